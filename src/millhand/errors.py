@@ -1,0 +1,149 @@
+"""
+Everything Millhand raises.
+
+Messages say subject, rule, the value that broke it and the remedy; everything in the message is an attribute too.
+A `JobSignal` is not an error: it is a worker's word on its own job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+
+class MillhandError(Exception):
+    """The root of all errors of this package."""
+
+
+class ConfigError(MillhandError, ValueError):
+    """A setting is impossible; raised when the configuration is made, never later."""
+
+
+class InvalidJob(MillhandError, ValueError):
+    """Args or insert options that River's tables or rules would refuse; nothing was inserted."""
+
+
+class NotFound(MillhandError):
+    """No row has the id or the name."""
+
+    def __init__(self, subject: str, key: int | str) -> None:
+        super().__init__(f"{subject} must exist, found none with id or name {key!r}")
+        self.subject = subject
+        self.key = key
+
+
+class JobRunning(MillhandError):
+    """The job is running, and what was asked is only possible when it is not."""
+
+    def __init__(self, id: int) -> None:
+        super().__init__(f"job must not be running to be deleted, got job {id} running; cancel it first")
+        self.id = id
+
+
+class UniqueConflict(MillhandError):
+    """Another job holds the unique key that this change would claim."""
+
+    def __init__(self, id: int | None, constraint: str = "river_job_unique_idx") -> None:
+        what = "job" if id is None else f"job {id}"
+        super().__init__(f"unique key must be free, got {what} in conflict with another job ({constraint})")
+        self.id = id
+        self.constraint = constraint
+
+
+class UnknownKind(MillhandError):
+    """No worker is registered for a kind."""
+
+    def __init__(self, kind: str, known_kinds: Collection[str]) -> None:
+        known = ", ".join(map(repr, sorted(known_kinds))) or "none"
+        super().__init__(f"no worker is registered for kind {kind!r}; known kinds: {known}")
+        self.kind = kind
+        self.known_kinds = tuple(sorted(known_kinds))
+
+
+class SchemaError(MillhandError):
+    """The database's schema is not at the version that this release needs."""
+
+    def __init__(self, schema: str, *, expected: int, found: int | None, line: str = "main") -> None:
+        have = "has no migrations" if found is None else f"is at migration {found}"
+        super().__init__(
+            f"schema {schema or 'of the search path'!r} {have} of line {line!r}, this release needs {expected}; "
+            "run: millhand migrate up"
+        )
+        self.schema = schema
+        self.expected = expected
+        self.found = found
+        self.line = line
+
+
+class MigrationError(MillhandError):
+    """A migration cannot be made; the schema is as it was before the step that failed."""
+
+
+class OperationTimeout(MillhandError, TimeoutError):
+    """An operation did not answer within its deadline."""
+
+    def __init__(self, operation: str, seconds: float) -> None:
+        super().__init__(f"{operation} must answer within {seconds:g} s, got no answer")
+        self.operation = operation
+        self.seconds = seconds
+
+
+class DriverError(MillhandError):
+    """The database refused an operation. The driver's own error is the cause."""
+
+    def __init__(
+        self,
+        operation: str,
+        reason: str,
+        *,
+        retryable: bool = False,
+        sqlstate: str | None = None,
+        constraint: str | None = None,
+    ) -> None:
+        super().__init__(f"{operation} must succeed, got {reason}")
+        self.operation = operation
+        self.reason = reason
+        self.retryable = retryable
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+
+class ConnectionLost(DriverError):
+    """The connection broke or could not be made; the operation may or may not have happened."""
+
+    def __init__(self, operation: str, reason: str, *, sqlstate: str | None = None) -> None:
+        super().__init__(operation, reason, retryable=True, sqlstate=sqlstate)
+
+
+class PoolClosed(DriverError):
+    """The pool was closed by its owner."""
+
+
+class JobTimeout(MillhandError, TimeoutError):
+    """An attempt ran longer than its worker's timeout."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"attempt must end within {seconds:g} s, got its timeout")
+        self.seconds = seconds
+
+
+class JobSignal(Exception):
+    """What a worker raises to say what is to become of its job; not an error."""
+
+
+class JobCancel(JobSignal):
+    """Cancel the job for good. `reason`, a text or an exception, is kept in the job's errors."""
+
+    def __init__(self, reason: str | BaseException | None = None) -> None:
+        super().__init__("" if reason is None else str(reason))
+        self.reason = reason
+
+
+class JobSnooze(JobSignal):
+    """Give the attempt back and work the job again after `delay`, which must not be negative."""
+
+    def __init__(self, delay: timedelta) -> None:
+        if delay < timedelta(0):
+            raise ValueError(f"snooze delay must not be negative, got {delay!r}")
+        super().__init__(f"snoozed for {delay.total_seconds():g} s")
+        self.delay = delay

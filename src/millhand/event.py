@@ -1,0 +1,39 @@
+"""Events: what became of this client's own jobs and queues, told after it was written."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from millhand.job import JobRow
+
+
+class EventKind(enum.StrEnum):
+    """What happened. Source: River v0.51.2, event.go `EventKind*`."""
+
+    JOB_CANCELLED = "job_cancelled"
+    JOB_COMPLETED = "job_completed"
+    JOB_FAILED = "job_failed"
+    JOB_INTERRUPTED = "job_interrupted"
+    JOB_SNOOZED = "job_snoozed"
+    QUEUE_PAUSED = "queue_paused"
+    QUEUE_RESUMED = "queue_resumed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatistics:
+    """Units: seconds. `complete` is from hand-over to the completer until the row was written."""
+
+    complete_seconds: float
+    queue_wait_seconds: float
+    run_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event; `job` and `statistics` for those of jobs (the row as written), `queue` always."""
+
+    kind: EventKind
+    queue: str
+    job: JobRow | None = None
+    statistics: JobStatistics | None = None

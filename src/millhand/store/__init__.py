@@ -1,0 +1,1 @@
+"""What we say to the database, one function per statement, as values."""

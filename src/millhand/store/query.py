@@ -1,0 +1,43 @@
+"""
+A query is a value: a statement's name, its parameters and how its rows are read.
+
+There is no connection inside. Whoever holds one runs it, so that one definition serves every driver and every
+transaction, the caller's own included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+Row = Sequence[Any]  # one record, read by position, in the order of the statement's columns
+
+TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Generic[T]):
+    """
+    The statement `name` of `sql/`, to be run with `params`, by name.
+
+    Shape: `parse` gets all rows, in the order in which they arrived, and is called once.
+    Units: `timeout_seconds` is the deadline for the whole exchange.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    parse: Callable[[Sequence[Row]], T]
+    timeout_seconds: float = TIMEOUT_SECONDS
+
+
+def parse_none(rows: Sequence[Row]) -> None:
+    """Read nothing of an answer."""
+    del rows
+
+
+def parse_count(rows: Sequence[Row]) -> int:
+    """Read the one number of an answer of one row and one column."""
+    return int(rows[0][0])

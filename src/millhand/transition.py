@@ -1,0 +1,174 @@
+"""
+The one place where it is decided what becomes of a job that was worked.
+
+Rule 1: an attempt ends in one of five outcomes, and each outcome gives one state change. The table is `settle`.
+Rule 2: whatever the outcome, a job whose cancellation was asked for meanwhile ends cancelled; the statement that writes
+        the change sees to that, for only the database knows (`job_set_state_if_running_many`).
+Rule 3: this file knows no clock, no database and no event loop: instants come in, a `StateChange` goes out.
+
+    running ─┬─ Completed ──────────────────────▶ completed
+             ├─ Cancelled ──────────────────────▶ cancelled
+             ├─ Failed ──┬─ last attempt ───────▶ discarded
+             │           ├─ retry soon ─────────▶ available
+             │           └─ retry later ────────▶ retryable
+             ├─ Snoozed ─┬─ soon ───────────────▶ available     attempt given back
+             │           └─ later ──────────────▶ scheduled     attempt given back
+             └─ Interrupted ────────────────────▶ available     attempt given back
+
+Source: River v0.51.2, internal/jobexecutor/job_executor.go `reportResult, reportError`; riverdriver `JobSetState*`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import assert_never
+
+import msgspec
+
+from millhand.event import EventKind
+from millhand.job import AttemptError, JobId, JobRow, JobState, Json
+
+# The scheduler passes every five seconds. A job due sooner would wait for it, so it is made available at once, with its
+# instant in the future; the fetch holds it until then.
+SOON = timedelta(seconds=5)
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """The worker returned."""
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """
+    The worker raised, timed out, or could not be called.
+
+    `retry_at` is when the next attempt is due if there is one; `trace` is the stack, kept in the row.
+    """
+
+    error: str
+    retry_at: datetime
+    trace: str = ""
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """The worker or the error handler cancelled the job, or somebody did while it ran."""
+
+    error: str
+    trace: str = ""
+
+
+class Snoozed(msgspec.Struct, frozen=True):
+    """The worker asked to be called again after `delay`."""
+
+    delay: timedelta
+
+
+class Interrupted(msgspec.Struct, frozen=True):
+    """The client stopped and the attempt gave way."""
+
+
+Outcome = Completed | Failed | Cancelled | Snoozed | Interrupted
+
+
+class StateChange(msgspec.Struct, frozen=True):
+    """
+    What is to be written for a job that is running; None leaves a column as it is.
+
+    `metadata` is merged at the top level, whatever state the row is in by then. `event_kind` is what the outcome alone
+    would be told as; what is told in the end follows the row as written, see `event_kind_of`.
+    """
+
+    id: JobId
+    state: JobState
+    event_kind: EventKind
+    attempt: int | None = None
+    error: AttemptError | None = None
+    finalized_at: datetime | None = None
+    metadata: dict[str, Json] | None = None
+    scheduled_at: datetime | None = None
+
+
+def settle(
+    job: JobRow,
+    outcome: Outcome,
+    *,
+    now: datetime,
+    started_at: datetime,
+    metadata_updates: dict[str, Json] | None = None,
+) -> StateChange:
+    """
+    Return what becomes of a running `job`, given how its attempt ended.
+
+    Units: `now` is when it ended, `started_at` when it began (the instant kept with an error); both aware.
+    Source: River v0.51.2; the contract's table of outcomes in docs/river.md.
+    """
+    match outcome:
+        case Completed():
+            return StateChange(
+                job.id, JobState.COMPLETED, EventKind.JOB_COMPLETED, None, None, now, metadata_updates, None
+            )
+        case Cancelled(error, trace):
+            kept = AttemptError(started_at, job.attempt, error, trace)
+            return StateChange(
+                job.id, JobState.CANCELLED, EventKind.JOB_CANCELLED, None, kept, now, metadata_updates, None
+            )
+        case Failed(error, retry_at, trace):
+            kept = AttemptError(started_at, job.attempt, error, trace)
+            return _failed(job, kept, retry_at, now, metadata_updates)
+        case Snoozed(delay):
+            due = now + delay
+            state = JobState.AVAILABLE if delay <= SOON else JobState.SCHEDULED
+            metadata = {**(metadata_updates or {}), "snoozes": num_snoozes(job.metadata) + 1}
+            return StateChange(
+                job.id, state, EventKind.JOB_SNOOZED, job.attempt - 1, None, None, metadata, due
+            )
+        case Interrupted():
+            attempt = max(job.attempt - 1, 0)
+            return StateChange(
+                job.id, JobState.AVAILABLE, EventKind.JOB_INTERRUPTED, attempt, None, None, metadata_updates, now
+            )
+        case _:
+            assert_never(outcome)
+
+
+def _failed(
+    job: JobRow, kept: AttemptError, retry_at: datetime, now: datetime, metadata: dict[str, Json] | None
+) -> StateChange:
+    if job.attempt >= job.max_attempts:
+        return StateChange(job.id, JobState.DISCARDED, EventKind.JOB_FAILED, None, kept, now, metadata, None)
+    state = JobState.AVAILABLE if retry_at - now <= SOON else JobState.RETRYABLE
+    return StateChange(job.id, state, EventKind.JOB_FAILED, None, kept, None, metadata, retry_at)
+
+
+def num_snoozes(metadata: dict[str, Json]) -> int:
+    """Return how often a job was snoozed; a value of a wrong type counts as what can be read of it, else 0."""
+    value = metadata.get("snoozes", 0)
+    if isinstance(value, str) and value.lstrip("-").isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(value)
+
+
+def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:
+    """
+    Return what to tell of a row that was written as `state`, or None if this change did not settle it.
+
+    The written row decides; the outcome only where the state is ambiguous.
+    Source: River v0.51.2, internal/jobcompleter/job_completer.go `completerJobUpdatedFromStateAndReason`.
+    """
+    match state:
+        case JobState.COMPLETED:
+            return EventKind.JOB_COMPLETED
+        case JobState.CANCELLED:
+            return EventKind.JOB_CANCELLED
+        case JobState.DISCARDED | JobState.RETRYABLE:
+            return EventKind.JOB_FAILED
+        case JobState.SCHEDULED:
+            return EventKind.JOB_SNOOZED
+        case JobState.AVAILABLE:
+            ended = change.event_kind in (EventKind.JOB_COMPLETED, EventKind.JOB_CANCELLED)
+            return EventKind.JOB_FAILED if ended else change.event_kind
+        case JobState.PENDING | JobState.RUNNING:
+            return None
+        case _:
+            assert_never(state)
