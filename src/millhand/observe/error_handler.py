@@ -1,0 +1,119 @@
+"""Each failed attempt, told: to the handlers that a user brings, then to the log, in one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from millhand.clock import Clock, SystemClock
+from millhand.errors import MillhandError
+from millhand.hooks import AttemptFailure, ErrorHandler
+from millhand.job import JobState
+
+logger = logging.getLogger(__name__)
+
+# Whole documents are raised as error texts (a gateway's HTML page, a query with its data); the row keeps all of it.
+ERROR_LENGTH_MAX = 1_000
+
+
+class ErrorHandlers:
+    """
+    A user's error handlers, and after them the log line that says what becomes of the job.
+
+    Every handler is called, in order, whatever the others said. One that raises is logged and survived: it neither
+    cancels the job nor keeps it from being retried.
+    """
+
+    __slots__ = ("_handlers", "_log")
+
+    def __init__(self, handlers: Sequence[ErrorHandler] = (), log: ErrorHandler | None = None) -> None:
+        self._handlers = tuple(handlers)
+        self._log = LoggingErrorHandler() if log is None else log
+
+    async def handle(self, failure: AttemptFailure) -> bool:
+        """Tell everybody of `failure`; return whether one of them cancels the job."""
+        is_cancelled = False
+        for handler in self._handlers:
+            is_cancelled |= await _says_cancel(handler, failure)
+        if is_cancelled:
+            failure = msgspec.structs.replace(failure, next_attempt_at=None, state=JobState.CANCELLED)
+        await _says_cancel(self._log, failure)
+        return is_cancelled
+
+
+class LoggingErrorHandler:
+    """
+    Logs a failed attempt: `job errored` when there is another attempt, `job discarded` or `job cancelled` when not.
+
+    Units: `seconds` is from now until the next attempt; it is never negative.
+    """
+
+    __slots__ = ("_clock",)
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = SystemClock() if clock is None else clock
+
+    async def handle_error(self, failure: AttemptFailure) -> None:
+        """Write the line; never cancels."""
+        trace = traceable(failure.error)
+        fields = {**_attempt_fields(failure), "run_seconds": round(failure.run_seconds, 6)}
+        if failure.state is JobState.DISCARDED:
+            logger.error("job discarded", extra=fields, exc_info=trace)
+        elif failure.state is JobState.CANCELLED or failure.next_attempt_at is None:
+            logger.warning("job cancelled", extra=fields, exc_info=trace)
+        else:
+            due = failure.next_attempt_at
+            seconds = max((due - self._clock.now()).total_seconds(), 0.0)
+            fields |= {"next_attempt_at": due.isoformat(), "seconds": round(seconds, 3)}
+            logger.warning("job errored", extra=fields, exc_info=trace)
+
+
+def error_text(error: BaseException, length_max: int = ERROR_LENGTH_MAX) -> str:
+    """Return what an error says, or its repr if it says nothing; shortened, and never an error itself."""
+    try:
+        text = str(error) or repr(error)
+    except Exception as broken:  # noqa: BLE001 - a user's own __str__
+        text = f"{type(error).__name__} cannot be shown: its text raised {type(broken).__name__}"
+    return text if len(text) <= length_max else f"{text[:length_max]}… ({len(text):,} characters)"
+
+
+def error_type(error: BaseException) -> str:
+    """Return the name by which the error's class is imported, without `builtins`."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def traceable(error: BaseException) -> BaseException | None:
+    """Return `error` if its stack tells where the user's code failed; our own errors (a timeout) do not."""
+    return None if isinstance(error, MillhandError) or error.__traceback__ is None else error
+
+
+async def _says_cancel(handler: ErrorHandler, failure: AttemptFailure) -> bool:
+    try:
+        return await handler.handle_error(failure) is True
+    except Exception as broken:
+        fields = {**_attempt_fields(failure), "handler": error_handler_name(handler)}
+        fields |= {"error": error_text(broken), "error_type": error_type(broken)}
+        logger.exception("error handler failed", extra=fields)
+        return False
+
+
+def error_handler_name(handler: ErrorHandler) -> str:
+    """Return the name of a handler's class."""
+    return f"{type(handler).__module__}.{type(handler).__qualname__}"
+
+
+def _attempt_fields(failure: AttemptFailure) -> dict[str, object]:
+    job = failure.job
+    return {
+        "job_id": job.id,
+        "kind": job.kind,
+        "queue": job.queue,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "state": failure.state.value,
+        "error_type": error_type(failure.error),
+        "error": error_text(failure.error),
+    }
