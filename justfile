@@ -1,0 +1,109 @@
+# Millhand's commands; `./just` brings what they need, and where just and uv are installed plain `just` does the same.
+
+set positional-arguments
+
+python := ".venv/bin/python"
+just := quote(just_executable())
+
+# The machine's own Python, in this checkout's environment, whatever other environment is active.
+export UV_PYTHON_DOWNLOADS := "never"
+export VIRTUAL_ENV := justfile_directory() / ".venv"
+
+[private]
+default:
+    @{{ just }} --list --unsorted
+
+# Work jobs: on a real PostgreSQL and a directory as bucket, or on DATABASE_URL and millhand.toml's [storage] url
+worker: (_install "run")
+    @exec {{ python }} -m millhand worker
+
+# Run the tests, all but the slow ones; arguments go to pytest, so `just test -m slow` runs those
+test *args: (_install "test")
+    @exec {{ python }} -m pytest -n logical --maxprocesses 4 "$@"
+
+# What to run before a commit, answered in seconds: format, lint, layers, types, locks, quick tests
+[parallel]
+check: lint types _layers _locks _quick
+
+# Any millhand command, such as `just millhand job list --state retryable`
+millhand *args: (_install "run")
+    @exec {{ python }} -m millhand "$@"
+
+# A throw-away PostgreSQL; prints a URL for psql and lives until Ctrl-C
+[no-exit-message]
+db: (_install "run")
+    @exec {{ python }} -m millhand.embedded
+
+# A worker with sample data: jobs that fail and are retried, an orphan to find
+demo: (_install "run")
+    @exec {{ python }} -m examples.demo
+
+# Insert and work no-op jobs, in a schema of their own, and print how fast
+bench *args: (_install "run")
+    @exec {{ python }} -m millhand bench "$@"
+
+# Build the documentation into site/
+docs: (_install "dev")
+    @{{ python }} -m zensical build --strict
+
+# Format, and fix what can be fixed
+fix: (_install "dev")
+    @.venv/bin/ruff format
+    @.venv/bin/ruff check --fix
+
+# Format and lint
+lint: (_install "dev")
+    @.venv/bin/ruff format --check --quiet
+    @.venv/bin/ruff check --quiet
+
+# Check the types
+types: (_install "dev")
+    @{{ python }} -m mypy --no-error-summary
+
+# Pin the dependencies anew into requirements/*.lock; `just lock --upgrade` moves them to newer releases
+lock *args:
+    @{{ just }} _pin tools requirements/tools.in "$@"
+    @{{ just }} _pin run pyproject.toml --all-extras "$@"
+    @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
+    @{{ just }} _pin dev pyproject.toml --all-extras requirements/test.in requirements/dev.in \
+        --constraint requirements/test.lock "$@"
+    @{{ just }} _locks
+
+# Versions and hashes for every platform and Python, and no address: whoever installs brings an index of their own.
+# A week: long enough for a bad release to be withdrawn.
+_pin name *args:
+    @shift; uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+        --exclude-newer "1 week" --output-file requirements/{{ name }}.lock "$@"
+
+_layers: (_install "dev")
+    @{{ python }} -c 'from importlinter.cli import lint_imports_command as run; run()' >.venv/layers 2>&1 \
+        || { cat .venv/layers; exit 1; }
+
+# A lock names versions and hashes and no host.
+_locks:
+    @! grep -n '://' requirements/*.in requirements/*.lock
+
+_quick: (_install "dev")
+    @{{ python }} -m pytest -q -n 0 -m "not slow and not database" tests/language tests/test_house.py
+
+# Bring what requirements/NAME.lock pins, unless it is there: then nobody is asked, and work goes on without a network.
+# The place is part of the state, for an editable installation names it.
+_install name:
+    @test -x {{ python }} \
+        && test "$(pwd; cksum pyproject.toml requirements/{{ name }}.lock)" = "$(cat .venv/{{ name }}.state 2>/dev/null)" \
+        || {{ just }} _bring {{ name }}
+
+# Nothing is taken out: the locks agree with each other, so what `test` needs does not disturb `worker`.
+_bring name: _environment
+    @echo "installing requirements/{{ name }}.lock into .venv" >&2
+    @uv pip install --quiet --no-deps --requirement requirements/{{ name }}.lock --editable .
+    @(pwd; cksum pyproject.toml requirements/{{ name }}.lock) >.venv/{{ name }}.state
+
+# Made beside its place and renamed when whole: of two first calls at once, one makes it and the other finds it.
+_environment:
+    @command -v uv >/dev/null || { echo "error: uv must be installed, found none; run ./just instead of just" >&2; exit 1; }
+    @if test -e .venv/pyvenv.cfg && ! test -x {{ python }}; then rm -rf .venv; fi
+    @test -x {{ python }} || { \
+        new=.venv.new-$$; trap 'rm -rf "$new"' EXIT; \
+        uv venv --quiet --relocatable --python "${PYTHON:->=3.11}" "$new"; \
+        "$new/bin/python" -c 'import os, sys; os.rename(*sys.argv[1:])' "$new" .venv 2>/dev/null || test -x {{ python }}; }
