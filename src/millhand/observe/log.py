@@ -1,0 +1,235 @@
+"""
+How the command line shows its log: text for people on a terminal, a JSON object a line for programs in a pipe.
+
+The library itself only speaks to the standard `logging`; this module is for whoever owns the process. A line has a
+constant phrase and fields, and whoever logs through structlog is shown the same way.
+
+    10:02:11 info  worker started              client_id=a1 queues=default:100
+    {"timestamp":"2026-03-01T10:02:11.000000Z","level":"info","message":"worker started","logger":…,"client_id":…}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, Literal, TextIO
+
+import msgspec
+import structlog
+from structlog.stdlib import ProcessorFormatter
+
+from millhand.observe.secret import masked
+
+LogFormat = Literal["auto", "text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+MESSAGE_WIDTH = 27  # "orphan cleanup completed", the longest that people see often, and three
+LEVELS = {"debug": "debug", "info": "info", "warning": "warn", "error": "error", "critical": "fatal"}
+# At DEBUG these tell of every request, headers with signatures included.
+TALKATIVE_LOGGERS = ("asyncio", "botocore", "urllib3")
+
+_RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STRUCTLOG_KEYS = frozenset({"event", "exc_info", "stack_info", "timestamp", "level", "logger"})
+_NEEDS_QUOTES = re.compile(r'[\s"=\x00-\x1f\x7f-\x9f]|^$')
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+EventDict = MutableMapping[str, Any]
+
+
+def configure_logging(
+    format: LogFormat = "auto", level: LogLevel = "info", stream: TextIO | None = None
+) -> None:
+    """
+    Show the process's log on `stream`, standard output by default; called again, it replaces what it did before.
+
+    `auto` is text on a terminal and JSON in a pipe. Colours are for terminals without NO_COLOR in the environment.
+    """
+    stream = sys.stdout if stream is None else stream
+    is_terminal = stream.isatty()
+    is_text = format == "text" or (format == "auto" and is_terminal)
+    handler = _LogHandler(stream)
+    handler.setFormatter(
+        _formatter(is_text=is_text, is_coloured=is_terminal and not os.environ.get("NO_COLOR"))
+    )
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, _LogHandler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    for name in TALKATIVE_LOGGERS:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    if not structlog.is_configured():
+        _route_structlog()
+
+
+class _LogHandler(logging.StreamHandler[TextIO]):
+    """Known by its type, to be replaced; and silent when whoever read the pipe has gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), BrokenPipeError):
+            super().handleError(record)
+
+
+def _formatter(*, is_text: bool, is_coloured: bool) -> ProcessorFormatter:
+    render = TextRenderer(is_coloured=is_coloured) if is_text else JsonRenderer()
+    return ProcessorFormatter(foreign_pre_chain=[_add_extra], processors=[_gather, render])
+
+
+def _route_structlog() -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+class TextRenderer:
+    """One line for a person: local time, level, phrase, `key=value`; a traceback indented below it."""
+
+    def __init__(self, *, is_coloured: bool = False) -> None:
+        self._is_coloured = is_coloured
+
+    def __call__(self, logger: object, method: str, line: EventDict) -> str:
+        at = line["timestamp"].astimezone().strftime("%H:%M:%S")
+        level = line["level"]
+        fields = dict(line["fields"])
+        if not line["logger"].startswith("millhand"):
+            fields["logger"] = line["logger"]
+        message = _CONTROL.sub(_escaped, line["message"]).replace("\n", "\n    ")
+        text = " ".join(
+            [
+                self._styled(at, "2"),
+                self._styled(f"{LEVELS.get(level, level):<5}", _LEVEL_STYLES.get(level, "0")),
+                self._styled(f"{message:<{MESSAGE_WIDTH}}", "1"),
+                *(f"{self._styled(key, '36')}={shown(value)}" for key, value in fields.items()),
+            ]
+        ).rstrip()
+        if line["exception"]:
+            text += "\n    " + _CONTROL.sub(_escaped, line["exception"]).replace("\n", "\n    ")
+        return text
+
+    def _styled(self, text: str, style: str) -> str:
+        return f"\x1b[{style}m{text}\x1b[0m" if self._is_coloured else text
+
+
+_LEVEL_STYLES = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
+
+
+class JsonRenderer:
+    """One JSON object a line; a traceback is the field `exception`."""
+
+    def __call__(self, logger: object, method: str, line: EventDict) -> str:
+        entry = {
+            "timestamp": line["timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "level": line["level"],
+            "message": line["message"],
+            "logger": line["logger"],
+            **line["fields"],
+        }
+        if line["exception"]:
+            entry["exception"] = line["exception"]
+        try:
+            return msgspec.json.encode(entry, enc_hook=str).decode()
+        except Exception:  # noqa: BLE001 - a stranger's value; a line is never lost for it
+            return json.dumps({str(key): _plain(value) for key, value in entry.items()})
+
+
+def shown(value: object) -> str:
+    """Return a field's value as the text log shows it: quoted if it has spaces, `a:1,b:2` for what has several parts."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case Enum():
+            return shown(value.value)
+        case str():
+            return json.dumps(value, ensure_ascii=False) if _NEEDS_QUOTES.search(value) else value
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return f"{value.total_seconds():g}"
+        case Mapping():
+            return ",".join(f"{shown(key)}:{shown(part)}" for key, part in value.items()) or '""'
+        case list() | tuple() | set() | frozenset():
+            return ",".join(shown(part) for part in value) or '""'
+        case _:
+            return shown(_repr(value)) if not isinstance(value, int | float) else str(value)
+
+
+def _add_extra(logger: object, method: str, line: EventDict) -> EventDict:
+    """Gather what was given as `extra`, apart from the line's own keys, one of which a field may be called."""
+    record = line["_record"]
+    line["_fields"] = {key: value for key, value in vars(record).items() if key not in _RECORD_ATTRIBUTES}
+    return line
+
+
+def _gather(logger: object, method: str, line: EventDict) -> EventDict:
+    """Bring a line of either kind, of `logging` or of structlog, into the one shape that is rendered."""
+    record: logging.LogRecord = line.pop("_record")
+    is_structlog = line.pop("_from_structlog")
+    fields = (
+        {key: value for key, value in line.items() if key not in _STRUCTLOG_KEYS}
+        if is_structlog
+        else line["_fields"]
+    )
+    return {
+        "timestamp": datetime.fromtimestamp(record.created, UTC),
+        "level": record.levelname.lower(),
+        "message": masked(str(line.get("event", ""))),
+        "logger": record.name,
+        "fields": {key: _masked(value) for key, value in fields.items()},
+        "exception": masked(_exception(line)),
+    }
+
+
+def _exception(line: EventDict) -> str:
+    error = line.get("exc_info")
+    if error is True:
+        error = sys.exc_info()
+    elif isinstance(error, BaseException):
+        error = (type(error), error, error.__traceback__)
+    parts = []
+    if error and error[0] is not None:
+        parts.append(logging.Formatter().formatException(error))
+    if line.get("stack_info"):
+        parts.append(str(line["stack_info"]))
+    return "\n".join(parts)
+
+
+def _masked(value: object) -> object:
+    match value:
+        case str() if type(value) is str:
+            return masked(value)
+        case list() | tuple() | set() | frozenset():
+            return [_masked(part) for part in value]
+        case dict():
+            return {key: _masked(part) for key, part in value.items()}
+        case _:
+            return value
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "    " if match[0] == "\t" else f"\\x{ord(match[0]):02x}"
+
+
+def _plain(value: object) -> str | int:
+    return value if isinstance(value, str | int) else shown(value)
+
+
+def _repr(value: object) -> str:
+    try:
+        return masked(repr(value))
+    except Exception:  # noqa: BLE001 - a stranger's __repr__
+        return f"<{type(value).__name__}>"

@@ -1,0 +1,20 @@
+"""Secrets do not reach people's eyes: passwords in URLs are masked wherever text is shown."""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+
+# A password with a slash or an @ in it is not a valid URL, and just then it is shown in an error: hence the second try,
+# which takes everything up to the last @ of the word and may mask more than the password.
+_USER = r"([A-Za-z][A-Za-z0-9+.\-]*://[^\s:/?#@]*):"
+_PASSWORD_IN_URL = re.compile(rf"{_USER}(?:[^\s/?#]*@|\S*@)")
+_PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#\s'\"]+", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """Return `text` with the passwords of all URLs in it masked."""
+    if "://" not in text:
+        return text
+    return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text))
