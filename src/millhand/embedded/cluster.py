@@ -1,0 +1,356 @@
+"""
+One directory holds one cluster. Three rules keep it whole, whoever is killed and whenever:
+
+1. Whoever starts or stops the server holds `lock` (exclusive), so starters and leavers never race.
+2. Whoever uses the server holds `users` (shared). The kernel lets go of it for a process that was killed, so nothing
+   is counted and nothing can be miscounted: the last to leave gets it exclusively and stops the server. A server
+   whose users were all killed runs on, and the next start joins it.
+3. Clients come by Unix socket and are known by their operating-system user (`peer`): no port and no password.
+
+```
+DIR/data           the cluster, as initdb made it      DIR/socket        where clients connect
+DIR/pg_hba.conf    who may connect                     DIR/pg_ident.conf as whom
+DIR/server.log     what the server says                DIR/lock, users   the two locks
+DIR/programs       a copy, where root's are closed
+```
+
+For root, DIR must be open to all, since the server runs as somebody else. No existing directory's mode is changed, and
+nothing that holds data is ever deleted.
+
+Source: PostgreSQL 18, "Starting the Database Server", "Peer Authentication"; miscinit.c `CreateLockFile`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+from millhand.embedded.errors import ELSEWHERE, EmbeddedError, disk_is_full, explaining, is_full, wrong_owner
+from millhand.embedded.process import (
+    SOCKET_DIRECTORY_BYTES,
+    SOCKET_NAME,
+    WAIT_SECONDS,
+    command_line,
+    is_usable_for_socket,
+    listens,
+    wait_until,
+)
+from millhand.embedded.programs import ProgramFailed, Programs, is_open_to_all
+
+ROLE = DATABASE = "millhand"
+NEW_CLUSTER_BYTES = 96 << 20  # initdb writes 40 MB, and 16 MB of log that the first jobs soon double
+LOG_BYTES = 10 << 20  # a server that nobody looks after must not fill the disk with what it says
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedServer:
+    """A server that answers: where to connect, and what to tell people about it."""
+
+    data: Path
+    is_joined: bool  # it was running already, with whatever settings its starter chose
+    url: str
+    version: str  # such as "18.6"
+
+
+@contextlib.contextmanager
+def embedded_postgres(directory: Path, settings: Mapping[str, str] | None = None) -> Iterator[EmbeddedServer]:
+    """
+    Start the server of `directory`, or join it where it runs, and yield it once it answers; the last to leave stops it.
+
+    `settings` are server settings such as `{"max_connections": "200"}`; whoever starts the server decides them. With
+    `fsync` off a new cluster is not synchronised to disk either, which is for tests.
+
+    Raises: EmbeddedError, with what is wrong and how to mend it.
+    Concurrency: any number of processes and threads may be inside at once. Blocks at both ends, up to a minute each.
+    """
+    with contextlib.ExitStack() as leaving:
+        with explaining(directory):
+            cluster = _Cluster(directory.resolve(), settings or {})
+            users = leaving.enter_context((cluster.directory / "users").open("ab"))
+            # Registered before the start, so that one that is interrupted leaves no server behind.
+            leaving.callback(cluster.leave, users)
+            with cluster.locked():
+                fcntl.flock(users, fcntl.LOCK_SH)
+                server = cluster.start()
+        yield server
+
+
+def default_directory(project: Path) -> Path:
+    """Return `.millhand/postgres` in `project`, or a place outside for a root whose project nobody else can enter."""
+    inside = project.resolve() / ".millhand" / "postgres"
+    if os.geteuid() or is_open_to_all(project.resolve()):
+        return inside
+    return Path("/var/lib/millhand", hashlib.sha256(os.fsencode(inside)).hexdigest()[:12])
+
+
+class _Cluster:
+    """The cluster in one directory; `start` and `stop` only while `locked`."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        self.data = directory / "data"
+        self.directory = directory
+        self.launched_pid: int | None = None  # known before the server's pid file names it
+        self.log = directory / "server.log"
+        self.mark = (
+            f"--hba_file={directory / 'pg_hba.conf'}"  # an argument of this directory's server and no other's
+        )
+        self.programs = Programs(directory)
+        self.settings = settings
+        self.socket = directory / "socket"
+        self._make_directory()
+        self._check_access()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        with (self.directory / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def start(self) -> EmbeddedServer:
+        try:
+            if not self.data.exists():
+                self._check_room()
+                self._make_cluster()
+            self._check_version()
+            joined = self._running()
+            socket_directory = joined or self._launch()
+        except ProgramFailed as failure:
+            raise self._explained(failure) from failure
+        return EmbeddedServer(
+            data=self.data,
+            is_joined=joined is not None,
+            url=f"postgresql://{ROLE}@/{DATABASE}?host={quote(socket_directory, safe='/')}&port=5432",
+            version=self.programs.version,
+        )
+
+    def leave(self, users: BinaryIO) -> None:
+        """Stop the server unless somebody else holds `users`."""
+        with explaining(self.directory), self.locked(), contextlib.suppress(BlockingIOError):
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.stop()
+
+    def stop(self) -> None:
+        server = self._read_pid_file()
+        pid = server.pid if server else self.launched_pid
+        if pid is None or not self._is_ours(pid):
+            return
+        os.kill(pid, signal.SIGINT)  # PostgreSQL's "fast": clients are disconnected, nothing is lost
+        if not wait_until(lambda: not self._is_ours(pid)):
+            raise self._too_slow("stop", pid)
+        self._clear_socket()
+
+    def _make_directory(self) -> None:
+        if self.directory.exists():
+            return
+        for missing in reversed([self.directory, *self.directory.parents]):
+            if not missing.exists():
+                missing.mkdir(exist_ok=True)
+                if self.programs.switches_user:
+                    missing.chmod(0o755)
+        if not self.programs.switches_user:
+            self.directory.chmod(0o700)
+
+    def _check_access(self) -> None:
+        user, owner = self.programs.user, self.programs.owner
+        if self.programs.switches_user and not is_open_to_all(self.directory):
+            raise EmbeddedError(
+                f"directory {str(self.directory)!r} must be open to user {owner.pw_name!r}, as whom PostgreSQL runs "
+                "for root, got one that is closed, or is in one; choose another such as '/var/lib/millhand', "
+                f"run as an ordinary user, or {ELSEWHERE}"
+            )
+        if (found := self.directory.stat().st_uid) != user.pw_uid:
+            raise wrong_owner(self.directory, expected=user.pw_uid, found=found)
+        if self.data.exists() and (found := self.data.stat().st_uid) != owner.pw_uid:
+            raise wrong_owner(self.data, expected=owner.pw_uid, found=found)
+
+    def _check_room(self) -> None:
+        if (free := shutil.disk_usage(self.directory).free) < NEW_CLUSTER_BYTES:
+            raise EmbeddedError(
+                f"the disk of {str(self.directory)!r} must have {NEW_CLUSTER_BYTES >> 20} MB free for a new database, "
+                f"got {free >> 20} MB; make room there, or {ELSEWHERE}"
+            )
+
+    def _check_version(self) -> None:
+        marker = self.data / "PG_VERSION"
+        if not marker.exists():
+            raise EmbeddedError(
+                f"{str(self.data)!r} must be a PostgreSQL data directory, got one without PG_VERSION; "
+                "move it away to begin afresh"
+            )
+        made_by, ours = marker.read_text().strip(), self.programs.version.partition(".")[0]
+        if made_by != ours:
+            raise EmbeddedError(
+                f"{str(self.data)!r} must have been made by PostgreSQL {ours}, got one made by {made_by!r}; "
+                f"set MILLHAND_POSTGRES_BIN to the programs of PostgreSQL {made_by}, or move it away to begin afresh"
+            )
+
+    def _make_cluster(self) -> None:
+        for unfinished in self.directory.glob("data.new-*"):  # of one who was killed in the middle of it
+            shutil.rmtree(unfinished, ignore_errors=True)
+        # Renamed when whole, and named for us: the initdb of one who was killed may go on, in its own place.
+        new = self.directory / f"data.new-{os.getpid()}"
+        self._make_owned(new)
+        try:
+            sync = ["--no-sync"] if self.settings.get("fsync") == "off" else []
+            options = ("--username", ROLE, "--auth=peer", "--encoding=UTF8", "--no-locale", *sync)
+            self.programs.run("initdb", "--pgdata", new, *options)
+            # In single-user mode, for there is no database yet that a server could be asked through.
+            create = f"CREATE DATABASE {DATABASE}\n"
+            self.programs.run("postgres", "--single", "-D", new, "postgres", stdin=create)
+            new.rename(self.data)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _running(self) -> str | None:
+        """Return the socket directory of a server that answers, once it has finished starting or stopping."""
+        server = self._read_pid_file()
+        if server is None:
+            return None
+        if not wait_until(self._is_settled):
+            raise self._too_slow("become ready", server.pid)
+        server = self._read_pid_file()
+        if server is not None and listens(server.socket_directory):
+            return server.socket_directory
+        self.stop()  # it is dead and there is nothing to stop, or it is alive and somebody swept its socket away
+        return None
+
+    def _is_settled(self) -> bool:
+        server = self._read_pid_file()
+        if server is None or server.is_ready:
+            return True
+        return not self._is_ours(server.pid) and not listens(server.socket_directory)
+
+    def _launch(self) -> str:
+        stale = self._read_pid_file()
+        if stale is None:
+            # Cut short while it was written; PostgreSQL refuses to start over a file that names no process.
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.old"))
+        socket_directory = self._make_socket_directory()
+        with self.log.open("ab") as log:
+            beginning = log.tell()
+            pid = self.launched_pid = self.programs.spawn(
+                "postgres",
+                "-D",
+                self.data,
+                *self._options(socket_directory),
+                # The process that a stale pid file names may be another program by now, which PostgreSQL would take
+                # for a server. It overlooks the pid named here, and finds orphans of the dead server all the same.
+                environment={"PG_GRANDPARENT_PID": str(stale.pid)} if stale else {},
+                log=log.fileno(),
+            )
+        is_settled = wait_until(lambda: self._is_ready(pid) or not self._is_ours(pid))
+        if not is_settled:
+            raise self._too_slow("become ready", pid)
+        if not self._is_ready(pid):
+            raise ProgramFailed("postgres", self.log.read_bytes()[beginning:].decode(errors="replace"))
+        return socket_directory
+
+    def _options(self, socket_directory: str) -> list[str]:
+        rules, names = self.directory / "pg_hba.conf", self.directory / "pg_ident.conf"
+        _write_if_changed(rules, "local all all peer map=millhand\n")
+        _write_if_changed(names, f'millhand "{self.programs.user.pw_name}" {ROLE}\n')
+        fixed = {"listen_addresses": "", "port": "5432", "unix_socket_directories": socket_directory}
+        settings = [f"--{name}={value}" for name, value in {**self.settings, **fixed}.items()]
+        return [self.mark, f"--ident_file={names}", *settings]
+
+    def _make_socket_directory(self) -> str:
+        if listens(str(self.socket)):
+            raise EmbeddedError(
+                f"socket {str(self.socket / SOCKET_NAME)!r} must be free, got a server that answers there and is not "
+                f"of {str(self.data)!r}; stop that one first"
+            )
+        self._clear_socket()
+        if not is_usable_for_socket(str(self.socket)):
+            # A link remembers the place, so that whoever comes next can clear it away.
+            self.socket.symlink_to(tempfile.mkdtemp(prefix="millhand-", dir=_short_temporary_directory()))
+        self._make_owned(self.socket)
+        return str(self.socket.resolve())
+
+    def _clear_socket(self) -> None:
+        for name in (SOCKET_NAME, f"{SOCKET_NAME}.lock"):
+            (self.socket / name).unlink(missing_ok=True)
+        if self.socket.is_symlink():
+            with contextlib.suppress(OSError):
+                self.socket.resolve().rmdir()
+            self.socket.unlink()
+
+    def _make_owned(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        if self.programs.switches_user:
+            os.chown(directory, self.programs.owner.pw_uid, self.programs.owner.pw_gid)
+
+    def _is_ready(self, pid: int) -> bool:
+        server = self._read_pid_file()
+        return server is not None and server.pid == pid and server.is_ready
+
+    def _is_ours(self, pid: int) -> bool:
+        """Say whether `pid` lives and is the server of this directory; pids are used again, so to live is not enough."""
+        return any(self.mark in argument for argument in command_line(pid))
+
+    def _read_pid_file(self) -> _PidFile | None:
+        try:
+            lines = (self.data / "postmaster.pid").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return None
+        if not lines or not lines[0].strip().isdecimal():
+            return None
+        lines += [""] * (8 - len(lines))
+        return _PidFile(pid=int(lines[0]), socket_directory=lines[4], is_ready=lines[7].strip() == "ready")
+
+    def _explained(self, failure: ProgramFailed) -> EmbeddedError:
+        lines = [line.strip() for line in failure.said.splitlines() if line.strip()]
+        # A full disk swallows the very line that would have named it.
+        if any("No space left" in line for line in lines) or is_full(self.directory):
+            return disk_is_full(self.directory)
+        reasons = (
+            [line for line in lines if re.search(r"\b(FATAL|PANIC|error):", line)] or lines or ["nothing"]
+        )
+        return EmbeddedError(
+            f"{failure.program} must succeed in {str(self.directory)!r}, got {reasons[-1]!r}; see {str(self.log)!r}"
+        )
+
+    def _too_slow(self, what: str, pid: int) -> EmbeddedError:
+        return EmbeddedError(
+            f"the server of {str(self.data)!r} must {what} within {WAIT_SECONDS} s, process {pid} has not; "
+            f"see {str(self.log)!r}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PidFile:
+    """What a server says about itself in `postmaster.pid`."""
+
+    is_ready: bool
+    pid: int
+    socket_directory: str
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    """Write `text` unless it is there already: a start on a full disk must not cost what an earlier one wrote."""
+    if path.exists() and path.read_text() == text:
+        return
+    path.write_text(text)
+    path.chmod(0o644)
+
+
+def _short_temporary_directory() -> str:
+    for candidate in (tempfile.gettempdir(), "/tmp"):
+        if is_usable_for_socket(f"{candidate}/millhand-12345678"):
+            return candidate
+    raise EmbeddedError(
+        f"a socket's directory must be at most {SOCKET_DIRECTORY_BYTES} bytes long, got {tempfile.gettempdir()!r}; "
+        "set TMPDIR to a shorter one"
+    )

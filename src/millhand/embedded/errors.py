@@ -1,0 +1,67 @@
+"""What can go wrong with an embedded database, said so that a person can mend it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import getpass
+import pwd
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from millhand.errors import MillhandError
+
+FULL_BYTES = 1 << 20
+ELSEWHERE = "set DATABASE_URL to another database"
+
+
+class EmbeddedError(MillhandError):
+    """The embedded PostgreSQL cannot be prepared, started or stopped; nothing was deleted."""
+
+
+@contextlib.contextmanager
+def explaining(directory: Path) -> Iterator[None]:
+    """Raise what the operating system refuses as an EmbeddedError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(directory, error) from error
+
+
+def explained(directory: Path, error: OSError) -> EmbeddedError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return disk_is_full(directory)
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return EmbeddedError(
+            f"directory {str(directory)!r} must be writable for user {getpass.getuser()!r}, got {error.strerror!r} at "
+            f"{str(error.filename)!r}; run as its owner, or {ELSEWHERE}"
+        )
+    return EmbeddedError(
+        f"directory {str(directory)!r} must be fit for a database, got {str(error)!r}; mend that, or {ELSEWHERE}"
+    )
+
+
+def disk_is_full(directory: Path) -> EmbeddedError:
+    return EmbeddedError(
+        f"the disk of {str(directory)!r} must have room for the database, got 'No space left on device'; "
+        "make room there and start again, nothing was deleted"
+    )
+
+
+def is_full(directory: Path) -> bool:
+    return shutil.disk_usage(directory).free < FULL_BYTES
+
+
+def wrong_owner(path: Path, *, expected: int, found: int) -> EmbeddedError:
+    return EmbeddedError(
+        f"{str(path)!r} must belong to user {_name(expected)!r}, got {_name(found)!r}; "
+        f"run as the user who made it, or {ELSEWHERE}"
+    )
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

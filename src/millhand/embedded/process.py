@@ -1,0 +1,51 @@
+"""Processes and sockets that are somebody else's: is this one alive, is that one answering?"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SOCKET_NAME = ".s.PGSQL.5432"
+SOCKET_DIRECTORY_BYTES = 88  # macOS allows a socket's path 103 bytes, Linux 107; `/.s.PGSQL.5432` takes 14
+WAIT_SECONDS = 60  # a start includes the recovery after a crash
+POLL_SECONDS = 0.01
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the arguments of a living process, or none; a dead one stays a zombie where nobody reaps, as in containers."""
+    if sys.platform == "linux":
+        try:
+            return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+    said = subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [said.stdout, *said.stdout.split()]
+
+
+def is_usable_for_socket(directory: str) -> bool:
+    """Say whether a socket in `directory` has a short enough path, and one that a list of directories can name."""
+    return 0 < len(os.fsencode(directory)) <= SOCKET_DIRECTORY_BYTES and not re.search(r'[,"@\\]', directory)
+
+
+def listens(socket_directory: str) -> bool:
+    if not is_usable_for_socket(socket_directory):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(f"{socket_directory}/{SOCKET_NAME}") == 0
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = WAIT_SECONDS) -> bool:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
