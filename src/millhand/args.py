@@ -1,0 +1,297 @@
+"""
+Args: what a job is told. A typed value of the user's in Python, a JSON object in the table.
+
+Rule 1: the kind is the string that says which worker, and the args class says it: `kind: ClassVar[str]`.
+Rule 2: what is inserted can be worked: args are encoded, and the text decoded again as the worker will, before anything is
+        sent. A wrong type is refused where it was made, not hours later where it is read.
+Rule 3: the text is the one that River's Go encoder would write, to the byte, since unique keys are hashed from it: no
+        blanks, non-ASCII as it is, `<`, `>`, `&`, U+2028 and U+2029 escaped, maps sorted, floats as Go prints them.
+Rule 4: what PostgreSQL's jsonb cannot hold (U+0000, lone surrogates) is refused by name.
+
+Dataclasses, msgspec Structs and attrs classes go through msgspec; pydantic models through pydantic, which is imported only
+when such a model comes along, and which decides by itself how strict it reads and how it writes instants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json.encoder
+import math
+import re
+import reprlib
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, ClassVar, Protocol, cast
+
+import msgspec
+
+from millhand.errors import InvalidJob
+from millhand.job import Json
+
+# ASCII word characters, as Go's `\w`; at least two characters; the dot in the middle is U+00B7.
+KIND_PATTERN = r"\w[\w\-\[\]<>/.·:+]+"
+KIND_RE = re.compile(KIND_PATTERN, re.ASCII)
+KIND_LENGTH_MAX = 127  # the table's own limit, in characters
+
+_ESCAPED_BY_GO = re.compile("[<>&\u2028\u2029]")
+_ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
+
+
+class FunctionArgs(msgspec.Struct, frozen=True):
+    """What `args(...)` of a function with plain parameters makes: the parameters, by name."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RawArgs:
+    """
+    Args without a class: a kind, and the JSON text of an object as somebody else wrote it.
+
+    Numbers and escapes stay as written; blanks go, and what Go's encoder escapes is escaped.
+    """
+
+    kind: str
+    encoded: str
+
+    def __post_init__(self) -> None:
+        _check_kind(self.kind)
+        object.__setattr__(self, "encoded", _compact(self.encoded, f"args of kind {self.kind!r}"))
+
+
+def kind_of(args: object) -> str:
+    """
+    Return the kind of an args value or an args class.
+
+    Raises: InvalidJob if there is none, or one that the table cannot hold.
+    """
+    if isinstance(args, RawArgs):
+        return args.kind
+    cls = args if isinstance(args, type) else typing.get_origin(args) or type(args)
+    kind = getattr(cls, "kind", None)
+    if not isinstance(kind, str) or _is_field(cls, "kind"):
+        name = getattr(cls, "__qualname__", repr(cls))
+        raise InvalidJob(f"args class must say its kind as `kind: ClassVar[str] = …`, got {name} without it")
+    _check_kind(kind)
+    return kind
+
+
+def encode_args(args: object) -> str:
+    """
+    Return the JSON text of an args value, byte for byte as Go's encoder would write it.
+
+    Raises: InvalidJob naming the kind and the field, for what cannot be encoded, or could not be decoded again.
+    """
+    if isinstance(args, RawArgs):
+        return args.encoded
+    subject = f"args of kind {kind_of(args)!r}"
+    adapter = _adapter(cast(Any, type(args)))
+    try:
+        plain = adapter.plain(args)
+    except Exception as error:  # whatever a user's type or pydantic raises means: this is no args value
+        raise InvalidJob(f"{subject} must be encodable as JSON, got {reprlib.repr(args)}: {error}") from error
+    encoded = encode_object(plain, subject)
+    adapter.decode(encoded, subject)
+    return encoded
+
+
+def decoder_of(args_type: Any, kind: str) -> Callable[[str], Any]:
+    """
+    Return the function that decodes JSON text into `args_type`; made once per worker, called once per attempt.
+
+    The function raises InvalidJob naming the kind and the field. Fields that the type does not know are left out, so that a
+    newer client may say more, unless the type forbids them.
+
+    Raises: TypeError if nothing can be decoded into `args_type`.
+    """
+    adapter = _adapter(args_type)
+    return functools.partial(adapter.decode, subject=f"args of kind {kind!r}")
+
+
+def encode_object(value: Json, subject: str) -> str:
+    """
+    Return plain JSON values as the text of an object, as Go would write it.
+
+    Raises: InvalidJob for anything but an object, and for what jsonb cannot hold.
+    """
+    if not isinstance(value, dict):
+        raise InvalidJob(f"{subject} must be a JSON object, got {reprlib.repr(value)}")
+    try:
+        return _text(value)
+    except _RefusedValue as error:
+        where = f" at {error.path!r}" if error.path else ""
+        raise InvalidJob(f"{subject} must {error.rule}, got {reprlib.repr(error.value)}{where}") from None
+    except RecursionError as error:
+        raise InvalidJob(f"{subject} must not contain themselves, got {reprlib.repr(value)}") from error
+
+
+class _Adapter(Protocol):
+    """How values of one args class become plain JSON values, and come back from a text."""
+
+    def plain(self, args: object) -> Json: ...
+
+    def decode(self, encoded: str, subject: str) -> Any: ...
+
+
+class _MsgspecAdapter:
+    __slots__ = ("_decode", "_type")
+
+    def __init__(self, args_type: Any) -> None:
+        self._type = args_type
+        self._decode = msgspec.json.Decoder(args_type).decode
+
+    def plain(self, args: object) -> Json:
+        return msgspec.to_builtins(args, builtin_types=(datetime,), str_keys=True, order="deterministic")
+
+    def decode(self, encoded: str, subject: str) -> Any:
+        try:
+            return self._decode(encoded)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise InvalidJob(f"{subject} must decode as {_name(self._type)}, got: {error}") from error
+
+
+class _PydanticAdapter:
+    __slots__ = ("_adapter", "_type")
+
+    def __init__(self, args_type: Any) -> None:
+        from pydantic import TypeAdapter  # noqa: PLC0415 - only for those who have it
+
+        self._type = args_type
+        self._adapter = TypeAdapter(args_type)
+
+    def plain(self, args: object) -> Json:
+        return self._adapter.dump_python(args, mode="json", by_alias=True, warnings="error")
+
+    def decode(self, encoded: str, subject: str) -> Any:
+        try:
+            return self._adapter.validate_json(encoded)
+        except ValueError as error:
+            problems = cast("list[dict[str, Any]]", error.errors() if hasattr(error, "errors") else [])
+            told = "; ".join(f"{_dotted(problem['loc'])}: {problem['msg']}" for problem in problems)
+            raise InvalidJob(f"{subject} must decode as {_name(self._type)}, got: {told or error}") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _adapter(args_type: Any) -> _Adapter:
+    is_pydantic = hasattr(args_type, "__pydantic_validator__")
+    return _PydanticAdapter(args_type) if is_pydantic else _MsgspecAdapter(args_type)
+
+
+class _RefusedValue(Exception):
+    def __init__(self, rule: str, value: object) -> None:
+        super().__init__(rule)
+        self.rule = rule
+        self.value = value
+        self.steps: list[str] = []
+
+    @property
+    def path(self) -> str:
+        return ".".join(reversed(self.steps))
+
+
+def _text(value: Json) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "true" if value else "false"
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return _float_text(value)
+    if isinstance(value, dict):
+        return "{" + ",".join([_member(key, item) for key, item in value.items()]) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join([_item(index, item) for index, item in enumerate(value)]) + "]"
+    if isinstance(value, datetime):
+        return _quoted(_datetime_text(value))
+    raise _RefusedValue("hold JSON values only", value)
+
+
+def _member(key: object, item: Json) -> str:
+    try:
+        if not isinstance(key, str):
+            raise _RefusedValue("have texts as keys", key)
+        return f"{_quoted(key)}:{_text(item)}"
+    except _RefusedValue as error:
+        error.steps.append(str(key))
+        raise
+
+
+def _item(index: int, item: Json) -> str:
+    try:
+        return _text(item)
+    except _RefusedValue as error:
+        error.steps.append(str(index))
+        raise
+
+
+def _quoted(text: str) -> str:
+    if "\x00" in text:
+        raise _RefusedValue("not hold the character U+0000, which jsonb cannot store", text)
+    if not text.isascii():
+        _check_surrogates(text)
+    quoted = json.encoder.encode_basestring(text)
+    return _ESCAPED_BY_GO.sub(_escape, quoted) if _ESCAPED_BY_GO.search(quoted) else quoted
+
+
+def _check_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _RefusedValue("not hold half a surrogate pair, which jsonb cannot store", text) from None
+
+
+def _escape(match: re.Match[str]) -> str:
+    return _ESCAPES[match[0]]
+
+
+def _float_text(value: float) -> str:
+    """Shortest digits that read back the same; an exponent only below 1e-6 and from 1e21, without leading zeros."""
+    if not math.isfinite(value):
+        raise _RefusedValue("hold finite numbers only", value)
+    if value == 0.0:
+        return "-0" if math.copysign(1.0, value) < 0 else "0"
+    digits = float.__repr__(value)
+    if 1e-6 <= abs(value) < 1e21:
+        return format(Decimal(digits), "f").removesuffix(".0")
+    return digits.replace("e-0", "e-")
+
+
+def _datetime_text(instant: datetime) -> str:
+    """RFC 3339 as Go writes it: `Z` for UTC, the fraction without trailing zeros."""
+    text = cast(str, msgspec.to_builtins(instant))
+    return re.sub(r"(\.\d*?)0+(?=[Z+-])", lambda match: match[1].rstrip("."), text)
+
+
+def _compact(encoded: str, subject: str) -> str:
+    try:
+        text = msgspec.json.format(encoded, indent=-1)
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise InvalidJob(f"{subject} must be JSON, got {reprlib.repr(encoded)}: {error}") from error
+    encode_object(value, subject)
+    return _ESCAPED_BY_GO.sub(_escape, text)
+
+
+def _check_kind(kind: str) -> None:
+    if not 1 <= len(kind) <= KIND_LENGTH_MAX:
+        raise InvalidJob(f"kind must have 1 to {KIND_LENGTH_MAX} characters, got {kind!r}")
+    if "\x00" in kind:
+        raise InvalidJob(f"kind must not hold the character U+0000, got {kind!r}")
+
+
+def _is_field(cls: Any, name: str) -> bool:
+    """Whether dataclass `cls` has `name` as a field of its values, not as a constant of its own."""
+    return dataclasses.is_dataclass(cls) and any(field.name == name for field in dataclasses.fields(cls))
+
+
+def _name(args_type: Any) -> str:
+    return getattr(args_type, "__qualname__", None) or str(args_type)
+
+
+def _dotted(location: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, location)) or "args"

@@ -1,0 +1,242 @@
+"""
+Cron expressions, read as River's Go programs read them, so that whoever leads fires at the same instants.
+
+Rule 1: five fields (minute, hour, day of month, month, day of week), or `@yearly` … `@hourly`, or `@every 1h30m`. Lists,
+        ranges, steps and English names; day of week is 0-6. No seconds, no `L`, no `#`, no 7.
+Rule 2: day of month and day of week combine by *or* when both are restricted (a step restricts), else by *and*.
+Rule 3: the zone is the expression's (`CRON_TZ=Europe/Berlin 0 3 * * *`), else the caller's, else UTC. Never the leader's
+        own zone: in Go it is, and a schedule that moves with the machine that leads is a trap.
+Rule 4: a schedule is the set of instants whose local wall clock matches. So a time that a zone skips in spring is skipped
+        that day, and one that it repeats in autumn fires twice.
+
+The walk over the calendar is cronsim's; the grammar and the zones are here, because there cronsim follows Debian and not
+River. docs/decisions tells the road not taken.
+
+Source: robfig/cron v3.0.1, parser.go `ParseStandard`, spec.go `SpecSchedule.Next`, constantdelay.go.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import NamedTuple, NoReturn
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from millhand.errors import ConfigError
+
+_DESCRIPTORS = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
+_DURATION_RE = re.compile(rf"[-+]?(?:{_DURATION_PART})+", re.ASCII)
+
+
+class Field(NamedTuple):
+    """One field of an expression: its name, its bounds, and the names that stand for numbers."""
+
+    name: str
+    first: int
+    last: int
+    names: tuple[str, ...] = ()
+
+
+_FIELDS = (
+    Field("minute", 0, 59),
+    Field("hour", 0, 23),
+    Field("day of month", 1, 31),
+    Field("month", 1, 12, _MONTHS),
+    Field("day of week", 0, 6, _DAYS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CronSchedule:
+    """The instants whose wall clock in `zone` matches `fields`, an expression of plain lists and stars."""
+
+    expression: str
+    fields: str
+    zone: tzinfo
+
+    def next(self, after: datetime) -> datetime | None:
+        """Return the first instant after `after`, in UTC; None if there is none within fifty years."""
+        local = after.astimezone(self.zone)
+        here = local.replace(tzinfo=None, fold=0)
+        found = self._next_reading(here)
+        if local.fold == 1 and found is not None and _is_same_overlap(here, found, self.zone):
+            return _instant(found, self.zone, fold=1)
+        if local.fold == 0 and _is_repeated(here, self.zone):
+            return self._next_from_first_reading(here, found)
+        return None if found is None else _instant(found, self.zone)
+
+    def _next_from_first_reading(self, here: datetime, found: datetime | None) -> datetime | None:
+        """Inside the hour that will be repeated: the rest of it, then all of it once more, then what comes after."""
+        if found is not None and _is_same_overlap(here, found, self.zone):
+            return _instant(found, self.zone)
+        again = self._next_reading(_overlap_start(here, self.zone) - timedelta(seconds=1))
+        if again is not None and again <= here:
+            return _instant(again, self.zone, fold=1)
+        return None if found is None else _instant(found, self.zone)
+
+    def _next_reading(self, after: datetime) -> datetime | None:
+        """Return the first matching wall-clock reading after `after` that the zone's clock really shows."""
+        try:
+            for reading in CronSim(self.fields, after):
+                if _exists(reading, self.zone):
+                    return reading
+        except (CronSimError, OverflowError):  # a day that no month has, or the end of the calendar
+            pass
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class EverySchedule:
+    """The descriptor `@every`: whole seconds, at least one, on whole seconds."""
+
+    expression: str
+    interval: timedelta
+
+    def next(self, after: datetime) -> datetime | None:
+        """Return `after` plus the interval, its fraction of a second cut off, in UTC."""
+        return (after.astimezone(UTC) + self.interval).replace(microsecond=0)
+
+
+def parse_cron(expression: str, timezone: str | tzinfo | None = None) -> CronSchedule | EverySchedule:
+    """
+    Read a cron expression; `timezone` is the zone of one that does not name its own.
+
+    Raises: ConfigError naming the field and the rule.
+    """
+    named, spec = _split_zone(expression)
+    if named is not None and timezone is not None:
+        _refuse(expression, "time zone must be said once", f"{named!r} and {timezone!r}")
+    if spec.startswith("@every "):
+        return EverySchedule(expression, _interval(spec.removeprefix("@every "), expression))
+    if spec.startswith("@") and spec not in _DESCRIPTORS:
+        known = ", ".join(_DESCRIPTORS)
+        _refuse(expression, f"descriptor must be one of {known}, @every", repr(spec))
+    texts = _DESCRIPTORS.get(spec, spec).split()
+    if len(texts) != len(_FIELDS):
+        _refuse(expression, "number of fields must be 5", f"{len(texts)}")
+    fields = " ".join(_field(field, text, expression) for field, text in zip(_FIELDS, texts, strict=True))
+    zone = timezone if named is None else named
+    return CronSchedule(expression, fields, zone_of(zone))
+
+
+def zone_of(timezone: str | tzinfo | None) -> tzinfo:
+    """
+    Return the zone of a name; None is UTC.
+
+    Raises: ConfigError for a name that nobody knows.
+    """
+    if isinstance(timezone, tzinfo):
+        return timezone
+    if timezone in (None, "", "UTC"):
+        return UTC
+    try:
+        return ZoneInfo(str(timezone))
+    except (KeyError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"time zone must be a name of the IANA database, got {timezone!r}; "
+            "if the name is right, install the package tzdata"
+        ) from error
+
+
+def _split_zone(expression: str) -> tuple[str | None, str]:
+    for prefix in ("CRON_TZ=", "TZ="):
+        if expression.startswith(prefix):
+            name, blank, spec = expression.removeprefix(prefix).partition(" ")
+            if not blank:
+                _refuse(expression, "number of fields must be 5", "0")
+            return name, spec.strip()
+    return None, expression.strip()
+
+
+def _interval(text: str, expression: str) -> timedelta:
+    if text not in ("0", "+0", "-0") and not _DURATION_RE.fullmatch(text):
+        _refuse(expression, "duration must be like '90s' or '1h30m'", repr(text))
+    parts = re.findall(_DURATION_PART, text, re.ASCII)
+    total = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    return timedelta(seconds=max(int(-total if text.startswith("-") else total), 1))
+
+
+def _field(field: Field, text: str, expression: str) -> str:
+    """Return a field as cronsim is to see it: a star, or a plain list of numbers."""
+    numbers: set[int] = set()
+    for piece in filter(None, text.split(",")):
+        some, is_star = _piece(field, piece, expression)
+        if is_star:
+            return "*"
+        numbers.update(some)
+    if not numbers:
+        _refuse(expression, f"{field.name} must name a value", repr(text))
+    return ",".join(map(str, sorted(numbers)))
+
+
+def _piece(field: Field, piece: str, expression: str) -> tuple[range, bool]:
+    """Return the numbers of `*`, `a`, `a-b`, each with or without `/step`, and whether they restrict nothing."""
+    span, slash, step_text = piece.partition("/")
+    step = _number(field, step_text, piece, expression) if slash else 1
+    if step < 1:
+        _refuse(expression, f"step of {field.name} must be at least 1", repr(piece))
+    if span in ("*", "?"):
+        return range(field.first, field.last + 1, step), step == 1
+    low_text, hyphen, high_text = span.partition("-")
+    low = _number(field, low_text, piece, expression)
+    high = _number(field, high_text, piece, expression) if hyphen else field.last if slash else low
+    if not field.first <= low <= high <= field.last:
+        _refuse(expression, f"{field.name} must be within {field.first}-{field.last}, in order", repr(piece))
+    return range(low, high + 1, step), False
+
+
+def _number(field: Field, text: str, piece: str, expression: str) -> int:
+    if text.lower() in field.names:
+        return field.names.index(text.lower()) + field.first
+    if not re.fullmatch(r"\+?[0-9]+", text):
+        names = f" or {field.names[0].upper()}-{field.names[-1].upper()}" if field.names else ""
+        _refuse(expression, f"{field.name} must be {field.first}-{field.last}{names}", repr(piece))
+    return int(text)
+
+
+def _refuse(expression: str, rule: str, got: str) -> NoReturn:
+    raise ConfigError(f"cron expression's {rule}, got {got} in {expression!r}")
+
+
+def _instant(reading: datetime, zone: tzinfo, fold: int = 0) -> datetime:
+    return reading.replace(tzinfo=zone, fold=fold).astimezone(UTC)
+
+
+def _exists(reading: datetime, zone: tzinfo) -> bool:
+    return _instant(reading, zone).astimezone(zone).replace(tzinfo=None, fold=0) == reading
+
+
+def _is_repeated(reading: datetime, zone: tzinfo) -> bool:
+    return _overlap(reading, zone) > timedelta(0)
+
+
+def _overlap(reading: datetime, zone: tzinfo) -> timedelta:
+    """Return by how much the zone's clock is set back around `reading`; zero if it shows `reading` once."""
+    return _instant(reading, zone, fold=1) - _instant(reading, zone, fold=0)
+
+
+def _overlap_start(reading: datetime, zone: tzinfo) -> datetime:
+    """Return the first repeated reading of the overlap that `reading` is in. Zones change on whole minutes."""
+    start = reading.replace(second=0, microsecond=0)
+    while _is_repeated(start - timedelta(minutes=1), zone):
+        start -= timedelta(minutes=1)
+    return start
+
+
+def _is_same_overlap(reading: datetime, later: datetime, zone: tzinfo) -> bool:
+    return later - reading < _overlap(reading, zone) and _is_repeated(later, zone)

@@ -1,0 +1,380 @@
+"""Workers: which function does which kind of job, and how it is to be called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+import msgspec
+
+from millhand.args import KIND_PATTERN, KIND_RE, FunctionArgs, decoder_of, kind_of
+from millhand.errors import ConfigError, InvalidJob
+from millhand.hooks import Hook, Middleware
+from millhand.insert_opts import InsertOpts
+from millhand.job import Args, Job
+from millhand.retry import RetryPolicy
+
+NO_TIMEOUT: Final = timedelta(seconds=-1)
+"""Says that there is no timeout, where None would mean the default one. Source: River's own sentinel."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+# Names that a parameter cannot have, because the args made of parameters mean something else by them.
+_RESERVED_PARAMETERS = frozenset({"kind", "insert_opts"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """
+    One registration: what the mill needs to know to work jobs of `kinds` (the kind, then its aliases).
+
+    `call` takes the job with its args decoded; it returns an awaitable if `is_async`, else it blocks and wants a thread.
+    `decode` turns the row's JSON text into args, or raises InvalidJob. `timeout` None means the client's.
+    """
+
+    kind: str
+    kinds: tuple[str, ...]
+    is_async: bool
+    call: Callable[[Job[Any]], Any]
+    decode: Callable[[str], Any]
+    name: str
+    timeout: timedelta | None = None
+    retry: RetryPolicy | None = None
+    middleware: tuple[Middleware, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+
+
+class WorkerObject(Protocol[Args]):
+    """An object that works: for a worker that needs more than a function has."""
+
+    @property
+    def work(self) -> Callable[[Job[Args]], Any]: ...
+
+
+class JobFunction(Generic[P, R_co]):
+    """A function with plain parameters that was made a worker: still callable, and able to make args of itself."""
+
+    __slots__ = ("__wrapped__", "_args_class", "_signature")
+
+    def __init__(self, function: Callable[P, R_co], args_class: type[FunctionArgs], signature: inspect.Signature) -> None:
+        self.__wrapped__ = function
+        self._args_class = args_class
+        self._signature = signature
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        return self.__wrapped__(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"JobFunction(kind={self.kind!r}, function={_name(self.__wrapped__)})"
+
+    def args(self, *args: P.args, **kwargs: P.kwargs) -> FunctionArgs:
+        """
+        Return the args of a job that will call the function with these parameters.
+
+        Raises: InvalidJob if the function could not be called so. Types are checked when the job is inserted.
+        """
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidJob(f"args of kind {self.kind!r} must fit {self._signature}, got: {error}") from error
+        return self._args_class(**bound.arguments)
+
+    @property
+    def kind(self) -> str:
+        """The kind it is registered as."""
+        return self._args_class.kind
+
+
+class Registration(Protocol):
+    """The decorator that `Workers.add` returns."""
+
+    @overload
+    def __call__(self, work: Callable[[Job[Args]], R], /) -> Callable[[Job[Args]], R]: ...
+
+    @overload
+    def __call__(self, work: Callable[P, R], /) -> JobFunction[P, R]: ...
+
+    @overload
+    def __call__(self, work: WorkerObject[Args], /) -> WorkerObject[Args]: ...
+
+
+class Workers:
+    """
+    The workers of a client, by kind.
+
+        workers = Workers()
+
+        @workers.add(timeout=timedelta(seconds=30))
+        async def send_email(job: Job[SendEmail]) -> None: ...
+
+        @workers.add()
+        def resize(key: str, width: int) -> None: ...      # inserted as resize.args("a.png", width=80)
+
+    `skip_kind_validation` leaves the form of kinds to you; River's other clients may refuse odd ones.
+    Concurrency: register before the client starts; kinds added later are not fetched by running producers.
+    """
+
+    __slots__ = ("_by_kind", "_kinds", "_skip_kind_validation", "_workers")
+
+    def __init__(self, *, skip_kind_validation: bool = False) -> None:
+        self._by_kind: dict[str, Worker] = {}
+        self._kinds: tuple[str, ...] = ()
+        self._skip_kind_validation = skip_kind_validation
+        self._workers: list[Worker] = []
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers)
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._by_kind
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """All kinds and aliases, sorted."""
+        return self._kinds
+
+    def get(self, kind: str) -> Worker | None:
+        """Return the worker of a kind or alias."""
+        return self._by_kind.get(kind)
+
+    def add(
+        self,
+        *,
+        kind: str | None = None,
+        aliases: Sequence[str] = (),
+        timeout: timedelta | None = None,
+        retry: RetryPolicy | None = None,
+        middleware: Sequence[Middleware] = (),
+        hooks: Sequence[Hook] = (),
+        insert_opts: InsertOpts | None = None,
+    ) -> Registration:
+        """
+        Return a decorator that registers a worker: a function of one `Job[…]`, a function with plain parameters, or an
+        object with a method `work(job: Job[…])`. Coroutine functions run on the event loop, plain ones in a thread.
+
+        The kind is that of the args class; of a function with plain parameters, its name unless `kind` says another.
+        `aliases` are further kinds that it works, for a kind that was renamed. `timeout` None means the client's
+        `job_timeout`, `NO_TIMEOUT` none. `insert_opts` are the options of all inserts of a function with plain
+        parameters; an args class says its own.
+
+        Raises: ConfigError, from the decorator, and then nothing is registered.
+        """
+        if timeout is not None and timeout <= timedelta(0) and timeout != NO_TIMEOUT:
+            raise ConfigError(f"timeout of a worker must be positive, got {timeout!r}; NO_TIMEOUT is for none")
+        options = _Options(
+            kind, tuple(_texts("aliases", aliases)), timeout, retry, tuple(middleware), tuple(hooks), insert_opts
+        )
+
+        def register(work: Any, /) -> Any:
+            return self._register(work, options, sys._getframe(1).f_locals)  # noqa: SLF001
+
+        return cast(Registration, register)
+
+    def _register(self, work: Any, options: _Options, local_names: Mapping[str, Any]) -> Any:
+        target = _target(work)
+        parameters, signature = _parameters(target, local_names)
+        args_type = _args_type(parameters, target)
+        if args_type is None:
+            args_class = _args_class(target, parameters, options)
+            worker = _worker(target, _unpacking(target, parameters), args_class, options)
+            made: Any = JobFunction(target, args_class, signature)
+        else:
+            if options.insert_opts is not None:
+                raise ConfigError(
+                    f"insert_opts must be said by the args class, got them on worker {_name(target)}; "
+                    "write `insert_opts: ClassVar[InsertOpts] = …` there"
+                )
+            worker = _worker(target, target, args_type, options)
+            made = work
+        self._keep(worker)
+        return made
+
+    def _keep(self, worker: Worker) -> None:
+        if len(set(worker.kinds)) < len(worker.kinds):
+            raise ConfigError(f"kinds of worker {worker.name} must differ, got {worker.kinds!r}")
+        for kind in worker.kinds:
+            if kind in self._by_kind:
+                raise ConfigError(
+                    f"kind must be registered once, got {kind!r} of worker {worker.name}, "
+                    f"which is registered for {self._by_kind[kind].name}"
+                )
+            if not self._skip_kind_validation and not KIND_RE.fullmatch(kind):
+                raise ConfigError(f"kind must match {KIND_PATTERN}, got {kind!r} of worker {worker.name}")
+        self._by_kind.update(dict.fromkeys(worker.kinds, worker))
+        self._kinds = tuple(sorted(self._by_kind))
+        self._workers.append(worker)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    kind: str | None
+    aliases: tuple[str, ...]
+    timeout: timedelta | None
+    retry: RetryPolicy | None
+    middleware: tuple[Middleware, ...]
+    hooks: tuple[Hook, ...]
+    insert_opts: InsertOpts | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    name: str
+    annotation: Any
+    default: Any
+    is_keyword: bool
+
+
+def _target(work: Any) -> Callable[..., Any]:
+    target = work if callable(work) and not isinstance(work, type) else getattr(work, "work", None)
+    if not callable(target) or isinstance(work, type):
+        raise ConfigError(
+            f"worker must be a function, or an object with a method `work`, got {work!r}; "
+            "decorate with @workers.add(), with brackets"
+        )
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+        raise ConfigError(f"worker must return, not yield, got generator function {_name(target)}")
+    return cast("Callable[..., Any]", target)
+
+
+def _parameters(
+    target: Callable[..., Any], local_names: Mapping[str, Any]
+) -> tuple[list[_Parameter], inspect.Signature]:
+    signature = inspect.signature(target)
+    hints = _hints(target, local_names)
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ConfigError(f"parameters of worker {_name(target)} must have names, got {str(parameter)!r}")
+        if parameter.name not in hints:
+            raise ConfigError(
+                f"parameters of worker {_name(target)} must be annotated, got {parameter.name!r} without; "
+                "write `job: Job[YourArgs]`, or the type of a plain parameter"
+            )
+        is_keyword = parameter.kind is parameter.KEYWORD_ONLY
+        parameters.append(_Parameter(parameter.name, hints[parameter.name], parameter.default, is_keyword))
+    return parameters, signature
+
+
+def _hints(target: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve annotations; names of the function that surrounds the decorated one are known too."""
+    function = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    try:
+        return typing.get_type_hints(function, localns=dict(local_names), include_extras=True)
+    except (NameError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"annotations of worker {_name(target)} must be known when it is registered, got: {error}"
+        ) from error
+
+
+def _args_type(parameters: Sequence[_Parameter], target: Callable[..., Any]) -> Any | None:
+    """Return what is in the brackets of `Job[…]`, or None for a function with plain parameters."""
+    jobs = [one for one in parameters if (typing.get_origin(one.annotation) or one.annotation) is Job]
+    if not jobs:
+        return None
+    if len(parameters) > 1 or jobs[0].is_keyword:
+        raise ConfigError(
+            f"worker {_name(target)} must take the job alone, or plain parameters alone, "
+            f"got {', '.join(one.name for one in parameters)}"
+        )
+    return (*typing.get_args(jobs[0].annotation), Any)[0]
+
+
+def _args_class(
+    target: Callable[..., Any], parameters: Sequence[_Parameter], options: _Options
+) -> type[FunctionArgs]:
+    """Make the struct that holds the parameters of a function, named as the function."""
+    reserved = _RESERVED_PARAMETERS.intersection(one.name for one in parameters)
+    if reserved:
+        raise ConfigError(f"parameter of worker {_name(target)} must not be called {min(reserved)!r}; rename it")
+    fields: list[Any] = [
+        (one.name, one.annotation, msgspec.NODEFAULT if one.default is inspect.Parameter.empty else one.default)
+        for one in parameters
+    ]
+    name = getattr(target, "__name__", type(target).__name__)
+    namespace = {"kind": options.kind or name, "insert_opts": options.insert_opts}
+    try:
+        made = msgspec.defstruct(
+            name, fields, bases=(FunctionArgs,), namespace=namespace, module=target.__module__, frozen=True, kw_only=True
+        )
+    except TypeError as error:
+        raise ConfigError(f"parameters of worker {_name(target)} must be usable as args, got: {error}") from error
+    return cast("type[FunctionArgs]", made)
+
+
+def _unpacking(target: Callable[..., Any], parameters: Sequence[_Parameter]) -> Callable[[Job[Any]], Any]:
+    """Return a function of the job that calls `target` with its args as parameters."""
+    positional = tuple(one.name for one in parameters if not one.is_keyword)
+    keyword = tuple(one.name for one in parameters if one.is_keyword)
+
+    def call(job: Job[Any]) -> Any:
+        args = job.args
+        return target(
+            *[getattr(args, name) for name in positional], **{name: getattr(args, name) for name in keyword}
+        )
+
+    return call
+
+
+def _worker(
+    target: Callable[..., Any], call: Callable[[Job[Any]], Any], args_type: Any, options: _Options
+) -> Worker:
+    kind = _kind(target, args_type, options.kind)
+    try:
+        decode = decoder_of(args_type, kind)
+    except Exception as error:  # msgspec and pydantic refuse types each in their own way
+        raise ConfigError(f"args of worker {_name(target)} must be decodable from JSON, got: {error}") from error
+    return Worker(
+        kind=kind,
+        kinds=(kind, *options.aliases),
+        is_async=_is_async(target),
+        call=call,
+        decode=decode,
+        name=_name(target),
+        timeout=options.timeout,
+        retry=options.retry,
+        middleware=options.middleware,
+        hooks=options.hooks,
+    )
+
+
+def _kind(target: Callable[..., Any], args_type: Any, given: str | None) -> str:
+    try:
+        own = kind_of(args_type)
+    except InvalidJob as error:
+        if given is None:
+            raise ConfigError(f"worker {_name(target)} must have a kind: {error}") from error
+        return given
+    if given is not None and given != own:
+        raise ConfigError(
+            f"kind of worker {_name(target)} must be that of its args class, {own!r}, got {given!r}; "
+            "for a further kind use aliases"
+        )
+    return own
+
+
+def _is_async(target: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))
+
+
+def _texts(subject: str, texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise ConfigError(f"{subject} must be a list of texts, got {texts!r}; write [{texts!r}]")
+    return texts
+
+
+def _name(target: Any) -> str:
+    named = target if hasattr(target, "__qualname__") else type(target)
+    return f"{named.__module__}.{named.__qualname__}"
