@@ -1,0 +1,79 @@
+"""Work in batches: as many rows at once as the database manages in time."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+from millhand.clock import Clock
+from millhand.errors import OperationTimeout
+from millhand.runtime.service import Sweeper, Wake
+
+STATEMENT_SECONDS = 30.0
+
+NUM_ROWS = 10_000
+NUM_ROWS_REDUCED = 1_000
+NUM_TIMEOUTS = 3
+TIMEOUTS_WITHIN_SECONDS = 600.0
+
+# Between full batches, so that a long backlog does not keep the database from its other work.
+PAUSE_SECONDS = (0.05, 1.0)
+
+
+class BatchSize:
+    """
+    How many rows a sweeper takes at once: many, until the database has shown that this is too many.
+
+    Three timeouts in a row within ten minutes reduce it, for as long as the process lives.
+    Source: River v0.51.2, rivershared/riversharedmaintenance `BatchSizes`; internal/maintenance, circuit breakers.
+    """
+
+    def __init__(self, clock: Clock, *, num_rows: int = NUM_ROWS, num_rows_reduced: int = NUM_ROWS_REDUCED) -> None:
+        self._clock = clock
+        self._num_rows_reduced = num_rows_reduced
+        self._timeouts: deque[float] = deque(maxlen=NUM_TIMEOUTS)
+        self.num_rows = num_rows
+
+    def note_success(self) -> None:
+        """A batch was done in time."""
+        self._timeouts.clear()
+
+    def note_timeout(self) -> None:
+        """A batch was not done in time."""
+        now = self._clock.monotonic()
+        self._timeouts.append(now)
+        if len(self._timeouts) == NUM_TIMEOUTS and now - self._timeouts[0] <= TIMEOUTS_WITHIN_SECONDS:
+            self.num_rows = min(self.num_rows, self._num_rows_reduced)
+
+
+class BatchSweeper(Sweeper):
+    """A sweeper whose pass goes on, batch by batch, until a batch is not full or it is told to stop."""
+
+    def __init__(self, batch_size: BatchSize, pause_seconds: tuple[float, float] = PAUSE_SECONDS) -> None:
+        super().__init__()
+        self._batch_size = batch_size
+        self._pause_seconds = pause_seconds
+
+    async def run_batch(self, num_rows: int) -> int:
+        """Take up to `num_rows` rows and return how many were found; as many as asked means there may be more."""
+        raise NotImplementedError(self.name)
+
+    async def run_once(self) -> None:
+        while True:
+            num_rows = self._batch_size.num_rows
+            num_found = await self._run_batch(num_rows)
+            self.probe("batch", num_found)
+            if num_found < num_rows:
+                return
+            pause = random.uniform(*self._pause_seconds)  # noqa: S311 - spreads load, guards nothing
+            if await self.bell.wait(pause) is Wake.STOP:
+                return
+
+    async def _run_batch(self, num_rows: int) -> int:
+        try:
+            num_found = await self.run_batch(num_rows)
+        except OperationTimeout:
+            self._batch_size.note_timeout()
+            raise
+        self._batch_size.note_success()
+        return num_found

@@ -1,0 +1,222 @@
+"""
+Inserts each periodic job when its schedule says so.
+
+Rule 1: what is due is kept in memory only. A client that becomes leader begins anew: jobs that run on start are due at
+        once, the others when their schedule says after now. What fell due while nobody led is not made up for.
+Rule 2: each job is inserted on its own. One that cannot be inserted costs the others nothing.
+Rule 3: a run that the database refused for the moment is tried again, ever more slowly, until it is in; it may then be
+        in twice, if only the answer was lost. A run that cannot be inserted at all (its constructor failed, its args
+        are impossible) is left out.
+Rule 4: the next run is counted from the one before, not from now, so a schedule does not drift. Of the runs that fell due
+        during a stall (the process stood still, the database was away) one is inserted and the others are left out.
+
+River inserts all due jobs in one statement, loses the run of all of them when that fails, and makes up for every missed
+run of a stall; the rest is River's.
+
+Source: River v0.51.2, internal/maintenance/periodic_job_enqueuer.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from millhand.clock import Clock, backoff_seconds
+from millhand.errors import ConfigError, DriverError, NotFound, OperationTimeout
+from millhand.hooks import Hook, overrides
+from millhand.insert_opts import InsertOpts, InsertParams
+from millhand.job import JobState
+from millhand.periodic import PeriodicJob
+from millhand.runtime.inserter import Inserter
+from millhand.runtime.service import Service, Wake
+
+logger = logging.getLogger(__name__)
+
+# Nothing need be due for so long; but the date may be set, or the machine may sleep, which no timer notices.
+PAUSE_SECONDS_MAX = 60.0
+
+# A stall longer than this many runs is not gone through run by run.
+NUM_MISSED_MAX = 1_000
+
+
+class PeriodicJobEnqueuer(Service):
+    """
+    The enqueuer of one client; `add` and `remove` work at any time, leader or not.
+
+    Raises: ConfigError, when made or in `add`, for two jobs with one id. `start` raises what a hook's
+    `periodic_jobs_start` raises.
+    """
+
+    def __init__(
+        self,
+        inserter: Inserter,
+        periodic_jobs: Sequence[PeriodicJob] = (),
+        *,
+        clock: Clock,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        super().__init__()
+        self._agendas: list[_Agenda] = []
+        self._clock = clock
+        self._hooks = [hook for hook in hooks if overrides(hook, "periodic_jobs_start")]
+        self._inserter = inserter
+        for job in periodic_jobs:
+            self.add(job)
+
+    @property
+    def periodic_jobs(self) -> tuple[PeriodicJob, ...]:
+        return tuple(agenda.job for agenda in self._agendas)
+
+    def add(self, job: PeriodicJob) -> None:
+        """Insert `job` from now on, while this client leads. Raises: ConfigError if its id is taken."""
+        if job.id is not None and any(agenda.job.id == job.id for agenda in self._agendas):
+            raise ConfigError(f"id of a periodic job must be the only one, got {job.id!r} twice")
+        agenda = _Agenda(job)
+        if self.is_running:
+            agenda.begin(self._clock.now())
+        self._agendas.append(agenda)
+        self.bell.ring()
+
+    def remove(self, job: PeriodicJob | str) -> None:
+        """Insert `job`, itself or the one with this id, no more. Raises: NotFound."""
+        for agenda in self._agendas:
+            if agenda.job is job or (isinstance(job, str) and agenda.job.id == job):
+                self._agendas.remove(agenda)
+                return
+        raise NotFound("periodic job", job if isinstance(job, str) else repr(job))
+
+    async def run(self, started: Callable[[], None]) -> None:
+        for hook in self._hooks:
+            await hook.periodic_jobs_start()
+        for agenda in self._agendas:
+            agenda.begin(self._clock.now())
+        started()
+        while True:
+            await self.run_once()
+            if await self.bell.wait(self._next_due_seconds()) is Wake.STOP:
+                return
+
+    async def run_once(self) -> None:
+        """Insert what is due."""
+        due = [
+            (agenda.due_at, agenda)
+            for agenda in self._agendas
+            if agenda.due_at is not None and self._due_seconds(agenda) <= 0
+        ]
+        for due_at, agenda in sorted(due, key=operator.itemgetter(0)):
+            await self._insert(agenda, due_at)
+        self.probe("passed", len(due))
+
+    async def _insert(self, agenda: _Agenda, due_at: datetime) -> None:
+        try:
+            await self._insert_run(agenda.job, due_at)
+        except (DriverError, OperationTimeout) as error:
+            if _is_transient(error):
+                pause = backoff_seconds(agenda.num_failures + 1)
+                agenda.put_off(self._clock.monotonic() + pause)
+                _log_failure("periodic job put off", agenda.job, error, sleep_seconds=pause)
+                return
+            _log_failure("periodic job not inserted", agenda.job, error)
+        except Exception as error:  # a user's constructor, hook or middleware
+            _log_failure("periodic job not inserted", agenda.job, error)
+        num_missed = agenda.advance(self._clock.now())
+        if num_missed:
+            logger.warning("periodic runs missed", extra={"num_jobs": num_missed, **_names(agenda.job)})
+
+    async def _insert_run(self, job: PeriodicJob, due_at: datetime) -> None:
+        made = job.construct()
+        if made is None:
+            return
+        params = periodic_params(self._inserter.resolve(*made), job.id, due_at)
+        [result] = await self._inserter.insert_params([params])
+        logger.debug(
+            "periodic job inserted",
+            extra={"job_id": result.job.id, "kind": result.job.kind, "queue": result.job.queue},
+        )
+        self.probe("run", result)
+
+    def _next_due_seconds(self) -> float:
+        return min((self._due_seconds(agenda) for agenda in self._agendas), default=PAUSE_SECONDS_MAX)
+
+    def _due_seconds(self, agenda: _Agenda) -> float:
+        if agenda.due_at is None:
+            return PAUSE_SECONDS_MAX
+        due_seconds = (agenda.due_at - self._clock.now()).total_seconds()
+        return min(max(due_seconds, agenda.not_before - self._clock.monotonic()), PAUSE_SECONDS_MAX)
+
+
+@dataclass(slots=True, eq=False)
+class _Agenda:
+    """
+    When one periodic job is due next.
+
+    Units: `due_at` is an aware instant, None for never; `not_before` is in monotonic seconds, and counts after failures.
+    """
+
+    job: PeriodicJob
+    due_at: datetime | None = None
+    not_before: float = -math.inf
+    num_failures: int = 0
+
+    def begin(self, now: datetime) -> None:
+        """Begin anew, as a leader does."""
+        self.due_at = now if self.job.run_on_start else self.job.schedule.next(now)
+        self._forget_failures()
+
+    def put_off(self, not_before: float) -> None:
+        """Have the run that is due tried again later."""
+        self.not_before = not_before
+        self.num_failures += 1
+
+    def advance(self, now: datetime) -> int:
+        """Go on to the next run that is still ahead, and return how many are left out."""
+        num_missed = 0
+        due_at = self.due_at
+        while due_at is not None:
+            due_at = self.job.schedule.next(due_at)
+            if due_at is None or due_at > now:
+                break
+            num_missed += 1
+            if num_missed == NUM_MISSED_MAX:
+                due_at = self.job.schedule.next(now)
+                break
+        self.due_at = due_at
+        self._forget_failures()
+        return num_missed
+
+    def _forget_failures(self) -> None:
+        self.not_before = -math.inf
+        self.num_failures = 0
+
+
+def periodic_params(params: InsertParams, periodic_job_id: str | None, due_at: datetime) -> InsertParams:
+    """
+    Return `params` with the marks of a periodic job, scheduled for the instant at which it was due.
+
+    A schedule of the constructor's own is kept. The unique key is not computed again: by period it is that of now.
+    """
+    marks: dict[str, object] = {"periodic": True}
+    if periodic_job_id is not None:
+        marks["river:periodic_job_id"] = periodic_job_id
+    metadata = {**msgspec.json.decode(params.encoded_metadata), **marks}
+    encoded = msgspec.json.encode(metadata).decode()
+    return msgspec.structs.replace(params, encoded_metadata=encoded, scheduled_at=due_at)
+
+
+def _is_transient(error: DriverError | OperationTimeout) -> bool:
+    return isinstance(error, OperationTimeout) or error.retryable
+
+
+def _names(job: PeriodicJob) -> dict[str, str | None]:
+    return {"periodic_job_id": job.id}
+
+
+def _log_failure(message: str, job: PeriodicJob, error: Exception, **fields: float) -> None:
+    log = logger.warning if fields else logger.error
+    log(message, extra={**_names(job), "error": str(error), "error_type": type(error).__name__, **fields})

@@ -1,0 +1,283 @@
+"""
+One client leads, for one term; everybody else follows and bids again.
+
+Rule 1: a term is `(leader_id, elected_at)`, the row as the database dated it. Whatever is done to a term names both, so
+        that nobody renews or resigns a term that is not the one he means, not even his own next one.
+Rule 2: the database is the judge. Expiry is decided in SQL, by the database's clock; the local monotonic clock only ever
+        makes us give up sooner: a term is trusted for its lifetime, less a margin, from the moment its last bid or
+        renewal was *begun*.
+Rule 3: leadership is a lease, not a lock. A leader whose process stood still may act a moment too long, so what leaders
+        do must be safe when two of them do it.
+
+              bid won                      renewed
+    follow ─────────────▶ lead ⟲ ────────────────────────────┐
+      ▲ ⟲ nobody's turn    │                                 │
+      │                    ├─ renewal refused ──▶ lost       │ stop · resignation asked for · trust ran out
+      │                    │                                 ▼
+      └────────────────────┴───────────────────────────── resigned (the row is deleted, the others are told)
+
+Concurrency: belongs to one event loop. `on_term` is called on it, and must not block.
+Source: River v0.51.2, internal/leadership/elector.go; river_leader.sql.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from millhand.clock import Clock, backoff_seconds
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError, OperationTimeout
+from millhand.job import ClientId
+from millhand.runtime.notifier import parse_payload
+from millhand.runtime.service import Service, Wake
+from millhand.store.leader import (
+    leader_attempt_elect,
+    leader_attempt_reelect,
+    leader_delete_expired,
+    leader_resign,
+)
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 5.0
+JITTER_SECONDS = 1.0
+# Two renewals may fail before the term expires.
+TTL_SECONDS = 15.0
+# Given up this much before the database would give the term to another.
+MARGIN_SECONDS = 1.0
+STATEMENT_SECONDS = 5.0
+RENEW_BACKOFF_CEILING_SECONDS = 4.0
+# All followers hear a resignation at once and must not all bid at once.
+RESIGNED_SPREAD_SECONDS = 0.05
+RESIGN_TIMEOUTS_SECONDS = (1.0, 2.0, 3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One client's leadership, from an election to its end. Units: `elected_at` is exact to the microsecond."""
+
+    leader_id: ClientId
+    elected_at: datetime
+
+
+class Elector(Service):
+    """
+    Follows until elected, leads until the term ends, and says so to `on_term`.
+
+    `on_term` is called with the term when it begins and with None when it is over, always in turn.
+    Units: all constructor parameters are seconds; the defaults are River's and must be the same in all of a fleet.
+    """
+
+    def __init__(
+        self,
+        pool: Executor,
+        client_id: ClientId,
+        *,
+        clock: Clock,
+        on_term: Callable[[Term | None], None],
+        interval_seconds: float = INTERVAL_SECONDS,
+        jitter_seconds: float = JITTER_SECONDS,
+        margin_seconds: float = MARGIN_SECONDS,
+        ttl_seconds: float = TTL_SECONDS,
+    ) -> None:
+        super().__init__()
+        self._abstain_seconds = 0.0
+        self._client_id = client_id
+        self._clock = clock
+        self._guard: asyncio.TimerHandle | None = None
+        self._interval_seconds = interval_seconds
+        self._jitter_seconds = jitter_seconds
+        self._on_term = on_term
+        self._pool = pool
+        self._resign_asked = False
+        self._term: Term | None = None
+        self._trust_seconds = ttl_seconds - margin_seconds
+        self._trusted_until = 0.0
+        self._ttl_seconds = ttl_seconds
+
+    @property
+    def term(self) -> Term | None:
+        """The term that this client leads, as far as it may trust that."""
+        return self._term if self._trust_left() > 0 else None
+
+    @property
+    def is_leader(self) -> bool:
+        return self.term is not None
+
+    def receive(self, payload: str) -> None:
+        """Hear what was said on `river_leadership`: a resignation, or a request for one."""
+        parsed = parse_payload(payload)
+        if parsed is None:
+            return
+        match parsed.get("action"):
+            case "request_resign" if self._term is not None:  # whoever leads; the leader_id beside it is not looked at
+                self._ask_to_resign(self._term, abstain_seconds=2 * RESIGNED_SPREAD_SECONDS)
+            case "resigned" if self._term is None and parsed.get("leader_id") != self._client_id:
+                self.bell.ring()
+
+    def request_resign(self, term: Term) -> None:
+        """
+        Resign `term` if it is the one being led (a later term is another matter), and let others go first.
+
+        For whoever finds that this client, though elected, cannot do a leader's work.
+        """
+        self._ask_to_resign(term, abstain_seconds=self._interval_seconds + self._jitter_seconds)
+
+    def _ask_to_resign(self, term: Term, *, abstain_seconds: float) -> None:
+        if term == self._term:
+            self._abstain_seconds = abstain_seconds
+            self._resign_asked = True
+            self.bell.ring()
+
+    async def run(self, started: Callable[[], None]) -> None:
+        started()
+        while (term := await self._follow()) is not None:
+            await self._lead(term)
+            await self.bell.wait(self._abstain_seconds)
+
+    async def _follow(self) -> Term | None:
+        """Bid until elected; None when told to stop."""
+        num_failures = 0
+        while not self.bell.is_stopping:
+            try:
+                if (term := await self._bid()) is not None:
+                    return term
+                num_failures = 0
+                pause = self._interval_seconds + _spread(self._jitter_seconds)
+            except (DriverError, OperationTimeout) as error:
+                num_failures += 1
+                pause = backoff_seconds(num_failures)
+                self._log_failure(error, pause)
+            if await self.bell.wait(pause) is Wake.RING:
+                await self.bell.wait(_spread(RESIGNED_SPREAD_SECONDS))
+        return None
+
+    async def _bid(self) -> Term | None:
+        begun = self._clock.monotonic()
+        query = leader_attempt_elect(leader_id=self._client_id, ttl=timedelta(seconds=self._ttl_seconds))
+        async with self._pool.begin() as tx:
+            await tx.run(leader_delete_expired().within(STATEMENT_SECONDS))
+            row = await tx.run(query.within(STATEMENT_SECONDS))
+        self.probe("bid", row is not None)
+        if row is None:
+            return None
+        self._trusted_until = begun + self._trust_seconds
+        return Term(self._client_id, row.elected_at)
+
+    async def _lead(self, term: Term) -> None:
+        self._begin(term)
+        try:
+            may_be_ours = await self._renew_until_over(term)
+        finally:
+            self._end()
+        if may_be_ours:
+            await self._resign(term)
+
+    async def _renew_until_over(self, term: Term) -> bool:
+        """Return, when the term is over, whether its row may still be there for us to delete."""
+        num_failures, pause = 0, self._interval_seconds
+        while True:
+            await self.bell.wait(min(pause, self._trust_left()))
+            if self.bell.is_stopping or self._resign_asked:
+                return True
+            if self._trust_left() <= 0:
+                _log(term, "leadership lost", reason="no renewal within the time of trust")
+                return True
+            try:
+                if not await self._renew(term):
+                    _log(term, "leadership lost", reason="renewal was refused")
+                    return False
+                num_failures, pause = 0, self._interval_seconds
+            except (DriverError, OperationTimeout) as error:
+                num_failures += 1
+                pause = backoff_seconds(num_failures, ceiling=RENEW_BACKOFF_CEILING_SECONDS)
+                self._log_failure(error, pause)
+
+    async def _renew(self, term: Term) -> bool:
+        begun = self._clock.monotonic()
+        query = leader_attempt_reelect(
+            leader_id=term.leader_id, elected_at=term.elected_at, ttl=timedelta(seconds=self._ttl_seconds)
+        )
+        row = await self._pool.run(query.within(min(STATEMENT_SECONDS, self._trust_left())))
+        self.probe("renewed", row is not None)
+        if row is None:
+            return False
+        self._trusted_until = begun + self._trust_seconds
+        self._guard_trust()
+        return True
+
+    async def _resign(self, term: Term) -> None:
+        """Delete the term's row, so that the others need not wait for it to expire; if that fails, it expires."""
+        for timeout_seconds in RESIGN_TIMEOUTS_SECONDS:
+            query = leader_resign(leader_id=term.leader_id, elected_at=term.elected_at)
+            try:
+                resigned = await self._pool.run(query.within(timeout_seconds))
+            except (DriverError, OperationTimeout) as error:
+                self._log_failure(error, 0.0)
+                continue
+            self.probe("resigned", resigned)
+            if resigned:
+                _log(term, "leadership resigned")
+            return
+
+    def _begin(self, term: Term) -> None:
+        self._abstain_seconds = 0.0
+        self._resign_asked = False
+        self._term = term
+        self._guard_trust()
+        _log(term, "leadership gained")
+        self._on_term(term)
+        self.probe("gained", term)
+
+    def _end(self) -> None:
+        if self._guard is not None:
+            self._guard.cancel()
+        if self._term is not None:
+            self._term = None
+            self._on_term(None)
+            self.probe("ended")
+
+    def _guard_trust(self) -> None:
+        """
+        End the term when its trust runs out, even while the loop waits for a database that does not answer.
+
+        The loop sees that too when its statement's deadline has passed, and resigns; this only makes sure of the time.
+        """
+        if self._guard is not None:
+            self._guard.cancel()
+        loop = asyncio.get_running_loop()
+        self._guard = loop.call_later(max(self._trust_left(), 0.0), self._end_unless_trusted)
+
+    def _end_unless_trusted(self) -> None:
+        if self._trust_left() > 0:
+            self._guard_trust()
+        else:
+            self._end()
+
+    def _trust_left(self) -> float:
+        return self._trusted_until - self._clock.monotonic()
+
+    def _log_failure(self, error: DriverError | OperationTimeout, pause: float) -> None:
+        logger.warning(
+            "leader election failed",
+            extra={
+                "client_id": self._client_id,
+                "error": str(error),
+                "error_type": type(error).__name__,
+                "operation": error.operation,
+                "sleep_seconds": pause,
+            },
+        )
+
+
+def _spread(seconds: float) -> float:
+    return random.uniform(0.0, seconds)  # noqa: S311 - spreads load, guards nothing
+
+
+def _log(term: Term, message: str, **fields: str) -> None:
+    logger.info(message, extra={"client_id": term.leader_id, "elected_at": term.elected_at.isoformat(), **fields})

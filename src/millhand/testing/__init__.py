@@ -1,0 +1,5 @@
+"""For tests, ours and yours: what stands in for the parts of the world that a test wants to move itself."""
+
+from millhand.testing.clock import ManualClock
+
+__all__ = ["ManualClock"]
