@@ -8,7 +8,7 @@ transaction, the caller's own included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,7 +23,8 @@ class Query(Generic[T]):
     """
     The statement `name` of `sql/`, to be run with `params`, by name.
 
-    Shape: `parse` gets all rows, in the order in which they arrived, and is called once.
+    Shape: `parse` gets all rows, in the order in which they arrived, and is called once. `fragments` is SQL to be put in
+    for `/* name */`, for what cannot be a parameter; made in `store/` of a fixed vocabulary, never of a user's text.
     Units: `timeout_seconds` is the deadline for the whole exchange.
     """
 
@@ -31,6 +32,11 @@ class Query(Generic[T]):
     params: Mapping[str, Any]
     parse: Callable[[Sequence[Row]], T]
     timeout_seconds: float = TIMEOUT_SECONDS
+    fragments: tuple[tuple[str, str], ...] = ()
+
+    def within(self, seconds: float) -> Query[T]:
+        """Return the same query with another deadline."""
+        return replace(self, timeout_seconds=seconds)
 
 
 def parse_none(rows: Sequence[Row]) -> None:

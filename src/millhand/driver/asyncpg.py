@@ -1,0 +1,426 @@
+"""
+asyncpg: the driver that the mill runs on.
+
+Nothing but text, numbers, instants, bytes and arrays of them crosses this wire, so an application's own codecs for
+jsonb do no harm. Errors are translated here, once; see `translated`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from millhand.driver.protocol import Executor
+from millhand.errors import (
+    ConfigError,
+    ConnectionLost,
+    DriverError,
+    MillhandError,
+    OperationTimeout,
+    PoolClosed,
+)
+from millhand.sql import checked_schema, compile_script, compile_statement
+from millhand.store.query import TIMEOUT_SECONDS, Query
+
+if TYPE_CHECKING:
+    AnyConnection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
+    AnyPool = asyncpg.Pool[Any]
+
+T = TypeVar("T")
+
+POOL_SIZE = 10
+POOL_SIZE_MAX = 1000
+CONNECT_SECONDS = 10.0
+# What a statement that ran out of time is given to be cancelled, before its connection is thrown away.
+RELEASE_SECONDS = 1.0
+
+# A TimeoutError and whatever a socket raises is an OSError.
+_WIRE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_LOST_STATES = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
+# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby that is not yet primary.
+_RETRYABLE_STATES = frozenset({"0A000", "25006", "40001", "40P01", "55P03", "57014"})
+_RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
+_CLOSED_POOL = ("pool is closed", "pool is closing", "pool is not initialized")
+_CLOSED_CONNECTION = ("connection is closed", "connection was closed", "connection has been released")
+
+
+class AsyncpgDriver:
+    """
+    One database by asyncpg: a pool of the caller's, or a URL of which it makes its own.
+
+    Concurrency: belongs to the event loop in which it was opened; may be opened again after it was closed.
+    Raises: ConfigError for a URL that is none or a schema that cannot be.
+    """
+
+    def __init__(self, pool_or_url: AnyPool | str, schema: str = "", *, pool_size: int = POOL_SIZE) -> None:
+        self.schema = checked_schema(schema)
+        self._url = _checked_url(pool_or_url) if isinstance(pool_or_url, str) else None
+        self._given = None if isinstance(pool_or_url, str) else _checked_pool(pool_or_url)
+        self._pool_size = _checked_pool_size(pool_size)
+        self._open_pool: AnyPool | None = None
+        self._executor = PoolExecutor(self._require_pool, self.schema)
+
+    @property
+    def pool(self) -> PoolExecutor:
+        """The pool as an executor; usable once the driver was opened."""
+        return self._executor
+
+    def executor(self, tx: object) -> Executor:
+        """
+        Return an executor inside the caller's own connection, with whatever transaction is open on it.
+
+        Raises: TypeError for what is not asyncpg's.
+        """
+        if isinstance(tx, asyncpg.Connection | PoolConnectionProxy):
+            return ConnectionExecutor(tx, self.schema)
+        if isinstance(tx, ConnectionExecutor):
+            return tx
+        raise TypeError(
+            "tx must be an asyncpg.Connection, a connection acquired from an asyncpg.Pool, or the executor of a "
+            f"transaction that this driver began, got {type(tx).__module__}.{type(tx).__qualname__}"
+        )
+
+    def listener(self) -> AsyncpgListener:
+        """Return a listener on a connection of its own; with the caller's pool, that is one of the pool's."""
+        return AsyncpgListener(self._connect, self.schema)
+
+    async def open(self) -> None:
+        """Make the pool if it is ours to make; idempotent. Raises: as `Executor.run`."""
+        if self._open_pool is not None:
+            return
+        with translated("connect", CONNECT_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS):
+                self._open_pool = await (self._given or self._make_pool())
+
+    async def close(self) -> None:
+        """Close the pool if it is ours; idempotent, never raises. What is still running gets ten seconds."""
+        pool, self._open_pool = self._open_pool, None
+        if pool is None or self._url is None:
+            return
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await pool.close()
+        except _WIRE_ERRORS:
+            pool.terminate()
+
+    def _require_pool(self) -> AnyPool:
+        if self._open_pool is None:
+            raise PoolClosed("connect", "a driver that is not open; call open() first")
+        return self._open_pool
+
+    def _make_pool(self) -> AnyPool:
+        return asyncpg.create_pool(
+            self._url,
+            min_size=min(2, self._pool_size),  # a fetch and a completion overlap
+            max_size=self._pool_size,
+            init=_prepare,
+            reset=_keep,
+            timeout=CONNECT_SECONDS,
+            server_settings=_server_settings(self._url or ""),
+        )
+
+    async def _connect(self) -> AnyConnection:
+        if self._url is None:
+            return await self._require_pool().acquire()
+        return await asyncpg.connect(
+            self._url, timeout=CONNECT_SECONDS, server_settings=_server_settings(self._url)
+        )
+
+
+class PoolExecutor:
+    """Each word on a connection of its own."""
+
+    __slots__ = ("_pool", "_schema")
+
+    def __init__(self, pool: Callable[[], AnyPool], schema: str) -> None:
+        self._pool = pool
+        self._schema = schema
+
+    async def run(self, query: Query[T]) -> T:
+        """Run `query`; the deadline includes the wait for a connection."""
+        sql, names = compile_statement(query.name, self._schema, fragments=query.fragments)
+        params = query.params
+        args = [params[name] for name in names]
+        return query.parse(await self._fetch(query.name, sql, args, query.timeout_seconds))
+
+    def begin(self) -> AbstractAsyncContextManager[Executor]:
+        """Begin a transaction on a connection of its own."""
+        return self._begin()
+
+    async def fetch(
+        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Run SQL that is not ours."""
+        return [dict(row) for row in await self._fetch(_beginning(sql), sql, params, timeout_seconds)]
+
+    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
+        """Run several statements, in one transaction unless they say otherwise."""
+        compiled = compile_script(sql, self._schema)
+        with translated(_beginning(sql), timeout_seconds):
+            async with asyncio.timeout(timeout_seconds), self._acquired() as connection:
+                await connection.execute(compiled)
+
+    async def _fetch(
+        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
+    ) -> Sequence[Any]:
+        with translated(operation, timeout_seconds):
+            async with asyncio.timeout(timeout_seconds), self._acquired() as connection:
+                return await connection.fetch(sql, *args)
+
+    @contextlib.asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Executor]:
+        async with contextlib.AsyncExitStack() as stack:
+            connection = await _within("begin", stack.enter_async_context(self._acquired()))
+            await stack.enter_async_context(_transaction(connection))
+            yield ConnectionExecutor(connection, self._schema)
+
+    @contextlib.asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[AnyConnection]:
+        """Lend a connection of the pool; one that broke, or was left in a transaction, is thrown away."""
+        pool = self._pool()
+        connection = await pool.acquire()
+        is_broken = False
+        try:
+            yield connection
+        except asyncpg.PostgresError as error:
+            is_broken = _is_lost(error)
+            raise
+        finally:
+            # What these raise says that asyncpg has thrown the connection away already.
+            with contextlib.suppress(*_WIRE_ERRORS):
+                if is_broken or connection.is_in_transaction():
+                    connection.terminate()
+                await pool.release(connection, timeout=RELEASE_SECONDS)
+
+
+class ConnectionExecutor:
+    """All words on one connection, one at a time, in whatever transaction is open on it."""
+
+    __slots__ = ("_connection", "_schema")
+
+    def __init__(self, connection: AnyConnection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+
+    async def run(self, query: Query[T]) -> T:
+        """Run `query`; one at a time."""
+        sql, names = compile_statement(query.name, self._schema, fragments=query.fragments)
+        params = query.params
+        args = [params[name] for name in names]
+        return query.parse(await self._fetch(query.name, sql, args, query.timeout_seconds))
+
+    def begin(self) -> AbstractAsyncContextManager[Executor]:
+        """Begin a savepoint, or a transaction if none is open."""
+        return self._begin()
+
+    async def fetch(
+        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Run SQL that is not ours."""
+        return [dict(row) for row in await self._fetch(_beginning(sql), sql, params, timeout_seconds)]
+
+    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
+        """Run several statements."""
+        compiled = compile_script(sql, self._schema)
+        await _within(_beginning(sql), self._connection.execute(compiled), timeout_seconds)
+
+    async def _fetch(
+        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
+    ) -> Sequence[Any]:
+        with translated(operation, timeout_seconds):
+            async with asyncio.timeout(timeout_seconds):
+                return await self._connection.fetch(sql, *args)
+
+    @contextlib.asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Executor]:
+        block = _savepoint if self._connection.is_in_transaction() else _transaction
+        async with block(self._connection):
+            yield self
+
+
+class AsyncpgListener:
+    """One connection that does nothing but LISTEN."""
+
+    def __init__(self, connect: Callable[[], Awaitable[AnyConnection]], schema: str) -> None:
+        self._connect = connect
+        self._schema = schema
+        self._prefix = ""
+        self._connection: AnyConnection | None = None
+        self._lost = asyncio.Event()
+
+    async def connect(self) -> None:
+        """Connect, and learn the schema whose topics are meant if none was configured."""
+        self._lost.clear()
+        connection = self._connection = await _within("listener_connect", self._connect(), CONNECT_SECONDS)
+        connection.add_termination_listener(self._note_lost)
+        schema = self._schema or await _within(
+            "listener_schema", connection.fetchval("SELECT current_schema()"), CONNECT_SECONDS
+        )
+        self._prefix = f"{schema}." if schema else ""
+
+    async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
+        """Have `receive` called with each payload of `<schema>.<topic>`, on the event loop."""
+
+        def receive_notification(connection: object, pid: int, channel: str, payload: object) -> None:
+            receive(str(payload))
+
+        listening = self._require().add_listener(self._prefix + topic, receive_notification)
+        await _within("listen", listening, CONNECT_SECONDS)
+
+    async def ping(self) -> None:
+        """Raise if the connection does not answer within ten seconds."""
+        await _within("ping", self._require().fetchval("SELECT 1"), TIMEOUT_SECONDS)
+
+    async def wait_lost(self) -> None:
+        """Return when the connection was lost or closed, however that was noticed."""
+        await self._lost.wait()
+
+    async def close(self) -> None:
+        """Close the connection, whether it was ours or a pool's; idempotent, never raises."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        connection.remove_termination_listener(self._note_lost)
+        self._lost.set()
+        # A connection that listened is not given back: other channels of its pool's next user would arrive here.
+        with contextlib.suppress(*_WIRE_ERRORS):
+            await connection.close(timeout=RELEASE_SECONDS)
+
+    def _require(self) -> AnyConnection:
+        if self._connection is None or self._connection.is_closed():
+            raise ConnectionLost("listen", "a connection that is closed")
+        return self._connection
+
+    def _note_lost(self, connection: object) -> None:
+        self._lost.set()
+
+
+@contextlib.contextmanager
+def translated(operation: str, timeout_seconds: float | None) -> Iterator[None]:
+    """
+    Translate what asyncpg raises inside; what is ours already goes through as it is.
+
+    Raises: OperationTimeout, ConnectionLost, PoolClosed, DriverError.
+    """
+    try:
+        yield
+    except MillhandError:
+        raise
+    except _WIRE_ERRORS as error:
+        raise _translation(operation, timeout_seconds, error) from error
+
+
+def _translation(operation: str, timeout_seconds: float | None, error: Exception) -> MillhandError:
+    if isinstance(error, TimeoutError) and error.errno is None:  # with a number it is the network's own
+        return OperationTimeout(operation, CONNECT_SECONDS if timeout_seconds is None else timeout_seconds)
+    if isinstance(error, asyncpg.PostgresError):
+        return _postgres_translation(operation, error)
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        return ConnectionLost(operation, reason)
+    if any(words in str(error) for words in _CLOSED_POOL):
+        return PoolClosed(operation, str(error))
+    if any(words in str(error) for words in _CLOSED_CONNECTION):
+        return ConnectionLost(operation, str(error))
+    return DriverError(operation, reason)
+
+
+def _postgres_translation(operation: str, error: asyncpg.PostgresError) -> DriverError:
+    # Not str(error): the detail that it adds may show a job's args.
+    reason, state = str(error.args[0] if error.args else error), error.sqlstate
+    if _is_lost(error):
+        return ConnectionLost(operation, reason, sqlstate=state)
+    return DriverError(
+        operation,
+        reason,
+        retryable=state is not None and (state in _RETRYABLE_STATES or state[:2] in _RETRYABLE_CLASSES),
+        sqlstate=state,
+        constraint=getattr(error, "constraint_name", None),
+    )
+
+
+def _is_lost(error: asyncpg.PostgresError) -> bool:
+    return error.sqlstate is not None and (error.sqlstate in _LOST_STATES or error.sqlstate.startswith("08"))
+
+
+async def _within(
+    operation: str, awaitable: Awaitable[T], timeout_seconds: float | None = TIMEOUT_SECONDS
+) -> T:
+    with translated(operation, timeout_seconds):
+        async with asyncio.timeout(timeout_seconds):
+            return await awaitable
+
+
+@contextlib.asynccontextmanager
+async def _transaction(connection: AnyConnection) -> AsyncIterator[None]:
+    transaction = connection.transaction()
+    await _within("begin", transaction.start())
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(MillhandError):  # what was raised inside says more
+            await _within("rollback", transaction.rollback())
+        raise
+    await _within("commit", transaction.commit())
+
+
+@contextlib.asynccontextmanager
+async def _savepoint(connection: AnyConnection) -> AsyncIterator[None]:
+    # One name for all depths: PostgreSQL means the newest of a name.
+    await _within("savepoint", connection.execute("SAVEPOINT millhand"))
+    try:
+        yield
+    except BaseException:
+        undo = "ROLLBACK TO SAVEPOINT millhand; RELEASE SAVEPOINT millhand"
+        with contextlib.suppress(MillhandError):
+            await _within("rollback", connection.execute(undo))
+        raise
+    await _within("release", connection.execute("RELEASE SAVEPOINT millhand"))
+
+
+async def _prepare(connection: asyncpg.Connection[Any]) -> None:
+    # The statements are short; compiling one costs more than it saves. Said here and not in the startup packet, which
+    # poolers refuse when it holds what they do not know.
+    await connection.execute("SET jit = off")
+
+
+async def _keep(connection: asyncpg.Connection[Any]) -> None:
+    """Leave a connection as it is: nothing here changes a session, and asyncpg's own reset is a round trip."""
+
+
+def _server_settings(url: str) -> dict[str, str]:
+    return {} if "application_name" in parse_qs(urlsplit(url).query) else {"application_name": "millhand"}
+
+
+def _checked_url(url: str) -> str:
+    scheme = urlsplit(url).scheme
+    if scheme not in ("postgres", "postgresql"):
+        raise ConfigError(f"database URL must begin with 'postgresql://', got scheme {scheme!r}")
+    return url
+
+
+def _checked_pool(pool: object) -> AnyPool:
+    if not isinstance(pool, asyncpg.Pool):
+        raise TypeError(
+            "database must be an asyncpg.Pool or a URL that begins with 'postgresql://', "
+            f"got {type(pool).__module__}.{type(pool).__qualname__}"
+        )
+    return pool
+
+
+def _checked_pool_size(pool_size: int) -> int:
+    if not 1 <= pool_size <= POOL_SIZE_MAX:
+        raise ConfigError(f"pool_size must be between 1 and {POOL_SIZE_MAX:,}, got {pool_size!r}")
+    return pool_size
+
+
+def _beginning(sql: str) -> str:
+    """Return what an operation is called whose SQL is not ours."""
+    return " ".join(sql.split())[:60]

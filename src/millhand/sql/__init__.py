@@ -1,0 +1,139 @@
+"""
+The words we say to PostgreSQL: loaded once, compiled for whoever says them.
+
+Rule 1: a statement is a block `-- name: foo` of a file here; a block `-- fragment: bar` is put in wherever a statement says
+        `/* bar */`. Names are unique over all files.
+Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing when the search path is to decide.
+        `/* schema_name */` becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
+Rule 3: `@param` becomes the driver's own placeholder. Literals, quoted names, comments, dollar quotes and casts are left
+        alone; an operator such as `@>` is not a parameter, and must be followed by a space or a sign.
+Rule 4: what cannot be a parameter (an ORDER BY, an index's name) comes as a fragment made in `store/` of a fixed
+        vocabulary, never of a user's text.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from functools import cache, lru_cache
+from importlib import resources
+from typing import NamedTuple
+
+from millhand.errors import ConfigError
+
+# 46: PostgreSQL cuts a channel's name at 63 bytes, and the longest is `<schema>.river_leadership`.
+SCHEMA_BYTES_MAX = 46
+
+Fragments = tuple[tuple[str, str], ...]
+
+_SCHEMA = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_BLOCK = re.compile(r"^-- (name|fragment): (\w+)$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"/\* (\w+) \*/")
+# What may hold an @ or a % that is not ours is matched first.
+_TOKEN = re.compile(
+    r"""
+      '(?:[^']|'')*'
+    | "(?:[^"]|"")*"
+    | --[^\n]*
+    | /\*.*?\*/
+    | \$(?P<tag>[a-zA-Z_]\w*|)\$.*?\$(?P=tag)\$
+    | @(?P<param>[a-zA-Z_]\w*)
+    | %
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+
+
+class Style(enum.Enum):
+    """How a driver writes a parameter."""
+
+    NUMBERED = "numbered"  # $1, asyncpg
+    PYFORMAT = "pyformat"  # %(name)s, psycopg and everything on top of it
+
+
+class Compiled(NamedTuple):
+    """A statement as a driver sends it; `params` are the names in the order of their numbers."""
+
+    sql: str
+    params: tuple[str, ...]
+
+
+def checked_schema(schema: str) -> str:
+    """
+    Return `schema` if it may be used; the empty one leaves the choice to the search path.
+
+    Raises: ConfigError.
+    """
+    if not schema or (_SCHEMA.fullmatch(schema) and len(schema) <= SCHEMA_BYTES_MAX):
+        return schema
+    raise ConfigError(
+        f"schema must be letters, digits and underscores, not begin with a digit, and be at most {SCHEMA_BYTES_MAX} "
+        f"bytes long, got {schema!r}; rename the schema"
+    )
+
+
+@cache
+def statements() -> dict[str, str]:
+    """Return all statements by name, with their fragments put in."""
+    blocks: dict[str, dict[str, str]] = {"name": {}, "fragment": {}}
+    for text in _files():
+        for kind, name, body in _blocks(text):
+            if name in blocks["name"] or name in blocks["fragment"]:
+                raise ValueError(f"names in sql/ must be unique, got {name!r} twice")
+            blocks[kind][name] = body
+    fragments = tuple(blocks["fragment"].items())
+    return {name: f"-- name: {name}\n{_fill(body, fragments)}" for name, body in blocks["name"].items()}
+
+
+@lru_cache(maxsize=1024)
+def compile_statement(
+    name: str, schema: str = "", style: Style = Style.NUMBERED, fragments: Fragments = ()
+) -> Compiled:
+    """
+    Return the statement `name` as a driver of `style` sends it to `schema`.
+
+    Raises: LookupError for a name that is in no file, ConfigError for an impossible schema.
+    """
+    text = statements().get(name)
+    if text is None:
+        raise LookupError(f"statement must be in one of the files of sql/, got {name!r}")
+    return compile_params(compile_script(_fill(text, fragments), schema), style)
+
+
+def compile_script(sql: str, schema: str = "") -> str:
+    """Return `sql` with its schema put in, wherever it is said, inside literals and function bodies too."""
+    checked_schema(schema)
+    prefix, expression = (f'"{schema}".', f"'{schema}'") if schema else ("", "current_schema()")
+    return _fill(sql, (("schema", prefix), ("schema_name", expression)))
+
+
+def compile_params(sql: str, style: Style) -> Compiled:
+    """Return `sql` with each `@param` as `style` writes it, and the params' names in the order of their numbers."""
+    order: dict[str, int] = {}
+
+    def compiled(match: re.Match[str]) -> str:
+        name = match["param"]
+        if name is None:
+            return match[0] if style is Style.NUMBERED else match[0].replace("%", "%%")
+        number = order.setdefault(name, len(order) + 1)
+        return f"${number}" if style is Style.NUMBERED else f"%({name})s"
+
+    return Compiled(_TOKEN.sub(compiled, sql), tuple(order))
+
+
+def _files() -> list[str]:
+    here = resources.files(__name__)
+    return [file.read_text("utf-8") for file in here.iterdir() if file.name.endswith(".sql")]
+
+
+def _blocks(text: str) -> list[tuple[str, str, str]]:
+    _, *parts = _BLOCK.split(text)
+    return [
+        (kind, name, body.strip().rstrip(";"))
+        for kind, name, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    ]
+
+
+def _fill(sql: str, fragments: Fragments) -> str:
+    known = dict(fragments)
+    return _PLACEHOLDER.sub(lambda match: known.get(match[1], match[0]), sql)
