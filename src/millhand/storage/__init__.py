@@ -1,0 +1,31 @@
+"""Whoever keeps the bytes: one protocol, a directory or an S3-compatible server behind it."""
+
+from __future__ import annotations
+
+from millhand.storage.open import open_store
+from millhand.storage.protocol import (
+    Capabilities,
+    InvalidKey,
+    ListingBroken,
+    ObjectChanged,
+    ObjectExists,
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectPage,
+    ObjectStore,
+    StoreError,
+)
+
+__all__ = [
+    "Capabilities",
+    "InvalidKey",
+    "ListingBroken",
+    "ObjectChanged",
+    "ObjectExists",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "ObjectPage",
+    "ObjectStore",
+    "StoreError",
+    "open_store",
+]

@@ -1,0 +1,454 @@
+"""
+A local directory as an object store: the embedded default.
+
+A key is a path below the root. What a file cannot be called is escaped, component by component: an empty one, `.`,
+`..`, one with a NUL, and one that begins with the escape itself become `%~` and the percent-encoded component. All
+other names are written as they are, so a directory that an application fills by itself is read as it stands.
+
+Keys are listed in the order of whole keys, not of path components: `a.b` comes before `a/b`. Links are neither
+followed nor listed. Writes go to `.millhand/tmp/` first and are renamed, so a reader sees all of an object or none.
+The etag is made of inode, size and modification time: whatever replaces a file changes it.
+"""
+
+# A path of `pathlib` for each of a million files costs more than the files do.
+# ruff: noqa: PTH103, PTH104, PTH105, PTH106, PTH108, PTH112, PTH116, PTH118, PTH120, PTH123
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, unquote
+
+from millhand.storage.protocol import (
+    OUR_PREFIX,
+    PAGE_SIZE,
+    Capabilities,
+    InvalidKey,
+    ObjectChanged,
+    ObjectExists,
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectPage,
+    StoreError,
+    check_key,
+)
+from millhand.storage.spool import sort_on_disk
+
+ESCAPE = "%~"
+MAX_NAME_BYTES = 255
+DENIED = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
+NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+T = TypeVar("T")
+
+
+class DirectoryStore:
+    """The objects below the directory `root`, which must exist before it is listed."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = os.path.realpath(root)
+        self._url = Path(self._root).as_uri()
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    async def probe(self) -> Capabilities:
+        return await self._run("probe", None, self._probe)
+
+    async def list_pages(
+        self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[ObjectPage]:
+        pages = _Walk(self._root, prefix, start_after).pages(page_size)
+        loop = asyncio.get_running_loop()
+        # One page ahead: the next one is read from the disk while the caller asks the database about this one.
+        coming = loop.run_in_executor(None, next, pages, None)
+        try:
+            while (page := await self._read("list", prefix, coming)) is not None:
+                coming = loop.run_in_executor(None, next, pages, None)
+                yield page
+        finally:
+            await asyncio.wait((coming,))
+            if not coming.cancelled():
+                coming.exception()
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._run("head", key, self._head, key)
+
+    async def get(self, key: str) -> bytes:
+        return await self._run("get", key, self._get, key)
+
+    async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        return await self._run("put", key, self._put, key, data, if_absent)
+
+    async def delete(self, key: str, *, if_match: str | None = None) -> bool:
+        return await self._run("delete", key, self._delete, key, if_match)
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
+        return await self._run("delete", None, self._delete_many, keys)
+
+    async def move(
+        self, source: str, target: str, *, if_match: str | None = None, if_absent: bool = False
+    ) -> ObjectInfo:
+        return await self._run("move", source, self._move, source, target, if_match, if_absent)
+
+    async def aclose(self) -> None:
+        """Nothing is held open."""
+
+    # What follows blocks and runs in threads.
+
+    async def _run(self, operation: str, key: str | None, function: Callable[..., T], *args: object) -> T:
+        return await self._read(
+            operation, key, asyncio.get_running_loop().run_in_executor(None, function, *args)
+        )
+
+    async def _read(self, operation: str, key: str | None, answer: asyncio.Future[T]) -> T:
+        try:
+            return await answer
+        except OSError as error:
+            raise _translated(operation, key, error) from error
+
+    def _probe(self) -> Capabilities:
+        if not os.path.isdir(self._root):
+            raise _no_root(self._root)
+        store_now, is_writable = datetime.now(UTC), True
+        try:
+            temporary = self._temporary()
+            with open(temporary, "xb") as file:
+                store_now = _instant(os.fstat(file.fileno()).st_mtime_ns)
+            os.unlink(temporary)
+        except OSError as error:
+            if error.errno not in DENIED:
+                raise
+            is_writable = False
+        return Capabilities(
+            has_conditional_delete=True,
+            has_exact_start_after=True,
+            is_ordered=True,
+            is_writable=is_writable,
+            store_now=store_now,
+        )
+
+    def _head(self, key: str) -> ObjectInfo:
+        return _info(key, self._stat("head", key, self._path("head", key)))
+
+    def _get(self, key: str) -> bytes:
+        path = self._path("get", key)
+        self._stat("get", key, path)
+        with open(path, "rb") as file:
+            return file.read()
+
+    def _put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo:
+        path = self._path("put", key)
+        temporary = self._temporary()
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+            found = os.stat(temporary)
+            self._place("put", key, temporary, path, if_absent)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+        return _info(key, found)
+
+    def _delete(self, key: str, if_match: str | None) -> bool:
+        path = self._path("delete", key)
+        try:
+            seen = self._stat("delete", key, path)
+            _check_match("delete", key, seen, if_match)
+            # Taken aside and looked at again: an overwrite between the look and the removal is put back.
+            temporary = self._temporary()
+            self._take("delete", key, path, temporary, seen, if_match)
+        except (ObjectNotFound, FileNotFoundError):
+            return False
+        os.unlink(temporary)
+        self._prune(path)
+        return True
+
+    def _delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
+        failed: dict[str, str] = {}
+        for key in keys:
+            try:
+                self._delete(key, None)
+            except StoreError as error:
+                failed[key] = error.reason
+            except OSError as error:
+                failed[key] = _reason(error)
+        return failed
+
+    def _move(self, source: str, target: str, if_match: str | None, if_absent: bool) -> ObjectInfo:
+        source_path, target_path = self._path("move", source), self._path("move", target)
+        seen = self._stat("move", source, source_path)
+        _check_match("move", source, seen, if_match)
+        if if_absent:
+            self._place("move", target, source_path, target_path, if_absent)
+        else:
+            self._make_room("move", target, target_path)
+            self._take("move", source, source_path, target_path, seen, if_match)
+        self._prune(source_path)
+        return _info(target, seen)
+
+    def _take(
+        self, operation: str, key: str, path: str, target: str, seen: os.stat_result, if_match: str | None
+    ) -> None:
+        os.rename(path, target)
+        found = os.lstat(target)
+        if if_match is not None and _etag(found) != _etag(seen):
+            try:
+                _link(target, path)
+            except FileExistsError:  # overwritten once more: what was taken is history
+                os.unlink(target)
+            raise ObjectChanged(operation, key, expected=if_match, found=_etag(found))
+
+    def _place(self, operation: str, key: str, source: str, path: str, if_absent: bool) -> None:
+        """Bring a file to its path, whatever directories have to be made on the way."""
+        self._make_room(operation, key, path)
+        try:
+            if if_absent:
+                _link(source, path)
+            else:
+                os.replace(source, path)
+        except FileExistsError:
+            raise ObjectExists(operation, key) from None
+        except IsADirectoryError:
+            raise InvalidKey(operation, "the name of a directory that holds objects", key=key) from None
+        except OSError as error:
+            if os.path.isdir(path):
+                raise InvalidKey(operation, "the name of a directory that holds objects", key=key) from error
+            raise
+
+    def _make_room(self, operation: str, key: str, path: str) -> None:
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InvalidKey(operation, "a directory of its path is an object", key=key) from None
+        if not _is_inside(path):
+            raise InvalidKey(operation, "a path that leads through a link", key=key)
+
+    def _stat(self, operation: str, key: str, path: str) -> os.stat_result:
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ObjectNotFound(operation, key) from None
+        if not stat.S_ISREG(found.st_mode) or not _is_inside(path):
+            raise ObjectNotFound(operation, key)
+        return found
+
+    def _path(self, operation: str, key: str) -> str:
+        check_key(operation, key)
+        names = [_name(component) for component in key.split("/")]
+        if any(len(os.fsencode(name)) > MAX_NAME_BYTES for name in names):
+            raise InvalidKey(
+                operation, f"a name of more than {MAX_NAME_BYTES} bytes between slashes", key=key
+            )
+        return os.path.join(self._root, *names)
+
+    def _temporary(self) -> str:
+        directory = os.path.join(self._root, OUR_PREFIX, "tmp")
+        os.makedirs(directory, exist_ok=True)
+        return os.path.join(directory, uuid.uuid4().hex)
+
+    def _prune(self, path: str) -> None:
+        """Remove directories that became empty, of ours only: an application may be about to write into its own."""
+        ours = os.path.join(self._root, OUR_PREFIX)
+        directory = os.path.dirname(path)
+        with suppress(OSError):
+            # What stands directly in ours stays, because others may be about to write there.
+            while directory.startswith(ours) and "/" in directory[len(ours) :]:
+                os.rmdir(directory)
+                directory = os.path.dirname(directory)
+
+
+class _Walk:
+    """The files below a directory in the order of their keys; one sorted directory a level is held, no more."""
+
+    def __init__(self, root: str, prefix: str, start_after: str) -> None:
+        self._root = root
+        self._prefix = prefix
+        self._start_after = start_after
+        self._num_skipped = 0
+
+    def pages(self, page_size: int) -> Iterator[ObjectPage]:
+        """Yield full pages and the rest."""
+        keys: list[str] = []
+        stats: list[os.stat_result] = []
+        for more_keys, more_stats in self._batches(page_size):
+            keys += more_keys
+            stats += more_stats
+            if len(keys) >= page_size:
+                yield self._page(keys[:page_size], stats[:page_size])
+                del keys[:page_size], stats[:page_size]
+        if keys or self._num_skipped:
+            yield self._page(keys, stats)
+
+    def _page(self, keys: list[str], stats: list[os.stat_result]) -> ObjectPage:
+        num_skipped, self._num_skipped = self._num_skipped, 0
+        return ObjectPage(
+            describe=lambda index: _info(keys[index], stats[index]),
+            keys=keys,
+            num_skipped=num_skipped,
+            sizes=[found.st_size for found in stats],
+        )
+
+    def _batches(self, page_size: int) -> Iterator[tuple[list[str], list[os.stat_result]]]:
+        key_directory = self._prefix[: self._prefix.rfind("/") + 1]
+        directory = os.path.join(
+            self._root, *[_name(component) for component in key_directory.split("/")[:-1]]
+        )
+        if not os.path.isdir(self._root):
+            raise _no_root(self._root)
+        if os.path.realpath(directory) != directory:
+            return
+        levels = [(directory, key_directory, self._names(directory, key_directory))]
+        while levels:
+            directory, key_directory, names = levels[-1]
+            files: list[str] = []
+            below = None
+            for name in names:
+                if name[-1:] == "/":
+                    below = name
+                    break
+                files.append(name)
+                if len(files) == page_size:
+                    break
+            else:
+                levels.pop()
+            if files:
+                yield self._stats(directory, key_directory, files)
+            if below is not None:
+                deeper, key_deeper = os.path.join(directory, _name(below[:-1])), key_directory + below
+                levels.append((deeper, key_deeper, self._names(deeper, key_deeper)))
+
+    def _names(self, directory: str, key_directory: str) -> Iterator[str]:
+        """Yield the names of a directory that matter, in key order; those of directories end with a slash."""
+        prefix = self._prefix[len(key_directory) :] if self._prefix.startswith(key_directory) else ""
+        after = self._start_after
+        for name in sort_on_disk(self._scan(directory, key_directory)):
+            if prefix and not name.startswith(prefix):
+                continue
+            key = key_directory + name
+            if after and key <= after and not (name[-1:] == "/" and after.startswith(key)):
+                continue
+            yield name
+
+    def _scan(self, directory: str, key_directory: str) -> Iterator[str]:
+        skip_ours = not key_directory and not self._prefix.startswith(OUR_PREFIX)
+        try:
+            entries = os.scandir(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        with entries:
+            for entry in entries:
+                name = entry.name
+                if not name.isascii() or name.startswith(ESCAPE):
+                    component = _component(name)
+                    if component is None:
+                        self._num_skipped += 1
+                        continue
+                    name = component
+                if entry.is_dir(follow_symlinks=False):
+                    if not (skip_ours and name == OUR_PREFIX[:-1]):
+                        yield name + "/"
+                elif entry.is_file(follow_symlinks=False):
+                    yield name
+                else:
+                    self._num_skipped += 1
+
+    def _stats(
+        self, directory: str, key_directory: str, files: list[str]
+    ) -> tuple[list[str], list[os.stat_result]]:
+        keys: list[str] = []
+        stats: list[os.stat_result] = []
+        base = directory + "/"
+        for name in files:
+            try:
+                # Hardly any name needs an escape; the question is asked here, where a call would cost a tenth.
+                found = os.lstat(
+                    base + (name if name and name[0] not in ".%" and "\0" not in name else _name(name))
+                )
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            keys.append(key_directory + name)
+            stats.append(found)
+        return keys, stats
+
+
+def _name(component: str) -> str:
+    """Return what a component of a key is called on the disk."""
+    if component in ("", ".", "..") or component.startswith(ESCAPE) or "\0" in component:
+        return ESCAPE + quote(component, safe="")
+    return component
+
+
+def _component(name: str) -> str | None:
+    """Return what a name on the disk stands for; None if it is nobody's: not UTF-8, or an escape nobody writes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return None
+    if not name.startswith(ESCAPE):
+        return name
+    component = unquote(name[len(ESCAPE) :], errors="surrogateescape")
+    return component if "/" not in component and _name(component) == name else None
+
+
+def _is_inside(path: str) -> bool:
+    """Whether no directory on the way is a link; the root itself was resolved at the beginning."""
+    directory = os.path.dirname(path)
+    return os.path.realpath(directory) == directory
+
+
+def _info(key: str, found: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key=key, size=found.st_size, etag=_etag(found), modified_at=_instant(found.st_mtime_ns))
+
+
+def _etag(found: os.stat_result) -> str:
+    return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+
+
+def _instant(nanoseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=nanoseconds // 1_000)
+
+
+def _check_match(operation: str, key: str, found: os.stat_result, if_match: str | None) -> None:
+    if if_match is not None and _etag(found) != if_match:
+        raise ObjectChanged(operation, key, expected=if_match, found=_etag(found))
+
+
+def _link(source: str, target: str) -> None:
+    """Rename without ever replacing; in between, the file has both names."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS or os.path.lexists(target):
+            raise
+        # A file system without hard links: hold the name with an empty file, then replace it.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.replace(source, target)
+        return
+    os.unlink(source)
+
+
+def _no_root(root: str) -> StoreError:
+    return StoreError("list", f"no directory {root!r}; create or mount it, or mend the storage url")
+
+
+def _reason(error: OSError) -> str:
+    return f"{type(error).__name__} {error.strerror or error!r}"
+
+
+def _translated(operation: str, key: str | None, error: OSError) -> StoreError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)) and key is not None:
+        return ObjectNotFound(operation, key)
+    if error.errno == errno.ENAMETOOLONG:
+        return InvalidKey(operation, "a path longer than this file system takes", key=key)
+    return StoreError(operation, _reason(error), key=key, is_denied=error.errno in DENIED)

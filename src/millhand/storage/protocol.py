@@ -1,0 +1,188 @@
+"""
+What keeps the bytes: an object store, spoken to by key.
+
+A key is any text of 1 … 1,024 UTF-8 bytes; a store that cannot hold one says `InvalidKey`, it never alters it. Two
+objects are the same only if key, etag and modification time agree: an overwrite with equal bytes keeps the etag of
+most servers. Keys under `.millhand/` are ours: quarantine, probes, unfinished writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from millhand.errors import MillhandError
+
+MAX_KEY_BYTES = 1_024
+OUR_PREFIX = ".millhand/"
+PAGE_SIZE = 1_000  # what S3 gives at most
+
+
+class StoreError(MillhandError):
+    """The object store refused an operation or did not answer. The client's own error is the cause."""
+
+    def __init__(
+        self, operation: str, reason: str, *, key: str | None = None, is_denied: bool = False
+    ) -> None:
+        subject = operation if key is None else f"{operation} of {key!r}"
+        super().__init__(f"{subject} must succeed, got {reason}")
+        self.operation = operation
+        self.reason = reason
+        self.key = key
+        self.is_denied = is_denied
+
+
+class ObjectNotFound(StoreError):
+    """There is no object with the key."""
+
+    def __init__(self, operation: str, key: str) -> None:
+        super().__init__(operation, "no such object", key=key)
+
+
+class ObjectChanged(StoreError):
+    """The object is no longer the one that the caller saw; nothing was done."""
+
+    def __init__(self, operation: str, key: str, *, expected: str, found: str | None = None) -> None:
+        super().__init__(operation, f"etag {found!r} in place of {expected!r}", key=key)
+        self.expected = expected
+        self.found = found
+
+
+class ObjectExists(StoreError):
+    """There is an object with the key, and it must not be overwritten; nothing was done."""
+
+    def __init__(self, operation: str, key: str) -> None:
+        super().__init__(operation, "an object that is already there", key=key)
+
+
+class InvalidKey(StoreError, ValueError):
+    """The store cannot hold an object of this name."""
+
+
+class ListingBroken(StoreError):
+    """A listing contradicts itself, so nothing may be concluded from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One object as its store describes it; `is_locked` (legal hold, retention) is known after `head` only."""
+
+    key: str
+    size: int
+    etag: str
+    modified_at: datetime
+    is_locked: bool = False
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectPage:
+    """
+    Some objects in the order in which the store listed them, in columns.
+
+    A pass over millions of objects looks at keys and sizes; the few that matter are described one by one.
+
+    Shape: `keys` and `sizes` are of one length; `num_skipped` things in between are no objects (links, other files).
+    """
+
+    describe: Callable[[int], ObjectInfo]
+    keys: Sequence[str]
+    num_skipped: int = 0
+    sizes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """
+    What a store was seen to do, by `ObjectStore.probe`.
+
+    A server that ignores `If-Match` deletes all the same, so a condition is only worth something where it was tried.
+    """
+
+    has_conditional_delete: bool
+    has_exact_start_after: bool
+    is_ordered: bool
+    is_writable: bool
+    store_now: datetime
+
+
+class ObjectStore(Protocol):
+    """
+    A place for objects. Everything raised is a `StoreError`.
+
+    Concurrency: safe from any number of tasks of one event loop.
+    """
+
+    @property
+    def url(self) -> str:
+        """What names this store in logs and in the ledger; without credentials."""
+        ...
+
+    async def probe(self) -> Capabilities:
+        """Find out what the store really does, with a few small objects under `.millhand/probe/`, removed after."""
+        ...
+
+    def list_pages(
+        self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[ObjectPage]:
+        """
+        List the objects whose key starts with `prefix` and comes after `start_after`.
+
+        Shape: pages of 1 … `page_size` objects; none for an empty listing. In key order (UTF-8 bytes) where the store
+        is ordered. Ours under `.millhand/` are listed only when `prefix` asks for them.
+        """
+        ...
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Describe one object. Raises: ObjectNotFound."""
+        ...
+
+    async def get(self, key: str) -> bytes:
+        """Read one small object. Raises: ObjectNotFound."""
+        ...
+
+    async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        """Write one small object, whole or not at all. Raises: InvalidKey; ObjectExists, if `if_absent`."""
+        ...
+
+    async def delete(self, key: str, *, if_match: str | None = None) -> bool:
+        """
+        Delete one object; False says that there was none.
+
+        Raises: ObjectChanged when its etag is not `if_match`.
+        """
+        ...
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Delete objects whatever they are and return the reason for each key that could not be deleted."""
+        ...
+
+    async def move(
+        self, source: str, target: str, *, if_match: str | None = None, if_absent: bool = False
+    ) -> ObjectInfo:
+        """
+        Give an object another key, bytes and metadata unchanged; the source goes only when the target is whole.
+
+        A crash in between leaves the object under its old key, its new one or both, never under none.
+
+        Raises: ObjectNotFound; ObjectChanged when the source's etag is not `if_match`; ObjectExists if `if_absent`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections and threads; idempotent."""
+        ...
+
+
+def check_key(operation: str, key: str) -> None:
+    """Raise `InvalidKey` for what is no key anywhere."""
+    try:
+        num_bytes = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidKey(operation, "a lone surrogate; keys are UTF-8 text", key=key) from None
+    if not 1 <= num_bytes <= MAX_KEY_BYTES:
+        raise InvalidKey(
+            operation, f"{num_bytes} bytes; a key has 1 to {MAX_KEY_BYTES:,} bytes of UTF-8", key=key
+        )
