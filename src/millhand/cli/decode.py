@@ -1,0 +1,225 @@
+"""
+Values of settings, decoded strictly: from TOML they must have the right type, from the environment the right spelling.
+
+Whatever does not fit is a `ConfigError` that says where it stands, what is allowed there, what was found and, where
+that can be guessed, what was meant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import re
+import types
+import typing
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from millhand.errors import ConfigError
+from millhand.observe.secret import masked
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_TRUTH = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+NONE = "none"  # what stands for "no limit" and the like, as TOML has no null
+
+
+def decode(value: object, hint: object, where: str) -> object:
+    """
+    Return a value of TOML as the type `hint`.
+
+    Raises: ConfigError that begins with `where`.
+    """
+    hint, is_optional = unwrapped(hint)
+    if is_optional and value == NONE:
+        return None
+    origin = get_origin(hint) or hint
+    if origin is Mapping:
+        return _decode_mapping(value, get_args(hint)[1], where)
+    if origin in (tuple, list, typing.Sequence):
+        return _decode_list(value, get_args(hint)[0], where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _decode_table(value, hint, where)
+    decoded = _decode_scalar(value, hint)
+    if decoded is _REFUSED:
+        raise refusal(where, hint, value, is_optional=is_optional)
+    return decoded
+
+
+def decode_text(text: str, hint: object, where: str) -> object:
+    """
+    Return a text of the environment or of a flag as the type `hint`: lists are `a,b`, mappings `a:1,b:2`.
+
+    Raises: ConfigError that begins with `where`.
+    """
+    bare, is_optional = unwrapped(hint)
+    if is_optional and text.lower() == NONE:
+        return None
+    origin = get_origin(bare) or bare
+    if origin is Mapping:
+        return decode(_pairs(text, where), bare, where)
+    if origin in (tuple, list):
+        return tuple(
+            decode_text(part.strip(), get_args(bare)[0], where) for part in text.split(",") if part.strip()
+        )
+    value: object = text
+    if bare is bool:
+        value = _TRUTH.get(text.lower(), text)
+    elif bare in (int, float, timedelta):
+        value = _number(text)
+    return decode(value, hint, where)
+
+
+def refusal(where: str, hint: object, value: object, *, is_optional: bool = False) -> ConfigError:
+    """Return the error for a value that does not fit."""
+    rule = f"{rule_of(hint)}, or {NONE!r}" if is_optional else rule_of(hint)
+    return ConfigError(f"{where} must be {rule}, got {masked(repr(value))}{_guess_choice(value, hint)}")
+
+
+def check_keys(given: Collection[str], known: Collection[str], where: str) -> None:
+    """Raise for a key that is not a setting, and say which one was probably meant."""
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where} has no setting {key!r}{guess(key, known)}")
+
+
+def guess(word: str, known: Collection[str]) -> str:
+    """Return the end of a message: the nearest of what is known, or all of it."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(map(repr, sorted(known)))}"
+
+
+def unwrapped(hint: object) -> tuple[Any, bool]:
+    """Return a type without `Annotated` and `None`, and whether None is allowed."""
+    if get_origin(hint) is typing.Annotated:
+        return unwrapped(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        return unwrapped(parts[0])[0], len(parts) < len(get_args(hint))
+    return hint, False
+
+
+def rule_of(hint: object) -> str:
+    """Return in words what a type allows."""
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return f"one of {', '.join(repr(member.value) for member in hint)}"
+    if origin in (tuple, list):
+        return "a list"
+    if origin is Mapping or dataclasses.is_dataclass(hint):
+        return "a table"
+    return _RULES[hint]
+
+
+_RULES: dict[object, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    timedelta: "a duration such as '500ms', '30s', '5m', '1h' or '7d', or a number of seconds",
+}
+
+
+class _Refused(enum.Enum):
+    REFUSED = "refused"
+
+
+_REFUSED = _Refused.REFUSED
+
+
+def _decode_scalar(value: object, hint: object) -> object:
+    if hint is timedelta:
+        return _duration(value)
+    if get_origin(hint) is Literal:
+        return value if value in get_args(hint) else _REFUSED
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return next((member for member in hint if member.value == value), _REFUSED)
+    if hint is float and type(value) is int:
+        return float(value)
+    return value if type(value) is hint else _REFUSED
+
+
+def _duration(value: object) -> timedelta | _Refused:
+    seconds = value
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return _REFUSED
+    try:
+        return timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        return _REFUSED
+
+
+def _decode_mapping(value: object, hint: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise refusal(where, Mapping, value)
+    return {key: decode(part, hint, f"{where}.{key}") for key, part in value.items()}
+
+
+def _decode_list(value: object, hint: object, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise refusal(where, list, value)
+    return tuple(decode(part, hint, f"{where}[{index}]") for index, part in enumerate(value))
+
+
+def _decode_table(value: object, table: type, where: str) -> object:
+    """Decode a table as a dataclass; a queue may also be given as its `max_workers` alone."""
+    fields = {field.name: field for field in dataclasses.fields(table) if field.init}
+    if type(value) is int and "max_workers" in fields:
+        value = {"max_workers": value}
+    if not isinstance(value, Mapping):
+        raise refusal(where, table, value)
+    check_keys(value, fields, where)
+    for name, field in fields.items():
+        if name not in value and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where} must have a {name!r}, got none")
+    hints = get_type_hints(table)
+    given = {key: decode(part, hints[key], f"{where}.{key}") for key, part in value.items()}
+    try:
+        return table(**given)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _pairs(text: str, where: str) -> dict[str, object]:
+    pairs: dict[str, object] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, value = part.rpartition(":")
+        if not colon or not name:
+            raise ConfigError(f"{where} must be pairs like 'default:100,mail:5', got {text!r}")
+        pairs[name] = _number(value)
+    return pairs
+
+
+def _number(text: str) -> object:
+    """Return the number that a text spells, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _guess_choice(value: object, hint: object) -> str:
+    choices: list[str] = []
+    if get_origin(hint) is Literal:
+        choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
+    elif isinstance(hint, type) and issubclass(hint, enum.Enum):
+        choices = [str(member.value) for member in hint]
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
