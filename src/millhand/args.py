@@ -20,6 +20,7 @@ import json.encoder
 import math
 import re
 import reprlib
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,6 +130,33 @@ def encode_object(value: Json, subject: str) -> str:
         raise InvalidJob(f"{subject} must not contain themselves, got {reprlib.repr(value)}") from error
 
 
+class WireField(msgspec.Struct, frozen=True):
+    """
+    One field of an args class: its name in JSON, the classes its values may be of, and what its annotation adds.
+
+    `marks` are the further things in `Annotated[…]`; `classes` are those of its type that have fields themselves.
+    """
+
+    name: str
+    classes: tuple[Any, ...]
+    marks: tuple[Any, ...]
+
+
+def wire_fields(args_type: Any) -> list[WireField]:
+    """Return the fields of an args class as they are named in JSON; none if it is no class with fields."""
+    return [_wire_field(name, annotation, marks) for name, annotation, marks in _annotated_fields(args_type)]
+
+
+def quoted(text: str) -> str:
+    """Return a text as a JSON string, as Go's encoder writes it."""
+    if "\x00" in text:
+        raise _RefusedValue("not hold the character U+0000, which jsonb cannot store", text)
+    if not text.isascii():
+        _check_surrogates(text)
+    quoted = json.encoder.encode_basestring(text)
+    return _ESCAPED_BY_GO.sub(_escape, quoted) if _ESCAPED_BY_GO.search(quoted) else quoted
+
+
 class _Adapter(Protocol):
     """How values of one args class become plain JSON values, and come back from a text."""
 
@@ -195,7 +223,7 @@ class _RefusedValue(Exception):
 
 def _text(value: Json) -> str:
     if isinstance(value, str):
-        return _quoted(value)
+        return quoted(value)
     if value is None or isinstance(value, bool):
         return "null" if value is None else "true" if value else "false"
     if isinstance(value, int):
@@ -207,7 +235,7 @@ def _text(value: Json) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join([_item(index, item) for index, item in enumerate(value)]) + "]"
     if isinstance(value, datetime):
-        return _quoted(_datetime_text(value))
+        return quoted(_datetime_text(value))
     raise _RefusedValue("hold JSON values only", value)
 
 
@@ -215,7 +243,7 @@ def _member(key: object, item: Json) -> str:
     try:
         if not isinstance(key, str):
             raise _RefusedValue("have texts as keys", key)
-        return f"{_quoted(key)}:{_text(item)}"
+        return f"{quoted(key)}:{_text(item)}"
     except _RefusedValue as error:
         error.steps.append(str(key))
         raise
@@ -227,15 +255,6 @@ def _item(index: int, item: Json) -> str:
     except _RefusedValue as error:
         error.steps.append(str(index))
         raise
-
-
-def _quoted(text: str) -> str:
-    if "\x00" in text:
-        raise _RefusedValue("not hold the character U+0000, which jsonb cannot store", text)
-    if not text.isascii():
-        _check_surrogates(text)
-    quoted = json.encoder.encode_basestring(text)
-    return _ESCAPED_BY_GO.sub(_escape, quoted) if _ESCAPED_BY_GO.search(quoted) else quoted
 
 
 def _check_surrogates(text: str) -> None:
@@ -275,6 +294,36 @@ def _compact(encoded: str, subject: str) -> str:
         raise InvalidJob(f"{subject} must be JSON, got {reprlib.repr(encoded)}: {error}") from error
     encode_object(value, subject)
     return _ESCAPED_BY_GO.sub(_escape, text)
+
+
+def _annotated_fields(args_type: Any) -> list[tuple[str, Any, tuple[Any, ...]]]:
+    if isinstance(args_type, type) and issubclass(args_type, msgspec.Struct):
+        return [(field.encode_name, field.type, ()) for field in msgspec.structs.fields(args_type)]
+    if hasattr(args_type, "model_fields"):
+        return [
+            (field.serialization_alias or field.alias or name, field.annotation, tuple(field.metadata))
+            for name, field in args_type.model_fields.items()
+        ]
+    if not dataclasses.is_dataclass(args_type) and not hasattr(args_type, "__attrs_attrs__"):
+        return []
+    is_attrs = hasattr(args_type, "__attrs_attrs__")
+    fields = args_type.__attrs_attrs__ if is_attrs else dataclasses.fields(args_type)
+    hints = typing.get_type_hints(args_type, include_extras=True)
+    return [(field.name, hints[field.name], ()) for field in fields]
+
+
+def _wire_field(name: str, annotation: Any, marks: tuple[Any, ...]) -> WireField:
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation, *more = typing.get_args(annotation)
+        marks = (*marks, *more)
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    members = typing.get_args(annotation) if is_union else (annotation,)
+    return WireField(name, tuple(member for member in members if _has_fields(member)), marks)
+
+
+def _has_fields(cls: Any) -> bool:
+    is_known = dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__") or hasattr(cls, "model_fields")
+    return isinstance(cls, type) and (is_known or issubclass(cls, msgspec.Struct))
 
 
 def _check_kind(kind: str) -> None:

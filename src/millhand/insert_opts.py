@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
-from millhand.job import JobRow, JobState, Json
-from millhand.unique import UniqueOpts
+from millhand.args import RawArgs, encode_args, encode_object, kind_of
+from millhand.errors import InvalidJob
+from millhand.job import RESERVED_METADATA_PREFIX, JobRow, JobState, Json
+from millhand.unique import UniqueOpts, states_mask, unique_key
+
+MAX_ATTEMPTS_DEFAULT = 25
+MAX_ATTEMPTS_MAX = 32_767  # the column is a smallint
+PRIORITY_DEFAULT = 1
+PRIORITY_MAX = 4
+QUEUE_BYTES_MAX = 64
+QUEUE_DEFAULT = "default"
+TAG_BYTES_MAX = 255
+
+# River's pattern, written without the nested repetition that makes Python's `re` exponential; to be used with fullmatch.
+QUEUE_RE = re.compile(r"[a-z0-9]+(?:[_|\-][a-z0-9]+)*", re.ASCII)
+TAG_RE = re.compile(r"\w[\w\-]+\w", re.ASCII)
+
+# Read by every leader's rescuer; a value that is no timestamp stops the rescuer of a Go leader altogether.
+CANCEL_MARK = "cancel_attempted_at"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +36,12 @@ class InsertOpts:
     """
     Options of one insert, or of all inserts of a kind; None means "not said here".
 
-    Precedence, option by option: this insert, then the args class's `insert_opts`, then the client's defaults.
+    Precedence, option by option: this insert, then the args class's `insert_opts`, then the client's defaults. Tags,
+    metadata and `unique` replace those of the class as a whole: `tags=[]` is for none, `UniqueOpts()` for not unique.
+    A job with `scheduled_at` waits for the scheduler, even if the instant has passed. A pending one waits for you.
+
     Units: `scheduled_at` is an aware instant; `priority` is 1 (first) … 4; `max_attempts` counts executions.
+    Raises: InvalidJob, when made.
     Source: River v0.51.2, insert_opts.go.
     """
 
@@ -30,6 +53,22 @@ class InsertOpts:
     scheduled_at: datetime | None = None
     tags: Sequence[str] | None = None
     unique: UniqueOpts | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_attempts is not None:
+            _check_number("max_attempts", self.max_attempts, MAX_ATTEMPTS_MAX)
+        if self.priority is not None:
+            _check_number("priority", self.priority, PRIORITY_MAX)
+        if self.queue is not None:
+            fault = queue_name_fault(self.queue)
+            if fault is not None:
+                raise InvalidJob(f"queue {fault}")
+        if self.scheduled_at is not None:
+            _check_instant(self.scheduled_at)
+        if self.tags is not None:
+            _check_tags(self.tags)
+        if self.metadata is not None:
+            _check_metadata(self.metadata)
 
 
 class InsertParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,3 +98,124 @@ class InsertResult(msgspec.Struct, frozen=True):
 
     job: JobRow
     unique_skipped_as_duplicate: bool = False
+
+
+_NOTHING_SAID = InsertOpts()
+
+
+def insert_params(
+    args: object, opts: InsertOpts | None = None, *, now: datetime, default_max_attempts: int = MAX_ATTEMPTS_DEFAULT
+) -> InsertParams:
+    """
+    Decide every option of an insert.
+
+    A job for now keeps `created_at` and `scheduled_at` None, so that the database's clock says them, the one that fetches
+    go by; River's clients write their own. `now` only decides the period of a unique job.
+
+    Raises: InvalidJob naming the option, the rule and the value.
+    Source: River v0.51.2, client.go `insertParamsFromConfigArgsAndOptions`.
+    """
+    said = opts or _NOTHING_SAID
+    of_class = class_opts(args) or _NOTHING_SAID
+    kind = kind_of(args)
+    encoded_args = encode_args(args)
+    queue = said.queue or of_class.queue or QUEUE_DEFAULT
+    scheduled_at = said.scheduled_at or of_class.scheduled_at
+    unique = said.unique if said.unique is not None else of_class.unique
+    is_unique = unique is not None and unique.is_active
+    metadata = said.metadata if said.metadata is not None else of_class.metadata
+    tags = said.tags if said.tags is not None else of_class.tags
+    return InsertParams(
+        kind=kind,
+        encoded_args=encoded_args,
+        max_attempts=said.max_attempts or of_class.max_attempts or default_max_attempts,
+        encoded_metadata=_encoded_metadata(metadata) if metadata else "{}",
+        priority=said.priority or of_class.priority or PRIORITY_DEFAULT,
+        queue=queue,
+        state=_state(scheduled_at, is_pending=said.pending or of_class.pending),
+        scheduled_at=scheduled_at,
+        tags=tuple(tags or ()),
+        unique_key=unique_key(
+            unique,
+            kind=kind,
+            encoded_args=encoded_args,
+            queue=queue,
+            scheduled_at=scheduled_at or now,
+            args_type=type(args),
+        )
+        if unique is not None and is_unique
+        else None,
+        unique_states=states_mask(unique.states) if unique is not None and is_unique else None,
+    )
+
+
+def class_opts(args: object) -> InsertOpts | None:
+    """
+    Return the options that an args class says of itself: an attribute `insert_opts`, or a method of that name.
+
+    Raises: InvalidJob if it is something else.
+    """
+    found: Any = None if isinstance(args, RawArgs) else getattr(args, "insert_opts", None)
+    if callable(found):
+        found = found()
+    if found is None or isinstance(found, InsertOpts):
+        return found
+    raise InvalidJob(f"insert_opts of {type(args).__qualname__} must be InsertOpts, got {found!r}")
+
+
+def queue_name_fault(queue: object) -> str | None:
+    """Return what is wrong with the name of a queue, as the rest of a sentence that begins with its field; or None."""
+    if not isinstance(queue, str) or not 1 <= len(queue.encode()) <= QUEUE_BYTES_MAX or not QUEUE_RE.fullmatch(queue):
+        return (
+            f"must be 1 to {QUEUE_BYTES_MAX} lower-case letters and digits, joined by single '_', '-' or '|', "
+            f"got {queue!r}"
+        )
+    return None
+
+
+def _state(scheduled_at: datetime | None, *, is_pending: bool) -> JobState:
+    if is_pending:
+        return JobState.PENDING
+    return JobState.AVAILABLE if scheduled_at is None else JobState.SCHEDULED
+
+
+def _check_number(name: str, number: object, largest: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= largest:
+        raise InvalidJob(f"{name} must be between 1 and {largest:,}, got {number!r}")
+
+
+def _check_instant(scheduled_at: object) -> None:
+    if not isinstance(scheduled_at, datetime) or scheduled_at.tzinfo is None:
+        raise InvalidJob(
+            f"scheduled_at must be a datetime with a time zone, got {scheduled_at!r}; write datetime.now(UTC) + …"
+        )
+
+
+def _check_tags(tags: Sequence[str]) -> None:
+    if isinstance(tags, str):
+        raise InvalidJob(f"tags must be a list of texts, got {tags!r}; write [{tags!r}]")
+    for tag in tags:
+        if not isinstance(tag, str) or len(tag.encode()) > TAG_BYTES_MAX or not TAG_RE.fullmatch(tag):
+            raise InvalidJob(
+                f"tags must be 3 to {TAG_BYTES_MAX} ASCII letters, digits, '_' and '-', not beginning or ending with '-', "
+                f"got {tag!r}"
+            )
+
+
+def _check_metadata(metadata: Mapping[str, Json]) -> None:
+    if not isinstance(metadata, Mapping):
+        raise InvalidJob(f"metadata must be a JSON object, got {metadata!r}")
+    for key in metadata:
+        if str(key).startswith(RESERVED_METADATA_PREFIX) or key == CANCEL_MARK:
+            raise InvalidJob(
+                f"metadata must not use the keys {RESERVED_METADATA_PREFIX}… and {CANCEL_MARK}, got {key!r}; "
+                "River keeps them for itself"
+            )
+
+
+def _encoded_metadata(metadata: Mapping[str, Json]) -> str:
+    try:
+        plain = msgspec.to_builtins(dict(metadata), str_keys=True)
+    except (TypeError, ValueError) as error:
+        raise InvalidJob(f"metadata must be encodable as JSON, got: {error}") from error
+    return encode_object(plain, "metadata")

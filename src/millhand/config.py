@@ -1,0 +1,257 @@
+"""Settings of a client: one value, whole or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+
+from millhand.clock import Clock, SystemClock
+from millhand.cron import CronSchedule
+from millhand.errors import ConfigError
+from millhand.hooks import ErrorHandler, Hook, Middleware
+from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MAX, queue_name_fault
+from millhand.job import JobRow
+from millhand.periodic import PeriodicJob, Schedule
+from millhand.retry import DefaultRetryPolicy, RetryPolicy
+from millhand.worker import NO_TIMEOUT, Workers
+
+CLIENT_ID_BYTES_MAX = 100
+MAX_WORKERS_MAX = 10_000
+SCHEMA_RE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+SCHEMA_BYTES_MAX = 46  # River adds the name of a topic to it, and PostgreSQL's names end at 63
+
+INTERVAL_MIN = timedelta(milliseconds=1)
+JOB_TIMEOUT_DEFAULT = timedelta(minutes=1)
+RESCUE_AFTER_DEFAULT = timedelta(hours=1)
+
+# 2 ms, where River waits 100: the pause between two fetches is what an idle worker's job waits at most, and a fetch costs
+# the database a fraction of a millisecond. It also is the window of the insert limiter, whose last ring is never lost.
+FETCH_COOLDOWN_DEFAULT = timedelta(milliseconds=2)
+
+REINDEXER_INDEX_NAMES = (
+    "river_job_args_index",
+    "river_job_kind",
+    "river_job_metadata_index",
+    "river_job_pkey",
+    "river_job_prioritized_fetching_index",
+    "river_job_state_and_finalized_at_index",
+    "river_job_unique_idx",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StuckJob:
+    """
+    An attempt that goes on although its timeout, and the threshold after it, have passed.
+
+    `num_stuck` counts those of this client, this one included.
+    """
+
+    job: JobRow
+    num_stuck: int
+
+
+# Returns True to have one more slot opened in place of the one that is stuck. Is called on the event loop and must not block.
+JobStuckHandler = Callable[[StuckJob], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueConfig:
+    """How one queue is worked: at most `max_workers` jobs at a time; None means the client's own setting."""
+
+    max_workers: int
+    fetch_cooldown: timedelta | None = None
+    fetch_poll_interval: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_workers, bool) or not 1 <= self.max_workers <= MAX_WORKERS_MAX:
+            raise ConfigError(f"max_workers must be between 1 and {MAX_WORKERS_MAX:,}, got {self.max_workers!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """
+    All settings of a client. Without `queues` it only inserts.
+
+    A duration of None means: never (retention, `soft_stop_timeout`), or not said (`rescue_stuck_jobs_after`).
+    `NO_TIMEOUT` is for `job_timeout` and `reindexer_timeout`. Retention, reindexing and rescue are done by whichever client
+    leads, with its own settings: keep them equal in a fleet. `error_handlers` are all told of a failure.
+
+    Raises: ConfigError, when made.
+    Source: River v0.51.2, client.go `Config.validate`, for names, defaults and limits; docs/settings.md says where ours
+    differ and why.
+    """
+
+    cancelled_job_retention: timedelta | None = timedelta(hours=24)
+    client_id: str | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    completed_job_retention: timedelta | None = timedelta(hours=24)
+    discarded_job_retention: timedelta | None = timedelta(days=7)
+    error_handlers: Sequence[ErrorHandler] = ()
+    fetch_cooldown: timedelta = FETCH_COOLDOWN_DEFAULT
+    fetch_only_known_kinds: bool = True
+    fetch_poll_interval: timedelta = timedelta(seconds=1)
+    hooks: Sequence[Hook] = ()
+    job_stuck_handler: JobStuckHandler | None = None
+    job_stuck_threshold: timedelta = timedelta(seconds=10)
+    job_timeout: timedelta = JOB_TIMEOUT_DEFAULT
+    leader_election: bool = True
+    max_attempts: int = MAX_ATTEMPTS_DEFAULT
+    max_threads: int = 64
+    middleware: Sequence[Middleware] = ()
+    periodic_jobs: Sequence[PeriodicJob] = ()
+    poll_only: bool = False
+    queues: Mapping[str, QueueConfig | int] = field(default_factory=dict)
+    reindexer_index_names: Sequence[str] = REINDEXER_INDEX_NAMES
+    reindexer_schedule: Schedule | None = CronSchedule("@daily", "0 0 * * *", UTC)
+    reindexer_timeout: timedelta = timedelta(minutes=1)
+    rescue_stuck_jobs_after: timedelta | None = None
+    retry_policy: RetryPolicy = field(default_factory=DefaultRetryPolicy)
+    schema: str = ""
+    skip_unknown_job_check: bool = False
+    soft_stop_timeout: timedelta | None = None
+    workers: Workers = field(default_factory=Workers)
+
+    queue_configs: Mapping[str, QueueConfig] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_durations(self)
+        _check_numbers(self)
+        _check_names(self)
+        _check_parts(self)
+        _check_periodic_jobs(self)
+        queues = {name: _queue_config(self, name, queue) for name, queue in self.queues.items()}
+        object.__setattr__(self, "queue_configs", MappingProxyType(queues))
+
+    @property
+    def rescue_after(self) -> timedelta:
+        """
+        How long an attempt may run until it is rescued.
+
+        If not said, an hour; or an hour more than a `job_timeout` that was changed.
+        """
+        if self.rescue_stuck_jobs_after is not None:
+            return self.rescue_stuck_jobs_after
+        if self.job_timeout in (JOB_TIMEOUT_DEFAULT, NO_TIMEOUT):
+            return RESCUE_AFTER_DEFAULT
+        return self.job_timeout + RESCUE_AFTER_DEFAULT
+
+    def require_startable(self) -> None:
+        """Raise ConfigError unless a client could be started with this, and not only insert."""
+        if not self.queues:
+            raise ConfigError('queues must name at least one queue to be worked, got none; write {"default": 100}')
+        if not len(self.workers):
+            raise ConfigError("workers must hold at least one worker, got none; register one with @workers.add()")
+
+
+def default_client_id(hostname: str, now: datetime) -> str:
+    """
+    Return an id for a client, unique by its host and the microsecond of its start.
+
+    Source: River v0.51.2, client.go `defaultClientIDWithHost`.
+    """
+    host = hostname.replace(".", "_")[:60] or "unknown_host"
+    return f"{host}_{now.astimezone(UTC).strftime('%Y_%m_%dT%H_%M_%S_%f')}"
+
+
+def _queue_config(config: Config, name: str, queue: QueueConfig | int) -> QueueConfig:
+    """Return a queue's settings with nothing left unsaid."""
+    fault = queue_name_fault(name)
+    if fault is not None:
+        raise ConfigError(f"queue {fault}")
+    if isinstance(queue, int):
+        queue = QueueConfig(max_workers=queue)
+    cooldown = config.fetch_cooldown if queue.fetch_cooldown is None else queue.fetch_cooldown
+    poll_interval = config.fetch_poll_interval if queue.fetch_poll_interval is None else queue.fetch_poll_interval
+    _check_fetch(cooldown, poll_interval, f" of queue {name!r}")
+    return QueueConfig(
+        max_workers=queue.max_workers, fetch_cooldown=cooldown, fetch_poll_interval=poll_interval
+    )
+
+
+def _check_fetch(cooldown: timedelta, poll_interval: timedelta, whose: str) -> None:
+    if cooldown < INTERVAL_MIN:
+        raise ConfigError(f"fetch_cooldown{whose} must be at least 1 ms, got {cooldown!r}")
+    if poll_interval < max(INTERVAL_MIN, cooldown):
+        raise ConfigError(
+            f"fetch_poll_interval{whose} must not be shorter than fetch_cooldown, {cooldown!r}, got {poll_interval!r}"
+        )
+
+
+def _check_durations(config: Config) -> None:
+    _check_fetch(config.fetch_cooldown, config.fetch_poll_interval, "")
+    for name in ("job_timeout", "reindexer_timeout"):
+        timeout: timedelta = getattr(config, name)
+        if timeout <= timedelta(0) and timeout != NO_TIMEOUT:
+            raise ConfigError(f"{name} must be positive, got {timeout!r}; NO_TIMEOUT is for none")
+    for name in (
+        "cancelled_job_retention",
+        "completed_job_retention",
+        "discarded_job_retention",
+        "job_stuck_threshold",
+        "soft_stop_timeout",
+    ):
+        duration: timedelta | None = getattr(config, name)
+        if duration is not None and duration < timedelta(0):
+            never = "" if name == "job_stuck_threshold" else "; None is for never"
+            raise ConfigError(f"{name} must not be negative, got {duration!r}{never}")
+    shortest = max(config.job_timeout, INTERVAL_MIN)
+    if config.rescue_stuck_jobs_after is not None and config.rescue_stuck_jobs_after < shortest:
+        raise ConfigError(
+            f"rescue_stuck_jobs_after must not be shorter than job_timeout, {config.job_timeout!r}, "
+            f"got {config.rescue_stuck_jobs_after!r}; or jobs are rescued while they run"
+        )
+
+
+def _check_numbers(config: Config) -> None:
+    for name, largest in (("max_attempts", MAX_ATTEMPTS_MAX), ("max_threads", MAX_WORKERS_MAX)):
+        number = getattr(config, name)
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= largest:
+            raise ConfigError(f"{name} must be between 1 and {largest:,}, got {number!r}")
+
+
+def _check_names(config: Config) -> None:
+    if config.client_id is not None and not 1 <= len(config.client_id.encode()) <= CLIENT_ID_BYTES_MAX:
+        raise ConfigError(f"client_id must have 1 to {CLIENT_ID_BYTES_MAX} bytes, got {config.client_id!r}")
+    if len(config.schema) > SCHEMA_BYTES_MAX or not (config.schema == "" or SCHEMA_RE.fullmatch(config.schema)):
+        raise ConfigError(
+            f"schema must be at most {SCHEMA_BYTES_MAX} of the characters a-z, A-Z, 0-9 and _, not beginning with a digit, "
+            f"got {config.schema!r}; empty is for the search path"
+        )
+    if isinstance(config.reindexer_index_names, str):
+        raise ConfigError(
+            f"reindexer_index_names must be a list of names, got {config.reindexer_index_names!r}"
+        )
+
+
+def _check_parts(config: Config) -> None:
+    if not isinstance(config.workers, Workers):
+        raise ConfigError(f"workers must be a Workers, got {config.workers!r}")
+    _check_instances("hooks", config.hooks, Hook)
+    _check_instances("middleware", config.middleware, Middleware)
+    _check_instances("periodic_jobs", config.periodic_jobs, PeriodicJob)
+    for handler in config.error_handlers:
+        if isinstance(handler, type) or not hasattr(handler, "handle_error"):
+            raise ConfigError(f"error_handlers must be objects with a method handle_error, got {handler!r}")
+
+
+def _check_instances(name: str, parts: Iterable[object], wanted: type) -> None:
+    for part in parts:
+        if not isinstance(part, wanted):
+            hint = f"; write {part.__name__}()" if isinstance(part, type) and issubclass(part, wanted) else ""
+            raise ConfigError(f"{name} must be instances of {wanted.__name__}, got {part!r}{hint}")
+
+
+def _check_periodic_jobs(config: Config) -> None:
+    if config.periodic_jobs and not config.leader_election:
+        raise ConfigError(
+            f"periodic_jobs must be empty when leader_election is False, got {len(config.periodic_jobs)}; "
+            "a client that never leads would never insert them"
+        )
+    ids = [job.id for job in config.periodic_jobs if job.id is not None]
+    for id in ids:
+        if ids.count(id) > 1:
+            raise ConfigError(f"ids of periodic_jobs must differ, got {id!r} twice")
