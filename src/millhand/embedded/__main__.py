@@ -1,4 +1,4 @@
-"""`python -m millhand.embedded [DIRECTORY]`: a server that lives until Ctrl-C, thrown away unless a directory is named."""
+"""`python -m millhand.embedded [DIRECTORY]`: a server until Ctrl-C, thrown away unless a directory is named."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """
-One directory holds one cluster. Three rules keep it whole, whoever is killed and whenever:
+How one directory's cluster is started, shared and stopped.
+
+Three rules keep it whole, whoever is killed and whenever:
 
 1. Whoever starts or stops the server holds `lock` (exclusive), so starters and leavers never race.
 2. Whoever uses the server holds `users` (shared). The kernel lets go of it for a process that was killed, so nothing
@@ -151,10 +153,10 @@ class _Cluster:
         self._clear_socket()
 
     def _make_directory(self) -> None:
-        if self.directory.exists():
+        if self.directory.is_dir():
             return
         for missing in reversed([self.directory, *self.directory.parents]):
-            if not missing.exists():
+            if not missing.is_dir():
                 missing.mkdir(exist_ok=True)
                 if self.programs.switches_user:
                     missing.chmod(0o755)
@@ -297,7 +299,7 @@ class _Cluster:
         return server is not None and server.pid == pid and server.is_ready
 
     def _is_ours(self, pid: int) -> bool:
-        """Say whether `pid` lives and is the server of this directory; pids are used again, so to live is not enough."""
+        """Say whether `pid` lives and is this directory's server; pids are used again, so to live is not enough."""
         return any(self.mark in argument for argument in command_line(pid))
 
     def _read_pid_file(self) -> _PidFile | None:
@@ -347,7 +349,7 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 
 def _short_temporary_directory() -> str:
-    for candidate in (tempfile.gettempdir(), "/tmp"):
+    for candidate in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 (what is made there has a name nobody can guess)
         if is_usable_for_socket(f"{candidate}/millhand-12345678"):
             return candidate
     raise EmbeddedError(

@@ -1,4 +1,4 @@
-"""Processes and sockets that are somebody else's: is this one alive, is that one answering?"""
+"""Processes and sockets that are somebody else's: which are alive, and which answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.01
 
 
 def command_line(pid: int) -> list[str]:
-    """Return the arguments of a living process, or none; a dead one stays a zombie where nobody reaps, as in containers."""
+    """Return a living process's arguments, or none; a dead one stays a zombie where nobody reaps, as in containers."""
     if sys.platform == "linux":
         try:
             return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")

