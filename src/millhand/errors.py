@@ -127,6 +127,14 @@ class JobTimeout(MillhandError, TimeoutError):
         self.seconds = seconds
 
 
+class AttemptCancelled(BaseException):
+    """
+    What `Job.check_cancel_requested` raises in a plain function whose attempt is to end.
+
+    Like `asyncio.CancelledError` it is no `Exception`, so that it goes through handlers which were not meant for it.
+    """
+
+
 class JobSignal(Exception):
     """What a worker raises to say what is to become of its job; not an error."""
 

@@ -37,7 +37,7 @@ class Hook:
     async def work_begin(self, job: Job[Json]) -> None:
         """Is called before the args are decoded (`job.args` is None); what it raises fails the attempt."""
 
-    async def work_end(self, job: Job[Json], error: Exception | None) -> Exception | None:
+    async def work_end(self, job: Job[Json], error: BaseException | None) -> BaseException | None:
         """Return how the attempt ended: `error` as it is, another one, or None to make it a success."""
         return error
 
@@ -66,7 +66,7 @@ class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True):
     One failed attempt, as an error handler sees it.
 
     `state` is what becomes of the job if nobody cancels it: available or retryable (then `next_attempt_at` is when it
-    is tried again), or discarded (then `next_attempt_at` is None). Units: `run_seconds` are seconds; instants are aware.
+    is tried again), or discarded (then that is None). Units: `run_seconds` are seconds; instants are aware.
     """
 
     job: JobRow
@@ -81,7 +81,7 @@ class ErrorHandler(Protocol):
     """Who is told of every failed attempt: not of snoozes, cancels and interruptions."""
 
     async def handle_error(self, failure: AttemptFailure) -> bool | None:
-        """Return True to cancel the job; anything else leaves it to be retried. What it raises is logged and survived."""
+        """Return True to cancel the job; anything else leaves it to be retried. What it raises is logged."""
         ...
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, NewType, TypeVar
 
 import msgspec
 
+from millhand.errors import AttemptCancelled
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -47,7 +49,7 @@ class AttemptError(msgspec.Struct, frozen=True):
     One failed attempt as kept in `errors`.
 
     Units: `at` is when the attempt started executing (for a rescue: when it was rescued); `attempt` counts from 1;
-    `trace` is empty unless the worker failed by something that is not an ordinary exception, see `Failed`.
+    `trace` is the stack of what the worker raised, empty where it would show nothing of the worker's (as a timeout's).
     Source: River v0.51.2, rivertype `AttemptError`.
     """
 
@@ -104,10 +106,10 @@ class Job(Generic[Args]):
 
     __slots__ = ("_cancel_requested", "_metadata_updates", "args", "client", "row")
 
-    def __init__(self, row: JobRow, args: Args, client: Any = None) -> None:
+    def __init__(self, row: JobRow, args: Args, client: Any = None) -> None:  # noqa: ANN401 - the front desk is upstairs
         self.row = row
         self.args = args
-        self.client = client  # the Client that works it; typed Any because the front desk is upstairs
+        self.client = client
         self._metadata_updates: dict[str, Json] | None = None
         self._cancel_requested: Callable[[], bool] | None = None
 
@@ -149,6 +151,11 @@ class Job(Generic[Args]):
         """
         return self._cancel_requested is not None and self._cancel_requested()
 
+    def check_cancel_requested(self) -> None:
+        """Raise `AttemptCancelled` if this attempt is to end; for plain functions, at places where they may stop."""
+        if self.is_cancel_requested:
+            raise AttemptCancelled
+
     def record_output(self, output: Json) -> None:
         """
         Stage `output`, any JSON value, to be stored with this attempt's outcome, whatever that is; the last one wins.
@@ -159,7 +166,9 @@ class Job(Generic[Args]):
         try:
             size = len(msgspec.json.encode(output))
         except (TypeError, msgspec.MsgspecError, RecursionError) as error:
-            raise ValueError(f"output must be encodable as JSON, got {type(output).__name__}: {error}") from error
+            raise ValueError(
+                f"output must be encodable as JSON, got {type(output).__name__}: {error}"
+            ) from error
         if size > OUTPUT_BYTES_MAX:
             raise ValueError(f"output must be at most {OUTPUT_BYTES_MAX:,} bytes, got {size:,}")
         self._stage("output", output)

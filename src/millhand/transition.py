@@ -124,7 +124,14 @@ def settle(
         case Interrupted():
             attempt = max(job.attempt - 1, 0)
             return StateChange(
-                job.id, JobState.AVAILABLE, EventKind.JOB_INTERRUPTED, attempt, None, None, metadata_updates, now
+                job.id,
+                JobState.AVAILABLE,
+                EventKind.JOB_INTERRUPTED,
+                attempt,
+                None,
+                None,
+                metadata_updates,
+                now,
             )
         case _:
             assert_never(outcome)

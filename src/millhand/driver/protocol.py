@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from millhand.store.query import TIMEOUT_SECONDS, Query
 
@@ -66,8 +66,13 @@ class Listener(Protocol):
         """Raise if the connection does not answer."""
         ...
 
-    async def wait_lost(self) -> None:
-        """Return when the connection was lost, however that was noticed; for ever if it never is."""
+    def on_lost(self, ring: Callable[[], None]) -> None:
+        """Have `ring` called once, on the event loop, when the connection was lost; call before `connect`."""
+        ...
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection was lost after it was made."""
         ...
 
     async def close(self) -> None:
@@ -75,6 +80,7 @@ class Listener(Protocol):
         ...
 
 
+@runtime_checkable
 class Driver(Protocol):
     """One database as one client uses it: a pool, the schema of River's tables, and listeners."""
 

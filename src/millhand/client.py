@@ -1,0 +1,257 @@
+"""
+The front desk: wires the mill, starts it, stops it in order, and takes inserts.
+
+A client owns references, no state: running attempts are the producers', pending changes the completer's, the term the
+elector's. Nothing below imports this module.
+
+    start:  driver ▸ schema is right ▸ inserter ▸ completer ▸ notifier ▸ maintainer ▸ elector ▸ producers
+    stop:   producers ▸ attempts: wait, then cancel, then abandon ▸ completer ▸ sweepers ▸ term ▸ listener ▸ driver
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from millhand.config import Config, QueueConfig, default_client_id
+from millhand.control import JobControl, QueueControl
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Driver
+from millhand.errors import ConfigError
+from millhand.event import EventKind
+from millhand.insert_opts import InsertOpts, InsertResult
+from millhand.job import ClientId
+from millhand.migrate import require_schema
+from millhand.mill import Mill
+from millhand.periodic import PeriodicJob
+from millhand.runtime.inserter import Inserter
+from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
+
+if TYPE_CHECKING:
+    import asyncpg
+
+logger = logging.getLogger(__name__)
+
+# An element of insert_many: args, or args with options.
+Insertable = object | tuple[object, InsertOpts | None]
+
+
+class Client:
+    """
+    One process's part in the fleet: inserts jobs and, with queues in its configuration, works them.
+
+    `database` is a URL, an asyncpg pool of yours, or a driver. Use it as `async with Client(…) as client`, or call
+    `start` and `stop`. A client without queues only inserts and controls; it too wants to be started.
+
+    Raises: ConfigError, when made, for a database that is none.
+    Concurrency: belongs to the event loop in which it was started; may be started again after it was stopped.
+    Nothing is global: any number of clients may live in one process.
+    """
+
+    def __init__(self, database: str | asyncpg.Pool[Any] | Driver, config: Config | None = None) -> None:
+        self._config = Config() if config is None else config
+        self._driver = _driver(database, self._config.schema)
+        self._inserter = Inserter(self._driver.pool, self._config)
+        self._lock = asyncio.Lock()
+        self._mill: Mill | None = None
+        self._started_at = 0.0
+        self._subscriptions = Subscriptions()
+        self.id = ClientId(
+            self._config.client_id or default_client_id(socket.gethostname(), self._config.clock.now())
+        )
+        self.jobs = JobControl(self._driver, self._config.clock)
+        self.queues = QueueControl(self._driver)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def config(self) -> Config:
+        """The configuration it was made with."""
+        return self._config
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this client sweeps for all at the moment, as far as it knows."""
+        return self._mill is not None and self._mill.elector is not None and self._mill.elector.is_leader
+
+    @property
+    def num_running(self) -> int:
+        """How many attempts run in this client now."""
+        return 0 if self._mill is None else self._mill.num_running
+
+    # Starting and stopping.
+
+    async def start(self) -> None:
+        """
+        Connect, see that the schema is right, and begin to work; idempotent.
+
+        Raises: ConfigError for queues without workers; SchemaError; ConnectionLost and other DriverErrors.
+        """
+        async with self._lock:
+            if self._mill is not None:
+                return
+            if self._config.queues:
+                self._config.require_startable()
+            await self._driver.open()
+            try:
+                await require_schema(self._driver.pool, self._config.schema)
+                mill = self._new_mill()
+                await mill.start()
+            except BaseException:
+                await self._driver.close()
+                raise
+            self._mill = mill
+            self._started_at = asyncio.get_running_loop().time()
+            if self._config.queues:
+                logger.info("worker started", extra=self._start_fields())
+
+    async def stop(self, *, soft_stop_timeout: timedelta | None = None, signal: str | None = None) -> None:
+        """
+        Stop in order: no new jobs, then running attempts are waited for, then everything pending is written. Idempotent.
+
+        Attempts that outlast `soft_stop_timeout` (None: the configuration's, and if that is None too, no end) are cancelled
+        and given back; the attempt does not count. `signal` is only told in the log. Concurrency: `cancel_attempts` makes a stop that is waiting hard.
+        """
+        async with self._lock:
+            mill = self._mill
+            if mill is None:
+                return
+            is_worker = bool(self._config.queues)
+            began = asyncio.get_running_loop().time()
+            if is_worker:
+                logger.info("worker stopping", extra={"signal": signal, "running": mill.num_running})
+            timeout = self._config.soft_stop_timeout if soft_stop_timeout is None else soft_stop_timeout
+            try:
+                await mill.stop(soft_stop_seconds=None if timeout is None else timeout.total_seconds())
+            finally:
+                self._mill = None
+                self._subscriptions.close()
+                await self._driver.close()
+            if is_worker:
+                seconds = round(asyncio.get_running_loop().time() - began, 3)
+                logger.info("worker stopped", extra={**_counts(mill), "seconds": seconds})
+
+    def cancel_attempts(self) -> None:
+        """Make a stop hard, the one that is going on or the next one: cancel attempts instead of waiting for them."""
+        if self._mill is not None:
+            self._mill.cancel_attempts()
+
+    async def wait_crashed(self) -> BaseException:
+        """
+        Return the error of which a part of this client crashed; wait for ever while all is well.
+
+        After a crash the client works no more, or only half: stop it and end the process.
+        Raises: ConfigError if the client is not started.
+        """
+        return await self._require_mill().wait_crashed()
+
+    # Inserting.
+
+    async def insert(
+        self, args: object, opts: InsertOpts | None = None, *, tx: object | None = None
+    ) -> InsertResult:
+        """
+        Insert one job, for `args` of a dataclass, msgspec struct, pydantic model, attrs class, or `function.args(…)`.
+
+        With `tx`, a connection of yours, the job is part of its transaction: committed with it, gone with its rollback.
+        There is no savepoint, so an error of the database leaves your transaction to be rolled back.
+
+        Raises: InvalidJob and UnknownKind, and then nothing was sent; TypeError for a `tx` that is none; DriverError.
+        Source: River v0.51.2, client.go `Insert, InsertTx`.
+        """
+        return (await self.insert_many([(args, opts)], tx=tx))[0]
+
+    async def insert_many(
+        self, jobs: Iterable[Insertable], *, tx: object | None = None
+    ) -> list[InsertResult]:
+        """
+        Insert jobs in one statement, all or none; each is args, or a pair of args and options.
+
+        Shape: one result per job, in order. Two jobs with one unique key in one call are refused by the database.
+        Raises: as `insert`.
+        """
+        pairs = [job if isinstance(job, tuple) else (job, None) for job in jobs]
+        executor = None if tx is None else self._driver.executor(tx)
+        return await self._inserter.insert_many(pairs, executor)
+
+    # Watching, and changing what is worked.
+
+    def subscribe(self, *kinds: EventKind, buffer_size: int = BUFFER_SIZE) -> Subscription:
+        """
+        Return a stream of events of this client's own jobs and queues; of all kinds if none is named.
+
+        Raises: ConfigError for an unknown kind.
+        """
+        return self._subscriptions.subscribe(kinds, buffer_size=buffer_size)
+
+    async def ping(self) -> float:
+        """Return how long the database takes to answer, in seconds. Raises: as the driver."""
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        await self._driver.pool.fetch("SELECT 1")
+        return loop.time() - before
+
+    async def add_queue(self, name: str, queue: QueueConfig | int) -> None:
+        """Begin to work one more queue. Raises: ConfigError for a queue that cannot be, or is worked already."""
+        checked = Config(queues={name: queue}, workers=self._config.workers)
+        await self._require_mill().add_queue(name, checked.queue_configs[name])
+
+    async def remove_queue(self, name: str) -> None:
+        """Stop to work a queue; returns when its running jobs have ended. Raises: ConfigError if it is not worked."""
+        await self._require_mill().remove_queue(name)
+
+    def add_periodic_job(self, job: PeriodicJob) -> None:
+        """Have one more periodic job inserted while this client leads. Raises: ConfigError, e.g. for an id in use."""
+        self._require_mill().enqueuer.add(job)
+
+    def remove_periodic_job(self, job: PeriodicJob | str) -> None:
+        """Insert a periodic job, or that with an id, no more. Raises: ConfigError if there is none such."""
+        self._require_mill().enqueuer.remove(job)
+
+    def _new_mill(self) -> Mill:
+        return Mill(
+            self._config,
+            self._driver,
+            client=self,
+            client_id=self.id,
+            inserter=self._inserter,
+            subscriptions=self._subscriptions,
+        )
+
+    def _require_mill(self) -> Mill:
+        if self._mill is None:
+            raise ConfigError(f"client must be started first, got {self.id!r} which is not")
+        return self._mill
+
+    def _start_fields(self) -> dict[str, object]:
+        queues = ",".join(f"{name}:{queue.max_workers}" for name, queue in self._config.queue_configs.items())
+        return {"client_id": self.id, "queues": queues, "kinds": ",".join(self._config.workers.kinds)}
+
+
+def _driver(database: object, schema: str) -> Driver:
+    if isinstance(database, str) or type(database).__module__.partition(".")[0] == "asyncpg":
+        return AsyncpgDriver(database, schema)  # type: ignore[arg-type]  # the driver says what it accepts
+    if isinstance(database, Driver):
+        return database
+    kind = type(database)
+    raise ConfigError(
+        "database must be a URL, an asyncpg.Pool or a driver of millhand.driver, "
+        f"got {kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _counts(mill: Mill) -> dict[str, int]:
+    counts = mill.completer.num_by_kind
+    return {"completed": counts[EventKind.JOB_COMPLETED], "failed": counts[EventKind.JOB_FAILED]}

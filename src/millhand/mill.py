@@ -1,0 +1,325 @@
+"""
+The mill of one client that works jobs: its services, in the order in which they start and stop.
+
+Rule 1: each rung of the ladder is climbed down once, is written to the log, and has an end: nothing waits for ever but
+        what the caller wants waited for (attempts, when there is no soft stop timeout).
+Rule 2: a service that crashes ends the mill. It is told to `wait_crashed`, and the owner stops the rest.
+
+    stop fetching → wait for attempts → cancel them (they are interrupted, the attempt not counted) → wait again
+    → write what is pending → stop the sweepers → resign the term → close the listener
+
+Source: River v0.51.2, client.go `Start, Stop, StopAndCancel`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from millhand.config import Config, QueueConfig, StuckJob
+from millhand.driver.protocol import Driver
+from millhand.errors import ConfigError
+from millhand.job import ClientId
+from millhand.maintenance.job_cleaner import JobCleaner
+from millhand.maintenance.job_rescuer import JobRescuer
+from millhand.maintenance.job_scheduler import JobScheduler
+from millhand.maintenance.maintainer import Maintainer
+from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.maintenance.queue_cleaner import QueueCleaner
+from millhand.maintenance.reindexer import Reindexer
+from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
+from millhand.runtime.completer import Completer
+from millhand.runtime.elector import Elector, Term
+from millhand.runtime.inserter import Inserter
+from millhand.runtime.job_executor import Attempt, CancelReason, JobExecutor
+from millhand.runtime.notifier import Notifier, Topic, parse_payload
+from millhand.runtime.producer import Producer
+from millhand.runtime.queue_poller import QueuePoller
+from millhand.runtime.service import Service
+from millhand.runtime.subscription import Subscriptions
+from millhand.worker import NO_TIMEOUT
+
+logger = logging.getLogger(__name__)
+
+# What a cancelled attempt is given to clean up. One that takes longer is left running, for the rescuer: a process that
+# is told to stop must stop.
+ABANDON_SECONDS = 10.0
+
+
+class Mill:
+    """
+    Works jobs for one client, from `start` to `stop`; made anew for each start.
+
+    Concurrency: belongs to one event loop. `cancel_attempts` may be called while `stop` is waiting.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        driver: Driver,
+        *,
+        client: object,
+        client_id: ClientId,
+        inserter: Inserter,
+        subscriptions: Subscriptions,
+    ) -> None:
+        self._client_id = client_id
+        self._config = config
+        self._crashed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._driver = driver
+        self._is_hard_stop = asyncio.Event()
+        self._inserter = inserter
+        self._num_stuck = 0
+        self._subscriptions = subscriptions
+        pool = driver.pool
+        self.completer = Completer(pool, clock=config.clock, subscriptions=subscriptions)
+        self._executor = JobExecutor(
+            config,
+            client=client,
+            hand_over=self.completer.hand_over,
+            handle_failure=ErrorHandlers(config.error_handlers, LoggingErrorHandler(config.clock)).handle,
+            on_stuck=self._hear_stuck,
+        )
+        self.producers: dict[str, Producer] = {}
+        self._pollers: dict[str, QueuePoller] = {}
+        self.enqueuer = PeriodicJobEnqueuer(
+            inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks
+        )
+        self.elector: Elector | None = None
+        self._maintainer: Maintainer | None = None
+        self._notifier: Notifier | None = None
+        if config.leader_election:
+            self.elector = Elector(pool, client_id, clock=config.clock, on_term=self._maintain)
+            sweepers = _sweepers(config, driver, inserter, self.enqueuer)
+            self._maintainer = Maintainer(sweepers, request_resign=self.elector.request_resign)
+        if not config.poll_only:
+            receivers = {
+                Topic.INSERT: self._hear_insert,
+                Topic.CONTROL: self._hear_control,
+                Topic.LEADERSHIP: self._hear_leadership,
+            }
+            self._notifier = Notifier(driver, receivers, self._hear_connected)
+
+    @property
+    def num_running(self) -> int:
+        """How many attempts run now."""
+        return sum(producer.num_running for producer in self.producers.values())
+
+    async def start(self) -> None:
+        """Start everything, or raise why not and leave nothing running. Without queues there is only the inserter."""
+        try:
+            for service in self._services() if self._config.queues else [self._inserter]:
+                await self._start(service)
+            for name, queue in self._config.queue_configs.items():
+                await self.add_queue(name, queue)
+        except BaseException:
+            self.cancel_attempts()
+            await self.stop(soft_stop_seconds=0.0)
+            raise
+
+    async def wait_crashed(self) -> BaseException:
+        """Return what a service crashed of; wait for ever while all are well."""
+        return await asyncio.shield(self._crashed)
+
+    def cancel_attempts(self) -> None:
+        """Make a stop hard: attempts are not waited for any longer but cancelled."""
+        self._is_hard_stop.set()
+
+    async def add_queue(self, name: str, queue: QueueConfig) -> None:
+        """Begin to work one more queue."""
+        if name in self.producers:
+            raise ConfigError(f"queue must not be worked yet to be added, got {name!r}; remove it first")
+        producer = self.producers[name] = self._producer(name, queue)
+        poller = self._pollers[name] = QueuePoller(
+            producer, self._driver.pool, is_poll_only=self._config.poll_only
+        )
+        await self._start(producer)
+        await self._start(poller)
+
+    async def remove_queue(self, name: str) -> None:
+        """Stop fetching from a queue and return when its attempts have ended."""
+        if name not in self.producers:
+            raise ConfigError(f"queue must be worked to be removed, got {name!r}")
+        producer = self.producers[name]
+        await producer.stop()
+        await producer.wait_idle()
+        await self._pollers.pop(name).stop()
+        del self.producers[name]
+
+    # The ladder.
+
+    async def stop(self, *, soft_stop_seconds: float | None) -> None:
+        """Climb down, rung by rung. `soft_stop_seconds` None waits for attempts without end, 0 not at all."""
+        await _stop_all(self.producers.values())
+        logger.debug("fetching stopped", extra={"running": self.num_running})
+        if not await self._wait_idle(soft_stop_seconds, until=self._is_hard_stop):
+            num_jobs = sum(producer.cancel_all(CancelReason.STOPPING) for producer in self.producers.values())
+            logger.warning("attempts cancelled", extra={"num_jobs": num_jobs})
+            if not await self._wait_idle(ABANDON_SECONDS):
+                logger.error("attempts abandoned", extra={"num_jobs": self.num_running})
+        await self.completer.stop()
+        logger.debug("completions written", extra={"num_jobs": sum(self.completer.num_by_kind.values())})
+        await _stop_all(self._pollers.values())
+        if self._maintainer is not None and self.elector is not None:
+            await self._maintainer.stop()
+            logger.debug("sweepers stopped")
+            await self.elector.stop()
+            logger.debug("term resigned")
+        await self._inserter.stop()
+        if self._notifier is not None:
+            await self._notifier.stop()
+            logger.debug("listener closed")
+        self._executor.close()
+
+    async def _wait_idle(self, timeout_seconds: float | None, until: asyncio.Event | None = None) -> bool:
+        """Wait for all attempts to end, `timeout_seconds` at most, and not longer than `until` is set."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
+        for producer in self.producers.values():
+            waits = [asyncio.ensure_future(producer.wait_idle())]
+            if until is not None:
+                waits.append(asyncio.ensure_future(until.wait()))
+            left = None if deadline is None else max(deadline - loop.time(), 0.0)
+            await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+            if producer.num_running:
+                return False
+        return True
+
+    # What is heard, and who is told. None of it waits.
+
+    def _hear_insert(self, payload: str) -> None:
+        parsed = parse_payload(payload)
+        producer = None if parsed is None else self.producers.get(str(parsed.get("queue")))
+        if producer is not None:
+            producer.hear_insert()
+
+    def _hear_control(self, payload: str) -> None:
+        parsed = parse_payload(payload)
+        if parsed is None:
+            return
+        name, action, id = parsed.get("queue"), parsed.get("action"), parsed.get("job_id")
+        everybody = name == "*" and action in ("pause", "resume")
+        for producer in self.producers.values():
+            if producer.queue != name and not everybody:
+                continue
+            if action == "cancel" and isinstance(id, int):
+                producer.cancel(id)
+            elif action in ("pause", "resume"):
+                producer.set_paused(action == "pause")
+
+    def _hear_leadership(self, payload: str) -> None:
+        if self.elector is not None:
+            self.elector.receive(payload)
+
+    def _hear_connected(self) -> None:
+        for producer in self.producers.values():
+            producer.hear_insert()
+        for poller in self._pollers.values():
+            poller.bell.ring()
+
+    def _hear_stuck(self, attempt: Attempt) -> None:
+        attempt.is_stuck = True
+        self._num_stuck = sum(a.is_stuck for producer in self.producers.values() for a in producer.running)
+        row = attempt.row
+        fields = {"job_id": row.id, "kind": row.kind, "queue": row.queue, "attempt": row.attempt}
+        logger.warning(
+            "job stuck", extra={**fields, "max_attempts": row.max_attempts, "num_jobs": self._num_stuck}
+        )
+        handler = self._config.job_stuck_handler
+        if handler is None:
+            return
+        try:
+            wants_slot = handler(StuckJob(job=row, num_stuck=self._num_stuck))
+        except Exception:
+            logger.exception("job stuck handler failed", extra=fields)
+            return
+        if wants_slot:
+            self.producers[row.queue].release_slot(attempt)
+
+    def _hear_crash(self, service: Service, error: BaseException | None) -> None:
+        if not self._crashed.done():
+            self._crashed.set_result(
+                error or RuntimeError(f"{service.name} must run until it is stopped, got its end")
+            )
+
+    def _maintain(self, term: Term | None) -> None:
+        if self._maintainer is not None:
+            self._maintainer.set_term(term)
+
+    # Wiring.
+
+    def _services(self) -> list[Service]:
+        return [
+            service
+            for service in (self._inserter, self.completer, self._notifier, self._maintainer, self.elector)
+            if service is not None
+        ]
+
+    async def _start(self, service: Service) -> None:
+        service.on_crash = self._hear_crash
+        await service.start()
+
+    def _producer(self, name: str, queue: QueueConfig) -> Producer:
+        config = self._config
+        cooldown, poll = queue.fetch_cooldown, queue.fetch_poll_interval
+        return Producer(
+            name,
+            self._driver.pool,
+            client_id=self._client_id,
+            cooldown_seconds=(cooldown or config.fetch_cooldown).total_seconds(),
+            execute=self._executor.execute,
+            kinds=config.workers.kinds if config.fetch_only_known_kinds else None,
+            max_workers=queue.max_workers,
+            poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
+            subscriptions=self._subscriptions,
+        )
+
+
+def _sweepers(
+    config: Config, driver: Driver, inserter: Inserter, enqueuer: PeriodicJobEnqueuer
+) -> Sequence[Service]:
+    """Return what a leader does for all, in the order in which it is begun."""
+    pool, clock = driver.pool, config.clock
+    job_timeout: timedelta | None = None if config.job_timeout == NO_TIMEOUT else config.job_timeout
+    sweepers: list[Service] = [
+        enqueuer,
+        JobScheduler(pool, inserter, clock=clock),
+        JobRescuer(
+            pool,
+            clock=clock,
+            job_timeout=job_timeout,
+            rescue_after=config.rescue_after,
+            retry_policy=config.retry_policy,
+            workers=config.workers,
+        ),
+        JobCleaner(
+            pool,
+            clock=clock,
+            cancelled_retention=config.cancelled_job_retention,
+            completed_retention=config.completed_job_retention,
+            discarded_retention=config.discarded_job_retention,
+        ),
+        QueueCleaner(pool, clock=clock),
+    ]
+    if config.reindexer_schedule is not None:
+        sweepers.append(
+            Reindexer(
+                pool,
+                clock=clock,
+                index_names=config.reindexer_index_names,
+                schedule=config.reindexer_schedule,
+                timeout=config.reindexer_timeout,
+            )
+        )
+    return sweepers
+
+
+async def _stop_all(services: Iterable[Service]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for service in list(services):
+            group.create_task(service.stop())

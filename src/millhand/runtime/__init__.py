@@ -1,0 +1,1 @@
+"""The mill: insert, fetch, execute, complete."""

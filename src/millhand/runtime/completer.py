@@ -1,0 +1,231 @@
+"""
+State changes, written in batches.
+
+Rule 1: a change that was handed over is written or told of: it is kept through failures, as long as the client lives.
+Rule 2: while one batch is being written the next one gathers, so batches grow with the load nobody waits for a tick.
+Rule 3: plain successes take a short cut, a statement of their own; whatever it did not find is asked for again in full.
+Rule 4: a batch that the database refuses for what is in it is written row by row; one poisoned row holds up nobody.
+
+                 hand_over          ┌─ job_complete_many ──────────────┐
+    executor ──▶ backlog ──▶ batch ─┤                                  ├──▶ events
+                 (back-pressure)    └─ job_set_state_if_running_many ──┘
+
+Source: River v0.51.2, internal/jobcompleter/job_completer.go `BatchCompleter`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import msgspec
+
+from millhand.clock import Clock, backoff_seconds
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError, MillhandError, OperationTimeout
+from millhand.event import Event, EventKind, JobStatistics
+from millhand.job import JobId, JobRow, JobState
+from millhand.runtime.job_executor import Attempt
+from millhand.runtime.service import Service, Wake
+from millhand.runtime.subscription import Subscriptions
+from millhand.store.job import job_complete_many, job_set_state_if_running_many
+from millhand.transition import StateChange, event_kind_of
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 5_000  # River's
+BACKLOG_FULL = 10_000  # River's; from here on attempts keep their slots until half of it is written
+NUM_TRIES_AT_STOP = 3
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """A change on its way into the table, and what is needed to tell of it."""
+
+    change: StateChange
+    attempt: Attempt
+    handed_over: float
+    is_plain: bool
+
+
+class Completer(Service):
+    """
+    Writes for one client.
+
+    Concurrency: `hand_over` is called from any attempt; one batch is written at a time.
+    """
+
+    def __init__(self, pool: Executor, *, clock: Clock, subscriptions: Subscriptions) -> None:
+        super().__init__()
+        self._backlog: dict[JobId, Finished] = {}
+        self._clock = clock
+        self._has_room = asyncio.Event()
+        self._num_failures = 0
+        self._pool = pool
+        self._subscriptions = subscriptions
+        self.num_by_kind = dict.fromkeys(EventKind, 0)
+
+    @property
+    def num_pending(self) -> int:
+        """How many changes are not written yet."""
+        return len(self._backlog)
+
+    def hand_over(self, change: StateChange, attempt: Attempt) -> Awaitable[object] | None:
+        """
+        Take a change to be written soon. Returns None, or, when too much is waiting, what to await before going on.
+
+        A later change of the same job replaces an earlier one.
+        """
+        is_plain = change.state is JobState.COMPLETED and not change.metadata
+        self._backlog[change.id] = Finished(change, attempt, self._clock.monotonic(), is_plain)
+        self.bell.ring()
+        if len(self._backlog) < BACKLOG_FULL:
+            return None
+        self._has_room.clear()
+        return self._has_room.wait()
+
+    async def run(self, started: Callable[[], None]) -> None:
+        started()
+        while await self._wait() is not Wake.STOP:
+            while self._backlog and await self._write_batch():
+                pass
+        await self._flush()
+
+    async def _wait(self) -> Wake:
+        """Sleep until there is something to write; after a failure for the whole of a pause, whoever rings."""
+        if not self._num_failures:
+            return await self.bell.wait()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + backoff_seconds(self._num_failures, first=0.25, ceiling=8.0)
+        while (seconds := until - loop.time()) > 0:
+            if await self.bell.wait(seconds) is Wake.STOP:
+                return Wake.STOP
+        return Wake.TIMEOUT
+
+    async def _flush(self) -> None:
+        for _ in range(NUM_TRIES_AT_STOP):
+            while self._backlog and await self._write_batch():
+                pass
+        if self._backlog:
+            logger.error("completions lost", extra={"num_jobs": len(self._backlog)})
+            self._backlog.clear()
+        self._has_room.set()
+
+    async def _write_batch(self) -> bool:
+        """Write what waits, up to a batch of it; return whether the database took it."""
+        batch = self._take()
+        plain = [one for one in batch if one.is_plain]
+        others = [one for one in batch if not one.is_plain]
+        is_well = (not plain or await self._try(plain, self._complete)) & (
+            not others or await self._try(others, self._set_state)
+        )
+        if is_well and self._num_failures:
+            logger.info("completions recovered", extra={"num_jobs": len(batch)})
+            self._num_failures = 0
+        if len(self._backlog) < BACKLOG_FULL // 2:
+            self._has_room.set()
+        self.probe("written", len(batch))
+        return is_well
+
+    def _take(self) -> list[Finished]:
+        if len(self._backlog) <= BATCH_SIZE:
+            batch, self._backlog = list(self._backlog.values()), {}
+            return batch
+        ids = list(itertools.islice(self._backlog, BATCH_SIZE))
+        return [self._backlog.pop(id) for id in ids]
+
+    def _put_back(self, batch: Iterable[Finished]) -> None:
+        """Keep changes for the next batch; what was handed over meanwhile is newer and wins."""
+        self._backlog = {one.change.id: one for one in batch} | self._backlog
+
+    async def _try(
+        self, batch: Sequence[Finished], write: Callable[[Sequence[Finished]], Awaitable[None]]
+    ) -> bool:
+        try:
+            await write(batch)
+        except (DriverError, OperationTimeout) as error:
+            if not _may_pass(error):
+                return await self._try_one_by_one(batch, write, error)
+            self._put_back(batch)
+            self._num_failures += 1
+            if self._num_failures == 1:
+                logger.warning("completions waiting", extra={"num_jobs": len(batch), **_error_fields(error)})
+            return False
+        return True
+
+    async def _try_one_by_one(
+        self,
+        batch: Sequence[Finished],
+        write: Callable[[Sequence[Finished]], Awaitable[None]],
+        error: MillhandError,
+    ) -> bool:
+        """A row that is refused even alone is told of and stays running, for the rescuer."""
+        if len(batch) == 1:
+            row, state = batch[0].attempt.row, batch[0].change.state.value
+            fields = {"job_id": row.id, "kind": row.kind, "state": state, **_error_fields(error)}
+            logger.error("completion refused", extra=fields)
+            return True
+        return all([await self._try([one], write) for one in batch])
+
+    async def _complete(self, batch: Sequence[Finished]) -> None:
+        """Write plain successes; those that are not running any more go the long way, to learn what they are."""
+        ids = [one.change.id for one in batch]
+        finalized_ats = [one.change.finalized_at for one in batch]
+        written = await self._pool.run(job_complete_many(ids=ids, finalized_ats=finalized_ats))
+        if len(written) < len(batch):
+            found = frozenset(written)
+            missed = [one for one in batch if one.change.id not in found]
+            self._put_back(msgspec.structs.replace(one, is_plain=False) for one in missed)
+            batch = [one for one in batch if one.change.id in found]
+        self._tell_completed(batch)
+
+    async def _set_state(self, batch: Sequence[Finished]) -> None:
+        rows = await self._pool.run(job_set_state_if_running_many([one.change for one in batch]))
+        self._tell(batch, rows)
+
+    def _tell_completed(self, batch: Sequence[Finished]) -> None:
+        self.num_by_kind[EventKind.JOB_COMPLETED] += len(batch)
+        if self._subscriptions:
+            at = self._clock.monotonic()
+            self._subscriptions.distribute(
+                _event(EventKind.JOB_COMPLETED, one, _completed_row(one), at) for one in batch
+            )
+
+    def _tell(self, batch: Sequence[Finished], rows: Sequence[JobRow]) -> None:
+        by_id = {row.id: row for row in rows}
+        at = self._clock.monotonic()
+        events = []
+        for one in batch:
+            row = by_id.get(one.change.id)
+            kind = None if row is None else event_kind_of(row.state, one.change)
+            if row is not None and kind is not None:
+                self.num_by_kind[kind] += 1
+                events.append(_event(kind, one, row, at))
+        if self._subscriptions:
+            self._subscriptions.distribute(events)
+
+
+def _may_pass(error: MillhandError) -> bool:
+    """Whether the same batch may well be taken another time: no connection, no answer, a deadlock, but not bad data."""
+    return isinstance(error, OperationTimeout) or (isinstance(error, DriverError) and error.retryable)
+
+
+def _error_fields(error: MillhandError) -> dict[str, str]:
+    return {"error_type": type(error).__name__, "error": str(error)}
+
+
+def _completed_row(one: Finished) -> JobRow:
+    return msgspec.structs.replace(
+        one.attempt.row, state=JobState.COMPLETED, finalized_at=one.change.finalized_at
+    )
+
+
+def _event(kind: EventKind, one: Finished, row: JobRow, at: float) -> Event:
+    attempt = one.attempt
+    statistics = JobStatistics(
+        complete_seconds=at - one.handed_over,
+        queue_wait_seconds=attempt.queue_wait_seconds,
+        run_seconds=attempt.run_seconds,
+    )
+    return Event(kind=kind, queue=row.queue, job=row, statistics=statistics)

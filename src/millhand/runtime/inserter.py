@@ -1,0 +1,180 @@
+"""
+From args to rows: options are resolved, hooks and middleware have their say, one statement inserts and notifies.
+
+The limiter: a notification wakes a fetch, and one wakes as well as ten, so each queue is announced at most once per
+window. Unlike River's, this limiter has a trailing edge: what it swallowed is announced once when the window closes.
+Inside a caller's transaction it is not asked at all: nobody knows when that will commit, PostgreSQL folds equal
+notifications of a transaction into one anyway, and none is sent if it rolls back.
+
+Source: River v0.51.2, client.go `insertMany`; internal/notifylimiter/limiter.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime
+
+from millhand.clock import Clock
+from millhand.config import Config
+from millhand.driver.protocol import Executor
+from millhand.errors import InvalidJob, MillhandError, UnknownKind
+from millhand.hooks import Hook, Middleware, overrides
+from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params
+from millhand.job import JobState
+from millhand.runtime.service import Service, Wake
+from millhand.store.job import job_insert_many, job_notify_insert
+
+logger = logging.getLogger(__name__)
+
+Insert = Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]]
+
+
+class InsertLimiter:
+    """Who was announced when, and who still has to be. Plain bookkeeping: time is brought, in monotonic seconds."""
+
+    def __init__(self, window_seconds: float) -> None:
+        self._announced_at: dict[str, float] = {}
+        self._swallowed: set[str] = set()
+        self._window_seconds = window_seconds
+
+    def admit(self, queues: Collection[str], at: float) -> list[str]:
+        """Return those of `queues` to announce now, and take them as announced; the others are remembered."""
+        admitted = [queue for queue in queues if self._closes_at(queue) <= at]
+        self._announced_at.update(dict.fromkeys(admitted, at))
+        self._swallowed.update(queues)
+        self._swallowed.difference_update(admitted)
+        return admitted
+
+    def remember(self, queues: Collection[str]) -> None:
+        """Take note of queues to be announced when they may."""
+        self._swallowed.update(queues)
+
+    def due(self, at: float) -> list[str]:
+        """Return the remembered queues whose window has closed, and take them as announced."""
+        return self.admit([queue for queue in self._swallowed if self._closes_at(queue) <= at], at)
+
+    def flush(self) -> list[str]:
+        """Return all remembered queues, whatever their window, and forget them."""
+        swallowed, self._swallowed = self._swallowed, set()
+        return list(swallowed)
+
+    def next_due_seconds(self, at: float) -> float | None:
+        """Return how long until something is due; None if nothing is remembered."""
+        return min((max(self._closes_at(queue) - at, 0.0) for queue in self._swallowed), default=None)
+
+    def _closes_at(self, queue: str) -> float:
+        return self._announced_at.get(queue, -math.inf) + self._window_seconds
+
+
+class Inserter(Service):
+    """
+    Inserts for one client. As a service it runs only to announce what the limiter swallowed.
+
+    Concurrency: any number of inserts at once.
+    """
+
+    def __init__(self, pool: Executor, config: Config) -> None:
+        super().__init__()
+        self._begin_hooks = _begin_hooks(config.hooks)
+        self._clock: Clock = config.clock
+        self._config = config
+        self._kind_begin_hooks = {
+            worker.kind: hooks for worker in config.workers if (hooks := _begin_hooks(worker.hooks))
+        }
+        self._limiter = InsertLimiter(config.fetch_cooldown.total_seconds())
+        self._middleware = [m for m in config.middleware if overrides(m, "insert")]
+        self._pool = pool
+
+    async def run(self, started: Callable[[], None]) -> None:
+        started()
+        wake = Wake.RING
+        while wake is not Wake.STOP:
+            wake = await self.bell.wait(self._limiter.next_due_seconds(self._clock.monotonic()))
+            due = self._limiter.flush() if wake is Wake.STOP else self._limiter.due(self._clock.monotonic())
+            if due:
+                await self._notify(due)
+
+    async def insert_many(
+        self, jobs: Sequence[tuple[object, InsertOpts | None]], executor: Executor | None = None
+    ) -> list[InsertResult]:
+        """
+        Insert jobs in one statement, all or none; `executor` is the caller's own transaction, None the pool.
+
+        Shape: one result per job, in order. Raises: InvalidJob, UnknownKind, and what the driver raises.
+        """
+        if not jobs:
+            raise InvalidJob("jobs to insert must be at least one, got none")
+        now = self._clock.now()
+        return await self.insert_params([self._resolve(args, opts, now) for args, opts in jobs], executor)
+
+    async def insert_params(
+        self, params: Sequence[InsertParams], executor: Executor | None = None
+    ) -> list[InsertResult]:
+        """Insert rows that are resolved already: middleware, hooks, the statement, the notification."""
+        if not self._middleware:
+            return await self._insert(params, executor)
+
+        async def innermost(params: Sequence[InsertParams]) -> Sequence[InsertResult]:
+            return await self._insert(params, executor)
+
+        call: Insert = innermost
+        for middleware in reversed(self._middleware):
+            call = _around(middleware, call)
+        return list(await call(params))
+
+    def resolve(self, args: object, opts: InsertOpts | None = None) -> InsertParams:
+        """
+        Return the row that `args` and `opts` would give, without inserting it.
+
+        Raises: InvalidJob; UnknownKind if this client has workers and none for the kind.
+        """
+        return self._resolve(args, opts, self._clock.now())
+
+    def announce(self, queues: Collection[str]) -> None:
+        """Have queues announced, soon and through the limiter; never waits. Lost if the service does not run."""
+        if queues:
+            self._limiter.remember(queues)
+            self.bell.ring()
+
+    def _resolve(self, args: object, opts: InsertOpts | None, now: datetime) -> InsertParams:
+        params = insert_params(args, opts, now=now, default_max_attempts=self._config.max_attempts)
+        workers = self._config.workers
+        if len(workers) and not self._config.skip_unknown_job_check and workers.get(params.kind) is None:
+            raise UnknownKind(params.kind, workers.kinds)
+        return params
+
+    async def _insert(self, params: Sequence[InsertParams], executor: Executor | None) -> list[InsertResult]:
+        if self._begin_hooks or self._kind_begin_hooks:
+            params = [await self._begin(one) for one in params]
+        queues = {one.queue for one in params if one.state is JobState.AVAILABLE}
+        if executor is not None:
+            return await executor.run(job_insert_many(params, notify_queues=sorted(queues)))
+        announced = self._limiter.admit(queues, self._clock.monotonic())
+        if len(announced) < len(queues):
+            self.bell.ring()
+        return await self._pool.run(job_insert_many(params, notify_queues=sorted(announced)))
+
+    async def _begin(self, params: InsertParams) -> InsertParams:
+        for hook in (*self._begin_hooks, *self._kind_begin_hooks.get(params.kind, ())):
+            params = await hook.insert_begin(params)
+        return params
+
+    async def _notify(self, queues: Sequence[str]) -> None:
+        try:
+            await self._pool.run(job_notify_insert(queues=sorted(queues)))
+        except MillhandError as error:  # the poll finds what was not announced
+            logger.debug("insert not announced", extra={"num_queues": len(queues), "error": str(error)})
+        self.probe("announced", queues)
+
+
+def _begin_hooks(hooks: Sequence[Hook]) -> tuple[Hook, ...]:
+    return tuple(hook for hook in hooks if overrides(hook, "insert_begin"))
+
+
+def _around(middleware: Middleware, call_next: Insert) -> Insert:
+    async def call(params: Sequence[InsertParams]) -> Sequence[InsertResult]:
+        return await middleware.insert(params, call_next)
+
+    return call

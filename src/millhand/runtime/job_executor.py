@@ -1,0 +1,394 @@
+"""
+Execute one attempt: middleware, hooks, decode, the worker; and say how it ended.
+
+    Middleware.work( Hook.work_begin → decode args → [ worker → Hook.work_end ] )
+                                                       the timeout covers this part
+    outcome:  returned → Completed · cancelled from outside → Cancelled · JobSnooze → Snoozed
+              cancelled because the client stops → Interrupted · JobCancel → Cancelled · anything else → Failed
+
+Rule 1: an attempt is cancelled by its reason first and its task second; its meaning is the reason.
+Rule 2: a plain function runs in a thread, and nobody can interrupt a thread: its attempt lasts until the function
+        returns, however often it was cancelled. It may look at `job.is_cancel_requested`.
+Rule 3: once its outcome is known an attempt cannot be cancelled any more.
+
+Source: River v0.51.2, internal/jobexecutor/job_executor.go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, assert_never
+
+from millhand.clock import Clock
+from millhand.config import Config
+from millhand.errors import AttemptCancelled, InvalidJob, JobCancel, JobSnooze, JobTimeout, UnknownKind
+from millhand.hooks import AttemptFailure, Hook, Middleware, overrides
+from millhand.job import Job, JobRow
+from millhand.retry import RetryPolicy, checked_retry_at
+from millhand.runtime.deadline import Deadlines
+from millhand.transition import (
+    Cancelled,
+    Completed,
+    Failed,
+    Interrupted,
+    Outcome,
+    Snoozed,
+    StateChange,
+    settle,
+)
+from millhand.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+CANCELLED_REMOTELY = "JobCancelError: job cancelled remotely"
+
+# The innermost frames are what matters; 16 KiB hold about a hundred of them.
+TRACE_LENGTH_MAX = 16 * 1024
+
+_COMPLETED = Completed()
+
+
+class CancelReason(enum.Enum):
+    """Why an attempt is to end before its time."""
+
+    REMOTE = "somebody cancelled the job"
+    STOPPING = "the client stops"
+    TIMEOUT = "the worker's timeout passed"
+
+
+class Attempt:
+    """
+    One execution of a job in this client: made by the producer, worked by the executor.
+
+    Units: `run_seconds` and `queue_wait_seconds` are seconds, known once it is settled.
+    """
+
+    __slots__ = (
+        "has_slot",
+        "is_settled",
+        "is_stuck",
+        "queue_wait_seconds",
+        "reason",
+        "row",
+        "run_seconds",
+        "started_at",
+        "task",
+    )
+
+    def __init__(self, row: JobRow) -> None:
+        self.has_slot = True
+        self.is_settled = False
+        self.is_stuck = False
+        self.queue_wait_seconds = 0.0
+        self.reason: CancelReason | None = None
+        self.row = row
+        self.run_seconds = 0.0
+        self.started_at: datetime | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Have the attempt end. The first reason counts, but for somebody's own wish, which always does."""
+        if self.is_settled:
+            return
+        if self.reason is None or reason is CancelReason.REMOTE:
+            self.reason = reason
+        # A task cancelled before its first step would end without having run at all: the executor looks at the reason.
+        if self.started_at is not None and self.task is not None:
+            self.task.cancel()
+
+
+class JobExecutor:
+    """
+    Works attempts for one client; holds no list of them, that is the producer's.
+
+    `hand_over` takes each state change with the attempt it came of; `handle_failure` says whether a failure cancels.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        client: object,
+        hand_over: Callable[[StateChange, Attempt], Awaitable[None] | None],
+        handle_failure: Callable[[AttemptFailure], Awaitable[bool]],
+        on_stuck: Callable[[Attempt], None],
+    ) -> None:
+        self._client = client
+        self._clock: Clock = config.clock
+        self._config = config
+        self._hand_over = hand_over
+        self._handle_failure = handle_failure
+        self._plans = {kind: _Plan(worker, config) for worker in config.workers for kind in worker.kinds}
+        self._stuck_deadlines: Deadlines[Attempt] = Deadlines(on_stuck)
+        self._stuck_seconds = config.job_stuck_threshold.total_seconds()
+        self._threads: ThreadPoolExecutor | None = None
+        self._timeouts: Deadlines[Attempt] = Deadlines(self._expired)
+
+    def close(self) -> None:
+        """Let go of timers and idle threads; a thread that still runs is left to end by itself."""
+        self._timeouts.close()
+        self._stuck_deadlines.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
+
+    async def execute(self, attempt: Attempt) -> None:
+        """Work one attempt and hand over what becomes of its job. Never raises."""
+        row = attempt.row
+        started_at = attempt.started_at = self._clock.now()
+        started = self._clock.monotonic()
+        attempt.queue_wait_seconds = (started_at - row.scheduled_at).total_seconds()
+        job: Job[Any] = Job(row, None, self._client)
+        job._cancel_requested = lambda: attempt.reason is not None  # noqa: SLF001 - made here, for this
+        plan = self._plans.get(row.kind)
+        error: BaseException | None = None
+        try:
+            if attempt.reason is not None:
+                raise asyncio.CancelledError
+            if plan is None:
+                raise UnknownKind(row.kind, self._plans)
+            if plan.middleware:
+                await self._go_around(attempt, plan, job)
+            else:
+                await self._work(attempt, plan, job)
+        except GeneratorExit:  # the event loop is being closed under us; there is nobody left to tell
+            raise
+        except BaseException as raised:  # noqa: BLE001 - a worker may raise anything, SystemExit too
+            error = raised
+        attempt.is_settled = True
+        attempt.run_seconds = self._clock.monotonic() - started
+        outcome: Outcome | None = _COMPLETED
+        if error is not None and (outcome := _outcome_of(error, attempt)) is None:
+            outcome = await self._failure_of(error, attempt, plan)
+        else:
+            _log_outcome(outcome, attempt)
+        updates = job._metadata_updates  # noqa: SLF001 - None, not an empty dict, if nothing was staged
+        change = settle(row, outcome, now=self._clock.now(), started_at=started_at, metadata_updates=updates)
+        waiting = self._hand_over(change, attempt)
+        if waiting is not None:
+            await waiting
+
+    async def _go_around(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
+        async def innermost() -> None:
+            await self._work(attempt, plan, job)
+
+        call: Callable[[], Awaitable[None]] = innermost
+        for middleware in reversed(plan.middleware):
+            call = _around(middleware, job, call)
+        await call()
+
+    async def _work(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
+        for hook in plan.begin_hooks:
+            await hook.work_begin(job)
+        job.args = plan.decode(attempt.row.encoded_args)
+        timeout_seconds = plan.timeout_seconds
+        if timeout_seconds is not None:
+            self._timeouts.add(attempt, timeout_seconds)
+        try:
+            if plan.end_hooks:
+                await self._call_with_end_hooks(attempt, plan, job)
+            elif plan.is_async:
+                await plan.call(job)
+            else:
+                await self._call_in_thread(plan, job)
+        except asyncio.CancelledError as error:
+            if attempt.reason is CancelReason.TIMEOUT and timeout_seconds is not None:
+                raise JobTimeout(timeout_seconds) from error
+            raise
+        finally:
+            if timeout_seconds is not None:
+                self._timeouts.discard(attempt, timeout_seconds)
+            if attempt.reason is not None:
+                self._settle_cancellation(attempt)
+
+    async def _call_with_end_hooks(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
+        ended_with: BaseException | None = None
+        try:
+            await (plan.call(job) if plan.is_async else self._call_in_thread(plan, job))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - handed to the hooks, raised after
+            ended_with = error
+            if isinstance(error, asyncio.CancelledError) and attempt.reason is CancelReason.TIMEOUT:
+                ended_with = JobTimeout(plan.timeout_seconds or 0.0)
+                ended_with.__cause__ = error
+        for hook in plan.end_hooks:
+            ended_with = await hook.work_end(job, ended_with)
+        if ended_with is not None:
+            raise ended_with
+
+    async def _call_in_thread(self, plan: _Plan, job: Job[Any]) -> None:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._config.max_threads, thread_name_prefix="millhand")
+        context = contextvars.copy_context()
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads, context.run, _caught, plan.call, job
+        )
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue  # the thread goes on, and so does its attempt; it knows by is_cancel_requested
+        error = future.result()
+        if error is not None:
+            raise error
+
+    def _expired(self, attempt: Attempt) -> None:
+        attempt.cancel(CancelReason.TIMEOUT)
+        self._stuck_deadlines.add(attempt, self._stuck_seconds)
+
+    def _settle_cancellation(self, attempt: Attempt) -> None:
+        """What was cancelled has ended; the task goes on, with middleware and the rest, uncancelled."""
+        self._stuck_deadlines.discard(attempt, self._stuck_seconds)
+        task = attempt.task
+        while task is not None and task.cancelling():
+            task.uncancel()
+
+    async def _failure_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
+        row, now = attempt.row, self._clock.now()
+        policy = self._config.retry_policy if plan is None else plan.retry
+        retry_at = checked_retry_at(policy, row, now=now)
+        is_last = row.attempt >= row.max_attempts
+        failed = Failed(error_text(error), retry_at, "" if _is_own(error) else trace_of(error))
+        is_cancelled = await self._handle_failure(
+            AttemptFailure(
+                job=row,
+                error=error,
+                trace=failed.trace,
+                state=settle(row, failed, now=now, started_at=now).state,
+                next_attempt_at=None if is_last else retry_at,
+                run_seconds=attempt.run_seconds,
+            )
+        )
+        return Cancelled(failed.error, failed.trace) if is_cancelled else failed
+
+
+class _Plan:
+    """How a kind is worked: everything that can be known before the first job."""
+
+    __slots__ = (
+        "begin_hooks",
+        "call",
+        "decode",
+        "end_hooks",
+        "is_async",
+        "middleware",
+        "retry",
+        "timeout_seconds",
+    )
+
+    def __init__(self, worker: Worker, config: Config) -> None:
+        hooks: tuple[Hook, ...] = (*config.hooks, *worker.hooks)
+        self.begin_hooks = tuple(hook for hook in hooks if overrides(hook, "work_begin"))
+        self.call = worker.call
+        self.decode = worker.decode
+        self.end_hooks = tuple(hook for hook in hooks if overrides(hook, "work_end"))
+        self.is_async = worker.is_async
+        self.middleware = tuple(m for m in (*worker.middleware, *config.middleware) if overrides(m, "work"))
+        self.retry: RetryPolicy = worker.retry or config.retry_policy
+        timeout = worker.timeout if worker.timeout is not None else config.job_timeout
+        self.timeout_seconds = timeout.total_seconds() if timeout.total_seconds() > 0 else None
+
+
+def _outcome_of(error: BaseException, attempt: Attempt) -> Outcome | None:
+    """Return what an error means that is none; None for a failure. The order is River's."""
+    if attempt.reason is CancelReason.REMOTE:
+        return Cancelled(CANCELLED_REMOTELY)
+    if isinstance(error, JobSnooze):
+        return Snoozed(error.delay)
+    if attempt.reason is CancelReason.STOPPING and _is_cancellation(error):
+        return Interrupted()
+    if isinstance(error, JobCancel):
+        return Cancelled(f"JobCancelError: {'no reason given' if error.reason is None else error.reason}")
+    return None
+
+
+def error_text(error: BaseException) -> str:
+    """Return what is kept of an error in its row: its type and its words; never an error itself."""
+    try:
+        words = str(error)
+    except Exception as broken:  # noqa: BLE001 - a user's own __str__
+        words = f"<its text raised {type(broken).__name__}>"
+    name = type(error).__name__
+    return f"{name}: {words}" if words else name
+
+
+def trace_of(error: BaseException) -> str:
+    """Return the stack that is kept with an error, its innermost `TRACE_LENGTH_MAX` characters."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - a user's own __str__ or __repr__ again
+        text = "".join(traceback.format_tb(error.__traceback__))
+    return text if len(text) <= TRACE_LENGTH_MAX else f"…{text[-TRACE_LENGTH_MAX:]}"
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether the stack of `error` would only show Millhand's own."""
+    return isinstance(error, JobTimeout | UnknownKind | InvalidJob)
+
+
+def _is_cancellation(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, asyncio.CancelledError | AttemptCancelled):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _caught(call: Callable[[Job[Any]], object], job: Job[Any]) -> BaseException | None:
+    """Call, in a thread, and return what was raised: futures have views of their own on some exceptions."""
+    try:
+        call(job)
+    except BaseException as error:  # noqa: BLE001 - told to the executor, which decides
+        return error
+    return None
+
+
+def _around(
+    middleware: Middleware, job: Job[Any], call_next: Callable[[], Awaitable[None]]
+) -> Callable[[], Awaitable[None]]:
+    async def call() -> None:
+        await middleware.work(job, call_next)
+
+    return call
+
+
+def _log_outcome(outcome: Outcome, attempt: Attempt) -> None:
+    """One line for each attempt that did not fail; of those that did, the error handler tells."""
+    match outcome:
+        case Completed():
+            if logger.isEnabledFor(logging.DEBUG):
+                _log("job completed", logging.DEBUG, attempt)
+        case Snoozed(delay):
+            _log("job snoozed", logging.INFO, attempt, sleep_seconds=delay.total_seconds())
+        case Interrupted():
+            _log("job interrupted", logging.INFO, attempt)
+        case Cancelled(error):
+            _log("job cancelled", logging.INFO, attempt, error=error)
+        case Failed():
+            pass
+        case _:
+            assert_never(outcome)
+
+
+def _log(message: str, level: int, attempt: Attempt, **more: object) -> None:
+    row = attempt.row
+    logger.log(
+        level,
+        message,
+        extra={
+            "job_id": row.id,
+            "kind": row.kind,
+            "queue": row.queue,
+            "attempt": row.attempt,
+            "max_attempts": row.max_attempts,
+            "queue_wait_seconds": round(attempt.queue_wait_seconds, 6),
+            "run_seconds": round(attempt.run_seconds, 6),
+            **more,
+        },
+    )

@@ -1,0 +1,120 @@
+"""
+One connection that listens, and rings who is concerned.
+
+Rule 1: subscriptions are made before the notifier starts and last as long as it; what they do is not its business.
+Rule 2: a connection that is lost is made again, for ever, ever more slowly; the silence is told once, and its end once.
+Rule 3: after each connect `on_connected` is called, for what was said in the meantime was said to nobody.
+
+Source: River v0.51.2, internal/notifier/notifier.go.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+from collections.abc import Callable
+
+from millhand.clock import backoff_seconds
+from millhand.driver.protocol import Driver, Listener
+from millhand.errors import MillhandError
+from millhand.job import Json
+from millhand.runtime.service import Service, Wake
+
+logger = logging.getLogger(__name__)
+
+# A network path that swallows packets looks like silence; after this much of it the server is asked for a word.
+PING_SECONDS = 5.0
+
+
+class Topic(enum.StrEnum):
+    """What is said on the wire; each is prefixed with the schema, `public.river_insert`."""
+
+    INSERT = "river_insert"
+    CONTROL = "river_control"
+    LEADERSHIP = "river_leadership"
+
+
+class Notifier(Service):
+    """Listens for one client."""
+
+    def __init__(
+        self, driver: Driver, receivers: dict[Topic, Callable[[str], None]], on_connected: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._driver = driver
+        self._num_failures = 0
+        self._on_connected = on_connected
+        self._receivers = receivers
+
+    async def run(self, started: Callable[[], None]) -> None:
+        listener = (
+            await self._connect()
+        )  # the first must succeed: a worker that cannot connect does not start
+        started()
+        while True:
+            stopped = await self._attend(listener)
+            await listener.close()
+            if stopped:
+                return
+            logger.warning("listener lost", extra={"operation": "listen"})
+            reconnected = await self._reconnect()
+            if reconnected is None:
+                return
+            listener = reconnected
+            logger.info("listener reconnected", extra={"num_failures": self._num_failures})
+            self._num_failures = 0
+
+    async def _connect(self) -> Listener:
+        listener = self._driver.listener()
+        listener.on_lost(self.bell.ring)
+        try:
+            await listener.connect()
+            for topic, receive in self._receivers.items():
+                await listener.listen(topic, receive)
+        except BaseException:
+            await listener.close()
+            raise
+        self.probe("connected")
+        self._on_connected()
+        return listener
+
+    async def _reconnect(self) -> Listener | None:
+        while not self.bell.is_stopping:
+            try:
+                return await self._connect()
+            except MillhandError as error:
+                self._num_failures += 1
+                logger.debug("listener not connected", extra={"error": str(error)})
+            if (
+                await self.bell.wait(backoff_seconds(self._num_failures, first=0.1, ceiling=15.0))
+                is Wake.STOP
+            ):
+                break
+        return None
+
+    async def _attend(self, listener: Listener) -> bool:
+        """Return True when told to stop, False when the connection is lost."""
+        while not listener.is_lost:
+            wake = await self.bell.wait(PING_SECONDS)
+            if wake is Wake.STOP:
+                return True
+            if wake is Wake.TIMEOUT and not listener.is_lost:
+                try:
+                    await listener.ping()
+                except MillhandError as error:
+                    logger.debug("listener did not answer", extra={"error": str(error)})
+                    return False
+        return False
+
+
+def parse_payload(payload: str) -> dict[str, Json] | None:
+    """Return a notification's object; None, and a line in the log, for what is none."""
+    try:
+        parsed = json.loads(payload)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        logger.warning("notification ignored", extra={"error": "payload must be a JSON object"})
+        return None
+    return parsed

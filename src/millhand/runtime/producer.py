@@ -1,0 +1,237 @@
+"""
+Fetch: free slots in, attempts out. One producer per queue of a client.
+
+Rule 1: a fetch asks for as many jobs as slots are free, up to `FETCH_SIZE_MAX`; nothing is fetched ahead of a slot.
+Rule 2: whoever rings only says "look": an insert, a resume, a freed slot after a fetch that was cut short by the slots.
+        Between two fetches lies the cooldown, unless half of the slots are free again and more jobs are known to wait.
+Rule 3: a fetch that was sent is finished, whatever happens meanwhile: its rows are marked running, and are worked.
+Rule 4: a cancel that arrives while its job is being fetched is kept until the fetch is back.
+
+        ring · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
+
+Source: River v0.51.2, producer.go `fetchAndRunLoop, dispatchWork`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from millhand.clock import backoff_seconds
+from millhand.driver.protocol import Executor
+from millhand.errors import MillhandError
+from millhand.event import Event, EventKind
+from millhand.job import ClientId, JobId, JobRow
+from millhand.runtime.job_executor import Attempt, CancelReason
+from millhand.runtime.service import Service, Wake
+from millhand.runtime.subscription import Subscriptions
+from millhand.store.job import job_get_available
+from millhand.store.queue import queue_create_or_set_updated_at
+
+logger = logging.getLogger(__name__)
+
+# Above this many rows a fetch holds up the event loop longer than a round trip costs.
+FETCH_SIZE_MAX = 1_000
+
+
+class Producer(Service):
+    """
+    Fetches for one queue and owns its running attempts.
+
+    `execute` works one attempt and hands over what becomes of it; it never raises.
+    Concurrency: belongs to the client's event loop; at most one fetch at a time.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        pool: Executor,
+        *,
+        client_id: ClientId,
+        cooldown_seconds: float,
+        execute: Callable[[Attempt], Any],
+        kinds: Sequence[str] | None,
+        max_workers: int,
+        poll_seconds: float,
+        subscriptions: Subscriptions,
+    ) -> None:
+        super().__init__()
+        self._attempts: dict[JobId, Attempt] = {}
+        self._cancelled_while_fetching: set[int] | None = None
+        self._client_id = client_id
+        self._cooldown_seconds = cooldown_seconds
+        self._execute = execute
+        self._is_wanted = True  # whether somebody said "look" since the last fetch
+        self._kinds = kinds
+        self._last_fetch = 0.0
+        self._max_workers = max_workers
+        self._more_is_waiting = False  # whether the last fetch was cut short by its limit
+        self._num_failures = 0
+        self._num_slots_taken = 0
+        self._poll_at = 0.0
+        self._poll_seconds = poll_seconds
+        self._pool = pool
+        self._subscriptions = subscriptions
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self.is_paused = False
+        self.queue = queue
+
+    @property
+    def name(self) -> str:
+        return f"Producer({self.queue})"
+
+    @property
+    def num_running(self) -> int:
+        """How many attempts run here."""
+        return len(self._attempts)
+
+    @property
+    def running(self) -> Collection[Attempt]:
+        """A snapshot of the attempts that run here."""
+        return tuple(self._attempts.values())
+
+    async def run(self, started: Callable[[], None]) -> None:
+        row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
+        self.is_paused = row.is_paused
+        self._is_wanted = True
+        started()
+        loop = asyncio.get_running_loop()
+        self._poll_at = loop.time()
+        while await self.bell.wait(self._pause_seconds(loop.time())) is not Wake.STOP:
+            now = loop.time()
+            if now >= self._poll_at:
+                self._is_wanted = True
+            if self._pause_seconds(now) <= 0.0:
+                await self._fetch_once()
+
+    async def wait_idle(self) -> None:
+        """Return when no attempt runs here."""
+        await self._is_idle.wait()
+
+    # What others say to a producer. None of it waits.
+
+    def hear_insert(self) -> None:
+        """Look: something was inserted here, or may have been."""
+        self._is_wanted = True
+        self.bell.ring()
+
+    def set_paused(self, is_paused: bool) -> None:
+        """Stop or go on fetching; what runs is not touched. Does nothing if it is so already."""
+        if self.is_paused is is_paused:
+            return
+        self.is_paused = is_paused
+        kind = EventKind.QUEUE_PAUSED if is_paused else EventKind.QUEUE_RESUMED
+        logger.info(kind.value.replace("_", " "), extra={"queue": self.queue})
+        self._subscriptions.distribute([Event(kind=kind, queue=self.queue)])
+        self.hear_insert()
+
+    def cancel(self, id: int) -> None:
+        """Cancel the attempt of a job, if it runs here or is on its way here."""
+        attempt = self._attempts.get(JobId(id))
+        if attempt is not None:
+            attempt.cancel(CancelReason.REMOTE)
+        elif self._cancelled_while_fetching is not None:
+            self._cancelled_while_fetching.add(id)
+
+    def cancel_all(self, reason: CancelReason) -> int:
+        """Cancel whatever runs; return how many attempts that were."""
+        for attempt in self._attempts.values():
+            attempt.cancel(reason)
+        return len(self._attempts)
+
+    def release_slot(self, attempt: Attempt) -> None:
+        """Take the slot of an attempt as free although it runs: it is stuck, and others should not wait for it."""
+        if attempt.has_slot:
+            attempt.has_slot = False
+            self._num_slots_taken -= 1
+            self.hear_insert()
+
+    # The loop's own.
+
+    def _num_free(self) -> int:
+        return self._max_workers - self._num_slots_taken
+
+    def _pause_seconds(self, now: float) -> float:
+        """How long to sleep before the next fetch, if nobody rings; zero: fetch now. Decides, does nothing."""
+        if self.is_paused or self._num_free() <= 0:
+            return self._poll_seconds
+        until_poll = max(self._poll_at - now, 0.0)
+        if not self._is_wanted or self._num_failures:
+            return until_poll
+        if self._more_is_waiting and self._num_free() * 2 >= self._max_workers:
+            return 0.0
+        return max(min(self._last_fetch + self._cooldown_seconds - now, until_poll), 0.0)
+
+    async def _fetch_once(self) -> None:
+        loop = asyncio.get_running_loop()
+        limit = min(self._num_free(), FETCH_SIZE_MAX)
+        self._is_wanted = False
+        self._last_fetch = loop.time()
+        self._poll_at = self._last_fetch + self._poll_pause_seconds()
+        self._cancelled_while_fetching = set()
+        try:
+            rows = await self._pool.run(
+                job_get_available(queue=self.queue, limit=limit, client_id=self._client_id, kinds=self._kinds)
+            )
+        except MillhandError as error:
+            self._failed(error, loop.time())
+        else:
+            self._recovered()
+            self._more_is_waiting = len(rows) == limit
+            self._is_wanted |= self._more_is_waiting
+            self._begin(rows, self._cancelled_while_fetching)
+            self.probe("fetched", len(rows))
+        finally:
+            self._cancelled_while_fetching = None
+
+    def _begin(self, rows: Sequence[JobRow], cancelled: Collection[int]) -> None:
+        loop = asyncio.get_running_loop()
+        self._num_slots_taken += len(rows)
+        if rows:
+            self._is_idle.clear()
+        for row in rows:
+            attempt = Attempt(row)
+            self._attempts[row.id] = attempt
+            if row.id in cancelled:
+                attempt.cancel(CancelReason.REMOTE)
+            attempt.task = loop.create_task(self._work(attempt))
+
+    async def _work(self, attempt: Attempt) -> None:
+        try:
+            await self._execute(attempt)
+        finally:
+            self._finished(attempt)
+
+    def _finished(self, attempt: Attempt) -> None:
+        # Only its own entry: a snoozed job may have been fetched here again before this line.
+        if self._attempts.get(attempt.row.id) is attempt:
+            del self._attempts[attempt.row.id]
+        if attempt.has_slot:
+            self._num_slots_taken -= 1
+        if self._more_is_waiting:
+            self._is_wanted = True
+            self.bell.ring()
+        if not self._attempts:
+            self._is_idle.set()
+
+    def _poll_pause_seconds(self) -> float:
+        spread = max(self._poll_seconds * 0.1, 0.010)
+        return self._poll_seconds + random.uniform(0.0, spread)  # noqa: S311 - spreads load, guards nothing
+
+    def _failed(self, error: MillhandError, now: float) -> None:
+        self._num_failures += 1
+        level = logging.WARNING if self._num_failures == 1 else logging.DEBUG
+        fields = {"queue": self.queue, "error_type": type(error).__name__, "error": str(error)}
+        logger.log(level, "fetch failed", extra=fields)
+        self._poll_at = now + min(
+            backoff_seconds(self._num_failures, first=0.2, ceiling=5.0), max(self._poll_seconds, 0.2)
+        )
+
+    def _recovered(self) -> None:
+        if self._num_failures:
+            logger.info("fetch recovered", extra={"queue": self.queue, "num_failures": self._num_failures})
+            self._num_failures = 0

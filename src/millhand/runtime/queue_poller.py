@@ -1,0 +1,68 @@
+"""
+What a producer asks the database now and then, because a notification may have been lost.
+
+    every pass        which of my running jobs were cancelled?  is my queue paused?
+    every 10 minutes  my queue is in use (or the queue cleaner removes its row after a day)
+
+With a listening connection a pass a minute is enough; without one (poll-only mode) it is the only way to hear of a
+cancel or a pause, and comes every two seconds.
+
+Source: River v0.51.2, producer.go `pollForJobCancellations, pollForSettingChanges, reportQueueStatusLoop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from millhand.clock import jittered
+from millhand.driver.protocol import Executor
+from millhand.errors import NotFound
+from millhand.runtime.job_executor import CancelReason
+from millhand.runtime.producer import Producer
+from millhand.runtime.service import Sweeper
+from millhand.store.job import job_get_cancel_requested
+from millhand.store.queue import queue_create_or_set_updated_at, queue_get
+
+HEARTBEAT_SECONDS = 600.0
+PASS_SECONDS = 60.0
+PASS_SECONDS_POLL_ONLY = 2.0
+BATCH_SIZE = 1_000
+
+
+class QueuePoller(Sweeper):
+    """Looks after one producer's queue; says what it finds to the producer alone."""
+
+    def __init__(self, producer: Producer, pool: Executor, *, is_poll_only: bool = False) -> None:
+        super().__init__()
+        self._heartbeat_at = asyncio.get_running_loop().time() + jittered(HEARTBEAT_SECONDS, 0.01)
+        self._pool = pool
+        self._producer = producer
+        self.interval_seconds = PASS_SECONDS_POLL_ONLY if is_poll_only else PASS_SECONDS
+
+    async def run_once(self) -> None:
+        await self.poll_cancellations()
+        await self.poll_settings()
+
+    def next_pause_seconds(self) -> float:
+        return jittered(self.interval_seconds)
+
+    async def poll_cancellations(self) -> None:
+        """Cancel the attempts that run now and whose jobs were cancelled; an attempt begun meanwhile is not touched."""
+        running = list(self._producer.running)
+        for start in range(0, len(running), BATCH_SIZE):
+            batch = {attempt.row.id: attempt for attempt in running[start : start + BATCH_SIZE]}
+            for id in await self._pool.run(job_get_cancel_requested(list(batch))):
+                batch[id].cancel(CancelReason.REMOTE)
+
+    async def poll_settings(self) -> None:
+        """Pause or resume the producer as the queue's row says; renew the row when it is time, or gone."""
+        name, now = self._producer.queue, asyncio.get_running_loop().time()
+        is_heartbeat_due = now >= self._heartbeat_at
+        try:
+            query = queue_create_or_set_updated_at(name) if is_heartbeat_due else queue_get(name)
+            row = await self._pool.run(query)
+        except NotFound:
+            row = await self._pool.run(queue_create_or_set_updated_at(name))
+        if is_heartbeat_due:
+            self._heartbeat_at = now + jittered(HEARTBEAT_SECONDS, 0.01)
+        self._producer.set_paused(row.is_paused)

@@ -1,0 +1,197 @@
+"""
+The lifecycle of everything that runs for long.
+
+Rule 1: a service is one coroutine, `run`. It sleeps in one place only, on its bell, and the bell says why it woke.
+Rule 2: stopping is a question the loop asks, not an exception it suffers: a fetch or a write begun is finished.
+Rule 3: a service that ends without having been asked to is a crash, and whoever watches hears of it at once.
+
+    start() ──▶ run ── started() ── bell.wait() ⟲ ── return ──▶ stopped
+                                        ▲
+                         ring() · timeout · stop()
+
+Concurrency: everything here belongs to one event loop. `start` and `stop` may race each other and themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Awaitable, Callable
+
+from millhand.clock import backoff_seconds
+
+logger = logging.getLogger(__name__)
+
+
+class Wake(enum.Enum):
+    """Why a loop woke."""
+
+    RING = "ring"  # somebody has news; several rings are one
+    TIMEOUT = "timeout"  # nobody had, for as long as the loop was willing to wait
+    STOP = "stop"  # leave; for good
+
+
+class Bell:
+    """A wake-up for one loop. Rings coalesce; none is lost, and none is answered."""
+
+    __slots__ = ("_rung", "_waiter", "is_stopping")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.is_stopping = False
+
+    def ring(self) -> None:
+        """Wake the loop now, or have its next wait return at once."""
+        self._rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def stop(self) -> None:
+        """Tell the loop to leave; every wait from now on answers STOP."""
+        self.is_stopping = True
+        self.ring()
+
+    async def wait(self, timeout_seconds: float | None = None) -> Wake:
+        """Sleep until rung, told to stop, or `timeout_seconds` have passed. STOP wins over RING."""
+        if not self._rung:
+            await self._sleep(timeout_seconds)
+        if self.is_stopping:
+            return Wake.STOP
+        if not self._rung:
+            return Wake.TIMEOUT
+        self._rung = False
+        return Wake.RING
+
+    async def _sleep(self, timeout_seconds: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        timer = None
+        if timeout_seconds is not None:
+            timer = loop.call_later(max(timeout_seconds, 0.0), _wake, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Service:
+    """
+    Start, wait until up, stop, start again.
+
+    A subclass writes `run(started)`, which calls `started()` once it is able to work, sleeps on `self.bell` and returns
+    when that answers STOP. Whoever owns the service may set `on_crash`, called with what `run` raised when it
+    ended unasked (None if it merely returned).
+    """
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self.on_crash: Callable[[Service, BaseException | None], None] | None = None
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def run(self, started: Callable[[], None]) -> None:
+        """Work until the bell says STOP."""
+        raise NotImplementedError(self.name)
+
+    async def start(self) -> None:
+        """Return once `run` has called `started`; raise what `run` raised if it never did. Idempotent."""
+        async with self._lock:
+            if self.is_running:
+                return
+            self.bell = Bell()
+            up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            bell = self.bell
+            self._task = asyncio.create_task(self.run(lambda: _wake(up)), name=self.name)
+            self._task.add_done_callback(lambda task: self._ended(task, bell, up))
+            await up
+            if self._task.done():
+                task, self._task = self._task, None
+                task.result()
+
+    async def stop(self) -> None:
+        """Return once `run` has returned. Idempotent; what `run` raised was told to `on_crash`."""
+        self.bell.stop()  # outside the lock: a start that waits for `started` must hear of it too
+        async with self._lock:
+            task, self._task = self._task, None
+            if task is not None:
+                self.bell.stop()
+                await asyncio.wait([task])
+
+    def probe(self, moment: str, value: object = None) -> None:
+        """Tell a test that `moment` has come. Does nothing in production; a test replaces it."""
+
+    def _ended(self, task: asyncio.Task[None], bell: Bell, up: asyncio.Future[None]) -> None:
+        was_up = up.done()
+        _wake(up)
+        error = None if task.cancelled() else task.exception()
+        if not was_up or (bell.is_stopping and error is None):
+            return
+        logger.error(
+            "service crashed",
+            exc_info=error,
+            extra={"operation": self.name, "error_type": type(error).__name__, "error": str(error or "")},
+        )
+        if self.on_crash is not None:
+            self.on_crash(self, error)
+
+
+class Sweeper(Service):
+    """
+    A service that makes the same pass again and again: at once, then every `interval_seconds`, or when rung.
+
+    A pass that raises is logged, and the next one waits longer each time: one bad pass must not end the sweeping, nor
+    hammer a database that is down.
+    """
+
+    interval_seconds: float
+
+    async def run_once(self) -> None:
+        """Make one pass; tests call it."""
+        raise NotImplementedError(self.name)
+
+    async def run(self, started: Callable[[], None]) -> None:
+        started()
+        num_failures = 0
+        while True:
+            num_failures = 0 if await self.attempt(self.run_once) else num_failures + 1
+            if num_failures and not self.bell.is_stopping:
+                pause = min(backoff_seconds(num_failures), max(self.interval_seconds, 1.0))
+            else:
+                pause = self.next_pause_seconds()
+            if await self.bell.wait(pause) is Wake.STOP:
+                return
+
+    def next_pause_seconds(self) -> float:
+        """How long to sleep after a good pass."""
+        return self.interval_seconds
+
+    async def attempt(self, work: Callable[[], Awaitable[object]]) -> bool:
+        """Do `work`; log what it raises. Return whether it was well."""
+        try:
+            await work()
+        except Exception as error:
+            if not self.bell.is_stopping:
+                logger.warning(
+                    "pass failed",
+                    exc_info=logger.isEnabledFor(logging.DEBUG),
+                    extra={"operation": self.name, "error_type": type(error).__name__, "error": str(error)},
+                )
+            return False
+        return True
