@@ -58,6 +58,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "postgres_server_url" in getattr(item, "fixturenames", ()):
+            item.add_marker("database")
+
+
 @pytest.fixture(scope="session")
 def postgres_server_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """The URL of the run's server, with a database that belongs to nobody; for tests, take `postgres_url`."""

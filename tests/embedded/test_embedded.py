@@ -482,7 +482,7 @@ def provide(directory: Path, data: Path) -> None:
 @contextlib.contextmanager
 def mounted(directory: Path, *, megabytes: int) -> Iterator[None]:
     directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", directory]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(directory)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a small disk")
     try:
