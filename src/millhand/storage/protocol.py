@@ -176,13 +176,11 @@ class ObjectStore(Protocol):
         ...
 
 
-def check_key(operation: str, key: str) -> None:
-    """Raise `InvalidKey` for what is no key anywhere."""
+def check_key(operation: str, key: str, *, root: str = "") -> None:
+    """Raise `InvalidKey` for what is no key anywhere; `root` is what the store puts in front of it."""
     try:
-        num_bytes = len(key.encode())
+        num_bytes = len((root + key).encode())
     except UnicodeEncodeError:
         raise InvalidKey(operation, "a lone surrogate; keys are UTF-8 text", key=key) from None
-    if not 1 <= num_bytes <= MAX_KEY_BYTES:
-        raise InvalidKey(
-            operation, f"{num_bytes} bytes; a key has 1 to {MAX_KEY_BYTES:,} bytes of UTF-8", key=key
-        )
+    if not key or num_bytes > MAX_KEY_BYTES:
+        raise InvalidKey(operation, f"{num_bytes} bytes; a key has 1 to {MAX_KEY_BYTES:,} bytes of UTF-8", key=key)

@@ -171,19 +171,19 @@ class S3Store:
         return parse_listing(answer["RawBody"], root=self._root, prefix=prefix)
 
     def _head(self, operation: str, key: str) -> ObjectInfo:
-        check_key(operation, self._root + key)
+        check_key(operation, key, root=self._root)
         with _translated(operation, key):
             found = self._client().head_object(**self._target(key))
         return _info(key, found)
 
     def _get(self, key: str) -> bytes:
-        check_key("get", self._root + key)
+        check_key("get", key, root=self._root)
         with _translated("get", key):
             body: bytes = self._client().get_object(**self._target(key))["Body"].read()
             return body
 
     def _put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo:
-        check_key("put", self._root + key)
+        check_key("put", key, root=self._root)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         with _translated("put", key, ObjectExists("put", key)):
             self._client().put_object(**self._target(key), Body=data, **condition)
@@ -241,7 +241,7 @@ class S3Store:
         seen = self._head("move", source)
         if if_match is not None and seen.etag != if_match:
             raise ObjectChanged("move", source, expected=if_match, found=seen.etag)
-        check_key("move", self._root + target)
+        check_key("move", target, root=self._root)
         if if_absent:
             self._check_absent(target)
         self._copy(seen, target, if_absent)

@@ -1,0 +1,301 @@
+"""One suite for every object store, unchanged: who passes is a store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from stores import ODD_KEYS, Place
+
+from millhand.storage import (
+    InvalidKey,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    ObjectStore,
+    StoreError,
+)
+
+MANY = 1_007
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    return sorted(keys, key=str.encode)
+
+
+async def put_all(store: ObjectStore, keys: Sequence[str]) -> None:
+    await asyncio.gather(*(store.put(key, key.encode("utf-8", "replace")) for key in keys))
+
+
+async def put_what_fits(place: Place, keys: Sequence[str]) -> list[str]:
+    """Put the keys and return those that the store took; the others it must have refused by name."""
+    taken = []
+    for key in keys:
+        if key in place.facts.altered_keys:
+            continue
+        try:
+            await place.store.put(key, key.encode())
+        except StoreError as error:
+            assert error.key == key
+        else:
+            taken.append(key)
+    return taken
+
+
+async def listed(store: ObjectStore, **question: object) -> list[str]:
+    return [key async for page in store.list_pages(**question) for key in page.keys]  # type: ignore[arg-type]
+
+
+async def test_store_returns_the_bytes_that_were_put(place: Place) -> None:
+    """What was put is what is got, and its description agrees with it."""
+    data = bytes(range(256)) * 40
+
+    put = await place.store.put("some/key.bin", data)
+
+    assert await place.store.get("some/key.bin") == data
+    assert await place.store.head("some/key.bin") == put
+    assert (put.key, put.size, put.is_locked) == ("some/key.bin", len(data), False)
+    assert abs(put.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_store_describes_an_object_alike_in_a_page_and_alone(place: Place) -> None:
+    """A listing and a look agree on etag, size and time, so the two may be compared."""
+    await place.store.put("some/key.bin", b"bytes")
+
+    pages = [page async for page in place.store.list_pages()]
+
+    assert [page.describe(0) for page in pages] == [await place.store.head("some/key.bin")]
+    assert [list(page.sizes) for page in pages] == [[5]]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
+async def test_store_keeps_an_odd_key_or_refuses_it(place: Place, key: str) -> None:
+    """An odd key names its own object and no other, in every call, or it is refused with its name."""
+    if key in place.facts.altered_keys:
+        pytest.skip("this server is known to give the key another name")
+    try:
+        await place.store.put(key, b"mine")
+    except StoreError as error:
+        assert error.key == key
+        assert await listed(place.store) == []
+        return
+
+    assert await listed(place.store) == [key]
+    assert await place.store.get(key) == b"mine"
+    assert (await place.store.head(key)).key == key
+    assert (await place.store.move(key, "elsewhere")).size == 4
+    assert await listed(place.store) == ["elsewhere"]
+    await place.store.move("elsewhere", key)
+    assert await place.store.delete(key) is True
+    assert await listed(place.store) == []
+
+
+async def test_store_holds_all_odd_keys_at_once_in_the_order_it_claims(place: Place) -> None:
+    """Odd keys side by side are listed once each, in UTF-8 byte order where the store says so."""
+    taken = await put_what_fits(place, [key for key in ODD_KEYS if key not in ("plain", "..", ".")])
+
+    found = await listed(place.store)
+
+    assert len(taken) >= 30
+    assert in_order(found) == in_order(taken)
+    if place.facts.is_ordered:
+        assert found == in_order(taken)
+
+
+async def test_store_lists_the_same_keys_whatever_the_page_size(place: Place) -> None:
+    """Pages of 7 and of 1,000 add up to the same listing, and no page is longer than asked or empty."""
+    keys = [f"d{number % 7}/{number:04}" for number in range(150)]
+    await put_all(place.store, keys)
+
+    small = [page async for page in place.store.list_pages(page_size=7)]
+
+    assert all(1 <= len(page.keys) == len(page.sizes) <= 7 for page in small)
+    assert in_order(key for page in small for key in page.keys) == in_order(keys)
+    assert await listed(place.store) == [key for page in small for key in page.keys]
+
+
+async def test_store_lists_nothing_when_there_is_nothing(place: Place) -> None:
+    """An empty store has no pages at all."""
+    assert [page async for page in place.store.list_pages()] == []
+
+
+async def test_store_lists_what_starts_with_a_prefix_that_ends_anywhere(place: Place) -> None:
+    """A prefix is text, not a directory: it may end within a name, and matches no sibling by accident."""
+    await put_all(place.store, ["images/a", "images/b/c", "images2/a", "image", "other/images/a"])
+
+    assert await listed(place.store, prefix="images/") == ["images/a", "images/b/c"]
+    assert in_order(await listed(place.store, prefix="image")) == ["image", "images/a", "images/b/c", "images2/a"]
+    assert await listed(place.store, prefix="images/b") == ["images/b/c"]
+    assert await listed(place.store, prefix="nothing/") == []
+
+
+async def test_store_starts_after_any_key_exactly_when_it_says_so(place: Place) -> None:
+    """Starting after a key, there or not, yields all that follows it and nothing else, with and without a prefix."""
+    if not place.facts.has_exact_start_after:
+        pytest.skip("this server does not, and the probe says so")
+    keys = ["a", "b.c", "b/c", "b/d/e", "b/f", "b0", "c/g", "é/h"]
+    await put_all(place.store, keys)
+
+    for start_after in [*keys, "", "b", "b/", "b/d/", "b/d/zz", "b/zz", "zzz", "\U0010ffff"]:
+        expected = [key for key in in_order(keys) if key > start_after]
+        assert await listed(place.store, start_after=start_after, page_size=2) == expected
+        below_b = [key for key in expected if key.startswith("b/")]
+        assert await listed(place.store, prefix="b/", start_after=start_after) == below_b
+
+
+async def test_store_keeps_ours_out_of_a_listing_unless_asked(place: Place) -> None:
+    """Objects under `.millhand/` are listed only when the prefix names them."""
+    await put_all(place.store, ["a", ".millhand/quarantine/1/b", ".millhandle", "c/.millhand/d"])
+
+    assert in_order(await listed(place.store)) == [".millhandle", "a", "c/.millhand/d"]
+    assert await listed(place.store, prefix=".millhand/quarantine/") == [".millhand/quarantine/1/b"]
+
+
+async def test_store_says_not_found_for_a_key_without_object(place: Place) -> None:
+    """A key without object is an error of its own, also below an object and where a directory stands."""
+    await put_all(place.store, ["a/b"])
+
+    for key in ("missing", "a", "a/b/c", "a/bb"):
+        with pytest.raises(ObjectNotFound) as head:
+            await place.store.head(key)
+        with pytest.raises(ObjectNotFound):
+            await place.store.get(key)
+        with pytest.raises(ObjectNotFound):
+            await place.store.move(key, "elsewhere")
+        assert await place.store.delete(key) is False
+        assert str(head.value) == f"head of {key!r} must succeed, got no such object"
+
+
+@pytest.mark.parametrize("key", ["", "x" * 1_025, "lone\ud800surrogate"], ids=ascii)
+async def test_store_refuses_what_is_no_key(place: Place, key: str) -> None:
+    """An empty key, one beyond 1,024 bytes and one that is not UTF-8 are refused before anything is done."""
+    with pytest.raises(InvalidKey):
+        await place.store.put(key, b"")
+
+
+async def test_store_replaces_an_object_whole(place: Place) -> None:
+    """A second put replaces bytes, size and etag."""
+    first = await place.store.put("key", b"first")
+
+    second = await place.store.put("key", b"second!")
+
+    assert await place.store.get("key") == b"second!"
+    assert (second.size, second.etag != first.etag) == (7, True)
+
+
+async def test_store_puts_only_where_nothing_is_when_asked(place: Place) -> None:
+    """With `if_absent`, an object that is there stays as it is."""
+    await place.store.put("key", b"first", if_absent=True)
+
+    with pytest.raises(ObjectExists):
+        await place.store.put("key", b"second", if_absent=True)
+
+    assert await place.store.get("key") == b"first"
+
+
+async def test_store_deletes_only_the_object_that_was_seen(place: Place) -> None:
+    """A delete on a condition leaves an object that changed, removes one that did not, and answers what it did."""
+    seen = await place.store.put("key", b"first")
+    await place.store.put("key", b"second")
+
+    with pytest.raises(ObjectChanged):
+        await place.store.delete("key", if_match=seen.etag)
+    assert await place.store.get("key") == b"second"
+
+    current = await place.store.head("key")
+    assert await place.store.delete("key", if_match=current.etag) is True
+    assert await place.store.delete("key", if_match=current.etag) is False
+
+
+async def test_store_deletes_many_and_names_none_that_went_well(place: Place) -> None:
+    """More keys than one request takes, missing and odd ones among them, are deleted in one call."""
+    keys = [f"many/{number:05}" for number in range(MANY)]
+    await put_all(place.store, keys)
+    odd = await put_what_fits(place, ["line\nbreak", "\x01control", "a&<b", "ünï"])
+    await place.store.put("stays", b"")
+
+    failed = await place.store.delete_many([*keys, *odd, "missing"])
+
+    assert failed == {}
+    assert await listed(place.store) == ["stays"]
+
+
+async def test_store_moves_an_object_with_its_bytes(place: Place) -> None:
+    """A move changes the key and nothing else; the old key is gone."""
+    await place.store.put("a/old", b"bytes")
+
+    moved = await place.store.move("a/old", "b/new", if_match=(await place.store.head("a/old")).etag)
+
+    assert await listed(place.store) == ["b/new"]
+    assert await place.store.get("b/new") == b"bytes"
+    assert moved == await place.store.head("b/new")
+
+
+async def test_store_moves_only_the_object_that_was_seen(place: Place) -> None:
+    """A move on a condition leaves an object that changed where it is, and makes no copy."""
+    seen = await place.store.put("old", b"first")
+    await place.store.put("old", b"second")
+
+    with pytest.raises(ObjectChanged):
+        await place.store.move("old", "new", if_match=seen.etag)
+
+    assert await listed(place.store) == ["old"]
+    assert await place.store.get("old") == b"second"
+
+
+async def test_store_moves_only_to_a_free_key_when_asked(place: Place) -> None:
+    """With `if_absent`, neither of two objects is harmed; without, the target is replaced."""
+    await place.store.put("old", b"old")
+    await place.store.put("new", b"new")
+
+    with pytest.raises(ObjectExists):
+        await place.store.move("old", "new", if_absent=True)
+    assert [await place.store.get(key) for key in ("old", "new")] == [b"old", b"new"]
+
+    await place.store.move("old", "new")
+    assert await listed(place.store) == ["new"]
+    assert await place.store.get("new") == b"old"
+
+
+async def test_probe_finds_out_what_the_store_does_and_leaves_nothing(place: Place) -> None:
+    """The probe's answer is what is known of the server, and its objects are gone after."""
+    found = await place.store.probe()
+
+    assert (found.has_conditional_delete, found.has_exact_start_after, found.is_ordered, found.is_writable) == (
+        place.facts.has_conditional_delete,
+        place.facts.has_exact_start_after,
+        place.facts.is_ordered,
+        True,
+    )
+    assert abs(found.store_now - datetime.now(UTC)) < timedelta(minutes=1)
+    assert await listed(place.store, prefix=".millhand/") == []
+
+
+async def test_a_listing_may_be_left_at_any_page(place: Place) -> None:
+    """Whoever stops reading early leaves no thread, warning or error behind."""
+    await put_all(place.store, [f"{number:03}" for number in range(50)])
+
+    pages = place.store.list_pages(page_size=3)
+    first = await anext(pages)
+    await pages.aclose()  # type: ignore[attr-defined]
+
+    assert len(first.keys) == 3
+    assert await anext(pages, None) is None
+
+
+async def test_store_serves_many_tasks_at_once(place: Place) -> None:
+    """Puts, looks, moves and deletes of a hundred tasks do not get in each other's way."""
+
+    async def life(number: int) -> None:
+        key = f"life/{number % 10}/{number}"
+        seen = await place.store.put(key, str(number).encode())
+        await place.store.move(key, f"after{key}", if_match=seen.etag)
+        assert await place.store.get(f"after{key}") == str(number).encode()
+        assert await place.store.delete(f"after{key}") is True
+
+    await asyncio.gather(*(life(number) for number in random.sample(range(100), 100)))
+
+    assert await listed(place.store) == []
