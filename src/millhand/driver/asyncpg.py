@@ -44,7 +44,7 @@ RELEASE_SECONDS = 1.0
 # A TimeoutError and whatever a socket raises is an OSError.
 _WIRE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _LOST_STATES = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
-# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby that is not yet primary.
+# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby not yet promoted.
 _RETRYABLE_STATES = frozenset({"0A000", "25006", "40001", "40P01", "55P03", "57014"})
 _RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
 _CLOSED_POOL = ("pool is closed", "pool is closing", "pool is not initialized")
@@ -253,13 +253,24 @@ class AsyncpgListener:
         self._schema = schema
         self._prefix = ""
         self._connection: AnyConnection | None = None
-        self._lost = asyncio.Event()
+        self._ring_lost: Callable[[], None] | None = None
+        self._is_lost = False
+
+    def on_lost(self, ring: Callable[[], None]) -> None:
+        """Have `ring` called once, on the event loop, when the connection was lost; call before `connect`."""
+        self._ring_lost = ring
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection was lost after it was made."""
+        return self._is_lost
 
     async def connect(self) -> None:
         """Connect, and learn the schema whose topics are meant if none was configured."""
-        self._lost.clear()
-        connection = self._connection = await _within("listener_connect", self._connect(), CONNECT_SECONDS)
+        self._is_lost = False
+        connection = await _within("listener_connect", self._connect(), CONNECT_SECONDS)
         connection.add_termination_listener(self._note_lost)
+        self._connection = connection
         schema = self._schema or await _within(
             "listener_schema", connection.fetchval("SELECT current_schema()"), CONNECT_SECONDS
         )
@@ -268,8 +279,8 @@ class AsyncpgListener:
     async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
         """Have `receive` called with each payload of `<schema>.<topic>`, on the event loop."""
 
-        def receive_notification(connection: object, pid: int, channel: str, payload: object) -> None:
-            receive(str(payload))
+        def receive_notification(*notification: object) -> None:
+            receive(str(notification[-1]))
 
         listening = self._require().add_listener(self._prefix + topic, receive_notification)
         await _within("listen", listening, CONNECT_SECONDS)
@@ -278,28 +289,25 @@ class AsyncpgListener:
         """Raise if the connection does not answer within ten seconds."""
         await _within("ping", self._require().fetchval("SELECT 1"), TIMEOUT_SECONDS)
 
-    async def wait_lost(self) -> None:
-        """Return when the connection was lost or closed, however that was noticed."""
-        await self._lost.wait()
-
     async def close(self) -> None:
         """Close the connection, whether it was ours or a pool's; idempotent, never raises."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        connection.remove_termination_listener(self._note_lost)
-        self._lost.set()
-        # A connection that listened is not given back: other channels of its pool's next user would arrive here.
+        # Not given back to its pool: what it listens to would go on arriving there. The pool makes another instead.
         with contextlib.suppress(*_WIRE_ERRORS):
+            connection.remove_termination_listener(self._note_lost)
             await connection.close(timeout=RELEASE_SECONDS)
 
     def _require(self) -> AnyConnection:
-        if self._connection is None or self._connection.is_closed():
+        if self._connection is None or self._is_lost:
             raise ConnectionLost("listen", "a connection that is closed")
         return self._connection
 
-    def _note_lost(self, connection: object) -> None:
-        self._lost.set()
+    def _note_lost(self, _connection: object) -> None:
+        self._is_lost = True
+        if self._ring_lost is not None:
+            self._ring_lost()
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 """
 The words we say to PostgreSQL: loaded once, compiled for whoever says them.
 
-Rule 1: a statement is a block `-- name: foo` of a file here; a block `-- fragment: bar` is put in wherever a statement says
-        `/* bar */`. Names are unique over all files.
+Rule 1: a statement is a block `-- name: foo` of a file here; a block `-- fragment: bar` is put in wherever a statement
+        says `/* bar */`. Names are unique over all files.
 Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing when the search path is to decide.
         `/* schema_name */` becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
-Rule 3: `@param` becomes the driver's own placeholder. Literals, quoted names, comments, dollar quotes and casts are left
-        alone; an operator such as `@>` is not a parameter, and must be followed by a space or a sign.
+Rule 3: `@param` becomes the driver's own placeholder. Literals, quoted names, comments, dollar quotes and casts are
+        left alone; an operator such as `@>` is not a parameter, and must be followed by a space or a sign.
 Rule 4: what cannot be a parameter (an ORDER BY, an index's name) comes as a fragment made in `store/` of a fixed
         vocabulary, never of a user's text.
 """

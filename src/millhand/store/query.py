@@ -23,8 +23,8 @@ class Query(Generic[T]):
     """
     The statement `name` of `sql/`, to be run with `params`, by name.
 
-    Shape: `parse` gets all rows, in the order in which they arrived, and is called once. `fragments` is SQL to be put in
-    for `/* name */`, for what cannot be a parameter; made in `store/` of a fixed vocabulary, never of a user's text.
+    Shape: `parse` gets all rows, in the order in which they arrived, and is called once. `fragments` is SQL to be put
+    in for `/* name */`, for what cannot be a parameter; made in `store/` of a fixed vocabulary, never of a user's text.
     Units: `timeout_seconds` is the deadline for the whole exchange.
     """
 

@@ -1,0 +1,147 @@
+-- name: job_schedule
+-- Make jobs available whose time has come; discard those whose unique key another job holds.
+-- Rows that share a key are ranked, so that one of them goes on. A row discarded while its own mask says that discarded
+-- jobs hold the key gives up that claim: the key is another's, and no pass could ever write the row otherwise.
+WITH due AS MATERIALIZED (
+    SELECT
+        id,
+        unique_key,
+        unique_states,
+        priority,
+        scheduled_at
+    FROM /* schema */river_job
+    WHERE state IN ('retryable', 'scheduled')
+    AND scheduled_at <= coalesce(@now::timestamptz, now())
+    ORDER BY priority, scheduled_at, id
+    LIMIT @limit::integer
+    FOR UPDATE
+),
+
+ranked AS MATERIALIZED (
+    SELECT
+        id,
+        unique_key,
+        unique_states IS NOT NULL AND unique_key IS NOT NULL AS is_unique,
+        row_number() OVER (
+            PARTITION BY unique_key, unique_key IS NOT NULL AND unique_states IS NOT NULL
+            ORDER BY priority, scheduled_at, id
+        ) AS place
+    FROM due
+),
+
+decided AS MATERIALIZED (
+    SELECT
+        ranked.id,
+        ranked.is_unique AND (
+            ranked.place > 1
+            OR EXISTS (
+                SELECT
+                FROM /* schema */river_job AS holder
+                WHERE holder.unique_key = ranked.unique_key
+                AND holder.id <> ranked.id
+                AND holder.unique_key IS NOT NULL
+                AND holder.unique_states IS NOT NULL
+                AND /* schema */river_job_state_in_bitmask(holder.unique_states, holder.state)
+            )
+        ) AS is_conflicting
+    FROM ranked
+)
+
+UPDATE /* schema */river_job AS job
+SET
+    finalized_at = CASE WHEN decided.is_conflicting THEN coalesce(@now::timestamptz, now()) END,
+    metadata = CASE
+        WHEN decided.is_conflicting AND jsonb_typeof(job.metadata) = 'object'
+            THEN job.metadata || '{"unique_key_conflict": "scheduler_discarded"}'
+        ELSE job.metadata
+    END,
+    state = CASE WHEN decided.is_conflicting THEN 'discarded' ELSE 'available' END::/* schema */river_job_state,
+    unique_states = CASE
+        WHEN decided.is_conflicting THEN job.unique_states & ~B'00001000' ELSE job.unique_states
+    END
+FROM decided
+WHERE job.id = decided.id
+RETURNING
+    job.id, job.queue, job.scheduled_at, decided.is_conflicting;
+
+-- name: job_get_stuck
+-- Give jobs that have been running since before the horizon, by id, after the last one seen.
+SELECT
+    /* job_columns */
+FROM /* schema */river_job AS job
+WHERE job.state = 'running'
+AND job.attempted_at < @horizon
+AND job.id > @after_id
+ORDER BY job.id
+LIMIT @limit::integer;
+
+-- name: job_rescue_many
+-- Write what becomes of stuck jobs, of those that are still running and were not fetched again meanwhile.
+UPDATE /* schema */river_job AS job
+SET
+    errors = array_append(job.errors, input.error::jsonb),
+    finalized_at = input.finalized_at,
+    metadata = CASE jsonb_typeof(job.metadata)
+        WHEN 'object' THEN job.metadata || jsonb_build_object(
+            'river:rescue_count',
+            1 + CASE jsonb_typeof(job.metadata -> 'river:rescue_count')
+                WHEN 'number' THEN (job.metadata ->> 'river:rescue_count')::numeric
+                ELSE 0
+            END
+        )
+        ELSE job.metadata
+    END,
+    scheduled_at = coalesce(input.scheduled_at, job.scheduled_at),
+    state = input.state::/* schema */river_job_state
+FROM unnest(
+    @ids::bigint [],
+    @errors::text [],
+    @finalized_ats::timestamptz [],
+    @scheduled_ats::timestamptz [],
+    @states::text []
+) AS input (id, error, finalized_at, scheduled_at, state)
+WHERE job.id = input.id
+AND job.state = 'running'
+AND job.attempted_at < @horizon
+RETURNING job.id;
+
+-- name: job_delete_before
+-- Delete finalized jobs that are older than the horizon of their state; a state without horizon keeps its jobs.
+WITH old AS MATERIALIZED (
+    (
+        SELECT id
+        FROM /* schema */river_job
+        WHERE state = 'cancelled' AND finalized_at < @cancelled_horizon::timestamptz
+        ORDER BY finalized_at
+        LIMIT @limit::integer
+    )
+    UNION ALL
+    (
+        SELECT id
+        FROM /* schema */river_job
+        WHERE state = 'completed' AND finalized_at < @completed_horizon::timestamptz
+        ORDER BY finalized_at
+        LIMIT @limit::integer
+    )
+    UNION ALL
+    (
+        SELECT id
+        FROM /* schema */river_job
+        WHERE state = 'discarded' AND finalized_at < @discarded_horizon::timestamptz
+        ORDER BY finalized_at
+        LIMIT @limit::integer
+    )
+    LIMIT @limit::integer
+),
+
+deleted AS (
+    DELETE FROM /* schema */river_job AS job
+    WHERE job.id = ANY(ARRAY(SELECT id FROM old))
+    -- Somebody may have retried it since it was read.
+    AND job.finalized_at < greatest(
+        @cancelled_horizon::timestamptz, @completed_horizon::timestamptz, @discarded_horizon::timestamptz
+    )
+    RETURNING job.id
+)
+
+SELECT count(*) FROM deleted;

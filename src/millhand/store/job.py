@@ -1,0 +1,317 @@
+"""Statements about jobs: insert, fetch, complete, and the commands that a person gives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from millhand.errors import JobRunning, NotFound
+from millhand.insert_opts import InsertParams, InsertResult
+from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
+from millhand.store.job_row import encode_error, encode_json, parse_job, parse_jobs
+from millhand.store.query import Query, Row, parse_count, parse_none
+from millhand.transition import StateChange
+
+# `attempted_by` keeps its newest hundred. Source: River v0.51.2, producer.go `maxAttemptedBy`.
+ATTEMPTED_BY_MAX = 100
+
+
+class ScheduledJob(msgspec.Struct, frozen=True):
+    """A job that the scheduler has moved: to available, or to discarded if another job holds its unique key."""
+
+    id: JobId
+    queue: str
+    scheduled_at: datetime
+    is_discarded: bool
+
+
+class Rescue(msgspec.Struct, frozen=True):
+    """What becomes of one stuck job. `scheduled_at` is None where it stays as it is."""
+
+    id: JobId
+    state: JobState
+    error: AttemptError
+    finalized_at: datetime | None = None
+    scheduled_at: datetime | None = None
+
+
+def job_insert_many(
+    params: Sequence[InsertParams], *, notify_queues: Collection[str] = (), now: datetime | None = None
+) -> Query[list[InsertResult]]:
+    """
+    Insert jobs, and announce `notify_queues` to all clients when it is committed.
+
+    A job whose unique key another holds is not inserted; its result is the other's row, locked until the end of the
+    transaction. Two jobs with one key among `params` fail the statement (SQLSTATE 21000), and nothing is inserted.
+
+    Shape: one result for each of `params`, in their order.
+    Units: `now` is for rows that bring no instants of their own; None means the database's clock.
+    Concurrency: safe to race; of two with one key the later waits for the earlier's transaction.
+    Source: River v0.51.2, river_job.sql `JobInsertFastMany`, pg_misc.sql `PGNotifyMany`.
+    """
+    return Query(
+        "job_insert_many",
+        {
+            "args": [one.encoded_args for one in params],
+            "created_at": [one.created_at for one in params],
+            "kind": [one.kind for one in params],
+            "max_attempts": [one.max_attempts for one in params],
+            "metadata": [one.encoded_metadata for one in params],
+            "notify_queues": list(notify_queues),
+            "now": now,
+            "priority": [one.priority for one in params],
+            "queue": [one.queue for one in params],
+            "scheduled_at": [one.scheduled_at for one in params],
+            "state": [one.state.value for one in params],
+            # Joined: unnest would flatten an array of arrays. No tag may hold a comma.
+            "tags": [",".join(one.tags) for one in params],
+            "unique_key": [one.unique_key for one in params],
+            "unique_states": [one.unique_states for one in params],
+        },
+        _parse_insert_results,
+    )
+
+
+def job_notify_insert(queues: Collection[str]) -> Query[None]:
+    """Announce that jobs became available in `queues`."""
+    return Query("job_notify_insert", {"queues": list(queues)}, parse_none)
+
+
+def job_get_available(
+    *,
+    queue: str,
+    limit: int,
+    client_id: ClientId,
+    kinds: Sequence[str] | None = None,
+    now: datetime | None = None,
+) -> Query[list[JobRow]]:
+    """
+    Lock up to `limit` available jobs of `queue`, mark them running and count the attempt.
+
+    Rows locked by others are skipped, so concurrent callers never wait and never share a job. With `kinds`, jobs of
+    other kinds stay as they are.
+
+    Shape: 0 … `limit` rows, by priority (1 first), then `scheduled_at`, then id. `attempted_by` keeps its last 100.
+    Units: `now` is an aware UTC instant; None means the database's own clock.
+    Concurrency: must not be cancelled once sent; rows it marked would be stranded until rescued.
+    Source: River v0.51.2, river_job.sql `JobGetAvailable`; PostgreSQL, "The Locking Clause", SKIP LOCKED.
+    """
+    params = {
+        "client_id": client_id,
+        "kinds": None if kinds is None else list(kinds),
+        "limit": limit,
+        "max_attempted_by": ATTEMPTED_BY_MAX,
+        "now": now,
+        "queue": queue,
+    }
+    return Query("job_get_available", params, parse_jobs)
+
+
+def job_complete_many(*, ids: Sequence[JobId], finalized_ats: Sequence[datetime]) -> Query[list[JobId]]:
+    """
+    Mark running jobs completed: for attempts that succeeded and have no metadata to store.
+
+    Shape: the ids that were written, in no order; those of jobs that are no longer running are missing.
+    Concurrency: safe to race; a job that somebody else settled is left alone.
+    """
+    return Query("job_complete_many", {"ids": ids, "finalized_ats": finalized_ats}, _parse_ids)
+
+
+def job_set_state_if_running_many(
+    changes: Sequence[StateChange], *, now: datetime | None = None
+) -> Query[list[JobRow]]:
+    """
+    Write how attempts ended, for jobs that are still running; merge metadata into the others too.
+
+    A job whose cancellation was asked for meanwhile ends cancelled instead of being tried again. U+0000 and halves of
+    surrogate pairs are stored as U+FFFD.
+
+    Shape: one row for each job that exists, written or not, by id. One change a job.
+    Units: `now` dates the forced cancels; None means the database's own clock.
+    Concurrency: safe to race. There is no fence: a late report settles a newer attempt of the same job.
+    Source: River v0.51.2, river_job.sql `JobSetStateIfRunningMany`.
+    """
+    return Query(
+        "job_set_state_if_running_many",
+        {
+            "attempts": [change.attempt for change in changes],
+            "errors": [None if change.error is None else encode_error(change.error) for change in changes],
+            "finalized_ats": [change.finalized_at for change in changes],
+            "ids": [change.id for change in changes],
+            "metadatas": [
+                None if not change.metadata else encode_json(change.metadata) for change in changes
+            ],
+            "now": now,
+            "scheduled_ats": [change.scheduled_at for change in changes],
+            "states": [change.state.value for change in changes],
+        },
+        parse_jobs,
+    )
+
+
+def job_get_by_id(id: JobId) -> Query[JobRow]:
+    """Give one job. Raises: NotFound."""
+    return Query("job_get_by_id", {"id": id}, lambda rows: _parse_one(id, rows))
+
+
+def job_get_by_ids(ids: Collection[JobId]) -> Query[list[JobRow]]:
+    """Give those of the jobs that exist, by id."""
+    return Query("job_get_by_ids", {"ids": list(ids)}, parse_jobs)
+
+
+def job_get_cancel_requested(ids: Collection[JobId]) -> Query[list[JobId]]:
+    """Give the ids of those of the jobs that are running and whose cancellation was asked for."""
+    return Query("job_get_cancel_requested", {"ids": list(ids)}, _parse_ids)
+
+
+def job_count_by_state(states: Iterable[JobState] = JobState) -> Query[dict[JobState, int]]:
+    """
+    Count the jobs in each of `states`.
+
+    Shape: every one of `states` is a key, 0 where there is no job. Reads the whole index of a state: ask for few.
+    """
+    wanted = tuple(states)
+
+    def parse(rows: Sequence[Row]) -> dict[JobState, int]:
+        return dict.fromkeys(wanted, 0) | {JobState(state): count for state, count in rows}
+
+    return Query("job_count_by_state", {"states": [state.value for state in wanted]}, parse)
+
+
+def job_cancel(id: JobId, *, now: datetime) -> Query[JobRow]:
+    """
+    Cancel a job; a running one is only asked to end, through the client that works it.
+
+    A finalized job is given back as it is.
+
+    Units: `now` is the instant kept as `cancel_attempted_at`, and that of the end of a job that is not running.
+    Raises: NotFound.
+    Concurrency: safe to race; the later of two gets what the earlier has written.
+    Source: River v0.51.2, river_job.sql `JobCancel`.
+    """
+    at = now.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    params = {"id": id, "cancel_attempted_at": at, "now": now}
+    return Query("job_cancel", params, lambda rows: _parse_one(id, rows))
+
+
+def job_retry(id: JobId, *, now: datetime | None = None) -> Query[JobRow]:
+    """
+    Make a job available at once, with one attempt more if it has none left.
+
+    A running job, and one that is available and due, is given back as it is.
+
+    Raises: NotFound. A unique key that another job holds is a DriverError with the constraint's name.
+    Source: River v0.51.2, river_job.sql `JobRetry`.
+    """
+    return Query("job_retry", {"id": id, "now": now}, lambda rows: _parse_one(id, rows))
+
+
+def job_delete(id: JobId) -> Query[JobRow]:
+    """
+    Delete a job that is not running, and give the row that it was.
+
+    Raises: NotFound, JobRunning.
+    Source: River v0.51.2, river_job.sql `JobDelete`.
+    """
+
+    def parse(rows: Sequence[Row]) -> JobRow:
+        job = _parse_one(id, rows)
+        if not rows[0][-1]:
+            raise JobRunning(id)
+        return job
+
+    return Query("job_delete", {"id": id}, parse)
+
+
+def job_update_output(id: JobId, output: Json) -> Query[JobRow]:
+    """Store a job's output, in whatever state the job is. Raises: NotFound."""
+    params = {"id": id, "output": encode_json(output)}
+    return Query("job_update_output", params, lambda rows: _parse_one(id, rows))
+
+
+def job_schedule(*, now: datetime, limit: int) -> Query[list[ScheduledJob]]:
+    """
+    Make scheduled and retryable jobs available whose time has come by `now`, or discard them.
+
+    Discarded is a job whose unique key another holds, or which is not the first of its key in this pass.
+
+    Shape: 0 … `limit` jobs, in no order. They are taken by priority, then `scheduled_at`, then id.
+    Units: `now` may lie ahead of the clock by one interval of the scheduler; the fetch holds jobs until they are due.
+    Concurrency: safe to race; the later of two waits for the earlier's transaction.
+    Source: River v0.51.2, river_job.sql `JobSchedule`.
+    """
+    return Query("job_schedule", {"now": now, "limit": limit}, _parse_scheduled)
+
+
+def job_get_stuck(*, stuck_horizon: datetime, after_id: JobId, limit: int) -> Query[list[JobRow]]:
+    """
+    Give jobs that have been running since before `stuck_horizon`.
+
+    Shape: 0 … `limit` rows with ids above `after_id`, by id.
+    Source: River v0.51.2, river_job.sql `JobGetStuck`.
+    """
+    params = {"horizon": stuck_horizon, "after_id": after_id, "limit": limit}
+    return Query("job_get_stuck", params, parse_jobs)
+
+
+def job_rescue_many(rescues: Sequence[Rescue], *, stuck_horizon: datetime) -> Query[list[JobId]]:
+    """
+    Write what becomes of stuck jobs, of those that are still running and were not fetched again meanwhile.
+
+    Shape: the ids that were written, in no order. `stuck_horizon` is the one that they were chosen by.
+    Source: River v0.51.2, river_job.sql `JobRescueMany`.
+    """
+    return Query(
+        "job_rescue_many",
+        {
+            "errors": [encode_error(rescue.error) for rescue in rescues],
+            "finalized_ats": [rescue.finalized_at for rescue in rescues],
+            "horizon": stuck_horizon,
+            "ids": [rescue.id for rescue in rescues],
+            "scheduled_ats": [rescue.scheduled_at for rescue in rescues],
+            "states": [rescue.state.value for rescue in rescues],
+        },
+        _parse_ids,
+    )
+
+
+def job_delete_before(
+    *,
+    cancelled_horizon: datetime | None,
+    completed_horizon: datetime | None,
+    discarded_horizon: datetime | None,
+    limit: int,
+) -> Query[int]:
+    """
+    Delete finalized jobs that are older than the horizon of their state, and say how many.
+
+    Shape: at most `limit` at once. A horizon of None keeps all jobs of its state.
+    Source: River v0.51.2, river_job.sql `JobDeleteBefore`.
+    """
+    params = {
+        "cancelled_horizon": cancelled_horizon,
+        "completed_horizon": completed_horizon,
+        "discarded_horizon": discarded_horizon,
+        "limit": limit,
+    }
+    return Query("job_delete_before", params, parse_count)
+
+
+def _parse_insert_results(rows: Sequence[Row]) -> list[InsertResult]:
+    return [InsertResult(parse_job(row), row[-1]) for row in rows]
+
+
+def _parse_ids(rows: Sequence[Row]) -> list[JobId]:
+    return [row[0] for row in rows]
+
+
+def _parse_one(id: JobId, rows: Sequence[Row]) -> JobRow:
+    if not rows:
+        raise NotFound("job", id)
+    return parse_job(rows[0])
+
+
+def _parse_scheduled(rows: Sequence[Row]) -> list[ScheduledJob]:
+    return [ScheduledJob(*row) for row in rows]
