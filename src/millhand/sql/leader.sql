@@ -1,0 +1,66 @@
+-- name: leader_attempt_elect
+-- Begin a term if no other runs.
+-- An expired row is overwritten rather than deleted and inserted: one round trip, and the row comes out the same.
+INSERT INTO /* schema */river_leader AS leader (leader_id, elected_at, expires_at)
+VALUES (
+    @leader_id,
+    coalesce(@now::timestamptz, now()),
+    coalesce(@now::timestamptz, now()) + @ttl::interval
+)
+ON CONFLICT (name) DO UPDATE SET
+    leader_id = excluded.leader_id,
+    elected_at = excluded.elected_at,
+    expires_at = excluded.expires_at
+WHERE leader.expires_at < coalesce(@now::timestamptz, now())
+RETURNING leader.leader_id, leader.elected_at, leader.expires_at;
+
+-- name: leader_attempt_reelect
+-- Renew a term that has not expired.
+UPDATE /* schema */river_leader
+SET expires_at = coalesce(@now::timestamptz, now()) + @ttl::interval
+WHERE leader_id = @leader_id
+AND elected_at = @elected_at
+AND expires_at >= coalesce(@now::timestamptz, now())
+RETURNING leader_id, elected_at, expires_at;
+
+-- name: leader_delete_expired
+-- Delete a term that has expired.
+DELETE FROM /* schema */river_leader
+WHERE expires_at < coalesce(@now::timestamptz, now())
+RETURNING leader_id;
+
+-- name: leader_get
+-- Give the term's row, expired or not.
+SELECT leader_id, elected_at, expires_at
+FROM /* schema */river_leader;
+
+-- name: leader_request_resign
+-- Ask whoever leads to resign.
+SELECT pg_notify(/* schema_name */ || '.river_leadership', @payload::text);
+
+-- name: leader_resign
+-- End a term and announce it, if it is still this one.
+WITH locked AS MATERIALIZED (
+    SELECT
+        name,
+        leader_id
+    FROM /* schema */river_leader
+    WHERE leader_id = @leader_id
+    AND elected_at = @elected_at
+    FOR UPDATE
+),
+
+notified AS MATERIALIZED (
+    SELECT
+        name,
+        pg_notify(
+            /* schema_name */ || '.river_leadership',
+            json_build_object('leader_id', leader_id, 'action', 'resigned')::text
+        ) AS notified
+    FROM locked
+)
+
+DELETE FROM /* schema */river_leader AS leader
+USING notified
+WHERE leader.name = notified.name
+RETURNING leader.leader_id;

@@ -1,0 +1,113 @@
+-- fragment: queue_columns
+    queue.name,
+    queue.created_at,
+    queue.metadata::text AS metadata,
+    queue.paused_at,
+    queue.updated_at
+
+-- name: queue_create_or_set_updated_at
+-- Make a queue known, or say that it still is; metadata and a pause stay as they are.
+INSERT INTO /* schema */river_queue AS queue (name, created_at, metadata, updated_at)
+VALUES (@name, coalesce(@now::timestamptz, now()), '{}', coalesce(@now::timestamptz, now()))
+ON CONFLICT (name) DO UPDATE SET updated_at = excluded.updated_at
+RETURNING
+    /* queue_columns */;
+
+-- name: queue_get
+-- Give one queue.
+SELECT
+    /* queue_columns */
+FROM /* schema */river_queue AS queue
+WHERE queue.name = @name;
+
+-- name: queue_list
+-- Give queues by name, after the last one seen.
+SELECT
+    /* queue_columns */
+FROM /* schema */river_queue AS queue
+WHERE queue.name > @after_name
+ORDER BY queue.name
+LIMIT @limit::integer;
+
+-- name: queue_pause
+-- Pause a queue, or all for '*', and announce it; count the queues meant. A pause that is there already stays as it is.
+WITH paused AS (
+    UPDATE /* schema */river_queue
+    SET
+        paused_at = coalesce(paused_at, @now::timestamptz, now()),
+        updated_at = CASE
+            WHEN paused_at IS NULL THEN coalesce(@now::timestamptz, now())
+            ELSE updated_at
+        END
+    WHERE @name::text IN (name, '*')
+    RETURNING name
+),
+
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_control', @payload::text)
+    WHERE @name::text = '*' OR EXISTS (SELECT FROM paused)
+)
+
+SELECT
+    (SELECT count(*) FROM paused) AS num_queues,
+    (SELECT count(*) FROM notified) AS num_notified;
+
+-- name: queue_resume
+-- Resume a queue, or all for '*', and announce it; count the queues meant.
+WITH resumed AS (
+    UPDATE /* schema */river_queue
+    SET
+        paused_at = NULL,
+        updated_at = CASE
+            WHEN paused_at IS NOT NULL THEN coalesce(@now::timestamptz, now())
+            ELSE updated_at
+        END
+    WHERE @name::text IN (name, '*')
+    RETURNING name
+),
+
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_control', @payload::text)
+    WHERE @name::text = '*' OR EXISTS (SELECT FROM resumed)
+)
+
+SELECT
+    (SELECT count(*) FROM resumed) AS num_queues,
+    (SELECT count(*) FROM notified) AS num_notified;
+
+-- name: queue_update
+-- Replace a queue's metadata and announce it; without metadata, only say that the queue is known.
+WITH updated AS (
+    UPDATE /* schema */river_queue AS queue
+    SET
+        metadata = coalesce(@metadata::text::jsonb, queue.metadata),
+        updated_at = coalesce(@now::timestamptz, now())
+    WHERE queue.name = @name
+    RETURNING
+        /* queue_columns */
+),
+
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_control', @payload::text)
+    FROM updated
+    WHERE @metadata::text IS NOT NULL
+)
+
+SELECT updated.*
+FROM updated
+WHERE (SELECT count(*) FROM notified) >= 0;
+
+-- name: queue_delete_expired
+-- Delete queues that nobody has said to be known since the horizon.
+WITH expired AS MATERIALIZED (
+    SELECT name
+    FROM /* schema */river_queue
+    WHERE updated_at < @updated_at_horizon
+    ORDER BY name
+    LIMIT @limit::integer
+)
+
+DELETE FROM /* schema */river_queue AS queue
+WHERE queue.name IN (SELECT name FROM expired)
+AND queue.updated_at < @updated_at_horizon
+RETURNING queue.name;

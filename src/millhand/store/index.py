@@ -1,0 +1,72 @@
+"""Statements about indexes; those that rebuild or drop one cannot run in a transaction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from millhand.errors import ConfigError
+from millhand.store.query import Query, Row, parse_none
+
+# Source: River v0.51.2, client.go `ReindexerIndexNamesDefault`.
+JOB_INDEX_NAMES = (
+    "river_job_args_index",
+    "river_job_kind",
+    "river_job_metadata_index",
+    "river_job_pkey",
+    "river_job_prioritized_fetching_index",
+    "river_job_state_and_finalized_at_index",
+    "river_job_unique_idx",
+)
+
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}")
+
+
+def checked_index_name(name: str) -> str:
+    """Return `name` if it may name an index. Raises: ConfigError."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"index name must be letters, digits and underscores, at most 63, not a digit first, got {name!r}"
+        )
+    return name
+
+
+def index_get_names(name: str) -> Query[list[str]]:
+    """Give the names of the indexes in the schema that begin with `name`: itself, and what a rebuild left behind."""
+
+    def parse(rows: Sequence[Row]) -> list[str]:
+        return [row[0] for row in rows]
+
+    return Query("index_get_names", {"prefix": name}, parse)
+
+
+def artifact_names(name: str, names: Sequence[str]) -> list[str]:
+    """
+    Return those of `names` that a rebuild of the index `name` makes on its way, and leaves behind if it is stopped.
+
+    Source: PostgreSQL, "REINDEX", Rebuilding Indexes Concurrently.
+    """
+    artifact = re.compile(re.escape(name) + r"_cc(?:new|old)[0-9]*")
+    return [found for found in names if artifact.fullmatch(found)]
+
+
+def index_reindex(name: str) -> Query[None]:
+    """
+    Rebuild an index while the table is read and written.
+
+    Concurrency: not in a transaction. Stopped on its way, it leaves an artifact behind; see `artifact_names`.
+    """
+    return Query("index_reindex", {}, parse_none, fragments=_quoted(name))
+
+
+def index_drop(name: str) -> Query[None]:
+    """
+    Drop an index if it is there, without keeping anybody waiting.
+
+    Concurrency: not in a transaction.
+    """
+    return Query("index_drop", {}, parse_none, fragments=_quoted(name))
+
+
+def _quoted(name: str) -> tuple[tuple[str, str], ...]:
+    return (("index", f'"{checked_index_name(name)}"'),)

@@ -1,0 +1,121 @@
+"""Statements about queues; a pause is announced in the same breath."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from millhand.errors import NotFound
+from millhand.job import Json
+from millhand.queue import QueueRow
+from millhand.store.job_row import encode_json, parse_object
+from millhand.store.query import Query, Row
+
+ALL_QUEUES = "*"
+LIMIT_DEFAULT = 100
+# Go's encoder writes these so, and its clients announce them so.
+_GO_ESCAPES = str.maketrans(
+    {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+)
+
+
+def queue_create_or_set_updated_at(name: str, *, now: datetime | None = None) -> Query[QueueRow]:
+    """
+    Make a queue known, or say that it still is; a queue that nobody does this for is deleted after a day.
+
+    Source: River v0.51.2, river_queue.sql `QueueCreateOrSetUpdatedAt`.
+    """
+    params = {"name": name, "now": now}
+    return Query("queue_create_or_set_updated_at", params, lambda rows: _parse_one(name, rows))
+
+
+def queue_get(name: str) -> Query[QueueRow]:
+    """Give one queue. Raises: NotFound."""
+    return Query("queue_get", {"name": name}, lambda rows: _parse_one(name, rows))
+
+
+def queue_list(*, limit: int = LIMIT_DEFAULT, after_name: str = "") -> Query[list[QueueRow]]:
+    """Give up to `limit` queues, by name, after `after_name`."""
+    return Query("queue_list", {"limit": limit, "after_name": after_name}, _parse)
+
+
+def queue_pause(name: str, *, now: datetime | None = None) -> Query[int]:
+    """
+    Pause a queue, or all that are known for `*`, tell all clients, and count the queues meant.
+
+    A queue that is paused already keeps its `paused_at`; the clients are told again. Running jobs are not affected.
+
+    Raises: NotFound, never for `*`.
+    Source: River v0.51.2, river_queue.sql `QueuePause`; the payloads of docs/river.md.
+    """
+    params = {"name": name, "now": now, "payload": _payload("pause", name)}
+    return Query("queue_pause", params, lambda rows: _parse_num_queues(name, rows))
+
+
+def queue_resume(name: str, *, now: datetime | None = None) -> Query[int]:
+    """
+    Resume a queue, or all that are known for `*`, tell all clients, and count the queues meant.
+
+    Raises: NotFound, never for `*`.
+    Source: River v0.51.2, river_queue.sql `QueueResume`.
+    """
+    params = {"name": name, "now": now, "payload": _payload("resume", name)}
+    return Query("queue_resume", params, lambda rows: _parse_num_queues(name, rows))
+
+
+def queue_update(
+    name: str, *, metadata: Mapping[str, Json] | None = None, now: datetime | None = None
+) -> Query[QueueRow]:
+    """
+    Replace a queue's metadata and tell all clients; None leaves it and tells nobody.
+
+    Units: what is told must stay below 8,000 bytes, PostgreSQL's limit; more is a DriverError and nothing is written.
+    Raises: NotFound.
+    Source: River v0.51.2, river_queue.sql `QueueUpdate`; producer.go `controlEventPayload`.
+    """
+    encoded = None if metadata is None else encode_json(dict(metadata))
+    payload = None if encoded is None else _metadata_payload(encoded, name)
+    params = {"name": name, "metadata": encoded, "now": now, "payload": payload}
+    return Query("queue_update", params, lambda rows: _parse_one(name, rows))
+
+
+def queue_delete_expired(*, updated_at_horizon: datetime, limit: int) -> Query[list[str]]:
+    """
+    Delete queues that nobody has said to be known since the horizon, paused or not.
+
+    Shape: up to `limit` names.
+    Source: River v0.51.2, river_queue.sql `QueueDeleteExpired`.
+    """
+    params = {"updated_at_horizon": updated_at_horizon, "limit": limit}
+    return Query("queue_delete_expired", params, lambda rows: [row[0] for row in rows])
+
+
+def _payload(action: str, name: str) -> str:
+    return encode_json({"action": action, "queue": name})
+
+
+def _metadata_payload(encoded_metadata: str, name: str) -> str:
+    return (
+        f'{{"action":"metadata_changed","metadata":{encoded_metadata.translate(_GO_ESCAPES)},'
+        f'"queue":{encode_json(name)}}}'
+    )
+
+
+def _parse(rows: Sequence[Row]) -> list[QueueRow]:
+    return [
+        QueueRow(name, created_at, parse_object(metadata), paused_at, updated_at)
+        for name, created_at, metadata, paused_at, updated_at in rows
+    ]
+
+
+def _parse_one(name: str, rows: Sequence[Row]) -> QueueRow:
+    if not rows:
+        raise NotFound("queue", name)
+    return _parse(rows)[0]
+
+
+def _parse_num_queues(name: str, rows: Sequence[Row]) -> int:
+    num_queues = int(rows[0][0])
+    if not num_queues and name != ALL_QUEUES:
+        raise NotFound("queue", name)
+    return num_queues
