@@ -2,14 +2,14 @@
 Args: what a job is told. A typed value of the user's in Python, a JSON object in the table.
 
 Rule 1: the kind is the string that says which worker, and the args class says it: `kind: ClassVar[str]`.
-Rule 2: what is inserted can be worked: args are encoded, and the text decoded again as the worker will, before anything is
-        sent. A wrong type is refused where it was made, not hours later where it is read.
+Rule 2: what is inserted can be worked: args are encoded, and the text decoded again as the worker will, before
+        anything is sent. A wrong type is refused where it was made, not hours later where it is read.
 Rule 3: the text is the one that River's Go encoder would write, to the byte, since unique keys are hashed from it: no
         blanks, non-ASCII as it is, `<`, `>`, `&`, U+2028 and U+2029 escaped, maps sorted, floats as Go prints them.
 Rule 4: what PostgreSQL's jsonb cannot hold (U+0000, lone surrogates) is refused by name.
 
-Dataclasses, msgspec Structs and attrs classes go through msgspec; pydantic models through pydantic, which is imported only
-when such a model comes along, and which decides by itself how strict it reads and how it writes instants.
+Dataclasses, msgspec Structs and attrs classes go through msgspec; pydantic models through pydantic, which is imported
+only when such a model comes along, and which decides by itself how strict it reads and how it writes instants.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar, Protocol, cast
+from typing import Annotated, Any, ClassVar, Protocol, cast
 
 import msgspec
 
@@ -37,6 +37,13 @@ from millhand.job import Json
 KIND_PATTERN = r"\w[\w\-\[\]<>/.·:+]+"
 KIND_RE = re.compile(KIND_PATTERN, re.ASCII)
 KIND_LENGTH_MAX = 127  # the table's own limit, in characters
+
+# Where Go's encoder goes over to exponents, at both ends.
+FIXED_MIN = 1e-6
+FIXED_END = 1e21
+
+ArgsType = Any  # an args class, or anything else that can stand in the brackets of `Job[…]`
+ArgsValue = Any  # a value of such a type
 
 _ESCAPED_BY_GO = re.compile("[<>&\u2028\u2029]")
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
@@ -72,13 +79,7 @@ def kind_of(args: object) -> str:
     """
     if isinstance(args, RawArgs):
         return args.kind
-    cls = args if isinstance(args, type) else typing.get_origin(args) or type(args)
-    kind = getattr(cls, "kind", None)
-    if not isinstance(kind, str) or _is_field(cls, "kind"):
-        name = getattr(cls, "__qualname__", repr(cls))
-        raise InvalidJob(f"args class must say its kind as `kind: ClassVar[str] = …`, got {name} without it")
-    _check_kind(kind)
-    return kind
+    return _kind_of_class(args if isinstance(args, type) else typing.get_origin(args) or type(args))
 
 
 def encode_args(args: object) -> str:
@@ -90,7 +91,7 @@ def encode_args(args: object) -> str:
     if isinstance(args, RawArgs):
         return args.encoded
     subject = f"args of kind {kind_of(args)!r}"
-    adapter = _adapter(cast(Any, type(args)))
+    adapter = _adapter(cast(ArgsType, type(args)))
     try:
         plain = adapter.plain(args)
     except Exception as error:  # whatever a user's type or pydantic raises means: this is no args value
@@ -100,12 +101,12 @@ def encode_args(args: object) -> str:
     return encoded
 
 
-def decoder_of(args_type: Any, kind: str) -> Callable[[str], Any]:
+def decoder_of(args_type: ArgsType, kind: str) -> Callable[[str], ArgsValue]:
     """
     Return the function that decodes JSON text into `args_type`; made once per worker, called once per attempt.
 
-    The function raises InvalidJob naming the kind and the field. Fields that the type does not know are left out, so that a
-    newer client may say more, unless the type forbids them.
+    The function raises InvalidJob naming the kind and the field. Fields that the type does not know are left out, so
+    that a newer client may say more, unless the type forbids them.
 
     Raises: TypeError if nothing can be decoded into `args_type`.
     """
@@ -142,7 +143,7 @@ class WireField(msgspec.Struct, frozen=True):
     marks: tuple[Any, ...]
 
 
-def wire_fields(args_type: Any) -> list[WireField]:
+def wire_fields(args_type: ArgsType) -> list[WireField]:
     """Return the fields of an args class as they are named in JSON; none if it is no class with fields."""
     return [_wire_field(name, annotation, marks) for name, annotation, marks in _annotated_fields(args_type)]
 
@@ -162,20 +163,20 @@ class _Adapter(Protocol):
 
     def plain(self, args: object) -> Json: ...
 
-    def decode(self, encoded: str, subject: str) -> Any: ...
+    def decode(self, encoded: str, subject: str) -> ArgsValue: ...
 
 
 class _MsgspecAdapter:
     __slots__ = ("_decode", "_type")
 
-    def __init__(self, args_type: Any) -> None:
+    def __init__(self, args_type: ArgsType) -> None:
         self._type = args_type
         self._decode = msgspec.json.Decoder(args_type).decode
 
     def plain(self, args: object) -> Json:
         return msgspec.to_builtins(args, builtin_types=(datetime,), str_keys=True, order="deterministic")
 
-    def decode(self, encoded: str, subject: str) -> Any:
+    def decode(self, encoded: str, subject: str) -> ArgsValue:
         try:
             return self._decode(encoded)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
@@ -185,7 +186,7 @@ class _MsgspecAdapter:
 class _PydanticAdapter:
     __slots__ = ("_adapter", "_type")
 
-    def __init__(self, args_type: Any) -> None:
+    def __init__(self, args_type: ArgsType) -> None:
         from pydantic import TypeAdapter  # noqa: PLC0415 - only for those who have it
 
         self._type = args_type
@@ -194,7 +195,7 @@ class _PydanticAdapter:
     def plain(self, args: object) -> Json:
         return self._adapter.dump_python(args, mode="json", by_alias=True, warnings="error")
 
-    def decode(self, encoded: str, subject: str) -> Any:
+    def decode(self, encoded: str, subject: str) -> ArgsValue:
         try:
             return self._adapter.validate_json(encoded)
         except ValueError as error:
@@ -204,7 +205,7 @@ class _PydanticAdapter:
 
 
 @functools.lru_cache(maxsize=1024)
-def _adapter(args_type: Any) -> _Adapter:
+def _adapter(args_type: ArgsType) -> _Adapter:
     is_pydantic = hasattr(args_type, "__pydantic_validator__")
     return _PydanticAdapter(args_type) if is_pydantic else _MsgspecAdapter(args_type)
 
@@ -275,7 +276,7 @@ def _float_text(value: float) -> str:
     if value == 0.0:
         return "-0" if math.copysign(1.0, value) < 0 else "0"
     digits = float.__repr__(value)
-    if 1e-6 <= abs(value) < 1e21:
+    if FIXED_MIN <= abs(value) < FIXED_END:
         return format(Decimal(digits), "f").removesuffix(".0")
     return digits.replace("e-0", "e-")
 
@@ -296,7 +297,7 @@ def _compact(encoded: str, subject: str) -> str:
     return _ESCAPED_BY_GO.sub(_escape, text)
 
 
-def _annotated_fields(args_type: Any) -> list[tuple[str, Any, tuple[Any, ...]]]:
+def _annotated_fields(args_type: ArgsType) -> list[tuple[str, Any, tuple[Any, ...]]]:
     if isinstance(args_type, type) and issubclass(args_type, msgspec.Struct):
         return [(field.encode_name, field.type, ()) for field in msgspec.structs.fields(args_type)]
     if hasattr(args_type, "model_fields"):
@@ -312,18 +313,33 @@ def _annotated_fields(args_type: Any) -> list[tuple[str, Any, tuple[Any, ...]]]:
     return [(field.name, hints[field.name], ()) for field in fields]
 
 
-def _wire_field(name: str, annotation: Any, marks: tuple[Any, ...]) -> WireField:
-    if typing.get_origin(annotation) is typing.Annotated:
+def _wire_field(name: str, annotation: ArgsType, marks: tuple[Any, ...]) -> WireField:
+    origin: object = typing.get_origin(annotation)
+    if origin is Annotated:
         annotation, *more = typing.get_args(annotation)
         marks = (*marks, *more)
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        origin = typing.get_origin(annotation)
+    is_union = origin is typing.Union or origin is types.UnionType
     members = typing.get_args(annotation) if is_union else (annotation,)
     return WireField(name, tuple(member for member in members if _has_fields(member)), marks)
 
 
-def _has_fields(cls: Any) -> bool:
-    is_known = dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__") or hasattr(cls, "model_fields")
+def _has_fields(cls: ArgsType) -> bool:
+    is_known = (
+        dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__") or hasattr(cls, "model_fields")
+    )
     return isinstance(cls, type) and (is_known or issubclass(cls, msgspec.Struct))
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_of_class(cls: type) -> str:
+    kind = getattr(cls, "kind", None)
+    if not isinstance(kind, str) or _is_field(cls, "kind"):
+        raise InvalidJob(
+            f"args class must say its kind as `kind: ClassVar[str] = …`, got {cls.__qualname__} without it"
+        )
+    _check_kind(kind)
+    return kind
 
 
 def _check_kind(kind: str) -> None:
@@ -333,12 +349,12 @@ def _check_kind(kind: str) -> None:
         raise InvalidJob(f"kind must not hold the character U+0000, got {kind!r}")
 
 
-def _is_field(cls: Any, name: str) -> bool:
+def _is_field(cls: ArgsType, name: str) -> bool:
     """Whether dataclass `cls` has `name` as a field of its values, not as a constant of its own."""
     return dataclasses.is_dataclass(cls) and any(field.name == name for field in dataclasses.fields(cls))
 
 
-def _name(args_type: Any) -> str:
+def _name(args_type: ArgsType) -> str:
     return getattr(args_type, "__qualname__", None) or str(args_type)
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from millhand.clock import Clock, SystemClock
-from millhand.cron import CronSchedule
+from millhand.cron import parse_cron
 from millhand.errors import ConfigError
 from millhand.hooks import ErrorHandler, Hook, Middleware
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MAX, queue_name_fault
@@ -27,10 +27,11 @@ INTERVAL_MIN = timedelta(milliseconds=1)
 JOB_TIMEOUT_DEFAULT = timedelta(minutes=1)
 RESCUE_AFTER_DEFAULT = timedelta(hours=1)
 
-# 2 ms, where River waits 100: the pause between two fetches is what an idle worker's job waits at most, and a fetch costs
-# the database a fraction of a millisecond. It also is the window of the insert limiter, whose last ring is never lost.
+# 2 ms, where River waits 100: it is what a job waits at most for an idle worker, and a fetch costs the database a
+# fraction of a millisecond. It also is the window of the insert limiter, whose last ring is never lost.
 FETCH_COOLDOWN_DEFAULT = timedelta(milliseconds=2)
 
+REINDEXER_SCHEDULE = parse_cron("@daily")  # midnight, UTC
 REINDEXER_INDEX_NAMES = (
     "river_job_args_index",
     "river_job_kind",
@@ -54,7 +55,7 @@ class StuckJob:
     num_stuck: int
 
 
-# Returns True to have one more slot opened in place of the one that is stuck. Is called on the event loop and must not block.
+# Returns True to have a slot opened in place of the one that is stuck. Is called on the event loop and must not block.
 JobStuckHandler = Callable[[StuckJob], bool]
 
 
@@ -68,7 +69,9 @@ class QueueConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.max_workers, bool) or not 1 <= self.max_workers <= MAX_WORKERS_MAX:
-            raise ConfigError(f"max_workers must be between 1 and {MAX_WORKERS_MAX:,}, got {self.max_workers!r}")
+            raise ConfigError(
+                f"max_workers must be between 1 and {MAX_WORKERS_MAX:,}, got {self.max_workers!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +80,11 @@ class Config:
     All settings of a client. Without `queues` it only inserts.
 
     A duration of None means: never (retention, `soft_stop_timeout`), or not said (`rescue_stuck_jobs_after`).
-    `NO_TIMEOUT` is for `job_timeout` and `reindexer_timeout`. Retention, reindexing and rescue are done by whichever client
-    leads, with its own settings: keep them equal in a fleet. `error_handlers` are all told of a failure.
+    `NO_TIMEOUT` is for `job_timeout` and `reindexer_timeout`. Retention, reindexing and rescue are done by whichever
+    client leads, with its own settings: keep them equal in a fleet. `error_handlers` are all told of a failure.
+    `max_threads` bounds the threads that plain functions run in; they are made as jobs need them, so it is a guard of
+    memory only, to be kept above the jobs of plain functions that run at a time: one more would wait for a thread with
+    its timeout running. `queue_configs` are the queues with nothing left unsaid.
 
     Raises: ConfigError, when made.
     Source: River v0.51.2, client.go `Config.validate`, for names, defaults and limits; docs/settings.md says where ours
@@ -100,13 +106,13 @@ class Config:
     job_timeout: timedelta = JOB_TIMEOUT_DEFAULT
     leader_election: bool = True
     max_attempts: int = MAX_ATTEMPTS_DEFAULT
-    max_threads: int = 64
+    max_threads: int = 1_000
     middleware: Sequence[Middleware] = ()
     periodic_jobs: Sequence[PeriodicJob] = ()
     poll_only: bool = False
     queues: Mapping[str, QueueConfig | int] = field(default_factory=dict)
     reindexer_index_names: Sequence[str] = REINDEXER_INDEX_NAMES
-    reindexer_schedule: Schedule | None = CronSchedule("@daily", "0 0 * * *", UTC)
+    reindexer_schedule: Schedule | None = REINDEXER_SCHEDULE
     reindexer_timeout: timedelta = timedelta(minutes=1)
     rescue_stuck_jobs_after: timedelta | None = None
     retry_policy: RetryPolicy = field(default_factory=DefaultRetryPolicy)
@@ -123,6 +129,8 @@ class Config:
         _check_names(self)
         _check_parts(self)
         _check_periodic_jobs(self)
+        for name in _LISTS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         queues = {name: _queue_config(self, name, queue) for name, queue in self.queues.items()}
         object.__setattr__(self, "queue_configs", MappingProxyType(queues))
 
@@ -142,9 +150,16 @@ class Config:
     def require_startable(self) -> None:
         """Raise ConfigError unless a client could be started with this, and not only insert."""
         if not self.queues:
-            raise ConfigError('queues must name at least one queue to be worked, got none; write {"default": 100}')
+            raise ConfigError(
+                'queues must name at least one queue to be worked, got none; write {"default": 100}'
+            )
         if not len(self.workers):
-            raise ConfigError("workers must hold at least one worker, got none; register one with @workers.add()")
+            raise ConfigError(
+                "workers must hold at least one worker, got none; register one with @workers.add()"
+            )
+
+
+_LISTS = ("error_handlers", "hooks", "middleware", "periodic_jobs", "reindexer_index_names")
 
 
 def default_client_id(hostname: str, now: datetime) -> str:
@@ -165,7 +180,9 @@ def _queue_config(config: Config, name: str, queue: QueueConfig | int) -> QueueC
     if isinstance(queue, int):
         queue = QueueConfig(max_workers=queue)
     cooldown = config.fetch_cooldown if queue.fetch_cooldown is None else queue.fetch_cooldown
-    poll_interval = config.fetch_poll_interval if queue.fetch_poll_interval is None else queue.fetch_poll_interval
+    poll_interval = (
+        config.fetch_poll_interval if queue.fetch_poll_interval is None else queue.fetch_poll_interval
+    )
     _check_fetch(cooldown, poll_interval, f" of queue {name!r}")
     return QueueConfig(
         max_workers=queue.max_workers, fetch_cooldown=cooldown, fetch_poll_interval=poll_interval
@@ -216,9 +233,11 @@ def _check_numbers(config: Config) -> None:
 def _check_names(config: Config) -> None:
     if config.client_id is not None and not 1 <= len(config.client_id.encode()) <= CLIENT_ID_BYTES_MAX:
         raise ConfigError(f"client_id must have 1 to {CLIENT_ID_BYTES_MAX} bytes, got {config.client_id!r}")
-    if len(config.schema) > SCHEMA_BYTES_MAX or not (config.schema == "" or SCHEMA_RE.fullmatch(config.schema)):
+    if len(config.schema) > SCHEMA_BYTES_MAX or not (
+        config.schema == "" or SCHEMA_RE.fullmatch(config.schema)
+    ):
         raise ConfigError(
-            f"schema must be at most {SCHEMA_BYTES_MAX} of the characters a-z, A-Z, 0-9 and _, not beginning with a digit, "
+            f"schema must be at most {SCHEMA_BYTES_MAX} of the characters a-z, A-Z, 0-9 and _, with no digit first, "
             f"got {config.schema!r}; empty is for the search path"
         )
     if isinstance(config.reindexer_index_names, str):
@@ -230,6 +249,12 @@ def _check_names(config: Config) -> None:
 def _check_parts(config: Config) -> None:
     if not isinstance(config.workers, Workers):
         raise ConfigError(f"workers must be a Workers, got {config.workers!r}")
+    if not callable(getattr(config.retry_policy, "next_retry_at", None)) or isinstance(
+        config.retry_policy, type
+    ):
+        raise ConfigError(
+            f"retry_policy must be an object with a method next_retry_at, got {config.retry_policy!r}"
+        )
     _check_instances("hooks", config.hooks, Hook)
     _check_instances("middleware", config.middleware, Middleware)
     _check_instances("periodic_jobs", config.periodic_jobs, PeriodicJob)

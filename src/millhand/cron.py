@@ -1,18 +1,18 @@
 """
 Cron expressions, read as River's Go programs read them, so that whoever leads fires at the same instants.
 
-Rule 1: five fields (minute, hour, day of month, month, day of week), or `@yearly` … `@hourly`, or `@every 1h30m`. Lists,
-        ranges, steps and English names; day of week is 0-6. No seconds, no `L`, no `#`, no 7.
+Rule 1: five fields (minute, hour, day of month, month, day of week), or `@yearly` … `@hourly`, or `@every 1h30m`.
+        Lists, ranges, steps and English names; day of week is 0-6. No seconds, no `L`, no `#`, no 7.
 Rule 2: day of month and day of week combine by *or* when both are restricted (a step restricts), else by *and*.
-Rule 3: the zone is the expression's (`CRON_TZ=Europe/Berlin 0 3 * * *`), else the caller's, else UTC. Never the leader's
-        own zone: in Go it is, and a schedule that moves with the machine that leads is a trap.
-Rule 4: a schedule is the set of instants whose local wall clock matches. So a time that a zone skips in spring is skipped
-        that day, and one that it repeats in autumn fires twice.
+Rule 3: the zone is the expression's (`CRON_TZ=Europe/Berlin 0 3 * * *`), else the caller's, else UTC. It never is the
+        leader's own zone: in Go it is, and a schedule that moves with the machine that leads is a trap.
+Rule 4: a schedule is the set of instants whose local wall clock matches. So a time that a zone skips in spring is
+        skipped that day, and one that it repeats in autumn fires twice.
 
-The walk over the calendar is cronsim's; the grammar and the zones are here, because there cronsim follows Debian and not
-River. docs/decisions tells the road not taken.
+The walk over the calendar is cronsim's; the grammar and the zones are here, because there cronsim follows Debian and
+not River. docs/decisions/0005-cron.md tells of the roads not taken.
 
-Source: robfig/cron v3.0.1, parser.go `ParseStandard`, spec.go `SpecSchedule.Next`, constantdelay.go.
+Source: robfig/cron v3.0.1 (Go), parser.go `ParseStandard`, spec.go `SpecSchedule.Next`, constantdelay.go.
 """
 
 from __future__ import annotations
@@ -196,7 +196,9 @@ def _piece(field: Field, piece: str, expression: str) -> tuple[range, bool]:
     low = _number(field, low_text, piece, expression)
     high = _number(field, high_text, piece, expression) if hyphen else field.last if slash else low
     if not field.first <= low <= high <= field.last:
-        _refuse(expression, f"{field.name} must be within {field.first}-{field.last}, in order", repr(piece))
+        hint = "; Sunday is 0" if field.names is _DAYS and "7" in piece else ""
+        rule = f"{field.name} must be within {field.first}-{field.last}, in order"
+        _refuse(expression, rule, repr(piece), hint)
     return range(low, high + 1, step), False
 
 
@@ -209,8 +211,8 @@ def _number(field: Field, text: str, piece: str, expression: str) -> int:
     return int(text)
 
 
-def _refuse(expression: str, rule: str, got: str) -> NoReturn:
-    raise ConfigError(f"cron expression's {rule}, got {got} in {expression!r}")
+def _refuse(expression: str, rule: str, got: str, hint: str = "") -> NoReturn:
+    raise ConfigError(f"cron expression's {rule}, got {got} in {expression!r}{hint}")
 
 
 def _instant(reading: datetime, zone: tzinfo, fold: int = 0) -> datetime:

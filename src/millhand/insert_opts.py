@@ -23,7 +23,7 @@ QUEUE_BYTES_MAX = 64
 QUEUE_DEFAULT = "default"
 TAG_BYTES_MAX = 255
 
-# River's pattern, written without the nested repetition that makes Python's `re` exponential; to be used with fullmatch.
+# River's pattern, without the nested repetition that makes Python's `re` exponential; to be used with fullmatch.
 QUEUE_RE = re.compile(r"[a-z0-9]+(?:[_|\-][a-z0-9]+)*", re.ASCII)
 TAG_RE = re.compile(r"\w[\w\-]+\w", re.ASCII)
 
@@ -75,8 +75,8 @@ class InsertParams(msgspec.Struct, frozen=True, kw_only=True):
     """
     A row about to be inserted: every option decided, every rule checked.
 
-    `encoded_args` and `encoded_metadata` are JSON texts of objects. `created_at` and `scheduled_at` are aware instants, or None
-    for the database's own clock. `unique_states` is River's mask of eight bits as a number, 0x01 for available.
+    `encoded_args` and `encoded_metadata` are JSON texts of objects. `created_at` and `scheduled_at` are aware instants,
+    or None for the database's own clock. `unique_states` is River's mask of 8 bits as a number, 0x01 for available.
     """
 
     kind: str
@@ -104,13 +104,17 @@ _NOTHING_SAID = InsertOpts()
 
 
 def insert_params(
-    args: object, opts: InsertOpts | None = None, *, now: datetime, default_max_attempts: int = MAX_ATTEMPTS_DEFAULT
+    args: object,
+    opts: InsertOpts | None = None,
+    *,
+    now: datetime,
+    default_max_attempts: int = MAX_ATTEMPTS_DEFAULT,
 ) -> InsertParams:
     """
     Decide every option of an insert.
 
-    A job for now keeps `created_at` and `scheduled_at` None, so that the database's clock says them, the one that fetches
-    go by; River's clients write their own. `now` only decides the period of a unique job.
+    A job for now keeps `created_at` and `scheduled_at` None, so that the database's clock says them, the one that
+    fetches go by; River's clients write their own. `now` only decides the period of a unique job.
 
     Raises: InvalidJob naming the option, the rule and the value.
     Source: River v0.51.2, client.go `insertParamsFromConfigArgsAndOptions`.
@@ -165,7 +169,11 @@ def class_opts(args: object) -> InsertOpts | None:
 
 def queue_name_fault(queue: object) -> str | None:
     """Return what is wrong with the name of a queue, as the rest of a sentence that begins with its field; or None."""
-    if not isinstance(queue, str) or not 1 <= len(queue.encode()) <= QUEUE_BYTES_MAX or not QUEUE_RE.fullmatch(queue):
+    if (
+        not isinstance(queue, str)
+        or not 1 <= len(queue.encode()) <= QUEUE_BYTES_MAX
+        or not QUEUE_RE.fullmatch(queue)
+    ):
         return (
             f"must be 1 to {QUEUE_BYTES_MAX} lower-case letters and digits, joined by single '_', '-' or '|', "
             f"got {queue!r}"
@@ -197,7 +205,7 @@ def _check_tags(tags: Sequence[str]) -> None:
     for tag in tags:
         if not isinstance(tag, str) or len(tag.encode()) > TAG_BYTES_MAX or not TAG_RE.fullmatch(tag):
             raise InvalidJob(
-                f"tags must be 3 to {TAG_BYTES_MAX} ASCII letters, digits, '_' and '-', not beginning or ending with '-', "
+                f"tags must be 3 to {TAG_BYTES_MAX} ASCII letters, digits, '_' and '-', with no '-' at the ends, "
                 f"got {tag!r}"
             )
 

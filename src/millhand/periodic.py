@@ -58,8 +58,8 @@ class PeriodicJob:
     A job that the leader inserts whenever `schedule` says; made by `every`, `cron` or `never`.
 
     Every client that may lead must have the same ones, for a leader knows only its own. Either `args` are given, or a
-    `constructor` that makes them anew each time: it returns args, or args and options, or None to leave this run out. It is
-    called on the event loop and must not block. `run_on_start` inserts one as soon as a client becomes leader.
+    `constructor` that makes them anew each time: it returns args, or args and options, or None to leave this run out.
+    It is called on the event loop and must not block. `run_on_start` inserts one as soon as a client becomes leader.
 
     Raises: ConfigError, when made.
     Source: River v0.51.2, periodic_job.go.
@@ -100,7 +100,9 @@ class PeriodicJob:
             case (args, None):
                 return args, self.opts
             case tuple() as other:
-                raise InvalidJob(f"constructor must return args, or args and InsertOpts, or None, got {other!r}")
+                raise InvalidJob(
+                    f"constructor must return args, or args and InsertOpts, or None, got {other!r}"
+                )
             case args:
                 return args, self.opts
 
@@ -133,8 +135,8 @@ def cron(
     """
     Return a periodic job that is due by a cron expression: `cron("0 3 * * *", Digest(), timezone="Europe/Berlin")`.
 
-    Without `timezone`, and without `CRON_TZ=…` in the expression, its times are UTC, whatever the zone of the machine that
-    leads. A local time that the zone skips in spring is skipped that day; one that it repeats in autumn fires twice.
+    Without `timezone`, and without `CRON_TZ=…` in the expression, its times are UTC, whatever the zone of the machine
+    that leads. A local time that the zone skips in spring is skipped that day; one that it repeats in autumn comes twice.
     """
     return _periodic_job(parse_cron(expression, timezone), args, id=id, run_on_start=run_on_start, opts=opts)
 
@@ -167,4 +169,6 @@ def _check_args(args: object) -> None:
 
 def _check_id(id: str) -> None:
     if len(id.encode()) > ID_BYTES_MAX or not KIND_RE.fullmatch(id):
-        raise ConfigError(f"id of a periodic job must be at most {ID_BYTES_MAX} bytes of {KIND_PATTERN}, got {id!r}")
+        raise ConfigError(
+            f"id of a periodic job must be at most {ID_BYTES_MAX} bytes of {KIND_PATTERN}, got {id!r}"
+        )

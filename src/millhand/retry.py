@@ -86,7 +86,7 @@ def checked_retry_at(policy: RetryPolicy, job: JobRow, now: datetime) -> datetim
     try:
         retry_at = policy.next_retry_at(job, now=now)
         fault = _fault(retry_at, now)
-    except Exception as error:  # a user's policy, called beside a user's worker
+    except Exception as error:  # noqa: BLE001 - a user's policy, called beside a user's worker
         fault = f"{type(error).__name__}: {error}"
     if fault is None:
         return retry_at

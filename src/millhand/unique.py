@@ -3,10 +3,10 @@ Unique jobs: the key and the mask of states, byte for byte River's.
 
 Rule 1: a key is the SHA-256 of `&kind=…&args=…&period=…&queue=…`, of the parts that were asked for, in this order. The
         states are no part of it. Two clients in two languages that ask for the same hold the same key.
-Rule 2: the args are taken as the JSON text that Go's encoder writes. Whole, their top level is sorted by the bytes of the
-        keys and every value stays as written; in part, the fields' values are put into a new object, field by field.
-Rule 3: a period is counted from year 1 in UTC, so seven days begin on Mondays. It is that of the instant for which the job is
-        scheduled, else of now.
+Rule 2: the args are taken as the JSON text that Go's encoder writes. Whole, their top level is sorted by the bytes of
+        the keys and every value stays as written; in part, the fields' values are put into a new object one by one.
+Rule 3: a period is counted from year 1 in UTC, so seven days begin on Mondays. It is that of the instant for which the
+        job is scheduled, else of now.
 Rule 4: a row holds its key while its state's bit is set in its mask, and leaves it free in all other states.
 
 Source: River v0.51.2, internal/dbunique/db_unique.go; rivershared/uniquestates/unique_states.go.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millhand.args import quoted, wire_fields
+from millhand.args import ArgsType, quoted, wire_fields
 from millhand.errors import InvalidJob
 from millhand.job import JobState
 
@@ -51,11 +51,11 @@ class UniqueOpts:
     """
     What makes two jobs the same.
 
-    `by_args`: True for the whole args, or for the fields marked with `Unique` if there are any; or a list of the fields that
-    count, by their names in JSON (`"customer_id"`, `"customer.id"`; a name with a dot in it is `("customer.id",)`).
+    `by_args`: True for the whole args, or for the fields marked with `Unique` if there are any; or a list of the fields
+    that count, by their names in JSON (`"customer_id"`, `"customer.id"`; a name that has a dot is `("customer.id",)`).
     `by_period`: at least one second; one job per period, counted from year 1 in UTC.
-    `by_state`: the states in which a job holds its key; None or empty for River's default. Available, pending, running and
-    scheduled must be among them. With discarded, retryable must be: the scheduler could not resolve a conflict else.
+    `by_state`: the states in which a job holds its key; None or empty for River's default. Available, pending, running
+    and scheduled must be among them; and with discarded, retryable, else the scheduler could not resolve a conflict.
     `exclude_kind`: the kind does not count; needs one of `by_args`, `by_period`, `by_queue` beside it.
 
     Raises: InvalidJob, when made.
@@ -97,13 +97,14 @@ def unique_key(
     encoded_args: str,
     queue: str,
     scheduled_at: datetime,
-    args_type: Any = None,
+    args_type: ArgsType = None,
 ) -> bytes:
     """
     Return the 32 bytes under which a job is unique.
 
-    `encoded_args` as Go's encoder writes them; `scheduled_at` is now for a job that is not scheduled; `args_type` is where
-    marked fields are looked for.
+    `encoded_args` as Go's encoder writes them; `scheduled_at` is now for a job that is not scheduled; `args_type` is
+    where marked fields are looked for.
+
     Raises: InvalidJob if the args count and are not an object.
     """
     text = unique_text(
@@ -124,7 +125,7 @@ def unique_text(
     encoded_args: str,
     queue: str,
     scheduled_at: datetime,
-    args_type: Any = None,
+    args_type: ArgsType = None,
 ) -> str:
     """Return what is hashed; `unique_key` says what the parameters are."""
     parts = []
@@ -145,12 +146,12 @@ def states_mask(states: Collection[JobState]) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def marked_paths(args_type: Any) -> tuple[Path, ...]:
+def marked_paths(args_type: ArgsType) -> tuple[Path, ...]:
     """Return the paths of the fields of an args class that are marked with `Unique`."""
     return tuple(_marked(args_type, ()))
 
 
-def _marked(args_type: Any, around: tuple[Any, ...]) -> Iterator[Path]:
+def _marked(args_type: ArgsType, around: tuple[Any, ...]) -> Iterator[Path]:
     if args_type in around:  # a class that contains itself: one turn is enough, its marks would have no end
         return
     for field in wire_fields(args_type):
@@ -161,7 +162,7 @@ def _marked(args_type: Any, around: tuple[Any, ...]) -> Iterator[Path]:
             yield (field.name,)
 
 
-def _counted_paths(by_args: bool | Sequence[str | Path], args_type: Any) -> tuple[Path, ...]:
+def _counted_paths(by_args: bool | Sequence[str | Path], args_type: ArgsType) -> tuple[Path, ...]:
     """Return the paths that count, in order; none for the whole args."""
     if by_args is True:
         return _sorted_paths(marked_paths(args_type)) if args_type is not None else ()
@@ -176,9 +177,13 @@ def _paths(by_args: Sequence[str | Path]) -> tuple[Path, ...]:
         if not path or not all(isinstance(step, str) for step in path):
             raise InvalidJob(f"by_args must name fields by texts, got {path!r}")
         if any(path[:length] in paths for length in range(1, len(path))):
-            raise InvalidJob(f"by_args must not name a field and a part of it, got {'.'.join(path)!r} and its whole")
+            raise InvalidJob(
+                f"by_args must not name a field and a part of it, got {'.'.join(path)!r} and its whole"
+            )
     if not paths:
-        raise InvalidJob("by_args must name at least one field, got an empty list; True is for the whole args")
+        raise InvalidJob(
+            "by_args must name at least one field, got an empty list; True is for the whole args"
+        )
     return paths
 
 
@@ -199,7 +204,9 @@ def _check_states(states: Collection[JobState]) -> None:
             raise InvalidJob(f"by_state must hold states, got {state!r}; known states: {', '.join(JobState)}")
     missing = ", ".join(sorted(REQUIRED_STATES - set(states)))
     if missing:
-        raise InvalidJob(f"by_state must hold available, pending, running and scheduled, got none of: {missing}")
+        raise InvalidJob(
+            f"by_state must hold available, pending, running and scheduled, got them without {missing}"
+        )
     if JobState.DISCARDED in states and JobState.RETRYABLE not in states:
         raise InvalidJob(
             "by_state must hold retryable when it holds discarded, got discarded alone; "

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, over
 
 import msgspec
 
-from millhand.args import KIND_PATTERN, KIND_RE, FunctionArgs, decoder_of, kind_of
+from millhand.args import KIND_PATTERN, KIND_RE, ArgsType, FunctionArgs, decoder_of, kind_of
 from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts
@@ -22,6 +22,8 @@ from millhand.retry import RetryPolicy
 
 NO_TIMEOUT: Final = timedelta(seconds=-1)
 """Says that there is no timeout, where None would mean the default one. Source: River's own sentinel."""
+
+Work = Any  # whatever was decorated: a function, or an object that works
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,7 +38,7 @@ class Worker:
     """
     One registration: what the mill needs to know to work jobs of `kinds` (the kind, then its aliases).
 
-    `call` takes the job with its args decoded; it returns an awaitable if `is_async`, else it blocks and wants a thread.
+    `call` takes the job with its args decoded; it returns an awaitable if `is_async`, else it blocks, in a thread.
     `decode` turns the row's JSON text into args, or raises InvalidJob. `timeout` None means the client's.
     """
 
@@ -64,7 +66,9 @@ class JobFunction(Generic[P, R_co]):
 
     __slots__ = ("__wrapped__", "_args_class", "_signature")
 
-    def __init__(self, function: Callable[P, R_co], args_class: type[FunctionArgs], signature: inspect.Signature) -> None:
+    def __init__(
+        self, function: Callable[P, R_co], args_class: type[FunctionArgs], signature: inspect.Signature
+    ) -> None:
         self.__wrapped__ = function
         self._args_class = args_class
         self._signature = signature
@@ -84,7 +88,9 @@ class JobFunction(Generic[P, R_co]):
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidJob(f"args of kind {self.kind!r} must fit {self._signature}, got: {error}") from error
+            raise InvalidJob(
+                f"args of kind {self.kind!r} must fit {self._signature}, got: {error}"
+            ) from error
         return self._args_class(**bound.arguments)
 
     @property
@@ -160,8 +166,10 @@ class Workers:
         insert_opts: InsertOpts | None = None,
     ) -> Registration:
         """
-        Return a decorator that registers a worker: a function of one `Job[…]`, a function with plain parameters, or an
-        object with a method `work(job: Job[…])`. Coroutine functions run on the event loop, plain ones in a thread.
+        Return a decorator that registers a worker.
+
+        A worker is a function of one `Job[…]`, a function with plain parameters, or an object with a method
+        `work(job: Job[…])`. Coroutine functions run on the event loop, plain ones in a thread.
 
         The kind is that of the args class; of a function with plain parameters, its name unless `kind` says another.
         `aliases` are further kinds that it works, for a kind that was renamed. `timeout` None means the client's
@@ -171,17 +179,26 @@ class Workers:
         Raises: ConfigError, from the decorator, and then nothing is registered.
         """
         if timeout is not None and timeout <= timedelta(0) and timeout != NO_TIMEOUT:
-            raise ConfigError(f"timeout of a worker must be positive, got {timeout!r}; NO_TIMEOUT is for none")
+            raise ConfigError(
+                f"timeout of a worker must be positive, got {timeout!r}; NO_TIMEOUT is for none"
+            )
+        _check_parts(retry, middleware, hooks)
         options = _Options(
-            kind, tuple(_texts("aliases", aliases)), timeout, retry, tuple(middleware), tuple(hooks), insert_opts
+            kind,
+            tuple(_texts("aliases", aliases)),
+            timeout,
+            retry,
+            tuple(middleware),
+            tuple(hooks),
+            insert_opts,
         )
 
-        def register(work: Any, /) -> Any:
+        def register(work: Work, /) -> Work:
             return self._register(work, options, sys._getframe(1).f_locals)  # noqa: SLF001
 
         return cast(Registration, register)
 
-    def _register(self, work: Any, options: _Options, local_names: Mapping[str, Any]) -> Any:
+    def _register(self, work: Work, options: _Options, local_names: Mapping[str, Any]) -> Work:
         target = _target(work)
         parameters, signature = _parameters(target, local_names)
         args_type = _args_type(parameters, target)
@@ -235,13 +252,10 @@ class _Parameter:
     is_keyword: bool
 
 
-def _target(work: Any) -> Callable[..., Any]:
+def _target(work: Work) -> Callable[..., Any]:
     target = work if callable(work) and not isinstance(work, type) else getattr(work, "work", None)
     if not callable(target) or isinstance(work, type):
-        raise ConfigError(
-            f"worker must be a function, or an object with a method `work`, got {work!r}; "
-            "decorate with @workers.add(), with brackets"
-        )
+        raise ConfigError(f"worker must be a function, or an object with a method `work`, got {work!r}")
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise ConfigError(f"worker must return, not yield, got generator function {_name(target)}")
     return cast("Callable[..., Any]", target)
@@ -279,7 +293,7 @@ def _hints(target: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[s
         ) from error
 
 
-def _args_type(parameters: Sequence[_Parameter], target: Callable[..., Any]) -> Any | None:
+def _args_type(parameters: Sequence[_Parameter], target: Callable[..., Any]) -> ArgsType | None:
     """Return what is in the brackets of `Job[…]`, or None for a function with plain parameters."""
     jobs = [one for one in parameters if (typing.get_origin(one.annotation) or one.annotation) is Job]
     if not jobs:
@@ -298,19 +312,33 @@ def _args_class(
     """Make the struct that holds the parameters of a function, named as the function."""
     reserved = _RESERVED_PARAMETERS.intersection(one.name for one in parameters)
     if reserved:
-        raise ConfigError(f"parameter of worker {_name(target)} must not be called {min(reserved)!r}; rename it")
+        raise ConfigError(
+            f"parameter of worker {_name(target)} must not be called {min(reserved)!r}; rename it"
+        )
     fields: list[Any] = [
-        (one.name, one.annotation, msgspec.NODEFAULT if one.default is inspect.Parameter.empty else one.default)
+        (
+            one.name,
+            one.annotation,
+            msgspec.NODEFAULT if one.default is inspect.Parameter.empty else one.default,
+        )
         for one in parameters
     ]
     name = getattr(target, "__name__", type(target).__name__)
     namespace = {"kind": options.kind or name, "insert_opts": options.insert_opts}
     try:
         made = msgspec.defstruct(
-            name, fields, bases=(FunctionArgs,), namespace=namespace, module=target.__module__, frozen=True, kw_only=True
+            name,
+            fields,
+            bases=(FunctionArgs,),
+            namespace=namespace,
+            module=target.__module__,
+            frozen=True,
+            kw_only=True,
         )
     except TypeError as error:
-        raise ConfigError(f"parameters of worker {_name(target)} must be usable as args, got: {error}") from error
+        raise ConfigError(
+            f"parameters of worker {_name(target)} must be usable as args, got: {error}"
+        ) from error
     return cast("type[FunctionArgs]", made)
 
 
@@ -319,7 +347,7 @@ def _unpacking(target: Callable[..., Any], parameters: Sequence[_Parameter]) -> 
     positional = tuple(one.name for one in parameters if not one.is_keyword)
     keyword = tuple(one.name for one in parameters if one.is_keyword)
 
-    def call(job: Job[Any]) -> Any:
+    def call(job: Job[Any]) -> object:
         args = job.args
         return target(
             *[getattr(args, name) for name in positional], **{name: getattr(args, name) for name in keyword}
@@ -329,13 +357,15 @@ def _unpacking(target: Callable[..., Any], parameters: Sequence[_Parameter]) -> 
 
 
 def _worker(
-    target: Callable[..., Any], call: Callable[[Job[Any]], Any], args_type: Any, options: _Options
+    target: Callable[..., Any], call: Callable[[Job[Any]], Any], args_type: ArgsType, options: _Options
 ) -> Worker:
     kind = _kind(target, args_type, options.kind)
     try:
         decode = decoder_of(args_type, kind)
     except Exception as error:  # msgspec and pydantic refuse types each in their own way
-        raise ConfigError(f"args of worker {_name(target)} must be decodable from JSON, got: {error}") from error
+        raise ConfigError(
+            f"args of worker {_name(target)} must be decodable from JSON, got: {error}"
+        ) from error
     return Worker(
         kind=kind,
         kinds=(kind, *options.aliases),
@@ -350,7 +380,7 @@ def _worker(
     )
 
 
-def _kind(target: Callable[..., Any], args_type: Any, given: str | None) -> str:
+def _kind(target: Callable[..., Any], args_type: ArgsType, given: str | None) -> str:
     try:
         own = kind_of(args_type)
     except InvalidJob as error:
@@ -366,7 +396,16 @@ def _kind(target: Callable[..., Any], args_type: Any, given: str | None) -> str:
 
 
 def _is_async(target: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+
+
+def _check_parts(retry: RetryPolicy | None, middleware: Sequence[Middleware], hooks: Sequence[Hook]) -> None:
+    if isinstance(retry, type) or (retry is not None and not hasattr(retry, "next_retry_at")):
+        raise ConfigError(f"retry of a worker must be an object with a method next_retry_at, got {retry!r}")
+    for name, parts, wanted in (("hooks", hooks, Hook), ("middleware", middleware, Middleware)):
+        for part in parts:
+            if not isinstance(part, wanted):
+                raise ConfigError(f"{name} of a worker must be instances of {wanted.__name__}, got {part!r}")
 
 
 def _texts(subject: str, texts: Sequence[str]) -> Sequence[str]:
@@ -375,6 +414,6 @@ def _texts(subject: str, texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
-def _name(target: Any) -> str:
+def _name(target: object) -> str:
     named = target if hasattr(target, "__qualname__") else type(target)
     return f"{named.__module__}.{named.__qualname__}"
