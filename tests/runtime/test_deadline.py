@@ -1,0 +1,76 @@
+"""Deadlines of many attempts by one timer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millhand.runtime.deadline import Deadlines
+
+GENEROUS = 10.0
+
+
+async def test_deadlines_expire_in_order_and_only_what_is_in() -> None:
+    """What was taken out in time does not expire; the others do, each one time."""
+    expired: list[str] = []
+    done = asyncio.Event()
+
+    def expire(item: str) -> None:
+        expired.append(item)
+        if item == "last":
+            done.set()
+
+    deadlines = Deadlines(expire)
+    for item in ("first", "taken out", "last"):
+        deadlines.add(item, 0.01)
+    deadlines.add("much later", 60.0)
+    deadlines.discard("taken out", 0.01)
+
+    await asyncio.wait_for(done.wait(), GENEROUS)
+    deadlines.close()
+
+    assert expired == ["first", "last"]
+
+
+async def test_deadlines_arm_again_after_they_ran_empty() -> None:
+    """An item added after the timer found nothing expires as well."""
+    expired: asyncio.Queue[str] = asyncio.Queue()
+    deadlines = Deadlines(expired.put_nowait)
+
+    deadlines.add("one", 0.0)
+    first = await asyncio.wait_for(expired.get(), GENEROUS)
+    deadlines.add("two", 0.0)
+    second = await asyncio.wait_for(expired.get(), GENEROUS)
+    deadlines.close()
+
+    assert (first, second) == ("one", "two")
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
+def test_deadlines_expire_exactly_what_was_not_discarded(steps: list[tuple[int, bool]]) -> None:
+    """Whatever is added and taken out, in whatever order, what is in at the end expires and nothing else does."""
+
+    async def play() -> tuple[set[int], set[int]]:
+        expired: set[int] = set()
+        deadlines = Deadlines(expired.add)
+        kept: set[int] = set()
+        for item, is_added in steps:
+            if is_added:
+                deadlines.add(item, 0.002)
+                kept.add(item)
+            else:
+                deadlines.discard(item, 0.002)
+                kept.discard(item)
+        guard: asyncio.Queue[str] = asyncio.Queue()
+        after = Deadlines(guard.put_nowait)
+        after.add("after", 0.006)
+        await asyncio.wait_for(guard.get(), GENEROUS)
+        deadlines.close()
+        after.close()
+        return expired, kept
+
+    expired, kept = asyncio.run(play())
+
+    assert expired == kept

@@ -1,0 +1,167 @@
+"""The lifecycle of services: start, stop, crash, and the bell that they sleep on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from millhand.runtime.service import Bell, Service, Sweeper, Wake
+
+GENEROUS = 10.0
+
+
+class Sleeper(Service):
+    """Sleeps until told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_alive = 0
+        self.num_alive_max = 0
+
+    async def run(self, started: Callable[[], None]) -> None:
+        self.num_alive += 1
+        self.num_alive_max = max(self.num_alive, self.num_alive_max)
+        started()
+        while await self.bell.wait() is not Wake.STOP:
+            pass
+        self.num_alive -= 1
+
+
+class Breaker(Service):
+    """Raises when rung, or before it is up."""
+
+    def __init__(self, *, at_start: bool) -> None:
+        super().__init__()
+        self.at_start = at_start
+
+    async def run(self, started: Callable[[], None]) -> None:
+        if self.at_start:
+            raise RuntimeError("cannot start")
+        started()
+        await self.bell.wait()
+        raise RuntimeError("cannot go on")
+
+
+async def test_bell_answers_ring_when_rung_before_the_wait() -> None:
+    """A ring is not lost when nobody waits yet."""
+    bell = Bell()
+    bell.ring()
+
+    wake = await bell.wait(GENEROUS)
+
+    assert wake is Wake.RING
+
+
+async def test_bell_coalesces_rings() -> None:
+    """Several rings before a wait wake the loop one time."""
+    bell = Bell()
+    for _ in range(3):
+        bell.ring()
+
+    wakes = [await bell.wait(0.0), await bell.wait(0.0)]
+
+    assert wakes == [Wake.RING, Wake.TIMEOUT]
+
+
+async def test_bell_answers_stop_for_good() -> None:
+    """Once stopped a bell answers STOP to every wait, whoever rings."""
+    bell = Bell()
+    bell.stop()
+    bell.ring()
+
+    wakes = [await bell.wait(), await bell.wait(0.0)]
+
+    assert wakes == [Wake.STOP, Wake.STOP]
+
+
+async def test_service_start_and_stop_are_idempotent() -> None:
+    """Two starts make one run; two stops are as good as one; it can be started again."""
+    service = Sleeper()
+
+    await service.start()
+    await service.start()
+    assert service.num_alive == 1
+    await service.stop()
+    await service.stop()
+    assert service.num_alive == 0
+    await service.start()
+    assert service.is_running
+
+    await service.stop()
+
+
+async def test_service_start_raises_what_run_raised_before_it_was_up() -> None:
+    """A service that cannot start says why, and is not running."""
+    service = Breaker(at_start=True)
+    crashes: list[BaseException | None] = []
+    service.on_crash = lambda _, error: crashes.append(error)
+
+    with pytest.raises(RuntimeError, match="cannot start"):
+        await service.start()
+
+    assert not service.is_running
+    assert crashes == []
+
+
+async def test_service_tells_of_a_crash_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A run that raises after it was up is told to `on_crash` and to the log; `stop` does not raise it again."""
+    service = Breaker(at_start=False)
+    crashed: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    service.on_crash = lambda _, error: crashed.set_result(error)
+    await service.start()
+
+    with caplog.at_level(logging.ERROR):
+        service.bell.ring()
+        error = await asyncio.wait_for(crashed, GENEROUS)
+
+    assert str(error) == "cannot go on"
+    assert [record.message for record in caplog.records] == ["service crashed"]
+    await service.stop()
+
+
+async def test_service_survives_racing_starts_and_stops() -> None:
+    """Ten tasks that start and stop one service fifty times each never make two runs, and leave none."""
+    service = Sleeper()
+
+    async def race() -> None:
+        for _ in range(50):
+            await service.start()
+            await service.stop()
+
+    await asyncio.wait_for(asyncio.gather(*(race() for _ in range(10))), GENEROUS)
+
+    assert not service.is_running
+    assert (service.num_alive, service.num_alive_max) == (0, 1)
+
+
+class Counter(Sweeper):
+    """Counts its passes; the first ones fail."""
+
+    interval_seconds = 0.0
+
+    def __init__(self, num_failures: int) -> None:
+        super().__init__()
+        self.num_failures = num_failures
+        self.num_passes = 0
+        self.enough = asyncio.Event()
+
+    async def run_once(self) -> None:
+        self.num_passes += 1
+        if self.num_passes <= self.num_failures:
+            raise ValueError("no luck")
+        self.enough.set()
+
+
+async def test_sweeper_goes_on_after_a_pass_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+    """One bad pass is logged and the next one is made."""
+    sweeper = Counter(num_failures=1)
+
+    with caplog.at_level(logging.WARNING):
+        await sweeper.start()
+        await asyncio.wait_for(sweeper.enough.wait(), GENEROUS)
+        await sweeper.stop()
+
+    assert [(record.message, record.error) for record in caplog.records] == [("pass failed", "no luck")]
