@@ -28,7 +28,9 @@ class BatchSize:
     Source: River v0.51.2, rivershared/riversharedmaintenance `BatchSizes`; internal/maintenance, circuit breakers.
     """
 
-    def __init__(self, clock: Clock, *, num_rows: int = NUM_ROWS, num_rows_reduced: int = NUM_ROWS_REDUCED) -> None:
+    def __init__(
+        self, clock: Clock, *, num_rows: int = NUM_ROWS, num_rows_reduced: int = NUM_ROWS_REDUCED
+    ) -> None:
         self._clock = clock
         self._num_rows_reduced = num_rows_reduced
         self._timeouts: deque[float] = deque(maxlen=NUM_TIMEOUTS)

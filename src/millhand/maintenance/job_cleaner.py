@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
@@ -55,9 +55,10 @@ class JobCleaner(BatchSweeper):
             limit=num_rows,
         )
         num_deleted = await self._pool.run(query.within(STATEMENT_SECONDS))
-        logger.debug("jobs deleted", extra={"num_jobs": num_deleted})
+        if num_deleted:
+            logger.debug("jobs deleted", extra={"num_jobs": num_deleted})
         return num_deleted
 
 
-def _before(now, retention):
+def _before(now: datetime, retention: timedelta | None) -> datetime | None:
     return None if retention is None else now - retention

@@ -84,7 +84,7 @@ class Maintainer(Service):
         for attempt in range(1, NUM_START_ATTEMPTS + 1):
             try:
                 await sweeper.start()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a user's hook may be what failed
                 pause = backoff_seconds(attempt, first=self._stagger_seconds)
                 _log_failure(sweeper, error, attempt, pause)
                 if attempt < NUM_START_ATTEMPTS and await self._is_over(term, pause):
@@ -98,7 +98,9 @@ class Maintainer(Service):
     async def _is_over(self, term: Term, pause: float) -> bool:
         """Pause, and return whether `term` has ended by then."""
         wake = await self.bell.wait(pause)
-        return wake is not Wake.TIMEOUT and (wake is Wake.STOP or self._term != term or self._crash is not None)
+        return wake is not Wake.TIMEOUT and (
+            wake is Wake.STOP or self._term != term or self._crash is not None
+        )
 
     async def _stop_sweepers(self) -> None:
         async with asyncio.TaskGroup() as group:

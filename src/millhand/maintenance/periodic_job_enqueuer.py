@@ -7,8 +7,8 @@ Rule 2: each job is inserted on its own. One that cannot be inserted costs the o
 Rule 3: a run that the database refused for the moment is tried again, ever more slowly, until it is in; it may then be
         in twice, if only the answer was lost. A run that cannot be inserted at all (its constructor failed, its args
         are impossible) is left out.
-Rule 4: the next run is counted from the one before, not from now, so a schedule does not drift. Of the runs that fell due
-        during a stall (the process stood still, the database was away) one is inserted and the others are left out.
+Rule 4: the next run is counted from the one before, not from now, so a schedule does not drift. Of the runs that fell
+        due during a stall (the process stood still, the database was away) one is inserted, the others are left out.
 
 River inserts all due jobs in one statement, loses the run of all of them when that fails, and makes up for every missed
 run of a stall; the rest is River's.
@@ -28,10 +28,9 @@ from datetime import datetime
 import msgspec
 
 from millhand.clock import Clock, backoff_seconds
-from millhand.errors import ConfigError, DriverError, NotFound, OperationTimeout
+from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.hooks import Hook, overrides
-from millhand.insert_opts import InsertOpts, InsertParams
-from millhand.job import JobState
+from millhand.insert_opts import InsertParams
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.service import Service, Wake
@@ -84,12 +83,12 @@ class PeriodicJobEnqueuer(Service):
         self.bell.ring()
 
     def remove(self, job: PeriodicJob | str) -> None:
-        """Insert `job`, itself or the one with this id, no more. Raises: NotFound."""
+        """Insert `job`, itself or the one with this id, no more. Raises: ConfigError if there is none."""
         for agenda in self._agendas:
             if agenda.job is job or (isinstance(job, str) and agenda.job.id == job):
                 self._agendas.remove(agenda)
                 return
-        raise NotFound("periodic job", job if isinstance(job, str) else repr(job))
+        raise ConfigError(f"periodic job must be one that was added, or its id, got {job!r}")
 
     async def run(self, started: Callable[[], None]) -> None:
         for hook in self._hooks:
@@ -123,7 +122,7 @@ class PeriodicJobEnqueuer(Service):
                 _log_failure("periodic job put off", agenda.job, error, sleep_seconds=pause)
                 return
             _log_failure("periodic job not inserted", agenda.job, error)
-        except Exception as error:  # a user's constructor, hook or middleware
+        except Exception as error:  # noqa: BLE001 - a user's constructor, hook or middleware
             _log_failure("periodic job not inserted", agenda.job, error)
         num_missed = agenda.advance(self._clock.now())
         if num_missed:
@@ -156,7 +155,7 @@ class _Agenda:
     """
     When one periodic job is due next.
 
-    Units: `due_at` is an aware instant, None for never; `not_before` is in monotonic seconds, and counts after failures.
+    Units: `due_at` is an aware instant, None for never; `not_before` is in monotonic seconds and holds after a failure.
     """
 
     job: PeriodicJob
@@ -206,7 +205,8 @@ def periodic_params(params: InsertParams, periodic_job_id: str | None, due_at: d
         marks["river:periodic_job_id"] = periodic_job_id
     metadata = {**msgspec.json.decode(params.encoded_metadata), **marks}
     encoded = msgspec.json.encode(metadata).decode()
-    return msgspec.structs.replace(params, encoded_metadata=encoded, scheduled_at=due_at)
+    scheduled_at = due_at if params.scheduled_at is None else params.scheduled_at
+    return msgspec.structs.replace(params, encoded_metadata=encoded, scheduled_at=scheduled_at)
 
 
 def _is_transient(error: DriverError | OperationTimeout) -> bool:

@@ -3,8 +3,8 @@ One client leads, for one term; everybody else follows and bids again.
 
 Rule 1: a term is `(leader_id, elected_at)`, the row as the database dated it. Whatever is done to a term names both, so
         that nobody renews or resigns a term that is not the one he means, not even his own next one.
-Rule 2: the database is the judge. Expiry is decided in SQL, by the database's clock; the local monotonic clock only ever
-        makes us give up sooner: a term is trusted for its lifetime, less a margin, from the moment its last bid or
+Rule 2: the database is the judge. Expiry is decided in SQL, by the database's clock; the local monotonic clock only
+        ever makes us give up sooner: a term is trusted for its lifetime, less a margin, from the moment its last bid or
         renewal was *begun*.
 Rule 3: leadership is a lease, not a lock. A leader whose process stood still may act a moment too long, so what leaders
         do must be safe when two of them do it.
@@ -35,12 +35,7 @@ from millhand.errors import DriverError, OperationTimeout
 from millhand.job import ClientId
 from millhand.runtime.notifier import parse_payload
 from millhand.runtime.service import Service, Wake
-from millhand.store.leader import (
-    leader_attempt_elect,
-    leader_attempt_reelect,
-    leader_delete_expired,
-    leader_resign,
-)
+from millhand.store.leader import leader_attempt_elect, leader_attempt_reelect, leader_resign
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +110,9 @@ class Elector(Service):
         if parsed is None:
             return
         match parsed.get("action"):
-            case "request_resign" if self._term is not None:  # whoever leads; the leader_id beside it is not looked at
+            case "request_resign" if (
+                self._term is not None
+            ):  # whoever leads; the leader_id beside it is not looked at
                 self._ask_to_resign(self._term, abstain_seconds=2 * RESIGNED_SPREAD_SECONDS)
             case "resigned" if self._term is None and parsed.get("leader_id") != self._client_id:
                 self.bell.ring()
@@ -160,9 +157,7 @@ class Elector(Service):
     async def _bid(self) -> Term | None:
         begun = self._clock.monotonic()
         query = leader_attempt_elect(leader_id=self._client_id, ttl=timedelta(seconds=self._ttl_seconds))
-        async with self._pool.begin() as tx:
-            await tx.run(leader_delete_expired().within(STATEMENT_SECONDS))
-            row = await tx.run(query.within(STATEMENT_SECONDS))
+        row = await self._pool.run(query.within(STATEMENT_SECONDS))
         self.probe("bid", row is not None)
         if row is None:
             return None
@@ -280,4 +275,6 @@ def _spread(seconds: float) -> float:
 
 
 def _log(term: Term, message: str, **fields: str) -> None:
-    logger.info(message, extra={"client_id": term.leader_id, "elected_at": term.elected_at.isoformat(), **fields})
+    logger.info(
+        message, extra={"client_id": term.leader_id, "elected_at": term.elected_at.isoformat(), **fields}
+    )

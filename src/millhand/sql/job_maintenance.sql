@@ -12,6 +12,7 @@ WITH due AS MATERIALIZED (
     FROM /* schema */river_job
     WHERE state IN ('retryable', 'scheduled')
     AND scheduled_at <= coalesce(@now::timestamptz, now())
+    AND id <> ALL(@excluded_ids::bigint [])
     ORDER BY priority, scheduled_at, id
     LIMIT @limit::integer
     FOR UPDATE
@@ -63,6 +64,16 @@ FROM decided
 WHERE job.id = decided.id
 RETURNING
     job.id, job.queue, job.scheduled_at, decided.is_conflicting;
+
+-- name: job_get_schedulable
+-- Give the ids of jobs in the order in which they would be scheduled.
+SELECT id
+FROM /* schema */river_job
+WHERE state IN ('retryable', 'scheduled')
+AND scheduled_at <= @now
+AND id <> ALL(@excluded_ids::bigint [])
+ORDER BY priority, scheduled_at, id
+LIMIT @limit::integer;
 
 -- name: job_get_stuck
 -- Give jobs that have been running since before the horizon, by id, after the last one seen.

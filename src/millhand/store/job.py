@@ -231,18 +231,33 @@ def job_update_output(id: JobId, output: Json) -> Query[JobRow]:
     return Query("job_update_output", params, lambda rows: _parse_one(id, rows))
 
 
-def job_schedule(*, now: datetime, limit: int) -> Query[list[ScheduledJob]]:
+def job_schedule(
+    *, now: datetime, limit: int, excluded_ids: Collection[JobId] = ()
+) -> Query[list[ScheduledJob]]:
     """
     Make scheduled and retryable jobs available whose time has come by `now`, or discard them.
 
     Discarded is a job whose unique key another holds, or which is not the first of its key in this pass.
 
-    Shape: 0 … `limit` jobs, in no order. They are taken by priority, then `scheduled_at`, then id.
+    Shape: 0 … `limit` jobs, in no order, none of `excluded_ids`. They are taken by priority, then `scheduled_at`, then id.
     Units: `now` may lie ahead of the clock by one interval of the scheduler; the fetch holds jobs until they are due.
     Concurrency: safe to race; the later of two waits for the earlier's transaction.
     Source: River v0.51.2, river_job.sql `JobSchedule`.
     """
-    return Query("job_schedule", {"now": now, "limit": limit}, _parse_scheduled)
+    params = {"now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
+    return Query("job_schedule", params, _parse_scheduled)
+
+
+def job_get_schedulable(
+    *, now: datetime, limit: int, excluded_ids: Collection[JobId] = ()
+) -> Query[list[JobId]]:
+    """
+    Give the jobs that `job_schedule` would take, and change nothing; for finding one that cannot be written.
+
+    Shape: 0 … `limit` ids, by priority, then `scheduled_at`, then id.
+    """
+    params = {"now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
+    return Query("job_get_schedulable", params, _parse_ids)
 
 
 def job_get_stuck(*, stuck_horizon: datetime, after_id: JobId, limit: int) -> Query[list[JobRow]]:

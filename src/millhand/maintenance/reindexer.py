@@ -1,0 +1,137 @@
+"""
+Rebuilds the indexes of the job table, which swell from all that comes and goes, while the table is in use.
+
+Rule 1: an index is rebuilt only if nothing is left over from an earlier rebuild of it; somebody may be at it.
+Rule 2: a rebuild that is stopped or runs out of time leaves an invalid index behind, for which every write would go on
+        paying. What is left over from a rebuild of ours is dropped. (River leaves it after a timeout, and from then on
+        skips that index until somebody drops the rest by hand.)
+Rule 3: this is the one statement of the mill that is cancelled when it is told to stop: it may take minutes.
+
+Source: River v0.51.2, internal/maintenance/reindexer.go; PostgreSQL, "REINDEX", Rebuilding Indexes Concurrently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from millhand.clock import Clock
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError, OperationTimeout
+from millhand.periodic import Schedule
+from millhand.runtime.service import Sweeper, Wake
+from millhand.store.index import (
+    artifact_names,
+    checked_index_name,
+    index_drop,
+    index_get_names,
+    index_reindex,
+)
+
+logger = logging.getLogger(__name__)
+
+DROP_SECONDS = 15.0
+NO_TIMEOUT_SECONDS = 7 * 86_400.0  # as good as none
+
+# The date may be set, or the machine may sleep, which no timer notices.
+PAUSE_SECONDS_MAX = 60.0
+
+
+class Reindexer(Sweeper):
+    """
+    Rebuilds `index_names`, one after the other, whenever `schedule` says; a negative `timeout` is none.
+
+    Raises: ConfigError, when made, for what cannot be the name of an index.
+    """
+
+    def __init__(
+        self,
+        pool: Executor,
+        *,
+        clock: Clock,
+        index_names: Sequence[str],
+        schedule: Schedule,
+        timeout: timedelta,
+    ) -> None:
+        super().__init__()
+        self.interval_seconds = PAUSE_SECONDS_MAX
+        self._clock = clock
+        self._due_at: datetime | None = None
+        self._index_names = tuple(map(checked_index_name, index_names))
+        self._pool = pool
+        self._schedule = schedule
+        self._timeout_seconds = NO_TIMEOUT_SECONDS if timeout < timedelta(0) else timeout.total_seconds()
+
+    async def run(self, started: Callable[[], None]) -> None:
+        self._due_at = self._schedule.next(self._clock.now())
+        started()
+        while await self.bell.wait(self.next_pause_seconds()) is not Wake.STOP:
+            if self._due_at is not None and self._due_at <= self._clock.now():
+                self._due_at = self._schedule.next(max(self._due_at, self._clock.now()))
+                await self.attempt(self.run_once)
+
+    def next_pause_seconds(self) -> float:
+        if self._due_at is None:
+            return PAUSE_SECONDS_MAX
+        return min((self._due_at - self._clock.now()).total_seconds(), PAUSE_SECONDS_MAX)
+
+    async def run_once(self) -> None:
+        for name in self._index_names:
+            if self.bell.is_stopping:
+                return
+            names = await self._pool.run(index_get_names(name))
+            if artifacts := artifact_names(name, names):
+                _log_skipped(
+                    name,
+                    f"{', '.join(artifacts)} is left over from another rebuild; drop it if none is running",
+                )
+            elif name not in names:
+                _log_skipped(name, "index does not exist")
+            else:
+                await self._reindex(name)
+        self.probe("passed")
+
+    async def _reindex(self, name: str) -> None:
+        began = self._clock.monotonic()
+        if await self._rebuild_unless_stopped(name):
+            seconds = round(self._clock.monotonic() - began, 3)
+            logger.info("index rebuilt", extra={"index": name, "seconds": seconds})
+        else:
+            await self._drop_artifacts(name)
+
+    async def _rebuild_unless_stopped(self, name: str) -> bool:
+        """Return whether the index was rebuilt."""
+        async with asyncio.TaskGroup() as group:
+            rebuild = group.create_task(self._rebuild(name))
+            watch = group.create_task(self._cancel_when_stopped(rebuild))
+            rebuild.add_done_callback(lambda _: watch.cancel())
+        return not rebuild.cancelled() and rebuild.result()
+
+    async def _rebuild(self, name: str) -> bool:
+        self.probe("rebuilding", name)
+        try:
+            await self._pool.run(index_reindex(name).within(self._timeout_seconds))
+        except (DriverError, OperationTimeout) as error:
+            _log_skipped(name, str(error))
+            return False
+        return True
+
+    async def _cancel_when_stopped(self, rebuild: asyncio.Task[bool]) -> None:
+        while await self.bell.wait() is not Wake.STOP:
+            pass
+        rebuild.cancel()
+
+    async def _drop_artifacts(self, name: str) -> None:
+        try:
+            names = await self._pool.run(index_get_names(name))
+            for artifact in artifact_names(name, names):
+                await self._pool.run(index_drop(artifact).within(DROP_SECONDS))
+                logger.info("index left over dropped", extra={"index": artifact})
+        except (DriverError, OperationTimeout) as error:
+            _log_skipped(name, str(error))
+
+
+def _log_skipped(name: str, reason: str) -> None:
+    logger.warning("index not rebuilt", extra={"index": name, "reason": reason})
