@@ -119,8 +119,10 @@ def rule_of(hint: object) -> str:
         return f"one of {', '.join(repr(member.value) for member in hint)}"
     if origin in (tuple, list):
         return "a list"
-    if origin is Mapping or dataclasses.is_dataclass(hint):
+    if origin is Mapping:
         return "a table"
+    if dataclasses.is_dataclass(hint):
+        return "a whole number or a table" if _is_short(hint) else "a table"
     return _RULES[hint]
 
 
@@ -179,7 +181,7 @@ def _decode_list(value: object, hint: object, where: str) -> tuple[Any, ...]:
 def _decode_table(value: object, table: type, where: str) -> object:
     """Decode a table as a dataclass; a queue may also be given as its `max_workers` alone."""
     fields = {field.name: field for field in dataclasses.fields(table) if field.init}
-    if type(value) is int and "max_workers" in fields:
+    if type(value) is int and _is_short(table):
         value = {"max_workers": value}
     if not isinstance(value, Mapping):
         raise refusal(where, table, value)
@@ -193,6 +195,10 @@ def _decode_table(value: object, table: type, where: str) -> object:
         return table(**given)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _is_short(table: Any) -> bool:  # noqa: ANN401 - a dataclass, which has no type
+    return "max_workers" in {field.name for field in dataclasses.fields(table)}
 
 
 def _pairs(text: str, where: str) -> dict[str, object]:

@@ -1,0 +1,95 @@
+"""`MODULE:CONFIG`: finds the configuration that a user's code holds, and says what is wrong where there is none."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from millhand.cli.decode import guess
+from millhand.cli.output import WrongUse
+from millhand.config import Config
+
+
+def load_config(target: str, directory: Path) -> Config:
+    """
+    Import `module` of `module:name` from `directory` or the installed packages, and return the `Config` called `name`.
+
+    A function without arguments that returns one will do as well.
+
+    Raises: WrongUse, with the remedy; after an error inside the user's own module, its traceback is printed first.
+    """
+    module_name, colon, name = target.partition(":")
+    if not colon or not module_name or not name:
+        raise WrongUse(
+            f"MODULE:CONFIG must be a module and a name in it, got {target!r}; write it like 'shop.jobs:config'"
+        )
+    module = _imported(module_name, directory)
+    value: object = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            raise WrongUse(
+                f"module {module_name!r} must have a {name!r}, got none{guess(part, _configs(module) or [name])}"
+            )
+        value = getattr(value, part)
+    if callable(value) and not isinstance(value, type):
+        value = _called(value, target)
+    if not isinstance(value, Config):
+        raise WrongUse(
+            f"{target} must be a millhand.Config or a function that returns one, got {type(value).__name__}"
+            + (f"; did you mean {min(_configs(module))!r}?" if _configs(module) else "")
+        )
+    return value
+
+
+def _imported(name: str, directory: Path) -> ModuleType:
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise WrongUse(
+                f"module {name!r} must be importable, found no {error.name!r} in {str(directory)!r} or the installed "
+                "packages; run it in the directory that holds it, or install it"
+            ) from None
+        raise _broken(name, error) from error
+    except Exception as error:
+        raise _broken(name, error) from error
+
+
+def _called(function: object, target: str) -> object:
+    try:
+        return function()  # type: ignore[operator]  # its caller has asked whether it can be called
+    except Exception as error:
+        _print_traceback(error)
+        raise WrongUse(
+            f"{target} must return a millhand.Config, got {type(error).__name__}: {error}"
+        ) from error
+
+
+def _broken(name: str, error: Exception) -> WrongUse:
+    _print_traceback(error)
+    return WrongUse(f"module {name!r} must be importable, got {type(error).__name__}: {error}")
+
+
+def _print_traceback(error: Exception) -> None:
+    """Print the traceback of an error in the user's code, without the frames that led there."""
+    trace = error.__traceback__
+    while (
+        trace is not None and trace.tb_next is not None and _is_machinery(trace.tb_frame.f_code.co_filename)
+    ):
+        trace = trace.tb_next
+    click.echo("".join(traceback.format_exception(type(error), error, trace)), err=True, nl=False)
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename == __file__ or "importlib" in filename
+
+
+def _configs(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, Config)]

@@ -1,0 +1,13 @@
+"""
+The jobs that every team would write by hand. They are customers of this package: they use what any program can.
+
+    workers = Workers()
+    periodic_jobs = [add_heartbeat(workers), add_orphan_cleanup(workers, executor, store, config)]
+"""
+
+from __future__ import annotations
+
+from millhand.jobs.heartbeat import Heartbeat, add_heartbeat
+from millhand.jobs.orphan_cleanup import OrphanCleanup, add_orphan_cleanup
+
+__all__ = ["Heartbeat", "OrphanCleanup", "add_heartbeat", "add_orphan_cleanup"]

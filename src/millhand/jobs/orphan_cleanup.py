@@ -1,0 +1,100 @@
+"""The orphan cleanup: a periodic job around `millhand.orphans`, which compares rows with objects and mends safely."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+from millhand.driver.protocol import Executor
+from millhand.insert_opts import InsertOpts
+from millhand.job import Job, JobState
+from millhand.orphans import OrphansConfig, RunReport, reconcile
+from millhand.periodic import PeriodicJob, every
+from millhand.storage import ObjectStore
+from millhand.unique import UniqueOpts
+from millhand.worker import Workers
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = timedelta(hours=1)
+# A bucket of 10 million objects takes minutes; what takes six hours does not come to an end. A run that is cut short
+# goes on where it was.
+TIMEOUT = timedelta(hours=6)
+MAX_ATTEMPTS = 3
+UNFINISHED = (JobState.AVAILABLE, JobState.PENDING, JobState.RUNNING, JobState.SCHEDULED)
+NO_SOURCES = "no sources are declared; say in [[orphans.sources]] of millhand.toml which rows name objects"
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanCleanup:
+    """The args of the orphan cleanup: what it does is a setting of the worker, not of the job."""
+
+    kind: ClassVar[str] = "orphan_cleanup"
+
+
+def add_orphan_cleanup(
+    workers: Workers,
+    executor: Executor,
+    store: ObjectStore,
+    config: OrphansConfig,
+    *,
+    interval: timedelta = INTERVAL,
+    queue: str = "default",
+) -> PeriodicJob:
+    """
+    Register the cleanup's worker and return its periodic job, which also runs when a client becomes leader.
+
+    `executor` reads the sources and keeps the ledger: the `pool` of a driver. It and `store` stay the caller's to close.
+    One run is inserted per interval; should one last longer, the next finds it at work and leaves.
+
+    Raises: ConfigError for an interval that cannot be, or a kind `orphan_cleanup` that is registered already.
+    """
+
+    @workers.add(timeout=TIMEOUT)
+    async def clean_up(job: Job[OrphanCleanup]) -> None:
+        if not config.sources:
+            _log_nothing_declared(config)
+            return
+        report = await reconcile(executor, store, config)
+        job.record_output(report.fields())
+        _log_report(report)
+
+    period = max(interval, timedelta(seconds=1))
+    opts = InsertOpts(
+        max_attempts=MAX_ATTEMPTS,
+        queue=queue,
+        unique=UniqueOpts(by_period=period, by_queue=True, by_state=UNFINISHED),
+    )
+    return every(interval, OrphanCleanup(), id="orphan_cleanup", opts=opts, run_on_start=True)
+
+
+def _log_report(report: RunReport) -> None:
+    fields = report.fields()
+    if report.state == "refused":
+        logger.warning("orphan cleanup refused", extra={**fields, "reason": "; ".join(report.refusals)})
+    elif report.state == "busy":
+        logger.info(
+            "orphan cleanup skipped", extra={"mode": report.mode.value, "reason": "another run is at it"}
+        )
+    else:
+        logger.info("orphan cleanup completed", extra=fields)
+
+
+def _log_nothing_declared(config: OrphansConfig) -> None:
+    logger.info(
+        "orphan cleanup completed",
+        extra={
+            "mode": config.mode.value,
+            "objects": 0,
+            "rows": 0,
+            "orphan_objects": 0,
+            "abandoned_rows": 0,
+            "missing": 0,
+            "deleted": 0,
+            "refused": 0,
+            "seconds": 0.0,
+            "reason": NO_SOURCES,
+        },
+    )

@@ -1,0 +1,156 @@
+"""Claims about how values of settings are read."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import pytest
+
+from millhand.cli.decode import check_keys, decode, decode_text
+from millhand.config import QueueConfig
+from millhand.errors import ConfigError
+
+DURATION = "a duration such as '500ms', '30s', '5m', '1h' or '7d', or a number of seconds"
+
+
+class Mode(enum.StrEnum):
+    REPORT = "report"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    name: str
+    grace: timedelta = timedelta(days=7)
+    min_rows: int | None = None
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "decoded"),
+    [
+        (3, int, 3),
+        (0.5, float, 0.5),
+        (1, float, 1.0),
+        (True, bool, True),
+        ("a", str, "a"),
+        ("a", str | None, "a"),
+        ("none", timedelta | None, None),
+        ("500ms", timedelta, timedelta(milliseconds=500)),
+        ("30s", timedelta, timedelta(seconds=30)),
+        ("1.5h", timedelta, timedelta(minutes=90)),
+        ("7d", timedelta, timedelta(days=7)),
+        (5, timedelta, timedelta(seconds=5)),
+        (0.25, timedelta, timedelta(milliseconds=250)),
+        ("delete", Mode, Mode.DELETE),
+        ("json", Literal["text", "json"], "json"),
+        (["a", "b"], tuple[str, ...], ("a", "b")),
+        ({"default": 100}, Mapping[str, QueueConfig], {"default": QueueConfig(max_workers=100)}),
+        (
+            {"mail": {"max_workers": 5, "fetch_poll_interval": "2s"}},
+            Mapping[str, QueueConfig],
+            {"mail": QueueConfig(max_workers=5, fetch_poll_interval=timedelta(seconds=2))},
+        ),
+        (
+            [{"name": "uploads", "grace": "1h"}],
+            tuple[Source, ...],
+            (Source(name="uploads", grace=timedelta(hours=1)),),
+        ),
+    ],
+)
+def test_decode_gives_the_type_of_the_setting(value: object, hint: object, decoded: object) -> None:
+    """A value of TOML becomes exactly what the setting holds."""
+    assert decode(value, hint, "x") == decoded
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "message"),
+    [
+        ("3", int, "x must be a whole number, got '3'"),
+        (True, int, "x must be a whole number, got True"),
+        (1.0, int, "x must be a whole number, got 1.0"),
+        ("yes", bool, "x must be true or false, got 'yes'"),
+        (1, bool, "x must be true or false, got 1"),
+        (False, float, "x must be a number, got False"),
+        (5, str, "x must be a text, got 5"),
+        ("5 minutes", timedelta, f"x must be {DURATION}, got '5 minutes'"),
+        (True, timedelta, f"x must be {DURATION}, got True"),
+        (1e300, timedelta, f"x must be {DURATION}, got 1e+300"),
+        ("never", timedelta | None, f"x must be {DURATION}, or 'none', got 'never'"),
+        ("delte", Mode, "x must be one of 'report', 'delete', got 'delte'; did you mean 'delete'?"),
+        ("xml", Literal["text", "json"], "x must be one of 'text', 'json', got 'xml'"),
+        ("a", tuple[str, ...], "x must be a list, got 'a'"),
+        (["a", 1], tuple[str, ...], "x[1] must be a text, got 1"),
+        (7, Mapping[str, QueueConfig], "x must be a table, got 7"),
+        ({"mail": "5"}, Mapping[str, QueueConfig], "x.mail must be a whole number or a table, got '5'"),
+        ({"mail": 0}, Mapping[str, QueueConfig], "x.mail: max_workers must be between 1 and 10,000, got 0"),
+        (
+            {"mail": {"fetch_cooldown": "1s"}},
+            Mapping[str, QueueConfig],
+            "x.mail must have a 'max_workers', got none",
+        ),
+        ([{"grace": "1h"}], tuple[Source, ...], "x[0] must have a 'name', got none"),
+        ([{"name": "u", "grce": 1}], tuple[Source, ...], "x[0] has no setting 'grce'; did you mean 'grace'?"),
+        ("postgresql://a:sesame@db", int, "x must be a whole number, got 'postgresql://a:***@db'"),
+    ],
+)
+def test_decode_refuses_what_does_not_fit(value: object, hint: object, message: str) -> None:
+    """What has another type is refused, with the place, the rule and the value, and without a password."""
+    with pytest.raises(ConfigError) as refused:
+        decode(value, hint, "x")
+
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "decoded"),
+    [
+        ("3", int, 3),
+        ("0.5", float, 0.5),
+        ("true", bool, True),
+        ("0", bool, False),
+        ("30s", timedelta, timedelta(seconds=30)),
+        ("1.5", timedelta, timedelta(milliseconds=1_500)),
+        ("None", timedelta | None, None),
+        ("123", str, "123"),
+        ("a, b", tuple[str, ...], ("a", "b")),
+        ("", tuple[str, ...], ()),
+        (
+            "default:100, mail:5",
+            Mapping[str, QueueConfig],
+            {"default": QueueConfig(max_workers=100), "mail": QueueConfig(max_workers=5)},
+        ),
+    ],
+)
+def test_decode_text_reads_what_a_variable_can_say(text: str, hint: object, decoded: object) -> None:
+    """A text of the environment spells the same values."""
+    assert decode_text(text, hint, "X") == decoded
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "message"),
+    [
+        ("many", int, "X must be a whole number, got 'many'"),
+        ("maybe", bool, "X must be true or false, got 'maybe'"),
+        ("mail", Mapping[str, QueueConfig], "X must be pairs like 'default:100,mail:5', got 'mail'"),
+        ("mail:x", Mapping[str, QueueConfig], "X.mail must be a whole number or a table, got 'x'"),
+        ("mail:0", Mapping[str, QueueConfig], "X.mail: max_workers must be between 1 and 10,000, got 0"),
+    ],
+)
+def test_decode_text_refuses_what_does_not_fit(text: str, hint: object, message: str) -> None:
+    """What is spelled wrongly is refused by the variable's name."""
+    with pytest.raises(ConfigError) as refused:
+        decode_text(text, hint, "X")
+
+    assert str(refused.value) == message
+
+
+def test_check_keys_lists_what_is_known_when_nothing_is_near() -> None:
+    """An unknown key that resembles nothing is answered with all that there is."""
+    with pytest.raises(ConfigError) as refused:
+        check_keys(["zzz"], ["url", "mode"], "x")
+
+    assert str(refused.value) == "x has no setting 'zzz'; known: 'mode', 'url'"
