@@ -15,9 +15,10 @@ default:
 
 # Work jobs: on a real PostgreSQL and a directory as bucket, or on DATABASE_URL and millhand.toml's [storage] url
 worker: (_install "run")
-    @exec {{ python }} -m millhand worker
+    @exec .venv/bin/millhand worker
 
 # Run the tests, all but the slow ones; arguments go to pytest, so `just test -m slow` runs those
+[no-exit-message]
 test *args: (_install "test")
     @exec {{ python }} -m pytest -n logical --maxprocesses 4 "$@"
 
@@ -27,7 +28,7 @@ check: lint types _layers _locks _quick
 
 # Any millhand command, such as `just millhand job list --state retryable`
 millhand *args: (_install "run")
-    @exec {{ python }} -m millhand "$@"
+    @exec .venv/bin/millhand "$@"
 
 # A throw-away PostgreSQL; prints a URL for psql and lives until Ctrl-C
 [no-exit-message]
@@ -40,7 +41,7 @@ demo: (_install "run")
 
 # Insert and work no-op jobs, in a schema of their own, and print how fast
 bench *args: (_install "run")
-    @exec {{ python }} -m millhand bench "$@"
+    @exec .venv/bin/millhand bench "$@"
 
 # Build the documentation into site/
 docs: (_install "dev")

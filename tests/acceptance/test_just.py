@@ -174,7 +174,7 @@ def test_just_keeps_caches_in_the_checkout_when_there_is_no_home(checkout: Path,
 def test_just_worker_takes_the_place_of_the_shell(checkout: Path, programs: Path) -> None:
     """Between a worker and its signals stands nobody: the process that was started is the worker."""
     bring(checkout, just='echo "just: $3 $4"')
-    program(checkout / ".venv" / "bin" / "python", 'echo "$$ $PWD $*"')
+    program(checkout / ".venv" / "bin" / "millhand", 'echo "$$ $PWD $*"')
     command = [str(checkout / "just"), "worker", "--queue", "mail:5"]
     environment = {"PATH": str(programs), "HOME": str(checkout)}
 
@@ -182,7 +182,7 @@ def test_just_worker_takes_the_place_of_the_shell(checkout: Path, programs: Path
         assert process.stdout
         said = process.stdout.read()
 
-    assert said == f"just: _install run\n{process.pid} {checkout} -m millhand worker --queue mail:5\n"
+    assert said == f"just: _install run\n{process.pid} {checkout} worker --queue mail:5\n"
 
 
 def test_just_adds_less_than_a_tenth_of_a_second_once_the_tools_are_there(
