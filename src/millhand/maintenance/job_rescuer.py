@@ -85,6 +85,8 @@ class JobRescuer(BatchSweeper):
             ids = await self._pool.run(query.within(STATEMENT_SECONDS))
             for id in sorted(ids):
                 self._tell(*rescues[id])
+            if ids:
+                logger.info("jobs rescued", extra={"num_jobs": len(ids)})
         # Page by page by id, so that a page of jobs which are left alone does not hide those behind it.
         self._after_id = jobs[-1].id
         return len(jobs)
@@ -100,19 +102,18 @@ class JobRescuer(BatchSweeper):
 
     def _tell(self, job: JobRow, rescue: Rescue) -> None:
         """Log what became of the job; nobody else tells how this attempt ended."""
-        is_known = job.kind in self._workers
-        logger.warning(
-            "job rescued" if is_known else "job of unknown kind rescued",
-            extra={
-                "attempt": job.attempt,
-                "error": rescue.error.error,
-                "job_id": job.id,
-                "kind": job.kind,
-                "max_attempts": job.max_attempts,
-                "queue": job.queue,
-                "state": rescue.state.value,
-            },
-        )
+        fields = {
+            "attempt": job.attempt,
+            "job_id": job.id,
+            "kind": job.kind,
+            "max_attempts": job.max_attempts,
+            "queue": job.queue,
+            "state": rescue.state.value,
+        }
+        if job.kind in self._workers:
+            logger.warning("job rescued", extra=fields)
+        else:
+            logger.warning("job of unknown kind rescued", extra=fields)
         self.probe("rescued", job.id)
 
 

@@ -113,20 +113,22 @@ class PeriodicJobEnqueuer(Service):
         self.probe("passed", len(due))
 
     async def _insert(self, agenda: _Agenda, due_at: datetime) -> None:
+        fields: dict[str, object] = {"periodic_job_id": agenda.job.id}
         try:
             await self._insert_run(agenda.job, due_at)
         except (DriverError, OperationTimeout) as error:
             if _is_transient(error):
-                pause = backoff_seconds(agenda.num_failures + 1)
-                agenda.put_off(self._clock.monotonic() + pause)
-                _log_failure("periodic job put off", agenda.job, error, sleep_seconds=pause)
+                pause = agenda.put_off(self._clock.monotonic())
+                logger.warning(
+                    "periodic job put off", extra=fields | {"error": str(error), "sleep_seconds": pause}
+                )
                 return
-            _log_failure("periodic job not inserted", agenda.job, error)
-        except Exception as error:  # noqa: BLE001 - a user's constructor, hook or middleware
-            _log_failure("periodic job not inserted", agenda.job, error)
+            logger.error("periodic job not inserted", extra=fields | _fault(error))  # noqa: TRY400 - said in a line
+        except Exception as error:  # a user's constructor, hook or middleware
+            logger.exception("periodic job not inserted", extra=fields | _fault(error))
         num_missed = agenda.advance(self._clock.now())
         if num_missed:
-            logger.warning("periodic runs missed", extra={"num_jobs": num_missed, **_names(agenda.job)})
+            logger.warning("periodic runs missed", extra=fields | {"num_jobs": num_missed})
 
     async def _insert_run(self, job: PeriodicJob, due_at: datetime) -> None:
         made = job.construct()
@@ -168,10 +170,12 @@ class _Agenda:
         self.due_at = now if self.job.run_on_start else self.job.schedule.next(now)
         self._forget_failures()
 
-    def put_off(self, not_before: float) -> None:
-        """Have the run that is due tried again later."""
-        self.not_before = not_before
+    def put_off(self, now: float) -> float:
+        """Have the run that is due tried again later; return in how many seconds."""
         self.num_failures += 1
+        pause = backoff_seconds(self.num_failures)
+        self.not_before = now + pause
+        return pause
 
     def advance(self, now: datetime) -> int:
         """Go on to the next run that is still ahead, and return how many are left out."""
@@ -213,10 +217,5 @@ def _is_transient(error: DriverError | OperationTimeout) -> bool:
     return isinstance(error, OperationTimeout) or error.retryable
 
 
-def _names(job: PeriodicJob) -> dict[str, str | None]:
-    return {"periodic_job_id": job.id}
-
-
-def _log_failure(message: str, job: PeriodicJob, error: Exception, **fields: float) -> None:
-    log = logger.warning if fields else logger.error
-    log(message, extra={**_names(job), "error": str(error), "error_type": type(error).__name__, **fields})
+def _fault(error: Exception) -> dict[str, object]:
+    return {"error": str(error), "error_type": type(error).__name__}

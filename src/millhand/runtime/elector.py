@@ -181,11 +181,11 @@ class Elector(Service):
             if self.bell.is_stopping or self._resign_asked:
                 return True
             if self._trust_left() <= 0:
-                _log(term, "leadership lost", reason="no renewal within the time of trust")
+                _log_lost(term, "no renewal within the time of trust")
                 return True
             try:
                 if not await self._renew(term):
-                    _log(term, "leadership lost", reason="renewal was refused")
+                    _log_lost(term, "the renewal was refused")
                     return False
                 num_failures, pause = 0, self._interval_seconds
             except (DriverError, OperationTimeout) as error:
@@ -217,7 +217,7 @@ class Elector(Service):
                 continue
             self.probe("resigned", resigned)
             if resigned:
-                _log(term, "leadership resigned")
+                logger.info("leadership resigned", extra=_fields(term))
             return
 
     def _begin(self, term: Term) -> None:
@@ -225,7 +225,7 @@ class Elector(Service):
         self._resign_asked = False
         self._term = term
         self._guard_trust()
-        _log(term, "leadership gained")
+        logger.info("leadership gained", extra=_fields(term))
         self._on_term(term)
         self.probe("gained", term)
 
@@ -274,7 +274,9 @@ def _spread(seconds: float) -> float:
     return random.uniform(0.0, seconds)  # noqa: S311 - spreads load, guards nothing
 
 
-def _log(term: Term, message: str, **fields: str) -> None:
-    logger.info(
-        message, extra={"client_id": term.leader_id, "elected_at": term.elected_at.isoformat(), **fields}
-    )
+def _log_lost(term: Term, reason: str) -> None:
+    logger.info("leadership lost", extra={**_fields(term), "reason": reason})
+
+
+def _fields(term: Term) -> dict[str, str]:
+    return {"client_id": term.leader_id, "elected_at": term.elected_at.isoformat()}
