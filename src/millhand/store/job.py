@@ -239,7 +239,7 @@ def job_schedule(
 
     Discarded is a job whose unique key another holds, or which is not the first of its key in this pass.
 
-    Shape: 0 … `limit` jobs, in no order, none of `excluded_ids`. They are taken by priority, then `scheduled_at`, then id.
+    Shape: 0 … `limit` jobs, in no order, none of `excluded_ids`; taken by priority, then `scheduled_at`, then id.
     Units: `now` may lie ahead of the clock by one interval of the scheduler; the fetch holds jobs until they are due.
     Concurrency: safe to race; the later of two waits for the earlier's transaction.
     Source: River v0.51.2, river_job.sql `JobSchedule`.

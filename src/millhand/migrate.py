@@ -1,0 +1,358 @@
+"""
+Bring a schema to a version.
+
+Rule 1: a line is a numbered series of steps: `main` is River's, step for step, `millhand` is what is ours.
+Rule 2: a step and its record are one transaction, and each step has its own: what version 4 adds to an enum, version 6
+        may use only once it is committed.
+Rule 3: before a step the migrators of a schema queue up by an advisory lock, and whoever gets it looks again at what is
+        applied. River's migrator takes no lock: beside one of those a step may fail, and then nothing of it is done.
+Rule 4: versions that are recorded but not known here are left alone; a newer release made them.
+
+Source: River v0.51.2, rivermigrate/river_migrate.go.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import time
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from functools import cache
+from importlib import resources
+
+import msgspec
+
+from millhand.driver.protocol import Driver, Executor
+from millhand.errors import ConfigError, ConnectionLost, DriverError, MigrationError, PoolClosed, SchemaError
+from millhand.sql import checked_schema, compile_script
+from millhand.store.migration import (
+    MigrationShape,
+    migration_delete,
+    migration_get_shape,
+    migration_get_versions,
+    migration_insert,
+    migration_lock,
+)
+
+LINE_MAIN = "main"
+# The version of line main whose table of migrations knows lines.
+LINE_VERSION = 5
+# Another migrator may be building an index on a large table.
+LOCK_SECONDS = 3600.0
+
+_FILE = re.compile(r"(\d+)_(\w+)\.(up|down)\.sql")
+
+
+class Direction(enum.StrEnum):
+    """Which way a step goes."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a line. `up` and `down` are its SQL with `/* schema */` where the schema belongs."""
+
+    line: str
+    version: int
+    name: str
+    up: str
+    down: str
+
+
+class MigrationStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that was applied or taken back, or, in a dry run, would be; `sql` as it was sent."""
+
+    line: str
+    version: int
+    name: str
+    direction: Direction
+    sql: str
+    duration: timedelta = timedelta(0)
+
+
+class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A version and whether it is applied; one that is applied but not known to this release has no name."""
+
+    version: int
+    name: str
+    is_applied: bool
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this release has the version."""
+        return bool(self.name)
+
+
+class Migrator:
+    """
+    Migrates one line of one schema.
+
+    `database` is a driver that is open, or an executor; its schema is the one that is migrated.
+
+    Raises: ConfigError for a line that there is not, or a `schema` that is not the driver's.
+    Concurrency: any number may run at once; each step is made by one of them.
+    """
+
+    def __init__(self, database: Driver | Executor, line: str = LINE_MAIN, schema: str = "") -> None:
+        self.line = checked_line(line)
+        self.schema = checked_schema(schema)
+        self._executor = self._executor_of(database)
+        self._known = migrations(line)
+
+    async def up(
+        self, *, target: int | None = None, max_steps: int | None = None, dry_run: bool = False
+    ) -> tuple[MigrationStep, ...]:
+        """
+        Apply what is not applied yet, up to and with `target`, and return what was done.
+
+        A target that is applied already is reached, even if there is more above it. A dry run only says what it would
+        do.
+
+        Raises: MigrationError.
+        """
+        self._check_target(target)
+        _check_max_steps(max_steps)
+        applied = await self._get_applied(self._executor)
+        pending = [one for one in self._known if one.version not in applied]
+        if target is not None:
+            pending = [] if target in applied else [one for one in pending if one.version <= target]
+        return await self._migrate(pending[:max_steps], Direction.UP, dry_run=dry_run)
+
+    async def down(
+        self, *, target: int | None = None, max_steps: int | None = None, dry_run: bool = False
+    ) -> tuple[MigrationStep, ...]:
+        """
+        Take back what is applied above `target`; 0 is everything, and without a target it is one step.
+
+        Raises: MigrationError, also for a target that is not applied.
+        """
+        self._check_target(target or None)
+        _check_max_steps(max_steps)
+        applied = await self._get_applied(self._executor)
+        if target and target not in applied:
+            raise MigrationError(
+                f"target of a way down must be applied, got version {target} of line {self.line!r}"
+            )
+        if max_steps is None and target is None:
+            max_steps = 1
+        above = [
+            one for one in reversed(self._known) if one.version in applied and one.version > (target or 0)
+        ]
+        return await self._migrate(above[:max_steps], Direction.DOWN, dry_run=dry_run)
+
+    async def list(self) -> tuple[MigrationStatus, ...]:
+        """Return all versions of the line, known or applied, from the first."""
+        names = {one.version: one.name for one in self._known}
+        applied = await self._get_applied(self._executor)
+        return tuple(
+            MigrationStatus(version=version, name=names.get(version, ""), is_applied=version in applied)
+            for version in sorted(names.keys() | applied)
+        )
+
+    async def validate(self, *, target: int | None = None) -> tuple[int, ...]:
+        """Return the versions, up to `target`, that should be applied and are not; none means that all is well."""
+        self._check_target(target)
+        applied = await self._get_applied(self._executor)
+        return tuple(
+            one.version
+            for one in self._known
+            if one.version not in applied and (target is None or one.version <= target)
+        )
+
+    def _executor_of(self, database: Driver | Executor) -> Executor:
+        if not isinstance(database, Driver):
+            return database
+        if self.schema not in ("", database.schema):
+            raise ConfigError(f"schema must be the driver's {database.schema!r}, got {self.schema!r}")
+        self.schema = database.schema
+        return database.pool
+
+    def _check_target(self, target: int | None) -> None:
+        versions = [one.version for one in self._known]
+        if target is not None and target not in versions:
+            raise MigrationError(
+                f"target must be a version of line {self.line!r}, {versions[0]} to {versions[-1]}, got {target!r}"
+            )
+
+    async def _get_applied(self, executor: Executor) -> frozenset[int]:
+        shape = await executor.run(migration_get_shape())
+        if not shape.has_schema:
+            raise MigrationError(_missing_schema(self.schema or shape.schema_name))
+        if self.line != LINE_MAIN and not shape.has_line:
+            raise MigrationError(
+                f"line {self.line!r} needs line {LINE_MAIN!r} at version {LINE_VERSION} or later; "
+                f"run: millhand migrate up --line {LINE_MAIN}"
+            )
+        return await _get_versions(executor, self.line, shape)
+
+    async def _migrate(
+        self, planned: Sequence[Migration], direction: Direction, *, dry_run: bool
+    ) -> tuple[MigrationStep, ...]:
+        if dry_run:
+            return tuple(_step(one, direction, self.schema) for one in planned)
+        steps = [await self._make_step(one, direction) for one in planned]
+        return tuple(step for step in steps if step is not None)
+
+    async def _make_step(self, migration: Migration, direction: Direction) -> MigrationStep | None:
+        """Make one step, unless another migrator has made it meanwhile."""
+        step = _step(migration, direction, self.schema)
+        begun = time.monotonic()
+        try:
+            async with self._executor.begin() as tx:
+                await tx.run(migration_lock().within(LOCK_SECONDS))
+                is_applied = migration.version in await self._get_applied(tx)
+                if is_applied is (direction is Direction.UP):
+                    return None
+                await tx.execute_script(step.sql)
+                await _record(tx, migration, direction)
+        except (ConnectionLost, PoolClosed):
+            raise
+        except DriverError as error:
+            raise _failure(step, error) from error
+        return msgspec.structs.replace(step, duration=timedelta(seconds=time.monotonic() - begun))
+
+
+async def require_schema(executor: Executor, schema: str = "", line: str = LINE_MAIN) -> None:
+    """
+    Return if all versions of `line` that this release knows are applied.
+
+    Raises: SchemaError.
+    """
+    known = {one.version for one in migrations(checked_line(line))}
+    shape = await executor.run(migration_get_shape())
+    is_readable = shape.has_table and (shape.has_line or line == LINE_MAIN)
+    applied = await _get_versions(executor, line, shape) if is_readable else frozenset()
+    if known - applied:
+        found = max(applied, default=None)
+        raise SchemaError(schema or shape.schema_name or "", expected=max(known), found=found, line=line)
+
+
+@cache
+def lines() -> tuple[str, ...]:
+    """Return the names of all lines."""
+    root = resources.files("millhand.sql") / "migration"
+    return tuple(sorted(directory.name for directory in root.iterdir() if directory.is_dir()))
+
+
+@cache
+def migrations(line: str = LINE_MAIN) -> tuple[Migration, ...]:
+    """Return all versions of a line, from the first."""
+    texts: dict[tuple[int, str], dict[str, str]] = {}
+    for file in (resources.files("millhand.sql") / "migration" / checked_line(line)).iterdir():
+        if match := _FILE.fullmatch(file.name):
+            key = int(match[1]), match[2].replace("_", " ")
+            texts.setdefault(key, {})[match[3]] = file.read_text("utf-8")
+    return tuple(
+        Migration(line=line, version=version, name=name, up=text["up"], down=text["down"])
+        for (version, name), text in sorted(texts.items())
+    )
+
+
+def migration_sql(
+    line: str = LINE_MAIN,
+    *,
+    versions: Collection[int] | None = None,
+    direction: Direction = Direction.UP,
+    schema: str = "",
+) -> str:
+    """
+    Return the SQL of `versions`, or of all, for those who migrate by hand: a transaction a version, with its record.
+
+    Raises: MigrationError for a version that there is not.
+    """
+    known = {one.version: one for one in migrations(line)}
+    chosen = sorted(known if versions is None else versions, reverse=direction is Direction.DOWN)
+    for version in chosen:
+        if version not in known:
+            raise MigrationError(f"version must be one of line {line!r}, 1 to {max(known)}, got {version!r}")
+    return "\n".join(_script(known[version], direction, schema) for version in chosen)
+
+
+def checked_line(line: str) -> str:
+    """Return `line` if there is one of that name. Raises: ConfigError."""
+    if line not in lines():
+        raise ConfigError(f"migration line must be one of {', '.join(map(repr, lines()))}, got {line!r}")
+    return line
+
+
+async def _get_versions(executor: Executor, line: str, shape: MigrationShape) -> frozenset[int]:
+    if not shape.has_table:
+        return frozenset()
+    try:
+        return await executor.run(migration_get_versions(line, has_line=shape.has_line))
+    except DriverError as error:
+        if error.sqlstate != "42703":
+            raise
+        raise MigrationError(
+            f"table 'river_migration' must be River's, got one without a column 'version' in schema "
+            f"{shape.schema_name!r}; choose another schema"
+        ) from error
+
+
+async def _record(tx: Executor, migration: Migration, direction: Direction) -> None:
+    line, version = migration.line, migration.version
+    if direction is Direction.UP:
+        await tx.run(migration_insert(line, version, has_line=_has_line_after(migration, direction)))
+    elif not _takes_record_along(migration):
+        await tx.run(migration_delete(line, version, has_line=_has_line_after(migration, direction)))
+
+
+def _has_line_after(migration: Migration, direction: Direction) -> bool:
+    """Return whether the table of migrations knows lines once the step is made."""
+    first = LINE_VERSION if direction is Direction.UP else LINE_VERSION + 1
+    return migration.line != LINE_MAIN or migration.version >= first
+
+
+def _takes_record_along(migration: Migration) -> bool:
+    """Return whether the way down of a version drops the table of migrations itself."""
+    return migration.line == LINE_MAIN and migration.version == 1
+
+
+def _step(migration: Migration, direction: Direction, schema: str) -> MigrationStep:
+    text = migration.up if direction is Direction.UP else migration.down
+    return MigrationStep(
+        line=migration.line,
+        version=migration.version,
+        name=migration.name,
+        direction=direction,
+        sql=compile_script(text, schema),
+    )
+
+
+def _script(migration: Migration, direction: Direction, schema: str) -> str:
+    step = _step(migration, direction, schema)
+    title = f"-- line {step.line}, version {step.version:03} {step.name}, {direction}"
+    record = compile_script(_record_sql(migration, direction), schema)
+    return f"{title}\nBEGIN;\n\n{step.sql.strip()}\n{record}\nCOMMIT;\n"
+
+
+def _record_sql(migration: Migration, direction: Direction) -> str:
+    line, version = migration.line, migration.version
+    has_line = _has_line_after(migration, direction)
+    if direction is Direction.UP:
+        columns, values = ("line, version", f"'{line}', {version}") if has_line else ("version", str(version))
+        return f"\nINSERT INTO /* schema */river_migration ({columns}) VALUES ({values});\n"
+    if _takes_record_along(migration):
+        return ""
+    condition = f"line = '{line}' AND version = {version}" if has_line else f"version = {version}"
+    return f"\nDELETE FROM /* schema */river_migration WHERE {condition};\n"
+
+
+def _failure(step: MigrationStep, error: DriverError) -> MigrationError:
+    return MigrationError(
+        f"version {step.version} ({step.name}) of line {step.line!r} must go {step.direction}, got {error.reason}; "
+        "it was rolled back: look for other tables of these names, and for another migrator at work"
+    )
+
+
+def _missing_schema(schema: str | None) -> str:
+    if schema:
+        return f'schema must exist before it is migrated, found none named {schema!r}; run: CREATE SCHEMA "{schema}"'
+    return "search path must name a schema that exists, found none; set it, or say which schema is meant"
+
+
+def _check_max_steps(max_steps: int | None) -> None:
+    if max_steps is not None and max_steps < 0:
+        raise MigrationError(f"max_steps must not be negative, got {max_steps!r}")
