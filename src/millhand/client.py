@@ -119,10 +119,12 @@ class Client:
 
     async def stop(self, *, soft_stop_timeout: timedelta | None = None, signal: str | None = None) -> None:
         """
-        Stop in order: no new jobs, then running attempts are waited for, then everything pending is written. Idempotent.
+        Stop in order: fetch no more, wait for running attempts, write everything pending. Idempotent.
 
-        Attempts that outlast `soft_stop_timeout` (None: the configuration's, and if that is None too, no end) are cancelled
-        and given back; the attempt does not count. `signal` is only told in the log. Concurrency: `cancel_attempts` makes a stop that is waiting hard.
+        Attempts that outlast `soft_stop_timeout` (None: the configuration's, and if that is None too, no end) are
+        cancelled and given back; the attempt does not count. `signal` is only told in the log.
+
+        Concurrency: `cancel_attempts` makes a stop that is waiting hard.
         """
         async with self._lock:
             mill = self._mill

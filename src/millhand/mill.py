@@ -178,7 +178,7 @@ class Mill:
         loop = asyncio.get_running_loop()
         deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
         for producer in self.producers.values():
-            waits = [asyncio.ensure_future(producer.wait_idle())]
+            waits: list[asyncio.Future[object]] = [asyncio.ensure_future(producer.wait_idle())]
             if until is not None:
                 waits.append(asyncio.ensure_future(until.wait()))
             left = None if deadline is None else max(deadline - loop.time(), 0.0)

@@ -171,7 +171,7 @@ class Completer(Service):
     async def _complete(self, batch: Sequence[Finished]) -> None:
         """Write plain successes; those that are not running any more go the long way, to learn what they are."""
         ids = [one.change.id for one in batch]
-        finalized_ats = [one.change.finalized_at for one in batch]
+        finalized_ats = [at for one in batch if (at := one.change.finalized_at) is not None]  # all have one
         written = await self._pool.run(job_complete_many(ids=ids, finalized_ats=finalized_ats))
         if len(written) < len(batch):
             found = frozenset(written)

@@ -116,7 +116,7 @@ class JobExecutor:
         config: Config,
         *,
         client: object,
-        hand_over: Callable[[StateChange, Attempt], Awaitable[None] | None],
+        hand_over: Callable[[StateChange, Attempt], Awaitable[object] | None],
         handle_failure: Callable[[AttemptFailure], Awaitable[bool]],
         on_stuck: Callable[[Attempt], None],
     ) -> None:
@@ -164,11 +164,11 @@ class JobExecutor:
             error = raised
         attempt.is_settled = True
         attempt.run_seconds = self._clock.monotonic() - started
-        outcome: Outcome | None = _COMPLETED
-        if error is not None and (outcome := _outcome_of(error, attempt)) is None:
-            outcome = await self._failure_of(error, attempt, plan)
-        else:
-            _log_outcome(outcome, attempt)
+        outcome: Outcome = _COMPLETED
+        if error is not None:
+            outcome = await self._outcome_of(error, attempt, plan)
+        elif logger.isEnabledFor(logging.DEBUG):
+            _log("job completed", logging.DEBUG, attempt)
         updates = job._metadata_updates  # noqa: SLF001 - None, not an empty dict, if nothing was staged
         change = settle(row, outcome, now=self._clock.now(), started_at=started_at, metadata_updates=updates)
         waiting = self._hand_over(change, attempt)
@@ -249,6 +249,13 @@ class JobExecutor:
         while task is not None and task.cancelling():
             task.uncancel()
 
+    async def _outcome_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
+        outcome = _signalled(error, attempt)
+        if outcome is None:
+            return await self._failure_of(error, attempt, plan)
+        _log_outcome(outcome, attempt)
+        return outcome
+
     async def _failure_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
         row, now = attempt.row, self._clock.now()
         policy = self._config.retry_policy if plan is None else plan.retry
@@ -295,7 +302,7 @@ class _Plan:
         self.timeout_seconds = timeout.total_seconds() if timeout.total_seconds() > 0 else None
 
 
-def _outcome_of(error: BaseException, attempt: Attempt) -> Outcome | None:
+def _signalled(error: BaseException, attempt: Attempt) -> Outcome | None:
     """Return what an error means that is none; None for a failure. The order is River's."""
     if attempt.reason is CancelReason.REMOTE:
         return Cancelled(CANCELLED_REMOTELY)
@@ -359,18 +366,15 @@ def _around(
 
 
 def _log_outcome(outcome: Outcome, attempt: Attempt) -> None:
-    """One line for each attempt that did not fail; of those that did, the error handler tells."""
+    """One line for each attempt that ended by a signal; of those that failed, the error handler tells."""
     match outcome:
-        case Completed():
-            if logger.isEnabledFor(logging.DEBUG):
-                _log("job completed", logging.DEBUG, attempt)
         case Snoozed(delay):
             _log("job snoozed", logging.INFO, attempt, sleep_seconds=delay.total_seconds())
         case Interrupted():
             _log("job interrupted", logging.INFO, attempt)
         case Cancelled(error):
             _log("job cancelled", logging.INFO, attempt, error=error)
-        case Failed():
+        case Completed() | Failed():
             pass
         case _:
             assert_never(outcome)

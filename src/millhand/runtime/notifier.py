@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from millhand.clock import backoff_seconds
 from millhand.driver.protocol import Driver, Listener
@@ -39,7 +39,10 @@ class Notifier(Service):
     """Listens for one client."""
 
     def __init__(
-        self, driver: Driver, receivers: dict[Topic, Callable[[str], None]], on_connected: Callable[[], None]
+        self,
+        driver: Driver,
+        receivers: Mapping[Topic, Callable[[str], None]],
+        on_connected: Callable[[], None],
     ) -> None:
         super().__init__()
         self._driver = driver

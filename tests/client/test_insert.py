@@ -1,0 +1,235 @@
+"""Inserting: one or many, in the caller's transaction or not, refused or skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+
+from millhand.errors import ConfigError, DriverError, InvalidJob, SchemaError, UnknownKind
+from millhand.hooks import Hook, Middleware
+from millhand.insert_opts import InsertOpts, InsertParams
+from millhand.job import Job, JobState
+from millhand.unique import UniqueOpts
+from millhand.worker import Workers
+
+from .conftest import GENEROUS, Act, Room
+
+
+def _inserter(**settings: object) -> dict[str, object]:
+    return {"queues": {}, **settings}
+
+
+async def test_insert_gives_the_row_with_the_options(room: Room) -> None:
+    """The result is the row as the table has it."""
+    at = datetime(2040, 1, 2, tzinfo=UTC)
+    opts = InsertOpts(
+        max_attempts=3, metadata={"a": 1}, priority=2, queue="high", scheduled_at=at, tags=["one-two", "three"]
+    )
+
+    async with room.client(Workers(), **_inserter()) as client:
+        result = await client.insert(Act("x"), opts)
+
+    row = result.job
+    assert await room.row(row.id) == row
+    assert not result.unique_skipped_as_duplicate
+    assert (row.state, row.max_attempts, row.metadata, row.priority, row.queue, row.scheduled_at, row.tags) == (
+        JobState.SCHEDULED,
+        3,
+        {"a": 1},
+        2,
+        "high",
+        at,
+        ("one-two", "three"),
+    )
+
+
+async def test_insert_many_gives_results_in_order(room: Room) -> None:
+    """A thousand jobs in one call come back in the order in which they were given."""
+    async with room.client(Workers(), **_inserter()) as client:
+        results = await client.insert_many(
+            (Act(str(n)), InsertOpts(priority=1 + n % 4)) for n in range(1000)
+        )
+
+    assert [result.job.args["what"] for result in results] == [str(n) for n in range(1000)]
+    assert [result.job.priority for result in results[:4]] == [1, 2, 3, 4]
+
+
+async def test_insert_many_refuses_none(room: Room) -> None:
+    """An empty list is a mistake."""
+    async with room.client(Workers(), **_inserter()) as client:
+        with pytest.raises(InvalidJob, match="^jobs to insert must be at least one, got none$"):
+            await client.insert_many([])
+
+
+async def test_insert_in_a_transaction_is_gone_with_its_rollback(room: Room) -> None:
+    """With `tx` the job is the caller's transaction's: committed with it, gone with it."""
+    async with room.client(Workers(), **_inserter()) as client:
+        connection = await asyncpg.connect(room.url)
+        try:
+            async with connection.transaction():
+                kept = await client.insert(Act("kept"), tx=connection)
+            with pytest.raises(ZeroDivisionError):
+                async with connection.transaction():
+                    await client.insert(Act("gone"), tx=connection)
+                    raise ZeroDivisionError
+        finally:
+            await connection.close()
+
+    assert [row.id for row in await room.rows()] == [kept.job.id]
+
+
+async def test_insert_refuses_a_tx_that_is_none(room: Room) -> None:
+    """The error lists what is accepted."""
+    async with room.client(Workers(), **_inserter()) as client:
+        with pytest.raises(TypeError, match=r"^tx must be an asyncpg\.Connection, .*, got builtins\.str$"):
+            await client.insert(Act("x"), tx="session")
+
+
+async def test_insert_notifies_on_commit_only(room: Room) -> None:
+    """Listeners hear of a queue when the transaction commits, not when it rolls back; scheduled jobs are not told of."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    listener = await asyncpg.connect(room.url)
+    connection = await asyncpg.connect(room.url)
+    await listener.add_listener("public.river_insert", lambda *args: heard.put_nowait(args[-1]))
+    try:
+        async with room.client(Workers(), **_inserter()) as client:
+            with pytest.raises(ZeroDivisionError):
+                async with connection.transaction():
+                    await client.insert(Act("x"), InsertOpts(queue="rolled_back"), tx=connection)
+                    raise ZeroDivisionError
+            await client.insert(
+                Act("x"), InsertOpts(queue="scheduled", scheduled_at=datetime.now(UTC) + timedelta(days=1))
+            )
+            async with connection.transaction():
+                await client.insert(Act("x"), InsertOpts(queue="in_tx"), tx=connection)
+            await client.insert(Act("x"), InsertOpts(queue="alone"))
+            payloads = [json.loads(await asyncio.wait_for(heard.get(), GENEROUS)) for _ in range(2)]
+    finally:
+        await connection.close()
+        await listener.close()
+
+    assert payloads == [{"queue": "in_tx"}, {"queue": "alone"}]
+
+
+async def test_insert_swallowed_by_the_limiter_is_announced_when_the_window_closes(room: Room) -> None:
+    """A burst gives one notification at once and one at the end of the window, and no more."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    listener = await asyncpg.connect(room.url)
+    await listener.add_listener("public.river_insert", lambda *args: heard.put_nowait(args[-1]))
+    try:
+        settings = _inserter(fetch_cooldown=timedelta(seconds=1))
+        async with room.client(Workers(), **settings) as client:
+            for _ in range(20):
+                await client.insert(Act("x"))
+            await asyncio.wait_for(heard.get(), GENEROUS)
+            await asyncio.wait_for(heard.get(), GENEROUS)
+    finally:
+        await listener.close()
+
+    assert heard.empty()
+
+
+async def test_insert_unique_is_skipped_as_duplicate(room: Room) -> None:
+    """The second of two equal jobs gives the first one's row and says so."""
+    opts = InsertOpts(unique=UniqueOpts(by_args=True))
+
+    async with room.client(Workers(), **_inserter()) as client:
+        first = await client.insert(Act("x"), opts)
+        second = await client.insert(Act("x"), opts)
+        other = await client.insert(Act("y"), opts)
+
+    assert (second.unique_skipped_as_duplicate, second.job.id) == (True, first.job.id)
+    assert not other.unique_skipped_as_duplicate
+
+
+async def test_insert_refuses_a_kind_without_worker(room: Room) -> None:
+    """A client with workers refuses kinds that it could not work, and names those it could."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    async with room.client(workers) as client:
+        with pytest.raises(UnknownKind, match="^no worker is registered for kind 'foreign'; known kinds: 'act'$"):
+            await client.insert(room.args_of_kind("foreign"))
+
+    assert await room.rows() == []
+
+
+async def test_insert_hooks_and_middleware_amend_and_refuse(room: Room) -> None:
+    """Middleware goes around, outermost first; a hook may change what is inserted, or refuse the whole of it."""
+    told: list[str] = []
+
+    class Around(Middleware):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def insert(self, params, call_next):  # type: ignore[no-untyped-def]
+            told.append(f"{self.name} before {len(params)}")
+            results = await call_next(params)
+            told.append(f"{self.name} after {len(results)}")
+            return results
+
+    class Tagger(Hook):
+        async def insert_begin(self, params: InsertParams) -> InsertParams:
+            if "refuse" in params.encoded_args:
+                raise ValueError("refused")
+            import msgspec
+
+            return msgspec.structs.replace(params, tags=("tagged",))
+
+    settings = _inserter(middleware=[Around("outer"), Around("inner")], hooks=[Tagger()])
+    async with room.client(Workers(), **settings) as client:
+        result = await client.insert(Act("x"))
+        with pytest.raises(ValueError, match="^refused$"):
+            await client.insert_many([Act("good"), Act("refuse")])
+
+    assert result.job.tags == ("tagged",)
+    assert told == [
+        "outer before 1",
+        "inner before 1",
+        "inner after 1",
+        "outer after 1",
+        "outer before 2",
+        "inner before 2",
+    ]
+    assert len(await room.rows()) == 1
+
+
+async def test_insert_of_two_equal_unique_jobs_in_one_call_is_refused(room: Room) -> None:
+    """The database cannot decide between two new rows with one key, and inserts neither."""
+    opts = InsertOpts(unique=UniqueOpts(by_args=True))
+
+    async with room.client(Workers(), **_inserter()) as client:
+        with pytest.raises(DriverError) as raised:
+            await client.insert_many([(Act("x"), opts), (Act("x"), opts)])
+
+    assert raised.value.sqlstate == "21000"
+    assert await room.rows() == []
+
+
+async def test_start_refuses_a_schema_without_migrations(room: Room) -> None:
+    """A schema that is not there says what to run, and leaves no connection."""
+    with pytest.raises(SchemaError, match="run: millhand migrate up$"):
+        await room.client(Workers(), **_inserter(schema="nowhere")).start()
+
+
+async def test_start_refuses_queues_without_workers(room: Room) -> None:
+    """A client with queues and nothing that could be worked is a mistake."""
+    with pytest.raises(ConfigError, match="^workers must hold at least one worker, got none"):
+        await room.client(Workers()).start()
+
+
+def test_client_refuses_what_is_no_database() -> None:
+    """The error says what a database may be."""
+    from millhand.client import Client
+
+    databases: Sequence[object] = [None, 3, object()]
+    for database in databases:
+        with pytest.raises(ConfigError, match=r"^database must be a URL, an asyncpg\.Pool or a driver"):
+            Client(database)  # type: ignore[arg-type]

@@ -1,0 +1,470 @@
+"""How attempts end: each outcome, as the row that is left and the event that is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from millhand.config import Config
+from millhand.errors import JobCancel, JobSnooze
+from millhand.event import EventKind
+from millhand.hooks import AttemptFailure
+from millhand.insert_opts import InsertOpts
+from millhand.job import Job, JobState
+from millhand.retry import RetryPolicy
+from millhand.worker import Workers
+
+from .conftest import GENEROUS, Act, Room
+
+
+async def test_completed_when_the_worker_returns(room: Room) -> None:
+    """A job whose worker returns is completed, attempted once, by this client, without errors."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        assert job.args == Act("ok")
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("ok"))
+
+    row = event.job
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert row is not None
+    assert (row.state, row.attempt, row.errors, row.attempted_by) == (JobState.COMPLETED, 1, (), (client.id,))
+    assert await room.row(row.id) == row
+
+
+async def test_completed_by_a_plain_function_in_a_thread_with_its_context(room: Room) -> None:
+    """A plain function runs beside the event loop and sees the context variables of its attempt."""
+    seen: list[object] = []
+    variable = contextvars.ContextVar("variable", default="unset")
+    workers = Workers()
+
+    @workers.add()
+    def act(job: Job[Act]) -> None:
+        seen.extend([threading.current_thread() is threading.main_thread(), variable.get(), job.args.what])
+
+    variable.set("set")
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("thread"))
+
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert seen == [False, "set", "thread"]
+
+
+async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(room: Room) -> None:
+    """A failed attempt is kept in the row with its trace; the job is available again when the retry is near."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        raise ValueError(f"cannot {job.args.what}")
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("sort"))
+
+    row = event.job
+    assert row is not None
+    assert (event.kind, row.state, row.attempt) == (EventKind.JOB_FAILED, JobState.AVAILABLE, 1)
+    [error] = row.errors
+    assert (error.attempt, error.error) == (1, "ValueError: cannot sort")
+    assert "in act" in error.trace
+    assert row.attempted_at is not None
+    assert 0.8 < (row.scheduled_at - row.attempted_at).total_seconds() < 2.0
+
+
+async def test_errored_once_then_completed_keeps_one_error(room: Room) -> None:
+    """A job that fails once and then succeeds ends completed at attempt 2, with the one error."""
+    workers = Workers()
+
+    @workers.add(retry=AtOnce())
+    async def act(job: Job[Act]) -> None:
+        if job.attempt == 1:
+            raise ValueError("first")
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("twice"))
+            kinds = [(await room.next(events)).kind for _ in range(2)]
+        [row] = await room.rows()
+
+    assert kinds == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
+    assert (row.state, row.attempt, [error.error for error in row.errors]) == (
+        JobState.COMPLETED,
+        2,
+        ["ValueError: first"],
+    )
+
+
+async def test_discarded_after_the_last_attempt(room: Room) -> None:
+    """Attempts are counted up to max_attempts, each leaves an error, and the last one discards the job."""
+    workers = Workers()
+
+    @workers.add(retry=AtOnce())
+    async def act(job: Job[Act]) -> None:
+        raise ValueError(job.attempt)
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("never"), InsertOpts(max_attempts=3))
+            for _ in range(3):
+                event = await room.next(events)
+
+    row = event.job
+    assert row is not None
+    assert (row.state, row.attempt, [error.attempt for error in row.errors]) == (
+        JobState.DISCARDED,
+        3,
+        [1, 2, 3],
+    )
+    assert row.finalized_at is not None
+
+
+async def test_cancelled_when_the_worker_says_so(room: Room) -> None:
+    """JobCancel ends the job for good and keeps the reason."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        raise JobCancel("no such order")
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("cancel"))
+
+    row = event.job
+    assert row is not None
+    assert (event.kind, row.state, [e.error for e in row.errors]) == (
+        EventKind.JOB_CANCELLED,
+        JobState.CANCELLED,
+        ["JobCancelError: no such order"],
+    )
+
+
+async def test_cancelled_when_an_error_handler_says_so(room: Room) -> None:
+    """A handler that returns True cancels; it is told of the attempt and of what would come otherwise."""
+    told: list[AttemptFailure] = []
+
+    class Handler:
+        async def handle_error(self, failure: AttemptFailure) -> bool:
+            told.append(failure)
+            return True
+
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        raise ValueError("hopeless")
+
+    async with room.client(workers, error_handlers=[Handler()]) as client:
+        event = await room.work(client, Act("x"))
+
+    [failure] = told
+    assert (event.kind, event.job and event.job.state) == (EventKind.JOB_CANCELLED, JobState.CANCELLED)
+    assert (failure.job.attempt, str(failure.error), failure.state) == (1, "hopeless", JobState.AVAILABLE)
+    assert failure.next_attempt_at is not None
+
+
+async def test_error_handler_that_breaks_is_survived(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that raises is told of in the log, and the job is retried as if there were none."""
+
+    class Broken:
+        async def handle_error(self, failure: AttemptFailure) -> bool:
+            raise RuntimeError("handler is broken")
+
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        raise ValueError("oops")
+
+    with caplog.at_level(logging.WARNING):
+        async with room.client(workers, error_handlers=[Broken()]) as client:
+            event = await room.work(client, Act("x"))
+
+    assert event.kind is EventKind.JOB_FAILED
+    assert [record.message for record in caplog.records] == ["error handler failed", "job errored"]
+
+
+async def test_snoozed_gives_the_attempt_back(room: Room) -> None:
+    """A snooze is no attempt and no error; it is counted in the metadata, and waits for the scheduler if it is long."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        raise JobSnooze(timedelta(minutes=1))
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("later"))
+
+    row = event.job
+    assert row is not None
+    assert (event.kind, row.state, row.attempt, row.errors, row.metadata) == (
+        EventKind.JOB_SNOOZED,
+        JobState.SCHEDULED,
+        0,
+        (),
+        {"snoozes": 1},
+    )
+
+
+async def test_timed_out_is_a_failure_that_says_so(room: Room) -> None:
+    """An attempt that outlasts its worker's timeout is cancelled and fails with a text of its own, without trace."""
+    workers = Workers()
+
+    @workers.add(timeout=timedelta(milliseconds=20))
+    async def act(job: Job[Act]) -> None:
+        await asyncio.Event().wait()
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("slow"))
+
+    row = event.job
+    assert row is not None
+    assert event.kind is EventKind.JOB_FAILED
+    assert [(e.error, e.trace) for e in row.errors] == [
+        ("JobTimeout: attempt must end within 0.02 s, got its timeout", "")
+    ]
+
+
+async def test_timed_out_worker_that_returns_all_the_same_is_completed(room: Room) -> None:
+    """A timeout cancels; what the worker makes of it is the worker's: if it returns, the job is done."""
+    workers = Workers()
+
+    @workers.add(timeout=timedelta(milliseconds=20))
+    async def act(job: Job[Act]) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("slow"))
+
+    assert event.kind is EventKind.JOB_COMPLETED
+
+
+async def test_timed_out_function_in_a_thread_can_ask(room: Room) -> None:
+    """A plain function cannot be interrupted; it hears of the timeout by check_cancel_requested, and then it fails."""
+    workers = Workers()
+    pause = threading.Event()
+
+    @workers.add(timeout=timedelta(milliseconds=20))
+    def act(job: Job[Act]) -> None:
+        while True:
+            job.check_cancel_requested()
+            pause.wait(0.005)
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("slow"))
+
+    assert event.kind is EventKind.JOB_FAILED
+    assert event.job is not None
+    assert event.job.errors[0].error.startswith("AttemptCancelled")
+
+
+async def test_cancelled_from_outside_while_running(room: Room) -> None:
+    """A cancel reaches the attempt through the database; the job ends cancelled with River's text."""
+    workers = Workers()
+    started = asyncio.Event()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            inserted = await client.insert(Act("endless"))
+            await asyncio.wait_for(started.wait(), GENEROUS)
+            await client.jobs.cancel(inserted.job.id)
+            event = await room.next(events)
+
+    row = event.job
+    assert row is not None
+    assert (event.kind, row.state, [e.error for e in row.errors]) == (
+        EventKind.JOB_CANCELLED,
+        JobState.CANCELLED,
+        ["JobCancelError: job cancelled remotely"],
+    )
+    assert "cancel_attempted_at" in row.metadata
+
+
+async def test_unknown_kind_fails_when_all_kinds_are_fetched(room: Room) -> None:
+    """A client that fetches every kind fails those it cannot work, with the kinds that it knows in the text."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    config = {"fetch_only_known_kinds": False, "skip_unknown_job_check": True}
+    async with room.client(workers, **config) as client:
+        event = await room.work(client, room.args_of_kind("foreign"))
+
+    assert event.job is not None
+    assert [(e.error, e.trace) for e in event.job.errors] == [
+        ("UnknownKind: no worker is registered for kind 'foreign'; known kinds: 'act'", "")
+    ]
+
+
+async def test_unknown_kind_is_left_alone_by_default(room: Room) -> None:
+    """A kind without a worker stays available with attempt 0, while known kinds behind it are worked."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    async with room.client(workers, skip_unknown_job_check=True) as client:
+        foreign = await client.insert(room.args_of_kind("foreign"))
+        await room.work(client, Act("known"))
+
+    row = await room.row(foreign.job.id)
+    assert (row.state, row.attempt) == (JobState.AVAILABLE, 0)
+
+
+async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(room: Room) -> None:
+    """Args of another shape fail the attempt before the worker is called."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        raise AssertionError("must not be called")
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await room.insert_raw("act", '{"what": 1}')
+            event = await room.next(events)
+
+    assert event.kind is EventKind.JOB_FAILED
+    assert event.job is not None
+    assert "what" in event.job.errors[0].error
+
+
+async def test_sys_exit_in_a_worker_is_a_failure_and_not_the_end(room: Room) -> None:
+    """What is no Exception fails the attempt with its trace, and the client works on."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if job.args.what == "exit":
+            raise SystemExit(3)
+
+    async with room.client(workers) as client:
+        failed = await room.work(client, Act("exit"))
+        completed = await room.work(client, Act("go on"))
+
+    assert failed.job is not None
+    assert failed.job.errors[0].error == "SystemExit: 3"
+    assert "SystemExit" in failed.job.errors[0].trace
+    assert completed.kind is EventKind.JOB_COMPLETED
+
+
+async def test_output_and_metadata_are_kept_with_any_outcome(room: Room) -> None:
+    """What was staged is merged into the metadata, with a success as with a failure."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        job.record_output({"n": 1})
+        job.set_metadata("note", job.args.what)
+        if job.args.what == "fail":
+            raise ValueError("after all")
+
+    async with room.client(workers) as client:
+        completed = await room.work(client, Act("win"))
+        failed = await room.work(client, Act("fail"))
+
+    assert [event.job and event.job.metadata for event in (completed, failed)] == [
+        {"output": {"n": 1}, "note": "win"},
+        {"output": {"n": 1}, "note": "fail"},
+    ]
+    assert completed.job is not None
+    assert completed.job.output == {"n": 1}
+
+
+async def test_nul_in_an_error_holds_up_nobody(room: Room) -> None:
+    """Texts that jsonb cannot hold are written with replacements, and the jobs of the same batch with them."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if job.args.what == "poison":
+            job.set_metadata("bad", "\x00 and \ud800")
+            raise ValueError("NUL \x00 here")
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await client.insert_many([Act("good"), Act("poison"), Act("good")])
+            told = [await room.next(events) for _ in range(3)]
+
+    kinds = sorted(event.kind for event in told)
+    assert kinds == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_FAILED]
+    [poisoned] = [event.job for event in told if event.kind is EventKind.JOB_FAILED]
+    assert poisoned is not None
+    assert poisoned.errors[0].error == "ValueError: NUL \ufffd here"
+    assert poisoned.metadata["bad"] == "\ufffd and \ufffd"
+
+
+async def test_job_that_was_deleted_meanwhile_tells_nothing(room: Room) -> None:
+    """A row that is gone when its attempt ends is no error and no event."""
+    workers = Workers()
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if job.args.what == "gone":
+            started.set()
+            await go_on.wait()
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("gone"))
+            await asyncio.wait_for(started.wait(), GENEROUS)
+            await room.execute("DELETE FROM river_job")
+            go_on.set()
+            await client.insert(Act("next"))
+            event = await room.next(events)
+
+    assert event.job is not None
+    assert event.job.args == {"what": "next"}
+
+
+async def test_worker_retry_that_lies_in_the_past_falls_back_to_the_default(room: Room) -> None:
+    """A policy that names an instant before now is not followed."""
+
+    class Past:
+        def next_retry_at(self, job: object, *, now: datetime) -> datetime:
+            return datetime(2000, 1, 1, tzinfo=UTC)
+
+    policy: RetryPolicy = Past()
+    workers = Workers()
+
+    @workers.add(retry=policy)
+    async def act(job: Job[Act]) -> None:
+        raise ValueError("x")
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("x"))
+
+    assert event.job is not None
+    assert event.job.attempted_at is not None
+    assert event.job.scheduled_at > event.job.attempted_at
+
+
+class AtOnce:
+    """Retries without delay."""
+
+    def next_retry_at(self, job: object, *, now: datetime) -> datetime:
+        return now
+
+
+def test_config_is_whole() -> None:
+    """The settings that these tests build on are River's defaults where they matter."""
+    config = Config()
+
+    assert (config.max_attempts, config.job_timeout) == (25, timedelta(minutes=1))

@@ -1,0 +1,206 @@
+"""The shutdown ladder, seen from inside: what becomes of running attempts, rows and the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from datetime import timedelta
+
+import pytest
+
+from millhand.client import Client
+from millhand.event import EventKind
+from millhand.job import Job, JobState
+from millhand.worker import Workers
+
+from .conftest import GENEROUS, Act, Room
+
+
+class Blocker:
+    """A worker that says when it runs, and goes on when told to or cancelled."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.cancelled = False
+        self.workers = Workers()
+        self.workers.add()(self.act)
+
+    async def act(self, job: Job[Act]) -> None:
+        self.started.set()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            if job.args.what == "return all the same":
+                return
+            if job.args.what == "fail":
+                raise ValueError("while cleaning up") from None
+            if job.args.what == "wrap":
+                raise ValueError("interrupted") from asyncio.CancelledError()
+            if job.args.what == "raise another":
+                raise RuntimeError("another")  # noqa: B904 - no cause on purpose
+            raise
+
+
+async def _begin(room: Room, blocker: Blocker, what: str = "block") -> Client:
+    client = room.client(blocker.workers)
+    await client.start()
+    await client.insert(Act(what))
+    await asyncio.wait_for(blocker.started.wait(), GENEROUS)
+    return client
+
+
+async def test_stop_waits_for_running_attempts(room: Room) -> None:
+    """Without a timeout a stop lets running attempts end, and they are completed."""
+    blocker = Blocker()
+    client = await _begin(room, blocker)
+
+    stopping = asyncio.create_task(client.stop())
+    blocker.go_on.set()
+    await asyncio.wait_for(stopping, GENEROUS)
+
+    [row] = await room.rows()
+    assert (row.state, row.attempt, blocker.cancelled) == (JobState.COMPLETED, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("what", "state", "attempt", "num_errors"),
+    [
+        ("block", JobState.AVAILABLE, 0, 0),
+        ("wrap", JobState.AVAILABLE, 0, 0),
+        ("return all the same", JobState.COMPLETED, 1, 0),
+        ("fail", JobState.AVAILABLE, 1, 1),
+        ("raise another", JobState.AVAILABLE, 1, 1),
+    ],
+)
+async def test_stop_interrupts_attempts_that_outlast_the_timeout(
+    room: Room, what: str, state: JobState, attempt: int, num_errors: int
+) -> None:
+    """After the timeout attempts are cancelled: those that give way are not counted, an error of their own is."""
+    blocker = Blocker()
+    client = await _begin(room, blocker, what)
+
+    await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
+
+    [row] = await room.rows()
+    assert blocker.cancelled
+    assert (row.state, row.attempt, len(row.errors)) == (state, attempt, num_errors)
+
+
+async def test_stop_becomes_hard_when_told_so(room: Room) -> None:
+    """A stop that waits without end cancels its attempts as soon as somebody loses patience."""
+    blocker = Blocker()
+    client = await _begin(room, blocker)
+
+    stopping = asyncio.create_task(client.stop())
+    client.cancel_attempts()
+    await asyncio.wait_for(stopping, GENEROUS)
+
+    [row] = await room.rows()
+    assert (row.state, row.attempt) == (JobState.AVAILABLE, 0)
+
+
+async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(room: Room) -> None:
+    """An interrupted attempt of a job whose cancellation was asked for is not given back."""
+    blocker = Blocker()
+    client = await _begin(room, blocker)
+    [row] = await room.rows()
+    await room.execute("UPDATE river_job SET metadata = metadata || '{\"cancel_attempted_at\": \"2026-01-01T00:00:00Z\"}'")
+
+    await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
+
+    assert (await room.row(row.id)).state is JobState.CANCELLED
+
+
+async def test_stop_abandons_a_thread_that_never_ends(
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plain function that does not look is left behind after a while; its job stays running, for the rescuer."""
+    monkeypatch.setattr("millhand.mill.ABANDON_SECONDS", 0.05)
+    started, end = threading.Event(), threading.Event()
+    workers = Workers()
+
+    @workers.add()
+    def act(job: Job[Act]) -> None:
+        started.set()
+        end.wait()
+
+    client = room.client(workers)
+    await client.start()
+    await client.insert(Act("deaf"))
+    await asyncio.to_thread(started.wait, GENEROUS)
+
+    with caplog.at_level(logging.INFO):
+        await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
+    end.set()
+
+    [row] = await room.rows()
+    assert row.state is JobState.RUNNING
+    assert [record.message for record in caplog.records if record.name.startswith(("millhand.mill", "millhand.client"))] == [
+        "worker stopping",
+        "attempts cancelled",
+        "attempts abandoned",
+        "worker stopped",
+    ]
+
+
+async def test_stop_logs_one_line_per_rung(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """From `worker stopping` to `worker stopped`, each rung is told once, in order."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    client = room.client(workers)
+    await client.start()
+    await room.work(client, Act("x"))
+
+    with caplog.at_level(logging.DEBUG, "millhand"):
+        await asyncio.wait_for(client.stop(signal="SIGINT"), GENEROUS)
+
+    records = [record for record in caplog.records if record.name in ("millhand.mill", "millhand.client")]
+    assert [record.message for record in records] == [
+        "worker stopping",
+        "fetching stopped",
+        "completions written",
+        "sweepers stopped",
+        "term resigned",
+        "listener closed",
+        "worker stopped",
+    ]
+    assert (records[0].signal, records[-1].completed, records[-1].failed) == ("SIGINT", 1, 0)
+
+
+async def test_stop_ends_subscriptions_and_can_be_followed_by_a_start(room: Room) -> None:
+    """Streams end with the client; the same client starts again and works."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    client = room.client(workers)
+    await client.start()
+    events = client.subscribe()
+    await client.stop()
+    await client.stop()
+
+    assert [event async for event in events] == []
+    async with client:
+        event = await room.work(client, Act("again"))
+    assert event.kind is EventKind.JOB_COMPLETED
+
+
+async def test_stop_leaves_no_leader_and_no_connection(room: Room) -> None:
+    """After a stop the term is resigned and nothing of the client is connected."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    async with room.client(workers) as client:
+        await room.work(client, Act("x"))
+
+    [leaders] = await room.driver.pool.fetch("SELECT count(*) AS n FROM river_leader")
+    assert leaders["n"] == 0
