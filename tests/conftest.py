@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,10 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
+from millhand.migrate import Migrator, lines
 
 POSTGRES_DIRECTORY = pytest.StashKey[Path]()
 # Nothing here outlives the run, so nothing need reach the disk.
@@ -31,6 +35,22 @@ POSTGRES_SETTINGS = {
     "shared_buffers": "128MB",
     "synchronous_commit": "off",
 }
+
+# How long anything may take that a test waits for; nothing waits this long unless it is broken.
+GENEROUS_SECONDS = 20.0
+# All tables of a schema but the record of migrations.
+_EMPTY = """
+DO $body$
+DECLARE
+    names text;
+BEGIN
+    SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') INTO names
+    FROM pg_tables
+    WHERE schemaname = /* schema_name */ AND tablename <> 'river_migration';
+    EXECUTE 'TRUNCATE ' || names || ' RESTART IDENTITY CASCADE';
+END
+$body$
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,6 +105,76 @@ async def postgres_url(postgres_server_url: str) -> AsyncIterator[str]:
     finally:
         async with _connected(postgres_server_url) as connection:
             await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+async def driver(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
+    """A driver, open, on the process's database with everything migrated; what is committed there must be taken back."""
+    driver = AsyncpgDriver(postgres_url)
+    await driver.open()
+    await _migrate(driver)
+    yield driver
+    left = await driver.pool.fetch("SELECT kind FROM river_job UNION ALL SELECT name FROM river_queue LIMIT 10")
+    await driver.close()
+    assert left == []
+
+
+@pytest.fixture
+async def connection(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection in a transaction that is rolled back, on a migrated schema; what `tx` speaks on."""
+    async with _connected(postgres_url) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        yield connection
+        await transaction.rollback()
+
+
+@pytest.fixture
+def tx(driver: AsyncpgDriver, connection: asyncpg.Connection) -> Executor:
+    """An executor in a transaction that is rolled back: the cheapest isolation, for one connection without NOTIFY."""
+    return driver.executor(connection)
+
+
+@pytest.fixture(scope="session")
+async def schema_drivers(postgres_url: str) -> AsyncIterator[list[AsyncpgDriver]]:
+    """Drivers on migrated, empty schemas that are lent out by `schema_driver`."""
+    drivers: list[AsyncpgDriver] = []
+    yield drivers
+    for driver in drivers:
+        await driver.close()
+
+
+@pytest.fixture
+async def schema_driver(
+    schema_drivers: list[AsyncpgDriver], postgres_url: str
+) -> AsyncIterator[AsyncpgDriver]:
+    """A driver, open, on a migrated schema that is the test's alone: for several connections, NOTIFY, leaders."""
+    driver = schema_drivers.pop() if schema_drivers else await _new_schema_driver(postgres_url)
+    yield driver
+    await driver.open()
+    await driver.pool.execute_script(_EMPTY, timeout_seconds=GENEROUS_SECONDS)
+    schema_drivers.append(driver)
+
+
+@pytest.fixture
+def schema(schema_driver: AsyncpgDriver) -> str:
+    """The name of a migrated schema that is the test's alone, emptied afterwards."""
+    return schema_driver.schema
+
+
+async def _new_schema_driver(url: str) -> AsyncpgDriver:
+    schema = f"test_{secrets.token_hex(6)}"
+    async with _connected(url) as connection:
+        await connection.execute(f"CREATE SCHEMA {schema}")
+    driver = AsyncpgDriver(url, schema)
+    await driver.open()
+    await _migrate(driver)
+    return driver
+
+
+async def _migrate(driver: AsyncpgDriver) -> None:
+    for line in lines():  # main sorts before millhand, which needs it
+        await Migrator(driver, line).up()
 
 
 @contextlib.asynccontextmanager
