@@ -163,14 +163,7 @@ class Job(Generic[Args]):
         Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
         Source: River v0.51.2, recorded_output.go `RecordOutput`.
         """
-        try:
-            size = len(msgspec.json.encode(output))
-        except (TypeError, msgspec.MsgspecError, RecursionError) as error:
-            raise ValueError(
-                f"output must be encodable as JSON, got {type(output).__name__}: {error}"
-            ) from error
-        if size > OUTPUT_BYTES_MAX:
-            raise ValueError(f"output must be at most {OUTPUT_BYTES_MAX:,} bytes, got {size:,}")
+        check_output(output)
         self._stage("output", output)
 
     def set_metadata(self, key: str, value: Json) -> None:
@@ -192,3 +185,17 @@ class Job(Generic[Args]):
         if self._metadata_updates is None:
             self._metadata_updates = {}
         self._metadata_updates[key] = value
+
+
+def check_output(output: Json) -> None:
+    """
+    See that `output` can be stored as a job's.
+
+    Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
+    """
+    try:
+        size = len(msgspec.json.encode(output))
+    except (TypeError, msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"output must be encodable as JSON, got {type(output).__name__}: {error}") from error
+    if size > OUTPUT_BYTES_MAX:
+        raise ValueError(f"output must be at most {OUTPUT_BYTES_MAX:,} bytes, got {size:,}")

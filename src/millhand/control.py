@@ -1,0 +1,207 @@
+"""
+The commands that people give to jobs and queues.
+
+They work on the database alone: no client need run, and those that do hear of it by NOTIFY, in whatever language.
+Every command takes `tx`, a connection of yours, and is then part of its transaction; there is no savepoint, so an error
+of the database leaves that transaction to be rolled back.
+
+Source: River v0.51.2, client.go, the methods of the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from millhand.clock import Clock
+from millhand.driver.protocol import Driver, Executor
+from millhand.errors import DriverError, UniqueConflict
+from millhand.job import JobId, JobRow, JobState, Json, check_output
+from millhand.queue import QueueRow
+from millhand.store.job import (
+    job_cancel,
+    job_count_by_state,
+    job_delete,
+    job_get_by_id,
+    job_retry,
+    job_update_output,
+)
+from millhand.store.job_list import (
+    LIMIT_DEFAULT,
+    JobFilters,
+    JobListParams,
+    SortField,
+    decode_cursor,
+    job_delete_many,
+    job_list,
+)
+from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
+
+UNIQUE_CONSTRAINT = "river_job_unique_idx"
+ALL_JOBS = JobFilters()
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """One page of a list of jobs. `cursor` is what the next page comes `after`; None if there is none."""
+
+    jobs: tuple[JobRow, ...]
+    cursor: str | None
+
+
+class JobControl:
+    """What can be done to jobs, whoever works them; `client.jobs`."""
+
+    def __init__(self, driver: Driver, clock: Clock) -> None:
+        self._clock = clock
+        self._driver = driver
+
+    async def get(self, id: int, *, tx: object | None = None) -> JobRow:
+        """Return one job. Raises: NotFound."""
+        return await self._executor(tx).run(job_get_by_id(JobId(id)))
+
+    async def list(
+        self,
+        filters: JobFilters = ALL_JOBS,
+        *,
+        after: str | None = None,
+        descending: bool = False,
+        limit: int = LIMIT_DEFAULT,
+        order_by: SortField | str = SortField.ID,
+        tx: object | None = None,
+    ) -> JobPage:
+        """
+        Return a page of the jobs that pass `filters`, in an order, after the cursor of another page.
+
+        Cursors of River's clients do as well, for a list of the same order.
+
+        Shape: up to `limit` jobs, 1 to 10,000. Raises: ValueError for what cannot be asked.
+        """
+        params = JobListParams(
+            after=None if after is None else decode_cursor(after),
+            descending=descending,
+            filters=filters,
+            limit=limit,
+            order_by=SortField(order_by),
+        )
+        jobs = await self._executor(tx).run(job_list(params))
+        cursor = params.cursor_of(jobs[-1]).encode() if len(jobs) == limit else None
+        return JobPage(tuple(jobs), cursor)
+
+    async def count_by_state(
+        self, states: Iterable[JobState] = JobState, *, tx: object | None = None
+    ) -> Mapping[JobState, int]:
+        """Return how many jobs are in each of `states`. Counting reads them all: ask for those you want to know."""
+        return await self._executor(tx).run(job_count_by_state(states))
+
+    async def cancel(self, id: int, *, tx: object | None = None) -> JobRow:
+        """
+        Cancel a job, and return it as it is then.
+
+        One that is running is only asked to end: its client cancels the attempt, and whatever that raises, the job ends
+        cancelled; a worker that pays no heed and succeeds completes it. A finalized job stays as it is.
+
+        Raises: NotFound.
+        Source: River v0.51.2, client.go `JobCancel`.
+        """
+        return await self._executor(tx).run(job_cancel(JobId(id), now=self._clock.now()))
+
+    async def retry(self, id: int, *, tx: object | None = None) -> JobRow:
+        """
+        Make a job available at once, finalized or not, and return it as it is then.
+
+        It gets one attempt more if it has none left. A job that is running, or available and due, stays as it is.
+        Nobody is told; the next poll fetches it.
+
+        Raises: NotFound; UniqueConflict if another job has its unique key by now.
+        Source: River v0.51.2, client.go `JobRetry`.
+        """
+        try:
+            return await self._executor(tx).run(job_retry(JobId(id)))
+        except DriverError as error:
+            if error.constraint == UNIQUE_CONSTRAINT:
+                raise UniqueConflict(id) from error
+            raise
+
+    async def delete(self, id: int, *, tx: object | None = None) -> JobRow:
+        """Delete a job that is not running, and return what it was. Raises: NotFound, JobRunning."""
+        return await self._executor(tx).run(job_delete(JobId(id)))
+
+    async def delete_many(
+        self,
+        filters: JobFilters,
+        *,
+        limit: int = LIMIT_DEFAULT,
+        tx: object | None = None,
+        unsafe_all: bool = False,
+    ) -> Sequence[JobRow]:
+        """
+        Delete jobs that pass `filters`, those with the lowest ids, and return what they were.
+
+        Running jobs stay, and so do those that another transaction holds. Filters that name nothing are refused, unless
+        `unsafe_all` says that everything is meant.
+
+        Shape: up to `limit` jobs, 1 to 10,000. Raises: ValueError.
+        Source: River v0.51.2, client.go `JobDeleteMany`.
+        """
+        return await self._executor(tx).run(job_delete_many(filters, limit, unsafe_all=unsafe_all))
+
+    async def update_output(self, id: int, output: Json, *, tx: object | None = None) -> JobRow:
+        """
+        Store a job's output, any JSON value, whatever state the job is in.
+
+        Raises: NotFound; ValueError if it does not encode to JSON or is larger than 32 MiB.
+        Source: River v0.51.2, client.go `JobUpdate`.
+        """
+        check_output(output)
+        return await self._executor(tx).run(job_update_output(JobId(id), output))
+
+    def _executor(self, tx: object | None) -> Executor:
+        return self._driver.pool if tx is None else self._driver.executor(tx)
+
+
+class QueueControl:
+    """
+    What can be done to queues, whoever works them; `client.queues`.
+
+    A queue is known from when a client first works it until a day after the last one did; others are not found.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def get(self, name: str, *, tx: object | None = None) -> QueueRow:
+        """Return one queue. Raises: NotFound."""
+        return await self._executor(tx).run(queue_get(name))
+
+    async def list(
+        self, *, after_name: str = "", limit: int = LIMIT_DEFAULT, tx: object | None = None
+    ) -> Sequence[QueueRow]:
+        """Return up to `limit` queues by name, those behind `after_name`."""
+        return await self._executor(tx).run(queue_list(limit=limit, after_name=after_name))
+
+    async def pause(self, name: str, *, tx: object | None = None) -> None:
+        """
+        Have all clients stop to fetch from a queue, or from every one for `*`; what runs goes on.
+
+        Raises: NotFound, never for `*`. Source: River v0.51.2, client.go `QueuePause`.
+        """
+        await self._executor(tx).run(queue_pause(name))
+
+    async def resume(self, name: str, *, tx: object | None = None) -> None:
+        """Have all clients fetch from a queue again, or from every one for `*`. Raises: NotFound, never for `*`."""
+        await self._executor(tx).run(queue_resume(name))
+
+    async def update(
+        self, name: str, *, metadata: Mapping[str, Json] | None = None, tx: object | None = None
+    ) -> QueueRow:
+        """
+        Replace a queue's metadata and tell all clients; None or an empty one leaves it. Return the queue.
+
+        Raises: NotFound; DriverError for metadata of 8,000 bytes or more, which PostgreSQL cannot tell.
+        Source: River v0.51.2, client.go `QueueUpdate`.
+        """
+        return await self._executor(tx).run(queue_update(name, metadata=metadata or None))
+
+    def _executor(self, tx: object | None) -> Executor:
+        return self._driver.pool if tx is None else self._driver.executor(tx)
