@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -27,6 +28,7 @@ IS_ROOT = os.geteuid() == 0
 OWNER = "postgres" if any(user.pw_name == "postgres" for user in pwd.getpwall()) else "nobody"
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can be another user")
 QUICK = {"fsync": "off"}
+BUSY = "INSERT INTO begun SELECT generate_series(1, 1000000)"
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,23 @@ async def test_embedded_postgres_recovers_when_the_server_was_killed(directory: 
         with embedded_postgres(directory) as revived:
             assert not revived.is_joined
             assert await ask(revived.url, "SELECT answer FROM kept") == 42
+
+
+async def test_embedded_postgres_waits_for_what_a_killed_server_left_running(directory: Path) -> None:
+    """A backend that is busy outlives its killed server for a while; the next start is patient and loses nothing."""
+    with embedded_postgres(directory) as server:
+        connection = await asyncpg.connect(server.url)
+        await connection.execute("CREATE TABLE begun (number int)")
+        busy = asyncio.ensure_future(connection.execute(BUSY))
+        await until_busy(server.url)
+        os.kill(server_pid(directory) or 0, signal.SIGKILL)
+
+        with embedded_postgres(directory) as revived:
+            assert await ask(revived.url, "SELECT count(*) FROM begun") in {0, 1_000_000}
+
+        await asyncio.gather(busy, return_exceptions=True)
+        connection.terminate()
+    assert "pre-existing shared memory block" in said_by_server(directory)
 
 
 @pytest.mark.parametrize(
@@ -499,6 +518,14 @@ async def ask(url: str, statement: str) -> object:
         await connection.close()
 
 
+async def until_busy(url: str) -> None:
+    async with asyncio.timeout(30):
+        while not await ask(
+            url, f"SELECT true FROM pg_stat_activity WHERE state = 'active' AND query = '{BUSY}'"
+        ):
+            pass
+
+
 @contextlib.contextmanager
 def holder(directory: Path, user: str = "") -> Iterator[subprocess.Popen[str]]:
     """A process, and a process group, that uses the server of `directory`."""
@@ -524,6 +551,10 @@ def dismissed(process: subprocess.Popen[str]) -> dict[str, object]:
 def server_pid(directory: Path) -> int | None:
     pid_file = directory / "data" / "postmaster.pid"
     return int(pid_file.read_text().splitlines()[0]) if pid_file.exists() else None
+
+
+def said_by_server(directory: Path) -> str:
+    return (directory / "server.log").read_text()
 
 
 def names(directory: Path, pattern: str) -> list[str]:

@@ -52,6 +52,8 @@ from millhand.embedded.programs import ProgramFailed, Programs, is_open_to_all
 
 ROLE = DATABASE = "millhand"
 NEW_CLUSTER_BYTES = 96 << 20  # initdb writes 40 MB, and 16 MB of log that the first jobs soon double
+ORPHANS = "pre-existing shared memory block"  # what a server says that finds processes of a dead one
+ORPHANS_POLL_SECONDS = 0.2
 LOG_BYTES = 10 << 20  # a server that nobody looks after must not fill the disk with what it says
 
 
@@ -126,7 +128,7 @@ class _Cluster:
                 self._make_cluster()
             self._check_version()
             joined = self._running()
-            socket_directory = joined or self._launch()
+            socket_directory = joined or self._launch_after_orphans()
         except ProgramFailed as failure:
             raise self._explained(failure) from failure
         return EmbeddedServer(
@@ -232,6 +234,25 @@ class _Cluster:
         if server is None or server.is_ready:
             return True
         return not self._is_ours(server.pid) and not listens(server.socket_directory)
+
+    def _launch_after_orphans(self) -> str:
+        """Launch, once the processes of a server that was killed have noticed; one that is busy takes a while."""
+        launched: list[str] = []
+
+        def is_launched() -> bool:
+            try:
+                launched.append(self._launch())
+            except ProgramFailed as failure:
+                if ORPHANS not in failure.said:
+                    raise
+            return bool(launched)
+
+        if wait_until(is_launched, every_seconds=ORPHANS_POLL_SECONDS):
+            return launched[0]
+        raise EmbeddedError(
+            f"{str(self.data)!r} must be free of the processes of a server that was killed, got some after "
+            f"{WAIT_SECONDS} s; end those whose command line begins with 'postgres:', and see {str(self.log)!r}"
+        )
 
     def _launch(self) -> str:
         stale = self._read_pid_file()

@@ -42,10 +42,11 @@ def listens(socket_directory: str) -> bool:
         return probe.connect_ex(f"{socket_directory}/{SOCKET_NAME}") == 0
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = WAIT_SECONDS) -> bool:
-    deadline = time.monotonic() + seconds
+def wait_until(is_so: Callable[[], bool], *, every_seconds: float = POLL_SECONDS) -> bool:
+    """Say whether `is_so` became true within WAIT_SECONDS."""
+    deadline = time.monotonic() + WAIT_SECONDS
     while not is_so():
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_SECONDS)
+        time.sleep(every_seconds)
     return True
