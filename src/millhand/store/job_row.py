@@ -69,16 +69,16 @@ def parse_object(text: str) -> dict[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
-def parse_error(text: str) -> AttemptError:
+def parse_error(text: str | None) -> AttemptError:
     """
-    Read one element of `errors`, as leniently as River does.
+    Read one element of `errors`, as leniently as River does; None is an element that is null in the array itself.
 
     Source: River v0.51.2, riverdriver/attempt_error.go `UnmarshalAttemptError`.
     """
     try:
-        error = _decode_error(text)
-    except msgspec.ValidationError:
-        return _parse_odd_error(_decode(text))
+        error = _decode_error(text or "null")
+    except msgspec.DecodeError:
+        return _parse_odd_error(_decode(text or "null"))
     return error if error.at.tzinfo else msgspec.structs.replace(error, at=ZERO_TIME)
 
 
@@ -126,12 +126,12 @@ def _decode(text: str) -> Json:
 
 def _parse_odd_error(value: Json) -> AttemptError:
     if not isinstance(value, dict):
-        return AttemptError(ZERO_TIME, 0, "" if value is None else _as_text(value))
+        return AttemptError(ZERO_TIME, 0, _as_text(value))
     return AttemptError(
         _parse_instant(value.get("at")),
         _parse_number(value.get("attempt")),
-        _as_text(value.get("error", "")),
-        _as_text(value.get("trace", "")),
+        _as_text(value.get("error")),
+        _as_text(value.get("trace")),
     )
 
 
@@ -150,4 +150,6 @@ def _parse_number(value: Json) -> int:
 
 
 def _as_text(value: Json) -> str:
+    if value is None:
+        return ""
     return value if isinstance(value, str) else _encode(value).decode()
