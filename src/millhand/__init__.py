@@ -1,1 +1,99 @@
-"""Millhand."""
+"""
+Millhand: a background worker for Python teams on PostgreSQL and S3, wire-compatible with River.
+
+This is the front door: what is listed here is public, and what is public is listed here.
+"""
+
+from millhand.client import Client
+from millhand.clock import Clock, SystemClock
+from millhand.config import Config, QueueConfig, StuckJob
+from millhand.errors import (
+    AttemptCancelled,
+    ConfigError,
+    ConnectionLost,
+    DriverError,
+    InvalidJob,
+    JobCancel,
+    JobRunning,
+    JobSignal,
+    JobSnooze,
+    JobTimeout,
+    MigrationError,
+    MillhandError,
+    NotFound,
+    OperationTimeout,
+    PoolClosed,
+    SchemaError,
+    UniqueConflict,
+    UnknownKind,
+)
+from millhand.event import Event, EventKind, JobStatistics
+from millhand.hooks import AttemptFailure, ErrorHandler, Hook, Middleware
+from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
+from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
+from millhand.migrate import Migrator
+from millhand.periodic import PeriodicJob, Schedule, cron, every, never
+from millhand.queue import QueueRow
+from millhand.retry import DefaultRetryPolicy, RetryPolicy
+from millhand.runtime.subscription import Subscription
+from millhand.unique import UniqueOpts
+from millhand.worker import NO_TIMEOUT, Workers
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NO_TIMEOUT",
+    "AttemptCancelled",
+    "AttemptError",
+    "AttemptFailure",
+    "Client",
+    "ClientId",
+    "Clock",
+    "Config",
+    "ConfigError",
+    "ConnectionLost",
+    "DefaultRetryPolicy",
+    "DriverError",
+    "ErrorHandler",
+    "Event",
+    "EventKind",
+    "Hook",
+    "InsertOpts",
+    "InsertParams",
+    "InsertResult",
+    "InvalidJob",
+    "Job",
+    "JobCancel",
+    "JobId",
+    "JobRow",
+    "JobRunning",
+    "JobSignal",
+    "JobSnooze",
+    "JobState",
+    "JobStatistics",
+    "JobTimeout",
+    "Middleware",
+    "MigrationError",
+    "Migrator",
+    "MillhandError",
+    "NotFound",
+    "OperationTimeout",
+    "PeriodicJob",
+    "PoolClosed",
+    "QueueConfig",
+    "QueueRow",
+    "RetryPolicy",
+    "Schedule",
+    "SchemaError",
+    "StuckJob",
+    "Subscription",
+    "SystemClock",
+    "UniqueConflict",
+    "UniqueOpts",
+    "UnknownKind",
+    "Workers",
+    "__version__",
+    "cron",
+    "every",
+    "never",
+]

@@ -9,6 +9,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from client_room import GENEROUS, Act, Room
 
 from millhand.config import Config
 from millhand.errors import JobCancel, JobSnooze
@@ -18,8 +19,6 @@ from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
 from millhand.retry import RetryPolicy
 from millhand.worker import Workers
-
-from .conftest import GENEROUS, Act, Room
 
 
 async def test_completed_when_the_worker_returns(room: Room) -> None:

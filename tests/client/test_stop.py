@@ -8,13 +8,12 @@ import threading
 from datetime import timedelta
 
 import pytest
+from client_room import GENEROUS, Act, Room
 
 from millhand.client import Client
 from millhand.event import EventKind
 from millhand.job import Job, JobState
 from millhand.worker import Workers
-
-from .conftest import GENEROUS, Act, Room
 
 
 class Blocker:
@@ -107,7 +106,9 @@ async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(room: Room) -
     blocker = Blocker()
     client = await _begin(room, blocker)
     [row] = await room.rows()
-    await room.execute("UPDATE river_job SET metadata = metadata || '{\"cancel_attempted_at\": \"2026-01-01T00:00:00Z\"}'")
+    await room.execute(
+        'UPDATE river_job SET metadata = metadata || \'{"cancel_attempted_at": "2026-01-01T00:00:00Z"}\''
+    )
 
     await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
 
@@ -138,7 +139,11 @@ async def test_stop_abandons_a_thread_that_never_ends(
 
     [row] = await room.rows()
     assert row.state is JobState.RUNNING
-    assert [record.message for record in caplog.records if record.name.startswith(("millhand.mill", "millhand.client"))] == [
+    assert [
+        record.message
+        for record in caplog.records
+        if record.name.startswith(("millhand.mill", "millhand.client"))
+    ] == [
         "worker stopping",
         "attempts cancelled",
         "attempts abandoned",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,4 +73,4 @@ def test_limiter_never_leaves_an_insert_unannounced_longer_than_a_window(gaps: l
             unannounced.clear()
 
     assert not unannounced or limiter.next_due_seconds(at) is not None
-    assert all(later - earlier >= window for earlier, later in zip(announced, announced[1:], strict=False))
+    assert all(later - earlier >= window for earlier, later in itertools.pairwise(announced))

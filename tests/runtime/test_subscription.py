@@ -27,7 +27,9 @@ async def test_subscription_gets_the_kinds_it_asked_for_in_order() -> None:
     assert [event async for event in everything] == [PAUSED, RESUMED]
 
 
-async def test_subscription_drops_what_does_not_fit_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_subscription_drops_what_does_not_fit_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A watcher that does not read keeps the oldest events and counts the lost; the log has one line."""
     subscriptions = Subscriptions()
     slow = subscriptions.subscribe([], buffer_size=1)
@@ -55,5 +57,7 @@ async def test_subscription_that_was_closed_gets_nothing_more() -> None:
 
 def test_subscribe_refuses_what_is_no_kind() -> None:
     """The error names the kinds that there are."""
-    with pytest.raises(ConfigError, match=r"^event kind must be one of 'job_cancelled', .*, got 'job_started'$"):
+    with pytest.raises(
+        ConfigError, match=r"^event kind must be one of 'job_cancelled', .*, got 'job_started'$"
+    ):
         Subscriptions().subscribe(["job_started"])  # type: ignore[list-item]
