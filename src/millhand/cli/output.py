@@ -198,6 +198,8 @@ def _plain(value: object) -> str:
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return str(value).translate(_ONE_LINE)
 
 

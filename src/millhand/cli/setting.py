@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from millhand.cli.decode import unwrapped
 from millhand.config import Config, QueueConfig
 from millhand.observe.log import LogFormat, LogLevel
-from millhand.orphans import OrphansConfig
+from millhand.orphans.config import OrphansConfig
 
 PREFIX = "MILLHAND_"
 HEARTBEAT_INTERVAL = timedelta(seconds=60)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from millhand.cli.setting import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_setti
 from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError
 from millhand.observe.secret import masked
-from millhand.orphans import OrphansConfig
+from millhand.orphans.config import OrphansConfig
 from millhand.worker import NO_TIMEOUT
 
 FILE_NAME = "millhand.toml"
@@ -29,6 +30,8 @@ DEFAULT = "default"
 # Of other parts of Millhand, which read them themselves.
 OTHER_VARIABLES = frozenset({"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN"})
 OTHER_PREFIX = "MILLHAND_TEST_"
+
+_TIMEDELTA = re.compile(r"datetime\.timedelta\(((?:\w+=-?\d+(?:, )?)+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,8 @@ class _Blamed:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ConfigError):
-            raise ConfigError(masked(self._blame(str(error)))) from error
+            text = _TIMEDELTA.sub(_as_written, str(error)).removeprefix(f"{self._section}.")
+            raise ConfigError(masked(self._blame(text))) from error
 
     def _blame(self, text: str) -> str:
         named = [
@@ -167,25 +171,25 @@ def load_settings(
 def _read_file(config_path: Path | None, directory: Path) -> tuple[str, dict[str, Any]]:
     """Return the name and content of the file that holds the settings; of both places, only one may."""
     if config_path is not None:
-        return str(config_path), _parsed(config_path)
+        return str(config_path), _parsed(config_path, str(config_path))
     own, project = directory / FILE_NAME, directory / "pyproject.toml"
-    in_project = _parsed(project).get("tool", {}).get("millhand") if project.is_file() else None
+    in_project = _parsed(project, project.name).get("tool", {}).get("millhand") if project.is_file() else None
     if not own.is_file():
         return f"{project.name}, [tool.millhand]", in_project or {}
     if in_project is not None:
         raise ConfigError(
             f"settings must stand in one place, got {FILE_NAME} and [tool.millhand] of pyproject.toml; remove one"
         )
-    return FILE_NAME, _parsed(own)
+    return FILE_NAME, _parsed(own, FILE_NAME)
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(path: Path, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path} must be a file that can be read, got: {error.strerror}") from error
+        raise ConfigError(f"{name} must be a file that can be read, got: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} must be TOML, got: {error}") from error
+        raise ConfigError(f"{name} must be TOML, got: {error}") from error
 
 
 def _from_file(
@@ -249,6 +253,12 @@ def _of_config(config: Config, key: str) -> Any:  # noqa: ANN401 - as Settings.g
             for name, queue in config.queues.items()
         }
     return None if key in NO_TIMEOUT_SETTINGS and value == NO_TIMEOUT else value
+
+
+def _as_written(match: re.Match[str]) -> str:
+    """Return a duration as it is written in the file, and not as Python shows it."""
+    parts = {name: int(number) for name, _, number in (part.partition("=") for part in match[1].split(", "))}
+    return repr(_duration(timedelta(**parts)))
 
 
 def shown_settings(settings: Settings) -> Iterator[str]:

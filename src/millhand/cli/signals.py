@@ -49,6 +49,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         for number in SIGNALS:
+            if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # as `nohup` wants it; but a script ignores SIGINT for whatever it puts in the background
             self._previous[number] = signal.signal(number, self._receive)
         return self
 

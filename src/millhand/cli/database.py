@@ -1,0 +1,101 @@
+"""The database that commands speak to: that of DATABASE_URL, and without it an embedded one beside the project."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from millhand.cli.settings import Settings, load_settings
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.migrate import Migrator, lines
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """Where to connect, and whether the database is ours to migrate without being asked."""
+
+    is_embedded: bool
+    url: str
+
+    def driver(self, settings: Settings) -> AsyncpgDriver:
+        """Return a driver with the schema and the pool size of the settings."""
+        return AsyncpgDriver(
+            self.url, settings.get("database.schema"), pool_size=settings.get("database.pool_size")
+        )
+
+
+@contextlib.contextmanager
+def database(settings: Settings) -> Iterator[Database]:
+    """Yield the database, for as long as it is needed: the last to leave an embedded one stops it."""
+    if settings.database_url is not None:
+        yield Database(is_embedded=False, url=settings.database_url)
+        return
+    from millhand.embedded import default_directory, embedded_postgres  # noqa: PLC0415 - not for a DATABASE_URL
+
+    directory = default_directory(Path.cwd())
+    with embedded_postgres(directory) as server:
+        _ignore_in_git(Path.cwd() / ".millhand")
+        data = os.path.relpath(directory)
+        fields = {"version": server.version, "data": str(directory) if data.startswith("..") else data}
+        logger.info("postgres joined" if server.is_joined else "postgres started", extra=fields)
+        yield Database(is_embedded=True, url=server.url)
+
+
+@contextlib.asynccontextmanager
+async def opened(driver: AsyncpgDriver) -> AsyncIterator[AsyncpgDriver]:
+    """Yield the driver with its pool open."""
+    await driver.open()
+    try:
+        yield driver
+    finally:
+        await driver.close()
+
+
+def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    """
+    Run `work` with a client that works no jobs, on the database of the settings, and return what it returns.
+
+    An embedded database is migrated first, for nobody else would.
+    """
+    settings = load_settings(config_path)
+
+    async def go(base: Database) -> T:
+        async with opened(base.driver(settings)) as driver:
+            if base.is_embedded:
+                await migrate_all_lines(driver)
+            config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
+            async with Client(driver, config) as client:
+                return await work(client)
+
+    with database(settings) as base:
+        return asyncio.run(go(base))
+
+
+async def migrate_all_lines(driver: AsyncpgDriver) -> None:
+    """Bring every line of the schema up to date, and log what was done."""
+    for line in lines():
+        migrator = Migrator(driver, line)
+        before = [status.version for status in await migrator.list() if status.is_applied]
+        steps = await migrator.up()
+        if steps:
+            fields = {"line": line, "from": max(before, default=0), "to": steps[-1].version}
+            logger.info("schema migrated", extra=fields)
+
+
+def _ignore_in_git(directory: Path) -> None:
+    """Keep the embedded database, and the objects beside it, out of the user's commits."""
+    if directory.is_dir() and not (directory / ".gitignore").exists():
+        with contextlib.suppress(OSError):
+            (directory / ".gitignore").write_text("*\n")

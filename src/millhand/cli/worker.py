@@ -1,0 +1,214 @@
+"""`millhand worker`: a client in a process of its own, from the first line of its log to the last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from millhand.cli.command import Command
+from millhand.cli.database import Database, database, migrate_all_lines, opened
+from millhand.cli.main import DONE, NOT_DONE
+from millhand.cli.output import WrongUse
+from millhand.cli.settings import DEFAULT, Settings, load_settings, shown_settings
+from millhand.cli.signals import StopRequested, StopSignals
+from millhand.cli.target import load_config
+from millhand.cli.worker_process import WorkerProcess
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.jobs import Heartbeat, OrphanCleanup, add_heartbeat, add_orphan_cleanup
+from millhand.observe.log import configure_logging
+from millhand.periodic import PeriodicJob
+from millhand.storage import open_store
+from millhand.worker import Workers
+
+logger = logging.getLogger(__name__)
+
+
+@click.command(
+    cls=Command,
+    example="millhand worker shop.jobs:config --queue mail:10",
+    epilog="Ctrl-C stops it in order: running jobs are waited for, then interrupted and given back. A second Ctrl-C "
+    "interrupts them at once, a third ends the process. Exit code 0 after a stop in order, 1 after a crash.",
+)
+@click.argument("target", metavar="[MODULE:CONFIG]", required=False)
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME:N",
+    help="Work this queue, N jobs at a time; repeatable.",
+)
+@click.option(
+    "--soft-stop-timeout", metavar="DURATION", help="How long a stop waits for running jobs; 8s by default."
+)
+@click.option("--until-empty", is_flag=True, help="Stop when no job is running and none is due.")
+@click.option(
+    "--migrate", "should_migrate", is_flag=True, help="Bring the schema of DATABASE_URL up to date first."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "text", "json"]),
+    help="Text is for a terminal, JSON for a pipe.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="The least that is shown."
+)
+@click.option("--show-config", is_flag=True, help="Print the settings in force, and where each was said.")
+@click.pass_obj
+def worker(
+    config_path: Path | None,
+    *,
+    target: str | None,
+    queues: tuple[str, ...],
+    soft_stop_timeout: str | None,
+    until_empty: bool,
+    should_migrate: bool,
+    log_format: str | None,
+    log_level: str | None,
+    show_config: bool,
+) -> int:
+    """
+    Run a worker until Ctrl-C.
+
+    MODULE:CONFIG names a millhand.Config in your code, or a function that returns one. Without it, the built-in jobs
+    run: a heartbeat and the orphan cleanup.
+    """
+    flags = {
+        "worker.queues": ("--queue", ",".join(queues)),
+        "worker.soft_stop_timeout": ("--soft-stop-timeout", soft_stop_timeout),
+        "log.format": ("--log-format", log_format),
+        "log.level": ("--log-level", log_level),
+    }
+    given = {path: (flag, text) for path, (flag, text) in flags.items() if text}
+    settings = load_settings(config_path, flags=given)
+    if not show_config:
+        configure_logging(settings.get("log.format"), settings.get("log.level"))
+    config = None
+    if target is not None:
+        config = load_config(target, Path.cwd())
+        settings = settings.with_config(config, target)
+    plan = Plan(
+        config=config,
+        settings=settings,
+        should_migrate=should_migrate,
+        target=target,
+        until_empty=until_empty,
+    )
+    plan.check()
+    if show_config:
+        click.echo("\n".join(shown_settings(settings)))
+        return DONE
+    code = plan.run()
+    _leave_threads(code)
+    return code
+
+
+def _leave_threads(code: int) -> None:
+    """End the process although plain functions that were abandoned still run: nobody can interrupt their threads."""
+    alive = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(not thread.daemon for thread in alive):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run of a worker: what was asked for, and the steps from there to its exit code."""
+
+    config: Config | None
+    settings: Settings
+    should_migrate: bool
+    target: str | None
+    until_empty: bool
+
+    def check(self) -> None:
+        """Raise for what can be known to be wrong before anything is started."""
+        config = self.settings.config(self.config)
+        self.settings.orphans_config()
+        if not len(config.workers) and not self._built_ins():
+            subject = (
+                f"{self.target} must have workers" if self.target else "a worker must have something to do"
+            )
+            remedy = "register one with @workers.add()" if self.target else "enable [heartbeat] or [orphans]"
+            raise WrongUse(f"{subject}, got none; {remedy}, or name a MODULE:CONFIG")
+        for section, kind in self._built_ins().items():
+            if kind in config.workers:
+                raise WrongUse(
+                    f"kind {kind!r} must be registered once, got it in {self.target} and as the built-in job; "
+                    f"write enabled = false below [{section}]"
+                )
+
+    def run(self) -> int:
+        """Run until the end, and return the exit code."""
+        with StopSignals() as signals:
+            try:
+                with database(self.settings) as base:
+                    is_in_order = asyncio.run(self._work(base, signals))
+            except StopRequested as stop:
+                logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
+                is_in_order = True
+        return DONE if is_in_order else NOT_DONE
+
+    async def _work(self, base: Database, signals: StopSignals) -> bool:
+        process = WorkerProcess(until_empty=self.until_empty)
+        signals.listen(process.hear)
+        try:
+            async with AsyncExitStack() as stack:
+                driver = base.driver(self.settings)
+
+                async def start() -> Client:
+                    await stack.enter_async_context(opened(driver))
+                    if base.is_embedded or self.should_migrate:
+                        await migrate_all_lines(driver)
+                    client = Client(driver, self._wired(driver, stack))
+                    await client.start()
+                    return client
+
+                return await process.run(start)
+        finally:
+            signals.end()
+
+    def _wired(self, driver: AsyncpgDriver, stack: AsyncExitStack) -> Config:
+        """Return the configuration with the built-in jobs."""
+        settings = self.settings
+        workers = Workers() if self.config is None else self.config.workers
+        periodic_jobs: list[PeriodicJob] = [] if self.config is None else [*self.config.periodic_jobs]
+        queues = settings.get("worker.queues")
+        queue = "default" if "default" in queues else min(queues)
+        if "heartbeat" in self._built_ins():
+            interval = settings.get("heartbeat.interval")
+            with settings.blamed("heartbeat"):
+                periodic_jobs.append(add_heartbeat(workers, interval=interval, queue=queue))
+        if "orphans" in self._built_ins():
+            url = settings.get("storage.url")
+            with settings.blamed("storage"):
+                store = open_store(url, create=settings.origin("storage.url") == DEFAULT)
+            stack.push_async_callback(store.aclose)
+            config, interval = settings.orphans_config(), settings.get("orphans.interval")
+            with settings.blamed("orphans"):
+                added = add_orphan_cleanup(
+                    workers, driver.pool, store, config, interval=interval, queue=queue
+                )
+            periodic_jobs.append(added)
+        if not settings.get("worker.leader_election"):
+            periodic_jobs = []  # others lead, and insert
+        return settings.config(self.config, periodic_jobs=periodic_jobs, workers=workers)
+
+    def _built_ins(self) -> dict[str, str]:
+        """Return the kinds of the built-in jobs that run, by section; beside a user's own, those with settings."""
+        return {
+            section: kind
+            for section, kind in (("heartbeat", Heartbeat.kind), ("orphans", OrphanCleanup.kind))
+            if self.settings.get(f"{section}.enabled")
+            and (self.target is None or self.settings.section(section))
+        }

@@ -1,0 +1,122 @@
+"""
+A worker's process from start to end: it works until there is a reason to end, and then stops in order.
+
+    starting ──signal──────────────▶ abandoned, nothing was begun            exit 0
+    working  ──signal──────────────▶ client.stop: waits for running jobs     exit 0
+             ──empty───────────────▶ client.stop, with --until-empty         exit 0
+             ──a service crashed───▶ client.stop, as far as it goes          exit 1
+    stopping ──signal──────────────▶ client.cancel_attempts: waits no more
+
+Concurrency: belongs to one event loop; `hear` is called on it by whoever receives the signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+
+from millhand.client import Client
+from millhand.errors import MillhandError
+from millhand.job import JobRow, JobState
+from millhand.observe.error_handler import error_text, error_type
+from millhand.store.job_list import JobFilters, SortField
+from millhand.transition import SOON
+
+logger = logging.getLogger(__name__)
+
+# How often `--until-empty` looks: often enough for a drain in a script, seldom enough to cost nothing.
+EMPTY_POLL_SECONDS = 0.2
+RUNNING_LIMIT = 1_000
+
+
+class WorkerProcess:
+    """Runs a client until a signal, a crash or, if wanted, until there is nothing left to do."""
+
+    def __init__(self, *, until_empty: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._client: Client | None = None
+        self._ending: asyncio.Future[str | BaseException | None] = loop.create_future()
+        self._start_task = asyncio.current_task()
+        self._until_empty = until_empty
+
+    def hear(self, signal: str, num_signals: int) -> None:
+        """Take a signal: abandon the start, or begin to stop, or stop hard."""
+        if self._ending.done():
+            if self._client is not None:
+                self._client.cancel_attempts()
+            return
+        self._ending.set_result(signal)
+        if self._client is None and self._start_task is not None:
+            self._start_task.cancel()
+
+    async def run(self, start: Callable[[], Awaitable[Client]]) -> bool:
+        """Start a client, work, stop; return whether it ended in order and not by a crash."""
+        try:
+            self._client = client = await start()
+        except asyncio.CancelledError:
+            if self._start_task is None or not self._ending.done():
+                raise
+            self._start_task.uncancel()
+            logger.info(
+                "worker stopped", extra={"signal": self._ending.result(), "completed": 0, "failed": 0}
+            )
+            return True
+        ending = await self._wait(client)
+        if isinstance(ending, BaseException):
+            fields = {"client_id": client.id, "error": error_text(ending), "error_type": error_type(ending)}
+            logger.error("worker crashed", extra=fields)
+        await client.stop(signal=ending if isinstance(ending, str) else None)
+        return not isinstance(ending, BaseException)
+
+    async def _wait(self, client: Client) -> str | BaseException | None:
+        """Return why to stop: a signal's name, what a service crashed of, or None because all is done."""
+        async with asyncio.TaskGroup() as group:
+            watchers = [group.create_task(self._watch_crash(client))]
+            if self._until_empty:
+                watchers.append(group.create_task(self._watch_empty(client)))
+            ending = await self._ending
+            for watcher in watchers:
+                watcher.cancel()
+        return ending
+
+    async def _watch_crash(self, client: Client) -> None:
+        self._end(await client.wait_crashed())
+
+    async def _watch_empty(self, client: Client) -> None:
+        while not await self._is_empty(client):  # noqa: ASYNC110 - nobody could ring, for others insert too
+            await asyncio.sleep(EMPTY_POLL_SECONDS)
+        self._end(None)
+
+    def _end(self, ending: BaseException | None) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    async def _is_empty(self, client: Client) -> bool:
+        """Whether nothing is to be done in the queues of `client` that are not paused, now or in five seconds."""
+        try:
+            paused = {queue.name for queue in await client.queues.list() if queue.is_paused}
+            queues = [name for name in client.config.queues if name not in paused]
+            return not (await self._has_work(client, queues) or client.num_running)
+        except MillhandError as error:
+            logger.warning(
+                "emptiness unknown", extra={"error": error_text(error), "error_type": error_type(error)}
+            )
+            return False
+
+    async def _has_work(self, client: Client, queues: list[str]) -> bool:
+        if not queues:
+            return False
+
+        async def some(states: Sequence[JobState], limit: int, order_by: SortField) -> Sequence[JobRow]:
+            filters = JobFilters(queues=queues, states=states)
+            return (await client.jobs.list(filters, limit=limit, order_by=order_by)).jobs
+
+        if await some([JobState.AVAILABLE], 1, SortField.ID):
+            return True
+        waiting = await some([JobState.RETRYABLE, JobState.SCHEDULED], 1, SortField.SCHEDULED_AT)
+        if waiting and waiting[0].scheduled_at <= datetime.now(UTC) + SOON:
+            return True
+        running = await some([JobState.RUNNING], RUNNING_LIMIT, SortField.ID)
+        return any(job.attempted_by[-1:] == (client.id,) for job in running)

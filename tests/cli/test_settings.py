@@ -1,0 +1,375 @@
+"""Claims about settings: where they come from, who wins, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from millhand.cli.setting import ORPHANS_SETTINGS, WORKER_SETTINGS, all_settings
+from millhand.cli.settings import Settings, load_settings, shown_settings
+from millhand.config import Config, QueueConfig
+from millhand.errors import ConfigError
+from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
+from millhand.worker import NO_TIMEOUT
+
+# What millhand.toml cannot say, for it holds objects; and `schema`, which is `[database] schema`.
+FOR_CODE_ONLY = {
+    "clock",
+    "error_handlers",
+    "hooks",
+    "job_stuck_handler",
+    "middleware",
+    "periodic_jobs",
+    "queue_configs",
+    "reindexer_schedule",
+    "retry_policy",
+    "schema",
+    "workers",
+}
+
+
+def load(
+    directory: Path,
+    text: str = "",
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, tuple[str, str]] | None = None,
+    *,
+    name: str = "millhand.toml",
+) -> Settings:
+    if text:
+        (directory / name).write_text(text, encoding="utf-8")
+    return load_settings(directory=directory, environment=environment or {}, flags=flags)
+
+
+def test_settings_without_a_file_are_the_defaults(tmp_path: Path) -> None:
+    """Where nothing is said, a worker works the queue default and looks for objects beside the project."""
+    settings = load(tmp_path)
+
+    assert (
+        settings.config()
+        == Config(
+            queues={"default": QueueConfig(max_workers=100)},
+            soft_stop_timeout=timedelta(seconds=8),
+            clock=settings.config().clock,
+            retry_policy=settings.config().retry_policy,
+            workers=settings.config().workers,
+        )
+        or dataclasses.asdict
+    )  # compared field by field below, for objects of code differ
+    assert settings.get("heartbeat.interval") == timedelta(seconds=60)
+    assert settings.get("storage.url") == "file:.millhand/objects"
+    assert settings.orphans_config() == OrphansConfig()
+    assert settings.database_url is None
+
+
+def test_settings_of_a_file_have_their_types(tmp_path: Path) -> None:
+    """Every section of millhand.toml is read, with durations, modes, queues and sources."""
+    settings = load(
+        tmp_path,
+        """
+        [database]
+        schema = "mill"
+        [worker]
+        queues = { default = 20, mail = { max_workers = 5, fetch_poll_interval = "2s" } }
+        job_timeout = "none"
+        soft_stop_timeout = "none"
+        max_attempts = 3
+        [heartbeat]
+        interval = "1s"
+        [orphans]
+        mode = "delete"
+        grace = "2h"
+        [[orphans.sources]]
+        name = "uploads"
+        table = "uploads"
+        [storage]
+        url = "s3://bucket"
+        [log]
+        level = "debug"
+        """,
+    )
+    config = settings.config()
+
+    assert (config.schema, config.job_timeout, config.soft_stop_timeout) == ("mill", NO_TIMEOUT, None)
+    assert config.max_attempts == 3
+    assert config.queues == {
+        "default": QueueConfig(max_workers=20),
+        "mail": QueueConfig(max_workers=5, fetch_poll_interval=timedelta(seconds=2)),
+    }
+    assert settings.get("heartbeat.interval") == timedelta(seconds=1)
+    assert settings.orphans_config() == OrphansConfig(
+        mode=Mode.DELETE,
+        grace=timedelta(hours=2),
+        sources=(ReferenceSource(name="uploads", table="uploads"),),
+    )
+    assert (settings.get("storage.url"), settings.get("log.level")) == ("s3://bucket", "debug")
+
+
+def test_settings_may_stand_in_pyproject(tmp_path: Path) -> None:
+    """`[tool.millhand]` of pyproject.toml does as well, and errors name it."""
+    assert (
+        load(tmp_path, "[tool.millhand.log]\nlevel = 'error'\n", name="pyproject.toml").get("log.level")
+        == "error"
+    )
+
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, "[tool.millhand.log]\nlevel = 1\n", name="pyproject.toml")
+
+    assert str(refused.value) == (
+        "pyproject.toml, [tool.millhand]: [log] level must be one of 'debug', 'info', 'warning', 'error', got 1"
+    )
+
+
+def test_settings_are_overridden_from_the_file_up(tmp_path: Path) -> None:
+    """A flag wins over the environment, that over the file, that over code; and each remembers where it was said."""
+    settings = load(
+        tmp_path,
+        '[worker]\nmax_attempts = 2\nmax_threads = 2\njob_timeout = "2s"',
+        {"MILLHAND_WORKER_MAX_ATTEMPTS": "3", "MILLHAND_WORKER_MAX_THREADS": "3"},
+        {"worker.max_attempts": ("--max-attempts", "4")},
+    ).with_config(
+        Config(max_attempts=1, max_threads=1, job_timeout=timedelta(seconds=1), client_id="me"), "shop:config"
+    )
+
+    found = {
+        key: (settings.get(f"worker.{key}"), settings.origin(f"worker.{key}"))
+        for key in ("max_attempts", "max_threads", "job_timeout", "client_id")
+    }
+
+    assert found == {
+        "max_attempts": (4, "--max-attempts"),
+        "max_threads": (3, "MILLHAND_WORKER_MAX_THREADS"),
+        "job_timeout": (timedelta(seconds=2), "millhand.toml"),
+        "client_id": ("me", "shop:config"),
+    }
+
+
+def test_settings_leave_code_as_it_is_where_nothing_is_said(tmp_path: Path) -> None:
+    """A `Config` of code passes through unchanged, but for a stop that would otherwise wait for ever."""
+    config = Config(
+        queues={"mail": 3}, fetch_cooldown=timedelta(milliseconds=7), job_timeout=NO_TIMEOUT, schema="mill"
+    )
+
+    actual = load(tmp_path).with_config(config, "shop:config").config(config)
+
+    expected = dataclasses.replace(
+        config, queues={"mail": QueueConfig(max_workers=3)}, soft_stop_timeout=timedelta(seconds=8)
+    )
+    assert actual == expected
+
+
+def test_settings_ignore_empty_variables_and_those_of_others(tmp_path: Path) -> None:
+    """An empty variable is as good as none, and variables that are not settings of a worker are left alone."""
+    environment = {
+        "DATABASE_URL": "",
+        "MILLHAND_LOG_LEVEL": "",
+        "MILLHAND_POSTGRES_BIN": "/usr/lib/postgresql/18/bin",
+        "MILLHAND_TEST_DATABASE_URL": "postgresql://x",
+        "HOME": "/root",
+    }
+
+    settings = load(tmp_path, environment=environment)
+
+    assert dict(settings.given) == {}
+    assert settings.database_url is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[worker",
+            "millhand.toml must be TOML, got: Expected ']' at the end of a table declaration (at end of document)",
+        ),
+        ("[wroker]", "millhand.toml has no section 'wroker'; did you mean 'worker'?"),
+        ("worker = 3", "millhand.toml: [worker] must be a table, got 3; write it below a line [worker]"),
+        (
+            "[worker]\nfetch_colldown = '1s'",
+            "millhand.toml: [worker] has no setting 'fetch_colldown'; did you mean 'fetch_cooldown'?",
+        ),
+        (
+            "[worker]\nmax_attempts = '3'",
+            "millhand.toml: [worker] max_attempts must be a whole number, got '3'",
+        ),
+        (
+            "[worker]\nmax_attempts = 0",
+            "millhand.toml: [worker] max_attempts must be between 1 and 32,767, got 0",
+        ),
+        (
+            "[worker]\nfetch_cooldown = '5s'",
+            (
+                "millhand.toml: [worker] fetch_poll_interval must not be shorter than fetch_cooldown, "
+                "'5s', got '1s'"
+            ),
+        ),
+        (
+            "[worker.queues]\nmail = 0",
+            "millhand.toml: [worker] queues.mail: max_workers must be between 1 and 10,000, got 0",
+        ),
+        (
+            "[database]\nurl = 'postgresql://a:sesame@b/c'",
+            (
+                "millhand.toml: [database] must hold no url, for it may hold a password; "
+                "set DATABASE_URL in the environment"
+            ),
+        ),
+        (
+            "[orphans]\nmode = 'delte'",
+            (
+                "millhand.toml: [orphans] mode must be one of 'report', 'quarantine', 'delete', got 'delte'; "
+                "did you mean 'delete'?"
+            ),
+        ),
+        (
+            "[orphans]\ngrace = '5m'",
+            (
+                "millhand.toml: [orphans] grace must be at least 1 hour, got '5m'; "
+                "for a demo, set orphans.allow_short_grace = true"
+            ),
+        ),
+        (
+            "[[orphans.sources]]\ntable = 'uploads'",
+            "millhand.toml: [orphans] sources[0] must have a 'name', got none",
+        ),
+        (
+            "[[orphans.sources]]\nname = 'u'\ntabel = 'uploads'",
+            "millhand.toml: [orphans] sources[0] has no setting 'tabel'; did you mean 'table'?",
+        ),
+        (
+            "[log]\nformat = 'xml'",
+            "millhand.toml: [log] format must be one of 'auto', 'text', 'json', got 'xml'",
+        ),
+    ],
+)
+def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -> None:
+    """What is wrong in millhand.toml is refused with file, key, rule, value and remedy."""
+
+    def read() -> None:
+        settings = load(tmp_path, text)
+        settings.config()
+        settings.orphans_config()
+
+    with pytest.raises(ConfigError) as refused:
+        read()
+
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"MILLHAND_WORKER_QUEUE": "mail:5"},
+            "the environment has no setting 'MILLHAND_WORKER_QUEUE'; did you mean 'MILLHAND_WORKER_QUEUES'?",
+        ),
+        (
+            {"MILLHAND_HEARTBEAT_INTERVAL": "soon"},
+            (
+                "MILLHAND_HEARTBEAT_INTERVAL must be a duration such as '500ms', '30s', '5m', '1h' or '7d', "
+                "or a number of seconds, got 'soon'"
+            ),
+        ),
+        (
+            {"MILLHAND_WORKER_FETCH_COOLDOWN": "5s"},
+            (
+                "MILLHAND_WORKER_FETCH_COOLDOWN: fetch_poll_interval must not be shorter than fetch_cooldown, "
+                "'5s', got '1s'"
+            ),
+        ),
+        (
+            {"DATABASE_URL": "mysql://ann:sesame@db/shop"},
+            "DATABASE_URL must begin with 'postgresql://', got 'mysql://ann:***@db/shop'",
+        ),
+        (
+            {"DATABASE_URL": "postgresql+asyncpg://ann:sesame@db/shop"},
+            (
+                "DATABASE_URL must begin with 'postgresql://', got 'postgresql+asyncpg://ann:***@db/shop'; "
+                "write postgresql://"
+            ),
+        ),
+        ({"DATABASE_URL": "shop"}, "DATABASE_URL must begin with 'postgresql://', got 'shop'"),
+    ],
+)
+def test_settings_refuse_a_wrong_environment(
+    tmp_path: Path, environment: dict[str, str], message: str
+) -> None:
+    """What is wrong in the environment is refused by the variable's name, and without a password."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, environment=environment).config()
+
+    assert str(refused.value) == message
+
+
+def test_settings_refuse_two_files(tmp_path: Path) -> None:
+    """Settings in both places are an error, for nobody could say which is meant."""
+    (tmp_path / "pyproject.toml").write_text("[tool.millhand.log]\nlevel = 'info'\n")
+
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, "[log]\nlevel = 'info'\n")
+
+    assert str(refused.value) == (
+        "settings must stand in one place, got millhand.toml and [tool.millhand] of pyproject.toml; remove one"
+    )
+
+
+def test_settings_refuse_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """A file that was named must be there."""
+    with pytest.raises(ConfigError) as refused:
+        load_settings(Path("nowhere.toml"), directory=tmp_path, environment={})
+
+    assert (
+        str(refused.value) == "nowhere.toml must be a file that can be read, got: No such file or directory"
+    )
+
+
+def test_settings_are_shown_as_a_file_that_says_the_same(tmp_path: Path) -> None:
+    """What is shown is a millhand.toml that, read again, gives the same settings; and it shows no password."""
+    settings = load(
+        tmp_path,
+        """
+        [worker]
+        queues = { mail = { max_workers = 5, fetch_poll_interval = "2s" } }
+        job_timeout = "none"
+        [orphans]
+        exclude = ["tmp/", "a\\"b/"]
+        [[orphans.sources]]
+        name = "uploads"
+        table = "uploads"
+        """,
+        {"DATABASE_URL": "postgresql://ann:sesame@db/shop", "MILLHAND_LOG_LEVEL": "debug"},
+    )
+
+    lines = list(shown_settings(settings))
+    again = load(tmp_path, "\n".join(lines))
+
+    assert lines[0] == "# DATABASE_URL: postgresql://ann:***@db/shop"
+    assert 'level = "debug"                                   # MILLHAND_LOG_LEVEL' in lines
+    assert "max_attempts = 25                                 # default" in lines
+    assert {path: again.get(path) for path in again.known} == {
+        path: settings.get(path) for path in settings.known
+    }
+
+
+def test_settings_cover_the_configuration() -> None:
+    """Every field of `Config` and `OrphansConfig` is a setting, or is known to be for code alone."""
+    config = {field.name for field in dataclasses.fields(Config)}
+    orphans = {field.name for field in dataclasses.fields(OrphansConfig)}
+
+    assert config - set(WORKER_SETTINGS) == FOR_CODE_ONLY
+    assert orphans == set(ORPHANS_SETTINGS)
+
+
+def test_settings_default_to_what_the_configuration_says() -> None:
+    """A default that differs from that of `Config` is one that is meant to differ."""
+    defaults = {
+        setting.key: setting.default for setting in all_settings().values() if setting.section == "worker"
+    }
+    config = Config()
+
+    differing = {key for key, default in defaults.items() if getattr(config, key) != default}
+
+    assert differing == {"queues", "soft_stop_timeout"}
