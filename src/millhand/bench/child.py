@@ -1,0 +1,62 @@
+"""`python -m millhand.bench.child`: the worker's side of `process.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import sys
+
+import msgspec
+
+from millhand.bench.process import WorkOrder, WorkReport
+from millhand.bench.system import SYSTEMS
+from millhand.bench.workload import Tally
+
+
+async def work(order: WorkOrder) -> None:
+    """Work as ordered, say so, and report."""
+    tally = Tally(order.num_jobs)
+    gc.collect()
+    async with SYSTEMS[order.system].worker(order.url, order.schema, order.slots, tally):
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), tally.stop)
+        cpu_seconds = _cpu_seconds()
+        _say(b"ready")
+        await tally.wait_end()
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        report = WorkReport(
+            cpu_seconds=_cpu_seconds() - cpu_seconds,
+            finished_ns=tally.finished_ns,
+            num_repeated=tally.num_repeated,
+            rss_bytes=_rss_bytes(),
+            started_ns=tally.started_ns.tolist(),
+        )
+    _say(msgspec.json.encode(report))
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _rss_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _say(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _read_order() -> WorkOrder:
+    # Byte by byte, so that nothing is read ahead of the loop that will look at the rest.
+    line = bytearray()
+    while (byte := os.read(sys.stdin.fileno(), 1)) not in (b"", b"\n"):
+        line += byte
+    return msgspec.json.decode(line, type=WorkOrder)
+
+
+if __name__ == "__main__":
+    asyncio.run(work(_read_order()))

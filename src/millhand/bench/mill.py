@@ -1,0 +1,58 @@
+"""Millhand itself, by its public client, as any program would use it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from millhand.bench.workload import Noop, Tally
+from millhand.client import Client
+from millhand.config import Config, QueueConfig
+from millhand.event import EventKind
+from millhand.job import Job
+from millhand.runtime.subscription import Subscription
+from millhand.worker import Workers
+
+
+@contextlib.asynccontextmanager
+async def mill_inserter(url: str, schema: str) -> AsyncIterator[MillInserter]:
+    """Open a client that only inserts."""
+    async with Client(url, Config(schema=schema)) as client:
+        yield MillInserter(client)
+
+
+class MillInserter:
+    """Inserts by a client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def insert(self, n: int) -> None:
+        await self._client.insert(Noop(n))
+
+    async def insert_many(self, numbers: Sequence[int]) -> None:
+        await self._client.insert_many([Noop(n) for n in numbers])
+
+
+@contextlib.asynccontextmanager
+async def work_mill(url: str, schema: str, slots: int, tally: Tally) -> AsyncIterator[None]:
+    """Work by a client whose settings are the default ones, but for `slots`; it leads, listens and maintains too."""
+    workers = Workers()
+
+    @workers.add()
+    async def noop(job: Job[Noop]) -> None:
+        tally.begin(job.args.n)
+
+    config = Config(queues={"default": QueueConfig(max_workers=slots)}, schema=schema, workers=workers)
+    client = Client(url, config)
+    completions = client.subscribe(EventKind.JOB_COMPLETED, buffer_size=max(tally.num_jobs, 1))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_count(completions, tally))
+        async with client:  # its end ends the subscription, and that the count
+            yield
+
+
+async def _count(completions: Subscription, tally: Tally) -> None:
+    async for _ in completions:
+        tally.complete()
