@@ -9,7 +9,8 @@ Rule 3: the text is the one that River's Go encoder would write, to the byte, si
 Rule 4: what PostgreSQL's jsonb cannot hold (U+0000, lone surrogates) is refused by name.
 
 Dataclasses, msgspec Structs and attrs classes go through msgspec; pydantic models through pydantic, which is imported
-only when such a model comes along, and which decides by itself how strict it reads and how it writes instants.
+only when such a model comes along, and which decides by itself how strict it reads, how it writes instants, and in which
+order maps. attrs classes are written with their fields sorted, for msgspec does so; other classes as declared.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Protocol, cast
 
 import msgspec
+import msgspec.inspect
 
 from millhand.errors import InvalidJob
 from millhand.job import Json
@@ -91,8 +93,8 @@ def encode_args(args: object) -> str:
     if isinstance(args, RawArgs):
         return args.encoded
     subject = f"args of kind {kind_of(args)!r}"
-    adapter = _adapter(cast(ArgsType, type(args)))
     try:
+        adapter = _adapter(cast(ArgsType, type(args)))
         plain = adapter.plain(args)
     except Exception as error:  # whatever a user's type or pydantic raises means: this is no args value
         raise InvalidJob(f"{subject} must be encodable as JSON, got {reprlib.repr(args)}: {error}") from error
@@ -170,6 +172,9 @@ class _MsgspecAdapter:
     __slots__ = ("_decode", "_type")
 
     def __init__(self, args_type: ArgsType) -> None:
+        foreign = next(_foreign_classes(msgspec.inspect.type_info(args_type), set()), None)
+        if foreign is not None:
+            raise TypeError(f"nothing can be decoded into {_name(foreign)}")
         self._type = args_type
         self._decode = msgspec.json.Decoder(args_type).decode
 
@@ -352,6 +357,23 @@ def _check_kind(kind: str) -> None:
 def _is_field(cls: ArgsType, name: str) -> bool:
     """Whether dataclass `cls` has `name` as a field of its values, not as a constant of its own."""
     return dataclasses.is_dataclass(cls) and any(field.name == name for field in dataclasses.fields(cls))
+
+
+def _foreign_classes(info: object, seen: set[int]) -> Iterator[type]:
+    """Return the classes in a type, as msgspec sees it, that msgspec would leave to a hook that we do not have."""
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    if isinstance(info, msgspec.inspect.CustomType):
+        yield info.cls
+    if isinstance(info, tuple):
+        inner: Iterable[object] = info
+    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        inner = (getattr(info, name) for name in info.__struct_fields__)
+    else:
+        return
+    for one in inner:
+        yield from _foreign_classes(one, seen)
 
 
 def _name(args_type: ArgsType) -> str:

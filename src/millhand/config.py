@@ -132,6 +132,7 @@ class Config:
         for name in _LISTS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         queues = {name: _queue_config(self, name, queue) for name, queue in self.queues.items()}
+        object.__setattr__(self, "queues", MappingProxyType(dict(self.queues)))
         object.__setattr__(self, "queue_configs", MappingProxyType(queues))
 
     @property
@@ -179,6 +180,8 @@ def _queue_config(config: Config, name: str, queue: QueueConfig | int) -> QueueC
         raise ConfigError(f"queue {fault}")
     if isinstance(queue, int):
         queue = QueueConfig(max_workers=queue)
+    if not isinstance(queue, QueueConfig):
+        raise ConfigError(f"queue {name!r} must have a number of workers or a QueueConfig, got {queue!r}")
     cooldown = config.fetch_cooldown if queue.fetch_cooldown is None else queue.fetch_cooldown
     poll_interval = (
         config.fetch_poll_interval if queue.fetch_poll_interval is None else queue.fetch_poll_interval

@@ -223,7 +223,7 @@ def _check_metadata(metadata: Mapping[str, Json]) -> None:
 
 def _encoded_metadata(metadata: Mapping[str, Json]) -> str:
     try:
-        plain = msgspec.to_builtins(dict(metadata), str_keys=True)
+        plain = msgspec.to_builtins(dict(metadata), builtin_types=(datetime,), str_keys=True)
     except (TypeError, ValueError) as error:
         raise InvalidJob(f"metadata must be encodable as JSON, got: {error}") from error
     return encode_object(plain, "metadata")

@@ -136,7 +136,7 @@ def cron(
     Return a periodic job that is due by a cron expression: `cron("0 3 * * *", Digest(), timezone="Europe/Berlin")`.
 
     Without `timezone`, and without `CRON_TZ=…` in the expression, its times are UTC, whatever the zone of the machine
-    that leads. A local time that the zone skips in spring is skipped that day; one that it repeats in autumn comes twice.
+    that leads. A local time that the zone skips in spring is skipped that day; one that it repeats in autumn, twice.
     """
     return _periodic_job(parse_cron(expression, timezone), args, id=id, run_on_start=run_on_start, opts=opts)
 

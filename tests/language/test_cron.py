@@ -31,7 +31,9 @@ def instant(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
 
 
-def following(spec: str, zone: str | tzinfo | None, after: datetime | None, number: int) -> list[datetime | None]:
+def following(
+    spec: str, zone: str | tzinfo | None, after: datetime | None, number: int
+) -> list[datetime | None]:
     schedule = parse_cron(spec, None if "TZ=" in spec else zone)
     found: list[datetime | None] = []
     while after is not None and len(found) < number:
@@ -55,7 +57,11 @@ def test_cron_finds_the_instants_that_river_finds(
 
 def _pairs(actual: list[datetime | None], expected: list[str | None]) -> list[tuple[datetime, datetime]]:
     wanted = [instant(text) for text in expected]
-    return [(one, other) for one, other in zip(actual, wanted, strict=True) if one is not None and other is not None]
+    return [
+        (one, other)
+        for one, other in zip(actual, wanted, strict=True)
+        if one is not None and other is not None
+    ]
 
 
 def test_cron_keeps_to_the_wall_clock_on_lord_howe_island() -> None:
@@ -163,7 +169,9 @@ def test_cron_skips_a_time_that_does_not_exist() -> None:
 
 def test_cron_waits_longer_than_river_for_a_rare_day() -> None:
     """River gives up after five years, so a 29 February eight years away is never for it; ours looks on."""
-    assert parse_cron("0 0 29 2 *").next(datetime(2096, 3, 1, tzinfo=UTC)) == datetime(2104, 2, 29, tzinfo=UTC)
+    assert parse_cron("0 0 29 2 *").next(datetime(2096, 3, 1, tzinfo=UTC)) == datetime(
+        2104, 2, 29, tzinfo=UTC
+    )
 
 
 def test_cron_ends_where_the_calendar_ends() -> None:
@@ -177,7 +185,9 @@ def test_every_cuts_to_whole_seconds() -> None:
     schedule = parse_cron("@every 1m30.7s")
 
     assert schedule == EverySchedule("@every 1m30.7s", timedelta(seconds=90))
-    assert schedule.next(datetime(2024, 5, 1, 0, 0, 0, 999_999, tzinfo=UTC)) == datetime(2024, 5, 1, 0, 1, 30, tzinfo=UTC)
+    assert schedule.next(datetime(2024, 5, 1, 0, 0, 0, 999_999, tzinfo=UTC)) == datetime(
+        2024, 5, 1, 0, 1, 30, tzinfo=UTC
+    )
 
 
 def test_zone_of_takes_a_name_a_zone_or_nothing() -> None:
@@ -189,8 +199,23 @@ def test_zone_of_takes_a_name_a_zone_or_nothing() -> None:
     ]
 
 
-ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Santiago", "Asia/Kathmandu"]
-SPECS = ["*/10 * * * *", "30 * * * *", "30 1,2 * * *", "0 0 * * *", "15 */6 * * 1-5", "45 23 1,15 * *", "*/30 2 * 3,10 0"]
+ZONES = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "America/Santiago",
+    "Asia/Kathmandu",
+]
+SPECS = [
+    "*/10 * * * *",
+    "30 * * * *",
+    "30 1,2 * * *",
+    "0 0 * * *",
+    "15 */6 * * 1-5",
+    "45 23 1,15 * *",
+    "*/30 2 * 3,10 0",
+]
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,7 +18,15 @@ from millhand.args import RawArgs, encode_args
 from millhand.errors import InvalidJob
 from millhand.insert_opts import InsertOpts, insert_params
 from millhand.job import JobState
-from millhand.unique import DEFAULT_STATES, REQUIRED_STATES, Unique, UniqueOpts, marked_paths, states_mask, unique_key
+from millhand.unique import (
+    DEFAULT_STATES,
+    REQUIRED_STATES,
+    Unique,
+    UniqueOpts,
+    marked_paths,
+    states_mask,
+    unique_key,
+)
 from millhand.unique import unique_text as text_of
 
 RECORDED = golden("unique_keys")
@@ -67,7 +75,9 @@ def test_unique_key_is_rivers(name: str) -> None:
         assert f"{states_mask(opts.states):08b}" == case["row"]["unique_states"]
 
 
-@pytest.mark.parametrize("name", [name for name in INSERTED_BY_RIVER if CASES[name]["encoded_args"] not in NO_OBJECTS])
+@pytest.mark.parametrize(
+    "name", [name for name in INSERTED_BY_RIVER if CASES[name]["encoded_args"] not in NO_OBJECTS]
+)
 def test_insert_params_are_those_of_rivers_row(name: str) -> None:
     """The same holds the whole way from options to the row that is inserted."""
     case = CASES[name]
@@ -84,7 +94,9 @@ def test_insert_params_are_those_of_rivers_row(name: str) -> None:
     assert params.unique_key == (bytes.fromhex(key) if key else None)
     assert params.unique_states == (int(states, 2) if states else None)
     assert params.state == case["row"]["state"]
-    assert json.loads(params.encoded_args, parse_int=float) == json.loads(case["row"]["args_text"], parse_int=float)
+    assert json.loads(params.encoded_args, parse_int=float) == json.loads(
+        case["row"]["args_text"], parse_int=float
+    )
 
 
 @pytest.mark.parametrize("name", REFUSED_BY_RIVER)
@@ -167,9 +179,15 @@ def test_unique_key_of_the_worked_examples(
             {"by_args": "customer_id"},
             "by_args must be True or a list of fields, got 'customer_id'; write ['customer_id']",
         ),
-        ({"by_args": []}, "by_args must name at least one field, got an empty list; True is for the whole args"),
+        (
+            {"by_args": []},
+            "by_args must name at least one field, got an empty list; True is for the whole args",
+        ),
         ({"by_args": [()]}, "by_args must name fields by texts, got ()"),
-        ({"by_args": ["a.b", "a"]}, "by_args must not name a field and a part of it, got 'a.b' and its whole"),
+        (
+            {"by_args": ["a.b", "a"]},
+            "by_args must not name a field and a part of it, got 'a.b' and its whole",
+        ),
         (
             {"by_period": timedelta(milliseconds=999)},
             "by_period must be at least one second, got datetime.timedelta(microseconds=999000)",
@@ -188,7 +206,10 @@ def test_unique_key_of_the_worked_examples(
             "by_state must hold retryable when it holds discarded, got discarded alone; the scheduler could not discard "
             "the second of two such jobs, and would stop for all",
         ),
-        ({"exclude_kind": True}, "exclude_kind must have by_args, by_period or by_queue beside it, got it alone"),
+        (
+            {"exclude_kind": True},
+            "exclude_kind must have by_args, by_period or by_queue beside it, got it alone",
+        ),
     ],
 )
 def test_unique_opts_refuse_what_cannot_be(options: dict[str, Any], message: str) -> None:
@@ -314,7 +335,10 @@ def is_storable(text: str) -> bool:
     return "\\u0000" not in text and "\\ud" not in text
 
 
-@given(st.dictionaries(st.text(), JSON, max_size=5).filter(lambda value: is_storable(json.dumps(value))), st.randoms())
+@given(
+    st.dictionaries(st.text(), JSON, max_size=5).filter(lambda value: is_storable(json.dumps(value))),
+    st.randoms(),
+)
 def test_unique_key_does_not_depend_on_the_order_of_members(members: dict[str, Any], random: Any) -> None:
     """Two clients that write the same members in another order, with blanks or without, mean the same job."""
     shuffled = list(members.items())
@@ -336,13 +360,17 @@ def test_unique_key_does_not_depend_on_the_order_of_members(members: dict[str, A
     st.timedeltas(timedelta(seconds=1), timedelta(days=400)),
     st.integers(-14 * 60, 14 * 60),
 )
-def test_unique_period_holds_its_instant_whatever_the_zone(at: datetime, period: timedelta, minutes: int) -> None:
+def test_unique_period_holds_its_instant_whatever_the_zone(
+    at: datetime, period: timedelta, minutes: int
+) -> None:
     """A period begins at or before the instant and less than a period before it, and no zone moves it."""
     elsewhere = at.astimezone(timezone(timedelta(minutes=minutes)))
 
     def start(instant: datetime) -> str:
         opts = UniqueOpts(by_period=period)
-        return text_of(opts, kind="k", encoded_args="{}", queue="q", scheduled_at=instant).removeprefix("&kind=k&period=")
+        return text_of(opts, kind="k", encoded_args="{}", queue="q", scheduled_at=instant).removeprefix(
+            "&kind=k&period="
+        )
 
     begin = datetime.fromisoformat(start(at))
     assert start(elsewhere) == start(at)

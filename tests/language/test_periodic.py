@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
+
+import pytest
+from language_values import NOW
+
+from millhand.cron import CronSchedule
+from millhand.errors import ConfigError, InvalidJob
+from millhand.insert_opts import InsertOpts
+from millhand.periodic import IntervalSchedule, NeverSchedule, PeriodicJob, cron, every, never
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Digest:
+    kind: ClassVar[str] = "digest"
+    number: int = 0
+
+
+def test_every_is_due_an_interval_after_the_run_before() -> None:
+    """Runs do not drift: each is counted from the last one's instant, in UTC."""
+    schedule = every(HOUR, Digest()).schedule
+    at = datetime(2024, 5, 1, 12, 0, 0, 5, tzinfo=ZoneInfo("Europe/Berlin"))
+
+    assert schedule.next(at) == at + HOUR
+    assert schedule.next(at).tzinfo is UTC  # type: ignore[union-attr]
+
+
+def test_cron_is_due_by_its_expression() -> None:
+    """The expression and the zone become a schedule."""
+    job = cron("0 3 * * *", Digest(), timezone="Europe/Berlin")
+
+    assert job.schedule == CronSchedule("0 3 * * *", "0 3 * * *", ZoneInfo("Europe/Berlin"))
+    assert job.schedule.next(NOW) == datetime(2024, 5, 2, 1, tzinfo=UTC)
+
+
+def test_never_is_only_run_on_start() -> None:
+    """A job without a schedule is inserted when a client begins to lead."""
+    job = never(Digest(), id="warm-up")
+
+    assert job == PeriodicJob(schedule=NeverSchedule(), args=Digest(), id="warm-up", run_on_start=True)
+    assert job.schedule.next(NOW) is None
+
+
+def test_periodic_job_keeps_what_is_said() -> None:
+    """All options arrive."""
+    opts = InsertOpts(queue="mail")
+
+    assert every(HOUR, Digest(1), id="hourly", run_on_start=True, opts=opts) == PeriodicJob(
+        schedule=IntervalSchedule(HOUR), args=Digest(1), id="hourly", run_on_start=True, opts=opts
+    )
+
+
+OPTS = InsertOpts(priority=2)
+OTHER_OPTS = InsertOpts(priority=3)
+
+
+@pytest.mark.parametrize(
+    ("args", "made"),
+    [
+        (Digest(1), (Digest(1), OPTS)),
+        (Digest, (Digest(), OPTS)),
+        (lambda: Digest(2), (Digest(2), OPTS)),
+        (lambda: (Digest(3), OTHER_OPTS), (Digest(3), OTHER_OPTS)),
+        (lambda: (Digest(4), None), (Digest(4), OPTS)),
+        (lambda: None, None),
+    ],
+    ids=["args", "class", "function", "with options", "without options", "none"],
+)
+def test_periodic_job_constructs_one_run(args: Any, made: object) -> None:
+    """Args are given as they are or made anew, with options of their own, with the job's, or not at all."""
+    assert every(HOUR, args, opts=OPTS).construct() == made
+
+
+def test_periodic_job_refuses_a_constructor_that_returns_nonsense() -> None:
+    """A triple is neither args nor args with options."""
+    with pytest.raises(InvalidJob) as refusal:
+        every(HOUR, lambda: (Digest(), OPTS, 1)).construct()
+
+    assert str(refusal.value).startswith(
+        "constructor must return args, or args and InsertOpts, or None, got (Digest("
+    )
+
+
+async def coroutine_function() -> Digest:
+    return Digest()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: every(timedelta(milliseconds=99), Digest()),
+            "interval must be at least 100 ms, got datetime.timedelta(microseconds=99000)",
+        ),
+        (
+            lambda: PeriodicJob(schedule=NeverSchedule()),
+            "periodic job must have either args or a constructor, got both or none",
+        ),
+        (
+            lambda: every(HOUR, {"number": 1}),
+            "args of a periodic job are unusable: args class must say its kind as `kind: ClassVar[str] = …`, "
+            "got dict without it",
+        ),
+        (
+            lambda: every(HOUR, Digest(), id="a b"),
+            r"id of a periodic job must be at most 127 bytes of \w[\w\-\[\]<>/.·:+]+, got 'a b'",
+        ),
+        (
+            lambda: every(HOUR, Digest(), id="i" * 128),
+            rf"id of a periodic job must be at most 127 bytes of \w[\w\-\[\]<>/.·:+]+, got {'i' * 128!r}",
+        ),
+    ],
+)
+def test_periodic_job_refuses_what_cannot_be(make: Any, message: str) -> None:
+    """A mistake is found when the job is declared, with the rule and the value."""
+    with pytest.raises(ConfigError) as refusal:
+        make()
+
+    assert str(refusal.value) == message
+
+
+def test_periodic_job_refuses_a_coroutine_function_as_constructor() -> None:
+    """Its coroutine would never be awaited."""
+    with pytest.raises(
+        ConfigError, match="^constructor of a periodic job must be a plain function, got coroutine"
+    ):
+        every(HOUR, coroutine_function)
