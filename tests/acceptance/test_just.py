@@ -120,6 +120,7 @@ def test_just_says_so_when_it_may_not_write(checkout: Path) -> None:
     assert f"error: ./just must be able to write to {checkout}/.tools, and is not\n" in done.stderr
 
 
+@pytest.mark.slow
 def test_just_says_so_when_there_is_no_index(checkout: Path) -> None:
     """Without a network the first call says that it needs one, this once, and leaves nothing half-made."""
     nowhere = {
