@@ -43,7 +43,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What a run has found; `ratio` is of the jobs a second, taken round by round: its median.
+    What a run has found. `ratio` is Millhand's to the floor's, of rates the median of the rounds' own.
 
     Without the floor there is neither.
     """
@@ -52,7 +52,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     server_version: str
     millhand: Figures
     floor: Figures | None = None
-    ratio: float | None = None
+    ratio: Figures | None = None
 
 
 class _Round(msgspec.Struct, frozen=True):
@@ -75,13 +75,12 @@ async def run_bench(url: str, plan: Plan, tell: Tell) -> BenchResult:
             if plan.with_floor:
                 tell(f"round {number} of {plan.num_rounds}: floor")
                 floor.append(await _round(LIFE, place, plan, LIFE.slots))
-        ratios = [a.drain.per_second / b.drain.per_second for a, b in zip(mill, floor, strict=False)]
         return BenchResult(
             plan=plan,
             server_version=await place.server_version(),
             millhand=_figures(mill),
             floor=_figures(floor) if floor else None,
-            ratio=statistics.median(ratios) if ratios else None,
+            ratio=_ratio(mill, floor) if floor else None,
         )
 
 
@@ -96,7 +95,7 @@ async def _round(system: System, place: Place, plan: Plan, slots: int) -> _Round
 
 def _figures(rounds: list[_Round]) -> Figures:
     """Return the medians of the rates, and the percentiles of all pickups together."""
-    latencies = [latency for one in rounds for latency in one.pickup.latencies_ms]
+    latencies = _latencies(rounds)
     return Figures(
         bulk_inserts_per_second=statistics.median(one.drain.bulk_per_second for one in rounds),
         inserts_per_second=statistics.median(one.inserts_per_second for one in rounds),
@@ -104,3 +103,23 @@ def _figures(rounds: list[_Round]) -> Figures:
         pickup_p50_ms=percentile(latencies, 0.5),
         pickup_p99_ms=percentile(latencies, 0.99),
     )
+
+
+def _ratio(mill: list[_Round], floor: list[_Round]) -> Figures:
+    """Return the medians of the ratios, each of one round: the machine changes less in a round than between two."""
+
+    def median(rate: Callable[[_Round], float]) -> float:
+        return statistics.median(rate(one) / rate(other) for one, other in zip(mill, floor, strict=True))
+
+    ours, theirs = _latencies(mill), _latencies(floor)
+    return Figures(
+        bulk_inserts_per_second=median(lambda one: one.drain.bulk_per_second),
+        inserts_per_second=median(lambda one: one.inserts_per_second),
+        jobs_per_second=median(lambda one: one.drain.per_second),
+        pickup_p50_ms=percentile(ours, 0.5) / percentile(theirs, 0.5),
+        pickup_p99_ms=percentile(ours, 0.99) / percentile(theirs, 0.99),
+    )
+
+
+def _latencies(rounds: list[_Round]) -> list[float]:
+    return [latency for one in rounds for latency in one.pickup.latencies_ms]
