@@ -21,7 +21,7 @@ from datetime import timedelta
 from millhand.config import Config, QueueConfig, StuckJob
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
-from millhand.job import ClientId
+from millhand.job import ClientId, JobRow
 from millhand.maintenance.job_cleaner import JobCleaner
 from millhand.maintenance.job_rescuer import JobRescuer
 from millhand.maintenance.job_scheduler import JobScheduler
@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 # What a cancelled attempt is given to clean up. One that takes longer is left running, for the rescuer: a process that
 # is told to stop must stop.
 ABANDON_SECONDS = 10.0
+
+# The database's clock decides what is due, and may be a little behind ours; a fetch too early would find nothing.
+DUE_MARGIN_SECONDS = 0.002
 
 
 class Mill:
@@ -74,7 +77,9 @@ class Mill:
         self._num_stuck = 0
         self._subscriptions = subscriptions
         pool = driver.pool
-        self.completer = Completer(pool, clock=config.clock, subscriptions=subscriptions)
+        self.completer = Completer(
+            pool, clock=config.clock, on_available=self._hear_available, subscriptions=subscriptions
+        )
         self._executor = JobExecutor(
             config,
             client=client,
@@ -211,6 +216,12 @@ class Mill:
                 producer.cancel(id)
             elif action in ("pause", "resume"):
                 producer.set_paused(action == "pause")
+
+    def _hear_available(self, row: JobRow) -> None:
+        producer = self.producers.get(row.queue)
+        if producer is not None:
+            due_in = (row.scheduled_at - self._config.clock.now()).total_seconds()
+            producer.hear_due(max(due_in, 0.0) + DUE_MARGIN_SECONDS)
 
     def _hear_leadership(self, payload: str) -> None:
         if self.elector is not None:

@@ -51,17 +51,25 @@ class Finished(msgspec.Struct, frozen=True):
 
 class Completer(Service):
     """
-    Writes for one client.
+    Writes for one client; `on_available` is told of jobs that are to be tried again soon.
 
     Concurrency: `hand_over` is called from any attempt; one batch is written at a time.
     """
 
-    def __init__(self, pool: Executor, *, clock: Clock, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self,
+        pool: Executor,
+        *,
+        clock: Clock,
+        on_available: Callable[[JobRow], None],
+        subscriptions: Subscriptions,
+    ) -> None:
         super().__init__()
         self._backlog: dict[JobId, Finished] = {}
         self._clock = clock
         self._has_room = asyncio.Event()
         self._num_failures = 0
+        self._on_available = on_available
         self._pool = pool
         self._subscriptions = subscriptions
         self.num_by_kind = dict.fromkeys(EventKind, 0)
@@ -202,6 +210,8 @@ class Completer(Service):
             if row is not None and kind is not None:
                 self.num_by_kind[kind] += 1
                 events.append(_event(kind, one, row, at))
+                if row.state is JobState.AVAILABLE:
+                    self._on_available(row)
         if self._subscriptions:
             self._subscriptions.distribute(events)
 

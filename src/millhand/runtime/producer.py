@@ -119,6 +119,13 @@ class Producer(Service):
         self._is_wanted = True
         self.bell.ring()
 
+    def hear_due(self, seconds: float) -> None:
+        """Look in `seconds` at the latest: something of ours is due then, and nobody will announce it."""
+        poll_at = asyncio.get_running_loop().time() + seconds
+        if poll_at < self._poll_at:
+            self._poll_at = poll_at
+            self.bell.ring()
+
     def set_paused(self, is_paused: bool) -> None:
         """Stop or go on fetching; what runs is not touched. Does nothing if it is so already."""
         if self.is_paused is is_paused:
