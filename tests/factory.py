@@ -33,7 +33,7 @@ async def insert_job(executor: Executor, state: JobState = JobState.AVAILABLE, *
     """
     Insert a row and return it as it is read.
 
-    JSON columns are given as texts, `unique_states` as a number. A finalized state has an instant, and so has an attempt.
+    JSON columns are given as texts, `unique_states` as a number. Finalized states and attempts have their instants.
     """
     values: dict[str, Any] = {
         "args": "{}",

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
-from factory import GENEROUS_SECONDS, golden, insert_job
 
+from factory import GENEROUS_SECONDS, golden, insert_job
 from millhand.control import JobControl, QueueControl
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor

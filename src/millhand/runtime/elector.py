@@ -268,6 +268,7 @@ class Elector(Service):
                 "sleep_seconds": pause,
             },
         )
+        self.probe("failed", error)
 
 
 def _spread(seconds: float) -> float:

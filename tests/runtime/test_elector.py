@@ -1,0 +1,419 @@
+"""Elections: one leader at a time, by term, on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+
+from factory import golden, qualified
+from millhand.clock import Clock, SystemClock
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import PoolClosed
+from millhand.job import ClientId
+from millhand.runtime import elector as defaults
+from millhand.runtime.elector import Elector, Term
+from millhand.store.leader import (
+    LeaderRow,
+    leader_attempt_elect,
+    leader_get,
+    leader_request_resign,
+    leader_resign,
+)
+from millhand.testing import ManualClock, Probe
+
+NEVER = 3600.0
+
+
+@dataclass
+class House:
+    """Electors on one schema, and all that was said of terms, in order."""
+
+    driver: AsyncpgDriver
+    stack: AsyncExitStack
+    said: list[tuple[str, Term | None]] = field(default_factory=list)
+    begun: asyncio.Queue[Term] = field(default_factory=asyncio.Queue)
+
+    def elector(self, name: str, *, clock: Clock | None = None, **settings: float) -> tuple[Elector, Probe]:
+        """Return an elector that bids and renews when woken, and what hears of it."""
+        settings = {"interval_seconds": NEVER, "jitter_seconds": 0.0, **settings}
+        elector = Elector(
+            self.driver.pool,
+            ClientId(name),
+            clock=clock or SystemClock(),
+            on_term=lambda term: self.hear(name, term),
+            **settings,
+        )
+        self.stack.push_async_callback(elector.stop)
+        return elector, Probe(elector)
+
+    async def leader(self, name: str, **settings: float) -> tuple[Elector, Probe, Term]:
+        """Return an elector that leads."""
+        elector, probe = self.elector(name, **settings)
+        await elector.start()
+        return elector, probe, await probe.wait("gained")
+
+    def hear(self, name: str, term: Term | None) -> None:
+        self.said.append((name, term))
+        if term is not None:
+            self.begun.put_nowait(term)
+
+    async def row(self) -> LeaderRow | None:
+        return await self.driver.pool.run(leader_get())
+
+
+@pytest.fixture
+async def house(schema_driver: AsyncpgDriver) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        yield House(schema_driver, stack)
+
+
+def test_defaults_are_those_of_river() -> None:
+    """A fleet agrees on when a term ends only if all clients count the same seconds."""
+    recorded = golden("leader")["constants_seconds"]
+
+    assert recorded == {
+        "elect_interval": defaults.INTERVAL_SECONDS,
+        "follower_jitter_max": defaults.JITTER_SECONDS,
+        "safety_margin": defaults.MARGIN_SECONDS,
+        "statement_deadline": defaults.STATEMENT_SECONDS,
+        "ttl": defaults.TTL_SECONDS,
+    }
+
+
+async def test_elector_leads_when_nobody_does(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """The first to bid gets a term of fifteen seconds, dated by the database, and says so."""
+    caplog.set_level(logging.INFO)
+
+    elector, _, term = await house.leader("a")
+
+    row = await house.row()
+    assert row is not None
+    assert (term, elector.term, elector.is_leader) == (Term(ClientId("a"), row.elected_at), term, True)
+    assert row.expires_at - row.elected_at == timedelta(seconds=15)
+    assert house.said == [("a", term)]
+    assert lines(caplog) == [("leadership gained", "a", term.elected_at.isoformat())]
+
+
+async def test_elector_follows_while_another_leads(house: House) -> None:
+    """Who bids while a term runs gets nothing, and leads nothing."""
+    _, _, term = await house.leader("a")
+    follower, probe = house.elector("b")
+
+    await follower.start()
+    won = await probe.wait("bid")
+
+    assert (won, follower.term, house.said) == (False, None, [("a", term)])
+
+
+async def test_elector_renews_its_term(house: House) -> None:
+    """A renewal moves the end of the term and leaves its beginning."""
+    elector, probe, term = await house.leader("a")
+    before = await house.row()
+
+    elector.bell.ring()
+    await probe.wait("renewed")
+
+    after = await house.row()
+    assert before is not None
+    assert after is not None
+    assert after.elected_at == before.elected_at == term.elected_at
+    assert after.expires_at > before.expires_at
+
+
+async def test_elector_resigns_when_stopped_and_followers_bid_at_once(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The term of a client that stops ends there and then; who hears of it need not wait for it to expire."""
+    caplog.set_level(logging.INFO)
+    leader, _, old = await house.leader("a")
+    follower, probe = house.elector("b")
+    await follower.start()
+    await probe.wait("bid")
+
+    async with heard_by(house.driver, follower):
+        await leader.stop()
+        new = await probe.wait("gained")
+
+    assert house.said == [("a", old), ("a", None), ("b", new)]
+    assert new.elected_at > old.elected_at
+    assert lines(caplog) == [
+        ("leadership gained", "a", old.elected_at.isoformat()),
+        ("leadership resigned", "a", old.elected_at.isoformat()),
+        ("leadership gained", "b", new.elected_at.isoformat()),
+    ]
+
+
+async def test_elector_leaves_no_row_when_stopped_alone(house: House) -> None:
+    """Nobody finds a term of a client that is gone in order."""
+    elector, _, _ = await house.leader("a")
+
+    await elector.stop()
+
+    assert (await house.row(), elector.term) == (None, None)
+
+
+async def test_elector_takes_over_when_a_dead_leaders_term_expired(house: House) -> None:
+    """A leader that was killed cannot resign; its term is over when the database says so, and not before."""
+    killed, _, old = await house.leader("a", ttl_seconds=0.5, margin_seconds=0.1)
+    follower, probe = house.elector("b", interval_seconds=0.02)
+    await follower.start()
+    await probe.wait("bid")
+    last = await house.row()
+
+    await kill(killed)
+    new = await probe.wait("gained")
+
+    assert last is not None
+    assert new.elected_at > last.expires_at
+    assert house.said == [("a", old), ("a", None), ("b", new)]
+
+
+async def test_elector_with_a_dead_leaders_id_waits_for_the_term_to_expire(house: House) -> None:
+    """A client that starts again under its old name does not inherit the term."""
+    id = ClientId("a")
+    await house.driver.pool.run(leader_attempt_elect(leader_id=id, ttl=timedelta(seconds=0.3)))
+    left = await house.row()
+    elector, probe = house.elector("a", interval_seconds=0.02)
+
+    await elector.start()
+    first = await probe.wait("bid")
+    term = await probe.wait("gained")
+
+    assert left is not None
+    assert first is False
+    assert term.elected_at > left.expires_at
+
+
+async def test_request_to_resign_makes_room_for_another(house: House) -> None:
+    """Whoever leads resigns when asked to, and lets the others go first."""
+    leader, leader_probe, old = await house.leader("a")
+    follower, probe = house.elector("b")
+    await follower.start()
+    await probe.wait("bid")
+
+    async with heard_by(house.driver, leader, follower):
+        await house.driver.pool.run(leader_request_resign())
+        new = await probe.wait("gained")
+
+    assert await leader_probe.wait("resigned") is True
+    assert house.said == [("a", old), ("a", None), ("b", new)]
+
+
+async def test_request_to_resign_leaves_a_lone_client_leading_again(house: House) -> None:
+    """If nobody else is there, the one who resigned leads again, in a term of its own."""
+    leader, probe, old = await house.leader("a")
+
+    leader.receive('{"action": "request_resign", "leader_id": ""}')
+    new = await probe.wait("gained")
+
+    assert (new.leader_id, new.elected_at > old.elected_at) == ("a", True)
+
+
+async def test_request_for_an_old_term_leaves_the_new_one(house: House) -> None:
+    """What is said of a term is said of that term: a late complaint does not end the one after it."""
+    leader, probe, old = await house.leader("a")
+    leader.receive('{"action": "request_resign", "leader_id": ""}')
+    new = await probe.wait("gained")
+
+    leader.request_resign(old)
+    resigned = await house.driver.pool.run(leader_resign(leader_id=old.leader_id, elected_at=old.elected_at))
+    leader.bell.ring()
+    renewed = await probe.wait("renewed")
+
+    assert (resigned, renewed, leader.term) == (False, True, new)
+
+
+async def test_client_that_resigns_for_cause_does_not_bid_at_once(house: House) -> None:
+    """Who found that he cannot do the work leaves it to others for an interval."""
+    leader, probe, term = await house.leader("a")
+
+    leader.request_resign(term)
+    await probe.wait("resigned")
+    follower, follower_probe = house.elector("b")
+    await follower.start()
+
+    assert (await follower_probe.wait("gained")).leader_id == "b"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "no json",
+        "[]",
+        "{}",
+        '{"action": 1}',
+        '{"action": "abdicate"}',
+        '{"action": "resigned", "leader_id": "a"}',
+    ],
+)
+async def test_elector_goes_on_when_it_hears_nonsense(house: House, payload: str) -> None:
+    """What is not understood on the wire changes nothing."""
+    elector, probe, term = await house.leader("a")
+
+    elector.receive(payload)
+    elector.bell.ring()
+    await probe.wait("renewed")
+
+    assert elector.term == term
+
+
+async def test_elector_steps_down_when_its_row_is_gone(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A renewal that is refused ends the term at once, and nothing is resigned, for nothing is ours any more."""
+    caplog.set_level(logging.INFO)
+    elector, probe, old = await house.leader("a")
+    await house.driver.pool.fetch(qualified("DELETE FROM /* schema */river_leader", house.driver.pool))
+
+    elector.bell.ring()
+    new = await probe.wait("gained")
+
+    assert house.said == [("a", old), ("a", None), ("a", new)]
+    assert [line[0] for line in lines(caplog)] == [
+        "leadership gained",
+        "leadership lost",
+        "leadership gained",
+    ]
+
+
+async def test_elector_steps_down_in_time_when_the_database_does_not_answer(house: House) -> None:
+    """A leader that cannot renew is none any more before the database would give the term to another."""
+    settings = {"interval_seconds": 0.1, "ttl_seconds": 0.8, "margin_seconds": 0.2}
+    elector, probe, _ = await house.leader("a", **settings)
+    lock = qualified("LOCK TABLE /* schema */river_leader", house.driver.pool)
+
+    async with house.driver.pool.begin() as tx:
+        await tx.fetch(lock)
+        probe.forget("ended")
+        await probe.wait("ended")
+        [row] = await tx.fetch(
+            qualified("SELECT expires_at > clock_timestamp() AS runs FROM /* schema */river_leader", tx)
+        )
+
+    assert row["runs"]
+    assert await probe.wait("gained")
+    assert elector.is_leader
+
+
+async def test_elector_trusts_its_term_for_fourteen_seconds_of_its_own_clock(house: House) -> None:
+    """However long a process stands still, it does not take itself for the leader when it wakes."""
+    clock = ManualClock()
+    elector, probe = house.elector("a", clock=clock)
+    await elector.start()
+    await probe.wait("gained")
+
+    clock.advance(13.9)
+    just_before = elector.is_leader
+    clock.advance(0.1)
+    after = elector.is_leader
+    elector.bell.ring()
+    await probe.wait("ended")
+
+    assert (just_before, after) == (True, False)
+    assert await probe.wait("resigned") is True
+
+
+async def test_elector_survives_a_database_that_is_away(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bids that fail are told and repeated; they neither end the elector nor keep it from stopping."""
+    driver = AsyncpgDriver(house.driver._url or "", house.driver.schema)
+    said: list[Term | None] = []
+    elector = Elector(driver.pool, ClientId("a"), clock=SystemClock(), on_term=said.append)
+    crashes: list[object] = []
+    elector.on_crash = lambda *crash: crashes.append(crash)
+
+    probe = Probe(elector)
+    await elector.start()
+    failure = await probe.wait("failed")
+    await elector.stop()
+
+    assert (said, crashes) == ([], [])
+    assert isinstance(failure, PoolClosed)
+    assert caplog.messages == ["leader election failed"]
+
+
+@pytest.mark.parametrize("num_clients", [2, 5])
+async def test_terms_never_overlap(house: House, num_clients: int) -> None:
+    """Whatever clients do, stop, die or are asked to resign, a term begins only after the one before has ended."""
+    choice = random.Random(num_clients)  # noqa: S311 - the same story each time
+    settings = {"interval_seconds": 0.02, "jitter_seconds": 0.02, "margin_seconds": 0.05, "ttl_seconds": 0.25}
+    clients = [house.elector(f"client_{n}", **settings)[0] for n in range(num_clients)]
+    by_name = {str(client._client_id): client for client in clients}
+
+    async with asyncio.timeout(60), heard_by(house.driver, *clients):
+        for client in clients:
+            await client.start()
+        for _ in range(20):
+            leader = by_name[(await house.begun.get()).leader_id]
+            match choice.choice(["stop", "kill", "ask"]):
+                case "stop":
+                    await leader.stop()
+                case "kill":
+                    await kill(leader)
+                case _:
+                    await house.driver.pool.run(leader_request_resign())
+            await leader.start()
+
+    terms = [term for _, term in house.said]
+    assert terms[::2] == sorted(filter(None, terms), key=lambda term: term.elected_at)
+    assert not any(terms[1::2])
+
+
+async def test_elector_withstands_starts_and_stops_at_once(house: House) -> None:
+    """Whoever starts and stops an elector at the same time as others, in the end it is stopped and leads nothing."""
+    elector, _ = house.elector("a", interval_seconds=0.01)
+
+    async def hammer() -> None:
+        for _ in range(20):
+            await elector.start()
+            await elector.stop()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(hammer())
+
+    assert (elector.is_running, elector.term, await house.row()) == (False, None, None)
+
+
+class heard_by:  # noqa: N801 - used as a function
+    """Have electors hear what is said of leadership, as their client's notifier would have them."""
+
+    def __init__(self, driver: AsyncpgDriver, *electors: Elector) -> None:
+        self.electors = electors
+        self.listener = driver.listener()
+
+    async def __aenter__(self) -> None:
+        await self.listener.connect()
+        await self.listener.listen("river_leadership", self.receive)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.listener.close()
+
+    def receive(self, payload: str) -> None:
+        for elector in self.electors:
+            elector.receive(payload)
+
+
+async def kill(elector: Elector) -> None:
+    """End an elector without giving it a chance to resign, as `kill -9` does."""
+    task = elector._task
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
+    return [
+        (record.message, record.client_id, record.elected_at)  # type: ignore[attr-defined]
+        for record in caplog.records
+        if record.name == "millhand.runtime.elector"
+    ]
