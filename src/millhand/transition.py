@@ -149,11 +149,12 @@ def _failed(
 def num_snoozes(metadata: dict[str, Json]) -> int:
     """Return how often a job was snoozed; a value of a wrong type counts as what can be read of it, else 0."""
     value = metadata.get("snoozes", 0)
-    if isinstance(value, str) and value.lstrip("-").isdecimal():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return 0
-    return int(value)
+    try:
+        return int(value)
+    except (ValueError, OverflowError):  # a text that is no number, or a number without end
+        return 0
 
 
 def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:

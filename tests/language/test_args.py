@@ -93,7 +93,7 @@ class OrderModel(pydantic.BaseModel):
     channel: Literal["web", "shop"] = "web"
 
 
-ORDER = {
+ORDER: dict[str, Any] = {
     "id": uuid.UUID(int=7),
     "at": datetime(2024, 5, 1, 10, 34, 56, 700_000, tzinfo=UTC),
     "day": date(2024, 5, 1),
@@ -101,7 +101,7 @@ ORDER = {
     "size": Size.LARGE,
     "items": [{"sku": "a<b", "number": 2}],
 }
-ADDRESS = {"street": "Hauptstraße", "number": None}
+ADDRESS: dict[str, Any] = {"street": "Hauptstraße", "number": None}
 ENCODED_ORDER = (
     '{"id":"00000000-0000-0000-0000-000000000007","at":"%s","day":"2024-05-01","price":"1.50","size":"l",'
     '"address":{"street":"Hauptstraße","number":null},"items":[{%s}],"rate":1,"channel":"web"}'
@@ -124,8 +124,9 @@ ITEM_AS_WRITTEN = r'"sku":"a\u003cb","number":2'
         (
             OrderAttrs(address=Address(**ADDRESS), **ORDER),
             '{"address":{"street":"Hauptstraße","number":null},"at":"2024-05-01T10:34:56.7Z","channel":"web",'
-            '"day":"2024-05-01","id":"00000000-0000-0000-0000-000000000007","items":[{%s}],"price":"1.50","rate":1,"size":"l"}'
-            % SORTED_ITEM,
+            '"day":"2024-05-01","id":"00000000-0000-0000-0000-000000000007","items":[{'
+            + SORTED_ITEM
+            + '}],"price":"1.50","rate":1,"size":"l"}',
         ),
         (
             OrderModel(address=AddressModel(**ADDRESS), **ORDER),
@@ -290,20 +291,27 @@ CIRCLE.append(CIRCLE)
         ),
         (
             Note("", more=[{"a": "\ud800"}]),
-            "args of kind 'note' must not hold half a surrogate pair, which jsonb cannot store, got '\\ud800' at 'more.0.a'",
+            (
+                "args of kind 'note' must not hold half a surrogate pair, which jsonb cannot store, "
+                "got '\\ud800' at 'more.0.a'"
+            ),
         ),
         (Note("", float("inf")), "args of kind 'note' must hold finite numbers only, got inf at 'weight'"),
         (Note("", float("nan")), "args of kind 'note' must hold finite numbers only, got nan at 'weight'"),
-        (Note(7), "args of kind 'note' must decode as Note, got: Expected `str`, got `int` - at `$.text`"),
+        (Note(7),  # type: ignore[arg-type] "args of kind 'note' must decode as Note, got: Expected `str`, got `int` - at `$.text`"),
         (
             Note("", more=Itself()),
-            "args of kind 'note' must be encodable as JSON, got Note(text='',...more=Itself()): "
-            "Encoding objects of type Itself is unsupported",
+            (
+                "args of kind 'note' must be encodable as JSON, got Note(text='',...more=Itself()): "
+                "Encoding objects of type Itself is unsupported"
+            ),
         ),
         (
             Note("", more={"a\x00": 1}),
-            "args of kind 'note' must not hold the character U+0000, which jsonb cannot store, "
-            "got 'a\\x00' at 'more.a\\x00'",
+            (
+                "args of kind 'note' must not hold the character U+0000, which jsonb cannot store, "
+                "got 'a\\x00' at 'more.a\\x00'"
+            ),
         ),
     ],
 )
@@ -317,7 +325,7 @@ def test_args_refuse_what_cannot_be_stored_or_read_again(args: Any, message: str
 
 def test_args_refuse_to_contain_themselves() -> None:
     """A circle is refused, and does not end the process."""
-    with pytest.raises(InvalidJob, match="^args of kind 'note' must be encodable as JSON, got Note"):
+    with pytest.raises(InvalidJob, match=r"^args of kind 'note' must be encodable as JSON, got Note"):
         encode_args(Note("", more=CIRCLE))
 
 
@@ -329,11 +337,11 @@ class Strict(pydantic.BaseModel):
 
 
 def test_args_that_are_a_changed_model_are_checked() -> None:
-    """pydantic does not look at what is assigned later; whoever inserts it does."""
+    """Pydantic does not look at what is assigned later; whoever inserts it does."""
     args = Strict(text="a")
     args.text = 7  # type: ignore[assignment]
 
-    with pytest.raises(InvalidJob, match="^args of kind 'strict' must be encodable as JSON, got Strict"):
+    with pytest.raises(InvalidJob, match=r"^args of kind 'strict' must be encodable as JSON, got Strict"):
         encode_args(args)
 
 
@@ -359,8 +367,10 @@ def test_args_must_be_an_object() -> None:
         (
             Strict,
             '{"text": 1, "number": "2"}',
-            "args of kind 'k' must decode as Strict, got: text: Input should be a valid string; "
-            "number: Input should be a valid integer",
+            (
+                "args of kind 'k' must decode as Strict, got: text: Input should be a valid string; "
+                "number: Input should be a valid integer"
+            ),
         ),
     ],
 )

@@ -100,7 +100,7 @@ def test_config_leaves_nothing_about_a_queue_unsaid() -> None:
 
 
 def test_config_can_be_changed_into_another() -> None:
-    """A changed copy is checked and completed anew; flags of a command line are laid over a file's settings this way."""
+    """A changed copy is checked and completed anew; so flags are laid over a file's settings."""
     config = dataclasses.replace(Config(queues={"default": 100}), queues={"mail": 1}, fetch_cooldown=SECOND)
 
     assert config.queue_configs == {
@@ -169,13 +169,17 @@ DURATIONS = [
         ),
         (
             {"fetch_cooldown": timedelta(seconds=2)},
-            "fetch_poll_interval must not be shorter than fetch_cooldown, datetime.timedelta(seconds=2), "
-            "got datetime.timedelta(seconds=1)",
+            (
+                "fetch_poll_interval must not be shorter than fetch_cooldown, datetime.timedelta(seconds=2), "
+                "got datetime.timedelta(seconds=1)"
+            ),
         ),
         (
             {"queues": {"mail": QueueConfig(max_workers=1, fetch_cooldown=HOUR)}},
-            "fetch_poll_interval of queue 'mail' must not be shorter than fetch_cooldown, "
-            "datetime.timedelta(seconds=3600), got datetime.timedelta(seconds=1)",
+            (
+                "fetch_poll_interval of queue 'mail' must not be shorter than fetch_cooldown, "
+                "datetime.timedelta(seconds=3600), got datetime.timedelta(seconds=1)"
+            ),
         ),
         (
             {"queues": {"Mail": 1}},
@@ -187,8 +191,10 @@ DURATIONS = [
         ({"queues": {"mail": "1"}}, "queue 'mail' must have a number of workers or a QueueConfig, got '1'"),
         (
             {"rescue_stuck_jobs_after": timedelta(seconds=59)},
-            "rescue_stuck_jobs_after must not be shorter than job_timeout, datetime.timedelta(seconds=60), "
-            "got datetime.timedelta(seconds=59); or jobs are rescued while they run",
+            (
+                "rescue_stuck_jobs_after must not be shorter than job_timeout, datetime.timedelta(seconds=60), "
+                "got datetime.timedelta(seconds=59); or jobs are rescued while they run"
+            ),
         ),
         ({"max_attempts": 0}, "max_attempts must be between 1 and 32,767, got 0"),
         ({"max_threads": 0}, "max_threads must be between 1 and 10,000, got 0"),
@@ -197,8 +203,10 @@ DURATIONS = [
         *(
             (
                 {"schema": schema},
-                "schema must be at most 46 of the characters a-z, A-Z, 0-9 and _, with no digit first, "
-                f"got {schema!r}; empty is for the search path",
+                (
+                    "schema must be at most 46 of the characters a-z, A-Z, 0-9 and _, with no digit first, "
+                    f"got {schema!r}; empty is for the search path"
+                ),
             )
             for schema in ("1a", "a-b", "a" * 47, 'a"; --', "a\n")
         ),
@@ -224,8 +232,10 @@ DURATIONS = [
         ),
         (
             {"periodic_jobs": [every(HOUR, Digest())], "leader_election": False},
-            "periodic_jobs must be empty when leader_election is False, got 1; a client that never leads would never "
-            "insert them",
+            (
+                "periodic_jobs must be empty when leader_election is False, got 1; "
+                "a client that never leads would never insert them"
+            ),
         ),
         (
             {"periodic_jobs": [every(HOUR, Digest(), id="digest"), every(HOUR, Digest(), id="digest")]},

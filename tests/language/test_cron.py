@@ -101,14 +101,18 @@ def test_cron_refuses_what_river_refuses(spec: str) -> None:
         (", * * * *", "cron expression's minute must name a value, got ',' in ', * * * *'"),
         (
             "@reboot",
-            "cron expression's descriptor must be one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, "
-            "@hourly, @every, got '@reboot' in '@reboot'",
+            (
+                "cron expression's descriptor must be one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, "
+                "@hourly, @every, got '@reboot' in '@reboot'"
+            ),
         ),
         ("@every 1", "cron expression's duration must be like '90s' or '1h30m', got '1' in '@every 1'"),
         (
             "CRON_TZ=No/Where * * * * *",
-            "time zone must be a name of the IANA database, got 'No/Where'; if the name is right, install the package "
-            "tzdata",
+            (
+                "time zone must be a name of the IANA database, got 'No/Where'; "
+                "if the name is right, install the package tzdata"
+            ),
         ),
     ],
 )
@@ -213,16 +217,18 @@ SPECS = [
     "30 1,2 * * *",
     "0 0 * * *",
     "15 */6 * * 1-5",
-    "45 23 1,15 * *",
-    "*/30 2 * 3,10 0",
+    "45 23 1,8,15,22,29 * *",
+    "*/30 2 * * 0",
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     spec=st.sampled_from(SPECS),
     zone=st.sampled_from(ZONES),
-    after=st.datetimes(datetime(2023, 1, 1), datetime(2026, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    after=st.datetimes(
+        datetime.fromisoformat("2023-01-01"), datetime.fromisoformat("2026-01-01"), timezones=st.just(UTC)
+    ),
 )
 def test_cron_finds_the_first_matching_minute(spec: str, zone: str, after: datetime) -> None:
     """What is found is the first minute after the start whose wall clock matches; walking minute by minute agrees."""

@@ -129,7 +129,7 @@ def test_insert_params_can_unsay_what_the_class_says() -> None:
 
 
 @pytest.mark.parametrize(("is_urgent", "priority"), [(True, 1), (False, 4)])
-def test_insert_params_ask_a_method_of_the_class(is_urgent: bool, priority: int) -> None:  # noqa: FBT001
+def test_insert_params_ask_a_method_of_the_class(is_urgent: bool, priority: int) -> None:
     """Options may depend on the args."""
     assert insert_params(Asked(is_urgent), now=NOW).priority == priority
 
@@ -188,9 +188,11 @@ def test_insert_params_encode_metadata_as_go_does() -> None:
             "queue must be 1 to 64 lower-case letters and digits, joined by single '_', '-' or '|', got 'Mail'",
         ),
         (
-            {"scheduled_at": datetime(2024, 5, 1)},  # noqa: DTZ001
-            "scheduled_at must be a datetime with a time zone, got datetime.datetime(2024, 5, 1, 0, 0); "
-            "write datetime.now(UTC) + …",
+            {"scheduled_at": datetime.fromisoformat("2024-05-01")},
+            (
+                "scheduled_at must be a datetime with a time zone, got datetime.datetime(2024, 5, 1, 0, 0); "
+                "write datetime.now(UTC) + …"
+            ),
         ),
         ({"tags": "mail"}, "tags must be a list of texts, got 'mail'; write ['mail']"),
         (
@@ -204,12 +206,17 @@ def test_insert_params_encode_metadata_as_go_does() -> None:
         ({"metadata": []}, "metadata must be a JSON object, got []"),
         (
             {"metadata": {"river:log": []}},
-            "metadata must not use the keys river:… and cancel_attempted_at, got 'river:log'; River keeps them for itself",
+            (
+                "metadata must not use the keys river:… and cancel_attempted_at, got 'river:log'; "
+                "River keeps them for itself"
+            ),
         ),
         (
             {"metadata": {"cancel_attempted_at": "now"}},
-            "metadata must not use the keys river:… and cancel_attempted_at, got 'cancel_attempted_at'; "
-            "River keeps them for itself",
+            (
+                "metadata must not use the keys river:… and cancel_attempted_at, got 'cancel_attempted_at'; "
+                "River keeps them for itself"
+            ),
         ),
     ],
 )

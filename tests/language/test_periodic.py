@@ -104,8 +104,10 @@ async def coroutine_function() -> Digest:
         ),
         (
             lambda: every(HOUR, {"number": 1}),
-            "args of a periodic job are unusable: args class must say its kind as `kind: ClassVar[str] = …`, "
-            "got dict without it",
+            (
+                "args of a periodic job are unusable: args class must say its kind as `kind: ClassVar[str] = …`, "
+                "got dict without it"
+            ),
         ),
         (
             lambda: every(HOUR, Digest(), id="a b"),
@@ -128,6 +130,6 @@ def test_periodic_job_refuses_what_cannot_be(make: Any, message: str) -> None:
 def test_periodic_job_refuses_a_coroutine_function_as_constructor() -> None:
     """Its coroutine would never be awaited."""
     with pytest.raises(
-        ConfigError, match="^constructor of a periodic job must be a plain function, got coroutine"
+        ConfigError, match=r"^constructor of a periodic job must be a plain function, got coroutine"
     ):
         every(HOUR, coroutine_function)

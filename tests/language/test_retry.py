@@ -16,18 +16,19 @@ ROWS = golden("retry_schedule")["rows"]
 MICROSECOND = 1e-6
 
 
+class Fixed:
+    """Randomness that is none."""
+
+    def __init__(self, jitter: float) -> None:
+        self.policy = DefaultRetryPolicy(lambda: jitter)
+
+
 @pytest.mark.parametrize("recorded", ROWS, ids=lambda recorded: f"{recorded['num_errors']} errors")
 def test_default_policy_keeps_rivers_bounds(recorded: dict[str, Any]) -> None:
     """For each number of stored errors, the shortest, middle and longest wait are River's."""
-    waits = [
-        (
-            DefaultRetryPolicy(lambda jitter=jitter: jitter).next_retry_at(
-                row(errors=errors(recorded["num_errors"])), now=NOW
-            )
-            - NOW
-        )
-        for jitter in (0.0, 0.5, 1.0)
-    ]
+    job = row(errors=errors(recorded["num_errors"]))
+
+    waits = [Fixed(jitter).policy.next_retry_at(job, now=NOW) - NOW for jitter in (0.0, 0.5, 1.0)]
 
     expected = [recorded["min_seconds"], recorded["base_seconds"], recorded["max_seconds"]]
     assert [wait.total_seconds() for wait in waits] == pytest.approx(expected, rel=1e-12, abs=MICROSECOND)
@@ -127,11 +128,13 @@ def test_checked_retry_at_takes_the_policys_word(
     [
         (
             NOW - timedelta(microseconds=1),
-            "next retry must not be before now, got datetime.datetime(2024, 5, 1, 10, 34, 56, 788999, "
-            "tzinfo=datetime.timezone.utc)",
+            (
+                "next retry must not be before now, got datetime.datetime(2024, 5, 1, 10, 34, 56, 788999, "
+                "tzinfo=datetime.timezone.utc)"
+            ),
         ),
         (
-            datetime(2030, 1, 1),  # noqa: DTZ001
+            datetime.fromisoformat("2030-01-01"),
             "next retry must have a time zone, got datetime.datetime(2030, 1, 1, 0, 0)",
         ),
         (None, "next retry must be a datetime, got None"),

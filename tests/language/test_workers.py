@@ -199,8 +199,10 @@ def test_workers_keep_insert_options_of_a_function() -> None:
     [
         (
             {"key": "a", "height": 1},
-            "args of kind 'resize' must fit (key: 'str', width: 'int' = 80, *, mode: 'str | None' = None) -> "
-            "'tuple[str, int, str | None]', got: got an unexpected keyword argument 'height'",
+            (
+                "args of kind 'resize' must fit (key: 'str', width: 'int' = 80, *, mode: 'str | None' = None) -> "
+                "'tuple[str, int, str | None]', got: got an unexpected keyword argument 'height'"
+            ),
         ),
     ],
 )
@@ -243,7 +245,7 @@ def test_workers_take_jobs_without_a_class() -> None:
     assert any_job is not None
     assert called(go_job, '{"n": 1}') == {"n": 1}
     assert called(any_job, '{"n": "x"}') == {"n": "x"}
-    with pytest.raises(InvalidJob, match="^args of kind 'go_job' must decode as dict"):
+    with pytest.raises(InvalidJob, match=r"^args of kind 'go_job' must decode as dict"):
         go_job.decode('{"n": "x"}')
 
 
@@ -306,8 +308,10 @@ def x(key: str) -> None: ...
         (
             unannotated,
             {},
-            f"parameters of worker {__name__}.unannotated must be annotated, got 'job' without; "
-            "write `job: Job[YourArgs]`, or the type of a plain parameter",
+            (
+                f"parameters of worker {__name__}.unannotated must be annotated, got 'job' without; "
+                "write `job: Job[YourArgs]`, or the type of a plain parameter"
+            ),
         ),
         (starred, {}, f"parameters of worker {__name__}.starred must have names, got \"*keys: 'str'\""),
         (
@@ -319,26 +323,34 @@ def x(key: str) -> None: ...
         (
             unknown,
             {},
-            f"annotations of worker {__name__}.unknown must be known when it is registered, "
-            "got: name 'Missing' is not defined",
+            (
+                f"annotations of worker {__name__}.unknown must be known when it is registered, "
+                "got: name 'Missing' is not defined"
+            ),
         ),
         (
             without_kind,
             {},
-            f"worker {__name__}.without_kind must have a kind: args class must say its kind as "
-            "`kind: ClassVar[str] = …`, got dict without it",
+            (
+                f"worker {__name__}.without_kind must have a kind: args class must say its kind as "
+                "`kind: ClassVar[str] = …`, got dict without it"
+            ),
         ),
         (
             undecodable,
             {"kind": "kind"},
-            f"args of worker {__name__}.undecodable must be decodable from JSON, got: "
-            "nothing can be decoded into Mailer",
+            (
+                f"args of worker {__name__}.undecodable must be decodable from JSON, got: "
+                "nothing can be decoded into Mailer"
+            ),
         ),
         (
             send,
             {"kind": "mail"},
-            f"kind of worker {__name__}.send must be that of its args class, 'send_email', got 'mail'; "
-            "for a further kind use aliases",
+            (
+                f"kind of worker {__name__}.send must be that of its args class, 'send_email', got 'mail'; "
+                "for a further kind use aliases"
+            ),
         ),
         (
             send,
@@ -355,8 +367,10 @@ def x(key: str) -> None: ...
         (
             send,
             {"insert_opts": InsertOpts(priority=2)},
-            f"insert_opts must be said by the args class, got them on worker {__name__}.send; "
-            "write `insert_opts: ClassVar[InsertOpts] = …` there",
+            (
+                f"insert_opts must be said by the args class, got them on worker {__name__}.send; "
+                "write `insert_opts: ClassVar[InsertOpts] = …` there"
+            ),
         ),
         (generator, {}, f"worker must return, not yield, got generator function {__name__}.generator"),
         (Mailer, {}, f"worker must be a function, or an object with a method `work`, got {Mailer!r}"),

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from language_values import NOW, golden, row
+from state_machine_page import PAGE, page
+
+from millhand.event import EventKind
+from millhand.job import AttemptError, JobState
+from millhand.transition import (
+    Cancelled,
+    Completed,
+    Failed,
+    Interrupted,
+    Outcome,
+    Snoozed,
+    StateChange,
+    event_kind_of,
+    num_snoozes,
+    settle,
+)
+
+SECOND = timedelta(seconds=1)
+STARTED_AT = NOW - SECOND
+FIVE = timedelta(seconds=5)
+TICK = timedelta(microseconds=1)
+UPDATES = {"output": 1}
+
+ERROR = AttemptError(STARTED_AT, 3, "why", "stack")
+DONE = {"finalized_at": NOW, "metadata": UPDATES}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "columns", "change"),
+    [
+        (Completed(), {}, {"state": JobState.COMPLETED, "event_kind": EventKind.JOB_COMPLETED, **DONE}),
+        (
+            Cancelled("why", "stack"),
+            {},
+            {"state": JobState.CANCELLED, "event_kind": EventKind.JOB_CANCELLED, "error": ERROR, **DONE},
+        ),
+        (
+            Failed("why", NOW + FIVE, "stack"),
+            {"max_attempts": 3},
+            {"state": JobState.DISCARDED, "event_kind": EventKind.JOB_FAILED, "error": ERROR, **DONE},
+        ),
+        (
+            Failed("why", NOW + FIVE, "stack"),
+            {},
+            {
+                "state": JobState.AVAILABLE,
+                "event_kind": EventKind.JOB_FAILED,
+                "error": ERROR,
+                "metadata": UPDATES,
+                "scheduled_at": NOW + FIVE,
+            },
+        ),
+        (
+            Failed("why", NOW + FIVE + TICK, "stack"),
+            {},
+            {
+                "state": JobState.RETRYABLE,
+                "event_kind": EventKind.JOB_FAILED,
+                "error": ERROR,
+                "metadata": UPDATES,
+                "scheduled_at": NOW + FIVE + TICK,
+            },
+        ),
+        (
+            Snoozed(FIVE),
+            {},
+            {
+                "state": JobState.AVAILABLE,
+                "event_kind": EventKind.JOB_SNOOZED,
+                "attempt": 2,
+                "metadata": {"output": 1, "snoozes": 1},
+                "scheduled_at": NOW + FIVE,
+            },
+        ),
+        (
+            Snoozed(FIVE + TICK),
+            {"metadata": {"snoozes": 4}},
+            {
+                "state": JobState.SCHEDULED,
+                "event_kind": EventKind.JOB_SNOOZED,
+                "attempt": 2,
+                "metadata": {"output": 1, "snoozes": 5},
+                "scheduled_at": NOW + FIVE + TICK,
+            },
+        ),
+        (
+            Interrupted(),
+            {},
+            {
+                "state": JobState.AVAILABLE,
+                "event_kind": EventKind.JOB_INTERRUPTED,
+                "attempt": 2,
+                "metadata": UPDATES,
+                "scheduled_at": NOW,
+            },
+        ),
+        (
+            Interrupted(),
+            {"attempt": 0},
+            {
+                "state": JobState.AVAILABLE,
+                "event_kind": EventKind.JOB_INTERRUPTED,
+                "attempt": 0,
+                "metadata": UPDATES,
+                "scheduled_at": NOW,
+            },
+        ),
+    ],
+)
+def test_settle_keeps_rivers_table(outcome: Outcome, columns: dict[str, Any], change: dict[str, Any]) -> None:
+    """Each way for an attempt to end gives exactly one change, and columns that it does not name are left alone."""
+    job = row(**({"attempt": 3} | columns))
+
+    actual = settle(job, outcome, now=NOW, started_at=STARTED_AT, metadata_updates=UPDATES)
+
+    assert actual == StateChange(job.id, **change)
+
+
+# How River's worker ended the first attempt in each of these recorded lives.
+LIVES: dict[str, Outcome] = {
+    "completed": Completed(),
+    "completed with output": Completed(),
+    "errored, wrapped error": Failed("", NOW + SECOND),
+    "errored, worker's own retry time": Failed("", NOW + timedelta(minutes=10)),
+    "timed out": Failed("", NOW + SECOND),
+    "discarded": Failed("", NOW + SECOND),
+    "panicked": Failed("", NOW + SECOND, "stack"),
+    "panicked and discarded": Failed("", NOW + SECOND, "stack"),
+    "snoozed 0 s to 5 s": Snoozed(timedelta(seconds=3)),
+    "snoozed over 5 s, twice": Snoozed(timedelta(hours=1)),
+    "snoozed on the only attempt": Snoozed(timedelta(hours=1)),
+    "cancelled by the worker": Cancelled(""),
+    "unknown kind": Failed("", NOW + SECOND),
+    "stopped and cancelled: wait": Interrupted(),
+    "stopped and cancelled: wait, complete": Completed(),
+    "stopped and cancelled: wait, fail": Failed("", NOW + SECOND),
+    "stopped and cancelled: wait, snooze 1 h": Snoozed(timedelta(hours=1)),
+    "stopped and cancelled: wait, cancel": Cancelled(""),
+}
+RECORDED = {life["scenario"]: life for life in golden("jobs")}
+
+
+@pytest.mark.parametrize("scenario", LIVES)
+def test_settle_ends_an_attempt_as_river_was_seen_to_end_it(scenario: str) -> None:
+    """State, attempt, errors and event of a first attempt are those in the photograph of River's row."""
+    life = RECORDED[scenario]
+    photo = life["photos"][0]["row"]
+    job = row(attempt=1, max_attempts=int(photo["columns"]["max_attempts"]))
+
+    change = settle(job, LIVES[scenario], now=NOW, started_at=STARTED_AT)
+
+    attempt = job.attempt if change.attempt is None else change.attempt
+    assert (change.state, attempt, change.error is not None, change.finalized_at is not None) == (
+        photo["columns"]["state"],
+        int(photo["columns"]["attempt"]),
+        bool(photo["errors"]),
+        photo["columns"]["finalized_at"] is not None,
+    )
+    assert change.event_kind == life["events"][0]["kind"]
+
+
+delays = st.timedeltas(timedelta(0), timedelta(days=30))
+outcomes = st.one_of(
+    st.just(Completed()),
+    st.just(Interrupted()),
+    st.builds(Cancelled, st.text(), st.text()),
+    st.builds(Snoozed, delays),
+    st.builds(lambda error, delay, trace: Failed(error, NOW + delay, trace), st.text(), delays, st.text()),
+)
+jobs = st.builds(
+    lambda attempt, max_attempts: row(attempt=attempt, max_attempts=max_attempts),
+    st.integers(1, 99),
+    st.integers(1, 99),
+)
+
+
+@given(jobs, outcomes)
+def test_settle_gives_rows_that_the_table_accepts(job: Any, outcome: Outcome) -> None:
+    """Whatever happens, finalized_at is set for finalized states alone, and all others are due some time."""
+    change = settle(job, outcome, now=NOW, started_at=STARTED_AT)
+
+    assert (change.finalized_at is not None) is change.state.is_finalized
+    assert (change.scheduled_at is None) is change.state.is_finalized
+    assert change.state not in (JobState.RUNNING, JobState.PENDING)
+    assert change.attempt is None or change.attempt == job.attempt - 1
+    assert change.scheduled_at is None or change.scheduled_at >= NOW
+
+
+@given(jobs, outcomes)
+def test_settle_counts_what_went_wrong(job: Any, outcome: Outcome) -> None:
+    """An error is kept of failures and cancellations; an attempt is given back for snoozes and interruptions."""
+    change = settle(job, outcome, now=NOW, started_at=STARTED_AT)
+
+    assert (change.error is not None) is isinstance(outcome, Failed | Cancelled)
+    assert (change.attempt is not None) is isinstance(outcome, Snoozed | Interrupted)
+    assert (change.state is JobState.DISCARDED) is (
+        isinstance(outcome, Failed) and job.attempt >= job.max_attempts
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (3, 3),
+        ("3", 3),
+        ("-1", -1),
+        (2.9, 2),
+        (True, 0),
+        (None, 0),
+        ([], 0),
+        ("many", 0),
+        ("", 0),
+        ("--3", 0),
+        ("3.5", 0),
+    ],
+)
+def test_num_snoozes_reads_what_it_can(value: Any, number: int) -> None:
+    """A wrong value in the metadata does not keep a job from being snoozed."""
+    assert (num_snoozes({"snoozes": value}), num_snoozes({})) == (number, 0)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), "²", "9" * 5000])
+def test_num_snoozes_survives_what_only_looks_like_a_number(number: Any) -> None:
+    """Nor does one that cannot be counted on from."""
+    assert num_snoozes({"snoozes": number}) == 0
+
+
+TOLD = {
+    (JobState.COMPLETED, EventKind.JOB_FAILED): EventKind.JOB_COMPLETED,
+    (JobState.CANCELLED, EventKind.JOB_SNOOZED): EventKind.JOB_CANCELLED,
+    (JobState.DISCARDED, EventKind.JOB_FAILED): EventKind.JOB_FAILED,
+    (JobState.RETRYABLE, EventKind.JOB_FAILED): EventKind.JOB_FAILED,
+    (JobState.SCHEDULED, EventKind.JOB_SNOOZED): EventKind.JOB_SNOOZED,
+    (JobState.AVAILABLE, EventKind.JOB_FAILED): EventKind.JOB_FAILED,
+    (JobState.AVAILABLE, EventKind.JOB_SNOOZED): EventKind.JOB_SNOOZED,
+    (JobState.AVAILABLE, EventKind.JOB_INTERRUPTED): EventKind.JOB_INTERRUPTED,
+    (JobState.AVAILABLE, EventKind.JOB_COMPLETED): EventKind.JOB_FAILED,
+    (JobState.AVAILABLE, EventKind.JOB_CANCELLED): EventKind.JOB_FAILED,
+    (JobState.PENDING, EventKind.JOB_COMPLETED): None,
+    (JobState.RUNNING, EventKind.JOB_COMPLETED): None,
+}
+
+
+@pytest.mark.parametrize(("state", "reported"), TOLD)
+def test_event_kind_follows_the_row_as_written(state: JobState, reported: EventKind) -> None:
+    """Watchers are told what the row says; the outcome decides only where the state could mean several things."""
+    change = StateChange(row().id, state, reported)
+
+    assert event_kind_of(state, change) == TOLD[state, reported]
+
+
+def test_state_machine_page_is_drawn_from_the_code() -> None:
+    """docs/state_machine.md is what the code says today; `python tests/language/state_machine_page.py` writes it."""
+    assert PAGE.read_text() == page()
+
+
+def test_settle_leaves_the_metadata_it_is_given_alone() -> None:
+    """The updates of an attempt are read, and a snooze counts on a copy."""
+    updates: dict[str, Any] = {"output": 1}
+
+    settle(row(), Snoozed(SECOND), now=NOW, started_at=STARTED_AT, metadata_updates=updates)
+
+    assert updates == {"output": 1}
+
+
+def test_settle_refuses_what_is_no_outcome() -> None:
+    """A new way to end has to be decided here first."""
+    with pytest.raises(AssertionError):
+        settle(row(), datetime, now=NOW, started_at=STARTED_AT)  # type: ignore[arg-type]
