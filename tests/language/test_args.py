@@ -298,7 +298,10 @@ CIRCLE.append(CIRCLE)
         ),
         (Note("", float("inf")), "args of kind 'note' must hold finite numbers only, got inf at 'weight'"),
         (Note("", float("nan")), "args of kind 'note' must hold finite numbers only, got nan at 'weight'"),
-        (Note(7),  # type: ignore[arg-type] "args of kind 'note' must decode as Note, got: Expected `str`, got `int` - at `$.text`"),
+        (
+            Note(7),  # type: ignore[arg-type]
+            "args of kind 'note' must decode as Note, got: Expected `str`, got `int` - at `$.text`",
+        ),
         (
             Note("", more=Itself()),
             (
