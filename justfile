@@ -77,7 +77,7 @@ _pin name *args:
         --exclude-newer "1 week" --output-file requirements/{{ name }}.lock "$@"
 
 _layers: (_install "dev")
-    @{{ python }} -c 'from importlinter.cli import lint_imports_command as run; run()' >.venv/layers 2>&1 \
+    @{{ python }} -c 'from importlinter.cli import lint_imports_command as run; run(["--no-cache"])' >.venv/layers 2>&1 \
         || { cat .venv/layers; exit 1; }
 
 # A lock names versions and hashes and no host.
