@@ -42,12 +42,32 @@ def seaweed_url() -> Iterator[str]:
     ports = iter(_free_ports(6))
     s3_port = next(ports)
     names = ("master", "volume", "filer", "admin")
-    flags = {f"{name}.port": next(ports) for name in names} | {"s3.port": s3_port, "s3.port.iceberg": 0, "s3.port.lance": 0}
-    switches = ("-master.telemetry=false", "-admin.ui=false", "-webdav=false", "-ip=127.0.0.1", "-ip.bind=127.0.0.1")
-    command = [program, "mini", f"-dir={directory}", *switches, *(f"-{name}={value}" for name, value in flags.items())]
+    flags = {f"{name}.port": next(ports) for name in names} | {
+        "s3.port": s3_port,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+    }
+    switches = (
+        "-master.telemetry=false",
+        "-admin.ui=false",
+        "-webdav=false",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+    )
+    command = [
+        program,
+        "mini",
+        f"-dir={directory}",
+        *switches,
+        *(f"-{name}={value}" for name, value in flags.items()),
+    ]
     with (directory / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            [*command, f"-bucket={BUCKET}"], cwd=directory, env={**os.environ, **CREDENTIALS}, stderr=log, stdout=log
+            [*command, f"-bucket={BUCKET}"],
+            cwd=directory,
+            env={**os.environ, **CREDENTIALS},
+            stderr=log,
+            stdout=log,
         )
     url = f"s3://{BUCKET}?endpoint_url=http://127.0.0.1:{s3_port}"
     try:
@@ -114,4 +134,6 @@ def _await_writable(store: ObjectStore, server: subprocess.Popen[bytes], log: Pa
             else:
                 loop.run_until_complete(store.aclose())
                 return
-    raise AssertionError(f"weed must take objects within {START_SECONDS:g} s, got {reason}; {log.read_text()[-2000:]}")
+    raise AssertionError(
+        f"weed must take objects within {START_SECONDS:g} s, got {reason}; {log.read_text()[-2000:]}"
+    )

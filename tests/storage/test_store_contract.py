@@ -127,7 +127,12 @@ async def test_store_lists_what_starts_with_a_prefix_that_ends_anywhere(place: P
     await put_all(place.store, ["images/a", "images/b/c", "images2/a", "image", "other/images/a"])
 
     assert await listed(place.store, prefix="images/") == ["images/a", "images/b/c"]
-    assert in_order(await listed(place.store, prefix="image")) == ["image", "images/a", "images/b/c", "images2/a"]
+    assert in_order(await listed(place.store, prefix="image")) == [
+        "image",
+        "images/a",
+        "images/b/c",
+        "images2/a",
+    ]
     assert await listed(place.store, prefix="images/b") == ["images/b/c"]
     assert await listed(place.store, prefix="nothing/") == []
 
@@ -202,12 +207,12 @@ async def test_store_deletes_only_the_object_that_was_seen(place: Place) -> None
     await place.store.put("key", b"second")
 
     with pytest.raises(ObjectChanged):
-        await place.store.delete("key", if_match=seen.etag)
+        await place.store.delete("key", if_same=seen)
     assert await place.store.get("key") == b"second"
 
     current = await place.store.head("key")
-    assert await place.store.delete("key", if_match=current.etag) is True
-    assert await place.store.delete("key", if_match=current.etag) is False
+    assert await place.store.delete("key", if_same=current) is True
+    assert await place.store.delete("key", if_same=current) is False
 
 
 async def test_store_deletes_many_and_names_none_that_went_well(place: Place) -> None:
@@ -227,7 +232,7 @@ async def test_store_moves_an_object_with_its_bytes(place: Place) -> None:
     """A move changes the key and nothing else; the old key is gone."""
     await place.store.put("a/old", b"bytes")
 
-    moved = await place.store.move("a/old", "b/new", if_match=(await place.store.head("a/old")).etag)
+    moved = await place.store.move("a/old", "b/new", if_same=await place.store.head("a/old"))
 
     assert await listed(place.store) == ["b/new"]
     assert await place.store.get("b/new") == b"bytes"
@@ -240,7 +245,7 @@ async def test_store_moves_only_the_object_that_was_seen(place: Place) -> None:
     await place.store.put("old", b"second")
 
     with pytest.raises(ObjectChanged):
-        await place.store.move("old", "new", if_match=seen.etag)
+        await place.store.move("old", "new", if_same=seen)
 
     assert await listed(place.store) == ["old"]
     assert await place.store.get("old") == b"second"
@@ -264,7 +269,12 @@ async def test_probe_finds_out_what_the_store_does_and_leaves_nothing(place: Pla
     """The probe's answer is what is known of the server, and its objects are gone after."""
     found = await place.store.probe()
 
-    assert (found.has_conditional_delete, found.has_exact_start_after, found.is_ordered, found.is_writable) == (
+    assert (
+        found.has_conditional_delete,
+        found.has_exact_start_after,
+        found.is_ordered,
+        found.is_writable,
+    ) == (
         place.facts.has_conditional_delete,
         place.facts.has_exact_start_after,
         place.facts.is_ordered,
@@ -292,7 +302,7 @@ async def test_store_serves_many_tasks_at_once(place: Place) -> None:
     async def life(number: int) -> None:
         key = f"life/{number % 10}/{number}"
         seen = await place.store.put(key, str(number).encode())
-        await place.store.move(key, f"after{key}", if_match=seen.etag)
+        await place.store.move(key, f"after{key}", if_same=seen)
         assert await place.store.get(f"after{key}") == str(number).encode()
         assert await place.store.delete(f"after{key}") is True
 

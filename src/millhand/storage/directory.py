@@ -10,9 +10,6 @@ followed nor listed. Writes go to `.millhand/tmp/` first and are renamed, so a r
 The etag is made of inode, size and modification time: whatever replaces a file changes it.
 """
 
-# A path of `pathlib` for each of a million files costs more than the files do.
-# ruff: noqa: PTH103, PTH104, PTH105, PTH106, PTH108, PTH112, PTH116, PTH118, PTH120, PTH123
-
 from __future__ import annotations
 
 import asyncio
@@ -90,16 +87,16 @@ class DirectoryStore:
     async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         return await self._run("put", key, self._put, key, data, if_absent)
 
-    async def delete(self, key: str, *, if_match: str | None = None) -> bool:
-        return await self._run("delete", key, self._delete, key, if_match)
+    async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
+        return await self._run("delete", key, self._delete, key, if_same)
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
         return await self._run("delete", None, self._delete_many, keys)
 
     async def move(
-        self, source: str, target: str, *, if_match: str | None = None, if_absent: bool = False
+        self, source: str, target: str, *, if_same: ObjectInfo | None = None, if_absent: bool = False
     ) -> ObjectInfo:
-        return await self._run("move", source, self._move, source, target, if_match, if_absent)
+        return await self._run("move", source, self._move, source, target, if_same, if_absent)
 
     async def aclose(self) -> None:
         """Nothing is held open."""
@@ -160,14 +157,14 @@ class DirectoryStore:
                 os.unlink(temporary)
         return _info(key, found)
 
-    def _delete(self, key: str, if_match: str | None) -> bool:
+    def _delete(self, key: str, if_same: ObjectInfo | None) -> bool:
         path = self._path("delete", key)
         try:
             seen = self._stat("delete", key, path)
-            _check_match("delete", key, seen, if_match)
+            _check_match("delete", key, seen, if_same)
             # Taken aside and looked at again: an overwrite between the look and the removal is put back.
             temporary = self._temporary()
-            self._take("delete", key, path, temporary, seen, if_match)
+            self._take("delete", key, path, temporary, seen, if_same)
         except (ObjectNotFound, FileNotFoundError):
             return False
         os.unlink(temporary)
@@ -185,29 +182,35 @@ class DirectoryStore:
                 failed[key] = _reason(error)
         return failed
 
-    def _move(self, source: str, target: str, if_match: str | None, if_absent: bool) -> ObjectInfo:
+    def _move(self, source: str, target: str, if_same: ObjectInfo | None, if_absent: bool) -> ObjectInfo:
         source_path, target_path = self._path("move", source), self._path("move", target)
         seen = self._stat("move", source, source_path)
-        _check_match("move", source, seen, if_match)
+        _check_match("move", source, seen, if_same)
         if if_absent:
             self._place("move", target, source_path, target_path, if_absent)
         else:
             self._make_room("move", target, target_path)
-            self._take("move", source, source_path, target_path, seen, if_match)
+            self._take("move", source, source_path, target_path, seen, if_same)
         self._prune(source_path)
         return _info(target, seen)
 
     def _take(
-        self, operation: str, key: str, path: str, target: str, seen: os.stat_result, if_match: str | None
+        self,
+        operation: str,
+        key: str,
+        path: str,
+        target: str,
+        seen: os.stat_result,
+        if_same: ObjectInfo | None,
     ) -> None:
         os.rename(path, target)
         found = os.lstat(target)
-        if if_match is not None and _etag(found) != _etag(seen):
+        if if_same is not None and _etag(found) != _etag(seen):
             try:
                 _link(target, path)
             except FileExistsError:  # overwritten once more: what was taken is history
                 os.unlink(target)
-            raise ObjectChanged(operation, key, expected=if_match, found=_etag(found))
+            raise ObjectChanged(operation, key)
 
     def _place(self, operation: str, key: str, source: str, path: str, if_absent: bool) -> None:
         """Bring a file to its path, whatever directories have to be made on the way."""
@@ -419,9 +422,9 @@ def _instant(nanoseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=nanoseconds // 1_000)
 
 
-def _check_match(operation: str, key: str, found: os.stat_result, if_match: str | None) -> None:
-    if if_match is not None and _etag(found) != if_match:
-        raise ObjectChanged(operation, key, expected=if_match, found=_etag(found))
+def _check_match(operation: str, key: str, found: os.stat_result, if_same: ObjectInfo | None) -> None:
+    if if_same is not None and _etag(found) != if_same.etag:
+        raise ObjectChanged(operation, key)
 
 
 def _link(source: str, target: str) -> None:

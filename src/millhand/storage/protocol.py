@@ -44,10 +44,15 @@ class ObjectNotFound(StoreError):
 class ObjectChanged(StoreError):
     """The object is no longer the one that the caller saw; nothing was done."""
 
-    def __init__(self, operation: str, key: str, *, expected: str, found: str | None = None) -> None:
-        super().__init__(operation, f"etag {found!r} in place of {expected!r}", key=key)
-        self.expected = expected
-        self.found = found
+    def __init__(self, operation: str, key: str) -> None:
+        super().__init__(operation, "another object than the one that was seen", key=key)
+
+
+class ObjectLocked(StoreError):
+    """A legal hold or a retention lock keeps the object; nothing was done."""
+
+    def __init__(self, operation: str, key: str) -> None:
+        super().__init__(operation, "an object under legal hold or retention", key=key)
 
 
 class ObjectExists(StoreError):
@@ -75,6 +80,10 @@ class ObjectInfo:
     modified_at: datetime
     is_locked: bool = False
     version: str | None = None
+
+    def is_same_as(self, other: ObjectInfo) -> bool:
+        """Whether both describe one object; equal bytes put again have the same etag, but another time."""
+        return (self.etag, self.size, self.modified_at) == (other.etag, other.size, other.modified_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +156,11 @@ class ObjectStore(Protocol):
         """Write one small object, whole or not at all. Raises: InvalidKey; ObjectExists, if `if_absent`."""
         ...
 
-    async def delete(self, key: str, *, if_match: str | None = None) -> bool:
+    async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
         """
         Delete one object; False says that there was none.
 
-        Raises: ObjectChanged when its etag is not `if_match`.
+        Raises: ObjectChanged when it is not `if_same` any more; ObjectLocked.
         """
         ...
 
@@ -160,14 +169,15 @@ class ObjectStore(Protocol):
         ...
 
     async def move(
-        self, source: str, target: str, *, if_match: str | None = None, if_absent: bool = False
+        self, source: str, target: str, *, if_same: ObjectInfo | None = None, if_absent: bool = False
     ) -> ObjectInfo:
         """
         Give an object another key, bytes and metadata unchanged; the source goes only when the target is whole.
 
         A crash in between leaves the object under its old key, its new one or both, never under none.
 
-        Raises: ObjectNotFound; ObjectChanged when the source's etag is not `if_match`; ObjectExists if `if_absent`.
+        Raises: ObjectNotFound; ObjectChanged when the source is not `if_same` any more; ObjectLocked; ObjectExists if
+        `if_absent`.
         """
         ...
 
@@ -183,4 +193,6 @@ def check_key(operation: str, key: str, *, root: str = "") -> None:
     except UnicodeEncodeError:
         raise InvalidKey(operation, "a lone surrogate; keys are UTF-8 text", key=key) from None
     if not key or num_bytes > MAX_KEY_BYTES:
-        raise InvalidKey(operation, f"{num_bytes} bytes; a key has 1 to {MAX_KEY_BYTES:,} bytes of UTF-8", key=key)
+        raise InvalidKey(
+            operation, f"{num_bytes} bytes; a key has 1 to {MAX_KEY_BYTES:,} bytes of UTF-8", key=key
+        )

@@ -32,6 +32,7 @@ from millhand.storage.protocol import (
     ObjectChanged,
     ObjectExists,
     ObjectInfo,
+    ObjectLocked,
     ObjectNotFound,
     ObjectPage,
     StoreError,
@@ -121,16 +122,16 @@ class S3Store:
     async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         return await self._run(self._put, key, data, if_absent)
 
-    async def delete(self, key: str, *, if_match: str | None = None) -> bool:
-        return await self._run(self._delete, key, if_match)
+    async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
+        return await self._run(self._delete, key, if_same)
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
         return await self._run(self._delete_many, keys)
 
     async def move(
-        self, source: str, target: str, *, if_match: str | None = None, if_absent: bool = False
+        self, source: str, target: str, *, if_same: ObjectInfo | None = None, if_absent: bool = False
     ) -> ObjectInfo:
-        return await self._run(self._move, source, target, if_match, if_absent)
+        return await self._run(self._move, source, target, if_same, if_absent)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._threads.shutdown)
@@ -189,28 +190,34 @@ class S3Store:
             self._client().put_object(**self._target(key), Body=data, **condition)
         return self._head("put", key)
 
-    def _delete(self, key: str, if_match: str | None) -> bool:
+    def _delete(self, key: str, if_same: ObjectInfo | None) -> bool:
         try:
-            found = self._head("delete", key)
+            if if_same is not None:
+                return self._delete_seen(if_same)
+            self._head("delete", key)
         except ObjectNotFound:
             return False
-        if if_match is None:
-            with _translated("delete", key):
-                self._client().delete_object(**self._target(key))
-            return True
-        return self._delete_seen(found, if_match)
+        with _translated("delete", key):
+            self._client().delete_object(**self._target(key))
+        return True
 
-    def _delete_seen(self, seen: ObjectInfo, if_match: str) -> bool:
+    def _delete_seen(self, seen: ObjectInfo) -> bool:
         """Delete the object as it was seen; False when it is gone already."""
+        self._check_same("delete", seen)
         try:
-            found = self._head("delete", seen.key)
-            if found.etag != if_match or found.modified_at != seen.modified_at:
-                raise ObjectChanged("delete", seen.key, expected=if_match, found=found.etag)
-            with _translated("delete", seen.key, ObjectChanged("delete", seen.key, expected=if_match)):
-                self._client().delete_object(**self._target(seen.key), IfMatch=f'"{if_match}"')
+            with _translated("delete", seen.key, ObjectChanged("delete", seen.key)):
+                self._client().delete_object(**self._target(seen.key), IfMatch=f'"{seen.etag}"')
         except ObjectNotFound:
             return False
         return True
+
+    def _check_same(self, operation: str, seen: ObjectInfo) -> ObjectInfo:
+        found = self._head(operation, seen.key)
+        if not found.is_same_as(seen):
+            raise ObjectChanged(operation, seen.key)
+        if found.is_locked:
+            raise ObjectLocked(operation, seen.key)
+        return found
 
     def _delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
         failed: dict[str, str] = {}
@@ -237,10 +244,8 @@ class S3Store:
             for error in answer.get("Errors", ())
         }
 
-    def _move(self, source: str, target: str, if_match: str | None, if_absent: bool) -> ObjectInfo:
-        seen = self._head("move", source)
-        if if_match is not None and seen.etag != if_match:
-            raise ObjectChanged("move", source, expected=if_match, found=seen.etag)
+    def _move(self, source: str, target: str, if_same: ObjectInfo | None, if_absent: bool) -> ObjectInfo:
+        seen = self._head("move", source) if if_same is None else self._check_same("move", if_same)
         check_key("move", target, root=self._root)
         if if_absent:
             self._check_absent(target)
@@ -248,7 +253,7 @@ class S3Store:
         copied = self._head("move", target)
         if copied.size != seen.size:
             raise StoreError("move", f"a copy of {copied.size} bytes where {seen.size} were", key=source)
-        if not self._delete_seen(seen, seen.etag):
+        if not self._delete_seen(seen):
             raise ObjectNotFound("move", source)
         return copied
 
@@ -263,12 +268,12 @@ class S3Store:
             return
         # The look above covers servers that ignore this condition, the condition what comes after the look.
         condition = {"IfNoneMatch": "*"} if if_absent else {}
-        with _translated("move", seen.key, ObjectChanged("move", seen.key, expected=seen.etag)):
+        with _translated("move", seen.key, ObjectChanged("move", seen.key)):
             self._client().copy_object(**self._target(target), **self._copy_source(seen), **condition)
 
     def _copy_parts(self, seen: ObjectInfo, target: str) -> None:
         client, source = self._client(), self._copy_source(seen)
-        with _translated("move", seen.key, ObjectChanged("move", seen.key, expected=seen.etag)):
+        with _translated("move", seen.key, ObjectChanged("move", seen.key)):
             described = client.head_object(**self._target(seen.key))
             kept = {name: described[name] for name in ("ContentType", "Metadata") if name in described}
             begun = client.create_multipart_upload(**self._target(target), **kept)
