@@ -17,7 +17,7 @@ import msgspec
 from millhand.clock import Clock
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import DriverError, UniqueConflict
-from millhand.job import JobId, JobRow, JobState, Json, check_output
+from millhand.job import JobId, JobRow, JobState, Json, checked_output
 from millhand.queue import QueueRow
 from millhand.store.job import (
     job_cancel,
@@ -153,8 +153,8 @@ class JobControl:
         Raises: NotFound; ValueError if it does not encode to JSON or is larger than 32 MiB.
         Source: River v0.51.2, client.go `JobUpdate`.
         """
-        check_output(output)
-        return await self._executor(tx).run(job_update_output(JobId(id), output))
+        query = job_update_output(JobId(id), checked_output(output))
+        return await self._executor(tx).run(query)
 
     def _executor(self, tx: object | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, NewType, TypeVar
 
@@ -163,18 +164,17 @@ class Job(Generic[Args]):
         Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
         Source: River v0.51.2, recorded_output.go `RecordOutput`.
         """
-        check_output(output)
-        self._stage("output", output)
+        self._stage("output", checked_output(output))
 
     def set_metadata(self, key: str, value: Json) -> None:
         """
         Stage one metadata entry, to be merged with this attempt's outcome.
 
-        Raises: ValueError for a key that River keeps for itself (`river:…`).
+        Raises: ValueError for a key that River keeps for itself (`river:…`), and for what does not encode to JSON.
         """
         if key.startswith(RESERVED_METADATA_PREFIX):
             raise ValueError(f"metadata key must not begin with {RESERVED_METADATA_PREFIX!r}, got {key!r}")
-        self._stage(key, value)
+        self._stage(key, checked_json(f"metadata {key!r}", value))
 
     @property
     def metadata_updates(self) -> Mapping[str, Json]:
@@ -187,15 +187,31 @@ class Job(Generic[Args]):
         self._metadata_updates[key] = value
 
 
-def check_output(output: Json) -> None:
+def checked_output(output: Json) -> Json:
     """
-    See that `output` can be stored as a job's.
+    Return `output` as it can be stored as a job's.
 
     Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
     """
+    return checked_json("output", output, bytes_max=OUTPUT_BYTES_MAX)
+
+
+def checked_json(subject: str, value: Json, *, bytes_max: int | None = None) -> Json:
+    """
+    Return a copy of `value` of plain JSON values: what happens to the original afterwards changes nothing.
+
+    Raises: ValueError, with `subject` in it, if it does not encode to JSON, or to more than `bytes_max` bytes.
+    """
     try:
-        size = len(msgspec.json.encode(output))
-    except (TypeError, msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(f"output must be encodable as JSON, got {type(output).__name__}: {error}") from error
-    if size > OUTPUT_BYTES_MAX:
-        raise ValueError(f"output must be at most {OUTPUT_BYTES_MAX:,} bytes, got {size:,}")
+        try:
+            encoded = msgspec.json.encode(value)
+        except UnicodeEncodeError:  # half of a surrogate pair, which is replaced when it is written
+            encoded = json.dumps(value).encode()
+        copy = json.loads(encoded)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise ValueError(
+            f"{subject} must be encodable as JSON, got {type(value).__name__}: {error}"
+        ) from error
+    if bytes_max is not None and len(encoded) > bytes_max:
+        raise ValueError(f"{subject} must be at most {bytes_max:,} bytes, got {len(encoded):,}")
+    return copy

@@ -1,0 +1,150 @@
+"""Completions are written once, in batches, whatever the database does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import asyncpg
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.event import EventKind
+from millhand.job import Job, JobState
+from millhand.worker import Workers
+
+POISON = """
+    CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN
+        IF NEW.state = 'completed' AND NEW.args ->> 'what' = 'poison' THEN
+            RAISE EXCEPTION 'poisoned' USING ERRCODE = '22000';
+        END IF;
+        RETURN NEW;
+    END $$
+"""
+
+
+def _workers() -> Workers:
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    return workers
+
+
+async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One row that the database refuses is told of and stays running; those beside it are completed."""
+    await room.execute(POISON)
+    await room.execute(
+        "CREATE TRIGGER poison BEFORE UPDATE ON river_job FOR EACH ROW EXECUTE FUNCTION poison()"
+    )
+    try:
+        with caplog.at_level(logging.WARNING, "millhand.runtime"):
+            async with room.client(_workers()) as client:
+                with client.subscribe() as events:
+                    await client.insert_many([Act("good"), Act("poison"), Act("good")])
+                    told = [await room.next(events) for _ in range(2)]
+    finally:
+        await room.execute("DROP TRIGGER poison ON river_job")
+        await room.execute("DROP FUNCTION poison()")
+
+    assert [event.kind for event in told] == [EventKind.JOB_COMPLETED] * 2
+    assert sorted((row.args["what"], row.state) for row in await room.rows()) == [
+        ("good", JobState.COMPLETED),
+        ("good", JobState.COMPLETED),
+        ("poison", JobState.RUNNING),
+    ]
+    assert [record.message for record in caplog.records] == ["completion refused"]
+
+
+async def test_backlog_holds_up_attempts_until_there_is_room(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When completions cannot be written attempts keep their slots, so that no more is fetched than can be kept."""
+    monkeypatch.setattr("millhand.runtime.completer.BACKLOG_FULL", 4)
+    workers = _workers()
+
+    async with room.client(workers, queues={"default": 10}) as client:
+        with client.subscribe() as events:
+            await client.insert_many([Act(str(n)) for n in range(40)])
+            for _ in range(40):
+                await room.next(events)
+            pending = client._mill.completer.num_pending
+
+    assert pending == 0
+    assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+
+
+async def test_completion_survives_connections_that_are_killed(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While jobs are worked all connections are killed: each job is worked once; start and end are told."""
+    worked: list[str] = []
+    go_on = asyncio.Event()
+    started = asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        worked.append(job.args.what)
+        started.set()
+        await go_on.wait()
+
+    with caplog.at_level(logging.INFO, "millhand.runtime.notifier"):
+        async with room.client(workers) as client:
+            with client.subscribe() as events:
+                await client.insert_many([Act(str(n)) for n in range(5)])
+                await asyncio.wait_for(started.wait(), GENEROUS)
+                await _kill_all(room)
+                go_on.set()
+                told = [await room.next(events) for _ in range(5)]
+                event = await room.work(client, Act("after"))
+
+    assert [one.kind for one in told] == [EventKind.JOB_COMPLETED] * 5
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert sorted(worked) == ["0", "1", "2", "3", "4", "after"]
+    assert [record.message for record in caplog.records] == ["listener lost", "listener reconnected"]
+
+
+async def _kill_all(room: Room) -> None:
+    connection = await asyncpg.connect(room.url)
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+    finally:
+        await connection.close()
+
+
+async def test_job_that_somebody_else_settled_keeps_his_state(room: Room) -> None:
+    """A row that was completed by another hand while it ran keeps that, is told of as it is, and gets the metadata."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        job.set_metadata("note", "mine")
+        started.set()
+        await go_on.wait()
+        raise ValueError("too late")
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("x"))
+            await asyncio.wait_for(started.wait(), GENEROUS)
+            await room.execute("UPDATE river_job SET state = 'completed', finalized_at = now()")
+            go_on.set()
+            event = await room.next(events)
+
+    row = event.job
+    assert row is not None
+    assert (event.kind, row.state, row.errors, row.metadata) == (
+        EventKind.JOB_COMPLETED,
+        JobState.COMPLETED,
+        (),
+        {"note": "mine"},
+    )

@@ -1,0 +1,235 @@
+"""What is fetched, when, in which order; and what is heard by those that fetch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.config import QueueConfig, StuckJob
+from millhand.errors import ConfigError
+from millhand.event import EventKind
+from millhand.insert_opts import InsertOpts
+from millhand.job import Job, JobState
+from millhand.worker import Workers
+
+NEVER_POLL = timedelta(minutes=10)
+LISTENERS = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+
+
+class Gate:
+    """A worker that counts how many run at once, and lets all of them go when told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.go_on = asyncio.Event()
+        self.news = asyncio.Event()
+        self.num_running = 0
+        self.num_running_max = 0
+        self.workers = Workers()
+        self.workers.add()(self.act)
+
+    async def act(self, job: Job[Act]) -> None:
+        self.begun.append(job.args.what)
+        self.num_running += 1
+        self.num_running_max = max(self.num_running, self.num_running_max)
+        self.news.set()
+        await self.go_on.wait()
+        self.num_running -= 1
+
+    async def wait_running(self, num: int) -> None:
+        async with asyncio.timeout(GENEROUS):
+            while self.num_running < num:
+                self.news.clear()
+                await self.news.wait()
+
+
+async def test_fetch_respects_priority_then_age(room: Room) -> None:
+    """One slot works the jobs by priority, and those of one priority in the order of their insertion."""
+    gate = Gate()
+    gate.go_on.set()
+    inserter = room.client(Workers(), queues={})
+    async with inserter:
+        for what, priority in [("c", 2), ("e", 4), ("a", 1), ("d", 2), ("b", 1)]:
+            await inserter.insert(Act(what), InsertOpts(priority=priority))
+
+    async with room.client(gate.workers, queues={"default": 1}) as client:
+        with client.subscribe() as events:
+            while len(gate.begun) < 5:
+                await room.next(events)
+
+    assert gate.begun == ["a", "b", "c", "d", "e"]
+
+
+async def test_fetch_never_takes_more_than_there_are_slots(room: Room) -> None:
+    """However many jobs wait, no more than max_workers run; the others stay available until a slot is free."""
+    gate = Gate()
+
+    async with room.client(gate.workers, queues={"default": 3}) as client:
+        with client.subscribe() as events:
+            await client.insert_many([Act(str(n)) for n in range(10)])
+            await gate.wait_running(3)
+            waiting = [row for row in await room.rows() if row.state is JobState.AVAILABLE]
+            gate.go_on.set()
+            for _ in range(10):
+                await room.next(events)
+
+    assert len(waiting) == 7
+    assert gate.num_running_max == 3
+    assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+
+
+async def test_fetch_is_woken_by_notification_alone(room: Room) -> None:
+    """With polling as good as off, each insert is worked at once."""
+    gate = Gate()
+    gate.go_on.set()
+
+    async with room.client(gate.workers, fetch_poll_interval=NEVER_POLL) as client:
+        kinds = [(await room.work(client, Act(str(n)))).kind for n in range(5)]
+
+    assert kinds == [EventKind.JOB_COMPLETED] * 5
+
+
+async def test_fetch_polls_when_nobody_can_notify(room: Room) -> None:
+    """In poll-only mode nothing is listened to, and jobs are found all the same; so is a cancel of a running one."""
+    gate = Gate()
+
+    settings = {"poll_only": True, "fetch_poll_interval": timedelta(milliseconds=20)}
+    async with room.client(gate.workers, **settings) as client:
+        with client.subscribe() as events:
+            inserted = await client.insert(Act("x"))
+            await gate.wait_running(1)
+            assert await room.driver.pool.fetch(LISTENERS) == []
+            await client.jobs.cancel(inserted.job.id)
+            event = await room.next(events)
+
+    assert event.kind is EventKind.JOB_CANCELLED
+
+
+async def test_fetch_stops_while_the_queue_is_paused(room: Room) -> None:
+    """A pause stops fetching, for clients that start later too; a resume goes on at once; each is told once."""
+    gate = Gate()
+    gate.go_on.set()
+
+    async with room.client(gate.workers) as client:
+        with client.subscribe() as events:
+            await client.queues.pause("default")
+            paused = await room.next(events)
+            await client.insert(Act("waits"))
+    async with room.client(gate.workers) as client:
+        with client.subscribe() as events:
+            begun_while_paused = list(gate.begun)
+            await client.queues.resume("*")
+            told = [await room.next(events), await room.next(events)]
+
+    assert (paused.kind, paused.queue) == (EventKind.QUEUE_PAUSED, "default")
+    assert begun_while_paused == []
+    assert [event.kind for event in told] == [EventKind.QUEUE_RESUMED, EventKind.JOB_COMPLETED]
+
+
+async def test_fetch_hears_of_a_pause_that_was_not_announced(room: Room) -> None:
+    """A pause whose notification was lost is found when the listener connects again."""
+    gate = Gate()
+
+    async with room.client(gate.workers) as client:
+        with client.subscribe(EventKind.QUEUE_PAUSED) as events:
+            await room.execute("UPDATE river_queue SET paused_at = now()")
+            await room.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENERS}) AS listener")
+            event = await room.next(events)
+
+    assert event.queue == "default"
+
+
+async def test_cancel_that_arrives_while_the_job_is_fetched_reaches_it(room: Room) -> None:
+    """A cancel heard between the fetch and its answer is kept: the worker is never called."""
+    gate = Gate()
+
+    async with room.client(gate.workers) as client:
+        with client.subscribe() as events:
+            blocker = await asyncpg.connect(room.url)
+            try:
+                async with blocker.transaction():
+                    inserted = await client.insert(Act("x"), tx=blocker)
+                    await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
+                    [producer] = client._mill.producers.values()
+                    producer.hear_insert()
+                    await _wait_blocked(room)
+                    producer.cancel(inserted.job.id)
+            finally:
+                await blocker.close()
+            event = await room.next(events)
+
+    assert (event.kind, gate.begun) == (EventKind.JOB_CANCELLED, [])
+
+
+async def _wait_blocked(room: Room) -> None:
+    """Return when somebody waits for a lock on the jobs."""
+    sql = "SELECT 1 AS one FROM pg_locks WHERE NOT granted AND relation = 'river_job'::regclass"
+    async with asyncio.timeout(GENEROUS):
+        while not await room.driver.pool.fetch(sql):
+            pass
+
+
+async def test_queue_can_be_added_and_removed_while_the_client_runs(room: Room) -> None:
+    """A queue that is added is worked at once; one that is removed is not worked any more; mistakes are told."""
+    gate = Gate()
+    gate.go_on.set()
+
+    async with room.client(gate.workers) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("x"), InsertOpts(queue="later"))
+            await client.add_queue("later", 5)
+            event = await room.next(events)
+            with pytest.raises(ConfigError, match=r"^queue must not be worked yet to be added, got 'later'"):
+                await client.add_queue("later", QueueConfig(max_workers=1))
+            await client.remove_queue("later")
+            with pytest.raises(ConfigError, match=r"^queue must be worked to be removed, got 'later'$"):
+                await client.remove_queue("later")
+            left = await client.insert(Act("y"), InsertOpts(queue="later"))
+            await client.insert(Act("z"))
+            await room.next(events)
+
+    assert event.queue == "later"
+    assert (await room.row(left.job.id)).state is JobState.AVAILABLE
+
+
+async def test_stuck_job_is_told_and_may_free_its_slot(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """An attempt that ignores its timeout is told of once; the handler can have its slot given to another job."""
+    told: list[StuckJob] = []
+    ignored, end = asyncio.Event(), asyncio.Event()
+    workers = Workers()
+
+    @workers.add(timeout=timedelta(milliseconds=10))
+    async def act(job: Job[Act]) -> None:
+        if job.args.what == "deaf":
+            while not end.is_set():
+                try:
+                    await end.wait()
+                except asyncio.CancelledError:
+                    ignored.set()
+
+    def handler(stuck: StuckJob) -> bool:
+        told.append(stuck)
+        return True
+
+    settings = {"job_stuck_threshold": timedelta(milliseconds=10), "job_stuck_handler": handler}
+    with caplog.at_level(logging.WARNING, "millhand.mill"):
+        async with room.client(workers, queues={"default": 1}, **settings) as client:
+            with client.subscribe() as events:
+                deaf = await client.insert(Act("deaf"))
+                await asyncio.wait_for(ignored.wait(), GENEROUS)
+                await client.insert(Act("other"))
+                other = await room.next(events)
+                end.set()
+                last = await room.next(events)
+
+    assert [(stuck.job.id, stuck.num_stuck) for stuck in told] == [(deaf.job.id, 1)]
+    assert [record.message for record in caplog.records] == ["job stuck"]
+    assert other.job is not None
+    assert other.job.args == {"what": "other"}
+    assert last.job is not None
+    assert (last.job.id, last.kind) == (deaf.job.id, EventKind.JOB_COMPLETED)
