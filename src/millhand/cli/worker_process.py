@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from millhand.client import Client
 from millhand.errors import MillhandError
-from millhand.job import JobRow, JobState
+from millhand.job import JobState
 from millhand.observe.error_handler import error_text, error_type
 from millhand.store.job_list import JobFilters, SortField
 from millhand.transition import SOON
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # How often `--until-empty` looks: often enough for a drain in a script, seldom enough to cost nothing.
 EMPTY_POLL_SECONDS = 0.2
-RUNNING_LIMIT = 1_000
+CURRENT_LIMIT = 1_000
 
 
 class WorkerProcess:
@@ -106,17 +106,18 @@ class WorkerProcess:
             return False
 
     async def _has_work(self, client: Client, queues: list[str]) -> bool:
+        """
+        Whether a job of `queues` is due, or runs here.
+
+        The order matters. Between the two looks a job goes from the states of the second to those of the first only if
+        it is due too late to count; the other way round, one that fails in between would be overlooked.
+        """
         if not queues:
             return False
-
-        async def some(states: Sequence[JobState], limit: int, order_by: SortField) -> Sequence[JobRow]:
-            filters = JobFilters(queues=queues, states=states)
-            return (await client.jobs.list(filters, limit=limit, order_by=order_by)).jobs
-
-        if await some([JobState.AVAILABLE], 1, SortField.ID):
+        waiting = JobFilters(queues=queues, states=[JobState.RETRYABLE, JobState.SCHEDULED])
+        first = (await client.jobs.list(waiting, limit=1, order_by=SortField.SCHEDULED_AT)).jobs
+        if first and first[0].scheduled_at <= datetime.now(UTC) + SOON:
             return True
-        waiting = await some([JobState.RETRYABLE, JobState.SCHEDULED], 1, SortField.SCHEDULED_AT)
-        if waiting and waiting[0].scheduled_at <= datetime.now(UTC) + SOON:
-            return True
-        running = await some([JobState.RUNNING], RUNNING_LIMIT, SortField.ID)
-        return any(job.attempted_by[-1:] == (client.id,) for job in running)
+        current = JobFilters(queues=queues, states=[JobState.AVAILABLE, JobState.RUNNING])
+        jobs = (await client.jobs.list(current, limit=CURRENT_LIMIT)).jobs
+        return any(job.state is JobState.AVAILABLE or job.attempted_by[-1:] == (client.id,) for job in jobs)
