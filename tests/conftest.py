@@ -119,14 +119,26 @@ async def driver(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
     assert left == []
 
 
+@pytest.fixture(scope="session")
+async def connections(postgres_url: str) -> AsyncIterator[list[asyncpg.Connection]]:
+    """Connections that are lent out by `connection`."""
+    connections: list[asyncpg.Connection] = []
+    yield connections
+    for connection in connections:
+        await connection.close()
+
+
 @pytest.fixture
-async def connection(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+async def connection(
+    driver: AsyncpgDriver, connections: list[asyncpg.Connection], postgres_url: str
+) -> AsyncIterator[asyncpg.Connection]:
     """A connection in a transaction that is rolled back, on a migrated schema; what `tx` speaks on."""
-    async with _connected(postgres_url) as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        yield connection
-        await transaction.rollback()
+    connection = connections.pop() if connections else await asyncpg.connect(postgres_url)
+    transaction = connection.transaction()
+    await transaction.start()
+    yield connection
+    await transaction.rollback()
+    connections.append(connection)
 
 
 @pytest.fixture

@@ -81,6 +81,46 @@ RETURNING
     /* job_columns */,
     job.id NOT IN (SELECT id FROM input) AS is_duplicate;
 
+-- name: job_insert
+-- Insert one job as job_insert_many does; without arrays it takes two thirds of the time.
+WITH drawn AS MATERIALIZED (
+    SELECT nextval('/* schema */river_job_id_seq'::regclass) AS id
+),
+
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', queue)::text)
+    FROM unnest(@notify_queues::text []) AS queue
+)
+
+INSERT INTO /* schema */river_job AS job (
+    id, args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags, unique_key,
+    unique_states
+)
+SELECT
+    id,
+    @args::text::jsonb,
+    coalesce(@created_at::timestamptz, @now::timestamptz, now()),
+    @kind::text,
+    @max_attempts::smallint,
+    @metadata::text::jsonb,
+    @priority::smallint,
+    @queue::text,
+    coalesce(@scheduled_at::timestamptz, @now::timestamptz, now()),
+    @state::text::/* schema */river_job_state,
+    @tags::text []::varchar(255) [],
+    @unique_key::bytea,
+    @unique_states::integer::bit(8)
+FROM drawn
+WHERE (SELECT count(*) FROM notified) >= 0
+ON CONFLICT (unique_key)
+    WHERE unique_key IS NOT NULL
+    AND unique_states IS NOT NULL
+    AND /* schema */river_job_state_in_bitmask(unique_states, state)
+    DO UPDATE SET kind = job.kind
+RETURNING
+    /* job_columns */,
+    job.id <> (SELECT id FROM drawn) AS is_duplicate;
+
 -- name: job_notify_insert
 -- Announce queues in which jobs became available.
 SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue', queue)::text)
@@ -131,6 +171,8 @@ SET
     finalized_at = input.finalized_at
 FROM unnest(@ids::bigint [], @finalized_ats::timestamptz []) AS input (id, finalized_at)
 WHERE job.id = input.id
+-- Said twice, so that the planner thinks of the primary key whatever it believes of the table's size.
+AND job.id = ANY(@ids::bigint [])
 AND job.state = 'running'
 RETURNING job.id;
 
@@ -165,6 +207,8 @@ locked AS MATERIALIZED (
         AND job.metadata ? 'cancel_attempted_at' AS is_cancelled
     FROM /* schema */river_job AS job
     INNER JOIN input ON job.id = input.id
+    -- Said twice, so that the planner thinks of the primary key whatever it believes of the table's size.
+    WHERE job.id = ANY(@ids::bigint [])
     FOR UPDATE OF job
 ),
 
@@ -200,6 +244,7 @@ updated AS (
     FROM input
     INNER JOIN locked ON input.id = locked.id
     WHERE job.id = input.id
+    AND job.id = ANY(@ids::bigint [])
     AND (locked.is_running OR input.metadata IS NOT NULL)
     RETURNING
         /* job_columns */

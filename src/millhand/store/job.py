@@ -51,6 +51,8 @@ def job_insert_many(
     Concurrency: safe to race; of two with one key the later waits for the earlier's transaction.
     Source: River v0.51.2, river_job.sql `JobInsertFastMany`, pg_misc.sql `PGNotifyMany`.
     """
+    if len(params) == 1:
+        return _job_insert(params[0], notify_queues, now)
     return Query(
         "job_insert_many",
         {
@@ -69,6 +71,31 @@ def job_insert_many(
             "tags": [",".join(one.tags) for one in params],
             "unique_key": [one.unique_key for one in params],
             "unique_states": [one.unique_states for one in params],
+        },
+        _parse_insert_results,
+    )
+
+
+def _job_insert(
+    params: InsertParams, notify_queues: Collection[str], now: datetime | None
+) -> Query[list[InsertResult]]:
+    return Query(
+        "job_insert",
+        {
+            "args": params.encoded_args,
+            "created_at": params.created_at,
+            "kind": params.kind,
+            "max_attempts": params.max_attempts,
+            "metadata": params.encoded_metadata,
+            "notify_queues": list(notify_queues),
+            "now": now,
+            "priority": params.priority,
+            "queue": params.queue,
+            "scheduled_at": params.scheduled_at,
+            "state": params.state.value,
+            "tags": params.tags,
+            "unique_key": params.unique_key,
+            "unique_states": params.unique_states,
         },
         _parse_insert_results,
     )

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millhand.errors import ConfigError
+from millhand.sql import Style, checked_schema, compile_params, compile_script, compile_statement, statements
+
+# Pieces of SQL that may hold an @ or a % which is not a parameter's, and end where they end.
+QUIET = st.sampled_from(
+    [
+        "'100% @home'",
+        "'it''s @x'",
+        '"@column%"',
+        "-- a comment, 50% @x\n",
+        "/* @x 5% */",
+        "$$ body @x % $$",
+        "$tag$ body @x $$ % $tag$",
+        "a::text",
+        "job.tags @> '{a}'",
+        "x <@ y",
+        "SELECT 1",
+        "e'\\n'",
+    ]
+)
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
+PIECES = st.lists(st.one_of(QUIET, NAMES.map(lambda name: f"@{name}")), max_size=20)
+
+
+@given(PIECES)
+def test_compiler_numbers_params_by_first_mention(pieces: list[str]) -> None:
+    """Each parameter becomes the number of its first mention, and everything else stays as it was."""
+    names = list(dict.fromkeys(piece[1:] for piece in pieces if re.fullmatch(r"@\w+", piece)))
+
+    compiled = compile_params(" ".join(pieces), Style.NUMBERED)
+
+    expected = [
+        f"${names.index(piece[1:]) + 1}" if re.fullmatch(r"@\w+", piece) else piece for piece in pieces
+    ]
+    assert compiled.sql == " ".join(expected)
+    assert compiled.params == tuple(names)
+
+
+@given(PIECES)
+def test_compiler_doubles_every_percent_sign_for_pyformat(pieces: list[str]) -> None:
+    """What psycopg makes of the compiled text, by its own rule of %, is the SQL with the values in place."""
+    compiled = compile_params(" ".join(pieces), Style.PYFORMAT)
+
+    said = compiled.sql % {name: f"<{name}>" for name in compiled.params}
+    expected = [f"<{piece[1:]}>" if re.fullmatch(r"@\w+", piece) else piece for piece in pieces]
+    assert said == " ".join(expected)
+
+
+def test_schema_is_put_in_quoted_and_named() -> None:
+    """A configured schema prefixes tables and is a literal where its name is asked for, inside literals too."""
+    sql = "SELECT /* schema_name */ || '.t', '/* schema */river_job'::regclass FROM /* schema */river_job"
+
+    compiled = compile_script(sql, "Other")
+
+    assert compiled == """SELECT 'Other' || '.t', '"Other".river_job'::regclass FROM "Other".river_job"""
+
+
+def test_empty_schema_is_left_to_the_search_path() -> None:
+    """Without a schema nothing is prefixed, and its name is asked of the server."""
+    sql = "SELECT /* schema_name */ FROM /* schema */river_job"
+
+    assert compile_script(sql) == "SELECT current_schema() FROM river_job"
+
+
+def test_other_comments_are_left_alone() -> None:
+    """A comment that looks like a placeholder but is none stays a comment."""
+    assert compile_script("SELECT 1 /* note */") == "SELECT 1 /* note */"
+
+
+@pytest.mark.parametrize("name", sorted(statements()))
+@pytest.mark.parametrize("style", list(Style))
+def test_every_statement_compiles(name: str, style: Style) -> None:
+    """Every statement of the files compiles in every style, begins with its name, and keeps no @ of a parameter."""
+    compiled = compile_statement(
+        name, "other", style, (("where", "TRUE"), ("order_by", "1"), ("index", '"i"'))
+    )
+
+    assert compiled.sql.startswith(f"-- name: {name}\n")
+    assert "/* " not in compiled.sql
+    assert not re.search(r"(?<![@<>])@\w", re.sub(r"--.*", "", compiled.sql))
+
+
+def test_unknown_statement_is_refused() -> None:
+    """A name that is in no file is an error that says it."""
+    with pytest.raises(LookupError, match=r"^statement must be in one of the files of sql/, got 'job_fly'$"):
+        compile_statement("job_fly")
+
+
+@pytest.mark.parametrize("schema", ["", "a", "_", "Public", "river_2", "x" * 46])
+def test_possible_schema_is_taken(schema: str) -> None:
+    """A schema that River would take is taken as it is."""
+    assert checked_schema(schema) == schema
+
+
+@pytest.mark.parametrize("schema", ["2x", "a b", 'a"b', "a.b", "é", "a\n", "x" * 47, "a;drop", " "])
+def test_impossible_schema_is_refused(schema: str) -> None:
+    """A schema that cannot be, or whose channels would be too long, is refused before any SQL is made of it."""
+    with pytest.raises(ConfigError) as refused:
+        checked_schema(schema)
+
+    assert str(refused.value) == (
+        "schema must be letters, digits and underscores, not begin with a digit, and be at most 46 bytes long, "
+        f"got {schema!r}; rename the schema"
+    )
