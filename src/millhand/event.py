@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+import msgspec
 
 from millhand.job import JobRow
 
@@ -20,8 +21,7 @@ class EventKind(enum.StrEnum):
     QUEUE_RESUMED = "queue_resumed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatistics:
+class JobStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Units: seconds. `complete` is from hand-over to the completer until the row was written."""
 
     complete_seconds: float
@@ -29,8 +29,7 @@ class JobStatistics:
     run_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One event; `job` and `statistics` for those of jobs (the row as written), `queue` always."""
 
     kind: EventKind

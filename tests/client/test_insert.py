@@ -135,7 +135,7 @@ async def test_insert_swallowed_by_the_limiter_is_announced_when_the_window_clos
     listener = await asyncpg.connect(room.url)
     await listener.add_listener("public.river_insert", lambda *args: heard.put_nowait(args[-1]))
     try:
-        settings = _inserter(fetch_cooldown=timedelta(seconds=1))
+        settings = _inserter(fetch_cooldown=timedelta(milliseconds=300))
         async with room.client(Workers(), **settings) as client:
             for _ in range(20):
                 await client.insert(Act("x"))

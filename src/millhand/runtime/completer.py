@@ -66,8 +66,8 @@ class Completer(Service):
     ) -> None:
         super().__init__()
         self._backlog: dict[JobId, Finished] = {}
-        self._clock = clock
         self._has_room = asyncio.Event()
+        self._monotonic = clock.monotonic
         self._num_failures = 0
         self._on_available = on_available
         self._pool = pool
@@ -86,7 +86,7 @@ class Completer(Service):
         A later change of the same job replaces an earlier one.
         """
         is_plain = change.state is JobState.COMPLETED and not change.metadata
-        self._backlog[change.id] = Finished(change, attempt, self._clock.monotonic(), is_plain)
+        self._backlog[change.id] = Finished(change, attempt, self._monotonic(), is_plain)
         self.bell.ring()
         if len(self._backlog) < BACKLOG_FULL:
             return None
@@ -195,14 +195,14 @@ class Completer(Service):
     def _tell_completed(self, batch: Sequence[Finished]) -> None:
         self.num_by_kind[EventKind.JOB_COMPLETED] += len(batch)
         if self._subscriptions:
-            at = self._clock.monotonic()
+            at = self._monotonic()
             self._subscriptions.distribute(
-                _event(EventKind.JOB_COMPLETED, one, _completed_row(one), at) for one in batch
+                [_event(EventKind.JOB_COMPLETED, one, _completed_row(one), at) for one in batch]
             )
 
     def _tell(self, batch: Sequence[Finished], rows: Sequence[JobRow]) -> None:
         by_id = {row.id: row for row in rows}
-        at = self._clock.monotonic()
+        at = self._monotonic()
         events = []
         for one in batch:
             row = by_id.get(one.change.id)

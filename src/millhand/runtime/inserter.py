@@ -2,7 +2,9 @@
 From args to rows: options are resolved, hooks and middleware have their say, one statement inserts and notifies.
 
 The limiter: a notification wakes a fetch, and one wakes as well as ten, so each queue is announced at most once per
-window. Unlike River's, this limiter has a trailing edge: what it swallowed is announced once when the window closes.
+window. Unlike River's, this limiter has a trailing edge: what it swallowed is announced with the next insert after the
+window, or, if there is none for as long again, by itself. (A notification is a transaction of its own unless an insert
+takes it along; a steady stream of inserts always does.)
 Inside a caller's transaction it is not asked at all: nobody knows when that will commit, PostgreSQL folds equal
 notifications of a transaction into one anyway, and none is sent if it rolls back.
 
@@ -40,20 +42,19 @@ class InsertLimiter:
         self._window_seconds = window_seconds
 
     def admit(self, queues: Collection[str], at: float) -> list[str]:
-        """Return those of `queues` to announce now, and take them as announced; the others are remembered."""
-        admitted = [queue for queue in queues if self._closes_at(queue) <= at]
+        """Return those of `queues` to announce now, and take them as announced."""
+        admitted = [queue for queue in queues if self._announced(queue) + self._window_seconds <= at]
         self._announced_at.update(dict.fromkeys(admitted, at))
-        self._swallowed.update(queues)
         self._swallowed.difference_update(admitted)
         return admitted
 
     def remember(self, queues: Collection[str]) -> None:
-        """Take note of queues to be announced when they may."""
+        """Take note of queues that were not announced; not before what was inserted there can be seen."""
         self._swallowed.update(queues)
 
     def due(self, at: float) -> list[str]:
-        """Return the remembered queues whose window has closed, and take them as announced."""
-        return self.admit([queue for queue in self._swallowed if self._closes_at(queue) <= at], at)
+        """Return the remembered queues that nobody took along, and take them as announced."""
+        return self.admit([queue for queue in self._swallowed if self._due_at(queue) <= at], at)
 
     def flush(self) -> list[str]:
         """Return all remembered queues, whatever their window, and forget them."""
@@ -62,10 +63,13 @@ class InsertLimiter:
 
     def next_due_seconds(self, at: float) -> float | None:
         """Return how long until something is due; None if nothing is remembered."""
-        return min((max(self._closes_at(queue) - at, 0.0) for queue in self._swallowed), default=None)
+        return min((max(self._due_at(queue) - at, 0.0) for queue in self._swallowed), default=None)
 
-    def _closes_at(self, queue: str) -> float:
-        return self._announced_at.get(queue, -math.inf) + self._window_seconds
+    def _announced(self, queue: str) -> float:
+        return self._announced_at.get(queue, -math.inf)
+
+    def _due_at(self, queue: str) -> float:
+        return self._announced(queue) + 2 * self._window_seconds
 
 
 class Inserter(Service):
@@ -152,9 +156,9 @@ class Inserter(Service):
         if executor is not None:
             return await executor.run(job_insert_many(params, notify_queues=sorted(queues)))
         announced = self._limiter.admit(queues, self._clock.monotonic())
-        if len(announced) < len(queues):
-            self.bell.ring()
-        return await self._pool.run(job_insert_many(params, notify_queues=sorted(announced)))
+        results = await self._pool.run(job_insert_many(params, notify_queues=sorted(announced)))
+        self.announce(queues.difference(announced))
+        return results
 
     async def _begin(self, params: InsertParams) -> InsertParams:
         for hook in (*self._begin_hooks, *self._kind_begin_hooks.get(params.kind, ())):

@@ -121,10 +121,12 @@ class JobExecutor:
         on_stuck: Callable[[Attempt], None],
     ) -> None:
         self._client = client
-        self._clock: Clock = config.clock
+        clock: Clock = config.clock
         self._config = config
         self._hand_over = hand_over
         self._handle_failure = handle_failure
+        self._monotonic = clock.monotonic
+        self._now = clock.now
         self._plans = {kind: _Plan(worker, config) for worker in config.workers for kind in worker.kinds}
         self._stuck_deadlines: Deadlines[Attempt] = Deadlines(on_stuck)
         self._stuck_seconds = config.job_stuck_threshold.total_seconds()
@@ -142,8 +144,8 @@ class JobExecutor:
     async def execute(self, attempt: Attempt) -> None:
         """Work one attempt and hand over what becomes of its job. Never raises."""
         row = attempt.row
-        started_at = attempt.started_at = self._clock.now()
-        started = self._clock.monotonic()
+        started_at = attempt.started_at = self._now()
+        started = self._monotonic()
         attempt.queue_wait_seconds = (started_at - row.scheduled_at).total_seconds()
         job: Job[Any] = Job(row, None, self._client)
         job._cancel_requested = lambda: attempt.reason is not None  # noqa: SLF001 - made here, for this
@@ -163,14 +165,14 @@ class JobExecutor:
         except BaseException as raised:  # noqa: BLE001 - a worker may raise anything, SystemExit too
             error = raised
         attempt.is_settled = True
-        attempt.run_seconds = self._clock.monotonic() - started
+        attempt.run_seconds = self._monotonic() - started
         outcome: Outcome = _COMPLETED
         if error is not None:
             outcome = await self._outcome_of(error, attempt, plan)
         elif logger.isEnabledFor(logging.DEBUG):
             _log("job completed", logging.DEBUG, attempt)
         updates = job._metadata_updates  # noqa: SLF001 - None, not an empty dict, if nothing was staged
-        change = settle(row, outcome, now=self._clock.now(), started_at=started_at, metadata_updates=updates)
+        change = settle(row, outcome, now=self._now(), started_at=started_at, metadata_updates=updates)
         waiting = self._hand_over(change, attempt)
         if waiting is not None:
             await waiting
@@ -257,7 +259,7 @@ class JobExecutor:
         return outcome
 
     async def _failure_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
-        row, now = attempt.row, self._clock.now()
+        row, now = attempt.row, self._now()
         policy = self._config.retry_policy if plan is None else plan.retry
         retry_at = checked_retry_at(policy, row, now=now)
         is_last = row.attempt >= row.max_attempts

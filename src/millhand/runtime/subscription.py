@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -64,16 +64,15 @@ class Subscription:
         self._owner.forget(self)
         self._news.set()
 
-    def wants(self, kind: EventKind) -> bool:
-        return kind in self._kinds
-
-    def offer(self, event: Event) -> None:
-        if len(self._buffer) >= self._buffer_size:
-            self.num_dropped += 1
-            if self.num_dropped == 1:
-                logger.warning("event dropped", extra={"event_kind": event.kind.value, "queue": event.queue})
-            return
-        self._buffer.append(event)
+    def offer(self, events: Sequence[Event]) -> None:
+        """Take those of `events` that are wanted, as far as there is room."""
+        wanted = [event for event in events if event.kind in self._kinds]
+        room = self._buffer_size - len(self._buffer)
+        self._buffer.extend(wanted[:room])
+        if len(wanted) > room:
+            if not self.num_dropped:
+                logger.warning("event dropped", extra={"event_kind": wanted[room].kind.value})
+            self.num_dropped += len(wanted) - room
         self._news.set()
 
 
@@ -98,12 +97,10 @@ class Subscriptions:
         self._subscriptions.append(subscription)
         return subscription
 
-    def distribute(self, events: Iterable[Event]) -> None:
+    def distribute(self, events: Sequence[Event]) -> None:
         """Offer events to those who want them; never waits."""
-        for event in events:
-            for subscription in self._subscriptions:
-                if subscription.wants(event.kind):
-                    subscription.offer(event)
+        for subscription in self._subscriptions:
+            subscription.offer(events)
 
     def close(self) -> None:
         """End all streams."""
