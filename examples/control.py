@@ -1,0 +1,55 @@
+"""
+What can be done to jobs and queues from outside, whoever works them: list, cancel, retry, delete, pause, resume.
+
+It works on the database alone: no worker need run, and those that do hear of it, in whatever language.
+
+Prints:
+
+    scheduled: tomorrow, next year
+    next year is cancelled
+    tomorrow is available
+    deleted: tomorrow, next year
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+from millhand import Client, InsertOpts, JobState
+from millhand.store.job_list import JobFilters
+
+
+@dataclass(frozen=True)
+class Remind:
+    kind: ClassVar[str] = "remind"
+    when: str
+
+
+def after(days: int) -> InsertOpts:
+    return InsertOpts(scheduled_at=datetime.now(UTC) + timedelta(days=days), queue="reminders")
+
+
+async def main() -> None:
+    async with Client(os.environ["DATABASE_URL"]) as client:  # without queues it works nothing
+        jobs = [(Remind("tomorrow"), after(1)), (Remind("next year"), after(365))]
+        tomorrow, next_year = [result.job for result in await client.insert_many(jobs)]
+
+        page = await client.jobs.list(JobFilters(kinds=["remind"], states=[JobState.SCHEDULED]))
+        print(f"scheduled: {', '.join(row.args['when'] for row in page.jobs)}")
+
+        row = await client.jobs.cancel(next_year.id)
+        print(f"{row.args['when']} is {row.state}")
+
+        row = await client.jobs.retry(tomorrow.id)  # now, and not tomorrow
+        print(f"{row.args['when']} is {row.state}")
+
+        deleted = await client.jobs.delete_many(JobFilters(kinds=["remind"]))
+        print(f"deleted: {', '.join(row.args['when'] for row in deleted)}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,79 @@
+"""
+A worker with something to do, until Ctrl-C: `./just demo`.
+
+Within seconds it shows a heartbeat, a job that fails twice and goes well the third time, one that is discarded, and an
+orphan cleanup that tells what it found and then removes it. All of it lives in a directory that is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from examples.demo.jobs import MakeThumbnail, PayInvoice
+
+from millhand import Client, Migrator
+from millhand.cli.main import run
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.embedded import default_directory, embedded_postgres
+from millhand.migrate import lines
+
+UPLOADS = """
+CREATE TABLE uploads (
+    id bigserial PRIMARY KEY,
+    object_key text NOT NULL UNIQUE,
+    state text NOT NULL DEFAULT 'ready',
+    created_at timestamptz NOT NULL DEFAULT now() - interval '2 days'
+);
+INSERT INTO uploads (object_key, state) VALUES
+    ('cat.jpg', 'ready'), ('dog.jpg', 'ready'), ('half.jpg', 'pending'), ('gone.jpg', 'ready');
+"""
+FILES = ("cat.jpg", "dog.jpg", "half.jpg", "stray.jpg")
+TOLD = """\
+media/  cat.jpg    a row and its file: they stay
+        dog.jpg    the same
+        half.jpg   an upload that never finished: row and file will go
+        stray.jpg  a file of which no row knows: it will go
+        gone.jpg   a row whose file is not there: you will be told
+jobs    one that fails twice, one that never goes well, and an email every five seconds
+"""
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="millhand-demo-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # root's PostgreSQL runs as somebody else
+        shutil.copy(Path(__file__).with_name("millhand.toml"), directory)
+        os.chdir(directory)
+        os.environ.pop("DATABASE_URL", None)
+        Path("media").mkdir()
+        for file in FILES:
+            Path("media", file).write_text(f"the picture {file}\n")
+        with embedded_postgres(default_directory(directory)) as server:
+            asyncio.run(fill(server.url))
+            print(f"{TOLD}\nin {directory}, until Ctrl-C\n", flush=True)
+            return run(["worker", "examples.demo.jobs:config"])
+
+
+async def fill(url: str) -> None:
+    driver = AsyncpgDriver(url)
+    await driver.open()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(driver.close)
+        for line in lines():
+            await Migrator(driver, line).up()
+        await driver.pool.execute_script(UPLOADS)
+        client = await stack.enter_async_context(Client(driver))
+        await client.insert_many([MakeThumbnail("cat.jpg"), PayInvoice(7)])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

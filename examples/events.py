@@ -1,0 +1,59 @@
+"""
+Watch what becomes of this client's jobs, told after it was written to the table.
+
+Prints:
+
+    job_completed   double: 42
+    job_failed      sulk: RuntimeError: not today
+    queue_paused    default
+    queue_resumed   default
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from millhand import Client, Config, Event, InsertOpts, Job, Workers
+
+workers = Workers()
+
+
+@dataclass(frozen=True)
+class Double:
+    kind: ClassVar[str] = "double"
+    number: int
+
+
+@workers.add()
+async def double(job: Job[Double]) -> None:
+    job.record_output(2 * job.args.number)  # any JSON value; stored with the outcome
+
+
+@workers.add()
+async def sulk() -> None:
+    raise RuntimeError("not today")
+
+
+def tell(event: Event) -> None:
+    job = event.job
+    said = event.queue if job is None else f"{job.kind}: {job.errors[-1].error if job.errors else job.output}"
+    print(f"{event.kind:<15} {said}")
+
+
+async def main() -> None:
+    config = Config(workers=workers, queues={"default": 10})
+    async with Client(os.environ["DATABASE_URL"], config) as client:
+        with client.subscribe() as events:  # of all kinds, or of those that you name
+            for job in (Double(21), (sulk.args(), InsertOpts(max_attempts=1))):
+                await client.insert_many([job])
+                tell(await anext(events))
+            for change in (client.queues.pause, client.queues.resume):
+                await change("default")
+                tell(await anext(events))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

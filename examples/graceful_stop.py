@@ -1,0 +1,59 @@
+"""
+Stop in order: running jobs get some time, then they are interrupted and given back; that attempt does not count.
+
+Prints:
+
+    first client: working on it, attempt 1
+    first client: told to stop, tidying up
+    the job is available, attempt 0
+    second client: working on it, attempt 1
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+from millhand import Client, Config, EventKind, Job, Workers
+
+
+@dataclass(frozen=True)
+class Render:
+    kind: ClassVar[str] = "render"
+
+
+def config(name: str, seconds: float, begun: asyncio.Event) -> Config:
+    workers = Workers()
+
+    @workers.add()
+    async def render(job: Job[Render]) -> None:
+        print(f"{name} client: working on it, attempt {job.attempt}")
+        begun.set()
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            print(f"{name} client: told to stop, tidying up")
+            raise  # that is what makes it an interruption
+
+    return Config(workers=workers, queues={"default": 10}, soft_stop_timeout=timedelta(seconds=0.2))
+
+
+async def main() -> None:
+    begun = asyncio.Event()
+    async with Client(os.environ["DATABASE_URL"], config("first", 60, begun)) as client:
+        id = (await client.insert(Render())).job.id
+        await begun.wait()  # leaving the block stops the client
+
+    async with Client(os.environ["DATABASE_URL"]) as client:
+        job = await client.jobs.get(id)
+        print(f"the job is {job.state}, attempt {job.attempt}")
+
+    async with Client(os.environ["DATABASE_URL"], config("second", 0, asyncio.Event())) as client:
+        await anext(client.subscribe(EventKind.JOB_COMPLETED))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

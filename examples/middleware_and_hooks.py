@@ -1,0 +1,60 @@
+"""
+Be there at the moments of a job's life: a hook looks or amends, a middleware goes around.
+
+Prints:
+
+    begins: report for tenant acme
+    works
+    ends: well
+    around: report took a second or less: True
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from millhand import Client, Config, EventKind, Hook, InsertParams, Job, Middleware, Workers
+
+workers = Workers()
+
+
+@workers.add()
+async def report() -> None:
+    print("works")
+
+
+class Tenant(Hook):
+    async def insert_begin(self, params: InsertParams) -> InsertParams:
+        return msgspec.structs.replace(params, encoded_metadata='{"tenant": "acme"}')
+
+    async def work_begin(self, job: Job[Any]) -> None:
+        print(f"begins: {job.kind} for tenant {job.metadata['tenant']}")
+
+    async def work_end(self, job: Job[Any], error: BaseException | None) -> BaseException | None:
+        print("ends: well" if error is None else f"ends: {error!r}")
+        return error  # or another one, or None to make it a success
+
+
+class Stopwatch(Middleware):
+    async def work(self, job: Job[Any], call_next: Callable[[], Awaitable[None]]) -> None:
+        begun = time.monotonic()
+        await call_next()
+        print(f"around: {job.kind} took a second or less: {time.monotonic() - begun <= 1}")
+
+
+async def main() -> None:
+    config = Config(workers=workers, queues={"default": 10}, hooks=[Tenant()], middleware=[Stopwatch()])
+    async with Client(os.environ["DATABASE_URL"], config) as client:
+        events = client.subscribe(EventKind.JOB_COMPLETED)
+        await client.insert(report.args())
+        await anext(events)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,58 @@
+"""
+Jobs by schedule: whichever client leads inserts them, and any client that knows their kind works them.
+
+Prints:
+
+    tick 1
+    tick 2
+    tick 3
+    the digest waits for three in the morning in Berlin
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+from millhand import Client, Config, EventKind, Job, Workers, cron, every
+
+numbers = itertools.count(1)
+workers = Workers()
+
+
+@dataclass(frozen=True)
+class Tick:
+    kind: ClassVar[str] = "tick"
+    number: int
+
+
+@workers.add()
+async def tick(job: Job[Tick]) -> None:
+    print(f"tick {job.args.number}")
+
+
+@workers.add()
+async def digest() -> None:
+    print("the digest is sent")
+
+
+async def main() -> None:
+    periodic_jobs = [
+        every(timedelta(seconds=0.2), lambda: Tick(next(numbers)), id="tick", run_on_start=True),
+        cron("0 3 * * *", digest.args(), id="digest", timezone="Europe/Berlin"),
+    ]
+    config = Config(workers=workers, queues={"default": 10}, periodic_jobs=periodic_jobs)
+    async with Client(os.environ["DATABASE_URL"], config) as client:
+        with client.subscribe(EventKind.JOB_COMPLETED) as events:
+            for _ in range(3):
+                await anext(events)
+            client.remove_periodic_job("tick")
+    print("the digest waits for three in the morning in Berlin")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,56 @@
+"""
+Plain functions as workers: a plain `def` runs in a thread, so it may block.
+
+With plain parameters, `function.args(…)` makes what is inserted, and type checkers see it. A function that takes the
+job can ask it whether it is to end, for nobody can interrupt a thread.
+
+Prints:
+
+    a.png is 80 wide now
+    1 + … + 100 = 5050
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+from millhand import Client, Config, EventKind, Job, Workers
+
+workers = Workers()
+
+
+@workers.add()
+def resize(key: str, width: int = 640) -> None:
+    print(f"{key} is {width} wide now")
+
+
+@dataclass(frozen=True)
+class SumUp:
+    kind: ClassVar[str] = "sum_up"
+    up_to: int
+
+
+@workers.add()
+def sum_up(job: Job[SumUp]) -> None:
+    total = 0
+    for number in range(1, job.args.up_to + 1):
+        job.check_cancel_requested()  # raises when the job was cancelled, its time is up, or the client stops
+        total += number
+    print(f"1 + … + {job.args.up_to} = {total}")
+
+
+async def main() -> None:
+    config = Config(workers=workers, queues={"default": 10})
+    async with Client(os.environ["DATABASE_URL"], config) as client:
+        with client.subscribe(EventKind.JOB_COMPLETED) as events:
+            await client.insert(resize.args("a.png", width=80))
+            await anext(events)
+            await client.insert(SumUp(100))
+            await anext(events)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

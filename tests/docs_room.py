@@ -1,0 +1,98 @@
+"""A database of one's own, and programs run as a reader runs them: what the tests of examples and pages share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.migrate import Migrator, lines
+
+PROJECT = Path(__file__).parents[1]
+GENEROUS_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@contextlib.asynccontextmanager
+async def fresh_database(server_url: str, *, is_migrated: bool = True) -> AsyncIterator[str]:
+    """Yield the URL of a database that is dropped afterwards; nothing in it need be taken back."""
+    name = f"millhand_docs_{secrets.token_hex(6)}"
+    url = urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+    async with _connected(server_url) as connection:
+        await connection.execute(f"CREATE DATABASE {name}")
+        try:
+            if is_migrated:
+                await _migrate(url)
+            yield url
+        finally:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def run_python(arguments: Sequence[str], *, database_url: str, directory: Path = PROJECT) -> Ended:
+    """Run Python, warnings as errors, as a program of its own, and return how it ended."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-W",
+        "error",
+        *arguments,
+        cwd=directory,
+        env=environment(DATABASE_URL=database_url),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            stdout, stderr = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return Ended(process.returncode or 0, stdout.decode(), stderr.decode())
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return this process's environment without settings of Millhand, and with this Python's programs first."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MILLHAND_", "DATABASE_URL", "PYTEST_"))
+    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+    return {**kept, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+async def _migrate(url: str) -> None:
+    driver = AsyncpgDriver(url)
+    await driver.open()
+    try:
+        for line in lines():
+            await Migrator(driver, line).up()
+    finally:
+        await driver.close()
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()

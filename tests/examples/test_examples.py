@@ -1,0 +1,68 @@
+"""Every example runs as its reader would run it, and prints what it says it prints."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from docs_room import PROJECT, run_python
+from millhand.cli.settings import load_settings
+from millhand.storage import open_store
+
+EXAMPLES = PROJECT / "examples"
+PROGRAMS = sorted(EXAMPLES.glob("*.py"))
+SETTINGS = sorted(EXAMPLES.glob("*.toml"))
+LINES_MAX = 60
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+async def test_example_prints_what_it_says(program: Path, database_url: str) -> None:
+    """The lines below `Prints:` in its docstring are the lines that it prints, and it ends well."""
+    ended = await run_python([str(program.relative_to(PROJECT))], database_url=database_url)
+
+    assert (ended.stdout, ended.code) == (printed_by(program), 0), ended.stderr
+
+
+async def test_examples_can_be_run_again(database_url: str) -> None:
+    """An example leaves nothing behind that would change what it, or another one, prints."""
+    program = EXAMPLES / "unique_jobs.py"
+    for _ in range(2):
+        ended = await run_python([str(program)], database_url=database_url)
+
+        assert ended.stdout == printed_by(program), ended.stderr
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda path: path.name)
+def test_example_settings_are_accepted(file: Path) -> None:
+    """Each file is a millhand.toml as the command line reads it, with an orphan cleanup and a store that can be."""
+    settings = load_settings(file, environment={})
+
+    assert settings.config().queues
+    assert settings.orphans_config().sources
+    assert open_store(settings.get("storage.url")).url
+
+
+def test_examples_are_short() -> None:
+    """An example shows one thing, on one screen."""
+    too_long = {path.name: lines for path in PROGRAMS if (lines := path.read_text().count("\n")) > LINES_MAX}
+
+    assert too_long == {}
+
+
+def test_examples_are_listed() -> None:
+    """The list in examples/README.md names every example, and nothing that is not there."""
+    listed = re.findall(r"\]\(([\w./]+)\)", (EXAMPLES / "README.md").read_text())
+    there = [path.name for path in (*PROGRAMS, *SETTINGS)] + [
+        f"{path.name}/" for path in EXAMPLES.iterdir() if (path / "__main__.py").exists()
+    ]
+
+    assert sorted(listed) == sorted(there)
+
+
+def printed_by(program: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(program.read_text())) or ""
+    return textwrap.dedent(docstring.partition("Prints:\n\n")[2]) + "\n"
