@@ -37,7 +37,7 @@ db: (_install "run")
 
 # A worker with sample data: jobs that fail and are retried, an orphan to find
 demo: (_install "run")
-    @exec {{ python }} examples/demo/demo.py
+    @exec {{ python }} -m examples.demo
 
 # Insert and work no-op jobs, in a schema of their own, and print how fast
 bench *args: (_install "run")
