@@ -1,0 +1,131 @@
+"""Hooks and middleware at the moments of an attempt, in River's order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+from client_room import Act, Room
+
+from millhand.errors import JobTimeout
+from millhand.event import EventKind
+from millhand.hooks import Hook, Middleware
+from millhand.job import Job, Json
+from millhand.worker import Workers
+
+
+class Around(Middleware):
+    def __init__(self, name: str, told: list[str]) -> None:
+        self.name = name
+        self.told = told
+
+    async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
+        self.told.append(f"{self.name} before")
+        await call_next()
+        self.told.append(f"{self.name} after")
+
+
+class At(Hook):
+    def __init__(self, name: str, told: list[str]) -> None:
+        self.name = name
+        self.told = told
+
+    async def work_begin(self, job: Job[Json]) -> None:
+        self.told.append(f"{self.name} begin {job.args}")
+
+    async def work_end(self, job: Job[Json], error: BaseException | None) -> BaseException | None:
+        self.told.append(f"{self.name} end {error!r}")
+        return error
+
+
+async def test_order_of_middleware_and_hooks(room: Room) -> None:
+    """The worker's middleware is outside the client's; hooks begin before the args are decoded, global ones first."""
+    told: list[str] = []
+    workers = Workers()
+
+    @workers.add(middleware=[Around("own", told)], hooks=[At("own hook", told)])
+    async def act(job: Job[Act]) -> None:
+        told.append(f"work {job.args.what}")
+
+    settings = {"middleware": [Around("global", told)], "hooks": [At("global hook", told)]}
+    async with room.client(workers, **settings) as client:
+        event = await room.work(client, Act("x"))
+
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert told == [
+        "own before",
+        "global before",
+        "global hook begin None",
+        "own hook begin None",
+        "work x",
+        "global hook end None",
+        "own hook end None",
+        "global after",
+        "own after",
+    ]
+
+
+async def test_begin_hook_that_raises_fails_the_attempt_before_the_worker(room: Room) -> None:
+    """The worker is not called, the end hooks are not, and the attempt counts."""
+    told: list[str] = []
+
+    class Refuse(At):
+        async def work_begin(self, job: Job[Json]) -> None:
+            raise PermissionError("not today")
+
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        told.append("work")
+
+    async with room.client(workers, hooks=[Refuse("refuse", told)]) as client:
+        event = await room.work(client, Act("x"))
+
+    assert event.job is not None
+    assert (event.job.errors[0].error, told) == ("PermissionError: not today", [])
+
+
+async def test_end_hook_decides_how_the_attempt_ended(room: Room) -> None:
+    """An end hook may make a failure a success, and a success a failure."""
+
+    class Turn(Hook):
+        async def work_end(self, job: Job[Json], error: BaseException | None) -> BaseException | None:
+            return ValueError("turned") if error is None else None
+
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if job.args.what == "fail":
+            raise RuntimeError("x")
+
+    async with room.client(workers, hooks=[Turn()]) as client:
+        kinds = [(await room.work(client, Act(what))).kind for what in ("fail", "win")]
+
+    assert kinds == [EventKind.JOB_COMPLETED, EventKind.JOB_FAILED]
+
+
+async def test_end_hook_sees_a_timeout_as_such(room: Room) -> None:
+    """The timeout reaches the end hooks as JobTimeout, with the seconds on it."""
+    seen: list[BaseException | None] = []
+
+    class See(Hook):
+        async def work_end(self, job: Job[Json], error: BaseException | None) -> BaseException | None:
+            seen.append(error)
+            return error
+
+    workers = Workers()
+
+    @workers.add(timeout=timedelta(milliseconds=10))
+    async def act(job: Job[Act]) -> None:
+        await asyncio.Event().wait()
+
+    async with room.client(workers, hooks=[See()]) as client:
+        await room.work(client, Act("x"))
+
+    [error] = seen
+    assert isinstance(error, JobTimeout)
+    assert error.seconds == pytest.approx(0.01)
