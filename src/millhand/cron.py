@@ -10,7 +10,7 @@ Rule 4: a schedule is the set of instants whose local wall clock matches. So a t
         skipped that day, and one that it repeats in autumn fires twice.
 
 The walk over the calendar is cronsim's; the grammar and the zones are here, because there cronsim follows Debian and
-not River. docs/decisions/0005-cron.md tells of the roads not taken.
+not River. The sixth decision in docs/decisions tells of the roads not taken.
 
 Source: robfig/cron v3.0.1 (Go), parser.go `ParseStandard`, spec.go `SpecSchedule.Next`, constantdelay.go.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -142,7 +141,7 @@ def test_event_is_a_value() -> None:
     """What watchers get, they cannot change for each other."""
     event = Event(kind=EventKind.QUEUE_PAUSED, queue="q")
 
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         event.queue = "other"  # type: ignore[misc]
 
 

@@ -1,0 +1,123 @@
+"""
+What a user's type checker sees of workers and args.
+
+mypy reads this file and nobody runs it. `assert_type` says what must be known; `type: ignore[…]` marks what must be an
+error of just this sort, for with `--strict` one that is not needed is an error itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import ClassVar, assert_type
+
+from millhand.args import FunctionArgs
+from millhand.config import Config, QueueConfig
+from millhand.hooks import AttemptFailure
+from millhand.insert_opts import InsertOpts
+from millhand.job import Job, JobState
+from millhand.periodic import PeriodicJob, cron, every
+from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.unique import UniqueOpts
+from millhand.worker import Workers
+
+workers = Workers()
+
+
+@dataclass(frozen=True)
+class SendEmail:
+    kind: ClassVar[str] = "send_email"
+    to: str
+    subject: str
+
+
+# A function of one job: its args are typed, and it stays the function it was.
+
+
+@workers.add(timeout=timedelta(seconds=30))
+async def send_email(job: Job[SendEmail]) -> None:
+    assert_type(job.args, SendEmail)
+    assert_type(job.args.to, str)
+    assert_type(job.attempt, int)
+    print(job.args.subjekt)  # type: ignore[attr-defined]
+    job.attempt = 2  # type: ignore[misc]
+
+
+async def call_it(job: Job[SendEmail], other: Job[str]) -> None:
+    assert_type(await send_email(job), None)
+    await send_email("a@example.com")  # type: ignore[arg-type]
+    await send_email(other)  # type: ignore[arg-type]
+
+
+# A function with plain parameters: still to be called, and its args are checked as a call would be.
+
+
+@workers.add()
+async def resize(key: str, width: int, *, mode: str = "fit") -> int:
+    return len(key) * width
+
+
+@workers.add(kind="image.rotate", insert_opts=InsertOpts(queue="images"))
+def rotate(key: str) -> str:
+    return key
+
+
+assert_type(resize.args("a.png", width=80), FunctionArgs)
+assert_type(resize.kind, str)
+assert_type(rotate("a.png"), str)
+resize.args("a.png")  # type: ignore[call-arg]
+resize.args("a.png", "80")  # type: ignore[arg-type]
+resize.args("a.png", 80, height=80)  # type: ignore[call-arg]
+resize.args("a.png", 80, mode=1)  # type: ignore[arg-type]
+rotate(7)  # type: ignore[arg-type]
+
+
+# An object that works.
+
+
+class Mailer:
+    async def work(self, job: Job[SendEmail]) -> None: ...
+
+
+mailer = workers.add()(Mailer())
+
+
+async def call_mailer(job: Job[SendEmail], other: Job[str]) -> None:
+    await mailer.work(job)
+    await mailer.work(other)  # type: ignore[arg-type]
+
+
+# Options and settings.
+
+
+class Counting:
+    async def handle_error(self, failure: AttemptFailure) -> bool | None:
+        assert_type(failure.state, JobState)
+        return None
+
+
+class Wrong:
+    def next_retry(self) -> None: ...
+
+
+Config(
+    queues={"default": 100, "mail": QueueConfig(max_workers=5)},
+    workers=workers,
+    retry_policy=ConstantRetryPolicy(timedelta(seconds=1)),
+    error_handlers=[Counting()],
+    periodic_jobs=[every(timedelta(hours=1), SendEmail("a", "b")), cron("0 3 * * *", lambda: None)],
+)
+Config(queues={"default": "100"})  # type: ignore[dict-item]
+Config(job_timeout=60)  # type: ignore[arg-type]
+Config(retry_policy=Wrong())  # type: ignore[arg-type]
+QueueConfig(5)  # type: ignore[call-arg]
+InsertOpts(scheduled_at="now")  # type: ignore[arg-type]
+InsertOpts(unique=UniqueOpts(by_args=["customer_id", ("customer.id",)], by_state=set(JobState)))
+UniqueOpts(by_args=7)  # type: ignore[arg-type]
+every(60, SendEmail("a", "b"))  # type: ignore[arg-type]
+workers.add(timeout=30)  # type: ignore[arg-type]
+workers.add(retry=DefaultRetryPolicy)  # type: ignore[arg-type]
+
+
+def schedule_of(job: PeriodicJob, after: datetime) -> datetime:
+    return job.schedule.next(after)  # type: ignore[return-value]
