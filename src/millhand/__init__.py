@@ -4,6 +4,7 @@ Millhand: a background worker for Python teams on PostgreSQL and S3, wire-compat
 This is the front door: what is listed here is public, and what is public is listed here.
 """
 
+from millhand.args import RawArgs
 from millhand.client import Client
 from millhand.clock import Clock, SystemClock
 from millhand.config import Config, QueueConfig, StuckJob
@@ -34,9 +35,9 @@ from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
 from millhand.migrate import Migrator
 from millhand.periodic import PeriodicJob, Schedule, cron, every, never
 from millhand.queue import QueueRow
-from millhand.retry import DefaultRetryPolicy, RetryPolicy
+from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
 from millhand.runtime.subscription import Subscription
-from millhand.unique import UniqueOpts
+from millhand.unique import Unique, UniqueOpts
 from millhand.worker import NO_TIMEOUT, Workers
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConnectionLost",
+    "ConstantRetryPolicy",
     "DefaultRetryPolicy",
     "DriverError",
     "ErrorHandler",
@@ -82,12 +84,14 @@ __all__ = [
     "PoolClosed",
     "QueueConfig",
     "QueueRow",
+    "RawArgs",
     "RetryPolicy",
     "Schedule",
     "SchemaError",
     "StuckJob",
     "Subscription",
     "SystemClock",
+    "Unique",
     "UniqueConflict",
     "UniqueOpts",
     "UnknownKind",

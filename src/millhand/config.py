@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from millhand.clock import Clock, SystemClock
-from millhand.cron import parse_cron
+from millhand.crontab import parse_cron
 from millhand.errors import ConfigError
 from millhand.hooks import ErrorHandler, Hook, Middleware
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MAX, queue_name_fault

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
 from millhand.args import KIND_PATTERN, KIND_RE, kind_of
-from millhand.cron import parse_cron
+from millhand.crontab import parse_cron
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from language_values import golden
 
-from millhand.cron import CronSchedule, EverySchedule, parse_cron, zone_of
+from millhand.crontab import CronSchedule, EverySchedule, parse_cron, zone_of
 from millhand.errors import ConfigError
 
 RECORDED = golden("cron")

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from language_values import NOW
 
-from millhand.cron import CronSchedule
+from millhand.crontab import CronSchedule
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts
 from millhand.periodic import IntervalSchedule, NeverSchedule, PeriodicJob, cron, every, never
