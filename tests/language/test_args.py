@@ -403,6 +403,28 @@ def test_decoder_keeps_numbers_of_any_length() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": {1}}, "args must hold JSON values only, got {1} at 'a'"),
+        ({"a": {1: 2}}, "args must have texts as keys, got 1 at 'a.1'"),
+        ([1], "args must be a JSON object, got [1]"),
+    ],
+)
+def test_encode_object_refuses_what_is_no_json(value: Any, message: str) -> None:
+    """Plain JSON values are texts, numbers, booleans, None, lists, and maps of texts; anything else is named."""
+    with pytest.raises(InvalidJob) as refusal:
+        encode_object(value, "args")
+
+    assert str(refusal.value) == message
+
+
+def test_encode_object_refuses_a_circle() -> None:
+    """A value that contains itself has no text."""
+    with pytest.raises(InvalidJob, match=r"^args must not contain themselves, got \{'a': "):
+        encode_object({"a": CIRCLE}, "args")
+
+
 class NoKind:
     pass
 
@@ -417,6 +439,11 @@ class LongKind:
     kind: ClassVar[str] = "k" * 128
 
 
+@dataclass
+class NulKind:
+    kind: ClassVar[str] = "a\x00b"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -426,6 +453,7 @@ class LongKind:
             "args class must say its kind as `kind: ClassVar[str] = …`, got KindAsField without it",
         ),
         ({"a": 1}, "args class must say its kind as `kind: ClassVar[str] = …`, got dict without it"),
+        (NulKind(), "kind must not hold the character U+0000, got 'a\\x00b'"),
         (LongKind(), f"kind must have 1 to 127 characters, got {'k' * 128!r}"),
     ],
 )

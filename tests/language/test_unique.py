@@ -224,6 +224,16 @@ def test_unique_opts_refuse_what_cannot_be(options: dict[str, Any], message: str
     assert str(refusal.value) == message
 
 
+def test_unique_key_ignores_blanks_between_members() -> None:
+    """A text that PostgreSQL has printed counts like the one that was inserted, as long as no object is nested in it."""
+    keys = {
+        unique_key(UniqueOpts(by_args=True), kind="k", encoded_args=encoded, queue="q", scheduled_at=NOW)
+        for encoded in ('{"b":1,"a":"x"}', '{ "a" : "x" ,\n "b" : 1 }', '{"a": "x", "b": 1}')
+    }
+
+    assert len(keys) == 1
+
+
 def test_unique_args_must_be_an_object() -> None:
     """There is nothing to sort in a list, and River refuses it too."""
     with pytest.raises(InvalidJob) as refusal:

@@ -13,6 +13,7 @@ from language_values import NOW, errors, row
 
 from millhand.clock import SystemClock, backoff_seconds, jittered
 from millhand.errors import (
+    AttemptCancelled,
     ConnectionLost,
     DriverError,
     JobCancel,
@@ -119,8 +120,38 @@ def test_job_knows_whether_it_is_to_end() -> None:
     job: Job[None] = Job(row(), None)
 
     assert job.is_cancel_requested is False
+    job.check_cancel_requested()
     job._cancel_requested = lambda: True
     assert job.is_cancel_requested is True
+    with pytest.raises(AttemptCancelled):
+        job.check_cancel_requested()
+
+
+def test_attempt_cancelled_passes_handlers_of_errors() -> None:
+    """An `except Exception` in a worker does not keep its attempt from ending."""
+    assert not issubclass(AttemptCancelled, Exception)
+
+
+def test_job_keeps_a_copy_of_what_is_staged() -> None:
+    """A worker may go on with its list; what it recorded is what it recorded."""
+    job: Job[None] = Job(row(), None)
+    rows = [1]
+
+    job.record_output(rows)
+    job.set_metadata("rows", rows)
+    rows.append(2)
+
+    assert job.metadata_updates == {"output": [1], "rows": [1]}
+
+
+def test_job_refuses_metadata_that_is_no_json() -> None:
+    """The key is named."""
+    with pytest.raises(ValueError) as refusal:
+        Job(row(), None).set_metadata("seen", object())
+
+    assert str(refusal.value) == (
+        "metadata 'seen' must be encodable as JSON, got object: Encoding objects of type object is unsupported"
+    )
 
 
 def test_job_cannot_be_given_new_attributes() -> None:

@@ -299,6 +299,9 @@ def generator(job: Job[SendEmail]) -> Iterator[int]:
     yield 1
 
 
+def with_list(numbers: list[int] = [1]) -> None: ...  # noqa: B006
+
+
 def x(key: str) -> None: ...
 
 
@@ -342,6 +345,14 @@ def x(key: str) -> None: ...
             (
                 f"args of worker {__name__}.undecodable must be decodable from JSON, got: "
                 "nothing can be decoded into Mailer"
+            ),
+        ),
+        (
+            with_list,
+            {},
+            (
+                f"parameters of worker {__name__}.with_list must be usable as args, got: Using a non-empty mutable "
+                "collection ([1]) as a default value is unsafe. Instead configure a `default_factory` for this field."
             ),
         ),
         (
