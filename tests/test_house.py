@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
-MODULE_LINES = 450
+MODULE_LINES = 450  # blank ones not counted
 VAGUE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 # Who may make a task that no `async with` owns: the two that answer for theirs in `stop`.
 TASK_MAKERS = {"src/millhand/runtime/producer.py", "src/millhand/runtime/service.py"}
@@ -26,7 +26,8 @@ TEXTS = ("*.md", "*.toml", "*.sql", "justfile")
 
 def test_modules_are_short() -> None:
     """A module that does not fit its limit does two things and becomes two."""
-    too_long = {name: text.count("\n") for name, text in sources("src") if text.count("\n") > MODULE_LINES}
+    lengths = {name: sum(1 for line in text.splitlines() if line.strip()) for name, text in sources("src")}
+    too_long = {name: length for name, length in lengths.items() if length > MODULE_LINES}
 
     assert too_long == {}
 
