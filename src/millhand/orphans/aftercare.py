@@ -1,0 +1,116 @@
+"""
+What earlier runs left behind: moves that were interrupted, and objects in quarantine.
+
+An interrupted move is settled by what is found, never by what was meant: an object that is still in its place is judged
+anew, unless its own row was deleted with it within the last day; one that lies in quarantine is treated as moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from millhand.orphans.judge import Reference
+from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
+from millhand.orphans.quarantine import Move, Whereabouts, find, put_back_many
+from millhand.orphans.references import ReferenceRow
+from millhand.orphans.scan import Pass, gather_all
+from millhand.orphans.sweep import carry_out, put_back_needed, record
+from millhand.storage import InvalidKey, ObjectNotFound
+
+BATCH = 1_000
+RESUME_WITHIN = timedelta(days=1)  # after that, too much may have happened to the key meanwhile
+
+
+async def settle(pass_: Pass, *, may_act: bool) -> None:
+    """Bring to an end what a run that was killed had begun. Raises: SourceFailed; StoreError; DriverError."""
+    async for actions in _open(pass_, ActionState.INTENDED):
+        found = await gather_all([find(pass_.store, action) for action in actions])
+        places = {action.id: place for action, place in zip(actions, found, strict=True)}
+        await _settle_moved(
+            pass_, [action for action in actions if places[action.id] is Whereabouts.IN_QUARANTINE]
+        )
+        unmoved = [action for action in actions if places[action.id] is not Whereabouts.IN_QUARANTINE]
+        for action in unmoved:
+            if places[action.id] is Whereabouts.IN_BOTH and action.quarantine_key is not None:
+                await pass_.store.delete(action.quarantine_key)
+        resumed = [
+            action for action in unmoved if may_act and _is_resumable(pass_, action, places[action.id])
+        ]
+        await carry_out(pass_, resumed)
+        resumed_ids = {action.id for action in resumed}
+        await record(
+            pass_, {action.id: _dropped(action) for action in unmoved if action.id not in resumed_ids}
+        )
+
+
+async def heal(pass_: Pass) -> None:
+    """Put back what lies in quarantine and is referred to. Raises: SourceFailed; StoreError; DriverError."""
+    async for actions in _open(pass_, ActionState.QUARANTINED):
+        naming = await pass_.references.naming([action.key for action in actions])
+        wanted = [action for action in actions if _is_wanted(naming.get(action.key, ()))]
+        moves = await put_back_many(pass_.store, wanted)
+        changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
+        await record(pass_, changed)
+
+
+async def purge(pass_: Pass) -> None:
+    """Destroy what lay in quarantine for its time and is still referred to by nobody, or was replaced."""
+    before = pass_.now - pass_.config.quarantine_for
+    async for actions in _open(pass_, ActionState.QUARANTINED, before):
+        naming = await pass_.references.naming([action.key for action in actions])
+        named = [action for action in actions if action.key in naming]
+        are_there = await gather_all([_is_there(pass_, action.key) for action in named])
+        awaited = {action.id for action, is_there in zip(named, are_there, strict=True) if not is_there}
+        going = [action for action in actions if action.id not in awaited]
+        failed = await pass_.store.delete_many([action.quarantine_key or "" for action in going])
+        purged = [action for action in going if action.quarantine_key not in failed]
+        states = {action.id: (ActionState.PURGED, "its time in quarantine was over") for action in purged}
+        await pass_.executor.run(action_set_state_many(states, now=pass_.now))
+        pass_.run.totals.purged += len(purged)
+
+
+async def _settle_moved(pass_: Pass, moved: Sequence[Action]) -> None:
+    moves: Mapping[int, Move] = {
+        action.id: Move(reason="", state=ActionState.QUARANTINED) for action in moved
+    }
+    await record(pass_, {**moves, **await put_back_needed(pass_, moved)})
+
+
+async def _open(
+    pass_: Pass, state: ActionState, updated_before: datetime | None = None
+) -> AsyncIterator[list[Action]]:
+    """Yield all actions in a state that is not their last, batch by batch."""
+    after, bucket = 0, pass_.run.bucket
+    while True:
+        query = action_get_open(bucket, state=state, after=after, limit=BATCH, updated_before=updated_before)
+        actions = await pass_.executor.run(query)
+        if not actions:
+            return
+        await pass_.beat()
+        yield actions
+        after = actions[-1].id
+
+
+def _is_resumable(pass_: Pass, action: Action, place: Whereabouts) -> bool:
+    began_at = action.created_at
+    is_recent = began_at is not None and pass_.now - began_at <= RESUME_WITHIN
+    return is_recent and action.row_json is not None and place is not Whereabouts.GONE
+
+
+def _dropped(action: Action) -> Move:
+    state = ActionState.ROW_DELETED if action.row_json is not None else ActionState.KEPT
+    return Move(reason="interrupted before the object was moved; it is judged anew", state=state)
+
+
+def _is_wanted(rows: Sequence[ReferenceRow]) -> bool:
+    # A pending row waits for an upload of its own; an old object under its key would only be in the way.
+    return any(row.reference is not Reference.PENDING for row in rows)
+
+
+async def _is_there(pass_: Pass, key: str) -> bool:
+    try:
+        await pass_.store.head(key)
+    except (ObjectNotFound, InvalidKey):
+        return False
+    return True

@@ -1,0 +1,163 @@
+"""What the reconciler is told: where rows name objects, how old is old, and how much one run may do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from enum import StrEnum
+
+from millhand.errors import ConfigError
+
+MIN_GRACE = timedelta(hours=1)
+SOURCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Mode(StrEnum):
+    """What a run does with what it found; each goes further than the one before."""
+
+    REPORT = "report"
+    QUARANTINE = "quarantine"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceSource:
+    """
+    One place where rows name objects: a table, or a SELECT of one's own.
+
+    `key`, `id`, `size`, `etag`, `created_at`, `deleted_at` are column names; `pending`, `ready`, `soft_deleted` and
+    `unattached` are SQL conditions on a row. A row that meets none of them is ready: when in doubt, its object lives.
+    Rows are only ever deleted from a `table`; `delete` replaces the DELETE by a statement whose `$1` is an array of
+    ids as text. `min_rows` is the least number of rows that this source must have before a run may act.
+    """
+
+    name: str
+    table: str | None = None
+    select: str | None = None
+    key: str = "key"
+    id: str = "id"
+    size: str | None = None
+    etag: str | None = None
+    created_at: str | None = None
+    deleted_at: str | None = None
+    pending: str | None = None
+    ready: str | None = None
+    soft_deleted: str | None = None
+    unattached: str | None = None
+    delete: str | None = None
+    min_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if not SOURCE_NAME.fullmatch(self.name):
+            raise self._bad("name", "must be 1 to 64 letters, digits, dots, dashes or underscores", self.name)
+        if (self.table is None) == (self.select is None):
+            raise self._bad("table", "must be given, or select, and not both", self.table or self.select)
+        if self.table is not None and not 1 <= len([part for part in self.table.split(".") if part]) <= 2:  # noqa: PLR2004
+            raise self._bad("table", "must be a table's name, or schema.table", self.table)
+        if self.delete is not None and (self.table is None or "$1" not in self.delete):
+            raise self._bad("delete", "needs a table, and $1 for the ids of the rows", self.delete)
+        if self.min_rows is not None and self.min_rows < 0:
+            raise self._bad("min_rows", "must not be negative", self.min_rows)
+        for name in ("key", "id", "size", "etag", "created_at", "deleted_at"):
+            value = getattr(self, name)
+            if value is not None and (not value or "\0" in value):
+                raise self._bad(name, "must be the name of a column", value)
+        for name in ("select", "pending", "ready", "soft_deleted", "unattached"):
+            value = getattr(self, name)
+            if value is not None and not value.strip().rstrip(";").strip():
+                raise self._bad(name, "must be SQL", value)
+
+    @property
+    def is_deletable(self) -> bool:
+        """Whether rows of this source may be deleted at all."""
+        return self.table is not None
+
+    def _bad(self, field: str, rule: str, value: object) -> ConfigError:
+        return ConfigError(f"{field} of orphans source {self.name!r} {rule}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphansConfig:
+    """
+    The section `[orphans]`: frozen, whole or not at all.
+
+    Units: shares are fractions of 1; durations are `timedelta`.
+    """
+
+    sources: tuple[ReferenceSource, ...] = ()
+    mode: Mode = Mode.REPORT
+    prefix: str = ""
+    exclude: tuple[str, ...] = ()
+    key_patterns: tuple[str, ...] = ()
+    grace: timedelta = timedelta(days=7)
+    retention: timedelta = timedelta(days=30)
+    quarantine_for: timedelta = timedelta(days=7)
+    allow_short_grace: bool = False
+    max_share: float = 0.01
+    max_objects: int = 10_000
+    max_keys_per_second: int = 1_000
+    min_overlap: float = 0.95
+    max_clock_skew: timedelta = timedelta(minutes=5)
+    page_size: int = 1_000
+    source_timeout: timedelta = timedelta(seconds=30)
+
+    def __post_init__(self) -> None:
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise _bad("sources", "must have different names", twice)
+        self._check_prefixes()
+        self._check_durations()
+        for name in ("max_share", "min_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise _bad(name, "must be a share between 0 and 1", getattr(self, name))
+        for name, highest in (("max_objects", None), ("max_keys_per_second", None), ("page_size", 1_000)):
+            value = getattr(self, name)
+            if value < 1 or (highest is not None and value > highest):
+                raise _bad(
+                    name, "must be 1 or more" if highest is None else f"must be 1 to {highest:,}", value
+                )
+
+    @property
+    def min_object_age(self) -> timedelta:
+        """An unreferenced object younger than this is not even noted: its row may be on its way."""
+        return min(MIN_GRACE, self.grace)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the judgement rests on; when it changes, the next run is a first run again."""
+        about = [self.prefix, list(self.exclude), list(self.key_patterns)]
+        about += [[str(getattr(source, field.name)) for field in fields(source)] for source in self.sources]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+    def _check_prefixes(self) -> None:
+        if self.prefix and not self.prefix.endswith("/"):
+            raise _bad(
+                "prefix", "must end with / or be empty, or it would match its siblings too", self.prefix
+            )
+        for prefix in self.exclude:
+            if not prefix.endswith("/"):
+                raise _bad("exclude", "must hold prefixes that end with /", prefix)
+        for pattern in self.key_patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise _bad("key_patterns", f"must be regular expressions ({error})", pattern) from error
+
+    def _check_durations(self) -> None:
+        floor = timedelta(0) if self.allow_short_grace else MIN_GRACE
+        for name in ("grace", "retention", "quarantine_for"):
+            value = getattr(self, name)
+            if value < floor:
+                remedy = "must not be negative" if self.allow_short_grace else "must be at least 1 hour"
+                hint = "" if self.allow_short_grace else "; for a demo, set orphans.allow_short_grace = true"
+                raise ConfigError(f"orphans.{name} {remedy}, got {value!r}{hint}")
+        for name in ("max_clock_skew", "source_timeout"):
+            if getattr(self, name) <= timedelta(0):
+                raise _bad(name, "must be more than nothing", getattr(self, name))
+
+
+def _bad(field: str, rule: str, value: object) -> ConfigError:
+    return ConfigError(f"orphans.{field} {rule}, got {value!r}")

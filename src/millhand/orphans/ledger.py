@@ -1,0 +1,428 @@
+"""
+What the reconciler remembers, in tables of our own: runs, findings, and what was done to which key and why.
+
+One pass over a bucket at a time. Whoever makes it holds the run's epoch; each word to the run repeats it, so a pass
+that was thought dead and was taken over finds out with its next word and stops (`RunLost`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from millhand.errors import MillhandError
+from millhand.store.query import Query, Row, parse_none
+
+SWEEP_SECONDS = 60.0  # a statement over a whole wave, on a database that is busy
+
+
+class RunLost(MillhandError):
+    """Another process took this pass over; nothing more may be done in its name."""
+
+    def __init__(self, run_id: int, epoch: int) -> None:
+        super().__init__(
+            f"orphan run must still be ours, got run {run_id} taken over from epoch {epoch}; let it go on"
+        )
+        self.run_id = run_id
+        self.epoch = epoch
+
+
+class Kind(StrEnum):
+    """What is not as it should be."""
+
+    ORPHAN = "orphan"
+    ABANDONED = "abandoned"
+    MISSING = "missing"
+    SIZE_MISMATCH = "size_mismatch"
+    SHARED = "shared"
+
+
+class ActionState(StrEnum):
+    """How far an action has come."""
+
+    INTENDED = "intended"
+    QUARANTINED = "quarantined"
+    ROW_DELETED = "row_deleted"
+    PURGED = "purged"
+    RESTORED = "restored"
+    KEPT = "kept"
+
+
+@dataclass(slots=True, kw_only=True)
+class Totals:
+    """
+    What a pass has counted so far. `rows_of` counts rows by source.
+
+    `due` counts findings that a rule says are to be removed, `due_objects` and `due_rows` what they consist of.
+    """
+
+    abandoned_rows: int = 0
+    bytes: int = 0
+    deleted_rows: int = 0
+    due: int = 0
+    due_bytes: int = 0
+    due_objects: int = 0
+    due_rows: int = 0
+    kept: int = 0
+    live: int = 0
+    looks: int = 0
+    missing: int = 0
+    objects: int = 0
+    orphan_bytes: int = 0
+    orphan_objects: int = 0
+    purged: int = 0
+    ready_rows: int = 0
+    removed: int = 0
+    restored: int = 0
+    rows_of: dict[str, int] = field(default_factory=dict)
+    shared: int = 0
+    size_mismatches: int = 0
+    unclassified: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of all sources."""
+        return sum(self.rows_of.values())
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Totals:
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One pass over one bucket. `scanned_at` is set once it saw all of it."""
+
+    id: int
+    bucket: str
+    mode: str
+    fingerprint: str
+    state: str
+    epoch: int
+    started_at: datetime
+    heartbeat_at: datetime
+    scanned_at: datetime | None
+    finished_at: datetime | None
+    cursor_key: str
+    is_ordered: bool
+    totals: Totals
+    refusals: tuple[str, ...]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """
+    An object without a row (`source` and `row_id` empty), or a row, that is not as it should be.
+
+    `sightings` counts the complete runs that saw it so, before the run that saw it last.
+    """
+
+    id: int = 0
+    bucket: str = ""
+    key: str
+    source: str = ""
+    row_id: str = ""
+    kind: str
+    reference: str
+    rule: int
+    is_present: bool
+    size: int = 0
+    etag: str = ""
+    modified_at: datetime | None = None
+    first_seen_at: datetime
+    last_seen_at: datetime
+    sightings: int = 0
+    run_id: int = 0
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What makes it the same finding in the next run."""
+        return (self.key, self.source, self.row_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """What was done to a key: by which rule, how far it came, and the row that went with it as JSON."""
+
+    id: int = 0
+    run_id: int = 0
+    bucket: str = ""
+    key: str
+    rule: int
+    state: str = ActionState.INTENDED
+    reason: str = ""
+    size: int = 0
+    etag: str = ""
+    modified_at: datetime | None = None
+    quarantine_key: str | None = None
+    source: str = ""
+    table_name: str | None = None
+    row_id: str = ""
+    row_json: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """What the guards must know of the database."""
+
+    now: datetime
+    is_standby: bool
+    encoding: str
+
+
+def database_facts() -> Query[DatabaseFacts]:
+    """Ask for the database's clock, whether it is a standby, and how it encodes text."""
+    return Query("orphan_database_facts", {}, lambda rows: DatabaseFacts(*rows[0]))
+
+
+def run_get_unfinished(bucket: str) -> Query[Run | None]:
+    return Query("orphan_run_get_unfinished", {"bucket": bucket}, _parse_maybe_run)
+
+
+def run_get_scanned(bucket: str) -> Query[Run | None]:
+    return Query("orphan_run_get_scanned", {"bucket": bucket}, _parse_maybe_run)
+
+
+def run_insert(
+    *, bucket: str, mode: str, fingerprint: str, now: datetime, is_ordered: bool
+) -> Query[Run | None]:
+    """Begin a run; None if another process began one first."""
+    params = {
+        "bucket": bucket,
+        "mode": mode,
+        "fingerprint": fingerprint,
+        "now": now,
+        "is_ordered": is_ordered,
+    }
+    return Query("orphan_run_insert", params, _parse_maybe_run)
+
+
+def run_take_over(run: Run, *, now: datetime) -> Query[Run | None]:
+    """Go on with another's run; None if a third process was quicker."""
+    return Query("orphan_run_take_over", {"id": run.id, "epoch": run.epoch, "now": now}, _parse_maybe_run)
+
+
+def run_beat(run: Run, *, now: datetime | None) -> Query[None]:
+    """Raises: RunLost."""
+    return Query("orphan_run_beat", {"id": run.id, "epoch": run.epoch, "now": now}, _OwnerCheck(run))
+
+
+def run_restart(run: Run) -> Query[None]:
+    """Raises: RunLost."""
+    return Query("orphan_run_restart", {"id": run.id, "epoch": run.epoch}, _OwnerCheck(run))
+
+
+def run_advance(run: Run, *, low: str, high: str | None, totals: Totals, now: datetime | None) -> Query[None]:
+    """
+    Move the cursor to `high` (None: past the last key) and drop older findings between `low` and it.
+
+    Raises: RunLost.
+    """
+    params = {
+        "id": run.id,
+        "epoch": run.epoch,
+        "low": low,
+        "high": high,
+        "totals": totals.to_json(),
+        "now": now,
+    }
+    return Query("orphan_run_advance", params, _OwnerCheck(run), SWEEP_SECONDS)
+
+
+def run_scanned(run: Run, *, now: datetime, beat_at: datetime | None) -> Query[None]:
+    """Raises: RunLost."""
+    params = {"id": run.id, "epoch": run.epoch, "now": now, "beat_at": beat_at}
+    return Query("orphan_run_scanned", params, _OwnerCheck(run))
+
+
+def run_finish(
+    run: Run,
+    *,
+    state: str,
+    now: datetime | None,
+    totals: Totals | None = None,
+    refusals: Sequence[str] = (),
+    error: str | None = None,
+) -> Query[None]:
+    """Raises: RunLost."""
+    params = {
+        "id": run.id,
+        "epoch": run.epoch,
+        "state": state,
+        "now": now,
+        "totals": totals.to_json() if totals is not None else None,
+        "refusals": list(refusals),
+        "error": error,
+    }
+    return Query("orphan_run_finish", params, _OwnerCheck(run))
+
+
+def run_list(*, bucket: str | None, limit: int) -> Query[list[Run]]:
+    return Query(
+        "orphan_run_list", {"bucket": bucket, "limit": limit}, lambda rows: [_parse_run(row) for row in rows]
+    )
+
+
+def finding_get_many(bucket: str, keys: Sequence[str]) -> Query[list[Finding]]:
+    return Query("orphan_finding_get_many", {"bucket": bucket, "keys": list(keys)}, _parse_findings)
+
+
+def finding_put_many(bucket: str, run_id: int, findings: Sequence[Finding], *, now: datetime) -> Query[None]:
+    """Write findings of this run over those of earlier ones. Shape: no two of the same identity."""
+    params = {
+        "bucket": bucket,
+        "run_id": run_id,
+        "now": now,
+        "keys": [finding.key for finding in findings],
+        "sources": [finding.source for finding in findings],
+        "row_ids": [finding.row_id for finding in findings],
+        "kinds": [str(finding.kind) for finding in findings],
+        "references": [str(finding.reference) for finding in findings],
+        "rules": [finding.rule for finding in findings],
+        "are_present": [finding.is_present for finding in findings],
+        "sizes": [finding.size for finding in findings],
+        "etags": [finding.etag for finding in findings],
+        "modified_ats": [finding.modified_at for finding in findings],
+        "first_seen_ats": [finding.first_seen_at for finding in findings],
+        "sightings": [finding.sightings for finding in findings],
+    }
+    return Query("orphan_finding_put_many", params, parse_none, SWEEP_SECONDS)
+
+
+def finding_get_due(run_id: int, *, rules: Sequence[int], after: int, limit: int) -> Query[list[Finding]]:
+    params = {"run_id": run_id, "rules": list(rules), "after": after, "limit": limit}
+    return Query("orphan_finding_get_due", params, _parse_findings)
+
+
+def finding_delete_many(ids: Sequence[int]) -> Query[None]:
+    return Query("orphan_finding_delete_many", {"ids": list(ids)}, parse_none, SWEEP_SECONDS)
+
+
+def finding_list(*, bucket: str | None, kind: str | None, after: int, limit: int) -> Query[list[Finding]]:
+    params = {"bucket": bucket, "kind": kind, "after": after, "limit": limit}
+    return Query("orphan_finding_list", params, _parse_findings)
+
+
+def action_insert_many(
+    bucket: str, run_id: int, actions: Sequence[Action], *, now: datetime
+) -> Query[list[Action]]:
+    """Shape: the actions as they are in the table, in the order given."""
+    params = {
+        "bucket": bucket,
+        "run_id": run_id,
+        "now": now,
+        "keys": [action.key for action in actions],
+        "rules": [action.rule for action in actions],
+        "states": [str(action.state) for action in actions],
+        "sizes": [action.size for action in actions],
+        "etags": [action.etag for action in actions],
+        "modified_ats": [action.modified_at for action in actions],
+        "quarantine_keys": [action.quarantine_key for action in actions],
+        "sources": [action.source for action in actions],
+        "table_names": [action.table_name for action in actions],
+        "row_ids": [action.row_id for action in actions],
+        "row_jsons": [action.row_json for action in actions],
+    }
+    return Query("orphan_action_insert_many", params, _parse_actions_in_order, SWEEP_SECONDS)
+
+
+def action_set_state_many(states: Mapping[int, tuple[str, str]], *, now: datetime) -> Query[None]:
+    """Write a state and its reason for each action, by id."""
+    params = {
+        "ids": list(states),
+        "states": [str(state) for state, _ in states.values()],
+        "reasons": [reason for _, reason in states.values()],
+        "now": now,
+    }
+    return Query("orphan_action_set_state_many", params, parse_none, SWEEP_SECONDS)
+
+
+def action_get_open(
+    bucket: str, *, state: str, after: int, limit: int, updated_before: datetime | None = None
+) -> Query[list[Action]]:
+    params = {
+        "bucket": bucket,
+        "state": state,
+        "after": after,
+        "limit": limit,
+        "updated_before": updated_before,
+    }
+    return Query("orphan_action_get_open", params, _parse_actions)
+
+
+def action_get_by_key(bucket: str, keys: Sequence[str], *, limit: int = 100) -> Query[list[Action]]:
+    params = {"bucket": bucket, "keys": list(keys), "limit": limit}
+    return Query("orphan_action_get_by_key", params, _parse_actions)
+
+
+def action_get_restorable(
+    bucket: str, *, run_id: int | None, prefix: str | None, key: str | None, after: int, limit: int
+) -> Query[list[Action]]:
+    params = {
+        "bucket": bucket,
+        "run_id": run_id,
+        "prefix": prefix,
+        "key": key,
+        "after": after,
+        "limit": limit,
+    }
+    return Query("orphan_action_get_restorable", params, _parse_actions)
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnerCheck:
+    """Read the one row that a run's owner gets back, and nobody else does."""
+
+    run: Run
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            raise RunLost(self.run.id, self.run.epoch)
+
+
+RUN_FIELDS = (
+    "id", "bucket", "mode", "fingerprint", "state", "epoch", "started_at", "heartbeat_at", "scanned_at",
+    "finished_at", "cursor_key", "is_ordered", "totals", "refusals", "error",
+)  # fmt: skip
+FINDING_FIELDS = (
+    "id", "bucket", "key", "source", "row_id", "kind", "reference", "rule", "is_present", "size", "etag", "modified_at",
+    "first_seen_at", "last_seen_at", "sightings", "run_id",
+)  # fmt: skip
+ACTION_FIELDS = (
+    "id", "run_id", "bucket", "key", "rule", "state", "reason", "size", "etag", "modified_at", "quarantine_key",
+    "source", "table_name", "row_id", "row_json", "created_at", "updated_at",
+)  # fmt: skip
+
+
+def _parse_run(row: Row) -> Run:
+    values: dict[str, Any] = dict(zip(RUN_FIELDS, row, strict=True))
+    values["totals"] = Totals.from_json(values["totals"])
+    values["refusals"] = tuple(values["refusals"])
+    return Run(**values)
+
+
+def _parse_maybe_run(rows: Sequence[Row]) -> Run | None:
+    return _parse_run(rows[0]) if rows else None
+
+
+def _parse_findings(rows: Sequence[Row]) -> list[Finding]:
+    return [Finding(**dict(zip(FINDING_FIELDS, row, strict=True))) for row in rows]
+
+
+def _parse_actions(rows: Sequence[Row]) -> list[Action]:
+    return [Action(**dict(zip(ACTION_FIELDS, row, strict=True))) for row in rows]
+
+
+def _parse_actions_in_order(rows: Sequence[Row]) -> list[Action]:
+    # Ids are given in the order of insertion; RETURNING promises no order.
+    return sorted(_parse_actions(rows), key=lambda action: action.id)

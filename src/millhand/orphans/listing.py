@@ -1,0 +1,130 @@
+"""
+The listing in the order of keys, whatever the store does.
+
+A store that is ordered is believed page by page: each is checked, and the first that is not in order raises
+`OutOfOrder`. The listing of one that is not is sorted in a temporary file first, some 150 bytes an object; everything
+after that is the same for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import datetime
+from itertools import islice
+
+from millhand.storage import ObjectInfo, ObjectPage, ObjectStore
+from millhand.storage.spool import SortedSpool
+
+HEARTBEAT_PAGES = 50
+
+
+class OutOfOrder(Exception):
+    """A listing that was taken for ordered is not."""
+
+
+async def ordered_pages(
+    store: ObjectStore, *, prefix: str, start_after: str, page_size: int
+) -> AsyncIterator[ObjectPage]:
+    """
+    Yield the pages of a store that lists in order.
+
+    Raises: OutOfOrder, as soon as a key does not come after the one before it.
+    """
+    last = start_after
+    async for page in store.list_pages(prefix=prefix, start_after=start_after, page_size=page_size):
+        if not page.keys:
+            yield page
+            continue
+        if page.keys[0] <= last or not _is_ascending(page):
+            raise OutOfOrder
+        last = page.keys[-1]
+        yield page
+
+
+async def sorted_pages(
+    store: ObjectStore, *, prefix: str, start_after: str, page_size: int, beat: Callable[[], Awaitable[None]]
+) -> AsyncIterator[ObjectPage]:
+    """
+    Yield the pages of a store that lists in any order, sorted, each key once.
+
+    `beat` is called now and then while the listing is gathered.
+    """
+    spool = SortedSpool[list[str | int]]()
+    num_pages = num_skipped = 0
+    try:
+        async for page in store.list_pages(prefix=prefix, page_size=page_size):
+            num_pages += 1
+            num_skipped += page.num_skipped
+            await asyncio.to_thread(spool.add, _records(page, start_after))
+            if num_pages % HEARTBEAT_PAGES == 0:
+                await beat()
+        records = _each_key_once(spool.read())
+        if num_skipped:
+            yield _page([], num_skipped)
+        while chunk := await asyncio.to_thread(lambda: list(islice(records, page_size))):
+            yield _page(chunk)
+    finally:
+        spool.close()
+
+
+def without_unstorable(page: ObjectPage) -> ObjectPage:
+    """Leave out keys that PostgreSQL cannot hold, so that no row can name them; they count as skipped."""
+    text = "".join(page.keys)
+    if "\0" not in text and is_utf8(text):
+        return page
+    kept = [index for index, key in enumerate(page.keys) if "\0" not in key and is_utf8(key)]
+    return ObjectPage(
+        describe=lambda index: page.describe(kept[index]),
+        keys=[page.keys[index] for index in kept],
+        num_skipped=page.num_skipped + len(page.keys) - len(kept),
+        sizes=[page.sizes[index] for index in kept],
+    )
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text has no lone surrogates, which stand for bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_ascending(page: ObjectPage) -> bool:
+    # Python compares texts by code point, which is the order of their UTF-8 bytes.
+    keys = list(page.keys)
+    return keys == sorted(keys) and len(set(keys)) == len(keys)
+
+
+def _records(page: ObjectPage, start_after: str) -> list[list[str | int]]:
+    records: list[list[str | int]] = []
+    for index, key in enumerate(page.keys):
+        if key > start_after:
+            info = page.describe(index)
+            records.append([key, info.size, info.etag, info.modified_at.isoformat()])
+    return records
+
+
+def _each_key_once(records: Iterator[list[str | int]]) -> Iterator[list[str | int]]:
+    last = None
+    for record in records:
+        if record[0] != last:
+            last = record[0]
+            yield record
+
+
+def _page(records: list[list[str | int]], num_skipped: int = 0) -> ObjectPage:
+    return ObjectPage(
+        describe=lambda index: _info(records[index]),
+        keys=[str(record[0]) for record in records],
+        num_skipped=num_skipped,
+        sizes=[int(record[1]) for record in records],
+    )
+
+
+def _info(record: list[str | int]) -> ObjectInfo:
+    key, size, etag, modified_at = record
+    return ObjectInfo(
+        key=str(key), size=int(size), etag=str(etag), modified_at=datetime.fromisoformat(str(modified_at))
+    )

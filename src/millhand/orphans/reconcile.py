@@ -1,0 +1,303 @@
+"""
+One run from beginning to end.
+
+    probe ─▶ run (begun, or taken over from a worker that died) ─▶ settle, heal ─▶ scan ─▶ guards ─▶ sweep, purge ─▶ end
+
+A run that fails says so in the ledger and raises; one that may not act is `refused`; one that finds another at work is
+`busy`. The first complete run over a bucket, or after its sources changed, is a report whatever the mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from millhand.clock import Clock, SystemClock
+from millhand.driver.protocol import Executor
+from millhand.errors import ConfigError, MillhandError
+from millhand.orphans.aftercare import heal, purge, settle
+from millhand.orphans.config import Mode, OrphansConfig
+from millhand.orphans.guard import GuardFacts, refusals
+from millhand.orphans.ledger import (
+    ActionState,
+    DatabaseFacts,
+    Run,
+    RunLost,
+    Totals,
+    action_get_open,
+    database_facts,
+    run_finish,
+    run_get_scanned,
+    run_get_unfinished,
+    run_insert,
+    run_restart,
+    run_scanned,
+    run_take_over,
+)
+from millhand.orphans.listing import OutOfOrder
+from millhand.orphans.references import open_references
+from millhand.orphans.scan import Pass, Progress, scan
+from millhand.orphans.sweep import sweep
+from millhand.storage import ObjectStore
+
+LEASE = timedelta(seconds=60)  # a run whose heart has not beaten for so long is nobody's
+RESUME_WITHIN = timedelta(days=1)  # an older one is not gone on with: what it saw is too old
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """
+    What one run saw and did.
+
+    `deleted` and `quarantined` count objects taken away from their key, by mode; until they are `purged`, either can be
+    restored. `refused` counts what was due and was left, for the reasons in `refusals`; `kept` what was due and turned
+    out to be live, changed, locked or gone when it was looked at again.
+    """
+
+    abandoned_rows: int = 0
+    bucket: str
+    bytes: int = 0
+    deleted: int = 0
+    deleted_rows: int = 0
+    is_first: bool = False
+    is_resumed: bool = False
+    kept: int = 0
+    missing: int = 0
+    mode: Mode
+    objects: int = 0
+    orphan_bytes: int = 0
+    orphan_objects: int = 0
+    purged: int = 0
+    quarantined: int = 0
+    refusals: tuple[str, ...] = ()
+    refused: int = 0
+    restored: int = 0
+    rows: int = 0
+    run_id: int | None = None
+    seconds: float = 0.0
+    shared: int = 0
+    size_mismatches: int = 0
+    state: str
+    unclassified: int = 0
+
+    def fields(self) -> dict[str, str | int | float]:
+        """Return the fields of the run's log line."""
+        return {
+            "mode": self.mode.value,
+            "objects": self.objects,
+            "rows": self.rows,
+            "orphan_objects": self.orphan_objects,
+            "abandoned_rows": self.abandoned_rows,
+            "missing": self.missing,
+            "deleted": self.deleted,
+            "deleted_rows": self.deleted_rows,
+            "quarantined": self.quarantined,
+            "restored": self.restored,
+            "refused": self.refused,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+async def reconcile(
+    executor: Executor,
+    store: ObjectStore,
+    config: OrphansConfig,
+    *,
+    clock: Clock | None = None,
+    now: datetime | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunReport:
+    """
+    Compare all rows with all objects and do about it what the mode says.
+
+    Units: `now` is the instant that ages are reckoned by; None is the database's own clock. `executor` is a pool.
+    Raises: ConfigError; SourceFailed; StoreError; DriverError; RunLost. Nothing that was seen is then acted upon.
+    Concurrency: one run over a bucket at a time; a second one reports `busy`. May be cancelled or killed anywhere.
+    """
+    started = time.monotonic()
+    references = await open_references(executor, config)
+    facts = await executor.run(database_facts())
+    _check_database(facts)
+    capabilities = await store.probe()
+    process_now = (clock or SystemClock()).now()
+    instant = now or facts.now
+    previous = await executor.run(run_get_scanned(store.url))
+    begun = await _begin(executor, store.url, config, instant, is_ordered=capabilities.is_ordered)
+    if begun is None:
+        return RunReport(bucket=store.url, mode=config.mode, state="busy", seconds=time.monotonic() - started)
+    if begun.is_stale_scanned:
+        previous = await executor.run(run_get_scanned(store.url))
+    pass_ = Pass(
+        brought_now=now,
+        complete_run_id=None if previous is None else previous.id,
+        config=config,
+        executor=executor,
+        is_exact=capabilities.has_exact_start_after,
+        now=instant,
+        progress=progress,
+        references=references,
+        run=begun.run,
+        started=started,
+        store=store,
+    )
+    guard = GuardFacts(
+        config=config,
+        database_now=facts.now,
+        is_writable=capabilities.is_writable,
+        previous=None if previous is None else previous.totals,
+        process_now=process_now,
+        store_now=capabilities.store_now,
+        totals=begun.run.totals,
+    )
+    is_first = previous is None or previous.fingerprint != config.fingerprint
+    try:
+        report = await _go(pass_, guard, is_first=is_first)
+    except RunLost:
+        raise
+    except Exception as error:
+        await _fail(pass_, error)
+        raise
+    return replace(report, is_resumed=begun.is_resumed, seconds=time.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """A run that is ours; `is_stale_scanned` if one had to be closed before it that had seen the whole bucket."""
+
+    is_resumed: bool = False
+    is_stale_scanned: bool = False
+    run: Run
+
+
+async def _go(pass_: Pass, guard: GuardFacts, *, is_first: bool) -> RunReport:
+    mode = Mode.REPORT if is_first else pass_.config.mode
+    await settle(pass_, may_act=mode is not Mode.REPORT)
+    await heal(pass_)
+    pass_ = await _scan(pass_)
+    totals = pass_.run.totals
+    await pass_.executor.run(run_scanned(pass_.run, now=pass_.now, beat_at=pass_.brought_now))
+    reasons: tuple[str, ...] = ()
+    if mode is not Mode.REPORT and (totals.due or await _has_quarantined(pass_)):
+        reasons = refusals(replace(guard, totals=totals)) or await _act(pass_, mode)
+    state = "refused" if reasons else "completed"
+    await pass_.executor.run(
+        run_finish(pass_.run, state=state, now=pass_.brought_now, totals=totals, refusals=reasons)
+    )
+    return _report(pass_, mode, state, reasons, is_first=is_first)
+
+
+async def _scan(pass_: Pass) -> Pass:
+    try:
+        await scan(pass_)
+    except OutOfOrder:
+        logger.warning("orphan cleanup found the listing unordered", extra={"operation": "list"})
+        await pass_.executor.run(run_restart(pass_.run))
+        before = pass_.run.totals
+        totals = Totals(kept=before.kept, removed=before.removed, restored=before.restored)
+        pass_ = replace(pass_, run=replace(pass_.run, cursor_key="", is_ordered=False, totals=totals))
+        await scan(pass_)
+    return pass_
+
+
+async def _act(pass_: Pass, mode: Mode) -> tuple[str, ...]:
+    failed = await sweep(pass_)
+    if failed is not None:
+        reason = f"a wave must go through without a failure, got {failed.reason}; mend it, and the next run goes on"
+        return (reason,)
+    if mode is Mode.DELETE:
+        await purge(pass_)
+    return ()
+
+
+async def _has_quarantined(pass_: Pass) -> bool:
+    query = action_get_open(pass_.run.bucket, state=ActionState.QUARANTINED, after=0, limit=1)
+    quarantined = await pass_.executor.run(query)
+    return bool(quarantined)
+
+
+async def _begin(
+    executor: Executor, bucket: str, config: OrphansConfig, now: datetime, *, is_ordered: bool
+) -> _Begun | None:
+    """Take over the run of a worker that died, or begin one; None if somebody is at it."""
+    unfinished = await executor.run(run_get_unfinished(bucket))
+    if unfinished is not None:
+        if now - unfinished.heartbeat_at < LEASE:
+            return None
+        if _is_resumable(unfinished, config, now):
+            taken = await executor.run(run_take_over(unfinished, now=now))
+            return None if taken is None else _Begun(run=taken, is_resumed=True)
+        try:
+            await executor.run(
+                run_finish(unfinished, state="failed", now=now, error="the worker died; begun anew")
+            )
+        except RunLost:
+            return None
+    run = await executor.run(
+        run_insert(
+            bucket=bucket, mode=config.mode, fingerprint=config.fingerprint, now=now, is_ordered=is_ordered
+        )
+    )
+    is_stale_scanned = unfinished is not None and unfinished.scanned_at is not None
+    return None if run is None else _Begun(run=run, is_stale_scanned=is_stale_scanned)
+
+
+def _is_resumable(run: Run, config: OrphansConfig, now: datetime) -> bool:
+    # One that had begun to sweep is not: what it meant to do may no longer be right, so all of it is looked at again.
+    is_alike = (run.mode, run.fingerprint) == (config.mode, config.fingerprint)
+    return run.scanned_at is None and is_alike and now - run.started_at <= RESUME_WITHIN
+
+
+async def _fail(pass_: Pass, error: Exception) -> None:
+    """Close the run, if the database still lets us; a lease that runs out does the same."""
+    reason = f"{type(error).__name__}: {error}"
+    with contextlib.suppress(MillhandError):
+        await pass_.executor.run(
+            run_finish(pass_.run, state="failed", now=pass_.brought_now, error=reason.replace("\0", ""))
+        )
+
+
+def _check_database(facts: DatabaseFacts) -> None:
+    if facts.is_standby:
+        raise ConfigError(
+            "orphan cleanup must read the primary, got a standby, which may lag behind; give the primary's DATABASE_URL"
+        )
+    if facts.encoding != "UTF8":
+        raise ConfigError(
+            f"orphan cleanup must compare keys as UTF-8, got a database encoded in {facts.encoding!r}; "
+            "use a database with ENCODING 'UTF8'"
+        )
+
+
+def _report(pass_: Pass, mode: Mode, state: str, reasons: tuple[str, ...], *, is_first: bool) -> RunReport:
+    totals = pass_.run.totals
+    return RunReport(
+        abandoned_rows=totals.abandoned_rows,
+        bucket=pass_.run.bucket,
+        bytes=totals.bytes,
+        deleted=totals.removed if mode is Mode.DELETE else 0,
+        deleted_rows=totals.deleted_rows,
+        is_first=is_first,
+        kept=totals.kept,
+        missing=totals.missing,
+        mode=mode,
+        objects=totals.objects,
+        orphan_bytes=totals.orphan_bytes,
+        orphan_objects=totals.orphan_objects,
+        purged=totals.purged,
+        quarantined=totals.removed if mode is Mode.QUARANTINE else 0,
+        refusals=reasons,
+        refused=max(0, totals.due - totals.removed - totals.kept) if reasons else 0,
+        restored=totals.restored,
+        rows=totals.rows,
+        run_id=pass_.run.id,
+        shared=totals.shared,
+        size_mismatches=totals.size_mismatches,
+        state=state,
+        unclassified=totals.unclassified,
+    )

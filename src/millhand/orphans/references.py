@@ -1,0 +1,378 @@
+"""
+Where rows name objects: the declared sources, read by key range and by key.
+
+Rule 1: a source that fails, is filtered by row-level security or sits on a standby ends the run. An empty answer must
+        never come to mean that nothing is referenced.
+Rule 2: keys are compared as UTF-8 bytes, COLLATE "C", as the listing is; each read is one short statement.
+Rule 3: a row that is to go is locked first and read again after: what refers to it by a foreign key can then no longer
+        come in between.
+
+Source: PostgreSQL, "Row Security Policies" (row_security), "Explicit Locking" (FOR UPDATE), "Collation Support".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from millhand.driver.protocol import Executor
+from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
+from millhand.orphans.config import OrphansConfig, ReferenceSource
+from millhand.orphans.judge import Reference
+
+BATCH_ROWS = 5_000
+ALL_READY = f"'{Reference.READY}'::text"
+OTHER = "other"  # neither ready nor on its way out: its object lives, but nobody misses it
+
+UNIQUE_COLUMN = """
+SELECT format_type(attribute.atttypid, attribute.atttypmod) AS type, EXISTS (
+    SELECT FROM pg_catalog.pg_index AS index
+    WHERE
+        index.indrelid = attribute.attrelid AND index.indisunique AND index.indpred IS NULL
+        AND index.indnkeyatts = 1 AND index.indkey[0] = attribute.attnum
+) AS is_unique
+FROM pg_catalog.pg_attribute AS attribute
+WHERE attribute.attrelid = $1::text::regclass AND attribute.attname = $2::text AND NOT attribute.attisdropped
+"""
+
+
+class SourceFailed(MillhandError):
+    """A reference source gave no answer that may be trusted; the run ended without judging."""
+
+    def __init__(self, source: str, reason: object) -> None:
+        super().__init__(f"orphans source {source!r} must answer in full, got {reason}; nothing was removed")
+        self.source = source
+        self.reason = str(reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceRow:
+    """One row that names a key. `state` is a `Reference`'s value, or `other`."""
+
+    created_at: datetime | None
+    deleted_at: datetime | None
+    etag: str | None
+    key: str
+    row_id: str
+    size: int | None
+    source: str
+    state: str
+
+    @property
+    def reference(self) -> Reference:
+        """What the judge is told; what is neither ready nor leaving counts as ready."""
+        return Reference.READY if self.state == OTHER else Reference(self.state)
+
+    @property
+    def left_at(self) -> datetime | None:
+        """When it began to be what it is, if the row knows."""
+        return self.deleted_at if self.state == Reference.SOFT_DELETED else self.created_at
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRead:
+    """
+    All rows that name a key in (low, high], and how far that is.
+
+    `ready_keys` are the keys of rows of which there is no more to know: they are most, and no row is made of them.
+    `rows_of` counts both by source.
+    """
+
+    high: str | None
+    ready_keys: list[str]
+    rows: list[ReferenceRow]
+    rows_of: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRow:
+    """A row that is locked, as it is now."""
+
+    row: ReferenceRow
+    row_json: str
+
+
+class References:
+    """The sources of one run. Made by `open_references`, which has looked at each of them."""
+
+    def __init__(
+        self, executor: Executor, statements: Sequence[SourceStatements], timeout: timedelta
+    ) -> None:
+        self._executor = executor
+        self._statements = {statement.source.name: statement for statement in statements}
+        self._timeout_seconds = timeout.total_seconds()
+
+    def source(self, name: str) -> ReferenceSource:
+        return self._statements[name].source
+
+    async def read_range(self, low: str, high: str | None, *, limit: int = BATCH_ROWS) -> RangeRead:
+        """
+        Read the rows that name a key after `low` and up to `high`, None being the last there is.
+
+        Shape: some `limit` rows a source. Where there are more, the answer ends at an earlier key than asked, and holds
+        every row up to that one.
+        """
+        parts: list[tuple[SourceStatements, list[dict[str, Any]]]] = []
+        for statement in self._statements.values():
+            found = await self._read(statement, statement.range_sql(low, high, limit + 1))
+            if len(found) > limit:
+                found, high = await self._cut(statement, found)
+            parts.append((statement, found))
+        return _joined(parts, high)
+
+    async def _cut(
+        self, statement: SourceStatements, found: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], str]:
+        """End a read that was too long at the last key of which all rows are sure to be there."""
+        last = str(found[-1]["key"])
+        whole = [row for row in found if row["key"] < last]
+        if whole:
+            return whole, str(whole[-1]["key"])
+        # All of them name one key: it is read by itself, however many there are.
+        return await self._read(statement, statement.match_sql([last], is_short=statement.is_plain)), last
+
+    async def naming(
+        self, keys: Sequence[str], *, executor: Executor | None = None
+    ) -> dict[str, list[ReferenceRow]]:
+        """Return the rows that name any of `keys` at this moment, by key; inside `executor`'s transaction if given."""
+        found: dict[str, list[ReferenceRow]] = {}
+        for statement in self._statements.values() if keys else ():
+            for found_row in await self._read(statement, statement.match_sql(keys), executor):
+                row = statement.row(found_row)
+                found.setdefault(row.key, []).append(row)
+        return found
+
+    async def claim(self, tx: Executor, source: str, row_ids: Sequence[str]) -> list[ClaimedRow]:
+        """
+        Lock the rows and return them as they are then; those that others hold are left out.
+
+        Concurrency: the lock is held until `tx` ends, and nobody is waited for.
+        """
+        statement = self._statements[source]
+        with self._explained(source):
+            locked = await tx.fetch(
+                statement.lock_sql, [list(row_ids)], timeout_seconds=self._timeout_seconds
+            )
+            ids = [row["id"] for row in locked]
+            rows = await tx.fetch(statement.claimed_sql, [ids], timeout_seconds=self._timeout_seconds)
+        return [ClaimedRow(statement.row(row), row["row_json"]) for row in rows]
+
+    async def delete_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> None:
+        """Delete rows that were claimed. Raises: DriverError, for what the table's own constraints forbid."""
+        statement = self._statements[source]
+        await tx.fetch(statement.delete_sql, [list(row_ids)], timeout_seconds=self._timeout_seconds)
+
+    async def _read(
+        self,
+        statement: SourceStatements,
+        question: tuple[str, list[object]],
+        executor: Executor | None = None,
+    ) -> list[dict[str, Any]]:
+        sql, params = question
+        with self._explained(statement.source.name):
+            return await (executor or self._executor).fetch(
+                sql, params, timeout_seconds=self._timeout_seconds
+            )
+
+    @contextmanager
+    def _explained(self, source: str) -> Iterator[None]:
+        try:
+            yield
+        except (DriverError, OperationTimeout) as error:
+            raise SourceFailed(source, error) from error
+
+
+async def open_references(executor: Executor, config: OrphansConfig) -> References:
+    """
+    Look at each declared source and return them ready to be read.
+
+    Raises: ConfigError, for a source whose rows could not be told apart; SourceFailed.
+    """
+    if not config.sources:
+        raise ConfigError(
+            "orphans.sources must name at least one place where rows name objects, got none; "
+            "add [[orphans.sources]] with name and table"
+        )
+    timeout_seconds = config.source_timeout.total_seconds()
+    statements: list[SourceStatements] = []
+    for source in config.sources:
+        try:
+            statements.append(await _look_at(executor, source, timeout_seconds))
+        except (DriverError, OperationTimeout) as error:
+            raise SourceFailed(source.name, error) from error
+    # In the order of the life cycle: a row that moves from one source to the next meanwhile is seen in one of them.
+    statements.sort(key=lambda statement: statement.source.pending is None)
+    return References(executor, statements, config.source_timeout)
+
+
+async def _look_at(executor: Executor, source: ReferenceSource, timeout_seconds: float) -> SourceStatements:
+    id_type = None
+    if source.table is not None and (source.pending or source.soft_deleted or source.unattached):
+        id_type = await _id_type(executor, source)
+    statements = SourceStatements(source, id_type=id_type)
+    async with executor.begin() as tx:
+        # Planning a query that a policy would filter is then an error, where it would otherwise return fewer rows.
+        await tx.fetch("SET LOCAL row_security = off")
+        plans = []
+        for sql, params in (
+            statements.match_sql(["a"]),
+            SourceStatements(source, is_c_indexed=True).match_sql(["a"]),
+        ):
+            plan = await tx.fetch(f"EXPLAIN (FORMAT JSON) {sql}", params, timeout_seconds=timeout_seconds)
+            found = plan[0]["QUERY PLAN"]  # an application's own codec may have read it already
+            plans.append(_scans_all(json.loads(found) if isinstance(found, str) else found))
+    # Equality can use an index of either collation, but only in its own words.
+    return SourceStatements(source, id_type=id_type, is_c_indexed=plans[0] and not plans[1])
+
+
+async def _id_type(executor: Executor, source: ReferenceSource) -> str:
+    found = await executor.fetch(UNIQUE_COLUMN, [quoted_table(source.table or ""), source.id])
+    if not found or not found[0]["is_unique"]:
+        raise ConfigError(
+            f"id of orphans source {source.name!r} must be a column with a unique index of its own, "
+            f"got {source.id!r}; name the primary key"
+        )
+    return str(found[0]["type"])
+
+
+def _joined(parts: Sequence[tuple[SourceStatements, list[dict[str, Any]]]], high: str | None) -> RangeRead:
+    ready_keys: list[str] = []
+    rows: list[ReferenceRow] = []
+    rows_of: dict[str, int] = {}
+    for statement, whole in parts:
+        # A later source may have ended earlier than the ones before it.
+        found = whole if high is None or not whole or whole[-1]["key"] <= high else _up_to(whole, high)
+        rows_of[statement.source.name] = len(found)
+        if statement.is_plain:
+            ready_keys += [row["key"] for row in found]
+        else:
+            rows += [statement.row(row) for row in found]
+    return RangeRead(high, ready_keys, rows, rows_of)
+
+
+def _up_to(found: list[dict[str, Any]], high: str) -> list[dict[str, Any]]:
+    return [row for row in found if row["key"] <= high]
+
+
+def _scans_all(plan: object) -> bool:
+    """Whether a plan reads some table from end to end."""
+    if isinstance(plan, list):
+        return any(_scans_all(part) for part in plan)
+    if not isinstance(plan, dict):
+        return False
+    return plan.get("Node Type") == "Seq Scan" or any(_scans_all(part) for part in plan.values())
+
+
+class SourceStatements:
+    """The SQL of one source. Names are quoted; conditions and SELECTs are the user's own and stand in parentheses."""
+
+    def __init__(
+        self, source: ReferenceSource, *, id_type: str | None = None, is_c_indexed: bool = False
+    ) -> None:
+        self.source = source
+        # Nothing but keys to be read: every row is ready, and says nothing of its object.
+        self.is_plain = _state_sql(source) == ALL_READY and source.size is None and source.etag is None
+        self._id_type = id_type
+        self._key = quoted(source.key)
+        self._from = (
+            quoted_table(source.table) if source.table else f"(\n{bare_sql(source.select or '')}\n) AS source"
+        )
+        self._match = f'{self._key} COLLATE "C"' if is_c_indexed else self._key
+        self._short_columns = f"{self._key}::text AS key"
+        self._columns = ",\n    ".join(
+            [
+                self._short_columns,
+                f"{quoted(source.id) if id_type is not None else 'NULL'}::text AS id",
+                f"{_state_sql(source)} AS state",
+                f"{_column(source.created_at)}::timestamptz AS created_at",
+                f"{_column(source.deleted_at)}::timestamptz AS deleted_at",
+                f"{_column(source.size)}::bigint AS size",
+                f"{_column(source.etag)}::text AS etag",
+            ]
+        )
+
+    def range_sql(self, low: str, high: str | None, limit: int) -> tuple[str, list[object]]:
+        """Rows of (low, high] in key order; of a plain source, the keys alone."""
+        columns = self._short_columns if self.is_plain else self._columns
+        key = f'{self._key} COLLATE "C"'
+        upper = "" if high is None else f" AND {key} <= $3::text"
+        where = f"WHERE {key} > $1::text{upper}\nORDER BY {key}\nLIMIT $2::integer"
+        params: list[object] = [low, limit] if high is None else [low, limit, high]
+        return f"SELECT\n    {columns}\nFROM {self._from}\n{where}", params
+
+    def match_sql(self, keys: Sequence[str], *, is_short: bool = False) -> tuple[str, list[object]]:
+        """Rows of exactly these keys."""
+        columns = self._short_columns if is_short else self._columns
+        where = f"WHERE {self._match} = ANY($1::text[])"
+        return f"SELECT\n    {columns}\nFROM {self._from}\n{where}", [list(keys)]
+
+    @property
+    def lock_sql(self) -> str:
+        """Lock rows by id and return the ids that were free."""
+        columns = f"{quoted(self.source.id)}::text AS id"
+        return f"SELECT {columns}\nFROM {self._from}\n{self._where_id}\nFOR UPDATE SKIP LOCKED"
+
+    @property
+    def claimed_sql(self) -> str:
+        """Read locked rows, and all of each as JSON."""
+        whole = quoted_table(self.source.table or "").rpartition(".")[2]
+        columns = f"{self._columns},\n    to_jsonb({whole}.*)::text AS row_json"
+        return f"SELECT\n    {columns}\nFROM {self._from}\n{self._where_id}"
+
+    @property
+    def delete_sql(self) -> str:
+        """Delete rows by id, in the user's words if there are any."""
+        return self.source.delete or f"DELETE FROM {self._from}\n{self._where_id}"
+
+    @property
+    def _where_id(self) -> str:
+        return f"WHERE {quoted(self.source.id)} = ANY($1::text[]::{self._id_type}[])"
+
+    def row(self, found: Mapping[str, Any]) -> ReferenceRow:
+        """Read one row of any of the statements."""
+        return ReferenceRow(
+            created_at=found["created_at"],
+            deleted_at=found["deleted_at"],
+            etag=found["etag"],
+            key=found["key"],
+            row_id=found["id"] or "",
+            size=found["size"],
+            source=self.source.name,
+            state=found["state"],
+        )
+
+
+def quoted(name: str) -> str:
+    """Return a name as an SQL identifier, exactly as it is written."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quoted_table(table: str) -> str:
+    """Return `table` or `schema.table` as SQL."""
+    return ".".join(quoted(part) for part in table.split("."))
+
+
+def bare_sql(sql: str) -> str:
+    """Return SQL without what ends a statement."""
+    return sql.strip().rstrip(";").rstrip()
+
+
+def _state_sql(source: ReferenceSource) -> str:
+    # The order matters: what is leaving by any of the conditions is leaving, whatever else it is.
+    conditions = (
+        (Reference.SOFT_DELETED, source.soft_deleted),
+        (Reference.PENDING, source.pending),
+        (Reference.UNATTACHED, source.unattached),
+        (Reference.READY, source.ready),
+    )
+    cases = [f"WHEN (\n{bare_sql(sql)}\n) THEN '{state}'" for state, sql in conditions if sql is not None]
+    rest = OTHER if source.ready is not None else Reference.READY
+    return f"CASE {' '.join(cases)} ELSE '{rest}' END" if cases else ALL_READY
+
+
+def _column(name: str | None) -> str:
+    return "NULL" if name is None else quoted(name)

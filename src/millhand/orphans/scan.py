@@ -1,0 +1,281 @@
+"""
+One pass over a bucket in the order of keys, in both directions, stretch by stretch.
+
+Rule 1: a page of objects is listed first and the rows of the same stretch of keys are read after. A row that is
+        committed after its page was listed is thus seen; the other way round it would be a race.
+Rule 2: stretches follow one another without a gap, from the first possible key to past the last object, so every row
+        is read and every older finding is either seen again or dropped.
+Rule 3: what was found and the cursor are one transaction. Whoever goes on after a crash redoes one stretch at most.
+
+    page of keys ──▶ rows of (low, high] ──▶ compare ──▶ weigh ──▶ findings + cursor ──▶ low = high
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NoReturn, TypeVar
+
+from millhand.driver.protocol import Executor
+from millhand.orphans.compare import (
+    Comparison,
+    KeyScope,
+    Observation,
+    by_identity,
+    compare,
+    cut_page,
+    each_once,
+    weigh,
+)
+from millhand.orphans.config import OrphansConfig
+from millhand.orphans.judge import REMOVING, Look, Reference, Rule, Verdict
+from millhand.orphans.ledger import (
+    Finding,
+    Kind,
+    Run,
+    finding_get_many,
+    finding_put_many,
+    run_advance,
+    run_beat,
+)
+from millhand.orphans.listing import ordered_pages, sorted_pages, without_unstorable
+from millhand.orphans.references import RangeRead, ReferenceRow, References
+from millhand.storage import InvalidKey, ListingBroken, ObjectNotFound, ObjectPage, ObjectStore
+from millhand.store.query import Query
+
+MAX_LOOKS = (
+    1_000  # missing objects that one run looks for again and notes; beyond, they are counted, for the guards
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run has come; `key` is the last one judged."""
+
+    bytes: int
+    key: str
+    objects: int
+    phase: str
+    rows: int
+    seconds: float
+
+
+class ListingUntrusted(ListingBroken):
+    """An object that is there is not in the listing, so nothing may be concluded from what is not in it."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            "list", "an object that HEAD finds and two listings do not; nothing was removed", key=key
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """What one run works with. `now` is its instant for ages; `brought_now` is the caller's, for the ledger's clock."""
+
+    brought_now: datetime | None
+    complete_run_id: int | None
+    config: OrphansConfig
+    executor: Executor
+    is_exact: bool
+    now: datetime
+    progress: Callable[[Progress], None] | None
+    references: References
+    run: Run
+    started: float
+    store: ObjectStore
+
+    async def beat(self) -> None:
+        """Say that the run is alive. Raises: RunLost."""
+        await self.executor.run(run_beat(self.run, now=self.brought_now))
+
+    def tell(self, phase: str, key: str) -> None:
+        """Let whoever watches know."""
+        if self.progress is not None:
+            totals = self.run.totals
+            seconds = time.monotonic() - self.started
+            self.progress(
+                Progress(
+                    bytes=totals.bytes,
+                    key=key,
+                    objects=totals.objects,
+                    phase=phase,
+                    rows=totals.rows,
+                    seconds=seconds,
+                )
+            )
+
+
+async def scan(pass_: Pass) -> None:
+    """
+    Judge every object and every row, and write what is not as it should be into the ledger.
+
+    Raises: OutOfOrder, when the listing is not as ordered as the run took it to be; ListingUntrusted; SourceFailed;
+    RunLost; StoreError; DriverError.
+    """
+    first, last = bounds(pass_.config.prefix)
+    low = max(first, pass_.run.cursor_key)
+    scope_of = KeyScope.of(pass_.config)
+    async for listed in _pages(pass_, low):
+        page = without_unstorable(listed)
+        pass_.run.totals.unclassified += page.num_skipped
+        if page.keys:
+            low = await _judge_stretch(pass_, page, low, page.keys[-1], scope_of)
+    await _judge_stretch(pass_, ObjectPage(describe=_no_object, keys=(), sizes=()), low, last, scope_of)
+
+
+def bounds(prefix: str) -> tuple[str, str | None]:
+    """Return a key before all that begin with `prefix`, which ends with a slash or is empty, and one after them."""
+    # In the order of bytes `.` comes right before the slash, and `0` right after.
+    return (f"{prefix[:-1]}.\U0010ffff", f"{prefix[:-1]}0") if prefix else ("", None)
+
+
+async def gather_all(coroutines: Sequence[Awaitable[T]]) -> list[T]:
+    """Await all of them to their end, then raise the first error if there was one."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _pages(pass_: Pass, low: str) -> AsyncIterator[ObjectPage]:
+    prefix, page_size = pass_.config.prefix, pass_.config.page_size
+    # A cursor is only worth something where starting after it is exact; elsewhere the listing begins at its beginning.
+    if pass_.run.is_ordered and (pass_.is_exact or not pass_.run.cursor_key):
+        start_after = pass_.run.cursor_key
+        return ordered_pages(pass_.store, prefix=prefix, start_after=start_after, page_size=page_size)
+    return sorted_pages(pass_.store, prefix=prefix, start_after=low, page_size=page_size, beat=pass_.beat)
+
+
+async def _judge_stretch(
+    pass_: Pass, page: ObjectPage, low: str, high: str | None, scope_of: KeyScope
+) -> str:
+    """Judge the objects of a page and the rows up to `high`, in as many steps as there are batches of rows."""
+    start = 0
+    while True:
+        read = await pass_.references.read_range(low, high)
+        end = cut_page(page, start, read.high)
+        await _judge(pass_, compare(page, start, end, read, scope_of), low, read)
+        if read.high is None or read.high == high:
+            return high or low
+        start, low = end, read.high
+
+
+async def _judge(pass_: Pass, found: Comparison, low: str, read: RangeRead) -> None:
+    missing = await _look_for(pass_, sorted(set(found.absent_keys)))
+    _count(pass_, found, read)
+    observations = found.observations + missing
+    if observations:
+        async with pass_.executor.begin() as tx:
+            findings = await _weigh_all(pass_, tx, observations)
+            if findings:
+                await tx.run(finding_put_many(pass_.run.bucket, pass_.run.id, findings, now=pass_.now))
+            await tx.run(_advance(pass_, low, read.high))
+    else:
+        await pass_.executor.run(_advance(pass_, low, read.high))
+    pass_.tell("scan", read.high or low)
+
+
+def _advance(pass_: Pass, low: str, high: str | None) -> Query[None]:
+    return run_advance(pass_.run, low=low, high=high, totals=pass_.run.totals, now=pass_.brought_now)
+
+
+def _count(pass_: Pass, found: Comparison, read: RangeRead) -> None:
+    totals = pass_.run.totals
+    totals.bytes += found.num_bytes
+    totals.live += found.live
+    totals.objects += found.num_objects
+    totals.ready_rows += found.ready_rows
+    totals.unclassified += found.unclassified
+    for name, count in read.rows_of.items():
+        totals.rows_of[name] = totals.rows_of.get(name, 0) + count
+
+
+async def _look_for(pass_: Pass, keys: list[str]) -> list[Observation]:
+    """Look once more for what is not in the listing; keys beyond the limit are only counted."""
+    totals = pass_.run.totals
+    looked_at = keys[: max(0, MAX_LOOKS - totals.looks)]
+    totals.looks += len(looked_at)
+    totals.missing += len(keys) - len(looked_at)
+    rows = _ready_rows(await pass_.references.naming(looked_at))
+    looks = await gather_all([_look(pass_.store, key) for key in rows])
+    return [
+        Observation(key=key, object=None, row=row, look=look)
+        for (key, row), look in zip(rows.items(), looks, strict=True)
+        if look is not None
+    ]
+
+
+def _ready_rows(naming: dict[str, list[ReferenceRow]]) -> dict[str, ReferenceRow]:
+    """Keep the keys that a row still calls ready; one row of each."""
+    ready = {key: [row for row in rows if row.state == Reference.READY] for key, rows in naming.items()}
+    return {key: rows[0] for key, rows in ready.items() if rows}
+
+
+async def _look(store: ObjectStore, key: str) -> Look | None:
+    """Look for one object by name, and if it is there, for its name in a fresh listing; None if it has come since."""
+    try:
+        await store.head(key)
+    except (ObjectNotFound, InvalidKey):
+        return Look.NOT_FOUND
+    async for page in store.list_pages(prefix=key):
+        if key in page.keys:
+            return None
+    return Look.FOUND_UNLISTED
+
+
+async def _weigh_all(pass_: Pass, tx: Executor, observations: list[Observation]) -> list[Finding]:
+    keys = sorted({observation.key for observation in observations})
+    known = by_identity(await tx.run(finding_get_many(pass_.run.bucket, keys)))
+    findings = []
+    for observation in each_once(observations):
+        rule, finding = weigh(
+            observation,
+            known.get(observation.identity),
+            complete_run_id=pass_.complete_run_id,
+            config=pass_.config,
+            now=pass_.now,
+        )
+        if rule.verdict is Verdict.ABORT:
+            raise ListingUntrusted(observation.key)
+        if finding is not None:
+            _count_finding(pass_, rule, finding)
+            findings.append(finding)
+    return findings
+
+
+def _count_finding(pass_: Pass, rule: Rule, finding: Finding) -> None:
+    totals = pass_.run.totals
+    match finding.kind:
+        case Kind.ORPHAN:
+            totals.orphan_objects += 1
+            totals.orphan_bytes += finding.size
+        case Kind.ABANDONED:
+            totals.abandoned_rows += 1
+        case Kind.MISSING:
+            totals.missing += 1
+        case Kind.SIZE_MISMATCH:
+            totals.size_mismatches += 1
+        case Kind.SHARED:
+            totals.shared += 1
+    if rule.verdict in REMOVING and is_removable(pass_.references, finding):
+        totals.due += 1
+        totals.due_rows += bool(finding.source)
+        if finding.is_present:
+            totals.due_objects += 1
+            totals.due_bytes += finding.size
+
+
+def is_removable(references: References, finding: Finding) -> bool:
+    """Whether we may touch it at all: an object without a row, or a row of a table."""
+    return not finding.source or references.source(finding.source).is_deletable
+
+
+def _no_object(index: int) -> NoReturn:
+    raise IndexError(index)

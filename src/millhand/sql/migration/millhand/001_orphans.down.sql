@@ -1,0 +1,3 @@
+DROP TABLE /* schema */millhand_orphan_action;
+DROP TABLE /* schema */millhand_orphan_finding;
+DROP TABLE /* schema */millhand_orphan_run;

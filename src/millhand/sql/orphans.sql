@@ -1,0 +1,245 @@
+-- name: orphan_database_facts
+-- Say what the guards must know of this database.
+SELECT
+    now(),
+    pg_is_in_recovery(),
+    current_setting('server_encoding');
+
+-- name: orphan_run_get_unfinished
+-- Find the pass over a bucket that has not ended; its heart beats if somebody is at it.
+SELECT /* orphan_run_columns */
+FROM /* schema */millhand_orphan_run
+WHERE bucket = @bucket AND finished_at IS NULL;
+
+-- name: orphan_run_get_scanned
+-- Find the last pass over a bucket that saw all of it.
+SELECT /* orphan_run_columns */
+FROM /* schema */millhand_orphan_run
+WHERE bucket = @bucket AND scanned_at IS NOT NULL
+ORDER BY id DESC
+LIMIT 1;
+
+-- name: orphan_run_insert
+-- Begin a pass; no row comes back if another one began first.
+INSERT INTO /* schema */millhand_orphan_run AS run
+    (bucket, mode, fingerprint, started_at, heartbeat_at, is_ordered)
+VALUES
+    (@bucket, @mode, @fingerprint, @now::timestamptz, @now::timestamptz, @is_ordered)
+ON CONFLICT (bucket) WHERE finished_at IS NULL DO NOTHING
+RETURNING /* orphan_run_columns */;
+
+-- name: orphan_run_take_over
+-- Go on with a pass whose worker died; the epoch shuts that one out should it live after all.
+UPDATE /* schema */millhand_orphan_run AS run
+SET epoch = epoch + 1, heartbeat_at = @now::timestamptz
+WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
+RETURNING /* orphan_run_columns */;
+
+-- name: orphan_run_beat
+-- Say that the pass is alive. One row comes back as long as it is ours.
+UPDATE /* schema */millhand_orphan_run
+SET heartbeat_at = coalesce(@now::timestamptz, now())
+WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
+RETURNING 1;
+
+-- name: orphan_run_restart
+-- Begin the pass again from the first key, because the listing turned out to be unordered.
+UPDATE /* schema */millhand_orphan_run
+SET is_ordered = false, cursor_key = '', totals = '{}'
+WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
+RETURNING 1;
+
+-- name: orphan_run_advance
+-- Write down that all keys up to the cursor were judged, and drop what earlier passes found there and this one did not.
+WITH advanced AS (
+    UPDATE /* schema */millhand_orphan_run
+    SET
+        cursor_key = coalesce(@high::text, cursor_key),
+        heartbeat_at = coalesce(@now::timestamptz, now()),
+        totals = @totals::text::jsonb
+    WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
+    RETURNING bucket
+),
+cleared AS (
+    DELETE FROM /* schema */millhand_orphan_finding AS finding
+    USING advanced
+    WHERE
+        finding.bucket = advanced.bucket
+        AND finding.key > @low
+        AND (@high::text IS NULL OR finding.key <= @high)
+        AND finding.run_id <> @id
+)
+SELECT 1 FROM advanced;
+
+-- name: orphan_run_scanned
+-- Write down that the pass saw all of the bucket.
+UPDATE /* schema */millhand_orphan_run
+SET state = 'sweeping', scanned_at = @now::timestamptz, heartbeat_at = coalesce(@beat_at::timestamptz, now())
+WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
+RETURNING 1;
+
+-- name: orphan_run_finish
+-- Write down how the pass ended.
+UPDATE /* schema */millhand_orphan_run
+SET
+    state = @state,
+    finished_at = coalesce(@now::timestamptz, now()),
+    totals = coalesce(@totals::text::jsonb, totals),
+    refusals = @refusals::text[],
+    error = @error::text
+WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
+RETURNING 1;
+
+-- name: orphan_run_list
+-- List passes, the newest first.
+SELECT /* orphan_run_columns */
+FROM /* schema */millhand_orphan_run
+WHERE (@bucket::text IS NULL OR bucket = @bucket)
+ORDER BY id DESC
+LIMIT @limit;
+
+-- fragment: orphan_run_columns
+id, bucket, mode, fingerprint, state, epoch, started_at, heartbeat_at, scanned_at, finished_at,
+    cursor_key, is_ordered, totals::text, refusals, error
+
+-- name: orphan_finding_get_many
+-- Find what earlier passes noted about these objects and rows.
+SELECT /* orphan_finding_columns */
+FROM /* schema */millhand_orphan_finding
+WHERE bucket = @bucket AND key = ANY(@keys::text[]);
+
+-- name: orphan_finding_put_many
+-- Note what this pass found, in place of what an earlier one noted of the same object or row.
+INSERT INTO /* schema */millhand_orphan_finding AS finding (
+    bucket, run_id, last_seen_at, key, source, row_id, kind, reference, rule, is_present, size, etag, modified_at,
+    first_seen_at, sightings
+)
+SELECT @bucket, @run_id, @now::timestamptz, input.*
+FROM unnest(
+    @keys::text[],
+    @sources::text[],
+    @row_ids::text[],
+    @kinds::text[],
+    @references::text[],
+    @rules::integer[],
+    @are_present::boolean[],
+    @sizes::bigint[],
+    @etags::text[],
+    @modified_ats::timestamptz[],
+    @first_seen_ats::timestamptz[],
+    @sightings::integer[]
+) AS input
+ON CONFLICT (bucket, key, source, row_id) DO UPDATE
+SET
+    run_id = excluded.run_id,
+    last_seen_at = excluded.last_seen_at,
+    kind = excluded.kind,
+    reference = excluded.reference,
+    rule = excluded.rule,
+    is_present = excluded.is_present,
+    size = excluded.size,
+    etag = excluded.etag,
+    modified_at = excluded.modified_at,
+    first_seen_at = excluded.first_seen_at,
+    sightings = excluded.sightings;
+
+-- name: orphan_finding_get_due
+-- Give the next findings of a pass that a rule says are to be removed.
+SELECT /* orphan_finding_columns */
+FROM /* schema */millhand_orphan_finding
+WHERE run_id = @run_id AND rule = ANY(@rules::integer[]) AND id > @after
+ORDER BY id
+LIMIT @limit;
+
+-- name: orphan_finding_delete_many
+-- Strike findings off that are no longer so.
+DELETE FROM /* schema */millhand_orphan_finding
+WHERE id = ANY(@ids::bigint[]);
+
+-- name: orphan_finding_list
+-- List findings by id.
+SELECT /* orphan_finding_columns */
+FROM /* schema */millhand_orphan_finding
+WHERE
+    (@bucket::text IS NULL OR bucket = @bucket)
+    AND (@kind::text IS NULL OR kind = @kind)
+    AND id > @after
+ORDER BY id
+LIMIT @limit;
+
+-- fragment: orphan_finding_columns
+id, bucket, key, source, row_id, kind, reference, rule, is_present, size, etag, modified_at, first_seen_at, last_seen_at,
+    sightings, run_id
+
+-- name: orphan_action_insert_many
+-- Write down what is about to be done, before it is done.
+INSERT INTO /* schema */millhand_orphan_action (
+    run_id, bucket, created_at, updated_at,
+    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json
+)
+SELECT
+    @run_id, @bucket, @now::timestamptz, @now::timestamptz,
+    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json::jsonb
+FROM unnest(
+    @keys::text[],
+    @rules::integer[],
+    @states::text[],
+    @sizes::bigint[],
+    @etags::text[],
+    @modified_ats::timestamptz[],
+    @quarantine_keys::text[],
+    @sources::text[],
+    @table_names::text[],
+    @row_ids::text[],
+    @row_jsons::text[]
+) WITH ORDINALITY AS input (
+    key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json, position
+)
+ORDER BY position
+RETURNING /* orphan_action_columns */;
+
+-- name: orphan_action_set_state_many
+-- Write down what was done.
+UPDATE /* schema */millhand_orphan_action AS action
+SET state = input.state, reason = input.reason, updated_at = @now::timestamptz
+FROM unnest(@ids::bigint[], @states::text[], @reasons::text[]) AS input (id, state, reason)
+WHERE action.id = input.id;
+
+-- name: orphan_action_get_open
+-- Give the next actions on a bucket that are in a state that is not their last.
+SELECT /* orphan_action_columns */
+FROM /* schema */millhand_orphan_action
+WHERE
+    bucket = @bucket
+    AND state = @state
+    AND state IN ('intended', 'quarantined')
+    AND (@updated_before::timestamptz IS NULL OR updated_at <= @updated_before)
+    AND id > @after
+ORDER BY id
+LIMIT @limit;
+
+-- name: orphan_action_get_by_key
+-- Tell the story of a key, the newest action first.
+SELECT /* orphan_action_columns */
+FROM /* schema */millhand_orphan_action
+WHERE bucket = @bucket AND key = ANY(@keys::text[])
+ORDER BY id DESC
+LIMIT @limit;
+
+-- name: orphan_action_get_restorable
+-- Give the next actions that can be undone, by run, by prefix or by key.
+SELECT /* orphan_action_columns */
+FROM /* schema */millhand_orphan_action
+WHERE
+    bucket = @bucket
+    AND state IN ('quarantined', 'row_deleted', 'purged')
+    AND (@run_id::bigint IS NULL OR run_id = @run_id)
+    AND (@prefix::text IS NULL OR starts_with(key, @prefix))
+    AND (@key::text IS NULL OR key = @key)
+    AND id > @after
+ORDER BY id
+LIMIT @limit;
+
+-- fragment: orphan_action_columns
+id, run_id, bucket, key, rule, state, reason, size, etag, modified_at, quarantine_key, source, table_name, row_id,
+    row_json::text, created_at, updated_at
