@@ -13,11 +13,13 @@ MODULE_LINES = 450  # blank ones not counted
 VAGUE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 # Who may make a task that no `async with` owns: the two that answer for theirs in `stop`.
 TASK_MAKERS = {"src/millhand/runtime/producer.py", "src/millhand/runtime/service.py"}
-# What these wait for cannot ring: a process that is nobody's child, a queue that has run empty, and time itself.
+# Who may wait by the clock, and for what that cannot ring.
 SLEEPERS = {
-    "src/millhand/bench/measure.py",
-    "src/millhand/cli/worker_process.py",
-    "src/millhand/embedded/process.py",
+    "src/millhand/bench/measure.py": "time is what is measured",
+    "src/millhand/cli/worker_process.py": "a queue that has run empty",
+    "src/millhand/embedded/process.py": "a process that is nobody's child",
+    "src/millhand/orphans/sweep.py": "the pace at which objects are taken away",
+    "tests/acceptance/test_worker.py": "another process's rows, which are looked at again and again",
 }
 LEAVE_RUNNING = ("job_complete_many", "job_rescue_many", "job_set_state_if_running_many")
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:root|work|Users)/\w")
