@@ -63,24 +63,33 @@ async def opened(driver: AsyncpgDriver) -> AsyncIterator[AsyncpgDriver]:
         await driver.close()
 
 
-def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+def run_with_driver(settings: Settings, work: Callable[[AsyncpgDriver], Awaitable[T]]) -> T:
     """
-    Run `work` with a client that works no jobs, on the database of the settings, and return what it returns.
+    Run `work` with a driver, open, on the database of the settings, and return what it returns.
 
     An embedded database is migrated first, for nobody else would.
     """
-    settings = load_settings(config_path)
 
     async def go(base: Database) -> T:
         async with opened(base.driver(settings)) as driver:
             if base.is_embedded:
                 await migrate_all_lines(driver)
-            config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
-            async with Client(driver, config) as client:
-                return await work(client)
+            return await work(driver)
 
     with database(settings) as base:
         return asyncio.run(go(base))
+
+
+def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Run `work` with a client that works no jobs, on the database of the settings, and return what it returns."""
+    settings = load_settings(config_path)
+    config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
+
+    async def go(driver: AsyncpgDriver) -> T:
+        async with Client(driver, config) as client:
+            return await work(client)
+
+    return run_with_driver(settings, go)
 
 
 async def migrate_all_lines(driver: AsyncpgDriver) -> None:

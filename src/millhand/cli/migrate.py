@@ -28,6 +28,8 @@ from millhand.migrate import (
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+NOTHING = "nothing to do"
+
 
 def _line_option(function: Function) -> Function:
     text = "The migration line: main is River's, millhand is ours; both if not said."
@@ -80,15 +82,17 @@ def up(
     """
     chosen = _chosen(line, is_bounded=target_version is not None or max_steps is not None)
 
-    async def go(driver: AsyncpgDriver) -> list[MigrationStep]:
-        steps: list[MigrationStep] = []
+    async def go(driver: AsyncpgDriver) -> int:
+        num_steps = 0
         for name in chosen:
-            steps += await Migrator(driver, name).up(
-                target=target_version, max_steps=max_steps, dry_run=dry_run
-            )
-        return steps
+            migrator = Migrator(driver, name)
+            steps = await migrator.up(target=target_version, max_steps=max_steps, dry_run=dry_run)
+            _print_steps(steps, is_dry=dry_run, should_show=show_sql)
+            num_steps += len(steps)
+        return num_steps
 
-    _print_steps(_run(_settings(config_path, schema), go), is_dry=dry_run, should_show=show_sql)
+    if not _run(_settings(config_path, schema), go):
+        click.echo(NOTHING)
 
 
 @migrate.command(example="millhand migrate down --line main --target-version 5 --yes")
@@ -129,6 +133,8 @@ def down(
         )
         planned = _run(settings, go)
     _print_steps(planned, is_dry=dry_run, should_show=show_sql)
+    if not planned:
+        click.echo(NOTHING)
 
 
 @migrate.command(name="list", example="millhand migrate list --json")
@@ -240,8 +246,6 @@ async def _statuses(driver: AsyncpgDriver, names: Sequence[str]) -> list[tuple[s
 
 
 def _print_steps(steps: Sequence[MigrationStep], *, is_dry: bool, should_show: bool) -> None:
-    if not steps:
-        click.echo("nothing to do")
     for step in steps:
         done = "would apply" if is_dry else "applied"
         if step.direction is Direction.DOWN:

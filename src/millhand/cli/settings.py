@@ -126,9 +126,10 @@ class _Blamed:
 
     def _blame(self, text: str) -> str:
         named = [
-            (given.layer, -text.find(self._settings.known[path].key), given)
+            (given.layer, -text.find(word), given)
             for path, given in self._settings.given.items()
-            if self._settings.known[path].section == self._section and self._settings.known[path].key in text
+            if self._settings.known[path].section == self._section
+            and (word := self._settings.known[path].key.removesuffix("s")) in text  # of queues, one is named
         ]
         if not named:
             return f"[{self._section}] {text}"

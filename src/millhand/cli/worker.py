@@ -25,10 +25,13 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.jobs import Heartbeat, OrphanCleanup, add_heartbeat, add_orphan_cleanup
+from millhand.migrate import require_schema
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
 from millhand.storage import open_store
 from millhand.worker import Workers
+
+LINE_MILLHAND = "millhand"  # where the orphan cleanup keeps its ledger
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +173,8 @@ class Plan:
                     await stack.enter_async_context(opened(driver))
                     if base.is_embedded or self.should_migrate:
                         await migrate_all_lines(driver)
+                    if "orphans" in self._built_ins() and self.settings.get("orphans.sources"):
+                        await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
                     client = Client(driver, self._wired(driver, stack))
                     await client.start()
                     return client

@@ -1,0 +1,206 @@
+"""Claims about `millhand job`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from cli_room import millhand
+
+from factory import get_job, insert_job
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import JobId, JobState
+
+pytestmark = pytest.mark.usefixtures("project")
+
+
+async def test_job_insert_gives_an_id_and_the_row_has_what_was_said(schema_driver: AsyncpgDriver) -> None:
+    """A job is inserted as an application would, and in a pipe its id is all that is printed."""
+    result = await millhand(
+        "job", "insert", "send_email", '{"to": "ann"}', "--queue", "mail", "--priority", 2, "--max-attempts", 3,
+        "--tag", "urgent",
+    )  # fmt: skip
+
+    row = await get_job(schema_driver.pool, int(result.out))
+    assert (result.code, result.err) == (0, "")
+    assert (row.kind, row.args, row.queue, row.priority, row.max_attempts, row.tags, row.state) == (
+        "send_email",
+        {"to": "ann"},
+        "mail",
+        2,
+        3,
+        ("urgent",),
+        JobState.AVAILABLE,
+    )
+
+
+async def test_job_insert_later_schedules_it(schema_driver: AsyncpgDriver) -> None:
+    """With `--in` the job is scheduled."""
+    result = await millhand("job", "insert", "send_email", "--in", "1h", "--json")
+
+    row = await get_job(schema_driver.pool, result.json["id"])
+    assert row.state is JobState.SCHEDULED
+    assert 3_590 < (row.scheduled_at - row.created_at).total_seconds() < 3_610
+
+
+async def test_job_insert_reads_args_from_a_pipe(
+    schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-` reads the args from standard input."""
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"n": 1}'))
+
+    result = await millhand("job", "insert", "count", "-")
+
+    assert (await get_job(schema_driver.pool, int(result.out))).args == {"n": 1}
+
+
+async def test_job_list_is_lines_in_a_pipe(schema_driver: AsyncpgDriver) -> None:
+    """A pipe gets a line a job, the newest first, without headings; filters choose."""
+    first = await insert_job(schema_driver.pool, kind="a", queue="mail")
+    second = await insert_job(schema_driver.pool, JobState.DISCARDED, kind="b")
+    third = await insert_job(schema_driver.pool, kind="a")
+
+    everything = await millhand("job", "list")
+    chosen = await millhand("job", "list", "--kind", "a", "--state", "available", "--oldest-first")
+
+    assert [line[0] for line in everything.lines] == [str(third.id), str(second.id), str(first.id)]
+    assert chosen.lines == [
+        [str(first.id), "available", "a", "mail", "0/25", "2024-05-01T10:34:56.789000Z", ""],
+        [str(third.id), "available", "a", "default", "0/25", "2024-05-01T10:34:56.789000Z", ""],
+    ]
+
+
+async def test_job_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> None:
+    """`--json` prints every column."""
+    await insert_job(schema_driver.pool, args='{"n": 1}', tags=["urgent"])
+
+    ((row,), empty) = (
+        (await millhand("job", "list", "--json")).json,
+        (await millhand("job", "list", "--tag", "x_y")),
+    )
+
+    assert (row["state"], row["args"], row["tags"]) == ("available", {"n": 1}, ["urgent"])
+    assert (empty.code, empty.out) == (0, "")
+
+
+async def test_job_show_tells_all_about_one(schema_driver: AsyncpgDriver) -> None:
+    """A job is shown with its args and its errors; one that is not there is an error."""
+    error = '{"at": "2024-05-01T10:00:00Z", "attempt": 1, "error": "no", "trace": "line 1"}'
+    job = await insert_job(schema_driver.pool, JobState.DISCARDED, attempt=1, args='{"n": 1}', errors=[error])
+
+    shown = await millhand("job", "show", job.id)
+    missing = await millhand("job", "show", 999_999)
+
+    assert ["args", '{"n": 1}'] in shown.lines
+    assert ["error of attempt 1", "no (2024-05-01T10:00:00+00:00)"] in shown.lines
+    assert (missing.code, missing.out) == (1, "")
+    assert missing.err == "error: job must exist, found none with id or name 999999\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "before", "after", "said"),
+    [
+        ("cancel", JobState.AVAILABLE, JobState.CANCELLED, "cancelled 2 jobs\n"),
+        ("retry", JobState.DISCARDED, JobState.AVAILABLE, "retried 2 jobs\n"),
+    ],
+)
+async def test_job_commands_act_on_what_a_filter_finds(
+    schema_driver: AsyncpgDriver, command: str, before: JobState, after: JobState, said: str
+) -> None:
+    """With `--yes`, all jobs of the filter are changed, and others are not; their ids are printed."""
+    jobs = [await insert_job(schema_driver.pool, before, kind="a") for _ in range(2)]
+    other = await insert_job(schema_driver.pool, before, kind="b")
+
+    result = await millhand("job", command, "--kind", "a", "--yes")
+
+    assert (result.code, result.err) == (0, said)
+    assert result.lines == [[str(job.id)] for job in jobs]
+    assert [(await get_job(schema_driver.pool, job.id)).state for job in [*jobs, other]] == [
+        after,
+        after,
+        before,
+    ]
+
+
+async def test_job_delete_leaves_running_jobs(schema_driver: AsyncpgDriver) -> None:
+    """A running job is not deleted; the others are, and the exit code says that not everything was done."""
+    done = await insert_job(schema_driver.pool, JobState.COMPLETED)
+    running = await insert_job(schema_driver.pool, JobState.RUNNING)
+
+    result = await millhand("job", "delete", done.id, running.id, 999_999)
+
+    assert result.code == 1
+    assert result.lines == [[str(done.id)]]
+    assert result.err == (
+        "deleted 1 job\n"
+        f"error: job must not be running to be deleted, got job {running.id} running; cancel it first; "
+        "job must exist, found none with id or name 999999\n"
+    )
+
+
+async def test_job_retry_by_filter_leaves_completed_jobs(schema_driver: AsyncpgDriver) -> None:
+    """A filter without a state does not do again what was done; with the state said, it does."""
+    job = await insert_job(schema_driver.pool, JobState.COMPLETED, kind="a")
+
+    left = await millhand("job", "retry", "--kind", "a", "--yes")
+    said = await millhand("job", "retry", "--kind", "a", "--state", "completed", "--yes")
+
+    assert (left.code, left.err) == (0, "retried 0 jobs\n")
+    assert (said.code, said.err) == (0, "retried 1 job\n")
+    assert (await get_job(schema_driver.pool, job.id)).state is JobState.AVAILABLE
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry", "delete"])
+async def test_job_commands_ask_before_they_act_on_a_filter(
+    schema_driver: AsyncpgDriver, command: str
+) -> None:
+    """In a pipe there is nobody to ask, so without `--yes` nothing is done and the use is wrong."""
+    job = await insert_job(
+        schema_driver.pool, JobState.CANCELLED if command != "cancel" else JobState.AVAILABLE
+    )
+
+    result = await millhand("job", command, "--kind", "kind")
+
+    assert result.code == 2
+    assert result.err == (
+        f"error: {command} 1 job must be confirmed, got no terminal to ask on; repeat it with --yes\n"
+    )
+    assert (await get_job(schema_driver.pool, JobId(job.id))) == job
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry", "delete"])
+async def test_job_commands_want_to_know_which(command: str, project: Path) -> None:
+    """Neither nothing nor both ways of choosing are accepted."""
+    neither = await millhand("job", command)
+    both = await millhand("job", command, 1, "--kind", "a")
+
+    assert (neither.code, neither.err) == (
+        2,
+        (
+            "error: jobs must be chosen by id or by filter, got neither; "
+            "write an id, or --state, --kind, --queue or --tag\n"
+        ),
+    )
+    assert (both.code, both.err) == (
+        2,
+        "error: jobs must be chosen by id or by filter, got both; leave one out\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("job", "insert", "kind", "[1]"), "args of kind 'kind' must be"),
+        (("job", "insert", "kind", "{"), "args of kind 'kind' must be"),
+        (("job", "insert", "k", "--queue", "Mail!"), "queue must be 1 to"),
+        (("job", "insert", "k", "--in", "soon"), "--in must be a duration such as"),
+    ],
+)
+async def test_job_insert_refuses_what_river_would(arguments: tuple[str, ...], message: str) -> None:
+    """What cannot be inserted is wrong use, and nothing is inserted."""
+    result = await millhand(*arguments)
+
+    assert result.code == 2
+    assert result.err.startswith(f"error: {message}")
+    assert (await millhand("job", "list")).out == ""

@@ -1,0 +1,98 @@
+"""Claims about the command line as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from cli_pages import DOCS, PAGES, _commands
+from cli_room import millhand
+
+from millhand.cli.command import Command, Group
+from millhand.cli.main import COMMANDS, cli
+
+ALL_COMMANDS = {path: command for path, command, _ in _commands(cli, "millhand", None)}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_written_from_the_code(name: str) -> None:
+    """What docs/ says of commands, settings and fields is what the code says; tests/cli/cli_pages.py writes it."""
+    assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name]()
+
+
+@pytest.mark.parametrize("path", ALL_COMMANDS)
+def test_commands_show_an_example_of_themselves(path: str) -> None:
+    """Every help text ends with an example, and it is one of this command."""
+    command = ALL_COMMANDS[path]
+
+    assert isinstance(command, Command | Group)
+    assert command.example.startswith(path)
+    assert command.help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_are_listed_as_they_call_themselves(name: str) -> None:
+    """The line in the list of commands is the first of the command's own help."""
+    command = ALL_COMMANDS[f"millhand {name}"]
+
+    assert COMMANDS[name][1] == command.get_short_help_str(limit=200)
+
+
+def test_examples_can_be_parsed() -> None:
+    """An example that is copied is no wrong use: every option in it exists."""
+    for path, command in ALL_COMMANDS.items():
+        assert isinstance(command, Command | Group)
+        options = {name for parameter in command.params for name in parameter.opts}
+        words = [word for word in command.example.split("|")[0].split() if word.startswith("--")]
+        if isinstance(command, Command):
+            assert set(words) <= options, path
+
+
+async def test_main_prints_its_version() -> None:
+    """`--version` names the program and its version."""
+    assert (await millhand("--version")).out == "millhand 0.1.0\n"
+
+
+async def test_main_without_a_command_shows_what_there_is() -> None:
+    """Without a command the help is shown, and that is wrong use."""
+    result = await millhand()
+
+    assert result.code == 2
+    assert "Commands:" in result.err
+
+
+async def test_main_reads_the_settings_it_is_told_to(elsewhere: Path) -> None:
+    """`--config` names the file; one that is not there is wrong use."""
+    (elsewhere / "other.toml").write_text("[worker]\nmax_attempts = 7\n")
+
+    shown = await millhand("--config", "other.toml", "worker", "--show-config")
+    missing = await millhand("--config", "missing.toml", "worker", "--show-config")
+
+    assert "max_attempts = 7" in shown.out
+    assert (missing.code, missing.err) == (
+        2,
+        "error: missing.toml must be a file that can be read, got: No such file or directory\n",
+    )
+
+
+def test_main_runs_as_a_module() -> None:
+    """`python -m millhand` is the same command."""
+    told = subprocess.run(
+        [sys.executable, "-m", "millhand", "--version"], capture_output=True, text=True, check=True
+    )
+
+    assert told.stdout == "millhand 0.1.0\n"
+
+
+def test_main_finds_help_without_the_database() -> None:
+    """Help is shown without what only commands need, and so at once."""
+    code = (
+        "import sys; from millhand.cli.main import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert {"rich", "structlog", "millhand.embedded"}.isdisjoint(told.stderr.split())
+    assert isinstance(cli, click.Group)

@@ -1,0 +1,150 @@
+"""Claims about `millhand migrate`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from cli_room import millhand
+
+
+@pytest.fixture
+async def schema_name(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> AsyncIterator[str]:
+    """An empty schema in the database of DATABASE_URL, dropped afterwards."""
+    name = f"migrate_{secrets.token_hex(4)}"
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(f"CREATE SCHEMA {name}")
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    yield name
+    await connection.execute(f"DROP SCHEMA {name} CASCADE")
+    await connection.close()
+
+
+async def test_migrate_up_brings_every_line_up_to_date_and_says_so(schema_name: str) -> None:
+    """Up applies all lines, a line of text a version; list and validate agree, and a second up has nothing to do."""
+    invalid = await millhand("migrate", "validate", "--schema", schema_name)
+    up = await millhand("migrate", "up", "--schema", schema_name)
+    valid = await millhand("migrate", "validate", "--schema", schema_name)
+    listed = await millhand("migrate", "list", "--schema", schema_name)
+    again = await millhand("migrate", "up", "--schema", schema_name)
+
+    assert invalid.code == 1
+    assert invalid.err.startswith("error: all versions must be applied, missing: main 1, main 2, ")
+    assert up.code == 0
+    assert up.out.startswith("applied version 001 of line main: create river migration (")
+    assert "applied version 001 of line millhand: " in up.out
+    assert (valid.code, valid.err) == (0, "all versions are applied\n")
+    assert {line[2] for line in listed.lines} == {"true"}
+    assert (again.code, again.out) == (0, "nothing to do\n")
+
+
+async def test_migrate_up_stops_where_it_is_told_to(schema_name: str) -> None:
+    """A target or a number of steps is River's line alone; a dry run says what it would do and does nothing."""
+    dry = await millhand(
+        "migrate", "up", "--schema", schema_name, "--dry-run", "--max-steps", 1, "--show-sql"
+    )
+    up = await millhand("migrate", "up", "--schema", schema_name, "--target-version", 2)
+    listed = await millhand("migrate", "list", "--schema", schema_name, "--line", "main", "--json")
+
+    assert dry.out.startswith("would apply version 001 of line main: create river migration\n\n")
+    assert f'"{schema_name}".river_migration' in dry.out
+    assert [line.partition(":")[0] for line in up.out.splitlines()] == [
+        "applied version 001 of line main",
+        "applied version 002 of line main",
+    ]
+    assert [row["applied"] for row in listed.json] == [True, True] + [False] * 6
+
+
+async def test_migrate_down_asks_first(schema_name: str) -> None:
+    """Going down loses data: in a pipe it wants `--yes`, and then takes back one step unless told more."""
+    await millhand("migrate", "up", "--schema", schema_name, "--line", "main")
+
+    asked = await millhand("migrate", "down", "--schema", schema_name)
+    one = await millhand("migrate", "down", "--schema", schema_name, "--yes")
+    everything = await millhand("migrate", "down", "--schema", schema_name, "--target-version", 0, "--yes")
+    listed = await millhand("migrate", "list", "--schema", schema_name)
+
+    assert (asked.code, asked.err) == (
+        2,
+        (
+            "error: taking back version 8 of line 'main', with the data in its tables, must be confirmed, "
+            "got no terminal to ask on; repeat it with --yes\n"
+        ),
+    )
+    assert one.out.startswith("took back version 008 of line main: ")
+    assert len(one.lines) == 1
+    assert len(everything.lines) == 7
+    assert {line[2] for line in listed.lines} == {"false"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("up", "--line", "mian"), 2, "migration line must be one of 'main', 'millhand', got 'mian'"),
+        (("up", "--target-version", "99"), 1, "target must be a version of line 'main', 1 to 8, got 99"),
+        (
+            ("up", "--schema", "no_such_schema"),
+            1,
+            (
+                "schema must exist before it is migrated, found none named 'no_such_schema'; "
+                'run: CREATE SCHEMA "no_such_schema"'
+            ),
+        ),
+        (
+            ("up", "--line", "millhand"),
+            1,
+            "line 'millhand' needs line 'main' at version 5 or later; run: millhand migrate up --line main",
+        ),
+        (
+            ("down", "--target-version", "3"),
+            1,
+            "target of a way down must be applied, got version 3 of line 'main'",
+        ),
+        (("sql", "--version", "42"), 1, "version must be one of line 'main', 1 to 8, got 42"),
+    ],
+)
+async def test_migrate_refuses_what_cannot_be(
+    schema_name: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    """A wrong version, line or schema is an error that says what to do, and nothing is changed."""
+    monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", schema_name)
+
+    result = await millhand("migrate", *arguments)
+    listed = await millhand("migrate", "list")
+
+    assert (result.code, result.out, result.err) == (code, "", f"error: {message}\n")
+    assert {line[2] for line in listed.lines} == {"false"}
+
+
+async def test_migrate_leaves_a_foreign_table_alone(schema_name: str, postgres_url: str) -> None:
+    """A table that is in the way is named, and the version that met it is rolled back."""
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(f"CREATE TABLE {schema_name}.river_job (mine text)")
+
+    result = await millhand("migrate", "up", "--schema", schema_name)
+
+    columns = await connection.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = $1 AND table_name = 'river_job'",
+        schema_name,
+    )
+    await connection.close()
+    assert result.code == 1
+    assert result.err.startswith("error: version 2 (initial schema) of line 'main' must go up, got ")
+    assert [row["column_name"] for row in columns] == ["mine"]
+
+
+async def test_migrate_sql_needs_no_database(elsewhere: Path) -> None:
+    """The SQL is printed without a database, a transaction a version, in the schema that was said."""
+    result = await millhand("migrate", "sql", "--version", 1, "--schema", "mill")
+    down = await millhand("migrate", "sql", "--version", 1, "--down")
+
+    assert result.code == 0
+    assert result.out.startswith("-- line main, version 001 create river migration, up\nBEGIN;\n")
+    assert '"mill".river_migration' in result.out
+    assert "DROP TABLE" in down.out
+    assert list(elsewhere.iterdir()) == []

@@ -1,0 +1,58 @@
+"""Claims about `millhand queue`."""
+
+from __future__ import annotations
+
+import pytest
+from cli_room import millhand
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.store.queue import queue_create_or_set_updated_at
+
+pytestmark = pytest.mark.usefixtures("project")
+
+
+async def _queues(driver: AsyncpgDriver, *names: str) -> None:
+    for name in names:
+        await driver.pool.run(queue_create_or_set_updated_at(name))
+
+
+async def _states() -> dict[str, str]:
+    return {line[0]: line[1] for line in (await millhand("queue", "list")).lines}
+
+
+async def test_queue_pause_and_resume_change_the_queues_that_were_named(schema_driver: AsyncpgDriver) -> None:
+    """A paused queue is listed as paused until it is resumed; `*` means all."""
+    await _queues(schema_driver, "default", "mail")
+
+    paused = await millhand("queue", "pause", "mail")
+    after_pause = await _states()
+    await millhand("queue", "pause", "*")
+    after_all = await _states()
+    resumed = await millhand("queue", "resume", "*")
+
+    assert (paused.code, paused.out, paused.err) == (0, "", "paused queue mail\n")
+    assert after_pause == {"default": "active", "mail": "paused"}
+    assert after_all == {"default": "paused", "mail": "paused"}
+    assert (resumed.code, resumed.err) == (0, "resumed all queues\n")
+    assert await _states() == {"default": "active", "mail": "active"}
+
+
+async def test_queue_pause_says_which_are_not_there(schema_driver: AsyncpgDriver) -> None:
+    """An unknown queue is an error; the others are paused all the same."""
+    await _queues(schema_driver, "mail")
+
+    result = await millhand("queue", "pause", "mial", "mail")
+
+    assert result.code == 1
+    assert result.err == (
+        "paused queue mail\nerror: queue must exist, found none named 'mial'; see: millhand queue list\n"
+    )
+
+
+async def test_queue_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> None:
+    """`--json` prints every column."""
+    await _queues(schema_driver, "mail")
+
+    (row,) = (await millhand("queue", "list", "--json")).json
+
+    assert (row["name"], row["paused_at"], row["metadata"]) == ("mail", None, {})
