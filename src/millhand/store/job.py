@@ -76,31 +76,6 @@ def job_insert_many(
     )
 
 
-def _job_insert(
-    params: InsertParams, notify_queues: Collection[str], now: datetime | None
-) -> Query[list[InsertResult]]:
-    return Query(
-        "job_insert",
-        {
-            "args": params.encoded_args,
-            "created_at": params.created_at,
-            "kind": params.kind,
-            "max_attempts": params.max_attempts,
-            "metadata": params.encoded_metadata,
-            "notify_queues": list(notify_queues),
-            "now": now,
-            "priority": params.priority,
-            "queue": params.queue,
-            "scheduled_at": params.scheduled_at,
-            "state": params.state.value,
-            "tags": params.tags,
-            "unique_key": params.unique_key,
-            "unique_states": params.unique_states,
-        },
-        _parse_insert_results,
-    )
-
-
 def job_notify_insert(queues: Collection[str]) -> Query[None]:
     """Announce that jobs became available in `queues`."""
     return Query("job_notify_insert", {"queues": list(queues)}, parse_none)
@@ -339,6 +314,31 @@ def job_delete_before(
         "limit": limit,
     }
     return Query("job_delete_before", params, parse_count)
+
+
+def _job_insert(
+    params: InsertParams, notify_queues: Collection[str], now: datetime | None
+) -> Query[list[InsertResult]]:
+    return Query(
+        "job_insert",
+        {
+            "args": params.encoded_args,
+            "created_at": params.created_at,
+            "kind": params.kind,
+            "max_attempts": params.max_attempts,
+            "metadata": params.encoded_metadata,
+            "notify_queues": list(notify_queues),
+            "now": now,
+            "priority": params.priority,
+            "queue": params.queue,
+            "scheduled_at": params.scheduled_at,
+            "state": params.state.value,
+            "tags": params.tags,
+            "unique_key": params.unique_key,
+            "unique_states": params.unique_states,
+        },
+        _parse_insert_results,
+    )
 
 
 def _parse_insert_results(rows: Sequence[Row]) -> list[InsertResult]:

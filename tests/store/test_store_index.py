@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.errors import ConfigError
+from millhand.store.index import (
+    JOB_INDEX_NAMES,
+    artifact_names,
+    checked_index_name,
+    index_drop,
+    index_get_names,
+    index_reindex,
+)
+
+
+@pytest.mark.parametrize("name", JOB_INDEX_NAMES)
+async def test_every_index_of_ours_is_there_and_can_be_rebuilt(
+    schema_driver: AsyncpgDriver, name: str
+) -> None:
+    """The names that are rebuilt by default are those of the migrations, and a rebuild leaves nothing behind."""
+    before = await schema_driver.pool.run(index_get_names(name))
+
+    await schema_driver.pool.run(index_reindex(name))
+
+    assert before == await schema_driver.pool.run(index_get_names(name)) == [name]
+
+
+async def test_what_a_rebuild_left_behind_is_dropped(schema_driver: AsyncpgDriver) -> None:
+    """An artifact is found beside its index, and dropped; one that is gone already is no error."""
+    run, name = schema_driver.pool.run, "river_job_kind"
+    for made in ("river_job_kind_ccnew1", "river_job_kinds"):
+        await schema_driver.pool.execute_script(f"CREATE INDEX {made} ON /* schema */river_job (kind)")
+
+    names = await run(index_get_names(name))
+    artifacts = artifact_names(name, names)
+    for artifact in [*artifacts, "river_job_kind_ccold"]:
+        await run(index_drop(artifact))
+    left = await run(index_get_names(name))
+    await run(index_drop("river_job_kinds"))
+
+    assert names == ["river_job_kind", "river_job_kind_ccnew1", "river_job_kinds"]
+    assert artifacts == ["river_job_kind_ccnew1"]
+    assert left == ["river_job_kind", "river_job_kinds"]
+
+
+def test_artifacts_are_known_by_their_names() -> None:
+    """Only PostgreSQL's own names for what it builds and replaces are artifacts."""
+    names = ["i", "i_ccnew", "i_ccnew2", "i_ccold", "i_ccold10", "i_ccnewer", "i_ccnew_x", "ii_ccnew"]
+
+    assert artifact_names("i", names) == ["i_ccnew", "i_ccnew2", "i_ccold", "i_ccold10"]
+
+
+async def test_index_that_is_not_there_has_no_names(tx: Executor) -> None:
+    """A missing index is found missing."""
+    assert await tx.run(index_get_names("river_job_fly")) == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", 'a"b', "a;b", "1a", "é", "x" * 64])
+def test_name_that_cannot_be_an_index_s_is_refused(name: str) -> None:
+    """Names go into SQL as they are, so they must be plain."""
+    with pytest.raises(ConfigError) as refused:
+        checked_index_name(name)
+
+    assert str(refused.value) == (
+        f"index name must be letters, digits and underscores, at most 63, not a digit first, got {name!r}"
+    )

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from store_rows import HOUR, NOW, heard, params
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
+from millhand.job import JobState
+from millhand.store.job import job_insert_many, job_notify_insert
+
+if TYPE_CHECKING:
+    from conftest import Ears
+
+FOUR_STATES = 0xD1
+SIX_STATES = 0xF5
+
+
+def unique(number: int, **said: object) -> object:
+    return params(unique_key=bytes([number]) * 32, unique_states=SIX_STATES, **said)
+
+
+async def test_results_stand_in_the_order_of_the_params(tx: Executor) -> None:
+    """Fresh rows and duplicates come back one for one, in the order in which they were given, and say which they are."""
+    [old] = await tx.run(job_insert_many([unique(9, tags=("old",))]))
+
+    many = [params(kind="a"), unique(1, kind="b"), unique(9, kind="c"), params(kind="d"), unique(2, kind="e")]
+    results = await tx.run(job_insert_many(many))
+
+    assert [one.job.kind for one in results] == ["a", "b", "act", "d", "e"]
+    assert [one.unique_skipped_as_duplicate for one in results] == [False, False, True, False, False]
+    assert results[2].job == old.job
+    assert len({one.job.id for one in results}) == 5
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
+async def test_inserted_row_is_what_was_said(tx: Executor, num_jobs: int) -> None:
+    """Each option of the params is in the row, whether one job is inserted or several."""
+    said = params(
+        kind="resize",
+        encoded_args='{"n":1}',
+        max_attempts=3,
+        encoded_metadata='{"a":1}',
+        priority=2,
+        queue="images",
+        state=JobState.SCHEDULED,
+        created_at=NOW,
+        scheduled_at=NOW + HOUR,
+        tags=("one", "two"),
+    )
+
+    results = await tx.run(job_insert_many([said] * num_jobs))
+
+    for one in results:
+        job = one.job
+        assert (job.kind, job.args, job.max_attempts, job.metadata) == ("resize", {"n": 1}, 3, {"a": 1})
+        assert (job.priority, job.queue, job.state, job.tags) == (
+            2,
+            "images",
+            JobState.SCHEDULED,
+            ("one", "two"),
+        )
+        assert (job.created_at, job.scheduled_at, job.attempt) == (NOW, NOW + HOUR, 0)
+        assert (job.unique_key, job.unique_states, job.attempted_at, job.finalized_at) == (
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
+async def test_instants_that_are_not_said_are_the_given_now_or_the_database_s(
+    tx: Executor, num_jobs: int
+) -> None:
+    """Without instants of their own, rows take `now`, and without that the database's clock."""
+    brought = await tx.run(job_insert_many([params()] * num_jobs, now=NOW))
+    default = await tx.run(job_insert_many([params()] * num_jobs))
+
+    [clock] = await tx.fetch("SELECT now()")
+    assert {(one.job.created_at, one.job.scheduled_at) for one in brought} == {(NOW, NOW)}
+    assert {(one.job.created_at, one.job.scheduled_at) for one in default} == {(clock["now"], clock["now"])}
+
+
+async def test_row_without_tags_has_an_empty_array(tx: Executor) -> None:
+    """No tags are an empty array, not one empty tag."""
+    await tx.run(job_insert_many([params(), params()]))
+    await tx.run(job_insert_many([params()]))
+
+    assert await tx.fetch("SELECT DISTINCT tags::text FROM river_job") == [{"tags": "{}"}]
+
+
+async def test_same_key_twice_in_one_insert_is_refused(tx: Executor) -> None:
+    """Two jobs with one key in one statement fail it as in River, and nothing is inserted."""
+    with pytest.raises(DriverError) as refused:
+        async with tx.begin() as savepoint:
+            await savepoint.run(job_insert_many([unique(1), params(), unique(1)]))
+
+    assert refused.value.sqlstate == "21000"
+    assert await tx.fetch("SELECT id FROM river_job") == []
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
+async def test_duplicate_of_another_kind_keeps_the_row_s_kind(tx: Executor, num_jobs: int) -> None:
+    """A job skipped as duplicate changes nothing of the row that is there, not even its kind."""
+    [old] = await tx.run(job_insert_many([unique(1)]))
+
+    results = await tx.run(
+        job_insert_many([unique(1, kind="other", queue="q", tags=("x-y",)), params()][:num_jobs])
+    )
+
+    assert results[0].job == old.job
+    assert results[0].unique_skipped_as_duplicate
+
+
+@pytest.mark.parametrize("state", list(JobState))
+async def test_key_is_held_in_the_states_of_its_mask(tx: Executor, state: JobState) -> None:
+    """A job holds its key while its state is in its mask, and no longer: the index says so, not the insert."""
+    [old] = await tx.run(job_insert_many([params(unique_key=b"k" * 32, unique_states=FOUR_STATES)]))
+    finalized_at = NOW if state.is_finalized else None
+    await tx.fetch(
+        "UPDATE river_job SET state = $2::text::river_job_state, finalized_at = $3 WHERE id = $1",
+        [old.job.id, state.value, finalized_at],
+    )
+
+    [new] = await tx.run(job_insert_many([params(unique_key=b"k" * 32, unique_states=FOUR_STATES)]))
+
+    holds = state in {JobState.AVAILABLE, JobState.PENDING, JobState.RUNNING, JobState.SCHEDULED}
+    assert new.unique_skipped_as_duplicate is holds
+    assert (new.job.id == old.job.id) is holds
+
+
+async def test_key_without_mask_holds_nothing(tx: Executor) -> None:
+    """A row of an old River with a key and no mask of states takes no part in uniqueness."""
+    old = params(unique_key=b"k" * 32)
+    await tx.run(job_insert_many([old]))
+
+    [new] = await tx.run(job_insert_many([unique(ord("k"))]))
+
+    assert not new.unique_skipped_as_duplicate
+
+
+async def test_announcement_is_river_s_byte_for_byte(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+    """The queues are told on River's topic in River's words, each once, in the order given, by one job or several."""
+    run = schema_driver.pool.run
+
+    await run(job_insert_many([params()], notify_queues=["default"]))
+    one = await ears.hear()
+    await run(
+        job_insert_many([params(queue=name) for name in ("q1", "q2", "q3")], notify_queues=["q1", "q2", "q3"])
+    )
+    many = await ears.hear()
+    await run(job_notify_insert(["a_b-c"]))
+    trailing = await ears.hear()
+
+    assert one == heard("insert, default queue")
+    assert many == heard("insert many into three queues")
+    assert trailing == heard("insert into a queue")
+
+
+async def test_nothing_is_announced_that_was_not_asked_for(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+    """An insert without queues to announce says nothing."""
+    await schema_driver.pool.run(job_insert_many([params()]))
+    await schema_driver.pool.run(job_insert_many([params(), params()]))
+
+    assert await ears.hear() == []
+
+
+async def test_announcement_is_rolled_back_with_its_insert(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+    """Who rolls back has announced nothing."""
+    with contextlib.suppress(ZeroDivisionError):
+        async with schema_driver.pool.begin() as tx:
+            await tx.run(job_insert_many([params()], notify_queues=["default"]))
+            raise ZeroDivisionError
+
+    assert await ears.hear() == heard("insert in a rolled-back transaction") == []
+
+
+@pytest.mark.parametrize("commits", [True, False])
+async def test_duplicate_waits_for_the_one_who_inserts(schema_driver: AsyncpgDriver, commits: bool) -> None:
+    """The later of two with one key waits for the earlier's transaction: committed, it is skipped; rolled back, not."""
+    with contextlib.suppress(ZeroDivisionError):
+        async with schema_driver.pool.begin() as tx:
+            await tx.run(job_insert_many([unique(1, kind="first")]))
+            later = asyncio.ensure_future(schema_driver.pool.run(job_insert_many([unique(1, kind="second")])))
+            await wait_blocked(schema_driver)
+            if not commits:
+                raise ZeroDivisionError
+
+    [result] = await later
+
+    assert (result.job.kind, result.unique_skipped_as_duplicate) == (
+        "first" if commits else "second",
+        commits,
+    )
+
+
+async def wait_blocked(driver: AsyncpgDriver) -> None:
+    """Return when somebody waits for another's lock in this database."""
+    sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
+    async with asyncio.timeout(20.0):
+        while not await driver.pool.fetch(sql):
+            pass

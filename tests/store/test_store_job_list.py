@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store_rows import HOUR, NOW, put_job
+
+from millhand.driver.protocol import Executor
+from millhand.job import JobId, JobRow, JobState
+from millhand.store.job_list import (
+    JobCursor,
+    JobFilters,
+    JobListParams,
+    SortField,
+    decode_cursor,
+    job_delete_many,
+    job_list,
+)
+from millhand.store.job_row import ZERO_TIME
+
+
+async def listed(tx: Executor, **said: Any) -> list[JobId]:
+    names = JobFilters.__dataclass_fields__
+    filters = JobFilters(**{name: value for name, value in said.items() if name in names})
+    rest = {name: value for name, value in said.items() if name not in names}
+    return [job.id for job in await tx.run(job_list(JobListParams(filters=filters, **rest)))]
+
+
+async def test_list_without_filters_gives_all_by_id(tx: Executor) -> None:
+    """Every job in every state, by id, or the other way round."""
+    jobs = [(await put_job(tx, state)).id for state in JobState]
+
+    assert await listed(tx) == jobs
+    assert await listed(tx, descending=True) == jobs[::-1]
+    assert await listed(tx, limit=2) == jobs[:2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"kinds": ["resize", "x"]},
+        {"metadata": {"a": {"b": 1}}},
+        {"priorities": [2, 3]},
+        {"queues": ["images"]},
+        {"states": [JobState.RUNNING]},
+        {"states": [JobState.RUNNING, JobState.COMPLETED]},
+        {"tags_all": ["one", "two"]},
+        {"tags_any": ["two", "three"]},
+        {"kinds": ["resize"], "queues": ["images"], "priorities": [3], "states": [JobState.RUNNING]},
+    ],
+)
+async def test_filter_gives_what_passes_it(tx: Executor, said: dict[str, Any]) -> None:
+    """Of two jobs that differ in everything, each filter and all together give the one that passes."""
+    job = await put_job(
+        tx,
+        JobState.RUNNING,
+        kind="resize",
+        queue="images",
+        priority=3,
+        tags="{one,two}",
+        metadata='{"a":{"b":1,"c":2}}',
+    )
+    await put_job(tx, JobState.AVAILABLE, tags="{one}", metadata='{"a": {"c": 2}}')
+
+    assert await listed(tx, **said) == [job.id]
+    assert await listed(tx, **said, ids=[JobId(0), job.id]) == [job.id]
+    assert await listed(tx, **said, ids=[JobId(0)]) == []
+
+
+@pytest.mark.parametrize("name", ["ids", "kinds", "priorities", "queues", "states", "tags_any"])
+async def test_empty_filter_is_met_by_no_job(tx: Executor, name: str) -> None:
+    """None of nothing is nothing: a list of ids that came out empty does not mean all jobs."""
+    await put_job(tx)
+
+    assert await listed(tx, **{name: []}) == []
+
+
+async def test_metadata_filter_holds_values_that_look_like_sql(tx: Executor) -> None:
+    """Filters are values, never text of a statement."""
+    job = await put_job(tx, metadata=json.dumps({"'; DROP TABLE river_job --": "$1 @x %"}))
+
+    assert await listed(tx, metadata={"'; DROP TABLE river_job --": "$1 @x %"}) == [job.id]
+
+
+TIMES = {
+    JobState.AVAILABLE: "scheduled_at",
+    JobState.CANCELLED: "finalized_at",
+    JobState.COMPLETED: "finalized_at",
+    JobState.DISCARDED: "finalized_at",
+    JobState.PENDING: "scheduled_at",
+    JobState.RETRYABLE: "scheduled_at",
+    JobState.RUNNING: "attempted_at",
+    JobState.SCHEDULED: "scheduled_at",
+}
+
+
+@pytest.mark.parametrize("state", list(JobState))
+async def test_list_by_time_goes_by_the_instant_that_tells_most(tx: Executor, state: JobState) -> None:
+    """By time, each state's jobs are ordered by when they were finalized, attempted, or are due."""
+    newest, oldest, middle = [
+        (await put_job(tx, state, **{TIMES[state]: NOW - age * HOUR})).id for age in (1, 3, 2)
+    ]
+
+    assert await listed(tx, states=[state], order_by=SortField.TIME) == [oldest, middle, newest]
+    assert await listed(tx, states=[state], order_by=SortField.TIME, descending=True) == [
+        newest,
+        middle,
+        oldest,
+    ]
+
+
+async def pages(tx: Executor, params: JobListParams) -> list[list[JobRow]]:
+    """Return all pages of a list, each after the last one's cursor, handed on as text."""
+    result = [await tx.run(job_list(params))]
+    while result[-1]:
+        after = decode_cursor(params.cursor_of(result[-1][-1]).encode())
+        said = {name: getattr(params, name) for name in ("descending", "filters", "limit", "order_by")}
+        result.append(await tx.run(job_list(JobListParams(after=after, **said))))
+    return result[:-1]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize(
+    ("order_by", "states"),
+    [
+        (SortField.ID, None),
+        (SortField.SCHEDULED_AT, None),
+        (SortField.TIME, None),
+        (SortField.FINALIZED_AT, None),
+        (SortField.TIME, [JobState.RUNNING, JobState.AVAILABLE]),
+        (SortField.TIME, [JobState.COMPLETED, JobState.RETRYABLE]),
+    ],
+)
+async def test_pages_hold_every_job_once_and_in_order(
+    tx: Executor, order_by: SortField, states: list[JobState] | None, descending: bool
+) -> None:
+    """Page by page comes what comes at once, with equal instants and null ones, in either direction."""
+    for state in JobState:
+        for age in (1, 1, 2):
+            attempted_at = NOW - age * HOUR if state in {JobState.RUNNING, JobState.COMPLETED} else None
+            finalized = {"finalized_at": NOW - age * HOUR} if state.is_finalized else {}
+            await put_job(tx, state, scheduled_at=NOW - age * HOUR, attempted_at=attempted_at, **finalized)
+    said: dict[str, Any] = {
+        "order_by": order_by,
+        "descending": descending,
+        "filters": JobFilters(states=states),
+    }
+    at_once = await tx.run(job_list(JobListParams(limit=100, **said)))
+
+    paged = await pages(tx, JobListParams(limit=4, **said))
+
+    assert [job.id for page in paged for job in page] == [job.id for job in at_once]
+    assert len({job.id for job in at_once}) == len(at_once) > 4
+
+
+def test_cursor_is_river_s() -> None:
+    """The text of a cursor is River's: compact JSON with its keys in order, in the URL's alphabet, padded."""
+    cursor = JobCursor(id=JobId(3), kind="a?>", queue="q~", sort_field="time", time=NOW)
+
+    text = cursor.encode()
+
+    written = b'{"id":3,"kind":"a?>","queue":"q~","sort_field":"time","time":"2026-11-25T12:30:15.123456Z"}'
+    assert text == base64.urlsafe_b64encode(written).decode()
+    assert {"-", "_"} & set(text)
+
+
+@given(
+    st.integers(0, 2**63 - 1),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.sampled_from(SortField),
+    st.datetimes(timezones=st.just(UTC)),
+)
+def test_cursor_comes_back_in_either_alphabet(id: int, kind: str, field: SortField, time: datetime) -> None:
+    """A cursor is read in the alphabet that older Rivers write as well as in the URL's."""
+    cursor = JobCursor(id=JobId(id), kind=kind, queue="q", sort_field=field.value, time=time)
+
+    text = cursor.encode()
+
+    assert decode_cursor(text) == cursor
+    assert decode_cursor(text.replace("-", "+").replace("_", "/")) == cursor
+
+
+def test_cursor_without_an_instant_has_go_s_zero_time() -> None:
+    """A list by id, and a job without the instant, have River's sign for none."""
+    text = JobCursor(id=JobId(3), kind="a", queue="q", sort_field="id", time=ZERO_TIME).encode()
+
+    assert json.loads(base64.urlsafe_b64decode(text))["time"] == "0001-01-01T00:00:00Z"
+    assert decode_cursor(text).is_null
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "é", "eyJpZCI6MX0=", base64.urlsafe_b64encode(b'{"id":"1"}').decode()]
+)
+def test_cursor_of_nobody_s_is_refused(text: str) -> None:
+    """A text that no list gave is an error that shows it."""
+    with pytest.raises(ValueError) as refused:
+        decode_cursor(text)
+
+    assert str(refused.value) == f"cursor must be one that a list gave, got {text!r}"
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10_001])
+def test_limit_out_of_range_is_refused(limit: int) -> None:
+    """A page has between one and ten thousand jobs, as in River."""
+    with pytest.raises(ValueError, match=r"^limit must be between 1 and 10,000, got "):
+        JobListParams(limit=limit)
+
+
+def test_list_by_finalized_at_of_other_states_is_refused() -> None:
+    """A list by an instant that the jobs do not have is the caller's mistake."""
+    with pytest.raises(ValueError) as refused:
+        JobListParams(order_by=SortField.FINALIZED_AT, filters=JobFilters(states=[JobState.RUNNING]))
+
+    assert str(refused.value) == (
+        "states must be cancelled, completed or discarded in a list by finalized_at, got running; order it by time"
+    )
+
+
+def test_cursor_of_another_order_is_refused() -> None:
+    """A cursor goes on only with a list of its own order."""
+    cursor = JobCursor(id=JobId(3), kind="a", queue="q", sort_field="id", time=ZERO_TIME)
+
+    with pytest.raises(ValueError, match=r"^cursor must be of a list by time, got one by id$"):
+        JobListParams(order_by=SortField.TIME, after=cursor)
+
+
+async def test_delete_many_gives_what_it_deleted(tx: Executor) -> None:
+    """Jobs that pass the filters are deleted by id up to the limit, running ones never."""
+    old = [
+        await put_job(tx, state, kind="old")
+        for state in (JobState.COMPLETED, JobState.AVAILABLE, JobState.PENDING)
+    ]
+    running = await put_job(tx, JobState.RUNNING, kind="old")
+    other = await put_job(tx, JobState.COMPLETED)
+
+    first = await tx.run(job_delete_many(JobFilters(kinds=["old"]), limit=2))
+    second = await tx.run(job_delete_many(JobFilters(kinds=["old"]), limit=2))
+
+    assert (first, second) == (old[:2], old[2:])
+    assert await listed(tx) == [running.id, other.id]
+
+
+async def test_delete_many_without_filters_must_be_meant(tx: Executor) -> None:
+    """Nobody deletes all jobs by forgetting a filter."""
+    await put_job(tx)
+
+    with pytest.raises(ValueError) as refused:
+        job_delete_many(JobFilters())
+
+    assert str(refused.value) == (
+        "filters must say which jobs are to be deleted, got none; say unsafe_all=True to mean all"
+    )
+    assert len(await tx.run(job_delete_many(JobFilters(), unsafe_all=True))) == 1
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
+async def test_delete_many_by_one_state(tx: Executor, state: JobState) -> None:
+    """One state alone is a filter like any other."""
+    jobs = {one: await put_job(tx, one) for one in JobState}
+
+    assert await tx.run(job_delete_many(JobFilters(states=[state]))) == [jobs[state]]
+
+
+async def test_delete_many_by_no_state_deletes_nothing(tx: Executor) -> None:
+    """An empty list of states is no job, not every job."""
+    await put_job(tx)
+
+    assert await tx.run(job_delete_many(JobFilters(states=[]))) == []

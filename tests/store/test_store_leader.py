@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from store_rows import NOW, heard
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.job import ClientId
+from millhand.store.leader import (
+    LeaderRow,
+    leader_attempt_elect,
+    leader_attempt_reelect,
+    leader_delete_expired,
+    leader_get,
+    leader_request_resign,
+    leader_resign,
+)
+
+if TYPE_CHECKING:
+    from conftest import Ears
+
+A, B = ClientId("leader_a"), ClientId("client_b")
+TTL = timedelta(seconds=15)
+MOMENT = timedelta(microseconds=1)
+
+
+async def test_first_bid_begins_a_term(tx: Executor) -> None:
+    """Who bids while nobody leads, leads from now for the term's length."""
+    term = await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
+
+    assert term == LeaderRow(A, NOW, NOW + TTL)
+    assert await tx.run(leader_get()) == term
+    assert await tx.fetch("SELECT name FROM river_leader") == [{"name": "default"}]
+
+
+async def test_bid_while_another_leads_is_lost(tx: Executor) -> None:
+    """A term that has not expired stands, to its last moment, even against its own client's bid."""
+    term = await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
+
+    bids = [await tx.run(leader_attempt_elect(leader_id=who, ttl=TTL, now=NOW + TTL)) for who in (B, A)]
+
+    assert bids == [None, None]
+    assert await tx.run(leader_get()) == term
+
+
+async def test_bid_takes_an_expired_term_over(tx: Executor) -> None:
+    """Who bids after a term has expired begins one of its own, in the only row there is."""
+    await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
+    later = NOW + TTL + MOMENT
+
+    term = await tx.run(leader_attempt_elect(leader_id=B, ttl=TTL, now=later))
+
+    assert term == LeaderRow(B, later, later + TTL)
+    assert len(await tx.fetch("SELECT leader_id FROM river_leader")) == 1
+
+
+async def test_of_many_bids_one_is_won(schema_driver: AsyncpgDriver) -> None:
+    """However many bid at once, one leads."""
+    bids = [leader_attempt_elect(leader_id=ClientId(f"client_{n}"), ttl=TTL) for n in range(8)]
+
+    won = [row for row in await asyncio.gather(*map(schema_driver.pool.run, bids)) if row]
+
+    assert len(won) == 1
+    assert await schema_driver.pool.run(leader_get()) == won[0]
+
+
+async def test_renewal_moves_only_the_end(tx: Executor) -> None:
+    """A renewed term keeps its beginning, by which it is known, and ends its length from now."""
+    await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
+    later = NOW + timedelta(seconds=5)
+
+    renewed = await tx.run(leader_attempt_reelect(leader_id=A, elected_at=NOW, ttl=TTL, now=later))
+
+    assert renewed == LeaderRow(A, NOW, later + TTL)
+
+
+async def test_renewal_of_a_term_that_is_not_ours_is_lost(tx: Executor) -> None:
+    """Another's term, an earlier term of ours, and an expired one cannot be renewed; an expiring one can."""
+    await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
+
+    async def renew(leader_id: ClientId, *, elected_at=NOW, now=NOW) -> LeaderRow | None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        return await tx.run(
+            leader_attempt_reelect(leader_id=leader_id, elected_at=elected_at, ttl=TTL, now=now)
+        )
+
+    assert await renew(B) is None
+    assert await renew(A, elected_at=NOW - MOMENT) is None
+    assert await renew(A, now=NOW + TTL + MOMENT) is None
+    assert await renew(A, now=NOW + TTL) is not None
+
+
+async def test_expired_term_can_be_cleared(tx: Executor) -> None:
+    """An expired row goes, a current one stays."""
+    await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
+
+    assert not await tx.run(leader_delete_expired(now=NOW + TTL))
+    assert await tx.run(leader_delete_expired(now=NOW + TTL + MOMENT))
+    assert await tx.run(leader_get()) is None
+
+
+async def test_resignation_is_river_s_byte_for_byte(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+    """Asking for a resignation, and resigning, are River's words on River's topic."""
+    run = schema_driver.pool.run
+    term = await run(leader_attempt_elect(leader_id=A, ttl=TTL))
+    assert term is not None
+
+    await run(leader_request_resign())
+    resigned = await run(leader_resign(leader_id=A, elected_at=term.elected_at))
+
+    assert resigned
+    assert await ears.hear() == heard("resignation requested")
+    assert await run(leader_get()) is None
+
+
+async def test_resignation_of_another_s_term_is_nothing(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+    """Who no longer leads deletes nothing and tells nobody."""
+    run = schema_driver.pool.run
+    term = await run(leader_attempt_elect(leader_id=A, ttl=TTL))
+    assert term is not None
+
+    assert not await run(leader_resign(leader_id=B, elected_at=term.elected_at))
+    assert not await run(leader_resign(leader_id=A, elected_at=term.elected_at - MOMENT))
+    assert await ears.hear() == []
+    assert await run(leader_get()) == term

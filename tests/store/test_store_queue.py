@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from store_rows import HOUR, NOW, heard
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError, NotFound
+from millhand.queue import QueueRow
+from millhand.store.queue import (
+    queue_create_or_set_updated_at,
+    queue_delete_expired,
+    queue_get,
+    queue_list,
+    queue_pause,
+    queue_resume,
+    queue_update,
+)
+
+if TYPE_CHECKING:
+    from conftest import Ears
+
+
+async def put_queue(executor: Executor, name: str = "work", **said: Any) -> QueueRow:
+    return await executor.run(queue_create_or_set_updated_at(name, **{"now": NOW, **said}))
+
+
+async def test_queue_is_made_known(tx: Executor) -> None:
+    """A queue that nobody knew is there, worked, without metadata."""
+    queue = await put_queue(tx)
+
+    assert queue == QueueRow("work", NOW, {}, None, NOW)
+    assert await tx.run(queue_get("work")) == queue
+
+
+async def test_queue_that_is_known_keeps_its_pause_and_metadata(tx: Executor) -> None:
+    """A heartbeat renews a queue's instant and nothing else."""
+    await put_queue(tx)
+    await tx.run(queue_update("work", metadata={"a": 1}, now=NOW))
+    await tx.run(queue_pause("work", now=NOW))
+
+    queue = await put_queue(tx, now=NOW + HOUR)
+
+    assert queue == QueueRow("work", NOW, {"a": 1}, NOW, NOW + HOUR)
+    assert queue.is_paused
+
+
+async def test_queues_come_by_name_and_page(tx: Executor) -> None:
+    """Queues come by name, so many as asked for, after the last one seen."""
+    for name in ("b", "c", "a"):
+        await put_queue(tx, name)
+
+    first = await tx.run(queue_list(limit=2))
+    second = await tx.run(queue_list(limit=2, after_name=first[-1].name))
+
+    assert [[queue.name for queue in page] for page in (first, second)] == [["a", "b"], ["c"]]
+
+
+async def test_pause_that_is_there_keeps_its_instant(tx: Executor) -> None:
+    """Pausing a paused queue, or resuming a running one, changes nothing of its row."""
+    await put_queue(tx)
+
+    await tx.run(queue_pause("work", now=NOW + HOUR))
+    paused = await tx.run(queue_get("work"))
+    await tx.run(queue_pause("work", now=NOW + 2 * HOUR))
+    paused_again = await tx.run(queue_get("work"))
+    await tx.run(queue_resume("work", now=NOW + 3 * HOUR))
+    resumed = await tx.run(queue_get("work"))
+    await tx.run(queue_resume("work", now=NOW + 4 * HOUR))
+    resumed_again = await tx.run(queue_get("work"))
+
+    assert paused == paused_again == QueueRow("work", NOW, {}, NOW + HOUR, NOW + HOUR)
+    assert resumed == resumed_again == QueueRow("work", NOW, {}, None, NOW + 3 * HOUR)
+
+
+@pytest.mark.parametrize("query", [queue_pause, queue_resume])
+async def test_star_means_all_queues(tx: Executor, query: Any) -> None:
+    """`*` pauses or resumes every queue there is, and counts them; none is no error."""
+    none = await tx.run(query("*"))
+    await put_queue(tx, "a")
+    await put_queue(tx, "b")
+
+    assert (none, await tx.run(query("*"))) == (0, 2)
+    assert {queue.is_paused for queue in await tx.run(queue_list())} == {query is queue_pause}
+
+
+@pytest.mark.parametrize("query", [queue_get, queue_pause, queue_resume, queue_update])
+async def test_queue_that_is_not_there_is_not_found(tx: Executor, query: Any) -> None:
+    """A name without a queue is an error that says it."""
+    with pytest.raises(NotFound, match=r"^queue must exist, found none with id or name 'work'$"):
+        await tx.run(query("work"))
+
+
+async def test_commands_are_river_s_byte_for_byte(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+    """What is told of a queue are River's words on River's topic, once for each command, repeated or not."""
+    run = schema_driver.pool.run
+    await put_queue(schema_driver.pool)
+    told = {}
+    for step, query in {
+        "pause a queue": queue_pause("work"),
+        "pause it again": queue_pause("work"),
+        "resume a queue": queue_resume("work"),
+        "pause all": queue_pause("*"),
+        "resume all": queue_resume("*"),
+        "queue metadata changed": queue_update("work", metadata={"b": [1, 2.0], "a": "<é>&"}),
+        "queue updated without metadata": queue_update("work"),
+    }.items():
+        await run(query)
+        told[step] = await ears.hear()
+
+    assert told == {step: heard(step) for step in told}
+
+
+async def test_command_to_no_queue_tells_nobody(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+    """A name that is not there is not announced."""
+    for query in (queue_pause("nobody"), queue_resume("nobody"), queue_update("nobody", metadata={"a": 1})):
+        with pytest.raises(NotFound):
+            await schema_driver.pool.run(query)
+
+    assert await ears.hear() == []
+
+
+async def test_metadata_that_cannot_be_told_is_not_written(schema_driver: AsyncpgDriver) -> None:
+    """More than PostgreSQL lets a notification hold is refused as a whole."""
+    await put_queue(schema_driver.pool)
+
+    with pytest.raises(DriverError):
+        await schema_driver.pool.run(queue_update("work", metadata={"a": "x" * 8000}))
+
+    assert (await schema_driver.pool.run(queue_get("work"))).metadata == {}
+
+
+async def test_metadata_is_stored_without_what_postgresql_refuses(tx: Executor) -> None:
+    """A NUL in a queue's metadata becomes U+FFFD."""
+    await put_queue(tx)
+
+    queue = await tx.run(queue_update("work", metadata={"a": "\x00"}, now=NOW + HOUR))
+
+    assert queue == QueueRow("work", NOW, {"a": "\ufffd"}, None, NOW + HOUR)
+
+
+async def test_expired_queues_are_deleted_by_name(tx: Executor) -> None:
+    """Queues older than the horizon go, paused or not, those first by name that the limit allows."""
+    for name in ("c", "b", "a"):
+        await put_queue(tx, name)
+    await tx.run(queue_pause("a", now=NOW))
+    await put_queue(tx, "fresh", now=NOW + timedelta(microseconds=1))
+    horizon = NOW + timedelta(microseconds=1)
+
+    deleted = [await tx.run(queue_delete_expired(updated_at_horizon=horizon, limit=2)) for _ in range(2)]
+
+    assert [sorted(names) for names in deleted] == [["a", "b"], ["c"]]
+    assert [queue.name for queue in await tx.run(queue_list())] == ["fresh"]

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from store_rows import HOUR, NOW, put_job
+
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
+from millhand.job import AttemptError, JobId, JobRow, JobState
+from millhand.store.job import (
+    Rescue,
+    job_cancel,
+    job_delete_before,
+    job_get_by_id,
+    job_get_by_ids,
+    job_get_stuck,
+    job_rescue_many,
+    job_retry,
+    job_schedule,
+)
+
+FOUR_STATES = "11010001"
+WITH_RETRYABLE = "11110101"
+# The four that must be there, and discarded: River's scheduler can never write such a row.
+WITH_DISCARDED = "11011001"
+KEY = "\\x6b6b"
+
+
+async def schedule(tx: Executor, **said: object) -> dict[JobId, bool]:
+    moved = await tx.run(job_schedule(**{"now": NOW, "limit": 100, **said}))  # type: ignore[arg-type]
+    return {job.id: job.is_discarded for job in moved}
+
+
+async def states(tx: Executor, *jobs: JobRow) -> list[JobState]:
+    rows = {row.id: row for row in await tx.run(job_get_by_ids([job.id for job in jobs]))}
+    return [rows[job.id].state for job in jobs]
+
+
+@pytest.mark.parametrize("state", list(JobState))
+async def test_only_what_waits_is_scheduled(tx: Executor, state: JobState) -> None:
+    """Scheduled and retryable jobs that are due become available with their instant as it was; nothing else does."""
+    job = await put_job(tx, state)
+
+    moved = await schedule(tx)
+
+    waits = state in {JobState.SCHEDULED, JobState.RETRYABLE}
+    assert moved == ({job.id: False} if waits else {})
+    row = await tx.run(job_get_by_id(job.id))
+    assert (row.state, row.scheduled_at) == (JobState.AVAILABLE if waits else state, job.scheduled_at)
+
+
+async def test_job_is_scheduled_at_its_instant_and_not_before(tx: Executor) -> None:
+    """The horizon itself is due; what lies behind it waits."""
+    due = await put_job(tx, JobState.SCHEDULED, scheduled_at=NOW)
+    await put_job(tx, JobState.SCHEDULED, scheduled_at=NOW + timedelta(microseconds=1))
+
+    assert await schedule(tx) == {due.id: False}
+
+
+async def test_scheduling_stops_at_its_limit(tx: Executor) -> None:
+    """A pass takes the most important first and leaves the rest for the next."""
+    late = await put_job(tx, JobState.SCHEDULED, priority=2)
+    early = await put_job(tx, JobState.RETRYABLE, priority=1)
+
+    assert await schedule(tx, limit=1) == {early.id: False}
+    assert await schedule(tx, limit=1) == {late.id: False}
+
+
+async def test_job_left_out_is_not_scheduled(tx: Executor) -> None:
+    """An id that is excluded stays where it is, and does not use up the limit."""
+    first = await put_job(tx, JobState.SCHEDULED)
+    second = await put_job(tx, JobState.SCHEDULED)
+
+    assert await schedule(tx, limit=1, excluded_ids=[first.id]) == {second.id: False}
+
+
+async def test_job_whose_key_is_taken_is_discarded(tx: Executor) -> None:
+    """Who waits without holding its key loses it to who holds it; the loser says why, at the pass's instant."""
+    waiting = await put_job(
+        tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, metadata='{"a": 1}'
+    )
+    holder = await put_job(tx, JobState.RUNNING, unique_key=KEY, unique_states=FOUR_STATES)
+
+    moved = await schedule(tx)
+
+    row = await tx.run(job_get_by_id(waiting.id))
+    assert moved == {waiting.id: True}
+    assert (row.state, row.finalized_at) == (JobState.DISCARDED, NOW)
+    assert row.metadata == {"a": 1, "unique_key_conflict": "scheduler_discarded"}
+    assert await states(tx, holder) == [JobState.RUNNING]
+
+
+async def test_of_two_that_wait_for_one_key_the_first_goes_on(tx: Executor) -> None:
+    """Nobody holds the key: the one that is worked first gets it, the other is discarded."""
+    second = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, priority=2)
+    first = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, priority=1)
+
+    assert await schedule(tx) == {first.id: False, second.id: True}
+
+
+async def test_job_that_holds_its_own_key_goes_on(tx: Executor) -> None:
+    """A job is no rival of its own."""
+    job = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=WITH_RETRYABLE)
+
+    assert await schedule(tx) == {job.id: False}
+
+
+async def test_key_without_mask_is_no_rival(tx: Executor) -> None:
+    """Rows of an old River with a key and no mask are all scheduled."""
+    one = await put_job(tx, JobState.RETRYABLE, unique_key=KEY)
+    two = await put_job(tx, JobState.RETRYABLE, unique_key=KEY)
+
+    assert await schedule(tx) == {one.id: False, two.id: False}
+
+
+async def test_loser_that_would_hold_the_key_when_discarded_gives_it_up(tx: Executor) -> None:
+    """A mask that counts discarded but not retryable jobs wedges River's scheduler; here the loser gives up its claim."""
+    waiting = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=WITH_DISCARDED)
+    await put_job(tx, JobState.AVAILABLE, unique_key=KEY, unique_states=WITH_DISCARDED)
+    bystander = await put_job(tx, JobState.SCHEDULED)
+
+    moved = await schedule(tx)
+
+    row = await tx.run(job_get_by_id(waiting.id))
+    assert moved == {waiting.id: True, bystander.id: False}
+    assert (row.state, row.unique_states) == (JobState.DISCARDED, int(FOUR_STATES, 2))
+
+
+async def test_stuck_jobs_come_page_by_page(tx: Executor) -> None:
+    """Running jobs attempted before the horizon are found, by id, each page behind the last."""
+    stuck = [await put_job(tx, JobState.RUNNING, attempted_at=NOW - HOUR) for _ in range(3)]
+    await put_job(tx, JobState.RUNNING, attempted_at=NOW)
+    await put_job(tx, JobState.AVAILABLE, attempted_at=NOW - HOUR)
+
+    first = await tx.run(job_get_stuck(stuck_horizon=NOW, after_id=JobId(0), limit=2))
+    second = await tx.run(job_get_stuck(stuck_horizon=NOW, after_id=first[-1].id, limit=2))
+
+    assert (first, second) == (stuck[:2], stuck[2:])
+
+
+@pytest.mark.parametrize("moved_on", ["completed", "fetched again"])
+async def test_job_that_moved_on_is_not_rescued(tx: Executor, moved_on: str) -> None:
+    """A job that finished, or was fetched again, between the search and the rescue is left alone."""
+    job = (
+        await put_job(tx, JobState.COMPLETED, attempted_at=NOW - HOUR)
+        if moved_on == "completed"
+        else await put_job(tx, JobState.RUNNING, attempted_at=NOW)
+    )
+    rescue = Rescue(job.id, JobState.RETRYABLE, AttemptError(NOW, 1, "stuck"), scheduled_at=NOW)
+
+    assert await tx.run(job_rescue_many([rescue], stuck_horizon=NOW)) == []
+    assert await tx.run(job_get_by_id(job.id)) == job
+
+
+async def test_rescue_keeps_metadata_that_is_no_object(tx: Executor) -> None:
+    """Metadata that cannot count rescues does not keep its job, or those beside it, from being rescued."""
+    odd = await put_job(tx, JobState.RUNNING, metadata="[1]")
+    plain = await put_job(tx, JobState.RUNNING)
+    rescues = [
+        Rescue(job.id, JobState.DISCARDED, AttemptError(NOW, 1, "stuck"), finalized_at=NOW)
+        for job in (odd, plain)
+    ]
+
+    written = await tx.run(job_rescue_many(rescues, stuck_horizon=NOW))
+
+    assert sorted(written) == [odd.id, plain.id]
+    [stored] = await tx.fetch("SELECT metadata::text FROM river_job WHERE id = $1", [odd.id])
+    assert stored == {"metadata": "[1]"}
+
+
+@pytest.mark.parametrize("state", list(JobState))
+async def test_cleaner_deletes_each_state_by_its_own_horizon(tx: Executor, state: JobState) -> None:
+    """A finalized job goes when it is older than its own state's horizon; others never."""
+    job = await put_job(tx, state)
+    horizons = {
+        "cancelled_horizon": None, "completed_horizon": None, "discarded_horizon": None,
+    }  # fmt: skip
+
+    none = await tx.run(job_delete_before(**horizons, limit=10))
+    own = (
+        await tx.run(job_delete_before(**{**horizons, f"{state}_horizon": NOW}, limit=10))
+        if state.is_finalized
+        else 0
+    )
+    rest = await tx.run(
+        job_delete_before(cancelled_horizon=NOW, completed_horizon=NOW, discarded_horizon=NOW, limit=10)
+    )
+
+    assert (none, own, rest) == (0, 1 if state.is_finalized else 0, 0)
+    assert len(await tx.run(job_get_by_ids([job.id]))) == (0 if state.is_finalized else 1)
+
+
+async def test_cleaner_keeps_what_is_at_the_horizon(tx: Executor) -> None:
+    """A job finalized at the horizon itself is not older than it."""
+    await put_job(tx, JobState.COMPLETED, finalized_at=NOW)
+
+    deleted = await tx.run(
+        job_delete_before(cancelled_horizon=NOW, completed_horizon=NOW, discarded_horizon=NOW, limit=10)
+    )
+
+    assert deleted == 0
+
+
+async def test_cleaner_stops_at_its_limit(tx: Executor) -> None:
+    """A pass deletes no more than it was allowed, over all states."""
+    for state in (JobState.COMPLETED, JobState.CANCELLED, JobState.DISCARDED):
+        await put_job(tx, state)
+        await put_job(tx, state)
+    horizons = {"cancelled_horizon": NOW, "completed_horizon": NOW, "discarded_horizon": NOW}
+
+    assert [await tx.run(job_delete_before(**horizons, limit=4)) for _ in range(3)] == [4, 2, 0]
+
+
+async def test_retry_of_a_job_whose_key_is_taken_is_refused(tx: Executor) -> None:
+    """A retry that would claim another's key fails with River's constraint, which clients look for."""
+    lost = await put_job(tx, JobState.CANCELLED, unique_key=KEY, unique_states=FOUR_STATES)
+    await put_job(tx, JobState.AVAILABLE, unique_key=KEY, unique_states=FOUR_STATES)
+
+    with pytest.raises(DriverError) as refused:
+        async with tx.begin() as savepoint:
+            await savepoint.run(job_retry(lost.id))
+
+    assert (refused.value.sqlstate, refused.value.constraint) == ("23505", "river_job_unique_idx")
+    assert not refused.value.retryable
+
+
+async def test_cancel_makes_metadata_an_object(tx: Executor) -> None:
+    """A cancel writes an object of metadata whatever was there, so that no River stumbles over the mark."""
+    job = await put_job(tx, JobState.RUNNING, metadata="[1]")
+
+    row = await tx.run(job_cancel(job.id, now=NOW))
+
+    assert row.metadata == {"cancel_attempted_at": "2026-11-25T12:30:15.123456Z"}
