@@ -19,7 +19,7 @@ SLEEPERS = {
     "src/millhand/cli/worker_process.py": "a queue that has run empty",
     "src/millhand/embedded/process.py": "a process that is nobody's child",
     "src/millhand/orphans/sweep.py": "the pace at which objects are taken away",
-    "tests/acceptance/test_worker.py": "another process's rows, which are looked at again and again",
+    "tests/acceptance/test_worker.py": "a file that another process makes",
 }
 LEAVE_RUNNING = ("job_complete_many", "job_rescue_many", "job_set_state_if_running_many")
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:root|work|Users)/\w")
