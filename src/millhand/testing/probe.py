@@ -45,6 +45,10 @@ class Probe:
             )
             raise TimeoutError(f"{moment!r} must come within {timeout_seconds:g} s, got {told}") from None
 
+    def num(self, moment: str) -> int:
+        """Return how often `moment` was told and not waited for."""
+        return self._moments[moment].qsize()
+
     def forget(self, moment: str) -> None:
         """Let the next `wait` for `moment` see only what is told from now on."""
         self._moments.pop(moment, None)

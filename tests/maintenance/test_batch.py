@@ -1,0 +1,93 @@
+"""Passes that go batch by batch."""
+
+from __future__ import annotations
+
+from millhand.errors import OperationTimeout
+from millhand.maintenance.batch import BatchSize, BatchSweeper
+from millhand.testing import ManualClock, Probe
+
+
+class Sweep(BatchSweeper):
+    """Finds as many rows as it is told there are; a batch of None runs out of time."""
+
+    interval_seconds = 3600.0
+
+    def __init__(self, batch_size: BatchSize, num_rows: list[int | None]) -> None:
+        super().__init__(batch_size, pause_seconds=(0.0, 0.0))
+        self.asked: list[int] = []
+        self.num_rows = num_rows
+
+    async def run_batch(self, num_rows: int) -> int:
+        self.asked.append(num_rows)
+        found = self.num_rows.pop(0)
+        if found is None:
+            raise OperationTimeout("sweep", 30.0)
+        return found
+
+
+async def test_pass_goes_on_until_a_batch_is_not_full() -> None:
+    """A backlog is worked off in one pass, and a batch that is not full is the last."""
+    sweep = Sweep(BatchSize(ManualClock(), num_rows=10), [10, 10, 9, 10])
+
+    await sweep.run_once()
+
+    assert sweep.asked == [10, 10, 10]
+
+
+async def test_pass_ends_between_batches_when_stopped() -> None:
+    """A sweeper with a long backlog does not hold up a stop."""
+    sweep = Sweep(BatchSize(ManualClock(), num_rows=1), [1] * 1000)
+    probe = Probe(sweep)
+
+    await sweep.start()
+    await probe.wait("batch")
+    await sweep.stop()
+
+    assert sweep.num_rows
+
+
+def test_batch_size_is_reduced_after_three_timeouts_in_a_row() -> None:
+    """A database that cannot manage ten thousand rows in time is asked for a thousand, from then on."""
+    size = BatchSize(ManualClock())
+
+    sizes = []
+    for _ in range(4):
+        size.note_timeout()
+        sizes.append(size.num_rows)
+    size.note_success()
+
+    assert (sizes, size.num_rows) == ([10_000, 10_000, 1_000, 1_000], 1_000)
+
+
+def test_batch_size_forgets_timeouts_after_a_success() -> None:
+    """Timeouts count only in a row."""
+    size = BatchSize(ManualClock())
+
+    for _ in range(3):
+        size.note_timeout()
+        size.note_timeout()
+        size.note_success()
+
+    assert size.num_rows == 10_000
+
+
+def test_batch_size_forgets_timeouts_of_long_ago() -> None:
+    """Three timeouts count only within ten minutes."""
+    clock = ManualClock()
+    size = BatchSize(clock)
+
+    for _ in range(6):
+        size.note_timeout()
+        clock.advance(301)
+
+    assert size.num_rows == 10_000
+
+
+async def test_sweeper_asks_for_less_after_its_batches_timed_out() -> None:
+    """The size is the sweeper's own, kept from pass to pass."""
+    sweep = Sweep(BatchSize(ManualClock(), num_rows=10, num_rows_reduced=3), [None, None, None, 0])
+
+    for _ in range(4):
+        await sweep.attempt(sweep.run_once)
+
+    assert sweep.asked == [10, 10, 10, 3]

@@ -1,0 +1,130 @@
+"""Cleaning: old finalized jobs and forgotten queues go, and nothing else does."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from factory import NOW, insert_job, qualified
+from millhand.driver.protocol import Executor
+from millhand.job import FINALIZED_STATES, JobState
+from millhand.maintenance.batch import BatchSize
+from millhand.maintenance.job_cleaner import JobCleaner
+from millhand.maintenance.queue_cleaner import QueueCleaner
+from millhand.store.queue import queue_create_or_set_updated_at, queue_list, queue_pause
+from millhand.testing import ManualClock, Probe
+
+DAY = timedelta(hours=24)
+MOMENT = timedelta(microseconds=1)
+
+
+def job_cleaner(pool: Executor, *, num_rows: int = 10_000, **retention: Any) -> JobCleaner:
+    clock = ManualClock(NOW)
+    defaults = {"cancelled_retention": DAY, "completed_retention": DAY, "discarded_retention": 7 * DAY}
+    made = JobCleaner(
+        pool, clock=clock, batch_size=BatchSize(clock, num_rows=num_rows), **{**defaults, **retention}
+    )
+    made._pause_seconds = (0.0, 0.0)
+    return made
+
+
+async def left(tx: Executor) -> list[int]:
+    rows = await tx.fetch(qualified("SELECT id FROM /* schema */river_job ORDER BY id", tx))
+    return [row["id"] for row in rows]
+
+
+async def test_job_cleaner_deletes_what_is_older_than_its_states_retention(tx: Executor) -> None:
+    """Each state has a retention of its own, and the last moment of it is not yet past."""
+    kept = []
+    for state, retention in {"cancelled": DAY, "completed": DAY, "discarded": 7 * DAY}.items():
+        kept.append(await insert_job(tx, JobState(state), finalized_at=NOW - retention))
+        await insert_job(tx, JobState(state), finalized_at=NOW - retention - MOMENT)
+
+    await job_cleaner(tx).run_once()
+
+    assert await left(tx) == [job.id for job in kept]
+
+
+async def test_job_cleaner_never_deletes_a_job_that_is_not_finalized(tx: Executor) -> None:
+    """However old a job is, while something may still happen to it, it stays."""
+    old = NOW - 1000 * DAY
+    jobs = [
+        await insert_job(tx, state, created_at=old, scheduled_at=old, attempted_at=old)
+        for state in JobState
+        if state not in FINALIZED_STATES
+    ]
+
+    await job_cleaner(tx).run_once()
+
+    assert await left(tx) == [job.id for job in jobs]
+
+
+@pytest.mark.parametrize("state", sorted(FINALIZED_STATES))
+async def test_job_cleaner_keeps_a_state_without_retention_for_ever(tx: Executor, state: JobState) -> None:
+    """None means never, for one state as for all."""
+    jobs = {each: await insert_job(tx, each, finalized_at=NOW - 1000 * DAY) for each in FINALIZED_STATES}
+
+    await job_cleaner(tx, **{f"{state}_retention": None}).run_once()
+
+    assert await left(tx) == [jobs[state].id]
+
+
+async def test_job_cleaner_asks_nothing_when_everything_is_kept(tx: Executor) -> None:
+    """With no retention at all there is not even a question."""
+    job = await insert_job(tx, JobState.COMPLETED, finalized_at=NOW - 1000 * DAY)
+    nothing = dict.fromkeys(("cancelled_retention", "completed_retention", "discarded_retention"))
+    cleaner = job_cleaner(tx, **nothing)
+    probe = Probe(cleaner)
+
+    await cleaner.run_once()
+
+    assert (await left(tx), probe.num("batch")) == ([job.id], 0)
+
+
+async def test_job_cleaner_works_off_a_backlog_batch_by_batch(
+    tx: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that is old goes in one pass, and is counted."""
+    caplog.set_level(logging.DEBUG, "millhand.maintenance")
+    for state in (
+        JobState.COMPLETED,
+        JobState.CANCELLED,
+        JobState.COMPLETED,
+        JobState.CANCELLED,
+        JobState.COMPLETED,
+    ):
+        await insert_job(tx, state, finalized_at=NOW - 2 * DAY)
+
+    await job_cleaner(tx, num_rows=2).run_once()
+
+    assert await left(tx) == []
+    assert [(record.message, record.num_jobs) for record in caplog.records] == [  # type: ignore[attr-defined]
+        ("jobs deleted", 2),
+        ("jobs deleted", 2),
+        ("jobs deleted", 1),
+    ]
+
+
+async def test_queue_cleaner_deletes_queues_that_nobody_renewed_for_a_day(
+    tx: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A queue that is worked stays; one that is not goes, paused or not, and is named."""
+    caplog.set_level(logging.INFO, "millhand.maintenance")
+    ages = {"worked": DAY, "forgotten": DAY + MOMENT, "paused": 10 * DAY}
+    for name, age in ages.items():
+        await tx.run(queue_create_or_set_updated_at(name, now=NOW - age))
+    await tx.run(queue_pause("paused", now=NOW - 9 * DAY))
+    clock = ManualClock(NOW)
+    cleaner = QueueCleaner(tx, clock=clock, batch_size=BatchSize(clock, num_rows=1))
+    cleaner._pause_seconds = (0.0, 0.0)
+
+    await cleaner.run_once()
+
+    assert [queue.name for queue in await tx.run(queue_list())] == ["worked"]
+    assert [(record.message, record.queue) for record in caplog.records] == [  # type: ignore[attr-defined]
+        ("queue deleted", "forgotten"),
+        ("queue deleted", "paused"),
+    ]

@@ -1,0 +1,257 @@
+"""Scheduling: jobs become available when due, duplicates are discarded, and no row holds up the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import pytest
+
+from factory import GENEROUS_SECONDS, NOW, get_job, golden, insert_job, qualified
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.job import JobRow, JobState
+from millhand.maintenance.batch import BatchSize
+from millhand.maintenance.job_scheduler import JobScheduler
+from millhand.runtime.inserter import Inserter
+from millhand.testing import ManualClock, Probe
+
+MINUTE = timedelta(minutes=1)
+REQUIRED = 0xD1  # available, pending, running, scheduled
+DISCARDED_BIT = 0x08
+KEY, OTHER_KEY = bytes(32), bytes(31) + b"1"
+
+
+def scheduler(pool: Executor, *, num_rows: int = 10_000, clock: ManualClock | None = None) -> JobScheduler:
+    clock = clock or ManualClock(NOW)
+    inserter = Inserter(pool, Config(clock=clock))
+    made = JobScheduler(pool, inserter, clock=clock, batch_size=BatchSize(clock, num_rows=num_rows))
+    made._pause_seconds = (0.0, 0.0)
+    return made
+
+
+async def test_scheduler_leaves_rows_as_rivers_does(tx: Executor) -> None:
+    """Each row of River's story ends in the state, and with the metadata, that River left it in."""
+    unique = {"unique_key": KEY, "unique_states": REQUIRED}
+    twice = {"unique_key": OTHER_KEY, "unique_states": REQUIRED, "scheduled_at": NOW - MINUTE}
+    scheduled, retryable = JobState.SCHEDULED, JobState.RETRYABLE
+    rows = {
+        "due": await insert_job(tx, scheduled, scheduled_at=NOW - MINUTE),
+        "due within 5 s": await insert_job(tx, scheduled, scheduled_at=NOW + timedelta(seconds=4)),
+        "due later": await insert_job(tx, scheduled, scheduled_at=NOW + 60 * MINUTE),
+        "retryable, due": await insert_job(tx, retryable, scheduled_at=NOW - MINUTE),
+        "retryable, key taken": await insert_job(tx, retryable, **{**unique, "scheduled_at": NOW - MINUTE}),
+        "key's holder": await insert_job(tx, JobState.AVAILABLE, **unique),
+        "two retryable with one key: first": await insert_job(tx, retryable, **twice),
+        "two retryable with one key: second": await insert_job(tx, retryable, **twice),
+    }
+
+    await scheduler(tx).run_once()
+
+    [photos] = [story["photos"] for story in golden("jobs") if story["scenario"] == "scheduled by the leader"]
+    recorded = {photo["when"]: photo["row"] for photo in photos}
+    assert set(recorded) == set(rows)
+    for name, before in rows.items():
+        after = await get_job(tx, before.id)
+        expected = recorded[name]
+        assert (after.state, after.metadata) == (expected["columns"]["state"], expected["metadata"]), name
+        assert after.scheduled_at == before.scheduled_at
+        # River dates what it discards five seconds ahead, as it does everything here.
+        is_discarded = after.state is JobState.DISCARDED
+        assert after.finalized_at == (NOW + timedelta(seconds=5) if is_discarded else None), name
+
+
+@pytest.mark.parametrize(
+    ("holder", "expected"),
+    [
+        (JobState.AVAILABLE, JobState.DISCARDED),
+        (JobState.PENDING, JobState.DISCARDED),
+        (JobState.RUNNING, JobState.DISCARDED),
+        (JobState.SCHEDULED, JobState.DISCARDED),
+        (JobState.RETRYABLE, JobState.AVAILABLE),
+        (JobState.COMPLETED, JobState.AVAILABLE),
+        (JobState.CANCELLED, JobState.AVAILABLE),
+        (JobState.DISCARDED, JobState.AVAILABLE),
+    ],
+)
+async def test_scheduler_discards_a_job_only_if_its_key_is_held(
+    tx: Executor, holder: JobState, expected: JobState
+) -> None:
+    """A key is held by a row whose own mask says so of its state, and by no other."""
+    unique = {"unique_key": KEY, "unique_states": REQUIRED}
+    # The other is due much later, or it would be ranked as well.
+    await insert_job(tx, holder, **unique, scheduled_at=NOW + 60 * MINUTE)
+    job = await insert_job(tx, JobState.RETRYABLE, **unique, scheduled_at=NOW - MINUTE)
+
+    await scheduler(tx).run_once()
+
+    assert (await get_job(tx, job.id)).state is expected
+
+
+async def test_scheduler_leaves_pending_and_future_jobs(tx: Executor) -> None:
+    """Nothing moves but what is scheduled or retryable, and due by the next pass."""
+    late = NOW + timedelta(seconds=5, microseconds=1)
+    jobs = [
+        await insert_job(tx, JobState.PENDING, scheduled_at=NOW - MINUTE),
+        await insert_job(tx, JobState.SCHEDULED, scheduled_at=late),
+        await insert_job(tx, JobState.RETRYABLE, scheduled_at=late),
+        await insert_job(tx, JobState.DISCARDED, scheduled_at=NOW - MINUTE),
+    ]
+
+    await scheduler(tx).run_once()
+
+    assert [await get_job(tx, job.id) for job in jobs] == jobs
+
+
+async def test_scheduler_is_not_wedged_by_a_mask_that_holds_the_key_when_discarded(tx: Executor) -> None:
+    """
+    A duplicate that could not even be discarded is, and all others are scheduled: River's leader fails here for ever.
+
+    The row gives up what its mask says of discarded jobs, and nothing else of it.
+    """
+    mask = REQUIRED | DISCARDED_BIT
+    unique = {"unique_key": KEY, "unique_states": mask}
+    await insert_job(tx, JobState.AVAILABLE, **unique)
+    wedged = await insert_job(tx, JobState.RETRYABLE, **unique, scheduled_at=NOW - 2 * MINUTE)
+    other = await insert_job(tx, JobState.RETRYABLE, scheduled_at=NOW - MINUTE)
+
+    await scheduler(tx).run_once()
+
+    after = await get_job(tx, wedged.id)
+    assert (after.state, after.unique_key, after.unique_states) == (JobState.DISCARDED, KEY, REQUIRED)
+    assert (await get_job(tx, other.id)).state is JobState.AVAILABLE
+
+
+async def test_scheduler_works_off_a_backlog_batch_by_batch(tx: Executor) -> None:
+    """More jobs than fit into a batch are all scheduled in one pass."""
+    jobs = [await insert_job(tx, JobState.SCHEDULED, scheduled_at=NOW - MINUTE) for _ in range(5)]
+
+    await scheduler(tx, num_rows=2).run_once()
+
+    assert {(await get_job(tx, job.id)).state for job in jobs} == {JobState.AVAILABLE}
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2, 7, 16])
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+async def test_scheduler_leaves_out_the_row_that_cannot_be_written(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture, num_jobs: int, place: str
+) -> None:
+    """A row that the database refuses is found and named, and all others are scheduled in the same pass."""
+    pool = schema_driver.pool
+    jobs = [await insert_job(pool, JobState.SCHEDULED, scheduled_at=NOW - MINUTE) for _ in range(num_jobs)]
+    bad = jobs[{"first": 0, "middle": num_jobs // 2, "last": -1}[place]]
+    sweeper = scheduler(pool, num_rows=16)
+    probe = Probe(sweeper)
+
+    async with _refusing(pool, bad):
+        await sweeper.run_once()
+        caplog.clear()
+        await sweeper.run_once()
+
+    left = [job.id for job in jobs if (await get_job(pool, job.id)).state is JobState.SCHEDULED]
+    assert left == [bad.id]
+    assert await probe.wait("isolated") == bad.id
+    assert caplog.records == []  # it is left out of the next passes without a word
+
+
+async def test_scheduler_tries_a_row_that_was_left_out_again(schema_driver: AsyncpgDriver) -> None:
+    """What could not be written may be mended; the row is scheduled within five minutes of that."""
+    pool = schema_driver.pool
+    clock = ManualClock(NOW)
+    job = await insert_job(pool, JobState.SCHEDULED, scheduled_at=NOW - MINUTE)
+    sweeper = scheduler(pool, clock=clock)
+    async with _refusing(pool, job):
+        await sweeper.run_once()
+
+    await sweeper.run_once()
+    before = await get_job(pool, job.id)
+    clock.advance(300)
+    await sweeper.run_once()
+
+    assert before.state is JobState.SCHEDULED
+    assert (await get_job(pool, job.id)).state is JobState.AVAILABLE
+
+
+async def test_scheduler_announces_the_queues_of_jobs_that_are_due(schema_driver: AsyncpgDriver) -> None:
+    """Clients are told of jobs that they can fetch now, and not of those that they cannot yet."""
+    pool = schema_driver.pool
+    for queue, due_in in {"now": 0.0, "soon": 0.004, "later": 1.0}.items():
+        await insert_job(pool, JobState.SCHEDULED, queue=queue, scheduled_at=NOW + timedelta(seconds=due_in))
+    clock = ManualClock(NOW)
+    inserter = Inserter(pool, Config(clock=clock))
+    probe = Probe(inserter)
+    await inserter.start()
+
+    await JobScheduler(pool, inserter, clock=clock).run_once()
+    announced = await probe.wait("announced")
+    await inserter.stop()
+
+    assert set(announced) == {"now", "soon"}
+
+
+async def test_scheduler_keeps_the_beat_of_its_passes(tx: Executor) -> None:
+    """A pass that took long is followed by a shorter pause, for each pass looks ahead to the next."""
+    clock = ManualClock(NOW)
+    sweeper = scheduler(tx, clock=clock)
+
+    await sweeper.run_once()
+    clock.advance(2)
+    pause = sweeper.next_pause_seconds()
+    clock.advance(60)
+
+    assert (pause, sweeper.next_pause_seconds()) == (3.0, 0.0)
+
+
+async def test_schedulers_of_two_leaders_do_no_harm(schema_driver: AsyncpgDriver) -> None:
+    """Two that sweep at once, as they may for a moment, schedule each job and keep each key once."""
+    pool = schema_driver.pool
+    for n in range(40):
+        unique = {"unique_key": bytes([n // 2]) * 32, "unique_states": REQUIRED}
+        await insert_job(pool, JobState.RETRYABLE, **unique, scheduled_at=NOW - MINUTE)
+
+    async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(scheduler(pool, num_rows=7).run_once())
+
+    sql = "SELECT state::text AS state, count(*) AS num FROM /* schema */river_job GROUP BY state"
+    counts = {row["state"]: row["num"] for row in await pool.fetch(qualified(sql, pool))}
+    assert counts == {"available": 20, "discarded": 20}
+
+
+async def test_scheduler_says_how_many_it_moved(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    """Jobs scheduled are told to who debugs, and discarded duplicates to everybody."""
+    caplog.set_level(logging.DEBUG, "millhand.maintenance")
+    for _ in range(2):
+        await insert_job(
+            tx, JobState.RETRYABLE, unique_key=KEY, unique_states=REQUIRED, scheduled_at=NOW - MINUTE
+        )
+
+    await scheduler(tx).run_once()
+
+    told = [(record.levelname, record.message, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
+    assert told == [("DEBUG", "jobs scheduled", 1), ("INFO", "jobs discarded as duplicates", 1)]
+
+
+class _refusing:  # noqa: N801 - used as a function
+    """Have the database refuse every change of one row, as a user's trigger may."""
+
+    def __init__(self, pool: Executor, job: JobRow) -> None:
+        self.job = job
+        self.pool = pool
+
+    async def __aenter__(self) -> None:
+        await self.pool.execute_script(f"""
+            CREATE FUNCTION /* schema */refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE EXCEPTION 'not this one'; END
+            $$;
+            CREATE TRIGGER refuse BEFORE UPDATE ON /* schema */river_job
+                FOR EACH ROW WHEN (old.id = {self.job.id}) EXECUTE FUNCTION /* schema */refuse();
+        """)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.pool.execute_script("""
+            DROP TRIGGER refuse ON /* schema */river_job;
+            DROP FUNCTION /* schema */refuse();
+        """)

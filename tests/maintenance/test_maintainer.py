@@ -1,0 +1,219 @@
+"""What a leader does begins and ends with its term."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from factory import GENEROUS_SECONDS, NOW
+from millhand.clock import SystemClock
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import ClientId
+from millhand.maintenance.maintainer import Maintainer
+from millhand.runtime.elector import Elector, Term
+from millhand.runtime.service import Service, Wake
+from millhand.testing import Probe
+
+FIRST = Term(ClientId("a"), datetime(2024, 5, 1, tzinfo=UTC))
+SECOND = Term(ClientId("a"), NOW)
+
+
+class Sweep(Service):
+    """Waits until stopped; fails to start, or crashes, as often as it is told to."""
+
+    def __init__(self, *, num_bad_starts: int = 0) -> None:
+        super().__init__()
+        self.num_bad_starts = num_bad_starts
+        self.num_starts = 0
+
+    async def run(self, started: Callable[[], None]) -> None:
+        self.num_starts += 1
+        if self.num_starts <= self.num_bad_starts:
+            raise ZeroDivisionError("bad start")
+        started()
+        if await self.bell.wait() is not Wake.STOP:
+            raise ZeroDivisionError("bad sweep")
+
+
+class Room:
+    """A maintainer that runs, and whom it asked to resign."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.asked: list[Term] = []
+        self.stack = stack
+
+    async def maintainer(
+        self, sweepers: Sequence[Service], stagger_seconds: float = 0.0
+    ) -> tuple[Maintainer, Probe]:
+        maintainer = Maintainer(sweepers, request_resign=self.asked.append, stagger_seconds=stagger_seconds)
+        self.stack.push_async_callback(maintainer.stop)
+        await maintainer.start()
+        return maintainer, Probe(maintainer)
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    async with AsyncExitStack() as stack:
+        yield Room(stack)
+
+
+async def test_maintainer_runs_sweepers_while_there_is_a_term(room: Room) -> None:
+    """Before a term nothing sweeps, during it everything, after it nothing."""
+    sweepers = [Sweep(), Sweep()]
+    maintainer, probe = await room.maintainer(sweepers)
+    before = [sweeper.is_running for sweeper in sweepers]
+
+    maintainer.set_term(FIRST)
+    term = await probe.wait("sweeping")
+    during = [sweeper.is_running for sweeper in sweepers]
+    probe.forget("swept")
+    maintainer.set_term(None)
+    await probe.wait("swept")
+    after = [sweeper.is_running for sweeper in sweepers]
+
+    assert (before, term, during, after) == ([False, False], FIRST, [True, True], [False, False])
+
+
+async def test_maintainer_begins_anew_when_one_term_follows_another(room: Room) -> None:
+    """A term that ended and began again between two looks is a new term all the same."""
+    sweeper = Sweep()
+    maintainer, probe = await room.maintainer([sweeper])
+    maintainer.set_term(FIRST)
+    await probe.wait("sweeping")
+
+    maintainer.set_term(None)
+    maintainer.set_term(SECOND)
+    term = await probe.wait("sweeping")
+
+    assert (term, sweeper.num_starts) == (SECOND, 2)
+
+
+async def test_maintainer_leaves_off_starting_when_the_term_is_over(room: Room) -> None:
+    """Sweepers start one after the other; those whose turn has not come when the term ends do not start at all."""
+    sweepers = [Sweep() for _ in range(5)]
+    maintainer, probe = await room.maintainer(sweepers, stagger_seconds=3600.0)
+    maintainer.set_term(FIRST)
+    await asyncio.sleep(0)
+
+    probe.forget("swept")
+    maintainer.set_term(None)
+    await probe.wait("swept")
+
+    assert [sweeper.num_starts for sweeper in sweepers] == [0] * 5
+
+
+async def test_maintainer_tries_a_bad_start_again(room: Room) -> None:
+    """A sweeper that could not be started twice is started the third time."""
+    sweeper = Sweep(num_bad_starts=2)
+    maintainer, probe = await room.maintainer([sweeper])
+
+    maintainer.set_term(FIRST)
+    await probe.wait("sweeping")
+
+    assert (sweeper.num_starts, sweeper.is_running, room.asked) == (3, True, [])
+
+
+async def test_maintainer_asks_to_resign_the_term_in_which_it_cannot_work(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After three bad starts the term is of no use: nothing sweeps in it, it is given up, and the next is tried."""
+    good, bad = Sweep(), Sweep(num_bad_starts=3)
+    maintainer, probe = await room.maintainer([good, bad])
+
+    maintainer.set_term(FIRST)
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        while not room.asked:
+            await probe.wait("swept")
+    in_vain = [good.is_running, bad.is_running]
+    maintainer.set_term(None)
+    maintainer.set_term(SECOND)
+    await probe.wait("sweeping")
+
+    assert (in_vain, room.asked) == ([False, False], [FIRST])
+    assert [good.is_running, bad.is_running] == [True, True]
+    told = [(record.message, record.attempt) for record in caplog.records]  # type: ignore[attr-defined]
+    assert told == [("sweeper not started", attempt) for attempt in (1, 2, 3)]
+
+
+async def test_maintainer_crashes_with_its_sweepers(room: Room) -> None:
+    """A sweeper that ends unasked is not left out in silence: the maintainer ends too, and with it whoever watches."""
+    bad, good = Sweep(), Sweep()
+    maintainer, probe = await room.maintainer([bad, good])
+    crashed: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    maintainer.on_crash = lambda _, error: crashed.set_result(error)
+    maintainer.set_term(FIRST)
+    await probe.wait("sweeping")
+
+    bad.bell.ring()
+    error = await asyncio.wait_for(crashed, GENEROUS_SECONDS)
+
+    assert str(error) == "bad sweep"
+    assert not good.is_running
+
+
+async def test_maintainer_stops_its_sweepers_when_stopped(room: Room) -> None:
+    """A client that stops in the middle of its term leaves nothing sweeping."""
+    sweepers = [Sweep(), Sweep()]
+    maintainer, probe = await room.maintainer(sweepers)
+    maintainer.set_term(FIRST)
+    await probe.wait("sweeping")
+
+    await maintainer.stop()
+
+    assert not any(sweeper.is_running for sweeper in sweepers)
+
+
+async def test_maintainer_withstands_terms_starts_and_stops_at_once(room: Room) -> None:
+    """However terms, starts and stops cross, in the end it is stopped, and so are its sweepers."""
+    sweepers = [Sweep(), Sweep()]
+    maintainer, _ = await room.maintainer(sweepers)
+
+    async def hammer(n: int) -> None:
+        for turn in range(50):
+            maintainer.set_term(
+                None if turn % 3 == 0 else Term(ClientId("a"), NOW + timedelta(seconds=turn * n))
+            )
+            await maintainer.start()
+            await asyncio.sleep(0)
+            await maintainer.stop()
+
+    async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group:
+        for n in range(5):
+            group.create_task(hammer(n))
+
+    assert not any(service.is_running for service in (maintainer, *sweepers))
+
+
+async def test_sweepers_run_where_the_leader_is(schema_driver: AsyncpgDriver) -> None:
+    """Of two clients one sweeps; when it stops, the other does."""
+    async with AsyncExitStack() as stack:
+        sweepers, electors, probes = [Sweep(), Sweep()], [], []
+        for n, sweeper in enumerate(sweepers):
+            maintainer = Maintainer([sweeper], request_resign=[].append, stagger_seconds=0.0)
+            elector = Elector(
+                schema_driver.pool,
+                ClientId(f"client_{n}"),
+                clock=SystemClock(),
+                on_term=maintainer.set_term,
+                interval_seconds=0.02,
+            )
+            probes.append(Probe(maintainer))
+            electors.append(elector)
+            for service in (maintainer, elector):
+                stack.push_async_callback(service.stop)
+                await service.start()
+            if n == 0:
+                await probes[0].wait("sweeping")
+
+        before = [sweeper.is_running for sweeper in sweepers]
+        probes[0].forget("swept")
+        await electors[0].stop()
+        await probes[1].wait("sweeping")
+        await probes[0].wait("swept")
+        after = [sweeper.is_running for sweeper in sweepers]
+
+    assert (before, after) == ([True, False], [False, True])

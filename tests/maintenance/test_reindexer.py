@@ -1,0 +1,189 @@
+"""Reindexing: indexes are rebuilt in use, and nothing is left lying about."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, timedelta
+from typing import Any
+
+import pytest
+
+from factory import GENEROUS_SECONDS, NOW, qualified
+from millhand.crontab import CronSchedule
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError
+from millhand.maintenance.reindexer import Reindexer
+from millhand.periodic import NeverSchedule
+from millhand.store.index import JOB_INDEX_NAMES
+from millhand.testing import ManualClock, Probe
+from millhand.worker import NO_TIMEOUT
+
+NAME = "river_job_kind"
+MIDNIGHT = CronSchedule("@daily", "0 0 * * *", UTC)
+
+
+def reindexer(
+    driver: AsyncpgDriver, *names: str, clock: ManualClock | None = None, **settings: Any
+) -> Reindexer:
+    settings = {"schedule": NeverSchedule(), "timeout": timedelta(minutes=1), **settings}
+    return Reindexer(driver.pool, clock=clock or ManualClock(NOW), index_names=names, **settings)
+
+
+async def filenodes(driver: AsyncpgDriver) -> dict[str, int]:
+    """Return the file of each index of the schema: a new one means that it was rebuilt."""
+    sql = """
+        SELECT class.relname, class.relfilenode
+        FROM pg_class AS class
+        WHERE class.relkind = 'i' AND class.relnamespace = $1::text::regnamespace
+        AND class.relname LIKE 'river_job%'
+    """
+    return {row["relname"]: row["relfilenode"] for row in await driver.pool.fetch(sql, [driver.schema])}
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str | None]]:
+    return [
+        (record.message, record.index, getattr(record, "reason", None))  # type: ignore[attr-defined]
+        for record in caplog.records
+        if record.name == "millhand.maintenance.reindexer"
+    ]
+
+
+async def test_reindexer_rebuilds_every_index_of_the_job_table(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each index is another file afterwards, under the same name, and the log names each."""
+    caplog.set_level(logging.INFO)
+    before = await filenodes(schema_driver)
+
+    await reindexer(schema_driver, *JOB_INDEX_NAMES).run_once()
+
+    after = await filenodes(schema_driver)
+    assert set(after) == set(before) == set(JOB_INDEX_NAMES)
+    assert not set(after.values()) & set(before.values())
+    assert told(caplog) == [("index rebuilt", name, None) for name in JOB_INDEX_NAMES]
+
+
+@pytest.mark.parametrize("suffix", ["_ccnew", "_ccold", "_ccnew12"])
+async def test_reindexer_skips_an_index_with_something_left_over(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    """What somebody else's rebuild has left may still be in use, so it is told of and not touched."""
+    caplog.set_level(logging.INFO)
+    name = NAME + suffix
+    table = f'"{schema_driver.schema}".river_job'
+    await schema_driver.pool.fetch(f"CREATE INDEX {name} ON {table} (kind)")
+    before = await filenodes(schema_driver)
+
+    await reindexer(schema_driver, NAME).run_once()
+
+    after = await filenodes(schema_driver)
+    await schema_driver.pool.fetch(f'DROP INDEX "{schema_driver.schema}".{name}')
+    reason = f"{name} is left over from another rebuild; drop it if none is running"
+    assert after == before
+    assert told(caplog) == [("index not rebuilt", NAME, reason)]
+
+
+async def test_reindexer_skips_an_index_that_does_not_exist(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name that is wrong, or an index that somebody has dropped, does not keep the others from being rebuilt."""
+    caplog.set_level(logging.INFO)
+
+    await reindexer(schema_driver, "river_job_nowhere", NAME).run_once()
+
+    assert told(caplog) == [
+        ("index not rebuilt", "river_job_nowhere", "index does not exist"),
+        ("index rebuilt", NAME, None),
+    ]
+
+
+async def test_reindexer_refuses_what_is_no_name(schema_driver: AsyncpgDriver) -> None:
+    """A name that could not be one is refused when the reindexer is made, before any SQL."""
+    with pytest.raises(ConfigError) as raised:
+        reindexer(schema_driver, 'x"; DROP TABLE river_job')
+
+    assert str(raised.value) == (
+        "index name must be letters, digits and underscores, at most 63, not a digit first, "
+        "got 'x\"; DROP TABLE river_job'"
+    )
+
+
+async def test_reindexer_stops_in_the_middle_and_tidies_up(schema_driver: AsyncpgDriver) -> None:
+    """A rebuild may take minutes; a stop does not wait for it, and leaves no half-made index behind."""
+    clock = ManualClock(NOW)
+    sweeper = reindexer(schema_driver, NAME, clock=clock, schedule=MIDNIGHT, timeout=NO_TIMEOUT)
+    before = await filenodes(schema_driver)
+
+    async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group, writer(schema_driver):
+        await sweeper.start()
+        clock.advance(timedelta(days=1))
+        sweeper.bell.ring()
+        await until_half_made(schema_driver)
+        group.create_task(sweeper.stop())
+        await until_rebuild_is_gone(schema_driver)
+
+    assert await filenodes(schema_driver) == before
+
+
+async def test_reindexer_tidies_up_after_a_timeout(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a rebuild that ran out of time has left is dropped, or the index would never be rebuilt again."""
+    caplog.set_level(logging.INFO)
+    before = await filenodes(schema_driver)
+    sweeper = reindexer(schema_driver, NAME, timeout=timedelta(seconds=0.3))
+
+    async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group, writer(schema_driver):
+        group.create_task(sweeper.run_once())
+        await until_half_made(schema_driver)
+        await until_rebuild_is_gone(schema_driver)
+
+    assert await filenodes(schema_driver) == before
+    assert told(caplog) == [
+        ("index not rebuilt", NAME, "index_reindex must answer within 0.3 s, got no answer"),
+        ("index left over dropped", f"{NAME}_ccnew", None),
+    ]
+
+
+@asynccontextmanager
+async def writer(driver: AsyncpgDriver) -> AsyncIterator[None]:
+    """Hold a transaction open that has written: a rebuild waits for it when it is half done."""
+    async with driver.pool.begin() as tx:
+        await tx.fetch(qualified("LOCK TABLE /* schema */river_job IN ROW EXCLUSIVE MODE", tx))
+        yield
+
+
+async def until_half_made(driver: AsyncpgDriver) -> None:
+    while f"{NAME}_ccnew" not in await filenodes(driver):
+        pass
+
+
+async def until_rebuild_is_gone(driver: AsyncpgDriver) -> None:
+    sql = """
+        SELECT pid FROM pg_stat_activity
+        WHERE state = 'active' AND query LIKE '%REINDEX INDEX CONCURRENTLY%' AND pid <> pg_backend_pid()
+    """
+    while await driver.pool.fetch(sql):
+        pass
+
+
+async def test_reindexer_runs_when_its_schedule_says(schema_driver: AsyncpgDriver) -> None:
+    """Nothing is rebuilt before midnight; it is at midnight; and then not before the next."""
+    clock = ManualClock(NOW)  # 10:34:56
+    sweeper = reindexer(schema_driver, clock=clock, schedule=MIDNIGHT)
+    probe = Probe(sweeper)
+    await sweeper.start()
+
+    num_passes = []
+    for hours in (13.0, 0.5, 22.5, 1.5):
+        clock.advance(timedelta(hours=hours))
+        sweeper.bell.ring()
+        for _ in range(10):  # its turns: one for the wake, one for the pass
+            await asyncio.sleep(0)
+        num_passes.append(probe.num("passed"))
+    await sweeper.stop()
+
+    assert num_passes == [0, 1, 1, 2]
