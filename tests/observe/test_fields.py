@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import millhand
@@ -11,15 +13,26 @@ from millhand.observe.fields import FIELDS
 
 PACKAGE = Path(millhand.__file__).parent
 LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call that logs, and the functions around it, the innermost last."""
+
+    module: str
+    node: ast.Call
+    around: tuple[Function, ...]
+
+    @property
+    def place(self) -> str:
+        return f"{self.module}:{self.node.lineno}"
 
 
 def test_fields_are_spelled_as_listed() -> None:
     """Every key that the package gives a log line as `extra` is in the list, and can be seen in the source."""
     unlisted = [
-        f"{path.relative_to(PACKAGE)}:{line} {key!r}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for line, key in _extra_keys(path)
-        if key not in FIELDS
+        f"{call.place} {key!r}" for call in _log_calls() for key in _extra_keys(call) if key not in FIELDS
     ]
 
     assert unlisted == []
@@ -27,67 +40,74 @@ def test_fields_are_spelled_as_listed() -> None:
 
 def test_log_lines_are_constant_phrases() -> None:
     """What is logged is a constant phrase: no f-string, no interpolation, so that a line can be searched for."""
-    built = [
-        f"{path.relative_to(PACKAGE)}:{call.lineno}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for call in _log_calls(ast.parse(path.read_text()))
-        if not (len(call.args) == 1 and isinstance(call.args[0], ast.Constant))
-        and not isinstance(call.func, ast.Name)
-    ]
+    built = []
+    for call in _log_calls():
+        is_log = isinstance(call.node.func, ast.Attribute) and call.node.func.attr == "log"
+        phrases = call.node.args[1:] if is_log else call.node.args
+        if not (len(phrases) == 1 and _is_constant(phrases[0], call)):
+            built.append(f"{call.place} {ast.unparse(call.node)}")
 
     assert built == []
 
 
-def _extra_keys(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the line and key of every `extra`; what is not a literal is looked up where the module builds it."""
-    tree = ast.parse(path.read_text())
-    for call in _log_calls(tree):
-        for keyword in call.keywords:
-            if keyword.arg == "extra":
-                yield from _keys(keyword.value, tree, call)
+def _is_constant(phrase: ast.expr, call: Call) -> bool:
+    """Whether a phrase stands in the source; a function may also be given it."""
+    match phrase:
+        case ast.Constant(value=str()):
+            return True
+        case ast.IfExp(body=body, orelse=orelse):
+            return _is_constant(body, call) and _is_constant(orelse, call)
+        case ast.Name(id=name):
+            return name in {argument.arg for function in call.around for argument in function.args.args}
+        case _:
+            return False
 
 
-def _keys(node: ast.expr, tree: ast.Module, call: ast.AST) -> Iterator[tuple[int, str]]:
+def _extra_keys(call: Call) -> Iterator[str]:
+    for keyword in call.node.keywords:
+        if keyword.arg == "extra":
+            yield from _keys(keyword.value, call)
+
+
+def _keys(node: ast.expr, call: Call) -> Iterator[str]:
+    """Yield the keys of a dict, however it is put together; what cannot be seen is an answer of its own."""
     match node:
         case ast.Dict(keys=keys, values=values):
             for key, value in zip(keys, values, strict=True):
                 if key is None:
-                    yield from _keys(value, tree, call)
+                    yield from _keys(value, call)
                 else:
-                    yield key.lineno, str(ast.literal_eval(key))
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            yield from _keys(left, tree, call)
-            yield from _keys(right, tree, call)
-        case ast.IfExp(body=body, orelse=orelse):
-            yield from _keys(body, tree, call)
-            yield from _keys(orelse, tree, call)
+                    yield str(ast.literal_eval(key))
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right) | ast.IfExp(body=left, orelse=right):
+            yield from _keys(left, call)
+            yield from _keys(right, call)
         case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
-            if name == "dict":
-                yield from ((node.lineno, keyword.arg or "**") for keyword in node.keywords)
-            else:
-                yield from _keys_of_function(name, tree, node)
+            yield from _keys_returned(name, call)
         case ast.Name(id=name):
-            yield from _keys_of_name(name, tree, call)
+            yield from _keys_assigned(name, call)
         case _:
-            yield node.lineno, f"cannot see the keys of {ast.unparse(node)}"
+            yield f"cannot see the keys of {ast.unparse(node)}"
 
 
-def _keys_of_function(name: str, tree: ast.Module, node: ast.expr) -> Iterator[tuple[int, str]]:
-    functions = [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) and each.name == name]
+def _keys_returned(name: str, call: Call) -> Iterator[str]:
+    """Yield the keys of what the functions of this name return, in the call's module or else anywhere."""
+    functions = [(module, each) for module, each in _functions() if each.name == name]
+    functions = [each for each in functions if each[0] == call.module] or functions
     if not functions:
-        yield node.lineno, f"cannot see the keys of {name}()"
-    for function in functions:
+        yield f"cannot see the keys of {name}()"
+    for module, function in functions:
         for statement in ast.walk(function):
             if isinstance(statement, ast.Return) and statement.value is not None:
-                yield from _keys(statement.value, tree, statement)
+                yield from _keys(statement.value, Call(module, call.node, (function,)))
 
 
-def _keys_of_name(name: str, tree: ast.Module, call: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield the keys of all dicts that are assigned to `name` in the function around `call`."""
+def _keys_assigned(name: str, call: Call) -> Iterator[str]:
+    """Yield the keys of what a name may stand for: what is assigned to it, or the caller's keywords for `**name`."""
     found = False
-    for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or call not in ast.walk(function):
-            continue
+    for function in call.around:
+        if function.args.kwarg is not None and function.args.kwarg.arg == name:
+            found = True
+            yield from _keywords_given_to(function, call.module)
         for statement in ast.walk(function):
             match statement:
                 case (
@@ -96,17 +116,44 @@ def _keys_of_name(name: str, tree: ast.Module, call: ast.AST) -> Iterator[tuple[
                     | ast.AugAssign(target=ast.Name(id=target), value=value)
                 ) if target == name:
                     found = True
-                    yield from _keys(value, tree, statement)
+                    yield from _keys(value, call)
     if not found:
-        yield getattr(call, "lineno", 0), f"cannot see the keys of {name}"
+        yield f"cannot see the keys of {name}"
 
 
-def _log_calls(tree: ast.Module) -> Iterator[ast.Call]:
-    for node in ast.walk(tree):
+def _keywords_given_to(function: Function, module: str) -> Iterator[str]:
+    own = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
+    for node in ast.walk(_trees()[module]):
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="logger" | "log"), attr=method)) if (
-                method in LOG_METHODS
-            ):
-                yield node
-            case ast.Call(keywords=keywords) if any(keyword.arg == "extra" for keyword in keywords):
-                yield node
+            case ast.Call(func=ast.Name(id=name), keywords=keywords) if name == function.name:
+                yield from (keyword.arg or "**" for keyword in keywords if keyword.arg not in own)
+
+
+def _log_calls() -> Iterator[Call]:
+    for module, tree in _trees().items():
+        yield from _log_calls_in(tree, module, ())
+
+
+def _log_calls_in(node: ast.AST, module: str, around: tuple[Function, ...]) -> Iterator[Call]:
+    if isinstance(node, Function):
+        around = (*around, node)
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"), attr=method)) if method in LOG_METHODS:
+            yield Call(module, node, around)
+    for child in ast.iter_child_nodes(node):
+        yield from _log_calls_in(child, module, around)
+
+
+def _functions() -> Iterator[tuple[str, Function]]:
+    for module, tree in _trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, Function):
+                yield module, node
+
+
+@cache
+def _trees() -> dict[str, ast.Module]:
+    return {
+        str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }

@@ -132,7 +132,7 @@ class Producer(Service):
             return
         self.is_paused = is_paused
         kind = EventKind.QUEUE_PAUSED if is_paused else EventKind.QUEUE_RESUMED
-        logger.info(kind.value.replace("_", " "), extra={"queue": self.queue})
+        logger.info("queue paused" if is_paused else "queue resumed", extra={"queue": self.queue})
         self._subscriptions.distribute([Event(kind=kind, queue=self.queue)])
         self.hear_insert()
 
