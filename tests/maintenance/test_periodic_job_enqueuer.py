@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -240,19 +241,8 @@ async def test_enqueuer_tries_again_what_the_database_refused_for_the_moment(
     async with AsyncExitStack() as stack:
         desk = Desk(pool, stack)
         enqueuer, probe = await desk.started(every(60 * MINUTE, Report("a")))
-        await pool.execute_script("""
-            CREATE FUNCTION /* schema */busy() RETURNS trigger LANGUAGE plpgsql AS $$
-                BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END
-            $$;
-            CREATE TRIGGER busy BEFORE INSERT ON /* schema */river_job
-                FOR EACH ROW EXECUTE FUNCTION /* schema */busy();
-        """)
-
-        await desk.passes(enqueuer, probe, 60 * MINUTE)
-        await pool.execute_script("""
-            DROP TRIGGER busy ON /* schema */river_job;
-            DROP FUNCTION /* schema */busy();
-        """)
+        async with busy(pool):
+            await desk.passes(enqueuer, probe, 60 * MINUTE)
         await enqueuer.run_once()  # too early
         during = await desk.due()
         desk.clock.advance(2)
@@ -262,6 +252,39 @@ async def test_enqueuer_tries_again_what_the_database_refused_for_the_moment(
         assert (during, await desk.due()) == ([], [("a", NOW + 60 * MINUTE)])
         assert [record.message for record in caplog.records] == ["periodic job put off"]
         assert caplog.records[0].sleep_seconds < 2  # type: ignore[attr-defined]
+
+
+async def test_enqueuer_stops_at_the_first_refusal_when_told_to_stop(schema_driver: AsyncpgDriver) -> None:
+    """However many jobs are due, a stop does not wait for each to find out that the database is away."""
+    pool = schema_driver.pool
+    async with AsyncExitStack() as stack, busy(pool):
+        desk = Desk(pool, stack)
+        jobs = [every(60 * MINUTE, Report(str(n)), run_on_start=True) for n in range(10)]
+        enqueuer, probe = desk.enqueuer(*jobs)
+
+        await enqueuer.start()
+        stop = asyncio.ensure_future(enqueuer.stop())
+        await probe.wait("passed")
+        await stop
+
+        assert [agenda.num_failures for agenda in enqueuer._agendas] == [1] + 9 * [0]
+
+
+@asynccontextmanager
+async def busy(pool: Executor) -> AsyncIterator[None]:
+    """Have the database refuse every insert, as one does that asks to be tried again."""
+    await pool.execute_script("""
+        CREATE FUNCTION /* schema */busy() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END
+        $$;
+        CREATE TRIGGER busy BEFORE INSERT ON /* schema */river_job
+            FOR EACH ROW EXECUTE FUNCTION /* schema */busy();
+    """)
+    yield
+    await pool.execute_script("""
+        DROP TRIGGER busy ON /* schema */river_job;
+        DROP FUNCTION /* schema */busy();
+    """)
 
 
 async def test_enqueuer_leaves_out_a_run_when_its_constructor_says_so(desk: Desk) -> None:

@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from factory import GENEROUS_SECONDS, NOW, qualified
-from millhand.crontab import CronSchedule
+from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError
 from millhand.maintenance.reindexer import Reindexer
@@ -22,7 +22,7 @@ from millhand.testing import ManualClock, Probe
 from millhand.worker import NO_TIMEOUT
 
 NAME = "river_job_kind"
-MIDNIGHT = CronSchedule("@daily", "0 0 * * *", UTC)
+MIDNIGHT = Config().reindexer_schedule
 
 
 def reindexer(

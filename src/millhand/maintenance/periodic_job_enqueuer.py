@@ -109,10 +109,12 @@ class PeriodicJobEnqueuer(Service):
             if agenda.due_at is not None and self._due_seconds(agenda) <= 0
         ]
         for due_at, agenda in sorted(due, key=operator.itemgetter(0)):
-            await self._insert(agenda, due_at)
+            if not await self._insert(agenda, due_at) and self.bell.is_stopping:
+                break  # a database that is away must not hold up a stop for one deadline after the other
         self.probe("passed", len(due))
 
-    async def _insert(self, agenda: _Agenda, due_at: datetime) -> None:
+    async def _insert(self, agenda: _Agenda, due_at: datetime) -> bool:
+        """Insert the run that is due, or leave it out, and go on to the next; False if it was put off."""
         fields: dict[str, object] = {"periodic_job_id": agenda.job.id}
         try:
             await self._insert_run(agenda.job, due_at)
@@ -122,25 +124,26 @@ class PeriodicJobEnqueuer(Service):
                 logger.warning(
                     "periodic job put off", extra=fields | {"error": str(error), "sleep_seconds": pause}
                 )
-                return
+                return False
             logger.error("periodic job not inserted", extra=fields | _fault(error))  # noqa: TRY400 - said in a line
         except Exception as error:  # a user's constructor, hook or middleware
             logger.exception("periodic job not inserted", extra=fields | _fault(error))
         num_missed = agenda.advance(self._clock.now())
         if num_missed:
             logger.warning("periodic runs missed", extra=fields | {"num_jobs": num_missed})
+        return True
 
     async def _insert_run(self, job: PeriodicJob, due_at: datetime) -> None:
         made = job.construct()
         if made is None:
             return
         params = periodic_params(self._inserter.resolve(*made), job.id, due_at)
-        [result] = await self._inserter.insert_params([params])
-        logger.debug(
-            "periodic job inserted",
-            extra={"job_id": result.job.id, "kind": result.job.kind, "queue": result.job.queue},
-        )
-        self.probe("run", result)
+        for result in await self._inserter.insert_params([params]):
+            logger.debug(
+                "periodic job inserted",
+                extra={"job_id": result.job.id, "kind": result.job.kind, "queue": result.job.queue},
+            )
+            self.probe("run", result)
 
     def _next_due_seconds(self) -> float:
         return min((self._due_seconds(agenda) for agenda in self._agendas), default=PAUSE_SECONDS_MAX)
