@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can be another user")
 COREUTILS = ("cat", "cksum", "dirname", "mkdir", "mv", "rm", "sh", "tr", "uname")
 DEADLINE_SECONDS = 300  # a bootstrap from a slow index
 
@@ -257,26 +259,37 @@ def test_just_works_when_it_is_called_twice_at_once(clone: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not IS_ROOT, reason="only root can be another user")
-def test_just_works_for_an_ordinary_user(clone: Path) -> None:
-    """Who is not root gets everything in a clone of his own, and needs no right elsewhere."""
-    user = pwd.getpwnam("nobody")
-    subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", clone.parent], check=True)
+@pytest.mark.parametrize(
+    "user", [pytest.param("nobody", marks=needs_root), pwd.getpwuid(os.geteuid()).pw_name]
+)
+def test_just_worker_starts_and_stops_in_a_fresh_clone(clone: Path, user: str) -> None:
+    """The README's first command, by root and by an ordinary user: a heartbeat, Ctrl-C, in order, exit code 0."""
+    entry = pwd.getpwnam(user)
+    subprocess.run(["chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", clone.parent], check=True)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "PYTHON"}
+    }
 
-    done = subprocess.run(
-        [clone / "just", "millhand", "--version"],
-        capture_output=True,
-        check=False,
-        env={**os.environ, "HOME": str(clone.parent / "home")},
-        extra_groups=[],
-        group=user.pw_gid,
+    with subprocess.Popen(
+        [str(clone / "just"), "worker"],
+        env=environment | {"HOME": str(clone.parent / "home")},
+        extra_groups=[] if IS_ROOT else None,
+        group=entry.pw_gid if IS_ROOT else None,
+        start_new_session=True,
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=DEADLINE_SECONDS,
-        user=user.pw_uid,
-    )
+        user=entry.pw_uid if IS_ROOT else None,
+    ) as worker:
+        assert worker.stdout
+        began = list(itertools.takewhile(lambda line: "worker heartbeat" not in line, worker.stdout))
+        os.killpg(worker.pid, signal.SIGINT)
+        ended = worker.stdout.readlines()
 
-    assert (done.returncode, done.stdout.startswith("millhand")) == (0, True), done.stderr
-    assert {path.stat().st_uid for path in (clone / ".venv").iterdir()} == {user.pw_uid}
+    assert worker.returncode == 0, [*began, *ended]
+    assert "worker stopped" in ended[-1]
+    assert {path.stat().st_uid for path in (clone / ".venv").iterdir()} == {entry.pw_uid}
+    assert not (clone / ".millhand" / "postgres" / "data" / "postmaster.pid").exists()
 
 
 def just(
