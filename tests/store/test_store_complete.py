@@ -11,6 +11,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import JobRunning, NotFound
 from millhand.event import EventKind
 from millhand.job import AttemptError, JobId, JobRow, JobState
+from millhand.sql import compile_statement
 from millhand.store.job import (
     job_complete_many,
     job_count_by_state,
@@ -40,10 +41,10 @@ async def columns(tx: Executor, *jobs: JobRow) -> list[JobRow]:
 
 
 async def test_completed_jobs_are_written_and_named(tx: Executor) -> None:
-    """Running jobs are completed at their own instants, and nothing else of them changes."""
+    """Running jobs are completed at their own instants, in whatever order they come, and nothing else of them changes."""
     one, two = await put_job(tx, JobState.RUNNING), await put_job(tx, JobState.RUNNING)
 
-    written = await tx.run(job_complete_many(ids=[one.id, two.id], finalized_ats=[NOW, NOW + HOUR]))
+    written = await tx.run(job_complete_many(ids=[two.id, one.id], finalized_ats=[NOW + HOUR, NOW]))
 
     assert sorted(written) == [one.id, two.id]
     rows = await columns(tx, one, two)
@@ -52,6 +53,17 @@ async def test_completed_jobs_are_written_and_named(tx: Executor) -> None:
         (JobState.COMPLETED, NOW + HOUR),
     ]
     assert [(row.attempt, row.errors, row.metadata) for row in rows] == [(1, (), {})] * 2
+
+
+async def test_completion_of_a_large_batch_takes_no_longer_a_job(tx: Executor) -> None:
+    """However many jobs are completed at once, none is compared with all others: the plan has no loop in a loop."""
+    sql = compile_statement("job_complete_many").sql
+    await tx.execute_script(f"SET LOCAL plan_cache_mode = force_generic_plan; PREPARE complete AS {sql}")
+
+    plan = await tx.fetch("EXPLAIN EXECUTE complete ('{now}', '{1}')")
+    await tx.execute_script("DEALLOCATE complete")
+
+    assert not [line for row in plan for line in row.values() if "Nested Loop" in line]
 
 
 @pytest.mark.parametrize("state", NOT_RUNNING)

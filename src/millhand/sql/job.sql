@@ -164,15 +164,14 @@ TABLE updated
 ORDER BY priority, scheduled_at, id;
 
 -- name: job_complete_many
--- Mark running jobs completed, and nothing else.
+-- Mark running jobs completed, and nothing else. The ids are sorted.
 UPDATE /* schema */river_job AS job
 SET
     state = 'completed',
-    finalized_at = input.finalized_at
-FROM unnest(@ids::bigint [], @finalized_ats::timestamptz []) AS input (id, finalized_at)
-WHERE job.id = input.id
--- Said twice, so that the planner thinks of the primary key whatever it believes of the table's size.
-AND job.id = ANY(@ids::bigint [])
+    -- No join, which the planner might take for one of a few rows and make a loop in a loop: an id's place among the
+    -- sorted ids is that of its instant.
+    finalized_at = (@finalized_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
+WHERE job.id = ANY(@ids::bigint [])
 AND job.state = 'running'
 RETURNING job.id;
 

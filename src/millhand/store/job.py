@@ -118,7 +118,9 @@ def job_complete_many(*, ids: Sequence[JobId], finalized_ats: Sequence[datetime]
     Shape: the ids that were written, in no order; those of jobs that are no longer running are missing.
     Concurrency: safe to race; a job that somebody else settled is left alone.
     """
-    return Query("job_complete_many", {"ids": ids, "finalized_ats": finalized_ats}, _parse_ids)
+    pairs = sorted(zip(ids, finalized_ats, strict=True))
+    params = {"ids": [id for id, _ in pairs], "finalized_ats": [at for _, at in pairs]}
+    return Query("job_complete_many", params, _parse_ids)
 
 
 def job_set_state_if_running_many(
