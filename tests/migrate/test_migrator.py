@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from catalog import catalog
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError, MigrationError, SchemaError
+from millhand.migrate import (
+    Direction,
+    MigrationStatus,
+    MigrationStep,
+    Migrator,
+    lines,
+    migration_sql,
+    migrations,
+    require_schema,
+)
+
+
+def versions(steps: Iterable[MigrationStep]) -> list[int]:
+    return [step.version for step in steps]
+
+
+async def refusal(migrating: object) -> str:
+    with pytest.raises(MigrationError) as refused:
+        await migrating  # type: ignore[misc]
+    return str(refused.value)
+
+
+async def test_up_and_down_say_what_they_did(bare_driver: AsyncpgDriver) -> None:
+    """A step tells its line, version, name, direction, time and SQL."""
+    [up] = await Migrator(bare_driver).up(target=1)
+    [down] = await Migrator(bare_driver).down()
+
+    assert (up.line, up.version, up.name, up.direction) == ("main", 1, "create river migration", Direction.UP)
+    assert (down.line, down.version, down.name, down.direction) == (
+        "main", 1, "create river migration", Direction.DOWN,
+    )  # fmt: skip
+    assert up.duration > timedelta(0) < down.duration
+    assert up.sql.startswith("CREATE TABLE river_migration (")
+
+
+async def test_up_goes_as_far_as_it_is_told(bare_driver: AsyncpgDriver) -> None:
+    """Up goes to the target, by no more than max_steps, and without either to the top."""
+    migrator = Migrator(bare_driver)
+
+    assert versions(await migrator.up(target=2)) == [1, 2]
+    assert versions(await migrator.up(max_steps=2)) == [3, 4]
+    assert versions(await migrator.up(target=8, max_steps=1)) == [5]
+    assert versions(await migrator.up(max_steps=0)) == []
+    assert versions(await migrator.up()) == [6, 7, 8]
+    assert versions(await migrator.up()) == []
+
+
+async def test_up_to_what_is_applied_does_nothing(bare_driver: AsyncpgDriver) -> None:
+    """A target that is applied is reached, though there are versions above it."""
+    migrator = Migrator(bare_driver)
+    await migrator.up(target=4)
+
+    assert await migrator.up(target=4) == await migrator.up(target=2) == ()
+
+
+async def test_down_goes_one_step_unless_told_otherwise(bare_driver: AsyncpgDriver) -> None:
+    """Down takes one version back, or those above the target, or all above 0; with nothing applied it does nothing."""
+    migrator = Migrator(bare_driver)
+    await migrator.up()
+
+    assert versions(await migrator.down()) == [8]
+    assert versions(await migrator.down(max_steps=2)) == [7, 6]
+    assert versions(await migrator.down(target=4)) == [5]
+    assert versions(await migrator.down(target=0, max_steps=1)) == [4]
+    assert versions(await migrator.down(target=0)) == [3, 2, 1]
+    assert versions(await migrator.down(target=0)) == versions(await migrator.down()) == []
+
+
+async def test_down_to_what_is_not_applied_is_refused(bare_driver: AsyncpgDriver) -> None:
+    """Down ends at a version that is applied, or it does not begin."""
+    migrator = Migrator(bare_driver)
+    await migrator.up(target=4)
+
+    assert await refusal(migrator.down(target=5)) == (
+        "target of a way down must be applied, got version 5 of line 'main'"
+    )
+
+
+@pytest.mark.parametrize("target", [9, -1])
+async def test_unknown_target_is_refused(bare_driver: AsyncpgDriver, target: int) -> None:
+    """A version that this release does not know is no target, up or down or for validation."""
+    migrator = Migrator(bare_driver)
+    expected = f"target must be a version of line 'main', 1 to 8, got {target}"
+
+    for asked in (migrator.up(target=target), migrator.down(target=target), migrator.validate(target=target)):
+        assert await refusal(asked) == expected
+
+
+async def test_negative_max_steps_is_refused(bare_driver: AsyncpgDriver) -> None:
+    """Fewer steps than none cannot be made."""
+    assert await refusal(Migrator(bare_driver).up(max_steps=-1)) == "max_steps must not be negative, got -1"
+
+
+async def test_dry_run_only_says_what_it_would_do(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+) -> None:
+    """A dry run gives the steps with their SQL, and leaves the database as it is."""
+    migrator = Migrator(bare_driver)
+    await migrator.up(target=3)
+    before = await catalog(bare, "public")
+
+    up = await migrator.up(dry_run=True)
+    down = await migrator.down(target=0, dry_run=True)
+
+    assert (versions(up), versions(down)) == ([4, 5, 6, 7, 8], [3, 2, 1])
+    assert await catalog(bare, "public") == before
+    assert {step.duration for step in up} == {timedelta(0)}
+    assert versions(await migrator.up()) == versions(up)
+
+
+async def test_validate_names_what_is_missing(bare_driver: AsyncpgDriver) -> None:
+    """At every version, what is above it is missing, up to the target if there is one."""
+    migrator = Migrator(bare_driver)
+
+    for version in range(9):
+        assert await migrator.validate() == tuple(range(version + 1, 9))
+        assert await migrator.validate(target=4) == tuple(range(version + 1, 5))
+        await migrator.up(max_steps=1)
+
+
+async def test_list_shows_all_versions(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """Known versions are listed with their state; one that a newer release applied is listed without a name."""
+    migrator = Migrator(bare_driver)
+    await migrator.up(target=7)
+    await bare.execute("INSERT INTO river_migration (line, version) VALUES ('main', 42)")
+
+    listed = await migrator.list()
+
+    assert [(one.version, one.is_applied, one.is_known) for one in listed] == [
+        *((version, True, True) for version in range(1, 8)), (8, False, True), (42, True, False),
+    ]  # fmt: skip
+    assert listed[0] == MigrationStatus(version=1, name="create river migration", is_applied=True)
+
+
+async def test_unknown_versions_are_left_alone(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """What a newer release applied hinders nothing, and is not taken back."""
+    migrator = Migrator(bare_driver)
+    await migrator.up(target=7)
+    await bare.execute("INSERT INTO river_migration (line, version) VALUES ('main', 42)")
+
+    assert versions(await migrator.up()) == [8]
+    assert await migrator.validate() == ()
+    assert versions(await migrator.down()) == [8]
+    assert await bare.fetchval("SELECT count(*) FROM river_migration WHERE version = 42") == 1
+
+
+@pytest.mark.parametrize("num_migrators", [2, 5])
+async def test_migrators_at_once_share_the_steps(bare_driver: AsyncpgDriver, num_migrators: int) -> None:
+    """However many migrate at once, every step is made once, by one of them, and none of them fails."""
+    up = await asyncio.gather(*(Migrator(bare_driver).up() for _ in range(num_migrators)))
+    down = await asyncio.gather(*(Migrator(bare_driver).down(target=0) for _ in range(num_migrators)))
+
+    assert sorted(version for steps in up for version in versions(steps)) == list(range(1, 9))
+    assert sorted(version for steps in down for version in versions(steps)) == list(range(1, 9))
+
+
+async def test_step_that_fails_leaves_nothing(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """A table of another's in the way fails its step as a whole; the steps before it stand, and it can be mended."""
+    await bare.execute("CREATE TABLE river_leader (mine int)")
+    migrator = Migrator(bare_driver)
+
+    said = await refusal(migrator.up())
+
+    assert said == (
+        "version 2 (initial schema) of line 'main' must go up, got relation \"river_leader\" already exists; it was "
+        "rolled back: look for other tables of these names, and for another migrator at work"
+    )
+    assert [table["name"] for table in (await catalog(bare, "public"))["tables"]] == [
+        "river_leader",
+        "river_migration",
+    ]
+    assert await migrator.validate() == (2, 3, 4, 5, 6, 7, 8)
+    await bare.execute("DROP TABLE river_leader")
+    assert versions(await migrator.up()) == [2, 3, 4, 5, 6, 7, 8]
+
+
+async def test_table_of_another_s_is_refused(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """A river_migration that is not River's is not touched."""
+    await bare.execute("CREATE TABLE river_migration (mine int)")
+
+    assert await refusal(Migrator(bare_driver).up()) == (
+        "table 'river_migration' must be River's, got one without a column 'version' in schema 'public'; "
+        "choose another schema"
+    )
+
+
+async def test_schema_that_is_not_there_is_refused(bare: asyncpg.Connection, bare_url: str) -> None:
+    """Nobody's schema is made for him; the error says how to make it."""
+    driver = AsyncpgDriver(bare_url, "nowhere")
+    await driver.open()
+
+    said = await refusal(Migrator(driver).up())
+
+    await driver.close()
+    assert said == (
+        "schema must exist before it is migrated, found none named 'nowhere'; run: CREATE SCHEMA \"nowhere\""
+    )
+
+
+async def test_search_path_without_a_schema_is_refused(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+) -> None:
+    """With nothing to say which schema is meant, nothing is migrated."""
+    await bare.execute("SET search_path TO nowhere")
+
+    said = await refusal(Migrator(bare_driver.executor(bare)).up())
+
+    assert (
+        said == "search path must name a schema that exists, found none; set it, or say which schema is meant"
+    )
+
+
+async def test_line_of_ours_needs_river_s(bare_driver: AsyncpgDriver) -> None:
+    """The line millhand is recorded in a table that line main makes, at version 5."""
+    await Migrator(bare_driver).up(target=4)
+
+    assert await refusal(Migrator(bare_driver, "millhand").up()) == (
+        "line 'millhand' needs line 'main' at version 5 or later; run: millhand migrate up --line main"
+    )
+
+
+async def test_line_of_ours_goes_up_and_down(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """Line millhand stands beside main, to be taken back whole, its first version's record too."""
+    await Migrator(bare_driver).up()
+    before = await catalog(bare, "public")
+    ours = Migrator(bare_driver, "millhand")
+
+    up = await ours.up()
+    missing = await ours.validate()
+    down = await ours.down(target=0)
+
+    assert versions(up) == versions(down)[::-1] == [one.version for one in migrations("millhand")]
+    assert missing == ()
+    assert await catalog(bare, "public") == before
+
+
+async def test_river_s_line_does_not_go_from_under_ours(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+) -> None:
+    """Below version 5 no other line could be recorded, so main does not go there while one is."""
+    await Migrator(bare_driver).up()
+    await Migrator(bare_driver, "millhand").up()
+
+    said = await refusal(Migrator(bare_driver).down(target=0))
+
+    assert said.startswith(
+        "version 5 (migration unique client) of line 'main' must go down, got river_migration holds lines other than "
+        "main, which version 4 cannot record; it was rolled back"
+    )
+    assert await Migrator(bare_driver).validate() == (6, 7, 8)
+
+
+async def test_unknown_line_is_refused(bare_driver: AsyncpgDriver) -> None:
+    """A line that there is not is a mistake of the one who named it."""
+    with pytest.raises(ConfigError, match=r"^migration line must be one of 'main', 'millhand', got 'pro'$"):
+        Migrator(bare_driver, "pro")
+
+    assert lines() == ("main", "millhand")
+
+
+async def test_schema_other_than_the_driver_s_is_refused(bare_driver: AsyncpgDriver) -> None:
+    """What is migrated is the driver's schema; another name is a misunderstanding."""
+    with pytest.raises(ConfigError, match=r"^schema must be the driver's '', got 'other'$"):
+        Migrator(bare_driver, schema="other")
+
+
+async def test_caller_s_transaction_is_his(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """Migrated in a transaction of the caller's, the schema comes and goes with it."""
+    transaction = bare.transaction()
+    await transaction.start()
+
+    steps = await Migrator(bare_driver.executor(bare)).up(target=4)
+    await transaction.rollback()
+
+    assert versions(steps) == [1, 2, 3, 4]
+    assert (await catalog(bare, "public"))["tables"] == []
+
+
+async def test_schema_of_this_release_is_required(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+) -> None:
+    """A schema that lacks a version is refused with what it has, what is needed, and the command that helps."""
+    said = []
+    for target in (0, 4, 6):
+        if target:
+            await Migrator(bare_driver).up(target=target)
+        with pytest.raises(SchemaError) as refused:
+            await require_schema(bare_driver.pool)
+        said.append((refused.value.found, str(refused.value)))
+
+    await Migrator(bare_driver).up()
+    await require_schema(bare_driver.pool)
+
+    end = "of line 'main', this release needs 8; run: millhand migrate up"
+    assert said == [
+        (None, f"schema 'public' has no migrations {end}"),
+        (4, f"schema 'public' is at migration 4 {end}"),
+        (6, f"schema 'public' is at migration 6 {end}"),
+    ]
+
+
+async def test_line_of_ours_is_required_by_whom_needs_it(bare_driver: AsyncpgDriver) -> None:
+    """Line millhand is missing until it is applied, also where no line could be recorded yet."""
+    for target in (4, 8):
+        await Migrator(bare_driver).up(target=target)
+        with pytest.raises(SchemaError) as refused:
+            await require_schema(bare_driver.pool, line="millhand")
+        assert (refused.value.found, refused.value.line) == (None, "millhand")
+
+    await Migrator(bare_driver, "millhand").up()
+    await require_schema(bare_driver.pool, line="millhand")
+
+
+def test_emitted_sql_is_of_the_versions_asked_for() -> None:
+    """Versions come in the order of their direction, each in a transaction with its record."""
+    up = migration_sql(versions=[8, 5], schema="other")
+    down = migration_sql(versions=[5, 8], direction=Direction.DOWN)
+
+    assert [
+        line for line in up.splitlines() if line.startswith(("-- line", "BEGIN;", "COMMIT;", "INSERT INTO"))
+    ] == [
+        "-- line main, version 005 migration unique client, up",
+        "BEGIN;",
+        "INSERT INTO \"other\".river_migration (line, version) VALUES ('main', 5);",
+        "COMMIT;",
+        "-- line main, version 008 job id autoincrement, up",
+        "BEGIN;",
+        "INSERT INTO \"other\".river_migration (line, version) VALUES ('main', 8);",
+        "COMMIT;",
+    ]
+    assert [line for line in down.splitlines() if line.startswith(("-- line", "DELETE"))] == [
+        "-- line main, version 008 job id autoincrement, down",
+        "DELETE FROM river_migration WHERE line = 'main' AND version = 8;",
+        "-- line main, version 005 migration unique client, down",
+        "DELETE FROM river_migration WHERE version = 5;",
+    ]
+
+
+def test_emitted_sql_of_an_unknown_version_is_refused() -> None:
+    """A version that there is not has no SQL."""
+    with pytest.raises(MigrationError, match=r"^version must be one of line 'main', 1 to 8, got 9$"):
+        migration_sql(versions=[9])
