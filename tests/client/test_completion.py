@@ -148,3 +148,69 @@ async def test_job_that_somebody_else_settled_keeps_his_state(room: Room) -> Non
         (),
         {"note": "mine"},
     )
+
+
+async def test_success_that_somebody_else_settled_first_tells_what_he_made_of_it(room: Room) -> None:
+    """A worker that returns after its job was cancelled by another hand is told of as cancelled, row and all."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        started.set()
+        await go_on.wait()
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("x"))
+            await asyncio.wait_for(started.wait(), GENEROUS)
+            await room.execute("UPDATE river_job SET state = 'cancelled', finalized_at = now()")
+            go_on.set()
+            event = await room.next(events)
+
+    [row] = await room.rows()
+    assert (event.kind, event.job) == (EventKind.JOB_CANCELLED, row)
+
+
+async def test_completion_whose_connection_dies_is_written_later(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write that is cut off is kept and tried again; the log tells of its beginning and of its end, once each."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        started.set()
+        await go_on.wait()
+
+    with caplog.at_level(logging.INFO, "millhand.runtime.completer"):
+        async with room.client(workers) as client:
+            with client.subscribe() as events:
+                await client.insert(Act("x"))
+                await asyncio.wait_for(started.wait(), GENEROUS)
+                blocker = await asyncpg.connect(room.url)
+                try:
+                    async with blocker.transaction():
+                        await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
+                        go_on.set()
+                        await _kill_blocked_completion(room)
+                finally:
+                    await blocker.close()
+                event = await room.next(events)
+
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert [record.message for record in caplog.records] == ["completions waiting", "completions recovered"]
+
+
+async def _kill_blocked_completion(room: Room) -> None:
+    blocked = """
+        SELECT pg_terminate_backend(pid) AS is_killed
+        FROM pg_stat_activity
+        WHERE datname = current_database()
+        AND wait_event_type = 'Lock'
+        AND query LIKE '%finalized_at = input.finalized_at%'
+    """
+    async with asyncio.timeout(GENEROUS):
+        while not await room.driver.pool.fetch(blocked):
+            pass

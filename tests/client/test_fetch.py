@@ -11,7 +11,7 @@ import pytest
 from client_room import GENEROUS, Act, Room
 
 from millhand.config import QueueConfig, StuckJob
-from millhand.errors import ConfigError
+from millhand.errors import ConfigError, JobSnooze
 from millhand.event import EventKind
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
@@ -233,3 +233,20 @@ async def test_stuck_job_is_told_and_may_free_its_slot(room: Room, caplog: pytes
     assert other.job.args == {"what": "other"}
     assert last.job is not None
     assert (last.job.id, last.kind) == (deaf.job.id, EventKind.JOB_COMPLETED)
+
+
+async def test_retry_that_is_due_soon_is_fetched_when_it_is_due(room: Room) -> None:
+    """A job of this client that becomes available again is not left to the next poll."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if "snoozes" not in job.metadata:
+            raise JobSnooze(timedelta(milliseconds=20))
+
+    async with room.client(workers, fetch_poll_interval=NEVER_POLL) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("x"))
+            kinds = [(await room.next(events)).kind for _ in range(2)]
+
+    assert kinds == [EventKind.JOB_SNOOZED, EventKind.JOB_COMPLETED]

@@ -129,3 +129,32 @@ async def test_end_hook_sees_a_timeout_as_such(room: Room) -> None:
     [error] = seen
     assert isinstance(error, JobTimeout)
     assert error.seconds == pytest.approx(0.01)
+
+
+async def test_middleware_may_use_task_groups_after_a_timeout(room: Room) -> None:
+    """Once a timed-out worker has ended, its task is not cancelled any more: a group's own failure is seen as such."""
+
+    class Group(Middleware):
+        async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
+            await call_next()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_fail())
+                group.create_task(asyncio.Event().wait())
+
+    async def _fail() -> None:
+        raise LookupError("child")
+
+    workers = Workers()
+
+    @workers.add(timeout=timedelta(milliseconds=10))
+    async def act(job: Job[Act]) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return
+
+    async with room.client(workers, middleware=[Group()]) as client:
+        event = await room.work(client, Act("x"))
+
+    assert event.job is not None
+    assert event.job.errors[0].error.startswith("ExceptionGroup: unhandled errors in a TaskGroup")

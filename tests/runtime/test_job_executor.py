@@ -1,0 +1,149 @@
+"""Attempts that are cancelled at odd moments."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import pytest
+
+from millhand.config import Config
+from millhand.event import EventKind
+from millhand.hooks import AttemptFailure
+from millhand.job import Job, JobId, JobRow, JobState
+from millhand.runtime.job_executor import Attempt, CancelReason, JobExecutor, error_text, trace_of
+from millhand.transition import StateChange
+from millhand.worker import Workers
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+
+
+def _row() -> JobRow:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return JobRow(
+        JobId(1), JobState.RUNNING, 1, 25, now, now, None, now, 1, "{}", ("me",), (), "act", {}, "default", (), None, None
+    )  # fmt: skip
+
+
+def _executor(workers: Workers, changes: list[StateChange]) -> JobExecutor:
+    async def keep_failing(failure: AttemptFailure) -> bool:
+        return False
+
+    return JobExecutor(
+        Config(workers=workers),
+        client=None,
+        hand_over=lambda change, _: changes.append(change),
+        handle_failure=keep_failing,
+        on_stuck=lambda _: None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (CancelReason.REMOTE, EventKind.JOB_CANCELLED),
+        (CancelReason.STOPPING, EventKind.JOB_INTERRUPTED),
+    ],
+)
+async def test_attempt_cancelled_before_its_first_step_is_settled_all_the_same(
+    reason: CancelReason, told: EventKind
+) -> None:
+    """A task that has not begun is not cancelled under its own feet: the worker is not called, and the job is settled."""
+    called: list[object] = []
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        called.append(job)
+
+    changes: list[StateChange] = []
+    executor = _executor(workers, changes)
+    attempt = Attempt(_row())
+    attempt.task = asyncio.create_task(executor.execute(attempt))
+    attempt.cancel(reason)
+    await attempt.task
+    executor.close()
+
+    assert [change.event_kind for change in changes] == [told]
+    assert called == []
+
+
+async def test_attempt_cannot_be_cancelled_once_it_is_settled() -> None:
+    """A cancel that comes too late changes nothing."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    changes: list[StateChange] = []
+    executor = _executor(workers, changes)
+    attempt = Attempt(_row())
+    attempt.task = asyncio.create_task(executor.execute(attempt))
+    await attempt.task
+    attempt.cancel(CancelReason.REMOTE)
+    executor.close()
+
+    assert (attempt.reason, [change.state for change in changes]) == (None, [JobState.COMPLETED])
+
+
+async def test_cancel_by_somebody_wins_over_a_stop() -> None:
+    """When the client stops and somebody cancels too, the job is cancelled for good."""
+    started = asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    changes: list[StateChange] = []
+    executor = _executor(workers, changes)
+    attempt = Attempt(_row())
+    attempt.task = asyncio.create_task(executor.execute(attempt))
+    await started.wait()
+    attempt.cancel(CancelReason.STOPPING)
+    attempt.cancel(CancelReason.REMOTE)
+    await attempt.task
+    executor.close()
+
+    assert [change.state for change in changes] == [JobState.CANCELLED]
+
+
+class Unspeakable(Exception):
+    """An error whose text raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_error_text_says_type_and_words_and_never_fails() -> None:
+    """The text of an error is its type and its words; one without words is its type; a broken one says so."""
+    texts = [error_text(error) for error in (ValueError("bad"), KeyError("k"), TimeoutError(), Unspeakable())]
+
+    assert texts == [
+        "ValueError: bad",
+        "KeyError: 'k'",
+        "TimeoutError",
+        "Unspeakable: <its text raised RuntimeError>",
+    ]
+
+
+def test_trace_keeps_the_innermost_frames() -> None:
+    """A trace that is too long loses its beginning, not its end."""
+
+    def deep(n: int) -> None:
+        if n:
+            deep(n - 1)
+        raise ValueError("x" * 20_000)
+
+    with pytest.raises(ValueError, match="x") as raised:
+        deep(3)
+
+    trace = trace_of(raised.value)
+    assert len(trace) == 16 * 1024 + 1
+    assert trace.endswith("x\n")
