@@ -209,7 +209,7 @@ async def _kill_blocked_completion(room: Room) -> None:
         FROM pg_stat_activity
         WHERE datname = current_database()
         AND wait_event_type = 'Lock'
-        AND query LIKE '%finalized_at = input.finalized_at%'
+        AND query LIKE '%state = ''completed''%'
     """
     async with asyncio.timeout(GENEROUS):
         while not await room.driver.pool.fetch(blocked):
