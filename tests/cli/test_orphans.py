@@ -1,0 +1,158 @@
+"""Claims about `millhand orphans`; what is judged, and what is never deleted, stands in tests/orphans."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cli_room import millhand
+
+from millhand.cli.settings import load_settings
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.orphans import reconcile
+from millhand.storage import open_store
+
+SETTINGS = """
+[storage]
+url = "file:bucket"
+
+[orphans]
+mode = "{mode}"
+grace = "0s"
+quarantine_for = "1d"
+allow_short_grace = true
+max_share = 1.0
+
+[[orphans.sources]]
+name = "uploads"
+table = "{schema}.uploads"
+"""
+
+
+@pytest.fixture
+async def bucket(project: Path, schema_driver: AsyncpgDriver) -> AsyncIterator[Path]:
+    """A directory with an object that a row names and one of nobody; a second row names nothing that is there."""
+    table = f"{schema_driver.schema}.uploads"
+    await schema_driver.pool.execute_script(
+        f"CREATE TABLE {table} (id int PRIMARY KEY, key text);"
+        f"INSERT INTO {table} SELECT n, 'live' || n FROM generate_series(1, 30) n;"
+        f"INSERT INTO {table} VALUES (99, 'missing.bin')"
+    )
+    directory = project / "bucket"
+    directory.mkdir()
+    for number in range(1, 31):
+        (directory / f"live{number}").write_bytes(b"live")
+    (directory / "orphan.bin").write_bytes(b"of nobody")
+    (project / "millhand.toml").write_text(SETTINGS.format(mode="delete", schema=schema_driver.schema))
+    yield directory
+    await schema_driver.pool.execute_script(f"DROP TABLE {table}")
+
+
+async def _reconciled(driver: AsyncpgDriver) -> None:
+    """Work the cleanup once, as the worker does."""
+    config = load_settings().orphans_config()
+    store = open_store("file:bucket")
+    report = await reconcile(driver.pool, store, config)
+    await store.aclose()
+    assert report.state == "completed"
+
+
+async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
+    """A scan tells what it found, and touches nothing, although the mode of the settings is to delete."""
+    first = await millhand("orphans", "scan")
+    second = await millhand("orphans", "scan", "--json")
+    third = await millhand("orphans", "scan")
+
+    assert [result.code for result in (first, second, third)] == [0, 0, 0]
+    assert ["orphan objects", "1"] in first.lines
+    assert ["missing", "1"] in first.lines
+    assert (second.json["mode"], second.json["orphan_objects"], second.json["deleted"]) == ("report", 1, 0)
+    assert (bucket / "orphan.bin").read_bytes() == b"of nobody"
+
+
+async def test_orphans_list_names_what_was_found_and_the_runs(bucket: Path) -> None:
+    """Findings are listed by kind and key, runs by number."""
+    await millhand("orphans", "scan")
+
+    found = await millhand("orphans", "list")
+    missing = await millhand("orphans", "list", "--kind", "missing", "--json")
+    runs = await millhand("orphans", "list", "--runs")
+
+    assert sorted((line[1], line[2]) for line in found.lines) == [
+        ("missing", "missing.bin"),
+        ("orphan", "orphan.bin"),
+    ]
+    assert [finding["key"] for finding in missing.json] == ["missing.bin"]
+    assert [line[1:6] for line in runs.lines] == [["completed", "report", "31", "31", "0"]]
+
+
+async def test_orphans_explain_says_why(bucket: Path) -> None:
+    """An object is explained by key: whether a row names it, and by which rule it is judged."""
+    await millhand("orphans", "scan")
+
+    orphan = await millhand("orphans", "explain", "orphan.bin")
+    live = await millhand("orphans", "explain", "live1", "--json")
+
+    assert orphan.code == 0
+    assert "orphan.bin" in orphan.out
+    assert live.json["key"] == "live1"
+
+
+async def test_orphans_restore_brings_back_what_was_removed(
+    bucket: Path, schema_driver: AsyncpgDriver
+) -> None:
+    """What a run removed comes back, once it was confirmed; and that again is no error."""
+    await millhand("orphans", "scan")
+    for _ in range(2):
+        await _reconciled(schema_driver)
+    removed = not (bucket / "orphan.bin").exists()
+
+    asked = await millhand("orphans", "restore", "--key", "orphan.bin")
+    restored = await millhand("orphans", "restore", "--key", "orphan.bin", "--yes")
+
+    assert removed
+    assert asked.code == 2
+    assert asked.err == (
+        "error: restore what was removed by key 'orphan.bin' must be confirmed, got no terminal to ask on; "
+        "repeat it with --yes\n"
+    )
+    assert (restored.code, restored.err) == (0, "restored 1 objects and 0 rows, kept 0 newer objects\n")
+    assert (bucket / "orphan.bin").read_bytes() == b"of nobody"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("restore", "--yes"), "one of --run, --prefix and --key must say what is restored, got nothing"),
+        (
+            ("restore", "--run", "1", "--key", "a", "--yes"),
+            "one of --run, --prefix and --key must say what is restored, got run 1 and key 'a'",
+        ),
+    ],
+)
+async def test_orphans_restore_wants_to_know_what(
+    project: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """Neither nothing nor two things are restored."""
+    result = await millhand("orphans", *arguments)
+
+    assert (result.code, result.err) == (2, f"error: {message}\n")
+
+
+async def test_orphans_scan_wants_sources(project: Path) -> None:
+    """Without a declared source nothing is judged, for then everything would belong to nobody."""
+    result = await millhand("orphans", "scan")
+
+    assert result.code == 2
+    assert "sources" in result.err
+
+
+async def test_orphans_refuse_a_storage_url_by_its_place(project: Path) -> None:
+    """A bucket that cannot be is refused by the file that names it."""
+    (project / "millhand.toml").write_text('[storage]\nurl = "ftp://there"\n')
+
+    result = await millhand("orphans", "list")
+
+    assert result.code == 2
+    assert result.err.startswith("error: millhand.toml: [storage] ")

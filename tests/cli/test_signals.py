@@ -1,0 +1,92 @@
+"""Claims about what signals do to a process that handles them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from millhand.cli.signals import StopRequested, StopSignals
+
+STUBBORN = """
+import signal, sys, threading
+from millhand.cli.signals import StopSignals
+with StopSignals() as signals:
+    signals.end()
+    print("ready", flush=True)
+    threading.Event().wait()
+"""
+
+
+def _interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_signals_abandon_a_start_that_nothing_listens_in() -> None:
+    """Before there is anything to stop in order, a signal ends what is going on, by its name."""
+    with StopSignals(), pytest.raises(StopRequested) as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert stopped.value.name == "SIGTERM"
+
+
+def test_signals_are_as_before_afterwards() -> None:
+    """Whoever handled the signals before does so again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    with StopSignals():
+        during = signal.getsignal(signal.SIGINT)
+
+    assert during != before[signal.SIGINT]
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_signals_are_counted_for_the_listener() -> None:
+    """A listener is told of each signal, with how many there were; afterwards they are only counted."""
+
+    async def listen(signals: StopSignals) -> list[tuple[str, int]]:
+        heard: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        signals.listen(lambda name, count: heard.put_nowait((name, count)))
+        _interrupt()
+        first = await heard.get()
+        signals.end()
+        _interrupt()
+        await asyncio.sleep(0)
+        return [first, *([] if heard.empty() else [heard.get_nowait()])]
+
+    with StopSignals() as signals:
+        heard = asyncio.run(listen(signals))
+
+    assert heard == [("SIGINT", 1)]
+
+
+def test_signals_leave_a_hangup_ignored_that_was_ignored() -> None:
+    """A process under `nohup` outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            during = signal.getsignal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert during is signal.SIG_IGN
+
+
+def test_signals_end_the_process_at_the_third() -> None:
+    """However stuck it is, the third signal ends the process, and its exit code says by which."""
+    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        codes = []
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            codes.append(process.poll())
+            process.send_signal(number)
+        code = process.wait(timeout=20)
+
+    assert codes[:2] == [None, None]
+    assert code in (128 + signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGHUP)
