@@ -11,7 +11,9 @@ from millhand.bench.measure import Drain, Pickup, measure_drain, measure_insert,
 from millhand.bench.place import Place, bench_place
 from millhand.bench.system import LIFE, MILL, System
 
+NUM_PICKUPS = 100
 NUM_ROUNDS = 3
+NUM_SINGLE_INSERTS = 1_000
 PICKUP_PER_SECOND = 50.0
 
 Tell = Callable[[str], None]
@@ -21,7 +23,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to measure: `num_jobs` a drain, `slots` of the worker, and whether the floor is measured beside it."""
 
     num_jobs: int = 20_000
-    num_pickups: int = 100
     num_rounds: int = NUM_ROUNDS
     slots: int = MILL.slots
     with_floor: bool = True
@@ -85,10 +86,10 @@ async def run_bench(url: str, plan: Plan, tell: Tell) -> BenchResult:
 
 
 async def _round(system: System, place: Place, plan: Plan, slots: int) -> _Round:
-    inserts_per_second = await measure_insert(system, place, num_jobs=min(plan.num_jobs, 1_000))
+    inserts_per_second = await measure_insert(system, place, num_jobs=min(plan.num_jobs, NUM_SINGLE_INSERTS))
     drain = await measure_drain(system, place, num_jobs=plan.num_jobs, slots=slots)
     pickup = await measure_pickup(
-        system, place, num_jobs=plan.num_pickups, per_second=PICKUP_PER_SECOND, slots=slots
+        system, place, num_jobs=min(plan.num_jobs, NUM_PICKUPS), per_second=PICKUP_PER_SECOND, slots=slots
     )
     return _Round(inserts_per_second, drain, pickup)
 
