@@ -1,0 +1,320 @@
+"""An application, an adversary and a clumsy server: what a run must survive, between any two of its steps."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from world import World
+
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
+from millhand.storage import (
+    Capabilities,
+    ObjectChanged,
+    ObjectExists,
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectPage,
+    ObjectStore,
+)
+
+Hook = Callable[[str], Awaitable[None]]
+
+
+class Killed(BaseException):
+    """The process is gone, in the middle of whatever it was doing."""
+
+
+@dataclass(kw_only=True)
+class Interrupter:
+    """Counts a run's steps, one before each word to the database or the store, and lets others act in between."""
+
+    interventions: dict[int, list[Callable[[], Awaitable[None]]]]
+    steps: int = 0
+    is_source_broken: bool = False
+
+    async def __call__(self, operation: str) -> None:
+        self.steps += 1
+        for intervene in self.interventions.get(self.steps, ()):
+            await intervene()
+        if self.is_source_broken and operation == "fetch":
+            self.is_source_broken = False
+            raise DriverError("SELECT", "a source that is broken")
+
+
+class ChaosExecutor:
+    """An executor in whose words others come between."""
+
+    def __init__(self, executor: Executor, hook: Hook) -> None:
+        self._executor = executor
+        self._hook = hook
+
+    async def run(self, query: Any) -> Any:
+        await self._hook("run")
+        return await self._executor.run(query)
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
+        await self._hook("fetch")
+        return await self._executor.fetch(sql, params, **options)
+
+    async def execute_script(self, sql: str, **options: Any) -> None:
+        await self._executor.execute_script(sql, **options)
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[Executor]:
+        await self._hook("begin")
+        async with self._executor.begin() as tx:
+            yield ChaosExecutor(tx, self._hook)
+            await self._hook("commit")
+        await self._hook("committed")
+
+
+class ChaosStore:
+    """A store in whose words others come between."""
+
+    def __init__(self, store: ObjectStore, hook: Hook) -> None:
+        self._store = store
+        self._hook = hook
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    async def probe(self) -> Capabilities:
+        await self._hook("probe")
+        return await self._store.probe()
+
+    async def list_pages(self, **question: Any) -> AsyncIterator[ObjectPage]:
+        async for page in self._store.list_pages(**question):
+            await self._hook("list")
+            yield page
+
+    async def head(self, key: str) -> ObjectInfo:
+        await self._hook("head")
+        return await self._store.head(key)
+
+    async def get(self, key: str) -> bytes:
+        return await self._store.get(key)
+
+    async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        return await self._store.put(key, data, if_absent=if_absent)
+
+    async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
+        await self._hook("delete")
+        return await self._store.delete(key, if_same=if_same)
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
+        await self._hook("delete_many")
+        return await self._store.delete_many(keys)
+
+    async def move(
+        self, source: str, target: str, *, if_same: ObjectInfo | None = None, if_absent: bool = False
+    ) -> ObjectInfo:
+        await self._hook("move")
+        moved = await self._store.move(source, target, if_same=if_same, if_absent=if_absent)
+        await self._hook("moved")
+        return moved
+
+    async def aclose(self) -> None:
+        await self._store.aclose()
+
+
+class ClumsyStore(ChaosStore):
+    """
+    A server at its worst: lists in no order, forgets If-Match, etags are of the bytes alone and times of whole seconds.
+
+    A move is a look, a copy and a delete, with others in between.
+    """
+
+    async def probe(self) -> Capabilities:
+        found = await super().probe()
+        return replace(found, has_conditional_delete=False, has_exact_start_after=False, is_ordered=False)
+
+    async def list_pages(self, **question: Any) -> AsyncIterator[ObjectPage]:
+        async for page in super().list_pages(**question):
+            infos = [await self._clumsy(page.describe(index)) for index in range(len(page.keys))]
+            infos.sort(key=lambda info: hashlib.md5(info.key.encode()).digest())
+            yield ObjectPage(
+                describe=infos.__getitem__, keys=[info.key for info in infos], sizes=[info.size for info in infos]
+            )
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._clumsy(await super().head(key))
+
+    async def move(
+        self, source: str, target: str, *, if_same: ObjectInfo | None = None, if_absent: bool = False
+    ) -> ObjectInfo:
+        seen = await self.head(source)
+        if if_same is not None and not seen.is_same_as(if_same):
+            raise ObjectChanged("move", source)
+        if if_absent and await self._is_there(target):
+            raise ObjectExists("move", target)
+        await self._hook("copy")
+        try:
+            data = await self._store.get(source)
+            await self._store.put(target, data, if_absent=if_absent)
+        except ObjectNotFound:
+            raise ObjectNotFound("move", source) from None
+        if not (await self.head(source)).is_same_as(seen):
+            raise ObjectChanged("move", source)
+        # The one gap that nothing closes on such a server: an upload of equal bytes in the same second.
+        await self._store.delete(source)
+        await self._hook("moved")
+        return await self.head(target)
+
+    async def _clumsy(self, info: ObjectInfo) -> ObjectInfo:
+        with contextlib.suppress(ObjectNotFound):
+            digest = hashlib.md5(await self._store.get(info.key)).hexdigest()
+            return replace(info, etag=digest, modified_at=info.modified_at.replace(microsecond=0))
+        return info
+
+    async def _is_there(self, key: str) -> bool:
+        try:
+            await self.head(key)
+        except ObjectNotFound:
+            return False
+        return True
+
+
+@dataclass(kw_only=True)
+class App:
+    """
+    An application with good manners: it writes the row first, then looks for the object or puts it, then relies on it.
+
+    `live` is what it relies on: the bytes of each key. Whoever wants to break it has to lose one of these.
+    """
+
+    world: World
+    live: dict[str, bytes] = field(default_factory=dict)
+    kept_until: dict[str, tuple[datetime, bytes]] = field(default_factory=dict)
+    pending: dict[str, tuple[int, bytes | None]] = field(default_factory=dict)
+    referring: dict[str, int] = field(default_factory=dict)
+    num_puts: int = 0
+
+    def content(self, key: str) -> bytes:
+        self.num_puts += 1
+        return f"{key} {self.num_puts}".encode()
+
+    def is_quiet(self, key: str) -> bool:
+        """Whether no row that the application relies on, or is about to, names the key."""
+        return not any(key in names for names in (self.live, self.kept_until, self.pending, self.referring))
+
+    async def begin_upload(self, key: str) -> None:
+        if self.is_quiet(key):
+            self.pending[key] = (await self.world.row(key, state="pending"), None)
+
+    async def put_upload(self, key: str) -> None:
+        if key in self.pending:
+            row_id, _ = self.pending[key]
+            data = self.content(key)
+            await self.world.put(key, data)
+            self.pending[key] = (row_id, data)
+
+    async def finish_upload(self, key: str) -> None:
+        row_id, data = self.pending.pop(key, (0, None))
+        if data is None:
+            return
+        sql = "UPDATE {schema}.uploads SET state = 'ready' WHERE id = $1 AND state = 'pending' RETURNING id"
+        if await self.world.sql(sql, row_id):
+            self.live[key] = data
+
+    async def put_orphan(self, key: str) -> None:
+        if self.is_quiet(key):
+            await self.world.put(key, self.content(key))
+
+    async def put_orphan_again(self, key: str) -> None:
+        """Put equal bytes once more, as a client that retries does."""
+        if self.is_quiet(key):
+            with contextlib.suppress(ObjectNotFound):
+                await self.world.put(key, await self.world.store.get(key))
+
+    async def refer(self, key: str) -> None:
+        if self.is_quiet(key):
+            self.referring[key] = await self.world.row(key)
+
+    async def look(self, key: str) -> None:
+        """Rely on an object that is there; give the row up if it is not."""
+        row_id = self.referring.pop(key, None)
+        if row_id is None:
+            return
+        try:
+            self.live[key] = await self.world.store.get(key)
+        except ObjectNotFound:
+            await self.world.sql("DELETE FROM {schema}.uploads WHERE id = $1", row_id)
+
+    async def refer_twice(self, key: str) -> None:
+        if key in self.live:
+            await self.world.row(key)
+
+    async def overwrite(self, key: str) -> None:
+        if key in self.live:
+            self.live[key] = self.content(key)
+            await self.world.put(key, self.live[key])
+
+    async def delete_row(self, key: str) -> None:
+        if key in self.live:
+            del self.live[key]
+            await self.world.sql("DELETE FROM {schema}.uploads WHERE key = $1", key)
+
+    async def soft_delete(self, key: str) -> None:
+        if key in self.live:
+            sql = "UPDATE {schema}.uploads SET deleted_at = $2 WHERE key = $1"
+            await self.world.sql(sql, key, self.world.now)
+            self.kept_until[key] = (self.world.now + self.world.config.retention, self.live.pop(key))
+
+    async def undelete(self, key: str) -> None:
+        if key in self.kept_until:
+            _, data = self.kept_until.pop(key)
+            sql = "UPDATE {schema}.uploads SET deleted_at = NULL WHERE key = $1 RETURNING id"
+            if await self.world.sql(sql, key):
+                self.live[key] = data
+
+    async def rename(self, key: str) -> None:
+        """Rename a live object as a store without rename does it: a copy, the row, then the old one goes."""
+        target = f"{key}-renamed"
+        if key in self.live and self.is_quiet(target):
+            await self.world.put(target, self.live[key])
+            await self.world.sql("UPDATE {schema}.uploads SET key = $2 WHERE key = $1", key, target)
+            self.live[target] = self.live.pop(key)
+            await self.world.store.delete(key)
+
+    async def where(self, key: str, data: bytes) -> str:
+        """Say where the bytes of a key are: in their place, in quarantine, or nowhere."""
+        with contextlib.suppress(ObjectNotFound):
+            if await self.world.store.get(key) == data:
+                return "place"
+        for kept in await self.world.keys(".millhand/quarantine/"):
+            if kept.partition("/quarantine/")[2].partition("/")[2] == key and await self.world.store.get(kept) == data:
+                return "quarantine"
+        return "nowhere"
+
+    async def losses(self, *, after_run: bool) -> dict[str, str]:
+        """Return what the application relies on and cannot find; after a whole run it must be in its place."""
+        relied_on = dict(self.live)
+        relied_on |= {key: data for key, (until, data) in self.kept_until.items() if self.world.now < until}
+        accepted = {"place"} if after_run else {"place", "quarantine"}
+        where = {key: await self.where(key, data) for key, data in relied_on.items()}
+        return {key: found for key, found in where.items() if found not in accepted}
+
+
+ACTIONS = (
+    "begin_upload",
+    "put_upload",
+    "finish_upload",
+    "put_orphan",
+    "put_orphan_again",
+    "refer",
+    "look",
+    "refer_twice",
+    "overwrite",
+    "delete_row",
+    "soft_delete",
+    "undelete",
+    "rename",
+)
+MINUTES = timedelta(minutes=2)

@@ -1,0 +1,118 @@
+"""What may be configured: whole or not at all, and the error says what to do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from millhand.errors import ConfigError
+from millhand.orphans import Mode, OrphansConfig, ReferenceSource
+
+UPLOADS = ReferenceSource(name="uploads", table="uploads")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"grace": timedelta(0)},
+            "orphans.grace must be at least 1 hour, got datetime.timedelta(0); "
+            "for a demo, set orphans.allow_short_grace = true",
+        ),
+        (
+            {"grace": timedelta(seconds=-1), "allow_short_grace": True},
+            "orphans.grace must not be negative, got datetime.timedelta(days=-1, seconds=86399)",
+        ),
+        (
+            {"retention": timedelta(minutes=59)},
+            "orphans.retention must be at least 1 hour, got datetime.timedelta(seconds=3540); "
+            "for a demo, set orphans.allow_short_grace = true",
+        ),
+        (
+            {"prefix": "images"},
+            "orphans.prefix must end with / or be empty, or it would match its siblings too, got 'images'",
+        ),
+        ({"exclude": ("tmp",)}, "orphans.exclude must hold prefixes that end with /, got 'tmp'"),
+        (
+            {"key_patterns": ("(",)},
+            "orphans.key_patterns must be regular expressions "
+            "(missing ), unterminated subpattern at position 0), got '('",
+        ),
+        ({"max_share": 1.5}, "orphans.max_share must be a share between 0 and 1, got 1.5"),
+        ({"min_overlap": -0.1}, "orphans.min_overlap must be a share between 0 and 1, got -0.1"),
+        ({"page_size": 1_001}, "orphans.page_size must be 1 to 1,000, got 1001"),
+        ({"max_objects": 0}, "orphans.max_objects must be 1 or more, got 0"),
+        ({"source_timeout": timedelta(0)}, "orphans.source_timeout must be more than nothing, got datetime.timedelta(0)"),
+        ({"sources": (UPLOADS, UPLOADS)}, "orphans.sources must have different names, got ['uploads']"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -> None:
+    """An impossible setting is refused when the configuration is made, with field, rule and value."""
+    with pytest.raises(ConfigError) as refused:
+        OrphansConfig(**settings)
+
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "table of orphans source 'uploads' must be given, or select, and not both, got None"),
+        (
+            {"table": "uploads", "select": "SELECT 1"},
+            "table of orphans source 'uploads' must be given, or select, and not both, got 'uploads'",
+        ),
+        (
+            {"table": "a.b.c"},
+            "table of orphans source 'uploads' must be a table's name, or schema.table, got 'a.b.c'",
+        ),
+        ({"table": "uploads", "key": ""}, "key of orphans source 'uploads' must be the name of a column, got ''"),
+        ({"table": "uploads", "pending": " ; "}, "pending of orphans source 'uploads' must be SQL, got ' ; '"),
+        (
+            {"table": "uploads", "delete": "DELETE FROM uploads"},
+            "delete of orphans source 'uploads' needs a table, and $1 for the ids of the rows, got 'DELETE FROM uploads'",
+        ),
+        (
+            {"table": "uploads", "min_rows": -1},
+            "min_rows of orphans source 'uploads' must not be negative, got -1",
+        ),
+        (
+            {"name": "up loads", "table": "uploads"},
+            "name of orphans source 'up loads' must be 1 to 64 letters, digits, dots, dashes or underscores, "
+            "got 'up loads'",
+        ),
+    ],
+)
+def test_source_refuses_what_cannot_be(settings: dict[str, Any], message: str) -> None:
+    """A source that could not be read as it is declared is refused when it is declared."""
+    with pytest.raises(ConfigError) as refused:
+        ReferenceSource(**{"name": "uploads"} | settings)
+
+    assert str(refused.value) == message
+
+
+def test_config_allows_short_times_only_when_told_so() -> None:
+    """A grace of nothing needs its own switch, and lowers the least age of an object with it."""
+    config = OrphansConfig(grace=timedelta(0), allow_short_grace=True)
+
+    assert config.min_object_age == timedelta(0)
+    assert OrphansConfig().min_object_age == timedelta(hours=1)
+    assert OrphansConfig().mode is Mode.REPORT
+
+
+def test_fingerprint_changes_with_what_the_judgement_rests_on_and_with_nothing_else() -> None:
+    """Other sources, prefixes or patterns make a new first run; other limits and modes do not."""
+    plain = OrphansConfig(sources=(UPLOADS,))
+    others = [
+        OrphansConfig(),
+        OrphansConfig(sources=(ReferenceSource(name="uploads", table="uploads", key="path"),)),
+        OrphansConfig(sources=(UPLOADS,), prefix="a/"),
+        OrphansConfig(sources=(UPLOADS,), exclude=("a/",)),
+        OrphansConfig(sources=(UPLOADS,), key_patterns=("a",)),
+    ]
+
+    assert len({config.fingerprint for config in [plain, *others]}) == len(others) + 1
+    assert OrphansConfig(sources=(UPLOADS,), mode=Mode.DELETE, max_share=1.0).fingerprint == plain.fingerprint

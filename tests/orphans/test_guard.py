@@ -1,0 +1,124 @@
+"""May a run act? Each guard refuses beyond its limit, with the number, the limit and the way to override it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millhand.orphans import OrphansConfig, ReferenceSource
+from millhand.orphans.guard import GuardFacts, refusals
+from millhand.orphans.ledger import Totals
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+UPLOADS = ReferenceSource(name="uploads", table="uploads")
+CONFIG = OrphansConfig(sources=(UPLOADS,))
+
+
+def facts(*, config: OrphansConfig = CONFIG, **changes: Any) -> GuardFacts:
+    """Facts of a run that may act, and what a test changes about them; `totals` by field."""
+    totals = Totals(objects=1_000, bytes=100_000, live=990, ready_rows=990, rows_of={"uploads": 990})
+    totals = replace(totals, **changes.pop("totals", {}))
+    plain = GuardFacts(
+        config=config,
+        database_now=NOW,
+        is_writable=True,
+        previous=Totals(rows_of={"uploads": 1_000}),
+        process_now=NOW,
+        store_now=NOW,
+        totals=totals,
+    )
+    return replace(plain, **changes)
+
+
+def test_nothing_is_refused_within_all_limits() -> None:
+    """A run that stays within its limits, and exactly on them, may act."""
+    on_the_limit = facts(
+        totals={"due_objects": 10, "due_bytes": 1_000, "missing": 49, "rows_of": {"uploads": 500}},
+        store_now=NOW + timedelta(minutes=5),
+        process_now=NOW - timedelta(minutes=5),
+    )
+
+    assert refusals(facts()) == ()
+    assert refusals(on_the_limit) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"totals": {"due_objects": 11}},
+            "a run may remove at most 1.00% of 1,000 objects, got 11 (1.10%); "
+            "look at `millhand orphans list`, then raise orphans.max_share",
+        ),
+        (
+            {"totals": {"due_objects": 1, "due_bytes": 50_000}},
+            "a run may remove at most 1.00% of 100,000 bytes, got 50,000 (50.00%); "
+            "look at `millhand orphans list`, then raise orphans.max_share",
+        ),
+        (
+            {"totals": {"due_rows": 10_001}},
+            "a run may remove at most 10,000 objects, got 10,001; "
+            "look at `millhand orphans list`, then raise orphans.max_objects",
+        ),
+        (
+            {"totals": {"rows_of": {"uploads": 499}}},
+            "source 'uploads' must have at least 500 rows, got 499 (1,000 in the last run); "
+            "if that is right, set min_rows of the source",
+        ),
+        (
+            {"totals": {"missing": 50}},
+            "at least 95% of ready rows must have their object, got 940 of 990; "
+            "see whether this is the right bucket and prefix, or lower orphans.min_overlap",
+        ),
+        (
+            {"totals": {"live": 0}},
+            "at least one object must be live, got none of 1,000; "
+            "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0",
+        ),
+        (
+            {"store_now": NOW + timedelta(seconds=301)},
+            "clocks of store and database must agree within 300 s, got 301 s; "
+            "set them right, or raise orphans.max_clock_skew",
+        ),
+        (
+            {"process_now": NOW - timedelta(hours=1)},
+            "clocks of process and database must agree within 300 s, got 3600 s; "
+            "set them right, or raise orphans.max_clock_skew",
+        ),
+        (
+            {"is_writable": False},
+            "the store must let us write under .millhand/ to keep what is removed, got permission denied; "
+            "grant put and delete, or set orphans.mode = 'report'",
+        ),
+    ],
+    ids=["objects", "bytes", "count", "floor", "overlap", "none live", "store clock", "process clock", "permission"],
+)
+def test_a_guard_refuses_beyond_its_limit(changes: dict[str, Any], sentence: str) -> None:
+    """Each guard has its one sentence, and a single one refuses the run."""
+    assert refusals(facts(**changes)) == (sentence,)
+
+
+def test_an_empty_source_is_refused_unless_it_may_be_empty() -> None:
+    """The floor is never 0 by itself, not even on the first runs; a source that may be empty says so."""
+    empty = {"totals": {"rows_of": {}}, "previous": None}
+    may_be_empty = replace(CONFIG, sources=(replace(UPLOADS, min_rows=0),))
+
+    assert refusals(facts(**empty)) == (
+        "source 'uploads' must have at least 1 rows, got 0 (0 in the last run); "
+        "if that is right, set min_rows of the source",
+    )
+    assert refusals(facts(**empty, config=may_be_empty)) == ()
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 1))
+def test_no_share_above_the_limit_ever_passes(due: int, whole: int, limit: float) -> None:
+    """Whatever the figures, what would go is within the share of what there is, or the run is refused."""
+    config = replace(CONFIG, max_share=limit)
+    found = refusals(facts(config=config, totals={"due_objects": due, "objects": whole}))
+
+    assert (due > limit * whole) == any("objects" in sentence for sentence in found)
