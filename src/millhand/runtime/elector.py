@@ -188,6 +188,9 @@ class Elector(Service):
                     _log_lost(term, "the renewal was refused")
                     return False
                 num_failures, pause = 0, self._interval_seconds
+                if self._term is None:  # its end was told while the renewal was on its way, and stands
+                    _log_lost(term, "the renewal came too late")
+                    return True
             except (DriverError, OperationTimeout) as error:
                 num_failures += 1
                 pause = backoff_seconds(num_failures, ceiling=RENEW_BACKOFF_CEILING_SECONDS)
@@ -203,7 +206,8 @@ class Elector(Service):
         if row is None:
             return False
         self._trusted_until = begun + self._trust_seconds
-        self._guard_trust()
+        if self._term is not None:
+            self._guard_trust()
         return True
 
     async def _resign(self, term: Term) -> None:
