@@ -26,9 +26,11 @@ from millhand.job import JobRow, JobState
 SHOP = '''
 import asyncio
 import logging
+import threading
 from datetime import timedelta
 from pathlib import Path
 
+from millhand.clock import SystemClock
 from millhand.config import Config
 from millhand.job import Job
 from millhand.worker import Workers
@@ -69,12 +71,31 @@ async def hold(until: str) -> None:
         await asyncio.sleep(0.01)
 
 
+@workers.add(kind="stubborn")
+def stubborn() -> None:
+    """Pay no heed to anything, in a thread, which nobody can interrupt."""
+    logger.info("holding")
+    threading.Event().wait()
+
+
 @workers.add(kind="quick")
 def quick() -> None:
     pass
 
 
 config = Config(workers=workers, queues={"default": 10}, fetch_poll_interval=timedelta(milliseconds=50))
+
+
+class BreakingClock(SystemClock):
+    """Breaks when a file is there, and with it whatever goes by it."""
+
+    def monotonic(self):
+        if Path("break").exists():
+            raise RuntimeError("the clock broke")
+        return super().monotonic()
+
+
+breaking = Config(workers=workers, queues={"default": 10}, clock=BreakingClock())
 '''
 
 
@@ -285,6 +306,53 @@ async def test_worker_stops_hard_on_the_second_signal(shop: Shop) -> None:
     assert (row.state, row.attempt) == (JobState.AVAILABLE, 0)
 
 
+async def test_worker_ends_at_once_on_the_third_signal(shop: Shop) -> None:
+    """A third Ctrl-C ends the process although a function pays no heed; its job is left to the rescuer."""
+    async with shop.worker("shop:config") as worker:
+        running = await shop.insert("stubborn")
+        await worker.line("holding")
+        worker.signal(signal.SIGINT)
+        await worker.line("worker stopping")
+        worker.signal(signal.SIGINT)
+        await worker.line("attempts cancelled")
+        worker.signal(signal.SIGINT)
+        code = await worker.wait()
+
+    assert code == 128 + signal.SIGINT
+    assert (await shop.row(running)).state is JobState.RUNNING
+
+
+@pytest.mark.slow
+async def test_worker_ends_although_a_function_pays_no_heed(shop: Shop) -> None:
+    """A function that nobody can interrupt is abandoned in the end: the process ends in order without it."""
+    async with shop.worker("shop:config", "--soft-stop-timeout", "100ms") as worker:
+        running = await shop.insert("stubborn")
+        await worker.line("holding")
+        code = await worker.stop()
+
+    assert code == 0
+    assert len(worker.all_lines("attempts abandoned", num_jobs=1)) == 1
+    assert worker.lines[-1]["message"] == "worker stopped"
+    assert (await shop.row(running)).state is JobState.RUNNING
+
+
+async def test_worker_ends_when_a_part_of_it_crashes(shop: Shop) -> None:
+    """A part that crashes ends the process, with its reason and exit code 1: never a worker that is half alive."""
+    async with shop.worker("shop:breaking") as worker:
+        await worker.line("worker started")
+        (shop.directory / "break").touch()
+        crashed = await worker.line("worker crashed")
+        code = await worker.wait()
+
+    assert code == 1
+    assert (crashed["level"], crashed["error"], crashed["error_type"]) == (
+        "error",
+        "the clock broke",
+        "RuntimeError",
+    )
+    assert worker.lines[-1]["message"] == "worker stopped"
+
+
 @pytest.mark.slow
 async def test_worker_that_was_killed_loses_no_job(shop: Shop) -> None:
     """After `kill -9` a new worker works what waits and rescues what ran: no job is lost, none runs for ever."""
@@ -344,13 +412,11 @@ async def test_worker_starts_with_nothing_but_a_directory(project: Path) -> None
         codes = [code, await second.stop()]
 
     lines = [*first.lines, *second.lines]
-    migrated = {
-        line["line"]: (line["from"], line["to"]) for line in lines if line["message"] == "schema migrated"
-    }
+    steps = [line for line in lines if line["message"] == "schema migrated" and line["line"] == "main"]
     assert codes == [0, 0]
     assert {first.lines[0]["message"], second.lines[0]["message"]} == {"postgres started", "postgres joined"}
     assert first.lines[0]["data"] == ".millhand/postgres"
-    assert migrated["main"] == (0, 8)
+    assert (min(step["from"] for step in steps), max(step["to"] for step in steps)) == (0, 8)
     assert beat["client_id"] == second.all_lines("worker started")[0]["client_id"]
     assert _files(project / ".millhand") >= {".gitignore", "objects", "postgres"}
     assert "postmaster.pid" not in _files(project / ".millhand" / "postgres" / "data")

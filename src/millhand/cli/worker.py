@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
-import threading
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from millhand.cli.output import WrongUse
 from millhand.cli.settings import DEFAULT, Settings, load_settings, shown_settings
 from millhand.cli.signals import StopRequested, StopSignals
 from millhand.cli.target import load_config
-from millhand.cli.worker_process import WorkerProcess
+from millhand.cli.worker_process import WorkerProcess, run_to_the_end
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -110,18 +108,7 @@ def worker(
     if show_config:
         click.echo("\n".join(shown_settings(settings)))
         return DONE
-    code = plan.run()
-    _leave_threads(code)
-    return code
-
-
-def _leave_threads(code: int) -> None:
-    """End the process although plain functions that were abandoned still run: nobody can interrupt their threads."""
-    alive = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if any(not thread.daemon for thread in alive):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    return plan.run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +143,14 @@ class Plan:
         with StopSignals() as signals:
             try:
                 with database(self.settings) as base:
-                    is_in_order = asyncio.run(self._work(base, signals))
+                    is_in_order, is_all_ended = run_to_the_end(lambda: self._work(base, signals))
             except StopRequested as stop:
                 logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
-                is_in_order = True
-        return DONE if is_in_order else NOT_DONE
+                return DONE
+        code = DONE if is_in_order else NOT_DONE
+        if not is_all_ended:
+            _exit(code)
+        return code
 
     async def _work(self, base: Database, signals: StopSignals) -> bool:
         process = WorkerProcess(until_empty=self.until_empty)
@@ -217,3 +207,10 @@ class Plan:
             if self.settings.get(f"{section}.enabled")
             and (self.target is None or self.settings.section(section))
         }
+
+
+def _exit(code: int) -> None:
+    """End the process without waiting for what would never end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

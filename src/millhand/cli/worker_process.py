@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from millhand.client import Client
 from millhand.errors import MillhandError
@@ -29,6 +33,10 @@ logger = logging.getLogger(__name__)
 # How often `--until-empty` looks: often enough for a drain in a script, seldom enough to cost nothing.
 EMPTY_POLL_SECONDS = 0.2
 CURRENT_LIMIT = 1_000
+# What is still there after a stop in order was abandoned before; it has had its time.
+LEFTOVER_SECONDS = 0.5
+
+T = TypeVar("T")
 
 
 class WorkerProcess:
@@ -121,3 +129,44 @@ class WorkerProcess:
         current = JobFilters(queues=queues, states=[JobState.AVAILABLE, JobState.RUNNING])
         jobs = (await client.jobs.list(current, limit=CURRENT_LIMIT)).jobs
         return any(job.state is JobState.AVAILABLE or job.attempted_by[-1:] == (client.id,) for job in jobs)
+
+
+def run_to_the_end(main: Callable[[], Coroutine[object, object, T]]) -> tuple[T, bool]:
+    """
+    Run a coroutine on a loop of its own; return its result, and whether everything that it began has ended.
+
+    Nobody can interrupt a thread, nor a task that pays no heed: where an attempt was abandoned, closing the loop would wait
+    for it for ever. The loop then stays as it is, and the caller must end the process.
+    """
+    runner = asyncio.Runner()
+    try:
+        result, is_all_ended = runner.run(_with_leftovers_cancelled(main))
+    except BaseException:
+        runner.close()
+        raise
+    if is_all_ended:
+        runner.close()
+    return result, is_all_ended
+
+
+async def _with_leftovers_cancelled(main: Callable[[], Coroutine[object, object, T]]) -> tuple[T, bool]:
+    executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+    asyncio.get_running_loop().set_default_executor(executor)
+    result = await main()
+    executor.shutdown(wait=False, cancel_futures=True)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, tasks = await asyncio.wait(tasks, timeout=LEFTOVER_SECONDS)
+    return result, not tasks and _have_threads_ended()
+
+
+def _have_threads_ended() -> bool:
+    """Wait a little for threads that were told to end; return whether they have."""
+    deadline = time.monotonic() + LEFTOVER_SECONDS
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in threads:
+        if not thread.daemon:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+    return not any(thread.is_alive() and not thread.daemon for thread in threads)
