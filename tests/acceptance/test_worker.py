@@ -258,6 +258,17 @@ async def test_worker_stops_in_order_when_idle(shop: Shop, number: signal.Signal
     assert worker.errors == ""
 
 
+async def test_worker_does_not_migrate_a_database_of_the_users(shop: Shop) -> None:
+    """On a DATABASE_URL without the schema the worker does not start: exit code 1, and what to run."""
+    async with shop.worker("shop:config", MILLHAND_DATABASE_SCHEMA="nowhere") as worker:
+        code = await worker.wait()
+
+    assert (code, worker.lines) == (1, [])
+    assert worker.errors == (
+        "error: schema 'nowhere' has no migrations of line 'main', this release needs 8; run: millhand migrate up\n"
+    )
+
+
 async def test_worker_waits_for_jobs_that_end_in_time(shop: Shop) -> None:
     """After Ctrl-C a running job is waited for; it ends completed, and nothing new is fetched."""
     async with shop.worker("shop:config") as worker:

@@ -45,7 +45,8 @@ In a pipe every row is a line of tab-separated fields without a heading, what a 
 - A worker on a database of its own migrates it. On the database of `DATABASE_URL` it refuses to start on an old schema
   and says what to run; `--migrate` does it first.
 - `MODULE:CONFIG` is imported from the working directory or the installed packages. Beside a configuration of yours, a
-  built-in job runs if its section, `[heartbeat]` or `[orphans]`, has a setting; without one, both run.
+  built-in job runs if its section, `[heartbeat]` or `[orphans]`, has a setting; without one, both run. They go into the
+  queue `default`, or into the first by name where that is not worked.
 - The first SIGINT (Ctrl-C), SIGTERM or SIGHUP stops in order: nothing new is fetched, running jobs are waited for as
   long as `soft_stop_timeout`, then interrupted and given back, and such an attempt does not count. The second interrupts
   them at once. The third ends the process where it stands.
@@ -65,6 +66,7 @@ The environment wins over the file, a flag over the environment; `millhand worke
 and where each value was said.
 With `millhand worker MODULE:CONFIG`, the values of your `Config` stand lowest: what is said in the file, the environment
 or a flag wins over them.
+A `soft_stop_timeout` of None, which a process that is told to stop cannot wait for, is then the default of this page.
 
 A duration is a text such as `"500ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"`, or a number of seconds.
 In the environment, lists are `a,b` and queues `default:100,mail:5`.
