@@ -17,6 +17,7 @@ from millhand.store.job import job_get_by_id, job_get_by_ids
 from millhand.worker import Workers
 
 GENEROUS = 20.0
+APPLICATION = "millhand_room"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Room:
     def client(self, workers: Workers, *, database: Any = None, **settings: Any) -> Client:
         """Return a client, not started, that works `default` unless told otherwise."""
         settings = {"queues": {"default": 10}, **settings}
-        return Client(self.url if database is None else database, Config(workers=workers, **settings))
+        # Known to the server by a name of its own, so that a test can kill its connections and nobody else's.
+        url = f"{self.url}{'&' if '?' in self.url else '?'}application_name={APPLICATION}"
+        return Client(url if database is None else database, Config(workers=workers, **settings))
 
     async def work(self, client: Client, args: object) -> Event:
         """Insert a job and return the first event that is told."""

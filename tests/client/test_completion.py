@@ -7,7 +7,7 @@ import logging
 
 import asyncpg
 import pytest
-from client_room import GENEROUS, Act, Room
+from client_room import APPLICATION, GENEROUS, Act, Room
 
 from millhand.event import EventKind
 from millhand.job import Job, JobState
@@ -114,7 +114,8 @@ async def _kill_all(room: Room) -> None:
     try:
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            "WHERE datname = current_database() AND application_name = $1",
+            APPLICATION,
         )
     finally:
         await connection.close()

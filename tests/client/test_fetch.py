@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import asyncpg
 import pytest
-from client_room import GENEROUS, Act, Room
+from client_room import APPLICATION, GENEROUS, Act, Room
 
 from millhand.config import QueueConfig, StuckJob
 from millhand.errors import ConfigError, JobSnooze
@@ -18,7 +18,9 @@ from millhand.job import Job, JobState
 from millhand.worker import Workers
 
 NEVER_POLL = timedelta(minutes=10)
-LISTENERS = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+LISTENERS = (
+    f"SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND application_name = '{APPLICATION}'"
+)
 
 
 class Gate:
