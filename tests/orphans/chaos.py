@@ -138,9 +138,11 @@ class ClumsyStore(ChaosStore):
     async def list_pages(self, **question: Any) -> AsyncIterator[ObjectPage]:
         async for page in super().list_pages(**question):
             infos = [await self._clumsy(page.describe(index)) for index in range(len(page.keys))]
-            infos.sort(key=lambda info: hashlib.md5(info.key.encode()).digest())
+            infos.sort(key=lambda info: hashlib.sha256(info.key.encode()).digest())
             yield ObjectPage(
-                describe=infos.__getitem__, keys=[info.key for info in infos], sizes=[info.size for info in infos]
+                describe=infos.__getitem__,
+                keys=[info.key for info in infos],
+                sizes=[info.size for info in infos],
             )
 
     async def head(self, key: str) -> ObjectInfo:
@@ -169,7 +171,7 @@ class ClumsyStore(ChaosStore):
 
     async def _clumsy(self, info: ObjectInfo) -> ObjectInfo:
         with contextlib.suppress(ObjectNotFound):
-            digest = hashlib.md5(await self._store.get(info.key)).hexdigest()
+            digest = hashlib.sha256(await self._store.get(info.key)).hexdigest()
             return replace(info, etag=digest, modified_at=info.modified_at.replace(microsecond=0))
         return info
 
@@ -289,7 +291,10 @@ class App:
             if await self.world.store.get(key) == data:
                 return "place"
         for kept in await self.world.keys(".millhand/quarantine/"):
-            if kept.partition("/quarantine/")[2].partition("/")[2] == key and await self.world.store.get(kept) == data:
+            if (
+                kept.partition("/quarantine/")[2].partition("/")[2] == key
+                and await self.world.store.get(kept) == data
+            ):
                 return "quarantine"
         return "nowhere"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,11 @@ from millhand.storage import open_store
 
 
 @pytest.fixture
-async def world(schema_driver: AsyncpgDriver, tmp_path: Path) -> AsyncIterator[World]:
+async def world(schema_driver: AsyncpgDriver, tmp_path: Path) -> World:
     """An application without rows and objects; what it did is emptied with the schema."""
     schema = schema_driver.schema
     await schema_driver.pool.execute_script(TABLES.format(schema=schema))
-    yield World(
+    return World(
         executor=schema_driver.pool,
         store=open_store(str(tmp_path / "bucket"), create=True),
         schema=schema,

@@ -18,8 +18,10 @@ UPLOADS = ReferenceSource(name="uploads", table="uploads")
     [
         (
             {"grace": timedelta(0)},
-            "orphans.grace must be at least 1 hour, got datetime.timedelta(0); "
-            "for a demo, set orphans.allow_short_grace = true",
+            (
+                "orphans.grace must be at least 1 hour, got datetime.timedelta(0); "
+                "for a demo, set orphans.allow_short_grace = true"
+            ),
         ),
         (
             {"grace": timedelta(seconds=-1), "allow_short_grace": True},
@@ -27,8 +29,10 @@ UPLOADS = ReferenceSource(name="uploads", table="uploads")
         ),
         (
             {"retention": timedelta(minutes=59)},
-            "orphans.retention must be at least 1 hour, got datetime.timedelta(seconds=3540); "
-            "for a demo, set orphans.allow_short_grace = true",
+            (
+                "orphans.retention must be at least 1 hour, got datetime.timedelta(seconds=3540); "
+                "for a demo, set orphans.allow_short_grace = true"
+            ),
         ),
         (
             {"prefix": "images"},
@@ -37,14 +41,19 @@ UPLOADS = ReferenceSource(name="uploads", table="uploads")
         ({"exclude": ("tmp",)}, "orphans.exclude must hold prefixes that end with /, got 'tmp'"),
         (
             {"key_patterns": ("(",)},
-            "orphans.key_patterns must be regular expressions "
-            "(missing ), unterminated subpattern at position 0), got '('",
+            (
+                "orphans.key_patterns must be regular expressions "
+                "(missing ), unterminated subpattern at position 0), got '('"
+            ),
         ),
         ({"max_share": 1.5}, "orphans.max_share must be a share between 0 and 1, got 1.5"),
         ({"min_overlap": -0.1}, "orphans.min_overlap must be a share between 0 and 1, got -0.1"),
         ({"page_size": 1_001}, "orphans.page_size must be 1 to 1,000, got 1001"),
         ({"max_objects": 0}, "orphans.max_objects must be 1 or more, got 0"),
-        ({"source_timeout": timedelta(0)}, "orphans.source_timeout must be more than nothing, got datetime.timedelta(0)"),
+        (
+            {"source_timeout": timedelta(0)},
+            "orphans.source_timeout must be more than nothing, got datetime.timedelta(0)",
+        ),
         ({"sources": (UPLOADS, UPLOADS)}, "orphans.sources must have different names, got ['uploads']"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -69,8 +78,14 @@ def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -
             {"table": "a.b.c"},
             "table of orphans source 'uploads' must be a table's name, or schema.table, got 'a.b.c'",
         ),
-        ({"table": "uploads", "key": ""}, "key of orphans source 'uploads' must be the name of a column, got ''"),
-        ({"table": "uploads", "pending": " ; "}, "pending of orphans source 'uploads' must be SQL, got ' ; '"),
+        (
+            {"table": "uploads", "key": ""},
+            "key of orphans source 'uploads' must be the name of a column, got ''",
+        ),
+        (
+            {"table": "uploads", "pending": " ; "},
+            "pending of orphans source 'uploads' must be SQL, got ' ; '",
+        ),
         (
             {"table": "uploads", "delete": "DELETE FROM uploads"},
             "delete of orphans source 'uploads' needs a table, and $1 for the ids of the rows, got 'DELETE FROM uploads'",
@@ -81,8 +96,10 @@ def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -
         ),
         (
             {"name": "up loads", "table": "uploads"},
-            "name of orphans source 'up loads' must be 1 to 64 letters, digits, dots, dashes or underscores, "
-            "got 'up loads'",
+            (
+                "name of orphans source 'up loads' must be 1 to 64 letters, digits, dots, dashes or underscores, "
+                "got 'up loads'"
+            ),
         ),
     ],
 )

@@ -52,51 +52,79 @@ def test_nothing_is_refused_within_all_limits() -> None:
     [
         (
             {"totals": {"due_objects": 11}},
-            "a run may remove at most 1.00% of 1,000 objects, got 11 (1.10%); "
-            "look at `millhand orphans list`, then raise orphans.max_share",
+            (
+                "a run may remove at most 1.00% of 1,000 objects, got 11 (1.10%); "
+                "look at `millhand orphans list`, then raise orphans.max_share"
+            ),
         ),
         (
             {"totals": {"due_objects": 1, "due_bytes": 50_000}},
-            "a run may remove at most 1.00% of 100,000 bytes, got 50,000 (50.00%); "
-            "look at `millhand orphans list`, then raise orphans.max_share",
+            (
+                "a run may remove at most 1.00% of 100,000 bytes, got 50,000 (50.00%); "
+                "look at `millhand orphans list`, then raise orphans.max_share"
+            ),
         ),
         (
             {"totals": {"due_rows": 10_001}},
-            "a run may remove at most 10,000 objects, got 10,001; "
-            "look at `millhand orphans list`, then raise orphans.max_objects",
+            (
+                "a run may remove at most 10,000 objects, got 10,001; "
+                "look at `millhand orphans list`, then raise orphans.max_objects"
+            ),
         ),
         (
             {"totals": {"rows_of": {"uploads": 499}}},
-            "source 'uploads' must have at least 500 rows, got 499 (1,000 in the last run); "
-            "if that is right, set min_rows of the source",
+            (
+                "source 'uploads' must have at least 500 rows, got 499 (1,000 in the last run); "
+                "if that is right, set min_rows of the source"
+            ),
         ),
         (
             {"totals": {"missing": 50}},
-            "at least 95% of ready rows must have their object, got 940 of 990; "
-            "see whether this is the right bucket and prefix, or lower orphans.min_overlap",
+            (
+                "at least 95% of ready rows must have their object, got 940 of 990; "
+                "see whether this is the right bucket and prefix, or lower orphans.min_overlap"
+            ),
         ),
         (
             {"totals": {"live": 0}},
-            "at least one object must be live, got none of 1,000; "
-            "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0",
+            (
+                "at least one object must be live, got none of 1,000; "
+                "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0"
+            ),
         ),
         (
             {"store_now": NOW + timedelta(seconds=301)},
-            "clocks of store and database must agree within 300 s, got 301 s; "
-            "set them right, or raise orphans.max_clock_skew",
+            (
+                "clocks of store and database must agree within 300 s, got 301 s; "
+                "set them right, or raise orphans.max_clock_skew"
+            ),
         ),
         (
             {"process_now": NOW - timedelta(hours=1)},
-            "clocks of process and database must agree within 300 s, got 3600 s; "
-            "set them right, or raise orphans.max_clock_skew",
+            (
+                "clocks of process and database must agree within 300 s, got 3600 s; "
+                "set them right, or raise orphans.max_clock_skew"
+            ),
         ),
         (
             {"is_writable": False},
-            "the store must let us write under .millhand/ to keep what is removed, got permission denied; "
-            "grant put and delete, or set orphans.mode = 'report'",
+            (
+                "the store must let us write under .millhand/ to keep what is removed, got permission denied; "
+                "grant put and delete, or set orphans.mode = 'report'"
+            ),
         ),
     ],
-    ids=["objects", "bytes", "count", "floor", "overlap", "none live", "store clock", "process clock", "permission"],
+    ids=[
+        "objects",
+        "bytes",
+        "count",
+        "floor",
+        "overlap",
+        "none live",
+        "store clock",
+        "process clock",
+        "permission",
+    ],
 )
 def test_a_guard_refuses_beyond_its_limit(changes: dict[str, Any], sentence: str) -> None:
     """Each guard has its one sentence, and a single one refuses the run."""
@@ -109,8 +137,10 @@ def test_an_empty_source_is_refused_unless_it_may_be_empty() -> None:
     may_be_empty = replace(CONFIG, sources=(replace(UPLOADS, min_rows=0),))
 
     assert refusals(facts(**empty)) == (
-        "source 'uploads' must have at least 1 rows, got 0 (0 in the last run); "
-        "if that is right, set min_rows of the source",
+        (
+            "source 'uploads' must have at least 1 rows, got 0 (0 in the last run); "
+            "if that is right, set min_rows of the source"
+        ),
     )
     assert refusals(facts(**empty, config=may_be_empty)) == ()
 

@@ -29,7 +29,9 @@ def all_situations() -> Iterator[Situation]:
     flags = ("agrees", "is_due", "is_present", "is_same", "is_seen_twice", "is_shared", "is_young")
     for values in product((False, True), repeat=len(flags)):
         for look, reference, scope in product(Look, Reference, Scope):
-            yield Situation(**dict(zip(flags, values, strict=True)), look=look, reference=reference, scope=scope)
+            yield Situation(
+                **dict(zip(flags, values, strict=True)), look=look, reference=reference, scope=scope
+            )
 
 
 def test_exactly_one_rule_fits_any_situation() -> None:

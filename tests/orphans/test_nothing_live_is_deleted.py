@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from world import DAY, World
 
 from millhand.errors import MillhandError
-from millhand.orphans import Mode, reconcile
+from millhand.orphans import reconcile
 from millhand.storage import open_store
 
 KEYS = ("a.b", "a/b", "a/c", "b", "é")
@@ -51,7 +51,9 @@ runs = st.builds(
     st.lists(interventions, max_size=5).map(tuple),
 )
 rounds = st.tuples(st.lists(acts, max_size=5), runs).map(lambda round_: [*round_[0], round_[1]])
-scripts = st.lists(rounds, min_size=3, max_size=9).map(lambda rounds: [event for round_ in rounds for event in round_])
+scripts = st.lists(rounds, min_size=3, max_size=9).map(
+    lambda rounds: [event for round_ in rounds for event in round_]
+)
 
 
 async def play(world: World, script: list[Act | Run], *, is_clumsy: bool) -> Counter[str]:
@@ -107,7 +109,13 @@ async def emptied(world: World, directory: Path) -> World:
     """Return the same application with nothing in it."""
     uploads, avatars = world.config.sources
     config = replace(world.config, sources=(replace(uploads, min_rows=0), avatars))
-    tables = ("uploads", "avatars", "millhand_orphan_run", "millhand_orphan_finding", "millhand_orphan_action")
+    tables = (
+        "uploads",
+        "avatars",
+        "millhand_orphan_run",
+        "millhand_orphan_finding",
+        "millhand_orphan_action",
+    )
     await world.sql(f"TRUNCATE {', '.join(f'{{schema}}.{table}' for table in tables)}")
     store = open_store(str(directory / uuid.uuid4().hex), create=True)
     return replace(world, config=config, store=store, now=datetime.now(UTC))

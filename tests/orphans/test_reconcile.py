@@ -61,3 +61,348 @@ async def test_runs_take_away_what_is_nobodys_and_leave_the_rest_byte_for_byte(w
         ".millhand/quarantine/2/abandoned",
         ".millhand/quarantine/2/orphan",
     ]
+
+
+async def test_quarantine_mode_keeps_what_it_takes_away_for_ever(world: World) -> None:
+    """In mode quarantine an orphan leaves its key and is never destroyed, however long it lies there."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+
+    report = await world.runs(2 * HOUR, WEEK, mode=Mode.QUARANTINE)
+    later = await world.run(after=52 * WEEK, mode=Mode.QUARANTINE)
+
+    assert (report.quarantined, report.deleted, later.purged) == (1, 0, 0)
+    assert await world.keys() == ["live"]
+    assert await world.store.get(".millhand/quarantine/2/orphan") == b"12345"
+
+
+async def test_delete_mode_destroys_what_it_took_away_after_its_time(world: World) -> None:
+    """In mode delete the bytes end after `quarantine_for`, not before, and no copy is left."""
+    await world.pair("live")
+    await world.put("orphan")
+
+    await world.runs(2 * HOUR, WEEK)
+    early = await world.run(after=WEEK - HOUR)
+    late = await world.run(after=HOUR)
+
+    assert (early.purged, late.purged) == (0, 1)
+    assert await world.keys(".millhand/quarantine/") == []
+    assert await world.keys() == ["live"]
+
+
+async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> None:
+    """With a grace of nothing, which has to be allowed, the second run removes and destroys at once."""
+    short = {"grace": timedelta(0), "quarantine_for": timedelta(0), "allow_short_grace": True}
+    await world.pair("live")
+    await world.put("orphan")
+
+    report = await world.runs(HOUR, timedelta(seconds=1), **short)
+
+    assert (report.deleted, report.purged) == (1, 1)
+    assert await world.keys() == ["live"]
+    assert await world.keys(".millhand/") == []
+
+
+async def test_an_orphan_waits_for_grace_and_for_a_second_run(world: World) -> None:
+    """Neither many runs within the grace nor one long ago is enough: two complete runs, a grace apart."""
+    await world.pair("live")
+    await world.put("orphan")
+
+    young = await world.runs(2 * HOUR, DAY, DAY, DAY, DAY, DAY, 2 * DAY - HOUR)
+    due = await world.run(after=HOUR)
+
+    assert (young.orphan_objects, young.deleted) == (1, 0)
+    assert due.deleted == 1
+
+
+async def test_an_overwritten_orphan_begins_its_age_anew(world: World) -> None:
+    """An object that was put again since it was first seen is another object, even with equal bytes."""
+    await world.pair("live")
+    await world.put("orphan", b"same")
+    await world.run(after=2 * HOUR)
+    await world.put("orphan", b"same")
+
+    report = await world.runs(WEEK, WEEK - HOUR)
+    due = await world.run(after=HOUR)
+
+    assert (report.deleted, due.deleted) == (0, 1)
+
+
+async def test_a_young_object_is_not_even_noted(world: World) -> None:
+    """Within the first hour an object without a row is an upload on its way."""
+    await world.pair("live")
+    await world.put("upload")
+
+    report = await world.run(after=timedelta(minutes=50))
+
+    assert (report.objects, report.orphan_objects) == (2, 0)
+    assert await list_findings(world.executor) == []
+
+
+async def test_rows_go_only_when_their_own_time_is_over(world: World) -> None:
+    """Pending rows go after grace, soft-deleted ones after retention, with their objects; ready ones stay."""
+    await world.pair("ready")
+    for key, age in (("pending/young", 6 * DAY), ("pending/old", 8 * DAY)):
+        await world.put(key)
+        await world.row(key, state="pending", created_at=world.now - age)
+    for key, age in (("soft/young", 29 * DAY), ("soft/old", 31 * DAY)):
+        await world.put(key)
+        await world.row(key, deleted_at=world.now - age)
+    await world.row("pending/bare", state="pending", created_at=world.now - 8 * DAY)
+
+    report = await world.runs(HOUR, HOUR)
+
+    assert (report.deleted, report.deleted_rows) == (2, 3)
+    assert await world.row_keys() == ["pending/young", "ready", "soft/young"]
+    assert await world.keys() == ["pending/young", "ready", "soft/young"]
+
+
+async def test_a_row_that_nothing_refers_to_goes_after_grace_and_two_runs(world: World) -> None:
+    """An upload that was never attached is a candidate first, and goes with its object a grace later."""
+    unattached = "NOT EXISTS (SELECT FROM {schema}.avatars AS a WHERE a.key = 'of ' || uploads.key)"
+    uploads, _ = world.config.sources
+    sources = (replace(uploads, unattached=unattached.replace("{schema}", world.schema)),)
+    await world.pair("attached", "loose")
+    await world.sql("INSERT INTO {schema}.avatars VALUES ('of attached')")
+
+    first = await world.runs(30 * DAY, DAY, sources=sources)
+    due = await world.run(after=WEEK, sources=sources)
+
+    assert (first.abandoned_rows, first.deleted_rows) == (1, 0)
+    assert (due.deleted, due.deleted_rows) == (1, 1)
+    assert await world.keys() == ["attached"]
+
+
+async def test_two_rows_of_one_object_keep_it(world: World) -> None:
+    """An old pending row whose key another row names as well is reported, and neither row nor object goes."""
+    await world.pair("shared")
+    await world.row("shared", state="pending", created_at=world.now - 30 * DAY)
+    await world.row("both old", state="pending", created_at=world.now - 30 * DAY)
+    await world.row("both old", state="pending", created_at=world.now - 30 * DAY)
+
+    report = await world.runs(HOUR, WEEK)
+
+    assert (report.shared, report.deleted, report.deleted_rows) == (3, 0, 0)
+    assert await world.row_keys() == ["both old", "both old", "shared", "shared"]
+
+
+async def test_an_object_of_another_size_is_reported_and_stays(world: World) -> None:
+    """A row that says another size than the object has is a finding, never a reason to delete."""
+    await world.put("good", b"12345")
+    await world.row("good", size=5)
+    await world.put("bad", b"12345")
+    await world.row("bad", size=6)
+
+    report = await world.runs(HOUR, 30 * DAY)
+
+    assert (report.size_mismatches, report.deleted) == (1, 0)
+    assert [(found.kind, found.key) for found in await list_findings(world.executor)] == [
+        ("size_mismatch", "bad")
+    ]
+    assert await world.keys() == ["bad", "good"]
+
+
+async def test_keys_out_of_scope_are_left_alone(world: World) -> None:
+    """Excluded prefixes are not looked at; keys of an undeclared shape are kept and counted."""
+    await world.pair("media/live")
+    for key in ("media/orphan", "media/inventory/orphan", "media/odd name"):
+        await world.put(key)
+    scope = {"exclude": ("media/inventory/",), "key_patterns": (r"media/[a-z]+",)}
+
+    report = await world.runs(2 * HOUR, WEEK, **scope)
+
+    assert (report.objects, report.unclassified, report.deleted) == (3, 1, 1)
+    assert await world.keys() == ["media/inventory/orphan", "media/live", "media/odd name"]
+
+
+async def test_a_prefix_judges_its_own_keys_only(world: World) -> None:
+    """With a prefix, objects and rows before and behind it are neither counted nor touched."""
+    keys = ["medi", "media", "media.x", "media/", "media/a", "media/\U0010ffff", "media0", "media2/a"]
+    for key in keys:
+        if key != "media":  # a file cannot be a directory too
+            await world.put(key)
+    await world.pair("media/live")
+    await world.row("media.gone")
+    await world.row("media0gone")
+
+    report = await world.runs(2 * HOUR, WEEK, prefix="media/")
+
+    assert (report.objects, report.missing, report.deleted) == (4, 0, 3)
+    assert await world.keys() == ["medi", "media.x", "media/live", "media0", "media2/a"]
+
+
+async def test_a_row_of_a_select_is_never_deleted(world: World) -> None:
+    """What a SELECT of the user's calls abandoned is reported; there is no table to delete it from."""
+    uploads, _ = world.config.sources
+    select = replace(uploads, table=None, select=f"SELECT * FROM {world.schema}.uploads;  ")
+    await world.pair("live")
+    await world.row("old", state="pending", created_at=world.now - 30 * DAY)
+    await world.put("old")
+
+    report = await world.runs(HOUR, WEEK, sources=(select,))
+
+    assert (report.state, report.abandoned_rows, report.deleted, report.deleted_rows) == (
+        "completed",
+        1,
+        0,
+        0,
+    )
+    assert await world.row_keys() == ["live", "old"]
+
+
+async def test_a_row_that_a_constraint_holds_stays_and_holds_no_other(world: World) -> None:
+    """One row that a foreign key protects is kept with the database's reason; the others of its wave go."""
+    ids = [await world.row(f"old/{n}", state="pending", created_at=world.now - 30 * DAY) for n in range(3)]
+    await world.pair("live")
+    await world.sql("CREATE TABLE {schema}.posts (upload_id bigint REFERENCES {schema}.uploads (id))")
+    await world.sql("INSERT INTO {schema}.posts VALUES ($1)", ids[1])
+
+    report = await world.runs(HOUR, HOUR)
+
+    explanation = await explain(world.executor, world.store, world.config, "old/1", now=world.now)
+    await world.sql("DROP TABLE {schema}.posts")
+    assert (report.deleted_rows, report.kept) == (2, 1)
+    assert await world.row_keys() == ["live", "old/1"]
+    assert [action.state for action in explanation.actions] == ["kept"]
+    assert "violates foreign key constraint" in explanation.actions[0].reason
+
+
+async def test_rows_go_in_the_users_own_words(world: World) -> None:
+    """A `delete` of the user's runs in place of ours, and the object goes once the row names it no more."""
+    uploads, _ = world.config.sources
+    own = f"UPDATE {world.schema}.uploads SET note = to_jsonb(key), key = NULL WHERE id::text = ANY($1)"
+    await world.pair("live")
+    await world.row("old", state="pending", created_at=world.now - 30 * DAY)
+    await world.put("old")
+
+    report = await world.runs(HOUR, HOUR, sources=(replace(uploads, delete=own),))
+
+    assert (report.deleted, report.deleted_rows) == (1, 1)
+    assert await world.keys() == ["live"]
+    assert await world.sql("SELECT note::text, key FROM {schema}.uploads ORDER BY id") == [
+        {"note": '{"from": "a phone"}', "key": "live"},
+        {"note": '"old"', "key": None},
+    ]
+
+
+async def test_what_was_taken_comes_back_when_a_row_refers_to_it(world: World) -> None:
+    """An object in quarantine returns by itself with the next run once a row names it again."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.runs(2 * HOUR, WEEK)
+    await world.row("orphan")
+
+    report = await world.run(after=HOUR)
+
+    assert (report.restored, report.missing, report.deleted) == (1, 0, 0)
+    assert await world.store.get("orphan") == b"12345"
+    assert await world.keys(".millhand/") == []
+
+
+@pytest.mark.parametrize("selector", ["run", "prefix", "key"])
+async def test_restore_undoes_what_was_done_and_does_no_harm_twice(world: World, selector: str) -> None:
+    """Objects and rows come back as they were, by run, prefix or key; once more changes nothing."""
+    await world.pair("live")
+    await world.put("up/old", b"12345")
+    row_id = await world.row("up/old", state="pending", created_at=world.now - 30 * DAY, size=5)
+    before = await world.sql("SELECT * FROM {schema}.uploads ORDER BY id")
+    run_id = (await world.runs(HOUR, HOUR)).run_id
+    assert await world.row_keys() == ["live"]
+
+    chosen = {"run": run_id, "prefix": "up/", "key": "up/old"}[selector]
+    report = await restore(world.executor, world.store, **{selector: chosen}, now=world.now)
+    again = await restore(world.executor, world.store, **{selector: chosen}, now=world.now)
+
+    assert (report.restored, report.rows, report.kept, report.failed) == (1, 1, 0, ())
+    assert (again.restored, again.rows, again.kept, again.failed) == (0, 0, 0, ())
+    assert await world.sql("SELECT * FROM {schema}.uploads ORDER BY id") == before
+    assert before[1]["id"] == row_id
+    assert await world.store.get("up/old") == b"12345"
+
+
+async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
+    """What was put under the key since stays; the old object stays in quarantine."""
+    await world.pair("live")
+    await world.put("orphan", b"old")
+    await world.runs(2 * HOUR, WEEK)
+    await world.put("orphan", b"new")
+
+    report = await restore(world.executor, world.store, key="orphan", now=world.now)
+
+    assert (report.restored, report.kept, report.failed) == (0, 1, ())
+    assert await world.store.get("orphan") == b"new"
+    assert await world.keys(".millhand/") == [".millhand/quarantine/2/orphan"]
+
+
+async def test_restore_says_what_cannot_come_back(world: World) -> None:
+    """Bytes that were destroyed are named with the time of their end."""
+    await world.pair("live")
+    await world.put("orphan")
+    await world.runs(2 * HOUR, WEEK, WEEK)
+
+    report = await restore(world.executor, world.store, prefix="", now=world.now)
+
+    when = f"{world.now:%Y-%m-%d %H:%M}"
+    assert report.failed == (("orphan", f"its bytes were destroyed at {when} UTC"),)
+
+
+async def test_explain_tells_the_story_of_a_key(world: World) -> None:
+    """A person reads what is there, what was noted, what was done and which rule decides."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.run(after=2 * HOUR)
+
+    candidate = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
+    await world.run(after=WEEK)
+    gone = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
+    live = await explain(world.executor, world.store, world.config, "live", now=world.now)
+
+    first_seen = f"{world.now - WEEK:%Y-%m-%d %H:%M} UTC"
+    assert candidate.lines()[0] == "orphan: candidate by rule 11: candidate"
+    assert candidate.lines()[2:] == [
+        "  row: none",
+        f"  found: orphan by rule 11, first seen {first_seen}, in 1 runs",
+    ]
+    assert gone.lines() == [
+        "orphan: ignore by rule 0: nothing to judge",
+        "  object: none",
+        "  row: none",
+        f"  done: {world.now:%Y-%m-%d %H:%M} UTC run 2, rule 12, quarantined",
+    ]
+    assert live.lines()[0] == "live: live by rule 1: live; clears any candidate"
+    assert live.lines()[2] == "  row: uploads 1 is ready"
+
+
+async def test_findings_follow_what_is(world: World) -> None:
+    """What is put right between two runs is no finding any more, whether by a row or by the object's end."""
+    await world.pair("live")
+    for key in ("adopted", "deleted", "orphan"):
+        await world.put(key)
+    await world.row("missing")
+    await world.run(after=2 * HOUR)
+    before = sorted([found.key for found in await list_findings(world.executor)])
+    await world.row("adopted")
+    await world.store.delete("deleted")
+    await world.put("missing")
+
+    await world.run(after=2 * HOUR)
+
+    assert before == ["adopted", "deleted", "missing", "orphan"]
+    found = await list_findings(world.executor, bucket=world.store.url, kind="orphan")
+    assert [(finding.key, finding.sightings) for finding in found] == [("orphan", 1)]
+    assert len(await list_findings(world.executor)) == 1
+
+
+async def test_a_key_too_long_for_quarantine_is_kept_under_another_name(world: World) -> None:
+    """A key that leaves no room for the quarantine's own prefix still goes there and comes back."""
+    key = "/".join(["x" * 100] * 10)
+    await world.pair("live")
+    await world.put(key, b"12345")
+
+    report = await world.runs(2 * HOUR, WEEK)
+    kept = await world.keys(".millhand/")
+    await restore(world.executor, world.store, key=key, now=world.now)
+
+    assert report.deleted == 1
+    assert [len(name) < 200 for name in kept] == [True]
+    assert await world.store.get(key) == b"12345"

@@ -41,10 +41,10 @@ WHERE attribute.attrelid = $1::text::regclass AND attribute.attname = $2::text A
 
 
 class SourceFailed(MillhandError):
-    """A reference source gave no answer that may be trusted; the run ended without judging."""
+    """A reference source gave no answer that may be trusted; the run ended, and nothing more was removed."""
 
     def __init__(self, source: str, reason: object) -> None:
-        super().__init__(f"orphans source {source!r} must answer in full, got {reason}; nothing was removed")
+        super().__init__(f"orphans source {source!r} must answer in full, got {reason}; the run ended there")
         self.source = source
         self.reason = str(reason)
 
