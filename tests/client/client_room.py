@@ -38,9 +38,13 @@ class Room:
     def client(self, workers: Workers, *, database: Any = None, **settings: Any) -> Client:
         """Return a client, not started, that works `default` unless told otherwise."""
         settings = {"queues": {"default": 10}, **settings}
-        # Known to the server by a name of its own, so that a test can kill its connections and nobody else's.
-        url = f"{self.url}{'&' if '?' in self.url else '?'}application_name={APPLICATION}"
-        return Client(url if database is None else database, Config(workers=workers, **settings))
+        return Client(
+            self.url_as(APPLICATION) if database is None else database, Config(workers=workers, **settings)
+        )
+
+    def url_as(self, application: str) -> str:
+        """Return the URL by which the server knows who comes: a test can see, and kill, its own connections alone."""
+        return f"{self.url}{'&' if '?' in self.url else '?'}application_name={application}"
 
     async def work(self, client: Client, args: object) -> Event:
         """Insert a job and return the first event that is told."""
