@@ -207,6 +207,28 @@ def test_settings_ignore_empty_variables_and_those_of_others(tmp_path: Path) -> 
             ),
         ),
         (
+            "[worker]\nfetch_poll_interval = 0",
+            "millhand.toml: [worker] fetch_poll_interval must not be shorter than fetch_cooldown, '2ms', got '0s'",
+        ),
+        (
+            "[worker]\nclient_id = 'a\\u0000'".replace("'", '"'),
+            "millhand.toml: [worker] client_id must be printable, got 'a\\x00'",
+        ),
+        (
+            "[worker]\nreindexer_index_names = ['a b']",
+            (
+                "millhand.toml: [worker] reindexer_index_names must be at most 63 of the characters a-z, A-Z, 0-9 "
+                "and _, with no digit first, got 'a b'"
+            ),
+        ),
+        (
+            "[database]\nschema = 'a-b'",
+            (
+                "millhand.toml: [database] schema must be letters, digits and underscores, not begin with a digit, "
+                "and be at most 46 bytes long, got 'a-b'; rename the schema"
+            ),
+        ),
+        (
             "[worker.queues]\nmail = 0",
             "millhand.toml: [worker] queues.mail: max_workers must be between 1 and 10,000, got 0",
         ),
@@ -314,6 +336,53 @@ def test_settings_refuse_two_files(tmp_path: Path) -> None:
     assert str(refused.value) == (
         "settings must stand in one place, got millhand.toml and [tool.millhand] of pyproject.toml; remove one"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tool = 3", "pyproject.toml: [tool] must be a table, got 3; write [tool.millhand]"),
+        ("[tool]\nmillhand = 3", "pyproject.toml: [millhand] must be a table, got 3; write [tool.millhand]"),
+    ],
+)
+def test_settings_refuse_a_pyproject_of_another_shape(tmp_path: Path, text: str, message: str) -> None:
+    """Where the table of a pyproject.toml should be, nothing else is taken for it."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, text, name="pyproject.toml")
+
+    assert str(refused.value) == message
+
+
+def test_settings_refuse_a_directory_for_a_file(tmp_path: Path) -> None:
+    """A millhand.toml that is no file is refused, and not overlooked."""
+    (tmp_path / "millhand.toml").mkdir()
+
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path)
+
+    assert str(refused.value) == "millhand.toml must be a file that can be read, got: Is a directory"
+
+
+def test_settings_refuse_a_working_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who stands in a directory that is gone is told so."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(ConfigError) as refused:
+        load_settings(environment={})
+
+    assert str(refused.value) == (
+        "the working directory must be there, got: No such file or directory; run this in another"
+    )
+
+
+def test_settings_are_read_from_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """What editors on Windows put in front of a file does no harm."""
+    assert load(tmp_path, "\ufeff[log]\nlevel = 'error'\n").get("log.level") == "error"
 
 
 def test_settings_refuse_a_file_that_is_not_there(tmp_path: Path) -> None:

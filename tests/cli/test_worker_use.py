@@ -22,6 +22,7 @@ def make(): return config
 def fail(): raise LookupError("no settings")
 def other(): return 3
 idle = Config()
+queueless = Config(workers=workers)
 number = 3
 """
 
@@ -68,6 +69,10 @@ def shop(elsewhere: Path) -> Iterator[Path]:
         (
             "shop:idle",
             "shop:idle must have workers, got none; register one with @workers.add(), or name a MODULE:CONFIG",
+        ),
+        (
+            "shop:queueless",
+            'shop:queueless must have queues to work, got none; write queues={"default": 100}, or --queue default:100',
         ),
     ],
 )
@@ -217,3 +222,17 @@ async def test_commands_say_when_the_database_does_not_answer(
     assert result.code == 1
     assert result.err.startswith("error: connect must succeed, got ConnectionRefusedError: ")
     assert "sesame" not in result.err
+
+
+async def test_worker_refuses_a_kind_that_is_built_in_twice(elsewhere: Path) -> None:
+    """A kind `heartbeat` of the user's own, beside settings of the built-in one, is told with the remedy."""
+    (elsewhere / "millhand.toml").write_text("[heartbeat]\ninterval = '5s'\n")
+    (elsewhere / "shop.py").write_text(GOOD.replace('kind="noop"', 'kind="heartbeat"'))
+
+    result = await millhand("worker", "shop:config")
+
+    assert result.code == 2
+    assert result.err == (
+        "error: kind 'heartbeat' must be registered once, got it in shop:config and as the built-in job; "
+        "write enabled = false below [heartbeat]\n"
+    )

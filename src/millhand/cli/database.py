@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from millhand.cli.output import NotDone
 from millhand.cli.settings import Settings, load_settings
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import DriverError, OperationTimeout
 from millhand.migrate import Migrator, lines
+from millhand.observe.secret import masked
 
 T = TypeVar("T")
 
@@ -31,9 +34,9 @@ class Database:
 
     def driver(self, settings: Settings) -> AsyncpgDriver:
         """Return a driver with the schema and the pool size of the settings."""
-        return AsyncpgDriver(
-            self.url, settings.get("database.schema"), pool_size=settings.get("database.pool_size")
-        )
+        schema, pool_size = settings.get("database.schema"), settings.get("database.pool_size")
+        with settings.blamed("database"):
+            return AsyncpgDriver(self.url, schema, pool_size=pool_size)
 
 
 @contextlib.contextmanager
@@ -54,9 +57,20 @@ def database(settings: Settings) -> Iterator[Database]:
 
 
 @contextlib.asynccontextmanager
-async def opened(driver: AsyncpgDriver) -> AsyncIterator[AsyncpgDriver]:
-    """Yield the driver with its pool open."""
-    await driver.open()
+async def opened(driver: AsyncpgDriver, url: str) -> AsyncIterator[AsyncpgDriver]:
+    """
+    Yield the driver of `url` with its pool open.
+
+    Raises: NotDone, with the URL, if there is nobody or we are not let in.
+    """
+    try:
+        await driver.open()
+    except (DriverError, OperationTimeout) as error:
+        reason = error.reason if isinstance(error, DriverError) else f"no answer within {error.seconds:g} s"
+        raise NotDone(
+            f"database {masked(url)!r} must be there and let us in, got {reason}; "
+            "see that the server runs, and that DATABASE_URL is right"
+        ) from error
     try:
         yield driver
     finally:
@@ -71,7 +85,7 @@ def run_with_driver(settings: Settings, work: Callable[[AsyncpgDriver], Awaitabl
     """
 
     async def go(base: Database) -> T:
-        async with opened(base.driver(settings)) as driver:
+        async with opened(base.driver(settings), base.url) as driver:
             if base.is_embedded:
                 await migrate_all_lines(driver)
             return await work(driver)

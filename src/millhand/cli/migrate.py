@@ -221,12 +221,12 @@ def _chosen(line: str | None, *, is_bounded: bool = False) -> tuple[str, ...]:
 
 
 def _run(settings: Settings, work: Callable[[AsyncpgDriver], Awaitable[T]]) -> T:
-    async def go(driver: AsyncpgDriver) -> T:
-        async with opened(driver):
+    async def go(driver: AsyncpgDriver, url: str) -> T:
+        async with opened(driver, url):
             return await work(driver)
 
     with database(settings) as base:
-        return asyncio.run(go(base.driver(settings)))
+        return asyncio.run(go(base.driver(settings), base.url))
 
 
 async def _statuses(driver: AsyncpgDriver, names: Sequence[str]) -> list[tuple[str, MigrationStatus]]:

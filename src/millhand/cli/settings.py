@@ -23,6 +23,7 @@ from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError
 from millhand.observe.secret import masked
 from millhand.orphans.config import OrphansConfig
+from millhand.sql import checked_schema
 from millhand.worker import NO_TIMEOUT
 
 FILE_NAME = "millhand.toml"
@@ -31,7 +32,7 @@ DEFAULT = "default"
 OTHER_VARIABLES = frozenset({"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN"})
 OTHER_PREFIX = "MILLHAND_TEST_"
 
-_TIMEDELTA = re.compile(r"datetime\.timedelta\(((?:\w+=-?\d+(?:, )?)+)\)")
+_TIMEDELTA = re.compile(r"datetime\.timedelta\((0|(?:\w+=-?\d+(?:, )?)+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ class Settings:
         for key in NO_TIMEOUT_SETTINGS:
             values[key] = NO_TIMEOUT if values[key] is None else values[key]
         values |= {"schema": self.get("database.schema"), **parts}
+        with self.blamed("database"):
+            checked_schema(values["schema"])
         with self.blamed("worker"):
             return Config(**values) if base is None else dataclasses.replace(base, **values)
 
@@ -152,7 +155,7 @@ def load_settings(
 
     Raises: ConfigError, with file, key, rule, value and remedy.
     """
-    directory = Path.cwd() if directory is None else directory
+    directory = _working_directory() if directory is None else directory
     environment = os.environ if environment is None else environment
     known = all_settings()
     given: dict[str, Given] = {}
@@ -174,8 +177,8 @@ def _read_file(config_path: Path | None, directory: Path) -> tuple[str, dict[str
     if config_path is not None:
         return str(config_path), _parsed(config_path, str(config_path))
     own, project = directory / FILE_NAME, directory / "pyproject.toml"
-    in_project = _parsed(project, project.name).get("tool", {}).get("millhand") if project.is_file() else None
-    if not own.is_file():
+    in_project = _tool_table(project) if _is_there(project) else None
+    if not _is_there(own):
         return f"{project.name}, [tool.millhand]", in_project or {}
     if in_project is not None:
         raise ConfigError(
@@ -184,9 +187,42 @@ def _read_file(config_path: Path | None, directory: Path) -> tuple[str, dict[str
     return FILE_NAME, _parsed(own, FILE_NAME)
 
 
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the working directory must be there, got: {error.strerror}; run this in another"
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether `path` is more than nothing; what is there and is no file to read is for `_parsed` to refuse."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _tool_table(project: Path) -> dict[str, Any] | None:
+    table: Any = _parsed(project, project.name)
+    for name in ("tool", "millhand"):
+        if name not in table:
+            return None
+        table = table[name]
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{project.name}: [{name}] must be a table, got {table!r}; write [tool.millhand]"
+            )
+    return table
+
+
 def _parsed(path: Path, name: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{name} must be a file that can be read, got: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -258,8 +294,8 @@ def _of_config(config: Config, key: str) -> Any:  # noqa: ANN401 - as Settings.g
 
 def _as_written(match: re.Match[str]) -> str:
     """Return a duration as it is written in the file, and not as Python shows it."""
-    parts = {name: int(number) for name, _, number in (part.partition("=") for part in match[1].split(", "))}
-    return repr(_duration(timedelta(**parts)))
+    parts = {} if match[1] == "0" else dict(part.split("=") for part in match[1].split(", "))
+    return repr(_duration(timedelta(**{name: int(number) for name, number in parts.items()})))
 
 
 def shown_settings(settings: Settings) -> Iterator[str]:
