@@ -208,7 +208,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _tool_table(project: Path) -> dict[str, Any] | None:
-    table: Any = _parsed(project, project.name)
+    table: dict[str, Any] = _parsed(project, project.name)
     for name in ("tool", "millhand"):
         if name not in table:
             return None

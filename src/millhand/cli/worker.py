@@ -22,7 +22,6 @@ from millhand.cli.worker_process import WorkerProcess, run_to_the_end
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError
 from millhand.jobs import Heartbeat, OrphanCleanup, add_heartbeat, add_orphan_cleanup
 from millhand.migrate import require_schema
 from millhand.observe.log import configure_logging
@@ -126,22 +125,12 @@ class Plan:
         """Raise for what can be known to be wrong before anything is started."""
         config = self.settings.config(self.config)
         self.settings.orphans_config()
-        if not config.queues:
-            with self.settings.blamed("worker"):
-                raise ConfigError(
-                    "queues must name at least one queue to be worked, got none; write {default = 100}"
-                )
         if not len(config.workers) and not self._built_ins():
             subject = (
                 f"{self.target} must have workers" if self.target else "a worker must have something to do"
             )
             remedy = "register one with @workers.add()" if self.target else "enable [heartbeat] or [orphans]"
             raise WrongUse(f"{subject}, got none; {remedy}, or name a MODULE:CONFIG")
-        if not config.queues:
-            raise WrongUse(
-                f"{self.target or 'a worker'} must have queues to work, got none; "
-                'write queues={"default": 100}, or --queue default:100'
-            )
         for section, kind in self._built_ins().items():
             if kind in config.workers:
                 raise WrongUse(
