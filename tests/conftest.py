@@ -114,7 +114,9 @@ async def driver(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
     await driver.open()
     await _migrate(driver)
     yield driver
-    left = await driver.pool.fetch("SELECT kind FROM river_job UNION ALL SELECT name FROM river_queue LIMIT 10")
+    left = await driver.pool.fetch(
+        "SELECT kind FROM river_job UNION ALL SELECT name FROM river_queue LIMIT 10"
+    )
     await driver.close()
     assert left == []
 
@@ -161,11 +163,20 @@ async def schema_driver(
     schema_drivers: list[AsyncpgDriver], postgres_url: str
 ) -> AsyncIterator[AsyncpgDriver]:
     """A driver, open, on a migrated schema that is the test's alone: for several connections, NOTIFY, leaders."""
-    driver = schema_drivers.pop() if schema_drivers else await _new_schema_driver(postgres_url)
+    driver = schema_drivers.pop() if schema_drivers else await new_schema_driver(postgres_url)
     yield driver
     await driver.open()
     await driver.pool.execute_script(_EMPTY, timeout_seconds=GENEROUS_SECONDS)
     schema_drivers.append(driver)
+
+
+@pytest.fixture(scope="module")
+async def module_driver(postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
+    """A driver, open, on a migrated schema that a file's tests share, to be filled once and then only read."""
+    driver = await new_schema_driver(postgres_url)
+    yield driver
+    await driver.pool.fetch(f"DROP SCHEMA {driver.schema} CASCADE")
+    await driver.close()
 
 
 @pytest.fixture
@@ -174,7 +185,8 @@ def schema(schema_driver: AsyncpgDriver) -> str:
     return schema_driver.schema
 
 
-async def _new_schema_driver(url: str) -> AsyncpgDriver:
+async def new_schema_driver(url: str) -> AsyncpgDriver:
+    """Return a driver, open, on a schema that is made and migrated for it."""
     schema = f"test_{secrets.token_hex(6)}"
     async with _connected(url) as connection:
         await connection.execute(f"CREATE SCHEMA {schema}")

@@ -26,6 +26,8 @@ QUIET = st.sampled_from(
         "e'\\n'",
     ]
 )
+# What stands for the fragments that `store/` makes.
+FRAGMENTS = (("where", "TRUE"), ("order_by", "1"), ("index", '"i"'), ("states", "'running'"))
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 PIECES = st.lists(st.one_of(QUIET, NAMES.map(lambda name: f"@{name}")), max_size=20)
 
@@ -79,9 +81,7 @@ def test_other_comments_are_left_alone() -> None:
 @pytest.mark.parametrize("style", list(Style))
 def test_every_statement_compiles(name: str, style: Style) -> None:
     """Every statement of the files compiles in every style, begins with its name, and keeps no @ of a parameter."""
-    compiled = compile_statement(
-        name, "other", style, (("where", "TRUE"), ("order_by", "1"), ("index", '"i"'))
-    )
+    compiled = compile_statement(name, "other", style, FRAGMENTS)
 
     assert compiled.sql.startswith(f"-- name: {name}\n")
     assert "/* " not in compiled.sql

@@ -134,7 +134,8 @@ WITH locked AS MATERIALIZED (
     WHERE state = 'available'
     AND queue = @queue
     AND scheduled_at <= coalesce(@now::timestamptz, now())
-    AND (@kinds::text [] IS NULL OR kind = ANY(@kinds::text []))
+    -- IS TRUE keeps it from the index by kind, which knows no order.
+    AND (@kinds::text [] IS NULL OR kind = ANY(@kinds::text [])) IS TRUE
     ORDER BY priority, scheduled_at, id
     LIMIT @limit::integer
     FOR UPDATE SKIP LOCKED
@@ -172,79 +173,67 @@ SET
     -- sorted ids is that of its instant.
     finalized_at = (@finalized_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
 WHERE job.id = ANY(@ids::bigint [])
-AND job.state = 'running'
+-- IS TRUE keeps it from the index by state, whose entries for running jobs are mostly dead.
+AND (job.state = 'running') IS TRUE
 RETURNING job.id;
 
 -- name: job_set_state_if_running_many
 -- Write how attempts ended, for jobs that are still running; merge metadata into the others too.
--- A job whose cancellation was asked for is not tried again, whatever its attempt says.
-WITH input AS MATERIALIZED (
-    SELECT
-        id,
-        attempt,
-        error::jsonb AS error,
-        finalized_at,
-        metadata::jsonb AS metadata,
-        scheduled_at,
-        state::/* schema */river_job_state AS state
-    FROM unnest(
-        @ids::bigint [],
-        @attempts::integer [],
-        @errors::text [],
-        @finalized_ats::timestamptz [],
-        @metadatas::text [],
-        @scheduled_ats::timestamptz [],
-        @states::text []
-    ) AS t (id, attempt, error, finalized_at, metadata, scheduled_at, state)
-),
-
-locked AS MATERIALIZED (
-    SELECT
-        job.id,
-        job.state = 'running' AS is_running,
-        input.state IN ('available', 'retryable', 'scheduled')
-        AND job.metadata ? 'cancel_attempted_at' AS is_cancelled
-    FROM /* schema */river_job AS job
-    INNER JOIN input ON job.id = input.id
-    -- Said twice, so that the planner thinks of the primary key whatever it believes of the table's size.
-    WHERE job.id = ANY(@ids::bigint [])
-    FOR UPDATE OF job
-),
-
-updated AS (
+-- A job whose cancellation was asked for is not tried again, whatever its attempt says. A row that somebody else is
+-- changing is waited for, and then judged as it has become.
+WITH updated AS (
     UPDATE /* schema */river_job AS job
     SET
-        attempt = CASE
-            WHEN locked.is_running AND NOT locked.is_cancelled THEN coalesce(input.attempt, job.attempt)
-            ELSE job.attempt
-        END,
-        errors = CASE
-            WHEN locked.is_running AND input.error IS NOT NULL THEN array_append(job.errors, input.error)
-            ELSE job.errors
-        END,
-        finalized_at = CASE
-            WHEN NOT locked.is_running THEN job.finalized_at
-            WHEN locked.is_cancelled THEN coalesce(@now::timestamptz, now())
-            ELSE coalesce(input.finalized_at, job.finalized_at)
-        END,
-        metadata = CASE
-            WHEN input.metadata IS NOT NULL THEN job.metadata || input.metadata
-            ELSE job.metadata
-        END,
-        scheduled_at = CASE
-            WHEN locked.is_running AND NOT locked.is_cancelled THEN coalesce(input.scheduled_at, job.scheduled_at)
-            ELSE job.scheduled_at
-        END,
-        state = CASE
-            WHEN NOT locked.is_running THEN job.state
-            WHEN locked.is_cancelled THEN 'cancelled'
-            ELSE input.state
-        END
-    FROM input
-    INNER JOIN locked ON input.id = locked.id
+        (attempt, errors, finalized_at, metadata, scheduled_at, state) = (
+            SELECT
+                CASE
+                    WHEN is_running AND NOT is_cancelled THEN coalesce(input.attempt, job.attempt)
+                    ELSE job.attempt
+                END,
+                CASE
+                    WHEN is_running AND input.error IS NOT NULL THEN array_append(job.errors, input.error::jsonb)
+                    ELSE job.errors
+                END,
+                CASE
+                    WHEN NOT is_running THEN job.finalized_at
+                    WHEN is_cancelled THEN coalesce(@now::timestamptz, now())
+                    ELSE coalesce(input.finalized_at, job.finalized_at)
+                END,
+                CASE
+                    WHEN input.metadata IS NULL THEN job.metadata
+                    ELSE job.metadata || input.metadata::jsonb
+                END,
+                CASE
+                    WHEN is_running AND NOT is_cancelled THEN coalesce(input.scheduled_at, job.scheduled_at)
+                    ELSE job.scheduled_at
+                END,
+                CASE
+                    WHEN NOT is_running THEN job.state
+                    WHEN is_cancelled THEN 'cancelled'
+                    ELSE input.state::/* schema */river_job_state
+                END
+            FROM (
+                SELECT
+                    job.state = 'running' AS is_running,
+                    input.state IN ('available', 'retryable', 'scheduled')
+                    AND job.metadata ? 'cancel_attempted_at' AS is_cancelled
+            ) AS judged
+        )
+    FROM ROWS FROM (
+        unnest(@ids::bigint []),
+        unnest(@attempts::integer []),
+        unnest(@errors::text []),
+        unnest(@finalized_ats::timestamptz []),
+        unnest(@metadatas::text []),
+        unnest(@scheduled_ats::timestamptz []),
+        unnest(@states::text []),
+        -- Makes the planner think of a thousand rows, not of ten, and so of a hash, not of a loop in a loop.
+        generate_series(1, cardinality(@ids::bigint []))
+    ) AS input (id, attempt, error, finalized_at, metadata, scheduled_at, state, place)
     WHERE job.id = input.id
+    -- Said twice, so that jobs are found by their primary key, whatever is believed of the table's size.
     AND job.id = ANY(@ids::bigint [])
-    AND (locked.is_running OR input.metadata IS NOT NULL)
+    AND ((job.state = 'running') IS TRUE OR input.metadata IS NOT NULL)
     RETURNING
         /* job_columns */
 ),
@@ -253,12 +242,9 @@ unchanged AS (
     SELECT
         /* job_columns */
     FROM /* schema */river_job AS job
-    WHERE job.id = ANY(ARRAY(
-        SELECT locked.id
-        FROM locked
-        INNER JOIN input ON locked.id = input.id
-        WHERE NOT locked.is_running AND input.metadata IS NULL
-    ))
+    WHERE (SELECT count(*) FROM updated) < cardinality(@ids::bigint [])
+    AND job.id = ANY(@ids::bigint [])
+    AND job.id NOT IN (SELECT id FROM updated)
 )
 
 TABLE updated
@@ -296,7 +282,7 @@ SELECT
     state::text,
     count(*)
 FROM /* schema */river_job
-WHERE state = ANY(@states::text []::/* schema */river_job_state [])
+WHERE state IN (/* states */)
 GROUP BY state;
 
 -- name: job_get_cancel_requested
@@ -304,8 +290,8 @@ GROUP BY state;
 SELECT id
 FROM /* schema */river_job
 WHERE id = ANY(@ids::bigint [])
-AND state = 'running'
-AND metadata ? 'cancel_attempted_at'
+AND (state = 'running') IS TRUE
+AND (metadata ? 'cancel_attempted_at') IS TRUE
 ORDER BY id;
 
 -- name: job_cancel

@@ -30,7 +30,7 @@ ranked AS MATERIALIZED (
     FROM due
 ),
 
-decided AS MATERIALIZED (
+judged AS MATERIALIZED (
     SELECT
         ranked.id,
         ranked.is_unique AND (
@@ -46,24 +46,37 @@ decided AS MATERIALIZED (
             )
         ) AS is_conflicting
     FROM ranked
+),
+
+-- Arrays, not a join: the planner knows too little of how many there are.
+decided AS MATERIALIZED (
+    SELECT
+        array_agg(id ORDER BY id) AS ids,
+        array_agg(is_conflicting ORDER BY id) AS are_conflicting
+    FROM judged
 )
 
 UPDATE /* schema */river_job AS job
 SET
-    finalized_at = CASE WHEN decided.is_conflicting THEN coalesce(@now::timestamptz, now()) END,
-    metadata = CASE
-        WHEN decided.is_conflicting AND jsonb_typeof(job.metadata) = 'object'
-            THEN job.metadata || '{"unique_key_conflict": "scheduler_discarded"}'
-        ELSE job.metadata
-    END,
-    state = CASE WHEN decided.is_conflicting THEN 'discarded' ELSE 'available' END::/* schema */river_job_state,
-    unique_states = CASE
-        WHEN decided.is_conflicting THEN job.unique_states & ~B'00001000' ELSE job.unique_states
-    END
-FROM decided
-WHERE job.id = decided.id
+    (finalized_at, metadata, state, unique_states) = (
+        SELECT
+            CASE WHEN is_conflicting THEN coalesce(@now::timestamptz, now()) END,
+            CASE
+                WHEN is_conflicting AND jsonb_typeof(job.metadata) = 'object'
+                    THEN job.metadata || '{"unique_key_conflict": "scheduler_discarded"}'
+                ELSE job.metadata
+            END,
+            CASE WHEN is_conflicting THEN 'discarded' ELSE 'available' END::/* schema */river_job_state,
+            CASE WHEN is_conflicting THEN job.unique_states & ~B'00001000' ELSE job.unique_states END
+        FROM (
+            SELECT
+                ((SELECT are_conflicting FROM decided))[width_bucket(job.id, (SELECT ids FROM decided))]
+                    AS is_conflicting
+        ) AS its
+    )
+WHERE job.id = ANY((SELECT ids FROM decided)::bigint [])
 RETURNING
-    job.id, job.queue, job.scheduled_at, decided.is_conflicting;
+    job.id, job.queue, job.scheduled_at, job.state = 'discarded' AS is_discarded;
 
 -- name: job_get_schedulable
 -- Give the ids of jobs in the order in which they would be scheduled.
@@ -77,14 +90,25 @@ LIMIT @limit::integer;
 
 -- name: job_get_stuck
 -- Give jobs that have been running since before the horizon, by id, after the last one seen.
+-- They are found by state, and ordered afterwards: by id, all jobs that are finished would be looked at.
+WITH stuck AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */river_job
+    WHERE state = 'running'
+    AND attempted_at < @horizon
+    AND (id > @after_id) IS TRUE
+)
+
 SELECT
     /* job_columns */
 FROM /* schema */river_job AS job
-WHERE job.state = 'running'
-AND job.attempted_at < @horizon
-AND job.id > @after_id
-ORDER BY job.id
-LIMIT @limit::integer;
+WHERE job.id = ANY(ARRAY(
+    SELECT id
+    FROM stuck
+    ORDER BY id
+    LIMIT @limit::integer
+))
+ORDER BY job.id;
 
 -- name: job_rescue_many
 -- Write what becomes of stuck jobs, of those that are still running and were not fetched again meanwhile.
@@ -104,15 +128,18 @@ SET
     END,
     scheduled_at = coalesce(input.scheduled_at, job.scheduled_at),
     state = input.state::/* schema */river_job_state
-FROM unnest(
-    @ids::bigint [],
-    @errors::text [],
-    @finalized_ats::timestamptz [],
-    @scheduled_ats::timestamptz [],
-    @states::text []
-) AS input (id, error, finalized_at, scheduled_at, state)
+FROM ROWS FROM (
+    unnest(@ids::bigint []),
+    unnest(@errors::text []),
+    unnest(@finalized_ats::timestamptz []),
+    unnest(@scheduled_ats::timestamptz []),
+    unnest(@states::text []),
+    -- As in job_set_state_if_running_many.
+    generate_series(1, cardinality(@ids::bigint []))
+) AS input (id, error, finalized_at, scheduled_at, state, place)
 WHERE job.id = input.id
-AND job.state = 'running'
+AND job.id = ANY(@ids::bigint [])
+AND (job.state = 'running') IS TRUE
 AND job.attempted_at < @horizon
 RETURNING job.id;
 

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
+from millhand.store.job import state_literals
 from millhand.store.job_row import ZERO_TIME, encode_json, parse_jobs
 from millhand.store.query import Query
 
@@ -231,8 +232,7 @@ def _filter_clauses(filters: JobFilters, states: Sequence[JobState]) -> tuple[li
         for name, (_, value) in given.items()
         if value is not None
     }
-    clauses += _state_clauses(states)
-    return clauses, values | {"states": [state.value for state in states]}
+    return clauses + _state_clauses(states), values
 
 
 def _state_clauses(states: Sequence[JobState]) -> list[str]:
@@ -244,7 +244,7 @@ def _state_clauses(states: Sequence[JobState]) -> list[str]:
         case _ if set(states) == set(JobState):
             return []
         case _:
-            return ["job.state = ANY(@states::text []::/* schema */river_job_state [])"]
+            return [f"job.state IN ({state_literals(states)})"]
 
 
 def _after_clause(params: JobListParams, after: JobCursor) -> str:

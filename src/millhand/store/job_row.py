@@ -118,10 +118,17 @@ def sanitized(value: Json) -> Json:
 def _decode(text: str) -> Json:
     try:
         return _decode_strict(text)
-    except (
-        msgspec.DecodeError
-    ):  # a number of more digits than msgspec reads; jsonb itself is always well formed
+    except msgspec.DecodeError:  # a number that msgspec does not read; jsonb itself is always well formed
+        return _decode_slowly(text)
+    except RecursionError:
+        return None
+
+
+def _decode_slowly(text: str) -> Json:
+    try:
         return json.loads(text)
+    except (ValueError, RecursionError):  # a number of more digits than Python reads, or nested too deep
+        return None
 
 
 def _parse_odd_error(value: Json) -> AttemptError:

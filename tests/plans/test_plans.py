@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from millhand.driver.asyncpg import PLANNER_SETTINGS, AsyncpgDriver
+from millhand.event import EventKind
+from millhand.insert_opts import InsertParams
+from millhand.job import AttemptError, ClientId, JobId, JobState
+from millhand.sql import compile_statement
+from millhand.store.job import (
+    Rescue,
+    job_cancel,
+    job_complete_many,
+    job_count_by_state,
+    job_delete_before,
+    job_get_available,
+    job_get_by_id,
+    job_get_by_ids,
+    job_get_cancel_requested,
+    job_get_stuck,
+    job_insert_many,
+    job_rescue_many,
+    job_retry,
+    job_schedule,
+    job_set_state_if_running_many,
+)
+from millhand.store.job_list import JobFilters, JobListParams, SortField, job_list
+from millhand.store.query import Query
+from millhand.transition import StateChange
+
+Node = dict[str, Any]
+
+NUM_JOBS = 40_000
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+LONG_AGO = NOW - timedelta(days=30)
+
+FETCHING = "river_job_prioritized_fetching_index"
+FINALIZED = "river_job_state_and_finalized_at_index"
+PRIMARY = "river_job_pkey"
+UNIQUE = "river_job_unique_idx"
+
+# Mostly completed, a backlog of one queue, some of everything else: as a busy database looks.
+FILL = f"""
+INSERT INTO /* schema */river_job (
+    args, kind, max_attempts, state, queue, priority, created_at, scheduled_at, attempted_at, finalized_at,
+    unique_key, unique_states
+)
+SELECT
+    '{{}}', 'kind_' || n % 20, 25, state::/* schema */river_job_state, 'queue_' || n % 5, 1 + n % 4, at, at,
+    CASE WHEN state IN ('running', 'completed') THEN at END,
+    CASE WHEN state IN ('completed', 'cancelled', 'discarded') THEN at END,
+    CASE WHEN n % 10 = 0 THEN sha256(n::text::bytea) END,
+    CASE WHEN n % 10 = 0 THEN B'11110101' END
+FROM generate_series(1, {NUM_JOBS}) AS n,
+LATERAL (SELECT
+    timestamptz '2026-11-25 12:00+00' - n * interval '1 second' AS at,
+    CASE
+        WHEN n % 100 < 60 THEN 'completed' WHEN n % 100 < 80 THEN 'available' WHEN n % 100 < 88 THEN 'scheduled'
+        WHEN n % 100 < 92 THEN 'retryable' WHEN n % 100 < 94 THEN 'running' WHEN n % 100 < 96 THEN 'cancelled'
+        WHEN n % 100 < 98 THEN 'discarded' ELSE 'pending'
+    END AS state) AS row
+"""
+
+
+def params(**said: Any) -> InsertParams:
+    return InsertParams(
+        kind="act", encoded_args="{}", max_attempts=25, encoded_metadata="{}", priority=1, queue="queue_1",
+        state=JobState.AVAILABLE, **said,
+    )  # fmt: skip
+
+
+def change(id: int) -> StateChange:
+    return StateChange(
+        id=JobId(id), state=JobState.RETRYABLE, event_kind=EventKind.JOB_FAILED, scheduled_at=NOW
+    )
+
+
+IDS = [JobId(id) for id in range(1, 101)]
+UNIQUE_PARAMS = params(unique_key=b"k" * 32, unique_states=0xF5)
+
+# What the mill says all the time, and the indexes that it must be said by. None of it may read the table.
+HOT: dict[str, tuple[Query[Any], set[str]]] = {
+    "fetch": (
+        job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), now=NOW),
+        {FETCHING, PRIMARY},
+    ),
+    "fetch of an idle queue": (
+        job_get_available(queue="nothing", limit=100, client_id=ClientId("c"), now=NOW),
+        {FETCHING, PRIMARY},
+    ),
+    "fetch of known kinds": (
+        job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), kinds=["kind_1"], now=NOW),
+        {FETCHING, PRIMARY},
+    ),
+    "complete": (job_complete_many(ids=IDS, finalized_ats=[NOW] * len(IDS)), {PRIMARY}),
+    "set state": (job_set_state_if_running_many([change(id) for id in IDS], now=NOW), {PRIMARY}),
+    "insert": (job_insert_many([UNIQUE_PARAMS], now=NOW), set()),
+    "insert many": (job_insert_many([UNIQUE_PARAMS, params(), params()], now=NOW), set()),
+    "get": (job_get_by_id(IDS[0]), {PRIMARY}),
+    "get many": (job_get_by_ids(IDS), {PRIMARY}),
+    "cancel requested": (job_get_cancel_requested(IDS), {PRIMARY}),
+    "cancel": (job_cancel(IDS[0], now=NOW), {PRIMARY}),
+    "retry": (job_retry(IDS[0], now=NOW), {PRIMARY}),
+    "schedule": (job_schedule(now=NOW, limit=100), {FETCHING, PRIMARY, UNIQUE}),
+    "schedule with nothing due": (job_schedule(now=LONG_AGO, limit=1000), {FETCHING, PRIMARY, UNIQUE}),
+    "rescue": (
+        job_rescue_many(
+            [Rescue(id, JobState.RETRYABLE, AttemptError(NOW, 1, "stuck")) for id in IDS], stuck_horizon=NOW
+        ),
+        {PRIMARY},
+    ),
+    "search for stuck jobs": (
+        job_get_stuck(stuck_horizon=NOW, after_id=JobId(0), limit=1000),
+        {FETCHING, PRIMARY},
+    ),
+    "clean with nothing to do": (
+        job_delete_before(
+            cancelled_horizon=LONG_AGO, completed_horizon=LONG_AGO, discarded_horizon=LONG_AGO, limit=1000
+        ),
+        {FINALIZED, PRIMARY},
+    ),
+    "clean": (
+        job_delete_before(cancelled_horizon=NOW, completed_horizon=NOW, discarded_horizon=None, limit=1000),
+        {FINALIZED, PRIMARY},
+    ),
+    "count running": (job_count_by_state([JobState.RUNNING]), {FETCHING}),
+    "list by id": (job_list(JobListParams()), {PRIMARY}),
+    "list of the finished": (
+        job_list(
+            JobListParams(
+                filters=JobFilters(states=[JobState.COMPLETED]), order_by=SortField.TIME, descending=True
+            )
+        ),
+        {FINALIZED},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+async def filled(module_driver: AsyncpgDriver) -> AsyncpgDriver:
+    """A schema that looks like a busy one, vacuumed and analyzed."""
+    await module_driver.pool.execute_script(FILL)
+    await module_driver.pool.fetch(f"VACUUM ANALYZE {module_driver.schema}.river_job")
+    return module_driver
+
+
+@pytest.fixture(params=["planner's own choice", "our settings"])
+async def connection(
+    request: pytest.FixtureRequest, postgres_url: str, filled: AsyncpgDriver
+) -> AsyncIterator[asyncpg.Connection]:
+    """A connection as the caller's pool has it, and as ours has it, in a transaction that is rolled back."""
+    settings = PLANNER_SETTINGS if request.param == "our settings" else {}
+    connection = await asyncpg.connect(postgres_url, server_settings=settings)
+    transaction = connection.transaction()
+    await transaction.start()
+    yield connection
+    await transaction.rollback()
+    await connection.close()
+
+
+@pytest.mark.parametrize("name", HOT)
+async def test_hot_statement_goes_by_its_indexes(
+    connection: asyncpg.Connection, filled: AsyncpgDriver, name: str
+) -> None:
+    """On a full table, a statement that is said all the time reads by its indexes and never the whole table."""
+    query, indexes = HOT[name]
+
+    plan = await explain(connection, query, filled.schema)
+
+    assert {node["Index Name"] for node in plan if "Index Name" in node} <= indexes
+    # A list reads its index from the end until it has a page.
+    assert name.startswith("list") or [node["Node Type"] for node in plan if is_scan_of_all(node)] == []
+
+
+async def test_plan_made_on_an_empty_table_is_by_index(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """Our settings keep a plan from reading the whole table that was made when there was nothing in it."""
+    await schema_driver.pool.fetch(f"VACUUM ANALYZE {schema_driver.schema}.river_job")
+    connection = await asyncpg.connect(postgres_url, server_settings=PLANNER_SETTINGS)
+
+    scans = {
+        name: [node["Node Type"] for node in await explain(connection, HOT[name][0], schema_driver.schema)
+               if is_scan_of_all(node)]
+        for name in ("fetch", "complete", "set state", "schedule", "cancel requested")
+    }  # fmt: skip
+    await connection.close()
+
+    assert scans == {name: [] for name in scans}
+
+
+LARGE_IDS = [JobId(id) for id in range(1, 2001)]
+LARGE: dict[str, Query[Any]] = {
+    "complete": job_complete_many(ids=LARGE_IDS, finalized_ats=[NOW] * len(LARGE_IDS)),
+    "set state": job_set_state_if_running_many([change(id) for id in LARGE_IDS], now=NOW),
+    "rescue": job_rescue_many(
+        [Rescue(id, JobState.RETRYABLE, AttemptError(NOW, 1, "stuck")) for id in LARGE_IDS], stuck_horizon=NOW
+    ),
+    "schedule": job_schedule(now=NOW, limit=2000),
+    "insert many": job_insert_many([params()] * 2000, now=NOW),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+async def test_large_batch_has_no_loop_in_a_loop(
+    connection: asyncpg.Connection, filled: AsyncpgDriver, schema_driver: AsyncpgDriver, name: str
+) -> None:
+    """However large a batch, no row of it is compared with all others, on a full table or an empty one."""
+    for driver in (filled, schema_driver):
+        plan = await explain(connection, LARGE[name], driver.schema)
+
+        inner = [node["Plans"][1]["Node Type"] for node in plan if node["Node Type"] == "Nested Loop"]
+        assert not {"CTE Scan", "Function Scan", "Materialize"} & set(inner)
+
+
+async def test_fetch_reads_no_more_than_it_takes(
+    connection: asyncpg.Connection, filled: AsyncpgDriver
+) -> None:
+    """A fetch of a hundred from a backlog of thousands looks at a hundred entries of its index."""
+    query = HOT["fetch"][0]
+    sql, names = compile_statement(query.name, filled.schema)
+    values = [query.params[name] for name in names]
+
+    plan = as_nodes(await connection.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *values))
+
+    [scan] = [node for node in plan if node.get("Index Name") == FETCHING]
+    assert (scan["Actual Rows"], scan.get("Rows Removed by Filter", 0)) == (100, 0)
+
+
+def is_scan_of_all(node: Node) -> bool:
+    """Return whether a node reads all of a table, by itself or by an index from end to end."""
+    is_by_index = "Index Name" in node and "Scan" in node["Node Type"]
+    return node["Node Type"] == "Seq Scan" or (is_by_index and "Index Cond" not in node)
+
+
+async def explain(connection: asyncpg.Connection, query: Query[Any], schema: str) -> list[Node]:
+    """Return the nodes of the plan that a connection makes for a query, for its params unless it plans once for all."""
+    sql, names = compile_statement(query.name, schema, fragments=query.fragments)
+    if await connection.fetchval("SHOW plan_cache_mode") == "auto":
+        return as_nodes(
+            await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *(query.params[one] for one in names))
+        )
+    await connection.execute(f"PREPARE planned AS {sql}")
+    values = f"({', '.join(['NULL'] * len(names))})" if names else ""
+    told = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned {values}")
+    await connection.execute("DEALLOCATE planned")
+    return as_nodes(told)
+
+
+def as_nodes(told: str) -> list[Node]:
+    [plan] = json.loads(told)
+    return list(nodes(plan["Plan"]))
+
+
+def nodes(plan: Node) -> Iterator[Node]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
+
+
+def test_every_hot_statement_is_here() -> None:
+    """What the producer, the completer and the sweepers say is in the table above, whoever adds to it."""
+    said = {query.name for query, _ in HOT.values()}
+
+    assert {name for name in said if not re.match(r"job_", name)} == set()
+    assert said >= {
+        "job_get_available",
+        "job_complete_many",
+        "job_set_state_if_running_many",
+        "job_insert",
+        "job_insert_many",
+    }
