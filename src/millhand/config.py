@@ -20,6 +20,7 @@ from millhand.worker import NO_TIMEOUT, Workers
 
 CLIENT_ID_BYTES_MAX = 100
 MAX_WORKERS_MAX = 10_000
+INDEX_NAME_BYTES_MAX = 63
 SCHEMA_RE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 SCHEMA_BYTES_MAX = 46  # River adds the name of a topic to it, and PostgreSQL's names end at 63
 
@@ -234,8 +235,8 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
-    if config.client_id is not None and not 1 <= len(config.client_id.encode()) <= CLIENT_ID_BYTES_MAX:
-        raise ConfigError(f"client_id must have 1 to {CLIENT_ID_BYTES_MAX} bytes, got {config.client_id!r}")
+    if config.client_id is not None:
+        _check_client_id(config.client_id)
     if len(config.schema) > SCHEMA_BYTES_MAX or not (
         config.schema == "" or SCHEMA_RE.fullmatch(config.schema)
     ):
@@ -247,6 +248,19 @@ def _check_names(config: Config) -> None:
         raise ConfigError(
             f"reindexer_index_names must be a list of names, got {config.reindexer_index_names!r}"
         )
+    for name in config.reindexer_index_names:
+        if not SCHEMA_RE.fullmatch(name) or len(name) > INDEX_NAME_BYTES_MAX:
+            raise ConfigError(
+                f"reindexer_index_names must be at most {INDEX_NAME_BYTES_MAX} of the characters a-z, A-Z, 0-9 and _, "
+                f"with no digit first, got {name!r}"
+            )
+
+
+def _check_client_id(client_id: str) -> None:
+    if not client_id.isprintable():  # nor has it a NUL or half a character, which PostgreSQL would refuse
+        raise ConfigError(f"client_id must be printable, got {client_id!r}")
+    if not 1 <= len(client_id.encode()) <= CLIENT_ID_BYTES_MAX:
+        raise ConfigError(f"client_id must have 1 to {CLIENT_ID_BYTES_MAX} bytes, got {client_id!r}")
 
 
 def _check_parts(config: Config) -> None:

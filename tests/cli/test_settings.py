@@ -313,6 +313,13 @@ def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -
                 "write postgresql://"
             ),
         ),
+        (
+            {"DATABASE_URL": "postgresql://ann:sesame@[::1/shop"},
+            (
+                "DATABASE_URL must be like 'postgresql://user@host:5432/name', got 'postgresql://ann:***@[::1/shop'; "
+                "an IPv6 address stands in []"
+            ),
+        ),
         ({"DATABASE_URL": "shop"}, "DATABASE_URL must begin with 'postgresql://', got 'shop'"),
     ],
 )

@@ -225,6 +225,32 @@ async def test_commands_say_when_the_database_does_not_answer(
     )
 
 
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        ("ann:ses/ame@127.0.0.1/shop", "ValueError"),
+        ("ann:sesame@127.0.0.1:99999/shop", "OverflowError"),
+        (
+            "ann:sesame@127.0.0.1/shop?sslmode=yes",
+            "`sslmode` parameter must be one of: disable, allow, prefer, require, verify-ca, verify-full",
+        ),
+    ],
+)
+async def test_commands_refuse_a_url_that_cannot_be_read(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, rest: str, reason: str
+) -> None:
+    """A DATABASE_URL that is none is wrong use, told without any part of the password."""
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{rest}")
+
+    result = await millhand("job", "list")
+
+    assert result.code == 2
+    assert result.err == (
+        f"error: database URL must be like 'postgresql://user@host:5432/name', got {reason}; "
+        "write what is neither letter nor digit in a password as %XX\n"
+    )
+
+
 async def test_worker_refuses_a_kind_that_is_built_in_twice(elsewhere: Path) -> None:
     """A kind `heartbeat` of the user's own, beside settings of the built-in one, is told with the remedy."""
     (elsewhere / "millhand.toml").write_text("[heartbeat]\ninterval = '5s'\n")

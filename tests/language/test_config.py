@@ -199,6 +199,8 @@ DURATIONS = [
         ({"max_attempts": 0}, "max_attempts must be between 1 and 32,767, got 0"),
         ({"max_threads": 0}, "max_threads must be between 1 and 10,000, got 0"),
         ({"client_id": ""}, "client_id must have 1 to 100 bytes, got ''"),
+        ({"client_id": "a\0"}, "client_id must be printable, got 'a\\x00'"),
+        ({"client_id": "a\udcff"}, "client_id must be printable, got 'a\\udcff'"),
         ({"client_id": "é" * 51}, f"client_id must have 1 to 100 bytes, got {'é' * 51!r}"),
         *(
             (
@@ -211,6 +213,13 @@ DURATIONS = [
             for schema in ("1a", "a-b", "a" * 47, 'a"; --', "a\n")
         ),
         ({"reindexer_index_names": "a"}, "reindexer_index_names must be a list of names, got 'a'"),
+        (
+            {"reindexer_index_names": ["a-b"]},
+            (
+                "reindexer_index_names must be at most 63 of the characters a-z, A-Z, 0-9 and _, "
+                "with no digit first, got 'a-b'"
+            ),
+        ),
         ({"workers": {}}, "workers must be a Workers, got {}"),
         ({"hooks": [Hook]}, f"hooks must be instances of Hook, got {Hook!r}; write Hook()"),
         (

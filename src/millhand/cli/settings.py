@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from millhand.cli.decode import NONE, check_keys, decode, decode_text, guess
 from millhand.cli.setting import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
@@ -208,15 +209,16 @@ def _is_there(path: Path) -> bool:
 
 
 def _tool_table(project: Path) -> dict[str, Any] | None:
-    table: dict[str, Any] = _parsed(project, project.name)
+    table = _parsed(project, project.name)
     for name in ("tool", "millhand"):
         if name not in table:
             return None
-        table = table[name]
-        if not isinstance(table, dict):
+        found = table[name]
+        if not isinstance(found, dict):
             raise ConfigError(
-                f"{project.name}: [{name}] must be a table, got {table!r}; write [tool.millhand]"
+                f"{project.name}: [{name}] must be a table, got {found!r}; write [tool.millhand]"
             )
+        table = found
     return table
 
 
@@ -279,6 +281,13 @@ def _database_url(text: str) -> str | None:
     if "://" not in text or scheme not in ("postgresql", "postgres"):
         meant = "; write postgresql://" if scheme.startswith(("postgres", "psql")) else ""
         raise ConfigError(f"DATABASE_URL must begin with 'postgresql://', got {masked(text)!r}{meant}")
+    try:
+        urlsplit(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"DATABASE_URL must be like 'postgresql://user@host:5432/name', got {masked(text)!r}; "
+            "an IPv6 address stands in []"
+        ) from error
     return text
 
 

@@ -22,6 +22,7 @@ from millhand.cli.worker_process import WorkerProcess, run_to_the_end
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError
 from millhand.jobs import Heartbeat, OrphanCleanup, add_heartbeat, add_orphan_cleanup
 from millhand.migrate import require_schema
 from millhand.observe.log import configure_logging
@@ -131,6 +132,11 @@ class Plan:
             )
             remedy = "register one with @workers.add()" if self.target else "enable [heartbeat] or [orphans]"
             raise WrongUse(f"{subject}, got none; {remedy}, or name a MODULE:CONFIG")
+        if not config.queues:
+            with self.settings.blamed("worker"):
+                raise ConfigError(
+                    "queues must name at least one queue to be worked, got none; write {default = 100}"
+                )
         for section, kind in self._built_ins().items():
             if kind in config.workers:
                 raise WrongUse(

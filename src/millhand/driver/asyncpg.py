@@ -131,14 +131,17 @@ class AsyncpgDriver:
         return await self._connect_pool(url, {})
 
     async def _connect_pool(self, url: str, settings: Mapping[str, str]) -> AnyPool:
-        return await asyncpg.create_pool(
-            url,
-            min_size=min(2, self._pool_size),  # a fetch and a completion overlap
-            max_size=self._pool_size,
-            reset=_keep,
-            timeout=CONNECT_SECONDS,
-            server_settings={**_server_settings(url), **settings},
-        )
+        try:
+            return await asyncpg.create_pool(
+                url,
+                min_size=min(2, self._pool_size),  # a fetch and a completion overlap
+                max_size=self._pool_size,
+                reset=_keep,
+                timeout=CONNECT_SECONDS,
+                server_settings={**_server_settings(url), **settings},
+            )
+        except (ValueError, OverflowError) as error:
+            raise _unreadable_url(error) from error
 
     async def _connect(self) -> AnyConnection:
         if self._url is None:
@@ -448,10 +451,22 @@ def _server_settings(url: str) -> dict[str, str]:
 
 
 def _checked_url(url: str) -> str:
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise _unreadable_url(error) from error
     if scheme not in ("postgres", "postgresql"):
         raise ConfigError(f"database URL must begin with 'postgresql://', got scheme {scheme!r}")
     return url
+
+
+def _unreadable_url(error: Exception) -> ConfigError:
+    """Return the error for a URL that asyncpg cannot read; only its own words are sure to hold no password."""
+    reason = str(error) if isinstance(error, asyncpg.InterfaceError) else type(error).__name__
+    return ConfigError(
+        f"database URL must be like 'postgresql://user@host:5432/name', got {reason}; "
+        "write what is neither letter nor digit in a password as %XX"
+    )
 
 
 def _checked_pool(pool: object) -> AnyPool:
