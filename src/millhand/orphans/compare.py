@@ -100,25 +100,36 @@ def cut_page(page: ObjectPage, start: int, high: str | None) -> int:
 def compare(page: ObjectPage, start: int, end: int, read: RangeRead, scope_of: KeyScope) -> Comparison:
     """Compare the objects `start` … `end` of a page with all rows that name a key of the same stretch."""
     keys = page.keys[start:end]
+    sizes = dict(zip(keys, page.sizes[start:end], strict=True)) if read.sized else {}
+    ready_keys, by_key = _by_key(read, sizes)
+    ready, is_all = set(ready_keys), scope_of.is_all
     found = Comparison()
-    by_key: dict[str, list[ReferenceRow]] = {}
-    for row in read.rows:
-        by_key.setdefault(row.key, []).append(row)
-    ready = set(read.ready_keys)
     for index, key in enumerate(keys, start):
-        if key in ready and key not in by_key and (scope_of.is_all or scope_of(key) is Scope.JUDGED):
+        if key in ready and key not in by_key and (is_all or scope_of(key) is Scope.JUDGED):
             found.live += 1
             found.num_objects += 1
             found.num_bytes += page.sizes[index]
         else:
             _look_closer(found, page, index, by_key.pop(key, []), key in ready, scope_of)
-    present = set(keys)
-    judged = (key for key in read.ready_keys if scope_of(key) is Scope.JUDGED)
-    found.ready_rows += len(read.ready_keys) if scope_of.is_all else sum(1 for _ in judged)
-    found.absent_keys += [key for key in sorted(ready - present) if scope_of(key) is Scope.JUDGED]
+    found.ready_rows += sum(is_all or scope_of(key) is Scope.JUDGED for key in ready_keys)
+    found.absent_keys += [key for key in sorted(ready.difference(keys)) if scope_of(key) is Scope.JUDGED]
     for key, rows in by_key.items():
         _look_at_rows(found, key, None, rows, key in ready, scope_of(key))
     return found
+
+
+def _by_key(read: RangeRead, sizes: Mapping[str, int]) -> tuple[list[str], dict[str, list[ReferenceRow]]]:
+    """Return the key of each ready row whose object, if there is one, is as it says, and all other rows by key."""
+    ready_keys = list(read.ready_keys)
+    by_key: dict[str, list[ReferenceRow]] = {}
+    for row in read.rows:
+        by_key.setdefault(row.key, []).append(row)
+    for sized in read.sized:
+        if sizes.get(sized.key, sized.size) == sized.size:
+            ready_keys.append(sized.key)
+        else:
+            by_key.setdefault(sized.key, []).append(sized.row())
+    return ready_keys, by_key
 
 
 def _look_closer(

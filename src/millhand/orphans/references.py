@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
@@ -25,7 +25,8 @@ from millhand.orphans.config import OrphansConfig, ReferenceSource
 from millhand.orphans.judge import Reference
 
 BATCH_ROWS = 5_000
-ALL_READY = f"'{Reference.READY}'::text"
+READY = Reference.READY.value
+ALL_READY = f"'{READY}'::text"
 OTHER = "other"  # neither ready nor on its way out: its object lives, but nobody misses it
 
 UNIQUE_COLUMN = """
@@ -78,14 +79,27 @@ class RangeRead:
     """
     All rows that name a key in (low, high], and how far that is.
 
-    `ready_keys` are the keys of rows of which there is no more to know: they are most, and no row is made of them.
-    `rows_of` counts both by source.
+    `ready_keys` are the keys of rows of which there is no more to know: they are most, and no row is made of them. Of
+    `sized` rows there is no more to know if the object has that size. `rows_of` counts all by source.
     """
 
     high: str | None
     ready_keys: list[str]
     rows: list[ReferenceRow]
     rows_of: dict[str, int]
+    sized: list[SizedRow]
+
+
+class SizedRow(NamedTuple):
+    """A row that is ready and says how large its object is; the row itself is made only if it is not."""
+
+    key: str
+    size: int
+    found: Mapping[str, Any]
+    statements: SourceStatements
+
+    def row(self) -> ReferenceRow:
+        return self.statements.row(self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,18 +254,26 @@ async def _id_type(executor: Executor, source: ReferenceSource) -> str:
 
 
 def _joined(parts: Sequence[tuple[SourceStatements, list[dict[str, Any]]]], high: str | None) -> RangeRead:
-    ready_keys: list[str] = []
-    rows: list[ReferenceRow] = []
-    rows_of: dict[str, int] = {}
+    read = RangeRead(high, [], [], {}, [])
     for statement, whole in parts:
         # A later source may have ended earlier than the ones before it.
         found = whole if high is None or not whole or whole[-1]["key"] <= high else _up_to(whole, high)
-        rows_of[statement.source.name] = len(found)
+        read.rows_of[statement.source.name] = len(found)
         if statement.is_plain:
-            ready_keys += [row["key"] for row in found]
+            read.ready_keys.extend([row["key"] for row in found])
         else:
-            rows += [statement.row(row) for row in found]
-    return RangeRead(high, ready_keys, rows, rows_of)
+            _sort_out(read, statement, found)
+    return read
+
+
+def _sort_out(read: RangeRead, statement: SourceStatements, found: list[dict[str, Any]]) -> None:
+    for row in found:
+        if row["state"] != READY or row.get("etag") is not None:
+            read.rows.append(statement.row(row))
+        elif (size := row.get("size")) is None:
+            read.ready_keys.append(row["key"])
+        else:
+            read.sized.append(SizedRow(row["key"], size, row, statement))
 
 
 def _up_to(found: list[dict[str, Any]], high: str) -> list[dict[str, Any]]:
@@ -283,15 +305,22 @@ class SourceStatements:
         )
         self._match = f'{self._key} COLLATE "C"' if is_c_indexed else self._key
         self._short_columns = f"{self._key}::text AS key"
+        optional = (
+            ("id", None if id_type is None else source.id, "text"),
+            ("created_at", source.created_at, "timestamptz"),
+            ("deleted_at", source.deleted_at, "timestamptz"),
+            ("size", source.size, "bigint"),
+            ("etag", source.etag, "text"),
+        )
         self._columns = ",\n    ".join(
             [
                 self._short_columns,
-                f"{quoted(source.id) if id_type is not None else 'NULL'}::text AS id",
                 f"{_state_sql(source)} AS state",
-                f"{_column(source.created_at)}::timestamptz AS created_at",
-                f"{_column(source.deleted_at)}::timestamptz AS deleted_at",
-                f"{_column(source.size)}::bigint AS size",
-                f"{_column(source.etag)}::text AS etag",
+                *(
+                    f"{quoted(column)}::{type_} AS {name}"
+                    for name, column, type_ in optional
+                    if column is not None
+                ),
             ]
         )
 
@@ -335,12 +364,12 @@ class SourceStatements:
     def row(self, found: Mapping[str, Any]) -> ReferenceRow:
         """Read one row of any of the statements."""
         return ReferenceRow(
-            created_at=found["created_at"],
-            deleted_at=found["deleted_at"],
-            etag=found["etag"],
+            created_at=found.get("created_at"),
+            deleted_at=found.get("deleted_at"),
+            etag=found.get("etag"),
             key=found["key"],
-            row_id=found["id"] or "",
-            size=found["size"],
+            row_id=found.get("id") or "",
+            size=found.get("size"),
             source=self.source.name,
             state=found["state"],
         )
@@ -372,7 +401,3 @@ def _state_sql(source: ReferenceSource) -> str:
     cases = [f"WHEN (\n{bare_sql(sql)}\n) THEN '{state}'" for state, sql in conditions if sql is not None]
     rest = OTHER if source.ready is not None else Reference.READY
     return f"CASE {' '.join(cases)} ELSE '{rest}' END" if cases else ALL_READY
-
-
-def _column(name: str | None) -> str:
-    return "NULL" if name is None else quoted(name)
