@@ -222,9 +222,7 @@ class _Lent:
         connection = self._connection
         # What these raise says that asyncpg has thrown the connection away already.
         with contextlib.suppress(*_WIRE_ERRORS):
-            if connection.is_in_transaction() or (
-                isinstance(error, asyncpg.PostgresError) and _is_lost(error)
-            ):
+            if connection.is_in_transaction() or _is_broken(error):
                 connection.terminate()
             await self._pool.release(connection, timeout=RELEASE_SECONDS)
 
@@ -366,7 +364,7 @@ def _translation(operation: str, timeout_seconds: float | None, error: Exception
     if isinstance(error, asyncpg.PostgresError):
         return _postgres_translation(operation, error)
     reason = f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or _is_broken(error):
         return ConnectionLost(operation, reason)
     if any(words in str(error) for words in _CLOSED_POOL):
         return PoolClosed(operation, str(error))
@@ -386,6 +384,14 @@ def _postgres_translation(operation: str, error: asyncpg.PostgresError) -> Drive
         retryable=state is not None and (state in _RETRYABLE_STATES or state[:2] in _RETRYABLE_CLASSES),
         sqlstate=state,
         constraint=getattr(error, "constraint_name", None),
+    )
+
+
+def _is_broken(error: BaseException | None) -> bool:
+    """Say whether nothing more can be said on the connection that raised this."""
+    # asyncpg's own state is out of step, as when the server's farewell arrives while a statement is being sent.
+    return isinstance(error, asyncpg.InternalClientError) or (
+        isinstance(error, asyncpg.PostgresError) and _is_lost(error)
     )
 
 
