@@ -29,6 +29,7 @@ from millhand.sql import checked_schema, compile_script
 from millhand.store.migration import (
     MigrationShape,
     migration_delete,
+    migration_get_foreign,
     migration_get_shape,
     migration_get_versions,
     migration_insert,
@@ -36,6 +37,8 @@ from millhand.store.migration import (
 )
 
 LINE_MAIN = "main"
+# What the line makes that would be in the way of somebody else's, or he in its.
+MAIN_NAMES = ("river_job", "river_job_state", "river_leader", "river_notification", "river_queue")
 # The version of line main whose table of migrations knows lines.
 LINE_VERSION = 5
 # Another migrator may be building an index on a large table.
@@ -118,6 +121,8 @@ class Migrator:
         pending = [one for one in self._known if one.version not in applied]
         if target is not None:
             pending = [] if target in applied else [one for one in pending if one.version <= target]
+        if self.line == LINE_MAIN and not applied:
+            await self._require_free()
         return await self._migrate(pending[:max_steps], Direction.UP, dry_run=dry_run)
 
     async def down(
@@ -186,6 +191,16 @@ class Migrator:
                 f"run: millhand migrate up --line {LINE_MAIN}"
             )
         return await _get_versions(executor, self.line, shape)
+
+    async def _require_free(self) -> None:
+        """See before the first step that nobody else's tables stand where River's are to be made."""
+        foreign = await self._executor.run(migration_get_foreign(MAIN_NAMES))
+        # Unless another migrator, which has begun meanwhile, made them.
+        if foreign and not await self._get_applied(self._executor):
+            raise MigrationError(
+                f"schema must have nothing of River's names before the first migration, got {foreign[0]!r}; "
+                "rename it, or choose another schema"
+            )
 
     async def _migrate(
         self, planned: Sequence[Migration], direction: Direction, *, dry_run: bool

@@ -168,8 +168,9 @@ async def test_migrators_at_once_share_the_steps(bare_driver: AsyncpgDriver, num
 
 async def test_step_that_fails_leaves_nothing(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
     """A table of another's in the way fails its step as a whole; the steps before it stand, and it can be mended."""
-    await bare.execute("CREATE TABLE river_leader (mine int)")
     migrator = Migrator(bare_driver)
+    await migrator.up(target=1)
+    await bare.execute("CREATE TABLE river_leader (mine int)")
 
     said = await refusal(migrator.up())
 
@@ -352,3 +353,26 @@ def test_emitted_sql_of_an_unknown_version_is_refused() -> None:
     """A version that there is not has no SQL."""
     with pytest.raises(MigrationError, match=r"^version must be one of line 'main', 1 to 8, got 9$"):
         migration_sql(versions=[9])
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("TABLE river_job (mine integer)", "river_job"),
+        ("TYPE river_job_state AS ENUM ('mine')", "river_job_state"),
+    ],
+)
+async def test_up_refuses_a_schema_with_somebody_elses_table_and_changes_nothing(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver, made: str, named: str
+) -> None:
+    """A table or type of a name of River's is found before the first step, not in the middle of the way."""
+    await bare.execute(f"CREATE {made}")
+
+    with pytest.raises(MigrationError) as raised:
+        await Migrator(bare_driver).up()
+
+    assert str(raised.value) == (
+        f"schema must have nothing of River's names before the first migration, got '{named}'; "
+        "rename it, or choose another schema"
+    )
+    assert await bare.fetchval("SELECT to_regclass('river_migration') IS NULL")

@@ -12,6 +12,19 @@ SELECT
     /* schema_name */::text AS schema_name,
     to_regnamespace(quote_ident(/* schema_name */)) IS NOT NULL AS has_schema;
 
+-- name: migration_get_foreign
+-- Give the names of tables and types that stand where River's are to be made.
+SELECT relname::text AS name
+FROM pg_class
+WHERE relnamespace = to_regnamespace(quote_ident(/* schema_name */))
+AND relname = ANY(@names::text [])
+UNION
+SELECT typname::text
+FROM pg_type
+WHERE typnamespace = to_regnamespace(quote_ident(/* schema_name */))
+AND typname = ANY(@names::text [])
+ORDER BY name;
+
 -- name: migration_get_versions
 -- Give the versions of a line that are applied.
 SELECT version

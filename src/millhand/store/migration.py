@@ -27,6 +27,11 @@ def migration_get_shape() -> Query[MigrationShape]:
     return Query("migration_get_shape", {}, lambda rows: MigrationShape(*rows[0]))
 
 
+def migration_get_foreign(names: Sequence[str]) -> Query[list[str]]:
+    """Give those of `names` that a table or a type of the schema has."""
+    return Query("migration_get_foreign", {"names": list(names)}, lambda rows: [row[0] for row in rows])
+
+
 def migration_get_versions(line: str, *, has_line: bool) -> Query[frozenset[int]]:
     """Give the versions of `line` that are applied."""
     if has_line:
