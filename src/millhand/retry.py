@@ -45,7 +45,7 @@ class DefaultRetryPolicy:
         self._random = random
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
-        return _later(now, retry_delay(len(job.errors) + 1, self._random()))
+        return later(now, retry_delay(len(job.errors) + 1, self._random()))
 
 
 class ConstantRetryPolicy:
@@ -59,7 +59,7 @@ class ConstantRetryPolicy:
         self.delay = delay
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
-        return _later(now, self.delay)
+        return later(now, self.delay)
 
 
 def retry_delay(nth_failure: int, jitter: float) -> timedelta:
@@ -107,7 +107,7 @@ def _fault(retry_at: object, now: datetime) -> str | None:
     return None
 
 
-def _later(now: datetime, delay: timedelta) -> datetime:
+def later(now: datetime, delay: timedelta) -> datetime:
     try:
         return now + delay
     except OverflowError:

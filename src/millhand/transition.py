@@ -27,6 +27,7 @@ import msgspec
 
 from millhand.event import EventKind
 from millhand.job import AttemptError, JobId, JobRow, JobState, Json
+from millhand.retry import later
 
 # The scheduler passes every five seconds. A job due sooner would wait for it, so it is made available at once, with its
 # instant in the future; the fetch holds it until then.
@@ -115,7 +116,7 @@ def settle(
             kept = AttemptError(started_at, job.attempt, error, trace)
             return _failed(job, kept, retry_at, now, metadata_updates)
         case Snoozed(delay):
-            due = now + delay
+            due = later(now, delay)
             state = JobState.AVAILABLE if delay <= SOON else JobState.SCHEDULED
             metadata = {**(metadata_updates or {}), "snoozes": num_snoozes(job.metadata) + 1}
             return StateChange(

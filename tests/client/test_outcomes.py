@@ -249,7 +249,7 @@ async def test_timed_out_worker_that_returns_all_the_same_is_completed(room: Roo
 
 
 async def test_timed_out_function_in_a_thread_can_ask(room: Room) -> None:
-    """A plain function cannot be interrupted; it hears of the timeout by check_cancel_requested, and then it fails."""
+    """A plain function cannot be interrupted; it hears of the timeout by check_cancel_requested, and has timed out."""
     workers = Workers()
     pause = threading.Event()
 
@@ -264,7 +264,7 @@ async def test_timed_out_function_in_a_thread_can_ask(room: Room) -> None:
 
     assert event.kind is EventKind.JOB_FAILED
     assert event.job is not None
-    assert event.job.errors[0].error.startswith("AttemptCancelled")
+    assert event.job.errors[0].error.startswith("JobTimeout")
 
 
 async def test_cancelled_from_outside_while_running(room: Room) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import inspect
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
@@ -51,6 +52,9 @@ CANCELLED_REMOTELY = "JobCancelError: job cancelled remotely"
 
 # The innermost frames are what matters; 16 KiB hold about a hundred of them.
 TRACE_LENGTH_MAX = 16 * 1024
+
+# How a coroutine and how a plain function gives way to whoever ends its attempt.
+_GAVE_WAY = (asyncio.CancelledError, AttemptCancelled)
 
 _COMPLETED = Completed()
 
@@ -95,8 +99,8 @@ class Attempt:
 
     def cancel(self, reason: CancelReason) -> None:
         """Have the attempt end. The first reason counts, but for somebody's own wish, which always does."""
-        if self.is_settled:
-            return
+        if self.is_settled or self.reason is reason:
+            return  # who was told so once may be cleaning up
         if self.reason is None or reason is CancelReason.REMOTE:
             self.reason = reason
         # A task cancelled before its first step would end without having run at all: the executor looks at the reason.
@@ -165,6 +169,8 @@ class JobExecutor:
         except BaseException as raised:  # noqa: BLE001 - a worker may raise anything, SystemExit too
             error = raised
         attempt.is_settled = True
+        if attempt.reason is not None:
+            self._settle_cancellation(attempt)
         attempt.run_seconds = self._monotonic() - started
         outcome: Outcome = _COMPLETED
         if error is not None:
@@ -200,7 +206,7 @@ class JobExecutor:
                 await plan.call(job)
             else:
                 await self._call_in_thread(plan, job)
-        except asyncio.CancelledError as error:
+        except _GAVE_WAY as error:
             if attempt.reason is CancelReason.TIMEOUT and timeout_seconds is not None:
                 raise JobTimeout(timeout_seconds) from error
             raise
@@ -214,9 +220,9 @@ class JobExecutor:
         ended_with: BaseException | None = None
         try:
             await (plan.call(job) if plan.is_async else self._call_in_thread(plan, job))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - handed to the hooks, raised after
+        except (Exception, *_GAVE_WAY) as error:  # noqa: BLE001 - handed to the hooks, raised after
             ended_with = error
-            if isinstance(error, asyncio.CancelledError) and attempt.reason is CancelReason.TIMEOUT:
+            if isinstance(error, _GAVE_WAY) and attempt.reason is CancelReason.TIMEOUT:
                 ended_with = JobTimeout(plan.timeout_seconds or 0.0)
                 ended_with.__cause__ = error
         for hook in plan.end_hooks:
@@ -252,7 +258,10 @@ class JobExecutor:
             task.uncancel()
 
     async def _outcome_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
-        outcome = _signalled(error, attempt)
+        try:
+            outcome = _signalled(error, attempt)
+        except Exception:  # noqa: BLE001 - a signal of a user's class, which lacks what ours have
+            outcome = None
         if outcome is None:
             return await self._failure_of(error, attempt, plan)
         _log_outcome(outcome, attempt)
@@ -343,7 +352,7 @@ def _is_own(error: BaseException) -> bool:
 
 def _is_cancellation(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, asyncio.CancelledError | AttemptCancelled):
+        if isinstance(error, _GAVE_WAY):
             return True
         error = error.__cause__
     return False
@@ -352,10 +361,16 @@ def _is_cancellation(error: BaseException | None) -> bool:
 def _caught(call: Callable[[Job[Any]], object], job: Job[Any]) -> BaseException | None:
     """Call, in a thread, and return what was raised: futures have views of their own on some exceptions."""
     try:
-        call(job)
+        returned = call(job)
     except BaseException as error:  # noqa: BLE001 - told to the executor, which decides
         return error
-    return None
+    if not inspect.iscoroutine(returned):
+        return None
+    returned.close()
+    return TypeError(
+        f"worker of kind {job.kind!r} must be a coroutine function to be awaited, got a plain function that returned "
+        "a coroutine; write `async def`"
+    )
 
 
 def _around(

@@ -2,7 +2,8 @@
 Rows of `river_job`, read and written.
 
 Rule 1: jsonb comes and goes as text. What is not as it should be is read as well as it can be and never raises: a row
-        that somebody else wrote oddly must not keep the others of its fetch from being worked.
+        that somebody else wrote oddly must not keep the others of its fetch from being worked. (Instants that Python
+        does not know, endless ones too, are brought within its years by the fragment `job_columns`.)
 Rule 2: what we write is strict, and is what PostgreSQL can store: no U+0000, no half of a surrogate pair.
 """
 
