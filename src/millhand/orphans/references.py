@@ -13,6 +13,7 @@ Source: PostgreSQL, "Row Security Policies" (row_security), "Explicit Locking" (
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from millhand.orphans.config import OrphansConfig, ReferenceSource
 from millhand.orphans.judge import Reference
 
 BATCH_ROWS = 5_000
+MANY_ROWS = 100_000  # read for every page, they take longer than anything else a run does
 READY = Reference.READY.value
 ALL_READY = f"'{READY}'::text"
 OTHER = "other"  # neither ready nor on its way out: its object lives, but nobody misses it
@@ -39,6 +41,9 @@ SELECT format_type(attribute.atttypid, attribute.atttypmod) AS type, EXISTS (
 FROM pg_catalog.pg_attribute AS attribute
 WHERE attribute.attrelid = $1::text::regclass AND attribute.attname = $2::text AND NOT attribute.attisdropped
 """
+
+
+logger = logging.getLogger(__name__)
 
 
 class SourceFailed(MillhandError):
@@ -237,10 +242,13 @@ async def _look_at(executor: Executor, source: ReferenceSource, timeout_seconds:
             SourceStatements(source, is_c_indexed=True).match_sql(["a"]),
         ):
             plan = await tx.fetch(f"EXPLAIN (FORMAT JSON) {sql}", params, timeout_seconds=timeout_seconds)
-            found = plan[0]["QUERY PLAN"]  # an application's own codec may have read it already
-            plans.append(_scans_all(json.loads(found) if isinstance(found, str) else found))
+            plans.append(_num_scanned(plan))
+        sql, params = statements.range_sql("", None, BATCH_ROWS)
+        plan = await tx.fetch(f"EXPLAIN (FORMAT JSON) {sql}", params, timeout_seconds=timeout_seconds)
+        if (num_rows := _num_scanned(plan)) > MANY_ROWS:
+            _warn_of_scans(source, num_rows)
     # Equality can use an index of either collation, but only in its own words.
-    return SourceStatements(source, id_type=id_type, is_c_indexed=plans[0] and not plans[1])
+    return SourceStatements(source, id_type=id_type, is_c_indexed=plans[0] > 0 and plans[1] == 0)
 
 
 async def _id_type(executor: Executor, source: ReferenceSource) -> str:
@@ -280,13 +288,31 @@ def _up_to(found: list[dict[str, Any]], high: str) -> list[dict[str, Any]]:
     return [row for row in found if row["key"] <= high]
 
 
-def _scans_all(plan: object) -> bool:
-    """Whether a plan reads some table from end to end."""
+def _num_scanned(explained: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many rows a plan reads from end to end of a table."""
+    plan = explained[0]["QUERY PLAN"]  # an application's own codec may have read it already
+    return _in_scans(json.loads(plan) if isinstance(plan, str) else plan)
+
+
+def _in_scans(plan: object) -> int:
     if isinstance(plan, list):
-        return any(_scans_all(part) for part in plan)
+        return sum(_in_scans(part) for part in plan)
     if not isinstance(plan, dict):
-        return False
-    return plan.get("Node Type") == "Seq Scan" or any(_scans_all(part) for part in plan.values())
+        return 0
+    scanned = max(1, int(plan["Plan Rows"])) if plan.get("Node Type") == "Seq Scan" else 0
+    return scanned + sum(_in_scans(part) for part in plan.values())
+
+
+def _warn_of_scans(source: ReferenceSource, num_rows: int) -> None:
+    table = quoted_table(source.table) if source.table else "its table"
+    logger.warning(
+        "orphan source is read from end to end for each page",
+        extra={
+            "operation": source.name,
+            "rows": num_rows,
+            "reason": f'make an index: CREATE INDEX CONCURRENTLY ON {table} ({quoted(source.key)} COLLATE "C")',
+        },
+    )
 
 
 class SourceStatements:

@@ -107,7 +107,8 @@ async def record(pass_: Pass, moves: Mapping[int, Move]) -> None:
     for move in moves.values():
         totals.removed += move.state is ActionState.QUARANTINED
         totals.restored += move.state is ActionState.RESTORED
-        totals.kept += move.state in (ActionState.KEPT, ActionState.ROW_DELETED)
+        is_spared = move.state in (ActionState.KEPT, ActionState.ROW_DELETED)
+        totals.kept += is_spared and not move.is_failure
     states = {id_: (move.state, move.reason) for id_, move in moves.items()}
     await pass_.executor.run(action_set_state_many(states, now=pass_.now))
 

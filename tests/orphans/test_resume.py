@@ -1,0 +1,292 @@
+"""Runs that are killed, taken over, doubled or late: what they leave behind, and who puts it right."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from chaos import ChaosExecutor, ChaosStore, Interrupter, Killed
+from world import DAY, World
+
+from millhand.errors import MillhandError
+from millhand.orphans import RunLost, RunReport, list_runs, reconcile
+from millhand.storage import StoreError
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+WEEK = timedelta(days=7)
+
+
+async def _kill() -> None:
+    raise Killed
+
+
+async def killed_at(world: World, step: int) -> bool:
+    """Run, be killed at a step, and say whether the run was that long."""
+    interrupter = Interrupter(interventions={step: [_kill]})
+    try:
+        await reconcile(
+            ChaosExecutor(world.executor, interrupter),
+            ChaosStore(world.store, interrupter),
+            world.config,
+            now=world.now,
+        )
+    except Killed:
+        return True
+    return False
+
+
+async def test_a_kill_at_any_step_is_put_right_by_the_next_run(world: World) -> None:
+    """Whichever word to the database or the store was the last, the next run ends where an unbroken one would have."""
+    step = 0
+    while True:
+        step += 1
+        name = f"{step:03}"
+        await world.pair(f"{name}/live")
+        await world.put(f"{name}/orphan")
+        await world.run(after=2 * HOUR)
+        world.now += WEEK
+        await world.put(f"{name}/abandoned")
+        await world.row(f"{name}/abandoned", state="pending", created_at=world.now - 30 * DAY)
+        if not await killed_at(world, step):
+            break
+
+        await world.run(after=2 * MINUTE)
+
+        left = await world.keys(name)
+        # An object whose run died between reading and moving is judged anew; one whose row is gone with it is gone too.
+        assert left in ([f"{name}/live"], [f"{name}/live", f"{name}/orphan"]), step
+        await world.run(after=WEEK)
+        assert await world.keys(name) == [f"{name}/live"], step
+        assert await world.store.get(f"{name}/live") == f"{name}/live".encode()
+
+    assert step > 40
+    open_actions = await world.sql(
+        "SELECT key, state FROM {schema}.millhand_orphan_action WHERE state = 'intended'"
+    )
+    assert open_actions == []
+
+
+async def test_a_killed_run_goes_on_at_its_last_page(world: World) -> None:
+    """The next run lists from the cursor on, redoes one page at most, and its figures are of the whole bucket."""
+    config = replace(world.config, page_size=10)
+    await world.pair(*[f"{number:03}" for number in range(100)])
+    for number in range(5):
+        await world.put(f"{number:03}.orphan")
+    world.now += 2 * HOUR
+    pages = []
+
+    async def die_at_the_sixth_page(operation: str) -> None:
+        pages.append(operation)
+        if pages.count("list") == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await reconcile(world.executor, ChaosStore(world.store, die_at_the_sixth_page), config, now=world.now)
+    pages.clear()
+    counted = []
+
+    async def count(operation: str) -> None:
+        counted.append(operation)
+
+    report = await reconcile(
+        world.executor, ChaosStore(world.store, count), config, now=world.now + 2 * MINUTE
+    )
+
+    assert (report.is_resumed, report.objects, report.rows, report.orphan_objects) == (True, 105, 100, 5)
+    assert counted.count("list") <= 7  # 105 objects are 11 pages, of which 5 were done
+
+
+async def test_a_second_run_over_a_bucket_is_busy(world: World) -> None:
+    """Two workers never judge one bucket at once; the second does nothing and says so."""
+    await world.pair("live")
+    reports = []
+
+    async def run_beside(operation: str) -> None:
+        if operation == "list" and not reports:
+            reports.append(await world.run())
+
+    await reconcile(world.executor, ChaosStore(world.store, run_beside), world.config, now=world.now)
+
+    assert [(report.state, report.objects, report.run_id) for report in reports] == [("busy", 0, None)]
+    assert len(await list_runs(world.executor)) == 1
+
+
+async def test_many_runs_begun_at_once_are_one(world: World) -> None:
+    """Of five workers that begin in the same moment, one runs."""
+    await world.pair("live")
+
+    reports: list[RunReport] = []
+    are_all_begun = asyncio.Event()
+
+    async def wait_for_the_others(operation: str) -> None:
+        if operation == "list":
+            async with asyncio.timeout(30):
+                await are_all_begun.wait()
+
+    async def run() -> None:
+        store = ChaosStore(world.store, wait_for_the_others)
+        reports.append(await reconcile(world.executor, store, world.config, now=world.now))
+        if len(reports) == 4:
+            are_all_begun.set()
+
+    await asyncio.gather(*(run() for _ in range(5)))
+
+    assert [report.state for report in reports] == ["busy"] * 4 + ["completed"]
+
+
+async def test_a_run_that_was_thought_dead_stops_when_it_was_taken_over(world: World) -> None:
+    """A worker that was only asleep finds its run in other hands with its next word, and touches nothing more."""
+    await world.pair("live")
+    await world.put("orphan")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+    others = []
+
+    async def sleep_long(operation: str) -> None:
+        is_sweeping = (await list_runs(world.executor, limit=1))[0].state == "sweeping"
+        if operation == "begin" and is_sweeping and not others:
+            others.append(None)
+            others[0] = await reconcile(world.executor, world.store, world.config, now=world.now + 2 * MINUTE)
+
+    with pytest.raises(RunLost) as lost:
+        await reconcile(ChaosExecutor(world.executor, sleep_long), world.store, world.config, now=world.now)
+
+    assert str(lost.value) == "orphan run must still be ours, got run 2 taken over from epoch 1; let it go on"
+    assert others[0].deleted == 1
+    assert await world.keys() == ["live"]
+
+
+async def test_a_run_of_yesterday_is_begun_anew(world: World) -> None:
+    """What a run saw more than a day ago is not built upon."""
+    await world.pair("live")
+
+    async def die(operation: str) -> None:
+        if operation == "list":
+            raise Killed
+
+    with pytest.raises(Killed):
+        await reconcile(world.executor, ChaosStore(world.store, die), world.config, now=world.now)
+
+    report = await world.run(after=DAY + HOUR)
+
+    runs = await list_runs(world.executor)
+    assert (report.is_resumed, report.is_first) == (False, True)
+    assert [(run.state, run.error) for run in runs] == [
+        ("completed", None),
+        ("failed", "the worker died; begun anew"),
+    ]
+
+
+async def test_a_run_that_fails_says_why_and_holds_nobody_up(world: World) -> None:
+    """An error ends the run at once: the ledger has its text, and the next run need not wait for a lease."""
+    await world.pair("live")
+
+    class Broken(ChaosStore):
+        async def head(self, key: str) -> object:
+            raise MillhandError("the disk is on fire")
+
+    await world.row("missing")
+    with pytest.raises(MillhandError):
+        await reconcile(world.executor, Broken(world.store, _nothing), world.config, now=world.now)
+    report = await world.run()
+
+    run = (await list_runs(world.executor))[1]
+    assert (run.state, run.error) == ("failed", "MillhandError: the disk is on fire")
+    assert (report.state, report.is_first, report.bucket) == ("completed", True, world.store.url)
+
+
+async def _nothing(operation: str) -> None:
+    """Come between nothing."""
+
+
+async def test_sightings_of_broken_runs_do_not_count(world: World) -> None:
+    """A run that did not see the whole bucket proves nothing, however often it is made."""
+    await world.pair("a live")
+    await world.put("b orphan")
+    await world.run(after=2 * HOUR, grace=WEEK)
+    await world.sql("UPDATE {schema}.millhand_orphan_run SET scanned_at = NULL")
+
+    first = await world.run(after=WEEK)
+    second = await world.run(after=HOUR)
+
+    assert (first.is_first, first.deleted, second.deleted) == (True, 0, 1)
+
+
+async def test_a_listing_that_turns_out_unordered_is_sorted(world: World) -> None:
+    """A store that claims an order which it does not keep is found out at the first page, with no wrong verdict."""
+    await world.pair(*[f"{number:03}/a" for number in range(30)], *[f"{number:03}.b" for number in range(30)])
+    await world.put("999")
+
+    class Unordered(ChaosStore):
+        async def list_pages(self, **question: object) -> object:
+            async for page in super().list_pages(**question):
+                keys = list(page.keys)
+                order = sorted(range(len(keys)), key=lambda index: keys[index].split("/"))
+                yield replace(
+                    page,
+                    describe=lambda index, page=page, order=order: page.describe(order[index]),
+                    keys=[keys[index] for index in order],
+                    sizes=[page.sizes[index] for index in order],
+                )
+
+    store = Unordered(world.store, _nothing)
+    world.now += 2 * HOUR
+    report = await reconcile(world.executor, store, replace(world.config, page_size=7), now=world.now)
+
+    assert (report.objects, report.rows, report.orphan_objects, report.missing) == (61, 60, 1, 0)
+    assert [run.is_ordered for run in await list_runs(world.executor)] == [False]
+
+
+async def test_an_object_that_is_there_and_not_listed_ends_the_run(world: World) -> None:
+    """Where HEAD finds what two listings do not show, nothing may be concluded from what is not shown."""
+    await world.pair("live", "hidden")
+
+    class Forgetful(ChaosStore):
+        async def list_pages(self, **question: object) -> object:
+            async for page in super().list_pages(**question):
+                kept = [index for index, key in enumerate(page.keys) if key != "hidden"]
+                yield replace(
+                    page,
+                    describe=lambda index, page=page, kept=kept: page.describe(kept[index]),
+                    keys=[page.keys[index] for index in kept],
+                    sizes=[page.sizes[index] for index in kept],
+                )
+
+    with pytest.raises(MillhandError) as ended:
+        await reconcile(world.executor, Forgetful(world.store, _nothing), world.config, now=world.now)
+
+    assert str(ended.value) == (
+        "list of 'hidden' must succeed, got an object that HEAD finds and two listings do not; nothing was removed"
+    )
+
+
+async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) -> None:
+    """A store that fails at one object is not tried with a thousand; what was moved stays moved, the rest waits."""
+    await world.pair("live")
+    for number in range(25):
+        await world.put(f"orphan/{number:02}")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def break_at_the_third(operation: str) -> None:
+        if operation == "move":
+            moves.append(operation)
+            if len(moves) == 3:
+                raise StoreError("move", "a full disk", key="orphan")
+
+    moves: list[str] = []
+    report = await reconcile(
+        world.executor, ChaosStore(world.store, break_at_the_third), world.config, now=world.now
+    )
+
+    assert (report.state, report.deleted, report.refused, len(moves)) == ("refused", 9, 16, 10)
+    assert report.refusals == (
+        (
+            "a wave must go through without a failure, got move of 'orphan' must succeed, got a full disk; "
+            "mend it, and the next run goes on"
+        ),
+    )
+    assert (await world.run(after=HOUR)).deleted == 16
