@@ -166,7 +166,11 @@ async def schema_driver(
     driver = schema_drivers.pop() if schema_drivers else await new_schema_driver(postgres_url)
     yield driver
     await driver.open()
-    await driver.pool.execute_script(_EMPTY, timeout_seconds=GENEROUS_SECONDS)
+    try:
+        await driver.pool.execute_script(_EMPTY, timeout_seconds=GENEROUS_SECONDS)
+    except BaseException:  # somebody was left in a transaction there
+        await driver.close()
+        raise
     schema_drivers.append(driver)
 
 

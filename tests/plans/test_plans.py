@@ -153,9 +153,13 @@ async def filled(module_driver: AsyncpgDriver) -> AsyncpgDriver:
 
 @pytest.fixture(params=["planner's own choice", "our settings"])
 async def connection(
-    request: pytest.FixtureRequest, postgres_url: str, filled: AsyncpgDriver
+    request: pytest.FixtureRequest, postgres_url: str, filled: AsyncpgDriver, schema_driver: AsyncpgDriver
 ) -> AsyncIterator[asyncpg.Connection]:
-    """A connection as the caller's pool has it, and as ours has it, in a transaction that is rolled back."""
+    """
+    A connection as the caller's pool has it, and as ours has it, in a transaction that is rolled back.
+
+    It is over before the schema of `schema_driver` is emptied.
+    """
     settings = PLANNER_SETTINGS if request.param == "our settings" else {}
     connection = await asyncpg.connect(postgres_url, server_settings=settings)
     transaction = connection.transaction()
