@@ -6,7 +6,8 @@ row with all of its columns, decoded args, a task, a timeout, an outcome that is
 the next fetch is on its way while the last one's jobs run. Neither has a leader, retries, cancellation, back-pressure,
 hooks, statistics, or any idea of what to do when something fails: they are rulers, not workers.
 
-The settings below were fixed before anything was counted.
+Its statements and planner settings are the best known here, Millhand's own where those are. The settings below were
+fixed before anything was counted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import asyncpg
 import msgspec
 
 from millhand.bench.workload import Noop, Tally
+from millhand.driver.asyncpg import PLANNER_SETTINGS
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -51,15 +53,13 @@ UPDATE "{schema}".river_job AS job
 SET state = 'running', attempt = job.attempt + 1, attempted_at = now(), attempted_by = array_append(
     CASE WHEN cardinality(job.attempted_by) >= 100 THEN job.attempted_by[2:] ELSE job.attempted_by END, 'floor'
 )
-FROM locked
-WHERE job.id = locked.id
+WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING {columns}
 """
 _COMPLETE = """
 UPDATE "{schema}".river_job AS job
-SET state = 'completed', finalized_at = input.at
-FROM unnest($1::bigint[], $2::timestamptz[]) AS input (id, at)
-WHERE job.id = input.id AND job.state = 'running'
+SET state = 'completed', finalized_at = ($2::timestamptz[])[width_bucket(job.id, $1::bigint[])]
+WHERE job.id = ANY($1::bigint[]) AND (job.state = 'running') IS TRUE
 """
 _INSERT = """
 WITH inserted AS (
@@ -125,7 +125,7 @@ async def _work_inline(
     completing: asyncio.Task[None] | None = None
 
     async def write(ids: Sequence[int]) -> None:
-        await complete.fetch(ids, [datetime.now(UTC)] * len(ids))
+        await complete.fetch(sorted(ids), [datetime.now(UTC)] * len(ids))
         tally.complete(len(ids))
 
     while True:
@@ -223,7 +223,8 @@ class _Life:
             await self._has_completed.wait()
             self._has_completed.clear()
             batch, self._completed = self._completed, []
-            await self._complete.fetch([job.id for job, _ in batch], [at for _, at in batch])
+            pairs = sorted((job.id, at) for job, at in batch)
+            await self._complete.fetch([id for id, _ in pairs], [at for _, at in pairs])
             for job, _ in batch:
                 self._events.put_nowait(("completed", job))
 
@@ -289,11 +290,9 @@ async def _wait(wake: asyncio.Event) -> None:
 
 
 async def _connected(leaving: contextlib.AsyncExitStack, url: str) -> Connection:
-    connection: Connection = await asyncpg.connect(
-        url, server_settings={"application_name": "millhand bench"}
-    )
+    settings = {"application_name": "millhand bench", **PLANNER_SETTINGS}
+    connection: Connection = await asyncpg.connect(url, server_settings=settings)
     leaving.push_async_callback(connection.close)
-    await connection.execute("SET jit = off")
     return connection
 
 
