@@ -344,22 +344,25 @@ async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(room: 
     assert "what" in event.job.errors[0].error
 
 
-async def test_sys_exit_in_a_worker_is_a_failure_and_not_the_end(room: Room) -> None:
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+async def test_what_is_no_exception_is_a_failure_and_not_the_end(
+    room: Room, kind: type[BaseException]
+) -> None:
     """What is no Exception fails the attempt with its trace, and the client works on."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
         if job.args.what == "exit":
-            raise SystemExit(3)
+            raise kind("3")
 
     async with room.client(workers) as client:
         failed = await room.work(client, Act("exit"))
         completed = await room.work(client, Act("go on"))
 
     assert failed.job is not None
-    assert failed.job.errors[0].error == "SystemExit: 3"
-    assert "SystemExit" in failed.job.errors[0].trace
+    assert failed.job.errors[0].error == f"{kind.__name__}: 3"
+    assert kind.__name__ in failed.job.errors[0].trace
     assert completed.kind is EventKind.JOB_COMPLETED
 
 

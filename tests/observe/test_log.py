@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -116,6 +117,25 @@ def test_log_shows_a_traceback_below_its_line() -> None:
     _, below, *_, last = stream.getvalue().splitlines()
     assert below == "    Traceback (most recent call last):"
     assert last == r"    ValueError: bad \x1b[2J"
+
+
+def test_log_keeps_the_end_of_a_traceback_that_is_too_long() -> None:
+    """An error that quotes its megabytes does not put them into the log."""
+    out = io.StringIO()
+    configure_logging("json", "info", out)
+
+    logger.error("job errored", exc_info=ValueError("x" * 5_000_000))
+
+    assert json.loads(out.getvalue())["exception"] == "…" + "x" * 16 * 1024
+
+
+@pytest.mark.parametrize("text", ["x" * 500_000, "://u:" * 100_000, "a" * 100_000 + "://u:" + "p" * 100_000])
+def test_masked_takes_no_time_for_much_text(text: str) -> None:
+    """What a user's error quotes is looked through in linear time: the event loop waits for it."""
+    begun = time.process_time()
+    masked(f"postgresql://ann:sesame@db {text}")
+
+    assert time.process_time() - begun < 2.0
 
 
 def test_log_shows_structlog_the_same_way() -> None:

@@ -133,6 +133,11 @@ def test_error_text_says_type_and_words_and_never_fails() -> None:
     ]
 
 
+def test_error_text_is_bounded() -> None:
+    """An error that quotes its megabytes does not put them into the row."""
+    assert error_text(ValueError("x" * 5_000_000)) == f"ValueError: {'x' * 16 * 1024}… (5,000,000 characters)"
+
+
 def test_trace_keeps_the_innermost_frames() -> None:
     """A trace that is too long loses its beginning, not its end."""
 

@@ -37,6 +37,7 @@ TALKATIVE_LOGGERS = ("asyncio", "botocore", "urllib3")
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _STRUCTLOG_KEYS = frozenset({"event", "exc_info", "stack_info", "timestamp", "level", "logger"})
 _NEEDS_QUOTES = re.compile(r'[\s"=\x00-\x1f\x7f-\x9f]|^$')
+EXCEPTION_LENGTH_MAX = 16 * 1024
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 EventDict = MutableMapping[str, Any]
@@ -190,7 +191,7 @@ def _gather(logger: object, method: str, line: EventDict) -> EventDict:
         "message": masked(str(line.get("event", ""))),
         "logger": record.name,
         "fields": {key: _masked(value) for key, value in fields.items()},
-        "exception": masked(_exception(line)),
+        "exception": masked(_innermost(_exception(line))),
     }
 
 
@@ -206,6 +207,11 @@ def _exception(line: EventDict) -> str:
     if line.get("stack_info"):
         parts.append(str(line["stack_info"]))
     return "\n".join(parts)
+
+
+def _innermost(trace: str) -> str:
+    """Return the end of a trace: a line of the log is to be read, and a user's error may hold megabytes."""
+    return trace if len(trace) <= EXCEPTION_LENGTH_MAX else f"…{trace[-EXCEPTION_LENGTH_MAX:]}"
 
 
 def _masked(value: object) -> object:

@@ -7,9 +7,10 @@ import re
 MASK = "***"
 
 # A password with a slash or an @ in it is not a valid URL, and just then it is shown in an error: hence the second try,
-# which takes everything up to the last @ of the word and may mask more than the password.
-_USER = r"([A-Za-z][A-Za-z0-9+.\-]*://[^\s:/?#@]*):"
-_PASSWORD_IN_URL = re.compile(rf"{_USER}(?:[^\s/?#]*@|\S*@)")
+# which takes everything up to the last @ of the word and may mask more than the password. It looks no further than 500
+# characters, and nothing is read before the ://, so that a megabyte of somebody's data takes no time to speak of.
+_USER = r"(://[^\s:/?#@]*):"
+_PASSWORD_IN_URL = re.compile(rf"{_USER}(?:[^\s/?#]*@|\S{{0,500}}@)")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#\s'\"]+", re.IGNORECASE)
 
 

@@ -52,6 +52,8 @@ CANCELLED_REMOTELY = "JobCancelError: job cancelled remotely"
 
 # The innermost frames are what matters; 16 KiB hold about a hundred of them.
 TRACE_LENGTH_MAX = 16 * 1024
+# A row is read whole at each fetch, and keeps an error of each of its attempts.
+ERROR_LENGTH_MAX = 16 * 1024
 
 # How a coroutine and how a plain function gives way to whoever ends its attempt.
 _GAVE_WAY = (asyncio.CancelledError, AttemptCancelled)
@@ -164,9 +166,9 @@ class JobExecutor:
                 await self._go_around(attempt, plan, job)
             else:
                 await self._work(attempt, plan, job)
-        except GeneratorExit:  # the event loop is being closed under us; there is nobody left to tell
-            raise
-        except BaseException as raised:  # noqa: BLE001 - a worker may raise anything, SystemExit too
+        except BaseException as raised:  # a worker may raise anything, SystemExit too
+            if isinstance(raised, GeneratorExit) and not _is_loop_running():
+                raise  # it was closed under us; there is nobody left to tell
             error = raised
         attempt.is_settled = True
         if attempt.reason is not None:
@@ -326,13 +328,22 @@ def _signalled(error: BaseException, attempt: Attempt) -> Outcome | None:
     return None
 
 
+def _is_loop_running() -> bool:
+    try:
+        return asyncio.get_running_loop().is_running()
+    except RuntimeError:
+        return False
+
+
 def error_text(error: BaseException) -> str:
-    """Return what is kept of an error in its row: its type and its words; never an error itself."""
+    """Return what is kept of an error in its row: its type and its first words; never an error itself."""
     try:
         words = str(error)
     except Exception as broken:  # noqa: BLE001 - a user's own __str__
         words = f"<its text raised {type(broken).__name__}>"
     name = type(error).__name__
+    if len(words) > ERROR_LENGTH_MAX:
+        words = f"{words[:ERROR_LENGTH_MAX]}… ({len(words):,} characters)"
     return f"{name}: {words}" if words else name
 
 
