@@ -17,13 +17,12 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from millhand.driver.asyncpg_error import CONNECT_SECONDS, WIRE_ERRORS, is_broken, translated, within
 from millhand.driver.protocol import Executor
 from millhand.errors import (
     ConfigError,
     ConnectionLost,
-    DriverError,
     MillhandError,
-    OperationTimeout,
     PoolClosed,
 )
 from millhand.sql import checked_schema, compile_script, compile_statement
@@ -41,18 +40,8 @@ POOL_SIZE_MAX = 1000
 # plan made for the parameters of each call costs more than the fetch it is for (0.1 of 0.2 ms; bench 2026-11), and one
 # that was made while the table was empty would read the whole table until the next ANALYZE.
 PLANNER_SETTINGS = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
-CONNECT_SECONDS = 10.0
 # What a statement that ran out of time is given to be cancelled, before its connection is thrown away.
 RELEASE_SECONDS = 1.0
-
-# A TimeoutError and whatever a socket raises is an OSError.
-_WIRE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-_LOST_STATES = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
-# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby not yet promoted.
-_RETRYABLE_STATES = frozenset({"0A000", "25006", "40001", "40P01", "55P03", "57014"})
-_RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
-_CLOSED_POOL = ("pool is closed", "pool is closing", "pool is not initialized")
-_CLOSED_CONNECTION = ("connection is closed", "connection was closed", "connection has been released")
 
 
 class AsyncpgDriver:
@@ -111,7 +100,7 @@ class AsyncpgDriver:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await pool.close()
-        except _WIRE_ERRORS:
+        except WIRE_ERRORS:
             pool.terminate()
 
     def _require_pool(self) -> AnyPool:
@@ -201,7 +190,7 @@ class PoolExecutor:
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:
-            connection = await _within("begin", stack.enter_async_context(_Lent(self._pool())))
+            connection = await within("begin", stack.enter_async_context(_Lent(self._pool())))
             await stack.enter_async_context(_transaction(connection))
             yield ConnectionExecutor(connection, self._schema)
 
@@ -221,8 +210,8 @@ class _Lent:
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         connection = self._connection
         # What these raise says that asyncpg has thrown the connection away already.
-        with contextlib.suppress(*_WIRE_ERRORS):
-            if connection.is_in_transaction() or _is_broken(error):
+        with contextlib.suppress(*WIRE_ERRORS):
+            if connection.is_in_transaction() or is_broken(error):
                 connection.terminate()
             await self._pool.release(connection, timeout=RELEASE_SECONDS)
 
@@ -256,7 +245,7 @@ class ConnectionExecutor:
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements."""
         compiled = compile_script(sql, self._schema)
-        await _within(_beginning(sql), self._connection.execute(compiled), timeout_seconds)
+        await within(_beginning(sql), self._connection.execute(compiled), timeout_seconds)
 
     async def _fetch(
         self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
@@ -295,10 +284,10 @@ class AsyncpgListener:
     async def connect(self) -> None:
         """Connect, and learn the schema whose topics are meant if none was configured."""
         self._is_lost = False
-        connection = await _within("listener_connect", self._connect(), CONNECT_SECONDS)
+        connection = await within("listener_connect", self._connect(), CONNECT_SECONDS)
         connection.add_termination_listener(self._note_lost)
         self._connection = connection
-        schema = self._schema or await _within(
+        schema = self._schema or await within(
             "listener_schema", connection.fetchval("SELECT current_schema()"), CONNECT_SECONDS
         )
         self._prefix = f"{schema}." if schema else ""
@@ -310,11 +299,11 @@ class AsyncpgListener:
             receive(str(notification[-1]))
 
         listening = self._require().add_listener(self._prefix + topic, receive_notification)
-        await _within("listen", listening, CONNECT_SECONDS)
+        await within("listen", listening, CONNECT_SECONDS)
 
     async def ping(self) -> None:
         """Raise if the connection does not answer within ten seconds."""
-        await _within("ping", self._require().fetchval("SELECT 1"), TIMEOUT_SECONDS)
+        await within("ping", self._require().fetchval("SELECT 1"), TIMEOUT_SECONDS)
 
     async def close(self) -> None:
         """Close the connection, whether it was ours or a pool's; idempotent, never raises."""
@@ -322,7 +311,7 @@ class AsyncpgListener:
         if connection is None:
             return
         # Not given back to its pool: what it listens to would go on arriving there. The pool makes another instead.
-        with contextlib.suppress(*_WIRE_ERRORS):
+        with contextlib.suppress(*WIRE_ERRORS):
             connection.remove_termination_listener(self._note_lost)
             await connection.close(timeout=RELEASE_SECONDS)
 
@@ -337,101 +326,31 @@ class AsyncpgListener:
             self._ring_lost()
 
 
-class translated:  # noqa: N801 - reads as a phrase, and a class costs a third of a generator on the hot path
-    """
-    Translate what asyncpg raises inside; what is ours already goes through as it is.
-
-    Raises: OperationTimeout, ConnectionLost, PoolClosed, DriverError.
-    """
-
-    __slots__ = ("_operation", "_timeout_seconds")
-
-    def __init__(self, operation: str, timeout_seconds: float | None) -> None:
-        self._operation = operation
-        self._timeout_seconds = timeout_seconds
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _WIRE_ERRORS) and not isinstance(error, MillhandError):
-            raise _translation(self._operation, self._timeout_seconds, error) from error
-
-
-def _translation(operation: str, timeout_seconds: float | None, error: Exception) -> MillhandError:
-    if isinstance(error, TimeoutError) and error.errno is None:  # with a number it is the network's own
-        return OperationTimeout(operation, CONNECT_SECONDS if timeout_seconds is None else timeout_seconds)
-    if isinstance(error, asyncpg.PostgresError):
-        return _postgres_translation(operation, error)
-    reason = f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) or _is_broken(error):
-        return ConnectionLost(operation, reason)
-    if any(words in str(error) for words in _CLOSED_POOL):
-        return PoolClosed(operation, str(error))
-    if any(words in str(error) for words in _CLOSED_CONNECTION):
-        return ConnectionLost(operation, str(error))
-    return DriverError(operation, reason)
-
-
-def _postgres_translation(operation: str, error: asyncpg.PostgresError) -> DriverError:
-    # Not str(error): the detail that it adds may show a job's args.
-    reason, state = str(error.args[0] if error.args else error), error.sqlstate
-    if _is_lost(error):
-        return ConnectionLost(operation, reason, sqlstate=state)
-    return DriverError(
-        operation,
-        reason,
-        retryable=state is not None and (state in _RETRYABLE_STATES or state[:2] in _RETRYABLE_CLASSES),
-        sqlstate=state,
-        constraint=getattr(error, "constraint_name", None),
-    )
-
-
-def _is_broken(error: BaseException | None) -> bool:
-    """Say whether nothing more can be said on the connection that raised this."""
-    # asyncpg's own state is out of step, as when the server's farewell arrives while a statement is being sent.
-    return isinstance(error, asyncpg.InternalClientError) or (
-        isinstance(error, asyncpg.PostgresError) and _is_lost(error)
-    )
-
-
-def _is_lost(error: asyncpg.PostgresError) -> bool:
-    return error.sqlstate is not None and (error.sqlstate in _LOST_STATES or error.sqlstate.startswith("08"))
-
-
-async def _within(
-    operation: str, awaitable: Awaitable[T], timeout_seconds: float | None = TIMEOUT_SECONDS
-) -> T:
-    with translated(operation, timeout_seconds):
-        async with asyncio.timeout(timeout_seconds):
-            return await awaitable
-
-
 @contextlib.asynccontextmanager
 async def _transaction(connection: AnyConnection) -> AsyncIterator[None]:
     transaction = connection.transaction()
-    await _within("begin", transaction.start())
+    await within("begin", transaction.start())
     try:
         yield
     except BaseException:
         with contextlib.suppress(MillhandError):  # what was raised inside says more
-            await _within("rollback", transaction.rollback())
+            await within("rollback", transaction.rollback())
         raise
-    await _within("commit", transaction.commit())
+    await within("commit", transaction.commit())
 
 
 @contextlib.asynccontextmanager
 async def _savepoint(connection: AnyConnection) -> AsyncIterator[None]:
     # One name for all depths: PostgreSQL means the newest of a name.
-    await _within("savepoint", connection.execute("SAVEPOINT millhand"))
+    await within("savepoint", connection.execute("SAVEPOINT millhand"))
     try:
         yield
     except BaseException:
         undo = "ROLLBACK TO SAVEPOINT millhand; RELEASE SAVEPOINT millhand"
         with contextlib.suppress(MillhandError):
-            await _within("rollback", connection.execute(undo))
+            await within("rollback", connection.execute(undo))
         raise
-    await _within("release", connection.execute("RELEASE SAVEPOINT millhand"))
+    await within("release", connection.execute("RELEASE SAVEPOINT millhand"))
 
 
 @contextlib.asynccontextmanager
@@ -444,7 +363,7 @@ async def _planned_by_default(connection: AnyConnection, is_tuned: bool) -> Asyn
     try:
         yield
     finally:
-        with contextlib.suppress(*_WIRE_ERRORS):  # of a connection that broke, nothing is left to be reset
+        with contextlib.suppress(*WIRE_ERRORS):  # of a connection that broke, nothing is left to be reset
             await connection.execute("RESET enable_seqscan; RESET plan_cache_mode")
 
 

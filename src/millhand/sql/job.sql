@@ -18,6 +18,10 @@
     job.unique_key,
     job.unique_states::integer AS unique_states
 
+-- fragment: job_names
+    id, state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
+    attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
+
 -- name: job_insert_many
 -- Insert jobs in the order given; on a unique conflict give the row that is there already. Announce queues.
 -- The ids are drawn beforehand: a row with another id is one that was there.
@@ -332,7 +336,8 @@ updated AS (
 
 TABLE updated
 UNION ALL
-SELECT locked.*
+SELECT
+    /* job_names */
 FROM locked
 WHERE finalized_at IS NOT NULL;
 
@@ -370,7 +375,8 @@ updated AS (
 
 TABLE updated
 UNION ALL
-SELECT locked.*
+SELECT
+    /* job_names */
 FROM locked
 WHERE NOT EXISTS (SELECT FROM updated);
 
@@ -393,7 +399,7 @@ deleted AS (
 )
 
 SELECT
-    locked.*,
+    /* job_names */,
     EXISTS (SELECT FROM deleted) AS is_deleted
 FROM locked;
 

@@ -93,7 +93,12 @@ notified AS MATERIALIZED (
     WHERE @metadata::text IS NOT NULL
 )
 
-SELECT updated.*
+SELECT
+    name,
+    created_at,
+    metadata,
+    paused_at,
+    updated_at
 FROM updated
 WHERE (SELECT count(*) FROM notified) >= 0;
 

@@ -1,0 +1,96 @@
+"""What asyncpg raises, translated once into what the mill knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import asyncpg
+
+from millhand.errors import ConnectionLost, DriverError, MillhandError, OperationTimeout, PoolClosed
+from millhand.store.query import TIMEOUT_SECONDS
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 10.0
+
+# A TimeoutError and whatever a socket raises is an OSError.
+WIRE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_LOST_STATES = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
+# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby not yet promoted.
+_RETRYABLE_STATES = frozenset({"0A000", "25006", "40001", "40P01", "55P03", "57014"})
+_RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
+_CLOSED_POOL = ("pool is closed", "pool is closing", "pool is not initialized")
+_CLOSED_CONNECTION = ("connection is closed", "connection was closed", "connection has been released")
+
+
+class translated:  # noqa: N801 - reads as a phrase, and a class costs a third of a generator on the hot path
+    """
+    Translate what asyncpg raises inside; what is ours already goes through as it is.
+
+    Raises: OperationTimeout, ConnectionLost, PoolClosed, DriverError.
+    """
+
+    __slots__ = ("_operation", "_timeout_seconds")
+
+    def __init__(self, operation: str, timeout_seconds: float | None) -> None:
+        self._operation = operation
+        self._timeout_seconds = timeout_seconds
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, WIRE_ERRORS) and not isinstance(error, MillhandError):
+            raise _translation(self._operation, self._timeout_seconds, error) from error
+
+
+async def within(
+    operation: str, awaitable: Awaitable[T], timeout_seconds: float | None = TIMEOUT_SECONDS
+) -> T:
+    """Await what asyncpg does, with a deadline and with its errors translated; None waits without end."""
+    with translated(operation, timeout_seconds):
+        async with asyncio.timeout(timeout_seconds):
+            return await awaitable
+
+
+def is_broken(error: BaseException | None) -> bool:
+    """Say whether nothing more can be said on the connection that raised this."""
+    # asyncpg's own state is out of step, as when the server's farewell arrives while a statement is being sent.
+    return isinstance(error, asyncpg.InternalClientError) or (
+        isinstance(error, asyncpg.PostgresError) and _is_lost(error)
+    )
+
+
+def _translation(operation: str, timeout_seconds: float | None, error: Exception) -> MillhandError:
+    if isinstance(error, TimeoutError) and error.errno is None:  # with a number it is the network's own
+        return OperationTimeout(operation, CONNECT_SECONDS if timeout_seconds is None else timeout_seconds)
+    if isinstance(error, asyncpg.PostgresError):
+        return _postgres_translation(operation, error)
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) or is_broken(error):
+        return ConnectionLost(operation, reason)
+    if any(words in str(error) for words in _CLOSED_POOL):
+        return PoolClosed(operation, str(error))
+    if any(words in str(error) for words in _CLOSED_CONNECTION):
+        return ConnectionLost(operation, str(error))
+    return DriverError(operation, reason)
+
+
+def _postgres_translation(operation: str, error: asyncpg.PostgresError) -> DriverError:
+    # Not str(error): the detail that it adds may show a job's args.
+    reason, state = str(error.args[0] if error.args else error), error.sqlstate
+    if _is_lost(error):
+        return ConnectionLost(operation, reason, sqlstate=state)
+    return DriverError(
+        operation,
+        reason,
+        retryable=state is not None and (state in _RETRYABLE_STATES or state[:2] in _RETRYABLE_CLASSES),
+        sqlstate=state,
+        constraint=getattr(error, "constraint_name", None),
+    )
+
+
+def _is_lost(error: asyncpg.PostgresError) -> bool:
+    return error.sqlstate is not None and (error.sqlstate in _LOST_STATES or error.sqlstate.startswith("08"))
