@@ -1,0 +1,224 @@
+"""
+The real River: the program in `river/`, built once, started as a process, spoken to line by line.
+
+What it tells by itself, an attempt that begins or an event, goes into a `Told`, to be awaited; the workers of
+Python's side tell into the same one, so a test waits in the same way for either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Nothing takes this long unless it is broken, not even on a machine that has other things to do.
+GENEROUS_SECONDS = 30.0
+
+SOURCES = Path(__file__).parent / "river"
+TOOLS = Path(__file__).parents[2] / ".tools"
+# What is built here is what is written here: no other toolchain, no file of a repository's state in it.
+BUILD_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+
+Line = dict[str, Any]
+
+
+class RiverError(Exception):
+    """What River answered to a call. `constraint`, `kind` and `sqlstate` are None where it said nothing of them."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__(fields["text"])
+        self.constraint: str | None = fields.get("constraint")
+        self.kind: str | None = fields.get("is")
+        self.sqlstate: str | None = fields.get("sqlstate")
+
+
+class Told:
+    """Everything that was told, in the order in which it came. Concurrency: any number of waiters."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self._news = asyncio.Event()
+
+    def tell(self, line: Line) -> None:
+        """Take note of a line."""
+        self.lines.append(line)
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def all(self, event: str, **fields: object) -> list[Line]:
+        """Return the lines of an event that have these fields."""
+        wanted = {"event": event, **fields}
+        return [line for line in self.lines if wanted.items() <= line.items()]
+
+    async def wait(self, event: str, *, count: int = 1, **fields: object) -> Line:
+        """Return the `count`-th line of an event that has these fields, as soon as it is there."""
+        try:
+            async with asyncio.timeout(GENEROUS_SECONDS):
+                while len(found := self.all(event, **fields)) < count:
+                    await self._news.wait()
+        except TimeoutError:
+            told = "\n".join(map(str, self.lines[-50:]))
+            raise AssertionError(
+                f"{event} {fields} must be told {count} times, got {len(found)}:\n{told}"
+            ) from None
+        return found[count - 1]
+
+
+class RiverProgram(asyncio.SubprocessProtocol):
+    """
+    One process of the program.
+
+    `told` may be changed at any time: what happens from then on is told there.
+    Raises: RiverError, from `call`, for what River refuses.
+    """
+
+    def __init__(self) -> None:
+        self.told = Told()
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._errors = b""
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._num_calls = 0
+        self._rest = b""
+        self._transport: asyncio.SubprocessTransport | None = None
+
+    async def call(self, op: str, **parameters: Any) -> Any:
+        """Have the program do something, and return what came of it."""
+        self._num_calls += 1
+        number = self._num_calls
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        line = json.dumps({"call": number, "op": op, **parameters}, default=str)
+        self._input().write(f"{line}\n".encode())
+        async with asyncio.timeout(2 * GENEROUS_SECONDS):
+            return await answer
+
+    async def end(self) -> None:
+        """Close its input, upon which it stops its clients and ends."""
+        if not self._ended.done():
+            self._input().close()
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            await self._ended
+
+    async def kill(self) -> None:
+        """Kill it without a word, as a machine that loses its power would."""
+        if self._transport is not None and not self._ended.done():
+            self._transport.kill()
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            await self._ended
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return not self._ended.done()
+
+    def _input(self) -> asyncio.WriteTransport:
+        pipe = None if self._transport is None else self._transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        return pipe
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 2:
+            self._errors += data
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for text in lines:
+            line = json.loads(text)
+            if "call" in line:
+                self._answer(line)
+            else:
+                self.told.tell(line)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for answer in self._answers.values():
+            answer.set_exception(AssertionError(f"River's program ended:\n{self._errors.decode()}"))
+            answer.exception()  # a call that nobody waits for any more is no complaint
+        self._answers.clear()
+        if not self._ended.done():
+            self._ended.set_result(None)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _answer(self, line: Line) -> None:
+        answer = self._answers.pop(line["call"])
+        if answer.done():
+            return
+        if "error" in line:
+            answer.set_exception(RiverError(line["error"]))
+        else:
+            answer.set_result(line["result"])
+
+
+@contextlib.asynccontextmanager
+async def started_river(
+    program: Path, url: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[RiverProgram]:
+    """Start the program on a database, and end it in the end if it still runs."""
+    _, protocol = await asyncio.get_running_loop().subprocess_exec(
+        RiverProgram, str(program), "--database-url", url, env={**os.environ, **(environment or {})}
+    )
+    try:
+        yield protocol
+    finally:
+        await protocol.end()
+
+
+def built_river() -> Path:
+    """
+    Return the path of the program, built anew if its sources or modules changed.
+
+    Skips the test where there is no Go, and fails it where MILLHAND_REQUIRE says that there must be one.
+    """
+    if shutil.which("go") is None:
+        why = "River is a Go program, and there is no `go` on the PATH"
+        if "go" in os.environ.get("MILLHAND_REQUIRE", "").replace(",", " ").split():
+            pytest.fail(f"{why}, but MILLHAND_REQUIRE names it")
+        pytest.skip(why)
+    files = sorted(SOURCES.glob("*.go")) + [SOURCES / "go.mod", SOURCES / "go.sum"]
+    digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    program = TOOLS / f"river-interop-{digest}"
+    with _locked(TOOLS / "river-interop.lock"):
+        if not program.exists():
+            _build(program)
+    return program
+
+
+def _build(program: Path) -> None:
+    for old in TOOLS.glob("river-interop-*"):
+        old.unlink()
+    new = program.with_suffix(".new")
+    command = ["nice", "go", "build", "-trimpath", "-buildvcs=false", "-o", str(new), "."]
+    built = subprocess.run(
+        command,
+        cwd=SOURCES,
+        env={**os.environ, **BUILD_ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode:
+        pytest.fail(f"River's program must build, got:\n{built.stderr}")
+    new.rename(program)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One builds, the others wait; of several test processes each asks."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,110 @@
+"""
+A worker that plays a script, as River's side of these tests does: the args say what an attempt is to do.
+
+    {"do": [["output", 5], ["hold"], ["fail", "boom"]]}
+
+Each act is a verb and what it needs; an attempt without acts left completes. `hold` waits to be released; if it is
+cancelled instead, the script goes on behind it, or, if nothing follows, the cancellation does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from river_program import Told
+
+from millhand.errors import JobCancel, JobSnooze
+from millhand.job import Job, JobRow
+from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.worker import Workers
+
+Act = list[Any]
+_BY_DEFAULT = DefaultRetryPolicy()
+
+
+class Boom(Exception):
+    """What a script raises."""
+
+
+class ScriptedWorkers:
+    """The workers of one client. `executed` are its attempts in the order in which they began."""
+
+    def __init__(self, client_id: str, told: Told, *, is_quiet: bool) -> None:
+        self.executed: list[dict[str, int]] = []
+        self._client_id = client_id
+        self._held: dict[int, asyncio.Event] = {}
+        self._is_quiet = is_quiet
+        self._told = told
+
+    def workers(self, kinds: tuple[str, ...], aliases: dict[str, list[str]]) -> Workers:
+        """Return a registry in which every kind plays its script."""
+        workers = Workers()
+        for kind in kinds:
+            workers.add(kind=kind, aliases=aliases.get(kind, ()), retry=ScriptedRetry())(self)
+        return workers
+
+    def release(self, id: int) -> None:
+        """Let an attempt go on that holds."""
+        self._held.pop(id).set()
+
+    async def work(self, job: Job[dict[str, Any]]) -> None:
+        row = job.row
+        self.executed.append({"job": row.id, "attempt": row.attempt, "priority": row.priority})
+        if not self._is_quiet:
+            self._tell("begun", job, attempt=job.attempt, kind=job.kind, args=job.args)
+        await self._play(job, job.args["do"])
+
+    async def _play(self, job: Job[dict[str, Any]], acts: list[Act]) -> None:
+        for index, (verb, *rest) in enumerate(acts):
+            if verb == "hold":
+                try:
+                    await self._hold(job)
+                except asyncio.CancelledError:
+                    self._tell("context_done", job)
+                    if index == len(acts) - 1:
+                        raise
+            else:
+                self._act(job, verb, rest)
+
+    async def _hold(self, job: Job[dict[str, Any]]) -> None:
+        released = self._held[job.id] = asyncio.Event()
+        self._tell("held", job)
+        await released.wait()
+
+    def _act(self, job: Job[dict[str, Any]], verb: str, rest: list[Any]) -> None:
+        match verb, rest:
+            case ("fail" | "panic", [text]):
+                raise Boom(text)
+            case ("fail_before", [attempt]):
+                if job.attempt < attempt:
+                    raise Boom("too early")
+            case ("snooze", [seconds]):
+                raise JobSnooze(timedelta(seconds=seconds))
+            case ("snooze_times", [times, seconds]):
+                if job.metadata.get("snoozes", 0) < times:
+                    raise JobSnooze(timedelta(seconds=seconds))
+            case ("cancel", [text]):
+                raise JobCancel(text)
+            case ("output", [value]):
+                job.record_output(value)
+            case ("metadata", [key, value]):
+                job.set_metadata(key, value)
+            case ("timeout" | "retry_in", _):
+                pass
+            case _:
+                raise AssertionError(f"verb must be one that this worker knows, got {verb!r}")
+
+    def _tell(self, event: str, job: Job[dict[str, Any]], **fields: object) -> None:
+        self._told.tell({"event": event, "client": self._client_id, "job": job.id, **fields})
+
+
+class ScriptedRetry:
+    """Retries when the script says, or else as River does."""
+
+    def next_retry_at(self, job: JobRow, *, now: Any) -> Any:
+        for verb, *rest in job.args.get("do", ()) if isinstance(job.args, dict) else ():
+            if verb == "retry_in":
+                return ConstantRetryPolicy(timedelta(seconds=rest[0])).next_retry_at(job, now=now)
+        return _BY_DEFAULT.next_retry_at(job, now=now)
