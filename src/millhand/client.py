@@ -11,6 +11,7 @@ elector's. Nothing below imports this module.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import socket
 from collections.abc import Iterable
@@ -58,8 +59,10 @@ class Client:
         self._driver = _driver(database, self._config.schema)
         self._inserter = Inserter(self._driver.pool, self._config)
         self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._mill: Mill | None = None
         self._started_at = 0.0
+        self._stops: set[asyncio.Future[None]] = set()
         self._subscriptions = Subscriptions()
         self.id = ClientId(
             self._config.client_id or default_client_id(socket.gethostname(), self._config.clock.now())
@@ -91,6 +94,19 @@ class Client:
         """How many attempts run in this client now."""
         return 0 if self._mill is None else self._mill.num_running
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """
+        The event loop in which this client was started; everything asynchronous of it must be awaited there.
+
+        A plain function, which runs in a thread, inserts so:
+        `asyncio.run_coroutine_threadsafe(job.client.insert(…), job.client.loop).result()`.
+        Raises: ConfigError if the client was never started.
+        """
+        if self._loop is None:
+            raise ConfigError(f"client must be started first, got {self.id!r} which is not")
+        return self._loop
+
     # Starting and stopping.
 
     async def start(self) -> None:
@@ -99,11 +115,13 @@ class Client:
 
         Raises: ConfigError for queues without workers; SchemaError; ConnectionLost and other DriverErrors.
         """
+        self._require_own_loop()
         async with self._lock:
             if self._mill is not None:
                 return
             if self._config.queues:
                 self._config.require_startable()
+            self._loop = asyncio.get_running_loop()
             await self._driver.open()
             try:
                 await require_schema(self._driver.pool, self._config.schema)
@@ -124,8 +142,19 @@ class Client:
         Attempts that outlast `soft_stop_timeout` (None: the configuration's, and if that is None too, no end) are
         cancelled and given back; the attempt does not count. `signal` is only told in the log.
 
-        Concurrency: `cancel_attempts` makes a stop that is waiting hard.
+        Raises: ConfigError in a job of this client's own, or in another event loop than that of `start`.
+        Concurrency: `cancel_attempts` makes a stop that is waiting hard. To be cancelled only ends the wait: the stop
+        goes on, and whoever calls this again waits for its end.
         """
+        self._require_own_loop()
+        if self._mill is not None:
+            self._mill.refuse_own_jobs()
+        stop = asyncio.ensure_future(self._stop(soft_stop_timeout, signal))
+        self._stops.add(stop)
+        stop.add_done_callback(self._stops.discard)
+        await asyncio.shield(stop)
+
+    async def _stop(self, soft_stop_timeout: timedelta | None, signal: str | None) -> None:
         async with self._lock:
             mill = self._mill
             if mill is None:
@@ -184,6 +213,7 @@ class Client:
         Shape: one result per job, in order. Two jobs with one unique key in one call are refused by the database.
         Raises: as `insert`.
         """
+        self._require_own_loop()
         pairs = [job if isinstance(job, tuple) else (job, None) for job in jobs]
         executor = None if tx is None else self._driver.executor(tx)
         return await self._inserter.insert_many(pairs, executor)
@@ -206,8 +236,13 @@ class Client:
         return loop.time() - before
 
     async def add_queue(self, name: str, queue: QueueConfig | int) -> None:
-        """Begin to work one more queue. Raises: ConfigError for a queue that cannot be, or is worked already."""
-        checked = Config(queues={name: queue}, workers=self._config.workers)
+        """
+        Begin to work one more queue, with the client's own settings where it has none.
+
+        Raises: ConfigError for a queue that cannot be, or is worked already, or if the client was started without
+        queues or is stopping; DriverError, and then nothing was added.
+        """
+        checked = dataclasses.replace(self._config, queues={name: queue})
         await self._require_mill().add_queue(name, checked.queue_configs[name])
 
     async def remove_queue(self, name: str) -> None:
@@ -215,8 +250,12 @@ class Client:
         await self._require_mill().remove_queue(name)
 
     def add_periodic_job(self, job: PeriodicJob) -> None:
-        """Have one more periodic job inserted while this client leads. Raises: ConfigError, e.g. for an id in use."""
-        self._require_mill().enqueuer.add(job)
+        """
+        Have one more periodic job inserted while this client leads.
+
+        Raises: ConfigError for an id in use, or if this client never leads.
+        """
+        self._require_mill().add_periodic_job(job)
 
     def remove_periodic_job(self, job: PeriodicJob | str) -> None:
         """Insert a periodic job, or that with an id, no more. Raises: ConfigError if there is none such."""
@@ -231,6 +270,13 @@ class Client:
             inserter=self._inserter,
             subscriptions=self._subscriptions,
         )
+
+    def _require_own_loop(self) -> None:
+        if self._mill is not None and asyncio.get_running_loop() is not self._loop:
+            raise ConfigError(
+                f"client must be used in the event loop in which it was started, got {self.id!r} in another; from a "
+                "thread write asyncio.run_coroutine_threadsafe(client.insert(…), client.loop).result()"
+            )
 
     def _require_mill(self) -> Mill:
         if self._mill is None:

@@ -30,6 +30,7 @@ from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.maintenance.queue_cleaner import QueueCleaner
 from millhand.maintenance.reindexer import Reindexer
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
+from millhand.periodic import PeriodicJob
 from millhand.runtime.completer import Completer
 from millhand.runtime.elector import Elector, Term
 from millhand.runtime.inserter import Inserter
@@ -73,6 +74,7 @@ class Mill:
         self._crashed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._driver = driver
         self._is_hard_stop = asyncio.Event()
+        self._is_stopping = False
         self._inserter = inserter
         self._num_stuck = 0
         self._subscriptions = subscriptions
@@ -136,27 +138,64 @@ class Mill:
         """Begin to work one more queue."""
         if name in self.producers:
             raise ConfigError(f"queue must not be worked yet to be added, got {name!r}; remove it first")
+        if self._is_stopping or not self._config.queues:
+            raise ConfigError(
+                f"queue must be added to a client that was started with queues and is not stopping, got {name!r}"
+            )
         producer = self.producers[name] = self._producer(name, queue)
         poller = self._pollers[name] = QueuePoller(
             producer, self._driver.pool, is_poll_only=self._config.poll_only
         )
-        await self._start(producer)
-        await self._start(poller)
+        try:
+            await self._start(producer)
+            if not self._is_stopping:
+                await self._start(poller)
+        except BaseException:
+            await self._end_queue(producer, poller)
+            raise
 
     async def remove_queue(self, name: str) -> None:
         """Stop fetching from a queue and return when its attempts have ended."""
         if name not in self.producers:
             raise ConfigError(f"queue must be worked to be removed, got {name!r}")
-        producer = self.producers[name]
+        self._refuse_own_job(self.producers[name], "have its queue removed")
+        await self._end_queue(self.producers[name], self._pollers[name])
+
+    async def _end_queue(self, producer: Producer, poller: QueuePoller) -> None:
         await producer.stop()
         await producer.wait_idle()
-        await self._pollers.pop(name).stop()
-        del self.producers[name]
+        await poller.stop()
+        if self.producers.get(producer.queue) is producer:  # and not removed by somebody else meanwhile
+            del self.producers[producer.queue], self._pollers[producer.queue]
+
+    def refuse_own_jobs(self) -> None:
+        """Raise ConfigError in an attempt of this mill: a stop that it waits for would wait for the attempt."""
+        for producer in self.producers.values():
+            self._refuse_own_job(producer, "stop its client")
+
+    def _refuse_own_job(self, producer: Producer, deed: str) -> None:
+        task = asyncio.current_task()
+        for attempt in producer.running:
+            if attempt.task is task:
+                raise ConfigError(
+                    f"job must not {deed} and wait for that, which waits for the job, got {attempt.row.kind!r} "
+                    f"with id {attempt.row.id}; tell the program that started the client"
+                )
+
+    def add_periodic_job(self, job: PeriodicJob) -> None:
+        """Have a job inserted while this client leads."""
+        if self.elector is None or not self._config.queues:
+            raise ConfigError(
+                "periodic job must be added to a client that may lead, with queues and with leader_election, "
+                f"got {self._client_id!r}"
+            )
+        self.enqueuer.add(job)
 
     # The ladder.
 
     async def stop(self, *, soft_stop_seconds: float | None) -> None:
         """Climb down, rung by rung. `soft_stop_seconds` None waits for attempts without end, 0 not at all."""
+        self._is_stopping = True
         await _stop_all(self.producers.values())
         logger.debug("fetching stopped", extra={"running": self.num_running})
         if not await self._wait_idle(soft_stop_seconds, until=self._is_hard_stop):
@@ -182,7 +221,7 @@ class Mill:
         """Wait for all attempts to end, `timeout_seconds` at most, and not longer than `until` is set."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
-        for producer in self.producers.values():
+        for producer in tuple(self.producers.values()):
             waits: list[asyncio.Future[object]] = [asyncio.ensure_future(producer.wait_idle())]
             if until is not None:
                 waits.append(asyncio.ensure_future(until.wait()))

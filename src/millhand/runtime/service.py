@@ -129,10 +129,10 @@ class Service:
         """Return once `run` has returned. Idempotent; what `run` raised was told to `on_crash`."""
         self.bell.stop()  # outside the lock: a start that waits for `started` must hear of it too
         async with self._lock:
-            task, self._task = self._task, None
-            if task is not None:
+            if self._task is not None:
                 self.bell.stop()
-                await asyncio.wait([task])
+                await asyncio.wait([self._task])
+                self._task = None  # not before: whoever gives up waiting leaves it to the next to wait
 
     def probe(self, moment: str, value: object = None) -> None:
         """Tell a test that `moment` has come. Does nothing in production; a test replaces it."""
@@ -143,13 +143,13 @@ class Service:
         error = None if task.cancelled() else task.exception()
         if not was_up or (bell.is_stopping and error is None):
             return
+        if self.on_crash is not None:
+            self.on_crash(self, error)
         logger.error(
             "service crashed",
             exc_info=error,
             extra={"operation": self.name, "error_type": type(error).__name__, "error": str(error or "")},
         )
-        if self.on_crash is not None:
-            self.on_crash(self, error)
 
 
 class Sweeper(Service):

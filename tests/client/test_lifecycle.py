@@ -1,0 +1,266 @@
+"""A client that is started, stopped and changed at odd moments, from odd places, and more than once at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.client import Client
+from millhand.config import Config, QueueConfig
+from millhand.errors import ConfigError, DriverError
+from millhand.event import EventKind
+from millhand.job import Job, JobState
+from millhand.periodic import every
+from millhand.runtime.producer import Producer
+from millhand.runtime.service import Service, Wake
+from millhand.worker import Workers
+
+
+class Holder:
+    """A worker that says when it runs, and goes on when told to."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.workers = Workers()
+        self.workers.add()(self.act)
+
+    async def act(self, job: Job[Act]) -> None:
+        self.started.set()
+        await self.go_on.wait()
+
+
+async def _holding(room: Room, **settings: object) -> tuple[Client, Holder]:
+    holder = Holder()
+    client = room.client(holder.workers, **settings)
+    await client.start()
+    await client.insert(Act("x"))
+    await asyncio.wait_for(holder.started.wait(), GENEROUS)
+    return client, holder
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(GENEROUS):
+        while not is_so():  # noqa: ASYNC110 - nobody rings, and it is a matter of a few turns
+            await asyncio.sleep(0)
+
+
+def _producers(client: Client) -> dict[str, Producer]:
+    assert client._mill is not None
+    return client._mill.producers
+
+
+async def _is_stopping(client: Client) -> None:
+    """Return when the ladder of a stop waits for running attempts."""
+    producers = _producers(client)
+    await _until(lambda: not any(producer.is_running for producer in producers.values()))
+
+
+async def test_stop_that_is_cancelled_goes_on(room: Room) -> None:
+    """Who waits for a stop may lose patience; the stop does not, and the next one who asks waits for its end."""
+    client, holder = await _holding(room)
+    impatient = asyncio.create_task(client.stop())
+    await _is_stopping(client)
+
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+    patient = asyncio.create_task(client.stop())
+    holder.go_on.set()
+    await asyncio.wait_for(patient, GENEROUS)
+
+    [row] = await room.rows()
+    assert row.state is JobState.COMPLETED
+    assert await room.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
+
+
+async def test_service_whose_stop_was_cancelled_can_be_waited_for() -> None:
+    """A service is running until its run has returned, whoever has stopped to wait for that."""
+
+    class Lingerer(Service):
+        async def run(self, started: Callable[[], None]) -> None:
+            started()
+            while await self.bell.wait() is not Wake.STOP:
+                pass
+            await linger.wait()
+
+    linger = asyncio.Event()
+    service = Lingerer()
+    await service.start()
+    impatient = asyncio.create_task(service.stop())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+
+    was_running = service.is_running
+    linger.set()
+    await asyncio.wait_for(service.stop(), GENEROUS)
+
+    assert (was_running, service.is_running) == (True, False)
+
+
+@pytest.mark.parametrize("deed", ["stop", "remove_queue"])
+async def test_job_that_would_wait_for_itself_is_told_so(room: Room, deed: str) -> None:
+    """A job that stops its own client, or has its queue removed, fails at once instead of waiting for ever."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        await (job.client.stop() if deed == "stop" else job.client.remove_queue("default"))
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("x"))
+
+    assert event.kind is EventKind.JOB_FAILED
+    assert event.job is not None
+    [error] = event.job.errors
+    deed_told = {"stop": "stop its client", "remove_queue": "have its queue removed"}[deed]
+    assert error.error == (
+        f"ConfigError: job must not {deed_told} and wait for that, which waits for the job, got 'act' with id 1; "
+        "tell the program that started the client"
+    )
+
+
+async def test_queue_cannot_be_added_while_the_client_stops(room: Room) -> None:
+    """A queue that comes too late is refused, and is not worked behind the back of the stop."""
+    client, holder = await _holding(room)
+    stopping = asyncio.create_task(client.stop())
+    await _is_stopping(client)
+
+    with pytest.raises(ConfigError, match=r"started with queues and is not stopping, got 'late'"):
+        await client.add_queue("late", 1)
+
+    holder.go_on.set()
+    await asyncio.wait_for(stopping, GENEROUS)
+    assert await room.driver.pool.fetch("SELECT name FROM river_queue WHERE name = 'late'") == []
+
+
+async def test_queue_that_is_being_removed_does_not_trip_a_stop(room: Room) -> None:
+    """Removals, even two of one queue, and a stop may wait for the same job; all of them end, and it is completed."""
+    client, holder = await _holding(room, queues={"default": 10, "other": 10})
+    waiting = [asyncio.create_task(client.remove_queue("default")) for _ in range(2)]
+    await _until(lambda: not _producers(client)["default"].is_running)
+    waiting.append(asyncio.create_task(client.stop()))
+    await _is_stopping(client)
+
+    holder.go_on.set()
+    await asyncio.wait_for(asyncio.gather(*waiting), GENEROUS)
+
+    [row] = await room.rows()
+    assert row.state is JobState.COMPLETED
+    assert await room.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
+
+
+async def test_queue_cannot_be_added_to_a_client_that_only_inserts(room: Room) -> None:
+    """A client that was started without queues has nobody who would complete jobs, and so does not fetch any."""
+    async with room.client(Holder().workers, queues={}) as client:
+        with pytest.raises(ConfigError, match=r"started with queues and is not stopping, got 'default'"):
+            await client.add_queue("default", 1)
+
+
+async def test_queue_that_is_added_has_the_clients_settings(room: Room) -> None:
+    """What a queue does not say is as the client says, for queues of the start and for those that come later."""
+    settings = {"fetch_poll_interval": timedelta(seconds=50), "fetch_cooldown": timedelta(seconds=3)}
+
+    async with room.client(Holder().workers, **settings) as client:
+        await client.add_queue("later", QueueConfig(max_workers=1))
+        producers = _producers(client).values()
+        told = {(producer._poll_seconds, producer._cooldown_seconds) for producer in producers}
+
+    assert told == {(50.0, 3.0)}
+
+
+async def test_queue_that_could_not_be_added_can_be_added_later(room: Room) -> None:
+    """A failure of the database leaves no half of a queue behind."""
+    async with room.client(Holder().workers) as client:
+        await room.execute("ALTER TABLE river_queue RENAME TO hidden")
+        try:
+            with pytest.raises(DriverError):
+                await client.add_queue("later", 1)
+        finally:
+            await room.execute("ALTER TABLE hidden RENAME TO river_queue")
+
+        await client.add_queue("later", 1)
+
+        assert sorted(_producers(client)) == ["default", "later"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"queues": {}}, {"leader_election": False}], ids=["no queues", "no elections"]
+)
+async def test_periodic_job_is_refused_by_a_client_that_never_leads(
+    room: Room, settings: dict[str, object]
+) -> None:
+    """A job that would never be inserted is refused when it is added."""
+    async with room.client(Holder().workers, client_id="me", **settings) as client:
+        with pytest.raises(ConfigError) as refused:
+            client.add_periodic_job(every(timedelta(hours=1), Act("x")))
+
+    assert str(refused.value) == (
+        "periodic job must be added to a client that may lead, with queues and with leader_election, got 'me'"
+    )
+
+
+async def test_client_refuses_to_be_used_in_another_event_loop(room: Room) -> None:
+    """What belongs to one event loop says so in another, and says how to come back from there."""
+    async with room.client(Holder().workers, client_id="me") as client:
+        for use in (lambda: client.insert(Act("x")), client.start, client.stop):
+
+            def in_another_loop(use: Callable[[], object] = use) -> None:
+                asyncio.run(use())  # type: ignore[arg-type]
+
+            with pytest.raises(ConfigError) as refused:
+                await asyncio.to_thread(in_another_loop)
+            assert str(refused.value) == (
+                "client must be used in the event loop in which it was started, got 'me' in another; from a thread "
+                "write asyncio.run_coroutine_threadsafe(client.insert(…), client.loop).result()"
+            )
+
+
+async def test_function_in_a_thread_inserts_by_the_clients_loop(room: Room) -> None:
+    """A plain function inserts through the event loop of its client."""
+    workers = Workers()
+
+    @workers.add()
+    def act(job: Job[Act]) -> None:
+        if job.args.what == "first":
+            insert = job.client.insert(Act("second"))
+            asyncio.run_coroutine_threadsafe(insert, job.client.loop).result()
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("first"))
+            told = [(await room.next(events)).job for _ in range(2)]
+
+    assert sorted(row.args["what"] for row in told if row is not None) == ["first", "second"]
+
+
+def test_client_has_no_loop_before_it_is_started() -> None:
+    """There is nothing to come back to yet."""
+    client = Client("postgresql://nobody@localhost/nothing", Config(client_id="me"))
+
+    with pytest.raises(ConfigError, match=r"client must be started first, got 'me' which is not"):
+        _ = client.loop
+
+
+async def test_client_can_be_started_in_one_loop_after_another(room: Room) -> None:
+    """A client that was stopped may be started again in another event loop."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    client = room.client(workers)
+
+    async def once() -> EventKind:
+        async with client:
+            return (await room.work(client, Act("x"))).kind
+
+    told = [await asyncio.to_thread(asyncio.run, once()) for _ in range(2)]
+
+    assert told == [EventKind.JOB_COMPLETED] * 2
