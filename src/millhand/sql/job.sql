@@ -131,7 +131,7 @@ SELECT pg_notify(/* schema_name */ || '.river_insert', jsonb_build_object('queue
 FROM unnest(@queues::text []) AS queue;
 
 -- name: job_get_available
--- Lock up to @limit available jobs of a queue and mark them running: priority first, then age.
+-- Lock up to @limit available jobs of a queue and mark them running: priority first, then age. They come in no order.
 WITH locked AS MATERIALIZED (
     SELECT id
     FROM /* schema */river_job
@@ -143,30 +143,25 @@ WITH locked AS MATERIALIZED (
     ORDER BY priority, scheduled_at, id
     LIMIT @limit::integer
     FOR UPDATE SKIP LOCKED
-),
-
-updated AS (
-    UPDATE /* schema */river_job AS job
-    SET
-        state = 'running',
-        attempt = job.attempt + 1,
-        attempted_at = coalesce(@now::timestamptz, now()),
-        attempted_by = array_append(
-            CASE
-                WHEN cardinality(job.attempted_by) >= @max_attempted_by::integer
-                    THEN job.attempted_by[cardinality(job.attempted_by) - @max_attempted_by::integer + 2:]
-                ELSE job.attempted_by
-            END,
-            @client_id::text
-        )
-    -- An array and not a join: the planner must not think of reading the whole table.
-    WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
-    RETURNING
-        /* job_columns */
 )
 
-TABLE updated
-ORDER BY priority, scheduled_at, id;
+UPDATE /* schema */river_job AS job
+SET
+    state = 'running',
+    attempt = job.attempt + 1,
+    attempted_at = coalesce(@now::timestamptz, now()),
+    attempted_by = array_append(
+        CASE
+            WHEN cardinality(job.attempted_by) >= @max_attempted_by::integer
+                THEN job.attempted_by[cardinality(job.attempted_by) - @max_attempted_by::integer + 2:]
+            ELSE job.attempted_by
+        END,
+        @client_id::text
+    )
+-- An array and not a join: the planner must not think of reading the whole table.
+WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
+RETURNING
+    /* job_columns */;
 
 -- name: job_complete_many
 -- Mark running jobs completed, and nothing else. The ids are sorted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 
 import msgspec
 
@@ -16,6 +17,8 @@ from millhand.transition import StateChange
 
 # `attempted_by` keeps its newest hundred. Source: River v0.51.2, producer.go `maxAttemptedBy`.
 ATTEMPTED_BY_MAX = 100
+
+_WORKING_ORDER = attrgetter("priority", "scheduled_at", "id")
 
 
 class ScheduledJob(msgspec.Struct, frozen=True):
@@ -108,7 +111,7 @@ def job_get_available(
         "now": now,
         "queue": queue,
     }
-    return Query("job_get_available", params, parse_jobs)
+    return Query("job_get_available", params, _parse_available)
 
 
 def job_complete_many(*, ids: Sequence[JobId], finalized_ats: Sequence[datetime]) -> Query[list[JobId]]:
@@ -354,6 +357,13 @@ def state_literals(states: Iterable[JobState]) -> str:
 
 def _parse_insert_results(rows: Sequence[Row]) -> list[InsertResult]:
     return [InsertResult(parse_job(row), row[-1]) for row in rows]
+
+
+def _parse_available(rows: Sequence[Row]) -> list[JobRow]:
+    # Here and not in SQL: nearly always they are in order, which costs 0.3 µs a job to see, and a sort there 4 µs.
+    jobs = parse_jobs(rows)
+    jobs.sort(key=_WORKING_ORDER)
+    return jobs
 
 
 def _parse_ids(rows: Sequence[Row]) -> list[JobId]:
