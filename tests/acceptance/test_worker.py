@@ -242,6 +242,17 @@ async def test_worker_completes_a_job_that_failed_once(shop: Shop) -> None:
     assert [(error.attempt, error.error) for error in row.errors] == [(1, "ValueError: not yet")]
 
 
+async def test_worker_is_done_although_jobs_of_foreign_kinds_wait(shop: Shop) -> None:
+    """`--until-empty` does not wait for jobs that this worker would never fetch."""
+    foreign = await shop.insert("of_another_program")
+
+    async with shop.worker("shop:config", "--until-empty") as worker:
+        code = await worker.wait()
+
+    assert code == 0
+    assert (await shop.row(foreign)).state is JobState.AVAILABLE
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_worker_stops_in_order_when_idle(shop: Shop, number: signal.Signals) -> None:
     """Ctrl-C, `kill` or a closed terminal ends an idle worker at once: `worker stopped` comes last, the code is 0."""

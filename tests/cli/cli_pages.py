@@ -52,7 +52,7 @@ In a pipe every row is a line of tab-separated fields without a heading, what a 
   them at once. The third ends the process where it stands.
 - The last line of the log is `worker stopped`. The exit code is 0 after any stop in order, 1 after a crash.
 - `--until-empty` stops when no job of the worked queues is running here and none is due within five seconds. Jobs that are
-  scheduled or retried later, and those of paused queues, are left.
+  scheduled or retried later, those of paused queues, and those of kinds that are not worked here, are left.
 """
 
 SETTINGS_HEAD = f"""\

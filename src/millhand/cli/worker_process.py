@@ -115,18 +115,21 @@ class WorkerProcess:
 
     async def _has_work(self, client: Client, queues: list[str]) -> bool:
         """
-        Whether a job of `queues` is due, or runs here.
+        Whether a job of `queues` that is fetched here is due, or runs here.
 
         The order matters. Between the two looks a job goes from the states of the second to those of the first only if
         it is due too late to count; the other way round, one that fails in between would be overlooked.
         """
         if not queues:
             return False
-        waiting = JobFilters(queues=queues, states=[JobState.RETRYABLE, JobState.SCHEDULED])
+        config = client.config
+        # Jobs of other kinds stay where they are for ever, as far as this worker is concerned.
+        kinds = config.workers.kinds if config.fetch_only_known_kinds else None
+        waiting = JobFilters(kinds=kinds, queues=queues, states=[JobState.RETRYABLE, JobState.SCHEDULED])
         first = (await client.jobs.list(waiting, limit=1, order_by=SortField.SCHEDULED_AT)).jobs
         if first and first[0].scheduled_at <= datetime.now(UTC) + SOON:
             return True
-        current = JobFilters(queues=queues, states=[JobState.AVAILABLE, JobState.RUNNING])
+        current = JobFilters(kinds=kinds, queues=queues, states=[JobState.AVAILABLE, JobState.RUNNING])
         jobs = (await client.jobs.list(current, limit=CURRENT_LIMIT)).jobs
         return any(job.state is JobState.AVAILABLE or job.attempted_by[-1:] == (client.id,) for job in jobs)
 
