@@ -1,0 +1,350 @@
+"""The documentation tells what is there: its blocks run, and whatever it names exists."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import re
+import shlex
+import tempfile
+import tomllib
+import unicodedata
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import millhand
+from docs_room import PROJECT, fresh_database
+from docs_story import Reader, blocks, first_missing
+from millhand.cli.main import cli
+from millhand.cli.settings import load_settings
+from millhand.embedded import embedded_postgres
+
+DOCS = PROJECT / "docs"
+QUICKSTART = DOCS / "quickstart.md"
+PAGES = [PROJECT / "README.md", *sorted(DOCS.rglob("*.md"))]
+TEXTS = [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "CONTRIBUTING.md", PROJECT / "examples" / "README.md"]
+STORIES = [
+    page
+    for page in PAGES
+    if page != QUICKSTART and {block.language for block in blocks(page)} & {"python", "sh", "sql"}
+]
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+# Made of an event's name.
+PUT_TOGETHER = {"queue paused", "queue resumed"}
+CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """An empty directory that a root's database may enter, and pytest's own may not be."""
+    with tempfile.TemporaryDirectory(prefix="millhand-docs-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+        if (directory / ".millhand/postgres/data/postmaster.pid").exists():  # its user was killed
+            with embedded_postgres(directory / ".millhand/postgres"):
+                pass
+
+
+@pytest.fixture
+async def database_url(postgres_server_url: str) -> AsyncIterator[str]:
+    """The URL of a database with River's tables and ours, for one page."""
+    async with fresh_database(postgres_server_url) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server_url: str) -> AsyncIterator[str]:
+    """The URL of a database without tables, as a reader brings it."""
+    async with fresh_database(postgres_server_url, is_migrated=False) as url:
+        yield url
+
+
+# What pages do.
+
+
+@pytest.mark.parametrize("page", STORIES, ids=lambda page: page.stem)
+async def test_page_runs(
+    page: Path, directory: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever does what a page says, block by block, sees what it says."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    await Reader(directory, database_url).follow(page)
+
+
+@pytest.mark.slow
+async def test_quickstart_runs(directory: Path, empty_database_url: str) -> None:
+    """The quickstart leads from an empty directory and an empty database to jobs that were worked, as printed there."""
+    await Reader(directory, empty_database_url, has_database=False).follow(QUICKSTART)
+
+
+async def test_role_of_operations_suffices(database_url: str) -> None:
+    """A role with no more than the rights that operations.md grants leads, works and completes jobs."""
+    page = DOCS / "operations.md"
+    [grants] = [block for block in blocks(page) if "CREATE ROLE" in block.text]
+    role = f"docs_{os.getpid()}"
+    await _run_sql(database_url, grants.text.replace("millhand_worker", role))
+    workers = millhand.Workers()
+
+    @workers.add()
+    async def succeed() -> None:
+        """Do nothing."""
+
+    config = millhand.Config(
+        workers=workers,
+        queues={"default": 1},
+        periodic_jobs=[millhand.never(succeed.args())],  # inserted by a leader
+    )
+    try:
+        async with millhand.Client(f"{database_url}&role={role}", config) as client:
+            event = await anext(client.subscribe())
+
+        assert event.kind is millhand.EventKind.JOB_COMPLETED
+    finally:
+        await _run_sql(database_url, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+# What pages name.
+
+
+def test_commands_exist() -> None:
+    """Every `millhand …` and every `./just …` on a page is a command with the options that are shown."""
+    faults = [f"{place}: {fault}" for place, text in _commands() for fault in _faults_of(text)]
+
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    "table",
+    [millhand.Config, millhand.InsertOpts, millhand.UniqueOpts, millhand.QueueConfig],
+    ids=lambda table: table.__name__,
+)
+def test_settings_are_told(table: type) -> None:
+    """Every field of what a user configures is on a page."""
+    told = _told()
+    fields = [field.name for field in dataclasses.fields(table) if field.init]
+
+    assert [name for name in fields if name not in told] == []
+
+
+def test_public_names_are_told() -> None:
+    """Whatever the front door lists is on a page, or in an example."""
+    texts = [page.read_text() for page in PAGES]
+    texts += [path.read_text() for path in (PROJECT / "examples").glob("*.py")]
+    words = set(re.findall(r"\w+", "\n".join(texts)))
+    # Types that are met in annotations only; of what they stand for, the pages tell.
+    met_only = {
+        "Clock",
+        "ClientId",
+        "JobId",
+        "JobSignal",
+        "JobStatistics",
+        "QueueRow",
+        "Schedule",
+        "SystemClock",
+    }
+
+    assert sorted(set(millhand.__all__) - words - met_only - {"__version__"}) == []
+
+
+def test_hooks_and_events_are_told() -> None:
+    """Every moment that a hook or a middleware has, and every kind of event, is on the page for programs."""
+    guide = (DOCS / "guide.md").read_text()
+    moments = {
+        name
+        for kind in (millhand.Hook, millhand.Middleware)
+        for name in vars(kind)
+        if not name.startswith("_")
+    }
+
+    assert sorted(name for name in moments if f"`{name}(" not in guide) == []
+    assert [kind.value for kind in millhand.EventKind if f"`{kind.value}`" not in guide] == []
+
+
+def test_log_messages_are_told() -> None:
+    """The tables of operations.md have every message that the package logs, and none that it does not."""
+    section = (DOCS / "operations.md").read_text().partition("## The log\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    told = [message for row in rows for message in CODE.findall(row)]
+
+    assert sorted(told) == sorted(set(told))
+    assert (sorted(_logged() - set(told)), sorted(set(told) - _logged())) == ([], [])
+
+
+def test_settings_files_on_pages_are_accepted(directory: Path) -> None:
+    """Every block of toml is a millhand.toml that the command line takes."""
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "toml":
+                tomllib.loads(block.text)
+                (directory / "millhand.toml").write_text(block.text)
+                settings = load_settings(directory=directory, environment={})
+
+                assert settings.config() and settings.orphans_config(), block.where  # noqa: PT018
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """A link within the project leads to a file that is there, and to a heading that is in it."""
+    broken = [link for link in LINK.findall(_prose(page)) if "://" not in link and not _exists(page, link)]
+
+    assert broken == []
+
+
+def test_pages_are_in_the_navigation() -> None:
+    """Every page can be found without knowing its name; decisions are found by their index."""
+    nav = str(tomllib.loads((PROJECT / "zensical.toml").read_text())["project"]["nav"])
+    pages = [str(page.relative_to(DOCS)) for page in PAGES[1:] if not page.name[0].isdigit()]
+
+    assert [page for page in pages if f"'{page}'" not in nav] == []
+
+
+def test_decisions_are_indexed() -> None:
+    """The index of decisions has each of them, by the title that it has."""
+    index = (DOCS / "decisions" / "index.md").read_text()
+    expected = [
+        f"[{path.read_text().partition('. ')[2].splitlines()[0]}]({path.name})"
+        for path in sorted((DOCS / "decisions").glob("0*.md"))
+    ]
+
+    assert [entry for entry in expected if entry not in index] == []
+
+
+def test_extras_exist() -> None:
+    """What a page says to install is an extra of this package."""
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {
+        name.strip()
+        for page in TEXTS
+        for found in re.findall(r"millhand\[([\w, ]+)\]", page.read_text())
+        for name in found.split(",")
+    }
+
+    assert sorted(named - set(extras)) == []
+    assert "all" in named
+
+
+def test_expected_lines_can_be_missed() -> None:
+    """The comparison that pages are held to tells a line that is missing, out of order, or different."""
+    text = "10:00:01 info  worker started   client_id=a queues=default:10\nhello Ada\n"
+
+    assert (
+        first_missing(["09:59:59 info worker started client_id=… queues=default:99", "hello Ada"], text)
+        is None
+    )
+    assert first_missing(["hello Ada", "10:00:01 info …"], text) == "10:00:01 info …"
+    assert first_missing(["hello Eve"], text) == "hello Eve"
+
+
+def _told() -> set[str]:
+    """Return every word that stands in code on a page, in prose or in a block."""
+    words: set[str] = set()
+    for page in PAGES:
+        text = page.read_text()
+        spans = [*CODE.findall(text), *(block.text for block in blocks(page))]
+        words.update(re.findall(r"\w+", " ".join(spans)))
+    return words
+
+
+def _prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> Iterator[tuple[str, str]]:
+    for page in TEXTS:
+        name = str(page.relative_to(PROJECT))
+        for span in CODE.findall(_prose(page)):
+            yield name, span
+        for block in blocks(page):
+            if block.language == "sh" or (block.language == "text" and block.text.startswith("millhand ")):
+                for line in block.text.splitlines():
+                    yield block.where, line.partition("  #")[0]
+
+
+def _faults_of(text: str) -> Iterator[str]:
+    """Yield what is wrong with a text that is a command of ours."""
+    if re.match(r"\./just \w", text):
+        recipe = text.split()[1]
+        if not re.search(rf"^{recipe}\b.*:", (PROJECT / "justfile").read_text(), re.MULTILINE):
+            yield f"no recipe for {text!r}"
+    if not text.startswith("millhand "):
+        return
+    words = shlex.split(text)[1:]
+    command: click.Command = cli
+    context = click.Context(cli)
+    while words and isinstance(command, click.Group):
+        known = command.get_command(context, words[0])
+        if known is None:
+            if not words[0].startswith("-"):
+                yield f"no command for {text!r}"
+            break
+        command, words = known, words[1:]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    options |= {"--help", "--version"}
+    yield from (
+        f"no option {word!r} for {text!r}"
+        for word in words
+        if word.startswith("--") and word.partition("=")[0] not in options
+    )
+
+
+def _logged() -> set[str]:
+    """Return the constant phrase of every line that the package logs."""
+    found = set(PUT_TOGETHER)
+    for path in sorted((PROJECT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and (message := _message_of(node)) is not None:
+                found.update(
+                    part.value
+                    for part in ast.walk(message)
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                )
+    return found
+
+
+def _message_of(call: ast.Call) -> ast.expr | None:
+    match call:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="logger" | "log"), attr="log"), args=[_, message, *_]
+        ):
+            return message
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="logger" | "log"), attr=level), args=[message, *_]
+        ) if level in LEVELS:
+            return message
+        case ast.Call(func=ast.Name(id="_log"), args=[ast.Constant() as message, *_]):
+            return message
+    return None
+
+
+def _exists(page: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    target = (page.parent / name).resolve() if name else page
+    if not target.exists():
+        return False
+    return not anchor or target.suffix != ".md" or anchor in _anchors(target)
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as Python-Markdown makes them."""
+    headings = re.findall(r"^#+ (.+)$", _prose(page), re.MULTILINE)
+    plain = [
+        unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode() for heading in headings
+    ]
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in plain}
+
+
+async def _run_sql(database_url: str, sql: str) -> None:
+    import asyncpg  # noqa: PLC0415 - for one test
+
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
