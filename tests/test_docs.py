@@ -13,19 +13,21 @@ import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import click
 import pytest
 
 import millhand
-from docs_room import PROJECT, fresh_database
-from docs_story import Reader, blocks, first_missing
+from docs_room import PROJECT, environment, fresh_database
+from docs_story import Reader, Terminal, blocks, first_missing
 from millhand.cli.main import cli
 from millhand.cli.settings import load_settings
 from millhand.embedded import embedded_postgres
 
 DOCS = PROJECT / "docs"
 QUICKSTART = DOCS / "quickstart.md"
-PAGES = [PROJECT / "README.md", *sorted(DOCS.rglob("*.md"))]
+README = PROJECT / "README.md"
+PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 TEXTS = [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "CONTRIBUTING.md", PROJECT / "examples" / "README.md"]
 STORIES = [
     page
@@ -82,6 +84,31 @@ async def test_page_runs(
 async def test_quickstart_runs(directory: Path, empty_database_url: str) -> None:
     """The quickstart leads from an empty directory and an empty database to jobs that were worked, as printed there."""
     await Reader(directory, empty_database_url, has_database=False).follow(QUICKSTART)
+
+
+async def test_readme_shows_the_first_seconds(directory: Path) -> None:
+    """A first worker in an empty directory says what the README shows, up to a heartbeat and Ctrl-C."""
+    shown = next(block.text for block in blocks(README) if block.language == "text")
+    before, after = (part.splitlines() for part in shown.split("^C\n"))
+    [first, *_] = [line for line in before if "worker heartbeat" in line]
+    before = [line for line in before if "worker heartbeat" not in line] + [first]
+    terminal = Terminal()
+
+    code = await terminal.run(
+        "exec millhand worker", directory, environment(NO_COLOR="1", TERM="dumb"), interrupt_after=before[-1:]
+    )
+
+    # Whether it leads a moment before it has started, or after, is a race.
+    assert ([line for line in (*before, *after) if first_missing([line], terminal.text)], code) == ([], 0)
+
+
+def test_readme_has_its_two_commands() -> None:
+    """Both stand alone in a block of their own, and CI runs the second one as it is written."""
+    commands = [block.text for block in blocks(README) if block.language == "sh"]
+
+    assert "./just worker\n" in commands
+    assert "./just test\n" in commands
+    assert "./just test\n" in (PROJECT / ".ci" / "run").read_text()
 
 
 async def test_role_of_operations_suffices(database_url: str) -> None:
@@ -341,8 +368,6 @@ def _anchors(page: Path) -> set[str]:
 
 
 async def _run_sql(database_url: str, sql: str) -> None:
-    import asyncpg  # noqa: PLC0415 - for one test
-
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(sql)
