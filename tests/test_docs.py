@@ -35,8 +35,6 @@ STORIES = [
     if page != QUICKSTART and {block.language for block in blocks(page)} & {"python", "sh", "sql"}
 ]
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
-# Made of an event's name.
-PUT_TOGETHER = {"queue paused", "queue resumed"}
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -323,7 +321,7 @@ def _faults_of(text: str) -> Iterator[str]:
 
 def _logged() -> set[str]:
     """Return the constant phrase of every line that the package logs."""
-    found = set(PUT_TOGETHER)
+    found: set[str] = set()
     for path in sorted((PROJECT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and (message := _message_of(node)) is not None:
