@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, ClassVar
 
-from millhand import Client, InsertOpts, InsertResult, UniqueOpts
+from millhand import Client, InsertOpts, InsertResult, Unique, UniqueOpts
 from millhand.store.job_list import JobFilters
-from millhand.unique import Unique
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from docs_room import PROJECT, run_python
+from docs_room import PROJECT, environment, run_python
+from docs_story import Terminal, first_missing
 from millhand.cli.settings import load_settings
 from millhand.storage import open_store
 
@@ -61,6 +63,30 @@ def test_examples_are_listed() -> None:
     ]
 
     assert sorted(listed) == sorted(there)
+
+
+@pytest.mark.slow
+async def test_demo_shows_what_it_promises() -> None:
+    """Within seconds the demo beats its heart, retries, discards, tells of orphans and takes them away; Ctrl-C ends it."""
+    terminal = Terminal()
+    shown = [
+        "… warn job errored … kind=make_thumbnail queue=default attempt=2 max_attempts=25 …",
+        "… error job discarded … kind=pay_invoice queue=default attempt=3 max_attempts=3 …",
+        "… info worker heartbeat …",
+        "… info orphan cleanup completed mode=report objects=4 rows=4 … missing=1 deleted=0 …",
+        "… info orphan cleanup completed mode=delete objects=4 rows=4 … missing=1 deleted=2 …",
+        "… info thumbnail made key=cat.jpg attempt=3 …",
+        "… info worker stopped …",
+    ]
+
+    code = await terminal.run(
+        f"exec {sys.executable} -m examples.demo",
+        PROJECT,
+        environment(NO_COLOR="1", TERM="dumb"),
+        interrupt_after=["… info email sent …"] * 2,
+    )
+
+    assert ([line for line in shown if first_missing([line], terminal.text)], code) == ([], 0), terminal.text
 
 
 def printed_by(program: Path) -> str:
