@@ -44,6 +44,14 @@ DO $body$
 DECLARE
     names text;
 BEGIN
+    -- What a test made for itself goes; what migrations made is emptied.
+    FOR names IN
+        SELECT format('%I.%I', schemaname, tablename)
+        FROM pg_tables
+        WHERE schemaname = /* schema_name */ AND tablename NOT LIKE 'river%' AND tablename NOT LIKE 'millhand%'
+    LOOP
+        EXECUTE 'DROP TABLE ' || names || ' CASCADE';
+    END LOOP;
     SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') INTO names
     FROM pg_tables
     WHERE schemaname = /* schema_name */ AND tablename <> 'river_migration';

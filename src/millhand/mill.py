@@ -203,12 +203,14 @@ class Mill:
             logger.warning("attempts cancelled", extra={"num_jobs": num_jobs})
             if not await self._wait_idle(ABANDON_SECONDS):
                 logger.error("attempts abandoned", extra={"num_jobs": self.num_running})
+        _tell_to_stop(self.completer, *self._pollers.values(), self._maintainer)
         await self.completer.stop()
         logger.debug("completions written", extra={"num_jobs": sum(self.completer.num_by_kind.values())})
         await _stop_all(self._pollers.values())
         if self._maintainer is not None and self.elector is not None:
             await self._maintainer.stop()
             logger.debug("sweepers stopped")
+            _tell_to_stop(self.elector, self._inserter, self._notifier)
             await self.elector.stop()
             logger.debug("term resigned")
         await self._inserter.stop()
@@ -254,7 +256,7 @@ class Mill:
             if action == "cancel" and isinstance(id, int):
                 producer.cancel(id)
             elif action in ("pause", "resume"):
-                producer.set_paused(action == "pause")
+                producer.hear_paused(is_paused=action == "pause")
 
     def _hear_available(self, row: JobRow) -> None:
         producer = self.producers.get(row.queue)
@@ -367,6 +369,13 @@ def _sweepers(
             )
         )
     return sweepers
+
+
+def _tell_to_stop(*services: Service | None) -> None:
+    """Have services end that are then waited for in order: a database that is silent costs one deadline for all."""
+    for service in services:
+        if service is not None:
+            service.bell.stop()
 
 
 async def _stop_all(services: Iterable[Service]) -> None:

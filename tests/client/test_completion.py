@@ -205,6 +205,42 @@ async def test_completion_whose_connection_dies_is_written_later(
     assert [record.message for record in caplog.records] == ["completions waiting", "completions recovered"]
 
 
+async def test_completion_survives_a_stop_during_a_restart_of_the_database(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stop holds out for a while: what is cut off four times, as in a restart, is written with the fifth."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if job.args.what == "with metadata":
+            job.set_metadata("note", "kept")
+        else:
+            started.set()
+        await go_on.wait()
+
+    client = room.client(workers)
+    await client.start()
+    await client.insert_many([Act("with metadata"), Act("plain")])
+    await asyncio.wait_for(started.wait(), GENEROUS)
+    with caplog.at_level(logging.ERROR, "millhand"):
+        blocker = await asyncpg.connect(room.url)
+        try:
+            async with blocker.transaction():
+                await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
+                go_on.set()
+                stopping = asyncio.create_task(client.stop())
+                for _ in range(4):
+                    await _kill_blocked_completion(room)
+        finally:
+            await blocker.close()
+        await asyncio.wait_for(stopping, GENEROUS)
+
+    assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+    assert caplog.records == []
+
+
 async def _kill_blocked_completion(room: Room) -> None:
     blocked = """
         SELECT pg_terminate_backend(pid) AS is_killed

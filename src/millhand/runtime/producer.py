@@ -78,6 +78,7 @@ class Producer(Service):
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self.is_paused = False
+        self.num_pauses_heard = 0
         self.queue = queue
 
     @property
@@ -126,15 +127,15 @@ class Producer(Service):
             self._poll_at = poll_at
             self.bell.ring()
 
-    def set_paused(self, is_paused: bool) -> None:
-        """Stop or go on fetching; what runs is not touched. Does nothing if it is so already."""
-        if self.is_paused is is_paused:
-            return
-        self.is_paused = is_paused
-        kind = EventKind.QUEUE_PAUSED if is_paused else EventKind.QUEUE_RESUMED
-        logger.info("queue paused" if is_paused else "queue resumed", extra={"queue": self.queue})
-        self._subscriptions.distribute([Event(kind=kind, queue=self.queue)])
-        self.hear_insert()
+    def hear_paused(self, *, is_paused: bool) -> None:
+        """Stop or go on fetching, as was announced; what runs is not touched."""
+        self.num_pauses_heard += 1
+        self._set_paused(is_paused=is_paused)
+
+    def see_paused(self, *, is_paused: bool, num_pauses_heard: int) -> None:
+        """Do as the queue's row said, unless something was announced since it was asked: that is newer."""
+        if num_pauses_heard == self.num_pauses_heard:
+            self._set_paused(is_paused=is_paused)
 
     def cancel(self, id: int) -> None:
         """Cancel the attempt of a job, if it runs here or is on its way here."""
@@ -158,6 +159,15 @@ class Producer(Service):
             self.hear_insert()
 
     # The loop's own.
+
+    def _set_paused(self, *, is_paused: bool) -> None:
+        if self.is_paused is is_paused:
+            return
+        self.is_paused = is_paused
+        kind = EventKind.QUEUE_PAUSED if is_paused else EventKind.QUEUE_RESUMED
+        logger.info("queue paused" if is_paused else "queue resumed", extra={"queue": self.queue})
+        self._subscriptions.distribute([Event(kind=kind, queue=self.queue)])
+        self.hear_insert()
 
     def _num_free(self) -> int:
         return self._max_workers - self._num_slots_taken

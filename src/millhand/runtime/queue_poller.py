@@ -58,6 +58,7 @@ class QueuePoller(Sweeper):
         """Pause or resume the producer as the queue's row says; renew the row when it is time, or gone."""
         name, now = self._producer.queue, asyncio.get_running_loop().time()
         is_heartbeat_due = now >= self._heartbeat_at
+        num_heard = self._producer.num_pauses_heard
         try:
             query = queue_create_or_set_updated_at(name) if is_heartbeat_due else queue_get(name)
             row = await self._pool.run(query)
@@ -65,4 +66,4 @@ class QueuePoller(Sweeper):
             row = await self._pool.run(queue_create_or_set_updated_at(name))
         if is_heartbeat_due:
             self._heartbeat_at = now + jittered(HEARTBEAT_SECONDS, 0.01)
-        self._producer.set_paused(row.is_paused)
+        self._producer.see_paused(is_paused=row.is_paused, num_pauses_heard=num_heard)

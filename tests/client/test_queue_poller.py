@@ -1,0 +1,71 @@
+"""What a queue's row says is heeded, unless something newer was announced."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from client_room import Room
+
+from millhand.driver.protocol import Executor
+from millhand.job import ClientId
+from millhand.runtime.producer import Producer
+from millhand.runtime.queue_poller import QueuePoller
+from millhand.runtime.subscription import Subscriptions
+from millhand.store.query import Query
+
+T = TypeVar("T")
+
+
+class Late:
+    """An executor whose answers arrive after an announcement."""
+
+    def __init__(self, executor: Executor, producer: Producer) -> None:
+        self.executor = executor
+        self.is_late = True
+        self.producer = producer
+
+    async def run(self, query: Query[T]) -> T:
+        answer = await self.executor.run(query)
+        if self.is_late:
+            self.producer.hear_paused(is_paused=False)
+        return answer
+
+
+def _producer(executor: Executor) -> Producer:
+    return Producer(
+        "default",
+        executor,
+        client_id=ClientId("me"),
+        cooldown_seconds=1.0,
+        execute=lambda attempt: attempt,
+        kinds=None,
+        max_workers=1,
+        poll_seconds=1.0,
+        subscriptions=Subscriptions(),
+    )
+
+
+async def test_poller_does_not_undo_what_was_announced_while_it_asked(room: Room) -> None:
+    """An answer that was overtaken by a resume does not pause the queue again; the next one is heeded."""
+    producer = _producer(room.driver.pool)
+    late = Late(room.driver.pool, producer)
+    poller = QueuePoller(producer, late)  # type: ignore[arg-type]
+    await room.execute("INSERT INTO river_queue (name, paused_at) VALUES ('default', now())")
+
+    await poller.poll_settings()
+    is_paused_after_late = producer.is_paused
+    late.is_late = False
+    await poller.poll_settings()
+
+    assert (is_paused_after_late, producer.is_paused) == (False, True)
+
+
+async def test_poller_makes_the_row_anew_when_it_is_gone(room: Room) -> None:
+    """A queue whose row was cleaned away while it is worked gets one again."""
+    producer = _producer(room.driver.pool)
+
+    await QueuePoller(producer, room.driver.pool).poll_settings()
+
+    assert [row["name"] for row in await room.driver.pool.fetch("SELECT name FROM river_queue")] == [
+        "default"
+    ]
