@@ -32,7 +32,7 @@ import asyncpg
 
 from docs_room import GENEROUS_SECONDS, PROJECT, environment
 
-_BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What installs is for a machine that has nothing yet, and what `./just` does is proved in tests/acceptance.
 LEFT_OUT = ("pip install", "./just", "git clone", "cd ")
 ROWS, COLUMNS = 50, 250

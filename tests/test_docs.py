@@ -287,9 +287,9 @@ def _commands() -> Iterator[tuple[str, str]]:
         for span in CODE.findall(_prose(page)):
             yield name, span
         for block in blocks(page):
-            if block.language == "sh" or (block.language == "text" and block.text.startswith("millhand ")):
+            if block.language in ("", "console", "sh", "text"):
                 for line in block.text.splitlines():
-                    yield block.where, line.partition("  #")[0]
+                    yield block.where, line.partition("  #")[0].removeprefix("$ ").strip()
 
 
 def _faults_of(text: str) -> Iterator[str]:
