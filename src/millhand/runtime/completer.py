@@ -28,7 +28,7 @@ from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import Event, EventKind, JobStatistics
 from millhand.job import JobId, JobRow, JobState
 from millhand.runtime.job_executor import Attempt
-from millhand.runtime.service import Service, Wake
+from millhand.runtime.service import Bell, Service, Wake
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_complete_many, job_set_state_if_running_many
 from millhand.transition import StateChange, event_kind_of
@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 5_000  # River's
 BACKLOG_FULL = 10_000  # River's; from here on attempts keep their slots until half of it is written
-NUM_TRIES_AT_STOP = 3
+# How long a stop holds out for a database that is away: a restart takes so long, and whoever stops us has not much more.
+FLUSH_SECONDS = 10.0
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -112,9 +113,17 @@ class Completer(Service):
         return Wake.TIMEOUT
 
     async def _flush(self) -> None:
-        for _ in range(NUM_TRIES_AT_STOP):
-            while self._backlog and await self._write_batch():
-                pass
+        """Write what is left; a write that failed is tried again for `FLUSH_SECONDS`."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + FLUSH_SECONDS
+        num_failures = 0
+        while self._backlog:
+            if await self._write_batch():
+                continue
+            if loop.time() >= give_up_at:
+                break
+            num_failures += 1
+            await Bell().wait(backoff_seconds(num_failures, first=0.25, ceiling=2.0))  # ours is past ringing
         if self._backlog:
             logger.error("completions lost", extra={"num_jobs": len(self._backlog)})
             self._backlog.clear()
@@ -125,9 +134,11 @@ class Completer(Service):
         batch = self._take()
         plain = [one for one in batch if one.is_plain]
         others = [one for one in batch if not one.is_plain]
-        is_well = (not plain or await self._try(plain, self._complete)) & (
-            not others or await self._try(others, self._set_state)
-        )
+        is_well = not plain or await self._try(plain, self._complete)
+        if is_well:
+            is_well = not others or await self._try(others, self._set_state)
+        else:
+            self._put_back(others)
         if is_well and self._num_failures:
             logger.info("completions recovered", extra={"num_jobs": len(batch)})
             self._num_failures = 0
