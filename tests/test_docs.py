@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import os
 import re
@@ -109,12 +110,8 @@ def test_readme_has_its_two_commands() -> None:
     assert "./just test\n" in (PROJECT / ".ci" / "run").read_text()
 
 
-async def test_role_of_operations_suffices(database_url: str) -> None:
+async def test_role_of_a_worker_suffices(database_url: str) -> None:
     """A role with no more than the rights that operations.md grants leads, works and completes jobs."""
-    page = DOCS / "operations.md"
-    [grants] = [block for block in blocks(page) if "CREATE ROLE" in block.text]
-    role = f"docs_{os.getpid()}"
-    await _run_sql(database_url, grants.text.replace("millhand_worker", role))
     workers = millhand.Workers()
 
     @workers.add()
@@ -126,13 +123,19 @@ async def test_role_of_operations_suffices(database_url: str) -> None:
         queues={"default": 1},
         periodic_jobs=[millhand.never(succeed.args())],  # inserted by a leader
     )
-    try:
-        async with millhand.Client(f"{database_url}&role={role}", config) as client:
-            event = await anext(client.subscribe())
+    async with granted("millhand_worker", database_url) as url, millhand.Client(url, config) as client:
+        event = await anext(client.subscribe())
 
-        assert event.kind is millhand.EventKind.JOB_COMPLETED
-    finally:
-        await _run_sql(database_url, f"DROP OWNED BY {role}; DROP ROLE {role}")
+    assert event.kind is millhand.EventKind.JOB_COMPLETED
+
+
+async def test_role_of_an_inserter_suffices(database_url: str) -> None:
+    """A role with no more than the rights that operations.md grants inserts, and is told of duplicates."""
+    args, opts = millhand.RawArgs("any", "{}"), millhand.InsertOpts(unique=millhand.UniqueOpts(by_args=True))
+    async with granted("millhand_inserter", database_url) as url, millhand.Client(url) as client:
+        results = [await client.insert(args, opts) for _ in range(2)]
+
+    assert [result.unique_skipped_as_duplicate for result in results] == [False, True]
 
 
 # What pages name.
@@ -206,7 +209,7 @@ def test_settings_files_on_pages_are_accepted(directory: Path) -> None:
     """Every block of toml is a millhand.toml that the command line takes."""
     for page in PAGES:
         for block in blocks(page):
-            if block.language == "toml":
+            if block.language == "toml" and block.title is None:
                 tomllib.loads(block.text)
                 (directory / "millhand.toml").write_text(block.text)
                 settings = load_settings(directory=directory, environment={})
@@ -363,6 +366,18 @@ def _anchors(page: Path) -> set[str]:
         unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode() for heading in headings
     ]
     return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in plain}
+
+
+@contextlib.asynccontextmanager
+async def granted(role: str, database_url: str) -> AsyncIterator[str]:
+    """Make a role as operations.md does, and yield the URL by which one is that role."""
+    [grants] = [block.text for block in blocks(DOCS / "operations.md") if f"CREATE ROLE {role}" in block.text]
+    name = f"{role}_{os.getpid()}"
+    await _run_sql(database_url, grants.replace(role, name))
+    try:
+        yield f"{database_url}&role={name}"
+    finally:
+        await _run_sql(database_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 async def _run_sql(database_url: str, sql: str) -> None:
