@@ -24,8 +24,8 @@ def main(directory: str, user: str = "") -> None:
         become(user)
     try:
         with embedded_postgres(Path(directory)) as server:
-            say(url=server.url, is_joined=server.is_joined, uid=os.geteuid())
-            with contextlib.suppress(KeyboardInterrupt):
+            with contextlib.suppress(KeyboardInterrupt):  # it may come as soon as the line is out
+                say(url=server.url, is_joined=server.is_joined, uid=os.geteuid())
                 sys.stdin.read()
             say(answer=asyncio.run(ask(server.url)))
     except EmbeddedError as error:
