@@ -143,6 +143,7 @@ class Room:
         self.connection = connection
         self.driver = driver
         self.go = program
+        self.prefix = f"{driver.schema}." if driver.schema else ""
         self.schema = driver.schema
         self.told = program.told = Told()
         self.url = url
@@ -203,12 +204,12 @@ class Room:
 
     async def rows(self, condition: str = "", *parameters: object) -> list[Row]:
         """Return rows, by id."""
-        sql = f"SELECT to_jsonb(job) FROM {self.schema}.river_job AS job {condition} ORDER BY id"
+        sql = f"SELECT to_jsonb(job) FROM {self.prefix}river_job AS job {condition} ORDER BY id"
         return [json.loads(row[0]) for row in await self.connection.fetch(sql, *parameters)]
 
     async def fetch(self, sql: str, *parameters: object) -> list[asyncpg.Record]:
         """Run SQL with `/* schema */` in it."""
-        return await self.connection.fetch(sql.replace("/* schema */", f"{self.schema}."), *parameters)
+        return await self.connection.fetch(sql.replace("/* schema */", self.prefix), *parameters)
 
     async def until(self, condition: Callable[[], Awaitable[Any]], what: str) -> Any:
         """Return what `condition` returns when that is true; it is asked again whenever a table changes."""
@@ -231,6 +232,25 @@ class Room:
 
         row: Row = await self.until(condition, f"job {id} in {states}")
         return row
+
+    async def hear_inserts(self) -> list[Row]:
+        """Return a list that grows by the payload of each notification of an insert; wait with `until_heard`."""
+        heard: list[Row] = []
+
+        def hear(*words: Any) -> None:
+            heard.append(json.loads(words[3]))
+            self._ring()
+
+        await self.connection.add_listener(f"{self.schema}.river_insert", hear)
+        return heard
+
+    async def until_heard(self, heard: list[Row], count: int) -> None:
+        """Return when `count` notifications were heard."""
+
+        async def condition() -> bool:
+            return len(heard) >= count
+
+        await self.until(condition, f"{count} notifications")
 
     async def leader(self) -> str | None:
         """Return the id of the client that leads, by the row that has not expired."""

@@ -60,10 +60,12 @@ class Told:
         wanted = {"event": event, **fields}
         return [line for line in self.lines if wanted.items() <= line.items()]
 
-    async def wait(self, event: str, *, count: int = 1, **fields: object) -> Line:
+    async def wait(
+        self, event: str, *, count: int = 1, seconds: float = GENEROUS_SECONDS, **fields: object
+    ) -> Line:
         """Return the `count`-th line of an event that has these fields, as soon as it is there."""
         try:
-            async with asyncio.timeout(GENEROUS_SECONDS):
+            async with asyncio.timeout(seconds):
                 while len(found := self.all(event, **fields)) < count:
                     await self._news.wait()
         except TimeoutError:
@@ -188,7 +190,7 @@ def built_river() -> Path:
         if "go" in os.environ.get("MILLHAND_REQUIRE", "").replace(",", " ").split():
             pytest.fail(f"{why}, but MILLHAND_REQUIRE names it")
         pytest.skip(why)
-    files = sorted(SOURCES.glob("*.go")) + [SOURCES / "go.mod", SOURCES / "go.sum"]
+    files = [*sorted(SOURCES.glob("*.go")), SOURCES / "go.mod", SOURCES / "go.sum"]
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
     program = TOOLS / f"river-interop-{digest}"
     with _locked(TOOLS / "river-interop.lock"):

@@ -10,6 +10,7 @@ cancelled instead, the script goes on behind it, or, if nothing follows, the can
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -77,6 +78,10 @@ class ScriptedWorkers:
         match verb, rest:
             case ("fail" | "panic", [text]):
                 raise Boom(text)
+            case ("fail_unescaped", [text]):  # what no args can hold: the text of a JSON string
+                raise Boom(json.loads(f'"{text}"'))
+            case ("output_unescaped", [text]):
+                job.record_output(json.loads(f'"{text}"'))
             case ("fail_before", [attempt]):
                 if job.attempt < attempt:
                     raise Boom("too early")

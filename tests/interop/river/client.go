@@ -116,6 +116,9 @@ func startClient(ctx context.Context, p *program, line []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.mu.Lock()
+	p.executed[params.ID] = nil
+	p.mu.Unlock()
 	events, _ := client.SubscribeConfig(&river.SubscribeConfig{ChanSize: 100_000, Kinds: eventKinds})
 	if !params.IsQuiet {
 		go p.tellEvents(params.ID, events)

@@ -84,14 +84,40 @@ func (a rawArgs) Kind() string                 { return a.kind }
 func (a rawArgs) MarshalJSON() ([]byte, error) { return a.text, nil }
 
 // insertJob is a job to insert. `Text` are args that must not be touched on their way here; `Args` are all others.
+//
+// With `IsTagged` the args are taggedArgs.
 type insertJob struct {
-	Args json.RawMessage `json:"args"`
-	Kind string          `json:"kind"`
-	Opts *insertOpts     `json:"opts"`
-	Text string          `json:"text"`
+	Args     json.RawMessage `json:"args"`
+	IsTagged bool            `json:"is_tagged"`
+	Kind     string          `json:"kind"`
+	Opts     *insertOpts     `json:"opts"`
+	Text     string          `json:"text"`
 }
 
+// taggedArgs say which of their fields make a job unique.
+type taggedArgs struct {
+	kind string
+
+	Amount   int            `json:"amount"   river:"unique"`
+	Customer taggedCustomer `json:"customer" river:"unique"`
+	Trace    string         `json:"trace"`
+}
+
+type taggedCustomer struct {
+	ID   string `json:"id"   river:"unique"`
+	Name string `json:"name"`
+}
+
+func (a taggedArgs) Kind() string { return a.kind }
+
 func (j insertJob) args() river.JobArgs {
+	if j.IsTagged {
+		args := taggedArgs{kind: j.Kind}
+		if err := json.Unmarshal(j.Args, &args); err != nil {
+			panic(err)
+		}
+		return args
+	}
 	if j.Text != "" {
 		return rawArgs{j.Kind, json.RawMessage(j.Text)}
 	}

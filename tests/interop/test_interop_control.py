@@ -1,0 +1,378 @@
+"""Commands that one language gives and the other obeys."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from river_program import RiverError
+
+from millhand.errors import JobRunning, NotFound
+
+CANCELLED = "JobCancelError: job cancelled remotely"
+MARK = """
+UPDATE /* schema */river_job SET metadata = metadata || '{"cancel_attempted_at": "2024-05-01T10:34:56.789Z"}'
+WHERE id = $1
+"""
+# What commands make of a job that does not run, by the state in which it is.
+QUEUED = ("available", "scheduled", "retryable", "pending", "completed", "discarded", "cancelled")
+# Where it comes from when the world goes back to an instant: nothing that is written down has moved.
+INSTANTS = ("attempted_at", "created_at", "finalized_at", "scheduled_at")
+
+
+@pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
+async def test_cancel_reaches_an_attempt_of_the_other(
+    room: Room, commander: Language, worker: Language
+) -> None:
+    """25: mixed: remote_cancel_notification, runtime: cooperative_remote_cancellation; long before any poll."""
+    async with room.working(worker, poll_seconds=60.0):
+        id = await room.hand(worker).insert(["hold"])
+        await room.told.wait("held", job=id)
+        await room.hand(commander).cancel(id)
+        await room.told.wait("context_done", job=id)
+        event = await room.told.wait("job_cancelled", job=id)
+
+    row = await room.row(id)
+    assert (event["state"], row["state"], row["attempt"]) == ("cancelled", "cancelled", 1)
+    assert [one["error"] for one in row["errors"]] == [CANCELLED]
+    assert row["finalized_at"] and "cancel_attempted_at" in row["metadata"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_success_outlasts_a_cancel(room: Room, language: Language) -> None:
+    """25: A worker that pays no heed and succeeds has completed its job, whoever cancelled it."""
+    async with room.working(language):
+        id = await room.hand("go").insert(["hold"], ["output", "done"])
+        await room.told.wait("held", job=id)
+        await room.hand("go" if language == "python" else "python").cancel(id)
+        await room.told.wait("job_completed", job=id)
+
+    row = await room.row(id)
+    assert (row["state"], row["metadata"]["output"], row["errors"]) == ("completed", "done", None)
+
+
+@pytest.mark.parametrize("command", ["cancel", "retry"])
+async def test_commands_to_jobs_that_do_not_run_leave_the_same_rows(room: Room, command: str) -> None:
+    """25: storage: differential_job_crud; each state, cancelled or retried, by each language."""
+    photos: dict[Language, list[Any]] = {"go": [], "python": []}
+    for language in LANGUAGES:
+        hand = room.hand(language)
+        for state in QUEUED:
+            id = await room.hand("go").insert(pending=True, max_attempts=3)
+            await _force(room, id, state)
+            await getattr(hand, command)(id)
+            row = await room.row(id)
+            photos[language].append((state, _without_instants(row)))
+
+    assert photos["python"] == photos["go"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_what_is_not_there_is_not_found_and_what_runs_is_not_deleted(
+    room: Room, language: Language
+) -> None:
+    """25: Each command says so in its own language."""
+    id = await room.hand("go").insert()
+    await room.fetch("UPDATE /* schema */river_job SET state = 'running' WHERE id = $1", id)
+    hand = room.hand(language)
+
+    with pytest.raises((RiverError, JobRunning)) as running:
+        await hand.delete(id)
+    for command in (hand.cancel, hand.retry, hand.delete):
+        with pytest.raises((RiverError, NotFound)) as missing:
+            await command(id + 1)
+        assert getattr(missing.value, "kind", "not_found") == "not_found"
+    assert getattr(running.value, "kind", "job_running") == "job_running"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_cancel_that_nobody_heard_is_found_by_the_poll(room: Room, language: Language) -> None:
+    """26: chaos: lost_notification_poll_recovery; without a listener it takes two seconds."""
+    async with room.working(language, poll_only=True):
+        id = await room.hand(language).insert(["hold"])
+        await room.told.wait("held", job=id)
+        await room.fetch(MARK, id)
+        await room.told.wait("job_cancelled", job=id)
+
+    row = await room.row(id)
+    assert [one["error"] for one in row["errors"]] == [CANCELLED]
+
+
+@pytest.mark.slow
+async def test_cancel_that_a_listener_missed_is_found_within_a_minute(room: Room) -> None:
+    """26: With a listener too, both languages ask for what they may have missed."""
+    async with (
+        room.working("go", queues={"go": 1}),
+        room.working("python", queues={"python": 1}),
+    ):
+        ids = [await room.hand(language).insert(["hold"], queue=language) for language in LANGUAGES]
+        for id in ids:
+            await room.told.wait("held", job=id)
+        await room.fetch("UPDATE /* schema */river_queue SET paused_at = now()")
+        for id in ids:
+            await room.fetch(MARK, id)
+        for id in ids:
+            await room.told.wait("job_cancelled", job=id, seconds=100.0)
+        for language in LANGUAGES:
+            await room.told.wait("queue_paused", queue=language, seconds=100.0)
+
+    assert [row["state"] for row in await room.rows()] == ["cancelled"] * 2
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    ("ending", "num_errors"),
+    [(["snooze", 1], 0), (["snooze", 3600], 0), (["fail", "boom"], 1), (["retry_in", 3600], None)],
+)
+async def test_cancel_that_nobody_heard_wins_over_what_would_go_on(
+    room: Room, language: Language, ending: list[Any], num_errors: int | None
+) -> None:
+    """26: A snooze or retry of any length ends as cancelled when the row says that this was asked for."""
+    acts = [ending] if num_errors is not None else [["fail", "boom"], ending]
+    async with room.working(language) as member:
+        id = await room.hand(language).insert(["hold"], *acts)
+        await room.told.wait("held", job=id)
+        await room.fetch(MARK, id)
+        await member.release(id)
+        await room.told.wait("job_cancelled", job=id)
+
+    row = await room.row(id)
+    assert (row["state"], row["attempt"]) == ("cancelled", 1)
+    assert len(row["errors"] or ()) == (1 if num_errors is None else num_errors)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_cancel_that_nobody_heard_wins_over_an_interruption(room: Room, language: Language) -> None:
+    """26: runtime: shutdown_after_cancel_attempt."""
+    async with room.working(language) as member:
+        id = await room.hand(language).insert(["hold"])
+        await room.told.wait("held", job=id)
+        await room.fetch(MARK, id)
+        await member.stop(cancel=True)
+
+    row = await room.row(id)
+    assert (row["state"], row["errors"]) == ("cancelled", None)
+
+
+@pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
+async def test_job_retried_after_a_cancel_runs_and_fails_as_any(
+    room: Room, commander: Language, worker: Language
+) -> None:
+    """26: A retry takes the mark away, so the next failure is a failure."""
+    id = await room.hand(commander).insert(["fail", "boom"])
+    await room.hand(commander).cancel(id)
+    await room.hand(commander).retry(id)
+
+    async with room.working(worker):
+        await room.told.wait("job_failed", job=id)
+
+    row = await room.row(id)
+    assert (row["state"], row["attempt"], row["metadata"]) == ("available", 1, {})
+
+
+async def test_pause_is_heard_of_when_the_listener_is_back(room: Room) -> None:
+    """26b: chaos: listener_backend_disconnect_reconnect; what was missed while it was away is asked for at once."""
+    async with room.working("python", poll_seconds=60.0):
+        await room.told.wait("job_completed", job=await room.hand("python").insert())
+        await room.fetch("UPDATE /* schema */river_queue SET paused_at = now()")
+        await room.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE query LIKE 'LISTEN \"' || $1 || '.river%' AND pid <> pg_backend_pid()",
+            room.schema,
+        )
+        await room.told.wait("queue_paused", client="python_a", queue="default")
+
+
+@pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
+@pytest.mark.parametrize("name", ["default", "*"])
+async def test_pause_and_resume_are_obeyed_by_the_other(
+    room: Room, commander: Language, worker: Language, name: str
+) -> None:
+    """27: mixed: pause_resume_notification, remote_queue_subscription_events; what runs goes on."""
+    hand = room.hand(commander)
+    async with room.working(worker) as member:
+        running = await hand.insert(["hold"])
+        await room.told.wait("held", job=running)
+        await hand.pause(name)
+        await room.told.wait("queue_paused", queue="default")
+        waiting = await hand.insert()
+        await member.release(running)
+        await room.told.wait("job_completed", job=running)
+        async with room.working(commander, "newcomer", queues={"default": 1}):
+            before = await room.row(waiting)
+            await hand.resume(name)
+            await room.told.wait("queue_resumed", queue="default", client="newcomer")
+            await room.told.wait("queue_resumed", queue="default", client=f"{worker}_a")
+            await room.told.wait("job_completed", job=waiting)
+
+    assert (before["state"], before["attempt"]) == ("available", 0)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_queue_that_nobody_works_is_not_found_but_by_all(room: Room, language: Language) -> None:
+    """27: storage: queue_names_and_unknown_queue_control."""
+    hand = room.hand(language)
+    await hand.pause("*")
+    await hand.resume("*")
+
+    for command in (hand.pause, hand.resume):
+        with pytest.raises((RiverError, NotFound)):
+            await command("nowhere")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_start_keeps_what_stands_in_a_queue_s_row(room: Room, language: Language) -> None:
+    """27, 28: What a starting client writes of its queue takes nothing from the row: neither pause nor metadata."""
+    await room.fetch(
+        "INSERT INTO /* schema */river_queue (name, metadata, paused_at, created_at, updated_at) "
+        "VALUES ('default', '{\"a\": 1}', now(), now() - interval '1 day', now() - interval '1 day')"
+    )
+
+    async with room.working(language, queues={"default": 1, "fresh": 1}):
+        rows = await room.fetch(
+            "SELECT name, metadata::text, paused_at IS NOT NULL AS is_paused, updated_at > now() - interval '1 minute' "
+            "AS is_fresh, created_at < updated_at AS is_old FROM /* schema */river_queue ORDER BY name"
+        )
+
+    assert [tuple(row) for row in rows] == [
+        ("default", '{"a": 1}', True, True, True),
+        ("fresh", "{}", False, True, False),
+    ]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_job_moved_while_it_runs_is_not_settled_by_its_attempt(room: Room, language: Language) -> None:
+    """30: mixed: external_terminal_completion_race; deleted, rescued, retried: the row stays, metadata is merged."""
+    async with room.working(language) as member:
+        hand = room.hand(language)
+        ids = [await hand.insert(["hold"], ["metadata", "seen", n], ["fail", "boom"]) for n in range(4)]
+        deleted, rescued, cancelled, retried = ids
+        for id in ids:
+            await room.told.wait("held", job=id)
+        await room.fetch("DELETE FROM /* schema */river_job WHERE id = $1", deleted)
+        for id, state in ((rescued, "retryable"), (cancelled, "cancelled"), (retried, "pending")):
+            await _move(room, id, state)
+        for id in ids:
+            await member.release(id)
+        await room.told.wait("job_completed", job=await hand.insert())
+        await room.until(lambda: _all_have_metadata(room, (rescued, cancelled, retried)), "the metadata")
+        seen = {
+            id: [line["event"] for line in room.told.lines if line.get("job") == id and "state" in line]
+            for id in ids
+        }
+
+    rows = await room.rows("WHERE id = ANY($1)", ids)
+    assert [(row["id"], row["state"], row["metadata"], row["errors"]) for row in rows] == [
+        (rescued, "retryable", {"seen": 1}, None),
+        (cancelled, "cancelled", {"seen": 2}, None),
+        (retried, "pending", {"seen": 3}, None),
+    ]
+    assert seen == {deleted: [], rescued: ["job_failed"], cancelled: ["job_cancelled"], retried: []}
+
+
+async def test_outcome_that_postgresql_cannot_hold_blocks_nobody(room: Room) -> None:
+    """31: U+0000 in an error and in an output: the jobs beside them complete, and River reads what was kept."""
+    text = "a\\u0000b\\ud800c"  # in the args as a text, which becomes what it stands for only in the worker
+    async with room.working("python") as member:
+        hand = room.hand("python")
+        bad = [
+            await hand.insert(["hold"], ["fail_unescaped", text]),
+            await hand.insert(["hold"], ["output_unescaped", text]),
+        ]
+        good = [await hand.insert(["hold"]) for _ in range(5)]
+        for id in (*bad, *good):
+            await room.told.wait("held", job=id)
+        for id in (*bad, *good):
+            await member.release(id)
+        for id in good:
+            await room.told.wait("job_completed", job=id)
+        await room.told.wait("job_failed", job=bad[0])
+        await room.told.wait("job_completed", job=bad[1])
+
+    failed, completed = [await room.go.call("get", schema=room.schema, job=id) for id in bad]
+    assert [one["error"] for one in failed["errors"]] == ["Boom: a\ufffdb\ufffdc"]
+    assert completed["metadata"]["output"] == "a\ufffdb\ufffdc"
+
+
+@pytest.mark.parametrize("order_by", ["id", "time", "scheduled_at", "finalized_at"])
+@pytest.mark.parametrize("descending", [False, True])
+async def test_pages_go_on_with_the_other_s_cursor(room: Room, order_by: str, descending: bool) -> None:
+    """42: storage: job_list_cursor_interchange; page by page in turn, over null instants, gives the whole list."""
+    await _many_rows(room)
+    states = {"time": ["completed", "available", "running", "discarded"], "finalized_at": None}.get(order_by)
+    asked: dict[str, Any] = {"order_by": order_by, "descending": descending}
+    if states:
+        asked["states"] = states
+    whole = {language: (await room.hand(language).list(limit=1000, **asked))[0] for language in LANGUAGES}
+
+    found: list[int] = []
+    cursor: str | None = None
+    for page in range(1000):
+        after = {} if cursor is None else {"after": _as_standard(cursor) if page % 4 == 1 else cursor}
+        ids, cursor = await room.hand(LANGUAGES[page % 2]).list(limit=7, **asked, **after)
+        found += ids
+        if not ids or cursor is None:
+            break
+
+    assert whole["go"] == whole["python"] == found
+    assert len(found) == len(set(found)) > 20
+
+
+async def _force(room: Room, id: int, state: str) -> None:
+    """Move a job as a life before would have: all of its attempts made, an error kept, a mark of a cancel set."""
+    sql = """
+    UPDATE /* schema */river_job SET
+        state = $2::text::/* schema */river_job_state, attempt = 3,
+        finalized_at = CASE WHEN $2 IN ('cancelled', 'completed', 'discarded') THEN now() END,
+        scheduled_at = now() + CASE WHEN $2 IN ('scheduled', 'retryable') THEN interval '1 h' ELSE interval '-1 h' END,
+        metadata = '{"a": 1}'
+    WHERE id = $1
+    """
+    await room.fetch(sql, id, state)
+
+
+async def _move(room: Room, id: int, state: str) -> None:
+    sql = """
+    UPDATE /* schema */river_job SET state = $2::text::/* schema */river_job_state,
+        finalized_at = CASE WHEN $2 = 'cancelled' THEN now() END
+    WHERE id = $1
+    """
+    await room.fetch(sql, id, state)
+
+
+async def _all_have_metadata(room: Room, ids: tuple[int, ...]) -> bool:
+    return all(row["metadata"] for row in await room.rows("WHERE id = ANY($1)", list(ids)))
+
+
+async def _many_rows(room: Room) -> None:
+    """Jobs in all states, with equal instants among them, and running ones that were never attempted."""
+    await room.fetch(
+        """
+        INSERT INTO /* schema */river_job (
+            kind, args, max_attempts, queue, state, scheduled_at, created_at, attempted_at, finalized_at)
+        SELECT
+            'act', '{}', 25, 'queue' || n % 3, state,
+            '2024-05-01T10:00:00Z'::timestamptz + (n % 5) * interval '1.234567 s', '2024-05-01T10:00:00Z',
+            CASE WHEN n % 3 > 0 THEN '2024-05-01T10:00:00Z'::timestamptz + (n % 7) * interval '1 s' END,
+            CASE WHEN state IN ('cancelled', 'completed', 'discarded')
+                THEN '2024-05-02T10:00:00.5Z'::timestamptz + (n % 4) * interval '1 h' END
+        FROM generate_series(1, 10) AS n, unnest(enum_range(NULL::/* schema */river_job_state)) AS state
+        """
+    )
+
+
+def _as_standard(cursor: str) -> str:
+    """Return a cursor in the alphabet of base64 that River's older clients write; ours reads both."""
+    return base64.b64encode(base64.urlsafe_b64decode(cursor)).decode()
+
+
+def _without_instants(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row in which instants are only there or not, and which does not know its place."""
+    told = {name: value for name, value in row.items() if name not in (*INSTANTS, "id")}
+    told |= {name: row[name] is not None for name in INSTANTS}
+    told["metadata"] = {
+        name: value if name != "cancel_attempted_at" else True for name, value in row["metadata"].items()
+    }
+    return told

@@ -1,0 +1,283 @@
+"""One key for one job, whichever language inserts it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from river_program import RiverError
+
+from factory import golden
+from millhand.args import RawArgs, encode_args
+from millhand.errors import DriverError, InvalidJob, UniqueConflict
+from millhand.testing import ManualClock
+from millhand.unique import UniqueOpts, unique_key
+
+NUM_DOCUMENTS = 500
+NOW = ManualClock().now()
+
+# Whatever once meant something in a path of River's, whatever an encoder escapes, and what sorts oddly as bytes.
+ODD = '.*?|#@:\\{["}],<>&/\u2028\u2029éЖ日🦀_Aa \t\x7f'
+TEXTS = st.text(
+    st.one_of(st.sampled_from(ODD), st.characters(codec="utf-8", exclude_characters="\x00")), max_size=8
+)
+NUMBERS = st.one_of(
+    st.integers(-(2**80), 2**80),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.0, -0.0, 1.0, 1e-6, 9.99e-7, 1e20, 1e21, 5e-324, 1.7976931348623157e308]),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=6,
+)
+OBJECTS = st.dictionaries(TEXTS, VALUES, max_size=5)
+
+# Options by which the jobs below are the same, and jobs that they tell apart: each pair of args, queue and kind.
+Insert = dict[str, Any]
+ONE: Insert = {"kind": "charge", "args": {"do": [], "a": 1}, "opts": {}}
+OTHER_ARGS: Insert = {"kind": "charge", "args": {"do": [], "a": 2}, "opts": {}}
+OTHER_QUEUE: Insert = {"kind": "charge", "args": {"do": [], "a": 1}, "opts": {"queue": "other"}}
+OTHER_KIND: Insert = {"kind": "refund", "args": {"do": [], "a": 1}, "opts": {}}
+REQUIRED = ["available", "pending", "running", "scheduled"]
+SAME = {
+    "by_args": ({"by_args": True}, OTHER_QUEUE, OTHER_ARGS),
+    "by_period": ({"by_period_seconds": 24 * 3600}, OTHER_ARGS, OTHER_KIND),
+    "by_queue": ({"by_queue": True}, OTHER_ARGS, OTHER_QUEUE),
+    "by_state": ({"by_args": True, "by_state": REQUIRED}, OTHER_QUEUE, OTHER_ARGS),
+    "exclude_kind": ({"by_args": True, "exclude_kind": True}, OTHER_KIND, OTHER_ARGS),
+}
+
+
+@dataclass
+class Document:
+    kind: ClassVar[str] = "document"
+    document: dict[str, Any]
+
+
+def drawn(strategy: st.SearchStrategy[Any]) -> list[Any]:
+    """Return the examples that hypothesis tries."""
+    found: list[Any] = []
+
+    @settings(
+        max_examples=NUM_DOCUMENTS, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(strategy)
+    def collect(value: Any) -> None:
+        found.append(value)
+
+    collect()
+    return found
+
+
+async def test_keys_of_500_documents_are_river_s(room: Room) -> None:
+    """10: codec: unique_column_bytes; whatever the args, as a text or as values, both hash the same bytes."""
+    drafts = drawn(st.tuples(OBJECTS, st.booleans(), st.sampled_from([None, 1])))
+    texts = [
+        json.dumps(document, ensure_ascii=is_ascii, indent=indent) for document, is_ascii, indent in drafts
+    ]
+    cases = [{"kind": "k", "text": text, "opts": {"unique": {"by_args": True}}} for text in texts]
+
+    river = await room.go.call("unique", schema=room.schema, cases=cases)
+
+    ours = [_key(UniqueOpts(by_args=True), encode_args(RawArgs("k", text))) for text in texts]
+    wrong = [
+        (text, key, one) for text, key, one in zip(texts, ours, river, strict=True) if one.get("key") != key
+    ]
+    assert len(texts) >= NUM_DOCUMENTS / 2
+    assert wrong == []
+
+
+async def test_our_encoder_writes_what_go_s_writes(room: Room) -> None:
+    """10: The text under a key of typed args is that of Go's encoder for the same values."""
+    documents = drawn(OBJECTS)
+
+    river = await room.go.call(
+        "encode", cases=[{"text": json.dumps({"document": document})} for document in documents]
+    )
+
+    ours = [encode_args(Document(document)) for document in documents]
+    assert [pair for pair in zip(ours, river, strict=True) if pair[0] != pair[1]] == []
+
+
+async def test_recorded_keys_are_those_of_this_river(room: Room) -> None:
+    """10: codec: unique_hash_goldens; what was recorded of raw args is what River answers now."""
+    cases = [
+        case
+        for case in golden("unique_keys")["cases"]
+        if case["encoder"] == "raw" and case["unique_fields"] is None and case["encoded_args"]
+    ]
+    asked = [
+        {
+            "kind": case["kind"],
+            "text": case["encoded_args"],
+            "opts": {
+                "pending": case["pending"],
+                "queue": case["queue"],
+                "scheduled_at": case["scheduled_at"] or "0001-01-01T00:00:00Z",
+                "unique": case["unique_opts"],
+            },
+        }
+        for case in cases
+    ]
+
+    river = await room.go.call("unique", schema=room.schema, cases=asked, now=golden("unique_keys")["now"])
+
+    assert [one.get("key") for one in river] == [
+        None if case["error"] else case["row"]["unique_key"] or "" for case in cases
+    ]
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+@pytest.mark.parametrize("by", SAME)
+async def test_duplicate_of_the_other_s_job_is_skipped(
+    room: Room, first: Language, second: Language, by: str
+) -> None:
+    """11: codec: cross_language_unique_conflict; the result is the other's row, and another job is none."""
+    unique, same, other = SAME[by]
+
+    [held] = await room.hand(first).insert_many([_with(ONE, unique)])
+    [skipped] = await room.hand(second).insert_many([_with(same, unique)])
+    [inserted] = await room.hand(second).insert_many([_with(other, unique)])
+
+    assert (held["skipped"], skipped, inserted["skipped"]) == (
+        False,
+        {"id": held["id"], "skipped": True},
+        False,
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+async def test_duplicate_by_fields_that_count_is_skipped(
+    room: Room, first: Language, second: Language
+) -> None:
+    """11: Fields that Go tags are those that we list, nested ones too; the others make no difference."""
+    unique = {"by_args": ["amount", "customer.id"]}
+    tagged = [{"amount": 5, "customer": {"id": "c1", "name": name}, "trace": name} for name in ("Ada", "Bob")]
+    jobs: dict[Language, Any] = {
+        "go": [
+            {"kind": "charge", "args": args, "is_tagged": True, "opts": {"unique": {"by_args": True}}}
+            for args in tagged
+        ],
+        "python": [{"kind": "charge", "args": args, "opts": {"unique": unique}} for args in tagged],
+    }
+
+    [held] = await room.hand(first).insert_many(jobs[first][:1])
+    [skipped] = await room.hand(second).insert_many(jobs[second][1:])
+
+    assert skipped == {"id": held["id"], "skipped": True}
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+@pytest.mark.parametrize("state", ["cancelled", "discarded"])
+async def test_finalized_job_frees_its_key(room: Room, first: Language, second: Language, state: str) -> None:
+    """12: A key whose job is cancelled or discarded is free, and taking it back is refused in both languages."""
+    unique = {"by_args": True}
+    [held] = await room.hand(first).insert_many([_with(ONE, unique)])
+    sql = """
+    UPDATE /* schema */river_job SET state = $2::text::/* schema */river_job_state, finalized_at = now() WHERE id = $1
+    """
+    await room.fetch(sql, held["id"], state)
+
+    [inserted] = await room.hand(second).insert_many([_with(ONE, unique)])
+
+    assert inserted["skipped"] is False
+    with pytest.raises(RiverError) as theirs:
+        await room.hand("go").retry(held["id"])
+    with pytest.raises(UniqueConflict) as ours:
+        await room.hand("python").retry(held["id"])
+    assert (theirs.value.sqlstate, theirs.value.constraint) == ("23505", ours.value.constraint)
+    assert (await room.row(held["id"]))["state"] == state
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_two_equal_jobs_in_one_batch_are_refused(room: Room, language: Language) -> None:
+    """13: One statement cannot insert a key twice, and then inserts nothing."""
+    batch = [_with(ONE, {"by_args": True})] * 2
+
+    with pytest.raises((RiverError, DriverError)) as refused:
+        await room.hand(language).insert_many(batch)
+
+    assert refused.value.sqlstate == "21000"  # type: ignore[attr-defined]
+    assert await room.rows() == []
+
+
+async def test_copy_of_our_job_is_refused(room: Room) -> None:
+    """13: River's insert by COPY fails at a key that a job of ours holds."""
+    await room.hand("python").insert_many([_with(ONE, {"by_args": True})])
+
+    with pytest.raises(RiverError) as refused:
+        await room.go.call("insert", schema=room.schema, fast=True, jobs=[_with(ONE, {"by_args": True})])
+
+    assert (refused.value.sqlstate, refused.value.constraint) == ("23505", "river_job_unique_idx")
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+async def test_duplicate_of_another_kind_changes_nothing(
+    room: Room, first: Language, second: Language
+) -> None:
+    """14: Without the kind in its key a job may be a duplicate of another kind, whose row stays what it is."""
+    unique = {"by_args": True, "exclude_kind": True}
+    [held] = await room.hand(first).insert_many([_with(ONE, unique)])
+    before = await room.row(held["id"])
+
+    [skipped] = await room.hand(second).insert_many([_with(OTHER_KIND, unique)])
+
+    assert skipped["skipped"] is True
+    assert await room.row(held["id"]) == before
+
+
+async def test_exclude_kind_alone_is_refused_by_both(room: Room) -> None:
+    """14: A key of nothing at all would be everybody's."""
+    with pytest.raises(RiverError):
+        await room.hand("go").insert_many([_with(ONE, {"exclude_kind": True})])
+    with pytest.raises(InvalidJob, match="exclude_kind must have"):
+        await room.hand("python").insert_many([_with(ONE, {"exclude_kind": True})])
+
+
+async def test_periods_begin_at_the_same_instant_wherever_one_is(room: Room) -> None:
+    """15: Weeks and odd periods, scheduled in several zones, by a River in yet another zone."""
+    hours = (1 / 3600, 0.25, 1, 7, 24, 7 * 24)
+    instants = [
+        "2024-05-01T10:34:56.789Z",
+        "2024-05-05T23:59:59.999+14:00",
+        "2024-05-06T00:30:00+00:00",
+        "2024-03-31T02:30:00+01:00",
+        "1969-12-31T23:59:59.5-08:00",
+        "2040-01-01T00:00:00+05:45",
+    ]
+    cases = [(hour, instant) for hour in hours for instant in instants]
+    asked = [
+        {
+            "kind": "k",
+            "args": {},
+            "opts": {"scheduled_at": at, "unique": {"by_period_seconds": hour * 3600}},
+        }
+        for hour, at in cases
+    ]
+
+    async with room.another_river(TZ="Australia/Lord_Howe") as elsewhere:
+        here = await room.go.call("unique", schema=room.schema, cases=asked)
+        there = await elsewhere.call("unique", schema=room.schema, cases=asked)
+
+    ours = [
+        _key(UniqueOpts(by_period=timedelta(hours=hour)), "{}", datetime.fromisoformat(at))
+        for hour, at in cases
+    ]
+    assert [one["key"] for one in here] == ours
+    assert [one["key"] for one in there] == ours
+
+
+def _key(opts: UniqueOpts, encoded_args: str, scheduled_at: datetime = NOW) -> str:
+    key = unique_key(opts, kind="k", encoded_args=encoded_args, queue="default", scheduled_at=scheduled_at)
+    return key.hex()
+
+
+def _with(job: Insert, unique: dict[str, Any]) -> Insert:
+    return {**job, "opts": {**job["opts"], "unique": unique}}

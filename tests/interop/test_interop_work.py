@@ -1,0 +1,285 @@
+"""Attempts: fetched once, counted in common, told in one form."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.job import Job
+from millhand.retry import ConstantRetryPolicy
+from millhand.runtime.job_executor import ERROR_LENGTH_MAX
+from millhand.worker import Workers
+
+NUM_JOBS = 10_000
+NUM_WORKERS = 50
+NUM_ERRORS = 1_000
+
+UNKNOWN = {
+    "go": "job kind is not registered in the client's Workers bundle: only_there",
+    "python": "UnknownKind: no worker is registered for kind 'only_there'; known kinds: 'act'",
+}
+
+
+async def test_three_of_each_share_a_queue(room: Room) -> None:
+    """16: mixed_skip_locked_competition; each job is executed once, and by each client in the order of priority."""
+    chance = random.Random(7)  # noqa: S311 - the same in each run
+    jobs = [
+        {"kind": "act", "args": {"do": []}, "opts": {"priority": chance.randint(1, 4)}}
+        for _ in range(NUM_JOBS)
+    ]
+    await room.hand("go").insert_many(jobs)
+    settings: dict[str, Any] = {"is_quiet": True, "queues": {"default": NUM_WORKERS}}
+
+    async with (
+        room.working("go", "go_a", **settings) as go_a,
+        room.working("go", "go_b", **settings) as go_b,
+        room.working("go", "go_c", **settings) as go_c,
+        room.working("python", "python_a", **settings) as python_a,
+        room.working("python", "python_b", **settings) as python_b,
+        room.working("python", "python_c", **settings) as python_c,
+    ):
+        await room.until(lambda: _is_all_completed(room), "the end of all jobs")
+        executed = [await one.executed() for one in (go_a, go_b, go_c, python_a, python_b, python_c)]
+
+    assert sorted(one["job"] for member in executed for one in member) == list(range(1, NUM_JOBS + 1))
+    assert {one["attempt"] for member in executed for one in member} == {1}
+    assert all(executed)
+    assert [_num_overtaken([one["priority"] for one in member]) for member in executed] == [0] * 6
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_attempted_by_keeps_its_newest_hundred(room: Room, language: Language) -> None:
+    """17: Whoever fetches a job that a hundred have fetched drops the oldest of them."""
+    id = await room.hand("go").insert(pending=True)
+    before = [f"client_{n}" for n in range(100)]
+    sql = (
+        "UPDATE /* schema */river_job SET state = 'available', attempt = 20, attempted_by = $2 WHERE id = $1"
+    )
+    await room.fetch(sql, id, before)
+
+    async with room.working(language, "newest"):
+        await room.told.wait("job_completed", job=id)
+
+    assert (await room.row(id))["attempted_by"] == [*before[1:], "newest"]
+
+
+async def test_every_error_of_ours_is_read_by_river(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """18: A thousand odd texts, U+0000 and half characters among them: River reads each row, and works it."""
+    caplog.set_level(logging.CRITICAL, "millhand")  # a thousand odd lines help nobody
+    texts = _odd_texts()
+    workers = Workers()
+
+    @workers.add(kind="act", retry=ConstantRetryPolicy(timedelta(hours=1)))
+    async def fail(job: Job[dict[str, Any]]) -> None:
+        raise ValueError(texts[job.args["n"]])
+
+    jobs = [{"kind": "act", "args": {"do": [], "n": n}, "opts": {}} for n in range(NUM_ERRORS)]
+    inserted = await room.hand("python").insert_many(jobs)
+    ids = [one["id"] for one in inserted]
+    async with Client(room.url, Config(queues={"default": 100}, schema=room.schema, workers=workers)):
+        await room.until(lambda: _is_none_left(room, "retryable"), "a thousand failures")
+
+    read = await asyncio.gather(*(room.go.call("get", schema=room.schema, job=id) for id in ids))
+    listed, _ = await room.hand("go").list(limit=NUM_ERRORS, order_by="id")
+    await room.fetch("UPDATE /* schema */river_job SET state = 'available', scheduled_at = now()")
+    async with room.working("go", is_quiet=True, queues={"default": 100}):
+        await room.until(lambda: _is_all_completed(room), "the end of all jobs")
+
+    errors = [one for row in read for one in row["errors"]]
+    assert [_without_name(one["error"]) for one in errors] == [_storable(text) for text in texts]
+    assert {one["attempt"] for one in errors} == {1}
+    assert min(datetime.fromisoformat(one["at"]) for one in errors).year >= 2024
+    assert all(one["trace"] for one in errors)
+    assert listed == ids
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+async def test_failures_are_counted_in_common(room: Room, first: Language, second: Language) -> None:
+    """19: runtime: default_retry_policy_schedule; the backoff goes on where the other's left off, and so do the errors."""
+    id = await room.hand(first).insert(["fail_before", 4])
+
+    waits = []
+    for language in (first, second, first):
+        await _make_due(room, id)
+        async with room.working(language, language):
+            await room.told.wait("job_failed", job=id, client=language, count=1 + waits.count(language))
+        waits.append(language)
+        row = await room.row(id)
+        seconds = _seconds(row["attempted_at"], row["scheduled_at"])
+        assert len(waits) ** 4 * 0.9 <= seconds <= len(waits) ** 4 * 1.1 + 1.0
+    await _make_due(room, id)
+    async with room.working(second, second):
+        await room.told.wait("job_completed", job=id)
+
+    row = await room.row(id)
+    assert (row["attempt"], row["attempted_by"]) == (4, [first, second, first, second])
+    assert [one["attempt"] for one in row["errors"]] == [1, 2, 3]
+    assert [sorted(one) for one in row["errors"]] == [["at", "attempt", "error", "trace"]] * 3
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+async def test_snoozes_are_counted_in_common(room: Room, first: Language, second: Language) -> None:
+    """20: runtime: snooze_once_metadata_transition; the attempt is given back, and the counter goes on."""
+    id = await room.hand(first).insert(["snooze_times", 2, 3600], max_attempts=1)
+
+    seen = []
+    for language in (first, second):
+        await _make_due(room, id)
+        async with room.working(language, language):
+            await room.told.wait("job_snoozed", job=id, client=language)
+        row = await room.row(id)
+        seen.append((row["state"], row["attempt"], row["metadata"], row["errors"]))
+    await _make_due(room, id)
+    async with room.working(first, first):
+        await room.told.wait("job_completed", job=id)
+
+    assert seen == [("scheduled", 0, {"snoozes": n}, None) for n in (1, 2)]
+    assert (await room.row(id))["attempt"] == 1
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_short_snooze_is_available_with_its_instant_ahead(room: Room, language: Language) -> None:
+    """20: Up to five seconds no scheduler is needed: the row is available, the fetch holds it until it is due."""
+    id = await room.hand(language).insert(["snooze", 5])
+
+    async with room.working(language):
+        line = await room.told.wait("job_snoozed", job=id)
+    row = await room.row(id)
+
+    assert (line["state"], row["state"], row["attempt"]) == ("available", "available", 0)
+    assert 4.5 <= _seconds(row["attempted_at"], row["scheduled_at"]) <= 7.0
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+async def test_last_attempt_discards_whoever_made_the_others(
+    room: Room, first: Language, second: Language
+) -> None:
+    """21: The second failure of two is the last one, and so is the first of one."""
+    hand = room.hand(first)
+    twice = await hand.insert(["fail", "boom"], max_attempts=2)
+    once = await hand.insert(["fail", "boom"], max_attempts=1)
+
+    async with room.working(first, first):
+        await room.told.wait("job_failed", job=twice)
+        await room.told.wait("job_failed", job=once)
+    await _make_due(room, twice)
+    async with room.working(second, second):
+        await room.told.wait("job_failed", job=twice, client=second)
+
+    rows = await room.rows()
+    assert [(row["state"], row["attempt"], len(row["errors"])) for row in rows] == [
+        ("discarded", 2, 2),
+        ("discarded", 1, 1),
+    ]
+    assert all(row["finalized_at"] for row in rows)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_unknown_kind_fails_where_it_is_fetched(room: Room, language: Language) -> None:
+    """22: mixed_unknown_kind_error; a client that takes everything fails what it does not know."""
+    async with room.working(language, knows_only=False):
+        id = await room.hand(language).insert(kind="only_there")
+        await room.told.wait("job_failed", job=id)
+
+    row = await room.row(id)
+    assert (row["state"], row["attempt"]) == ("available", 1)
+    assert [one["error"] for one in row["errors"]] == [UNKNOWN[language]]
+
+
+@pytest.mark.parametrize(("stranger", "expert"), BOTH_WAYS)
+async def test_unknown_kind_is_left_to_who_knows_it(room: Room, stranger: Language, expert: Language) -> None:
+    """22: A client that takes known kinds only goes past a job of another, which keeps all of its attempts."""
+    async with room.working(stranger, stranger):
+        foreign = await room.hand(stranger).insert(kind="only_there")
+        await room.told.wait("job_completed", job=await room.hand(stranger).insert(priority=2))
+        before = await room.row(foreign)
+        async with room.working(expert, expert, kinds=("only_there",)):
+            await room.told.wait("job_completed", job=foreign)
+
+    assert (before["state"], before["attempt"]) == ("available", 0)
+    assert (await room.row(foreign))["attempted_by"] == [expert]
+
+
+@pytest.mark.parametrize(("inserter", "worker"), BOTH_WAYS)
+async def test_alias_is_worked_as_its_kind(room: Room, inserter: Language, worker: Language) -> None:
+    """22: A kind's former name is fetched, and worked, by a client that knows known kinds only."""
+    id = await room.hand(inserter).insert(kind="former")
+
+    async with room.working(worker, aliases={"act": ["former"]}):
+        line = await room.told.wait("begun", job=id)
+        await room.told.wait("job_completed", job=id)
+
+    assert line["kind"] == "former"
+
+
+async def test_output_and_metadata_of_ours_are_river_s_own(room: Room) -> None:
+    """23: What a worker of ours records, success or not, is read by River as it was meant."""
+    output = {"rows": 3, "text": "<é>", "list": [1.5, None]}
+    acts = [["output", output], ["metadata", "seen", {"at": 1}], ["fail_before", 2]]
+
+    ids = {
+        language: await room.hand(language).insert(*acts, ["retry_in", 3600], queue=language)
+        for language in LANGUAGES
+    }
+    async with (
+        room.working("go", queues={"go": 1}),
+        room.working("python", queues={"python": 1}),
+    ):
+        for id in ids.values():
+            await room.told.wait("job_failed", job=id)
+
+    rows = {language: await room.go.call("get", schema=room.schema, job=id) for language, id in ids.items()}
+    expected = {"output": output, "seen": {"at": 1}}
+    assert {language: row["metadata"] for language, row in rows.items()} == dict.fromkeys(LANGUAGES, expected)
+
+
+async def _is_all_completed(room: Room) -> bool:
+    return await _is_none_left(room, "completed")
+
+
+async def _is_none_left(room: Room, state: str) -> bool:
+    sql = "SELECT EXISTS (SELECT FROM /* schema */river_job WHERE state <> $1::text::/* schema */river_job_state)"
+    return not (await room.fetch(sql, state))[0][0]
+
+
+async def _make_due(room: Room, id: int) -> None:
+    sql = "UPDATE /* schema */river_job SET state = 'available', scheduled_at = now() WHERE id = $1"
+    await room.fetch(sql, id)
+
+
+def _num_overtaken(priorities: list[int]) -> int:
+    """Count attempts that began before one which is more urgent and cannot have been in the same fetch."""
+    return sum(
+        priority > min(priorities[index + 2 * NUM_WORKERS :], default=priority)
+        for index, priority in enumerate(priorities)
+    )
+
+
+def _odd_texts() -> list[str]:
+    chance = random.Random(18)  # noqa: S311 - the same in each run
+    alphabet = '\x00\ud800\udfff\x1f\x7f"\\/<>&\u2028é日🦀 \n\tab%s{}'
+    texts = ["".join(chance.choices(alphabet, k=chance.randint(0, 40))) for _ in range(NUM_ERRORS - 3)]
+    return [*texts, "x" * (1 << 20), "\x00" * 1000, "\ud83e"]
+
+
+def _storable(text: str) -> str:
+    """Return a text as we keep it: its beginning, with what PostgreSQL cannot hold replaced."""
+    if len(text) > ERROR_LENGTH_MAX:
+        text = f"{text[:ERROR_LENGTH_MAX]}… ({len(text):,} characters)"
+    return "".join("\ufffd" if char == "\x00" or "\ud800" <= char <= "\udfff" else char for char in text)
+
+
+def _without_name(error: str) -> str:
+    return error.removeprefix("ValueError").removeprefix(": ")
+
+
+def _seconds(begin: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
