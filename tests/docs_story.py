@@ -24,7 +24,7 @@ import struct
 import sys
 import termios
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +125,7 @@ class Reader:
             command,
             self._directory,
             self._environment,
-            interrupt_after=before.splitlines() if has_interrupt else None,
+            interrupt_when=seen_in_order(before.splitlines()) if has_interrupt else None,
         )
         missing = first_missing([*before.splitlines(), *after.splitlines()], terminal.text)
 
@@ -147,9 +147,14 @@ class Terminal:
         self.text = ""
 
     async def run(
-        self, command: str, directory: Path, environment: dict[str, str], *, interrupt_after: list[str] | None
+        self,
+        command: str,
+        directory: Path,
+        environment: dict[str, str],
+        *,
+        interrupt_when: Callable[[str], bool] | None,
     ) -> int:
-        """Run a command, press Ctrl-C once the lines of `interrupt_after` were seen, and return its exit code."""
+        """Run a command, press Ctrl-C once what it shows is as wanted, and return its exit code."""
         ours, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         process = await asyncio.create_subprocess_shell(
@@ -164,7 +169,7 @@ class Terminal:
         os.close(its)
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
-        is_interrupted = interrupt_after is None
+        is_interrupted = interrupt_when is None
 
         def read() -> None:
             nonlocal is_interrupted
@@ -176,7 +181,7 @@ class Terminal:
             if not data:
                 loop.remove_reader(ours)
                 ended.set()
-            elif not is_interrupted and first_missing(interrupt_after or [], self.text) is None:
+            elif not is_interrupted and interrupt_when is not None and interrupt_when(self.text):
                 is_interrupted = True
                 os.killpg(process.pid, signal.SIGINT)
 
@@ -193,6 +198,16 @@ class Terminal:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+
+
+def seen_in_order(lines: list[str]) -> Callable[[str], bool]:
+    """Return whether a text has these lines, one behind the other."""
+    return lambda text: first_missing(lines, text) is None
+
+
+def seen_in_any_order(lines: list[str]) -> Callable[[str], bool]:
+    """Return whether a text has these lines, wherever."""
+    return lambda text: all(first_missing([line], text) is None for line in lines)
 
 
 def first_missing(expected: list[str], text: str) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from docs_room import PROJECT, environment, run_python
-from docs_story import Terminal, first_missing
+from docs_story import Terminal, first_missing, seen_in_order
 from millhand.cli.settings import load_settings
 from millhand.storage import open_store
 
@@ -83,7 +83,7 @@ async def test_demo_shows_what_it_promises() -> None:
         f"exec {sys.executable} -m examples.demo",
         PROJECT,
         environment(NO_COLOR="1", TERM="dumb"),
-        interrupt_after=["… info email sent …"] * 2,
+        interrupt_when=seen_in_order(["… info email sent …"] * 2),
     )
 
     assert ([line for line in shown if first_missing([line], terminal.text)], code) == ([], 0), terminal.text
