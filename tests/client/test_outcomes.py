@@ -73,7 +73,8 @@ async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(room: Ro
     assert (event.kind, row.state, row.attempt) == (EventKind.JOB_FAILED, JobState.AVAILABLE, 1)
     [error] = row.errors
     assert (error.attempt, error.error) == (1, "ValueError: cannot sort")
-    assert "in act" in error.trace
+    assert error.trace.splitlines()[0] == "Traceback (most recent call last):"
+    assert error.trace.splitlines()[1].endswith(", in act")
     assert row.attempted_at is not None
     assert 0.8 < (row.scheduled_at - row.attempted_at).total_seconds() < 2.0
 

@@ -25,6 +25,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from types import TracebackType
 from typing import Any, assert_never
 
 from millhand.clock import Clock
@@ -59,6 +60,7 @@ ERROR_LENGTH_MAX = 16 * 1024
 _GAVE_WAY = (asyncio.CancelledError, AttemptCancelled)
 
 _COMPLETED = Completed()
+_OUR_MODULES = ("millhand.runtime.", "millhand.worker")
 
 
 class CancelReason(enum.Enum):
@@ -271,6 +273,7 @@ class JobExecutor:
 
     async def _failure_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
         row, now = attempt.row, self._now()
+        error.__traceback__ = _from_the_users_code(error.__traceback__)
         policy = self._config.retry_policy if plan is None else plan.retry
         retry_at = checked_retry_at(policy, row, now=now)
         is_last = row.attempt >= row.max_attempts
@@ -354,6 +357,14 @@ def trace_of(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - a user's own __str__ or __repr__ again
         text = "".join(traceback.format_tb(error.__traceback__))
     return text if len(text) <= TRACE_LENGTH_MAX else f"…{text[-TRACE_LENGTH_MAX:]}"
+
+
+def _from_the_users_code(stack: TracebackType | None) -> TracebackType | None:
+    """Return `stack` from where our code called the user's; all of it if it never did."""
+    frame = stack
+    while frame is not None and str(frame.tb_frame.f_globals.get("__name__")).startswith(_OUR_MODULES):
+        frame = frame.tb_next
+    return stack if frame is None else frame
 
 
 def _is_own(error: BaseException) -> bool:
