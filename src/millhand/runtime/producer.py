@@ -103,10 +103,10 @@ class Producer(Service):
         loop = asyncio.get_running_loop()
         self._poll_at = loop.time()
         while await self.bell.wait(self._pause_seconds(loop.time())) is not Wake.STOP:
-            now = loop.time()
-            if now >= self._poll_at:
+            if loop.time() >= self._poll_at:
                 self._is_wanted = True
-            if self._pause_seconds(now) <= 0.0:
+            # Again at once while that is allowed: the next fetch is on its way before the last one's jobs have their turn.
+            while not self.bell.is_stopping and self._pause_seconds(loop.time()) <= 0.0:
                 await self._fetch_once()
 
     async def wait_idle(self) -> None:
