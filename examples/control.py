@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
-from millhand import Client, InsertOpts, JobState
-from millhand.store.job_list import JobFilters
+from millhand import Client, InsertOpts, JobFilters, JobState
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from typing import ClassVar
 
 import asyncpg
 
-from millhand import Client, InsertOpts
-from millhand.store.job_list import JobFilters
+from millhand import Client, InsertOpts, JobFilters
 
 
 @dataclass(frozen=True)

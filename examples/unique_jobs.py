@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, ClassVar
 
-from millhand import Client, InsertOpts, InsertResult, Unique, UniqueOpts
-from millhand.store.job_list import JobFilters
+from millhand import Client, InsertOpts, InsertResult, JobFilters, Unique, UniqueOpts
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from millhand.args import RawArgs
 from millhand.client import Client
 from millhand.clock import Clock, SystemClock
 from millhand.config import Config, QueueConfig, StuckJob
+from millhand.control import JobPage
 from millhand.errors import (
     AttemptCancelled,
     ConfigError,
@@ -37,6 +38,7 @@ from millhand.periodic import PeriodicJob, Schedule, cron, every, never
 from millhand.queue import QueueRow
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
 from millhand.runtime.subscription import Subscription
+from millhand.store.job_list import JobFilters, SortField
 from millhand.unique import Unique, UniqueOpts
 from millhand.worker import NO_TIMEOUT, Workers
 
@@ -66,7 +68,9 @@ __all__ = [
     "InvalidJob",
     "Job",
     "JobCancel",
+    "JobFilters",
     "JobId",
+    "JobPage",
     "JobRow",
     "JobRunning",
     "JobSignal",
@@ -88,6 +92,7 @@ __all__ = [
     "RetryPolicy",
     "Schedule",
     "SchemaError",
+    "SortField",
     "StuckJob",
     "Subscription",
     "SystemClock",

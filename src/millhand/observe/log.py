@@ -33,6 +33,8 @@ MESSAGE_WIDTH = 27  # "orphan cleanup completed", the longest that people see of
 LEVELS = {"debug": "debug", "info": "info", "warning": "warn", "error": "error", "critical": "fatal"}
 # At DEBUG these tell of every request, headers with signatures included.
 TALKATIVE_LOGGERS = ("asyncio", "botocore", "urllib3")
+# It tells again and again, with a stack, of a database that is away; the mill tells once, and of its return.
+REPETITIVE_LOGGERS = ("asyncpg.pool",)
 
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _STRUCTLOG_KEYS = frozenset({"event", "exc_info", "stack_info", "timestamp", "level", "logger"})
@@ -65,6 +67,8 @@ def configure_logging(
     root.setLevel(level.upper())
     for name in TALKATIVE_LOGGERS:
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    for name in REPETITIVE_LOGGERS:
+        logging.getLogger(name).setLevel(max(root.level, logging.ERROR))
     if not structlog.is_configured():
         _route_structlog()
 
