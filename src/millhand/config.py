@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -24,6 +24,7 @@ INDEX_NAME_BYTES_MAX = 63
 SCHEMA_RE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 SCHEMA_BYTES_MAX = 46  # River adds the name of a topic to it, and PostgreSQL's names end at 63
 
+DURATION_MAX = timedelta(days=36_525)  # a hundred years, and now less that is still a date
 INTERVAL_MIN = timedelta(milliseconds=1)
 JOB_TIMEOUT_DEFAULT = timedelta(minutes=1)
 RESCUE_AFTER_DEFAULT = timedelta(hours=1)
@@ -203,6 +204,10 @@ def _check_fetch(cooldown: timedelta, poll_interval: timedelta, whose: str) -> N
 
 
 def _check_durations(config: Config) -> None:
+    for name in (one.name for one in fields(config) if one.init):
+        setting = getattr(config, name)
+        if isinstance(setting, timedelta) and setting > DURATION_MAX:
+            raise ConfigError(f"{name} must be at most 100 years, got {setting!r}")
     _check_fetch(config.fetch_cooldown, config.fetch_poll_interval, "")
     for name in ("job_timeout", "reindexer_timeout"):
         timeout: timedelta = getattr(config, name)

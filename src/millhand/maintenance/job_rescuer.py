@@ -23,7 +23,6 @@ from datetime import datetime, timedelta
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
-from millhand.errors import InvalidJob
 from millhand.insert_opts import CANCEL_MARK
 from millhand.job import AttemptError, JobId, JobRow, JobState
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
@@ -152,7 +151,7 @@ def _is_cancel_requested(job: JobRow) -> bool:
 def _is_readable(job: JobRow, worker: Worker) -> bool:
     try:
         worker.decode(job.encoded_args)
-    except InvalidJob:
+    except Exception:  # noqa: BLE001 - InvalidJob, or whatever a user's args class raises
         return False
     return True
 

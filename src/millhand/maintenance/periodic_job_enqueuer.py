@@ -170,7 +170,7 @@ class _Agenda:
 
     def begin(self, now: datetime) -> None:
         """Begin anew, as a leader does."""
-        self.due_at = now if self.job.run_on_start else self.job.schedule.next(now)
+        self.due_at = now if self.job.run_on_start else _next_due(self.job, now)
         self._forget_failures()
 
     def put_off(self, now: float) -> float:
@@ -185,12 +185,12 @@ class _Agenda:
         num_missed = 0
         due_at = self.due_at
         while due_at is not None:
-            due_at = self.job.schedule.next(due_at)
+            due_at = _next_due(self.job, due_at)
             if due_at is None or due_at > now:
                 break
             num_missed += 1
             if num_missed == NUM_MISSED_MAX:
-                due_at = self.job.schedule.next(now)
+                due_at = _next_due(self.job, now)
                 break
         self.due_at = due_at
         self._forget_failures()
@@ -199,6 +199,18 @@ class _Agenda:
     def _forget_failures(self) -> None:
         self.not_before = -math.inf
         self.num_failures = 0
+
+
+def _next_due(job: PeriodicJob, after: datetime) -> datetime | None:
+    """Ask the schedule of `job`; one that fails is told of, and has no further run while this client leads."""
+    try:
+        due_at = job.schedule.next(after)
+        if due_at is None or due_at > after:
+            return due_at
+        raise ValueError(f"next run must be after {after!r}, got {due_at!r}")
+    except Exception as error:  # a user's schedule, called beside everybody's sweeping
+        logger.exception("periodic job not inserted", extra={"periodic_job_id": job.id} | _fault(error))
+        return None
 
 
 def periodic_params(params: InsertParams, periodic_job_id: str | None, due_at: datetime) -> InsertParams:

@@ -1,0 +1,128 @@
+"""What users bring, and break: schedules, args classes, durations; none of it may end the work of the others."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError
+from millhand.job import Job, JobId, JobRow, JobState
+from millhand.maintenance.job_rescuer import decide_rescue
+from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.periodic import PeriodicJob, every
+from millhand.retry import DefaultRetryPolicy
+from millhand.runtime.inserter import Inserter
+from millhand.store.job import job_get_by_ids
+from millhand.testing import ManualClock, Probe
+from millhand.worker import Workers
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Good:
+    kind: ClassVar[str] = "good"
+
+
+@dataclass(frozen=True)
+class Bad:
+    kind: ClassVar[str] = "bad"
+
+
+class Schedule:
+    """A schedule that answers with what it was given, or raises it."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def next(self, after: datetime) -> datetime | None:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        answer: datetime = self._answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (KeyError("no calendar"), "'no calendar'"),
+        (NOW.replace(tzinfo=None), "can't compare offset-naive and offset-aware datetimes"),
+        (NOW - timedelta(days=9999), "next run must be after"),
+    ],
+)
+@pytest.mark.parametrize("run_on_start", [False, True])
+async def test_schedule_that_fails_costs_the_other_periodic_jobs_nothing(
+    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture, answer: Any, told: str, run_on_start: bool
+) -> None:
+    """A schedule that raises, or names no instant to come, is told of when it is asked; the others go on."""
+    clock = ManualClock()
+    bad = PeriodicJob(schedule=Schedule(answer), args=Bad(), id="bad-one", run_on_start=run_on_start)
+    good = every(timedelta(hours=1), Good())
+    pool = schema_driver.pool
+    enqueuer = PeriodicJobEnqueuer(Inserter(pool, Config(clock=clock)), [bad, good], clock=clock)
+    probe = Probe(enqueuer)
+
+    with caplog.at_level(logging.ERROR, "millhand"):
+        await enqueuer.start()
+        await probe.wait("passed")
+        clock.advance(timedelta(hours=1))
+        enqueuer.bell.ring()
+        await probe.wait("passed")
+        is_running = enqueuer.is_running
+        await enqueuer.stop()
+
+    rows = await pool.run(job_get_by_ids([JobId(1), JobId(2)]))
+    assert is_running
+    assert sorted(row.kind for row in rows) == (["bad", "good"] if run_on_start else ["good"])
+    [record] = caplog.records
+    assert (record.message, vars(record)["periodic_job_id"]) == ("periodic job not inserted", "bad-one")
+    assert vars(record)["error"].startswith(told)
+
+
+def test_args_class_that_raises_anything_does_not_keep_its_job_from_being_rescued() -> None:
+    """Args whose class raises what no decoder expects cannot be worked, and their stuck job is rescued."""
+
+    @dataclass(frozen=True)
+    class Broken:
+        kind: ClassVar[str] = "broken"
+
+        def __post_init__(self) -> None:
+            raise KeyError("nothing is right")
+
+    workers = Workers()
+
+    @workers.add()
+    async def work(job: Job[Broken]) -> None: ...
+
+    job = JobRow(
+        JobId(1), JobState.RUNNING, 1, 25, NOW, NOW, None, NOW, 1, "{}", ("me",), (), "broken", {}, "default",
+        (), None, None,
+    )  # fmt: skip
+    rescue = decide_rescue(
+        job, workers.get("broken"), job_timeout=None, now=NOW, retry_policy=DefaultRetryPolicy()
+    )
+
+    assert rescue is not None
+    assert rescue.state is JobState.RETRYABLE
+
+
+@pytest.mark.parametrize(
+    "name", ["completed_job_retention", "discarded_job_retention", "job_timeout", "rescue_stuck_jobs_after"]
+)
+def test_config_refuses_durations_that_no_date_survives(name: str) -> None:
+    """A duration of more than a hundred years is refused when it is said: no date can be counted back so far."""
+    settings: dict[str, Any] = {name: timedelta.max}
+
+    with pytest.raises(ConfigError) as refused:
+        Config(**settings)
+
+    assert str(refused.value) == (
+        f"{name} must be at most 100 years, "
+        "got datetime.timedelta(days=999999999, seconds=86399, microseconds=999999)"
+    )
