@@ -298,12 +298,17 @@ class AsyncpgListener:
         def receive_notification(*notification: object) -> None:
             receive(str(notification[-1]))
 
-        listening = self._require().add_listener(self._prefix + topic, receive_notification)
+        with translated(
+            "listen", CONNECT_SECONDS
+        ):  # a pool's connection that has just been lost raises at once
+            listening = self._require().add_listener(self._prefix + topic, receive_notification)
         await within("listen", listening, CONNECT_SECONDS)
 
     async def ping(self) -> None:
         """Raise if the connection does not answer within ten seconds."""
-        await within("ping", self._require().fetchval("SELECT 1"), TIMEOUT_SECONDS)
+        with translated("ping", TIMEOUT_SECONDS):
+            answer = self._require().fetchval("SELECT 1")
+        await within("ping", answer, TIMEOUT_SECONDS)
 
     async def close(self) -> None:
         """Close the connection, whether it was ours or a pool's; idempotent, never raises."""

@@ -115,7 +115,7 @@ def parse_payload(payload: str) -> dict[str, Json] | None:
     """Return a notification's object; None, and a line in the log, for what is none."""
     try:
         parsed = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
         logger.warning("notification ignored", extra={"error": "payload must be a JSON object"})

@@ -15,6 +15,7 @@ Source: River v0.51.2, producer.go `fetchAndRunLoop, dispatchWork`.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -62,6 +63,7 @@ class Producer(Service):
         self._attempts: dict[JobId, Attempt] = {}
         self._cancelled_while_fetching: set[int] | None = None
         self._client_id = client_id
+        self._due_ats: list[float] = []  # a heap
         self._cooldown_seconds = cooldown_seconds
         self._execute = execute
         self._is_wanted = True  # whether somebody said "look" since the last fetch
@@ -122,9 +124,10 @@ class Producer(Service):
 
     def hear_due(self, seconds: float) -> None:
         """Look in `seconds` at the latest: something of ours is due then, and nobody will announce it."""
-        poll_at = asyncio.get_running_loop().time() + seconds
-        if poll_at < self._poll_at:
-            self._poll_at = poll_at
+        due_at = asyncio.get_running_loop().time() + seconds
+        heapq.heappush(self._due_ats, due_at)
+        if due_at < self._poll_at:
+            self._poll_at = due_at
             self.bell.ring()
 
     def hear_paused(self, *, is_paused: bool) -> None:
@@ -188,7 +191,7 @@ class Producer(Service):
         limit = min(self._num_free(), FETCH_SIZE_MAX)
         self._is_wanted = False
         self._last_fetch = loop.time()
-        self._poll_at = self._last_fetch + self._poll_pause_seconds()
+        self._poll_at = self._next_poll_at(self._last_fetch)
         self._cancelled_while_fetching = set()
         try:
             rows = await self._pool.run(
@@ -235,9 +238,12 @@ class Producer(Service):
         if not self._attempts:
             self._is_idle.set()
 
-    def _poll_pause_seconds(self) -> float:
+    def _next_poll_at(self, now: float) -> float:
+        while self._due_ats and self._due_ats[0] <= now:
+            heapq.heappop(self._due_ats)
         spread = max(self._poll_seconds * 0.1, 0.010)
-        return self._poll_seconds + random.uniform(0.0, spread)  # noqa: S311 - spreads load, guards nothing
+        poll_at = now + self._poll_seconds + random.uniform(0.0, spread)  # noqa: S311 - spreads load, guards nothing
+        return min(poll_at, self._due_ats[0]) if self._due_ats else poll_at
 
     def _failed(self, error: MillhandError, now: float) -> None:
         self._num_failures += 1
