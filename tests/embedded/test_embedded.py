@@ -79,6 +79,7 @@ async def test_embedded_postgres_stops_the_server_when_the_last_user_leaves(dire
     assert not (directory / "socket" / ".s.PGSQL.5432").exists()
 
 
+@pytest.mark.slow
 async def test_embedded_postgres_keeps_what_was_written_when_started_again(directory: Path) -> None:
     """Data outlives the server."""
     with embedded_postgres(directory) as server:
@@ -88,6 +89,7 @@ async def test_embedded_postgres_keeps_what_was_written_when_started_again(direc
         assert await ask(server.url, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.slow
 async def test_embedded_postgres_applies_settings_when_it_starts_the_server(directory: Path) -> None:
     """The starter's settings are in force, and no setting opens a network port."""
     with embedded_postgres(directory, {"max_connections": "17", "listen_addresses": "*"}) as server:
@@ -95,6 +97,7 @@ async def test_embedded_postgres_applies_settings_when_it_starts_the_server(dire
         assert await ask(server.url, "SHOW listen_addresses") == ""
 
 
+@pytest.mark.slow
 async def test_embedded_postgres_copes_with_any_path(made_data: Path) -> None:
     """Spaces, quotes, dollar signs and percent signs are letters like others, to shell and URL alike."""
     with open_directory() as parent:
@@ -105,6 +108,7 @@ async def test_embedded_postgres_copes_with_any_path(made_data: Path) -> None:
             assert await ask(server.url, "SELECT 1") == 1
 
 
+@pytest.mark.slow
 async def test_embedded_postgres_puts_the_socket_elsewhere_when_the_path_is_too_long(made_data: Path) -> None:
     """A path that no socket can have is no obstacle, and the other place is cleared away."""
     with open_directory() as parent:
@@ -155,6 +159,7 @@ async def test_embedded_postgres_recovers_when_the_server_was_killed(directory: 
             assert await ask(revived.url, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.slow
 async def test_embedded_postgres_waits_for_what_a_killed_server_left_running(directory: Path) -> None:
     """A backend that is busy outlives its killed server for a while; the next start is patient and loses nothing."""
     with embedded_postgres(directory) as server:
@@ -175,6 +180,7 @@ async def test_embedded_postgres_waits_for_what_a_killed_server_left_running(dir
 @pytest.mark.parametrize(
     "left", ["", "{ours}", "{ours}\n", "{ours}\n/elsewhere\n0\n5432\n/nowhere\n\n1 2\nready   \n"]
 )
+@pytest.mark.slow
 def test_embedded_postgres_starts_over_a_stale_pid_file(directory: Path, left: str) -> None:
     """A pid file that was cut short, or names a process that is something else by now, is no server."""
     (directory / "data" / "postmaster.pid").write_text(left.format(ours=os.getpid()))
@@ -184,6 +190,7 @@ def test_embedded_postgres_starts_over_a_stale_pid_file(directory: Path, left: s
     assert server_pid(directory) is None
 
 
+@pytest.mark.slow
 def test_embedded_postgres_makes_a_whole_cluster_after_one_was_cut_short(empty: Path) -> None:
     """What a killed initdb left is cleared away and never taken for a database."""
     empty.mkdir()
@@ -234,6 +241,7 @@ def test_embedded_postgres_refuses_a_directory_that_is_no_cluster(directory: Pat
     )
 
 
+@pytest.mark.slow
 def test_embedded_postgres_says_what_the_server_said_when_it_will_not_start(directory: Path) -> None:
     """The server's own reason is in the message, and where to read more."""
     with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory, {"max_connections": "many"}):
@@ -243,6 +251,7 @@ def test_embedded_postgres_says_what_the_server_said_when_it_will_not_start(dire
     assert str(raised.value).endswith(f"see {str(directory / 'server.log')!r}")
 
 
+@pytest.mark.slow
 def test_embedded_postgres_leaves_another_server_on_its_socket_alone(directory: Path) -> None:
     """Where somebody else listens already, nothing is started and nothing is swept away."""
     taken = directory / "socket" / ".s.PGSQL.5432"
@@ -380,6 +389,7 @@ def test_embedded_postgres_refuses_root_a_directory_that_is_closed_to_others(emp
 
 
 @needs_root
+@pytest.mark.slow
 async def test_embedded_postgres_copies_programs_that_only_root_can_reach(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,6 +467,7 @@ def test_default_directory_is_outside_when_roots_project_is_closed(empty: Path) 
     assert found == default_directory(empty)
 
 
+@pytest.mark.slow
 def test_embedded_module_runs_a_server_that_is_thrown_away() -> None:
     """`python -m millhand.embedded` prints a URL, lives until Ctrl-C and leaves nothing behind."""
     with subprocess.Popen(
