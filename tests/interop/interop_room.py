@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import asyncpg
-from river_program import GENEROUS_SECONDS, RiverProgram, Told, started_river
+from river_program import GENEROUS_SECONDS, RiverProgram, Told, started, started_river
 from scripted_worker import Act, ScriptedWorkers
 
 from millhand.args import RawArgs
@@ -192,6 +193,21 @@ class Room:
         """Start one more process of River's program, which a test may kill. It tells into the same `told`."""
         async with started_river(self._program_path, self.url, environment) as program:
             program.told = self.told
+            yield program
+
+    @contextlib.asynccontextmanager
+    async def mortal(self, language: Language, id: str) -> AsyncIterator[RiverProgram]:
+        """Start a client that works and may lead, in a process of its own, which a test may kill."""
+        if language == "go":
+            async with self.another_river() as program:
+                queues = {"default": 10}
+                await program.call("start", id=id, kinds=["act"], queues=queues, schema=self.schema)
+                yield program
+            return
+        command = (sys.executable, str(Path(__file__).parent / "python_member.py"), self.url, self.schema, id)
+        async with started(command) as program:
+            program.told = self.told
+            await self.told.wait("started", client=id)
             yield program
 
     # What is there.

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +170,17 @@ async def started_river(
     program: Path, url: str, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[RiverProgram]:
     """Start the program on a database, and end it in the end if it still runs."""
+    async with started((str(program), "--database-url", url), environment) as process:
+        yield process
+
+
+@contextlib.asynccontextmanager
+async def started(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> AsyncIterator[RiverProgram]:
+    """Start a process that speaks as River's program does."""
     _, protocol = await asyncio.get_running_loop().subprocess_exec(
-        RiverProgram, str(program), "--database-url", url, env={**os.environ, **(environment or {})}
+        RiverProgram, *command, env={**os.environ, **(environment or {})}
     )
     try:
         yield protocol

@@ -67,7 +67,7 @@ class ScriptedWorkers:
                     if index == len(acts) - 1:
                         raise
             else:
-                self._act(job, verb, rest)
+                self._act(job, verb, [_unescaped(value) for value in rest])
 
     async def _hold(self, job: Job[dict[str, Any]]) -> None:
         released = self._held[job.id] = asyncio.Event()
@@ -78,10 +78,6 @@ class ScriptedWorkers:
         match verb, rest:
             case ("fail" | "panic", [text]):
                 raise Boom(text)
-            case ("fail_unescaped", [text]):  # what no args can hold: the text of a JSON string
-                raise Boom(json.loads(f'"{text}"'))
-            case ("output_unescaped", [text]):
-                job.record_output(json.loads(f'"{text}"'))
             case ("fail_before", [attempt]):
                 if job.attempt < attempt:
                     raise Boom("too early")
@@ -103,6 +99,11 @@ class ScriptedWorkers:
 
     def _tell(self, event: str, job: Job[dict[str, Any]], **fields: object) -> None:
         self._told.tell({"event": event, "client": self._client_id, "job": job.id, **fields})
+
+
+def _unescaped(value: Any) -> Any:
+    """Return what no args can hold, U+0000 and half characters, where the inside of a JSON string stands for it."""
+    return json.loads(f'"{value["escaped"]}"') if isinstance(value, dict) and "escaped" in value else value
 
 
 class ScriptedRetry:

@@ -37,7 +37,8 @@ async def test_cancel_reaches_an_attempt_of_the_other(
     row = await room.row(id)
     assert (event["state"], row["state"], row["attempt"]) == ("cancelled", "cancelled", 1)
     assert [one["error"] for one in row["errors"]] == [CANCELLED]
-    assert row["finalized_at"] and "cancel_attempted_at" in row["metadata"]
+    assert row["finalized_at"] is not None
+    assert "cancel_attempted_at" in row["metadata"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -274,12 +275,12 @@ async def test_job_moved_while_it_runs_is_not_settled_by_its_attempt(room: Room,
 
 async def test_outcome_that_postgresql_cannot_hold_blocks_nobody(room: Room) -> None:
     """31: U+0000 in an error and in an output: the jobs beside them complete, and River reads what was kept."""
-    text = "a\\u0000b\\ud800c"  # in the args as a text, which becomes what it stands for only in the worker
+    text = {"escaped": "a\\u0000b\\ud800c"}
     async with room.working("python") as member:
         hand = room.hand("python")
         bad = [
-            await hand.insert(["hold"], ["fail_unescaped", text]),
-            await hand.insert(["hold"], ["output_unescaped", text]),
+            await hand.insert(["hold"], ["fail", text]),
+            await hand.insert(["hold"], ["output", text]),
         ]
         good = [await hand.insert(["hold"]) for _ in range(5)]
         for id in (*bad, *good):

@@ -49,6 +49,14 @@ type periodicParams struct {
 
 func seconds(number float64) time.Duration { return time.Duration(number * float64(time.Second)) }
 
+// retention is how long jobs of a state are kept; for River -1 means for ever.
+func retention(number float64) time.Duration {
+	if number < 0 {
+		return -1
+	}
+	return seconds(number)
+}
+
 // skewedClock is wrong by the same amount all the time.
 type skewedClock struct{ offset time.Duration }
 
@@ -63,9 +71,9 @@ func (p *program) newClient(params *clientParams) (*river.Client[pgx.Tx], error)
 	}
 	config := &river.Config{
 		ID:                          params.ID,
-		CancelledJobRetentionPeriod: seconds(params.RetentionSeconds["cancelled"]),
-		CompletedJobRetentionPeriod: seconds(params.RetentionSeconds["completed"]),
-		DiscardedJobRetentionPeriod: seconds(params.RetentionSeconds["discarded"]),
+		CancelledJobRetentionPeriod: retention(params.RetentionSeconds["cancelled"]),
+		CompletedJobRetentionPeriod: retention(params.RetentionSeconds["completed"]),
+		DiscardedJobRetentionPeriod: retention(params.RetentionSeconds["discarded"]),
 		FetchCooldown:               seconds(params.FetchCooldownSeconds),
 		FetchOnlyKnownKinds:         params.FetchOnlyKnownKinds,
 		FetchPollInterval:           seconds(params.FetchPollSeconds),

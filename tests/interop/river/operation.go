@@ -18,28 +18,27 @@ import (
 
 // operations are what this program can be asked for.
 var operations = map[string]func(ctx context.Context, p *program, line []byte) (any, error){
-	"begin":     with(begin),
-	"cancel":    with(onJob((*river.Client[pgx.Tx]).JobCancel)),
-	"delete":    with(onJob((*river.Client[pgx.Tx]).JobDelete)),
-	"encode":    with(encode),
-	"end":       with(end),
-	"executed":  with(executedBy),
-	"get":       with(onJob((*river.Client[pgx.Tx]).JobGet)),
-	"insert":    with(insert),
-	"list":      with(list),
-	"migrate":   with(migrate),
-	"pause":     with(pause),
-	"queue":     with(queueGet),
-	"release":   with(release),
-	"resign":    with(requestResign),
-	"resume":    with(resume),
-	"retry":     with(onJob((*river.Client[pgx.Tx]).JobRetry)),
-	"start":     startClient,
-	"stop":      stopClient,
-	"unique":    with(unique),
-	"validate":  with(validate),
-	"versions":  with(versions),
-	"work_wait": with(waitStopped),
+	"begin":    with(begin),
+	"cancel":   with(onJob((*river.Client[pgx.Tx]).JobCancel)),
+	"delete":   with(onJob((*river.Client[pgx.Tx]).JobDelete)),
+	"encode":   with(encode),
+	"end":      with(end),
+	"executed": with(executedBy),
+	"get":      with(onJob((*river.Client[pgx.Tx]).JobGet)),
+	"insert":   with(insert),
+	"list":     with(list),
+	"migrate":  with(migrate),
+	"pause":    with(pause),
+	"queue":    with(queueGet),
+	"release":  with(release),
+	"resign":   with(requestResign),
+	"resume":   with(resume),
+	"retry":    with(onJob((*river.Client[pgx.Tx]).JobRetry)),
+	"start":    startClient,
+	"stop":     stopClient,
+	"unique":   with(unique),
+	"validate": with(validate),
+	"versions": with(versions),
 }
 
 // params are the parameters of all operations; each reads its own.
@@ -385,18 +384,6 @@ func executedBy(_ context.Context, p *program, params *params) (any, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]executed{}, p.executed[params.ID]...), nil
-}
-
-// waitStopped returns when a client has stopped by itself.
-func waitStopped(_ context.Context, p *program, params *params) (any, error) {
-	p.mu.Lock()
-	client, ok := p.clients[params.ID]
-	p.mu.Unlock()
-	if !ok {
-		return nil, fmt.Errorf("client must be started, got %q", params.ID)
-	}
-	<-client.Stopped()
-	return nil, nil
 }
 
 func begin(ctx context.Context, p *program, params *params) (any, error) {

@@ -1,0 +1,494 @@
+"""One leader for all, of either language; and what becomes of jobs when clients stop, or are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from interop_room import BOTH_WAYS, LANGUAGES, Language, Periodic, Room
+from river_program import RiverError, RiverProgram
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError
+
+# A follower bids again after five seconds at the earliest; what is faster was woken.
+BID_SECONDS = 5.0
+RESCUED = "Stuck job rescued by JobRescuer"
+REQUIRED = ["available", "pending", "running", "scheduled"]
+LEADING: dict[str, Any] = {"leads": True, "queues": {"nothing": 1}}
+
+
+# Leadership.
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+async def test_leader_that_stops_hands_over_at_once(room: Room, first: Language, second: Language) -> None:
+    """32: mixed: mixed_leader_failover_both_directions; `resigned` is heard, and there is one row all the time."""
+    async with room.working(first, first, leads=True) as leader:
+        await room.until_leader(first)
+        async with room.working(second, second, leads=True):
+            began = _now()
+            await leader.stop()
+            await room.until_leader(second)
+            seconds = _now() - began
+            rows = await room.fetch("SELECT name FROM /* schema */river_leader")
+
+    assert seconds < BID_SECONDS
+    assert [row["name"] for row in rows] == ["default"]
+    assert await room.leader() is None
+
+
+async def test_leader_of_ours_resigns_when_river_asks(room: Room) -> None:
+    """32: mixed: mixed_request_resign_terms; it lets River's client go first."""
+    async with room.working("python", "python", leads=True):
+        await room.until_leader("python")
+        async with room.working("go", "go", leads=True):
+            began = _now()
+            await room.go.call("resign", schema=room.schema)
+            await room.until_leader("go")
+
+    assert _now() - began < BID_SECONDS
+
+
+async def test_leader_of_river_s_resigns_when_anybody_asks(room: Room) -> None:
+    """32: Its term ends, and another begins at once, whosever that is."""
+    async with room.working("go", "go", leads=True), room.working("python", "python", leads=True):
+        [before] = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
+        payload = json.dumps({"action": "request_resign", "leader_id": ""})
+        await room.fetch("SELECT pg_notify($1, $2)", f"{room.schema}.river_leadership", payload)
+
+        async def is_another_term() -> bool:
+            rows = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
+            return len(rows) == 1 and rows != [before]
+
+        await room.until(is_another_term, "another term")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "heir"), BOTH_WAYS)
+async def test_leader_that_is_killed_is_followed_when_its_term_expires(
+    room: Room, killed: Language, heir: Language
+) -> None:
+    """32: chaos: mixed_leader_death_failover_both_directions; not before 15 s are over, and not long after."""
+    async with room.mortal(killed, "killed") as process, room.working(heir, heir, leads=True):
+        await room.until_leader("killed")
+        [row] = await room.fetch("SELECT expires_at FROM /* schema */river_leader")
+        await process.kill()
+        await room.until_leader(heir)
+        [now] = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
+
+    assert timedelta(0) <= now["elected_at"] - row["expires_at"] < timedelta(seconds=7)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_client_without_election_never_leads(room: Room, language: Language) -> None:
+    """44: mixed: leader_election_disabled_both_directions; it works, and no one leads."""
+    async with room.working(language, leads=False):
+        await room.told.wait("job_completed", job=await room.hand(language).insert())
+        leader = await room.leader()
+
+    assert leader is None
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_client_without_election_refuses_periodic_jobs(room: Room, language: Language) -> None:
+    """44: It would never insert them."""
+    hourly = Periodic(id="hourly", kind="act", opts={}, seconds=3600)
+    with pytest.raises((RiverError, ConfigError)):
+        async with room.working(language, leads=False, periodic_jobs=[hourly]):
+            pass
+
+
+# What a leader does.
+
+
+@dataclass
+class World:
+    """Rows as a leader finds them, by name, and what it made of them."""
+
+    ids: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    queues: list[str] = field(default_factory=list)
+
+    def told(self, tell: Callable[[dict[str, Any]], Any], *names: str) -> dict[str, Any]:
+        return {name: tell(self.rows[name]) if name in self.rows else None for name in names}
+
+
+@pytest.fixture(scope="module")
+async def worlds(
+    river: RiverProgram, river_path: Path, module_driver: AsyncpgDriver, postgres_url: str
+) -> AsyncIterator[dict[Language, World]]:
+    """The same world, swept by a leader of each language; its jobs were inserted by the other."""
+    worlds: dict[Language, World] = {}
+    connection = await asyncpg.connect(postgres_url)
+    told = river.told
+    for inserter, leader in BOTH_WAYS:
+        room = Room(connection, module_driver, river, river_path, postgres_url)
+        await room.open()
+        worlds[leader] = await _swept(room, inserter, leader)
+        await room.fetch("TRUNCATE /* schema */river_job, /* schema */river_leader, /* schema */river_queue")
+        await room.close()
+    river.told = told
+    yield worlds
+    await connection.close()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_scheduler_makes_the_same_of_the_other_s_jobs(
+    worlds: dict[Language, World], language: Language
+) -> None:
+    """33: runtime: periodic_due_job_available, storage; due within five seconds, and one of each unique key."""
+    world = worlds[language]
+
+    def tell(row: dict[str, Any]) -> Any:
+        return row["state"], row["finalized_at"] is not None, row["metadata"]
+
+    conflict = {"unique_key_conflict": "scheduler_discarded"}
+    assert world.told(tell, *_SCHEDULED) == {
+        "due": ("available", False, {}),
+        "due in 4 s": ("available", False, {}),
+        "due in an hour": ("scheduled", False, {}),
+        "key's holder": ("available", False, {}),
+        "pending": ("pending", False, {}),
+        "retryable": ("available", False, {}),
+        "retryable, key taken": ("discarded", True, conflict),
+        "first of a key": ("available", False, {}),
+        "second of a key": ("discarded", True, conflict),
+    }
+    assert _instant(world.rows["due in 4 s"]["scheduled_at"]) - _instant(
+        world.rows["due in 4 s"]["created_at"]
+    ) > timedelta(seconds=3)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_rescuer_decides_the_same(worlds: dict[Language, World], language: Language) -> None:
+    """34: maintenance_rescuer: only a kind that nobody here knows is another matter: River discards it, we retry."""
+    world = worlds[language]
+
+    def tell(row: dict[str, Any]) -> Any:
+        return row["state"], row["metadata"].get("river:rescue_count"), row["errors"][-1]["error"]
+
+    unknown = "discarded" if language == "go" else "retryable"
+    assert world.told(tell, *_STUCK) == {
+        "args that do not decode": ("retryable", 1, RESCUED),
+        "attempts left": ("retryable", 1, RESCUED),
+        "cancel requested": ("cancelled", 1, RESCUED),
+        "count is no number": ("retryable", 1, RESCUED),
+        "last attempt": ("discarded", 1, RESCUED),
+        "not stuck yet": ("running", None, "boom"),
+        "odd errors": ("retryable", 1, RESCUED),
+        "own retry": ("retryable", 1, RESCUED),
+        "rescued before": ("retryable", 5, RESCUED),
+        "unknown kind": (unknown, 1, RESCUED),
+    }
+    own = world.rows["own retry"]
+    wait = _instant(own["scheduled_at"]) - _instant(own["errors"][-1]["at"])
+    assert timedelta(minutes=9) < wait < timedelta(minutes=11)
+    assert sorted(own["errors"][-1]) == ["at", "attempt", "error", "trace"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_cleaner_keeps_each_state_as_long_as_it_is_told(
+    worlds: dict[Language, World], language: Language
+) -> None:
+    """35: maintenance_job_cleaner_retention; -1 keeps for ever."""
+    assert worlds[language].told(lambda row: row["state"], *_OLD) == {
+        "cancelled long ago": "cancelled",
+        "completed 2 h ago": None,
+        "completed 30 min ago": "completed",
+        "discarded 1 h ago": "discarded",
+        "discarded 3 h ago": None,
+    }
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_queue_cleaner_deletes_rows_that_nobody_keeps_fresh(
+    worlds: dict[Language, World], language: Language
+) -> None:
+    """28: maintenance_queue_cleaner_keeps_active_queues; after a day, paused or not."""
+    assert worlds[language].queues == ["day_old_but_one_hour", "nothing"]
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+async def test_periodic_job_of_both_is_inserted_once(room: Room, first: Language, second: Language) -> None:
+    """36: runtime: periodic_run_on_start, periodic_unique_cross_engine; the next leader's is a duplicate."""
+    opts = {"unique": {"by_period_seconds": 10 * 365 * 24 * 3600}, "metadata": {"own": 1}}
+    periodic = [
+        Periodic(id="report", kind="report", opts=opts, seconds=3600, run_on_start=True),
+        Periodic(id="mark", kind="mark", opts={}, seconds=3600, run_on_start=True),
+    ]
+
+    for num_marks, language in enumerate((first, second), 1):
+        async with room.working(language, language, periodic_jobs=periodic, **LEADING):
+            await room.until(lambda num=num_marks: _has(room, "mark", num), "the jobs of a new leader")
+
+    reports = await room.rows("WHERE kind = 'report'")
+    assert [(row["state"], row["metadata"]) for row in reports] == [
+        ("available", {"own": 1, "periodic": True, "river:periodic_job_id": "report"})
+    ]
+    marks = [row["metadata"] for row in await room.rows("WHERE kind = 'mark'")]
+    assert marks == [{"periodic": True, "river:periodic_job_id": "mark"}] * 2
+
+
+@pytest.mark.slow
+async def test_periodic_jobs_have_no_twins_while_leadership_moves(room: Room) -> None:
+    """36: With a leader of the other language every other second, no second has two jobs."""
+    opts = {"unique": {"by_period_seconds": 1}}
+    periodic = [Periodic(id="tick", kind="tick", opts=opts, seconds=1)]
+
+    for round_ in range(10):
+        language = LANGUAGES[round_ % 2]
+        before = len(await room.rows())
+        async with room.working(language, language, periodic_jobs=periodic, **LEADING):
+            await room.until_leader(language)
+            await room.until(lambda num=before + 2: _has(room, "tick", num), "two ticks")
+
+    rows = await room.rows()
+    keys = [row["unique_key"] for row in rows]
+    assert len(set(keys)) == len(keys) >= 20
+    assert {json.dumps(row["metadata"]) for row in rows} == {
+        json.dumps({"periodic": True, "river:periodic_job_id": "tick"})
+    }
+
+
+# Stopping, and being killed.
+
+
+ENDINGS: dict[str, tuple[list[Any], tuple[str, int, int]]] = {
+    # What follows the wait that is cancelled; the state, the attempt and the number of errors that it leads to.
+    "gives way": ([], ("available", 0, 0)),
+    "succeeds": ([["metadata", "seen", 1]], ("completed", 1, 0)),
+    "fails": ([["fail", "boom"]], ("available", 1, 1)),
+    "panics": ([["panic", "boom"]], ("available", 1, 1)),
+    "snoozes": ([["snooze", 3600]], ("scheduled", 0, 0)),
+    "cancels": ([["cancel", "not wanted"]], ("cancelled", 1, 1)),
+}
+EVENTS = {
+    "gives way": "job_interrupted",
+    "succeeds": "job_completed",
+    "fails": "job_failed",
+    "panics": "job_failed",
+    "snoozes": "job_snoozed",
+    "cancels": "job_cancelled",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("way", ["stop and cancel", "soft stop timeout"])
+async def test_stop_that_cancels_leaves_the_same_rows(room: Room, language: Language, way: str) -> None:
+    """38, 45: hard_shutdown_soft_stop_classification; only who gives way is interrupted, and events say so."""
+    soft = {"soft_stop_seconds": 0.05} if way == "soft stop timeout" else {}
+    async with room.working(language, **soft) as member:
+        ids = {name: await room.hand(language).insert(["hold"], *acts) for name, (acts, _) in ENDINGS.items()}
+        for id in ids.values():
+            await room.told.wait("held", job=id)
+        await member.stop(cancel=not soft)
+        events = {name: await room.told.wait(EVENTS[name], job=id) for name, id in ids.items()}
+
+    rows = {name: await room.row(id) for name, id in ids.items()}
+    assert {name: (row["state"], row["attempt"], len(row["errors"] or ())) for name, row in rows.items()} == {
+        name: expected for name, (_, expected) in ENDINGS.items()
+    }
+    assert {name: event["state"] for name, event in events.items()} == {
+        name: row["state"] for name, row in rows.items()
+    }
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_stop_waits_for_attempts(room: Room, language: Language) -> None:
+    """38: Without a timeout the attempts are let be."""
+    async with room.working(language) as member:
+        id = await room.hand(language).insert(["hold"])
+        await room.told.wait("held", job=id)
+        async with asyncio.TaskGroup() as stopping:
+            stopping.create_task(member.stop())
+            await member.release(id)
+
+    row = await room.row(id)
+    assert (row["state"], row["attempt"], row["errors"]) == ("completed", 1, None)
+
+
+@pytest.mark.parametrize(("killed", "leader"), BOTH_WAYS)
+async def test_job_of_a_killed_process_is_rescued_by_the_other(
+    room: Room, killed: Language, leader: Language
+) -> None:
+    """39: chaos: candidate_process_kill_reference_rescue, reference_process_kill_candidate_rescue."""
+    async with room.mortal(killed, "killed") as process:
+        id = await room.hand(killed).insert(["hold"])
+        await room.told.wait("held", job=id)
+        await process.kill()
+    stranded = await room.row(id)
+    # An hour passes, for the row and for the term of its leader.
+    await room.fetch("UPDATE /* schema */river_job SET attempted_at = now() - interval '2 h'")
+    await room.fetch("DELETE FROM /* schema */river_leader")
+    async with room.working(leader, leader, **LEADING):
+        row = await room.until_state(id, "retryable")
+
+    assert (stranded["state"], stranded["attempted_by"]) == ("running", ["killed"])
+    assert (row["attempt"], row["errors"][0]["error"]) == (1, RESCUED)
+
+
+@pytest.mark.parametrize("offset", [-30.0, 30.0])
+async def test_wrong_clock_of_ours_holds_up_nobody(room: Room, offset: float) -> None:
+    """43: mixed: clock_boundary_scheduling; half a minute off, either way, jobs are worked at once and none too soon."""
+    async with (
+        room.working("python", "wrong", clock_offset_seconds=offset, leads=True, queues={"ours": 1}),
+        room.working("go", "right", queues={"theirs": 1, "early": 1}),
+    ):
+        await room.told.wait("job_completed", job=await room.hand("go").insert(queue="ours"), client="wrong")
+        await room.told.wait("job_completed", job=await room.hand("python").insert(queue="theirs"))
+        ahead = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
+        early = await room.hand("go").insert(queue="early", scheduled_at=ahead)
+        past = await room.hand("go").insert(queue="theirs", scheduled_at="2020-01-01T00:00:00Z")
+        await room.told.wait("job_completed", job=past)
+
+    row = await room.row(early)
+    assert (row["state"], row["attempt"]) == ("available" if offset > 0 else "scheduled", 0)
+    assert _instant(row["scheduled_at"]) == _instant(ahead)
+
+
+async def test_event_follows_the_row_that_was_written(room: Room) -> None:
+    """45: A job that its own transaction has completed is told as completed, whatever its worker returns."""
+    async with room.working("go"):
+        id = await room.hand("python").insert(["complete_tx"], ["fail", "boom"])
+        await room.told.wait("job_completed", job=id)
+
+    row = await room.row(id)
+    assert (row["state"], row["errors"]) == ("completed", None)
+
+
+_SCHEDULED = (
+    "due",
+    "due in 4 s",
+    "due in an hour",
+    "key's holder",
+    "pending",
+    "retryable",
+    "retryable, key taken",
+    "first of a key",
+    "second of a key",
+)
+_STUCK: dict[str, dict[str, Any]] = {
+    "args that do not decode": {"args": "[1]"},
+    "attempts left": {},
+    "cancel requested": {"metadata": '{"cancel_attempted_at": "2024-05-01T10:34:56.789Z"}'},
+    "count is no number": {"metadata": '{"river:rescue_count": "x"}'},
+    "last attempt": {"attempt": 3, "max_attempts": 3},
+    "not stuck yet": {"hours": 0.5},
+    "odd errors": {"errors": ['"text"', "[1]", '{"at": "2024-01-01 00:00:00", "attempt": "1", "error": {}}']},
+    "own retry": {"args": '{"do": [["retry_in", 600]]}'},
+    "rescued before": {"metadata": '{"river:rescue_count": 4}'},
+    "unknown kind": {"kind": "nobody_knows"},
+}
+_OLD = {
+    "cancelled long ago": 10_000.0,
+    "completed 2 h ago": 2.0,
+    "completed 30 min ago": 0.5,
+    "discarded 1 h ago": 1.0,
+    "discarded 3 h ago": 3.0,
+}
+
+
+async def _swept(room: Room, inserter: Language, leader: Language) -> World:
+    world = World()
+    await _insert_scheduled(room, inserter, world.ids)
+    await _insert_stuck(room, world.ids)
+    await _insert_old(room, world.ids)
+    retention = {"cancelled": -1, "completed": 3600, "discarded": 7200}
+    async with room.working(leader, leader, retention_seconds=retention, **LEADING):
+        await room.until_state(world.ids["due"], "available")
+        await room.until_state(world.ids["attempts left"], "retryable")
+        await room.until(
+            lambda: _is_gone(room, "river_job", "id", world.ids["completed 2 h ago"]), "the cleaner"
+        )
+        await room.until(lambda: _is_gone(room, "river_queue", "name", "old"), "the queue cleaner")
+        names = {id: name for name, id in world.ids.items()}
+        world.rows = {names[row["id"]]: row for row in await room.rows()}
+        queues = await room.fetch("SELECT name FROM /* schema */river_queue ORDER BY name")
+        world.queues = [row["name"] for row in queues]
+    return world
+
+
+async def _insert_scheduled(room: Room, inserter: Language, ids: dict[str, int]) -> None:
+    hand = room.hand(inserter)
+    now = datetime.now(UTC)
+    for name, seconds in (("due", -60), ("due in 4 s", 4), ("due in an hour", 3600)):
+        at = (now + timedelta(seconds=seconds)).isoformat()
+        ids[name] = await hand.insert(queue="elsewhere", scheduled_at=at)
+    ids["pending"] = await hand.insert(queue="elsewhere", pending=True)
+    unique = {"by_queue": True, "by_state": REQUIRED}
+    retryable = "UPDATE /* schema */river_job SET state = 'retryable', scheduled_at = now() - interval '1 min' WHERE id = $1"
+    for name, queue in (
+        ("retryable", "alone"),
+        ("retryable, key taken", "taken"),
+        ("first of a key", "twice"),
+        ("second of a key", "twice"),
+    ):
+        ids[name] = await hand.insert(queue=queue, unique=unique)
+        await room.fetch(retryable, ids[name])
+    ids["key's holder"] = await hand.insert(queue="taken", unique=unique)
+
+
+async def _insert_stuck(room: Room, ids: dict[str, int]) -> None:
+    sql = """
+    INSERT INTO /* schema */river_job (
+        state, attempt, max_attempts, attempted_at, attempted_by, args, kind, metadata, queue, errors)
+    VALUES (
+        'running', $1, $2, now() - make_interval(secs => $3 * 3600), '{gone}', $4, $5, $6, 'elsewhere',
+        $7::text[]::jsonb[])
+    RETURNING id
+    """
+    boom = '{"at": "2024-05-01T10:34:56.789Z", "attempt": 1, "error": "boom", "trace": ""}'
+    for name, said in _STUCK.items():
+        row = {
+            "attempt": 2,
+            "max_attempts": 25,
+            "hours": 2.0,
+            "args": '{"do": []}',
+            "kind": "act",
+            "metadata": "{}",
+            "errors": [boom],
+            **said,
+        }
+        order = ("attempt", "max_attempts", "hours", "args", "kind", "metadata", "errors")
+        [inserted] = await room.fetch(sql, *(row[name] for name in order))
+        ids[name] = inserted["id"]
+
+
+async def _insert_old(room: Room, ids: dict[str, int]) -> None:
+    sql = """
+    INSERT INTO /* schema */river_job (state, args, kind, max_attempts, queue, finalized_at)
+    VALUES ($1::text::/* schema */river_job_state, '{}', 'act', 25, 'elsewhere', now() - make_interval(secs => $2 * 3600))
+    RETURNING id
+    """
+    for name, hours in _OLD.items():
+        [inserted] = await room.fetch(sql, name.split()[0], hours)
+        ids[name] = inserted["id"]
+    await room.fetch(
+        "INSERT INTO /* schema */river_queue (name, updated_at, paused_at) VALUES "
+        "('old', now() - interval '25 h', NULL), ('old_and_paused', now() - interval '25 h', now()), "
+        "('day_old_but_one_hour', now() - interval '23 h', NULL)"
+    )
+
+
+async def _has(room: Room, kind: str, num: int) -> bool:
+    return len(await room.rows("WHERE kind = $1", kind)) >= num
+
+
+async def _is_gone(room: Room, table: str, column: str, value: object) -> bool:
+    return not await room.fetch(f"SELECT FROM /* schema */{table} WHERE {column} = $1", value)
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
