@@ -46,8 +46,8 @@ class Client:
     """
     One process's part in the fleet: inserts jobs and, with queues in its configuration, works them.
 
-    `database` is a URL, an asyncpg pool of yours, or a driver. Use it as `async with Client(…) as client`, or call
-    `start` and `stop`. A client without queues only inserts and controls; it too wants to be started.
+    `database` is a URL, an asyncpg pool of yours, or a driver, which is then this client's: a stop closes it. Use it as
+    `async with Client(…) as client`, or call `start` and `stop`. A client without queues only inserts and controls; it too wants to be started.
 
     Raises: ConfigError, when made, for a database that is none.
     Concurrency: belongs to the event loop in which it was started; may be started again after it was stopped.
@@ -125,12 +125,12 @@ class Client:
             await self._driver.open()
             try:
                 await require_schema(self._driver.pool, self._config.schema)
-                mill = self._new_mill()
-                await mill.start()
+                self._mill = self._new_mill()  # before it starts: its first jobs may use this client
+                await self._mill.start()
             except BaseException:
+                self._mill = None
                 await self._driver.close()
                 raise
-            self._mill = mill
             self._started_at = asyncio.get_running_loop().time()
             if self._config.queues:
                 logger.info("worker started", extra=self._start_fields())

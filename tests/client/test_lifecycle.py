@@ -264,3 +264,20 @@ async def test_client_can_be_started_in_one_loop_after_another(room: Room) -> No
     told = [await asyncio.to_thread(asyncio.run, once()) for _ in range(2)]
 
     assert told == [EventKind.JOB_COMPLETED] * 2
+
+
+async def test_job_may_use_its_client_while_that_still_starts(room: Room) -> None:
+    """With many queues the first jobs are worked before the last queue is: they have a whole client all the same."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        await job.client.add_queue("one_more", 1)
+
+    await room.insert_raw("act", '{"what": "x"}')
+    client = room.client(workers, queues={"default": 1, **{f"queue_{n}": 1 for n in range(30)}})
+    with client.subscribe() as events:
+        async with client:
+            event = await room.next(events)
+
+    assert event.kind is EventKind.JOB_COMPLETED

@@ -191,7 +191,8 @@ def test_driver_that_was_never_opened_says_so() -> None:
     driver = AsyncpgDriver("postgresql://x@/x")
 
     with pytest.raises(
-        PoolClosed, match=r"^connect must succeed, got a driver that is not open; call open\(\) first$"
+        PoolClosed,
+        match=r"^connect must succeed, got a driver that is not open; start its client, or open\(\) it, first$",
     ):
         asyncio.run(driver.pool.fetch("SELECT 1"))
 

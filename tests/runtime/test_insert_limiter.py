@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millhand.runtime.inserter import InsertLimiter
+from millhand.runtime.inserter import NUM_QUEUES_KEPT, InsertLimiter
 
 
 def test_limiter_admits_the_first_and_swallows_what_follows_in_its_window() -> None:
@@ -83,3 +83,13 @@ def test_limiter_never_leaves_an_insert_unannounced_longer_than_two_windows(gaps
 
     assert not unannounced or limiter.next_due_seconds(at) is not None
     assert all(later - earlier >= window for earlier, later in itertools.pairwise(announced))
+
+
+def test_limiter_forgets_queues_that_are_used_no_more() -> None:
+    """However many queues were announced in a long life, about as many are remembered as are in use."""
+    limiter = InsertLimiter(1.0)
+
+    admitted = [limiter.admit([f"queue_{n}"], at=3.0 * n) for n in range(3_000)]
+
+    assert all(admitted)
+    assert len(limiter._announced_at) <= NUM_QUEUES_KEPT + 1

@@ -105,7 +105,7 @@ class AsyncpgDriver:
 
     def _require_pool(self) -> AnyPool:
         if self._open_pool is None:
-            raise PoolClosed("connect", "a driver that is not open; call open() first")
+            raise PoolClosed("connect", "a driver that is not open; start its client, or open() it, first")
         return self._open_pool
 
     async def _make_pool(self) -> AnyPool:

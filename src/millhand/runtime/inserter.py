@@ -30,6 +30,9 @@ from millhand.store.job import job_insert_many, job_notify_insert
 
 logger = logging.getLogger(__name__)
 
+# Names of queues may be made as they are needed, one a customer or one a day; this many are kept without looking.
+NUM_QUEUES_KEPT = 1_000
+
 Insert = Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]]
 
 
@@ -45,6 +48,8 @@ class InsertLimiter:
         """Return those of `queues` to announce now, and take them as announced."""
         admitted = [queue for queue in queues if self._announced(queue) + self._window_seconds <= at]
         self._announced_at.update(dict.fromkeys(admitted, at))
+        if len(self._announced_at) > NUM_QUEUES_KEPT:
+            self._forget_old(at)
         self._swallowed.difference_update(admitted)
         return admitted
 
@@ -64,6 +69,11 @@ class InsertLimiter:
     def next_due_seconds(self, at: float) -> float | None:
         """Return how long until something is due; None if nothing is remembered."""
         return min((max(self._due_at(queue) - at, 0.0) for queue in self._swallowed), default=None)
+
+    def _forget_old(self, at: float) -> None:
+        """Forget what no answer depends on: a queue announced two windows ago is as good as never announced."""
+        horizon = at - 2 * self._window_seconds
+        self._announced_at = {queue: then for queue, then in self._announced_at.items() if then > horizon}
 
     def _announced(self, queue: str) -> float:
         return self._announced_at.get(queue, -math.inf)
