@@ -47,7 +47,8 @@ class Client:
     One process's part in the fleet: inserts jobs and, with queues in its configuration, works them.
 
     `database` is a URL, an asyncpg pool of yours, or a driver, which is then this client's: a stop closes it. Use it as
-    `async with Client(…) as client`, or call `start` and `stop`. A client without queues only inserts and controls; it too wants to be started.
+    `async with Client(…) as client`, or call `start` and `stop`. A client without queues only inserts and
+    controls; it too wants to be started.
 
     Raises: ConfigError, when made, for a database that is none.
     Concurrency: belongs to the event loop in which it was started; may be started again after it was stopped.
