@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -16,6 +17,8 @@ from millhand.job import Job, JobId, JobRow, JobState, Json
 from millhand.runtime.job_executor import Attempt, CancelReason, JobExecutor
 from millhand.transition import StateChange
 from millhand.worker import Workers
+
+GENEROUS = 10.0
 
 
 @dataclass(frozen=True)
@@ -215,3 +218,30 @@ async def test_failure_of_a_cancelled_middleware_is_handled_uncancelled() -> Non
     assert [str(failure.error) for failure in bench.failures] == ["no connection"]
     assert attempt.task is not None
     assert attempt.task.cancelling() == 0
+
+
+async def test_abandoned_function_does_not_hold_up_the_end_of_the_event_loop() -> None:
+    """While a client works nothing ends an attempt in a thread but the thread; after a stop its task may be cancelled."""
+    workers = Workers()
+    is_working, loop, go_on = asyncio.Event(), asyncio.get_running_loop(), threading.Event()
+
+    @workers.add()
+    def act(job: Job[Act]) -> None:
+        loop.call_soon_threadsafe(is_working.set)
+        go_on.wait()
+
+    bench = Bench(workers)
+    attempt = bench.begin()
+    assert attempt.task is not None
+    await is_working.wait()
+    attempt.cancel(CancelReason.STOPPING)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    was_done = attempt.task.done()
+    bench.executor.close()
+    attempt.task.cancel()
+    await asyncio.wait([attempt.task], timeout=GENEROUS)
+    is_done = attempt.task.done()
+    go_on.set()
+
+    assert (was_done, is_done) == (False, True)

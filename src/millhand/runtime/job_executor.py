@@ -132,6 +132,7 @@ class JobExecutor:
         clock: Clock = config.clock
         self._config = config
         self._hand_over = hand_over
+        self._is_closed = False
         self._handle_failure = handle_failure
         self._monotonic = clock.monotonic
         self._now = clock.now
@@ -143,6 +144,7 @@ class JobExecutor:
 
     def close(self) -> None:
         """Let go of timers and idle threads; a thread that still runs is left to end by itself."""
+        self._is_closed = True
         self._timeouts.close()
         self._stuck_deadlines.close()
         if self._threads is not None:
@@ -245,7 +247,11 @@ class JobExecutor:
             try:
                 await asyncio.wait([future])
             except asyncio.CancelledError:
-                continue  # the thread goes on, and so does its attempt; it knows by is_cancel_requested
+                if (
+                    self._is_closed
+                ):  # abandoned by a stop; now the event loop ends, which must not wait for a thread
+                    raise
+                # The thread goes on, and so does its attempt; it knows by is_cancel_requested.
         error = future.result()
         if error is not None:
             raise error
