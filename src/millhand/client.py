@@ -32,6 +32,7 @@ from millhand.mill import Mill
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
+from millhand.store.leader import leader_request_resign
 
 if TYPE_CHECKING:
     import asyncpg
@@ -235,6 +236,15 @@ class Client:
         before = loop.time()
         await self._driver.pool.fetch("SELECT 1")
         return loop.time() - before
+
+    async def request_resign(self, *, tx: object | None = None) -> None:
+        """
+        Ask whoever leads to resign, in whatever language it is written; returns when it is said, not when it is done.
+
+        Raises: as the driver. Source: River v0.51.2, client.go `RequestResign`.
+        """
+        executor = self._driver.pool if tx is None else self._driver.executor(tx)
+        await executor.run(leader_request_resign())
 
     async def add_queue(self, name: str, queue: QueueConfig | int) -> None:
         """

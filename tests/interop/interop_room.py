@@ -121,6 +121,8 @@ class Hand(Protocol):
 
     async def resume(self, queue: str) -> None: ...
 
+    async def request_resign(self) -> None: ...
+
     async def list(self, **parameters: Any) -> tuple[list[int], str | None]:
         """Return a page: ids, and the cursor behind it."""
         ...
@@ -466,6 +468,9 @@ class GoHand(Scripting):
     async def resume(self, queue: str) -> None:
         await self._call("resume", queue=queue)
 
+    async def request_resign(self) -> None:
+        await self._call("resign")
+
     async def list(self, **parameters: Any) -> tuple[list[int], str | None]:
         page = await self._call("list", **parameters)
         return page["ids"], page["cursor"]
@@ -503,6 +508,9 @@ class PythonHand(Scripting):
 
     async def resume(self, queue: str) -> None:
         await self.client.queues.resume(queue)
+
+    async def request_resign(self) -> None:
+        await self.client.request_resign()
 
     async def list(self, **parameters: Any) -> tuple[list[int], str | None]:
         states = parameters.pop("states", None)

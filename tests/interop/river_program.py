@@ -192,38 +192,52 @@ def built_river() -> Path:
     """
     Return the path of the program, built anew if its sources or modules changed.
 
-    Skips the test where there is no Go, and fails it where MILLHAND_REQUIRE says that there must be one.
+    Skips the test where it cannot be built for want of Go or of its modules, and fails it where MILLHAND_REQUIRE says
+    that there must be one.
     """
-    if shutil.which("go") is None:
-        why = "River is a Go program, and there is no `go` on the PATH"
-        if "go" in os.environ.get("MILLHAND_REQUIRE", "").replace(",", " ").split():
-            pytest.fail(f"{why}, but MILLHAND_REQUIRE names it")
-        pytest.skip(why)
     files = [*sorted(SOURCES.glob("*.go")), SOURCES / "go.mod", SOURCES / "go.sum"]
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
     program = TOOLS / f"river-interop-{digest}"
     with _locked(TOOLS / "river-interop.lock"):
         if not program.exists():
+            _require_go()
             _build(program)
     return program
+
+
+def _require_go() -> None:
+    """Return if there is a Go of the version that the modules want, and if it can have them."""
+    if shutil.which("go") is None:
+        fault = "there is no `go` on the PATH"
+    else:
+        asked = _go("mod", "download")
+        if asked.returncode == 0:
+            return
+        fault = f"`go mod download` failed: {asked.stderr.strip()}"
+    if "go" in os.environ.get("MILLHAND_REQUIRE", "").replace(",", " ").split():
+        pytest.fail(f"MILLHAND_REQUIRE says that River must be built, but {fault}")
+    pytest.skip(f"River is a Go program, and {fault}")
 
 
 def _build(program: Path) -> None:
     for old in TOOLS.glob("river-interop-*"):
         old.unlink()
     new = program.with_suffix(".new")
-    command = ["nice", "go", "build", "-trimpath", "-buildvcs=false", "-o", str(new), "."]
-    built = subprocess.run(
-        command,
+    built = _go("build", "-trimpath", "-buildvcs=false", "-o", str(new), ".")
+    if built.returncode:
+        pytest.fail(f"River's program must build, got:\n{built.stderr}")
+    new.rename(program)
+
+
+def _go(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["nice", "go", *arguments],
         cwd=SOURCES,
         env={**os.environ, **BUILD_ENVIRONMENT},
         capture_output=True,
         text=True,
         check=False,
     )
-    if built.returncode:
-        pytest.fail(f"River's program must build, got:\n{built.stderr}")
-    new.rename(program)
 
 
 @contextlib.contextmanager

@@ -45,29 +45,32 @@ async def test_leader_that_stops_hands_over_at_once(room: Room, first: Language,
     assert await room.leader() is None
 
 
-async def test_leader_of_ours_resigns_when_river_asks(room: Room) -> None:
-    """32: mixed: mixed_request_resign_terms; it lets River's client go first."""
+@pytest.mark.parametrize("asking", LANGUAGES)
+async def test_leader_of_ours_that_is_asked_lets_the_other_lead(room: Room, asking: Language) -> None:
+    """32: mixed: mixed_request_resign_terms; whoever asks, River's client is elected before the next bid is due."""
     async with room.working("python", "python", leads=True):
         await room.until_leader("python")
         async with room.working("go", "go", leads=True):
             began = _now()
-            await room.go.call("resign", schema=room.schema)
+            await room.hand(asking).request_resign()
             await room.until_leader("go")
+            seconds = _now() - began
 
-    assert _now() - began < BID_SECONDS
+    assert seconds < BID_SECONDS
 
 
-async def test_leader_of_river_s_resigns_when_anybody_asks(room: Room) -> None:
+@pytest.mark.parametrize("asking", LANGUAGES)
+async def test_leader_of_river_s_that_is_asked_begins_another_term(room: Room, asking: Language) -> None:
     """32: Its term ends, and another begins at once, whosever that is."""
     async with room.working("go", "go", leads=True), room.working("python", "python", leads=True):
+        await room.until_leader("go")
         [before] = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
-        payload = json.dumps({"action": "request_resign", "leader_id": ""})
-        await room.fetch("SELECT pg_notify($1, $2)", f"{room.schema}.river_leadership", payload)
 
         async def is_another_term() -> bool:
             rows = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
             return len(rows) == 1 and rows != [before]
 
+        await room.hand(asking).request_resign()
         await room.until(is_another_term, "another term")
 
 
