@@ -3,7 +3,7 @@ Insert a job, and work it.
 
 Prints:
 
-    hello Ada, attempt 1 of 25
+    hello World, attempt 1 of 25
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def main() -> None:
     config = Config(workers=workers, queues={"default": 10})
     async with Client(os.environ["DATABASE_URL"], config) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
-            await client.insert(Greet("Ada"))
+            await client.insert(Greet("World"))
             await anext(events)
 
 

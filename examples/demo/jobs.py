@@ -55,5 +55,5 @@ async def pay_invoice(job: Job[PayInvoice]) -> None:
 config = Config(
     workers=workers,
     queues={"default": 10},
-    periodic_jobs=[every(timedelta(seconds=5), send_email.args("ada@example.com"), id="email")],
+    periodic_jobs=[every(timedelta(seconds=5), send_email.args("guest@example.com"), id="email")],
 )
