@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from millhand.storage import (
 )
 
 Hook = Callable[[str], Awaitable[None]]
+Moment = int | tuple[str, int]  # the n-th step of a run, or the n-th of a kind
 
 
 class Killed(BaseException):
@@ -34,14 +36,17 @@ class Killed(BaseException):
 class Interrupter:
     """Counts a run's steps, one before each word to the database or the store, and lets others act in between."""
 
-    interventions: dict[int, list[Callable[[], Awaitable[None]]]]
+    interventions: dict[Moment, list[Callable[[], Awaitable[None]]]]
     steps: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
     is_source_broken: bool = False
 
     async def __call__(self, operation: str) -> None:
         self.steps += 1
-        for intervene in self.interventions.get(self.steps, ()):
-            await intervene()
+        self.seen[operation] += 1
+        for moment in (self.steps, (operation, self.seen[operation])):
+            for intervene in self.interventions.get(moment, ()):
+                await intervene()
         if self.is_source_broken and operation == "fetch":
             self.is_source_broken = False
             raise DriverError("SELECT", "a source that is broken")
@@ -186,7 +191,7 @@ class ClumsyStore(ChaosStore):
 @dataclass(kw_only=True)
 class App:
     """
-    An application with good manners: it writes the row first, then looks for the object or puts it, then relies on it.
+    An application with good manners: it relies on an object that it put itself, or that it saw after it wrote the row.
 
     `live` is what it relies on: the bytes of each key. Whoever wants to break it has to lose one of these.
     """
@@ -195,6 +200,7 @@ class App:
     live: dict[str, bytes] = field(default_factory=dict)
     kept_until: dict[str, tuple[datetime, bytes]] = field(default_factory=dict)
     pending: dict[str, tuple[int, bytes | None]] = field(default_factory=dict)
+    put_at: dict[str, tuple[datetime, bytes]] = field(default_factory=dict)
     referring: dict[str, int] = field(default_factory=dict)
     num_puts: int = 0
 
@@ -225,8 +231,30 @@ class App:
         if await self.world.sql(sql, row_id):
             self.live[key] = data
 
+    async def upload(self, key: str) -> None:
+        await self.begin_upload(key)
+        await self.put_upload(key)
+
+    async def put_first(self, key: str) -> None:
+        """Put an object whose row comes later, as many applications do."""
+        if self.is_quiet(key):
+            self.put_at[key] = (self.world.now, self.content(key))
+            await self.world.put(key, self.put_at[key][1])
+
+    async def adopt(self, key: str) -> None:
+        """Write the row of an object that was put by itself, well within the grace."""
+        put_at, data = self.put_at.pop(key, (self.world.now, b""))
+        if data and self.is_quiet(key) and self.world.now - put_at < self.world.config.grace / 2:
+            await self.world.row(key)
+            self.live[key] = data
+
+    async def put_and_adopt(self, key: str) -> None:
+        await self.put_first(key)
+        await self.adopt(key)
+
     async def put_orphan(self, key: str) -> None:
         if self.is_quiet(key):
+            self.put_at.pop(key, None)
             await self.world.put(key, self.content(key))
 
     async def put_orphan_again(self, key: str) -> None:
@@ -248,6 +276,10 @@ class App:
             self.live[key] = await self.world.store.get(key)
         except ObjectNotFound:
             await self.world.sql("DELETE FROM {schema}.uploads WHERE id = $1", row_id)
+
+    async def refer_and_look(self, key: str) -> None:
+        await self.refer(key)
+        await self.look(key)
 
     async def refer_twice(self, key: str) -> None:
         if key in self.live:
@@ -308,18 +340,37 @@ class App:
 
 
 ACTIONS = (
+    "adopt",
     "begin_upload",
-    "put_upload",
+    "delete_row",
     "finish_upload",
+    "look",
+    "overwrite",
+    "put_and_adopt",
+    "put_first",
     "put_orphan",
     "put_orphan_again",
+    "put_upload",
     "refer",
-    "look",
+    "refer_and_look",
     "refer_twice",
-    "overwrite",
-    "delete_row",
+    "rename",
     "soft_delete",
     "undelete",
-    "rename",
+    "upload",
+)
+OPERATIONS = (
+    "begin",
+    "commit",
+    "committed",
+    "copy",
+    "delete",
+    "delete_many",
+    "fetch",
+    "head",
+    "list",
+    "move",
+    "moved",
+    "run",
 )
 MINUTES = timedelta(minutes=2)
