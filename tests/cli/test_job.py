@@ -188,6 +188,15 @@ async def test_job_commands_want_to_know_which(command: str, project: Path) -> N
     )
 
 
+@pytest.mark.parametrize("command", ["show", "cancel", "retry", "delete"])
+async def test_job_commands_refuse_an_id_that_no_job_can_have(command: str, project: Path) -> None:
+    """An id beyond PostgreSQL's bigint is wrong use."""
+    result = await millhand("job", command, 2**63)
+
+    assert result.code == 2
+    assert "9223372036854775808 is not in the range" in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

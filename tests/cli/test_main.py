@@ -87,6 +87,24 @@ def test_main_runs_as_a_module() -> None:
     assert told.stdout == "millhand 0.1.0\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no file that is always full")
+def test_main_says_in_one_line_that_its_output_has_no_room() -> None:
+    """A full disk below the output is no crash: one line, exit code 1."""
+    with Path("/dev/full").open("w") as full:
+        told = subprocess.run(
+            [sys.executable, "-m", "millhand", "migrate", "sql"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (told.returncode, told.stderr) == (
+        1,
+        "error: the operating system must let us work, got [Errno 28] No space left on device\n",
+    )
+
+
 def test_main_finds_help_without_the_database() -> None:
     """Help is shown without what only commands need, and so at once."""
     code = (

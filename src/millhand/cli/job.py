@@ -37,6 +37,7 @@ from millhand.store.job_list import JobFilters
 Function = TypeVar("Function", bound=Callable[..., Any])
 Act = Callable[[Client, int], Awaitable[JobRow]]
 
+ID = click.IntRange(1, 2**63 - 1)  # PostgreSQL's bigint
 PAGE = 1_000
 PREVIEWED = 10
 STATES = tuple(state.value for state in JobState)
@@ -62,7 +63,7 @@ def _filter_options(function: Function) -> Function:
 
 
 def _ids_argument(function: Function) -> Function:
-    return click.argument("ids", metavar="[ID]...", type=click.IntRange(min=1), nargs=-1)(function)
+    return click.argument("ids", metavar="[ID]...", type=ID, nargs=-1)(function)
 
 
 @click.group(cls=Group, example="millhand job list --state discarded")
@@ -154,7 +155,7 @@ def list_jobs(
 
 
 @job.command(example="millhand job show 42")
-@click.argument("id", type=click.IntRange(min=1))
+@click.argument("id", type=ID)
 @json_option
 @click.pass_obj
 def show(config_path: Path | None, *, id: int, is_json: bool) -> None:

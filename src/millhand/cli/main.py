@@ -93,6 +93,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MillhandError as error:
         click.echo(f"error: {explained(error)}", err=True)
         return WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_DONE
+    except (
+        OSError
+    ) as error:  # a full disk under our output and the like: nothing that a traceback would explain
+        _forget_stdout()
+        click.echo(f"error: the operating system must let us work, got {explained(error)}", err=True)
+        return NOT_DONE
     return result if isinstance(result, int) else DONE
 
 
@@ -104,5 +110,5 @@ def explained(error: BaseException) -> str:
 
 
 def _forget_stdout() -> None:
-    """Let the interpreter flush into nothing: whoever read us has gone, which is no error of ours to show."""
+    """Let the interpreter flush into nothing: whoever read us has gone, or has no room, which is told already."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
