@@ -88,7 +88,9 @@ class S3Store:
 
     @property
     def url(self) -> str:
-        return f"s3://{self._bucket}/{self._root}"
+        # The same name on another server is another bucket.
+        server = f"?endpoint_url={self._endpoint_url}" if self._endpoint_url else ""
+        return f"s3://{self._bucket}/{self._root}{server}"
 
     async def probe(self) -> Capabilities:
         return await self._run(self._probe)
