@@ -281,6 +281,20 @@ def test_embedded_postgres_says_so_when_the_directory_is_a_file(empty: Path) -> 
         pass
 
 
+def test_embedded_postgres_says_so_when_the_path_is_longer_than_postgres_allows(empty: Path) -> None:
+    """A path that PostgreSQL would cut in half is refused before anything is written."""
+    directory = empty.resolve().joinpath(*["x" * 100] * 9)
+
+    with pytest.raises(EmbeddedError) as refused, embedded_postgres(directory):
+        pass
+
+    assert str(refused.value) == (
+        f"path of directory {str(directory)!r} must be at most 896 bytes long, got {len(str(directory))}; "
+        "choose a shorter one, or set DATABASE_URL to another database"
+    )
+    assert not empty.exists()
+
+
 @needs_root
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
 def test_embedded_postgres_says_so_when_the_disk_is_too_small(empty: Path) -> None:

@@ -54,6 +54,7 @@ ROLE = DATABASE = "millhand"
 NEW_CLUSTER_BYTES = 96 << 20  # initdb writes 40 MB, and 16 MB of log that the first jobs soon double
 ORPHANS = "pre-existing shared memory block"  # what a server says that finds processes of a dead one
 ORPHANS_POLL_SECONDS = 0.2
+DIRECTORY_BYTES = 896  # PostgreSQL cuts a path at 1,023 bytes without a word; those of its files are 100 long
 LOG_BYTES = 10 << 20  # a server that nobody looks after must not fill the disk with what it says
 
 
@@ -155,6 +156,11 @@ class _Cluster:
         self._clear_socket()
 
     def _make_directory(self) -> None:
+        if (found := len(os.fsencode(self.directory))) > DIRECTORY_BYTES:
+            raise EmbeddedError(
+                f"path of directory {str(self.directory)!r} must be at most {DIRECTORY_BYTES} bytes long, got {found}; "
+                f"choose a shorter one, or {ELSEWHERE}"
+            )
         if self.directory.is_dir():
             return
         for missing in reversed([self.directory, *self.directory.parents]):
