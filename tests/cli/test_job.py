@@ -95,7 +95,7 @@ async def test_job_show_tells_all_about_one(schema_driver: AsyncpgDriver) -> Non
     assert ["args", '{"n": 1}'] in shown.lines
     assert ["error of attempt 1", "no (2024-05-01T10:00:00+00:00)"] in shown.lines
     assert (missing.code, missing.out) == (1, "")
-    assert missing.err == "error: job must exist, found none with id or name 999999\n"
+    assert missing.err == "error: job must exist, found none with id 999999\n"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_job_delete_leaves_running_jobs(schema_driver: AsyncpgDriver) -> N
     assert result.err == (
         "deleted 1 job\n"
         f"error: job must not be running to be deleted, got job {running.id} running; cancel it first; "
-        "job must exist, found none with id or name 999999\n"
+        "job must exist, found none with id 999999\n"
     )
 
 

@@ -55,7 +55,7 @@ async def test_command_raises_not_found_when_there_is_no_such_job(desk: Desk, co
     with pytest.raises(NotFound) as raised:
         await getattr(desk.control, command)(77, tx=desk.connection)
 
-    assert str(raised.value) == "job must exist, found none with id or name 77"
+    assert str(raised.value) == "job must exist, found none with id 77"
 
 
 async def test_update_output_raises_not_found_when_there_is_no_such_job(desk: Desk) -> None:

@@ -59,7 +59,7 @@ async def test_command_raises_not_found_when_the_queue_is_not_known(
     with pytest.raises(NotFound) as raised:
         await getattr(QueueControl(driver), command)("nowhere", tx=connection)
 
-    assert str(raised.value) == "queue must exist, found none with id or name 'nowhere'"
+    assert str(raised.value) == "queue must exist, found none with name 'nowhere'"
 
 
 async def test_list_gives_queues_by_name(

@@ -229,7 +229,7 @@ async def test_hooks_and_middleware_that_say_nothing_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("error", "message", "attributes"),
     [
-        (NotFound("job", 7), "job must exist, found none with id or name 7", {"subject": "job", "key": 7}),
+        (NotFound("job", 7), "job must exist, found none with id 7", {"subject": "job", "key": 7}),
         (
             JobRunning(7),
             "job must not be running to be deleted, got job 7 running; cancel it first",

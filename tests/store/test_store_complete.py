@@ -236,7 +236,7 @@ async def test_running_job_is_not_deleted(tx: Executor) -> None:
 @pytest.mark.parametrize("query", [job_get_by_id, job_delete, partial(job_update_output, output=1)])
 async def test_job_that_is_not_there_is_not_found(tx: Executor, query: Any) -> None:
     """An id without a job is an error that names it."""
-    with pytest.raises(NotFound, match=r"^job must exist, found none with id or name 7$"):
+    with pytest.raises(NotFound, match=r"^job must exist, found none with id 7$"):
         await tx.run(query(JobId(7)))
 
 

@@ -90,7 +90,7 @@ async def test_star_means_all_queues(tx: Executor, query: Any) -> None:
 @pytest.mark.parametrize("query", [queue_get, queue_pause, queue_resume, queue_update])
 async def test_queue_that_is_not_there_is_not_found(tx: Executor, query: Any) -> None:
     """A name without a queue is an error that says it."""
-    with pytest.raises(NotFound, match=r"^queue must exist, found none with id or name 'work'$"):
+    with pytest.raises(NotFound, match=r"^queue must exist, found none with name 'work'$"):
         await tx.run(query("work"))
 
 
