@@ -64,7 +64,7 @@ async def work_once(driver: AsyncpgDriver, store: ObjectStore, config: OrphansCo
     settings = Config(periodic_jobs=[cleanup], queues={"default": 1}, schema=driver.schema, workers=workers)
     client = Client(driver, settings)
     try:
-        with client.subscribe(EventKind.JOB_COMPLETED, EventKind.JOB_FAILED) as events:
+        with client.subscribe(EventKind.JOB_COMPLETED, EventKind.JOB_FAILED, EventKind.JOB_SNOOZED) as events:
             async with client, asyncio.timeout(GENEROUS_SECONDS):
                 return await anext(events)
     finally:
@@ -135,6 +135,24 @@ async def test_orphan_cleanup_that_fails_is_tried_again(
     assert event.job is not None
     assert "no_such_table" in event.job.errors[-1].error
     assert told(log) == []
+
+
+async def test_orphan_cleanup_comes_back_when_another_run_is_at_it(
+    schema_driver: AsyncpgDriver, store: ObjectStore, uploads: ReferenceSource, log: pytest.LogCaptureFixture
+) -> None:
+    """While somebody else's run is alive, or its lease after a kill, the job says so and waits a minute."""
+    await schema_driver.pool.fetch(
+        f"INSERT INTO {schema_driver.schema}.millhand_orphan_run "
+        "(bucket, mode, fingerprint, started_at, heartbeat_at) VALUES ($1, 'report', '', now(), now())",
+        [store.url],
+    )
+
+    event = await work_once(schema_driver, store, OrphansConfig(sources=(uploads,)))
+
+    assert event.kind is EventKind.JOB_SNOOZED
+    assert [(record.getMessage(), vars(record)["reason"]) for record in told(log)] == [
+        ("orphan cleanup skipped", "another run is at it")
+    ]
 
 
 async def test_orphan_cleanups_do_not_pile_up(schema_driver: AsyncpgDriver, store: ObjectStore) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import ClassVar
 
 from millhand.driver.protocol import Executor
+from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
 from millhand.orphans import OrphansConfig, RunReport, reconcile
@@ -23,6 +24,8 @@ INTERVAL = timedelta(hours=1)
 # goes on where it was.
 TIMEOUT = timedelta(hours=6)
 MAX_ATTEMPTS = 3
+# What is in the way may be the lease of a worker that was killed; it runs out in a minute, and its run is gone on with.
+BUSY_FOR = timedelta(minutes=1)
 UNFINISHED = (JobState.AVAILABLE, JobState.PENDING, JobState.RUNNING, JobState.SCHEDULED)
 NO_SOURCES = "no sources are declared; say in [[orphans.sources]] of millhand.toml which rows name objects"
 
@@ -47,7 +50,7 @@ def add_orphan_cleanup(
     Register the cleanup's worker and return its periodic job, which also runs when a client becomes leader.
 
     `executor` reads the sources and keeps the ledger: the `pool` of a driver. It and `store` stay the caller's to close.
-    One run is inserted per interval; should one last longer, the next finds it at work and leaves.
+    One run is inserted per interval; should one last longer, the next finds it at work and comes back in a minute.
 
     Raises: ConfigError for an interval that cannot be, or a kind `orphan_cleanup` that is registered already.
     """
@@ -60,6 +63,8 @@ def add_orphan_cleanup(
         report = await reconcile(executor, store, config)
         job.record_output(report.fields())
         _log_report(report)
+        if report.state == "busy":
+            raise JobSnooze(BUSY_FOR)
 
     period = max(interval, timedelta(seconds=1))
     opts = InsertOpts(
