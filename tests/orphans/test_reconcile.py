@@ -406,3 +406,17 @@ async def test_a_key_too_long_for_quarantine_is_kept_under_another_name(world: W
     assert report.deleted == 1
     assert [len(name) < 200 for name in kept] == [True]
     assert await world.store.get(key) == b"12345"
+
+
+async def test_two_prefixes_of_a_bucket_are_judged_side_by_side(world: World) -> None:
+    """Runs with different prefixes take turns over one bucket; each has its own first run, and its own second."""
+    await world.pair("a/live", "b/live")
+    await world.put("a/orphan")
+    await world.put("b/orphan")
+
+    firsts = [await world.run(after=2 * HOUR, prefix=prefix) for prefix in ("a/", "b/")]
+    seconds = [await world.run(after=WEEK, prefix=prefix) for prefix in ("a/", "b/")]
+
+    assert [(report.is_first, report.deleted) for report in firsts] == [(True, 0), (True, 0)]
+    assert [(report.is_first, report.deleted) for report in seconds] == [(False, 1), (False, 1)]
+    assert await world.keys() == ["a/live", "b/live"]

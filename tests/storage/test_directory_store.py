@@ -10,8 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millhand.storage import InvalidKey, ObjectChanged, ObjectNotFound, ObjectStore, StoreError, open_store
-from millhand.storage import directory as directory_module
+from millhand.storage import (
+    InvalidKey,
+    ObjectChanged,
+    ObjectNotFound,
+    ObjectStore,
+    StoreError,
+    directory_walk,
+    open_store,
+)
 from millhand.storage.directory import DirectoryStore
 from millhand.storage.spool import SortedSpool, sort_on_disk
 
@@ -228,7 +235,7 @@ async def test_a_large_directory_is_listed_in_order_from_disk(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A directory of more names than one run of the sorter holds comes out complete and in order."""
-    monkeypatch.setattr(directory_module, "sort_on_disk", lambda names: sort_on_disk(names, run_length=10))
+    monkeypatch.setattr(directory_walk, "sort_on_disk", lambda names: sort_on_disk(names, run_length=10))
     keys = [f"{number * 7919 % 1000:04}\n" for number in range(95)] + ["d/a", "d.a"]
     for key in keys:
         await store.put(key, b"")

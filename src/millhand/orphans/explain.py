@@ -68,7 +68,7 @@ async def explain(
     findings = await executor.run(finding_get_many(store.url, [key]))
     actions = await executor.run(action_get_by_key(store.url, [key]))
     instant = now or (await executor.run(database_facts())).now
-    scanned = await executor.run(run_get_scanned(store.url))
+    scanned = await executor.run(run_get_scanned(store.url, config.fingerprint))
     scope = Scope.LOCKED if found is not None and found.is_locked else KeyScope.of(config)(key)
     known = {finding.identity: finding for finding in findings}
     rules = [

@@ -93,7 +93,9 @@ class Totals:
 
     @classmethod
     def from_json(cls, text: str) -> Totals:
-        return cls(**json.loads(text))
+        # Another release may have counted more, or less.
+        known = cls.__dataclass_fields__
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +191,9 @@ def run_get_unfinished(bucket: str) -> Query[Run | None]:
     return Query("orphan_run_get_unfinished", {"bucket": bucket}, _parse_maybe_run)
 
 
-def run_get_scanned(bucket: str) -> Query[Run | None]:
-    return Query("orphan_run_get_scanned", {"bucket": bucket}, _parse_maybe_run)
+def run_get_scanned(bucket: str, fingerprint: str) -> Query[Run | None]:
+    """Find the last run that saw the whole bucket and judged by the same sources."""
+    return Query("orphan_run_get_scanned", {"bucket": bucket, "fingerprint": fingerprint}, _parse_maybe_run)
 
 
 def run_insert(

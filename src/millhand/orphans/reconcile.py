@@ -127,12 +127,12 @@ async def reconcile(
     capabilities = await store.probe()
     process_now = (clock or SystemClock()).now()
     instant = now or facts.now
-    previous = await executor.run(run_get_scanned(store.url))
+    previous = await executor.run(run_get_scanned(store.url, config.fingerprint))
     begun = await _begin(executor, store.url, config, instant, is_ordered=capabilities.is_ordered)
     if begun is None:
         return RunReport(bucket=store.url, mode=config.mode, state="busy", seconds=time.monotonic() - started)
     if begun.is_stale_scanned:
-        previous = await executor.run(run_get_scanned(store.url))
+        previous = await executor.run(run_get_scanned(store.url, config.fingerprint))
     pass_ = Pass(
         brought_now=now,
         complete_run_id=None if previous is None else previous.id,
@@ -155,7 +155,7 @@ async def reconcile(
         store_now=capabilities.store_now,
         totals=begun.run.totals,
     )
-    is_first = previous is None or previous.fingerprint != config.fingerprint
+    is_first = previous is None
     try:
         report = await _go(pass_, guard, is_first=is_first)
     except RunLost:

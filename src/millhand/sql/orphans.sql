@@ -12,10 +12,10 @@ FROM /* schema */millhand_orphan_run
 WHERE bucket = @bucket AND finished_at IS NULL;
 
 -- name: orphan_run_get_scanned
--- Find the last pass over a bucket that saw all of it.
+-- Find the last pass over a bucket that saw all of it and judged by the same sources.
 SELECT /* orphan_run_columns */
 FROM /* schema */millhand_orphan_run
-WHERE bucket = @bucket AND scanned_at IS NOT NULL
+WHERE bucket = @bucket AND fingerprint = @fingerprint AND scanned_at IS NOT NULL
 ORDER BY id DESC
 LIMIT 1;
 

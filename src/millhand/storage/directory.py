@@ -17,13 +17,13 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, unquote
 
+from millhand.storage.directory_walk import Walk, etag_of, info_of, instant_of, name_of, no_root
 from millhand.storage.protocol import (
     OUR_PREFIX,
     PAGE_SIZE,
@@ -37,13 +37,10 @@ from millhand.storage.protocol import (
     StoreError,
     check_key,
 )
-from millhand.storage.spool import sort_on_disk
 
-ESCAPE = "%~"
 MAX_NAME_BYTES = 255
 DENIED = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
 NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 T = TypeVar("T")
 
@@ -65,7 +62,7 @@ class DirectoryStore:
     async def list_pages(
         self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
     ) -> AsyncIterator[ObjectPage]:
-        pages = _Walk(self._root, prefix, start_after).pages(page_size)
+        pages = Walk(self._root, prefix, start_after).pages(page_size)
         loop = asyncio.get_running_loop()
         # One page ahead: the next one is read from the disk while the caller asks the database about this one.
         coming = loop.run_in_executor(None, next, pages, None)
@@ -116,12 +113,12 @@ class DirectoryStore:
 
     def _probe(self) -> Capabilities:
         if not os.path.isdir(self._root):
-            raise _no_root(self._root)
+            raise no_root(self._root)
         store_now, is_writable = datetime.now(UTC), True
         try:
             temporary = self._temporary()
             with open(temporary, "xb") as file:
-                store_now = _instant(os.fstat(file.fileno()).st_mtime_ns)
+                store_now = instant_of(os.fstat(file.fileno()).st_mtime_ns)
             os.unlink(temporary)
         except OSError as error:
             if error.errno not in DENIED:
@@ -136,7 +133,7 @@ class DirectoryStore:
         )
 
     def _head(self, key: str) -> ObjectInfo:
-        return _info(key, self._stat("head", key, self._path("head", key)))
+        return info_of(key, self._stat("head", key, self._path("head", key)))
 
     def _get(self, key: str) -> bytes:
         path = self._path("get", key)
@@ -155,7 +152,7 @@ class DirectoryStore:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-        return _info(key, found)
+        return info_of(key, found)
 
     def _delete(self, key: str, if_same: ObjectInfo | None) -> bool:
         path = self._path("delete", key)
@@ -192,7 +189,7 @@ class DirectoryStore:
             self._make_room("move", target, target_path)
             self._take("move", source, source_path, target_path, seen, if_same)
         self._prune(source_path)
-        return _info(target, seen)
+        return info_of(target, seen)
 
     def _take(
         self,
@@ -205,7 +202,7 @@ class DirectoryStore:
     ) -> None:
         os.rename(path, target)
         found = os.lstat(target)
-        if if_same is not None and _etag(found) != _etag(seen):
+        if if_same is not None and etag_of(found) != etag_of(seen):
             try:
                 _link(target, path)
             except FileExistsError:  # overwritten once more: what was taken is history
@@ -248,7 +245,7 @@ class DirectoryStore:
 
     def _path(self, operation: str, key: str) -> str:
         check_key(operation, key)
-        names = [_name(component) for component in key.split("/")]
+        names = [name_of(component) for component in key.split("/")]
         if any(len(os.fsencode(name)) > MAX_NAME_BYTES for name in names):
             raise InvalidKey(
                 operation, f"a name of more than {MAX_NAME_BYTES} bytes between slashes", key=key
@@ -271,159 +268,14 @@ class DirectoryStore:
                 directory = os.path.dirname(directory)
 
 
-class _Walk:
-    """The files below a directory in the order of their keys; one sorted directory a level is held, no more."""
-
-    def __init__(self, root: str, prefix: str, start_after: str) -> None:
-        self._root = root
-        self._prefix = prefix
-        self._start_after = start_after
-        self._num_skipped = 0
-
-    def pages(self, page_size: int) -> Iterator[ObjectPage]:
-        """Yield full pages and the rest."""
-        keys: list[str] = []
-        stats: list[os.stat_result] = []
-        for more_keys, more_stats in self._batches(page_size):
-            keys += more_keys
-            stats += more_stats
-            if len(keys) >= page_size:
-                yield self._page(keys[:page_size], stats[:page_size])
-                del keys[:page_size], stats[:page_size]
-        if keys or self._num_skipped:
-            yield self._page(keys, stats)
-
-    def _page(self, keys: list[str], stats: list[os.stat_result]) -> ObjectPage:
-        num_skipped, self._num_skipped = self._num_skipped, 0
-        return ObjectPage(
-            describe=lambda index: _info(keys[index], stats[index]),
-            keys=keys,
-            num_skipped=num_skipped,
-            sizes=[found.st_size for found in stats],
-        )
-
-    def _batches(self, page_size: int) -> Iterator[tuple[list[str], list[os.stat_result]]]:
-        key_directory = self._prefix[: self._prefix.rfind("/") + 1]
-        directory = os.path.join(
-            self._root, *[_name(component) for component in key_directory.split("/")[:-1]]
-        )
-        if not os.path.isdir(self._root):
-            raise _no_root(self._root)
-        if os.path.realpath(directory) != directory:
-            return
-        levels = [(directory, key_directory, self._names(directory, key_directory))]
-        while levels:
-            directory, key_directory, names = levels[-1]
-            files: list[str] = []
-            below = None
-            for name in names:
-                if name[-1:] == "/":
-                    below = name
-                    break
-                files.append(name)
-                if len(files) == page_size:
-                    break
-            else:
-                levels.pop()
-            if files:
-                yield self._stats(directory, key_directory, files)
-            if below is not None:
-                deeper, key_deeper = os.path.join(directory, _name(below[:-1])), key_directory + below
-                levels.append((deeper, key_deeper, self._names(deeper, key_deeper)))
-
-    def _names(self, directory: str, key_directory: str) -> Iterator[str]:
-        """Yield the names of a directory that matter, in key order; those of directories end with a slash."""
-        prefix = self._prefix[len(key_directory) :] if self._prefix.startswith(key_directory) else ""
-        after = self._start_after
-        for name in sort_on_disk(self._scan(directory, key_directory)):
-            if prefix and not name.startswith(prefix):
-                continue
-            key = key_directory + name
-            if after and key <= after and not (name[-1:] == "/" and after.startswith(key)):
-                continue
-            yield name
-
-    def _scan(self, directory: str, key_directory: str) -> Iterator[str]:
-        skip_ours = not key_directory and not self._prefix.startswith(OUR_PREFIX)
-        try:
-            entries = os.scandir(directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        with entries:
-            for entry in entries:
-                name = entry.name
-                if not name.isascii() or name.startswith(ESCAPE):
-                    component = _component(name)
-                    if component is None:
-                        self._num_skipped += 1
-                        continue
-                    name = component
-                if entry.is_dir(follow_symlinks=False):
-                    if not (skip_ours and name == OUR_PREFIX[:-1]):
-                        yield name + "/"
-                elif entry.is_file(follow_symlinks=False):
-                    yield name
-                else:
-                    self._num_skipped += 1
-
-    def _stats(
-        self, directory: str, key_directory: str, files: list[str]
-    ) -> tuple[list[str], list[os.stat_result]]:
-        keys: list[str] = []
-        stats: list[os.stat_result] = []
-        base = directory + "/"
-        for name in files:
-            try:
-                # Hardly any name needs an escape; the question is asked here, where a call would cost a tenth.
-                found = os.lstat(
-                    base + (name if name and name[0] not in ".%" and "\0" not in name else _name(name))
-                )
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            keys.append(key_directory + name)
-            stats.append(found)
-        return keys, stats
-
-
-def _name(component: str) -> str:
-    """Return what a component of a key is called on the disk."""
-    if component in ("", ".", "..") or component.startswith(ESCAPE) or "\0" in component:
-        return ESCAPE + quote(component, safe="")
-    return component
-
-
-def _component(name: str) -> str | None:
-    """Return what a name on the disk stands for; None if it is nobody's: not UTF-8, or an escape nobody writes."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return None
-    if not name.startswith(ESCAPE):
-        return name
-    component = unquote(name[len(ESCAPE) :], errors="surrogateescape")
-    return component if "/" not in component and _name(component) == name else None
-
-
 def _is_inside(path: str) -> bool:
     """Whether no directory on the way is a link; the root itself was resolved at the beginning."""
     directory = os.path.dirname(path)
     return os.path.realpath(directory) == directory
 
 
-def _info(key: str, found: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(key=key, size=found.st_size, etag=_etag(found), modified_at=_instant(found.st_mtime_ns))
-
-
-def _etag(found: os.stat_result) -> str:
-    return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
-
-
-def _instant(nanoseconds: int) -> datetime:
-    return EPOCH + timedelta(microseconds=nanoseconds // 1_000)
-
-
 def _check_match(operation: str, key: str, found: os.stat_result, if_same: ObjectInfo | None) -> None:
-    if if_same is not None and _etag(found) != if_same.etag:
+    if if_same is not None and etag_of(found) != if_same.etag:
         raise ObjectChanged(operation, key)
 
 
@@ -439,10 +291,6 @@ def _link(source: str, target: str) -> None:
         os.replace(source, target)
         return
     os.unlink(source)
-
-
-def _no_root(root: str) -> StoreError:
-    return StoreError("list", f"no directory {root!r}; create or mount it, or mend the storage url")
 
 
 def _reason(error: OSError) -> str:

@@ -208,7 +208,9 @@ class S3Store:
         self._check_same("delete", seen)
         try:
             with _translated("delete", seen.key, ObjectChanged("delete", seen.key)):
-                self._client().delete_object(**self._target(seen.key), IfMatch=f'"{seen.etag}"')
+                _conditionally(
+                    self._client().delete_object, self._target(seen.key), {"IfMatch": f'"{seen.etag}"'}
+                )
         except ObjectNotFound:
             return False
         return True
@@ -270,8 +272,11 @@ class S3Store:
             return
         # The look above covers servers that ignore this condition, the condition what comes after the look.
         condition = {"IfNoneMatch": "*"} if if_absent else {}
-        with _translated("move", seen.key, ObjectChanged("move", seen.key)):
-            self._client().copy_object(**self._target(target), **self._copy_source(seen), **condition)
+        conflict = ObjectExists("move", target) if if_absent else ObjectChanged("move", seen.key)
+        with _translated("move", seen.key, conflict):
+            _conditionally(
+                self._client().copy_object, {**self._target(target), **self._copy_source(seen)}, condition
+            )
 
     def _copy_parts(self, seen: ObjectInfo, target: str) -> None:
         client, source = self._client(), self._copy_source(seen)
@@ -361,6 +366,18 @@ def _make_client(endpoint_url: str | None, region: str | None, is_path_style: bo
     client = session.create_client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
     client.meta.events.register("before-parse.s3.ListObjectsV2", _keep_body)
     return client
+
+
+def _conditionally(
+    call: Callable[..., object], params: Mapping[str, object], condition: Mapping[str, object]
+) -> None:
+    """Call with a condition; on a server that refuses to know conditions, without, since a look came before."""
+    try:
+        call(**params, **condition)
+    except ClientError as error:
+        if not condition or _code(error) != "NotImplemented":
+            raise
+        call(**params)
 
 
 def _keep_body(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
