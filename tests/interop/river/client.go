@@ -187,7 +187,12 @@ func (p *program) control(schema string) (*river.Client[pgx.Tx], error) {
 	if client, ok := p.controls[schema]; ok {
 		return client, nil
 	}
-	client, err := river.NewClient(riverpgxv5.New(p.pool), &river.Config{ID: "go_control", Logger: quiet(), Schema: schema})
+	client, err := river.NewClient(riverpgxv5.New(p.pool), &river.Config{
+		ID:            "go_control",
+		FetchCooldown: time.Millisecond, // every insert of a test is announced, whatever the test before has inserted
+		Logger:        quiet(),
+		Schema:        schema,
+	})
 	if err == nil {
 		p.controls[schema] = client
 	}
