@@ -8,6 +8,7 @@ stopped by the last. MILLHAND_TEST_DATABASE_URL names another server instead; th
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -90,6 +91,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "postgres_server_url" in getattr(item, "fixturenames", ()):
             item.add_marker("database")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """What a test makes of the process's log ends with it: others count the lines that they see."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")
