@@ -17,7 +17,7 @@ default:
 worker: (_install "run")
     @exec .venv/bin/millhand worker
 
-# Run the tests, all but the slow ones; arguments go to pytest, so `just test -m slow` runs those
+# Run the tests; arguments go to pytest: `just test -m slow` for what takes minutes, `-m interop` beside the real River
 [no-exit-message]
 test *args: (_install "test")
     @exec {{ python }} -m pytest -n logical --maxprocesses 4 "$@"

@@ -31,6 +31,7 @@ async def test_drain_works_each_job_once(place: Place, system: System) -> None:
     assert 5 < drain.rss_mib < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", [LIFE, MILL], ids=["floor", "millhand"])
 async def test_pickup_has_a_latency_for_each_job(place: Place, system: System) -> None:
     """A worker that idles begins every job that another process inserts, at about the rate that was asked for."""
@@ -58,6 +59,7 @@ async def test_idle_worker_is_counted(place: Place) -> None:
     assert 0 <= idle.cpu_share < 2
 
 
+@pytest.mark.slow
 async def test_run_measures_both_and_their_ratio(postgres_url: str) -> None:
     """One small run gives every figure of Millhand, of the floor, and of one by the other, and tells its steps."""
     told: list[str] = []

@@ -175,6 +175,7 @@ async def test_nothing_live_is_deleted_in_a_long_play(
     await play(await emptied(world, tmp_path), script, is_clumsy=is_clumsy)
 
 
+@pytest.mark.slow
 async def test_random_worlds_make_runs_act(world: World, tmp_path: Path) -> None:
     """The plays are no idle ones: among a few dozen, runs delete, put back, purge, spare, fail and are killed."""
     done: Counter[str] = Counter()

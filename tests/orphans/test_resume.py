@@ -38,6 +38,7 @@ async def killed_at(world: World, step: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 async def test_a_kill_at_any_step_is_put_right_by_the_next_run(world: World) -> None:
     """Whichever word to the database or the store was the last, the next run ends where an unbroken one would have."""
     step = 0

@@ -215,6 +215,7 @@ async def test_store_deletes_only_the_object_that_was_seen(place: Place) -> None
     assert await place.store.delete("key", if_same=current) is False
 
 
+@pytest.mark.slow
 async def test_store_deletes_many_and_names_none_that_went_well(place: Place) -> None:
     """More keys than one request takes, missing and odd ones among them, are deleted in one call."""
     keys = [f"many/{number:05}" for number in range(MANY)]
@@ -296,6 +297,7 @@ async def test_a_listing_may_be_left_at_any_page(place: Place) -> None:
     assert await anext(pages, None) is None
 
 
+@pytest.mark.slow
 async def test_store_serves_many_tasks_at_once(place: Place) -> None:
     """Puts, looks, moves and deletes of a hundred tasks do not get in each other's way."""
 
