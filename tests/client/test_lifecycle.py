@@ -121,8 +121,8 @@ async def test_job_that_would_wait_for_itself_is_told_so(room: Room, deed: str) 
     [error] = event.job.errors
     deed_told = {"stop": "stop its client", "remove_queue": "have its queue removed"}[deed]
     assert error.error == (
-        f"ConfigError: job must not {deed_told} and wait for that, which waits for the job, got 'act' with id 1; "
-        "tell the program that started the client"
+        f"ConfigError: job must not {deed_told} and wait for that, which waits for the job, got 'act' "
+        f"with id {event.job.id}; tell the program that started the client"
     )
 
 
