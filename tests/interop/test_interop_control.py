@@ -194,15 +194,16 @@ async def test_pause_and_resume_are_obeyed_by_the_other(
 ) -> None:
     """27: mixed: pause_resume_notification, remote_queue_subscription_events; what runs goes on."""
     hand = room.hand(commander)
-    async with room.working(worker) as member:
-        running = await hand.insert(["hold"])
+    running = await hand.insert(["hold"])
+    # Nobody polls, so no fetch that was sent before the pause can find what is inserted after it.
+    async with room.working(worker, poll_seconds=60.0) as member:
         await room.told.wait("held", job=running)
         await hand.pause(name)
         await room.told.wait("queue_paused", queue="default")
         waiting = await hand.insert()
         await member.release(running)
         await room.told.wait("job_completed", job=running)
-        async with room.working(commander, "newcomer", queues={"default": 1}):
+        async with room.working(commander, "newcomer", poll_seconds=60.0):
             before = await room.row(waiting)
             await hand.resume(name)
             await room.told.wait("queue_resumed", queue="default", client="newcomer")
