@@ -27,7 +27,9 @@ class NotFound(MillhandError):
     """No row has the id or the name."""
 
     def __init__(self, subject: str, key: int | str) -> None:
-        super().__init__(f"{subject} must exist, found none with {'id' if isinstance(key, int) else 'name'} {key!r}")
+        super().__init__(
+            f"{subject} must exist, found none with {'id' if isinstance(key, int) else 'name'} {key!r}"
+        )
         self.subject = subject
         self.key = key
 

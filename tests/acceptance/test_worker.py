@@ -161,8 +161,9 @@ async def test_worker_beats_every_second_when_told_to(shop: Shop) -> None:
     assert code == 0
     assert started["kinds"] == "heartbeat,orphan_cleanup"
     assert [0.5 < gap < 1.5 for gap in gaps(beats)] == [True, True]
+    # The second: at the first, the other job of the start may still be waiting.
     assert {
-        name: beats[0][name] for name in ("client_id", "attempt", "leader", "running", "available", "level")
+        name: beats[1][name] for name in ("client_id", "attempt", "leader", "running", "available", "level")
     } == {
         "client_id": started["client_id"],
         "attempt": 1,
@@ -171,7 +172,7 @@ async def test_worker_beats_every_second_when_told_to(shop: Shop) -> None:
         "available": 0,
         "level": "info",
     }
-    assert 0 < beats[0]["database_ms"] < 1_000
+    assert 0 < beats[1]["database_ms"] < 1_000
     assert len({beat["job_id"] for beat in beats}) == 3
 
 

@@ -141,14 +141,21 @@ def test_error_text_is_bounded() -> None:
 def test_trace_keeps_the_innermost_frames() -> None:
     """A trace that is too long loses its beginning, not its end."""
 
-    def deep(n: int) -> None:
+    def deep(n: int, text: str) -> None:
+        if n % 2:
+            deep(n - 1, text)
         if n:
-            deep(n - 1)
-        raise ValueError("x" * 20_000)
+            deep(n - 1, text)
+        raise ValueError(text)
 
-    with pytest.raises(ValueError, match="x") as raised:
-        deep(3)
+    with pytest.raises(ValueError, match="x") as talkative:
+        deep(3, "x" * 20_000)
+    with pytest.raises(ValueError, match="short") as nested:
+        deep(300, "short")
 
-    trace = trace_of(raised.value)
-    assert len(trace) == 16 * 1024 + 1
-    assert trace.endswith("x\n")
+    traces = [trace_of(raised.value) for raised in (talkative, nested)]
+    assert [len(trace) <= 16 * 1024 + 1 for trace in traces] == [True, True]
+    assert "in deep" in traces[0]
+    assert traces[0].endswith("xxx")
+    assert traces[1].startswith("…")
+    assert traces[1].endswith("ValueError: short\n")

@@ -357,12 +357,19 @@ def error_text(error: BaseException) -> str:
 
 
 def trace_of(error: BaseException) -> str:
-    """Return the stack that is kept with an error, its innermost `TRACE_LENGTH_MAX` characters."""
+    """Return the stack that is kept with an error: `TRACE_LENGTH_MAX` characters, of its innermost frames and its words."""
+    stack = "".join(traceback.format_tb(error.__traceback__))
     try:
         text = "".join(traceback.format_exception(error))
+        words = "".join(traceback.format_exception_only(error))
     except Exception:  # noqa: BLE001 - a user's own __str__ or __repr__ again
-        text = "".join(traceback.format_tb(error.__traceback__))
-    return text if len(text) <= TRACE_LENGTH_MAX else f"…{text[-TRACE_LENGTH_MAX:]}"
+        text, words = stack, ""
+    if len(text) <= TRACE_LENGTH_MAX:
+        return text
+    words = words[
+        : TRACE_LENGTH_MAX // 4
+    ]  # a long text must not take the frames' place; all of it is in the error
+    return f"…{stack[len(words) - TRACE_LENGTH_MAX :]}{words}"
 
 
 def _from_the_users_code(stack: TracebackType | None) -> TracebackType | None:
