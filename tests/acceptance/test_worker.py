@@ -359,6 +359,7 @@ async def test_worker_ends_although_a_function_pays_no_heed(shop: Shop) -> None:
     assert (await shop.row(running)).state is JobState.RUNNING
 
 
+@pytest.mark.slow
 async def test_worker_ends_when_a_part_of_it_crashes(shop: Shop) -> None:
     """A part that crashes ends the process, with its reason and exit code 1: never a worker that is half alive."""
     async with shop.worker("shop:breaking") as worker:

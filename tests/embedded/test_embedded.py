@@ -54,6 +54,7 @@ def directory(empty: Path, made_data: Path) -> Path:
     return empty
 
 
+@pytest.mark.slow
 async def test_embedded_postgres_starts_a_server_of_its_own_when_there_is_none(empty: Path) -> None:
     """A directory with nothing in it becomes a PostgreSQL that answers."""
     with embedded_postgres(empty) as server:

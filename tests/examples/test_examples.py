@@ -29,6 +29,7 @@ async def test_example_prints_what_it_says(program: Path, database_url: str) -> 
     assert (ended.stdout, ended.code) == (printed_by(program), 0), ended.stderr
 
 
+@pytest.mark.slow
 async def test_examples_can_be_run_again(database_url: str) -> None:
     """An example leaves nothing behind that would change what it, or another one, prints."""
     program = EXAMPLES / "unique_jobs.py"

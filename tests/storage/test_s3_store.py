@@ -124,6 +124,7 @@ def test_a_page_that_contradicts_itself_is_refused(body: bytes, message: str) ->
     assert str(broken.value) == message
 
 
+@pytest.mark.slow
 async def test_a_large_object_is_copied_in_parts(seaweed_url: str, s3_store: ObjectStore) -> None:
     """An object that is too large for one copy is moved in parts, byte for byte."""
     assert isinstance(s3_store, S3Store)

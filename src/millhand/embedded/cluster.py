@@ -44,6 +44,7 @@ from millhand.embedded.process import (
     SOCKET_NAME,
     WAIT_SECONDS,
     command_line,
+    is_gone,
     is_usable_for_socket,
     listens,
     wait_until,
@@ -151,7 +152,7 @@ class _Cluster:
         if pid is None or not self._is_ours(pid):
             return
         os.kill(pid, signal.SIGINT)  # PostgreSQL's "fast": clients are disconnected, nothing is lost
-        if not wait_until(lambda: not self._is_ours(pid)):
+        if not wait_until(lambda: self._has_ended(pid)):
             raise self._too_slow("stop", pid)
         self._clear_socket()
 
@@ -280,7 +281,7 @@ class _Cluster:
                 environment={"PG_GRANDPARENT_PID": str(stale.pid)} if stale else {},
                 log=log.fileno(),
             )
-        is_settled = wait_until(lambda: self._is_ready(pid) or not self._is_ours(pid))
+        is_settled = wait_until(lambda: self._is_ready(pid) or self._has_ended(pid))
         if not is_settled:
             raise self._too_slow("become ready", pid)
         if not self._is_ready(pid):
@@ -328,6 +329,12 @@ class _Cluster:
     def _is_ours(self, pid: int) -> bool:
         """Say whether `pid` lives and is this directory's server; pids are used again, so to live is not enough."""
         return any(self.mark in argument for argument in command_line(pid))
+
+    def _has_ended(self, pid: int) -> bool:
+        """Say whether the server's process is no more."""
+        # The command line is empty like that of a dead process while the program takes the shell's place in it, and
+        # again while it dies and still holds its files.
+        return not self._is_ours(pid) and (is_gone(pid) or any(command_line(pid)))
 
     def _read_pid_file(self) -> _PidFile | None:
         try:

@@ -30,6 +30,17 @@ def command_line(pid: int) -> list[str]:
     return [said.stdout, *said.stdout.split()]
 
 
+def is_gone(pid: int) -> bool:
+    """Say whether no process has `pid`, or only a dead one that nobody has reaped."""
+    if sys.platform != "linux":
+        return not any(command_line(pid))
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return said.rpartition(")")[2].split()[:1] in (["Z"], ["X"])
+
+
 def is_usable_for_socket(directory: str) -> bool:
     """Say whether a socket in `directory` has a short enough path, and one that a list of directories can name."""
     return 0 < len(os.fsencode(directory)) <= SOCKET_DIRECTORY_BYTES and not re.search(r'[,"@\\]', directory)
