@@ -20,7 +20,7 @@ worker: (_install "run")
 # Run the tests; arguments go to pytest: `just test -m slow` for what takes minutes, `-m interop` beside the real River
 [no-exit-message]
 test *args: (_install "test")
-    @exec {{ python }} -m pytest -n logical --maxprocesses 4 "$@"
+    @exec {{ python }} -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"
 
 # What to run before a commit, answered in seconds: format, lint, layers, types, locks, quick tests
 [parallel]

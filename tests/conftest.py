@@ -18,12 +18,17 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
 from millhand.migrate import Migrator, lines
+
+# A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
+hypothesis.settings.register_profile("quick", max_examples=40, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 POSTGRES_DIRECTORY = pytest.StashKey[Path]()
 # Nothing here outlives the run, so nothing need reach the disk.

@@ -69,7 +69,14 @@ async def empty_database_url(postgres_server_url: str) -> AsyncIterator[str]:
 # What pages do.
 
 
-@pytest.mark.parametrize("page", STORIES, ids=lambda page: page.stem)
+# The page on testing runs a pytest of its own.
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem == "testing" else [])
+        for page in STORIES
+    ],
+)
 async def test_page_runs(
     page: Path, directory: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

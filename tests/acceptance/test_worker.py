@@ -243,6 +243,7 @@ async def test_worker_completes_a_job_that_failed_once(shop: Shop) -> None:
     assert [(error.attempt, error.error) for error in row.errors] == [(1, "ValueError: not yet")]
 
 
+@pytest.mark.slow
 async def test_worker_is_done_although_jobs_of_foreign_kinds_wait(shop: Shop) -> None:
     """`--until-empty` does not wait for jobs that this worker would never fetch."""
     foreign = await shop.insert("of_another_program")
@@ -254,7 +255,9 @@ async def test_worker_is_done_although_jobs_of_foreign_kinds_wait(shop: Shop) ->
     assert (await shop.row(foreign)).state is JobState.AVAILABLE
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 async def test_worker_stops_in_order_when_idle(shop: Shop, number: signal.Signals) -> None:
     """Ctrl-C, `kill` or a closed terminal ends an idle worker at once: `worker stopped` comes last, the code is 0."""
     async with shop.worker("shop:config") as worker:
@@ -421,6 +424,7 @@ async def test_worker_goes_on_when_its_database_was_restarted(project: Path) -> 
     assert worker.lines[-1]["message"] == "worker stopped"
 
 
+@pytest.mark.slow
 async def test_worker_starts_with_nothing_but_a_directory(project: Path) -> None:
     """
     Without a database a worker starts one, migrates it, beats and cleans up.

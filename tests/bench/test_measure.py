@@ -20,6 +20,7 @@ async def place(postgres_url: str) -> AsyncIterator[Place]:
         yield place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 async def test_drain_works_each_job_once(place: Place, system: System) -> None:
     """Each system works more jobs than it has slots and passes the audit; its process reports time and memory."""
@@ -51,6 +52,7 @@ async def test_insert_is_a_rate(place: Place) -> None:
         await place.audit(15)
 
 
+@pytest.mark.slow
 async def test_idle_worker_is_counted(place: Place) -> None:
     """A worker without jobs is told to stop, and what the database did meanwhile is a rate."""
     idle = await measure_idle(MILL, place, seconds=0.1, slots=SLOTS, settle_seconds=0.1)

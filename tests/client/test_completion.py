@@ -205,6 +205,7 @@ async def test_completion_whose_connection_dies_is_written_later(
     assert [record.message for record in caplog.records] == ["completions waiting", "completions recovered"]
 
 
+@pytest.mark.slow
 async def test_completion_survives_a_stop_during_a_restart_of_the_database(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:

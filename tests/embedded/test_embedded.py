@@ -124,6 +124,7 @@ async def test_embedded_postgres_puts_the_socket_elsewhere_when_the_path_is_too_
         assert not elsewhere.exists()
 
 
+@pytest.mark.slow
 def test_embedded_postgres_starts_one_server_for_two_at_once(empty: Path) -> None:
     """Of two first starts in one directory one makes the database, and both work on it."""
     with holder(empty) as one, holder(empty) as other:

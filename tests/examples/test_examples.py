@@ -21,7 +21,18 @@ SETTINGS = sorted(EXAMPLES.glob("*.toml"))
 LINES_MAX = 60
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+# A process each: in every run the two that people read first.
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(
+            path,
+            id=path.stem,
+            marks=[] if path.stem in ("insert_and_work", "periodic") else [pytest.mark.slow],
+        )
+        for path in PROGRAMS
+    ],
+)
 async def test_example_prints_what_it_says(program: Path, database_url: str) -> None:
     """The lines below `Prints:` in its docstring are the lines that it prints, and it ends well."""
     ended = await run_python([str(program.relative_to(PROJECT))], database_url=database_url)

@@ -151,7 +151,7 @@ async def emptied(world: World, directory: Path) -> World:
 
 @pytest.mark.parametrize("is_clumsy", [False, True], ids=["directory", "clumsy server"])
 @given(script=scripts)
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
     world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
 ) -> None:

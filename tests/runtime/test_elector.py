@@ -371,7 +371,7 @@ async def test_elector_survives_a_database_that_is_away(
     assert caplog.messages == ["leader election failed"]
 
 
-@pytest.mark.parametrize("num_clients", [2, 5])
+@pytest.mark.parametrize("num_clients", [2, pytest.param(5, marks=pytest.mark.slow)])
 async def test_terms_never_overlap(house: House, num_clients: int) -> None:
     """Whatever clients do, stop, die or are asked to resign, a term begins only after the one before has ended."""
     choice = random.Random(num_clients)  # noqa: S311 - the same story each time

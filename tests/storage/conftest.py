@@ -99,7 +99,8 @@ async def s3_store(seaweed_url: str) -> AsyncIterator[ObjectStore]:
     await store.aclose()
 
 
-@pytest.fixture(params=["directory", "s3"])
+# On the server the contract takes seconds; what is particular to servers is tested in every run.
+@pytest.fixture(params=["directory", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest) -> Place:
     """Each store that the contract holds for."""
     if request.param == "directory":
