@@ -192,7 +192,7 @@ def built_river() -> Path:
     """
     Return the path of the program, built anew if its sources or modules changed.
 
-    Skips the test where it cannot be built for want of Go or of its modules, and fails it where MILLHAND_REQUIRE says
+    Skips the test where it cannot be built for want of Go or of its modules, and fails it where MILLHAND_TEST_REQUIRE says
     that there must be one.
     """
     files = [*sorted(SOURCES.glob("*.go")), SOURCES / "go.mod", SOURCES / "go.sum"]
@@ -214,8 +214,8 @@ def _require_go() -> None:
         if asked.returncode == 0:
             return
         fault = f"`go mod download` failed: {asked.stderr.strip()}"
-    if "go" in os.environ.get("MILLHAND_REQUIRE", "").replace(",", " ").split():
-        pytest.fail(f"MILLHAND_REQUIRE says that River must be built, but {fault}")
+    if "go" in os.environ.get("MILLHAND_TEST_REQUIRE", "").replace(",", " ").split():
+        pytest.fail(f"MILLHAND_TEST_REQUIRE says that River must be built, but {fault}")
     pytest.skip(f"River is a Go program, and {fault}")
 
 
