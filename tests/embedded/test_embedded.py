@@ -22,6 +22,7 @@ import asyncpg
 import pytest
 
 from millhand.embedded import EmbeddedError, EmbeddedServer, default_directory, embedded_postgres
+from millhand.embedded.process import is_gone, wait_until
 
 HOLDER = Path(__file__).with_name("holder.py")
 IS_ROOT = os.geteuid() == 0
@@ -154,7 +155,7 @@ async def test_embedded_postgres_recovers_when_the_server_was_killed(directory: 
     """`kill -9` of the server loses nothing that was committed, and its pid file keeps nobody out."""
     with embedded_postgres(directory) as server:
         await ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
-        os.kill(server_pid(directory) or 0, signal.SIGKILL)
+        kill_server(directory)
 
         with embedded_postgres(directory) as revived:
             assert not revived.is_joined
@@ -169,7 +170,7 @@ async def test_embedded_postgres_waits_for_what_a_killed_server_left_running(dir
         await connection.execute("CREATE TABLE begun (number int)")
         busy = asyncio.ensure_future(connection.execute(BUSY))
         await until_busy(server.url)
-        os.kill(server_pid(directory) or 0, signal.SIGKILL)
+        kill_server(directory)
 
         with embedded_postgres(directory) as revived:
             assert await ask(revived.url, "SELECT count(*) FROM begun") in {0, 1_000_000}
@@ -578,6 +579,14 @@ def dismissed(process: subprocess.Popen[str]) -> dict[str, object]:
 def server_pid(directory: Path) -> int | None:
     pid_file = directory / "data" / "postmaster.pid"
     return int(pid_file.read_text().splitlines()[0]) if pid_file.exists() else None
+
+
+def kill_server(directory: Path) -> None:
+    """Kill the server, and return when it is dead: it listens for a moment longer than the signal takes to be sent."""
+    pid = server_pid(directory)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: is_gone(pid))
 
 
 def said_by_server(directory: Path) -> str:
