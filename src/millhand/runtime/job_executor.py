@@ -175,6 +175,10 @@ class JobExecutor:
                 raise  # it was closed under us; there is nobody left to tell
             error = raised
         attempt.is_settled = True
+        if (
+            self._is_closed
+        ):  # abandoned by a stop: the row stays running for the rescuer, and all has been told
+            return
         if attempt.reason is not None:
             self._settle_cancellation(attempt)
         attempt.run_seconds = self._monotonic() - started
@@ -249,7 +253,7 @@ class JobExecutor:
             except asyncio.CancelledError:
                 if (
                     self._is_closed
-                ):  # abandoned by a stop; now the event loop ends, which must not wait for a thread
+                ):  # abandoned by a stop; the event loop ends, and must not wait for a thread
                     raise
                 # The thread goes on, and so does its attempt; it knows by is_cancel_requested.
         error = future.result()
