@@ -86,6 +86,7 @@ def test_caption_says_what_was_measured() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_bench_drops_its_schema_when_it_is_interrupted(
     postgres_url: str, tmp_path: Path, number: signal.Signals

@@ -21,14 +21,14 @@ SETTINGS = sorted(EXAMPLES.glob("*.toml"))
 LINES_MAX = 60
 
 
-# A process each: in every run the two that people read first.
+# A process each: in every run the one that people read first.
 @pytest.mark.parametrize(
     "program",
     [
         pytest.param(
             path,
             id=path.stem,
-            marks=[] if path.stem in ("insert_and_work", "periodic") else [pytest.mark.slow],
+            marks=[] if path.stem == "insert_and_work" else [pytest.mark.slow],
         )
         for path in PROGRAMS
     ],
