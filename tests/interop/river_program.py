@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
-import shutil
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
+from go_build import built
 
 # Nothing takes this long unless it is broken, not even on a machine that has other things to do.
 GENEROUS_SECONDS = 30.0
 
 SOURCES = Path(__file__).parent / "river"
-TOOLS = Path(__file__).parents[2] / ".tools"
-# What is built here is what is written here: no other toolchain, no file of a repository's state in it.
-BUILD_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 Line = dict[str, Any]
 
@@ -189,61 +182,5 @@ async def started(
 
 
 def built_river() -> Path:
-    """
-    Return the path of the program, built anew if its sources or modules changed.
-
-    Skips the test where it cannot be built for want of Go or of its modules, and fails it where MILLHAND_TEST_REQUIRE says
-    that there must be one.
-    """
-    files = [*sorted(SOURCES.glob("*.go")), SOURCES / "go.mod", SOURCES / "go.sum"]
-    digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    program = TOOLS / f"river-interop-{digest}"
-    with _locked(TOOLS / "river-interop.lock"):
-        if not program.exists():
-            _require_go()
-            _build(program)
-    return program
-
-
-def _require_go() -> None:
-    """Return if there is a Go of the version that the modules want, and if it can have them."""
-    if shutil.which("go") is None:
-        fault = "there is no `go` on the PATH"
-    else:
-        asked = _go("mod", "download")
-        if asked.returncode == 0:
-            return
-        fault = f"`go mod download` failed: {asked.stderr.strip()}"
-    if "go" in os.environ.get("MILLHAND_TEST_REQUIRE", "").replace(",", " ").split():
-        pytest.fail(f"MILLHAND_TEST_REQUIRE says that River must be built, but {fault}")
-    pytest.skip(f"River is a Go program, and {fault}")
-
-
-def _build(program: Path) -> None:
-    for old in TOOLS.glob("river-interop-*"):
-        old.unlink()
-    new = program.with_suffix(".new")
-    built = _go("build", "-trimpath", "-buildvcs=false", "-o", str(new), ".")
-    if built.returncode:
-        pytest.fail(f"River's program must build, got:\n{built.stderr}")
-    new.rename(program)
-
-
-def _go(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["nice", "go", *arguments],
-        cwd=SOURCES,
-        env={**os.environ, **BUILD_ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One builds, the others wait; of several test processes each asks."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Return the path of the program, built if it is not. Skips the test where there is no Go."""
+    return built("river-interop", SOURCES)
