@@ -20,6 +20,7 @@ import (
 var operations = map[string]func(ctx context.Context, p *program, line []byte) (any, error){
 	"begin":    with(begin),
 	"cancel":   with(onJob((*river.Client[pgx.Tx]).JobCancel)),
+	"chaos":    startChaos,
 	"delete":   with(onJob((*river.Client[pgx.Tx]).JobDelete)),
 	"encode":   with(encode),
 	"end":      with(end),
