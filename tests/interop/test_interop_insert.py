@@ -180,7 +180,7 @@ async def test_hundred_inserts_at_once_ring_once_a_window(room: Room) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_insert_that_is_rolled_back_wakes_nobody(room: Room, language: Language) -> None:
-    """7: transactional_insert_notification_commit_only: of two transactions only the committed one is heard."""
+    """7: transactional_insert_notification_commit_only; of two transactions only the committed one is heard."""
     heard = await room.hear_inserts()
 
     await _insert_in_transaction(room, language, "rolled", commit=False)
@@ -226,7 +226,7 @@ async def test_jobs_that_wait_are_no_work_yet(room: Room, language: Language) ->
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_insert_that_fails_in_a_transaction_leaves_nothing(room: Room, language: Language) -> None:
-    """46: transaction_abort_rollback_visibility: no savepoint, so the caller's transaction is aborted as a whole."""
+    """46: transaction_abort_rollback_visibility; no savepoint, so the caller's transaction is aborted as a whole."""
     unique = {"by_queue": True}
     jobs = [{"kind": "act", "args": {"do": []}, "opts": {"unique": unique, "queue": "twice"}}] * 2
     one = [{"kind": "act", "args": {"do": []}, "opts": {}}]

@@ -147,7 +147,7 @@ async def worlds(
 def test_scheduler_makes_the_same_of_the_other_s_jobs(
     worlds: dict[Language, World], language: Language
 ) -> None:
-    """33: runtime: periodic_due_job_available, storage; due within five seconds, and one of each unique key."""
+    """33: runtime: periodic_due_job_available; due within five seconds, and one of each unique key."""
     world = worlds[language]
 
     def tell(row: dict[str, Any]) -> Any:
@@ -172,7 +172,7 @@ def test_scheduler_makes_the_same_of_the_other_s_jobs(
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_rescuer_decides_the_same(worlds: dict[Language, World], language: Language) -> None:
-    """34: maintenance_rescuer: only a kind that nobody here knows is another matter: River discards it, we retry."""
+    """34: Only a kind that nobody here knows is another matter: River discards it, we retry."""
     world = worlds[language]
 
     def tell(row: dict[str, Any]) -> Any:

@@ -106,7 +106,7 @@ async def test_schema_that_we_migrate_is_the_one_that_river_migrates(migrators: 
 async def test_one_migrator_goes_on_where_the_other_stopped(
     migrators: Migrators, first: Language, version: int
 ) -> None:
-    """2: From any version that one left the other goes on to the end; storage: historical_migration_down_up."""
+    """2: historical_migration_down_up; from any version that one left the other goes on to the end."""
     schema = await migrators.new_schema()
 
     applied = await migrators.up(first, schema, version)

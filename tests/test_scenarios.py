@@ -1,0 +1,82 @@
+"""The list of River's scenarios and of the checks beside River, and the page that says which test shows which."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "interop" / "scenarios.py"
+
+
+@pytest.fixture(scope="module")
+def scenarios() -> ModuleType:
+    """The script, by its path: what lies in tests/interop is for those who have Go."""
+    spec = importlib.util.spec_from_file_location("scenarios", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("docstring", "checks", "names"),
+    [
+        ("24, 26a: resumable_retry, runtime: a_b; the claim.", ("24", "26a"), ("resumable_retry", "a_b")),
+        ("25: The claim.", ("25",), ()),
+        ("a_b; the claim.", (), ("a_b",)),
+        ("26: runtime: a_b.", ("26",), ("a_b",)),
+        ("The claim, which a_b; and so on.", (), ()),
+        ("", (), ()),
+    ],
+)
+def test_docstring_says_at_its_beginning_what_its_test_shows(
+    scenarios: ModuleType, docstring: str, checks: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    """Numbers of checks, then names of scenarios, then the claim; each but the claim may be wanting."""
+    shown = scenarios.shown_by("test_x.py::test_y", docstring)
+
+    assert (shown.checks, shown.names) == (checks, names)
+
+
+def test_faults_are_named(scenarios: ModuleType) -> None:
+    """What nobody knows, what stands in the wrong place, and what has no test, or a test and a reason, is told."""
+    known = scenarios.Known(
+        checks={"1": "", "2": ""},
+        reasons={"b_b": "why", "x_x": "why"},
+        tiers={"codec": {"a_a": "", "b_b": ""}},
+    )
+    shown = [
+        scenarios.shown_by("test_x.py::test_1", "1, 3: b_b, c_c; a claim."),
+        scenarios.shown_by("test_x.py::test_2", "A claim about a_a."),
+    ]
+
+    assert scenarios.faults(known, shown) == [
+        "scenario 'c_c' must be one of scenarios.toml: test_x.py::test_1",
+        "check 3 must be one of scenarios.toml: test_x.py::test_1",
+        "scenario 'a_a' must stand at the beginning of the docstring, before a semicolon: test_x.py::test_2",
+        "scenario 'a_a' must have a test or a reason to have none, got neither",
+        "scenario 'b_b' must have a test or a reason to have none, got both",
+        "scenario 'x_x' has a reason to have no test, and must be one of a tier",
+        "check 2 must have a test",
+    ]
+
+
+def test_page_without_its_markers_is_refused(scenarios: ModuleType) -> None:
+    """A page that lost a marker is not written over."""
+    known = scenarios.Known(checks={}, reasons={}, tiers={})
+
+    with pytest.raises(ValueError, match="got neither or one"):
+        scenarios.page_with_tables(f"# Page\n{scenarios.BEGIN}\n", known, [])
+
+
+def test_tests_that_the_page_names_are_there(scenarios: ModuleType) -> None:
+    """Each `file::name` on docs/river.md is a test of this project."""
+    there = {one.test for one in scenarios.read_shown()}
+
+    assert [test for test in scenarios.references(scenarios.PAGE.read_text()) if test not in there] == []
