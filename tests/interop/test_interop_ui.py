@@ -1,0 +1,333 @@
+"""River UI reads what we wrote, and what is clicked there is done here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interop_room import Periodic, Room, Row
+from river_ui import Answer, RiverUI, built_ui, started_ui
+
+from millhand.errors import UniqueConflict
+
+OK = Answer(200, {"status": "ok"})
+CANCELLED = "JobCancelError: job cancelled remotely"
+STATES = ("available", "cancelled", "completed", "discarded", "pending", "retryable", "running", "scheduled")
+
+
+@pytest.fixture(scope="session")
+def ui_path() -> Path:
+    """The path of River UI's server."""
+    return built_ui()
+
+
+@pytest.fixture
+async def ui(ui_path: Path, room: Room, tmp_path: Path) -> AsyncIterator[RiverUI]:
+    """River UI on the room's schema."""
+    async with started_ui(ui_path, room.url, room.schema, tmp_path) as ui:
+        yield ui
+
+
+async def listed(ui: RiverUI, **query: Any) -> list[int]:
+    """Return the ids of a list of jobs, lowest first."""
+    answer = await ui.get("/api/jobs", **query)
+    assert answer.status == 200, answer
+    return sorted(job["id"] for job in answer.body["data"])
+
+
+async def shown(ui: RiverUI, id: int) -> Row:
+    """Return what the page of a job is made of."""
+    answer = await ui.get(f"/api/jobs/{id}")
+    assert answer.status == 200, answer
+    job: Row = answer.body
+    return job
+
+
+async def filled(room: Room) -> dict[str, int]:
+    """Have our client work jobs to all ends that there are, and return their ids by what became of them."""
+    hand = room.hand("python")
+    later = datetime.now(UTC) + timedelta(days=1)
+    inserted = {
+        "cancelled": await hand.insert(["cancel", "not wanted"]),
+        "completed": await hand.insert(
+            ["output", {"sheets": 3}], metadata={"trace": "a1"}, tags=["monthly", "vip"], priority=3
+        ),
+        "discarded": await hand.insert(["fail", "disk full"], max_attempts=1, queue="mail"),
+        "retried": await hand.insert(["retry_in", 0], ["fail_before", 3]),
+        "retryable": await hand.insert(["retry_in", 3600], ["fail", "no such file"]),
+        "snoozed": await hand.insert(["snooze", 3600]),
+        "unique": await hand.insert(unique={"by_args": True}, queue="mail"),
+    }
+    nightly = Periodic(id="nightly", kind="report", opts={}, seconds=3600, run_on_start=True)
+    queues = {"default": 10, "mail": 2}
+    async with room.working(
+        "python", kinds=("act", "report"), leads=True, periodic_jobs=[nightly], queues=queues
+    ):
+        for end in ("discarded", "retryable"):
+            await room.told.wait("job_failed", job=inserted[end])
+        for end in ("completed", "retried", "unique"):
+            await room.told.wait("job_completed", job=inserted[end])
+        await room.told.wait("job_cancelled", job=inserted["cancelled"])
+        await room.told.wait("job_snoozed", job=inserted["snoozed"])
+        begun = await room.told.wait("begun", kind="report")
+        inserted["periodic"] = begun["job"]
+        await room.told.wait("job_completed", job=inserted["periodic"])
+    inserted["available"] = await hand.insert(kind="elsewhere", queue="mail")
+    inserted["pending"] = await hand.insert(pending=True, priority=4)
+    inserted["scheduled"] = await hand.insert(scheduled_at=later)
+    return inserted
+
+
+async def test_ui_lists_and_counts_what_we_worked(room: Room, ui: RiverUI) -> None:
+    """41: Jobs that ended in every way are listed by state, kind, queue, priority, tag and id, and counted."""
+    jobs = await filled(room)
+
+    by_state = {state: await listed(ui, state=state) for state in STATES}
+    counts = (await ui.get("/api/states")).body
+
+    assert by_state == {
+        "available": [jobs["available"]],
+        "cancelled": [jobs["cancelled"]],
+        "completed": sorted(jobs[end] for end in ("completed", "periodic", "retried", "unique")),
+        "discarded": [jobs["discarded"]],
+        "pending": [jobs["pending"]],
+        "retryable": [jobs["retryable"]],
+        "running": [],
+        "scheduled": sorted((jobs["scheduled"], jobs["snoozed"])),
+    }
+    assert {state: counts[state]["count"] for state in STATES} == {
+        state: len(ids) for state, ids in by_state.items()
+    }
+    assert await listed(ui, state="completed", kinds=["report", "elsewhere"]) == [jobs["periodic"]]
+    assert await listed(ui, state="available", kinds=["report", "elsewhere"]) == [jobs["available"]]
+    assert await listed(ui, state="completed", queues="mail") == [jobs["unique"]]
+    assert await listed(ui, state="completed", priorities=[3, 4]) == [jobs["completed"]]
+    assert await listed(ui, state="completed", tags="vip") == [jobs["completed"]]
+    assert await listed(ui, state="completed", ids=[jobs["unique"], jobs["cancelled"]]) == [jobs["unique"]]
+    assert len(await listed(ui, state="completed", limit=2)) == 2
+
+
+async def test_ui_names_kinds_and_queues_for_whoever_types_them(room: Room, ui: RiverUI) -> None:
+    """41: What the page offers for a filter are the kinds of our jobs and the queues of our clients."""
+    await filled(room)
+
+    kinds = await ui.get("/api/autocomplete", facet="job_kind")
+    begun_with = await ui.get("/api/autocomplete", facet="job_kind", match="repo")
+    queues = await ui.get("/api/autocomplete", facet="queue_name")
+
+    assert kinds.body["data"] == ["act", "elsewhere", "report"]
+    assert begun_with.body["data"] == ["report"]
+    assert queues.body["data"] == ["default", "mail"]
+
+
+async def test_ui_shows_all_that_a_row_of_ours_says(room: Room, ui: RiverUI) -> None:
+    """41: The page of a job has its args, attempts, clients, output, tags and metadata as our client reads them."""
+    jobs = await filled(room)
+    client = room.hand("python").client
+
+    for id in jobs.values():
+        job, row = await shown(ui, id), await client.jobs.get(id)
+
+        assert json.loads(job["args"]) == row.args
+        assert job["metadata"] == row.metadata
+        assert (job["kind"], job["queue"], job["state"]) == (row.kind, row.queue, row.state.value)
+        assert (job["attempt"], job["max_attempts"]) == (row.attempt, row.max_attempts)
+        assert (job["attempted_by"], job["tags"]) == (list(row.attempted_by), list(row.tags))
+        assert job["priority"] == row.priority
+        assert [(one["attempt"], one["error"], one["trace"]) for one in job["errors"]] == [
+            (one.attempt, one.error, one.trace) for one in row.errors
+        ]
+        for name in ("attempted_at", "created_at", "finalized_at", "scheduled_at"):
+            at = job[name]
+            assert (at and datetime.fromisoformat(at)) == getattr(row, name)
+
+
+async def test_ui_shows_errors_with_their_traces(room: Room, ui: RiverUI) -> None:
+    """41: Each failed attempt has its error, with the exception's type, and the frames of our worker's own code."""
+    jobs = await filled(room)
+
+    discarded, retried = await shown(ui, jobs["discarded"]), await shown(ui, jobs["retried"])
+    cancelled = await shown(ui, jobs["cancelled"])
+
+    assert [one["error"] for one in discarded["errors"]] == ["Boom: disk full"]
+    trace = discarded["errors"][0]["trace"]
+    assert "scripted_worker.py" in trace
+    assert "raise Boom(text)" in trace
+    assert [(one["attempt"], one["error"]) for one in retried["errors"]] == [
+        (1, "Boom: too early"),
+        (2, "Boom: too early"),
+    ]
+    assert retried["attempted_by"] == ["python_a"] * 3
+    assert [one["error"] for one in cancelled["errors"]] == ["JobCancelError: not wanted"]
+
+
+async def test_ui_shows_outputs_snoozes_and_periodic_jobs(room: Room, ui: RiverUI) -> None:
+    """23, 41: What the page knows of metadata is where it looks for it."""
+    jobs = await filled(room)
+
+    assert (await shown(ui, jobs["completed"]))["metadata"] == {"output": {"sheets": 3}, "trace": "a1"}
+    assert (await shown(ui, jobs["snoozed"]))["metadata"] == {"snoozes": 1}
+    periodic = (await shown(ui, jobs["periodic"]))["metadata"]
+    assert periodic == {"periodic": True, "river:periodic_job_id": "nightly"}
+
+
+async def test_ui_counts_jobs_by_queue(room: Room, ui: RiverUI) -> None:
+    """41: Queues are listed with what waits and what runs in each, and are found by name."""
+    await filled(room)
+    async with room.working("python", queues={"default": 1}):
+        held = await room.hand("python").insert(["hold"])
+        await room.told.wait("held", job=held)
+        queues = (await ui.get("/api/queues")).body["data"]
+        mail = await ui.get("/api/queues/mail")
+        nowhere = await ui.get("/api/queues/nowhere")
+
+    counts = {one["name"]: (one["count_available"], one["count_running"]) for one in queues}
+    assert counts == {"default": (0, 1), "mail": (1, 0)}
+    assert all(one["paused_at"] is None for one in queues)
+    assert mail.body == next(one for one in queues if one["name"] == "mail")
+    assert (nowhere.status, nowhere.body["message"]) == (404, "Queue not found: nowhere.")
+
+
+async def test_ui_cancels_an_attempt_that_runs_here(room: Room, ui: RiverUI) -> None:
+    """25, 41: A click ends a Python attempt long before any poll, and the row says who asked for it."""
+    async with room.working("python", poll_seconds=60.0):
+        running = await room.hand("python").insert(["hold"])
+        await room.told.wait("held", job=running)
+        answer = await ui.post("/api/jobs/cancel", ids=[str(running)])
+        await room.told.wait("context_done", job=running)
+        await room.told.wait("job_cancelled", job=running)
+
+    job = await shown(ui, running)
+    assert answer == OK
+    assert (job["state"], [one["error"] for one in job["errors"]]) == ("cancelled", [CANCELLED])
+    assert await listed(ui, state="cancelled") == [running]
+
+
+async def test_ui_cancels_many_at_once_or_none(room: Room, ui: RiverUI) -> None:
+    """41: A job that is not there is told of by number, and then none of the others is cancelled."""
+    hand = room.hand("python")
+    first, second = await hand.insert(pending=True), await hand.insert(pending=True)
+
+    refused = await ui.post("/api/jobs/cancel", ids=[str(first), "999999"])
+    pending = await listed(ui, state="pending")
+    done = await ui.post("/api/jobs/cancel", ids=[str(first), str(second)])
+
+    assert (refused.status, refused.body["message"]) == (404, "Job not found: 999999.")
+    assert pending == [first, second]
+    assert done == OK
+    assert await listed(ui, state="cancelled") == [first, second]
+
+
+async def test_ui_has_a_job_worked_again(room: Room, ui: RiverUI) -> None:
+    """41: A discarded job that is retried there is worked here, by an attempt more than it had."""
+    async with room.working("python"):
+        id = await room.hand("python").insert(["fail_before", 2], max_attempts=1)
+        await room.told.wait("job_failed", job=id)
+        answer = await ui.post("/api/jobs/retry", ids=[str(id)])
+        await room.told.wait("job_completed", job=id)
+
+    job = await shown(ui, id)
+    assert answer == OK
+    assert (job["state"], job["attempt"], job["max_attempts"]) == ("completed", 2, 2)
+
+
+async def test_ui_refuses_a_retry_whose_key_is_taken(room: Room, ui: RiverUI) -> None:
+    """12, 41: The page answers 409 to what our client refuses as a conflict, and both jobs stay as they are."""
+    hand = room.hand("python")
+    first = await hand.insert(["hold"], pending=True, unique={"by_args": True})
+    await hand.cancel(first)
+    second = await hand.insert(["hold"], pending=True, unique={"by_args": True})
+
+    answer = await ui.post("/api/jobs/retry", ids=[str(first)])
+    with pytest.raises(UniqueConflict):
+        await hand.retry(first)
+
+    assert answer.status == 409
+    assert "another active job has the same unique properties" in answer.body["message"]
+    assert [(await shown(ui, id))["state"] for id in (first, second)] == ["cancelled", "pending"]
+
+
+async def test_ui_deletes_what_does_not_run(room: Room, ui: RiverUI) -> None:
+    """41: What runs here is refused there, with the others of the same click; what does not is gone for both."""
+    async with room.working("python") as member:
+        pending, running = (
+            await room.hand("python").insert(pending=True),
+            await room.hand("python").insert(["hold"]),
+        )
+        await room.told.wait("held", job=running)
+        refused = await ui.post("/api/jobs/delete", ids=[str(pending), str(running)])
+        before = [row["id"] for row in await room.rows()]
+        deleted = await ui.post("/api/jobs/delete", ids=[str(pending)])
+        await member.release(running)
+        await room.told.wait("job_completed", job=running)
+
+    assert refused.status == 400
+    assert refused.body["message"] == f"Job {running} is running and can't be deleted until it finishes."
+    assert before == [pending, running]
+    assert deleted == OK
+    assert [row["id"] for row in await room.rows()] == [running]
+
+
+@pytest.mark.parametrize("name", ["default", "*"])
+async def test_ui_pauses_and_resumes_a_queue_of_ours(room: Room, ui: RiverUI, name: str) -> None:
+    """27, 41: After a click nothing is fetched here, what runs goes on, and the next click has the rest worked."""
+    hand = room.hand("python")
+    async with room.working("python", poll_seconds=60.0) as member:
+        running = await hand.insert(["hold"])
+        await room.told.wait("held", job=running)
+        assert await ui.queue("pause", name) == OK
+        await room.told.wait("queue_paused", queue="default")
+        waiting = await hand.insert()
+        await member.release(running)
+        await room.told.wait("job_completed", job=running)
+        queue, job = (await ui.get("/api/queues/default")).body, await shown(ui, waiting)
+        assert await ui.queue("resume", name) == OK
+        await room.told.wait("queue_resumed", queue="default")
+        await room.told.wait("job_completed", job=waiting)
+
+    assert (queue["paused_at"] is not None, queue["count_available"]) == (True, 1)
+    assert (job["state"], job["attempt"]) == ("available", 0)
+    assert (await ui.get("/api/queues/default")).body["paused_at"] is None
+
+
+async def test_ui_sets_limits_that_we_keep_and_do_not_obey(room: Room, ui: RiverUI) -> None:
+    """41: Limits across clients are River Pro's: they are stored, read by our client, and hinder no work."""
+    limits = {"global_limit": 1, "local_limit": 1, "partition": {"by_args": ["b", "a"], "by_kind": True}}
+    async with room.working("python") as member:
+        updated = await ui.queue("update", "default", concurrency=limits)
+        first, second = [await room.hand("python").insert(["hold"]) for _ in range(2)]
+        for id in (first, second):
+            await room.told.wait("held", job=id)
+        queue = await room.hand("python").client.queues.get("default")
+        for id in (first, second):
+            await member.release(id)
+            await room.told.wait("job_completed", job=id)
+        cleared = await ui.queue("update", "default", concurrency=None)
+
+    kept = {**limits, "partition": {"by_args": ["a", "b"], "by_kind": True}}
+    assert (updated.status, updated.body["concurrency"]) == (200, kept)
+    assert queue.metadata == {"concurrency": kept}
+    assert cleared.body["concurrency"] is None
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "update"])
+async def test_ui_finds_no_queue_that_nobody_of_us_works(ui: RiverUI, verb: str) -> None:
+    """27, 41: A queue is there once a client works it; before, the page says that it is not."""
+    answer = await ui.queue(verb, "nowhere")
+
+    assert (answer.status, answer.body["message"]) == (404, "Queue not found: nowhere.")
+
+
+async def test_ui_is_the_open_source_one_and_well(ui: RiverUI) -> None:
+    """41: On our schema the server finds nothing of River Pro's, its database, and its pages."""
+    features = await ui.get("/api/features")
+
+    assert features.body == {"extensions": {}, "job_list_hide_args_by_default": False}
+    assert await ui.get("/api/health-checks/complete") == OK
+    assert await ui.get("/api/health-checks/minimal") == OK
+    assert (await ui.get("/api/version")).status == 200
+    assert "<title>" in (await ui.get("/")).body
