@@ -31,10 +31,11 @@ from millhand.maintenance.queue_cleaner import QueueCleaner
 from millhand.maintenance.reindexer import Reindexer
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.periodic import PeriodicJob
+from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.completer import Completer
 from millhand.runtime.elector import Elector, Term
 from millhand.runtime.inserter import Inserter
-from millhand.runtime.job_executor import Attempt, CancelReason, JobExecutor
+from millhand.runtime.job_executor import JobExecutor
 from millhand.runtime.notifier import Notifier, Topic, parse_payload
 from millhand.runtime.producer import Producer
 from millhand.runtime.queue_poller import QueuePoller

@@ -14,7 +14,8 @@ from millhand.config import Config
 from millhand.event import EventKind
 from millhand.hooks import AttemptFailure, Hook, Middleware
 from millhand.job import Job, JobId, JobRow, JobState, Json
-from millhand.runtime.job_executor import Attempt, CancelReason, JobExecutor
+from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.job_executor import JobExecutor
 from millhand.transition import StateChange
 from millhand.worker import Workers
 

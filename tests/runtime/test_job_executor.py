@@ -13,7 +13,9 @@ from millhand.config import Config
 from millhand.event import EventKind
 from millhand.hooks import AttemptFailure
 from millhand.job import Job, JobId, JobRow, JobState
-from millhand.runtime.job_executor import Attempt, CancelReason, JobExecutor, error_text, trace_of
+from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.failure import error_text, trace_of
+from millhand.runtime.job_executor import JobExecutor
 from millhand.transition import StateChange
 from millhand.worker import Workers
 

@@ -27,7 +27,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import Event, EventKind, JobStatistics
 from millhand.job import JobId, JobRow, JobState
-from millhand.runtime.job_executor import Attempt
+from millhand.runtime.attempt import Attempt
 from millhand.runtime.service import Bell, Service, Wake
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_complete_many, job_set_state_if_running_many

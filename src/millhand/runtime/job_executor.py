@@ -6,10 +6,9 @@ Execute one attempt: middleware, hooks, decode, the worker; and say how it ended
     outcome:  returned → Completed · cancelled from outside → Cancelled · JobSnooze → Snoozed
               cancelled because the client stops → Interrupted · JobCancel → Cancelled · anything else → Failed
 
-Rule 1: an attempt is cancelled by its reason first and its task second; its meaning is the reason.
-Rule 2: a plain function runs in a thread, and nobody can interrupt a thread: its attempt lasts until the function
+Rule 1: a plain function runs in a thread, and nobody can interrupt a thread: its attempt lasts until the function
         returns, however often it was cancelled. It may look at `job.is_cancel_requested`.
-Rule 3: once its outcome is known an attempt cannot be cancelled any more.
+Rule 2: once its outcome is known an attempt cannot be cancelled any more.
 
 Source: River v0.51.2, internal/jobexecutor/job_executor.go.
 """
@@ -18,23 +17,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import enum
 import inspect
 import logging
-import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from types import TracebackType
 from typing import Any, assert_never
 
 from millhand.clock import Clock
 from millhand.config import Config
-from millhand.errors import AttemptCancelled, InvalidJob, JobCancel, JobSnooze, JobTimeout, UnknownKind
+from millhand.errors import AttemptCancelled, JobCancel, JobSnooze, JobTimeout, UnknownKind
 from millhand.hooks import AttemptFailure, Hook, Middleware, overrides
-from millhand.job import Job, JobRow
+from millhand.job import Job
 from millhand.retry import RetryPolicy, checked_retry_at
+from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.deadline import Deadlines
+from millhand.runtime.failure import error_text, from_the_users_code, is_own, trace_of
 from millhand.transition import (
     Cancelled,
     Completed,
@@ -51,65 +48,10 @@ logger = logging.getLogger(__name__)
 
 CANCELLED_REMOTELY = "JobCancelError: job cancelled remotely"
 
-# The innermost frames are what matters; 16 KiB hold about a hundred of them.
-TRACE_LENGTH_MAX = 16 * 1024
-# A row is read whole at each fetch, and keeps an error of each of its attempts.
-ERROR_LENGTH_MAX = 16 * 1024
-
 # How a coroutine and how a plain function gives way to whoever ends its attempt.
 _GAVE_WAY = (asyncio.CancelledError, AttemptCancelled)
 
 _COMPLETED = Completed()
-_OUR_MODULES = ("millhand.runtime.", "millhand.worker")
-
-
-class CancelReason(enum.Enum):
-    """Why an attempt is to end before its time."""
-
-    REMOTE = "somebody cancelled the job"
-    STOPPING = "the client stops"
-    TIMEOUT = "the worker's timeout passed"
-
-
-class Attempt:
-    """
-    One execution of a job in this client: made by the producer, worked by the executor.
-
-    Units: `run_seconds` and `queue_wait_seconds` are seconds, known once it is settled.
-    """
-
-    __slots__ = (
-        "has_slot",
-        "is_settled",
-        "is_stuck",
-        "queue_wait_seconds",
-        "reason",
-        "row",
-        "run_seconds",
-        "started_at",
-        "task",
-    )
-
-    def __init__(self, row: JobRow) -> None:
-        self.has_slot = True
-        self.is_settled = False
-        self.is_stuck = False
-        self.queue_wait_seconds = 0.0
-        self.reason: CancelReason | None = None
-        self.row = row
-        self.run_seconds = 0.0
-        self.started_at: datetime | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    def cancel(self, reason: CancelReason) -> None:
-        """Have the attempt end. The first reason counts, but for somebody's own wish, which always does."""
-        if self.is_settled or self.reason is reason:
-            return  # who was told so once may be cleaning up
-        if self.reason is None or reason is CancelReason.REMOTE:
-            self.reason = reason
-        # A task cancelled before its first step would end without having run at all: the executor looks at the reason.
-        if self.started_at is not None and self.task is not None:
-            self.task.cancel()
 
 
 class JobExecutor:
@@ -283,11 +225,11 @@ class JobExecutor:
 
     async def _failure_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
         row, now = attempt.row, self._now()
-        error.__traceback__ = _from_the_users_code(error.__traceback__)
+        error.__traceback__ = from_the_users_code(error.__traceback__)
         policy = self._config.retry_policy if plan is None else plan.retry
         retry_at = checked_retry_at(policy, row, now=now)
         is_last = row.attempt >= row.max_attempts
-        failed = Failed(error_text(error), retry_at, "" if _is_own(error) else trace_of(error))
+        failed = Failed(error_text(error), retry_at, "" if is_own(error) else trace_of(error))
         is_cancelled = await self._handle_failure(
             AttemptFailure(
                 job=row,
@@ -346,47 +288,6 @@ def _is_loop_running() -> bool:
         return asyncio.get_running_loop().is_running()
     except RuntimeError:
         return False
-
-
-def error_text(error: BaseException) -> str:
-    """Return what is kept of an error in its row: its type and its first words; never an error itself."""
-    try:
-        words = str(error)
-    except Exception as broken:  # noqa: BLE001 - a user's own __str__
-        words = f"<its text raised {type(broken).__name__}>"
-    name = type(error).__name__
-    if len(words) > ERROR_LENGTH_MAX:
-        words = f"{words[:ERROR_LENGTH_MAX]}… ({len(words):,} characters)"
-    return f"{name}: {words}" if words else name
-
-
-def trace_of(error: BaseException) -> str:
-    """Return the stack that is kept with an error: `TRACE_LENGTH_MAX` characters, of its innermost frames and its words."""
-    stack = "".join(traceback.format_tb(error.__traceback__))
-    try:
-        text = "".join(traceback.format_exception(error))
-        words = "".join(traceback.format_exception_only(error))
-    except Exception:  # noqa: BLE001 - a user's own __str__ or __repr__ again
-        text, words = stack, ""
-    if len(text) <= TRACE_LENGTH_MAX:
-        return text
-    words = words[
-        : TRACE_LENGTH_MAX // 4
-    ]  # a long text must not take the frames' place; all of it is in the error
-    return f"…{stack[len(words) - TRACE_LENGTH_MAX :]}{words}"
-
-
-def _from_the_users_code(stack: TracebackType | None) -> TracebackType | None:
-    """Return `stack` from where our code called the user's; all of it if it never did."""
-    frame = stack
-    while frame is not None and str(frame.tb_frame.f_globals.get("__name__")).startswith(_OUR_MODULES):
-        frame = frame.tb_next
-    return stack if frame is None else frame
-
-
-def _is_own(error: BaseException) -> bool:
-    """Whether the stack of `error` would only show Millhand's own."""
-    return isinstance(error, JobTimeout | UnknownKind | InvalidJob)
 
 
 def _is_cancellation(error: BaseException | None) -> bool:

@@ -26,7 +26,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError
 from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
-from millhand.runtime.job_executor import Attempt, CancelReason
+from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.service import Service, Wake
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_get_available

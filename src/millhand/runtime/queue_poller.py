@@ -17,7 +17,7 @@ import asyncio
 from millhand.clock import jittered
 from millhand.driver.protocol import Executor
 from millhand.errors import NotFound
-from millhand.runtime.job_executor import CancelReason
+from millhand.runtime.attempt import CancelReason
 from millhand.runtime.producer import Producer
 from millhand.runtime.service import Sweeper
 from millhand.store.job import job_get_cancel_requested
