@@ -27,7 +27,14 @@ QUIET = st.sampled_from(
     ]
 )
 # What stands for the fragments that `store/` makes.
-FRAGMENTS = (("where", "TRUE"), ("order_by", "1"), ("index", '"i"'), ("states", "'running'"))
+FRAGMENTS = (
+    ("where", "TRUE"),
+    ("order_by", "1"),
+    ("index", '"i"'),
+    ("states", "'running'"),
+    ("leader_table", "river_leader"),
+    ("leader_topic", "river_leadership"),
+)
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 PIECES = st.lists(st.one_of(QUIET, NAMES.map(lambda name: f"@{name}")), max_size=20)
 

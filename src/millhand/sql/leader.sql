@@ -1,7 +1,7 @@
 -- name: leader_attempt_elect
 -- Begin a term if no other runs.
 -- An expired row is overwritten rather than deleted and inserted: one round trip, and the row comes out the same.
-INSERT INTO /* schema */river_leader AS leader (leader_id, elected_at, expires_at)
+INSERT INTO /* schema *//* leader_table */ AS leader (leader_id, elected_at, expires_at)
 VALUES (
     @leader_id,
     coalesce(@now::timestamptz, now()),
@@ -16,7 +16,7 @@ RETURNING leader.leader_id, leader.elected_at, leader.expires_at;
 
 -- name: leader_attempt_reelect
 -- Renew a term that has not expired.
-UPDATE /* schema */river_leader
+UPDATE /* schema *//* leader_table */
 SET expires_at = coalesce(@now::timestamptz, now()) + @ttl::interval
 WHERE leader_id = @leader_id
 AND elected_at = @elected_at
@@ -25,18 +25,35 @@ RETURNING leader_id, elected_at, expires_at;
 
 -- name: leader_delete_expired
 -- Delete a term that has expired.
-DELETE FROM /* schema */river_leader
+DELETE FROM /* schema *//* leader_table */
 WHERE expires_at < coalesce(@now::timestamptz, now())
 RETURNING leader_id;
 
 -- name: leader_get
 -- Give the term's row, expired or not.
 SELECT leader_id, elected_at, expires_at
-FROM /* schema */river_leader;
+FROM /* schema *//* leader_table */;
+
+-- name: leader_get_sight
+-- Give what a follower sees before it bids: who leads, whether that is a client of ours, and whether one made way.
+SELECT
+    leader.leader_id,
+    leader.expires_at >= coalesce(@now::timestamptz, now()) AS is_running,
+    leader.leader_id = @client_id
+    OR EXISTS (
+        SELECT FROM /* schema */millhand_client AS client WHERE client.id = leader.leader_id
+    ) AS is_known,
+    EXISTS (
+        SELECT
+        FROM /* schema */millhand_client AS client
+        WHERE client.made_way_at > coalesce(@now::timestamptz, now()) - @patience::interval
+    ) AS has_made_way
+FROM (SELECT) AS nothing
+LEFT JOIN /* schema *//* leader_table */ AS leader ON TRUE;
 
 -- name: leader_request_resign
 -- Ask whoever leads to resign.
-SELECT pg_notify(/* schema_name */ || '.river_leadership', @payload::text);
+SELECT pg_notify(/* schema_name */ || './* leader_topic */', @payload::text);
 
 -- name: leader_resign
 -- End a term and announce it, if it is still this one.
@@ -44,7 +61,7 @@ WITH locked AS MATERIALIZED (
     SELECT
         name,
         leader_id
-    FROM /* schema */river_leader
+    FROM /* schema *//* leader_table */
     WHERE leader_id = @leader_id
     AND elected_at = @elected_at
     FOR UPDATE
@@ -54,13 +71,13 @@ notified AS MATERIALIZED (
     SELECT
         name,
         pg_notify(
-            /* schema_name */ || '.river_leadership',
+            /* schema_name */ || './* leader_topic */',
             json_build_object('leader_id', leader_id, 'action', 'resigned')::text
         ) AS notified
     FROM locked
 )
 
-DELETE FROM /* schema */river_leader AS leader
+DELETE FROM /* schema *//* leader_table */ AS leader
 USING notified
 WHERE leader.name = notified.name
 RETURNING leader.leader_id;

@@ -1,7 +1,12 @@
-"""Statements about the leader's term: a lease in one row, by the database's clock."""
+"""
+Statements about a leader's term: a lease in one row, by the database's clock.
+
+There are two offices, each with a row of its own: River's, for which clients of every language bid, and ours.
+"""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -11,16 +16,42 @@ from millhand.job import ClientId
 from millhand.store.query import Query, Row, parse_none
 
 
+class Office(enum.StrEnum):
+    """
+    What one client does for all during its term; the value is what the log calls it.
+
+    River's is to sweep its tables, as its clients do too. Ours is to insert the periodic jobs of Python's clients.
+    """
+
+    RIVER = "river"
+    PERIODIC = "periodic"
+
+
 class LeaderRow(msgspec.Struct, frozen=True):
-    """The row of `river_leader`: one term of one client. Instants are aware, to the microsecond."""
+    """The row of an office: one term of one client. Instants are aware, to the microsecond."""
 
     leader_id: ClientId
     elected_at: datetime
     expires_at: datetime
 
 
+class LeaderSight(msgspec.Struct, frozen=True):
+    """
+    What a follower sees before it bids.
+
+    `is_known` says that the leader is, or was, a client of ours; `has_made_way` that one of ours gave up a term for
+    clients of another language, no longer ago than they are given time to take it. `leader_id` is None if there is no
+    row; one whose term is over is there until somebody else is elected.
+    """
+
+    leader_id: ClientId | None
+    is_running: bool
+    is_known: bool
+    has_made_way: bool
+
+
 def leader_attempt_elect(
-    *, leader_id: ClientId, ttl: timedelta, now: datetime | None = None
+    *, leader_id: ClientId, ttl: timedelta, now: datetime | None = None, office: Office = Office.RIVER
 ) -> Query[LeaderRow | None]:
     """
     Begin a term of `ttl` if none runs, or only an expired one; None if another leads.
@@ -28,11 +59,17 @@ def leader_attempt_elect(
     Concurrency: safe to race; one wins.
     Source: River v0.51.2, river_leader.sql `LeaderAttemptElect`, `LeaderDeleteExpired`.
     """
-    return Query("leader_attempt_elect", {"leader_id": leader_id, "ttl": ttl, "now": now}, _parse)
+    params = {"leader_id": leader_id, "ttl": ttl, "now": now}
+    return Query("leader_attempt_elect", params, _parse, fragments=_FRAGMENTS[office])
 
 
 def leader_attempt_reelect(
-    *, leader_id: ClientId, elected_at: datetime, ttl: timedelta, now: datetime | None = None
+    *,
+    leader_id: ClientId,
+    elected_at: datetime,
+    ttl: timedelta,
+    now: datetime | None = None,
+    office: Office = Office.RIVER,
 ) -> Query[LeaderRow | None]:
     """
     Renew a term, which then ends `ttl` from now; None if it has expired or was taken.
@@ -40,38 +77,58 @@ def leader_attempt_reelect(
     Source: River v0.51.2, river_leader.sql `LeaderAttemptReelect`.
     """
     params = {"leader_id": leader_id, "elected_at": elected_at, "ttl": ttl, "now": now}
-    return Query("leader_attempt_reelect", params, _parse)
+    return Query("leader_attempt_reelect", params, _parse, fragments=_FRAGMENTS[office])
 
 
-def leader_delete_expired(*, now: datetime | None = None) -> Query[bool]:
+def leader_delete_expired(*, now: datetime | None = None, office: Office = Office.RIVER) -> Query[bool]:
     """Delete a term that has expired, and say whether there was one; `leader_attempt_elect` does not need it."""
-    return Query("leader_delete_expired", {"now": now}, bool)
+    return Query("leader_delete_expired", {"now": now}, bool, fragments=_FRAGMENTS[office])
 
 
-def leader_get() -> Query[LeaderRow | None]:
+def leader_get(*, office: Office = Office.RIVER) -> Query[LeaderRow | None]:
     """Give the term's row, expired or not; None if nobody leads."""
-    return Query("leader_get", {}, _parse)
+    return Query("leader_get", {}, _parse, fragments=_FRAGMENTS[office])
 
 
-def leader_request_resign() -> Query[None]:
+def leader_get_sight(
+    *, client_id: ClientId, patience: timedelta, now: datetime | None = None
+) -> Query[LeaderSight]:
+    """Give what a follower sees of River's office; needs the tables of clients."""
+    params = {"client_id": client_id, "patience": patience, "now": now}
+    return Query("leader_get_sight", params, _parse_sight, fragments=_FRAGMENTS[Office.RIVER])
+
+
+def leader_request_resign(*, office: Office = Office.RIVER) -> Query[None]:
     """
     Ask whoever leads to resign.
 
     Source: River v0.51.2, client.go `requestResignTx`.
     """
-    return Query(
-        "leader_request_resign", {"payload": '{"action":"request_resign","leader_id":""}'}, parse_none
-    )
+    params = {"payload": '{"action":"request_resign","leader_id":""}'}
+    return Query("leader_request_resign", params, parse_none, fragments=_FRAGMENTS[office])
 
 
-def leader_resign(*, leader_id: ClientId, elected_at: datetime) -> Query[bool]:
+def leader_resign(*, leader_id: ClientId, elected_at: datetime, office: Office = Office.RIVER) -> Query[bool]:
     """
     End a term and announce it; False if it was no longer this one, and then nothing is announced.
 
     Source: River v0.51.2, river_leader.sql `LeaderResign`.
     """
-    return Query("leader_resign", {"leader_id": leader_id, "elected_at": elected_at}, bool)
+    params = {"leader_id": leader_id, "elected_at": elected_at}
+    return Query("leader_resign", params, bool, fragments=_FRAGMENTS[office])
+
+
+# Not `millhand_leadership`, as River's is called: behind the longest schema a channel's name would be too long.
+_FRAGMENTS = {
+    Office.RIVER: (("leader_table", "river_leader"), ("leader_topic", "river_leadership")),
+    Office.PERIODIC: (("leader_table", "millhand_leader"), ("leader_topic", "millhand_leader")),
+}
 
 
 def _parse(rows: Sequence[Row]) -> LeaderRow | None:
     return LeaderRow(*rows[0]) if rows else None
+
+
+def _parse_sight(rows: Sequence[Row]) -> LeaderSight:
+    leader_id, is_running, is_known, has_made_way = rows[0]
+    return LeaderSight(leader_id, bool(is_running), bool(is_known), has_made_way)

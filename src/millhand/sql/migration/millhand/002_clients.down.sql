@@ -1,0 +1,2 @@
+DROP TABLE /* schema */millhand_leader;
+DROP TABLE /* schema */millhand_client;

@@ -1,0 +1,153 @@
+"""Statements about clients: that they are there, who they are, and who else is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from millhand.fleet import LANGUAGE, ClientRow, state_of
+from millhand.job import ClientId
+from millhand.store.query import Query, Row
+
+# River's producers touch the row of their queue every ten minutes, and a little more.
+FOREIGN_WITHIN = timedelta(minutes=11)
+# A client of ours that has touched the row of a queue says so with its next report.
+REPORT_GRACE = timedelta(seconds=10)
+# Of each state the newest attempts: who works much is among them, and who works little is so where nobody works much.
+NUM_ATTEMPTS = 500
+
+
+class ClientReport(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a client says of itself.
+
+    `queues` are the names with how many jobs at once; `queue_updates` the names with the `updated_at` that this client
+    gave to the queue's row last.
+    """
+
+    id: ClientId
+    hostname: str
+    kinds: Sequence[str]
+    pid: int
+    queue_updates: Mapping[str, datetime]
+    queues: Mapping[str, int]
+    report_interval: timedelta
+    version: str
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """
+    A report as it was written.
+
+    `before_at` is the start of whoever wrote the row before, this client or another one of the name; None if nobody.
+    """
+
+    started_at: datetime
+    queue_updates: dict[str, datetime]
+    before_at: datetime | None
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """A client, or the touch of a queue's row, that speaks of somebody who is no client of ours."""
+
+    what: str  # client, queue
+    name: str
+    seen_at: datetime
+
+
+def client_get_shape() -> Query[bool]:
+    """Say whether the tables of clients are there."""
+    return Query("client_get_shape", {}, lambda rows: bool(rows[0][0]))
+
+
+def client_report(
+    report: ClientReport, *, started_at: datetime | None, now: datetime | None = None
+) -> Query[Reported]:
+    """
+    Say that a client is there; `started_at` is None for its first report, which begins its life.
+
+    The first report adds the queues that a client of that name touched before; nobody else would own up to them.
+    """
+    params = {
+        "hostname": report.hostname,
+        "id": report.id,
+        "kinds": list(report.kinds),
+        "language": LANGUAGE,
+        "now": now,
+        "pid": report.pid,
+        "queue_updates": _encode({name: at.isoformat() for name, at in report.queue_updates.items()}),
+        "queues": _encode(dict(report.queues)),
+        "report_interval": report.report_interval,
+        "started_at": started_at,
+        "version": report.version,
+    }
+    return Query("client_report", params, _parse_reported)
+
+
+def client_stop(*, id: ClientId, started_at: datetime, now: datetime | None = None) -> Query[bool]:
+    """Say that a client has stopped; False if its row is gone, or that of another one of its name."""
+    return Query("client_stop", {"id": id, "started_at": started_at, "now": now}, bool)
+
+
+def client_make_way(*, id: ClientId, now: datetime | None = None) -> Query[bool]:
+    """Say that a client is about to give up River's term for clients of another language."""
+    return Query("client_make_way", {"id": id, "now": now}, bool)
+
+
+def client_list(*, now: datetime | None = None) -> Query[list[ClientRow]]:
+    """Give the clients of ours that are known, by the time of their start; who leads is not looked at."""
+    return Query("client_list", {"now": now}, lambda rows: [_parse_row(row) for row in rows])
+
+
+def client_get_foreign(
+    *,
+    within: timedelta = FOREIGN_WITHIN,
+    now: datetime | None = None,
+    report_grace: timedelta = REPORT_GRACE,
+) -> Query[list[Sighting]]:
+    """
+    Give what was seen, `within` of now, of clients that are not ours.
+
+    A touch of a queue's row that is not older than `report_grace` is left out: one of ours may be about to own up to it.
+    """
+    params = {"limit": NUM_ATTEMPTS, "now": now, "report_grace": report_grace, "within": within}
+    return Query("client_get_foreign", params, lambda rows: [Sighting(*row) for row in rows])
+
+
+def client_delete_gone(*, last_seen_horizon: datetime) -> Query[list[ClientId]]:
+    """Delete clients that have been silent since the horizon, but for those that hold jobs which run."""
+    params = {"last_seen_horizon": last_seen_horizon}
+    return Query("client_delete_gone", params, lambda rows: [ClientId(row[0]) for row in rows])
+
+
+def _encode(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _parse_reported(rows: Sequence[Row]) -> Reported:
+    started_at, queue_updates, before_at = rows[0]
+    decoded = msgspec.json.decode(queue_updates, type=dict[str, datetime])
+    return Reported(started_at, decoded, before_at)
+
+
+def _parse_row(row: Row) -> ClientRow:
+    (id, language, version, hostname, pid, kinds, queues) = row[:7]
+    (report_seconds, started_at, last_seen_at, stopped_at, silent_seconds) = row[7:]
+    return ClientRow(
+        id=id,
+        hostname=hostname,
+        kinds=tuple(kinds),
+        language=language,
+        last_seen_at=last_seen_at,
+        pid=pid,
+        queues=msgspec.json.decode(queues, type=dict[str, int]),
+        report_interval=timedelta(seconds=report_seconds),
+        started_at=started_at,
+        state=state_of(
+            is_stopped=stopped_at is not None, report_seconds=report_seconds, silent_seconds=silent_seconds
+        ),
+        stopped_at=stopped_at,
+        version=version,
+    )
