@@ -7,7 +7,7 @@ A `JobSignal` is not an error: it is a worker's word on its own job.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 
@@ -63,18 +63,21 @@ class UnknownKind(MillhandError):
 
 
 class SchemaError(MillhandError):
-    """The database's schema is not at the version that this release needs."""
+    """The database's schema is not at the version that this release needs; `missing` are those that it lacks."""
 
-    def __init__(self, schema: str, *, expected: int, found: int | None, line: str = "main") -> None:
-        have = "has no migrations" if found is None else f"is at migration {found}"
+    def __init__(
+        self, schema: str, *, expected: int, found: int | None, line: str = "main", missing: Sequence[int] = ()
+    ) -> None:
+        option = f" --schema {schema}" if schema not in ("", "public") else ""
         super().__init__(
-            f"schema {schema or 'of the search path'!r} {have} of line {line!r}, this release needs {expected}; "
-            "run: millhand migrate up"
+            f"schema {schema or 'of the search path'!r} {_have(found, expected, missing)} of line {line!r}, "
+            f"this release needs {expected}; run: millhand migrate up{option}"
         )
         self.schema = schema
         self.expected = expected
         self.found = found
         self.line = line
+        self.missing = tuple(missing)
 
 
 class MigrationError(MillhandError):
@@ -157,3 +160,12 @@ class JobSnooze(JobSignal):
             raise ValueError(f"snooze delay must not be negative, got {delay!r}")
         super().__init__(f"snoozed for {delay.total_seconds():g} s")
         self.delay = delay
+
+
+def _have(found: int | None, expected: int, missing: Sequence[int]) -> str:
+    """Return what a schema has instead of migration `expected`."""
+    if found is None:
+        return "has no migrations"
+    if found < expected or not missing:
+        return f"is at migration {found}"
+    return f"lacks migration {', '.join(map(str, missing))}"

@@ -14,6 +14,7 @@ Source: River v0.51.2, rivermigrate/river_migrate.go.
 from __future__ import annotations
 
 import enum
+import logging
 import re
 import time
 from collections.abc import Collection, Sequence
@@ -35,6 +36,8 @@ from millhand.store.migration import (
     migration_insert,
     migration_lock,
 )
+
+logger = logging.getLogger(__name__)
 
 LINE_MAIN = "main"
 # What the line makes that would be in the way of somebody else's, or he in its.
@@ -186,9 +189,10 @@ class Migrator:
         if not shape.has_schema:
             raise MigrationError(_missing_schema(self.schema or shape.schema_name))
         if self.line != LINE_MAIN and not shape.has_line:
+            option = f" --schema {self.schema}" if self.schema else ""
             raise MigrationError(
                 f"line {self.line!r} needs line {LINE_MAIN!r} at version {LINE_VERSION} or later; "
-                f"run: millhand migrate up --line {LINE_MAIN}"
+                f"run: millhand migrate up --line {LINE_MAIN}{option}"
             )
         return await _get_versions(executor, self.line, shape)
 
@@ -231,7 +235,7 @@ class Migrator:
 
 async def require_schema(executor: Executor, schema: str = "", line: str = LINE_MAIN) -> None:
     """
-    Return if all versions of `line` that this release knows are applied.
+    Return if all versions of `line` that this release knows are applied; newer ones are only told of in the log.
 
     Raises: SchemaError.
     """
@@ -239,9 +243,12 @@ async def require_schema(executor: Executor, schema: str = "", line: str = LINE_
     shape = await executor.run(migration_get_shape())
     is_readable = shape.has_table and (shape.has_line or line == LINE_MAIN)
     applied = await _get_versions(executor, line, shape) if is_readable else frozenset()
-    if known - applied:
-        found = max(applied, default=None)
-        raise SchemaError(schema or shape.schema_name or "", expected=max(known), found=found, line=line)
+    name, expected, found = schema or shape.schema_name or "", max(known), max(applied, default=None)
+    if missing := sorted(known - applied):
+        raise SchemaError(name, expected=expected, found=found, line=line, missing=missing)
+    if found is not None and found > expected:
+        fields = {"schema": name, "line": line, "found": found, "expected": expected}
+        logger.info("schema is newer than this release", extra=fields)
 
 
 @cache

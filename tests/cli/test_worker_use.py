@@ -207,7 +207,7 @@ async def test_worker_without_its_schema_says_what_to_run(
     assert result.code == 1
     assert result.err == (
         "error: schema 'empty_for_worker' has no migrations of line 'main', this release needs 8; "
-        "run: millhand migrate up\n"
+        "run: millhand migrate up --schema empty_for_worker\n"
     )
 
 

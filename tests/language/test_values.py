@@ -269,6 +269,14 @@ async def test_hooks_and_middleware_that_say_nothing_change_nothing() -> None:
             {"schema": "", "found": None, "line": "millhand"},
         ),
         (
+            SchemaError("jobs", expected=8, found=9, missing=[6, 8]),
+            (
+                "schema 'jobs' lacks migration 6, 8 of line 'main', this release needs 8; "
+                "run: millhand migrate up --schema jobs"
+            ),
+            {"schema": "jobs", "expected": 8, "found": 9, "missing": (6, 8)},
+        ),
+        (
             OperationTimeout("job_get_available", 2.5),
             "job_get_available must answer within 2.5 s, got no answer",
             {"operation": "job_get_available", "seconds": 2.5},

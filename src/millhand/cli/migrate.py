@@ -172,8 +172,9 @@ def validate(config_path: Path | None, *, schema: str | None, line: str | None) 
     found = _run(_settings(config_path, schema), lambda driver: _statuses(driver, _chosen(line)))
     missing = [f"{name} {status.version}" for name, status in found if not status.is_applied]
     if missing:
+        option = f" --schema {schema}" if schema else ""
         raise NotDone(
-            f"all versions must be applied, missing: {', '.join(missing)}; run: millhand migrate up"
+            f"all versions must be applied, missing: {', '.join(missing)}; run: millhand migrate up{option}"
         )
     say("all versions are applied")
 
