@@ -146,7 +146,7 @@ class Room:
         self.connection = connection
         self.driver = driver
         self.go = program
-        self.prefix = f"{driver.schema}." if driver.schema else ""
+        self.prefix = f'"{driver.schema}".' if driver.schema else ""
         self.schema = driver.schema
         self.told = program.told = Told()
         self.url = url
