@@ -43,6 +43,11 @@ demo: (_install "run")
 bench *args: (_install "run")
     @exec .venv/bin/millhand bench "$@"
 
+# River and Millhand under load together: six processes, 100,000 jobs, two kills every five seconds; needs Go
+[no-exit-message]
+chaos-river *args: (_install "test")
+    @exec {{ python }} tests/interop/chaos_river.py "$@"
+
 # Build the documentation into site/
 docs: (_install "dev")
     @{{ python }} -m zensical build --strict

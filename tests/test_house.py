@@ -20,6 +20,8 @@ SLEEPERS = {
     "src/millhand/embedded/process.py": "a process that is nobody's child",
     "src/millhand/orphans/sweep.py": "the pace at which objects are taken away",
     "tests/acceptance/test_worker.py": "a file that another process makes",
+    "tests/interop/chaos_member.py": "work that takes its time",
+    "tests/interop/chaos_river.py": "the pace of a load",
 }
 LEAVE_RUNNING = ("job_complete_many", "job_rescue_many", "job_set_state_if_running_many")
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:root|work|Users)/\w")

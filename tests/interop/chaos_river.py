@@ -1,0 +1,335 @@
+"""
+River and Millhand under load together: three working clients of each language, and a kill of each now and then.
+
+    python tests/interop/chaos_river.py --jobs 100000 --seconds 180 --seed 1
+
+Both languages insert the jobs of a plan (`chaos_plan.py`), six processes work them, whoever is elected leads, and one
+process of each language is killed every five seconds and another started in its place. When all jobs are finalized, the
+audit (`chaos_audit.py`) judges tables and journals. Prints what happened; ends with 1 if anything is wrong. The same
+seed gives the same jobs, the same ends of their attempts and the same victims; what runs when is the machine's affair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+import asyncpg
+from chaos_audit import FINAL_STATES, Evidence, audit, longest_wait_seconds, row_of
+from chaos_journal import read_journals
+from chaos_plan import HELD_KIND, KINDS, QUEUES, ChaosJob, now, plan
+from interop_room import LANGUAGES, GoHand, Hand, Language, PythonHand
+from river_program import RiverProgram, built_river, started, started_river
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.embedded import embedded_postgres
+from millhand.migrate import Migrator, lines
+
+NUM_PROCESSES = 3  # of each language
+BATCH_SIZE = 250
+KILL_SECONDS = 5.0
+MAX_WORKERS = 20  # of each queue
+JOB_TIMEOUT_SECONDS = 8.0
+RESCUE_SECONDS = 10.0
+RETRY_SECONDS = 0.05
+# A rescuer sweeps when a term begins and every half a minute; terms that end sooner make the tail of a run shorter.
+RESIGN_SECONDS = RESCUE_SECONDS
+# How long all may take behind the last insert before it is called lost.
+DRAIN_SECONDS = 240.0
+POSTGRES_SETTINGS = {"max_connections": "300"}
+
+
+@dataclass(kw_only=True)
+class Options:
+    """How much, how long."""
+
+    jobs: int
+    seconds: float
+    seed: int
+    kill_seconds: float = KILL_SECONDS
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What happened, and what is wrong with it."""
+
+    num_kills: int
+    violations: Sequence[str]
+    figures: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.figures))
+        told = [f"{name:<{width}}  {value}" for name, value in self.figures.items()]
+        return "\n".join([*told, f"{'violations':<{width}}  {len(self.violations)}", *self.violations[:50]])
+
+
+class Fleet:
+    """The working processes. `killed_at` says when those were dead that were killed."""
+
+    def __init__(self, url: str, schema: str, directory: Path, program: Path) -> None:
+        self.killed_at: dict[str, float] = {}
+        self._directory = directory
+        self._numbers = count(1)
+        self._program = program
+        self._schema = schema
+        self._stack = contextlib.AsyncExitStack()
+        self._url = url
+        self._working: dict[Language, list[tuple[str, RiverProgram]]] = {"go": [], "python": []}
+
+    async def __aenter__(self) -> Self:
+        await asyncio.gather(*(self._start(language) for language in LANGUAGES for _ in range(NUM_PROCESSES)))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop all in order: what was done is written."""
+        await self._stack.aclose()
+
+    async def kill_one(self, language: Language, chance: random.Random) -> None:
+        """Kill a process, and start another in its place."""
+        id, process = self._working[language].pop(chance.randrange(NUM_PROCESSES))
+        await process.kill()
+        self.killed_at[id] = time.time()
+        await self._start(language)
+
+    async def _start(self, language: Language) -> None:
+        id = f"{language}_{next(self._numbers)}"
+        settings = {
+            "id": id,
+            "job_timeout_seconds": JOB_TIMEOUT_SECONDS,
+            "journal": str(self._directory / f"{id}.journal"),
+            "kinds": KINDS,
+            "queues": dict.fromkeys(QUEUES, MAX_WORKERS),
+            "rescue_seconds": RESCUE_SECONDS,
+            "retry_seconds": RETRY_SECONDS,
+            "schema": self._schema,
+        }
+        if language == "go":
+            process = await self._stack.enter_async_context(started_river(self._program, self._url))
+            await process.call("chaos", **settings)
+        else:
+            member = str(Path(__file__).with_name("chaos_member.py"))
+            command = (sys.executable, member, self._url, json.dumps(settings))
+            process = await self._stack.enter_async_context(started(command))
+            await process.told.wait("started", client=id)
+        self._working[language].append((id, process))
+
+
+class Load:
+    """One run, on a schema that is there and empty."""
+
+    def __init__(self, url: str, schema: str, options: Options) -> None:
+        self._url = url
+        self._schema = schema
+        self._options = options
+        self._plan = plan(options.seed, options.jobs)
+        self._skipped: dict[int, list[bool]] = defaultdict(list)
+
+    async def run(self, directory: Path) -> Report:
+        """Insert, work, kill, and judge."""
+        program = Path(shutil.copy(built_river(), directory / "river"))
+        async with (
+            self._connected() as connection,
+            started_river(program, self._url) as river,
+            Client(self._url, Config(schema=self._schema, client_id="control")) as client,
+        ):
+            hands = (GoHand(river, self._schema), PythonHand(client))
+            async with Fleet(self._url, self._schema, directory, program) as fleet:
+                began_at = time.monotonic()
+                is_worked_off = asyncio.Event()
+                async with asyncio.TaskGroup() as others:
+                    cancelling = others.create_task(self._cancel_held(connection, hands))
+                    killing = others.create_task(self._kill(fleet, is_worked_off))
+                    await self._insert(hands)
+                    await self._worked_off()
+                    is_worked_off.set()
+                    await killing
+                    insert_seconds = time.monotonic() - began_at
+                    await self._drained(hands)
+                    cancelling.cancel()
+                seconds = time.monotonic() - began_at
+            evidence = await self._evidence(connection, directory, fleet)
+        return report(self._options, evidence, insert_seconds, seconds)
+
+    async def _insert(self, hands: Sequence[Hand]) -> None:
+        """Insert by both languages in turn, evenly over the time; a unique job once more by the other one, later."""
+        batches = [self._plan[n : n + BATCH_SIZE] for n in range(0, len(self._plan), BATCH_SIZE)]
+        began_at = time.monotonic()
+        again: list[ChaosJob] = []
+        for number, batch in enumerate(batches):
+            hand, other = hands[number % 2], hands[(number + 1) % 2]
+            await asyncio.gather(self._insert_batch(hand, batch), self._insert_batch(other, again))
+            again = [job for job in batch if job.is_unique]
+            due_at = began_at + self._options.seconds * (number + 1) / len(batches)
+            await asyncio.sleep(max(0.0, due_at - time.monotonic()))
+        await self._insert_batch(hands[0], again)
+
+    async def _insert_batch(self, hand: Hand, batch: Sequence[ChaosJob]) -> None:
+        if not batch:
+            return
+        inserted_at = now()
+        results = await hand.insert_many([job.inserted(inserted_at) for job in batch])
+        for job, result in zip(batch, results, strict=True):
+            self._skipped[job.n].append(result["skipped"])
+
+    async def _kill(self, fleet: Fleet, ended: asyncio.Event) -> None:
+        chance = random.Random(self._options.seed)  # noqa: S311 - a seed must give the same victims again
+        while not ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), self._options.kill_seconds)
+                return
+            await asyncio.gather(*(fleet.kill_one(language, chance) for language in LANGUAGES))
+
+    async def _cancel_held(self, connection: asyncpg.Connection, hands: Sequence[Hand]) -> None:
+        """Cancel what is held until it is cancelled, by both languages in turn."""
+        sql = f"""
+            SELECT id FROM {self._schema}.river_job
+            WHERE kind = $1 AND finalized_at IS NULL AND NOT metadata ? 'cancel_attempted_at'
+        """
+        for number in count():
+            ids = [record["id"] for record in await connection.fetch(sql, HELD_KIND)]
+            await asyncio.gather(*(hands[(number + id) % 2].cancel(id) for id in ids))
+            await asyncio.sleep(0.2)
+
+    async def _worked_off(self) -> None:
+        """Return when what waits is less than one insert brings."""
+        sql = f"SELECT count(*) FROM {self._schema}.river_job WHERE state = 'available'"
+        async with self._connected() as connection:
+            while await connection.fetchval(sql) > BATCH_SIZE:  # noqa: ASYNC110 - nobody rings
+                await asyncio.sleep(1.0)
+
+    async def _drained(self, hands: Sequence[Hand]) -> None:
+        """Return when all is finalized, or when it will never be."""
+        sql = f"SELECT EXISTS (SELECT FROM {self._schema}.river_job WHERE finalized_at IS NULL)"
+        async with self._connected() as connection:
+            for number in range(int(DRAIN_SECONDS)):
+                if not await connection.fetchval(sql):
+                    return
+                if number % RESIGN_SECONDS == RESIGN_SECONDS - 1:
+                    await hands[number % 2].request_resign()
+                await asyncio.sleep(1.0)
+
+    async def _evidence(self, connection: asyncpg.Connection, directory: Path, fleet: Fleet) -> Evidence:
+        sql = f"""
+            SELECT id, args, attempt, attempted_by, errors, metadata, state::text, unique_key
+            FROM {self._schema}.river_job ORDER BY id
+        """
+        rows = [row_of(dict(record)) for record in await connection.fetch(sql)]
+        return Evidence(
+            executions=read_journals(directory),
+            killed_at=fleet.killed_at,
+            plan=self._plan,
+            rows=rows,
+            skipped=self._skipped,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
+        connection = await asyncpg.connect(self._url)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+def report(options: Options, evidence: Evidence, insert_seconds: float, seconds: float) -> Report:
+    """Return the figures, and the audit's word."""
+    states = Counter(row.state for row in evidence.rows)
+    by_language = Counter(one.client.split("_")[0] for one in evidence.executions)
+    killed = Counter(client.split("_")[0] for client in evidence.killed_at)
+    acts = Counter(one.act for one in evidence.executions)
+    num_rescued = sum(len(row.rescued) for row in evidence.rows)
+    num_written = sum(1 for row in evidence.rows if row.state in FINAL_STATES)
+    cut_short = sum(1 for one in evidence.executions if one.ended_at is None)
+    figures = {
+        "seed": str(options.seed),
+        "jobs": f"{num_written:,} finalized of {options.jobs:,}: {_counts(states)}",
+        "inserted in": f"{insert_seconds:.0f} s, {options.jobs / insert_seconds:,.0f} jobs/s",
+        "all finalized after": f"{seconds:.0f} s",
+        "executions": f"{len(evidence.executions):,}: {_counts(by_language)}",
+        "ends": _counts(acts),
+        "kills": f"{len(evidence.killed_at)}: {_counts(killed)}",
+        "cut short by a kill": f"{cut_short:,} executions",
+        "rescued": f"{num_rescued:,} attempts",
+        "longest wait after a kill": f"{longest_wait_seconds(evidence):.1f} s",
+        "unique inserts skipped": f"{sum(map(sum, evidence.skipped.values())):,}",
+    }
+    return Report(num_kills=len(evidence.killed_at), violations=audit(evidence), figures=figures)
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in counter.most_common())
+
+
+@contextlib.contextmanager
+def server_url(given: str | None, directory: Path) -> Iterator[str]:
+    """Bring a PostgreSQL with durable settings, or take the one that is given."""
+    if given is not None:
+        yield given
+        return
+    with embedded_postgres(directory / "postgres", POSTGRES_SETTINGS) as server:
+        yield server.url
+
+
+@contextlib.asynccontextmanager
+async def new_schema(url: str) -> AsyncIterator[str]:
+    """Make a migrated schema, and drop it in the end."""
+    schema = f"chaos_{random.randrange(10**9)}"  # noqa: S311 - only new, not secret
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    driver = AsyncpgDriver(url, schema)
+    await driver.open()
+    for line in lines():
+        await Migrator(driver, line).up()
+    await driver.close()
+    try:
+        yield schema
+    finally:
+        await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+        await connection.close()
+
+
+async def chaos(url: str, options: Options, directory: Path) -> Report:
+    """Run once, in a schema of its own."""
+    async with new_schema(url) as schema:
+        return await Load(url, schema, options).run(directory)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=180.0, help="over which the jobs are inserted")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--database-url", help="a server of yours instead of the embedded one")
+    parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="leave the journals there")
+    given = parser.parse_args()
+    options = Options(jobs=given.jobs, seconds=given.seconds, seed=given.seed)
+    with tempfile.TemporaryDirectory(prefix="millhand-chaos-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # the user that a root's server runs as has to enter it
+        journals = given.keep or directory
+        journals.mkdir(parents=True, exist_ok=True)
+        with server_url(given.database_url, directory) as url:
+            told = asyncio.run(chaos(url, options, journals))
+    print(told)
+    sys.exit(1 if told.violations else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The load test in little, and that its audit notices what it is there for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos_audit import RESCUED, Evidence, Row, audit, fate
+from chaos_journal import Execution, Journal, read_journals
+from chaos_plan import ChaosJob, act_of, plan
+from chaos_river import Options, chaos
+
+SECONDS = 60.0
+NUM_JOBS = 15_000
+NUM_KILLS = 11
+
+
+@pytest.mark.slow
+async def test_load_together_is_survived(postgres_url: str, river_path: Path, tmp_path: Path) -> None:
+    """39: chaos: process_kill_restart_and_rescue; 6 processes, two killed every 5 s, and each job ends as it must."""
+    assert river_path
+    report = await chaos(postgres_url, Options(jobs=NUM_JOBS, seconds=SECONDS, seed=1), tmp_path)
+
+    assert report.violations == [], str(report)
+    assert report.num_kills >= 2 * NUM_KILLS
+
+
+def test_plan_follows_from_its_seed() -> None:
+    """39: A run can be played again: the same seed gives the same jobs, another one others."""
+    assert plan(7, 200) == plan(7, 200)
+    assert plan(7, 200) != plan(8, 200)
+
+
+def test_plan_holds_all_that_can_happen() -> None:
+    """39: Among a thousand jobs there are all fates, kinds, queues and priorities."""
+    jobs = plan(1, 1000)
+
+    assert {fate(job, set()).state for job in jobs} == {"cancelled", "completed", "discarded"}
+    assert {act for job in jobs for act in job.acts} == {"fail", "panic", "cancel", "hold"}
+    assert {job.priority for job in jobs} == {1, 2, 3, 4}
+    assert len({job.queue for job in jobs}) == len({job.kind for job in jobs}) == 3
+    assert {job.is_unique for job in jobs} == {bool(job.snoozes) for job in jobs} == {True, False}
+
+
+def test_attempts_end_as_the_audit_expects() -> None:
+    """39: The worker's rule and the audit's agree about every job of a plan that nobody kills or holds."""
+    for job in plan(3, 2000):
+        if "hold" in job.acts:
+            continue
+        attempt, snoozes, errors = 1, 0, []
+        while (act := act_of(job.args(), attempt, snoozes)) not in ("complete", "cancel"):
+            if act == "snooze":
+                snoozes += 1
+                continue
+            errors.append(attempt)
+            if attempt == job.max_attempts:
+                break
+            attempt += 1
+        expected = fate(job, set())
+        assert (expected.attempt, expected.snoozes) == (attempt, snoozes), job
+        assert expected.error_attempts == tuple(errors if act != "cancel" else [*errors, attempt]), job
+
+
+def test_journal_of_a_killed_process_is_read(tmp_path: Path) -> None:
+    """39: An attempt without an end was cut short; the others have theirs, side by side as they were."""
+    journal = Journal(tmp_path / "python_1.journal")
+    journal.note("begin", 1, 1, 0, "fail")
+    journal.note("begin", 2, 1, 0, "complete")
+    journal.note("end", 1, 1, 0, "fail")
+
+    read = read_journals(tmp_path)
+
+    assert [(one.client, one.job, one.act, one.ended_at is None) for one in read] == [
+        ("python_1", 1, "fail", False),
+        ("python_1", 2, "complete", True),
+    ]
+
+
+# What the audit sees. The world below is in order: job 1 was killed once and then failed and completed, job 2 is unique.
+
+PLAN = (ChaosJob(n=0, acts=("complete", "fail")), ChaosJob(n=1, is_unique=True))
+ROWS = (
+    Row(
+        id=1,
+        args=PLAN[0].args(),
+        attempt=3,
+        attempted_by=["go_1", "python_2", "python_2"],
+        errors=[(1, RESCUED), (2, "boom")],
+        metadata={"river:rescue_count": 1},
+        state="completed",
+    ),
+    Row(
+        id=2,
+        args=PLAN[1].args(),
+        attempt=1,
+        attempted_by=["python_2"],
+        errors=[],
+        metadata={},
+        state="completed",
+        unique_key=b"k",
+    ),
+)
+EXECUTIONS = (
+    Execution("go_1", 1, 1, 0, "complete", 10.0),
+    Execution("python_2", 2, 1, 0, "complete", 11.0, 12.0),
+    Execution("python_2", 1, 2, 0, "fail", 30.0, 31.0),
+    Execution("python_2", 1, 3, 0, "complete", 32.0, 33.0),
+)
+WORLD = Evidence(
+    executions=EXECUTIONS,
+    killed_at={"go_1": 15.0},
+    plan=PLAN,
+    rows=ROWS,
+    skipped={0: [False], 1: [False, True]},
+)
+
+
+def _row(id: int, **fields: Any) -> Callable[[Evidence], Evidence]:
+    def change(world: Evidence) -> Evidence:
+        rows = [dataclasses.replace(row, **fields) if row.id == id else row for row in world.rows]
+        return dataclasses.replace(world, rows=rows)
+
+    return change
+
+
+def _world(**fields: Any) -> Callable[[Evidence], Evidence]:
+    return lambda world: dataclasses.replace(world, **fields)
+
+
+def _executed(*more: Execution) -> Callable[[Evidence], Evidence]:
+    executions = sorted((*EXECUTIONS, *more), key=lambda one: one.began_at)
+    return _world(executions=executions)
+
+
+def test_audit_has_nothing_to_say_of_a_world_in_order() -> None:
+    """39: A killed attempt that was rescued is no violation."""
+    assert audit(WORLD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (_world(rows=ROWS[1:]), "job 0 of the plan must be there once, got 0 rows"),
+        (_world(rows=(*ROWS, ROWS[1])), "job 1 of the plan must be there once, got 2 rows"),
+        (
+            _world(skipped={0: [False], 1: [False, False]}),
+            "job 1 of the plan (unique: True) was inserted with skips",
+        ),
+        (_row(1, unique_key=b"k"), "jobs 1 and 2 hold one unique key"),
+        (_row(2, state="running"), "job 2 (running): must be finalized"),
+        (_row(2, state="discarded"), "job 2 (discarded): must be Fate(state='completed'"),
+        (_row(1, errors=[(1, RESCUED)]), "and errors [(1, 'Stuck job rescued by JobRescuer')]"),
+        (_row(1, metadata={}), "was rescued at [1], and counts None"),
+        (_row(2, metadata={"snoozes": 1}), "must have 0 to 0 snoozes, got 1"),
+        (_row(2, attempted_by=["python_2", "python_2"]), "was fetched 2 times in 1 attempts and 0 snoozes"),
+        (_row(2, attempted_by=["python_3"]), "was executed by python_2 at attempt 1, who had not fetched it"),
+        (_row(2, attempted_by=["python_3"]), "was fetched by python_3, who lives, and not executed"),
+        (
+            _executed(Execution("python_2", 2, 1, 0, "complete", 11.5, 11.6)),
+            "attempt 1 at python_2 began 0.500 s before attempt 1 at python_2 ended",
+        ),
+        (
+            _world(killed_at={"go_1": 30.5}),
+            "attempt 2 at python_2 began 0.500 s before attempt 1 at go_1 ended",
+        ),
+        (_world(killed_at={}), "attempt 1 was rescued, and go_1 lives"),
+        (
+            _world(
+                executions=(dataclasses.replace(EXECUTIONS[0], began_at=5.0, ended_at=6.0), *EXECUTIONS[1:])
+            ),
+            "attempt 1 was rescued, and had ended 9.0 s before go_1 was killed",
+        ),
+        (
+            _world(executions=(*EXECUTIONS[:3], dataclasses.replace(EXECUTIONS[3], ended_at=None))),
+            "began attempt 3 at python_2, who lives, and did not end it",
+        ),
+    ],
+)
+def test_audit_notices(change: Callable[[Evidence], Evidence], fault: str) -> None:
+    """39: Whatever is wrong with the world is said of the job that it is wrong with."""
+    found = audit(change(WORLD))
+
+    assert any(fault in one for one in found), found
