@@ -31,6 +31,7 @@ from millhand.store.migration import (
     MigrationShape,
     migration_delete,
     migration_get_foreign,
+    migration_get_other_lines,
     migration_get_shape,
     migration_get_versions,
     migration_insert,
@@ -148,7 +149,10 @@ class Migrator:
         above = [
             one for one in reversed(self._known) if one.version in applied and one.version > (target or 0)
         ]
-        return await self._migrate(above[:max_steps], Direction.DOWN, dry_run=dry_run)
+        planned = above[:max_steps]
+        if self.line == LINE_MAIN and any(one.version == LINE_VERSION for one in planned):
+            await self._require_alone()
+        return await self._migrate(planned, Direction.DOWN, dry_run=dry_run)
 
     async def list(self) -> tuple[MigrationStatus, ...]:
         """Return all versions of the line, known or applied, from the first."""
@@ -189,10 +193,9 @@ class Migrator:
         if not shape.has_schema:
             raise MigrationError(_missing_schema(self.schema or shape.schema_name))
         if self.line != LINE_MAIN and not shape.has_line:
-            option = f" --schema {self.schema}" if self.schema else ""
             raise MigrationError(
                 f"line {self.line!r} needs line {LINE_MAIN!r} at version {LINE_VERSION} or later; "
-                f"run: millhand migrate up --line {LINE_MAIN}{option}"
+                f"run: millhand migrate up --line {LINE_MAIN}{_option(self.schema)}"
             )
         return await _get_versions(executor, self.line, shape)
 
@@ -205,6 +208,18 @@ class Migrator:
                 f"schema must have nothing of River's names before the first migration, got {foreign[0]!r}; "
                 "rename it, or choose another schema"
             )
+
+    async def _require_alone(self) -> None:
+        """See before the first step down that no other line is recorded where soon none can be."""
+        others = await self._executor.run(migration_get_other_lines(self.line))
+        if not others:
+            return
+        command = f"millhand migrate down --line {others[0]} --target-version 0{_option(self.schema)}"
+        remedy = f"run: {command}" if others[0] in lines() else "take it back by what made it"
+        raise MigrationError(
+            f"other lines must be taken back before line {self.line!r} goes below version {LINE_VERSION}, "
+            f"got {others[0]!r}; {remedy}"
+        )
 
     async def _migrate(
         self, planned: Sequence[Migration], direction: Direction, *, dry_run: bool
@@ -373,6 +388,10 @@ def _missing_schema(schema: str | None) -> str:
     if schema:
         return f'schema must exist before it is migrated, found none named {schema!r}; run: CREATE SCHEMA "{schema}"'
     return "search path must name a schema that exists, found none; set it, or say which schema is meant"
+
+
+def _option(schema: str) -> str:
+    return f" --schema {schema}" if schema else ""
 
 
 def _check_max_steps(max_steps: int | None) -> None:

@@ -98,7 +98,7 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
         (
             ("up", "--line", "millhand"),
             1,
-            "line 'millhand' needs line 'main' at version 5 or later; run: millhand migrate up --line main --schema SCHEMA",
+            "line 'millhand' needs line 'main' at version 5 or later; run: millhand migrate up --line main --schema {here}",
         ),
         (
             ("down", "--target-version", "3"),
@@ -117,7 +117,7 @@ async def test_migrate_refuses_what_cannot_be(
     result = await millhand("migrate", *arguments)
     listed = await millhand("migrate", "list")
 
-    expected = f"error: {message.replace('SCHEMA', schema_name)}\n"
+    expected = f"error: {message.replace('{here}', schema_name)}\n"
     assert (result.code, result.out, result.err) == (code, "", expected)
     assert {line[2] for line in listed.lines} == {"false"}
 

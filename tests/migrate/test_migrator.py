@@ -250,17 +250,25 @@ async def test_line_of_ours_goes_up_and_down(bare: asyncpg.Connection, bare_driv
 async def test_river_s_line_does_not_go_from_under_ours(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
-    """Below version 5 no other line could be recorded, so main does not go there while one is."""
+    """Below version 5 no other line could be recorded, so main does not begin to go there while one is."""
     await Migrator(bare_driver).up()
     await Migrator(bare_driver, "millhand").up()
 
-    said = await refusal(Migrator(bare_driver).down(target=0))
+    planned = await refusal(Migrator(bare_driver).down(target=0, dry_run=True))
+    ours = await refusal(Migrator(bare_driver).down(target=4))
+    await Migrator(bare_driver, "millhand").down(target=0)
+    await bare.execute("INSERT INTO river_migration (line, version) VALUES ('pro', 1)")
+    theirs = await refusal(Migrator(bare_driver).down(target=4))
 
-    assert said.startswith(
-        "version 5 (migration unique client) of line 'main' must go down, got river_migration holds lines other than "
-        "main, which version 4 cannot record; it was rolled back"
+    end = "must be taken back before line 'main' goes below version 5, got"
+    assert (
+        planned
+        == ours
+        == (f"other lines {end} 'millhand'; run: millhand migrate down --line millhand --target-version 0")
     )
-    assert await Migrator(bare_driver).validate() == (6, 7, 8)
+    assert theirs == f"other lines {end} 'pro'; take it back by what made it"
+    assert await Migrator(bare_driver).validate() == ()
+    assert [step.version for step in await Migrator(bare_driver).down(target=5)] == [8, 7, 6]
 
 
 async def test_unknown_line_is_refused(bare_driver: AsyncpgDriver) -> None:

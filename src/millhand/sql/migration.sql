@@ -38,6 +38,13 @@ SELECT version
 FROM /* schema */river_migration
 ORDER BY version;
 
+-- name: migration_get_other_lines
+-- Give the lines of which versions are applied, without one.
+SELECT DISTINCT line
+FROM /* schema */river_migration
+WHERE line <> @line
+ORDER BY line;
+
 -- name: migration_insert
 -- Record that a version of a line was applied.
 INSERT INTO /* schema */river_migration (line, version)

@@ -39,6 +39,11 @@ def migration_get_versions(line: str, *, has_line: bool) -> Query[frozenset[int]
     return Query("migration_get_versions_without_line", {}, _parse_versions)
 
 
+def migration_get_other_lines(line: str) -> Query[list[str]]:
+    """Give the lines of which versions are applied, without `line`; the table must know lines."""
+    return Query("migration_get_other_lines", {"line": line}, lambda rows: [row[0] for row in rows])
+
+
 def migration_insert(line: str, version: int, *, has_line: bool) -> Query[None]:
     """Record that a version was applied."""
     if has_line:
