@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from interop_room import Room
+from migrators import Migrators
 from river_program import RiverProgram, built_river, started_river
 
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -42,4 +43,14 @@ async def room(
     await room.open()
     yield room
     await room.close()
+    await connection.close()
+
+
+@pytest.fixture
+async def migrators(river: RiverProgram, postgres_url: str) -> AsyncIterator[Migrators]:
+    """Both migrators, and schemas of this test's own."""
+    connection = await asyncpg.connect(postgres_url)
+    migrators = Migrators(connection, river, postgres_url)
+    yield migrators
+    await migrators.close()
     await connection.close()

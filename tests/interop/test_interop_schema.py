@@ -2,90 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-import secrets
-from collections.abc import AsyncIterator
-from typing import Any
 
-import asyncpg
 import pytest
 from interop_room import LANGUAGES, Language
-from river_program import RiverError, RiverProgram
+from migrators import OTHER, VERSIONS, Migrators
+from river_program import RiverError
 
-from migrate.catalog import catalog
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MigrationError
 from millhand.migrate import Migrator
-
-VERSIONS = tuple(range(1, 9))
-OTHER: dict[Language, Language] = {"go": "python", "python": "go"}
-
-
-class Migrators:
-    """Both migrators, on schemas that are made for the test."""
-
-    def __init__(self, connection: asyncpg.Connection, program: RiverProgram, url: str) -> None:
-        self.connection = connection
-        self.drivers: dict[str, AsyncpgDriver] = {}
-        self.program = program
-        self.url = url
-
-    async def new_schema(self) -> str:
-        schema = f"interop_{secrets.token_hex(6)}"
-        await self.connection.execute(f"CREATE SCHEMA {schema}")
-        self.drivers[schema] = AsyncpgDriver(self.url, schema)
-        await self.drivers[schema].open()
-        return schema
-
-    def ours(self, schema: str) -> Migrator:
-        return Migrator(self.drivers[schema])
-
-    async def up(self, language: Language, schema: str, target: int | None = None) -> list[int]:
-        """Return the versions that were applied."""
-        if language == "python":
-            return [step.version for step in await self.ours(schema).up(target=target)]
-        return await self.call("migrate", schema, direction="up", target=target or 0)
-
-    async def down(self, language: Language, schema: str) -> list[int]:
-        """Take one version back."""
-        if language == "python":
-            return [step.version for step in await self.ours(schema).down()]
-        return await self.call("migrate", schema, direction="down")
-
-    async def call(self, op: str, schema: str, **parameters: Any) -> Any:
-        return await self.program.call(op, schema=schema, **parameters)
-
-    async def catalog(self, schema: str) -> Any:
-        """Return what is in a schema, told without its name."""
-        return json.loads(json.dumps(await catalog(self.connection, schema)).replace(schema, "schema"))
-
-    async def records(self, schema: str) -> list[tuple[Any, ...]]:
-        """Return the versions that are recorded, with their lines where there are any."""
-        columns = [
-            row[0]
-            for row in await self.connection.fetch(
-                "SELECT column_name FROM information_schema.columns "
-                "WHERE table_schema = $1 AND table_name = 'river_migration' AND column_name IN ('line', 'version') "
-                "ORDER BY 1",
-                schema,
-            )
-        ]
-        if not columns:
-            return []
-        sql = f"SELECT {', '.join(columns)} FROM {schema}.river_migration ORDER BY version"
-        return [tuple(row) for row in await self.connection.fetch(sql)]
-
-
-@pytest.fixture
-async def migrators(river: RiverProgram, postgres_url: str) -> AsyncIterator[Migrators]:
-    connection = await asyncpg.connect(postgres_url)
-    migrators = Migrators(connection, river, postgres_url)
-    yield migrators
-    for schema, driver in migrators.drivers.items():
-        await driver.close()
-        await connection.execute(f"DROP SCHEMA {schema} CASCADE")
-    await connection.close()
 
 
 async def test_schema_that_we_migrate_is_the_one_that_river_migrates(migrators: Migrators) -> None:
