@@ -23,6 +23,8 @@ from millhand.worker import Workers
 
 Act = list[Any]
 _BY_DEFAULT = DefaultRetryPolicy()
+# River's side asks the script how long an attempt may take, ours the kind: jobs of kind "brief" say both.
+BRIEF = timedelta(seconds=0.05)
 
 
 class Boom(Exception):
@@ -43,7 +45,10 @@ class ScriptedWorkers:
         """Return a registry in which every kind plays its script."""
         workers = Workers()
         for kind in kinds:
-            workers.add(kind=kind, aliases=aliases.get(kind, ()), retry=ScriptedRetry())(self)
+            timeout = BRIEF if kind == "brief" else None
+            workers.add(kind=kind, aliases=aliases.get(kind, ()), retry=ScriptedRetry(), timeout=timeout)(
+                self
+            )
         return workers
 
     def release(self, id: int) -> None:
