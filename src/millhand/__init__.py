@@ -15,6 +15,7 @@ from millhand.errors import (
     ConnectionLost,
     DriverError,
     InvalidJob,
+    InvalidWhere,
     JobCancel,
     JobRunning,
     JobSignal,
@@ -39,6 +40,7 @@ from millhand.queue import QueueRow
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
 from millhand.runtime.subscription import Subscription
 from millhand.store.job_list import JobFilters, SortField
+from millhand.store.where import Where
 from millhand.unique import Unique, UniqueOpts
 from millhand.worker import NO_TIMEOUT, Workers
 
@@ -66,6 +68,7 @@ __all__ = [
     "InsertParams",
     "InsertResult",
     "InvalidJob",
+    "InvalidWhere",
     "Job",
     "JobCancel",
     "JobFilters",
@@ -100,6 +103,7 @@ __all__ = [
     "UniqueConflict",
     "UniqueOpts",
     "UnknownKind",
+    "Where",
     "Workers",
     "__version__",
     "cron",

@@ -14,7 +14,7 @@ import asyncio
 import dataclasses
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -219,6 +219,23 @@ class Client:
         pairs = [job if isinstance(job, tuple) else (job, None) for job in jobs]
         executor = None if tx is None else self._driver.executor(tx)
         return await self._inserter.insert_many(pairs, executor)
+
+    async def insert_many_fast(
+        self, jobs: Iterable[Insertable] | AsyncIterable[Insertable], *, tx: object | None = None
+    ) -> int:
+        """
+        Insert jobs by COPY, all or none, and return how many; for hundreds of thousands, taken as they come.
+
+        Nothing is known of the rows, and nothing is skipped: a unique key that is taken fails all. Middleware is given
+        batches of up to 500 and gets no results. One connection is kept for as long as `jobs` has any, so what makes
+        them must not need that of `tx`.
+
+        Raises: as `insert`; UniqueConflict; whatever `jobs` raises. Each leaves the transaction of `tx` to be rolled
+        back, unless it concerns the first batch.
+        Source: River v0.51.2, client.go `InsertManyFast, InsertManyFastTx`.
+        """
+        self._require_own_loop()
+        return await self._inserter.insert_many_fast(jobs, None if tx is None else self._driver.executor(tx))
 
     # Watching, and changing what is worked.
 

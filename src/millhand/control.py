@@ -10,13 +10,15 @@ Source: River v0.51.2, client.go, the methods of the same names.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Driver, Executor
-from millhand.errors import DriverError, UniqueConflict
+from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
 from millhand.job import JobId, JobRow, JobState, Json, checked_output
 from millhand.queue import QueueRow
 from millhand.store.job import (
@@ -36,10 +38,12 @@ from millhand.store.job_list import (
     job_delete_many,
     job_list,
 )
+from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
-UNIQUE_CONSTRAINT = "river_job_unique_idx"
 ALL_JOBS = JobFilters()
+# A condition that PostgreSQL cannot read, whose types do not fit, or whose values cannot be computed.
+_REFUSED_CLASSES = ("22", "42")
 
 
 class JobPage(msgspec.Struct, frozen=True):
@@ -64,27 +68,26 @@ class JobControl:
         self,
         filters: JobFilters = ALL_JOBS,
         *,
-        after: str | None = None,
+        after: str | JobRow | None = None,
         descending: bool = False,
         limit: int = LIMIT_DEFAULT,
         order_by: SortField | str = SortField.ID,
         tx: object | None = None,
     ) -> JobPage:
         """
-        Return a page of the jobs that pass `filters`, in an order, after the cursor of another page.
+        Return a page of the jobs that pass `filters`, in an order, after the cursor of another page, or after a job.
 
         Cursors of River's clients do as well, for a list of the same order.
 
-        Shape: up to `limit` jobs, 1 to 10,000. Raises: ValueError for what cannot be asked.
+        Shape: up to `limit` jobs, 1 to 10,000. Raises: ValueError for what cannot be asked; InvalidWhere.
         """
         params = JobListParams(
-            after=None if after is None else decode_cursor(after),
-            descending=descending,
-            filters=filters,
-            limit=limit,
-            order_by=SortField(order_by),
+            descending=descending, filters=filters, limit=limit, order_by=SortField(order_by)
         )
-        jobs = await self._executor(tx).run(job_list(params))
+        if after is not None:
+            cursor_after = params.cursor_of(after) if isinstance(after, JobRow) else decode_cursor(after)
+            params = replace(params, after=cursor_after)
+        jobs = await self._run_filtered(job_list(params), filters, tx)
         cursor = params.cursor_of(jobs[-1]).encode() if len(jobs) == limit else None
         return JobPage(tuple(jobs), cursor)
 
@@ -141,10 +144,10 @@ class JobControl:
         Running jobs stay, and so do those that another transaction holds. Filters that name nothing are refused, unless
         `unsafe_all` says that everything is meant.
 
-        Shape: up to `limit` jobs, 1 to 10,000. Raises: ValueError.
+        Shape: up to `limit` jobs, 1 to 10,000. Raises: ValueError; InvalidWhere.
         Source: River v0.51.2, client.go `JobDeleteMany`.
         """
-        return await self._executor(tx).run(job_delete_many(filters, limit, unsafe_all=unsafe_all))
+        return await self._run_filtered(job_delete_many(filters, limit, unsafe_all=unsafe_all), filters, tx)
 
     async def update_output(self, id: int, output: Json, *, tx: object | None = None) -> JobRow:
         """
@@ -155,6 +158,16 @@ class JobControl:
         """
         query = job_update_output(JobId(id), checked_output(output))
         return await self._executor(tx).run(query)
+
+    async def _run_filtered(
+        self, query: Query[builtins.list[JobRow]], filters: JobFilters, tx: object | None
+    ) -> Sequence[JobRow]:
+        try:
+            return await self._executor(tx).run(query)
+        except DriverError as error:
+            if filters.where is None or error.sqlstate is None or error.sqlstate[:2] not in _REFUSED_CLASSES:
+                raise
+            raise InvalidWhere(filters.where.sql, error.reason, error.sqlstate) from error
 
     def _executor(self, tx: object | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
+UNIQUE_CONSTRAINT = "river_job_unique_idx"
+
 
 class MillhandError(Exception):
     """The root of all errors of this package."""
@@ -21,6 +23,17 @@ class ConfigError(MillhandError, ValueError):
 
 class InvalidJob(MillhandError, ValueError):
     """Args or insert options that River's tables or rules would refuse; nothing was inserted."""
+
+
+class InvalidWhere(MillhandError, ValueError):
+    """PostgreSQL refused a condition that was written in SQL."""
+
+    def __init__(self, sql: str, reason: str, sqlstate: str | None = None) -> None:
+        remedy = "; a text is compared with texts, as in state::text = @state" if sqlstate == "42883" else ""
+        super().__init__(f"where must be a condition that PostgreSQL takes, got {reason} in {sql!r}{remedy}")
+        self.sql = sql
+        self.reason = reason
+        self.sqlstate = sqlstate
 
 
 class NotFound(MillhandError):
@@ -43,11 +56,13 @@ class JobRunning(MillhandError):
 
 
 class UniqueConflict(MillhandError):
-    """Another job holds the unique key that this change would claim."""
+    """Another job holds the unique key that this change would claim; `id` is None for one of a bulk insert."""
 
-    def __init__(self, id: int | None, constraint: str = "river_job_unique_idx") -> None:
-        what = "job" if id is None else f"job {id}"
-        super().__init__(f"unique key must be free, got {what} in conflict with another job ({constraint})")
+    def __init__(self, id: int | None, constraint: str = UNIQUE_CONSTRAINT) -> None:
+        what, remedy = ("a job", "; insert_many skips duplicates") if id is None else (f"job {id}", "")
+        super().__init__(
+            f"unique key must be free, got {what} in conflict with another job ({constraint}){remedy}"
+        )
         self.id = id
         self.constraint = constraint
 
@@ -66,7 +81,13 @@ class SchemaError(MillhandError):
     """The database's schema is not at the version that this release needs; `missing` are those that it lacks."""
 
     def __init__(
-        self, schema: str, *, expected: int, found: int | None, line: str = "main", missing: Sequence[int] = ()
+        self,
+        schema: str,
+        *,
+        expected: int,
+        found: int | None,
+        line: str = "main",
+        missing: Sequence[int] = (),
     ) -> None:
         option = f" --schema {schema}" if schema not in ("", "public") else ""
         super().__init__(

@@ -53,7 +53,11 @@ class Middleware:
         params: Sequence[InsertParams],
         call_next: Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]],
     ) -> Sequence[InsertResult]:
-        """Call `call_next` once, with the same params or others, and return its results or others."""
+        """
+        Call `call_next` once, with the same params or others, and return its results or others.
+
+        Of `insert_many_fast` it is called for each batch of up to 500, before they are copied, and results are none.
+        """
         return await call_next(params)
 
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:

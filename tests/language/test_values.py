@@ -16,6 +16,7 @@ from millhand.errors import (
     AttemptCancelled,
     ConnectionLost,
     DriverError,
+    InvalidWhere,
     JobCancel,
     JobRunning,
     JobSignal,
@@ -242,8 +243,20 @@ async def test_hooks_and_middleware_that_say_nothing_change_nothing() -> None:
         ),
         (
             UniqueConflict(None),
-            "unique key must be free, got job in conflict with another job (river_job_unique_idx)",
+            "unique key must be free, got a job in conflict with another job (river_job_unique_idx); "
+            "insert_many skips duplicates",
             {"id": None},
+        ),
+        (
+            InvalidWhere("state = @s", "operator does not exist: river_job_state = text", "42883"),
+            "where must be a condition that PostgreSQL takes, got operator does not exist: river_job_state = text in "
+            "'state = @s'; a text is compared with texts, as in state::text = @state",
+            {"sql": "state = @s", "sqlstate": "42883"},
+        ),
+        (
+            InvalidWhere("1 / 0 = 1", "division by zero", "22012"),
+            "where must be a condition that PostgreSQL takes, got division by zero in '1 / 0 = 1'",
+            {"reason": "division by zero"},
         ),
         (
             UnknownKind("sort", ["resize", "email"]),

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from millhand.driver.asyncpg_copy import copied
 from millhand.driver.asyncpg_error import CONNECT_SECONDS, WIRE_ERRORS, is_broken, translated, within
 from millhand.driver.protocol import Executor
 from millhand.errors import (
@@ -26,7 +27,7 @@ from millhand.errors import (
     PoolClosed,
 )
 from millhand.sql import checked_schema, compile_script, compile_statement
-from millhand.store.query import TIMEOUT_SECONDS, Query
+from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
 
 if TYPE_CHECKING:
     AnyConnection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
@@ -161,6 +162,11 @@ class PoolExecutor:
         """Begin a transaction on a connection of its own."""
         return self._begin()
 
+    async def copy(self, copy: Copy) -> int:
+        """Copy rows into a table, in a transaction of its own."""
+        async with self.begin() as executor:
+            return await executor.copy(copy)
+
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
@@ -235,6 +241,10 @@ class ConnectionExecutor:
     def begin(self) -> AbstractAsyncContextManager[Executor]:
         """Begin a savepoint, or a transaction if none is open."""
         return self._begin()
+
+    async def copy(self, copy: Copy) -> int:
+        """Copy rows into a table."""
+        return await copied(self._connection, self._schema, copy)
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
@@ -339,9 +349,14 @@ async def _transaction(connection: AnyConnection) -> AsyncIterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(MillhandError):  # what was raised inside says more
-            await within("rollback", transaction.rollback())
+            await within("rollback", _called(transaction.rollback))
         raise
-    await within("commit", transaction.commit())
+    await within("commit", _called(transaction.commit))
+
+
+async def _called(word: Callable[[], Awaitable[object]]) -> None:
+    """Call inside, where it is translated, what raises at once if the connection was lost."""
+    await word()
 
 
 @contextlib.asynccontextmanager

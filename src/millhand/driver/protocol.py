@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from millhand.store.query import TIMEOUT_SECONDS, Query
+from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
 
 T = TypeVar("T")
 
@@ -30,6 +30,16 @@ class Executor(Protocol):
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
         """Begin a transaction (in a transaction: a savepoint), committed at the end, rolled back by what is raised."""
+        ...
+
+    async def copy(self, copy: Copy) -> int:
+        """
+        Copy rows into a table, all or none, and return how many there were.
+
+        Raises: whatever the source of the rows raises, as it is; else as `run`. Inside a transaction either leaves it
+        to be rolled back.
+        Concurrency: keeps its connection for as long as there are rows; their source must not need the same one.
+        """
         ...
 
     async def fetch(

@@ -13,25 +13,37 @@ Source: River v0.51.2, client.go `insertMany`; internal/notifylimiter/limiter.go
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 
 from millhand.clock import Clock
 from millhand.config import Config
 from millhand.driver.protocol import Executor
-from millhand.errors import InvalidJob, MillhandError, UnknownKind
+from millhand.errors import (
+    UNIQUE_CONSTRAINT,
+    DriverError,
+    InvalidJob,
+    MillhandError,
+    UniqueConflict,
+    UnknownKind,
+)
 from millhand.hooks import Hook, Middleware, overrides
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params
 from millhand.job import JobState
+from millhand.runtime.bulk import BulkJobs, batched, begun
 from millhand.runtime.service import Service, Wake
 from millhand.store.job import job_insert_many, job_notify_insert
+from millhand.store.job_copy import job_copy
+from millhand.store.query import Copy
 
 logger = logging.getLogger(__name__)
 
 # Names of queues may be made as they are needed, one a customer or one a day; this many are kept without looking.
 NUM_QUEUES_KEPT = 1_000
+NO_JOBS = "jobs to insert must be at least one, got none"
 
 Insert = Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]]
 
@@ -119,7 +131,7 @@ class Inserter(Service):
         Shape: one result per job, in order. Raises: InvalidJob, UnknownKind, and what the driver raises.
         """
         if not jobs:
-            raise InvalidJob("jobs to insert must be at least one, got none")
+            raise InvalidJob(NO_JOBS)
         now = self._clock.now()
         return await self.insert_params([self._resolve(args, opts, now) for args, opts in jobs], executor)
 
@@ -133,10 +145,27 @@ class Inserter(Service):
         async def innermost(params: Sequence[InsertParams]) -> Sequence[InsertResult]:
             return await self._insert(params, executor)
 
-        call: Insert = innermost
-        for middleware in reversed(self._middleware):
-            call = _around(middleware, call)
-        return list(await call(params))
+        return list(await self._through_middleware(innermost)(params))
+
+    async def insert_many_fast(self, jobs: BulkJobs, executor: Executor | None = None) -> int:
+        """
+        Insert jobs by COPY as they come, all or none, and return how many there were; constant memory.
+
+        Shape: middleware gets batches of up to `BATCH_SIZE`, and no results of them.
+        Raises: as `insert_many`; UniqueConflict; whatever `jobs` raises. What is wrong with the first batch is found
+        before anything is said to the database.
+        """
+        queues: set[str] = set()
+        async with contextlib.aclosing(self._prepared(jobs, queues)) as prepared:
+            batches = await begun(prepared)
+            if batches is None:
+                raise InvalidJob(NO_JOBS)
+            try:
+                return await self._copy(job_copy(batches), queues, executor)
+            except DriverError as error:
+                if error.constraint == UNIQUE_CONSTRAINT:
+                    raise UniqueConflict(None) from error
+                raise
 
     def resolve(self, args: object, opts: InsertOpts | None = None) -> InsertParams:
         """
@@ -160,7 +189,7 @@ class Inserter(Service):
         return params
 
     async def _insert(self, params: Sequence[InsertParams], executor: Executor | None) -> list[InsertResult]:
-        if self._begin_hooks or self._kind_begin_hooks:
+        if self._has_hooks:
             params = [await self._begin(one) for one in params]
         queues = {one.queue for one in params if one.state is JobState.AVAILABLE}
         if executor is not None:
@@ -169,6 +198,49 @@ class Inserter(Service):
         results = await self._pool.run(job_insert_many(params, notify_queues=sorted(announced)))
         self.announce(queues.difference(announced))
         return results
+
+    async def _copy(self, copy: Copy, queues: Collection[str], executor: Executor | None) -> int:
+        if executor is not None:
+            num_jobs = await executor.copy(copy)
+            await executor.run(job_notify_insert(sorted(queues)))
+            return num_jobs
+        async with self._pool.begin() as transaction:
+            num_jobs = await transaction.copy(copy)
+            announced = self._limiter.admit(queues, self._clock.monotonic())
+            await transaction.run(job_notify_insert(sorted(announced)))
+        self.announce(set(queues).difference(announced))
+        return num_jobs
+
+    async def _prepared(
+        self, jobs: BulkJobs, queues: set[str]
+    ) -> AsyncGenerator[Sequence[InsertParams], None]:
+        """Give the rows of `jobs`, batch by batch, and add to `queues` those in which they are available."""
+        now = self._clock.now()
+        async for batch in batched(jobs):
+            params = await self._amended([self._resolve(args, opts, now) for args, opts in batch])
+            queues.update(one.queue for one in params if one.state is JobState.AVAILABLE)
+            yield params
+
+    async def _amended(self, params: Sequence[InsertParams]) -> Sequence[InsertParams]:
+        """Return rows as middleware and hooks leave them."""
+        amended: list[InsertParams] = []
+
+        async def innermost(params: Sequence[InsertParams]) -> Sequence[InsertResult]:
+            amended.extend([await self._begin(one) for one in params] if self._has_hooks else params)
+            return ()
+
+        await self._through_middleware(innermost)(params)
+        return amended
+
+    def _through_middleware(self, innermost: Insert) -> Insert:
+        call = innermost
+        for middleware in reversed(self._middleware):
+            call = _around(middleware, call)
+        return call
+
+    @property
+    def _has_hooks(self) -> bool:
+        return bool(self._begin_hooks or self._kind_begin_hooks)
 
     async def _begin(self, params: InsertParams) -> InsertParams:
         for hook in (*self._begin_hooks, *self._kind_begin_hooks.get(params.kind, ())):

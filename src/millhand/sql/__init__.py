@@ -8,13 +8,14 @@ Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing when t
 Rule 3: `@param` becomes the driver's own placeholder. Literals, quoted names, comments, dollar quotes and casts are
         left alone; an operator such as `@>` is not a parameter, and must be followed by a space or a sign.
 Rule 4: what cannot be a parameter (an ORDER BY, an index's name) comes as a fragment made in `store/` of a fixed
-        vocabulary, never of a user's text.
+        vocabulary, never of a user's text, but for a `Where`, which its author has written as SQL.
 """
 
 from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from importlib import resources
 from typing import NamedTuple
@@ -119,6 +120,16 @@ def compile_params(sql: str, style: Style) -> Compiled:
         return f"${number}" if style is Style.NUMBERED else f"%({name})s"
 
     return Compiled(_TOKEN.sub(compiled, sql), tuple(order))
+
+
+def put_params(sql: str, texts: Mapping[str, str]) -> str:
+    """Return `sql` with the text of its name in the place of each `@param`."""
+    return _TOKEN.sub(lambda match: texts[match["param"]] if match["param"] else match[0], sql)
+
+
+def bare(sql: str) -> str:
+    """Return `sql` without what may hold anything: literals, quoted names, comments, and its `@param`s."""
+    return _TOKEN.sub(" ", sql)
 
 
 def _files() -> list[str]:

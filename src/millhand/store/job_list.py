@@ -23,6 +23,7 @@ from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
 from millhand.store.job import state_literals
 from millhand.store.job_row import ZERO_TIME, encode_json, parse_jobs
 from millhand.store.query import Query
+from millhand.store.where import Where
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 10_000
@@ -49,7 +50,8 @@ class JobFilters:
     """
     Which jobs are meant; what is None is not asked, what is empty is met by no job, and all that is given must be met.
 
-    `metadata` must be contained in the job's. `tags_all` must all be among its tags, of `tags_any` one.
+    `metadata` must be contained in the job's. `tags_all` must all be among its tags, of `tags_any` one. `where` is a
+    condition in SQL.
     """
 
     ids: Sequence[JobId] | None = None
@@ -60,6 +62,7 @@ class JobFilters:
     states: Sequence[JobState] | None = None
     tags_all: Sequence[str] | None = None
     tags_any: Sequence[str] | None = None
+    where: Where | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -192,7 +195,8 @@ def job_delete_many(
     """
     Delete up to `limit` jobs that pass the filters, and give the rows that they were.
 
-    Running jobs, and those that another transaction holds, are left. Without any filter `unsafe_all` must be said.
+    Running jobs, and those that another transaction holds, are left. Without any filter `unsafe_all` must be said, and
+    only then.
 
     Shape: 0 … `limit` rows, those with the lowest ids, by id.
     Raises: ValueError.
@@ -204,6 +208,8 @@ def job_delete_many(
         raise ValueError(
             "filters must say which jobs are to be deleted, got none; say unsafe_all=True to mean all"
         )
+    if unsafe_all and not filters.is_empty:
+        raise ValueError(f"unsafe_all must be said without filters, got {filters!r}; leave one of them out")
     clauses, values = _filter_clauses(
         filters, filters.states or () if filters.states is not None else _ALL_STATES
     )
@@ -232,6 +238,9 @@ def _filter_clauses(filters: JobFilters, states: Sequence[JobState]) -> tuple[li
         for name, (_, value) in given.items()
         if value is not None
     }
+    if filters.where is not None:
+        clauses.append(filters.where.clause)
+        values |= filters.where.values
     return clauses + _state_clauses(states), values
 
 

@@ -7,7 +7,7 @@ transaction, the caller's own included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +16,7 @@ T = TypeVar("T")
 Row = Sequence[Any]  # one record, read by position, in the order of the statement's columns
 
 TIMEOUT_SECONDS = 10.0
+COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait for an index that is being tidied up
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Query(Generic[T]):
     The statement `name` of `sql/`, to be run with `params`, by name.
 
     Shape: `parse` gets all rows, in the order in which they arrived, and is called once. `fragments` is SQL to be put
-    in for `/* name */`, for what cannot be a parameter; made in `store/` of a fixed vocabulary, never of a user's text.
+    in for `/* name */`, for what cannot be a parameter; made in `store/` of a fixed vocabulary, never of a user's text,
+    but for a `Where`, which its author has written as SQL.
     Units: `timeout_seconds` is the deadline for the whole exchange.
     """
 
@@ -37,6 +39,23 @@ class Query(Generic[T]):
     def within(self, seconds: float) -> Query[T]:
         """Return the same query with another deadline."""
         return replace(self, timeout_seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """
+    Rows for `columns` of `table`, to be copied there in PostgreSQL's text format.
+
+    Text, because it needs no codec: every driver can send bytes. `chunks` is read once, and each chunk is whole lines.
+
+    Units: `timeout_seconds` is how long the server may take for one chunk, and for the end; its source may take longer.
+    """
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    chunks: AsyncIterable[bytes]
+    timeout_seconds: float = COPY_TIMEOUT_SECONDS
 
 
 def parse_none(rows: Sequence[Row]) -> None:
