@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from millhand.storage import ObjectStore
+from millhand.storage.s3 import S3Store
+from millhand.storage.s3_bucket import S3Bucket
 
 # Keys that somebody has really used, and that some server or client has really got wrong.
 ODD_KEYS = (
@@ -58,23 +61,50 @@ class Facts:
 
     has_conditional_delete: bool = True
     has_exact_start_after: bool = True
+    has_uploads: bool = True
     is_ordered: bool = True
     altered_keys: frozenset[str] = frozenset()
-    second_granularity: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A store that is empty, and what is known of the server behind it."""
+    """A store that is empty, a second one that keeps versions if there are such, and what is known of the server."""
 
     store: ObjectStore
     facts: Facts = field(default_factory=Facts)
+    versioned: ObjectStore | None = None
 
 
+DIRECTORY = Facts(has_uploads=False)
 # SeaweedFS keeps objects in a tree of directories: it lists by component, and an empty component is none.
 SEAWEED = Facts(
     has_exact_start_after=False,
     is_ordered=False,
     altered_keys=frozenset(("a//b", "/leading", "//", "double//", "trailing/", "back\\slash")),
-    second_granularity=True,
 )
+# Ceph's gateway passes over If-Match on a delete, and deletes.
+RGW = Facts(has_conditional_delete=False)
+EMULATOR = Facts()
+
+
+def bucket_of(store: ObjectStore) -> S3Bucket:
+    """Return what is behind a store on a server, for what no store does: beginning an upload."""
+    assert isinstance(store, S3Store)
+    return store._bucket
+
+
+async def begin_upload(store: ObjectStore, key: str, *parts: bytes) -> str:
+    """Begin an upload in parts, as an application does, and return its id."""
+    bucket = bucket_of(store)
+    begun = await asyncio.to_thread(bucket.client.create_multipart_upload, **bucket.target(key))
+    for number, part in enumerate(parts, 1):
+        await put_part(store, key, begun["UploadId"], number, part)
+    return str(begun["UploadId"])
+
+
+async def put_part(store: ObjectStore, key: str, upload_id: str, number: int, part: bytes) -> None:
+    """Send one part of an upload."""
+    bucket = bucket_of(store)
+    await asyncio.to_thread(
+        bucket.client.upload_part, **bucket.target(key), Body=part, PartNumber=number, UploadId=upload_id
+    )

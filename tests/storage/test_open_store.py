@@ -122,7 +122,8 @@ def test_credentials_in_a_url_are_refused_without_being_repeated() -> None:
 
 def test_a_bucket_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where botocore is not installed, the error is the command that installs it."""
-    monkeypatch.delitem(sys.modules, "millhand.storage.s3", raising=False)
+    for name in [name for name in sys.modules if name.startswith("millhand.storage.s3")]:
+        monkeypatch.delitem(sys.modules, name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "botocore"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "botocore", None)

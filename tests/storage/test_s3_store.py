@@ -9,11 +9,13 @@ from xml.sax.saxutils import escape
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import bucket_of
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource, reconcile, restore
 from millhand.storage import ListingBroken, ObjectStore, StoreError, open_store
 from millhand.storage.s3 import S3Store
+from millhand.storage.s3_bucket import S3Bucket
 from millhand.storage.s3_listing import parse_listing
 
 MODIFIED = "2026-03-01T12:00:00.123Z"
@@ -127,15 +129,17 @@ def test_a_page_that_contradicts_itself_is_refused(body: bytes, message: str) ->
 @pytest.mark.slow
 async def test_a_large_object_is_copied_in_parts(seaweed_url: str, s3_store: ObjectStore) -> None:
     """An object that is too large for one copy is moved in parts, byte for byte."""
-    assert isinstance(s3_store, S3Store)
+    bucket = bucket_of(s3_store)
     part = 5 * 1024**2
     store = S3Store(
-        s3_store._bucket,
-        s3_store._root,
-        endpoint_url=s3_store._endpoint_url,
-        is_path_style=True,
-        max_copy_bytes=part,
-        copy_part_bytes=part,
+        S3Bucket(
+            bucket.name,
+            bucket.root,
+            endpoint_url=bucket.endpoint_url,
+            is_path_style=True,
+            max_copy_bytes=part,
+            copy_part_bytes=part,
+        )
     )
     data = bytes(range(256)) * (part // 256) + b"and a rest"
 

@@ -11,6 +11,7 @@ import pytest
 from stores import ODD_KEYS, Place
 
 from millhand.storage import (
+    Capabilities,
     InvalidKey,
     ObjectChanged,
     ObjectExists,
@@ -229,6 +230,19 @@ async def test_store_deletes_many_and_names_none_that_went_well(place: Place) ->
     assert await listed(place.store) == ["stays"]
 
 
+async def test_store_deletes_what_it_can_and_says_why_not_the_rest(place: Place) -> None:
+    """Among keys that are deleted, one that is no key is named with its reason, and harms none of the others."""
+    await put_all(place.store, ["a", "b", "stays"])
+
+    failed = dict(await place.store.delete_many(["a", "x" * 1_025, "b", "lone\ud800surrogate"]))
+
+    too_long, surrogate = failed.pop("x" * 1_025), failed.pop("lone\ud800surrogate")
+    assert too_long.endswith(" bytes; a key has 1 to 1,024 bytes of UTF-8")
+    assert surrogate == "a lone surrogate; keys are UTF-8 text"
+    assert failed == {}
+    assert await listed(place.store) == ["stays"]
+
+
 async def test_store_moves_an_object_with_its_bytes(place: Place) -> None:
     """A move changes the key and nothing else; the old key is gone."""
     await place.store.put("a/old", b"bytes")
@@ -270,16 +284,13 @@ async def test_probe_finds_out_what_the_store_does_and_leaves_nothing(place: Pla
     """The probe's answer is what is known of the server, and its objects are gone after."""
     found = await place.store.probe()
 
-    assert (
-        found.has_conditional_delete,
-        found.has_exact_start_after,
-        found.is_ordered,
-        found.is_writable,
-    ) == (
-        place.facts.has_conditional_delete,
-        place.facts.has_exact_start_after,
-        place.facts.is_ordered,
-        True,
+    assert found == Capabilities(
+        has_conditional_delete=place.facts.has_conditional_delete,
+        has_exact_start_after=place.facts.has_exact_start_after,
+        has_versions=False,
+        is_ordered=place.facts.is_ordered,
+        is_writable=True,
+        store_now=found.store_now,
     )
     assert abs(found.store_now - datetime.now(UTC)) < timedelta(minutes=1)
     assert await listed(place.store, prefix=".millhand/") == []

@@ -14,7 +14,9 @@ from millhand.storage.protocol import (
     ObjectNotFound,
     ObjectPage,
     ObjectStore,
+    ObjectVersion,
     StoreError,
+    Upload,
 )
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "ObjectNotFound",
     "ObjectPage",
     "ObjectStore",
+    "ObjectVersion",
     "StoreError",
+    "Upload",
     "open_store",
 ]

@@ -34,11 +34,14 @@ from millhand.storage.protocol import (
     ObjectInfo,
     ObjectNotFound,
     ObjectPage,
+    ObjectVersion,
     StoreError,
+    Upload,
     check_key,
 )
 
 MAX_NAME_BYTES = 255
+ONLY_VERSION = "null"  # what S3 calls it where there is but one
 DENIED = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
 NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))
 
@@ -95,6 +98,30 @@ class DirectoryStore:
     ) -> ObjectInfo:
         return await self._run("move", source, self._move, source, target, if_same, if_absent)
 
+    async def list_uploads(
+        self, *, prefix: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[Sequence[Upload]]:
+        """Yield nothing: a file is written in one piece."""
+        pages: tuple[Sequence[Upload], ...] = ()
+        for page in pages:
+            yield page
+
+    async def upload_touched_at(self, upload: Upload) -> datetime:
+        raise ObjectNotFound("list parts", upload.key)
+
+    async def abort_upload(self, upload: Upload) -> bool:
+        return False
+
+    async def list_versions(
+        self, *, prefix: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[Sequence[ObjectVersion]]:
+        async for page in self.list_pages(prefix=prefix, page_size=page_size):
+            yield [_only_version(page.describe(index)) for index in range(len(page.keys))]
+
+    async def delete_version(self, key: str, version: str) -> None:
+        if version == ONLY_VERSION:
+            await self.delete(key)
+
     async def aclose(self) -> None:
         """Nothing is held open."""
 
@@ -127,6 +154,7 @@ class DirectoryStore:
         return Capabilities(
             has_conditional_delete=True,
             has_exact_start_after=True,
+            has_versions=False,
             is_ordered=True,
             is_writable=is_writable,
             store_now=store_now,
@@ -266,6 +294,18 @@ class DirectoryStore:
             while directory.startswith(ours) and "/" in directory[len(ours) :]:
                 os.rmdir(directory)
                 directory = os.path.dirname(directory)
+
+
+def _only_version(info: ObjectInfo) -> ObjectVersion:
+    return ObjectVersion(
+        key=info.key,
+        version=ONLY_VERSION,
+        etag=info.etag,
+        is_delete_marker=False,
+        is_latest=True,
+        modified_at=info.modified_at,
+        size=info.size,
+    )
 
 
 def _is_inside(path: str) -> bool:

@@ -71,6 +71,7 @@ def _open_s3(url: str) -> ObjectStore:
         raise _bad(url, "must have a path_style of true or false", f"mend {path_style!r}")
     try:
         from millhand.storage.s3 import S3Store  # noqa: PLC0415 - the extra may be missing
+        from millhand.storage.s3_bucket import S3Bucket  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "botocore":
             raise
@@ -78,11 +79,13 @@ def _open_s3(url: str) -> ObjectStore:
             f"storage url {url!r} needs botocore, which is not installed; run: pip install 'millhand[s3]'"
         ) from error
     return S3Store(
-        parts.netloc,
-        _root_of(unquote(parts.path)),
-        endpoint_url=endpoint_url,
-        is_path_style=BOOLEANS[path_style],
-        region=options.get("region") or None,
+        S3Bucket(
+            parts.netloc,
+            _root_of(unquote(parts.path)),
+            endpoint_url=endpoint_url,
+            is_path_style=BOOLEANS[path_style],
+            region=options.get("region") or None,
+        )
     )
 
 

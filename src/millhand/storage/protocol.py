@@ -87,6 +87,32 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectVersion:
+    """
+    One version of an object, or a marker that one was deleted; of a key, at most one is the latest.
+
+    Where a store keeps no versions, each object is its own only version.
+    """
+
+    key: str
+    version: str
+    etag: str
+    is_delete_marker: bool
+    is_latest: bool
+    modified_at: datetime
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An upload in parts that is neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectPage:
     """
     Some objects in the order in which the store listed them, in columns.
@@ -108,10 +134,12 @@ class Capabilities:
     What a store was seen to do, by `ObjectStore.probe`.
 
     A server that ignores `If-Match` deletes all the same, so a condition is only worth something where it was tried.
+    `has_versions` says that a delete leaves the object behind a marker.
     """
 
     has_conditional_delete: bool
     has_exact_start_after: bool
+    has_versions: bool
     is_ordered: bool
     is_writable: bool
     store_now: datetime
@@ -179,6 +207,30 @@ class ObjectStore(Protocol):
         Raises: ObjectNotFound; ObjectChanged when the source is not `if_same` any more; ObjectLocked; ObjectExists if
         `if_absent`.
         """
+        ...
+
+    def list_uploads(
+        self, *, prefix: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[Sequence[Upload]]:
+        """List uploads in parts that are neither completed nor aborted; a store without such has none."""
+        ...
+
+    async def upload_touched_at(self, upload: Upload) -> datetime:
+        """Return when the newest part of an upload came, or when it began. Raises: ObjectNotFound."""
+        ...
+
+    async def abort_upload(self, upload: Upload) -> bool:
+        """Give an upload up and see that it is gone, late parts included; False says that it was gone before."""
+        ...
+
+    def list_versions(
+        self, *, prefix: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[Sequence[ObjectVersion]]:
+        """List all versions and delete markers of the keys that start with `prefix`, of a key the newest first."""
+        ...
+
+    async def delete_version(self, key: str, version: str) -> None:
+        """Remove one version for good; without its delete marker, an object is there again. Idempotent."""
         ...
 
     async def aclose(self) -> None:

