@@ -48,6 +48,14 @@ bench *args: (_install "run")
 chaos-river *args: (_install "test")
     @exec {{ python }} tests/interop/chaos_river.py "$@"
 
+# An S3 emulator for the slow tests, in an environment of its own because it pins what Millhand does not
+emulator:
+    @test "$(cksum requirements/emulator.lock)" = "$(cat .venv-emulator/state 2>/dev/null)" || { \
+        rm -rf .venv-emulator; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-emulator; \
+        VIRTUAL_ENV={{ justfile_directory() }}/.venv-emulator \
+            uv pip install --quiet --no-deps --requirement requirements/emulator.lock; \
+        cksum requirements/emulator.lock >.venv-emulator/state; }
+
 # Build the documentation into site/
 docs: (_install "dev")
     @{{ python }} -m zensical build --strict
@@ -71,6 +79,7 @@ lock *args:
     @{{ just }} _pin tools requirements/tools.in "$@"
     @{{ just }} _pin run pyproject.toml --all-extras "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
+    @{{ just }} _pin emulator requirements/emulator.in "$@"
     @{{ just }} _pin dev pyproject.toml --all-extras requirements/test.in requirements/dev.in \
         --constraint requirements/test.lock "$@"
     @{{ just }} _locks
