@@ -243,14 +243,18 @@ async def test_hooks_and_middleware_that_say_nothing_change_nothing() -> None:
         ),
         (
             UniqueConflict(None),
-            "unique key must be free, got a job in conflict with another job (river_job_unique_idx); "
-            "insert_many skips duplicates",
+            (
+                "unique key must be free, got a job in conflict with another job (river_job_unique_idx); "
+                "insert_many skips duplicates"
+            ),
             {"id": None},
         ),
         (
             InvalidWhere("state = @s", "operator does not exist: river_job_state = text", "42883"),
-            "where must be a condition that PostgreSQL takes, got operator does not exist: river_job_state = text in "
-            "'state = @s'; a text is compared with texts, as in state::text = @state",
+            (
+                "where must be a condition that PostgreSQL takes, got operator does not exist: river_job_state = text "
+                "in 'state = @s'; a text is compared with texts, as in state::text = @state"
+            ),
             {"sql": "state = @s", "sqlstate": "42883"},
         ),
         (

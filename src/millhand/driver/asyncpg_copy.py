@@ -34,12 +34,15 @@ async def copied(connection: AnyConnection, schema: str, copy: Copy) -> int:
                     schema_name=schema or None,
                     source=feed.chunks(),
                 )
-            except Exception as error:
-                if error is not feed.error:
-                    raise
+            except _SourceFailed:
+                pass
     if feed.error is not None:  # not translated: a file that the source reads is no wire of ours
         raise feed.error
     return int(status.split()[-1])
+
+
+class _SourceFailed(Exception):
+    """The source of the rows raised something."""
 
 
 class _Feed:
@@ -62,7 +65,7 @@ class _Feed:
                 self._deadline.reschedule(None)
         except Exception as error:
             self.error = error
-            raise
+            raise _SourceFailed from error  # asyncpg would take a TimeoutError for one of its own
         self._expect_answer()
 
     def _expect_answer(self) -> None:

@@ -1,0 +1,302 @@
+"""Inserting by COPY: the same rows as any other insert, all or none, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+import asyncpg
+import msgspec
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.client import Client
+from millhand.errors import DriverError, InvalidJob, UniqueConflict, UnknownKind
+from millhand.event import EventKind
+from millhand.hooks import Hook, Middleware
+from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
+from millhand.job import Job, JobId, JobRow, JobState
+from millhand.runtime.bulk import BATCH_SIZE
+from millhand.unique import UniqueOpts
+from millhand.worker import Workers
+
+AT = datetime(2040, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+UNIQUE = InsertOpts(unique=UniqueOpts(by_args=True))
+EVERYTHING: list[object | tuple[object, InsertOpts | None]] = [
+    Act("plain"),
+    (Act('é <&> "\\" \t\n\\N \u2028 🦀'), None),
+    (Act("later"), InsertOpts(scheduled_at=AT, priority=4, max_attempts=1, queue="high")),
+    (Act("pending"), InsertOpts(pending=True, tags=["null", "a-b"], metadata={"a": {"b": ["\\", None]}})),
+    (Act("unique"), UNIQUE),
+    (
+        Act("keyed by state"),
+        InsertOpts(unique=UniqueOpts(by_args=True, by_queue=True, by_state=list(JobState))),
+    ),
+]
+
+
+def _inserting(room: Room, **settings: object) -> Client:
+    return room.client(Workers(), queues={}, **settings)
+
+
+def _placeless(row: JobRow) -> JobRow:
+    """Return a row that does not know its place; what is not scheduled is due when it was made."""
+    assert row.scheduled_at in (AT, row.created_at)
+    at = AT if row.state is JobState.SCHEDULED else row.scheduled_at - row.created_at + AT
+    return msgspec.structs.replace(row, id=JobId(0), created_at=AT, scheduled_at=at)
+
+
+async def test_rows_are_those_of_any_insert(room: Room) -> None:
+    """Whatever the options, a row that was copied is the one that `insert_many` writes."""
+    async with _inserting(room) as client:
+        await client.insert_many(EVERYTHING)
+        inserted = await room.rows()
+        await room.execute("TRUNCATE river_job")
+        num_copied = await client.insert_many_fast(EVERYTHING)
+        copied = await room.rows()
+
+    assert num_copied == len(EVERYTHING)
+    assert [_placeless(row) for row in copied] == [_placeless(row) for row in inserted]
+
+
+async def test_only_a_batch_of_jobs_is_alive_at_once(room: Room) -> None:
+    """However many jobs come out of an iterator, those that are not yet copied are a batch or two."""
+
+    @dataclass(frozen=True, eq=False)
+    class Weak:
+        kind: ClassVar[str] = "weak"
+        n: int
+
+    living: weakref.WeakSet[Weak] = weakref.WeakSet()
+    most = 0
+
+    def jobs() -> Iterator[Weak]:
+        nonlocal most
+        for n in range(10 * BATCH_SIZE):
+            job = Weak(n)
+            living.add(job)
+            most = max(most, len(living))
+            yield job
+
+    async with _inserting(room) as client:
+        num_copied = await client.insert_many_fast(jobs())
+
+    assert num_copied == 10 * BATCH_SIZE
+    assert BATCH_SIZE <= most <= 2 * BATCH_SIZE
+
+
+async def test_others_have_their_turn_while_jobs_are_copied(room: Room) -> None:
+    """A plain iterator that never waits keeps nobody else waiting for longer than a batch."""
+    turns = 0
+
+    async def neighbour() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with _inserting(room) as client, asyncio.TaskGroup() as group:
+        task = group.create_task(neighbour())
+        await client.insert_many_fast(Act(str(n)) for n in range(10 * BATCH_SIZE))
+        task.cancel()
+
+    assert turns >= 10
+
+
+async def test_jobs_may_come_one_by_one_from_anywhere(room: Room) -> None:
+    """An asynchronous iterator is waited for, and what it gives is worked in no other order than it came."""
+
+    async def jobs() -> AsyncIterator[object]:
+        for n in range(BATCH_SIZE + 1):
+            await asyncio.sleep(0)
+            yield Act(str(n)), InsertOpts(priority=2)
+
+    async with _inserting(room) as client:
+        assert await client.insert_many_fast(jobs()) == BATCH_SIZE + 1
+
+    assert [row.args["what"] for row in await room.rows()] == [str(n) for n in range(BATCH_SIZE + 1)]
+
+
+async def test_copied_job_wakes_a_worker(room: Room) -> None:
+    """A queue is announced as by any insert: a worker that polls once a minute works the job at once."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    client = room.client(workers, fetch_poll_interval=timedelta(minutes=1))
+    with client.subscribe() as events:
+        async with client:
+            await client.insert(Act("first"))  # the fetch with which it started is over
+            await room.next(events)
+            await client.insert_many_fast([Act("second")])
+            event = await room.next(events)
+
+    assert event.kind is EventKind.JOB_COMPLETED
+
+
+async def test_queues_are_announced_when_it_is_committed(room: Room) -> None:
+    """Each queue that got an available job is announced once, with the commit; a rollback announces nothing."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    listener = await asyncpg.connect(room.url)
+    await listener.add_listener("public.river_insert", lambda *words: heard.put_nowait(words[-1]))
+    jobs = [
+        *((Act(str(n)), InsertOpts(queue="one")) for n in range(3)),
+        (Act("x"), InsertOpts(queue="two")),
+        (Act("later"), InsertOpts(queue="three", scheduled_at=AT)),
+        (Act("pending"), InsertOpts(queue="four", pending=True)),
+    ]
+    try:
+        async with _inserting(room) as client:
+            connection = await asyncpg.connect(room.url)
+            transaction = connection.transaction()
+            await transaction.start()
+            await client.insert_many_fast(jobs, tx=connection)
+            await transaction.rollback()
+            async with connection.transaction():
+                await client.insert_many_fast(jobs, tx=connection)
+                unseen = await room.rows()
+            await client.insert_many_fast([(Act("last"), InsertOpts(queue="last"))])
+            payloads = [await asyncio.wait_for(heard.get(), GENEROUS) for _ in range(3)]
+            await connection.close()
+    finally:
+        await listener.close()
+
+    assert unseen == []
+    assert payloads == ['{"queue": "one"}', '{"queue": "two"}', '{"queue": "last"}']
+    assert [row.queue for row in await room.rows()] == ["one", "one", "one", "two", "three", "four", "last"]
+
+
+async def test_key_that_is_taken_fails_all(room: Room) -> None:
+    """13: A unique key of a job that is there, or of another of the same call, is an error, and nothing is inserted."""
+    async with _inserting(room) as client:
+        taken = await client.insert(Act("taken"), UNIQUE)
+        for jobs in ([Act("x"), (Act("taken"), UNIQUE)], [(Act("twice"), UNIQUE)] * 2):
+            with pytest.raises(UniqueConflict) as conflict:
+                await client.insert_many_fast(jobs)
+            assert str(conflict.value) == (
+                "unique key must be free, got a job in conflict with another job (river_job_unique_idx); "
+                "insert_many skips duplicates"
+            )
+            assert isinstance(conflict.value.__cause__, DriverError)
+            assert conflict.value.__cause__.sqlstate == "23505"
+
+    assert [row.id for row in await room.rows()] == [taken.job.id]
+
+
+async def test_no_jobs_are_a_mistake(room: Room) -> None:
+    """As with `insert_many`, also if they come out of an iterator that turns out to be empty."""
+
+    async def nothing() -> AsyncIterator[object]:
+        for job in ():
+            yield job
+
+    async with _inserting(room) as client:
+        for jobs in ([], iter([]), nothing()):
+            with pytest.raises(InvalidJob, match=r"^jobs to insert must be at least one, got none$"):
+                await client.insert_many_fast(jobs)
+
+
+async def test_mistake_in_the_first_batch_leaves_the_transaction_as_it_was(room: Room) -> None:
+    """What is wrong with the first jobs is found before the database hears of any; later it is too late."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    wrong = room.args_of_kind("foreign")
+    async with room.client(workers) as client:
+        connection = await asyncpg.connect(room.url)
+        transaction = connection.transaction()
+        await transaction.start()
+        with pytest.raises(UnknownKind):
+            await client.insert_many_fast([Act("x"), wrong], tx=connection)
+        still_good = await connection.fetchval("SELECT 1")
+        with pytest.raises(UnknownKind):
+            await client.insert_many_fast([*[Act("x")] * BATCH_SIZE, wrong], tx=connection)
+        with pytest.raises(asyncpg.InFailedSQLTransactionError):
+            await connection.fetchval("SELECT 1")
+        await transaction.rollback()
+        await connection.close()
+
+    assert still_good == 1
+    assert await room.rows() == []
+
+
+async def test_error_of_the_iterator_comes_out_as_it_is(room: Room) -> None:
+    """Whoever makes the jobs gets his own error back, and nothing was inserted."""
+    error = TimeoutError("the list of customers took too long")
+
+    async def jobs() -> AsyncIterator[object]:
+        for n in range(2 * BATCH_SIZE):
+            yield Act(str(n))
+        raise error
+
+    async with _inserting(room) as client:
+        with pytest.raises(TimeoutError) as raised:
+            await client.insert_many_fast(jobs())
+        await client.insert(Act("after"))
+
+    assert raised.value is error
+    assert [row.args for row in await room.rows()] == [{"what": "after"}]
+
+
+async def test_cancelled_insert_inserts_nothing(room: Room) -> None:
+    """A task that is cancelled while its jobs are on their way leaves none, and a connection that works."""
+    waiting = asyncio.Event()
+
+    async def jobs() -> AsyncIterator[object]:
+        for n in range(2 * BATCH_SIZE):
+            yield Act(str(n))
+        waiting.set()
+        await asyncio.get_running_loop().create_future()
+
+    async with _inserting(room) as client:
+        task = asyncio.ensure_future(client.insert_many_fast(jobs()))
+        await asyncio.wait_for(waiting.wait(), GENEROUS)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await client.insert(Act("after"))
+
+    assert [row.args for row in await room.rows()] == [{"what": "after"}]
+
+
+async def test_middleware_and_hooks_see_batches(room: Room) -> None:
+    """Middleware goes around each batch, outermost first, without results; a hook may amend or refuse."""
+    told: list[str] = []
+
+    class Around(Middleware):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def insert(
+            self,
+            params: Sequence[InsertParams],
+            call_next: Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]],
+        ) -> Sequence[InsertResult]:
+            told.append(f"{self.name} before {len(params)}")
+            results = await call_next(params)
+            told.append(f"{self.name} after {len(results)}")
+            return results
+
+    class Tagger(Hook):
+        async def insert_begin(self, params: InsertParams) -> InsertParams:
+            if "refuse" in params.encoded_args:
+                raise ValueError("refused")
+            return msgspec.structs.replace(params, tags=("tagged",))
+
+    async with _inserting(room, middleware=[Around("outer"), Around("inner")], hooks=[Tagger()]) as client:
+        await client.insert_many_fast(Act(str(n)) for n in range(BATCH_SIZE + 1))
+        with pytest.raises(ValueError, match=r"^refused$"):
+            await client.insert_many_fast([*[Act("x")] * BATCH_SIZE, Act("refuse")])
+
+    around = [["outer before {n}", "inner before {n}", "inner after 0", "outer after 0"]] * 2
+    expected = [text.format(n=n) for texts, n in zip(around, (BATCH_SIZE, 1), strict=True) for text in texts]
+    assert told[: len(expected)] == expected
+    rows = await room.rows()
+    assert (len(rows), {row.tags for row in rows}) == (BATCH_SIZE + 1, {("tagged",)})
