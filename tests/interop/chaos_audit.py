@@ -225,9 +225,13 @@ def _overlaps(executions: Sequence[Execution], killed_at: Mapping[str, float]) -
 
 def _rescues(row: Row, executions: Sequence[Execution], killed_at: Mapping[str, float]) -> Iterator[str]:
     for attempt in sorted(row.rescued):
-        last = next((one for one in reversed(executions) if one.attempt == attempt), None)
-        if last is None:
-            continue  # killed before it began, or while it was fetched; `_fetches` has judged that
+        index = max((n for n, one in enumerate(executions) if one.attempt == attempt), default=None)
+        if index is None:
+            continue  # killed before it began, which `_fetches` has judged
+        last = executions[index]
+        snoozes = executions[index + 1].snoozes if index + 1 < len(executions) else row.snoozes
+        if snoozes > last.snoozes:
+            continue  # that one was snoozed, and what was killed had not begun
         killed = killed_at.get(last.client)
         if killed is None:
             yield f"attempt {attempt} was rescued, and {last.client} lives"

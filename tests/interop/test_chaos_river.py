@@ -140,6 +140,32 @@ def test_audit_has_nothing_to_say_of_a_world_in_order() -> None:
     assert audit(WORLD) == []
 
 
+def test_audit_knows_a_fetch_that_never_began() -> None:
+    """39: A job was snoozed long before its client was killed, and fetched by it again, but not begun: no outcome is lost."""
+    job = ChaosJob(n=0, snoozes=1)
+    row = dataclasses.replace(
+        ROWS[0],
+        args=job.args(),
+        attempt=2,
+        attempted_by=["go_1", "go_1", "python_2"],
+        errors=[(1, RESCUED)],
+        metadata={"river:rescue_count": 1, "snoozes": 1},
+    )
+    executions = (
+        Execution("go_1", 1, 1, 0, "snooze", 1.0, 2.0),
+        Execution("python_2", 1, 2, 1, "complete", 30.0, 31.0),
+    )
+
+    assert (
+        audit(
+            Evidence(
+                executions=executions, killed_at={"go_1": 15.0}, plan=[job], rows=[row], skipped={0: [False]}
+            )
+        )
+        == []
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
