@@ -32,7 +32,7 @@ from millhand.mill import Mill
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
-from millhand.store.leader import leader_request_resign
+from millhand.store.leader import Office, leader_request_resign
 
 if TYPE_CHECKING:
     import asyncpg
@@ -89,7 +89,14 @@ class Client:
     @property
     def is_leader(self) -> bool:
         """Whether this client sweeps for all at the moment, as far as it knows."""
-        return self._mill is not None and self._mill.elector is not None and self._mill.elector.is_leader
+        river = None if self._mill is None else self._mill.offices.river
+        return river is not None and river.is_leader
+
+    @property
+    def is_periodic_leader(self) -> bool:
+        """Whether this client inserts the periodic jobs at the moment, in the office that is ours, as far as it knows."""
+        periodic = None if self._mill is None else self._mill.offices.periodic
+        return periodic is not None and periodic.is_leader
 
     @property
     def num_running(self) -> int:
@@ -256,12 +263,15 @@ class Client:
 
     async def request_resign(self, *, tx: object | None = None) -> None:
         """
-        Ask whoever leads to resign, in whatever language it is written; returns when it is said, not when it is done.
+        Ask whoever leads to resign, in whatever language it is written, and whoever inserts our periodic jobs.
+
+        Returns when it is said, not when it is done.
 
         Raises: as the driver. Source: River v0.51.2, client.go `RequestResign`.
         """
         executor = self._driver.pool if tx is None else self._driver.executor(tx)
-        await executor.run(leader_request_resign())
+        for office in Office:
+            await executor.run(leader_request_resign(office=office))
 
     async def add_queue(self, name: str, queue: QueueConfig | int) -> None:
         """
@@ -287,7 +297,7 @@ class Client:
 
     def remove_periodic_job(self, job: PeriodicJob | str) -> None:
         """Insert a periodic job, or that with an id, no more. Raises: ConfigError if there is none such."""
-        self._require_mill().enqueuer.remove(job)
+        self._require_mill().offices.enqueuer.remove(job)
 
     def _new_mill(self) -> Mill:
         return Mill(

@@ -15,33 +15,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
 
 from millhand.config import Config, QueueConfig, StuckJob
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.job import ClientId, JobRow
-from millhand.maintenance.job_cleaner import JobCleaner
-from millhand.maintenance.job_rescuer import JobRescuer
-from millhand.maintenance.job_scheduler import JobScheduler
-from millhand.maintenance.maintainer import Maintainer
-from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
-from millhand.maintenance.queue_cleaner import QueueCleaner
-from millhand.maintenance.reindexer import Reindexer
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
+from millhand.offices import Offices
 from millhand.periodic import PeriodicJob
 from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.client_reporter import QueueUse
 from millhand.runtime.completer import Completer
-from millhand.runtime.elector import Elector, Term
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
+from millhand.runtime.kind_watcher import KindWatcher
 from millhand.runtime.notifier import Notifier, Topic, parse_payload
 from millhand.runtime.producer import Producer
 from millhand.runtime.queue_poller import QueuePoller
 from millhand.runtime.service import Service
 from millhand.runtime.subscription import Subscriptions
-from millhand.worker import NO_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
@@ -92,21 +85,21 @@ class Mill:
         )
         self.producers: dict[str, Producer] = {}
         self._pollers: dict[str, QueuePoller] = {}
-        self.enqueuer = PeriodicJobEnqueuer(
-            inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks
+        self.offices = Offices(
+            config, driver, client_id=client_id, inserter=inserter, queues=self._queue_uses
         )
-        self.elector: Elector | None = None
-        self._maintainer: Maintainer | None = None
+        self._kind_watcher: KindWatcher | None = None
         self._notifier: Notifier | None = None
-        if config.leader_election:
-            self.elector = Elector(pool, client_id, clock=config.clock, on_term=self._maintain)
-            sweepers = _sweepers(config, driver, inserter, self.enqueuer)
-            self._maintainer = Maintainer(sweepers, request_resign=self.elector.request_resign)
+        if config.fetch_only_known_kinds:
+            self._kind_watcher = KindWatcher(
+                pool, client_id, kinds=config.workers.kinds, queues=lambda: tuple(self.producers)
+            )
         if not config.poll_only:
             receivers = {
                 Topic.INSERT: self._hear_insert,
                 Topic.CONTROL: self._hear_control,
-                Topic.LEADERSHIP: self._hear_leadership,
+                Topic.LEADERSHIP: self.offices.hear_river,
+                Topic.PERIODIC_LEADERSHIP: self.offices.hear_periodic,
             }
             self._notifier = Notifier(driver, receivers, self._hear_connected)
 
@@ -122,6 +115,8 @@ class Mill:
                 await self._start(service)
             for name, queue in self._config.queue_configs.items():
                 await self.add_queue(name, queue)
+            if self._kind_watcher is not None and self._config.queues:
+                await self._start(self._kind_watcher)
         except BaseException:
             self.cancel_attempts()
             await self.stop(soft_stop_seconds=0.0)
@@ -154,6 +149,7 @@ class Mill:
         except BaseException:
             await self._end_queue(producer, poller)
             raise
+        self.offices.reporter.bell.ring()
 
     async def remove_queue(self, name: str) -> None:
         """Stop fetching from a queue and return when its attempts have ended."""
@@ -185,12 +181,12 @@ class Mill:
 
     def add_periodic_job(self, job: PeriodicJob) -> None:
         """Have a job inserted while this client leads."""
-        if self.elector is None or not self._config.queues:
+        if self.offices.periodic is None or not self._config.queues:
             raise ConfigError(
                 "periodic job must be added to a client that may lead, with queues and with leader_election, "
                 f"got {self._client_id!r}"
             )
-        self.enqueuer.add(job)
+        self.offices.enqueuer.add(job)
 
     # The ladder.
 
@@ -204,16 +200,20 @@ class Mill:
             logger.warning("attempts cancelled", extra={"num_jobs": num_jobs})
             if not await self._wait_idle(ABANDON_SECONDS):
                 logger.error("attempts abandoned", extra={"num_jobs": self.num_running})
-        _tell_to_stop(self.completer, *self._pollers.values(), self._maintainer)
+        offices = self.offices
+        _tell_to_stop(self.completer, *self._pollers.values(), self._kind_watcher, *offices.maintainers)
         await self.completer.stop()
         logger.debug("completions written", extra={"num_jobs": sum(self.completer.num_by_kind.values())})
         await _stop_all(self._pollers.values())
-        if self._maintainer is not None and self.elector is not None:
-            await self._maintainer.stop()
+        if self._kind_watcher is not None:
+            await self._kind_watcher.stop()
+        if offices.electors:
+            await _stop_all(offices.maintainers)
             logger.debug("sweepers stopped")
-            _tell_to_stop(self.elector, self._inserter, self._notifier)
-            await self.elector.stop()
+            _tell_to_stop(*offices.electors, offices.reporter, self._inserter, self._notifier)
+            await _stop_all(offices.electors)
             logger.debug("term resigned")
+        await offices.reporter.stop()
         await self._inserter.stop()
         if self._notifier is not None:
             await self._notifier.stop()
@@ -258,16 +258,14 @@ class Mill:
                 producer.cancel(id)
             elif action in ("pause", "resume"):
                 producer.hear_paused(is_paused=action == "pause")
+            if action in ("resume", "metadata_changed") and producer.queue in self._pollers:
+                self._pollers[producer.queue].touch_soon()
 
     def _hear_available(self, row: JobRow) -> None:
         producer = self.producers.get(row.queue)
         if producer is not None:
             due_in = (row.scheduled_at - self._config.clock.now()).total_seconds()
             producer.hear_due(max(due_in, 0.0) + DUE_MARGIN_SECONDS)
-
-    def _hear_leadership(self, payload: str) -> None:
-        if self.elector is not None:
-            self.elector.receive(payload)
 
     def _hear_connected(self) -> None:
         for producer in self.producers.values():
@@ -300,22 +298,24 @@ class Mill:
                 error or RuntimeError(f"{service.name} must run until it is stopped, got its end")
             )
 
-    def _maintain(self, term: Term | None) -> None:
-        if self._maintainer is not None:
-            self._maintainer.set_term(term)
-
     # Wiring.
 
     def _services(self) -> list[Service]:
         return [
             service
-            for service in (self._inserter, self.completer, self._notifier, self._maintainer, self.elector)
+            for service in (self._inserter, self.completer, self._notifier, *self.offices.services)
             if service is not None
         ]
 
     async def _start(self, service: Service) -> None:
         service.on_crash = self._hear_crash
         await service.start()
+
+    def _queue_uses(self) -> Mapping[str, QueueUse]:
+        return {
+            name: QueueUse(producer.max_workers, producer.touched_at)
+            for name, producer in self.producers.items()
+        }
 
     def _producer(self, name: str, queue: QueueConfig) -> Producer:
         config = self._config
@@ -331,45 +331,6 @@ class Mill:
             poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
             subscriptions=self._subscriptions,
         )
-
-
-def _sweepers(
-    config: Config, driver: Driver, inserter: Inserter, enqueuer: PeriodicJobEnqueuer
-) -> Sequence[Service]:
-    """Return what a leader does for all, in the order in which it is begun."""
-    pool, clock = driver.pool, config.clock
-    job_timeout: timedelta | None = None if config.job_timeout == NO_TIMEOUT else config.job_timeout
-    sweepers: list[Service] = [
-        enqueuer,
-        JobScheduler(pool, inserter, clock=clock),
-        JobRescuer(
-            pool,
-            clock=clock,
-            job_timeout=job_timeout,
-            rescue_after=config.rescue_after,
-            retry_policy=config.retry_policy,
-            workers=config.workers,
-        ),
-        JobCleaner(
-            pool,
-            clock=clock,
-            cancelled_retention=config.cancelled_job_retention,
-            completed_retention=config.completed_job_retention,
-            discarded_retention=config.discarded_job_retention,
-        ),
-        QueueCleaner(pool, clock=clock),
-    ]
-    if config.reindexer_schedule is not None:
-        sweepers.append(
-            Reindexer(
-                pool,
-                clock=clock,
-                index_names=config.reindexer_index_names,
-                schedule=config.reindexer_schedule,
-                timeout=config.reindexer_timeout,
-            )
-        )
-    return sweepers
 
 
 def _tell_to_stop(*services: Service | None) -> None:

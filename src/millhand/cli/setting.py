@@ -66,6 +66,8 @@ WORKER_SETTINGS: Mapping[str, str] = {
     "fetch_only_known_kinds": "leave jobs of kinds that this worker does not know to others",
     "poll_only": "never LISTEN, for poolers that cannot",
     "leader_election": "take part in electing the one client that schedules, rescues and cleans for all",
+    "lead_last": "let clients of other languages lead first, so that their periodic jobs go on; ours do in any case",
+    "client_report_interval": "how often this worker says that it is there, for `millhand client list`",
     "job_stuck_threshold": "how long past its timeout an attempt counts as stuck",
     "rescue_stuck_jobs_after": "how long an attempt may run until it is rescued; `none` is an hour, or an hour more "
     "than a changed `job_timeout`",

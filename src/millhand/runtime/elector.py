@@ -8,6 +8,7 @@ Rule 2: the database is the judge. Expiry is decided in SQL, by the database's c
         renewal was *begun*.
 Rule 3: leadership is a lease, not a lock. A leader whose process stood still may act a moment too long, so what leaders
         do must be safe when two of them do it.
+Rule 4: beside clients of another language ours are the last to bid for River's office; standing.py has the rules.
 
               bid won                      renewed
     follow ─────────────▶ lead ⟲ ────────────────────────────┐
@@ -15,6 +16,8 @@ Rule 3: leadership is a lease, not a lock. A leader whose process stood still ma
       │                    ├─ renewal refused ──▶ lost       │ stop · resignation asked for · trust ran out
       │                    │                                 ▼
       └────────────────────┴───────────────────────────── resigned (the row is deleted, the others are told)
+
+There are two offices, River's and our own, and an elector for each; of them only River's has strangers to bid for it.
 
 Concurrency: belongs to one event loop. `on_term` is called on it, and must not block.
 Source: River v0.51.2, internal/leadership/elector.go; river_leader.sql.
@@ -35,7 +38,16 @@ from millhand.errors import DriverError, OperationTimeout
 from millhand.job import ClientId
 from millhand.runtime.notifier import parse_payload
 from millhand.runtime.service import Service, Wake
-from millhand.store.leader import leader_attempt_elect, leader_attempt_reelect, leader_resign
+from millhand.runtime.standing import Standing, after_resignation, after_sight, may_bid
+from millhand.store.client import client_make_way
+from millhand.store.leader import (
+    LeaderSight,
+    Office,
+    leader_attempt_elect,
+    leader_attempt_reelect,
+    leader_get_sight,
+    leader_resign,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +62,8 @@ RENEW_BACKOFF_CEILING_SECONDS = 4.0
 # All followers hear a resignation at once and must not all bid at once.
 RESIGNED_SPREAD_SECONDS = 0.05
 RESIGN_TIMEOUTS_SECONDS = (1.0, 2.0, 3.0)
+# Whoever bids every so often has bid by then: what a bid may take, beside interval and jitter.
+PATIENCE_MARGIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,9 @@ class Elector(Service):
     """
     Follows until elected, leads until the term ends, and says so to `on_term`.
 
-    `on_term` is called with the term when it begins and with None when it is over, always in turn.
+    `on_term` is called with the term when it begins and with None when it is over, always in turn. `is_last` is asked
+    before each bid whether this client lets clients of other languages go first; that needs the tables of clients.
+    An elector that is not open does not bid; see `set_open`. `stood` is how it stood back before its last term.
     Units: all constructor parameters are seconds; the defaults are River's and must be the same in all of a fleet.
     """
 
@@ -76,8 +92,11 @@ class Elector(Service):
         clock: Clock,
         on_term: Callable[[Term | None], None],
         interval_seconds: float = INTERVAL_SECONDS,
+        is_last: Callable[[], bool] = lambda: False,
+        is_open: bool = True,
         jitter_seconds: float = JITTER_SECONDS,
         margin_seconds: float = MARGIN_SECONDS,
+        office: Office = Office.RIVER,
         ttl_seconds: float = TTL_SECONDS,
     ) -> None:
         super().__init__()
@@ -86,14 +105,26 @@ class Elector(Service):
         self._clock = clock
         self._guard: asyncio.TimerHandle | None = None
         self._interval_seconds = interval_seconds
+        self._is_last = is_last
+        self._is_making_way = False
+        self._is_open = is_open
         self._jitter_seconds = jitter_seconds
+        self._left_to: ClientId | None = None
+        self._office = office
         self._on_term = on_term
+        self._patience_seconds = interval_seconds + jitter_seconds + PATIENCE_MARGIN_SECONDS
         self._pool = pool
         self._resign_asked = False
+        self._standing: Standing | None = None
         self._term: Term | None = None
         self._trust_seconds = ttl_seconds - margin_seconds
         self._trusted_until = 0.0
         self._ttl_seconds = ttl_seconds
+        self.stood: Standing | None = None
+
+    @property
+    def name(self) -> str:
+        return f"Elector({self._office})"
 
     @property
     def term(self) -> Term | None:
@@ -115,6 +146,7 @@ class Elector(Service):
             ):  # whoever leads; the leader_id beside it is not looked at
                 self._ask_to_resign(self._term, abstain_seconds=2 * RESIGNED_SPREAD_SECONDS)
             case "resigned" if self._term is None and parsed.get("leader_id") != self._client_id:
+                self._standing = after_resignation(self._standing, self._clock.monotonic())
                 self.bell.ring()
 
     def request_resign(self, term: Term) -> None:
@@ -124,6 +156,19 @@ class Elector(Service):
         For whoever finds that this client, though elected, cannot do a leader's work.
         """
         self._ask_to_resign(term, abstain_seconds=self._interval_seconds + self._jitter_seconds)
+
+    def make_way(self) -> None:
+        """Resign the term for clients of another language to take; lead on if they have not, after a while."""
+        if self._term is not None:
+            self._is_making_way = True
+            self._ask_to_resign(self._term, abstain_seconds=0.0)
+
+    def set_open(self, *, is_open: bool) -> None:
+        """Bid from now on, or no more; a term that runs is resigned."""
+        self._is_open = is_open
+        if not is_open and self._term is not None:
+            self._ask_to_resign(self._term, abstain_seconds=0.0)
+        self.bell.ring()
 
     def _ask_to_resign(self, term: Term, *, abstain_seconds: float) -> None:
         if term == self._term:
@@ -141,11 +186,14 @@ class Elector(Service):
         """Bid until elected; None when told to stop."""
         num_failures = 0
         while not self.bell.is_stopping:
+            if not self._is_open:
+                await self.bell.wait()
+                continue
             try:
                 if (term := await self._bid()) is not None:
                     return term
                 num_failures = 0
-                pause = self._interval_seconds + _spread(self._jitter_seconds)
+                pause = self._pause_seconds()
             except (DriverError, OperationTimeout) as error:
                 num_failures += 1
                 pause = backoff_seconds(num_failures)
@@ -154,9 +202,25 @@ class Elector(Service):
                 await self.bell.wait(_spread(RESIGNED_SPREAD_SECONDS))
         return None
 
+    def _pause_seconds(self) -> float:
+        """How long to sleep after a bid that was lost, or not made."""
+        pause = self._interval_seconds + _spread(self._jitter_seconds)
+        if self._standing is None or self._standing.vacant_since is None:
+            return pause
+        left = self._standing.seconds_left(self._patience_seconds, self._clock.monotonic())
+        return left + _spread(RESIGNED_SPREAD_SECONDS)
+
     async def _bid(self) -> Term | None:
+        if self._is_last():
+            if not await self._is_our_turn():
+                self.probe("bid", value=False)
+                return None
+        else:
+            self._standing = None
         begun = self._clock.monotonic()
-        query = leader_attempt_elect(leader_id=self._client_id, ttl=timedelta(seconds=self._ttl_seconds))
+        query = leader_attempt_elect(
+            leader_id=self._client_id, ttl=timedelta(seconds=self._ttl_seconds), office=self._office
+        )
         row = await self._pool.run(query.within(STATEMENT_SECONDS))
         self.probe("bid", row is not None)
         if row is None:
@@ -164,14 +228,36 @@ class Elector(Service):
         self._trusted_until = begun + self._trust_seconds
         return Term(self._client_id, row.elected_at)
 
+    async def _is_our_turn(self) -> bool:
+        """Look who leads, and return whether to bid."""
+        patience = timedelta(seconds=self._patience_seconds)
+        query = leader_get_sight(client_id=self._client_id, patience=patience)
+        sight = await self._pool.run(query.within(STATEMENT_SECONDS))
+        now = self._clock.monotonic()
+        self._standing = after_sight(self._standing, sight, now)
+        self._tell_left(sight)
+        return may_bid(self._standing, sight, now=now, patience=self._patience_seconds)
+
     async def _lead(self, term: Term) -> None:
         self._begin(term)
         try:
             may_be_ours = await self._renew_until_over(term)
         finally:
             self._end()
+        if may_be_ours and self._is_making_way:
+            await self._tell_making_way(term)
         if may_be_ours:
             await self._resign(term)
+        if self._is_making_way:
+            self._standing = Standing(foreign_id=None, vacant_since=self._clock.monotonic())
+
+    async def _tell_making_way(self, term: Term) -> None:
+        """Have our own clients know that this term is not for them."""
+        logger.info("leadership offered to others", extra=self._fields(term))
+        try:
+            await self._pool.run(client_make_way(id=self._client_id).within(STATEMENT_SECONDS))
+        except (DriverError, OperationTimeout) as error:
+            self._log_failure(error, 0.0)
 
     async def _renew_until_over(self, term: Term) -> bool:
         """Return, when the term is over, whether its row may still be there for us to delete."""
@@ -181,15 +267,15 @@ class Elector(Service):
             if self.bell.is_stopping or self._resign_asked:
                 return True
             if self._trust_left() <= 0:
-                _log_lost(term, "no renewal within the time of trust")
+                self._log_lost(term, "no renewal within the time of trust")
                 return True
             try:
                 if not await self._renew(term):
-                    _log_lost(term, "the renewal was refused")
+                    self._log_lost(term, "the renewal was refused")
                     return False
                 num_failures, pause = 0, self._interval_seconds
                 if self._term is None:  # its end was told while the renewal was on its way, and stands
-                    _log_lost(term, "the renewal came too late")
+                    self._log_lost(term, "the renewal came too late")
                     return True
             except (DriverError, OperationTimeout) as error:
                 num_failures += 1
@@ -199,7 +285,10 @@ class Elector(Service):
     async def _renew(self, term: Term) -> bool:
         begun = self._clock.monotonic()
         query = leader_attempt_reelect(
-            leader_id=term.leader_id, elected_at=term.elected_at, ttl=timedelta(seconds=self._ttl_seconds)
+            leader_id=term.leader_id,
+            elected_at=term.elected_at,
+            ttl=timedelta(seconds=self._ttl_seconds),
+            office=self._office,
         )
         row = await self._pool.run(query.within(min(STATEMENT_SECONDS, self._trust_left())))
         self.probe("renewed", row is not None)
@@ -213,7 +302,7 @@ class Elector(Service):
     async def _resign(self, term: Term) -> None:
         """Delete the term's row, so that the others need not wait for it to expire; if that fails, it expires."""
         for timeout_seconds in RESIGN_TIMEOUTS_SECONDS:
-            query = leader_resign(leader_id=term.leader_id, elected_at=term.elected_at)
+            query = leader_resign(leader_id=term.leader_id, elected_at=term.elected_at, office=self._office)
             try:
                 resigned = await self._pool.run(query.within(timeout_seconds))
             except (DriverError, OperationTimeout) as error:
@@ -221,15 +310,18 @@ class Elector(Service):
                 continue
             self.probe("resigned", resigned)
             if resigned:
-                logger.info("leadership resigned", extra=_fields(term))
+                logger.info("leadership resigned", extra=self._fields(term))
             return
 
     def _begin(self, term: Term) -> None:
         self._abstain_seconds = 0.0
+        self._is_making_way = False
+        self._left_to = None
         self._resign_asked = False
+        self.stood, self._standing = self._standing, None
         self._term = term
         self._guard_trust()
-        logger.info("leadership gained", extra=_fields(term))
+        logger.info("leadership gained", extra=self._fields(term))
         self._on_term(term)
         self.probe("gained", term)
 
@@ -268,20 +360,31 @@ class Elector(Service):
                 "client_id": self._client_id,
                 "error": str(error),
                 "error_type": type(error).__name__,
+                "office": self._office.value,
                 "operation": error.operation,
                 "sleep_seconds": pause,
             },
         )
         self.probe("failed", error)
 
+    def _tell_left(self, sight: LeaderSight) -> None:
+        """Log, once for each of them, that a client of another language leads and is left to."""
+        foreign_id = None if self._standing is None else self._standing.foreign_id
+        if foreign_id is None or foreign_id == self._left_to:
+            return
+        self._left_to = foreign_id
+        logger.info(
+            "leadership left to others", extra={"client_id": self._client_id, "leader_id": foreign_id}
+        )
+        self.probe("left", foreign_id)
+
+    def _log_lost(self, term: Term, reason: str) -> None:
+        logger.info("leadership lost", extra={**self._fields(term), "reason": reason})
+
+    def _fields(self, term: Term) -> dict[str, str]:
+        elected_at = term.elected_at.isoformat()
+        return {"client_id": term.leader_id, "office": self._office.value, "elected_at": elected_at}
+
 
 def _spread(seconds: float) -> float:
     return random.uniform(0.0, seconds)  # noqa: S311 - spreads load, guards nothing
-
-
-def _log_lost(term: Term, reason: str) -> None:
-    logger.info("leadership lost", extra={**_fields(term), "reason": reason})
-
-
-def _fields(term: Term) -> dict[str, str]:
-    return {"client_id": term.leader_id, "elected_at": term.elected_at.isoformat()}

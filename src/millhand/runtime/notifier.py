@@ -28,11 +28,16 @@ PING_SECONDS = 5.0
 
 
 class Topic(enum.StrEnum):
-    """What is said on the wire; each is prefixed with the schema, `public.river_insert`."""
+    """
+    What is said on the wire; each is prefixed with the schema, `public.river_insert`.
+
+    The last is ours alone: who inserts our periodic jobs.
+    """
 
     INSERT = "river_insert"
     CONTROL = "river_control"
     LEADERSHIP = "river_leadership"
+    PERIODIC_LEADERSHIP = "millhand_leader"
 
 
 class Notifier(Service):

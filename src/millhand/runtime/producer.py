@@ -19,6 +19,7 @@ import heapq
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 from millhand.clock import backoff_seconds
@@ -26,6 +27,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import MillhandError
 from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
+from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.service import Service, Wake
 from millhand.runtime.subscription import Subscriptions
@@ -82,10 +84,16 @@ class Producer(Service):
         self.is_paused = False
         self.num_pauses_heard = 0
         self.queue = queue
+        self.touched_at: datetime | None = None
 
     @property
     def name(self) -> str:
         return f"Producer({self.queue})"
+
+    @property
+    def max_workers(self) -> int:
+        """How many attempts run here at most."""
+        return self._max_workers
 
     @property
     def num_running(self) -> int:
@@ -99,6 +107,7 @@ class Producer(Service):
 
     async def run(self, started: Callable[[], None]) -> None:
         row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
+        self.see_touched(row)
         self.is_paused = row.is_paused
         self._is_wanted = True
         started()
@@ -139,6 +148,10 @@ class Producer(Service):
         """Do as the queue's row said, unless something was announced since it was asked: that is newer."""
         if num_pauses_heard == self.num_pauses_heard:
             self._set_paused(is_paused=is_paused)
+
+    def see_touched(self, row: QueueRow) -> None:
+        """Take note of when this client touched its queue's row, as the row says."""
+        self.touched_at = row.updated_at
 
     def cancel(self, id: int) -> None:
         """Cancel the attempt of a job, if it runs here or is on its way here."""

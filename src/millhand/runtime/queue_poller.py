@@ -2,7 +2,8 @@
 What a producer asks the database now and then, because a notification may have been lost.
 
     every pass        which of my running jobs were cancelled?  is my queue paused?
-    every 10 minutes  my queue is in use (or the queue cleaner removes its row after a day)
+    every 10 minutes  my queue is in use (or the queue cleaner removes its row after a day); and when somebody else has
+                      touched the row, so that it does not look as if a client of another language had
 
 With a listening connection a pass a minute is enough; without one (poll-only mode) it is the only way to hear of a
 cancel or a pause, and comes every two seconds.
@@ -46,6 +47,11 @@ class QueuePoller(Sweeper):
     def next_pause_seconds(self) -> float:
         return jittered(self.interval_seconds)
 
+    def touch_soon(self) -> None:
+        """Say now that the queue is in use: somebody has changed its row who may not use it himself."""
+        self._heartbeat_at = 0.0
+        self.bell.ring()
+
     async def poll_cancellations(self) -> None:
         """Cancel the attempts that run now and whose jobs were cancelled; an attempt begun meanwhile is not touched."""
         running = list(self._producer.running)
@@ -63,7 +69,11 @@ class QueuePoller(Sweeper):
             query = queue_create_or_set_updated_at(name) if is_heartbeat_due else queue_get(name)
             row = await self._pool.run(query)
         except NotFound:
+            is_heartbeat_due = True
             row = await self._pool.run(queue_create_or_set_updated_at(name))
         if is_heartbeat_due:
             self._heartbeat_at = now + jittered(HEARTBEAT_SECONDS, 0.01)
+            self._producer.see_touched(row)
+        elif self._producer.is_paused and not row.is_paused:
+            self._heartbeat_at = 0.0
         self._producer.see_paused(is_paused=row.is_paused, num_pauses_heard=num_heard)

@@ -147,3 +147,19 @@ DELETE FROM /* schema */millhand_client AS client
 WHERE client.last_seen_at < @last_seen_horizon
 AND client.id NOT IN (SELECT held.id FROM held WHERE held.id IS NOT NULL)
 RETURNING client.id;
+
+-- name: client_get_unknown_kinds
+-- Give kinds, other than those a client knows, that jobs have which are due in its queues; of each queue the first.
+SELECT DISTINCT due.kind
+FROM unnest(@queues::text []) AS wanted (queue)
+CROSS JOIN LATERAL (
+    SELECT job.kind
+    FROM /* schema */river_job AS job
+    WHERE job.state = 'available'
+    AND job.queue = wanted.queue
+    AND job.scheduled_at <= coalesce(@now::timestamptz, now())
+    ORDER BY job.priority, job.scheduled_at, job.id
+    LIMIT @limit::integer
+) AS due
+WHERE due.kind <> ALL(@kinds::text [])
+ORDER BY due.kind;

@@ -17,6 +17,7 @@ FOREIGN_WITHIN = timedelta(minutes=11)
 REPORT_GRACE = timedelta(seconds=10)
 # Of each state the newest attempts: who works much is among them, and who works little is so where nobody works much.
 NUM_ATTEMPTS = 500
+NUM_DUE = 1_000
 
 
 class ClientReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,14 @@ def client_get_foreign(
     """
     params = {"limit": NUM_ATTEMPTS, "now": now, "report_grace": report_grace, "within": within}
     return Query("client_get_foreign", params, lambda rows: [Sighting(*row) for row in rows])
+
+
+def client_get_unknown_kinds(
+    *, kinds: Sequence[str], queues: Sequence[str], now: datetime | None = None
+) -> Query[list[str]]:
+    """Give kinds that are not among `kinds` and have jobs due in `queues`, as far as the first of each queue tell."""
+    params = {"kinds": list(kinds), "limit": NUM_DUE, "now": now, "queues": list(queues)}
+    return Query("client_get_unknown_kinds", params, lambda rows: [row[0] for row in rows])
 
 
 def client_delete_gone(*, last_seen_horizon: datetime) -> Query[list[ClientId]]:

@@ -1,0 +1,189 @@
+"""
+What one client does for all: the two offices, what each of them does, and how the fleet knows of the client.
+
+    river      who holds it sweeps River's tables: scheduler, rescuer, cleaners, reindexer
+    periodic   who holds it inserts the periodic jobs, and clears away clients that are gone
+
+River's office is one for clients of all languages, and a leader inserts only the periodic jobs that it has itself. So
+ours have an office of their own, and go on whoever holds River's; and clients of other languages are let go first for
+River's, so that theirs go on.
+
+All of it needs the tables of line millhand. Without them there is only River's office, and the periodic jobs are
+inserted under its term, as River's are.
+
+Concurrency: belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+
+from millhand.config import Config
+from millhand.driver.protocol import Driver
+from millhand.job import ClientId
+from millhand.maintenance.client_cleaner import ClientCleaner
+from millhand.maintenance.foreign_watcher import ForeignWatcher
+from millhand.maintenance.job_cleaner import JobCleaner
+from millhand.maintenance.job_rescuer import JobRescuer
+from millhand.maintenance.job_scheduler import JobScheduler
+from millhand.maintenance.maintainer import Maintainer
+from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.maintenance.queue_cleaner import QueueCleaner
+from millhand.maintenance.reindexer import Reindexer
+from millhand.runtime.client_reporter import ClientReporter, QueueUse
+from millhand.runtime.elector import Elector, Term
+from millhand.runtime.inserter import Inserter
+from millhand.runtime.service import Service
+from millhand.store.leader import Office
+from millhand.worker import NO_TIMEOUT
+
+
+class Offices:
+    """
+    Wires a client's report, its electors and what they lead to; `queues` is what the client works.
+
+    A client without `leader_election` reports, and holds neither office. The periodic jobs are `enqueuer`'s.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        driver: Driver,
+        *,
+        client_id: ClientId,
+        inserter: Inserter,
+        queues: Callable[[], Mapping[str, QueueUse]],
+    ) -> None:
+        self._periodic_term: Term | None = None
+        self._river_term: Term | None = None
+        self.enqueuer = PeriodicJobEnqueuer(
+            inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks
+        )
+        self.reporter = ClientReporter(
+            driver.pool,
+            client_id,
+            clock=config.clock,
+            interval=config.client_report_interval,
+            kinds=config.workers.kinds,
+            on_known=self._hear_known,
+            queues=queues,
+        )
+        self.river: Elector | None = None
+        self.periodic: Elector | None = None
+        self._maintainers: list[Maintainer] = []
+        if config.leader_election:
+            self._wire(config, driver, client_id, inserter)
+
+    @property
+    def electors(self) -> list[Elector]:
+        return [elector for elector in (self.river, self.periodic) if elector is not None]
+
+    @property
+    def maintainers(self) -> Sequence[Maintainer]:
+        return self._maintainers
+
+    @property
+    def services(self) -> list[Service]:
+        """All services, in the order in which they are started."""
+        return [self.reporter, *self._maintainers, *self.electors]
+
+    def hear_river(self, payload: str) -> None:
+        """Hear what was said on `river_leadership`."""
+        if self.river is not None:
+            self.river.receive(payload)
+
+    def hear_periodic(self, payload: str) -> None:
+        """Hear what was said on `millhand_leader`."""
+        if self.periodic is not None:
+            self.periodic.receive(payload)
+
+    def _wire(self, config: Config, driver: Driver, client_id: ClientId, inserter: Inserter) -> None:
+        pool, clock = driver.pool, config.clock
+        self.river = river = Elector(
+            pool,
+            client_id,
+            clock=clock,
+            is_last=lambda: config.lead_last and self.reporter.is_known,
+            on_term=self._hear_river_term,
+        )
+        self.periodic = Elector(
+            pool,
+            client_id,
+            clock=clock,
+            is_open=False,  # until the tables are known to be there
+            office=Office.PERIODIC,
+            on_term=self._hear_periodic_term,
+        )
+        watcher = ForeignWatcher(
+            pool,
+            clock=clock,
+            is_wanted=lambda: config.lead_last and self.reporter.is_known,
+            make_way=river.make_way,
+            standing=lambda: river.stood,
+            term=lambda: river.term,
+        )
+        cleaner = ClientCleaner(pool, clock=clock, is_wanted=lambda: self.reporter.is_known)
+        self._maintainers = [
+            Maintainer([*_sweepers(config, driver, inserter), watcher], request_resign=river.request_resign),
+            Maintainer([self.enqueuer, cleaner], request_resign=self._request_resign),
+        ]
+
+    def _request_resign(self, term: Term) -> None:
+        """Resign the term under which periodic jobs are inserted, of whichever office it is."""
+        for elector in self.electors:
+            elector.request_resign(term)
+
+    def _hear_river_term(self, term: Term | None) -> None:
+        self._river_term = term
+        self._maintainers[0].set_term(term)
+        self._assign()
+
+    def _hear_periodic_term(self, term: Term | None) -> None:
+        self._periodic_term = term
+        self._assign()
+
+    def _hear_known(self) -> None:
+        if self.periodic is not None:
+            self.periodic.set_open(is_open=self.reporter.is_known)
+            self._assign()
+
+    def _assign(self) -> None:
+        """Have periodic jobs inserted under the term of their own office, or of River's where there is no other."""
+        self._maintainers[1].set_term(self._periodic_term if self.reporter.is_known else self._river_term)
+
+
+def _sweepers(config: Config, driver: Driver, inserter: Inserter) -> list[Service]:
+    """Return what River's leader does for all, in the order in which it is begun."""
+    pool, clock = driver.pool, config.clock
+    job_timeout: timedelta | None = None if config.job_timeout == NO_TIMEOUT else config.job_timeout
+    sweepers: list[Service] = [
+        JobScheduler(pool, inserter, clock=clock),
+        JobRescuer(
+            pool,
+            clock=clock,
+            job_timeout=job_timeout,
+            rescue_after=config.rescue_after,
+            retry_policy=config.retry_policy,
+            workers=config.workers,
+        ),
+        JobCleaner(
+            pool,
+            clock=clock,
+            cancelled_retention=config.cancelled_job_retention,
+            completed_retention=config.completed_job_retention,
+            discarded_retention=config.discarded_job_retention,
+        ),
+        QueueCleaner(pool, clock=clock),
+    ]
+    if config.reindexer_schedule is not None:
+        sweepers.append(
+            Reindexer(
+                pool,
+                clock=clock,
+                index_names=config.reindexer_index_names,
+                schedule=config.reindexer_schedule,
+                timeout=config.reindexer_timeout,
+            )
+        )
+    return sweepers

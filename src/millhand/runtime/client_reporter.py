@@ -1,0 +1,191 @@
+"""
+Says of this client that it is there, again and again, in its row of `millhand_client`.
+
+Rule 1: one statement a report, whatever number of jobs; a report that fails is followed by the next one.
+Rule 2: a row belongs to a life: the instant of the first report, by the database's clock. A client that ends marks its
+        own row only, and one that finds another's life in its row tells that its name is taken.
+Rule 3: where the tables are not there, or not for us, the client works all the same. That is told once, and looked after
+        as often as a report would have been made: they may be made while we run.
+
+    is_known   whether the fleet can see us; whoever needs that hears of each change by `on_known`
+
+Concurrency: belongs to one event loop. `on_known` is called on it, and must not block.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import version
+
+from millhand.clock import Clock
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError, MillhandError
+from millhand.job import ClientId
+from millhand.runtime.service import Service, Wake
+from millhand.store.client import (
+    FOREIGN_WITHIN,
+    ClientReport,
+    client_get_shape,
+    client_report,
+    client_stop,
+)
+
+logger = logging.getLogger(__name__)
+
+STATEMENT_SECONDS = 5.0
+# A process that is told to stop must stop; its row is taken for silent then.
+STOP_SECONDS = 2.0
+MIGRATION_VERSION = 2
+# No such table, column or schema; and not for us.
+_UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
+
+
+@dataclass(frozen=True, slots=True)
+class QueueUse:
+    """How a client uses a queue: how many jobs at once, and when it touched the queue's row, by that row."""
+
+    max_workers: int
+    updated_at: datetime | None
+
+
+class ClientReporter(Service):
+    """
+    Reports for one client every `interval`, and when rung; `queues` is asked each time.
+
+    The first report is made before `start` returns, unless the database does not answer.
+    """
+
+    def __init__(
+        self,
+        pool: Executor,
+        client_id: ClientId,
+        *,
+        clock: Clock,
+        interval: timedelta,
+        kinds: Sequence[str],
+        on_known: Callable[[], None],
+        queues: Callable[[], Mapping[str, QueueUse]],
+    ) -> None:
+        super().__init__()
+        self._client_id = client_id
+        self._clock = clock
+        self._has_told = False
+        self._interval = interval
+        self._is_taken = False
+        self._kinds = kinds
+        self._num_failures = 0
+        self._on_known = on_known
+        self._pool = pool
+        self._queue_updates: dict[str, datetime] = {}
+        self._queues = queues
+        self._started_at: datetime | None = None
+        self.is_known = False
+
+    async def run(self, started: Callable[[], None]) -> None:
+        self._started_at = None
+        await self.run_once()
+        started()
+        while await self.bell.wait(self._interval.total_seconds()) is not Wake.STOP:
+            await self.run_once()
+        await self._mark_stopped()
+
+    async def run_once(self) -> None:
+        """Make one report, or look whether one could be made."""
+        try:
+            if self.is_known or await self._pool.run(client_get_shape().within(STATEMENT_SECONDS)):
+                await self._report()
+            else:
+                self._set_unknown("the tables are not there")
+        except DriverError as error:
+            if error.sqlstate in _UNUSABLE:
+                self._set_unknown(error.reason)
+            else:
+                self._failed(error)
+        except MillhandError as error:
+            self._failed(error)
+
+    async def _report(self) -> None:
+        uses = self._queues()
+        self._note_updates(uses)
+        report = ClientReport(
+            id=self._client_id,
+            hostname=socket.gethostname(),
+            kinds=self._kinds,
+            pid=os.getpid(),
+            queue_updates=self._queue_updates,
+            queues={name: use.max_workers for name, use in uses.items()},
+            report_interval=self._interval,
+            version=version("millhand"),
+        )
+        query = client_report(report, started_at=self._started_at)
+        reported = await self._pool.run(query.within(STATEMENT_SECONDS))
+        self._look_for_twin(reported.before_at)
+        self._started_at = reported.started_at
+        self._queue_updates = reported.queue_updates
+        self._num_failures = 0
+        self._set_known()
+        self.probe("reported", reported)
+
+    def _note_updates(self, uses: Mapping[str, QueueUse]) -> None:
+        """Own up to what was touched, and for a while to what is worked no longer."""
+        horizon = self._clock.now() - 2 * FOREIGN_WITHIN
+        kept = {name: at for name, at in self._queue_updates.items() if at > horizon or name in uses}
+        touched = {name: use.updated_at for name, use in uses.items() if use.updated_at is not None}
+        self._queue_updates = kept | touched
+
+    def _look_for_twin(self, before_at: datetime | None) -> None:
+        """Tell, once, if somebody else reports under our name: the row is then not ours alone."""
+        is_taken = self._started_at is not None and before_at not in (None, self._started_at)
+        if is_taken and not self._is_taken:
+            logger.warning("client id used twice", extra={"client_id": self._client_id})
+            self.probe("taken")
+        self._is_taken |= is_taken
+
+    async def _mark_stopped(self) -> None:
+        if self._started_at is None or not self.is_known:
+            return
+        query = client_stop(id=self._client_id, started_at=self._started_at)
+        try:
+            await self._pool.run(query.within(STOP_SECONDS))
+        except MillhandError as error:
+            logger.debug("client not reported", extra=self._fault(error))
+
+    def _set_known(self) -> None:
+        if not self.is_known:
+            self.is_known = True
+            if self._has_told:
+                self._has_told = False
+                logger.info("client reported", extra={"client_id": self._client_id})
+            self._on_known()
+
+    def _set_unknown(self, reason: str) -> None:
+        was_known, self.is_known, self._started_at = self.is_known, False, None
+        if not self._has_told:
+            self._has_told = True
+            logger.warning(
+                "periodic jobs depend on who leads",
+                extra={
+                    "client_id": self._client_id,
+                    "line": "millhand",
+                    "expected": MIGRATION_VERSION,
+                    "reason": reason,
+                    "remedy": "run millhand migrate up, and grant its tables to this role",
+                },
+            )
+        if was_known:
+            self._on_known()
+        self.probe("unknown", reason)
+
+    def _failed(self, error: MillhandError) -> None:
+        self._num_failures += 1
+        level = logging.WARNING if self._num_failures == 1 else logging.DEBUG
+        logger.log(level, "client not reported", extra=self._fault(error))
+        self.probe("failed", error)
+
+    def _fault(self, error: MillhandError) -> dict[str, object]:
+        return {"client_id": self._client_id, "error": str(error), "error_type": type(error).__name__}

@@ -1,0 +1,53 @@
+"""Tells which kinds of jobs, in the queues that this client works, it leaves to others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from millhand.clock import jittered
+from millhand.driver.protocol import Executor
+from millhand.job import ClientId
+from millhand.runtime.service import Sweeper
+from millhand.store.client import client_get_unknown_kinds
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 60.0
+NUM_TOLD_MAX = 1_000  # a queue with more kinds than this is somebody else's, and was told of
+
+
+class KindWatcher(Sweeper):
+    """
+    Looks at the start, and every `interval_seconds`, for due jobs of kinds other than `kinds`; tells of each kind once.
+
+    For a client that fetches known kinds only: such jobs stay available, for whoever knows them.
+    """
+
+    def __init__(
+        self,
+        pool: Executor,
+        client_id: ClientId,
+        *,
+        kinds: Sequence[str],
+        queues: Callable[[], Sequence[str]],
+        interval_seconds: float = INTERVAL_SECONDS,
+    ) -> None:
+        super().__init__()
+        self.interval_seconds = interval_seconds
+        self._client_id = client_id
+        self._kinds = kinds
+        self._pool = pool
+        self._queues = queues
+        self._told: set[str] = set()
+
+    def next_pause_seconds(self) -> float:
+        return jittered(self.interval_seconds)
+
+    async def run_once(self) -> None:
+        found = await self._pool.run(client_get_unknown_kinds(kinds=self._kinds, queues=self._queues()))
+        new = [kind for kind in found if kind not in self._told][: NUM_TOLD_MAX - len(self._told)]
+        if new:
+            self._told.update(new)
+            logger.info("kinds left to others", extra={"client_id": self._client_id, "kinds": ",".join(new)})
+        self.probe("looked", new)
