@@ -141,7 +141,7 @@ def test_audit_has_nothing_to_say_of_a_world_in_order() -> None:
 
 
 def test_audit_knows_a_fetch_that_never_began() -> None:
-    """39: A job was snoozed long before its client was killed, and fetched by it again, but not begun: no outcome is lost."""
+    """39: A job that was snoozed, fetched again and not begun before the kill has lost no outcome."""
     job = ChaosJob(n=0, snoozes=1)
     row = dataclasses.replace(
         ROWS[0],

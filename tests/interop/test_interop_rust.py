@@ -1,0 +1,250 @@
+"""River's Rust port as the third at the table: it works, inserts and leads beside Go and Python."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interop_room import GoHand, GoMember, Hand, Language, Member, Room
+from river_program import GENEROUS_SECONDS, RiverProgram
+from rust_build import SOURCES, built_rust, lock_of, postgres_environment, require_cargo, started_rust
+
+pytestmark = pytest.mark.slow
+
+THREE = ("go", "python", "rust")
+PAIRS = [pair for pair in permutations(THREE, 2) if "rust" in pair]
+BID_SECONDS = 5.0  # a follower bids again after five seconds at the earliest; what is faster was woken
+NUM_JOBS = 3_000
+
+
+@pytest.fixture(scope="session")
+def rust_path() -> Path:
+    """The path of the Rust program."""
+    return built_rust()
+
+
+@pytest.fixture(scope="session")
+async def rust_program(rust_path: Path, postgres_url: str) -> AsyncIterator[RiverProgram]:
+    """The Rust program on this process's database."""
+    async with started_rust(rust_path, postgres_url) as program:
+        yield program
+
+
+@pytest.fixture
+def rust(rust_program: RiverProgram, room: Room) -> RiverProgram:
+    """The Rust program, telling into this test's room."""
+    rust_program.told = room.told
+    return rust_program
+
+
+class Trio:
+    """The room's vocabulary for three languages; the Rust program hears the words that River's in Go hears."""
+
+    def __init__(self, room: Room, rust: RiverProgram) -> None:
+        self._room = room
+        self._rust = rust
+
+    def hand(self, language: str) -> Hand:
+        if language == "rust":
+            return GoHand(self._rust, self._room.schema)
+        return self._room.hand(_either(language))
+
+    @contextlib.asynccontextmanager
+    async def working(self, language: str, id: str = "", **settings: Any) -> AsyncIterator[Member]:
+        """Start a client that works the kind `act`, and stop it in the end."""
+        id = id or language
+        if language != "rust":
+            async with self._room.working(_either(language), id, **settings) as member:
+                yield member
+            return
+        await self._rust.call(
+            "start",
+            id=id,
+            fetch_only_known_kinds=settings.get("knows_only", True),
+            fetch_poll_seconds=0.05,
+            is_quiet=settings.get("is_quiet", False),
+            leader_election_disabled=not settings.get("leads", False),
+            queues=settings.get("queues", {"default": 10}),
+            schema=self._room.schema,
+        )
+        rust_member = GoMember(self._rust, id)
+        try:
+            yield rust_member
+        finally:
+            await rust_member.stop(cancel=True)
+
+
+@pytest.fixture
+def trio(room: Room, rust: RiverProgram) -> Trio:
+    """Three languages in one room."""
+    return Trio(room, rust)
+
+
+async def test_three_languages_share_a_queue(room: Room, trio: Trio) -> None:
+    """16: third_implementation_competition; two clients of each of three languages execute each job once."""
+    for language in THREE:
+        await trio.hand(language).insert_many(
+            [
+                {"kind": "act", "args": {"do": []}, "opts": {"priority": 1 + n % 4}}
+                for n in range(NUM_JOBS // len(THREE))
+            ]
+        )
+    members = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for language in THREE:
+            for letter in "ab":
+                id = f"{language}_{letter}"
+                working = trio.working(language, id, is_quiet=True, queues={"default": 20})
+                members[id] = await stack.enter_async_context(working)
+        await room.until(lambda: _is_all_completed(room), "the end of all jobs")
+        executed = {id: await member.executed() for id, member in members.items()}
+
+    assert sorted(one["job"] for some in executed.values() for one in some) == list(range(1, NUM_JOBS + 1))
+    assert all(executed.values()), {id: len(some) for id, some in executed.items()}
+    rows = await room.rows()
+    assert {(row["state"], row["attempt"], len(row["attempted_by"])) for row in rows} == {("completed", 1, 1)}
+
+
+@pytest.mark.parametrize(("inserter", "worker"), PAIRS)
+async def test_one_works_what_another_inserts(room: Room, trio: Trio, inserter: str, worker: str) -> None:
+    """4, 5, 19, 20: third_implementation_directed_work; success, failure, snooze: the row that is left is the same."""
+    hand = trio.hand(inserter)
+    output = {"text": "<é>", "list": [1.5, None]}
+    async with trio.working(worker):
+        done = await hand.insert(["output", output], priority=3)
+        failed = await hand.insert(["fail", "boom"], ["retry_in", 3600])
+        discarded = await hand.insert(["fail", "boom"], max_attempts=1)
+        snoozed = await hand.insert(["snooze", 3600])
+        await room.told.wait("job_completed", job=done)
+        for id in (failed, discarded):
+            await room.told.wait("job_failed", job=id)
+        await room.told.wait("job_snoozed", job=snoozed)
+
+    rows = {row["id"]: row for row in await room.rows()}
+    common = {"kind": "act", "queue": "default", "tags": [], "unique_key": None, "unique_states": None}
+    assert [{name: row[name] for name in common} for row in rows.values()] == [common] * 4
+    assert {id: _told(row) for id, row in rows.items()} == {
+        done: ("completed", 1, 3, [worker], {"output": output}, []),
+        failed: ("retryable", 1, 1, [worker], {}, [1]),
+        discarded: ("discarded", 1, 1, [worker], {}, [1]),
+        snoozed: ("scheduled", 0, 1, [worker], {"snoozes": 1}, []),
+    }
+    errors = [error for row in rows.values() for error in row["errors"] or []]
+    assert [sorted(error) for error in errors] == [["at", "attempt", "error", "trace"]] * 2
+    assert all("boom" in error["error"] for error in errors)
+
+
+@pytest.mark.parametrize(("inserter", "worker"), PAIRS)
+async def test_insert_of_one_wakes_the_other(room: Room, trio: Trio, inserter: str, worker: str) -> None:
+    """6: third_implementation_directed_work; an attempt that holds in one language is cancelled by another's word."""
+    async with trio.working(worker):
+        id = await trio.hand(inserter).insert(["hold"])
+        await room.told.wait("held", job=id, client=worker)
+        await trio.hand(inserter).cancel(id)
+        await room.told.wait("job_cancelled", job=id)
+
+    row = await room.row(id)
+    assert (row["state"], row["attempt"]) == ("cancelled", 1)
+    assert [one["error"] for one in row["errors"]] == ["JobCancelError: job cancelled remotely"]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+async def test_leadership_goes_from_one_to_the_other(room: Room, trio: Trio, first: str, second: str) -> None:
+    """32: third_implementation_leader_failover; whoever stops says so, and the other leads, ours when its turn has come."""
+    async with trio.working(first, leads=True) as leader:
+        await room.until_leader(first)
+        async with trio.working(second, leads=True):
+            before = await _now(room)
+            await leader.stop()
+            await room.until_leader(second)
+            seconds = await _now(room) - before
+
+    # Beside clients of other languages ours bids last: it lets a whole round of bids go by.
+    assert seconds < (GENEROUS_SECONDS if second == "python" else BID_SECONDS)
+    assert await room.leader() is None
+
+
+@pytest.mark.parametrize("other", ["go", "python"])
+async def test_rust_client_without_election_never_leads(room: Room, trio: Trio, other: str) -> None:
+    """44: third_implementation_election_disabled; it works, and when the one who led is gone nobody leads."""
+    async with trio.working("rust"):
+        async with trio.working(other, leads=True, queues={"nothing": 1}):
+            await room.until_leader(other)
+            await room.told.wait("job_completed", job=await trio.hand(other).insert(), client="rust")
+        await room.told.wait("job_completed", job=await trio.hand(other).insert(), client="rust")
+        leader = await room.leader()
+
+    assert leader is None
+
+
+def test_lock_is_made_of_pins_and_a_source() -> None:
+    """The pins that are kept name no address; with cargo's own they are what cargo writes."""
+    pins = (SOURCES / "Cargo.pins").read_text()
+    lock = lock_of(pins, 'source = "somewhere"')
+
+    assert "://" not in pins
+    assert lock.count('source = "somewhere"\nchecksum = ') == pins.count("\nchecksum = ")
+    assert lock.replace('source = "somewhere"\n', "") == pins
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (
+            "postgresql://postgres@/tests?host=/run/x%20y&port=5433",
+            {"PGDATABASE": "tests", "PGHOST": "/run/x y", "PGPORT": "5433", "PGUSER": "postgres"},
+        ),
+        (
+            "postgresql://me:s%40@db.example:6000/tests",
+            {
+                "PGDATABASE": "tests",
+                "PGHOST": "db.example",
+                "PGPASSWORD": "s@",
+                "PGPORT": "6000",
+                "PGUSER": "me",
+            },
+        ),
+    ],
+)
+def test_url_becomes_an_environment(url: str, expected: dict[str, str]) -> None:
+    """SQLx is told where the database is by variables, whichever form the URL has."""
+    assert postgres_environment(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("require", "outcome"), [("", pytest.skip.Exception), ("go,cargo", pytest.fail.Exception)]
+)
+def test_want_of_cargo_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, require: str, outcome: type[BaseException]
+) -> None:
+    """Without cargo the tests are skipped with a reason, and fail where it is said that it must be there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("MILLHAND_TEST_REQUIRE", require)
+
+    with pytest.raises(outcome, match="there is no `cargo` on the PATH"):
+        require_cargo()
+
+
+def _either(language: str) -> Language:
+    return "go" if language == "go" else "python"
+
+
+def _told(row: dict[str, Any]) -> tuple[Any, ...]:
+    attempts = [error["attempt"] for error in row["errors"] or []]
+    return row["state"], row["attempt"], row["priority"], row["attempted_by"], row["metadata"], attempts
+
+
+async def _is_all_completed(room: Room) -> bool:
+    [row] = await room.fetch("SELECT bool_and(state = 'completed') AS is_done FROM /* schema */river_job")
+    is_done: bool = row["is_done"]
+    return is_done
+
+
+async def _now(room: Room) -> float:
+    [row] = await room.fetch("SELECT extract(epoch FROM clock_timestamp())::float8 AS now")
+    now: float = row["now"]
+    return now
