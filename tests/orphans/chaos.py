@@ -22,6 +22,8 @@ from millhand.storage import (
     ObjectNotFound,
     ObjectPage,
     ObjectStore,
+    ObjectVersion,
+    Upload,
 )
 
 Hook = Callable[[str], Awaitable[None]]
@@ -124,6 +126,27 @@ class ChaosStore:
         moved = await self._store.move(source, target, if_same=if_same, if_absent=if_absent)
         await self._hook("moved")
         return moved
+
+    async def list_uploads(self, **question: Any) -> AsyncIterator[Sequence[Upload]]:
+        async for page in self._store.list_uploads(**question):
+            await self._hook("list uploads")
+            yield page
+
+    async def upload_touched_at(self, upload: Upload) -> datetime:
+        await self._hook("parts")
+        return await self._store.upload_touched_at(upload)
+
+    async def abort_upload(self, upload: Upload) -> bool:
+        await self._hook("abort")
+        return await self._store.abort_upload(upload)
+
+    async def list_versions(self, **question: Any) -> AsyncIterator[Sequence[ObjectVersion]]:
+        async for page in self._store.list_versions(**question):
+            yield page
+
+    async def delete_version(self, key: str, version: str) -> None:
+        await self._hook("delete version")
+        await self._store.delete_version(key, version)
 
     async def aclose(self) -> None:
         await self._store.aclose()

@@ -169,7 +169,7 @@ async def test_docker_3045_and_rails_33438_an_object_that_is_referred_to_between
     assert len(happened) == 1
     assert report.deleted == 0
     assert await world.store.get("orphan") == b"orphan"
-    assert await world.keys(".millhand/") == []
+    assert await world.keys(".millhand/quarantine/") == []
 
 
 async def _is_sweeping(world: World) -> bool:

@@ -143,6 +143,7 @@ async def emptied(world: World, directory: Path) -> World:
         "millhand_orphan_run",
         "millhand_orphan_finding",
         "millhand_orphan_action",
+        "millhand_orphan_binding",
     )
     await world.sql(f"TRUNCATE {', '.join(f'{{schema}}.{table}' for table in tables)}")
     store = open_store(str(directory / uuid.uuid4().hex), create=True)

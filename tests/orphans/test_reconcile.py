@@ -31,10 +31,14 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
         "orphan_objects": 1,
         "abandoned_rows": 1,
         "missing": 1,
+        "near_misses": 0,
+        "uploads": 0,
         "deleted": 0,
         "deleted_rows": 0,
         "quarantined": 0,
+        "aborted": 0,
         "restored": 0,
+        "alarms": 0,
         "refused": 0,
         "seconds": 0,
     }
@@ -100,7 +104,7 @@ async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> 
 
     assert (report.deleted, report.purged) == (1, 1)
     assert await world.keys() == ["live"]
-    assert await world.keys(".millhand/") == []
+    assert await world.keys(".millhand/quarantine/") == []
 
 
 async def test_an_orphan_waits_for_grace_and_for_a_second_run(world: World) -> None:
@@ -296,7 +300,7 @@ async def test_what_was_taken_comes_back_when_a_row_refers_to_it(world: World) -
 
     assert (report.restored, report.missing, report.deleted) == (1, 0, 0)
     assert await world.store.get("orphan") == b"12345"
-    assert await world.keys(".millhand/") == []
+    assert await world.keys(".millhand/quarantine/") == []
 
 
 @pytest.mark.parametrize("selector", ["run", "prefix", "key"])
@@ -331,7 +335,7 @@ async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
 
     assert (report.restored, report.kept, report.failed) == (0, 1, ())
     assert await world.store.get("orphan") == b"new"
-    assert await world.keys(".millhand/") == [".millhand/quarantine/2/orphan"]
+    assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/orphan"]
 
 
 async def test_restore_says_what_cannot_come_back(world: World) -> None:
@@ -400,7 +404,7 @@ async def test_a_key_too_long_for_quarantine_is_kept_under_another_name(world: W
     await world.put(key, b"12345")
 
     report = await world.runs(2 * HOUR, WEEK)
-    kept = await world.keys(".millhand/")
+    kept = await world.keys(".millhand/quarantine/")
     await restore(world.executor, world.store, key=key, now=world.now)
 
     assert report.deleted == 1

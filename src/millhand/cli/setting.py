@@ -85,6 +85,10 @@ ORPHANS_SETTINGS: Mapping[str, str] = {
     "prefix": "only objects whose key begins with this are judged; empty, or ending with `/`",
     "exclude": "prefixes that are not judged, each ending with `/`",
     "key_patterns": "regular expressions; an object whose key matches none is kept and counted as unclassified",
+    "derived": "how keys of derived objects are made, `variants/{key}/*`: such an object lives as long as a row names its "
+    "parent",
+    "canaries": "keys that are known to be live; a run that does not find them so is refused",
+    "not_references": "tables, or `table.column`, that may mention keys without a claim to the object: an audit log",
     "grace": "how long an object or a row must have belonged to nobody before anything is done",
     "retention": "how long soft-deleted rows and their objects are kept",
     "quarantine_for": "how long a deleted object can still be restored",
@@ -96,6 +100,7 @@ ORPHANS_SETTINGS: Mapping[str, str] = {
     "max_clock_skew": "how far the clocks of database, store and worker may be apart",
     "page_size": "how many objects are read at a time",
     "source_timeout": "how long a query of a source may take",
+    "price_per_gb": "what a gigabyte costs a month, in your currency, for the sum that a scan says could be freed",
 }
 
 # Settings whose None is the sentinel of `Config` for "no timeout".

@@ -9,9 +9,12 @@ from types import MappingProxyType
 FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "abandoned_rows": "rows past their grace whose upload never finished or that nothing refers to",
+        "aborted": "uploads in parts that were given up",
         "address": "where a server listens or a connection goes, without its password",
+        "alarms": "those who asked for an object that had been taken away",
         "attempt": "the attempt of a job, counted from 1",
         "available": "jobs that are due and wait for a free slot, in all queues",
+        "bucket": "the store of objects, without credentials",
         "client_id": "the client that speaks",
         "complete_seconds": "from the end of an attempt until its outcome was written",
         "completed": "attempts that completed since the worker started",
@@ -30,6 +33,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "handler": "the class of a handler that a user brought",
         "index": "the index of a table",
         "job_id": "the job",
+        "key": "the key of an object",
         "kind": "the kind of the job",
         "kinds": "the kinds that this worker works",
         "leader": "whether this client leads",
@@ -40,6 +44,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "migration_version": "the version of a migration",
         "missing": "rows whose object is not there",
         "mode": "what the orphan cleanup may do: report, quarantine or delete",
+        "near_misses": "objects that no row refers to, unless their key is only written otherwise",
         "next_attempt_at": "when the job is attempted again",
         "num_clients": "how many clients the line is about",
         "num_failures": "failures in a row",
@@ -61,6 +66,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "refused": "findings that a guard or a changed object kept from being acted upon",
         "restored": "objects that were brought back",
         "rows": "rows that were scanned",
+        "run_id": "the run of the orphan cleanup",
         "run_seconds": "how long the attempt ran",
         "running": "attempts that run now in this client",
         "schema": "the database schema",
@@ -73,6 +79,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "timeout_seconds": "the limit that was passed",
         "to": "the version after",
         "topic": "the topic of a notification",
+        "uploads": "uploads in parts that nobody waits for",
         "version": "the version of the server",
     }
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from millhand.orphans.alarm import sound_for_recalled
 from millhand.orphans.judge import Reference
 from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
 from millhand.orphans.quarantine import Move, Whereabouts, find, put_back_many
@@ -47,18 +48,20 @@ async def settle(pass_: Pass, *, may_act: bool) -> None:
 async def heal(pass_: Pass) -> None:
     """Put back what lies in quarantine and is referred to. Raises: SourceFailed; StoreError; DriverError."""
     async for actions in _open(pass_, ActionState.QUARANTINED):
-        naming = await pass_.references.naming([action.key for action in actions])
+        naming = await pass_.holding([action.key for action in actions])
         wanted = [action for action in actions if _is_wanted(naming.get(action.key, ()))]
         moves = await put_back_many(pass_.store, wanted)
         changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
         await record(pass_, changed)
+        restored = [one for one in wanted if moves[one.id].state is ActionState.RESTORED]
+        await sound_for_recalled(pass_, restored)
 
 
 async def purge(pass_: Pass) -> None:
     """Destroy what lay in quarantine for its time and is still referred to by nobody, or was replaced."""
     before = pass_.now - pass_.config.quarantine_for
     async for actions in _open(pass_, ActionState.QUARANTINED, before):
-        naming = await pass_.references.naming([action.key for action in actions])
+        naming = await pass_.holding([action.key for action in actions])
         named = [action for action in actions if action.key in naming]
         are_there = await gather_all([_is_there(pass_, action.key) for action in named])
         awaited = {action.id for action, is_there in zip(named, are_there, strict=True) if not is_there}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.judge import Look, Reference, Rule, Scope, Situation, judge
+from millhand.orphans.judge import Look, Reference, Rule, Scope, Situation, Tie, judge
 from millhand.orphans.ledger import Finding, Kind
 from millhand.orphans.references import RangeRead, ReferenceRow
 from millhand.storage import ObjectInfo, ObjectPage
@@ -30,8 +30,12 @@ KINDS = {
     11: Kind.ORPHAN,
     12: Kind.ORPHAN,
     13: Kind.ORPHAN,
+    15: Kind.ORPHAN,
     18: Kind.MISSING,
     20: Kind.ABANDONED,
+    22: Kind.UPLOAD,
+    24: Kind.NEAR_MISS,
+    25: Kind.UPLOAD,
 }
 
 
@@ -45,6 +49,7 @@ class Observation:
     is_shared: bool = False
     look: Look = Look.NOT_TAKEN
     scope: Scope = Scope.JUDGED
+    tie: Tie = Tie.NONE
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -85,11 +90,16 @@ class KeyScope:
         return not (self.prefix or self.excluded or self.patterns)
 
     def __call__(self, key: str) -> Scope:
-        if not key.startswith(self.prefix) or key.startswith((OUR_PREFIX, *self.excluded)):
+        if not key.startswith(self.prefix) or _is_ours(key) or key.startswith(self.excluded):
             return Scope.OUTSIDE
         if self.patterns and not any(pattern.fullmatch(key) for pattern in self.patterns):
             return Scope.UNDECLARED
         return Scope.JUDGED
+
+
+def _is_ours(key: str) -> bool:
+    # Below another prefix too: what a store that is rooted there has in quarantine.
+    return key.startswith(OUR_PREFIX) or f"/{OUR_PREFIX}" in key
 
 
 def cut_page(page: ObjectPage, start: int, high: str | None) -> int:
@@ -217,6 +227,7 @@ def weigh(
             look=observation.look,
             reference=reference,
             scope=observation.scope,
+            tie=observation.tie,
         )
     )
     if rule.number not in KINDS:

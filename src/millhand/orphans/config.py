@@ -15,6 +15,43 @@ MIN_GRACE = timedelta(hours=1)
 SOURCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """
+    How the key of a derived object is made of its parent's: `variants/{key}/*`, `{key}.thumb.webp`.
+
+    There is one `{key}`; a `*` may stand at the end for anything, after something that says where the parent ends.
+    """
+
+    head: str
+    tail: str
+    is_open: bool
+
+    @classmethod
+    def of(cls, pattern: str) -> Derived:
+        """Raises: ConfigError."""
+        head, mark, tail = pattern.partition("{key}")
+        tail, is_open = tail.removesuffix("*"), tail.endswith("*")
+        if not mark or "{key}" in tail or "*" in head + tail or not (tail or (head and not is_open)):
+            raise _bad(
+                "derived",
+                "must hold patterns like variants/{key}/*, with one {key} and * at the end",
+                pattern,
+            )
+        return cls(head, tail, is_open)
+
+    def parents(self, key: str) -> list[str]:
+        """Return the keys that `key` may be derived from: where the tail is open, there may be several."""
+        if not key.startswith(self.head):
+            return []
+        rest = key[len(self.head) :]
+        if not self.is_open:
+            return [rest.removesuffix(self.tail)] if rest.endswith(self.tail) and rest != self.tail else []
+        # `variants/a/b/c` is a variant of `a`, or of `a/b`; either keeps it.
+        ends = range(1, len(rest) + 1)
+        return [rest[:end] for end in ends if rest.startswith(self.tail, end)]
+
+
 class Mode(StrEnum):
     """What a run does with what it found; each goes further than the one before."""
 
@@ -28,10 +65,10 @@ class ReferenceSource:
     """
     One place where rows name objects: a table, or a SELECT of one's own.
 
-    `key`, `id`, `size`, `etag`, `created_at`, `deleted_at` are column names; `pending`, `ready`, `soft_deleted` and
-    `unattached` are SQL conditions on a row. A row that meets none of them is ready: when in doubt, its object lives.
-    Rows are only ever deleted from a `table`; `delete` replaces the DELETE by a statement whose `$1` is an array of
-    ids as text. `min_rows` is the least number of rows that this source must have before a run may act.
+    `key`, `id`, `size`, `etag`, `created_at`, `deleted_at`, `upload_id` are column names; `pending`, `ready`,
+    `soft_deleted` and `unattached` are SQL conditions on a row. A row that meets none of them is ready: when in doubt, its
+    object lives. Rows are only ever deleted from a `table`; `delete` replaces the DELETE by a statement whose `$1` is an
+    array of ids as text. `min_rows` is the least number of rows that this source must have before a run may act.
     """
 
     name: str
@@ -49,6 +86,7 @@ class ReferenceSource:
     unattached: str | None = None
     delete: str | None = None
     min_rows: int | None = None
+    upload_id: str | None = None
 
     def __post_init__(self) -> None:
         if not SOURCE_NAME.fullmatch(self.name):
@@ -61,7 +99,7 @@ class ReferenceSource:
             raise self._bad("delete", "needs a table, and $1 for the ids of the rows", self.delete)
         if self.min_rows is not None and self.min_rows < 0:
             raise self._bad("min_rows", "must not be negative", self.min_rows)
-        for name in ("key", "id", "size", "etag", "created_at", "deleted_at"):
+        for name in ("key", "id", "size", "etag", "created_at", "deleted_at", "upload_id"):
             value = getattr(self, name)
             if value is not None and (not value or "\0" in value):
                 raise self._bad(name, "must be the name of a column", value)
@@ -92,6 +130,9 @@ class OrphansConfig:
     prefix: str = ""
     exclude: tuple[str, ...] = ()
     key_patterns: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
+    canaries: tuple[str, ...] = ()
+    not_references: tuple[str, ...] = ()
     grace: timedelta = timedelta(days=7)
     retention: timedelta = timedelta(days=30)
     quarantine_for: timedelta = timedelta(days=7)
@@ -103,6 +144,7 @@ class OrphansConfig:
     max_clock_skew: timedelta = timedelta(minutes=5)
     page_size: int = 1_000
     source_timeout: timedelta = timedelta(seconds=30)
+    price_per_gb: float = 0.023
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -110,6 +152,10 @@ class OrphansConfig:
             raise _bad("sources", "must have different names", twice)
         self._check_prefixes()
         self._check_durations()
+        for pattern in self.derived:
+            Derived.of(pattern)
+        if self.price_per_gb < 0:
+            raise _bad("price_per_gb", "must not be negative", self.price_per_gb)
         for name in ("max_share", "min_overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise _bad(name, "must be a share between 0 and 1", getattr(self, name))
@@ -128,7 +174,7 @@ class OrphansConfig:
     @property
     def fingerprint(self) -> str:
         """What the judgement rests on; when it changes, the next run is a first run again."""
-        about = [self.prefix, list(self.exclude), list(self.key_patterns)]
+        about = [self.prefix, list(self.exclude), list(self.key_patterns), list(self.derived)]
         about += [[str(getattr(source, field.name)) for field in fields(source)] for source in self.sources]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 

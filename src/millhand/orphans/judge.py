@@ -5,7 +5,7 @@ Rule 1: the table below is the whole of the decision. Exactly one of its rules f
 Rule 2: whatever the facts leave open is decided for the object's life.
 Rule 3: "due" is older than its limit: `grace` for what nobody refers to and for pending rows, `retention` for
         soft-deleted ones. Age is the time since *we* first saw it so, on the database's clock, or the row's own time.
-Rule 4: numbers are for ever; 14, 15, 21 and 22 are kept for derived keys and multipart uploads.
+Rule 4: numbers are for ever, whatever the order.
 
 The table of docs/orphan_cleanup.md is drawn from it.
 """
@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     REMOVE_OBJECT = "remove_object"
     REMOVE_ROW = "remove_row"
     REMOVE_ROW_AND_OBJECT = "remove_row_and_object"
+    ABORT_UPLOAD = "abort_upload"
     SKIP = "skip"
     ABORT = "abort"
 
@@ -54,6 +55,15 @@ class Reference(StrEnum):
     UNATTACHED = "unattached"
 
 
+class Tie(StrEnum):
+    """What else may tie an object without a row of its own to one; NONE when nothing does."""
+
+    NONE = "none"
+    PARENT = "parent"  # it was derived from a key that a row names
+    PARENT_GONE = "parent_gone"  # it was derived from a key that no row names any more
+    SPELLING = "spelling"  # a row names a key that differs only in how it is written
+
+
 class Look(StrEnum):
     """What a second look at an absent object found: HEAD, and a fresh listing of just this key."""
 
@@ -64,7 +74,11 @@ class Look(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """The facts about one object, or about one row and its object, that a judgement rests on."""
+    """
+    The facts about one object, or about one row and its object, that a judgement rests on.
+
+    Of a multipart upload, READY stands for any row that still waits for it.
+    """
 
     agrees: bool = True  # size and etag are what the row says, or the row says nothing
     is_due: bool = False
@@ -72,10 +86,12 @@ class Situation:
     is_same: bool = True  # as when it was last seen; an overwrite makes it another object
     is_seen_twice: bool = False  # in an earlier complete run, and in this one
     is_shared: bool = False  # another row names the key too
+    is_upload: bool = False  # a multipart upload that was never completed, no object yet
     is_young: bool = False  # the object is younger than the least age
     look: Look = Look.NOT_TAKEN
     reference: Reference
     scope: Scope = Scope.JUDGED
+    tie: Tie = Tie.NONE
 
     @property
     def is_past(self) -> bool:
@@ -106,10 +122,13 @@ class Rule:
 
 
 YES, NO = (True,), (False,)
-JUDGED = {"scope": (Scope.JUDGED,)}
+JUDGED = {"scope": (Scope.JUDGED,), "is_upload": NO}
+UPLOAD = {"scope": (Scope.JUDGED,), "is_upload": YES}
 PRESENT = JUDGED | {"is_present": YES}
 ABSENT = JUDGED | {"is_present": NO}
-NOBODYS = PRESENT | {"reference": (Reference.NONE,), "is_young": NO}
+ROWLESS = PRESENT | {"reference": (Reference.NONE,)}
+UNTIED = (Tie.NONE, Tie.PARENT_GONE)
+NOBODYS = ROWLESS | {"is_young": NO, "tie": UNTIED}
 ROW_PAST = (Reference.PENDING, Reference.SOFT_DELETED, Reference.UNATTACHED)
 
 RULES = (
@@ -201,7 +220,7 @@ RULES = (
         about_extra="younger than one hour",
         says="ignore",
         verdict=Verdict.IGNORE,
-        when=PRESENT | {"reference": (Reference.NONE,), "is_young": YES},
+        when=ROWLESS | {"is_young": YES, "tie": (*UNTIED, Tie.SPELLING)},
     ),
     Rule(
         number=11,
@@ -219,7 +238,7 @@ RULES = (
         about_extra="older than grace, seen in two complete runs",
         says="look again, then quarantine or delete",
         verdict=Verdict.REMOVE_OBJECT,
-        when=NOBODYS | {"is_same": YES, "is_past": YES},
+        when=NOBODYS | {"is_same": YES, "is_past": YES, "tie": (Tie.NONE,)},
     ),
     Rule(
         number=13,
@@ -229,6 +248,24 @@ RULES = (
         says="candidate, its age begins again",
         verdict=Verdict.CANDIDATE,
         when=NOBODYS | {"is_same": NO},
+    ),
+    Rule(
+        number=14,
+        about_object="present, derived",
+        about_reference="a row names its parent",
+        about_extra="",
+        says="keep",
+        verdict=Verdict.KEEP,
+        when=ROWLESS | {"tie": (Tie.PARENT,)},
+    ),
+    Rule(
+        number=15,
+        about_object="present, derived, unchanged",
+        about_reference="none, nor of its parent",
+        about_extra="older than grace, seen in two complete runs",
+        says="as its parent: look again, then quarantine or delete",
+        verdict=Verdict.REMOVE_OBJECT,
+        when=NOBODYS | {"is_same": YES, "is_past": YES, "tie": (Tie.PARENT_GONE,)},
     ),
     Rule(
         number=16,
@@ -276,6 +313,24 @@ RULES = (
         when=ABSENT | {"reference": (Reference.PENDING,), "is_past": YES, "is_shared": NO},
     ),
     Rule(
+        number=21,
+        about_object="multipart upload",
+        about_reference="a row waits for it",
+        about_extra="",
+        says="keep",
+        verdict=Verdict.KEEP,
+        when=UPLOAD | {"reference": tuple(one for one in Reference if one is not Reference.NONE)},
+    ),
+    Rule(
+        number=22,
+        about_object="multipart upload",
+        about_reference="none, or past its grace",
+        about_extra="newest part older than grace, seen in two complete runs",
+        says="abort it, and see that it is gone",
+        verdict=Verdict.ABORT_UPLOAD,
+        when=UPLOAD | {"reference": (Reference.NONE,), "is_past": YES},
+    ),
+    Rule(
         number=23,
         about_object="any",
         about_reference="any",
@@ -284,9 +339,29 @@ RULES = (
         verdict=Verdict.SKIP,
         when={"scope": (Scope.LOCKED,)},
     ),
+    Rule(
+        number=24,
+        about_object="present",
+        about_reference="none, but of a key that is only written otherwise",
+        about_extra="",
+        says="report `near_miss`, never delete",
+        verdict=Verdict.REPORT,
+        when=ROWLESS | {"is_young": NO, "tie": (Tie.SPELLING,)},
+    ),
+    Rule(
+        number=25,
+        about_object="multipart upload",
+        about_reference="none, or past its grace",
+        about_extra="newest part younger than grace, or seen in one run only",
+        says="candidate",
+        verdict=Verdict.CANDIDATE,
+        when=UPLOAD | {"reference": (Reference.NONE,), "is_past": NO},
+    ),
 )
 BY_NUMBER = {rule.number: rule for rule in RULES}
-ORPHAN = BY_NUMBER[12]
+ORPHAN_NUMBERS = (11, 12, 13, 15)
+NEAR_MISS = BY_NUMBER[24]
+ABORTING_NUMBER = 22
 REMOVING_NUMBERS = tuple(rule.number for rule in RULES if rule.verdict in REMOVING)
 # No object, no row: there is nothing to judge.
 NOTHING = Rule(
@@ -303,6 +378,11 @@ NOTHING = Rule(
 def judge(situation: Situation) -> Rule:
     """Return the one rule that fits."""
     return next(rule for rule in (*RULES, NOTHING) if rule.fits(situation))
+
+
+def judged_verdict(number: int) -> Verdict:
+    """Return what follows from the rule of a number."""
+    return BY_NUMBER[number].verdict
 
 
 def draw_table() -> str:

@@ -39,6 +39,9 @@ class Kind(StrEnum):
     MISSING = "missing"
     SIZE_MISMATCH = "size_mismatch"
     SHARED = "shared"
+    NEAR_MISS = "near_miss"
+    UPLOAD = "upload"
+    RECALLED = "recalled"
 
 
 class ActionState(StrEnum):
@@ -50,6 +53,7 @@ class ActionState(StrEnum):
     PURGED = "purged"
     RESTORED = "restored"
     KEPT = "kept"
+    ABORTED = "aborted"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,16 +65,20 @@ class Totals:
     """
 
     abandoned_rows: int = 0
+    aborted: int = 0
+    alarms: int = 0
     bytes: int = 0
     deleted_rows: int = 0
     due: int = 0
     due_bytes: int = 0
     due_objects: int = 0
     due_rows: int = 0
+    due_uploads: int = 0
     kept: int = 0
     live: int = 0
     looks: int = 0
     missing: int = 0
+    near_misses: int = 0
     objects: int = 0
     orphan_bytes: int = 0
     orphan_objects: int = 0
@@ -82,6 +90,8 @@ class Totals:
     shared: int = 0
     size_mismatches: int = 0
     unclassified: int = 0
+    upload_bytes: int = 0
+    uploads: int = 0
 
     @property
     def rows(self) -> int:
@@ -143,6 +153,7 @@ class Finding:
     last_seen_at: datetime
     sightings: int = 0
     run_id: int = 0
+    note: str = ""
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -171,6 +182,8 @@ class Action:
     row_json: str | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    alarm: str | None = None
+    alarmed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +311,7 @@ def finding_put_many(bucket: str, run_id: int, findings: Sequence[Finding], *, n
         "modified_ats": [finding.modified_at for finding in findings],
         "first_seen_ats": [finding.first_seen_at for finding in findings],
         "sightings": [finding.sightings for finding in findings],
+        "notes": [finding.note for finding in findings],
     }
     return Query("orphan_finding_put_many", params, parse_none, SWEEP_SECONDS)
 
@@ -360,12 +374,12 @@ def action_get_open(
         "limit": limit,
         "updated_before": updated_before,
     }
-    return Query("orphan_action_get_open", params, _parse_actions)
+    return Query("orphan_action_get_open", params, parse_actions)
 
 
 def action_get_by_key(bucket: str, keys: Sequence[str], *, limit: int = 100) -> Query[list[Action]]:
     params = {"bucket": bucket, "keys": list(keys), "limit": limit}
-    return Query("orphan_action_get_by_key", params, _parse_actions)
+    return Query("orphan_action_get_by_key", params, parse_actions)
 
 
 def action_get_restorable(
@@ -379,7 +393,7 @@ def action_get_restorable(
         "after": after,
         "limit": limit,
     }
-    return Query("orphan_action_get_restorable", params, _parse_actions)
+    return Query("orphan_action_get_restorable", params, parse_actions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,11 +413,11 @@ RUN_FIELDS = (
 )  # fmt: skip
 FINDING_FIELDS = (
     "id", "bucket", "key", "source", "row_id", "kind", "reference", "rule", "is_present", "size", "etag", "modified_at",
-    "first_seen_at", "last_seen_at", "sightings", "run_id",
+    "first_seen_at", "last_seen_at", "sightings", "run_id", "note",
 )  # fmt: skip
 ACTION_FIELDS = (
     "id", "run_id", "bucket", "key", "rule", "state", "reason", "size", "etag", "modified_at", "quarantine_key",
-    "source", "table_name", "row_id", "row_json", "created_at", "updated_at",
+    "source", "table_name", "row_id", "row_json", "created_at", "updated_at", "alarm", "alarmed_at",
 )  # fmt: skip
 
 
@@ -422,10 +436,11 @@ def _parse_findings(rows: Sequence[Row]) -> list[Finding]:
     return [Finding(**dict(zip(FINDING_FIELDS, row, strict=True))) for row in rows]
 
 
-def _parse_actions(rows: Sequence[Row]) -> list[Action]:
+def parse_actions(rows: Sequence[Row]) -> list[Action]:
+    """Read actions, whichever statement they come from."""
     return [Action(**dict(zip(ACTION_FIELDS, row, strict=True))) for row in rows]
 
 
 def _parse_actions_in_order(rows: Sequence[Row]) -> list[Action]:
     # Ids are given in the order of insertion; RETURNING promises no order.
-    return sorted(_parse_actions(rows), key=lambda action: action.id)
+    return sorted(parse_actions(rows), key=lambda action: action.id)

@@ -1,7 +1,8 @@
 """
 One run from beginning to end.
 
-    probe ─▶ run (begun, or taken over from a worker that died) ─▶ settle, heal ─▶ scan ─▶ guards ─▶ sweep, purge ─▶ end
+    probe ─▶ run (begun, or taken over from a worker that died) ─▶ binding ─▶ settle, heal ─▶ canaries, scan
+          ─▶ near misses, alarms ─▶ guards ─▶ binding, undeclared references ─▶ sweep, purge ─▶ end
 
 A run that fails says so in the ledger and raises; one that may not act is `refused`; one that finds another at work is
 `busy`. The first complete run over a bucket, or after its sources changed, is a report whatever the mode.
@@ -20,8 +21,13 @@ from millhand.clock import Clock, SystemClock
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, MillhandError
 from millhand.orphans.aftercare import heal, purge, settle
+from millhand.orphans.alarm import note_recalled, sound_for_missing
+from millhand.orphans.binding import read_binding, renew_binding
+from millhand.orphans.canary import Canaries, choose_canaries, find_dead
 from millhand.orphans.config import Mode, OrphansConfig
+from millhand.orphans.event import OnEvent, OrphanEventKind
 from millhand.orphans.guard import GuardFacts, refusals
+from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import (
     ActionState,
     DatabaseFacts,
@@ -40,68 +46,18 @@ from millhand.orphans.ledger import (
 )
 from millhand.orphans.listing import OutOfOrder
 from millhand.orphans.references import open_references
+from millhand.orphans.report import RunReport, report_of
 from millhand.orphans.scan import Pass, Progress, scan
+from millhand.orphans.spelling import vet
 from millhand.orphans.sweep import sweep
+from millhand.orphans.undeclared import find_undeclared
+from millhand.orphans.uploads import scan_uploads, sweep_uploads
 from millhand.storage import ObjectStore
 
 LEASE = timedelta(seconds=60)  # a run whose heart has not beaten for so long is nobody's
 RESUME_WITHIN = timedelta(days=1)  # an older one is not gone on with: what it saw is too old
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
-    """
-    What one run saw and did.
-
-    `deleted` and `quarantined` count objects taken away from their key, by mode; until they are `purged`, either can be
-    restored. `refused` counts what was due and was left, for the reasons in `refusals`; `kept` what was due and turned
-    out to be live, changed, locked or gone when it was looked at again.
-    """
-
-    abandoned_rows: int = 0
-    bucket: str
-    bytes: int = 0
-    deleted: int = 0
-    deleted_rows: int = 0
-    is_first: bool = False
-    is_resumed: bool = False
-    kept: int = 0
-    missing: int = 0
-    mode: Mode
-    objects: int = 0
-    orphan_bytes: int = 0
-    orphan_objects: int = 0
-    purged: int = 0
-    quarantined: int = 0
-    refusals: tuple[str, ...] = ()
-    refused: int = 0
-    restored: int = 0
-    rows: int = 0
-    run_id: int | None = None
-    seconds: float = 0.0
-    shared: int = 0
-    size_mismatches: int = 0
-    state: str
-    unclassified: int = 0
-
-    def fields(self) -> dict[str, str | int | float]:
-        """Return the fields of the run's log line."""
-        return {
-            "mode": self.mode.value,
-            "objects": self.objects,
-            "rows": self.rows,
-            "orphan_objects": self.orphan_objects,
-            "abandoned_rows": self.abandoned_rows,
-            "missing": self.missing,
-            "deleted": self.deleted,
-            "deleted_rows": self.deleted_rows,
-            "quarantined": self.quarantined,
-            "restored": self.restored,
-            "refused": self.refused,
-            "seconds": round(self.seconds, 3),
-        }
 
 
 async def reconcile(
@@ -112,6 +68,7 @@ async def reconcile(
     clock: Clock | None = None,
     now: datetime | None = None,
     progress: Callable[[Progress], None] | None = None,
+    on_event: OnEvent | None = None,
 ) -> RunReport:
     """
     Compare all rows with all objects and do about it what the mode says.
@@ -135,11 +92,14 @@ async def reconcile(
         previous = await executor.run(run_get_scanned(store.url, config.fingerprint))
     pass_ = Pass(
         brought_now=now,
+        canaries=Canaries(),
         complete_run_id=None if previous is None else previous.id,
         config=config,
         executor=executor,
         is_exact=capabilities.has_exact_start_after,
+        kin=Kinship.of(config),
         now=instant,
+        on_event=on_event,
         progress=progress,
         references=references,
         run=begun.run,
@@ -177,19 +137,45 @@ class _Begun:
 
 async def _go(pass_: Pass, guard: GuardFacts, *, is_first: bool) -> RunReport:
     mode = Mode.REPORT if is_first else pass_.config.mode
+    binding = await read_binding(pass_.executor, pass_.store)
+    if reasons := binding.refusals():
+        return await _end(pass_, mode, reasons, is_first=is_first)
     await settle(pass_, may_act=mode is not Mode.REPORT)
     await heal(pass_)
-    pass_ = await _scan(pass_)
-    totals = pass_.run.totals
+    pass_, reasons = await _see(pass_)
+    if reasons:
+        # Nothing of it counts, neither as a sighting nor as a first run.
+        return await _end(pass_, mode, reasons, is_first=is_first)
     await pass_.executor.run(run_scanned(pass_.run, now=pass_.now, beat_at=pass_.brought_now))
-    reasons: tuple[str, ...] = ()
-    if mode is not Mode.REPORT and (totals.due or await _has_quarantined(pass_)):
+    await note_recalled(pass_)
+    await sound_for_missing(pass_)
+    await vet(pass_, is_first=is_first)
+    totals = pass_.run.totals
+    if mode is not Mode.REPORT and (totals.due or totals.due_uploads or await _has_quarantined(pass_)):
         reasons = refusals(replace(guard, totals=totals)) or await _act(pass_, mode)
+    return await _end(pass_, mode, reasons, is_first=is_first)
+
+
+async def _end(pass_: Pass, mode: Mode, reasons: tuple[str, ...], *, is_first: bool) -> RunReport:
     state = "refused" if reasons else "completed"
+    totals = pass_.run.totals
     await pass_.executor.run(
         run_finish(pass_.run, state=state, now=pass_.brought_now, totals=totals, refusals=reasons)
     )
-    return _report(pass_, mode, state, reasons, is_first=is_first)
+    report = report_of(pass_, mode, state, reasons, is_first=is_first)
+    kind = OrphanEventKind.RUN_REFUSED if reasons else OrphanEventKind.RUN_COMPLETED
+    pass_.announce(kind, "; ".join(reasons), report.fields())
+    return report
+
+
+async def _see(pass_: Pass) -> tuple[Pass, tuple[str, ...]]:
+    """Look at all of the bucket, and return why what was seen cannot be trusted, if so."""
+    references, store, config = pass_.references, pass_.store, pass_.config
+    pass_.canaries.keys = await choose_canaries(references, store, config, after=pass_.run.cursor_key)
+    uploads = await scan_uploads(pass_)
+    pass_ = await _scan(pass_)
+    pass_.run.totals.uploads, pass_.run.totals.due_uploads = uploads.found, uploads.due
+    return pass_, await find_dead(references, store, config, pass_.canaries)
 
 
 async def _scan(pass_: Pass) -> Pass:
@@ -206,6 +192,10 @@ async def _scan(pass_: Pass) -> Pass:
 
 
 async def _act(pass_: Pass, mode: Mode) -> tuple[str, ...]:
+    reasons = await renew_binding(pass_.executor, pass_.store, now=pass_.now)
+    if reasons := reasons or await find_undeclared(pass_):
+        return reasons
+    await sweep_uploads(pass_)
     failed = await sweep(pass_)
     if failed is not None:
         reason = f"a wave must go through without a failure, got {failed.reason}; mend it, and the next run goes on"
@@ -256,6 +246,7 @@ def _is_resumable(run: Run, config: OrphansConfig, now: datetime) -> bool:
 async def _fail(pass_: Pass, error: Exception) -> None:
     """Close the run, if the database still lets us; a lease that runs out does the same."""
     reason = f"{type(error).__name__}: {error}"
+    pass_.announce(OrphanEventKind.RUN_FAILED, reason)
     with contextlib.suppress(MillhandError):
         await pass_.executor.run(
             run_finish(pass_.run, state="failed", now=pass_.brought_now, error=reason.replace("\0", ""))
@@ -272,32 +263,3 @@ def _check_database(facts: DatabaseFacts) -> None:
             f"orphan cleanup must compare keys as UTF-8, got a database encoded in {facts.encoding!r}; "
             "use a database with ENCODING 'UTF8'"
         )
-
-
-def _report(pass_: Pass, mode: Mode, state: str, reasons: tuple[str, ...], *, is_first: bool) -> RunReport:
-    totals = pass_.run.totals
-    return RunReport(
-        abandoned_rows=totals.abandoned_rows,
-        bucket=pass_.run.bucket,
-        bytes=totals.bytes,
-        deleted=totals.removed if mode is Mode.DELETE else 0,
-        deleted_rows=totals.deleted_rows,
-        is_first=is_first,
-        kept=totals.kept,
-        missing=totals.missing,
-        mode=mode,
-        objects=totals.objects,
-        orphan_bytes=totals.orphan_bytes,
-        orphan_objects=totals.orphan_objects,
-        purged=totals.purged,
-        quarantined=totals.removed if mode is Mode.QUARANTINE else 0,
-        refusals=reasons,
-        refused=max(0, totals.due - totals.removed - totals.kept) if reasons else 0,
-        restored=totals.restored,
-        rows=totals.rows,
-        run_id=pass_.run.id,
-        shared=totals.shared,
-        size_mismatches=totals.size_mismatches,
-        state=state,
-        unclassified=totals.unclassified,
-    )

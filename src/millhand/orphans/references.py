@@ -67,6 +67,7 @@ class ReferenceRow:
     size: int | None
     source: str
     state: str
+    upload_id: str | None = None
 
     @property
     def reference(self) -> Reference:
@@ -128,15 +129,27 @@ class References:
     def source(self, name: str) -> ReferenceSource:
         return self._statements[name].source
 
-    async def read_range(self, low: str, high: str | None, *, limit: int = BATCH_ROWS) -> RangeRead:
+    @property
+    def names(self) -> list[str]:
+        """The names of all sources."""
+        return list(self._statements)
+
+    @property
+    def places(self) -> list[tuple[str, str, str]]:
+        """Of each source the name, and as SQL what it is read from and its key."""
+        return [(name, one.from_sql, one.key_sql) for name, one in self._statements.items()]
+
+    async def read_range(
+        self, low: str, high: str | None, *, limit: int = BATCH_ROWS, only: str | None = None
+    ) -> RangeRead:
         """
         Read the rows that name a key after `low` and up to `high`, None being the last there is.
 
         Shape: some `limit` rows a source. Where there are more, the answer ends at an earlier key than asked, and holds
-        every row up to that one.
+        every row up to that one. With `only`, of that one source.
         """
         parts: list[tuple[SourceStatements, list[dict[str, Any]]]] = []
-        for statement in self._statements.values():
+        for statement in self._statements.values() if only is None else (self._statements[only],):
             found = await self._read(statement, statement.range_sql(low, high, limit + 1))
             if len(found) > limit:
                 found, high = await self._cut(statement, found)
@@ -325,18 +338,19 @@ class SourceStatements:
         # Nothing but keys to be read: every row is ready, and says nothing of its object.
         self.is_plain = _state_sql(source) == ALL_READY and source.size is None and source.etag is None
         self._id_type = id_type
-        self._key = quoted(source.key)
-        self._from = (
+        self.key_sql = quoted(source.key)
+        self.from_sql = (
             quoted_table(source.table) if source.table else f"(\n{bare_sql(source.select or '')}\n) AS source"
         )
-        self._match = f'{self._key} COLLATE "C"' if is_c_indexed else self._key
-        self._short_columns = f"{self._key}::text AS key"
+        self._match = f'{self.key_sql} COLLATE "C"' if is_c_indexed else self.key_sql
+        self._short_columns = f"{self.key_sql}::text AS key"
         optional = (
             ("id", None if id_type is None else source.id, "text"),
             ("created_at", source.created_at, "timestamptz"),
             ("deleted_at", source.deleted_at, "timestamptz"),
             ("size", source.size, "bigint"),
             ("etag", source.etag, "text"),
+            ("upload_id", source.upload_id, "text"),
         )
         self._columns = ",\n    ".join(
             [
@@ -353,35 +367,35 @@ class SourceStatements:
     def range_sql(self, low: str, high: str | None, limit: int) -> tuple[str, list[object]]:
         """Rows of (low, high] in key order; of a plain source, the keys alone."""
         columns = self._short_columns if self.is_plain else self._columns
-        key = f'{self._key} COLLATE "C"'
+        key = f'{self.key_sql} COLLATE "C"'
         upper = "" if high is None else f" AND {key} <= $3::text"
         where = f"WHERE {key} > $1::text{upper}\nORDER BY {key}\nLIMIT $2::integer"
         params: list[object] = [low, limit] if high is None else [low, limit, high]
-        return f"SELECT\n    {columns}\nFROM {self._from}\n{where}", params
+        return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{where}", params
 
     def match_sql(self, keys: Sequence[str], *, is_short: bool = False) -> tuple[str, list[object]]:
         """Rows of exactly these keys."""
         columns = self._short_columns if is_short else self._columns
         where = f"WHERE {self._match} = ANY($1::text[])"
-        return f"SELECT\n    {columns}\nFROM {self._from}\n{where}", [list(keys)]
+        return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{where}", [list(keys)]
 
     @property
     def lock_sql(self) -> str:
         """Lock rows by id and return the ids that were free."""
         columns = f"{quoted(self.source.id)}::text AS id"
-        return f"SELECT {columns}\nFROM {self._from}\n{self._where_id}\nFOR UPDATE SKIP LOCKED"
+        return f"SELECT {columns}\nFROM {self.from_sql}\n{self._where_id}\nFOR UPDATE SKIP LOCKED"
 
     @property
     def claimed_sql(self) -> str:
         """Read locked rows, and all of each as JSON."""
         whole = quoted_table(self.source.table or "").rpartition(".")[2]
         columns = f"{self._columns},\n    to_jsonb({whole}.*)::text AS row_json"
-        return f"SELECT\n    {columns}\nFROM {self._from}\n{self._where_id}"
+        return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{self._where_id}"
 
     @property
     def delete_sql(self) -> str:
         """Delete rows by id, in the user's words if there are any."""
-        return self.source.delete or f"DELETE FROM {self._from}\n{self._where_id}"
+        return self.source.delete or f"DELETE FROM {self.from_sql}\n{self._where_id}"
 
     @property
     def _where_id(self) -> str:
@@ -398,6 +412,7 @@ class SourceStatements:
             size=found.get("size"),
             source=self.source.name,
             state=found["state"],
+            upload_id=found.get("upload_id"),
         )
 
 

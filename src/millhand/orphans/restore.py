@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError
+from millhand.orphans.alarm import TAKEN, how_lost, raise_alarms
+from millhand.orphans.event import OnEvent
 from millhand.orphans.ledger import (
     Action,
     ActionState,
+    action_get_by_key,
     action_get_restorable,
     action_set_state_many,
     database_facts,
@@ -35,14 +38,20 @@ class RestoreReport:
     """
     What came back, and what did not.
 
-    `kept` objects stay in quarantine because a newer one has their key; `failed` names keys of which something did not
-    come back, each with the reason.
+    `already` counts what was back before; `kept` objects stay in quarantine because a newer one has their key; `failed`
+    names keys of which something did not come back, each with the reason.
     """
 
+    already: int = 0
     failed: tuple[tuple[str, str], ...] = ()
     kept: int = 0
     restored: int = 0
     rows: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever removed of what was chosen, so that there is nothing to bring back."""
+        return not (self.already or self.failed or self.kept or self.restored or self.rows)
 
 
 async def restore(
@@ -70,11 +79,32 @@ async def restore(
     return report
 
 
+async def recall(
+    executor: Executor, store: ObjectStore, key: str, *, on_event: OnEvent | None = None
+) -> bool:
+    """
+    Bring back one object that was asked for and is not there; for the place where an application would answer 404.
+
+    False says that it was not we who took it away, or that it is destroyed. If it was we, the alarm rings.
+
+    Raises: StoreError; DriverError.
+    """
+    taken = [one for one in await executor.run(action_get_by_key(store.url, [key])) if one.state in TAKEN]
+    if not taken:
+        return False
+    now = (await executor.run(database_facts())).now
+    report = await restore(executor, store, key=key, now=now)
+    how = "it was put back" if report.restored else how_lost(taken[0])
+    await raise_alarms(executor, {taken[0].id: f"it was asked for; {how}"}, now=now, on_event=on_event)
+    return report.restored > 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Restored:
     """What became of one action: its object's way, whether its row is back, and what went wrong."""
 
     has_row: bool = False
+    is_back: bool = False
     move: Move | None = None
     reason: str | None = None
 
@@ -97,6 +127,8 @@ async def _restore_one(executor: Executor, store: ObjectStore, action: Action, n
         return _Restored(
             reason=f"its bytes were destroyed at {action.updated_at or datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         )
+    if action.state == ActionState.RESTORED:
+        return _Restored(is_back=True)
     move = await put_back(store, action) if action.state == ActionState.QUARANTINED else None
     if move is not None and move.state is not ActionState.RESTORED:
         # A newer object in its place is no failure: whoever put it there has a row for it.
@@ -133,6 +165,7 @@ def _added(report: RestoreReport, action: Action, restored: _Restored) -> Restor
     failed = report.failed if restored.reason is None else (*report.failed, (action.key, restored.reason))
     return replace(
         report,
+        already=report.already + restored.is_back,
         failed=failed,
         kept=report.kept + is_kept,
         restored=report.restored + is_back,

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn, TypeVar
 
 from millhand.driver.protocol import Executor
+from millhand.orphans.canary import Canaries
 from millhand.orphans.compare import (
     Comparison,
     KeyScope,
@@ -31,8 +32,11 @@ from millhand.orphans.compare import (
     weigh,
 )
 from millhand.orphans.config import OrphansConfig
+from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
 from millhand.orphans.judge import REMOVING, Look, Reference, Rule, Verdict
+from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import (
+    Action,
     Finding,
     Kind,
     Run,
@@ -79,12 +83,16 @@ class Pass:
     """What one run works with. `now` is its instant for ages; `brought_now` is the caller's, for the ledger's clock."""
 
     brought_now: datetime | None
+    canaries: Canaries
     complete_run_id: int | None
     config: OrphansConfig
     executor: Executor
     is_exact: bool
+    kin: Kinship
     now: datetime
+    on_event: OnEvent | None = None
     progress: Callable[[Progress], None] | None
+    recalled: list[Action] = field(default_factory=list)
     references: References
     run: Run
     started: float
@@ -93,6 +101,20 @@ class Pass:
     async def beat(self) -> None:
         """Say that the run is alive. Raises: RunLost."""
         await self.executor.run(run_beat(self.run, now=self.brought_now))
+
+    async def holding(self, keys: Sequence[str]) -> dict[str, list[ReferenceRow]]:
+        """Return the rows that hold the object of any of `keys` at this moment, by key."""
+        return await self.kin.holding(self.references, keys)
+
+    def announce(
+        self, kind: OrphanEventKind, reason: str, figures: Mapping[str, str | int | float] | None = None
+    ) -> None:
+        """Tell a program that wants to know."""
+        if self.on_event is not None:
+            run = self.run
+            self.on_event(
+                OrphanEvent(bucket=run.bucket, figures=figures, kind=kind, reason=reason, run_id=run.id)
+            )
 
     def tell(self, phase: str, key: str) -> None:
         """Let whoever watches know."""
@@ -161,7 +183,9 @@ async def _judge_stretch(
     while True:
         read = await pass_.references.read_range(low, high)
         end = cut_page(page, start, read.high)
-        await _judge(pass_, compare(page, start, end, read, scope_of), low, read)
+        found = compare(page, start, end, read, scope_of)
+        pass_.canaries.see(page, start, end, found)
+        await _judge(pass_, found, low, read)
         if read.high is None or read.high == high:
             return high or low
         start, low = end, read.high
@@ -170,7 +194,7 @@ async def _judge_stretch(
 async def _judge(pass_: Pass, found: Comparison, low: str, read: RangeRead) -> None:
     missing = await _look_for(pass_, sorted(set(found.absent_keys)))
     _count(pass_, found, read)
-    observations = found.observations + missing
+    observations = await pass_.kin.tied(pass_.references, found.observations + missing)
     if observations:
         async with pass_.executor.begin() as tx:
             findings = await _weigh_all(pass_, tx, observations)

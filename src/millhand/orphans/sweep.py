@@ -81,7 +81,7 @@ async def carry_out(pass_: Pass, actions: Sequence[Action]) -> Mapping[int, Move
 
     Raises: SourceFailed; DriverError. The objects that were moved are then still known as intended.
     """
-    naming = await pass_.references.naming([action.key for action in actions])
+    naming = await pass_.holding([action.key for action in actions])
     moves = dict(await move_many(pass_.store, [action for action in actions if action.key not in naming]))
     for action in actions:
         if action.key in naming:
@@ -95,7 +95,7 @@ async def carry_out(pass_: Pass, actions: Sequence[Action]) -> Mapping[int, Move
 
 async def put_back_needed(pass_: Pass, moved: Sequence[Action]) -> Mapping[int, Move]:
     """Put back what a row has come to refer to since it was moved; answers by action id for those alone."""
-    naming = await pass_.references.naming([action.key for action in moved])
+    naming = await pass_.holding([action.key for action in moved])
     return await put_back_many(pass_.store, [action for action in moved if action.key in naming])
 
 

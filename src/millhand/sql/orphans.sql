@@ -112,7 +112,7 @@ WHERE bucket = @bucket AND key = ANY(@keys::text[]);
 -- Note what this pass found, in place of what an earlier one noted of the same object or row.
 INSERT INTO /* schema */millhand_orphan_finding AS finding (
     bucket, run_id, last_seen_at, key, source, row_id, kind, reference, rule, is_present, size, etag, modified_at,
-    first_seen_at, sightings
+    first_seen_at, sightings, note
 )
 SELECT @bucket, @run_id, @now::timestamptz, input.*
 FROM unnest(
@@ -127,7 +127,8 @@ FROM unnest(
     @etags::text[],
     @modified_ats::timestamptz[],
     @first_seen_ats::timestamptz[],
-    @sightings::integer[]
+    @sightings::integer[],
+    @notes::text[]
 ) AS input
 ON CONFLICT (bucket, key, source, row_id) DO UPDATE
 SET
@@ -141,7 +142,8 @@ SET
     etag = excluded.etag,
     modified_at = excluded.modified_at,
     first_seen_at = excluded.first_seen_at,
-    sightings = excluded.sightings;
+    sightings = excluded.sightings,
+    note = excluded.note;
 
 -- name: orphan_finding_get_due
 -- Give the next findings of a pass that a rule says are to be removed.
@@ -169,7 +171,7 @@ LIMIT @limit;
 
 -- fragment: orphan_finding_columns
 id, bucket, key, source, row_id, kind, reference, rule, is_present, size, etag, modified_at, first_seen_at, last_seen_at,
-    sightings, run_id
+    sightings, run_id, note
 
 -- name: orphan_action_insert_many
 -- Write down what is about to be done, before it is done.
@@ -226,13 +228,21 @@ WHERE bucket = @bucket AND key = ANY(@keys::text[])
 ORDER BY id DESC
 LIMIT @limit;
 
+-- name: orphan_action_raise_alarm
+-- Write down that somebody asked for what was taken away, once; the rows that had not been asked for come back.
+UPDATE /* schema */millhand_orphan_action AS action
+SET alarm = input.alarm, alarmed_at = @now::timestamptz
+FROM unnest(@ids::bigint[], @alarms::text[]) AS input (asked_id, alarm)
+WHERE action.id = input.asked_id AND action.alarm IS NULL
+RETURNING /* orphan_action_alarmed */;
+
 -- name: orphan_action_get_restorable
 -- Give the next actions that can be undone, by run, by prefix or by key.
 SELECT /* orphan_action_columns */
 FROM /* schema */millhand_orphan_action
 WHERE
     bucket = @bucket
-    AND state IN ('quarantined', 'row_deleted', 'purged')
+    AND state IN ('quarantined', 'row_deleted', 'purged', 'restored')
     AND (@run_id::bigint IS NULL OR run_id = @run_id)
     AND (@prefix::text IS NULL OR starts_with(key, @prefix))
     AND (@key::text IS NULL OR key = @key)
@@ -240,6 +250,10 @@ WHERE
 ORDER BY id
 LIMIT @limit;
 
+-- fragment: orphan_action_alarmed
+action.id, run_id, bucket, key, rule, state, reason, size, etag, modified_at, quarantine_key, source, table_name, row_id,
+    row_json::text, created_at, updated_at, action.alarm, alarmed_at
+
 -- fragment: orphan_action_columns
 id, run_id, bucket, key, rule, state, reason, size, etag, modified_at, quarantine_key, source, table_name, row_id,
-    row_json::text, created_at, updated_at
+    row_json::text, created_at, updated_at, alarm, alarmed_at

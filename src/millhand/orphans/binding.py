@@ -1,0 +1,239 @@
+"""
+Whose bucket it is: an object in the bucket and a row in the ledger say the same, or the bucket is not judged.
+
+Rule 1: the marker `.millhand/binding.json` and the row have one token, and the row was written in this database: another
+        one, or a copy that was restored elsewhere, is refused.
+Rule 2: the generation grows with every run that may remove, in the row first and in the marker after. A marker that is
+        ahead of its row was written by a younger history than this database has: it was restored from an older backup,
+        or is a copy, and everything uploaded since looks like an orphan to it.
+Rule 3: the first run that may remove binds. A person rebinds (`millhand orphans bind`), and nobody else.
+
+    row at generation 0 ─▶ marker, if there is none ─▶ row + 1 ─▶ marker + 1 ─▶ … removal
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from millhand.driver.protocol import Executor
+from millhand.orphans.ledger import database_facts
+from millhand.storage import ObjectExists, ObjectNotFound, ObjectStore, StoreError
+from millhand.storage.protocol import OUR_PREFIX
+from millhand.store.query import Query, Row, parse_none
+
+MARKER = f"{OUR_PREFIX}binding.json"
+REMEDY = "if this database is to judge the bucket from now on, run: millhand orphans bind"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marker:
+    """What the bucket says. `database` and `name` are of the database that bound it."""
+
+    bound_at: str
+    database: str
+    generation: int
+    name: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bond:
+    """What the ledger says."""
+
+    bucket: str
+    token: str
+    database: str
+    generation: int
+    bound_at: datetime
+    searched_at: datetime | None = None
+    searched_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """Both sides, and which database this is."""
+
+    bond: Bond | None
+    database: str
+    marker: Marker | None
+    name: str
+
+    def refusals(self) -> tuple[str, ...]:
+        """Return why this database must not judge the bucket: one whole sentence, or none."""
+        sentence = self._refusal()
+        return () if sentence is None else (sentence,)
+
+    def _refusal(self) -> str | None:
+        bond, marker = self.bond, self.marker
+        if marker is None:
+            if bond is None or not bond.generation:
+                return None
+            return (
+                f"the bucket must have the marker {MARKER} that it got at {bond.bound_at:%Y-%m-%d %H:%M} UTC, got none; "
+                f"see whether it is the right bucket, mounted and not emptied; {REMEDY}"
+            )
+        if bond is None or bond.token != marker.token:
+            return (
+                f"the bucket must be bound to this database, {self.name!r}, got one that {marker.name!r} bound at "
+                f"{marker.bound_at} (database {marker.database}); {REMEDY}"
+            )
+        if bond.database != self.database:
+            return (
+                f"the ledger must have been written in this database, {self.database}, got one copied from "
+                f"{bond.database}; {REMEDY}"
+            )
+        if marker.generation > bond.generation:
+            return (
+                f"the ledger must be as new as the bucket's marker, got generation {bond.generation:,} where the marker "
+                f"has {marker.generation:,}: this database is older than its bucket, so what was uploaded since looks "
+                f"like orphans; bring its rows up to date first; {REMEDY}"
+            )
+        return None
+
+
+async def read_binding(executor: Executor, store: ObjectStore) -> Binding:
+    """Read both sides. Raises: StoreError; DriverError."""
+    database, name = await executor.run(_identity())
+    bond = await executor.run(_bond_get(store.url))
+    return Binding(bond=bond, database=database, marker=await _read_marker(store), name=name)
+
+
+async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime) -> tuple[str, ...]:
+    """
+    Bind the bucket if it is not bound, go one generation further, and return why not if it may not be.
+
+    Raises: StoreError; DriverError.
+    """
+    binding = await read_binding(executor, store)
+    if reasons := binding.refusals():
+        return reasons
+    if binding.marker is None:
+        if binding.bond is None:
+            await executor.run(_bond_insert(store.url, binding.database, now=now))
+        bond = await executor.run(_bond_get(store.url))
+        if bond is not None and not await _put_first(store, bond, binding.name):
+            return (await read_binding(executor, store)).refusals()
+        binding = await read_binding(executor, store)
+        if reasons := binding.refusals():
+            return reasons
+    if binding.bond is not None:
+        bond = await executor.run(_bond_advance(binding.bond))
+        if bond is not None:
+            await store.put(MARKER, _marker(bond, binding.name))
+    return ()
+
+
+async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None = None) -> Binding:
+    """
+    Bind the bucket to this database, whosever it was, and return what was there before.
+
+    Raises: StoreError; DriverError.
+    """
+    before = await read_binding(executor, store)
+    generation = max(
+        before.bond.generation if before.bond else 0, before.marker.generation if before.marker else 0
+    )
+    instant = now or (await executor.run(database_facts())).now
+    params = {
+        "bucket": store.url,
+        "database": before.database,
+        "generation": generation + 1,
+        "now": instant,
+        "token": uuid.uuid4().hex,
+    }
+    bond = await executor.run(Query("orphan_binding_put", params, _parse_bond))
+    if bond is not None:
+        await store.put(MARKER, _marker(bond, before.name))
+    return before
+
+
+async def unbind(executor: Executor, store: ObjectStore) -> bool:
+    """
+    Let the bucket go, so that any database may bind it; False if it was not bound.
+
+    Raises: StoreError; DriverError.
+    """
+    had_row = await executor.run(Query("orphan_binding_delete", {"bucket": store.url}, bool))
+    had_marker = await store.delete(MARKER)
+    return had_row or had_marker
+
+
+async def note_search(executor: Executor, bucket: str, fingerprint: str, *, now: datetime) -> None:
+    """Write down that the database was searched for references that nobody declared."""
+    params = {"bucket": bucket, "fingerprint": fingerprint, "now": now}
+    await executor.run(Query("orphan_binding_searched", params, parse_none))
+
+
+async def _read_marker(store: ObjectStore) -> Marker | None:
+    try:
+        text = await store.get(MARKER)
+    except ObjectNotFound:
+        return None
+    try:
+        found = json.loads(text)
+        return Marker(
+            bound_at=str(found["bound_at"]),
+            database=str(found["database"]),
+            generation=int(found["generation"]),
+            name=str(found["name"]),
+            token=str(found["token"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"something that is no marker of ours ({error}); look at it, or run: millhand orphans bind"
+        raise StoreError("get", reason, key=MARKER) from error
+
+
+async def _put_first(store: ObjectStore, bond: Bond, name: str) -> bool:
+    """Mark a bucket that has no marker; False if another database was quicker."""
+    try:
+        await store.put(MARKER, _marker(bond, name), if_absent=True)
+    except ObjectExists:
+        return False
+    return True
+
+
+def _marker(bond: Bond, name: str) -> bytes:
+    marker = Marker(
+        bound_at=f"{bond.bound_at:%Y-%m-%d %H:%M} UTC",
+        database=bond.database,
+        generation=bond.generation,
+        name=name,
+        token=bond.token,
+    )
+    return json.dumps(asdict(marker), indent=2).encode()
+
+
+def _identity() -> Query[tuple[str, str]]:
+    return Query("orphan_database_identity", {}, lambda rows: (str(rows[0][0]), str(rows[0][1])))
+
+
+def _bond_get(bucket: str) -> Query[Bond | None]:
+    return Query("orphan_binding_get", {"bucket": bucket}, _parse_bond)
+
+
+def _bond_insert(bucket: str, database: str, *, now: datetime) -> Query[None]:
+    params = {"bucket": bucket, "database": database, "now": now, "token": uuid.uuid4().hex}
+    return Query("orphan_binding_insert", params, parse_none)
+
+
+def _bond_advance(bond: Bond) -> Query[Bond | None]:
+    return Query("orphan_binding_advance", {"bucket": bond.bucket, "token": bond.token}, _parse_bond)
+
+
+def _parse_bond(rows: Sequence[Row]) -> Bond | None:
+    if not rows:
+        return None
+    bucket, token, database, generation, bound_at, searched_at, searched_fingerprint = rows[0]
+    return Bond(
+        bucket=bucket,
+        token=token,
+        database=database,
+        generation=generation,
+        bound_at=bound_at,
+        searched_at=searched_at,
+        searched_fingerprint=searched_fingerprint,
+    )

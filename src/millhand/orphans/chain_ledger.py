@@ -1,0 +1,166 @@
+"""
+What is remembered of a pass while it is at work: its chains, each a stretch of keys with a cursor of its own.
+
+Whoever claimed a chain holds its epoch and repeats it with each word, as the pass's owner does with the pass's; both
+must still be as they were, or what was judged is not written (`RunLost`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from millhand.orphans.ledger import SWEEP_SECONDS, Run, RunLost, Totals
+from millhand.store.query import Query, Row, parse_none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """The keys in (low, high], high None being the last there is; judged up to `cursor_key`."""
+
+    run_id: int
+    number: int
+    low: str
+    high: str | None
+    cursor_key: str
+    is_ordered: bool
+    is_done: bool
+    epoch: int
+    run_epoch: int
+    totals: Totals
+    canaries: tuple[str, ...]
+    live_canaries: tuple[str, ...]
+    num_chains: int
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether nothing of the pass's first stretch was judged yet, so that a listing has no key to start after."""
+        return self.number == 0 and self.cursor_key == self.low
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBounds:
+    """Keys between which a table has about as many rows each; in the order of the table's own collation."""
+
+    bounds: tuple[str, ...]
+    rows: int
+
+
+def chain_list(run: Run) -> Query[list[Chain]]:
+    """Shape: in the order of keys."""
+    return Query("orphan_chain_list", {"run_id": run.id}, _parse_chains)
+
+
+def chain_replace(
+    run: Run, stretches: Sequence[tuple[str, str | None]], canaries: Sequence[str], *, now: datetime | None
+) -> Query[None]:
+    """Lay out a pass anew; each canary goes with the stretch that it lies in."""
+    params = {
+        "run_id": run.id,
+        "bucket": run.bucket,
+        "is_ordered": run.is_ordered,
+        "lows": [low for low, _ in stretches],
+        "highs": [high for _, high in stretches],
+        "canaries": list(canaries),
+        "now": now,
+    }
+    return Query("orphan_chain_replace", params, parse_none, SWEEP_SECONDS)
+
+
+def chain_claim(run: Run, *, lease: timedelta, now: datetime | None) -> Query[Chain | None]:
+    """Claim the first chain that nobody is at; None if there is none."""
+    params = {"run_id": run.id, "run_epoch": run.epoch, "lease": lease, "now": now}
+    return Query("orphan_chain_claim", params, _parse_maybe_chain)
+
+
+def chain_advance(
+    run: Run,
+    chain: Chain,
+    *,
+    low: str,
+    high: str | None,
+    totals: Totals,
+    live_canaries: Sequence[str],
+    now: datetime | None,
+) -> Query[None]:
+    """
+    Move a chain's cursor to `high` (None: past the last key) and drop older findings between `low` and it.
+
+    Raises: RunLost.
+    """
+    params = {
+        **_held(chain),
+        "run_epoch": run.epoch,
+        "low": low,
+        "high": high,
+        "is_done": high is None or high == chain.high,
+        "totals": totals.to_json(),
+        "live_canaries": list(live_canaries),
+        "now": now,
+    }
+    return Query("orphan_chain_advance", params, _ClaimCheck(run), SWEEP_SECONDS)
+
+
+def chain_beat(run: Run, chain: Chain, *, now: datetime | None) -> Query[None]:
+    """Raises: RunLost."""
+    return Query("orphan_chain_beat", {**_held(chain), "now": now}, _ClaimCheck(run))
+
+
+def chain_count(run: Run, totals: Totals, *, is_end: bool, now: datetime | None) -> Query[None]:
+    """Write a pass's totals; at the end those of its chains are in them. Raises: RunLost."""
+    params = {
+        "run_id": run.id,
+        "run_epoch": run.epoch,
+        "totals": totals.to_json(),
+        "is_end": is_end,
+        "now": now,
+    }
+    return Query("orphan_chain_count", params, _ClaimCheck(run))
+
+
+def key_bounds(table: str, column: str) -> Query[KeyBounds | None]:
+    """Ask what the last ANALYZE knows of a column; `table` is quoted, `column` is not. None for no table."""
+    return Query("orphan_key_bounds", {"table": table, "column": column}, _parse_bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class _ClaimCheck:
+    """Read the one row that whoever holds the claim gets back, and nobody else does."""
+
+    run: Run
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            raise RunLost(self.run.id, self.run.epoch)
+
+
+CHAIN_FIELDS = (
+    "run_id", "number", "low", "high", "cursor_key", "is_ordered", "is_done", "epoch", "run_epoch", "totals",
+    "canaries", "live_canaries", "num_chains",
+)  # fmt: skip
+
+
+def _held(chain: Chain) -> dict[str, object]:
+    return {"run_id": chain.run_id, "number": chain.number, "epoch": chain.epoch}
+
+
+def _parse_chain(row: Row) -> Chain:
+    values: dict[str, Any] = dict(zip(CHAIN_FIELDS, row, strict=True))
+    values["totals"] = Totals.from_json(values["totals"])
+    for name in ("canaries", "live_canaries"):
+        values[name] = tuple(values[name])
+    return Chain(**values)
+
+
+def _parse_chains(rows: Sequence[Row]) -> list[Chain]:
+    return [_parse_chain(row) for row in rows]
+
+
+def _parse_maybe_chain(rows: Sequence[Row]) -> Chain | None:
+    return _parse_chain(rows[0]) if rows else None
+
+
+def _parse_bounds(rows: Sequence[Row]) -> KeyBounds | None:
+    return KeyBounds(tuple(rows[0][0]), int(rows[0][1])) if rows else None

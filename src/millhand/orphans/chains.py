@@ -1,0 +1,227 @@
+"""
+A pass in chains: stretches of keys that are listed and judged side by side, by one worker or by a fleet.
+
+Rule 1: the stretches are laid out once a pass, without a gap, and kept in the ledger. Whoever takes a pass over goes on
+        with the same ones, each at its own cursor.
+Rule 2: a chain is claimed before it is judged; who is dead, or lost the pass, loses his chains with it.
+Rule 3: where a listing is not ordered, or does not start exactly after a key, there is one chain.
+Rule 4: the pass has seen the bucket when all of its chains are done, whoever did them.
+
+    split points ─▶ chains ─▶ claim ─▶ scan_chain ─▶ claim … none left ─▶ all done? ─▶ totals
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+
+from millhand.driver.protocol import Executor
+from millhand.orphans.chain_ledger import (
+    Chain,
+    KeyBounds,
+    chain_claim,
+    chain_count,
+    chain_list,
+    chain_replace,
+    key_bounds,
+)
+from millhand.orphans.config import OrphansConfig
+from millhand.orphans.ledger import Totals
+from millhand.orphans.listing import is_utf8
+from millhand.orphans.references import quoted_table
+from millhand.orphans.scan import Pass, Progress, bounds, gather_all, scan_chain
+
+LEASE = timedelta(seconds=60)  # a chain whose heart has not beaten for so long is nobody's
+BEAT_SECONDS = 10.0  # a sixth of the lease
+LOOK_SECONDS = 1.0  # how often one who has nothing to do looks whether the others are done
+# Several a worker, so that all are at work until the end although no split is even.
+CHAINS_EACH = 4
+MIN_ROWS = 20_000  # of a chain; below, what a chain costs besides its pages is more than it brings
+
+
+@dataclass(slots=True, kw_only=True)
+class Board:
+    """What the chains of one process tell each other: how far each is, and whether one of them failed."""
+
+    base: Totals
+    is_helper: bool
+    pass_: Pass
+    beaten_at: float = field(default_factory=time.monotonic)
+    by_number: dict[int, Totals] = field(default_factory=dict)
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def beat(self) -> None:
+        """Say that the pass is alive, now and then; a helper only speaks for his chain. Raises: RunLost."""
+        if not self.is_helper and time.monotonic() - self.beaten_at >= BEAT_SECONDS:
+            self.beaten_at = time.monotonic()
+            await self.pass_.beat()
+
+    def tell(self, number: int, totals: Totals, progress: Progress) -> None:
+        """Pass on how far one chain is as how far all of them are."""
+        self.by_number[number] = totals
+        whole = total_of(self.base, self.by_number.values())
+        if self.pass_.progress is not None:
+            self.pass_.progress(
+                replace(progress, bytes=whole.bytes, objects=whole.objects, rows=whole.rows)
+            )
+
+
+async def scan(pass_: Pass) -> None:
+    """
+    Judge every object and every row, and write what is not as it should be into the ledger.
+
+    Raises: OutOfOrder, when the listing is not as ordered as the run took it to be; ListingUntrusted; SourceFailed;
+    RunLost; StoreError; DriverError.
+    """
+    chains = await _open(pass_)
+    board = Board(base=pass_.run.totals, is_helper=False, pass_=pass_)
+    board.by_number.update((chain.number, chain.totals) for chain in chains)
+    await _work(board, len(chains))
+    chains = await _await_all(board)
+    pass_.canaries.seen_live.update(key for chain in chains for key in chain.live_canaries)
+    _take_over(pass_.run.totals, total_of(board.base, [chain.totals for chain in chains]))
+    await pass_.executor.run(
+        chain_count(pass_.run, pass_.run.totals, is_end=True, now=pass_.brought_now)
+    )
+
+
+async def help_scan(pass_: Pass) -> int:
+    """
+    Judge chains of a pass that another worker began, until none is free, and return how many.
+
+    Raises: as `scan`; OutOfOrder is the other's to act upon, who meets it too.
+    """
+    board = Board(base=Totals(), is_helper=True, pass_=pass_)
+    return await _work(board, pass_.config.chains)
+
+
+def total_of(base: Totals, parts: Iterable[Totals]) -> Totals:
+    """Return the sum, number by number."""
+    whole = Totals.from_json(base.to_json())
+    for part in parts:
+        for name in (one.name for one in fields(Totals)):
+            value = getattr(part, name)
+            if isinstance(value, dict):
+                into = getattr(whole, name)
+                into.update({key: into.get(key, 0) + count for key, count in value.items()})
+            else:
+                setattr(whole, name, getattr(whole, name) + value)
+    return whole
+
+
+def split(
+    found: Sequence[KeyBounds], config: OrphansConfig, low: str, high: str | None
+) -> list[tuple[str, str | None]]:
+    """Cut (low, high] into stretches with about as many rows each, as the largest source has them."""
+    points = list(config.split_at)
+    if not points and found:
+        largest = max(found, key=lambda one: one.rows)
+        num_chains = min(config.chains * CHAINS_EACH, largest.rows // MIN_ROWS)
+        # In the order of bytes, whatever the table's collation made of it.
+        inside = sorted(point for point in set(largest.bounds) if _is_inside(point, low, high))
+        points = _evenly(inside, num_chains) if config.chains > 1 else []
+    cuts = sorted({point for point in points if _is_inside(point, low, high)})
+    return list(zip([low, *cuts], [*cuts, high], strict=True))
+
+
+async def _open(pass_: Pass) -> list[Chain]:
+    """Lay the chains out, or find those that were laid out before the pass was taken over."""
+    run = pass_.run
+    chains = await pass_.executor.run(chain_list(run))
+    if not chains or any(chain.is_ordered != run.is_ordered for chain in chains):
+        stretches = await _stretches(pass_)
+        async with pass_.executor.begin() as tx:
+            await tx.run(chain_count(run, run.totals, is_end=False, now=pass_.brought_now))
+            await tx.run(chain_replace(run, stretches, pass_.canaries.keys, now=pass_.brought_now))
+        chains = await pass_.executor.run(chain_list(run))
+    # Whoever goes on with a pass goes on with its canaries: others may lie where it has been already.
+    pass_.canaries.keys = sorted(key for chain in chains for key in chain.canaries)
+    return chains
+
+
+async def _stretches(pass_: Pass) -> list[tuple[str, str | None]]:
+    config = pass_.config
+    low, high = bounds(config.prefix)
+    is_divisible = pass_.run.is_ordered and pass_.is_exact and pass_.store.url.startswith("s3:")
+    if not is_divisible or config.chains == 1:
+        return [(low, high)]
+    return split(await _bounds(pass_.executor, config) if not config.split_at else [], config, low, high)
+
+
+async def _bounds(executor: Executor, config: OrphansConfig) -> list[KeyBounds]:
+    found = [
+        await executor.run(key_bounds(quoted_table(source.table), source.key))
+        for source in config.sources
+        if source.table is not None
+    ]
+    return [one for one in found if one is not None]
+
+
+async def _work(board: Board, num_chains: int) -> int:
+    """Judge chains side by side until none is free. Raises: the first error, when all of them have come to a stop."""
+    num_workers = max(1, min(board.pass_.config.chains, num_chains))
+    return sum(await gather_all([_claim_and_scan(board) for _ in range(num_workers)]))
+
+
+async def _claim_and_scan(board: Board) -> int:
+    num_done = 0
+    try:
+        while not board.stopped.is_set():
+            chain = await _claim(board)
+            if chain is None:
+                break
+            await scan_chain(_part(board, chain), chain, board)
+            num_done += not board.stopped.is_set()
+    except BaseException:
+        board.stopped.set()
+        raise
+    return num_done
+
+
+async def _claim(board: Board) -> Chain | None:
+    pass_ = board.pass_
+    return await pass_.executor.run(chain_claim(pass_.run, lease=LEASE, now=pass_.brought_now))
+
+
+def _part(board: Board, chain: Chain) -> Pass:
+    """Return the pass as one chain sees it: with totals of its own."""
+    pass_ = board.pass_
+    pass_.canaries.seen_live.update(chain.live_canaries)
+    totals = chain.totals
+    return replace(
+        pass_,
+        progress=lambda progress: board.tell(chain.number, totals, progress),
+        run=replace(pass_.run, totals=totals),
+    )
+
+
+async def _await_all(board: Board) -> list[Chain]:
+    """Wait until others have done their chains too; one whose worker died is done here."""
+    pass_ = board.pass_
+    while True:
+        chains = await pass_.executor.run(chain_list(pass_.run))
+        if all(chain.is_done for chain in chains):
+            return chains
+        if await _claim_and_scan(board) == 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(board.stopped.wait(), LOOK_SECONDS)
+        await board.beat()
+
+
+def _take_over(totals: Totals, whole: Totals) -> None:
+    for one in fields(Totals):
+        setattr(totals, one.name, getattr(whole, one.name))
+
+
+def _is_inside(point: str, low: str, high: str | None) -> bool:
+    return low < point and (high is None or point < high) and "\0" not in point and is_utf8(point)
+
+
+def _evenly(points: Sequence[str], num_parts: int) -> list[str]:
+    """Choose those of `points` that cut them into so many parts."""
+    num_parts = min(num_parts, len(points) + 1)
+    return [points[number * len(points) // num_parts] for number in range(1, num_parts)]

@@ -1,0 +1,139 @@
+"""
+Near misses: candidates whose key a row names after all, only written otherwise.
+
+Two spellings of one path have cost others their data. What differs from a referenced key by case, by Unicode
+normalisation, by percent-encoding, by `+` for a space, by a leading slash, by a server in front of it or by the prefix is
+no orphan but a question to a person, and is kept until he answers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
+
+from millhand.errors import DriverError, OperationTimeout
+from millhand.orphans.judge import NEAR_MISS, ORPHAN_NUMBERS, Verdict, judged_verdict
+from millhand.orphans.ledger import Finding, Kind, Totals, finding_get_due, finding_put_many
+from millhand.orphans.references import SourceFailed
+from millhand.orphans.scan import Pass
+
+BATCH = 10_000  # candidates of one question; each reads every source from end to end, once
+MAX_VETTED = 100_000  # of a first run, which removes nothing; what is due is always vetted, all of it
+NUM_TIMEOUTS = 10  # of a source's own, as the whole of it is read
+
+# What lowers all letters, whatever the database's own collation; the first that there is.
+COLLATIONS = """
+SELECT collname AS name
+FROM pg_catalog.pg_collation
+WHERE collname = ANY (ARRAY['und-x-icu', 'pg_c_utf8', 'C.utf8'])
+ORDER BY array_position(ARRAY['und-x-icu', 'pg_c_utf8', 'C.utf8'], collname::text)
+LIMIT 1
+"""
+
+
+async def vet(pass_: Pass, *, is_first: bool) -> None:
+    """
+    Make near misses of those orphans of this run whose key is only spelt otherwise than a referenced one.
+
+    Of a first run, of those that are no more than candidates too: a person should see them before anything is due.
+
+    Raises: SourceFailed; DriverError.
+    """
+    rules = (
+        ORPHAN_NUMBERS
+        if is_first
+        else tuple(n for n in ORPHAN_NUMBERS if judged_verdict(n) is Verdict.REMOVE_OBJECT)
+    )
+    after = vetted = 0
+    fold = None
+    while not is_first or vetted < MAX_VETTED:
+        query = finding_get_due(pass_.run.id, rules=rules, after=after, limit=BATCH)
+        findings = await pass_.executor.run(query)
+        if not findings:
+            return
+        fold = fold or await _fold_of(pass_)
+        after, vetted = findings[-1].id, vetted + len(findings)
+        await pass_.beat()
+        twins = await _find_twins(pass_, fold, [finding.key for finding in findings])
+        await _note(pass_, [finding for finding in findings if finding.key in twins], twins)
+
+
+def variants(key: str, *, prefix: str, url: str) -> list[str]:
+    """Return the ways in which a row might write `key`, besides case and normalisation; itself is one of them."""
+    return list(dict.fromkeys(_variants(key, prefix, url)))
+
+
+def _variants(key: str, prefix: str, url: str) -> Iterator[str]:
+    parts = urlsplit(url)
+    root = parts.path.lstrip("/") if parts.scheme == "s3" else ""
+    for name in (
+        key,
+        unquote(key),
+        unquote_plus(key),
+        quote(key),
+        quote(key, safe=""),
+        key.replace(" ", "+"),
+    ):
+        yield name
+        yield root + name
+        yield f"{parts.netloc}/{root}{name}"
+        yield prefix + name
+        yield name.removeprefix(prefix)
+
+
+async def find_twins(pass_: Pass, keys: Sequence[str]) -> dict[str, str]:
+    """Return, for each key that a row names in another spelling, which row names it how."""
+    return await _find_twins(pass_, await _fold_of(pass_), keys)
+
+
+async def _fold_of(pass_: Pass) -> str:
+    """Return the SQL that makes spellings of one key alike; `{}` is the key."""
+    found = await pass_.executor.fetch(COLLATIONS)
+    collation = f' COLLATE "{found[0]["name"]}"' if found else ""
+    bare = (
+        "CASE WHEN {0} LIKE '%%://%%' THEN regexp_replace({0}, '^[^:]+://[^/]*/|[?#].*$', '', 'g') ELSE {0} END"
+    ).replace("%%", "%")
+    return f"lower(normalize(ltrim({bare}, './'), NFKC){collation})"
+
+
+async def _find_twins(pass_: Pass, fold: str, keys: Sequence[str]) -> dict[str, str]:
+    config = pass_.config
+    asked = [(key, name) for key in keys for name in variants(key, prefix=config.prefix, url=pass_.store.url)]
+    params = [[key for key, _ in asked], [name for _, name in asked]]
+    timeout_seconds = config.source_timeout.total_seconds() * NUM_TIMEOUTS
+    twins: dict[str, str] = {}
+    for name, from_sql, key_sql in pass_.references.places:
+        key = f"{key_sql}::text"
+        sql = (
+            f"SELECT DISTINCT asked.key AS candidate, source.key AS named\n"
+            f"FROM (SELECT {key} AS key FROM {from_sql}) AS source\n"
+            f"JOIN unnest($1::text[], $2::text[]) AS asked (key, name)\n"
+            f"ON {fold.format('source.key')} = {fold.format('asked.name')}\n"
+            "WHERE source.key <> asked.key"
+        )
+        try:
+            rows = await pass_.executor.fetch(sql, params, timeout_seconds=timeout_seconds)
+        except (DriverError, OperationTimeout) as error:
+            raise SourceFailed(name, error) from error
+        twins |= {row["candidate"]: f"source {name!r} names {row['named']!r}" for row in rows}
+    return twins
+
+
+async def _note(pass_: Pass, findings: Sequence[Finding], twins: Mapping[str, str]) -> None:
+    if not findings:
+        return
+    near = [replace(one, kind=Kind.NEAR_MISS, rule=NEAR_MISS.number, note=twins[one.key]) for one in findings]
+    await pass_.executor.run(finding_put_many(pass_.run.bucket, pass_.run.id, near, now=pass_.now))
+    for finding in findings:
+        _recount(pass_.run.totals, finding)
+
+
+def _recount(totals: Totals, finding: Finding) -> None:
+    totals.near_misses += 1
+    totals.orphan_objects -= 1
+    totals.orphan_bytes -= finding.size
+    if judged_verdict(finding.rule) is Verdict.REMOVE_OBJECT:
+        totals.due -= 1
+        totals.due_objects -= 1
+        totals.due_bytes -= finding.size

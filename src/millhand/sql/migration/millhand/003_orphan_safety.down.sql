@@ -1,0 +1,21 @@
+DROP TABLE /* schema */millhand_orphan_binding;
+
+DELETE FROM /* schema */millhand_orphan_finding
+WHERE kind IN ('near_miss', 'upload', 'recalled');
+
+ALTER TABLE /* schema */millhand_orphan_finding
+    DROP COLUMN note,
+    DROP CONSTRAINT kind_is_known,
+    ADD CONSTRAINT kind_is_known CHECK (kind IN ('orphan', 'abandoned', 'missing', 'size_mismatch', 'shared'));
+
+UPDATE /* schema */millhand_orphan_action
+SET state = 'kept'
+WHERE state = 'aborted';
+
+ALTER TABLE /* schema */millhand_orphan_action
+    DROP COLUMN alarm,
+    DROP COLUMN alarmed_at,
+    DROP CONSTRAINT state_is_known,
+    ADD CONSTRAINT state_is_known CHECK (
+        state IN ('intended', 'quarantined', 'row_deleted', 'purged', 'restored', 'kept')
+    );
