@@ -95,6 +95,8 @@ def require_cargo() -> None:
     """Return if there is a cargo of the version that the crate wants; else skip the test, or fail it."""
     if shutil.which("cargo") is None:
         _not_built("there is no `cargo` on the PATH")
+    if shutil.which("cc") is None:
+        _not_built("there is no `cc` on the PATH to link with")
     said = subprocess.run(["cargo", "--version"], capture_output=True, text=True, check=False).stdout
     found = re.match(r"cargo (\d+)\.(\d+)", said)
     if found is None or (int(found[1]), int(found[2])) < RUST_VERSION:
