@@ -31,6 +31,7 @@ from millhand.errors import (
     UnknownKind,
 )
 from millhand.event import Event, EventKind, JobStatistics
+from millhand.fleet import ClientRow, ClientState
 from millhand.hooks import AttemptFailure, ErrorHandler, Hook, Middleware
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
 from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
@@ -53,6 +54,8 @@ __all__ = [
     "AttemptFailure",
     "Client",
     "ClientId",
+    "ClientRow",
+    "ClientState",
     "Clock",
     "Config",
     "ConfigError",

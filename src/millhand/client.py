@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from millhand.config import Config, QueueConfig, default_client_id
-from millhand.control import JobControl, QueueControl
+from millhand.control import ClientControl, JobControl, QueueControl
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
@@ -69,6 +69,7 @@ class Client:
         self.id = ClientId(
             self._config.client_id or default_client_id(socket.gethostname(), self._config.clock.now())
         )
+        self.clients = ClientControl(self._driver, self._config.clock)
         self.jobs = JobControl(self._driver, self._config.clock)
         self.queues = QueueControl(self._driver)
 

@@ -13,14 +13,17 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import msgspec
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
-from millhand.job import JobId, JobRow, JobState, Json, checked_output
+from millhand.fleet import ClientRow, ClientState
+from millhand.job import ClientId, JobId, JobRow, JobState, Json, checked_output
 from millhand.queue import QueueRow
+from millhand.store.client import client_get_foreign, client_get_shape, client_list
 from millhand.store.job import (
     job_cancel,
     job_count_by_state,
@@ -38,10 +41,13 @@ from millhand.store.job_list import (
     job_delete_many,
     job_list,
 )
+from millhand.store.leader import LeaderRow, Office, leader_get
 from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
 ALL_JOBS = JobFilters()
+# A term that is renewed is as long again, so its end tells when its leader was there last.
+TERM = timedelta(seconds=15)
 # A condition that PostgreSQL cannot read, whose types do not fit, or whose values cannot be computed.
 _REFUSED_CLASSES = ("22", "42")
 
@@ -218,3 +224,53 @@ class QueueControl:
 
     def _executor(self, tx: object | None) -> Executor:
         return self._driver.pool if tx is None else self._driver.executor(tx)
+
+
+class ClientControl:
+    """Who works here, in whatever language; `client.clients`."""
+
+    def __init__(self, driver: Driver, clock: Clock) -> None:
+        self._clock = clock
+        self._driver = driver
+
+    async def list(self) -> Sequence[ClientRow]:
+        """
+        Return the clients that work jobs, or did within a day, by the time of their start; foreign ones come last.
+
+        Foreign is who says nothing of itself, as clients of other languages do, and has worked jobs within the last
+        minutes, or leads. Before migration 2 of line millhand all are.
+        """
+        pool = self._driver.pool
+        leader = self._running(await pool.run(leader_get()))
+        if not await pool.run(client_get_shape()):
+            return _with_leaders([], leader, None)
+        periodic_leader = self._running(await pool.run(leader_get(office=Office.PERIODIC)))
+        clients = await pool.run(client_list())
+        foreign = [
+            ClientRow(id=ClientId(one.name), state=ClientState.FOREIGN, last_seen_at=one.seen_at)
+            for one in await pool.run(client_get_foreign())
+            if one.what == "client"
+        ]
+        return _with_leaders([*clients, *foreign], leader, periodic_leader)
+
+    def _running(self, leader: LeaderRow | None) -> LeaderRow | None:
+        return leader if leader is not None and leader.expires_at > self._clock.now() else None
+
+
+def _with_leaders(
+    clients: Sequence[ClientRow], leader: LeaderRow | None, periodic_leader: LeaderRow | None
+) -> Sequence[ClientRow]:
+    """Return the clients with who leads marked, whether it was among them or not."""
+    leader_id = None if leader is None else leader.leader_id
+    periodic_id = None if periodic_leader is None else periodic_leader.leader_id
+    marked = [
+        msgspec.structs.replace(row, is_leader=row.id == leader_id, is_periodic_leader=row.id == periodic_id)
+        for row in clients
+    ]
+    if leader is not None and all(row.id != leader.leader_id for row in clients):
+        seen_at = leader.expires_at - TERM
+        unheard = ClientRow(
+            id=leader.leader_id, is_leader=True, last_seen_at=seen_at, state=ClientState.FOREIGN
+        )
+        marked.append(unheard)
+    return marked

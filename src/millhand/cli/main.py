@@ -24,6 +24,7 @@ DONE, NOT_DONE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 # Name: where it is, and its help in one line, which a test compares with the command's own.
 COMMANDS = {
     "bench": ("millhand.cli.bench:bench", "Insert and work no-op jobs, and print how fast."),
+    "client": ("millhand.cli.client:client", "List the clients that work jobs, of every language."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "migrate": ("millhand.cli.migrate:migrate", "Bring the database's schema to a version."),
     "orphans": ("millhand.cli.orphans:orphans", "Reconcile rows with objects, and undo what was done."),

@@ -1,0 +1,75 @@
+"""`millhand client`: who works here, in whatever language."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from millhand.cli.command import Group, json_option
+from millhand.cli.database import run_with_client
+from millhand.cli.output import print_json, print_table
+from millhand.fleet import ClientRow
+from millhand.job import Json
+
+COLUMNS = ("id", "state", "leads", "language", "host", "pid", "queues", "kinds", "started", "seen")
+
+
+@click.group(cls=Group, example="millhand client list")
+def client() -> None:
+    """List the clients that work jobs, of every language."""
+
+
+@client.command(name="list", example="millhand client list --json")
+@json_option
+@click.pass_obj
+def list_clients(config_path: Path | None, *, is_json: bool) -> None:
+    """
+    List the clients that work jobs, or did within a day.
+
+    Those of other languages say nothing of themselves; they are known by the jobs that they worked within the last
+    minutes, and by leading.
+    """
+    clients = run_with_client(config_path, lambda client: client.clients.list())
+    if is_json:
+        print_json([_fields(row) for row in clients])
+        return
+    print_table(
+        COLUMNS, [_line(row) for row in clients], empty="no clients; a client is there once it is started"
+    )
+
+
+def _line(row: ClientRow) -> tuple[object, ...]:
+    offices = (("river", row.is_leader), ("periodic", row.is_periodic_leader))
+    queues = ",".join(f"{name}:{max_workers}" for name, max_workers in sorted(row.queues.items()))
+    return (
+        row.id,
+        row.state.value,
+        ",".join(name for name, is_held in offices if is_held) or None,
+        row.language,
+        row.hostname,
+        row.pid,
+        queues or None,
+        ",".join(row.kinds) or None,
+        row.started_at,
+        row.last_seen_at,
+    )
+
+
+def _fields(row: ClientRow) -> dict[str, Json]:
+    return {
+        "id": row.id,
+        "state": row.state.value,
+        "is_leader": row.is_leader,
+        "is_periodic_leader": row.is_periodic_leader,
+        "language": row.language,
+        "version": row.version,
+        "hostname": row.hostname,
+        "pid": row.pid,
+        "queues": row.queues,
+        "kinds": list(row.kinds),
+        "report_interval": None if row.report_interval is None else row.report_interval.total_seconds(),
+        "started_at": row.started_at,
+        "last_seen_at": row.last_seen_at,
+        "stopped_at": row.stopped_at,
+    }
