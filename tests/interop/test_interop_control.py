@@ -181,7 +181,7 @@ async def test_pause_is_heard_of_when_the_listener_is_back(room: Room) -> None:
         await room.fetch("UPDATE /* schema */river_queue SET paused_at = now()")
         await room.fetch(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE query LIKE 'LISTEN \"' || $1 || '.river%' AND pid <> pg_backend_pid()",
+            "WHERE query LIKE 'LISTEN \"' || $1 || '.%' AND pid <> pg_backend_pid()",
             room.schema,
         )
         await room.told.wait("queue_paused", client="python_a", queue="default")

@@ -1,0 +1,170 @@
+"""
+A way to a server that fails as networks do: cut, stopped up, or slow, in both directions or one.
+
+    async with proxied(postgres_url) as proxy:
+        client = Client(proxy.url, …)
+        proxy.cut()        # connections are reset, and new ones too
+        proxy.stop_up()    # bytes go nowhere, and nobody is told; what was on its way arrives when it is mended
+        proxy.slow(0.05)   # each piece takes so long
+        proxy.mend()
+
+The server may be behind a TCP port or a Unix socket; the way to it is a TCP port of this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from collections.abc import AsyncIterator, Callable, Iterable
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+PIECE = 16 * 1024
+POSTGRES_PORT = 5432
+
+
+class Direction(enum.Enum):
+    """Which way bytes go."""
+
+    TO_SERVER = "to the server"
+    TO_CLIENT = "to the client"
+
+
+BOTH = (Direction.TO_SERVER, Direction.TO_CLIENT)
+
+
+class Proxy:
+    """
+    What `proxied` makes. `url` is the server's, by way of this. `num_connected` counts connections of all times.
+
+    Concurrency: faults may be made and mended at any time; each takes effect on what is connected and on what will be.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        self.num_connected = 0
+        self.url = server_url
+        self._connect = _connector(server_url)
+        self._flows = {direction: _Flow() for direction in Direction}
+        self._is_cut = False
+        self._news = asyncio.Event()
+        self._server_url = server_url
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        """Reset what is connected, and whatever connects from now on."""
+        self._is_cut = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def stop_up(self, directions: Iterable[Direction] = BOTH) -> None:
+        """Hold back every byte, as a network does that loses all packets: nobody is told."""
+        for direction in directions:
+            self._flows[direction].change(is_open=False, delay_seconds=0.0)
+
+    def slow(self, delay_seconds: float, directions: Iterable[Direction] = BOTH) -> None:
+        """Have each piece, of 16 KiB at most, take so long; the next one goes when the one before has arrived."""
+        for direction in directions:
+            self._flows[direction].change(is_open=True, delay_seconds=delay_seconds)
+
+    def mend(self) -> None:
+        """End all faults. What was held back goes on; what was cut must connect again."""
+        self._is_cut = False
+        for flow in self._flows.values():
+            flow.change(is_open=True, delay_seconds=0.0)
+
+    async def wait_connected(self, num: int) -> None:
+        """Return when `num` connections were made in all, those that were reset at once included."""
+        while self.num_connected < num:
+            await self._news.wait()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection until either end closes it."""
+        self.num_connected += 1
+        self._news.set()
+        self._news = asyncio.Event()
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        try:
+            server_reader, server_writer = await self._connect()
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer, server_writer}
+        self._writers |= both
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(_pump(reader, server_writer, self._flows[Direction.TO_SERVER]))
+                pumps.create_task(_pump(server_reader, writer, self._flows[Direction.TO_CLIENT]))
+        finally:
+            self._writers -= both
+            for one in both:
+                one.transport.abort()
+
+    def listen_at(self, port: int) -> None:
+        """Say where this is to be found."""
+        parts = urlsplit(self._server_url)
+        user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+        query = urlencode(
+            [pair for pair in parse_qsl(parts.query) if pair[0] not in ("host", "port")], safe="/"
+        )
+        self.url = urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{port}", query=query))
+
+
+@contextlib.asynccontextmanager
+async def proxied(server_url: str) -> AsyncIterator[Proxy]:
+    """Open a way to the PostgreSQL of a URL, without faults at first, and cut it in the end."""
+    proxy = Proxy(server_url)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0, limit=PIECE)
+    proxy.listen_at(server.sockets[0].getsockname()[1])
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.mend()
+        proxy.cut()
+        await server.wait_closed()
+
+
+class _Flow:
+    """How bytes go in one direction."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._delay_seconds = 0.0
+        self._is_open = True
+
+    def change(self, *, is_open: bool, delay_seconds: float) -> None:
+        self._is_open = is_open
+        self._delay_seconds = delay_seconds
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def delay(self) -> None:
+        """Return when a piece may go on. A change of the fault is heeded by what waits already."""
+        while not self._is_open:
+            await self._changed.wait()
+        if self._delay_seconds:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._delay_seconds):
+                    await self._changed.wait()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: _Flow) -> None:
+    """Carry bytes until one end is gone, which takes the other with it."""
+    with contextlib.suppress(ConnectionError):
+        while piece := await reader.read(PIECE):
+            await flow.delay()
+            writer.write(piece)
+            await writer.drain()
+    writer.close()
+
+
+def _connector(url: str) -> Callable[[], asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    port = int(query.get("port", parts.port or POSTGRES_PORT))
+    host = query.get("host", parts.hostname or "127.0.0.1")
+    if host.startswith("/"):
+        return lambda: asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}", limit=PIECE)
+    return lambda: asyncio.open_connection(host, port, limit=PIECE)

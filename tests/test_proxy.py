@@ -1,0 +1,87 @@
+"""The way to a server that fails when told to, tried with PostgreSQL behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from factory import GENEROUS_SECONDS
+from proxy import BOTH, Direction, Proxy, proxied
+
+ASKED = "SELECT 1"
+
+
+@contextlib.asynccontextmanager
+async def way(url: str) -> AsyncIterator[tuple[Proxy, asyncpg.Connection]]:
+    """Open a proxy, and connect by it."""
+    async with proxied(url) as proxy:
+        connection = await asyncpg.connect(proxy.url)
+        try:
+            yield proxy, connection
+        finally:
+            connection.terminate()
+
+
+async def test_proxy_without_faults_is_the_server(postgres_url: str) -> None:
+    """Answers come as they are, large ones too, and each connection is counted."""
+    async with way(postgres_url) as (proxy, connection):
+        direct = await asyncpg.connect(postgres_url)
+        sql = "SELECT current_database(), session_user, repeat('x', 1000000)"
+        answers = [await one.fetchrow(sql) for one in (connection, direct)]
+        await direct.close()
+
+    assert answers[0] == answers[1]
+    assert proxy.num_connected == 1
+
+
+@pytest.mark.parametrize("directions", [BOTH, (Direction.TO_SERVER,), (Direction.TO_CLIENT,)])
+async def test_proxy_that_is_stopped_up_holds_back_what_it_gets(
+    postgres_url: str, directions: tuple[Direction, ...]
+) -> None:
+    """Nobody is told that anything is wrong; what was asked is answered when the way is mended."""
+    async with way(postgres_url) as (proxy, connection):
+        proxy.stop_up(directions)
+        asked = asyncio.ensure_future(connection.fetchval(ASKED))
+        done, _ = await asyncio.wait([asked], timeout=0.1)
+        proxy.mend()
+        answer = await asyncio.wait_for(asked, GENEROUS_SECONDS)
+
+    assert (done, answer) == (set(), 1)
+
+
+async def test_proxy_that_is_slow_is_as_slow_as_it_was_told(postgres_url: str) -> None:
+    """A question there and an answer back take the delay twice, and an end of the fault is heeded at once."""
+    loop = asyncio.get_running_loop()
+    async with way(postgres_url) as (proxy, connection):
+        proxy.slow(0.05)
+        began = loop.time()
+        await connection.execute(ASKED)
+        took = loop.time() - began
+        proxy.slow(10 * GENEROUS_SECONDS)
+        asked = asyncio.ensure_future(connection.execute(ASKED))
+        await asyncio.wait([asked], timeout=0.05)
+        proxy.mend()
+        await asyncio.wait_for(asked, GENEROUS_SECONDS)
+
+    assert took >= 0.1
+
+
+async def test_proxy_that_is_cut_resets_all_until_it_is_mended(postgres_url: str) -> None:
+    """What is connected is lost, nothing connects, and after the mending everything does."""
+    async with way(postgres_url) as (proxy, connection):
+        proxy.cut()
+        for lost in (connection.fetchval(ASKED), asyncpg.connect(proxy.url)):
+            with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+                await asyncio.wait_for(lost, GENEROUS_SECONDS)
+        proxy.mend()
+        again = await asyncpg.connect(proxy.url)
+        answer = await again.fetchval(ASKED)
+        await again.close()
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            await proxy.wait_connected(3)
+
+    assert answer == 1
