@@ -47,7 +47,9 @@ type program struct {
 }
 
 func main() {
+	applicationName := flag.String("application-name", "river_interop", "what the database calls its connections")
 	databaseURL := flag.String("database-url", "", "the database to work on")
+	maxConnections := flag.Int("max-connections", 20, "how many connections it opens at most")
 	flag.Parse()
 	ctx := context.Background()
 
@@ -55,8 +57,8 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	config.MaxConns = 20
-	config.ConnConfig.RuntimeParams["application_name"] = "river_interop"
+	config.MaxConns = int32(*maxConnections)
+	config.ConnConfig.RuntimeParams["application_name"] = *applicationName
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		log.Fatal(err)
