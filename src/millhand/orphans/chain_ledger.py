@@ -83,16 +83,18 @@ def chain_advance(
     high: str | None,
     totals: Totals,
     live_canaries: Sequence[str],
+    is_owner: bool,
     now: datetime | None,
 ) -> Query[None]:
     """
     Move a chain's cursor to `high` (None: past the last key) and drop older findings between `low` and it.
 
+    `is_owner` says that the pass is alive too, which only its owner may.
+
     Raises: RunLost.
     """
     params = {
-        **_held(chain),
-        "run_epoch": run.epoch,
+        **_held(run, chain, is_owner=is_owner),
         "low": low,
         "high": high,
         "is_done": high is None or high == chain.high,
@@ -103,9 +105,10 @@ def chain_advance(
     return Query("orphan_chain_advance", params, _ClaimCheck(run), SWEEP_SECONDS)
 
 
-def chain_beat(run: Run, chain: Chain, *, now: datetime | None) -> Query[None]:
+def chain_beat(run: Run, chain: Chain, *, is_owner: bool, now: datetime | None) -> Query[None]:
     """Raises: RunLost."""
-    return Query("orphan_chain_beat", {**_held(chain), "now": now}, _ClaimCheck(run))
+    params = {**_held(run, chain, is_owner=is_owner), "now": now}
+    return Query("orphan_chain_beat", params, _ClaimCheck(run))
 
 
 def chain_count(run: Run, totals: Totals, *, is_end: bool, now: datetime | None) -> Query[None]:
@@ -142,8 +145,14 @@ CHAIN_FIELDS = (
 )  # fmt: skip
 
 
-def _held(chain: Chain) -> dict[str, object]:
-    return {"run_id": chain.run_id, "number": chain.number, "epoch": chain.epoch}
+def _held(run: Run, chain: Chain, *, is_owner: bool) -> dict[str, object]:
+    return {
+        "run_id": run.id,
+        "run_epoch": run.epoch,
+        "number": chain.number,
+        "epoch": chain.epoch,
+        "is_owner": is_owner,
+    }
 
 
 def _parse_chain(row: Row) -> Chain:

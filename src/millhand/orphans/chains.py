@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
@@ -36,7 +35,6 @@ from millhand.orphans.references import quoted_table
 from millhand.orphans.scan import Pass, Progress, bounds, gather_all, scan_chain
 
 LEASE = timedelta(seconds=60)  # a chain whose heart has not beaten for so long is nobody's
-BEAT_SECONDS = 10.0  # a sixth of the lease
 LOOK_SECONDS = 1.0  # how often one who has nothing to do looks whether the others are done
 # Several a worker, so that all are at work until the end although no split is even.
 CHAINS_EACH = 4
@@ -48,26 +46,16 @@ class Board:
     """What the chains of one process tell each other: how far each is, and whether one of them failed."""
 
     base: Totals
-    is_helper: bool
     pass_: Pass
-    beaten_at: float = field(default_factory=time.monotonic)
     by_number: dict[int, Totals] = field(default_factory=dict)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def beat(self) -> None:
-        """Say that the pass is alive, now and then; a helper only speaks for his chain. Raises: RunLost."""
-        if not self.is_helper and time.monotonic() - self.beaten_at >= BEAT_SECONDS:
-            self.beaten_at = time.monotonic()
-            await self.pass_.beat()
 
     def tell(self, number: int, totals: Totals, progress: Progress) -> None:
         """Pass on how far one chain is as how far all of them are."""
         self.by_number[number] = totals
         whole = total_of(self.base, self.by_number.values())
         if self.pass_.progress is not None:
-            self.pass_.progress(
-                replace(progress, bytes=whole.bytes, objects=whole.objects, rows=whole.rows)
-            )
+            self.pass_.progress(replace(progress, bytes=whole.bytes, objects=whole.objects, rows=whole.rows))
 
 
 async def scan(pass_: Pass) -> None:
@@ -78,15 +66,13 @@ async def scan(pass_: Pass) -> None:
     RunLost; StoreError; DriverError.
     """
     chains = await _open(pass_)
-    board = Board(base=pass_.run.totals, is_helper=False, pass_=pass_)
+    board = Board(base=pass_.run.totals, pass_=pass_)
     board.by_number.update((chain.number, chain.totals) for chain in chains)
     await _work(board, len(chains))
     chains = await _await_all(board)
     pass_.canaries.seen_live.update(key for chain in chains for key in chain.live_canaries)
     _take_over(pass_.run.totals, total_of(board.base, [chain.totals for chain in chains]))
-    await pass_.executor.run(
-        chain_count(pass_.run, pass_.run.totals, is_end=True, now=pass_.brought_now)
-    )
+    await pass_.executor.run(chain_count(pass_.run, pass_.run.totals, is_end=True, now=pass_.brought_now))
 
 
 async def help_scan(pass_: Pass) -> int:
@@ -95,7 +81,7 @@ async def help_scan(pass_: Pass) -> int:
 
     Raises: as `scan`; OutOfOrder is the other's to act upon, who meets it too.
     """
-    board = Board(base=Totals(), is_helper=True, pass_=pass_)
+    board = Board(base=Totals(), pass_=replace(pass_, is_helper=True))
     return await _work(board, pass_.config.chains)
 
 
@@ -174,7 +160,7 @@ async def _claim_and_scan(board: Board) -> int:
             chain = await _claim(board)
             if chain is None:
                 break
-            await scan_chain(_part(board, chain), chain, board)
+            await scan_chain(_part(board, chain), board.stopped)
             num_done += not board.stopped.is_set()
     except BaseException:
         board.stopped.set()
@@ -194,6 +180,7 @@ def _part(board: Board, chain: Chain) -> Pass:
     totals = chain.totals
     return replace(
         pass_,
+        chain_or_none=chain,
         progress=lambda progress: board.tell(chain.number, totals, progress),
         run=replace(pass_.run, totals=totals),
     )
@@ -209,7 +196,7 @@ async def _await_all(board: Board) -> list[Chain]:
         if await _claim_and_scan(board) == 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(board.stopped.wait(), LOOK_SECONDS)
-        await board.beat()
+            await pass_.beat()
 
 
 def _take_over(totals: Totals, whole: Totals) -> None:

@@ -9,7 +9,10 @@ after that is the same for both.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 
@@ -25,26 +28,28 @@ class OutOfOrder(Exception):
 
 async def ordered_pages(
     store: ObjectStore, *, prefix: str, start_after: str, page_size: int
-) -> AsyncIterator[ObjectPage]:
+) -> AsyncGenerator[ObjectPage, None]:
     """
     Yield the pages of a store that lists in order.
 
     Raises: OutOfOrder, as soon as a key does not come after the one before it.
     """
     last = start_after
-    async for page in store.list_pages(prefix=prefix, start_after=start_after, page_size=page_size):
-        if not page.keys:
+    listing = store.list_pages(prefix=prefix, start_after=start_after, page_size=page_size)
+    async with aclosing(listing) as pages:
+        async for page in pages:
+            if not page.keys:
+                yield page
+                continue
+            if page.keys[0] <= last or not _is_ascending(page):
+                raise OutOfOrder
+            last = page.keys[-1]
             yield page
-            continue
-        if page.keys[0] <= last or not _is_ascending(page):
-            raise OutOfOrder
-        last = page.keys[-1]
-        yield page
 
 
 async def sorted_pages(
     store: ObjectStore, *, prefix: str, start_after: str, page_size: int, beat: Callable[[], Awaitable[None]]
-) -> AsyncIterator[ObjectPage]:
+) -> AsyncGenerator[ObjectPage, None]:
     """
     Yield the pages of a store that lists in any order, sorted, each key once.
 
@@ -66,6 +71,14 @@ async def sorted_pages(
             yield _page(chunk)
     finally:
         spool.close()
+
+
+def up_to(page: ObjectPage, high: str | None) -> ObjectPage:
+    """Return what of a page, which is in order, comes up to `high`; all of it if that is None."""
+    if high is None or not page.keys or page.keys[-1] <= high:
+        return page
+    end = bisect_right(page.keys, high)
+    return replace(page, keys=page.keys[:end], sizes=page.sizes[:end])
 
 
 def without_unstorable(page: ObjectPage) -> ObjectPage:

@@ -17,7 +17,7 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,7 +64,7 @@ class DirectoryStore:
 
     async def list_pages(
         self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
-    ) -> AsyncIterator[ObjectPage]:
+    ) -> AsyncGenerator[ObjectPage, None]:
         pages = Walk(self._root, prefix, start_after).pages(page_size)
         loop = asyncio.get_running_loop()
         # One page ahead: the next one is read from the disk while the caller asks the database about this one.

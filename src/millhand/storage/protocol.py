@@ -8,7 +8,7 @@ most servers. Keys under `.millhand/` are ours: quarantine, probes, unfinished w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -163,7 +163,7 @@ class ObjectStore(Protocol):
 
     def list_pages(
         self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
-    ) -> AsyncIterator[ObjectPage]:
+    ) -> AsyncGenerator[ObjectPage, None]:
         """
         List the objects whose key starts with `prefix` and comes after `start_after`.
 

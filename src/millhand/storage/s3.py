@@ -7,7 +7,7 @@ botocore is synchronous, so each call of `S3Bucket` runs in a thread of the stor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TypeVar
@@ -57,7 +57,7 @@ class S3Store:
 
     async def list_pages(
         self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
-    ) -> AsyncIterator[ObjectPage]:
+    ) -> AsyncGenerator[ObjectPage, None]:
         coming = self._submit(self._bucket.list_page, prefix, start_after, page_size, None)
         try:
             while True:
