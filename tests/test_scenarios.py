@@ -31,6 +31,7 @@ def scenarios() -> ModuleType:
         ("25: The claim.", ("25",), ()),
         ("a_b; the claim.", (), ("a_b",)),
         ("26: runtime: a_b.", ("26",), ("a_b",)),
+        ("26: a_b, c_d.\n\nThe claim.", ("26",), ("a_b", "c_d")),
         ("The claim, which a_b; and so on.", (), ()),
         ("", (), ()),
     ],

@@ -123,7 +123,11 @@ async def _kill_all(room: Room) -> None:
 
 
 async def test_job_that_somebody_else_settled_keeps_his_state(room: Room) -> None:
-    """A row that was completed by another hand while it ran keeps that, is told of as it is, and gets the metadata."""
+    """
+    external_terminal_completion_race.
+
+    A row that was completed by another hand while it ran keeps that, is told of as it is, and gets the metadata.
+    """
     started, go_on = asyncio.Event(), asyncio.Event()
     workers = Workers()
 
@@ -153,7 +157,11 @@ async def test_job_that_somebody_else_settled_keeps_his_state(room: Room) -> Non
 
 
 async def test_success_that_somebody_else_settled_first_tells_what_he_made_of_it(room: Room) -> None:
-    """A worker that returns after its job was cancelled by another hand is told of as cancelled, row and all."""
+    """
+    external_terminal_completion_race.
+
+    A worker that returns after its job was cancelled by another hand is told of as cancelled, row and all.
+    """
     started, go_on = asyncio.Event(), asyncio.Event()
     workers = Workers()
 
@@ -177,7 +185,11 @@ async def test_success_that_somebody_else_settled_first_tells_what_he_made_of_it
 async def test_completion_whose_connection_dies_is_written_later(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A write that is cut off is kept and tried again; the log tells of its beginning and of its end, once each."""
+    """
+    completion_transient_failure_retry.
+
+    A write that is cut off is kept and tried again; the log tells of its beginning and of its end, once each.
+    """
     started, go_on = asyncio.Event(), asyncio.Event()
     workers = Workers()
 

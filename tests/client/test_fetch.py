@@ -86,7 +86,7 @@ async def test_fetch_never_takes_more_than_there_are_slots(room: Room) -> None:
 
 
 async def test_fetch_is_woken_by_notification_alone(room: Room) -> None:
-    """With polling as good as off, each insert is worked at once."""
+    """notification_only_wakeups; with polling as good as off, each insert is worked at once."""
     gate = Gate()
     gate.go_on.set()
 
@@ -97,7 +97,11 @@ async def test_fetch_is_woken_by_notification_alone(room: Room) -> None:
 
 
 async def test_fetch_polls_when_nobody_can_notify(room: Room) -> None:
-    """In poll-only mode nothing is listened to, and jobs are found all the same; so is a cancel of a running one."""
+    """
+    lost_notification_poll_recovery.
+
+    In poll-only mode nothing is listened to, and jobs are found all the same; so is a cancel of a running one.
+    """
     gate = Gate()
 
     settings = {
@@ -117,7 +121,11 @@ async def test_fetch_polls_when_nobody_can_notify(room: Room) -> None:
 
 
 async def test_fetch_stops_while_the_queue_is_paused(room: Room) -> None:
-    """A pause stops fetching, for clients that start later too; a resume goes on at once; each is told once."""
+    """
+    pause_resume_notification.
+
+    A pause stops fetching, for clients that start later too; a resume goes on at once; each is told once.
+    """
     gate = Gate()
     gate.go_on.set()
 
@@ -138,7 +146,11 @@ async def test_fetch_stops_while_the_queue_is_paused(room: Room) -> None:
 
 
 async def test_fetch_hears_of_a_pause_that_was_not_announced(room: Room) -> None:
-    """A pause whose notification was lost is found when the listener connects again."""
+    """
+    listener_backend_disconnect_reconnect.
+
+    A pause whose notification was lost is found when the listener connects again.
+    """
     gate = Gate()
 
     async with room.client(gate.workers) as client:
@@ -181,7 +193,11 @@ async def _wait_blocked(room: Room) -> None:
 
 
 async def test_queue_can_be_added_and_removed_while_the_client_runs(room: Room) -> None:
-    """A queue that is added is worked at once; one that is removed is not worked any more; mistakes are told."""
+    """
+    dynamic_queue_add_reconfigure_remove.
+
+    A queue that is added is worked at once; one that is removed is not worked any more; mistakes are told.
+    """
     gate = Gate()
     gate.go_on.set()
 
@@ -204,7 +220,11 @@ async def test_queue_can_be_added_and_removed_while_the_client_runs(room: Room) 
 
 
 async def test_stuck_job_is_told_and_may_free_its_slot(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    """An attempt that ignores its timeout is told of once; the handler can have its slot given to another job."""
+    """
+    stuck_job_detection.
+
+    An attempt that ignores its timeout is told of once; the handler can have its slot given to another job.
+    """
     told: list[StuckJob] = []
     ignored, end = asyncio.Event(), asyncio.Event()
     workers = Workers()

@@ -41,7 +41,11 @@ class At(Hook):
 
 
 async def test_order_of_middleware_and_hooks(room: Room) -> None:
-    """The worker's middleware is outside the client's; hooks begin before the args are decoded, global ones first."""
+    """
+    extension_hook_middleware_order.
+
+    The worker's middleware is outside the client's; hooks begin before the args are decoded, global ones first.
+    """
     told: list[str] = []
     workers = Workers()
 

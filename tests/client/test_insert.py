@@ -107,7 +107,11 @@ async def test_insert_refuses_a_tx_that_is_none(room: Room) -> None:
 
 
 async def test_insert_notifies_on_commit_only(room: Room) -> None:
-    """Listeners hear of a queue when the transaction commits, not when it rolls back, nor of scheduled jobs."""
+    """
+    transactional_insert_notification_commit_only.
+
+    Listeners hear of a queue when the transaction commits, not when it rolls back, nor of scheduled jobs.
+    """
     heard: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(room.url)
     connection = await asyncpg.connect(room.url)

@@ -27,7 +27,11 @@ ODD = {
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 async def test_odd_row_is_worked_like_the_others(room: Room, odd: str) -> None:
-    """A row with odd columns is fetched, snoozed and completed, and so is the one that was fetched with it."""
+    """
+    claimed_row_decode_isolation.
+
+    A row with odd columns is fetched, snoozed and completed, and so is the one that was fetched with it.
+    """
     workers = Workers()
 
     @workers.add()

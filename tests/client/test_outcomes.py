@@ -22,7 +22,11 @@ from millhand.worker import Workers
 
 
 async def test_completed_when_the_worker_returns(room: Room) -> None:
-    """A job whose worker returns is completed, attempted once, by this client, without errors."""
+    """
+    single_implementation_worker_outcomes.
+
+    A job whose worker returns is completed, attempted once, by this client, without errors.
+    """
     workers = Workers()
 
     @workers.add()
@@ -58,7 +62,11 @@ async def test_completed_by_a_plain_function_in_a_thread_with_its_context(room: 
 
 
 async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(room: Room) -> None:
-    """A failed attempt is kept in the row with its trace; the job is available again when the retry is near."""
+    """
+    single_implementation_worker_outcomes.
+
+    A failed attempt is kept in the row with its trace; the job is available again when the retry is near.
+    """
     workers = Workers()
 
     @workers.add()
@@ -103,7 +111,11 @@ async def test_errored_once_then_completed_keeps_one_error(room: Room) -> None:
 
 
 async def test_discarded_after_the_last_attempt(room: Room) -> None:
-    """Attempts are counted up to max_attempts, each leaves an error, and the last one discards the job."""
+    """
+    single_implementation_worker_outcomes.
+
+    Attempts are counted up to max_attempts, each leaves an error, and the last one discards the job.
+    """
     workers = Workers()
 
     @workers.add(retry=AtOnce())
@@ -127,7 +139,7 @@ async def test_discarded_after_the_last_attempt(room: Room) -> None:
 
 
 async def test_cancelled_when_the_worker_says_so(room: Room) -> None:
-    """JobCancel ends the job for good and keeps the reason."""
+    """single_implementation_worker_outcomes; jobCancel ends the job for good and keeps the reason."""
     workers = Workers()
 
     @workers.add()
@@ -147,7 +159,11 @@ async def test_cancelled_when_the_worker_says_so(room: Room) -> None:
 
 
 async def test_cancelled_when_an_error_handler_says_so(room: Room) -> None:
-    """A handler that returns True cancels; it is told of the attempt and of what would come otherwise."""
+    """
+    error_handler_cancel_override.
+
+    A handler that returns True cancels; it is told of the attempt and of what would come otherwise.
+    """
     told: list[AttemptFailure] = []
 
     class Handler:
@@ -192,7 +208,11 @@ async def test_error_handler_that_breaks_is_survived(room: Room, caplog: pytest.
 
 
 async def test_snoozed_gives_the_attempt_back(room: Room) -> None:
-    """A snooze is no attempt and no error; it is counted in the metadata, and waits for the scheduler if it is long."""
+    """
+    snooze_once_metadata_transition.
+
+    A snooze is no attempt and no error; it is counted in the metadata, and waits for the scheduler if it is long.
+    """
     workers = Workers()
 
     @workers.add()
@@ -214,7 +234,11 @@ async def test_snoozed_gives_the_attempt_back(room: Room) -> None:
 
 
 async def test_timed_out_is_a_failure_that_says_so(room: Room) -> None:
-    """An attempt that outlasts its worker's timeout is cancelled and fails with a text of its own, without trace."""
+    """
+    timeout_cancellation.
+
+    An attempt that outlasts its worker's timeout is cancelled and fails with a text of its own, without trace.
+    """
     workers = Workers()
 
     @workers.add(timeout=timedelta(milliseconds=20))
@@ -269,7 +293,11 @@ async def test_timed_out_function_in_a_thread_can_ask(room: Room) -> None:
 
 
 async def test_cancelled_from_outside_while_running(room: Room) -> None:
-    """A cancel reaches the attempt through the database; the job ends cancelled with River's text."""
+    """
+    cooperative_remote_cancellation.
+
+    A cancel reaches the attempt through the database; the job ends cancelled with River's text.
+    """
     workers = Workers()
     started = asyncio.Event()
 
@@ -296,7 +324,11 @@ async def test_cancelled_from_outside_while_running(room: Room) -> None:
 
 
 async def test_unknown_kind_fails_when_all_kinds_are_fetched(room: Room) -> None:
-    """A client that fetches every kind fails those it cannot work, with the kinds that it knows in the text."""
+    """
+    mixed_unknown_kind_error.
+
+    A client that fetches every kind fails those it cannot work, with the kinds that it knows in the text.
+    """
     workers = Workers()
 
     @workers.add()
@@ -349,7 +381,7 @@ async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(room: 
 async def test_what_is_no_exception_is_a_failure_and_not_the_end(
     room: Room, kind: type[BaseException]
 ) -> None:
-    """What is no Exception fails the attempt with its trace, and the client works on."""
+    """panic_attempt_trace; what is no Exception fails the attempt with its trace, and the client works on."""
     workers = Workers()
 
     @workers.add()

@@ -77,7 +77,11 @@ async def test_stop_waits_for_running_attempts(room: Room) -> None:
 async def test_stop_interrupts_attempts_that_outlast_the_timeout(
     room: Room, what: str, state: JobState, attempt: int, num_errors: int
 ) -> None:
-    """After the timeout attempts are cancelled: those that give way are not counted, an error of their own is."""
+    """
+    hard_shutdown_soft_stop_classification.
+
+    After the timeout attempts are cancelled: those that give way are not counted, an error of their own is.
+    """
     blocker = Blocker()
     client = await _begin(room, blocker, what)
 
@@ -102,7 +106,11 @@ async def test_stop_becomes_hard_when_told_so(room: Room) -> None:
 
 
 async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(room: Room) -> None:
-    """An interrupted attempt of a job whose cancellation was asked for is not given back."""
+    """
+    shutdown_after_cancel_attempt.
+
+    An interrupted attempt of a job whose cancellation was asked for is not given back.
+    """
     blocker = Blocker()
     client = await _begin(room, blocker)
     [row] = await room.rows()
@@ -118,7 +126,11 @@ async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(room: Room) -
 async def test_stop_abandons_a_thread_that_never_ends(
     room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A plain function that does not look is left behind after a while; its job stays running, for the rescuer."""
+    """
+    ignored_cancellation_hard_abort.
+
+    A plain function that does not look is left behind after a while; its job stays running, for the rescuer.
+    """
     monkeypatch.setattr("millhand.mill.ABANDON_SECONDS", 0.05)
     started, end = threading.Event(), threading.Event()
     workers = Workers()

@@ -10,6 +10,8 @@ A docstring says what its test shows at its beginning, checks by number, scenari
     \"\"\"24, 38: resumable_retry, resumable_cross_engine_cursor; what the claim is.\"\"\"
     \"\"\"snooze_once_metadata_transition; what the claim is.\"\"\"
     \"\"\"25: what the claim is.\"\"\"
+
+Where that does not fit into a line, the beginning is a line of its own that ends with a full stop.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ END = "<!-- That was written. -->"
 
 NUMBERS = re.compile(r"(\d+[ab]?(?:, \d+[ab]?)*): ")
 NAME = r"(?:[a-z]+: )?([a-z0-9]+(?:_[a-z0-9]+)+)"
-NAMES = re.compile(rf"{NAME}(?:, {NAME})*(?:;\s|\.$)")
+NAMES = re.compile(rf"{NAME}(?:, {NAME})*(?:;\s|\.(?:\n|$))")
 # `file::name` in a page.
 REFERENCE = re.compile(r"`(test_\w+\.py::test_\w+)`")
 

@@ -225,7 +225,11 @@ async def test_rescuer_survives_odd_errors(tx: Executor) -> None:
 
 
 async def test_rescuer_sees_past_a_page_of_jobs_that_it_leaves_alone(tx: Executor) -> None:
-    """A full batch of jobs that may still be worked does not hide a stuck one behind them."""
+    """
+    maintenance_rescuer_full_batch_of_unexpired_jobs.
+
+    A full batch of jobs that may still be worked does not hide a stuck one behind them.
+    """
     for _ in range(5):
         await stuck(tx, kind="endless")
     behind = await stuck(tx)
@@ -248,7 +252,11 @@ async def test_rescuer_begins_each_pass_at_the_first_job(tx: Executor) -> None:
 
 
 async def test_rescuer_leaves_a_job_that_moved_since_it_was_chosen(schema_driver: AsyncpgDriver) -> None:
-    """A job that was completed, or fetched anew, between choice and rescue stays what it has become."""
+    """
+    maintenance_rescuer_stale_selection.
+
+    A job that was completed, or fetched anew, between choice and rescue stays what it has become.
+    """
     pool = schema_driver.pool
     completed, refetched, rescued = [await stuck(pool) for _ in range(3)]
 

@@ -177,7 +177,11 @@ async def test_elector_takes_over_when_a_dead_leaders_term_expired(house: House)
 
 
 async def test_elector_with_a_dead_leaders_id_waits_for_the_term_to_expire(house: House) -> None:
-    """A client that starts again under its old name does not inherit the term."""
+    """
+    leadership_same_client_id_term_replacement.
+
+    A client that starts again under its old name does not inherit the term.
+    """
     id = ClientId("a")
     await house.driver.pool.run(leader_attempt_elect(leader_id=id, ttl=timedelta(seconds=0.3)))
     left = await house.row()
@@ -218,7 +222,11 @@ async def test_request_to_resign_leaves_a_lone_client_leading_again(house: House
 
 
 async def test_request_for_an_old_term_leaves_the_new_one(house: House) -> None:
-    """What is said of a term is said of that term: a late complaint does not end the one after it."""
+    """
+    leadership_same_client_id_term_replacement.
+
+    What is said of a term is said of that term: a late complaint does not end the one after it.
+    """
     leader, probe, old = await house.leader("a")
     leader.receive('{"action": "request_resign", "leader_id": ""}')
     new = await probe.wait("gained")
