@@ -1,0 +1,308 @@
+"""Elections for two offices, and beside clients of another language."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from factory import qualified
+from millhand.clock import Clock, SystemClock
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import ClientId
+from millhand.runtime.elector import Elector, Term
+from millhand.runtime.standing import Standing
+from millhand.store.client import ClientReport, client_report
+from millhand.store.leader import LeaderRow, Office, leader_attempt_elect, leader_get, leader_resign
+from millhand.testing import ManualClock, Probe
+
+NEVER = 3600.0
+GO = ClientId("go")
+TTL = timedelta(seconds=15)
+INTERVAL = 5.0
+PATIENCE = 5.0 + 1.0 + 0.5
+
+
+@dataclass
+class House:
+    """Electors of ours on one schema, all known, and somebody else."""
+
+    driver: AsyncpgDriver
+    stack: AsyncExitStack
+    said: list[tuple[str, Term | None]] = field(default_factory=list)
+
+    async def elector(
+        self, name: str, *, clock: Clock | None = None, is_last: bool = True, **settings: Any
+    ) -> tuple[Elector, Probe]:
+        """Return an elector, started, of a client that has reported; its bids come when it is rung."""
+        await self.report(name)
+        elector = Elector(
+            self.driver.pool,
+            ClientId(name),
+            clock=clock or SystemClock(),
+            is_last=lambda: is_last,
+            on_term=lambda term: self.said.append((name, term)),
+            **{"interval_seconds": INTERVAL, "jitter_seconds": 1.0, **settings},
+        )
+        self.stack.push_async_callback(elector.stop)
+        probe = Probe(elector)
+        await elector.start()
+        return elector, probe
+
+    async def report(self, name: str) -> None:
+        report = ClientReport(
+            id=ClientId(name),
+            hostname="here",
+            kinds=(),
+            pid=1,
+            queue_updates={},
+            queues={},
+            report_interval=timedelta(seconds=5),
+            version="0",
+        )
+        await self.driver.pool.run(client_report(report, started_at=None))
+
+    async def go_leads(self) -> LeaderRow:
+        """Have a client that is none of ours lead, for a term."""
+        row = await self.driver.pool.run(leader_attempt_elect(leader_id=GO, ttl=TTL))
+        assert row is not None
+        return row
+
+    async def go_resigns(self, row: LeaderRow) -> None:
+        await self.driver.pool.run(leader_resign(leader_id=row.leader_id, elected_at=row.elected_at))
+
+    async def leader(self, office: Office = Office.RIVER) -> str | None:
+        row = await self.driver.pool.run(leader_get(office=office))
+        return None if row is None else row.leader_id
+
+    async def execute(self, sql: str) -> None:
+        await self.driver.pool.fetch(qualified(sql, self.driver.pool))
+
+
+@pytest.fixture
+async def house(schema_driver: AsyncpgDriver) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        yield House(schema_driver, stack)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [
+        (record.message, getattr(record, "leader_id", None) or record.client_id)  # type: ignore[attr-defined]
+        for record in caplog.records
+        if record.name == "millhand.runtime.elector"
+    ]
+
+
+RESIGNED = '{"leader_id": "go", "action": "resigned"}'
+
+
+async def test_elector_of_ours_is_elected_at_once_among_ourselves(house: House) -> None:
+    """Nobody waits for strangers that nobody has seen: the first bid of a client that starts wins a vacant office."""
+    _, probe = await house.elector("a")
+
+    term = await probe.wait("gained")
+
+    assert (term.leader_id, probe.num("bid")) == ("a", 1)
+
+
+async def test_elector_stands_back_while_a_stranger_leads(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says once to whom it leaves the term, however often it looks."""
+    caplog.set_level(logging.INFO)
+    await house.go_leads()
+    elector, probe = await house.elector("a")
+
+    bids = [await probe.wait("bid")]
+    elector.bell.ring()
+    bids.append(await probe.wait("bid"))
+
+    assert bids == [False, False]
+    assert lines(caplog) == [("leadership left to others", "go")]
+
+
+async def test_elector_waits_for_strangers_when_a_stranger_resigns(house: House) -> None:
+    """Who hears that the stranger's term is over lets his like go first, for as long as they may take to bid."""
+    clock = ManualClock()
+    row = await house.go_leads()
+    elector, probe = await house.elector("a", clock=clock)
+    await probe.wait("bid")
+
+    await house.go_resigns(row)
+    elector.receive(RESIGNED)
+    at_once = await probe.wait("bid")
+    clock.advance(PATIENCE - 0.1)
+    elector.bell.ring()
+    before = await probe.wait("bid")
+    clock.advance(0.1)
+    elector.bell.ring()
+    after = await probe.wait("bid")
+
+    assert (at_once, before, after) == (False, False, True)
+    assert elector.stood == Standing(foreign_id=GO, vacant_since=elector._clock.monotonic() - PATIENCE)
+
+
+async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(house: House) -> None:
+    """A living stranger always wins: each of his terms is followed by the whole time that his like may take."""
+    clock = ManualClock()
+    row = await house.go_leads()
+    elector, probe = await house.elector("a", clock=clock)
+    await probe.wait("bid")
+    await house.go_resigns(row)
+    elector.receive(RESIGNED)
+    await probe.wait("bid")
+
+    clock.advance(PATIENCE - 0.1)
+    elector.receive(RESIGNED)  # of a term that was over before anybody looked
+    await probe.wait("bid")
+    clock.advance(PATIENCE - 0.1)
+    elector.bell.ring()
+    too_early = await probe.wait("bid")
+    clock.advance(0.1)
+    elector.bell.ring()
+
+    assert (too_early, await probe.wait("bid")) == (False, True)
+
+
+async def test_elector_waits_when_a_strangers_term_has_expired(house: House) -> None:
+    """A stranger that was killed leaves his row; even a client that starts then leaves the term to his like."""
+    clock = ManualClock()
+    await house.go_leads()
+    await house.execute("UPDATE /* schema */river_leader SET expires_at = now() - interval '1 s'")
+    elector, probe = await house.elector("a", clock=clock)
+    before = await probe.wait("bid")
+
+    clock.advance(PATIENCE)
+    elector.bell.ring()
+
+    assert (before, await probe.wait("bid"), await house.leader()) == (False, True, "a")
+
+
+async def test_elector_wakes_by_itself_when_its_time_has_come(house: House) -> None:
+    """The wait has an end that nobody need ring for."""
+    row = await house.go_leads()
+    elector, probe = await house.elector("a", interval_seconds=0.05, jitter_seconds=0.05)
+    await probe.wait("bid")
+    await house.go_resigns(row)
+
+    term = await probe.wait("gained")
+
+    assert term.leader_id == "a"
+    assert elector.stood is not None
+
+
+async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(house: House) -> None:
+    """A hand-over among ourselves takes no longer for all that was seen of strangers before."""
+    clock = ManualClock()
+    row = await house.go_leads()
+    first, first_probe = await house.elector("a", clock=clock)
+    second, second_probe = await house.elector("b", clock=clock)
+    await first_probe.wait("bid")
+    await second_probe.wait("bid")
+    await house.go_resigns(row)
+    first.receive(RESIGNED)
+    await first_probe.wait("bid")
+    clock.advance(PATIENCE)
+    first.bell.ring()
+    await first_probe.wait("gained")
+    second.bell.ring()
+    await second_probe.wait("bid")
+
+    await first.stop()
+    second.receive('{"leader_id": "a", "action": "resigned"}')
+
+    assert (await second_probe.wait("gained")).leader_id == "b"
+    assert second.stood is None
+
+
+async def test_elector_that_is_not_last_takes_what_it_can(house: House) -> None:
+    """With making way switched off a stranger's term is followed by the quickest bid."""
+    row = await house.go_leads()
+    elector, probe = await house.elector("a", is_last=False)
+    await probe.wait("bid")
+
+    await house.go_resigns(row)
+    elector.receive(RESIGNED)
+
+    assert (await probe.wait("gained")).leader_id == "a"
+
+
+async def test_leader_that_makes_way_holds_all_of_ours_back(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The term is given up and announced, and neither the leader nor another of ours bids before others had their time."""
+    caplog.set_level(logging.INFO)
+    clock = ManualClock()
+    leader, leader_probe = await house.elector("a", clock=clock)
+    await leader_probe.wait("gained")
+    follower, follower_probe = await house.elector("b", clock=clock)
+    await follower_probe.wait("bid")
+    leader_probe.forget("bid")
+
+    leader.make_way()
+    await leader_probe.wait("resigned")
+    own = await leader_probe.wait("bid")
+    follower.receive('{"leader_id": "a", "action": "resigned"}')
+    others = await follower_probe.wait("bid")
+    vacant = await house.leader()
+
+    assert (own, others, vacant) == (False, False, None)
+    assert [line for line, _ in lines(caplog)] == [
+        "leadership gained",
+        "leadership offered to others",
+        "leadership resigned",
+    ]
+    await house.execute("UPDATE /* schema */millhand_client SET made_way_at = now() - interval '6.5 s'")
+    clock.advance(PATIENCE)
+    leader.bell.ring()
+    await leader_probe.wait("gained")
+    assert leader.stood is not None
+    assert leader.stood.foreign_id is None
+
+
+async def test_stranger_takes_what_is_offered(house: House) -> None:
+    """What a leader of ours gives up, a living stranger has, and keeps."""
+    leader, probe = await house.elector("a")
+    await probe.wait("gained")
+    probe.forget("bid")
+
+    leader.make_way()
+    await probe.wait("resigned")
+    await house.go_leads()
+    leader.bell.ring()
+    await probe.wait("left")
+
+    assert (leader.term, await house.leader()) == (None, "go")
+
+
+async def test_offices_are_led_apart(house: House) -> None:
+    """A client may lead either, both or none: a stranger in River's office does not keep us from our own."""
+    await house.go_leads()
+    _, river = await house.elector("a")
+    _, ours = await house.elector("a", office=Office.PERIODIC, is_last=False)
+
+    await river.wait("bid")
+    await ours.wait("gained")
+
+    assert (await house.leader(), await house.leader(Office.PERIODIC)) == ("go", "a")
+
+
+async def test_closed_elector_does_not_bid_and_gives_up_what_it_has(house: House) -> None:
+    """What an elector may not hold it resigns; opened again, it bids."""
+    elector, probe = await house.elector("a", office=Office.PERIODIC, is_last=False, is_open=False)
+    closed_at_first = probe.num("bid")
+
+    elector.set_open(is_open=True)
+    await probe.wait("gained")
+    elector.set_open(is_open=False)
+    await probe.wait("resigned")
+    held = await house.leader(Office.PERIODIC)
+    elector.set_open(is_open=True)
+    await probe.wait("gained")
+
+    assert (closed_at_first, held, await house.leader(Office.PERIODIC)) == (0, None, "a")
