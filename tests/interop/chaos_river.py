@@ -188,9 +188,11 @@ class Load:
 
     async def _kill(self, fleet: Fleet, ended: asyncio.Event) -> None:
         chance = random.Random(self._options.seed)  # noqa: S311 - a seed must give the same victims again
-        while not ended.is_set():
+        began_at = time.monotonic()
+        for number in count(1):
+            due_seconds = began_at + number * self._options.kill_seconds - time.monotonic()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), self._options.kill_seconds)
+                await asyncio.wait_for(ended.wait(), max(0.0, due_seconds))
                 return
             await asyncio.gather(*(fleet.kill_one(language, chance) for language in LANGUAGES))
 

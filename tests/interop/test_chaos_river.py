@@ -15,12 +15,12 @@ from chaos_river import Options, chaos
 
 SECONDS = 60.0
 NUM_JOBS = 15_000
-NUM_KILLS = 11
+NUM_KILLS = 11  # of each language
 
 
 @pytest.mark.slow
 async def test_load_together_is_survived(postgres_url: str, river_path: Path, tmp_path: Path) -> None:
-    """39: chaos: process_kill_restart_and_rescue; 6 processes, two killed every 5 s, and each job ends as it must."""
+    """16, 39: mixed_soak, process_kill_restart_and_rescue; two processes of six are killed every 5 s, and no job suffers."""
     assert river_path
     report = await chaos(postgres_url, Options(jobs=NUM_JOBS, seconds=SECONDS, seed=1), tmp_path)
 

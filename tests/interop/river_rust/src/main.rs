@@ -249,11 +249,6 @@ async fn start(program: Arc<Program>, params: Params) -> Result<Value, BoxError>
         .insert(params.id.clone(), Vec::new());
     let mut run = client.start()?;
     run.wait_ready().await?;
-    program
-        .executed
-        .lock()
-        .unwrap()
-        .insert(params.id.clone(), Vec::new());
     program.running.lock().await.insert(params.id.clone(), run);
     Ok(json!(params.id))
 }

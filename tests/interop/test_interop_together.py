@@ -1,0 +1,108 @@
+"""Both languages on one queue while members come and go, and on few connections."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from interop_room import LANGUAGES, Language, Member, Room
+from river_program import started
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.job import Job
+from millhand.worker import Workers
+
+NUM_JOBS = 200  # at each moment of a deployment, inserted by each language
+NUM_ACTIVE_JOBS = 2_000
+# Of a pool of this size one connection listens, and fetches and completions share the others.
+POOL_SIZE = 4
+APPLICATIONS: dict[str, Language] = {"river_interop_bound": "go", "millhand_bound": "python"}
+
+
+@pytest.mark.slow
+async def test_members_are_replaced_one_by_one_while_jobs_are_worked(room: Room) -> None:
+    """16, 38: rolling_deployment_same_protocol; each job is executed once, and nobody notices who came and went."""
+    settings: dict[str, Any] = {"is_quiet": True, "leads": True, "queues": {"default": 20}}
+    executed: list[dict[str, int]] = []
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(language: Language, id: str) -> Member:
+            return await stack.enter_async_context(room.working(language, id, **settings))
+
+        members = {f"{one}_{n}": await start(one, f"{one}_{n}") for one in LANGUAGES for n in range(2)}
+        for old in list(members):
+            language: Language = "go" if old.startswith("go") else "python"
+            await _insert_by_both(room)
+            members[f"{old}_new"] = await start(language, f"{old}_new")
+            leaving = members.pop(old)
+            await leaving.stop()
+            executed += await leaving.executed()
+        await _insert_by_both(room)
+        await room.until(lambda: _is_all_completed(room), "the end of all jobs")
+        executed += [one for member in members.values() for one in await member.executed()]
+
+    rows = await room.rows()
+    assert len(rows) == 5 * 2 * NUM_JOBS
+    assert sorted(one["job"] for one in executed) == [row["id"] for row in rows]
+    assert Counter((row["attempt"], row["errors"]) for row in rows) == {(1, None): len(rows)}
+    assert {row["attempted_by"][0] for row in rows} >= {
+        f"{one}_{n}_new" for one in LANGUAGES for n in range(2)
+    }
+
+
+@pytest.mark.slow
+async def test_pools_are_not_exceeded(room: Room, river_path: Path) -> None:
+    """16: mixed_connection_pool_bound; a hundred workers of each language, and no more connections than were allowed."""
+    peaks: Counter[str] = Counter()
+
+    async def is_done() -> bool:
+        rows = await room.fetch(
+            "SELECT application_name AS name, count(*) AS number FROM pg_stat_activity "
+            "WHERE application_name = ANY ($1) GROUP BY application_name",
+            list(APPLICATIONS),
+        )
+        for row in rows:
+            peaks[row["name"]] = max(peaks[row["name"]], row["number"])
+        return await _is_all_completed(room)
+
+    jobs = [{"kind": "act", "args": {"do": []}, "opts": {}} for _ in range(NUM_ACTIVE_JOBS)]
+    pool = asyncpg.create_pool(
+        room.url, min_size=1, max_size=POOL_SIZE, server_settings={"application_name": "millhand_bound"}
+    )
+    bound = ("--max-connections", str(POOL_SIZE), "--application-name", "river_interop_bound")
+    command = (str(river_path), "--database-url", room.url, *bound)
+    workers = Workers()
+
+    @workers.add(kind="act")
+    async def act(job: Job[dict[str, Any]]) -> None:
+        assert job.args == {"do": []}
+
+    config = Config(client_id="python_bound", queues={"default": 100}, schema=room.schema, workers=workers)
+    async with pool, started(command) as river:
+        settings: dict[str, Any] = {"is_quiet": True, "queues": {"default": 100}, "program": river}
+        async with Client(pool, config), room.working("go", "go_bound", **settings):
+            for language in LANGUAGES:
+                await room.hand(language).insert_many(jobs)
+            await room.until(is_done, "the end of all jobs")
+
+    rows = await room.fetch("SELECT DISTINCT unnest(attempted_by) AS id FROM /* schema */river_job")
+    assert {row["id"] for row in rows} == {"go_bound", "python_bound"}
+    assert {name: 0 < peaks[name] <= POOL_SIZE for name in APPLICATIONS} == dict.fromkeys(
+        APPLICATIONS, True
+    ), peaks
+
+
+async def _insert_by_both(room: Room) -> None:
+    jobs = [{"kind": "act", "args": {"do": []}, "opts": {}} for _ in range(NUM_JOBS)]
+    for language in LANGUAGES:
+        await room.hand(language).insert_many(jobs)
+
+
+async def _is_all_completed(room: Room) -> bool:
+    [row] = await room.fetch("SELECT bool_and(state = 'completed') AS is_done FROM /* schema */river_job")
+    return bool(row["is_done"])
