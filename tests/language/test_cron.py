@@ -46,7 +46,7 @@ def following(
 def test_cron_finds_the_instants_that_river_finds(
     recorded: dict[str, Any], start: dict[str, str], expected: list[str | None]
 ) -> None:
-    """Every golden expression gives River's instants from every golden start, but for Lord Howe's half hours."""
+    """cron_schedule_goldens; every golden expression gives River's instants from every start, but for Lord Howe's."""
     actual = following(recorded["spec"], start["zone"], instant(start["at"]), len(expected))
 
     if start["zone"] != LORD_HOWE:
@@ -79,7 +79,7 @@ def test_cron_keeps_to_the_wall_clock_on_lord_howe_island() -> None:
 
 @pytest.mark.parametrize("spec", REFUSED_BY_RIVER)
 def test_cron_refuses_what_river_refuses(spec: str) -> None:
-    """No expression that River's programs do not understand is understood by us, for both must register the same."""
+    """cron_schedule_goldens; no expression that River does not understand is understood by us."""
     with pytest.raises(ConfigError):
         parse_cron(spec)
 

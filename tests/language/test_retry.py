@@ -25,7 +25,7 @@ class Fixed:
 
 @pytest.mark.parametrize("recorded", ROWS, ids=lambda recorded: f"{recorded['num_errors']} errors")
 def test_default_policy_keeps_rivers_bounds(recorded: dict[str, Any]) -> None:
-    """For each number of stored errors, the shortest, middle and longest wait are River's."""
+    """deterministic_retry_clock_rng; from a clock and a chance that are brought, the waits are River's recorded ones."""
     job = row(errors=errors(recorded["num_errors"]))
 
     waits = [Fixed(jitter).policy.next_retry_at(job, now=NOW) - NOW for jitter in (0.0, 0.5, 1.0)]

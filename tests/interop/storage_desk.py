@@ -1,0 +1,248 @@
+"""
+A desk at which either language takes the same commands to jobs and queues as they are stored, and answers alike.
+
+`async with desk(room, "go") as at` acts on its own; `async with transaction(room, "python") as at` acts in a transaction,
+which is rolled back unless `at.commit()` is said. What is refused is an answer too: `{"refused": "not_found"}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import asyncpg
+import msgspec
+from interop_room import Language, PythonHand, Room, Row, insert_opts
+from river_program import RiverError, RiverProgram
+
+from millhand.args import RawArgs
+from millhand.client import Client
+from millhand.errors import DriverError, JobRunning, MillhandError, NotFound, UniqueConflict
+from millhand.job import JobRow, JobState
+from millhand.queue import QueueRow
+from millhand.store.job_list import JobFilters
+from millhand.store.where import Where
+
+Answer = Any
+RECENTLY = timedelta(hours=12)
+
+
+class Desk(Protocol):
+    """Who takes commands."""
+
+    async def ask(self, method: str, **said: Any) -> Answer:
+        """Return the answer to a command, or why it was refused."""
+        ...
+
+    async def insert(self, jobs: Sequence[Row], *, fast: bool = False) -> Answer:
+        """Insert jobs in one batch, by COPY if it is to be fast, and return how many."""
+        ...
+
+    async def commit(self) -> None:
+        """Commit the transaction of this desk."""
+        ...
+
+
+def desk(room: Room, language: Language) -> Desk:
+    """Return a desk that acts at once."""
+    if language == "go":
+        return GoDesk(room.go, room.schema)
+    hand = room.hand("python")
+    assert isinstance(hand, PythonHand)
+    return PythonDesk(hand.client)
+
+
+@contextlib.asynccontextmanager
+async def transaction(room: Room, language: Language) -> AsyncIterator[Desk]:
+    """Begin a transaction for a desk, and roll back what it has not committed."""
+    if language == "go":
+        await room.go.call("begin", tx="desk")
+        at = GoDesk(room.go, room.schema, "desk")
+        try:
+            yield at
+        finally:
+            await at.end(commit=False)
+        return
+    connection = await asyncpg.connect(room.url)
+    begun = connection.transaction()
+    await begun.start()
+    hand = room.hand("python")
+    assert isinstance(hand, PythonHand)
+    try:
+        yield PythonDesk(hand.client, connection, begun.commit)
+    finally:
+        await connection.close()
+
+
+@dataclass
+class GoDesk:
+    program: RiverProgram
+    schema: str
+    tx: str = ""
+
+    async def ask(self, method: str, **said: Any) -> Answer:
+        filters = dict(said.pop("filters", {}))
+        try:
+            answer = await self._call("storage", method=method, filters=filters, **said)
+        except RiverError as error:
+            return {"refused": error.kind or error.sqlstate or "value"}
+        return _recent(answer)
+
+    async def insert(self, jobs: Sequence[Row], *, fast: bool = False) -> Answer:
+        try:
+            return await self._call("batch", jobs=jobs, fast=fast)
+        except RiverError as error:
+            return {"refused": error.sqlstate or "value"}
+
+    async def commit(self) -> None:
+        await self.end(commit=True)
+
+    async def end(self, *, commit: bool) -> None:
+        if self.tx:
+            tx, self.tx = self.tx, ""
+            await self.program.call("end", tx=tx, commit=commit)
+
+    async def _call(self, op: str, **said: Any) -> Any:
+        return await self.program.call(op, schema=self.schema, tx=self.tx, **said)
+
+
+async def _nothing() -> None: ...
+
+
+@dataclass
+class PythonDesk:
+    client: Client
+    tx: asyncpg.Connection | None = None
+    commit: Callable[[], Awaitable[None]] = field(default=_nothing)
+
+    async def ask(self, method: str, **said: Any) -> Answer:
+        try:
+            return _recent(await self._ask(method, **said))
+        except (MillhandError, ValueError) as error:
+            return {"refused": _reason(error)}
+
+    async def insert(self, jobs: Sequence[Row], *, fast: bool = False) -> Answer:
+        pairs = [(RawArgs(job["kind"], job["text"]), insert_opts(job.get("opts") or {})) for job in jobs]
+        try:
+            if fast:
+                return await self.client.insert_many_fast(pairs, tx=self.tx)
+            return len(await self.client.insert_many(pairs, tx=self.tx))
+        except (MillhandError, ValueError) as error:
+            return {"refused": _reason(error)}
+
+    async def _ask(self, method: str, **said: Any) -> Answer:
+        jobs, queues = self.client.jobs, self.client.queues
+        id, queue, tx = said.get("job", 0), said.get("queue", ""), self.tx
+        match method:
+            case "job_cancel" | "job_delete" | "job_get" | "job_retry":
+                return job_fields(await getattr(jobs, method.removeprefix("job_"))(id, tx=tx))
+            case "job_update":
+                return job_fields(await jobs.update_output(id, said["output"], tx=tx))
+            case "job_list":
+                return await self._list(said)
+            case "job_delete_many":
+                options = {"limit": said["limit"], "unsafe_all": said.get("unsafe_all", False)}
+                deleted = await jobs.delete_many(_filters(said), tx=tx, **options)
+                return {"ids": [job.id for job in deleted]}
+            case "queue_get":
+                return queue_fields(await queues.get(queue, tx=tx))
+            case "queue_list":
+                return [queue_fields(one) for one in await queues.list(limit=said["limit"], tx=tx)]
+            case "queue_pause" | "queue_resume":
+                return await getattr(queues, method.removeprefix("queue_"))(queue, tx=tx)
+            case "queue_update":
+                return queue_fields(await queues.update(queue, metadata=said["metadata"], tx=tx))
+        raise AssertionError(f"method must be one that a desk knows, got {method!r}")
+
+    async def _list(self, said: Row) -> Answer:
+        page = await self.client.jobs.list(
+            _filters(said),
+            after=said.get("after") or None,
+            descending=said.get("descending", False),
+            limit=said["limit"],
+            order_by=said["order_by"],
+            tx=self.tx,
+        )
+        return {"ids": [job.id for job in page.jobs], "cursor": page.cursor}
+
+
+def job_fields(job: JobRow) -> Row:
+    """Return a row that we read, told as River's program tells those that it reads."""
+    return {
+        "id": job.id,
+        "args": job.args,
+        "attempt": job.attempt,
+        "attempted_at": _told(job.attempted_at),
+        "attempted_by": list(job.attempted_by) or None,
+        "created_at": _told(job.created_at),
+        "errors": [
+            {"at": _told(one.at), "attempt": one.attempt, "error": one.error, "trace": one.trace}
+            for one in job.errors
+        ],
+        "finalized_at": _told(job.finalized_at),
+        "kind": job.kind,
+        "max_attempts": job.max_attempts,
+        "metadata": job.metadata,
+        "priority": job.priority,
+        "queue": job.queue,
+        "scheduled_at": _told(job.scheduled_at),
+        "state": job.state.value,
+        "tags": list(job.tags),
+        "unique_key": "" if job.unique_key is None else job.unique_key.hex(),
+        "unique_states": None
+        if job.unique_states is None
+        else [state.value for state in _states(job.unique_states)],
+    }
+
+
+def queue_fields(queue: QueueRow) -> Row:
+    """Return a queue that we read, told as River's program tells it."""
+    return {"name": queue.name, "is_paused": queue.paused_at is not None, "metadata": queue.metadata}
+
+
+def _filters(said: Row) -> JobFilters:
+    filters = dict(said.get("filters", {}))
+    if (states := filters.get("states")) is not None:
+        filters["states"] = [JobState(state) for state in states]
+    if (metadata := filters.pop("metadata", None)) is not None:
+        filters["metadata"] = json.loads(metadata)
+    sql, params = filters.pop("where", None), filters.pop("where_args", {})
+    return JobFilters(**filters, where=None if sql is None else Where(sql, params))
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case NotFound():
+            return "not_found"
+        case JobRunning():
+            return "job_running"
+        case UniqueConflict():
+            return "23505"
+        case DriverError():
+            return error.sqlstate or "value"
+    return getattr(error, "sqlstate", None) or "value"
+
+
+def _told(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat()
+
+
+def _recent(answer: Answer) -> Answer:
+    """Return an answer whose instants are said in one way, and as "now" if they are about now."""
+    if isinstance(answer, Mapping):
+        return {name: _recent(value) for name, value in answer.items()}
+    if isinstance(answer, list):
+        return [_recent(value) for value in answer]
+    if not isinstance(answer, str) or not re.match(r"\d{4}-\d\d-\d\dT", answer):
+        return answer
+    at = msgspec.convert(answer, datetime)  # nanoseconds are rounded, as they are when a row is read
+    return "now" if abs(datetime.now(UTC) - at) < RECENTLY else at.astimezone(UTC).isoformat()
+
+
+def _states(mask: int) -> list[JobState]:
+    return [state for bit, state in enumerate(sorted(JobState)) if mask >> bit & 1]

@@ -1,0 +1,497 @@
+"""The same commands to jobs and queues as they are stored, given in both languages, have the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from interop_room import BOTH_WAYS, LANGUAGES, Language, Room, Row
+from storage_desk import Desk, desk, transaction
+
+NUM_EXAMPLES = 60
+STATES = ("available", "cancelled", "completed", "discarded", "pending", "retryable", "running", "scheduled")
+NOBODY = 999
+# Jobs of every state thrice: due, to come, and with whatever a life may leave.
+WORLD = """
+INSERT INTO /* schema */river_job (
+    id, kind, args, metadata, max_attempts, attempt, attempted_at, attempted_by, errors, priority, queue, state, tags,
+    scheduled_at, created_at, finalized_at, unique_key, unique_states)
+SELECT
+    n * 8 + ord,
+    (ARRAY['act', 'sort', 'é<&>'])[1 + (n + ord) % 3],
+    jsonb_build_object('n', n, 'state', state::text),
+    (ARRAY['{}', '{"a": 1}', '{"a": 1, "b": [1, "é"]}'])[1 + (n * ord) % 3]::jsonb,
+    CASE WHEN n = 1 THEN 3 ELSE 25 END,
+    CASE WHEN n = 0 THEN 0 ELSE 3 END,
+    CASE WHEN n > 0 THEN '2024-05-01T10:00:00.123456Z'::timestamptz + (ord % 3) * interval '1.234567 s' END,
+    CASE WHEN n > 0 THEN ARRAY['one', 'two'] END,
+    CASE WHEN n = 2 THEN ARRAY[
+        '{"at": "2024-05-01T10:00:00.123456789+02:00", "attempt": 1, "error": "boom", "trace": "here"}',
+        '{"at": "2024-05-01T10:00:01Z", "attempt": 2, "error": "é", "trace": ""}']::jsonb[] END,
+    1 + (n + ord) % 4,
+    'queue' || ord % 2,
+    state,
+    (ARRAY['{}', '{one}', '{one,two}', '{two,three}'])[1 + ord % 4]::varchar(255)[],
+    (ARRAY['2020-01-01Z', '2024-05-01T10:00:00.5Z', '2100-01-01Z'])[1 + (n + ord / 3) % 3]::timestamptz,
+    '2020-01-01Z',
+    CASE WHEN state IN ('cancelled', 'completed', 'discarded')
+        THEN '2024-05-02T10:00:00.5Z'::timestamptz + (ord % 2) * interval '1 h' END,
+    CASE WHEN n = 2 THEN sha256(state::text::bytea) END,
+    CASE WHEN n = 2 THEN B'11110101' END
+FROM generate_series(0, 2) AS n,
+    unnest(enum_range(NULL::/* schema */river_job_state)) WITH ORDINALITY AS states (state, ord)
+"""
+QUEUES = """
+INSERT INTO /* schema */river_queue (name, metadata, paused_at, created_at, updated_at) VALUES
+    ('plain', '{}', NULL, '2024-01-01Z', '2024-01-01Z'),
+    ('paused', '{"a": 1}', '2024-01-01Z', '2024-01-01Z', '2024-01-01Z'),
+    ('odd "name"', '{"é<&>": ["x", null]}', NULL, '2024-01-01Z', '2024-01-01Z')
+"""
+IDS = st.sampled_from([*range(1, 25), NOBODY])
+JOB_COMMANDS = st.one_of(
+    st.tuples(
+        st.sampled_from(["job_cancel", "job_delete", "job_get", "job_retry"]),
+        st.fixed_dictionaries({"job": IDS}),
+    ),
+    st.tuples(
+        st.just("job_update"),
+        st.fixed_dictionaries(
+            {"job": IDS, "output": st.sampled_from([1, "é<&>\u2028", {"a": [None, 1.5]}, [], False])}
+        ),
+    ),
+)
+NAMES = st.sampled_from(["plain", "paused", 'odd "name"', "nowhere"])
+QUEUE_COMMANDS = st.one_of(
+    st.tuples(st.just("queue_get"), st.fixed_dictionaries({"queue": NAMES})),
+    st.tuples(
+        st.sampled_from(["queue_pause", "queue_resume"]),
+        st.fixed_dictionaries({"queue": st.one_of(NAMES, st.just("*"))}),
+    ),
+    st.tuples(
+        st.just("queue_update"),
+        st.fixed_dictionaries({"queue": NAMES, "metadata": st.sampled_from([{"b": {"c": "<é>"}}, {"x": 1}])}),
+    ),
+    st.tuples(st.just("queue_list"), st.fixed_dictionaries({"limit": st.sampled_from([1, 2, 100])})),
+)
+WHERE = (
+    ("args ->> 'state' = @wanted", {"wanted": "running"}),
+    ("priority > 2 -- as a comment", {}),
+    ("args @> @doc::jsonb AND queue = @name", {"doc": '{"n": 1}', "name": "queue1"}),
+    ("tags && ARRAY['two']::varchar [] AND attempted_at IS NOT NULL", {}),
+)
+
+
+def _some(values: Any) -> st.SearchStrategy[Any]:
+    return st.lists(st.sampled_from(values), min_size=1, max_size=4, unique=True)
+
+
+def _filters(names: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Row]:
+    """Few of the filters at a time, else hardly a job passes; and perhaps a condition in SQL."""
+    few = st.fixed_dictionaries({}, optional=names).map(lambda drawn: dict(sorted(drawn.items())[:2]))
+    where = st.one_of(st.none(), st.sampled_from(WHERE))
+    return st.tuples(few, where).map(
+        lambda pair: (
+            pair[0] if pair[1] is None else {**pair[0], "where": pair[1][0], "where_args": pair[1][1]}
+        )
+    )
+
+
+DELETE_FILTERS: dict[str, st.SearchStrategy[Any]] = {
+    "ids": _some([*range(1, 25), NOBODY]),
+    "kinds": _some(["act", "sort", "é<&>", "none"]),
+    "priorities": _some([1, 2, 3, 4]),
+    "queues": _some(["queue0", "queue1", "none"]),
+    "states": _some(STATES),
+}
+LIST_FILTERS = DELETE_FILTERS | {
+    "metadata": st.sampled_from(['{"a": 1}', '{"b": ["é"]}', "{}"]),
+    "tags_all": _some(["one", "two", "none"]),
+    "tags_any": _some(["one", "three", "none"]),
+}
+LISTS = st.fixed_dictionaries(
+    {
+        "descending": st.booleans(),
+        "filters": _filters(LIST_FILTERS),
+        "limit": st.sampled_from([1, 3, 100]),
+        "order_by": st.sampled_from(["id", "time", "scheduled_at", "finalized_at"]),
+    }
+)
+DELETES = st.fixed_dictionaries(
+    {
+        "filters": _filters(DELETE_FILTERS),
+        "limit": st.sampled_from([1, 3, 100]),
+        "unsafe_all": st.sampled_from([False, False, False, True]),
+    }
+)
+
+
+def drawn(strategy: st.SearchStrategy[Any]) -> list[Any]:
+    """Return the examples that hypothesis tries."""
+    found: list[Any] = []
+
+    @settings(
+        max_examples=NUM_EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(strategy)
+    def collect(value: Any) -> None:
+        found.append(value)
+
+    collect()
+    return found
+
+
+async def test_commands_to_jobs_have_the_same_answers(room: Room) -> None:
+    """25: differential_job_crud; whatever is said to jobs of any state, in any order, in a transaction of one's own."""
+    await _make_world(room)
+    told = {language: [] for language in LANGUAGES}
+    stories = drawn(st.lists(JOB_COMMANDS, min_size=1, max_size=8))
+
+    for story in stories:
+        for language in LANGUAGES:
+            async with transaction(room, language) as at:
+                told[language].append([await at.ask(method, **said) for method, said in story])
+
+    wrong = [trio for trio in zip(stories, told["go"], told["python"], strict=True) if trio[1] != trio[2]]
+    assert wrong[:1] == []
+    assert {answer.get("refused") for answers in told["go"] for answer in answers} == {
+        None, "job_running", "not_found",
+    }  # fmt: skip
+
+
+async def test_commands_to_queues_have_the_same_answers(room: Room) -> None:
+    """27: differential_queue_crud; and so do lists of queues between them."""
+    await room.fetch(QUEUES)
+    told = {language: [] for language in LANGUAGES}
+    stories = drawn(st.lists(QUEUE_COMMANDS, min_size=1, max_size=8))
+
+    for story in stories:
+        for language in LANGUAGES:
+            async with transaction(room, language) as at:
+                answers = [await at.ask(method, **said) for method, said in story]
+                told[language].append([*answers, await at.ask("queue_list", limit=10)])
+
+    wrong = [trio for trio in zip(stories, told["go"], told["python"], strict=True) if trio[1] != trio[2]]
+    assert wrong[:1] == []
+
+
+async def test_lists_have_the_same_pages(room: Room) -> None:
+    """42: differential_job_list_filters_and_cursors, job_list_cursor_interchange; page by page, by the other's cursor."""
+    await _make_world(room)
+    num_found = 0
+
+    for said in drawn(LISTS):
+        pages = [await _pages(room, languages, said) for languages in BOTH_WAYS]
+        assert pages[0] == pages[1], said
+        num_found += sum(len(page) for page in pages[0] if isinstance(page, list))
+
+    assert num_found > NUM_EXAMPLES
+
+
+async def test_bulk_deletes_delete_the_same_jobs(room: Room) -> None:
+    """25: bulk_delete_safety; without filters all are meant only if that is said, and what runs stays whatever is said."""
+    await _make_world(room)
+    refused = 0
+
+    for said in [
+        *drawn(DELETES),
+        {"filters": {}, "limit": 100},
+        {"filters": {}, "limit": 100, "unsafe_all": True},
+    ]:
+        told: dict[Language, Any] = {}
+        for language in LANGUAGES:
+            async with transaction(room, language) as at:
+                answer = await at.ask("job_delete_many", **said)
+                left = await at.ask("job_list", limit=100, order_by="id", filters={})
+                told[language] = (answer, left["ids"])
+        assert told["python"] == told["go"], said
+        assert {7, 15, 23} <= set(told["python"][1])
+        refused += "refused" in told["python"][0]
+
+    assert refused > 0
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("is_fast", [False, True])
+async def test_batch_is_there_with_its_transaction(room: Room, language: Language, is_fast: bool) -> None:
+    """4, 46: transactional_batch_insertion, transaction_commit_visibility, transaction_rollback_visibility; by COPY too."""
+    other = desk(room, "python" if language == "go" else "go")
+    jobs = [{"kind": "act", "text": "{}", "opts": {"queue": f"queue{n}"}} for n in range(3)]
+
+    async with transaction(room, language) as at:
+        inserted = await at.insert(jobs, fast=is_fast)
+        inside = await _num_jobs(at)
+        outside = await _num_jobs(other)
+    rolled_back = await _num_jobs(other)
+    async with transaction(room, language) as at:
+        await at.insert(jobs, fast=is_fast)
+        await at.commit()
+    committed = await _num_jobs(other)
+
+    assert (inserted, inside, outside, rolled_back, committed) == (3, 3, 0, 0, 3)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_batch_that_is_copied_is_the_batch_that_is_inserted(room: Room, language: Language) -> None:
+    """4, 13: typed_batch_insertion; kinds, args and options of every sort, in order, the same rows in both languages."""
+    jobs = [
+        {"kind": "act", "text": '{"do":[]}', "opts": {}},
+        {
+            "kind": "é\\N",
+            "text": '{"text":"\\u00e9 \\\\ \\" \\n \\t <&>","big":12345678901234567890}',
+            "opts": {},
+        },
+        {
+            "kind": "later",
+            "text": "{}",
+            "opts": {"scheduled_at": "2040-01-02T03:04:05.678901+05:45", "priority": 4},
+        },
+        {"kind": "parked", "text": "{}", "opts": {"pending": True, "metadata": {"a": {"b": ["\\", None]}}}},
+        {"kind": "tagged", "text": "{}", "opts": {"tags": ["null", "NULL", "a-b"], "max_attempts": 1}},
+        {"kind": "unique", "text": '{"b":1,"a":2}', "opts": {"unique": {"by_args": True, "by_queue": True}}},
+        {"kind": "keyed", "text": "{}", "opts": {"unique": {"by_args": True, "by_state": list(STATES)}}},
+    ]
+    at = desk(room, language)
+
+    photos = []
+    for is_fast in (False, True):
+        assert await at.insert(jobs, fast=is_fast) == len(jobs)
+        assert await at.insert(jobs[-1:], fast=True) == {"refused": "23505"}
+        photos.append([_photo(row) for row in await room.rows()])
+        await room.fetch("TRUNCATE /* schema */river_job")
+    assert await desk(room, "go").insert(jobs) == len(jobs)
+
+    river = [_photo(row) for row in await room.rows()]
+    assert photos == [river, river]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_commands_to_jobs_are_their_transaction_s(room: Room, language: Language) -> None:
+    """25: transactional_crud_commit_rollback; others see what was done to jobs when it is committed, and else never."""
+    await _make_world(room)
+    other = desk(room, "python" if language == "go" else "go")
+    commands = {"job_cancel": 1, "job_retry": 3, "job_delete": 4, "job_update": 5}
+    before = await room.rows()
+
+    async with transaction(room, language) as at:
+        for method, id in commands.items():
+            await at.ask(method, job=id, output=1)
+        await at.ask("job_delete_many", filters={"ids": [6]}, limit=10)
+        inside = [(await at.ask("job_get", job=id)).get("state") for id in range(1, 7)]
+        assert await room.rows() == before
+    rolled_back = await room.rows()
+    async with transaction(room, language) as at:
+        for method, id in commands.items():
+            await at.ask(method, job=id, output=1)
+        await at.ask("job_delete_many", filters={"ids": [6]}, limit=10)
+        await at.commit()
+    outside = [(await other.ask("job_get", job=id)).get("state") for id in range(1, 7)]
+
+    assert rolled_back == before
+    assert inside == outside == ["cancelled", "cancelled", "available", None, "pending", None]
+    assert (await other.ask("job_get", job=5))["metadata"]["output"] == 1
+
+
+@pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
+async def test_commands_to_queues_are_their_transaction_s(
+    room: Room, commander: Language, worker: Language
+) -> None:
+    """27: transactional_queue_operations; the other's client pauses when it is committed, and hears of nothing before."""
+    async with room.working(worker, "worker"):
+        async with transaction(room, commander) as at:
+            await at.ask("queue_pause", queue="default")
+            await at.ask("queue_update", queue="default", metadata={"a": 1})
+            inside = await at.ask("queue_get", queue="default")
+        after = await desk(room, worker).ask("queue_get", queue="default")
+        await room.told.wait("job_completed", job=await room.hand(worker).insert())
+        unheard = room.told.all("queue_paused")
+        async with transaction(room, commander) as at:
+            await at.ask("queue_pause", queue="default")
+            await at.commit()
+        await room.told.wait("queue_paused", client="worker", queue="default")
+        async with transaction(room, commander) as at:
+            await at.ask("queue_resume", queue="default")
+            await at.commit()
+        await room.told.wait("queue_resumed", client="worker", queue="default")
+
+    assert (inside["is_paused"], inside["metadata"]) == (True, {"a": 1})
+    assert (after["is_paused"], after["metadata"], unheard) == (False, {}, [])
+
+
+async def test_same_names_are_queues_of_both(room: Room) -> None:
+    """8, 27: queue_names_and_unknown_queue_control; whatever its name, a queue that is not there is not found by either."""
+    names = ["nowhere", "", "é", "a\n", "a b", '"', "'; --", "x" * 500]
+
+    for name in names:
+        for method in ("queue_get", "queue_pause", "queue_resume", "queue_update"):
+            answers = [await desk(room, one).ask(method, queue=name, metadata={"a": 1}) for one in LANGUAGES]
+            assert answers == [{"refused": "not_found"}] * 2, (name, method)
+    for language in LANGUAGES:
+        assert await desk(room, language).ask("queue_pause", queue="*") is None
+        assert await desk(room, language).ask("queue_list", limit=10) == []
+
+
+async def test_rows_read_the_same_in_both(room: Room) -> None:
+    """4: job_row_round_trip_all_fields; every column of jobs in every state, and of jobs that either has inserted."""
+    await _make_world(room)
+    jobs = [
+        {
+            "kind": "act",
+            "text": '{"text":"é <&>","n":[1,2.5,null]}',
+            "opts": {
+                "max_attempts": 7,
+                "metadata": {"é": ["\\u2028", 1]},
+                "priority": 3,
+                "queue": "high",
+                "scheduled_at": "2040-01-02T03:04:05.678901Z",
+                "tags": ["one-two"],
+                "unique": {"by_args": True, "by_state": [*STATES]},
+            },
+        }
+    ]
+    jobs_of_python = [{**jobs[0], "opts": {**jobs[0]["opts"], "unique": {"by_queue": True}}}]
+    assert await desk(room, "go").insert(jobs) == await desk(room, "python").insert(jobs_of_python) == 1
+
+    for row in await room.rows():
+        assert set(row) == set(await desk(room, "go").ask("job_get", job=row["id"]))
+        go, python = [await desk(room, one).ask("job_get", job=row["id"]) for one in LANGUAGES]
+        assert python == go
+
+
+async def test_ids_beyond_doubles_keep_their_digits(room: Room) -> None:
+    """4, 25, 42: unsafe_int64_job_ids_rpc_list_cursors; inserted, listed page by page, got, and cancelled while it runs."""
+    first = 2**53 + 1
+    await room.fetch(f"ALTER SEQUENCE /* schema */river_job_id_seq RESTART WITH {first}")
+
+    async with (
+        room.working("go", "go_a", queues={"go": 5}),
+        room.working("python", "python_a", queues={"python": 5}),
+    ):
+        ids = []
+        for worker, commander in BOTH_WAYS:
+            id = await room.hand(commander).insert(["hold"], queue=worker)
+            await room.told.wait("held", job=id)
+            await room.hand(commander).cancel(id)
+            await room.told.wait("job_cancelled", job=id)
+            ids.append(id)
+        ids += [await room.hand(language).insert(queue="nobody") for language in LANGUAGES]
+
+    said = {"descending": False, "filters": {}, "limit": 1, "order_by": "id"}
+    assert ids == [first + n for n in range(4)]
+    for languages in BOTH_WAYS:
+        assert await _pages(room, languages, said) == [[id] for id in ids]
+    for language in LANGUAGES:
+        assert (await desk(room, language).ask("job_get", job=ids[3]))["id"] == ids[3]
+        assert (await desk(room, language).ask("job_delete_many", filters={"ids": [ids[1]]}, limit=5)) == {
+            "ids": [ids[1]] if language == "go" else []
+        }
+
+
+async def test_notifications_are_the_same_bytes(room: Room) -> None:
+    """6, 25, 27: notification_payload_bytes; inserts, cancels, pauses, new metadata, and a leader asked to resign."""
+    heard: dict[Language, list[str]] = {}
+    for language in LANGUAGES:
+        await room.fetch("TRUNCATE /* schema */river_job, /* schema */river_queue RESTART IDENTITY")
+        await room.fetch(QUEUES)
+        heard[language] = await _heard(room, language)
+
+    assert heard["python"] == heard["go"]
+    assert len(heard["go"]) == 10
+
+
+@pytest.mark.parametrize("round", range(5))
+async def test_key_that_both_insert_at_once_is_one_job(room: Room, round: int) -> None:
+    """11: cross_language_unique_conflict; of sixteen inserts at once, eight of each, one is new and all have its id."""
+    job = {"kind": "act", "args": {"round": round}, "opts": {"unique": {"by_args": True}}}
+
+    many = await asyncio.gather(*(room.hand(LANGUAGES[n % 2]).insert_many([job]) for n in range(16)))
+
+    results = [one for [one] in many]
+    [row] = await room.rows()
+    assert {one["id"] for one in results} == {row["id"]}
+    assert sum(not one["skipped"] for one in results) == 1
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_copy_waits_for_the_other_s_key_and_then_fails(room: Room, language: Language) -> None:
+    """13: cross_language_unique_conflict; a COPY that meets a key of an open transaction fails when that commits."""
+    job = {"kind": "act", "text": "{}", "opts": {"unique": {"by_args": True}}}
+
+    async with transaction(room, "python" if language == "go" else "go") as at:
+        await at.insert([job])
+        copying = asyncio.ensure_future(desk(room, language).insert([job], fast=True))
+        await room.until(lambda: _is_waiting(room), "a COPY that waits")
+        await at.commit()
+
+    assert await copying == {"refused": "23505"}
+    assert len(await room.rows()) == 1
+
+
+async def _make_world(room: Room) -> None:
+    await room.fetch(WORLD)
+    await room.fetch("ALTER SEQUENCE /* schema */river_job_id_seq RESTART WITH 25")
+
+
+async def _pages(room: Room, languages: tuple[Language, Language], said: Row) -> list[Any]:
+    """Return the ids of all pages, the two languages taking turns; or the refusal."""
+    pages: list[Any] = []
+    after = ""
+    for page in range(100):
+        at = desk(room, languages[page % 2])
+        answer = await at.ask("job_list", **said, after=after)
+        if "refused" in answer:
+            return [answer["refused"]]
+        if not answer["ids"]:
+            break
+        pages.append(answer["ids"])
+        if len(answer["ids"]) < said["limit"]:
+            break
+        after = answer["cursor"]
+    return pages
+
+
+async def _num_jobs(at: Desk) -> int:
+    return len((await at.ask("job_list", limit=100, order_by="id", filters={}))["ids"])
+
+
+async def _heard(room: Room, language: Language) -> list[str]:
+    """Return what is said on all topics when a language has done what is to be said."""
+    heard: list[str] = []
+
+    def hear(*words: Any) -> None:
+        heard.append(f"{words[2].removeprefix(room.schema)} {words[3]}")
+        room._news.set()
+
+    topics = [f"{room.schema}.river_{name}" for name in ("control", "insert", "leadership")]
+    for topic in topics:
+        await room.connection.add_listener(topic, hear)
+    at = desk(room, language)
+    await at.insert([{"kind": "act", "text": "{}", "opts": {"queue": "a|b"}}] * 3)
+    await at.ask("job_cancel", job=1)
+    for method, name in (("pause", "plain"), ("resume", "plain"), ("pause", 'odd "name"'), ("pause", "*")):
+        await at.ask(f"queue_{method}", queue=name)
+    metadata = {"<&>": ["\u2028", {"x": 1}]}
+    await at.ask("queue_update", queue="plain", metadata=metadata)
+    await at.ask("job_delete_many", filters={"ids": [2]}, limit=1)
+    await at.insert([{"kind": "act", "text": "{}", "opts": {"queue": "fast"}}], fast=True)
+    await at.ask("queue_resume", queue="*")
+    await room.hand(language).request_resign()
+    await room.until_heard(heard, 10)
+    for topic in topics:
+        await room.connection.remove_listener(topic, hear)
+    return heard
+
+
+async def _is_waiting(room: Room) -> bool:
+    sql = "SELECT count(*) FROM pg_stat_activity WHERE query ILIKE 'copy %' || $1 || '%' AND wait_event_type = 'Lock'"
+    room._news.set()
+    return bool((await room.fetch(sql, room.schema))[0][0])
+
+
+def _photo(row: Row) -> Row:
+    told = {name: value for name, value in row.items() if name not in ("created_at", "id", "scheduled_at")}
+    told["scheduled_at"] = row["scheduled_at"] if row["state"] == "scheduled" else None
+    return json.loads(json.dumps(told))
