@@ -12,7 +12,7 @@ from river_program import RiverProgram
 
 from migrate.catalog import catalog
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import Migrator
+from millhand.migrate import LINE_MAIN, Migrator
 
 VERSIONS = tuple(range(1, 9))
 OTHER: dict[Language, Language] = {"go": "python", "python": "go"}
@@ -39,10 +39,11 @@ class Migrators:
         """Drop the schemas."""
         for schema, driver in self.drivers.items():
             await driver.close()
-            await self.connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
+            if schema:
+                await self.connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
 
-    def ours(self, schema: str) -> Migrator:
-        return Migrator(self.drivers[schema])
+    def ours(self, schema: str, line: str = LINE_MAIN) -> Migrator:
+        return Migrator(self.drivers[schema], line)
 
     async def up(self, language: Language, schema: str, target: int | None = None) -> list[int]:
         """Return the versions that were applied."""
@@ -50,18 +51,19 @@ class Migrators:
             return [step.version for step in await self.ours(schema).up(target=target)]
         return await self.call("migrate", schema, direction="up", target=target or 0)
 
-    async def down(self, language: Language, schema: str) -> list[int]:
-        """Take one version back."""
+    async def down(self, language: Language, schema: str, target: int | None = None) -> list[int]:
+        """Take one version back, or all above `target`, and return them."""
         if language == "python":
-            return [step.version for step in await self.ours(schema).down()]
-        return await self.call("migrate", schema, direction="down")
+            return [step.version for step in await self.ours(schema).down(target=target)]
+        return await self.call("migrate", schema, direction="down", target=target or 0)
 
     async def call(self, op: str, schema: str, **parameters: Any) -> Any:
         return await self.program.call(op, schema=schema, **parameters)
 
     async def catalog(self, schema: str) -> Any:
         """Return what is in a schema, told without its name."""
-        return json.loads(json.dumps(await catalog(self.connection, schema)).replace(schema, "schema"))
+        name = schema or "public"
+        return json.loads(json.dumps(await catalog(self.connection, name)).replace(name, "schema"))
 
     async def records(self, schema: str) -> list[tuple[Any, ...]]:
         """Return the versions that are recorded, with their lines where there are any."""

@@ -32,7 +32,7 @@ SELECT json_build_object(
         SELECT json_agg(json_build_object('name', tgname, 'definition', pg_get_triggerdef(oid)) ORDER BY tgname)
         FROM pg_trigger WHERE tgrelid = class.oid AND NOT tgisinternal), '[]'))
 FROM pg_class AS class
-WHERE relnamespace = $1::text::regnamespace AND relkind = 'r'
+WHERE relnamespace = quote_ident($1)::regnamespace AND relkind = 'r'
 ORDER BY relname
 """
 
@@ -44,7 +44,7 @@ SELECT json_build_object(
         FROM pg_depend JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
         WHERE objid = class.oid AND deptype = 'a'))
 FROM pg_class AS class JOIN pg_sequence ON seqrelid = class.oid
-WHERE relnamespace = $1::text::regnamespace
+WHERE relnamespace = quote_ident($1)::regnamespace
 ORDER BY relname
 """
 
@@ -52,7 +52,7 @@ ENUMS = """
 SELECT json_build_object('name', typname, 'labels', (
     SELECT json_agg(enumlabel ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = pg_type.oid))
 FROM pg_type
-WHERE typnamespace = $1::text::regnamespace AND typtype = 'e'
+WHERE typnamespace = quote_ident($1)::regnamespace AND typtype = 'e'
 ORDER BY typname
 """
 
@@ -62,14 +62,14 @@ SELECT json_build_object(
     'returns', pg_get_function_result(pg_proc.oid), 'language', lanname, 'volatility', provolatile,
     'strict', proisstrict, 'parallel', proparallel, 'security_definer', prosecdef)
 FROM pg_proc JOIN pg_language ON pg_language.oid = prolang
-WHERE pronamespace = $1::text::regnamespace
+WHERE pronamespace = quote_ident($1)::regnamespace
 ORDER BY proname
 """
 
 VIEWS = """
 SELECT json_build_object('name', relname)
 FROM pg_class
-WHERE relnamespace = $1::text::regnamespace AND relkind IN ('v', 'm')
+WHERE relnamespace = quote_ident($1)::regnamespace AND relkind IN ('v', 'm')
 """
 
 
@@ -90,7 +90,7 @@ async def catalog(connection: asyncpg.Connection, schema: str) -> Catalog:
     if columns := tables.get("river_migration"):
         known = [name for name in ("line", "version") if name in columns]
         rows = await connection.fetch(
-            f"SELECT {', '.join(known)} FROM {schema}.river_migration ORDER BY version"
+            f'SELECT {", ".join(known)} FROM "{schema}".river_migration ORDER BY {", ".join(known)}'
         )
         told["river_migration"] = [dict(row) for row in rows]
     return told

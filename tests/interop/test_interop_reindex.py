@@ -1,0 +1,176 @@
+"""The reindexer of either leader, on one table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from river_program import GENEROUS_SECONDS
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.periodic import IntervalSchedule
+from millhand.worker import Workers
+
+NAME = "river_job_kind"
+# Of another table, so that whoever holds up the rebuild of the one does not hold up that of the other.
+OTHER_NAME = "river_queue_pkey"
+PAUSE_SECONDS = 0.3
+
+Stop = Callable[[], Awaitable[Any]]
+
+
+@contextlib.asynccontextmanager
+async def rebuilding(room: Room, language: Language, *names: str) -> AsyncIterator[Stop]:
+    """Start a client that will lead and rebuild indexes every now and then; yield what stops it."""
+    if language == "go":
+        schedule = {"reindex_indexes": names, "reindex_seconds": PAUSE_SECONDS}
+        await room.go.call(
+            "start", id="go_a", kinds=["act"], queues={"default": 1}, schema=room.schema, **schedule
+        )
+        stop = once(lambda: room.go.call("stop", id="go_a"))
+    else:
+        workers = Workers()
+        workers.add(kind="act")(_nothing)
+        client = Client(
+            room.url,
+            Config(
+                client_id="python_a",
+                queues={"default": 1},
+                reindexer_index_names=names,
+                reindexer_schedule=IntervalSchedule(timedelta(seconds=PAUSE_SECONDS)),
+                schema=room.schema,
+                workers=workers,
+            ),
+        )
+        await client.start()
+        stop = once(client.stop)
+    try:
+        yield stop
+    finally:
+        await stop()
+
+
+async def _nothing(job: Any) -> None:
+    pass
+
+
+def once(stop: Stop) -> Stop:
+    """Return a stop that may be called again, and then waits for the first."""
+    stops: list[asyncio.Future[Any]] = []
+
+    async def stop_once() -> None:
+        if not stops:
+            stops.append(asyncio.ensure_future(stop()))
+        await stops[0]
+
+    return stop_once
+
+
+@contextlib.asynccontextmanager
+async def writer(room: Room) -> AsyncIterator[None]:
+    """Hold a transaction open that has written: a rebuild waits for it when it is half done."""
+    async with room.driver.pool.begin() as tx:
+        await tx.fetch(f"LOCK TABLE {room.prefix}river_job IN ROW EXCLUSIVE MODE")
+        yield
+
+
+async def indexes(room: Room) -> dict[str, tuple[int, bool]]:
+    """Return the file of each index, another if it was rebuilt, and whether it is valid."""
+    sql = """
+        SELECT class.relname, class.relfilenode, indisvalid
+        FROM pg_class AS class JOIN pg_index ON indexrelid = class.oid
+        WHERE class.relnamespace = quote_ident($1)::regnamespace AND class.relname ~ '^river_(job|queue)_'
+    """
+    return {name: (file, is_valid) for name, file, is_valid in await room.fetch(sql, room.schema)}
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again and again: catalogs ring no bell."""
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        while not await condition():
+            pass
+
+
+async def until_rebuilt(room: Room, name: str) -> None:
+    before = await indexes(room)
+
+    async def condition() -> bool:
+        now = await indexes(room)
+        return (
+            name in now and now[name] != before[name] and not any("_cc" in one for one in now.keys() - before)
+        )
+
+    await until(condition)
+
+
+async def until_half_made(room: Room) -> None:
+    async def condition() -> bool:
+        return f"{NAME}_ccnew" in await indexes(room)
+
+    await until(condition)
+
+
+async def until_no_rebuild_runs(room: Room) -> None:
+    async def condition() -> bool:
+        sql = (
+            "SELECT FROM pg_stat_activity WHERE state = 'active' AND query ~ '^REINDEX|^[^S].*REINDEX INDEX'"
+        )
+        return not await room.fetch(sql)
+
+    await until(condition)
+
+
+@pytest.mark.parametrize("leader", LANGUAGES)
+@pytest.mark.parametrize("suffix", ["_ccnew", "_ccold", "_ccnew3"])
+async def test_index_with_leftovers_is_not_rebuilt(room: Room, leader: Language, suffix: str) -> None:
+    """37: maintenance_reindexer_skips_artifacts; the others are, and it is too once somebody has tidied up."""
+    leftover = f"{NAME}{suffix}"
+    await room.fetch(f"CREATE INDEX {leftover} ON /* schema */river_job (kind)")
+    before = await indexes(room)
+
+    async with rebuilding(room, leader, NAME, OTHER_NAME):
+        await until_rebuilt(room, OTHER_NAME)
+        after = await indexes(room)
+        await room.fetch(f"DROP INDEX /* schema */{leftover}")
+        await until_rebuilt(room, NAME)
+
+    assert {name: after[name] for name in (NAME, leftover)} == {
+        name: before[name] for name in (NAME, leftover)
+    }
+
+
+@pytest.mark.parametrize("leader", LANGUAGES)
+async def test_stop_in_the_middle_of_a_rebuild_leaves_nothing(room: Room, leader: Language) -> None:
+    """37: Both end the rebuild, drop what was half made, and keep the index that was there."""
+    before = await indexes(room)
+
+    async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group:
+        async with rebuilding(room, leader, NAME) as stop, writer(room):
+            await until_half_made(room)
+            stopping = group.create_task(stop())
+            await until_no_rebuild_runs(room)
+        await stopping
+
+    assert await indexes(room) == before
+
+
+@pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
+async def test_rebuild_of_one_keeps_the_other_away(room: Room, first: Language, second: Language) -> None:
+    """37: Where two of both languages lead for a moment, the second skips what the first is at, and does the rest."""
+    async with rebuilding(room, first, NAME), writer(room):
+        await until_half_made(room)
+        before = await indexes(room)
+        await room.fetch("DELETE FROM /* schema */river_leader")
+        async with rebuilding(room, second, NAME, OTHER_NAME):
+            await until_rebuilt(room, OTHER_NAME)
+            during = await indexes(room)
+
+    assert during.keys() == before.keys()
+    assert during[NAME] == before[NAME]
+    assert [name for name in await indexes(room) if "_cc" in name] == []
