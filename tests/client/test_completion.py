@@ -252,6 +252,27 @@ async def test_completion_survives_a_stop_during_a_restart_of_the_database(
     assert caplog.records == []
 
 
+async def test_completions_go_through_although_workers_keep_the_pool_busy(room: Room) -> None:
+    """pool_pressure_completion; ten workers at a time want the three connections that fetches and completions want too."""
+    workers = Workers()
+    async with asyncpg.create_pool(room.url_as(APPLICATION), min_size=1, max_size=4) as pool:
+
+        @workers.add()
+        async def act(job: Job[Act]) -> None:
+            async with pool.acquire() as connection, connection.transaction():
+                await connection.execute("SELECT pg_sleep(0.005)")
+
+        async with room.client(workers, database=pool) as client:
+            with client.subscribe() as events:
+                await client.insert_many([Act(str(n)) for n in range(60)])
+                told = [(await room.next(events)).kind for _ in range(60)]
+            num_connections = pool.get_size()
+
+    assert told == [EventKind.JOB_COMPLETED] * 60
+    assert {(row.state, row.attempt) for row in await room.rows()} == {(JobState.COMPLETED, 1)}
+    assert num_connections <= 4
+
+
 async def _kill_blocked_completion(room: Room) -> set[int]:
     """Return whose connections were killed, by the ids of their processes."""
     blocked = """
