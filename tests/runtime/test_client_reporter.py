@@ -1,0 +1,264 @@
+"""A client's row: what it says, for how long, and what happens where it cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+
+from factory import qualified
+from millhand.clock import SystemClock
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.fleet import ClientRow, ClientState
+from millhand.job import ClientId
+from millhand.migrate import Migrator
+from millhand.runtime.client_reporter import ClientReporter, QueueUse
+from millhand.store.client import client_list
+from millhand.testing import Probe
+
+TOUCHED = datetime(2024, 5, 1, 10, 34, 56, 789_123, UTC)
+
+
+class Room:
+    """Reporters on one schema."""
+
+    def __init__(self, driver: AsyncpgDriver, stack: AsyncExitStack) -> None:
+        self.driver = driver
+        self.known: list[bool] = []
+        self.queues: dict[str, QueueUse] = {}
+        self.stack = stack
+
+    def reporter(self, id: str = "a", **settings: Any) -> tuple[ClientReporter, Probe]:
+        settings = {"clock": SystemClock(), "interval": timedelta(hours=1), "kinds": ("act",), **settings}
+        reporter = ClientReporter(
+            self.driver.pool,
+            ClientId(id),
+            on_known=lambda: self.known.append(reporter.is_known),
+            queues=lambda: dict(self.queues),
+            **settings,
+        )
+        self.stack.push_async_callback(reporter.stop)
+        return reporter, Probe(reporter)
+
+    async def rows(self) -> list[ClientRow]:
+        return await self.driver.pool.run(client_list())
+
+    async def execute(self, sql: str) -> None:
+        await self.driver.pool.fetch(qualified(sql, self.driver.pool))
+
+
+@pytest.fixture
+async def room(schema_driver: AsyncpgDriver) -> AsyncIterator[Room]:
+    async with AsyncExitStack() as stack:
+        yield Room(schema_driver, stack)
+
+
+async def test_client_is_there_when_it_has_started_and_stopped_when_it_has(room: Room) -> None:
+    """One row, from the start on, that says who it is; a stop leaves it, with the time."""
+    room.queues["mail"] = QueueUse(7, TOUCHED)
+    reporter, _ = room.reporter(interval=timedelta(seconds=5))
+
+    await reporter.start()
+    [row] = await room.rows()
+    await reporter.stop()
+    [stopped] = await room.rows()
+
+    assert row == ClientRow(
+        id=ClientId("a"),
+        hostname=socket.gethostname(),
+        kinds=("act",),
+        language="python",
+        last_seen_at=row.last_seen_at,
+        pid=os.getpid(),
+        queues={"mail": 7},
+        report_interval=timedelta(seconds=5),
+        started_at=row.last_seen_at,
+        state=ClientState.WORKING,
+        version=version("millhand"),
+    )
+    assert (stopped.state, stopped.stopped_at) == (ClientState.STOPPED, stopped.last_seen_at)
+    assert room.known == [True]
+
+
+async def test_client_reports_again_and_again(room: Room) -> None:
+    """By its interval, without anybody's asking; and at once when it is rung, with what it does by then."""
+    reporter, probe = room.reporter(interval=timedelta(milliseconds=100))
+    await reporter.start()
+    [first] = await room.rows()
+
+    for _ in range(3):
+        await probe.wait("reported")
+    room.queues["mail"] = QueueUse(7, TOUCHED)
+    reporter.bell.ring()
+    await probe.wait("reported")
+    while not (last := (await room.rows())[0]).queues:
+        await probe.wait("reported")
+
+    assert (last.started_at, last.queues) == (first.started_at, {"mail": 7})
+    assert last.last_seen_at > first.last_seen_at
+
+
+async def test_killed_client_leaves_its_row_and_falls_silent(room: Room) -> None:
+    """`kill -9` marks nothing: what tells is that the next reports do not come."""
+    reporter, _ = room.reporter(interval=timedelta(milliseconds=100))
+    await reporter.start()
+
+    task = reporter._task
+    assert task is not None
+    task.cancel()
+    await asyncio.wait([task])
+    await room.execute("UPDATE /* schema */millhand_client SET last_seen_at = now() - interval '301 ms'")
+    [row] = await room.rows()
+
+    assert (row.state, row.stopped_at) == (ClientState.SILENT, None)
+
+
+async def test_client_that_comes_back_under_its_name_begins_another_life(room: Room) -> None:
+    """The row is the same one, alive again, and owns up to the queues of the life before."""
+    room.queues["mail"] = QueueUse(7, TOUCHED)
+    first, _ = room.reporter()
+    await first.start()
+    [before] = await room.rows()
+    await first.stop()
+    room.queues.clear()
+
+    second, probe = room.reporter()
+    await second.start()
+    reported = await probe.wait("reported")
+    [after] = await room.rows()
+
+    assert reported.queue_updates == {"mail": TOUCHED}
+    assert (after.state, after.queues, after.stopped_at) == (ClientState.WORKING, {}, None)
+    assert after.started_at is not None
+    assert before.started_at is not None
+    assert after.started_at > before.started_at
+
+
+async def test_two_clients_have_two_rows(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """And say nothing of each other."""
+    caplog.set_level(logging.INFO)
+    for id in ("a", "b"):
+        await room.reporter(id)[0].start()
+
+    rows = await room.rows()
+
+    assert [(row.id, row.state) for row in rows] == [("a", ClientState.WORKING), ("b", ClientState.WORKING)]
+    assert caplog.messages == []
+
+
+async def test_two_clients_of_one_id_are_told(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """Each says once that its name is used twice; the stop of one leaves the row of the other."""
+    first, first_probe = room.reporter()
+    second, second_probe = room.reporter()
+    await first.start()
+    await second.start()
+
+    for _ in range(2):
+        for reporter, probe in ((first, first_probe), (second, second_probe)):
+            probe.forget("reported")
+            reporter.bell.ring()
+            await probe.wait("reported")
+    await first.stop()
+    [row] = await room.rows()
+
+    assert [(record.message, record.client_id) for record in caplog.records] == [  # type: ignore[attr-defined]
+        ("client id used twice", "a")
+    ] * 2
+    assert row.state is ClientState.WORKING
+
+
+async def test_row_that_a_crash_of_the_server_emptied_is_back_with_the_next_report(room: Room) -> None:
+    """The table is unlogged; the life goes on with all that it touched."""
+    room.queues["mail"] = QueueUse(7, TOUCHED)
+    reporter, probe = room.reporter()
+    await reporter.start()
+    [before] = await room.rows()
+    await probe.wait("reported")
+
+    await room.execute("TRUNCATE /* schema */millhand_client")
+    reporter.bell.ring()
+    reported = await probe.wait("reported")
+    [after] = await room.rows()
+
+    assert (after.started_at, reported.queue_updates) == (before.started_at, {"mail": TOUCHED})
+
+
+async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_made(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What follows and what to do are in one line; a migration while it runs is noticed without a restart."""
+    caplog.set_level(logging.INFO)
+    await Migrator(room.driver, "millhand").down(target=1)
+    try:
+        reporter, probe = room.reporter()
+        await reporter.start()
+        reporter.bell.ring()
+        reasons = [await probe.wait("unknown") for _ in range(2)]
+        known_before = reporter.is_known
+    finally:
+        await Migrator(room.driver, "millhand").up()
+    reporter.bell.ring()
+    await probe.wait("reported")
+
+    assert (reasons, known_before, room.known) == (["the tables are not there"] * 2, False, [True])
+    [warning, info] = caplog.records
+    assert (warning.message, warning.levelname) == ("periodic jobs depend on who leads", "WARNING")
+    assert {
+        name: getattr(warning, name) for name in ("client_id", "line", "expected", "reason", "remedy")
+    } == {
+        "client_id": "a",
+        "line": "millhand",
+        "expected": 2,
+        "reason": "the tables are not there",
+        "remedy": "run millhand migrate up, and grant its tables to this role",
+    }
+    assert (info.message, info.levelname) == ("client reported", "INFO")
+
+
+async def test_client_whose_tables_are_taken_away_goes_on_without(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A migration taken back is noticed with the next report, and told as one that was never made."""
+    reporter, probe = room.reporter()
+    await reporter.start()
+
+    await Migrator(room.driver, "millhand").down(target=1)
+    try:
+        reporter.bell.ring()
+        await probe.wait("unknown")
+    finally:
+        await Migrator(room.driver, "millhand").up()
+
+    assert room.known == [True, False]
+    assert [record.message for record in caplog.records] == ["periodic jobs depend on who leads"]
+    assert "millhand_client" in caplog.records[0].reason  # type: ignore[attr-defined]
+
+
+async def test_report_that_fails_is_told_once_and_made_again(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that is away neither ends the reports nor fills the log."""
+    driver = AsyncpgDriver(room.driver._url or "", room.driver.schema)
+    await driver.open()
+    room.driver = driver
+    reporter, probe = room.reporter()
+    await reporter.start()
+
+    await driver.close()
+    for _ in range(2):
+        reporter.bell.ring()
+        await probe.wait("failed")
+    await reporter.stop()
+
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "client not reported"
+    ]
+    assert reporter.is_known
