@@ -13,9 +13,10 @@ from factory import NOW, golden, insert_job
 from millhand.control import JobControl
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
-from millhand.errors import JobRunning, NotFound, UniqueConflict
+from millhand.errors import InvalidWhere, JobRunning, NotFound, UniqueConflict
 from millhand.job import FINALIZED_STATES, OUTPUT_BYTES_MAX, JobRow, JobState
 from millhand.store.job_list import JobFilters
+from millhand.store.where import Where
 from millhand.testing import ManualClock
 
 OTHERS = [JobState.AVAILABLE, JobState.PENDING, JobState.RETRYABLE, JobState.SCHEDULED]
@@ -285,3 +286,60 @@ def story(scenario: str) -> dict[str, dict[str, str]]:
     """Return the rows that River was seen to leave, by moment."""
     [photos] = [each["photos"] for each in golden("jobs") if each["scenario"] == scenario]
     return {photo["when"]: photo["row"]["columns"] for photo in photos}
+
+
+async def test_list_goes_on_after_a_job(desk: Desk) -> None:
+    """A list begins behind a row as well as behind a page, in whatever order, by the instant of that order."""
+    first, second, third = [
+        await desk.insert(JobState.COMPLETED, finalized_at=NOW - timedelta(hours=age)) for age in (1, 3, 2)
+    ]
+    filters = JobFilters(states=[JobState.COMPLETED])
+
+    by_id = await desk.control.list(after=second, tx=desk.connection)
+    by_time = await desk.control.list(filters, after=second, order_by="time", tx=desk.connection)
+    backwards = await desk.control.list(
+        filters, after=third, descending=True, order_by="time", tx=desk.connection
+    )
+
+    assert [page.jobs for page in (by_id, by_time, backwards)] == [(third,), (third, first), (second,)]
+
+
+@pytest.mark.parametrize("command", ["list", "delete_many"])
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (
+            Where("colour = 'red'"),
+            """where must be a condition that PostgreSQL takes, got column "colour" does not exist in "colour = 'red'\"""",
+        ),
+        (
+            Where("state = @state", {"state": "running"}),
+            (
+                "where must be a condition that PostgreSQL takes, got operator does not exist: river_job_state = text in "
+                "'state = @state'; a text is compared with texts, as in state::text = @state"
+            ),
+        ),
+        (
+            Where("1 / (priority - priority) = 1"),
+            "where must be a condition that PostgreSQL takes, got division by zero in '1 / (priority - priority) = 1'",
+        ),
+        (
+            Where("TRUE; DELETE FROM river_job"),
+            (
+                'where must be a condition that PostgreSQL takes, got syntax error at or near ";" in '
+                "'TRUE; DELETE FROM river_job'"
+            ),
+        ),
+    ],
+)
+async def test_condition_that_postgresql_refuses_says_why(
+    desk: Desk, command: str, where: Where, message: str
+) -> None:
+    """The error names the condition, not the statement around it."""
+    await desk.insert()
+
+    with pytest.raises(InvalidWhere) as refused:
+        await getattr(desk.control, command)(JobFilters(where=where), tx=desk.connection)
+
+    assert str(refused.value) == message
+    assert refused.value.sql == where.sql
