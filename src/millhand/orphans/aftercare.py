@@ -14,8 +14,8 @@ from millhand.orphans.alarm import sound_for_recalled
 from millhand.orphans.judge import Reference
 from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
 from millhand.orphans.quarantine import Move, Whereabouts, find, put_back_many
-from millhand.orphans.references import ReferenceRow
 from millhand.orphans.scan import Pass, gather_all
+from millhand.orphans.statements import ReferenceRow
 from millhand.orphans.sweep import carry_out, put_back_needed, record
 from millhand.storage import InvalidKey, ObjectNotFound
 

@@ -1,8 +1,9 @@
 """
 Canaries: objects whose verdict is known before the run, and a key that nobody can have named.
 
-Some rows are looked up by name, their objects by HEAD: what is there and ready must come out of the scan as live. The
-scan reads by ranges and from a listing, so that an error in either way shows. A key that was made up on the spot must
+Some rows are taken as the table has them, their objects looked up by HEAD: what is there and ready must come out of the
+scan as live. The scan reads by ranges from an index and from a listing, so that an error in either shows: an index that a
+new collation has broken, a server that lists less than it has. A key that was made up on the spot must
 be named by no row, or the sources say yes to everything.
 """
 
@@ -14,21 +15,27 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from millhand.orphans.compare import Comparison, KeyScope
+from millhand.orphans.compare import Comparison, KeyScope, compare
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.judge import Reference, Scope
 from millhand.orphans.references import References
-from millhand.storage import InvalidKey, ObjectNotFound, ObjectPage, ObjectStore
+from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectPage, ObjectStore
 
 NUM_PER_SOURCE = 3
-NUM_CHANCES = 4  # places in the order of keys where a source is asked for some; the first is its beginning
+NUM_ROWS = 1_000  # as they lie in the table; the canaries are drawn from them
+NUM_PLACES = 3  # in the order of keys, where there are some too
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(slots=True, kw_only=True)
 class Canaries:
-    """The keys that must be judged live, and those that were."""
+    """
+    The keys that must be judged live, and those that were.
 
+    `is_partial` says that other processes judged some of the chains: what was not seen here is then looked at once more.
+    """
+
+    is_partial: bool = False
     keys: list[str] = field(default_factory=list)
     seen_live: set[str] = field(default_factory=set)
 
@@ -53,7 +60,9 @@ async def choose_canaries(
     scope_of = KeyScope.of(config)
     keys = set(config.canaries)
     for name in references.names:
-        for low in (config.prefix, *_places(config.prefix)):
+        rows = await references.some_keys(name, prefix=config.prefix, limit=NUM_ROWS)
+        keys |= set(rows if len(rows) < NUM_PER_SOURCE else random.sample(rows, NUM_PER_SOURCE))
+        for low in _places(config.prefix):
             read = await references.read_range(low, None, limit=NUM_PER_SOURCE, only=name)
             keys |= set(read.ready_keys[:NUM_PER_SOURCE]) | {one.key for one in read.sized[:NUM_PER_SOURCE]}
     judged = [key for key in sorted(keys) if scope_of(key) is Scope.JUDGED and key > after]
@@ -67,6 +76,8 @@ async def find_dead(
     unseen = [key for key in canaries.keys if key not in canaries.seen_live]
     # Whatever was deleted meanwhile by its owner is excused.
     dead = [key for key in await _live(references, unseen) if await is_there(store, key)]
+    if canaries.is_partial:
+        dead = [key for key in dead if not await _is_judged_live(references, store, config, key)]
     dead_sentences = [
         f"an object that is there and has its row must be judged live, got {key!r} judged otherwise; "
         "nothing of what this run saw counts; see whether the listing and the sources spell keys alike"
@@ -86,6 +97,27 @@ async def is_there(store: ObjectStore, key: str) -> bool:
     except (ObjectNotFound, InvalidKey):
         return False
     return True
+
+
+async def _is_judged_live(
+    references: References, store: ObjectStore, config: OrphansConfig, key: str
+) -> bool:
+    """Judge one key as the scan does, from a listing and a range."""
+    async for page in store.list_pages(prefix=key):
+        if key in page.keys:
+            at = list(page.keys).index(key)
+            return await _is_named(references, config, page.describe(at), page.sizes[at])
+    return False
+
+
+async def _is_named(references: References, config: OrphansConfig, info: ObjectInfo, size: int) -> bool:
+    low: str | None = info.key[:-1]
+    while low is not None and low != info.key:
+        read = await references.read_range(low, info.key)
+        low = read.high
+    one = ObjectPage(describe=lambda _: info, keys=[info.key], sizes=[size])
+    found = compare(one, 0, 1, read, KeyScope.of(config))
+    return not any(seen.row is None for seen in found.observations if seen.key == info.key)
 
 
 async def _find_lost(references: References, store: ObjectStore, config: OrphansConfig) -> list[str]:
@@ -121,5 +153,5 @@ def _places(prefix: str) -> list[str]:
     """Return some places in the order of keys, by chance: no run looks at the same few canaries as the last one."""
     return [
         prefix + "".join(random.choices(ALPHABET, k=2))  # noqa: S311 - a sample, not a secret
-        for _ in range(NUM_CHANCES - 1)
+        for _ in range(NUM_PLACES)
     ]

@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.judge import Look, Reference, Rule, Scope, Situation, Tie, judge
 from millhand.orphans.ledger import Finding, Kind
-from millhand.orphans.references import RangeRead, ReferenceRow
+from millhand.orphans.references import RangeRead
+from millhand.orphans.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectPage
 from millhand.storage.protocol import OUR_PREFIX
 

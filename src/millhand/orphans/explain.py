@@ -20,7 +20,8 @@ from millhand.orphans.ledger import (
     run_get_scanned,
     run_list,
 )
-from millhand.orphans.references import ReferenceRow, open_references
+from millhand.orphans.references import open_references
+from millhand.orphans.statements import ReferenceRow
 from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectStore
 
 

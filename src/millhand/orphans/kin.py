@@ -14,7 +14,8 @@ from millhand.driver.protocol import Executor
 from millhand.orphans.compare import Observation
 from millhand.orphans.config import Derived, OrphansConfig
 from millhand.orphans.judge import Scope, Tie
-from millhand.orphans.references import ReferenceRow, References
+from millhand.orphans.references import References
+from millhand.orphans.statements import ReferenceRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from millhand.orphans.ledger import (
     database_facts,
 )
 from millhand.orphans.quarantine import Move, put_back
-from millhand.orphans.references import quoted, quoted_table
+from millhand.orphans.statements import quoted, quoted_table
 from millhand.storage import ObjectStore
 
 BATCH = 100

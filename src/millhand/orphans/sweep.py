@@ -37,8 +37,9 @@ from millhand.orphans.ledger import (
     run_beat,
 )
 from millhand.orphans.quarantine import LONG_AGO, Move, move_many, put_back_many, quarantine_key
-from millhand.orphans.references import ClaimedRow, ReferenceRow
+from millhand.orphans.references import ClaimedRow
 from millhand.orphans.scan import Pass, is_removable
+from millhand.orphans.statements import ReferenceRow
 from millhand.storage import ObjectInfo
 
 WAVES = (10, 100, 1_000)

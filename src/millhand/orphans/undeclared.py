@@ -19,8 +19,8 @@ from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.binding import note_search, read_binding
 from millhand.orphans.judge import ORPHAN_NUMBERS, Verdict, judged_verdict
 from millhand.orphans.ledger import finding_get_due
-from millhand.orphans.references import quoted
 from millhand.orphans.scan import Pass
+from millhand.orphans.statements import quoted
 
 NUM_CANDIDATES = 10_000  # the sample is drawn from so many
 SAMPLE = 50

@@ -30,8 +30,8 @@ from millhand.orphans.ledger import (
     finding_put_many,
     run_beat,
 )
-from millhand.orphans.references import ReferenceRow
 from millhand.orphans.scan import Pass, gather_all
+from millhand.orphans.statements import ReferenceRow
 from millhand.storage import ObjectNotFound, StoreError, Upload
 
 BATCH = 100  # each is asked for its parts, one word to the store

@@ -1,0 +1,232 @@
+"""Whose bucket it is: one database judges it, and a copy or an older self of that database is found out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import timedelta
+
+import pytest
+from chaos import ChaosExecutor, ChaosStore, Killed
+from world import DAY, World
+
+from millhand.orphans import Mode, bind, list_runs, read_binding, reconcile, unbind
+from millhand.orphans.binding import MARKER
+from millhand.storage import StoreError
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+REMEDY = "if this database is to judge the bucket from now on, run: millhand orphans bind"
+
+
+async def bound(world: World) -> None:
+    """A live pair, an orphan that is due, and a bucket that a run has bound."""
+    await world.pair("live")
+    await world.put("first orphan")
+    await world.run(after=2 * HOUR)
+    await world.put("orphan")
+    assert (await world.runs(WEEK, WEEK)).state == "completed"
+
+
+async def marker(world: World) -> dict[str, object]:
+    found = json.loads(await world.store.get(MARKER))
+    assert isinstance(found, dict)
+    return found
+
+
+async def test_a_report_binds_nothing(world: World) -> None:
+    """Whoever only looks leaves no trace in the bucket, and looks again."""
+    await world.pair("live")
+    await world.put("orphan")
+
+    report = await world.runs(2 * HOUR, WEEK, WEEK, mode=Mode.REPORT)
+
+    assert (report.state, await world.keys(".millhand/")) == ("completed", [])
+    assert (await read_binding(world.executor, world.store)).bond is None
+
+
+async def test_the_first_run_that_may_remove_binds_the_bucket(world: World) -> None:
+    """Marker and row have one token and one generation, which grows with every run that may remove."""
+    await world.pair("live")
+    await world.put("orphan")
+    await world.runs(2 * HOUR, WEEK)
+    first = await read_binding(world.executor, world.store)
+    await world.run(after=HOUR)
+
+    second = await read_binding(world.executor, world.store)
+
+    assert first.bond is not None
+    assert first.marker is not None
+    assert (first.bond.token, first.bond.database) == (first.marker.token, first.database)
+    assert (first.bond.generation, first.marker.generation) == (1, 1)
+    assert second.marker is not None
+    assert second.marker.generation == 2
+    assert second.refusals() == ()
+
+
+async def test_another_database_never_judges_a_bound_bucket(world: World) -> None:
+    """A second database is refused, report or not, with the first one's name and what to do; it removes nothing."""
+    await bound(world)
+    await world.put("of the other")
+    found = await marker(world)
+    # The ledger of another database knows nothing of the bond.
+    await world.sql("DELETE FROM {schema}.millhand_orphan_binding")
+
+    for mode in Mode:
+        report = await world.run(after=WEEK, mode=mode)
+
+        assert (report.state, report.objects, report.deleted) == ("refused", 0, 0)
+        assert report.refusals == (
+            (
+                f"the bucket must be bound to this database, {found['name']!r}, got one that {found['name']!r} bound at "
+                f"{found['bound_at']} (database {found['database']}); {REMEDY}"
+            ),
+        )
+    assert await world.keys() == ["live", "of the other"]
+
+
+async def test_a_copy_of_the_database_is_refused(world: World) -> None:
+    """A dump restored elsewhere carries the row with it, and is not the database that wrote it."""
+    await bound(world)
+    await world.sql("UPDATE {schema}.millhand_orphan_binding SET database = '123/45'")
+    here = (await read_binding(world.executor, world.store)).database
+
+    report = await world.run(after=HOUR)
+
+    assert report.refusals == (
+        f"the ledger must have been written in this database, {here}, got one copied from 123/45; {REMEDY}",
+    )
+
+
+async def test_a_database_restored_from_an_older_backup_is_refused_by_the_marker(world: World) -> None:
+    """A base backup brings the row back as it was; the bucket's marker has gone on since and gives it away."""
+    await bound(world)
+    backup = await world.sql("SELECT generation FROM {schema}.millhand_orphan_binding")
+    await world.run(after=HOUR)
+    await world.pair("uploaded since")
+    # The restore: rows and ledger are as they were at the backup.
+    await world.sql("UPDATE {schema}.millhand_orphan_binding SET generation = $1", backup[0]["generation"])
+    await world.sql("DELETE FROM {schema}.uploads WHERE key = 'uploaded since'")
+
+    reports = [await world.run(after=WEEK) for _ in range(3)]
+
+    assert [report.state for report in reports] == ["refused"] * 3
+    assert reports[0].refusals == (
+        (
+            "the ledger must be as new as the bucket's marker, got generation 2 where the marker has 3: this database is "
+            "older than its bucket, so what was uploaded since looks like orphans; bring its rows up to date first; "
+            f"{REMEDY}"
+        ),
+    )
+    assert await world.keys() == ["live", "uploaded since"]
+
+
+async def test_a_bucket_that_lost_its_marker_is_refused(world: World) -> None:
+    """Another bucket under the same name, or an emptied one, has no marker."""
+    await bound(world)
+    bond = (await read_binding(world.executor, world.store)).bond
+    await world.store.delete(MARKER)
+
+    report = await world.run(after=HOUR)
+
+    assert bond is not None
+    assert report.refusals == (
+        (
+            f"the bucket must have the marker .millhand/binding.json that it got at {bond.bound_at:%Y-%m-%d %H:%M} UTC, got "
+            f"none; see whether it is the right bucket, mounted and not emptied; {REMEDY}"
+        ),
+    )
+
+
+async def test_a_marker_that_is_none_ends_the_run(world: World) -> None:
+    """What somebody else put in the marker's place is neither believed nor overwritten."""
+    await bound(world)
+    await world.store.put(MARKER, b"{}")
+
+    with pytest.raises(StoreError, match="something that is no marker of ours"):
+        await world.run(after=HOUR)
+
+    assert await world.store.get(MARKER) == b"{}"
+
+
+async def test_bind_takes_a_bucket_over_and_unbind_lets_it_go(world: World) -> None:
+    """A person can say whose bucket it is, told what it was before; after that runs go on, or anybody may begin."""
+    await bound(world)
+    await world.sql("DELETE FROM {schema}.millhand_orphan_binding")
+
+    before = await bind(world.executor, world.store, now=world.now)
+    after = await read_binding(world.executor, world.store)
+    ran = await world.run(after=HOUR)
+    let_go = [await unbind(world.executor, world.store) for _ in range(2)]
+
+    assert before.marker is not None
+    assert before.bond is None
+    assert after.marker is not None
+    assert (after.refusals(), ran.state, let_go) == ((), "completed", [True, False])
+    assert after.marker.generation == before.marker.generation + 1
+    assert await world.keys(".millhand/binding") == []
+
+
+@pytest.mark.slow
+async def test_a_kill_while_binding_is_put_right_by_the_next_run(world: World) -> None:
+    """Between any two words of the first bond, a kill leaves neither a refusal nor two markers behind."""
+    for step in range(1, 20):
+        await world.pair(f"{step:03}/live")
+        await world.put(f"{step:03}/orphan")
+        await world.run(after=2 * HOUR)
+        world.now += WEEK
+        hook = _KilledInTheSweep(world, step)
+        with contextlib.suppress(Killed):
+            await reconcile(
+                ChaosExecutor(world.executor, hook),
+                ChaosStore(world.store, hook),
+                world.config,
+                now=world.now,
+            )
+
+        assert (await world.run(after=timedelta(minutes=2))).state == "completed", step
+
+        assert (await read_binding(world.executor, world.store)).refusals() == (), step
+        await unbind(world.executor, world.store)
+
+
+class _KilledInTheSweep:
+    """Kills a run at one of its words after it has seen the whole bucket; `step` is how far it came."""
+
+    def __init__(self, world: World, last: int) -> None:
+        self._world = world
+        self._last = last
+        self.step = 0
+
+    async def __call__(self, operation: str) -> None:
+        is_sweeping = (await list_runs(self._world.executor, limit=1))[0].state == "sweeping"
+        self.step += is_sweeping
+        if self.step == self._last:
+            raise Killed
+
+
+async def test_what_is_below_another_roots_own_prefix_is_nobodys_orphan(world: World) -> None:
+    """A store rooted higher up sees another one's quarantine and marker as ours, not as objects without rows."""
+    await world.pair("live")
+    for key in ("media/.millhand/binding.json", "media/.millhand/quarantine/1/x"):
+        await world.put(key)
+
+    report = await world.runs(2 * HOUR, WEEK, 4 * DAY)
+
+    assert (report.orphan_objects, report.objects, report.deleted) == (0, 1, 0)
+
+
+async def test_a_bucket_is_bound_across_prefixes(world: World) -> None:
+    """Runs over two prefixes of one bucket share its bond."""
+    await world.pair("a/live", "b/live")
+    for prefix in ("a/", "b/"):
+        await world.put(f"{prefix}orphan")
+    for prefix in ("a/", "b/"):
+        await world.run(after=2 * HOUR, prefix=prefix)
+
+    states = [(await world.run(after=WEEK, prefix=prefix)).state for prefix in ("a/", "b/")]
+
+    bond = (await read_binding(world.executor, world.store)).bond
+    assert states == ["completed", "completed"]
+    assert bond is not None
+    assert bond.generation == 2
