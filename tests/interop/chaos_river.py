@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import asyncpg
 from chaos_audit import FINAL_STATES, Evidence, audit, longest_wait_seconds, row_of
@@ -78,6 +78,22 @@ class Report:
         return "\n".join([*told, f"{'violations':<{width}}  {len(self.violations)}", *self.violations[:50]])
 
 
+@contextlib.asynccontextmanager
+async def start_member(
+    language: Language, program: Path, url: str, settings: dict[str, Any]
+) -> AsyncIterator[RiverProgram]:
+    """Start a working client in a process of its own; it works when it is here, and stops in order in the end."""
+    if language == "go":
+        async with started_river(program, url) as process:
+            await process.call("chaos", **settings)
+            yield process
+        return
+    member = str(Path(__file__).with_name("chaos_member.py"))
+    async with started((sys.executable, member, url, json.dumps(settings))) as process:
+        await process.told.wait("started", client=settings["id"])
+        yield process
+
+
 class Fleet:
     """The working processes. `killed_at` says when those were dead that were killed."""
 
@@ -118,14 +134,8 @@ class Fleet:
             "retry_seconds": RETRY_SECONDS,
             "schema": self._schema,
         }
-        if language == "go":
-            process = await self._stack.enter_async_context(started_river(self._program, self._url))
-            await process.call("chaos", **settings)
-        else:
-            member = str(Path(__file__).with_name("chaos_member.py"))
-            command = (sys.executable, member, self._url, json.dumps(settings))
-            process = await self._stack.enter_async_context(started(command))
-            await process.told.wait("started", client=id)
+        starting = start_member(language, self._program, self._url, settings)
+        process = await self._stack.enter_async_context(starting)
         self._working[language].append((id, process))
 
 
