@@ -5,7 +5,9 @@ Rule 1: a fetch asks for as many jobs as slots are free, up to `FETCH_SIZE_MAX`;
 Rule 2: whoever rings only says "look": an insert, a resume, a freed slot after a fetch that was cut short by the slots.
         Between two fetches lies the cooldown, unless half of the slots are free again and more jobs are known to wait.
 Rule 3: a fetch that was sent is finished, whatever happens meanwhile: its rows are marked running, and are worked.
-Rule 4: a cancel that arrives while its job is being fetched is kept until the fetch is back.
+Rule 4: a cancel that arrives while its job is being fetched is kept until the fetch is back. So is one of a job that
+        runs here: an attempt that is only just ending, or was given up by a rescuer, may be followed by that fetch.
+Rule 5: an attempt stays on the list until it has ended, although its job may have been fetched here again.
 
         ring · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
@@ -75,6 +77,7 @@ class Producer(Service):
         self._more_is_waiting = False  # whether the last fetch was cut short by its limit
         self._num_failures = 0
         self._num_slots_taken = 0
+        self._overtaken: set[Attempt] = set()  # their jobs were fetched here again before they had ended
         self._poll_at = 0.0
         self._poll_seconds = poll_seconds
         self._pool = pool
@@ -98,12 +101,12 @@ class Producer(Service):
     @property
     def num_running(self) -> int:
         """How many attempts run here."""
-        return len(self._attempts)
+        return len(self._attempts) + len(self._overtaken)
 
     @property
     def running(self) -> Collection[Attempt]:
-        """A snapshot of the attempts that run here."""
-        return tuple(self._attempts.values())
+        """A snapshot of the attempts that run here; of one job there may be several."""
+        return (*self._overtaken, *self._attempts.values())
 
     async def run(self, started: Callable[[], None]) -> None:
         row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
@@ -154,18 +157,22 @@ class Producer(Service):
         self.touched_at = row.updated_at
 
     def cancel(self, id: int) -> None:
-        """Cancel the attempt of a job, if it runs here or is on its way here."""
+        """Cancel all attempts of a job that run here or are on their way here."""
         attempt = self._attempts.get(JobId(id))
         if attempt is not None:
             attempt.cancel(CancelReason.REMOTE)
-        elif self._cancelled_while_fetching is not None:
+        for overtaken in self._overtaken:
+            if overtaken.row.id == id:
+                overtaken.cancel(CancelReason.REMOTE)
+        if self._cancelled_while_fetching is not None:
             self._cancelled_while_fetching.add(id)
 
     def cancel_all(self, reason: CancelReason) -> int:
         """Cancel whatever runs; return how many attempts that were."""
-        for attempt in self._attempts.values():
+        running = self.running
+        for attempt in running:
             attempt.cancel(reason)
-        return len(self._attempts)
+        return len(running)
 
     def release_slot(self, attempt: Attempt) -> None:
         """Take the slot of an attempt as free although it runs: it is stuck, and others should not wait for it."""
@@ -228,7 +235,10 @@ class Producer(Service):
             self._is_idle.clear()
         for row in rows:
             attempt = Attempt(row)
-            self._attempts[row.id] = attempt
+            former = self._attempts.setdefault(row.id, attempt)
+            if former is not attempt:
+                self._overtaken.add(former)
+                self._attempts[row.id] = attempt
             if row.id in cancelled:
                 attempt.cancel(CancelReason.REMOTE)
             attempt.task = loop.create_task(self._work(attempt))
@@ -243,12 +253,14 @@ class Producer(Service):
         # Only its own entry: a snoozed job may have been fetched here again before this line.
         if self._attempts.get(attempt.row.id) is attempt:
             del self._attempts[attempt.row.id]
+        else:
+            self._overtaken.discard(attempt)
         if attempt.has_slot:
             self._num_slots_taken -= 1
         if self._more_is_waiting:
             self._is_wanted = True
             self.bell.ring()
-        if not self._attempts:
+        if not self.num_running:
             self._is_idle.set()
 
     def _next_poll_at(self, now: float) -> float:

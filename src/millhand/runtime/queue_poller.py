@@ -56,9 +56,12 @@ class QueuePoller(Sweeper):
         """Cancel the attempts that run now and whose jobs were cancelled; an attempt begun meanwhile is not touched."""
         running = list(self._producer.running)
         for start in range(0, len(running), BATCH_SIZE):
-            batch = {attempt.row.id: attempt for attempt in running[start : start + BATCH_SIZE]}
-            for id in await self._pool.run(job_get_cancel_requested(list(batch))):
-                batch[id].cancel(CancelReason.REMOTE)
+            batch = running[start : start + BATCH_SIZE]
+            ids = {attempt.row.id for attempt in batch}
+            cancelled = frozenset(await self._pool.run(job_get_cancel_requested(ids)))
+            for attempt in batch:
+                if attempt.row.id in cancelled:
+                    attempt.cancel(CancelReason.REMOTE)
 
     async def poll_settings(self) -> None:
         """Pause or resume the producer as the queue's row says; renew the row when it is time, or gone."""

@@ -1,0 +1,263 @@
+"""One job, several attempts in one client: fetched again before the last one was off the list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.errors import JobSnooze
+from millhand.event import EventKind
+from millhand.job import ClientId, Job, JobState
+from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.producer import Producer
+from millhand.runtime.queue_poller import QueuePoller
+from millhand.runtime.subscription import Subscriptions
+from millhand.store.query import Query
+from millhand.testing import Probe
+from millhand.worker import Workers
+
+T = TypeVar("T")
+
+MAKE_AVAILABLE = "UPDATE river_job SET state = 'available', scheduled_at = now()"
+
+
+class HeldPool:
+    """A pool that keeps back the answers of fetches that brought something, until it is told to let them go."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self.is_held = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def run(self, query: Query[T]) -> T:
+        answer = await self._pool.run(query)
+        if query.name == "job_get_available" and answer:
+            self.is_held.set()
+            await self.let_go.wait()
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+class HeldDriver(AsyncpgDriver):
+    """A driver whose fetches can be caught between the database and the client."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.held_pool = HeldPool(super().pool)
+
+    @property
+    def pool(self) -> Executor:
+        return self.held_pool  # type: ignore[return-value]  # it is one, by __getattr__
+
+
+class Attempts:
+    """What a producer has executed: attempts that last until a test ends them."""
+
+    def __init__(self) -> None:
+        self.ends: list[asyncio.Event] = []
+        self.made: list[Attempt] = []
+
+    async def execute(self, attempt: Attempt) -> None:
+        end = asyncio.Event()
+        self.ends.append(end)
+        self.made.append(attempt)
+        await end.wait()
+
+
+def _producer(room: Room, attempts: Attempts) -> Producer:
+    return Producer(
+        "default",
+        room.driver.pool,
+        client_id=ClientId("me"),
+        cooldown_seconds=0.0,
+        execute=attempts.execute,
+        kinds=None,
+        max_workers=10,
+        poll_seconds=60.0,
+        subscriptions=Subscriptions(),
+    )
+
+
+async def _fetched_twice(room: Room, producer: Producer) -> None:
+    """Return when the one job there is was fetched, given back behind the producer's back, and fetched again."""
+    probe = Probe(producer)
+    await room.insert_raw("act", "{}")
+    await producer.start()
+    assert await probe.wait("fetched") == 1
+    await room.execute(MAKE_AVAILABLE)
+    producer.hear_insert()
+    assert await probe.wait("fetched") == 1
+
+
+async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """runtime: claim_time_cancellation; it is heard before the fetch's answer is, and the worker is never called."""
+    called = []
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        called.append(job.id)
+
+    driver = HeldDriver(room.url)
+    async with room.client(workers, database=driver) as client:
+        with client.subscribe() as events:
+            inserted = await client.insert(Act("x"))
+            await asyncio.wait_for(driver.held_pool.is_held.wait(), GENEROUS)
+            assert client._mill is not None
+            [producer] = client._mill.producers.values()
+            heard = asyncio.Event()
+            monkeypatch.setattr(producer, "cancel", _then(producer.cancel, heard))
+            await client.jobs.cancel(inserted.job.id)
+            await asyncio.wait_for(heard.wait(), GENEROUS)
+            driver.held_pool.let_go.set()
+            event = await room.next(events)
+
+    assert (event.kind, called) == (EventKind.JOB_CANCELLED, [])
+    row = await room.row(inserted.job.id)
+    assert [error.error for error in row.errors] == ["JobCancelError: job cancelled remotely"]
+
+
+async def test_cancel_reaches_the_attempt_that_followed_a_snooze(room: Room) -> None:
+    """runtime: refetched_attempt_cancellation; snoozed, fetched again at once, cancelled: the new attempt gets it."""
+    is_waiting = asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if "snoozes" not in job.metadata:
+            raise JobSnooze(timedelta(0))
+        is_waiting.set()
+        await asyncio.Event().wait()
+
+    async with room.client(workers) as client:
+        with client.subscribe(EventKind.JOB_CANCELLED) as events:
+            inserted = await client.insert(Act("x"))
+            await asyncio.wait_for(is_waiting.wait(), GENEROUS)
+            await client.jobs.cancel(inserted.job.id)
+            event = await room.next(events)
+
+    assert event.job is not None
+    assert (event.job.attempt, event.job.metadata["snoozes"]) == (1, 1)
+
+
+async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt(room: Room) -> None:
+    """runtime: refetched_attempt_cancellation; the old attempt, over but still on the list, does not swallow it."""
+    attempts = Attempts()
+    producer = _producer(room, attempts)
+    probe = Probe(producer)
+    held = producer._pool = HeldPool(room.driver.pool)  # type: ignore[assignment]
+    held.let_go.set()
+    await room.insert_raw("act", "{}")
+    await producer.start()
+    await probe.wait("fetched")
+    [old] = attempts.made
+    old.is_settled = True
+    held.is_held.clear()
+    held.let_go.clear()
+    await room.execute(MAKE_AVAILABLE)
+    producer.hear_insert()
+    await asyncio.wait_for(held.is_held.wait(), GENEROUS)
+
+    producer.cancel(old.row.id)
+    held.let_go.set()
+    await probe.wait("fetched")
+    reasons = [attempt.reason for attempt in producer.running]
+    await _end(producer, attempts)
+
+    assert reasons == [None, CancelReason.REMOTE]
+
+
+async def test_attempt_whose_job_was_rescued_and_fetched_again_stays_on_the_list(room: Room) -> None:
+    """Both attempts are counted, cancelled and waited for, in whatever order they end."""
+    attempts = Attempts()
+    producer = _producer(room, attempts)
+    await _fetched_twice(room, producer)
+
+    nums = [producer.num_running]
+    producer.cancel(1)
+    reasons = [attempt.reason for attempt in attempts.made]
+    num_told = producer.cancel_all(CancelReason.STOPPING)
+    idle = asyncio.create_task(producer.wait_idle())
+    new, old = attempts.ends[1], attempts.ends[0]
+    for end in (new, old):
+        end.set()
+        await asyncio.wait(
+            [attempt.task for attempt in attempts.made if attempt.task], return_when="FIRST_COMPLETED"
+        )
+        nums.append(producer.num_running)
+        assert not (idle.done() and producer.num_running)
+    await asyncio.wait_for(idle, GENEROUS)
+    await producer.stop()
+
+    assert reasons == [CancelReason.REMOTE] * 2
+    assert num_told == 2
+    assert (nums[0], producer.num_running) == (2, 0)
+
+
+async def test_poll_for_cancels_reaches_all_attempts_of_a_job(room: Room) -> None:
+    """What the row says holds for the attempt that was overtaken too."""
+    attempts = Attempts()
+    producer = _producer(room, attempts)
+    await _fetched_twice(room, producer)
+    await room.execute('UPDATE river_job SET metadata = \'{"cancel_attempted_at": "2024-05-01T10:00:00Z"}\'')
+
+    await QueuePoller(producer, room.driver.pool).poll_cancellations()
+    reasons = [attempt.reason for attempt in attempts.made]
+    await _end(producer, attempts)
+
+    assert reasons == [CancelReason.REMOTE] * 2
+
+
+async def test_stop_waits_for_both_attempts_of_a_job(room: Room) -> None:
+    """A client that stops while a job runs in it twice ends when both have ended; the row is what the first one said."""
+    gate, begun = asyncio.Event(), asyncio.Semaphore(0)
+    ended = []
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        begun.release()
+        await gate.wait()
+        ended.append(job.attempt)
+
+    client = room.client(workers)
+    await client.start()
+    inserted = await client.insert(Act("x"))
+    await asyncio.wait_for(begun.acquire(), GENEROUS)
+    await room.execute(MAKE_AVAILABLE)
+    await room.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
+    await asyncio.wait_for(begun.acquire(), GENEROUS)
+    num_running = client.num_running
+    stopping = asyncio.create_task(client.stop())
+    gate.set()
+    await asyncio.wait_for(stopping, GENEROUS)
+
+    assert num_running == 2
+    assert sorted(ended) == [1, 2]
+    assert (await room.row(inserted.job.id)).state is JobState.COMPLETED
+
+
+def _then(hear: Callable[[int], None], heard: asyncio.Event) -> Callable[[int], None]:
+    def hear_and_tell(id: int) -> None:
+        hear(id)
+        heard.set()
+
+    return hear_and_tell
+
+
+async def _end(producer: Producer, attempts: Attempts) -> None:
+    for end in attempts.ends:
+        end.set()
+    await producer.stop()
+    await producer.wait_idle()
