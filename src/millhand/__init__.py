@@ -15,8 +15,10 @@ from millhand.errors import (
     ConnectionLost,
     DriverError,
     InvalidJob,
+    InvalidStep,
     InvalidWhere,
     JobCancel,
+    JobNotRunning,
     JobRunning,
     JobSignal,
     JobSnooze,
@@ -40,6 +42,7 @@ from millhand.periodic import PeriodicJob, Schedule, cron, every, never
 from millhand.queue import QueueRow
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
 from millhand.runtime.subscription import Subscription
+from millhand.step import Cursor
 from millhand.store.job_list import JobFilters, SortField
 from millhand.store.where import Where
 from millhand.unique import Unique, UniqueOpts
@@ -61,6 +64,7 @@ __all__ = [
     "ConfigError",
     "ConnectionLost",
     "ConstantRetryPolicy",
+    "Cursor",
     "DefaultRetryPolicy",
     "DriverError",
     "ErrorHandler",
@@ -71,11 +75,13 @@ __all__ = [
     "InsertParams",
     "InsertResult",
     "InvalidJob",
+    "InvalidStep",
     "InvalidWhere",
     "Job",
     "JobCancel",
     "JobFilters",
     "JobId",
+    "JobNotRunning",
     "JobPage",
     "JobRow",
     "JobRunning",

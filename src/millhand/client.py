@@ -19,6 +19,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from millhand.attempt_control import AttemptControl
 from millhand.config import Config, QueueConfig, default_client_id
 from millhand.control import ClientControl, JobControl, QueueControl
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -70,6 +71,7 @@ class Client:
             self._config.client_id or default_client_id(socket.gethostname(), self._config.clock.now())
         )
         self.clients = ClientControl(self._driver, self._config.clock)
+        self.attempts = AttemptControl(self._driver, self._config.clock)
         self.jobs = JobControl(self._driver, self._config.clock)
         self.queues = QueueControl(self._driver)
 

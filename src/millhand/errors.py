@@ -36,6 +36,14 @@ class InvalidWhere(MillhandError, ValueError):
         self.sqlstate = sqlstate
 
 
+class InvalidStep(MillhandError, ValueError):
+    """A resumable step cannot be run, or was missed; `step` is its name, None where the name is what is wrong."""
+
+    def __init__(self, words: str, step: str | None = None) -> None:
+        super().__init__(words)
+        self.step = step
+
+
 class NotFound(MillhandError):
     """No row has the id or the name."""
 
@@ -53,6 +61,19 @@ class JobRunning(MillhandError):
     def __init__(self, id: int) -> None:
         super().__init__(f"job must not be running to be deleted, got job {id} running; cancel it first")
         self.id = id
+
+
+class JobNotRunning(MillhandError):
+    """The attempt is not the one that runs: its job was rescued, retried or settled meanwhile. Nothing was written."""
+
+    def __init__(self, id: int, attempt: int, state: str) -> None:
+        super().__init__(
+            f"attempt must be running to write its job, got attempt {attempt} of job {id}, which is {state}; "
+            "roll your transaction back"
+        )
+        self.id = id
+        self.attempt = attempt
+        self.state = state
 
 
 class UniqueConflict(MillhandError):

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import enum
-import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, NewType, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NewType, ParamSpec, TypeVar
 
 import msgspec
 
-from millhand.errors import AttemptCancelled
+from millhand.errors import AttemptCancelled, ConfigError, InvalidStep
+from millhand.json_value import Json as Json  # noqa: PLC0414 - where everybody looks for it
+from millhand.json_value import checked_json
+from millhand.step import Cursor, Steps, check_is_done, holds_progress, to_be_awaited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 ClientId = NewType("ClientId", str)
 JobId = NewType("JobId", int)
 
 Args = TypeVar("Args")
-Json = Any  # whatever JSON can say; the one place where that is given a name
+P = ParamSpec("P")
 
 OUTPUT_BYTES_MAX = 32 * 1024 * 1024
 RESERVED_METADATA_PREFIX = "river:"
@@ -105,7 +107,7 @@ class Job(Generic[Args]):
     Concurrency: belongs to one attempt; a plain function that runs in a thread may use all of it.
     """
 
-    __slots__ = ("_cancel_requested", "_metadata_updates", "args", "client", "row")
+    __slots__ = ("_cancel_requested", "_metadata_updates", "_steps", "args", "client", "row")
 
     def __init__(self, row: JobRow, args: Args, client: Any = None) -> None:  # noqa: ANN401 - the front desk is upstairs
         self.row = row
@@ -113,6 +115,7 @@ class Job(Generic[Args]):
         self.client = client
         self._metadata_updates: dict[str, Json] | None = None
         self._cancel_requested: Callable[[], bool] | None = None
+        self._steps: Steps | None = None
 
     def __repr__(self) -> str:
         return f"Job(id={self.id}, kind={self.kind!r}, attempt={self.attempt}/{self.max_attempts})"
@@ -181,6 +184,113 @@ class Job(Generic[Args]):
         """What was staged so far."""
         return self._metadata_updates or {}
 
+    async def step(
+        self, name: str, work: Callable[P, Awaitable[None]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """
+        Await `work(*args, **kwargs)`, unless an earlier attempt has completed the step of this name.
+
+        Steps come one after the other. What one raises fails the attempt, which a later attempt takes up again at that
+        step. Keep the names, and their order, while jobs are under way.
+
+        Raises: what `work` raises; InvalidStep for a step within another, and for a name that was used.
+        Source: River v0.51.2, resumable.go `ResumableStep`.
+        """
+        with self._own_steps().running(name) as is_due:
+            if is_due:
+                await to_be_awaited(name, work(*args, **kwargs))
+
+    async def step_cursor(
+        self,
+        name: str,
+        work: Callable[Concatenate[Cursor, P], Awaitable[None]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """
+        Await `work(cursor, *args, **kwargs)`, as `step` does; `cursor` says how far the step came before it failed.
+
+        Raises: as `step`.
+        Source: River v0.51.2, resumable.go `ResumableStepCursor`.
+        """
+        steps = self._own_steps()
+        with steps.running(name, has_cursor=True) as is_due:
+            if is_due:
+                cursor = Cursor(steps, name, self._save_step)
+                await to_be_awaited(name, work(cursor, *args, **kwargs))
+
+    def step_sync(self, name: str, work: Callable[P, None], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call `work(*args, **kwargs)` as `step` would await it; for workers that are plain functions."""
+        with self._own_steps().running(name) as is_due:
+            if is_due:
+                check_is_done(name, work(*args, **kwargs))  # type: ignore[func-returns-value]  # it may all the same
+
+    def step_cursor_sync(
+        self, name: str, work: Callable[Concatenate[Cursor, P], None], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call `work(cursor, *args, **kwargs)` as `step_cursor` would await it; for workers that are plain functions."""
+        steps = self._own_steps()
+        with steps.running(name, has_cursor=True) as is_due:
+            if is_due:
+                cursor = Cursor(steps, name, self._save_step)
+                check_is_done(name, work(cursor, *args, **kwargs))  # type: ignore[func-returns-value]
+
+    async def checkpoint(self, *, tx: object) -> None:
+        """
+        Store in `tx`, a connection of yours, that the step that runs is done, together with what you did there.
+
+        Commit before the step's function returns, and let an error of that out of it: a step that returns is done.
+        In a step with a cursor, `cursor.checkpoint` is what you want.
+
+        Raises: InvalidStep outside a step; JobNotRunning; NotFound; and as the driver.
+        Source: River v0.51.2, resumable_step_tx.go `ResumableSetStepTx`.
+        """
+        await self._save_step({}, tx)
+
+    async def complete(self, *, tx: object) -> JobRow:
+        """
+        Complete the job in `tx`, a connection of yours, and return its row: done exactly if you commit.
+
+        What was staged is stored with it. Return soon after the commit; what the worker raises by then changes nothing.
+        After a rollback the attempt ends as any other.
+
+        Raises: JobNotRunning; NotFound; and as the driver.
+        Source: River v0.51.2, job_complete_tx.go `JobCompleteTx`.
+        """
+        row: JobRow = await self._own_client().attempts.complete(self.row, self.metadata_updates, tx=tx)
+        return row
+
+    async def _save_step(self, cursors: Mapping[str, Json], tx: object) -> None:
+        steps = self._own_steps()
+        metadata = steps.checkpoint(cursors)
+        await self._own_client().attempts.checkpoint(self.row, metadata, tx=tx)
+        steps.note_checkpoint(metadata)
+
+    def _own_client(self) -> Any:  # noqa: ANN401 - the front desk is upstairs
+        if self.client is None:
+            raise ConfigError(
+                f"job must have been fetched by a client to write its row, got {self!r} without one"
+            )
+        return self.client
+
+    def _own_steps(self) -> Steps:
+        if self._steps is None:
+            self._steps = Steps(self.row.metadata)
+        return self._steps
+
+    def _end_steps(self, error: BaseException | None) -> BaseException | None:
+        """Return how the attempt ended, and stage its progress; what the executor calls when the worker has returned."""
+        try:
+            if self._steps is None and (error is not None or not holds_progress(self.row.metadata)):
+                return error
+            ended_with, updates = self._own_steps().end(error)
+        except InvalidStep as invalid:
+            return invalid
+        for key, value in updates.items():
+            self._stage(key, value)
+        return ended_with
+
     def _stage(self, key: str, value: Json) -> None:
         if self._metadata_updates is None:
             self._metadata_updates = {}
@@ -194,24 +304,3 @@ def checked_output(output: Json) -> Json:
     Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
     """
     return checked_json("output", output, bytes_max=OUTPUT_BYTES_MAX)
-
-
-def checked_json(subject: str, value: Json, *, bytes_max: int | None = None) -> Json:
-    """
-    Return a copy of `value` of plain JSON values: what happens to the original afterwards changes nothing.
-
-    Raises: ValueError, with `subject` in it, if it does not encode to JSON, or to more than `bytes_max` bytes.
-    """
-    try:
-        try:
-            encoded = msgspec.json.encode(value)
-        except UnicodeEncodeError:  # half of a surrogate pair, which is replaced when it is written
-            encoded = json.dumps(value).encode()
-        copy = json.loads(encoded)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        raise ValueError(
-            f"{subject} must be encodable as JSON, got {type(value).__name__}: {error}"
-        ) from error
-    if bytes_max is not None and len(encoded) > bytes_max:
-        raise ValueError(f"{subject} must be at most {bytes_max:,} bytes, got {len(encoded):,}")
-    return copy

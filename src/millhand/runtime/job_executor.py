@@ -116,6 +116,8 @@ class JobExecutor:
             if isinstance(raised, GeneratorExit) and not _is_loop_running():
                 raise  # it was closed under us; there is nobody left to tell
             error = raised
+        if row.metadata or job._steps is not None:  # noqa: SLF001 - nearly always neither
+            error = job._end_steps(error)  # noqa: SLF001
         attempt.is_settled = True
         if (
             self._is_closed
@@ -243,6 +245,21 @@ class JobExecutor:
         return Cancelled(failed.error, failed.trace) if is_cancelled else failed
 
 
+class _EndSteps(Middleware):
+    async def work(self, job: Job[Any], call_next: Callable[[], Awaitable[None]]) -> None:
+        error: BaseException | None = None
+        try:
+            await call_next()
+        except BaseException as raised:  # noqa: BLE001 - told to the steps, and raised again
+            error = raised
+        error = job._end_steps(error)  # noqa: SLF001
+        if error is not None:
+            raise error
+
+
+_END_STEPS = _EndSteps()
+
+
 class _Plan:
     """How a kind is worked: everything that can be known before the first job."""
 
@@ -264,7 +281,10 @@ class _Plan:
         self.decode = worker.decode
         self.end_hooks = tuple(hook for hook in hooks if overrides(hook, "work_end"))
         self.is_async = worker.is_async
-        self.middleware = tuple(m for m in (*worker.middleware, *config.middleware) if overrides(m, "work"))
+        own = tuple(m for m in worker.middleware if overrides(m, "work"))
+        general = tuple(m for m in config.middleware if overrides(m, "work"))
+        # A worker's own middleware sees an attempt fail of its steps, and goes around what is stored of them, as in River.
+        self.middleware = (*own, _END_STEPS, *general) if own else general
         self.retry: RetryPolicy = worker.retry or config.retry_policy
         timeout = worker.timeout if worker.timeout is not None else config.job_timeout
         self.timeout_seconds = timeout.total_seconds() if timeout.total_seconds() > 0 else None

@@ -1,0 +1,431 @@
+"""Resumable steps: what one attempt has done the next one does not do again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.errors import InvalidStep, JobCancel, JobSnooze
+from millhand.event import Event, EventKind
+from millhand.hooks import Middleware
+from millhand.job import Job, JobId, Json
+from millhand.retry import ConstantRetryPolicy
+from millhand.step import CURSOR_KEY, STEP_KEY, Cursor
+from millhand.worker import Workers
+
+Script = Callable[[Job[Act]], Awaitable[None]]
+
+
+class Diary:
+    """What steps have done, and a worker that does what a test says, attempt by attempt."""
+
+    def __init__(self, script: Script, *, middleware: list[Middleware] | None = None) -> None:
+        self.entries: list[Any] = []
+        self.workers = Workers()
+        retry = ConstantRetryPolicy(timedelta(0))
+        self.workers.add(retry=retry, middleware=middleware or [])(script)
+
+    async def write(self, entry: object) -> None:
+        self.entries.append(entry)
+
+    def note(self, entry: object) -> None:
+        self.entries.append(entry)
+
+
+async def _work(
+    room: Room, workers: Workers, metadata: str = "{}", *, until: EventKind | None = None
+) -> list[Event]:
+    """Work one job until it is finalized, or until an event; return all that was told."""
+    told = []
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await room.driver.pool.fetch(
+                "INSERT INTO river_job (kind, args, metadata, max_attempts) "
+                "VALUES ('act', '{\"what\": \"x\"}', $1::text::jsonb, 5)",
+                [metadata],
+            )
+            await room.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
+            while not told or not (
+                told[-1].kind is until or (told[-1].job and told[-1].job.state.is_finalized)
+            ):
+                told.append(await room.next(events))
+    return told
+
+
+async def _metadata(room: Room) -> dict[str, Json]:
+    return (await room.row(JobId(1))).metadata
+
+
+async def test_completed_steps_are_left_out_by_the_next_attempt(room: Room) -> None:
+    """runtime: resumable_retry; the step that failed is where the next attempt begins, with its cursor as it was."""
+    diary: Diary
+
+    async def rows(cursor: Cursor, job: Job[Act]) -> None:
+        diary.note(("rows from", cursor.value))
+        cursor.set(7)
+        if job.attempt == 1:
+            raise ValueError("line 8 is broken")
+
+    async def act(job: Job[Act]) -> None:
+        await job.step("download", diary.write, "downloaded")
+        await job.step_cursor("rows", rows, job)
+        await job.step("tidy", diary.write, entry="tidied")
+
+    diary = Diary(act)
+    told = await _work(room, diary.workers)
+
+    assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
+    assert told[0].job is not None
+    assert told[0].job.metadata == {STEP_KEY: "download", CURSOR_KEY: {"rows": 7}}
+    assert diary.entries == ["downloaded", ("rows from", None), ("rows from", 7), "tidied"]
+    assert await _metadata(room) == {STEP_KEY: "download", CURSOR_KEY: {"rows": 7}}  # success stores nothing
+
+
+async def test_steps_of_a_plain_function_are_the_same(room: Room) -> None:
+    """runtime: resumable_retry; in a thread too, with the other pair of methods."""
+    diary: Diary
+
+    def rows(cursor: Cursor, attempt: int) -> None:
+        diary.note(("rows from", cursor.value))
+        cursor.set({"file": 2, "line": 7})
+        if attempt == 1:
+            raise ValueError("line 8 is broken")
+
+    def act(job: Job[Act]) -> None:
+        job.step_sync("download", diary.note, "downloaded")
+        job.step_cursor_sync("rows", rows, attempt=job.attempt)
+        job.step_sync("tidy", diary.note, entry="tidied")
+
+    diary = Diary(act)  # type: ignore[arg-type]
+    told = await _work(room, diary.workers)
+
+    assert told[-1].kind is EventKind.JOB_COMPLETED
+    assert diary.entries == [
+        "downloaded",
+        ("rows from", None),
+        ("rows from", {"file": 2, "line": 7}),
+        "tidied",
+    ]
+
+
+async def test_cursor_that_was_used_up_is_taken_away(room: Room) -> None:
+    """When the step of a cursor is done and a later one fails, the row keeps no cursor, as River keeps none."""
+
+    async def count(cursor: Cursor) -> None:
+        cursor.set(1)
+        if cursor.value != 1:
+            raise AssertionError
+
+    async def act(job: Job[Act]) -> None:
+        await job.step_cursor("count", count)
+        await job.step("fail", _fail, job)
+
+    told = await _work(room, Diary(act).workers)
+
+    assert told[0].job is not None
+    assert told[0].job.metadata == {STEP_KEY: "count", CURSOR_KEY: None}
+
+
+@pytest.mark.parametrize("ending", ["error", "snooze", "cancel", "stop"])
+async def test_cursor_of_the_first_step_survives_whatever_is_no_success(room: Room, ending: str) -> None:
+    """Without any step that is done, the cursor alone is kept: for errors, snoozes, cancels and interruptions."""
+    is_waiting = asyncio.Event()
+
+    async def count(cursor: Cursor) -> None:
+        cursor.set(7)
+        if ending == "snooze":
+            raise JobSnooze(timedelta(hours=1))
+        if ending == "cancel":
+            raise JobCancel
+        if ending == "error":
+            raise ValueError
+        is_waiting.set()
+        await asyncio.Event().wait()
+
+    workers = Workers()
+
+    @workers.add(retry=ConstantRetryPolicy(timedelta(hours=1)))
+    async def act(job: Job[Act]) -> None:
+        await job.step_cursor("count", count)
+
+    client = room.client(workers)
+    await client.start()
+    with client.subscribe() as events:
+        await client.insert(Act("x"))
+        if ending == "stop":
+            await asyncio.wait_for(is_waiting.wait(), GENEROUS)
+            await client.stop(soft_stop_timeout=timedelta(0))
+        kind = (await room.next(events)).kind
+    await client.stop()
+
+    expected = {
+        "error": EventKind.JOB_FAILED,
+        "snooze": EventKind.JOB_SNOOZED,
+        "cancel": EventKind.JOB_CANCELLED,
+        "stop": EventKind.JOB_INTERRUPTED,
+    }
+    assert kind is expected[ending]
+    metadata = await _metadata(room)
+    assert (STEP_KEY in metadata, metadata[CURSOR_KEY]) == (False, {"count": 7})
+
+
+async def test_failed_step_is_not_to_be_outlived(room: Room) -> None:
+    """A worker that catches what a step raised begins no other step, and its attempt fails all the same."""
+    diary: Diary
+
+    async def act(job: Job[Act]) -> None:
+        await job.step("first", diary.write, job.attempt)
+        for name in ("fail", "later"):
+            try:
+                await job.step(name, _fail if name == "fail" else diary.write, job)
+            except ValueError:
+                diary.note("caught")
+        if job.attempt == 2:
+            raise JobCancel
+
+    diary = Diary(act)
+    told = await _work(room, diary.workers)
+
+    assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_CANCELLED]
+    assert diary.entries == [1, "caught", "caught", "caught", "caught"]
+    assert (await room.row(JobId(1))).errors[0].error == "ValueError: no"
+
+
+async def _fail(job: Job[Act]) -> None:
+    raise ValueError("no")
+
+
+async def _nested(job: Job[Act]) -> None:
+    await job.step("inner", _nothing)
+
+
+async def _nested_and_hidden(job: Job[Act]) -> None:
+    with contextlib.suppress(InvalidStep):
+        await job.step("inner", _nothing)
+
+
+async def _nothing(*_: object) -> None: ...
+
+
+async def _side_by_side(job: Job[Act]) -> None:
+    await asyncio.gather(job.step("outer", _until_next_turn), job.step("inner", _nothing))
+
+
+async def _until_next_turn() -> None:
+    await asyncio.sleep(0)
+
+
+async def _twice(job: Job[Act]) -> None:
+    await job.step("outer", _nothing)
+    await job.step_cursor("outer", _nothing)
+
+
+PLAIN = (
+    "resumable step 'plain' must be a coroutine function, got a plain one; "
+    "in a worker that is a plain function call job.step_sync"
+)
+COROUTINE = (
+    "resumable step 'async' must be a plain function, got a coroutine function; "
+    "in a worker that is a coroutine function await job.step"
+)
+OUTSIDE = (
+    "checkpoint must be made within a resumable step, got none that runs; "
+    "make it in the function that job.step calls"
+)
+NESTED = "resumable step must not begin within another, got 'inner' within 'outer'; end one before the next, and await each"
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (lambda job: job.step("outer", _nested, job), NESTED),
+        (lambda job: job.step("outer", _nested_and_hidden, job), NESTED),
+        (_side_by_side, NESTED),
+        (_twice, "resumable step must have a name of its own, got 'outer' again"),
+        (
+            lambda job: job.step("plain", lambda: None),
+            PLAIN,
+        ),
+        (
+            lambda job: job.step_sync("async", _nothing),
+            COROUTINE,
+        ),
+        (
+            lambda job: job.step("", _nothing),
+            "name of a resumable step must be a text that PostgreSQL can store, got ''",
+        ),
+        (
+            lambda job: job.step("a\x00", _nothing),
+            "name of a resumable step must be a text that PostgreSQL can store, got 'a\\x00'",
+        ),
+        (
+            lambda job: job.checkpoint(tx=None),
+            OUTSIDE,
+        ),
+    ],
+)
+async def test_step_that_cannot_be_is_refused(
+    room: Room, script: Callable[[Job[Act]], Any], told: str
+) -> None:
+    """runtime: resumable_validation; the attempt fails, in words that say what to do, and stores no progress of it."""
+
+    async def act(job: Job[Act]) -> None:
+        await script(job)
+
+    workers = Workers()
+    workers.add(retry=ConstantRetryPolicy(timedelta(hours=1)))(act)
+    [event] = await _work(room, workers, until=EventKind.JOB_FAILED)
+
+    assert event.job is not None
+    assert [error.error for error in event.job.errors] == [f"InvalidStep: {told}"]
+    assert event.job.metadata in ({}, {STEP_KEY: "outer"})
+
+
+WITHOUT_CURSOR = (
+    "resumable step 'second' must have a cursor, for an earlier attempt has left one, got a step without; "
+    "use job.step_cursor"
+)
+MISSED = (
+    "resumable step '{}' must be in the worker, where an earlier attempt has left off, got a worker that never came to it; "
+    "keep the names of steps while jobs are under way"
+)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({STEP_KEY: "gone"}, MISSED.format("gone")),
+        ({STEP_KEY: "gone", CURSOR_KEY: {"a": 1}}, MISSED.format("gone")),
+        ({CURSOR_KEY: {"z": 1, "gone": None}}, MISSED.format("gone")),
+        ({CURSOR_KEY: {"second": 1}}, WITHOUT_CURSOR),
+        ({CURSOR_KEY: [1]}, f"stored cursors of a job must be an object, got [1]; make {CURSOR_KEY} null in its metadata"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("has_steps", [True, False])
+async def test_progress_that_is_not_met_fails_the_attempt_and_is_kept(
+    room: Room, metadata: dict[str, Json], told: str, has_steps: bool
+) -> None:
+    """runtime: resumable_validation; work that was left half-way is not taken as done, nor is a word of it lost."""
+
+    async def act(job: Job[Act]) -> None:
+        if has_steps:
+            await job.step("first", _nothing)
+            await job.step("second", _nothing)
+
+    if not has_steps and "second" in metadata.get(CURSOR_KEY, ()):
+        told = MISSED.format("second")
+    workers = Workers()
+    workers.add(retry=ConstantRetryPolicy(timedelta(hours=1)))(act)
+    [event] = await _work(room, workers, _json(metadata), until=EventKind.JOB_FAILED)
+
+    assert event.job is not None
+    assert [error.error for error in event.job.errors] == [f"InvalidStep: {told}"]
+    assert event.job.metadata == metadata
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {STEP_KEY: 7}, {STEP_KEY: ""}, {CURSOR_KEY: None}, {CURSOR_KEY: {}}]
+)
+async def test_what_is_no_progress_is_none(room: Room, metadata: dict[str, Json]) -> None:
+    """Values that say nothing are read as River reads them, and the job succeeds."""
+    diary: Diary
+
+    async def act(job: Job[Act]) -> None:
+        await job.step("first", diary.write, "first")
+
+    diary = Diary(act)
+    [event] = await _work(room, diary.workers, _json(metadata))
+
+    assert (event.kind, diary.entries) == (EventKind.JOB_COMPLETED, ["first"])
+
+
+async def test_step_is_left_out_with_an_old_cursor_beside_it(room: Room) -> None:
+    """Cursors beside a step that is done bind nobody: the next steps run, and one of them gets its own."""
+    diary: Diary
+
+    async def count(cursor: Cursor) -> None:
+        diary.note(cursor.value)
+
+    async def act(job: Job[Act]) -> None:
+        await job.step("first", diary.write, "first")
+        await job.step_cursor("count", count)
+
+    diary = Diary(act)
+    metadata = {STEP_KEY: "first", CURSOR_KEY: {"count": 3, "old": 1}}
+    [event] = await _work(room, diary.workers, _json(metadata))
+
+    assert (event.kind, diary.entries) == (EventKind.JOB_COMPLETED, [3])
+
+
+async def test_cursor_is_of_no_use_when_its_step_is_over(room: Room) -> None:
+    """A cursor that was kept is refused, and a value that is no JSON too; what was set before stays."""
+    errors: list[str] = []
+    kept: list[Cursor] = []
+
+    async def count(cursor: Cursor) -> None:
+        kept.append(cursor)
+        cursor.set([1])
+        with pytest.raises(
+            ValueError, match=r"^cursor of step 'count' must be encodable as JSON, got object: "
+        ) as bad:
+            cursor.set(object())
+        errors.append(str(bad.value))
+        assert repr(cursor) == "Cursor(step='count', value=[1])"
+
+    async def act(job: Job[Act]) -> None:
+        await job.step_cursor("count", count)
+        with pytest.raises(InvalidStep) as over:
+            kept[0].set(2)
+        errors.append(str(over.value))
+
+    [event] = await _work(room, Diary(act).workers)
+
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert errors[1:] == [
+        "cursor of a resumable step must be used within it, got that of 'count', which is over"
+    ]
+
+
+async def test_worker_s_own_middleware_sees_what_the_steps_say(room: Room) -> None:
+    """It goes around the steps, as in River: what they fail of comes to it, and what it raises later stores nothing."""
+    seen: list[str] = []
+
+    class Own(Middleware):
+        async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await call_next()
+            except InvalidStep as error:
+                seen.append(str(error.step))
+            if job.attempt == 1:
+                raise ValueError("later")
+
+    async def act(job: Job[Act]) -> None:
+        if job.attempt == 1:
+            await job.step("first", _nothing)
+        else:
+            await job.step("other", _fail, job)
+
+    diary = Diary(act, middleware=[Own()])
+    told = await _work(room, diary.workers, until=EventKind.JOB_FAILED)
+    await room.driver.pool.fetch(
+        "UPDATE river_job SET state = 'available', scheduled_at = now(), metadata = $1::text::jsonb",
+        [_json({STEP_KEY: "gone"})],
+    )
+    async with room.client(diary.workers) as client:
+        with client.subscribe() as events:
+            last = await room.next(events)
+
+    assert told[0].job is not None
+    assert told[0].job.metadata == {}
+    assert (seen, last.kind) == (["gone"], EventKind.JOB_COMPLETED)
+
+
+def _json(value: Json) -> str:
+    return json.dumps(value)
