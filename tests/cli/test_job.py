@@ -85,15 +85,32 @@ async def test_job_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> No
 
 
 async def test_job_show_tells_all_about_one(schema_driver: AsyncpgDriver) -> None:
-    """A job is shown with its args and its errors; one that is not there is an error."""
+    """A job is shown with its args, output, errors and logs; one that is not there is an error."""
     error = '{"at": "2024-05-01T10:00:00Z", "attempt": 1, "error": "no", "trace": "line 1"}'
-    job = await insert_job(schema_driver.pool, JobState.DISCARDED, attempt=1, args='{"n": 1}', errors=[error])
+    metadata = (
+        '{"output": {"sheets": 3}, "order": "4711", "river:log": [{"attempt": 1, "log": "one\\ntwo\\n"}, null, 5]}'
+    )
+    job = await insert_job(
+        schema_driver.pool,
+        JobState.DISCARDED,
+        attempt=1,
+        args='{"n": 1}',
+        errors=[error],
+        metadata=metadata,
+        tags=["monthly", "vip"],
+        attempted_by=["a", "b"],
+    )
 
     shown = await millhand("job", "show", job.id)
     missing = await millhand("job", "show", 999_999)
 
     assert ["args", '{"n": 1}'] in shown.lines
+    assert ["output", '{"sheets": 3}'] in shown.lines
+    assert ["metadata", '{"order": "4711"}'] in shown.lines
+    assert ["tags", "monthly, vip"] in shown.lines
+    assert ["attempted_by", "a, b"] in shown.lines
     assert ["error of attempt 1", "no (2024-05-01T10:00:00+00:00)"] in shown.lines
+    assert ["log of attempt 1", "one two"] in shown.lines
     assert (missing.code, missing.out) == (1, "")
     assert missing.err == "error: job must exist, found none with id 999999\n"
 

@@ -15,6 +15,7 @@ from millhand.args import RawArgs
 from millhand.cli.command import Group, json_option, yes_option
 from millhand.cli.database import run_with_client
 from millhand.cli.decode import decode_text
+from millhand.cli.job_page import print_job
 from millhand.cli.output import (
     JOB_COLUMNS,
     NotDone,
@@ -23,7 +24,6 @@ from millhand.cli.output import (
     is_terminal,
     job_fields,
     job_line,
-    print_fields,
     print_json,
     print_table,
     say,
@@ -159,7 +159,7 @@ def list_jobs(
 @json_option
 @click.pass_obj
 def show(config_path: Path | None, *, id: int, is_json: bool) -> None:
-    """Show a job: its args, and each error with its trace."""
+    """Show a job: its args and output, each error with its trace, and what its attempts logged."""
 
     async def go(client: Client) -> JobRow:
         return await client.jobs.get(id)
@@ -167,14 +167,8 @@ def show(config_path: Path | None, *, id: int, is_json: bool) -> None:
     row = run_with_client(config_path, go)
     if is_json:
         print_json(job_fields(row))
-        return
-    fields = {**job_fields(row), "args": row.encoded_args}
-    errors = fields.pop("errors")
-    print_fields([(name, value) for name, value in fields.items() if value not in (None, (), {})])
-    for error in errors:
-        print_fields([(f"error of attempt {error.attempt}", f"{error.error} ({error.at.isoformat()})")])
-        if error.trace and is_terminal():
-            click.echo("\n".join(f"    {line}" for line in error.trace.splitlines()))
+    else:
+        print_job(row)
 
 
 @job.command(example="millhand job cancel --kind send_email --queue mail")

@@ -200,8 +200,12 @@ def _plain(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value).translate(_ONE_LINE)
+    return one_line(str(value))
 
 
-# What would move the cursor, colour the terminal, or begin another line or column.
+def one_line(text: str) -> str:
+    """Return a text as one line, without what would move the cursor, colour the terminal, or begin another column."""
+    return text.translate(_ONE_LINE)
+
+
 _ONE_LINE = dict.fromkeys((*range(32), *range(127, 160)), " ")
