@@ -14,4 +14,5 @@ from millhand.driver.asyncpg import AsyncpgDriver
 async def room(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Room]:
     """The default schema of this process's database, emptied afterwards."""
     yield Room(driver, postgres_url)
-    await driver.pool.fetch("TRUNCATE river_job, river_leader, river_queue RESTART IDENTITY")
+    tables = "river_job, river_leader, river_queue, millhand_client, millhand_leader"
+    await driver.pool.fetch(f"TRUNCATE {tables} RESTART IDENTITY")

@@ -1,0 +1,98 @@
+"""Claims about `millhand client`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cli_room import millhand
+
+from factory import insert_job
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import ClientId, JobState
+from millhand.migrate import Migrator
+from millhand.store.client import ClientReport, client_report
+from millhand.store.leader import Office, leader_attempt_elect
+
+pytestmark = pytest.mark.usefixtures("project")
+
+
+async def _report(driver: AsyncpgDriver, id: str) -> None:
+    report = ClientReport(
+        id=ClientId(id),
+        hostname="here",
+        kinds=("act", "tick"),
+        pid=42,
+        queue_updates={},
+        queues={"mail": 5, "default": 10},
+        report_interval=timedelta(seconds=5),
+        version="1.2.3",
+    )
+    await driver.pool.run(client_report(report, started_at=None))
+
+
+async def test_client_list_has_a_line_for_each(schema_driver: AsyncpgDriver) -> None:
+    """Ours with all they say, and strangers by their name alone."""
+    pool = schema_driver.pool
+    await _report(schema_driver, "a")
+    for id, office in (("go", Office.RIVER), ("a", Office.PERIODIC)):
+        await pool.run(leader_attempt_elect(leader_id=ClientId(id), ttl=timedelta(seconds=15), office=office))
+
+    result = await millhand("client", "list")
+
+    assert (result.code, result.err) == (0, "")
+    assert [line[:8] for line in result.lines] == [
+        ["a", "working", "periodic", "python", "here", "42", "default:10,mail:5", "act,tick"],
+        ["go", "foreign", "river", "", "", "", "", ""],
+    ]
+
+
+async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> None:
+    """`--json` prints every field; what is not known of a stranger is null."""
+    await _report(schema_driver, "a")
+    [row] = await schema_driver.pool.fetch("SELECT now() AS now")
+    await insert_job(
+        schema_driver.pool, JobState.RUNNING, attempted_at=row["now"], attempted_by=["go"], queue="theirs"
+    )
+
+    ours, stranger = (await millhand("client", "list", "--json")).json
+
+    instants = {name: ours.pop(name) for name in ("started_at", "last_seen_at")}
+    assert all(instants.values())
+    assert ours == {
+        "id": "a",
+        "state": "working",
+        "is_leader": False,
+        "is_periodic_leader": False,
+        "language": "python",
+        "version": "1.2.3",
+        "hostname": "here",
+        "pid": 42,
+        "queues": {"default": 10, "mail": 5},
+        "kinds": ["act", "tick"],
+        "report_interval": 5.0,
+        "stopped_at": None,
+    }
+    assert {name for name, value in stranger.items() if value} == {"id", "state", "last_seen_at"}
+    assert (stranger["id"], stranger["state"]) == ("go", "foreign")
+
+
+async def test_client_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriver) -> None:
+    """Beside Go alone there is the leader to be seen."""
+    await Migrator(schema_driver, "millhand").down(target=1)
+    try:
+        await schema_driver.pool.run(
+            leader_attempt_elect(leader_id=ClientId("go"), ttl=timedelta(seconds=15))
+        )
+        result = await millhand("client", "list")
+    finally:
+        await Migrator(schema_driver, "millhand").up()
+
+    assert (result.code, [line[:3] for line in result.lines]) == (0, [["go", "foreign", "river"]])
+
+
+async def test_client_list_shows_no_leader_whose_term_is_over(schema_driver: AsyncpgDriver) -> None:
+    """Who was killed leads no more, although his row is there."""
+    await schema_driver.pool.run(leader_attempt_elect(leader_id=ClientId("go"), ttl=timedelta(seconds=-1)))
+
+    assert (await millhand("client", "list")).out == ""

@@ -1,0 +1,289 @@
+"""What clients of ours do for all: two offices, and whoever holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import asyncpg
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.client import Client
+from millhand.fleet import ClientState
+from millhand.job import ClientId, Job
+from millhand.migrate import Migrator
+from millhand.periodic import every
+from millhand.store.leader import Office, leader_attempt_elect, leader_get
+from millhand.worker import Workers
+
+STRANGER = ClientId("stranger")
+
+
+@dataclass(frozen=True)
+class Tick:
+    kind: ClassVar[str] = "tick"
+
+
+def workers() -> Workers:
+    workers = Workers()
+
+    @workers.add()
+    async def tick(job: Job[Tick]) -> None:
+        pass
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        pass
+
+    return workers
+
+
+def client(room: Room, id: str, **settings: Any) -> Client:
+    return room.client(workers(), client_id=id, **settings)
+
+
+async def leaders(room: Room) -> tuple[str | None, str | None]:
+    rows = [await room.driver.pool.run(leader_get(office=office)) for office in Office]
+    river, periodic = (None if row is None else row.leader_id for row in rows)
+    return river, periodic
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(GENEROUS):
+        while not await condition():
+            pass
+
+
+async def has_leaders(room: Room, river: str | None, periodic: str | None) -> None:
+    async def condition() -> bool:
+        return await leaders(room) == (river, periodic)
+
+    await until(condition)
+
+
+async def ticks(room: Room, number: int) -> None:
+    async def condition() -> bool:
+        return len([row for row in await room.rows() if row.kind == "tick"]) >= number
+
+    await until(condition)
+
+
+def periodic() -> dict[str, Any]:
+    return {"periodic_jobs": [every(timedelta(hours=1), Tick(), id="tick", run_on_start=True)]}
+
+
+async def test_client_alone_holds_both_offices(room: Room) -> None:
+    """From its start to its stop, and it knows."""
+    async with client(room, "a") as alone:
+        await has_leaders(room, "a", "a")
+        held = alone.is_leader, alone.is_periodic_leader
+
+    assert held == (True, True)
+    assert await leaders(room) == (None, None)
+    assert (alone.is_leader, alone.is_periodic_leader) == (False, False)
+
+
+async def test_periodic_jobs_go_on_whoever_leads(room: Room) -> None:
+    """A stranger that holds River's office does not keep ours from inserting their periodic jobs."""
+    await room.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(hours=1)))
+
+    async with client(room, "a", **periodic()) as ours:
+        await ticks(room, 1)
+        held = ours.is_leader, ours.is_periodic_leader
+        who = await leaders(room)
+
+    assert (held, who) == ((False, True), ("stranger", "a"))
+
+
+async def test_periodic_jobs_are_inserted_by_one(room: Room) -> None:
+    """Of several clients one holds the office; when it stops, another one takes over at once."""
+    async with client(room, "a", **periodic()) as first:
+        await ticks(room, 1)
+        async with client(room, "b", **periodic()):
+            await has_leaders(room, "a", "a")
+            before = len(await room.rows())
+            async with asyncio.timeout(4):  # a bid is due after five seconds: who is faster was told
+                await first.stop()
+                await has_leaders(room, "b", "b")
+            await ticks(room, 2)
+
+    assert before == 1
+
+
+async def test_client_without_election_holds_no_office(room: Room) -> None:
+    """It works, is listed, and inserts nothing by schedule."""
+    async with client(room, "a", leader_election=False) as follower:
+        await room.work(follower, Act("x"))
+        [row] = await follower.clients.list()
+        who = await leaders(room)
+
+    assert who == (None, None)
+    assert (row.id, row.state, row.is_leader, row.is_periodic_leader) == (
+        "a",
+        ClientState.WORKING,
+        False,
+        False,
+    )
+
+
+async def test_request_to_resign_is_for_both_offices(room: Room) -> None:
+    """Whoever asks wants another one to lead, in whatever there is to lead."""
+    async with client(room, "a") as first, client(room, "b") as second:
+        await has_leaders(room, "a", "a")
+
+        await second.request_resign()
+        await has_leaders(room, "b", "b")
+        held = first.is_leader, second.is_leader, first.is_periodic_leader, second.is_periodic_leader
+
+    assert held == (False, True, False, True)
+
+
+async def test_request_to_resign_is_part_of_a_transaction(room: Room) -> None:
+    """What is rolled back was never asked; what is committed was."""
+    async with client(room, "a") as first, client(room, "b"):
+        await has_leaders(room, "a", "a")
+        asked: list[str] = []
+        listener = room.driver.listener()
+        await listener.connect()
+        for topic in ("river_leadership", "millhand_leader"):
+            await listener.listen(topic, lambda payload, topic=topic: asked.append(f"{topic} {payload}"))
+        connection = await asyncpg.connect(room.url)
+        transaction = connection.transaction()
+        await transaction.start()
+        await first.request_resign(tx=connection)
+        await transaction.rollback()
+        before = list(asked)
+        async with connection.transaction():
+            await first.request_resign(tx=connection)
+        await connection.close()
+        await has_leaders(room, "b", "b")
+        await listener.close()
+
+    request = '{"action":"request_resign","leader_id":""}'
+    assert before == []
+    assert asked[:2] == [f"river_leadership {request}", f"millhand_leader {request}"]
+
+
+async def test_client_lists_who_works_with_it(room: Room) -> None:
+    """Its own queues with what they take, its kinds, who leads; and a stranger by the job that it works."""
+    async with client(room, "a", queues={"default": 10, "mail": 5}) as ours:
+        await has_leaders(room, "a", "a")
+        await room.execute(
+            "INSERT INTO river_job (kind, args, max_attempts, state, attempt, attempted_at, attempted_by) "
+            "VALUES ('theirs', '{}', 25, 'running', 1, now(), '{stranger}')"
+        )
+
+        async def has_queues() -> bool:
+            return bool((await ours.clients.list())[0].queues)
+
+        await until(has_queues)
+        own, stranger = await ours.clients.list()
+        await room.execute("DELETE FROM river_job")
+
+    assert (own.id, own.state, own.queues, own.kinds) == (
+        "a",
+        ClientState.WORKING,
+        {"default": 10, "mail": 5},
+        ("act", "tick"),
+    )
+    assert (own.is_leader, own.is_periodic_leader) == (True, True)
+    assert (stranger.id, stranger.state, stranger.language) == ("stranger", ClientState.FOREIGN, None)
+
+
+async def test_stranger_that_leads_is_listed(room: Room) -> None:
+    """A client that works nothing at the moment is known by its term."""
+    await room.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(seconds=15)))
+
+    async with client(room, "a") as ours:
+        rows = await ours.clients.list()
+
+    assert [(row.id, row.is_leader) for row in rows] == [("a", False), ("stranger", True)]
+
+
+async def test_queue_of_ours_is_never_taken_for_a_strangers(room: Room) -> None:
+    """Whatever touches its row, a start, a pause, a resume by whomever: a client that works it owns up to it."""
+    interval = timedelta(milliseconds=100)
+    settings = {"client_report_interval": interval}
+    async with client(room, "a", **settings) as ours, client(room, "b", **settings):
+        await ours.queues.pause("default")
+        await ours.queues.resume("default")
+
+        async def is_owned() -> bool:
+            rows = await room.driver.pool.fetch(
+                "SELECT FROM river_queue AS queue, millhand_client AS client "
+                "WHERE (client.queue_updates ->> queue.name)::timestamptz = queue.updated_at "
+                "AND queue.updated_at > (SELECT min(started_at) FROM millhand_client) AND queue.paused_at IS NULL"
+            )
+            return bool(rows)
+
+        await until(is_owned)
+
+
+async def test_kinds_of_others_are_told_once(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that meets due jobs which it cannot work says that it leaves them; and leaves them."""
+    caplog.set_level(logging.INFO)
+    for kind in ("theirs", "others", "theirs"):
+        await room.insert_raw(kind, "{}")
+
+    async with client(room, "a") as ours:
+        watcher = ours._mill._kind_watcher  # type: ignore[union-attr]
+        assert watcher is not None
+        await watcher.run_once()
+        await room.work(ours, Act("x"))
+        rows = [(row.kind, row.attempt) for row in await room.rows()]
+
+    told = [record for record in caplog.records if record.message == "kinds left to others"]
+    assert [(record.client_id, record.kinds) for record in told] == [("a", "others,theirs")]  # type: ignore[attr-defined]
+    assert rows == [("theirs", 0), ("others", 0), ("theirs", 0), ("act", 1)]
+
+
+async def test_client_that_fetches_all_kinds_leaves_none(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who was told to take what it does not know does not claim to leave it."""
+    async with client(room, "a", fetch_only_known_kinds=False) as ours:
+        mill = ours._mill
+        assert mill is not None
+        assert mill._kind_watcher is None
+
+
+async def test_periodic_jobs_run_under_rivers_office_without_the_migration(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in River: whoever leads inserts. When the migration is made, the client goes over to the office for them."""
+    caplog.set_level(logging.INFO)
+    await Migrator(room.driver, "millhand").down(target=1)
+    try:
+        interval = timedelta(milliseconds=100)
+        async with client(room, "a", client_report_interval=interval, **periodic()) as ours:
+            await ticks(room, 1)
+            held = ours.is_leader, ours.is_periodic_leader
+            await Migrator(room.driver, "millhand").up()
+            await has_leaders(room, "a", "a")
+            await ticks(room, 2)  # a term of its own begins anew
+    finally:
+        await Migrator(room.driver, "millhand").up()
+
+    assert held == (True, False)
+    warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["periodic jobs depend on who leads"]
+
+
+async def test_periodic_jobs_wait_for_river_s_office_without_the_migration(room: Room) -> None:
+    """A client that cannot have the office of our own inserts nothing while a stranger leads."""
+    await Migrator(room.driver, "millhand").down(target=1)
+    try:
+        await room.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(hours=1)))
+        async with client(room, "a", **periodic()) as ours:
+            event = await room.work(ours, Act("x"))
+            rows = [row.kind for row in await room.rows()]
+    finally:
+        await Migrator(room.driver, "millhand").up()
+
+    assert event.job is not None
+    assert rows == ["act"]

@@ -1,0 +1,235 @@
+"""A leader's look around for clients of another language, and what it makes of them."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+import pytest
+
+from factory import NOW, insert_job
+from millhand.driver.protocol import Executor
+from millhand.fleet import ClientState
+from millhand.job import ClientId, JobState
+from millhand.maintenance.client_cleaner import ClientCleaner
+from millhand.maintenance.foreign_watcher import ForeignWatcher, before_term, named, suspicious
+from millhand.runtime.elector import Term
+from millhand.runtime.standing import Standing
+from millhand.store.client import ClientReport, Sighting, client_list, client_report
+from millhand.store.queue import queue_create_or_set_updated_at
+from millhand.testing import ManualClock, Probe
+
+A = ClientId("a")
+UNANSWERED = Standing(foreign_id=None, vacant_since=0.0)
+TAKEN = Standing(foreign_id=ClientId("go"), vacant_since=0.0)
+
+
+class Leader:
+    """A watcher, and the term that it watches for."""
+
+    def __init__(self, tx: Executor, *, is_wanted: bool = True) -> None:
+        self.clock = ManualClock()
+        self.num_ways_made = 0
+        self.standing: Standing | None = None
+        self.term: Term | None = None
+        self.tx = tx
+        self.watcher = ForeignWatcher(
+            tx,
+            clock=self.clock,
+            is_wanted=lambda: is_wanted,
+            make_way=self._make_way,
+            standing=lambda: self.standing,
+            term=lambda: self.term,
+        )
+        self.probe = Probe(self.watcher)
+
+    async def begin(self, standing: Standing | None = None) -> None:
+        """Begin a term, having stood back so before it."""
+        [row] = await self.tx.fetch("SELECT clock_timestamp() AS now")
+        self.standing, self.term = standing, Term(A, row["now"])
+
+    async def looks(self) -> bool:
+        """Look around, and return whether that made way."""
+        before = self.num_ways_made
+        await self.watcher.run_once()
+        return self.num_ways_made > before
+
+    def _make_way(self) -> None:
+        self.num_ways_made += 1
+
+
+async def attempt(tx: Executor, by: str) -> None:
+    [row] = await tx.fetch("SELECT clock_timestamp() AS now")
+    await insert_job(tx, JobState.RUNNING, attempted_at=row["now"], attempted_by=[by])
+
+
+async def touch(tx: Executor, name: str, seconds_ago: float) -> None:
+    [row] = await tx.fetch("SELECT clock_timestamp() AS now")
+    await tx.run(queue_create_or_set_updated_at(name, now=row["now"] - timedelta(seconds=seconds_ago)))
+
+
+async def report(tx: Executor, id: str, *, seen_at: datetime | None = None) -> None:
+    values = ClientReport(
+        id=ClientId(id),
+        hostname="here",
+        kinds=(),
+        pid=1,
+        queue_updates={},
+        queues={},
+        report_interval=timedelta(seconds=5),
+        version="0",
+    )
+    await tx.run(client_report(values, started_at=None, now=seen_at))
+
+
+async def test_leader_among_ourselves_leads_on(tx: Executor) -> None:
+    """What clients of ours do is no reason to give up anything."""
+    leader = Leader(tx)
+    await report(tx, "b")
+    await attempt(tx, "b")
+    await leader.begin()
+
+    assert [await leader.looks() for _ in range(2)] == [False, False]
+
+
+async def test_leader_makes_way_for_whom_it_suspects(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    """An attempt of a stranger and a queue that none of ours touched are told, and the term is offered."""
+    caplog.set_level(logging.INFO)
+    leader = Leader(tx)
+    await attempt(tx, "go")
+    await touch(tx, "theirs", 30)
+    await leader.begin()
+
+    made_way = await leader.looks()
+
+    assert made_way
+    assert [(record.message, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
+        ("clients of another language suspected", "client go, queue theirs")
+    ]
+
+
+async def test_offer_that_nobody_took_is_not_made_again(
+    tx: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stranger that does not lead costs one pause: its next jobs are no news, and its silence is told."""
+    caplog.set_level(logging.INFO)
+    leader = Leader(tx)
+    await attempt(tx, "go")
+    await leader.begin()
+    await leader.looks()
+    caplog.clear()
+
+    await leader.begin(UNANSWERED)
+    await attempt(tx, "go")
+    again = await leader.looks()
+    leader.clock.advance(3600)
+    later = await leader.looks()
+
+    assert (again, later) == (False, False)
+    assert [(record.message, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
+        ("leadership not taken by others", "client go")
+    ]
+
+
+async def test_news_after_an_offer_that_nobody_took_waits(tx: Executor) -> None:
+    """Another stranger is offered the term, but not at once: a minute after the first in vain, two after the second."""
+    leader = Leader(tx)
+    await leader.begin()
+    pauses = []
+    for number in range(3):
+        await attempt(tx, f"go_{number}")
+        made_way = await leader.looks()
+        while not made_way:
+            leader.clock.advance(1)
+            pauses.append(number)
+            made_way = await leader.looks()
+        await leader.begin(UNANSWERED)
+        await leader.looks()
+
+    assert 54 <= pauses.count(1) <= 67
+    assert 108 <= pauses.count(2) <= 133
+    assert pauses.count(0) == 0
+
+
+async def test_stranger_that_led_and_went_is_no_reason_to_wait(tx: Executor) -> None:
+    """Who took an offer up shows that offers are worth while: the next stranger is offered the term at once."""
+    leader = Leader(tx)
+    await attempt(tx, "go_1")
+    await leader.begin()
+    first = await leader.looks()
+
+    await leader.begin(TAKEN)
+    after = await leader.looks()
+    await attempt(tx, "go_2")
+    second = await leader.looks()
+
+    assert (first, after, second) == (True, False, True)
+
+
+async def test_leader_that_stood_back_knows_who_could_have_led(tx: Executor) -> None:
+    """What was there before its term had its time; who begins later is offered the term, by the row that he touches."""
+    leader = Leader(tx)
+    await attempt(tx, "go")
+    await touch(tx, "theirs", 30)
+    await leader.begin(TAKEN)
+    before = await leader.looks()
+
+    later = datetime.fromisoformat("2024-01-01T00:00:00Z")
+    await tx.fetch("UPDATE river_queue SET updated_at = clock_timestamp() - interval '10.5 s'")
+    leader.term = Term(A, later)
+    leader.standing = None
+    after = await leader.looks()
+
+    assert (before, after) == (False, True)
+
+
+async def test_watcher_that_is_not_wanted_asks_nothing(tx: Executor) -> None:
+    """With making way switched off, strangers are nobody's business."""
+    leader = Leader(tx, is_wanted=False)
+    await attempt(tx, "go")
+    await leader.begin()
+
+    assert not await leader.looks()
+    assert leader.probe.num("led on") == 0
+
+
+async def test_look_that_ends_after_the_term_says_nothing(tx: Executor) -> None:
+    """A term that ended while the database was asked cannot be given up."""
+    leader = Leader(tx)
+    await attempt(tx, "go")
+
+    assert not await leader.looks()
+
+
+def test_touch_of_the_moment_in_which_a_term_began_is_not_settled() -> None:
+    """Who starts just then touches his queue, bids in vain, and has yet to be offered the term."""
+    term = Term(A, NOW)
+    old = Sighting("queue", "old", NOW - timedelta(seconds=2.1))
+    new = Sighting("queue", "new", NOW - timedelta(seconds=1.9))
+    client = Sighting("client", "go", NOW + timedelta(seconds=1))
+
+    settled = before_term([old, new, client], term)
+
+    assert settled == [("queue", "old", old.seen_at), ("client", "go", None)]
+    assert suspicious([old, new, client], dict.fromkeys(settled)) == [("queue", "new", new.seen_at)]
+
+
+def test_many_strangers_are_told_in_a_line() -> None:
+    """Five by name, the others by number."""
+    clues = [("client", f"go_{number}", None) for number in range(7)]
+
+    assert named(clues) == "client go_0, client go_1, client go_2, client go_3, client go_4, 2 more"
+
+
+async def test_client_cleaner_deletes_the_rows_of_the_gone(tx: Executor) -> None:
+    """After a day without a word, unless it is not wanted."""
+    await report(tx, "gone", seen_at=NOW - timedelta(hours=24, seconds=1))
+    await report(tx, "fresh", seen_at=NOW - timedelta(hours=24))
+    clock = ManualClock(NOW)
+
+    await ClientCleaner(tx, clock=clock, is_wanted=lambda: False).run_once()
+    before = len(await tx.run(client_list()))
+    await ClientCleaner(tx, clock=clock, is_wanted=lambda: True).run_once()
+
+    assert before == 2
+    assert [(row.id, row.state) for row in await tx.run(client_list())] == [("fresh", ClientState.SILENT)]
