@@ -1,0 +1,337 @@
+"""What a worker writes of its own job inside a transaction of its own: that it is done, and how far it came."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.attempt_control import AttemptControl
+from millhand.clock import SystemClock
+from millhand.errors import ConfigError, JobCancel, JobNotRunning, JobSnooze, NotFound
+from millhand.event import Event, EventKind
+from millhand.job import ClientId, Job, JobId, JobRow, JobState, Json
+from millhand.retry import ConstantRetryPolicy
+from millhand.step import CURSOR_KEY, STEP_KEY, Cursor
+from millhand.store.job import job_get_available
+from millhand.worker import Workers
+
+Script = Callable[[Job[Act], asyncpg.Connection], Awaitable[None]]
+
+
+class Rollback(Exception):
+    """What a test raises to have its transaction rolled back."""
+
+
+async def _work(room: Room, script: Script, num_events: int = 1) -> list[Event]:
+    """Insert one job, and return what is told of it; the script gets a connection with a table of effects."""
+    workers = Workers()
+
+    @workers.add(retry=ConstantRetryPolicy(timedelta(0)))
+    async def act(job: Job[Act]) -> None:
+        async with _connected(room) as connection:
+            await script(job, connection)
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("x"))
+            return [await room.next(events) for _ in range(num_events)]
+
+
+@contextlib.asynccontextmanager
+async def _connected(room: Room) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(room.url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def test_job_is_completed_with_the_transaction_of_its_worker(room: Room) -> None:
+    """It is completed with what was staged by then, exactly when the worker commits; what is staged later is merged."""
+    before: list[JobRow] = []
+    returned: list[JobRow] = []
+
+    async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
+        job.set_metadata("seen", 1)
+        async with connection.transaction():
+            returned.append(await job.complete(tx=connection))
+            before.append(await room.row(job.id))
+        before.append(await room.row(job.id))
+        job.record_output("late")
+
+    [event] = await _work(room, script)
+    row = await room.row(JobId(1))
+
+    assert [(one.state, one.metadata) for one in before] == [
+        (JobState.RUNNING, {}),
+        (JobState.COMPLETED, {"seen": 1}),
+    ]
+    assert returned == before[1:]
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert (row.state, row.metadata) == (JobState.COMPLETED, {"seen": 1, "output": "late"})
+    assert row.finalized_at == returned[0].finalized_at
+
+
+@pytest.mark.parametrize("ending", [ValueError("late"), JobSnooze(timedelta(hours=1)), JobCancel("late")])
+async def test_completion_wins_over_what_the_worker_raises_afterwards(room: Room, ending: Exception) -> None:
+    """The row stays completed without an error, and is told as completed, whatever the attempt ended with."""
+
+    async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await job.complete(tx=connection)
+        raise ending
+
+    [event] = await _work(room, script)
+    row = await room.row(JobId(1))
+
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert (row.state, row.errors, row.attempt) == (JobState.COMPLETED, (), 1)
+
+
+async def test_completion_that_is_rolled_back_leaves_the_attempt_to_end_as_any(room: Room) -> None:
+    """The first attempt's rollback undoes its completion, and its error is kept; the second one completes."""
+
+    async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
+        with contextlib.suppress(Rollback):
+            async with connection.transaction():
+                await job.complete(tx=connection)
+                raise Rollback
+        if job.attempt == 1:
+            raise ValueError("once more")
+
+    told = await _work(room, script, 2)
+    row = await room.row(JobId(1))
+
+    assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
+    assert [error.error for error in row.errors] == ["ValueError: once more"]
+
+
+async def test_job_that_does_not_run_any_more_is_not_completed(room: Room) -> None:
+    """What was cancelled, rescued or fetched again meanwhile is refused, and what is gone is not found."""
+    told: list[str] = []
+    changes = {
+        "state = 'retryable'": "retryable",
+        "state = 'cancelled', finalized_at = now()": "cancelled",
+        "attempted_at = now() + interval '1 second'": "running again",
+    }
+
+    async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
+        for change in changes:
+            async with connection.transaction():
+                await connection.execute(f"UPDATE river_job SET {change}")
+                for write in (job.complete(tx=connection), _in_step(job, connection)):
+                    with pytest.raises(JobNotRunning) as refused:
+                        await write
+                    told.append(str(refused.value))
+                await connection.execute(
+                    "UPDATE river_job SET state = 'running', finalized_at = NULL, attempted_at = $1",
+                    job.row.attempted_at,
+                )
+        async with connection.transaction():
+            await connection.execute("DELETE FROM river_job")
+            with pytest.raises(NotFound, match=r"^job must exist, found none with id 1$"):
+                await job.complete(tx=connection)
+
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        async with _connected(room) as connection:
+            await script(job, connection)
+        done.set()
+
+    done = asyncio.Event()
+    async with room.client(workers) as client:
+        await client.insert(Act("x"))
+        await asyncio.wait_for(done.wait(), GENEROUS)
+
+    assert told == [
+        "attempt must be running to write its job, got attempt 1 of job 1, which is "
+        f"{state}; roll your transaction back"
+        for state in changes.values()
+        for _ in range(2)
+    ]
+
+
+async def _in_step(job: Job[Act], connection: asyncpg.Connection) -> None:
+    control = AttemptControl(job.client._driver, SystemClock())
+    await control.checkpoint(job.row, {STEP_KEY: "x"}, tx=connection)
+
+
+async def test_only_one_of_two_attempts_of_a_job_does_its_work(room: Room) -> None:
+    """An attempt that was taken for dead cannot commit what its successor has done too: effects happen once."""
+    await room.insert_raw("act", "{}")
+    fetch = job_get_available(queue="default", limit=1, client_id=ClientId("me"))
+    [taken_for_dead] = await room.driver.pool.run(fetch)
+    await room.execute("UPDATE river_job SET state = 'available'")
+    [successor] = await room.driver.pool.run(fetch)
+    control = AttemptControl(room.driver, SystemClock())
+
+    async with _connected(room) as connection:
+        with pytest.raises(JobNotRunning):
+            async with connection.transaction():
+                await control.complete(taken_for_dead, {}, tx=connection)
+        async with connection.transaction():
+            row = await control.complete(successor, {"a": 1}, tx=connection)
+
+    assert (row.state, row.attempt, row.metadata) == (JobState.COMPLETED, 2, {"a": 1})
+
+
+async def test_job_without_a_client_cannot_write(room: Room) -> None:
+    """A job that a test made by hand says so, instead of failing of what it lacks."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    row = JobRow(
+        JobId(1), JobState.RUNNING, 1, 25, now, now, None, now, 1, "{}", ("me",), (), "act", {}, "default", (), None, None
+    )  # fmt: skip
+
+    with pytest.raises(ConfigError) as refused:
+        await Job(row, Act("x")).complete(tx=None)
+
+    assert (
+        str(refused.value)
+        == "job must have been fetched by a client to write its row, got Job(id=1, kind='act', attempt=1/25) without one"
+    )
+
+
+async def test_checkpoint_is_there_with_the_transaction(room: Room) -> None:
+    """A step and its cursor are in the row as soon as their transaction is committed, and not a moment sooner."""
+    seen: list[dict[str, Json]] = []
+
+    async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
+        async def look() -> None:
+            seen.append((await room.row(job.id)).metadata)
+
+        async def plain() -> None:
+            async with connection.transaction():
+                await job.checkpoint(tx=connection)
+                await look()
+            await look()
+
+        async def counting(cursor: Cursor) -> None:
+            async with connection.transaction():
+                await cursor.checkpoint({"line": 1}, tx=connection)
+            assert cursor.value == {"line": 1}
+            await look()
+            cursor.set({"line": 2})
+            await job.checkpoint(tx=connection)
+            await look()
+
+        await job.step("plain", plain)
+        await job.step_cursor("counting", counting)
+
+    [event] = await _work(room, script)
+
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert seen == [
+        {},
+        {STEP_KEY: "plain", CURSOR_KEY: None},
+        {STEP_KEY: "counting", CURSOR_KEY: {"counting": {"line": 1}}},
+        {STEP_KEY: "counting", CURSOR_KEY: {"counting": {"line": 2}}},
+    ]
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_progress_that_a_transaction_owns_goes_with_it(room: Room, is_committed: bool) -> None:
+    """What was rolled back is not stored by the attempt's outcome either, nor is what the checkpoint stood for."""
+
+    async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
+        async def counting(cursor: Cursor) -> None:
+            async with connection.transaction():
+                await cursor.checkpoint(1, tx=connection)
+                if not is_committed:
+                    raise Rollback
+            raise Rollback
+
+        if job.attempt == 1:
+            await job.step("first", _nothing)
+            await job.step_cursor("counting", counting)
+
+    told = await _work(room, script)
+
+    assert told[0].job is not None
+    expected = {STEP_KEY: "counting", CURSOR_KEY: {"counting": 1}} if is_committed else {}
+    assert (told[0].kind, told[0].job.metadata) == (EventKind.JOB_FAILED, expected)
+
+
+async def test_checkpoint_that_the_database_refuses_changes_no_progress(room: Room) -> None:
+    """A cursor whose checkpoint failed was not set: what is stored in the end is what was set before."""
+
+    async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
+        async def counting(cursor: Cursor) -> None:
+            cursor.set(1)
+            await connection.close()
+            await cursor.checkpoint(2, tx=connection)
+
+        if job.attempt == 1:
+            await job.step_cursor("counting", counting)
+
+    told = await _work(room, script)
+
+    assert told[0].job is not None
+    assert told[0].job.metadata == {CURSOR_KEY: {"counting": 1}}
+    assert told[0].job.errors[0].error.startswith("ConnectionLost: ")
+
+
+async def test_checkpoint_does_not_overtake_a_step_that_was_left_half_way(room: Room) -> None:
+    """runtime: resumable_validation; with a cursor alone to go on from, its step comes first."""
+    told: list[str] = []
+
+    async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
+        async def early() -> None:
+            try:
+                await job.checkpoint(tx=connection)
+            except ValueError as error:
+                told.append(str(error))
+
+        async def counting(cursor: Cursor) -> None:
+            cursor.set(1)
+            if job.attempt == 1:
+                raise Rollback
+
+        if job.attempt == 2:
+            await job.step("early", early)
+        await job.step_cursor("counting", counting)
+
+    events = await _work(room, script, 2)
+
+    assert events[-1].kind is EventKind.JOB_COMPLETED
+    assert told == [
+        "checkpoint must come after the step that an earlier attempt has left half-way, got step 'early' before 'counting'"
+    ]
+
+
+async def test_thread_makes_a_checkpoint_by_the_loop(room: Room) -> None:
+    """A plain function has its coroutines run where the client lives, as with an insert."""
+    workers = Workers()
+    connection = await asyncpg.connect(room.url)
+
+    @workers.add()
+    def act(job: Job[Act]) -> None:
+        def run(coroutine: Any) -> Any:
+            return asyncio.run_coroutine_threadsafe(coroutine, job.client.loop).result(GENEROUS)
+
+        def counting(cursor: Cursor) -> None:
+            run(cursor.checkpoint(5, tx=connection))
+            run(job.complete(tx=connection))
+
+        job.step_cursor_sync("counting", counting)
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("x"))
+    await connection.close()
+
+    assert event.job is not None
+    assert (event.kind, event.job.metadata) == (
+        EventKind.JOB_COMPLETED,
+        {STEP_KEY: "counting", CURSOR_KEY: {"counting": 5}},
+    )
+
+
+async def _nothing() -> None: ...
