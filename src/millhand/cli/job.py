@@ -159,7 +159,7 @@ def list_jobs(
 @json_option
 @click.pass_obj
 def show(config_path: Path | None, *, id: int, is_json: bool) -> None:
-    """Show a job: its args and output, each error with its trace, and what its attempts logged."""
+    """Show a job: its args, its output, its errors with their traces, and its logs."""
 
     async def go(client: Client) -> JobRow:
         return await client.jobs.get(id)

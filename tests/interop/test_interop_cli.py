@@ -1,0 +1,139 @@
+"""`millhand job` and `millhand queue` on rows that Go wrote, beside Go workers."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from interop_room import Room
+
+from cli.cli_room import Result, millhand
+
+STATES = ("available", "cancelled", "completed", "discarded", "pending", "retryable", "running", "scheduled")
+
+
+@pytest.fixture(autouse=True)
+def _at_hand(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room is where commands go."""
+    monkeypatch.setenv("DATABASE_URL", room.url)
+    monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", room.schema)
+
+
+async def filled(room: Room) -> dict[str, int]:
+    """Have a Go client work jobs to all ends that there are, and return their ids by what became of them."""
+    hand = room.hand("go")
+    later = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    jobs = {
+        "cancelled": await hand.insert(["cancel", "not wanted"]),
+        "completed": await hand.insert(
+            ["output", {"sheets": 3}],
+            ["log", "hello"],
+            ["metadata", "order", "4711"],
+            tags=["monthly", "vip"],
+            unique={"by_args": True},
+        ),
+        "discarded": await hand.insert(["panic", "index out of range"], max_attempts=1, queue="mail"),
+        "retryable": await hand.insert(["retry_in", 3600], ["fail", "no such file\nat all"]),
+        "snoozed": await hand.insert(["snooze", 3600]),
+    }
+    async with room.working("go", queues={"default": 10, "mail": 1}):
+        for end, told in (("cancelled", "cancelled"), ("completed", "completed"), ("snoozed", "snoozed")):
+            await room.told.wait(f"job_{told}", job=jobs[end])
+        for end in ("discarded", "retryable"):
+            await room.told.wait("job_failed", job=jobs[end])
+    jobs["available"] = await hand.insert(kind="elsewhere", queue="mail", priority=4)
+    jobs["pending"] = await hand.insert(pending=True)
+    jobs["scheduled"] = await hand.insert(scheduled_at=later)
+    return jobs
+
+
+def ids(result: Result) -> list[int]:
+    """Return the ids of a list, lowest first."""
+    assert (result.code, result.err) == (0, "")
+    return sorted(int(line[0]) for line in result.lines)
+
+
+async def test_jobs_of_go_are_listed(room: Room) -> None:
+    """41: By state, kind, queue and tag, in a pipe and as JSON, whatever a Go client has left in the rows."""
+    jobs = await filled(room)
+
+    by_state = {state: ids(await millhand("job", "list", "--state", state)) for state in STATES}
+    listed = (await millhand("job", "list", "--json")).json
+
+    assert by_state == {
+        **{state: [jobs[state]] if state in jobs else [] for state in STATES},
+        "scheduled": sorted((jobs["scheduled"], jobs["snoozed"])),
+    }
+    assert ids(await millhand("job", "list", "--kind", "elsewhere")) == [jobs["available"]]
+    assert ids(await millhand("job", "list", "--queue", "mail")) == [jobs["discarded"], jobs["available"]]
+    assert ids(await millhand("job", "list", "--tag", "vip")) == [jobs["completed"]]
+    assert ids(await millhand("job", "list")) == sorted(jobs.values())
+    rows = {row["id"]: row for row in await room.rows()}
+    assert {one["id"]: (one["state"], one["metadata"], one["args"], one["tags"]) for one in listed} == {
+        id: (row["state"], row["metadata"], row["args"], row["tags"]) for id, row in rows.items()
+    }
+
+
+async def test_jobs_of_go_are_shown(room: Room) -> None:
+    """23, 41: Output, log, errors and traces of a Go attempt, a line each in a pipe, and all of it as JSON."""
+    jobs = await filled(room)
+
+    completed, discarded = [await millhand("job", "show", jobs[end]) for end in ("completed", "discarded")]
+    retryable = await millhand("job", "show", jobs["retryable"])
+    told = (await millhand("job", "show", jobs["discarded"], "--json")).json
+
+    lines = dict(completed.lines)
+    assert json.loads(lines["output"]) == {"sheets": 3}
+    assert json.loads(lines["metadata"]) == {"order": "4711"}
+    assert lines["log of attempt 1"] == "level=INFO msg=hello"
+    assert lines["unique_states"] == "available, completed, pending, retryable, running, scheduled"
+    assert (lines["tags"], lines["attempted_by"]) == ("monthly, vip", "go_a")
+    assert dict(discarded.lines)["error of attempt 1"].startswith("index out of range (")
+    assert dict(retryable.lines)["error of attempt 1"].startswith("no such file at all (")
+    assert "main.(*actWorker).act" in told["errors"][0]["trace"]
+
+
+async def test_commands_reach_jobs_of_go(room: Room) -> None:
+    """25, 41: A Go attempt ends when it is cancelled by command, and a job that is retried by command is worked there."""
+    async with room.working("go", poll_seconds=0.05):
+        running, failed = [
+            await room.hand("go").insert(["hold"]),
+            await room.hand("go").insert(["fail_before", 2], max_attempts=1),
+        ]
+        await room.told.wait("held", job=running)
+        await room.told.wait("job_failed", job=failed)
+        refused = await millhand("job", "delete", running)
+        cancelled = await millhand("job", "cancel", "--state", "running", "--yes")
+        await room.told.wait("job_cancelled", job=running)
+        retried = await millhand("job", "retry", failed)
+        await room.told.wait("job_completed", job=failed)
+        deleted = await millhand("job", "delete", "--state", "completed", "--state", "cancelled", "--yes")
+
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err == (
+        "deleted 0 jobs\n"
+        f"error: job must not be running to be deleted, got job {running} running; cancel it first\n"
+    )
+    assert [(one.code, one.out) for one in (cancelled, retried)] == [(0, f"{running}\n"), (0, f"{failed}\n")]
+    assert ids(Result(deleted.code, deleted.out, "")) == [running, failed]
+    assert await room.rows() == []
+
+
+async def test_queues_of_go_are_listed_paused_and_resumed(room: Room) -> None:
+    """27, 41: A Go client obeys `millhand queue pause` and `resume`, and its queues are listed as they are."""
+    async with room.working("go", queues={"default": 1, "mail": 1}):
+        before = await millhand("queue", "list")
+        paused = await millhand("queue", "pause", "mail", "nowhere")
+        await room.told.wait("queue_paused", queue="mail")
+        during = (await millhand("queue", "list", "--json")).json
+        resumed = await millhand("queue", "resume", "*")
+        await room.told.wait("queue_resumed", queue="mail")
+
+    assert [line[:3] for line in before.lines] == [["default", "active", ""], ["mail", "active", ""]]
+    assert (paused.code, paused.err) == (
+        1,
+        "paused queue mail\nerror: queue must exist, found none named 'nowhere'; see: millhand queue list\n",
+    )
+    assert {one["name"]: one["paused_at"] is not None for one in during} == {"default": False, "mail": True}
+    assert (resumed.code, resumed.err) == (0, "resumed all queues\n")
