@@ -83,7 +83,9 @@ def _is_kept(situation: Situation) -> bool:
     if situation.is_upload or not is_rowless:
         is_waited_for = situation.is_upload and not is_rowless
         return (
-            is_waited_for or situation.reference is Reference.READY or (situation.is_shared and not is_rowless)
+            is_waited_for
+            or situation.reference is Reference.READY
+            or (situation.is_shared and not is_rowless)
         )
     return situation.is_young or not situation.is_same or situation.tie in (Tie.PARENT, Tie.SPELLING)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.compare import KeyScope, Observation, weigh
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.judge import Look, Rule, Scope, Verdict
+from millhand.orphans.judge import BY_NUMBER, Look, Rule, Scope, Tie, Verdict
+from millhand.orphans.kin import Kinship, is_rowless
 from millhand.orphans.ledger import (
     Action,
+    ActionState,
     Finding,
     Run,
     action_get_by_key,
@@ -20,7 +22,8 @@ from millhand.orphans.ledger import (
     run_get_scanned,
     run_list,
 )
-from millhand.orphans.references import open_references
+from millhand.orphans.references import References, open_references
+from millhand.orphans.spelling import Spelling
 from millhand.orphans.statements import ReferenceRow
 from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectStore
 
@@ -32,6 +35,7 @@ class Explanation:
     actions: tuple[Action, ...]
     findings: tuple[Finding, ...]
     key: str
+    notes: tuple[str, ...] = ()
     object: ObjectInfo | None
     reason: str
     references: tuple[ReferenceRow, ...]
@@ -45,13 +49,10 @@ class Explanation:
         told += [f"  row: {row.source} {row.row_id or '?'} is {row.state}" for row in self.references]
         if not self.references:
             told.append("  row: none")
-        for finding in self.findings:
-            seen = f"first seen {finding.first_seen_at:%Y-%m-%d %H:%M} UTC, in {finding.sightings + 1} runs"
-            told.append(f"  found: {finding.kind} by rule {finding.rule}, {seen}")
+        told += [f"  near: {note}" for note in self.notes]
+        told += [_found(finding) for finding in self.findings]
         for action in self.actions:
-            when = f"{action.updated_at:%Y-%m-%d %H:%M} UTC" if action.updated_at else "?"
-            reason = f": {action.reason}" if action.reason else ""
-            told.append(f"  done: {when} run {action.run_id}, rule {action.rule}, {action.state}{reason}")
+            told += _done(action)
         return told
 
 
@@ -72,6 +73,8 @@ async def explain(
     scanned = await executor.run(run_get_scanned(store.url, config.fingerprint))
     scope = Scope.LOCKED if found is not None and found.is_locked else KeyScope.of(config)(key)
     known = {finding.identity: finding for finding in findings}
+    observations = await Kinship.of(config).tied(references, _observations(key, found, rows, scope))
+    observations, notes = await _compared(executor, references, store, config, observations)
     rules = [
         weigh(
             observation,
@@ -80,13 +83,14 @@ async def explain(
             config=config,
             now=instant,
         )[0]
-        for observation in _observations(key, found, rows, scope)
+        for observation in observations
     ]
     rule = min(rules, key=_weight)
     return Explanation(
         actions=tuple(actions),
         findings=tuple(findings),
         key=key,
+        notes=notes,
         object=found,
         reason=rule.says,
         references=tuple(rows),
@@ -110,6 +114,31 @@ async def list_findings(
 async def list_runs(executor: Executor, *, bucket: str | None = None, limit: int = 20) -> list[Run]:
     """List runs. Shape: the newest first, at most `limit`."""
     return await executor.run(run_list(bucket=bucket, limit=limit))
+
+
+async def _compared(
+    executor: Executor,
+    references: References,
+    store: ObjectStore,
+    config: OrphansConfig,
+    observations: list[Observation],
+) -> tuple[list[Observation], tuple[str, ...]]:
+    """Look whether a row writes the key otherwise, and which row of a parent keeps it."""
+    tied = []
+    notes: list[str] = []
+    for one in observations:
+        if is_rowless(one) and one.tie is not Tie.PARENT:
+            twins = await Spelling.of(executor, references, config, store.url)([one.key])
+            notes += twins.values()
+            tied.append(replace(one, tie=Tie.SPELLING) if twins else one)
+        else:
+            tied.append(one)
+        if one.tie is not Tie.NONE:
+            parents = ", ".join(repr(parent) for parent in Kinship.of(config).parents(one.key))
+            notes.append(
+                f"derived from {parents}, which {'a row' if one.tie is Tie.PARENT else 'no row'} names"
+            )
+    return tied, tuple(notes)
 
 
 def _observations(
@@ -136,6 +165,34 @@ async def _object(store: ObjectStore, key: str) -> ObjectInfo | None:
         return await store.head(key)
     except (ObjectNotFound, InvalidKey):
         return None
+
+
+def _found(finding: Finding) -> str:
+    seen = f"first seen {finding.first_seen_at:%Y-%m-%d %H:%M} UTC, in {finding.sightings + 1} runs"
+    note = f"; {finding.note}" if finding.note else ""
+    return f"  found: {finding.kind} by rule {finding.rule}, {seen}{note}"
+
+
+def _done(action: Action) -> list[str]:
+    reason = f": {action.reason}" if action.reason else ""
+    what = f"run {action.run_id}, rule {action.rule} ({_says(action.rule)}), {action.state}{reason}"
+    told = [f"  done: {_when(action.updated_at)} {what}"]
+    if action.state == ActionState.QUARANTINED:
+        told.append(f"  kept: {action.quarantine_key}; millhand orphans restore --key brings it back")
+    if action.row_json is not None and action.state != ActionState.RESTORED:
+        told.append(f"  row: {action.source} {action.row_id} went with it, and is kept in the ledger")
+    if action.alarm is not None:
+        told.append(f"  alarm: {_when(action.alarmed_at)} {action.alarm}")
+    return told
+
+
+def _says(number: int) -> str:
+    # An action may be older than this release, or younger.
+    return BY_NUMBER[number].says if number in BY_NUMBER else "a rule of another release"
+
+
+def _when(instant: datetime | None) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC" if instant is not None else "?"
 
 
 def _describe(info: ObjectInfo) -> str:

@@ -9,13 +9,15 @@ no orphan but a question to a person, and is kept until he answers it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
+from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
+from millhand.orphans.config import OrphansConfig
 from millhand.orphans.judge import NEAR_MISS, ORPHAN_NUMBERS, Verdict, judged_verdict
 from millhand.orphans.ledger import Finding, Kind, Totals, finding_get_due, finding_put_many
-from millhand.orphans.references import SourceFailed
+from millhand.orphans.references import References, SourceFailed
 from millhand.orphans.scan import Pass
 
 BATCH = 10_000  # candidates of one question; each reads every source from end to end, once
@@ -46,16 +48,15 @@ async def vet(pass_: Pass, *, is_first: bool) -> None:
         else tuple(n for n in ORPHAN_NUMBERS if judged_verdict(n) is Verdict.REMOVE_OBJECT)
     )
     after = vetted = 0
-    fold = None
+    twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store.url)
     while not is_first or vetted < MAX_VETTED:
         query = finding_get_due(pass_.run.id, rules=rules, after=after, limit=BATCH)
         findings = await pass_.executor.run(query)
         if not findings:
             return
-        fold = fold or await _fold_of(pass_)
         after, vetted = findings[-1].id, vetted + len(findings)
         await pass_.beat()
-        twins = await _find_twins(pass_, fold, [finding.key for finding in findings])
+        twins = await twins_of([finding.key for finding in findings])
         await _note(pass_, [finding for finding in findings if finding.key in twins], twins)
 
 
@@ -82,42 +83,59 @@ def _variants(key: str, prefix: str, url: str) -> Iterator[str]:
         yield name.removeprefix(prefix)
 
 
-async def find_twins(pass_: Pass, keys: Sequence[str]) -> dict[str, str]:
-    """Return, for each key that a row names in another spelling, which row names it how."""
-    return await _find_twins(pass_, await _fold_of(pass_), keys)
+@dataclass(slots=True)
+class Spelling:
+    """Asks the sources for other spellings of keys."""
+
+    executor: Executor
+    references: References
+    prefix: str
+    timeout_seconds: float
+    url: str
+
+    @classmethod
+    def of(cls, executor: Executor, references: References, config: OrphansConfig, url: str) -> Spelling:
+        seconds = config.source_timeout.total_seconds() * NUM_TIMEOUTS
+        return cls(executor, references, config.prefix, seconds, url)
+
+    async def __call__(self, keys: Sequence[str]) -> dict[str, str]:
+        """
+        Say of each key that a row names in another spelling which source names it how.
+
+        Raises: SourceFailed.
+        """
+        asked = [(key, name) for key in keys for name in variants(key, prefix=self.prefix, url=self.url)]
+        params = [[key for key, _ in asked], [name for _, name in asked]]
+        fold = await _fold(self.executor)
+        twins: dict[str, str] = {}
+        for name, from_sql, key_sql in self.references.places:
+            sql = _twins_sql(fold, from_sql, f"{key_sql}::text")
+            try:
+                rows = await self.executor.fetch(sql, params, timeout_seconds=self.timeout_seconds)
+            except (DriverError, OperationTimeout) as error:
+                raise SourceFailed(name, error) from error
+            twins |= {row["candidate"]: f"source {name!r} names {row['named']!r}" for row in rows}
+        return twins
 
 
-async def _fold_of(pass_: Pass) -> str:
-    """Return the SQL that makes spellings of one key alike; `{}` is the key."""
-    found = await pass_.executor.fetch(COLLATIONS)
+async def _fold(executor: Executor) -> str:
+    """Return the SQL that makes spellings of one key alike; `{0}` is the key."""
+    found = await executor.fetch(COLLATIONS)
     collation = f' COLLATE "{found[0]["name"]}"' if found else ""
     bare = (
-        "CASE WHEN {0} LIKE '%%://%%' THEN regexp_replace({0}, '^[^:]+://[^/]*/|[?#].*$', '', 'g') ELSE {0} END"
-    ).replace("%%", "%")
+        "CASE WHEN {0} LIKE '%://%' THEN regexp_replace({0}, '^[^:]+://[^/]*/|[?#].*$', '', 'g') ELSE {0} END"
+    )
     return f"lower(normalize(ltrim({bare}, './'), NFKC){collation})"
 
 
-async def _find_twins(pass_: Pass, fold: str, keys: Sequence[str]) -> dict[str, str]:
-    config = pass_.config
-    asked = [(key, name) for key in keys for name in variants(key, prefix=config.prefix, url=pass_.store.url)]
-    params = [[key for key, _ in asked], [name for _, name in asked]]
-    timeout_seconds = config.source_timeout.total_seconds() * NUM_TIMEOUTS
-    twins: dict[str, str] = {}
-    for name, from_sql, key_sql in pass_.references.places:
-        key = f"{key_sql}::text"
-        sql = (
-            f"SELECT DISTINCT asked.key AS candidate, source.key AS named\n"
-            f"FROM (SELECT {key} AS key FROM {from_sql}) AS source\n"
-            f"JOIN unnest($1::text[], $2::text[]) AS asked (key, name)\n"
-            f"ON {fold.format('source.key')} = {fold.format('asked.name')}\n"
-            "WHERE source.key <> asked.key"
-        )
-        try:
-            rows = await pass_.executor.fetch(sql, params, timeout_seconds=timeout_seconds)
-        except (DriverError, OperationTimeout) as error:
-            raise SourceFailed(name, error) from error
-        twins |= {row["candidate"]: f"source {name!r} names {row['named']!r}" for row in rows}
-    return twins
+def _twins_sql(fold: str, from_sql: str, key: str) -> str:
+    return (
+        "SELECT DISTINCT asked.key AS candidate, source.key AS named\n"
+        f"FROM (SELECT {key} AS key FROM {from_sql}) AS source\n"
+        "JOIN unnest($1::text[], $2::text[]) AS asked (key, name)\n"
+        f"ON {fold.format('source.key')} = {fold.format('asked.name')}\n"
+        "WHERE source.key <> asked.key"
+    )
 
 
 async def _note(pass_: Pass, findings: Sequence[Finding], twins: Mapping[str, str]) -> None:

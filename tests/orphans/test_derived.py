@@ -1,0 +1,137 @@
+"""Rules 14 and 15: a derived object lives and goes with its parent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from chaos import ChaosExecutor, ChaosStore
+from world import DAY, World
+
+from millhand.errors import ConfigError
+from millhand.orphans import OrphansConfig, explain, list_runs, reconcile
+from millhand.orphans.config import Derived
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+DERIVED = ("variants/{key}/*", "{key}.thumb.webp")
+
+
+async def test_rule_14_a_derived_object_is_kept_while_a_row_names_its_parent(world: World) -> None:
+    """Variants have no rows of their own; one that names the parent keeps them all, even if it is soft-deleted."""
+    await world.pair("up/a.png")
+    await world.put("up/soft.png")
+    await world.row("up/soft.png", deleted_at=world.now)
+    kept = [
+        "up/a.png.thumb.webp",
+        "up/soft.png.thumb.webp",
+        "variants/up/a.png/100x100",
+        "variants/up/a.png/x/y",
+    ]
+    for key in kept:
+        await world.put(key)
+
+    report = await world.runs(2 * HOUR, WEEK, WEEK, derived=DERIVED)
+
+    assert (report.orphan_objects, report.deleted) == (0, 0)
+    assert await world.keys() == sorted(["up/a.png", "up/soft.png", *kept])
+
+
+async def test_rule_15_a_derived_object_goes_as_its_parent_does(world: World) -> None:
+    """Without a row that names the parent, an orphan it is: two runs, a grace apart, and it goes by rule 15."""
+    await world.pair("live")
+    for key in ("gone.png", "gone.png.thumb.webp", "variants/gone.png/1"):
+        await world.put(key)
+
+    young = await world.runs(2 * HOUR, DAY, derived=DERIVED)
+    due = await world.run(after=WEEK, derived=DERIVED)
+
+    rules = await world.sql('SELECT key, rule FROM {schema}.millhand_orphan_action ORDER BY key COLLATE "C"')
+    assert (young.orphan_objects, young.deleted, due.deleted) == (3, 0, 3)
+    assert [(row["key"], row["rule"]) for row in rules] == [
+        ("gone.png", 12),
+        ("gone.png.thumb.webp", 15),
+        ("variants/gone.png/1", 15),
+    ]
+
+
+@pytest.mark.parametrize("step", ["begin", "move", "moved"])
+async def test_a_parent_that_gets_a_row_while_its_variant_is_removed_gets_it_back(
+    world: World, step: str
+) -> None:
+    """The references of the parent are read again before and after the move, as an object's own are."""
+    await world.pair("live")
+    await world.put("variants/a.png/1")
+    await world.runs(2 * HOUR, derived=DERIVED)
+    world.now += WEEK
+    config = replace(world.config, derived=DERIVED)
+    happened = []
+
+    async def refer(operation: str) -> None:
+        is_sweeping = (await list_runs(world.executor, limit=1))[0].state == "sweeping"
+        if operation == step and is_sweeping and not happened:
+            happened.append(await world.row("a.png"))
+
+    report = await reconcile(
+        ChaosExecutor(world.executor, refer), ChaosStore(world.store, refer), config, now=world.now
+    )
+
+    assert (len(happened), report.deleted) == (1, 0)
+    assert await world.keys() == ["live", "variants/a.png/1"]
+
+
+async def test_a_variant_in_quarantine_comes_back_when_its_parent_gets_a_row(world: World) -> None:
+    """What heals an object heals what was derived from it."""
+    await world.pair("live")
+    await world.put("variants/a.png/1")
+    await world.runs(2 * HOUR, WEEK, derived=DERIVED)
+    await world.row("a.png")
+
+    report = await world.run(after=HOUR, derived=DERIVED)
+
+    assert (report.restored, report.alarms) == (1, 1)
+    assert await world.keys("variants/") == ["variants/a.png/1"]
+
+
+async def test_explain_names_the_parent(world: World) -> None:
+    """A person reads which key keeps a derived object, or would."""
+    await world.pair("a.png")
+    await world.put("variants/a.png/1")
+    config = replace(world.config, derived=DERIVED)
+
+    kept = await explain(world.executor, world.store, config, "variants/a.png/1", now=world.now)
+
+    assert kept.lines()[0] == "variants/a.png/1: keep by rule 14: keep"
+    assert "  near: derived from 'a.png', which a row names" in kept.lines()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "parents"),
+    [
+        ("variants/{key}/*", "variants/a/b/c", ["a", "a/b"]),
+        ("variants/{key}/*", "variants/a/", ["a"]),
+        ("variants/{key}/*", "variants//a", []),
+        ("variants/{key}/*", "other/a/b", []),
+        ("{key}.thumb.webp", "a.png.thumb.webp", ["a.png"]),
+        ("{key}.thumb.webp", ".thumb.webp", []),
+        ("thumbs/{key}", "thumbs/a/b", ["a/b"]),
+        ("t/{key}-*", "t/a-b-1", ["a", "a-b"]),
+    ],
+)
+def test_a_pattern_says_which_keys_may_be_parents(pattern: str, key: str, parents: list[str]) -> None:
+    """Where it is not clear where the parent's key ends, all that it may be are."""
+    assert Derived.of(pattern).parents(key) == parents
+
+
+@pytest.mark.parametrize(
+    "pattern", ["", "{key}", "variants/{key}*", "variants/*", "a*/{key}/b", "{key}/{key}"]
+)
+def test_a_pattern_that_could_be_anything_is_refused(pattern: str) -> None:
+    """A pattern that fits every key, or says not where the parent's key ends, is a mistake."""
+    with pytest.raises(ConfigError) as refused:
+        OrphansConfig(derived=(pattern,))
+
+    assert str(refused.value) == (
+        f"orphans.derived must hold patterns like variants/{{key}}/*, with one {{key}} and * at the end, got {pattern!r}"
+    )

@@ -1,0 +1,131 @@
+"""Two spellings of one key: what differs from a referenced key only in how it is written is a question, no orphan."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from chaos import ChaosExecutor
+from world import World
+
+from millhand.errors import DriverError
+from millhand.orphans import SourceFailed, explain, list_findings, reconcile
+from millhand.orphans.spelling import variants
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("photo/ÉTÉ.JPG", "photo/été.jpg"),
+        (unicodedata.normalize("NFD", "photo/été.jpg"), unicodedata.normalize("NFC", "photo/été.jpg")),
+        ("photo/a b.jpg", "photo/a%20b.jpg"),
+        ("photo/a%20b.jpg", "photo/a b.jpg"),
+        ("photo/a+b.jpg", "photo/a b.jpg"),
+        ("photo/a b.jpg", "photo/a+b.jpg"),
+        ("photo/a.jpg", "/photo/a.jpg"),
+        ("photo/a.jpg", "./photo/a.jpg"),
+        ("photo/a.jpg", "https://cdn.example.com/photo/a.jpg?w=20"),
+        ("photo/é.jpg", "photo/%C3%A9.jpg"),
+    ],
+    ids=[
+        "case",
+        "normalisation",
+        "row encoded",
+        "object encoded",
+        "plus",
+        "space",
+        "slash",
+        "dot",
+        "url",
+        "utf-8",
+    ],
+)
+async def test_rule_24_and_iceberg_2890_a_near_miss_is_kept_and_asks_a_person(
+    world: World, key: str, named: str
+) -> None:
+    """An object whose key a row only writes otherwise is never removed, however often it is seen; a finding says why."""
+    await world.pair("live")
+    await world.put(key)
+    await world.put("orphan")
+    await world.row(named)
+
+    first = await world.run(after=2 * HOUR)
+    report = await world.runs(WEEK, WEEK)
+
+    found = {finding.kind: finding for finding in await list_findings(world.executor)}
+    story = await explain(world.executor, world.store, world.config, key, now=world.now)
+    assert (first.near_misses, first.orphan_objects) == (1, 1)
+    assert (report.near_misses, report.deleted, report.state) == (1, 0, "completed")
+    assert await world.keys() == sorted(["live", key])
+    assert (found["near_miss"].key, found["near_miss"].rule) == (key, 24)
+    assert found["near_miss"].note == f"source 'uploads' names {named!r}"
+    assert f"source 'uploads' names {named!r}" in "\n".join(story.lines())
+
+
+async def test_iceberg_4346_a_row_that_writes_the_prefix_too_or_not_at_all_is_a_near_miss(
+    world: World,
+) -> None:
+    """With a prefix to judge, rows that leave it out or say it twice come near."""
+    await world.pair("media/live")
+    await world.put("media/a.jpg")
+    await world.put("media/b.jpg")
+    await world.row("a.jpg")
+    await world.row("media/media/b.jpg")
+
+    report = await world.runs(2 * HOUR, WEEK, prefix="media/")
+
+    assert (report.near_misses, report.deleted) == (2, 0)
+    assert await world.keys() == ["media/a.jpg", "media/b.jpg", "media/live"]
+
+
+async def test_a_near_miss_is_an_orphan_once_nobody_writes_anything_like_it(world: World) -> None:
+    """When the row is gone, the object's time goes on counting from when it was first seen without one."""
+    await world.pair("live")
+    await world.put("A.jpg")
+    await world.row("a.jpg")
+    await world.runs(2 * HOUR, WEEK)
+    await world.sql("DELETE FROM {schema}.uploads WHERE key = 'a.jpg'")
+
+    report = await world.run(after=HOUR)
+
+    assert (report.near_misses, report.deleted) == (0, 1)
+
+
+class Failing(ChaosExecutor):
+    """A database that gives no answer to the question whether a key comes near."""
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
+        if "asked.key" in sql:
+            raise DriverError("SELECT", "a statement timeout")
+        return await super().fetch(sql, params, **options)
+
+
+async def test_a_source_that_cannot_be_compared_ends_the_run(world: World) -> None:
+    """No answer to the question whether something comes near is not taken for a no."""
+    await world.pair("live")
+    await world.put("orphan")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    with pytest.raises(SourceFailed, match=r"source 'uploads' must answer in full, got .*statement timeout"):
+        await reconcile(Failing(world.executor, _nothing), world.store, world.config, now=world.now)
+
+    assert await world.keys() == ["live", "orphan"]
+
+
+async def _nothing(operation: str) -> None:
+    """Come between nothing."""
+
+
+def test_the_ways_to_write_a_key_hold_server_bucket_and_root() -> None:
+    """A row may say where the bucket is, and below which root."""
+    found = variants("a b.png", prefix="", url="s3://bucket/media/?endpoint_url=http://127.0.0.1:1")
+
+    assert found[0] == "a b.png"
+    assert {"media/a b.png", "bucket/media/a b.png", "a%20b.png", "a+b.png"} <= set(found)

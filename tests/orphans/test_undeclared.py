@@ -1,0 +1,151 @@
+"""Kinds of reference that nobody declared: they are looked for before anything is removed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from chaos import ChaosExecutor
+from world import DAY, World
+
+from millhand.driver.protocol import Executor
+from millhand.errors import DriverError
+from millhand.orphans import reconcile
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+KEY = "uploads/2026/report (final).pdf"
+
+
+async def due(world: World, *keys: str) -> None:
+    """Objects that are due in the next run, beside a live one."""
+    await world.pair("live")
+    for key in keys or (KEY,):
+        await world.put(key)
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("text", f"'{KEY}'"),
+        ("varchar(200)", f"'https://cdn.example.com/{KEY}?v=2'"),
+        ("jsonb", f"""'{{"files": [{{"path": "{KEY}"}}]}}'"""),
+        ("json", f"""'{{"files": ["{KEY}"]}}'"""),
+        ("text[]", f"ARRAY['x', '{KEY}']"),
+        ("text", f"'<img src=\"/{KEY}\"> and so on'"),
+        ("text", f"'the file is {KEY}.'"),
+    ],
+    ids=["text", "url", "jsonb", "json", "array", "html", "sentence"],
+)
+async def test_mastodon_30281_and_discourse_12326_a_kind_of_reference_that_nobody_declared_stops_all(
+    world: World, column: str, value: str
+) -> None:
+    """A key that stands anywhere in the database refuses the run, with table and column, and nothing is removed."""
+    await due(world)
+    await world.sql(f"CREATE TABLE {{schema}}.posts (id int, body {column})")
+    await world.sql(f"INSERT INTO {{schema}}.posts VALUES (1, NULL), (2, {value})")
+
+    report = await world.run()
+
+    assert (report.state, report.deleted, report.refused) == ("refused", 0, 1)
+    assert report.refusals == (
+        (
+            f"every reference must be declared, got {KEY!r} in {world.schema}.posts.body, which no source covers; declare "
+            "it in [[orphans.sources]], or, if it has no claim to the object, list 'posts.body' in orphans.not_references"
+        ),
+    )
+    assert await world.keys() == ["live", KEY]
+
+
+@pytest.mark.parametrize("spared", ["posts", "posts.body"])
+async def test_what_only_tells_of_keys_can_be_listed(world: World, spared: str) -> None:
+    """An audit log that mentions every key ever uploaded has no claim to the objects."""
+    await due(world)
+    await world.sql("CREATE TABLE {schema}.posts (id int, body text)")
+    await world.sql(f"INSERT INTO {{schema}}.posts VALUES (1, 'deleted {KEY}')")
+
+    report = await world.run(not_references=(spared,))
+
+    assert (report.state, report.deleted) == ("completed", 1)
+
+
+async def test_a_key_that_is_part_of_another_is_no_hit(world: World) -> None:
+    """Longer keys, other files beside it and short keys inside words are not taken for the key itself."""
+    await due(world, "uploads/1", "a")
+    await world.sql("CREATE TABLE {schema}.posts (body text)")
+    await world.sql(
+        "INSERT INTO {schema}.posts VALUES ('uploads/10'), ('uploads/1.png'), ('my-uploads/1'), ('a word')"
+    )
+
+    report = await world.run()
+
+    assert (report.state, report.deleted) == ("completed", 2)
+
+
+async def test_other_columns_of_a_source_are_searched_its_key_is_not(world: World) -> None:
+    """A second column of the declared table may name an object too, and is undeclared as any other."""
+    await due(world)
+    await world.sql("ALTER TABLE {schema}.uploads ADD COLUMN thumbnail text")
+    await world.sql("UPDATE {schema}.uploads SET thumbnail = $1", KEY)
+
+    report = await world.run()
+
+    assert report.state == "refused"
+    assert f"{world.schema}.uploads.thumbnail" in report.refusals[0]
+
+
+async def test_the_search_is_made_once_a_day_and_anew_for_new_sources(world: World) -> None:
+    """Searching a whole database is dear: a day's runs share one, and a change of the sources forgets it."""
+    await due(world, "first.pdf", "second.pdf")
+    await world.run(max_objects=10)
+    await world.sql("CREATE TABLE {schema}.posts (body text)")
+    await world.sql("INSERT INTO {schema}.posts VALUES ('third.pdf')")
+    await world.put("third.pdf")
+    await world.run(after=2 * HOUR)
+
+    searched = await world.run(after=WEEK)
+
+    assert (searched.state, searched.deleted) == ("refused", 0)
+    at = await world.sql("SELECT searched_at FROM {schema}.millhand_orphan_binding")
+    assert at[0]["searched_at"] == world.now - WEEK - 2 * HOUR
+    await world.sql("DROP TABLE {schema}.posts")
+    assert (await world.run(after=DAY)).deleted == 1
+
+
+class Hiding(ChaosExecutor):
+    """A database with a table whose rows a policy would hide from us."""
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
+        if "~ $1" in sql and '"posts"' in sql:
+            raise DriverError("SELECT", "query would be affected by row-level security policy")
+        return await super().fetch(sql, params, **options)
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[Executor]:
+        async with super().begin() as tx:
+            yield Hiding(tx, _nothing)
+
+
+async def _nothing(operation: str) -> None:
+    """Come between nothing."""
+
+
+async def test_a_table_that_cannot_be_searched_refuses_the_run(world: World) -> None:
+    """A policy that hides rows from us, or an error, is not taken for a table without references."""
+    await due(world)
+    await world.sql("CREATE TABLE {schema}.posts (body text)")
+
+    report = await reconcile(Hiding(world.executor, _nothing), world.store, world.config, now=world.now)
+
+    assert report.refusals == (
+        (
+            f"table {world.schema}.posts must be searched for references that nobody declared, got SELECT must succeed, got "
+            "query would be affected by row-level security policy; mend it, or list 'posts' in orphans.not_references"
+        ),
+    )
+    assert await world.keys() == ["live", KEY]
