@@ -126,7 +126,8 @@ class Offices:
         cleaner = ClientCleaner(pool, clock=clock, is_wanted=lambda: self.reporter.is_known)
         self._maintainers = [
             Maintainer([*_sweepers(config, driver, inserter), watcher], request_resign=river.request_resign),
-            Maintainer([self.enqueuer, cleaner], request_resign=self._request_resign),
+            # Without a pause: a run that falls due between two terms is not made up for.
+            Maintainer([self.enqueuer, cleaner], request_resign=self._request_resign, stagger_seconds=0.0),
         ]
 
     def _request_resign(self, term: Term) -> None:

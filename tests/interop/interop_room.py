@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -60,12 +60,13 @@ _UNRING = "DROP FUNCTION /* schema */interop_ring CASCADE"
 
 @dataclass(frozen=True, kw_only=True)
 class Periodic:
-    """A periodic job, in either language."""
+    """A periodic job, in either language; one that is aligned is due at whole multiples of its seconds."""
 
     id: str
     kind: str
     opts: Opts
     seconds: float
+    is_aligned: bool = False
     run_on_start: bool = False
 
 
@@ -78,6 +79,7 @@ class Settings:
     is_quiet: bool
     kinds: tuple[str, ...]
     knows_only: bool
+    lead_last: bool
     leads: bool
     periodic_jobs: Sequence[Periodic]
     poll_only: bool
@@ -167,6 +169,7 @@ class Room:
             "is_quiet": False,
             "kinds": ("act",),
             "knows_only": True,
+            "lead_last": True,
             "leads": False,
             "periodic_jobs": (),
             "poll_only": False,
@@ -316,6 +319,7 @@ class Room:
                 {
                     "args": {"do": []},
                     "id": one.id,
+                    "is_aligned": one.is_aligned,
                     "kind": one.kind,
                     "opts": one.opts,
                     "run_on_start": one.run_on_start,
@@ -361,6 +365,7 @@ class Room:
             fetch_cooldown=timedelta(milliseconds=10),
             fetch_only_known_kinds=settings.knows_only,
             fetch_poll_interval=timedelta(seconds=settings.poll_seconds),
+            lead_last=settings.lead_last,
             leader_election=settings.leads,
             periodic_jobs=[_periodic_job(one) for one in settings.periodic_jobs],
             poll_only=settings.poll_only,
@@ -535,11 +540,22 @@ def unique_opts(unique: Mapping[str, Any]) -> UniqueOpts:
     return UniqueOpts(by_period=timedelta(seconds=seconds) if seconds else None, **said)
 
 
+class Aligned:
+    """Due at whole multiples of an interval, whoever leads since when."""
+
+    def __init__(self, interval: timedelta) -> None:
+        self._interval = interval
+
+    def next(self, after: datetime) -> datetime:
+        begin = datetime(1970, 1, 1, tzinfo=UTC)
+        return begin + ((after - begin) // self._interval + 1) * self._interval
+
+
 def _periodic_job(one: Periodic) -> PeriodicJob:
-    return every(
-        timedelta(seconds=one.seconds),
-        RawArgs(one.kind, '{"do": []}'),
-        id=one.id,
-        opts=insert_opts(one.opts),
-        run_on_start=one.run_on_start,
-    )
+    args, interval = RawArgs(one.kind, '{"do": []}'), timedelta(seconds=one.seconds)
+    if one.is_aligned:
+        opts = insert_opts(one.opts)
+        return PeriodicJob(
+            schedule=Aligned(interval), args=args, id=one.id, opts=opts, run_on_start=one.run_on_start
+        )
+    return every(interval, args, id=one.id, opts=insert_opts(one.opts), run_on_start=one.run_on_start)

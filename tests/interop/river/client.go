@@ -41,6 +41,7 @@ type clientParams struct {
 type periodicParams struct {
 	ID         string          `json:"id"`
 	Args       json.RawMessage `json:"args"`
+	IsAligned  bool            `json:"is_aligned"`
 	Kind       string          `json:"kind"`
 	Opts       *insertOpts     `json:"opts"`
 	RunOnStart bool            `json:"run_on_start"`
@@ -110,7 +111,7 @@ func (periodic periodicParams) job() *river.PeriodicJob {
 	constructor := func() (river.JobArgs, *river.InsertOpts) {
 		return rawArgs{periodic.Kind, periodic.Args}, periodic.Opts.river()
 	}
-	schedule := river.PeriodicInterval(seconds(periodic.Seconds))
+	schedule := periodic.schedule()
 	return river.NewPeriodicJob(schedule, constructor, &river.PeriodicJobOpts{ID: periodic.ID, RunOnStart: periodic.RunOnStart})
 }
 
