@@ -34,10 +34,11 @@ from millhand.errors import (
 )
 from millhand.event import Event, EventKind, JobStatistics
 from millhand.fleet import ClientRow, ClientState
-from millhand.hooks import AttemptFailure, ErrorHandler, Hook, Middleware
+from millhand.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
 from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
 from millhand.migrate import Migrator
+from millhand.observe.job_log import JobLog
 from millhand.periodic import PeriodicJob, Schedule, cron, every, never
 from millhand.queue import QueueRow
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
@@ -70,6 +71,7 @@ __all__ = [
     "ErrorHandler",
     "Event",
     "EventKind",
+    "FetchMetric",
     "Hook",
     "InsertOpts",
     "InsertParams",
@@ -81,6 +83,7 @@ __all__ = [
     "JobCancel",
     "JobFilters",
     "JobId",
+    "JobLog",
     "JobNotRunning",
     "JobPage",
     "JobRow",

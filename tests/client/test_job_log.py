@@ -1,0 +1,281 @@
+"""What is logged in an attempt, kept in the row of its job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from client_room import Act, Room
+
+from millhand.errors import ConfigError, JobSnooze
+from millhand.event import EventKind
+from millhand.job import Job, JobId, JobRow, JobState, Json
+from millhand.observe.job_log import LOG_KEY, MAX_TOTAL_BYTES_MAX, JobLog, num_to_drop
+from millhand.retry import ConstantRetryPolicy
+from millhand.worker import Workers
+
+log = logging.getLogger("shop.orders")
+OURS = logging.getLogger("millhand.observe.job_log")
+PLAIN = logging.Formatter("%(levelname)s %(message)s")
+
+
+@pytest.fixture(autouse=True)
+def _info() -> Iterator[None]:
+    log.setLevel(logging.INFO)
+    yield
+    log.setLevel(logging.NOTSET)
+
+
+def _job(metadata: dict[str, Json] | None = None, attempt: int = 2) -> Job[Any]:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    row = JobRow(
+        JobId(1), JobState.RUNNING, attempt, 25, now, now, None, now, 1, "{}", ("me",), (), "act", metadata or {}, "default",
+        (), None, None,
+    )  # fmt: skip
+    return Job(row, None)
+
+
+async def _kept(job_log: JobLog, say: Callable[[], object], metadata: dict[str, Json] | None = None) -> Json:
+    """Return what is staged of an attempt that says something."""
+    job = _job(metadata)
+
+    async def call_next() -> None:
+        said = say()
+        if isinstance(said, Awaitable):
+            await said
+
+    await job_log.work(job, call_next)
+    return job.metadata_updates.get(LOG_KEY)
+
+
+async def test_each_attempt_leaves_its_lines(room: Room) -> None:
+    """Failed, snoozed or done, from coroutine and task and thread: an entry for each attempt that said something."""
+    workers = Workers()
+
+    @workers.add(retry=ConstantRetryPolicy(timedelta(0)))
+    async def act(job: Job[Act]) -> None:
+        log.info("attempt %d, %d entries", job.attempt, len(job.metadata.get(LOG_KEY, ())))
+        log.debug("not let through")
+        if job.attempt == 1:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.to_thread(log.warning, "from a thread"))
+            raise ValueError("x")
+        if "snoozes" not in job.metadata:
+            raise JobSnooze(timedelta(0))
+
+    async with room.client(workers, middleware=[JobLog(formatter=PLAIN)]) as client:
+        with client.subscribe() as events:
+            await client.insert(Act("x"))
+            kinds = [(await room.next(events)).kind for _ in range(3)]
+        is_listening = any("PageHandler" in repr(handler) for handler in logging.getLogger().handlers)
+
+    assert kinds == [EventKind.JOB_FAILED, EventKind.JOB_SNOOZED, EventKind.JOB_COMPLETED]
+    assert (await room.row(JobId(1))).metadata[LOG_KEY] == [
+        {"attempt": 1, "log": "INFO attempt 1, 0 entries\nWARNING from a thread\n"},
+        {"attempt": 2, "log": "INFO attempt 2, 1 entries\n"},
+        {"attempt": 2, "log": "INFO attempt 2, 2 entries\n"},
+    ]
+    assert not is_listening
+    assert "observe" not in (await room.row(JobId(1))).errors[0].trace
+
+
+async def test_jobs_side_by_side_keep_their_own_lines(room: Room) -> None:
+    """Twenty at once, half of them in threads: none has a line of another's, nor one of the client's own."""
+    all_here = threading.Barrier(10)
+    workers = Workers()
+
+    @workers.add(kind="in_a_thread")
+    def in_a_thread(what: str) -> None:
+        log.info("begin %s", what)
+        all_here.wait(20.0)
+        log.info("end %s", what)
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        log.info("begin %s", job.args.what)
+        await asyncio.sleep(0)
+        log.info("end %s", job.args.what)
+
+    async with room.client(workers, middleware=[JobLog(formatter=PLAIN)], queues={"default": 20}) as client:
+        with client.subscribe() as events:
+            await client.insert_many([Act(str(n)) for n in range(10)])
+            await client.insert_many([in_a_thread.args(str(n)) for n in range(10)])
+            log.info("nobody's")
+            for _ in range(20):
+                await room.next(events)
+
+    rows = await room.rows()
+    assert [row.metadata[LOG_KEY] for row in rows] == [
+        [{"attempt": 1, "log": f"INFO begin {row.args['what']}\nINFO end {row.args['what']}\n"}]
+        for row in rows
+    ]
+
+
+async def test_attempt_that_says_nothing_leaves_no_entry() -> None:
+    """The row stays as it is; args are never written by themselves."""
+    assert await _kept(JobLog(), lambda: None, {LOG_KEY: [{"attempt": 1, "log": "a"}]}) is None
+
+
+async def test_line_says_when_how_bad_who_and_what() -> None:
+    """By default a line has an instant in UTC, and an exception its stack."""
+
+    def fail() -> None:
+        try:
+            raise ValueError("boom")
+        except ValueError:
+            log.exception("it failed")
+
+    [entry] = await _kept(JobLog(), fail)
+    first, *stack = entry["log"].splitlines()
+
+    instant, words = first.split(" ", 1)
+    assert datetime.fromisoformat(instant).tzinfo is not None
+    assert words == "ERROR shop.orders: it failed"
+    assert stack[-1] == "ValueError: boom"
+
+
+async def test_level_logger_and_formatter_are_for_choosing() -> None:
+    """Only what is at the level, or of the logger, is kept, in the form that was asked for."""
+    loud = JobLog(level=logging.WARNING, formatter=PLAIN)
+    orders = JobLog(listens_to=log, formatter=logging.Formatter("<%(message)s>"))
+
+    def say() -> None:
+        log.info("low")
+        logging.getLogger("other").warning("high")
+
+    assert await _kept(loud, say) == [{"attempt": 2, "log": "WARNING high\n"}]
+    assert await _kept(orders, say) == [{"attempt": 2, "log": "<low>\n"}]
+
+
+async def test_task_that_outlives_its_attempt_speaks_to_nobody() -> None:
+    """What is logged when the entry is made already is lost to it, and harms nobody."""
+    go_on = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def later() -> None:
+        await go_on.wait()
+        log.info("late")
+
+    def say() -> None:
+        log.info("early")
+        tasks.append(asyncio.ensure_future(later()))
+
+    job_log = JobLog(formatter=PLAIN)
+    kept = await _kept(job_log, say)
+    go_on.set()
+
+    async def meanwhile() -> None:
+        await tasks[0]
+        log.info("other")
+
+    assert kept == [{"attempt": 2, "log": "INFO early\n"}]
+    assert await _kept(job_log, meanwhile) == [{"attempt": 2, "log": "INFO other\n"}]
+
+
+async def test_entry_of_one_attempt_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """What is beyond the limit is not kept, no half of a character either, and the log says so."""
+
+    def say() -> None:
+        for _ in range(10):
+            log.info("ä" * 10)
+
+    with caplog.at_level(logging.WARNING, "millhand.observe"):
+        kept = await _kept(JobLog(formatter=logging.Formatter("%(message)s"), max_bytes=26), say)
+
+    assert kept == [{"attempt": 2, "log": "ä" * 10 + "\n" + "ä" * 2}]
+    [record] = [record for record in caplog.records if record.name == OURS.name]
+    assert record.message == "job log cut"
+    assert (record.job_id, record.attempt, record.num_bytes, record.max_bytes) == (1, 2, 210, 26)
+
+
+async def test_oldest_entries_go_when_there_are_too_many(caplog: pytest.LogCaptureFixture) -> None:
+    """The newest is always kept, and before it as many as fit."""
+    earlier = [{"attempt": n, "log": "x" * 100} for n in range(5)]
+    job_log = JobLog(formatter=PLAIN, max_total_bytes=300)
+
+    with caplog.at_level(logging.WARNING, "millhand.observe"):
+        kept = await _kept(job_log, lambda: log.info("new"), {LOG_KEY: earlier})
+        alone = await _kept(job_log, lambda: log.info("y" * 400), {LOG_KEY: earlier})
+
+    new = {"attempt": 2, "log": "INFO new\n"}
+    assert kept == [*earlier[3:], new]
+    assert [one["attempt"] for one in alone] == [2]
+    told = [(r.message, r.num_attempts) for r in caplog.records if r.name == OURS.name]
+    assert told == [
+        ("job log of earlier attempts dropped", 6 - len(kept)),
+        ("job log of earlier attempts dropped", 5),
+    ]
+
+
+@pytest.mark.parametrize("odd", [None, "text", {"attempt": 1}])
+async def test_what_is_no_array_is_left_alone(odd: Json, caplog: pytest.LogCaptureFixture) -> None:
+    """A row that somebody else wrote oddly keeps what it has, as with River, and the log says so."""
+    with caplog.at_level(logging.ERROR, "millhand.observe"):
+        kept = await _kept(JobLog(), lambda: log.info("x"), {LOG_KEY: odd})
+
+    assert kept is None
+    assert [(r.message, r.reason) for r in caplog.records if r.name == OURS.name] == [
+        ("job log not kept", "river:log of the row is no array")
+    ]
+
+
+async def test_characters_that_no_row_can_hold_are_replaced() -> None:
+    """U+0000 and halves of characters become U+FFFD before they are counted and kept."""
+    kept = await _kept(JobLog(formatter=PLAIN), lambda: log.info("a\x00b\ud83ec"))
+
+    assert kept == [{"attempt": 2, "log": "INFO a\ufffdb\ufffdc\n"}]
+
+
+async def test_record_that_cannot_be_formatted_costs_the_job_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A line whose parts do not fit is told of as logging does, and those beside it are kept."""
+
+    def say() -> None:
+        record = log.makeRecord(log.name, logging.INFO, __file__, 1, "%d", ("x",), None)
+        job_log._handler.handle(record)
+        log.info("good")
+
+    job_log = JobLog(formatter=PLAIN)
+
+    assert await _kept(job_log, say) == [{"attempt": 2, "log": "INFO good\n"}]
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_bytes": 0}, "max_bytes of a job's log must be between 1 and 67,108,864, got 0"),
+        (
+            {"max_total_bytes": MAX_TOTAL_BYTES_MAX + 1},
+            "max_total_bytes of a job's log must be between 1 and 67,108,864, got 67108865",
+        ),
+        ({"max_bytes": True}, "max_bytes of a job's log must be between 1 and 67,108,864, got True"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -> None:
+    """Rows of hundreds of megabytes are nobody's wish."""
+    with pytest.raises(ConfigError) as refused:
+        JobLog(**settings)
+
+    assert str(refused.value) == told
+
+
+def test_entries_are_counted_as_river_counts_them() -> None:
+    """To the byte: what fits exactly is kept, and one byte less drops one entry more."""
+    earlier = [{"log": "a", "attempt": 1}, {"log": "é\n", "attempt": 2}]
+    entry: dict[str, Json] = {"attempt": 3, "log": "<b>\n"}
+    printed = json.dumps(earlier, ensure_ascii=False)
+    written = '{"attempt":3,"log":"\\u003cb\\u003e\\n"}'
+    exact = len(f"{printed[:-1]},{written}]".encode())
+    last = len(f"[{json.dumps(earlier[1], ensure_ascii=False)},{written}]".encode())
+
+    sizes = (exact, exact - 1, last, last - 1, 1)
+    assert [num_to_drop(earlier, entry, size) for size in sizes] == [0, 1, 1, 2, 2]
+    assert num_to_drop([], entry, 1) == 0
