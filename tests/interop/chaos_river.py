@@ -23,6 +23,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -108,7 +109,9 @@ class Fleet:
         self._working: dict[Language, list[tuple[str, RiverProgram]]] = {"go": [], "python": []}
 
     async def __aenter__(self) -> Self:
-        await asyncio.gather(*(self._start(language) for language in LANGUAGES for _ in range(NUM_PROCESSES)))
+        # Ours first, for one of them to lead before River's come: those bid again at once when they are asked to resign.
+        for language in reversed(LANGUAGES):
+            await asyncio.gather(*(self._start(language) for _ in range(NUM_PROCESSES)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -148,6 +151,7 @@ class Load:
         self._options = options
         self._plan = plan(options.seed, options.jobs)
         self._skipped: dict[int, list[bool]] = defaultdict(list)
+        self._terms: set[tuple[str, datetime]] = set()
 
     async def run(self, directory: Path) -> Report:
         """Insert, work, kill, and judge."""
@@ -173,7 +177,8 @@ class Load:
                     cancelling.cancel()
                 seconds = time.monotonic() - began_at
             evidence = await self._evidence(connection, directory, fleet)
-        return report(self._options, evidence, insert_seconds, seconds)
+        leaders = Counter(_language(leader) for leader, _ in self._terms)
+        return report(self._options, evidence, leaders, insert_seconds, seconds)
 
     async def _insert(self, hands: Sequence[Hand]) -> None:
         """Insert by both languages in turn, evenly over the time; a unique job once more by the other one, later."""
@@ -207,7 +212,7 @@ class Load:
             await asyncio.gather(*(fleet.kill_one(language, chance) for language in LANGUAGES))
 
     async def _cancel_held(self, connection: asyncpg.Connection, hands: Sequence[Hand]) -> None:
-        """Cancel what is held until it is cancelled, by both languages in turn."""
+        """Cancel what is held until it is cancelled, by both languages in turn; and see who leads."""
         sql = f"""
             SELECT id FROM {self._schema}.river_job
             WHERE kind = $1 AND finalized_at IS NULL AND NOT metadata ? 'cancel_attempted_at'
@@ -215,6 +220,8 @@ class Load:
         for number in count():
             ids = [record["id"] for record in await connection.fetch(sql, HELD_KIND)]
             await asyncio.gather(*(hands[(number + id) % 2].cancel(id) for id in ids))
+            terms = await connection.fetch(f"SELECT leader_id, elected_at FROM {self._schema}.river_leader")
+            self._terms.update((term["leader_id"], term["elected_at"]) for term in terms)
             await asyncio.sleep(0.2)
 
     async def _worked_off(self) -> None:
@@ -258,11 +265,13 @@ class Load:
             await connection.close()
 
 
-def report(options: Options, evidence: Evidence, insert_seconds: float, seconds: float) -> Report:
+def report(
+    options: Options, evidence: Evidence, leaders: Counter[str], insert_seconds: float, seconds: float
+) -> Report:
     """Return the figures, and the audit's word."""
     states = Counter(row.state for row in evidence.rows)
-    by_language = Counter(one.client.split("_")[0] for one in evidence.executions)
-    killed = Counter(client.split("_")[0] for client in evidence.killed_at)
+    by_language = Counter(_language(one.client) for one in evidence.executions)
+    killed = Counter(_language(client) for client in evidence.killed_at)
     acts = Counter(one.act for one in evidence.executions)
     num_rescued = sum(len(row.rescued) for row in evidence.rows)
     num_written = sum(1 for row in evidence.rows if row.state in FINAL_STATES)
@@ -276,11 +285,17 @@ def report(options: Options, evidence: Evidence, insert_seconds: float, seconds:
         "ends": _counts(acts),
         "kills": f"{len(evidence.killed_at)}: {_counts(killed)}",
         "cut short by a kill": f"{cut_short:,} executions",
+        "terms of leaders": f"{leaders.total()}: {_counts(leaders)}",
         "rescued": f"{num_rescued:,} attempts",
         "longest wait after a kill": f"{longest_wait_seconds(evidence):.1f} s",
         "unique inserts skipped": f"{sum(map(sum, evidence.skipped.values())):,}",
     }
     return Report(num_kills=len(evidence.killed_at), violations=audit(evidence), figures=figures)
+
+
+def _language(client: str) -> str:
+    """Return the language of a client, by its id."""
+    return client.split("_", maxsplit=1)[0]
 
 
 def _counts(counter: Counter[str]) -> str:
