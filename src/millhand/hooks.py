@@ -44,6 +44,9 @@ class Hook:
     async def periodic_jobs_start(self) -> None:
         """Is called when this client becomes leader, before it inserts periodic jobs."""
 
+    def metric_emit(self, metric: FetchMetric) -> None:
+        """Is called on the event loop after each fetch, before its jobs begin; must not block. What it raises is logged."""
+
 
 class Middleware:
     """What goes around an insert or an attempt; the first configured is the outermost."""
@@ -63,6 +66,18 @@ class Middleware:
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
         """Call `call_next` once; what it raises is how the attempt ended, unless it is kept from going on."""
         await call_next()
+
+
+class FetchMetric(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A fetch that succeeded: how many jobs of a queue it took, none very often, and how long it took.
+
+    Units: `seconds` are those of the statement, and of waiting for a connection.
+    """
+
+    num_jobs: int
+    queue: str
+    seconds: float
 
 
 class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True):

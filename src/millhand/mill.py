@@ -27,6 +27,7 @@ from millhand.periodic import PeriodicJob
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.client_reporter import QueueUse
 from millhand.runtime.completer import Completer
+from millhand.runtime.fetch_listener import fetch_listener
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
 from millhand.runtime.kind_watcher import KindWatcher
@@ -330,6 +331,7 @@ class Mill:
             max_workers=queue.max_workers,
             poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
             subscriptions=self._subscriptions,
+            on_fetched=fetch_listener(name, config.hooks),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ from client_room import Act, Room
 
 from millhand.errors import JobTimeout
 from millhand.event import EventKind
-from millhand.hooks import Hook, Middleware
+from millhand.hooks import FetchMetric, Hook, Middleware
 from millhand.job import Job, Json
 from millhand.worker import Workers
 
@@ -162,3 +163,34 @@ async def test_middleware_may_use_task_groups_after_a_timeout(room: Room) -> Non
 
     assert event.job is not None
     assert event.job.errors[0].error.startswith("ExceptionGroup: unhandled errors in a TaskGroup")
+
+
+async def test_metric_hooks_are_told_of_fetches_before_their_jobs_begin(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each fetch, those that find nothing too, is told with queue, number and seconds; a hook that breaks is survived."""
+    told: list[str | FetchMetric] = []
+
+    class Count(Hook):
+        def metric_emit(self, metric: FetchMetric) -> None:
+            told.append(metric)
+            if metric.num_jobs:
+                raise LookupError("no such counter")
+
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        told.append("work")
+
+    with caplog.at_level(logging.ERROR):
+        async with room.client(workers, hooks=[Count()]) as client:
+            event = await room.work(client, Act("x"))
+
+    index = told.index("work")
+    fetched = told[index - 1]
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert isinstance(fetched, FetchMetric)
+    assert (fetched.num_jobs, fetched.queue, fetched.seconds > 0) == (1, "default", True)
+    assert {one.num_jobs for one in told[: index - 1] if isinstance(one, FetchMetric)} <= {0}
+    assert [record.message for record in caplog.records] == ["metric hook failed"]

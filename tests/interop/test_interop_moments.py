@@ -17,7 +17,7 @@ from scripted_worker import Act, Boom
 from millhand.client import Client
 from millhand.config import Config
 from millhand.errors import JobCancel, JobSnooze
-from millhand.hooks import AttemptFailure, Hook, Middleware
+from millhand.hooks import AttemptFailure, FetchMetric, Hook, Middleware
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import Job, Json
 from millhand.worker import Workers
@@ -79,7 +79,7 @@ async def test_each_moment_of_an_attempt_comes_in_river_s_order(
 
     told = moments(room)
     inserting = [moment for moment in told if "insert" in moment]
-    attempting = [moment for moment in told if "work" in moment or "handle" in moment]
+    attempting = [moment for moment in told if "work" in moment or "fetched" in moment or "handle" in moment]
     assert told[:2] == ["first periodic_jobs_start", "second periodic_jobs_start"]
     assert inserting == [
         *INSERTS,
@@ -88,7 +88,7 @@ async def test_each_moment_of_an_attempt_comes_in_river_s_order(
         "own insert_begin",
         *INSERT_IS_OVER,
     ]
-    assert attempting == expected
+    assert attempting == ["first fetched 1 of default", "second fetched 1 of default", *expected]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -131,7 +131,7 @@ async def test_args_are_decoded_behind_the_hooks_and_an_unknown_kind_is_before_a
                 [{"kind": kind, "args": {"do": 5}, "opts": {"max_attempts": 1}}]
             )
             await room.told.wait("job_failed", job=inserted["id"])
-            told[kind] = [moment for moment in moments(room)[before:] if "periodic" not in moment]
+            told[kind] = [moment for moment in moments(room)[before:] if "fetched" not in moment]
 
     assert told == jobs
 
@@ -217,6 +217,10 @@ class At(Hook):
         tell(self.told, f"{self.name} insert_begin")
         self.refuse(params.tags, "no_insert_")
         return params
+
+    def metric_emit(self, metric: FetchMetric) -> None:
+        if metric.num_jobs:
+            tell(self.told, f"{self.name} fetched {metric.num_jobs} of {metric.queue}")
 
     async def periodic_jobs_start(self) -> None:
         tell(self.told, f"{self.name} periodic_jobs_start")

@@ -31,7 +31,7 @@ from millhand.errors import (
     UnknownKind,
 )
 from millhand.event import Event, EventKind
-from millhand.hooks import Hook, Middleware, overrides
+from millhand.hooks import FetchMetric, Hook, Middleware, overrides
 from millhand.job import OUTPUT_BYTES_MAX, Job, JobRow, JobState
 from millhand.queue import QueueRow
 
@@ -222,6 +222,7 @@ async def test_hooks_and_middleware_that_say_nothing_change_nothing() -> None:
     assert await Hook().work_end(job, error) is error
     await Hook().work_begin(job)
     await Hook().periodic_jobs_start()
+    Hook().metric_emit(FetchMetric(num_jobs=1, queue="default", seconds=0.1))
     assert await Middleware().insert(["params"], insert) == ["result"]  # type: ignore[list-item, comparison-overlap]
     await Middleware().work(job, work)
     assert called == [["params"], "work"]

@@ -46,7 +46,8 @@ class Producer(Service):
     """
     Fetches for one queue and owns its running attempts.
 
-    `execute` works one attempt and hands over what becomes of it; it never raises.
+    `execute` works one attempt and hands over what becomes of it; `on_fetched` is told how many jobs a fetch took, in how
+    many seconds. Neither raises.
     Concurrency: belongs to the client's event loop; at most one fetch at a time.
     """
 
@@ -62,6 +63,7 @@ class Producer(Service):
         max_workers: int,
         poll_seconds: float,
         subscriptions: Subscriptions,
+        on_fetched: Callable[[int, float], None] | None = None,
     ) -> None:
         super().__init__()
         self._attempts: dict[JobId, Attempt] = {}
@@ -77,6 +79,7 @@ class Producer(Service):
         self._more_is_waiting = False  # whether the last fetch was cut short by its limit
         self._num_failures = 0
         self._num_slots_taken = 0
+        self._on_fetched = on_fetched
         self._overtaken: set[Attempt] = set()  # their jobs were fetched here again before they had ended
         self._poll_at = 0.0
         self._poll_seconds = poll_seconds
@@ -221,6 +224,8 @@ class Producer(Service):
             self._failed(error, loop.time())
         else:
             self._recovered()
+            if self._on_fetched is not None:
+                self._on_fetched(len(rows), loop.time() - self._last_fetch)
             self._more_is_waiting = len(rows) == limit
             self._is_wanted |= self._more_is_waiting
             self._begin(rows, self._cancelled_while_fetching)

@@ -55,6 +55,12 @@ func (a *at) InsertBegin(_ context.Context, params *rivertype.JobInsertParams) e
 	return a.refuse(params.Tags, "no_insert_")
 }
 
+func (a *at) MetricEmit(_ context.Context, params *rivertype.HookMetricEmitParams) {
+	if metric, ok := params.Metric.(*rivertype.JobGetAvailableCountMetric); ok && metric.Count > 0 {
+		a.tell("%s fetched %d of %s", a.name, metric.Count, metric.Queue)
+	}
+}
+
 func (a *at) Start(context.Context, *rivertype.HookPeriodicJobsStartParams) error {
 	a.tell("%s periodic_jobs_start", a.name)
 	return nil
