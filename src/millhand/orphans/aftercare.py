@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from millhand.orphans.alarm import sound_for_recalled
 from millhand.orphans.judge import Reference
 from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
-from millhand.orphans.quarantine import Move, Whereabouts, find, put_back_many
+from millhand.orphans.quarantine import Move, Whereabouts, destroy_many, find, put_back_many
 from millhand.orphans.scan import Pass, gather_all
 from millhand.orphans.statements import ReferenceRow
 from millhand.orphans.sweep import carry_out, put_back_needed, record
@@ -66,11 +66,9 @@ async def purge(pass_: Pass) -> None:
         are_there = await gather_all([_is_there(pass_, action.key) for action in named])
         awaited = {action.id for action, is_there in zip(named, are_there, strict=True) if not is_there}
         going = [action for action in actions if action.id not in awaited]
-        failed = await pass_.store.delete_many([action.quarantine_key or "" for action in going])
-        purged = [action for action in going if action.quarantine_key not in failed]
-        states = {action.id: (ActionState.PURGED, "its time in quarantine was over") for action in purged}
+        states = await destroy_many(pass_.store, going)
         await pass_.executor.run(action_set_state_many(states, now=pass_.now))
-        pass_.run.totals.purged += len(purged)
+        pass_.run.totals.purged += sum(state is ActionState.PURGED for state, _ in states.values())
 
 
 async def _settle_moved(pass_: Pass, moved: Sequence[Action]) -> None:

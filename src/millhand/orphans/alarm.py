@@ -117,7 +117,7 @@ def how_lost(action: Action) -> str:
     when = f"{action.updated_at:%Y-%m-%d %H:%M} UTC" if action.updated_at else "?"
     if action.state == ActionState.PURGED:
         return f"run {action.run_id} took it away, and its bytes were destroyed at {when}"
-    return f"run {action.run_id} took it away at {when}; it lies at {action.quarantine_key}"
+    return f"run {action.run_id} took it away at {when}; it is kept as {action.quarantine_key}"
 
 
 def _tell(action: Action, on_event: OnEvent | None) -> None:

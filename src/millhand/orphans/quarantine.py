@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
 from millhand.orphans.ledger import Action, ActionState
 from millhand.orphans.scan import gather_all
+from millhand.orphans.versions import HIDDEN, destroy, hide, is_hidden, unhide
 from millhand.storage import (
     InvalidKey,
     ObjectChanged,
@@ -72,7 +74,11 @@ async def move_away(store: ObjectStore, action: Action) -> Move:
     """Move one object into quarantine. Whatever keeps it in its place is a reason, not an error."""
     spared = ActionState.ROW_DELETED if action.row_json is not None else ActionState.KEPT
     try:
-        await store.move(action.key, action.quarantine_key or "", if_same=seen_object(action))
+        if action.quarantine_key == HIDDEN:
+            if (reason := await hide(store, seen_object(action))) is not None:
+                return Move(reason=reason, state=spared)
+        else:
+            await store.move(action.key, action.quarantine_key or "", if_same=seen_object(action))
     except ObjectNotFound:
         return Move(reason="the object is gone", state=spared)
     except ObjectChanged:
@@ -87,6 +93,9 @@ async def move_away(store: ObjectStore, action: Action) -> Move:
 async def put_back(store: ObjectStore, action: Action) -> Move:
     """Move one object back to its key."""
     try:
+        if action.quarantine_key == HIDDEN:
+            state, reason = await unhide(store, seen_object(action))
+            return Move(reason=reason, state=state)
         await store.move(action.quarantine_key or "", action.key, if_absent=True)
     except ObjectExists:
         return Move(reason="a newer object has taken its place", state=ActionState.QUARANTINED)
@@ -101,10 +110,33 @@ async def find(store: ObjectStore, action: Action) -> Whereabouts:
     """Find the object of an action that was interrupted."""
     in_place = await _found(store, action.key)
     is_in_place = in_place is not None and in_place.is_same_as(seen_object(action))
+    if action.quarantine_key == HIDDEN:
+        is_hidden_there = not is_in_place and await is_hidden(store, seen_object(action))
+        found = Whereabouts.IN_QUARANTINE if is_hidden_there else Whereabouts.GONE
+        return Whereabouts.IN_PLACE if is_in_place else found
     is_kept = action.quarantine_key is not None and await _found(store, action.quarantine_key) is not None
     if is_in_place:
         return Whereabouts.IN_BOTH if is_kept else Whereabouts.IN_PLACE
     return Whereabouts.IN_QUARANTINE if is_kept else Whereabouts.GONE
+
+
+async def destroy_many(
+    store: ObjectStore, actions: Sequence[Action]
+) -> Mapping[int, tuple[ActionState, str]]:
+    """
+    End the bytes of what is in quarantine; answers by action id, for those that the store did not refuse.
+
+    Raises: StoreError.
+    """
+    moved = [action for action in actions if action.quarantine_key != HIDDEN]
+    failed = await store.delete_many([action.quarantine_key or "" for action in moved])
+    over = (ActionState.PURGED, "its time in quarantine was over")
+    ended = {action.id: over for action in moved if action.quarantine_key not in failed}
+    for action in actions:
+        if action.quarantine_key == HIDDEN:
+            with suppress(ObjectLocked):
+                ended[action.id] = await destroy(store, action, seen_object(action))
+    return ended
 
 
 async def _found(store: ObjectStore, key: str) -> ObjectInfo | None:

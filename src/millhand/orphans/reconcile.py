@@ -96,6 +96,7 @@ async def reconcile(
         complete_run_id=None if previous is None else previous.id,
         config=config,
         executor=executor,
+        has_versions=capabilities.has_versions,
         is_exact=capabilities.has_exact_start_after,
         kin=Kinship.of(config),
         now=instant,

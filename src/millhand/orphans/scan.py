@@ -87,6 +87,7 @@ class Pass:
     complete_run_id: int | None
     config: OrphansConfig
     executor: Executor
+    has_versions: bool = False
     is_exact: bool
     kin: Kinship
     now: datetime

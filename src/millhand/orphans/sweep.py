@@ -40,6 +40,7 @@ from millhand.orphans.quarantine import LONG_AGO, Move, move_many, put_back_many
 from millhand.orphans.references import ClaimedRow
 from millhand.orphans.scan import Pass, is_removable
 from millhand.orphans.statements import ReferenceRow
+from millhand.orphans.versions import HIDDEN
 from millhand.storage import ObjectInfo
 
 WAVES = (10, 100, 1_000)
@@ -217,10 +218,16 @@ def _action(pass_: Pass, finding: Finding) -> Action:
         size=finding.size,
         etag=finding.etag,
         modified_at=finding.modified_at,
-        quarantine_key=quarantine_key(pass_.run.id, finding.key) if finding.is_present else None,
+        quarantine_key=_kept_at(pass_, finding),
         source=finding.source,
         row_id=finding.row_id,
     )
+
+
+def _kept_at(pass_: Pass, finding: Finding) -> str | None:
+    if not finding.is_present:
+        return None
+    return HIDDEN if pass_.has_versions else quarantine_key(pass_.run.id, finding.key)
 
 
 def _row_action(pass_: Pass, claim: ClaimedRow, finding: Finding) -> Action:
