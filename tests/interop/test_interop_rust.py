@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,14 @@ import pytest
 from interop_room import GoHand, GoMember, Hand, Language, Member, Room
 from river_program import GENEROUS_SECONDS, RiverProgram
 from rust_build import SOURCES, built_rust, lock_of, postgres_environment, require_cargo, started_rust
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.job import Job
+from millhand.retry import ConstantRetryPolicy
+from millhand.runtime.subscription import Subscription
+from millhand.step import Cursor
+from millhand.worker import Workers
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +189,76 @@ async def test_rust_client_without_election_never_leads(room: Room, trio: Trio, 
         leader = await room.leader()
 
     assert leader is None
+
+
+@pytest.mark.parametrize(("first", "second"), [("rust", "python"), ("python", "rust")])
+async def test_step_goes_on_from_the_cursor_of_the_other(
+    room: Room, trio: Trio, first: str, second: str
+) -> None:
+    """24: third_implementation_resumable_cursor; what one has counted the other counts on, and the step before is done."""
+    acts: list[Any] = [
+        ["step", "before", []],
+        ["cursor_step", "count", [["advance", 3], ["fail_before", 2]]],
+        ["retry_in", 0.05],
+    ]
+    id = await trio.hand(first).insert(*acts)
+
+    for number, language in enumerate((first, second), start=1):
+        async with _stepping(room, trio, language):
+            await room.told.wait("job_failed" if number == 1 else "job_completed", job=id, client=language)
+
+    told = [(line["client"], line["attempt"], line["step"], line["cursor"]) for line in room.told.all("step")]
+    assert told == [(first, 1, "before", 0), (first, 1, "count", 0), (second, 2, "count", 3)]
+    # A success of either leaves the progress that the failure had stored.
+    assert (await room.row(id))["metadata"] == {
+        "river:resumable_cursor": {"count": 3},
+        "river:resumable_step": "before",
+    }
+
+
+@contextlib.asynccontextmanager
+async def _stepping(room: Room, trio: Trio, language: str) -> AsyncIterator[None]:
+    """Start a client whose workers know steps."""
+    if language == "rust":
+        async with trio.working("rust"):
+            yield
+        return
+    workers = Workers()
+
+    def tell(job: Job[dict[str, Any]], step: str, cursor: int) -> None:
+        line = {"client": "python", "job": job.id, "attempt": job.attempt, "step": step, "cursor": cursor}
+        room.told.tell({"event": "step", **line})
+
+    async def before(job: Job[dict[str, Any]]) -> None:
+        tell(job, "before", 0)
+
+    async def count(cursor: Cursor, job: Job[dict[str, Any]]) -> None:
+        done = cursor.value or 0
+        assert isinstance(done, int)
+        cursor.set(done + 3)
+        tell(job, "count", done)
+        if job.attempt < 2:
+            raise ValueError("too early")
+
+    @workers.add(kind="act", retry=ConstantRetryPolicy(timedelta(milliseconds=50)))
+    async def act(job: Job[dict[str, Any]]) -> None:
+        await job.step("before", before, job)
+        await job.step_cursor("count", count, job)
+
+    client = Client(
+        room.url, Config(client_id="python", queues={"default": 1}, schema=room.schema, workers=workers)
+    )
+    events = client.subscribe()
+    async with client:
+        reading = asyncio.ensure_future(_tell_events(room, events))
+        yield
+    await reading
+
+
+async def _tell_events(room: Room, events: Subscription) -> None:
+    async for event in events:
+        assert event.job is not None
+        room.told.tell({"event": event.kind.value, "client": "python", "job": event.job.id})
 
 
 def test_lock_is_made_of_pins_and_a_source() -> None:
