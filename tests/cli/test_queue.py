@@ -56,3 +56,24 @@ async def test_queue_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> 
     (row,) = (await millhand("queue", "list", "--json")).json
 
     assert (row["name"], row["paused_at"], row["metadata"]) == ("mail", None, {})
+
+
+async def test_queue_whose_row_is_odd_is_listed_and_paused(schema_driver: AsyncpgDriver) -> None:
+    """A name with a newline stays one line in a pipe, instants that no calendar has are shown, and commands reach it."""
+    name = "mail\n"
+    await _queues(schema_driver, "mail", name)
+    sql = (
+        f"UPDATE {schema_driver.schema}.river_queue SET created_at = '0044-03-15 BC', updated_at = 'infinity'"
+    )
+    await schema_driver.pool.fetch(sql)
+
+    paused = await millhand("queue", "pause", name)
+    listed = await millhand("queue", "list")
+    listed_json = await millhand("queue", "list", "--json")
+
+    assert (paused.code, listed.code, listed_json.code) == (0, 0, 0)
+    assert len(listed.lines) == 2
+    assert [(queue["name"], queue["paused_at"] is not None) for queue in listed_json.json] == [
+        ("mail", False),
+        (name, True),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,20 +13,31 @@ from millhand.errors import JobCancel, JobSnooze
 from millhand.event import EventKind
 from millhand.job import Job, JobState
 from millhand.worker import Workers
+from odd_rows import HUGE, UNDECODABLE, UNREACHABLE, WORKABLE
 
-ODD = {
-    "metadata with a number of 5000 digits": """metadata = ('{"n": ' || repeat('9', 5000) || '}')::jsonb""",
-    "metadata nested 1200 deep": """metadata = ('{"n": ' || repeat('[', 1200) || repeat(']', 1200) || '}')::jsonb""",
-    "metadata that is no object": "metadata = '[1]'",
-    "snoozes beyond all numbers": """metadata = '{"snoozes": 1e300}'""",
-    "an error with a number of 5000 digits": """errors = ARRAY[('{"n": ' || repeat('9', 5000) || '}')::jsonb]""",
-    "scheduled before all time": "scheduled_at = '-infinity'",
-    "scheduled before year one": "scheduled_at = '0044-03-15 BC'",
-    "created after all time": "created_at = 'infinity'",
-}
+NOT_NOTIFICATIONS = (
+    "not json",
+    "",
+    "[" * 5000,
+    "7",
+    "null",
+    '["queue"]',
+    '{"queue": 7}',
+    "{}",
+    '{"action": 7, "queue": "default"}',
+    '{"action": "dance", "queue": "default"}',
+    '{"action": "cancel", "job_id": "x", "queue": "default"}',
+    '{"action": "cancel", "job_id": 1e400, "queue": "default"}',
+    '{"action": "cancel", "queue": ["default"]}',
+    '{"action": "pause", "queue": null}',
+    '{"action": "pause", "queue": "default\\n"}',
+    '{"action": "resigned", "leader_id": 7}',
+    '{"action": ["request_resign"]}',
+)
+NUM_NO_OBJECTS = 6
 
 
-@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("odd", WORKABLE.values(), ids=WORKABLE)
 async def test_odd_row_is_worked_like_the_others(room: Room, odd: str) -> None:
     """
     claimed_row_decode_isolation.
@@ -52,6 +64,161 @@ async def test_odd_row_is_worked_like_the_others(room: Room, odd: str) -> None:
 
     assert sorted(told) == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_SNOOZED]
     assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+
+
+@pytest.mark.parametrize("odd", UNDECODABLE.values(), ids=UNDECODABLE)
+async def test_args_that_do_not_decode_fail_their_own_job(room: Room, odd: str) -> None:
+    """claimed_row_decode_isolation; the job fails as any other, says why, and its neighbour of the same fetch is worked."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    await room.insert_raw("act", '{"what": "good"}')
+    await room.insert_raw("act", '{"what": "odd"}')
+    await room.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+
+    client = room.client(workers)
+    with client.subscribe() as events:
+        async with client:
+            told = {
+                event.job.id: event.kind for event in [await room.next(events) for _ in range(2)] if event.job
+            }
+
+    good, bad = await room.rows()
+    assert told == {good.id: EventKind.JOB_COMPLETED, bad.id: EventKind.JOB_FAILED}
+    assert (good.state, bad.state, bad.attempt) == (JobState.COMPLETED, JobState.AVAILABLE, 1)
+    [error] = bad.errors
+    assert error.error.startswith("InvalidJob: args of kind 'act' must decode as Act, got: ")
+
+
+@pytest.mark.parametrize("odd", UNREACHABLE.values(), ids=UNREACHABLE)
+async def test_row_that_nobody_can_reach_waits_and_holds_up_nobody(room: Room, odd: str) -> None:
+    """What is in a queue, or of a kind, that cannot be named stays available, also where all kinds are fetched."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    await room.insert_raw("act", '{"what": "odd"}')
+    await room.execute(f"UPDATE river_job SET {odd}")
+    await room.insert_raw("act", '{"what": "good"}')
+
+    client = room.client(workers)
+    with client.subscribe() as events:
+        async with client:
+            event = await room.next(events)
+
+    bad, good = await room.rows()
+    assert event.job == good
+    assert (bad.state, bad.attempt, good.state) == (JobState.AVAILABLE, 0, JobState.COMPLETED)
+
+
+async def test_queue_with_an_odd_row_is_worked_paused_and_listed(room: Room) -> None:
+    """Whatever stands in a queue's row, its client starts, works and is paused, and lists show it beside its neighbours."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    await room.execute(
+        "INSERT INTO river_queue (name, metadata, created_at, updated_at, paused_at) VALUES "
+        "('default', '[1]', '0044-03-15 BC', 'infinity', NULL), "
+        r"""(E'default\n', ('{"n": ' || repeat('9', 5000) || '}')::jsonb, '-infinity', now(), '-infinity')"""
+    )
+
+    client = room.client(workers)
+    with client.subscribe() as events:
+        async with client:
+            worked = await room.work(client, Act("x"))
+            await client.queues.pause("default\n")
+            await client.queues.pause("default")
+            while (paused := await room.next(events)).job is not None:
+                pass
+            listed = await client.queues.list()
+
+    assert (worked.kind, paused.kind, paused.queue) == (
+        EventKind.JOB_COMPLETED,
+        EventKind.QUEUE_PAUSED,
+        "default",
+    )
+    assert [(queue.name, queue.metadata, queue.is_paused) for queue in listed] == [
+        ("default", {}, True),
+        ("default\n", {}, True),
+    ]
+
+
+@pytest.mark.slow
+async def test_row_with_an_output_of_40_mib_is_worked_like_the_others(room: Room) -> None:
+    """A row that is larger than any output may be is fetched, worked, completed and told of, its neighbours with it."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        job.set_metadata("seen", len(job.row.output or ""))
+
+    for what in ("good", "odd", "good"):
+        await room.insert_raw("act", json.dumps({"what": what}))
+    await room.execute(f"UPDATE river_job SET {HUGE} WHERE args ->> 'what' = 'odd'")
+
+    client = room.client(workers)
+    with client.subscribe() as events:
+        async with client:
+            told = [await room.next(events) for _ in range(3)]
+
+    assert [event.kind for event in told] == [EventKind.JOB_COMPLETED] * 3
+    assert [row.metadata["seen"] for row in await room.rows()] == [0, 40 * 1024 * 1024, 0]
+
+
+async def test_output_of_40_mib_is_refused_and_fails_its_own_job(room: Room) -> None:
+    """A worker that records more than 32 MiB is told so where it does, and its neighbour completes."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if job.args.what == "odd":
+            job.record_output("x" * (40 * 1024 * 1024))
+
+    await room.insert_raw("act", '{"what": "odd"}')
+    await room.insert_raw("act", '{"what": "good"}')
+
+    client = room.client(workers)
+    with client.subscribe() as events:
+        async with client:
+            await room.next(events)
+            await room.next(events)
+
+    bad, good = await room.rows()
+    assert good.state is JobState.COMPLETED
+    assert [error.error for error in bad.errors] == [
+        "ValueError: output must be at most 33,554,432 bytes, got 41,943,042"
+    ]
+    assert bad.metadata == {}
+
+
+@pytest.mark.parametrize("topic", ["river_insert", "river_control", "river_leadership"])
+async def test_notification_that_is_none_is_told_and_changes_nothing(
+    room: Room, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is no JSON, or says nothing that anybody knows, leaves a client working, leading, and listening."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    client = room.client(workers, fetch_poll_interval=timedelta(minutes=1))
+    with client.subscribe() as events:
+        async with client:
+            await client.insert(Act("first"))  # the fetch with which it started is over
+            await room.next(events)
+            for payload in NOT_NOTIFICATIONS:
+                await room.driver.pool.fetch("SELECT pg_notify($1, $2)", [f"public.{topic}", payload])
+            await client.insert(Act("second"))
+            event = await room.next(events)
+            warnings = [record for record in caplog.records if record.message == "notification ignored"]
+
+    assert event.kind is EventKind.JOB_COMPLETED
+    assert len(warnings) >= NUM_NO_OBJECTS
 
 
 async def test_instants_beyond_pythons_are_read_as_its_first_and_last(room: Room) -> None:

@@ -56,7 +56,11 @@ def say(text: str) -> None:
 def print_json(value: Json) -> None:
     """Print a value as indented JSON."""
     encoded = msgspec.json.encode(value, enc_hook=str)
-    click.echo(msgspec.json.format(encoded, indent=2).decode())
+    try:
+        text = msgspec.json.format(encoded, indent=2)
+    except RecursionError:  # somebody's args are nested deeper than can be indented
+        text = encoded
+    click.echo(text.decode())
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -107,7 +111,7 @@ def job_fields(job: JobRow) -> dict[str, Json]:
         "priority": job.priority,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
-        "args": job.args,
+        "args": msgspec.Raw(job.encoded_args.encode()),  # as they stand there, whatever Python could read of them
         "metadata": job.metadata,
         "tags": job.tags,
         "errors": job.errors,

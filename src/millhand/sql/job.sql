@@ -3,9 +3,13 @@
     job.state::text AS state,
     job.attempt,
     job.max_attempts,
-    job.attempted_at,
+    CASE WHEN job.attempted_at IS NOT NULL
+        THEN least(greatest(job.attempted_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
+    END AS attempted_at,
     least(greatest(job.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
-    job.finalized_at,
+    CASE WHEN job.finalized_at IS NOT NULL
+        THEN least(greatest(job.finalized_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
+    END AS finalized_at,
     least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
     job.priority,
     job.args::text AS args,

@@ -76,7 +76,10 @@ SET
     )
 WHERE job.id = ANY((SELECT ids FROM decided)::bigint [])
 RETURNING
-    job.id, job.queue, job.scheduled_at, job.state = 'discarded' AS is_discarded;
+    job.id,
+    job.queue,
+    least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
+    job.state = 'discarded' AS is_discarded;
 
 -- name: job_get_schedulable
 -- Give the ids of jobs in the order in which they would be scheduled.

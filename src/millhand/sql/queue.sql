@@ -1,9 +1,11 @@
 -- fragment: queue_columns
     queue.name,
-    queue.created_at,
+    least(greatest(queue.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
     queue.metadata::text AS metadata,
-    queue.paused_at,
-    queue.updated_at
+    CASE WHEN queue.paused_at IS NOT NULL
+        THEN least(greatest(queue.paused_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z')
+    END AS paused_at,
+    least(greatest(queue.updated_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS updated_at
 
 -- name: queue_create_or_set_updated_at
 -- Make a queue known, or say that it still is; metadata and a pause stay as they are.

@@ -1,0 +1,105 @@
+"""A leader meets rows that nobody of ours would write: they are swept as well as can be, and their neighbours as ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+import pytest
+
+from factory import NOW, insert_job, qualified
+from millhand.config import Config
+from millhand.driver.protocol import Executor
+from millhand.job import Job, JobState
+from millhand.maintenance.batch import BatchSize
+from millhand.maintenance.job_cleaner import JobCleaner
+from millhand.maintenance.job_rescuer import JobRescuer
+from millhand.maintenance.job_scheduler import JobScheduler
+from millhand.retry import DefaultRetryPolicy
+from millhand.runtime.inserter import Inserter
+from millhand.testing import ManualClock
+from millhand.worker import Workers
+from odd_rows import HUGE, ODD
+
+HOUR = timedelta(hours=1)
+DAYS = timedelta(days=30)
+ROWS = [
+    *(pytest.param(odd, id=name) for name, odd in ODD.items()),
+    pytest.param(HUGE, id="an output of 40 MiB", marks=pytest.mark.slow),
+]
+FINALIZED = (JobState.CANCELLED, JobState.COMPLETED, JobState.DISCARDED)
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+    what: str
+
+
+async def put(tx: Executor, what: str, state: JobState) -> int:
+    """Put a job that is due for the sweeper of its state."""
+    ago = NOW - DAYS
+    instants = {"finalized_at": ago} if state.is_finalized else {}
+    if state is JobState.RUNNING:
+        instants = {"attempted_at": ago}
+    job = await insert_job(
+        tx, state, args=f'{{"what": "{what}"}}', kind="act", scheduled_at=NOW - HOUR, **instants
+    )
+    return job.id
+
+
+async def states(tx: Executor) -> dict[int, str]:
+    rows = await tx.fetch(qualified("SELECT id, state::text FROM /* schema */river_job", tx))
+    return {row["id"]: row["state"] for row in rows}
+
+
+@pytest.mark.parametrize("odd", ROWS)
+async def test_odd_row_keeps_no_sweeper_from_its_neighbours(tx: Executor, odd: str) -> None:
+    """Scheduler, rescuer and cleaner, one pass each: odd rows go the way of the others, and nothing is raised."""
+    ids = {
+        state: [await put(tx, what, state) for what in ("good", "odd", "good")]
+        for state in (JobState.SCHEDULED, JobState.RETRYABLE, JobState.RUNNING, *FINALIZED)
+    }
+    await tx.fetch(qualified(f"UPDATE /* schema */river_job SET {odd} WHERE args ->> 'what' = 'odd'", tx))
+
+    await _sweep(tx)
+
+    after = await states(tx)
+    assert {after[id] for state in (JobState.SCHEDULED, JobState.RETRYABLE) for id in ids[state]} == {
+        "available"
+    }
+    assert {after[id] for id in ids[JobState.RUNNING]} == {"retryable"}
+    assert not {id for state in FINALIZED for id in ids[state]} & after.keys()
+
+
+async def _sweep(tx: Executor) -> None:
+    clock = ManualClock(NOW)
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    size = BatchSize(clock)
+    inserter = Inserter(tx, Config(clock=clock))
+    await JobScheduler(tx, inserter, clock=clock, batch_size=size).run_once()
+    rescuer = JobRescuer(
+        tx,
+        clock=clock,
+        batch_size=size,
+        job_timeout=HOUR,
+        rescue_after=HOUR,
+        retry_policy=DefaultRetryPolicy(),
+        workers=workers,
+    )
+    await rescuer.run_once()
+    week = timedelta(days=7)
+    cleaner = JobCleaner(
+        tx,
+        clock=clock,
+        batch_size=size,
+        cancelled_retention=week,
+        completed_retention=week,
+        discarded_retention=week,
+    )
+    await cleaner.run_once()
