@@ -91,8 +91,9 @@ class Measurement:
             await self._filled(river, client, num_jobs)
             speeds.put("worked by one alone", language, (await self._worked(num_jobs, language))[language])
         await self._filled(river, client, num_jobs)
-        for language, per_second in (await self._worked(num_jobs, *LANGUAGES)).items():
-            speeds.put("worked by both, the share of each", language, per_second)
+        shares = await self._worked(num_jobs, *LANGUAGES)
+        for language in LANGUAGES:
+            speeds.put("worked by both, the share of each", language, shares[language])
 
     async def _insert(
         self, language: Language, river: RiverProgram, client: Client, count: int, batch: int

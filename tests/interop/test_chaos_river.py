@@ -29,13 +29,13 @@ async def test_load_together_is_survived(postgres_url: str, river_path: Path, tm
 
 
 def test_plan_follows_from_its_seed() -> None:
-    """39: A run can be played again: the same seed gives the same jobs, another one others."""
+    """A run can be played again: the same seed gives the same jobs, another one others."""
     assert plan(7, 200) == plan(7, 200)
     assert plan(7, 200) != plan(8, 200)
 
 
 def test_plan_holds_all_that_can_happen() -> None:
-    """39: Among a thousand jobs there are all fates, kinds, queues and priorities."""
+    """Among a thousand jobs there are all fates, kinds, queues and priorities."""
     jobs = plan(1, 1000)
 
     assert {fate(job, set()).state for job in jobs} == {"cancelled", "completed", "discarded"}
@@ -46,7 +46,7 @@ def test_plan_holds_all_that_can_happen() -> None:
 
 
 def test_attempts_end_as_the_audit_expects() -> None:
-    """39: The worker's rule and the audit's agree about every job of a plan that nobody kills or holds."""
+    """The worker's rule and the audit's agree about every job of a plan that nobody kills or holds."""
     for job in plan(3, 2000):
         if "hold" in job.acts:
             continue
@@ -65,7 +65,7 @@ def test_attempts_end_as_the_audit_expects() -> None:
 
 
 def test_journal_of_a_killed_process_is_read(tmp_path: Path) -> None:
-    """39: An attempt without an end was cut short; the others have theirs, side by side as they were."""
+    """An attempt without an end was cut short; the others have theirs, side by side as they were."""
     journal = Journal(tmp_path / "python_1.journal")
     journal.note("begin", 1, 1, 0, "fail")
     journal.note("begin", 2, 1, 0, "complete")
@@ -136,12 +136,12 @@ def _executed(*more: Execution) -> Callable[[Evidence], Evidence]:
 
 
 def test_audit_has_nothing_to_say_of_a_world_in_order() -> None:
-    """39: A killed attempt that was rescued is no violation."""
+    """A killed attempt that was rescued is no violation."""
     assert audit(WORLD) == []
 
 
 def test_audit_knows_a_fetch_that_never_began() -> None:
-    """39: A job that was snoozed, fetched again and not begun before the kill has lost no outcome."""
+    """A job that was snoozed, fetched again and not begun before the kill has lost no outcome."""
     job = ChaosJob(n=0, snoozes=1)
     row = dataclasses.replace(
         ROWS[0],
@@ -206,7 +206,7 @@ def test_audit_knows_a_fetch_that_never_began() -> None:
     ],
 )
 def test_audit_notices(change: Callable[[Evidence], Evidence], fault: str) -> None:
-    """39: Whatever is wrong with the world is said of the job that it is wrong with."""
+    """Whatever is wrong with the world is said of the job that it is wrong with."""
     found = audit(change(WORLD))
 
     assert any(fault in one for one in found), found

@@ -135,7 +135,13 @@ async def test_one_works_what_another_inserts(room: Room, trio: Trio, inserter: 
         await room.told.wait("job_snoozed", job=snoozed)
 
     rows = {row["id"]: row for row in await room.rows()}
-    common = {"kind": "act", "queue": "default", "tags": [], "unique_key": None, "unique_states": None}
+    common: dict[str, Any] = {
+        "kind": "act",
+        "queue": "default",
+        "tags": [],
+        "unique_key": None,
+        "unique_states": None,
+    }
     assert [{name: row[name] for name in common} for row in rows.values()] == [common] * 4
     assert {id: _told(row) for id, row in rows.items()} == {
         done: ("completed", 1, 3, [worker], {"output": output}, []),
