@@ -45,11 +45,8 @@ NUM_PROCESSES = 3  # of each language
 BATCH_SIZE = 250
 KILL_SECONDS = 5.0
 MAX_WORKERS = 20  # of each queue
-JOB_TIMEOUT_SECONDS = 8.0
 RESCUE_SECONDS = 10.0
 RETRY_SECONDS = 0.05
-# A rescuer sweeps when a term begins and every half a minute; terms that end sooner make the tail of a run shorter.
-RESIGN_SECONDS = RESCUE_SECONDS
 # How long all may take behind the last insert before it is called lost.
 DRAIN_SECONDS = 240.0
 POSTGRES_SETTINGS = {"max_connections": "300"}
@@ -57,12 +54,18 @@ POSTGRES_SETTINGS = {"max_connections": "300"}
 
 @dataclass(kw_only=True)
 class Options:
-    """How much, how long."""
+    """
+    How much, how long. What was killed is rescued after `rescue_seconds`; what works may take four fifths of that.
+
+    A rescuer sweeps when a term begins and every half a minute. Behind the last kill leaders are therefore asked to
+    resign every `rescue_seconds`, which makes the tail of a run shorter.
+    """
 
     jobs: int
     seconds: float
     seed: int
     kill_seconds: float = KILL_SECONDS
+    rescue_seconds: float = RESCUE_SECONDS
 
 
 @dataclass(kw_only=True)
@@ -98,11 +101,12 @@ async def start_member(
 class Fleet:
     """The working processes. `killed_at` says when those were dead that were killed."""
 
-    def __init__(self, url: str, schema: str, directory: Path, program: Path) -> None:
+    def __init__(self, url: str, schema: str, directory: Path, program: Path, rescue_seconds: float) -> None:
         self.killed_at: dict[str, float] = {}
         self._directory = directory
         self._numbers = count(1)
         self._program = program
+        self._rescue_seconds = rescue_seconds
         self._schema = schema
         self._stack = contextlib.AsyncExitStack()
         self._url = url
@@ -129,11 +133,11 @@ class Fleet:
         id = f"{language}_{next(self._numbers)}"
         settings = {
             "id": id,
-            "job_timeout_seconds": JOB_TIMEOUT_SECONDS,
+            "job_timeout_seconds": 0.8 * self._rescue_seconds,
             "journal": str(self._directory / f"{id}.journal"),
             "kinds": KINDS,
             "queues": dict.fromkeys(QUEUES, MAX_WORKERS),
-            "rescue_seconds": RESCUE_SECONDS,
+            "rescue_seconds": self._rescue_seconds,
             "retry_seconds": RETRY_SECONDS,
             "schema": self._schema,
         }
@@ -162,7 +166,9 @@ class Load:
             Client(self._url, Config(schema=self._schema, client_id="control")) as client,
         ):
             hands = (GoHand(river, self._schema), PythonHand(client))
-            async with Fleet(self._url, self._schema, directory, program) as fleet:
+            async with Fleet(
+                self._url, self._schema, directory, program, self._options.rescue_seconds
+            ) as fleet:
                 began_at = time.monotonic()
                 is_worked_off = asyncio.Event()
                 async with asyncio.TaskGroup() as others:
@@ -238,7 +244,7 @@ class Load:
             for number in range(int(DRAIN_SECONDS)):
                 if not await connection.fetchval(sql):
                     return
-                if number % RESIGN_SECONDS == RESIGN_SECONDS - 1:
+                if (number + 1) % self._options.rescue_seconds == 0:
                     await hands[number % 2].request_resign()
                 await asyncio.sleep(1.0)
 
