@@ -31,8 +31,8 @@ from millhand.orphans.chain_ledger import (
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Totals
 from millhand.orphans.listing import is_utf8
-from millhand.orphans.references import quoted_table
 from millhand.orphans.scan import Pass, Progress, bounds, gather_all, scan_chain
+from millhand.orphans.statements import quoted_table
 
 LEASE = timedelta(seconds=60)  # a chain whose heart has not beaten for so long is nobody's
 LOOK_SECONDS = 1.0  # how often one who has nothing to do looks whether the others are done

@@ -24,6 +24,7 @@ from millhand.orphans.aftercare import heal, purge, settle
 from millhand.orphans.alarm import note_recalled, sound_for_missing
 from millhand.orphans.binding import read_binding, renew_binding
 from millhand.orphans.canary import Canaries, choose_canaries, find_dead
+from millhand.orphans.chains import scan
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind
 from millhand.orphans.guard import GuardFacts, refusals
@@ -47,7 +48,7 @@ from millhand.orphans.ledger import (
 from millhand.orphans.listing import OutOfOrder
 from millhand.orphans.references import open_references
 from millhand.orphans.report import RunReport, report_of
-from millhand.orphans.scan import Pass, Progress, scan
+from millhand.orphans.scan import Pass, Progress
 from millhand.orphans.spelling import vet
 from millhand.orphans.sweep import sweep
 from millhand.orphans.undeclared import find_undeclared

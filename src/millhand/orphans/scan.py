@@ -1,10 +1,10 @@
 """
-One pass over a bucket in the order of keys, in both directions, stretch by stretch.
+One chain of a pass over a bucket in the order of keys, in both directions, stretch by stretch.
 
 Rule 1: a page of objects is listed first and the rows of the same stretch of keys are read after. A row that is
         committed after its page was listed is thus seen; the other way round it would be a race.
-Rule 2: stretches follow one another without a gap, from the first possible key to past the last object, so every row
-        is read and every older finding is either seen again or dropped.
+Rule 2: stretches follow one another without a gap, from the chain's first possible key to its last, so every row is
+        read and every older finding is either seen again or dropped.
 Rule 3: what was found and the cursor are one transaction. Whoever goes on after a crash redoes one stretch at most.
 
     page of keys ──▶ rows of (low, high] ──▶ compare ──▶ weigh ──▶ findings + cursor ──▶ low = high
@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn, TypeVar
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.canary import Canaries
+from millhand.orphans.chain_ledger import Chain, chain_advance, chain_beat
 from millhand.orphans.compare import (
     Comparison,
     KeyScope,
@@ -42,11 +44,11 @@ from millhand.orphans.ledger import (
     Run,
     finding_get_many,
     finding_put_many,
-    run_advance,
     run_beat,
 )
-from millhand.orphans.listing import ordered_pages, sorted_pages, without_unstorable
-from millhand.orphans.references import RangeRead, ReferenceRow, References
+from millhand.orphans.listing import ordered_pages, sorted_pages, up_to, without_unstorable
+from millhand.orphans.references import RangeRead, References
+from millhand.orphans.statements import ReferenceRow
 from millhand.storage import InvalidKey, ListingBroken, ObjectNotFound, ObjectPage, ObjectStore
 from millhand.store.query import Query
 
@@ -84,11 +86,13 @@ class Pass:
 
     brought_now: datetime | None
     canaries: Canaries
+    chain_or_none: Chain | None = None
     complete_run_id: int | None
     config: OrphansConfig
     executor: Executor
     has_versions: bool = False
     is_exact: bool
+    is_helper: bool = False
     kin: Kinship
     now: datetime
     on_event: OnEvent | None = None
@@ -100,8 +104,20 @@ class Pass:
     store: ObjectStore
 
     async def beat(self) -> None:
-        """Say that the run is alive. Raises: RunLost."""
-        await self.executor.run(run_beat(self.run, now=self.brought_now))
+        """Say that the run, and the chain if it is one's, is alive. Raises: RunLost."""
+        if self.chain_or_none is None:
+            await self.executor.run(run_beat(self.run, now=self.brought_now))
+        else:
+            is_owner = not self.is_helper
+            query = chain_beat(self.run, self.chain_or_none, is_owner=is_owner, now=self.brought_now)
+            await self.executor.run(query)
+
+    @property
+    def chain(self) -> Chain:
+        """The chain that is being judged. Only while one is."""
+        if self.chain_or_none is None:
+            raise LookupError("a pass must be at a chain to judge, got one that is at none")
+        return self.chain_or_none
 
     async def holding(self, keys: Sequence[str]) -> dict[str, list[ReferenceRow]]:
         """Return the rows that hold the object of any of `keys` at this moment, by key."""
@@ -134,22 +150,30 @@ class Pass:
             )
 
 
-async def scan(pass_: Pass) -> None:
+async def scan_chain(pass_: Pass, stopped: asyncio.Event) -> None:
     """
-    Judge every object and every row, and write what is not as it should be into the ledger.
+    Judge the objects and rows of one chain from its cursor on, and write what is not as it should be into the ledger.
 
-    Raises: OutOfOrder, when the listing is not as ordered as the run took it to be; ListingUntrusted; SourceFailed;
-    RunLost; StoreError; DriverError.
+    When `stopped` is set, it ends after the page that it is at.
+
+    Raises: as `chains.scan`.
     """
-    first, last = bounds(pass_.config.prefix)
-    low = max(first, pass_.run.cursor_key)
-    scope_of = KeyScope.of(pass_.config)
-    async for listed in _pages(pass_, low):
-        page = without_unstorable(listed)
-        pass_.run.totals.unclassified += page.num_skipped
-        if page.keys:
-            low = await _judge_stretch(pass_, page, low, page.keys[-1], scope_of)
-    await _judge_stretch(pass_, ObjectPage(describe=_no_object, keys=(), sizes=()), low, last, scope_of)
+    chain = pass_.chain
+    low, scope_of = chain.cursor_key, KeyScope.of(pass_.config)
+    async with aclosing(_pages(pass_, chain)) as pages:
+        async for listed in pages:
+            mine = up_to(listed, chain.high)
+            page = without_unstorable(mine)
+            pass_.run.totals.unclassified += page.num_skipped
+            if page.keys:
+                low = await _judge_stretch(pass_, page, low, page.keys[-1], scope_of)
+            if stopped.is_set():
+                return
+            if len(mine.keys) < len(listed.keys) or low == chain.high:
+                break
+    if low != chain.high:
+        nothing = ObjectPage(describe=_no_object, keys=(), sizes=())
+        await _judge_stretch(pass_, nothing, low, chain.high, scope_of)
 
 
 def bounds(prefix: str) -> tuple[str, str | None]:
@@ -167,11 +191,11 @@ async def gather_all(coroutines: Sequence[Awaitable[T]]) -> list[T]:
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-def _pages(pass_: Pass, low: str) -> AsyncIterator[ObjectPage]:
-    prefix, page_size = pass_.config.prefix, pass_.config.page_size
+def _pages(pass_: Pass, chain: Chain) -> AsyncGenerator[ObjectPage, None]:
+    prefix, page_size, low = pass_.config.prefix, pass_.config.page_size, chain.cursor_key
     # A cursor is only worth something where starting after it is exact; elsewhere the listing begins at its beginning.
-    if pass_.run.is_ordered and (pass_.is_exact or not pass_.run.cursor_key):
-        start_after = pass_.run.cursor_key
+    if chain.is_ordered and (pass_.is_exact or chain.is_at_start):
+        start_after = "" if chain.is_at_start else low
         return ordered_pages(pass_.store, prefix=prefix, start_after=start_after, page_size=page_size)
     return sorted_pages(pass_.store, prefix=prefix, start_after=low, page_size=page_size, beat=pass_.beat)
 
@@ -208,7 +232,17 @@ async def _judge(pass_: Pass, found: Comparison, low: str, read: RangeRead) -> N
 
 
 def _advance(pass_: Pass, low: str, high: str | None) -> Query[None]:
-    return run_advance(pass_.run, low=low, high=high, totals=pass_.run.totals, now=pass_.brought_now)
+    chain = pass_.chain
+    return chain_advance(
+        pass_.run,
+        chain,
+        low=low,
+        high=high,
+        is_owner=not pass_.is_helper,
+        live_canaries=sorted(pass_.canaries.seen_live.intersection(chain.canaries)),
+        now=pass_.brought_now,
+        totals=pass_.run.totals,
+    )
 
 
 def _count(pass_: Pass, found: Comparison, read: RangeRead) -> None:
@@ -225,7 +259,7 @@ def _count(pass_: Pass, found: Comparison, read: RangeRead) -> None:
 async def _look_for(pass_: Pass, keys: list[str]) -> list[Observation]:
     """Look once more for what is not in the listing; keys beyond the limit are only counted."""
     totals = pass_.run.totals
-    looked_at = keys[: max(0, MAX_LOOKS - totals.looks)]
+    looked_at = keys[: max(0, MAX_LOOKS // pass_.chain.num_chains - totals.looks)]
     totals.looks += len(looked_at)
     totals.missing += len(keys) - len(looked_at)
     rows = _ready_rows(await pass_.references.naming(looked_at))

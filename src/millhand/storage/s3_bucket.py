@@ -30,6 +30,7 @@ from millhand.storage.protocol import (
 )
 from millhand.storage.s3_client import conditionally, make_client, translated
 from millhand.storage.s3_listing import Listing, bare_etag, parse_listing
+from millhand.storage.s3_pages import Pages
 
 MAX_DELETES = 1_000  # keys of one DeleteObjects
 MAX_COPY_BYTES = 5 * 1024**3  # above, CopyObject refuses and parts are copied
@@ -62,6 +63,7 @@ class S3Bucket:
         self._copy_part_bytes = copy_part_bytes
         self._region = region
         self._made: Any = None
+        self._pages: Pages | None = None
         self._making = threading.Lock()
 
     @property
@@ -72,6 +74,15 @@ class S3Bucket:
                 self._made = make_client(self.endpoint_url, self._region, is_path_style=self._is_path_style)
             return self._made
 
+    @property
+    def pages(self) -> Pages:
+        """What asks for pages of listings; made at the first call, as the client is."""
+        client = self.client
+        with self._making:
+            if self._pages is None:
+                self._pages = Pages(client, self.name)
+            return self._pages
+
     def close(self) -> None:
         """Let go of the connections, if there are any."""
         if self._made is not None:
@@ -81,8 +92,7 @@ class S3Bucket:
         return {"Bucket": self.name, "Key": self.root + key}
 
     def list_page(self, prefix: str, start_after: str, page_size: int, token: str | None) -> Listing:
-        question = {
-            "Bucket": self.name,
+        question: dict[str, str | int] = {
             "EncodingType": "url",
             "MaxKeys": page_size,
             "Prefix": self.root + prefix,
@@ -92,8 +102,8 @@ class S3Bucket:
         elif start_after:
             question["StartAfter"] = self.root + start_after
         with translated("list", prefix or None):
-            answer = self.client.list_objects_v2(**question)
-        return parse_listing(answer["RawBody"], root=self.root, prefix=prefix)
+            body = self.pages.ask(question)
+        return parse_listing(body, root=self.root, prefix=prefix)
 
     def head(self, operation: str, key: str) -> ObjectInfo:
         check_key(operation, key, root=self.root)

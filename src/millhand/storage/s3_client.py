@@ -1,10 +1,10 @@
-"""The botocore client that speaks to a server, with pages of listings kept from its parser, and its errors as ours."""
+"""The botocore client that speaks to a server, and its errors as ours."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import botocore.session
 from botocore.config import Config
@@ -19,7 +19,6 @@ NUM_THREADS = 16
 NOT_FOUND = frozenset(("404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"))
 DENIED = frozenset(("403", "AccessDenied", "AllAccessDisabled", "Forbidden", "MethodNotAllowed"))
 CONFLICT = frozenset(("412", "409", "PreconditionFailed", "ConditionalRequestConflict"))
-HEAD_BYTES = 512  # of an answer, within which its first element begins
 
 
 def make_client(endpoint_url: str | None, region: str | None, *, is_path_style: bool) -> BaseClient:
@@ -37,10 +36,7 @@ def make_client(endpoint_url: str | None, region: str | None, *, is_path_style: 
     )
     session = botocore.session.get_session()
     region = region or session.get_config_variable("region") or "us-east-1"
-    client = session.create_client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
-    # First: botocore's own look for an error in a page that says 200 reads all of its XML, which takes 4 ms a page.
-    client.meta.events.register_first("before-parse.s3.ListObjectsV2", _keep_body)
-    return client
+    return session.create_client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
 
 
 def conditionally(
@@ -78,10 +74,3 @@ def translated(operation: str, key: str | None, conflict: StoreError | None = No
 def code_of(error: ClientError) -> str:
     """Return what the server calls its error."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))
-
-
-def _keep_body(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Take a page's XML away from botocore's parsers, which are left an empty listing; an error stays theirs."""
-    if response_dict["status_code"] == 200 and b"<ListBucketResult" in response_dict["body"][:HEAD_BYTES]:  # noqa: PLR2004
-        customized_response_dict["RawBody"] = response_dict["body"]
-        response_dict["body"] = b"<ListBucketResult/>"

@@ -42,18 +42,15 @@ def parse_listing(body: bytes, *, root: str, prefix: str) -> Listing:
     """
     if b"<ListBucketResult" not in body:
         raise _broken(prefix, f"an answer that is no listing: {body[:80]!r}")
-    keys, sizes, etags, modified = (column.findall(body) for column in (KEY, SIZE, ETAG, MODIFIED))
-    lengths = {"keys": len(keys), "sizes": len(sizes), "etags": len(etags), "times": len(modified)}
+    keys, sizes = KEY.findall(body), SIZE.findall(body)
+    num_etags, num_times = body.count(b"<ETag>"), body.count(b"<LastModified>")
+    lengths = {"keys": len(keys), "sizes": len(sizes), "etags": num_etags, "times": num_times}
     if (count := KEY_COUNT.search(body)) is not None:
         lengths["KeyCount"] = int(count[1])
     if len(set(lengths.values())) != 1:
         raise _broken(prefix, f"a page of unequal columns {lengths!r}")
     texts = _cut(_decode_keys(keys, is_url_encoded=b"<EncodingType>url</EncodingType>" in body), root, prefix)
-    page = ObjectPage(
-        describe=lambda index: _describe(texts[index], sizes[index], etags[index], modified[index]),
-        keys=texts,
-        sizes=[int(size) for size in sizes],
-    )
+    page = ObjectPage(describe=_Describer(body, texts), keys=texts, sizes=list(map(int, sizes)))
     return Listing(page=page, token=_token(body, prefix))
 
 
@@ -67,29 +64,40 @@ def bare_etag(text: str) -> str:
     return text.removeprefix("W/").strip('"')
 
 
-def _describe(key: str, size: bytes, etag: bytes, modified: bytes) -> ObjectInfo:
-    return ObjectInfo(
-        key=key,
-        size=int(size),
-        etag=bare_etag(unescape(etag.decode())),
-        modified_at=instant_of(modified.decode()),
-    )
+class _Describer:
+    """Describes objects of a page; of most pages nobody asks for one, so the other columns are read when one is."""
+
+    def __init__(self, body: bytes, keys: list[str]) -> None:
+        self._body = body
+        self._keys = keys
+        self._columns: tuple[list[bytes], ...] = ()
+
+    def __call__(self, index: int) -> ObjectInfo:
+        if not self._columns:
+            self._columns = tuple(column.findall(self._body) for column in (SIZE, ETAG, MODIFIED))
+        size, etag, modified = (column[index] for column in self._columns)
+        return ObjectInfo(
+            key=self._keys[index],
+            size=int(size),
+            etag=bare_etag(unescape(etag.decode())),
+            modified_at=instant_of(modified.decode()),
+        )
 
 
 def _decode_keys(raw: list[bytes], *, is_url_encoded: bool) -> list[str]:
-    # One decoding for the whole page: an encoded key holds no line break.
+    # One decoding for the whole page. Whatever becomes a line break, or was one, shows in the number of keys.
     text = b"\n".join(raw).decode("utf-8", "surrogateescape")
+    if NEEDS_DECODING.search(text):
+        text = _decode(text, is_url_encoded)
     texts = text.split("\n") if raw else []
-    if len(texts) != len(raw):
-        texts = [key.decode("utf-8", "surrogateescape") for key in raw]
-    if not NEEDS_DECODING.search(text):
+    if len(texts) == len(raw):
         return texts
-    return [_decode(key, is_url_encoded) if NEEDS_DECODING.search(key) else key for key in texts]
+    return [_decode(key.decode("utf-8", "surrogateescape"), is_url_encoded) for key in raw]
 
 
-def _decode(key: str, is_url_encoded: bool) -> str:
-    key = unescape(key)
-    return unquote_plus(key, errors="surrogateescape") if is_url_encoded else key
+def _decode(text: str, is_url_encoded: bool) -> str:
+    text = unescape(text)
+    return unquote_plus(text, errors="surrogateescape") if is_url_encoded else text
 
 
 def _cut(keys: list[str], root: str, prefix: str) -> list[str]:
