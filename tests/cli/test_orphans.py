@@ -64,7 +64,7 @@ async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
     second = await millhand("orphans", "scan", "--json")
     third = await millhand("orphans", "scan")
 
-    assert [result.code for result in (first, second, third)] == [0, 0, 0]
+    assert [result.code for result in (first, second, third)] == [1, 1, 1]
     assert ["orphan objects", "1"] in first.lines
     assert ["missing", "1"] in first.lines
     assert (second.json["mode"], second.json["orphan_objects"], second.json["deleted"]) == ("report", 1, 0)
@@ -117,8 +117,117 @@ async def test_orphans_restore_brings_back_what_was_removed(
         "error: restore what was removed by key 'orphan.bin' must be confirmed, got no terminal to ask on; "
         "repeat it with --yes\n"
     )
-    assert (restored.code, restored.err) == (0, "restored 1 objects and 0 rows, kept 0 newer objects\n")
+    assert (restored.code, restored.err) == (
+        0,
+        "restored 1 objects and 0 rows, kept 0 newer objects, 0 were back before\n",
+    )
     assert (bucket / "orphan.bin").read_bytes() == b"of nobody"
+    again = await millhand("orphans", "restore", "--key", "orphan.bin", "--yes")
+    assert (again.code, again.err) == (
+        0,
+        "restored 0 objects and 0 rows, kept 0 newer objects, 1 were back before\n",
+    )
+
+
+async def test_orphans_restore_of_nothing_is_an_error(bucket: Path) -> None:
+    """A run or a key of which nothing was ever removed is a mistake of who asked, not a success."""
+    result = await millhand("orphans", "restore", "--run", "99", "--yes")
+
+    assert result.code == 1
+    assert result.err.endswith(
+        "error: something must have been removed by run 99, got nothing; see millhand orphans list --runs\n"
+    )
+
+
+async def test_orphans_scan_ends_with_examples_and_what_could_be_freed(bucket: Path) -> None:
+    """Each kind of finding is a line with its number, bytes and a few keys; bytes of nobody are priced by the month."""
+    (bucket / "larger.bin").write_bytes(b"x" * 2_000)
+    text = (bucket.parent / "millhand.toml").read_text()
+    (bucket.parent / "millhand.toml").write_text(text.replace("[[", "price_per_gb = 1_000_000\n\n[[", 1))
+
+    told = await millhand("orphans", "scan")
+    encoded = await millhand("orphans", "scan", "--json")
+
+    assert ["orphan", "2", "2009", "larger.bin, orphan.bin"] in told.lines
+    assert ["missing", "1", "0", "missing.bin"] in told.lines
+    assert ["bytes that could be freed", "2009"] in told.lines
+    assert ["cost per month", "2.01"] in told.lines
+    assert (encoded.json["bytes_that_could_be_freed"], encoded.json["cost_per_month"]) == (2009, "2.01")
+    assert [(one["kind"], one["examples"]) for one in encoded.json["findings"]] == [
+        ("missing", ["missing.bin"]),
+        ("orphan", ["larger.bin", "orphan.bin"]),
+    ]
+
+
+async def test_orphans_scan_ends_with_0_when_all_is_well(bucket: Path, schema_driver: AsyncpgDriver) -> None:
+    """Nothing found is exit code 0, so that a script can ask."""
+    (bucket / "orphan.bin").unlink()
+    await schema_driver.pool.fetch(f"DELETE FROM {schema_driver.schema}.uploads WHERE id = 99")
+
+    result = await millhand("orphans", "scan")
+
+    assert (result.code, result.err) == (0, "")
+
+
+async def test_orphans_run_refuses_by_a_guard_and_names_the_flag_that_lifts_it(bucket: Path) -> None:
+    """A refusal is exit code 2 and removes nothing; with the flag that it names, the same run goes on."""
+    for number in range(60):
+        (bucket / f"orphan{number}.bin").write_bytes(b"of nobody")
+    await millhand("orphans", "scan")
+    await millhand("orphans", "scan")
+
+    unsure = await millhand("orphans", "run")
+    refused = await millhand("orphans", "run", "--max-share", "0.5", "--yes")
+    lifted = await millhand("orphans", "run", "--max-share", "0.9", "--yes", "--json")
+
+    assert unsure.code == 2
+    assert "delete what is due in file:bucket must be confirmed" in unsure.err
+    assert refused.code == 2
+    assert "a run may remove at most 50.00% of 91 objects, got 61 (67.03%)" in refused.err
+    assert "(once: --max-share)" in refused.err
+    assert (lifted.code, lifted.json["deleted"], lifted.json["mode"]) == (1, 61, "delete")
+    assert not (bucket / "orphan.bin").exists()
+
+
+async def test_orphans_run_lifts_each_guard_by_its_flag(bucket: Path) -> None:
+    """Number, overlap and clocks have flags too, and a mode may be chosen; what cannot be is refused by its flag."""
+    await millhand("orphans", "scan")
+    flags = ("--max-objects", "10", "--min-overlap", "0.5", "--max-clock-skew", "10m", "--mode", "quarantine")
+
+    result = await millhand("orphans", "run", *flags, "--yes", "--json")
+    wrong = await millhand("orphans", "run", "--max-clock-skew", "soon", "--yes")
+
+    assert (result.code, result.json["quarantined"]) == (1, 1)
+    assert wrong.code == 2
+    assert "--max-clock-skew" in wrong.err
+
+
+async def test_orphans_bind_and_unbind_say_whose_the_bucket_was(bucket: Path) -> None:
+    """Binding asks first, says who had it, and another database's bucket is taken over; letting go twice is told."""
+    asked = await millhand("orphans", "bind")
+    bound = await millhand("orphans", "bind", "--yes")
+    again = await millhand("orphans", "bind", "--yes")
+    let_go = [await millhand("orphans", "unbind", "--yes") for _ in range(2)]
+
+    assert (asked.code, bound.code, again.code) == (2, 0, 0)
+    assert bound.err.endswith("; it was not bound\n")
+    assert "; it was bound by 'millhand_test_" in again.err
+    assert [result.err for result in let_go] == ["let go\n", "it was not bound\n"]
+
+
+async def test_orphans_scan_of_another_databases_bucket_is_refused(
+    bucket: Path, schema_driver: AsyncpgDriver
+) -> None:
+    """A bound bucket is not even looked at by another database; the refusal is exit code 2 and names the remedy."""
+    await millhand("orphans", "bind", "--yes")
+    await schema_driver.pool.fetch(f"DELETE FROM {schema_driver.schema}.millhand_orphan_binding")
+
+    result = await millhand("orphans", "scan")
+
+    assert result.code == 2
+    assert result.err.endswith(
+        "if this database is to judge the bucket from now on, run: millhand orphans bind\n"
+    )
 
 
 @pytest.mark.parametrize(

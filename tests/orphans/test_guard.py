@@ -54,21 +54,21 @@ def test_nothing_is_refused_within_all_limits() -> None:
             {"totals": {"due_objects": 11}},
             (
                 "a run may remove at most 1.00% of 1,000 objects, got 11 (1.10%); "
-                "look at `millhand orphans list`, then raise orphans.max_share"
+                "look at `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
             ),
         ),
         (
             {"totals": {"due_objects": 1, "due_bytes": 50_000}},
             (
                 "a run may remove at most 1.00% of 100,000 bytes, got 50,000 (50.00%); "
-                "look at `millhand orphans list`, then raise orphans.max_share"
+                "look at `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
             ),
         ),
         (
             {"totals": {"due_rows": 10_001}},
             (
                 "a run may remove at most 10,000 objects, got 10,001; "
-                "look at `millhand orphans list`, then raise orphans.max_objects"
+                "look at `millhand orphans list`, then raise orphans.max_objects (once: --max-objects)"
             ),
         ),
         (
@@ -82,28 +82,28 @@ def test_nothing_is_refused_within_all_limits() -> None:
             {"totals": {"missing": 50}},
             (
                 "at least 95% of ready rows must have their object, got 940 of 990; "
-                "see whether this is the right bucket and prefix, or lower orphans.min_overlap"
+                "see whether this is the right bucket and prefix, or lower orphans.min_overlap (once: --min-overlap)"
             ),
         ),
         (
             {"totals": {"live": 0}},
             (
                 "at least one object must be live, got none of 1,000; "
-                "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0"
+                "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0 (once: --min-overlap 0)"
             ),
         ),
         (
             {"store_now": NOW + timedelta(seconds=301)},
             (
                 "clocks of store and database must agree within 300 s, got 301 s; "
-                "set them right, or raise orphans.max_clock_skew"
+                "set them right, or raise orphans.max_clock_skew (once: --max-clock-skew)"
             ),
         ),
         (
             {"process_now": NOW - timedelta(hours=1)},
             (
                 "clocks of process and database must agree within 300 s, got 3600 s; "
-                "set them right, or raise orphans.max_clock_skew"
+                "set them right, or raise orphans.max_clock_skew (once: --max-clock-skew)"
             ),
         ),
         (

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterator
-from datetime import datetime
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,12 +13,12 @@ import msgspec
 
 from millhand.cli.command import Group, json_option, yes_option
 from millhand.cli.database import run_with_driver
+from millhand.cli.decode import decode_text
+from millhand.cli.orphans_view import freed_fields, print_report, shown_progress
 from millhand.cli.output import (
     NotDone,
     WrongUse,
     confirm,
-    is_terminal,
-    print_fields,
     print_json,
     print_table,
     say,
@@ -33,23 +32,28 @@ from millhand.orphans import (
     Explanation,
     Finding,
     Mode,
-    Progress,
+    OrphansConfig,
     RestoreReport,
     Run,
     RunReport,
+    bind,
     explain,
     list_findings,
     list_runs,
     reconcile,
     restore,
+    unbind,
 )
+from millhand.orphans.ledger import Kind
+from millhand.orphans.progress import expected_objects
+from millhand.orphans.summary import Summary, summarize_findings
 from millhand.storage import ObjectStore, open_store
 
 T = TypeVar("T")
 
 LINE_MILLHAND = "millhand"
-KINDS = ("orphan", "abandoned", "missing", "size_mismatch", "shared")
-FINDING_COLUMNS = ("id", "kind", "key", "row", "size", "first seen", "seen")
+KINDS = tuple(kind.value for kind in Kind)
+FINDING_COLUMNS = ("id", "kind", "key", "row", "size", "first seen", "seen", "note")
 RUN_COLUMNS = ("run", "state", "mode", "objects", "rows", "removed", "started")
 
 
@@ -60,29 +64,62 @@ def orphans() -> None:
 
 @orphans.command(example="millhand orphans scan --json")
 @json_option
-@click.pass_obj
-def scan(config_path: Path | None, *, is_json: bool) -> None:
+@click.pass_context
+def scan(context: click.Context, *, is_json: bool) -> None:
     """
     Compare all rows with all objects now, and say what was found; deletes nothing, whatever the mode.
 
-    What it finds is kept, and counts as seen once more. Exit code 1 if a guard does not trust what it sees.
+    What it finds is kept, and counts as seen once more. Exit code 0: nothing found, 1: something found, 2: refused.
     """
-    settings = load_settings(config_path)
+    settings = load_settings(context.obj)
     config = dataclasses.replace(settings.orphans_config(), mode=Mode.REPORT)
+    _reconcile(context, settings, config, is_json=is_json)
 
-    async def go(executor: Executor, store: ObjectStore) -> RunReport:
-        with _progress() as progress:
-            return await reconcile(executor, store, config, progress=progress)
 
-    report = _run(settings, go)
-    if is_json:
-        print_json(_plain(report))
-    else:
-        print_fields([(name.replace("_", " "), value) for name, value in report.fields().items()])
-    if report.refusals:
-        raise NotDone("; ".join(report.refusals))
-    if report.state == "busy":
-        raise NotDone("another run is at it; try again when it has ended")
+@orphans.command(name="run", example="millhand orphans run --mode quarantine --max-share 0.05 --yes")
+@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="Other than in the settings.")
+@click.option(
+    "--max-share", type=click.FloatRange(0, 1), help="Remove up to this share of objects and bytes."
+)
+@click.option("--max-objects", type=click.IntRange(min=1), help="Remove up to so many objects.")
+@click.option(
+    "--min-overlap", type=click.FloatRange(0, 1), help="The share of ready rows that must have theirs."
+)
+@click.option("--max-clock-skew", metavar="DURATION", help="How far the clocks may be apart, such as 10m.")
+@yes_option
+@json_option
+@click.pass_context
+def run_now(
+    context: click.Context,
+    *,
+    mode: str | None,
+    max_share: float | None,
+    max_objects: int | None,
+    min_overlap: float | None,
+    max_clock_skew: str | None,
+    is_sure: bool,
+    is_json: bool,
+) -> None:
+    """
+    Do now what the worker does, in the mode of the settings; the flags lift a guard for this one run.
+
+    Exit code 0: nothing found, 1: something found, dealt with or not, 2: refused.
+    """
+    settings = load_settings(context.obj)
+    lifted = {
+        "mode": None if mode is None else Mode(mode),
+        "max_share": max_share,
+        "max_objects": max_objects,
+        "min_overlap": min_overlap,
+        "max_clock_skew": decode_text(max_clock_skew, timedelta, "--max-clock-skew")
+        if max_clock_skew
+        else None,
+    }
+    chosen = {name: value for name, value in lifted.items() if value is not None}
+    config = dataclasses.replace(settings.orphans_config(), **chosen)  # type: ignore[arg-type]
+    if config.mode is not Mode.REPORT:
+        confirm(f"{config.mode.value} what is due in {settings.get('storage.url')}", is_sure=is_sure)
+    _reconcile(context, settings, config, is_json=is_json)
 
 
 @orphans.command(name="list", example="millhand orphans list --kind missing")
@@ -155,7 +192,8 @@ def restore_removed(
     """
     Bring back what was removed, and its rows, while it can still be restored.
 
-    What is back already stays as it is, and so does a newer object that took the place.
+    What is back already stays as it is, and so does a newer object that took the place; once more is no error. That
+    nothing was ever removed is one.
     """
     chosen = [
         f"{name} {value!r}"
@@ -174,11 +212,75 @@ def restore_removed(
     report = _run(settings, go)
     if is_json:
         print_json(_plain(report))
-    say(f"restored {report.restored:,} objects and {report.rows:,} rows, kept {report.kept:,} newer objects")
+    say(
+        f"restored {report.restored:,} objects and {report.rows:,} rows, kept {report.kept:,} newer objects, "
+        f"{report.already:,} were back before"
+    )
+    if report.is_empty:
+        raise NotDone(
+            f"something must have been removed by {chosen[0]}, got nothing; see millhand orphans list --runs"
+        )
     if report.failed:
         raise NotDone(
             "; ".join(f"{failed!r} cannot be restored: {reason}" for failed, reason in report.failed)
         )
+
+
+@orphans.command(name="bind", example="millhand orphans bind")
+@yes_option
+@click.pass_obj
+def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
+    """
+    Say that the bucket is to be judged by this database from now on, whosever it was.
+
+    The first run that may remove does it by itself. By hand it is for after a database was restored or moved.
+    """
+    settings = load_settings(config_path)
+    confirm(f"bind {settings.get('storage.url')} to this database", is_sure=is_sure)
+    before = _run(settings, bind)
+    was = (
+        f"it was bound by {before.marker.name!r} at {before.marker.bound_at}"
+        if before.marker
+        else "it was not bound"
+    )
+    say(f"bound to {before.name!r}; {was}")
+
+
+@orphans.command(name="unbind", example="millhand orphans unbind")
+@yes_option
+@click.pass_obj
+def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
+    """Let the bucket go, so that whichever database runs next may bind it."""
+    settings = load_settings(config_path)
+    confirm(f"let {settings.get('storage.url')} go", is_sure=is_sure)
+    say("let go" if _run(settings, unbind) else "it was not bound")
+
+
+class Refused(NotDone):
+    """A guard did not trust what it saw, or another run is at it; exit code 2."""
+
+    exit_code = 2
+
+
+def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig, *, is_json: bool) -> None:
+    async def go(executor: Executor, store: ObjectStore) -> tuple[RunReport, list[Summary]]:
+        with shown_progress(await expected_objects(executor, store.url)) as progress:
+            report = await reconcile(executor, store, config, progress=progress)
+        return report, await summarize_findings(executor, store.url)
+
+    report, summaries = _run(settings, go)
+    price = config.price_per_gb
+    if is_json:
+        freed = dict(freed_fields(report, summaries, price_per_gb=price))
+        told = {name.replace(" ", "_"): value for name, value in freed.items()}
+        print_json({**_fields(report), "findings": _plain(summaries), **_fields(told)})
+    else:
+        print_report(report, summaries, price_per_gb=price)
+    if report.refusals:
+        raise Refused("; ".join(report.refusals))
+    if report.state == "busy":
+        raise Refused("another run is at it; try again when it has ended")
+    context.exit(1 if report.num_found else 0)
 
 
 def _run(settings: Settings, work: Callable[[Executor, ObjectStore], Awaitable[T]]) -> T:
@@ -195,29 +297,6 @@ def _run(settings: Settings, work: Callable[[Executor, ObjectStore], Awaitable[T
     return run_with_driver(settings, go)
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Progress], None] | None]:
-    """Yield a function that shows how far a run is, to a person; on standard error, apart from the answer."""
-    if not is_terminal():
-        yield None
-        return
-    from rich.console import Console  # noqa: PLC0415 - for terminals only
-    from rich.progress import Progress as Bar  # noqa: PLC0415
-    from rich.progress import SpinnerColumn, TextColumn  # noqa: PLC0415
-
-    with Bar(
-        SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("connecting")
-
-        def show(progress: Progress) -> None:
-            speed = progress.objects / progress.seconds if progress.seconds else 0.0
-            counts = f"{progress.objects:,} objects, {progress.rows:,} rows, {speed:,.0f} objects/s"
-            bar.update(task, description=f"{progress.phase}: {counts}, at {progress.key!r}")
-
-        yield show
-
-
 def _finding_line(finding: Finding) -> tuple[object, ...]:
     row = f"{finding.source} {finding.row_id}".strip()
     return (
@@ -228,12 +307,18 @@ def _finding_line(finding: Finding) -> tuple[object, ...]:
         finding.size,
         finding.first_seen_at,
         finding.sightings,
+        finding.note,
     )
 
 
 def _run_line(run: Run) -> tuple[object, ...]:
     totals = run.totals
     return run.id, run.state, run.mode, totals.objects, totals.rows, totals.removed, run.started_at
+
+
+def _fields(value: object) -> dict[str, Json]:
+    plain = _plain(value)
+    return plain if isinstance(plain, dict) else {}
 
 
 def _plain(value: object) -> Json:

@@ -12,6 +12,8 @@ from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
 from millhand.orphans import OrphansConfig, RunReport, reconcile
+from millhand.orphans.event import OnEvent
+from millhand.orphans.progress import ProgressLog, expected_objects
 from millhand.periodic import PeriodicJob, every
 from millhand.storage import ObjectStore
 from millhand.unique import UniqueOpts
@@ -45,12 +47,14 @@ def add_orphan_cleanup(
     *,
     interval: timedelta = INTERVAL,
     queue: str = "default",
+    on_event: OnEvent | None = None,
 ) -> PeriodicJob:
     """
     Register the cleanup's worker and return its periodic job, which also runs when a client becomes leader.
 
     `executor` reads the sources and keeps the ledger: the `pool` of a driver. It and `store` stay the caller's to close.
     One run is inserted per interval; should one last longer, the next finds it at work and comes back in a minute.
+    `on_event` is told of each run's end and of alarms, in the client's loop: it must not block.
 
     Raises: ConfigError for an interval that cannot be, or a kind `orphan_cleanup` that is registered already.
     """
@@ -60,7 +64,8 @@ def add_orphan_cleanup(
         if not config.sources:
             _log_nothing_declared(config)
             return
-        report = await reconcile(executor, store, config)
+        progress = ProgressLog(await expected_objects(executor, store.url))
+        report = await reconcile(executor, store, config, progress=progress, on_event=on_event)
         job.record_output(report.fields())
         _log_report(report)
         if report.state == "busy":

@@ -49,7 +49,7 @@ def _clocks(facts: GuardFacts) -> Iterator[str]:
         if skew > limit:
             yield (
                 f"clocks of {name} and database must agree within {limit.total_seconds():g} s, "
-                f"got {skew.total_seconds():.0f} s; set them right, or raise orphans.max_clock_skew"
+                f"got {skew.total_seconds():.0f} s; set them right, or raise orphans.max_clock_skew (once: --max-clock-skew)"
             )
 
 
@@ -70,13 +70,14 @@ def _overlap(facts: GuardFacts) -> Iterator[str]:
     if totals.live == 0 and facts.config.min_overlap > 0:
         yield (
             f"at least one object must be live, got none of {totals.objects:,}; "
-            "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0"
+            "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0 (once: --min-overlap 0)"
         )
     present = totals.ready_rows - totals.missing
     if totals.ready_rows and present / totals.ready_rows < facts.config.min_overlap:
         yield (
             f"at least {facts.config.min_overlap:.0%} of ready rows must have their object, got {present:,} of "
-            f"{totals.ready_rows:,}; see whether this is the right bucket and prefix, or lower orphans.min_overlap"
+            f"{totals.ready_rows:,}; see whether this is the right bucket and prefix, "
+            "or lower orphans.min_overlap (once: --min-overlap)"
         )
 
 
@@ -90,11 +91,11 @@ def _shares(facts: GuardFacts) -> Iterator[str]:
             share = due / whole if whole else 1.0
             yield (
                 f"a run may remove at most {config.max_share:.2%} of {whole:,} {unit}, got {due:,} ({share:.2%}); "
-                f"look at `millhand orphans list`, then raise orphans.max_share"
+                f"look at `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
             )
-    due = max(totals.due_objects, totals.due_rows)
+    due = max(totals.due_objects, totals.due_rows, totals.due_uploads)
     if due > config.max_objects:
         yield (
             f"a run may remove at most {config.max_objects:,} objects, got {due:,}; "
-            "look at `millhand orphans list`, then raise orphans.max_objects"
+            "look at `millhand orphans list`, then raise orphans.max_objects (once: --max-objects)"
         )

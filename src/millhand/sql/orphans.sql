@@ -169,6 +169,22 @@ WHERE
 ORDER BY id
 LIMIT @limit;
 
+-- name: orphan_finding_summarize
+-- Sum up the findings of a bucket by kind, with the keys of the largest objects.
+WITH ranked AS (
+    SELECT kind, key, size, row_number() OVER (PARTITION BY kind ORDER BY size DESC, key) AS place
+    FROM /* schema */millhand_orphan_finding
+    WHERE bucket = @bucket
+)
+SELECT
+    kind,
+    count(*)::bigint,
+    sum(size)::bigint,
+    array_agg(key ORDER BY place) FILTER (WHERE place <= @examples::bigint)
+FROM ranked
+GROUP BY kind
+ORDER BY kind;
+
 -- fragment: orphan_finding_columns
 id, bucket, key, source, row_id, kind, reference, rule, is_present, size, etag, modified_at, first_seen_at, last_seen_at,
     sightings, run_id, note
