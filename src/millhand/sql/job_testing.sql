@@ -1,0 +1,14 @@
+-- What tests of workers say, and nobody else.
+
+-- name: job_begin
+-- Mark one job running, whatever it waits for, and count the attempt.
+UPDATE /* schema */river_job AS job
+SET
+    state = 'running',
+    attempt = job.attempt + 1,
+    attempted_at = @now::timestamptz,
+    attempted_by = array_append(job.attempted_by, @client_id::text),
+    finalized_at = NULL
+WHERE job.id = @id
+RETURNING
+    /* job_columns */;
