@@ -90,6 +90,37 @@ async def test_fetch_of_known_kinds_leaves_the_others_their_attempt(tx: Executor
     assert [(job.id, job.attempt) for job in await fetch(tx, kinds=None)] == [(stranger.id, 1)]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"cancel_attempted_at": "2024-05-01T10:00:00Z", "a": 1}', {"a": 1}),
+        (
+            '{"a": {"cancel_attempted_at": "2024-05-01T10:00:00Z"}}',
+            {"a": {"cancel_attempted_at": "2024-05-01T10:00:00Z"}},
+        ),
+    ],
+)
+async def test_cancel_of_an_earlier_life_is_over_when_the_job_is_fetched(
+    tx: Executor, before: str, after: dict[str, object]
+) -> None:
+    """A mark on a job that waits is left of a cancel before a retry by an old River; a new attempt has none."""
+    await put_job(tx, metadata=before)
+
+    [job] = await fetch(tx)
+
+    assert job.metadata == after
+
+
+@pytest.mark.parametrize("metadata", ['"cancel_attempted_at"', '["cancel_attempted_at"]', "null"])
+async def test_metadata_that_is_no_object_hinders_no_fetch(tx: Executor, metadata: str) -> None:
+    """What only looks like the mark is left as it is, and the job is fetched."""
+    before = await put_job(tx, metadata=metadata)
+
+    [job] = await fetch(tx)
+
+    assert (job.id, job.metadata) == (before.id, before.metadata)
+
+
 @pytest.mark.parametrize("num_before", [0, 98, 99, 100, 101])
 async def test_attempted_by_keeps_its_newest_hundred(tx: Executor, num_before: int) -> None:
     """Who attempted a job is kept for the last hundred attempts, however many came before."""

@@ -161,7 +161,13 @@ SET
             ELSE job.attempted_by
         END,
         @client_id::text
-    )
+    ),
+    -- A cancel ends a job that waits, so a mark that is found here is one that an old River's retry has left standing.
+    metadata = CASE
+        WHEN jsonb_typeof(job.metadata) = 'object' AND job.metadata ? 'cancel_attempted_at'
+            THEN job.metadata - 'cancel_attempted_at'
+        ELSE job.metadata
+    END
 -- An array and not a join: the planner must not think of reading the whole table.
 WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING
