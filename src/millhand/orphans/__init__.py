@@ -6,6 +6,7 @@ from millhand.orphans.binding import Binding, bind, read_binding, unbind
 from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
 from millhand.orphans.event import OrphanEvent, OrphanEventKind
 from millhand.orphans.explain import Explanation, explain, list_findings, list_runs
+from millhand.orphans.fleet import help_run
 from millhand.orphans.ledger import Action, Finding, Run, RunLost
 from millhand.orphans.reconcile import reconcile
 from millhand.orphans.references import SourceFailed
@@ -31,6 +32,7 @@ __all__ = [
     "SourceFailed",
     "bind",
     "explain",
+    "help_run",
     "list_findings",
     "list_runs",
     "read_binding",

@@ -81,7 +81,7 @@ async def help_scan(pass_: Pass) -> int:
 
     Raises: as `scan`; OutOfOrder is the other's to act upon, who meets it too.
     """
-    board = Board(base=Totals(), pass_=replace(pass_, is_helper=True))
+    board = Board(base=Totals(), pass_=pass_)
     return await _work(board, pass_.config.chains)
 
 
@@ -133,9 +133,9 @@ async def _stretches(pass_: Pass) -> list[tuple[str, str | None]]:
     config = pass_.config
     low, high = bounds(config.prefix)
     is_divisible = pass_.run.is_ordered and pass_.is_exact and pass_.store.url.startswith("s3:")
-    if not is_divisible or config.chains == 1:
+    if not is_divisible:
         return [(low, high)]
-    return split(await _bounds(pass_.executor, config) if not config.split_at else [], config, low, high)
+    return split([] if config.split_at else await _bounds(pass_.executor, config), config, low, high)
 
 
 async def _bounds(executor: Executor, config: OrphansConfig) -> list[KeyBounds]:

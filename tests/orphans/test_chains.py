@@ -1,0 +1,294 @@
+"""A pass in chains: the same verdicts whatever the cut, one page redone after a kill, and work shared with a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from chaos import ChaosStore, Killed
+from world import World, uploads_source
+
+from millhand.errors import ConfigError
+from millhand.orphans import RunReport, help_run, reconcile
+from millhand.orphans.chain_ledger import KeyBounds
+from millhand.orphans.chains import split, total_of
+from millhand.orphans.config import OrphansConfig
+from millhand.orphans.ledger import Totals
+from millhand.storage import Capabilities, StoreError
+
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+CUTS = ("010", "025", "025.orphan", "060", "zzz")
+
+
+class Elsewhere(ChaosStore):
+    """A directory that passes for a bucket on a server, for only such are listed in chains."""
+
+    @property
+    def url(self) -> str:
+        return "s3://elsewhere/"
+
+
+async def _nothing(operation: str) -> None:
+    """Come between nothing."""
+
+
+def elsewhere(world: World, hook: Callable[[str], Awaitable[None]] = _nothing) -> Elsewhere:
+    return Elsewhere(world.store, hook)
+
+
+async def populate(world: World) -> None:
+    """One hundred live objects, five orphans, three rows whose object is missing; at the cuts and between them."""
+    await world.pair(*[f"{number:03}" for number in range(100)])
+    for number in (0, 9, 25, 60, 99):
+        await world.put(f"{number:03}.orphan")
+    for key in ("0100", "025.a", "zzz"):
+        await world.row(key)
+    world.now += 2 * HOUR
+
+
+def cut(world: World, **changes: object) -> OrphansConfig:
+    return replace(world.config, page_size=10, split_at=CUTS, **changes)  # type: ignore[arg-type]
+
+
+def figures(report: RunReport) -> tuple[str, int, int, int, int, int]:
+    return (report.state, report.objects, report.rows, report.orphan_objects, report.missing, report.bytes)
+
+
+async def chains_of(world: World) -> list[tuple[str, str | None, bool]]:
+    rows = await world.sql("SELECT low, high, is_done FROM {schema}.millhand_orphan_chain ORDER BY number")
+    return [(row["low"], row["high"], row["is_done"]) for row in rows]
+
+
+@pytest.mark.parametrize("num_chains", [1, 2, 4])
+async def test_chains_see_what_one_chain_sees(world: World, num_chains: int) -> None:
+    """Cut anywhere, between keys, at a key or at an orphan, a pass counts every object and every row exactly once."""
+    await populate(world)
+
+    report = await reconcile(world.executor, elsewhere(world), cut(world, chains=num_chains), now=world.now)
+
+    assert figures(report) == ("completed", 105, 103, 5, 3, sum(len(key) for key in await world.keys()))
+    found = await world.sql(
+        "SELECT key FROM {schema}.millhand_orphan_finding WHERE kind = 'orphan' ORDER BY key"
+    )
+    assert [row["key"] for row in found] == [f"{number:03}.orphan" for number in (0, 9, 25, 60, 99)]
+    assert await chains_of(world) == [
+        (low, high, True) for low, high in zip(("", *CUTS), (*CUTS, None), strict=True)
+    ]
+
+
+async def test_chains_are_listed_side_by_side(world: World) -> None:
+    """Four chains are four listings at once, and each begins where it should."""
+    await populate(world)
+    listing = 0
+    most = 0
+    are_all = asyncio.Event()
+
+    async def count(operation: str) -> None:
+        nonlocal listing, most
+        if operation != "list" or are_all.is_set():
+            return
+        listing += 1
+        most = max(most, listing)
+        if listing == 4:
+            are_all.set()
+        async with asyncio.timeout(20):
+            await are_all.wait()
+        listing -= 1
+
+    await reconcile(world.executor, elsewhere(world, count), cut(world, chains=4), now=world.now)
+
+    assert most == 4
+
+
+async def test_a_store_that_is_not_ordered_is_one_chain(world: World) -> None:
+    """Where a listing does not start exactly after a key there are no cuts, and the verdicts are the same."""
+    await populate(world)
+
+    class Inexact(Elsewhere):
+        async def probe(self) -> Capabilities:
+            return replace(await super().probe(), has_exact_start_after=False, is_ordered=False)
+
+    report = await reconcile(world.executor, Inexact(world.store, _nothing), cut(world), now=world.now)
+
+    assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
+    assert await chains_of(world) == [("", None, True)]
+
+
+async def test_chains_that_were_killed_go_on_at_their_own_cursors(world: World) -> None:
+    """After a kill each chain redoes one page at most, and the figures are of the whole bucket, each thing once."""
+    await populate(world)
+    pages = []
+
+    async def die_at_the_eighth_page(operation: str) -> None:
+        if operation == "list":
+            pages.append(operation)
+            if len(pages) >= 8:
+                raise Killed
+
+    with pytest.raises(Killed):
+        await reconcile(
+            world.executor, elsewhere(world, die_at_the_eighth_page), cut(world, chains=2), now=world.now
+        )
+    before = await chains_of(world)
+    redone = []
+
+    async def count(operation: str) -> None:
+        if operation == "list":
+            redone.append(operation)
+
+    report = await reconcile(
+        world.executor, elsewhere(world, count), cut(world, chains=2), now=world.now + 2 * MINUTE
+    )
+
+    assert report.is_resumed
+    assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
+    assert [chain[:2] for chain in before] == [chain[:2] for chain in await chains_of(world)]
+    # 16 pages in all, of which 7 were judged or on their way in two chains.
+    assert len(redone) <= 16 - 7 + 2
+
+
+async def test_a_chain_that_fails_stops_the_others(world: World) -> None:
+    """The first error ends the run, once every chain has come to the end of its page; the ledger has its text."""
+    await populate(world)
+    pages = []
+
+    async def fail_at_the_third_page(operation: str) -> None:
+        if operation == "list":
+            pages.append(operation)
+            if len(pages) == 3:
+                raise StoreError("list", "a cable that was pulled")
+
+    with pytest.raises(StoreError, match="a cable that was pulled"):
+        await reconcile(
+            world.executor, elsewhere(world, fail_at_the_third_page), cut(world, chains=2), now=world.now
+        )
+
+    runs = await world.sql("SELECT state, error FROM {schema}.millhand_orphan_run")
+    assert [run["state"] for run in runs] == ["failed"]
+    assert len(pages) <= 5
+
+
+async def test_a_fleet_shares_one_pass(world: World) -> None:
+    """Whoever helps judges chains of the run that is at work; the run ends with the figures of all of them."""
+    await populate(world)
+    helped = []
+
+    async def help_once(operation: str) -> None:
+        if operation == "list" and not helped:
+            helped.append(0)
+            run = await world.sql("SELECT id FROM {schema}.millhand_orphan_run")
+            helped[0] = await help_run(
+                world.executor, elsewhere(world), cut(world, chains=1), run[0]["id"], now=world.now
+            )
+
+    report = await reconcile(world.executor, elsewhere(world, help_once), cut(world, chains=1), now=world.now)
+
+    assert helped == [5]
+    assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
+
+
+async def test_a_helper_that_died_is_replaced(world: World) -> None:
+    """A chain whose helper was killed is judged by the run itself once the lease is over, from its cursor on."""
+    await populate(world)
+    killed = []
+
+    async def die(operation: str) -> None:
+        if operation == "list":
+            raise Killed
+
+    async def let_a_helper_die(operation: str) -> None:
+        if operation == "list" and not killed:
+            killed.append(True)
+            run = await world.sql("SELECT id FROM {schema}.millhand_orphan_run")
+            with pytest.raises(Killed):
+                await help_run(
+                    world.executor,
+                    elsewhere(world, die),
+                    cut(world),
+                    run[0]["id"],
+                    now=world.now - 2 * MINUTE,
+                )
+
+    report = await reconcile(
+        world.executor, elsewhere(world, let_a_helper_die), cut(world, chains=1), now=world.now
+    )
+
+    assert killed == [True]
+    assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
+
+
+async def test_nobody_helps_a_run_that_is_over_or_judges_otherwise(world: World) -> None:
+    """A run that ended, that there is not, or that goes by other sources gets no help, and that is no error."""
+    await populate(world)
+    report = await reconcile(world.executor, elsewhere(world), cut(world), now=world.now)
+    assert report.run_id is not None
+    other = replace(cut(world), sources=(uploads_source(world.schema, name="other"),))
+
+    helped = [
+        await help_run(world.executor, elsewhere(world), config, run_id, now=world.now)
+        for config, run_id in ((cut(world), report.run_id), (cut(world), 999), (other, report.run_id))
+    ]
+
+    assert helped == [0, 0, 0]
+
+
+async def test_chains_are_cut_where_the_table_says(world: World) -> None:
+    """Without points of one's own, a large table's statistics cut the bucket into stretches of about equal size."""
+    await world.sql(
+        "INSERT INTO {schema}.uploads (key) SELECT 'k' || lpad(n::text, 6, '0') FROM generate_series(1, 100000) AS n"
+    )
+    await world.sql("ANALYZE {schema}.uploads")
+    config = replace(world.config, split_at=(), min_overlap=0.0)
+
+    await reconcile(world.executor, elsewhere(world), config, now=world.now)
+
+    chains = await chains_of(world)
+    cuts = [int(high.removeprefix("k")) for _, high, _ in chains if high is not None]
+    assert len(chains) == 5
+    assert all(
+        abs(found - wanted) < 4_000
+        for found, wanted in zip(cuts, range(20_000, 100_000, 20_000), strict=True)
+    )
+
+
+def test_a_split_keeps_within_the_prefix_and_the_order_of_bytes() -> None:
+    """Points outside of the stretch, twice there, or that PostgreSQL cannot hold are no cuts; the rest is in order."""
+    config = OrphansConfig(prefix="p/", chains=4, split_at=("p/b", "q", "p/B", "p/b", "a", "p/\ud800", "p/é"))
+
+    assert split([], config, "p.\U0010ffff", "p0") == [
+        ("p.\U0010ffff", "p/B"),
+        ("p/B", "p/b"),
+        ("p/b", "p/é"),
+        ("p/é", "p0"),
+    ]
+
+
+def test_a_small_table_is_not_cut() -> None:
+    """What is done in seconds is one chain; so is everything where one chain was asked for."""
+    bounds = KeyBounds(tuple("abcdefghij"), 10_000)
+
+    assert split([bounds], OrphansConfig(), "", None) == [("", None)]
+    assert split([KeyBounds(bounds.bounds, 10**9)], OrphansConfig(chains=1), "", None) == [("", None)]
+    assert len(split([KeyBounds(bounds.bounds, 10**9)], OrphansConfig(chains=2), "", None)) == 8
+
+
+def test_totals_are_summed_number_by_number() -> None:
+    """A pass's totals are those of its chains, sources each by itself, and what is summed is left as it was."""
+    base = Totals(objects=1, rows_of={"a": 1})
+    parts = [Totals(objects=2, live=3, rows_of={"a": 2, "b": 5}), Totals(live=4)]
+
+    assert total_of(base, parts) == Totals(objects=3, live=7, rows_of={"a": 3, "b": 5})
+    assert base == Totals(objects=1, rows_of={"a": 1})
+
+
+@pytest.mark.parametrize("chains", [0, 65])
+def test_a_number_of_chains_that_cannot_be_is_refused(chains: int) -> None:
+    """Between 1 and 64 listings at once."""
+    with pytest.raises(ConfigError) as refused:
+        OrphansConfig(chains=chains)
+
+    assert str(refused.value) == f"orphans.chains must be 1 to 64, got {chains}"
