@@ -17,6 +17,7 @@ from millhand.event import EventKind
 from millhand.hooks import Middleware
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState, Json
+from millhand.step import Cursor
 from millhand.testing import (
     require_inserted,
     require_many_inserted,
@@ -185,6 +186,32 @@ async def test_middleware_goes_around_a_job_that_a_test_works(room: Room, tx: as
     worked = await work(client, Act("x"), tx=tx)
 
     assert worked.job.metadata == {"noted": True, "output": "x"}
+
+
+async def test_job_is_worked_from_the_step_that_a_test_says(room: Room, tx: asyncpg.Connection) -> None:
+    """Progress of an earlier attempt can be said: what it had done is left out, and a cursor is where it was."""
+    done: list[object] = []
+    stepping = Workers()
+
+    @stepping.add(kind="act")
+    async def act(job: Job[Act]) -> None:
+        async def one(cursor: Cursor) -> None:
+            done.append(cursor.value)
+
+        async def plain() -> None:
+            done.append("plain")
+
+        await job.step("first", plain)
+        await job.step_cursor("second", one)
+        await job.step("third", plain)
+
+    client = Client(room.url, Config(workers=stepping))
+
+    whole = await work(client, Act("x"), tx=tx)
+    rest = await work(client, Act("x"), tx=tx, after_step="second", cursors={"second": 7})
+
+    assert (whole.error, rest.error) == (None, None)
+    assert done == ["plain", None, "plain", 7, "plain"]
 
 
 async def test_duplicate_is_not_worked(client: Client, tx: asyncpg.Connection) -> None:

@@ -58,9 +58,9 @@ class QueuePoller(Sweeper):
         for start in range(0, len(running), BATCH_SIZE):
             batch = running[start : start + BATCH_SIZE]
             ids = {attempt.row.id for attempt in batch}
-            cancelled = frozenset(await self._pool.run(job_get_cancel_requested(ids)))
+            cancelled = await self._pool.run(job_get_cancel_requested(ids))
             for attempt in batch:
-                if attempt.row.id in cancelled:
+                if attempt.row.id in frozenset(cancelled):
                     attempt.cancel(CancelReason.REMOTE)
 
     async def poll_settings(self) -> None:

@@ -7,6 +7,7 @@ Source: River v0.51.2, rivertest/worker.go `Worker.Work`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
@@ -14,10 +15,11 @@ from millhand.client import Client
 from millhand.event import EventKind
 from millhand.hooks import AttemptFailure
 from millhand.insert_opts import InsertOpts
-from millhand.job import JobRow
+from millhand.job import JobRow, Json
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.job_executor import JobExecutor
+from millhand.step import CURSOR_KEY, STEP_KEY
 from millhand.store.job import job_set_state_if_running_many
 from millhand.store.job_testing import job_begin
 from millhand.transition import StateChange, event_kind_of
@@ -35,20 +37,31 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
     job: JobRow
 
 
-async def work(client: Client, args: object, opts: InsertOpts | None = None, *, tx: object) -> Worked:
+async def work(
+    client: Client,
+    args: object,
+    opts: InsertOpts | None = None,
+    *,
+    tx: object,
+    after_step: str | None = None,
+    cursors: Mapping[str, Json] | None = None,
+) -> Worked:
     """
     Insert a job and work it at once, as the client would: hooks, middleware, decoding, timeout, error handlers, retry.
 
-    All of it is written in the transaction `tx`, so a test that rolls it back leaves nothing. Nothing is raised that the
-    worker raises: it is in the result. What waits, a scheduled job or one that is retried, is worked as well.
-    The client need not be started.
+    All of it is written in the transaction `tx`, so a test that rolls it back leaves nothing. What the worker raises is
+    in the result, and is not raised. A scheduled job is worked as well. The client need not be started.
+
+    `after_step` and `cursors` are progress that an earlier attempt is to have made, of a worker that has steps: the last
+    step that was done, and how far others had come.
 
     Raises: what an insert raises; AssertionError if the job is a duplicate of one that is there.
+    Source: for the last two, River v0.51.2, rivertest `ResumableStepAfter, ResumableStepAtCursor`.
     """
     inserted = await client.insert(args, opts, tx=tx)
     if inserted.unique_skipped_as_duplicate:
         raise AssertionError(f"job must be a new one to be worked, got a duplicate of job {inserted.job.id}")
-    return await work_again(client, inserted.job, tx=tx)
+    return await _work(client, inserted.job, tx, _progress(after_step, cursors))
 
 
 async def work_again(client: Client, job: JobRow, *, tx: object) -> Worked:
@@ -57,13 +70,25 @@ async def work_again(client: Client, job: JobRow, *, tx: object) -> Worked:
 
     Raises: AssertionError if the job is gone when its attempt has ended.
     """
-    config = client.config
+    return await _work(client, job, tx, {})
+
+
+def _progress(after_step: str | None, cursors: Mapping[str, Json] | None) -> dict[str, Json]:
+    progress: dict[str, Json] = {}
+    if after_step is not None:
+        progress[STEP_KEY] = after_step
+    if cursors is not None:
+        progress[CURSOR_KEY] = dict(cursors)
+    return progress
+
+
+async def _work(client: Client, job: JobRow, tx: object, metadata: Mapping[str, Json]) -> Worked:
     executor = client._driver.executor(tx)  # noqa: SLF001 - so the client itself would speak in it
-    row = await executor.run(job_begin(job.id, client_id=client.id, now=config.clock.now()))
-    change, error = await _execute(client, row)
+    begin = job_begin(job.id, client_id=client.id, metadata=metadata, now=client.config.clock.now())
+    change, error = await _execute(client, await executor.run(begin))
     written = await executor.run(job_set_state_if_running_many([change]))
     if not written:
-        raise AssertionError(f"job {row.id} must be there when its attempt has ended, got none")
+        raise AssertionError(f"job {job.id} must be there when its attempt has ended, got none")
     return Worked(error=error, event=event_kind_of(written[0].state, change), job=written[0])
 
 
