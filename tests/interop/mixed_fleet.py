@@ -1,0 +1,175 @@
+"""
+A minute in which leadership moves every second: two clients of each language on one queue, and what became of it all.
+
+Each second is asked to move halfway between two ticks of the periodic jobs, which are due at whole seconds, so that a
+hand-over in good time costs none. Beside the jobs that are inserted to be worked there are stuck ones, of the kinds of
+either language and of nobody's, for the rescuers of whoever leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from interop_room import LANGUAGES, Language, Member, Periodic, Room
+
+from millhand.store.leader import Office, leader_request_resign
+
+NUM_SECONDS = 60
+GO, PYTHON = ("go_1", "go_2"), ("python_1", "python_2")
+IDS: dict[Language, tuple[str, str]] = {"go": GO, "python": PYTHON}
+KINDS: dict[Language, tuple[str, ...]] = {
+    "go": ("go_job", "go_tick", "tick"),
+    "python": ("python_job", "python_tick", "tick"),
+}
+NOBODY = "nobody_job"
+STUCK = ("go_job", "python_job", NOBODY)
+STUCK_BY = "gone"
+
+_STUCK = """
+INSERT INTO /* schema */river_job (state, attempt, max_attempts, attempted_at, attempted_by, args, kind, queue, tags)
+SELECT 'running', 2, 25, now() - interval '2 h', '{gone}', '{"do": []}', kind, 'default', '{stuck}'
+FROM unnest($1::text[]) AS kind
+"""
+
+
+@dataclass
+class Minute:
+    """What happened. `leaders` is who led when it was asked to move, second by second."""
+
+    lead_last: bool
+    leaders: list[str | None] = field(default_factory=list)
+    log: list[logging.LogRecord] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    # What is asserted of ticks begins when all clients work, and ends when they begin to stop.
+    begun_at: float = 0.0
+    ended_at: float = 0.0
+
+    def said(self, message: str) -> list[logging.LogRecord]:
+        """Return the lines that our clients logged with this message."""
+        return [record for record in self.log if record.message == message]
+
+    def of(self, *kinds: str) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row["kind"] in kinds]
+
+    def ticks(self, kind: str) -> Counter[int]:
+        """Return how many jobs there are for each second at which the periodic job was due."""
+        instants = (datetime.fromisoformat(row["scheduled_at"]).timestamp() for row in self.of(kind))
+        return Counter(int(at) for at in instants if self.begun_at < at < self.ended_at)
+
+    def longest_gap(self, kind: str) -> float:
+        """Return the longest time without a tick, in seconds."""
+        instants = [self.begun_at, *sorted(self.ticks(kind)), self.ended_at]
+        return max(after - before for before, after in pairwise(instants))
+
+    def num_moves_between_languages(self) -> int:
+        languages = [None if id is None else id.partition("_")[0] for id in self.leaders]
+        return sum(1 for before, after in pairwise(languages) if before and after and before != after)
+
+
+async def lived(room: Room, *, lead_last: bool, num_seconds: int = NUM_SECONDS) -> Minute:
+    """Play the minute; `lead_last` is our clients' setting."""
+    minute = Minute(lead_last)
+    fleet = _Fleet(room, lead_last)
+    with _logged(minute.log):
+        async with fleet.stack:
+            await room.hand("go").insert(kind=NOBODY)  # to be met at the start
+            for language in LANGUAGES:
+                for id in IDS[language]:
+                    await fleet.join(language, id)
+            minute.begun_at = time.time() + 1.0
+            for _ in range(num_seconds):
+                await _until_half_past()
+                await fleet.insert()
+                minute.leaders.append(await fleet.move())
+            await _until_half_past()
+            minute.ended_at = time.time()
+            await room.until(lambda: _all_worked(room), "all that was inserted")
+            minute.rows = await room.rows()
+    return minute
+
+
+class _Fleet:
+    def __init__(self, room: Room, lead_last: bool) -> None:
+        self._lead_last = lead_last
+        self._members: dict[str, Member] = {}
+        self._room = room
+        self.stack = AsyncExitStack()
+
+    async def join(self, language: Language, id: str) -> None:
+        opts = {"unique": {"by_period_seconds": 1}}
+        periodic = [
+            Periodic(id=kind, is_aligned=True, kind=kind, opts=opts, seconds=1)
+            for kind in KINDS[language]
+            if kind.endswith("tick")
+        ]
+        member = self._room.working(
+            language,
+            id,
+            is_quiet=True,
+            kinds=KINDS[language],
+            lead_last=self._lead_last,
+            leads=True,
+            periodic_jobs=periodic,
+            queues={"default": 20},
+        )
+        self._members[id] = await self.stack.enter_async_context(member)
+
+    async def move(self) -> str | None:
+        """
+        Have another client lead, as far as that is in our hands, and return who led before.
+
+        River's clients bid at once when they were asked to resign, and mostly win. Where ours are to lead as well,
+        River's is therefore stopped, and started again.
+        """
+        leader = await self._room.leader()
+        if not self._lead_last and leader in GO:
+            await self._room.driver.pool.run(leader_request_resign(office=Office.PERIODIC))
+            await self._members[leader].stop()
+            await self.join("go", leader)
+        else:
+            await self._room.hand("python").request_resign()
+        return leader
+
+    async def insert(self) -> None:
+        for language in LANGUAGES:
+            jobs = [{"kind": f"{name}_job", "args": {"do": []}} for name in LANGUAGES for _ in range(3)]
+            await self._room.hand(language).insert_many([*jobs, {"kind": NOBODY, "args": {"do": []}}])
+        await self._room.fetch(_STUCK, list(STUCK))
+
+
+async def _all_worked(room: Room) -> bool:
+    return not await room.rows(
+        "WHERE kind IN ('go_job', 'python_job') AND tags = '{}' AND finalized_at IS NULL"
+    )
+
+
+async def _until_half_past() -> None:
+    """Return in the middle of a second."""
+    await asyncio.sleep((0.5 - time.time()) % 1.0 or 1.0)
+
+
+@contextmanager
+def _logged(records: list[logging.LogRecord]) -> Iterator[None]:
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            record.message = record.getMessage()
+            records.append(record)
+
+    ours, handler = logging.getLogger("millhand"), Handler()
+    level = ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)

@@ -1,0 +1,196 @@
+"""Safe beside clients of another language by default: what neither loses, whoever leads, and how often that changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from interop_room import Room
+from mixed_fleet import GO, KINDS, NOBODY, NUM_SECONDS, PYTHON, STUCK_BY, Minute, lived
+from river_program import RiverProgram
+
+from millhand.driver.asyncpg import AsyncpgDriver
+
+# A hand-over that takes longer than half a second, on a machine with other things to do, costs the tick in it.
+GAP_SECONDS = 3.0
+SHARE_OF_TICKS = 0.9
+LEADING: dict[str, Any] = {"leads": True, "queues": {"nothing": 1}}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["lead last", "lead as well"])
+async def minute(
+    request: pytest.FixtureRequest,
+    river: RiverProgram,
+    river_path: Path,
+    module_driver: AsyncpgDriver,
+    postgres_url: str,
+) -> AsyncIterator[Minute]:
+    """A minute in which leadership moves every second: with our default, and with making way switched off."""
+    connection = await asyncpg.connect(postgres_url)
+    told = river.told
+    room = Room(connection, module_driver, river, river_path, postgres_url)
+    await room.open()
+    try:
+        lived_through = await lived(room, lead_last=request.param)
+    finally:
+        await room.close()
+        river.told = told
+    yield lived_through
+    tables = ("river_job", "river_leader", "river_queue", "millhand_client", "millhand_leader")
+    await room.fetch(f"TRUNCATE {', '.join(f'/* schema */{table}' for table in tables)}")
+    await connection.close()
+
+
+@pytest.mark.slow
+def test_leadership_moves_every_second(minute: Minute) -> None:
+    """32: mixed: mixed_request_resign_terms; River's clients alone by default, else both languages, again and again."""
+    led = {id for id in minute.leaders if id is not None}
+
+    assert len(minute.leaders) == NUM_SECONDS
+    assert minute.leaders.count(None) < NUM_SECONDS / 10
+    if minute.lead_last:
+        assert led <= set(GO)
+    else:
+        assert led == {*GO, *PYTHON}
+        assert minute.num_moves_between_languages() >= NUM_SECONDS / 6
+
+
+@pytest.mark.slow
+def test_no_job_of_an_unknown_kind_is_discarded_by_us(minute: Minute) -> None:
+    """34: maintenance_rescuer; ours retry what they do not know, and say so; River's leader discards it, for all of us."""
+    rescued = {record.job_id: record.state for record in minute.said("job of unknown kind rescued")}  # type: ignore[attr-defined]
+    discarded = [row for row in minute.rows if row["state"] == "discarded"]
+
+    assert set(rescued.values()) <= {"retryable"}
+    assert not [row["id"] for row in discarded if row["id"] in rescued]
+    assert {row["kind"] for row in discarded} <= {"python_job", NOBODY}  # by River's leaders
+    if minute.lead_last:
+        assert rescued == {}
+    else:
+        kinds = {row["id"]: row["kind"] for row in minute.rows}
+        assert {kinds[id] for id in rescued} == {"go_job", NOBODY}
+
+
+@pytest.mark.slow
+def test_periodic_jobs_of_ours_go_on_whoever_leads(minute: Minute) -> None:
+    """36: periodic_run_cross_engine; no tick twice, and none missing but where a hand-over took too long."""
+    _assert_ticks_on(minute, "python_tick")
+
+
+@pytest.mark.slow
+def test_periodic_jobs_of_rivers_clients_go_on_beside_ours(minute: Minute) -> None:
+    """36: By default, for ours do not lead beside them; where they were told to, River's go on while River's lead."""
+    if minute.lead_last:
+        _assert_ticks_on(minute, "go_tick")
+    else:
+        ticks = minute.ticks("go_tick")
+        assert ticks
+        assert set(ticks.values()) == {1}
+
+
+@pytest.mark.slow
+def test_periodic_job_of_both_is_inserted_once_a_tick(minute: Minute) -> None:
+    """36: periodic_unique_cross_engine; one id on both sides, unique by its period, under leaders of both."""
+    rows = minute.of("tick")
+
+    _assert_ticks_on(minute, "tick")
+    assert [row["metadata"] for row in rows] == [{"periodic": True, "river:periodic_job_id": "tick"}] * len(
+        rows
+    )
+    assert len({row["unique_key"] for row in rows}) == len(rows)
+
+
+@pytest.mark.slow
+def test_no_client_takes_what_it_cannot_work(minute: Minute) -> None:
+    """15: A kind of one language's is never touched by the other; one of nobody's waits untouched."""
+    taken = {
+        kind: {id for row in minute.of(kind) for id in row["attempted_by"] or ()} for kind in _all_kinds()
+    }
+
+    assert taken["go_job"] - {STUCK_BY} == set(GO)
+    assert taken["python_job"] - {STUCK_BY} == set(PYTHON)
+    assert taken["go_tick"] <= set(GO)
+    assert taken["python_tick"] <= set(PYTHON)
+    assert taken["tick"] <= {*GO, *PYTHON}
+    assert taken[NOBODY] == {STUCK_BY}
+    worked = [row for row in minute.of("go_job", "python_job") if not row["tags"]]
+    assert {(row["state"], row["attempt"]) for row in worked} == {("completed", 1)}
+    assert len(worked) == NUM_SECONDS * 12
+
+
+@pytest.mark.slow
+def test_each_decision_is_told(minute: Minute) -> None:
+    """44: What is left to others, and what was done with what is theirs, is a line in the log."""
+    left = minute.said("leadership left to others")
+    kinds = minute.said("kinds left to others")
+
+    told = {record.client_id: set(record.kinds.split(",")) for record in kinds}  # type: ignore[attr-defined]
+    assert set(told) == set(PYTHON)
+    assert all({NOBODY} <= kinds <= {"go_job", "go_tick", NOBODY} for kinds in told.values())
+    if minute.lead_last:
+        assert {record.client_id for record in left} == set(PYTHON)  # type: ignore[attr-defined]
+        assert {record.leader_id for record in left} <= set(GO)  # type: ignore[attr-defined]
+    else:
+        assert left == []
+        assert minute.said("job of unknown kind rescued")
+
+
+def _assert_ticks_on(minute: Minute, kind: str) -> None:
+    ticks = minute.ticks(kind)
+    assert set(ticks.values()) == {1}, ticks
+    assert minute.longest_gap(kind) <= GAP_SECONDS
+    assert len(ticks) >= SHARE_OF_TICKS * NUM_SECONDS
+
+
+def _all_kinds() -> set[str]:
+    return {kind for kinds in KINDS.values() for kind in kinds} | {NOBODY}
+
+
+# A leader of ours that meets clients of River's.
+
+
+@pytest.mark.slow
+async def test_leader_of_ours_makes_way_for_rivers_client(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """32: mixed: mixed_leader_failover_both_directions; who came first makes way for the other's periodic jobs."""
+    caplog.set_level(logging.INFO)
+    async with room.working("python", "python", **LEADING):
+        await room.until_leader("python")
+        async with room.working("go", "go", leads=True):
+            await room.told.wait("job_completed", client="go", job=await room.hand("go").insert())
+            await room.until_leader("go")
+
+    messages = [record.message for record in caplog.records]
+    assert messages.count("leadership offered to others") == 1
+    [suspected] = [one for one in caplog.records if one.message == "clients of another language suspected"]
+    assert "client go" in suspected.reason  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+async def test_leader_of_ours_leads_on_beside_a_client_that_never_leads(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """44: leader_election_disabled_both_directions; it makes way once, nobody comes, and it says so."""
+    caplog.set_level(logging.INFO)
+    async with room.working("go", "go", leads=False):
+        await room.told.wait("job_completed", client="go", job=await room.hand("go").insert())
+        async with room.working("python", "python", **LEADING):
+
+            async def is_settled() -> bool:
+                return "leadership not taken by others" in [record.message for record in caplog.records]
+
+            async with asyncio.timeout(30):
+                while not await is_settled():
+                    await room.fetch("SELECT pg_notify('interop_ring', '')")
+            leader = await room.leader()
+
+    messages = [record.message for record in caplog.records]
+    assert leader == "python"
+    assert messages.count("leadership offered to others") == 1
+    assert messages.count("leadership gained") == 3  # River's office twice, our own once
