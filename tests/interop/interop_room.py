@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.insert_opts import InsertOpts
 from millhand.job import JobState
+from millhand.observe.job_log import JobLog
 from millhand.periodic import PeriodicJob, every
 from millhand.runtime.subscription import Subscription
 from millhand.store.job_list import JobFilters
@@ -39,6 +41,9 @@ LANGUAGES: tuple[Language, Language] = ("go", "python")
 BOTH_WAYS: tuple[tuple[Language, Language], ...] = (("go", "python"), ("python", "go"))
 Row = dict[str, Any]
 Opts = dict[str, Any]
+
+# As River's side writes its own, so that they can be compared.
+PLAIN_LINES = logging.Formatter("level=%(levelname)s msg=%(message)s")
 
 # Every change of the tables rings, so that nobody has to look again and again.
 _RING = """
@@ -342,7 +347,7 @@ class Room:
 
     @contextlib.asynccontextmanager
     async def _python_member(self, id: str, settings: Settings) -> AsyncIterator[PythonMember]:
-        scripted = ScriptedWorkers(id, self.told, is_quiet=settings.is_quiet)
+        scripted = ScriptedWorkers(id, self.told, is_quiet=settings.is_quiet, url=self.url)
         client = Client(self.url, self._python_config(id, settings, scripted))
         async with asyncio.TaskGroup() as readers:
             if not settings.is_quiet:
@@ -367,6 +372,7 @@ class Room:
             fetch_poll_interval=timedelta(seconds=settings.poll_seconds),
             lead_last=settings.lead_last,
             leader_election=settings.leads,
+            middleware=[JobLog(formatter=PLAIN_LINES)],
             periodic_jobs=[_periodic_job(one) for one in settings.periodic_jobs],
             poll_only=settings.poll_only,
             queues=settings.queues,

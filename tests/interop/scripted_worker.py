@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from datetime import timedelta
 from typing import Any
 
+import scripted_steps
 from river_program import Told
+from scripted_steps import ScriptedSteps
 
 from millhand.errors import JobCancel, JobSnooze
 from millhand.job import Job, JobRow
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.worker import Workers
+
+logger = logging.getLogger("interop.script")
 
 Act = list[Any]
 _BY_DEFAULT = DefaultRetryPolicy()
@@ -34,11 +39,12 @@ class Boom(Exception):
 class ScriptedWorkers:
     """The workers of one client. `executed` are its attempts in the order in which they began."""
 
-    def __init__(self, client_id: str, told: Told, *, is_quiet: bool) -> None:
+    def __init__(self, client_id: str, told: Told, *, is_quiet: bool, url: str = "") -> None:
         self.executed: list[dict[str, int]] = []
         self._client_id = client_id
         self._held: dict[int, asyncio.Event] = {}
         self._is_quiet = is_quiet
+        self._steps = ScriptedSteps(url, self._play, self._tell)
         self._told = told
 
     def workers(self, kinds: tuple[str, ...], aliases: dict[str, list[str]]) -> Workers:
@@ -71,6 +77,8 @@ class ScriptedWorkers:
                     self._tell("context_done", job)
                     if index == len(acts) - 1:
                         raise
+            elif verb in scripted_steps.VERBS:
+                await self._steps.act(job, verb, rest)
             else:
                 self._act(job, verb, [_unescaped(value) for value in rest])
 
@@ -97,6 +105,8 @@ class ScriptedWorkers:
                 job.record_output(value)
             case ("metadata", [key, value]):
                 job.set_metadata(key, value)
+            case ("log", [text]):
+                logger.info(text)
             case ("timeout" | "retry_in", _):
                 pass
             case _:

@@ -159,6 +159,9 @@ func (w *actWorker) act(ctx context.Context, job *river.Job[actArgs], one act) e
 		return errors.New("advance must stand in a cursor_step")
 	case "timeout", "retry_in":
 	default:
+		if known, err := w.stepAct(ctx, job, one); known {
+			return err
+		}
 		return fmt.Errorf("verb must be one that this worker knows, got %q", verb)
 	}
 	return nil
@@ -215,8 +218,15 @@ func (w *actWorker) completeTx(ctx context.Context, job *river.Job[actArgs], isC
 		return err
 	}
 	defer func() { _ = tx.Rollback(ctx) }()
-	if _, err := river.JobCompleteTx[*riverpgxv5.Driver, pgx.Tx, actArgs](ctx, tx, job); err != nil || !isCommitted {
+	completed, err := river.JobCompleteTx[*riverpgxv5.Driver, pgx.Tx, actArgs](ctx, tx, job)
+	if err != nil {
 		return err
+	}
+	w.program.tell(map[string]any{
+		"event": "completed_tx", "client": w.client, "job": job.ID, "state": completed.State, "metadata": json.RawMessage(completed.Metadata),
+	})
+	if !isCommitted {
+		return nil
 	}
 	return tx.Commit(ctx)
 }
