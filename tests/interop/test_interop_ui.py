@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -175,6 +176,19 @@ async def test_ui_shows_outputs_snoozes_and_periodic_jobs(room: Room, ui: RiverU
     assert periodic == {"periodic": True, "river:periodic_job_id": "nightly"}
 
 
+async def test_ui_shows_what_each_attempt_logged(
+    room: Room, ui: RiverUI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """23, 41: A client of ours that keeps logs keeps them where the page looks for each attempt's, in River's shape."""
+    caplog.set_level(logging.INFO, "interop.script")
+    async with room.working("python"):
+        id = await room.hand("python").insert(["retry_in", 0], ["log", "looking"], ["fail_before", 2])
+        await room.told.wait("job_completed", job=id)
+
+    logs = (await shown(ui, id))["metadata"]["river:log"]
+    assert logs == [{"attempt": attempt, "log": "level=INFO msg=looking\n"} for attempt in (1, 2)]
+
+
 async def test_ui_counts_jobs_by_queue(room: Room, ui: RiverUI) -> None:
     """41: Queues are listed with what waits and what runs in each, and are found by name."""
     await filled(room)
@@ -233,6 +247,39 @@ async def test_ui_has_a_job_worked_again(room: Room, ui: RiverUI) -> None:
     job = await shown(ui, id)
     assert answer == OK
     assert (job["state"], job["attempt"], job["max_attempts"]) == ("completed", 2, 2)
+
+
+@pytest.mark.parametrize("ending", [["fail", "boom"], ["snooze", 3600]])
+async def test_job_that_is_retried_there_after_a_cancel_ends_as_any(
+    room: Room, ui: RiverUI, ending: list[Any]
+) -> None:
+    """26, 41: The page's River leaves the mark of the cancel, which Python's next attempt does not inherit."""
+    id = await room.hand("python").insert(["retry_in", 3600], ending)
+    await ui.post("/api/jobs/cancel", ids=[str(id)])
+    await ui.post("/api/jobs/retry", ids=[str(id)])
+    before = await room.row(id)
+    async with room.working("python"):
+        row = await room.until_state(id, "retryable", "scheduled", "cancelled")
+
+    assert "cancel_attempted_at" in before["metadata"]
+    assert row["state"] == ("retryable" if ending[0] == "fail" else "scheduled")
+    assert "cancel_attempted_at" not in row["metadata"]
+
+
+async def test_attempt_is_not_ended_by_a_cancel_from_before_a_retry_there(room: Room, ui: RiverUI) -> None:
+    """26, 41: The poll for cancels, which ends another attempt, finds nothing to end in the one that was retried."""
+    hand = room.hand("python")
+    retried = await hand.insert(["hold"])
+    await ui.post("/api/jobs/cancel", ids=[str(retried)])
+    await ui.post("/api/jobs/retry", ids=[str(retried)])
+    async with room.working("python", poll_only=True) as member:
+        other = await hand.insert(["hold"])
+        for id in (retried, other):
+            await room.told.wait("held", job=id)
+        await hand.cancel(other)
+        await room.told.wait("job_cancelled", job=other)
+        await member.release(retried)
+        await room.told.wait("job_completed", job=retried)
 
 
 async def test_ui_refuses_a_retry_whose_key_is_taken(room: Room, ui: RiverUI) -> None:
