@@ -52,9 +52,9 @@ class Board:
 
     def tell(self, number: int, totals: Totals, progress: Progress) -> None:
         """Pass on how far one chain is as how far all of them are."""
-        self.by_number[number] = totals
-        whole = total_of(self.base, self.by_number.values())
         if self.pass_.progress is not None:
+            self.by_number[number] = totals
+            whole = total_of(self.base, self.by_number.values())
             self.pass_.progress(replace(progress, bytes=whole.bytes, objects=whole.objects, rows=whole.rows))
 
 

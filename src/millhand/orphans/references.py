@@ -68,6 +68,28 @@ class RangeRead:
     sized: list[SizedRow]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one source answered: the key of each row, and the rows if there is more to them than a key."""
+
+    statement: SourceStatements
+    keys: list[str]
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, statement: SourceStatements, found: list[dict[str, Any]]) -> _Part:
+        if statement.is_plain:
+            return cls(statement, found[0]["keys"], [])
+        return cls(statement, [row["key"] for row in found], found)
+
+    def up_to(self, high: str | None) -> _Part:
+        """Leave out what comes after `high`."""
+        if high is None or not self.keys or max(self.keys) <= high:
+            return self
+        keys = [key for key in self.keys if key <= high]
+        return _Part(self.statement, keys, [row for row in self.rows if row["key"] <= high])
+
+
 class SizedRow(NamedTuple):
     """A row that is ready and says how large its object is; the row itself is made only if it is not."""
 
@@ -120,24 +142,25 @@ class References:
         Shape: some `limit` rows a source. Where there are more, the answer ends at an earlier key than asked, and holds
         every row up to that one. With `only`, of that one source.
         """
-        parts: list[tuple[SourceStatements, list[dict[str, Any]]]] = []
+        parts: list[_Part] = []
         for statement in self._statements.values() if only is None else (self._statements[only],):
             found = await self._read(statement, statement.range_sql(low, high, limit + 1))
-            if len(found) > limit:
-                found, high = await self._cut(statement, found)
-            parts.append((statement, found))
+            part = _Part.of(statement, found)
+            if len(part.keys) > limit:
+                part, high = await self._cut(part)
+            parts.append(part)
         return _joined(parts, high)
 
-    async def _cut(
-        self, statement: SourceStatements, found: list[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], str]:
+    async def _cut(self, part: _Part) -> tuple[_Part, str]:
         """End a read that was too long at the last key of which all rows are sure to be there."""
-        last = str(found[-1]["key"])
-        whole = [row for row in found if row["key"] < last]
-        if whole:
-            return whole, str(whole[-1]["key"])
+        last = max(part.keys)
+        if before := [key for key in part.keys if key < last]:
+            high = max(before)
+            return part.up_to(high), high
         # All of them name one key: it is read by itself, however many there are.
-        return await self._read(statement, statement.match_sql([last], is_short=statement.is_plain)), last
+        statement = part.statement
+        found = await self._read(statement, statement.match_sql([last], is_short=statement.is_plain))
+        return _Part(statement, [row["key"] for row in found], [] if statement.is_plain else found), last
 
     async def naming(
         self, keys: Sequence[str], *, executor: Executor | None = None
@@ -252,16 +275,16 @@ async def _id_type(executor: Executor, source: ReferenceSource) -> str:
     return str(found[0]["type"])
 
 
-def _joined(parts: Sequence[tuple[SourceStatements, list[dict[str, Any]]]], high: str | None) -> RangeRead:
+def _joined(parts: Sequence[_Part], high: str | None) -> RangeRead:
     read = RangeRead(high, [], [], {}, [])
-    for statement, whole in parts:
+    for whole in parts:
         # A later source may have ended earlier than the ones before it.
-        found = whole if high is None or not whole or whole[-1]["key"] <= high else _up_to(whole, high)
-        read.rows_of[statement.source.name] = len(found)
-        if statement.is_plain:
-            read.ready_keys.extend([row["key"] for row in found])
+        part = whole.up_to(high)
+        read.rows_of[part.statement.source.name] = len(part.keys)
+        if part.statement.is_plain:
+            read.ready_keys.extend(part.keys)
         else:
-            _sort_out(read, statement, found)
+            _sort_out(read, part.statement, part.rows)
     return read
 
 
@@ -273,10 +296,6 @@ def _sort_out(read: RangeRead, statement: SourceStatements, found: list[dict[str
             read.ready_keys.append(row["key"])
         else:
             read.sized.append(SizedRow(row["key"], size, row, statement))
-
-
-def _up_to(found: list[dict[str, Any]], high: str) -> list[dict[str, Any]]:
-    return [row for row in found if row["key"] <= high]
 
 
 def _num_scanned(explained: Sequence[Mapping[str, Any]]) -> int:
