@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from client_room import GENEROUS, Act, Room
 
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
+from held_driver import HeldDriver, HeldPool
 from millhand.errors import JobSnooze
 from millhand.event import EventKind
 from millhand.job import ClientId, Job, JobState
@@ -19,44 +18,12 @@ from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.producer import Producer
 from millhand.runtime.queue_poller import QueuePoller
 from millhand.runtime.subscription import Subscriptions
-from millhand.store.query import Query
 from millhand.testing import Probe
 from millhand.worker import Workers
 
 T = TypeVar("T")
 
 MAKE_AVAILABLE = "UPDATE river_job SET state = 'available', scheduled_at = now()"
-
-
-class HeldPool:
-    """A pool that keeps back the answers of fetches that brought something, until it is told to let them go."""
-
-    def __init__(self, pool: Executor) -> None:
-        self._pool = pool
-        self.is_held = asyncio.Event()
-        self.let_go = asyncio.Event()
-
-    async def run(self, query: Query[T]) -> T:
-        answer = await self._pool.run(query)
-        if query.name == "job_get_available" and answer:
-            self.is_held.set()
-            await self.let_go.wait()
-        return answer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pool, name)
-
-
-class HeldDriver(AsyncpgDriver):
-    """A driver whose fetches can be caught between the database and the client."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.held_pool = HeldPool(super().pool)
-
-    @property
-    def pool(self) -> Executor:
-        return self.held_pool  # type: ignore[return-value]  # it is one, by __getattr__
 
 
 class Attempts:

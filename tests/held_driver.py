@@ -1,0 +1,43 @@
+"""A driver that lets a test come between a fetch in the database and its answer in the client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.store.query import Query
+
+T = TypeVar("T")
+
+
+class HeldPool:
+    """A pool that keeps back the answers of fetches that brought something, until it is told to let them go."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self.is_held = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def run(self, query: Query[T]) -> T:
+        answer = await self._pool.run(query)
+        if query.name == "job_get_available" and answer:
+            self.is_held.set()
+            await self.let_go.wait()
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+class HeldDriver(AsyncpgDriver):
+    """A driver whose fetches can be caught between the database and the client."""
+
+    def __init__(self, url: str, schema: str = "") -> None:
+        super().__init__(url, schema)
+        self.held_pool = HeldPool(super().pool)
+
+    @property
+    def pool(self) -> Executor:
+        return self.held_pool  # type: ignore[return-value]  # it is one, by __getattr__

@@ -1,0 +1,68 @@
+"""Cancels that come when a job is neither waiting nor quite running, from either language."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
+from river_program import GENEROUS_SECONDS
+
+from held_driver import HeldDriver
+from millhand.client import Client
+from millhand.config import Config
+from millhand.event import EventKind
+from millhand.job import Job
+from millhand.worker import Workers
+
+CANCELLED = "JobCancelError: job cancelled remotely"
+
+
+@pytest.mark.parametrize("commander", LANGUAGES)
+async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
+    room: Room, commander: Language
+) -> None:
+    """26a: claim_time_cancellation; the row runs, its client does not know yet, and the worker is never called."""
+    called = []
+    workers = Workers()
+
+    @workers.add(kind="act")
+    async def act(job: Job[dict[str, Any]]) -> None:
+        called.append(job.id)
+
+    driver = HeldDriver(room.url, room.schema)
+    hand = room.hand(commander)
+    id = await hand.insert()
+    config = Config(queues={"default": 1, "other": 1}, schema=room.schema, workers=workers)
+    async with Client(driver, config) as client:
+        with client.subscribe(EventKind.QUEUE_PAUSED) as pauses:
+            await asyncio.wait_for(driver.held_pool.is_held.wait(), GENEROUS_SECONDS)
+            while_it_is_fetched = await room.row(id)
+            await hand.cancel(id)
+            # What is said is heard in its order: when this has come, so has the cancel.
+            await hand.pause("other")
+            await asyncio.wait_for(anext(pauses), GENEROUS_SECONDS)
+            driver.held_pool.let_go.set()
+            row = await room.until_state(id, "cancelled")
+
+    assert while_it_is_fetched["state"] == "running"
+    assert called == []
+    assert [one["error"] for one in row["errors"]] == [CANCELLED]
+
+
+@pytest.mark.parametrize(("commander", "worker"), BOTH_WAYS)
+async def test_cancel_reaches_the_attempt_that_followed_a_snooze(
+    room: Room, commander: Language, worker: Language
+) -> None:
+    """26a: refetched_attempt_cancellation; snoozed, fetched again at once, cancelled: the new attempt gets it."""
+    async with room.working(worker):
+        id = await room.hand(worker).insert(["snooze_times", 1, 0], ["hold"])
+        await room.told.wait("job_snoozed", job=id)
+        await room.told.wait("held", job=id)
+        await room.hand(commander).cancel(id)
+        await room.told.wait("job_cancelled", job=id)
+
+    row = await room.row(id)
+    assert (row["state"], row["attempt"], row["metadata"]["snoozes"]) == ("cancelled", 1, 1)
+    assert [one["error"] for one in row["errors"]] == [CANCELLED]
