@@ -33,8 +33,9 @@ import asyncpg
 from docs_room import GENEROUS_SECONDS, PROJECT, environment
 
 _BLOCK = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What installs is for a machine that has nothing yet, and what `./just` does is proved in tests/acceptance.
-LEFT_OUT = ("pip install", "./just", "git clone", "cd ")
+# What installs is for a machine that has nothing yet; what `./just` does is proved in tests/acceptance, and River UI in
+# tests/interop.
+LEFT_OUT = ("pip install", "go install", "./just", "git clone", "cd ", "RIVER_HOST=")
 ROWS, COLUMNS = 50, 250
 
 
