@@ -62,7 +62,7 @@ def test_leadership_moves_every_second(minute: Minute) -> None:
 
 @pytest.mark.slow
 def test_no_job_of_an_unknown_kind_is_discarded_by_us(minute: Minute) -> None:
-    """34: maintenance_rescuer; ours retry what they do not know, and say so; River's leader discards it, for all of us."""
+    """34: Ours retry what they do not know, and say so; River's leader discards it, for all of us."""
     rescued = {record.job_id: record.state for record in minute.said("job of unknown kind rescued")}  # type: ignore[attr-defined]
     discarded = [row for row in minute.rows if row["state"] == "discarded"]
 
@@ -78,7 +78,7 @@ def test_no_job_of_an_unknown_kind_is_discarded_by_us(minute: Minute) -> None:
 
 @pytest.mark.slow
 def test_periodic_jobs_of_ours_go_on_whoever_leads(minute: Minute) -> None:
-    """36: periodic_run_cross_engine; no tick twice, and none missing but where a hand-over took too long."""
+    """36: No tick twice, and none missing but where a hand-over took too long."""
     _assert_ticks_on(minute, "python_tick")
 
 
