@@ -255,7 +255,14 @@ class _Parameter:
 def _target(work: Work) -> Callable[..., Any]:
     target = work if callable(work) and not isinstance(work, type) else getattr(work, "work", None)
     if not callable(target) or isinstance(work, type):
-        raise ConfigError(f"worker must be a function, or an object with a method `work`, got {work!r}")
+        remedy = (
+            f"; register one of its objects, as in workers.add(…)({work.__name__}())"
+            if isinstance(work, type)
+            else ""
+        )
+        raise ConfigError(
+            f"worker must be a function, or an object with a method `work`, got {work!r}{remedy}"
+        )
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise ConfigError(f"worker must return, not yield, got generator function {_name(target)}")
     return cast("Callable[..., Any]", target)

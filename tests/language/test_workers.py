@@ -384,7 +384,12 @@ def x(key: str) -> None: ...
             ),
         ),
         (generator, {}, f"worker must return, not yield, got generator function {__name__}.generator"),
-        (Mailer, {}, f"worker must be a function, or an object with a method `work`, got {Mailer!r}"),
+        (
+            Mailer,
+            {},
+            f"worker must be a function, or an object with a method `work`, got {Mailer!r}; "
+            "register one of its objects, as in workers.add(…)(Mailer())",
+        ),
         (7, {}, "worker must be a function, or an object with a method `work`, got 7"),
         (
             send,
