@@ -387,8 +387,10 @@ def x(key: str) -> None: ...
         (
             Mailer,
             {},
-            f"worker must be a function, or an object with a method `work`, got {Mailer!r}; "
-            "register one of its objects, as in workers.add(…)(Mailer())",
+            (
+                f"worker must be a function, or an object with a method `work`, got {Mailer!r}; "
+                "register one of its objects, as in workers.add(…)(Mailer())"
+            ),
         ),
         (7, {}, "worker must be a function, or an object with a method `work`, got 7"),
         (
