@@ -127,8 +127,8 @@ class PythonDesk:
             return {"refused": _reason(error)}
 
     async def insert(self, jobs: Sequence[Row], *, fast: bool = False) -> Answer:
-        pairs = [(RawArgs(job["kind"], job["text"]), insert_opts(job.get("opts") or {})) for job in jobs]
         try:
+            pairs = [(RawArgs(job["kind"], job["text"]), insert_opts(job.get("opts") or {})) for job in jobs]
             if fast:
                 return await self.client.insert_many_fast(pairs, tx=self.tx)
             return len(await self.client.insert_many(pairs, tx=self.tx))
@@ -141,6 +141,9 @@ class PythonDesk:
         match method:
             case "job_cancel" | "job_delete" | "job_get" | "job_retry":
                 return job_fields(await getattr(jobs, method.removeprefix("job_"))(id, tx=tx))
+            case "job_peek":
+                job = await jobs.get(id, tx=tx)
+                return {"attempt": job.attempt, "num_errors": len(job.errors), "state": job.state.value}
             case "job_update":
                 return job_fields(await jobs.update_output(id, said["output"], tx=tx))
             case "job_list":

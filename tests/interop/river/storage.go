@@ -69,6 +69,8 @@ func storage(ctx context.Context, p *program, line []byte) (any, error) {
 		return told(pick(at, at.client.JobGet, at.client.JobGetTx)(ctx, params.Job))
 	case "job_retry":
 		return told(pick(at, at.client.JobRetry, at.client.JobRetryTx)(ctx, params.Job))
+	case "job_peek":
+		return peeked(pick(at, at.client.JobGet, at.client.JobGetTx)(ctx, params.Job))
 	case "job_update":
 		return at.jobUpdate(ctx, &params)
 	case "job_list":
@@ -115,6 +117,14 @@ func told(job *rivertype.JobRow, err error) (any, error) {
 		return nil, err
 	}
 	return rowFields(job), nil
+}
+
+// peeked is what can be told of any job, whatever stands in its row.
+func peeked(job *rivertype.JobRow, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"attempt": job.Attempt, "num_errors": len(job.Errors), "state": job.State}, nil
 }
 
 func toldQueue(queue *rivertype.Queue, err error) (any, error) {

@@ -1,0 +1,207 @@
+"""
+Rows, texts and notifications that nobody of ours would write, in a database that River shares.
+
+Whatever comes of a bad row itself, the jobs beside it are worked and swept, and River reads what we wrote of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from interop_room import LANGUAGES, Language, Room, Row
+from storage_desk import desk
+
+from odd_rows import HUGE, ODD, UNDECODABLE, UNREACHABLE, WORKABLE
+
+JOBS = [{"kind": "act", "args": {"do": [], "what": what}, "opts": {}} for what in ("good", "odd", "good")]
+HUGE_ROW = pytest.param(HUGE, id="an output of 40 MiB", marks=pytest.mark.slow)
+# How a job's life has to go on in each state for a sweeper to have something to do with it.
+DUE = """
+UPDATE /* schema */river_job SET
+    state = $2::text::/* schema */river_job_state, attempt = 1, attempted_at = now() - interval '30 days',
+    scheduled_at = now() - interval '1 h',
+    finalized_at = CASE WHEN $2 IN ('cancelled', 'completed', 'discarded') THEN now() - interval '30 days' END
+WHERE id = ANY($1)
+"""
+SWEPT = {"scheduled": "available", "retryable": "available", "running": "retryable"}
+CLEANED = ("cancelled", "completed", "discarded")
+# What a worker of ours may come up with, and what becomes of it.
+TEXTS = {
+    "U+0000": ({"escaped": "a\\u0000b"}, "a\ufffdb"),
+    "half a character": ({"escaped": "a\\ud800b"}, "a\ufffdb"),
+    "the other half": ({"escaped": "\\udfff"}, "\ufffd"),
+    "a whole character in halves": ({"escaped": "\\ud83e\\udd80"}, "🦀"),
+}
+NOT_NOTIFICATIONS = (
+    "not json",
+    "",
+    "7",
+    "null",
+    '["queue"]',
+    '{"queue": 7}',
+    '{"action": 7, "queue": "default"}',
+    '{"action": "dance", "queue": "default"}',
+    '{"action": "cancel", "job_id": "x", "queue": "default"}',
+    '{"action": "pause", "queue": "default\\n"}',
+)
+
+
+def _params(odd: dict[str, str], *more: Any) -> list[Any]:
+    return [*(pytest.param(sql, id=name) for name, sql in odd.items()), *more]
+
+
+@pytest.mark.parametrize("odd", _params(WORKABLE, HUGE_ROW))
+async def test_bad_row_is_worked_with_its_neighbours(room: Room, odd: str) -> None:
+    """4: claimed_row_decode_isolation; a job of River's whose row went bad completes with its neighbours."""
+    ids = await _inserted(room, odd)
+    was_readable = await _is_readable(room, ids[1])
+
+    async with room.working("python"):
+        for id in ids:
+            await room.told.wait("job_completed", job=id)
+
+    assert await _states(room) == dict.fromkeys(ids, "completed")
+    if was_readable:
+        assert (await desk(room, "go").ask("job_peek", job=ids[1]))["state"] == "completed"
+        assert await _listed(room) == ids
+
+
+@pytest.mark.parametrize("odd", _params(UNDECODABLE))
+async def test_bad_args_fail_their_own_job(room: Room, odd: str) -> None:
+    """18: claimed_row_decode_isolation; args that do not decode are an error of their job, and River reads it."""
+    ids = await _inserted(room, odd)
+
+    async with room.working("python"):
+        await room.told.wait("job_failed", job=ids[1])
+        for id in (ids[0], ids[2]):
+            await room.told.wait("job_completed", job=id)
+
+    read = await desk(room, "go").ask("job_peek", job=ids[1])
+    assert read == {"attempt": 1, "num_errors": 1, "state": "available"}
+    assert await _listed(room) == ids
+
+
+@pytest.mark.parametrize("odd", _params(UNREACHABLE))
+async def test_row_that_no_client_can_reach_is_let_be(room: Room, odd: str) -> None:
+    """22: What is in a queue or of a kind that cannot be named waits, and both languages find and cancel it."""
+    ids = await _inserted(room, odd)
+
+    async with room.working("python"):
+        for id in (ids[0], ids[2]):
+            await room.told.wait("job_completed", job=id)
+    waiting = [await desk(room, language).ask("job_peek", job=ids[1]) for language in LANGUAGES]
+    await desk(room, "python").ask("job_cancel", job=ids[1])
+    cancelled = [await desk(room, language).ask("job_peek", job=ids[1]) for language in LANGUAGES]
+
+    assert waiting == [{"attempt": 0, "num_errors": 0, "state": "available"}] * 2
+    assert [job["state"] for job in cancelled] == ["cancelled"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", _params(ODD, HUGE_ROW))
+async def test_bad_row_keeps_no_leader_of_ours_from_its_neighbours(room: Room, odd: str) -> None:
+    """33, 34, 35: Scheduled, rescued and cleaned away, beside neighbours which River inserted."""
+    ids: dict[str, list[int]] = {}
+    for state in (*SWEPT, *CLEANED):
+        inserted = await room.hand("go").insert_many([{**job, "opts": {"pending": True}} for job in JOBS])
+        ids[state] = [one["id"] for one in inserted]
+        await room.fetch(DUE, ids[state], state)
+    await _go_bad(room, odd)
+
+    async with room.working("python", "leader", leads=True, queues={"nothing_here": 1}):
+        expected = {id: after for state, after in SWEPT.items() for id in ids[state]}
+        await room.until(lambda: _are(room, expected), "the sweepers")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+async def test_text_that_cannot_be_stored_is_read_and_worked_by_river(room: Room, text: str) -> None:
+    """18, 31: Errors, outputs and metadata of ours with what PostgreSQL cannot hold; River reads them, and works on."""
+    said, kept = TEXTS[text]
+    async with room.working("python", "ours"):
+        failed = await room.hand("python").insert(
+            ["output", said], ["metadata", "seen", said], ["fail", said]
+        )
+        neighbour = await room.hand("go").insert()
+        await room.told.wait("job_failed", job=failed)
+        await room.told.wait("job_completed", job=neighbour)
+    read = await desk(room, "go").ask("job_get", job=failed)
+    await room.fetch(
+        "UPDATE /* schema */river_job SET args = '{\"do\": []}', state = 'available', scheduled_at = now() WHERE id = $1",
+        failed,
+    )
+    async with room.working("go", "theirs"):
+        await room.told.wait("job_completed", job=failed, client="theirs")
+
+    assert [one["error"] for one in read["errors"]] == [f"Boom: {kept}"]
+    assert (read["metadata"]["output"], read["metadata"]["seen"]) == (kept, kept)
+    assert (await room.row(failed))["attempted_by"] == ["ours", "theirs"]
+
+
+@pytest.mark.parametrize("topic", ["insert", "control", "leadership"])
+async def test_notification_that_is_none_silences_nobody(room: Room, topic: str) -> None:
+    """6, 25, 27: What is no JSON, or says nothing that is known, leaves either client working, listening and obeying."""
+    async with (
+        room.working("go", leads=True, poll_seconds=60.0, queues={"go": 5}),
+        room.working("python", leads=True, poll_seconds=60.0, queues={"python": 5}),
+    ):
+        for language in LANGUAGES:  # the fetches with which they started are over
+            await room.told.wait("job_completed", job=await room.hand("go").insert(queue=language))
+        for payload in NOT_NOTIFICATIONS:
+            await room.fetch("SELECT pg_notify($1, $2)", f"{room.schema}.river_{topic}", payload)
+        ids = {language: await room.hand("go").insert(["hold"], queue=language) for language in LANGUAGES}
+        for id in ids.values():
+            await room.told.wait("held", job=id)
+            await room.hand("python").cancel(id)
+            await room.told.wait("job_cancelled", job=id)
+        await room.hand("go").pause("*")
+        for language in LANGUAGES:
+            await room.told.wait("queue_paused", queue=language, client=f"{language}_a")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_kind_of_128_characters_fails_its_own_batch(room: Room, language: Language) -> None:
+    """8: One job that cannot be takes its batch with it, inserted or copied, says so, and the next batch is worked."""
+    good = {"kind": "act", "text": '{"do":[]}', "opts": {}}
+    at = desk(room, language)
+
+    for bad in ({**good, "kind": "k" * 128}, {**good, "opts": {"queue": "default\n"}}):
+        for is_fast in (False, True):
+            assert set(await at.insert([good, bad], fast=is_fast)) == {"refused"}
+    assert await room.rows() == []
+    async with room.working(language):
+        assert await at.insert([good], fast=True) == 1
+        [row] = await room.rows()
+        await room.told.wait("job_completed", job=row["id"])
+
+
+async def _inserted(room: Room, odd: str) -> list[int]:
+    """Have River insert three jobs, make the second one odd, and return their ids."""
+    ids = [one["id"] for one in await room.hand("go").insert_many(JOBS)]
+    await _go_bad(room, odd)
+    return ids
+
+
+async def _go_bad(room: Room, odd: str) -> None:
+    await room.fetch(f"UPDATE /* schema */river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+
+
+async def _is_readable(room: Room, id: int) -> bool:
+    """Say whether River reads a row; instants before all time it does not."""
+    return "refused" not in await desk(room, "go").ask("job_peek", job=id)
+
+
+async def _listed(room: Room) -> list[int]:
+    page: Row = await desk(room, "go").ask("job_list", limit=10, order_by="id", filters={})
+    ids: list[int] = page["ids"]
+    return ids
+
+
+async def _states(room: Room) -> dict[int, str]:
+    """Return the states of all jobs; their rows may be more than a reader of JSON can take."""
+    rows = await room.fetch("SELECT id, state::text FROM /* schema */river_job")
+    return {row["id"]: row["state"] for row in rows}
+
+
+async def _are(room: Room, expected: dict[int, str]) -> bool:
+    return await _states(room) == expected
