@@ -96,13 +96,10 @@ def trio(room: Room, rust: RiverProgram) -> Trio:
 
 async def test_three_languages_share_a_queue(room: Room, trio: Trio) -> None:
     """16: third_implementation_competition; two clients of each of three languages execute each job once."""
-    for language in THREE:
-        await trio.hand(language).insert_many(
-            [
-                {"kind": "act", "args": {"do": []}, "opts": {"priority": 1 + n % 4}}
-                for n in range(NUM_JOBS // len(THREE))
-            ]
-        )
+    jobs = [
+        {"kind": "act", "args": {"do": []}, "opts": {"priority": 1 + n % 4}}
+        for n in range(NUM_JOBS // len(THREE))
+    ]
     members = {}
     async with contextlib.AsyncExitStack() as stack:
         for language in THREE:
@@ -110,6 +107,8 @@ async def test_three_languages_share_a_queue(room: Room, trio: Trio) -> None:
                 id = f"{language}_{letter}"
                 working = trio.working(language, id, is_quiet=True, queues={"default": 20})
                 members[id] = await stack.enter_async_context(working)
+        for language in THREE:
+            await trio.hand(language).insert_many(jobs)
         await room.until(lambda: _is_all_completed(room), "the end of all jobs")
         executed = {id: await member.executed() for id, member in members.items()}
 

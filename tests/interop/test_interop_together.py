@@ -17,7 +17,7 @@ from millhand.config import Config
 from millhand.job import Job
 from millhand.worker import Workers
 
-NUM_JOBS = 200  # at each moment of a deployment, inserted by each language
+NUM_JOBS = 500  # at each moment of a deployment, inserted by each language
 NUM_ACTIVE_JOBS = 2_000
 # Of a pool of this size one connection listens, and fetches and completions share the others.
 POOL_SIZE = 4
