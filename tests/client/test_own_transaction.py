@@ -243,6 +243,7 @@ async def test_progress_that_a_transaction_owns_goes_with_it(room: Room, is_comm
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
         async def counting(cursor: Cursor) -> None:
+            cursor.set(0)
             async with connection.transaction():
                 await cursor.checkpoint(1, tx=connection)
                 if not is_committed:

@@ -79,7 +79,6 @@ class JobLog(Middleware):
         finally:
             self._page.reset(before)
             self._listen_no_more()
-            page.close()
             if page.num_bytes:
                 self._keep(job, page)
 
@@ -116,12 +115,11 @@ class JobLog(Middleware):
 class _Page:
     """What one attempt has said, up to `max_bytes`. `num_bytes` counts all of it."""
 
-    __slots__ = ("_lines", "_max_bytes", "is_closed", "num_bytes")
+    __slots__ = ("_lines", "_max_bytes", "num_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._lines: list[bytes] = []
         self._max_bytes = max_bytes
-        self.is_closed = False
         self.num_bytes = 0
 
     def write(self, line: str) -> None:
@@ -130,10 +128,6 @@ class _Page:
         if left > 0:
             self._lines.append(encoded[:left])
         self.num_bytes += len(encoded)
-
-    def close(self) -> None:
-        """Take no more: a task that outlives its attempt speaks to nobody."""
-        self.is_closed = True
 
     def text(self) -> str:
         # What is cut may be cut within a character.
@@ -149,7 +143,7 @@ class _PageHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         page = self._current.get()
-        if page is None or page.is_closed:
+        if page is None:
             return
         try:
             page.write(self.format(record))
