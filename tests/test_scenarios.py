@@ -81,3 +81,18 @@ def test_tests_that_the_page_names_are_there(scenarios: ModuleType) -> None:
     there = {one.test for one in scenarios.read_shown()}
 
     assert [test for test in scenarios.references(scenarios.PAGE.read_text()) if test not in there] == []
+
+
+def test_every_feature_of_river_has_a_test_and_every_dash_a_reason(scenarios: ModuleType) -> None:
+    """A row of the table of features names what shows it, and where we have nothing, says why."""
+    page = scenarios.PAGE.read_text()
+    section = page.partition("## Feature by feature")[2].partition("\n## ")[0]
+    rows = [
+        line.strip("|").split(" | ")
+        for line in section.splitlines()
+        if line.startswith("| ") and not line.startswith("| River")
+    ]
+
+    assert len(rows) > 80
+    assert [row for row in rows if len(row) != 3 or not scenarios.references(row[2])] == []
+    assert [row for row in rows if row[1].startswith("—") and len(row[1].split()) < 5] == []

@@ -40,7 +40,7 @@ ENDINGS: dict[str, tuple[list[Any], str]] = {
 async def test_same_attempt_leaves_the_same_row_and_event(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """29, 45: transactional_completion; committed, taken back, followed by whatever: row, metadata and event are the same."""
+    """29, 45: transactional_completion; committed, taken back, followed by whatever: row and event are the same."""
     caplog.set_level("INFO", "interop.script")
     ids = {
         (name, language): await room.hand("go").insert(*acts, ["retry_in", 3600], queue=language)
@@ -64,7 +64,7 @@ async def test_same_attempt_leaves_the_same_row_and_event(
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_completion_is_seen_by_nobody_before_its_commit(room: Room, language: Language) -> None:
-    """29: transactional_completion; the row says completed from the commit on, with the instant of the call, while the worker still runs."""
+    """29: transactional_completion; the row says completed from the commit on, while the worker still runs."""
     async with room.working(language) as member:
         id = await room.hand(language).insert(["complete_tx"], ["hold"])
         await room.told.wait("held", job=id)
