@@ -18,6 +18,7 @@ from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
 from millhand.periodic import PeriodicJob, cron, every
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.step import Cursor
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 
@@ -85,6 +86,48 @@ mailer = workers.add()(Mailer())
 async def call_mailer(job: Job[SendEmail], other: Job[str]) -> None:
     await mailer.work(job)
     await mailer.work(other)  # type: ignore[arg-type]
+
+
+# Steps: their functions are called as a call would be checked, and awaited or not as they are.
+
+
+async def download(url: str, *, retries: int = 3) -> None: ...
+
+
+async def count_rows(cursor: Cursor, url: str) -> None:
+    cursor.set({"line": 1})
+    await cursor.checkpoint(1, tx=url)
+
+
+async def measure(url: str) -> int:
+    return len(url)
+
+
+def unpack(path: str) -> None: ...
+
+
+def unpack_from(cursor: Cursor, path: str) -> None: ...
+
+
+async def import_all(job: Job[SendEmail]) -> None:
+    assert_type(await job.step("download", download, "u", retries=5), None)
+    await job.step_cursor("count", count_rows, "u")
+    assert_type((await job.complete(tx=job)).state, JobState)
+    await job.checkpoint(tx=job)
+    await job.step("download", download)  # type: ignore[call-arg]
+    await job.step("download", download, 7)  # type: ignore[arg-type]
+    await job.step("download", download, "u", tries=5)  # type: ignore[call-arg]
+    await job.step("measure", measure, "u")  # type: ignore[arg-type]
+    await job.step("unpack", unpack, "p")  # type: ignore[arg-type]
+    await job.step_cursor("download", download, "u")  # type: ignore[arg-type, call-arg]
+    await job.complete()  # type: ignore[call-arg]
+    job.step("download", download, "u")  # type: ignore[unused-coroutine]
+
+
+def import_in_a_thread(job: Job[SendEmail]) -> None:
+    job.step_sync("unpack", unpack, "p")
+    job.step_cursor_sync("unpack", unpack_from, path="p")
+    job.step_sync("download", download, "u")  # type: ignore[arg-type]
 
 
 # Options and settings.
