@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 SCRIPT = Path(__file__).parent / "interop" / "scenarios.py"
+WRITE = "run: python tests/interop/scenarios.py"
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,18 @@ def test_page_without_its_markers_is_refused(scenarios: ModuleType) -> None:
 
     with pytest.raises(ValueError, match="got neither or one"):
         scenarios.page_with_tables(f"# Page\n{scenarios.BEGIN}\n", known, [])
+
+
+def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType) -> None:
+    """Each name of River's suite and each number has a test, or, a name alone, a reason to have none."""
+    assert scenarios.faults(scenarios.read_known(), scenarios.read_shown()) == []
+
+
+def test_page_says_which_test_shows_what(scenarios: ModuleType) -> None:
+    """docs/river.md has what `python tests/interop/scenarios.py` writes."""
+    page = scenarios.PAGE.read_text()
+
+    assert scenarios.page_with_tables(page, scenarios.read_known(), scenarios.read_shown()) == page, WRITE
 
 
 def test_tests_that_the_page_names_are_there(scenarios: ModuleType) -> None:
