@@ -42,8 +42,15 @@ class Interrupter:
     steps: int = 0
     seen: Counter[str] = field(default_factory=Counter)
     is_source_broken: bool = False
+    operation: str = ""
+
+    @property
+    def may_be_destroying(self) -> bool:
+        """Whether the run may have read the references for the last time before it destroys something."""
+        return self.operation in ("fetch", "head", "delete", "delete_many")
 
     async def __call__(self, operation: str) -> None:
+        self.operation = operation
         self.steps += 1
         self.seen[operation] += 1
         for moment in (self.steps, (operation, self.seen[operation])):
@@ -216,16 +223,20 @@ class App:
     """
     An application with good manners: it relies on an object that it put itself, or that it saw after it wrote the row.
 
-    `live` is what it relies on: the bytes of each key. Whoever wants to break it has to lose one of these.
+    `live` is what it relies on: the bytes of each key. Whoever wants to break it has to lose one of these. It also relies
+    on what it put a moment ago, whose row is still to come (`put_at`), and it trusts that what lies in quarantine when it
+    writes a row is not destroyed (`awaited`).
     """
 
     world: World
+    awaited: set[str] = field(default_factory=set)
     live: dict[str, bytes] = field(default_factory=dict)
     kept_until: dict[str, tuple[datetime, bytes]] = field(default_factory=dict)
     pending: dict[str, tuple[int, bytes | None]] = field(default_factory=dict)
     put_at: dict[str, tuple[datetime, bytes]] = field(default_factory=dict)
     referring: dict[str, int] = field(default_factory=dict)
     num_puts: int = 0
+    is_purging: bool = False
 
     def content(self, key: str) -> bytes:
         self.num_puts += 1
@@ -243,6 +254,7 @@ class App:
         if key in self.pending:
             row_id, _ = self.pending[key]
             data = self.content(key)
+            self.put_at.pop(key, None)
             await self.world.put(key, data)
             self.pending[key] = (row_id, data)
 
@@ -288,11 +300,16 @@ class App:
 
     async def refer(self, key: str) -> None:
         if self.is_quiet(key):
+            is_kept = await self.is_kept(key)
             self.referring[key] = await self.world.row(key)
+            # Once its bytes are about to be destroyed a row comes too late, and the application finds that out.
+            if is_kept and await self.is_kept(key) and not self.is_purging:
+                self.awaited.add(key)
 
     async def look(self, key: str) -> None:
         """Rely on an object that is there; give the row up if it is not."""
         row_id = self.referring.pop(key, None)
+        self.awaited.discard(key)
         if row_id is None:
             return
         try:
@@ -311,6 +328,7 @@ class App:
     async def overwrite(self, key: str) -> None:
         if key in self.live:
             self.live[key] = self.content(key)
+            self.put_at.pop(key, None)
             await self.world.put(key, self.live[key])
 
     async def delete_row(self, key: str) -> None:
@@ -338,6 +356,7 @@ class App:
             await self.world.put(target, self.live[key])
             await self.world.sql("UPDATE {schema}.uploads SET key = $2 WHERE key = $1", key, target)
             self.live[target] = self.live.pop(key)
+            self.put_at.pop(key, None)
             await self.world.store.delete(key)
 
     async def where(self, key: str, data: bytes) -> str:
@@ -353,13 +372,37 @@ class App:
                 return "quarantine"
         return "nowhere"
 
+    async def is_kept(self, key: str) -> bool:
+        """Whether anything that once had the key lies in quarantine."""
+        kept = await self.world.keys(".millhand/quarantine/")
+        return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
+
+    async def is_there(self, key: str) -> bool:
+        try:
+            await self.world.store.head(key)
+        except ObjectNotFound:
+            return False
+        return True
+
     async def losses(self, *, after_run: bool) -> dict[str, str]:
-        """Return what the application relies on and cannot find; after a whole run it must be in its place."""
+        """
+        Return what the application relies on and cannot find.
+
+        After a whole run it must be in its place; what it has just put must be there at any time.
+        """
         relied_on = dict(self.live)
         relied_on |= {key: data for key, (until, data) in self.kept_until.items() if self.world.now < until}
         accepted = {"place"} if after_run else {"place", "quarantine"}
         where = {key: await self.where(key, data) for key, data in relied_on.items()}
-        return {key: found for key, found in where.items() if found not in accepted}
+        lost = {key: found for key, found in where.items() if found not in accepted}
+        for key, (put_at, data) in self.put_at.items():
+            is_recent = self.world.now - put_at < self.world.config.grace / 2
+            if is_recent and (found := await self.where(key, data)) != "place":
+                lost[key] = f"{found}, although just put"
+        for key in self.awaited:
+            if not await self.is_there(key) and not await self.is_kept(key):
+                lost[key] = "destroyed, although a row awaited it"
+        return lost
 
 
 ACTIONS = (

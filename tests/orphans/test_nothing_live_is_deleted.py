@@ -23,7 +23,7 @@ from chaos import (
     Killed,
     Moment,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from world import DAY, World
 
@@ -81,7 +81,28 @@ in_the_sweep = st.tuples(
     st.sampled_from(["adopt", "put_and_adopt", "put_first", "refer_and_look", "upload"]),
 )
 attacks = st.builds(attack, st.sampled_from(KEYS), in_the_sweep, in_the_sweep)
-scripts = st.lists(st.one_of(rounds, rounds, attacks), min_size=3, max_size=9).map(
+
+
+def young(key: str, spans: list[timedelta]) -> list[Act | Run]:
+    """Have an object wait for its row for less than half a grace, and runs see it in the meantime."""
+    return [Act("put_first", key), *(Run(span, ()) for span in spans), Act("adopt", key), Run(DAY, ())]
+
+
+def late(key: str, moment: Moment) -> list[Act | Run]:
+    """Have a row come for what lies in quarantine, in the run that would destroy it, after that run has healed."""
+    going = [Act("put_orphan", key), Run(8 * DAY, ()), Run(8 * DAY, ())]
+    return [*going, Run(8 * DAY, ((moment, Act("refer", key)),)), Act("look", key)]
+
+
+youths = st.builds(
+    young, st.sampled_from(KEYS), st.lists(st.sampled_from([MINUTES, DAY]), min_size=2, max_size=3)
+)
+lates = st.builds(
+    late,
+    st.sampled_from(KEYS),
+    st.tuples(st.sampled_from(["list", "begin", "commit", "run"]), st.integers(1, 12)),
+)
+scripts = st.lists(st.one_of(rounds, rounds, attacks, youths, lates), min_size=3, max_size=9).map(
     lambda parts: [event for part in parts for event in part]
 )
 
@@ -128,7 +149,9 @@ def _intervention(app: App, interrupter: Interrupter, what: Act | str) -> Callab
         if what == "break":
             interrupter.is_source_broken = True
         elif isinstance(what, Act):
+            app.is_purging = interrupter.may_be_destroying
             await getattr(app, what.action)(what.key)
+            app.is_purging = False
 
     return intervene
 
@@ -152,6 +175,11 @@ async def emptied(world: World, directory: Path) -> World:
 
 @pytest.mark.parametrize("is_clumsy", [False, True], ids=["directory", "clumsy server"])
 @given(script=scripts)
+@example(script=attack("a/b", (("move", 1), "put_first"), (("moved", 1), "look")))  # a move that minds nothing
+@example(script=late("a/b", ("list", 1)))  # a purge that does not look
+@example(script=young("a/b", [DAY, DAY]))  # no grace
+@example(script=attack("a/b", (("begin", 1), "refer_and_look"), (("move", 1), "look")))  # no look before a move
+@example(script=attack("a/b", (("moved", 1), "refer"), (("moved", 1), "look")))  # no look after a move
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
     world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
