@@ -380,7 +380,7 @@ def _record_sql(migration: Migration, direction: Direction) -> str:
 def _failure(step: MigrationStep, error: DriverError) -> MigrationError:
     return MigrationError(
         f"version {step.version} ({step.name}) of line {step.line!r} must go {step.direction}, got {error.reason}; "
-        "it was rolled back: look for other tables of these names, and for another migrator at work"
+        "it was rolled back: look for other tables of these names, or for another migrator at work, and run it again"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -332,3 +333,27 @@ async def test_both_work_on_a_schema_that_is_ahead(ground: Ground, caplog: pytes
         assert await ground.up(language) == []
     assert await ground.down("python", 8) == []
     assert ("main", 9) in await ground.migrators.records(ground.schema or "public")
+
+
+async def test_both_migrate_at_once(migrators: Migrators) -> None:
+    """40: River takes no lock, so a step of either may fail beside the other; nothing of it stays, and the next run ends."""
+    schemas = [await migrators.new_schema() for _ in range(5)]
+    refusals: list[str] = []
+
+    async def migrate(language: Language, schema: str) -> None:
+        try:
+            await migrators.up(language, schema)
+        except RiverError:
+            pass
+        except MigrationError as error:
+            refusals.append(str(error))
+
+    await asyncio.gather(*(migrate(language, schema) for schema in schemas for language in LANGUAGES))
+    for schema in schemas:
+        for language in LANGUAGES:
+            await migrators.up(language, schema)
+
+        assert await migrators.records(schema) == [("main", version) for version in VERSIONS]
+        assert (await migrators.call("validate", schema))["ok"] is True
+    for refusal in refusals:
+        assert refusal.endswith("or for another migrator at work, and run it again")

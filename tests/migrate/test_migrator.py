@@ -176,7 +176,7 @@ async def test_step_that_fails_leaves_nothing(bare: asyncpg.Connection, bare_dri
 
     assert said == (
         "version 2 (initial schema) of line 'main' must go up, got relation \"river_leader\" already exists; it was "
-        "rolled back: look for other tables of these names, and for another migrator at work"
+        "rolled back: look for other tables of these names, or for another migrator at work, and run it again"
     )
     assert [table["name"] for table in (await catalog(bare, "public"))["tables"]] == [
         "river_leader",
