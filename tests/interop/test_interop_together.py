@@ -19,8 +19,8 @@ from millhand.worker import Workers
 
 NUM_JOBS = 500  # at each moment of a deployment, inserted by each language
 NUM_ACTIVE_JOBS = 2_000
-# Of a pool of this size one connection listens, and fetches and completions share the others.
-POOL_SIZE = 4
+# Of such a pool one connection listens, and all fetches and completions share the other.
+POOL_SIZE = 2
 APPLICATIONS: dict[str, Language] = {"river_interop_bound": "go", "millhand_bound": "python"}
 
 
