@@ -9,10 +9,8 @@ import msgspec
 
 from millhand.cli.output import is_terminal, one_line, print_fields
 from millhand.job import AttemptError, JobRow, JobState, Json
+from millhand.observe.job_log import LOG_KEY
 from millhand.unique import states_mask
-
-# Where River, and we, keep what attempts logged: `[{"attempt": 1, "log": "…"}]`.
-LOG_KEY = "river:log"
 
 
 def print_job(job: JobRow) -> None:
