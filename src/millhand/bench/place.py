@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MillhandError
-from millhand.migrate import Migrator
+from millhand.migrate import Migrator, lines
 
 SCHEMA_PREFIX = "millhand_bench_"
 # A worker that was killed may hold its locks for as long as the server does not notice.
@@ -101,7 +101,8 @@ async def bench_place(url: str) -> AsyncIterator[Place]:
         await _check_may_create(driver)
         try:
             await driver.pool.execute_script(f'CREATE SCHEMA "{schema}"')
-            await Migrator(driver).up()
+            for line in lines():
+                await Migrator(driver, line).up()
             yield Place(driver, url)
         finally:
             # By a connection of its own: this one's pool may be what broke.
