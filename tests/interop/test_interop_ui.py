@@ -189,6 +189,25 @@ async def test_ui_shows_what_each_attempt_logged(
     assert logs == [{"attempt": attempt, "log": "level=INFO msg=looking\n"} for attempt in (1, 2)]
 
 
+async def test_ui_shows_what_is_odd(room: Room, ui: RiverUI) -> None:
+    """18, 23, 41: Texts that no row can hold, numbers beyond doubles and a megabyte are there as they were written."""
+    output = {"n": 2**60 + 1, "ünïcode": "<&>\u2028 𝄞", "empty": [], "null": None}
+    async with room.working("python"):
+        id = await room.hand("python").insert(
+            ["output", output],
+            ["metadata", "long", "x" * 2**20],
+            ["fail", {"escaped": "a\\u0000b\\ud800c <b>"}],
+            max_attempts=1,
+        )
+        await room.told.wait("job_failed", job=id)
+        listed_ids = await listed(ui, state="discarded")
+        job = await shown(ui, id)
+
+    assert listed_ids == [id]
+    assert job["metadata"] == {"output": output, "long": "x" * 2**20}
+    assert job["errors"][0]["error"] == "Boom: a\ufffdb\ufffdc <b>"
+
+
 async def test_ui_counts_jobs_by_queue(room: Room, ui: RiverUI) -> None:
     """41: Queues are listed with what waits and what runs in each, and are found by name."""
     await filled(room)
