@@ -125,6 +125,7 @@ async def test_args_are_decoded_behind_the_hooks_and_an_unknown_kind_is_before_a
     }
     told: dict[str, list[str]] = {}
     async with telling(room, language):
+        await room.told.wait("moment", moment="second periodic_jobs_start")
         for kind in jobs:
             before = len(moments(room))
             [inserted] = await room.hand("python").insert_many(
