@@ -292,3 +292,11 @@ def test_a_number_of_chains_that_cannot_be_is_refused(chains: int) -> None:
         OrphansConfig(chains=chains)
 
     assert str(refused.value) == f"orphans.chains must be 1 to 64, got {chains}"
+
+
+def test_a_number_of_helpers_is_none_or_more() -> None:
+    """Fewer than none is refused."""
+    with pytest.raises(ConfigError) as refused:
+        OrphansConfig(helpers=-1)
+
+    assert str(refused.value) == "orphans.helpers must not be negative, got -1"

@@ -175,10 +175,14 @@ async def emptied(world: World, directory: Path) -> World:
 
 @pytest.mark.parametrize("is_clumsy", [False, True], ids=["directory", "clumsy server"])
 @given(script=scripts)
-@example(script=attack("a/b", (("move", 1), "put_first"), (("moved", 1), "look")))  # a move that minds nothing
+@example(
+    script=attack("a/b", (("move", 1), "put_first"), (("moved", 1), "look"))
+)  # a move that minds nothing
 @example(script=late("a/b", ("list", 1)))  # a purge that does not look
 @example(script=young("a/b", [DAY, DAY]))  # no grace
-@example(script=attack("a/b", (("begin", 1), "refer_and_look"), (("move", 1), "look")))  # no look before a move
+@example(
+    script=attack("a/b", (("begin", 1), "refer_and_look"), (("move", 1), "look"))
+)  # no look before a move
 @example(script=attack("a/b", (("moved", 1), "refer"), (("moved", 1), "look")))  # no look after a move
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(

@@ -10,6 +10,7 @@ Rule 3: before the abort both are asked for again, and after it the store is ask
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +35,8 @@ from millhand.orphans.scan import Pass, gather_all
 from millhand.orphans.statements import ReferenceRow
 from millhand.storage import ObjectNotFound, StoreError, Upload
 
+logger = logging.getLogger(__name__)
+
 BATCH = 100  # each is asked for its parts, one word to the store
 UPLOADED = "an upload in parts"
 
@@ -50,22 +53,19 @@ async def scan_uploads(pass_: Pass) -> Uploads:
     """
     Judge the uploads that are not completed, write down those that nobody waits for, and count them.
 
-    It comes before the scan of objects, which strikes off what no longer is.
+    It comes before the scan of objects, which strikes off what no longer is. Where they may not be listed there are none.
 
     Raises: SourceFailed; StoreError; DriverError.
     """
-    scope_of = KeyScope.of(pass_.config)
-    found = due = 0
-    async for page in pass_.store.list_uploads(prefix=pass_.config.prefix):
-        judged = [
-            upload for upload in page if scope_of(upload.key) is Scope.JUDGED and "\0" not in upload.key
-        ]
-        for start in range(0, len(judged), BATCH):
-            findings = await _judge(pass_, judged[start : start + BATCH])
-            found += len(findings)
-            due += sum(finding.rule == ABORTING_NUMBER for finding in findings)
-        await pass_.beat()
-    return Uploads(found, due)
+    try:
+        return await _scan(pass_)
+    except StoreError as error:
+        if not error.is_denied and "NotImplemented" not in error.reason:
+            raise
+        logger.info(
+            "uploads in parts cannot be listed", extra={"bucket": pass_.run.bucket, "reason": error.reason}
+        )
+        return Uploads()
 
 
 async def sweep_uploads(pass_: Pass) -> None:
@@ -87,6 +87,21 @@ async def sweep_uploads(pass_: Pass) -> None:
         await pass_.executor.run(action_set_state_many(ended, now=pass_.now))
         await pass_.executor.run(finding_delete_many([finding.id for finding in findings]))
         pass_.run.totals.aborted += sum(state is ActionState.ABORTED for state, _ in ended.values())
+
+
+async def _scan(pass_: Pass) -> Uploads:
+    scope_of = KeyScope.of(pass_.config)
+    found = due = 0
+    async for page in pass_.store.list_uploads(prefix=pass_.config.prefix):
+        judged = [
+            upload for upload in page if scope_of(upload.key) is Scope.JUDGED and "\0" not in upload.key
+        ]
+        for start in range(0, len(judged), BATCH):
+            findings = await _judge(pass_, judged[start : start + BATCH])
+            found += len(findings)
+            due += sum(finding.rule == ABORTING_NUMBER for finding in findings)
+        await pass_.beat()
+    return Uploads(found, due)
 
 
 async def _judge(pass_: Pass, uploads: Sequence[Upload]) -> list[Finding]:
