@@ -190,13 +190,13 @@ async def test_ui_shows_what_each_attempt_logged(
 
 
 async def test_ui_shows_what_is_odd(room: Room, ui: RiverUI) -> None:
-    """18, 23, 41: Texts that no row can hold, numbers beyond doubles and a megabyte are there as they were written."""
+    """18, 23, 41: A number beyond doubles and a megabyte are there as written, and U+0000 as what stands for it."""
     output = {"n": 2**60 + 1, "ünïcode": "<&>\u2028 𝄞", "empty": [], "null": None}
     async with room.working("python"):
         id = await room.hand("python").insert(
             ["output", output],
             ["metadata", "long", "x" * 2**20],
-            ["fail", {"escaped": "a\\u0000b\\ud800c <b>"}],
+            ["fail", {"escaped": "a\\u0000b <b>"}],
             max_attempts=1,
         )
         await room.told.wait("job_failed", job=id)
@@ -205,7 +205,7 @@ async def test_ui_shows_what_is_odd(room: Room, ui: RiverUI) -> None:
 
     assert listed_ids == [id]
     assert job["metadata"] == {"output": output, "long": "x" * 2**20}
-    assert job["errors"][0]["error"] == "Boom: a\ufffdb\ufffdc <b>"
+    assert job["errors"][0]["error"] == "Boom: a\ufffdb <b>"
 
 
 async def test_ui_counts_jobs_by_queue(room: Room, ui: RiverUI) -> None:
