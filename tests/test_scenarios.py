@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,12 @@ def scenarios() -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def shown(scenarios: ModuleType) -> list[Any]:
+    """What each test of the project shows."""
+    return list(scenarios.read_shown())
 
 
 @pytest.mark.parametrize(
@@ -77,21 +84,21 @@ def test_page_without_its_markers_is_refused(scenarios: ModuleType) -> None:
         scenarios.page_with_tables(f"# Page\n{scenarios.BEGIN}\n", known, [])
 
 
-def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType) -> None:
+def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType, shown: list[Any]) -> None:
     """Each name of River's suite and each number has a test, or, a name alone, a reason to have none."""
-    assert scenarios.faults(scenarios.read_known(), scenarios.read_shown()) == []
+    assert scenarios.faults(scenarios.read_known(), shown) == []
 
 
-def test_page_says_which_test_shows_what(scenarios: ModuleType) -> None:
+def test_page_says_which_test_shows_what(scenarios: ModuleType, shown: list[Any]) -> None:
     """docs/river.md has what `python tests/interop/scenarios.py` writes."""
     page = scenarios.PAGE.read_text()
 
-    assert scenarios.page_with_tables(page, scenarios.read_known(), scenarios.read_shown()) == page, WRITE
+    assert scenarios.page_with_tables(page, scenarios.read_known(), shown) == page, WRITE
 
 
-def test_tests_that_the_page_names_are_there(scenarios: ModuleType) -> None:
+def test_tests_that_the_page_names_are_there(scenarios: ModuleType, shown: list[Any]) -> None:
     """Each `file::name` on docs/river.md is a test of this project."""
-    there = {one.test for one in scenarios.read_shown()}
+    there = {one.test for one in shown}
 
     assert [test for test in scenarios.references(scenarios.PAGE.read_text()) if test not in there] == []
 

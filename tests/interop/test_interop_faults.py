@@ -113,6 +113,30 @@ async def test_side_without_its_database_comes_back_and_the_other_works_on(
     assert len(room.told.all("begun", client="away")) == len(rows)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_side_on_a_slow_way_works_all_the_same(room: Room, language: Language) -> None:
+    """16, 25: Where each piece takes 20 ms there and back, each job is worked once, and a cancel arrives."""
+    hand = room.hand("go" if language == "python" else "python")
+    async with (
+        proxied(room.url) as proxy,
+        behind(room, proxy) as beyond,
+        beyond.working(language, "slow", poll_seconds=60.0),
+    ):
+        proxy.slow(0.02)
+        held = await hand.insert(["hold"])
+        ids = [await hand.insert(["output", n]) for n in range(20)]
+        for id in ids:
+            await room.told.wait("job_completed", job=id, client="slow")
+        await hand.cancel(held)
+        await room.told.wait("job_cancelled", job=held, client="slow")
+        proxy.mend()
+
+    rows = await room.rows("WHERE id = ANY($1)", ids)
+    assert [(row["state"], row["attempt"], row["metadata"]) for row in rows] == [
+        ("completed", 1, {"output": n}) for n in range(20)
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("away", "here"), BOTH_WAYS)
 async def test_leader_without_its_database_is_followed_and_then_follows(
