@@ -38,6 +38,9 @@ from millhand.runtime.service import Service
 from millhand.store.leader import Office
 from millhand.worker import NO_TIMEOUT
 
+# A renewal that fails is tried three times more while the term is trusted; more often costs the database more.
+PERIODIC_RENEW_SECONDS = 7.0
+
 
 class Offices:
     """
@@ -114,6 +117,7 @@ class Offices:
             is_open=False,  # until the tables are known to be there
             office=Office.PERIODIC,
             on_term=self._hear_periodic_term,
+            renew_seconds=PERIODIC_RENEW_SECONDS,
         )
         watcher = ForeignWatcher(
             pool,

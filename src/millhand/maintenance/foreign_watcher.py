@@ -29,7 +29,7 @@ from millhand.store.client import REPORT_GRACE, Sighting, client_get_foreign
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS = 15.0
+INTERVAL_SECONDS = 20.0
 # A client touches its queue's row when it starts, and a moment later bids.
 START_MARGIN = timedelta(seconds=2)
 FIRST_PAUSE_SECONDS = 60.0

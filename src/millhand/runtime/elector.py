@@ -81,7 +81,8 @@ class Elector(Service):
     `on_term` is called with the term when it begins and with None when it is over, always in turn. `is_last` is asked
     before each bid whether this client lets clients of other languages go first; that needs the tables of clients.
     An elector that is not open does not bid; see `set_open`. `stood` is how it stood back before its last term.
-    Units: all constructor parameters are seconds; the defaults are River's and must be the same in all of a fleet.
+    Units: all constructor parameters are seconds; the defaults are River's and must be the same in all of a fleet. A term
+    is renewed every `renew_seconds`, if not said as often as a bid is made.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Elector(Service):
         jitter_seconds: float = JITTER_SECONDS,
         margin_seconds: float = MARGIN_SECONDS,
         office: Office = Office.RIVER,
+        renew_seconds: float | None = None,
         ttl_seconds: float = TTL_SECONDS,
     ) -> None:
         super().__init__()
@@ -114,6 +116,7 @@ class Elector(Service):
         self._on_term = on_term
         self._patience_seconds = interval_seconds + jitter_seconds + PATIENCE_MARGIN_SECONDS
         self._pool = pool
+        self._renew_seconds = interval_seconds if renew_seconds is None else renew_seconds
         self._resign_asked = False
         self._standing: Standing | None = None
         self._term: Term | None = None
@@ -261,7 +264,7 @@ class Elector(Service):
 
     async def _renew_until_over(self, term: Term) -> bool:
         """Return, when the term is over, whether its row may still be there for us to delete."""
-        num_failures, pause = 0, self._interval_seconds
+        num_failures, pause = 0, self._renew_seconds
         while True:
             await self.bell.wait(min(pause, self._trust_left()))
             if self.bell.is_stopping or self._resign_asked:
@@ -273,7 +276,7 @@ class Elector(Service):
                 if not await self._renew(term):
                     self._log_lost(term, "the renewal was refused")
                     return False
-                num_failures, pause = 0, self._interval_seconds
+                num_failures, pause = 0, self._renew_seconds
                 if self._term is None:  # its end was told while the renewal was on its way, and stands
                     self._log_lost(term, "the renewal came too late")
                     return True
