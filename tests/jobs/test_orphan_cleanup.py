@@ -19,6 +19,7 @@ from millhand.insert_opts import InsertOpts
 from millhand.jobs import OrphanCleanup, add_orphan_cleanup
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource
 from millhand.storage import ObjectStore, open_store
+from millhand.storage.directory import DirectoryStore
 from millhand.worker import Workers
 
 LOGGER = "millhand.jobs.orphan_cleanup"
@@ -177,3 +178,48 @@ async def test_orphan_cleanups_do_not_pile_up(schema_driver: AsyncpgDriver, stor
     skipped = [result.unique_skipped_as_duplicate for result in (first, second, third)]
     assert skipped == [False, True, False]
     assert (cleanup.id, cleanup.run_on_start, opts.max_attempts) == ("orphan_cleanup", True, 3)
+
+
+class Elsewhere(DirectoryStore):
+    """A directory that passes for a bucket on a server, for only such are listed in chains."""
+
+    @property
+    def url(self) -> str:
+        return "s3://elsewhere/"
+
+
+async def test_orphan_cleanup_asks_other_workers_for_help(
+    schema_driver: AsyncpgDriver,
+    store: ObjectStore,
+    uploads: ReferenceSource,
+    log: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """With helpers, a run inserts so many jobs by which others share it, and counts all there is whoever did it."""
+    config = OrphansConfig(sources=(uploads,), chains=1, helpers=2, split_at=("a", "m", "z"))
+    workers = Workers()
+    cleanup = add_orphan_cleanup(workers, schema_driver.pool, Elsewhere(tmp_path / "bucket"), config)
+    settings = Config(
+        periodic_jobs=[cleanup], queues={"default": 3}, schema=schema_driver.schema, workers=workers
+    )
+    client = Client(schema_driver, settings)
+    done: dict[str, list[Event]] = {"orphan_cleanup": [], "orphan_help": []}
+    try:
+        with client.subscribe(EventKind.JOB_COMPLETED, EventKind.JOB_FAILED) as events:
+            async with client, asyncio.timeout(GENEROUS_SECONDS):
+                while sum(map(len, done.values())) < 3:
+                    event = await anext(events)
+                    assert event.job is not None
+                    done[event.job.kind].append(event)
+    finally:
+        await schema_driver.open()
+
+    assert {kind: [event.kind for event in events] for kind, events in done.items()} == {
+        "orphan_cleanup": [EventKind.JOB_COMPLETED],
+        "orphan_help": [EventKind.JOB_COMPLETED] * 2,
+    }
+    run = done["orphan_cleanup"][0].job
+    assert run is not None
+    assert (run.output["objects"], run.output["rows"], run.output["orphan_objects"]) == (2, 1, 0)
+    helped = [record for record in told(log) if record.getMessage() == "orphan cleanup helped"]
+    assert sum(vars(record)["chains"] for record in helped) <= 4

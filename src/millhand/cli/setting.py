@@ -99,6 +99,9 @@ ORPHANS_SETTINGS: Mapping[str, str] = {
     "min_overlap": "the share of referenced objects that must exist, or nothing is done",
     "max_clock_skew": "how far the clocks of database, store and worker may be apart",
     "page_size": "how many objects are read at a time",
+    "chains": "how many stretches of a bucket on a server are listed side by side",
+    "split_at": "keys to cut the bucket at, in place of what the statistics of the largest table suggest",
+    "helpers": "how many jobs a run inserts for other workers to share its listing",
     "source_timeout": "how long a query of a source may take",
     "price_per_gb": "what a gigabyte costs a month, in your currency, for the sum that a scan says could be freed",
 }

@@ -8,6 +8,6 @@ The jobs that every team would write by hand. They are customers of this package
 from __future__ import annotations
 
 from millhand.jobs.heartbeat import Heartbeat, add_heartbeat
-from millhand.jobs.orphan_cleanup import OrphanCleanup, add_orphan_cleanup
+from millhand.jobs.orphan_cleanup import OrphanCleanup, OrphanHelp, add_orphan_cleanup
 
-__all__ = ["Heartbeat", "OrphanCleanup", "add_heartbeat", "add_orphan_cleanup"]
+__all__ = ["Heartbeat", "OrphanCleanup", "OrphanHelp", "add_heartbeat", "add_orphan_cleanup"]

@@ -11,7 +11,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import JobSnooze
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
-from millhand.orphans import OrphansConfig, RunReport, reconcile
+from millhand.orphans import OrphansConfig, RunReport, help_run, reconcile
 from millhand.orphans.event import OnEvent
 from millhand.orphans.progress import ProgressLog, expected_objects
 from millhand.periodic import PeriodicJob, every
@@ -39,6 +39,15 @@ class OrphanCleanup:
     kind: ClassVar[str] = "orphan_cleanup"
 
 
+@dataclass(frozen=True, slots=True)
+class OrphanHelp:
+    """The args of a job that helps a run: some of its chains are listed and judged by another worker."""
+
+    kind: ClassVar[str] = "orphan_help"
+
+    run_id: int
+
+
 def add_orphan_cleanup(
     workers: Workers,
     executor: Executor,
@@ -55,8 +64,10 @@ def add_orphan_cleanup(
     `executor` reads the sources and keeps the ledger: the `pool` of a driver. It and `store` stay the caller's to close.
     One run is inserted per interval; should one last longer, the next finds it at work and comes back in a minute.
     `on_event` is told of each run's end and of alarms, in the client's loop: it must not block.
+    With `helpers` in `config`, a run over a large bucket inserts jobs of kind `orphan_help`, which whoever works `queue`
+    with the same settings shares it by.
 
-    Raises: ConfigError for an interval that cannot be, or a kind `orphan_cleanup` that is registered already.
+    Raises: ConfigError for an interval that cannot be, or a kind `orphan_cleanup` or `orphan_help` that is registered.
     """
 
     @workers.add(timeout=TIMEOUT)
@@ -65,11 +76,24 @@ def add_orphan_cleanup(
             _log_nothing_declared(config)
             return
         progress = ProgressLog(await expected_objects(executor, store.url))
-        report = await reconcile(executor, store, config, progress=progress, on_event=on_event)
+        report = await reconcile(
+            executor,
+            store,
+            config,
+            progress=progress,
+            on_event=on_event,
+            ask_for_help=lambda run_id, num_helpers: _insert_help(job, run_id, num_helpers),
+        )
         job.record_output(report.fields())
         _log_report(report)
         if report.state == "busy":
             raise JobSnooze(BUSY_FOR)
+
+    @workers.add(timeout=TIMEOUT)
+    async def help_out(job: Job[OrphanHelp]) -> None:
+        num_chains = await help_run(executor, store, config, job.args.run_id)
+        job.record_output({"chains": num_chains})
+        logger.info("orphan cleanup helped", extra={"job_id": job.id, "chains": num_chains})
 
     period = max(interval, timedelta(seconds=1))
     opts = InsertOpts(
@@ -78,6 +102,12 @@ def add_orphan_cleanup(
         unique=UniqueOpts(by_period=period, by_queue=True, by_state=UNFINISHED),
     )
     return every(interval, OrphanCleanup(), id="orphan_cleanup", opts=opts, run_on_start=True)
+
+
+async def _insert_help(job: Job[OrphanCleanup], run_id: int, num_helpers: int) -> None:
+    # Once each: a helper that fails is no loss, for the run does what nobody else does.
+    opts = InsertOpts(max_attempts=1, queue=job.queue)
+    await job.client.insert_many([(OrphanHelp(run_id=run_id), opts)] * num_helpers)
 
 
 def _log_report(report: RunReport) -> None:

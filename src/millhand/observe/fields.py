@@ -15,6 +15,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "attempt": "the attempt of a job, counted from 1",
         "available": "jobs that are due and wait for a free slot, in all queues",
         "bucket": "the store of objects, without credentials",
+        "chains": "stretches of a bucket that were scanned",
         "client_id": "the client that speaks",
         "complete_seconds": "from the end of an attempt until its outcome was written",
         "completed": "attempts that completed since the worker started",

@@ -66,6 +66,9 @@ async def scan(pass_: Pass) -> None:
     RunLost; StoreError; DriverError.
     """
     chains = await _open(pass_)
+    num_helpers = min(pass_.config.helpers, (len(chains) - 1) // pass_.config.chains)
+    if pass_.ask_for_help is not None and num_helpers:
+        await pass_.ask_for_help(pass_.run.id, num_helpers)
     board = Board(base=pass_.run.totals, pass_=pass_)
     board.by_number.update((chain.number, chain.totals) for chain in chains)
     await _work(board, len(chains))
@@ -106,10 +109,11 @@ def split(
     points = list(config.split_at)
     if not points and found:
         largest = max(found, key=lambda one: one.rows)
-        num_chains = min(config.chains * CHAINS_EACH, largest.rows // MIN_ROWS)
+        num_listings = config.chains * (1 + config.helpers)
+        num_chains = min(num_listings * CHAINS_EACH, largest.rows // MIN_ROWS) if num_listings > 1 else 1
         # In the order of bytes, whatever the table's collation made of it.
         inside = sorted(point for point in set(largest.bounds) if _is_inside(point, low, high))
-        points = _evenly(inside, num_chains) if config.chains > 1 else []
+        points = _evenly(inside, num_chains) if num_chains > 1 else []
     cuts = sorted({point for point in points if _is_inside(point, low, high)})
     return list(zip([low, *cuts], [*cuts, high], strict=True))
 

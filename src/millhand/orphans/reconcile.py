@@ -48,7 +48,7 @@ from millhand.orphans.ledger import (
 from millhand.orphans.listing import OutOfOrder
 from millhand.orphans.references import open_references
 from millhand.orphans.report import RunReport, report_of
-from millhand.orphans.scan import Pass, Progress
+from millhand.orphans.scan import AskForHelp, Pass, Progress
 from millhand.orphans.spelling import vet
 from millhand.orphans.sweep import sweep
 from millhand.orphans.undeclared import find_undeclared
@@ -70,9 +70,12 @@ async def reconcile(
     now: datetime | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_event: OnEvent | None = None,
+    ask_for_help: AskForHelp | None = None,
 ) -> RunReport:
     """
     Compare all rows with all objects and do about it what the mode says.
+
+    `ask_for_help` is told of a run that others may share (`help_run`), and how many of them at most.
 
     Units: `now` is the instant that ages are reckoned by; None is the database's own clock. `executor` is a pool.
     Raises: ConfigError; SourceFailed; StoreError; DriverError; RunLost. Nothing that was seen is then acted upon.
@@ -92,6 +95,7 @@ async def reconcile(
     if begun.is_stale_scanned:
         previous = await executor.run(run_get_scanned(store.url, config.fingerprint))
     pass_ = Pass(
+        ask_for_help=ask_for_help,
         brought_now=now,
         canaries=Canaries(),
         complete_run_id=None if previous is None else previous.id,

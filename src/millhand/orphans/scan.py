@@ -57,6 +57,8 @@ MAX_LOOKS = (
 )
 
 T = TypeVar("T")
+# Told the id of a run whose chains are laid out, and how many other workers may help with it.
+AskForHelp = Callable[[int, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class ListingUntrusted(ListingBroken):
 class Pass:
     """What one run works with. `now` is its instant for ages; `brought_now` is the caller's, for the ledger's clock."""
 
+    ask_for_help: AskForHelp | None = None
     brought_now: datetime | None
     canaries: Canaries
     chain_or_none: Chain | None = None
