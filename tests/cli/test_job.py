@@ -87,9 +87,7 @@ async def test_job_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> No
 async def test_job_show_tells_all_about_one(schema_driver: AsyncpgDriver) -> None:
     """A job is shown with its args, output, errors and logs; one that is not there is an error."""
     error = '{"at": "2024-05-01T10:00:00Z", "attempt": 1, "error": "no", "trace": "line 1"}'
-    metadata = (
-        '{"output": {"sheets": 3}, "order": "4711", "river:log": [{"attempt": 1, "log": "one\\ntwo\\n"}, null, 5]}'
-    )
+    metadata = '{"output": {"sheets": 3}, "order": "4711", "river:log": [{"attempt": 1, "log": "one\\ntwo\\n"}, null, 5]}'
     job = await insert_job(
         schema_driver.pool,
         JobState.DISCARDED,
