@@ -44,6 +44,7 @@ class Steps:
         "_completed",
         "_cursors",
         "_error",
+        "_failed",
         "_is_changed",
         "_is_met",
         "_is_over",
@@ -62,6 +63,7 @@ class Steps:
         self._completed: str | None = None  # the last step that was completed or met, and is not stored yet
         self._cursors: dict[str, Json] = dict(cursors) if isinstance(cursors, dict) else {}
         self._error: BaseException | None = None
+        self._failed = ""  # the step that raised it
         self._is_changed = False  # whether the cursors are not as they are stored
         self._is_over = False
         self._names: set[str] = set()
@@ -80,7 +82,7 @@ class Steps:
         try:
             yield True
         except BaseException as error:
-            self._error = error
+            self._error, self._failed = error, name
             raise
         finally:
             self.active = None
@@ -135,13 +137,14 @@ class Steps:
         if self._is_over:
             return error, {}
         self._is_over = True
-        ended_with = error or self._error or self._missed()
+        ended_with = error or self._failure() or self._missed()
         self._error = None  # an error knows its frames, which know the job
         return ended_with, {} if ended_with is None else self._updates()
 
     def _begin(self, name: str, *, has_cursor: bool) -> bool:
-        if self._error is not None:
-            raise self._error
+        failure = self._failure()
+        if failure is not None:
+            raise failure
         _check_name(name)
         if self.active is not None:
             self._fail(
@@ -172,6 +175,18 @@ class Steps:
     def _fail(self, words: str, name: str) -> NoReturn:
         self._error = InvalidStep(words, name)
         raise self._error
+
+    def _failure(self) -> Exception | None:
+        """Return what a step has failed of; a cancellation of it, which the worker has caught, in words of ours."""
+        if self._error is None or isinstance(self._error, Exception):
+            return self._error
+        failure = InvalidStep(
+            f"resumable step {self._failed!r} must be done before anything after it, got it cancelled and not raised "
+            "again",
+            self._failed,
+        )
+        failure.__cause__ = self._error
+        return failure
 
     def _missed(self) -> InvalidStep | None:
         name = self._resumed if not self._is_met else self._left[0] if self._left else None

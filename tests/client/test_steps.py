@@ -198,6 +198,28 @@ async def test_failed_step_is_not_to_be_outlived(room: Room) -> None:
     assert (await room.row(JobId(1))).errors[0].error == "ValueError: no"
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_step_that_the_worker_has_cancelled_is_a_failed_one(room: Room, goes_on: bool) -> None:
+    """A timeout of the worker's own around a step, caught, leaves no cancellation to wander into later steps."""
+
+    async def act(job: Job[Act]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.0):
+                await job.step("slow", asyncio.Event().wait)  # type: ignore[arg-type]
+        if goes_on:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(job.step("next", _nothing))
+
+    told = await _work(room, Diary(act).workers, until=EventKind.JOB_FAILED)
+
+    assert told[0].job is not None
+    assert told[0].job.errors[0].error.startswith("ExceptionGroup: " if goes_on else "InvalidStep: ")
+    assert (
+        "resumable step 'slow' must be done before anything after it, got it cancelled and not raised again"
+        in told[0].job.errors[0].trace
+    )
+
+
 async def _fail(job: Job[Act]) -> None:
     raise ValueError("no")
 
