@@ -400,11 +400,17 @@ class DriverConformance:
 
     async def test_copy_whose_connection_is_lost_says_so(self, database: Driver) -> None:
         """A server that goes away while rows are on their way is a connection lost, whatever the source still has."""
+        asked = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE state = 'active' AND query LIKE 'COPY \"' || $1 || '\"%'"
+        )
+
+        async def is_killed() -> bool:
+            return bool(await database.pool.fetch(asked, [database.schema]))
 
         async def mortal() -> AsyncIterator[list[InsertParams]]:
             yield [params()]
-            asked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY \"' || $1 || '\"%'"
-            await database.pool.fetch(asked, [database.schema])
+            await wait_for(is_killed)
             for _ in range(1000):
                 yield [params()] * 1000
 

@@ -111,7 +111,8 @@ def job_fields(job: JobRow) -> dict[str, Json]:
         "priority": job.priority,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
-        "args": msgspec.Raw(job.encoded_args.encode()),  # as they stand there, whatever Python could read of them
+        # As they stand there, whatever Python could read of them.
+        "args": msgspec.Raw(job.encoded_args.encode()),
         "metadata": job.metadata,
         "tags": job.tags,
         "errors": job.errors,
