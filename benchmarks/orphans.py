@@ -149,7 +149,7 @@ def served(
             num_objects,
             f"s3://{BUCKET}?endpoint_url={endpoint}",
             endpoint,
-            split_at=tuple(key_of(num_objects * part // 16) for part in range(1, 16)),
+            split_at=tuple(key_of(num_objects * part // 4 - 1) for part in range(1, 4)),
         )
 
 

@@ -164,3 +164,10 @@ async def test_a_bucket_whose_listing_forgets_is_refused(monkeypatch: pytest.Mon
     assert str(refused.value).endswith(
         "with [] and 0 keys where 7 were just put; nothing may be concluded from it, use another server"
     )
+
+
+async def test_a_listing_up_to_a_key_asks_for_no_page_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who needs a listing up to a key gets the page that reaches it, and the server is not asked for another."""
+    with scripted(three_pages, monkeypatch) as (url, asked):
+        assert await listed(url, up_to="2") == ["1", "2"]
+        assert len(asked.questions) == 2

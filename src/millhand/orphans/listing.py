@@ -27,15 +27,15 @@ class OutOfOrder(Exception):
 
 
 async def ordered_pages(
-    store: ObjectStore, *, prefix: str, start_after: str, page_size: int
+    store: ObjectStore, *, prefix: str, start_after: str, up_to: str | None, page_size: int
 ) -> AsyncGenerator[ObjectPage, None]:
     """
-    Yield the pages of a store that lists in order.
+    Yield the pages of a store that lists in order, to the one that reaches `up_to` at least.
 
     Raises: OutOfOrder, as soon as a key does not come after the one before it.
     """
     last = start_after
-    listing = store.list_pages(prefix=prefix, start_after=start_after, page_size=page_size)
+    listing = store.list_pages(prefix=prefix, start_after=start_after, up_to=up_to, page_size=page_size)
     async with aclosing(listing) as pages:
         async for page in pages:
             if not page.keys:
@@ -73,7 +73,7 @@ async def sorted_pages(
         spool.close()
 
 
-def up_to(page: ObjectPage, high: str | None) -> ObjectPage:
+def cut_at(page: ObjectPage, high: str | None) -> ObjectPage:
     """Return what of a page, which is in order, comes up to `high`; all of it if that is None."""
     if high is None or not page.keys or page.keys[-1] <= high:
         return page

@@ -46,7 +46,7 @@ from millhand.orphans.ledger import (
     finding_put_many,
     run_beat,
 )
-from millhand.orphans.listing import ordered_pages, sorted_pages, up_to, without_unstorable
+from millhand.orphans.listing import cut_at, ordered_pages, sorted_pages, without_unstorable
 from millhand.orphans.references import RangeRead, References
 from millhand.orphans.statements import ReferenceRow
 from millhand.storage import InvalidKey, ListingBroken, ObjectNotFound, ObjectPage, ObjectStore
@@ -165,7 +165,7 @@ async def scan_chain(pass_: Pass, stopped: asyncio.Event) -> None:
     low, scope_of = chain.cursor_key, KeyScope.of(pass_.config)
     async with aclosing(_pages(pass_, chain)) as pages:
         async for listed in pages:
-            mine = up_to(listed, chain.high)
+            mine = cut_at(listed, chain.high)
             page = without_unstorable(mine)
             pass_.run.totals.unclassified += page.num_skipped
             if page.keys:
@@ -199,7 +199,9 @@ def _pages(pass_: Pass, chain: Chain) -> AsyncGenerator[ObjectPage, None]:
     # A cursor is only worth something where starting after it is exact; elsewhere the listing begins at its beginning.
     if chain.is_ordered and (pass_.is_exact or chain.is_at_start):
         start_after = "" if chain.is_at_start else low
-        return ordered_pages(pass_.store, prefix=prefix, start_after=start_after, page_size=page_size)
+        return ordered_pages(
+            pass_.store, prefix=prefix, start_after=start_after, up_to=chain.high, page_size=page_size
+        )
     return sorted_pages(pass_.store, prefix=prefix, start_after=low, page_size=page_size, beat=pass_.beat)
 
 

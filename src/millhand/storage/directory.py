@@ -63,7 +63,7 @@ class DirectoryStore:
         return await self._run("probe", None, self._probe)
 
     async def list_pages(
-        self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
+        self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[ObjectPage, None]:
         pages = Walk(self._root, prefix, start_after).pages(page_size)
         loop = asyncio.get_running_loop()

@@ -162,10 +162,12 @@ class ObjectStore(Protocol):
         ...
 
     def list_pages(
-        self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
+        self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[ObjectPage, None]:
         """
         List the objects whose key starts with `prefix` and comes after `start_after`.
+
+        A page that reaches `up_to` may be the last, for a caller who needs no more of a listing in order.
 
         Shape: pages of 1 … `page_size` objects; none for an empty listing. In key order (UTF-8 bytes) where the store
         is ordered. Ours under `.millhand/` are listed only when `prefix` asks for them.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from millhand.storage.s3_history import (
     upload_touched_at,
     version_pages,
 )
+from millhand.storage.s3_listing import Listing
 from millhand.storage.s3_probe import probe
 
 T = TypeVar("T")
@@ -56,13 +58,15 @@ class S3Store:
         return await self._run(probe, self._bucket)
 
     async def list_pages(
-        self, *, prefix: str = "", start_after: str = "", page_size: int = PAGE_SIZE
+        self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = PAGE_SIZE
     ) -> AsyncGenerator[ObjectPage, None]:
         coming = self._submit(self._bucket.list_page, prefix, start_after, page_size, None)
         try:
             while True:
                 listing = await coming
                 # One page ahead: the server works on the next while the caller asks the database about this one.
+                if _is_far_enough(listing, up_to):
+                    listing = replace(listing, token=None)
                 if listing.token is not None:
                     coming = self._submit(self._bucket.list_page, prefix, "", page_size, listing.token)
                 page = _without_ours(listing.page, prefix)
@@ -127,6 +131,11 @@ class S3Store:
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
         return await self._submit(function, *args)
+
+
+def _is_far_enough(listing: Listing, up_to: str | None) -> bool:
+    keys = listing.page.keys
+    return up_to is not None and bool(keys) and keys[-1] >= up_to
 
 
 def _without_ours(page: ObjectPage, prefix: str) -> ObjectPage:
