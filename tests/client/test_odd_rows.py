@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -170,14 +171,29 @@ async def test_row_with_an_output_of_40_mib_is_worked_like_the_others(room: Room
     assert [row.metadata["seen"] for row in await room.rows()] == [0, 40 * 1024 * 1024, 0]
 
 
-async def test_output_of_40_mib_is_refused_and_fails_its_own_job(room: Room) -> None:
-    """A worker that records more than 32 MiB is told so where it does, and its neighbour completes."""
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        pytest.param(
+            "x" * (40 * 1024 * 1024), "output must be at most 33,554,432 bytes, got 41,943,042", id="40 MiB"
+        ),
+        pytest.param(
+            {"mean": math.nan},
+            "output must be encodable as JSON, got dict: Out of range float values are not JSON compliant",
+            id="NaN",
+        ),
+    ],
+)
+async def test_output_that_cannot_be_is_refused_and_fails_its_own_job(
+    room: Room, output: object, message: str
+) -> None:
+    """A worker that records more than 32 MiB, or no number, is told so where it does, and its neighbour completes."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
         if job.args.what == "odd":
-            job.record_output("x" * (40 * 1024 * 1024))
+            job.record_output(output)
 
     await room.insert_raw("act", '{"what": "odd"}')
     await room.insert_raw("act", '{"what": "good"}')
@@ -190,9 +206,8 @@ async def test_output_of_40_mib_is_refused_and_fails_its_own_job(room: Room) -> 
 
     bad, good = await room.rows()
     assert good.state is JobState.COMPLETED
-    assert [error.error for error in bad.errors] == [
-        "ValueError: output must be at most 33,554,432 bytes, got 41,943,042"
-    ]
+    [error] = bad.errors
+    assert error.error.startswith(f"ValueError: {message}")
     assert bad.metadata == {}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -103,6 +105,27 @@ def test_job_refuses_output_that_is_no_json() -> None:
         "output must be encodable as JSON, got object: Encoding objects of type object is unsupported"
     )
     assert job.metadata_updates == {}
+
+
+@dataclass
+class Measured:
+    value: float | None
+
+
+@pytest.mark.parametrize(
+    "number", [math.nan, -math.inf, [1, math.nan, None], {"a": {"b": math.inf}}, Measured(math.nan)]
+)
+def test_job_refuses_output_that_is_no_number(number: Any) -> None:
+    """What is not finite is no JSON, and is refused as River's encoder does, not stored as null."""
+    job: Job[None] = Job(row(), None)
+    job.record_output([None, Measured(None), 1.5, "null"])
+
+    with pytest.raises(
+        ValueError, match=r"^output must be encodable as JSON, got \w+: Out of range float values are not"
+    ):
+        job.record_output(number)
+
+    assert job.metadata_updates == {"output": [None, {"value": None}, 1.5, "null"]}
 
 
 def test_job_refuses_output_that_is_too_large() -> None:
