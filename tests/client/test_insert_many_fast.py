@@ -306,3 +306,22 @@ async def test_middleware_and_hooks_see_batches(room: Room) -> None:
     assert told[: len(expected)] == expected
     rows = await room.rows()
     assert (len(rows), {row.tags for row in rows}) == (BATCH_SIZE + 1, {("tagged",)})
+
+
+async def test_middleware_may_leave_out_batches(room: Room) -> None:
+    """What middleware does not pass on is not inserted, and a batch of nothing is no end of the others."""
+
+    class Picky(Middleware):
+        async def insert(
+            self,
+            params: Sequence[InsertParams],
+            call_next: Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]],
+        ) -> Sequence[InsertResult]:
+            return await call_next([one for one in params if "good" in one.encoded_args])
+
+    jobs = [*[Act("bad")] * BATCH_SIZE, *[Act("bad")] * BATCH_SIZE, Act("good"), Act("bad")]
+    async with _inserting(room, middleware=[Picky()]) as client:
+        num_copied = await client.insert_many_fast(jobs)
+
+    assert num_copied == 1
+    assert [row.args for row in await room.rows()] == [{"what": "good"}]
