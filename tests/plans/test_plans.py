@@ -14,6 +14,7 @@ from millhand.event import EventKind
 from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.sql import compile_statement
+from millhand.store.client import client_delete_gone, client_get_foreign, client_get_unknown_kinds
 from millhand.store.job import (
     Rescue,
     job_cancel,
@@ -222,6 +223,30 @@ async def test_large_batch_has_no_loop_in_a_loop(
 
         inner = [node["Plans"][1]["Node Type"] for node in plan if node["Node Type"] == "Nested Loop"]
         assert not {"CTE Scan", "Function Scan", "Materialize"} & set(inner)
+
+
+@pytest.mark.parametrize(
+    ("query", "indexes"),
+    [
+        (client_get_foreign(now=NOW), {FETCHING, FINALIZED}),
+        (client_get_unknown_kinds(kinds=["kind_1"], queues=["queue_1"], now=NOW), {FETCHING}),
+        (client_delete_gone(last_seen_horizon=NOW), {FETCHING}),
+    ],
+    ids=lambda value: value.name if isinstance(value, Query) else "",
+)
+async def test_looks_for_clients_read_no_whole_table_of_jobs(
+    connection: asyncpg.Connection, filled: AsyncpgDriver, query: Query[Any], indexes: set[str]
+) -> None:
+    """What a leader, and each client at times, asks of jobs for the fleet's sake has an end, however many there are."""
+    plan = await explain(connection, query, filled.schema)
+
+    of_jobs = [node for node in plan if node.get("Relation Name") == "river_job" or "Index Name" in node]
+    assert [
+        node for node in of_jobs if node.get("Relation Name") == "river_job" and is_scan_of_all(node)
+    ] == []
+    assert {
+        node["Index Name"] for node in plan if str(node.get("Index Name", "")).startswith("river_job")
+    } == indexes
 
 
 async def test_fetch_reads_no_more_than_it_takes(
