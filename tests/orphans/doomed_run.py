@@ -1,0 +1,51 @@
+"""A run in a process of its own that says when it has come to its eighth page, and stays there until it is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from chaos import ChaosStore
+from world import uploads_source
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.orphans import OrphansConfig, reconcile
+from millhand.storage import open_store
+
+
+class Elsewhere(ChaosStore):
+    """A directory that passes for a bucket on a server, for only such are listed in chains."""
+
+    @property
+    def url(self) -> str:
+        return "s3://elsewhere/"
+
+
+def doomed_config(schema: str) -> OrphansConfig:
+    """What the run goes by; whoever goes on with it must go by the same."""
+    return OrphansConfig(
+        sources=(uploads_source(schema),), chains=2, page_size=10, split_at=("025", "060"), min_overlap=0.0
+    )
+
+
+async def main(url: str, schema: str, root: Path, now: datetime) -> None:
+    driver = AsyncpgDriver(url, schema)
+    await driver.open()
+    num_pages = 0
+
+    async def stay_at_the_eighth_page(operation: str) -> None:
+        nonlocal num_pages
+        num_pages += operation == "list"
+        if num_pages == 8:
+            print("at the eighth page", flush=True)
+        if num_pages >= 8:
+            await asyncio.Event().wait()
+
+    store = Elsewhere(open_store(str(root)), stay_at_the_eighth_page)
+    await reconcile(driver.pool, store, doomed_config(schema), now=now)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), datetime.fromisoformat(sys.argv[4])))

@@ -1,0 +1,61 @@
+"""What a run leaves behind when its process is killed, and nobody in it gets to say a word."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from doomed_run import Elsewhere, doomed_config
+from world import World
+
+from millhand.orphans import reconcile
+
+PROGRAM = Path(__file__).with_name("doomed_run.py")
+TIMEOUT_SECONDS = 30.0
+
+
+@pytest.mark.slow
+async def test_a_process_that_is_killed_redoes_one_page_a_chain(
+    world: World, postgres_url: str, tmp_path: Path
+) -> None:
+    """After SIGKILL in the middle of two chains, the next run lists what was not judged and a page of each besides."""
+    await world.pair(*[f"{number:03}" for number in range(100)])
+    await world.put("030.orphan")
+    world.now += timedelta(hours=2)
+    words = (str(PROGRAM), postgres_url, world.schema, str(tmp_path / "bucket"), world.now.isoformat())
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        assert await process.stdout.readline() == b"at the eighth page\n"
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+    judged = await world.sql(
+        "SELECT count(*) FROM {schema}.millhand_orphan_chain WHERE cursor_key > low OR is_done"
+    )
+    pages = []
+
+    async def count(operation: str) -> None:
+        if operation == "list":
+            pages.append(operation)
+
+    report = await reconcile(
+        world.executor,
+        Elsewhere(world.store, count),
+        doomed_config(world.schema),
+        now=world.now + timedelta(minutes=2),
+    )
+
+    assert judged[0]["count"] >= 2
+    assert (report.is_resumed, report.state, report.objects, report.rows, report.orphan_objects) == (
+        True,
+        "completed",
+        101,
+        100,
+        1,
+    )
+    # Of 11 pages 6 at least were judged: the eighth had come, and the other chain was perhaps not done with its own.
+    assert len(pages) <= 11 - 6
