@@ -229,7 +229,7 @@ class App:
     """
 
     world: World
-    awaited: set[str] = field(default_factory=set)
+    awaited: dict[str, bool] = field(default_factory=dict)  # whether a run has begun since
     live: dict[str, bytes] = field(default_factory=dict)
     kept_until: dict[str, tuple[datetime, bytes]] = field(default_factory=dict)
     pending: dict[str, tuple[int, bytes | None]] = field(default_factory=dict)
@@ -304,12 +304,12 @@ class App:
             self.referring[key] = await self.world.row(key)
             # Once its bytes are about to be destroyed a row comes too late, and the application finds that out.
             if is_kept and await self.is_kept(key) and not self.is_purging:
-                self.awaited.add(key)
+                self.awaited[key] = False
 
     async def look(self, key: str) -> None:
         """Rely on an object that is there; give the row up if it is not."""
         row_id = self.referring.pop(key, None)
-        self.awaited.discard(key)
+        self.awaited.pop(key, None)
         if row_id is None:
             return
         try:
@@ -399,9 +399,9 @@ class App:
             is_recent = self.world.now - put_at < self.world.config.grace / 2
             if is_recent and (found := await self.where(key, data)) != "place":
                 lost[key] = f"{found}, although just put"
-        for key in self.awaited:
-            if not await self.is_there(key) and not await self.is_kept(key):
-                lost[key] = "destroyed, although a row awaited it"
+        for key, is_due_back in self.awaited.items():
+            if not await self.is_there(key) and ((after_run and is_due_back) or not await self.is_kept(key)):
+                lost[key] = "destroyed, or not put back, although a row awaited it"
         return lost
 
 

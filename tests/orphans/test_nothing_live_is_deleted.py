@@ -23,7 +23,7 @@ from chaos import (
     Killed,
     Moment,
 )
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import DAY, World
 
@@ -91,7 +91,18 @@ def young(key: str, spans: list[timedelta]) -> list[Act | Run]:
 def late(key: str, moment: Moment) -> list[Act | Run]:
     """Have a row come for what lies in quarantine, in the run that would destroy it, after that run has healed."""
     going = [Act("put_orphan", key), Run(8 * DAY, ()), Run(8 * DAY, ())]
-    return [*going, Run(8 * DAY, ((moment, Act("refer", key)),)), Act("look", key)]
+    return [*going, Run(8 * DAY, ((moment, Act("refer", key)),)), Run(DAY, ()), Act("look", key)]
+
+
+def finishing(key: str, moment: Moment) -> list[Act | Run]:
+    """Have a pending row come of age, and its upload be finished in the run that would remove it."""
+    return [Run(MINUTES, ()), Act("upload", key), Run(8 * DAY, ((moment, Act("finish_upload", key)),))]
+
+
+def moved_and_killed(key: str, moment: Moment) -> list[Act | Run]:
+    """Have a run be killed around the move of an orphan, and a row come for it after."""
+    going = [Act("put_orphan", key), Run(8 * DAY, ()), Run(8 * DAY, ((moment, "kill"),))]
+    return [*going, Act("refer", key), Run(DAY, ()), Act("look", key)]
 
 
 youths = st.builds(
@@ -102,9 +113,19 @@ lates = st.builds(
     st.sampled_from(KEYS),
     st.tuples(st.sampled_from(["list", "begin", "commit", "run"]), st.integers(1, 12)),
 )
-scripts = st.lists(st.one_of(rounds, rounds, attacks, youths, lates), min_size=3, max_size=9).map(
-    lambda parts: [event for part in parts for event in part]
+finishes = st.builds(
+    finishing,
+    st.sampled_from(KEYS),
+    st.tuples(st.sampled_from(["begin", "commit", "fetch"]), st.integers(1, 12)),
 )
+kills = st.builds(
+    moved_and_killed,
+    st.sampled_from(KEYS),
+    st.tuples(st.sampled_from(["begin", "committed", "move", "moved", "copy"]), st.integers(1, 6)),
+)
+scripts = st.lists(
+    st.one_of(rounds, rounds, attacks, youths, lates, finishes, kills), min_size=3, max_size=9
+).map(lambda parts: [event for part in parts for event in part])
 
 
 async def play(world: World, script: list[Act | Run], *, is_clumsy: bool) -> Counter[str]:
@@ -116,6 +137,7 @@ async def play(world: World, script: list[Act | Run], *, is_clumsy: bool) -> Cou
             await getattr(app, event.action)(event.key)
             continue
         world.now += max(event.after, MINUTES)
+        app.awaited = dict.fromkeys(app.awaited, True)
         is_whole = await _run(world, app, event, done, is_clumsy=is_clumsy)
         losses = await app.losses(after_run=is_whole)
         assert losses == {}, f"{losses} after a {'whole' if is_whole else 'broken'} run at {event}"
@@ -173,18 +195,29 @@ async def emptied(world: World, directory: Path) -> World:
     return replace(world, config=config, store=store, now=datetime.now(UTC))
 
 
+# Each is lost by a run that leaves out one thing, which the name says; all of them were tried.
+KNOWN = {
+    "the same object when it is moved": attack("a/b", (("move", 1), "put_first"), (("moved", 1), "look")),
+    "a look before a move": attack("a/b", (("begin", 1), "adopt"), (("begin", 4), "refer_and_look")),
+    "a look after a move": attack("a/b", (("move", 1), "refer_and_look"), (("moved", 1), "look")),
+    "a look before what is in quarantine ends": late("a/b", ("list", 1)),
+    "grace": young("a/b", [DAY, DAY]),
+    "what was interrupted": moved_and_killed("a/b", ("moved", 1)),
+    "a look at a row that is locked": [
+        event for n in range(4, 8) for event in finishing("a/b", ("begin", n))
+    ],
+}
+
+
+@pytest.mark.parametrize("what", KNOWN)
+async def test_nothing_live_is_deleted_for_want_of_(world: World, tmp_path: Path, what: str) -> None:
+    """The plays that a run loses as soon as it forgets one of its steps are won by ours."""
+    await play(await emptied(world, tmp_path), KNOWN[what], is_clumsy=False)
+
+
 @pytest.mark.parametrize("is_clumsy", [False, True], ids=["directory", "clumsy server"])
 @given(script=scripts)
-@example(
-    script=attack("a/b", (("move", 1), "put_first"), (("moved", 1), "look"))
-)  # a move that minds nothing
-@example(script=late("a/b", ("list", 1)))  # a purge that does not look
-@example(script=young("a/b", [DAY, DAY]))  # no grace
-@example(
-    script=attack("a/b", (("begin", 1), "refer_and_look"), (("move", 1), "look"))
-)  # no look before a move
-@example(script=attack("a/b", (("moved", 1), "refer"), (("moved", 1), "look")))  # no look after a move
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
     world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
 ) -> None:
