@@ -236,7 +236,7 @@ async def test_insert_of_two_equal_unique_jobs_in_one_call_is_refused(room: Room
 
 async def test_start_refuses_a_schema_without_migrations(room: Room) -> None:
     """A schema that is not there says what to run, and leaves no connection."""
-    with pytest.raises(SchemaError, match=r"run: millhand migrate up$"):
+    with pytest.raises(SchemaError, match=r"run: millhand migrate up --schema nowhere$"):
         await room.client(Workers(), **_inserter(schema="nowhere")).start()
 
 
