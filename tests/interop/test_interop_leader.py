@@ -88,7 +88,11 @@ async def test_leader_of_river_s_that_is_asked_begins_another_term(room: Room, a
 async def test_leader_that_is_killed_is_followed_when_its_term_expires(
     room: Room, killed: Language, heir: Language
 ) -> None:
-    """32: chaos: mixed_leader_death_failover_both_directions; not before 15 s are over, and not long after."""
+    """
+    32: chaos: mixed_leader_death_failover_both_directions; not before 15 s are over, and not long after.
+
+    Ours come when those of River's that may live have had their time, and then at once.
+    """
     async with room.mortal(killed, "killed") as process, room.working(heir, heir, leads=True):
         await room.until_leader("killed")
         [row] = await room.fetch("SELECT expires_at FROM /* schema */river_leader")

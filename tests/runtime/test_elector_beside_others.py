@@ -170,14 +170,14 @@ async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(house: Ho
 
 
 async def test_elector_waits_when_a_strangers_term_has_expired(house: House) -> None:
-    """A stranger that was killed leaves his row; even a client that starts then leaves the term to his like."""
+    """A stranger that was killed leaves his row; who starts then leaves the term to his like, counted from its end."""
     clock = ManualClock()
     await house.go_leads()
-    await house.execute("UPDATE /* schema */river_leader SET expires_at = now() - interval '1 s'")
+    await house.execute("UPDATE /* schema */river_leader SET expires_at = now() - interval '3 s'")
     elector, probe = await house.elector("a", clock=clock)
     before = await probe.wait("bid")
 
-    clock.advance(PATIENCE)
+    clock.advance(PATIENCE - 3.0)
     elector.bell.ring()
 
     assert (before, await probe.wait("bid"), await house.leader()) == (False, True, "a")

@@ -14,7 +14,7 @@ PATIENCE = 6.5
 VACANT = LeaderSight(None, is_running=False, is_known=False, has_made_way=False)
 WAY = LeaderSight(None, is_running=False, is_known=False, has_made_way=True)
 GO_LEADS = LeaderSight(GO, is_running=True, is_known=False, has_made_way=False)
-GO_LED = LeaderSight(GO, is_running=False, is_known=False, has_made_way=False)
+GO_LED = LeaderSight(GO, is_running=False, is_known=False, has_made_way=False, vacant_seconds=2.0)
 OURS_LEADS = LeaderSight(OURS, is_running=True, is_known=True, has_made_way=True)
 OURS_LED = LeaderSight(OURS, is_running=False, is_known=True, has_made_way=False)
 
@@ -30,11 +30,11 @@ OFFERED = Standing(foreign_id=None, vacant_since=3.0)
         (None, OURS_LEADS, None),
         (None, OURS_LED, None),
         (None, GO_LEADS, HELD),
-        (None, GO_LED, Standing(foreign_id=GO, vacant_since=5.0)),
+        (None, GO_LED, Standing(foreign_id=GO, vacant_since=3.0)),
         (None, WAY, Standing(foreign_id=None, vacant_since=5.0)),
         (HELD, GO_LEADS, HELD),
         (HELD, VACANT, Standing(foreign_id=GO, vacant_since=5.0)),
-        (HELD, GO_LED, Standing(foreign_id=GO, vacant_since=5.0)),
+        (HELD, GO_LED, Standing(foreign_id=GO, vacant_since=3.0)),
         (HELD, OURS_LEADS, None),
         (ENDED, VACANT, ENDED),
         (ENDED, GO_LEADS, HELD),

@@ -180,7 +180,7 @@ async def test_follower_sees_whether_the_leader_is_ours(tx: Executor) -> None:
 
     assert nobody == LeaderSight(None, is_running=False, is_known=False, has_made_way=False)
     assert stranger == LeaderSight(GO, is_running=True, is_known=False, has_made_way=False)
-    assert over == LeaderSight(GO, is_running=False, is_known=False, has_made_way=False)
+    assert over == LeaderSight(GO, is_running=False, is_known=False, has_made_way=False, vacant_seconds=0.1)
     assert unheard == LeaderSight(B, is_running=True, is_known=False, has_made_way=False)
     assert ours == LeaderSight(B, is_running=True, is_known=True, has_made_way=False)
     assert own == LeaderSight(A, is_running=True, is_known=True, has_made_way=False)

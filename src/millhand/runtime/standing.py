@@ -41,12 +41,13 @@ def after_sight(standing: Standing | None, sight: LeaderSight, now: float) -> St
     """Return how a follower stands that stood so and now sees `sight`; None does not stand back."""
     if sight.is_running:
         return None if sight.is_known else Standing(foreign_id=sight.leader_id, vacant_since=None)
+    vacant_since = now - sight.vacant_seconds
     if standing is not None:
-        return standing if standing.vacant_since is not None else replace(standing, vacant_since=now)
+        return standing if standing.vacant_since is not None else replace(standing, vacant_since=vacant_since)
     if sight.has_made_way:
         return Standing(foreign_id=None, vacant_since=now)
     if sight.leader_id is not None and not sight.is_known:
-        return Standing(foreign_id=sight.leader_id, vacant_since=now)
+        return Standing(foreign_id=sight.leader_id, vacant_since=vacant_since)
     return None
 
 

@@ -47,7 +47,9 @@ SELECT
         SELECT
         FROM /* schema */millhand_client AS client
         WHERE client.made_way_at > coalesce(@now::timestamptz, now()) - @patience::interval
-    ) AS has_made_way
+    ) AS has_made_way,
+    greatest(extract(EPOCH FROM coalesce(@now::timestamptz, now()) - leader.expires_at), 0)::float8
+        AS vacant_seconds
 FROM (SELECT) AS nothing
 LEFT JOIN /* schema *//* leader_table */ AS leader ON TRUE;
 

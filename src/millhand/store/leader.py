@@ -41,13 +41,14 @@ class LeaderSight(msgspec.Struct, frozen=True):
 
     `is_known` says that the leader is, or was, a client of ours; `has_made_way` that one of ours gave up a term for
     clients of another language, no longer ago than they are given time to take it. `leader_id` is None if there is no
-    row; one whose term is over is there until somebody else is elected.
+    row; one whose term is over is there until somebody else is elected, and `vacant_seconds` says since when.
     """
 
     leader_id: ClientId | None
     is_running: bool
     is_known: bool
     has_made_way: bool
+    vacant_seconds: float = 0.0
 
 
 def leader_attempt_elect(
@@ -130,5 +131,5 @@ def _parse(rows: Sequence[Row]) -> LeaderRow | None:
 
 
 def _parse_sight(rows: Sequence[Row]) -> LeaderSight:
-    leader_id, is_running, is_known, has_made_way = rows[0]
-    return LeaderSight(leader_id, bool(is_running), bool(is_known), has_made_way)
+    leader_id, is_running, is_known, has_made_way, vacant_seconds = rows[0]
+    return LeaderSight(leader_id, bool(is_running), bool(is_known), has_made_way, vacant_seconds or 0.0)
