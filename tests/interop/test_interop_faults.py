@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.job import Job
 from millhand.worker import Workers
-from proxy import Proxy, proxied
+from proxy import Direction, Proxy, proxied
 
 RESCUED = "Stuck job rescued by JobRescuer"
 FAULTS = ("cut", "stopped up")
@@ -157,6 +158,48 @@ async def test_leader_without_its_database_is_followed_and_then_follows(
             assert await room.leader() == "here"
         # It knows that it does not lead, or it would not bid.
         await room.until_leader("away")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", Direction)
+async def test_fetch_that_timed_out_on_its_way_costs_no_job_an_hour(room: Room, direction: Direction) -> None:
+    """database_unavailable_reconnect; question or answer was lost, and the job that it took is worked, once, by us."""
+    with telling_logs(room, "millhand.runtime.producer"):
+        await _lose_a_fetch(room, direction)
+
+    row = (await room.rows())[-1]
+    assert (row["state"], row["attempt"], row["attempted_by"]) == ("completed", 1, ["away"])
+    assert room.told.all("log", message="lost fetch found")
+
+
+async def _lose_a_fetch(room: Room, direction: Direction) -> None:
+    async with (
+        proxied(room.url) as proxy,
+        behind(room, proxy) as beyond,
+        beyond.working("python", "away", poll_seconds=1.0),
+    ):
+        await room.told.wait("job_completed", job=await room.hand("go").insert())
+        proxy.stop_up([direction])
+        id = await room.hand("go").insert()
+        await room.told.wait("log", message="fetch failed")
+        proxy.mend()
+        await room.told.wait("job_completed", job=id, client="away")
+
+
+@contextlib.contextmanager
+def telling_logs(room: Room, name: str) -> Iterator[None]:
+    """Have what a logger says told in the room."""
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            room.told.tell({"event": "log", "message": record.getMessage()})
+
+    teller = Teller()
+    logging.getLogger(name).addHandler(teller)
+    try:
+        yield
+    finally:
+        logging.getLogger(name).removeHandler(teller)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -25,6 +25,7 @@ from millhand.store.job import (
     job_get_by_id,
     job_get_by_ids,
     job_get_cancel_requested,
+    job_get_lost,
     job_get_stuck,
     job_insert_many,
     job_rescue_many,
@@ -99,6 +100,10 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
     "fetch of known kinds": (
         job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), kinds=["kind_1"], now=NOW),
         {FETCHING, PRIMARY},
+    ),
+    "search for a lost fetch": (
+        job_get_lost(queue="queue_1", client_id=ClientId("c"), after=NOW),
+        {FETCHING},
     ),
     "complete": (job_complete_many(ids=IDS, finalized_ats=[NOW] * len(IDS)), {PRIMARY}),
     "set state": (job_set_state_if_running_many([change(id) for id in IDS], now=NOW), {PRIMARY}),

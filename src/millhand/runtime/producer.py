@@ -7,7 +7,8 @@ Rule 2: whoever rings only says "look": an insert, a resume, a freed slot after 
 Rule 3: a fetch that was sent is finished, whatever happens meanwhile: its rows are marked running, and are worked.
 Rule 4: a cancel that arrives while its job is being fetched is kept until the fetch is back. So is one of a job that
         runs here: an attempt that is only just ending, or was given up by a rescuer, may be followed by that fetch.
-Rule 5: an attempt stays on the list until it has ended, although its job may have been fetched here again.
+Rule 5: the jobs of a fetch whose answer was lost are looked for, and worked, as soon as the database is there again.
+Rule 6: an attempt stays on the list until it has ended, although its job may have been fetched here again.
 
         ring · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
@@ -21,7 +22,7 @@ import heapq
 import logging
 import random
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from millhand.clock import backoff_seconds
@@ -31,9 +32,10 @@ from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
 from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
 from millhand.runtime.service import Service, Wake
 from millhand.runtime.subscription import Subscriptions
-from millhand.store.job import job_get_available
+from millhand.store.job import job_get_available, job_get_lost
 from millhand.store.queue import queue_create_or_set_updated_at
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Producer(Service):
         self._is_wanted = True  # whether somebody said "look" since the last fetch
         self._kinds = kinds
         self._last_fetch = 0.0
+        self._lost = LostFetches(datetime.min.replace(tzinfo=UTC))
         self._max_workers = max_workers
         self._more_is_waiting = False  # whether the last fetch was cut short by its limit
         self._num_failures = 0
@@ -114,6 +117,7 @@ class Producer(Service):
     async def run(self, started: Callable[[], None]) -> None:
         row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
         self.see_touched(row)
+        self._lost = LostFetches(row.updated_at)
         self.is_paused = row.is_paused
         self._is_wanted = True
         started()
@@ -211,18 +215,26 @@ class Producer(Service):
 
     async def _fetch_once(self) -> None:
         loop = asyncio.get_running_loop()
-        limit = min(self._num_free(), FETCH_SIZE_MAX)
         self._is_wanted = False
         self._last_fetch = loop.time()
         self._poll_at = self._next_poll_at(self._last_fetch)
         self._cancelled_while_fetching = set()
+        lost = self._lost
         try:
+            if lost.is_due(loop.time()):
+                await self._find_lost(lost)
+            limit = max(
+                min(self._num_free(), FETCH_SIZE_MAX), 0
+            )  # what was found may be more than there are slots
             rows = await self._pool.run(
                 job_get_available(queue=self.queue, limit=limit, client_id=self._client_id, kinds=self._kinds)
             )
         except MillhandError as error:
+            if lost.note_failed(error, loop.time()):
+                self.hear_due(LATE_SECONDS)
             self._failed(error, loop.time())
         else:
+            lost.note_answered(rows)
             self._recovered()
             if self._on_fetched is not None:
                 self._on_fetched(len(rows), loop.time() - self._last_fetch)
@@ -232,6 +244,14 @@ class Producer(Service):
             self.probe("fetched", len(rows))
         finally:
             self._cancelled_while_fetching = None
+
+    async def _find_lost(self, lost: LostFetches) -> None:
+        query = job_get_lost(queue=self.queue, client_id=self._client_id, after=lost.after)
+        marked = await self._pool.run(query)
+        rows = lost.note_found(marked)
+        if rows:
+            logger.warning("lost fetch found", extra={"queue": self.queue, "num_jobs": len(rows)})
+            self._begin(rows, self._cancelled_while_fetching or ())
 
     def _begin(self, rows: Sequence[JobRow], cancelled: Collection[int]) -> None:
         loop = asyncio.get_running_loop()

@@ -153,7 +153,14 @@ UPDATE /* schema */river_job AS job
 SET
     state = 'running',
     attempt = job.attempt + 1,
-    attempted_at = coalesce(@now::timestamptz, now()),
+    -- Later than that of the attempt before, although the clock was set back: attempts are told apart by it. What lies
+    -- so far ahead that nobody can have meant it is not gone by.
+    attempted_at = CASE
+        WHEN job.attempted_at >= coalesce(@now::timestamptz, now())
+        AND job.attempted_at < coalesce(@now::timestamptz, now()) + interval '1 day'
+            THEN job.attempted_at + interval '1 microsecond'
+        ELSE coalesce(@now::timestamptz, now())
+    END,
     attempted_by = array_append(
         CASE
             WHEN cardinality(job.attempted_by) >= @max_attempted_by::integer
@@ -173,8 +180,18 @@ WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING
     /* job_columns */;
 
+-- name: job_get_lost
+-- Give jobs of a queue that are marked running for a client, and were fetched after an instant.
+SELECT
+    /* job_columns */
+FROM /* schema */river_job AS job
+WHERE job.state = 'running'
+AND job.queue = @queue
+AND job.attempted_at > @after::timestamptz
+AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text;
+
 -- name: job_complete_many
--- Mark running jobs completed, and nothing else. The ids are sorted.
+-- Mark jobs completed that run for a client since the instants that it knows, and nothing else. The ids are sorted.
 UPDATE /* schema */river_job AS job
 SET
     state = 'completed',
@@ -184,11 +201,15 @@ SET
 WHERE job.id = ANY(@ids::bigint [])
 -- IS TRUE keeps it from the index by state, whose entries for running jobs are mostly dead.
 AND (job.state = 'running') IS TRUE
+-- The fence: whoever was given up for dead, and whose job another attempt has by now, changes nothing.
+AND job.attempted_at = (@attempted_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
+AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
 RETURNING job.id;
 
 -- name: job_set_state_if_running_many
--- Write how attempts ended, for jobs that are still running; merge metadata into the others too.
--- A job whose cancellation was asked for is not tried again, whatever its attempt says. A row that somebody else is
+-- Write how attempts ended, for jobs that still run for them; merge metadata into those that were finalized meanwhile.
+-- An attempt is known by the instant of its fetch and by its client: what another attempt has, or what waits for one,
+-- is not touched. A job whose cancellation was asked for is not tried again, whatever its attempt says. A row that somebody else is
 -- changing is waited for, and then judged as it has become.
 WITH updated AS (
     UPDATE /* schema */river_job AS job
@@ -231,6 +252,8 @@ WITH updated AS (
     FROM ROWS FROM (
         unnest(@ids::bigint []),
         unnest(@attempts::integer []),
+        unnest(@attempted_ats::timestamptz []),
+        unnest(@attempted_bys::text []),
         unnest(@errors::text []),
         unnest(@finalized_ats::timestamptz []),
         unnest(@metadatas::text []),
@@ -238,11 +261,15 @@ WITH updated AS (
         unnest(@states::text []),
         -- Makes the planner think of a thousand rows, not of ten, and so of a hash, not of a loop in a loop.
         generate_series(1, cardinality(@ids::bigint []))
-    ) AS input (id, attempt, error, finalized_at, metadata, scheduled_at, state, place)
+    ) AS input (
+        id, attempt, attempted_at, attempted_by, error, finalized_at, metadata, scheduled_at, state, place
+    )
     WHERE job.id = input.id
     -- Said twice, so that jobs are found by their primary key, whatever is believed of the table's size.
     AND job.id = ANY(@ids::bigint [])
-    AND ((job.state = 'running') IS TRUE OR input.metadata IS NOT NULL)
+    AND ((job.state = 'running') IS TRUE OR (input.metadata IS NOT NULL AND job.finalized_at IS NOT NULL))
+    AND (job.attempted_at IS NOT DISTINCT FROM input.attempted_at) IS TRUE
+    AND (job.attempted_by[cardinality(job.attempted_by)] IS NOT DISTINCT FROM input.attempted_by) IS TRUE
     RETURNING
         /* job_columns */
 ),

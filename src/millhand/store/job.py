@@ -114,15 +114,36 @@ def job_get_available(
     return Query("job_get_available", params, _parse_available)
 
 
-def job_complete_many(*, ids: Sequence[JobId], finalized_ats: Sequence[datetime]) -> Query[list[JobId]]:
+def job_get_lost(*, queue: str, client_id: ClientId, after: datetime) -> Query[list[JobRow]]:
     """
-    Mark running jobs completed: for attempts that succeeded and have no metadata to store.
+    Give the jobs of `queue` that are marked running for a client, and were fetched after the instant `after`.
 
-    Shape: the ids that were written, in no order; those of jobs that are no longer running are missing.
-    Concurrency: safe to race; a job that somebody else settled is left alone.
+    Shape: by priority, then `scheduled_at`, then id, as they would have been fetched. `after` is an `attempted_at`.
     """
-    pairs = sorted(zip(ids, finalized_ats, strict=True))
-    params = {"ids": [id for id, _ in pairs], "finalized_ats": [at for _, at in pairs]}
+    return Query("job_get_lost", {"after": after, "client_id": client_id, "queue": queue}, _parse_available)
+
+
+def job_complete_many(
+    *,
+    client_id: ClientId,
+    ids: Sequence[JobId],
+    attempted_ats: Sequence[datetime],
+    finalized_ats: Sequence[datetime],
+) -> Query[list[JobId]]:
+    """
+    Mark jobs completed that run for `client_id`: for attempts that succeeded and have no metadata to store.
+
+    Shape: the ids that were written, in no order; missing are those of jobs that run no longer, or for another attempt
+    than that of `attempted_ats`. No id comes twice.
+    Concurrency: safe to race; a job that somebody else settled, or was given, is left alone.
+    """
+    triples = sorted(zip(ids, attempted_ats, finalized_ats, strict=True))
+    params = {
+        "attempted_ats": [at for _, at, _ in triples],
+        "client_id": client_id,
+        "finalized_ats": [at for _, _, at in triples],
+        "ids": [id for id, _, _ in triples],
+    }
     return Query("job_complete_many", params, _parse_ids)
 
 
@@ -130,19 +151,21 @@ def job_set_state_if_running_many(
     changes: Sequence[StateChange], *, now: datetime | None = None
 ) -> Query[list[JobRow]]:
     """
-    Write how attempts ended, for jobs that are still running; merge metadata into the others too.
+    Write how attempts ended, for jobs that still run for them; merge metadata into those finalized meanwhile.
 
     A job whose cancellation was asked for meanwhile ends cancelled instead of being tried again. U+0000 and halves of
     surrogate pairs are stored as U+FFFD.
 
     Shape: one row for each job that exists, written or not, by id. One change a job.
     Units: `now` dates the forced cancels; None means the database's own clock.
-    Concurrency: safe to race. There is no fence: a late report settles a newer attempt of the same job.
-    Source: River v0.51.2, river_job.sql `JobSetStateIfRunningMany`.
+    Concurrency: safe to race; a job that was fetched again, or given back, is left alone.
+    Source: River v0.51.2, river_job.sql `JobSetStateIfRunningMany`, but for the fence.
     """
     return Query(
         "job_set_state_if_running_many",
         {
+            "attempted_ats": [change.attempted_at for change in changes],
+            "attempted_bys": [change.attempted_by for change in changes],
             "attempts": [change.attempt for change in changes],
             "errors": [None if change.error is None else encode_error(change.error) for change in changes],
             "finalized_ats": [change.finalized_at for change in changes],

@@ -1,0 +1,163 @@
+"""Fetches whose answer never came: what they took is worked all the same, and nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from millhand.errors import ConnectionLost, DriverError, OperationTimeout
+from millhand.event import EventKind
+from millhand.job import Job, JobId, JobRow, JobState
+from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
+from millhand.worker import Workers
+from proxy import Direction, proxied
+
+BEGIN = datetime(2026, 11, 25, 12, tzinfo=UTC)
+NUM_JOBS = 5
+INSERT = """
+INSERT INTO river_job (kind, args, max_attempts)
+SELECT 'act', jsonb_build_object('what', n::text), 25 FROM generate_series(1, $1::int) AS n
+"""
+
+
+async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database has marked them running, the connection is gone: they are found by the client's id, and worked once."""
+    worked: list[str] = []
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        worked.append(job.args.what)
+
+    settings = {"fetch_poll_interval": timedelta(seconds=60)}
+    async with (
+        proxied(room.url) as proxy,
+        room.client(workers, database=proxy.url, **settings) as client,
+    ):
+        before = await room.work(client, Act("before"))
+        with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
+            proxy.stop_up([Direction.TO_CLIENT])
+            await room.driver.pool.fetch(INSERT, [NUM_JOBS])
+            [producer] = client._mill.producers.values()
+            producer.hear_insert()
+            await _until_running(room)
+            proxy.cut()
+            proxy.mend()
+            told = [(await room.next(events)).kind for _ in range(NUM_JOBS)]
+
+    rows = await room.rows()
+    assert before.kind is EventKind.JOB_COMPLETED
+    assert told == [EventKind.JOB_COMPLETED] * NUM_JOBS
+    assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
+    assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
+    told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]
+    assert told_of_fetches == ["fetch failed", "lost fetch found"]
+
+
+async def _until_running(room: Room) -> None:
+    sql = "SELECT count(*) AS num FROM river_job WHERE state = 'running'"
+    async with asyncio.timeout(GENEROUS):
+        while (await room.driver.pool.fetch(sql))[0]["num"] < NUM_JOBS:
+            pass
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A fetch was lost at 100 s, after one that was answered had brought job 1."""
+
+    fetches: LostFetches
+
+    def look(self, now: float, *seen: JobRow) -> Sequence[JobId]:
+        assert self.fetches.is_due(now)
+        return [job.id for job in self.fetches.note_found(seen)]
+
+
+@pytest.fixture
+def lost() -> Lost:
+    fetches = LostFetches(BEGIN)
+    fetches.note_answered([row(1, 1)])
+    assert fetches.note_failed(ConnectionLost("job_get_available", "gone"), 100.0)
+    return Lost(fetches)
+
+
+def row(id: int, seconds: float) -> JobRow:
+    """A job that was fetched so many seconds after the beginning."""
+    at = BEGIN + timedelta(seconds=seconds)
+    return JobRow(
+        id=JobId(id),
+        attempt=1,
+        attempted_at=at,
+        attempted_by=("client",),
+        created_at=BEGIN,
+        encoded_args="{}",
+        errors=(),
+        finalized_at=None,
+        kind="act",
+        max_attempts=25,
+        metadata={},
+        priority=1,
+        queue="default",
+        scheduled_at=BEGIN,
+        state=JobState.RUNNING,
+        tags=(),
+        unique_key=None,
+        unique_states=None,
+    )
+
+
+def test_look_is_for_what_came_after_the_last_answer(lost: Lost) -> None:
+    """Whatever an answered fetch has brought was fetched no later than it; before any there is the beginning."""
+    assert LostFetches(BEGIN).after == BEGIN
+    assert lost.fetches.after == BEGIN + timedelta(seconds=1)
+
+
+def test_look_is_taken_twice(lost: Lost) -> None:
+    """At once, and once more for a server that was late; then it is over."""
+    assert lost.look(100.0, row(2, 2)) == [2]
+    assert not lost.fetches.is_due(100.0 + LATE_SECONDS / 2)
+    assert lost.look(100.0 + LATE_SECONDS, row(2, 2), row(3, 3)) == [3]
+    assert not lost.fetches.is_due(1e9)
+
+
+def test_look_leaves_alone_what_later_fetches_have_brought(lost: Lost) -> None:
+    """What was begun here since, and may have ended here without being written yet, is not begun again."""
+    lost.look(100.0)
+    lost.fetches.note_answered([row(4, 4)])
+
+    assert lost.look(100.0 + LATE_SECONDS, row(3, 3), row(4, 4)) == [3]
+
+
+def test_second_loss_looks_as_far_back_as_the_first(lost: Lost) -> None:
+    """While the first is not over, what it took may still come to light."""
+    lost.look(100.0)
+    lost.fetches.note_answered([row(5, 5)])
+    lost.fetches.note_failed(OperationTimeout("job_get_available", 10.0), 105.0)
+
+    assert lost.fetches.after == BEGIN + timedelta(seconds=1)
+    assert lost.look(105.0, row(3, 3), row(5, 5)) == [3]
+
+
+def test_loss_after_a_loss_that_is_over_looks_no_further_back(lost: Lost) -> None:
+    """What is known by then is not looked for again."""
+    lost.look(100.0, row(2, 2))
+    lost.look(100.0 + LATE_SECONDS)
+
+    lost.fetches.note_failed(ConnectionLost("job_get_available", "gone"), 200.0)
+
+    assert lost.fetches.after == BEGIN + timedelta(seconds=2)
+
+
+def test_fetch_that_the_database_refused_has_taken_nothing() -> None:
+    """An error that the server answered with undid the statement."""
+    fetches = LostFetches(BEGIN)
+
+    assert not fetches.note_failed(DriverError("job_get_available", "deadlock", retryable=True), 100.0)
+    assert not fetches.is_due(1e9)
