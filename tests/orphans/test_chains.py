@@ -300,3 +300,16 @@ def test_a_number_of_helpers_is_none_or_more() -> None:
         OrphansConfig(helpers=-1)
 
     assert str(refused.value) == "orphans.helpers must not be negative, got -1"
+
+
+async def test_what_was_counted_is_not_counted_again_by_who_takes_over(world: World) -> None:
+    """A run that died when all of its chains were done and counted, and no more, goes on with the same figures."""
+    await populate(world)
+    first = await reconcile(world.executor, elsewhere(world), cut(world), now=world.now)
+    await world.sql(
+        "UPDATE {schema}.millhand_orphan_run SET state = 'scanning', scanned_at = NULL, finished_at = NULL"
+    )
+
+    again = await reconcile(world.executor, elsewhere(world), cut(world), now=world.now + 2 * MINUTE)
+
+    assert (again.is_resumed, figures(again)) == (True, figures(first))
