@@ -90,7 +90,8 @@ def young(key: str, spans: list[timedelta]) -> list[Act | Run]:
 
 def late(key: str, moment: Moment) -> list[Act | Run]:
     """Have a row come for what lies in quarantine, in the run that would destroy it, after that run has healed."""
-    going = [Act("put_orphan", key), Run(8 * DAY, ()), Run(8 * DAY, ())]
+    # Something else is there, so that there is a page to be listed.
+    going = [Act("put_and_adopt", f"{key}-live"), Act("put_orphan", key), Run(8 * DAY, ()), Run(8 * DAY, ())]
     return [*going, Run(8 * DAY, ((moment, Act("refer", key)),)), Run(DAY, ()), Act("look", key)]
 
 
