@@ -1,0 +1,62 @@
+"""Workers as the fleet sees them: real processes, killed and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from worker_harness import GENEROUS_SECONDS, started_worker
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.fleet import ClientRow, ClientState
+
+pytestmark = pytest.mark.slow
+
+
+async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        while not await condition():
+            pass
+
+
+async def test_worker_that_is_killed_falls_silent_and_is_back_when_it_is_restarted(
+    tmp_path: Path, schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """`kill -9` is seen by what does not come; the next life of that name is another one, and its stop is marked."""
+    environment = {
+        "DATABASE_URL": postgres_url,
+        "MILLHAND_DATABASE_SCHEMA": schema_driver.schema,
+        "MILLHAND_WORKER_CLIENT_ID": "mortal",
+        "MILLHAND_WORKER_CLIENT_REPORT_INTERVAL": "200ms",
+    }
+    async with Client(postgres_url, Config(schema=schema_driver.schema)) as watcher:
+
+        async def mortal() -> ClientRow:
+            [row] = await watcher.clients.list()
+            return row
+
+        async def is_silent() -> bool:
+            return (await mortal()).state is ClientState.SILENT
+
+        async with started_worker(tmp_path, environment=environment) as worker:
+            await worker.line("worker started")
+            alive = await mortal()
+            worker.signal(signal.SIGKILL)
+            await worker.wait()
+        await _until(is_silent)
+        killed = await mortal()
+        async with started_worker(tmp_path, environment=environment) as worker:
+            await worker.line("worker started")
+            back = await mortal()
+            code = await worker.stop()
+        stopped = await mortal()
+
+    assert (alive.state, killed.stopped_at, back.state) == (ClientState.WORKING, None, ClientState.WORKING)
+    assert alive.pid == killed.pid != back.pid
+    assert alive.started_at == killed.started_at != back.started_at
+    assert (code, stopped.state, stopped.started_at) == (0, ClientState.STOPPED, back.started_at)
