@@ -15,6 +15,7 @@ from millhand.errors import ConnectionLost, DriverError, OperationTimeout
 from millhand.event import EventKind
 from millhand.job import Job, JobId, JobRow, JobState
 from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
+from millhand.runtime.producer import Producer
 from millhand.worker import Workers
 from proxy import Direction, proxied
 
@@ -44,9 +45,10 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     ):
         before = await room.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
+            [producer] = client._mill.producers.values()
+            await _until_no_fetch(producer)
             proxy.stop_up([Direction.TO_CLIENT])
             await room.driver.pool.fetch(INSERT, [NUM_JOBS])
-            [producer] = client._mill.producers.values()
             producer.hear_insert()
             await _until_running(room)
             proxy.cut()
@@ -60,6 +62,12 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
     told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]
     assert told_of_fetches == ["fetch failed", "lost fetch found"]
+
+
+async def _until_no_fetch(producer: Producer) -> None:
+    """Return when no fetch is on its way: one that was sent before the jobs were there would take none."""
+    while producer._cancelled_while_fetching is not None:
+        await asyncio.sleep(0)
 
 
 async def _until_running(room: Room) -> None:
