@@ -203,6 +203,14 @@ KNOWN = {
     "a look after a move": attack("a/b", (("move", 1), "refer_and_look"), (("moved", 1), "look")),
     "a look before what is in quarantine ends": late("a/b", ("list", 1)),
     "grace": young("a/b", [DAY, DAY]),
+    "the age of another object": [
+        Act("put_orphan", "a/b"),
+        Run(8 * DAY, ()),
+        Run(6 * DAY, ()),
+        Act("put_first", "a/b"),
+        Run(DAY, ()),
+        Act("adopt", "a/b"),
+    ],
     "what was interrupted": moved_and_killed("a/b", ("moved", 1)),
     "a look at a row that is locked": [
         event for n in range(4, 8) for event in finishing("a/b", ("begin", n))
