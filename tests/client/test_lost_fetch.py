@@ -46,7 +46,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
         before = await room.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
             [producer] = client._mill.producers.values()
-            await _until_no_fetch(producer)
+            await _until_no_fetch(room, producer)
             proxy.stop_up([Direction.TO_CLIENT])
             await room.driver.pool.fetch(INSERT, [NUM_JOBS])
             producer.hear_insert()
@@ -64,10 +64,10 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     assert told_of_fetches == ["fetch failed", "lost fetch found"]
 
 
-async def _until_no_fetch(producer: Producer) -> None:
+async def _until_no_fetch(room: Room, producer: Producer) -> None:
     """Return when no fetch is on its way: one that was sent before the jobs were there would take none."""
     while producer._cancelled_while_fetching is not None:
-        await asyncio.sleep(0)
+        await room.driver.pool.fetch("SELECT 1")
 
 
 async def _until_running(room: Room) -> None:
