@@ -95,6 +95,36 @@ def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -
             "min_rows of orphans source 'uploads' must not be negative, got -1",
         ),
         (
+            {"table": "uploads", "array": True, "json": "$.a"},
+            "json of orphans source 'uploads' must not be given with array, got '$.a'",
+        ),
+        (
+            {"table": "uploads", "json": "a.b"},
+            "json of orphans source 'uploads' must be a path such as $.cover or $.files[*].key, got 'a.b'",
+        ),
+        (
+            {"table": "uploads", "url": ("https://cdn.example.com",)},
+            (
+                "url of orphans source 'uploads' must hold what stands before the key, and end with /, "
+                "got 'https://cdn.example.com'"
+            ),
+        ),
+        (
+            {"table": "uploads", "url": ("//cdn/",), "function": "key_of"},
+            "function of orphans source 'uploads' must not be given with url, got 'key_of'",
+        ),
+        (
+            {"table": "uploads", "prepend": "a\0"},
+            "prepend of orphans source 'uploads' must be text without a null character, got 'a\\x00'",
+        ),
+        (
+            {"table": "uploads", "json": "$.files[*]", "soft_deleted": "deleted"},
+            (
+                "soft_deleted of orphans source 'uploads' must not be given where one row may name several keys, "
+                "or they would go together, got 'deleted'"
+            ),
+        ),
+        (
             {"name": "up loads", "table": "uploads"},
             (
                 "name of orphans source 'up loads' must be 1 to 64 letters, digits, dots, dashes or underscores, "

@@ -29,10 +29,10 @@ from millhand.orphans.chain_ledger import (
     key_bounds,
 )
 from millhand.orphans.config import OrphansConfig
+from millhand.orphans.key_form import quoted_table
 from millhand.orphans.ledger import Totals
 from millhand.orphans.listing import is_utf8
 from millhand.orphans.scan import Pass, Progress, bounds, gather_all, scan_chain
-from millhand.orphans.statements import quoted_table
 
 LEASE = timedelta(seconds=60)  # a chain whose heart has not beaten for so long is nobody's
 LOOK_SECONDS = 1.0  # how often one who has nothing to do looks whether the others are done
@@ -146,7 +146,7 @@ async def _bounds(executor: Executor, config: OrphansConfig) -> list[KeyBounds]:
     found = [
         await executor.run(key_bounds(quoted_table(source.table), source.key))
         for source in config.sources
-        if source.table is not None
+        if source.table is not None and source.is_bare
     ]
     return [one for one in found if one is not None]
 

@@ -12,6 +12,8 @@ from enum import StrEnum
 from millhand.errors import ConfigError
 
 MIN_GRACE = timedelta(hours=1)
+# A path of names only leads to one value, and has an index if it is given one.
+PLAIN_PATH = re.compile(r'\$((?:\.(?:[A-Za-z_]\w*|"[^"\\]+"))+)')
 SOURCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -69,6 +71,10 @@ class ReferenceSource:
     `soft_deleted` and `unattached` are SQL conditions on a row. A row that meets none of them is ready: when in doubt, its
     object lives. Rows are only ever deleted from a `table`; `delete` replaces the DELETE by a statement whose `$1` is an
     array of ids as text. `min_rows` is the least number of rows that this source must have before a run may act.
+
+    `key` may also be an array (`array`), or JSON, of which `json` is the path to the keys: `$.cover`, `$.files[*].key`.
+    Values that are URLs are declared by their bases in `url`, `https://cdn.example.com/`; `//cdn.example.com/` has any
+    scheme. `function` names an SQL function of yours that makes a key of a value. `prepend` is put in front of the key.
     """
 
     name: str
@@ -87,6 +93,11 @@ class ReferenceSource:
     delete: str | None = None
     min_rows: int | None = None
     upload_id: str | None = None
+    array: bool = False
+    json: str | None = None
+    url: tuple[str, ...] = ()
+    function: str | None = None
+    prepend: str = ""
 
     def __post_init__(self) -> None:
         if not SOURCE_NAME.fullmatch(self.name):
@@ -107,11 +118,44 @@ class ReferenceSource:
             value = getattr(self, name)
             if value is not None and not value.strip().rstrip(";").strip():
                 raise self._bad(name, "must be SQL", value)
+        self._check_form()
 
     @property
     def is_deletable(self) -> bool:
         """Whether rows of this source may be deleted at all."""
-        return self.table is not None
+        return self.table is not None and not self.has_many
+
+    @property
+    def has_many(self) -> bool:
+        """Whether one row may name several keys."""
+        return self.array or (self.json is not None and not PLAIN_PATH.fullmatch(self.json))
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the column holds keys and nothing but keys, whole."""
+        return not (self.has_many or self.url or self.function or self.prepend)
+
+    def _check_form(self) -> None:
+        if self.array and self.json is not None:
+            raise self._bad("json", "must not be given with array", self.json)
+        if self.url and self.function is not None:
+            raise self._bad("function", "must not be given with url", self.function)
+        if self.json is not None and not self.json.removeprefix("strict ").startswith("$"):
+            raise self._bad("json", "must be a path such as $.cover or $.files[*].key", self.json)
+        for base in self.url:
+            if not base.endswith("/"):
+                raise self._bad("url", "must hold what stands before the key, and end with /", base)
+        if "\0" in self.prepend + (self.json or ""):
+            raise self._bad("prepend", "must be text without a null character", self.prepend)
+        leaving = [
+            name for name in ("pending", "soft_deleted", "unattached") if getattr(self, name) is not None
+        ]
+        if self.has_many and leaving:
+            raise self._bad(
+                leaving[0],
+                "must not be given where one row may name several keys, or they would go together",
+                getattr(self, leaving[0]),
+            )
 
     def _bad(self, field: str, rule: str, value: object) -> ConfigError:
         return ConfigError(f"{field} of orphans source {self.name!r} {rule}, got {value!r}")

@@ -12,33 +12,24 @@ Source: PostgreSQL, "Row Security Policies" (row_security), "Explicit Locking" (
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
 from millhand.orphans.config import OrphansConfig, ReferenceSource
-from millhand.orphans.statements import READY, ReferenceRow, SourceStatements, quoted, quoted_table
+from millhand.orphans.declaration import look_up
+from millhand.orphans.key_form import index_sql
+from millhand.orphans.plan import num_scanned
+from millhand.orphans.statements import READY, ReferenceRow, SourceStatements
 
 BATCH_ROWS = 5_000
 MANY_ROWS = 100_000  # read for every page, they take longer than anything else a run does
-
-UNIQUE_COLUMN = """
-SELECT format_type(attribute.atttypid, attribute.atttypmod) AS type, EXISTS (
-    SELECT FROM pg_catalog.pg_index AS index
-    WHERE
-        index.indrelid = attribute.attrelid AND index.indisunique AND index.indpred IS NULL
-        AND index.indnkeyatts = 1 AND index.indkey[0] = attribute.attnum
-) AS is_unique
-FROM pg_catalog.pg_attribute AS attribute
-WHERE attribute.attrelid = $1::text::regclass AND attribute.attname = $2::text AND NOT attribute.attisdropped
-"""
-
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +121,13 @@ class References:
 
     @property
     def places(self) -> list[tuple[str, str, str]]:
-        """Of each source the name, and as SQL what it is read from and its key."""
-        return [(name, one.from_sql, one.key_sql) for name, one in self._statements.items()]
+        """Of each source the name, and as SQL what it is read from and its key; of a URL that is none of ours, the URL."""
+        return [
+            (name, one.from_sql, f"coalesce({one.key_sql}, {one.value_sql})")
+            if one.source.url or one.source.function
+            else (name, one.from_sql, one.key_sql)
+            for name, one in self._statements.items()
+        ]
 
     async def read_range(
         self, low: str, high: str | None, *, limit: int = BATCH_ROWS, only: str | None = None
@@ -223,7 +219,7 @@ async def open_references(executor: Executor, config: OrphansConfig) -> Referenc
     """
     Look at each declared source and return them ready to be read.
 
-    Raises: ConfigError, for a source whose rows could not be told apart; SourceFailed.
+    Raises: ConfigError, for a source that is not as it was declared; SourceFailed.
     """
     if not config.sources:
         raise ConfigError(
@@ -243,36 +239,22 @@ async def open_references(executor: Executor, config: OrphansConfig) -> Referenc
 
 
 async def _look_at(executor: Executor, source: ReferenceSource, timeout_seconds: float) -> SourceStatements:
-    id_type = None
-    if source.table is not None and (source.pending or source.soft_deleted or source.unattached):
-        id_type = await _id_type(executor, source)
-    statements = SourceStatements(source, id_type=id_type)
+    declared = await look_up(executor, source)
+    made = partial(SourceStatements, source, id_type=declared.id_type, is_cast=declared.is_cast)
+    plain, in_c = made(), made(is_c_indexed=True)
+    questions = [
+        plain.match_sql([f"{source.prepend}a"]),
+        in_c.match_sql([f"{source.prepend}a"]),
+        plain.range_sql("", None, BATCH_ROWS),
+    ]
     async with executor.begin() as tx:
         # Planning a query that a policy would filter is then an error, where it would otherwise return fewer rows.
         await tx.fetch("SET LOCAL row_security = off")
-        plans = []
-        for sql, params in (
-            statements.match_sql(["a"]),
-            SourceStatements(source, is_c_indexed=True).match_sql(["a"]),
-        ):
-            plan = await tx.fetch(f"EXPLAIN (FORMAT JSON) {sql}", params, timeout_seconds=timeout_seconds)
-            plans.append(_num_scanned(plan))
-        sql, params = statements.range_sql("", None, BATCH_ROWS)
-        plan = await tx.fetch(f"EXPLAIN (FORMAT JSON) {sql}", params, timeout_seconds=timeout_seconds)
-        if (num_rows := _num_scanned(plan)) > MANY_ROWS:
-            _warn_of_scans(source, num_rows)
+        match, match_in_c, page = [await num_scanned(tx, *asked, timeout_seconds) for asked in questions]
+    if page > MANY_ROWS:
+        _warn_of_scans(source, page)
     # Equality can use an index of either collation, but only in its own words.
-    return SourceStatements(source, id_type=id_type, is_c_indexed=plans[0] > 0 and plans[1] == 0)
-
-
-async def _id_type(executor: Executor, source: ReferenceSource) -> str:
-    found = await executor.fetch(UNIQUE_COLUMN, [quoted_table(source.table or ""), source.id])
-    if not found or not found[0]["is_unique"]:
-        raise ConfigError(
-            f"id of orphans source {source.name!r} must be a column with a unique index of its own, "
-            f"got {source.id!r}; name the primary key"
-        )
-    return str(found[0]["type"])
+    return in_c if match > 0 and match_in_c == 0 else plain
 
 
 def _joined(parts: Sequence[_Part], high: str | None) -> RangeRead:
@@ -298,28 +280,8 @@ def _sort_out(read: RangeRead, statement: SourceStatements, found: list[dict[str
             read.sized.append(SizedRow(row["key"], size, row, statement))
 
 
-def _num_scanned(explained: Sequence[Mapping[str, Any]]) -> int:
-    """Return how many rows a plan reads from end to end of a table."""
-    plan = explained[0]["QUERY PLAN"]  # an application's own codec may have read it already
-    return _in_scans(json.loads(plan) if isinstance(plan, str) else plan)
-
-
-def _in_scans(plan: object) -> int:
-    if isinstance(plan, list):
-        return sum(_in_scans(part) for part in plan)
-    if not isinstance(plan, dict):
-        return 0
-    scanned = max(1, int(plan["Plan Rows"])) if plan.get("Node Type") == "Seq Scan" else 0
-    return scanned + sum(_in_scans(part) for part in plan.values())
-
-
 def _warn_of_scans(source: ReferenceSource, num_rows: int) -> None:
-    table = quoted_table(source.table) if source.table else "its table"
     logger.warning(
         "orphan source is read from end to end for each page",
-        extra={
-            "operation": source.name,
-            "rows": num_rows,
-            "reason": f'make an index: CREATE INDEX CONCURRENTLY ON {table} ({quoted(source.key)} COLLATE "C")',
-        },
+        extra={"operation": source.name, "rows": num_rows, "reason": index_sql(source)},
     )

@@ -11,6 +11,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError
 from millhand.orphans.alarm import TAKEN, how_lost, raise_alarms
 from millhand.orphans.event import OnEvent
+from millhand.orphans.key_form import quoted, quoted_table
 from millhand.orphans.ledger import (
     Action,
     ActionState,
@@ -20,7 +21,6 @@ from millhand.orphans.ledger import (
     database_facts,
 )
 from millhand.orphans.quarantine import Move, put_back
-from millhand.orphans.statements import quoted, quoted_table
 from millhand.storage import ObjectStore
 
 BATCH = 100

@@ -9,6 +9,7 @@ from typing import Any
 
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.judge import Reference
+from millhand.orphans.key_form import bare_sql, from_sql, key_sql, literal, quoted, quoted_table, value_sql
 
 READY = Reference.READY.value
 ALL_READY = f"'{READY}'::text"
@@ -44,17 +45,23 @@ class SourceStatements:
     """The SQL of one source. Names are quoted; conditions and SELECTs are the user's own and stand in parentheses."""
 
     def __init__(
-        self, source: ReferenceSource, *, id_type: str | None = None, is_c_indexed: bool = False
+        self,
+        source: ReferenceSource,
+        *,
+        id_type: str | None = None,
+        is_c_indexed: bool = False,
+        is_cast: bool = False,
     ) -> None:
         self.source = source
         # Nothing but keys to be read: every row is ready, and says nothing of its object.
         self.is_plain = _state_sql(source) == ALL_READY and source.size is None and source.etag is None
         self._id_type = id_type
-        self.key_sql = quoted(source.key)
-        self.from_sql = (
-            quoted_table(source.table) if source.table else f"(\n{bare_sql(source.select or '')}\n) AS source"
-        )
-        self._match = f'{self.key_sql} COLLATE "C"' if is_c_indexed else self.key_sql
+        self.from_sql = from_sql(source)
+        self.value_sql = value_sql(source)
+        # What indexes know: the key without what is put in front of it.
+        self._key = f"{key_sql(source)}::text" if is_cast else key_sql(source)
+        self.key_sql = f"({literal(source.prepend)} || {self._key})" if source.prepend else self._key
+        self._match = f'{self._key} COLLATE "C"' if is_c_indexed else self._key
         self._short_columns = f"{self.key_sql}::text AS key"
         optional = (
             ("id", None if id_type is None else source.id, "text"),
@@ -79,7 +86,8 @@ class SourceStatements:
     def range_sql(self, low: str, high: str | None, limit: int) -> tuple[str, list[object]]:
         """Rows of (low, high] in key order; of a plain source one row, an array `keys`, which costs a tenth to read."""
         columns = self._short_columns if self.is_plain else self._columns
-        key = f'{self.key_sql} COLLATE "C"'
+        key = f'{self._key} COLLATE "C"'
+        low, high = stretch(self.source.prepend, low, high)
         upper = "" if high is None else f" AND {key} <= $3::text"
         where = f"WHERE {key} > $1::text{upper}\nORDER BY {key}\nLIMIT $2::integer"
         params: list[object] = [low, limit] if high is None else [low, limit, high]
@@ -92,7 +100,10 @@ class SourceStatements:
         """Rows of exactly these keys."""
         columns = self._short_columns if is_short else self._columns
         where = f"WHERE {self._match} = ANY($1::text[])"
-        return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{where}", [list(keys)]
+        prepend = self.source.prepend
+        # An empty value names nothing, as in a range.
+        values = [key[len(prepend) :] for key in keys if key.startswith(prepend) and key != prepend]
+        return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{where}", [values]
 
     @property
     def lock_sql(self) -> str:
@@ -131,19 +142,20 @@ class SourceStatements:
         )
 
 
-def quoted(name: str) -> str:
-    """Return a name as an SQL identifier, exactly as it is written."""
-    return '"' + name.replace('"', '""') + '"'
+def stretch(prepend: str, low: str, high: str | None) -> tuple[str, str | None]:
+    """
+    Return the stretch of values that become keys of (low, high] when `prepend` is put in front of them.
 
-
-def quoted_table(table: str) -> str:
-    """Return `table` or `schema.table` as SQL."""
-    return ".".join(quoted(part) for part in table.split("."))
-
-
-def bare_sql(sql: str) -> str:
-    """Return SQL without what ends a statement."""
-    return sql.strip().rstrip(";").rstrip()
+    An empty one is ("", ""). The order of text here is that of its UTF-8 bytes.
+    """
+    if not low.startswith(prepend) and low > prepend:
+        return "", ""
+    if high is not None and not high.startswith(prepend) and high < prepend:
+        return "", ""
+    is_within = high is not None and high.startswith(prepend)
+    return low[len(prepend) :] if low.startswith(prepend) else "", (
+        (high or "")[len(prepend) :] if is_within else None
+    )
 
 
 def _state_sql(source: ReferenceSource) -> str:

@@ -18,9 +18,9 @@ from typing import Any
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.binding import note_search, read_binding
 from millhand.orphans.judge import ORPHAN_NUMBERS, Verdict, judged_verdict
+from millhand.orphans.key_form import quoted
 from millhand.orphans.ledger import finding_get_due
 from millhand.orphans.scan import Pass
-from millhand.orphans.statements import quoted
 
 NUM_CANDIDATES = 10_000  # the sample is drawn from so many
 SAMPLE = 50
@@ -128,7 +128,8 @@ async def _tables(pass_: Pass) -> list[Table]:
     """Return what is to be searched: all but what was declared, or said to be no reference."""
     spared = set(pass_.config.not_references)
     for source in (pass_.references.source(name) for name in pass_.references.names):
-        if source.table is not None:
+        # JSON is searched all the same: keys may stand in it elsewhere than at the path that was declared.
+        if source.table is not None and source.json is None:
             spared.add(f"{source.table}.{source.key}")
     tables = []
     for row in await pass_.executor.fetch(COLUMNS):

@@ -1,0 +1,120 @@
+"""
+How a column names keys, as SQL: as they are, in an array, somewhere in JSON, as a URL, by a function of the user's.
+
+Where values stand (a column, an array, a path in JSON) and how each is written (a key, a URL, what a function makes a key
+of) are two questions, so that an array of URLs needs no word of its own.
+
+Source: PostgreSQL, "JSON Functions and Operators" (jsonb_path_query, #>>), "String Functions" (unistr), "Pattern Matching".
+"""
+
+from __future__ import annotations
+
+import re
+
+from millhand.orphans.config import PLAIN_PATH, ReferenceSource
+
+VALUE = "millhand_value"  # no column of a user's is called so, or his conditions would be ambiguous
+
+
+def from_sql(source: ReferenceSource) -> str:
+    """Return what rows are read from: the table or SELECT, and beside it each value of a column that holds several."""
+    bare = quoted_table(source.table) if source.table else f"(\n{bare_sql(source.select or '')}\n) AS source"
+    column = quoted(source.key)
+    if source.array:
+        return f"{bare}\nCROSS JOIN LATERAL unnest({column}) AS millhand_item ({VALUE})"
+    if source.json is not None and not PLAIN_PATH.fullmatch(source.json):
+        path = literal(source.json)
+        return (
+            f"{bare}\nCROSS JOIN LATERAL jsonb_path_query({column}::jsonb, {path}) AS millhand_item ({VALUE})"
+        )
+    return bare
+
+
+def value_sql(source: ReferenceSource) -> str:
+    """Return a value as it is written, as text."""
+    if source.array:
+        return VALUE
+    if source.json is None:
+        return quoted(source.key)
+    if found := PLAIN_PATH.fullmatch(source.json):
+        names = [name.strip('"') for name in re.findall(r'\w+|"[^"]+"', found[1])]
+        listed = ", ".join(literal(name) for name in names)
+        return f"({quoted(source.key)} #>> ARRAY[{listed}])"
+    return f"({VALUE} #>> '{{}}')"
+
+
+def key_sql(source: ReferenceSource) -> str:
+    """Return the key that a value names, but for what is to be put in front of it; null for a URL of another server."""
+    value = value_sql(source)
+    if source.function is not None:
+        return f"{quoted_table(source.function)}({value})"
+    return url_key_sql(value, source.url) if source.url else value
+
+
+def url_key_sql(url: str, bases: tuple[str, ...]) -> str:
+    """
+    Return the key in a URL: without its base, query string and fragment, and percent-decoded.
+
+    What has no server in it is a key behind any slashes; a URL with a base that was not declared names nothing here.
+    """
+    known = "|".join(_base_pattern(base) for base in sorted(bases, key=len, reverse=True))
+    path = f"regexp_replace({url}, '[?#].*$', '')"
+    bare = (
+        f"CASE WHEN {path} ~ {literal(f'^({known})')} THEN regexp_replace({path}, {literal(f'^({known})')}, '')"
+        f" WHEN {path} ~ '^([A-Za-z][A-Za-z0-9+.-]*:)?//' THEN NULL"
+        f" ELSE ltrim({path}, '/') END"
+    )
+    return f"(CASE WHEN {url} LIKE '%\\%%' THEN {_decoded_sql(bare)} ELSE {bare} END)"
+
+
+def index_sql(source: ReferenceSource) -> str:
+    """Return what would make a source fast that is slow: the statement, or what else is to be done."""
+    if source.table is None:
+        return 'make an index on each key that the select reads, in the order of bytes: (key COLLATE "C")'
+    if source.array or (source.json is not None and not PLAIN_PATH.fullmatch(source.json)):
+        return "no index has the order of what stands inside a column: keep the keys in a table of their own"
+    table = quoted_table(source.table)
+    if source.url:
+        name = "millhand_key_of_" + re.sub(r"\W", "_", source.name).lower()
+        return (
+            f"CREATE FUNCTION {name}(url text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS "
+            f"$$ SELECT {url_key_sql('url', source.url)} $$; CREATE INDEX CONCURRENTLY ON {table} "
+            f'({name}({value_sql(source)}) COLLATE "C"); and declare function = "{name}" in place of url'
+        )
+    key = key_sql(source)
+    return f'make an index: CREATE INDEX CONCURRENTLY ON {table} ({key} COLLATE "C")'
+
+
+def quoted(name: str) -> str:
+    """Return a name as an SQL identifier, exactly as it is written."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quoted_table(table: str) -> str:
+    """Return `table` or `schema.table` as SQL."""
+    return ".".join(quoted(part) for part in table.split("."))
+
+
+def bare_sql(sql: str) -> str:
+    """Return SQL without what ends a statement."""
+    return sql.strip().rstrip(";").rstrip()
+
+
+def literal(text: str) -> str:
+    """Return a text as an SQL literal."""
+    doubled = text.replace("'", "''")
+    return f"E'{doubled.replace(chr(92), chr(92) * 2)}'" if "\\" in text else f"'{doubled}'"
+
+
+def _base_pattern(base: str) -> str:
+    """Return a regular expression of PostgreSQL for a base; one that begins with // has any scheme or none."""
+    escaped = re.sub(r"([^\w/ ])", r"\\\1", base)
+    return f"([A-Za-z][A-Za-z0-9+.-]*:)?{escaped}" if base.startswith("//") else escaped
+
+
+def _decoded_sql(text: str) -> str:
+    """Return a text with each %XX as the byte that it says; the bytes together are UTF-8."""
+    # Each byte is a character for a moment, so that unistr, which knows only characters, can make one of each escape.
+    bytes_ = f"replace(convert_from(convert_to({text}, 'UTF8'), 'LATIN1'), '\\', '\\\\')"
+    escaped = f"unistr(regexp_replace({bytes_}, '%([0-9A-Fa-f]{{2}})', '\\\\00\\1', 'g'))"
+    return f"convert_from(convert_to({escaped}, 'LATIN1'), 'UTF8')"

@@ -1,0 +1,52 @@
+"""What a question to an application's tables would cost: the rows that its plan reads from end to end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from millhand.driver.protocol import Executor
+
+# Inside a transaction our connections plan for statements of our own, which never read a table whole.
+AS_EVER = (
+    "SELECT set_config('enable_seqscan', 'on', true), set_config('plan_cache_mode', 'auto', true), "
+    "set_config('max_parallel_workers_per_gather', '0', true)"
+)
+# Of what is read whole, the plan says how many rows come out, and not how many are looked at.
+NUM_ROWS = """
+SELECT coalesce(sum(greatest(class.reltuples, 0)), 0)::bigint AS num_rows
+FROM unnest($1::text[], $2::text[]) AS scanned (schema, name)
+JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = scanned.schema
+JOIN pg_catalog.pg_class AS class ON class.relnamespace = namespace.oid AND class.relname = scanned.name
+"""
+
+
+async def num_scanned(tx: Executor, sql: str, params: Sequence[object], timeout_seconds: float) -> int:
+    """
+    Return how many rows of tables a statement would read one after the other, 0 if it finds all of them by an index.
+
+    Raises: DriverError, for what cannot be planned.
+    """
+    await tx.fetch(AS_EVER)
+    explained = await tx.fetch(
+        f"EXPLAIN (FORMAT JSON, VERBOSE) {sql}", list(params), timeout_seconds=timeout_seconds
+    )
+    plan = explained[0]["QUERY PLAN"]  # an application's own codec may have read it already
+    scans = list(_scans(json.loads(plan) if isinstance(plan, str) else plan))
+    if not scans:
+        return 0
+    places = [[scan["Schema"] for scan in scans], [scan["Relation Name"] for scan in scans]]
+    known = await tx.fetch(NUM_ROWS, places)
+    return max(1, int(known[0]["num_rows"]), *(int(scan["Plan Rows"]) for scan in scans))
+
+
+def _scans(plan: object) -> Iterator[Mapping[str, Any]]:
+    if isinstance(plan, list):
+        for part in plan:
+            yield from _scans(part)
+    elif isinstance(plan, dict):
+        if plan.get("Node Type") == "Seq Scan":
+            yield plan
+        for part in plan.values():
+            yield from _scans(part)
