@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NewType, ParamSpec, TypeVar
 
 import msgspec
@@ -24,6 +24,8 @@ P = ParamSpec("P")
 
 OUTPUT_BYTES_MAX = 32 * 1024 * 1024
 RESERVED_METADATA_PREFIX = "river:"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class JobState(enum.StrEnum):
@@ -140,6 +142,17 @@ class Job(Generic[Args]):
     @property
     def max_attempts(self) -> int:
         return self.row.max_attempts
+
+    @property
+    def fencing_token(self) -> int:
+        """
+        A number for systems outside, larger with each fetch of this job, so that they can refuse an attempt that is over.
+
+        Units: the microsecond of the fetch, since 1970, by the database's clock. `attempt` would not do: a snooze and an
+        interruption give theirs back.
+        """
+        at = self.row.attempted_at
+        return 0 if at is None else (at - _EPOCH) // timedelta(microseconds=1)
 
     @property
     def metadata(self) -> Mapping[str, Json]:

@@ -75,7 +75,11 @@ class Mill:
         self._subscriptions = subscriptions
         pool = driver.pool
         self.completer = Completer(
-            pool, clock=config.clock, on_available=self._hear_available, subscriptions=subscriptions
+            pool,
+            client_id,
+            clock=config.clock,
+            on_available=self._hear_available,
+            subscriptions=subscriptions,
         )
         self._executor = JobExecutor(
             config,

@@ -74,8 +74,9 @@ class StateChange(msgspec.Struct, frozen=True):
     """
     What is to be written for a job that is running; None leaves a column as it is.
 
-    `metadata` is merged at the top level, whatever state the row is in by then. `event_kind` is what the outcome alone
-    would be told as; what is told in the end follows the row as written, see `event_kind_of`.
+    `metadata` is merged at the top level. `event_kind` is what the outcome alone would be told as; what is told in the
+    end follows the row as written, see `event_kind_of`. `attempted_at` and `attempted_by` name the attempt that it came
+    of: the instant of its fetch, and its client. The change counts for no other attempt.
     """
 
     id: JobId
@@ -86,6 +87,8 @@ class StateChange(msgspec.Struct, frozen=True):
     finalized_at: datetime | None = None
     metadata: dict[str, Json] | None = None
     scheduled_at: datetime | None = None
+    attempted_at: datetime | None = None
+    attempted_by: str | None = None
 
 
 def settle(
@@ -102,15 +105,34 @@ def settle(
     Units: `now` is when it ended, `started_at` when it began (the instant kept with an error); both aware.
     Source: River v0.51.2; the contract's table of outcomes in docs/river.md.
     """
+    at, by = job.attempted_at, holder_of(job)
     match outcome:
         case Completed():
             return StateChange(
-                job.id, JobState.COMPLETED, EventKind.JOB_COMPLETED, None, None, now, metadata_updates, None
+                job.id,
+                JobState.COMPLETED,
+                EventKind.JOB_COMPLETED,
+                None,
+                None,
+                now,
+                metadata_updates,
+                None,
+                at,
+                by,
             )
         case Cancelled(error, trace):
             kept = AttemptError(started_at, job.attempt, error, trace)
             return StateChange(
-                job.id, JobState.CANCELLED, EventKind.JOB_CANCELLED, None, kept, now, metadata_updates, None
+                job.id,
+                JobState.CANCELLED,
+                EventKind.JOB_CANCELLED,
+                None,
+                kept,
+                now,
+                metadata_updates,
+                None,
+                at,
+                by,
             )
         case Failed(error, retry_at, trace):
             kept = AttemptError(started_at, job.attempt, error, trace)
@@ -120,19 +142,20 @@ def settle(
             state = JobState.AVAILABLE if delay <= SOON else JobState.SCHEDULED
             metadata = {**(metadata_updates or {}), "snoozes": num_snoozes(job.metadata) + 1}
             return StateChange(
-                job.id, state, EventKind.JOB_SNOOZED, job.attempt - 1, None, None, metadata, due
+                job.id, state, EventKind.JOB_SNOOZED, job.attempt - 1, None, None, metadata, due, at, by
             )
         case Interrupted():
-            attempt = max(job.attempt - 1, 0)
             return StateChange(
                 job.id,
                 JobState.AVAILABLE,
                 EventKind.JOB_INTERRUPTED,
-                attempt,
+                max(job.attempt - 1, 0),
                 None,
                 None,
                 metadata_updates,
                 now,
+                at,
+                by,
             )
         case _:
             assert_never(outcome)
@@ -141,10 +164,18 @@ def settle(
 def _failed(
     job: JobRow, kept: AttemptError, retry_at: datetime, now: datetime, metadata: dict[str, Json] | None
 ) -> StateChange:
+    at, by = job.attempted_at, holder_of(job)
     if job.attempt >= job.max_attempts:
-        return StateChange(job.id, JobState.DISCARDED, EventKind.JOB_FAILED, None, kept, now, metadata, None)
+        return StateChange(
+            job.id, JobState.DISCARDED, EventKind.JOB_FAILED, None, kept, now, metadata, None, at, by
+        )
     state = JobState.AVAILABLE if retry_at - now <= SOON else JobState.RETRYABLE
-    return StateChange(job.id, state, EventKind.JOB_FAILED, None, kept, None, metadata, retry_at)
+    return StateChange(job.id, state, EventKind.JOB_FAILED, None, kept, None, metadata, retry_at, at, by)
+
+
+def holder_of(job: JobRow) -> str | None:
+    """Return the client that fetched a job last; while it runs, that holds it."""
+    return job.attempted_by[-1] if job.attempted_by else None
 
 
 def num_snoozes(metadata: dict[str, Json]) -> int:
@@ -181,3 +212,23 @@ def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:
             return None
         case _:
             assert_never(state)
+
+
+def is_of_attempt(row: JobRow, change: StateChange) -> bool:
+    """Return whether the attempt of which `change` came is the last one that `row` tells of."""
+    return (row.attempted_at, holder_of(row)) == (change.attempted_at, change.attempted_by)
+
+
+def is_too_late(row: JobRow | None, change: StateChange) -> bool:
+    """
+    Return whether `change` changed no state, given the row as the database has it after the write.
+
+    Another attempt has the job by then, or somebody has given it back, or has settled it otherwise. A job that its worker
+    completed in a transaction of his own was settled by this attempt all the same.
+    """
+    if row is None or not is_of_attempt(row, change):
+        return True
+    if row.state.is_finalized:
+        is_forced = row.state is JobState.CANCELLED and change.finalized_at is None
+        return row.state is not change.state and not is_forced
+    return (row.state, row.scheduled_at) != (change.state, change.scheduled_at)

@@ -247,7 +247,11 @@ async def test_start_keeps_what_stands_in_a_queue_s_row(room: Room, language: La
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_job_moved_while_it_runs_is_not_settled_by_its_attempt(room: Room, language: Language) -> None:
-    """30: mixed: external_terminal_completion_race; deleted, rescued, retried: the row stays, metadata is merged."""
+    """
+    30: mixed: external_terminal_completion_race; deleted, rescued, retried: the row stays.
+
+    River merges staged metadata whatever the row has become, and tells what it finds; we do where it is finalized.
+    """
     async with room.working(language) as member:
         hand = room.hand(language)
         ids = [await hand.insert(["hold"], ["metadata", "seen", n], ["fail", "boom"]) for n in range(4)]
@@ -260,19 +264,21 @@ async def test_job_moved_while_it_runs_is_not_settled_by_its_attempt(room: Room,
         for id in ids:
             await member.release(id)
         await room.told.wait("job_completed", job=await hand.insert())
-        await room.until(lambda: _all_have_metadata(room, (rescued, cancelled, retried)), "the metadata")
+        merged = (rescued, cancelled, retried) if language == "go" else (cancelled,)
+        await room.until(lambda: _all_have_metadata(room, merged), "the metadata")
         seen = {
             id: [line["event"] for line in room.told.lines if line.get("job") == id and "state" in line]
             for id in ids
         }
 
     rows = await room.rows("WHERE id = ANY($1)", ids)
+    states = ["retryable", "cancelled", "pending"]
     assert [(row["id"], row["state"], row["metadata"], row["errors"]) for row in rows] == [
-        (rescued, "retryable", {"seen": 1}, None),
-        (cancelled, "cancelled", {"seen": 2}, None),
-        (retried, "pending", {"seen": 3}, None),
+        (id, state, {"seen": n} if id in merged else {}, None)
+        for n, (id, state) in enumerate(zip((rescued, cancelled, retried), states, strict=True), 1)
     ]
-    assert seen == {deleted: [], rescued: ["job_failed"], cancelled: ["job_cancelled"], retried: []}
+    told_of_rescued = ["job_failed"] if language == "go" else []
+    assert seen == {deleted: [], rescued: told_of_rescued, cancelled: ["job_cancelled"], retried: []}
 
 
 async def test_outcome_that_postgresql_cannot_hold_blocks_nobody(

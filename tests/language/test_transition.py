@@ -20,6 +20,7 @@ from millhand.transition import (
     Snoozed,
     StateChange,
     event_kind_of,
+    is_too_late,
     num_snoozes,
     settle,
 )
@@ -122,7 +123,7 @@ def test_settle_keeps_rivers_table(outcome: Outcome, columns: dict[str, Any], ch
 
     actual = settle(job, outcome, now=NOW, started_at=STARTED_AT, metadata_updates=UPDATES)
 
-    assert actual == StateChange(job.id, **change)
+    assert actual == StateChange(job.id, attempted_at=NOW, attempted_by="client", **change)
 
 
 # How River's worker ended the first attempt in each of these recorded lives.
@@ -256,6 +257,42 @@ def test_event_kind_follows_the_row_as_written(state: JobState, reported: EventK
     change = StateChange(row().id, state, reported)
 
     assert event_kind_of(state, change) == TOLD[state, reported]
+
+
+WRITTEN: dict[str, tuple[dict[str, Any], Outcome]] = {
+    "completed": ({"state": JobState.COMPLETED, "finalized_at": NOW}, Completed()),
+    "completed in a transaction of its own": (
+        {"state": JobState.COMPLETED, "finalized_at": STARTED_AT},
+        Completed(),
+    ),
+    "retryable": (
+        {"state": JobState.RETRYABLE, "scheduled_at": NOW + 2 * FIVE},
+        Failed("why", NOW + 2 * FIVE),
+    ),
+    "cancelled instead": ({"state": JobState.CANCELLED, "finalized_at": NOW}, Failed("why", NOW + 2 * FIVE)),
+    "interrupted": ({"state": JobState.AVAILABLE, "scheduled_at": NOW}, Interrupted()),
+}
+TOO_LATE: dict[str, tuple[dict[str, Any], Outcome]] = {
+    "fetched again": ({"attempted_at": NOW + TICK}, Completed()),
+    "completed by another attempt": (
+        {"state": JobState.COMPLETED, "finalized_at": NOW, "attempted_at": NOW + TICK}, Completed(),
+    ),
+    "with another client": ({"attempted_by": ("client", "other")}, Completed()),
+    "given back": ({"state": JobState.AVAILABLE}, Completed()),
+    "given back for another time": ({"state": JobState.RETRYABLE}, Failed("why", NOW + 2 * FIVE)),
+    "discarded": ({"state": JobState.DISCARDED, "finalized_at": NOW}, Completed()),
+    "cancelled": ({"state": JobState.CANCELLED, "finalized_at": NOW}, Completed()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, *TOO_LATE])
+def test_change_that_changed_nothing_is_known_by_the_row(name: str) -> None:
+    """What the row tells of another attempt, or of another end, came of somebody else, and the change came too late."""
+    columns, outcome = (WRITTEN | TOO_LATE)[name]
+    change = settle(row(), outcome, now=NOW, started_at=STARTED_AT)
+
+    assert is_too_late(row(**columns), change) is (name in TOO_LATE)
+    assert is_too_late(None, change) is True
 
 
 def test_state_machine_page_is_drawn_from_the_code() -> None:

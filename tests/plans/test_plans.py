@@ -84,6 +84,11 @@ def change(id: int) -> StateChange:
     )
 
 
+def complete(ids: list[JobId]) -> Query[list[JobId]]:
+    instants = [NOW] * len(ids)
+    return job_complete_many(client_id=ClientId("c"), ids=ids, attempted_ats=instants, finalized_ats=instants)
+
+
 IDS = [JobId(id) for id in range(1, 101)]
 UNIQUE_PARAMS = params(unique_key=b"k" * 32, unique_states=0xF5)
 
@@ -105,7 +110,7 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
         job_get_lost(queue="queue_1", client_id=ClientId("c"), after=NOW),
         {FETCHING},
     ),
-    "complete": (job_complete_many(ids=IDS, finalized_ats=[NOW] * len(IDS)), {PRIMARY}),
+    "complete": (complete(IDS), {PRIMARY}),
     "set state": (job_set_state_if_running_many([change(id) for id in IDS], now=NOW), {PRIMARY}),
     "insert": (job_insert_many([UNIQUE_PARAMS], now=NOW), set()),
     "insert many": (job_insert_many([UNIQUE_PARAMS, params(), params()], now=NOW), set()),
@@ -208,7 +213,7 @@ async def test_plan_made_on_an_empty_table_is_by_index(
 
 LARGE_IDS = [JobId(id) for id in range(1, 2001)]
 LARGE: dict[str, Query[Any]] = {
-    "complete": job_complete_many(ids=LARGE_IDS, finalized_ats=[NOW] * len(LARGE_IDS)),
+    "complete": complete(LARGE_IDS),
     "set state": job_set_state_if_running_many([change(id) for id in LARGE_IDS], now=NOW),
     "rescue": job_rescue_many(
         [Rescue(id, JobState.RETRYABLE, AttemptError(NOW, 1, "stuck")) for id in LARGE_IDS], stuck_horizon=NOW

@@ -1,35 +1,55 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 from store_rows import HOUR, NOW, put_job
 
 from millhand.driver.protocol import Executor
 from millhand.errors import JobRunning, NotFound
 from millhand.event import EventKind
-from millhand.job import AttemptError, JobId, JobRow, JobState
+from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.sql import compile_statement
 from millhand.store.job import (
     job_complete_many,
     job_count_by_state,
     job_delete,
+    job_get_available,
     job_get_by_id,
     job_get_by_ids,
     job_get_cancel_requested,
     job_set_state_if_running_many,
     job_update_output,
 )
-from millhand.transition import StateChange
+from millhand.store.query import Query
+from millhand.transition import StateChange, holder_of
 
 NOT_RUNNING = [state for state in JobState if state is not JobState.RUNNING]
 CANCELLED = '{"cancel_attempted_at": "2026-11-25T10:43:42.165187812Z"}'
 
 
-def change(id: JobId, state: JobState, **said: Any) -> StateChange:
-    return StateChange(id=id, state=state, event_kind=EventKind.JOB_FAILED, **said)
+CLIENT = ClientId("client_a")
+TICK = timedelta(microseconds=1)
+
+
+def change(job: JobRow, state: JobState, **said: Any) -> StateChange:
+    """Return a change that the attempt comes to which the row tells of, unless another one is said."""
+    its = {"attempted_at": job.attempted_at, "attempted_by": holder_of(job)}
+    return StateChange(id=job.id, state=state, event_kind=EventKind.JOB_FAILED, **{**its, **said})
+
+
+def complete(*jobs: JobRow, at: Sequence[datetime] = (), **said: Any) -> Query[list[JobId]]:
+    its: dict[str, Any] = {
+        "attempted_ats": [job.attempted_at or NOW for job in jobs],
+        "client_id": CLIENT,
+        "finalized_ats": at or [NOW] * len(jobs),
+        "ids": [job.id for job in jobs],
+    }
+    return job_complete_many(**{**its, **said})
 
 
 async def write(tx: Executor, *changes: StateChange) -> list[JobRow]:
@@ -44,7 +64,7 @@ async def test_completed_jobs_are_written_and_named(tx: Executor) -> None:
     """Running jobs are completed at their own instants, in whatever order they come, and nothing else of them changes."""
     one, two = await put_job(tx, JobState.RUNNING), await put_job(tx, JobState.RUNNING)
 
-    written = await tx.run(job_complete_many(ids=[two.id, one.id], finalized_ats=[NOW + HOUR, NOW]))
+    written = await tx.run(complete(two, one, at=[NOW + HOUR, NOW]))
 
     assert sorted(written) == [one.id, two.id]
     rows = await columns(tx, one, two)
@@ -60,7 +80,7 @@ async def test_completion_of_a_large_batch_takes_no_longer_a_job(tx: Executor) -
     sql = compile_statement("job_complete_many").sql
     await tx.execute_script(f"SET LOCAL plan_cache_mode = force_generic_plan; PREPARE complete AS {sql}")
 
-    plan = await tx.fetch("EXPLAIN EXECUTE complete ('{now}', '{1}')")
+    plan = await tx.fetch("EXPLAIN EXECUTE complete ('{now}', '{1}', '{now}', 'client_a')")
     await tx.execute_script("DEALLOCATE complete")
 
     assert not [line for row in plan for line in row.values() if "Nested Loop" in line]
@@ -71,7 +91,7 @@ async def test_job_that_is_not_running_is_not_completed(tx: Executor, state: Job
     """What somebody else has settled is left alone, and is missing from the answer."""
     job = await put_job(tx, state)
 
-    written = await tx.run(job_complete_many(ids=[job.id, JobId(0)], finalized_ats=[NOW, NOW]))
+    written = await tx.run(complete(job, msgspec.structs.replace(job, id=JobId(0))))
 
     assert written == []
     assert await columns(tx, job) == [job]
@@ -81,7 +101,7 @@ async def test_cancelled_job_that_succeeds_is_completed(tx: Executor) -> None:
     """Success is not replaced by a cancellation that was asked for meanwhile."""
     job = await put_job(tx, JobState.RUNNING, metadata=CANCELLED)
 
-    await tx.run(job_complete_many(ids=[job.id], finalized_ats=[NOW]))
+    await tx.run(complete(job))
     [row] = await columns(tx, job)
 
     assert row.state is JobState.COMPLETED
@@ -93,7 +113,7 @@ async def test_cancelled_job_is_not_tried_again(tx: Executor, target: JobState) 
     job = await put_job(tx, JobState.RUNNING, metadata=CANCELLED)
     error = AttemptError(NOW, 1, "boom")
 
-    [row] = await write(tx, change(job.id, target, attempt=0, error=error, scheduled_at=NOW + HOUR))
+    [row] = await write(tx, change(job, target, attempt=0, error=error, scheduled_at=NOW + HOUR))
 
     assert (row.state, row.finalized_at, row.errors) == (JobState.CANCELLED, NOW, (error,))
     assert (row.attempt, row.scheduled_at) == (job.attempt, job.scheduled_at)
@@ -104,7 +124,7 @@ async def test_cancelled_job_that_is_over_ends_as_it_ended(tx: Executor, target:
     """An attempt that was the last one keeps its own end, cancelled or not."""
     job = await put_job(tx, JobState.RUNNING, metadata=CANCELLED)
 
-    [row] = await write(tx, change(job.id, target, finalized_at=NOW - timedelta(seconds=1)))
+    [row] = await write(tx, change(job, target, finalized_at=NOW - timedelta(seconds=1)))
 
     assert (row.state, row.finalized_at) == (target, NOW - timedelta(seconds=1))
 
@@ -120,7 +140,7 @@ async def test_change_is_written_whole(tx: Executor) -> None:
     )
     error = AttemptError(NOW, 2, "boom", "trace")
     said = change(
-        job.id,
+        job,
         JobState.RETRYABLE,
         attempt=1,
         error=error,
@@ -137,10 +157,10 @@ async def test_change_is_written_whole(tx: Executor) -> None:
 
 @pytest.mark.parametrize("state", NOT_RUNNING)
 async def test_job_that_is_not_running_gets_only_the_metadata(tx: Executor, state: JobState) -> None:
-    """A late report changes nothing but metadata, and is answered with the row as it is."""
+    """A late report changes nothing but metadata of what is finalized, and is answered with the row as it is."""
     job = await put_job(tx, state, attempt=1)
     late = change(
-        job.id,
+        job,
         JobState.DISCARDED,
         attempt=0,
         error=AttemptError(NOW, 1, "late"),
@@ -151,18 +171,53 @@ async def test_job_that_is_not_running_gets_only_the_metadata(tx: Executor, stat
 
     [row] = await write(tx, late)
 
-    assert row.metadata == {"output": 1}
+    assert row.metadata == ({"output": 1} if state.is_finalized else {})
     assert (row.state, row.attempt, row.errors) == (state, 1, ())
     assert (row.finalized_at, row.scheduled_at) == (job.finalized_at, job.scheduled_at)
+
+
+FORMER: dict[str, dict[str, Any]] = {
+    "fetched again": {"attempted_at": NOW - HOUR - TICK},
+    "fetched by another client": {"attempted_by": "client_b"},
+}
+
+
+@pytest.mark.parametrize("former", FORMER)
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.COMPLETED])
+async def test_attempt_whose_job_has_another_changes_nothing(
+    tx: Executor, state: JobState, former: str
+) -> None:
+    """Neither state nor metadata; not of the attempt that runs, nor of the one that has ended."""
+    its = {"attempt": 1, "attempted_at": NOW - HOUR, "attempted_by": "{client_a}"}
+    job = await put_job(tx, state, **its)
+    late = change(job, JobState.COMPLETED, finalized_at=NOW, metadata={"output": 1}, **FORMER[former])
+
+    rows = await write(tx, late)
+    written = await tx.run(
+        complete(job, attempted_ats=[late.attempted_at], client_id=ClientId(late.attempted_by or ""))
+    )
+
+    assert (rows, written) == ([job], [])
+    assert await columns(tx, job) == [job]
+
+
+async def test_fetch_is_later_than_the_one_before_although_the_clock_was_set_back(tx: Executor) -> None:
+    """Attempts of a job never have one instant in common; an instant that nobody can have meant is not gone by."""
+    before = [NOW + HOUR, NOW, NOW - TICK, None, NOW + timedelta(days=2), "infinity"]
+    jobs = [await put_job(tx, attempted_at=at) for at in before]
+
+    fetched = await tx.run(job_get_available(queue="default", limit=10, client_id=CLIENT, now=NOW))
+
+    at = {job.id: job.attempted_at for job in fetched}
+    assert [at[job.id] for job in jobs] == [NOW + HOUR + TICK, NOW + TICK, NOW, NOW, NOW, NOW]
 
 
 async def test_every_job_that_exists_is_answered_by_id(tx: Executor) -> None:
     """The answer has one row for each job that exists, written or not, by id; a deleted one is missing."""
     finalized = await put_job(tx, JobState.COMPLETED)
     running = await put_job(tx, JobState.RUNNING)
-    changes = [
-        change(one, JobState.COMPLETED, finalized_at=NOW) for one in (running.id, JobId(0), finalized.id)
-    ]
+    gone = msgspec.structs.replace(running, id=JobId(0))
+    changes = [change(one, JobState.COMPLETED, finalized_at=NOW) for one in (running, gone, finalized)]
 
     rows = await write(tx, *changes)
 
@@ -179,13 +234,13 @@ async def test_error_that_postgresql_cannot_store_does_no_harm(tx: Executor) -> 
     rows = await write(
         tx,
         change(
-            bad.id,
+            bad,
             JobState.DISCARDED,
             error=AttemptError(NOW, 1, "a\x00b"),
             finalized_at=NOW,
             metadata={"\x00": "\x00"},
         ),
-        change(good.id, JobState.COMPLETED, finalized_at=NOW),
+        change(good, JobState.COMPLETED, finalized_at=NOW),
     )
 
     assert [row.state for row in rows] == [JobState.DISCARDED, JobState.COMPLETED]

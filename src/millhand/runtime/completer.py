@@ -5,6 +5,8 @@ Rule 1: a change that was handed over is written or told of: it is kept through 
 Rule 2: while one batch is being written the next one gathers, so batches grow with the load nobody waits for a tick.
 Rule 3: plain successes take a short cut, a statement of their own; whatever it did not find is asked for again in full.
 Rule 4: a batch that the database refuses for what is in it is written row by row; one poisoned row holds up nobody.
+Rule 5: a change counts for its own attempt. One whose job was given back meanwhile, or has another attempt, changes
+        nothing, and is told of in the log.
 
                  hand_over          ┌─ job_complete_many ──────────────┐
     executor ──▶ backlog ──▶ batch ─┤                                  ├──▶ events
@@ -19,6 +21,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -26,12 +29,12 @@ from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import Event, EventKind, JobStatistics
-from millhand.job import JobId, JobRow, JobState
+from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.service import Bell, Service, Wake
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_complete_many, job_set_state_if_running_many
-from millhand.transition import StateChange, event_kind_of
+from millhand.transition import StateChange, event_kind_of, is_of_attempt, is_too_late
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ BATCH_SIZE = 5_000  # River's
 BACKLOG_FULL = 10_000  # River's; from here on attempts keep their slots until half of it is written
 # How long a stop holds out for a database that is away: a restart takes so long, and whoever stops us has not much more.
 FLUSH_SECONDS = 10.0
+ZERO = datetime.min.replace(tzinfo=UTC)
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -60,6 +64,7 @@ class Completer(Service):
     def __init__(
         self,
         pool: Executor,
+        client_id: ClientId,
         *,
         clock: Clock,
         on_available: Callable[[JobRow], None],
@@ -67,6 +72,7 @@ class Completer(Service):
     ) -> None:
         super().__init__()
         self._backlog: dict[JobId, Finished] = {}
+        self._client_id = client_id
         self._has_room = asyncio.Event()
         self._monotonic = clock.monotonic
         self._num_failures = 0
@@ -84,10 +90,10 @@ class Completer(Service):
         """
         Take a change to be written soon. Returns None, or, when too much is waiting, what to await before going on.
 
-        A later change of the same job replaces an earlier one.
+        Of two attempts at the same job the later fetched one counts.
         """
         is_plain = change.state is JobState.COMPLETED and not change.metadata
-        self._backlog[change.id] = Finished(change, attempt, self._monotonic(), is_plain)
+        self._keep(Finished(change, attempt, self._monotonic(), is_plain))
         self.bell.ring()
         if len(self._backlog) < BACKLOG_FULL:
             return None
@@ -155,8 +161,17 @@ class Completer(Service):
         return [self._backlog.pop(id) for id in ids]
 
     def _put_back(self, batch: Iterable[Finished]) -> None:
-        """Keep changes for the next batch; what was handed over meanwhile is newer and wins."""
-        self._backlog = {one.change.id: one for one in batch} | self._backlog
+        """Keep changes for the next batch, before what was handed over meanwhile."""
+        newer, self._backlog = self._backlog, {one.change.id: one for one in batch}
+        for one in newer.values():
+            self._keep(one)
+
+    def _keep(self, one: Finished) -> None:
+        former = self._backlog.setdefault(one.change.id, one)
+        if former is not one:
+            older, newer = sorted((former, one), key=_fetched_at)
+            self._backlog[one.change.id] = newer
+            _tell_too_late(older)
 
     async def _try(
         self, batch: Sequence[Finished], write: Callable[[Sequence[Finished]], Awaitable[None]]
@@ -189,9 +204,15 @@ class Completer(Service):
 
     async def _complete(self, batch: Sequence[Finished]) -> None:
         """Write plain successes; those that are not running any more go the long way, to learn what they are."""
-        ids = [one.change.id for one in batch]
-        finalized_ats = [at for one in batch if (at := one.change.finalized_at) is not None]  # all have one
-        written = await self._pool.run(job_complete_many(ids=ids, finalized_ats=finalized_ats))
+        query = job_complete_many(
+            client_id=self._client_id,
+            ids=[one.change.id for one in batch],
+            attempted_ats=[_fetched_at(one) for one in batch],
+            finalized_ats=[
+                at for one in batch if (at := one.change.finalized_at) is not None
+            ],  # all have one
+        )
+        written = await self._pool.run(query)
         if len(written) < len(batch):
             found = frozenset(written)
             missed = [one for one in batch if one.change.id not in found]
@@ -217,8 +238,14 @@ class Completer(Service):
         events = []
         for one in batch:
             row = by_id.get(one.change.id)
-            kind = None if row is None else event_kind_of(row.state, one.change)
-            if row is not None and kind is not None:
+            is_late = is_too_late(row, one.change)
+            if is_late:
+                _tell_too_late(one)
+            # Who settled it by another hand is told of, unless that was another attempt, which has a teller of its own.
+            if row is None or (is_late and not (row.state.is_finalized and is_of_attempt(row, one.change))):
+                continue
+            kind = event_kind_of(row.state, one.change)
+            if kind is not None:
                 self.num_by_kind[kind] += 1
                 events.append(_event(kind, one, row, at))
                 if row.state is JobState.AVAILABLE:
@@ -234,6 +261,24 @@ def _may_pass(error: MillhandError) -> bool:
 
 def _error_fields(error: MillhandError) -> dict[str, str]:
     return {"error_type": type(error).__name__, "error": str(error)}
+
+
+def _fetched_at(one: Finished) -> datetime:
+    return one.change.attempted_at or ZERO  # None is for rows that no fetch has made
+
+
+def _tell_too_late(one: Finished) -> None:
+    row, state = one.attempt.row, one.change.state.value
+    logger.warning(
+        "outcome came too late",
+        extra={
+            "job_id": row.id,
+            "kind": row.kind,
+            "queue": row.queue,
+            "attempt": row.attempt,
+            "state": state,
+        },
+    )
 
 
 def _completed_row(one: Finished) -> JobRow:

@@ -1,5 +1,5 @@
 -- What an attempt writes of its own job, in a transaction of its worker's. An attempt is known by the instant at which
--- its job was fetched: attempts that were given back count anew.
+-- its job was fetched, and by whom: attempts that were given back count anew.
 
 -- name: job_complete
 -- Complete the job of an attempt that runs, and merge metadata; give the row, and whether it was that attempt's.
@@ -20,6 +20,7 @@ updated AS (
     WHERE job.id = (SELECT id FROM locked)
     AND job.state = 'running'
     AND job.attempted_at IS NOT DISTINCT FROM @attempted_at::timestamptz
+    AND job.attempted_by[cardinality(job.attempted_by)] IS NOT DISTINCT FROM @attempted_by::text
     RETURNING
         /* job_columns */
 )
@@ -53,6 +54,7 @@ updated AS (
     WHERE job.id = (SELECT id FROM locked)
     AND job.state = 'running'
     AND job.attempted_at IS NOT DISTINCT FROM @attempted_at::timestamptz
+    AND job.attempted_by[cardinality(job.attempted_by)] IS NOT DISTINCT FROM @attempted_by::text
     RETURNING
         /* job_columns */
 )

@@ -1,0 +1,154 @@
+"""An outcome counts for its own attempt: who was given up, and comes back, changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import msgspec
+import pytest
+from client_room import GENEROUS, Act, Room
+
+from factory import NOW
+from millhand.clock import SystemClock
+from millhand.errors import JobSnooze
+from millhand.event import EventKind
+from millhand.job import ClientId, Job, JobState
+from millhand.runtime.attempt import Attempt
+from millhand.runtime.completer import Completer
+from millhand.runtime.subscription import Subscriptions
+from millhand.store.job import job_get_available
+from millhand.testing import Probe
+from millhand.transition import Completed, Failed, settle
+from millhand.worker import Workers
+
+AGAIN = "UPDATE river_job SET state = 'available', scheduled_at = now()"
+LATER = "UPDATE river_job SET state = 'scheduled', scheduled_at = now() + interval '1 hour'"
+TOLD = """SELECT pg_notify('public.river_insert', '{"queue": "default"}')"""
+
+
+async def test_attempt_whose_job_has_another_changes_nothing(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its error, its output and its state are dropped, and told of in one line; the other attempt's count."""
+    ends = [asyncio.Event(), asyncio.Event()]
+    begun = asyncio.Semaphore(0)
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        number = job.attempt - 1
+        job.record_output(number)
+        begun.release()
+        await ends[number].wait()
+        if number == 0:
+            raise ValueError("too late")
+
+    with caplog.at_level(logging.WARNING, "millhand.runtime.completer"):
+        async with room.client(workers) as client:
+            with client.subscribe() as events:
+                inserted = await client.insert(Act("x"))
+                await asyncio.wait_for(begun.acquire(), GENEROUS)
+                await room.execute(AGAIN)
+                await room.execute(TOLD)
+                await asyncio.wait_for(begun.acquire(), GENEROUS)
+                assert client._mill is not None
+                probe = Probe(client._mill.completer)
+                ends[0].set()
+                await probe.wait("written")
+                between = await room.row(inserted.job.id)
+                ends[1].set()
+                event = await room.next(events)
+
+    assert (between.state, between.errors, between.metadata) == (JobState.RUNNING, (), {})
+    assert (event.kind, event.job) == (EventKind.JOB_COMPLETED, await room.row(inserted.job.id))
+    assert (event.job and event.job.output, event.job and event.job.attempt) == (1, 2)
+    [record] = [record for record in caplog.records if record.name == "millhand.runtime.completer"]
+    told = {name: getattr(record, name) for name in ("job_id", "kind", "queue", "attempt", "state")}
+    assert record.message == "outcome came too late"
+    assert told == {
+        "job_id": inserted.job.id, "kind": "act", "queue": "default", "attempt": 1, "state": "available",
+    }  # fmt: skip
+
+
+async def test_attempt_whose_job_was_given_back_changes_nothing(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waits for another attempt keeps its state and its metadata, and nobody is told of an end."""
+    go_on, started = asyncio.Event(), asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        job.record_output(1)
+        started.set()
+        await go_on.wait()
+
+    with caplog.at_level(logging.WARNING, "millhand.runtime.completer"):
+        async with room.client(workers) as client:
+            with client.subscribe() as events:
+                inserted = await client.insert(Act("x"))
+                await asyncio.wait_for(started.wait(), GENEROUS)
+                await room.execute(LATER)
+                given_back = await room.row(inserted.job.id)
+                go_on.set()
+                await client.stop()
+                told = [event async for event in events]
+
+    assert await room.row(inserted.job.id) == given_back
+    assert told == []
+    assert [record.message for record in caplog.records] == ["outcome came too late"]
+
+
+async def test_later_attempt_counts_in_whatever_order_they_are_handed_over(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two attempts that wait to be written, the one that was given up does not take the place of the other."""
+    completer = Completer(
+        room.driver.pool,
+        ClientId("me"),
+        clock=SystemClock(),
+        on_available=lambda _: None,
+        subscriptions=Subscriptions(),
+    )
+    fetch = job_get_available(queue="default", limit=1, client_id=ClientId("me"))
+    await room.insert_raw("act", "{}")
+    [old] = await room.driver.pool.run(fetch)
+    await room.execute(AGAIN)
+    [new] = await room.driver.pool.run(fetch)
+    success = settle(new, Completed(), now=NOW, started_at=NOW)
+    failure = settle(old, Failed("late", NOW), now=NOW, started_at=NOW)
+
+    with caplog.at_level(logging.WARNING, "millhand.runtime.completer"):
+        for change, job in ((failure, old), (success, new), (failure, old)):
+            completer.hand_over(change, Attempt(job))
+        await completer.start()
+        await completer.stop()
+
+    row = await room.row(new.id)
+    assert row == msgspec.structs.replace(new, state=JobState.COMPLETED, finalized_at=NOW)
+    assert [record.message for record in caplog.records] == ["outcome came too late"] * 2
+
+
+async def test_token_is_larger_with_each_fetch(room: Room) -> None:
+    """A snooze gives the attempt back, and the next one has its number, but a token of its own."""
+    seen: list[tuple[int, int]] = []
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        seen.append((job.attempt, job.fencing_token))
+        if len(seen) < 3:
+            raise JobSnooze(timedelta(0))
+
+    async with room.client(workers) as client:
+        with client.subscribe(EventKind.JOB_COMPLETED) as events:
+            inserted = await client.insert(Act("x"))
+            await room.next(events)
+
+    row = await room.row(inserted.job.id)
+    assert [attempt for attempt, _ in seen] == [1, 1, 1]
+    assert seen[0][1] < seen[1][1] < seen[2][1]
+    assert row.attempted_at is not None
+    assert seen[2][1] == round(row.attempted_at.timestamp() * 1_000_000)
