@@ -32,7 +32,7 @@ from millhand.orphans import reconcile
 from millhand.storage import open_store
 
 KEYS = ("a.b", "a/b", "é")
-MAX_STEPS = 70
+MAX_STEPS = 120
 # What brings about something to be deleted, and what comes to rely on it in the same moment.
 OFTEN = (*ACTIONS, "put_orphan", "put_orphan", "upload", "refer_and_look", "finish_upload")
 
@@ -263,6 +263,7 @@ async def test_random_worlds_make_runs_act(world: World, tmp_path: Path) -> None
             at_steps = [(_random_moment(chance), _random_act(chance)) for _ in range(chance.randrange(5))]
             broken = [(_random_moment(chance), chance.choice(["kill", "break"]))]
             script.append(Run(8 * DAY, tuple(at_steps + (broken if chance.random() < 0.2 else []))))
+        script += late(chance.choice(KEYS), _random_moment(chance)) if chance.random() < 0.3 else []
         done += await play(await emptied(world, tmp_path), script, is_clumsy=chance.random() < 0.5)
 
     assert {name for name, count in done.items() if count > 0} >= {
