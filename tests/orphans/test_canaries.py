@@ -10,8 +10,6 @@ from chaos import ChaosExecutor, ChaosStore
 from world import World
 
 from millhand.orphans import reconcile
-from millhand.orphans.canary import Canaries, find_dead
-from millhand.orphans.references import open_references
 from millhand.storage import Upload
 
 HOUR = timedelta(hours=1)
@@ -118,15 +116,3 @@ class Leaving(ChaosStore):
         await self._hook("list uploads")
         async for page in self._store.list_uploads(**question):
             yield page
-
-
-async def test_a_canary_in_a_chain_of_another_process_is_looked_at_once_more(world: World) -> None:
-    """Where somebody else judged a part of the bucket, a canary not seen here is judged again by listing and range."""
-    await world.pair("live/1", "live/2", "live/3")
-    for executor, is_dead in ((world.executor, False), (BrokenIndex(world.executor, nothing), True)):
-        references = await open_references(executor, world.config)
-        canaries = Canaries(is_partial=True, keys=["live/1", "live/2"])
-
-        found = await find_dead(references, world.store, world.config, canaries)
-
-        assert ["'live/2'" in sentence for sentence in found] == ([True] if is_dead else [])

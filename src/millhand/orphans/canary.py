@@ -15,11 +15,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from millhand.orphans.compare import Comparison, KeyScope, compare
+from millhand.orphans.compare import Comparison, KeyScope
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.judge import Reference, Scope
 from millhand.orphans.references import References
-from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectPage, ObjectStore
+from millhand.storage import InvalidKey, ObjectNotFound, ObjectPage, ObjectStore
 
 NUM_PER_SOURCE = 3
 NUM_ROWS = 1_000  # as they lie in the table; the canaries are drawn from them
@@ -29,13 +29,8 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @dataclass(slots=True, kw_only=True)
 class Canaries:
-    """
-    The keys that must be judged live, and those that were.
+    """The keys that must be judged live, and those that were, here or by another worker of the run."""
 
-    `is_partial` says that other processes judged some of the chains: what was not seen here is then looked at once more.
-    """
-
-    is_partial: bool = False
     keys: list[str] = field(default_factory=list)
     seen_live: set[str] = field(default_factory=set)
 
@@ -76,8 +71,6 @@ async def find_dead(
     unseen = [key for key in canaries.keys if key not in canaries.seen_live]
     # Whatever was deleted meanwhile by its owner is excused.
     dead = [key for key in await _live(references, unseen) if await is_there(store, key)]
-    if canaries.is_partial:
-        dead = [key for key in dead if not await _is_judged_live(references, store, config, key)]
     dead_sentences = [
         f"an object that is there and has its row must be judged live, got {key!r} judged otherwise; "
         "nothing of what this run saw counts; see whether the listing and the sources spell keys alike"
@@ -97,27 +90,6 @@ async def is_there(store: ObjectStore, key: str) -> bool:
     except (ObjectNotFound, InvalidKey):
         return False
     return True
-
-
-async def _is_judged_live(
-    references: References, store: ObjectStore, config: OrphansConfig, key: str
-) -> bool:
-    """Judge one key as the scan does, from a listing and a range."""
-    async for page in store.list_pages(prefix=key):
-        if key in page.keys:
-            at = list(page.keys).index(key)
-            return await _is_named(references, config, page.describe(at), page.sizes[at])
-    return False
-
-
-async def _is_named(references: References, config: OrphansConfig, info: ObjectInfo, size: int) -> bool:
-    low: str | None = info.key[:-1]
-    while low is not None and low != info.key:
-        read = await references.read_range(low, info.key)
-        low = read.high
-    one = ObjectPage(describe=lambda _: info, keys=[info.key], sizes=[size])
-    found = compare(one, 0, 1, read, KeyScope.of(config))
-    return not any(seen.row is None for seen in found.observations if seen.key == info.key)
 
 
 async def _find_lost(references: References, store: ObjectStore, config: OrphansConfig) -> list[str]:
