@@ -46,7 +46,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "migration_version": "the version of a migration",
         "missing": "rows whose object is not there",
         "mode": "what the orphan cleanup may do: report, quarantine or delete",
-        "near_misses": "objects that no row refers to, unless their key is only written otherwise",
+        "near_misses": "objects whose key a row names only in another spelling",
         "next_attempt_at": "when the job is attempted again",
         "num_clients": "how many clients the line is about",
         "num_attempts": "how many attempts the line is about",
