@@ -14,6 +14,7 @@ from millhand.errors import ConfigError
 MIN_GRACE = timedelta(hours=1)
 # A path of names only leads to one value, and has an index if it is given one.
 PLAIN_PATH = re.compile(r'\$((?:\.(?:[A-Za-z_]\w*|"[^"\\]+"))+)')
+MAX_NAME = 64
 SOURCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -253,6 +254,15 @@ class OrphansConfig:
         for name in ("max_clock_skew", "source_timeout"):
             if getattr(self, name) <= timedelta(0):
                 raise _bad(name, "must be more than nothing", getattr(self, name))
+
+
+def source_name(text: str) -> str:
+    """Return a name that a source may have, made of any text; another one for another text."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", text)
+    if name == text and len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{name[: MAX_NAME - len(digest) - 1]}-{digest}"
 
 
 def _bad(field: str, rule: str, value: object) -> ConfigError:
