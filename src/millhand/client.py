@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from millhand.attempt_control import AttemptControl
 from millhand.config import Config, QueueConfig, default_client_id
 from millhand.control import ClientControl, JobControl, QueueControl
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.caller import driver_of
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.event import EventKind
@@ -37,6 +37,9 @@ from millhand.store.leader import Office, leader_request_resign
 
 if TYPE_CHECKING:
     import asyncpg
+    import psycopg_pool
+
+    Database = str | asyncpg.Pool[Any] | psycopg_pool.AsyncConnectionPool[Any] | Driver
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,8 @@ class Client:
     """
     One process's part in the fleet: inserts jobs and, with queues in its configuration, works them.
 
-    `database` is a URL, an asyncpg pool of yours, or a driver, which is then this client's: a stop closes it. Use it as
+    `database` is a URL, a pool of yours, of asyncpg or psycopg, or a driver, which is then this client's: a stop closes
+    it. Use it as
     `async with Client(…) as client`, or call `start` and `stop`. A client without queues only inserts and
     controls; it too wants to be started.
 
@@ -57,9 +61,9 @@ class Client:
     Nothing is global: any number of clients may live in one process.
     """
 
-    def __init__(self, database: str | asyncpg.Pool[Any] | Driver, config: Config | None = None) -> None:
+    def __init__(self, database: Database, config: Config | None = None) -> None:
         self._config = Config() if config is None else config
-        self._driver = _driver(database, self._config.schema)
+        self._driver = driver_of(database, self._config.schema)
         self._inserter = Inserter(self._driver.pool, self._config)
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -327,18 +331,6 @@ class Client:
     def _start_fields(self) -> dict[str, object]:
         queues = ",".join(f"{name}:{queue.max_workers}" for name, queue in self._config.queue_configs.items())
         return {"client_id": self.id, "queues": queues, "kinds": ",".join(self._config.workers.kinds)}
-
-
-def _driver(database: object, schema: str) -> Driver:
-    if isinstance(database, str) or type(database).__module__.partition(".")[0] == "asyncpg":
-        return AsyncpgDriver(database, schema)  # type: ignore[arg-type]  # the driver says what it accepts
-    if isinstance(database, Driver):
-        return database
-    kind = type(database)
-    raise ConfigError(
-        "database must be a URL, an asyncpg.Pool or a driver of millhand.driver, "
-        f"got {kind.__module__}.{kind.__qualname__}"
-    )
 
 
 def _counts(mill: Mill) -> dict[str, int]:

@@ -19,7 +19,10 @@ from asyncpg.pool import PoolConnectionProxy
 
 from millhand.driver.asyncpg_copy import copied
 from millhand.driver.asyncpg_error import CONNECT_SECONDS, WIRE_ERRORS, is_broken, translated, within
+from millhand.driver.caller import executor_of
+from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.protocol import Executor
+from millhand.driver.url import POOL_SIZE, beginning, checked_pool_size, checked_url, unreadable_url
 from millhand.errors import (
     ConfigError,
     ConnectionLost,
@@ -35,12 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POOL_SIZE = 10
-POOL_SIZE_MAX = 1000
-# How the server is to plan our statements, on our own connections. They are few, fixed and meant for their indexes. A
-# plan made for the parameters of each call costs more than the fetch it is for (0.1 of 0.2 ms; bench 2026-11), and one
-# that was made while the table was empty would read the whole table until the next ANALYZE.
-PLANNER_SETTINGS = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
 # What a statement that ran out of time is given to be cancelled, before its connection is thrown away.
 RELEASE_SECONDS = 1.0
 
@@ -55,9 +52,9 @@ class AsyncpgDriver:
 
     def __init__(self, pool_or_url: AnyPool | str, schema: str = "", *, pool_size: int = POOL_SIZE) -> None:
         self.schema = checked_schema(schema)
-        self._url = _checked_url(pool_or_url) if isinstance(pool_or_url, str) else None
+        self._url = checked_url(pool_or_url) if isinstance(pool_or_url, str) else None
         self._given = None if isinstance(pool_or_url, str) else _checked_pool(pool_or_url)
-        self._pool_size = _checked_pool_size(pool_size)
+        self._pool_size = checked_pool_size(pool_size)
         self._open_pool: AnyPool | None = None
         self._executor = PoolExecutor(self._require_pool, self.schema, is_tuned=self._url is not None)
 
@@ -70,16 +67,9 @@ class AsyncpgDriver:
         """
         Return an executor inside the caller's own connection, with whatever transaction is open on it.
 
-        Raises: TypeError for what is not asyncpg's.
+        Raises: TypeError for what is not accepted.
         """
-        if isinstance(tx, asyncpg.Connection | PoolConnectionProxy):
-            return ConnectionExecutor(tx, self.schema)
-        if isinstance(tx, ConnectionExecutor):
-            return tx
-        raise TypeError(
-            "tx must be an asyncpg.Connection, a connection acquired from an asyncpg.Pool, or the executor of a "
-            f"transaction that this driver began, got {type(tx).__module__}.{type(tx).__qualname__}"
-        )
+        return executor_of(tx, self.schema)
 
     def listener(self) -> AsyncpgListener:
         """Return a listener on a connection of its own; with the caller's pool, that is one of the pool's."""
@@ -141,6 +131,20 @@ class AsyncpgDriver:
         )
 
 
+def executor_inside(tx: object, schema: str) -> Executor | None:
+    """Return an executor on a connection of asyncpg's; None for anything else."""
+    if isinstance(tx, ConnectionExecutor):
+        return tx
+    return (
+        ConnectionExecutor(tx, schema) if isinstance(tx, asyncpg.Connection | PoolConnectionProxy) else None
+    )
+
+
+def driver_on(database: object, schema: str) -> AsyncpgDriver | None:
+    """Return a driver for a URL or a pool of asyncpg's; None for anything else."""
+    return AsyncpgDriver(database, schema) if isinstance(database, str | asyncpg.Pool) else None
+
+
 class PoolExecutor:
     """Each word on a connection of its own."""
 
@@ -171,7 +175,7 @@ class PoolExecutor:
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
         """Run SQL that is not ours, planned as the server plans by default."""
-        with translated(_beginning(sql), timeout_seconds):
+        with translated(beginning(sql), timeout_seconds):
             async with (
                 asyncio.timeout(timeout_seconds),
                 _Lent(self._pool()) as connection,
@@ -182,7 +186,7 @@ class PoolExecutor:
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements, in one transaction unless they say otherwise."""
         compiled = compile_script(sql, self._schema)
-        with translated(_beginning(sql), timeout_seconds):
+        with translated(beginning(sql), timeout_seconds):
             async with asyncio.timeout(timeout_seconds), _Lent(self._pool()) as connection:
                 await connection.execute(compiled)
 
@@ -250,12 +254,12 @@ class ConnectionExecutor:
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
         """Run SQL that is not ours."""
-        return [dict(row) for row in await self._fetch(_beginning(sql), sql, params, timeout_seconds)]
+        return [dict(row) for row in await self._fetch(beginning(sql), sql, params, timeout_seconds)]
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements."""
         compiled = compile_script(sql, self._schema)
-        await within(_beginning(sql), self._connection.execute(compiled), timeout_seconds)
+        await within(beginning(sql), self._connection.execute(compiled), timeout_seconds)
 
     async def _fetch(
         self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
@@ -395,23 +399,9 @@ def _server_settings(url: str) -> dict[str, str]:
     return {} if "application_name" in parse_qs(urlsplit(url).query) else {"application_name": "millhand"}
 
 
-def _checked_url(url: str) -> str:
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError as error:
-        raise _unreadable_url(error) from error
-    if scheme not in ("postgres", "postgresql"):
-        raise ConfigError(f"database URL must begin with 'postgresql://', got scheme {scheme!r}")
-    return url
-
-
 def _unreadable_url(error: Exception) -> ConfigError:
     """Return the error for a URL that asyncpg cannot read; only its own words are sure to hold no password."""
-    reason = str(error) if isinstance(error, asyncpg.InterfaceError) else type(error).__name__
-    return ConfigError(
-        f"database URL must be like 'postgresql://user@host:5432/name', got {reason}; "
-        "write what is neither letter nor digit in a password as %XX"
-    )
+    return unreadable_url(str(error) if isinstance(error, asyncpg.InterfaceError) else type(error).__name__)
 
 
 def _checked_pool(pool: object) -> AnyPool:
@@ -421,14 +411,3 @@ def _checked_pool(pool: object) -> AnyPool:
             f"got {type(pool).__module__}.{type(pool).__qualname__}"
         )
     return pool
-
-
-def _checked_pool_size(pool_size: int) -> int:
-    if not 1 <= pool_size <= POOL_SIZE_MAX:
-        raise ConfigError(f"pool_size must be between 1 and {POOL_SIZE_MAX:,}, got {pool_size!r}")
-    return pool_size
-
-
-def _beginning(sql: str) -> str:
-    """Return what an operation is called whose SQL is not ours."""
-    return " ".join(sql.split())[:60]

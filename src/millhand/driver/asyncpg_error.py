@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import asyncpg
 
+from millhand.driver.sqlstate import is_lost_state, refusal
 from millhand.errors import ConnectionLost, DriverError, MillhandError, OperationTimeout, PoolClosed
 from millhand.store.query import TIMEOUT_SECONDS
 
@@ -17,10 +18,6 @@ CONNECT_SECONDS = 10.0
 
 # A TimeoutError and whatever a socket raises is an OSError.
 WIRE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-_LOST_STATES = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
-# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby not yet promoted.
-_RETRYABLE_STATES = frozenset({"0A000", "25006", "40001", "40P01", "55P03", "57014"})
-_RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
 _CLOSED_POOL = ("pool is closed", "pool is closing", "pool is not initialized")
 _CLOSED_CONNECTION = ("connection is closed", "connection was closed", "connection has been released")
 
@@ -59,7 +56,7 @@ def is_broken(error: BaseException | None) -> bool:
     """Say whether nothing more can be said on the connection that raised this."""
     # asyncpg's own state is out of step, as when the server's farewell arrives while a statement is being sent.
     return isinstance(error, asyncpg.InternalClientError) or (
-        isinstance(error, asyncpg.PostgresError) and _is_lost(error)
+        isinstance(error, asyncpg.PostgresError) and is_lost_state(error.sqlstate)
     )
 
 
@@ -80,17 +77,5 @@ def _translation(operation: str, timeout_seconds: float | None, error: Exception
 
 def _postgres_translation(operation: str, error: asyncpg.PostgresError) -> DriverError:
     # Not str(error): the detail that it adds may show a job's args.
-    reason, state = str(error.args[0] if error.args else error), error.sqlstate
-    if _is_lost(error):
-        return ConnectionLost(operation, reason, sqlstate=state)
-    return DriverError(
-        operation,
-        reason,
-        retryable=state is not None and (state in _RETRYABLE_STATES or state[:2] in _RETRYABLE_CLASSES),
-        sqlstate=state,
-        constraint=getattr(error, "constraint_name", None),
-    )
-
-
-def _is_lost(error: asyncpg.PostgresError) -> bool:
-    return error.sqlstate is not None and (error.sqlstate in _LOST_STATES or error.sqlstate.startswith("08"))
+    reason = str(error.args[0] if error.args else error)
+    return refusal(operation, reason, error.sqlstate, getattr(error, "constraint_name", None))

@@ -1,0 +1,78 @@
+"""
+Whose connection is it: what `tx=` and a client's `database` accept, and what speaks for each.
+
+Told by the packages that an object's class comes from, so that nothing is imported that the caller has not imported
+himself. A driver's module offers `executor_inside(tx, schema)` and `driver_on(database, schema)`, each None for what it
+does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+from millhand.driver.protocol import Driver, Executor
+from millhand.errors import ConfigError
+
+ASYNC_TX = (
+    "an asyncpg.Connection, a connection acquired from an asyncpg.Pool, a psycopg.AsyncConnection, or the executor of "
+    "a transaction that a driver began"
+)
+ASYNC_DATABASE = (
+    "a URL, an asyncpg.Pool or a driver of millhand.driver, or a psycopg_pool.AsyncConnectionPool"
+)
+
+_ASYNC = {"asyncpg": "asyncpg", "psycopg": "psycopg", "psycopg_pool": "psycopg"}
+
+
+def executor_of(tx: object, schema: str) -> Executor:
+    """
+    Return an executor inside the caller's own connection, with whatever transaction is open on it.
+
+    Raises: TypeError that lists what is accepted.
+    """
+    executor = _asked("executor_inside", tx, schema, _ASYNC)
+    if executor is None:
+        raise TypeError(f"tx must be {ASYNC_TX}, got {kind_of(tx)}")
+    return executor  # type: ignore[no-any-return]
+
+
+def driver_of(database: object, schema: str) -> Driver:
+    """
+    Return the driver for a client's database.
+
+    Raises: ConfigError that lists what is accepted.
+    """
+    if isinstance(database, Driver):
+        return database
+    driver = _asked("driver_on", database, schema, _ASYNC)
+    if driver is None:
+        raise ConfigError(f"database must be {ASYNC_DATABASE}, got {kind_of(database)}")
+    return driver  # type: ignore[no-any-return]
+
+
+def kind_of(something: object) -> str:
+    """Return what a class is called in an error."""
+    return f"{type(something).__module__}.{type(something).__qualname__}"
+
+
+def _asked(question: str, subject: object, schema: str, drivers: Mapping[str, str]) -> Any:
+    for name in _modules(subject, drivers):
+        answer = getattr(import_module(f"millhand.driver.{name}"), question)(subject, schema)
+        if answer is not None:
+            return answer
+    return None
+
+
+def _modules(subject: object, drivers: Mapping[str, str]) -> Iterator[str]:
+    """Give the drivers' modules that may know an object."""
+    if isinstance(subject, str):
+        yield drivers["asyncpg"]
+        return
+    for kind in type(subject).__mro__:
+        package, _, rest = kind.__module__.partition(".")
+        if package == "millhand" and rest.startswith("driver."):
+            yield rest.removeprefix("driver.")
+        elif package in drivers:
+            yield drivers[package]

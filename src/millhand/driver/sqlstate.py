@@ -1,0 +1,28 @@
+"""What PostgreSQL's refusals mean to the mill, whichever driver hears them."""
+
+from __future__ import annotations
+
+from millhand.errors import ConnectionLost, DriverError
+
+_LOST_STATES = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
+# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby not yet promoted.
+_RETRYABLE_STATES = frozenset({"0A000", "25006", "40001", "40P01", "55P03", "57014"})
+_RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
+
+
+def is_lost_state(state: str | None) -> bool:
+    """Say whether a state tells of a connection's end, or that there was none to be had."""
+    return state is not None and (state in _LOST_STATES or state.startswith("08"))
+
+
+def refusal(operation: str, reason: str, state: str | None, constraint: str | None) -> DriverError:
+    """Return the error for what the database refused; `reason` must be its message alone, as the detail shows args."""
+    if is_lost_state(state):
+        return ConnectionLost(operation, reason, sqlstate=state)
+    return DriverError(
+        operation,
+        reason,
+        retryable=state is not None and (state in _RETRYABLE_STATES or state[:2] in _RETRYABLE_CLASSES),
+        sqlstate=state,
+        constraint=constraint,
+    )

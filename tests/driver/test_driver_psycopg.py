@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from conformance import GENEROUS_SECONDS, KILL_ME, Connected, DriverConformance, num_jobs, params
+from psycopg.rows import dict_row
+from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg.types.string import StrDumperVarchar
+
+from millhand import Client, Config, EventKind, Workers
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.driver.psycopg import PsycopgDriver
+from millhand.errors import ConfigError, ConnectionLost, DriverError, OperationTimeout, PoolClosed
+from millhand.store.job import job_get_by_id, job_insert_many
+
+
+async def use_own_ways(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Do what applications do: JSON in other clothes, other types for texts, rows by name."""
+    set_json_loads(lambda text: {"loaded": text}, connection)
+    set_json_dumps(lambda _: "null", connection)
+    connection.adapters.register_dumper(str, StrDumperVarchar)
+    connection.row_factory = dict_row
+
+
+# The rest of them are alike for most of it, and many.
+OFTEN = ("url", "pool with its own ways")
+POOLS: dict[str, dict[str, Any]] = {
+    "pool": {},
+    "pool with autocommit": {"kwargs": {"autocommit": True}},
+    "pool with its own ways": {"configure": use_own_ways},
+    "pool that prepares at once": {"kwargs": {"prepare_threshold": 0}},
+    "pool that never prepares": {"kwargs": {"prepare_threshold": None}},
+}
+
+
+class TestPsycopg(DriverConformance):
+    @pytest.fixture(
+        params=[
+            pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in ("url", *POOLS)
+        ]
+    )
+    async def database(
+        self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
+    ) -> AsyncIterator[PsycopgDriver]:
+        if request.param == "url":
+            driver = PsycopgDriver(postgres_url, schema_driver.schema, pool_size=4)
+            await driver.open()
+            yield driver
+            await driver.close()
+            return
+        pool = psycopg_pool.AsyncConnectionPool(
+            postgres_url, min_size=1, max_size=4, open=False, **POOLS[request.param]
+        )
+        async with pool:
+            driver = PsycopgDriver(pool, schema_driver.schema)
+            await driver.open()
+            yield driver
+            await driver.close()
+
+    @pytest.fixture(params=["connection", "transaction with autocommit", "server-side cursor"])
+    def connected(self, request: pytest.FixtureRequest, postgres_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def connected() -> AsyncIterator[Any]:
+            is_autocommit = "autocommit" in request.param
+            async with await psycopg.AsyncConnection.connect(
+                postgres_url, autocommit=is_autocommit
+            ) as connection:
+                if is_autocommit:
+                    async with connection.transaction(force_rollback=True):
+                        yield connection
+                    return
+                async with contextlib.AsyncExitStack() as stack:
+                    if "cursor" in request.param:
+                        cursor = await stack.enter_async_context(connection.cursor("theirs"))
+                        await cursor.execute("SELECT generate_series(1, 1000)")
+                        await cursor.fetchone()
+                    yield connection
+                    await connection.rollback()
+
+        return connected
+
+
+@pytest.fixture
+async def driver_of_two(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[PsycopgDriver]:
+    """A driver with a pool of its own of two connections."""
+    driver = PsycopgDriver(postgres_url, schema_driver.schema, pool_size=2)
+    await driver.open()
+    yield driver
+    await driver.close()
+
+
+async def test_client_works_on_a_pool_of_psycopg_s(schema_driver: AsyncpgDriver, postgres_url: str) -> None:
+    """A whole client inserts, listens, fetches and completes on psycopg, woken by the commit of a caller's own."""
+    workers = Workers()
+    worked: asyncio.Queue[str] = asyncio.Queue()
+
+    @workers.add()
+    async def greet(name: str) -> None:
+        worked.put_nowait(name)
+
+    config = Config(
+        fetch_poll_interval=timedelta(minutes=5),
+        queues={"default": 2},
+        schema=schema_driver.schema,
+        workers=workers,
+    )
+    pool = psycopg_pool.AsyncConnectionPool(postgres_url, min_size=1, max_size=8, open=False)
+    async with pool, Client(pool, config) as client, asyncio.timeout(GENEROUS_SECONDS):
+        completed = client.subscribe(EventKind.JOB_COMPLETED)
+        await client.insert(greet.args("one"))
+        await anext(aiter(completed))
+        async with pool.connection() as connection:
+            await client.insert(greet.args("two"), tx=connection)
+        await anext(aiter(completed))
+        copied = await client.insert_many_fast([greet.args("three"), greet.args("four")])
+        names = {await worked.get() for _ in range(4)}
+
+    assert (copied, names) == (2, {"one", "two", "three", "four"})
+
+
+async def test_transaction_whose_connection_is_lost_at_its_end_is_no_success(
+    driver_of_two: PsycopgDriver,
+) -> None:
+    """A connection that broke unnoticed before the commit is an error, not a commit."""
+    with pytest.raises(ConnectionLost) as lost:  # noqa: PT012 - what is raised at the end
+        async with driver_of_two.pool.begin() as tx:
+            await tx.run(job_insert_many([params()]))
+            with contextlib.suppress(ConnectionLost):
+                await tx.fetch(KILL_ME)
+
+    assert str(lost.value) == "commit must succeed, got a connection that is closed"
+    assert await num_jobs(driver_of_two.pool) == 0
+
+
+async def test_read_only_transaction_refuses_a_job(schema_driver: AsyncpgDriver, postgres_url: str) -> None:
+    """In a transaction that may only read, an insert says so with PostgreSQL's state."""
+    async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
+        await connection.set_read_only(True)
+        with pytest.raises(DriverError) as refused:
+            await schema_driver.executor(connection).run(job_insert_many([params()]))
+        await connection.rollback()
+
+    assert (refused.value.sqlstate, refused.value.retryable) == ("25006", True)
+    assert (
+        str(refused.value) == "job_insert must succeed, got cannot execute INSERT in a read-only transaction"
+    )
+
+
+async def test_connection_with_autocommit_commits_each_word(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """On a connection with autocommit and without a transaction, `begin` begins one."""
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+        executor = schema_driver.executor(connection)
+        await executor.run(job_insert_many([params()]))
+        with contextlib.suppress(ZeroDivisionError):
+            async with executor.begin() as tx:
+                await tx.run(job_insert_many([params()]))
+                raise ZeroDivisionError
+
+    assert await num_jobs(schema_driver.pool) == 1
+
+
+async def test_instants_are_utc_whatever_the_session_s_time_zone(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """Rows read on a connection of another time zone are those that asyncpg reads."""
+    async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
+        await connection.execute("SET TIME ZONE 'America/St_Johns'")
+        [result] = await schema_driver.executor(connection).run(job_insert_many([params()]))
+
+    read = await schema_driver.pool.run(job_get_by_id(result.job.id))
+    assert (read, result.job.created_at.tzinfo) == (result.job, UTC)
+
+
+async def test_wait_for_a_connection_of_psycopg_counts_against_the_deadline(
+    driver_of_two: PsycopgDriver,
+) -> None:
+    """A query that finds the pool exhausted is late like one that the server does not answer."""
+    async with driver_of_two.pool.begin(), driver_of_two.pool.begin():
+        with pytest.raises(OperationTimeout, match=r"^job_insert must answer within 0\.05 s, got no answer$"):
+            await driver_of_two.pool.run(job_insert_many([params()]).within(0.05))
+
+    assert await num_jobs(driver_of_two.pool) == 0
+
+
+async def test_own_connections_of_psycopg_plan_our_statements_for_their_indexes(
+    driver_of_two: PsycopgDriver,
+) -> None:
+    """Our statements are planned once and by index; SQL that is not ours is planned as ever."""
+    names = ["application_name", *PLANNER_SETTINGS]
+    sql = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
+
+    async with driver_of_two.pool.begin() as tx:
+        ours = {row["name"]: row["setting"] for row in await tx.fetch(sql, [names])}
+    foreign = {row["name"]: row["setting"] for row in await driver_of_two.pool.fetch(sql, [names])}
+
+    assert ours == {"application_name": "millhand", **PLANNER_SETTINGS}
+    assert foreign == {**ours, "enable_seqscan": "on", "plan_cache_mode": "auto"}
+
+
+async def test_closing_leaves_the_caller_s_pool_of_psycopg_open(postgres_url: str) -> None:
+    """What the caller brought stays his; closed by him, it is said to be closed."""
+    pool = psycopg_pool.AsyncConnectionPool(postgres_url, min_size=1, max_size=1, open=False)
+    await pool.open()
+    driver = PsycopgDriver(pool)
+    await driver.open()
+
+    await driver.close()
+    async with pool.connection() as connection:
+        still = await (await connection.execute("SELECT 1")).fetchone()
+    await driver.open()
+    await pool.close()
+
+    assert still == (1,)
+    with pytest.raises(PoolClosed, match=r"^SELECT 1 must succeed, got the pool .* is already closed$"):
+        await driver.pool.fetch("SELECT 1")
+
+
+async def test_server_that_psycopg_does_not_find_is_a_lost_connection(tmp_path: Path) -> None:
+    """Nobody listens: the driver does not open, and says at once that it may another time."""
+    driver = PsycopgDriver(f"postgresql://nobody@/nothing?host={tmp_path}")
+
+    with pytest.raises(ConnectionLost) as lost:
+        await driver.open()
+
+    assert (lost.value.operation, lost.value.retryable) == ("connect", True)
+
+
+async def test_url_that_psycopg_cannot_read_is_refused_without_its_password() -> None:
+    """A URL is checked when the driver is made or opened, and its password is in no text."""
+    driver = PsycopgDriver("postgresql://u:secret@h:5432x/d?nonsense=1")
+
+    with pytest.raises(ConfigError) as refused:
+        await driver.open()
+
+    assert str(refused.value).startswith("database URL must be like 'postgresql://user@host:5432/name', got ")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("given", [None, 5, object()])
+def test_pool_of_another_kind_is_refused(given: Any) -> None:
+    """What is neither a URL nor a pool is refused with a list of what is accepted."""
+    with pytest.raises(TypeError) as refused:
+        PsycopgDriver(given)
+
+    kind = f"{type(given).__module__}.{type(given).__qualname__}"
+    assert str(refused.value) == (
+        "database must be a psycopg_pool.AsyncConnectionPool or a URL that begins with 'postgresql://', "
+        f"got {kind}"
+    )
