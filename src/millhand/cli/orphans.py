@@ -14,6 +14,7 @@ import msgspec
 from millhand.cli.command import Group, json_option, yes_option
 from millhand.cli.database import run_with_driver
 from millhand.cli.decode import decode_text
+from millhand.cli.orphans_init import init_sources
 from millhand.cli.orphans_view import freed_fields, print_report, shown_progress
 from millhand.cli.output import (
     NotDone,
@@ -60,6 +61,9 @@ RUN_COLUMNS = ("run", "state", "mode", "objects", "rows", "removed", "started")
 @click.group(cls=Group, example="millhand orphans scan")
 def orphans() -> None:
     """Reconcile rows with objects, and undo what was done."""
+
+
+orphans.add_command(init_sources)
 
 
 @orphans.command(example="millhand orphans scan --json")
