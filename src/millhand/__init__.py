@@ -46,6 +46,7 @@ from millhand.runtime.subscription import Subscription
 from millhand.step import Cursor
 from millhand.store.job_list import JobFilters, SortField
 from millhand.store.where import Where
+from millhand.sync_client import SyncClient
 from millhand.unique import Unique, UniqueOpts
 from millhand.worker import NO_TIMEOUT, Workers
 
@@ -110,6 +111,7 @@ __all__ = [
     "SortField",
     "StuckJob",
     "Subscription",
+    "SyncClient",
     "SystemClock",
     "Unique",
     "UniqueConflict",

@@ -13,7 +13,8 @@ import asyncpg
 import pytest
 from conformance import Connected, DriverConformance, num_jobs, params, table
 
-from millhand.driver.asyncpg import PLANNER_SETTINGS, AsyncpgDriver
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.errors import ConfigError, ConnectionLost, DriverError, OperationTimeout, PoolClosed
 from millhand.store.job import job_insert_many
 

@@ -9,7 +9,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from millhand.driver.asyncpg import PLANNER_SETTINGS, AsyncpgDriver
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.event import EventKind
 from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobState

@@ -23,7 +23,14 @@ ASYNC_DATABASE = (
     "a URL, an asyncpg.Pool or a driver of millhand.driver, or a psycopg_pool.AsyncConnectionPool"
 )
 
-_ASYNC = {"asyncpg": "asyncpg", "psycopg": "psycopg", "psycopg_pool": "psycopg"}
+SYNC_TX = (
+    "a psycopg.Connection, a SQLAlchemy Connection or Session, a Django connection, or the executor of a transaction "
+    "that a driver began"
+)
+SYNC_DATABASE = "a URL, a psycopg_pool.ConnectionPool, a SQLAlchemy Engine, a Django connection or a driver"
+
+_ASYNC = {"str": "asyncpg", "asyncpg": "asyncpg", "psycopg": "psycopg", "psycopg_pool": "psycopg"}
+_SYNC = {"psycopg": "psycopg_sync", "psycopg_pool": "psycopg_sync", "str": "psycopg_sync"}
 
 
 def executor_of(tx: object, schema: str) -> Executor:
@@ -32,10 +39,12 @@ def executor_of(tx: object, schema: str) -> Executor:
 
     Raises: TypeError that lists what is accepted.
     """
-    executor = _asked("executor_inside", tx, schema, _ASYNC)
-    if executor is None:
-        raise TypeError(f"tx must be {ASYNC_TX}, got {kind_of(tx)}")
-    return executor  # type: ignore[no-any-return]
+    return _executor(tx, schema, _ASYNC, ASYNC_TX)
+
+
+def sync_executor_of(tx: object, schema: str) -> Executor:
+    """Return an executor that blocks, inside the caller's own connection. Raises: as `executor_of`."""
+    return _executor(tx, schema, _SYNC, SYNC_TX)
 
 
 def driver_of(database: object, schema: str) -> Driver:
@@ -44,17 +53,33 @@ def driver_of(database: object, schema: str) -> Driver:
 
     Raises: ConfigError that lists what is accepted.
     """
-    if isinstance(database, Driver):
-        return database
-    driver = _asked("driver_on", database, schema, _ASYNC)
-    if driver is None:
-        raise ConfigError(f"database must be {ASYNC_DATABASE}, got {kind_of(database)}")
-    return driver  # type: ignore[no-any-return]
+    return _driver(database, schema, _ASYNC, ASYNC_DATABASE)
+
+
+def sync_driver_of(database: object, schema: str) -> Driver:
+    """Return the driver, which blocks, for a client's database. Raises: as `driver_of`."""
+    return _driver(database, schema, _SYNC, SYNC_DATABASE)
 
 
 def kind_of(something: object) -> str:
     """Return what a class is called in an error."""
     return f"{type(something).__module__}.{type(something).__qualname__}"
+
+
+def _executor(tx: object, schema: str, drivers: Mapping[str, str], accepted: str) -> Executor:
+    executor = _asked("executor_inside", tx, schema, drivers)
+    if executor is None:
+        raise TypeError(f"tx must be {accepted}, got {kind_of(tx)}")
+    return executor  # type: ignore[no-any-return]
+
+
+def _driver(database: object, schema: str, drivers: Mapping[str, str], accepted: str) -> Driver:
+    if isinstance(database, Driver):
+        return database
+    driver = _asked("driver_on", database, schema, drivers)
+    if driver is None:
+        raise ConfigError(f"database must be {accepted}, got {kind_of(database)}")
+    return driver  # type: ignore[no-any-return]
 
 
 def _asked(question: str, subject: object, schema: str, drivers: Mapping[str, str]) -> Any:
@@ -68,11 +93,11 @@ def _asked(question: str, subject: object, schema: str, drivers: Mapping[str, st
 def _modules(subject: object, drivers: Mapping[str, str]) -> Iterator[str]:
     """Give the drivers' modules that may know an object."""
     if isinstance(subject, str):
-        yield drivers["asyncpg"]
+        yield drivers["str"]
         return
     for kind in type(subject).__mro__:
         package, _, rest = kind.__module__.partition(".")
-        if package == "millhand" and rest.startswith("driver."):
+        if package == "millhand" and rest.removeprefix("driver.") in drivers.values():
             yield rest.removeprefix("driver.")
         elif package in drivers:
             yield drivers[package]

@@ -14,12 +14,11 @@ from typing import Any, Protocol, TypeVar
 
 import psycopg
 import psycopg_pool
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from millhand.driver.caller import executor_of
-from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.protocol import Executor
+from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_error import CONNECT_SECONDS, WIRE_ERRORS, translated, within
 from millhand.driver.psycopg_listener import PsycopgListener
 from millhand.driver.psycopg_wire import (
@@ -108,9 +107,9 @@ class PsycopgDriver:
         return self._open_pool
 
     async def _make_pool(self) -> Pool:
-        conninfo, prepare_threshold = await self._probed(self._url or "")
+        address, prepare_threshold = await self._probed(self._url or "")
         pool = psycopg_pool.AsyncConnectionPool(
-            conninfo,
+            address,
             kwargs={"autocommit": True, "prepare_threshold": prepare_threshold},
             min_size=min(2, self._pool_size),  # a fetch and a completion overlap
             max_size=self._pool_size,
@@ -124,7 +123,7 @@ class PsycopgDriver:
     async def _probed(self, url: str) -> tuple[str, int | None]:
         """Connect once, and return how to: a pool would go on trying and say nothing of what is wrong."""
         try:
-            tuned = _conninfo(url, is_tuned=True)
+            tuned = conninfo(url, is_tuned=True)
             await _try(tuned)
         except psycopg.ProgrammingError as error:
             raise unreadable_url(type(error).__name__) from error
@@ -133,16 +132,14 @@ class PsycopgDriver:
                 raise
             # A pooler is in between, which does not know the settings, and may hand each statement to another server:
             # nothing that stays on a connection will do, prepared statements included.
-            plain = _conninfo(url, is_tuned=False)
+            plain = conninfo(url)
             await _try(plain)
             return plain, None
         return tuned, 0  # at once: they are few and fixed
 
     async def _connect(self) -> AnyConnection:
         if self._given is None:
-            return await psycopg.AsyncConnection.connect(
-                _conninfo(self._url or "", is_tuned=False), autocommit=True
-            )
+            return await psycopg.AsyncConnection.connect(conninfo(self._url or ""), autocommit=True)
         connection = await self._require_pool().getconn()
         await connection.set_autocommit(True)
         return connection
@@ -368,21 +365,9 @@ async def _planned_by_default(connection: AnyConnection, is_tuned: bool) -> Asyn
             await _scripted(connection, "RESET enable_seqscan; RESET plan_cache_mode")
 
 
-async def _try(conninfo: str) -> None:
-    connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+async def _try(address: str) -> None:
+    connection = await psycopg.AsyncConnection.connect(address, autocommit=True)
     await connection.close()
-
-
-def _conninfo(url: str, *, is_tuned: bool) -> str:
-    said = conninfo_to_dict(url)
-    settings = " ".join(f"-c {name}={value}" for name, value in PLANNER_SETTINGS.items()) if is_tuned else ""
-    options = f"{settings} {said.get('options') or ''}".strip()  # the last one of a name is what holds
-    return make_conninfo(
-        url,
-        application_name=said.get("application_name") or "millhand",
-        connect_timeout=said.get("connect_timeout") or int(CONNECT_SECONDS),
-        **({"options": options} if options else {}),
-    )
 
 
 def _checked_pool(pool: object) -> Any:

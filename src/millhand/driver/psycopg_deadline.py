@@ -1,0 +1,64 @@
+"""A deadline for what blocks: when it passes, the server is asked to give up, and then the line is cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from typing import Any
+
+import psycopg
+
+CANCEL_SECONDS = 5.0
+# What a statement that ran out of time is given to be cancelled, before its connection is cut.
+RELEASE_SECONDS = 1.0
+
+
+class Deadline:
+    """
+    Ends a statement that takes longer than `seconds`, by a thread that waits beside it; None waits without end.
+
+    Raises: TimeoutError in place of what the statement raised then.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], seconds: float | None) -> None:
+        self._connection = connection
+        self._ended = threading.Event()
+        self._is_late = False
+        self._lock = threading.Lock()
+        self._timer = None if seconds is None else threading.Timer(seconds, self._expire)
+
+    def __enter__(self) -> None:
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._timer is None:
+            return
+        self._ended.set()
+        self._timer.cancel()
+        with self._lock:  # a cancel under way must not meet the next statement
+            is_late = self._is_late
+        if is_late and isinstance(error, psycopg.Error):
+            raise TimeoutError from error
+
+    def _expire(self) -> None:
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._is_late = True
+            with contextlib.suppress(psycopg.Error, OSError):
+                self._connection.cancel_safe(timeout=CANCEL_SECONDS)
+        if not self._ended.wait(RELEASE_SECONDS):
+            self._cut()
+
+    def _cut(self) -> None:
+        # A copy of the socket, shut down: whoever waits for an answer on the original hears that there is none. To close
+        # it here would take it from under the thread that waits.
+        with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=self._duplicate()) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    def _duplicate(self) -> int:
+        return os.dup(self._connection.fileno())

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+import psycopg
+import psycopg_pool
+import pytest
+
+from millhand import (
+    Config,
+    ConfigError,
+    DriverError,
+    Hook,
+    InsertParams,
+    InvalidJob,
+    JobFilters,
+    JobRow,
+    JobState,
+    NotFound,
+    PoolClosed,
+    SchemaError,
+    SyncClient,
+    UniqueConflict,
+    UniqueOpts,
+    UnknownKind,
+    Workers,
+)
+from millhand import InsertOpts as Opts
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.migrate import lines, migrations
+from millhand.store.job_list import JobListParams, job_list
+
+GENEROUS_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+    name: str
+
+
+@pytest.fixture
+def client(schema: str, postgres_url: str) -> Iterator[SyncClient]:
+    with SyncClient(postgres_url, Config(schema=schema)) as client:
+        yield client
+
+
+@pytest.fixture
+def connection(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(postgres_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def heard(schema_driver: AsyncpgDriver) -> AsyncIterator[asyncio.Queue[str]]:
+    """The queues that are announced."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    listener = schema_driver.listener()
+    await listener.connect()
+    await listener.listen("river_insert", lambda payload: heard.put_nowait(json.loads(payload)["queue"]))
+    yield heard
+    await listener.close()
+
+
+async def rows(driver: AsyncpgDriver) -> list[JobRow]:
+    return list(await driver.pool.run(job_list(JobListParams())))
+
+
+async def test_insert_is_written_and_announced(
+    client: SyncClient, schema_driver: AsyncpgDriver, heard: asyncio.Queue[str]
+) -> None:
+    """What a client inserts on its own is there, and each time its queues are announced."""
+    one = client.insert(Act("one"))
+    many = client.insert_many([Act("two"), (Act("three"), Opts(queue="other"))])
+    copied = client.insert_many_fast(Act(str(n)) for n in range(1100))
+
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        announced = [await heard.get() for _ in range(4)]
+    jobs = await rows(schema_driver)
+    assert [one.job, *(result.job for result in many)] == jobs[:3]
+    assert (copied, sum((await _counts(schema_driver)).values())) == (1100, 1103)
+    assert (announced[0], sorted(announced[1:3]), announced[3]) == (
+        "default",
+        ["default", "other"],
+        "default",
+    )
+
+
+async def test_insert_in_a_transaction_comes_and_goes_with_it(
+    client: SyncClient,
+    connection: psycopg.Connection[Any],
+    schema_driver: AsyncpgDriver,
+    heard: asyncio.Queue[str],
+) -> None:
+    """Jobs in the caller's transaction are there, and told of, when it is committed; rolled back, they never were."""
+    client.insert(Act("gone"), Opts(queue="gone"), tx=connection)
+    client.insert_many_fast([Act("gone too")], tx=connection)
+    connection.rollback()
+    with connection.transaction():
+        client.insert(Act("kept"), Opts(queue="kept"), tx=connection)
+        with contextlib.suppress(ZeroDivisionError), connection.transaction():
+            client.insert(Act("undone"), Opts(queue="undone"), tx=connection)
+            raise ZeroDivisionError
+        before = await rows(schema_driver)
+
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        announced = await heard.get()
+    assert (before, [job.args for job in await rows(schema_driver)]) == ([], [{"name": "kept"}])
+    assert (announced, heard.empty()) == ("kept", True)
+
+
+def test_tx_needs_no_start(schema: str, connection: psycopg.Connection[Any], postgres_url: str) -> None:
+    """What only speaks in a transaction of the caller's need not be started; what does not says what to do."""
+    client = SyncClient(postgres_url, Config(schema=schema))
+
+    inserted = client.insert(Act("x"), tx=connection)
+
+    assert client.jobs.get(inserted.job.id, tx=connection) == inserted.job
+    with pytest.raises(PoolClosed, match=r"start its client, or open\(\) it, first$"):
+        client.insert(Act("x"))
+
+
+def test_jobs_are_controlled(client: SyncClient) -> None:
+    """Whatever people do to jobs there is here too, of the same name and with the same errors."""
+    one, two, three = (result.job for result in client.insert_many([Act("1"), Act("2"), Act("3")]))
+
+    cancelled = client.jobs.cancel(one.id)
+    retried = client.jobs.retry(one.id)
+    updated = client.jobs.update_output(two.id, {"n": 1})
+    page = client.jobs.list(JobFilters(kinds=["act"]), limit=2)
+    rest = client.jobs.list(JobFilters(kinds=["act"]), limit=2, after=page.cursor)
+    deleted = client.jobs.delete(two.id)
+    counted = client.jobs.count_by_state([JobState.AVAILABLE])
+    all_deleted = client.jobs.delete_many(JobFilters(kinds=["act"]))
+
+    assert (cancelled.state, retried.state) == (JobState.CANCELLED, JobState.AVAILABLE)
+    assert updated.output == {"n": 1}
+    assert ([job.id for job in page.jobs], [job.id for job in rest.jobs]) == ([one.id, two.id], [three.id])
+    assert (deleted.id, counted) == (two.id, {JobState.AVAILABLE: 2})
+    assert [job.id for job in all_deleted] == [one.id, three.id]
+    with pytest.raises(NotFound, match=rf"^job must exist, found none with id {one.id}$"):
+        client.jobs.get(one.id)
+
+
+async def test_queues_are_controlled(client: SyncClient, schema_driver: AsyncpgDriver) -> None:
+    """Whatever people do to queues there is here too."""
+    await schema_driver.pool.execute_script(
+        "INSERT INTO /* schema */river_queue (name, updated_at) VALUES ('q', now())"
+    )
+
+    client.queues.pause("q")
+    paused = client.queues.get("q")
+    client.queues.resume("q")
+    updated = client.queues.update("q", metadata={"n": 1})
+
+    assert paused.paused_at is not None
+    assert (updated.paused_at, updated.metadata) == (None, {"n": 1})
+    assert [queue.name for queue in client.queues.list()] == ["q"]
+    with pytest.raises(NotFound):
+        client.queues.pause("none")
+
+
+async def test_schema_is_migrated(postgres_url: str, schema_driver: AsyncpgDriver) -> None:
+    """A schema is brought to the newest version of every line, which a client that starts insists on."""
+    schema = f"{schema_driver.schema}_new"
+    await schema_driver.pool.fetch(f"CREATE SCHEMA {schema}")
+    client = SyncClient(postgres_url, Config(schema=schema))
+    with pytest.raises(SchemaError):
+        client.start()
+
+    planned = client.migrate("main", dry_run=True)
+    done = client.migrate()
+    with client:
+        client.insert(Act("x"))
+    again = client.migrate()
+    await schema_driver.pool.fetch(f"DROP SCHEMA {schema} CASCADE")
+
+    assert [step.version for step in planned] == [one.version for one in migrations("main")]
+    assert len(done) == sum(len(migrations(line)) for line in lines())
+    assert again == ()
+
+
+def test_hooks_have_their_say(schema: str, postgres_url: str) -> None:
+    """Hooks that do not wait are those of any client; one that waits is an error, and nothing was inserted."""
+
+    class Tags(Hook):
+        async def insert_begin(self, params: InsertParams) -> InsertParams:
+            return msgspec.structs.replace(params, tags=("seen",))
+
+    with SyncClient(postgres_url, Config(schema=schema, hooks=[Tags()])) as client:
+        inserted = client.insert(Act("x"))
+
+    assert inserted.job.tags == ("seen",)
+
+
+def test_errors_are_those_of_any_client(client: SyncClient, schema: str, postgres_url: str) -> None:
+    """What cannot be inserted is refused by the same names."""
+    unique = Opts(unique=UniqueOpts(by_args=True))
+    first = client.insert(Act("x"), unique)
+
+    assert client.insert(Act("x"), unique).unique_skipped_as_duplicate
+    assert client.insert(Act("x"), unique).job.id == first.job.id
+    with pytest.raises(UniqueConflict):
+        client.insert_many_fast([(Act("x"), unique)])
+    with pytest.raises(InvalidJob, match=r"^jobs to insert must be at least one, got none$"):
+        client.insert_many([])
+    workers = Workers()
+
+    @workers.add()
+    def other() -> None: ...
+
+    with pytest.raises(UnknownKind):
+        SyncClient(postgres_url, Config(schema=schema, workers=workers)).insert(Act("x"))
+
+
+def test_many_threads_share_a_client(client: SyncClient) -> None:
+    """Any number of threads insert at once."""
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda n: client.insert(Act(str(n))), range(50)))
+
+    assert len({result.job.id for result in results}) == 50
+
+
+def test_pool_of_the_caller_is_used_and_stays_open(schema: str, postgres_url: str) -> None:
+    """A pool of the caller's needs no start, and a stop leaves it open."""
+    with psycopg_pool.ConnectionPool(postgres_url, min_size=1, max_size=2, open=True) as pool:
+        client = SyncClient(pool, Config(schema=schema))
+        inserted = client.insert(Act("x"))
+        client.stop()
+        again = client.jobs.get(inserted.job.id)
+
+    assert again == inserted.job
+
+
+def test_read_only_transaction_refuses_an_insert(
+    client: SyncClient, connection: psycopg.Connection[Any]
+) -> None:
+    """A transaction that may only read says so with PostgreSQL's state."""
+    connection.read_only = True
+
+    with pytest.raises(DriverError) as refused:
+        client.insert(Act("x"), tx=connection)
+
+    assert refused.value.sqlstate == "25006"
+
+
+@pytest.mark.parametrize("tx", ["session", object(), 5])
+def test_sync_insert_refuses_a_tx_that_is_none(client: SyncClient, tx: object) -> None:
+    """The error lists what is accepted and what was given."""
+    with pytest.raises(TypeError) as refused:
+        client.insert(Act("x"), tx=tx)
+
+    assert str(refused.value) == (
+        "tx must be a psycopg.Connection, a SQLAlchemy Connection or Session, a Django connection, or the executor of "
+        f"a transaction that a driver began, got builtins.{type(tx).__qualname__}"
+    )
+
+
+@pytest.mark.parametrize("database", [None, 3, object()])
+def test_sync_client_refuses_what_is_no_database(database: Any) -> None:
+    """The error says what a database may be."""
+    with pytest.raises(
+        ConfigError, match=r"^database must be a URL, a psycopg_pool\.ConnectionPool, .*, got "
+    ):
+        SyncClient(database)
+
+
+async def _counts(driver: AsyncpgDriver) -> dict[str, int]:
+    counted = await driver.pool.fetch(f"SELECT count(*) AS n FROM {driver.schema}.river_job")
+    return {"all": counted[0]["n"]}

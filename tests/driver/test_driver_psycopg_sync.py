@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from conformance import Connected, DriverConformance
+from psycopg.rows import dict_row
+from psycopg.types.json import set_json_dumps, set_json_loads
+from threaded import ThreadedDriver
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.blocking import now
+from millhand.driver.protocol import Driver
+from millhand.driver.psycopg_sync import PsycopgSyncDriver
+from millhand.errors import ConfigError, ConnectionLost, PoolClosed
+
+
+def use_own_ways(connection: psycopg.Connection[Any]) -> None:
+    """Do what applications do: JSON in other clothes, rows by name."""
+    set_json_loads(lambda text: {"loaded": text}, connection)
+    set_json_dumps(lambda _: "null", connection)
+    connection.row_factory = dict_row
+
+
+class BlockingConformance(DriverConformance):
+    """Of the suite, what a driver without an event loop can do."""
+
+    # A thread that waits for the database is not cancelled, its deadline ends it; and nobody could be rung.
+    test_cancelled_query_leaves_the_pool_whole = None  # type: ignore[assignment]
+    test_listener_tells_once_that_it_was_lost = None  # type: ignore[assignment]
+    test_listener_closed_by_us_was_not_lost = None  # type: ignore[assignment]
+
+    async def test_listener_hears_its_schema_s_topics(self, database: Driver) -> None:
+        """There is none: nobody could be rung."""
+        with pytest.raises(
+            ConfigError, match=r"^a listener must have an event loop, got a blocking driver; "
+        ):
+            database.listener()
+
+
+class TestPsycopgSync(BlockingConformance):
+    @pytest.fixture(params=["url", "pool with its own ways"])
+    async def database(
+        self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
+    ) -> AsyncIterator[ThreadedDriver]:
+        if request.param == "url":
+            driver = ThreadedDriver(PsycopgSyncDriver(postgres_url, schema_driver.schema, pool_size=4))
+            await driver.open()
+            yield driver
+            await driver.close()
+            return
+        with psycopg_pool.ConnectionPool(
+            postgres_url, min_size=1, max_size=4, open=True, configure=use_own_ways
+        ) as pool:
+            yield ThreadedDriver(PsycopgSyncDriver(pool, schema_driver.schema))
+
+    @pytest.fixture(params=["connection", "transaction with autocommit"])
+    def connected(self, request: pytest.FixtureRequest, postgres_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def connected() -> AsyncIterator[Any]:
+            is_autocommit = "autocommit" in request.param
+            with psycopg.connect(postgres_url, autocommit=is_autocommit) as connection:
+                if is_autocommit:
+                    with connection.transaction(force_rollback=True):
+                        yield connection
+                else:
+                    yield connection
+                    connection.rollback()
+
+        return connected
+
+    async def test_open_and_close_may_be_repeated(self, database: Driver) -> None:
+        """A driver with a pool of its own may be opened and closed twice; one with the caller's needs neither."""
+        assert isinstance(database, ThreadedDriver)
+        assert isinstance(database.driver, PsycopgSyncDriver)
+        is_own = database.driver._url is not None
+        await database.open()
+        await database.close()
+        await database.close()
+
+        if is_own:
+            with pytest.raises(PoolClosed):
+                await database.pool.fetch("SELECT 1")
+        await database.open()
+        assert await database.pool.fetch("SELECT 1 AS a") == [{"a": 1}]
+
+
+def test_server_that_the_blocking_driver_does_not_find_is_a_lost_connection(tmp_path: Path) -> None:
+    """Nobody listens: the driver does not open, and says at once that it may another time."""
+    driver = PsycopgSyncDriver(f"postgresql://nobody@/nothing?host={tmp_path}")
+
+    with pytest.raises(ConnectionLost) as lost:
+        now(driver.open())
+
+    assert (lost.value.operation, lost.value.retryable) == ("connect", True)
+
+
+async def test_what_waits_for_an_event_loop_is_refused() -> None:
+    """Whatever would wait is an error at once, not a hang; what only lets others have their turn goes on."""
+    turns = []
+
+    async def waits() -> None:
+        await asyncio.sleep(0)
+        turns.append(1)
+        await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(ConfigError) as refused:
+        now(waits())
+
+    assert turns == [1]
+    assert str(refused.value) == (
+        "hooks and middleware of a SyncClient must not wait for an event loop, got one that awaits "
+        f"{type(asyncio.get_running_loop().create_future()).__module__}.Future; insert with Client, or do without"
+    )
