@@ -25,7 +25,13 @@ SLEEPERS = {
     "tests/interop/chaos_river.py": "the pace of a load",
     "tests/interop/river_speed.py": "time is what is measured",
 }
-LEAVE_RUNNING = ("job_complete", "job_complete_many", "job_rescue_many", "job_set_state_if_running_many")
+LEAVE_RUNNING = (
+    "job_complete",
+    "job_complete_many",
+    "job_give_back_many",
+    "job_rescue_many",
+    "job_set_state_if_running_many",
+)
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:root|work|Users)/\w")
 TEXTS = ("*.md", "*.toml", "*.sql", "justfile")
 

@@ -12,6 +12,9 @@ from millhand.job import ClientId
 LANGUAGE = "python"
 # A client that was silent for so many of its reports is taken for dead: one may be lost, one may be late.
 NUM_SILENT_REPORTS = 3
+# And its jobs are given to others a little sooner: two reports did not come, and the third is not in time either.
+DEAD_AFTER_REPORTS = 2
+DEAD_GRACE = timedelta(seconds=1)
 
 
 class ClientState(enum.StrEnum):

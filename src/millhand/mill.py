@@ -16,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from millhand.config import Config, QueueConfig, StuckJob
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
-from millhand.job import ClientId, JobRow
+from millhand.job import ClientId, JobId, JobRow
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.offices import Offices
 from millhand.periodic import PeriodicJob
@@ -91,7 +92,13 @@ class Mill:
         self.producers: dict[str, Producer] = {}
         self._pollers: dict[str, QueuePoller] = {}
         self.offices = Offices(
-            config, driver, client_id=client_id, inserter=inserter, queues=self._queue_uses
+            config,
+            driver,
+            client_id=client_id,
+            inserter=inserter,
+            is_held=self._is_held,
+            on_lost=self._hear_lost,
+            queues=self._queue_uses,
         )
         self._kind_watcher: KindWatcher | None = None
         self._notifier: Notifier | None = None
@@ -206,12 +213,19 @@ class Mill:
             if not await self._wait_idle(ABANDON_SECONDS):
                 logger.error("attempts abandoned", extra={"num_jobs": self.num_running})
         offices = self.offices
-        _tell_to_stop(self.completer, *self._pollers.values(), self._kind_watcher, *offices.maintainers)
+        _tell_to_stop(
+            self.completer,
+            *self._pollers.values(),
+            self._kind_watcher,
+            offices.own_rescuer,
+            *offices.maintainers,
+        )
         await self.completer.stop()
         logger.debug("completions written", extra={"num_jobs": sum(self.completer.num_by_kind.values())})
         await _stop_all(self._pollers.values())
         if self._kind_watcher is not None:
             await self._kind_watcher.stop()
+        await offices.own_rescuer.stop()
         if offices.electors:
             await _stop_all(offices.maintainers)
             logger.debug("sweepers stopped")
@@ -296,6 +310,14 @@ class Mill:
             return
         if wants_slot:
             self.producers[row.queue].release_slot(attempt)
+
+    def _hear_lost(self, lost_at: datetime) -> None:
+        num_jobs = sum(producer.cancel_lost(lost_at) for producer in self.producers.values())
+        if num_jobs:
+            logger.warning("attempts lost", extra={"client_id": self._client_id, "num_jobs": num_jobs})
+
+    def _is_held(self, id: JobId) -> bool:
+        return self.completer.is_pending(id) or any(one.holds(id) for one in self.producers.values())
 
     def _hear_crash(self, service: Service, error: BaseException | None) -> None:
         if not self._crashed.done():

@@ -2,7 +2,7 @@
 What one client does for all: the two offices, what each of them does, and how the fleet knows of the client.
 
     river      who holds it sweeps River's tables: scheduler, rescuer, cleaners, reindexer
-    periodic   who holds it inserts the periodic jobs, and clears away clients that are gone
+    periodic   who holds it inserts the periodic jobs, gives back the jobs of clients that are gone, and clears these away
 
 River's office is one for clients of all languages, and a leader inserts only the periodic jobs that it has itself. So
 ours have an office of their own, and go on whoever holds River's; and clients of other languages are let go first for
@@ -17,15 +17,17 @@ Concurrency: belongs to one event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime
+from typing import Any
 
 from millhand.config import Config
 from millhand.driver.protocol import Driver
-from millhand.job import ClientId
+from millhand.job import ClientId, JobId
 from millhand.maintenance.client_cleaner import ClientCleaner
+from millhand.maintenance.client_rescuer import ClientRescuer
 from millhand.maintenance.foreign_watcher import ForeignWatcher
 from millhand.maintenance.job_cleaner import JobCleaner
-from millhand.maintenance.job_rescuer import JobRescuer
+from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.maintenance.maintainer import Maintainer
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
@@ -38,14 +40,19 @@ from millhand.runtime.service import Service
 from millhand.store.leader import Office
 from millhand.worker import NO_TIMEOUT
 
-# A renewal that fails is tried three times more while the term is trusted; more often costs the database more.
-PERIODIC_RENEW_SECONDS = 7.0
+# A leader of ours that is killed must be followed soon, for the jobs of its process wait for the next one: at the worst
+# for the rest of its term and one more bid, 14.5 s.
+PERIODIC_INTERVAL_SECONDS = 4.0
+PERIODIC_JITTER_SECONDS = 0.5
+PERIODIC_RENEW_SECONDS = 3.0
+PERIODIC_TTL_SECONDS = 10.0
 
 
 class Offices:
     """
     Wires a client's report, its electors and what they lead to; `queues` is what the client works.
 
+    `is_held` says whether it works a job, and `on_lost` is told when the client was given up: from what instant back.
     A client without `leader_election` reports, and holds neither office. The periodic jobs are `enqueuer`'s.
     """
 
@@ -56,6 +63,8 @@ class Offices:
         *,
         client_id: ClientId,
         inserter: Inserter,
+        is_held: Callable[[JobId], bool],
+        on_lost: Callable[[datetime], None],
         queues: Callable[[], Mapping[str, QueueUse]],
     ) -> None:
         self._periodic_term: Term | None = None
@@ -70,7 +79,15 @@ class Offices:
             interval=config.client_report_interval,
             kinds=config.workers.kinds,
             on_known=self._hear_known,
+            on_lost=on_lost,
             queues=queues,
+        )
+        self.own_rescuer = OwnJobRescuer(
+            driver.pool,
+            client_id=client_id,
+            is_held=is_held,
+            is_wanted=lambda: self.reporter.is_known,
+            **_rescue_settings(config),
         )
         self.river: Elector | None = None
         self.periodic: Elector | None = None
@@ -89,7 +106,7 @@ class Offices:
     @property
     def services(self) -> list[Service]:
         """All services, in the order in which they are started."""
-        return [self.reporter, *self._maintainers, *self.electors]
+        return [self.reporter, self.own_rescuer, *self._maintainers, *self.electors]
 
     def hear_river(self, payload: str) -> None:
         """Hear what was said on `river_leadership`."""
@@ -114,10 +131,13 @@ class Offices:
             pool,
             client_id,
             clock=clock,
+            interval_seconds=PERIODIC_INTERVAL_SECONDS,
             is_open=False,  # until the tables are known to be there
+            jitter_seconds=PERIODIC_JITTER_SECONDS,
             office=Office.PERIODIC,
             on_term=self._hear_periodic_term,
             renew_seconds=PERIODIC_RENEW_SECONDS,
+            ttl_seconds=PERIODIC_TTL_SECONDS,
         )
         watcher = ForeignWatcher(
             pool,
@@ -128,10 +148,22 @@ class Offices:
             term=lambda: river.term,
         )
         cleaner = ClientCleaner(pool, clock=clock, is_wanted=lambda: self.reporter.is_known)
+        rescuer = ClientRescuer(
+            pool,
+            inserter,
+            client_id=client_id,
+            clock=clock,
+            retry_policy=config.retry_policy,
+            steady_since=lambda: self.reporter.steady_since,
+            workers=config.workers,
+        )
+        sweepers = [*_sweepers(config, driver, inserter, lambda: self.reporter.is_known), watcher]
         self._maintainers = [
-            Maintainer([*_sweepers(config, driver, inserter), watcher], request_resign=river.request_resign),
-            # Without a pause: a run that falls due between two terms is not made up for.
-            Maintainer([self.enqueuer, cleaner], request_resign=self._request_resign, stagger_seconds=0.0),
+            Maintainer(sweepers, request_resign=river.request_resign),
+            # Without a pause: a run that falls due between two terms is not made up for, and a dead client's jobs wait.
+            Maintainer(
+                [self.enqueuer, rescuer, cleaner], request_resign=self._request_resign, stagger_seconds=0.0
+            ),
         ]
 
     def _request_resign(self, term: Term) -> None:
@@ -158,20 +190,24 @@ class Offices:
         self._maintainers[1].set_term(self._periodic_term if self.reporter.is_known else self._river_term)
 
 
-def _sweepers(config: Config, driver: Driver, inserter: Inserter) -> list[Service]:
+def _rescue_settings(config: Config) -> dict[str, Any]:
+    return {
+        "clock": config.clock,
+        "job_timeout": None if config.job_timeout == NO_TIMEOUT else config.job_timeout,
+        "rescue_after": config.rescue_after,
+        "retry_policy": config.retry_policy,
+        "workers": config.workers,
+    }
+
+
+def _sweepers(
+    config: Config, driver: Driver, inserter: Inserter, is_beside_clients: Callable[[], bool]
+) -> list[Service]:
     """Return what River's leader does for all, in the order in which it is begun."""
     pool, clock = driver.pool, config.clock
-    job_timeout: timedelta | None = None if config.job_timeout == NO_TIMEOUT else config.job_timeout
     sweepers: list[Service] = [
         JobScheduler(pool, inserter, clock=clock),
-        JobRescuer(
-            pool,
-            clock=clock,
-            job_timeout=job_timeout,
-            rescue_after=config.rescue_after,
-            retry_policy=config.retry_policy,
-            workers=config.workers,
-        ),
+        JobRescuer(pool, is_beside_clients=is_beside_clients, **_rescue_settings(config)),
         JobCleaner(
             pool,
             clock=clock,

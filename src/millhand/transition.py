@@ -26,12 +26,14 @@ from typing import assert_never
 import msgspec
 
 from millhand.event import EventKind
+from millhand.insert_opts import CANCEL_MARK
 from millhand.job import AttemptError, JobId, JobRow, JobState, Json
 from millhand.retry import later
 
 # The scheduler passes every five seconds. A job due sooner would wait for it, so it is made available at once, with its
 # instant in the future; the fetch holds it until then.
 SOON = timedelta(seconds=5)
+ZERO_TIME = "0001-01-01T00:00:00Z"  # Go's
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -212,6 +214,11 @@ def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:
             return None
         case _:
             assert_never(state)
+
+
+def is_cancel_requested(job: JobRow) -> bool:
+    """Whatever stands there, as for completions, but for what Go's clients write for "not cancelled"."""
+    return job.metadata.get(CANCEL_MARK) not in (None, ZERO_TIME)
 
 
 def is_of_attempt(row: JobRow, change: StateChange) -> bool:

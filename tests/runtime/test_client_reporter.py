@@ -80,10 +80,12 @@ async def test_client_is_there_when_it_has_started_and_stopped_when_it_has(room:
         pid=os.getpid(),
         queues={"mail": 7},
         report_interval=timedelta(seconds=5),
-        started_at=row.last_seen_at,
+        started_at=row.started_at,
         state=ClientState.WORKING,
         version=version("millhand"),
     )
+    assert row.started_at is not None
+    assert timedelta(0) <= row.last_seen_at - row.started_at < timedelta(seconds=5)
     assert (stopped.state, stopped.stopped_at) == (ClientState.STOPPED, stopped.last_seen_at)
     assert room.known == [True]
 
@@ -216,7 +218,7 @@ async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_
     } == {
         "client_id": "a",
         "line": "millhand",
-        "expected": 2,
+        "expected": 5,
         "reason": "the tables are not there",
         "remedy": "run millhand migrate up, and grant its tables to this role",
     }

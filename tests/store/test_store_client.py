@@ -55,8 +55,8 @@ async def test_report_begins_a_life_and_goes_on_with_it(tx: Executor) -> None:
     first = await tx.run(client_report(report(), started_at=None, now=NOW))
     later = await tx.run(client_report(report(), started_at=first.started_at, now=NOW + 5 * SECOND))
 
-    assert first == Reported(NOW, {}, None)
-    assert later == Reported(NOW, {}, NOW)
+    assert first == Reported(NOW, {}, None, NOW)
+    assert later == Reported(NOW, {}, NOW, NOW + 5 * SECOND)
     assert await tx.run(client_list(now=NOW + 6 * SECOND)) == [
         ClientRow(
             id=A,
@@ -86,7 +86,7 @@ async def test_report_of_a_new_life_keeps_what_the_old_one_touched(tx: Executor)
         client_report(report(queue_updates={"mail": new}), started_at=again.started_at, now=NOW + MINUTE)
     )
 
-    assert again == Reported(NOW + MINUTE, {"mail": new, "default": old}, NOW)
+    assert again == Reported(NOW + MINUTE, {"mail": new, "default": old}, NOW, NOW + MINUTE)
     assert after.queue_updates == {"mail": new}
 
 

@@ -19,30 +19,34 @@ Source: River v0.51.2, internal/maintenance/job_rescuer.go.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
-from millhand.insert_opts import CANCEL_MARK
-from millhand.job import AttemptError, JobId, JobRow, JobState
+from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
 from millhand.retry import RetryPolicy, checked_retry_at
+from millhand.store.client_end import job_get_stuck_beside_clients, job_get_stuck_of_client
 from millhand.store.job import Rescue, job_get_stuck, job_rescue_many
+from millhand.store.query import Query
+from millhand.transition import is_cancel_requested
 from millhand.worker import Worker, Workers
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 30.0
+OWN_INTERVAL_SECONDS = 60.0
 ERROR = "Stuck job rescued by JobRescuer"
-
-ZERO_TIME = "0001-01-01T00:00:00Z"  # Go's
 
 
 class JobRescuer(BatchSweeper):
     """
     Rescues jobs that have been running for longer than `rescue_after` and, if their worker has a timeout, than that.
 
-    `job_timeout` is the client's, for workers that have none of their own; None or a negative one is none.
+    `job_timeout` is the client's, for workers that have none of their own; None or a negative one is none. While
+    `is_beside_clients`, jobs of clients that report are left to these, and to who gives them back when they are gone.
     """
 
     def __init__(
@@ -56,11 +60,13 @@ class JobRescuer(BatchSweeper):
         workers: Workers,
         batch_size: BatchSize | None = None,
         interval_seconds: float = INTERVAL_SECONDS,
+        is_beside_clients: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(batch_size or BatchSize(clock))
         self.interval_seconds = interval_seconds
         self._after_id = JobId(0)
         self._clock = clock
+        self._is_beside_clients = is_beside_clients
         self._job_timeout = job_timeout
         self._pool = pool
         self._rescue_after = rescue_after
@@ -74,7 +80,7 @@ class JobRescuer(BatchSweeper):
     async def run_batch(self, num_rows: int) -> int:
         now = self._clock.now()
         horizon = now - self._rescue_after
-        stuck = job_get_stuck(stuck_horizon=horizon, after_id=self._after_id, limit=num_rows)
+        stuck = self._stuck(horizon, num_rows)
         jobs = await self._pool.run(stuck.within(STATEMENT_SECONDS))
         if not jobs:
             return 0
@@ -89,6 +95,10 @@ class JobRescuer(BatchSweeper):
         # Page by page by id, so that a page of jobs which are left alone does not hide those behind it.
         self._after_id = jobs[-1].id
         return len(jobs)
+
+    def _stuck(self, horizon: datetime, num_rows: int) -> Query[list[JobRow]]:
+        get = job_get_stuck_beside_clients if self._is_beside_clients() else job_get_stuck
+        return get(stuck_horizon=horizon, after_id=self._after_id, limit=num_rows)
 
     def _decide(self, job: JobRow, now: datetime) -> Rescue | None:
         return decide_rescue(
@@ -116,6 +126,48 @@ class JobRescuer(BatchSweeper):
         self.probe("rescued", job.id)
 
 
+class OwnJobRescuer(JobRescuer):
+    """
+    Rescues, in each client, those of its own jobs that run by their rows and that it does not work any more.
+
+    That is what is left of an outcome which the database refused. `is_held` says whether a job is still worked, or about
+    to be written; one that is not is rescued when the next pass finds it so again. While it is not wanted, it does nothing.
+    """
+
+    def __init__(
+        self,
+        pool: Executor,
+        *,
+        client_id: ClientId,
+        is_held: Callable[[JobId], bool],
+        is_wanted: Callable[[], bool],
+        interval_seconds: float = OWN_INTERVAL_SECONDS,
+        **settings: Any,  # noqa: ANN401 - those of the rescuer
+    ) -> None:
+        super().__init__(pool, interval_seconds=interval_seconds, **settings)
+        self._client_id = client_id
+        self._idle: set[JobId] = set()
+        self._idle_before: set[JobId] = set()
+        self._is_held = is_held
+        self._is_wanted = is_wanted
+
+    async def run_once(self) -> None:
+        if self._is_wanted():
+            self._idle, self._idle_before = set(), self._idle
+            await super().run_once()
+
+    def _stuck(self, horizon: datetime, num_rows: int) -> Query[list[JobRow]]:
+        return job_get_stuck_of_client(
+            client_id=self._client_id, stuck_horizon=horizon, after_id=self._after_id, limit=num_rows
+        )
+
+    def _decide(self, job: JobRow, now: datetime) -> Rescue | None:
+        if self._is_held(job.id):
+            return None
+        self._idle.add(job.id)
+        return super()._decide(job, now) if job.id in self._idle_before else None
+
+
 def decide_rescue(
     job: JobRow,
     worker: Worker | None,
@@ -131,7 +183,7 @@ def decide_rescue(
     Source: River v0.51.2, internal/maintenance/job_rescuer.go `makeRetryDecision`, but for unknown kinds.
     """
     error = AttemptError(now, job.attempt, ERROR)
-    if _is_cancel_requested(job):
+    if is_cancel_requested(job):
         return Rescue(job.id, JobState.CANCELLED, error, finalized_at=now)
     if worker is not None and not _is_readable(job, worker):
         worker = None  # it cannot be at it, and has nothing to say about the job
@@ -141,11 +193,6 @@ def decide_rescue(
         return Rescue(job.id, JobState.DISCARDED, error, finalized_at=now)
     policy = retry_policy if worker is None or worker.retry is None else worker.retry
     return Rescue(job.id, JobState.RETRYABLE, error, scheduled_at=checked_retry_at(policy, job, now))
-
-
-def _is_cancel_requested(job: JobRow) -> bool:
-    """Whatever stands there, as for completions, but for what Go's clients write for "not cancelled"."""
-    return job.metadata.get(CANCEL_MARK) not in (None, ZERO_TIME)
 
 
 def _is_readable(job: JobRow, worker: Worker) -> bool:

@@ -16,6 +16,7 @@ from millhand.job import JobRow
 class CancelReason(enum.Enum):
     """Why an attempt is to end before its time."""
 
+    LOST = "the client was given up, and its jobs were given to others"
     REMOTE = "somebody cancelled the job"
     STOPPING = "the client stops"
     TIMEOUT = "the worker's timeout passed"

@@ -7,9 +7,13 @@ Rule 2: a row belongs to a life: the instant of the first report, by the databas
 Rule 3: where the tables are not there, or not for us, the client works all the same. That is told once, and looked after
         as often as a report would have been made: they may be made while we run.
 
-    is_known   whether the fleet can see us; whoever needs that hears of each change by `on_known`
+Rule 4: others may have given us up meanwhile, because our process or our way to the database stood still. The report
+        that comes after it learns of that, and tells `on_lost`: what was fetched before is not ours any more.
 
-Concurrency: belongs to one event loop. `on_known` is called on it, and must not block.
+    is_known       whether the fleet can see us; whoever needs that hears of each change by `on_known`
+    steady_since   since when each of our reports was made in time; who has seen that may judge the silence of others
+
+Concurrency: belongs to one event loop. `on_known` and `on_lost` are called on it, and must not block.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from importlib.metadata import version
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError
+from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE
 from millhand.job import ClientId
 from millhand.runtime.service import Service, Wake
 from millhand.store.client import (
@@ -40,7 +45,7 @@ logger = logging.getLogger(__name__)
 STATEMENT_SECONDS = 5.0
 # A process that is told to stop must stop; its row is taken for silent then.
 STOP_SECONDS = 2.0
-MIGRATION_VERSION = 2
+MIGRATION_VERSION = 5
 # No such table, column or schema; and not for us.
 _UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 
@@ -70,23 +75,30 @@ class ClientReporter(Service):
         kinds: Sequence[str],
         on_known: Callable[[], None],
         queues: Callable[[], Mapping[str, QueueUse]],
+        on_lost: Callable[[datetime], None] = lambda _: None,
     ) -> None:
         super().__init__()
+        self._began = 0.0
         self._client_id = client_id
         self._clock = clock
         self._has_told = False
         self._interval = interval
         self._is_taken = False
         self._kinds = kinds
+        self._lost_at: datetime | None = None
         self._num_failures = 0
         self._on_known = on_known
+        self._on_lost = on_lost
         self._pool = pool
         self._queue_updates: dict[str, datetime] = {}
         self._queues = queues
+        self._seen_at: datetime | None = None
         self._started_at: datetime | None = None
         self.is_known = False
+        self.steady_since: datetime | None = None
 
     async def run(self, started: Callable[[], None]) -> None:
+        self._began = self._clock.monotonic()
         self._started_at = None
         await self.run_once()
         started()
@@ -122,14 +134,34 @@ class ClientReporter(Service):
             report_interval=self._interval,
             version=version("millhand"),
         )
-        query = client_report(report, started_at=self._started_at)
+        # Not younger than it is: the tables may have been made while it ran.
+        age = timedelta(seconds=self._clock.monotonic() - self._began)
+        query = client_report(report, started_at=self._started_at, age=age)
         reported = await self._pool.run(query.within(STATEMENT_SECONDS))
         self._look_for_twin(reported.before_at)
+        self._note_lost(reported.lost_at)
+        self._note_seen(reported.seen_at)
         self._started_at = reported.started_at
         self._queue_updates = reported.queue_updates
         self._num_failures = 0
         self._set_known()
         self.probe("reported", reported)
+
+    def _note_lost(self, lost_at: datetime | None) -> None:
+        """Tell if we were given up since the last report; what a life before ours lost is none of our business."""
+        is_news = lost_at is not None and lost_at != self._lost_at and self._started_at is not None
+        self._lost_at = lost_at
+        if is_news and lost_at is not None:
+            logger.warning("client was given up", extra={"client_id": self._client_id})
+            self._on_lost(lost_at)
+
+    def _note_seen(self, seen_at: datetime) -> None:
+        """Keep since when reports were made in time; one that failed, was late or went back in time begins anew."""
+        gap = timedelta(0) if self._seen_at is None else seen_at - self._seen_at
+        is_in_time = timedelta(0) <= gap <= DEAD_AFTER_REPORTS * self._interval + DEAD_GRACE
+        if self.steady_since is None or not is_in_time:
+            self.steady_since = seen_at
+        self._seen_at = seen_at
 
     def _note_updates(self, uses: Mapping[str, QueueUse]) -> None:
         """Own up to what was touched, and for a while to what is worked no longer."""
@@ -165,6 +197,7 @@ class ClientReporter(Service):
 
     def _set_unknown(self, reason: str) -> None:
         was_known, self.is_known, self._started_at = self.is_known, False, None
+        self.steady_since = None
         if not self._has_told:
             self._has_told = True
             logger.warning(
@@ -183,6 +216,7 @@ class ClientReporter(Service):
 
     def _failed(self, error: MillhandError) -> None:
         self._num_failures += 1
+        self.steady_since = None
         level = logging.WARNING if self._num_failures == 1 else logging.DEBUG
         logger.log(level, "client not reported", extra=self._fault(error))
         self.probe("failed", error)

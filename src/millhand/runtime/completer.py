@@ -86,6 +86,10 @@ class Completer(Service):
         """How many changes are not written yet."""
         return len(self._backlog)
 
+    def is_pending(self, id: JobId) -> bool:
+        """Whether a change of the job waits to be written."""
+        return id in self._backlog
+
     def hand_over(self, change: StateChange, attempt: Attempt) -> Awaitable[object] | None:
         """
         Take a change to be written soon. Returns None, or, when too much is waiting, what to await before going on.

@@ -4,7 +4,7 @@ Execute one attempt: middleware, hooks, decode, the worker; and say how it ended
     Middleware.work( Hook.work_begin → decode args → [ worker → Hook.work_end ] )
                                                        the timeout covers this part
     outcome:  returned → Completed · cancelled from outside → Cancelled · JobSnooze → Snoozed
-              cancelled because the client stops → Interrupted · JobCancel → Cancelled · anything else → Failed
+              cancelled because the client stops, or lost its jobs → Interrupted · JobCancel → Cancelled · anything else → Failed
 
 Rule 1: a plain function runs in a thread, and nobody can interrupt a thread: its attempt lasts until the function
         returns, however often it was cancelled. It may look at `job.is_cancel_requested`.
@@ -296,7 +296,8 @@ def _signalled(error: BaseException, attempt: Attempt) -> Outcome | None:
         return Cancelled(CANCELLED_REMOTELY)
     if isinstance(error, JobSnooze):
         return Snoozed(error.delay)
-    if attempt.reason is CancelReason.STOPPING and _is_cancellation(error):
+    # If the job is not given back yet, or never, this does it; otherwise it comes too late, and changes nothing.
+    if attempt.reason in (CancelReason.LOST, CancelReason.STOPPING) and _is_cancellation(error):
         return Interrupted()
     if isinstance(error, JobCancel):
         return Cancelled(f"JobCancelError: {'no reason given' if error.reason is None else error.reason}")

@@ -114,6 +114,10 @@ class Producer(Service):
         """A snapshot of the attempts that run here; of one job there may be several."""
         return (*self._overtaken, *self._attempts.values())
 
+    def holds(self, id: JobId) -> bool:
+        """Whether an attempt at the job runs here."""
+        return id in self._attempts or any(attempt.row.id == id for attempt in self._overtaken)
+
     async def run(self, started: Callable[[], None]) -> None:
         row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
         self.see_touched(row)
@@ -173,6 +177,13 @@ class Producer(Service):
                 overtaken.cancel(CancelReason.REMOTE)
         if self._cancelled_while_fetching is not None:
             self._cancelled_while_fetching.add(id)
+
+    def cancel_lost(self, lost_at: datetime) -> int:
+        """Cancel attempts at jobs that were fetched before this client was given up; return how many."""
+        lost = [one for one in self.running if one.row.attempted_at is None or one.row.attempted_at < lost_at]
+        for attempt in lost:
+            attempt.cancel(CancelReason.LOST)
+        return len(lost)
 
     def cancel_all(self, reason: CancelReason) -> int:
         """Cancel whatever runs; return how many attempts that were."""

@@ -1,7 +1,12 @@
 -- name: client_get_shape
--- Say whether the tables of clients are there, which migration 2 of line millhand makes.
+-- Say whether the tables of clients are there, as migrations 2 and 5 of line millhand make them.
 SELECT
-    to_regclass('/* schema */millhand_client') IS NOT NULL
+    EXISTS (
+        SELECT
+        FROM pg_catalog.pg_attribute
+        WHERE attrelid = to_regclass('/* schema */millhand_client')
+        AND attname = 'lost_at'
+    )
     AND to_regclass('/* schema */millhand_leader') IS NOT NULL AS is_there;
 
 -- name: client_report
@@ -20,7 +25,11 @@ VALUES (
     @queues::text::jsonb,
     @queue_updates::text::jsonb,
     @report_interval::interval,
-    coalesce(@started_at::timestamptz, @now::timestamptz, now()),
+    -- A life does not begin in the future, although the clock was set back.
+    least(
+        coalesce(@started_at::timestamptz, coalesce(@now::timestamptz, now()) - @age::interval),
+        coalesce(@now::timestamptz, now())
+    ),
     coalesce(@now::timestamptz, now())
 )
 ON CONFLICT (id) DO UPDATE SET
@@ -37,9 +46,20 @@ ON CONFLICT (id) DO UPDATE SET
     report_interval = excluded.report_interval,
     started_at = excluded.started_at,
     last_seen_at = excluded.last_seen_at,
-    stopped_at = NULL
+    lost_at = CASE WHEN client.lost_at <= excluded.last_seen_at THEN client.lost_at END,
+    stopped_at = NULL,
+    contested_at = CASE
+        WHEN client.started_at <> excluded.started_at
+        AND client.started_at IS DISTINCT FROM @started_at::timestamptz
+        AND client.stopped_at IS NULL
+        AND (client.lost_at > client.last_seen_at) IS NOT TRUE
+            THEN excluded.last_seen_at
+        ELSE client.contested_at
+    END
 RETURNING
     client.started_at,
+    client.last_seen_at,
+    client.lost_at,
     client.queue_updates::text AS queue_updates,
     -- Who wrote it before: the snapshot of this statement.
     (SELECT before.started_at FROM /* schema */millhand_client AS before WHERE before.id = @id) AS before_at;
@@ -163,3 +183,159 @@ CROSS JOIN LATERAL (
 ) AS due
 WHERE due.kind <> ALL(@kinds::text [])
 ORDER BY due.kind;
+
+-- name: client_declare_lost
+-- Give up clients that have been silent for too long, of those that are suspected; say who is to be suspected next, how
+-- many were given up of late, have ended or have begun another life, and how soon the next one may be due.
+-- Silence counts from when the caller began to see the database answer, and only while he reports himself.
+WITH clients AS MATERIALIZED (
+    SELECT
+        client.id,
+        greatest(client.started_at, client.lost_at, client.stopped_at, client.contested_at) AS changed_at,
+        client.stopped_at IS NULL
+        AND (client.lost_at > client.last_seen_at) IS NOT TRUE
+        AND client.id <> @id AS is_expected,
+        greatest(client.last_seen_at, CASE WHEN client.id <> @id THEN @steady_since::timestamptz END)
+        + (@num_reports::float8 * client.report_interval + @grace::interval) AS dies_at,
+        client.contested_at + (@num_reports::float8 * client.report_interval + @grace::interval) AS settled_at
+    FROM /* schema */millhand_client AS client
+),
+
+judge AS MATERIALIZED (
+    SELECT coalesce(@now::timestamptz, now()) AS at
+    FROM clients
+    WHERE clients.id = @id
+    AND clients.dies_at > coalesce(@now::timestamptz, now())
+),
+
+lost AS (
+    UPDATE /* schema */millhand_client AS client
+    SET lost_at = judge.at
+    FROM judge, clients
+    WHERE client.id = clients.id
+    AND client.id = ANY(@suspect_ids::text [])
+    AND clients.is_expected
+    AND clients.dies_at < judge.at
+    -- Again, of the row as it is by now: it may have been reported for.
+    AND client.stopped_at IS NULL
+    AND client.last_seen_at + (@num_reports::float8 * client.report_interval + @grace::interval) < judge.at
+    RETURNING client.id
+)
+
+SELECT
+    ARRAY(SELECT lost.id FROM lost ORDER BY lost.id) AS lost_ids,
+    ARRAY(
+        SELECT clients.id
+        FROM clients, judge
+        WHERE clients.is_expected
+        AND clients.dies_at < judge.at
+        AND clients.id NOT IN (SELECT lost.id FROM lost)
+        ORDER BY clients.id
+    ) AS suspect_ids,
+    (SELECT count(*) FROM clients, judge WHERE clients.changed_at > judge.at - @recently::interval) AS num_recent,
+    (
+        SELECT extract(EPOCH FROM min(due.at) - coalesce(@now::timestamptz, now()))::float8
+        FROM (
+            SELECT clients.dies_at AS at
+            FROM clients
+            WHERE clients.is_expected
+            UNION ALL
+            SELECT clients.settled_at
+            FROM clients
+            WHERE clients.settled_at > coalesce(@now::timestamptz, now())
+        ) AS due
+    ) AS seconds_left;
+
+-- name: job_get_stranded
+-- Give jobs that run for clients which are not at it any more: they were given up, have stopped, or have begun another
+-- life since. Of a name that two living clients go by only what was given up is taken.
+WITH ended AS MATERIALIZED (
+    SELECT
+        client.id,
+        -- One that lies ahead is of a clock that was set back since, and comes after whatever is fetched by it.
+        CASE WHEN client.lost_at <= coalesce(@now::timestamptz, now()) THEN client.lost_at END AS lost_at,
+        client.stopped_at,
+        CASE
+            WHEN (
+                client.contested_at + (@num_reports::float8 * client.report_interval + @grace::interval)
+                > coalesce(@now::timestamptz, now())
+            ) IS NOT TRUE
+                THEN client.started_at
+        END AS started_at
+    FROM /* schema */millhand_client AS client
+),
+
+stranded AS MATERIALIZED (
+    SELECT
+        job.id,
+        CASE
+            WHEN job.attempted_at < ended.lost_at THEN 'lost'
+            WHEN job.attempted_at < ended.stopped_at THEN 'stopped'
+            ELSE 'restarted'
+        END AS reason
+    FROM /* schema */river_job AS job
+    INNER JOIN ended ON ended.id = job.attempted_by[cardinality(job.attempted_by)]
+    WHERE job.state = 'running'
+    AND (job.id > @after_id) IS TRUE
+    AND job.attempted_at < greatest(ended.lost_at, ended.stopped_at, ended.started_at)
+    ORDER BY job.id
+    LIMIT @limit::integer
+)
+
+SELECT
+    /* job_columns */,
+    stranded.reason,
+    coalesce(@now::timestamptz, now()) AS at
+FROM /* schema */river_job AS job
+INNER JOIN stranded ON stranded.id = job.id
+WHERE job.id = ANY(ARRAY(SELECT stranded.id FROM stranded))
+AND job.state = 'running'
+ORDER BY job.id;
+
+-- name: job_get_stuck_beside_clients
+-- As job_get_stuck, but for jobs that run for a client of ours: while it lives it knows itself, and if not, others do.
+WITH stuck AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.state = 'running'
+    AND job.attempted_at < @horizon
+    AND (job.id > @after_id) IS TRUE
+    AND NOT EXISTS (
+        SELECT
+        FROM /* schema */millhand_client AS client
+        WHERE client.id = job.attempted_by[cardinality(job.attempted_by)]
+    )
+)
+
+SELECT
+    /* job_columns */
+FROM /* schema */river_job AS job
+WHERE job.id = ANY(ARRAY(
+    SELECT id
+    FROM stuck
+    ORDER BY id
+    LIMIT @limit::integer
+))
+ORDER BY job.id;
+
+-- name: job_get_stuck_of_client
+-- As job_get_stuck, of those that run for one client.
+WITH stuck AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    WHERE job.state = 'running'
+    AND job.attempted_at < @horizon
+    AND (job.id > @after_id) IS TRUE
+    AND job.attempted_by[cardinality(job.attempted_by)] = @client_id
+)
+
+SELECT
+    /* job_columns */
+FROM /* schema */river_job AS job
+WHERE job.id = ANY(ARRAY(
+    SELECT id
+    FROM stuck
+    ORDER BY id
+    LIMIT @limit::integer
+))
+ORDER BY job.id;

@@ -146,6 +146,49 @@ AND (job.state = 'running') IS TRUE
 AND job.attempted_at < @horizon
 RETURNING job.id;
 
+-- name: job_give_back_many
+-- Write what becomes of jobs whose client is not at it any more, of those that still run for the attempt that was seen.
+UPDATE /* schema */river_job AS job
+SET
+    errors = array_append(job.errors, input.error::jsonb),
+    finalized_at = input.finalized_at,
+    metadata = CASE jsonb_typeof(job.metadata)
+        WHEN 'object' THEN job.metadata || jsonb_build_object(
+            'river:rescue_count',
+            1 + CASE jsonb_typeof(job.metadata -> 'river:rescue_count')
+                WHEN 'number' THEN (job.metadata ->> 'river:rescue_count')::numeric
+                ELSE 0
+            END
+        )
+        ELSE job.metadata
+    END,
+    scheduled_at = coalesce(input.scheduled_at, job.scheduled_at),
+    state = input.state::/* schema */river_job_state
+FROM ROWS FROM (
+    unnest(@ids::bigint []),
+    unnest(@attempts::integer []),
+    unnest(@attempted_ats::timestamptz []),
+    unnest(@attempted_bys::text []),
+    unnest(@errors::text []),
+    unnest(@finalized_ats::timestamptz []),
+    unnest(@scheduled_ats::timestamptz []),
+    unnest(@states::text []),
+    -- As in job_set_state_if_running_many.
+    generate_series(1, cardinality(@ids::bigint []))
+) AS input (id, attempt, attempted_at, attempted_by, error, finalized_at, scheduled_at, state, place)
+WHERE job.id = input.id
+AND job.id = ANY(@ids::bigint [])
+AND (job.state = 'running') IS TRUE
+AND job.attempt = input.attempt
+AND (job.attempted_at = input.attempted_at) IS TRUE
+AND (job.attempted_by[cardinality(job.attempted_by)] = input.attempted_by) IS TRUE
+-- A cancel that came after the job was read is for the next pass to see; what Go writes for "not cancelled" is none.
+AND (
+    input.state = 'cancelled'
+    OR (job.metadata ->> 'cancel_attempted_at' <> '0001-01-01T00:00:00Z') IS NOT TRUE
+)
+RETURNING job.id;
+
 -- name: job_delete_before
 -- Delete finalized jobs that are older than the horizon of their state; a state without horizon keeps its jobs.
 WITH old AS MATERIALIZED (

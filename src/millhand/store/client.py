@@ -1,4 +1,4 @@
-"""Statements about clients: that they are there, who they are, and who else is."""
+"""Statements about clients: that they are there, who they are, and who else is. Of their end: `client_end.py`."""
 
 from __future__ import annotations
 
@@ -43,11 +43,14 @@ class Reported(msgspec.Struct, frozen=True):
     A report as it was written.
 
     `before_at` is the start of whoever wrote the row before, this client or another one of the name; None if nobody.
+    `seen_at` is when it was written, and `lost_at` when a client of the name was given up last; None if never.
     """
 
     started_at: datetime
     queue_updates: dict[str, datetime]
     before_at: datetime | None
+    seen_at: datetime
+    lost_at: datetime | None = None
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -64,14 +67,19 @@ def client_get_shape() -> Query[bool]:
 
 
 def client_report(
-    report: ClientReport, *, started_at: datetime | None, now: datetime | None = None
+    report: ClientReport,
+    *,
+    started_at: datetime | None,
+    age: timedelta = timedelta(0),
+    now: datetime | None = None,
 ) -> Query[Reported]:
     """
-    Say that a client is there; `started_at` is None for its first report, which begins its life.
+    Say that a client is there; `started_at` is None for its first report, which begins its life, `age` ago.
 
     The first report adds the queues that a client of that name touched before; nobody else would own up to them.
     """
     params = {
+        "age": age,
         "hostname": report.hostname,
         "id": report.id,
         "kinds": list(report.kinds),
@@ -136,9 +144,9 @@ def _encode(value: object) -> str:
 
 
 def _parse_reported(rows: Sequence[Row]) -> Reported:
-    started_at, queue_updates, before_at = rows[0]
+    started_at, seen_at, lost_at, queue_updates, before_at = rows[0]
     decoded = msgspec.json.decode(queue_updates, type=dict[str, datetime])
-    return Reported(started_at, decoded, before_at)
+    return Reported(started_at, decoded, before_at, seen_at, lost_at)
 
 
 def _parse_row(row: Row) -> ClientRow:

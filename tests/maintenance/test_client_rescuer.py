@@ -1,0 +1,293 @@
+"""Jobs of clients that are gone: who is given up, and what becomes of what he held."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+
+from factory import NOW, get_job, insert_job, qualified
+from millhand.clock import SystemClock
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.job import AttemptError, ClientId, Job, JobRow, JobState
+from millhand.maintenance.client_rescuer import ClientRescuer, decide_stranded
+from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
+from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
+from millhand.runtime.inserter import Inserter
+from millhand.store.client import ClientReport, client_report, client_stop
+from millhand.store.client_end import End, Stranded
+from millhand.store.job import Rescue
+from millhand.testing import ManualClock
+from millhand.worker import NO_TIMEOUT, Workers
+
+ME, OTHER, GO = ClientId("me"), ClientId("other"), ClientId("go")
+MINUTE = timedelta(minutes=1)
+LOST = "Job rescued by ClientRescuer: client 'other' stopped reporting"
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+
+
+def workers() -> Workers:
+    workers = Workers()
+
+    @workers.add(timeout=NO_TIMEOUT, retry=ConstantRetryPolicy(MINUTE))
+    async def act(job: Job[Act]) -> None: ...
+
+    return workers
+
+
+class Fleet:
+    """Clients by their rows, at the instants of the database's clock."""
+
+    def __init__(self, driver: AsyncpgDriver) -> None:
+        self.announced: list[str] = []
+        self.driver = driver
+        self.now = datetime.now(UTC)
+        self.steady_since: datetime | None = self.now - 60 * MINUTE
+
+    async def reported(self, id: ClientId, ago: timedelta = timedelta(0)) -> None:
+        values: dict[str, Any] = {
+            "hostname": "here", "kinds": [], "pid": 1, "queue_updates": {}, "queues": {}, "version": "1",
+            "report_interval": timedelta(seconds=5),
+        }  # fmt: skip
+        report = ClientReport(id=id, **values)
+        started_at = self.now - 30 * MINUTE
+        await self.driver.pool.run(client_report(report, started_at=started_at, now=self.now - ago))
+
+    async def running(self, id: ClientId, ago: timedelta = 20 * MINUTE, **columns: Any) -> JobRow:
+        its = {"attempted_at": self.now - ago, "attempted_by": [id], "kind": "act", **columns}
+        return await insert_job(self.driver.pool, JobState.RUNNING, **its)
+
+    def rescuer(self) -> ClientRescuer:
+        inserter = Inserter(self.driver.pool, Config())
+        inserter.announce = self.announced.extend  # type: ignore[assignment, method-assign]
+        return ClientRescuer(
+            self.driver.pool,
+            inserter,
+            client_id=ME,
+            clock=SystemClock(),
+            retry_policy=DefaultRetryPolicy(),
+            steady_since=lambda: self.steady_since,
+            workers=workers(),
+        )
+
+    async def row(self, job: JobRow) -> JobRow:
+        return await get_job(self.driver.pool, job.id)
+
+
+@pytest.fixture
+def fleet(schema_driver: AsyncpgDriver) -> Fleet:
+    return Fleet(schema_driver)
+
+
+async def test_jobs_of_a_silent_client_go_on_at_once(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    """It is suspected, given up, and its job is available, announced and told of; the living keep theirs."""
+    await fleet.reported(ME)
+    await fleet.reported(OTHER, MINUTE)
+    theirs, mine, gos = [await fleet.running(id) for id in (OTHER, ME, GO)]
+    rescuer = fleet.rescuer()
+
+    with caplog.at_level(logging.INFO, "millhand.maintenance"):
+        await rescuer.run_once()
+        suspected, pause = await fleet.row(theirs), rescuer.next_pause_seconds()
+        await rescuer.run_once()
+
+    row = await fleet.row(theirs)
+    assert (suspected, pause) == (theirs, 1.0)
+    assert (row.state, row.attempt, row.metadata) == (JobState.AVAILABLE, 1, {"river:rescue_count": 1})
+    assert [error.error for error in row.errors] == [LOST]
+    assert abs(row.scheduled_at - fleet.now) < MINUTE
+    assert [await fleet.row(job) for job in (mine, gos)] == [mine, gos]
+    assert fleet.announced == ["default"]
+    assert [record.message for record in caplog.records] == ["client given up", "job rescued", "jobs rescued"]
+    told = {name: getattr(caplog.records[1], name) for name in ("client_id", "reason", "state", "job_id")}
+    assert told == {
+        "client_id": OTHER, "reason": "stopped reporting", "state": "available", "job_id": theirs.id,
+    }  # fmt: skip
+
+
+async def test_nothing_is_done_while_the_own_reports_do_not_come_through(fleet: Fleet) -> None:
+    """Whoever does not know that the database has heard the others does not judge them."""
+    await fleet.reported(ME)
+    await fleet.reported(OTHER, MINUTE)
+    job = await fleet.running(OTHER)
+    fleet.steady_since = None
+    rescuer = fleet.rescuer()
+
+    for _ in range(3):
+        await rescuer.run_once()
+
+    assert await fleet.row(job) == job
+
+
+async def test_everybody_is_heard_first_when_the_database_is_back(fleet: Fleet) -> None:
+    """A minute of nobody's reports kills nobody: who is still silent a while later is given up then."""
+    await fleet.reported(OTHER, MINUTE)
+    job = await fleet.running(OTHER)
+    await fleet.reported(ME)
+    fleet.steady_since = fleet.now - timedelta(seconds=5)
+    rescuer = fleet.rescuer()
+
+    for _ in range(3):
+        await rescuer.run_once()
+    early, pause = await fleet.row(job), rescuer.next_pause_seconds()
+    fleet.steady_since = fleet.now - timedelta(seconds=12)
+    for _ in range(2):
+        await rescuer.run_once()
+
+    assert (early, (await fleet.row(job)).state) == (job, JobState.AVAILABLE)
+    assert 4.0 < pause <= 5.0
+
+
+async def test_client_that_nobody_knows_is_left_to_its_age(fleet: Fleet) -> None:
+    """After a crash of the server the table is empty: what runs for a name without a row is not given back by us."""
+    await fleet.reported(ME)
+    await fleet.reported(OTHER)
+    job = await fleet.running(OTHER)
+    sql = "DELETE FROM /* schema */millhand_client WHERE id = 'other'"
+    await fleet.driver.pool.fetch(qualified(sql, fleet.driver.pool))
+    rescuer = fleet.rescuer()
+
+    for _ in range(3):
+        await rescuer.run_once()
+    before = await fleet.row(job)
+    await fleet.reported(OTHER)
+    await rescuer.run_once()
+
+    assert (before, await fleet.row(job)) == (job, job)
+
+
+async def test_job_that_a_stop_has_left_is_given_back(fleet: Fleet) -> None:
+    """An attempt that paid no heed was abandoned, its client has stopped, and its job goes on."""
+    await fleet.reported(ME)
+    await fleet.reported(OTHER)
+    job = await fleet.running(OTHER)
+    stop = client_stop(id=OTHER, started_at=fleet.now - 30 * MINUTE, now=fleet.now)
+    assert await fleet.driver.pool.run(stop)
+
+    await fleet.rescuer().run_once()
+
+    row = await fleet.row(job)
+    assert (row.state, row.errors[0].error) == (
+        JobState.AVAILABLE,
+        "Job rescued by ClientRescuer: client 'other' stopped, and left it behind",
+    )
+
+
+class Listening:
+    """An executor that keeps the names of what it runs."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.said: list[str] = []
+
+    async def run(self, query: Any) -> Any:
+        self.said.append(query.name)
+        return await self.pool.run(query)
+
+
+async def test_cost_of_looking_is_one_statement(fleet: Fleet) -> None:
+    """While nothing happens jobs are looked for every half a minute, and clients when one might be due."""
+    await fleet.reported(ME)
+    rescuer = fleet.rescuer()
+    await rescuer.run_once()
+    listening = rescuer._pool = Listening(fleet.driver.pool)  # type: ignore[assignment]
+
+    for _ in range(3):
+        await rescuer.run_once()
+
+    assert (listening.said, rescuer.next_pause_seconds()) == (["client_declare_lost"] * 3, 5.0)
+
+
+def stranded(**columns: Any) -> Stranded:
+    values: dict[str, Any] = {
+        "id": 1, "state": JobState.RUNNING, "attempt": 2, "max_attempts": 3, "attempted_at": NOW, "created_at": NOW,
+        "finalized_at": None, "scheduled_at": NOW, "priority": 1, "encoded_args": "{}", "attempted_by": ("x", OTHER),
+        "errors": (), "kind": "act", "metadata": {}, "queue": "default", "tags": (), "unique_key": None,
+        "unique_states": None,
+    }  # fmt: skip
+    return Stranded(JobRow(**(values | columns)), End.LOST, NOW)
+
+
+CANCEL = {"cancel_attempted_at": "2026-11-25T10:43:42Z"}
+NEVER = {"cancel_attempted_at": "0001-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "state", "scheduled_at"),
+    [
+        ({}, JobState.AVAILABLE, NOW),
+        ({"kind": "unknown"}, JobState.AVAILABLE, NOW),
+        ({"metadata": {"river:rescue_count": 2}}, JobState.AVAILABLE, NOW),
+        ({"metadata": {"river:rescue_count": "many"}}, JobState.AVAILABLE, NOW),
+        ({"metadata": {"river:rescue_count": 3}}, JobState.RETRYABLE, NOW + MINUTE),
+        ({"attempt": 3}, JobState.DISCARDED, None),
+        ({"metadata": CANCEL}, JobState.CANCELLED, None),
+        ({"metadata": CANCEL, "attempt": 3}, JobState.CANCELLED, None),
+        ({"metadata": NEVER}, JobState.AVAILABLE, NOW),
+    ],
+)
+def test_decision_is_by_cancel_attempts_and_rescues(
+    columns: dict[str, Any], state: JobState, scheduled_at: datetime | None
+) -> None:
+    """A crash costs seconds; a job that was there at three of them waits as after a failure, and attempts run out."""
+    one = stranded(**columns)
+
+    actual = decide_stranded(one, workers().get(one.job.kind), retry_policy=DefaultRetryPolicy())
+
+    error = AttemptError(NOW, one.job.attempt, LOST)
+    assert actual == Rescue(one.job.id, state, error, None if scheduled_at else NOW, scheduled_at)
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "clock": ManualClock(datetime.now(UTC)),
+        "job_timeout": MINUTE,
+        "rescue_after": 2 * MINUTE,
+        "retry_policy": DefaultRetryPolicy(),
+        "workers": Workers(),
+    }
+
+
+async def test_age_rescues_nobody_who_reports(fleet: Fleet) -> None:
+    """However long a living client's job takes; a job of River's client is rescued by its age, as ever."""
+    await fleet.reported(ME)
+    await fleet.reported(OTHER)
+    ours, theirs = await fleet.running(OTHER), await fleet.running(GO)
+
+    await JobRescuer(fleet.driver.pool, is_beside_clients=lambda: True, **_settings()).run_once()
+    beside = [(await fleet.row(job)).state for job in (ours, theirs)]
+    await JobRescuer(fleet.driver.pool, **_settings()).run_once()
+
+    assert beside == [JobState.RUNNING, JobState.RETRYABLE]
+    assert (await fleet.row(ours)).state is JobState.RETRYABLE
+
+
+async def test_client_rescues_what_it_does_not_work_itself(fleet: Fleet) -> None:
+    """Its own job, running by its row and by nothing else, twice in a row; what it works or others hold stays."""
+    await fleet.reported(ME)
+    held, idle, others = await fleet.running(ME), await fleet.running(ME), await fleet.running(OTHER)
+    rescuer = OwnJobRescuer(
+        fleet.driver.pool,
+        client_id=ME,
+        is_held=lambda job_id: job_id == held.id,
+        is_wanted=lambda: True,
+        **_settings(),
+    )
+
+    states = []
+    for _ in range(2):
+        await rescuer.run_once()
+        states.append([(await fleet.row(job)).state for job in (held, idle, others)])
+
+    assert states == [
+        [JobState.RUNNING] * 3,
+        [JobState.RUNNING, JobState.RETRYABLE, JobState.RUNNING],
+    ]

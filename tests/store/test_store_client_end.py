@@ -1,0 +1,260 @@
+"""Claims about the statements that know who is gone, and what he left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from store_rows import NOW, put_job
+
+from millhand.driver.protocol import Executor
+from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
+from millhand.store.client import ClientReport, Reported, client_report, client_stop
+from millhand.store.client_end import (
+    End,
+    Losses,
+    Stranded,
+    client_declare_lost,
+    job_get_stranded,
+    job_get_stuck_beside_clients,
+    job_get_stuck_of_client,
+    job_give_back_many,
+)
+from millhand.store.job import Rescue, job_get_by_id
+
+A, B, GO = ClientId("a"), ClientId("b"), ClientId("go")
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+LONG_AGO = NOW - 60 * MINUTE
+# Two reports at five seconds, and one second more.
+DEAD = 11 * SECOND
+TICK = timedelta(microseconds=1)
+
+
+async def report(
+    tx: Executor, id: ClientId, at: datetime, *, started_at: datetime | None = None, **said: Any
+) -> Reported:
+    values: dict[str, Any] = {
+        "hostname": "here",
+        "kinds": [],
+        "pid": 42,
+        "queue_updates": {},
+        "queues": {},
+        "report_interval": timedelta(seconds=5),
+        "version": "1",
+    }
+    return await tx.run(client_report(ClientReport(id=id, **values), started_at=started_at, now=at, **said))
+
+
+async def look(
+    tx: Executor, at: datetime, *suspect_ids: ClientId, by: ClientId = A, since: datetime = LONG_AGO
+) -> Losses:
+    query = client_declare_lost(id=by, now=at, recently=MINUTE, steady_since=since, suspect_ids=suspect_ids)
+    return await tx.run(query)
+
+
+async def running(tx: Executor, client: ClientId, at: datetime, **said: Any) -> JobRow:
+    its = {"attempt": 1, "attempted_at": at, "attempted_by": f"{{other,{client}}}", **said}
+    return await put_job(tx, JobState.RUNNING, **its)
+
+
+async def stranded(tx: Executor, at: datetime) -> list[Stranded]:
+    return await tx.run(job_get_stranded(after_id=JobId(0), limit=10, now=at))
+
+
+async def test_client_is_given_up_when_it_is_silent_too_long(tx: Executor) -> None:
+    """Suspected first and given up with the next look, once; and not one that spoke in between."""
+    for id in (A, B):
+        await report(tx, id, NOW, started_at=LONG_AGO)
+    await report(tx, A, NOW + DEAD, started_at=LONG_AGO)
+
+    in_time = await look(tx, NOW + DEAD, B)
+    suspected = await look(tx, NOW + DEAD + TICK)
+    given_up = await look(tx, NOW + DEAD + SECOND, B)
+    again = await look(tx, NOW + DEAD + SECOND, B)
+    back = await report(tx, B, NOW + 15 * SECOND, started_at=LONG_AGO)
+    after = await look(tx, NOW + 15 * SECOND, B)
+
+    assert in_time == Losses((), (), 0, 0.0)
+    assert (suspected.lost_ids, suspected.suspect_ids) == ((), (B,))
+    assert (given_up.lost_ids, given_up.suspect_ids) == ((B,), ())
+    assert (again.lost_ids, again.suspect_ids, again.num_recent) == ((), (), 1)
+    assert back.lost_at == NOW + DEAD + SECOND
+    assert (after.lost_ids, after.suspect_ids, after.seconds_left) == ((), (), 11.0)
+
+
+async def test_nobody_is_given_up_by_one_who_is_silent_himself(tx: Executor) -> None:
+    """A judge that was away as long as the others has heard nothing, and says nothing."""
+    for id in (A, B):
+        await report(tx, id, NOW, started_at=LONG_AGO)
+
+    looked = await look(tx, NOW + DEAD + SECOND, B)
+
+    assert (looked.lost_ids, looked.suspect_ids) == ((), ())
+
+
+async def test_silence_counts_from_when_the_judge_began_to_listen(tx: Executor) -> None:
+    """After a minute without the database everybody gets the time of a living client to say that he is there."""
+    await report(tx, B, NOW - MINUTE, started_at=LONG_AGO)
+    for seconds in (0, 5, 10):
+        await report(tx, A, NOW + seconds * SECOND, started_at=LONG_AGO)
+
+    early = await look(tx, NOW + DEAD, B, since=NOW)
+    late = await look(tx, NOW + DEAD + TICK, B, since=NOW)
+
+    assert (early.lost_ids, late.lost_ids) == ((), (B,))
+
+
+async def test_client_that_has_stopped_is_not_given_up(tx: Executor) -> None:
+    """It has said that it would be silent."""
+    await report(tx, A, NOW, started_at=LONG_AGO)
+    await report(tx, B, LONG_AGO)
+    await tx.run(client_stop(id=B, started_at=LONG_AGO, now=LONG_AGO + MINUTE))
+
+    assert await look(tx, NOW, B) == Losses((), (), 0, None)
+
+
+async def test_jobs_of_the_living_are_not_stranded(tx: Executor) -> None:
+    """Nor are those of clients that nobody has heard of, however old they are."""
+    await report(tx, A, LONG_AGO)
+    await report(tx, A, NOW, started_at=LONG_AGO)
+    await running(tx, A, LONG_AGO)
+    await running(tx, GO, LONG_AGO - 1000 * MINUTE)
+
+    assert await stranded(tx, NOW) == []
+
+
+async def test_jobs_of_those_that_are_gone_are_stranded(tx: Executor) -> None:
+    """Those fetched before the end: of one given up, though it is back, one that stopped, and one in another life."""
+    for id in (A, B, ClientId("c")):
+        await report(tx, id, LONG_AGO)
+    await report(tx, GO, NOW - 1 * SECOND)
+    await look(tx, NOW, A, B, ClientId("c"), by=GO, since=LONG_AGO)
+    await report(tx, A, NOW + SECOND, started_at=LONG_AGO)
+    await report(tx, B, NOW + SECOND)
+    await tx.run(client_stop(id=ClientId("c"), started_at=LONG_AGO, now=NOW + 2 * SECOND))
+    jobs = [
+        await running(tx, id, at)
+        for id, at in (
+            (A, NOW - TICK), (A, NOW), (B, NOW), (B, NOW + SECOND), (ClientId("c"), NOW), (ClientId("c"), NOW - TICK),
+        )
+    ]  # fmt: skip
+
+    found = await stranded(tx, NOW + 3 * SECOND)
+
+    assert [(one.job, one.end, one.at) for one in found] == [
+        (jobs[0], End.LOST, NOW + 3 * SECOND),
+        (jobs[2], End.RESTARTED, NOW + 3 * SECOND),
+        (jobs[4], End.STOPPED, NOW + 3 * SECOND),
+        (jobs[5], End.LOST, NOW + 3 * SECOND),
+    ]
+
+
+async def test_another_life_counts_once_the_former_is_silent(tx: Executor) -> None:
+    """Of two living clients with one name neither loses a job to the other; when one is gone its jobs are stranded."""
+    old = await report(tx, A, LONG_AGO)
+    job = await running(tx, A, LONG_AGO + MINUTE)
+    new = await report(tx, A, NOW)
+    for seconds in range(5, 30, 5):
+        for life in (old, new):
+            await report(tx, A, NOW + seconds * SECOND, started_at=life.started_at)
+    last = NOW + 25 * SECOND
+
+    contested = [await stranded(tx, last + SECOND), await stranded(tx, last + DEAD - TICK)]
+    settled = await stranded(tx, last + DEAD)
+
+    assert contested == [[], []]
+    assert [(one.job, one.end) for one in settled] == [(job, End.RESTARTED)]
+
+
+async def test_life_that_ended_is_no_contest(tx: Executor) -> None:
+    """Who comes back after a stop, or after having been given up, has his old jobs given back at once."""
+    first = await report(tx, A, LONG_AGO)
+    job = await running(tx, A, LONG_AGO + TICK)
+    await tx.run(client_stop(id=A, started_at=first.started_at, now=NOW))
+    await report(tx, A, NOW + SECOND)
+
+    assert [one.job for one in await stranded(tx, NOW + SECOND)] == [job]
+
+
+async def test_life_is_as_old_as_it_says(tx: Executor) -> None:
+    """Whose first report comes late, for want of a table, has not begun with it, and keeps what it fetched before."""
+    await report(tx, A, NOW, age=MINUTE)
+    await running(tx, A, NOW - 59 * SECOND)
+    older = await running(tx, A, NOW - 61 * SECOND)
+
+    assert [one.job for one in await stranded(tx, NOW)] == [older]
+
+
+async def test_clock_that_was_set_back_strands_nothing(tx: Executor) -> None:
+    """What was lost an hour ahead was so by another clock; a life does not begin in the future either."""
+    await report(tx, A, NOW)
+    await report(tx, B, NOW)
+    await report(tx, A, NOW + MINUTE, started_at=NOW)
+    await look(tx, NOW + MINUTE, B, by=A)
+    back = NOW - 60 * MINUTE
+    lives = [await report(tx, id, back, started_at=NOW) for id in (A, B)]
+    for id in (A, B):
+        await running(tx, id, back + SECOND)
+
+    assert await stranded(tx, back + MINUTE) == []
+    assert [(life.started_at, life.lost_at) for life in lives] == [(back, None)] * 2
+
+
+GIVEN_BACK = "Job rescued by ClientRescuer"
+
+
+async def give_back(tx: Executor, job: JobRow, state: JobState) -> Sequence[JobId]:
+    finalized_at = NOW if state.is_finalized else None
+    rescue = Rescue(
+        job.id, state, AttemptError(NOW, 1, GIVEN_BACK), finalized_at, NOW if finalized_at is None else None
+    )
+    return await tx.run(job_give_back_many([job], [rescue]))
+
+
+@pytest.mark.parametrize(
+    "state", [JobState.AVAILABLE, JobState.RETRYABLE, JobState.CANCELLED, JobState.DISCARDED]
+)
+async def test_job_is_given_back_once_and_counted(tx: Executor, state: JobState) -> None:
+    """State, instant, error and the number of rescues are in the row, and a second hand finds nothing to do."""
+    job = await running(tx, A, NOW, metadata='{"a": 1, "river:rescue_count": 2}')
+
+    written = [await give_back(tx, job, state) for _ in range(2)]
+    row = await tx.run(job_get_by_id(job.id))
+
+    assert written == [[job.id], []]
+    assert (row.state, row.attempt, row.errors) == (state, 1, (AttemptError(NOW, 1, GIVEN_BACK),))
+    assert row.metadata == {"a": 1, "river:rescue_count": 3}
+    assert (row.finalized_at == NOW, row.scheduled_at == NOW) == (state.is_finalized, not state.is_finalized)
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        "attempt = 2",
+        "attempted_at = attempted_at + interval '1 microsecond'",
+        "attempted_by = '{a,b}'",
+        "state = 'retryable'",
+        'metadata = \'{"cancel_attempted_at": "2026-11-25T10:43:42Z"}\'',
+    ],
+)
+async def test_job_that_moved_since_it_was_seen_is_not_given_back(tx: Executor, since: str) -> None:
+    """Another attempt, another client, another state, or a wish to cancel it: the row is as it has become."""
+    job = await running(tx, A, NOW)
+    await tx.fetch(f"UPDATE river_job SET {since}")
+    moved = await tx.run(job_get_by_id(job.id))
+
+    assert await give_back(tx, job, JobState.AVAILABLE) == []
+    assert await tx.run(job_get_by_id(job.id)) == moved
+
+
+async def test_age_is_for_jobs_of_those_that_do_not_report(tx: Executor) -> None:
+    """Beside clients of ours, jobs of River's clients are stuck by their age; ours are left to ours."""
+    await report(tx, A, LONG_AGO)
+    ours, theirs = await running(tx, A, LONG_AGO), await running(tx, GO, LONG_AGO)
+
+    beside = await tx.run(job_get_stuck_beside_clients(stuck_horizon=NOW, after_id=JobId(0), limit=10))
+    own = await tx.run(job_get_stuck_of_client(client_id=A, stuck_horizon=NOW, after_id=JobId(0), limit=10))
+
+    assert (beside, own) == ([theirs], [ours])
