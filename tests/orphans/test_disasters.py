@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from chaos import ChaosExecutor, ChaosStore, Interrupter, Killed
 from world import DAY, World
 
 from millhand.errors import ConfigError
-from millhand.orphans import OrphansConfig, SourceFailed, list_findings, list_runs, reconcile
+from millhand.orphans import Mode, OrphansConfig, SourceFailed, list_findings, list_runs, reconcile
+from millhand.testing import ManualClock
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -245,6 +246,29 @@ async def test_mastodon_30281_a_new_source_makes_a_first_run_again(world: World)
 
     assert (report.is_first, report.mode.value, report.orphan_objects) == (True, "report", 0)
     assert await world.keys() == ["avatar", "live"]
+
+
+@pytest.mark.parametrize("mode", ["report", "delete"])
+async def test_a_clock_that_was_wrong_for_one_run_dates_nothing(world: World, mode: str) -> None:
+    """A run whose clocks disagree notes no sighting, in any mode: the age would be wrong when the clock is right again."""
+    await world.pair("live")
+    await world.runs(2 * HOUR, HOUR)
+    await world.put("just put")
+    right = datetime.now(UTC)
+
+    refused = await reconcile(
+        world.executor,
+        world.store,
+        replace(world.config, mode=Mode(mode)),
+        clock=ManualClock(right + 10 * DAY),
+        now=world.now - 10 * DAY,
+    )
+    after = await world.runs(HOUR, HOUR)
+
+    assert (refused.state, refused.objects) == ("refused", 0)
+    assert refused.refusals[0].startswith("clocks of process and database must agree within 300 s, got 864000 s")
+    assert (after.state, after.orphan_objects, after.deleted) == ("completed", 1, 0)
+    assert await world.keys() == ["just put", "live"]
 
 
 async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millhand.orphans import OrphansConfig, ReferenceSource
-from millhand.orphans.guard import GuardFacts, refusals
+from millhand.orphans.guard import GuardFacts, clock_refusals, refusals
 from millhand.orphans.ledger import Totals
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -45,6 +45,7 @@ def test_nothing_is_refused_within_all_limits() -> None:
 
     assert refusals(facts()) == ()
     assert refusals(on_the_limit) == ()
+    assert clock_refusals(on_the_limit) == ()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,9 @@ def test_nothing_is_refused_within_all_limits() -> None:
 )
 def test_a_guard_refuses_beyond_its_limit(changes: dict[str, Any], sentence: str) -> None:
     """Each guard has its one sentence, and a single one refuses the run."""
-    assert refusals(facts(**changes)) == (sentence,)
+    found = facts(**changes)
+
+    assert (*clock_refusals(found), *refusals(found)) == (sentence,)
 
 
 def test_an_empty_source_is_refused_unless_it_may_be_empty() -> None:

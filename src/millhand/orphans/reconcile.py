@@ -27,7 +27,7 @@ from millhand.orphans.canary import Canaries, choose_canaries, find_dead
 from millhand.orphans.chains import scan
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind
-from millhand.orphans.guard import GuardFacts, refusals
+from millhand.orphans.guard import GuardFacts, clock_refusals, refusals
 from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import (
     ActionState,
@@ -144,7 +144,8 @@ class _Begun:
 async def _go(pass_: Pass, guard: GuardFacts, *, is_first: bool) -> RunReport:
     mode = Mode.REPORT if is_first else pass_.config.mode
     binding = await read_binding(pass_.executor, pass_.store)
-    if reasons := binding.refusals():
+    # Where clocks disagree, an age that is written down would be wrong for ever, whatever is refused today.
+    if reasons := (*clock_refusals(guard), *binding.refusals()):
         return await _end(pass_, mode, reasons, is_first=is_first)
     await settle(pass_, may_act=mode is not Mode.REPORT)
     await heal(pass_)
