@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from stores import ODD_KEYS, Place
@@ -60,6 +61,18 @@ async def test_store_returns_the_bytes_that_were_put(place: Place) -> None:
     assert await place.store.head("some/key.bin") == put
     assert (put.key, put.size, put.is_locked) == ("some/key.bin", len(data), False)
     assert abs(put.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_store_saves_an_object_in_a_file(place: Place, tmp_path: Path) -> None:
+    """A file takes an object of any size, byte for byte; one that is not there says so."""
+    data = bytes(range(256)) * 10_000
+    await place.store.put("some/key.bin", data)
+
+    await place.store.save("some/key.bin", tmp_path / "saved")
+
+    assert (tmp_path / "saved").read_bytes() == data
+    with pytest.raises(ObjectNotFound):
+        await place.store.save("nowhere", tmp_path / "nothing")
 
 
 async def test_store_describes_an_object_alike_in_a_page_and_alone(place: Place) -> None:

@@ -193,6 +193,7 @@ class OrphansConfig:
     helpers: int = 0
     source_timeout: timedelta = timedelta(seconds=30)
     price_per_gb: float = 0.023
+    inventory: str | None = None
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]

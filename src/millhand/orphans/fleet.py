@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime
 
 from millhand.driver.protocol import Executor
@@ -10,6 +11,7 @@ from millhand.orphans.canary import Canaries
 from millhand.orphans.chain_ledger import chain_list
 from millhand.orphans.chains import help_scan
 from millhand.orphans.config import OrphansConfig
+from millhand.orphans.inventory import opened_inventory
 from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import RunLost, database_facts, run_get_scanned, run_get_unfinished
 from millhand.orphans.listing import OutOfOrder
@@ -60,7 +62,10 @@ async def help_run(
         store=store,
     )
     try:
-        return await help_scan(pass_)
+        if config.inventory is None:
+            return await help_scan(pass_)
+        async with opened_inventory(config.inventory, store, now=pass_.now) as inventory:
+            return await help_scan(replace(pass_, inventory=inventory))
     except (OutOfOrder, RunLost):
         # The one is for the run's owner to find out; after the other it is nobody's run.
         return 0

@@ -15,11 +15,22 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from itertools import islice
+from typing import Protocol
 
-from millhand.storage import ObjectInfo, ObjectPage, ObjectStore
+from millhand.storage import ObjectInfo, ObjectPage
 from millhand.storage.spool import SortedSpool
 
 HEARTBEAT_PAGES = 50
+
+
+class Lists(Protocol):
+    """A store, or what stands for its listing."""
+
+    def list_pages(
+        self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = 1_000
+    ) -> AsyncGenerator[ObjectPage, None]:
+        """List as `ObjectStore.list_pages` does."""
+        ...
 
 
 class OutOfOrder(Exception):
@@ -27,7 +38,7 @@ class OutOfOrder(Exception):
 
 
 async def ordered_pages(
-    store: ObjectStore, *, prefix: str, start_after: str, up_to: str | None, page_size: int
+    store: Lists, *, prefix: str, start_after: str, up_to: str | None, page_size: int
 ) -> AsyncGenerator[ObjectPage, None]:
     """
     Yield the pages of a store that lists in order, to the one that reaches `up_to` at least.
@@ -48,7 +59,7 @@ async def ordered_pages(
 
 
 async def sorted_pages(
-    store: ObjectStore, *, prefix: str, start_after: str, page_size: int, beat: Callable[[], Awaitable[None]]
+    store: Lists, *, prefix: str, start_after: str, page_size: int, beat: Callable[[], Awaitable[None]]
 ) -> AsyncGenerator[ObjectPage, None]:
     """
     Yield the pages of a store that lists in any order, sorted, each key once.

@@ -28,6 +28,7 @@ from millhand.orphans.chains import scan
 from millhand.orphans.config import Mode, OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEventKind
 from millhand.orphans.guard import GuardFacts, clock_refusals, refusals
+from millhand.orphans.inventory import opened_inventory
 from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import (
     ActionState,
@@ -180,7 +181,12 @@ async def _see(pass_: Pass) -> tuple[Pass, tuple[str, ...]]:
     references, store, config = pass_.references, pass_.store, pass_.config
     pass_.canaries.keys = await choose_canaries(references, store, config, after=pass_.run.cursor_key)
     uploads = await scan_uploads(pass_)
-    pass_ = await _scan(pass_)
+    if config.inventory is None:
+        pass_ = await _scan(pass_)
+    else:
+        async with opened_inventory(config.inventory, store, now=pass_.now) as inventory:
+            pass_.canaries.keys = await inventory.expected(store, pass_.canaries.keys)
+            pass_ = replace(await _scan(replace(pass_, inventory=inventory)), inventory=None)
     pass_.run.totals.uploads, pass_.run.totals.due_uploads = uploads.found, uploads.due
     return pass_, await find_dead(references, store, config, pass_.canaries)
 

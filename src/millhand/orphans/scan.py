@@ -35,6 +35,7 @@ from millhand.orphans.compare import (
 )
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
+from millhand.orphans.inventory import Inventory
 from millhand.orphans.judge import REMOVING, Look, Reference, Rule, Verdict
 from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import (
@@ -94,6 +95,7 @@ class Pass:
     config: OrphansConfig
     executor: Executor
     has_versions: bool = False
+    inventory: Inventory | None = None
     is_exact: bool
     is_helper: bool = False
     kin: Kinship
@@ -196,13 +198,14 @@ async def gather_all(coroutines: Sequence[Awaitable[T]]) -> list[T]:
 
 def _pages(pass_: Pass, chain: Chain) -> AsyncGenerator[ObjectPage, None]:
     prefix, page_size, low = pass_.config.prefix, pass_.config.page_size, chain.cursor_key
+    lists = pass_.inventory or pass_.store
     # A cursor is only worth something where starting after it is exact; elsewhere the listing begins at its beginning.
     if chain.is_ordered and (pass_.is_exact or chain.is_at_start):
         start_after = "" if chain.is_at_start else low
         return ordered_pages(
-            pass_.store, prefix=prefix, start_after=start_after, up_to=chain.high, page_size=page_size
+            lists, prefix=prefix, start_after=start_after, up_to=chain.high, page_size=page_size
         )
-    return sorted_pages(pass_.store, prefix=prefix, start_after=low, page_size=page_size, beat=pass_.beat)
+    return sorted_pages(lists, prefix=prefix, start_after=low, page_size=page_size, beat=pass_.beat)
 
 
 async def _judge_stretch(

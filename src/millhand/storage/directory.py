@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -83,6 +84,9 @@ class DirectoryStore:
 
     async def get(self, key: str) -> bytes:
         return await self._run("get", key, self._get, key)
+
+    async def save(self, key: str, path: Path) -> None:
+        await self._run("get", key, self._save, key, path)
 
     async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         return await self._run("put", key, self._put, key, data, if_absent)
@@ -168,6 +172,11 @@ class DirectoryStore:
         self._stat("get", key, path)
         with open(path, "rb") as file:
             return file.read()
+
+    def _save(self, key: str, to: Path) -> None:
+        path = self._path("get", key)
+        self._stat("get", key, path)
+        shutil.copyfile(path, to)
 
     def _put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo:
         path = self._path("put", key)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from millhand.errors import MillhandError
@@ -180,6 +181,10 @@ class ObjectStore(Protocol):
 
     async def get(self, key: str) -> bytes:
         """Read one small object. Raises: ObjectNotFound."""
+        ...
+
+    async def save(self, key: str, path: Path) -> None:
+        """Write one object, of any size, into a file of ours. Raises: ObjectNotFound."""
         ...
 
     async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
 
 from millhand.storage.protocol import (
@@ -84,6 +85,9 @@ class S3Store:
 
     async def get(self, key: str) -> bytes:
         return await self._run(self._bucket.get, key)
+
+    async def save(self, key: str, path: Path) -> None:
+        await self._run(self._bucket.save, key, path)
 
     async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         return await self._run(self._bucket.put, key, data, if_absent)

@@ -11,10 +11,12 @@ time too, is what protects there. What is left of a window between the two is wh
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -32,6 +34,7 @@ from millhand.storage.s3_client import conditionally, make_client, translated
 from millhand.storage.s3_listing import Listing, bare_etag, parse_listing
 from millhand.storage.s3_pages import Pages
 
+SAVE_BYTES = 1024**2  # of an object at a time
 MAX_DELETES = 1_000  # keys of one DeleteObjects
 MAX_COPY_BYTES = 5 * 1024**3  # above, CopyObject refuses and parts are copied
 COPY_PART_BYTES = 512 * 1024**2
@@ -116,6 +119,11 @@ class S3Bucket:
         with translated("get", key):
             body: bytes = self.client.get_object(**self.target(key))["Body"].read()
             return body
+
+    def save(self, key: str, path: Path) -> None:
+        check_key("get", key, root=self.root)
+        with translated("get", key), path.open("wb") as file:
+            shutil.copyfileobj(self.client.get_object(**self.target(key))["Body"], file, SAVE_BYTES)
 
     def put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo:
         check_key("put", key, root=self.root)

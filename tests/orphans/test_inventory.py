@@ -1,0 +1,282 @@
+"""S3 Inventory in place of a listing, in AWS's documented layout: candidates come from it, and the bucket decides."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import duckdb
+import pytest
+from world import DAY, World
+
+from millhand.orphans import RunReport, list_findings, reconcile
+from millhand.orphans.inventory import Inventory, InventoryUnusable, opened_inventory
+from millhand.storage import ObjectInfo, ObjectStore
+
+FOLDER = "inventory/my-bucket/daily"
+CSV_SCHEMA = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, StorageClass"
+PARQUET_SCHEMA = (
+    "message s3.inventory { required binary bucket (UTF8); required binary key (UTF8); "
+    "optional binary version_id (UTF8); optional boolean is_latest; optional boolean is_delete_marker; "
+    "optional int64 size; optional int64 last_modified_date (TIMESTAMP(MILLIS,true)); optional binary e_tag (UTF8); }"
+)
+ODD_KEYS = [
+    "a b+c.txt",
+    "grün/ß.png",
+    "per%25cent",
+    'comma,"quote".txt',
+    "back\\slash",
+    "it's",
+    "/lead",
+    "z\U0001f600",
+]
+
+
+@dataclass(frozen=True)
+class Reports:
+    """A directory with inventories of a bucket, as S3 writes them."""
+
+    directory: Path
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.directory / FOLDER}"
+
+    def write(
+        self, objects: Sequence[ObjectInfo], *, format: str, now: datetime, num_files: int = 2, **changes: Any
+    ) -> None:
+        """Write a report, each object with an older version and a delete marker of something else beside it."""
+        data = self.directory / FOLDER / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        files = []
+        for number in range(num_files):
+            name = f"{now:%H%M%S}-{number}.{'csv.gz' if format == 'CSV' else 'parquet'}"
+            written = [one for at, one in enumerate(reversed(objects)) if at % num_files == number]
+            (write_csv if format == "CSV" else write_parquet)(data / name, written)
+            body = (data / name).read_bytes()
+            md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+            files.append({"key": f"{FOLDER}/data/{name}", "size": len(body), "MD5checksum": md5})
+        manifest = {
+            "sourceBucket": "my-bucket",
+            "destinationBucket": "arn:aws:s3:::reports",
+            "version": "2016-11-30",
+            "creationTimestamp": str(int(now.timestamp() * 1000)),
+            "fileFormat": format,
+            "fileSchema": CSV_SCHEMA if format == "CSV" else PARQUET_SCHEMA,
+            "files": files,
+        }
+        folder = self.directory / FOLDER / f"{now:%Y-%m-%dT%H-%MZ}"
+        folder.mkdir(exist_ok=True)
+        (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def rows_of(objects: Sequence[ObjectInfo]) -> list[tuple[Any, ...]]:
+    """Return the rows of a report, with older versions and with markers of objects that were deleted."""
+    rows: list[tuple[Any, ...]] = []
+    for one in objects:
+        rows.append((one.key, "v2", True, False, one.size, one.modified_at, one.etag))
+        rows.append((one.key, "v1", False, False, 99_999, one.modified_at, "old"))
+        rows.append((f"{one.key}.deleted", "v1", True, True, None, one.modified_at, None))
+    return rows
+
+
+def write_csv(path: Path, objects: Sequence[ObjectInfo]) -> None:
+    """Write rows as CSV: no heading, all quoted, keys encoded as in URLs, instants in ISO 8601."""
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    for key, version, is_latest, is_marker, size, modified, etag in rows_of(objects):
+        instant = modified.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        flags = [str(flag).lower() for flag in (is_latest, is_marker)]
+        name = quote(key, safe="/").replace("%20", "+")
+        writer.writerow(
+            [
+                "my-bucket",
+                name,
+                version,
+                *flags,
+                "" if size is None else size,
+                instant,
+                etag or "",
+                "STANDARD",
+            ]
+        )
+    path.write_bytes(gzip.compress(text.getvalue().encode()))
+
+
+def write_parquet(path: Path, objects: Sequence[ObjectInfo]) -> None:
+    """Write rows as Parquet: names with underscores, keys as they are."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(
+            "CREATE TABLE report (bucket VARCHAR, key VARCHAR, version_id VARCHAR, is_latest BOOLEAN, "
+            "is_delete_marker BOOLEAN, size BIGINT, last_modified_date TIMESTAMPTZ, e_tag VARCHAR)"
+        )
+        for row in rows_of(objects):
+            connection.execute("INSERT INTO report VALUES ('my-bucket', ?, ?, ?, ?, ?, ?, ?)", row)
+        connection.execute(f"COPY report TO '{path}' (FORMAT parquet)")
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Reports:
+    """Where reports are written; none is there yet."""
+    (tmp_path / FOLDER).mkdir(parents=True)
+    return Reports(tmp_path)
+
+
+async def objects_of(store: ObjectStore) -> list[ObjectInfo]:
+    """Return all objects of a store as HEAD has them."""
+    return [await store.head(key) async for page in store.list_pages() for key in page.keys]
+
+
+async def listed(inventory: Inventory, **options: Any) -> list[ObjectInfo]:
+    """Return what an inventory lists, in its order."""
+    return [
+        page.describe(at) async for page in inventory.list_pages(**options) for at in range(len(page.keys))
+    ]
+
+
+@pytest.mark.parametrize("format", ["CSV", "Parquet"])
+async def test_an_inventory_lists_as_the_store_does(world: World, reports: Reports, format: str) -> None:
+    """Keys, sizes, etags and times are those of HEAD, in the order of bytes, odd keys and several files included."""
+    keys = sorted({key.strip("/") for key in ODD_KEYS} | {f"n/{number:02}" for number in range(20)})
+    for key in keys:
+        await world.put(key)
+    objects = [
+        replace(one, modified_at=one.modified_at.replace(microsecond=0))
+        for one in await objects_of(world.store)
+    ]
+    reports.write([*objects, replace(objects[0], key=".millhand/binding.json")], format=format, now=world.now)
+
+    async with opened_inventory(reports.url, world.store, now=world.now) as inventory:
+        whole = await listed(inventory, page_size=7)
+        part = await listed(inventory, prefix="n/", start_after="n/03", up_to="n/07")
+
+    assert whole == sorted(objects, key=lambda one: one.key)
+    assert [one.key for one in part] == ["n/04", "n/05", "n/06", "n/07"]
+
+
+async def run(world: World, reports: Reports, *, after: timedelta = timedelta(0)) -> RunReport:
+    """Reconcile by the newest report."""
+    world.now += after
+    config = replace(world.config, inventory=reports.url)
+    return await reconcile(world.executor, world.store, config, now=world.now)
+
+
+@pytest.mark.parametrize("format", ["CSV", "Parquet"])
+async def test_orphans_of_an_inventory_go_after_a_look_at_the_bucket(
+    world: World, reports: Reports, format: str
+) -> None:
+    """What two reports have and no row names goes, if it still is what the report says; what came since stays."""
+    await world.pair("live.png")
+    for key in ("orphan.png", "overwritten.png", "gone.png"):
+        await world.put(key)
+    reports.write(await whole_seconds(world), format=format, now=world.now)
+    first = await run(world, reports, after=DAY)
+    reports.write(await whole_seconds(world), format=format, now=world.now + 7 * DAY)
+    await world.put("overwritten.png", b"another object")
+    await world.store.delete("gone.png")
+    await world.pair("new.png")
+    touch(world, "new.png", world.now + 6 * DAY)
+
+    second = await run(world, reports, after=8 * DAY)
+
+    assert (first.state, first.is_first, first.orphan_objects) == ("completed", True, 3)
+    assert (second.state, second.deleted, second.missing) == ("completed", 1, 0)
+    assert await world.keys() == ["live.png", "new.png", "overwritten.png"]
+    assert await world.row_keys() == ["live.png", "new.png"]
+    assert "orphan.png" not in [
+        finding.key for finding in await list_findings(world.executor, kind="missing")
+    ]
+
+
+def touch(world: World, key: str, when: datetime) -> None:
+    """Let an object have been written at a time, in whole seconds, as S3 has them."""
+    seconds = int(when.timestamp())
+    os.utime(Path(world.store.url.removeprefix("file://")) / key, (seconds, seconds))
+
+
+async def whole_seconds(world: World) -> list[ObjectInfo]:
+    """Give all objects times of whole seconds, and return them."""
+    found = [one for one in await objects_of(world.store) if not one.key.startswith(".millhand/")]
+    for one in found:
+        touch(world, one.key, one.modified_at)
+    return await objects_of(world.store)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"fileFormat": "ORC"},
+            "must be in CSV or Parquet, got 'ORC'; change its configuration",
+        ),
+        (
+            {"fileSchema": "Bucket, Key, Size"},
+            (
+                "must tell size, time and etag, got \"none of ['lastmodifieddate', 'etag']\"; "
+                "add Size, LastModifiedDate and ETag to its configuration"
+            ),
+        ),
+        (
+            {"files": [{"key": "x"}]},
+            (
+                "must have a manifest.json of S3 Inventory, got \"'MD5checksum'\"; "
+                "see that it is the folder of an S3 Inventory's configuration"
+            ),
+        ),
+        (
+            {"creationTimestamp": "1514944800000"},
+            (
+                "must not be older than 10 days, got '2018-01-03T02:00:00+00:00'; "
+                "see why no newer one came, or take orphans.inventory away"
+            ),
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_an_inventory_that_says_too_little_is_refused(
+    world: World, reports: Reports, changes: dict[str, Any], message: str
+) -> None:
+    """What cannot stand for a listing ends the run, with what is to be done about it."""
+    await world.put("a")
+    reports.write(await objects_of(world.store), format="CSV", now=world.now, **changes)
+
+    with pytest.raises(InventoryUnusable) as refused:
+        await run(world, reports)
+
+    assert str(refused.value) == f"inventory {reports.url} {message}"
+
+
+async def test_an_inventory_that_is_not_whole_is_refused(world: World, reports: Reports) -> None:
+    """A file that is not the one that the manifest speaks of ends the run: what is not in it would be missing."""
+    await world.put("a")
+    reports.write(await objects_of(world.store), format="CSV", now=world.now, num_files=1)
+    [data] = (reports.directory / FOLDER / "data").iterdir()
+    data.write_bytes(data.read_bytes()[:-1])
+
+    with pytest.raises(InventoryUnusable) as refused:
+        await run(world, reports)
+
+    assert re.search(r"must have a 'data/.*csv\.gz' with MD5 \w{32}, got '\w{32}'; ", str(refused.value))
+
+
+async def test_no_inventory_yet_is_refused(world: World, reports: Reports) -> None:
+    """A folder without a report is told apart from a bucket without objects."""
+    with pytest.raises(InventoryUnusable) as refused:
+        await run(world, reports)
+
+    assert str(refused.value).endswith(
+        "must have a report, got 'no manifest.json'; give the folder that has data/ and a folder for each date "
+        "in it, and wait for the first report"
+    )
