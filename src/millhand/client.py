@@ -38,8 +38,9 @@ from millhand.store.leader import Office, leader_request_resign
 if TYPE_CHECKING:
     import asyncpg
     import psycopg_pool
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-    Database = str | asyncpg.Pool[Any] | psycopg_pool.AsyncConnectionPool[Any] | Driver
+    Database = str | asyncpg.Pool[Any] | psycopg_pool.AsyncConnectionPool[Any] | AsyncEngine | Driver
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class Client:
     """
     One process's part in the fleet: inserts jobs and, with queues in its configuration, works them.
 
-    `database` is a URL, a pool of yours, of asyncpg or psycopg, or a driver, which is then this client's: a stop closes
-    it. Use it as
+    `database` is a URL, a pool of yours, of asyncpg or psycopg, an AsyncEngine of SQLAlchemy's, or a driver, which is
+    then this client's: a stop closes it. Use it as
     `async with Client(…) as client`, or call `start` and `stop`. A client without queues only inserts and
     controls; it too wants to be started.
 

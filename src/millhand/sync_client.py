@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 from millhand.config import Config
 from millhand.control import ALL_JOBS, JobControl, JobPage, QueueControl
 from millhand.driver.blocking import now
-from millhand.driver.caller import sync_driver_of
+from millhand.driver.caller import django_driver, kind_of, sync_driver_of
 from millhand.driver.protocol import Driver
+from millhand.errors import ConfigError
 from millhand.insert_opts import InsertOpts, InsertResult
 from millhand.job import JobRow, JobState, Json
 from millhand.migrate import MigrationStep, Migrator, lines, require_schema
@@ -25,8 +26,11 @@ from millhand.store.job_list import LIMIT_DEFAULT, JobFilters, SortField
 
 if TYPE_CHECKING:
     import psycopg_pool
+    import sqlalchemy
 
-    Database = str | psycopg_pool.ConnectionPool[Any] | Driver
+    Database = (
+        str | psycopg_pool.ConnectionPool[Any] | sqlalchemy.Engine | Driver | Any
+    )  # Django has no types
 
 # An element of insert_many: args, or args with options.
 Insertable = object | tuple[object, InsertOpts | None]
@@ -36,17 +40,20 @@ class SyncClient:
     """
     Inserts jobs and controls them from synchronous code, by psycopg.
 
-    `database` is a URL, or a psycopg_pool.ConnectionPool of yours. With a URL, use it as `with SyncClient(…) as client`,
-    or call `start` and `stop`; what is yours is used as it is. Of `config` only what concerns inserts is used; its
-    queues are for workers.
+    `database` is a URL, a psycopg_pool.ConnectionPool, a SQLAlchemy Engine on psycopg, or a connection of Django's, for
+    which `using` may name its alias. With a URL, use it as `with SyncClient(…) as client`, or call `start` and `stop`;
+    what is yours is used as it is, and need not be started. On Django's connection everything is part of the
+    `transaction.atomic` that is open. Of `config` only what concerns inserts is used; its queues are for workers.
 
     Raises: ConfigError, when made, for a database that is none.
     Concurrency: any number of threads. Hooks and middleware are those of `Client`, and must not wait.
     """
 
-    def __init__(self, database: Database, config: Config | None = None) -> None:
+    def __init__(
+        self, database: Database | None = None, config: Config | None = None, *, using: str | None = None
+    ) -> None:
         self._config = Config() if config is None else config
-        self._driver = sync_driver_of(database, self._config.schema)
+        self._driver = _driver(database, using, self._config.schema)
         self._is_started = False
         self._inserter = Inserter(self._driver.pool, self._config)
         self.jobs = SyncJobControl(JobControl(self._driver, self._config.clock))
@@ -145,6 +152,14 @@ class SyncClient:
             return await self._inserter.insert_many_fast(jobs, self._driver.executor(tx))
         async with self._driver.pool.begin() as executor:
             return await self._inserter.insert_many_fast(jobs, executor)
+
+
+def _driver(database: object, using: str | None, schema: str) -> Driver:
+    if using is None:
+        return sync_driver_of(database, schema)
+    if database is not None:
+        raise ConfigError(f"using must be all that names a database, got {using!r} and a {kind_of(database)}")
+    return django_driver(using, schema)
 
 
 class SyncJobControl:

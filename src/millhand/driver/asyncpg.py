@@ -20,6 +20,7 @@ from asyncpg.pool import PoolConnectionProxy
 from millhand.driver.asyncpg_copy import copied
 from millhand.driver.asyncpg_error import CONNECT_SECONDS, WIRE_ERRORS, is_broken, translated, within
 from millhand.driver.caller import executor_of
+from millhand.driver.lender import Lender
 from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.protocol import Executor
 from millhand.driver.url import POOL_SIZE, beginning, checked_pool_size, checked_url, unreadable_url
@@ -50,7 +51,9 @@ class AsyncpgDriver:
     Raises: ConfigError for a URL that is none or a schema that cannot be.
     """
 
-    def __init__(self, pool_or_url: AnyPool | str, schema: str = "", *, pool_size: int = POOL_SIZE) -> None:
+    def __init__(
+        self, pool_or_url: AnyPool | Lender | str, schema: str = "", *, pool_size: int = POOL_SIZE
+    ) -> None:
         self.schema = checked_schema(schema)
         self._url = checked_url(pool_or_url) if isinstance(pool_or_url, str) else None
         self._given = None if isinstance(pool_or_url, str) else _checked_pool(pool_or_url)
@@ -73,7 +76,7 @@ class AsyncpgDriver:
 
     def listener(self) -> AsyncpgListener:
         """Return a listener on a connection of its own; with the caller's pool, that is one of the pool's."""
-        return AsyncpgListener(self._connect, self.schema)
+        return AsyncpgListener(self._connect, self._give_back, self.schema)
 
     async def open(self) -> None:
         """Make the pool if it is ours to make; idempotent. Raises: as `Executor.run`."""
@@ -129,6 +132,11 @@ class AsyncpgDriver:
         return await asyncpg.connect(
             self._url, timeout=CONNECT_SECONDS, server_settings=_server_settings(self._url)
         )
+
+    async def _give_back(self, connection: AnyConnection) -> None:
+        """Say that a connection was closed to whom asyncpg does not tell it."""
+        if isinstance(self._given, Lender):
+            await self._given.release(connection)
 
 
 def executor_inside(tx: object, schema: str) -> Executor | None:
@@ -278,8 +286,14 @@ class ConnectionExecutor:
 class AsyncpgListener:
     """One connection that does nothing but LISTEN."""
 
-    def __init__(self, connect: Callable[[], Awaitable[AnyConnection]], schema: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[AnyConnection]],
+        give_back: Callable[[AnyConnection], Awaitable[None]],
+        schema: str,
+    ) -> None:
         self._connect = connect
+        self._give_back = give_back
         self._schema = schema
         self._prefix = ""
         self._connection: AnyConnection | None = None
@@ -333,6 +347,7 @@ class AsyncpgListener:
         with contextlib.suppress(*WIRE_ERRORS):
             connection.remove_termination_listener(self._note_lost)
             await connection.close(timeout=RELEASE_SECONDS)
+        await self._give_back(connection)
 
     def _require(self) -> AnyConnection:
         if self._connection is None or self._is_lost:
@@ -405,6 +420,8 @@ def _unreadable_url(error: Exception) -> ConfigError:
 
 
 def _checked_pool(pool: object) -> AnyPool:
+    if isinstance(pool, Lender):
+        return pool  # type: ignore[return-value]  # it has the words of one
     if not isinstance(pool, asyncpg.Pool):
         raise TypeError(
             "database must be an asyncpg.Pool or a URL that begins with 'postgresql://', "

@@ -16,11 +16,11 @@ from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError
 
 ASYNC_TX = (
-    "an asyncpg.Connection, a connection acquired from an asyncpg.Pool, a psycopg.AsyncConnection, or the executor of "
-    "a transaction that a driver began"
+    "an asyncpg.Connection, a connection acquired from an asyncpg.Pool, a psycopg.AsyncConnection, a SQLAlchemy "
+    "AsyncConnection or AsyncSession, or the executor of a transaction that a driver began"
 )
 ASYNC_DATABASE = (
-    "a URL, an asyncpg.Pool or a driver of millhand.driver, or a psycopg_pool.AsyncConnectionPool"
+    "a URL, an asyncpg.Pool, a psycopg_pool.AsyncConnectionPool, a SQLAlchemy AsyncEngine or a driver"
 )
 
 SYNC_TX = (
@@ -29,8 +29,20 @@ SYNC_TX = (
 )
 SYNC_DATABASE = "a URL, a psycopg_pool.ConnectionPool, a SQLAlchemy Engine, a Django connection or a driver"
 
-_ASYNC = {"str": "asyncpg", "asyncpg": "asyncpg", "psycopg": "psycopg", "psycopg_pool": "psycopg"}
-_SYNC = {"psycopg": "psycopg_sync", "psycopg_pool": "psycopg_sync", "str": "psycopg_sync"}
+_ASYNC = {
+    "str": "asyncpg",
+    "asyncpg": "asyncpg",
+    "psycopg": "psycopg",
+    "psycopg_pool": "psycopg",
+    "sqlalchemy": "sqlalchemy",
+}
+_SYNC = {
+    "django": "django",
+    "psycopg": "psycopg_sync",
+    "psycopg_pool": "psycopg_sync",
+    "sqlalchemy": "sqlalchemy_sync",
+    "str": "psycopg_sync",
+}
 
 
 def executor_of(tx: object, schema: str) -> Executor:
@@ -39,12 +51,12 @@ def executor_of(tx: object, schema: str) -> Executor:
 
     Raises: TypeError that lists what is accepted.
     """
-    return _executor(tx, schema, _ASYNC, ASYNC_TX)
+    return _executor(tx, schema, _ASYNC, ASYNC_TX, other=("SyncClient", _SYNC))
 
 
 def sync_executor_of(tx: object, schema: str) -> Executor:
     """Return an executor that blocks, inside the caller's own connection. Raises: as `executor_of`."""
-    return _executor(tx, schema, _SYNC, SYNC_TX)
+    return _executor(tx, schema, _SYNC, SYNC_TX, other=("Client", _ASYNC))
 
 
 def driver_of(database: object, schema: str) -> Driver:
@@ -61,15 +73,30 @@ def sync_driver_of(database: object, schema: str) -> Driver:
     return _driver(database, schema, _SYNC, SYNC_DATABASE)
 
 
+def django_driver(alias: str, schema: str) -> Driver:
+    """Return the driver for one of Django's databases, by its alias."""
+    driver: Driver = import_module("millhand.driver.django").DjangoDriver(alias, schema)
+    return driver
+
+
 def kind_of(something: object) -> str:
     """Return what a class is called in an error."""
     return f"{type(something).__module__}.{type(something).__qualname__}"
 
 
-def _executor(tx: object, schema: str, drivers: Mapping[str, str], accepted: str) -> Executor:
+def _executor(
+    tx: object,
+    schema: str,
+    drivers: Mapping[str, str],
+    accepted: str,
+    *,
+    other: tuple[str, Mapping[str, str]],
+) -> Executor:
     executor = _asked("executor_inside", tx, schema, drivers)
     if executor is None:
-        raise TypeError(f"tx must be {accepted}, got {kind_of(tx)}")
+        name, others = other
+        remedy = f"; {name} takes it" if _asked("executor_inside", tx, schema, others) else ""
+        raise TypeError(f"tx must be {accepted}, got {kind_of(tx)}{remedy}")
     return executor  # type: ignore[no-any-return]
 
 

@@ -17,6 +17,7 @@ import psycopg_pool
 from psycopg.pq import TransactionStatus
 
 from millhand.driver.caller import executor_of
+from millhand.driver.lender import Lender
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_error import CONNECT_SECONDS, WIRE_ERRORS, translated, within
@@ -58,7 +59,7 @@ class PsycopgDriver:
 
     def __init__(
         self,
-        pool_or_url: psycopg_pool.AsyncConnectionPool[Any] | str,
+        pool_or_url: psycopg_pool.AsyncConnectionPool[Any] | Lender | str,
         schema: str = "",
         *,
         pool_size: int = POOL_SIZE,
@@ -371,7 +372,7 @@ async def _try(address: str) -> None:
 
 
 def _checked_pool(pool: object) -> Any:
-    if not isinstance(pool, psycopg_pool.AsyncConnectionPool):
+    if not isinstance(pool, psycopg_pool.AsyncConnectionPool | Lender):
         raise TypeError(
             "database must be a psycopg_pool.AsyncConnectionPool or a URL that begins with 'postgresql://', "
             f"got {type(pool).__module__}.{type(pool).__qualname__}"

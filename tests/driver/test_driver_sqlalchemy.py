@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import pytest
+from conformance import GENEROUS_SECONDS, Connected, DriverConformance
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import TimeoutError as SqlalchemyTimeoutError
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import NullPool
+from test_driver_psycopg_sync import BlockingConformance
+from threaded import ThreadedDriver
+
+from millhand import (
+    Client,
+    Config,
+    ConfigError,
+    ConnectionLost,
+    EventKind,
+    OperationTimeout,
+    SyncClient,
+    Workers,
+)
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.blocking import now
+from millhand.driver.caller import driver_of, sync_driver_of
+from millhand.driver.protocol import Driver
+from millhand.store.job_list import JobListParams, job_list
+
+DIALECTS = ("postgresql+psycopg", "postgresql+asyncpg")
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+    name: str
+
+
+def url_for(url: str, dialect: str) -> str:
+    return url.replace("postgresql", dialect, 1)
+
+
+@contextlib.asynccontextmanager
+async def engine_of(url: str, dialect: str, **options: Any) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(url_for(url, dialect), **options)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture(params=DIALECTS)
+async def engine(request: pytest.FixtureRequest, postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    async with engine_of(postgres_url, request.param) as engine:
+        yield engine
+
+
+@pytest.fixture
+def sync_engine(postgres_url: str) -> Iterator[Engine]:
+    engine = create_engine(url_for(postgres_url, "postgresql+psycopg"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+async def client(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Client]:
+    """A client on asyncpg, whatever its callers are on."""
+    async with Client(postgres_url, Config(schema=schema_driver.schema)) as client:
+        yield client
+
+
+@pytest.fixture
+async def heard(schema_driver: AsyncpgDriver) -> AsyncIterator[asyncio.Queue[str]]:
+    """The queues that are announced."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    listener = schema_driver.listener()
+    await listener.connect()
+    await listener.listen("river_insert", lambda payload: heard.put_nowait(json.loads(payload)["queue"]))
+    yield heard
+    await listener.close()
+
+
+async def names(driver: AsyncpgDriver) -> list[Any]:
+    return [job.args["name"] for job in await driver.pool.run(job_list(JobListParams()))]
+
+
+class TestSqlalchemy(DriverConformance):
+    @pytest.fixture(params=DIALECTS)
+    async def database(
+        self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
+    ) -> AsyncIterator[Driver]:
+        async with engine_of(postgres_url, request.param, pool_size=4, max_overflow=0) as engine:
+            driver = driver_of(engine, schema_driver.schema)
+            await driver.open()
+            yield driver
+            await driver.close()
+
+    @pytest.fixture(params=["connection", "session"])
+    def connected(self, request: pytest.FixtureRequest, postgres_url: str, database: Driver) -> Connected:
+        dialect = DIALECTS[isinstance(database, AsyncpgDriver)]
+
+        @contextlib.asynccontextmanager
+        async def connected() -> AsyncIterator[Any]:
+            async with engine_of(postgres_url, dialect) as engine:
+                tx = engine.connect() if request.param == "connection" else AsyncSession(engine)
+                async with tx as entered:
+                    yield entered
+                    await entered.rollback()
+
+        return connected
+
+
+class TestSqlalchemySync(BlockingConformance):
+    @pytest.fixture
+    async def database(
+        self, schema_driver: AsyncpgDriver, postgres_url: str
+    ) -> AsyncIterator[ThreadedDriver]:
+        engine = create_engine(
+            url_for(postgres_url, "postgresql+psycopg"), pool_size=4, max_overflow=0, pool_timeout=10
+        )
+        yield ThreadedDriver(sync_driver_of(engine, schema_driver.schema))
+        engine.dispose()
+
+    @pytest.fixture(params=["connection", "session"])
+    def connected(self, request: pytest.FixtureRequest, sync_engine: Engine) -> Connected:
+        @contextlib.asynccontextmanager
+        async def connected() -> AsyncIterator[Any]:
+            tx = sync_engine.connect() if request.param == "connection" else Session(sync_engine)
+            with tx as entered:
+                yield entered
+                entered.rollback()
+
+        return connected
+
+    async def test_open_and_close_may_be_repeated(self, database: Driver) -> None:
+        """An engine is the caller's: it needs no opening, and closing leaves it usable."""
+        await database.open()
+        await database.close()
+        await database.close()
+
+        assert await database.pool.fetch("SELECT 1 AS a") == [{"a": 1}]
+
+
+Opened = Callable[[AsyncEngine], AbstractAsyncContextManager[Any]]
+
+
+def scoped(engine: AsyncEngine) -> AbstractAsyncContextManager[Any]:
+    return async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)()
+
+
+WAYS: dict[str, Opened] = {
+    "connection": lambda engine: engine.connect(),
+    "session": AsyncSession,
+    "scoped session": scoped,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_job_comes_and_goes_with_the_transaction(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, heard: asyncio.Queue[str], way: str
+) -> None:
+    """As the first statement or after others, a job is there and told of when SQLAlchemy commits, and not otherwise."""
+    async with WAYS[way](engine) as tx:
+        await client.insert(Act("gone"), tx=tx)
+        await tx.rollback()
+        await tx.execute(text("SELECT 1"))
+        await client.insert(Act("gone too"), tx=tx)
+        await tx.rollback()
+        await client.insert(Act("kept"), tx=tx)
+        nested = await tx.begin_nested()
+        await client.insert(Act("undone"), tx=tx)
+        await nested.rollback()
+        before, is_announced = await names(schema_driver), not heard.empty()
+        await tx.commit()
+        await client.insert_many_fast([Act("left")], tx=tx)
+
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        await heard.get()
+    assert (before, is_announced, await names(schema_driver)) == ([], False, ["kept"])
+    assert heard.empty()
+
+
+async def test_job_and_rows_are_one_transaction(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
+) -> None:
+    """What the caller's own statements wrote, before and after, is committed with the job, or with it undone."""
+    await schema_driver.pool.execute_script("CREATE TABLE /* schema */shop (n int UNIQUE)")
+    insert = text(f"INSERT INTO {schema_driver.schema}.shop VALUES (:n)")
+
+    async with AsyncSession(engine) as session:
+        async with session.begin():
+            await session.execute(insert, {"n": 1})
+            await client.insert(Act("one"), tx=session)
+            await session.execute(insert, {"n": 2})
+        with contextlib.suppress(ZeroDivisionError):
+            async with session.begin():
+                await client.insert(Act("two"), tx=session)
+                await session.execute(insert, {"n": 3})
+                raise ZeroDivisionError
+
+    rows = await schema_driver.pool.fetch(f"SELECT n FROM {schema_driver.schema}.shop ORDER BY n")
+    assert (await names(schema_driver), rows) == (["one"], [{"n": 1}, {"n": 2}])
+
+
+async def test_session_in_a_test_s_own_transaction_stays_in_it(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
+) -> None:
+    """A session that was joined into an outer transaction commits a savepoint; the outer rollback takes the job."""
+    async with engine.connect() as connection:
+        outer = await connection.begin()
+        session = AsyncSession(connection, join_transaction_mode="create_savepoint")
+        async with session:
+            await client.insert(Act("one"), tx=session)
+            await session.commit()
+            await client.insert(Act("two"), tx=session)
+            await session.rollback()
+            inside = await client.jobs.list(tx=session)
+        await outer.rollback()
+
+    assert [job.args for job in inside.jobs] == [{"name": "one"}]
+    assert await names(schema_driver) == []
+
+
+async def test_autocommit_commits_at_once(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
+) -> None:
+    """Where SQLAlchemy commits each statement, a job is there at once, and a COPY of jobs is whole."""
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await client.insert(Act("one"), tx=connection)
+        seen = await names(schema_driver)
+        await connection.rollback()
+
+    assert (seen, await names(schema_driver)) == (["one"], ["one"])
+
+
+async def test_client_works_on_an_engine(schema_driver: AsyncpgDriver, engine: AsyncEngine) -> None:
+    """A whole client inserts, listens, fetches and completes on the connections of an engine, and gives them back."""
+    workers = Workers()
+
+    @workers.add()
+    async def greet(name: str) -> None: ...
+
+    config = Config(
+        fetch_poll_interval=timedelta(minutes=5),
+        queues={"default": 2},
+        schema=schema_driver.schema,
+        workers=workers,
+    )
+    async with Client(engine, config) as client, asyncio.timeout(GENEROUS_SECONDS):
+        completed = aiter(client.subscribe(EventKind.JOB_COMPLETED))
+        await client.insert(greet.args("one"))
+        one = await anext(completed)
+        async with AsyncSession(engine) as session, session.begin():
+            await client.insert(greet.args("two"), tx=session)
+        two = await anext(completed)
+
+    assert [event.job.args for event in (one, two) if event.job] == [{"name": "one"}, {"name": "two"}]
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_engine_whose_server_is_not_there_is_a_lost_connection(tmp_path: Any) -> None:
+    """What SQLAlchemy wraps is translated like what the driver beneath raises."""
+    for dialect in DIALECTS:
+        engine = create_async_engine(f"{dialect}://nobody@/nothing?host={tmp_path}", poolclass=NullPool)
+        driver = driver_of(engine, "")
+        await driver.open()
+        with pytest.raises(ConnectionLost):
+            await driver.pool.fetch("SELECT 1")
+
+
+# -- without an event loop
+
+
+SYNC_WAYS: dict[str, Callable[[Engine], AbstractContextManager[Any]]] = {
+    "connection": lambda engine: engine.connect(),
+    "session": Session,
+    "scoped session": lambda engine: contextlib.closing(scoped_session(sessionmaker(engine))),
+}
+
+
+@pytest.mark.parametrize("way", SYNC_WAYS)
+async def test_job_of_a_sync_client_comes_and_goes_with_the_transaction(
+    sync_engine: Engine, schema_driver: AsyncpgDriver, heard: asyncio.Queue[str], way: str
+) -> None:
+    """Connection, Session and scoped session: the job is there when SQLAlchemy commits, and not otherwise."""
+    client = SyncClient(sync_engine, Config(schema=schema_driver.schema))
+    with SYNC_WAYS[way](sync_engine) as tx:
+        client.insert(Act("gone"), tx=tx)
+        tx.rollback()
+        client.insert(Act("kept"), tx=tx)
+        with contextlib.suppress(ZeroDivisionError), tx.begin_nested():
+            client.insert(Act("undone"), tx=tx)
+            raise ZeroDivisionError
+        before = await names(schema_driver)
+        tx.commit()
+        client.insert_many_fast([Act("left")], tx=tx)
+
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        await heard.get()
+    assert (before, await names(schema_driver)) == ([], ["kept"])
+    assert heard.empty()
+
+
+def test_sync_client_on_an_engine_inserts_and_migrates(schema: str, sync_engine: Engine) -> None:
+    """An engine is a client's database: inserts of its own are committed, and its connections come back."""
+    with SyncClient(sync_engine, Config(schema=schema)) as client:
+        inserted = client.insert(Act("one"))
+        copied = client.insert_many_fast([Act("two")])
+        found = client.jobs.get(inserted.job.id)
+        migrated = client.migrate()
+
+    assert (found, copied, migrated) == (inserted.job, 1, ())
+    assert sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_exhausted_engine_is_late(schema: str, postgres_url: str) -> None:
+    """Who waits for a connection of the engine's longer than it allows is told that it was late."""
+    engine = create_engine(
+        url_for(postgres_url, "postgresql+psycopg"), pool_size=1, max_overflow=0, pool_timeout=0.05
+    )
+    client = SyncClient(engine, Config(schema=schema))
+
+    with engine.connect(), pytest.raises(OperationTimeout) as late:
+        client.insert(Act("one"))
+    engine.dispose()
+
+    assert late.value.operation == "job_insert"
+    assert isinstance(late.value.__cause__, TimeoutError)
+    assert isinstance(late.value.__cause__.__cause__, SqlalchemyTimeoutError)
+
+
+# -- what is not accepted
+
+
+def test_engine_of_another_database_is_refused(schema: str) -> None:
+    """An engine on a driver that nothing here speaks with is an error that says which do."""
+    engine = create_engine("sqlite://")
+
+    with pytest.raises(ConfigError) as refused:
+        SyncClient(engine)
+    with engine.connect() as connection, pytest.raises(TypeError) as refused_tx:
+        now(sync_driver_of("postgresql://x@/x", schema).executor(connection).fetch("SELECT 1"))
+
+    assert str(refused.value) == (
+        "engine must be of psycopg, got sqlite+pysqlite; make it of a URL that begins with 'postgresql+psycopg://'"
+    )
+    assert str(refused_tx.value) == "tx must be on a connection of psycopg, got SQLAlchemy on sqlite+pysqlite"
+
+
+async def test_objects_of_the_other_colour_are_refused(
+    client: Client, schema: str, sync_engine: Engine, engine: AsyncEngine
+) -> None:
+    """A blocking session is no transaction for a Client, nor an asynchronous one for a SyncClient."""
+    with Session(sync_engine) as session, pytest.raises(TypeError) as refused:
+        await client.insert(Act("x"), tx=session)
+    async with AsyncSession(engine) as asynchronous:
+        with pytest.raises(TypeError) as refused_sync:
+            SyncClient(sync_engine, Config(schema=schema)).insert(Act("x"), tx=asynchronous)
+    with pytest.raises(
+        ConfigError, match=r"^database must be a URL, .*, got sqlalchemy\.engine\.base\.Engine$"
+    ):
+        Client(sync_engine)  # type: ignore[arg-type]
+
+    assert str(refused.value).endswith(
+        "a SQLAlchemy AsyncConnection or AsyncSession, or the executor of a transaction that a driver began, "
+        "got sqlalchemy.orm.session.Session; SyncClient takes it"
+    )
+    assert str(refused_sync.value).endswith(
+        "got sqlalchemy.ext.asyncio.session.AsyncSession; Client takes it"
+    )
