@@ -17,6 +17,8 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS {schema}.posts (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     image text,
+    link varchar(200),
+    title name,
     gallery text[],
     body jsonb,
     old json,
@@ -133,6 +135,33 @@ async def test_a_path_leads_to_keys_in_json(posts: World, path: str, keys: list[
     assert await keys_of(posts, key="old", json=path) == keys
 
 
+@pytest.mark.parametrize(
+    ("document", "path", "kind"),
+    [
+        ('{"cover": ["a", "b"]}', "$.cover", "array"),
+        ('{"cover": {"key": "a"}}', "$.cover", "object"),
+        ('{"cover": [{"key": "a"}]}', "$.cover.key", "texts in an array"),
+        ('{"files": [{"key": "a"}]}', "$.files[*]", "object"),
+        ('{"files": [["a"]]}', "$.files[*]", "array"),
+    ],
+)
+async def test_a_path_that_leads_to_no_text_is_refused(
+    posts: World, document: str, path: str, kind: str
+) -> None:
+    """Keys that a path stops short of would be nobody's, so what it leads to is looked at before anything is judged."""
+    await posts.sql(
+        'INSERT INTO {schema}.posts (body) VALUES (NULL), (\'{"cover": "c"}\'), ($1::text::jsonb)', document
+    )
+
+    with pytest.raises(ConfigError) as refused:
+        await opened(posts, key="body", json=path)
+
+    assert str(refused.value) == (
+        f"json of orphans source 'posts' must lead to texts, got {kind} at {path!r} of some row; "
+        "write [*] after an array, and the name in an object"
+    )
+
+
 async def test_what_is_put_in_front_belongs_to_the_key(posts: World) -> None:
     """With `prepend`, rows name objects below it, and an empty value names nothing."""
     for name in ("a", "b", "z", ""):
@@ -200,6 +229,8 @@ async def test_rows_that_are_soft_deleted_refer_until_their_retention_is_over(po
 INDEXED: list[tuple[str, dict[str, Any]]] = [
     ('(image COLLATE "C")', {"key": "image"}),
     ('(image COLLATE "C")', {"key": "image", "prepend": "media/"}),
+    ('(link COLLATE "C")', {"key": "link"}),
+    ('((title::text) COLLATE "C")', {"key": "title"}),
     ("((body #>> ARRAY['cover']) COLLATE \"C\")", {"key": "body", "json": "$.cover"}),
 ]
 
@@ -225,15 +256,19 @@ async def test_a_union_is_read_by_the_index_of_each_table(posts: World) -> None:
     await posts.sql(
         "INSERT INTO {schema}.uploads (key) SELECT 'image ' || n FROM generate_series(1, 20000) AS n"
     )
+    await posts.sql('CREATE INDEX millhand_test_index_2 ON {schema}.posts (link COLLATE "C")')
     await posts.sql("ANALYZE {schema}.posts")
     await posts.sql("ANALYZE {schema}.uploads")
-    union = f"SELECT key FROM {posts.schema}.uploads UNION ALL SELECT image FROM {posts.schema}.posts;"
+    union = f"SELECT key FROM {posts.schema}.uploads UNION ALL SELECT image FROM {posts.schema}.posts "
+    union += f"UNION ALL SELECT link::text FROM {posts.schema}.posts;"
 
     plans = await plans_of(await opened(posts, table=None, select=union))
 
     await posts.sql("DROP INDEX {schema}.millhand_test_index")
+    await posts.sql("DROP INDEX {schema}.millhand_test_index_2")
     for plan in plans:
-        assert "millhand_test_index" in plan, plan
+        assert "millhand_test_index " in plan, plan
+        assert "millhand_test_index_2" in plan, plan
         assert "uploads_key_idx" in plan, plan
         assert "Seq Scan" not in plan, plan
 
@@ -292,7 +327,7 @@ async def test_the_advised_function_makes_urls_as_fast_as_keys(
             {"key": "image", "size": "bytes_of_it"},
             (
                 "size of orphans source 'posts' must be a column of '{schema}.posts', got 'bytes_of_it'; "
-                "it has: 'id', 'image', 'gallery', 'body', 'old', 'deleted_at'"
+                "it has: 'id', 'image', 'link', 'title', 'gallery', 'body', 'old', 'deleted_at'"
             ),
         ),
         (
@@ -364,8 +399,8 @@ async def test_a_declaration_that_the_catalog_denies_is_refused(
 async def fill(world: World, num_rows: int = 20_000) -> None:
     """Insert many posts, each with one key of each kind."""
     await world.sql(
-        "INSERT INTO {schema}.posts (image, body) "
-        "SELECT 'image ' || n, jsonb_build_object('cover', 'image ' || n) "
+        "INSERT INTO {schema}.posts (image, link, title, body) "
+        "SELECT 'image ' || n, 'image ' || n, 'image ' || n, jsonb_build_object('cover', 'image ' || n) "
         "FROM generate_series(1, $1::integer) AS n",
         num_rows,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.orphans.config import ReferenceSource
-from millhand.orphans.key_form import quoted, quoted_table
+from millhand.orphans.key_form import odd_json_sql, quoted, quoted_table
 
 COLUMNS = """
 SELECT
@@ -61,6 +61,7 @@ async def look_up(executor: Executor, source: ReferenceSource) -> Declared:
     if source.function is not None:
         await _check_function(executor, source)
     if source.table is None:
+        await _check_json(executor, source)
         return Declared()
     rows = await executor.fetch(COLUMNS, [quoted_table(source.table)])
     if not rows:
@@ -68,6 +69,7 @@ async def look_up(executor: Executor, source: ReferenceSource) -> Declared:
     columns = {row["name"]: row for row in rows}
     _check_key(source, _column(source, "key", columns))
     _check_others(source, columns)
+    await _check_json(executor, source)
     is_cast = source.is_bare and columns[source.key]["type_name"] in CAST
     return Declared(_id_type(source, columns), is_cast)
 
@@ -155,6 +157,16 @@ async def _no_table(executor: Executor, source: ReferenceSource) -> ConfigError:
         f"table of orphans source {source.name!r} must be a table that we can see, "
         f"got {table!r}{remedy or '; see its name and its schema'}"
     )
+
+
+async def _check_json(executor: Executor, source: ReferenceSource) -> None:
+    """See in some rows that a path leads to texts, and to all of them."""
+    sql = odd_json_sql(source)
+    if sql is not None and (found := await executor.fetch(sql)):
+        raise ConfigError(
+            f"json of orphans source {source.name!r} must lead to texts, got {found[0]['kind']} at {source.json!r} "
+            "of some row; write [*] after an array, and the name in an object"
+        )
 
 
 async def _check_function(executor: Executor, source: ReferenceSource) -> None:

@@ -10,9 +10,11 @@ Source: PostgreSQL, "JSON Functions and Operators" (jsonb_path_query, #>>), "Str
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from millhand.orphans.config import PLAIN_PATH, ReferenceSource
 
+NUM_LOOKED_AT = 10_000  # rows, for what a path leads to
 VALUE = "millhand_value"  # no column of a user's is called so, or his conditions would be ambiguous
 
 
@@ -37,9 +39,7 @@ def value_sql(source: ReferenceSource) -> str:
     if source.json is None:
         return quoted(source.key)
     if found := PLAIN_PATH.fullmatch(source.json):
-        names = [name.strip('"') for name in re.findall(r'\w+|"[^"]+"', found[1])]
-        listed = ", ".join(literal(name) for name in names)
-        return f"({quoted(source.key)} #>> ARRAY[{listed}])"
+        return f"({quoted(source.key)} #>> {_names_sql(found[1])})"
     return f"({VALUE} #>> '{{}}')"
 
 
@@ -67,10 +67,37 @@ def url_key_sql(url: str, bases: tuple[str, ...]) -> str:
     return f"(CASE WHEN {url} LIKE '%\\%%' THEN {_decoded_sql(bare)} ELSE {bare} END)"
 
 
+def odd_json_sql(source: ReferenceSource) -> str | None:
+    """
+    Ask of some rows for what a path leads to that is no text, or would lead to if it went through arrays; None without JSON.
+
+    Such a value would name no object, and the objects in it would be nobody's.
+    """
+    if source.json is None:
+        return None
+    path, column = literal(source.json), f"{quoted(source.key)}::jsonb"
+    table = from_sql(replace(source, json=None))
+    if found := PLAIN_PATH.fullmatch(source.json):
+        at = f"doc #> {_names_sql(found[1])}"
+        odd = f"coalesce(jsonb_typeof({at}), 'texts in an array')"
+        where = (
+            f"jsonb_typeof({at}) IN ('array', 'object') OR ({at} IS NULL AND jsonb_path_exists(doc, {path}))"
+        )
+        items = ""
+    else:
+        odd, where = "jsonb_typeof(item)", "jsonb_typeof(item) IN ('array', 'object')"
+        items = f"CROSS JOIN LATERAL jsonb_path_query(doc, {path}) AS items (item)\n"
+    some = f"(SELECT {column} AS doc FROM {table} LIMIT {NUM_LOOKED_AT}) AS looked_at"
+    return f"SELECT {odd} AS kind\nFROM {some}\n{items}WHERE {where}\nLIMIT 1"
+
+
 def index_sql(source: ReferenceSource) -> str:
     """Return what would make a source fast that is slow: the statement, or what else is to be done."""
     if source.table is None:
-        return 'make an index on each key that the select reads, in the order of bytes: (key COLLATE "C")'
+        return (
+            'make an index on each key that the select reads, in the order of bytes: (key COLLATE "C"); '
+            "in a UNION ALL, give all keys one type: key::text"
+        )
     if source.array or (source.json is not None and not PLAIN_PATH.fullmatch(source.json)):
         return "no index has the order of what stands inside a column: keep the keys in a table of their own"
     table = quoted_table(source.table)
@@ -104,6 +131,11 @@ def literal(text: str) -> str:
     """Return a text as an SQL literal."""
     doubled = text.replace("'", "''")
     return f"E'{doubled.replace(chr(92), chr(92) * 2)}'" if "\\" in text else f"'{doubled}'"
+
+
+def _names_sql(path: str) -> str:
+    names = [name.strip('"') for name in re.findall(r'\w+|"[^"]+"', path)]
+    return f"ARRAY[{', '.join(literal(name) for name in names)}]"
 
 
 def _base_pattern(base: str) -> str:
