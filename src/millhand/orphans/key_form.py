@@ -96,7 +96,7 @@ def index_sql(source: ReferenceSource) -> str:
     if source.table is None:
         return (
             'make an index on each key that the select reads, in the order of bytes: (key COLLATE "C"); '
-            "in a UNION ALL, give all keys one type: key::text"
+            'in a UNION ALL, write every key as key::text COLLATE "C"'
         )
     if source.array or (source.json is not None and not PLAIN_PATH.fullmatch(source.json)):
         return "no index has the order of what stands inside a column: keep the keys in a table of their own"
