@@ -152,3 +152,46 @@ async def test_token_is_larger_with_each_fetch(room: Room) -> None:
     assert seen[0][1] < seen[1][1] < seen[2][1]
     assert row.attempted_at is not None
     assert seen[2][1] == round(row.attempted_at.timestamp() * 1_000_000)
+
+
+async def test_client_that_was_given_up_cancels_what_it_lost(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Attempts at what was fetched before end as soon as its report says so; what was fetched after goes on."""
+    caplog.set_level(logging.INFO)
+    begun = asyncio.Semaphore(0)
+    ended: list[str] = []
+    go_on = asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        begun.release()
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            ended.append(job.args.what)
+            raise
+
+    async with room.client(workers, client_id="lost") as client:
+        with client.subscribe(EventKind.JOB_COMPLETED) as events:
+            before = await client.insert(Act("before"))
+            await asyncio.wait_for(begun.acquire(), GENEROUS)
+            await room.execute("UPDATE millhand_client SET lost_at = now()")
+            await room.execute(LATER)
+            given_back = await room.row(before.job.id)
+            await client.insert(Act("after"))
+            await asyncio.wait_for(begun.acquire(), GENEROUS)
+            assert client._mill is not None
+            probe = Probe(client._mill.completer)
+            client._mill.offices.reporter.bell.ring()
+            await probe.wait("written")
+            go_on.set()
+            event = await room.next(events)
+
+    assert ended == ["before"]
+    assert await room.row(before.job.id) == given_back
+    assert event.job is not None
+    assert event.job.args == {"what": "after"}
+    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == ["client was given up", "attempts lost", "outcome came too late"]

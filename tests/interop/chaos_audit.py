@@ -24,6 +24,7 @@ from chaos_journal import Execution
 from chaos_plan import HELD_KIND, ChaosJob
 
 RESCUED = "Stuck job rescued by JobRescuer"
+RESCUED_BY_US = "Job rescued by ClientRescuer"
 FINAL_STATES = ("cancelled", "completed", "discarded")
 # An outcome is written within this time, whatever the machine has to do; before it a kill may take it along.
 WRITTEN_SECONDS = 5.0
@@ -44,7 +45,7 @@ class Row:
 
     @property
     def rescued(self) -> set[int]:
-        return {attempt for attempt, error in self.errors if error == RESCUED}
+        return {attempt for attempt, error in self.errors if error.startswith((RESCUED, RESCUED_BY_US))}
 
     @property
     def snoozes(self) -> int:

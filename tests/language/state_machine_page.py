@@ -56,6 +56,7 @@ OTHER_ARROWS = [
     ("running", "retryable", "rescuer"),
     ("running", "discarded", "rescuer, after the last attempt"),
     ("running", "cancelled", "rescuer, when cancellation was asked for"),
+    ("running", "available", "client rescuer, when its client is gone; the attempt counts"),
     ("available", "cancelled", "job cancel"),
     ("scheduled", "cancelled", "job cancel"),
     ("retryable", "cancelled", "job cancel"),
@@ -92,7 +93,11 @@ One function decides, `millhand.transition.settle`: how the attempt ended goes i
 - The scheduler passes every {soon} s; what is due sooner is made available at once, and the fetch holds it until then.
 - Whatever the outcome, a job whose cancellation was asked for while it ran ends as cancelled; unless it completed.
 - `job delete` takes a job out of any state but running.
-- Only a row that still is running is changed. If somebody else ended the job meanwhile, that stays.
+- Only a row that still is running, for this very attempt, is changed.
+  If somebody else ended the job meanwhile, or gave it to another attempt, that stays.
+- Of a client that is gone, a job is discarded if its attempts are used up, and cancelled if that was asked for.
+  One that was given back three times before is retryable, each of the others available at once.
+  [Why](decisions/0020-rescue-by-death.md).
 
 ## Who else moves jobs
 

@@ -17,6 +17,7 @@ import pytest
 from factory import qualified
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import MillhandError
 from millhand.fleet import ClientRow, ClientState
 from millhand.job import ClientId
 from millhand.migrate import Migrator
@@ -264,3 +265,67 @@ async def test_report_that_fails_is_told_once_and_made_again(
         "client not reported"
     ]
     assert reporter.is_known
+
+
+async def test_client_that_was_given_up_learns_of_it_once(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next report tells from when back its jobs are lost; what a former life lost is not told."""
+    lost: list[datetime] = []
+    reporter, probe = room.reporter(on_lost=lost.append)
+    await reporter.start()
+    give_up = "UPDATE /* schema */millhand_client SET lost_at = now() RETURNING lost_at"
+
+    await room.execute(give_up)
+    for _ in range(2):
+        reporter.bell.ring()
+        await probe.wait("reported")
+    [first] = lost
+    await reporter.stop()
+    another, _ = room.reporter(on_lost=lost.append)
+    await another.start()
+
+    assert lost == [first]
+    assert [record.message for record in caplog.records] == ["client was given up"]
+    assert another.steady_since is not None
+    assert first < another.steady_since
+
+
+async def test_reports_are_steady_from_the_first_one_that_is_in_time(room: Room) -> None:
+    """One that failed, one that came late, and a clock that went back begin it anew."""
+    reporter, probe = room.reporter(interval=timedelta(hours=1))
+    await reporter.start()
+    since = [reporter.steady_since]
+
+    async def after(change: str) -> None:
+        await room.execute(change)
+        await reporter.run_once()
+        await probe.wait("reported")
+        since.append(reporter.steady_since)
+
+    await after("SELECT 1")
+    reporter._failed(MillhandError("away"))
+    during = reporter.steady_since
+    await after("SELECT 1")
+    assert reporter._seen_at is not None
+    reporter._seen_at -= timedelta(hours=2, seconds=2)
+    await after("SELECT 1")
+    reporter._seen_at += timedelta(seconds=10)
+    await after("SELECT 1")
+
+    assert during is None
+    assert since[0] == since[1]
+    assert since[1:] == sorted({one for one in since[1:] if one is not None})
+
+
+async def test_report_that_failed_is_soon_made_again(room: Room) -> None:
+    """Nobody is to be given up because one answer was lost."""
+    reporter, _ = room.reporter(interval=timedelta(seconds=5))
+    pauses = [reporter._pause_seconds()]
+
+    for _ in range(9):
+        reporter._failed(MillhandError("away"))
+        pauses.append(reporter._pause_seconds())
+
+    assert (pauses[0], round(max(pauses))) == (5.0, 5)
+    assert pauses[1] <= 1.0

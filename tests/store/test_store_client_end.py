@@ -155,6 +155,7 @@ async def test_another_life_counts_once_the_former_is_silent(tx: Executor) -> No
     """Of two living clients with one name neither loses a job to the other; when one is gone its jobs are stranded."""
     old = await report(tx, A, LONG_AGO)
     job = await running(tx, A, LONG_AGO + MINUTE)
+    await report(tx, A, NOW - SECOND, started_at=old.started_at)
     new = await report(tx, A, NOW)
     for seconds in range(5, 30, 5):
         for life in (old, new):
@@ -176,6 +177,15 @@ async def test_life_that_ended_is_no_contest(tx: Executor) -> None:
     await report(tx, A, NOW + SECOND)
 
     assert [one.job for one in await stranded(tx, NOW + SECOND)] == [job]
+
+
+async def test_life_that_fell_silent_long_ago_is_no_contest(tx: Executor) -> None:
+    """Nobody gave it up, for nobody was there; whoever comes under its name an hour later need not wait."""
+    await report(tx, A, LONG_AGO)
+    job = await running(tx, A, LONG_AGO + TICK)
+    await report(tx, A, NOW)
+
+    assert [one.job for one in await stranded(tx, NOW)] == [job]
 
 
 async def test_life_is_as_old_as_it_says(tx: Executor) -> None:

@@ -1,7 +1,8 @@
 """
 Says of this client that it is there, again and again, in its row of `millhand_client`.
 
-Rule 1: one statement a report, whatever number of jobs; a report that fails is followed by the next one.
+Rule 1: one statement a report, whatever number of jobs; a report that fails is soon followed by the next one, for who
+        is silent for long is given up.
 Rule 2: a row belongs to a life: the instant of the first report, by the database's clock. A client that ends marks its
         own row only, and one that finds another's life in its row tells that its name is taken.
 Rule 3: where the tables are not there, or not for us, the client works all the same. That is told once, and looked after
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
 
-from millhand.clock import Clock
+from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError
 from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE
@@ -42,7 +43,9 @@ from millhand.store.client import (
 
 logger = logging.getLogger(__name__)
 
-STATEMENT_SECONDS = 5.0
+# So that a report whose answer is lost is followed by another one in good time.
+STATEMENT_SECONDS = 3.0
+FIRST_BACKOFF_SECONDS = 0.5
 # A process that is told to stop must stop; its row is taken for silent then.
 STOP_SECONDS = 2.0
 MIGRATION_VERSION = 5
@@ -102,9 +105,15 @@ class ClientReporter(Service):
         self._started_at = None
         await self.run_once()
         started()
-        while await self.bell.wait(self._interval.total_seconds()) is not Wake.STOP:
+        while await self.bell.wait(self._pause_seconds()) is not Wake.STOP:
             await self.run_once()
         await self._mark_stopped()
+
+    def _pause_seconds(self) -> float:
+        interval = self._interval.total_seconds()
+        if not self._num_failures:
+            return interval
+        return backoff_seconds(self._num_failures, first=FIRST_BACKOFF_SECONDS, ceiling=interval)
 
     async def run_once(self) -> None:
         """Make one report, or look whether one could be made."""

@@ -4,7 +4,8 @@ Execute one attempt: middleware, hooks, decode, the worker; and say how it ended
     Middleware.work( Hook.work_begin → decode args → [ worker → Hook.work_end ] )
                                                        the timeout covers this part
     outcome:  returned → Completed · cancelled from outside → Cancelled · JobSnooze → Snoozed
-              cancelled because the client stops, or lost its jobs → Interrupted · JobCancel → Cancelled · anything else → Failed
+              cancelled because the client stops, or lost its jobs → Interrupted · JobCancel → Cancelled
+              anything else → Failed
 
 Rule 1: a plain function runs in a thread, and nobody can interrupt a thread: its attempt lasts until the function
         returns, however often it was cancelled. It may look at `job.is_cancel_requested`.

@@ -53,6 +53,8 @@ ON CONFLICT (id) DO UPDATE SET
         AND client.started_at IS DISTINCT FROM @started_at::timestamptz
         AND client.stopped_at IS NULL
         AND (client.lost_at > client.last_seen_at) IS NOT TRUE
+        AND client.last_seen_at + (@num_reports::float8 * client.report_interval + @grace::interval)
+        > excluded.last_seen_at
             THEN excluded.last_seen_at
         ELSE client.contested_at
     END

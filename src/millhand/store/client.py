@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.fleet import LANGUAGE, ClientRow, state_of
+from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE, LANGUAGE, ClientRow, state_of
 from millhand.job import ClientId
 from millhand.store.query import Query, Row
 
@@ -80,11 +80,13 @@ def client_report(
     """
     params = {
         "age": age,
+        "grace": DEAD_GRACE,
         "hostname": report.hostname,
         "id": report.id,
         "kinds": list(report.kinds),
         "language": LANGUAGE,
         "now": now,
+        "num_reports": float(DEAD_AFTER_REPORTS),
         "pid": report.pid,
         "queue_updates": _encode({name: at.isoformat() for name, at in report.queue_updates.items()}),
         "queues": _encode(dict(report.queues)),

@@ -1,0 +1,46 @@
+"""Who dies in a mixed fleet: ours are rescued by ours whoever leads, and River's clients' jobs are theirs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from interop_room import Room
+
+from millhand.store.leader import Office, leader_get
+
+# What is promised of the time from a kill to the job running again.
+MAX_SECONDS = 20.0
+
+
+@pytest.mark.slow
+async def test_dead_of_ours_are_rescued_under_a_leader_of_river_s(room: Room) -> None:
+    """34, 39: River's client leads, ours is killed, and another of ours works the job; River's runs on."""
+    async with (
+        room.working("go", "go", leads=True, queues={"gos": 1}),
+        room.mortal("python", "killed") as process,
+    ):
+        await room.until_leader("go")
+        ours = await room.hand("python").insert(["hold"])
+        theirs = await room.hand("go").insert(["hold"], queue="gos")
+        for id in (ours, theirs):
+            await room.told.wait("held", job=id)
+        async with room.working("python", "other", leads=True) as other:
+            await process.kill()
+            began = time.monotonic()
+            await room.told.wait("held", job=ours, client="other")
+            seconds = time.monotonic() - began
+            rows = [await room.row(id) for id in (ours, theirs)]
+            leaders = [await room.driver.pool.run(leader_get(office=office)) for office in Office]
+            await other.release(ours)
+            await room.until_state(ours, "completed")
+
+    assert seconds <= MAX_SECONDS
+    assert [(row["state"], row["attempt"], row["attempted_by"]) for row in rows] == [
+        ("running", 2, ["killed", "other"]),
+        ("running", 1, ["go"]),
+    ]
+    assert [error["error"] for error in rows[0]["errors"]] == [
+        "Job rescued by ClientRescuer: client 'killed' stopped reporting"
+    ]
+    assert [leader and leader.leader_id for leader in leaders] == ["go", "other"]
