@@ -149,8 +149,9 @@ def _summary(found: Discovery, num_new: int) -> Iterator[str]:
     if found.proposals and found.num_unnamed:
         unknown = any(one.num_named is None for one in found.proposals)
         examples = ", ".join(repr(key) for key in found.unnamed)
+        number = f"{'up to ' if unknown else ''}{found.num_unnamed:,} of {found.num_keys:,}"
         yield (
-            f"{'up to ' if unknown else ''}{found.num_unnamed:,} of the objects are named by none of them, such as "
+            f"{number} objects are named by none of them, such as "
             f"{examples}: orphans, or named in a way that is not seen here (a longer text, another database)"
         )
     for table, reason in found.unread.items():
@@ -163,7 +164,7 @@ def _line(one: Proposal) -> tuple[object, ...]:
     return (
         source.name,
         column,
-        "?" if one.num_rows is None else one.num_rows,
+        one.num_rows if one.num_rows is not None else one.num_sampled if one.is_small else "?",
         one.num_values,
         f"{one.num_found} of {one.num_asked}",
         "?" if one.num_named is None else one.num_named,
@@ -173,7 +174,7 @@ def _line(one: Proposal) -> tuple[object, ...]:
 
 def _toml_lines(one: Proposal) -> Iterator[str]:
     source = one.source
-    rows = "rows unknown, see ANALYZE" if one.num_rows is None else f"{one.num_rows:,} rows"
+    rows = "rows not counted yet" if one.num_rows is None else f"{one.num_rows:,} rows"
     named = "" if one.num_named is None else f", names {one.num_named:,} of the objects looked at"
     yield "[[orphans.sources]]"
     yield f"# {rows}, {one.num_sampled:,} read; {one.num_found:,} of {one.num_asked:,} objects were there{named}"
@@ -185,13 +186,14 @@ def _toml_lines(one: Proposal) -> Iterator[str]:
         if value != default or name == "key":
             yield f"{name} = {toml(value)}"
     if one.deleted_at is not None and not source.has_many:
-        yield f"# deleted_at = {toml(one.deleted_at)}    # rows that are deleted softly go after `retention`, if you say so:"
+        yield "# Rows that are deleted softly go after their retention, with their objects, once you say so:"
+        yield f"# deleted_at = {toml(one.deleted_at)}"
         yield f"# soft_deleted = {toml(f'{one.deleted_at} IS NOT NULL')}"
 
 
 def _comments(one: Proposal) -> Iterator[str]:
     yield f"for example {', '.join(repr(key) for key in one.examples)}"
-    if one.index is not None:
+    if one.index is not None and not one.is_small:
         yield f"to be fast: {one.index}"
 
 

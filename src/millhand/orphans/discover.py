@@ -111,6 +111,11 @@ class Proposal:
     deleted_at: str | None
     index: str | None
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the table is read so quickly that it needs no index."""
+        return self.num_sampled < NUM_ROWS if self.num_rows is None else self.num_rows <= MANY_ROWS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:

@@ -57,14 +57,14 @@ def url_key_sql(url: str, bases: tuple[str, ...]) -> str:
 
     What has no server in it is a key behind any slashes; a URL with a base that was not declared names nothing here.
     """
-    known = "|".join(_base_pattern(base) for base in sorted(bases, key=len, reverse=True))
-    path = f"regexp_replace({url}, '[?#].*$', '')"
+    known = literal(f"^({'|'.join(_base_pattern(base) for base in sorted(bases, key=len, reverse=True))})")
     bare = (
-        f"CASE WHEN {path} ~ {literal(f'^({known})')} THEN regexp_replace({path}, {literal(f'^({known})')}, '')"
-        f" WHEN {path} ~ '^([A-Za-z][A-Za-z0-9+.-]*:)?//' THEN NULL"
-        f" ELSE ltrim({path}, '/') END"
+        f"SELECT CASE WHEN path ~ {known} THEN regexp_replace(path, {known}, '')"
+        " WHEN path ~ '^([A-Za-z][A-Za-z0-9+.-]*:)?//' THEN NULL ELSE ltrim(path, '/') END AS bare"
+        f" FROM (SELECT regexp_replace({url}, '[?#].*$', '') AS path) AS cut"
     )
-    return f"(CASE WHEN {url} LIKE '%\\%%' THEN {_decoded_sql(bare)} ELSE {bare} END)"
+    decoded = f"CASE WHEN bare LIKE '%\\%%' THEN {_decoded_sql('bare')} ELSE bare END"
+    return f"(SELECT {decoded} FROM ({bare}) AS stripped)"
 
 
 def odd_json_sql(source: ReferenceSource) -> str | None:
