@@ -48,6 +48,11 @@ bench *args: (_install "run")
 chaos-river *args: (_install "test")
     @exec {{ python }} tests/interop/chaos_river.py "$@"
 
+# The race test of the orphan cleanup: 100,000 steps, kills, wrong clocks, older backups; nothing live may be lost
+[no-exit-message]
+chaos-orphans *args: (_install "test")
+    @exec nice {{ python }} tests/orphans/chaos_orphans.py "$@"
+
 # An S3 emulator for the slow tests, in an environment of its own because it pins what Millhand does not
 emulator:
     @test "$(cksum requirements/emulator.lock)" = "$(cat .venv-emulator/state 2>/dev/null)" || { \

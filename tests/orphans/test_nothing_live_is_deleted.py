@@ -139,13 +139,14 @@ async def play(world: World, script: list[Act | Run], *, is_clumsy: bool) -> Cou
             continue
         world.now += max(event.after, MINUTES)
         app.awaited = dict.fromkeys(app.awaited, True)
-        is_whole = await _run(world, app, event, done, is_clumsy=is_clumsy)
+        is_whole = await run_once(world, app, event, done, is_clumsy=is_clumsy)
         losses = await app.losses(after_run=is_whole)
         assert losses == {}, f"{losses} after a {'whole' if is_whole else 'broken'} run at {event}"
     return done
 
 
-async def _run(world: World, app: App, event: Run, done: Counter[str], *, is_clumsy: bool) -> bool:
+async def run_once(world: World, app: App, event: Run, done: Counter[str], *, is_clumsy: bool) -> bool:
+    """Reconcile once, with what comes between; False if the run did not come to its end."""
     interrupter = Interrupter(interventions={})
     for step, what in event.at_steps:
         interrupter.interventions.setdefault(step, []).append(_intervention(app, interrupter, what))

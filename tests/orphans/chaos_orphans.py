@@ -1,0 +1,221 @@
+"""
+The race test of the orphan cleanup: everything at once, for long, and nothing live is lost.
+
+    python tests/orphans/chaos_orphans.py --steps 100000 --seconds 600 --seed 1 --stores directory,seaweed
+
+An application, an operator and clocks act between any two words of reconcilers that are processes of their own and are
+killed; see `race.py`. Prints what happened; ends with 1 if anything live was lost, with its history. `--mutant` breaks
+one step of the reconcilers on purpose (`race_mutants.py`), which must be noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+from race import Place, race_of
+from race_mutants import MUTANTS
+from race_plays import Violation
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "storage")]
+from ceph import rgw
+from servers import CREDENTIALS, seaweed
+from stores import bucket_of
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.embedded import embedded_postgres
+from millhand.migrate import Migrator, lines
+from millhand.storage import open_store
+
+SERVERS = {"seaweed": seaweed, "rgw": rgw}
+STORES = ("directory", *SERVERS)
+POSTGRES_SETTINGS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What happened, and what was lost."""
+
+    done: Counter[str]
+    num_acts: int
+    seconds: float
+    seed: int
+    violation: str | None
+
+    def __str__(self) -> str:
+        done = self.done
+        states = {name.removeprefix("runs "): n for name, n in done.items() if name.startswith("runs ")}
+        plays = {name.removeprefix("play "): n for name, n in done.items() if name.startswith("play ")}
+        num_steps = self.num_acts + done["words"]
+        figures = {
+            "seed": str(self.seed),
+            "steps": f"{num_steps:,}, {num_steps / self.seconds:,.0f} a second: {self.num_acts:,} of the application, "
+            f"{done['words']:,} words of reconcilers",
+            "worlds": f"{done['phases']:,} in {self.seconds:.0f} s",
+            "runs": f"{sum(states.values()):,}: {_counts(states)}",
+            "plays": _counts(plays),
+            "processes": f"{done['kills']:,} killed, {done['kills within a word']:,} of them within a word; "
+            f"{done['helpers']:,} helpers, {done['zombies']:,} held up and gone on",
+            "backups": f"{done['restored, and the marker knew']:,} restored and refused, "
+            f"{done['restored, with nothing done since']:,} restored with nothing removed since",
+            "objects": f"{done['deleted'] + done['quarantined']:,} moved, {done['purged']:,} destroyed, "
+            f"{done['restored']:,} put back, {done['kept']:,} spared, {done['aborted']:,} uploads aborted",
+            "rows": f"{done['deleted_rows']:,} deleted",
+            "audits": f"{done['audits']:,}",
+            "violations": "0" if self.violation is None else f"1\n{self.violation}",
+        }
+        width = max(map(len, figures))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in figures.items())
+
+
+async def chaos(
+    database_url: str,
+    schema: str,
+    places: Sequence[Place],
+    *,
+    steps: int,
+    seconds: float,
+    seed: int,
+    mutant: str | None = None,
+) -> Report:
+    """Race through the places in turn until so many steps are made, or the time is over, or something is lost."""
+    began_at = time.monotonic()
+    violation = None
+    async with race_of(database_url, schema, seed=seed, mutant=mutant) as race:
+        race.max_steps, race.ends_at = steps, began_at + seconds
+        number = 0
+        while not race.is_over and violation is None:
+            try:
+                await race.phase(places[number % len(places)])
+            except Violation as error:
+                violation = str(error)
+            number += 1
+    return Report(
+        done=race.done,
+        num_acts=race.num_acts,
+        seconds=time.monotonic() - began_at,
+        seed=seed,
+        violation=violation,
+    )
+
+
+@contextlib.contextmanager
+def places_of(stores: Sequence[str], directory: Path) -> Iterator[list[Place]]:
+    """Bring the stores to race on, each in the manners that it can be had in."""
+    with contextlib.ExitStack() as stack:
+        places: list[Place] = []
+        for name in stores:
+            places += directories(directory) if name == "directory" else stack.enter_context(buckets(name))
+        yield places
+
+
+def directories(directory: Path) -> list[Place]:
+    """A directory, as it is and with the manners of servers."""
+    url = directory.as_uri()
+    return [
+        Place(name="directory", url=url),
+        Place(name="directory in chains, with helpers", url=url, wrapper="elsewhere", num_helpers=2),
+        Place(name="clumsy server", url=url, wrapper="clumsy"),
+        Place(name="directory in chains", url=url, wrapper="elsewhere"),
+        Place(name="server that lies about its order", url=url, wrapper="lying"),
+    ]
+
+
+@contextlib.contextmanager
+def buckets(name: str) -> Iterator[list[Place]]:
+    """Two buckets on a real server, one that keeps versions."""
+    before = dict(os.environ)
+    os.environ.update(CREDENTIALS)
+    try:
+        with SERVERS[name]() as endpoint:
+            options = f"?endpoint_url={endpoint}"
+            bucket = bucket_of(open_store(f"s3://race-plain{options}"))
+            for one in ("race-plain", "race-versions"):
+                bucket.client.create_bucket(Bucket=one)
+            bucket.client.put_bucket_versioning(
+                Bucket="race-versions", VersioningConfiguration={"Status": "Enabled"}
+            )
+            bucket.close()
+            yield [
+                Place(name=name, url=f"s3://race-plain{options}"),
+                Place(name=f"{name}, with versions", url=f"s3://race-versions{options}", is_versioned=True),
+            ]
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.asynccontextmanager
+async def new_schema(url: str) -> AsyncIterator[str]:
+    """Make a migrated schema, and drop it in the end."""
+    schema = f"race_{random.randrange(10**9)}"  # noqa: S311 - only new, not secret
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    driver = AsyncpgDriver(url, schema)
+    await driver.open()
+    for line in lines():
+        await Migrator(driver, line).up()
+    await driver.close()
+    try:
+        yield schema
+    finally:
+        await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+        await connection.close()
+
+
+async def main(options: argparse.Namespace) -> int:
+    """Race, and print the report. Returns the exit code."""
+    logging.disable(logging.CRITICAL)  # alarms ring all the time, and should
+    print(f"seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="millhand-race-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with embedded_postgres(directory / "postgres", POSTGRES_SETTINGS) as server:
+            (directory / "buckets").mkdir()
+            with places_of(options.stores.split(","), directory / "buckets") as places:
+                async with new_schema(server.url) as schema:
+                    report = await chaos(
+                        server.url,
+                        schema,
+                        places,
+                        steps=options.steps,
+                        seconds=options.seconds,
+                        seed=options.seed,
+                        mutant=options.mutant,
+                    )
+    print(report)
+    return 0 if report.violation is None else 1
+
+
+def _counts(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda one: -one[1])
+    return ", ".join(f"{number:,} {name}" for name, number in ordered)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument(
+        "--steps", type=int, default=100_000, help="acts of the application and words of reconcilers"
+    )
+    parser.add_argument("--seconds", type=float, default=600.0, help="the longest that it may take")
+    seed = random.randrange(10**6)  # noqa: S311 - only another one each time
+    parser.add_argument("--seed", type=int, default=seed, help="the same seed, the same plays")
+    parser.add_argument("--stores", default="directory,seaweed", help=f"of {', '.join(STORES)}")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="break this on purpose")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(_options())))

@@ -1,0 +1,527 @@
+"""
+The race: an application, an operator and a clock against reconcilers in processes of their own, one word at a time.
+
+    place ─▶ phase: an empty world ─▶ round: acts, then a play ─▶ audit … ─▶ two quiet runs ─▶ next place
+
+A reconciler asks before each word to the database or the store; here it is decided, by seed, who acts in between, who
+goes on, and who is killed (SIGKILL, at a word or in the middle of it). What is live is known from the application's
+history alone. The same seed gives the same plays; with several reconcilers at once, who is first is the machine's affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from chaos import OPERATIONS, Interrupter, Killed
+from race_app import DERIVED, FOREIGN, RaceApp
+from race_child import Elsewhere, Seat, Task, serve
+from race_plays import PLAYS, Violation
+from world import DAY, TABLES, World, avatars_source, generous, uploads_source
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import DriverError
+from millhand.orphans import OrphansConfig
+from millhand.storage import open_store
+
+KEYS = ("a.b", "a/b", "é", *(f"k/{number:02}" for number in range(20)))
+ANCHORS = tuple(
+    f"k/{number:02}.anchor" for number in range(12)
+)  # live from the first day, so that floors hold
+CUTS = ("a/b", "k/05", "k/11", "k/17")
+MINUTES = timedelta(minutes=2)
+MAX_WORDS = 220
+SWEEPING = ("begin", "commit", "committed", "fetch", "head", "move", "moved", "copy", "run")
+SUDDEN = (
+    "adopt",
+    "put_and_adopt",
+    "put_first",
+    "refer_and_look",
+    "refer",
+    "upload",
+    "finish_upload",
+    "undelete",
+)
+# How likely the application acts right before a word, besides the moments that are drawn for a run.
+EAGER = {
+    "begin": 0.04,
+    "commit": 0.1,
+    "committed": 0.1,
+    "move": 0.3,
+    "moved": 0.3,
+    "copy": 0.3,
+    "delete": 0.2,
+    "delete_many": 0.1,
+}
+# In these a run may be about to destroy what it has asked about for the last time.
+DESTROYING = frozenset(("fetch", "head", "delete", "delete_many", "delete version"))
+STUCK_SECONDS = 30.0
+ROUNDS = 14
+PURGED_TABLES = (
+    "uploads",
+    "avatars",
+    *(f"millhand_orphan_{one}" for one in ("run", "chain", "finding", "action", "binding")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A store to race on: `url` is made anew for each phase by adding a name to it."""
+
+    name: str
+    url: str
+    wrapper: str = "plain"
+    is_versioned: bool = False
+    num_helpers: int = 0
+
+    def store_url(self, name: str) -> str:
+        """Return the URL of an empty store."""
+        base, mark, options = self.url.partition("?")
+        return f"{base.rstrip('/')}/{name}{mark}{options}"
+
+
+class Reconciler:
+    """A process, and what it waits for leave for; None while it is at work or has nothing to do."""
+
+    def __init__(self, context: Any, seat: Seat) -> None:
+        ours, theirs = context.Pipe()
+        self.connection: Connection = ours
+        self.is_busy = False
+        self.is_holding = False  # a transaction, and what it has locked
+        self.word: str | None = None
+        self._process = context.Process(target=serve, args=(theirs, seat), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def begin(self, task: Task) -> None:
+        self.connection.send(task)
+        self.is_busy = True
+
+    def go(self, answer: str = "go") -> None:
+        self.word = None
+        self.connection.send(answer)
+
+    def kill(self) -> None:
+        """SIGKILL, and see it dead."""
+        self.is_busy, self.word = False, None
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one run: `state` is the report's, or killed, stalled, failed."""
+
+    figures: Mapping[str, Any]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.state == "completed"
+
+    @property
+    def state(self) -> str:
+        return str(self.figures["state"])
+
+    @property
+    def num_removed(self) -> int:
+        return sum(
+            int(self.figures.get(name, 0)) for name in ("deleted", "quarantined", "purged", "deleted_rows")
+        )
+
+
+@dataclass(kw_only=True)
+class Race:
+    """One race: where it is, whose, and what has happened in it."""
+
+    chance: random.Random
+    context: Any
+    database_url: str
+    driver: AsyncpgDriver
+    mutant: str | None = None
+    done: Counter[str] = field(default_factory=Counter)
+    ends_at: float = 0.0
+    max_steps: int = 0
+    num_acts: int = 0
+    app: RaceApp = field(init=False)
+    config: OrphansConfig = field(init=False)
+    place: Place = field(init=False)
+    seat: Seat = field(init=False)
+    world: World = field(init=False)
+    zombie: Reconciler | None = None
+    _idle: list[Reconciler] = field(default_factory=list)
+
+    @property
+    def num_steps(self) -> int:
+        """Acts of the application, and words of reconcilers that something may come before."""
+        return self.num_acts + self.done["words"]
+
+    @property
+    def is_over(self) -> bool:
+        return self.num_steps >= self.max_steps or time.monotonic() >= self.ends_at
+
+    async def phase(self, place: Place) -> None:
+        """Race in an empty world. Raises: Violation."""
+        await self._found(place)
+        try:
+            for _ in range(ROUNDS):
+                if self.is_over:
+                    break
+                await self.some_acts(self.chance.randrange(3, 16))
+                names, weights = zip(*((name, play.weight) for name, play in PLAYS.items()), strict=True)
+                name = self.chance.choices(names, weights)[0]
+                self.app.note_all(f"play {name}")
+                self.done[f"play {name}"] += 1
+                await PLAYS[name].of(self)
+            await self.end_zombie()
+            for _ in range(2):
+                await self.run(8 * DAY, is_quiet=True)
+        finally:
+            self._dismiss()
+            await self.world.store.aclose()
+        self.done["phases"] += 1
+
+    async def _found(self, place: Place) -> None:
+        schema = self.driver.schema
+        await self.driver.pool.fetch(f"TRUNCATE {', '.join(f'{schema}.{one}' for one in PURGED_TABLES)}")
+        url = place.store_url(uuid.uuid4().hex[:12])
+        store = open_store(url, create=True) if not url.startswith("s3:") else open_store(url)
+        # A source in the test of its own: rows that wait for an upload in parts say which.
+        uploads = uploads_source(schema, upload_id="upload_id")
+        self.config = generous(
+            [uploads, avatars_source(schema)],
+            chains=2 if place.num_helpers == 0 else 1,
+            derived=(DERIVED,),
+            exclude=("cache/",),
+            helpers=place.num_helpers,
+            page_size=7,
+            split_at=CUTS,
+            not_references=("uploads",),
+        )
+        self.world = World(
+            executor=self.driver.pool, store=store, schema=schema, config=self.config, now=datetime.now(UTC)
+        )
+        self.place = place
+        self.seat = Seat(
+            mutant=self.mutant, schema=schema, store_url=url, url=self.database_url, wrapper=place.wrapper
+        )
+        known_as = Elsewhere(store, _nothing) if place.wrapper == "elsewhere" else store
+        self.app = RaceApp(world=self.world, is_versioned=place.is_versioned, recon_store=known_as)
+        for key in FOREIGN:
+            self.app.foreign[key] = self.app.content(key)
+            await self.world.put(key, self.app.foreign[key])
+        for key in ANCHORS:
+            await self.app.put_and_adopt(key)
+
+    async def some_acts(self, number: int) -> None:
+        """Let the application do something."""
+        for _ in range(number):
+            await self.act(self.chance.choice(self.app.actions))
+
+    async def act(self, action: str) -> None:
+        """Let it do one thing, often to what is about to go."""
+        self.num_acts += 1
+        self.done[action] += 1
+        await self.app.act(action, self._some_key())
+
+    async def sudden_act(self) -> None:
+        """Let it come to rely on something, most likely on what is about to go."""
+        await self.act(self.chance.choice(SUDDEN))
+
+    def _some_key(self) -> str:
+        """Return a key, often one of an object that nobody relies on, the oldest first."""
+        orphans = sorted(self.app.orphans, key=lambda key: (self.app.orphans[key][0], key))
+        if orphans and self.chance.random() < 0.6:
+            return self.chance.choice(orphans[:4])
+        return self.chance.choice(KEYS)
+
+    async def run(
+        self,
+        span: timedelta,
+        *,
+        is_quiet: bool = False,
+        is_audited: bool = True,
+        skew: timedelta = timedelta(0),
+        **changes: Any,
+    ) -> Outcome:
+        """Let time pass, then reconcile, with interventions unless it is to be quiet. Raises: Violation."""
+        self.world.now += max(span, MINUTES)
+        self.app.awaited = dict.fromkeys(self.app.awaited, True)
+        config = replace(self.config, **changes)
+        outcome = await self._played(Task(config=config, now=self.world.now, skew=skew), is_quiet=is_quiet)
+        self.done[f"runs {outcome.state}"] += 1
+        self.done.update({name: count for name, count in outcome.figures.items() if type(count) is int})
+        self.app.note_all(f"run {dict(outcome.figures)}")
+        scanned = "SELECT count(*) FROM {schema}.millhand_orphan_run WHERE scanned_at IS NOT NULL"
+        self.app.num_scans = (await self.world.sql(scanned))[0]["count"]
+        if is_audited:
+            await self.audit(after_run=outcome.is_whole)
+        return outcome
+
+    async def audit(self, *, after_run: bool) -> None:
+        """Raises: Violation, if anything is lost."""
+        self.done["audits"] += 1
+        lost = await self.app.losses(after_run=after_run)
+        if lost:
+            raise Violation(self.story(lost))
+
+    def story(self, lost: Mapping[str, str]) -> str:
+        """Say what is lost, and all that is known of it."""
+        lines = [f"{len(lost)} lost on {self.place.name}:"]
+        for key, how in list(lost.items())[:3]:
+            past = sorted(
+                [*self.app.history[key][-20:], *self.app.history[""][-12:]], key=lambda one: one[:16]
+            )
+            lines += [f"  {key!r} is lost: {how}", *(f"      {line[:200]}" for line in past)]
+        return "\n".join(lines)
+
+    async def why_stuck(self) -> str:
+        """Say what the database is waiting for."""
+        rows = await self.world.sql(
+            "SELECT state, wait_event, pg_blocking_pids(pid)::text AS blocked_by, pid, query FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        told = [f"  {dict(row)}"[:300] for row in rows]
+        return "\n".join(
+            [f"a run must go on, got one without a word for {STUCK_SECONDS:g} s on {self.place.name}", *told]
+        )
+
+    def _interrupter(self) -> Interrupter:
+        interrupter = Interrupter(interventions={})
+        chance = self.chance
+        for _ in range(chance.choice((0, 2, 4, 6, 9, 12, 16))):
+            action = chance.choice(SUDDEN if chance.random() < 0.5 else self.app.actions)
+            interrupter.interventions.setdefault(self._moment(), []).append(
+                lambda what=action: self.act(what)
+            )
+        if chance.random() < 0.45:
+            interrupter.interventions.setdefault(self._moment(), []).append(_die)
+        if chance.random() < 0.08:
+            interrupter.interventions.setdefault(self._moment(), []).append(lambda: _break(interrupter))
+        return interrupter
+
+    def _moment(self) -> Any:
+        operation = self.chance.choice((*SWEEPING, *OPERATIONS))
+        return self.chance.choice(
+            [self.chance.randrange(1, MAX_WORDS), (operation, self.chance.randrange(1, 9))]
+        )
+
+    async def _played(self, task: Task, *, is_quiet: bool) -> Outcome:
+        interrupter = Interrupter(interventions={}) if is_quiet else self._interrupter()
+        stalls_at = self.chance.randrange(1, MAX_WORDS) if not is_quiet and self.chance.random() < 0.1 else 0
+        owner = self._reconciler()
+        owner.begin(task)
+        game = Game(
+            race=self, interrupter=interrupter, is_quiet=is_quiet, owner=owner, stalls_at=stalls_at, task=task
+        )
+        if self.zombie is not None and not is_quiet:
+            game.waiting.append(self.zombie)
+        try:
+            figures = await game.played()
+        finally:
+            self.done["words"] += game.num_words
+        return Outcome(figures=figures)
+
+    def _reconciler(self) -> Reconciler:
+        return self._idle.pop() if self._idle else Reconciler(self.context, self.seat)
+
+    def release(self, reconciler: Reconciler) -> None:
+        """Keep one that has nothing to do, or start another next time."""
+        reconciler.is_busy = False
+        if self.chance.random() < 0.1:
+            self.done["restarts"] += 1
+            reconciler.kill()
+        else:
+            self._idle.append(reconciler)
+
+    async def end_zombie(self) -> None:
+        """Let a reconciler that was held up go on to its end, long after another has taken over. Raises: Violation."""
+        if self.zombie is None:
+            return
+        zombie, self.zombie = self.zombie, None
+        game = Game(
+            race=self,
+            interrupter=Interrupter(interventions={}),
+            is_quiet=False,
+            owner=zombie,
+            stalls_at=0,
+            task=None,
+        )
+        game.waiting.append(zombie)
+        await game.played()
+        self.done["zombies"] += 1
+        await self.audit(after_run=False)
+
+    def _dismiss(self) -> None:
+        for one in (*self._idle, *([self.zombie] if self.zombie else [])):
+            one.kill()
+        self._idle, self.zombie = [], None
+
+
+@dataclass(kw_only=True)
+class Game:
+    """One run, word by word: its owner, those who help it, and perhaps one that was held up in an earlier run."""
+
+    interrupter: Interrupter
+    is_quiet: bool
+    owner: Reconciler
+    race: Race
+    stalls_at: int
+    task: Task | None
+    dies_at: int = 0
+    num_words: int = 0
+    waiting: list[Reconciler] = field(default_factory=list)
+    working: list[Reconciler] = field(default_factory=list)
+
+    async def played(self) -> Mapping[str, Any]:
+        """Give leave, one after the other, until the owner is done, dead or held up; then to the rest."""
+        figures: Mapping[str, Any] | None = None
+        if self.owner not in self.waiting:
+            self.working.append(self.owner)
+        while self.working or self._may_go():
+            try:
+                heard = self._heard()
+            except TimeoutError:
+                raise Violation(await self.race.why_stuck()) from None
+            for one in heard:
+                ended = self._told(one)
+                figures = ended if ended is not None else figures
+            candidates = self._may_go()
+            if candidates:
+                ended = await self._give_leave(self.race.chance.choice(candidates))
+                figures = ended if ended is not None else figures
+        return figures or {"state": "stalled"}
+
+    def _may_go(self) -> list[Reconciler]:
+        """Who waits for leave and may have it; one that is held up only beside others."""
+        zombie = self.race.zombie
+        others = [one for one in self.waiting if one is not zombie]
+        is_beside = bool(others or self.working) and self.race.chance.random() < 0.3
+        return self.waiting if is_beside else others
+
+    def _heard(self) -> list[Connection]:
+        if not self.working:
+            return []
+        has_time = not [one for one in self.waiting if one is not self.race.zombie]
+        heard = wait([one.connection for one in self.working], timeout=STUCK_SECONDS if has_time else 0.0)
+        if not heard and has_time:
+            raise TimeoutError
+        return heard  # type: ignore[return-value]
+
+    def _told(self, connection: Connection) -> Mapping[str, Any] | None:
+        one = next(one for one in self.working if one.connection is connection)
+        kind, what = connection.recv()
+        if kind == "help":
+            self._bring_help(what)
+            one.go()
+            return None
+        self.working.remove(one)
+        if kind == "word":
+            one.word, one.is_holding = what
+            self.waiting.append(one)
+            return None
+        self.race.release(one)
+        if one is self.race.zombie:
+            self.race.zombie = None
+            self.race.done["zombies"] += 1
+            return None
+        return what if one is self.owner else None  # type: ignore[no-any-return]
+
+    def _bring_help(self, run_id: int) -> None:
+        assert self.task is not None
+        for _ in range(self.race.place.num_helpers):
+            helper = self.race._reconciler()
+            helper.begin(replace(self.task, run_id=run_id, skew=timedelta(0)))
+            self.working.append(helper)
+            self.race.done["helpers"] += 1
+
+    async def _give_leave(self, one: Reconciler) -> Mapping[str, Any] | None:
+        self.num_words += 1
+        if self._stalls(one):
+            self.waiting.remove(one)
+            self.race.zombie = one
+            return {"state": "stalled"}
+        app = self.race.app
+        app.is_purging = any(other.word in DESTROYING for other in (*self.waiting, self.race.zombie or one))
+        try:
+            if not self.is_quiet and self.race.chance.random() < EAGER.get(one.word or "", 0.005):
+                await self.race.sudden_act()
+            await self.interrupter(one.word or "")
+        except Killed:
+            return self._kill(one)
+        except DriverError:
+            return self._go(one, "break")
+        finally:
+            app.is_purging = False
+        if self.dies_at and self.num_words >= self.dies_at and one is self.owner:
+            return self._kill(one)
+        return self._go(one, "go")
+
+    def _stalls(self, one: Reconciler) -> bool:
+        # Whoever is held up with rows locked holds up all others, until the server has enough of it.
+        is_time = 0 < self.stalls_at <= self.num_words and not one.is_holding and one.word != "committed"
+        return is_time and one is self.owner and self.race.zombie is None
+
+    def _go(self, one: Reconciler, answer: str) -> None:
+        self.waiting.remove(one)
+        one.go(answer)
+        self.working.append(one)
+
+    def _kill(self, one: Reconciler) -> Mapping[str, Any] | None:
+        self.race.done["kills"] += 1
+        self.waiting.remove(one)
+        if self.race.chance.random() < 0.3:
+            self.race.done["kills within a word"] += 1
+            one.go()
+        one.kill()
+        if one is self.race.zombie:
+            self.race.zombie = None
+        # Whoever waits for a helper that is dead waits for its lease, and no clock moves here.
+        self.dies_at = self.num_words + self.race.chance.randrange(1, 80)
+        return {"state": "killed"} if one is self.owner else None
+
+
+async def _die() -> None:
+    raise Killed
+
+
+async def _break(interrupter: Interrupter) -> None:
+    interrupter.is_source_broken = True
+
+
+async def _nothing(operation: str) -> None:
+    """Come between nothing."""
+
+
+@contextlib.asynccontextmanager
+async def race_of(
+    database_url: str, schema: str, *, seed: int, mutant: str | None = None
+) -> AsyncIterator[Race]:
+    """Make a race in a schema that is there and migrated."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["race_child"])
+    # Whoever finds a row held gives up soon: the one that holds it may be waiting for leave.
+    mark = "&" if "?" in database_url else "?"
+    driver = AsyncpgDriver(f"{database_url}{mark}lock_timeout=50", schema)
+    await driver.open()
+    await driver.pool.execute_script(TABLES.format(schema=schema))
+    await driver.pool.fetch(f"ALTER TABLE {schema}.uploads ADD COLUMN IF NOT EXISTS upload_id text")
+    try:
+        yield Race(
+            chance=random.Random(seed),  # noqa: S311 - a play, not a secret
+            context=context,
+            database_url=database_url,
+            driver=driver,
+            mutant=mutant,
+        )
+    finally:
+        await driver.close()

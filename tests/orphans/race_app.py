@@ -1,0 +1,286 @@
+"""
+The application of the race: what `chaos.App` does, and uploads in parts, derived keys, misspelt rows and an operator.
+
+What it relies on is known from what it did itself, in a history of its own; no table of the reconciler is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from chaos import ACTIONS, App
+
+from millhand.errors import DriverError
+from millhand.orphans import recall, restore
+from millhand.storage import ObjectNotFound, ObjectStore
+from millhand.storage.s3 import S3Store
+
+FOREIGN = ("cache/kept", "cache/a.b")  # below an excluded prefix, with no row
+DERIVED = "variants/{key}/*"
+MORE_ACTIONS = ("derive", "misspell", "misstate", "recall", "restore")
+PARTS_ACTIONS = ("begin_upload", "begin_parts", "begin_loose_parts", "put_more_parts", "complete_parts")
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """An upload in parts: when its last part came, by the world's clock and by the server's."""
+
+    at: datetime
+    is_loose: bool
+    second: int
+    upload_id: str
+
+
+@dataclass(kw_only=True)
+class RaceApp(App):
+    """
+    An application on a world that lives for long. `is_versioned` says where quarantine is.
+
+    `orphans` are objects that nobody relies on: since when, and how many runs had seen the whole bucket by then.
+    """
+
+    foreign: dict[str, bytes] = field(default_factory=dict)
+    forgotten: frozenset[str] = frozenset()
+    history: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    is_versioned: bool = False
+    misspelt: dict[str, bytes] = field(default_factory=dict)
+    muddled: set[str] = field(default_factory=set)
+    num_acts: int = 0
+    num_scans: int = 0
+    orphans: dict[str, tuple[datetime, int]] = field(default_factory=dict)
+    parts: dict[str, Parts] = field(default_factory=dict)
+    pending_at: dict[str, datetime] = field(default_factory=dict)
+    recon_store: ObjectStore  # the store as the reconciler knows it, under its own name
+    variants: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What may be done here."""
+        often = (
+            "put_orphan",
+            "put_orphan",
+            "put_orphan",
+            "put_first",
+            "upload",
+            "refer_and_look",
+            "finish_upload",
+        )
+        return (*ACTIONS, *often, *MORE_ACTIONS, *(PARTS_ACTIONS if self.has_parts else ()))
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the store takes uploads in parts."""
+        return isinstance(self.store, S3Store)
+
+    @property
+    def store(self) -> ObjectStore:
+        return self.world.store
+
+    async def act(self, action: str, key: str) -> None:
+        """Do something to a key; what the database is asked for while others hold it is given up."""
+        self.num_acts += 1
+        before = self._standing(key)
+        self.orphans.pop(key, None)
+        try:
+            await getattr(self, action)(key)
+        except DriverError as error:
+            self.muddled.add(key)
+            self.note(key, f"{action} given up: {error.reason[:60]}")
+            return
+        after = self._standing(key)
+        if action in ("put_orphan", "put_first") and self.is_quiet(key) and key not in self.muddled:
+            self.orphans[key] = (self.world.now, self.num_scans)
+        elif action not in ("put_orphan_again", "look", "put_and_adopt", "adopt") and "begin" in action:
+            self.muddled.add(key)
+        self.note(key, f"{action}: {before} → {after}")
+
+    def note(self, key: str, text: str) -> None:
+        """Write something into the history of a key."""
+        self.history[key].append(f"{self.world.now:%Y-%m-%d %H:%M} {text}")
+
+    def note_all(self, text: str) -> None:
+        """Write something into the history of every key."""
+        self.history[""].append(f"{self.world.now:%Y-%m-%d %H:%M} {text}")
+
+    def _standing(self, key: str) -> str:
+        books = ("live", "kept_until", "pending", "put_at", "referring", "awaited", "orphans", "parts")
+        return " ".join(name for name in books if key in getattr(self, name)) or "nothing"
+
+    # What else an application does.
+
+    async def derive(self, key: str) -> None:
+        """Put something that is made of a live object."""
+        if key in self.live:
+            variant = f"variants/{key}/small"
+            self.variants[variant] = self.content(variant)
+            await self.world.put(variant, self.variants[variant])
+
+    async def misspell(self, key: str) -> None:
+        """Put an object whose row writes its key in another case."""
+        odd = f"Odd {key}.JPG"
+        if odd not in self.misspelt:
+            self.misspelt[odd] = self.content(odd)
+            await self.world.put(odd, self.misspelt[odd])
+            await self.world.row(odd.lower(), state="ready")
+
+    async def misstate(self, key: str) -> None:
+        """Let a row say another size than its object has."""
+        if key in self.live:
+            await self.world.sql("UPDATE {schema}.uploads SET size = 1 WHERE key = $1", key)
+
+    async def restore(self, key: str) -> None:
+        """Bring back by hand whatever was done to a key."""
+        self.muddled.add(key)
+        await restore(self.world.executor, self.recon_store, key=key, now=self.world.now)
+
+    async def recall(self, key: str) -> None:
+        """Ask for an object where an application would answer 404."""
+        if not await self.is_there(key):
+            await recall(self.world.executor, self.recon_store, key)
+
+    # Uploads in parts.
+
+    async def begin_upload(self, key: str) -> None:
+        await super().begin_upload(key)
+        self.pending_at[key] = self.world.now
+
+    async def begin_parts(self, key: str) -> None:
+        """Begin to upload what a pending row waits for."""
+        if key in self.pending and self.pending[key][1] is None and key not in self.parts:
+            await self._begin_parts(key, is_loose=False)
+            sql = "UPDATE {schema}.uploads SET upload_id = $2 WHERE id = $1"
+            await self.world.sql(sql, self.pending[key][0], self.parts[key].upload_id)
+
+    async def begin_loose_parts(self, key: str) -> None:
+        """Begin an upload that no row knows of yet."""
+        if key not in self.parts and self.is_quiet(key):
+            await self._begin_parts(key, is_loose=True)
+
+    async def put_more_parts(self, key: str) -> None:
+        """Send one part more; to the server, whose clock is the real one, it is later only in another second."""
+        parts = self.parts.get(key)
+        if parts is None or int(time.time()) - parts.second < 2:
+            return
+        with contextlib.suppress(Exception):
+            await self._put_part(key, parts.upload_id, self.num_puts + 2, b"more")
+            parts.at, parts.second = self.world.now, int(time.time())
+
+    async def complete_parts(self, key: str) -> None:
+        """Complete an upload that a row waits for."""
+        parts = self.parts.get(key)
+        if parts is None or parts.is_loose or key not in self.pending:
+            return
+        data = self.content(key)
+        try:
+            etag = await self._put_part(key, parts.upload_id, 1, data)
+            await self._bucket(
+                "complete_multipart_upload",
+                key,
+                UploadId=parts.upload_id,
+                MultipartUpload={"Parts": [{"ETag": etag, "PartNumber": 1}]},
+            )
+        except Exception:
+            return
+        del self.parts[key]
+        self.put_at.pop(key, None)
+        self.pending[key] = (self.pending[key][0], data)
+
+    async def _begin_parts(self, key: str, *, is_loose: bool) -> None:
+        begun = await self._bucket("create_multipart_upload", key)
+        upload_id = str(begun["UploadId"])
+        await self._put_part(key, upload_id, 1, b"first")
+        self.parts[key] = Parts(
+            at=self.world.now, is_loose=is_loose, second=int(time.time()), upload_id=upload_id
+        )
+
+    async def _put_part(self, key: str, upload_id: str, number: int, data: bytes) -> str:
+        answer = await self._bucket("upload_part", key, UploadId=upload_id, PartNumber=number, Body=data)
+        return str(answer["ETag"])
+
+    async def _bucket(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        assert isinstance(self.store, S3Store)
+        bucket = self.store._bucket
+        call = getattr(bucket.client, operation)
+        return await asyncio.to_thread(call, **bucket.target(key), **arguments)  # type: ignore[no-any-return]
+
+    # Where things are.
+
+    async def where(self, key: str, data: bytes) -> str:
+        if not self.is_versioned:
+            return await super().where(key, data)
+        with contextlib.suppress(ObjectNotFound):
+            if await self.store.get(key) == data:
+                return "place"
+        return "quarantine" if await self.is_kept(key) else "nowhere"
+
+    async def is_kept(self, key: str) -> bool:
+        if self.is_versioned:
+            found = [
+                one async for page in self.store.list_versions(prefix=key) for one in page if one.key == key
+            ]
+            return (
+                bool(found) and found[0].is_delete_marker and not all(one.is_delete_marker for one in found)
+            )
+        kept = [one for one in await self.world.keys(".millhand/quarantine/") if one not in self.forgotten]
+        return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
+
+    async def losses(self, *, after_run: bool) -> dict[str, str]:
+        """Return what the application relies on and cannot find, objects and rows."""
+        lost = await super().losses(after_run=after_run)
+        for key, data in (self.foreign | self.misspelt | self._variants_of_live()).items():
+            if (found := await self.where(key, data)) != "place":
+                lost[key] = f"{found}, although out of reach, misspelt or derived"
+        return lost | await self._lost_rows() | await self._lost_parts() | await self._too_early()
+
+    def _variants_of_live(self) -> dict[str, bytes]:
+        """Derived objects whose parent has been live without a break."""
+        gone = [one for one in self.variants if one.split("/", 1)[1].rsplit("/", 1)[0] not in self.live]
+        for one in gone:
+            del self.variants[one]
+        return self.variants
+
+    async def _lost_rows(self) -> dict[str, str]:
+        ready = await self._keys_where("state = 'ready' AND deleted_at IS NULL")
+        soft = await self._keys_where("deleted_at IS NOT NULL")
+        lost = {key: "its row is gone" for key in self.live if key not in ready}
+        now = self.world.now
+        kept = {key for key, (until, _) in self.kept_until.items() if now < until}
+        return lost | dict.fromkeys(kept - soft, "its soft-deleted row is gone")
+
+    async def _keys_where(self, condition: str) -> set[str]:
+        rows = await self.world.sql(f"SELECT key FROM {{schema}}.uploads WHERE {condition}")
+        return {row["key"] for row in rows}
+
+    async def _lost_parts(self) -> dict[str, str]:
+        if not self.parts:
+            return {}
+        there = {one.upload_id async for page in self.store.list_uploads() for one in page}
+        lost = {}
+        for key, parts in list(self.parts.items()):
+            if parts.upload_id in there:
+                continue
+            del self.parts[key]
+            is_awaited = not parts.is_loose and key in self.pending
+            since = max(parts.at, self.pending_at.get(key, parts.at)) if is_awaited else parts.at
+            if self.world.now - since < self.world.config.grace:
+                lost[key] = "its upload in parts is gone"
+        return lost
+
+    async def _too_early(self) -> dict[str, str]:
+        """What went although it was young, or although one run at most had seen it before."""
+        lost = {}
+        for key, (since, num_scans) in list(self.orphans.items()):
+            if await self.is_there(key):
+                continue
+            del self.orphans[key]
+            if self.world.now - since < self.world.config.grace:
+                lost[key] = f"gone, although an orphan only since {since:%Y-%m-%d %H:%M}"
+            elif self.num_scans - num_scans < 2:
+                lost[key] = "gone, although seen by one whole run only"
+        return lost

@@ -1,0 +1,141 @@
+"""
+A reconciler in a process of its own that asks before each word to the database or the store, and waits for leave.
+
+Whoever holds the other end decides what happens in between, which of several goes on, and whether this one is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from multiprocessing.connection import Connection
+from typing import Any
+
+import race_mutants
+from chaos import ChaosExecutor, ChaosStore, ClumsyStore
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import DriverError, MillhandError
+from millhand.orphans import OrphansConfig, chains, help_run, reconcile
+from millhand.storage import Capabilities, ObjectStore, open_store
+from millhand.testing import ManualClock
+
+COUNTED = ("aborted", "alarms", "deleted", "deleted_rows", "kept", "purged", "quarantined", "restored")
+
+
+class Elsewhere(ChaosStore):
+    """A directory that passes for a bucket on a server, for only such are listed in chains."""
+
+    @property
+    def url(self) -> str:
+        return f"s3://elsewhere{self._store.url.removeprefix('file://')}"
+
+
+class Lying(ClumsyStore):
+    """A server that lists in no order and is taken for one that does."""
+
+    async def probe(self) -> Capabilities:
+        return replace(await super().probe(), is_ordered=True, has_exact_start_after=True)
+
+
+WRAPPERS = {"plain": ChaosStore, "elsewhere": Elsewhere, "clumsy": ClumsyStore, "lying": Lying}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One run, or help with one; `skew` is how far the database's clock is ahead of all others."""
+
+    config: OrphansConfig
+    now: datetime
+    run_id: int | None = None
+    skew: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """Where a reconciler works: a database, a schema, a store, and what is broken in it on purpose."""
+
+    mutant: str | None
+    schema: str
+    store_url: str
+    url: str
+    wrapper: str
+
+
+@dataclass(kw_only=True)
+class Leave:
+    """Asks for leave, one word at a time; the whole process stands still meanwhile."""
+
+    connection: Connection
+    broken: list[str] = field(default_factory=list)
+    num_open: int = 0  # transactions, at least: one that was rolled back is never taken off
+
+    async def __call__(self, operation: str) -> None:
+        self.connection.send(("word", (operation, self.num_open > 0)))
+        self.num_open += (operation == "begin") - (operation == "committed")
+        answer = self.connection.recv()
+        if answer == "break":
+            self.broken.append(answer)
+        if self.broken and operation == "fetch":
+            self.broken.clear()
+            raise DriverError("SELECT", "a source that is broken")
+
+    async def help(self, run_id: int, num_helpers: int) -> None:
+        self.connection.send(("help", run_id))
+        self.connection.recv()
+
+
+def serve(connection: Connection, seat: Seat) -> None:
+    """Do one task after the other until the other end is closed."""
+    logging.disable(logging.CRITICAL)
+    race_mutants.apply(seat.mutant)
+    # Nobody's clock moves while everybody waits for leave.
+    chains.LOOK_SECONDS = 0.001
+    asyncio.run(_serve(connection, seat))
+
+
+async def _serve(connection: Connection, seat: Seat) -> None:
+    leave = Leave(connection=connection)
+    driver = AsyncpgDriver(seat.url, seat.schema)
+    await driver.open()
+    store = WRAPPERS[seat.wrapper](open_store(seat.store_url), leave)
+    executor = ChaosExecutor(driver.pool, leave)
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            break
+        leave.broken.clear()
+        leave.num_open = 0
+        connection.send(("done", await _work(executor, store, task, leave)))
+    await driver.close()
+
+
+async def _work(executor: ChaosExecutor, store: ObjectStore, task: Task, leave: Leave) -> Mapping[str, Any]:
+    try:
+        if task.run_id is not None:
+            helped = await help_run(executor, store, task.config, task.run_id, now=task.now)
+            return {"state": "helped", "chains": helped}
+        clock = ManualClock((await driver_now(executor)) - task.skew)
+        report = await reconcile(
+            executor, store, task.config, now=task.now + task.skew, clock=clock, ask_for_help=leave.help
+        )
+    except (MillhandError, ExceptionGroup) as error:
+        return {"state": "failed", "reason": f"{type(error).__name__}: {error}"}
+    figures = {name: getattr(report, name) for name in COUNTED}
+    return figures | {
+        "is_first": report.is_first,
+        "is_resumed": report.is_resumed,
+        "mode": report.mode.value,
+        "reason": "; ".join(report.refusals),
+        "state": report.state,
+    }
+
+
+async def driver_now(executor: ChaosExecutor) -> datetime:
+    """Return the database's own time."""
+    rows = await executor._executor.fetch("SELECT now() AS now")
+    return rows[0]["now"]  # type: ignore[no-any-return]

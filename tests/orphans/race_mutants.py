@@ -1,0 +1,257 @@
+"""
+What a race must notice: one step of a run forgotten, in a process that is about to be thrown away.
+
+Each is a function that breaks the process that it is called in. Whoever adds a guard adds what forgets it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from millhand.orphans import aftercare, binding, compare, guard, kin, quarantine, sweep, uploads, versions
+from millhand.orphans.judge import Scope, Situation
+from millhand.orphans.ledger import ActionState, action_set_state_many
+from millhand.orphans.references import References
+
+# The package has a function of this name.
+run = importlib.import_module("millhand.orphans.reconcile")
+
+
+def always(value: Any) -> Callable[..., Any]:
+    """A function that says the same to everything."""
+    return lambda *_, **__: value
+
+
+def no_grace() -> None:
+    """What nobody refers to is due at once."""
+    compare._limit = always(timedelta(0))
+
+
+def one_sighting() -> None:
+    """What was seen by a run that never came to its end counts as seen."""
+    Situation.is_past = property(lambda self: self.is_due)
+
+
+def overwrites_keep_their_age() -> None:
+    """Another object under the same key is as old as the one before."""
+    compare.is_same_object = always(True)
+
+
+def moves_whatever_is_there() -> None:
+    """An object is moved although it is not the one that was seen."""
+    move_away = quarantine.move_away
+
+    async def move(store: Any, action: Any) -> Any:
+        try:
+            info = await store.head(action.key)
+        except Exception:
+            return await move_away(store, action)
+        return await move_away(
+            store, replace(action, size=info.size, etag=info.etag, modified_at=info.modified_at)
+        )
+
+    quarantine.move_away = move
+
+
+def no_look_at_all() -> None:
+    """References are not read again around a move."""
+
+    async def carry_out(pass_: Any, actions: Any) -> Any:
+        moves = dict(await quarantine.move_many(pass_.store, actions))
+        await sweep.record(pass_, moves)
+        return moves
+
+    sweep.carry_out = carry_out
+    aftercare.carry_out = carry_out
+
+
+def no_look_after() -> None:
+    """References are not read again after a move."""
+
+    async def nothing(pass_: Any, moved: Any) -> dict[int, Any]:
+        return {}
+
+    sweep.put_back_needed = nothing
+    aftercare.put_back_needed = nothing
+
+
+def nothing_is_healed() -> None:
+    """What lies in quarantine and is referred to stays there."""
+
+    async def heal(pass_: Any) -> None:
+        return None
+
+    run.heal = heal
+
+
+def nothing_is_settled() -> None:
+    """What a killed run had begun is left as it is."""
+
+    async def settle(pass_: Any, *, may_act: bool) -> None:
+        return None
+
+    run.settle = settle
+
+
+def purges_what_is_awaited() -> None:
+    """What lies in quarantine ends in its time, whoever refers to it; and nothing is healed before."""
+
+    async def purge(pass_: Any) -> None:
+        before = pass_.now - pass_.config.quarantine_for
+        async for actions in aftercare._open(pass_, ActionState.QUARANTINED, before):
+            states = await aftercare.destroy_many(pass_.store, actions)
+            await pass_.executor.run(action_set_state_many(states, now=pass_.now))
+
+    run.purge = purge
+
+
+def purges_at_once() -> None:
+    """What was moved is destroyed in the same run, as a delete without a quarantine."""
+    original = aftercare.purge
+
+    async def purge(pass_: Any) -> None:
+        now = pass_.now + timedelta(seconds=1)
+        await original(
+            replace(
+                pass_,
+                config=replace(pass_.config, quarantine_for=timedelta(0), allow_short_grace=True),
+                now=now,
+            )
+        )
+
+    run.purge = purge
+
+
+def no_floors() -> None:
+    """A source that is suddenly empty is believed."""
+    guard._floors = always(())
+
+
+def no_shares() -> None:
+    """Any share of a bucket may go."""
+    guard._shares = always(())
+
+
+def no_clocks() -> None:
+    """Clocks that disagree are believed."""
+    run.clock_refusals = always(())
+
+
+def no_binding() -> None:
+    """Any database may judge the bucket."""
+    binding.Binding.refusals = always(())
+
+
+def no_failing_source() -> None:
+    """A source that fails is a source without rows."""
+    original = References._read
+
+    async def read(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return await original(self, *args, **options)
+        except Exception:
+            return []
+
+    References._read = read
+
+
+def no_parents() -> None:
+    """A derived object has no parent."""
+    kin.Kinship.parents = always([])
+
+
+def no_spelling() -> None:
+    """A key that is only written otherwise is another key."""
+
+    async def vet(pass_: Any, *, is_first: bool) -> None:
+        return None
+
+    run.vet = vet
+
+
+def no_scope() -> None:
+    """Every key is ours to judge."""
+    compare.KeyScope.__call__ = always(Scope.JUDGED)
+    compare.KeyScope.is_all = property(always(True))
+
+
+def rows_go_unjudged() -> None:
+    """A row that was due when it was seen is deleted, whatever it says when it is locked."""
+    sweep._is_going = always(True)
+
+
+def uploads_of_rows_go() -> None:
+    """An upload in parts goes although a row waits for it."""
+    uploads.waits_for = always(False)
+
+
+def uploads_are_not_dated() -> None:
+    """An upload in parts goes although its newest part is young."""
+    original = uploads._weigh
+
+    def weigh(pass_: Any, upload: Any, touched_at: Any, rows: Any, prior: Any) -> Any:
+        same = None if prior is None else replace(prior, modified_at=touched_at)
+        return original(pass_, upload, touched_at, rows, same)
+
+    uploads._weigh = weigh
+
+
+def hides_whatever_is_there() -> None:
+    """In a bucket with versions, what a delete marker hides is not compared with what was seen."""
+
+    async def hide(store: Any, seen: Any) -> str | None:
+        await store.delete(seen.key)
+        return None
+
+    quarantine.hide = hide
+
+
+def destroys_all_versions() -> None:
+    """In a bucket with versions, the end of one version is the end of all."""
+
+    async def destroy(store: Any, action: Any, seen: Any) -> Any:
+        for version in await versions.versions_of(store, action.key):
+            await store.delete_version(action.key, version.version)
+        return ActionState.PURGED, "gone"
+
+    quarantine.destroy = destroy
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    one.__name__: one
+    for one in (
+        no_grace,
+        one_sighting,
+        overwrites_keep_their_age,
+        moves_whatever_is_there,
+        no_look_at_all,
+        no_look_after,
+        nothing_is_healed,
+        nothing_is_settled,
+        purges_what_is_awaited,
+        purges_at_once,
+        no_floors,
+        no_shares,
+        no_clocks,
+        no_binding,
+        no_failing_source,
+        no_parents,
+        no_spelling,
+        no_scope,
+        rows_go_unjudged,
+        uploads_of_rows_go,
+        uploads_are_not_dated,
+        hides_whatever_is_there,
+        destroys_all_versions,
+    )
+}
+
+
+def apply(name: str | None) -> None:
+    """Break this process, if a mutant is named."""
+    if name is not None:
+        MUTANTS[name]()

@@ -1,0 +1,221 @@
+"""What may happen in a race besides a run: a restored backup, a source that is suddenly empty, clocks that are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from world import DAY, World
+
+from millhand.orphans import Mode, bind
+
+if TYPE_CHECKING:
+    from race import Race
+
+MINUTES = timedelta(minutes=2)
+SPANS = (MINUTES, DAY, 3 * DAY, 8 * DAY, 8 * DAY, 8 * DAY, 16 * DAY, 31 * DAY)
+MODES = (Mode.DELETE,) * 4 + (Mode.QUARANTINE, Mode.REPORT)
+OURS = ("run", "chain", "finding", "action", "binding")
+CAREFUL = {"max_share": 0.1, "min_overlap": 0.0}
+
+
+class Violation(AssertionError):
+    """Something live was lost, or something that must be refused was done."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """Something that happens, and how often."""
+
+    of: Callable[[Race], Awaitable[None]]
+    weight: int
+
+
+async def usual(race: Race) -> None:
+    """A run, with whatever comes between."""
+    await race.run(race.chance.choice(SPANS), mode=race.chance.choice(MODES))
+
+
+async def attack(race: Race) -> None:
+    """Orphans come of age, and much happens in the very run that removes them."""
+    for _ in range(race.chance.randrange(4, 12)):
+        await race.act("put_orphan")
+    await race.run(MINUTES, is_quiet=True)
+    await race.run(8 * DAY)
+    await race.run(8 * DAY)
+
+
+async def late(race: Race) -> None:
+    """Rows come for what lies in quarantine, in the run that would destroy it, after that run has healed."""
+    await race.run(8 * DAY, is_quiet=True)
+    for _ in range(3):
+        await race.act("refer")
+    await race.run(8 * DAY)
+    for _ in range(3):
+        await race.act("refer")
+    await race.run(8 * DAY, is_quiet=True)
+
+
+async def emptied(race: Race) -> None:
+    """Somebody empties the table, a run finds it so, and the rows come back."""
+    await _without_rows(race, "true", (8 * DAY, 8 * DAY))
+
+
+async def halved(race: Race) -> None:
+    """Somebody deletes nearly half of the rows; runs find it so, and the rows come back."""
+    await _without_rows(race, "id % 100 < 45 OR key LIKE 'k/0%.anchor'", (MINUTES, 8 * DAY, 8 * DAY))
+
+
+async def skewed(race: Race) -> None:
+    """The database's clock is wrong by days for a run, before others or behind them, and right again."""
+    if race.chance.random() < 0.7:
+        await race.act("put_first")
+    before = await _places(race)
+    days = race.chance.choice((-20, -10, -8, 8, 10, 20))
+    outcome = await race.run(MINUTES, skew=days * DAY, mode=Mode.DELETE, is_quiet=True, is_audited=False)
+    _must_be_idle(race, outcome, f"with a clock that is wrong by {days} days")
+    await _must_be_as_before(race, before, f"a run whose clock was wrong by {days} days")
+    await race.run(MINUTES, is_quiet=True)
+    await race.run(DAY)
+
+
+async def restored(race: Race) -> None:
+    """The database is restored from a backup that is older than the bucket; a person brings its rows up to date."""
+    await race.end_zombie()
+    if not (await race.run(8 * DAY, is_quiet=True)).is_whole:
+        return
+    backup = await _dump(race.world)
+    for _ in range(race.chance.randrange(1, 4)):
+        await race.some_acts(race.chance.randrange(1, 12))
+        outcome = await race.run(race.chance.choice((MINUTES, 8 * DAY)), is_quiet=True)
+        if not outcome.is_whole:
+            return
+    truth, generation = await _dump(race.world), await _generation(race.world)
+    race.app.forgotten = frozenset(await race.world.keys(".millhand/quarantine/"))
+    race.app.orphans.clear()
+    race.app.awaited.clear()
+    await _load(race.world, backup)
+    is_given_away = await _generation(race.world) < generation
+    before = await _places(race)
+    race.app.note_all("restored" + (", and the marker knows" if is_given_away else ""))
+    for span in (MINUTES, 8 * DAY, 8 * DAY) if is_given_away else (MINUTES, DAY):
+        outcome = await race.run(span, is_quiet=True, is_audited=False, mode=race.chance.choice(MODES))
+        if is_given_away:
+            if outcome.state != "refused":
+                raise Violation(
+                    f"a database that is older than its bucket must be refused, got {outcome.state}"
+                )
+            await _must_be_as_before(race, before, "runs of a database that is older than its bucket")
+    race.done["restored, and the marker knew" if is_given_away else "restored, with nothing done since"] += 1
+    await _load(race.world, {"uploads": truth["uploads"]})
+    await bind(race.world.executor, race.app.recon_store, now=race.world.now)
+    await race.run(MINUTES, is_quiet=True)
+
+
+async def moved_elsewhere(race: Race) -> None:
+    """Another database, which has rows of its own and no ledger, is pointed at the bucket."""
+    await race.end_zombie()
+    ledger = await _dump(race.world)
+    if not await _generation(race.world):
+        return
+    before = await _places(race)
+    await _load(race.world, {name: "[]" for name in ledger if name != "avatars"})
+    for key in ("other/a", "other/b"):
+        await race.world.row(key)
+    for span in (MINUTES, 8 * DAY, 8 * DAY):
+        outcome = await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE)
+        if outcome.state != "refused":
+            raise Violation(
+                f"a database that the bucket is not bound to must be refused, got {outcome.state}"
+            )
+    await _must_be_as_before(race, before, "runs of another database")
+    await _load(race.world, ledger)
+    await race.run(MINUTES, is_quiet=True)
+
+
+async def _without_rows(race: Race, condition: str, spans: tuple[timedelta, ...]) -> None:
+    await race.end_zombie()
+    if not (await race.run(MINUTES, is_quiet=True)).is_whole:
+        return
+    before = await _places(race)
+    truth = await _dump(race.world)
+    await race.world.sql(f"DELETE FROM {{schema}}.uploads WHERE {condition}")
+    for span in spans:
+        await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE, **CAREFUL)
+        await _must_be_as_before(race, before, f"runs that were told of too few rows ({condition})")
+    await _load(race.world, {"uploads": truth["uploads"]})
+    race.app.muddled.update(race.app.orphans)
+    race.app.orphans.clear()
+    race.app.awaited.clear()
+    await race.run(MINUTES, is_quiet=True)
+
+
+def _must_be_idle(race: Race, outcome: Any, when: str) -> None:
+    if outcome.num_removed:
+        raise Violation(race.story({"": f"{outcome.num_removed} removed {when}"}))
+
+
+async def _places(race: Race) -> dict[str, str]:
+    """Return where all is that the application relies on."""
+    return {key: await race.app.where(key, data) for key, data in race.app.live.items()}
+
+
+async def _must_be_as_before(race: Race, before: Mapping[str, str], what: str) -> None:
+    now = await _places(race)
+    lost = {
+        key: f"{now.get(key)} after {what}"
+        for key, found in before.items()
+        if found == "place" != now.get(key)
+    }
+    if lost:
+        raise Violation(race.story(lost))
+
+
+def _tables(world: World) -> list[str]:
+    return ["uploads", "avatars", *(f"millhand_orphan_{name}" for name in OURS)]
+
+
+async def _dump(world: World) -> dict[str, str]:
+    """Return all rows of the application and of the reconciler, as a backup has them."""
+    found = {}
+    for table in _tables(world):
+        rows = await world.sql(
+            f"SELECT coalesce(jsonb_agg(t), '[]')::text AS rows FROM {{schema}}.{table} AS t"
+        )
+        found[table] = str(rows[0]["rows"])
+    return found
+
+
+async def _load(world: World, dump: Mapping[str, str]) -> None:
+    """Make tables what they were; ids that were given since are given again."""
+    for table, rows in dump.items():
+        name = f"{world.schema}.{table}"
+        await world.sql(f"DELETE FROM {name}")
+        await world.sql(
+            f"INSERT INTO {name} OVERRIDING SYSTEM VALUE "
+            f"SELECT * FROM jsonb_populate_recordset(NULL::{name}, $1::text::jsonb)",
+            rows,
+        )
+        if table in ("uploads", "millhand_orphan_run", "millhand_orphan_action", "millhand_orphan_finding"):
+            await world.sql(
+                f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), coalesce(max(id), 0) + 1) FROM {name}"
+            )
+
+
+async def _generation(world: World) -> int:
+    rows = await world.sql("SELECT coalesce(max(generation), 0) AS n FROM {schema}.millhand_orphan_binding")
+    return int(rows[0]["n"])
+
+
+PLAYS = {
+    "usual": Play(usual, 45),
+    "attack": Play(attack, 22),
+    "late": Play(late, 10),
+    "emptied": Play(emptied, 4),
+    "halved": Play(halved, 4),
+    "skewed": Play(skewed, 6),
+    "restored": Play(restored, 5),
+    "moved elsewhere": Play(moved_elsewhere, 3),
+}
