@@ -151,6 +151,24 @@ async def test_jobs_of_those_that_are_gone_are_stranded(tx: Executor) -> None:
     ]
 
 
+async def test_fetch_that_was_carried_out_after_the_end_is_stranded_later(tx: Executor) -> None:
+    """A statement of one who is gone, which the server came to too late; one who is just coming back has time to say so."""
+    for id in (A, B):
+        await report(tx, id, LONG_AGO)
+    await report(tx, GO, NOW)
+    await look(tx, NOW, A, by=GO)
+    await tx.run(client_stop(id=B, started_at=LONG_AGO, now=NOW))
+    jobs = [await running(tx, id, NOW + SECOND) for id in (A, B)]
+
+    early, late = await stranded(tx, NOW + SECOND + DEAD), await stranded(tx, NOW + SECOND + DEAD + TICK)
+    await report(tx, A, NOW + SECOND + DEAD + TICK, started_at=LONG_AGO)
+    back = await stranded(tx, NOW + SECOND + DEAD + TICK)
+
+    assert early == []
+    assert [(one.job, one.end) for one in late] == [(jobs[0], End.LOST), (jobs[1], End.STOPPED)]
+    assert [one.job for one in back] == [jobs[1]]
+
+
 async def test_another_life_counts_once_the_former_is_silent(tx: Executor) -> None:
     """Of two living clients with one name neither loses a job to the other; when one is gone its jobs are stranded."""
     old = await report(tx, A, LONG_AGO)

@@ -251,22 +251,32 @@ SELECT
 -- name: job_get_stranded
 -- Give jobs that run for clients which are not at it any more: they were given up, have stopped, or have begun another
 -- life since. Of a name that two living clients go by only what was given up is taken.
-WITH ended AS MATERIALIZED (
+-- Of one that is still gone, what it fetched after its end is taken too, a while later: a statement that was on its way.
+WITH clients AS MATERIALIZED (
     SELECT
-        client.id,
-        -- One that lies ahead is of a clock that was set back since, and comes after whatever is fetched by it.
-        CASE WHEN client.lost_at <= coalesce(@now::timestamptz, now()) THEN client.lost_at END AS lost_at,
-        client.stopped_at,
-        CASE
-            WHEN (
-                client.contested_at + (@num_reports::float8 * client.report_interval + @grace::interval)
-                > coalesce(@now::timestamptz, now())
-            ) IS NOT TRUE
-                THEN client.started_at
-        END AS started_at
+        client.*,
+        @num_reports::float8 * client.report_interval + @grace::interval AS patience,
+        coalesce(@now::timestamptz, now()) AS at
     FROM /* schema */millhand_client AS client
 ),
 
+ended AS MATERIALIZED (
+    SELECT
+        client.id,
+        CASE
+            WHEN client.lost_at > client.last_seen_at THEN greatest(client.lost_at, client.at - client.patience)
+            -- One that lies ahead is of a clock that was set back since, and comes after whatever is fetched by it.
+            WHEN client.lost_at <= client.at THEN client.lost_at
+        END AS lost_at,
+        CASE
+            WHEN client.stopped_at IS NOT NULL THEN greatest(client.stopped_at, client.at - client.patience)
+        END AS stopped_at,
+        CASE WHEN (client.contested_at + client.patience > client.at) IS NOT TRUE THEN client.started_at END
+            AS started_at
+    FROM clients AS client
+),
+
+-- Found by state, and ordered afterwards, as stuck ones are.
 stranded AS MATERIALIZED (
     SELECT
         job.id,
@@ -280,18 +290,32 @@ stranded AS MATERIALIZED (
     WHERE job.state = 'running'
     AND (job.id > @after_id) IS TRUE
     AND job.attempted_at < greatest(ended.lost_at, ended.stopped_at, ended.started_at)
-    ORDER BY job.id
+),
+
+page AS MATERIALIZED (
+    SELECT
+        stranded.id,
+        stranded.reason
+    FROM stranded
+    ORDER BY stranded.id
     LIMIT @limit::integer
+),
+
+-- Arrays, not a join: the planner knows too little of how many there are.
+picked AS MATERIALIZED (
+    SELECT
+        array_agg(page.id ORDER BY page.id) AS ids,
+        array_agg(page.reason ORDER BY page.id) AS reasons
+    FROM page
 )
 
 SELECT
     /* job_columns */,
-    stranded.reason,
+    ((SELECT picked.reasons FROM picked))[width_bucket(job.id, (SELECT picked.ids FROM picked))] AS reason,
     coalesce(@now::timestamptz, now()) AS at
 FROM /* schema */river_job AS job
-INNER JOIN stranded ON stranded.id = job.id
-WHERE job.id = ANY(ARRAY(SELECT stranded.id FROM stranded))
-AND job.state = 'running'
+WHERE job.id = ANY((SELECT picked.ids FROM picked)::bigint [])
+AND (job.state = 'running') IS TRUE
 ORDER BY job.id;
 
 -- name: job_get_stuck_beside_clients
