@@ -67,10 +67,10 @@ WORKER_SETTINGS: Mapping[str, str] = {
     "poll_only": "never LISTEN, for poolers that cannot",
     "leader_election": "take part in electing the one client that schedules, rescues and cleans for all",
     "lead_last": "let clients of other languages lead first, so that their periodic jobs go on; ours do in any case",
-    "client_report_interval": "how often this worker says that it is there, for `millhand client list`",
+    "client_report_interval": "how often this worker says that it is there; missing two reports and more, it is given up",
     "job_stuck_threshold": "how long past its timeout an attempt counts as stuck",
-    "rescue_stuck_jobs_after": "how long an attempt may run until it is rescued; `none` is an hour, or an hour more "
-    "than a changed `job_timeout`",
+    "rescue_stuck_jobs_after": "how long an attempt of a client that does not report may run until it is rescued; `none` is "
+    "an hour, or an hour more than a changed `job_timeout`",
     "skip_unknown_job_check": "insert jobs of kinds that have no worker here",
     "completed_job_retention": "how long completed jobs are kept; `none` keeps them for ever",
     "cancelled_job_retention": "how long cancelled jobs are kept; `none` keeps them for ever",
