@@ -85,8 +85,8 @@ def rows_of(objects: Sequence[ObjectInfo]) -> list[tuple[Any, ...]]:
     """Return the rows of a report, with older versions and with markers of objects that were deleted."""
     rows: list[tuple[Any, ...]] = []
     for one in objects:
-        rows.append((one.key, "v2", True, False, one.size, one.modified_at, one.etag))
         rows.append((one.key, "v1", False, False, 99_999, one.modified_at, "old"))
+        rows.append((one.key, "v2", True, False, one.size, one.modified_at, one.etag))
         rows.append((f"{one.key}.deleted", "v1", True, True, None, one.modified_at, None))
     return rows
 

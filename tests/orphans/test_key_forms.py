@@ -10,6 +10,7 @@ from world import DAY, World, generous
 
 from millhand.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource, list_findings
+from millhand.orphans.chains import _bounds
 from millhand.orphans.references import References, open_references
 from millhand.orphans.statements import stretch
 
@@ -96,6 +97,37 @@ async def test_a_url_of_an_undeclared_server_keeps_its_object_as_a_near_miss(pos
     assert await posts.keys() == ["kept.png", "live.png"]
     found = await list_findings(posts.executor, kind="near_miss")
     assert [finding.key for finding in found] == ["kept.png"]
+
+
+async def test_json_is_searched_beside_the_path_that_was_declared(posts: World) -> None:
+    """A key that stands elsewhere in the same JSON is a reference that nobody declared: nothing goes, and it is named."""
+    await posts.pair("live.png")
+    await posts.put("cover.png")
+    await posts.put("attached.png")
+    document = '{"cover": "cover.png", "more": {"file": "attached.png"}}'
+    await posts.sql("INSERT INTO {schema}.posts (body) VALUES ($1::text::jsonb)", document)
+    posts.config = generous([*posts.config.sources, source(posts, key="body", json="$.cover")])
+
+    report = await posts.runs(DAY, 8 * DAY)
+
+    assert (report.state, report.deleted) == ("refused", 0)
+    assert f"got 'attached.png' in {posts.schema}.posts.body" in report.refusals[0]
+    assert await posts.keys() == ["attached.png", "cover.png", "live.png"]
+
+
+async def test_only_columns_of_bare_keys_say_where_to_cut_a_bucket(posts: World) -> None:
+    """URLs, arrays and names behind a prefix lie elsewhere in the order of keys than the objects that they name."""
+    await fill(posts, 1_000)
+    await posts.sql("ANALYZE {schema}.posts")
+    others: list[dict[str, Any]] = [
+        {"name": "url", "key": "image", "url": CDN},
+        {"name": "prefix", "key": "image", "prepend": "media/"},
+        {"name": "array", "key": "gallery", "array": True},
+    ]
+    bare = source(posts, key="image")
+    config = OrphansConfig(sources=(bare, *(source(posts, **changes) for changes in others)))
+
+    assert len(await _bounds(posts.executor, config)) == 1
 
 
 async def test_an_array_names_each_of_its_keys(posts: World) -> None:
