@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections import Counter
@@ -393,7 +394,8 @@ class App:
         relied_on = dict(self.live)
         relied_on |= {key: data for key, (until, data) in self.kept_until.items() if self.world.now < until}
         accepted = {"place"} if after_run else {"place", "quarantine"}
-        where = {key: await self.where(key, data) for key, data in relied_on.items()}
+        places = await asyncio.gather(*(self.where(key, data) for key, data in relied_on.items()))
+        where = dict(zip(relied_on, places, strict=True))
         lost = {key: found for key, found in where.items() if found not in accepted}
         for key, (put_at, data) in self.put_at.items():
             is_recent = self.world.now - put_at < self.world.config.grace / 2

@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import asyncpg
@@ -115,10 +116,12 @@ async def chaos(
 def places_of(stores: Sequence[str], directory: Path) -> Iterator[list[Place]]:
     """Bring the stores to race on, each in the manners that it can be had in."""
     with contextlib.ExitStack() as stack:
-        places: list[Place] = []
-        for name in stores:
-            places += directories(directory) if name == "directory" else stack.enter_context(buckets(name))
-        yield places
+        found = [
+            directories(directory) if name == "directory" else stack.enter_context(buckets(name))
+            for name in stores
+        ]
+        # In turn, so that a short race sees something of each.
+        yield [place for row in zip_longest(*found) for place in row if place is not None]
 
 
 def directories(directory: Path) -> list[Place]:
@@ -149,8 +152,13 @@ def buckets(name: str) -> Iterator[list[Place]]:
             )
             bucket.close()
             yield [
-                Place(name=name, url=f"s3://race-plain{options}"),
-                Place(name=f"{name}, with versions", url=f"s3://race-versions{options}", is_versioned=True),
+                Place(name=name, url=f"s3://race-plain{options}", num_rounds=5),
+                Place(
+                    name=f"{name}, with versions",
+                    url=f"s3://race-versions{options}",
+                    is_versioned=True,
+                    num_rounds=5,
+                ),
             ]
     finally:
         os.environ.clear()

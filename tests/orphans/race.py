@@ -45,6 +45,7 @@ SUDDEN = (
     "adopt",
     "put_and_adopt",
     "put_first",
+    "put_first",
     "refer_and_look",
     "refer",
     "upload",
@@ -65,7 +66,8 @@ EAGER = {
 # In these a run may be about to destroy what it has asked about for the last time.
 DESTROYING = frozenset(("fetch", "head", "delete", "delete_many", "delete version"))
 STUCK_SECONDS = 30.0
-ROUNDS = 14
+# More than any run has; one that waits for a helper that failed waits for its lease, and no clock moves here.
+MOST_WORDS = 1_500
 PURGED_TABLES = (
     "uploads",
     "avatars",
@@ -82,6 +84,7 @@ class Place:
     wrapper: str = "plain"
     is_versioned: bool = False
     num_helpers: int = 0
+    num_rounds: int = 14
 
     def store_url(self, name: str) -> str:
         """Return the URL of an empty store."""
@@ -173,7 +176,7 @@ class Race:
         """Race in an empty world. Raises: Violation."""
         await self._found(place)
         try:
-            for _ in range(ROUNDS):
+            for _ in range(place.num_rounds):
                 if self.is_over:
                     break
                 await self.some_acts(self.chance.randrange(3, 16))
@@ -203,7 +206,7 @@ class Race:
             derived=(DERIVED,),
             exclude=("cache/",),
             helpers=place.num_helpers,
-            page_size=7,
+            page_size=15,
             split_at=CUTS,
             not_references=("uploads",),
         )
@@ -234,14 +237,23 @@ class Race:
         await self.app.act(action, self._some_key())
 
     async def sudden_act(self) -> None:
-        """Let it come to rely on something, most likely on what is about to go."""
-        await self.act(self.chance.choice(SUDDEN))
+        """Let it come to rely on something, most likely on some of what is about to go."""
+        action = self.chance.choice(SUDDEN)
+        keys = self._oldest()[: self.chance.randrange(1, 6)] or [self._some_key()]
+        for key in keys:
+            self.num_acts += 1
+            self.done[action] += 1
+            await self.app.act(action, key)
+
+    def _oldest(self) -> list[str]:
+        """Return the keys of objects that nobody relies on, the oldest first."""
+        return sorted(self.app.orphans, key=lambda key: (self.app.orphans[key][0], key))
 
     def _some_key(self) -> str:
         """Return a key, often one of an object that nobody relies on, the oldest first."""
-        orphans = sorted(self.app.orphans, key=lambda key: (self.app.orphans[key][0], key))
+        orphans = self._oldest()[:4]
         if orphans and self.chance.random() < 0.6:
-            return self.chance.choice(orphans[:4])
+            return self.chance.choice(orphans)
         return self.chance.choice(KEYS)
 
     async def run(
@@ -462,7 +474,8 @@ class Game:
             return self._go(one, "break")
         finally:
             app.is_purging = False
-        if self.dies_at and self.num_words >= self.dies_at and one is self.owner:
+        is_time = self.dies_at and self.num_words >= self.dies_at
+        if one is self.owner and (is_time or self.num_words >= MOST_WORDS):
             return self._kill(one)
         return self._go(one, "go")
 
@@ -485,7 +498,7 @@ class Game:
         one.kill()
         if one is self.race.zombie:
             self.race.zombie = None
-        # Whoever waits for a helper that is dead waits for its lease, and no clock moves here.
+        # Whoever waits for a helper that is dead waits for its lease too.
         self.dies_at = self.num_words + self.race.chance.randrange(1, 80)
         return {"state": "killed"} if one is self.owner else None
 

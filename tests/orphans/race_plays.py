@@ -18,7 +18,6 @@ MINUTES = timedelta(minutes=2)
 SPANS = (MINUTES, DAY, 3 * DAY, 8 * DAY, 8 * DAY, 8 * DAY, 16 * DAY, 31 * DAY)
 MODES = (Mode.DELETE,) * 4 + (Mode.QUARANTINE, Mode.REPORT)
 OURS = ("run", "chain", "finding", "action", "binding")
-CAREFUL = {"max_share": 0.1, "min_overlap": 0.0}
 
 
 class Violation(AssertionError):
@@ -60,12 +59,14 @@ async def late(race: Race) -> None:
 
 async def emptied(race: Race) -> None:
     """Somebody empties the table, a run finds it so, and the rows come back."""
-    await _without_rows(race, "true", (8 * DAY, 8 * DAY))
+    await _without_rows(race, "true", (8 * DAY, 8 * DAY), max_share=1.0)
 
 
 async def halved(race: Race) -> None:
     """Somebody deletes nearly half of the rows; runs find it so, and the rows come back."""
-    await _without_rows(race, "id % 100 < 45 OR key LIKE 'k/0%.anchor'", (MINUTES, 8 * DAY, 8 * DAY))
+    await _without_rows(
+        race, "id % 100 < 45 OR key LIKE 'k/0%.anchor'", (MINUTES, 8 * DAY, 8 * DAY), max_share=0.1
+    )
 
 
 async def skewed(race: Race) -> None:
@@ -135,7 +136,9 @@ async def moved_elsewhere(race: Race) -> None:
     await race.run(MINUTES, is_quiet=True)
 
 
-async def _without_rows(race: Race, condition: str, spans: tuple[timedelta, ...]) -> None:
+async def _without_rows(
+    race: Race, condition: str, spans: tuple[timedelta, ...], *, max_share: float
+) -> None:
     await race.end_zombie()
     if not (await race.run(MINUTES, is_quiet=True)).is_whole:
         return
@@ -143,7 +146,7 @@ async def _without_rows(race: Race, condition: str, spans: tuple[timedelta, ...]
     truth = await _dump(race.world)
     await race.world.sql(f"DELETE FROM {{schema}}.uploads WHERE {condition}")
     for span in spans:
-        await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE, **CAREFUL)
+        await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE, max_share=max_share)
         await _must_be_as_before(race, before, f"runs that were told of too few rows ({condition})")
     await _load(race.world, {"uploads": truth["uploads"]})
     race.app.muddled.update(race.app.orphans)
@@ -210,12 +213,12 @@ async def _generation(world: World) -> int:
 
 
 PLAYS = {
-    "usual": Play(usual, 45),
+    "usual": Play(usual, 30),
     "attack": Play(attack, 22),
-    "late": Play(late, 10),
-    "emptied": Play(emptied, 4),
-    "halved": Play(halved, 4),
-    "skewed": Play(skewed, 6),
-    "restored": Play(restored, 5),
-    "moved elsewhere": Play(moved_elsewhere, 3),
+    "late": Play(late, 8),
+    "emptied": Play(emptied, 8),
+    "halved": Play(halved, 8),
+    "skewed": Play(skewed, 12),
+    "restored": Play(restored, 10),
+    "moved elsewhere": Play(moved_elsewhere, 6),
 }
