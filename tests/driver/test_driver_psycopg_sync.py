@@ -45,7 +45,7 @@ class BlockingConformance(DriverConformance):
 
 
 class TestPsycopgSync(BlockingConformance):
-    @pytest.fixture(params=["url", "pool with its own ways"])
+    @pytest.fixture(params=[pytest.param("url", marks=pytest.mark.slow), "pool with its own ways"])
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
     ) -> AsyncIterator[ThreadedDriver]:

@@ -97,7 +97,7 @@ async def names(driver: AsyncpgDriver) -> list[Any]:
 
 
 class TestSqlalchemy(DriverConformance):
-    @pytest.fixture(params=DIALECTS)
+    @pytest.fixture(params=[pytest.param(DIALECTS[0], marks=pytest.mark.slow), DIALECTS[1]])
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
     ) -> AsyncIterator[Driver]:
@@ -190,6 +190,30 @@ async def test_job_comes_and_goes_with_the_transaction(
         await heard.get()
     assert (before, is_announced, await names(schema_driver)) == ([], False, ["kept"])
     assert heard.empty()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_job_alone_is_committed(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, way: str
+) -> None:
+    """Where a job is all that a transaction does, SQLAlchemy knows that there is something to commit."""
+    async with WAYS[way](engine) as tx:
+        await client.insert(Act("kept"), tx=tx)
+        await tx.commit()
+
+    assert await names(schema_driver) == ["kept"]
+
+
+async def test_block_of_an_executor_is_a_savepoint(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
+) -> None:
+    """A block that is begun on SQLAlchemy's connection, first of all, ends without ending its transaction."""
+    async with engine.connect() as connection:
+        async with schema_driver.executor(connection).begin() as savepoint:
+            await client.insert(Act("gone"), tx=savepoint)
+        await connection.rollback()
+
+    assert await names(schema_driver) == []
 
 
 async def test_job_and_rows_are_one_transaction(
@@ -288,6 +312,19 @@ SYNC_WAYS: dict[str, Callable[[Engine], AbstractContextManager[Any]]] = {
     "session": Session,
     "scoped session": lambda engine: contextlib.closing(scoped_session(sessionmaker(engine))),
 }
+
+
+@pytest.mark.parametrize("way", SYNC_WAYS)
+async def test_job_alone_of_a_sync_client_is_committed(
+    sync_engine: Engine, schema_driver: AsyncpgDriver, way: str
+) -> None:
+    """Where a job is all that a transaction does, SQLAlchemy knows that there is something to commit."""
+    client = SyncClient(sync_engine, Config(schema=schema_driver.schema))
+    with SYNC_WAYS[way](sync_engine) as tx:
+        client.insert(Act("kept"), tx=tx)
+        tx.commit()
+
+    assert await names(schema_driver) == ["kept"]
 
 
 @pytest.mark.parametrize("way", SYNC_WAYS)

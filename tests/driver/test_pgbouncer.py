@@ -1,0 +1,177 @@
+"""Behind a real PgBouncer in transaction mode: each transaction may be on another server connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import psycopg
+import psycopg_pool
+import pytest
+from conformance import GENEROUS_SECONDS, Connected, DriverConformance
+from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from millhand import Client, Config, SyncClient
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Driver
+from millhand.driver.psycopg import PsycopgDriver
+from proxy import proxied
+from required import missing
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+    name: str
+
+
+@pytest.fixture(scope="module")
+async def bouncer_url(postgres_url: str) -> AsyncIterator[str]:
+    """The URL of the test's database through a pooler that has two connections for everybody."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        missing("pgbouncer", "there is no pgbouncer; apt-get install pgbouncer")
+    directory = Path(tempfile.mkdtemp(prefix="millhand-bouncer-"))
+    directory.chmod(0o777)
+    async with proxied(
+        postgres_url
+    ) as proxy:  # the server knows its clients by who they are, and PgBouncer is nobody
+        parts = urlsplit(proxy.url)
+        (directory / "pgbouncer.ini").write_text(
+            f"""
+[databases]
+* = host={parts.hostname} port={parts.port} user={parts.username}
+[pgbouncer]
+auth_type = any
+listen_addr =
+listen_port = 6432
+unix_socket_dir = {directory}
+pool_mode = transaction
+default_pool_size = 2
+server_login_retry = 0
+"""
+        )
+        process = await asyncio.create_subprocess_exec(
+            program,
+            "--quiet",
+            str(directory / "pgbouncer.ini"),
+            stderr=subprocess.DEVNULL,
+            user="nobody" if os.getuid() == 0 else None,
+        )
+        try:
+            url = f"postgresql://{parts.username}@{parts.path}?host={directory}&port=6432"
+            await _wait_until_ready(url)
+            yield url
+        finally:
+            process.terminate()
+            await process.wait()
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _wait_until_ready(url: str) -> None:
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        while True:
+            with contextlib.suppress(psycopg.OperationalError):
+                connection = await psycopg.AsyncConnection.connect(url)
+                await connection.close()
+                return
+
+
+class TestPsycopgBehindPgBouncer(DriverConformance):
+    @pytest.fixture(params=["url", "pool that never prepares"])
+    async def database(
+        self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, bouncer_url: str
+    ) -> AsyncIterator[Driver]:
+        if request.param == "url":
+            driver = PsycopgDriver(bouncer_url, schema_driver.schema, pool_size=4)
+            await driver.open()
+            yield driver
+            await driver.close()
+            return
+        pool = psycopg_pool.AsyncConnectionPool(
+            bouncer_url, min_size=1, max_size=4, open=False, kwargs={"prepare_threshold": None}
+        )
+        async with pool:
+            driver = PsycopgDriver(pool, schema_driver.schema)
+            await driver.open()
+            yield driver
+            await driver.close()
+
+    @pytest.fixture
+    def connected(self, bouncer_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def connected() -> AsyncIterator[Any]:
+            async with await psycopg.AsyncConnection.connect(
+                bouncer_url, prepare_threshold=None
+            ) as connection:
+                yield connection
+                await connection.rollback()
+
+        return connected
+
+    # A pooler in this mode gives the connection that listens to others, so nothing is heard; the poll finds jobs.
+    test_listener_hears_its_schema_s_topics = None  # type: ignore[assignment]
+    test_listener_tells_once_that_it_was_lost = None  # type: ignore[assignment]
+
+
+async def test_jobs_are_inserted_through_a_pooler(schema_driver: AsyncpgDriver, bouncer_url: str) -> None:
+    """A caller's transaction, in every way that there is, holds behind PgBouncer too."""
+    config = Config(schema=schema_driver.schema)
+    client = Client(bouncer_url, config)  # it is not started: it speaks on the connections of others
+    url = bouncer_url.replace("postgresql", "postgresql+psycopg", 1)
+    engine = create_async_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None})
+    for n in range(10):
+        async with AsyncSession(engine) as session:
+            await client.insert(Act(f"gone {n}"), tx=session)
+            await session.rollback()
+            await client.insert(Act(f"session {n}"), tx=session)
+            await session.commit()
+        async with await psycopg.AsyncConnection.connect(bouncer_url, prepare_threshold=None) as connection:
+            await client.insert_many([Act(f"connection {n}"), Act("twice")], tx=connection)
+    num_copied = await asyncio.to_thread(_insert_in_a_thread, bouncer_url, config)
+
+    rows = await schema_driver.pool.fetch(
+        f"SELECT args->>'name' AS name FROM {schema_driver.schema}.river_job"
+    )
+    names = sorted(row["name"].split()[0] for row in rows)
+    assert (num_copied, names) == (
+        2,
+        ["connection"] * 10 + ["copied"] * 2 + ["session"] * 10 + ["sync"] * 10 + ["twice"] * 10,
+    )
+
+
+def _insert_in_a_thread(url: str, config: Config) -> int:
+    with SyncClient(url, config) as client:
+        for n in range(10):
+            client.insert(Act(f"sync {n}"))
+        return client.insert_many_fast([Act("copied"), Act("copied too")])
+
+
+async def test_more_callers_than_connections_of_the_pooler(
+    schema_driver: AsyncpgDriver, bouncer_url: str
+) -> None:
+    """Twenty clients' connections share the pooler's two, and every statement finds one."""
+    driver = PsycopgDriver(bouncer_url, schema_driver.schema, pool_size=20)
+    await driver.open()
+    client = Client(driver, Config(schema=schema_driver.schema))
+
+    async def insert(n: int) -> int:
+        async with driver.pool.begin() as tx:
+            return (await client.insert(Act(str(n)), tx=tx)).job.id
+
+    ids = await asyncio.gather(*(insert(n) for n in range(60)))
+    await driver.close()
+
+    assert len(set(ids)) == 60
