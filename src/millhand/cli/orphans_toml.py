@@ -1,0 +1,109 @@
+"""Sources as TOML, for people to paste and for `--write` to add to a file in which all else stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from millhand.cli.output import NotDone, one_line
+from millhand.cli.settings import FILE_NAME, toml
+from millhand.orphans.config import ReferenceSource
+
+PROJECT = "pyproject.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A source with what is said above it, and lines that are left to the reader below it."""
+
+    source: ReferenceSource
+    above: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """Return it as it stands in a file."""
+        yield "[[orphans.sources]]"
+        yield from (f"# {one_line(line)}" for line in self.above)
+        for each in dataclasses.fields(ReferenceSource):
+            value = getattr(self.source, each.name)
+            if value != each.default or each.name == "key":
+                yield f"{each.name} = {toml(value)}"
+        yield from (f"# {one_line(line)}" for line in self.below)
+
+
+def sources_toml(sources: Sequence[Written]) -> str:
+    """Return sources as they are written in a file."""
+    return "\n".join("\n".join(one.lines()) + "\n" for one in sources)
+
+
+def write_sources(path: Path, sources: Sequence[Written]) -> None:
+    """
+    Add sources at the end of a file, in which all else stays as it is, or begin one; whole or not at all.
+
+    Raises: NotDone, for a file that nothing can be added to.
+    """
+    if path.name == PROJECT or (not path.exists() and _is_in_project(path.parent)):
+        raise NotDone(
+            f"sources are only added to {FILE_NAME}, got settings in {PROJECT}; paste them there by hand"
+        )
+    before = path.read_bytes().decode() if path.exists() else ""
+    known = _sources_of(before)
+    names = {one.get("name") for one in known}
+    num_wanted = len(known) + len(sources)
+    renamed = [_renamed(one, names) for one in sources]
+    gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
+    after = before + gap + sources_toml(renamed)
+    try:
+        num_after = len(_sources_of(after))
+    except tomllib.TOMLDecodeError as error:
+        raise NotDone(
+            f"orphans.sources of {path} must be written as [[orphans.sources]] to be added to, got {error}; "
+            "write it so, or paste the sources by hand"
+        ) from error
+    if num_after != num_wanted:
+        raise NotDone(
+            f"{path} must hold the new sources when they are added, got {num_after}; paste them by hand"
+        )
+    _replace(path, after)
+
+
+def _renamed(one: Written, names: set[object]) -> Written:
+    name, number = one.source.name, 2
+    while name in names:
+        name, number = f"{one.source.name[:60]}-{number}", number + 1
+    names.add(name)
+    return dataclasses.replace(one, source=dataclasses.replace(one.source, name=name))
+
+
+def _sources_of(text: str) -> list[Mapping[str, object]]:
+    orphans = tomllib.loads(text.removeprefix("\ufeff")).get("orphans", {})
+    sources = orphans.get("sources", []) if isinstance(orphans, dict) else []
+    return [one for one in sources if isinstance(one, dict)]
+
+
+def _is_in_project(directory: Path) -> bool:
+    project = directory / PROJECT
+    return project.exists() and "millhand" in tomllib.loads(project.read_text(encoding="utf-8")).get(
+        "tool", {}
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a file in place of another at once, with the other's permissions."""
+    place = path.resolve()  # of a link, the file that it leads to
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=".millhand-", suffix=".toml")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        Path(name).chmod(place.stat().st_mode & 0o777 if place.exists() else 0o644)
+        Path(name).replace(place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
