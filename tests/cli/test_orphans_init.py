@@ -170,6 +170,37 @@ async def test_init_does_not_add_to_what_it_cannot_add_to(shop: str) -> None:
     assert not Path("millhand.toml").exists()
 
 
+async def test_init_puts_the_sources_of_code_into_words(shop: str, project: Path) -> None:
+    """Sources that a function of the user's returns are printed as TOML and added, without a look at anything."""
+    (project / "shop_sources.py").write_text(
+        "from millhand.orphans import ReferenceSource\n"
+        "def sources():\n"
+        "    return [ReferenceSource(name='a', table='posts', key='image', prepend='media/', url=('//cdn/',))]\n"
+        "nothing = ()\n"
+    )
+
+    printed = await millhand("orphans", "init", "--from", "shop_sources:sources")
+    added = await millhand("orphans", "init", "--from", "shop_sources:sources", "--write")
+    empty = await millhand("orphans", "init", "--from", "shop_sources:nothing")
+    wrong = await millhand("orphans", "init", "--from", "shop_sources")
+
+    assert tomllib.loads(printed.out)["orphans"]["sources"] == [
+        {"name": "a", "table": "posts", "key": "image", "url": ["//cdn/"], "prepend": "media/"}
+    ]
+    assert added.code == 0
+    assert load_settings().orphans_config().sources == (
+        ReferenceSource(name="a", table="posts", key="image", prepend="media/", url=("//cdn/",)),
+    )
+    assert (empty.code, wrong.code) == (2, 2)
+    assert empty.err == (
+        "error: shop_sources:nothing must be ReferenceSources or a function that returns some, got tuple\n"
+    )
+    assert wrong.err == (
+        "error: MODULE:NAME must be a module and a name in it, got 'shop_sources'; "
+        "write it like 'shop.orphans:sources'\n"
+    )
+
+
 async def test_init_needs_objects(shop: str) -> None:
     """An empty bucket says nothing of any column."""
     Path("millhand.toml").write_text(SETTINGS + 'prefix = "nothing/"\n')

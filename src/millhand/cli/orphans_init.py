@@ -15,6 +15,7 @@ from millhand.cli.decode import decode_text
 from millhand.cli.orphans_toml import Written, sources_toml, write_sources
 from millhand.cli.output import NotDone, is_terminal, print_json, print_table, say
 from millhand.cli.settings import FILE_NAME, Settings, load_settings, toml
+from millhand.cli.target import load_sources
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.discover import Discovery, Proposal, discover
@@ -30,19 +31,35 @@ COLUMNS = ("source", "column", "rows", "values", "found", "objects", "for exampl
     "--timeout", "timeout_text", metavar="DURATION", default="5s", show_default=True,
     help="How long one question to a table may take.",
 )  # fmt: skip
+@click.option(
+    "--from", "target", metavar="MODULE:NAME", help="Take the sources that your code has; look at nothing."
+)
 @json_option
 @click.pass_obj
-def init_sources(config_path: Path | None, *, is_written: bool, timeout_text: str, is_json: bool) -> None:
+def init_sources(
+    config_path: Path | None, *, is_written: bool, timeout_text: str, target: str | None, is_json: bool
+) -> None:
     """
     See where the database names the objects of the bucket, and propose the sources to declare.
 
     Each column of text, JSON or arrays is sampled, and what its values would name is looked up in the bucket; only what was
     found there is proposed. Nothing is changed, in the database or in the bucket, and no large table is read whole.
+
+    With --from, sources that code finds, those of Django or SQLAlchemy, are put into words of the file.
     """
     settings = load_settings(config_path)
+    declared = {_place(source) for source in settings.section("orphans").get("sources", ())}
+    if target is not None:
+        sources = [one for one in load_sources(target, Path.cwd()) if _place(one) not in declared]
+        written = [Written(source=one) for one in sources]
+        if is_json:
+            print_json([msgspec.to_builtins(one) for one in sources])
+        else:
+            click.echo(sources_toml(written), nl=False)
+        _keep(written, config_path, is_written=is_written, is_json=is_json)
+        return
     timeout = decode_text(timeout_text, timedelta, "--timeout")
     found = _discovered(settings, timeout if isinstance(timeout, timedelta) else QUESTION_TIMEOUT)
-    declared = {_place(source) for source in settings.section("orphans").get("sources", ())}
     new = [one for one in found.proposals if _place(one.source) not in declared]
     new_sources = [_written(one) for one in new]
     if is_json:

@@ -13,6 +13,7 @@ import click
 from millhand.cli.decode import guess
 from millhand.cli.output import WrongUse
 from millhand.config import Config
+from millhand.orphans.config import ReferenceSource
 
 
 def load_config(target: str, directory: Path) -> Config:
@@ -23,11 +24,7 @@ def load_config(target: str, directory: Path) -> Config:
 
     Raises: WrongUse, with the remedy; after an error inside the user's own module, its traceback is printed first.
     """
-    module_name, colon, name = target.partition(":")
-    if not colon or not module_name or not name:
-        raise WrongUse(
-            f"MODULE:CONFIG must be a module and a name in it, got {target!r}; write it like 'shop.jobs:config'"
-        )
+    module_name, name = _parts(target, "MODULE:CONFIG", "shop.jobs:config")
     module = _imported(module_name, directory)
     value: object = module
     for part in name.split("."):
@@ -37,13 +34,44 @@ def load_config(target: str, directory: Path) -> Config:
             )
         value = getattr(value, part)
     if callable(value) and not isinstance(value, type):
-        value = _called(value, target)
+        value = _called(value, target, "a millhand.Config")
     if not isinstance(value, Config):
         raise WrongUse(
             f"{target} must be a millhand.Config or a function that returns one, got {type(value).__name__}"
             + (f"; did you mean {min(_configs(module))!r}?" if _configs(module) else "")
         )
     return value
+
+
+def load_sources(target: str, directory: Path) -> tuple[ReferenceSource, ...]:
+    """
+    Import `module` of `module:name` as `load_config` does, and return the sources called `name`, or what it returns.
+
+    Raises: WrongUse, with the remedy.
+    """
+    module_name, name = _parts(target, "MODULE:NAME", "shop.orphans:sources")
+    value: object = _imported(module_name, directory)
+    for part in name.split("."):
+        if not hasattr(value, part):
+            raise WrongUse(f"module {module_name!r} must have a {name!r}, got none")
+        value = getattr(value, part)
+    if callable(value):
+        value = _called(value, target, "sources")
+    sources = tuple(value) if isinstance(value, list | tuple) else ()
+    if not sources or not all(isinstance(one, ReferenceSource) for one in sources):
+        raise WrongUse(
+            f"{target} must be ReferenceSources or a function that returns some, got {type(value).__name__}"
+        )
+    return sources
+
+
+def _parts(target: str, subject: str, example: str) -> tuple[str, str]:
+    module, colon, name = target.partition(":")
+    if not colon or not module or not name:
+        raise WrongUse(
+            f"{subject} must be a module and a name in it, got {target!r}; write it like {example!r}"
+        )
+    return module, name
 
 
 def _imported(name: str, directory: Path) -> ModuleType:
@@ -62,14 +90,12 @@ def _imported(name: str, directory: Path) -> ModuleType:
         raise _broken(name, error) from error
 
 
-def _called(function: object, target: str) -> object:
+def _called(function: object, target: str, what: str) -> object:
     try:
         return function()  # type: ignore[operator]  # its caller has asked whether it can be called
     except Exception as error:
         _print_traceback(error)
-        raise WrongUse(
-            f"{target} must return a millhand.Config, got {type(error).__name__}: {error}"
-        ) from error
+        raise WrongUse(f"{target} must return {what}, got {type(error).__name__}: {error}") from error
 
 
 def _broken(name: str, error: Exception) -> WrongUse:
