@@ -98,6 +98,7 @@ class Reconciler:
     def __init__(self, context: Any, seat: Seat) -> None:
         ours, theirs = context.Pipe()
         self.connection: Connection = ours
+        self.is_alive = True
         self.is_busy = False
         self.is_holding = False  # a transaction, and what it has locked
         self.word: str | None = None
@@ -115,7 +116,7 @@ class Reconciler:
 
     def kill(self) -> None:
         """SIGKILL, and see it dead."""
-        self.is_busy, self.word = False, None
+        self.is_alive, self.is_busy, self.word = False, False, None
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -161,6 +162,7 @@ class Race:
     seat: Seat = field(init=False)
     world: World = field(init=False)
     zombie: Reconciler | None = None
+    _alive: list[Reconciler] = field(default_factory=list)
     _idle: list[Reconciler] = field(default_factory=list)
 
     @property
@@ -344,7 +346,11 @@ class Race:
         return Outcome(figures=figures)
 
     def _reconciler(self) -> Reconciler:
-        return self._idle.pop() if self._idle else Reconciler(self.context, self.seat)
+        if self._idle:
+            return self._idle.pop()
+        one = Reconciler(self.context, self.seat)
+        self._alive = [*(other for other in self._alive if other.is_alive), one]
+        return one
 
     def release(self, reconciler: Reconciler) -> None:
         """Keep one that has nothing to do, or start another next time."""
@@ -374,9 +380,11 @@ class Race:
         await self.audit(after_run=False)
 
     def _dismiss(self) -> None:
-        for one in (*self._idle, *([self.zombie] if self.zombie else [])):
-            one.kill()
-        self._idle, self.zombie = [], None
+        # All of them: one that was left in the middle of a run would hold what it has locked.
+        for one in self._alive:
+            if one.is_alive:
+                one.kill()
+        self._alive, self._idle, self.zombie = [], [], None
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ Whoever holds the other end decides what happens in between, which of several go
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -94,7 +95,8 @@ def serve(connection: Connection, seat: Seat) -> None:
     race_mutants.apply(seat.mutant)
     # Nobody's clock moves while everybody waits for leave.
     chains.LOOK_SECONDS = 0.001
-    asyncio.run(_serve(connection, seat))
+    with contextlib.suppress(BrokenPipeError, EOFError):
+        asyncio.run(_serve(connection, seat))
 
 
 async def _serve(connection: Connection, seat: Seat) -> None:
