@@ -85,7 +85,8 @@ class Machine(RuleBasedStateMachine):
         report = await self._report(
             now=self.world.now + days * DAY, clock=ManualClock(datetime.now(UTC) - days * DAY)
         )
-        assert report.state == "refused"
+        # Whoever was killed just now still counts as alive to a clock that is behind.
+        assert report.state in ("refused", "busy")
         assert (report.deleted, report.deleted_rows, report.purged, report.objects) == (0, 0, 0, 0)
         for _ in range(2):
             await self._run(Run(DAY / 100, ()))
@@ -149,4 +150,4 @@ async def test_nothing_live_is_lost_whatever_comes_after_whatever(world: World, 
 @pytest.mark.slow
 async def test_nothing_live_is_lost_by_long_machines(world: World, tmp_path: Path) -> None:
     """The same, for long."""
-    await drive(world, tmp_path, max_examples=60, steps=25)
+    await drive(world, tmp_path, max_examples=20, steps=20)
