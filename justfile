@@ -82,7 +82,7 @@ types: (_install "dev")
 # Pin the dependencies anew into requirements/*.lock; `just lock --upgrade` moves them to newer releases
 lock *args:
     @{{ just }} _pin tools requirements/tools.in "$@"
-    @{{ just }} _pin run pyproject.toml --all-extras "$@"
+    @{{ just }} _pin run pyproject.toml --extra embedded --extra s3 "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
     @{{ just }} _pin emulator requirements/emulator.in "$@"
     @{{ just }} _pin dev pyproject.toml --all-extras requirements/test.in requirements/dev.in \
