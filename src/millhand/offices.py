@@ -40,8 +40,8 @@ from millhand.runtime.service import Service
 from millhand.store.leader import Office
 from millhand.worker import NO_TIMEOUT
 
-# A leader of ours that is killed must be followed soon, for the jobs of its process wait for the next one: at the worst
-# for the rest of its term and one more bid, 14.5 s.
+# A leader of ours that is killed must be followed soon, for the jobs of its process wait for the next one: until its term
+# expires, ten seconds at the worst.
 PERIODIC_INTERVAL_SECONDS = 4.0
 PERIODIC_JITTER_SECONDS = 0.5
 PERIODIC_RENEW_SECONDS = 3.0
@@ -134,6 +134,7 @@ class Offices:
             interval_seconds=PERIODIC_INTERVAL_SECONDS,
             is_open=False,  # until the tables are known to be there
             jitter_seconds=PERIODIC_JITTER_SECONDS,
+            looks_first=True,
             office=Office.PERIODIC,
             on_term=self._hear_periodic_term,
             renew_seconds=PERIODIC_RENEW_SECONDS,

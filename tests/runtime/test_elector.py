@@ -477,3 +477,16 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
         for record in caplog.records
         if record.name == "millhand.runtime.elector"
     ]
+
+
+async def test_follower_that_looks_first_is_there_when_the_term_expires(house: House) -> None:
+    """It bids for no term that runs, and need not wait for its next bid when one ends that nobody renews."""
+    term = leader_attempt_elect(leader_id=ClientId("dead"), ttl=timedelta(seconds=0.4))
+    assert await house.driver.pool.run(term) is not None
+    elector, probe = house.elector("heir", looks_first=True)
+
+    await elector.start()
+    bid = await probe.wait("bid")
+    gained = await probe.wait("gained")
+
+    assert (bid, elector.term) == (False, gained)

@@ -15,6 +15,7 @@ from millhand.store.leader import (
     leader_attempt_reelect,
     leader_delete_expired,
     leader_get,
+    leader_get_seconds_left,
     leader_request_resign,
     leader_resign,
 )
@@ -125,3 +126,13 @@ async def test_resignation_of_another_s_term_is_nothing(schema_driver: AsyncpgDr
     assert not await run(leader_resign(leader_id=A, elected_at=term.elected_at - MOMENT))
     assert await ears.hear() == []
     assert await run(leader_get()) == term
+
+
+async def test_time_that_is_left_of_a_term_is_told(tx: Executor) -> None:
+    """By the database's clock, less than nothing when it has expired, and nothing where nobody leads."""
+    vacant = await tx.run(leader_get_seconds_left())
+    await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
+
+    left = [await tx.run(leader_get_seconds_left(now=NOW + late)) for late in (TTL / 4, 2 * TTL)]
+
+    assert (vacant, left) == (None, [TTL.total_seconds() * 3 / 4, -TTL.total_seconds()])

@@ -45,6 +45,7 @@ from millhand.store.leader import (
     Office,
     leader_attempt_elect,
     leader_attempt_reelect,
+    leader_get_seconds_left,
     leader_get_sight,
     leader_resign,
 )
@@ -61,6 +62,8 @@ STATEMENT_SECONDS = 5.0
 RENEW_BACKOFF_CEILING_SECONDS = 4.0
 # All followers hear a resignation at once and must not all bid at once.
 RESIGNED_SPREAD_SECONDS = 0.05
+# A term counts as long as its last instant does.
+EXPIRED_SECONDS = 0.02
 RESIGN_TIMEOUTS_SECONDS = (1.0, 2.0, 3.0)
 # Whoever bids every so often has bid by then: what a bid may take, beside interval and jitter.
 PATIENCE_MARGIN_SECONDS = 0.5
@@ -80,7 +83,8 @@ class Elector(Service):
 
     `on_term` is called with the term when it begins and with None when it is over, always in turn. `is_last` is asked
     before each bid whether this client lets clients of other languages go first; that needs the tables of clients.
-    An elector that is not open does not bid; see `set_open`. `stood` is how it stood back before its last term.
+    An elector that is not open does not bid; see `set_open`. One that looks first bids for no term that runs, and is there
+    when it expires. `stood` is how it stood back before its last term.
     Units: all constructor parameters are seconds; the defaults are River's and must be the same in all of a fleet. A term
     is renewed every `renew_seconds`, if not said as often as a bid is made.
     """
@@ -96,6 +100,7 @@ class Elector(Service):
         is_last: Callable[[], bool] = lambda: False,
         is_open: bool = True,
         jitter_seconds: float = JITTER_SECONDS,
+        looks_first: bool = False,
         margin_seconds: float = MARGIN_SECONDS,
         office: Office = Office.RIVER,
         renew_seconds: float | None = None,
@@ -111,6 +116,8 @@ class Elector(Service):
         self._is_making_way = False
         self._is_open = is_open
         self._jitter_seconds = jitter_seconds
+        self._left_seconds: float | None = None
+        self._looks_first = looks_first
         self._left_to: ClientId | None = None
         self._office = office
         self._on_term = on_term
@@ -208,12 +215,20 @@ class Elector(Service):
     def _pause_seconds(self) -> float:
         """How long to sleep after a bid that was lost, or not made."""
         pause = self._interval_seconds + _spread(self._jitter_seconds)
+        if self._left_seconds is not None and self._left_seconds > 0:
+            pause = min(pause, self._left_seconds + EXPIRED_SECONDS + _spread(RESIGNED_SPREAD_SECONDS))
         if self._standing is None or self._standing.vacant_since is None:
             return pause
         left = self._standing.seconds_left(self._patience_seconds, self._clock.monotonic())
         return left + _spread(RESIGNED_SPREAD_SECONDS)
 
     async def _bid(self) -> Term | None:
+        if self._looks_first:
+            look = leader_get_seconds_left(office=self._office)
+            self._left_seconds = await self._pool.run(look.within(STATEMENT_SECONDS))
+            if self._left_seconds is not None and self._left_seconds > 0:
+                self.probe("bid", value=False)
+                return None
         if self._is_last():
             if not await self._is_our_turn():
                 self.probe("bid", value=False)

@@ -34,6 +34,11 @@ RETURNING leader_id;
 SELECT leader_id, elected_at, expires_at
 FROM /* schema *//* leader_table */;
 
+-- name: leader_get_seconds_left
+-- Give how long the term has left, less than nothing if it has expired.
+SELECT extract(EPOCH FROM expires_at - coalesce(@now::timestamptz, now()))::float8 AS seconds_left
+FROM /* schema *//* leader_table */;
+
 -- name: leader_get_sight
 -- Give what a follower sees before it bids: who leads, whether that is a client of ours, and whether one made way.
 SELECT

@@ -91,6 +91,18 @@ def leader_get(*, office: Office = Office.RIVER) -> Query[LeaderRow | None]:
     return Query("leader_get", {}, _parse, fragments=_FRAGMENTS[office])
 
 
+def leader_get_seconds_left(
+    *, now: datetime | None = None, office: Office = Office.RIVER
+) -> Query[float | None]:
+    """Give how long the term has left, less than nothing if it has expired; None if nobody leads."""
+    return Query(
+        "leader_get_seconds_left",
+        {"now": now},
+        lambda rows: rows[0][0] if rows else None,
+        fragments=_FRAGMENTS[office],
+    )
+
+
 def leader_get_sight(
     *, client_id: ClientId, patience: timedelta, now: datetime | None = None
 ) -> Query[LeaderSight]:
