@@ -43,23 +43,25 @@ MAX_WORDS = 220
 SWEEPING = ("begin", "commit", "committed", "fetch", "head", "move", "moved", "copy", "run")
 SUDDEN = (
     "adopt",
+    "finish_upload",
     "put_and_adopt",
     "put_first",
     "put_first",
-    "refer_and_look",
     "refer",
-    "upload",
-    "finish_upload",
+    "refer_and_look",
+    "refer_and_look",
+    "refer_and_look",
     "undelete",
+    "upload",
 )
-# How likely the application acts right before a word, besides the moments that are drawn for a run.
+FATAL = ("move", "moved", "moved", "commit", "committed", "copy", "delete", "delete_many")
 EAGER = {
     "begin": 0.04,
     "commit": 0.1,
     "committed": 0.1,
-    "move": 0.3,
-    "moved": 0.3,
-    "copy": 0.3,
+    "move": 0.15,
+    "moved": 0.15,
+    "copy": 0.15,
     "delete": 0.2,
     "delete_many": 0.1,
 }
@@ -247,15 +249,23 @@ class Race:
             self.done[action] += 1
             await self.app.act(action, key)
 
+    @property
+    def has_due(self) -> bool:
+        """Whether a run may be about to take something away."""
+        before = self.world.now - self.config.grace
+        return any(since <= before for since, _ in self.app.orphans.values())
+
     def _oldest(self) -> list[str]:
         """Return the keys of objects that nobody relies on, the oldest first."""
         return sorted(self.app.orphans, key=lambda key: (self.app.orphans[key][0], key))
 
     def _some_key(self) -> str:
         """Return a key, often one of an object that nobody relies on, the oldest first."""
-        orphans = self._oldest()[:4]
-        if orphans and self.chance.random() < 0.6:
+        orphans, gone = self._oldest()[:4], self.app.gone[-6:]
+        if orphans and self.chance.random() < 0.5:
             return self.chance.choice(orphans)
+        if gone and self.chance.random() < 0.5:
+            return self.chance.choice(gone)
         return self.chance.choice(KEYS)
 
     async def run(
@@ -318,7 +328,9 @@ class Race:
                 lambda what=action: self.act(what)
             )
         if chance.random() < 0.45:
-            interrupter.interventions.setdefault(self._moment(), []).append(_die)
+            fatal = (chance.choice(FATAL), chance.randrange(1, 4))
+            moment = fatal if chance.random() < 0.5 else self._moment()
+            interrupter.interventions.setdefault(moment, []).append(_die)
         if chance.random() < 0.08:
             interrupter.interventions.setdefault(self._moment(), []).append(lambda: _break(interrupter))
         return interrupter
@@ -473,7 +485,7 @@ class Game:
         app = self.race.app
         app.is_purging = any(other.word in DESTROYING for other in (*self.waiting, self.race.zombie or one))
         try:
-            if not self.is_quiet and self.race.chance.random() < EAGER.get(one.word or "", 0.005):
+            if not self.is_quiet and self.race.chance.random() < self._eagerness(one.word or ""):
                 await self.race.sudden_act()
             await self.interrupter(one.word or "")
         except Killed:
@@ -486,6 +498,10 @@ class Game:
         if one is self.owner and (is_time or self.num_words >= MOST_WORDS):
             return self._kill(one)
         return self._go(one, "go")
+
+    def _eagerness(self, word: str) -> float:
+        """Return how likely the application acts right before a word, besides the moments that are drawn for a run."""
+        return EAGER.get(word, 0.005) * (3.0 if self.race.has_due else 1.0)
 
     def _stalls(self, one: Reconciler) -> bool:
         # Whoever is held up with rows locked holds up all others, until the server has enough of it.

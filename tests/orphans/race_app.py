@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -42,11 +43,14 @@ class RaceApp(App):
     """
     An application on a world that lives for long. `is_versioned` says where quarantine is.
 
-    `orphans` are objects that nobody relies on: since when, and how many runs had seen the whole bucket by then.
+    `orphans` are objects that nobody relies on: since when, and how many runs had seen the whole bucket by then; `gone`
+    are those that were taken away.
     """
 
+    etags: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, bytes] = field(default_factory=dict)
     forgotten: frozenset[str] = frozenset()
+    gone: list[str] = field(default_factory=list)
     history: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     is_versioned: bool = False
     misspelt: dict[str, bytes] = field(default_factory=dict)
@@ -81,6 +85,11 @@ class RaceApp(App):
     @property
     def store(self) -> ObjectStore:
         return self.world.store
+
+    def content(self, key: str) -> bytes:
+        data = super().content(key)
+        self.etags[key] = hashlib.md5(data).hexdigest()  # noqa: S324 - what a server calls an etag
+        return data
 
     async def act(self, action: str, key: str) -> None:
         """Do something to a key; what the database is asked for while others hold it is given up."""
@@ -224,9 +233,10 @@ class RaceApp(App):
             found = [
                 one async for page in self.store.list_versions(prefix=key) for one in page if one.key == key
             ]
-            return (
-                bool(found) and found[0].is_delete_marker and not all(one.is_delete_marker for one in found)
-            )
+            below = [one for one in found if not one.is_delete_marker]
+            # Older contents lie below for ever, and are nobody's quarantine.
+            is_last = bool(below) and ("-" in below[0].etag or below[0].etag == self.etags.get(key))
+            return is_last and found[0].is_delete_marker
         kept = [one for one in await self.world.keys(".millhand/quarantine/") if one not in self.forgotten]
         return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
 
@@ -279,6 +289,7 @@ class RaceApp(App):
             if await self.is_there(key):
                 continue
             del self.orphans[key]
+            self.gone.append(key)
             if self.world.now - since < self.world.config.grace:
                 lost[key] = f"gone, although an orphan only since {since:%Y-%m-%d %H:%M}"
             elif self.num_scans - num_scans < 2:

@@ -214,7 +214,7 @@ async def _generation(world: World) -> int:
 
 PLAYS = {
     "usual": Play(usual, 30),
-    "attack": Play(attack, 22),
+    "attack": Play(attack, 40),
     "late": Play(late, 8),
     "emptied": Play(emptied, 8),
     "halved": Play(halved, 8),
