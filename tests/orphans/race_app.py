@@ -88,7 +88,7 @@ class RaceApp(App):
 
     def content(self, key: str) -> bytes:
         data = super().content(key)
-        self.etags[key] = hashlib.md5(data).hexdigest()  # noqa: S324 - what a server calls an etag
+        self.etags[key] = _etag(data)
         return data
 
     async def act(self, action: str, key: str) -> None:
@@ -226,17 +226,17 @@ class RaceApp(App):
         with contextlib.suppress(ObjectNotFound):
             if await self.store.get(key) == data:
                 return "place"
-        return "quarantine" if await self.is_kept(key) else "nowhere"
+        return "quarantine" if await self._is_hidden(key, _etag(data)) else "nowhere"
+
+    async def _is_hidden(self, key: str, etag: str) -> bool:
+        """Whether these contents are behind a marker; older ones lie below for ever, and are nobody's quarantine."""
+        found = [one async for page in self.store.list_versions(prefix=key) for one in page if one.key == key]
+        below = [one for one in found if not one.is_delete_marker]
+        return bool(below) and found[0].is_delete_marker and ("-" in below[0].etag or below[0].etag == etag)
 
     async def is_kept(self, key: str) -> bool:
         if self.is_versioned:
-            found = [
-                one async for page in self.store.list_versions(prefix=key) for one in page if one.key == key
-            ]
-            below = [one for one in found if not one.is_delete_marker]
-            # Older contents lie below for ever, and are nobody's quarantine.
-            is_last = bool(below) and ("-" in below[0].etag or below[0].etag == self.etags.get(key))
-            return is_last and found[0].is_delete_marker
+            return await self._is_hidden(key, self.etags.get(key, ""))
         kept = [one for one in await self.world.keys(".millhand/quarantine/") if one not in self.forgotten]
         return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
 
@@ -295,3 +295,7 @@ class RaceApp(App):
             elif self.num_scans - num_scans < 2:
                 lost[key] = "gone, although seen by one whole run only"
         return lost
+
+
+def _etag(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()  # noqa: S324 - what a server calls an etag
