@@ -16,7 +16,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection, wait
@@ -56,7 +56,7 @@ SUDDEN = (
 )
 FATAL = ("move", "moved", "moved", "commit", "committed", "copy", "delete", "delete_many")
 EAGER = {
-    "begin": 0.04,
+    "begin": 0.05,
     "commit": 0.1,
     "committed": 0.1,
     "move": 0.15,
@@ -168,6 +168,11 @@ class Race:
     _idle: list[Reconciler] = field(default_factory=list)
 
     @property
+    def keys(self) -> Sequence[str]:
+        """What the application puts objects under."""
+        return KEYS
+
+    @property
     def num_steps(self) -> int:
         """Acts of the application, and words of reconcilers that something may come before."""
         return self.num_acts + self.done["words"]
@@ -236,18 +241,22 @@ class Race:
 
     async def act(self, action: str) -> None:
         """Let it do one thing, often to what is about to go."""
+        # Another object over an orphan would begin its age anew, and none would ever be old.
+        is_orphan = action == "put_orphan"
+        await self.act_on(self.chance.choice(KEYS) if is_orphan else self._some_key(), action)
+
+    async def act_on(self, key: str, action: str) -> None:
+        """Let it do one thing to one key."""
         self.num_acts += 1
         self.done[action] += 1
-        await self.app.act(action, self._some_key())
+        await self.app.act(action, key)
 
     async def sudden_act(self) -> None:
         """Let it come to rely on something, most likely on some of what is about to go."""
         action = self.chance.choice(SUDDEN)
         keys = self._oldest()[: self.chance.randrange(1, 6)] or [self._some_key()]
         for key in keys:
-            self.num_acts += 1
-            self.done[action] += 1
-            await self.app.act(action, key)
+            await self.act_on(key, action)
 
     @property
     def has_due(self) -> bool:
@@ -469,7 +478,8 @@ class Game:
         return what if one is self.owner else None  # type: ignore[no-any-return]
 
     def _bring_help(self, run_id: int) -> None:
-        assert self.task is not None
+        if self.task is None:
+            return
         for _ in range(self.race.place.num_helpers):
             helper = self.race._reconciler()
             helper.begin(replace(self.task, run_id=run_id, skew=timedelta(0)))

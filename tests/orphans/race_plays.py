@@ -39,10 +39,11 @@ async def usual(race: Race) -> None:
 
 async def attack(race: Race) -> None:
     """Orphans come of age, and much happens in the very run that removes them."""
-    for _ in range(race.chance.randrange(4, 12)):
-        await race.act("put_orphan")
+    for key in race.chance.sample(race.keys, race.chance.randrange(4, 12)):
+        await race.act_on(key, "put_orphan")
     await race.run(MINUTES, is_quiet=True)
-    await race.run(8 * DAY)
+    if race.chance.random() < 0.5:
+        await race.run(8 * DAY, is_quiet=race.chance.random() < 0.5)
     await race.run(8 * DAY)
 
 
