@@ -163,6 +163,7 @@ class Race:
     place: Place = field(init=False)
     seat: Seat = field(init=False)
     world: World = field(init=False)
+    targets: Sequence[str] = ()  # what this run is about to take away
     zombie: Reconciler | None = None
     _alive: list[Reconciler] = field(default_factory=list)
     _idle: list[Reconciler] = field(default_factory=list)
@@ -254,7 +255,10 @@ class Race:
     async def sudden_act(self) -> None:
         """Let it come to rely on something, most likely on some of what is about to go."""
         action = self.chance.choice(SUDDEN)
-        keys = self._oldest()[: self.chance.randrange(1, 6)] or [self._some_key()]
+        number = self.chance.randrange(1, 4)
+        keys = self._oldest()[:number] or [self._some_key()]
+        if self.targets:
+            keys = self.chance.sample(self.targets, number)
         for key in keys:
             await self.act_on(key, action)
 
@@ -336,7 +340,7 @@ class Race:
             interrupter.interventions.setdefault(self._moment(), []).append(
                 lambda what=action: self.act(what)
             )
-        if chance.random() < 0.45:
+        if chance.random() < (0.3 if self.targets else 0.45):
             fatal = (chance.choice(FATAL), chance.randrange(1, 4))
             moment = fatal if chance.random() < 0.5 else self._moment()
             interrupter.interventions.setdefault(moment, []).append(_die)
@@ -511,7 +515,7 @@ class Game:
 
     def _eagerness(self, word: str) -> float:
         """Return how likely the application acts right before a word, besides the moments that are drawn for a run."""
-        return EAGER.get(word, 0.005) * (3.0 if self.race.has_due else 1.0)
+        return EAGER.get(word, 0.005) * (3.0 if self.race.targets or self.race.has_due else 1.0)
 
     def _stalls(self, one: Reconciler) -> bool:
         # Whoever is held up with rows locked holds up all others, until the server has enough of it.

@@ -39,12 +39,16 @@ async def usual(race: Race) -> None:
 
 async def attack(race: Race) -> None:
     """Orphans come of age, and much happens in the very run that removes them."""
-    for key in race.chance.sample(race.keys, race.chance.randrange(4, 12)):
+    keys = race.chance.sample(race.keys, race.chance.randrange(4, 12))
+    for key in keys:
         await race.act_on(key, "put_orphan")
     await race.run(MINUTES, is_quiet=True)
-    if race.chance.random() < 0.5:
-        await race.run(8 * DAY, is_quiet=race.chance.random() < 0.5)
+    race.targets = keys
     await race.run(8 * DAY)
+    race.targets = []
+    for key in race.chance.sample(keys, len(keys) // 2):
+        await race.act_on(key, "refer")
+    await race.run(race.chance.choice((MINUTES, DAY, 8 * DAY)), is_quiet=True)
 
 
 async def late(race: Race) -> None:

@@ -14,8 +14,8 @@ from servers import seaweed
 
 PROGRAM = Path(__file__).with_name("chaos_orphans.py")
 TIMEOUT_SECONDS = 240.0
-# One of each kind: the judge, a guard, the move, what comes after a kill; with a seed that finds it within seconds.
-NOTICED = {"no_grace": 11, "no_look_at_all": 11, "no_binding": 11, "nothing_is_settled": 11}
+# The judge, two guards and the move; with a seed that finds it soon.
+NOTICED = {"no_grace": 11, "no_clocks": 11, "no_binding": 11, "moves_whatever_is_there": 11}
 
 
 async def race(*words: str) -> tuple[int, str]:
