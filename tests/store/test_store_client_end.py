@@ -10,8 +10,9 @@ import pytest
 from store_rows import NOW, put_job
 
 from millhand.driver.protocol import Executor
+from millhand.fleet import ClientState
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
-from millhand.store.client import ClientReport, Reported, client_report, client_stop
+from millhand.store.client import ClientReport, Reported, client_list, client_report, client_stop
 from millhand.store.client_end import (
     End,
     Losses,
@@ -82,6 +83,25 @@ async def test_client_is_given_up_when_it_is_silent_too_long(tx: Executor) -> No
     assert (again.lost_ids, again.suspect_ids, again.num_recent) == ((), (), 1)
     assert back.lost_at == NOW + DEAD + SECOND
     assert (after.lost_ids, after.suspect_ids, after.seconds_left) == ((), (), 11.0)
+
+
+async def test_client_that_was_given_up_is_listed_as_silent(tx: Executor) -> None:
+    """At once, and until it reports again."""
+    for id in (A, B):
+        await report(tx, id, NOW, started_at=LONG_AGO)
+    await report(tx, A, NOW + DEAD, started_at=LONG_AGO)
+    at = NOW + DEAD + SECOND
+
+    async def states() -> list[ClientState]:
+        return [row.state for row in await tx.run(client_list(now=at))]
+
+    before = await states()
+    await look(tx, at, B)
+    given_up = await states()
+    await report(tx, B, at, started_at=LONG_AGO)
+
+    assert before == await states() == [ClientState.WORKING] * 2
+    assert given_up == [ClientState.WORKING, ClientState.SILENT]
 
 
 async def test_nobody_is_given_up_by_one_who_is_silent_himself(tx: Executor) -> None:

@@ -97,7 +97,10 @@ SELECT
     started_at,
     last_seen_at,
     stopped_at,
-    extract(EPOCH FROM coalesce(@now::timestamptz, now()) - last_seen_at)::float8 AS silent_seconds
+    CASE
+        WHEN lost_at > last_seen_at THEN 'infinity'
+        ELSE extract(EPOCH FROM coalesce(@now::timestamptz, now()) - last_seen_at)
+    END::float8 AS silent_seconds
 FROM /* schema */millhand_client
 ORDER BY started_at, id;
 
