@@ -21,6 +21,7 @@ from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConfigError, ConnectionLost, DriverError, OperationTimeout, PoolClosed
 from millhand.store.job import job_get_by_id, job_insert_many
+from proxy import proxied
 
 
 async def use_own_ways(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -125,6 +126,60 @@ async def test_client_works_on_a_pool_of_psycopg_s(schema_driver: AsyncpgDriver,
         names = {await worked.get() for _ in range(4)}
 
     assert (copied, names) == (2, {"one", "two", "three", "four"})
+
+
+@pytest.mark.slow
+async def test_client_on_psycopg_outlives_an_outage(schema_driver: AsyncpgDriver, postgres_url: str) -> None:
+    """With all of its connections reset and no new ones for a while, a client on psycopg works and listens again."""
+    workers = Workers()
+
+    @workers.add()
+    async def greet(name: str) -> None: ...
+
+    config = Config(
+        fetch_poll_interval=timedelta(minutes=5),
+        queues={"default": 2},
+        schema=schema_driver.schema,
+        workers=workers,
+    )
+    async with (
+        asyncio.timeout(60),
+        proxied(postgres_url) as proxy,
+        Client(PsycopgDriver(proxy.url, schema_driver.schema), config) as client,
+    ):
+        completed = aiter(client.subscribe(EventKind.JOB_COMPLETED))
+        await client.insert(greet.args("before"))
+        await anext(completed)
+        num_before = proxy.num_connected
+        proxy.cut()
+        with pytest.raises((ConnectionLost, OperationTimeout)):
+            await client.insert(greet.args("never"))
+        await proxy.wait_connected(num_before + 2)
+        proxy.mend()
+        async with Client(postgres_url, Config(schema=schema_driver.schema)) as other:
+            await other.insert(greet.args("after"))
+        event = await anext(completed)
+
+    assert event.job is not None
+    assert event.job.args == {"name": "after"}
+
+
+@pytest.mark.slow
+async def test_deadline_of_psycopg_holds_where_nobody_answers(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """On a network that loses everything, a query is late, and does not wait for its own cancellation for ever."""
+    async with proxied(postgres_url) as proxy, asyncio.timeout(GENEROUS_SECONDS):
+        driver = PsycopgDriver(proxy.url, schema_driver.schema, pool_size=1)
+        await driver.open()
+        proxy.stop_up()
+        with pytest.raises((OperationTimeout, ConnectionLost)):
+            await driver.pool.run(job_insert_many([params()]).within(0.1))
+        proxy.mend()
+        await driver.pool.run(job_insert_many([params()]))
+        await driver.close()
+
+    assert await num_jobs(schema_driver.pool) >= 1
 
 
 async def test_transaction_whose_connection_is_lost_at_its_end_is_no_success(

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import psycopg_pool
 import pytest
-from conformance import Connected, DriverConformance
+from conformance import GENEROUS_SECONDS, Connected, DriverConformance, params
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from threaded import ThreadedDriver
@@ -18,7 +18,9 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.blocking import now
 from millhand.driver.protocol import Driver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
-from millhand.errors import ConfigError, ConnectionLost, PoolClosed
+from millhand.errors import ConfigError, ConnectionLost, OperationTimeout, PoolClosed
+from millhand.store.job import job_insert_many
+from proxy import proxied
 
 
 def use_own_ways(connection: psycopg.Connection[Any]) -> None:
@@ -99,6 +101,22 @@ def test_server_that_the_blocking_driver_does_not_find_is_a_lost_connection(tmp_
         now(driver.open())
 
     assert (lost.value.operation, lost.value.retryable) == ("connect", True)
+
+
+@pytest.mark.slow
+async def test_deadline_of_the_blocking_driver_holds_where_nobody_answers(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """On a network that loses everything, a thread gets its answer all the same: that there was none."""
+    async with proxied(postgres_url) as proxy, asyncio.timeout(GENEROUS_SECONDS):
+        driver = ThreadedDriver(PsycopgSyncDriver(proxy.url, schema_driver.schema, pool_size=1))
+        await driver.open()
+        proxy.stop_up()
+        with pytest.raises(OperationTimeout, match=r"^job_insert must answer within 0\.1 s, got no answer$"):
+            await driver.pool.run(job_insert_many([params()]).within(0.1))
+        proxy.mend()
+        await driver.pool.run(job_insert_many([params()]))
+        await driver.close()
 
 
 async def test_what_waits_for_an_event_loop_is_refused() -> None:

@@ -20,6 +20,7 @@ from millhand.driver.caller import executor_of
 from millhand.driver.lender import Lender
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_conninfo import conninfo
+from millhand.driver.psycopg_deadline import CutAfter
 from millhand.driver.psycopg_error import CONNECT_SECONDS, WIRE_ERRORS, translated, within
 from millhand.driver.psycopg_listener import PsycopgListener
 from millhand.driver.psycopg_wire import (
@@ -179,7 +180,7 @@ class PoolExecutor:
         sql, args = as_sent(query, self._schema)
         with translated(query.name, query.timeout_seconds):
             async with asyncio.timeout(query.timeout_seconds), _Lent(self._pool()) as connection:
-                _, rows = await _fetched(connection, sql, args)
+                rows = await _fetched(connection, sql, args, query.timeout_seconds)
         return query.parse(rows)
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
@@ -201,13 +202,13 @@ class PoolExecutor:
                 _Lent(self._pool()) as connection,
                 _planned_by_default(connection, self._is_tuned),
             ):
-                return await _fetched_foreign(connection, sql, params)
+                return await _fetched_foreign(connection, sql, params, timeout_seconds)
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements, in one transaction unless they say otherwise."""
         with translated(beginning(sql), timeout_seconds):
             async with asyncio.timeout(timeout_seconds), _Lent(self._pool()) as connection:
-                await _scripted(connection, compile_script(sql, self._schema))
+                await _scripted(connection, compile_script(sql, self._schema), timeout_seconds)
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:
@@ -255,7 +256,7 @@ class ConnectionExecutor:
         sql, args = as_sent(query, self._schema)
         with translated(query.name, query.timeout_seconds):
             async with asyncio.timeout(query.timeout_seconds):
-                _, rows = await _fetched(self._connection, sql, args)
+                rows = await _fetched(self._connection, sql, args, query.timeout_seconds)
         return query.parse(rows)
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
@@ -270,12 +271,12 @@ class ConnectionExecutor:
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
         """Run SQL that is not ours."""
-        answer = _fetched_foreign(self._connection, sql, params)
+        answer = _fetched_foreign(self._connection, sql, params, timeout_seconds)
         return await within(beginning(sql), answer, timeout_seconds)
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements."""
-        script = _scripted(self._connection, compile_script(sql, self._schema))
+        script = _scripted(self._connection, compile_script(sql, self._schema), timeout_seconds)
         await within(beginning(sql), script, timeout_seconds)
 
     @contextlib.asynccontextmanager
@@ -285,23 +286,28 @@ class ConnectionExecutor:
 
 
 async def _fetched(
-    connection: AnyConnection, sql: bytes, args: Sequence[Any]
-) -> tuple[AsyncCursor, Sequence[Any]]:
+    connection: AnyConnection, sql: bytes, args: Sequence[Any], timeout_seconds: float
+) -> Sequence[Any]:
     cursor = AsyncCursor(connection)
-    await cursor.execute(sql, args, binary=True)
-    return cursor, await cursor.fetchall() if cursor.description else ()
+    with CutAfter(connection, timeout_seconds):
+        await cursor.execute(sql, args, binary=True)
+        return await cursor.fetchall() if cursor.description else ()
 
 
 async def _fetched_foreign(
-    connection: AnyConnection, sql: str, params: Sequence[Any]
+    connection: AnyConnection, sql: str, params: Sequence[Any], timeout_seconds: float
 ) -> list[dict[str, Any]]:
     cursor = AsyncCursor(connection)
-    await cursor.execute(sql.encode(), params or None, prepare=False)
-    return by_name(cursor, await cursor.fetchall() if cursor.description else ())
+    with CutAfter(connection, timeout_seconds):
+        await cursor.execute(sql.encode(), params or None, prepare=False)
+        return by_name(cursor, await cursor.fetchall() if cursor.description else ())
 
 
-async def _scripted(connection: AnyConnection, sql: str) -> None:
-    await AsyncCursor(connection).execute(sql.encode(), prepare=False)
+async def _scripted(
+    connection: AnyConnection, sql: str, timeout_seconds: float | None = TIMEOUT_SECONDS
+) -> None:
+    with CutAfter(connection, timeout_seconds):
+        await AsyncCursor(connection).execute(sql.encode(), prepare=False)
 
 
 async def _copied(connection: AnyConnection, schema: str, copy: Copy) -> int:

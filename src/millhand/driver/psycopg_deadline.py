@@ -1,7 +1,8 @@
-"""A deadline for what blocks: when it passes, the server is asked to give up, and then the line is cut."""
+"""Deadlines that hold where nobody answers: the server is asked to give up, and then the line is cut."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -52,13 +53,36 @@ class Deadline:
             with contextlib.suppress(psycopg.Error, OSError):
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)
         if not self._ended.wait(RELEASE_SECONDS):
-            self._cut()
+            _cut(self._connection)
 
-    def _cut(self) -> None:
-        # A copy of the socket, shut down: whoever waits for an answer on the original hears that there is none. To close
-        # it here would take it from under the thread that waits.
-        with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=self._duplicate()) as line:
-            line.shutdown(socket.SHUT_RDWR)
 
-    def _duplicate(self) -> int:
-        return os.dup(self._connection.fileno())
+class CutAfter:
+    """Cuts a connection that does not answer a while after `seconds`, when its statement should have been cancelled."""
+
+    __slots__ = ("_connection", "_seconds", "_timer")
+
+    _timer: asyncio.TimerHandle | None
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], seconds: float | None) -> None:
+        self._connection = connection
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._timer = None
+        if self._seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._seconds + RELEASE_SECONDS, _cut, self._connection)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _cut(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    # A copy of the socket, shut down: whoever waits for an answer on the original hears that there is none. To close it
+    # here would take it from under him.
+    with (
+        contextlib.suppress(psycopg.Error, OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as line,
+    ):
+        line.shutdown(socket.SHUT_RDWR)
