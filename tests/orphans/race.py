@@ -287,6 +287,7 @@ class Race:
         *,
         is_quiet: bool = False,
         is_audited: bool = True,
+        fatal: tuple[str, int] | None = None,
         skew: timedelta = timedelta(0),
         **changes: Any,
     ) -> Outcome:
@@ -294,7 +295,8 @@ class Race:
         self.world.now += max(span, MINUTES)
         self.app.awaited = dict.fromkeys(self.app.awaited, True)
         config = replace(self.config, **changes)
-        outcome = await self._played(Task(config=config, now=self.world.now, skew=skew), is_quiet=is_quiet)
+        task = Task(config=config, now=self.world.now, skew=skew)
+        outcome = await self._played(task, fatal=fatal, is_quiet=is_quiet)
         self.done[f"runs {outcome.state}"] += 1
         self.done.update({name: count for name, count in outcome.figures.items() if type(count) is int})
         self.app.note_all(f"run {dict(outcome.figures)}")
@@ -354,8 +356,10 @@ class Race:
             [self.chance.randrange(1, MAX_WORDS), (operation, self.chance.randrange(1, 9))]
         )
 
-    async def _played(self, task: Task, *, is_quiet: bool) -> Outcome:
+    async def _played(self, task: Task, *, fatal: tuple[str, int] | None, is_quiet: bool) -> Outcome:
         interrupter = Interrupter(interventions={}) if is_quiet else self._interrupter()
+        if fatal is not None:
+            interrupter.interventions[fatal] = [_die]
         stalls_at = self.chance.randrange(1, MAX_WORDS) if not is_quiet and self.chance.random() < 0.1 else 0
         owner = self._reconciler()
         owner.begin(task)

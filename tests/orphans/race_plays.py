@@ -51,6 +51,19 @@ async def attack(race: Race) -> None:
     await race.run(race.chance.choice((MINUTES, DAY, 8 * DAY)), is_quiet=True)
 
 
+async def killed(race: Race) -> None:
+    """A run is killed around a move, and rows come for what it had begun to take away."""
+    keys = race.chance.sample(race.keys, 6)
+    for key in keys:
+        await race.act_on(key, "put_orphan")
+    await race.run(MINUTES, is_quiet=True)
+    moment = (race.chance.choice(("move", "moved", "moved", "committed")), race.chance.randrange(1, 5))
+    await race.run(8 * DAY, is_quiet=True, fatal=moment)
+    for key in race.chance.sample(keys, 4):
+        await race.act_on(key, "refer")
+    await race.run(race.chance.choice((MINUTES, 2 * DAY)), is_quiet=True)
+
+
 async def late(race: Race) -> None:
     """Rows come for what lies in quarantine, in the run that would destroy it, after that run has healed."""
     await race.run(8 * DAY, is_quiet=True)
@@ -220,6 +233,7 @@ async def _generation(world: World) -> int:
 PLAYS = {
     "usual": Play(usual, 30),
     "attack": Play(attack, 40),
+    "killed": Play(killed, 12),
     "late": Play(late, 8),
     "emptied": Play(emptied, 8),
     "halved": Play(halved, 8),
