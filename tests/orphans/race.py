@@ -346,8 +346,10 @@ class Race:
             fatal = (chance.choice(FATAL), chance.randrange(1, 4))
             moment = fatal if chance.random() < 0.5 else self._moment()
             interrupter.interventions.setdefault(moment, []).append(_die)
-        if chance.random() < 0.08:
-            interrupter.interventions.setdefault(self._moment(), []).append(lambda: _break(interrupter))
+        if chance.random() < (0.2 if self.targets else 0.08):
+            broken = ("committed", chance.randrange(1, 7))
+            moment = broken if self.targets else self._moment()
+            interrupter.interventions.setdefault(moment, []).append(lambda: _break(interrupter))
         return interrupter
 
     def _moment(self) -> Any:

@@ -71,7 +71,7 @@ class Leave:
     """Asks for leave, one word at a time; the whole process stands still meanwhile."""
 
     connection: Connection
-    broken: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)  # from then on, to the end of the run
     num_open: int = 0  # transactions, at least: one that was rolled back is never taken off
 
     async def __call__(self, operation: str) -> None:
@@ -81,7 +81,6 @@ class Leave:
         if answer == "break":
             self.broken.append(answer)
         if self.broken and operation == "fetch":
-            self.broken.clear()
             raise DriverError("SELECT", "a source that is broken")
 
     async def help(self, run_id: int, num_helpers: int) -> None:
