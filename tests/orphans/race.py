@@ -470,7 +470,10 @@ class Game:
 
     def _told(self, connection: Connection) -> Mapping[str, Any] | None:
         one = next(one for one in self.working if one.connection is connection)
-        kind, what = connection.recv()
+        try:
+            kind, what = connection.recv()
+        except (EOFError, OSError):
+            raise Violation("a reconciler must end in words, got one that crashed; see above") from None
         if kind == "help":
             self._bring_help(what)
             one.go()
