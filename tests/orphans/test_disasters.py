@@ -266,7 +266,9 @@ async def test_a_clock_that_was_wrong_for_one_run_dates_nothing(world: World, mo
     after = await world.runs(HOUR, HOUR)
 
     assert (refused.state, refused.objects) == ("refused", 0)
-    assert refused.refusals[0].startswith("clocks of process and database must agree within 300 s, got 864000 s")
+    assert refused.refusals[0].startswith(
+        "clocks of process and database must agree within 300 s, got 864000 s"
+    )
     assert (after.state, after.orphan_objects, after.deleted) == ("completed", 1, 0)
     assert await world.keys() == ["just put", "live"]
 
