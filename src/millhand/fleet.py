@@ -15,6 +15,8 @@ NUM_SILENT_REPORTS = 3
 # And its jobs are given to others a little sooner: two reports did not come, and the third is not in time either.
 DEAD_AFTER_REPORTS = 2
 DEAD_GRACE = timedelta(seconds=1)
+# A process that was killed has no session left. One that has is held up, or its host is gone and nobody said so.
+SESSION_GRACE = timedelta(minutes=2)
 
 
 class ClientState(enum.StrEnum):

@@ -76,6 +76,7 @@ class Offices:
             driver.pool,
             client_id,
             clock=config.clock,
+            has_session=not config.poll_only,
             interval=config.client_report_interval,
             kinds=config.workers.kinds,
             on_known=self._hear_known,

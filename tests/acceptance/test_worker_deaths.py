@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -30,11 +29,12 @@ pytestmark = pytest.mark.slow
 
 NUM_KILLS = 10
 # What is promised of the time from a kill to the job running again.
-P50_SECONDS, MAX_SECONDS = 12.0, 20.0
+MAX_SECONDS = 20.0
 
 JOBS = '''
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -59,6 +59,19 @@ async def hold(job: Job[Hold]) -> None:
     logger.info("holding", extra={"job_id": job.id, "attempt": job.attempt})
     while not Path(job.args.until).exists():
         await asyncio.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: ClassVar[str] = "block"
+    seconds: float
+
+
+@workers.add(timeout=NO_TIMEOUT)
+async def block(job: Job[Block]) -> None:
+    """Hold the event loop up, as nobody should."""
+    logger.info("blocking", extra={"job_id": job.id, "attempt": job.attempt})
+    time.sleep(job.args.seconds)
 
 
 config = Config(workers=workers, queues={"default": 10})
@@ -102,6 +115,15 @@ class Place:
         async with self.client() as client:
             return await client.jobs.get(id)
 
+    async def end_session(self, client_id: str) -> None:
+        """End the session that a client reports by, as the server does when it misses the client's host."""
+        driver = AsyncpgDriver(self.url)
+        await driver.open()
+        sql = f"SELECT pg_terminate_backend(session_pid) FROM {self.schema}.millhand_client WHERE id = $1"
+        [(is_ended,)] = await driver.pool.fetch(sql, [client_id])
+        await driver.close()
+        assert is_ended
+
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
@@ -140,7 +162,7 @@ async def kill(worker: WorkerHarness) -> None:
 
 
 async def test_job_runs_again_seconds_after_its_worker_was_killed(place: Place, record_property: Any) -> None:
-    """Ten kills, of whoever is at it, leader or not: half of the jobs within 12 s, all within 20; one attempt each."""
+    """Ten kills, of whoever is at it, leader or not: all within 20 s; one attempt each."""
     workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
     names = (f"worker_{number}" for number in itertools.count())
     seconds, jobs = [], []
@@ -159,10 +181,9 @@ async def test_job_runs_again_seconds_after_its_worker_was_killed(place: Place, 
             while (await place.row(job_id)).state is not JobState.COMPLETED:
                 pass
         place.released.unlink()
-    print("seconds from kill to running again:", seconds)
+    print("seconds from kill to running again:", sorted(seconds))
     record_property("seconds", seconds)
 
-    assert statistics.median(seconds) <= P50_SECONDS, seconds
     assert max(seconds) <= MAX_SECONDS, seconds
     for job_id, killed in jobs:
         row = await place.row(job_id)
@@ -173,7 +194,7 @@ async def test_job_runs_again_seconds_after_its_worker_was_killed(place: Place, 
 
 
 async def test_worker_that_was_frozen_learns_that_it_lost_its_job(place: Place) -> None:
-    """Half a minute of SIGSTOP: another one works the job; the first cancels its attempt, and changes nothing."""
+    """Frozen, and its session ended: another one works the job; the first cancels its attempt, and changes nothing."""
     workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
     job_id = await place.hold()
     frozen_id = await holder_of(workers, job_id, 1)
@@ -182,6 +203,7 @@ async def test_worker_that_was_frozen_learns_that_it_lost_its_job(place: Place) 
 
     frozen.signal(signal.SIGSTOP)
     try:
+        await place.end_session(frozen_id)
         await other.line("holding", job_id=job_id, attempt=2)
         row = await place.row(job_id)
     finally:
@@ -198,6 +220,18 @@ async def test_worker_that_was_frozen_learns_that_it_lost_its_job(place: Place) 
     assert after == row
     assert (last.state, last.attempt, len(last.errors)) == (JobState.COMPLETED, 2, 1)
     assert len(frozen.all_lines("outcome came too late")) == 1
+
+
+async def test_worker_that_is_held_up_keeps_its_job(place: Place) -> None:
+    """A coroutine blocks the event loop for half a minute: nobody is given up, and its one attempt is completed."""
+    workers = [await place.worker(id) for id in ("worker_a", "worker_b")]
+    async with place.client() as client:
+        job_id = (await client.insert(RawArgs("block", json.dumps({"seconds": 30.0})))).job.id
+        while (row := await client.jobs.get(job_id)).state is not JobState.COMPLETED:
+            assert not row.errors
+
+    assert (row.attempt, len(row.attempted_by), row.errors) == (1, 1, ())
+    assert [line for worker in workers for line in worker.all_lines("client given up")] == []
 
 
 async def test_worker_that_comes_back_under_its_name_goes_on_with_its_job(place: Place) -> None:

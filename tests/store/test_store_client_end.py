@@ -34,9 +34,16 @@ TICK = timedelta(microseconds=1)
 
 
 async def report(
-    tx: Executor, id: ClientId, at: datetime, *, started_at: datetime | None = None, **said: Any
+    tx: Executor,
+    id: ClientId,
+    at: datetime,
+    *,
+    started_at: datetime | None = None,
+    has_session: bool = False,
+    **said: Any,
 ) -> Reported:
     values: dict[str, Any] = {
+        "has_session": has_session,
         "hostname": "here",
         "kinds": [],
         "pid": 42,
@@ -124,6 +131,25 @@ async def test_silence_counts_from_when_the_judge_began_to_listen(tx: Executor) 
     late = await look(tx, NOW + DEAD + TICK, B, since=NOW)
 
     assert (early.lost_ids, late.lost_ids) == ((), (B,))
+
+
+async def test_client_whose_session_is_there_is_waited_for(tx: Executor) -> None:
+    """It may be held up: two minutes more; and not at all when the session is another's, or over."""
+    await report(tx, B, NOW, started_at=LONG_AGO, has_session=True)
+
+    async def suspects(at: datetime) -> tuple[ClientId, ...]:
+        await report(tx, A, at, started_at=LONG_AGO)
+        return (await look(tx, at)).suspect_ids
+
+    held_up = await suspects(NOW + DEAD + 2 * MINUTE)
+    late = await suspects(NOW + DEAD + 2 * MINUTE + TICK)
+    await tx.fetch(f"UPDATE millhand_client SET session_started_at = '{LONG_AGO}' WHERE id = 'b'")
+    reused = await suspects(NOW + DEAD + TICK)
+    await tx.fetch("UPDATE millhand_client SET session_pid = 0 WHERE id = 'b'")
+    over = await suspects(NOW + DEAD + TICK)
+
+    assert (held_up, late) == ((), (B,))
+    assert reused == over == (B,)
 
 
 async def test_client_that_has_stopped_is_not_given_up(tx: Executor) -> None:

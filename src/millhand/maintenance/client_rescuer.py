@@ -2,6 +2,7 @@
 Gives back the jobs of clients that are gone: by their silence, not by the age of what they were at.
 
     silent for two of its reports, and a second later still ─▶ given up ─▶ its jobs go on, at once
+    the same, but its session is there: two minutes more    ─▶ the same
     stopped, and left jobs behind                         ─────────────▶ the same
     back under its name, in another life                  ─────────────▶ the same
 

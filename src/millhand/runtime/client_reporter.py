@@ -65,7 +65,8 @@ class ClientReporter(Service):
     """
     Reports for one client every `interval`, and when rung; `queues` is asked each time.
 
-    The first report is made before `start` returns, unless the database does not answer.
+    The first report is made before `start` returns, unless the database does not answer. `has_session` says that no
+    pooler stands between, so that the database sees the end of this process.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ClientReporter(Service):
         client_id: ClientId,
         *,
         clock: Clock,
+        has_session: bool = True,
         interval: timedelta,
         kinds: Sequence[str],
         on_known: Callable[[], None],
@@ -84,6 +86,7 @@ class ClientReporter(Service):
         self._began = 0.0
         self._client_id = client_id
         self._clock = clock
+        self._has_session = has_session
         self._has_told = False
         self._interval = interval
         self._is_taken = False
@@ -135,6 +138,7 @@ class ClientReporter(Service):
         self._note_updates(uses)
         report = ClientReport(
             id=self._client_id,
+            has_session=self._has_session,
             hostname=socket.gethostname(),
             kinds=self._kinds,
             pid=os.getpid(),

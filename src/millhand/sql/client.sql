@@ -13,7 +13,19 @@ SELECT
 -- Say that a client is there, and give what its row now says.
 -- A client that comes back under its name keeps what it, or its like, did before.
 INSERT INTO /* schema */millhand_client AS client (
-    id, language, version, hostname, pid, kinds, queues, queue_updates, report_interval, started_at, last_seen_at
+    id,
+    language,
+    version,
+    hostname,
+    pid,
+    session_pid,
+    session_started_at,
+    kinds,
+    queues,
+    queue_updates,
+    report_interval,
+    started_at,
+    last_seen_at
 )
 VALUES (
     @id,
@@ -21,6 +33,11 @@ VALUES (
     @version,
     @hostname,
     @pid::integer,
+    CASE WHEN @has_session::boolean THEN pg_backend_pid() END,
+    CASE
+        WHEN @has_session::boolean
+            THEN (SELECT own.backend_start FROM pg_catalog.pg_stat_get_activity(pg_backend_pid()) AS own)
+    END,
     @kinds::text [],
     @queues::text::jsonb,
     @queue_updates::text::jsonb,
@@ -37,6 +54,8 @@ ON CONFLICT (id) DO UPDATE SET
     version = excluded.version,
     hostname = excluded.hostname,
     pid = excluded.pid,
+    session_pid = excluded.session_pid,
+    session_started_at = excluded.session_started_at,
     kinds = excluded.kinds,
     queues = excluded.queues,
     queue_updates = CASE
@@ -193,6 +212,7 @@ ORDER BY due.kind;
 -- Give up clients that have been silent for too long, of those that are suspected; say who is to be suspected next, how
 -- many were given up of late, have ended or have begun another life, and how soon the next one may be due.
 -- Silence counts from when the caller began to see the database answer, and only while he reports himself.
+-- One whose session is still there may be alive, and only held up: it is waited for a good while longer.
 WITH clients AS MATERIALIZED (
     SELECT
         client.id,
@@ -201,7 +221,21 @@ WITH clients AS MATERIALIZED (
         AND (client.lost_at > client.last_seen_at) IS NOT TRUE
         AND client.id <> @id AS is_expected,
         greatest(client.last_seen_at, CASE WHEN client.id <> @id THEN @steady_since::timestamptz END)
-        + (@num_reports::float8 * client.report_interval + @grace::interval) AS dies_at,
+        + (@num_reports::float8 * client.report_interval + @grace::interval)
+        + CASE
+            WHEN client.id <> @id
+            AND client.last_seen_at + (@num_reports::float8 * client.report_interval + @grace::interval)
+            < coalesce(@now::timestamptz, now())
+            AND EXISTS (
+                SELECT
+                FROM pg_catalog.pg_stat_get_activity(client.session_pid) AS session
+                -- Null for a role that may not see it. Of no pid the function gives all sessions.
+                WHERE client.session_pid IS NOT NULL
+                AND (session.backend_start = client.session_started_at) IS NOT FALSE
+            )
+                THEN @session_grace::interval
+            ELSE interval '0'
+        END AS dies_at,
         client.contested_at + (@num_reports::float8 * client.report_interval + @grace::interval) AS settled_at
     FROM /* schema */millhand_client AS client
 ),

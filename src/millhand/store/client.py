@@ -25,10 +25,11 @@ class ClientReport(msgspec.Struct, frozen=True, kw_only=True):
     What a client says of itself.
 
     `queues` are the names with how many jobs at once; `queue_updates` the names with the `updated_at` that this client
-    gave to the queue's row last.
+    gave to the queue's row last. `has_session` says that the report comes by a session that ends with the client's process.
     """
 
     id: ClientId
+    has_session: bool = False
     hostname: str
     kinds: Sequence[str]
     pid: int
@@ -81,6 +82,7 @@ def client_report(
     params = {
         "age": age,
         "grace": DEAD_GRACE,
+        "has_session": report.has_session,
         "hostname": report.hostname,
         "id": report.id,
         "kinds": list(report.kinds),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE
+from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE, SESSION_GRACE
 from millhand.job import ClientId, JobId, JobRow
 from millhand.store.job import Rescue
 from millhand.store.job_row import encode_error, parse_job, parse_jobs
@@ -58,7 +58,8 @@ def client_declare_lost(
     """
     Give up those of `suspect_ids` that are silent for too long, as client `id` sees it, which reports since `steady_since`.
 
-    Silence counts from there at the earliest, and nobody is given up by one who is silent himself.
+    Silence counts from there at the earliest, and nobody is given up by one who is silent himself. Whose session is still
+    there has `SESSION_GRACE` more.
     Concurrency: safe to race; a client that reports meanwhile is not given up.
     """
     params = {
@@ -67,6 +68,7 @@ def client_declare_lost(
         "now": now,
         "num_reports": float(DEAD_AFTER_REPORTS),
         "recently": recently,
+        "session_grace": SESSION_GRACE,
         "steady_since": steady_since,
         "suspect_ids": list(suspect_ids),
     }
