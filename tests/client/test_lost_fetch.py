@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from client_room import GENEROUS, Act, Room
 
+from millhand.client import Client
 from millhand.errors import ConnectionLost, DriverError, OperationTimeout
 from millhand.event import EventKind
-from millhand.job import Job, JobId, JobRow, JobState
+from millhand.job import ClientId, Job, JobId, JobRow, JobState
 from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
 from millhand.runtime.producer import Producer
+from millhand.store.job import job_get_available
 from millhand.worker import Workers
 from proxy import Direction, proxied
 
@@ -46,6 +48,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
         before = await room.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
             [producer] = client._mill.producers.values()
+            await _until_all_know_the_fetch(client)
             await _until_no_fetch(room, producer)
             proxy.stop_up([Direction.TO_CLIENT])
             await room.driver.pool.fetch(INSERT, [NUM_JOBS])
@@ -62,6 +65,13 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
     told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]
     assert told_of_fetches == ["fetch failed", "lost fetch found"]
+
+
+async def _until_all_know_the_fetch(client: Client) -> None:
+    """Return when each connection of a full pool has prepared it: else the server would have to answer before it fetches."""
+    fetch = job_get_available(queue="nobody", limit=1, client_id=ClientId("nobody"))
+    await asyncio.gather(*(client._driver.pool.fetch("SELECT pg_sleep(0.1)") for _ in range(10)))
+    await asyncio.gather(*(client._driver.pool.run(fetch) for _ in range(10)))
 
 
 async def _until_no_fetch(room: Room, producer: Producer) -> None:
