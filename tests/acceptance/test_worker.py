@@ -431,17 +431,21 @@ async def test_worker_starts_with_nothing_but_a_directory(project: Path) -> None
 
     A second worker in the same directory joins it and may outlive the first; the last takes it down.
     """
-    async with started_worker(project) as first, started_worker(project) as second:
+    often = {"MILLHAND_HEARTBEAT_INTERVAL": "1s"}
+    async with (
+        started_worker(project, environment=often) as first,
+        started_worker(project, environment=often) as second,
+    ):
         await first.line("worker started")
         await second.line("worker started")
         code = await first.stop()
         beat = await second.line("worker heartbeat", leader=True)
-        await second.line("orphan cleanup completed")
         codes = [code, await second.stop()]
 
     lines = [*first.lines, *second.lines]
     steps = [line for line in lines if line["message"] == "schema migrated" and line["line"] == "main"]
     assert codes == [0, 0]
+    assert [line for line in lines if line["message"] == "orphan cleanup completed"]
     assert {first.lines[0]["message"], second.lines[0]["message"]} == {"postgres started", "postgres joined"}
     assert first.lines[0]["data"] == ".millhand/postgres"
     assert (min(step["from"] for step in steps), max(step["to"] for step in steps)) == (0, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import uuid
 from collections import Counter
@@ -33,6 +34,7 @@ from millhand.storage import open_store
 
 KEYS = ("a.b", "a/b", "é")
 MAX_STEPS = 120
+LONG_PLAY = int(os.environ.get("MILLHAND_TEST_LONG_PLAY", "80"))  # plays; 500 take minutes
 # What brings about something to be deleted, and what comes to rely on it in the same moment.
 OFTEN = (*ACTIONS, "put_orphan", "put_orphan", "upload", "refer_and_look", "finish_upload")
 
@@ -243,11 +245,11 @@ async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
 @pytest.mark.slow
 @pytest.mark.parametrize("is_clumsy", [False, True], ids=["directory", "clumsy server"])
 @given(script=scripts)
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=LONG_PLAY, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_nothing_live_is_deleted_in_a_long_play(
     world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
 ) -> None:
-    """The same, played for minutes."""
+    """The same, played for a minute; MILLHAND_TEST_LONG_PLAY says how often for longer."""
     await play(await emptied(world, tmp_path), script, is_clumsy=is_clumsy)
 
 

@@ -15,7 +15,7 @@ from servers import seaweed
 PROGRAM = Path(__file__).with_name("chaos_orphans.py")
 TIMEOUT_SECONDS = 240.0
 # The judge, two guards and the move; with a seed that finds it soon.
-NOTICED = {"no_grace": 11, "no_clocks": 11, "no_binding": 11, "moves_whatever_is_there": 11}
+NOTICED = {"no_grace": 11}
 
 
 async def race(*words: str) -> tuple[int, str]:
