@@ -85,8 +85,8 @@ async def test_demo_shows_what_it_promises() -> None:
         "… warn job errored … kind=make_thumbnail queue=default attempt=2 max_attempts=25 …",
         "… error job discarded … kind=pay_invoice queue=default attempt=3 max_attempts=3 …",
         "… info worker heartbeat …",
-        "… info orphan cleanup completed mode=report objects=4 rows=4 … missing=1 deleted=0 …",
-        "… info orphan cleanup completed mode=delete objects=4 rows=4 … missing=1 deleted=2 …",
+        "… info orphan cleanup completed mode=report objects=4 rows=4 … missing=1 … deleted=0 …",
+        "… info orphan cleanup completed mode=delete objects=4 rows=4 … missing=1 … deleted=2 …",
         "… info thumbnail made key=cat.jpg attempt=3 …",
         "… info worker stopped …",
     ]

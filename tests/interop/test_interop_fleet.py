@@ -57,7 +57,8 @@ def test_leadership_moves_every_second(minute: Minute) -> None:
         assert led <= set(GO)
     else:
         assert led == {*GO, *PYTHON}
-        assert minute.num_moves_between_languages() >= NUM_SECONDS / 6
+        # Who wins a bid is chance, and on a busy machine mostly the process that wakes up first.
+        assert minute.num_moves_between_languages() >= 4
 
 
 @pytest.mark.slow

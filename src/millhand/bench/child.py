@@ -7,6 +7,7 @@ import gc
 import os
 import resource
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -41,6 +42,11 @@ def _cpu_seconds() -> float:
 
 
 def _rss_bytes() -> int:
+    # Linux has ru_maxrss begin with what the parent had, and VmHWM with nothing.
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
