@@ -59,7 +59,9 @@ class AsyncpgDriver:
         self._given = None if isinstance(pool_or_url, str) else _checked_pool(pool_or_url)
         self._pool_size = checked_pool_size(pool_size)
         self._open_pool: AnyPool | None = None
-        self._executor = PoolExecutor(self._require_pool, self.schema, is_tuned=self._url is not None)
+        # For SQL that is not ours, if the first one is tuned for what is.
+        self._plain_pool: AnyPool | None = None
+        self._executor = PoolExecutor(self._require_pool, self._require_plain_pool, self.schema)
 
     @property
     def pool(self) -> PoolExecutor:
@@ -88,36 +90,42 @@ class AsyncpgDriver:
 
     async def close(self) -> None:
         """Close the pool if it is ours; idempotent, never raises. What is still running gets ten seconds."""
-        pool, self._open_pool = self._open_pool, None
-        if pool is None or self._url is None:
-            return
-        try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                await pool.close()
-        except WIRE_ERRORS:
-            pool.terminate()
+        pools = [pool for pool in (self._plain_pool, self._open_pool) if pool is not None]
+        self._plain_pool = self._open_pool = None
+        for pool in pools if self._url is not None else ():
+            try:
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    await pool.close()
+            except WIRE_ERRORS:
+                pool.terminate()
 
     def _require_pool(self) -> AnyPool:
         if self._open_pool is None:
             raise PoolClosed("connect", "a driver that is not open; start its client, or open() it, first")
         return self._open_pool
 
+    def _require_plain_pool(self) -> AnyPool:
+        return self._require_pool() if self._plain_pool is None else self._plain_pool
+
     async def _make_pool(self) -> AnyPool:
         url = self._url or ""
+        min_size = min(2, self._pool_size)  # a fetch and a completion overlap
         try:
-            return await self._connect_pool(url, PLANNER_SETTINGS)
+            pool = await self._connect_pool(url, PLANNER_SETTINGS, min_size)
         except asyncpg.PostgresError as error:
             if "unsupported startup parameter" not in str(error):
                 raise
-        # A pooler is in between, which does not know the settings. Said later they would stay on a connection that it
-        # hands to others.
-        return await self._connect_pool(url, {})
+            # A pooler is in between, which does not know the settings. Said later they would stay on a connection that
+            # it hands to others.
+            return await self._connect_pool(url, {}, min_size)
+        self._plain_pool = await self._connect_pool(url, {"jit": PLANNER_SETTINGS["jit"]}, 0)
+        return pool
 
-    async def _connect_pool(self, url: str, settings: Mapping[str, str]) -> AnyPool:
+    async def _connect_pool(self, url: str, settings: Mapping[str, str], min_size: int) -> AnyPool:
         try:
             return await asyncpg.create_pool(
                 url,
-                min_size=min(2, self._pool_size),  # a fetch and a completion overlap
+                min_size=min_size,
                 max_size=self._pool_size,
                 reset=_keep,
                 timeout=CONNECT_SECONDS,
@@ -156,10 +164,10 @@ def driver_on(database: object, schema: str) -> AsyncpgDriver | None:
 class PoolExecutor:
     """Each word on a connection of its own."""
 
-    __slots__ = ("_is_tuned", "_pool", "_schema")
+    __slots__ = ("_plain_pool", "_pool", "_schema")
 
-    def __init__(self, pool: Callable[[], AnyPool], schema: str, *, is_tuned: bool) -> None:
-        self._is_tuned = is_tuned
+    def __init__(self, pool: Callable[[], AnyPool], plain_pool: Callable[[], AnyPool], schema: str) -> None:
+        self._plain_pool = plain_pool
         self._pool = pool
         self._schema = schema
 
@@ -184,11 +192,7 @@ class PoolExecutor:
     ) -> list[dict[str, Any]]:
         """Run SQL that is not ours, planned as the server plans by default."""
         with translated(beginning(sql), timeout_seconds):
-            async with (
-                asyncio.timeout(timeout_seconds),
-                _Lent(self._pool()) as connection,
-                _planned_by_default(connection, self._is_tuned),
-            ):
+            async with asyncio.timeout(timeout_seconds), _Lent(self._plain_pool()) as connection:
                 return [dict(row) for row in await connection.fetch(sql, *params)]
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
@@ -390,20 +394,6 @@ async def _savepoint(connection: AnyConnection) -> AsyncIterator[None]:
             await within("rollback", connection.execute(undo))
         raise
     await within("release", connection.execute("RELEASE SAVEPOINT millhand"))
-
-
-@contextlib.asynccontextmanager
-async def _planned_by_default(connection: AnyConnection, is_tuned: bool) -> AsyncIterator[None]:
-    """Take `PLANNER_SETTINGS` away for a while: they are for our statements."""
-    if not is_tuned:
-        yield
-        return
-    await connection.execute("SET enable_seqscan = on; SET plan_cache_mode = auto")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(*WIRE_ERRORS):  # of a connection that broke, nothing is left to be reset
-            await connection.execute("RESET enable_seqscan; RESET plan_cache_mode")
 
 
 async def _keep(connection: asyncpg.Connection[Any]) -> None:
