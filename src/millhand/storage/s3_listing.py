@@ -4,7 +4,7 @@ Read one page of `ListObjectsV2`.
 This is the only part of S3 that is not left to botocore: its general XML parser takes longer over a page than the
 network does. Each kind of element is collected by itself, so the order of elements inside `<Contents>`, which
 differs between servers, does not matter; that the columns belong together is proved by their equal lengths and by the
-server's own `KeyCount`.
+server's own `KeyCount`: of keys and sizes at once, of the others when somebody asks for one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ETAG = re.compile(rb"<ETag>([^<]*)</ETag>")
 MODIFIED = re.compile(rb"<LastModified>([^<]*)</LastModified>")
 KEY_COUNT = re.compile(rb"<KeyCount>(\d+)</KeyCount>")
 TOKEN = re.compile(rb"<NextContinuationToken>([^<]*)</NextContinuationToken>")
-NEEDS_DECODING = re.compile("[%+&]")
+NEEDS_DECODING = ("%", "+", "&")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +43,12 @@ def parse_listing(body: bytes, *, root: str, prefix: str) -> Listing:
     if b"<ListBucketResult" not in body:
         raise _broken(prefix, f"an answer that is no listing: {body[:80]!r}")
     keys, sizes = KEY.findall(body), SIZE.findall(body)
-    num_etags, num_times = body.count(b"<ETag>"), body.count(b"<LastModified>")
-    lengths = {"keys": len(keys), "sizes": len(sizes), "etags": num_etags, "times": num_times}
+    lengths = {"keys": len(keys), "sizes": len(sizes)}
     if (count := KEY_COUNT.search(body)) is not None:
         lengths["KeyCount"] = int(count[1])
-    if len(set(lengths.values())) != 1:
-        raise _broken(prefix, f"a page of unequal columns {lengths!r}")
+    _check_lengths(prefix, lengths)
     texts = _cut(_decode_keys(keys, is_url_encoded=b"<EncodingType>url</EncodingType>" in body), root, prefix)
-    page = ObjectPage(describe=_Describer(body, texts), keys=texts, sizes=list(map(int, sizes)))
+    page = ObjectPage(describe=_Describer(body, texts, prefix), keys=texts, sizes=list(map(int, sizes)))
     return Listing(page=page, token=_token(body, prefix))
 
 
@@ -67,14 +65,19 @@ def bare_etag(text: str) -> str:
 class _Describer:
     """Describes objects of a page; of most pages nobody asks for one, so the other columns are read when one is."""
 
-    def __init__(self, body: bytes, keys: list[str]) -> None:
+    def __init__(self, body: bytes, keys: list[str], prefix: str) -> None:
         self._body = body
         self._keys = keys
+        self._prefix = prefix
         self._columns: tuple[list[bytes], ...] = ()
 
     def __call__(self, index: int) -> ObjectInfo:
+        """Raises: ListingBroken, when the columns that nobody has asked for yet are not as long as the keys."""
         if not self._columns:
-            self._columns = tuple(column.findall(self._body) for column in (SIZE, ETAG, MODIFIED))
+            columns = tuple(column.findall(self._body) for column in (SIZE, ETAG, MODIFIED))
+            lengths = {"keys": self._keys, **dict(zip(("sizes", "etags", "times"), columns, strict=True))}
+            _check_lengths(self._prefix, {name: len(column) for name, column in lengths.items()})
+            self._columns = columns
         size, etag, modified = (column[index] for column in self._columns)
         return ObjectInfo(
             key=self._keys[index],
@@ -87,7 +90,7 @@ class _Describer:
 def _decode_keys(raw: list[bytes], *, is_url_encoded: bool) -> list[str]:
     # One decoding for the whole page. Whatever becomes a line break, or was one, shows in the number of keys.
     text = b"\n".join(raw).decode("utf-8", "surrogateescape")
-    if NEEDS_DECODING.search(text):
+    if any(mark in text for mark in NEEDS_DECODING):
         text = _decode(text, is_url_encoded)
     texts = text.split("\n") if raw else []
     if len(texts) == len(raw):
@@ -105,6 +108,11 @@ def _cut(keys: list[str], root: str, prefix: str) -> list[str]:
     if wanted and (strays := [key for key in keys if not key.startswith(wanted)]):
         raise _broken(prefix, f"key {strays[0]!r}, which does not begin with {wanted!r}")
     return [key[len(root) :] for key in keys] if root else keys
+
+
+def _check_lengths(prefix: str, lengths: dict[str, int]) -> None:
+    if len(set(lengths.values())) != 1:
+        raise _broken(prefix, f"a page of unequal columns {lengths!r}")
 
 
 def _token(body: bytes, prefix: str) -> str | None:
