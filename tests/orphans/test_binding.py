@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from chaos import ChaosExecutor, ChaosStore, Killed
@@ -46,7 +47,7 @@ async def test_a_report_binds_nothing(world: World) -> None:
 
 
 async def test_the_first_run_that_may_remove_binds_the_bucket(world: World) -> None:
-    """Marker and row have one token and one generation, which grows with every run that may remove."""
+    """Marker and row have one token and one generation, which grows when a run begins and before it removes."""
     await world.pair("live")
     await world.put("orphan")
     await world.runs(2 * HOUR, WEEK)
@@ -60,7 +61,7 @@ async def test_the_first_run_that_may_remove_binds_the_bucket(world: World) -> N
     assert (first.bond.token, first.bond.database) == (first.marker.token, first.database)
     assert (first.bond.generation, first.marker.generation) == (1, 1)
     assert second.marker is not None
-    assert second.marker.generation == 2
+    assert second.marker.generation == 3
     assert second.refusals() == ()
 
 
@@ -113,11 +114,71 @@ async def test_a_database_restored_from_an_older_backup_is_refused_by_the_marker
     assert [report.state for report in reports] == ["refused"] * 3
     assert reports[0].refusals == (
         (
-            "the ledger must be as new as the bucket's marker, got generation 2 where the marker has 3: this database is "
+            "the ledger must be as new as the bucket's marker, got generation 3 where the marker has 5: this database is "
             "older than its bucket, so what was uploaded since looks like orphans; bring its rows up to date first; "
             f"{REMEDY}"
         ),
     )
+    assert await world.keys() == ["live", "uploaded since"]
+
+
+async def restore(world: World, **changes: Any) -> None:
+    """
+    Make a backup of a bucket in good order, upload, run once if `changes` say how, and restore the backup.
+
+    What was uploaded has an object then, and no row.
+    """
+    await bound(world)
+    for _ in range(2):  # until nothing is left to remove, in the bucket or in quarantine
+        await world.run(after=WEEK + HOUR)
+    backup = await world.sql("SELECT generation FROM {schema}.millhand_orphan_binding")
+    await world.pair("uploaded since")
+    if changes:
+        idle = await world.run(after=HOUR, **changes)
+        assert (idle.state, idle.deleted, idle.purged) == ("completed", 0, 0)
+    await world.sql("UPDATE {schema}.millhand_orphan_binding SET generation = $1", backup[0]["generation"])
+    await world.sql("DELETE FROM {schema}.uploads WHERE key = 'uploaded since'")
+
+
+@pytest.mark.parametrize("mode", [Mode.QUARANTINE, Mode.DELETE])
+async def test_a_run_with_nothing_to_remove_gives_a_restored_database_away(world: World, mode: Mode) -> None:
+    """A bucket in good order knows of its newest run too: a backup that is older than that run is refused."""
+    await restore(world, mode=mode)
+
+    reports = [await world.run(after=after) for after in (HOUR, WEEK, HOUR, WEEK + HOUR)]
+
+    assert [report.state for report in reports] == ["refused"] * 4
+    assert "this database is older than its bucket" in reports[0].refusals[0]
+    assert await world.keys() == ["live", "uploaded since"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"mode": Mode.REPORT}], ids=["no run", "report"])
+async def test_a_backup_that_no_removing_run_has_followed_restores_unnoticed(
+    world: World, changes: dict[str, Any]
+) -> None:
+    """Then the marker is silent: what lost its row is an orphan, waits for its grace, and for its time in quarantine."""
+    await restore(world, **changes)
+
+    reports = [await world.run(after=after) for after in (HOUR, WEEK, HOUR, WEEK + HOUR)]
+
+    assert [report.state for report in reports] == ["completed"] * 4
+    assert [(report.orphan_objects, report.deleted, report.purged) for report in reports] == [
+        (1, 0, 0),
+        (1, 1, 0),
+        (0, 0, 0),
+        (0, 0, 1),
+    ]
+
+
+async def test_rows_that_are_brought_after_an_unnoticed_restore_have_their_objects_back(world: World) -> None:
+    """Until the end of the quarantine nothing is lost of such a restore: a row that is written again gets its object."""
+    await restore(world)
+    quarantined = await world.runs(HOUR, WEEK)
+    await world.row("uploaded since")
+
+    healed = await world.run(after=6 * DAY)
+
+    assert (quarantined.deleted, healed.restored) == (1, 1)
     assert await world.keys() == ["live", "uploaded since"]
 
 
@@ -229,4 +290,4 @@ async def test_a_bucket_is_bound_across_prefixes(world: World) -> None:
     bond = (await read_binding(world.executor, world.store)).bond
     assert states == ["completed", "completed"]
     assert bond is not None
-    assert bond.generation == 2
+    assert bond.generation == 3

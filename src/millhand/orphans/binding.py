@@ -3,9 +3,10 @@ Whose bucket it is: an object in the bucket and a row in the ledger say the same
 
 Rule 1: the marker `.millhand/binding.json` and the row have one token, and the row was written in this database: another
         one, or a copy that was restored elsewhere, is refused.
-Rule 2: the generation grows with every run that may remove, in the row first and in the marker after. A marker that is
-        ahead of its row was written by a younger history than this database has: it was restored from an older backup,
-        or is a copy, and everything uploaded since looks like an orphan to it.
+Rule 2: the generation grows with every run whose mode may remove, whether or not anything is due, before it looks at
+        the bucket and again before it removes; in the row first and in the marker after. A marker that is ahead of its
+        row was written by a younger history than this database has: it was restored from an older backup, or is a
+        copy, and everything uploaded since looks like an orphan to it.
 Rule 3: the first run that may remove binds. A person rebinds (`millhand orphans bind`), and nobody else.
 
     row at generation 0 ─▶ marker, if there is none ─▶ row + 1 ─▶ marker + 1 ─▶ … removal
@@ -120,11 +121,21 @@ async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime
         binding = await read_binding(executor, store)
         if reasons := binding.refusals():
             return reasons
-    if binding.bond is not None:
-        bond = await executor.run(_bond_advance(binding.bond))
-        if bond is not None:
-            await store.put(MARKER, _marker(bond, binding.name))
+    await advance_binding(executor, store, binding)
     return ()
+
+
+async def advance_binding(executor: Executor, store: ObjectStore, binding: Binding) -> None:
+    """
+    Go one generation further, if the bucket is bound; what refuses must have been seen to before.
+
+    Raises: StoreError; DriverError.
+    """
+    if binding.bond is None or binding.marker is None:
+        return
+    bond = await executor.run(_bond_advance(binding.bond))
+    if bond is not None:
+        await store.put(MARKER, _marker(bond, binding.name))
 
 
 async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None = None) -> Binding:

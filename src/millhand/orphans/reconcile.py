@@ -22,7 +22,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, MillhandError
 from millhand.orphans.aftercare import heal, purge, settle
 from millhand.orphans.alarm import note_recalled, sound_for_missing
-from millhand.orphans.binding import read_binding, renew_binding
+from millhand.orphans.binding import advance_binding, read_binding, renew_binding
 from millhand.orphans.canary import Canaries, choose_canaries, find_dead
 from millhand.orphans.chains import scan
 from millhand.orphans.config import Mode, OrphansConfig
@@ -148,6 +148,9 @@ async def _go(pass_: Pass, guard: GuardFacts, *, is_first: bool) -> RunReport:
     # Where clocks disagree, an age that is written down would be wrong for ever, whatever is refused today.
     if reasons := (*clock_refusals(guard), *binding.refusals()):
         return await _end(pass_, mode, reasons, is_first=is_first)
+    if mode is not Mode.REPORT and guard.is_writable:
+        # With nothing to remove too: a bucket in good order would otherwise never know that its database was restored.
+        await advance_binding(pass_.executor, pass_.store, binding)
     await settle(pass_, may_act=mode is not Mode.REPORT)
     await heal(pass_)
     pass_, reasons = await _see(pass_)
