@@ -21,7 +21,7 @@ SLEEPERS = {
     "src/millhand/orphans/sweep.py": "the pace at which objects are taken away",
     "tests/acceptance/test_worker.py": "a file that another process makes",
     "tests/interop/mixed_fleet.py": "a clock that says when leadership is to move",
-    "tests/interop/chaos_member.py": "work that takes its time",
+    "tests/chaos/chaos_worker.py": "work that takes its time",
     "tests/interop/chaos_river.py": "the pace of a load",
     "tests/interop/river_speed.py": "time is what is measured",
 }

@@ -13,44 +13,20 @@ Rules:
 
 from __future__ import annotations
 
-import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "chaos"))  # what is shared with the other load test
 from chaos_journal import Execution
 from chaos_plan import HELD_KIND, ChaosJob
+from chaos_rows import Row, shared_keys, wrong_outcome
 
-RESCUED = "Stuck job rescued by JobRescuer"
-RESCUED_BY_US = "Job rescued by ClientRescuer"
-FINAL_STATES = ("cancelled", "completed", "discarded")
 # An outcome is written within this time, whatever the machine has to do; before it a kill may take it along.
 WRITTEN_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What a job's row says in the end."""
-
-    id: int
-    args: dict[str, Any]
-    attempt: int
-    attempted_by: Sequence[str]
-    errors: Sequence[tuple[int, str]]
-    metadata: dict[str, Any]
-    state: str
-    unique_key: bytes | None = None
-
-    @property
-    def rescued(self) -> set[int]:
-        return {attempt for attempt, error in self.errors if error.startswith((RESCUED, RESCUED_BY_US))}
-
-    @property
-    def snoozes(self) -> int:
-        snoozes: int = self.metadata.get("snoozes", 0)
-        return snoozes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,50 +40,23 @@ class Evidence:
     skipped: Mapping[int, Sequence[bool]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What becomes of a job. `snoozes` is the most there can be; None where the plan alone does not say it."""
-
-    state: str
-    attempt: int
-    error_attempts: tuple[int, ...]
-    snoozes: int
-
-
 def audit(evidence: Evidence) -> list[str]:
     """Return what is wrong, in sentences; nothing if all is well."""
     by_job: dict[int, list[Execution]] = defaultdict(list)
     for execution in evidence.executions:
         by_job[execution.job].append(execution)
     jobs = {job.n: job for job in evidence.plan}
-    found = [*_presence(evidence), *_keys(evidence)]
+    found = [*_presence(evidence), *shared_keys(evidence.rows)]
     for row in evidence.rows:
         executions = by_job[row.id]
         faults = [
-            *_outcome(jobs[row.args["n"]], row, executions),
+            *wrong_outcome(jobs[row.args["n"]], row, executions),
             *_fetches(row, executions, evidence.killed_at, is_held=jobs[row.args["n"]].kind == HELD_KIND),
             *_overlaps(executions, evidence.killed_at),
             *_rescues(row, executions, evidence.killed_at),
         ]
         found += [f"job {row.id} ({row.state}): {fault}" for fault in faults]
     return found
-
-
-def fate(job: ChaosJob, rescued: set[int]) -> Fate:
-    """Return what becomes of a job some of whose attempts were killed, if nobody cancels it."""
-    errors: list[int] = []
-    snoozes = 0
-    for attempt in range(1, job.max_attempts + 1):
-        act = job.acts[attempt - 1] if attempt <= len(job.acts) else "complete"
-        if attempt >= job.snooze_at:
-            snoozes = job.snoozes
-        if attempt in rescued or act in ("fail", "panic"):
-            errors.append(attempt)
-        elif act == "cancel":
-            return Fate("cancelled", attempt, (*errors, attempt), snoozes)
-        else:
-            return Fate("completed", attempt, tuple(errors), snoozes)
-    return Fate("discarded", job.max_attempts, tuple(errors), snoozes)
 
 
 def longest_wait_seconds(evidence: Evidence) -> float:
@@ -122,21 +71,6 @@ def longest_wait_seconds(evidence: Evidence) -> float:
     return max(waits)
 
 
-def row_of(record: Mapping[str, Any]) -> Row:
-    """Return a row from what the database says of it."""
-    errors = [json.loads(error) for error in record["errors"] or ()]
-    return Row(
-        id=record["id"],
-        args=json.loads(record["args"]),
-        attempt=record["attempt"],
-        attempted_by=record["attempted_by"] or (),
-        errors=[(error["attempt"], error["error"]) for error in errors],
-        metadata=json.loads(record["metadata"]),
-        state=record["state"],
-        unique_key=record["unique_key"],
-    )
-
-
 def _presence(evidence: Evidence) -> Iterator[str]:
     counts: dict[int, int] = defaultdict(int)
     for row in evidence.rows:
@@ -147,49 +81,6 @@ def _presence(evidence: Evidence) -> Iterator[str]:
         skipped = sorted(evidence.skipped.get(job.n, ()))
         if skipped != ([False, True] if job.is_unique else [False]):
             yield f"job {job.n} of the plan (unique: {job.is_unique}) was inserted with skips {skipped}"
-
-
-def _keys(evidence: Evidence) -> Iterator[str]:
-    holders: dict[bytes, int] = {}
-    for row in evidence.rows:
-        if row.unique_key is None or row.state in ("cancelled", "discarded"):
-            continue
-        if row.unique_key in holders:
-            yield f"jobs {holders[row.unique_key]} and {row.id} hold one unique key"
-        holders[row.unique_key] = row.id
-
-
-def _outcome(job: ChaosJob, row: Row, executions: Sequence[Execution]) -> Iterator[str]:
-    if row.state not in FINAL_STATES:
-        yield "must be finalized"
-        return
-    attempts = [attempt for attempt, _ in row.errors]
-    if row.metadata.get("river:rescue_count", 0) != len(row.rescued):
-        yield f"was rescued at {sorted(row.rescued)}, and counts {row.metadata.get('river:rescue_count')}"
-    if len(row.attempted_by) != row.attempt + row.snoozes:
-        yield f"was fetched {len(row.attempted_by)} times in {row.attempt} attempts and {row.snoozes} snoozes"
-    if job.kind == HELD_KIND:
-        # An attempt that timed out before the cancel came failed; the last one has an error unless none ran.
-        if row.state != "cancelled" or attempts not in (
-            [*range(1, row.attempt + 1)],
-            [*range(1, row.attempt)],
-        ):
-            yield f"was held until it was cancelled, got attempt {row.attempt} and errors at {attempts}"
-        return
-    expected = fate(job, row.rescued)
-    if (row.state, row.attempt, tuple(attempts)) != (
-        expected.state,
-        expected.attempt,
-        expected.error_attempts,
-    ):
-        yield f"must be {expected}, got attempt {row.attempt} and errors {row.errors}"
-    # Whoever was discarded by rescues may have had no chance to be snoozed.
-    least = expected.snoozes if expected.state != "discarded" or not row.rescued else 0
-    if not least <= row.snoozes <= expected.snoozes:
-        yield f"must have {least} to {expected.snoozes} snoozes, got {row.snoozes}"
-    seen = max((one.snoozes for one in executions), default=0)
-    if row.snoozes not in (seen, seen + 1):
-        yield f"has {row.snoozes} snoozes, and was executed with {seen}"
 
 
 def _fetches(

@@ -12,72 +12,19 @@ import asyncio
 import json
 import logging
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "chaos"))  # what is shared with the other load test
 from chaos_journal import Journal
-from chaos_plan import THREAD_KIND, act_of
-from scripted_worker import Boom
+from chaos_plan import THREAD_KIND
+from chaos_worker import ChaosWorker
 
 from millhand.client import Client
 from millhand.config import Config
-from millhand.errors import JobCancel, JobSnooze
-from millhand.job import Job
 from millhand.retry import ConstantRetryPolicy
 from millhand.worker import Workers
-
-ChaoticJob = Job[dict[str, Any]]
-
-
-class ChaosWorker:
-    """Works in a thread or on the loop, and writes down when it began and when it ended."""
-
-    def __init__(self, journal: Journal, retry: timedelta) -> None:
-        self._journal = journal
-        self._retry = retry
-
-    def work_in_thread(self, job: ChaoticJob) -> None:
-        act = self._begin(job)
-        try:
-            time.sleep(job.args["work_ms"] / 1000)
-            self._end(act)
-        finally:
-            self._note("end", job, act)
-
-    async def work_on_loop(self, job: ChaoticJob) -> None:
-        act = self._begin(job)
-        try:
-            if act == "hold":
-                await asyncio.Event().wait()
-            await asyncio.sleep(job.args["work_ms"] / 1000)
-            self._end(act)
-        finally:
-            self._note("end", job, act)
-
-    def _begin(self, job: ChaoticJob) -> str:
-        act = act_of(job.args, job.attempt, _snoozes(job))
-        self._note("begin", job, act)
-        return act
-
-    def _note(self, what: str, job: ChaoticJob, act: str) -> None:
-        self._journal.note(what, job.id, job.attempt, _snoozes(job), act)
-
-    def _end(self, act: str) -> None:
-        match act:
-            case "fail" | "panic":
-                raise Boom("boom")
-            case "snooze":
-                raise JobSnooze(self._retry)
-            case "cancel":
-                raise JobCancel("enough")
-
-
-def _snoozes(job: ChaoticJob) -> int:
-    """Return how often the job was snoozed before this attempt."""
-    snoozes: int = job.metadata.get("snoozes", 0)
-    return snoozes
 
 
 def chaos_config(settings: dict[str, Any]) -> Config:

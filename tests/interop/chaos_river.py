@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import asyncpg
-from chaos_audit import FINAL_STATES, Evidence, audit, longest_wait_seconds, row_of
+from chaos_audit import Evidence, audit, longest_wait_seconds
 from chaos_journal import read_journals
 from chaos_plan import HELD_KIND, KINDS, QUEUES, ChaosJob, now, plan
+from chaos_rows import FINAL_STATES, row_of
 from interop_room import LANGUAGES, GoHand, Hand, Language, PythonHand
 from river_program import RiverProgram, built_river, started, started_river
 

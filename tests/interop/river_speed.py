@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+
+sys.path.append(str(Path(__file__).parents[1] / "chaos"))  # what is shared with the other load test
 from chaos_plan import ASYNC_KIND
 from chaos_river import new_schema, server_url, start_member
 from interop_room import LANGUAGES, Language

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_audit import RESCUED, Evidence, Row, audit, fate
+from chaos_audit import Evidence, audit
 from chaos_journal import Execution, Journal, read_journals
 from chaos_plan import ChaosJob, act_of, plan
 from chaos_river import Options, chaos
+from chaos_rows import RESCUED, Row, fate
 
 SECONDS = 60.0
 NUM_JOBS = 15_000

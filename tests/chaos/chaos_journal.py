@@ -1,0 +1,74 @@
+"""
+What the workers of a load test write down, a file for each process: when each attempt began, and when it ended.
+
+A line is written by one call at the end of a file, so a process that is killed leaves whole lines only, and all that
+it wrote. Source: `note` in `river/chaos.go` writes the same, without the token.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(slots=True)
+class Execution:
+    """
+    One attempt as its process saw it.
+
+    `ended_at` is None if the process was killed before; `act` is how it was to end, and `ended_by` how it did, which is
+    `give_way` for one that was cancelled from outside. `token` is its fencing token, 0 where nobody wrote it.
+    """
+
+    client: str
+    job: int
+    attempt: int
+    snoozes: int
+    act: str
+    began_at: float
+    ended_at: float | None = None
+    token: int = 0
+    ended_by: str = ""
+
+
+class Journal:
+    """
+    Writes, with the instants of `clock`; `is_synced` has each line reach the disk before the work goes on.
+
+    Concurrency: from any thread.
+    """
+
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.time, *, is_synced: bool = False
+    ) -> None:
+        self._clock = clock
+        self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
+        self._is_synced = is_synced
+
+    def note(self, what: str, job: int, attempt: int, snoozes: int, act: str, token: int = 0) -> None:
+        """Write that an attempt began, or ended."""
+        line = f"{what} {self._clock():.6f} {job} {attempt} {snoozes} {token} {act}\n"
+        os.write(self._file, line.encode())
+        if self._is_synced:
+            os.fdatasync(self._file)
+
+
+def read_journals(directory: Path) -> list[Execution]:
+    """Return all that was written, by the instant at which it began."""
+    executions: list[Execution] = []
+    for path in sorted(directory.glob("*.journal")):
+        begun: dict[tuple[int, ...], Execution] = {}
+        for line in path.read_text().splitlines():
+            what, at, *numbers, act = line.split(" ")
+            job, attempt, snoozes, *token = key = tuple(map(int, numbers))
+            if what == "begin":
+                execution = Execution(path.stem, job, attempt, snoozes, act, float(at), token=sum(token))
+                begun[key] = execution
+                executions.append(execution)
+            else:
+                begun[key].ended_at = float(at)
+                begun[key].ended_by = act
+    return sorted(executions, key=lambda one: one.began_at)
