@@ -1,0 +1,1 @@
+"""The drivers of `riverqueue`: there is one, and it is SQLAlchemy."""

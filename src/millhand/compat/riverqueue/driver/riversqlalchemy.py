@@ -1,0 +1,64 @@
+"""
+What `riverqueue` speaks on: an engine of SQLAlchemy's, or one connection.
+
+On an engine each call is a transaction of its own. On a connection it is part of whatever is open there, and is yours to
+commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from millhand import client, sync_client
+from millhand.config import Config
+from millhand.driver.caller import kind_of
+from millhand.errors import ConfigError
+
+
+class Driver:
+    """
+    For synchronous code, on psycopg.
+
+    `config` is for a schema that is not on the search path, and for hooks. Raises: ConfigError for another database.
+    """
+
+    def __init__(self, conn: Connection | Engine, config: Config | None = None) -> None:
+        if not isinstance(conn, Connection | Engine):
+            raise ConfigError(f"conn must be a SQLAlchemy Engine or Connection, got {kind_of(conn)}")
+        self.conn = conn
+        self.client = sync_client.SyncClient(conn.engine, config)
+
+    @contextlib.contextmanager
+    def executor(self) -> Iterator[Connection]:
+        """Yield a connection for one call."""
+        if isinstance(self.conn, Connection):
+            yield self.conn
+            return
+        with self.conn.begin() as connection:
+            yield connection
+
+
+class AsyncDriver:
+    """For asynchronous code, on asyncpg or psycopg; otherwise as `Driver`."""
+
+    def __init__(self, conn: AsyncConnection | AsyncEngine, config: Config | None = None) -> None:
+        if not isinstance(conn, AsyncConnection | AsyncEngine):
+            raise ConfigError(
+                f"conn must be a SQLAlchemy AsyncEngine or AsyncConnection, got {kind_of(conn)}"
+            )
+        self.conn = conn
+        engine = conn.engine if isinstance(conn, AsyncConnection) else conn
+        self.client = client.Client(engine, config)
+
+    @contextlib.asynccontextmanager
+    async def executor(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection for one call."""
+        if isinstance(self.conn, AsyncConnection):
+            yield self.conn
+            return
+        async with self.conn.begin() as connection:
+            yield connection

@@ -1,0 +1,306 @@
+"""PyPI's `riverqueue` and ours under its name: the same programs, and the same rows."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import riverqueue as upstream
+import sqlalchemy.exc
+from riverqueue.driver import riversqlalchemy as upstream_driver
+from riverqueue_cases import ASYNC, SYNC, SortArgs, Told
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from millhand import Config, ConfigError, InvalidJob
+from millhand import unique as millhand_unique
+from millhand.args import RawArgs, encode_args
+from millhand.compat import riverqueue as ours
+from millhand.compat.riverqueue.driver import riversqlalchemy as our_driver
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.unique import unique_key
+
+UPSTREAM = (upstream, upstream_driver)
+OURS = (ours, our_driver)
+
+_ROWS = """
+SELECT id, args::text, attempt, attempted_at, attempted_by, errors::text, finalized_at, kind, max_attempts,
+    metadata::text, priority, queue, state::text, tags, unique_key, unique_states::text,
+    CASE WHEN state = 'scheduled' THEN scheduled_at END AS scheduled_at, scheduled_at <= now() AS is_due,
+    now() - created_at < '1 minute' AS is_new
+FROM {schema}.river_job ORDER BY id
+"""
+
+
+@pytest.fixture
+def engine(schema_driver: AsyncpgDriver, postgres_url: str) -> Iterator[Engine]:
+    engine = create_engine(
+        postgres_url.replace("postgresql", "postgresql+psycopg", 1),
+        connect_args={"options": f"-csearch_path={schema_driver.schema}"},
+    )
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+async def async_engine(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(
+        postgres_url.replace("postgresql", "postgresql+asyncpg", 1),
+        connect_args={"server_settings": {"search_path": schema_driver.schema}},
+    )
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def client(engine: Engine) -> ours.Client:
+    return ours.Client(our_driver.Driver(engine))
+
+
+async def taken(driver: AsyncpgDriver) -> list[dict[str, Any]]:
+    """Return all rows, and leave an empty table as it was at first."""
+    rows = await driver.pool.fetch(_ROWS.format(schema=driver.schema))
+    await driver.pool.execute_script("TRUNCATE /* schema */river_job RESTART IDENTITY")
+    return rows
+
+
+def plain(told: Told) -> dict[str, Any]:
+    """Return what a program was told, without what is another in each library, or at each moment."""
+    return {
+        "counts": told.counts,
+        "results": [
+            {
+                "skipped": result.unique_skipped_as_duplicated,
+                **dataclasses.asdict(result.job),
+                "created_at": result.job.created_at.tzinfo,
+                "scheduled_at": result.job.scheduled_at if result.job.state == "scheduled" else None,
+            }
+            for result in told.results
+        ],
+    }
+
+
+@pytest.mark.parametrize("case", SYNC)
+async def test_program_writes_the_rows_of_the_real_package(
+    case: Callable[[Any, Any, Any], Told], engine: Engine, schema_driver: AsyncpgDriver
+) -> None:
+    """A synchronous program that changed its imports leaves the same rows, and is told the same."""
+    seen = []
+    for library, driver in (UPSTREAM, OURS):
+        told = await asyncio.to_thread(case, library, library.Client(driver.Driver(engine)), engine)
+        seen.append((plain(told), await taken(schema_driver)))
+
+    assert seen[1] == seen[0]
+    assert len(seen[0][1]) >= 2
+
+
+@pytest.mark.parametrize("case", ASYNC)
+async def test_asynchronous_program_writes_the_rows_of_the_real_package(
+    case: Callable[[Any, Any, Any], Awaitable[Told]], async_engine: AsyncEngine, schema_driver: AsyncpgDriver
+) -> None:
+    """An asynchronous program that changed its imports leaves the same rows, and is told the same."""
+    seen = []
+    for library, driver in (UPSTREAM, OURS):
+        told = await case(library, library.AsyncClient(driver.AsyncDriver(async_engine)), async_engine)
+        seen.append((plain(told), await taken(schema_driver)))
+
+    assert seen[1] == seen[0]
+    assert len(seen[0][1]) >= 2
+
+
+def test_names_are_those_of_the_real_package() -> None:
+    """What can be imported from the one can be imported from the other, with the same fields in the same order."""
+    names = {name for name in dir(upstream) if name[0].isupper()}
+    values = ("InsertOpts", "UniqueOpts", "InsertManyParams", "InsertResult", "Job", "AttemptError")
+
+    assert names == {name for name in ours.__all__ if name[0].isupper()}
+    assert [[field.name for field in dataclasses.fields(getattr(ours, name))] for name in values] == [
+        [field.name for field in dataclasses.fields(getattr(upstream, name))] for name in values
+    ]
+    assert [state.value for state in upstream.JobState] == [state.value for state in ours.JobState]
+    assert (ours.MAX_ATTEMPTS_DEFAULT, ours.PRIORITY_DEFAULT, ours.QUEUE_DEFAULT) == (25, 1, "default")
+
+
+def test_error_of_an_attempt_is_written_and_read_as_by_the_real_package() -> None:
+    """An error that comes out of one library's JSON is that of the other."""
+    error = ours.AttemptError(at=datetime(2031, 1, 2, 3, tzinfo=UTC), attempt=2, error="boom", trace="t")
+    theirs = upstream.AttemptError.from_dict(json.loads(error.to_json()))
+
+    assert theirs.to_json() == error.to_json()
+    assert ours.AttemptError.from_dict(json.loads(theirs.to_json())) == error
+
+
+# What differs, as docs/coming_from/riverqueue.md says.
+
+
+def test_unique_insert_of_the_real_package_is_refused_by_today_s_schema(engine: Engine) -> None:
+    """Of a unique job the real package asks for an index that River's migration 6 took away."""
+    theirs = upstream.Client(upstream_driver.Driver(engine))
+    opts = upstream.InsertOpts(unique_opts=upstream.UniqueOpts(by_args=True))
+
+    with pytest.raises(sqlalchemy.exc.ProgrammingError, match="no unique or exclusion constraint matching"):
+        theirs.insert(SortArgs(["a"]), opts)
+
+
+def test_unique_states_of_the_real_package_are_looked_up_without_their_period(engine: Engine) -> None:
+    """With states named, the real package stores no key, and takes a job of any time for one of this period."""
+    theirs = upstream.Client(upstream_driver.Driver(engine))
+    states = [upstream.JobState.AVAILABLE]
+    unique = upstream.UniqueOpts(by_period=1, by_state=states)
+    first = theirs.insert(SortArgs(["a"]), upstream.InsertOpts(unique_opts=unique))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE river_job SET created_at = now() - interval '1 day'")
+
+    second = theirs.insert(SortArgs(["b"]), upstream.InsertOpts(unique_opts=unique))
+
+    assert (first.job.unique_key, second.unique_skipped_as_duplicated) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "same", "other"),
+    [
+        ({"by_args": True}, (["é", "<"], "other"), (["e"], "default")),
+        ({"by_period": 86_400}, (["b"], "other"), None),
+        ({"by_queue": True}, (["b"], "default"), (["é", "<"], "other")),
+        ({"by_state": list(ours.UNIQUE_STATES_DEFAULT)}, (["b"], "other"), None),
+    ],
+)
+def test_unique_job_is_skipped_as_a_duplicate(
+    client: ours.Client, asked: dict[str, Any], same: Any, other: Any
+) -> None:
+    """Ours skips what is the same and inserts what is not, alone and among many, and says which."""
+
+    def of(strings: list[str], queue: str) -> ours.InsertManyParams:
+        return ours.InsertManyParams(
+            SortArgs(strings), ours.InsertOpts(queue=queue, unique_opts=ours.UniqueOpts(**asked))
+        )
+
+    first, plainly = of(["é", "<"], "default"), ours.InsertManyParams(SortArgs(["é", "<"]))
+    held = client.insert(first.args, first.insert_opts)
+    again = client.insert(of(*same).args, of(*same).insert_opts)
+    num_more = client.insert_many([plainly, of(*same), *([of(*other)] if other else [])])
+
+    assert held.job.unique_key is not None
+    assert (held.unique_skipped_as_duplicated, again.unique_skipped_as_duplicated) == (False, True)
+    assert (again.job, num_more) == (held.job, 2 if other else 1)
+
+
+def test_key_of_ours_is_that_of_go_s_text(client: ours.Client) -> None:
+    """A key is made of the args as Go writes them, however `to_json` wrote them; Python's own spelling is another."""
+
+    @dataclass
+    class Written:
+        text: str
+        kind: str = "sort"
+
+        def to_json(self) -> str:
+            return self.text
+
+    opts = ours.InsertOpts(unique_opts=ours.UniqueOpts(by_args=True))
+    written = '{"b": 1.0, "a": "\\u00e9<\\ud83e\\udd80", "c": {"z": [1, 2.50], "y": 1e400}}'.replace(
+        "1e400", "1e3"
+    )
+    expected = '{"a":"é\\u003c🦀","b":1,"c":{"z":[1,2.5],"y":1000}}'
+    job = client.insert(Written(written), opts).job
+
+    key = unique_key(
+        millhand_unique.UniqueOpts(by_args=True),
+        kind="sort",
+        encoded_args=encode_args(RawArgs("sort", expected)),
+        queue="default",
+        scheduled_at=job.created_at,
+    )
+    assert job.unique_key == key
+
+
+async def test_insert_of_ours_wakes_workers(engine: Engine, schema_driver: AsyncpgDriver) -> None:
+    """Where the real package leaves a job to the next poll, ours announces its queue, at the commit."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    listener = schema_driver.listener()
+    await listener.connect()
+    await listener.listen("river_insert", lambda payload: heard.put_nowait(json.loads(payload)["queue"]))
+
+    def program() -> None:
+        for library, driver, queue in ((*UPSTREAM, "theirs"), (*OURS, "ours")):
+            opts = library.InsertOpts(queue=queue)
+            config = [Config(schema=schema_driver.schema)] if library is ours else []
+            library.Client(driver.Driver(engine, *config)).insert(SortArgs([]), opts)
+
+    await asyncio.to_thread(program)
+
+    async with asyncio.timeout(20):
+        assert await heard.get() == "ours"
+    await listener.close()
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (ours.InsertOpts(priority=5), "priority must be between 1 and 4, got 5"),
+        (
+            ours.InsertOpts(unique_opts=ours.UniqueOpts(by_args=True, by_state=[ours.JobState.RUNNING])),
+            (
+                "by_state must hold available, pending, running and scheduled, got them without "
+                "available, pending, scheduled"
+            ),
+        ),
+    ],
+)
+def test_what_river_refuses_is_refused_before_it_is_sent(
+    client: ours.Client, opts: ours.InsertOpts, message: str
+) -> None:
+    """Options that Go's client would not take are an InvalidJob, and no error of the database's."""
+    with pytest.raises(InvalidJob) as refused:
+        client.insert(SortArgs([]), opts)
+
+    assert str(refused.value) == message
+
+
+def test_args_without_a_text_are_refused(client: ours.Client) -> None:
+    """What `to_json` returns must be JSON, and a text."""
+
+    class Wordless:
+        kind = "sort"
+
+        def to_json(self) -> Any:
+            return {"a": 1}
+
+    with pytest.raises(InvalidJob) as refused:
+        client.insert(Wordless())
+
+    assert str(refused.value) == ("to_json of args of kind 'sort' must return JSON as a text, got {'a': 1}")
+
+
+def test_database_of_another_kind_is_refused() -> None:
+    """An engine that Millhand has no driver for, or something that is none, is refused when the driver is made."""
+    with pytest.raises(ConfigError) as other:
+        our_driver.Driver(create_engine("postgresql+psycopg2://"))
+    with pytest.raises(ConfigError) as nothing:
+        our_driver.Driver("postgresql://")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError) as synchronous:
+        our_driver.AsyncDriver(create_engine("postgresql+psycopg://"))  # type: ignore[arg-type]
+
+    assert [str(one.value) for one in (other, nothing, synchronous)] == [
+        (
+            "engine must be of psycopg, got postgresql+psycopg2; "
+            "make it of a URL that begins with 'postgresql+psycopg://'"
+        ),
+        "conn must be a SQLAlchemy Engine or Connection, got builtins.str",
+        "conn must be a SQLAlchemy AsyncEngine or AsyncConnection, got sqlalchemy.engine.base.Engine",
+    ]
+
+
+@pytest.mark.parametrize("prefix", [-1, 1 << 32])
+def test_lock_prefix_is_checked_and_not_used(engine: Engine, prefix: int) -> None:
+    """A prefix that the real package takes is taken, and one that it would not is refused."""
+    assert ours.Client(our_driver.Driver(engine), advisory_lock_prefix=7).advisory_lock_prefix == 7
+    with pytest.raises(ConfigError) as refused:
+        ours.Client(our_driver.Driver(engine), prefix)
+
+    assert str(refused.value) == f"advisory_lock_prefix must be a number of 32 bits, got {prefix!r}"
