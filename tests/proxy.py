@@ -1,11 +1,13 @@
 """
-A way to a server that fails as networks do: cut, stopped up, or slow, in both directions or one.
+A way to a server that fails as networks do: cut, stopped up, forgotten, narrow or slow, in both directions or one.
 
     async with proxied(postgres_url) as proxy:
         client = Client(proxy.url, …)
         proxy.cut()        # connections are reset, and new ones too
         proxy.stop_up()    # bytes go nowhere, and nobody is told; what was on its way arrives when it is mended
         proxy.slow(0.05)   # each piece takes so long
+    proxy.narrow(8000) # so many bytes a second go through each connection
+    proxy.forget()     # what is connected goes nowhere for good, and nobody is told; new connections are carried
         proxy.mend()
 
 The server may be behind a TCP port or a Unix socket; the way to it is a TCP port of this machine.
@@ -45,9 +47,11 @@ class Proxy:
         self.url = server_url
         self._connect = _connector(server_url)
         self._flows = {direction: _Flow() for direction in Direction}
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._is_cut = False
         self._news = asyncio.Event()
         self._server_url = server_url
+        self._to_server: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -59,18 +63,33 @@ class Proxy:
     def stop_up(self, directions: Iterable[Direction] = BOTH) -> None:
         """Hold back every byte, as a network does that loses all packets: nobody is told."""
         for direction in directions:
-            self._flows[direction].change(is_open=False, delay_seconds=0.0)
+            self._flows[direction].change(is_open=False)
 
     def slow(self, delay_seconds: float, directions: Iterable[Direction] = BOTH) -> None:
         """Have each piece, of 16 KiB at most, take so long; the next one goes when the one before has arrived."""
         for direction in directions:
-            self._flows[direction].change(is_open=True, delay_seconds=delay_seconds)
+            self._flows[direction].change(delay_seconds=delay_seconds)
+
+    def narrow(self, bytes_per_second: float, directions: Iterable[Direction] = BOTH) -> None:
+        """Let so many bytes through a second, in each connection."""
+        for direction in directions:
+            self._flows[direction].change(byte_seconds=1 / bytes_per_second)
+
+    def forget(self) -> None:
+        """
+        Lose all that is sent on what is connected now, for good: as a router does that has forgotten its connections.
+
+        The server learns of it by the next `mend`, as it would by its keepalives; the client's side never does.
+        """
+        self._forgotten |= self._writers
 
     def mend(self) -> None:
-        """End all faults. What was held back goes on; what was cut must connect again."""
+        """End all faults. What was held back goes on; what was cut or forgotten must connect again."""
         self._is_cut = False
         for flow in self._flows.values():
-            flow.change(is_open=True, delay_seconds=0.0)
+            flow.change()
+        for writer in self._forgotten & self._to_server:
+            writer.transport.abort()
 
     async def wait_connected(self, num: int) -> None:
         """Return when `num` connections were made in all, those that were reset at once included."""
@@ -92,14 +111,31 @@ class Proxy:
             return
         both = {writer, server_writer}
         self._writers |= both
+        self._to_server.add(server_writer)
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(_pump(reader, server_writer, self._flows[Direction.TO_SERVER]))
-                pumps.create_task(_pump(server_reader, writer, self._flows[Direction.TO_CLIENT]))
+                pumps.create_task(self._pump(reader, server_writer, Direction.TO_SERVER))
+                pumps.create_task(self._pump(server_reader, writer, Direction.TO_CLIENT))
         finally:
             self._writers -= both
+            self._forgotten -= both
+            self._to_server.discard(server_writer)
             for one in both:
                 one.transport.abort()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
+    ) -> None:
+        """Carry bytes until one end is gone, which takes the other with it, unless this was forgotten."""
+        flow = self._flows[direction]
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(PIECE):
+                await flow.delay(len(piece))
+                if writer not in self._forgotten:
+                    writer.write(piece)
+                    await writer.drain()
+        if writer not in self._forgotten:
+            writer.close()
 
     def listen_at(self, port: int) -> None:
         """Say where this is to be found."""
@@ -130,34 +166,26 @@ class _Flow:
     """How bytes go in one direction."""
 
     def __init__(self) -> None:
+        self._byte_seconds = 0.0
         self._changed = asyncio.Event()
         self._delay_seconds = 0.0
         self._is_open = True
 
-    def change(self, *, is_open: bool, delay_seconds: float) -> None:
-        self._is_open = is_open
+    def change(self, *, is_open: bool = True, delay_seconds: float = 0.0, byte_seconds: float = 0.0) -> None:
+        self._byte_seconds = byte_seconds
         self._delay_seconds = delay_seconds
+        self._is_open = is_open
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def delay(self) -> None:
+    async def delay(self, num_bytes: int) -> None:
         """Return when a piece may go on. A change of the fault is heeded by what waits already."""
         while not self._is_open:
             await self._changed.wait()
-        if self._delay_seconds:
+        if seconds := self._delay_seconds + self._byte_seconds * num_bytes:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._delay_seconds):
+                async with asyncio.timeout(seconds):
                     await self._changed.wait()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: _Flow) -> None:
-    """Carry bytes until one end is gone, which takes the other with it."""
-    with contextlib.suppress(ConnectionError):
-        while piece := await reader.read(PIECE):
-            await flow.delay()
-            writer.write(piece)
-            await writer.drain()
-    writer.close()
 
 
 def _connector(url: str) -> Callable[[], asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:

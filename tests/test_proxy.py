@@ -85,3 +85,36 @@ async def test_proxy_that_is_cut_resets_all_until_it_is_mended(postgres_url: str
             await proxy.wait_connected(3)
 
     assert answer == 1
+
+
+async def test_proxy_that_is_narrow_lets_so_many_bytes_through(postgres_url: str) -> None:
+    """An answer of ten thousand bytes takes a fifth of a second where fifty thousand go through in one."""
+    loop = asyncio.get_running_loop()
+    async with way(postgres_url) as (proxy, connection):
+        proxy.narrow(50_000, [Direction.TO_CLIENT])
+        began = loop.time()
+        answer = await connection.fetchval("SELECT repeat('x', 10000)")
+        took = loop.time() - began
+
+    assert len(answer) == 10_000
+    assert took >= 0.2
+
+
+async def test_proxy_that_forgets_tells_nobody(postgres_url: str) -> None:
+    """What was connected is never answered, new connections are; the server learns of it by the mending, we never do."""
+    async with way(postgres_url) as (proxy, connection):
+        pid = connection.get_server_pid()
+        proxy.forget()
+        asked = asyncio.ensure_future(connection.fetchval(ASKED))
+        again = await asyncio.wait_for(asyncpg.connect(proxy.url), GENEROUS_SECONDS)
+        sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1"
+        is_there = await again.fetchval(sql, pid)
+        proxy.mend()
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            while await again.fetchval(sql, pid):
+                pass
+        done, _ = await asyncio.wait([asked], timeout=0.1)
+        await again.close()
+        asked.cancel()
+
+    assert (is_there, done) == (1, set())
