@@ -280,7 +280,7 @@ def test_args_without_a_text_are_refused(client: ours.Client) -> None:
 def test_database_of_another_kind_is_refused() -> None:
     """An engine that Millhand has no driver for, or something that is none, is refused when the driver is made."""
     with pytest.raises(ConfigError) as other:
-        our_driver.Driver(create_engine("postgresql+psycopg2://"))
+        our_driver.Driver(create_engine("sqlite://"))
     with pytest.raises(ConfigError) as nothing:
         our_driver.Driver("postgresql://")  # type: ignore[arg-type]
     with pytest.raises(ConfigError) as synchronous:
@@ -288,7 +288,7 @@ def test_database_of_another_kind_is_refused() -> None:
 
     assert [str(one.value) for one in (other, nothing, synchronous)] == [
         (
-            "engine must be of psycopg, got postgresql+psycopg2; "
+            "engine must be of psycopg, got sqlite+pysqlite; "
             "make it of a URL that begins with 'postgresql+psycopg://'"
         ),
         "conn must be a SQLAlchemy Engine or Connection, got builtins.str",
