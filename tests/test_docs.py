@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
-import os
 import re
 import shlex
 import tempfile
@@ -14,7 +12,6 @@ import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import asyncpg
 import click
 import pytest
 
@@ -117,35 +114,6 @@ def test_readme_has_its_two_commands() -> None:
     assert "./just worker\n" in commands
     assert "./just test\n" in commands
     assert "./just test\n" in (PROJECT / ".ci" / "run").read_text()
-
-
-@pytest.mark.slow
-async def test_role_of_a_worker_suffices(database_url: str) -> None:
-    """A role with no more than the rights that operations.md grants leads, works and completes jobs."""
-    workers = millhand.Workers()
-
-    @workers.add()
-    async def succeed() -> None:
-        """Do nothing."""
-
-    config = millhand.Config(
-        workers=workers,
-        queues={"default": 1},
-        periodic_jobs=[millhand.never(succeed.args())],  # inserted by a leader
-    )
-    async with granted("millhand_worker", database_url) as url, millhand.Client(url, config) as client:
-        event = await anext(client.subscribe())
-
-    assert event.kind is millhand.EventKind.JOB_COMPLETED
-
-
-async def test_role_of_an_inserter_suffices(database_url: str) -> None:
-    """A role with no more than the rights that operations.md grants inserts, and is told of duplicates."""
-    args, opts = millhand.RawArgs("any", "{}"), millhand.InsertOpts(unique=millhand.UniqueOpts(by_args=True))
-    async with granted("millhand_inserter", database_url) as url, millhand.Client(url) as client:
-        results = [await client.insert(args, opts) for _ in range(2)]
-
-    assert [result.unique_skipped_as_duplicate for result in results] == [False, True]
 
 
 # What pages name.
@@ -376,23 +344,3 @@ def _anchors(page: Path) -> set[str]:
         unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode() for heading in headings
     ]
     return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in plain}
-
-
-@contextlib.asynccontextmanager
-async def granted(role: str, database_url: str) -> AsyncIterator[str]:
-    """Make a role as operations.md does, and yield the URL by which one is that role."""
-    [grants] = [block.text for block in blocks(DOCS / "operations.md") if f"CREATE ROLE {role}" in block.text]
-    name = f"{role}_{os.getpid()}"
-    await _run_sql(database_url, grants.replace(role, name))
-    try:
-        yield f"{database_url}&role={name}"
-    finally:
-        await _run_sql(database_url, f"DROP OWNED BY {name}; DROP ROLE {name}")
-
-
-async def _run_sql(database_url: str, sql: str) -> None:
-    connection = await asyncpg.connect(database_url)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()

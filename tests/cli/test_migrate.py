@@ -152,3 +152,48 @@ async def test_migrate_sql_needs_no_database(elsewhere: Path) -> None:
     assert '"mill".river_migration' in result.out
     assert "DROP TABLE" in down.out
     assert list(elsewhere.iterdir()) == []
+
+
+async def test_migrate_sql_prints_grants_for_roles_as_they_are_called(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs no database, says the schema of the settings and the names that were given, and is one transaction."""
+    monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", "shop")
+
+    plain = await millhand("migrate", "sql", "--grants")
+    named = await millhand(
+        "migrate", "sql", "--grants", "--schema", "jobs", "--role", "worker=jobs-worker", "--river-inserter"
+    )
+
+    assert (plain.code, plain.err) == (0, "")
+    assert 'ON TABLE "shop".river_job TO "millhand_inserter";' in plain.out
+    assert "UPDATE (kind)" not in plain.out
+    assert (plain.out.count("BEGIN;"), plain.out.count("COMMIT;")) == (1, 1)
+    assert 'GRANT USAGE ON SEQUENCE "jobs".river_job_id_seq TO "jobs-worker";' in named.out
+    assert 'GRANT UPDATE (kind) ON TABLE "jobs".river_job TO "millhand_inserter";' in named.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--grants", "--role", "wroker=x"),
+            "'wroker=x'; write it like 'worker=shop_worker'; did you mean 'worker'?",
+        ),
+        (
+            ("--grants", "--role", "worker"),
+            "'worker'; write it like 'worker=shop_worker'",
+        ),
+        (("--grants", "--line", "main"), "--line; leave them out"),
+        (("--role", "worker=x"), "--role and --river-inserter must stand beside --grants, got none; add it"),
+    ],
+)
+async def test_migrate_sql_says_what_is_wrong_with_grants(
+    elsewhere: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """What cannot stand together, or names no role, is told with its remedy, and nothing is printed."""
+    result = await millhand("migrate", "sql", *arguments)
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: --")
+    assert result.err.endswith(f"{message}\n")

@@ -11,7 +11,8 @@ import click
 
 from millhand.cli.command import Group, json_option, yes_option
 from millhand.cli.database import database, opened
-from millhand.cli.output import NotDone, confirm, print_json, print_table, say
+from millhand.cli.grants import grants_options, grants_text
+from millhand.cli.output import NotDone, WrongUse, confirm, print_json, print_table, say
 from millhand.cli.settings import Settings, load_settings
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MigrationError
@@ -189,6 +190,7 @@ def validate(config_path: Path | None, *, schema: str | None, line: str | None) 
     help="A version; repeatable. All if not said.",
 )
 @click.option("--down", "is_down", is_flag=True, help="The SQL that takes the versions back.")
+@grants_options
 @_line_option
 @_schema_option
 @click.pass_obj
@@ -197,11 +199,26 @@ def sql(
     *,
     versions: tuple[int, ...],
     is_down: bool,
+    is_grants: bool,
+    roles: tuple[str, ...],
+    river_inserter: bool,
     line: str | None,
     schema: str | None,
 ) -> None:
-    """Print the SQL of a line, for those who migrate by other means; needs no database."""
+    """
+    Print the SQL of a line, for those who migrate by other means; needs no database.
+
+    With --grants it is that of roles of least privilege, for the owner of the tables to run.
+    """
     settings = _settings(config_path, schema)
+    if is_grants:
+        if versions or is_down or line is not None:
+            raise WrongUse("--grants must stand without --version, --down and --line; leave them out")
+        chosen_schema = settings.get("database.schema")
+        click.echo(grants_text(roles, schema=chosen_schema, is_river_inserter=river_inserter))
+        return
+    if roles or river_inserter:
+        raise WrongUse("--role and --river-inserter must stand beside --grants, got none; add it")
     direction = Direction.DOWN if is_down else Direction.UP
     for name in _chosen(line, is_bounded=bool(versions) or is_down):
         text = migration_sql(

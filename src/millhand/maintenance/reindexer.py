@@ -5,7 +5,8 @@ Rule 1: an index is rebuilt only if nothing is left over from an earlier rebuild
 Rule 2: a rebuild that is stopped or runs out of time leaves an invalid index behind, for which every write would go on
         paying. What is left over from a rebuild of ours is dropped. (River leaves it after a timeout, and from then on
         skips that index until somebody drops the rest by hand.)
-Rule 3: this is the one statement of the mill that is cancelled when it is told to stop: it may take minutes.
+Rule 3: whose indexes they are not is told once, and tries no more until he leads again.
+Rule 4: this is the one statement of the mill that is cancelled when it is told to stop: it may take minutes.
 
 Source: River v0.51.2, internal/maintenance/reindexer.go; PostgreSQL, "REINDEX", Rebuilding Indexes Concurrently.
 """
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 DROP_SECONDS = 15.0
 NO_TIMEOUT_SECONDS = 7 * 86_400.0  # as good as none
+INSUFFICIENT_PRIVILEGE = "42501"
+REFUSED = "; no index is rebuilt by this leader: see `millhand migrate sql --grants`, or set reindexer_index_names to []"
 
 # The date may be set, or the machine may sleep, which no timer notices.
 PAUSE_SECONDS_MAX = 60.0
@@ -60,6 +63,7 @@ class Reindexer(Sweeper):
         self._clock = clock
         self._due_at: datetime | None = None
         self._index_names = tuple(map(checked_index_name, index_names))
+        self._is_refused = False
         self._pool = pool
         self._schedule = schedule
         self._timeout_seconds = NO_TIMEOUT_SECONDS if timeout < timedelta(0) else timeout.total_seconds()
@@ -79,8 +83,8 @@ class Reindexer(Sweeper):
 
     async def run_once(self) -> None:
         for name in self._index_names:
-            if self.bell.is_stopping:
-                return
+            if self.bell.is_stopping or self._is_refused:
+                break
             names = await self._pool.run(index_get_names(name))
             if artifacts := artifact_names(name, names):
                 _log_skipped(
@@ -98,7 +102,7 @@ class Reindexer(Sweeper):
         if await self._rebuild_unless_stopped(name):
             seconds = round(self._clock.monotonic() - began, 3)
             logger.info("index rebuilt", extra={"index": name, "seconds": seconds})
-        else:
+        elif not self._is_refused:
             await self._drop_artifacts(name)
 
     async def _rebuild_unless_stopped(self, name: str) -> bool:
@@ -114,7 +118,8 @@ class Reindexer(Sweeper):
         try:
             await self._pool.run(index_reindex(name).within(self._timeout_seconds))
         except (DriverError, OperationTimeout) as error:
-            _log_skipped(name, str(error))
+            self._is_refused = getattr(error, "sqlstate", None) == INSUFFICIENT_PRIVILEGE
+            _log_skipped(name, f"{error}{REFUSED if self._is_refused else ''}")
             return False
         return True
 

@@ -101,11 +101,11 @@ def compile_statement(
     return compile_params(compile_script(_fill(text, fragments), schema), style)
 
 
-def compile_script(sql: str, schema: str = "") -> str:
+def compile_script(sql: str, schema: str = "", fragments: Fragments = ()) -> str:
     """Return `sql` with its schema put in, wherever it is said, inside literals and function bodies too."""
     checked_schema(schema)
     prefix, expression = (f'"{schema}".', f"'{schema}'") if schema else ("", "current_schema()")
-    return _fill(sql, (("schema", prefix), ("schema_name", expression)))
+    return _fill(sql, (("schema", prefix), ("schema_name", expression), *fragments))
 
 
 def compile_params(sql: str, style: Style) -> Compiled:

@@ -83,8 +83,9 @@ ON CONFLICT (unique_key)
     WHERE unique_key IS NOT NULL
     AND unique_states IS NOT NULL
     AND /* schema */river_job_state_in_bitmask(unique_states, state)
-    -- The row's own kind: nothing changes, but the row is returned.
-    DO UPDATE SET kind = job.kind
+    -- Its own value: nothing changes, but the row is returned. Of this column, for who inserts must be allowed to update
+    -- it, and nothing follows of this one.
+    DO UPDATE SET created_at = job.created_at
 RETURNING
     /* job_columns */,
     job.id NOT IN (SELECT id FROM input) AS is_duplicate;
@@ -124,7 +125,7 @@ ON CONFLICT (unique_key)
     WHERE unique_key IS NOT NULL
     AND unique_states IS NOT NULL
     AND /* schema */river_job_state_in_bitmask(unique_states, state)
-    DO UPDATE SET kind = job.kind
+    DO UPDATE SET created_at = job.created_at
 RETURNING
     /* job_columns */,
     job.id <> (SELECT id FROM drawn) AS is_duplicate;

@@ -1,0 +1,328 @@
+"""Roles of least privilege: each can do its part, with every driver, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import astuple, dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+import asyncpg
+import psycopg
+import psycopg_pool
+import pytest
+
+from factory import GENEROUS_SECONDS
+from millhand import Client, Config, Job, SyncClient, UniqueOpts, Workers, every
+from millhand import InsertOpts as Opts
+from millhand.clock import SystemClock
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError, DriverError
+from millhand.event import EventKind
+from millhand.grants import Roles, grants_sql
+from millhand.maintenance.reindexer import REFUSED, Reindexer
+from millhand.periodic import NeverSchedule
+from millhand.sql import bare, compile_statement, statements
+from millhand.store.index import JOB_INDEX_NAMES
+
+REFUSED_STATE = "42501"
+UNIQUE = Opts(unique=UniqueOpts(by_args=True))
+# Those that only the owner makes, and those of the tests' own.
+OF_OWNER = re.compile(r"migration_(?!get)|index_(?!get)")
+FILLED = {
+    "where": "true",
+    "order_by": "id",
+    "states": "'running'",
+    "orphan_action_alarmed": "true",
+}
+PARTS = {
+    "leader_table": ("river_leader", "millhand_leader"),
+    "leader_topic": ("river_leadership", "millhand_leadership"),
+}
+INSERTS = {"job_insert", "job_insert_many", "job_notify_insert"}
+SABOTAGE = {
+    "read errors of the fleet": "SELECT * FROM {0}.millhand_client",
+    "read queues": "SELECT * FROM {0}.river_queue",
+    "read the ledger": "SELECT * FROM {0}.millhand_orphan_run",
+    "delete": "DELETE FROM {0}.river_job",
+    "truncate": "TRUNCATE {0}.river_job",
+    "change args": "UPDATE {0}.river_job SET args = '{{}}'",
+    "change kinds": "UPDATE {0}.river_job SET kind = 'other'",
+    "change states": "UPDATE {0}.river_job SET state = 'available'",
+    "insert what has been worked": "INSERT INTO {0}.river_job (kind, args, errors) VALUES ('x', '{{}}', '{{}}')",
+    "insert a leader": "INSERT INTO {0}.river_leader (leader_id, elected_at, expires_at) VALUES ('x', now(), now())",
+    "count ids back": "SELECT setval('{0}.river_job_id_seq', 1)",
+    "unbind a queue": "UPDATE {0}.river_queue SET paused_at = now()",
+}
+CHANGES = {
+    "alter": "ALTER TABLE {0}.river_job ADD COLUMN x text",
+    "drop": "DROP TABLE {0}.river_job",
+    "drop an index": "DROP INDEX {0}.river_job_kind",
+    "create": "CREATE TABLE {0}.mine (id bigint)",
+    "create a function": "CREATE FUNCTION {0}.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "create a trigger": "CREATE TRIGGER t BEFORE INSERT ON {0}.river_job "
+    "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "truncate": "TRUNCATE {0}.river_job",
+    "record a migration": "INSERT INTO {0}.river_migration (line, version) VALUES ('main', 9)",
+    "drop the schema": "DROP SCHEMA {0} CASCADE",
+}
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+    what: str
+
+
+class House:
+    """A schema with its roles, and the way in as each."""
+
+    def __init__(self, driver: AsyncpgDriver, url: str, roles: Roles) -> None:
+        self.driver = driver
+        self.roles = roles
+        self.schema = driver.schema
+        self._url = url
+
+    def url(self, role: str) -> str:
+        return f"{self._url}{'&' if '?' in self._url else '?'}options=-c%20role%3D{role}"
+
+    def client(self, role: str, **settings: object) -> Client:
+        return Client(self.url(role), Config(schema=self.schema, **settings))
+
+    @asynccontextmanager
+    async def connected(self, role: str) -> AsyncIterator[asyncpg.Connection]:
+        connection = await asyncpg.connect(self.url(role))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def num_jobs(self) -> int:
+        [row] = await self.driver.pool.fetch(f"SELECT count(*) AS n FROM {self.schema}.river_job")
+        return int(row["n"])
+
+
+@pytest.fixture
+async def house(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[House]:
+    """A migrated schema whose roles were made by what is printed; roles belong to the server, hence the number."""
+    pid = os.getpid()
+    roles = Roles(
+        worker=f"t{pid}-worker", inserter=f"t{pid}_in", feeder=f"t{pid}@feeder.iam", reader=f"t{pid}_Reader"
+    )
+    sql = grants_sql(roles, schema=schema_driver.schema)
+    for _ in range(2):  # the second time there is nothing new in it
+        await schema_driver.pool.execute_script(sql)
+    yield House(schema_driver, postgres_url, roles)
+    names = ", ".join(f'"{role}"' for role in astuple(roles))
+    await schema_driver.pool.execute_script(f"DROP OWNED BY {names}; DROP ROLE {names}")
+
+
+async def refused(connection: asyncpg.Connection, statements: Iterable[str], schema: str) -> list[str]:
+    """Return those of the statements that were not refused for want of a privilege."""
+    allowed = []
+    for sql in statements:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await connection.execute(sql.format(f'"{schema}"'))
+            allowed.append(sql)
+        except asyncpg.InsufficientPrivilegeError:
+            pass
+        finally:
+            await transaction.rollback()
+    return allowed
+
+
+async def explained(connection: asyncpg.Connection, schema: str) -> set[str]:
+    """Return the names of all statements of ours that a role may run, the owner's left out."""
+    allowed = set()
+    for name, text in statements().items():
+        if OF_OWNER.match(name):
+            continue
+        for leader in range(2):
+            parts = {part: names[leader] for part, names in PARTS.items()} | FILLED
+            known = tuple((part, value) for part, value in parts.items() if f"/* {part} */" in text)
+            sql = compile_statement(name, schema, fragments=known).sql
+            try:
+                await connection.execute(f"EXPLAIN (GENERIC_PLAN) {sql}")
+                allowed.add(name)
+            except asyncpg.InsufficientPrivilegeError:
+                allowed.discard(name)
+                break
+    return allowed
+
+
+async def test_each_role_may_run_what_it_needs_of_all_statements(house: House) -> None:
+    """The worker runs every one, the inserter three that insert, the feeder none of a table, the reader none that writes."""
+    roles, may = house.roles, {}
+    everything = {name for name in statements() if not OF_OWNER.match(name)}
+    for role in astuple(roles):
+        async with house.connected(role) as connection:
+            may[role] = await explained(connection, house.schema)
+
+    assert may[roles.worker] == everything
+    assert may[roles.inserter] & {name for name in everything if "insert" in name} == INSERTS
+    touching = {
+        name
+        for name in everything
+        if re.search(r"(river_job|river_queue|millhand_\w+)\b(?!_id_seq)", bare(statements()[name]))
+    }
+    assert may[roles.feeder] & touching == set()
+    writing = {
+        name
+        for name in everything
+        if re.search(r"\b(INSERT INTO|UPDATE /|DELETE FROM|FOR UPDATE)", statements()[name])
+    }
+    assert may[roles.reader] & writing == set()
+    assert {"job_list", "job_get_by_id", "queue_list", "client_list"} <= may[roles.reader]
+
+
+async def test_inserter_inserts_by_every_driver(house: House) -> None:
+    """One job, many with keys that are taken, by COPY, in a transaction: asyncpg, psycopg with and without async."""
+    url = house.url(house.roles.inserter)
+    config = Config(schema=house.schema)
+
+    async with Client(url, config) as client, house.connected(house.roles.inserter) as connection:
+        first = await client.insert(Act("one"), UNIQUE)
+        again = await client.insert(Act("one"), UNIQUE)
+        many = await client.insert_many([(Act("one"), UNIQUE), (Act("two"), UNIQUE), Act("three")])
+        await client.insert_many_fast([Act("four"), (Act("five"), UNIQUE)])
+        async with connection.transaction():
+            await client.insert(Act("six"), tx=connection)
+    async with psycopg_pool.AsyncConnectionPool(url, open=False) as pool, Client(pool, config) as client:
+        await client.insert_many([(Act("one"), UNIQUE), Act("seven")])
+        await client.insert_many_fast([Act("eight")])
+    with SyncClient(url, config) as sync_client, psycopg.connect(url) as own:
+        sync_client.insert(Act("nine"), UNIQUE)
+        sync_client.insert_many([Act("ten"), (Act("nine"), UNIQUE)], tx=own)
+
+    assert (again.unique_skipped_as_duplicate, again.job.id) == (True, first.job.id)
+    assert [result.unique_skipped_as_duplicate for result in many] == [True, False, False]
+    assert await house.num_jobs() == 10
+
+
+async def test_inserter_can_only_insert(house: House) -> None:
+    """It reads jobs, which is what an insert returns, and may touch one column of which nothing follows: no more."""
+    async with house.connected(house.roles.inserter) as connection:
+        assert await refused(connection, {**SABOTAGE, **CHANGES}.values(), house.schema) == []
+        unavoidable = ("SELECT args FROM {0}.river_job", "UPDATE {0}.river_job SET created_at = now()")
+        assert await refused(connection, unavoidable, house.schema) == list(unavoidable)
+    async with house.client(house.roles.inserter) as client:
+        job = (await client.insert(Act("one"))).job
+        for call in (client.jobs.cancel(job.id), client.jobs.delete(job.id), client.queues.pause("default")):
+            with pytest.raises(DriverError) as caught:
+                await call
+            assert caught.value.sqlstate == REFUSED_STATE
+
+
+async def test_feeder_inserts_by_copy_and_reads_nothing(house: House) -> None:
+    """It feeds jobs by `insert_many_fast`, unique ones too, and cannot read a single one back."""
+    async with house.client(house.roles.feeder) as client, house.connected(house.roles.feeder) as connection:
+        assert await client.insert_many_fast([Act("one"), (Act("two"), UNIQUE)]) == 2
+        with pytest.raises(
+            DriverError, match="job_insert must succeed, got permission denied for table river_job"
+        ):
+            await client.insert(Act("three"))
+        nothing = {
+            **SABOTAGE,
+            **CHANGES,
+            "read": "SELECT id FROM {0}.river_job",
+            "touch": "UPDATE {0}.river_job SET created_at = now()",
+        }
+        assert await refused(connection, nothing.values(), house.schema) == []
+
+    assert await house.num_jobs() == 2
+
+
+async def test_reader_changes_nothing(house: House) -> None:
+    """It sees jobs, queues and clients, and every change is refused."""
+    changes = {name: sql for name, sql in {**SABOTAGE, **CHANGES}.items() if not name.startswith("read")}
+    async with house.connected(house.roles.reader) as connection:
+        assert await refused(connection, changes.values(), house.schema) == []
+    async with house.client(house.roles.worker) as client:
+        await client.insert(Act("one"))
+    with SyncClient(house.url(house.roles.reader), Config(schema=house.schema)) as client:
+        assert [job.kind for job in client.jobs.list().jobs] == ["act"]
+
+
+async def test_worker_leads_and_works_and_cannot_change_the_schema(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A whole client as the worker: elected to both offices, a periodic job worked, and no warning in its log."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None: ...
+
+    settings = {
+        "workers": workers,
+        "queues": {"default": 2},
+        "lead_last": False,
+        "periodic_jobs": [every(timedelta(hours=1), Act("tick"), id="tick", run_on_start=True)],
+    }
+    async with house.client(house.roles.worker, **settings) as client:
+        with client.subscribe() as events:
+            event = await anext(events)
+        is_leader = client.is_periodic_leader
+        async with house.connected(house.roles.worker) as connection:
+            allowed = await refused(connection, CHANGES.values(), house.schema)
+
+    assert (event.kind, is_leader, allowed) == (EventKind.JOB_COMPLETED, True, [])
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_leader_that_may_not_rebuild_indexes_says_so_once(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many indexes and nights there are, one line tells why none is rebuilt, and how it could be."""
+    driver = AsyncpgDriver(house.url(house.roles.worker), house.schema)
+    await driver.open()
+    reindexer = Reindexer(
+        driver.pool,
+        clock=SystemClock(),
+        index_names=JOB_INDEX_NAMES,
+        schedule=NeverSchedule(),
+        timeout=timedelta(seconds=GENEROUS_SECONDS),
+    )
+    for _ in range(3):
+        await reindexer.run_once()
+    await driver.close()
+
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.message == "index not rebuilt"
+    assert record.reason == (  # type: ignore[attr-defined]
+        f"index_reindex must succeed, got permission denied for index river_job_args_index{REFUSED}"
+    )
+
+
+async def test_inserter_of_river_s_may_touch_kinds(house: House) -> None:
+    """What River's clients need besides is given where it is asked for, and taken back where it is not any more."""
+    kinds = ["UPDATE {0}.river_job SET kind = kind"]
+    for is_river in (True, False):
+        sql = grants_sql(house.roles, schema=house.schema, is_river_inserter=is_river)
+        await house.driver.pool.execute_script(sql)
+        async with house.connected(house.roles.inserter) as connection:
+            assert await refused(connection, kinds, house.schema) == (kinds if is_river else [])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "pg_monitor", "public", "none", 'a"b', "1st", "a b", "a" * 64, "a;b", "$body$"]
+)
+def test_role_that_cannot_be_is_refused(name: str) -> None:
+    """A name that PostgreSQL refuses, or that would have to be quoted within a quotation, is told of at once."""
+    with pytest.raises(ConfigError) as caught:
+        Roles(reader=name)
+    assert str(caught.value) == (
+        "role must be letters, digits and any of _.@-, begin with a letter, not be 'none', 'public' or like 'pg_…', "
+        f"and be at most 63 bytes long, got {name!r}; choose another name"
+    )
+
+
+def test_two_roles_of_one_name_are_refused() -> None:
+    """Whoever is both gets what both may, which is not what was meant."""
+    with pytest.raises(ConfigError, match="roles must have different names, got 'one', 'one', "):
+        Roles(worker="one", inserter="one")
