@@ -53,6 +53,17 @@ chaos-river *args: (_install "test")
 chaos-orphans *args: (_install "test")
     @exec nice {{ python }} tests/orphans/chaos_orphans.py "$@"
 
+# The tests of what touches dependencies, with the oldest of them that pyproject.toml allows, in an environment of their own
+[no-exit-message]
+test-oldest *args:
+    @test "$(pwd; cksum pyproject.toml requirements/oldest.lock)" = "$(cat .venv-oldest/state 2>/dev/null)" || { \
+        rm -rf .venv-oldest; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-oldest; \
+        VIRTUAL_ENV={{ justfile_directory() }}/.venv-oldest \
+            uv pip install --quiet --no-deps --requirement requirements/oldest.lock --editable .; \
+        (pwd; cksum pyproject.toml requirements/oldest.lock) >.venv-oldest/state; }
+    @exec .venv-oldest/bin/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal \
+        tests/cli tests/client tests/driver tests/jobs tests/language tests/storage tests/typing "$@"
+
 # An S3 emulator for the slow tests, in an environment of its own because it pins what Millhand does not
 emulator:
     @test "$(cksum requirements/emulator.lock)" = "$(cat .venv-emulator/state 2>/dev/null)" || { \
@@ -85,6 +96,7 @@ lock *args:
     @{{ just }} _pin run pyproject.toml --extra embedded --extra s3 "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
     @{{ just }} _pin emulator requirements/emulator.in "$@"
+    @{{ just }} _pin oldest pyproject.toml --all-extras requirements/oldest.in --resolution lowest-direct "$@"
     @{{ just }} _pin dev pyproject.toml --all-extras requirements/test.in requirements/dev.in \
         --constraint requirements/test.lock "$@"
     @{{ just }} _locks

@@ -9,6 +9,7 @@ import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_WRONG_USE = 2
 CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -34,6 +35,12 @@ class Group(_WithExample, click.Group):
     """A command that has subcommands, each of them a `Command`."""
 
     command_class = Command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:  # said here, for click ended with 0 before its 8.2
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(_WRONG_USE)
+        return super().parse_args(ctx, args)
 
 
 def yes_option(function: Function) -> Function:
