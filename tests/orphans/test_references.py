@@ -46,12 +46,15 @@ async def test_ranges_follow_the_order_of_bytes_without_gap_or_overlap(world: Wo
     assert reads[0].rows_of == {"uploads": 2, "avatars": 0}
 
 
-@given(keys=st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=30), limit=st.integers(1, 7))
+@given(
+    keys=st.lists(st.sampled_from(["a", "a\x1f", "b", "b\x1fc", "c", "d", "e"]), max_size=30),
+    limit=st.integers(1, 7),
+)
 @settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
 async def test_a_read_that_is_cut_holds_every_row_up_to_its_end(
     world: World, keys: list[str], limit: int
 ) -> None:
-    """However many rows name a key, and however small the batch, batches add up to all rows, each once."""
+    """However many rows name a key, however small the batch, whatever is in a key: batches add up to all rows, each once."""
     await world.sql("TRUNCATE {schema}.uploads, {schema}.avatars")
     for number, key in enumerate(keys):
         if number % 3:
@@ -224,6 +227,7 @@ async def test_range_and_match_use_the_index_of_a_large_table(world: World) -> N
     plans = []
     for sql, params in (
         statements.range_sql("key 1", "key 2", 1_000),
+        statements.range_sql("key 1", "key 2", 1_000, is_joined=True),
         statements.match_sql(["key 1", "key 2"]),
     ):
         rows = await world.executor.fetch(f"EXPLAIN {sql}", params)

@@ -135,7 +135,7 @@ def test_an_object_is_not_described_by_another_s_columns(column: str) -> None:
     body = whole[:begin] + whole[whole.index(b">", end) + 1 :]
     listed = parse_listing(body, root="", prefix="").page
 
-    with pytest.raises(ListingBroken, match="got a page of unequal columns {'keys': 2, "):
+    with pytest.raises(ListingBroken, match=r"got a page of unequal columns \{'keys': 2, "):
         listed.describe(1)
 
 

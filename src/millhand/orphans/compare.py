@@ -113,13 +113,14 @@ def compare(page: ObjectPage, start: int, end: int, read: RangeRead, scope_of: K
     keys = page.keys[start:end]
     sizes = dict(zip(keys, page.sizes[start:end], strict=True)) if read.sized else {}
     ready_keys, by_key = _by_key(read, sizes)
-    ready, is_all = set(ready_keys), scope_of.is_all
-    found = Comparison()
+    is_all, found = scope_of.is_all, Comparison()
+    if is_all and not by_key and ready_keys == keys:
+        # As most pages are: every object has its row, every row its object, and there is no more to know of either.
+        return _all_live(found, page, start, end)
+    ready = set(ready_keys)
     if is_all and not by_key and ready.issuperset(keys):
-        # As most pages are: every object has its row, and of rows and keys alike there is no more to know.
-        found.live = found.num_objects = len(keys)
-        found.num_bytes = sum(page.sizes[start:end])
-        found.ready_rows = len(ready_keys)
+        # As the next most: some rows, or rows of several sources, that are in no order together.
+        _all_live(found, page, start, end).ready_rows = len(ready_keys)
         found.absent_keys = sorted(ready.difference(keys))
         return found
     for index, key in enumerate(keys, start):
@@ -133,6 +134,12 @@ def compare(page: ObjectPage, start: int, end: int, read: RangeRead, scope_of: K
     found.absent_keys += [key for key in sorted(ready.difference(keys)) if scope_of(key) is Scope.JUDGED]
     for key, rows in by_key.items():
         _look_at_rows(found, key, None, rows, key in ready, scope_of(key))
+    return found
+
+
+def _all_live(found: Comparison, page: ObjectPage, start: int, end: int) -> Comparison:
+    found.live = found.num_objects = found.ready_rows = end - start
+    found.num_bytes = sum(page.sizes[start:end])
     return found
 
 

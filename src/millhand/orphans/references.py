@@ -26,7 +26,7 @@ from millhand.orphans.config import OrphansConfig, ReferenceSource
 from millhand.orphans.declaration import look_up
 from millhand.orphans.key_form import index_sql
 from millhand.orphans.plan import num_scanned
-from millhand.orphans.statements import READY, ReferenceRow, SourceStatements
+from millhand.orphans.statements import READY, SEPARATOR, ReferenceRow, SourceStatements
 
 BATCH_ROWS = 5_000
 MANY_ROWS = 100_000  # read for every page, they take longer than anything else a run does
@@ -69,9 +69,7 @@ class _Part:
 
     @classmethod
     def of(cls, statement: SourceStatements, found: list[dict[str, Any]]) -> _Part:
-        if statement.is_plain:
-            return cls(statement, found[0]["keys"], [])
-        return cls(statement, [row["key"] for row in found], found)
+        return cls(statement, [row["key"] for row in found], [] if statement.is_plain else found)
 
     def up_to(self, high: str | None) -> _Part:
         """Leave out what comes after `high`."""
@@ -140,8 +138,12 @@ class References:
         """
         parts: list[_Part] = []
         for statement in self._statements.values() if only is None else (self._statements[only],):
-            found = await self._read(statement, statement.range_sql(low, high, limit + 1))
-            part = _Part.of(statement, found)
+            keys = await self._read_joined(statement, low, high, limit + 1) if statement.is_plain else None
+            if keys is None:
+                found = await self._read(statement, statement.range_sql(low, high, limit + 1))
+                part = _Part.of(statement, found)
+            else:
+                part = _Part(statement, keys, [])
             if len(part.keys) > limit:
                 part, high = await self._cut(part)
             parts.append(part)
@@ -156,7 +158,7 @@ class References:
         # All of them name one key: it is read by itself, however many there are.
         statement = part.statement
         found = await self._read(statement, statement.match_sql([last], is_short=statement.is_plain))
-        return _Part(statement, [row["key"] for row in found], [] if statement.is_plain else found), last
+        return _Part.of(statement, found), last
 
     async def naming(
         self, keys: Sequence[str], *, executor: Executor | None = None
@@ -194,6 +196,14 @@ class References:
         """Delete rows that were claimed. Raises: DriverError, for what the table's own constraints forbid."""
         statement = self._statements[source]
         await tx.fetch(statement.delete_sql, [list(row_ids)], timeout_seconds=self._timeout_seconds)
+
+    async def _read_joined(
+        self, statement: SourceStatements, low: str, high: str | None, limit: int
+    ) -> list[str] | None:
+        """Read the keys of a plain source as one text; None when one of them has what should part two."""
+        [found] = await self._read(statement, statement.range_sql(low, high, limit, is_joined=True))
+        keys: list[str] = found["keys"].split(SEPARATOR) if found["num_keys"] else []
+        return keys if len(keys) == found["num_keys"] else None
 
     async def _read(
         self,
