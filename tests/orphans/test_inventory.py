@@ -166,6 +166,21 @@ async def test_an_inventory_lists_as_the_store_does(world: World, reports: Repor
     assert [one.key for one in part] == ["n/04", "n/05", "n/06", "n/07"]
 
 
+@pytest.mark.parametrize("page_size", [1, 2, 3, 100])
+async def test_a_key_that_a_report_has_twice_is_listed_once(
+    world: World, reports: Reports, page_size: int
+) -> None:
+    """Wherever pages are cut between the rows of one key."""
+    for key in "abc":
+        await world.put(key)
+    reports.write([*await objects_of(world.store)] * 2, format="CSV", now=world.now)
+
+    async with opened_inventory(reports.url, world.store, now=world.now) as inventory:
+        found = await listed(inventory, page_size=page_size)
+
+    assert [one.key for one in found] == ["a", "b", "c"]
+
+
 async def run(world: World, reports: Reports, *, after: timedelta = timedelta(0)) -> RunReport:
     """Reconcile by the newest report."""
     world.now += after

@@ -21,7 +21,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from millhand.errors import ConfigError, MillhandError
@@ -111,12 +111,14 @@ class Inventory:
         where = f"key > {literal(start_after)} AND starts_with(key, {literal(prefix)})"
         if up_to is not None:
             where += f" AND key <= {literal(up_to)}"
-        sql = f"SELECT DISTINCT ON (key) key, size, etag, modified FROM ({self._source}) WHERE {where} ORDER BY key"
+        sql = f"SELECT key, size, etag, modified FROM ({self._source}) WHERE {where} ORDER BY key"
         connection = await asyncio.to_thread(_connect, self._directory)
         try:
             result = await asyncio.to_thread(connection.execute, sql)
+            last = None
             while rows := await asyncio.to_thread(result.fetchmany, page_size):
-                yield _page(rows)
+                yield _page(_each_key_once(rows, last))
+                last = rows[-1][0]
         finally:
             await asyncio.to_thread(connection.close)
 
@@ -142,6 +144,12 @@ async def opened_inventory(url: str, store: ObjectStore, *, now: datetime) -> As
             yield Inventory(manifest, files, root, Path(name))
     finally:
         await reports.aclose()
+
+
+def _each_key_once(rows: list[Row], last: str | None) -> list[Row]:
+    """Leave out rows whose key is that of the one before; `last` is that of the page before. DISTINCT sorts twice."""
+    befores = [last, *(row[0] for row in rows[:-1])]
+    return [row for row, before in zip(rows, befores, strict=True) if row[0] != before]
 
 
 async def _head(store: ObjectStore, key: str) -> ObjectInfo | None:
@@ -268,7 +276,7 @@ def _place(url: str) -> tuple[str | None, str]:
     return (parts.netloc, parts.path.lstrip("/")) if parts.scheme == "s3" else (None, "")
 
 
-def _page(rows: Sequence[tuple[Any, ...]]) -> ObjectPage:
+def _page(rows: Sequence[Row]) -> ObjectPage:
     return ObjectPage(
         describe=lambda index: _info(rows[index]),
         keys=[row[0] for row in rows],
@@ -276,7 +284,7 @@ def _page(rows: Sequence[tuple[Any, ...]]) -> ObjectPage:
     )
 
 
-def _info(row: tuple[Any, ...]) -> ObjectInfo:
+def _info(row: Row) -> ObjectInfo:
     key, size, etag, modified = row
     # As HEAD has it, whose times are whole seconds.
     return ObjectInfo(
