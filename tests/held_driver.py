@@ -22,7 +22,7 @@ class HeldPool:
 
     async def run(self, query: Query[T]) -> T:
         answer = await self._pool.run(query)
-        if query.name == "job_get_available" and answer:
+        if query.name in ("job_get_available", "job_get_available_above") and answer:
             self.is_held.set()
             await self.let_go.wait()
         return answer

@@ -9,6 +9,7 @@ Rule 4: a cancel that arrives while its job is being fetched is kept until the f
         runs here: an attempt that is only just ending, or was given up by a rescuer, may be followed by that fetch.
 Rule 5: the jobs of a fetch whose answer was lost are looked for, and worked, as soon as the database is there again.
 Rule 6: an attempt stays on the list until it has ended, although its job may have been fetched here again.
+Rule 7: where the start of a queue is full of dead entries, a fetch begins above them, and at the start now and then.
 
         ring · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
@@ -32,16 +33,20 @@ from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
 from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.fetch_floor import FetchFloors
 from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
 from millhand.runtime.service import Service, Wake
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_get_available, job_get_lost
+from millhand.store.job_fetch import Floors, job_get_available_above
+from millhand.store.query import Query
 from millhand.store.queue import queue_create_or_set_updated_at
 
 logger = logging.getLogger(__name__)
 
 # Above this many rows a fetch holds up the event loop longer than a round trip costs.
 FETCH_SIZE_MAX = 1_000
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Producer(Service):
@@ -74,10 +79,11 @@ class Producer(Service):
         self._due_ats: list[float] = []  # a heap
         self._cooldown_seconds = cooldown_seconds
         self._execute = execute
+        self._floors = FetchFloors(NEVER, 0.0)
         self._is_wanted = True  # whether somebody said "look" since the last fetch
         self._kinds = kinds
         self._last_fetch = 0.0
-        self._lost = LostFetches(datetime.min.replace(tzinfo=UTC))
+        self._lost = LostFetches(NEVER)
         self._max_workers = max_workers
         self._more_is_waiting = False  # whether the last fetch was cut short by its limit
         self._num_failures = 0
@@ -122,6 +128,7 @@ class Producer(Service):
         row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
         self.see_touched(row)
         self._lost = LostFetches(row.updated_at)
+        self._floors = FetchFloors(row.updated_at, asyncio.get_running_loop().time())
         self.is_paused = row.is_paused
         self._is_wanted = True
         started()
@@ -234,18 +241,20 @@ class Producer(Service):
         try:
             if lost.is_due(loop.time()):
                 await self._find_lost(lost)
-            limit = max(
-                min(self._num_free(), FETCH_SIZE_MAX), 0
-            )  # what was found may be more than there are slots
-            rows = await self._pool.run(
-                job_get_available(queue=self.queue, limit=limit, client_id=self._client_id, kinds=self._kinds)
-            )
+            # What was found may be more than there are slots.
+            limit = max(min(self._num_free(), FETCH_SIZE_MAX), 0)
+            sent = loop.time()
+            floors = self._floors.asked(sent)
+            rows = await self._pool.run(self._query(floors, limit))
         except MillhandError as error:
             if lost.note_failed(error, loop.time()):
                 self.hear_due(LATE_SECONDS)
             self._failed(error, loop.time())
         else:
             lost.note_answered(rows)
+            self._floors.note_fetched(floors, rows, limit=limit, sent=sent, answered=loop.time())
+            if self._floors.recheck_at is not None:
+                self._poll_at = min(self._poll_at, self._floors.recheck_at)
             self._recovered()
             if self._on_fetched is not None:
                 self._on_fetched(len(rows), loop.time() - self._last_fetch)
@@ -255,6 +264,12 @@ class Producer(Service):
             self.probe("fetched", len(rows))
         finally:
             self._cancelled_while_fetching = None
+
+    def _query(self, floors: Floors | None, limit: int) -> Query[list[JobRow]]:
+        name, me, kinds = self.queue, self._client_id, self._kinds
+        if floors is None:
+            return job_get_available(queue=name, limit=limit, client_id=me, kinds=kinds)
+        return job_get_available_above(floors, queue=name, limit=limit, client_id=me, kinds=kinds)
 
     async def _find_lost(self, lost: LostFetches) -> None:
         query = job_get_lost(queue=self.queue, client_id=self._client_id, after=lost.after)

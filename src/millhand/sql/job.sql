@@ -152,30 +152,7 @@ WITH locked AS MATERIALIZED (
 
 UPDATE /* schema */river_job AS job
 SET
-    state = 'running',
-    attempt = job.attempt + 1,
-    -- Later than that of the attempt before, although the clock was set back: attempts are told apart by it. What lies
-    -- so far ahead that nobody can have meant it is not gone by.
-    attempted_at = CASE
-        WHEN job.attempted_at >= coalesce(@now::timestamptz, now())
-        AND job.attempted_at < coalesce(@now::timestamptz, now()) + interval '1 day'
-            THEN job.attempted_at + interval '1 microsecond'
-        ELSE coalesce(@now::timestamptz, now())
-    END,
-    attempted_by = array_append(
-        CASE
-            WHEN cardinality(job.attempted_by) >= @max_attempted_by::integer
-                THEN job.attempted_by[cardinality(job.attempted_by) - @max_attempted_by::integer + 2:]
-            ELSE job.attempted_by
-        END,
-        @client_id::text
-    ),
-    -- A cancel ends a job that waits, so a mark that is found here is one that an old River's retry has left standing.
-    metadata = CASE
-        WHEN jsonb_typeof(job.metadata) = 'object' AND job.metadata ? 'cancel_attempted_at'
-            THEN job.metadata - 'cancel_attempted_at'
-        ELSE job.metadata
-    END
+    /* fetched */
 -- An array and not a join: the planner must not think of reading the whole table.
 WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING

@@ -111,7 +111,7 @@ def job_get_available(
         "now": now,
         "queue": queue,
     }
-    return Query("job_get_available", params, _parse_available)
+    return Query("job_get_available", params, parse_fetched)
 
 
 def job_get_lost(*, queue: str, client_id: ClientId, after: datetime) -> Query[list[JobRow]]:
@@ -120,7 +120,7 @@ def job_get_lost(*, queue: str, client_id: ClientId, after: datetime) -> Query[l
 
     Shape: by priority, then `scheduled_at`, then id, as they would have been fetched. `after` is an `attempted_at`.
     """
-    return Query("job_get_lost", {"after": after, "client_id": client_id, "queue": queue}, _parse_available)
+    return Query("job_get_lost", {"after": after, "client_id": client_id, "queue": queue}, parse_fetched)
 
 
 def job_complete_many(
@@ -382,7 +382,8 @@ def _parse_insert_results(rows: Sequence[Row]) -> list[InsertResult]:
     return [InsertResult(parse_job(row), row[-1]) for row in rows]
 
 
-def _parse_available(rows: Sequence[Row]) -> list[JobRow]:
+def parse_fetched(rows: Sequence[Row]) -> list[JobRow]:
+    """Read the jobs of a fetch, in the order in which they are to be worked."""
     # Here and not in SQL: nearly always they are in order, which costs 0.3 µs a job to see, and a sort there 4 µs.
     jobs = parse_jobs(rows)
     jobs.sort(key=_WORKING_ORDER)

@@ -1,0 +1,260 @@
+"""The fetch above floors, and floors that rise: every job is found, in order, and in good time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import msgspec
+import pytest
+from store_rows import HOUR, NOW, put_job
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.runtime.fetch_floor import (
+    RECHECK_SECONDS_MAX,
+    RECHECK_SECONDS_MIN,
+    FetchFloors,
+    risen,
+)
+from millhand.store.job import job_get_available
+from millhand.store.job_fetch import START, Floor, Floors, job_get_available_above
+
+ME = ClientId("me")
+SECOND = timedelta(seconds=1)
+INSERT = """
+INSERT INTO {schema}.river_job (kind, args, max_attempts, priority, scheduled_at)
+VALUES ('act', '{{}}', 25, $1, $2)
+RETURNING id
+"""
+
+
+async def above(executor: Executor, floors: Floors, *, limit: int = 10, now: datetime = NOW) -> list[JobId]:
+    query = job_get_available_above(floors, queue="default", limit=limit, client_id=ME, now=now)
+    return [job.id for job in await executor.run(query)]
+
+
+async def test_fetch_above_floors_leaves_what_is_below(tx: Executor) -> None:
+    """Of each priority comes what stands above its own floor, by priority, then age, then id; None is for the start."""
+    old = [(await put_job(tx, priority=n, scheduled_at=NOW - HOUR)).id for n in (1, 2, 3)]
+    new = [(await put_job(tx, priority=n, scheduled_at=NOW - HOUR / 2)).id for n in (3, 2, 1)]
+    floors = (Floor(NOW - HOUR, old[0]), Floor(NOW - HOUR / 2, new[1]), None, Floor(NOW, 0))
+
+    assert await above(tx, floors) == [new[2], old[2], new[0]]
+    assert await above(tx, START) == old[:2] + new[1:2]
+
+
+async def test_fetch_above_floors_marks_jobs_as_any_fetch_does(tx: Executor) -> None:
+    """What is written to a job, and given of it, does not depend on where the fetch began."""
+    await put_job(
+        tx, JobState.AVAILABLE, attempt=1, attempted_by="{client_a}", metadata='{"cancel_attempted_at": 1}'
+    )
+    await put_job(
+        tx, JobState.AVAILABLE, attempt=1, attempted_by="{client_a}", metadata='{"cancel_attempted_at": 1}'
+    )
+
+    [one] = await tx.run(job_get_available(queue="default", limit=1, client_id=ME, now=NOW))
+    [other] = await tx.run(job_get_available_above(START, queue="default", limit=1, client_id=ME, now=NOW))
+
+    assert replace_id(other, one.id) == one
+
+
+def replace_id(row: JobRow, id: JobId) -> JobRow:
+    return msgspec.structs.replace(row, id=id)
+
+
+async def test_floor_leaves_two_seconds_for_what_is_committed_late(tx: Executor) -> None:
+    """However high a floor is, what was inserted in the last two seconds is found; what is older waits."""
+    late = await put_job(tx, scheduled_at=NOW - 2 * SECOND)
+    later = await put_job(tx, scheduled_at=NOW - 3 * SECOND)
+    everywhere = Floor(NOW + HOUR, 0)
+
+    assert await above(tx, (everywhere,) * 4) == [late.id]
+    assert await above(tx, START) == [later.id]
+
+
+async def test_limit_is_for_all_priorities_together(tx: Executor) -> None:
+    """A fetch above floors takes no more than it was told to, and the important first."""
+    jobs = [(await put_job(tx, priority=n, scheduled_at=NOW - HOUR)).id for n in (4, 3, 2, 1)]
+
+    assert await above(tx, START, limit=3) == jobs[:0:-1]
+    assert await above(tx, START, limit=0) == []
+
+
+def row(id: int, priority: int, at: datetime) -> JobRow:
+    return JobRow(
+        id=JobId(id), state=JobState.RUNNING, attempt=1, max_attempts=25, attempted_at=NOW, created_at=NOW,
+        finalized_at=None, scheduled_at=at, priority=priority, encoded_args="{}", attempted_by=("me",), errors=(),
+        kind="act", metadata={}, queue="default", tags=(), unique_key=None, unique_states=None,
+    )  # fmt: skip
+
+
+def test_floors_rise_to_what_was_fetched() -> None:
+    """A priority that was emptied rises to the instant of the fetch, one that was cut to its last job, and no other."""
+    first, second = row(7, 1, NOW - HOUR), row(3, 2, NOW - 2 * HOUR)
+
+    assert risen(START, [first, second], is_cut=True, at=NOW) == (
+        Floor(NOW, 0),
+        Floor(NOW - 2 * HOUR, 3),
+        None,
+        None,
+    )
+    assert risen(START, [first], is_cut=False, at=NOW) == (Floor(NOW, 0),) * 4
+    assert risen(START, [], is_cut=True, at=NOW) == START
+
+
+def test_floor_never_sinks_but_from_the_start() -> None:
+    """A clock that was set back takes no floor down; a fetch from the start knows better."""
+    high = Floor(NOW + HOUR, 9)
+
+    assert risen((high,) * 4, [], is_cut=False, at=NOW) == (high,) * 4
+    assert risen(START, [], is_cut=False, at=NOW) == (Floor(NOW, 0),) * 4
+
+
+def test_quick_fetches_are_made_from_the_start() -> None:
+    """Floors are for queues whose start is slow; a fetch from there that is quick again ends them."""
+    floors = FetchFloors(NOW, 0.0)
+    floors.note_fetched(None, [], limit=10, sent=0.0, answered=0.001)
+    assert (floors.asked(0.1), floors.recheck_at) == (None, None)
+
+    floors.note_fetched(None, [], limit=10, sent=1.0, answered=1.04)
+    assert floors.asked(1.1) == (Floor(NOW + SECOND, 0),) * 4
+    assert floors.recheck_at == pytest.approx(1.04 + RECHECK_SECONDS_MIN)
+    assert floors.asked(1.05 + RECHECK_SECONDS_MIN) is None
+
+    floors.note_fetched(None, [], limit=10, sent=4.0, answered=4.001)
+    assert floors.recheck_at is None
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [(0.01, 2.0), (0.1, 5.0), (5.0, RECHECK_SECONDS_MAX)])
+def test_looking_again_costs_a_fiftieth_of_the_time(seconds: float, pause: float) -> None:
+    """The slower the start is, the more seldom it is looked at; never more seldom than every thirty seconds."""
+    floors = FetchFloors(NOW, 0.0)
+
+    floors.note_fetched(None, [], limit=10, sent=10.0, answered=10.0 + seconds)
+
+    assert floors.recheck_at == pytest.approx(10.0 + seconds + pause)
+
+
+def test_priority_whose_start_is_slow_is_not_looked_at_each_time() -> None:
+    """One that is reached after the others, from its start, puts the next look at all of them off as well."""
+    floors = FetchFloors(NOW, 0.0)
+    floors.note_fetched(None, [row(1, 1, NOW - HOUR)], limit=1, sent=0.0, answered=0.01)
+    asked = floors.asked(0.02)
+    assert asked == (Floor(NOW - HOUR, 1), None, None, None)
+
+    floors.note_fetched(asked, [], limit=1, sent=0.02, answered=0.22)
+
+    assert floors.recheck_at == pytest.approx(0.01 + (0.01 + 0.2) * 50)
+
+
+@dataclass
+class Play:
+    """A queue, one producer's floors over it, and what others do meanwhile; seconds since NOW are brought."""
+
+    driver: AsyncpgDriver
+    rng: random.Random
+    floors: FetchFloors = field(default_factory=lambda: FetchFloors(NOW, 0.0))
+    seconds: float = 0.0
+    waiting: dict[JobId, tuple[tuple[int, datetime, int], float]] = field(
+        default_factory=dict
+    )  # its place, and since when
+
+    @property
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.seconds)
+
+    async def insert(self, executor: Executor) -> None:
+        """Insert a job, mostly of now, some of long ago."""
+        age = self.rng.choice([0.0, 0.0, 0.0, 0.5, 5.0, 3600.0])
+        priority, at = self.rng.choice([1, 1, 1, 2, 4]), self.now - timedelta(seconds=age)
+        [told] = await executor.fetch(INSERT.format(schema=self.driver.schema), [priority, at])
+        id = JobId(told["id"])
+        self.waiting[id] = ((priority, at, id), self.seconds)
+
+    async def give_back(self) -> None:
+        """Give a job back as a rescuer does: it stands where it stood."""
+        sql = f"""
+        UPDATE {self.driver.schema}.river_job SET state = 'available'
+        WHERE id = (SELECT id FROM {self.driver.schema}.river_job WHERE state = 'running' ORDER BY random() LIMIT 1)
+        RETURNING id, priority, scheduled_at
+        """
+        for told in await self.driver.pool.fetch(sql):
+            self.waiting[told["id"]] = ((told["priority"], told["scheduled_at"], told["id"]), self.seconds)
+
+    async def fetch(self) -> None:
+        """Fetch as a producer does, and judge what came."""
+        limit = self.rng.choice([1, 3, 3, 10])
+        asked = self.floors.asked(self.seconds)
+        wanted = {"queue": "default", "limit": limit, "client_id": ME, "now": self.now}
+        query = job_get_available(**wanted) if asked is None else job_get_available_above(asked, **wanted)  # type: ignore[arg-type]
+        jobs = await self.driver.pool.run(query)
+        sent, self.seconds = self.seconds, self.seconds + 0.01
+        self.floors.note_fetched(asked, jobs, limit=limit, sent=sent, answered=self.seconds)
+        self.judge(jobs, limit, is_from_start=asked is None)
+
+    def judge(self, jobs: list[JobRow], limit: int, *, is_from_start: bool) -> None:
+        ids = [job.id for job in jobs]
+        in_order = sorted(self.waiting, key=lambda one: self.waiting[one][0])
+        assert ids == [id for id in in_order if id in ids]
+        taken = [self.waiting.pop(id) for id in ids]
+        if is_from_start:
+            assert ids == in_order[:limit]
+        if len(jobs) < limit:
+            overdue = self.overdue(self.waiting.values())
+        else:
+            # What is less important than the last has to wait; what is more important must not be overdue.
+            last = taken[-1][0]
+            overdue = self.overdue(one for one in self.waiting.values() if one[0] < last)
+        assert overdue == []
+
+    def overdue(
+        self, waiting: Iterable[tuple[tuple[int, datetime, int], float]]
+    ) -> list[tuple[int, datetime, int]]:
+        return [place for place, since in waiting if self.seconds - since > RECHECK_SECONDS_MIN + 0.2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(16))
+async def test_every_job_is_fetched_in_good_time_and_in_order(
+    schema_driver: AsyncpgDriver, seed: int
+) -> None:
+    """
+    Inserted late, with an old instant, given back: no job waits below a floor for longer than until the next look.
+
+    Each fetch is in order of priority, and one from the start takes the very first; all are taken in the end.
+    """
+    play = Play(schema_driver, random.Random(seed))  # noqa: S311 - a play, to be played again
+    for _ in range(120):
+        deed = play.rng.choice(["insert", "insert", "late", "give back", "fetch", "fetch", "fetch"])
+        if deed == "insert":
+            for _ in range(play.rng.randrange(4)):
+                await play.insert(schema_driver.pool)
+        elif deed == "late":
+            await late(play)
+        elif deed == "give back":
+            await play.give_back()
+        else:
+            await play.fetch()
+        play.seconds += play.rng.choice([0.0, 0.01, 0.2, 1.0])
+    for _ in range(200):
+        await play.fetch()
+        play.seconds += 0.1
+
+    assert play.waiting == {}
+
+
+async def late(play: Play) -> None:
+    """Insert in a transaction that others overtake: it is committed after them, with older instants and ids."""
+    known = dict(play.waiting)
+    async with play.driver.pool.begin() as tx:
+        await play.insert(tx)
+        [mine] = play.waiting.keys() - known.keys()
+        place, _ = play.waiting.pop(mine)
+        play.seconds += play.rng.choice([0.1, 1.0, 4.0])
+        await play.insert(play.driver.pool)
+        await play.fetch()
+    play.waiting[mine] = (place, play.seconds)
