@@ -304,13 +304,16 @@ def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -
         ),
         (
             {"DATABASE_URL": "mysql://ann:sesame@db/shop"},
-            "DATABASE_URL must begin with 'postgresql://', got 'mysql://ann:***@db/shop'",
+            (
+                "DATABASE_URL must begin with 'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://', "
+                "got 'mysql://ann:***@db/shop'"
+            ),
         ),
         (
-            {"DATABASE_URL": "postgresql+asyncpg://ann:sesame@db/shop"},
+            {"DATABASE_URL": "postgresql+psycopg2://ann:sesame@db/shop"},
             (
-                "DATABASE_URL must begin with 'postgresql://', got 'postgresql+asyncpg://ann:***@db/shop'; "
-                "write postgresql://"
+                "DATABASE_URL must begin with 'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://', "
+                "got 'postgresql+psycopg2://ann:***@db/shop'; write postgresql://"
             ),
         ),
         (
@@ -320,7 +323,13 @@ def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -
                 "an IPv6 address stands in []"
             ),
         ),
-        ({"DATABASE_URL": "shop"}, "DATABASE_URL must begin with 'postgresql://', got 'shop'"),
+        (
+            {"DATABASE_URL": "shop"},
+            (
+                "DATABASE_URL must begin with 'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://', "
+                "got 'shop'"
+            ),
+        ),
     ],
 )
 def test_settings_refuse_a_wrong_environment(

@@ -204,7 +204,9 @@ def test_url_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         AsyncpgDriver(url)
 
-    assert str(refused.value).startswith("database URL must begin with 'postgresql://', got scheme ")
+    assert str(refused.value).startswith(
+        "database URL must begin with 'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://', got scheme "
+    )
     assert "secret" not in str(refused.value)
 
 

@@ -15,7 +15,8 @@ from millhand.cli.output import NotDone
 from millhand.cli.settings import Settings, load_settings
 from millhand.client import Client
 from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.caller import driver_at
+from millhand.driver.protocol import Driver
 from millhand.errors import DriverError, OperationTimeout
 from millhand.migrate import Migrator, lines
 from millhand.observe.secret import masked
@@ -32,11 +33,11 @@ class Database:
     is_embedded: bool
     url: str
 
-    def driver(self, settings: Settings) -> AsyncpgDriver:
-        """Return a driver with the schema and the pool size of the settings."""
+    def driver(self, settings: Settings) -> Driver:
+        """Return the driver that the URL names, with the schema and the pool size of the settings."""
         schema, pool_size = settings.get("database.schema"), settings.get("database.pool_size")
         with settings.blamed("database"):
-            return AsyncpgDriver(self.url, schema, pool_size=pool_size)
+            return driver_at(self.url, schema, pool_size=pool_size)
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def database(settings: Settings) -> Iterator[Database]:
 
 
 @contextlib.asynccontextmanager
-async def opened(driver: AsyncpgDriver, url: str) -> AsyncIterator[AsyncpgDriver]:
+async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
     """
     Yield the driver of `url` with its pool open.
 
@@ -77,7 +78,7 @@ async def opened(driver: AsyncpgDriver, url: str) -> AsyncIterator[AsyncpgDriver
         await driver.close()
 
 
-def run_with_driver(settings: Settings, work: Callable[[AsyncpgDriver], Awaitable[T]]) -> T:
+def run_with_driver(settings: Settings, work: Callable[[Driver], Awaitable[T]]) -> T:
     """
     Run `work` with a driver, open, on the database of the settings, and return what it returns.
 
@@ -99,14 +100,14 @@ def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable
     settings = load_settings(config_path)
     config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
 
-    async def go(driver: AsyncpgDriver) -> T:
+    async def go(driver: Driver) -> T:
         async with Client(driver, config) as client:
             return await work(client)
 
     return run_with_driver(settings, go)
 
 
-async def migrate_all_lines(driver: AsyncpgDriver) -> None:
+async def migrate_all_lines(driver: Driver) -> None:
     """Bring every line of the schema up to date, and log what was done."""
     for line in lines():
         steps = await Migrator(driver, line).up()

@@ -14,7 +14,7 @@ from millhand.cli.database import database, opened
 from millhand.cli.grants import grants_options, grants_text
 from millhand.cli.output import NotDone, WrongUse, confirm, print_json, print_table, say
 from millhand.cli.settings import Settings, load_settings
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
 from millhand.migrate import (
     Direction,
@@ -83,7 +83,7 @@ def up(
     """
     chosen = _chosen(line, is_bounded=target_version is not None or max_steps is not None)
 
-    async def go(driver: AsyncpgDriver) -> int:
+    async def go(driver: Driver) -> int:
         num_steps = 0
         for name in chosen:
             migrator = Migrator(driver, name)
@@ -120,10 +120,10 @@ def down(
     """
     settings, name = _settings(config_path, schema), _chosen(line, is_bounded=True)[0]
 
-    async def plan(driver: AsyncpgDriver) -> list[MigrationStep]:
+    async def plan(driver: Driver) -> list[MigrationStep]:
         return [*await Migrator(driver, name).down(target=target_version, max_steps=max_steps, dry_run=True)]
 
-    async def go(driver: AsyncpgDriver) -> list[MigrationStep]:
+    async def go(driver: Driver) -> list[MigrationStep]:
         return [*await Migrator(driver, name).down(target=target_version, max_steps=max_steps)]
 
     planned = _run(settings, plan)
@@ -238,8 +238,8 @@ def _chosen(line: str | None, *, is_bounded: bool = False) -> tuple[str, ...]:
     return lines()[:1] if is_bounded else lines()
 
 
-def _run(settings: Settings, work: Callable[[AsyncpgDriver], Awaitable[T]]) -> T:
-    async def go(driver: AsyncpgDriver, url: str) -> T:
+def _run(settings: Settings, work: Callable[[Driver], Awaitable[T]]) -> T:
+    async def go(driver: Driver, url: str) -> T:
         async with opened(driver, url):
             return await work(driver)
 
@@ -247,7 +247,7 @@ def _run(settings: Settings, work: Callable[[AsyncpgDriver], Awaitable[T]]) -> T
         return asyncio.run(go(base.driver(settings), base.url))
 
 
-async def _statuses(driver: AsyncpgDriver, names: Sequence[str]) -> list[tuple[str, MigrationStatus]]:
+async def _statuses(driver: Driver, names: Sequence[str]) -> list[tuple[str, MigrationStatus]]:
     found = []
     for name in names:
         try:

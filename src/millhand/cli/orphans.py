@@ -25,8 +25,7 @@ from millhand.cli.output import (
     say,
 )
 from millhand.cli.settings import DEFAULT, Settings, load_settings
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.protocol import Executor
+from millhand.driver.protocol import Driver, Executor
 from millhand.job import Json
 from millhand.migrate import require_schema
 from millhand.orphans import (
@@ -291,7 +290,7 @@ def _run(settings: Settings, work: Callable[[Executor, ObjectStore], Awaitable[T
     with settings.blamed("storage"):
         store = open_store(settings.get("storage.url"), create=settings.origin("storage.url") == DEFAULT)
 
-    async def go(driver: AsyncpgDriver) -> T:
+    async def go(driver: Driver) -> T:
         try:
             await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
             return await work(driver.pool, store)

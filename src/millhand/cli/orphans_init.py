@@ -16,7 +16,7 @@ from millhand.cli.orphans_toml import Written, sources_toml, write_sources
 from millhand.cli.output import NotDone, is_terminal, print_json, print_table, say
 from millhand.cli.settings import FILE_NAME, Settings, load_settings, toml
 from millhand.cli.target import load_sources
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Driver
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.discover import Discovery, Proposal, discover
 from millhand.storage import open_store
@@ -82,7 +82,7 @@ def _discovered(settings: Settings, timeout: timedelta) -> Discovery:
         store = open_store(settings.get("storage.url"))
     prefix = settings.get("orphans.prefix")
 
-    async def go(driver: AsyncpgDriver) -> Discovery:
+    async def go(driver: Driver) -> Discovery:
         try:
             return await discover(driver.pool, store, prefix=prefix, table_timeout=timeout)
         finally:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from millhand.cli.decode import NONE, check_keys, decode, decode_text, guess
 from millhand.cli.setting import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
 from millhand.config import Config, QueueConfig
+from millhand.driver.url import ACCEPTED, is_scheme
 from millhand.errors import ConfigError
 from millhand.observe.secret import masked
 from millhand.orphans.config import OrphansConfig
@@ -278,9 +279,9 @@ def _database_url(text: str) -> str | None:
     if not text:
         return None
     scheme = text.partition(":")[0]
-    if "://" not in text or scheme not in ("postgresql", "postgres"):
+    if "://" not in text or not is_scheme(scheme):
         meant = "; write postgresql://" if scheme.startswith(("postgres", "psql")) else ""
-        raise ConfigError(f"DATABASE_URL must begin with 'postgresql://', got {masked(text)!r}{meant}")
+        raise ConfigError(f"DATABASE_URL must begin with {ACCEPTED}, got {masked(text)!r}{meant}")
     try:
         urlsplit(text)
     except ValueError as error:

@@ -21,7 +21,7 @@ from millhand.cli.target import load_config
 from millhand.cli.worker_process import WorkerProcess, run_to_the_end
 from millhand.client import Client
 from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.jobs import Heartbeat, OrphanCleanup, add_heartbeat, add_orphan_cleanup
 from millhand.migrate import require_schema
@@ -179,7 +179,7 @@ class Plan:
         finally:
             signals.end()
 
-    def _wired(self, driver: AsyncpgDriver, stack: AsyncExitStack) -> Config:
+    def _wired(self, driver: Driver, stack: AsyncExitStack) -> Config:
         """Return the configuration with the built-in jobs."""
         settings = self.settings
         workers = Workers() if self.config is None else self.config.workers

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from millhand.driver.protocol import Driver, Executor
+from millhand.driver.url import ASYNCPG, POOL_SIZE, PSYCOPG, driver_named_in
 from millhand.errors import ConfigError
 
 ASYNC_TX = (
@@ -30,7 +31,6 @@ SYNC_TX = (
 SYNC_DATABASE = "a URL, a psycopg_pool.ConnectionPool, a SQLAlchemy Engine, a Django connection or a driver"
 
 _ASYNC = {
-    "str": "asyncpg",
     "asyncpg": "asyncpg",
     "psycopg": "psycopg",
     "psycopg_pool": "psycopg",
@@ -41,8 +41,8 @@ _SYNC = {
     "psycopg": "psycopg_sync",
     "psycopg_pool": "psycopg_sync",
     "sqlalchemy": "sqlalchemy_sync",
-    "str": "psycopg_sync",
 }
+_ASYNC_BY_URL = {ASYNCPG: ("asyncpg", "AsyncpgDriver"), PSYCOPG: ("psycopg", "PsycopgDriver")}
 
 
 def executor_of(tx: object, schema: str) -> Executor:
@@ -65,11 +65,27 @@ def driver_of(database: object, schema: str) -> Driver:
 
     Raises: ConfigError that lists what is accepted.
     """
+    if isinstance(database, str):
+        return driver_at(database, schema)
     return _driver(database, schema, _ASYNC, ASYNC_DATABASE)
 
 
+def driver_at(url: str, schema: str = "", *, pool_size: int = POOL_SIZE) -> Driver:
+    """
+    Return the driver that the scheme of a URL names: psycopg's for `postgresql+psycopg://`, else asyncpg's.
+
+    Raises: ConfigError for a URL that is none, and for a driver that is not installed.
+    """
+    module, name = _ASYNC_BY_URL[driver_named_in(url) or ASYNCPG]
+    driver: Driver = getattr(_imported(module, url), name)(url, schema, pool_size=pool_size)
+    return driver
+
+
 def sync_driver_of(database: object, schema: str) -> Driver:
-    """Return the driver, which blocks, for a client's database. Raises: as `driver_of`."""
+    """Return the driver, which blocks, for a client's database; of a URL it is psycopg's. Raises: as `driver_of`."""
+    if isinstance(database, str):
+        driver: Driver = _imported("psycopg_sync", database).PsycopgSyncDriver(database, schema)
+        return driver
     return _driver(database, schema, _SYNC, SYNC_DATABASE)
 
 
@@ -109,6 +125,21 @@ def _driver(database: object, schema: str, drivers: Mapping[str, str], accepted:
     return driver  # type: ignore[no-any-return]
 
 
+def _imported(module: str, url: str) -> Any:
+    """Import the module of a driver that only a URL names, which its package may be missing for. Raises: ConfigError."""
+    try:
+        return import_module(f"millhand.driver.{module}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("psycopg", "psycopg_pool"):
+            raise
+        scheme = url.partition(":")[0]
+        raise ConfigError(
+            f"a database by '{scheme}://' needs psycopg here, got no module named {package!r}; "
+            "write: pip install 'millhand[psycopg]'"
+        ) from error
+
+
 def _asked(question: str, subject: object, schema: str, drivers: Mapping[str, str]) -> Any:
     for name in _modules(subject, drivers):
         answer = getattr(import_module(f"millhand.driver.{name}"), question)(subject, schema)
@@ -119,9 +150,6 @@ def _asked(question: str, subject: object, schema: str, drivers: Mapping[str, st
 
 def _modules(subject: object, drivers: Mapping[str, str]) -> Iterator[str]:
     """Give the drivers' modules that may know an object."""
-    if isinstance(subject, str):
-        yield drivers["str"]
-        return
     for kind in type(subject).__mro__:
         package, _, rest = kind.__module__.partition(".")
         if package == "millhand" and rest.removeprefix("driver.") in drivers.values():

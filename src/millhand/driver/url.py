@@ -1,7 +1,13 @@
-"""What every driver checks of a database's URL, and how it calls what has no name."""
+"""
+What every driver checks of a database's URL, and how it calls what has no name.
+
+A URL may be SQLAlchemy's, `postgresql+psycopg://…`: then it also says which driver a client is to take. What is the
+database's is the same in both.
+"""
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from millhand.errors import ConfigError
@@ -9,16 +15,42 @@ from millhand.errors import ConfigError
 POOL_SIZE = 10
 POOL_SIZE_MAX = 1000
 
+ASYNCPG = "asyncpg"
+PSYCOPG = "psycopg"
+SCHEMES = ("postgresql", "postgres")
+# Every scheme that is taken, and the driver that it names.
+_DRIVERS = dict.fromkeys(SCHEMES) | {"postgresql+asyncpg": ASYNCPG, "postgresql+psycopg": PSYCOPG}
+_SSL = re.compile(r"([?&])ssl=")
+ACCEPTED = "'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://'"
+
 
 def checked_url(url: str) -> str:
-    """Return `url` if it may be PostgreSQL's. Raises: ConfigError, without the password."""
+    """Return `url` as libpq and asyncpg take it, if it may be PostgreSQL's. Raises: ConfigError, without the password."""
+    scheme = _scheme(url)
+    if scheme not in _DRIVERS:
+        raise ConfigError(f"database URL must begin with {ACCEPTED}, got scheme {scheme!r}")
+    if scheme in SCHEMES:
+        return url
+    plain = SCHEMES[0] + url[len(scheme) :]
+    # SQLAlchemy hands asyncpg's parameters on by their names in Python, of which this one has another in a URL.
+    return _SSL.sub(r"\1sslmode=", plain) if _DRIVERS[scheme] == ASYNCPG else plain
+
+
+def driver_named_in(url: str) -> str | None:
+    """Return the driver that a URL names by its scheme, `asyncpg` or `psycopg`; None if it leaves that to us."""
+    return _DRIVERS.get(_scheme(url))
+
+
+def is_scheme(scheme: str) -> bool:
+    """Whether URLs of PostgreSQL's may begin so."""
+    return scheme in _DRIVERS
+
+
+def _scheme(url: str) -> str:
     try:
-        scheme = urlsplit(url).scheme
+        return urlsplit(url).scheme
     except ValueError as error:
         raise unreadable_url(type(error).__name__) from error
-    if scheme not in ("postgres", "postgresql"):
-        raise ConfigError(f"database URL must begin with 'postgresql://', got scheme {scheme!r}")
-    return url
 
 
 def unreadable_url(reason: str) -> ConfigError:

@@ -1,0 +1,159 @@
+"""A URL says where the database is, and may say by which driver, as SQLAlchemy's do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from docs_room import run_python
+from millhand import Client, Config, ConfigError, SyncClient, Workers
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.caller import driver_at, driver_of, sync_driver_of
+from millhand.driver.psycopg import PsycopgDriver
+from millhand.driver.psycopg_sync import PsycopgSyncDriver
+from millhand.driver.url import checked_url
+from millhand.job import Job
+
+SCHEMES = {
+    "postgresql": AsyncpgDriver,
+    "postgres": AsyncpgDriver,
+    "postgresql+asyncpg": AsyncpgDriver,
+    "postgresql+psycopg": PsycopgDriver,
+}
+WORKER = """
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+from millhand import Config, Job, Workers
+
+workers = Workers()
+
+@dataclass
+class Look:
+    kind: ClassVar[str] = "look"
+
+@workers.add()
+async def look(job: Job[Look]) -> None:
+    job.record_output([name for name in ("asyncpg", "psycopg") if name in sys.modules])
+
+config = Config(queues={"default": 2}, workers=workers)
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    kind: ClassVar[str] = "look"
+
+
+def by_scheme(url: str, scheme: str) -> str:
+    return url.replace("postgresql", scheme, 1)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_url_names_the_driver(postgres_url: str, schema: str, scheme: str) -> None:
+    """Client and SyncClient take every kind of URL; a client speaks by the driver that it names."""
+    url = by_scheme(postgres_url, scheme)
+    config = Config(schema=schema)
+
+    async with Client(url, config) as client:
+        first = await client.insert(Look())
+    with SyncClient(url, config) as sync_client:
+        rows = sync_client.jobs.list().jobs
+
+    assert (type(driver_of(url, schema)), type(sync_driver_of(url, schema))) == (
+        SCHEMES[scheme],
+        PsycopgSyncDriver,
+    )
+    assert rows == (first.job,)
+
+
+def test_what_else_stands_in_a_url_is_kept() -> None:
+    """Of a URL only the scheme changes, and the one parameter that asyncpg calls another name in a URL."""
+    rest = "://ann:pa%40ss@db:6432/shop?sslmode=require&application_name=x"
+
+    assert [checked_url(f"{scheme}{rest}") for scheme in SCHEMES] == [
+        f"postgresql{rest}", f"postgres{rest}", f"postgresql{rest}", f"postgresql{rest}",
+    ]  # fmt: skip
+    assert checked_url("postgresql+asyncpg://db/shop?a=b&ssl=require") == (
+        "postgresql://db/shop?a=b&sslmode=require"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+pg8000", "mysql+asyncpg"])
+def test_url_of_another_driver_is_refused(scheme: str) -> None:
+    """A driver that there is not is refused, with those that there are, and without a password."""
+    said = (
+        "database URL must begin with 'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://', "
+        f"got scheme {scheme!r}"
+    )
+
+    for make in (driver_at, Client, SyncClient):
+        with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
+            make(f"{scheme}://ann:secret@db/shop")
+
+
+@pytest.mark.parametrize(
+    ("made", "scheme"),
+    [
+        ("Client('postgresql+psycopg://ann:secret@db/shop')", "postgresql+psycopg"),
+        ("SyncClient('postgresql://ann:secret@db/shop')", "postgresql"),
+    ],
+)
+def test_driver_that_is_not_installed_is_told_with_what_to_install(made: str, scheme: str) -> None:
+    """Without the extra, a client that needs it says so when it is made, and how to get it."""
+    program = (
+        "import sys; sys.modules['psycopg'] = None; from millhand import Client, ConfigError, SyncClient\n"
+        f"try: {made}\nexcept ConfigError as error: print(error, end='')"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+
+    assert ended.stdout == (
+        f"a database by '{scheme}://' needs psycopg here, got no module named 'psycopg'; "
+        "write: pip install 'millhand[psycopg]'"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "driver"), [("postgresql+psycopg", "psycopg"), ("postgresql", "asyncpg")])
+async def test_worker_s_process_runs_on_the_driver_that_its_url_names(
+    tmp_path: Path, postgres_url: str, schema: str, scheme: str, driver: str
+) -> None:
+    """`millhand worker` on a URL of psycopg's works its jobs without so much as importing asyncpg; and the other way."""
+    (tmp_path / "program.py").write_text(WORKER)
+    (tmp_path / "millhand.toml").write_text(f'[database]\nschema = "{schema}"\n')
+    with SyncClient(postgres_url, Config(schema=schema)) as client:
+        job = client.insert(Look()).job
+
+        ended = await run_python(
+            ["-m", "millhand", "worker", "program:config", "--until-empty"],
+            database_url=by_scheme(postgres_url, scheme),
+            directory=tmp_path,
+        )
+
+        worked = client.jobs.get(job.id)
+    assert (ended.code, worked.state, worked.output) == (0, "completed", [driver]), ended.stderr
+
+
+async def test_client_on_a_url_of_psycopg_s_works(postgres_url: str, schema: str) -> None:
+    """A client that works jobs takes the URL of a SQLAlchemy application as it is."""
+    workers = Workers()
+
+    @workers.add()
+    async def look(job: Job[Look]) -> None:
+        job.record_output(type(job.client._driver).__name__)
+
+    config = Config(schema=schema, workers=workers, queues={"default": 1})
+    async with Client(by_scheme(postgres_url, "postgresql+psycopg"), config) as client:
+        events = client.subscribe()
+        await client.insert(Look())
+        event = await anext(aiter(events))
+
+    assert event.job is not None
+    assert event.job.output == "PsycopgDriver"
