@@ -4,7 +4,7 @@ Millhand: a background worker for Python teams on PostgreSQL and S3, wire-compat
 This is the front door: what is listed here is public, and what is public is listed here.
 """
 
-from millhand.args import RawArgs
+from millhand.args import JobArgs, RawArgs
 from millhand.client import Client
 from millhand.clock import Clock, SystemClock
 from millhand.config import Config, QueueConfig, StuckJob
@@ -81,6 +81,7 @@ __all__ = [
     "InvalidStep",
     "InvalidWhere",
     "Job",
+    "JobArgs",
     "JobCancel",
     "JobFilters",
     "JobId",

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Protocol, cast
+from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, cast
 
 import msgspec
 import msgspec.inspect
@@ -71,6 +71,20 @@ class RawArgs:
     def __post_init__(self) -> None:
         _check_kind(self.kind)
         object.__setattr__(self, "encoded", _compact(self.encoded, f"args of kind {self.kind!r}"))
+
+
+class TypedArgs(Protocol):
+    """
+    A value of an args class, as a type checker knows it: the class says its kind.
+
+    Neither a job, nor a row, nor a function that was made a worker is one: theirs is no constant of their class.
+    """
+
+    kind: ClassVar[str]
+
+
+JobArgs: TypeAlias = TypedArgs | RawArgs
+"""What can be inserted."""
 
 
 def kind_of(args: object) -> str:

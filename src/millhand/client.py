@@ -17,8 +17,9 @@ import socket
 from collections.abc import AsyncIterable, Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from millhand.args import JobArgs
 from millhand.attempt_control import AttemptControl
 from millhand.config import Config, QueueConfig, default_client_id
 from millhand.control import ClientControl, JobControl, QueueControl
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # An element of insert_many: args, or args with options.
-Insertable = object | tuple[object, InsertOpts | None]
+Insertable: TypeAlias = JobArgs | tuple[JobArgs, InsertOpts | None]
 
 
 class Client:
@@ -63,9 +64,8 @@ class Client:
     """
 
     def __init__(self, database: Database, config: Config | None = None) -> None:
-        self._config = Config() if config is None else config
-        self._driver = driver_of(database, self._config.schema)
-        self._inserter = Inserter(self._driver.pool, self._config)
+        config = Config() if config is None else config
+        self._speak(driver_of(database, config.schema), config)
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mill: Mill | None = None
@@ -75,10 +75,16 @@ class Client:
         self.id = ClientId(
             self._config.client_id or default_client_id(socket.gethostname(), self._config.clock.now())
         )
-        self.clients = ClientControl(self._driver, self._config.clock)
-        self.attempts = AttemptControl(self._driver, self._config.clock)
-        self.jobs = JobControl(self._driver, self._config.clock)
-        self.queues = QueueControl(self._driver)
+
+    def _speak(self, driver: Driver, config: Config) -> None:
+        """Say everything through `driver`; once, but for tests, which put a transaction and a clock of theirs there."""
+        self._config = config
+        self._driver = driver
+        self._inserter = Inserter(driver.pool, config)
+        self.attempts = AttemptControl(driver, config.clock)
+        self.clients = ClientControl(driver, config.clock)
+        self.jobs = JobControl(driver, config.clock)
+        self.queues = QueueControl(driver)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -208,7 +214,7 @@ class Client:
     # Inserting.
 
     async def insert(
-        self, args: object, opts: InsertOpts | None = None, *, tx: object | None = None
+        self, args: JobArgs, opts: InsertOpts | None = None, *, tx: object | None = None
     ) -> InsertResult:
         """
         Insert one job, for `args` of a dataclass, msgspec struct, pydantic model, attrs class, or `function.args(…)`.

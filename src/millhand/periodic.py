@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Protocol
+from typing import Protocol, TypeAlias, cast
 
-from millhand.args import KIND_PATTERN, KIND_RE, kind_of
+from millhand.args import KIND_PATTERN, KIND_RE, JobArgs, kind_of
 from millhand.crontab import parse_cron
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts
@@ -19,7 +19,7 @@ ID_BYTES_MAX = 127
 INTERVAL_MIN = timedelta(milliseconds=100)
 
 # What a constructor makes: args; args and options; or None for "not this time".
-Constructor = Callable[[], object]
+Constructor: TypeAlias = Callable[[], JobArgs | tuple[JobArgs, InsertOpts | None] | None]
 
 
 class Schedule(Protocol):
@@ -66,7 +66,7 @@ class PeriodicJob:
     """
 
     schedule: Schedule
-    args: object | None = None
+    args: JobArgs | None = None
     constructor: Constructor | None = None
     id: str | None = None
     opts: InsertOpts | None = None
@@ -109,7 +109,7 @@ class PeriodicJob:
 
 def every(
     interval: timedelta,
-    args: object | Constructor,
+    args: JobArgs | Constructor,
     *,
     id: str | None = None,
     run_on_start: bool = False,
@@ -125,7 +125,7 @@ def every(
 
 def cron(
     expression: str,
-    args: object | Constructor,
+    args: JobArgs | Constructor,
     *,
     timezone: str | tzinfo | None = None,
     id: str | None = None,
@@ -142,7 +142,7 @@ def cron(
 
 
 def never(
-    args: object | Constructor,
+    args: JobArgs | Constructor,
     *,
     id: str | None = None,
     run_on_start: bool = True,
@@ -153,10 +153,14 @@ def never(
 
 
 def _periodic_job(
-    schedule: Schedule, args: object, *, id: str | None, run_on_start: bool, opts: InsertOpts | None
+    schedule: Schedule, args: JobArgs | Constructor, *, id: str | None, run_on_start: bool, opts: InsertOpts | None
 ) -> PeriodicJob:
     if isinstance(args, type) or (callable(args) and not hasattr(type(args), "kind")):
-        return PeriodicJob(schedule=schedule, constructor=args, id=id, run_on_start=run_on_start, opts=opts)
+        constructor = cast(Constructor, args)
+        return PeriodicJob(
+            schedule=schedule, constructor=constructor, id=id, run_on_start=run_on_start, opts=opts
+        )
+    args = cast(JobArgs, args)
     return PeriodicJob(schedule=schedule, args=args, id=id, run_on_start=run_on_start, opts=opts)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from millhand.args import JobArgs
 from millhand.config import Config
 from millhand.control import ALL_JOBS, JobControl, JobPage, QueueControl
 from millhand.driver.blocking import now
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     )  # Django has no types
 
 # An element of insert_many: args, or args with options.
-Insertable = object | tuple[object, InsertOpts | None]
+Insertable: TypeAlias = JobArgs | tuple[JobArgs, InsertOpts | None]
 
 
 class SyncClient:
@@ -52,12 +53,17 @@ class SyncClient:
     def __init__(
         self, database: Database | None = None, config: Config | None = None, *, using: str | None = None
     ) -> None:
-        self._config = Config() if config is None else config
-        self._driver = _driver(database, using, self._config.schema)
+        config = Config() if config is None else config
         self._is_started = False
-        self._inserter = Inserter(self._driver.pool, self._config)
-        self.jobs = SyncJobControl(JobControl(self._driver, self._config.clock))
-        self.queues = SyncQueueControl(QueueControl(self._driver))
+        self._speak(_driver(database, using, config.schema), config)
+
+    def _speak(self, driver: Driver, config: Config) -> None:
+        """Say everything through `driver`, as `Client` does."""
+        self._config = config
+        self._driver = driver
+        self._inserter = Inserter(driver.pool, config)
+        self.jobs = SyncJobControl(JobControl(driver, config.clock))
+        self.queues = SyncQueueControl(QueueControl(driver))
 
     def __enter__(self) -> Self:
         self.start()
@@ -83,7 +89,7 @@ class SyncClient:
         now(self._driver.close())
 
     def insert(
-        self, args: object, opts: InsertOpts | None = None, *, tx: object | None = None
+        self, args: JobArgs, opts: InsertOpts | None = None, *, tx: object | None = None
     ) -> InsertResult:
         """
         Insert one job, as `Client.insert`; `tx` is a connection of yours, and the job is part of its transaction.
