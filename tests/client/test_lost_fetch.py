@@ -18,6 +18,7 @@ from millhand.job import ClientId, Job, JobId, JobRow, JobState
 from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
 from millhand.runtime.producer import Producer
 from millhand.store.job import job_get_available
+from millhand.store.job_fetch import START, job_get_available_above
 from millhand.worker import Workers
 from proxy import Direction, proxied
 
@@ -69,9 +70,13 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
 
 async def _until_all_know_the_fetch(client: Client) -> None:
     """Return when each connection of a full pool has prepared it: else the server would have to answer before it fetches."""
-    fetch = job_get_available(queue="nobody", limit=1, client_id=ClientId("nobody"))
-    await asyncio.gather(*(client._driver.pool.fetch("SELECT pg_sleep(0.1)") for _ in range(10)))
-    await asyncio.gather(*(client._driver.pool.run(fetch) for _ in range(10)))
+    me = ClientId("nobody")
+    for fetch in (
+        job_get_available(queue="nobody", limit=1, client_id=me),
+        job_get_available_above(START, queue="nobody", limit=1, client_id=me),
+    ):
+        await asyncio.gather(*(client._driver.pool.fetch("SELECT pg_sleep(0.1)") for _ in range(10)))
+        await asyncio.gather(*(client._driver.pool.run(fetch) for _ in range(10)))
 
 
 async def _until_no_fetch(room: Room, producer: Producer) -> None:

@@ -115,11 +115,13 @@ def test_floor_never_sinks_but_from_the_start() -> None:
 
 
 def test_quick_fetches_are_made_from_the_start() -> None:
-    """Floors are for queues whose start is slow; a fetch from there that is quick again ends them."""
+    """Floors are for queues whose start is slow, twice; a fetch from there that is quick again ends them."""
     floors = FetchFloors(NOW, 0.0)
     floors.note_fetched(None, [], limit=10, sent=0.0, answered=0.001)
     assert (floors.asked(0.1), floors.recheck_at) == (None, None)
 
+    floors.note_fetched(None, [], limit=10, sent=0.5, answered=0.54)
+    assert floors.asked(0.6) is None
     floors.note_fetched(None, [], limit=10, sent=1.0, answered=1.04)
     assert floors.asked(1.1) == (Floor(NOW + SECOND, 0),) * 4
     assert floors.recheck_at == pytest.approx(1.04 + RECHECK_SECONDS_MIN)
@@ -133,6 +135,7 @@ def test_quick_fetches_are_made_from_the_start() -> None:
 def test_looking_again_costs_a_fiftieth_of_the_time(seconds: float, pause: float) -> None:
     """The slower the start is, the more seldom it is looked at; never more seldom than every thirty seconds."""
     floors = FetchFloors(NOW, 0.0)
+    floors.note_fetched(None, [], limit=10, sent=9.0, answered=10.0)
 
     floors.note_fetched(None, [], limit=10, sent=10.0, answered=10.0 + seconds)
 
@@ -142,6 +145,7 @@ def test_looking_again_costs_a_fiftieth_of_the_time(seconds: float, pause: float
 def test_priority_whose_start_is_slow_is_not_looked_at_each_time() -> None:
     """One that is reached after the others, from its start, puts the next look at all of them off as well."""
     floors = FetchFloors(NOW, 0.0)
+    floors.note_fetched(None, [], limit=1, sent=-1.0, answered=-0.9)
     floors.note_fetched(None, [row(1, 1, NOW - HOUR)], limit=1, sent=0.0, answered=0.01)
     asked = floors.asked(0.02)
     assert asked == (Floor(NOW - HOUR, 1), None, None, None)
