@@ -57,6 +57,10 @@ class Proxy:
     def cut(self) -> None:
         """Reset what is connected, and whatever connects from now on."""
         self._is_cut = True
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Reset what is connected now."""
         for writer in self._writers:
             writer.transport.abort()
 

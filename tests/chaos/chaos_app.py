@@ -1,0 +1,82 @@
+"""
+What the workers of a chaos run work: `millhand worker chaos_app:config`, in processes that are killed, frozen and cut off.
+
+A journal and a clock of their own are named in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar
+
+from chaos_journal import Journal
+from chaos_plan import KINDS, QUEUES, THREAD_KIND
+from chaos_worker import ChaosWorker
+
+from millhand.clock import SystemClock
+from millhand.config import Config
+from millhand.job import Job
+from millhand.periodic import PeriodicJob
+from millhand.retry import ConstantRetryPolicy
+from millhand.worker import NO_TIMEOUT, Workers
+
+MAX_WORKERS = 20  # of each queue
+RETRY = timedelta(milliseconds=50)
+TICK_SECONDS = 5
+TICK_ID = "chaos_tick"
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the periodic job is told: nothing."""
+
+    kind: ClassVar[str] = TICK_ID
+
+
+class EveryTick:
+    """Due when the seconds since 1970 can be divided by `TICK_SECONDS`, whoever leads."""
+
+    def next(self, after: datetime) -> datetime:
+        number = int(after.timestamp() // TICK_SECONDS) + 1
+        return datetime.fromtimestamp(number * TICK_SECONDS, UTC)
+
+
+class SteppedClock(SystemClock):
+    """The machine's clock, off by as many seconds as a file says."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=float(os.pread(self._file, 32, 0) or 0))
+
+
+def chaos_config(journal: Path, clock: Path) -> Config:
+    """Return what each worker of the run is made of."""
+    worker = ChaosWorker(Journal(journal, time.monotonic, is_synced=True), RETRY)
+    workers = Workers()
+    for kind in KINDS:
+        work = worker.work_in_thread if kind == THREAD_KIND else worker.work_on_loop
+        workers.add(kind=kind, retry=ConstantRetryPolicy(RETRY), timeout=NO_TIMEOUT)(work)
+
+    @workers.add()
+    async def tick(job: Job[Tick]) -> None:
+        """Do nothing: that it was inserted is what counts."""
+
+    return Config(
+        clock=SteppedClock(clock),
+        periodic_jobs=[PeriodicJob(schedule=EveryTick(), args=Tick(), id=TICK_ID)],
+        queues=dict.fromkeys(QUEUES, MAX_WORKERS),
+        workers=workers,
+    )
+
+
+def config() -> Config:
+    """Return the configuration of this process."""
+    return chaos_config(Path(os.environ["CHAOS_JOURNAL"]), Path(os.environ["CHAOS_CLOCK"]))

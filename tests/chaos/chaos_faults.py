@@ -1,0 +1,101 @@
+"""
+What goes wrong in a run, and when: all of it follows from a seed.
+
+Three lanes go on at a time: processes, ways to the database, and the database itself. In each lane one fault follows
+the other, dealt from a shuffled pack, so that all of them come before any comes twice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+NUM_WORKERS = 4
+# The way of the process that inserts; the workers' are numbered from 0.
+INSERTER = NUM_WORKERS
+PAUSE_SECONDS = (2.0, 6.0)
+# A fault that takes longer than so much of a run is left out of it.
+SHARE_MAX = 0.3
+# What is silent for longer is given up, and its jobs go on elsewhere; two minutes later if its session is there.
+GIVEN_UP_SECONDS = 13.0
+SESSION_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A fault of a lane, and how long it lasts, in seconds."""
+
+    lane: str
+    shortest: float
+    longest: float
+
+
+KINDS = {
+    "kill": Kind("process", 0.0, 0.0),
+    "kill_storm": Kind("process", 3.0, 6.0),
+    "kill_leaders": Kind("process", 8.0, 12.0),
+    "freeze_short": Kind("process", 2.0, 9.0),
+    "freeze_long": Kind("process", GIVEN_UP_SECONDS + 2.0, 22.0),
+    "freeze_longest": Kind("process", SESSION_SECONDS + GIVEN_UP_SECONDS + 5.0, 145.0),
+    "clock_step": Kind("process", 8.0, 16.0),
+    "partition": Kind("way", 4.0, 20.0),
+    "partition_to_server": Kind("way", 4.0, 20.0),
+    "partition_to_client": Kind("way", 4.0, 20.0),
+    "cut": Kind("way", 1.0, 16.0),
+    "forget": Kind("way", 4.0, 12.0),
+    "latency": Kind("way", 6.0, 12.0),
+    "bandwidth": Kind("way", 6.0, 12.0),
+    "database_restart": Kind("database", 0.0, 8.0),
+    "database_crash": Kind("database", 0.0, 8.0),
+    "database_killed": Kind("database", 0.0, 2.0),
+    "backend_kill": Kind("database", 0.0, 3.0),
+    "pool_exhaustion": Kind("database", 3.0, 12.0),
+    "disk_full": Kind("database", 2.0, 8.0),
+}
+LANES = ("process", "way", "database")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One fault: from when, for how long, at which worker, and how bad, from 0 to 1."""
+
+    at: float
+    seconds: float
+    name: str
+    who: int
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.at:7.1f} s  {self.name} of {self.who} for {self.seconds:.1f} s, {self.amount:.2f}"
+
+
+def plan_faults(seed: int, seconds: float, only: Sequence[str] = ()) -> list[Fault]:
+    """Return the faults of a seed, by the time at which they begin, the same at each call."""
+    faults = [fault for lane in LANES for fault in _lane(f"{seed} {lane}", lane, seconds, only)]
+    return sorted(faults, key=lambda fault: (fault.at, fault.name))
+
+
+def _lane(seed: str, lane: str, seconds: float, only: Sequence[str]) -> Iterator[Fault]:
+    chance = random.Random(seed)  # noqa: S311 - a seed must give the same faults again
+    names = [
+        name
+        for name, kind in KINDS.items()
+        if kind.lane == lane and (not only or name in only) and kind.longest < SHARE_MAX * seconds
+    ]
+    at = chance.uniform(*PAUSE_SECONDS)
+    while names:
+        for name in chance.sample(names, len(names)):
+            kind = KINDS[name]
+            fault = Fault(
+                at=at,
+                seconds=chance.uniform(kind.shortest, kind.longest),
+                name=name,
+                # The inserter has a way as the workers have, and no process of its own.
+                who=chance.randrange(NUM_WORKERS + (lane == "way")),
+                amount=chance.random(),
+            )
+            if fault.at + fault.seconds > seconds:
+                return
+            yield fault
+            at += fault.seconds + chance.uniform(*PAUSE_SECONDS)

@@ -1,0 +1,221 @@
+"""
+The workers of a chaos run: processes that a supervisor starts again when they have died, each with a way of its own.
+
+A worker has a number and, in each of its lives, a name; the name stays or changes from life to life. What a life writes,
+a log and a journal, is called after its number and the life's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaos_faults import NUM_WORKERS
+
+sys.path.append(str(Path(__file__).parents[1]))
+from proxy import Proxy, proxied
+
+START_PAUSE_SECONDS = 0.5
+STOP_SECONDS = 60.0
+Line = dict[str, Any]
+
+
+@dataclass(kw_only=True, eq=False)
+class Life:
+    """One process of a worker. Units: monotonic seconds. `exit_code` is None while it lives."""
+
+    client_id: str
+    log: Path
+    name: str
+    process: asyncio.subprocess.Process
+    began_at: float
+    who: int
+    ended_at: float | None = None
+    exit_code: int | None = None
+    is_killed: bool = False
+    is_told_to_stop: bool = False
+
+    def lines(self) -> Iterator[Line]:
+        """Give its log, line by line; what is no JSON comes as the message of a line without a level."""
+        if not self.log.exists():
+            return
+        for text in self.log.read_text(errors="replace").splitlines():
+            try:
+                yield json.loads(text)
+            except ValueError:
+                yield {"message": text}
+
+    def says(self, message: str) -> bool:
+        return any(line.get("message") == message for line in self.lines())
+
+
+@dataclass(kw_only=True)
+class Trouble:
+    """What was wrong, from when until when, with whom; None for all."""
+
+    name: str
+    who: int | None
+    began_at: float
+    ended_at: float = float("inf")
+
+
+class Fleet:
+    """
+    `NUM_WORKERS` workers on the database of `url`. `lives` are all there ever were; `troubles` is what they were put to.
+
+    Concurrency: belongs to one event loop; everything but `end` may be called while anything else is.
+    """
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.ways: list[Proxy] = []
+        self.faults: list[str] = []
+        self.lives: list[Life] = []
+        self.troubles: list[Trouble] = []
+        self._clocks = [directory / f"{who}.clock" for who in range(NUM_WORKERS)]
+        self._directory = directory
+        self._is_ending = False
+        self._keeps_name = [True] * NUM_WORKERS
+        self._numbers = [0] * NUM_WORKERS
+        self._url = url
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start all, keep them running, and in the end kill what is left of them."""
+        for who in range(NUM_WORKERS):
+            self.set_clock(who, 0.0)
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(NUM_WORKERS + 1):
+                self.ways.append(await stack.enter_async_context(proxied(self._url)))
+            async with asyncio.TaskGroup() as keepers:
+                for who in range(NUM_WORKERS):
+                    keepers.create_task(self._keep(who))
+                try:
+                    yield
+                finally:
+                    self._is_ending = True
+                    for life in self.living():
+                        life.is_killed = True
+                        with contextlib.suppress(ProcessLookupError):
+                            life.process.kill()
+
+    def living(self) -> list[Life]:
+        return [life for life in self.lives if life.exit_code is None]
+
+    def of(self, who: int) -> Life | None:
+        return next((life for life in self.living() if life.who == who), None)
+
+    @contextlib.contextmanager
+    def trouble(self, name: str, who: int | None) -> Iterator[None]:
+        """Take note of what is wrong inside."""
+        trouble = Trouble(name=name, who=who, began_at=time.monotonic())
+        self.troubles.append(trouble)
+        try:
+            yield
+        finally:
+            trouble.ended_at = time.monotonic()
+
+    def kill(self, who: int, *, keeps_name: bool) -> None:
+        """Kill a worker's process, if it has one; another is started, under the same name or a new one."""
+        life = self.of(who)
+        self._keeps_name[who] = keeps_name
+        if life is not None:
+            life.is_killed = True
+            with contextlib.suppress(ProcessLookupError):
+                life.process.kill()
+
+    def signal(self, life: Life, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            life.process.send_signal(number)
+
+    def set_clock(self, who: int, seconds: float) -> None:
+        """Have a worker's clock be off by so much."""
+        new = self._clocks[who].with_suffix(".new")
+        new.write_text(f"{seconds:31.1f}")
+        if not self._clocks[who].exists():
+            new.rename(self._clocks[who])
+            return
+        self._clocks[who].write_text(
+            f"{seconds:31.1f}"
+        )  # of the same length: whoever reads has the old or the new
+
+    async def started(self) -> None:
+        """Return when all of them work."""
+        while len(alive := self.living()) < NUM_WORKERS or not all(
+            one.says("worker started") for one in alive
+        ):  # noqa: ASYNC110 - a file that another process writes
+            await asyncio.sleep(0.2)
+
+    async def end(self) -> None:
+        """Tell all to stop, and wait for it."""
+        self._is_ending = True
+        for life in self.living():
+            life.is_told_to_stop = True
+            self.signal(life, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                for life in self.living():
+                    await life.process.wait()
+        for life in self.living():
+            self.faults.append(f"{life.name} must stop within {STOP_SECONDS} s, got none of it")
+            life.process.kill()
+
+    async def _keep(self, who: int) -> None:
+        """Start the process of a worker, and another one whenever it has died."""
+        while not self._is_ending:
+            life = await self._start(who)
+            code = await life.process.wait()
+            life.ended_at = time.monotonic()
+            life.exit_code = code
+            if life.is_killed or life.is_told_to_stop:
+                continue
+            if life.says("worker started"):
+                self.faults.append(f"{life.name} must go on until it is told to stop, ended with code {code}")
+            await asyncio.sleep(START_PAUSE_SECONDS)  # as whoever looks after processes does
+
+    async def _start(self, who: int) -> Life:
+        number = self._numbers[who] = self._numbers[who] + 1
+        former = next((life for life in reversed(self.lives) if life.who == who), None)
+        name = f"{who}.{number}"
+        client_id = former.client_id if former and self._keeps_name[who] else f"worker_{name}"
+        log = self._directory / f"{name}.log"
+        with log.open("wb") as written:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "millhand", "worker", "chaos_app:config", "--log-format", "json"),
+                cwd=Path(__file__).parent,
+                env=self._environment(who, name, client_id),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+            )
+        life = Life(
+            client_id=client_id, log=log, name=name, process=process, began_at=time.monotonic(), who=who
+        )
+        self.lives.append(life)
+        return life
+
+    def _environment(self, who: int, name: str, client_id: str) -> dict[str, str]:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("MILLHAND_")}
+        return inherited | {
+            "CHAOS_CLOCK": str(self._clocks[who]),
+            "CHAOS_JOURNAL": str(self._directory / f"{name}.journal"),
+            "DATABASE_URL": self.ways[who].url,
+            "MILLHAND_DATABASE_POOL_SIZE": "5",
+            "MILLHAND_HEARTBEAT_ENABLED": "false",
+            "MILLHAND_ORPHANS_ENABLED": "false",
+            "MILLHAND_WORKER_CLIENT_ID": client_id,
+            "MILLHAND_WORKER_FETCH_COOLDOWN": "10ms",
+        }
+
+
+def written_bytes(life: Life) -> int:
+    """Return how much a life has logged."""
+    return life.log.stat().st_size if life.log.exists() else 0

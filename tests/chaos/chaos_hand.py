@@ -1,0 +1,183 @@
+"""The hand that does the faults of a plan, each in its lane, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import asyncpg
+from chaos_faults import INSERTER, KINDS, LANES, NUM_WORKERS, Fault
+from chaos_fleet import Fleet
+from chaos_server import ChaosServer, end_sessions, occupy, use_disk_up
+
+from proxy import Direction
+
+HOUR_SECONDS = 3600.0
+# What is told of a fault that this machine has not the means for.
+NO_DISK = "no small disk could be mounted here, so none was filled"
+
+
+class Hand:
+    """Does the faults to `fleet` and `server`. `skipped` says what could not be done, and why."""
+
+    def __init__(self, fleet: Fleet, server: ChaosServer, say: Callable[[str], None]) -> None:
+        self.done: dict[str, int] = {}
+        self.skipped: set[str] = set()
+        self._began_at = time.monotonic()
+        self._fleet = fleet
+        self._say = say
+        self._server = server
+
+    async def do(self, faults: Sequence[Fault]) -> None:
+        """Do all of them, each when it is due."""
+        self._began_at = time.monotonic()
+        async with asyncio.TaskGroup() as lanes:
+            for lane in LANES:
+                lanes.create_task(self._do_lane([one for one in faults if KINDS[one.name].lane == lane]))
+
+    async def _do_lane(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            await asyncio.sleep(max(0.0, self._began_at + fault.at - time.monotonic()))
+            self._say(str(fault))
+            self.done[fault.name] = self.done.get(fault.name, 0) + 1
+            await getattr(self, f"_{fault.name}")(fault)
+
+    # Processes.
+
+    async def _kill(self, fault: Fault) -> None:
+        self._fleet.kill(fault.who, keeps_name=fault.amount < 0.5)
+
+    async def _kill_storm(self, fault: Fault) -> None:
+        for number in range(2 * NUM_WORKERS):
+            self._fleet.kill((fault.who + number) % NUM_WORKERS, keeps_name=(number + fault.who) % 2 == 0)
+            await asyncio.sleep(fault.seconds / (2 * NUM_WORKERS))
+
+    async def _kill_leaders(self, fault: Fault) -> None:
+        """Kill whoever leads, in either office, and whoever follows, and again."""
+        until = time.monotonic() + fault.seconds
+        while time.monotonic() < until:
+            for who in await self._leaders():
+                self._fleet.kill(who, keeps_name=fault.amount < 0.5)
+            await asyncio.sleep(1.0)
+
+    async def _leaders(self) -> set[int]:
+        sql = "SELECT leader_id FROM river_leader UNION SELECT leader_id FROM millhand_leader"
+        ids: set[str] = set()
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            async with self._connected() as connection:
+                ids = {record["leader_id"] for record in await connection.fetch(sql, timeout=2)}
+        return {life.who for life in self._fleet.living() if life.client_id in ids}
+
+    async def _freeze_short(self, fault: Fault) -> None:
+        await self._freeze(fault, is_cut=False)
+
+    async def _freeze_long(self, fault: Fault) -> None:
+        """Freeze a worker, and end its sessions, as if its machine were gone."""
+        await self._freeze(fault, is_cut=True)
+
+    async def _freeze_longest(self, fault: Fault) -> None:
+        await self._freeze(fault, is_cut=False)
+
+    async def _freeze(self, fault: Fault, *, is_cut: bool) -> None:
+        life, way = self._fleet.of(fault.who), self._fleet.ways[fault.who]
+        if life is None:
+            return
+        with self._fleet.trouble("frozen", fault.who):
+            self._fleet.signal(life, signal.SIGSTOP)
+            if is_cut:
+                way.break_off()
+            await asyncio.sleep(fault.seconds)
+            self._fleet.signal(life, signal.SIGCONT)
+
+    async def _clock_step(self, fault: Fault) -> None:
+        self._fleet.set_clock(fault.who, HOUR_SECONDS if fault.amount < 0.5 else -HOUR_SECONDS)
+        with self._fleet.trouble("clock", fault.who):
+            await asyncio.sleep(fault.seconds)
+        self._fleet.set_clock(fault.who, 0.0)
+
+    # Ways to the database.
+
+    async def _partition(self, fault: Fault) -> None:
+        await self._way(fault, self._fleet.ways[fault.who].stop_up)
+
+    async def _partition_to_server(self, fault: Fault) -> None:
+        await self._way(fault, self._fleet.ways[fault.who].stop_up, [Direction.TO_SERVER])
+
+    async def _partition_to_client(self, fault: Fault) -> None:
+        await self._way(fault, self._fleet.ways[fault.who].stop_up, [Direction.TO_CLIENT])
+
+    async def _cut(self, fault: Fault) -> None:
+        await self._way(fault, self._fleet.ways[fault.who].cut)
+
+    async def _forget(self, fault: Fault) -> None:
+        await self._way(fault, self._fleet.ways[fault.who].forget)
+
+    async def _latency(self, fault: Fault) -> None:
+        await self._way(fault, self._fleet.ways[fault.who].slow, 0.02 + 0.2 * fault.amount)
+
+    async def _bandwidth(self, fault: Fault) -> None:
+        await self._way(fault, self._fleet.ways[fault.who].narrow, 4_000 + 60_000 * fault.amount)
+
+    async def _way(self, fault: Fault, spoil: Callable[..., None], *how: Any) -> None:
+        with self._fleet.trouble(fault.name, fault.who if fault.who != INSERTER else -1):
+            spoil(*how)
+            await asyncio.sleep(fault.seconds)
+            self._fleet.ways[fault.who].mend()
+
+    # The database.
+
+    async def _database_restart(self, fault: Fault) -> None:
+        with self._fleet.trouble("database", None):
+            await asyncio.to_thread(self._server.stop)
+            await asyncio.sleep(fault.seconds)
+            await asyncio.to_thread(self._server.start)
+
+    async def _database_crash(self, fault: Fault) -> None:
+        await self._crash(fault, signal.SIGQUIT)
+
+    async def _database_killed(self, fault: Fault) -> None:
+        await self._crash(fault, signal.SIGKILL)
+
+    async def _crash(self, fault: Fault, number: signal.Signals) -> None:
+        with self._fleet.trouble("database", None):
+            await asyncio.to_thread(self._server.crash, number)
+            await asyncio.sleep(fault.seconds)
+            await asyncio.to_thread(self._server.revive)
+
+    async def _backend_kill(self, fault: Fault) -> None:
+        with self._fleet.trouble("database", None):
+            for _ in range(3):
+                with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    async with self._connected() as connection:
+                        await end_sessions(connection, [])
+                await asyncio.sleep(fault.seconds / 3)
+
+    async def _pool_exhaustion(self, fault: Fault) -> None:
+        with self._fleet.trouble("database", None):
+            taken = await occupy(self._server.url)
+            await asyncio.sleep(fault.seconds)
+            for connection in taken:
+                connection.terminate()
+
+    async def _disk_full(self, fault: Fault) -> None:
+        if self._server.disk is None:
+            self.skipped.add(f"disk_full: {NO_DISK}")
+            return
+        with self._fleet.trouble("database", None):
+            self._server.fill_disk()
+            self._say(f"          full: {await use_disk_up(self._server.url)}")
+            await asyncio.sleep(fault.seconds)
+            self._server.free_disk()
+            await asyncio.to_thread(self._server.revive)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
+        connection = await asyncpg.connect(self._server.url, timeout=5)
+        try:
+            yield connection
+        finally:
+            connection.terminate()

@@ -1,0 +1,239 @@
+"""
+Workers under faults of all sorts: processes, network, clocks and the database, for minutes; and then an audit.
+
+    python tests/chaos/chaos_run.py --minutes 10 --seed 1
+    python tests/chaos/chaos_run.py --seed 1 --only kill,partition --keep DIRECTORY
+
+Four workers, each a process with a way of its own to a PostgreSQL of this run, work jobs of all sorts that are inserted
+all the while. What goes wrong is drawn from the seed (`chaos_faults.py`) and told of as it is done, so that a run can be
+played again. When all jobs are finalized the workers are told to stop, and `chaos_verdict.py` judges. Ends with 1 if
+anything is wrong. What runs when is the machine's affair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+from chaos_app import TICK_ID, TICK_SECONDS
+from chaos_faults import INSERTER, KINDS, Fault, plan_faults
+from chaos_fleet import Fleet
+from chaos_hand import Hand
+from chaos_journal import read_journals
+from chaos_load import Load
+from chaos_rows import row_of
+from chaos_server import ChaosServer, small_disk
+from chaos_verdict import Evidence, Tick, judge, rescued_at
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.migrate import Migrator, lines
+
+RATE = 40.0
+# How long all may take behind the last insert: two minutes for a session that is still there, and then some.
+DRAIN_SECONDS = 300.0
+START_SECONDS = 60.0
+MAX_TOLD = 60
+
+
+@dataclass(kw_only=True)
+class Options:
+    """How long, how much, which faults."""
+
+    seconds: float
+    seed: int
+    only: Sequence[str] = ()
+    rate: float = RATE
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What happened, and what is wrong with it."""
+
+    violations: Sequence[str]
+    done: dict[str, int]
+    figures: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.figures))
+        told = [f"{name:<{width}}  {value}" for name, value in self.figures.items()]
+        return "\n".join(
+            [*told, f"{'violations':<{width}}  {len(self.violations)}", *self.violations[:MAX_TOLD]]
+        )
+
+
+async def run(options: Options, directory: Path, server: ChaosServer, say: Callable[[str], None]) -> Report:
+    """Insert, work, do what the plan of faults says, and judge."""
+    faults = plan_faults(options.seed, options.seconds, options.only)
+    await _migrate(server.url)
+    fleet, load = Fleet(server.url, directory), Load(options.seed, options.seconds, options.rate)
+    hand = Hand(fleet, server, say)
+    epoch = time.time() - time.monotonic()
+    async with fleet.running():
+        async with asyncio.timeout(START_SECONDS):
+            await fleet.started()
+        config = Config(client_id="inserter", skip_unknown_job_check=True)
+        began_at = time.monotonic()
+        async with Client(fleet.ways[INSERTER].url, config) as client:
+            async with asyncio.TaskGroup() as others:
+                cancelling = others.create_task(load.cancel_held(client, server.url))
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(hand.do(faults))
+                    both.create_task(load.insert_all(client))
+                ended_at = time.monotonic()
+                say(f"{ended_at - began_at:7.1f} s  no more faults")
+                await _drained(server.url)
+                cancelling.cancel()
+        drained_at = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                await fleet.started()
+        await fleet.end()
+    evidence = await _evidence(server.url, directory, fleet, load, epoch, began_at, ended_at)
+    violations = [*judge(evidence), *_unfaulted(hand, faults, options)]
+    return Report(
+        violations=violations,
+        done=hand.done,
+        figures=_figures(options, evidence, hand, load, ended_at - began_at, drained_at - ended_at),
+    )
+
+
+async def _migrate(url: str) -> None:
+    driver = AsyncpgDriver(url)
+    await driver.open()
+    for line in lines():
+        await Migrator(driver, line).up()
+    await driver.close()
+
+
+async def _drained(url: str) -> None:
+    """Return when all is finalized, or when it will never be."""
+    sql = "SELECT EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)"
+    until = time.monotonic() + DRAIN_SECONDS
+    connection = await asyncpg.connect(url)
+    while time.monotonic() < until and await connection.fetchval(sql, TICK_ID):
+        await asyncio.sleep(1.0)
+    await connection.close()
+
+
+async def _evidence(
+    url: str, directory: Path, fleet: Fleet, load: Load, epoch: float, began_at: float, ended_at: float
+) -> Evidence:
+    sql = """
+        SELECT id, kind, args, attempt, attempted_by, errors, metadata, state::text, unique_key, scheduled_at, created_at
+        FROM river_job ORDER BY id
+    """
+    connection = await asyncpg.connect(url)
+    records = [dict(record) for record in await connection.fetch(sql)]
+    await connection.close()
+    jobs = [record for record in records if record["kind"] != TICK_ID]
+    return Evidence(
+        answers=load.answers,
+        batches=load.batches,
+        began_at=began_at,
+        ended_at=ended_at,
+        epoch=epoch,
+        executions=read_journals(directory),
+        faults=fleet.faults,
+        lives=fleet.lives,
+        plan=load.plan,
+        rows=[row_of(record) for record in jobs],
+        rescued_at={key: at for record in jobs for key, at in rescued_at(record, epoch).items()},
+        ticks=[
+            Tick(due_at=one["scheduled_at"].timestamp(), created_at=one["created_at"].timestamp())
+            for one in records
+            if one["kind"] == TICK_ID
+        ],
+        tick_seconds=TICK_SECONDS,
+        troubles=fleet.troubles,
+    )
+
+
+def _unfaulted(hand: Hand, faults: Sequence[Fault], options: Options) -> list[str]:
+    """Tell of faults that were planned and not done."""
+    planned = Counter(fault.name for fault in faults)
+    return [
+        f"{name} was planned {num} times, and done {hand.done.get(name, 0)} times"
+        for name, num in planned.items()
+        if hand.done.get(name, 0) != num
+    ]
+
+
+def _figures(
+    options: Options, evidence: Evidence, hand: Hand, load: Load, seconds: float, drain_seconds: float
+) -> dict[str, str]:
+    states = Counter(row.state for row in evidence.rows)
+    answers = Counter(answer for one in evidence.answers.values() for answer in one)
+    num_killed = sum(life.is_killed for life in evidence.lives)
+    cut_short = sum(one.ended_at is None for one in evidence.executions)
+    told = {
+        "seed": str(options.seed),
+        "faults": f"{sum(hand.done.values())} in {seconds:.0f} s: {_counts(Counter(hand.done))}",
+        "left out": "; ".join(sorted(hand.skipped)) or "nothing",
+        "jobs": f"{len(evidence.rows):,}: {_counts(states)}",
+        "inserts": f"{_counts(answers)}; {_counts(Counter(load.errors))}",
+        "all finalized after": f"{drain_seconds:.0f} s more",
+        "executions": f"{len(evidence.executions):,}, {cut_short:,} of them cut short by a kill",
+        "processes": f"{len(evidence.lives)}, {num_killed} of them killed",
+        "rescued": f"{sum(len(row.rescued) for row in evidence.rows):,} attempts",
+        "periodic runs": f"{len(evidence.ticks):,}",
+    }
+    return told | {name: f"{num:,}" for name, num in sorted(evidence.figures.items())}
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in counter.most_common()) or "none"
+
+
+@contextlib.contextmanager
+def place(keep: Path | None):  # noqa: ANN201
+    """Make a directory that the user of a root's server may enter, with a small disk in it, and a server."""
+    with tempfile.TemporaryDirectory(prefix="millhand-chaos-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        journals = keep or directory / "journals"
+        journals.mkdir(parents=True, exist_ok=True)
+        with small_disk(directory / "disk") as disk:
+            server = ChaosServer(directory / "server", disk)
+            server.make()
+            try:
+                yield journals, server
+            finally:
+                server.stop()
+                if keep:
+                    (keep / "server.log").write_text(server.log_text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--only", default="", help=f"some of {','.join(KINDS)}")
+    parser.add_argument("--rate", type=float, default=RATE, help="jobs that are inserted a second")
+    parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="leave journals and logs there")
+    given = parser.parse_args()
+    only = tuple(filter(None, given.only.split(",")))
+    if unknown := set(only) - set(KINDS):
+        parser.error(f"faults of --only must be some of {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
+    options = Options(seconds=60 * given.minutes, seed=given.seed, only=only, rate=given.rate)
+    print(f"seed {options.seed}", flush=True)
+    with place(given.keep) as (journals, server):
+        report = asyncio.run(run(options, journals, server, lambda line: print(line, flush=True)))
+    print(report)
+    sys.exit(1 if report.violations else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""
+A PostgreSQL that can be stopped, crashed and starved of disk, as often as one likes.
+
+What it writes ahead, and what it says, is on a disk of its own that is small, where this machine lets one be mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+
+from millhand.embedded import embedded_postgres
+from millhand.embedded.process import is_gone, wait_until
+
+DISK_MEGABYTES = 160
+MAX_CONNECTIONS = 80
+SETTINGS = {
+    "autovacuum_naptime": "5s",
+    "logging_collector": "on",
+    "max_connections": str(MAX_CONNECTIONS),
+    "max_wal_size": "64MB",
+    "min_wal_size": "32MB",
+    "restart_after_crash": "on",
+    "shared_buffers": "64MB",
+    # New segments, so that a disk that is full is noticed.
+    "wal_recycle": "off",
+}
+BALLAST = "ballast"
+
+
+class ChaosServer:
+    """
+    The server of `directory`. `disk` is where its log is, None where nothing could be mounted.
+
+    Concurrency: one call at a time. Each blocks for as long as the server takes.
+    """
+
+    def __init__(self, directory: Path, disk: Path | None) -> None:
+        self._directory = directory
+        self._disk = disk
+        self._settings = dict(SETTINGS)
+        self._stack = contextlib.ExitStack()
+        self.url = ""
+
+    @property
+    def disk(self) -> Path | None:
+        return self._disk
+
+    def start(self) -> None:
+        """Start it, or join it where it runs."""
+        server = self._stack.enter_context(embedded_postgres(self._directory, self._settings))
+        self.url = server.url
+
+    def make(self) -> None:
+        """Make the cluster, with its log on the small disk, and start it."""
+        self.start()
+        if self._disk is not None:
+            self.stop()
+            self._move_log(self._disk)
+            self.start()
+
+    def stop(self) -> None:
+        """Stop it in order, at once: sessions are ended, nothing is lost."""
+        self._stack.close()
+
+    def crash(self, number: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop it as if its machine had lost its power; with SIGKILL its first process alone, and the others notice."""
+        pid = self._pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            wait_until(lambda: is_gone(pid))
+        self._stack.close()
+
+    def revive(self) -> None:
+        """Have it run again, whatever became of it."""
+        with contextlib.suppress(Exception):
+            self._stack.close()
+        self._stack = contextlib.ExitStack()
+        self.start()
+
+    def fill_disk(self) -> None:
+        """Leave nothing of the small disk."""
+        assert self._disk is not None
+        with (self._disk / BALLAST).open("ab", buffering=0) as ballast:
+            for size in (1 << 20, 1 << 12, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        ballast.write(bytes(size))
+
+    def free_disk(self) -> None:
+        assert self._disk is not None
+        (self._disk / BALLAST).unlink(missing_ok=True)
+
+    @property
+    def log_text(self) -> str:
+        """What it said, of all times."""
+        texts = [self._directory / "server.log"]
+        if self._disk is not None:
+            texts += sorted((self._disk / "log").glob("*"))
+        return "\n".join(path.read_text(errors="replace") for path in texts if path.exists())
+
+    def _move_log(self, disk: Path) -> None:
+        """Put the log that it writes ahead, and the one that people read, on the small disk."""
+        data = self._directory / "data"
+        owner = data.stat()
+        for name in ("pg_wal", "log"):
+            moved = disk / name
+            if (data / name).exists() and not (data / name).is_symlink():
+                shutil.copytree(data / name, moved)
+                shutil.rmtree(data / name)
+            else:
+                moved.mkdir()
+            (data / name).symlink_to(moved)
+        for path in (disk, *disk.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        self._settings["log_directory"] = str(disk / "log")
+
+    def _pid(self) -> int | None:
+        try:
+            return int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
+        except (FileNotFoundError, IndexError):
+            return None
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path) -> Iterator[Path | None]:
+    """Mount a small disk there; None where nobody may."""
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m,mode=755", "tmpfs", str(directory)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+async def use_disk_up(url: str) -> str:
+    """Write until the database cannot any more, and return what it says then."""
+    try:
+        connection = await asyncpg.connect(url, timeout=5)
+        try:
+            for _ in range(100):
+                await connection.execute("SELECT pg_logical_emit_message(false, 'chaos', 'x')", timeout=5)
+                await connection.execute("SELECT pg_switch_wal()", timeout=5)
+        finally:
+            connection.terminate()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        return str(error) or type(error).__name__
+    return "nothing"
+
+
+async def occupy(url: str) -> list[asyncpg.Connection]:
+    """Take all connections that there are, of those that others have now too, and return them."""
+    taken: list[asyncpg.Connection] = []
+    for _ in range(3):
+        while len(taken) < MAX_CONNECTIONS:
+            try:
+                taken.append(await asyncpg.connect(url, timeout=5))
+            except (OSError, asyncpg.PostgresError, TimeoutError):
+                break
+        if taken:
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await end_sessions(taken[0], [one.get_server_pid() for one in taken])
+    return taken
+
+
+async def end_sessions(connection: asyncpg.Connection, but: list[int]) -> int:
+    """End all sessions of clients, those of `but` excepted, and return how many there were."""
+    sql = """
+        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND pid <> ALL($1)
+    """
+    ended: int = await connection.fetchval(sql, but, timeout=5)
+    return ended
