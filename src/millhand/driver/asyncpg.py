@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,14 +19,21 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from millhand.driver.asyncpg_copy import copied
-from millhand.driver.asyncpg_error import CONNECT_SECONDS, WIRE_ERRORS, is_broken, translated, within
+from millhand.driver.asyncpg_error import (
+    CONNECT_SECONDS,
+    WIRE_ERRORS,
+    is_broken,
+    translated,
+    unreadable,
+    within,
+)
 from millhand.driver.caller import executor_of
 from millhand.driver.lender import Lender
 from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.protocol import Executor
-from millhand.driver.url import POOL_SIZE, beginning, checked_pool_size, checked_url, unreadable_url
+from millhand.driver.tls import require_files
+from millhand.driver.url import POOL_SIZE, beginning, checked_pool_size, checked_url
 from millhand.errors import (
-    ConfigError,
     ConnectionLost,
     MillhandError,
     PoolClosed,
@@ -131,8 +139,13 @@ class AsyncpgDriver:
                 timeout=CONNECT_SECONDS,
                 server_settings={**_server_settings(url), **settings},
             )
+        except ssl.SSLError:
+            raise  # a ValueError too, of what the server showed
         except (ValueError, OverflowError) as error:
-            raise _unreadable_url(error) from error
+            raise unreadable(error) from error
+        except (FileNotFoundError, PermissionError):
+            require_files(url)  # which says which
+            raise
 
     async def _connect(self) -> AnyConnection:
         if self._url is None:
@@ -402,11 +415,6 @@ async def _keep(connection: asyncpg.Connection[Any]) -> None:
 
 def _server_settings(url: str) -> dict[str, str]:
     return {} if "application_name" in parse_qs(urlsplit(url).query) else {"application_name": "millhand"}
-
-
-def _unreadable_url(error: Exception) -> ConfigError:
-    """Return the error for a URL that asyncpg cannot read; only its own words are sure to hold no password."""
-    return unreadable_url(str(error) if isinstance(error, asyncpg.InterfaceError) else type(error).__name__)
 
 
 def _checked_pool(pool: object) -> AnyPool:

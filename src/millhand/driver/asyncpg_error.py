@@ -9,7 +9,16 @@ from typing import TypeVar
 import asyncpg
 
 from millhand.driver.sqlstate import is_lost_state, refusal
-from millhand.errors import ConnectionLost, DriverError, MillhandError, OperationTimeout, PoolClosed
+from millhand.driver.tls import is_about_tls, with_remedy
+from millhand.driver.url import unreadable_url
+from millhand.errors import (
+    ConfigError,
+    ConnectionLost,
+    DriverError,
+    MillhandError,
+    OperationTimeout,
+    PoolClosed,
+)
 from millhand.store.query import TIMEOUT_SECONDS
 
 T = TypeVar("T")
@@ -60,6 +69,16 @@ def is_broken(error: BaseException | None) -> bool:
     )
 
 
+def unreadable(error: Exception) -> ConfigError:
+    """Return the error for a URL that asyncpg cannot read; only its own words are sure to hold no password."""
+    if not isinstance(error, asyncpg.InterfaceError):
+        return unreadable_url(type(error).__name__)
+    reason = str(error.args[0] if error.args else error)  # without its hint
+    if is_about_tls(reason):
+        return ConfigError(f"options of TLS must be such as can be used, got {with_remedy(reason)}")
+    return unreadable_url(reason)
+
+
 def _translation(operation: str, timeout_seconds: float | None, error: Exception) -> MillhandError:
     if isinstance(error, TimeoutError) and error.errno is None:  # with a number it is the network's own
         return OperationTimeout(operation, CONNECT_SECONDS if timeout_seconds is None else timeout_seconds)
@@ -67,7 +86,7 @@ def _translation(operation: str, timeout_seconds: float | None, error: Exception
         return _postgres_translation(operation, error)
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) or is_broken(error):
-        return ConnectionLost(operation, reason)
+        return ConnectionLost(operation, with_remedy(reason))
     if any(words in str(error) for words in _CLOSED_POOL):
         return PoolClosed(operation, str(error))
     if any(words in str(error) for words in _CLOSED_CONNECTION):

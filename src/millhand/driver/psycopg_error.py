@@ -10,6 +10,7 @@ import psycopg
 import psycopg_pool
 
 from millhand.driver.sqlstate import refusal
+from millhand.driver.tls import with_remedy
 from millhand.errors import ConnectionLost, DriverError, MillhandError, OperationTimeout, PoolClosed
 from millhand.store.query import TIMEOUT_SECONDS
 
@@ -66,5 +67,5 @@ def _translation(operation: str, timeout_seconds: float | None, error: Exception
         reason = error.diag.message_primary or type(error).__name__
         return refusal(operation, reason, error.sqlstate, error.diag.constraint_name)
     if isinstance(error, OSError | psycopg.OperationalError):
-        return ConnectionLost(operation, f"{type(error).__name__}: {error}")
+        return ConnectionLost(operation, with_remedy(f"{type(error).__name__}: {error}"))
     return DriverError(operation, f"{type(error).__name__}: {error}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from millhand.driver.tls import with_remedy
 from millhand.errors import ConnectionLost, DriverError
 
 _LOST_STATES = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
 # Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby not yet promoted.
 _RETRYABLE_STATES = frozenset({"0A000", "25006", "40001", "40P01", "55P03", "57014"})
+_NOT_LET_IN = "28000"
 _RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
 
 
@@ -17,6 +19,8 @@ def is_lost_state(state: str | None) -> bool:
 
 def refusal(operation: str, reason: str, state: str | None, constraint: str | None) -> DriverError:
     """Return the error for what the database refused; `reason` must be its message alone, as the detail shows args."""
+    if state == _NOT_LET_IN:
+        reason = with_remedy(reason)
     if is_lost_state(state):
         return ConnectionLost(operation, reason, sqlstate=state)
     return DriverError(
