@@ -62,6 +62,11 @@ class Interrupter:
             raise DriverError("SELECT", "a source that is broken")
 
 
+async def break_source(interrupter: Interrupter) -> None:
+    """Have a source break at the next question."""
+    interrupter.is_source_broken = True
+
+
 class ChaosExecutor:
     """An executor in whose words others come between."""
 

@@ -5,7 +5,8 @@ The race test of the orphan cleanup: everything at once, for long, and nothing l
 
 An application, an operator and clocks act between any two words of reconcilers that are processes of their own and are
 killed; see `race.py`. Prints what happened; ends with 1 if anything live was lost, with its history. `--mutant` breaks
-one step of the reconcilers on purpose (`race_mutants.py`), which must be noticed.
+one step of the reconcilers on purpose (`race_mutants.py`), which must be noticed; `--mutants` plays for each of them the
+scene (`race_scenes.py`) in which it must cost something, and without it must not, and ends with 1 if one does otherwise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import logging
 import os
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -29,6 +29,8 @@ import asyncpg
 from race import Place, race_of
 from race_mutants import MUTANTS
 from race_plays import Violation
+from race_scenes import SCENES, Shown, show
+from race_warden import cleared_away
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "storage")]
 from ceph import rgw
@@ -63,14 +65,15 @@ class Report:
         figures = {
             "seed": str(self.seed),
             "steps": f"{num_steps:,}, {num_steps / self.seconds:,.0f} a second: {self.num_acts:,} of the application, "
-            f"{done['words']:,} words of reconcilers",
+            f"{done['words']:,} words of reconcilers that anything might come before; "
+            f"{done['quiet words']:,} words in peace, not counted",
             "worlds": f"{done['phases']:,} in {self.seconds:.0f} s",
             "runs": f"{sum(states.values()):,}: {_counts(states)}",
             "plays": _counts(plays),
             "processes": f"{done['kills']:,} killed, {done['kills within a word']:,} of them within a word; "
             f"{done['helpers']:,} helpers, {done['zombies']:,} held up and gone on",
             "backups": f"{done['restored, and the marker knew']:,} restored and refused, "
-            f"{done['restored, with nothing done since']:,} restored with nothing removed since",
+            f"{done['restored, and no run since']:,} restored with no run since",
             "objects": f"{done['deleted'] + done['quarantined']:,} moved, {done['purged']:,} destroyed, "
             f"{done['restored']:,} put back, {done['kept']:,} spared, {done['aborted']:,} uploads aborted",
             "rows": f"{done['deleted_rows']:,} deleted",
@@ -186,14 +189,14 @@ async def new_schema(url: str) -> AsyncIterator[str]:
 async def main(options: argparse.Namespace) -> int:
     """Race, and print the report. Returns the exit code."""
     logging.disable(logging.CRITICAL)  # alarms ring all the time, and should
-    print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="millhand-race-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
+    with cleared_away() as directory:
+        print(f"seed {options.seed}, in {directory}", flush=True)
         with embedded_postgres(directory / "postgres", POSTGRES_SETTINGS) as server:
             (directory / "buckets").mkdir()
             with places_of(options.stores.split(","), directory / "buckets") as places:
                 async with new_schema(server.url) as schema:
+                    if options.mutants:
+                        return await show_all(server.url, schema, places, seed=options.seed)
                     report = await chaos(
                         server.url,
                         schema,
@@ -205,6 +208,38 @@ async def main(options: argparse.Namespace) -> int:
                     )
     print(report)
     return 0 if report.violation is None else 1
+
+
+async def show_all(database_url: str, schema: str, places: Sequence[Place], *, seed: int) -> int:
+    """Play the scene of each mutant without it and with it, and say what came of it. Returns the exit code."""
+    stages = {
+        "bucket": next((place for place in places if place.url.startswith("s3:")), None),
+        "directory": next((place for place in places if place.wrapper == "plain"), None),
+        "versions": next((place for place in places if place.is_versioned), None),
+    }
+    num_wrong = 0
+    async with race_of(database_url, schema, seed=seed) as race:
+        for name, scene in SCENES.items():
+            if (place := stages[scene.where]) is None:
+                print(f"{name}: not played, for its scene needs a real server", flush=True)
+                continue
+            sound = await show(race, scene, place, mutant=None)
+            broken = await show(race, scene, place, mutant=name)
+            num_wrong += sound.lost is not None or broken.lost is None
+            print(f"{name}: {_verdict(sound, broken)}", flush=True)
+    print(f"{num_wrong} of {len(SCENES)} are not as they must be" if num_wrong else "all are as they must be")
+    return 1 if num_wrong else 0
+
+
+def _verdict(sound: Shown, broken: Shown) -> str:
+    if sound.lost is not None:
+        return f"LOST WITHOUT IT, {sound.lost}"
+    if broken.lost is None:
+        return f"NOT NOTICED in {broken.seconds:.1f} s"
+    first = " ".join(line.strip() for line in broken.lost.splitlines()[:2])
+    return (
+        f"noticed in {broken.seconds:.1f} s, nothing lost without it in {sound.seconds:.1f} s; {first[:160]}"
+    )
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -222,6 +257,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=seed, help="the same seed, the same plays")
     parser.add_argument("--stores", default="directory,seaweed", help=f"of {', '.join(STORES)}")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="break this on purpose")
+    parser.add_argument(
+        "--mutants", action="store_true", help="break each thing on purpose, in a scene that must notice"
+    )
     return parser.parse_args()
 
 

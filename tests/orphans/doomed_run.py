@@ -7,7 +7,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from chaos import ChaosStore
+from adversary import ChaosStore
 from world import uploads_source
 
 from millhand.driver.asyncpg import AsyncpgDriver

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import random
+import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from chaos import OPERATIONS, Interrupter, Killed
+from adversary import OPERATIONS, Interrupter, Killed, break_source
 from race_app import DERIVED, FOREIGN, RaceApp
 from race_child import Elsewhere, Seat, Task, serve
 from race_plays import PLAYS, Violation
@@ -164,6 +167,7 @@ class Race:
     seat: Seat = field(init=False)
     world: World = field(init=False)
     targets: Sequence[str] = ()  # what this run is about to take away
+    was_held_up: bool = False  # a reconciler, at any time since the last audit
     zombie: Reconciler | None = None
     _alive: list[Reconciler] = field(default_factory=list)
     _idle: list[Reconciler] = field(default_factory=list)
@@ -175,7 +179,11 @@ class Race:
 
     @property
     def num_steps(self) -> int:
-        """Acts of the application, and words of reconcilers that something may come before."""
+        """
+        What the application did, and words of reconcilers that something might have come before.
+
+        Neither what it would have done, had there been anything to do it to, nor words of a run that is left in peace.
+        """
         return self.num_acts + self.done["words"]
 
     @property
@@ -184,8 +192,7 @@ class Race:
 
     async def phase(self, place: Place) -> None:
         """Race in an empty world. Raises: Violation."""
-        await self._found(place)
-        try:
+        async with self.founded(place):
             for _ in range(place.num_rounds):
                 if self.is_over:
                     break
@@ -198,10 +205,17 @@ class Race:
             await self.end_zombie()
             for _ in range(2):
                 await self.run(8 * DAY, is_quiet=True)
+        self.done["phases"] += 1
+
+    @contextlib.asynccontextmanager
+    async def founded(self, place: Place) -> AsyncIterator[None]:
+        """Begin in an empty world, and leave no process behind."""
+        await self._found(place)
+        try:
+            yield
         finally:
             self._dismiss()
             await self.world.store.aclose()
-        self.done["phases"] += 1
 
     async def _found(self, place: Place) -> None:
         schema = self.driver.schema
@@ -248,9 +262,9 @@ class Race:
 
     async def act_on(self, key: str, action: str) -> None:
         """Let it do one thing to one key."""
-        self.num_acts += 1
-        self.done[action] += 1
-        await self.app.act(action, key)
+        if await self.app.act(action, key):
+            self.num_acts += 1
+            self.done[action] += 1
 
     async def sudden_act(self) -> None:
         """Let it come to rely on something, most likely on some of what is about to go."""
@@ -288,15 +302,24 @@ class Race:
         is_quiet: bool = False,
         is_audited: bool = True,
         fatal: tuple[str, int] | None = None,
+        interrupter: Interrupter | None = None,
         skew: timedelta = timedelta(0),
         **changes: Any,
     ) -> Outcome:
-        """Let time pass, then reconcile, with interventions unless it is to be quiet. Raises: Violation."""
+        """
+        Let time pass, then reconcile, with interventions unless it is to be quiet; `interrupter` brings its own.
+
+        Raises: Violation.
+        """
         self.world.now += max(span, MINUTES)
         self.app.awaited = dict.fromkeys(self.app.awaited, True)
         config = replace(self.config, **changes)
         task = Task(config=config, now=self.world.now, skew=skew)
-        outcome = await self._played(task, fatal=fatal, is_quiet=is_quiet)
+        if interrupter is None:
+            interrupter = Interrupter(interventions={}) if is_quiet else self._interrupter()
+        if fatal is not None:
+            interrupter.interventions[fatal] = [_die]
+        outcome = await self._played(task, interrupter, is_quiet=is_quiet)
         self.done[f"runs {outcome.state}"] += 1
         self.done.update({name: count for name, count in outcome.figures.items() if type(count) is int})
         self.app.note_all(f"run {dict(outcome.figures)}")
@@ -309,6 +332,9 @@ class Race:
     async def audit(self, *, after_run: bool) -> None:
         """Raises: Violation, if anything is lost."""
         self.done["audits"] += 1
+        # One that was held up for days dates what it moves by the day on which it began.
+        self.app.is_moved_today = not self.was_held_up
+        self.was_held_up = self.zombie is not None
         lost = await self.app.losses(after_run=after_run)
         if lost:
             raise Violation(self.story(lost))
@@ -349,7 +375,7 @@ class Race:
         if chance.random() < (0.2 if self.targets else 0.08):
             broken = ("committed", chance.randrange(1, 7))
             moment = broken if self.targets else self._moment()
-            interrupter.interventions.setdefault(moment, []).append(lambda: _break(interrupter))
+            interrupter.interventions.setdefault(moment, []).append(lambda: break_source(interrupter))
         return interrupter
 
     def _moment(self) -> Any:
@@ -358,10 +384,7 @@ class Race:
             [self.chance.randrange(1, MAX_WORDS), (operation, self.chance.randrange(1, 9))]
         )
 
-    async def _played(self, task: Task, *, fatal: tuple[str, int] | None, is_quiet: bool) -> Outcome:
-        interrupter = Interrupter(interventions={}) if is_quiet else self._interrupter()
-        if fatal is not None:
-            interrupter.interventions[fatal] = [_die]
+    async def _played(self, task: Task, interrupter: Interrupter, *, is_quiet: bool) -> Outcome:
         stalls_at = self.chance.randrange(1, MAX_WORDS) if not is_quiet and self.chance.random() < 0.1 else 0
         owner = self._reconciler()
         owner.begin(task)
@@ -373,7 +396,7 @@ class Race:
         try:
             figures = await game.played()
         finally:
-            self.done["words"] += game.num_words
+            self.done["quiet words" if is_quiet else "words"] += game.num_words
         return Outcome(figures=figures)
 
     def _reconciler(self) -> Reconciler:
@@ -503,7 +526,7 @@ class Game:
         self.num_words += 1
         if self._stalls(one):
             self.waiting.remove(one)
-            self.race.zombie = one
+            self.race.zombie, self.race.was_held_up = one, True
             return {"state": "stalled"}
         app = self.race.app
         app.is_purging = any(other.word in DESTROYING for other in (*self.waiting, self.race.zombie or one))
@@ -550,12 +573,20 @@ class Game:
         return {"state": "killed"} if one is self.owner else None
 
 
+def _start_forkserver() -> None:
+    """Start what reconcilers are forked from; it is not told of our path, and would preload nothing without a word."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
 async def _die() -> None:
     raise Killed
-
-
-async def _break(interrupter: Interrupter) -> None:
-    interrupter.is_source_broken = True
 
 
 async def _nothing(operation: str) -> None:
@@ -568,7 +599,8 @@ async def race_of(
 ) -> AsyncIterator[Race]:
     """Make a race in a schema that is there and migrated."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["race_child"])
+    context.set_forkserver_preload(["__main__", "race_child"])
+    _start_forkserver()
     # Whoever finds a row held gives up soon: the one that holds it may be waiting for leave.
     mark = "&" if "?" in database_url else "?"
     driver = AsyncpgDriver(f"{database_url}{mark}lock_timeout=50", schema)

@@ -1,5 +1,5 @@
 """
-The application of the race: what `chaos.App` does, and uploads in parts, derived keys, misspelt rows and an operator.
+The application of the race: what `adversary.App` does, and uploads in parts, derived keys, misspelt rows and an operator.
 
 What it relies on is known from what it did itself, in a history of its own; no table of the reconciler is asked.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from chaos import ACTIONS, App
+from adversary import ACTIONS, App
 
 from millhand.errors import DriverError
 from millhand.orphans import recall, restore
@@ -25,7 +25,14 @@ from millhand.storage.s3 import S3Store
 FOREIGN = ("cache/kept", "cache/a.b")  # below an excluded prefix, with no row
 DERIVED = "variants/{key}/*"
 MORE_ACTIONS = ("derive", "misspell", "misstate", "recall", "restore")
-PARTS_ACTIONS = ("begin_upload", "begin_parts", "begin_loose_parts", "put_more_parts", "complete_parts")
+PARTS_ACTIONS = (
+    "await_parts",
+    "begin_loose_parts",
+    "begin_parts",
+    "begin_upload",
+    "complete_parts",
+    "put_more_parts",
+)
 
 
 @dataclass(kw_only=True)
@@ -44,7 +51,7 @@ class RaceApp(App):
     An application on a world that lives for long. `is_versioned` says where quarantine is.
 
     `orphans` are objects that nobody relies on: since when, and how many runs had seen the whole bucket by then; `gone`
-    are those that were taken away.
+    are those that were taken away, and `taken` those that must be in quarantine still, since when.
     """
 
     etags: dict[str, str] = field(default_factory=dict)
@@ -52,14 +59,15 @@ class RaceApp(App):
     forgotten: frozenset[str] = frozenset()
     gone: list[str] = field(default_factory=list)
     history: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    is_moved_today: bool = True  # whether what is gone since the last audit was moved by its time
     is_versioned: bool = False
     misspelt: dict[str, bytes] = field(default_factory=dict)
     muddled: set[str] = field(default_factory=set)
-    num_acts: int = 0
     num_scans: int = 0
     orphans: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     parts: dict[str, Parts] = field(default_factory=dict)
     pending_at: dict[str, datetime] = field(default_factory=dict)
+    taken: dict[str, datetime] = field(default_factory=dict)
     recon_store: ObjectStore  # the store as the reconciler knows it, under its own name
     variants: dict[str, bytes] = field(default_factory=dict)
 
@@ -91,23 +99,28 @@ class RaceApp(App):
         self.etags[key] = _etag(data)
         return data
 
-    async def act(self, action: str, key: str) -> None:
-        """Do something to a key; what the database is asked for while others hold it is given up."""
-        self.num_acts += 1
-        before = self._standing(key)
+    async def act(self, action: str, key: str) -> bool:
+        """
+        Do something to a key, and say whether there was anything to do.
+
+        What the database is asked for while others hold it is given up.
+        """
+        before, num_words = self._standing(key), self.world.num_words
         self.orphans.pop(key, None)
+        self.taken.pop(key, None)
         try:
             await getattr(self, action)(key)
         except DriverError as error:
             self.muddled.add(key)
             self.note(key, f"{action} given up: {error.reason[:60]}")
-            return
+            return True
         after = self._standing(key)
         if action in ("put_orphan", "put_first") and self.is_quiet(key) and key not in self.muddled:
             self.orphans[key] = (self.world.now, self.num_scans)
         elif action not in ("put_orphan_again", "look", "put_and_adopt", "adopt") and "begin" in action:
             self.muddled.add(key)
         self.note(key, f"{action}: {before} → {after}")
+        return self.world.num_words > num_words
 
     def note(self, key: str, text: str) -> None:
         """Write something into the history of a key."""
@@ -145,12 +158,14 @@ class RaceApp(App):
 
     async def restore(self, key: str) -> None:
         """Bring back by hand whatever was done to a key."""
+        self.world.num_words += 1
         self.muddled.add(key)
         await restore(self.world.executor, self.recon_store, key=key, now=self.world.now)
 
     async def recall(self, key: str) -> None:
         """Ask for an object where an application would answer 404."""
         if not await self.is_there(key):
+            self.world.num_words += 1
             await recall(self.world.executor, self.recon_store, key)
 
     # Uploads in parts.
@@ -170,6 +185,13 @@ class RaceApp(App):
         """Begin an upload that no row knows of yet."""
         if key not in self.parts and self.is_quiet(key):
             await self._begin_parts(key, is_loose=True)
+
+    async def await_parts(self, key: str) -> None:
+        """Write the row of an upload that was begun without one."""
+        parts = self.parts.get(key)
+        if parts is not None and parts.is_loose and self.is_quiet(key):
+            self.pending[key] = (await self.world.row(key, state="pending", upload_id=parts.upload_id), None)
+            self.pending_at[key], parts.is_loose = self.world.now, False
 
     async def put_more_parts(self, key: str) -> None:
         """Send one part more; to the server, whose clock is the real one, it is later only in another second."""
@@ -214,6 +236,7 @@ class RaceApp(App):
 
     async def _bucket(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         assert isinstance(self.store, S3Store)
+        self.world.num_words += 1
         bucket = self.store._bucket
         call = getattr(bucket.client, operation)
         return await asyncio.to_thread(call, **bucket.target(key), **arguments)  # type: ignore[no-any-return]
@@ -246,7 +269,8 @@ class RaceApp(App):
         for key, data in (self.foreign | self.misspelt | self._variants_of_live()).items():
             if (found := await self.where(key, data)) != "place":
                 lost[key] = f"{found}, although out of reach, misspelt or derived"
-        return lost | await self._lost_rows() | await self._lost_parts() | await self._too_early()
+        early = await self._too_early() | await self._destroyed_early()
+        return lost | await self._lost_rows() | await self._lost_parts() | early
 
     def _variants_of_live(self) -> dict[str, bytes]:
         """Derived objects whose parent has been live without a break."""
@@ -290,11 +314,20 @@ class RaceApp(App):
                 continue
             del self.orphans[key]
             self.gone.append(key)
+            if self.is_moved_today:
+                self.taken[key] = self.world.now
             if self.world.now - since < self.world.config.grace:
                 lost[key] = f"gone, although an orphan only since {since:%Y-%m-%d %H:%M}"
             elif self.num_scans - num_scans < 2:
                 lost[key] = "gone, although seen by one whole run only"
         return lost
+
+    async def _destroyed_early(self) -> dict[str, str]:
+        """What was taken away by right, and can no longer be brought back although its time in quarantine is not over."""
+        until = self.world.config.quarantine_for
+        self.taken = {key: at for key, at in self.taken.items() if self.world.now - at < until}
+        missing = [key for key in self.taken if not (await self.is_there(key) or await self.is_kept(key))]
+        return {key: f"destroyed, although taken away on {self.taken[key]:%Y-%m-%d} only" for key in missing}
 
 
 def _etag(data: bytes) -> str:

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import race_mutants
-from chaos import ChaosExecutor, ChaosStore, ClumsyStore
+from adversary import ChaosExecutor, ChaosStore, ClumsyStore
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import DriverError, MillhandError

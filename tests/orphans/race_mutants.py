@@ -146,6 +146,15 @@ def no_binding() -> None:
     binding.Binding.refusals = always(())
 
 
+def renews_only_what_it_removes() -> None:
+    """A run with nothing to remove leaves the marker as it is."""
+
+    async def advance(*_: Any) -> None:
+        return None
+
+    run.advance_binding = advance
+
+
 def no_failing_source() -> None:
     """A source that fails is a source without rows."""
     original = References._read
@@ -238,6 +247,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_shares,
         no_clocks,
         no_binding,
+        renews_only_what_it_removes,
         no_failing_source,
         no_parents,
         no_spelling,

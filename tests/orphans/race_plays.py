@@ -77,12 +77,12 @@ async def late(race: Race) -> None:
 
 async def emptied(race: Race) -> None:
     """Somebody empties the table, a run finds it so, and the rows come back."""
-    await _without_rows(race, "true", (8 * DAY, 8 * DAY), max_share=1.0)
+    await without_rows(race, "true", (8 * DAY, 8 * DAY), max_share=1.0)
 
 
 async def halved(race: Race) -> None:
     """Somebody deletes nearly half of the rows; runs find it so, and the rows come back."""
-    await _without_rows(
+    await without_rows(
         race, "id % 100 < 45 OR key LIKE 'k/0%.anchor'", (MINUTES, 8 * DAY, 8 * DAY), max_share=0.1
     )
 
@@ -94,7 +94,7 @@ async def skewed(race: Race) -> None:
     before = await _places(race)
     days = race.chance.choice((-20, -10, -8, 8, 10, 20))
     outcome = await race.run(MINUTES, skew=days * DAY, mode=Mode.DELETE, is_quiet=True, is_audited=False)
-    _must_be_idle(race, outcome, f"with a clock that is wrong by {days} days")
+    must_be_idle(race, outcome, f"with a clock that is wrong by {days} days")
     await _must_be_as_before(race, before, f"a run whose clock was wrong by {days} days")
     await race.run(MINUTES, is_quiet=True)
     await race.run(DAY)
@@ -105,18 +105,32 @@ async def restored(race: Race) -> None:
     await race.end_zombie()
     if not (await race.run(8 * DAY, is_quiet=True)).is_whole:
         return
-    backup = await _dump(race.world)
-    for _ in range(race.chance.randrange(1, 4)):
+    backup, num_runs = await dump(race.world), race.chance.randrange(4)
+    for _ in range(num_runs):
         await race.some_acts(race.chance.randrange(1, 12))
         outcome = await race.run(race.chance.choice((MINUTES, 8 * DAY)), is_quiet=True)
         if not outcome.is_whole:
             return
-    truth, generation = await _dump(race.world), await _generation(race.world)
+    await race.some_acts(race.chance.randrange(1, 12))
+    await bring_back(race, backup, is_followed=num_runs > 0)
+
+
+async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool) -> None:
+    """
+    Restore a backup of a database whose runs may remove; one that a run has followed must be found out.
+
+    Raises: Violation.
+    """
+    truth, generation = await dump(race.world), await _generation(race.world)
     race.app.forgotten = frozenset(await race.world.keys(".millhand/quarantine/"))
     race.app.orphans.clear()
+    race.app.taken.clear()
     race.app.awaited.clear()
     await _load(race.world, backup)
+    is_bound = await _generation(race.world) > 0
     is_given_away = await _generation(race.world) < generation
+    if is_bound and is_followed and not is_given_away:
+        raise Violation("the marker must know of every run that may remove, got one that it does not know of")
     before = await _places(race)
     race.app.note_all("restored" + (", and the marker knows" if is_given_away else ""))
     for span in (MINUTES, 8 * DAY, 8 * DAY) if is_given_away else (MINUTES, DAY):
@@ -127,7 +141,7 @@ async def restored(race: Race) -> None:
                     f"a database that is older than its bucket must be refused, got {outcome.state}"
                 )
             await _must_be_as_before(race, before, "runs of a database that is older than its bucket")
-    race.done["restored, and the marker knew" if is_given_away else "restored, with nothing done since"] += 1
+    race.done["restored, and the marker knew" if is_given_away else "restored, and no run since"] += 1
     await _load(race.world, {"uploads": truth["uploads"]})
     await bind(race.world.executor, race.app.recon_store, now=race.world.now)
     await race.run(MINUTES, is_quiet=True)
@@ -136,7 +150,7 @@ async def restored(race: Race) -> None:
 async def moved_elsewhere(race: Race) -> None:
     """Another database, which has rows of its own and no ledger, is pointed at the bucket."""
     await race.end_zombie()
-    ledger = await _dump(race.world)
+    ledger = await dump(race.world)
     if not await _generation(race.world):
         return
     before = await _places(race)
@@ -154,14 +168,13 @@ async def moved_elsewhere(race: Race) -> None:
     await race.run(MINUTES, is_quiet=True)
 
 
-async def _without_rows(
-    race: Race, condition: str, spans: tuple[timedelta, ...], *, max_share: float
-) -> None:
+async def without_rows(race: Race, condition: str, spans: tuple[timedelta, ...], *, max_share: float) -> None:
+    """Let runs find the table without some of its rows, and bring them back. Raises: Violation."""
     await race.end_zombie()
     if not (await race.run(MINUTES, is_quiet=True)).is_whole:
         return
     before = await _places(race)
-    truth = await _dump(race.world)
+    truth = await dump(race.world)
     await race.world.sql(f"DELETE FROM {{schema}}.uploads WHERE {condition}")
     for span in spans:
         await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE, max_share=max_share)
@@ -169,11 +182,13 @@ async def _without_rows(
     await _load(race.world, {"uploads": truth["uploads"]})
     race.app.muddled.update(race.app.orphans)
     race.app.orphans.clear()
+    race.app.taken.clear()
     race.app.awaited.clear()
     await race.run(MINUTES, is_quiet=True)
 
 
-def _must_be_idle(race: Race, outcome: Any, when: str) -> None:
+def must_be_idle(race: Race, outcome: Any, when: str) -> None:
+    """Raises: Violation, if a run removed anything."""
     if outcome.num_removed:
         raise Violation(race.story({"": f"{outcome.num_removed} removed {when}"}))
 
@@ -198,7 +213,7 @@ def _tables(world: World) -> list[str]:
     return ["uploads", "avatars", *(f"millhand_orphan_{name}" for name in OURS)]
 
 
-async def _dump(world: World) -> dict[str, str]:
+async def dump(world: World) -> dict[str, str]:
     """Return all rows of the application and of the reconciler, as a backup has them."""
     found = {}
     for table in _tables(world):

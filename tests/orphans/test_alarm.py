@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from chaos import ChaosStore
+from adversary import ChaosStore
 from world import World
 
 from millhand.orphans import (

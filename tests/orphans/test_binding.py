@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from chaos import ChaosExecutor, ChaosStore, Killed
+from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
 from millhand.orphans import Mode, bind, list_runs, read_binding, reconcile, unbind

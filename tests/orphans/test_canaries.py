@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from chaos import ChaosExecutor, ChaosStore
+from adversary import ChaosExecutor, ChaosStore
 from world import World
 
 from millhand.orphans import reconcile

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from chaos import ChaosStore, Killed
+from adversary import ChaosStore, Killed
 from world import World, uploads_source
 
 from millhand.errors import ConfigError

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from chaos import ChaosExecutor, ChaosStore
+from adversary import ChaosExecutor, ChaosStore
 from world import DAY, World
 
 from millhand.errors import ConfigError

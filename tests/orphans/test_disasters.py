@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from chaos import ChaosExecutor, ChaosStore, Interrupter, Killed
+from adversary import ChaosExecutor, ChaosStore, Interrupter, Killed
 from world import DAY, World
 
 from millhand.errors import ConfigError

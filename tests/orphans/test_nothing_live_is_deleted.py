@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from chaos import (
+from adversary import (
     ACTIONS,
     MINUTES,
     OPERATIONS,

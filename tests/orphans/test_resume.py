@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from chaos import ChaosExecutor, ChaosStore, Interrupter, Killed
+from adversary import ChaosExecutor, ChaosStore, Interrupter, Killed
 from world import DAY, World
 
 from millhand.errors import MillhandError

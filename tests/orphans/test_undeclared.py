@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from chaos import ChaosExecutor
+from adversary import ChaosExecutor
 from world import DAY, World
 
 from millhand.driver.protocol import Executor

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from chaos import ChaosStore
+from adversary import ChaosStore
 from world import World
 
 from millhand.orphans import OrphansConfig, reconcile

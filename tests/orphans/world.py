@@ -55,6 +55,7 @@ class World:
     schema: str
     config: OrphansConfig
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    num_words: int = 0  # of the application, to the database and to the store
 
     async def row(self, key: str, **columns: Any) -> int:
         """Insert a row and return its id."""
@@ -62,10 +63,12 @@ class World:
         names = ", ".join(columns)
         places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
         sql = f"INSERT INTO {self.schema}.uploads ({names}) VALUES ({places}) RETURNING id"
+        self.num_words += 1
         return int((await self.executor.fetch(sql, list(columns.values())))[0]["id"])
 
     async def put(self, key: str, data: bytes | None = None) -> None:
         """Put an object."""
+        self.num_words += 1
         await self.store.put(key, key.encode() if data is None else data)
 
     async def pair(self, *keys: str) -> None:
@@ -76,6 +79,7 @@ class World:
 
     async def sql(self, sql: str, *params: Any) -> list[dict[str, Any]]:
         """Run SQL as the application."""
+        self.num_words += 1
         return await self.executor.fetch(sql.replace("{schema}", self.schema), params)
 
     async def keys(self, prefix: str = "") -> list[str]:

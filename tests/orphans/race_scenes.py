@@ -1,0 +1,292 @@
+"""
+One short scene for each mutant: what must happen for a forgotten step to cost something live, word for word.
+
+Luck would find them too, some within seconds and some not in an hour. A scene that nothing is forgotten in must end well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from adversary import Interrupter, break_source
+from race_plays import (
+    MINUTES,
+    Violation,
+    bring_back,
+    dump,
+    emptied,
+    moved_elsewhere,
+    must_be_idle,
+    without_rows,
+)
+from world import DAY
+
+if TYPE_CHECKING:
+    from race import Place, Race
+
+HOURS = timedelta(hours=2)  # older than any object that is not even noted
+KEY = "k/05"
+SEEN = "SELECT FROM {schema}.millhand_orphan_run WHERE state = 'sweeping'"
+INTENDED = "SELECT FROM {schema}.millhand_orphan_action WHERE state = 'intended'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What happens, and where: on a directory, in a bucket, or in one that keeps versions."""
+
+    of: Callable[[Race], Awaitable[None]]
+    where: str = "directory"
+
+
+@dataclass(kw_only=True)
+class InTheSweep(Interrupter):
+    """Lets others act once: as soon as a run has seen the whole bucket, or has written down what it will take away."""
+
+    interventions: dict[object, list[Callable[[], Awaitable[None]]]] = field(default_factory=dict)  # type: ignore[assignment]
+    acts: tuple[Callable[[], Awaitable[None]], ...]
+    race: Race
+    when: str = SEEN
+
+    async def __call__(self, operation: str) -> None:
+        # A question to a source may be the last before something is destroyed, and whoever comes then comes too late.
+        if operation != "fetch" and self.acts and await self.race.world.sql(self.when):
+            acts, self.acts = self.acts, ()
+            for act in acts:
+                await act()
+        await super().__call__(operation)
+
+
+async def _has_orphan(race: Race) -> None:
+    """Let an orphan come of age; the next run takes it away."""
+    await race.act_on(KEY, "put_orphan")
+    await race.run(HOURS, is_quiet=True)
+    race.world.now += 8 * DAY
+
+
+async def _is_taken(race: Race) -> None:
+    """Let an orphan be taken away."""
+    await _has_orphan(race)
+    await race.run(MINUTES, is_quiet=True)
+
+
+def _in_the_sweep(race: Race, *actions: str) -> InTheSweep:
+    def act(action: str) -> Callable[[], Awaitable[None]]:
+        return lambda: race.act_on(KEY, action)
+
+    return InTheSweep(race=race, acts=tuple(act(action) for action in actions))
+
+
+def _at_the_move(race: Race, action: str) -> Interrupter:
+    return Interrupter(interventions={("move", 1): [lambda: race.act_on(KEY, action)]})
+
+
+async def young(race: Race) -> None:
+    """An orphan is seen three times within three days."""
+    await race.act_on(KEY, "put_orphan")
+    for _ in range(3):
+        await race.run(DAY, is_quiet=True)
+
+
+async def seen_by_a_broken_run(race: Race) -> None:
+    """A run that notes an orphan is killed before its end, and the next one comes when the orphan is old."""
+    for number in range(3, 6):
+        key = f"k/{number:02}"
+        await race.act_on(key, "put_orphan")
+        await race.run(HOURS, is_quiet=True, fatal=("committed", number))
+        await race.run(8 * DAY, is_quiet=True)
+
+
+async def overwritten(race: Race) -> None:
+    """An orphan is overwritten two days before it would be old."""
+    await race.act_on(KEY, "put_orphan")
+    await race.run(HOURS, is_quiet=True)
+    await race.run(5 * DAY, is_quiet=True)
+    await race.act_on(KEY, "put_orphan")
+    await race.run(3 * DAY, is_quiet=True)
+
+
+async def replaced_in_the_sweep(race: Race) -> None:
+    """Another object is put where a run is about to take one away."""
+    await _has_orphan(race)
+    await race.run(MINUTES, is_quiet=True, interrupter=_in_the_sweep(race, "put_first"))
+
+
+async def referred_to_before(race: Race) -> None:
+    """A row comes after the run has seen the whole bucket."""
+    await _has_orphan(race)
+    await race.run(MINUTES, is_quiet=True, interrupter=_in_the_sweep(race, "refer_and_look"))
+
+
+async def referred_to_at_the_move(race: Race) -> None:
+    """A row comes between the last look at the references and the move."""
+    await _has_orphan(race)
+    await race.run(MINUTES, is_quiet=True, interrupter=_at_the_move(race, "refer_and_look"))
+
+
+async def referred_to_after(race: Race) -> None:
+    """A row comes for what lies in quarantine."""
+    await _is_taken(race)
+    await race.act_on(KEY, "refer")
+    await race.run(DAY, is_quiet=True)
+
+
+async def killed_at_the_move(race: Race) -> None:
+    """A run is killed when it has moved an object, and a row comes for it."""
+    await _has_orphan(race)
+    await race.run(MINUTES, is_quiet=True, fatal=("moved", 1))
+    await race.act_on(KEY, "refer")
+    await race.run(DAY, is_quiet=True)
+
+
+async def referred_to_at_the_end(race: Race) -> None:
+    """A row comes for what lies in quarantine, in the run that would destroy it, after that run has healed."""
+    await _is_taken(race)
+    await race.run(8 * DAY, is_quiet=True, interrupter=_in_the_sweep(race, "refer"))
+    await race.run(DAY, is_quiet=True)
+
+
+async def wrong_clock(race: Race) -> None:
+    """An object waits for its row, and the database's clock is ten days ahead for one run."""
+    await race.act_on(KEY, "put_first")
+    await race.run(HOURS, is_quiet=True)
+    outcome = await race.run(MINUTES, skew=10 * DAY, is_quiet=True, is_audited=False)
+    must_be_idle(race, outcome, "with a clock that is wrong by ten days")
+
+
+async def thinned(race: Race) -> None:
+    """Five of twelve rows are gone, which is no reason for the floor of their source."""
+    await without_rows(race, "key < 'k/05'", (MINUTES, 8 * DAY, 8 * DAY), max_share=0.1)
+
+
+async def another_database(race: Race) -> None:
+    """The bucket is bound, and another database is pointed at it."""
+    await _is_taken(race)
+    await moved_elsewhere(race)
+
+
+async def restored_in_good_order(race: Race) -> None:
+    """The database is restored from a backup that only a run with nothing to remove has followed."""
+    await _is_taken(race)
+    for _ in range(2):
+        await race.run(8 * DAY, is_quiet=True)
+    backup = await dump(race.world)
+    await race.act_on(KEY, "put_and_adopt")
+    await race.run(MINUTES, is_quiet=True)
+    await bring_back(race, backup, is_followed=True)
+
+
+async def broken_in_the_sweep(race: Race) -> None:
+    """A row comes, and from then on its source answers nothing to this run."""
+    await _has_orphan(race)
+    hook = _in_the_sweep(race, "refer_and_look")
+    hook.when = INTENDED
+    hook.acts = (*hook.acts, lambda: break_source(hook))
+    await race.run(MINUTES, is_quiet=True, interrupter=hook)
+
+
+async def derived(race: Race) -> None:
+    """A variant of a live object has no row of its own."""
+    await race.act_on(KEY, "put_and_adopt")
+    await race.act_on(KEY, "derive")
+    await _runs_of_a_month(race)
+
+
+async def misspelt(race: Race) -> None:
+    """A row writes the key of its object in another case."""
+    await race.act_on(KEY, "misspell")
+    await _runs_of_a_month(race)
+
+
+async def _runs_of_a_month(race: Race) -> None:
+    for span in (HOURS, 8 * DAY, 8 * DAY):
+        await race.run(span, is_quiet=True)
+
+
+async def finished_in_the_sweep(race: Race) -> None:
+    """A pending row is old, and its upload is finished after the run has seen it."""
+    await race.run(HOURS, is_quiet=True)
+    await race.act_on(KEY, "upload")
+    await race.run(8 * DAY, is_quiet=True, interrupter=_in_the_sweep(race, "finish_upload"))
+
+
+async def awaited_parts(race: Race) -> None:
+    """An upload in parts is old, and a young row waits for it."""
+    await race.act_on(KEY, "begin_loose_parts")
+    await race.run(HOURS, is_quiet=True)
+    await race.run(5 * DAY, is_quiet=True)
+    await race.act_on(KEY, "await_parts")
+    await race.run(3 * DAY, is_quiet=True)
+
+
+async def slow_parts(race: Race) -> None:
+    """An upload in parts was begun long ago, and still gets parts."""
+    await race.act_on(KEY, "begin_loose_parts")
+    await race.run(HOURS, is_quiet=True)
+    race.world.now += 5 * DAY
+    deadline = time.monotonic() + 10
+    while race.app.parts[KEY].at < race.world.now:
+        if time.monotonic() > deadline:
+            raise TimeoutError("a second part must be sent in another second than the first, got none in ten")
+        await race.act_on(KEY, "put_more_parts")
+    await race.run(3 * DAY, is_quiet=True)
+
+
+async def replaced_behind_a_marker(race: Race) -> None:
+    """What was taken away has a new object on top of it when its time in quarantine is over."""
+    await _is_taken(race)
+    await race.act_on(KEY, "put_and_adopt")
+    await race.run(8 * DAY, is_quiet=True)
+
+
+# The mutants of race_mutants.py, by name.
+SCENES = {
+    "destroys_all_versions": Scene(of=replaced_behind_a_marker, where="versions"),
+    "hides_whatever_is_there": Scene(of=replaced_in_the_sweep, where="versions"),
+    "moves_whatever_is_there": Scene(of=replaced_in_the_sweep),
+    "no_binding": Scene(of=another_database),
+    "no_clocks": Scene(of=wrong_clock),
+    "no_failing_source": Scene(of=broken_in_the_sweep),
+    "no_floors": Scene(of=emptied),
+    "no_grace": Scene(of=young),
+    "no_look_after": Scene(of=referred_to_at_the_move),
+    "no_look_at_all": Scene(of=referred_to_before),
+    "no_parents": Scene(of=derived),
+    "no_scope": Scene(of=_runs_of_a_month),
+    "no_shares": Scene(of=thinned),
+    "no_spelling": Scene(of=misspelt),
+    "nothing_is_healed": Scene(of=referred_to_after),
+    "nothing_is_settled": Scene(of=killed_at_the_move),
+    "one_sighting": Scene(of=seen_by_a_broken_run),
+    "overwrites_keep_their_age": Scene(of=overwritten),
+    "purges_at_once": Scene(of=_is_taken),
+    "purges_what_is_awaited": Scene(of=referred_to_at_the_end),
+    "renews_only_what_it_removes": Scene(of=restored_in_good_order),
+    "rows_go_unjudged": Scene(of=finished_in_the_sweep),
+    "uploads_are_not_dated": Scene(of=slow_parts, where="bucket"),
+    "uploads_of_rows_go": Scene(of=awaited_parts, where="bucket"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What became of a scene: `lost` is what the violation says, or None."""
+
+    lost: str | None
+    seconds: float
+
+
+async def show(race: Race, scene: Scene, place: Place, *, mutant: str | None) -> Shown:
+    """Play a scene, with or without a mutant."""
+    race.mutant = mutant
+    began_at = time.monotonic()
+    lost = None
+    try:
+        async with race.founded(place):
+            await scene.of(race)
+    except Violation as violation:
+        lost = str(violation)
+    return Shown(lost=lost, seconds=time.monotonic() - began_at)
