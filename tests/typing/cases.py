@@ -1,9 +1,4 @@
-"""
-What a user's type checker sees of workers and args.
-
-mypy reads this file and nobody runs it. `assert_type` says what must be known; `type: ignore[…]` marks what must be an
-error of just this sort, for with `--strict` one that is not needed is an error itself.
-"""
+"""What a user's type checker sees of workers, args, steps and settings."""
 
 from __future__ import annotations
 

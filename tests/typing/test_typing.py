@@ -1,19 +1,65 @@
+"""
+The cases beside this file are read by type checkers, and run by nobody.
+
+`assert_type` says what must be known; `type: ignore[…]` marks a line that must be an error, to mypy of just this sort.
+"""
+
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-CASES = Path(__file__).with_name("cases.py")
-ROOT = Path(__file__).parents[2]
+from required import missing
+
+HERE = Path(__file__).parent
+CASES = sorted(HERE.glob("cases*.py"))
+ROOT = HERE.parents[1]
+MARK = "# type: ignore["
+
+Place = tuple[str, int]
 
 
-def test_type_checkers_see_args_and_jobs() -> None:
-    """What is right in the cases is accepted by mypy, and what they call an error is found to be one."""
+def marked_lines() -> list[Place]:
+    """Return the lines that must be errors."""
+    return [
+        (case.name, number)
+        for case in CASES
+        for number, line in enumerate(case.read_text().splitlines(), 1)
+        if MARK in line
+    ]
+
+
+def test_mypy_sees_args_and_jobs() -> None:
+    """What is right in the cases is accepted by mypy, and what they call an error is found to be one of that sort."""
     api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
 
+    # With --strict a `type: ignore` that is not needed is an error itself.
     report, errors, status = api.run(
-        ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary", str(CASES)]
+        ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary", *map(str, CASES)]
     )
 
     assert (report, errors, status) == ("", "", 0)
+
+
+@pytest.mark.slow
+def test_pyright_sees_the_same() -> None:
+    """Pyright finds an error on each line that is marked as one, and on no other."""
+    if importlib.util.find_spec("pyright") is None:
+        missing("pyright", "pyright is a tool of development, and is not installed here")
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+    environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # it asks for no newer release then
+
+    done = subprocess.run(
+        [*command, "--project", str(HERE)], capture_output=True, text=True, env=environment, check=False
+    )
+    found = json.loads(done.stdout)["generalDiagnostics"]
+
+    places = {(Path(one["file"]).name, one["range"]["start"]["line"] + 1): one["message"] for one in found}
+    assert {place: told for place, told in places.items() if place not in marked_lines()} == {}
+    assert [place for place in marked_lines() if place not in places] == []
