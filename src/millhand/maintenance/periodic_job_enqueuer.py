@@ -90,11 +90,19 @@ class PeriodicJobEnqueuer(Service):
                 return
         raise ConfigError(f"periodic job must be one that was added, or its id, got {job!r}")
 
-    async def run(self, started: Callable[[], None]) -> None:
+    async def begin(self) -> None:
+        """Begin anew, as a client that becomes leader does. Raises: what a hook raises."""
         for hook in self._hooks:
             await hook.periodic_jobs_start()
         for agenda in self._agendas:
             agenda.begin(self._clock.now())
+
+    def next_due_at(self) -> datetime | None:
+        """Return when the next run is due, for whoever moves the time; None for never."""
+        return min((agenda.due_at for agenda in self._agendas if agenda.due_at is not None), default=None)
+
+    async def run(self, started: Callable[[], None]) -> None:
+        await self.begin()
         started()
         while True:
             await self.run_once()

@@ -21,7 +21,7 @@ import contextvars
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, assert_never
 
 from millhand.clock import Clock
@@ -60,6 +60,7 @@ class JobExecutor:
     Works attempts for one client; holds no list of them, that is the producer's.
 
     `hand_over` takes each state change with the attempt it came of; `handle_failure` says whether a failure cancels.
+    `threads` is where plain functions run; None for threads of its own.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class JobExecutor:
         hand_over: Callable[[StateChange, Attempt], Awaitable[object] | None],
         handle_failure: Callable[[AttemptFailure], Awaitable[bool]],
         on_stuck: Callable[[Attempt], None],
+        threads: Executor | None = None,
     ) -> None:
         self._client = client
         clock: Clock = config.clock
@@ -82,6 +84,7 @@ class JobExecutor:
         self._plans = {kind: _Plan(worker, config) for worker in config.workers for kind in worker.kinds}
         self._stuck_deadlines: Deadlines[Attempt] = Deadlines(on_stuck)
         self._stuck_seconds = config.job_stuck_threshold.total_seconds()
+        self._lent_threads = threads
         self._threads: ThreadPoolExecutor | None = None
         self._timeouts: Deadlines[Attempt] = Deadlines(self._expired)
 
@@ -186,11 +189,11 @@ class JobExecutor:
             raise ended_with
 
     async def _call_in_thread(self, plan: _Plan, job: Job[Any]) -> None:
-        if self._threads is None:
+        if self._threads is None and self._lent_threads is None:
             self._threads = ThreadPoolExecutor(self._config.max_threads, thread_name_prefix="millhand")
         context = contextvars.copy_context()
         future = asyncio.get_running_loop().run_in_executor(
-            self._threads, context.run, _caught, plan.call, job
+            self._lent_threads or self._threads, context.run, _caught, plan.call, job
         )
         while not future.done():
             try:

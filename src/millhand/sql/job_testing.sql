@@ -13,3 +13,45 @@ SET
 WHERE job.id = @id
 RETURNING
     /* job_columns */;
+
+
+-- name: job_due_queue
+-- Find the queue, of those that are not paused, whose next job has been due for longest.
+SELECT job.queue
+FROM /* schema */river_job AS job
+WHERE
+    job.state = 'available'
+    AND job.scheduled_at <= coalesce(@now::timestamptz, now())
+    AND (@kinds::text[] IS NULL OR job.kind = any(@kinds::text[]))
+    AND (@queues::text[] IS NULL OR job.queue = any(@queues::text[]))
+    AND NOT job.queue = any(@excluded_queues::text[])
+    AND NOT EXISTS (
+        SELECT FROM /* schema */river_queue AS queue
+        WHERE queue.name = job.queue AND queue.paused_at IS NOT NULL
+    )
+ORDER BY job.scheduled_at, job.priority, job.id
+LIMIT 1;
+
+-- name: job_hasten
+-- Have the time come of jobs that wait for it: of those never tried, of those to be tried again, or of both.
+UPDATE /* schema */river_job AS job
+SET scheduled_at = coalesce(@now::timestamptz, now())
+WHERE
+    job.state IN ('available', 'retryable', 'scheduled')
+    AND job.scheduled_at > coalesce(@now::timestamptz, now())
+    AND (@queues::text[] IS NULL OR job.queue = any(@queues::text[]))
+    AND CASE
+        WHEN job.state = 'retryable' OR (job.state = 'available' AND job.errors IS NOT NULL)
+            THEN @retryable::boolean
+        ELSE @scheduled::boolean
+    END
+RETURNING job.id;
+
+-- name: job_next_instant
+-- Say when the next job's time comes, after an instant and up to another.
+SELECT min(job.scheduled_at) AS next_instant
+FROM /* schema */river_job AS job
+WHERE
+    job.state IN ('available', 'retryable', 'scheduled')
+    AND job.scheduled_at > @after::timestamptz
+    AND job.scheduled_at <= @until::timestamptz;

@@ -1,17 +1,30 @@
-"""For tests, ours and yours: which jobs were inserted, one job worked, and time that a test moves itself."""
+"""
+For tests, ours and yours: which jobs were inserted, jobs worked, and time that a test moves itself.
 
+Everything here is asynchronous and takes a `Client`; `millhand.testing.sync` has the same for a `SyncClient`.
+"""
+
+from millhand.testing.attempt import Worked
 from millhand.testing.clock import ManualClock
+from millhand.testing.drain import Counts, Drained, drain, work_one
 from millhand.testing.inserted import require_inserted, require_many_inserted, require_not_inserted
 from millhand.testing.probe import Probe
-from millhand.testing.work import Worked, work, work_again
+from millhand.testing.travel import Travel, travelling
+from millhand.testing.work import work, work_again
 
 __all__ = [
+    "Counts",
+    "Drained",
     "ManualClock",
     "Probe",
+    "Travel",
     "Worked",
+    "drain",
     "require_inserted",
     "require_many_inserted",
     "require_not_inserted",
+    "travelling",
     "work",
     "work_again",
+    "work_one",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from millhand.clock import Clock
+
 START = datetime(2024, 5, 1, 10, 34, 56, 789_000, UTC)  # as good an instant as any; the same in every run
 
 
@@ -15,7 +17,7 @@ class ManualClock:
     """
 
     def __init__(self, now: datetime = START) -> None:
-        self._now = now
+        self._now = _checked(now)
         self._monotonic = 0.0
 
     def now(self) -> datetime:
@@ -34,6 +36,28 @@ class ManualClock:
 
     def set(self, now: datetime) -> None:
         """Set the date alone, back or forth, as an administrator does; the monotonic clock does not notice."""
-        if now.tzinfo is None:
-            raise ValueError(f"instant must be aware, got {now!r}")
-        self._now = now
+        self._now = _checked(now)
+
+
+class LateClock:
+    """
+    A clock that is never behind an instant, such as that of the database at the beginning.
+
+    A row that the database has dated would not be due yet by a clock that is a little behind.
+    """
+
+    def __init__(self, clock: Clock, floor: datetime) -> None:
+        self._clock = clock
+        self._floor = floor
+
+    def now(self) -> datetime:
+        return max(self._clock.now(), self._floor)
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+
+def _checked(now: datetime) -> datetime:
+    if now.tzinfo is None:
+        raise ValueError(f"instant must be aware, got {now!r}")
+    return now.astimezone(UTC)

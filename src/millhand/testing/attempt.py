@@ -1,0 +1,78 @@
+"""One attempt as a client would make it, of a job that is marked running already."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor as Threads
+
+import msgspec
+
+from millhand.client import Client
+from millhand.event import EventKind
+from millhand.hooks import AttemptFailure
+from millhand.job import JobRow
+from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
+from millhand.runtime.attempt import Attempt
+from millhand.runtime.job_executor import JobExecutor
+from millhand.store.job import job_set_state_if_running_many
+from millhand.testing.savepoint import around_attempt
+from millhand.transition import StateChange, event_kind_of
+
+
+class Worked(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How an attempt ended: the event that a subscriber would get, the row as it was written, and what was raised.
+
+    `error` is None unless the attempt failed; a snooze and a cancel are no failures.
+    """
+
+    error: BaseException | None
+    event: EventKind | None
+    job: JobRow
+
+
+async def work_row(client: Client, row: JobRow) -> Worked:
+    """
+    Work a job that runs, and write what becomes of it; `client` is bound.
+
+    Raises: AssertionError if the job is gone when its attempt has ended.
+    """
+    driver = client._driver  # noqa: SLF001 - so the client itself would speak
+    tx = getattr(driver, "tx", None)
+    executor = driver.pool if tx is None else driver.executor(tx)
+    async with around_attempt(executor, tx):
+        change, error = await _execute(client, row, getattr(driver, "threads", None))
+    written = await executor.run(job_set_state_if_running_many([change]))
+    if not written:
+        raise AssertionError(f"job {row.id} must be there when its attempt has ended, got none")
+    return Worked(error=error, event=event_kind_of(written[0].state, change), job=written[0])
+
+
+async def _execute(
+    client: Client, row: JobRow, threads: Threads | None
+) -> tuple[StateChange, BaseException | None]:
+    """Return what is to become of the job, and what was raised if its attempt failed."""
+    config = client.config
+    changes: list[StateChange] = []
+    failures: list[AttemptFailure] = []
+    handlers = ErrorHandlers(config.error_handlers, LoggingErrorHandler(config.clock))
+
+    async def handle(failure: AttemptFailure) -> bool:
+        failures.append(failure)
+        return await handlers.handle(failure)
+
+    attempt = Attempt(row)
+    job_executor = JobExecutor(
+        config,
+        client=client,
+        hand_over=lambda change, _: changes.append(change),
+        handle_failure=handle,
+        on_stuck=lambda _: None,
+        threads=threads,
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            attempt.task = group.create_task(job_executor.execute(attempt))
+    finally:
+        job_executor.close()
+    return changes[0], failures[0].error if failures else None

@@ -1,0 +1,43 @@
+"""Transactions as tests of users' have them, each rolled back, on every driver."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from testing_room import new_client, stage
+
+from millhand.client import Client
+from millhand.driver.asyncpg import AsyncpgDriver
+
+
+@pytest.fixture
+def client(driver: AsyncpgDriver, postgres_url: str) -> Client:
+    """A client that was not started, on a migrated database."""
+    return new_client(postgres_url)
+
+
+@pytest.fixture
+async def tx(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A transaction of asyncpg's."""
+    async with stage("asyncpg", postgres_url) as connection:
+        yield connection
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "sqlalchemy+asyncpg", "sqlalchemy+psycopg", "session"])
+async def any_tx(
+    request: pytest.FixtureRequest, driver: AsyncpgDriver, postgres_url: str
+) -> AsyncIterator[Any]:
+    """A transaction of each kind that a `Client` takes."""
+    async with stage(request.param, postgres_url) as tx:
+        yield tx
+
+
+@pytest.fixture
+async def room_url(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[str]:
+    """The URL of the process's database, for what is committed; emptied afterwards."""
+    yield postgres_url
+    tables = "river_job, river_leader, river_queue, millhand_client, millhand_leader"
+    await driver.pool.fetch(f"TRUNCATE {tables}")

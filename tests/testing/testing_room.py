@@ -1,0 +1,132 @@
+"""Kinds of jobs that fail, wait and beget others, for the tests of what users test with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import asyncpg
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import JobCancel, JobSnooze
+from millhand.insert_opts import InsertOpts
+from millhand.job import Job
+from millhand.periodic import cron
+from millhand.retry import ConstantRetryPolicy
+from millhand.worker import Workers
+
+START = datetime(2026, 3, 2, 9, tzinfo=UTC)  # a Monday
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+GENEROUS = 20.0
+
+workers = Workers()
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+    what: str = "x"
+
+
+@dataclass(frozen=True)
+class Beget:
+    kind: ClassVar[str] = "beget"
+    generations: int
+
+
+@dataclass(frozen=True)
+class Nightly:
+    kind: ClassVar[str] = "nightly"
+
+
+@workers.add()
+async def act(job: Job[Act]) -> None:
+    match job.args.what:
+        case "fail":
+            raise LookupError("no such thing")
+        case "fail once" if job.attempt == 1:
+            raise LookupError("no such thing")
+        case "snooze" if "snoozes" not in job.metadata:
+            raise JobSnooze(DAY)
+        case "cancel":
+            raise JobCancel("not wanted")
+    job.record_output(job.args.what)
+
+
+@workers.add()
+async def beget(job: Job[Beget]) -> None:
+    if job.args.generations:
+        await job.client.insert(Beget(job.args.generations - 1), InsertOpts(queue="children"))
+
+
+@workers.add()
+async def nightly(job: Job[Nightly]) -> None: ...
+
+
+def new_client(url: Any, **settings: Any) -> Client:
+    """Return a client, not started, with a nightly job."""
+    return Client(
+        url,
+        Config(
+            **{
+                "workers": workers,
+                "periodic_jobs": [cron("0 3 * * *", Nightly())],
+                "retry_policy": ConstantRetryPolicy(HOUR),
+                **settings,
+            }
+        ),
+    )
+
+
+async def rows_left(driver: AsyncpgDriver) -> int:
+    """Count the jobs that everybody can see."""
+    [row] = await driver.pool.fetch("SELECT count(*) AS num FROM river_job")
+    return int(row["num"])
+
+
+async def speak(tx: Any, sql: str) -> None:
+    """Say something on a connection or in a session, as an application does."""
+    await tx.execute(text(sql) if isinstance(tx, AsyncConnection | AsyncSession) else sql)
+
+
+@contextlib.asynccontextmanager
+async def stage(kind: str, url: str) -> AsyncIterator[Any]:
+    """Yield a connection, or a session, whose transaction is rolled back."""
+    library, _, dialect = kind.partition("+")
+    match library:
+        case "asyncpg":
+            connection = await asyncpg.connect(url)
+            transaction = connection.transaction()
+            await transaction.start()
+            yield connection
+            await transaction.rollback()
+            await connection.close()
+        case "psycopg":
+            async with await psycopg.AsyncConnection.connect(url) as connection:
+                yield connection
+                await connection.rollback()
+        case _:
+            async with _sqlalchemy(url, dialect or "psycopg") as connection:
+                if library == "sqlalchemy":
+                    yield connection
+                    return
+                async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
+                    yield session
+
+
+@contextlib.asynccontextmanager
+async def _sqlalchemy(url: str, dialect: str) -> AsyncIterator[AsyncConnection]:
+    engine = create_async_engine(url.replace("postgresql", f"postgresql+{dialect}", 1))
+    async with engine.connect() as connection:
+        transaction = await connection.begin()
+        yield connection
+        await transaction.rollback()
+    await engine.dispose()
