@@ -1,0 +1,261 @@
+"""Time that a test moves: what the fleet would have done meanwhile is done, and nobody waits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from testing_room import DAY, HOUR, START, Act, Nightly, new_client, rows_left, stage
+
+from millhand.client import Client
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import ConfigError
+from millhand.hooks import Hook
+from millhand.insert_opts import InsertOpts
+from millhand.job import Job, JobState
+from millhand.periodic import every, never
+from millhand.testing import (
+    Counts,
+    ManualClock,
+    drain,
+    require_inserted,
+    require_many_inserted,
+    require_not_inserted,
+    travelling,
+    work,
+)
+from millhand.unique import UniqueOpts
+from millhand.worker import Workers
+
+
+async def test_scheduled_and_retryable_jobs_become_due(client: Client, any_tx: Any) -> None:
+    """On every kind of transaction: not a moment too early, and every instant in the rows is the journey's."""
+    with travelling(client, tx=any_tx, now=START) as travel:
+        await client.insert(Act("fail once"))
+        await client.insert(Act("later"), InsertOpts(scheduled_at=START + DAY))
+        assert (await drain(client)).counts == Counts(failed=1)
+
+        await travel.advance(minutes=59, seconds=59)
+        assert (await drain(client)).counts == Counts()
+        await travel.advance(seconds=1)
+        retried = await drain(client)
+        assert retried.counts == Counts(completed=1)
+        await travel.advance_to(START + DAY)
+        assert (await drain(client, "default")).counts == Counts(completed=2)  # and the nightly one
+
+    job = retried.worked[0].job
+    assert (job.created_at, job.attempted_at, job.finalized_at) == (START, START + HOUR, START + HOUR)
+    assert job.errors[0].at == START
+
+
+async def test_nothing_of_a_journey_is_left_behind(
+    client: Client, driver: AsyncpgDriver, any_tx: Any
+) -> None:
+    """All of it is in the transaction, and the client is afterwards as it was before."""
+    before = vars(client).copy()
+    with travelling(client, tx=any_tx) as travel:
+        await client.insert(Act())
+        await travel.live(days=2)
+
+    assert vars(client) == before
+    assert await rows_left(driver) == 0
+
+
+async def test_periodic_jobs_are_inserted_as_they_would_have_been(
+    postgres_url: str, tx: asyncpg.Connection
+) -> None:
+    """One for each run, at its instant, by cron and by interval, in the order of time; hooks hear of the beginning."""
+    heard: list[datetime] = []
+
+    class Hear(Hook):
+        async def periodic_jobs_start(self) -> None:
+            heard.append(client.config.clock.now())
+
+    client = new_client(postgres_url, hooks=[Hear()])
+    with travelling(client, tx=tx, now=START) as travel:
+        await travel.advance(days=2, hours=18)
+        await travel.advance(days=1)
+
+        nights = await require_many_inserted(client, *[Nightly()] * 4)
+
+    assert heard == [START]
+    assert [job.scheduled_at for job in nights] == [
+        datetime(2026, 3, day, 3, tzinfo=UTC) for day in (3, 4, 5, 6)
+    ]
+    assert {job.metadata["periodic"] for job in nights} == {True}
+    assert [job.created_at for job in nights] == [job.scheduled_at for job in nights]
+
+
+async def test_periodic_jobs_that_run_on_start_are_inserted_by_the_first_move(
+    postgres_url: str, tx: asyncpg.Connection
+) -> None:
+    """The journey begins with the client as leader; every hour is counted from there."""
+    client = new_client(
+        postgres_url,
+        periodic_jobs=[
+            never(Nightly(), id="once"),
+            every(HOUR, Act, id="hourly", run_on_start=True),
+        ],
+    )
+    with travelling(client, tx=tx, now=START) as travel:
+        await require_not_inserted(client, Nightly)
+        await travel.advance()
+        await require_inserted(client, Nightly, scheduled_at=START)
+        await travel.advance(HOUR * 2)
+        hourly = await require_many_inserted(client, Act, Act, Act)
+
+    assert [job.scheduled_at for job in hourly] == [START, START + HOUR, START + 2 * HOUR]
+
+
+async def test_uniqueness_windows_move(client: Client, tx: asyncpg.Connection) -> None:
+    """A job that is unique by the hour is a duplicate until the hour is over, and not for a second longer."""
+    opts = InsertOpts(unique=UniqueOpts(by_period=HOUR))
+    with travelling(client, tx=tx, now=START) as travel:
+        first = await client.insert(Act(), opts)
+        await travel.advance(minutes=59, seconds=59)
+        again = await client.insert(Act(), opts)
+        await travel.advance(seconds=1)
+        anew = await client.insert(Act(), opts)
+
+    assert (again.unique_skipped_as_duplicate, again.job.id) == (True, first.job.id)
+    assert (anew.unique_skipped_as_duplicate, anew.job.created_at) == (False, START + HOUR)
+
+
+async def test_old_jobs_are_deleted_when_their_time_has_come(
+    postgres_url: str, tx: asyncpg.Connection
+) -> None:
+    """Retention is the journey's: a completed job is there for as long as configured, and its unique key as well."""
+    client = new_client(postgres_url, completed_job_retention=DAY, periodic_jobs=[])
+    opts = InsertOpts(unique=UniqueOpts(by_args=True))
+    with travelling(client, tx=tx, now=START) as travel:
+        await work(client, Act(), opts)
+        await travel.advance(DAY)
+        assert (await client.insert(Act(), opts)).unique_skipped_as_duplicate
+        await travel.advance(timedelta(microseconds=1))
+        await require_not_inserted(client, Act)
+        assert not (await client.insert(Act(), opts)).unique_skipped_as_duplicate
+
+
+async def test_jobs_are_worked_each_at_its_instant(client: Client, tx: asyncpg.Connection) -> None:
+    """To live through three days is to retry, to wake from a snooze, and to work nightly jobs, all when it is time."""
+    with travelling(client, tx=tx, now=START) as travel:
+        await client.insert_many([(Act("fail"), InsertOpts(max_attempts=3)), Act("snooze")])
+
+        lived = await travel.live(days=3)
+
+        assert travel.now() == START + 3 * DAY
+    assert lived.counts == Counts(completed=4, discarded=1, failed=2, snoozed=1)
+    assert [(one.job.kind, one.job.attempted_at) for one in lived.worked] == [
+        ("act", START),
+        ("act", START),
+        ("act", START + HOUR),
+        ("act", START + 2 * HOUR),
+        ("nightly", datetime(2026, 3, 3, 3, tzinfo=UTC)),
+        ("act", START + DAY),
+        ("nightly", datetime(2026, 3, 4, 3, tzinfo=UTC)),
+        ("nightly", datetime(2026, 3, 5, 3, tzinfo=UTC)),
+    ]
+
+
+async def test_same_journey_ends_the_same(postgres_url: str) -> None:
+    """Nothing depends on the machine's time: rows of two journeys differ in their ids and in who attempted them."""
+    told = []
+    for _ in range(2):
+        client = new_client(postgres_url, completed_job_retention=None)
+        async with stage("asyncpg", postgres_url) as tx:
+            with travelling(client, tx=tx, now=START) as travel:
+                await client.insert_many_fast([Act("snooze"), Act("fail once"), Act("copied")])
+                await travel.live(days=2)
+                page = await client.jobs.list()
+        told.append(
+            [(job.kind, job.args, job.created_at, job.scheduled_at, job.finalized_at) for job in page.jobs]
+        )
+
+    assert told[0] == told[1]
+    assert {created_at for _, _, created_at, _, _ in told[0]} == {
+        START,
+        datetime(2026, 3, 3, 3, tzinfo=UTC),
+        datetime(2026, 3, 4, 3, tzinfo=UTC),
+    }
+
+
+async def test_worker_sees_the_time_of_its_journey(postgres_url: str, tx: asyncpg.Connection) -> None:
+    """What a worker inserts, cancels and asks by `job.client` is dated as everything else."""
+    seen: list[datetime] = []
+    asking = Workers()
+
+    @asking.add(kind="act")
+    async def act(job: Job[Act]) -> None:
+        seen.append(job.client.config.clock.now())
+        other = await job.client.insert(Nightly(), InsertOpts(scheduled_at=START + 9 * DAY))
+        await job.client.jobs.cancel(other.job.id)
+
+    client = new_client(postgres_url, workers=asking, skip_unknown_job_check=True, periodic_jobs=[])
+    with travelling(client, tx=tx, now=START) as travel:
+        await travel.advance(DAY)
+        await client.insert(Act())
+        await travel.live(DAY)
+        cancelled = await require_inserted(client, Nightly, state=JobState.CANCELLED)
+
+    assert seen == [START + DAY]
+    assert (cancelled.created_at, cancelled.finalized_at) == (START + DAY, START + DAY)
+
+
+async def test_committed_database_is_travelled_as_well(room_url: str) -> None:
+    """Without a transaction, by a client that was started: time is the journey's there too."""
+    async with new_client(room_url) as client:
+        with travelling(client, now=START) as travel:
+            await client.insert(Act(), InsertOpts(scheduled_at=START + DAY))
+            lived = await travel.live(days=2)
+
+    assert lived.counts == Counts(completed=3)
+
+
+async def test_periodic_job_that_the_database_refuses_is_told(
+    postgres_url: str, tx: asyncpg.Connection
+) -> None:
+    """Time does not stand still for a job that cannot be inserted for the moment: the test fails, and says where to look."""
+    client = new_client(postgres_url)
+    await tx.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END $$"
+    )
+    await tx.execute("CREATE TRIGGER refuse BEFORE INSERT ON river_job EXECUTE FUNCTION refuse()")
+    with (
+        travelling(client, tx=tx, now=START) as travel,
+        pytest.raises(
+            AssertionError,
+            match=r"^periodic jobs must be inserted when they are due, got one .*; see the log$",
+        ),
+    ):
+        await travel.advance(days=1)
+
+
+async def test_journeys_that_cannot_be_are_told(client: Client, tx: asyncpg.Connection) -> None:
+    """Time goes forward, instants have zones, and a client does not work by itself meanwhile."""
+    with travelling(client, tx=tx, now=START) as travel:
+        with pytest.raises(ValueError, match=r"^time must not go back, got an advance of -60 s$"):
+            await travel.advance(minutes=-1)
+        with pytest.raises(
+            ValueError, match=r"^instant must not lie before datetime\.datetime\(2026, 3, 2, "
+        ):
+            await travel.advance_to(START - DAY)
+        with pytest.raises(
+            ValueError, match=r"^instant must be aware, got .*; write datetime\(…, tzinfo=UTC\)$"
+        ):
+            await travel.live_until(datetime(2026, 3, 9))  # noqa: DTZ001 - what is refused
+        with pytest.raises(ConfigError, match=r"^client must not be started while it speaks in a test's "):
+            await client.start()
+    with pytest.raises(ValueError, match=r"^instant must be aware"):
+        ManualClock(datetime(2026, 3, 9))  # noqa: DTZ001 - what is refused
+
+
+async def test_journey_begins_at_the_clock_of_the_client(postgres_url: str, tx: asyncpg.Connection) -> None:
+    """Without `now` it is the instant that it is anyway."""
+    clock = ManualClock(START)
+    with travelling(new_client(postgres_url, clock=clock), tx=tx) as travel:
+        await travel.advance(HOUR)
+
+    assert (travel.now(), clock.now()) == (START + HOUR, START)
