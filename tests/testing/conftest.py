@@ -14,30 +14,34 @@ from millhand.driver.asyncpg import AsyncpgDriver
 
 
 @pytest.fixture
-def client(driver: AsyncpgDriver, postgres_url: str) -> Client:
-    """A client that was not started, on a migrated database."""
-    return new_client(postgres_url)
+def url(driver: AsyncpgDriver, postgres_url: str) -> str:
+    """The URL of the process's database, migrated."""
+    return postgres_url
 
 
 @pytest.fixture
-async def tx(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+def client(url: str) -> Client:
+    """A client that was not started, on a migrated database."""
+    return new_client(url)
+
+
+@pytest.fixture
+async def tx(url: str) -> AsyncIterator[asyncpg.Connection]:
     """A transaction of asyncpg's."""
-    async with stage("asyncpg", postgres_url) as connection:
+    async with stage("asyncpg", url) as connection:
         yield connection
 
 
 @pytest.fixture(params=["asyncpg", "psycopg", "sqlalchemy+asyncpg", "sqlalchemy+psycopg", "session"])
-async def any_tx(
-    request: pytest.FixtureRequest, driver: AsyncpgDriver, postgres_url: str
-) -> AsyncIterator[Any]:
+async def any_tx(request: pytest.FixtureRequest, url: str) -> AsyncIterator[Any]:
     """A transaction of each kind that a `Client` takes."""
-    async with stage(request.param, postgres_url) as tx:
+    async with stage(request.param, url) as tx:
         yield tx
 
 
 @pytest.fixture
-async def room_url(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[str]:
+async def room_url(url: str, driver: AsyncpgDriver) -> AsyncIterator[str]:
     """The URL of the process's database, for what is committed; emptied afterwards."""
-    yield postgres_url
+    yield url
     tables = "river_job, river_leader, river_queue, millhand_client, millhand_leader"
     await driver.pool.fetch(f"TRUNCATE {tables}")

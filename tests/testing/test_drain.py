@@ -129,18 +129,16 @@ async def test_drain_without_end_is_told(client: Client, tx: asyncpg.Connection)
         await drain(client, tx=tx, max_jobs=5)
 
 
-async def test_client_that_cannot_work_is_told(
-    client: Client, postgres_url: str, tx: asyncpg.Connection
-) -> None:
+async def test_client_that_cannot_work_is_told(client: Client, url: str, tx: asyncpg.Connection) -> None:
     """One without workers works nothing, and one that works by itself must not be helped."""
     with pytest.raises(ConfigError, match=r"^client must have workers to work jobs, got none; make it with "):
-        await drain(Client(postgres_url), tx=tx)
-    async with new_client(postgres_url, queues={"elsewhere": 1}) as working:
+        await drain(Client(url), tx=tx)
+    async with new_client(url, queues={"elsewhere": 1}) as working:
         with pytest.raises(ConfigError, match=r"^client must not work jobs while a test does, got '"):
             await work_one(working, tx=tx)
 
 
-async def test_attempt_goes_the_whole_way(postgres_url: str, tx: asyncpg.Connection) -> None:
+async def test_attempt_goes_the_whole_way(url: str, tx: asyncpg.Connection) -> None:
     """Middleware, hooks, timeout, steps and error handlers are those of production."""
     seen: list[str] = []
     stepping = Workers()
@@ -168,7 +166,7 @@ async def test_attempt_goes_the_whole_way(postgres_url: str, tx: asyncpg.Connect
             return False
 
     client = new_client(
-        postgres_url, workers=stepping, middleware=[Note()], hooks=[Begin()], error_handlers=[Handler()]
+        url, workers=stepping, middleware=[Note()], hooks=[Begin()], error_handlers=[Handler()]
     )
     await client.insert(Act(), InsertOpts(max_attempts=2), tx=tx)
 
@@ -180,7 +178,7 @@ async def test_attempt_goes_the_whole_way(postgres_url: str, tx: asyncpg.Connect
 
 
 async def test_worker_that_breaks_the_transaction_leaves_it_usable(
-    postgres_url: str, driver: AsyncpgDriver, any_tx: Any
+    url: str, driver: AsyncpgDriver, any_tx: Any
 ) -> None:
     """What the database refused, in the worker's own words on the test's connection, costs that attempt and no more."""
     breaking = Workers()
@@ -194,7 +192,7 @@ async def test_worker_that_breaks_the_transaction_leaves_it_usable(
         if job.args.what == "fail":
             raise LookupError
 
-    client = new_client(postgres_url, workers=breaking, skip_unknown_job_check=True)
+    client = new_client(url, workers=breaking, skip_unknown_job_check=True)
     marked = await client.insert(Nightly(), tx=any_tx)
     await client.insert(Act("break"), tx=any_tx)
     broken = await drain(client, tx=any_tx)
@@ -209,9 +207,9 @@ async def test_worker_that_breaks_the_transaction_leaves_it_usable(
     assert await rows_left(driver) == 0
 
 
-async def test_worker_may_end_what_the_test_began(postgres_url: str, driver: AsyncpgDriver) -> None:
+async def test_worker_may_end_what_the_test_began(url: str, driver: AsyncpgDriver) -> None:
     """A session that test and worker share may be committed by the worker, which ends savepoints made before its own."""
-    async with stage("session", postgres_url) as session:
+    async with stage("session", url) as session:
         sharing = Workers()
 
         @sharing.add(kind="act")
@@ -220,7 +218,7 @@ async def test_worker_may_end_what_the_test_began(postgres_url: str, driver: Asy
             if job.args.what == "break":
                 await speak(session, "SELECT 1 / 0")
 
-        client = new_client(postgres_url, workers=sharing)
+        client = new_client(url, workers=sharing)
         await client.insert_many([Act("commit"), Act("break")], tx=session)
 
         drained = await drain(client, tx=session)
@@ -229,9 +227,7 @@ async def test_worker_may_end_what_the_test_began(postgres_url: str, driver: Asy
         assert await rows_left(driver) == 0
 
 
-async def test_client_of_a_worker_is_as_free_as_in_production(
-    postgres_url: str, tx: asyncpg.Connection
-) -> None:
+async def test_client_of_a_worker_is_as_free_as_in_production(url: str, tx: asyncpg.Connection) -> None:
     """Its words may come at once, and one that the database refuses does no harm, though all share one connection."""
     asking = Workers()
 
@@ -246,7 +242,7 @@ async def test_client_of_a_worker_is_as_free_as_in_production(
         await job.client.insert_many_fast([Act("copied")])
         await job.complete(tx=tx)
 
-    client = new_client(postgres_url, workers=asking)
+    client = new_client(url, workers=asking)
     await client.insert(Act(), tx=tx)
 
     assert (await drain(client, tx=tx)).counts == Counts(completed=12)

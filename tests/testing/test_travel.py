@@ -63,9 +63,7 @@ async def test_nothing_of_a_journey_is_left_behind(
     assert await rows_left(driver) == 0
 
 
-async def test_periodic_jobs_are_inserted_as_they_would_have_been(
-    postgres_url: str, tx: asyncpg.Connection
-) -> None:
+async def test_periodic_jobs_are_inserted_as_they_would_have_been(url: str, tx: asyncpg.Connection) -> None:
     """One for each run, at its instant, by cron and by interval, in the order of time; hooks hear of the beginning."""
     heard: list[datetime] = []
 
@@ -73,7 +71,7 @@ async def test_periodic_jobs_are_inserted_as_they_would_have_been(
         async def periodic_jobs_start(self) -> None:
             heard.append(client.config.clock.now())
 
-    client = new_client(postgres_url, hooks=[Hear()])
+    client = new_client(url, hooks=[Hear()])
     with travelling(client, tx=tx, now=START) as travel:
         await travel.advance(days=2, hours=18)
         await travel.advance(days=1)
@@ -89,11 +87,11 @@ async def test_periodic_jobs_are_inserted_as_they_would_have_been(
 
 
 async def test_periodic_jobs_that_run_on_start_are_inserted_by_the_first_move(
-    postgres_url: str, tx: asyncpg.Connection
+    url: str, tx: asyncpg.Connection
 ) -> None:
     """The journey begins with the client as leader; every hour is counted from there."""
     client = new_client(
-        postgres_url,
+        url,
         periodic_jobs=[
             never(Nightly(), id="once"),
             every(HOUR, Act, id="hourly", run_on_start=True),
@@ -123,11 +121,9 @@ async def test_uniqueness_windows_move(client: Client, tx: asyncpg.Connection) -
     assert (anew.unique_skipped_as_duplicate, anew.job.created_at) == (False, START + HOUR)
 
 
-async def test_old_jobs_are_deleted_when_their_time_has_come(
-    postgres_url: str, tx: asyncpg.Connection
-) -> None:
+async def test_old_jobs_are_deleted_when_their_time_has_come(url: str, tx: asyncpg.Connection) -> None:
     """Retention is the journey's: a completed job is there for as long as configured, and its unique key as well."""
-    client = new_client(postgres_url, completed_job_retention=DAY, periodic_jobs=[])
+    client = new_client(url, completed_job_retention=DAY, periodic_jobs=[])
     opts = InsertOpts(unique=UniqueOpts(by_args=True))
     with travelling(client, tx=tx, now=START) as travel:
         await work(client, Act(), opts)
@@ -159,12 +155,12 @@ async def test_jobs_are_worked_each_at_its_instant(client: Client, tx: asyncpg.C
     ]
 
 
-async def test_same_journey_ends_the_same(postgres_url: str) -> None:
+async def test_same_journey_ends_the_same(url: str) -> None:
     """Nothing depends on the machine's time: rows of two journeys differ in their ids and in who attempted them."""
     told = []
     for _ in range(2):
-        client = new_client(postgres_url, completed_job_retention=None)
-        async with stage("asyncpg", postgres_url) as tx:
+        client = new_client(url, completed_job_retention=None)
+        async with stage("asyncpg", url) as tx:
             with travelling(client, tx=tx, now=START) as travel:
                 await client.insert_many_fast([Act("snooze"), Act("fail once"), Act("copied")])
                 await travel.live(days=2)
@@ -181,7 +177,7 @@ async def test_same_journey_ends_the_same(postgres_url: str) -> None:
     }
 
 
-async def test_worker_sees_the_time_of_its_journey(postgres_url: str, tx: asyncpg.Connection) -> None:
+async def test_worker_sees_the_time_of_its_journey(url: str, tx: asyncpg.Connection) -> None:
     """What a worker inserts, cancels and asks by `job.client` is dated as everything else."""
     seen: list[datetime] = []
     asking = Workers()
@@ -192,7 +188,7 @@ async def test_worker_sees_the_time_of_its_journey(postgres_url: str, tx: asyncp
         other = await job.client.insert(Nightly(), InsertOpts(scheduled_at=START + 9 * DAY))
         await job.client.jobs.cancel(other.job.id)
 
-    client = new_client(postgres_url, workers=asking, skip_unknown_job_check=True, periodic_jobs=[])
+    client = new_client(url, workers=asking, skip_unknown_job_check=True, periodic_jobs=[])
     with travelling(client, tx=tx, now=START) as travel:
         await travel.advance(DAY)
         await client.insert(Act())
@@ -213,11 +209,9 @@ async def test_committed_database_is_travelled_as_well(room_url: str) -> None:
     assert lived.counts == Counts(completed=3)
 
 
-async def test_periodic_job_that_the_database_refuses_is_told(
-    postgres_url: str, tx: asyncpg.Connection
-) -> None:
+async def test_periodic_job_that_the_database_refuses_is_told(url: str, tx: asyncpg.Connection) -> None:
     """Time does not stand still for a job that cannot be inserted for the moment: the test fails, and says where to look."""
-    client = new_client(postgres_url)
+    client = new_client(url)
     await tx.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END $$"
@@ -252,10 +246,10 @@ async def test_journeys_that_cannot_be_are_told(client: Client, tx: asyncpg.Conn
         ManualClock(datetime(2026, 3, 9))  # noqa: DTZ001 - what is refused
 
 
-async def test_journey_begins_at_the_clock_of_the_client(postgres_url: str, tx: asyncpg.Connection) -> None:
+async def test_journey_begins_at_the_clock_of_the_client(url: str, tx: asyncpg.Connection) -> None:
     """Without `now` it is the instant that it is anyway."""
     clock = ManualClock(START)
-    with travelling(new_client(postgres_url, clock=clock), tx=tx) as travel:
+    with travelling(new_client(url, clock=clock), tx=tx) as travel:
         await travel.advance(HOUR)
 
     assert (travel.now(), clock.now()) == (START + HOUR, START)
