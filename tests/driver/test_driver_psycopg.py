@@ -293,7 +293,7 @@ async def test_server_that_psycopg_does_not_find_is_a_lost_connection(tmp_path: 
 
 async def test_url_that_psycopg_cannot_read_is_refused_without_its_password() -> None:
     """A URL is checked when the driver is made or opened, and its password is in no text."""
-    driver = PsycopgDriver("postgresql://u:secret@h:5432x/d?nonsense=1")
+    driver = PsycopgDriver("postgresql://u:secret@h:5432/d?nonsense=1")
 
     with pytest.raises(ConfigError) as refused:
         await driver.open()

@@ -19,7 +19,7 @@ from millhand.driver.caller import driver_at
 from millhand.driver.protocol import Driver
 from millhand.errors import DriverError, OperationTimeout
 from millhand.migrate import Migrator, lines
-from millhand.observe.secret import masked
+from millhand.observe.secret import masked_url
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
     except (DriverError, OperationTimeout) as error:
         reason = error.reason if isinstance(error, DriverError) else f"no answer within {error.seconds:g} s"
         raise NotDone(
-            f"database {masked(url)!r} must be there and let us in, got {reason}; "
+            f"database {masked_url(url)!r} must be there and let us in, got {reason}; "
             "see that the server runs, and that DATABASE_URL is right"
         ) from error
     try:

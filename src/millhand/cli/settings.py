@@ -23,7 +23,7 @@ from millhand.cli.setting import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_setti
 from millhand.config import Config, QueueConfig
 from millhand.driver.url import ACCEPTED, is_scheme
 from millhand.errors import ConfigError
-from millhand.observe.secret import masked
+from millhand.observe.secret import masked, masked_url
 from millhand.orphans.config import OrphansConfig
 from millhand.sql import checked_schema
 from millhand.worker import NO_TIMEOUT
@@ -281,14 +281,14 @@ def _database_url(text: str) -> str | None:
     scheme = text.partition(":")[0]
     if "://" not in text or not is_scheme(scheme):
         meant = "; write postgresql://" if scheme.startswith(("postgres", "psql")) else ""
-        raise ConfigError(f"DATABASE_URL must begin with {ACCEPTED}, got {masked(text)!r}{meant}")
+        raise ConfigError(f"DATABASE_URL must begin with {ACCEPTED}, got {masked_url(text)!r}{meant}")
     try:
         urlsplit(text)
-    except ValueError as error:
+    except ValueError:
         raise ConfigError(
-            f"DATABASE_URL must be like 'postgresql://user@host:5432/name', got {masked(text)!r}; "
+            f"DATABASE_URL must be like 'postgresql://user@host:5432/name', got {masked_url(text)!r}; "
             "an IPv6 address stands in []"
-        ) from error
+        ) from None  # what led there may show a part of the password
     return text
 
 
@@ -315,7 +315,7 @@ def shown_settings(settings: Settings) -> Iterator[str]:
     Secrets are masked; those from the environment are comments, for they cannot stand in the file.
     """
     url = "not set: an embedded PostgreSQL in .millhand/postgres"
-    yield f"# DATABASE_URL: {masked(settings.database_url) if settings.database_url else url}"
+    yield f"# DATABASE_URL: {masked_url(settings.database_url) if settings.database_url else url}"
     section = ""
     for path, setting in settings.known.items():
         if setting.section != section:

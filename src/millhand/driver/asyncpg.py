@@ -142,7 +142,7 @@ class AsyncpgDriver:
         except ssl.SSLError:
             raise  # a ValueError too, of what the server showed
         except (ValueError, OverflowError) as error:
-            raise unreadable(error) from error
+            raise unreadable(error) from None  # which may show a part of the password
         except (FileNotFoundError, PermissionError):
             require_files(url)  # which says which
             raise

@@ -128,7 +128,7 @@ class PsycopgDriver:
             tuned = conninfo(url, is_tuned=True)
             await _try(tuned)
         except psycopg.ProgrammingError as error:
-            raise unreadable_url(type(error).__name__) from error
+            raise unreadable_url(type(error).__name__) from None  # which may show a part of the password
         except psycopg.OperationalError as error:
             if "unsupported startup parameter" not in str(error):
                 raise

@@ -103,7 +103,7 @@ class PsycopgSyncDriver:
             said = conninfo(url)
             psycopg.connect(said).close()  # a pool would go on trying and say nothing of what is wrong
         except psycopg.ProgrammingError as error:
-            raise unreadable_url(type(error).__name__) from error
+            raise unreadable_url(type(error).__name__) from None  # which may show a part of the password
         # Never prepared: a pooler may be in between, and an insert now and then gains little.
         pool = psycopg_pool.ConnectionPool(
             said,

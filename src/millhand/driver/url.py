@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+from millhand.driver.url_form import fault_of
 from millhand.errors import ConfigError
 
 POOL_SIZE = 10
@@ -29,6 +30,8 @@ def checked_url(url: str) -> str:
     scheme = _scheme(url)
     if scheme not in _DRIVERS:
         raise ConfigError(f"database URL must begin with {ACCEPTED}, got scheme {scheme!r}")
+    if fault := fault_of(url):
+        raise unreadable_url(fault)
     if scheme in SCHEMES:
         return url
     plain = SCHEMES[0] + url[len(scheme) :]
@@ -50,7 +53,7 @@ def _scheme(url: str) -> str:
     try:
         return urlsplit(url).scheme
     except ValueError as error:
-        raise unreadable_url(type(error).__name__) from error
+        raise unreadable_url(type(error).__name__) from None  # what led there may show a part of the password
 
 
 def unreadable_url(reason: str) -> ConfigError:

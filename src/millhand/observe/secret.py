@@ -12,6 +12,13 @@ MASK = "***"
 _USER = r"(://[^\s:/?#@]*):"
 _PASSWORD_IN_URL = re.compile(rf"{_USER}(?:[^\s/?#]*@|\S{{0,500}}@)")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#\s'\"]+", re.IGNORECASE)
+# Of a text that is a URL and nothing else, or was meant for one, all between its user and its last @.
+_PASSWORD_OF_URL = re.compile(r"^([^:]*(?:://[^:]*)?):.*@", re.DOTALL)
+
+
+def masked_url(text: str) -> str:
+    """Return `text`, which is a URL as a whole, with its password masked, however badly it is written."""
+    return masked(_PASSWORD_OF_URL.sub(rf"\1:{MASK}@", text))
 
 
 def masked(text: str) -> str:

@@ -1,0 +1,46 @@
+"""Secrets that tests plant, and how they are found again, whole or in part, written as they are or as %XX."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+# Each part has a number: of one that is cut at a sign, whatever is shown is found.
+PLAIN = "planted1sesame"
+WITH_SIGNS = "planted1:planted2/planted3@planted4#planted5?planted6%planted7 planted8'planted9"
+QUOTED = quote(WITH_SIGNS, safe="")
+ARGS = "planted0args"
+
+_PLANTED = re.compile(r".{0,60}planted\d.{0,60}", re.IGNORECASE)
+
+
+def found_in(text: str) -> list[str]:
+    """Return where a secret shows, with what stands around it."""
+    return _PLANTED.findall(text)
+
+
+# URLs with such a password that lead nowhere, or are none.
+NOBODY = "127.0.0.1:1"
+BAD_URLS = {
+    "nobody listens": f"postgresql://ann:{QUOTED}@{NOBODY}/shop",
+    "nobody listens, plain": f"postgres://ann:{PLAIN}@{NOBODY}/shop",
+    "the password is an option": f"postgresql://{NOBODY}/shop?user=ann&password={QUOTED}",
+    "no such host": f"postgresql://ann:{QUOTED}@no-such-host.invalid:5432/shop",
+    "no such option": f"postgresql://ann:{QUOTED}@{NOBODY}/shop?nonsense=1",
+    "two hosts": f"postgresql://ann:{QUOTED}@127.0.0.1:1,127.0.0.1:2/shop",
+    "signs as they are": f"postgresql://ann:{WITH_SIGNS}@{NOBODY}/shop",
+    "a slash as it is": f"postgresql://ann:planted1/planted2@{NOBODY}/shop",
+    "an @ as it is": f"postgresql://ann:planted1@planted2@{NOBODY}/shop",
+    "a # as it is": f"postgresql://ann:planted1#planted2@{NOBODY}/shop",
+    "a ? as it is": f"postgresql://ann:planted1?planted2@{NOBODY}/shop",
+    "a bracket as it is": f"postgresql://ann:planted1[planted2]@{NOBODY}/shop",
+    "half an escape": f"postgresql://ann:planted1%zzplanted2%@{NOBODY}/shop",
+    "an escape of no character": f"postgresql://ann:planted1%ff%00planted2@{NOBODY}/shop",
+    "no port": f"postgresql://ann:{QUOTED}@127.0.0.1:port/shop",
+    "a port beyond all": f"postgresql://ann:{QUOTED}@127.0.0.1:99999/shop",
+    "a mode that is none": f"postgresql://ann:{QUOTED}@{NOBODY}/shop?sslmode=sesame",
+    "another database's": f"mysql://ann:{QUOTED}@{NOBODY}/shop",
+    "no scheme": f"ann:{PLAIN}@{NOBODY}/shop",
+    "a space before it": f" postgresql://ann:{PLAIN}@{NOBODY}/shop",
+    "a line break in it": f"postgresql://ann:planted1\nplanted2@{NOBODY}/shop",
+}
