@@ -203,8 +203,8 @@ class Race:
                 self.done[f"play {name}"] += 1
                 await PLAYS[name].of(self)
             await self.end_zombie()
-            for _ in range(2):
-                await self.run(8 * DAY, is_quiet=True)
+            await self.run(8 * DAY, is_calm=True)
+            await self.run(8 * DAY, is_quiet=True)
         self.done["phases"] += 1
 
     @contextlib.asynccontextmanager
@@ -300,6 +300,7 @@ class Race:
         span: timedelta,
         *,
         is_quiet: bool = False,
+        is_calm: bool = False,
         is_audited: bool = True,
         fatal: tuple[str, int] | None = None,
         interrupter: Interrupter | None = None,
@@ -309,6 +310,8 @@ class Race:
         """
         Let time pass, then reconcile, with interventions unless it is to be quiet; `interrupter` brings its own.
 
+        In a calm run the application acts, and nobody is killed, held up or lied to.
+
         Raises: Violation.
         """
         self.world.now += max(span, MINUTES)
@@ -316,10 +319,12 @@ class Race:
         config = replace(self.config, **changes)
         task = Task(config=config, now=self.world.now, skew=skew)
         if interrupter is None:
-            interrupter = Interrupter(interventions={}) if is_quiet else self._interrupter()
+            interrupter = Interrupter(interventions={}) if is_quiet else self._interrupter(is_calm=is_calm)
         if fatal is not None:
             interrupter.interventions[fatal] = [_die]
-        outcome = await self._played(task, interrupter, is_quiet=is_quiet)
+        may_stall = not (is_quiet or is_calm) and self.chance.random() < 0.1
+        stalls_at = self.chance.randrange(1, MAX_WORDS) if may_stall else 0
+        outcome = await self._played(task, interrupter, is_quiet=is_quiet, stalls_at=stalls_at)
         self.done[f"runs {outcome.state}"] += 1
         self.done.update({name: count for name, count in outcome.figures.items() if type(count) is int})
         self.app.note_all(f"run {dict(outcome.figures)}")
@@ -360,7 +365,7 @@ class Race:
             [f"a run must go on, got one without a word for {STUCK_SECONDS:g} s on {self.place.name}", *told]
         )
 
-    def _interrupter(self) -> Interrupter:
+    def _interrupter(self, *, is_calm: bool) -> Interrupter:
         interrupter = Interrupter(interventions={})
         chance = self.chance
         for _ in range(chance.choice((0, 2, 4, 6, 9, 12, 16))):
@@ -368,6 +373,8 @@ class Race:
             interrupter.interventions.setdefault(self._moment(), []).append(
                 lambda what=action: self.act(what)
             )
+        if is_calm:
+            return interrupter
         if chance.random() < (0.3 if self.targets else 0.45):
             fatal = (chance.choice(FATAL), chance.randrange(1, 4))
             moment = fatal if chance.random() < 0.5 else self._moment()
@@ -384,8 +391,9 @@ class Race:
             [self.chance.randrange(1, MAX_WORDS), (operation, self.chance.randrange(1, 9))]
         )
 
-    async def _played(self, task: Task, interrupter: Interrupter, *, is_quiet: bool) -> Outcome:
-        stalls_at = self.chance.randrange(1, MAX_WORDS) if not is_quiet and self.chance.random() < 0.1 else 0
+    async def _played(
+        self, task: Task, interrupter: Interrupter, *, is_quiet: bool, stalls_at: int
+    ) -> Outcome:
         owner = self._reconciler()
         owner.begin(task)
         game = Game(

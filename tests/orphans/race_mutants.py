@@ -103,8 +103,8 @@ def purges_what_is_awaited() -> None:
     async def purge(pass_: Any) -> None:
         before = pass_.now - pass_.config.quarantine_for
         async for actions in aftercare._open(pass_, ActionState.QUARANTINED, before):
-            states = await aftercare.destroy_many(pass_.store, actions)
-            await pass_.executor.run(action_set_state_many(states, now=pass_.now))
+            destroyed = await aftercare.destroy_many(pass_.store, actions)
+            await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.now))
 
     run.purge = purge
 

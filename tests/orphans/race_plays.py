@@ -42,13 +42,13 @@ async def attack(race: Race) -> None:
     keys = race.chance.sample(race.keys, race.chance.randrange(4, 12))
     for key in keys:
         await race.act_on(key, "put_orphan")
-    await race.run(MINUTES, is_quiet=True)
+    await race.run(MINUTES, is_calm=True)
     race.targets = keys
     await race.run(8 * DAY)
     race.targets = []
     for key in race.chance.sample(keys, len(keys) // 2):
         await race.act_on(key, "refer")
-    await race.run(race.chance.choice((MINUTES, DAY, 8 * DAY)), is_quiet=True)
+    await race.run(race.chance.choice((MINUTES, DAY, 8 * DAY)), is_calm=True)
 
 
 async def killed(race: Race) -> None:
@@ -56,23 +56,23 @@ async def killed(race: Race) -> None:
     keys = race.chance.sample(race.keys, 6)
     for key in keys:
         await race.act_on(key, "put_orphan")
-    await race.run(MINUTES, is_quiet=True)
+    await race.run(MINUTES, is_calm=True)
     moment = (race.chance.choice(("move", "moved", "moved", "committed")), race.chance.randrange(1, 5))
-    await race.run(8 * DAY, is_quiet=True, fatal=moment)
+    await race.run(8 * DAY, is_calm=True, fatal=moment)
     for key in race.chance.sample(keys, 4):
         await race.act_on(key, "refer")
-    await race.run(race.chance.choice((MINUTES, 2 * DAY)), is_quiet=True)
+    await race.run(race.chance.choice((MINUTES, 2 * DAY)), is_calm=True)
 
 
 async def late(race: Race) -> None:
     """Rows come for what lies in quarantine, in the run that would destroy it, after that run has healed."""
-    await race.run(8 * DAY, is_quiet=True)
+    await race.run(8 * DAY, is_calm=True)
     for _ in range(3):
         await race.act("refer")
     await race.run(8 * DAY)
     for _ in range(3):
         await race.act("refer")
-    await race.run(8 * DAY, is_quiet=True)
+    await race.run(8 * DAY, is_calm=True)
 
 
 async def emptied(race: Race) -> None:
@@ -96,19 +96,19 @@ async def skewed(race: Race) -> None:
     outcome = await race.run(MINUTES, skew=days * DAY, mode=Mode.DELETE, is_quiet=True, is_audited=False)
     must_be_idle(race, outcome, f"with a clock that is wrong by {days} days")
     await _must_be_as_before(race, before, f"a run whose clock was wrong by {days} days")
-    await race.run(MINUTES, is_quiet=True)
+    await race.run(MINUTES, is_calm=True)
     await race.run(DAY)
 
 
 async def restored(race: Race) -> None:
     """The database is restored from a backup that is older than the bucket; a person brings its rows up to date."""
     await race.end_zombie()
-    if not (await race.run(8 * DAY, is_quiet=True)).is_whole:
+    if not (await race.run(8 * DAY, is_calm=True)).is_whole:
         return
     backup, num_runs = await dump(race.world), race.chance.randrange(4)
     for _ in range(num_runs):
         await race.some_acts(race.chance.randrange(1, 12))
-        outcome = await race.run(race.chance.choice((MINUTES, 8 * DAY)), is_quiet=True)
+        outcome = await race.run(race.chance.choice((MINUTES, 8 * DAY)), is_calm=True)
         if not outcome.is_whole:
             return
     await race.some_acts(race.chance.randrange(1, 12))
@@ -144,7 +144,7 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
     race.done["restored, and the marker knew" if is_given_away else "restored, and no run since"] += 1
     await _load(race.world, {"uploads": truth["uploads"]})
     await bind(race.world.executor, race.app.recon_store, now=race.world.now)
-    await race.run(MINUTES, is_quiet=True)
+    await race.run(MINUTES, is_calm=True)
 
 
 async def moved_elsewhere(race: Race) -> None:
@@ -165,7 +165,7 @@ async def moved_elsewhere(race: Race) -> None:
             )
     await _must_be_as_before(race, before, "runs of another database")
     await _load(race.world, ledger)
-    await race.run(MINUTES, is_quiet=True)
+    await race.run(MINUTES, is_calm=True)
 
 
 async def without_rows(race: Race, condition: str, spans: tuple[timedelta, ...], *, max_share: float) -> None:
@@ -184,7 +184,7 @@ async def without_rows(race: Race, condition: str, spans: tuple[timedelta, ...],
     race.app.orphans.clear()
     race.app.taken.clear()
     race.app.awaited.clear()
-    await race.run(MINUTES, is_quiet=True)
+    await race.run(MINUTES, is_calm=True)
 
 
 def must_be_idle(race: Race, outcome: Any, when: str) -> None:

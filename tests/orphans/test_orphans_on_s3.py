@@ -23,18 +23,19 @@ pytestmark = pytest.mark.slow
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
-PLAIN, VERSIONED = "orphans-plain", "orphans-versions"
+LOCKED, PLAIN, VERSIONED = "orphans-locked", "orphans-plain", "orphans-versions"
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """A server with a plain bucket and one that keeps versions."""
+    """A server with a plain bucket, one that keeps versions, and one that keeps locks."""
     with pytest.MonkeyPatch.context() as patch, seaweed() as address:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
         bucket = bucket_of(open_store(f"s3://{PLAIN}?endpoint_url={address}"))
         for name in (PLAIN, VERSIONED):
             bucket.client.create_bucket(Bucket=name)
+        bucket.client.create_bucket(Bucket=LOCKED, ObjectLockEnabledForBucket=True)
         bucket.client.put_bucket_versioning(Bucket=VERSIONED, VersioningConfiguration={"Status": "Enabled"})
         bucket.close()
         yield address
@@ -45,6 +46,14 @@ async def versioned(world: World, endpoint: str, request: pytest.FixtureRequest)
     """The same application with its objects below a prefix of a bucket with versions."""
     name = request.node.name.replace("[", "-").rstrip("]")
     store = open_store(f"s3://{VERSIONED}/{name}?endpoint_url={endpoint}")
+    yield replace(world, store=store)
+    await store.aclose()
+
+
+@pytest.fixture
+async def locked(world: World, endpoint: str, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """The same application with its objects in a bucket whose objects can be locked."""
+    store = open_store(f"s3://{LOCKED}/{request.node.name}?endpoint_url={endpoint}")
     yield replace(world, store=store)
     await store.aclose()
 
@@ -108,6 +117,41 @@ async def test_a_hidden_object_that_is_referred_to_comes_back_with_the_next_run(
 
     assert (report.restored, report.alarms) == (1, 1)
     assert [await world.store.get(key) for key in ("wanted", "replaced")] == [b"old", b"new"]
+
+
+async def test_rule_23_a_locked_object_is_skipped_and_holds_nobody_up(
+    locked: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    An object under legal hold stays in its place, and its story says why; one that is held after it was hidden stays hidden.
+
+    The others go, and the run comes to its end; once the hold is lifted, what is hidden ends too.
+    """
+    world, bucket = locked, bucket_of(locked.store)
+
+    def hold(key: str, status: str, **version: str) -> None:
+        bucket.client.put_object_legal_hold(**bucket.target(key), LegalHold={"Status": status}, **version)
+
+    await world.pair("live")
+    for key in ("held before", "held after", "free"):
+        await world.put(key)
+    hidden = (await world.store.head("held after")).version
+    hold("held before", "ON")
+
+    taken = await world.runs(2 * HOUR, WEEK)
+    story = await explain(world.executor, world.store, world.config, "held before", now=world.now)
+    hold("held after", "ON", VersionId=str(hidden))
+    purged = await world.run(after=WEEK)
+    hold("held after", "OFF", VersionId=str(hidden))
+    lifted = await world.run(after=HOUR)
+
+    assert (taken.deleted, taken.kept) == (2, 1)
+    assert "the object is under legal hold or retention (rule 23)" in "\n".join(story.lines())
+    assert await world.store.get("held before") == b"held before"
+    assert (purged.state, purged.purged, lifted.purged) == ("completed", 1, 1)
+    (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert warning.getMessage() == "orphan cleanup cannot destroy what is in quarantine"
+    assert (warning.key, warning.objects) == ("held after", 1)  # type: ignore[attr-defined]
 
 
 async def test_rule_21_an_upload_that_a_row_waits_for_is_kept(plain: World) -> None:

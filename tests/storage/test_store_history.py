@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from botocore.exceptions import ClientError
-from stores import Place, begin_upload, put_part
+from stores import Place, begin_upload, bucket_of, put_part
 
-from millhand.storage import ObjectNotFound, ObjectStore, ObjectVersion, Upload
+from millhand.storage import (
+    ObjectLocked,
+    ObjectNotFound,
+    ObjectStore,
+    ObjectVersion,
+    StoreError,
+    Upload,
+    open_store,
+)
 
+LOCKABLE = "millhand-locks"
 MINUTE = timedelta(minutes=1)
 ODD_KEYS = ("a b+c%20", "ünï/日本語", "que?ry#hash", "quote\"'`<&>")
 
@@ -177,6 +187,30 @@ async def test_versions_are_listed_over_pages(place: Place) -> None:
     assert len({(version.key, version.version) for version in found}) == len(found) == 10
     assert [version.key for version in found if version.is_delete_marker] == ["d/1"]
     assert sorted(version.key for version in found if version.is_latest) == ["d/0", "d/1", "d/2"]
+
+
+async def test_a_locked_object_stays_as_it_is(place: Place) -> None:
+    """An object under legal hold says so, and is neither deleted, moved, nor removed as a version; the bytes stay."""
+    store = with_versions(place)
+    bucket = bucket_of(store)
+    lockable = open_store(store.url.replace(bucket.name, LOCKABLE))
+    with contextlib.suppress(ClientError):  # made by an earlier test
+        bucket.client.create_bucket(Bucket=LOCKABLE, ObjectLockEnabledForBucket=True)
+    free = await lockable.put("key", b"bytes")
+    bucket.client.put_object_legal_hold(**bucket_of(lockable).target("key"), LegalHold={"Status": "ON"})
+
+    held = await lockable.head("key")
+
+    assert (free.is_locked, held.is_locked) == (False, True)
+    with pytest.raises(ObjectLocked):
+        await lockable.delete("key", if_same=held)
+    with pytest.raises(ObjectLocked):
+        await lockable.move("key", "elsewhere", if_same=held)
+    with pytest.raises(StoreError) as refused:
+        await lockable.delete_version("key", str(held.version))
+    assert refused.value.is_denied
+    assert await lockable.get("key") == b"bytes"
+    await lockable.aclose()
 
 
 async def test_a_move_in_a_bucket_with_versions_leaves_the_old_bytes(place: Place) -> None:

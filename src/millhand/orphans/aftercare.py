@@ -7,17 +7,20 @@ anew, unless its own row was deleted with it within the last day; one that lies 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from millhand.orphans.alarm import sound_for_recalled
 from millhand.orphans.judge import Reference
 from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
-from millhand.orphans.quarantine import Move, Whereabouts, destroy_many, find, put_back_many
+from millhand.orphans.quarantine import Destroyed, Move, Whereabouts, destroy_many, find, put_back_many
 from millhand.orphans.scan import Pass, gather_all
 from millhand.orphans.statements import ReferenceRow
 from millhand.orphans.sweep import carry_out, put_back_needed, record
 from millhand.storage import InvalidKey, ObjectNotFound
+
+logger = logging.getLogger(__name__)
 
 BATCH = 1_000
 RESUME_WITHIN = timedelta(days=1)  # after that, too much may have happened to the key meanwhile
@@ -66,9 +69,19 @@ async def purge(pass_: Pass) -> None:
         are_there = await gather_all([_is_there(pass_, action.key) for action in named])
         awaited = {action.id for action, is_there in zip(named, are_there, strict=True) if not is_there}
         going = [action for action in actions if action.id not in awaited]
-        states = await destroy_many(pass_.store, going)
-        await pass_.executor.run(action_set_state_many(states, now=pass_.now))
-        pass_.run.totals.purged += sum(state is ActionState.PURGED for state, _ in states.values())
+        destroyed = await destroy_many(pass_.store, going)
+        await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.now))
+        pass_.run.totals.purged += sum(state is ActionState.PURGED for state, _ in destroyed.ended.values())
+        _tell_refused([action for action in going if action.id in destroyed.refused], destroyed)
+
+
+def _tell_refused(actions: Sequence[Action], destroyed: Destroyed) -> None:
+    if actions:
+        first = actions[0]
+        told = {"bucket": first.bucket, "key": first.key, "reason": destroyed.refused[first.id]}
+        logger.warning(
+            "orphan cleanup cannot destroy what is in quarantine", extra={**told, "objects": len(actions)}
+        )
 
 
 async def _settle_moved(pass_: Pass, moved: Sequence[Action]) -> None:

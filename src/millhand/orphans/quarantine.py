@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -36,6 +35,14 @@ class Move:
     is_failure: bool = False
     reason: str
     state: ActionState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destroyed:
+    """What became of what was to be destroyed, and why the rest is still there; both by action id."""
+
+    ended: Mapping[int, tuple[ActionState, str]]
+    refused: Mapping[int, str]
 
 
 class Whereabouts(Enum):
@@ -120,11 +127,9 @@ async def find(store: ObjectStore, action: Action) -> Whereabouts:
     return Whereabouts.IN_QUARANTINE if is_kept else Whereabouts.GONE
 
 
-async def destroy_many(
-    store: ObjectStore, actions: Sequence[Action]
-) -> Mapping[int, tuple[ActionState, str]]:
+async def destroy_many(store: ObjectStore, actions: Sequence[Action]) -> Destroyed:
     """
-    End the bytes of what is in quarantine; answers by action id, for those that the store did not refuse.
+    End the bytes of what is in quarantine. What the store refuses, such as a version under legal hold, stays there.
 
     Raises: StoreError.
     """
@@ -132,11 +137,16 @@ async def destroy_many(
     failed = await store.delete_many([action.quarantine_key or "" for action in moved])
     over = (ActionState.PURGED, "its time in quarantine was over")
     ended = {action.id: over for action in moved if action.quarantine_key not in failed}
+    refused = {action.id: failed[key] for action in moved if (key := action.quarantine_key or "") in failed}
     for action in actions:
         if action.quarantine_key == HIDDEN:
-            with suppress(ObjectLocked):
+            try:
                 ended[action.id] = await destroy(store, action, seen_object(action))
-    return ended
+            except StoreError as error:
+                if not error.is_denied:
+                    raise
+                refused[action.id] = str(error)
+    return Destroyed(ended=ended, refused=refused)
 
 
 async def _found(store: ObjectStore, key: str) -> ObjectInfo | None:
