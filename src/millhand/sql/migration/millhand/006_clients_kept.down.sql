@@ -1,0 +1,1 @@
+ALTER TABLE /* schema */millhand_client SET UNLOGGED;
