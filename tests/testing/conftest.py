@@ -32,7 +32,15 @@ async def tx(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
 
 
-@pytest.fixture(params=["asyncpg", "psycopg", "sqlalchemy+asyncpg", "sqlalchemy+psycopg", "session"])
+@pytest.fixture(
+    params=[
+        "asyncpg",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("psycopg", "sqlalchemy+asyncpg", "sqlalchemy+psycopg", "session")
+        ),
+    ]
+)
 async def any_tx(request: pytest.FixtureRequest, url: str) -> AsyncIterator[Any]:
     """A transaction of each kind that a `Client` takes."""
     async with stage(request.param, url) as tx:

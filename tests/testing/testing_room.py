@@ -71,19 +71,19 @@ async def beget(job: Job[Beget]) -> None:
 async def nightly(job: Job[Nightly]) -> None: ...
 
 
-def new_client(url: Any, **settings: Any) -> Client:
+def new_client(url: Any, **more: Any) -> Client:
     """Return a client, not started, with a nightly job."""
-    return Client(
-        url,
-        Config(
-            **{
-                "workers": workers,
-                "periodic_jobs": [cron("0 3 * * *", Nightly())],
-                "retry_policy": ConstantRetryPolicy(HOUR),
-                **settings,
-            }
-        ),
-    )
+    return Client(url, Config(**settings(**more)))
+
+
+def settings(**more: Any) -> dict[str, Any]:
+    """Return what most clients here are configured with."""
+    return {
+        "workers": workers,
+        "periodic_jobs": [cron("0 3 * * *", Nightly())],
+        "retry_policy": ConstantRetryPolicy(HOUR),
+        **more,
+    }
 
 
 async def rows_left(driver: AsyncpgDriver) -> int:

@@ -41,7 +41,7 @@ class BoundDriver:
 
     def __init__(self, driver: Driver, now: Now, tx: object | None) -> None:
         self._driver = driver
-        self._now = now
+        self.now = now
         self.pool: Executor = DatedExecutor(driver.pool, now)
         self.schema = driver.schema
         self.tx = tx
@@ -50,7 +50,7 @@ class BoundDriver:
 
     def executor(self, tx: object) -> Executor:
         """Return an executor in a transaction of the caller's, the test's or another. Raises: as the driver's."""
-        return DatedExecutor(self._driver.executor(tx), self._now)
+        return DatedExecutor(self._driver.executor(tx), self.now)
 
     def listener(self) -> Listener:
         """Return a listener of the driver's."""

@@ -16,6 +16,7 @@ from millhand.client import Client
 from millhand.errors import ConfigError
 from millhand.job import JobRow
 from millhand.store.job_list import LIMIT_MAX, JobFilters
+from millhand.sync_client import SyncClient
 from millhand.worker import JobFunction
 
 # How many jobs are shown of those that there are instead.
@@ -28,7 +29,7 @@ COLUMNS = frozenset(
 
 
 async def require_inserted(
-    client: Client, args: object, /, *, tx: object | None = None, **columns: object
+    client: Client | SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> JobRow:
     """
     Return the one job that is there of a kind.
@@ -48,7 +49,7 @@ async def require_inserted(
 
 
 async def require_many_inserted(
-    client: Client, *expected: object, tx: object | None = None
+    client: Client | SyncClient, *expected: object, tx: object | None = None
 ) -> Sequence[JobRow]:
     """
     Return all jobs of the kinds that are named, which must be these, in this order, and no others.
@@ -70,7 +71,7 @@ async def require_many_inserted(
 
 
 async def require_not_inserted(
-    client: Client, args: object, /, *, tx: object | None = None, **columns: object
+    client: Client | SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> None:
     """
     Return if no job is there of a kind, or none with these args and columns.
@@ -95,9 +96,12 @@ def _expected(args: object, columns: Mapping[str, object]) -> tuple[str, dict[st
     return kind_of(args), {"args": json.loads(encode_args(args)), **columns}
 
 
-async def _inserted(client: Client, kinds: str | Sequence[str], tx: object | None) -> Sequence[JobRow]:
+async def _inserted(
+    client: Client | SyncClient, kinds: str | Sequence[str], tx: object | None
+) -> Sequence[JobRow]:
     filters = JobFilters(kinds=[kinds] if isinstance(kinds, str) else kinds)
-    return (await client.jobs.list(filters, limit=LIMIT_MAX, tx=tx)).jobs
+    control = client.jobs._control if isinstance(client, SyncClient) else client.jobs  # noqa: SLF001 - the same
+    return (await control.list(filters, limit=LIMIT_MAX, tx=tx)).jobs
 
 
 def _differences(job: JobRow, expected: Mapping[str, object]) -> list[str]:

@@ -28,7 +28,7 @@ async def around_attempt(executor: Executor, tx: object | None) -> AsyncIterator
     """Undo what happens inside if it leaves the transaction `tx` unusable; without one nothing is to be done."""
     if tx is None:
         yield
-    elif _may_end_early(tx):
+    elif _is_reached_through(tx):
         await executor.execute_script(f"SAVEPOINT {SAVEPOINT}")
         yield
         if not await _is_usable(executor):
@@ -41,17 +41,23 @@ async def around_attempt(executor: Executor, tx: object | None) -> AsyncIterator
                     raise _UnusableError
 
 
-def _may_end_early(tx: object) -> bool:
+def _is_reached_through(tx: object) -> bool:
     """
-    Say whether a worker may release savepoints that were made before its attempt, and ours with them.
+    Say whether a library keeps account of its own savepoints, and must not find one of ours among them.
 
-    A session of SQLAlchemy's that a test and a worker share does so when the worker commits. To release ours would be
-    an error then, so it is left to the end of the transaction.
+    With SQLAlchemy a worker may commit a session that it shares with the test, which ends savepoints that were made
+    later; to release ours would be an error then, so it is left to the end of the transaction. With Django a block of
+    ours around the worker's would forbid it to be durable.
     """
-    return any(kind.__module__.partition(".")[0] == "sqlalchemy" for kind in type(tx).__mro__)
+    packages = {kind.__module__.partition(".")[0] for kind in type(tx).__mro__}
+    return bool(packages & {"django", "sqlalchemy"})
 
 
 async def _roll_back(executor: Executor, tx: object) -> None:
+    if hasattr(tx, "set_rollback"):
+        tx.set_rollback(
+            False
+        )  # Django would have its own block rolled back first, with all that the test has done
     try:
         await executor.execute_script(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}")
     except DriverError:

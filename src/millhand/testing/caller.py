@@ -1,0 +1,197 @@
+"""
+Asynchronous code for a test that is not: its event loop runs in a thread beside, and the calling thread does the rest.
+
+A transaction of Django's belongs to a thread, and one of psycopg's or SQLAlchemy's is in the hands of the test's. So
+statements, and workers that are plain functions, are handed to the calling thread, which waits for nothing else.
+Asynchronous workers run in the thread beside; what they hand to `sync_to_async` of asgiref's, as Django's own
+asynchronous methods do, comes to the calling thread too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import queue
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Executor as Threads
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from millhand.driver.blocking import now
+from millhand.driver.protocol import Executor
+from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+from millhand.testing.bound import BoundDriver, LentExecutor
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Caller(Threads):
+    """
+    The calling thread as something to which calls can be handed, while it waits in `run`.
+
+    Concurrency: belongs to the thread that made it; `submit` is for the event loop beside.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._cancel: Callable[[], object] = lambda: None
+        self._interrupt: KeyboardInterrupt | None = None
+        self._runner = asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="millhand-testing")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine to its end in the thread beside, and meanwhile whatever it hands over; raise what it raises."""
+        context = contextvars.copy_context()
+        ended = self._thread.submit(self._runner.run, self._main(main), context=context)
+        ended.add_done_callback(lambda _: self._calls.put(None))
+        try:
+            self._do_calls()
+        except BaseException:  # Ctrl-C in the midst of waiting
+            self._cancel()
+            self._do_calls()
+            raise
+        if self._interrupt is not None:  # Ctrl-C in a worker, which its attempt has failed of
+            raise self._interrupt
+        return ended.result()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a function called in the calling thread."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - it is whoever handed it over who is to know
+                future.set_exception(error)
+            else:
+                if isinstance(result, KeyboardInterrupt):  # how an attempt is told what its worker raised
+                    self._interrupt = result
+                future.set_result(result)
+
+        self._calls.put(call)
+        return future
+
+    async def hand(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine that never waits in the calling thread, and return what it returns."""
+        return await asyncio.wrap_future(self.submit(lambda: now(coroutine())))
+
+    def _do_calls(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+    async def _main(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        task = asyncio.current_task()
+        if task is not None:
+            loop, cancel = asyncio.get_running_loop(), task.cancel
+            self._cancel = lambda: loop.call_soon_threadsafe(cancel)
+        if (asgiref := sys.modules.get("asgiref.sync")) is not None:
+            asgiref.AsyncToSync.executors.current = (
+                self  # for this context alone; the thread that waits for it
+            )
+        return await main()
+
+
+class FerryDriver(BoundDriver):
+    """
+    A bound driver that blocks, for a client in the event loop beside: what is said is said by the calling thread.
+
+    `threads` is where plain functions run.
+    """
+
+    def __init__(self, driver: BoundDriver, caller: Caller) -> None:
+        super().__init__(driver, driver.now, None)
+        self.threads = caller
+        self.tx = driver.tx
+        executor = driver.pool if driver.tx is None else driver.executor(driver.tx)
+        self.pool = FerryExecutor(executor, caller)
+        if driver.tx is not None:
+            self.pool = LentExecutor(self.pool)
+
+    def executor(self, tx: object) -> Executor:
+        """Return an executor in a transaction of the caller's. Raises: as the driver's."""
+        return FerryExecutor(super().executor(tx), self.threads)
+
+
+class FerryExecutor:
+    """An executor that blocks, for the event loop beside."""
+
+    __slots__ = ("_caller", "_executor")
+
+    def __init__(self, executor: Executor, caller: Caller) -> None:
+        self._caller = caller
+        self._executor = executor
+
+    async def run(self, query: Query[T]) -> T:
+        """Run `query` in the calling thread."""
+        return await self._caller.hand(lambda: self._executor.run(query))
+
+    def begin(self) -> AbstractAsyncContextManager[Executor]:
+        """Begin a transaction, or a savepoint, in the calling thread."""
+        return self._begin()
+
+    async def copy(self, copy: Copy) -> int:
+        """Copy rows into a table; all of them are taken from their source before."""
+        chunks = [chunk async for chunk in copy.chunks]
+        whole = dataclasses.replace(copy, chunks=_again(chunks))
+        return await self._caller.hand(lambda: self._executor.copy(whole))
+
+    async def fetch(
+        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Run SQL that is not ours in the calling thread."""
+        return await self._caller.hand(
+            lambda: self._executor.fetch(sql, params, timeout_seconds=timeout_seconds)
+        )
+
+    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
+        """Run several statements in the calling thread."""
+        await self._caller.hand(lambda: self._executor.execute_script(sql, timeout_seconds=timeout_seconds))
+
+    @contextlib.asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Executor]:
+        block = self._executor.begin()
+        inside = await self._caller.hand(lambda: _entered(block))
+        try:
+            yield FerryExecutor(inside, self._caller)
+        except BaseException as error:
+            await self._caller.hand(functools.partial(_left, block, error))
+            raise
+        await self._caller.hand(functools.partial(_left, block, None))
+
+
+async def _entered(block: AbstractAsyncContextManager[T]) -> T:
+    return await block.__aenter__()
+
+
+async def _left(block: AbstractAsyncContextManager[Any], error: BaseException | None) -> None:
+    """Leave a block; what it raises again is raised where it came from."""
+    try:
+        await block.__aexit__(
+            None if error is None else type(error), error, None if error is None else error.__traceback__
+        )
+    except BaseException as raised:
+        if raised is not error:
+            raise
+
+
+async def _again(chunks: Iterable[bytes]) -> AsyncIterable[bytes]:
+    for chunk in chunks:
+        yield chunk

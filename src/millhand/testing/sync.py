@@ -1,0 +1,227 @@
+"""
+What `millhand.testing` has, for tests that are no coroutines: the same names, for a `SyncClient`.
+
+Workers that are plain functions run in the test's thread, so in its transaction: Django's, SQLAlchemy's or psycopg's. On
+Django's connection that is the transaction which is open, without any `tx`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from millhand.args import RawArgs, TypedArgs
+from millhand.client import Client
+from millhand.clock import SystemClock
+from millhand.driver.blocking import now as at_once
+from millhand.insert_opts import InsertOpts
+from millhand.job import JobRow, Json
+from millhand.sync_client import SyncClient
+from millhand.testing import inserted, travel
+from millhand.testing.attempt import Worked
+from millhand.testing.bound import BoundDriver, bound_to
+from millhand.testing.caller import Caller, FerryDriver
+from millhand.testing.clock import LateClock, ManualClock
+from millhand.testing.drain import MAX_JOBS, Counts, Drained
+from millhand.testing.drain import drain as drain_async
+from millhand.testing.drain import work_one as work_one_async
+from millhand.testing.work import work as work_async
+from millhand.testing.work import work_again as work_again_async
+
+__all__ = [
+    "Counts",
+    "Drained",
+    "ManualClock",
+    "Travel",
+    "Worked",
+    "drain",
+    "require_inserted",
+    "require_many_inserted",
+    "require_not_inserted",
+    "travelling",
+    "work",
+    "work_again",
+    "work_one",
+]
+
+T = TypeVar("T")
+
+
+def require_inserted(
+    client: SyncClient, args: object, /, *, tx: object | None = None, **columns: object
+) -> JobRow:
+    """Return the one job that is there of a kind, as `millhand.testing.require_inserted`."""
+    return at_once(inserted.require_inserted(client, args, tx=tx, **columns))
+
+
+def require_many_inserted(
+    client: SyncClient, *expected: object, tx: object | None = None
+) -> Sequence[JobRow]:
+    """Return all jobs of the kinds that are named, as `millhand.testing.require_many_inserted`."""
+    return at_once(inserted.require_many_inserted(client, *expected, tx=tx))
+
+
+def require_not_inserted(
+    client: SyncClient, args: object, /, *, tx: object | None = None, **columns: object
+) -> None:
+    """Return if no such job is there, as `millhand.testing.require_not_inserted`."""
+    at_once(inserted.require_not_inserted(client, args, tx=tx, **columns))
+
+
+def work(
+    client: SyncClient,
+    args: TypedArgs | RawArgs,
+    opts: InsertOpts | None = None,
+    *,
+    tx: object | None = None,
+    after_step: str | None = None,
+    cursors: Mapping[str, Json] | None = None,
+) -> Worked:
+    """Insert a job and work it at once, as `millhand.testing.work`."""
+    return _worked(
+        client, tx, lambda desk: work_async(desk, args, opts, after_step=after_step, cursors=cursors)
+    )
+
+
+def work_again(client: SyncClient, job: JobRow, *, tx: object | None = None) -> Worked:
+    """Work a job that is there, as `millhand.testing.work_again`."""
+    return _worked(client, tx, lambda desk: work_again_async(desk, job))
+
+
+def work_one(
+    client: SyncClient, *queues: str, tx: object | None = None, raise_failures: bool = False
+) -> Worked | None:
+    """Fetch the next job that is due and work it, as `millhand.testing.work_one`."""
+    return _worked(client, tx, lambda desk: work_one_async(desk, *queues, raise_failures=raise_failures))
+
+
+def drain(
+    client: SyncClient,
+    *queues: str,
+    tx: object | None = None,
+    max_jobs: int = MAX_JOBS,
+    raise_failures: bool = False,
+    with_retryable: bool = False,
+    with_scheduled: bool = False,
+) -> Drained:
+    """Work jobs until none is due, as `millhand.testing.drain`."""
+    return _worked(
+        client,
+        tx,
+        lambda desk: drain_async(
+            desk,
+            *queues,
+            max_jobs=max_jobs,
+            raise_failures=raise_failures,
+            with_retryable=with_retryable,
+            with_scheduled=with_scheduled,
+        ),
+    )
+
+
+class Travel:
+    """A journey through time of one `SyncClient`; made by `travelling`. What it does, `millhand.testing.Travel` says."""
+
+    def __init__(self, journey: travel.Travel, caller: Caller) -> None:
+        self._caller = caller
+        self._journey = journey
+        self.clock = journey.clock
+
+    def now(self) -> datetime:
+        """The instant at which the journey is, aware, in UTC."""
+        return self.clock.now()
+
+    def advance(
+        self,
+        duration: timedelta = timedelta(0),
+        /,
+        *,
+        weeks: float = 0,
+        days: float = 0,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+    ) -> None:
+        """Let time pass while nobody works. Raises: ValueError for less than nothing."""
+        more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+        self._caller.run(lambda: self._journey.advance(duration + more))
+
+    def advance_to(self, instant: datetime) -> None:
+        """Let time pass, as `advance`, until an instant. Raises: ValueError for one that is past, or without a zone."""
+        self._caller.run(lambda: self._journey.advance_to(instant))
+
+    def live(
+        self,
+        duration: timedelta = timedelta(0),
+        /,
+        *queues: str,
+        weeks: float = 0,
+        days: float = 0,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+        raise_failures: bool = False,
+    ) -> Drained:
+        """Let time pass while jobs are worked, each at its instant. Raises: as `advance`; `drain`."""
+        more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+        return self._caller.run(
+            lambda: self._journey.live(duration + more, *queues, raise_failures=raise_failures)
+        )
+
+    def live_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:
+        """Let time pass, as `live`, until an instant. Raises: as `advance_to`; `drain`."""
+        return self._caller.run(
+            lambda: self._journey.live_until(instant, *queues, raise_failures=raise_failures)
+        )
+
+
+@contextlib.contextmanager
+def travelling(
+    client: SyncClient, *, tx: object | None = None, now: datetime | None = None
+) -> Iterator[Travel]:
+    """Give a client a clock that stands still until it is moved, as `millhand.testing.travelling`."""
+    clock = ManualClock(client.config.clock.now() if now is None else now)
+    with bound_to(client, clock, _open_transaction(client, tx)), Caller() as caller:
+        yield Travel(travel.Travel(_desk(client, caller), clock), caller)
+
+
+def _worked(client: SyncClient, tx: object | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+    with _binding(client, _open_transaction(client, tx)), Caller() as caller:
+        desk = _desk(client, caller)
+        return caller.run(lambda: call(desk))
+
+
+def _desk(client: SyncClient, caller: Caller) -> Client:
+    """Return a client with the configuration of `client`, which is bound, that speaks through the calling thread."""
+    driver = client._driver  # noqa: SLF001 - so the client itself speaks
+    if not isinstance(driver, BoundDriver):
+        raise TypeError(f"client must be bound, got {driver!r}")
+    return Client(FerryDriver(driver, caller), client.config)
+
+
+@contextlib.contextmanager
+def _binding(client: SyncClient, tx: object | None) -> Iterator[None]:
+    """Bind `client` by its own clock, unless it is bound, as the binding of a `Client`."""
+    driver = client._driver  # noqa: SLF001 - as above
+    if isinstance(driver, BoundDriver) and (tx is None or tx is driver.tx):
+        yield
+        return
+    clock = client.config.clock
+    if isinstance(clock, SystemClock):
+        executor = driver.pool if tx is None else driver.executor(tx)
+        [row] = at_once(executor.fetch("SELECT clock_timestamp() AS now"))
+        clock = LateClock(clock, row["now"])
+    with bound_to(client, clock, tx):
+        yield
+
+
+def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
+    """Return `tx`, or Django's connection where a block is open on it: there everything is part of that."""
+    alias = getattr(client._driver, "alias", None)  # noqa: SLF001 - as above
+    if tx is not None or alias is None:
+        return tx
+    from django.db import connections  # noqa: PLC0415 - which the driver has imported
+
+    return connections[alias] if connections[alias].in_atomic_block else None
