@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+# Whoever looks after a machine wants to know of that; less, one that is set by the network does not notice either.
+TELL_SECONDS = 60.0
 
 
 class Clock(Protocol):
@@ -29,6 +35,53 @@ class SystemClock:
         return datetime.now(UTC)
 
     monotonic = staticmethod(time.monotonic)  # without a call in between: each attempt asks three times
+
+
+class ServerClock:
+    """
+    The database's clock, as far as its answers tell; until the first one it is `clock`.
+
+    When jobs are due is decided by the database. A machine whose clock is an hour ahead would have them tried again an
+    hour late, and one that leads would take every job of an hour for a stuck one. Between the answers the monotonic clock
+    goes on, so a date that is set meanwhile changes nothing.
+
+    Concurrency: belongs to one event loop; may be read from any thread.
+    """
+
+    __slots__ = ("_anchor", "_clock", "_is_off", "monotonic")
+
+    def __init__(self, clock: Clock) -> None:
+        self._anchor: tuple[datetime, float] | None = None  # an instant, and the monotonic seconds at it
+        self._clock = clock
+        self._is_off = False
+        self.monotonic = clock.monotonic
+
+    def now(self) -> datetime:
+        anchor = self._anchor
+        if anchor is None:
+            return self._clock.now()
+        return anchor[0] + timedelta(seconds=self.monotonic() - anchor[1])
+
+    def hear(self, at: datetime, asked: float, answered: float) -> None:
+        """
+        Take note that it was `at` by the database's clock, at some time between a question and its answer.
+
+        What this clock says is left as it is if that may be so, and else moved by as little as makes it so: a way that is
+        slow makes it no worse. Units: monotonic seconds.
+        """
+        now, seconds = self.now(), self.monotonic()
+        least = at + timedelta(seconds=seconds - answered)
+        most = at + timedelta(seconds=seconds - asked)
+        known = min(max(now, least), most)
+        self._anchor = known, seconds
+        self._look((self._clock.now() - known).total_seconds())
+
+    def _look(self, seconds: float) -> None:
+        """Tell, once, if the machine's clock is far off."""
+        is_off = abs(seconds) > TELL_SECONDS
+        if is_off and not self._is_off:
+            logger.warning("clock differs from the database's", extra={"seconds": round(seconds, 3)})
+        self._is_off = is_off
 
 
 def jittered(seconds: float, fraction: float = 0.1) -> float:

@@ -14,10 +14,12 @@ Source: River v0.51.2, client.go `Start, Stop, StopAndCancel`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from millhand.clock import ServerClock, SystemClock
 from millhand.config import Config, QueueConfig, StuckJob
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
@@ -67,6 +69,8 @@ class Mill:
     ) -> None:
         self._client_id = client_id
         self._config = config
+        if isinstance(config.clock, SystemClock):  # a clock of somebody's own is his affair
+            config = dataclasses.replace(config, clock=ServerClock(config.clock))
         self._crashed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._driver = driver
         self._is_hard_stop = asyncio.Event()

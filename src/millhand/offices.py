@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from millhand.clock import ServerClock
 from millhand.config import Config
 from millhand.driver.protocol import Driver
 from millhand.job import ClientId, JobId
@@ -81,6 +82,7 @@ class Offices:
             kinds=config.workers.kinds,
             on_known=self._hear_known,
             on_lost=on_lost,
+            on_time=clock.hear if isinstance(clock := config.clock, ServerClock) else _ignore_time,
             queues=queues,
         )
         self.own_rescuer = OwnJobRescuer(
@@ -190,6 +192,10 @@ class Offices:
     def _assign(self) -> None:
         """Have periodic jobs inserted under the term of their own office, or of River's where there is no other."""
         self._maintainers[1].set_term(self._periodic_term if self.reporter.is_known else self._river_term)
+
+
+def _ignore_time(at: datetime, asked: float, answered: float) -> None:
+    """Leave a clock alone that somebody has brought."""
 
 
 def _rescue_settings(config: Config) -> dict[str, Any]:

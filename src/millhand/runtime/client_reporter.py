@@ -14,7 +14,8 @@ Rule 4: others may have given us up meanwhile, because our process or our way to
     is_known       whether the fleet can see us; whoever needs that hears of each change by `on_known`
     steady_since   since when each of our reports was made in time; who has seen that may judge the silence of others
 
-Concurrency: belongs to one event loop. `on_known` and `on_lost` are called on it, and must not block.
+Concurrency: belongs to one event loop. `on_known`, `on_lost` and `on_time` are called on it, and must not block.
+`on_time` is told of each report when it was made by the database's clock, asked and answered by the monotonic one.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class ClientReporter(Service):
         queues: Callable[[], Mapping[str, QueueUse]],
         on_lost: Callable[[datetime], None] = lambda _: None,
     ) -> None:
+        on_time: Callable[[datetime, float, float], None] = lambda *_: None,
         super().__init__()
         self._began = 0.0
         self._client_id = client_id
@@ -96,6 +98,7 @@ class ClientReporter(Service):
         self._on_known = on_known
         self._on_lost = on_lost
         self._pool = pool
+        self._on_time = on_time
         self._queue_updates: dict[str, datetime] = {}
         self._queues = queues
         self._seen_at: datetime | None = None
@@ -151,7 +154,9 @@ class ClientReporter(Service):
         age = timedelta(seconds=self._clock.monotonic() - self._began)
         query = client_report(report, started_at=self._started_at, age=age)
         reported = await self._pool.run(query.within(STATEMENT_SECONDS))
+        asked = self._clock.monotonic()
         self._look_for_twin(reported.before_at)
+        self._on_time(reported.seen_at, asked, self._clock.monotonic())
         self._note_lost(reported.lost_at)
         self._note_seen(reported.seen_at)
         self._started_at = reported.started_at

@@ -1,0 +1,123 @@
+"""A machine whose clock is wrong works as one whose clock is right: by the database's."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import ClassVar
+
+import pytest
+from client_room import Act, Room
+
+from millhand.clock import ServerClock, SystemClock
+from millhand.event import EventKind
+from millhand.job import Job
+from millhand.migrate import Migrator
+from millhand.periodic import every
+from millhand.retry import ConstantRetryPolicy
+from millhand.testing import ManualClock
+from millhand.worker import Workers
+
+AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+class WrongClock(SystemClock):
+    """The machine's clock, off by `off`."""
+
+    __slots__ = ("off",)
+
+    def __init__(self, off: timedelta) -> None:
+        self.off = off
+
+    def now(self) -> datetime:
+        return super().now() + self.off
+
+
+@dataclass(frozen=True)
+class Tick:
+    kind: ClassVar[str] = "tick"
+
+
+@pytest.mark.parametrize("off", [HOUR, -HOUR])
+async def test_client_whose_clock_is_wrong_is_in_time(
+    room: Room, off: timedelta, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failed job is tried again when it is due, periodic jobs come when they are due, and the log tells of the clock."""
+    caplog.set_level(logging.WARNING, "millhand.clock")
+    await Migrator(room.driver, "millhand").up()
+    workers = Workers()
+
+    @workers.add(retry=ConstantRetryPolicy(timedelta(milliseconds=10)))
+    async def act(job: Job[Act]) -> None:
+        if job.attempt == 1:
+            raise ValueError(job.args.what)
+
+    @workers.add()
+    async def tick(job: Job[Tick]) -> None:
+        """Come."""
+
+    ticks = every(timedelta(milliseconds=200), Tick(), id="tick")
+    async with room.client(workers, clock=WrongClock(off), periodic_jobs=[ticks]) as client:
+        with client.subscribe(EventKind.JOB_COMPLETED) as events:
+            await client.insert(Act("now"))
+            told = [(await room.next(events)).job for _ in range(3)]
+
+    assert {row.kind for row in told} == {"act", "tick"}
+    for row in told:
+        assert row.attempted_at is not None
+        assert row.finalized_at is not None
+        assert timedelta(seconds=-5) < row.finalized_at - row.attempted_at < timedelta(seconds=5)
+        assert timedelta(seconds=-5) < row.scheduled_at - row.created_at < timedelta(seconds=5)
+    [record] = [one for one in caplog.records if one.name == "millhand.clock"]
+    assert record.message == "clock differs from the database's"
+    assert abs(record.seconds - off.total_seconds()) < 60  # type: ignore[attr-defined]
+
+
+def test_clock_is_the_machines_until_the_database_has_told() -> None:
+    """Without an answer there is nothing better."""
+    clock = ManualClock(AT)
+
+    assert ServerClock(clock).now() == AT
+
+
+def test_clock_that_may_be_right_is_left_alone() -> None:
+    """What lies between the question and the answer contradicts nothing, however slow the way."""
+    machine = ManualClock(AT)
+    clock = ServerClock(machine)
+    machine.advance(10)
+
+    clock.hear(AT + timedelta(seconds=1), asked=0.0, answered=10.0)
+
+    assert clock.now() == AT + timedelta(seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [
+        pytest.param(timedelta(hours=1), timedelta(hours=1), id="behind"),
+        pytest.param(timedelta(hours=-1), timedelta(hours=-1, seconds=2), id="ahead"),
+    ],
+)
+def test_clock_is_moved_by_as_little_as_makes_it_possible(told: timedelta, known: timedelta) -> None:
+    """An answer of two seconds leaves two seconds open, and the nearest of them is taken."""
+    machine = ManualClock(AT)
+    clock = ServerClock(machine)
+    machine.advance(2)
+
+    clock.hear(AT + told, asked=0.0, answered=2.0)
+
+    assert clock.now() == AT + known
+
+
+def test_date_that_is_set_between_two_answers_is_not_heeded() -> None:
+    """From the first answer on the monotonic clock alone counts."""
+    machine = ManualClock(AT)
+    clock = ServerClock(machine)
+    clock.hear(AT, asked=0.0, answered=0.0)
+
+    machine.set(AT + HOUR)
+    machine.advance(3)
+
+    assert clock.now() == AT + timedelta(seconds=3)
