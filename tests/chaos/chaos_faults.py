@@ -14,7 +14,8 @@ from dataclasses import dataclass
 NUM_WORKERS = 4
 # The way of the process that inserts; the workers' are numbered from 0.
 INSERTER = NUM_WORKERS
-PAUSE_SECONDS = (2.0, 6.0)
+# Between two faults of a lane: what was away is there for a while, so that something is done that can be lost.
+PAUSE_SECONDS = {"process": (2.0, 6.0), "way": (2.0, 6.0), "database": (5.0, 11.0)}
 # A fault that takes longer than so much of a run is left out of it.
 SHARE_MAX = 0.3
 # What is silent for longer is given up, and its jobs go on elsewhere; two minutes later if its session is there.
@@ -53,7 +54,7 @@ KINDS = {
     "pool_exhaustion": Kind("database", 3.0, 12.0),
     "disk_full": Kind("database", 2.0, 8.0),
 }
-LANES = ("process", "way", "database")
+LANES = tuple(PAUSE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ def _lane(seed: str, lane: str, seconds: float, only: Sequence[str]) -> Iterator
         for name, kind in KINDS.items()
         if kind.lane == lane and (not only or name in only) and kind.longest < SHARE_MAX * seconds
     ]
-    at = chance.uniform(*PAUSE_SECONDS)
+    at = chance.uniform(*PAUSE_SECONDS[lane])
     while names:
         for name in chance.sample(names, len(names)):
             kind = KINDS[name]
@@ -98,4 +99,4 @@ def _lane(seed: str, lane: str, seconds: float, only: Sequence[str]) -> Iterator
             if fault.at + fault.seconds > seconds:
                 return
             yield fault
-            at += fault.seconds + chance.uniform(*PAUSE_SECONDS)
+            at += fault.seconds + chance.uniform(*PAUSE_SECONDS[lane])

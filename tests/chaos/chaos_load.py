@@ -115,7 +115,7 @@ class Load:
 def _lengthened(job: ChaosJob, seed: int) -> ChaosJob:
     """Have some jobs work for long."""
     chance = random.Random(f"{seed} {job.n}")  # noqa: S311 - a seed must give the same jobs again
-    if job.kind == HELD_KIND or chance.random() >= SHARE_LONG:
+    if job.kind == HELD_KIND or job.acts or job.snoozes or chance.random() >= SHARE_LONG:
         return job
     return replace(job, work_ms=chance.randint(*LONG_MS))
 

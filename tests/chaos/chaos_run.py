@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import sys
 import tempfile
 import time
@@ -228,6 +229,7 @@ def main() -> None:
     if unknown := set(only) - set(KINDS):
         parser.error(f"faults of --only must be some of {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
     options = Options(seconds=60 * given.minutes, seed=given.seed, only=only, rate=given.rate)
+    logging.disable(logging.CRITICAL)  # of the one that inserts: that it is cut off is what it is there for
     print(f"seed {options.seed}", flush=True)
     with place(given.keep) as (journals, server):
         report = asyncio.run(run(options, journals, server, lambda line: print(line, flush=True)))
