@@ -182,6 +182,10 @@ class _Adapter(Protocol):
     def decode(self, encoded: str, subject: str) -> ArgsValue: ...
 
 
+# As in "Invalid enum value 'x' - at `$.color`".
+_TOLD_VALUE = re.compile(r"^(Invalid (?:enum )?value) .*?((?: - at `[^`]*`)?)$", re.DOTALL)
+
+
 class _MsgspecAdapter:
     __slots__ = ("_decode", "_type")
 
@@ -199,7 +203,14 @@ class _MsgspecAdapter:
         try:
             return self._decode(encoded)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
-            raise InvalidJob(f"{subject} must decode as {_name(self._type)}, got: {error}") from error
+            raise InvalidJob(
+                f"{subject} must decode as {_name(self._type)}, got: {_without_value(error)}"
+            ) from error
+
+
+def _without_value(error: Exception) -> str:
+    """Return what msgspec says of JSON, without the value that it met: errors are logged, and args never are."""
+    return _TOLD_VALUE.sub(r"\1\2", str(error)) if isinstance(error, msgspec.MsgspecError) else str(error)
 
 
 class _PydanticAdapter:

@@ -33,6 +33,11 @@ class WorkerHarness:
         self._is_at_end = False
         self.lines: list[Line] = []
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     async def read(self) -> None:
         """Read the log until the process closes it."""
         assert self._process.stdout is not None
