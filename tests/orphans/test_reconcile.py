@@ -107,7 +107,7 @@ async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> 
     assert await world.keys(".millhand/quarantine/") == []
 
 
-async def test_an_orphan_waits_for_grace_and_for_a_second_run(world: World) -> None:
+async def test_rules_11_and_12_an_orphan_waits_for_grace_and_for_a_second_run(world: World) -> None:
     """Neither many runs within the grace nor one long ago is enough: two complete runs, a grace apart."""
     await world.pair("live")
     await world.put("orphan")
@@ -119,7 +119,7 @@ async def test_an_orphan_waits_for_grace_and_for_a_second_run(world: World) -> N
     assert due.deleted == 1
 
 
-async def test_an_overwritten_orphan_begins_its_age_anew(world: World) -> None:
+async def test_rule_13_an_overwritten_orphan_begins_its_age_anew(world: World) -> None:
     """An object that was put again since it was first seen is another object, even with equal bytes."""
     await world.pair("live")
     await world.put("orphan", b"same")
@@ -132,7 +132,7 @@ async def test_an_overwritten_orphan_begins_its_age_anew(world: World) -> None:
     assert (report.deleted, due.deleted) == (0, 1)
 
 
-async def test_a_young_object_is_not_even_noted(world: World) -> None:
+async def test_rule_10_a_young_object_is_not_even_noted(world: World) -> None:
     """Within the first hour an object without a row is an upload on its way."""
     await world.pair("live")
     await world.put("upload")
@@ -143,25 +143,9 @@ async def test_a_young_object_is_not_even_noted(world: World) -> None:
     assert await list_findings(world.executor) == []
 
 
-async def test_rows_go_only_when_their_own_time_is_over(world: World) -> None:
-    """Pending rows go after grace, soft-deleted ones after retention, with their objects; ready ones stay."""
-    await world.pair("ready")
-    for key, age in (("pending/young", 6 * DAY), ("pending/old", 8 * DAY)):
-        await world.put(key)
-        await world.row(key, state="pending", created_at=world.now - age)
-    for key, age in (("soft/young", 29 * DAY), ("soft/old", 31 * DAY)):
-        await world.put(key)
-        await world.row(key, deleted_at=world.now - age)
-    await world.row("pending/bare", state="pending", created_at=world.now - 8 * DAY)
-
-    report = await world.runs(HOUR, HOUR)
-
-    assert (report.deleted, report.deleted_rows) == (2, 3)
-    assert await world.row_keys() == ["pending/young", "ready", "soft/young"]
-    assert await world.keys() == ["pending/young", "ready", "soft/young"]
-
-
-async def test_a_row_that_nothing_refers_to_goes_after_grace_and_two_runs(world: World) -> None:
+async def test_rules_08_and_09_a_row_that_nothing_refers_to_goes_after_grace_and_two_runs(
+    world: World,
+) -> None:
     """An upload that was never attached is a candidate first, and goes with its object a grace later."""
     unattached = "NOT EXISTS (SELECT FROM {schema}.avatars AS a WHERE a.key = 'of ' || uploads.key)"
     uploads, _ = world.config.sources
@@ -177,7 +161,7 @@ async def test_a_row_that_nothing_refers_to_goes_after_grace_and_two_runs(world:
     assert await world.keys() == ["attached"]
 
 
-async def test_two_rows_of_one_object_keep_it(world: World) -> None:
+async def test_rule_05_two_rows_of_one_object_keep_it(world: World) -> None:
     """An old pending row whose key another row names as well is reported, and neither row nor object goes."""
     await world.pair("shared")
     await world.row("shared", state="pending", created_at=world.now - 30 * DAY)
@@ -190,7 +174,7 @@ async def test_two_rows_of_one_object_keep_it(world: World) -> None:
     assert await world.row_keys() == ["both old", "both old", "shared", "shared"]
 
 
-async def test_an_object_of_another_size_is_reported_and_stays(world: World) -> None:
+async def test_rule_02_an_object_of_another_size_is_reported_and_stays(world: World) -> None:
     """A row that says another size than the object has is a finding, never a reason to delete."""
     await world.put("good", b"12345")
     await world.row("good", size=5)
@@ -206,7 +190,7 @@ async def test_an_object_of_another_size_is_reported_and_stays(world: World) -> 
     assert await world.keys() == ["bad", "good"]
 
 
-async def test_keys_out_of_scope_are_left_alone(world: World) -> None:
+async def test_rules_16_and_17_keys_out_of_scope_are_left_alone(world: World) -> None:
     """Excluded prefixes are not looked at; keys of an undeclared shape are kept and counted."""
     await world.pair("media/live")
     for key in ("media/orphan", "media/inventory/orphan", "media/odd name"):

@@ -241,7 +241,7 @@ async def test_a_listing_that_turns_out_unordered_is_sorted(world: World) -> Non
     assert [run.is_ordered for run in await list_runs(world.executor)] == [False]
 
 
-async def test_an_object_that_is_there_and_not_listed_ends_the_run(world: World) -> None:
+async def test_rule_19_an_object_that_is_there_and_not_listed_ends_the_run(world: World) -> None:
     """Where HEAD finds what two listings do not show, nothing may be concluded from what is not shown."""
     await world.pair("live", "hidden")
 

@@ -1,0 +1,105 @@
+"""Guards that no figures show: a source that is late, a database that must not be asked, and the pace of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from adversary import ChaosExecutor, ChaosStore
+from world import World
+
+from millhand.errors import ConfigError
+from millhand.orphans import SourceFailed, list_runs, reconcile
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+async def nothing(operation: str) -> None:
+    """Come between nothing."""
+
+
+async def has_due(world: World, number: int) -> None:
+    """A live pair, and so many orphans that the next run removes."""
+    await world.pair("live")
+    for one in range(number):
+        await world.put(f"orphan/{one:03}")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+
+async def test_a_source_that_does_not_answer_in_its_time_deletes_nothing(world: World) -> None:
+    """A read of a source that is cut off is no answer; the run ends there and names the source."""
+    await has_due(world, 1)
+    uploads, avatars = world.config.sources
+    late = replace(avatars, select=f"SELECT a.key FROM pg_sleep(60), {world.schema}.avatars AS a")
+
+    with pytest.raises(SourceFailed) as failed:
+        await world.run(sources=(uploads, late), source_timeout=timedelta(seconds=0.2))
+
+    assert str(failed.value).startswith("orphans source 'avatars' must answer in full, got ")
+    assert await world.keys() == ["live", "orphan/000"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"is_standby": True},
+            "orphan cleanup must read the primary, got a standby, which may lag behind; give the primary's DATABASE_URL",
+        ),
+        (
+            {"encoding": "LATIN1"},
+            (
+                "orphan cleanup must compare keys as UTF-8, got a database encoded in 'LATIN1'; "
+                "use a database with ENCODING 'UTF8'"
+            ),
+        ),
+    ],
+    ids=["standby", "encoding"],
+)
+async def test_a_database_that_may_not_know_all_rows_is_not_asked(
+    world: World, changes: dict[str, Any], message: str
+) -> None:
+    """A standby may lag behind its primary, and another encoding cannot write every key; neither begins a run."""
+    await has_due(world, 1)
+
+    class Odd(ChaosExecutor):
+        async def run(self, query: Any) -> Any:
+            answer = await super().run(query)
+            return replace(answer, **changes) if query.name == "orphan_database_facts" else answer
+
+    with pytest.raises(ConfigError) as refused:
+        await reconcile(Odd(world.executor, nothing), world.store, world.config, now=world.now)
+
+    assert str(refused.value) == message
+    assert len(await list_runs(world.executor)) == 1
+
+
+async def test_a_sweep_grows_in_waves_and_keeps_its_pace(world: World) -> None:
+    """First 10, then 100, then the rest; each wave is read again before it, and lasts as long as its keys may take."""
+    await has_due(world, 120)
+    waves = [0]
+
+    async def count(operation: str) -> None:
+        if operation == "move":
+            waves[-1] += 1
+        elif operation == "committed" and waves[-1]:
+            waves.append(0)
+
+    report = await reconcile(
+        ChaosExecutor(world.executor, count),
+        ChaosStore(world.store, count),
+        replace(world.config, max_keys_per_second=300),
+        now=world.now,
+    )
+
+    assert (report.deleted, _full(waves)) == (120, [10, 100, 10])
+    assert report.seconds >= 120 / 300
+
+
+def _full(waves: Sequence[int]) -> list[int]:
+    return [number for number in waves if number]
