@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 
 from millhand.storage import ObjectStore
@@ -61,6 +62,7 @@ class Facts:
 
     has_conditional_delete: bool = True
     has_exact_start_after: bool = True
+    has_policies: bool = False  # of a bucket, that bind its owner too
     has_uploads: bool = True
     is_ordered: bool = True
     altered_keys: frozenset[str] = frozenset()
@@ -83,8 +85,17 @@ SEAWEED = Facts(
     altered_keys=frozenset(("a//b", "/leading", "//", "double//", "trailing/", "back\\slash")),
 )
 # Ceph's gateway passes over If-Match on a delete, and deletes.
-RGW = Facts(has_conditional_delete=False)
+RGW = Facts(has_conditional_delete=False, has_policies=True)
 EMULATOR = Facts()
+
+
+def deny_deletes(store: ObjectStore, key: str) -> None:
+    """Have the server refuse that one key is deleted, for as long as the bucket has no other policy."""
+    bucket = bucket_of(store)
+    resource = f"arn:aws:s3:::{bucket.name}/{bucket.target(key)['Key']}"
+    denied = {"Action": ["s3:DeleteObject"], "Effect": "Deny", "Principal": "*", "Resource": [resource]}
+    policy = {"Statement": [denied], "Version": "2012-10-17"}
+    bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
 
 
 def bucket_of(store: ObjectStore) -> S3Bucket:

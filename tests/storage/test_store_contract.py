@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from stores import ODD_KEYS, Place
+from stores import ODD_KEYS, Place, deny_deletes
 
 from millhand.storage import (
     Capabilities,
@@ -241,6 +241,22 @@ async def test_store_deletes_many_and_names_none_that_went_well(place: Place) ->
 
     assert failed == {}
     assert await listed(place.store) == ["stays"]
+
+
+@pytest.mark.slow
+async def test_store_names_what_a_server_refuses_among_a_thousand(place: Place) -> None:
+    """In requests of a thousand keys, the one that the server refuses is named with its reason; all others are gone."""
+    if not place.facts.has_policies:
+        pytest.skip("nothing of its owner's is refused by this store")
+    keys = [f"many/{number:05}" for number in range(MANY)]
+    await put_all(place.store, keys)
+    deny_deletes(place.store, keys[500])
+
+    failed = await place.store.delete_many([*keys, "x" * 1_025])
+
+    assert failed.pop("x" * 1_025).endswith(" bytes; a key has 1 to 1,024 bytes of UTF-8")  # type: ignore[attr-defined]
+    assert failed == {keys[500]: "AccessDenied: AccessDenied"}
+    assert await listed(place.store) == [keys[500]]
 
 
 async def test_store_deletes_what_it_can_and_says_why_not_the_rest(place: Place) -> None:
