@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
@@ -39,11 +39,13 @@ class Worker:
     One registration: what the mill needs to know to work jobs of `kinds` (the kind, then its aliases).
 
     `call` takes the job with its args decoded; it returns an awaitable if `is_async`, else it blocks, in a thread.
-    `decode` turns the row's JSON text into args, or raises InvalidJob. `timeout` None means the client's.
+    `decode` turns the row's JSON text into args, which are of `args_type`, or raises InvalidJob. `timeout` None means
+    the client's.
     """
 
     kind: str
     kinds: tuple[str, ...]
+    args_type: ArgsType
     is_async: bool
     call: Callable[[Job[Any]], Any]
     decode: Callable[[str], Any]
@@ -197,6 +199,15 @@ class Workers:
             return self._register(work, options, sys._getframe(1).f_locals)  # noqa: SLF001
 
         return cast(Registration, register)
+
+    def include(self, workers: Iterable[Worker]) -> None:
+        """
+        Register what is registered elsewhere, as it is there: `workers.include(other_module.workers)`.
+
+        Raises: ConfigError for a kind that is registered already; those before it then are.
+        """
+        for worker in workers:
+            self._keep(worker)
 
     def _register(self, work: Work, options: _Options, local_names: Mapping[str, Any]) -> Work:
         target = _target(work)
@@ -376,6 +387,7 @@ def _worker(
     return Worker(
         kind=kind,
         kinds=(kind, *options.aliases),
+        args_type=args_type,
         is_async=_is_async(target),
         call=call,
         decode=decode,

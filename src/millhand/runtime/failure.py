@@ -12,7 +12,7 @@ TRACE_LENGTH_MAX = 16 * 1024
 # A row is read whole at each fetch, and keeps an error of each of its attempts.
 ERROR_LENGTH_MAX = 16 * 1024
 
-_OUR_MODULES = ("millhand.runtime.", "millhand.worker", "millhand.observe.job_log")
+_OUR_MODULES = ("millhand.runtime.", "millhand.worker", "millhand.observe.job_log", "millhand.contrib.")
 
 
 def error_text(error: BaseException) -> str:

@@ -1,0 +1,1 @@
+"""The app: orders, and what is done about them."""

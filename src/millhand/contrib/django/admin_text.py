@@ -1,0 +1,90 @@
+"""How the admin shows what is in a row: JSON as people read it, and errors attempt by attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from django.utils.dateparse import parse_datetime
+from django.utils.formats import localize
+from django.utils.html import format_html, format_html_join
+from django.utils.timezone import template_localtime
+
+from millhand.job import Json
+
+SUBJECT_LENGTH_MAX = 80
+
+# Of the admin's own palette where it has one; the others are legible on white and on black.
+_COLOURS = {
+    "available": "#2f7db0",
+    "cancelled": "#888",
+    "completed": "#3a9a3a",
+    "discarded": "#d04545",
+    "pending": "#888",
+    "retryable": "#c98500",
+    "running": "#7b5bd6",
+    "scheduled": "#2f7db0",
+}
+
+
+def label(state: str) -> str:
+    """Return a state in its colour."""
+    html: str = format_html('<b style="color:{}">{}</b>', _COLOURS.get(state, "inherit"), state)
+    return html
+
+
+def subject(args: Json) -> str:
+    """Return the args in a line: `to=a@example.com subject=hello`; of a Django task its name and what it is called with."""
+    if not isinstance(args, Mapping):
+        return _short(_encoded(args))
+    if {"task", "args", "kwargs"} <= args.keys():
+        called = [
+            *map(_encoded, args["args"]),
+            *(f"{key}={_encoded(one)}" for key, one in args["kwargs"].items()),
+        ]
+        return _short(f"{args['task']}({', '.join(called)})")
+    return _short(" ".join(f"{key}={_encoded(value)}" for key, value in args.items()))
+
+
+def indented_json(value: Json) -> str:
+    """Return JSON as people read it."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    html: str = format_html('<pre style="margin:0;white-space:pre-wrap">{}</pre>', text)
+    return html
+
+
+def errors_table(errors: Iterable[Mapping[str, Json]]) -> str:
+    """Return the errors of a job, the last attempt first, with each stack to be unfolded."""
+    rows = [(one.get("attempt"), _when(one.get("at")), _error(one)) for one in reversed(list(errors))]
+    if not rows:
+        return ""
+    lines = format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td></tr>", rows)
+    html: str = format_html(
+        "<table><thead><tr><th>attempt</th><th>at</th><th>error</th></tr></thead><tbody>{}</tbody></table>",
+        lines,
+    )
+    return html
+
+
+def _error(error: Mapping[str, Json]) -> str:
+    words = error.get("error") or ""
+    if not error.get("trace"):
+        return str(words)
+    html: str = format_html(
+        '<details><summary>{}</summary><pre style="overflow-x:auto">{}</pre></details>', words, error["trace"]
+    )
+    return html
+
+
+def _when(at: Json) -> str:
+    """Return an instant in the reader's time zone; River's clients write nanoseconds, which are cut."""
+    moment = parse_datetime(str(at))
+    return str(at) if moment is None else str(localize(template_localtime(moment)))
+
+
+def _encoded(value: Json) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SUBJECT_LENGTH_MAX else f"{text[: SUBJECT_LENGTH_MAX - 1]}…"

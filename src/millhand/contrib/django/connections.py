@@ -1,0 +1,49 @@
+"""
+Django's connections around a job, as around a request: none is used that has grown too old, and none is left behind.
+
+A plain function has the connections of its thread, which the next job in that thread finds again as `CONN_MAX_AGE` says.
+A coroutine has a thread of its own for all that it says to the ORM, as under ASGI, and that thread's connections end
+with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.db import close_old_connections, connections
+
+from millhand.job import Job
+from millhand.worker import Worker
+
+Call = Callable[[Job[Any]], Any]
+
+
+def with_connections(worker: Worker) -> Worker:
+    """Return a worker that leaves no connection of Django's behind."""
+    around = _around_coroutine if worker.is_async else _around_function
+    return replace(worker, call=around(worker.call))
+
+
+def _around_function(work: Call) -> Call:
+    def call(job: Job[Any]) -> object:
+        close_old_connections()
+        try:
+            return work(job)
+        finally:
+            close_old_connections()
+
+    return call
+
+
+def _around_coroutine(work: Call) -> Call:
+    async def call(job: Job[Any]) -> object:
+        async with ThreadSensitiveContext():
+            try:
+                return await work(job)
+            finally:
+                await sync_to_async(connections.close_all)()
+
+    return call

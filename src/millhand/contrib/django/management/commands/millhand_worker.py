@@ -1,0 +1,85 @@
+"""Work the jobs of this project until Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+from django.core.management.base import BaseCommand, CommandError
+
+from millhand.cli.decode import decode_text
+from millhand.config import Config, QueueConfig
+from millhand.contrib.django.discovery import whole_config
+from millhand.contrib.django.setting import database_alias
+from millhand.contrib.django.worker import run_worker
+from millhand.errors import MillhandError, SchemaError
+from millhand.observe.log import configure_logging
+
+NOT_DONE = 1
+
+
+class Command(BaseCommand):
+    """`millhand worker`, for the workers in `<app>/jobs.py`, on the database that MILLHAND names."""
+
+    help = (
+        "Works the jobs of this project until Ctrl-C, which stops it in order: running jobs are waited for, then "
+        "interrupted and given back. A second Ctrl-C interrupts them at once, a third ends the process."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Say the flags, which are those of `millhand worker`."""
+        add = parser.add_argument
+        add("--queue", action="append", default=[], metavar="NAME:N", dest="queues")
+        add("--soft-stop-timeout", metavar="DURATION", help="How long a stop waits for running jobs.")
+        add("--until-empty", action="store_true", help="Stop when no job is running and none is due.")
+        add("--log-format", choices=["auto", "text", "json"], help="Instead of LOGGING.")
+        add("--log-level", choices=["debug", "info", "warning", "error"], help="Instead of LOGGING.")
+
+    def handle(
+        self,
+        *,
+        queues: list[str],
+        soft_stop_timeout: str | None,
+        until_empty: bool,
+        log_format: str | None,
+        log_level: str | None,
+        **_: object,
+    ) -> None:
+        """Run until the end; exit code 1 after a crash."""
+        if log_format or log_level or not logging.getLogger().handlers:
+            configure_logging(log_format or "auto", log_level or "info")  # type: ignore[arg-type]  # of its choices
+        try:
+            config = replace(whole_config(), **dict(_said(queues, soft_stop_timeout)))  # type: ignore[arg-type]
+            ended = run_worker(_startable(config), database_alias(), until_empty=until_empty)
+        except SchemaError as error:
+            reason = str(error).partition("; run:")[0]
+            raise CommandError(f"{reason}; run: manage.py migrate millhand") from error
+        except MillhandError as error:
+            raise CommandError(str(error)) from error
+        code = 0 if ended.is_in_order else NOT_DONE
+        if not ended.is_all_ended:  # a thread that nobody can interrupt; its job is given back by others
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        if code:
+            sys.exit(code)
+
+
+def _said(queues: list[str], soft_stop_timeout: str | None) -> Iterator[tuple[str, object]]:
+    if queues:
+        yield "queues", decode_text(",".join(queues), Mapping[str, QueueConfig], "--queue")
+    if soft_stop_timeout:
+        yield "soft_stop_timeout", decode_text(soft_stop_timeout, timedelta | None, "--soft-stop-timeout")
+
+
+def _startable(config: Config) -> Config:
+    if not len(config.workers):
+        raise CommandError(
+            "apps must have workers, got none; write jobs.py in an app, with `workers = Workers()`"
+        )
+    return config

@@ -1,0 +1,146 @@
+"""
+`MILLHAND` in Django's settings: each key is a field of `Config` in capitals, decoded as strictly as millhand.toml is.
+
+Durations are timedeltas, numbers of seconds or texts such as "30s"; None is "no limit" where there may be none. What is
+an object in `Config` is an object or a dotted path here, for most of them cannot be imported by a settings module; a
+class is called without arguments. Workers and periodic jobs are not settings: `<app>/jobs.py` has them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import get_type_hints
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from millhand.cli.decode import NONE, check_keys, decode, refusal, unwrapped
+from millhand.cli.setting import NO_TIMEOUT_SETTINGS, POOL_SIZE, SOFT_STOP_TIMEOUT, WORKER_SETTINGS
+from millhand.config import Config, QueueConfig
+from millhand.driver.url import checked_pool_size
+from millhand.errors import ConfigError
+from millhand.worker import NO_TIMEOUT
+
+NAME = "MILLHAND"
+QUEUES = {"default": QueueConfig(max_workers=100)}
+
+# Fields of `Config` that hold one object, and those that hold several.
+OBJECTS = ("job_stuck_handler", "reindexer_schedule", "retry_policy")
+LISTS_OF_OBJECTS = ("error_handlers", "hooks", "middleware")
+
+_PLACES: Mapping[str, object] = {"DATABASE": str, "POOL_SIZE": int, "SCHEMA": str}
+
+
+def database_alias() -> str:
+    """Return which of Django's databases holds the jobs. Raises: ConfigError."""
+    alias = str(_place("DATABASE", "default"))
+    if alias not in settings.DATABASES:
+        known = ", ".join(map(repr, sorted(settings.DATABASES)))
+        raise ConfigError(f"{_where('DATABASE')} must be one of DATABASES, {known}, got {alias!r}")
+    return alias
+
+
+def schema_name() -> str:
+    """Return the schema of River's tables, empty for the search path. Raises: ConfigError."""
+    return str(_place("SCHEMA", ""))
+
+
+def pool_size() -> int:
+    """Return how many connections a worker has beside those of Django. Raises: ConfigError."""
+    size = _place("POOL_SIZE", POOL_SIZE)
+    try:
+        return checked_pool_size(size)  # type: ignore[arg-type]  # decoded as a number
+    except ConfigError as error:
+        raise ConfigError(f"{NAME}: {error}") from error
+
+
+def project_config() -> Config:
+    """
+    Return the configuration that `MILLHAND` says, without workers.
+
+    Raises: ConfigError that begins with the key, or with MILLHAND.
+    """
+    given = _given()
+    known = {*_PLACES, *map(str.upper, (*WORKER_SETTINGS, *OBJECTS, *LISTS_OF_OBJECTS))}
+    check_keys(given, known, NAME)
+    database_alias()
+    pool_size()
+    values = {"queues": QUEUES, "soft_stop_timeout": SOFT_STOP_TIMEOUT, **dict(_values(given))}
+    try:
+        return Config(schema=schema_name(), **values)  # type: ignore[arg-type]  # each decoded by its field's type
+    except ConfigError as error:
+        raise ConfigError(f"{NAME}: {error}") from error
+
+
+def _values(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    hints = get_type_hints(Config)
+    hints["queues"] = Mapping[str, QueueConfig]
+    hints["reindexer_index_names"] = tuple[str, ...]
+    hints |= dict.fromkeys(NO_TIMEOUT_SETTINGS, timedelta | None)
+    for key, value in given.items():
+        field, where = key.lower(), _where(key)
+        if field in OBJECTS:
+            yield field, _object(value, where)
+        elif field in LISTS_OF_OBJECTS:
+            yield field, _objects(value, where)
+        elif field in WORKER_SETTINGS:
+            decoded = _decoded(value, hints[field], where)
+            yield field, NO_TIMEOUT if decoded is None and field in NO_TIMEOUT_SETTINGS else decoded
+
+
+def _given() -> Mapping[str, object]:
+    given = getattr(settings, NAME, {})
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{NAME} must be a dictionary, got {given!r}")
+    return given
+
+
+def _place(key: str, default: object) -> object:
+    """Return one of the settings that models need before anything else can be imported."""
+    return _decoded(_given().get(key, default), _PLACES[key], _where(key))
+
+
+def _where(key: str) -> str:
+    return f"{NAME}[{key!r}]"
+
+
+def _decoded(value: object, hint: object, where: str) -> object:
+    if value is None and not unwrapped(hint)[1]:
+        raise refusal(where, hint, None)
+    return decode(_as_in_toml(value), hint, where)
+
+
+def _as_in_toml(value: object) -> object:
+    """Return what Python says in its own ways as a file would say it."""
+    if value is None:
+        return NONE
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, QueueConfig):
+        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+        return _as_in_toml({name: part for name, part in fields.items() if part is not None})
+    if isinstance(value, Mapping):
+        return {key: _as_in_toml(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_in_toml(part) for part in value]
+    return value
+
+
+def _objects(value: object, where: str) -> Sequence[object]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} must be a list, got {value!r}")
+    return [_object(part, f"{where}[{index}]") for index, part in enumerate(value)]
+
+
+def _object(value: object, where: str) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        found = import_string(value)
+    except ImportError as error:
+        raise ConfigError(
+            f"{where} must be an object or the dotted path of one, got {value!r}: {error}"
+        ) from error
+    return found() if isinstance(found, type) else found

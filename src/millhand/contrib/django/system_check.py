@@ -1,0 +1,27 @@
+"""`manage.py check`: settings that cannot be, said before anything is started."""
+
+from __future__ import annotations
+
+from django.core.checks import CheckMessage, Error
+from django.db import connections
+
+from millhand.contrib.django.discovery import whole_config
+from millhand.contrib.django.setting import database_alias
+from millhand.errors import ConfigError
+
+
+def check_settings(**_: object) -> list[CheckMessage]:
+    """Return what is wrong with MILLHAND, with the workers of the apps, or with the database that it names."""
+    try:
+        whole_config()
+        vendor = connections[database_alias()].vendor
+    except ConfigError as error:
+        return [Error(str(error), id="millhand.E001")]
+    if vendor != "postgresql":
+        return [
+            Error(
+                f"MILLHAND['DATABASE'] must be PostgreSQL, got {database_alias()!r}, which is {vendor}",
+                id="millhand.E002",
+            )
+        ]
+    return []

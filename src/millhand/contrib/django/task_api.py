@@ -1,0 +1,61 @@
+"""
+Django's Tasks, of either origin: `django.tasks` since Django 6.0, and the package `django-tasks` before.
+
+Their classes are equal and not the same, so a result must be made of those that its task is of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+DJANGO = "django.tasks"
+BACKPORT = "django_tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskApi:
+    """One of the two, by the names that both have."""
+
+    base: ModuleType
+    exceptions: ModuleType
+    handler: ModuleType
+    normalize_json: Callable[[Any], Any]
+    signals: ModuleType
+
+    @property
+    def invalid_task(self) -> type[Exception]:
+        """What a task that cannot be is refused with."""
+        name = "InvalidTask" if hasattr(self.exceptions, "InvalidTask") else "InvalidTaskError"
+        error: type[Exception] = getattr(self.exceptions, name)
+        return error
+
+
+def task_api(name: str) -> TaskApi:
+    """Return the API of `django.tasks` or `django_tasks`. Raises: ImportError."""
+    words = "django.utils.json" if name == DJANGO else f"{BACKPORT}.utils"
+    return TaskApi(
+        base=import_module(f"{name}.base"),
+        exceptions=import_module(f"{name}.exceptions"),
+        handler=import_module(name),
+        normalize_json=import_module(words).normalize_json,
+        signals=import_module(f"{name}.signals"),
+    )
+
+
+def loaded_task(path: str) -> tuple[Any, TaskApi]:
+    """
+    Return the task at a dotted path, and the API that it is of.
+
+    Raises: ImportError; ValueError for what is no task.
+    """
+    task = import_string(path)
+    name = DJANGO if type(task).__module__.startswith(DJANGO) else BACKPORT
+    if not hasattr(task, "module_path") or not hasattr(task, "func"):
+        raise ValueError(f"{path!r} must be a task, got {type(task).__name__}; decorate it with @task")
+    return task, task_api(name)

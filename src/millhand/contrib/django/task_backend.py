@@ -1,0 +1,114 @@
+"""
+A backend of Django's Tasks on River's tables: what `tasks` and `backport` are made of.
+
+    enqueue       inserts on Django's own connection: there when the `transaction.atomic` that is open is committed
+    priority      -100 … -51, -50 … -1, 0, 1 … 100 are River's 4, 3, 2, 1, of which 1 is first
+    run_after     the job's scheduled_at
+    queue_name    the job's queue; QUEUES of the backend says which there may be
+    a result      the job's row, by its id: ready until it runs or while it waits to be tried again, then successful, or
+                  failed when there are no attempts left or it was cancelled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from inspect import iscoroutinefunction
+from typing import Any
+
+from django.utils import timezone
+
+from millhand.cli.decode import check_keys
+from millhand.contrib.django import client
+from millhand.contrib.django.task_api import TaskApi, task_api
+from millhand.contrib.django.task_args import KINDS, AsyncTaskArgs, TaskArgs, result_of, task_result
+from millhand.errors import NotFound
+from millhand.insert_opts import InsertOpts, queue_name_fault
+
+HALF = 50
+OPTIONS = ("MAX_ATTEMPTS",)
+
+
+class MillhandTasks:
+    """What both backends do; each is also a `BaseTaskBackend` of its own API."""
+
+    api_name: str
+
+    alias: str
+    options: Mapping[str, Any]
+
+    supports_async_task = True
+    supports_defer = True
+    supports_get_result = True
+    supports_priority = True
+
+    def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
+        super().__init__(alias, params)  # type: ignore[call-arg]  # its API's base is behind this class
+        check_keys(self.options, OPTIONS, f"TASKS[{alias!r}]['OPTIONS']")
+        self._opts = InsertOpts(max_attempts=self.options.get("MAX_ATTEMPTS"))
+
+    @property
+    def api(self) -> TaskApi:
+        """The API that this backend is of."""
+        return task_api(self.api_name)
+
+    def validate_task(self, task: Any) -> None:  # noqa: ANN401 - a Task, of either API
+        """Raise InvalidTask for a task that cannot be inserted."""
+        super().validate_task(task)  # type: ignore[misc]  # its API's base is behind this class
+        fault = queue_name_fault(task.queue_name)
+        if fault is not None:
+            raise self.api.invalid_task(f"queue_name {fault}")
+
+    def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as above
+        """Insert a job for a task that is called with `args` and `kwargs`. Raises: InvalidTask; InvalidJob; DriverError."""
+        self.validate_task(task)
+        api = self.api
+        args_type = AsyncTaskArgs if iscoroutinefunction(task.func) else TaskArgs
+        told = args_type(
+            task=task.module_path,
+            args=api.normalize_json(list(args)),
+            kwargs=api.normalize_json(dict(kwargs)),
+            backend=self.alias,
+            priority=task.priority,
+        )
+        opts = InsertOpts(
+            max_attempts=self._opts.max_attempts,
+            priority=river_priority(task.priority),
+            queue=task.queue_name,
+            scheduled_at=None if task.run_after is None else _aware(task.run_after),
+        )
+        row = client().insert(told, opts).job
+        result = task_result(row, task, api, told)
+        api.signals.task_enqueued.send(type(self), task_result=result)
+        return result
+
+    def get_result(self, result_id: str) -> Any:  # noqa: ANN401 - a TaskResult, of either API
+        """Return what is known of a task by its job's id. Raises: TaskResultDoesNotExist."""
+        missing = self.api.exceptions.TaskResultDoesNotExist(result_id)
+        if not (result_id.isascii() and result_id.isdigit()):
+            raise missing
+        try:
+            row = client().jobs.get(int(result_id))
+        except NotFound:
+            raise missing from None
+        if row.kind not in KINDS:
+            raise missing
+        try:
+            return result_of(row)
+        except (ImportError, ValueError) as error:
+            raise missing from error
+
+
+def river_priority(priority: int) -> int:
+    """Return River's priority, of which 1 is first, for one of Django's, of which 100 is."""
+    if priority > 0:
+        return 1
+    if priority == 0:
+        return 2
+    return 3 if priority >= -HALF else 4
+
+
+def _aware(moment: datetime) -> datetime:
+    """Return an instant: without USE_TZ, one of the server's time zone is meant."""
+    aware: datetime = timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+    return aware

@@ -1,0 +1,64 @@
+"""`manage.py millhand_worker`, from its settings to its exit code: `millhand worker` for the workers of a project's apps."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from millhand.cli.signals import StopRequested, StopSignals
+from millhand.cli.worker_process import WorkerProcess, run_to_the_end
+from millhand.client import Client
+from millhand.config import Config
+from millhand.contrib.django.setting import pool_size
+from millhand.driver.django_url import django_url
+from millhand.driver.psycopg import PsycopgDriver
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a worker ended: in order or by a crash; and whether threads are left that nobody can interrupt."""
+
+    is_in_order: bool
+    is_all_ended: bool
+
+
+def run_worker(config: Config, alias: str, *, until_empty: bool = False) -> Ended:
+    """
+    Work the jobs in Django's database `alias` until a signal, a crash or, if wanted, until there is nothing to do.
+
+    Its connections are its own, made as Django would make them. Call it in the main thread.
+
+    Raises: ConfigError; SchemaError; DriverError, while it starts.
+    """
+    url, size = django_url(alias), pool_size()
+    with StopSignals() as signals:
+        try:
+            is_in_order, is_all_ended = run_to_the_end(
+                lambda: _work(
+                    PsycopgDriver(url, config.schema, pool_size=size),
+                    config,
+                    signals,
+                    until_empty=until_empty,
+                )
+            )
+        except StopRequested as stop:
+            logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
+            return Ended(is_in_order=True, is_all_ended=True)
+    return Ended(is_in_order=is_in_order, is_all_ended=is_all_ended)
+
+
+async def _work(driver: PsycopgDriver, config: Config, signals: StopSignals, *, until_empty: bool) -> bool:
+    process = WorkerProcess(until_empty=until_empty)
+    signals.listen(process.hear)
+
+    async def start() -> Client:
+        client = Client(driver, config)
+        await client.start()
+        return client
+
+    try:
+        return await process.run(start)
+    finally:
+        signals.end()
