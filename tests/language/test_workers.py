@@ -64,6 +64,7 @@ def test_workers_keep_what_is_said_about_a_function() -> None:
     assert worker == Worker(
         kind="send_email",
         kinds=("send_email", "send_mail"),
+        args_type=SendEmail,
         is_async=True,
         call=send,
         decode=worker.decode if worker else None,  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
+from millhand.store.job_kinds import UnfinishedJob, job_list_unfinished
 from millhand.store.job_list import JobFilters, JobListParams, SortField, job_list
 from millhand.store.query import Query
 from millhand.transition import StateChange
@@ -176,6 +177,15 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
         {FINALIZED, PRIMARY},
     ),
     "count running": (job_count_by_state([JobState.RUNNING]), {FETCHING}),
+    "list of what is unfinished": (
+        job_list_unfinished(
+            JobState.AVAILABLE,
+            after=UnfinishedJob(JobId(7), "kind_1", "queue_2", 2, "2026-11-25 08:00+00", None),
+            kinds=["kind_1"],
+            limit=100,
+        ),
+        {FETCHING},
+    ),
     "list by id": (job_list(JobListParams()), {PRIMARY}),
     "list of the finished": (
         job_list(

@@ -26,6 +26,10 @@ COMMANDS = {
     "bench": ("millhand.cli.bench:bench", "Insert and work no-op jobs, and print how fast."),
     "client": ("millhand.cli.client:client", "List the clients that work jobs, of every language."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
+    "kinds": (
+        "millhand.cli.kinds:kinds",
+        "List kinds with their args, and see that what is queued can be worked.",
+    ),
     "migrate": ("millhand.cli.migrate:migrate", "Bring the database's schema to a version."),
     "orphans": ("millhand.cli.orphans:orphans", "Reconcile rows with objects, and undo what was done."),
     "queue": ("millhand.cli.queue:queue", "List, pause and resume queues."),

@@ -18,12 +18,13 @@ from millhand.cli.output import WrongUse
 from millhand.cli.settings import DEFAULT, Settings, load_settings, shown_settings
 from millhand.cli.signals import StopRequested, StopSignals
 from millhand.cli.target import load_config
+from millhand.cli.worked import built_ins
 from millhand.cli.worker_process import WorkerProcess, run_to_the_end
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
-from millhand.jobs import Heartbeat, OrphanCleanup, add_heartbeat, add_orphan_cleanup
+from millhand.jobs import add_heartbeat, add_orphan_cleanup
 from millhand.migrate import require_schema
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
@@ -206,13 +207,7 @@ class Plan:
         return settings.config(self.config, periodic_jobs=periodic_jobs, workers=workers)
 
     def _built_ins(self) -> dict[str, str]:
-        """Return the kinds of the built-in jobs that run, by section; beside a user's own, those with settings."""
-        return {
-            section: kind
-            for section, kind in (("heartbeat", Heartbeat.kind), ("orphans", OrphanCleanup.kind))
-            if self.settings.get(f"{section}.enabled")
-            and (self.target is None or self.settings.section(section))
-        }
+        return built_ins(self.settings, self.target)
 
 
 def _exit(code: int) -> None:

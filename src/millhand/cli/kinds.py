@@ -1,0 +1,178 @@
+"""`millhand kinds`: which kinds a configuration works, and whether it could work what is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import msgspec
+
+from millhand.args_schema import args_schema
+from millhand.cli.command import Group, json_option
+from millhand.cli.database import run_with_driver
+from millhand.cli.kinds_check import Finding, Report, check_queued
+from millhand.cli.output import NotDone, WrongUse, is_terminal, print_json, print_table, say
+from millhand.cli.settings import Settings, load_settings
+from millhand.cli.target import load_config
+from millhand.cli.worked import WorkedArgs, worked_args
+from millhand.driver.protocol import Driver
+from millhand.job import Json
+from millhand.migrate import require_schema
+
+COLUMNS = ("kind", "aliases", "worker", "args")
+FINDING_COLUMNS = ("kind", "problem", "jobs", "example", "message")
+
+
+class _KindsGroup(Group):
+    """A group in which a MODULE:CONFIG stands for the command that lists."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, ["list", *args] if ":" in args[0] else args)
+
+
+@click.group(
+    cls=_KindsGroup,
+    example="millhand kinds shop.jobs:config",
+    epilog="MODULE:CONFIG alone, without a command, lists.",
+)
+def kinds() -> None:
+    """List kinds with their args, and see that what is queued can be worked."""
+
+
+@kinds.command(name="list", example="millhand kinds list shop.jobs:config --json")
+@click.argument("target", metavar="MODULE:CONFIG")
+@json_option
+@click.pass_obj
+def list_kinds(config_path: Path | None, *, target: str, is_json: bool) -> None:
+    """
+    List the kinds that a configuration works, with the JSON Schema of their args.
+
+    On a terminal the schema is told in short; in a pipe, and with --json, whole. No database is needed.
+    """
+    workers = _worked(load_settings(config_path), target)
+    if is_json:
+        print_json([_fields(worker, _schema(worker)) for worker in workers])
+    else:
+        print_table(COLUMNS, [_line(worker, _schema(worker)) for worker in workers], empty="no kinds")
+
+
+@kinds.command(example="millhand kinds check shop.jobs:config --elsewhere go_report")
+@click.argument("target", metavar="MODULE:CONFIG")
+@click.option(
+    "--elsewhere", multiple=True, metavar="KIND", help="Others work this kind, such as Go; repeatable."
+)
+@click.option(
+    "--queue", "queues", multiple=True, metavar="NAME", help="Jobs of this queue alone; repeatable."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Read N jobs of each state at most, not all."
+)
+@json_option
+@click.pass_obj
+def check(
+    config_path: Path | None,
+    *,
+    target: str,
+    elsewhere: tuple[str, ...],
+    queues: tuple[str, ...],
+    limit: int | None,
+    is_json: bool,
+) -> None:
+    """
+    Compare a configuration with what is queued, before it is deployed.
+
+    All jobs that are available, pending, retryable, running or scheduled are read, in a transaction that can only read.
+    It is told which kinds have no worker, and of which kinds args do not decode: how many, the id of one, and why. Args
+    are never shown.
+    """
+    settings = load_settings(config_path)
+    workers = _worked(settings, target)
+    for kind in elsewhere:
+        if any(kind in worker.kinds for worker in workers):
+            raise WrongUse(
+                f"--elsewhere must name a kind that others work, got {kind!r}, which {target} works"
+            )
+
+    async def go(driver: Driver) -> Report:
+        await require_schema(driver.pool, driver.schema)
+        return await check_queued(driver.pool, workers, elsewhere=elsewhere, limit=limit, queues=queues)
+
+    _tell(run_with_driver(settings, go), is_json=is_json)
+
+
+def _worked(settings: Settings, target: str) -> list[WorkedArgs]:
+    return worked_args(settings, load_config(target, Path.cwd()), target)
+
+
+def _tell(report: Report, *, is_json: bool) -> None:
+    """Print a report. Raises: NotDone if anything was found."""
+    if is_json:
+        print_json(report.fields())
+    elif report.findings:
+        print_table(FINDING_COLUMNS, [_finding_line(one) for one in report.findings], empty="")
+    cut = "; there are more, but for --limit" if report.is_cut else ""
+    jobs = f"{report.num_jobs:,} queued job{'' if report.num_jobs == 1 else 's'}"
+    kinds = f"{report.num_kinds:,} kind{'' if report.num_kinds == 1 else 's'}"
+    say(f"read {jobs} of {kinds}{cut}")
+    if report.findings:
+        raise NotDone(
+            f"queued jobs must be workable, got {report.num_bad:,} that are not; keep their workers until they are "
+            "done, name former kinds in aliases=[…], give new fields a default"
+        )
+
+
+def _finding_line(finding: Finding) -> tuple[object, ...]:
+    return finding.kind, finding.problem, finding.num_jobs, finding.example_id, finding.message
+
+
+def _schema(worker: WorkedArgs) -> dict[str, Json] | None:
+    try:
+        return args_schema(worker.args_type)
+    except TypeError:  # of a class that can be decoded and not described
+        return None
+
+
+def _fields(worker: WorkedArgs, schema: Mapping[str, Json] | None) -> dict[str, Json]:
+    return {
+        "kind": worker.kinds[0],
+        "aliases": list(worker.kinds[1:]),
+        "worker": worker.worker,
+        "schema": None if schema is None else dict(schema),
+    }
+
+
+def _line(worker: WorkedArgs, schema: Mapping[str, Json] | None) -> tuple[object, ...]:
+    args = None if schema is None else _signature(schema)
+    if schema is not None and not is_terminal():
+        args = msgspec.json.encode(schema).decode()
+    return worker.kinds[0], ",".join(worker.kinds[1:]) or None, worker.worker, args
+
+
+def _signature(schema: Mapping[str, Json]) -> str:
+    """Return the fields of a schema as a person reads them: `to: string, subject?: string`."""
+    definitions = schema.get("$defs", {})
+    root = definitions.get(_referred(schema), schema)
+    required = root.get("required", ())
+    return ", ".join(
+        f"{name}{'' if name in required else '?'}: {_type_of(part)}"
+        for name, part in root.get("properties", {}).items()
+    )
+
+
+def _type_of(part: Mapping[str, Json]) -> str:
+    if "$ref" in part:
+        return _referred(part)
+    if members := part.get("anyOf") or part.get("oneOf"):
+        return " | ".join(map(_type_of, members))
+    if "enum" in part:
+        return " | ".join(map(repr, part["enum"]))
+    if part.get("type") == "array" and isinstance(items := part.get("items"), dict):
+        return f"{_type_of(items)}[]"
+    return str(part.get("format") or part.get("type") or "any")
+
+
+def _referred(part: Mapping[str, Json]) -> str:
+    return str(part.get("$ref", "")).rpartition("/")[2]

@@ -1,0 +1,50 @@
+"""What `millhand worker` would work: the kinds of a user's configuration, and those of the built-in jobs that run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from millhand.args import ArgsType, decoder_of
+from millhand.cli.settings import Settings
+from millhand.config import Config
+from millhand.jobs import Heartbeat, OrphanCleanup, OrphanHelp
+
+# By section: the args of the job that it is about, and of those that this inserts.
+_BUILT_INS = {"heartbeat": (Heartbeat,), "orphans": (OrphanCleanup, OrphanHelp)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkedArgs:
+    """The args that one worker takes: the kind and its aliases, their type, and how they are decoded."""
+
+    args_type: ArgsType
+    decode: Callable[[str], Any]
+    kinds: tuple[str, ...]
+    worker: str
+
+
+def built_ins(settings: Settings, target: str | None) -> dict[str, str]:
+    """Return the kinds of the built-in jobs that run, by section; beside a user's own, those with settings."""
+    return {
+        section: args[0].kind
+        for section, args in _BUILT_INS.items()
+        if settings.get(f"{section}.enabled") and (target is None or settings.section(section))
+    }
+
+
+def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedArgs]:
+    """Return what the configuration called `target` would work, by kind."""
+    own = [
+        WorkedArgs(args_type=worker.args_type, decode=worker.decode, kinds=worker.kinds, worker=worker.name)
+        for worker in config.workers
+    ]
+    return sorted([*own, *_built_in_args(settings, target)], key=lambda one: one.kinds)
+
+
+def _built_in_args(settings: Settings, target: str) -> Iterator[WorkedArgs]:
+    for section in built_ins(settings, target):
+        for args in _BUILT_INS[section]:
+            decode = decoder_of(args, args.kind)
+            yield WorkedArgs(args_type=args, decode=decode, kinds=(args.kind,), worker=f"[{section}]")

@@ -1,0 +1,18 @@
+-- name: job_list_unfinished
+-- Give jobs in a state after a place, in the order of the index by which jobs are fetched; args of known kinds alone.
+-- The instant is a text both ways: PostgreSQL has some that Python has not.
+SELECT
+    job.id,
+    job.kind,
+    job.queue,
+    job.priority,
+    job.scheduled_at::text,
+    CASE WHEN job.kind = ANY(@kinds::text []) THEN job.args::text END AS args
+FROM /* schema */river_job AS job
+WHERE
+    job.state = '/* state */'
+    AND (job.queue, job.priority, job.scheduled_at, job.id) > (
+        @after_queue::text, @after_priority::smallint, @after_scheduled_at::text::timestamptz, @after_id::bigint
+    )
+ORDER BY job.queue, job.priority, job.scheduled_at, job.id
+LIMIT @limit::integer
