@@ -127,7 +127,9 @@ class MigrationError(MillhandError):
 
 
 class OperationTimeout(MillhandError, TimeoutError):
-    """An operation did not answer within its deadline."""
+    """An operation did not answer within its deadline; `is_away` says that nothing else did either, which was told."""
+
+    is_away = False
 
     def __init__(self, operation: str, seconds: float) -> None:
         super().__init__(f"{operation} must answer within {seconds:g} s, got no answer")
@@ -156,7 +158,13 @@ class DriverError(MillhandError):
 
 
 class ConnectionLost(DriverError):
-    """The connection broke or could not be made; the operation may or may not have happened."""
+    """
+    The connection broke or could not be made, or reached a server that takes no writes.
+
+    The operation may or may not have happened. `is_away` says that a worker has told of it in its log.
+    """
+
+    is_away = False
 
     def __init__(self, operation: str, reason: str, *, sqlstate: str | None = None) -> None:
         super().__init__(operation, reason, retryable=True, sqlstate=sqlstate)

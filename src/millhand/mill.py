@@ -35,10 +35,12 @@ from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
 from millhand.runtime.kind_watcher import KindWatcher
 from millhand.runtime.notifier import Notifier, Topic, parse_payload
+from millhand.runtime.outage import Outage
 from millhand.runtime.producer import Producer
 from millhand.runtime.queue_poller import QueuePoller
 from millhand.runtime.service import Service
 from millhand.runtime.subscription import Subscriptions
+from millhand.runtime.watched import WatchedDriver
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +69,18 @@ class Mill:
         inserter: Inserter,
         subscriptions: Subscriptions,
     ) -> None:
-        self._client_id = client_id
-        self._config = config
         if isinstance(config.clock, SystemClock):  # a clock of somebody's own is his affair
             config = dataclasses.replace(config, clock=ServerClock(config.clock))
+        self._client_id = client_id
+        self._config = config
         self._crashed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-        self._driver = driver
         self._is_hard_stop = asyncio.Event()
         self._is_stopping = False
         self._inserter = inserter
         self._num_stuck = 0
         self._subscriptions = subscriptions
+        self._outage = Outage(lambda: self.completer.num_kept)
+        driver = self._driver = WatchedDriver(driver, self._outage)
         pool = driver.pool
         self.completer = Completer(
             pool,
@@ -241,6 +244,7 @@ class Mill:
         if self._notifier is not None:
             await self._notifier.stop()
             logger.debug("listener closed")
+        self._outage.close()
         self._executor.close()
 
     async def _wait_idle(self, timeout_seconds: float | None, until: asyncio.Event | None = None) -> bool:

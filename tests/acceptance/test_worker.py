@@ -412,9 +412,9 @@ async def test_worker_goes_on_when_its_database_was_restarted(project: Path) -> 
         async with started_worker(project, "shop:config", "--migrate", environment=environment) as worker:
             await worker.line("worker started")
             _stop_server(directory)
-            await worker.line("listener lost")
+            await worker.line("database unreachable")
             with embedded_postgres(directory, {"fsync": "off"}):
-                await worker.line("listener reconnected")
+                await worker.line("database back")
                 async with Client(server.url, Config(skip_unknown_job_check=True)) as application:
                     job = (await application.insert(RawArgs("fail", "{}"), InsertOpts(max_attempts=1))).job
                     await worker.line("job discarded", job_id=job.id)

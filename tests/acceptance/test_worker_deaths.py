@@ -270,11 +270,11 @@ async def test_long_job_outlasts_a_database_that_is_away(directory: Path) -> Non
                 await holder_of(workers, job_id, 1)
             _crash_server(server_directory)
             for worker in workers.values():
-                await worker.line("client not reported")
+                await worker.line("database unreachable")
             await asyncio.to_thread(_wait_seconds, 30.0)
             with embedded_postgres(server_directory, settings):
                 for worker in workers.values():
-                    await worker.line("listener reconnected", seconds=60)
+                    await worker.line("database back", seconds=60)
                 await asyncio.to_thread(_wait_seconds, 30.0)
                 rows = [await place.row(job_id) for job_id in ids]
                 place.released.touch()

@@ -93,7 +93,7 @@ async def test_completion_survives_connections_that_are_killed(
         started.set()
         await go_on.wait()
 
-    with caplog.at_level(logging.INFO, "millhand.runtime.notifier"):
+    with caplog.at_level(logging.INFO, "millhand.runtime"):
         async with room.client(workers) as client:
             with client.subscribe() as events:
                 await client.insert_many([Act(str(n)) for n in range(5)])
@@ -106,8 +106,8 @@ async def test_completion_survives_connections_that_are_killed(
     assert [one.kind for one in told] == [EventKind.JOB_COMPLETED] * 5
     assert event.kind is EventKind.JOB_COMPLETED
     assert sorted(worked) == ["0", "1", "2", "3", "4", "after"]
-    told_of_listening = [record.message for record in caplog.records if record.name.endswith("notifier")]
-    assert told_of_listening == ["listener lost", "listener reconnected"]
+    told = [record.message for record in caplog.records if not record.message.startswith("leadership")]
+    assert told == ["database unreachable", "database back"]
 
 
 async def _kill_all(room: Room) -> None:
@@ -198,7 +198,7 @@ async def test_completion_whose_connection_dies_is_written_later(
         started.set()
         await go_on.wait()
 
-    with caplog.at_level(logging.INFO, "millhand.runtime.completer"):
+    with caplog.at_level(logging.INFO, "millhand.runtime.outage"):
         async with room.client(workers) as client:
             with client.subscribe() as events:
                 await client.insert(Act("x"))
@@ -214,7 +214,8 @@ async def test_completion_whose_connection_dies_is_written_later(
                 event = await room.next(events)
 
     assert event.kind is EventKind.JOB_COMPLETED
-    assert [record.message for record in caplog.records] == ["completions waiting", "completions recovered"]
+    assert [record.message for record in caplog.records] == ["database unreachable", "database back"]
+    assert [record.num_kept for record in caplog.records[1:]] == [1]
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
     told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]
-    assert told_of_fetches == ["fetch failed", "lost fetch found"]
+    assert told_of_fetches == ["lost fetch found"]
 
 
 async def _until_all_know_the_fetch(client: Client) -> None:

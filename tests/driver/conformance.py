@@ -159,7 +159,7 @@ class DriverConformance:
         ("sqlstate", "retryable"),
         [
             ("22012", False), ("42P01", False), ("23514", False), ("40001", True), ("40P01", True), ("55P03", True),
-            ("57014", True), ("53100", True), ("25006", True), ("28000", False),
+            ("57014", True), ("53100", True), ("28000", False),
         ],
     )  # fmt: skip
     async def test_refusal_is_a_driver_error(self, database: Driver, sqlstate: str, retryable: bool) -> None:
@@ -174,11 +174,11 @@ class DriverConformance:
         assert str(error) == f"{sql[:60]} must succeed, got so there"
         assert error.__cause__ is not None
 
-    @pytest.mark.parametrize("sqlstate", ["08006", "57P01", "57P03", "53300"])
+    @pytest.mark.parametrize("sqlstate", ["08006", "25006", "57P01", "57P03", "53300"])
     async def test_refusal_that_ends_a_connection_is_a_lost_one(
         self, database: Driver, sqlstate: str
     ) -> None:
-        """States that tell of a connection's end, or that there was none to be had, are connections lost."""
+        """States that tell of a connection's end, of a server that only reads, or of none at all are connections lost."""
         with pytest.raises(ConnectionLost) as lost:
             await database.pool.execute_script(
                 f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{sqlstate}'; END $$"

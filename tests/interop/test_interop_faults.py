@@ -164,7 +164,7 @@ async def test_leader_without_its_database_is_followed_and_then_follows(
 @pytest.mark.parametrize("direction", Direction)
 async def test_fetch_that_timed_out_on_its_way_costs_no_job_an_hour(room: Room, direction: Direction) -> None:
     """database_unavailable_reconnect; question or answer was lost, and the job that it took is worked, once, by us."""
-    with telling_logs(room, "millhand.runtime.producer"):
+    with telling_logs(room, "millhand.runtime"):
         await _lose_a_fetch(room, direction)
 
     row = (await room.rows())[-1]
@@ -181,7 +181,7 @@ async def _lose_a_fetch(room: Room, direction: Direction) -> None:
         await room.told.wait("job_completed", job=await room.hand("go").insert())
         proxy.stop_up([direction])
         id = await room.hand("go").insert()
-        await room.told.wait("log", message="fetch failed")
+        await room.told.wait("log", message="database unreachable")
         proxy.mend()
         await room.told.wait("job_completed", job=id, client="away")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from millhand.driver.tls import with_remedy
 from millhand.errors import ConnectionLost, DriverError
 
-_LOST_STATES = frozenset({"25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
-# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema, a standby not yet promoted.
-_RETRYABLE_STATES = frozenset({"0A000", "25006", "40001", "40P01", "55P03", "57014"})
+# 25006: a server that only reads is a standby, or was a primary until just now; another connection may find the new one.
+_LOST_STATES = frozenset({"25006", "25P03", "53300", "57P01", "57P02", "57P03", "57P05"})
+# Deadlock, serialisation, lock and statement timeouts, a plan made for an older schema.
+_RETRYABLE_STATES = frozenset({"0A000", "40001", "40P01", "55P03", "57014"})
 _NOT_LET_IN = "28000"
 _RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
 

@@ -33,6 +33,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError
 from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE
 from millhand.job import ClientId
+from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
 from millhand.store.client import (
     FOREIGN_WITHIN,
@@ -82,8 +83,8 @@ class ClientReporter(Service):
         on_known: Callable[[], None],
         queues: Callable[[], Mapping[str, QueueUse]],
         on_lost: Callable[[datetime], None] = lambda _: None,
-    ) -> None:
         on_time: Callable[[datetime, float, float], None] = lambda *_: None,
+    ) -> None:
         super().__init__()
         self._began = 0.0
         self._client_id = client_id
@@ -97,8 +98,8 @@ class ClientReporter(Service):
         self._num_failures = 0
         self._on_known = on_known
         self._on_lost = on_lost
-        self._pool = pool
         self._on_time = on_time
+        self._pool = pool
         self._queue_updates: dict[str, datetime] = {}
         self._queues = queues
         self._seen_at: datetime | None = None
@@ -153,10 +154,10 @@ class ClientReporter(Service):
         # Not younger than it is: the tables may have been made while it ran.
         age = timedelta(seconds=self._clock.monotonic() - self._began)
         query = client_report(report, started_at=self._started_at, age=age)
-        reported = await self._pool.run(query.within(STATEMENT_SECONDS))
         asked = self._clock.monotonic()
-        self._look_for_twin(reported.before_at)
+        reported = await self._pool.run(query.within(STATEMENT_SECONDS))
         self._on_time(reported.seen_at, asked, self._clock.monotonic())
+        self._look_for_twin(reported.before_at)
         self._note_lost(reported.lost_at)
         self._note_seen(reported.seen_at)
         self._started_at = reported.started_at
@@ -235,7 +236,7 @@ class ClientReporter(Service):
     def _failed(self, error: MillhandError) -> None:
         self._num_failures += 1
         self.steady_since = None
-        level = logging.WARNING if self._num_failures == 1 else logging.DEBUG
+        level = level_of(error) if self._num_failures == 1 else logging.DEBUG
         logger.log(level, "client not reported", extra=self._fault(error))
         self.probe("failed", error)
 

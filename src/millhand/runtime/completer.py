@@ -31,6 +31,7 @@ from millhand.errors import DriverError, MillhandError, OperationTimeout
 from millhand.event import Event, EventKind, JobStatistics
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.runtime.attempt import Attempt
+from millhand.runtime.outage import level_of
 from millhand.runtime.service import Bell, Service, Wake
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_complete_many, job_set_state_if_running_many
@@ -42,6 +43,7 @@ BATCH_SIZE = 5_000  # River's
 BACKLOG_FULL = 10_000  # River's; from here on attempts keep their slots until half of it is written
 # How long a stop holds out for a database that is away: a restart takes so long, and whoever stops us has not much more.
 FLUSH_SECONDS = 10.0
+TOLD_MAX = 100  # jobs of each state whose outcomes are lost
 ZERO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -74,8 +76,10 @@ class Completer(Service):
         self._backlog: dict[JobId, Finished] = {}
         self._client_id = client_id
         self._has_room = asyncio.Event()
+        self._has_told = False  # of a failure
         self._monotonic = clock.monotonic
         self._num_failures = 0
+        self._num_written = 0  # changes on their way
         self._on_available = on_available
         self._pool = pool
         self._subscriptions = subscriptions
@@ -85,6 +89,11 @@ class Completer(Service):
     def num_pending(self) -> int:
         """How many changes are not written yet."""
         return len(self._backlog)
+
+    @property
+    def num_kept(self) -> int:
+        """How many changes are not known to be written: those that wait, and those on their way."""
+        return len(self._backlog) + self._num_written
 
     def is_pending(self, id: JobId) -> bool:
         """Whether a change of the job waits to be written."""
@@ -135,13 +144,15 @@ class Completer(Service):
             num_failures += 1
             await Bell().wait(backoff_seconds(num_failures, first=0.25, ceiling=2.0))  # ours is past ringing
         if self._backlog:
-            logger.error("completions lost", extra={"num_jobs": len(self._backlog)})
+            outcomes = told_outcomes(one.change for one in self._backlog.values())
+            logger.error("completions lost", extra={"num_jobs": len(self._backlog), "outcomes": outcomes})
             self._backlog.clear()
         self._has_room.set()
 
     async def _write_batch(self) -> bool:
         """Write what waits, up to a batch of it; return whether the database took it."""
         batch = self._take()
+        self._num_written = len(batch)
         plain = [one for one in batch if one.is_plain]
         others = [one for one in batch if not one.is_plain]
         is_well = not plain or await self._try(plain, self._complete)
@@ -149,8 +160,11 @@ class Completer(Service):
             is_well = not others or await self._try(others, self._set_state)
         else:
             self._put_back(others)
-        if is_well and self._num_failures:
+        self._num_written = 0
+        if is_well and self._has_told:
+            self._has_told = False
             logger.info("completions recovered", extra={"num_jobs": len(batch)})
+        if is_well:
             self._num_failures = 0
         if len(self._backlog) < BACKLOG_FULL // 2:
             self._has_room.set()
@@ -187,8 +201,9 @@ class Completer(Service):
                 return await self._try_one_by_one(batch, write, error)
             self._put_back(batch)
             self._num_failures += 1
-            if self._num_failures == 1:
-                logger.warning("completions waiting", extra={"num_jobs": len(batch), **_error_fields(error)})
+            level = logging.DEBUG if self._has_told else level_of(error)
+            self._has_told |= level == logging.WARNING
+            logger.log(level, "completions waiting", extra={"num_jobs": len(batch), **_error_fields(error)})
             return False
         return True
 
@@ -256,6 +271,19 @@ class Completer(Service):
                     self._on_available(row)
         if self._subscriptions:
             self._subscriptions.distribute(events)
+
+
+def told_outcomes(changes: Iterable[StateChange]) -> str:
+    """Return, in one line, what was to be written: states with the ids of their jobs, `TOLD_MAX` of each."""
+    by_state: dict[JobState, list[JobId]] = {}
+    for change in changes:
+        by_state.setdefault(change.state, []).append(change.id)
+    return "; ".join(f"{state.value}: {_told_ids(ids)}" for state, ids in sorted(by_state.items()))
+
+
+def _told_ids(ids: Sequence[JobId]) -> str:
+    told = " ".join(str(id) for id in ids[:TOLD_MAX])
+    return told if len(ids) <= TOLD_MAX else f"{told} and {len(ids) - TOLD_MAX} more"
 
 
 def _may_pass(error: MillhandError) -> bool:

@@ -37,6 +37,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.job import ClientId
 from millhand.runtime.notifier import parse_payload
+from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
 from millhand.runtime.standing import Standing, after_resignation, after_sight, may_bid
 from millhand.store.client import client_make_way
@@ -372,7 +373,8 @@ class Elector(Service):
         return self._trusted_until - self._clock.monotonic()
 
     def _log_failure(self, error: DriverError | OperationTimeout, pause: float) -> None:
-        logger.warning(
+        logger.log(
+            level_of(error),
             "leader election failed",
             extra={
                 "client_id": self._client_id,

@@ -2,7 +2,7 @@
 One connection that listens, and rings who is concerned.
 
 Rule 1: subscriptions are made before the notifier starts and last as long as it; what they do is not its business.
-Rule 2: a connection that is lost is made again, for ever, ever more slowly; the silence is told once, and its end once.
+Rule 2: a connection that is lost is made again, for ever, ever more slowly. That is told by whoever watches the driver.
 Rule 3: after each connect `on_connected` is called, for what was said in the meantime was said to nobody.
 
 Source: River v0.51.2, internal/notifier/notifier.go.
@@ -65,12 +65,12 @@ class Notifier(Service):
             await listener.close()
             if stopped:
                 return
-            logger.warning("listener lost", extra={"operation": "listen"})
+            logger.debug("listener lost", extra={"operation": "listen"})
             reconnected = await self._reconnect()
             if reconnected is None:
                 return
             listener = reconnected
-            logger.info("listener reconnected", extra={"num_failures": self._num_failures})
+            logger.debug("listener reconnected", extra={"num_failures": self._num_failures})
             self._num_failures = 0
 
     async def _connect(self) -> Listener:

@@ -35,6 +35,7 @@ from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.fetch_floor import FetchFloors
 from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
+from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_get_available, job_get_lost
@@ -80,6 +81,7 @@ class Producer(Service):
         self._cooldown_seconds = cooldown_seconds
         self._execute = execute
         self._floors = FetchFloors(NEVER, 0.0)
+        self._has_told = False  # of a failure
         self._is_wanted = True  # whether somebody said "look" since the last fetch
         self._kinds = kinds
         self._last_fetch = 0.0
@@ -323,7 +325,8 @@ class Producer(Service):
 
     def _failed(self, error: MillhandError, now: float) -> None:
         self._num_failures += 1
-        level = logging.WARNING if self._num_failures == 1 else logging.DEBUG
+        level = logging.DEBUG if self._has_told else level_of(error)
+        self._has_told |= level == logging.WARNING
         fields = {"queue": self.queue, "error_type": type(error).__name__, "error": str(error)}
         logger.log(level, "fetch failed", extra=fields)
         self._poll_at = now + min(
@@ -331,6 +334,7 @@ class Producer(Service):
         )
 
     def _recovered(self) -> None:
-        if self._num_failures:
+        if self._has_told:
+            self._has_told = False
             logger.info("fetch recovered", extra={"queue": self.queue, "num_failures": self._num_failures})
-            self._num_failures = 0
+        self._num_failures = 0

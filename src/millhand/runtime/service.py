@@ -20,6 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from millhand.clock import backoff_seconds
+from millhand.runtime.outage import level_of
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,8 @@ class Sweeper(Service):
             await work()
         except Exception as error:
             if not self.bell.is_stopping:
-                logger.warning(
+                logger.log(
+                    level_of(error),
                     "pass failed",
                     exc_info=logger.isEnabledFor(logging.DEBUG),
                     extra={"operation": self.name, "error_type": type(error).__name__, "error": str(error)},
