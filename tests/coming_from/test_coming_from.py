@@ -1,0 +1,208 @@
+"""The pages for those who come from elsewhere: what they show of the other system is run in the other system."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from docs_room import GENEROUS_SECONDS, PROJECT, environment, fresh_database
+from docs_story import blocks
+from required import missing
+
+pytestmark = pytest.mark.slow
+
+ELSEWHERE = PROJECT / ".venv-elsewhere" / "bin"
+PAGES = PROJECT / "docs" / "coming_from"
+RECEIPT = "receipt for order 1"
+# What `arq` runs, made to end after one job: interrupted at a wrong moment it loses its way and fails.
+ARQ_WORKER = """
+from arq.worker import run_worker
+from old_shop import WorkerSettings
+run_worker(WorkerSettings, burst=True, max_burst_jobs=1)
+"""
+
+
+@dataclass(frozen=True)
+class System:
+    """
+    One of the others: how its worker is started, and what must be done first.
+
+    A worker ends when nothing is due; or, once it says that it `has_done` one, it is stopped as its users stop it.
+    """
+
+    name: str
+    worker: Sequence[str]
+    has_done: str | None = None
+    has_redis: bool = True
+    first: Sequence[Sequence[str]] = field(default=())
+
+
+SYSTEMS = (
+    System(
+        "celery",
+        [
+            "celery",
+            "--app",
+            "old_shop",
+            "worker",
+            "--queues",
+            "mail",
+            "--concurrency",
+            "2",
+            "--loglevel",
+            "INFO",
+        ],
+        has_done="succeeded",
+    ),
+    System("rq", ["rq", "worker", "--with-scheduler", "--burst", "--url", "$REDIS_URL", "mail"]),
+    System("arq", ["python", "-c", ARQ_WORKER]),
+    System("dramatiq", ["dramatiq", "old_shop", "--processes", "1", "--threads", "2"], has_done=RECEIPT),
+    System(
+        "procrastinate",
+        ["procrastinate", "--app", "old_shop.app", "worker", "--queues", "mail", "--one-shot"],
+        has_redis=False,
+        first=[["procrastinate", "--app", "old_shop.app", "schema", "--apply"]],
+    ),
+)
+
+
+class Shop:
+    """A directory with the programs of a page, and the services that they speak to."""
+
+    def __init__(self, directory: Path, database_url: str, redis_url: str) -> None:
+        self._directory = directory
+        self._environment = environment(
+            DATABASE_URL=database_url, REDIS_URL=redis_url, PYTHONPATH=str(directory), NO_COLOR="1"
+        )
+        self._environment["PATH"] = f"{ELSEWHERE}{os.pathsep}{self._environment['PATH']}"
+
+    async def run(self, *command: str, until: str | None = None) -> str:
+        """
+        Run a program to its end, and return what it said; or, once it says `until`, stop it as its users do.
+
+        Raises: AssertionError for a program that fails, or goes on for ever.
+        """
+        words = [word.replace("$REDIS_URL", self._environment["REDIS_URL"]) for word in command]
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            cwd=self._directory,
+            env=self._environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        said = ""
+        try:
+            async with asyncio.timeout(GENEROUS_SECONDS):
+                while line := (await process.stdout.readline()).decode():
+                    said += line
+                    if until is not None and until in line:
+                        until = None
+                        process.send_signal(signal.SIGTERM)
+                code = await process.wait()
+        except TimeoutError:
+            raise AssertionError(f"{command} goes on for ever\n{said}") from None
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        assert (code, until) == (0, None), said
+        return said
+
+
+@contextlib.asynccontextmanager
+async def redis_server() -> AsyncIterator[str]:
+    """Yield the URL of a Redis that keeps nothing."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("redis", "there is no redis-server; apt-get install redis-server")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="millhand-redis-") as directory:
+        process = await asyncio.create_subprocess_exec(
+            program, "--port", str(port), "--save", "", "--dir", directory, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(GENEROUS_SECONDS):
+                while b"Ready to accept" not in await process.stdout.readline():
+                    pass
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+            await process.communicate()
+
+
+@pytest.fixture
+async def database_url(postgres_server_url: str) -> AsyncIterator[str]:
+    async with fresh_database(postgres_server_url) as url:
+        yield url
+
+
+async def rows(url: str) -> list[tuple[int, str, str, bool]]:
+    """Return order, queue, state of each job, and whether it is due in three days."""
+    connection = await asyncpg.connect(url)
+    found = await connection.fetch(
+        "SELECT (args->>'order_id')::int AS n, queue, state::text AS state, scheduled_at FROM river_job ORDER BY id"
+    )
+    await connection.close()
+    in_three_days = datetime.now(UTC) + timedelta(days=3)
+    return sorted(
+        (
+            one["n"],
+            one["queue"],
+            one["state"],
+            abs(one["scheduled_at"] - in_three_days) < timedelta(minutes=2),
+        )
+        for one in found
+    )
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+async def test_old_queue_is_worked_and_then_drained(
+    system: System, tmp_path: Path, database_url: str
+) -> None:
+    """The page's old program works in the old system, and its script moves all that is left there, once."""
+    if not (ELSEWHERE / system.worker[0]).exists():
+        missing("elsewhere", f"there is no {system.worker[0]} in .venv-elsewhere; run ./just elsewhere")
+    for block in blocks(PAGES / f"{system.name}.md"):
+        if block.title is not None:
+            (tmp_path / block.title).write_text(block.text)
+    python = str(ELSEWHERE / "python")
+    async with redis_server() if system.has_redis else contextlib.nullcontext("") as redis_url:
+        shop = Shop(tmp_path, database_url, redis_url)
+        for command in system.first:
+            await shop.run(*command)
+
+        # One order is worked by the old system, and one waits there for three days.
+        await shop.run(python, "old_sell.py")
+        said = await shop.run(*system.worker, until=system.has_done)
+        # Another two come in, and everything is moved.
+        await shop.run(python, "old_sell.py")
+        moved = [(await shop.run(python, "drain.py")).splitlines()[-1] for _ in range(2)]
+        in_table = await rows(database_url)
+        worked = await shop.run(python, "-m", "millhand", "worker", "shop:config", "--until-empty")
+
+    assert RECEIPT in said
+    assert moved == ["moved 3", "moved 0"]
+    assert in_table == [
+        (1, "mail", "available", False),
+        (2, "mail", "scheduled", True),
+        (2, "mail", "scheduled", True),
+    ]
+    assert worked.count(RECEIPT) == 1
