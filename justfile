@@ -72,6 +72,14 @@ emulator:
             uv pip install --quiet --no-deps --requirement requirements/emulator.lock; \
         cksum requirements/emulator.lock >.venv-emulator/state; }
 
+# The other job systems, for the slow tests of docs/coming_from: in an environment of their own, with Millhand beside them
+elsewhere:
+    @test "$(pwd; cksum pyproject.toml requirements/elsewhere.lock)" = "$(cat .venv-elsewhere/state 2>/dev/null)" || { \
+        rm -rf .venv-elsewhere; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-elsewhere; \
+        VIRTUAL_ENV={{ justfile_directory() }}/.venv-elsewhere \
+            uv pip install --quiet --no-deps --requirement requirements/elsewhere.lock --editable .; \
+        (pwd; cksum pyproject.toml requirements/elsewhere.lock) >.venv-elsewhere/state; }
+
 # Build the documentation into site/
 docs: (_install "dev")
     @{{ python }} -m zensical build --strict
@@ -96,6 +104,7 @@ lock *args:
     @{{ just }} _pin run pyproject.toml --extra embedded --extra s3 "$@"
     @{{ just }} _pin test pyproject.toml --all-extras requirements/test.in --constraint requirements/run.lock "$@"
     @{{ just }} _pin emulator requirements/emulator.in "$@"
+    @{{ just }} _pin elsewhere pyproject.toml --extra psycopg requirements/elsewhere.in "$@"
     @{{ just }} _pin oldest pyproject.toml --all-extras requirements/oldest.in --resolution lowest-direct "$@"
     @{{ just }} _pin dev pyproject.toml --all-extras requirements/test.in requirements/dev.in \
         --constraint requirements/test.lock "$@"
