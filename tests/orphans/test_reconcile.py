@@ -6,9 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from adversary import ChaosStore
 from world import DAY, World
 
-from millhand.orphans import Mode, explain, list_findings, restore
+from millhand.orphans import Mode, explain, list_findings, reconcile, restore
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -92,6 +93,26 @@ async def test_delete_mode_destroys_what_it_took_away_after_its_time(world: Worl
     assert (early.purged, late.purged) == (0, 1)
     assert await world.keys(".millhand/quarantine/") == []
     assert await world.keys() == ["live"]
+
+
+async def test_the_time_in_quarantine_begins_with_the_move(world: World) -> None:
+    """However long a run has lasted by then, `quarantine_for` counts from the move of an object and not from its start."""
+    config = replace(world.config, grace=timedelta(0), allow_short_grace=True)
+    moved_after = []
+
+    async def note(operation: str) -> None:
+        if operation == "move":
+            moved_after.append((await world.sql("SELECT now() AS now"))[0]["now"])
+
+    await world.pair("live")
+    await world.put("orphan")
+    for _ in range(2):
+        report = await reconcile(world.executor, ChaosStore(world.store, note), config)
+
+    (action,) = (await explain(world.executor, world.store, config, "orphan")).actions
+    assert (report.deleted, report.purged, action.state) == (1, 0, "quarantined")
+    assert action.updated_at is not None
+    assert action.updated_at > moved_after[0]
 
 
 async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> None:

@@ -13,7 +13,13 @@ from datetime import datetime, timedelta
 
 from millhand.orphans.alarm import sound_for_recalled
 from millhand.orphans.judge import Reference
-from millhand.orphans.ledger import Action, ActionState, action_get_open, action_set_state_many
+from millhand.orphans.ledger import (
+    Action,
+    ActionState,
+    action_get_open,
+    action_set_state_many,
+    database_facts,
+)
 from millhand.orphans.quarantine import Destroyed, Move, Whereabouts, destroy_many, find, put_back_many
 from millhand.orphans.scan import Pass, gather_all
 from millhand.orphans.statements import ReferenceRow
@@ -62,7 +68,9 @@ async def heal(pass_: Pass) -> None:
 
 async def purge(pass_: Pass) -> None:
     """Destroy what lay in quarantine for its time and is still referred to by nobody, or was replaced."""
-    before = pass_.now - pass_.config.quarantine_for
+    # By the clock of this moment, as the moves were dated; a run may take longer than its quarantine.
+    now = pass_.brought_now or (await pass_.executor.run(database_facts())).now
+    before = now - pass_.config.quarantine_for
     async for actions in _open(pass_, ActionState.QUARANTINED, before):
         naming = await pass_.holding([action.key for action in actions])
         named = [action for action in actions if action.key in naming]
@@ -70,7 +78,7 @@ async def purge(pass_: Pass) -> None:
         awaited = {action.id for action, is_there in zip(named, are_there, strict=True) if not is_there}
         going = [action for action in actions if action.id not in awaited]
         destroyed = await destroy_many(pass_.store, going)
-        await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.now))
+        await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.brought_now))
         pass_.run.totals.purged += sum(state is ActionState.PURGED for state, _ in destroyed.ended.values())
         _tell_refused([action for action in going if action.id in destroyed.refused], destroyed)
 

@@ -331,9 +331,9 @@ def finding_list(*, bucket: str | None, kind: str | None, after: int, limit: int
 
 
 def action_insert_many(
-    bucket: str, run_id: int, actions: Sequence[Action], *, now: datetime
+    bucket: str, run_id: int, actions: Sequence[Action], *, now: datetime | None
 ) -> Query[list[Action]]:
-    """Shape: the actions as they are in the table, in the order given."""
+    """Shape: the actions as they are in the table, in the order given. Units: None is the database's own clock."""
     params = {
         "bucket": bucket,
         "run_id": run_id,
@@ -353,8 +353,12 @@ def action_insert_many(
     return Query("orphan_action_insert_many", params, _parse_actions_in_order, SWEEP_SECONDS)
 
 
-def action_set_state_many(states: Mapping[int, tuple[str, str]], *, now: datetime) -> Query[None]:
-    """Write a state and its reason for each action, by id."""
+def action_set_state_many(states: Mapping[int, tuple[str, str]], *, now: datetime | None) -> Query[None]:
+    """
+    Write a state and its reason for each action, by id.
+
+    Units: `now` is when it came to be so, from which the time in quarantine counts; None is the database's own clock.
+    """
     params = {
         "ids": list(states),
         "states": [str(state) for state, _ in states.values()],

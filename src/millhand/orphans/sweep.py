@@ -112,7 +112,7 @@ async def record(pass_: Pass, moves: Mapping[int, Move]) -> None:
         is_spared = move.state in (ActionState.KEPT, ActionState.ROW_DELETED)
         totals.kept += is_spared and not move.is_failure
     states = {id_: (move.state, move.reason) for id_, move in moves.items()}
-    await pass_.executor.run(action_set_state_many(states, now=pass_.now))
+    await pass_.executor.run(action_set_state_many(states, now=pass_.brought_now))
 
 
 async def _wave(pass_: Pass, findings: Sequence[Finding]) -> SweepFailed | None:
@@ -137,7 +137,9 @@ async def _intend(pass_: Pass, findings: Sequence[Finding]) -> list[Action]:
     actions = [_action(pass_, finding) for finding in findings]
     async with pass_.executor.begin() as tx:
         await tx.run(run_beat(pass_.run, now=pass_.brought_now))
-        return await tx.run(action_insert_many(pass_.run.bucket, pass_.run.id, actions, now=pass_.now))
+        return await tx.run(
+            action_insert_many(pass_.run.bucket, pass_.run.id, actions, now=pass_.brought_now)
+        )
 
 
 async def _claim_rows(pass_: Pass, findings: Sequence[Finding]) -> list[Action]:
@@ -163,7 +165,7 @@ async def _claim_singly(pass_: Pass, source: str, findings: Sequence[Finding]) -
                 raise
             kept = replace(_action(pass_, finding), state=ActionState.KEPT, quarantine_key=None)
             written = await pass_.executor.run(
-                action_insert_many(pass_.run.bucket, pass_.run.id, [kept], now=pass_.now)
+                action_insert_many(pass_.run.bucket, pass_.run.id, [kept], now=pass_.brought_now)
             )
             await record(
                 pass_, {action.id: Move(reason=str(error), state=ActionState.KEPT) for action in written}
@@ -184,7 +186,9 @@ async def _claim_wave(pass_: Pass, source: str, findings: Sequence[Finding]) -> 
             return []
         await references.delete_rows(tx, source, [claim.row.row_id for claim in going])
         actions = [_row_action(pass_, claim, by_id[claim.row.row_id]) for claim in going]
-        written = await tx.run(action_insert_many(pass_.run.bucket, pass_.run.id, actions, now=pass_.now))
+        written = await tx.run(
+            action_insert_many(pass_.run.bucket, pass_.run.id, actions, now=pass_.brought_now)
+        )
         await tx.run(finding_delete_many([by_id[claim.row.row_id].id for claim in going]))
     pass_.run.totals.deleted_rows += len(going)
     return [action for action in written if action.state == ActionState.INTENDED]

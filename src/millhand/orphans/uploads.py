@@ -81,10 +81,10 @@ async def sweep_uploads(pass_: Pass) -> None:
             await tx.run(run_beat(pass_.run, now=pass_.brought_now))
             intended = [_action(finding) for finding in findings]
             actions = await tx.run(
-                action_insert_many(pass_.run.bucket, pass_.run.id, intended, now=pass_.now)
+                action_insert_many(pass_.run.bucket, pass_.run.id, intended, now=pass_.brought_now)
             )
         ended = {action.id: await _abort(pass_, action) for action in actions}
-        await pass_.executor.run(action_set_state_many(ended, now=pass_.now))
+        await pass_.executor.run(action_set_state_many(ended, now=pass_.brought_now))
         await pass_.executor.run(finding_delete_many([finding.id for finding in findings]))
         pass_.run.totals.aborted += sum(state is ActionState.ABORTED for state, _ in ended.values())
 

@@ -196,7 +196,7 @@ INSERT INTO /* schema */millhand_orphan_action (
     key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json
 )
 SELECT
-    @run_id, @bucket, @now::timestamptz, @now::timestamptz,
+    @run_id, @bucket, coalesce(@now::timestamptz, now()), coalesce(@now::timestamptz, now()),
     key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json::jsonb
 FROM unnest(
     @keys::text[],
@@ -219,7 +219,7 @@ RETURNING /* orphan_action_columns */;
 -- name: orphan_action_set_state_many
 -- Write down what was done.
 UPDATE /* schema */millhand_orphan_action AS action
-SET state = input.state, reason = input.reason, updated_at = @now::timestamptz
+SET state = input.state, reason = input.reason, updated_at = coalesce(@now::timestamptz, now())
 FROM unnest(@ids::bigint[], @states::text[], @reasons::text[]) AS input (id, state, reason)
 WHERE action.id = input.id;
 
