@@ -1,0 +1,179 @@
+"""
+Fixtures for tests of applications that use Millhand; pytest finds them by itself.
+
+    millhand_postgres            the URL of a server, one for the whole run: DATABASE_URL's, or an embedded one
+    millhand_database_url        the URL of a migrated database that belongs to this process of the run
+    millhand_fresh_database_url  the URL of a migrated database that belongs to the test
+    millhand_tx                  a transaction on `millhand_database_url`, rolled back after the test
+    millhand_prepare             to be overridden: what else belongs into those databases
+    millhand_schema              to be overridden: the schema of Millhand's tables
+
+A package of its own and not one of Millhand's, because pytest imports it in every run, and Millhand takes longer to
+import than many a test; it is imported when the first fixture is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from millhand.testing.database import Databases
+
+RUN = pytest.StashKey[str]()
+URL_VARIABLES = ("MILLHAND_TEST_DATABASE_URL", "DATABASE_URL")
+Scope = Literal["function", "class", "module", "package", "session"]
+LOOP_SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "session")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a name, the same in all of its processes."""
+    worker = getattr(config, "workerinput", None)
+    config.stash[RUN] = os.urandom(4).hex() if worker is None else worker["millhand_run"]
+    if config.pluginmanager.hasplugin("asyncio"):
+        config.pluginmanager.register(_AsyncioFixtures(), "millhand_asyncio")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - pytest-xdist's, which need not be there
+    """Tell a worker of pytest-xdist the name of the run."""
+    node.workerinput["millhand_run"] = node.config.stash[RUN]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take away what the run's own server has left, when all of its processes have ended."""
+    if hasattr(config, "workerinput") or not (directory := _directory(config)).exists():
+        return
+    from millhand.testing.database import remove_server  # noqa: PLC0415 - see above
+
+    remove_server(directory)
+
+
+@pytest.fixture(scope="session")
+def millhand_postgres(pytestconfig: pytest.Config) -> Iterator[str]:
+    """
+    The URL of a PostgreSQL for this run, and of a database there that belongs to nobody.
+
+    It is that of MILLHAND_TEST_DATABASE_URL or DATABASE_URL; without these an embedded server is started, one for all
+    processes of the run. On a server of yours databases are made and dropped, and none of yours is touched.
+    """
+    for name in URL_VARIABLES:
+        if url := os.environ.get(name):
+            yield url
+            return
+    from millhand.testing.database import running_server  # noqa: PLC0415 - see above
+
+    with running_server(_directory(pytestconfig)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def millhand_prepare() -> Callable[[str], object] | None:
+    """
+    Override it to return a function that puts your own tables into a database of which it is given the URL.
+
+    It is called once a run, in a thread of its own, after Millhand's migrations; it may be a coroutine function.
+    """
+    return None
+
+
+@pytest.fixture(scope="session")
+def millhand_schema() -> str:
+    """Override it to return the schema in which Millhand's tables are to be, as in `Config(schema=…)`."""
+    return ""
+
+
+@pytest.fixture(scope="session")
+def _millhand_databases(
+    pytestconfig: pytest.Config,
+    millhand_postgres: str,
+    millhand_prepare: Callable[[str], object] | None,
+    millhand_schema: str,
+) -> Iterator[Databases]:
+    from millhand.testing.database import Databases  # noqa: PLC0415 - see above
+
+    process = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    with Databases(
+        millhand_postgres,
+        run=pytestconfig.stash[RUN],
+        process=process,
+        prepare=millhand_prepare,
+        schema=millhand_schema,
+    ) as databases:
+        yield databases
+
+
+@pytest.fixture(scope="session")
+def millhand_database_url(_millhand_databases: Databases) -> Iterator[str]:
+    """The URL of a migrated database that no other process of the run uses; what tests commit there stays for others."""
+    with _millhand_databases.new() as url:
+        yield url
+
+
+@pytest.fixture
+def millhand_fresh_database_url(_millhand_databases: Databases) -> Iterator[str]:
+    """The URL of a migrated, empty database for this test alone: for what commits, listens, or works with queues."""
+    with _millhand_databases.new() as url:
+        yield url
+
+
+@pytest.fixture
+def millhand_tx(request: pytest.FixtureRequest) -> asyncpg.Connection[Any]:
+    """An asyncpg connection in a transaction that is rolled back, for asynchronous tests of pytest-asyncio or anyio."""
+    name = "_millhand_tx"
+    if "anyio_backend" not in request.fixturenames:
+        name = f"_millhand_tx_{_loop_scope(request)}"
+    connection: asyncpg.Connection[Any] = request.getfixturevalue(name)
+    return connection
+
+
+async def _tx(millhand_database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    from millhand.testing.database import transaction  # noqa: PLC0415 - see above
+
+    async with transaction(millhand_database_url) as connection:
+        yield connection
+
+
+_anyio_tx = pytest.fixture(name="_millhand_tx")(_tx)
+
+
+class _AsyncioFixtures:
+    """The transaction for pytest-asyncio, on whichever event loop the test has."""
+
+    def __init__(self) -> None:
+        for scope in LOOP_SCOPES:
+            name = f"_millhand_tx_{scope}"
+            setattr(self, name, _asyncio_tx(scope, name))
+
+
+def _asyncio_tx(scope: Scope, name: str) -> object:
+    import pytest_asyncio  # noqa: PLC0415 - its plugin is there
+
+    async def tx(millhand_database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+        async for connection in _tx(millhand_database_url):
+            yield connection
+
+    return pytest_asyncio.fixture(loop_scope=scope, name=name)(tx)
+
+
+def _loop_scope(request: pytest.FixtureRequest) -> str:
+    if not request.config.pluginmanager.hasplugin("asyncio"):
+        raise pytest.UsageError(
+            "millhand_tx must be used in an asynchronous test, of pytest-asyncio or marked with pytest.mark.anyio; "
+            "in others make a connection to millhand_database_url"
+        )
+    marker = request.node.get_closest_marker("asyncio")
+    of_marker = None if marker is None else marker.kwargs.get("loop_scope")
+    return str(of_marker or request.config.getini("asyncio_default_test_loop_scope") or "function")
+
+
+def _directory(config: pytest.Config) -> Path:
+    """Return where the run's own server is; a short name, for there is a socket in it."""
+    return Path(tempfile.gettempdir(), f"millhand-test-{config.stash[RUN]}")
