@@ -64,9 +64,9 @@ async def within(
 def is_broken(error: BaseException | None) -> bool:
     """Say whether nothing more can be said on the connection that raised this."""
     # asyncpg's own state is out of step, as when the server's farewell arrives while a statement is being sent.
-    return isinstance(error, asyncpg.InternalClientError) or (
-        isinstance(error, asyncpg.PostgresError) and is_lost_state(error.sqlstate)
-    )
+    if isinstance(error, asyncpg.InternalClientError | ConnectionLost):
+        return True
+    return isinstance(error, asyncpg.PostgresError) and is_lost_state(error.sqlstate, str(error))
 
 
 def unreadable(error: Exception) -> ConfigError:

@@ -21,7 +21,7 @@ from millhand.driver.lender import Lender
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_deadline import CutAfter
-from millhand.driver.psycopg_error import CONNECT_SECONDS, WIRE_ERRORS, translated, within
+from millhand.driver.psycopg_error import CONNECT_SECONDS, WIRE_ERRORS, is_lost, translated, within
 from millhand.driver.psycopg_listener import PsycopgListener
 from millhand.driver.psycopg_wire import (
     AsyncCursor,
@@ -238,6 +238,8 @@ class _Lent:
             elif is_in_transaction(connection):
                 with contextlib.suppress(*WIRE_ERRORS):  # what was raised inside says more
                     await connection.rollback()
+            if is_lost(error):
+                await connection.close()
         finally:
             await self._pool.putconn(connection)  # which throws a broken one away
 

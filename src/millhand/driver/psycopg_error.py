@@ -9,7 +9,7 @@ from typing import TypeVar
 import psycopg
 import psycopg_pool
 
-from millhand.driver.sqlstate import refusal
+from millhand.driver.sqlstate import is_lost_state, refusal
 from millhand.driver.tls import with_remedy
 from millhand.errors import ConnectionLost, DriverError, MillhandError, OperationTimeout, PoolClosed
 from millhand.store.query import TIMEOUT_SECONDS
@@ -50,6 +50,13 @@ async def within(
     with translated(operation, timeout_seconds):
         async with asyncio.timeout(timeout_seconds):
             return await awaitable
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Say whether what was raised on a connection makes it one to be thrown away, although it may not be broken."""
+    if isinstance(error, ConnectionLost):
+        return True
+    return isinstance(error, psycopg.Error) and is_lost_state(error.sqlstate, str(error))
 
 
 def _translation(operation: str, timeout_seconds: float | None, error: Exception) -> MillhandError:

@@ -13,16 +13,20 @@ _NOT_LET_IN = "28000"
 _RETRYABLE_CLASSES = ("53", "58")  # the server is short of memory or disk, or had an I/O error
 
 
-def is_lost_state(state: str | None) -> bool:
-    """Say whether a state tells of a connection's end, or that there was none to be had."""
-    return state is not None and (state in _LOST_STATES or state.startswith("08"))
+def is_lost_state(state: str | None, reason: str = "") -> bool:
+    """Say whether a state tells of a connection's end, that there was none to be had, or of a server that only reads."""
+    if state is None:
+        return False
+    # A standby says so of tables that are not logged, as ours of clients and leaders are not.
+    is_standby = state == "0A000" and "during recovery" in reason
+    return is_standby or state in _LOST_STATES or state.startswith("08")
 
 
 def refusal(operation: str, reason: str, state: str | None, constraint: str | None) -> DriverError:
     """Return the error for what the database refused; `reason` must be its message alone, as the detail shows args."""
     if state == _NOT_LET_IN:
         reason = with_remedy(reason)
-    if is_lost_state(state):
+    if is_lost_state(state, reason):
         return ConnectionLost(operation, reason, sqlstate=state)
     return DriverError(
         operation,

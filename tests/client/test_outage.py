@@ -1,0 +1,336 @@
+"""
+A database that goes away while clients work: what is finished is kept, and the log has two lines of it.
+
+Through a proxy the way is cut, or swallows what is sent; the servers that fail over are real ones, of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from client_room import APPLICATION, Act, Room
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.embedded import embedded_postgres
+from millhand.job import Job, JobId
+from millhand.migrate import Migrator, lines
+from millhand.worker import Workers
+from proxy import BOTH, Direction, Proxy, proxied
+
+pytestmark = pytest.mark.slow
+
+LONG = 60.0
+# What is said as ever: who leads, and that workers come and go.
+AS_EVER = ("leadership", "worker start", "worker stop")
+SETTINGS = {"fsync": "off", "max_connections": "20", "superuser_reserved_connections": "0"}
+
+
+class Holder:
+    """A worker whose jobs end when they are told to."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.running: list[JobId] = []
+        self.workers = Workers()
+        self.workers.add()(self.act)
+
+    async def act(self, job: Job[Act]) -> None:
+        self.running.append(job.id)
+        await self.go_on.wait()
+
+
+class Log(logging.Handler):
+    """What is told of outages and whatever goes with them, by all clients of this process."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._news = asyncio.Event()
+        self.records: list[Any] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not record.getMessage().startswith(AS_EVER):
+            self.records.append(record)
+            self._news.set()
+
+    @property
+    def told(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+    async def wait(self, message: str, num: int = 1) -> None:
+        """Return when a message was told so often."""
+        async with asyncio.timeout(LONG):
+            while self.told.count(message) < num:
+                self._news.clear()
+                await self._news.wait()
+
+
+@pytest.fixture
+async def log() -> AsyncIterator[Log]:
+    handler, logger = Log(), logging.getLogger("millhand")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(LONG):
+        while not await is_so():
+            pass
+
+
+async def insert_raw(url: str, queue: str, num_jobs: int) -> None:
+    """Insert as another program would that needs no proxy."""
+    connection = await asyncpg.connect(url)
+    sql = "INSERT INTO river_job (kind, args, max_attempts, queue) SELECT 'act', '{\"what\": \"x\"}', 25, $1 "
+    await connection.execute(f"{sql} FROM generate_series(1, {num_jobs})", queue)
+    await connection.execute("SELECT pg_notify('public.river_insert', $1)", f'{{"queue": "{queue}"}}')
+    await connection.close()
+
+
+async def hold(url: str, holder: Holder, *, queue: str = "default", num_jobs: int = 1) -> None:
+    """Insert jobs, and return when they run."""
+    wanted = len(holder.running) + num_jobs
+    await insert_raw(url, queue, num_jobs)
+
+    async def is_so() -> bool:
+        await asyncio.sleep(0)
+        return len(holder.running) >= wanted
+
+    await until(is_so)
+
+
+async def states(url: str) -> list[tuple[str, int]]:
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch("SELECT state::text, attempt FROM river_job ORDER BY id")
+    await connection.close()
+    return [tuple(row) for row in rows]
+
+
+async def test_outage_is_told_in_two_lines_and_finished_work_is_kept(room: Room, log: Log) -> None:
+    """A way that is cut: attempts end meanwhile, and are written when it is mended; nobody asks in a hurry."""
+    holder = Holder()
+    async with (
+        proxied(room.url) as proxy,
+        room.client(holder.workers, database=proxy.url, queues={"default": 20}),
+    ):
+        await hold(room.url, holder, num_jobs=20)
+        proxy.cut()
+        await log.wait("database unreachable")
+        holder.go_on.set()
+        attempts_a_second = await _attempts_a_second(proxy, 12)
+        proxy.mend()
+        await log.wait("database back")
+        await until(lambda: _is(states(room.url), [("completed", 1)] * 20))
+
+    begin, end = log.records
+    assert (begin.levelname, begin.message) == ("WARNING", "database unreachable")
+    assert "must succeed, got" in begin.error
+    assert (end.levelname, end.message, end.num_kept) == ("INFO", "database back", 20)
+    assert 0 < end.seconds < LONG
+    assert attempts_a_second < 20
+
+
+async def _attempts_a_second(proxy: Proxy, num: int) -> float:
+    """Return how often somebody tried to connect, a second."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await proxy.wait_connected(proxy.num_connected + num)
+    return num / (loop.time() - began)
+
+
+async def _is(found: Awaitable[object], wanted: object) -> bool:
+    return await found == wanted
+
+
+async def test_killed_backends_are_one_outage(room: Room, log: Log) -> None:
+    """All backends of a worker are ended twice: each time one line at the beginning, one at the end, and work goes on."""
+    holder = Holder()
+    async with room.client(holder.workers):
+        await hold(room.url, holder)
+        for num in (1, 2):
+            await room.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE application_name = '{APPLICATION}' AND datname = current_database()"
+            )
+            await log.wait("database back", num)
+        holder.go_on.set()
+        await until(lambda: _is(states(room.url), [("completed", 1)]))
+
+    assert log.told == ["database unreachable", "database back"] * 2
+
+
+async def test_network_that_swallows_packets_is_an_outage(room: Room, log: Log) -> None:
+    """
+    Nothing hangs for ever where nobody answers: not a worker, one way or both, and not a stop.
+
+    Two workers come back and have lost nothing; the one that is stopped meanwhile ends, and says what it could not write.
+    """
+    ways = {"both": BOTH, "answers": [Direction.TO_CLIENT], "stopped": BOTH}
+    holders = {name: Holder() for name in ways}
+    async with contextlib.AsyncExitStack() as stack:
+        proxies = {name: await stack.enter_async_context(proxied(room.url)) for name in ways}
+        clients = {
+            name: room.client(holders[name].workers, database=proxies[name].url, queues={name: 5})
+            for name in ways
+        }
+        for name, client in clients.items():
+            await stack.enter_async_context(client)
+            await hold(room.url, holders[name], queue=name)
+        for name, directions in ways.items():
+            proxies[name].stop_up(directions)
+            holders[name].go_on.set()
+        await log.wait("database unreachable", 3)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.wait_for(clients["stopped"].stop(), LONG)
+        seconds = loop.time() - began
+        for name in ("both", "answers"):
+            proxies[name].mend()
+        await log.wait("database back", 2)
+        finished = [("completed", 1), ("completed", 1), ("running", 1)]
+        await until(lambda: _is(states(room.url), finished))
+
+    [stranded] = holders["stopped"].running
+    [lost] = [record for record in log.records if record.message == "completions lost"]
+    assert (lost.num_jobs, lost.outcomes) == (1, f"completed: {stranded}")
+    assert seconds < 50
+    assert sorted(log.told) == sorted(
+        ["database unreachable"] * 3 + ["completions lost"] + ["database back"] * 2
+    )
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that a root's server, which runs as another user, can reach."""
+    path = Path(tempfile.mkdtemp(prefix="millhand-away-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+async def test_workers_follow_a_failover(directory: Path, log: Log) -> None:
+    """
+    The primary is gone, and a standby takes over: workers with both in their URL find it, and finish what they had.
+
+    Until it is promoted it only reads, and counts as away: for who insists on a primary, and for who does not.
+    """
+    holders = {"primary": Holder(), "any": Holder()}
+    first, second = directory / "first", directory / "second"
+    async with contextlib.AsyncExitStack() as stack:
+        with embedded_postgres(first, SETTINGS) as server:
+            await _migrate(server.url)
+            url = server.url.replace(str(first), str(second))
+            ways = [await stack.enter_async_context(proxied(one)) for one in (server.url, url)]
+            for name, holder in holders.items():
+                query = "?target_session_attrs=primary" if name == "primary" else ""
+                config = Config(queues={name: 5}, workers=holder.workers)
+                await stack.enter_async_context(Client(_both(ways) + query, config))
+                await hold(server.url, holder, queue=name)
+            _crash(first)
+            await log.wait("database unreachable", 2)
+        for holder in holders.values():
+            holder.go_on.set()
+        await asyncio.to_thread(_clone, first, second)
+        with embedded_postgres(second, SETTINGS) as server:
+            refused = ways[1].num_connected + 8
+            await ways[1].wait_connected(refused)  # all of them find it, and that it only reads
+            assert log.told == ["database unreachable"] * 2
+            connection = await asyncpg.connect(server.url)
+            assert await connection.fetchval("SELECT pg_is_in_recovery()")
+            await connection.execute("SELECT pg_promote()")
+            await connection.close()
+            await log.wait("database back", 2)
+            await until(lambda: _is(states(server.url), [("completed", 1)] * 2))
+            await stack.aclose()
+
+    assert log.told == ["database unreachable"] * 2 + ["database back"] * 2
+    assert {record.num_kept for record in log.records[2:]} == {1}
+
+
+def _both(ways: list[Proxy]) -> str:
+    """Return the URL of two servers."""
+    parts = [urlsplit(one.url) for one in ways]
+    hosts = ",".join(f"{one.hostname}:{one.port}" for one in parts)
+    return f"postgresql://{parts[0].username}@{hosts}{parts[0].path}"
+
+
+async def _migrate(url: str) -> None:
+    driver = AsyncpgDriver(url)
+    await driver.open()
+    for line in lines():
+        await Migrator(driver, line).up()
+    await driver.close()
+
+
+def _crash(directory: Path) -> None:
+    """Have a server stop as if its machine had lost its power."""
+    os.kill(int((directory / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+
+
+def _clone(first: Path, second: Path) -> None:
+    """Make a standby of a server that has ended, with all that it had."""
+    shutil.copytree(first, second, ignore=shutil.ignore_patterns("socket", "lock", "*.pid"))
+    (second / "data" / "standby.signal").touch()
+    owner = first.stat().st_uid if os.getuid() else (first / "data").stat().st_uid
+    if not os.getuid():
+        for path in (second / "data", *(second / "data").rglob("*")):
+            os.chown(path, owner, (first / "data").stat().st_gid)
+
+
+async def test_server_without_a_free_connection_is_an_outage(directory: Path, log: Log) -> None:
+    """While others have all connections a worker that lost its own waits, and goes on when there are some again."""
+    holder = Holder()
+    with embedded_postgres(directory / "server", SETTINGS) as server:
+        await _migrate(server.url)
+        url = f"{server.url}&application_name={APPLICATION}"
+        async with Client(url, Config(queues={"default": 5}, workers=holder.workers)):
+            await hold(server.url, holder)
+            hogs = await _take_all(server.url)
+            await log.wait("database unreachable")
+            holder.go_on.set()
+            first, *others = hogs
+            await until(lambda: _is(_num_of_worker(first), 0))
+            assert log.told == ["database unreachable"]
+            for hog in others:
+                await hog.close()
+            await log.wait("database back")
+            await first.close()
+            await until(lambda: _is(states(server.url), [("completed", 1)]))
+
+    assert log.told == ["database unreachable", "database back"]
+    assert log.records[1].num_kept == 1
+
+
+async def _num_of_worker(connection: asyncpg.Connection) -> int:
+    sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+    return int(await connection.fetchval(sql, APPLICATION))
+
+
+async def _take_all(url: str) -> list[asyncpg.Connection]:
+    """Take all connections of a server, the worker's too, and return when it can have none."""
+    taken = [await asyncpg.connect(url)]
+    async with asyncio.timeout(LONG):
+        while True:
+            try:
+                taken.append(await asyncpg.connect(url))
+            except asyncpg.TooManyConnectionsError:
+                sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1"
+                if not await taken[0].fetchval(sql, APPLICATION):
+                    return taken
