@@ -169,6 +169,22 @@ async def test_orphans_scan_ends_with_0_when_all_is_well(bucket: Path, schema_dr
     assert (result.code, result.err) == (0, "")
 
 
+async def test_orphans_scan_that_is_cut_short_is_no_finding(
+    bucket: Path, schema_driver: AsyncpgDriver
+) -> None:
+    """A source that gives no answer is exit code 2, with its reason; 1 would tell a script that all was seen."""
+    table = f"{schema_driver.schema}.uploads"
+    text = (bucket.parent / "millhand.toml").read_text()
+    broken = text.replace(f'table = "{table}"', f'select = "SELECT key FROM {table} WHERE 1 / (id - 7) = 0"')
+    (bucket.parent / "millhand.toml").write_text(broken)
+
+    result = await millhand("orphans", "scan")
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.endswith("division by zero; the run ended there\n")
+    assert "error: orphans source 'uploads' must answer in full, got " in result.err
+
+
 async def test_orphans_run_refuses_by_a_guard_and_names_the_flag_that_lifts_it(bucket: Path) -> None:
     """A refusal is exit code 2 and removes nothing; with the flag that it names, the same run goes on."""
     for number in range(60):

@@ -26,6 +26,7 @@ from millhand.cli.output import (
 )
 from millhand.cli.settings import DEFAULT, Settings, load_settings
 from millhand.driver.protocol import Driver, Executor
+from millhand.errors import MillhandError
 from millhand.job import Json
 from millhand.migrate import require_schema
 from millhand.orphans import (
@@ -72,7 +73,8 @@ def scan(context: click.Context, *, is_json: bool) -> None:
     """
     Compare all rows with all objects now, and say what was found; deletes nothing, whatever the mode.
 
-    What it finds is kept, and counts as seen once more. Exit code 0: nothing found, 1: something found, 2: refused.
+    What it finds is kept, and counts as seen once more. Exit code 0: nothing found, 1: something found, 2: refused, or
+    ended by an error.
     """
     settings = load_settings(context.obj)
     config = dataclasses.replace(settings.orphans_config(), mode=Mode.REPORT)
@@ -106,7 +108,7 @@ def run_now(
     """
     Do now what the worker does, in the mode of the settings; the flags lift a guard for this one run.
 
-    Exit code 0: nothing found, 1: something found, dealt with or not, 2: refused.
+    Exit code 0: nothing found, 1: something found, dealt with or not, 2: refused, or ended by an error.
     """
     settings = load_settings(context.obj)
     lifted = {
@@ -260,7 +262,7 @@ def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
 
 
 class Refused(NotDone):
-    """A guard did not trust what it saw, or another run is at it; exit code 2."""
+    """A guard did not trust what it saw, a source or the store gave no answer, or another run is at it; exit code 2."""
 
     exit_code = 2
 
@@ -271,7 +273,13 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
             report = await reconcile(executor, store, config, progress=progress)
         return report, await summarize_findings(executor, store.url)
 
-    report, summaries = _run(settings, go)
+    try:
+        report, summaries = _run(settings, go)
+    except MillhandError as error:
+        from millhand.observe.secret import masked  # noqa: PLC0415 - for errors only
+
+        # Never 1, which says that something was found: where a source or the store gave no answer, nobody knows.
+        raise Refused(masked(str(error))) from error
     price = config.price_per_gb
     if is_json:
         freed = dict(freed_fields(report, summaries, price_per_gb=price))
