@@ -1,0 +1,136 @@
+"""A struct of Go's as args: what Go writes, a class of Python's reads and writes again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import ClassVar
+
+import msgspec
+import pytest
+from interop_room import Room
+
+from millhand.args import encode_args
+from millhand.client import Client
+from millhand.config import Config
+from millhand.insert_opts import InsertOpts
+from millhand.job import Job
+from millhand.unique import UniqueOpts
+from millhand.worker import Workers
+
+
+class Address(msgspec.Struct, frozen=True):
+    street: str
+    unit: str | None
+
+
+# What Go leaves out when it is empty has a default, which is left out too; what Go writes always has none.
+class Tenant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    tenant_id: int
+    trace_id: str = msgspec.field(name="traceId", default="")
+
+
+class Parcel(Tenant, frozen=True, kw_only=True, omit_defaults=True):
+    kind: ClassVar[str] = "parcel"
+    id: int = msgspec.field(name="parcelID")
+    address: Address
+    content: bytes | None
+    counts: dict[int, int] | None
+    due: datetime | None
+    items: list[Address] | None
+    labels: dict[str, str] | None
+    note: str = ""
+    return_: Address | None = msgspec.field(name="return", default=None)
+    sent_at: datetime
+    serial: str
+    timeout: int
+    untagged: str = msgspec.field(name="Untagged")
+    weight: float = 0.0
+
+
+FULL = Parcel(
+    tenant_id=2**63 - 1,
+    trace_id="t-1",
+    id=2**53 + 1,
+    address=Address("Hauptstraße", "b <2>"),
+    content=b"\x00\x01\xfe\xff",
+    counts={-7: 2**64 - 1, 11: 0},
+    due=datetime(2031, 12, 31, 23, 59, 59, tzinfo=UTC),
+    items=[Address("a", None), Address("b", "b <2>")],
+    labels={"a": "1", "b": "2"},
+    note="fragile",
+    return_=Address("c", None),
+    sent_at=datetime(2026, 11, 25, 10, 20, 30, 123_457, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    serial=str(2**64 - 1),
+    timeout=90_000_000_001,
+    untagged="as it is",
+    weight=2.5e-7,
+)
+EMPTY = Parcel(
+    tenant_id=0,
+    id=0,
+    address=Address("", None),
+    content=None,
+    counts=None,
+    due=None,
+    items=None,
+    labels=None,
+    sent_at=datetime(1, 1, 1, tzinfo=UTC),
+    serial="0",
+    timeout=0,
+    untagged="",
+)
+MICRO = msgspec.structs.replace(FULL, sent_at=FULL.sent_at.replace(microsecond=123_456))
+PARCELS = {"full": FULL, "micro": MICRO, "empty": EMPTY}
+
+
+async def test_struct_of_go_is_worked_in_python(room: Room) -> None:
+    """Renamed, embedded, omitted and null fields, bytes, large numbers and nanoseconds arrive as what they are."""
+    ids = [await _insert(room, which, "python") for which in PARCELS]
+    workers = Workers()
+    worked: dict[int, Parcel] = {}
+
+    @workers.add()
+    async def parcel(job: Job[Parcel]) -> None:
+        worked[job.id] = job.args
+        room.told.tell({"event": "worked"})
+
+    async with Client(room.url, Config(schema=room.schema, workers=workers, queues={"python": 1})):
+        await room.told.wait("worked", count=len(ids))
+
+    # Python has microseconds: of Go's nanoseconds the nearest is taken.
+    assert list(map(worked.get, ids)) == list(PARCELS.values())
+
+
+@pytest.mark.parametrize("which", ["micro", "empty"])
+async def test_struct_of_python_is_worked_in_go(room: Room, which: str) -> None:
+    """Go reads from a class of ours the very struct that it would have written itself."""
+    written = await room.go.call("struct_insert", id=which, queue="nowhere", schema=room.schema)
+    await room.go.call("struct_work", id="go_parcels", queue="go", schema=room.schema)
+
+    try:
+        async with Client(room.url, Config(schema=room.schema)) as client:
+            inserted = await client.insert(PARCELS[which], InsertOpts(queue="go"))
+        told = await room.told.wait("parcel", job=inserted.job.id)
+    finally:
+        await room.go.call("stop", id="go_parcels")
+
+    assert told["encoded"] == written["encoded"]
+
+
+@pytest.mark.parametrize("which", ["micro", "empty"])
+async def test_struct_is_one_text_in_both_languages(room: Room, which: str) -> None:
+    """cross_language_unique_conflict; args are the same bytes, so a job that Go has inserted is a duplicate here."""
+    written = await room.go.call("struct_insert", id=which, queue="nowhere", schema=room.schema)
+    opts = InsertOpts(queue="nowhere", unique=UniqueOpts(by_args=True))
+
+    async with Client(room.url, Config(schema=room.schema)) as client:
+        inserted = await client.insert(PARCELS[which], opts)
+
+    assert encode_args(PARCELS[which]) == written["encoded"]
+    assert (inserted.unique_skipped_as_duplicate, inserted.job.id) == (True, written["id"])
+
+
+async def _insert(room: Room, which: str, queue: str) -> int:
+    inserted = await room.go.call("struct_insert", id=which, queue=queue, schema=room.schema)
+    id: int = inserted["id"]
+    return id
