@@ -1,3 +1,14 @@
+-- fragment: client_interval
+    -- Whatever stands there: nobody reports less often than daily, and PostgreSQL refuses to count beyond its calendar.
+    least(greatest(client.report_interval, interval '0'), interval '1 day')
+
+-- fragment: client_seen
+    greatest(least(client.last_seen_at, '9999-12-31Z'), '0001-01-01Z')
+
+-- fragment: client_contested
+    -- No instant at all if it is none of this calendar.
+    nullif(greatest(least(client.contested_at, '9999-12-31Z'), '0001-01-01Z'), '9999-12-31Z')
+
 -- name: client_get_shape
 -- Say whether the tables of clients are there, as migrations 2 and 5 of line millhand make them.
 SELECT
@@ -72,7 +83,7 @@ ON CONFLICT (id) DO UPDATE SET
         AND client.started_at IS DISTINCT FROM @started_at::timestamptz
         AND client.stopped_at IS NULL
         AND (client.lost_at > client.last_seen_at) IS NOT TRUE
-        AND client.last_seen_at + (@num_reports::float8 * client.report_interval + @grace::interval)
+        AND /* client_seen */ + (@num_reports::float8 * /* client_interval */ + @grace::interval)
         > excluded.last_seen_at
             THEN excluded.last_seen_at
         ELSE client.contested_at
@@ -80,10 +91,14 @@ ON CONFLICT (id) DO UPDATE SET
 RETURNING
     client.started_at,
     client.last_seen_at,
-    client.lost_at,
+    CASE WHEN client.lost_at IS NOT NULL THEN greatest(client.lost_at, '0001-01-01Z') END AS lost_at,
     client.queue_updates::text AS queue_updates,
     -- Who wrote it before: the snapshot of this statement.
-    (SELECT before.started_at FROM /* schema */millhand_client AS before WHERE before.id = @id) AS before_at;
+    (
+        SELECT greatest(least(before.started_at, '9999-12-31Z'), '0001-01-01Z')
+        FROM /* schema */millhand_client AS before
+        WHERE before.id = @id
+    ) AS before_at;
 
 -- name: client_stop
 -- Say that a client has stopped, if the row is still its own.
@@ -105,23 +120,26 @@ RETURNING id;
 -- name: client_list
 -- Give all clients that are known, by the time of their start.
 SELECT
-    id,
-    language,
-    version,
-    hostname,
-    pid,
-    kinds,
-    queues::text AS queues,
-    extract(EPOCH FROM report_interval)::float8 AS report_seconds,
-    started_at,
-    last_seen_at,
-    stopped_at,
+    client.id,
+    client.language,
+    client.version,
+    client.hostname,
+    client.pid,
+    -- Flat, whatever its dimensions.
+    ARRAY(SELECT kind FROM unnest(client.kinds) AS kind WHERE kind IS NOT NULL) AS kinds,
+    client.queues::text AS queues,
+    extract(EPOCH FROM /* client_interval */)::float8 AS report_seconds,
+    greatest(least(client.started_at, '9999-12-31Z'), '0001-01-01Z') AS started_at,
+    /* client_seen */ AS last_seen_at,
     CASE
-        WHEN lost_at > last_seen_at THEN 'infinity'
-        ELSE extract(EPOCH FROM coalesce(@now::timestamptz, now()) - last_seen_at)
+        WHEN client.stopped_at IS NOT NULL THEN greatest(least(client.stopped_at, '9999-12-31Z'), '0001-01-01Z')
+    END AS stopped_at,
+    CASE
+        WHEN client.lost_at > client.last_seen_at THEN 'infinity'
+        ELSE extract(EPOCH FROM coalesce(@now::timestamptz, now()) - /* client_seen */)
     END::float8 AS silent_seconds
-FROM /* schema */millhand_client
-ORDER BY started_at, id;
+FROM /* schema */millhand_client AS client
+ORDER BY client.started_at, client.id;
 
 -- name: client_get_foreign
 -- Give clients and queues that speak of somebody who is no client of ours, and when they were seen last.
@@ -175,7 +193,9 @@ AND queue.updated_at IS DISTINCT FROM queue.paused_at
 AND NOT EXISTS (
     SELECT
     FROM /* schema */millhand_client AS client
-    WHERE (client.queue_updates ->> queue.name)::timestamptz = queue.updated_at
+    -- As it is written there: what is no instant cannot be cast to one.
+    WHERE client.queue_updates ->> queue.name
+    = to_char(queue.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US+00:00')
 )
 ORDER BY what, name;
 
@@ -220,11 +240,11 @@ WITH clients AS MATERIALIZED (
         client.stopped_at IS NULL
         AND (client.lost_at > client.last_seen_at) IS NOT TRUE
         AND client.id <> @id AS is_expected,
-        greatest(client.last_seen_at, CASE WHEN client.id <> @id THEN @steady_since::timestamptz END)
-        + (@num_reports::float8 * client.report_interval + @grace::interval)
+        greatest(/* client_seen */, CASE WHEN client.id <> @id THEN @steady_since::timestamptz END)
+        + (@num_reports::float8 * /* client_interval */ + @grace::interval)
         + CASE
             WHEN client.id <> @id
-            AND client.last_seen_at + (@num_reports::float8 * client.report_interval + @grace::interval)
+            AND /* client_seen */ + (@num_reports::float8 * /* client_interval */ + @grace::interval)
             < coalesce(@now::timestamptz, now())
             AND EXISTS (
                 SELECT
@@ -236,7 +256,7 @@ WITH clients AS MATERIALIZED (
                 THEN @session_grace::interval
             ELSE interval '0'
         END AS dies_at,
-        client.contested_at + (@num_reports::float8 * client.report_interval + @grace::interval) AS settled_at
+        /* client_contested */ + (@num_reports::float8 * /* client_interval */ + @grace::interval) AS settled_at
     FROM /* schema */millhand_client AS client
 ),
 
@@ -257,7 +277,7 @@ lost AS (
     AND clients.dies_at < judge.at
     -- Again, of the row as it is by now: it may have been reported for.
     AND client.stopped_at IS NULL
-    AND client.last_seen_at + (@num_reports::float8 * client.report_interval + @grace::interval) < judge.at
+    AND /* client_seen */ + (@num_reports::float8 * /* client_interval */ + @grace::interval) < judge.at
     RETURNING client.id
 )
 
@@ -292,7 +312,7 @@ SELECT
 WITH clients AS MATERIALIZED (
     SELECT
         client.*,
-        @num_reports::float8 * client.report_interval + @grace::interval AS patience,
+        @num_reports::float8 * /* client_interval */ + @grace::interval AS patience,
         coalesce(@now::timestamptz, now()) AS at
     FROM /* schema */millhand_client AS client
 ),
@@ -308,7 +328,7 @@ ended AS MATERIALIZED (
         CASE
             WHEN client.stopped_at IS NOT NULL THEN greatest(client.stopped_at, client.at - client.patience)
         END AS stopped_at,
-        CASE WHEN (client.contested_at + client.patience > client.at) IS NOT TRUE THEN client.started_at END
+        CASE WHEN (/* client_contested */ + client.patience > client.at) IS NOT TRUE THEN client.started_at END
             AS started_at
     FROM clients AS client
 ),

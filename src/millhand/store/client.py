@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE, LANGUAGE, ClientRow, state_of
 from millhand.job import ClientId
+from millhand.store.job_row import parse_object
 from millhand.store.query import Query, Row
 
 # River's producers touch the row of their queue every ten minutes, and a little more.
@@ -90,7 +92,7 @@ def client_report(
         "now": now,
         "num_reports": float(DEAD_AFTER_REPORTS),
         "pid": report.pid,
-        "queue_updates": _encode({name: at.isoformat() for name, at in report.queue_updates.items()}),
+        "queue_updates": _encode({name: _instant(at) for name, at in report.queue_updates.items()}),
         "queues": _encode(dict(report.queues)),
         "report_interval": report.report_interval,
         "started_at": started_at,
@@ -149,8 +151,27 @@ def _encode(value: object) -> str:
 
 def _parse_reported(rows: Sequence[Row]) -> Reported:
     started_at, seen_at, lost_at, queue_updates, before_at = rows[0]
-    decoded = msgspec.json.decode(queue_updates, type=dict[str, datetime])
-    return Reported(started_at, decoded, before_at, seen_at, lost_at)
+    return Reported(started_at, _parse_instants(queue_updates), before_at, seen_at, lost_at)
+
+
+def _instant(at: datetime) -> str:
+    """Return an instant as `client_get_foreign` writes the one that it looks for."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _parse_instants(text: str) -> dict[str, datetime]:
+    """Return what are instants of an object; whose row it was before may have written anything."""
+    instants = {}
+    for name, value in parse_object(text).items():
+        with contextlib.suppress(msgspec.ValidationError):
+            at = msgspec.convert(value, datetime)
+            if at.tzinfo is not None:
+                instants[name] = at
+    return instants
+
+
+def _parse_queues(text: str) -> dict[str, int]:
+    return {name: value for name, value in parse_object(text).items() if type(value) is int}
 
 
 def _parse_row(row: Row) -> ClientRow:
@@ -163,7 +184,7 @@ def _parse_row(row: Row) -> ClientRow:
         language=language,
         last_seen_at=last_seen_at,
         pid=pid,
-        queues=msgspec.json.decode(queues, type=dict[str, int]),
+        queues=_parse_queues(queues),
         report_interval=timedelta(seconds=report_seconds),
         started_at=started_at,
         state=state_of(
