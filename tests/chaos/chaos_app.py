@@ -28,6 +28,7 @@ MAX_WORKERS = 20  # of each queue
 RETRY = timedelta(milliseconds=50)
 TICK_SECONDS = 5
 TICK_ID = "chaos_tick"
+NOOP_KIND = "chaos_noop"  # worked without a word, to see how fast
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ def chaos_config(journal: Path, clock: Path) -> Config:
     @workers.add()
     async def tick(job: Job[Tick]) -> None:
         """Do nothing: that it was inserted is what counts."""
+
+    @workers.add(kind=NOOP_KIND)
+    async def noop() -> None:
+        """Do nothing, and write nothing down."""
 
     return Config(
         clock=SteppedClock(clock),

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,19 +72,25 @@ class Fleet:
     """
     `NUM_WORKERS` workers on the database of `url`. `lives` are all there ever were; `troubles` is what they were put to.
 
+    With `is_direct` they take no way that could be spoiled. `settings` are of their environment.
+
     Concurrency: belongs to one event loop; everything but `end` may be called while anything else is.
     """
 
-    def __init__(self, url: str, directory: Path) -> None:
+    def __init__(
+        self, url: str, directory: Path, *, is_direct: bool = False, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.ways: list[Proxy] = []
         self.faults: list[str] = []
         self.lives: list[Life] = []
         self.troubles: list[Trouble] = []
         self._clocks = [directory / f"{who}.clock" for who in range(NUM_WORKERS)]
         self._directory = directory
+        self._is_direct = is_direct
         self._is_ending = False
         self._keeps_name = [True] * NUM_WORKERS
         self._numbers = [0] * NUM_WORKERS
+        self._settings = dict(settings or {})
         self._url = url
 
     @contextlib.asynccontextmanager
@@ -149,9 +155,7 @@ class Fleet:
 
     async def started(self) -> None:
         """Return when all of them work."""
-        while len(alive := self.living()) < NUM_WORKERS or not all(
-            one.says("worker started") for one in alive
-        ):  # noqa: ASYNC110 - a file that another process writes
+        while not self._is_whole():  # noqa: ASYNC110 - they say so in files
             await asyncio.sleep(0.2)
 
     async def end(self) -> None:
@@ -167,6 +171,10 @@ class Fleet:
         for life in self.living():
             self.faults.append(f"{life.name} must stop within {STOP_SECONDS} s, got none of it")
             life.process.kill()
+
+    def _is_whole(self) -> bool:
+        living = self.living()
+        return len(living) == NUM_WORKERS and all(life.says("worker started") for life in living)
 
     async def _keep(self, who: int) -> None:
         """Start the process of a worker, and another one whenever it has died."""
@@ -204,16 +212,17 @@ class Fleet:
 
     def _environment(self, who: int, name: str, client_id: str) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("MILLHAND_")}
-        return inherited | {
+        own = {
             "CHAOS_CLOCK": str(self._clocks[who]),
             "CHAOS_JOURNAL": str(self._directory / f"{name}.journal"),
-            "DATABASE_URL": self.ways[who].url,
+            "DATABASE_URL": self._url if self._is_direct else self.ways[who].url,
             "MILLHAND_DATABASE_POOL_SIZE": "5",
             "MILLHAND_HEARTBEAT_ENABLED": "false",
             "MILLHAND_ORPHANS_ENABLED": "false",
             "MILLHAND_WORKER_CLIENT_ID": client_id,
             "MILLHAND_WORKER_FETCH_COOLDOWN": "10ms",
         }
+        return inherited | own | self._settings
 
 
 def written_bytes(life: Life) -> int:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Report:
 async def run(options: Options, directory: Path, server: ChaosServer, say: Callable[[str], None]) -> Report:
     """Insert, work, do what the plan of faults says, and judge."""
     faults = plan_faults(options.seed, options.seconds, options.only)
-    await _migrate(server.url)
+    await migrate(server.url)
     fleet, load = Fleet(server.url, directory), Load(options.seed, options.seconds, options.rate)
     hand = Hand(fleet, server, say)
     epoch = time.time() - time.monotonic()
@@ -85,16 +85,15 @@ async def run(options: Options, directory: Path, server: ChaosServer, say: Calla
             await fleet.started()
         config = Config(client_id="inserter", skip_unknown_job_check=True)
         began_at = time.monotonic()
-        async with Client(fleet.ways[INSERTER].url, config) as client:
-            async with asyncio.TaskGroup() as others:
-                cancelling = others.create_task(load.cancel_held(client, server.url))
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(hand.do(faults))
-                    both.create_task(load.insert_all(client))
-                ended_at = time.monotonic()
-                say(f"{ended_at - began_at:7.1f} s  no more faults")
-                await _drained(server.url)
-                cancelling.cancel()
+        async with Client(fleet.ways[INSERTER].url, config) as client, asyncio.TaskGroup() as others:
+            cancelling = others.create_task(load.cancel_held(client, server.url))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(hand.do(faults))
+                both.create_task(load.insert_all(client))
+            ended_at = time.monotonic()
+            say(f"{ended_at - began_at:7.1f} s  no more faults")
+            await _drained(server.url)
+            cancelling.cancel()
         drained_at = time.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
@@ -109,7 +108,8 @@ async def run(options: Options, directory: Path, server: ChaosServer, say: Calla
     )
 
 
-async def _migrate(url: str) -> None:
+async def migrate(url: str) -> None:
+    """Bring all tables of ours to a server."""
     driver = AsyncpgDriver(url)
     await driver.open()
     for line in lines():
@@ -122,7 +122,7 @@ async def _drained(url: str) -> None:
     sql = "SELECT EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)"
     until = time.monotonic() + DRAIN_SECONDS
     connection = await asyncpg.connect(url)
-    while time.monotonic() < until and await connection.fetchval(sql, TICK_ID):
+    while time.monotonic() < until and await connection.fetchval(sql, TICK_ID):  # noqa: ASYNC110 - nobody rings
         await asyncio.sleep(1.0)
     await connection.close()
 
@@ -197,7 +197,7 @@ def _counts(counter: Counter[str]) -> str:
 
 
 @contextlib.contextmanager
-def place(keep: Path | None):  # noqa: ANN201
+def place(keep: Path | None) -> Iterator[tuple[Path, ChaosServer]]:
     """Make a directory that the user of a root's server may enter, with a small disk in it, and a server."""
     with tempfile.TemporaryDirectory(prefix="millhand-chaos-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
