@@ -189,6 +189,8 @@ async def test_rules_22_and_25_an_upload_of_nobody_is_aborted_after_grace_and_tw
     assert (early.aborted, due.uploads, due.aborted) == (0, 2, 2)
     assert await uploads(world) == []
     assert any("rule 22" in line and "aborted" in line for line in story.lines())
+    gone = await restore(world.executor, world.store, key="dead", now=world.now)
+    assert gone.failed == (("dead", f"its upload in parts was aborted at {world.now:%Y-%m-%d %H:%M} UTC"),)
     assert (await world.run(after=HOUR)).uploads == 0
 
 

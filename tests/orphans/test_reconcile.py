@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from adversary import ChaosStore
+from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
 from millhand.orphans import Mode, explain, list_findings, reconcile, restore
@@ -327,6 +327,37 @@ async def test_restore_undoes_what_was_done_and_does_no_harm_twice(world: World,
     assert await world.sql("SELECT * FROM {schema}.uploads ORDER BY id") == before
     assert before[1]["id"] == row_id
     assert await world.store.get("up/old") == b"12345"
+
+
+@pytest.mark.parametrize("step", ["commit", "committed", "move", "moved"])
+async def test_restore_undoes_what_a_killed_run_had_only_begun(world: World, step: str) -> None:
+    """Nobody has to wait for another run: what the ledger calls intended comes back too, from wherever it is by then."""
+    await world.pair("live")
+    for key in ("up/orphan", "up/row"):
+        await world.put(key)
+    await world.row("up/row", state="pending", created_at=world.now - 30 * DAY)
+    before = await world.sql("SELECT * FROM {schema}.uploads ORDER BY id")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def die(operation: str) -> None:
+        is_acting = await world.sql("SELECT FROM {schema}.millhand_orphan_action")
+        if operation == step and is_acting:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await reconcile(
+            ChaosExecutor(world.executor, die), ChaosStore(world.store, die), world.config, now=world.now
+        )
+    was_away = await world.keys() != ["live", "up/orphan", "up/row"] or len(await world.row_keys()) == 1
+
+    report = await restore(world.executor, world.store, prefix="up/", now=world.now)
+
+    assert was_away
+    assert (report.rows, report.kept, report.failed) == (1, 0, ())
+    assert await world.sql("SELECT * FROM {schema}.uploads ORDER BY id") == before
+    assert await world.keys() == ["live", "up/orphan", "up/row"]
+    assert await world.keys(".millhand/quarantine/") == []
 
 
 async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:

@@ -20,7 +20,7 @@ from millhand.orphans.ledger import (
     action_set_state_many,
     database_facts,
 )
-from millhand.orphans.quarantine import Move, put_back
+from millhand.orphans.quarantine import Move, Whereabouts, find, put_back
 from millhand.storage import ObjectStore
 
 BATCH = 100
@@ -123,13 +123,20 @@ async def _restorable(
 
 
 async def _restore_one(executor: Executor, store: ObjectStore, action: Action, now: datetime) -> _Restored:
+    when = f"{action.updated_at or datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     if action.state == ActionState.PURGED:
-        return _Restored(
-            reason=f"its bytes were destroyed at {action.updated_at or datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-        )
+        return _Restored(reason=f"its bytes were destroyed at {when}")
+    if action.state == ActionState.ABORTED:
+        return _Restored(reason=f"its upload in parts was aborted at {when}")
     if action.state == ActionState.RESTORED:
         return _Restored(is_back=True)
-    move = await put_back(store, action) if action.state == ActionState.QUARANTINED else None
+    is_moved = action.state == ActionState.QUARANTINED
+    if action.state == ActionState.INTENDED:
+        # Of a run that was killed, or is at it: then its own look after the move finds the row that comes back here.
+        is_moved = await find(store, action) is Whereabouts.IN_QUARANTINE
+        if not is_moved and action.row_json is None:
+            return _Restored()
+    move = await put_back(store, action) if is_moved else None
     if move is not None and move.state is not ActionState.RESTORED:
         # A newer object in its place is no failure: whoever put it there has a row for it.
         return _Restored(

@@ -253,12 +253,12 @@ WHERE action.id = input.asked_id AND action.alarm IS NULL
 RETURNING /* orphan_action_alarmed */;
 
 -- name: orphan_action_get_restorable
--- Give the next actions that can be undone, by run, by prefix or by key.
+-- Give the next actions that somebody may want undone, by run, by prefix or by key.
 SELECT /* orphan_action_columns */
 FROM /* schema */millhand_orphan_action
 WHERE
     bucket = @bucket
-    AND state IN ('quarantined', 'row_deleted', 'purged', 'restored')
+    AND state IN ('intended', 'quarantined', 'row_deleted', 'purged', 'restored', 'aborted')
     AND (@run_id::bigint IS NULL OR run_id = @run_id)
     AND (@prefix::text IS NULL OR starts_with(key, @prefix))
     AND (@key::text IS NULL OR key = @key)
