@@ -1,7 +1,7 @@
 """
 The race test of the orphan cleanup: everything at once, for long, and nothing live is lost.
 
-    python tests/orphans/chaos_orphans.py --steps 100000 --seconds 600 --seed 1 --stores directory,seaweed
+    python tests/orphans/chaos_orphans.py --steps 100000 --seconds 1800 --seed 1 --stores directory,seaweed
 
 An application, an operator and clocks act between any two words of reconcilers that are processes of their own and are
 killed; see `race.py`. Prints what happened; ends with 1 if anything live was lost, with its history. `--mutant` breaks
@@ -250,9 +250,12 @@ def _counts(counts: dict[str, int]) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument(
-        "--steps", type=int, default=100_000, help="acts of the application and words of reconcilers"
+        "--steps",
+        type=int,
+        default=100_000,
+        help="what the application did, and words of reconcilers that something might have come before",
     )
-    parser.add_argument("--seconds", type=float, default=600.0, help="the longest that it may take")
+    parser.add_argument("--seconds", type=float, default=1_800.0, help="the longest that it may take")
     seed = random.randrange(10**6)  # noqa: S311 - only another one each time
     parser.add_argument("--seed", type=int, default=seed, help="the same seed, the same plays")
     parser.add_argument("--stores", default="directory,seaweed", help=f"of {', '.join(STORES)}")
