@@ -40,6 +40,7 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
+from millhand.store.job_fetch import START, Floor, job_get_available_above
 from millhand.store.job_kinds import UnfinishedJob, job_list_unfinished
 from millhand.store.job_list import JobFilters, JobListParams, SortField, job_list
 from millhand.store.query import Query
@@ -126,6 +127,16 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
     ),
     "fetch of known kinds": (
         job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), kinds=["kind_1"], now=NOW),
+        {FETCHING, PRIMARY},
+    ),
+    "fetch above floors": (
+        job_get_available_above(
+            (Floor(LONG_AGO, 1),) * 4, queue="queue_1", limit=100, client_id=ClientId("c"), now=NOW
+        ),
+        {FETCHING, PRIMARY},
+    ),
+    "fetch from the start, priority by priority": (
+        job_get_available_above(START, queue="nothing", limit=100, client_id=ClientId("c"), now=NOW),
         {FETCHING, PRIMARY},
     ),
     "search for a lost fetch": (
@@ -358,6 +369,7 @@ def test_every_hot_statement_is_here() -> None:
     assert {name for name in said if not re.match(r"job_", name)} == set()
     assert said >= {
         "job_get_available",
+        "job_get_available_above",
         "job_complete_many",
         "job_set_state_if_running_many",
         "job_insert",

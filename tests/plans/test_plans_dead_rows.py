@@ -1,0 +1,113 @@
+"""Plans among hundreds of thousands of dead rows, which an open transaction keeps from being taken away."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from test_plans import FETCHING, HOT, NOW, Node, as_nodes, explain, is_scan_of_all
+
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.planner import PLANNER_SETTINGS
+from millhand.job import ClientId
+from millhand.sql import compile_statement
+from millhand.store.job import job_get_available
+from millhand.store.job_fetch import Floor, job_get_available_above
+from millhand.store.query import Query
+
+pytestmark = pytest.mark.slow
+
+NUM_WORKED = 100_000  # each leaves three dead versions, and entries for them in each index
+NUM_AVAILABLE = 2_000
+LIMIT = 100
+FLOOR = Floor(NOW - timedelta(hours=1), 0)  # all that was worked stands below it
+
+INSERT = """
+INSERT INTO /* schema */river_job (kind, args, max_attempts, queue, scheduled_at)
+SELECT 'act', '{}', 25, 'queue_1', timestamptz '2026-11-25 12:00+00' - interval '2 hours' + n * interval '1 millisecond'
+FROM generate_series(1, %d) AS n
+"""
+WORK = """
+UPDATE /* schema */river_job SET state = 'running', attempted_at = now(), attempted_by = '{c}';
+UPDATE /* schema */river_job SET state = 'running', attempt = 1;
+UPDATE /* schema */river_job SET state = 'completed', finalized_at = now();
+"""
+INSERT_LATER = """
+INSERT INTO /* schema */river_job (kind, args, max_attempts, queue, scheduled_at)
+SELECT 'act', '{}', 25, 'queue_1', timestamptz '2026-11-25 12:00+00' - interval '1 minute' + n * interval '1 millisecond'
+FROM generate_series(1, %d) AS n
+"""
+
+
+@pytest.fixture(scope="module")
+async def dead(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
+    """A schema whose dead rows outnumber the others by far, while a snapshot from before them is open."""
+    pool, schema = module_driver.pool, module_driver.schema
+    await pool.execute_script(INSERT % NUM_WORKED, timeout_seconds=120)
+    idle = await asyncpg.connect(postgres_url)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(idle.close)
+        await stack.enter_async_context(idle.transaction(isolation="repeatable_read"))
+        await idle.fetch(f"SELECT id FROM {schema}.river_job LIMIT 1")
+        await pool.execute_script(WORK, timeout_seconds=120)
+        await pool.execute_script(INSERT_LATER % NUM_AVAILABLE, timeout_seconds=120)
+        await pool.execute_script(f"VACUUM (ANALYZE) {schema}.river_job", timeout_seconds=120)
+        yield module_driver
+
+
+@pytest.fixture
+async def connection(postgres_url: str, dead: AsyncpgDriver) -> AsyncIterator[asyncpg.Connection]:
+    """A connection as ours are, in a transaction that is rolled back."""
+    connection = await asyncpg.connect(postgres_url, server_settings=PLANNER_SETTINGS)
+    transaction = connection.transaction()
+    await transaction.start()
+    yield connection
+    await transaction.rollback()
+    await connection.close()
+
+
+async def test_hot_statements_go_by_their_indexes_among_dead_rows(
+    connection: asyncpg.Connection, dead: AsyncpgDriver
+) -> None:
+    """Whatever the statistics make of so many dead rows, what is said all the time never reads the whole table."""
+    for name, (query, indexes) in HOT.items():
+        plan = await explain(connection, query, dead.schema)
+
+        assert {node["Index Name"] for node in plan if "Index Name" in node} <= indexes, name
+        scans = [node["Node Type"] for node in plan if is_scan_of_all(node)]
+        assert name.startswith("list") or scans == [], name
+
+
+async def test_fetch_above_floors_reads_no_dead_entries(
+    connection: asyncpg.Connection, dead: AsyncpgDriver
+) -> None:
+    """A fetch from the start reads the entries of all that was worked; one above the floors reads what it takes."""
+    wanted: dict[str, Any] = {"queue": "queue_1", "limit": LIMIT, "client_id": ClientId("c"), "now": NOW}
+
+    from_start = await measured(connection, job_get_available(**wanted), dead.schema)
+    above = await measured(connection, job_get_available_above((FLOOR,) * 4, **wanted), dead.schema)
+
+    print("blocks of a fetch from the start, and above the floors:", from_start, above)
+    assert from_start > NUM_WORKED / 100
+    assert above < LIMIT / 10
+
+
+async def measured(connection: asyncpg.Connection, query: Query[Any], schema: str) -> int:
+    """Run a fetch, undo it, and return how many blocks it read for its search."""
+    sql, names = compile_statement(query.name, schema)
+    values = [query.params[name] for name in names]
+    transaction = connection.transaction()
+    await transaction.start()
+    plan = as_nodes(await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *values))
+    await transaction.rollback()
+    [scan] = [node for node in plan if node.get("Index Name") == FETCHING]
+    assert scan["Actual Rows"] == LIMIT
+    return blocks(scan)
+
+
+def blocks(node: Node) -> int:
+    return int(node["Shared Hit Blocks"] + node["Shared Read Blocks"])
