@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from millhand.client import Client
 from millhand.errors import MillhandError
@@ -154,7 +154,9 @@ def run_to_the_end(main: Callable[[], Coroutine[object, object, T]]) -> tuple[T,
 
 async def _with_leftovers_cancelled(main: Callable[[], Coroutine[object, object, T]]) -> tuple[T, bool]:
     executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
-    asyncio.get_running_loop().set_default_executor(executor)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(executor)
+    loop.set_exception_handler(hear_stray)
     result = await main()
     executor.shutdown(wait=False, cancel_futures=True)
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -163,6 +165,21 @@ async def _with_leftovers_cancelled(main: Callable[[], Coroutine[object, object,
     if tasks:
         _, tasks = await asyncio.wait(tasks, timeout=LEFTOVER_SECONDS)
     return result, not tasks and _have_threads_ended()
+
+
+def hear_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """
+    Take what the event loop has no owner for; a lost connection is no error then.
+
+    Where a process stood still, the deadline of a statement passes in the instant in which its connection turns out to be
+    gone. Whoever asked has been told of the one, and nobody asks the driver's future for the other.
+    """
+    error = context.get("exception")
+    is_task = isinstance(context.get("future"), asyncio.Task)
+    if isinstance(error, ConnectionError) and "future" in context and not is_task:
+        logger.debug("connection lost", extra={"error": str(error), "error_type": type(error).__name__})
+        return
+    loop.default_exception_handler(context)
 
 
 def _have_threads_ended() -> bool:
