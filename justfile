@@ -43,6 +43,16 @@ demo: (_install "run")
 bench *args: (_install "run")
     @exec .venv/bin/millhand bench "$@"
 
+# Workers under faults of all sorts: processes, network, clocks, the database; ten minutes, and an audit; prints its seed
+[no-exit-message]
+chaos *args: (_install "test")
+    @exec {{ python }} tests/chaos/chaos_run.py "$@"
+
+# How fast workers are again after a fault, and how soon a dead one's jobs run again; a quarter of an hour
+[no-exit-message]
+chaos-recovery *args: (_install "test")
+    @exec {{ python }} tests/chaos/chaos_recovery.py "$@"
+
 # River and Millhand under load together: six processes, 100,000 jobs, two kills every five seconds; needs Go
 [no-exit-message]
 chaos-river *args: (_install "test")
