@@ -20,7 +20,7 @@ DATABASES = {
         "PASSWORD": where.get("password", ""),
     }
 }
-DEBUG = False
+DEBUG = os.environ.get("DEBUG") == "1"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -28,6 +28,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
+    "django.contrib.staticfiles",
     "millhand.contrib.django",
     "shop",
 ]

@@ -75,13 +75,14 @@ class JobAdmin(ReadOnlyAdmin):
         ),
         ("What came of it", {"fields": ("output_text", "errors_table", "metadata_text")}),
     )
-    list_display = ("id", "state_label", "kind", "subject", "queue", "priority", "attempts", "scheduled_at")
+    list_display = ("id", "state_label", "kind", "subject", "queue", "attempts", "scheduled_at")
     list_filter = (StateFilter, QueueFilter, KindFilter)
     list_per_page = PAGE
     ordering = ("-id",)
     paginator = BoundedPaginator
     search_fields = ("kind",)  # what is typed is read by `search`; without a field there would be no box
     search_help_text = "An id, a kind, or a JSON object that the args contain: {“to”: “a@example.com”}"
+    show_facets = admin.ShowFacets.NEVER if hasattr(admin, "ShowFacets") else None  # since 5.0
     show_full_result_count = False
     sortable_by = ()  # every other order would read the whole table
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 from django.utils.dateparse import parse_datetime
-from django.utils.formats import localize
 from django.utils.html import format_html, format_html_join
 from django.utils.timezone import template_localtime
 
 from millhand.job import Json
 
 SUBJECT_LENGTH_MAX = 80
+
+_ERROR_ROW = '<tr><td>{}</td><td style="white-space:nowrap">{}</td><td>{}</td></tr>'
 
 # Of the admin's own palette where it has one; the others are legible on white and on black.
 _COLOURS = {
@@ -58,7 +59,7 @@ def errors_table(errors: Iterable[Mapping[str, Json]]) -> str:
     rows = [(one.get("attempt"), _when(one.get("at")), _error(one)) for one in reversed(list(errors))]
     if not rows:
         return ""
-    lines = format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td></tr>", rows)
+    lines = format_html_join("", _ERROR_ROW, rows)
     html: str = format_html(
         "<table><thead><tr><th>attempt</th><th>at</th><th>error</th></tr></thead><tbody>{}</tbody></table>",
         lines,
@@ -79,7 +80,7 @@ def _error(error: Mapping[str, Json]) -> str:
 def _when(at: Json) -> str:
     """Return an instant in the reader's time zone; River's clients write nanoseconds, which are cut."""
     moment = parse_datetime(str(at))
-    return str(at) if moment is None else str(localize(template_localtime(moment)))
+    return str(at) if moment is None else f"{template_localtime(moment):%Y-%m-%d %H:%M:%S}"
 
 
 def _encoded(value: Json) -> str:

@@ -39,11 +39,21 @@ def _around_function(work: Call) -> Call:
 
 
 def _around_coroutine(work: Call) -> Call:
-    async def call(job: Job[Any]) -> object:
+    async def call(job: Job[Any]) -> None:
         async with ThreadSensitiveContext():
-            try:
-                return await work(job)
-            finally:
-                await sync_to_async(connections.close_all)()
+            ended_with = await _caught(
+                work, job
+            )  # for what is raised within `finally`, asgiref adds to its stack
+            await sync_to_async(connections.close_all)()
+        if ended_with is not None:
+            raise ended_with
 
     return call
+
+
+async def _caught(work: Call, job: Job[Any]) -> BaseException | None:
+    try:
+        await work(job)
+    except BaseException as error:  # noqa: BLE001 - raised again, when the connections are closed
+        return error
+    return None
