@@ -108,10 +108,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def explained(error: BaseException) -> str:
-    """Return what an error says, with the passwords in it masked."""
-    from millhand.observe.secret import masked  # noqa: PLC0415 - for errors only
+    """Return what an error says, with the passwords in it masked, and nothing in it that moves the cursor."""
+    from millhand.cli.output import printable  # noqa: PLC0415 - for errors only
+    from millhand.observe.secret import masked  # noqa: PLC0415
 
-    return masked(str(error))
+    return printable(masked(str(error)))
 
 
 def _forget_stdout() -> None:

@@ -34,7 +34,7 @@ class NotDone(click.ClickException):
     exit_code = 1
 
     def show(self, file: object = None) -> None:
-        click.echo(f"error: {self.format_message()}", err=True)
+        click.echo(f"error: {printable(self.format_message())}", err=True)
 
 
 class WrongUse(NotDone):
@@ -60,7 +60,7 @@ def print_json(value: Json) -> None:
         text = msgspec.json.format(encoded, indent=2)
     except RecursionError:  # somebody's args are nested deeper than can be indented
         text = encoded
-    click.echo(text.decode())
+    click.echo(text.decode().translate(_SPELT))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -213,4 +213,13 @@ def one_line(text: str) -> str:
     return text.translate(_ONE_LINE)
 
 
-_ONE_LINE = dict.fromkeys((*range(32), *range(127, 160)), " ")
+def printable(text: str) -> str:
+    """Return a text of several lines in which nothing but its lines moves the cursor; what would is spelt."""
+    return text.translate(_SPELT)
+
+
+# Marks that turn the direction of writing, so that what is read is not what stands there, and two that end a line.
+_TURNS = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_ONE_LINE = dict.fromkeys((*range(32), *range(127, 160), *_TURNS), " ")
+# As JSON spells them; in JSON they can only stand in a text.
+_SPELT = {code: f"\\u{code:04x}" for code in (*range(9), *range(11, 32), *range(127, 160), *_TURNS)}

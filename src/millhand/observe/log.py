@@ -38,9 +38,12 @@ REPETITIVE_LOGGERS = ("asyncpg.pool",)
 
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _STRUCTLOG_KEYS = frozenset({"event", "exc_info", "stack_info", "timestamp", "level", "logger"})
-_NEEDS_QUOTES = re.compile(r'[\s"=\x00-\x1f\x7f-\x9f]|^$')
+# What moves the cursor, ends a line, or turns the direction of writing, so that what is read is not what stands there.
+_MOVES = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_NEEDS_QUOTES = re.compile(rf'[\s"=\x00-\x1f{_MOVES}]|^$')
+_MOVING = re.compile(f"[{_MOVES}]")
 EXCEPTION_LENGTH_MAX = 16 * 1024
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(rf"[\x00-\x09\x0b-\x1f{_MOVES}]")
 
 EventDict = MutableMapping[str, Any]
 
@@ -145,7 +148,7 @@ class JsonRenderer:
         if line["exception"]:
             entry["exception"] = line["exception"]
         try:
-            return msgspec.json.encode(entry, enc_hook=str).decode()
+            return _MOVING.sub(_spelt, msgspec.json.encode(entry, enc_hook=str).decode())
         except Exception:  # noqa: BLE001 - a stranger's value; a line is never lost for it
             return json.dumps({str(key): _plain(value) for key, value in entry.items()})
 
@@ -160,7 +163,7 @@ def shown(value: object) -> str:
         case Enum():
             return shown(value.value)
         case str():
-            return json.dumps(value, ensure_ascii=False) if _NEEDS_QUOTES.search(value) else value
+            return _quoted(value) if _NEEDS_QUOTES.search(value) else value
         case datetime():
             return value.isoformat()
         case timedelta():
@@ -171,6 +174,10 @@ def shown(value: object) -> str:
             return ",".join(shown(part) for part in value) or '""'
         case _:
             return shown(_repr(value)) if not isinstance(value, int | float) else str(value)
+
+
+def _quoted(value: str) -> str:
+    return _CONTROL.sub(_escaped, json.dumps(value, ensure_ascii=False))
 
 
 def _add_extra(logger: object, method: str, line: EventDict) -> EventDict:
@@ -231,7 +238,14 @@ def _masked(value: object) -> object:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    return "    " if match[0] == "\t" else f"\\x{ord(match[0]):02x}"
+    if match[0] == "\t":
+        return "    "
+    return f"\\x{ord(match[0]):02x}" if match[0] <= "\xff" else _spelt(match)
+
+
+def _spelt(match: re.Match[str]) -> str:
+    """Return a character as JSON spells it."""
+    return f"\\u{ord(match[0]):04x}"
 
 
 def _plain(value: object) -> str | int:
