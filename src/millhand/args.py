@@ -25,7 +25,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, cast
 
@@ -182,8 +182,8 @@ class _Adapter(Protocol):
     def decode(self, encoded: str, subject: str) -> ArgsValue: ...
 
 
-# As in "Invalid enum value 'x' - at `$.color`".
-_TOLD_VALUE = re.compile(r"^(Invalid (?:enum )?value) .*?((?: - at `[^`]*`)?)$", re.DOTALL)
+# As in "Invalid enum value 'x' - at `$.color`", or "- at `key` in `$.by_color`".
+_TOLD_VALUE = re.compile(r"^(Invalid (?:enum )?value) .*?((?: - at `[^`]*`(?: in `[^`]*`)?)?)$", re.DOTALL)
 
 
 class _MsgspecAdapter:
@@ -204,11 +204,11 @@ class _MsgspecAdapter:
             return self._decode(encoded)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             raise InvalidJob(
-                f"{subject} must decode as {_name(self._type)}, got: {_without_value(error)}"
+                f"{subject} must decode as {_name(self._type)}, got: {without_value(error)}"
             ) from error
 
 
-def _without_value(error: Exception) -> str:
+def without_value(error: Exception) -> str:
     """Return what msgspec says of JSON, without the value that it met: errors are logged, and args never are."""
     return _TOLD_VALUE.sub(r"\1\2", str(error)) if isinstance(error, msgspec.MsgspecError) else str(error)
 
@@ -313,6 +313,10 @@ def _float_text(value: float) -> str:
 
 def _datetime_text(instant: datetime) -> str:
     """RFC 3339 as Go writes it: `Z` for UTC, the fraction without trailing zeros."""
+    offset = instant.utcoffset()
+    if offset is not None and offset % timedelta(minutes=1):
+        # As that of a local mean time; RFC 3339 has no seconds there, and would make another instant of it.
+        instant = instant.astimezone(UTC)
     text = cast(str, msgspec.to_builtins(instant))
     return re.sub(r"(\.\d*?)0+(?=[Z+-])", lambda match: match[1].rstrip("."), text)
 

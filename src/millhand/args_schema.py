@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from millhand.args import ArgsType
+from millhand.args import ArgsType, without_value
 from millhand.job import Json
 
 # Of what pydantic says beside its words, these come from the class and not from the value.
@@ -35,7 +35,6 @@ _CONTEXT_OF_THE_CLASS = frozenset(
         "whole_digits",
     }
 )
-_INVALID_VALUE = re.compile(r"^(Invalid (?:enum )?value) .*?((?: - at `[^`]*`(?: in `[^`]*`)?)?)$", re.DOTALL)
 _PLACE = re.compile(r" - at `[^`]*`(?: in `[^`]*`)?$")
 _INDEX = re.compile(r"\[\d+\]")
 
@@ -72,11 +71,11 @@ def fault_of(error: BaseException, args_type: ArgsType) -> str:
 
 
 def _msgspec_fault(error: msgspec.ValidationError) -> str:
-    text = str(error)
+    text = without_value(error)
     if error.__cause__ is not None:
         place = _PLACE.search(text)
         text = f"refused by its class with {type(error.__cause__).__name__}" + (place[0] if place else "")
-    return _INDEX.sub("[...]", _INVALID_VALUE.sub(r"\1\2", text))
+    return _INDEX.sub("[...]", text)
 
 
 def _pydantic_fault(problem: Mapping[str, Any], known: frozenset[str]) -> str:
