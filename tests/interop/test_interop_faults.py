@@ -162,9 +162,13 @@ async def test_leader_without_its_database_is_followed_and_then_follows(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", Direction)
-async def test_fetch_that_timed_out_on_its_way_costs_no_job_an_hour(room: Room, direction: Direction) -> None:
+async def test_fetch_that_timed_out_on_its_way_costs_no_job_an_hour(
+    room: Room, direction: Direction, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """database_unavailable_reconnect; question or answer was lost, and the job that it took is worked, once, by us."""
-    with telling_logs(room, "millhand.runtime"):
+    # The statement must be one that its connection has prepared: with its answer that of the preparation would be lost.
+    monkeypatch.setattr("millhand.runtime.fetch_floor.SLOW_SECONDS", 3600.0)
+    with telling_logs(room, "millhand.runtime.producer"):
         await _lose_a_fetch(room, direction)
 
     row = (await room.rows())[-1]
@@ -181,25 +185,28 @@ async def _lose_a_fetch(room: Room, direction: Direction) -> None:
         await room.told.wait("job_completed", job=await room.hand("go").insert())
         proxy.stop_up([direction])
         id = await room.hand("go").insert()
-        await room.told.wait("log", message="database unreachable")
+        await room.told.wait("log", message="fetch failed")
         proxy.mend()
         await room.told.wait("job_completed", job=id, client="away")
 
 
 @contextlib.contextmanager
 def telling_logs(room: Room, name: str) -> Iterator[None]:
-    """Have what a logger says told in the room."""
+    """Have all that a logger says told in the room."""
 
     class Teller(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             room.told.tell({"event": "log", "message": record.getMessage()})
 
     teller = Teller()
+    level = logging.getLogger(name).level
     logging.getLogger(name).addHandler(teller)
+    logging.getLogger(name).setLevel(logging.DEBUG)
     try:
         yield
     finally:
         logging.getLogger(name).removeHandler(teller)
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -14,6 +14,7 @@ from millhand.cli.database import database, opened
 from millhand.cli.grants import grants_options, grants_text
 from millhand.cli.output import NotDone, WrongUse, confirm, print_json, print_table, say
 from millhand.cli.settings import Settings, load_settings
+from millhand.cli.tune import tune_table
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
 from millhand.migrate import (
@@ -225,6 +226,9 @@ def sql(
             name, versions=versions or None, direction=direction, schema=settings.get("database.schema")
         )
         click.echo(text)
+
+
+migrate.command(name="tune", example="millhand migrate tune --dry-run --show-sql")(tune_table)
 
 
 def _settings(config_path: Path | None, schema: str | None) -> Settings:
