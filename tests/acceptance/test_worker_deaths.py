@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 NUM_KILLS = 10
 # What is promised of the time from a kill to the job running again.
 MAX_SECONDS = 20.0
+SERVER_SETTINGS = {"fsync": "off"}
 
 JOBS = '''
 import asyncio
@@ -252,10 +253,58 @@ async def test_worker_that_comes_back_under_its_name_goes_on_with_its_job(place:
 
 
 async def test_long_job_outlasts_a_database_that_is_away(directory: Path) -> None:
-    """Three lives' worth of silence, and a crash that empties the table of clients: nobody is given up when it is over."""
-    server_directory = directory / "server"
-    settings = {"fsync": "off"}
-    with embedded_postgres(server_directory, settings) as server:
+    """Three lives' worth of silence, and a crash of the server: nobody is given up when it is over."""
+    async with placed(directory) as place:
+        workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
+        ids = [await place.hold() for _ in range(4)]
+        for job_id in ids:
+            await holder_of(workers, job_id, 1)
+        _crash_server(directory)
+        for worker in workers.values():
+            await worker.line("database unreachable")
+        await asyncio.to_thread(_wait_seconds, 30.0)
+        with embedded_postgres(directory / "server", SERVER_SETTINGS):
+            for worker in workers.values():
+                await worker.line("database back", seconds=60)
+            await asyncio.to_thread(_wait_seconds, 30.0)
+            rows = [await place.row(job_id) for job_id in ids]
+            place.released.touch()
+            for worker in workers.values():
+                await worker.stop()
+            last = [await place.row(job_id) for job_id in ids]
+
+    assert [(row.state, row.attempt) for row in rows] == [(JobState.RUNNING, 1)] * 4
+    assert [(row.state, row.attempt, row.errors) for row in last] == [(JobState.COMPLETED, 1, ())] * 4
+    given_up: list[Line] = [line for one in workers.values() for line in one.all_lines("client given up")]
+    assert given_up == []
+
+
+async def test_job_of_a_worker_that_died_with_its_server_runs_again(directory: Path) -> None:
+    """A server that crashed knows who worked with it: who does not come back is given up, and not left to an hour."""
+    async with placed(directory) as place:
+        workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
+        job_id = await place.hold()
+        killed_id = await holder_of(workers, job_id, 1)
+        await kill(workers.pop(killed_id))
+        _crash_server(directory)
+        [(_, other)] = workers.items()
+        await other.line("database unreachable")
+        with embedded_postgres(directory / "server", SERVER_SETTINGS):
+            await other.line("database back", seconds=60)
+            await other.line("holding", job_id=job_id, attempt=2, seconds=2 * MAX_SECONDS)
+            row = await place.row(job_id)
+            place.released.touch()
+            await other.stop()
+
+    assert [error.error for error in row.errors] == [
+        f"Job rescued by ClientRescuer: client {killed_id!r} stopped reporting"
+    ]
+
+
+@asynccontextmanager
+async def placed(directory: Path) -> AsyncIterator[Place]:
+    """A place with a server of its own, which may be crashed."""
+    with embedded_postgres(directory / "server", SERVER_SETTINGS) as server:
         driver = AsyncpgDriver(server.url)
         await driver.open()
         for line in ("main", "millhand"):
@@ -264,33 +313,12 @@ async def test_long_job_outlasts_a_database_that_is_away(directory: Path) -> Non
         place = Place(directory, server.url, "")
         del place.environment["MILLHAND_DATABASE_SCHEMA"]
         async with place.stack:
-            workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
-            ids = [await place.hold() for _ in range(4)]
-            for job_id in ids:
-                await holder_of(workers, job_id, 1)
-            _crash_server(server_directory)
-            for worker in workers.values():
-                await worker.line("database unreachable")
-            await asyncio.to_thread(_wait_seconds, 30.0)
-            with embedded_postgres(server_directory, settings):
-                for worker in workers.values():
-                    await worker.line("database back", seconds=60)
-                await asyncio.to_thread(_wait_seconds, 30.0)
-                rows = [await place.row(job_id) for job_id in ids]
-                place.released.touch()
-                for worker in workers.values():
-                    await worker.stop()
-                last = [await place.row(job_id) for job_id in ids]
-
-    assert [(row.state, row.attempt) for row in rows] == [(JobState.RUNNING, 1)] * 4
-    assert [(row.state, row.attempt, row.errors) for row in last] == [(JobState.COMPLETED, 1, ())] * 4
-    given_up: list[Line] = [line for one in workers.values() for line in one.all_lines("client given up")]
-    assert given_up == []
+            yield place
 
 
 def _crash_server(directory: Path) -> None:
     """Have a server stop as if its machine had lost its power."""
-    pid_file = directory / "data" / "postmaster.pid"
+    pid_file = directory / "server" / "data" / "postmaster.pid"
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
 
 

@@ -122,9 +122,9 @@ class Bench:
         sql = """
             INSERT INTO river_job (kind, args, max_attempts)
             SELECT $1, '{}', 25 FROM generate_series(
-                1, $2 - (
+                1, $2::integer - (
                     SELECT count(*)::integer
-                    FROM (SELECT FROM river_job WHERE state = 'available' LIMIT $2) AS waiting
+                    FROM (SELECT FROM river_job WHERE state = 'available' LIMIT $2::integer) AS waiting
                 )
             )
         """
