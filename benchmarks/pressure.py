@@ -7,7 +7,7 @@ On a PostgreSQL of its own with two databases, for a snapshot counts in its own 
 the way; in the other a snapshot was opened before `--dead` jobs were worked and completed, and is kept.
 
     idle       a worker that is started afterwards works jobs off, beside a transaction that does nothing
-    readers    the same, beside four readers who count the jobs again and again, each in a snapshot that it keeps
+    readers    the same, beside four readers who list jobs again and again, each in a snapshot that it keeps
     sustained  jobs are inserted for as long as they are worked, faster than that
     burst      jobs are inserted at once for a worker that idles
 
@@ -117,11 +117,11 @@ async def pressure(place: Place, num_dead: int) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def reading(place: Place, num_readers: int) -> AsyncIterator[None]:
-    """Have readers count the jobs, again and again, each in a snapshot that it keeps."""
+    """Have readers list jobs, again and again, each in a snapshot that it keeps."""
 
     async def read(connection: asyncpg.Connection) -> None:
         while True:
-            await connection.fetch(f'SELECT state, count(*) FROM "{place.schema}".river_job GROUP BY state')
+            await connection.fetch(f'SELECT * FROM "{place.schema}".river_job ORDER BY id LIMIT 100')
             await asyncio.sleep(PAUSE_SECONDS)
 
     async with contextlib.AsyncExitStack() as stack:
