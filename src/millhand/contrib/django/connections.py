@@ -44,11 +44,18 @@ def _around_coroutine(work: Call) -> Call:
             ended_with = await _caught(
                 work, job
             )  # for what is raised within `finally`, asgiref adds to its stack
-            await sync_to_async(connections.close_all)()
+            await sync_to_async(_close_all)()
         if ended_with is not None:
             raise ended_with
 
     return call
+
+
+def _close_all() -> None:
+    """Close the connections of this thread, but for that of a test in whose transaction the job was worked."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()
 
 
 async def _caught(work: Call, job: Job[Any]) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""River's line `main` to version 8, ours to version 5; and what Django is to know of two of the tables."""
+"""River's line `main` to version 8, ours to version 6; and what Django is to know of two of the tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
     dependencies: ClassVar[list[tuple[str, str]]] = []
     initial = True
     operations: ClassVar[list[object]] = [
-        lead_to({"main": 8, "millhand": 5}),
+        lead_to({"main": 8, "millhand": 6}),
         migrations.CreateModel(
             name="Job",
             fields=[

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from django.contrib.auth.models import Permission, User
+from django.test import TestCase
+from django.urls import reverse
+from shop.jobs import Confirm
+
+from millhand import InsertOpts, UniqueOpts
+from millhand.contrib.django import client
+from millhand.contrib.django.models import Job
+
+LIST = "/admin/millhand/job/"
+
+
+class AdminCase(TestCase):
+    def setUp(self) -> None:
+        self.keeper = User.objects.create_superuser("keeper")
+        self.viewer = User.objects.create_user("viewer", is_staff=True)
+        self.viewer.user_permissions.add(Permission.objects.get(codename="view_job"))
+
+    def give(self, action: str, *ids: int, **more: str) -> str:
+        answer = self.client.post(LIST, {"action": action, "_selected_action": ids, **more}, follow=True)
+        assert answer.status_code == 200
+        return str(answer.content.decode())
+
+    def state(self, id: int) -> str:
+        return client().jobs.get(id).state.value
+
+    def test_whoever_may_only_view_can_change_nothing(self) -> None:
+        """A user with the permission to view sees jobs, and no button or request of his changes one."""
+        job = client().insert(Confirm(1)).job
+        self.client.force_login(self.viewer)
+        page = reverse("admin:millhand_job_change", args=[job.id])
+        shown = self.client.get(page).content.decode()
+        posted = self.client.post(page, {"_cancel": "Cancel job"})
+        self.give("cancel_jobs", job.id)
+        deleted = self.client.post(f"{LIST}{job.id}/delete/", {"post": "yes"})
+
+        assert ("_cancel" in shown, "confirm_order" in shown) == (False, True)
+        assert (posted.status_code, deleted.status_code, self.state(job.id)) == (403, 403, "available")
+
+    def test_what_cannot_be_done_leaves_the_rest_be(self) -> None:
+        """Of several jobs those are retried that can be; of the others the page says why not."""
+        self.client.force_login(self.keeper)
+        unique = InsertOpts(unique=UniqueOpts(by_args=True))
+        first = client().insert(Confirm(1), unique).job
+        client().jobs.cancel(first.id)
+        client().insert(Confirm(1), unique)
+        second = client().insert(Confirm(2)).job
+        client().jobs.cancel(second.id)
+        said = self.give("retry_jobs", second.id)
+
+        assert "1 job made available" in said
+        assert self.state(second.id) == "available"
+
+    def test_running_jobs_are_not_deleted(self) -> None:
+        """A job that runs is in the way of a deletion, of one or of several; the others go when it is left out."""
+        self.client.force_login(self.keeper)
+        running, waiting = (client().insert(Confirm(number)).job.id for number in (1, 2))
+        from django.db import connection  # noqa: PLC0415 - what only a client does
+
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now() WHERE id = %s",
+                [running],
+            )
+        refused = self.give("delete_selected", running, waiting)
+        self.give("delete_selected", waiting, post="yes")
+
+        assert "which is running: cancel it first" in refused
+        assert list(Job.objects.values_list("pk", flat=True)) == [running]
+
+    def test_search_and_filters_take_anything(self) -> None:
+        """Whatever is typed finds what it says or nothing, and is never an error."""
+        self.client.force_login(self.keeper)
+        job = client().insert(Confirm(5)).job
+        link = f"{LIST}{job.id}/change/"
+        found = {
+            term: link in self.client.get(LIST, {"q": term}).content.decode()
+            for term in (
+                str(job.id),
+                "confirm_order",
+                '{"order_id": 5}',
+                '{"order_id": 6}',
+                "{broken",
+                "9" * 30,
+                "½",
+                "%",
+            )
+        }
+        odd = self.client.get(LIST, {"state": "nonsense", "queue": "none", "kind": "confirm_order"})
+
+        assert [term for term, is_found in found.items() if is_found] == [
+            str(job.id),
+            "confirm_order",
+            '{"order_id": 5}',
+        ]
+        assert odd.status_code == 200

@@ -1,0 +1,24 @@
+"""What the cases share."""
+
+from __future__ import annotations
+
+import asyncio
+
+from django.db import connection
+
+from millhand.contrib.django.discovery import whole_config
+from millhand.contrib.django.worker import run_worker
+
+
+def work() -> None:
+    """Work all that is due, as `manage.py millhand_worker --until-empty` does."""
+    ended = run_worker(whole_config(), "default", until_empty=True)
+    asyncio.set_event_loop(None)
+
+    assert (ended.is_in_order, ended.is_all_ended) == (True, True)
+
+
+def empty_tables() -> None:
+    """Take away what was committed: Django empties the tables that it has made, and not these."""
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE river_job, river_queue, river_leader")

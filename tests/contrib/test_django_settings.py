@@ -1,0 +1,123 @@
+"""`MILLHAND` in Django's settings is decoded as strictly as millhand.toml."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import django
+import pytest
+from django.conf import settings
+
+from millhand import NO_TIMEOUT, Config, ConfigError, ConstantRetryPolicy, Hook, QueueConfig
+from millhand.contrib.django.setting import database_alias, pool_size, project_config, schema_name
+
+
+class Seen(Hook):
+    pass
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Returns the function that says what MILLHAND is."""
+    if not settings.configured:  # by another room's tests
+        settings.configure(DATABASES={}, USE_TZ=True)
+        django.setup()
+    monkeypatch.setattr(settings, "DATABASES", {"default": {}, "jobs": {}}, raising=False)
+
+    def say(**said: object) -> None:
+        monkeypatch.setattr(settings, "MILLHAND", said, raising=False)
+
+    return say
+
+
+def test_settings_are_fields_of_config(say: Any) -> None:
+    """Every kind of value is taken in Python's own words: durations, queues, no limit, objects and their dotted paths."""
+    here = __name__
+    say(
+        DATABASE="jobs",
+        SCHEMA="work",
+        POOL_SIZE=3,
+        QUEUES={
+            "default": 5,
+            "mail": {"max_workers": 2, "fetch_cooldown": "50ms"},
+            "slow": QueueConfig(max_workers=1),
+        },
+        JOB_TIMEOUT=None,
+        COMPLETED_JOB_RETENTION=None,
+        SOFT_STOP_TIMEOUT=timedelta(minutes=2),
+        FETCH_POLL_INTERVAL="2s",
+        REINDEXER_INDEX_NAMES=("a", "b"),
+        HOOKS=[f"{here}.Seen", Seen()],
+        RETRY_POLICY=ConstantRetryPolicy(timedelta(seconds=1)),
+        MAX_ATTEMPTS=4,
+    )
+    config = project_config()
+
+    assert (database_alias(), schema_name(), pool_size()) == ("jobs", "work", 3)
+    assert (config.schema, config.job_timeout, config.completed_job_retention) == ("work", NO_TIMEOUT, None)
+    assert config.soft_stop_timeout == timedelta(minutes=2)
+    assert config.fetch_poll_interval == timedelta(seconds=2)
+    assert config.queue_configs["mail"].fetch_cooldown == timedelta(milliseconds=50)
+    assert {name: queue.max_workers for name, queue in config.queue_configs.items()} == {
+        "default": 5,
+        "mail": 2,
+        "slow": 1,
+    }
+    assert [type(hook) for hook in config.hooks] == [Seen, Seen]
+    assert (config.reindexer_index_names, config.max_attempts) == (("a", "b"), 4)
+
+
+def test_nothing_said_is_the_command_line_s_default(say: Any) -> None:
+    """Without a word a project's worker is what `millhand worker` is."""
+    say()
+    config = project_config()
+
+    assert {name: queue.max_workers for name, queue in config.queue_configs.items()} == {"default": 100}
+    assert config.soft_stop_timeout == timedelta(seconds=8)
+    assert config.job_timeout == Config().job_timeout
+    assert (database_alias(), schema_name(), pool_size()) == ("default", "", 10)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"QEUES": {}}, "MILLHAND has no setting 'QEUES'; did you mean 'QUEUES'?"),
+        ({"queues": {}}, "MILLHAND has no setting 'queues'; known: "),
+        (
+            {"DATABASE": "other"},
+            "MILLHAND['DATABASE'] must be one of DATABASES, 'default', 'jobs', got 'other'",
+        ),
+        ({"DATABASE": None}, "MILLHAND['DATABASE'] must be a text, got None"),
+        ({"MAX_ATTEMPTS": "4"}, "MILLHAND['MAX_ATTEMPTS'] must be a whole number, got '4'"),
+        ({"MAX_ATTEMPTS": 0}, "MILLHAND: max_attempts must be between 1 and 32,767, got 0"),
+        ({"POOL_SIZE": 0}, "MILLHAND: pool_size must be between 1 and 1,000, got 0"),
+        ({"QUEUES": {"a": {"max": 1}}}, "MILLHAND['QUEUES'].a has no setting 'max'; known: "),
+        ({"QUEUES": {"A b": 1}}, "MILLHAND: queue must be 1 to 64 lower-case letters and digits"),
+        ({"FETCH_COOLDOWN": "soon"}, "MILLHAND['FETCH_COOLDOWN'] must be a duration such as '500ms'"),
+        ({"FETCH_COOLDOWN": None}, "MILLHAND['FETCH_COOLDOWN'] must be a duration such as '500ms'"),
+        ({"HOOKS": f"{__name__}.Seen"}, "MILLHAND['HOOKS'] must be a list, got "),
+        (
+            {"HOOKS": ["no.such.Hook"]},
+            "MILLHAND['HOOKS'][0] must be an object or the dotted path of one, got ",
+        ),
+        ({"HOOKS": [3]}, "MILLHAND: hooks must be instances of Hook, got 3"),
+        ({"SCHEMA": "a b"}, "MILLHAND: schema must be at most 46 of the characters"),
+    ],
+)
+def test_what_cannot_be_is_refused(say: Any, said: dict[str, object], words: str) -> None:
+    """An error says where it stands, what is allowed there, and what was found."""
+    say(**said)
+    with pytest.raises(ConfigError) as refused:
+        project_config()
+
+    assert str(refused.value).startswith(words)
+
+
+def test_settings_that_are_no_dictionary_are_refused(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MILLHAND itself must be one."""
+    monkeypatch.setattr(settings, "MILLHAND", ["QUEUES"], raising=False)
+    with pytest.raises(ConfigError) as refused:
+        project_config()
+
+    assert str(refused.value) == "MILLHAND must be a dictionary, got ['QUEUES']"
