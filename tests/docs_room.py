@@ -45,15 +45,18 @@ async def fresh_database(server_url: str, *, is_migrated: bool = True) -> AsyncI
             await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def run_python(arguments: Sequence[str], *, database_url: str, directory: Path = PROJECT) -> Ended:
+async def run_python(
+    arguments: Sequence[str], *, database_url: str, directory: Path = PROJECT, python_path: str = ""
+) -> Ended:
     """Run Python, warnings as errors, as a program of its own, and return how it ended."""
+    path = {"PYTHONPATH": python_path} if python_path else {}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-W",
         "error",
         *arguments,
         cwd=directory,
-        env=environment(DATABASE_URL=database_url),
+        env=environment(DATABASE_URL=database_url, **path),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -16,9 +16,11 @@ from millhand.cli.settings import load_settings
 from millhand.storage import open_store
 
 EXAMPLES = PROJECT / "examples"
-PROGRAMS = sorted(EXAMPLES.glob("*.py"))
+TESTS = sorted(EXAMPLES.glob("testing_*.py"))
+PROGRAMS = sorted({*EXAMPLES.glob("*.py")}.difference(TESTS))
 SETTINGS = sorted(EXAMPLES.glob("*.toml"))
 LINES_MAX = 60
+ASYNCIO = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 
 # A process each: in every run the one that people read first.
@@ -38,6 +40,35 @@ async def test_example_prints_what_it_says(program: Path, database_url: str) -> 
     ended = await run_python([str(program.relative_to(PROJECT))], database_url=database_url)
 
     assert (ended.stdout, ended.code) == (printed_by(program), 0), ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", TESTS, ids=lambda path: path.stem)
+async def test_example_tests_pass(file: Path, postgres_server_url: str) -> None:
+    """What its docstring says to type runs its tests, with warnings as errors and whatever plugin it needs."""
+    typed = re.findall(r"(?m)^    (?:PYTHONPATH=(\S+) )?pytest (.+)$", file.read_text())
+    [(path, arguments)] = typed
+    options = [
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(PROJECT),
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        *ASYNCIO,
+    ]
+
+    ended = await run_python(
+        ["-m", "pytest", *options, *arguments.split()],
+        database_url=postgres_server_url,
+        python_path=path,
+    )
+
+    assert (ended.code, " failed" in ended.stdout, " passed" in ended.stdout) == (0, False, True), (
+        ended.stdout
+    )
 
 
 @pytest.mark.slow
@@ -62,7 +93,11 @@ def test_example_settings_are_accepted(file: Path) -> None:
 
 def test_examples_are_short() -> None:
     """An example shows one thing, on one screen."""
-    too_long = {path.name: lines for path in PROGRAMS if (lines := path.read_text().count("\n")) > LINES_MAX}
+    too_long = {
+        path.name: lines
+        for path in (*PROGRAMS, *TESTS)
+        if (lines := path.read_text().count("\n")) > LINES_MAX
+    }
 
     assert too_long == {}
 
@@ -70,7 +105,7 @@ def test_examples_are_short() -> None:
 def test_examples_are_listed() -> None:
     """The list in examples/README.md names every example, and nothing that is not there."""
     listed = re.findall(r"\]\(([\w./]+)\)", (EXAMPLES / "README.md").read_text())
-    there = [path.name for path in (*PROGRAMS, *SETTINGS)] + [
+    there = [path.name for path in (*PROGRAMS, *SETTINGS, *TESTS)] + [
         f"{path.name}/" for path in EXAMPLES.iterdir() if any(path.glob("*.py"))
     ]
 

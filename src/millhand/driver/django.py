@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+HELD = "_millhand_held"
+
 
 class DjangoDriver:
     """
@@ -149,6 +151,21 @@ def driver_on(database: object, schema: str) -> DjangoDriver | None:
     if isinstance(database, ConnectionProxy | BaseDatabaseWrapper):
         return DjangoDriver(database.alias, schema)
     return None
+
+
+@contextlib.contextmanager
+def held(tx: Any) -> Iterator[None]:
+    """Have a connection kept by whoever would close it between two jobs: a test's, in whose transaction they are worked."""
+    setattr(tx, HELD, True)
+    try:
+        yield
+    finally:
+        delattr(tx, HELD)
+
+
+def is_held(wrapper: BaseDatabaseWrapper) -> bool:
+    """Say whether a connection is to be kept."""
+    return hasattr(wrapper, HELD)
 
 
 def _connected(wrapper: BaseDatabaseWrapper, operation: str) -> psycopg.Connection[Any]:

@@ -183,12 +183,14 @@ def travelling(
 ) -> Iterator[Travel]:
     """Give a client a clock that stands still until it is moved, as `millhand.testing.travelling`."""
     clock = ManualClock(client.config.clock.now() if now is None else now)
-    with bound_to(client, clock, _open_transaction(client, tx)), Caller() as caller:
+    tx = _open_transaction(client, tx)
+    with _held(tx), bound_to(client, clock, tx), Caller() as caller:
         yield Travel(travel.Travel(_desk(client, caller), clock), caller)
 
 
 def _worked(client: SyncClient, tx: object | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
-    with _binding(client, _open_transaction(client, tx)), Caller() as caller:
+    tx = _open_transaction(client, tx)
+    with _held(tx), _binding(client, tx), Caller() as caller:
         desk = _desk(client, caller)
         return caller.run(lambda: call(desk))
 
@@ -225,3 +227,15 @@ def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
     from django.db import connections  # noqa: PLC0415 - which the driver has imported
 
     return connections[alias] if connections[alias].in_atomic_block else None
+
+
+@contextlib.contextmanager
+def _held(tx: object | None) -> Iterator[None]:
+    """Have a connection of Django's outlast the jobs that are worked on it."""
+    if type(tx).__module__.partition(".")[0] != "django":
+        yield
+        return
+    from millhand.driver.django import held, is_held  # noqa: PLC0415 - as above
+
+    with contextlib.nullcontext() if is_held(tx) else held(tx):
+        yield

@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
-from django.db import close_old_connections, connections
+from django.db import connections
 
+from millhand.driver.django import is_held
 from millhand.job import Job
 from millhand.worker import Worker
 
@@ -29,11 +30,11 @@ def with_connections(worker: Worker) -> Worker:
 
 def _around_function(work: Call) -> Call:
     def call(job: Job[Any]) -> object:
-        close_old_connections()
+        _close_old()
         try:
             return work(job)
         finally:
-            close_old_connections()
+            _close_old()
 
     return call
 
@@ -51,10 +52,17 @@ def _around_coroutine(work: Call) -> Call:
     return call
 
 
-def _close_all() -> None:
-    """Close the connections of this thread, but for that of a test in whose transaction the job was worked."""
+def _close_old() -> None:
+    """Close what has grown too old, or is broken, as Django does; not the transaction of a test."""
     for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
+        if not is_held(connection):
+            connection.close_if_unusable_or_obsolete()
+
+
+def _close_all() -> None:
+    """Close the connections of this thread, but for that of a test."""
+    for connection in connections.all(initialized_only=True):
+        if not is_held(connection):
             connection.close()
 
 

@@ -1,0 +1,51 @@
+"""
+Tests with pytest-django, of the shop beside this file: jobs are worked in the transaction that it rolls back.
+
+    PYTHONPATH=examples/django_shop pytest --ds=config.settings examples/testing_django.py
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import django.test
+import pytest
+from shop.jobs import Confirm, count_open
+from shop.models import Order
+
+from millhand.contrib import django as millhand
+from millhand.testing.sync import Counts, drain, require_inserted, require_not_inserted, travelling
+
+pytestmark = pytest.mark.django_db
+
+
+def order(client: django.test.Client, customer: str, card: str = "good") -> None:
+    client.post("/orders/", {"customer": customer, "card": card}, content_type="application/json")
+
+
+def test_order_is_confirmed(client: django.test.Client) -> None:
+    """The job is inserted in the transaction of its order, and worked in that of the test."""
+    order(client, "ann@example.com")
+    require_inserted(millhand.client(), Confirm, queue="mail")
+
+    drained = drain(millhand.client(), raise_failures=True)
+
+    assert drained.counts == Counts(completed=1)
+    assert Order.objects.get().is_confirmed
+
+
+def test_declined_card_leaves_no_job(client: django.test.Client) -> None:
+    """The job is gone with its order."""
+    order(client, "ann@example.com", card="declined")
+
+    require_not_inserted(millhand.client(), Confirm)
+
+
+def test_open_orders_are_counted_every_ten_minutes() -> None:
+    """A coroutine is worked in the test's transaction too, and an hour takes no time."""
+    Order.objects.create(customer="ann@example.com")
+
+    with travelling(millhand.client()) as time:
+        lived = time.live(timedelta(hours=1), raise_failures=True)
+
+    assert [one.job.kind for one in lived.worked] == [count_open.kind] * 6
