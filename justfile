@@ -43,6 +43,11 @@ demo: (_install "run")
 bench *args: (_install "run")
     @exec .venv/bin/millhand bench "$@"
 
+# Millhand, the floor, River in Go and the Python peers in one run, in turns; each peer in an environment of its own; hours
+[no-exit-message]
+bench-peers *args: (_install "test")
+    @exec {{ python }} benchmarks/bench_peers.py "$@"
+
 # Workers under faults of all sorts: processes, network, clocks, the database; ten minutes, and an audit; prints its seed
 [no-exit-message]
 chaos *args: (_install "test")

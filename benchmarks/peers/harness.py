@@ -1,0 +1,467 @@
+"""
+One system, one measurement: what every `system_*.py` beside this file shares.
+
+    PYTHON system_NAME.py measure '{"what": "drain", "jobs": 20000, …}'    # prints one line of JSON
+    PYTHON system_NAME.py work                                             # the worker, until SIGTERM
+
+Each system lives in an environment of its own, so nothing is imported here but the standard library and psycopg. A job's
+only work is to note CLOCK_MONOTONIC in a file that is mapped into memory by all processes: when it was begun is known
+without sending anything through the queue that is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).resolve().parent
+NUM_SLOTS = 2_000_000
+BATCH = 1_000
+START_SECONDS = 60.0
+DRAIN_SECONDS = 600.0
+STOP_SECONDS = 20.0
+# A backend that has nothing to do may keep what it counted for itself for ten seconds. PostgreSQL, pgstat.c.
+STATISTICS_SECONDS = 11.0
+WARM_UP = 20
+LANES = 4
+PAUSE_SECONDS = 0.002
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Failed(Exception):
+    """A measurement that has no figure; the text says why."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be measured."""
+
+    what: str
+    jobs: int
+    rate: float = 0.0
+    seconds: float = 20.0
+    processes: int = 1
+    finished: int = 0
+    waiting: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Board:
+    """When each job was begun, in nanoseconds of the monotonic clock; 0 is for never."""
+
+    def __init__(self, path: str) -> None:
+        with open(path, "r+b") as file:  # noqa: PTH123 - a number of modes is all that is needed
+            self._map = mmap.mmap(file.fileno(), NUM_SLOTS * 8)
+        self.path = path
+        self.slots = memoryview(self._map).cast("q")
+
+    def begun(self, num: int) -> int:
+        """Count the jobs of the first `num` that were begun."""
+        return num - sum(1 for at in self.slots[:num] if not at)
+
+
+@contextlib.contextmanager
+def new_board() -> Iterator[Board]:
+    with tempfile.NamedTemporaryFile(prefix="bench-board-") as file:
+        os.ftruncate(file.fileno(), NUM_SLOTS * 8)
+        yield Board(file.name)
+
+
+_marks: list[memoryview] = []
+
+
+def mark(n: int) -> None:
+    """What each job does. A job that is begun twice shows in its slot's lowest bit."""
+    if not _marks:
+        _marks.append(Board(os.environ["BENCH_BOARD"]).slots)
+    slots, now = _marks[0], time.monotonic_ns() & ~1
+    slots[n] = now | 1 if slots[n] else now
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop where the settings say so and it is there, on asyncio otherwise."""
+    if settings().get("uvloop"):
+        import uvloop  # noqa: PLC0415 - not in each environment
+
+        uvloop.run(main)
+    else:
+        asyncio.run(main)
+
+
+def settings() -> dict[str, Any]:
+    """Return the worker's settings of this measurement."""
+    found: dict[str, Any] = json.loads(os.environ.get("BENCH_SETTINGS", "{}"))
+    return found
+
+
+def database_url() -> str:
+    return os.environ["BENCH_DATABASE"]
+
+
+def redis_url() -> str:
+    return os.environ.get("BENCH_REDIS", "")
+
+
+class System:
+    """A queue: how it is set up, filled and worked. Coroutines are called in one event loop."""
+
+    name = ""
+    packages: tuple[str, ...] = ()
+    is_on_redis = False
+
+    async def set_up(self) -> None:
+        """Make tables in a database that is empty."""
+
+    async def open(self) -> None:
+        """Open the side that inserts."""
+
+    async def close(self) -> None:
+        """Close it."""
+
+    async def insert(self, n: int) -> None:
+        raise NotImplementedError
+
+    async def insert_many(self, numbers: range) -> None:
+        raise NotImplementedError
+
+    async def insert_each(self, numbers: range) -> None:
+        """Insert one by one, each when the last has returned."""
+        for n in numbers:
+            await self.insert(n)
+
+    async def insert_at_rate(self, numbers: range, rate: float) -> list[int]:
+        """Insert each at its instant, whether the last has returned or not; return when each had returned."""
+        returned = [0] * len(numbers)
+        began = time.perf_counter()
+
+        async def insert_some(lane: int) -> None:
+            for index in range(lane, len(numbers), LANES):
+                await asyncio.sleep(max(0.0, began + index / rate - time.perf_counter()))
+                await self.insert(numbers[index])
+                returned[index] = time.monotonic_ns()
+
+        await asyncio.gather(*(insert_some(lane) for lane in range(LANES)))
+        return returned
+
+    async def count_left(self) -> int:
+        """Return how many jobs are not durably finished; any number but 0 will do while there are some."""
+        raise NotImplementedError
+
+    async def audit(self, num_jobs: int) -> None:
+        """Raise Failed unless each of so many jobs was finished by its first attempt, as far as the queue remembers."""
+
+    def history_sql(self, num_rows: int) -> str | None:
+        """Return what makes rows of finished jobs."""
+        return None
+
+    def backlog_sql(self, num_rows: int) -> str | None:
+        """Return what makes rows of waiting jobs that come after those that are measured."""
+        return None
+
+    def work(self) -> None:
+        """Work until SIGTERM."""
+        raise NotImplementedError
+
+    def command(self) -> list[str]:
+        """Return what starts a worker."""
+        return [sys.executable, str(Path(sys.argv[0]).resolve()), "work"]
+
+
+async def stopped() -> None:
+    """Wait for SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+
+
+class Workers:
+    """So many processes of a system's worker."""
+
+    def __init__(self, system: System, board: Board, order: Order) -> None:
+        environment = {**os.environ, "BENCH_BOARD": board.path, "BENCH_SETTINGS": json.dumps(order.settings)}
+        environment["PYTHONPATH"] = os.pathsep.join([str(HERE), environment.get("PYTHONPATH", "")])
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self.started_ns = time.monotonic_ns()
+        self._processes = [
+            subprocess.Popen(system.command(), env=environment, cwd=HERE, stdout=self._log, stderr=self._log)
+            for _ in range(order.processes)
+        ]
+
+    def check(self) -> None:
+        """Raise Failed if one has ended."""
+        for process in self._processes:
+            if process.poll() is not None:
+                raise Failed(f"worker ended with {process.returncode}: {self.said()}")
+
+    def said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")[-2_000:]
+
+    def cpu_seconds(self) -> float:
+        """User's and system's time of all of them and of what they have started."""
+        return sum(_cpu_seconds(pid) for pid in self._pids())
+
+    def memory_mib(self) -> float:
+        """The most that they had, each by itself, together."""
+        return sum(_status_kib(pid, "VmHWM") for pid in self._pids()) / 1024
+
+    def stop(self) -> None:
+        pids = self._pids()
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _pids(self) -> list[int]:
+        found, waiting = [], [process.pid for process in self._processes]
+        while waiting:
+            pid = waiting.pop()
+            found.append(pid)
+            children = Path(f"/proc/{pid}/task/{pid}/children")
+            with contextlib.suppress(OSError):
+                waiting += map(int, children.read_text().split())
+        return found
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _status_kib(pid: int, name: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+
+
+async def _until(holds: Callable[[], Awaitable[bool]], seconds: float, workers: Workers, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not await holds():
+        workers.check()
+        if time.monotonic() > deadline:
+            raise Failed(f"{what} must come within {seconds:g} s: {workers.said()}")
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _begun(board: Board, num: int, workers: Workers, seconds: float = DRAIN_SECONDS) -> None:
+    """Wait until each of `num` jobs was begun."""
+    at = 0
+
+    async def are_all() -> bool:
+        nonlocal at
+        while at < num and board.slots[at]:
+            at += 1
+        return at == num
+
+    await _until(are_all, seconds, workers, f"the begin of all {num:,} jobs")
+
+
+async def measure_insert(system: System, _board: Board, order: Order) -> dict[str, float]:
+    """One by one, each when the last has returned; then in batches."""
+    await system.insert_each(range(WARM_UP))
+    began = time.perf_counter()
+    await system.insert_each(range(order.jobs))
+    single = order.jobs / (time.perf_counter() - began)
+    num_bulk = order.jobs * 10
+    return {"insert_per_second": single, "bulk_per_second": await _insert_bulk(system, num_bulk)}
+
+
+async def _insert_bulk(system: System, num_jobs: int) -> float:
+    gc.collect()
+    began = time.perf_counter()
+    for start in range(0, num_jobs, BATCH):
+        await system.insert_many(range(start, min(start + BATCH, num_jobs)))
+    return num_jobs / (time.perf_counter() - began)
+
+
+async def measure_drain(system: System, board: Board, order: Order) -> dict[str, float]:
+    """Insert in bulk, settle, start workers: from the first begin to the durable end of the last."""
+    await _insert_bulk(system, order.jobs)
+    await asyncio.to_thread(_settle, system, order)
+    wal = await asyncio.to_thread(_wal_bytes, system)
+    workers = Workers(system, board, order)
+    try:
+        # What the start of a process costs is not what a job costs.
+        await _begun(board, 1, workers, START_SECONDS)
+        started_cpu_seconds = workers.cpu_seconds()
+        await _begun(board, order.jobs, workers)
+
+        async def is_done() -> bool:
+            return bool(order.waiting) or await system.count_left() == 0
+
+        await _until(is_done, DRAIN_SECONDS, workers, "the durable end of all jobs")
+        ended_ns = time.monotonic_ns()
+        wal = await asyncio.to_thread(_wal_bytes, system) - wal
+        cpu_seconds = workers.cpu_seconds() - started_cpu_seconds
+        memory_mib = workers.memory_mib()
+    finally:
+        await asyncio.to_thread(workers.stop)
+    begun = board.slots[: order.jobs].tolist()
+    if repeated := sum(1 for at in begun if at & 1):
+        raise Failed(f"each job must be begun once, got {repeated:,} that were begun again")
+    if not order.waiting:
+        await system.audit(order.jobs + order.finished)
+    return {
+        "cpu_us_per_job": cpu_seconds / order.jobs * 1e6,
+        "first_ms": (min(begun) - workers.started_ns) / 1e6,
+        "jobs_per_second": order.jobs / ((ended_ns - min(begun)) / 1e9),
+        "memory_mib": memory_mib,
+        "wal_bytes_per_job": wal / order.jobs,
+    }
+
+
+async def measure_pickup(system: System, board: Board, order: Order) -> dict[str, Any]:
+    """Insert at a rate, whether the last insert has returned or not, while a worker has nothing else to do."""
+    workers = Workers(system, board, order)
+    total = WARM_UP + order.jobs
+    try:
+        await system.insert_each(range(WARM_UP))
+        await _begun(board, WARM_UP, workers, START_SECONDS)
+        await asyncio.sleep(1.0)
+        returned = await system.insert_at_rate(range(WARM_UP, total), order.rate)
+        await _begun(board, total, workers, START_SECONDS)
+    finally:
+        await asyncio.to_thread(workers.stop)
+    begun = board.slots[WARM_UP:total].tolist()
+    seconds = (max(returned) - min(returned)) / 1e9
+    return {
+        "latencies_ms": [round((at - back) / 1e6, 3) for at, back in zip(begun, returned, strict=True)],
+        "rate_reached": (order.jobs - 1) / seconds,
+    }
+
+
+async def measure_idle(system: System, board: Board, order: Order) -> dict[str, float]:
+    """What a worker with nothing to do costs the database, and the machine."""
+    await system.insert(0)
+    await system.close()
+    workers = Workers(system, board, order)
+    try:
+        await _begun(board, 1, workers, START_SECONDS)
+        await asyncio.sleep(STATISTICS_SECONDS)
+        before = await asyncio.to_thread(_transactions, system)
+        cpu_seconds, began = workers.cpu_seconds(), time.perf_counter()
+        await asyncio.sleep(order.seconds)
+        seconds = time.perf_counter() - began
+        cpu_seconds = workers.cpu_seconds() - cpu_seconds
+        after = await asyncio.to_thread(_transactions, system)
+        memory_mib = workers.memory_mib()
+    finally:
+        await asyncio.to_thread(workers.stop)
+    await system.open()
+    return {
+        "cpu_percent": cpu_seconds / seconds * 100,
+        "memory_mib": memory_mib,
+        "transactions_per_second": (after - before) / seconds,
+    }
+
+
+MEASURES: dict[str, Callable[[System, Board, Order], Awaitable[dict[str, Any]]]] = {
+    "drain": measure_drain,
+    "idle": measure_idle,
+    "insert": measure_insert,
+    "pickup": measure_pickup,
+}
+
+
+async def measure(system: System, order: Order) -> dict[str, Any]:
+    """Measure once, in a database that was made for it."""
+    await asyncio.to_thread(_empty, system)
+    await system.set_up()
+    await system.open()
+    try:
+        with new_board() as board:
+            return await MEASURES[order.what](system, board, order)
+    finally:
+        await system.close()
+
+
+def _maintenance() -> tuple[Any, str]:
+    """Connect to the server beside the database that is measured, and return that one's name."""
+    import psycopg  # noqa: PLC0415 - a system on Redis has no need of it
+
+    url = urlsplit(database_url())
+    beside = url._replace(path="/postgres").geturl()
+    return psycopg.connect(beside, autocommit=True), url.path.lstrip("/")
+
+
+def _empty(system: System) -> None:
+    if system.is_on_redis:
+        import redis  # noqa: PLC0415
+
+        redis.Redis.from_url(redis_url()).flushall()
+        return
+    connection, database = _maintenance()
+    with connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+        connection.execute(f'CREATE DATABASE "{database}"')
+
+
+def _settle(system: System, order: Order) -> None:
+    """Give every drain the same beginning: fresh statistics, and nothing to be flushed."""
+    if system.is_on_redis:
+        return
+    import psycopg  # noqa: PLC0415
+
+    with psycopg.connect(database_url(), autocommit=True) as connection:
+        for num_rows, sql in ((order.finished, system.history_sql), (order.waiting, system.backlog_sql)):
+            if num_rows:
+                connection.execute(sql(num_rows) or "")
+        connection.execute("VACUUM (ANALYZE)")
+        connection.execute("CHECKPOINT")
+
+
+def _wal_bytes(system: System) -> int:
+    return 0 if system.is_on_redis else int(_ask("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
+
+
+def _transactions(system: System) -> int:
+    if system.is_on_redis:
+        return 0
+    database = urlsplit(database_url()).path.lstrip("/")
+    sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = "
+    return int(_ask(f"{sql}'{database}'"))
+
+
+def _ask(sql: str) -> Any:  # noqa: ANN401 - one value
+    connection, _ = _maintenance()
+    with connection:
+        return connection.execute(sql).fetchone()[0]
+
+
+def main(system: System) -> None:
+    """Do as the command line says."""
+    if sys.argv[1] == "work":
+        system.work()
+        return
+    order = Order(**json.loads(sys.argv[2]))
+    os.environ["BENCH_SETTINGS"] = json.dumps(order.settings)
+    try:
+        print(json.dumps(asyncio.run(measure(system, order))))
+    except Failed as failed:
+        sys.exit(f"failed: {failed}")

@@ -1,0 +1,118 @@
+"""
+What is measured of whom.
+
+Settings are fixed here, before anything is counted: each system with its defaults, and with what its own documentation
+recommends for throughput. Where that names no number, a few were tried once; see PROBES.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULTS = "defaults"
+TUNED = "tuned"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One system with one set of settings. `jobs` are those of a drain, some seconds' worth."""
+
+    system: str
+    kind: str
+    jobs: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    what: tuple[str, ...] = ("drain",)
+    is_on_redis: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.system}, {self.kind}"
+
+
+# Inserts, pickup and idle cost are looked at with the settings that a system has by itself, but for those of which the
+# settings for throughput are said to matter for latency as well.
+ALL = ("insert", "drain", "pickup", "idle")
+EVENT_LOOP = {"uvloop": True}
+
+VARIANTS = (
+    Variant("millhand", DEFAULTS, 50_000, {}, ALL),
+    Variant("millhand", TUNED, 50_000, {"workers": 4_000}),
+    Variant("floor", TUNED, 50_000, {"workers": 4_000}, ALL),
+    Variant("river", DEFAULTS, 5_000, {}, ALL),
+    Variant("river", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2}, ("drain", "pickup")),
+    Variant("river", "tuned further", 50_000, {"workers": 5_000, "cooldown_ms": 1}),
+    Variant("pgqueuer", DEFAULTS, 20_000, {}, ALL),
+    Variant("pgqueuer", TUNED, 50_000, {"batch_size": 1_000, **EVENT_LOOP}, ("drain", "pickup")),
+    Variant("chancy", DEFAULTS, 1_000, {}, ALL),
+    Variant(
+        "chancy",
+        TUNED,
+        10_000,
+        {"concurrency": 3_000, "eager_polling": True, "polling_interval": 1, **EVENT_LOOP},
+        ("drain", "pickup"),
+    ),
+    Variant("oban", DEFAULTS, 5_000, {}, ALL),
+    Variant("oban", TUNED, 10_000, {"limit": 1_000, **EVENT_LOOP}, ("drain", "pickup")),
+    Variant("procrastinate", DEFAULTS, 2_000, {}, ALL),
+    Variant(
+        "procrastinate", TUNED, 3_000, {"concurrency": 30, "pool": 20, **EVENT_LOOP}, ("drain", "pickup")
+    ),
+    Variant("celery", DEFAULTS, 3_000, {}, ALL, is_on_redis=True),
+    Variant(
+        "celery",
+        TUNED,
+        5_000,
+        {
+            "prefetch": 100,
+            "options": ["--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat"],
+        },
+        is_on_redis=True,
+    ),
+    Variant("dramatiq", DEFAULTS, 10_000, {}, ALL, is_on_redis=True),
+    Variant("dramatiq", TUNED, 10_000, {"options": ["-p", "1", "-t", "16"]}, is_on_redis=True),
+    Variant("arq", DEFAULTS, 2_000, {}, ALL, is_on_redis=True),
+    Variant(
+        "arq",
+        TUNED,
+        5_000,
+        {"max_jobs": 100, "poll_delay": 0.02, **EVENT_LOOP},
+        ("drain", "pickup"),
+        is_on_redis=True,
+    ),
+)
+
+# Looked at once a round as well, of those that say most.
+SCENES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("one million finished rows beside", {"finished": 1_000_000}),
+    ("one million waiting rows behind", {"waiting": 1_000_000}),
+    ("two processes", {"processes": 2}),
+    ("four processes", {"processes": 4}),
+)
+IN_SCENES = (("millhand", TUNED), ("river", TUNED), ("pgqueuer", TUNED))
+
+# Jobs that wait for 10 ms, 1,000 at a time: coroutines, and functions in threads.
+WAITING = (
+    Variant("millhand", "coroutines", 30_000, {"workers": 1_000, "wait_ms": 10}),
+    Variant("floor", "coroutines", 30_000, {"workers": 1_000, "wait_ms": 10}),
+    Variant("river", "goroutines", 30_000, {"workers": 1_000, "cooldown_ms": 2, "wait_ms": 10}),
+    Variant("pgqueuer", "coroutines", 30_000, {"batch_size": 1_000, "wait_ms": 10, **EVENT_LOOP}),
+    Variant("oban", "coroutines", 10_000, {"limit": 1_000, "wait_ms": 10, **EVENT_LOOP}),
+    Variant("millhand", "threads", 10_000, {"workers": 100, "wait_ms": 10, "is_plain": True}),
+    Variant(
+        "procrastinate", "threads", 1_000, {"concurrency": 30, "pool": 20, "wait_ms": 10, "is_plain": True}
+    ),
+    Variant(
+        "dramatiq", "threads", 5_000, {"options": ["-p", "1", "-t", "100"], "wait_ms": 10}, is_on_redis=True
+    ),
+)
+
+RATES = (50.0, 500.0)
+PICKUP_SECONDS = 6.0
+NUM_INSERTS = 1_000
+
+PROBES = """\
+Tried once each before: pgqueuer batches of 50, 300, 1,000, 2,000 and 5,000; chancy concurrency 300, 3,000, 10,000;
+oban limits 100, 1,000, 3,000; procrastinate concurrency and pool 10/10, 30/20, 100/10; arq 10, 100, 1,000 jobs; dramatiq
+2 to 64 threads; celery's pools solo, threads and prefork; River 100, 2,000 and 5,000 workers with cooldowns of 100, 2
+and 1 ms; Millhand 100, 1,000 and 4,000 workers."""

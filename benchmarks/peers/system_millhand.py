@@ -1,0 +1,124 @@
+"""Millhand, by its public client, in the environment of the project itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import harness
+
+from millhand import Client, Config, Job, QueueConfig, Workers
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.migrate import Migrator, lines
+
+SCHEMA = "public"
+
+
+@dataclass(frozen=True)
+class Noop:
+    """The args of a job that does nothing, or waits for some milliseconds."""
+
+    kind: ClassVar[str] = "noop"
+
+    n: int
+
+
+class OnRiver(harness.System):
+    """Whatever works River's tables."""
+
+    packages = ("millhand", "asyncpg")
+
+    async def set_up(self) -> None:
+        driver = AsyncpgDriver(harness.database_url(), SCHEMA, pool_size=2)
+        await driver.open()
+        for line in lines():
+            await Migrator(driver, line).up()
+        await driver.close()
+
+    async def open(self) -> None:
+        self._driver = AsyncpgDriver(harness.database_url(), SCHEMA, pool_size=2)
+        await self._driver.open()
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+    async def count_left(self) -> int:
+        return len(await self._ask("SELECT 1 FROM river_job WHERE state <> 'completed' LIMIT 1"))
+
+    async def audit(self, num_jobs: int) -> None:
+        [found] = await self._ask(
+            "SELECT count(*) AS jobs, "
+            "count(*) FILTER (WHERE state = 'completed' AND attempt = 1 AND errors IS NULL) AS once FROM river_job"
+        )
+        if set(found.values()) != {num_jobs}:
+            raise harness.Failed(f"each of {num_jobs:,} jobs must be completed once, got {found}")
+
+    def history_sql(self, num_rows: int) -> str:
+        return (
+            "INSERT INTO river_job (args, attempt, attempted_at, attempted_by, finalized_at, kind, max_attempts, state) "
+            "SELECT jsonb_build_object('n', n), 1, now(), '{x}', now(), 'noop', 25, 'completed' "
+            f"FROM generate_series(1, {num_rows}) AS n"
+        )
+
+    def backlog_sql(self, num_rows: int) -> str:
+        return (
+            "INSERT INTO river_job (args, kind, max_attempts, scheduled_at) "
+            f"SELECT jsonb_build_object('n', {harness.NUM_SLOTS - 1}), 'noop', 25, now() "
+            f"FROM generate_series(1, {num_rows})"
+        )
+
+    async def _ask(self, sql: str) -> list[dict[str, object]]:
+        return await self._driver.pool.fetch(sql, timeout_seconds=120.0)
+
+
+class Millhand(OnRiver):
+    """A client with default settings, or with more workers."""
+
+    name = "millhand"
+
+    async def open(self) -> None:
+        await super().open()
+        self._client = Client(harness.database_url())
+        await self._client.__aenter__()
+
+    async def close(self) -> None:
+        await self._client.__aexit__(None, None, None)
+        await super().close()
+
+    async def insert(self, n: int) -> None:
+        await self._client.insert(Noop(n))
+
+    async def insert_many(self, numbers: range) -> None:
+        await self._client.insert_many([Noop(n) for n in numbers])
+
+    def work(self) -> None:
+        harness.run(_work())
+
+
+async def _work() -> None:
+    settings, workers = harness.settings(), Workers()
+    seconds = settings.get("wait_ms", 0) / 1000
+    if settings.get("is_plain"):
+
+        @workers.add()
+        def plain(job: Job[Noop]) -> None:
+            time.sleep(seconds)
+            harness.mark(job.args.n)
+
+    else:
+
+        @workers.add()
+        async def noop(job: Job[Noop]) -> None:
+            harness.mark(job.args.n)
+            if seconds:
+                await asyncio.sleep(seconds)
+
+    queues = {"default": QueueConfig(max_workers=settings.get("workers", 100))}
+    async with Client(harness.database_url(), Config(queues=queues, workers=workers)):
+        await harness.stopped()
+
+
+if __name__ == "__main__":
+    harness.main(Millhand())

@@ -1,0 +1,79 @@
+"""PgQueuer on one connection of asyncpg's, durable tables."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from datetime import timedelta
+
+import asyncpg
+import harness
+from pgqueuer import PgQueuer
+from pgqueuer.db import AsyncpgDriver
+from pgqueuer.queries import Queries
+
+
+class Pgqueuer(harness.System):
+    """`pgq.run` with the batch size that the settings say."""
+
+    name = "pgqueuer"
+    packages = ("pgqueuer", "asyncpg", "uvloop")
+
+    async def set_up(self) -> None:
+        connection = await asyncpg.connect(harness.database_url())
+        await Queries(AsyncpgDriver(connection)).install()
+        await connection.close()
+
+    async def open(self) -> None:
+        self._connection = await asyncpg.connect(harness.database_url())
+        self._queries = Queries(AsyncpgDriver(self._connection))
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def insert(self, n: int) -> None:
+        await self._queries.enqueue("noop", json.dumps({"n": n}).encode(), 0)
+
+    async def insert_many(self, numbers: range) -> None:
+        payloads: list[bytes | None] = [json.dumps({"n": n}).encode() for n in numbers]
+        await self._queries.enqueue(["noop"] * len(numbers), payloads, [0] * len(numbers))
+
+    async def count_left(self) -> int:
+        return len(await self._connection.fetch("SELECT 1 FROM pgqueuer LIMIT 1"))
+
+    def history_sql(self, num_rows: int) -> str:
+        return (
+            "INSERT INTO pgqueuer_log (job_id, status, priority, entrypoint, aggregated) "
+            f"SELECT -n, 'successful', 0, 'noop', true FROM generate_series(1, {num_rows}) AS n"
+        )
+
+    def backlog_sql(self, num_rows: int) -> str:
+        return (
+            "INSERT INTO pgqueuer (priority, status, entrypoint, payload) "
+            f"""SELECT 0, 'queued', 'noop', convert_to('{{"n": {harness.NUM_SLOTS - 1}}}', 'UTF8') """
+            f"FROM generate_series(1, {num_rows})"
+        )
+
+    def work(self) -> None:
+        harness.run(_work())
+
+
+async def _work() -> None:
+    settings = harness.settings()
+    queue = PgQueuer.from_asyncpg_connection(await asyncpg.connect(harness.database_url()))
+    seconds = settings.get("wait_ms", 0) / 1000
+
+    @queue.entrypoint("noop")
+    async def noop(job: object) -> None:
+        harness.mark(json.loads(job.payload)["n"])  # type: ignore[attr-defined]
+        if seconds:
+            await asyncio.sleep(seconds)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, queue.shutdown.set)
+    batch = {"batch_size": settings["batch_size"]} if "batch_size" in settings else {}
+    await queue.run(dequeue_timeout=timedelta(seconds=30), **batch)
+
+
+if __name__ == "__main__":
+    harness.main(Pgqueuer())

@@ -1,0 +1,42 @@
+"""The benchmark beside other queues, small and with what needs no environment of its own: that it runs, not how fast."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+SMALL = ("--quick", "--rounds", "0", "--systems", "millhand", "floor", "--only", "insert", "drain")
+TIMEOUT_SECONDS = 180.0
+
+
+@pytest.mark.slow
+async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> None:
+    """A small run puts each table between the marks of a document, each drain audited, and draws the plot beside it."""
+    document = tmp_path / "figures.md"
+    (tmp_path / "assets").mkdir()
+    document.write_text(
+        "before\n<!-- peers: written by benchmarks/bench_peers.py -->\n<!-- end of peers -->\nafter\n"
+    )
+    program = str(PROJECT / "benchmarks" / "bench_peers.py")
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, program, *SMALL, "--keep", str(tmp_path), "--write", str(document),
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        _, told = await process.communicate()
+
+    text = document.read_text()
+    assert process.returncode == 0, told.decode()
+    assert "failed:" not in text
+    assert (text.startswith("before"), text.endswith("after\n")) == (True, True)
+    assert re.findall(r"^\| ([a-z, /]*\S) \|", text, re.MULTILINE) == [
+        "drain, one process", "drain", "millhand, defaults", "millhand, tuned", "floor, tuned",
+        "insert", "millhand, defaults", "floor, tuned",
+    ]  # fmt: skip
+    assert (tmp_path / "assets" / "peers.svg").read_text().count("<rect") == 1 + 3
