@@ -113,10 +113,14 @@ async def test_kinds_are_listed_for_a_person(shop: str, monkeypatch: pytest.Monk
 
     lines = (await millhand("kinds", shop)).lines
 
-    assert [line[3] for line in lines] == [
-        "to: object, why?: string",
-        "number: integer, day?: date | null, size?: Size",
-        "keys: string[], width?: integer",
+    module = shop.partition(":")[0]
+    assert lines == [
+        ["mail(to: object, why?: string)"],
+        [f"    {module}.mail"],
+        ["order(number: integer, day?: date | null, size?: Size)"],
+        [f"    {module}.order, also old_order"],
+        ["resize(keys: string[], width?: integer)"],
+        [f"    {module}.resize"],
     ]
 
 
@@ -207,6 +211,19 @@ async def test_check_finds_what_could_not_be_worked(
         "message": "no worker is registered; known: 'mail', 'old_order', 'order', 'resize'",
     }
     assert "secret" not in found.out + found.err + as_json.out + as_json.err
+
+
+async def test_check_tells_a_person(
+    shop: str, project: Path, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal each finding is a sentence, and nothing in it moves the cursor."""
+    monkeypatch.setattr("millhand.cli.kinds.is_terminal", lambda: True)
+    job = await insert_job(schema_driver.pool, kind="gone\x1b[2J\n")
+
+    found = await millhand("kinds", "check", shop)
+
+    known = "'mail', 'old_order', 'order', 'resize'"
+    assert found.out == f"gone [2J : 1 job, such as {job.id}: no worker is registered; known: {known}\n"
 
 
 async def test_check_reads_page_by_page(

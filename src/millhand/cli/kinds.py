@@ -12,7 +12,7 @@ from millhand.args_schema import args_schema
 from millhand.cli.command import Group, json_option
 from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued
-from millhand.cli.output import NotDone, WrongUse, is_terminal, print_json, print_table, say
+from millhand.cli.output import NotDone, WrongUse, is_terminal, one_line, print_json, print_table, say
 from millhand.cli.settings import Settings, load_settings
 from millhand.cli.target import load_config
 from millhand.cli.worked import WorkedArgs, worked_args
@@ -54,9 +54,11 @@ def list_kinds(config_path: Path | None, *, target: str, is_json: bool) -> None:
     """
     workers = _worked(load_settings(config_path), target)
     if is_json:
-        print_json([_fields(worker, _schema(worker)) for worker in workers])
+        print_json([_fields(worker) for worker in workers])
+    elif is_terminal():
+        click.echo("\n".join(map(_told, workers)) or "no kinds")
     else:
-        print_table(COLUMNS, [_line(worker, _schema(worker)) for worker in workers], empty="no kinds")
+        print_table(COLUMNS, map(_line, workers), empty="")
 
 
 @kinds.command(example="millhand kinds check shop.jobs:config --elsewhere go_report")
@@ -111,12 +113,13 @@ def _tell(report: Report, *, is_json: bool) -> None:
     """Print a report. Raises: NotDone if anything was found."""
     if is_json:
         print_json(report.fields())
-    elif report.findings:
-        print_table(FINDING_COLUMNS, [_finding_line(one) for one in report.findings], empty="")
+    elif is_terminal():
+        for finding in report.findings:
+            click.echo(_finding_told(finding))
+    else:
+        print_table(FINDING_COLUMNS, map(_finding_line, report.findings), empty="")
     cut = "; there are more, but for --limit" if report.is_cut else ""
-    jobs = f"{report.num_jobs:,} queued job{'' if report.num_jobs == 1 else 's'}"
-    kinds = f"{report.num_kinds:,} kind{'' if report.num_kinds == 1 else 's'}"
-    say(f"read {jobs} of {kinds}{cut}")
+    say(f"read {_counted(report.num_jobs, 'queued job')} of {_counted(report.num_kinds, 'kind')}{cut}")
     if report.findings:
         raise NotDone(
             f"queued jobs must be workable, got {report.num_bad:,} that are not; keep their workers until they are "
@@ -128,6 +131,15 @@ def _finding_line(finding: Finding) -> tuple[object, ...]:
     return finding.kind, finding.problem, finding.num_jobs, finding.example_id, finding.message
 
 
+def _finding_told(finding: Finding) -> str:
+    jobs = _counted(finding.num_jobs, "job")
+    return f"{one_line(finding.kind)}: {jobs}, such as {finding.example_id}: {one_line(finding.message)}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _schema(worker: WorkedArgs) -> dict[str, Json] | None:
     try:
         return args_schema(worker.args_type)
@@ -135,24 +147,31 @@ def _schema(worker: WorkedArgs) -> dict[str, Json] | None:
         return None
 
 
-def _fields(worker: WorkedArgs, schema: Mapping[str, Json] | None) -> dict[str, Json]:
+def _fields(worker: WorkedArgs) -> dict[str, Json]:
     return {
         "kind": worker.kinds[0],
         "aliases": list(worker.kinds[1:]),
         "worker": worker.worker,
-        "schema": None if schema is None else dict(schema),
+        "schema": _schema(worker),
     }
 
 
-def _line(worker: WorkedArgs, schema: Mapping[str, Json] | None) -> tuple[object, ...]:
-    args = None if schema is None else _signature(schema)
-    if schema is not None and not is_terminal():
-        args = msgspec.json.encode(schema).decode()
+def _line(worker: WorkedArgs) -> tuple[object, ...]:
+    schema = _schema(worker)
+    args = None if schema is None else msgspec.json.encode(schema).decode()
     return worker.kinds[0], ",".join(worker.kinds[1:]) or None, worker.worker, args
 
 
+def _told(worker: WorkedArgs) -> str:
+    """Return what a person reads of a worker: its kind as the function that it is, and below it where that is."""
+    schema = _schema(worker)
+    args = "…" if schema is None else _signature(schema)
+    also = f", also {', '.join(worker.kinds[1:])}" if worker.kinds[1:] else ""
+    return f"{worker.kinds[0]}({args})\n    {worker.worker}{also}"
+
+
 def _signature(schema: Mapping[str, Json]) -> str:
-    """Return the fields of a schema as a person reads them: `to: string, subject?: string`."""
+    """Return the fields of a schema: `to: string, subject?: string`."""
     definitions = schema.get("$defs", {})
     root = definitions.get(_referred(schema), schema)
     required = root.get("required", ())
