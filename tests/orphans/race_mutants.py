@@ -12,7 +12,18 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from millhand.orphans import aftercare, binding, compare, guard, kin, quarantine, sweep, uploads, versions
+from millhand.orphans import (
+    aftercare,
+    binding,
+    compare,
+    guard,
+    kin,
+    quarantine,
+    scan,
+    sweep,
+    uploads,
+    versions,
+)
 from millhand.orphans.judge import Scope, Situation
 from millhand.orphans.ledger import ActionState, action_set_state_many
 from millhand.orphans.references import References
@@ -146,6 +157,15 @@ def no_binding() -> None:
     binding.Binding.refusals = always(())
 
 
+def judges_parts_of_others() -> None:
+    """A marker that lies below the root is nobody's."""
+
+    async def check(*_: Any) -> None:
+        return None
+
+    scan.check_below = check
+
+
 def renews_only_what_it_removes() -> None:
     """A run with nothing to remove leaves the marker as it is."""
 
@@ -247,6 +267,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_shares,
         no_clocks,
         no_binding,
+        judges_parts_of_others,
         renews_only_what_it_removes,
         no_failing_source,
         no_parents,

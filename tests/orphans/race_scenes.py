@@ -6,6 +6,7 @@ Luck would find them too, some within seconds and some not in an hour. A scene t
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -168,6 +169,15 @@ async def another_database(race: Race) -> None:
     await moved_elsewhere(race)
 
 
+async def part_of_another(race: Race) -> None:
+    """Another database has bound a part of the bucket, and its objects have no rows here."""
+    marker = {"bound_at": "a day", "database": "1/2", "generation": 1, "name": "other", "token": "another"}
+    await race.world.put("part/.millhand/binding.json", json.dumps(marker).encode())
+    race.app.foreign["part/of another"] = race.app.content("part/of another")
+    await race.world.put("part/of another", race.app.foreign["part/of another"])
+    await _runs_of_a_month(race)
+
+
 async def restored_in_good_order(race: Race) -> None:
     """The database is restored from a backup that only a run with nothing to remove has followed."""
     await _is_taken(race)
@@ -246,6 +256,7 @@ async def replaced_behind_a_marker(race: Race) -> None:
 SCENES = {
     "destroys_all_versions": Scene(of=replaced_behind_a_marker, where="versions"),
     "hides_whatever_is_there": Scene(of=replaced_in_the_sweep, where="versions"),
+    "judges_parts_of_others": Scene(of=part_of_another),
     "moves_whatever_is_there": Scene(of=replaced_in_the_sweep),
     "no_binding": Scene(of=another_database),
     "no_clocks": Scene(of=wrong_clock),

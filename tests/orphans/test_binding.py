@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
+from millhand.errors import ConfigError
 from millhand.orphans import Mode, bind, list_runs, read_binding, reconcile, unbind
 from millhand.orphans.binding import MARKER
-from millhand.storage import StoreError
+from millhand.storage import StoreError, open_store
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -208,6 +210,8 @@ async def test_a_marker_that_is_none_ends_the_run(world: World) -> None:
         await world.run(after=HOUR)
 
     assert await world.store.get(MARKER) == b"{}"
+    assert (await bind(world.executor, world.store, now=world.now)).marker is None
+    assert (await world.run(after=HOUR)).state == "completed"
 
 
 async def test_bind_takes_a_bucket_over_and_unbind_lets_it_go(world: World) -> None:
@@ -269,12 +273,89 @@ class _KilledInTheSweep:
 async def test_what_is_below_another_roots_own_prefix_is_nobodys_orphan(world: World) -> None:
     """A store rooted higher up sees another one's quarantine and marker as ours, not as objects without rows."""
     await world.pair("live")
-    for key in ("media/.millhand/binding.json", "media/.millhand/quarantine/1/x"):
-        await world.put(key)
+    await world.put("media/.millhand/quarantine/1/x")
 
     report = await world.runs(2 * HOUR, WEEK, 4 * DAY)
 
     assert (report.orphan_objects, report.objects, report.deleted) == (0, 1, 0)
+
+
+async def nested(world: World) -> tuple[World, World]:
+    """A whole bucket, and the world of a store that is rooted at `media/` in it, each with a pair and an orphan."""
+    await world.pair("live", "media/a")
+    for key in ("orphan", "media/orphan"):
+        await world.put(key)
+    await world.row("a")
+    part = replace(world, store=open_store(f"{world.store.url}/media"))
+    return world, part
+
+
+async def forget(world: World) -> None:
+    """Be another database, that knows nothing of any bond."""
+    await world.sql("DELETE FROM {schema}.millhand_orphan_binding")
+
+
+async def test_a_part_of_a_bound_bucket_is_refused_to_another_database(world: World) -> None:
+    """
+    A store that is rooted within a bound bucket has no marker of its own, and that above it speaks; the part lives.
+
+    A person may say that it is left alone there, and is believed; after that, both go on.
+    """
+    whole, part = await nested(world)
+    await whole.runs(2 * HOUR, HOUR, exclude=("media/",), grace=HOUR, allow_short_grace=True)
+    found = await marker(whole)
+    await forget(world)
+    part.now = whole.now
+
+    reports = [await part.run(after=WEEK) for _ in range(3)]
+    before = await bind(part.executor, part.store, now=part.now)
+    after = [(await part.run(after=WEEK)).deleted for _ in range(2)]
+
+    assert [report.state for report in reports] == ["refused"] * 3
+    assert reports[0].refusals == (
+        (
+            f"the bucket must not be a part of what another database judges, got one that {found['name']!r} bound from "
+            f"above it at {found['bound_at']} (database {found['database']}); see that orphans.exclude there leaves this "
+            "part alone, then run: millhand orphans bind"
+        ),
+    )
+    assert [one.token for one in before.above] == [found["token"]]
+    assert after == [0, 1]
+    assert await part.keys() == ["a"]
+
+
+async def test_a_bucket_with_a_part_that_another_database_judges_is_refused(world: World) -> None:
+    """The marker that a listing shows below the root speaks for that part, until it is excluded."""
+    whole, part = await nested(world)
+    await part.runs(2 * HOUR, WEEK)
+    found = await marker(part)
+    await forget(world)
+    whole.now = part.now
+
+    with pytest.raises(ConfigError) as refused:
+        await whole.run()
+    apart = await whole.runs(HOUR, WEEK, exclude=("media/",))
+
+    assert str(refused.value) == (
+        f"orphans.exclude must have 'media/', which {found['name']!r} bound at {found['bound_at']} (database "
+        f"{found['database']}) and judges, got no such prefix; add it, or run with that store: millhand orphans unbind"
+    )
+    assert (apart.state, apart.deleted) == ("completed", 1)
+    assert await whole.keys() == [
+        "live",
+        "media/.millhand/binding.json",
+        "media/.millhand/quarantine/2/orphan",
+        "media/a",
+    ]
+
+
+async def test_a_database_may_judge_a_bucket_and_a_part_of_it(world: World) -> None:
+    """Two stores of one ledger are no strangers to each other, whichever was bound first."""
+    whole, part = await nested(world)
+
+    reports = [await one.run(after=span) for span in (2 * HOUR, WEEK, HOUR) for one in (whole, part)]
+
+    assert [report.state for report in reports] == ["completed"] * 6
 
 
 async def test_a_bucket_is_bound_across_prefixes(world: World) -> None:

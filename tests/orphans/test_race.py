@@ -21,7 +21,7 @@ from servers import seaweed
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("chaos_orphans.py")
-TIMEOUT_SECONDS = 240.0
+TIMEOUT_SECONDS = 900.0  # of a machine that is busy with other things
 
 
 async def race(*words: str) -> tuple[int, str]:

@@ -19,6 +19,7 @@ from millhand.storage import (
     ObjectNotFound,
     ObjectStore,
     StoreError,
+    open_store,
 )
 
 MANY = 1_007
@@ -193,6 +194,19 @@ async def test_store_refuses_what_is_no_key(place: Place, key: str) -> None:
     """An empty key, one beyond 1,024 bytes and one that is not UTF-8 are refused before anything is done."""
     with pytest.raises(InvalidKey):
         await place.store.put(key, b"")
+
+
+async def test_store_reads_what_lies_above_its_root(place: Place) -> None:
+    """A store that is rooted within another reads one key at each place above itself, from the top, and nothing else."""
+    base, mark, options = place.store.url.partition("?")
+    await put_all(place.store, ["name", "part/name", "part/of/it/name", "part/other/name"])
+    within = open_store(f"{base.rstrip('/')}/part/of/it{mark}{options}")
+
+    found = await within.get_above("name")
+
+    assert found == [b"name", b"part/name"]
+    assert await within.get_above("missing") == []
+    await within.aclose()
 
 
 async def test_store_replaces_an_object_whole(place: Place) -> None:

@@ -7,7 +7,10 @@ Rule 2: the generation grows with every run whose mode may remove, whether or no
         the bucket and again before it removes; in the row first and in the marker after. A marker that is ahead of its
         row was written by a younger history than this database has: it was restored from an older backup, or is a
         copy, and everything uploaded since looks like an orphan to it.
-Rule 3: the first run that may remove binds. A person rebinds (`millhand orphans bind`), and nobody else.
+Rule 3: a store may be a part of a bucket, and another store a part of it: a marker above our root, and one that the listing
+        shows below it, speak for whoever bound them, unless it was this database. A person may say that one above
+        leaves this part alone (`bind` writes its token down), and `exclude` leaves one below alone.
+Rule 4: the first run that may remove binds. A person rebinds (`millhand orphans bind`), and nobody else.
 
     row at generation 0 ─▶ marker, if there is none ─▶ row + 1 ─▶ marker + 1 ─▶ … removal
 """
@@ -21,6 +24,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from millhand.driver.protocol import Executor
+from millhand.errors import ConfigError
 from millhand.orphans.ledger import database_facts
 from millhand.storage import ObjectExists, ObjectNotFound, ObjectStore, StoreError
 from millhand.storage.protocol import OUR_PREFIX
@@ -32,8 +36,13 @@ REMEDY = "if this database is to judge the bucket from now on, run: millhand orp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
-    """What the bucket says. `database` and `name` are of the database that bound it."""
+    """
+    What the bucket says. `database` and `name` are of the database that bound it.
 
+    `beside` are the tokens of those that judge what is above it, and leave this part alone.
+    """
+
+    beside: tuple[str, ...] = ()
     bound_at: str
     database: str
     generation: int
@@ -56,17 +65,18 @@ class Bond:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Both sides, and which database this is."""
+    """Both sides, which database this is, and who else says to judge what this bucket is a part of."""
 
+    above: tuple[Marker, ...] = ()
     bond: Bond | None
     database: str
     marker: Marker | None
     name: str
 
     def refusals(self) -> tuple[str, ...]:
-        """Return why this database must not judge the bucket: one whole sentence, or none."""
-        sentence = self._refusal()
-        return () if sentence is None else (sentence,)
+        """Return why this database must not judge the bucket, in whole sentences; none if it may."""
+        found = (self._refusal(), *(_refused_by(marker) for marker in self.above))
+        return tuple(sentence for sentence in found if sentence is not None)
 
     def _refusal(self) -> str | None:
         bond, marker = self.bond, self.marker
@@ -96,11 +106,31 @@ class Binding:
         return None
 
 
-async def read_binding(executor: Executor, store: ObjectStore) -> Binding:
-    """Read both sides. Raises: StoreError; DriverError."""
+async def read_binding(executor: Executor, store: ObjectStore, *, is_lenient: bool = False) -> Binding:
+    """Read both sides; `is_lenient` takes a marker that is none for no marker. Raises: StoreError; DriverError."""
     database, name = await executor.run(_identity())
     bond = await executor.run(_bond_get(store.url))
-    return Binding(bond=bond, database=database, marker=await _read_marker(store), name=name)
+    marker = await _read_marker(store, is_lenient=is_lenient)
+    above = [_parse_marker(text) for text in await store.get_above(MARKER)]
+    foreign = await _foreign(executor, above, known=marker.beside if marker else ())
+    return Binding(above=foreign, bond=bond, database=database, marker=marker, name=name)
+
+
+async def check_below(executor: Executor, store: ObjectStore, keys: Sequence[str]) -> None:
+    """
+    See that the markers which a listing showed below the root are ours.
+
+    Raises: ConfigError, for one of another database; StoreError; DriverError.
+    """
+    found = {key: _parse_marker(await store.get(key), key=key) for key in keys}
+    foreign = await _foreign(executor, list(found.values()), known=())
+    for key, marker in found.items():
+        if marker in foreign:
+            part = key.removesuffix(MARKER)
+            raise ConfigError(
+                f"orphans.exclude must have {part!r}, which {marker.name!r} bound at {marker.bound_at} (database "
+                f"{marker.database}) and judges, got no such prefix; add it, or run with that store: millhand orphans unbind"
+            )
 
 
 async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime) -> tuple[str, ...]:
@@ -135,16 +165,16 @@ async def advance_binding(executor: Executor, store: ObjectStore, binding: Bindi
         return
     bond = await executor.run(_bond_advance(binding.bond))
     if bond is not None:
-        await store.put(MARKER, _marker(bond, binding.name))
+        await store.put(MARKER, _marker(bond, binding.name, beside=binding.marker.beside))
 
 
 async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None = None) -> Binding:
     """
-    Bind the bucket to this database, whosever it was, and return what was there before.
+    Bind the bucket to this database, whosever it was, beside whoever judges what is above it; return what was there before.
 
     Raises: StoreError; DriverError.
     """
-    before = await read_binding(executor, store)
+    before = await read_binding(executor, store, is_lenient=True)
     generation = max(
         before.bond.generation if before.bond else 0, before.marker.generation if before.marker else 0
     )
@@ -158,7 +188,9 @@ async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None =
     }
     bond = await executor.run(Query("orphan_binding_put", params, _parse_bond))
     if bond is not None:
-        await store.put(MARKER, _marker(bond, before.name))
+        known = before.marker.beside if before.marker else ()
+        beside = dict.fromkeys((*known, *(marker.token for marker in before.above)))
+        await store.put(MARKER, _marker(bond, before.name, beside=tuple(beside)))
     return before
 
 
@@ -179,23 +211,51 @@ async def note_search(executor: Executor, bucket: str, fingerprint: str, *, now:
     await executor.run(Query("orphan_binding_searched", params, parse_none))
 
 
-async def _read_marker(store: ObjectStore) -> Marker | None:
+async def _read_marker(store: ObjectStore, *, is_lenient: bool) -> Marker | None:
     try:
         text = await store.get(MARKER)
     except ObjectNotFound:
         return None
     try:
+        return _parse_marker(text)
+    except StoreError:
+        if is_lenient:
+            return None
+        raise
+
+
+def _parse_marker(text: bytes, *, key: str = MARKER) -> Marker:
+    try:
         found = json.loads(text)
         return Marker(
+            beside=tuple(map(str, found.get("beside", ()))),
             bound_at=str(found["bound_at"]),
             database=str(found["database"]),
             generation=int(found["generation"]),
             name=str(found["name"]),
             token=str(found["token"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"something that is no marker of ours ({error}); look at it, or run: millhand orphans bind"
-        raise StoreError("get", reason, key=MARKER) from error
+        raise StoreError("get", reason, key=key) from error
+
+
+async def _foreign(
+    executor: Executor, markers: Sequence[Marker], *, known: Sequence[str]
+) -> tuple[Marker, ...]:
+    """Return the markers that another database wrote, but for those whose tokens are known."""
+    if not markers:
+        return ()
+    ours = {*known, *await executor.run(Query("orphan_binding_tokens", {}, _parse_tokens))}
+    return tuple(marker for marker in markers if marker.token not in ours)
+
+
+def _refused_by(above: Marker) -> str:
+    return (
+        f"the bucket must not be a part of what another database judges, got one that {above.name!r} bound from above it at "
+        f"{above.bound_at} (database {above.database}); see that orphans.exclude there leaves this part alone, then run: "
+        "millhand orphans bind"
+    )
 
 
 async def _put_first(store: ObjectStore, bond: Bond, name: str) -> bool:
@@ -207,8 +267,9 @@ async def _put_first(store: ObjectStore, bond: Bond, name: str) -> bool:
     return True
 
 
-def _marker(bond: Bond, name: str) -> bytes:
+def _marker(bond: Bond, name: str, *, beside: tuple[str, ...] = ()) -> bytes:
     marker = Marker(
+        beside=beside,
         bound_at=f"{bond.bound_at:%Y-%m-%d %H:%M} UTC",
         database=bond.database,
         generation=bond.generation,
@@ -233,6 +294,10 @@ def _bond_insert(bucket: str, database: str, *, now: datetime) -> Query[None]:
 
 def _bond_advance(bond: Bond) -> Query[Bond | None]:
     return Query("orphan_binding_advance", {"bucket": bond.bucket, "token": bond.token}, _parse_bond)
+
+
+def _parse_tokens(rows: Sequence[Row]) -> list[str]:
+    return [str(token) for (token,) in rows]
 
 
 def _parse_bond(rows: Sequence[Row]) -> Bond | None:

@@ -21,6 +21,7 @@ from millhand.orphans.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectPage
 from millhand.storage.protocol import OUR_PREFIX
 
+MARKER_BELOW = f"/{OUR_PREFIX}binding.json"
 KINDS = {
     2: Kind.SIZE_MISMATCH,
     4: Kind.ABANDONED,
@@ -64,6 +65,7 @@ class Comparison:
 
     absent_keys: list[str] = field(default_factory=list)
     live: int = 0
+    markers_below: list[str] = field(default_factory=list)
     num_bytes: int = 0
     num_objects: int = 0
     observations: list[Observation] = field(default_factory=list)
@@ -89,6 +91,15 @@ class KeyScope:
     def is_all(self) -> bool:
         """Whether any key that is listed is ours to judge."""
         return not (self.prefix or self.excluded or self.patterns)
+
+    def is_marker_below(self, key: str) -> bool:
+        """Whether a key is the marker of a store that is rooted within what is ours to judge."""
+        return (
+            key.endswith(MARKER_BELOW)
+            and key.startswith(self.prefix)
+            and not key.startswith(self.excluded)
+            and not key.startswith(OUR_PREFIX)
+        )
 
     def __call__(self, key: str) -> Scope:
         if not key.startswith(self.prefix) or _is_ours(key) or key.startswith(self.excluded):
@@ -168,6 +179,8 @@ def _look_closer(
     key = page.keys[index]
     scope = scope_of(key)
     if scope is Scope.OUTSIDE:
+        if scope_of.is_marker_below(key):
+            found.markers_below.append(key)
         return
     found.num_objects += 1
     found.num_bytes += page.sizes[index]

@@ -21,6 +21,7 @@ from datetime import datetime
 from typing import NoReturn, TypeVar
 
 from millhand.driver.protocol import Executor
+from millhand.orphans.binding import check_below
 from millhand.orphans.canary import Canaries
 from millhand.orphans.chain_ledger import Chain, chain_advance, chain_beat
 from millhand.orphans.compare import (
@@ -217,6 +218,8 @@ async def _judge_stretch(
         read = await pass_.references.read_range(low, high)
         end = cut_page(page, start, read.high)
         found = compare(page, start, end, read, scope_of)
+        if found.markers_below:
+            await check_below(pass_.executor, pass_.store, found.markers_below)
         pass_.canaries.see(page, start, end, found)
         await _judge(pass_, found, low, read)
         if read.high is None or read.high == high:

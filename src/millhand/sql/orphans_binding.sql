@@ -12,6 +12,11 @@ SELECT bucket, token, database, generation, bound_at, searched_at, searched_fing
 FROM /* schema */millhand_orphan_binding
 WHERE bucket = @bucket;
 
+-- name: orphan_binding_tokens
+-- Give the tokens of all buckets that this database has bound.
+SELECT token
+FROM /* schema */millhand_orphan_binding;
+
 -- name: orphan_binding_put
 -- Bind a bucket to this database, in place of any bond that there was.
 INSERT INTO /* schema */millhand_orphan_binding (bucket, token, database, generation, bound_at)

@@ -85,6 +85,9 @@ class DirectoryStore:
     async def get(self, key: str) -> bytes:
         return await self._run("get", key, self._get, key)
 
+    async def get_above(self, key: str) -> Sequence[bytes]:
+        return await self._run("get", key, self._get_above, key)
+
     async def save(self, key: str, path: Path) -> None:
         await self._run("get", key, self._save, key, path)
 
@@ -177,6 +180,13 @@ class DirectoryStore:
         path = self._path("get", key)
         self._stat("get", key, path)
         shutil.copyfile(path, to)
+
+    def _get_above(self, key: str) -> list[bytes]:
+        found = []
+        for above in reversed(Path(self._root).parents):
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                found.append(Path(above, key).read_bytes())
+        return found
 
     def _put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo:
         path = self._path("put", key)

@@ -183,6 +183,14 @@ class ObjectStore(Protocol):
         """Read one small object. Raises: ObjectNotFound."""
         ...
 
+    async def get_above(self, key: str) -> Sequence[bytes]:
+        """
+        Read the small objects that have `key` at each place above this store's root, from the top down.
+
+        What may not be read there is passed over: whoever is confined to a prefix cannot know.
+        """
+        ...
+
     async def save(self, key: str, path: Path) -> None:
         """Write one object, of any size, into a file of ours. Raises: ObjectNotFound."""
         ...

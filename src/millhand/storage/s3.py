@@ -86,6 +86,9 @@ class S3Store:
     async def get(self, key: str) -> bytes:
         return await self._run(self._bucket.get, key)
 
+    async def get_above(self, key: str) -> Sequence[bytes]:
+        return await self._run(self._bucket.get_above, key)
+
     async def save(self, key: str, path: Path) -> None:
         await self._run(self._bucket.save, key, path)
 

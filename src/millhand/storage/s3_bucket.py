@@ -120,6 +120,20 @@ class S3Bucket:
             body: bytes = self.client.get_object(**self.target(key))["Body"].read()
             return body
 
+    def get_above(self, key: str) -> list[bytes]:
+        found = []
+        for depth in range(self.root.count("/")):
+            above = "".join(f"{name}/" for name in self.root.split("/")[:depth])
+            try:
+                with translated("get", key):
+                    found.append(self.client.get_object(Bucket=self.name, Key=above + key)["Body"].read())
+            except ObjectNotFound:
+                continue
+            except StoreError as error:
+                if not error.is_denied:
+                    raise
+        return found
+
     def save(self, key: str, path: Path) -> None:
         check_key("get", key, root=self.root)
         with translated("get", key), path.open("wb") as file:
