@@ -206,3 +206,91 @@ def test_is_no_coroutine(millhand_tx): ...
             "*millhand_tx must be used in an asynchronous test, of pytest-asyncio or marked with pytest.mark.anyio;*",
         ]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean")
+def test_jobs_are_worked_in_the_transaction_of_pytest_django(pytester: pytest.Pytester) -> None:
+    """On the embedded server too: with the ORM of either kind, durable blocks, and after the database refused something."""
+    app = pytester.mkpydir("app")
+    app.joinpath("jobs.py").write_text(
+        """
+from django.contrib.auth.models import Group
+from django.db import IntegrityError, transaction
+from millhand import Workers
+
+workers = Workers()
+
+@workers.add()
+def save(name: str) -> None:
+    with transaction.atomic(durable=True):
+        Group.objects.create(name=name)
+
+@workers.add()
+def save_unguarded(name: str) -> None:
+    Group.objects.create(name=name)
+    Group.objects.create(name=name)
+
+@workers.add()
+async def count(name: str) -> None:
+    if not await Group.objects.filter(name=name).aexists():
+        raise LookupError(name)
+    await Group.objects.acreate(name=name + "'")
+"""
+    )
+    pytester.makepyfile(
+        project="""
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "shop"}}
+INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "millhand.contrib.django", "app"]
+MILLHAND = {"QUEUES": {"default": 1}}
+USE_TZ = True
+"""
+    )
+    pytester.makeconftest(
+        """
+import pytest
+from django.db import connections
+from psycopg.conninfo import conninfo_to_dict
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(millhand_postgres):
+    where = conninfo_to_dict(millhand_postgres)
+    connections["default"].settings_dict.update(HOST=where["host"], PORT=where["port"], USER=where["user"])
+"""
+    )
+    pytester.makepyfile(
+        """
+import pytest
+from app.jobs import count, save, save_unguarded
+from django.contrib.auth.models import Group
+from django.db import connection
+from millhand import ConfigError
+from millhand.contrib.django import client
+from millhand.testing.sync import Counts, drain, require_inserted, require_not_inserted, work
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("number", range(2))
+def test_both_kinds(number):
+    require_not_inserted(client(), count)
+    client().insert_many([save.args("a"), count.args("a"), save_unguarded.args("b"), save.args("a"), save.args("c")])
+    Group.objects.create(name="before")
+    drained = drain(client())
+    assert drained.counts == Counts(completed=3, failed=2)
+    assert sorted(Group.objects.values_list("name", flat=True)) == ["a", "a'", "before", "c"]
+    require_inserted(client(), save_unguarded)
+
+@pytest.mark.django_db(transaction=True)
+def test_committed():
+    assert work(client(), save.args("a")).error is None
+    assert work(client(), save_unguarded.args("b")).error is not None
+    with pytest.raises(ConfigError, match="^Django's connection must be in a transaction, got one that commits"):
+        work(client(), save.args("c"), tx=connection)
+    assert sorted(Group.objects.values_list("name", flat=True)) == ["a", "b"]
+"""
+    )
+
+    result = pytester.runpytest_subprocess(
+        "-q", "-p", "no:randomly", "-W", "error", *ASYNCIO, "--ds=project", "-o", "pythonpath=."
+    )
+
+    result.assert_outcomes(passed=3)

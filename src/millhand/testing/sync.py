@@ -16,6 +16,7 @@ from millhand.args import RawArgs, TypedArgs
 from millhand.client import Client
 from millhand.clock import SystemClock
 from millhand.driver.blocking import now as at_once
+from millhand.errors import ConfigError
 from millhand.insert_opts import InsertOpts
 from millhand.job import JobRow, Json
 from millhand.sync_client import SyncClient
@@ -220,10 +221,21 @@ def _binding(client: SyncClient, tx: object | None) -> Iterator[None]:
 
 
 def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
-    """Return `tx`, or Django's connection where a block is open on it: there everything is part of that."""
+    """
+    Return `tx`, or Django's connection where a block is open on it: there everything is part of that.
+
+    Raises: ConfigError for a connection of Django's without a block, which would have to be rolled back.
+    """
+    if tx is not None:
+        if getattr(tx, "in_atomic_block", True):
+            return tx
+        raise ConfigError(
+            "Django's connection must be in a transaction, got one that commits each statement; leave tx out, and "
+            "what is worked is committed too"
+        )
     alias = getattr(client._driver, "alias", None)  # noqa: SLF001 - as above
-    if tx is not None or alias is None:
-        return tx
+    if alias is None:
+        return None
     from django.db import connections  # noqa: PLC0415 - which the driver has imported
 
     return connections[alias] if connections[alias].in_atomic_block else None
