@@ -35,8 +35,8 @@ class _KindsGroup(Group):
 
 @click.group(
     cls=_KindsGroup,
-    example="millhand kinds shop.jobs:config",
-    epilog="MODULE:CONFIG alone, without a command, lists.",
+    example="millhand kinds list shop.jobs:config",
+    epilog="list may be left out.",
 )
 def kinds() -> None:
     """List kinds with their args, and see that what is queued can be worked."""
