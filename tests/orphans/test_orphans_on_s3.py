@@ -9,11 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from adversary import ChaosStore
 from world import World, uploads_source
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.orphans import explain, list_findings, restore
-from millhand.storage import ObjectNotFound, open_store
+from millhand.orphans import explain, list_findings, reconcile, restore
+from millhand.storage import ObjectInfo, ObjectNotFound, open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "storage"))  # the servers are that room's
 from servers import CREDENTIALS, seaweed
@@ -117,6 +118,33 @@ async def test_a_hidden_object_that_is_referred_to_comes_back_with_the_next_run(
 
     assert (report.restored, report.alarms) == (1, 1)
     assert [await world.store.get(key) for key in ("wanted", "replaced")] == [b"old", b"new"]
+
+
+async def test_an_upload_between_look_and_delete_lives_where_versions_are_kept(versioned: World) -> None:
+    """On a server that ignores `If-Match` the marker hides what was just uploaded, is found out, and goes at once."""
+    world = versioned
+
+    class Ignoring(ChaosStore):
+        """A server that deletes whatever is there, right after somebody has put something else there."""
+
+        async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
+            if if_same is not None:
+                await world.put(key, b"just uploaded")
+            return await super().delete(key)
+
+    await world.pair("live")
+    await world.put("orphan", b"old")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    report = await reconcile(world.executor, Ignoring(world.store, nothing), world.config, now=world.now)
+
+    assert (report.state, report.deleted, report.kept) == ("completed", 0, 1)
+    assert await world.store.get("orphan") == b"just uploaded"
+
+
+async def nothing(operation: str) -> None:
+    """Come between nothing."""
 
 
 async def test_rule_23_a_locked_object_is_skipped_and_holds_nobody_up(
