@@ -26,7 +26,7 @@ from millhand.insert_opts import InsertOpts
 from millhand.unique import UniqueOpts
 
 BATCH_SIZE = 10
-SHARE_LONG = 0.02
+SHARE_LONG = 0.08
 LONG_MS = (5_000, 20_000)
 CANCEL_SECONDS = 0.5
 WAYS = ("one by one", "many", "bulk")

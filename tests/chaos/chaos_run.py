@@ -33,7 +33,7 @@ from chaos_journal import read_journals
 from chaos_load import Load
 from chaos_rows import row_of
 from chaos_server import ChaosServer, small_disk
-from chaos_verdict import Evidence, Tick, judge, rescued_at
+from chaos_verdict import Evidence, Tick, judge, rescued_at, settled
 
 from millhand.client import Client
 from millhand.config import Config
@@ -131,7 +131,8 @@ async def _evidence(
     url: str, directory: Path, fleet: Fleet, load: Load, epoch: float, began_at: float, ended_at: float
 ) -> Evidence:
     sql = """
-        SELECT id, kind, args, attempt, attempted_by, errors, metadata, state::text, unique_key, scheduled_at, created_at
+        SELECT id, kind, args, attempt, attempted_at, attempted_by, errors, finalized_at, metadata, state::text, unique_key,
+            scheduled_at, created_at
         FROM river_job ORDER BY id
     """
     connection = await asyncpg.connect(url)
@@ -150,6 +151,7 @@ async def _evidence(
         plan=load.plan,
         rows=[row_of(record) for record in jobs],
         rescued_at={key: at for record in jobs for key, at in rescued_at(record, epoch).items()},
+        settled={record["id"]: one for record in jobs if (one := settled(record, epoch)) is not None},
         ticks=[
             Tick(due_at=one["scheduled_at"].timestamp(), created_at=one["created_at"].timestamp())
             for one in records

@@ -20,7 +20,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -34,14 +34,17 @@ from chaos_rows import Row, shared_keys, wrong_outcome
 LEARNED_SECONDS = 20.0
 # From when the database is there for its client, an outcome is written within this time: a pause of 8 s, and a statement.
 WRITTEN_SECONDS = 22.0
-# An instance of silence that nobody is given up for.
-PATIENCE_SECONDS = 10.0
+# Nobody is given up for less: two reports and two seconds of silence, of which the first five may have been before it.
+PATIENCE_SECONDS = 5.0
 # Nobody leads for so long at most when a leader is gone: a term of ten seconds, and the next one's first look.
 LEADERLESS_SECONDS = 25.0
 # Lines of a second of a life, and how long a log may be anyway.
 LOG_BYTES_A_SECOND = 60_000
 LOG_BYTES = 2_000_000
+# From the end of an attempt in its journal to the one in its row: a wrong clock that is put right, a busy machine.
+APART_SECONDS = 10.0
 INFINITY = float("inf")
+SINCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,14 @@ class Tick:
 
     due_at: float
     created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What a completed job's row says: the token of its last fetch, and when that attempt ended."""
+
+    token: int
+    ended_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +81,7 @@ class Evidence:
     ticks: Sequence[Tick]
     tick_seconds: float
     troubles: Sequence[Trouble]
+    settled: Mapping[int, Settled] = field(default_factory=dict)
     figures: dict[str, int] = field(default_factory=dict)
 
     def life(self, name: str) -> Life:
@@ -94,6 +106,7 @@ def judge(evidence: Evidence) -> list[str]:
             *_rescues(evidence, row),
             *_overlaps(evidence, job, executions),
             *_results(evidence, row, executions),
+            *_settled(evidence, row, executions),
         ]
         found += [f"job {row.id} ({row.state}): {fault}" for fault in faults]
     return [*found, *_ticks(evidence), *_lives(evidence)]
@@ -203,6 +216,20 @@ def _results(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> I
             )
 
 
+def _settled(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> Iterator[str]:
+    """Tell of a completed job that was completed by another attempt than its last one."""
+    settled = evidence.settled.get(row.id)
+    if settled is None:
+        return
+    last = executions[-1] if executions else None
+    if last is None or last.token != settled.token or last.ended_by != "complete" or last.ended_at is None:
+        yield f"is completed by the fetch {settled.token}, and its last execution was {last}"
+    elif abs(last.ended_at - settled.ended_at) > APART_SECONDS:
+        yield (
+            f"is completed {settled.ended_at - last.ended_at:.1f} s after the end of its last execution: {last}"
+        )
+
+
 def _writable_until(evidence: Evidence, life: Life, ended_at: float) -> float:
     """Return when an outcome was written at the latest."""
     until = ended_at + WRITTEN_SECONDS
@@ -271,6 +298,14 @@ def _log_faults(life: Life) -> Iterator[str]:
             told[f"{line['message']!r}: {line}"] += 1
     for what, num in told.items():
         yield f"{life.name} logged {num} times {what}"
+
+
+def settled(record: Mapping[str, Any], epoch: float) -> Settled | None:
+    """Return by what a row was completed; None if it was not."""
+    if record["state"] != "completed":
+        return None
+    token = (record["attempted_at"] - SINCE) // timedelta(microseconds=1)
+    return Settled(token=token, ended_at=record["finalized_at"].timestamp() - epoch)
 
 
 def rescued_at(record: Mapping[str, Any], epoch: float) -> dict[tuple[int, int], float]:

@@ -15,7 +15,7 @@ from chaos_journal import Execution, Journal, read_journals
 from chaos_load import Load
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import RESCUED, RESCUED_BY_US, Row
-from chaos_verdict import Evidence, Tick, judge
+from chaos_verdict import Evidence, Settled, Tick, judge
 
 TEN_MINUTES = 600.0
 
@@ -124,6 +124,10 @@ def world(tmp_path: Path) -> Evidence:
         plan=PLAN,
         rows=ROWS,
         rescued_at={(1, 1): 1027.0},
+        settled={
+            1: Settled(token=4, ended_at=1033.1),
+            2: Settled(token=2, ended_at=1012.0),
+        },
         ticks=TICKS,
         tick_seconds=5.0,
         troubles=(),
@@ -263,6 +267,14 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
                 _world(rescued_at={(1, 1): 1029.0}),
             ),
             "attempt 1 at 0.1 had ended 27.0 s before it was given back",
+        ),
+        (
+            _world(settled={1: Settled(token=3, ended_at=1033.1)}),
+            "is completed by the fetch 3, and its last execution was Execution(client='1.1', job=1, attempt=3",
+        ),
+        (
+            _world(settled={1: Settled(token=4, ended_at=1010.0)}),
+            "is completed -23.0 s after the end of its last execution",
         ),
         (_execution(3, ended_at=None), "attempt 3 at 1.1 has no end, and nobody killed that"),
         (_world(ticks=(*TICKS, TICKS[10])), "the periodic run of 1055 is there 2 times"),
