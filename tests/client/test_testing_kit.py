@@ -82,40 +82,93 @@ async def test_one_job_is_required_by_kind_class_function_or_args(
     assert (by_class.args, by_function.kind) == ({"what": "x"}, "resize")
 
 
-async def test_jobs_that_are_not_as_required_are_told(client: Client, tx: asyncpg.Connection) -> None:
-    """None, too many, other args, other columns: each is an AssertionError that shows what there is instead."""
-    with pytest.raises(AssertionError, match=r"^one job of kind 'act' must be inserted, got none$"):
+async def test_job_that_is_missing_is_told_with_what_is_there(client: Client, tx: asyncpg.Connection) -> None:
+    """None of the kind, none that is so, several that are: each text shows what there is instead, the nearest first."""
+    with pytest.raises(
+        AssertionError, match=r"^one job 'act' must be inserted, got none of that kind, and no others$"
+    ):
         await require_inserted(client, Act, tx=tx)
-    await client.insert(Act("x"), tx=tx)
+    await client.insert(resize.args("a.png", width=80), tx=tx)
+    with pytest.raises(AssertionError, match=r"got none of that kind; there are 1 of 'resize'$"):
+        await require_inserted(client, Act, tx=tx)
+    far = await client.insert(Act("x" * 90 + "far" + "x" * 90), tx=tx)
+    near = await client.insert(Act("y"), InsertOpts(queue="mail", tags=["abc"]), tx=tx)
+
+    with pytest.raises(AssertionError) as raised:
+        await require_inserted(client, Act("x" * 90 + "near"), tx=tx, queue="mail", tags=["abc"])
+
+    long = f'"{"x" * 90}far{"x" * 6}…'
+    assert str(raised.value) == (
+        f"""one job 'act' args={{"what": "{"x" * 90}… queue="mail" tags=["abc"] must be inserted, got 2 of that kind """
+        f"""that are not so, nearest first:
+  job {near.job.id}, 'act' {{"what": "y"}}, available in queue 'mail'
+      args.what: wanted "{"x" * 90}near", got "y"
+  job {far.job.id}, 'act' {{"what": {long[:-10]}…, available in queue 'default'
+      args.what: wanted …{"x" * 20}near", got …{"x" * 20}far{"x" * 77}…
+      queue: wanted "mail", got "default"
+      tags: wanted ["abc"], got []"""
+    )
+    await client.insert(Act("y"), tx=tx)
+    with pytest.raises(
+        AssertionError,
+        match=r"""^one job 'act' args={"what": "y"} must be inserted, got 2:\n  job \d+, .*\n  job \d+, .*'$""",
+    ):
+        await require_inserted(client, Act("y"), tx=tx)
+
+
+async def test_job_that_is_not_to_be_there_is_told(client: Client, tx: asyncpg.Connection) -> None:
+    """Others of its kind do no harm; the one that does is shown."""
+    job = (await client.insert(Act("x"), tx=tx)).job
     await require_not_inserted(client, resize, tx=tx)
     await require_not_inserted(client, Act, tx=tx, queue="mail")
     await require_not_inserted(client, Act("y"), tx=tx)
-    with pytest.raises(
-        AssertionError, match=r"^job \d+ of kind 'act' must have args \{'what': 'y'\}, got \{'what': 'x'\}$"
-    ):
-        await require_inserted(client, Act("y"), tx=tx)
-    with pytest.raises(
-        AssertionError,
-        match=r"^job \d+ of kind 'act' must have queue 'mail', got 'default'; priority 2, got 1$",
-    ):
-        await require_inserted(client, Act, tx=tx, queue="mail", priority=2)
-    with pytest.raises(AssertionError, match=r"^no such job of kind 'act' must be inserted, got 1: 'act' \{"):
-        await require_not_inserted(client, Act, tx=tx, queue="default")
-    await client.insert(Act("y"), tx=tx)
-    with pytest.raises(AssertionError, match=r"got 2: 'act' \{\"what\":\"x\"\}, 'act' \{\"what\":\"y\"\}$"):
-        await require_inserted(client, Act, tx=tx)
+
+    with pytest.raises(AssertionError) as raised:
+        await require_not_inserted(client, Act, tx=tx, queue="default", state=JobState.AVAILABLE)
+
+    assert str(raised.value) == (
+        f"""no job 'act' queue="default" state=available must be inserted, got 1:
+  job {job.id}, 'act' {{"what": "x"}}, available in queue 'default'"""
+    )
 
 
 async def test_several_jobs_are_required_in_their_order(client: Client, tx: asyncpg.Connection) -> None:
-    """All jobs of the kinds that are named, and no others, in the order of their inserts."""
+    """All jobs of the kinds that are named, and no others, in the order of their inserts; else both are shown."""
     await client.insert_many([Act("x"), resize.args("a.png", width=80), Act("y")], tx=tx)
 
     found = await require_many_inserted(client, Act("x"), resize, "act", tx=tx)
 
     assert [job.kind for job in found] == ["act", "resize", "act"]
-    for wrong in ((Act, resize), (Act, Act, resize), (Act("x"), resize, Act("z"))):
-        with pytest.raises(AssertionError, match=r"must"):
+    first, second, third = (job.id for job in found)
+    for wrong in ((Act, resize), (Act, Act, resize)):
+        with pytest.raises(AssertionError, match=r"must be inserted, in this order, got 3 of their kinds;"):
             await require_many_inserted(client, *wrong, tx=tx)
+    with pytest.raises(AssertionError) as raised:
+        await require_many_inserted(client, Act("z"), Act("y"), resize, tx=tx)
+    assert str(raised.value) == (
+        f"""3 jobs must be inserted, in this order, got 3 of their kinds; - is missing, + is not wanted, ! is different:
+- 'act' args={{"what": "z"}}
+! job {first}, 'act' {{"what": "x"}}, available in queue 'default'
+      args.what: wanted "y", got "x"
+  job {second}, 'resize' {{"key": "a.png", "width": 80}}, available in queue 'default'
++ job {third}, 'act' {{"what": "y"}}, available in queue 'default'"""
+    )
+
+
+async def test_places_inside_of_values_are_compared_one_by_one(
+    client: Client, tx: asyncpg.Connection
+) -> None:
+    """A path leads to what is different; true is not 1, and what is missing is nothing."""
+    await client.insert(Act("x"), InsertOpts(metadata={"a": [1, {"b": 1}], "more": [1]}), tx=tx)
+
+    with pytest.raises(AssertionError) as raised:
+        await require_inserted(client, Act, tx=tx, metadata={"a": [1, {"b": True}], "gone": None})
+
+    assert str(raised.value).splitlines()[2:] == [
+        "      metadata.a[1].b: wanted true, got 1",
+        "      metadata.gone: wanted null, got nothing",
+        "      metadata.more: wanted nothing, got [1]",
+    ]
 
 
 async def test_column_that_no_job_has_is_a_mistake(client: Client, tx: asyncpg.Connection) -> None:

@@ -7,9 +7,8 @@ Source: River v0.51.2, rivertest `RequireInserted, RequireManyInserted, RequireN
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-
-import msgspec
 
 from millhand.args import encode_args, kind_of
 from millhand.client import Client
@@ -17,10 +16,15 @@ from millhand.errors import ConfigError
 from millhand.job import JobRow
 from millhand.store.job_list import LIMIT_MAX, JobFilters
 from millhand.sync_client import SyncClient
+from millhand.testing.difference import (
+    NUM_SHOWN,
+    Wanted,
+    differences,
+    told_all,
+    told_in_order,
+    told_nearest,
+)
 from millhand.worker import JobFunction
-
-# How many jobs are shown of those that there are instead.
-NUM_SHOWN = 5
 
 # What can be expected of a row: its columns, but for those of a past.
 COLUMNS = frozenset(
@@ -32,20 +36,30 @@ async def require_inserted(
     client: Client | SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> JobRow:
     """
-    Return the one job that is there of a kind.
+    Return the one job that is there as wanted.
 
     `args` is a kind, an args class or a function that was made a worker; or args, and then the job must have these.
-    `columns` are what the row must have beside: `queue="mail"`, `priority=1`, `tags=["a"]`.
+    `columns` are what the row must have beside: `queue="mail"`, `priority=1`, `tags=["a"]`. Other jobs of the kind may be
+    there.
 
-    Raises: AssertionError if there are none or several, or if the one is another; ConfigError for no column.
+    Raises: AssertionError if there are none or several, with what is different about those that there are, the nearest
+    first; ConfigError for no column.
     """
-    kind, expected = _expected(args, columns)
-    found = await _inserted(client, kind, tx)
-    if len(found) != 1:
-        raise AssertionError(f"one job of kind {kind!r} must be inserted, got {_summary(found)}")
-    if differences := _differences(found[0], expected):
-        raise AssertionError(f"job {found[0].id} of kind {kind!r} must have {'; '.join(differences)}")
-    return found[0]
+    wanted = _wanted(args, columns)
+    of_kind = await _inserted(client, [wanted.kind], tx)
+    found = _matching(of_kind, wanted)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise AssertionError(f"one job {wanted} must be inserted, got {len(found):,}:\n{told_all(found)}")
+    if of_kind:
+        raise AssertionError(
+            f"one job {wanted} must be inserted, got {len(of_kind):,} of that kind that are not so, nearest first:\n"
+            f"{told_nearest(of_kind, wanted.columns)}"
+        )
+    raise AssertionError(
+        f"one job {wanted} must be inserted, got none of that kind{await _others(client, tx)}"
+    )
 
 
 async def require_many_inserted(
@@ -55,18 +69,17 @@ async def require_many_inserted(
     Return all jobs of the kinds that are named, which must be these, in this order, and no others.
 
     Each is what `require_inserted` takes as `args`.
-    Raises: AssertionError.
+    Raises: AssertionError, with both sequences line by line.
     """
-    wanted = [_expected(one, {}) for one in expected]
-    kinds = sorted({kind for kind, _ in wanted})
-    found = await _inserted(client, kinds, tx)
-    if [job.kind for job in found] != [kind for kind, _ in wanted]:
+    wanted = [_wanted(one, {}) for one in expected]
+    found = await _inserted(client, sorted({one.kind for one in wanted}), tx)
+    if [job.kind for job in found] != [one.kind for one in wanted] or any(
+        differences(job, one.columns) for job, one in zip(found, wanted, strict=True)
+    ):
         raise AssertionError(
-            f"jobs of kinds {[kind for kind, _ in wanted]!r} must be inserted in this order, got {_summary(found)}"
+            f"{len(wanted):,} jobs must be inserted, in this order, got {len(found):,} of their kinds; - is missing, + is "
+            f"not wanted, ! is different:\n{told_in_order(found, wanted)}"
         )
-    for job, (kind, columns) in zip(found, wanted, strict=True):
-        if differences := _differences(job, columns):
-            raise AssertionError(f"job {job.id} of kind {kind!r} must have {'; '.join(differences)}")
     return found
 
 
@@ -78,45 +91,40 @@ async def require_not_inserted(
 
     Raises: AssertionError if there is one; ConfigError for no column.
     """
-    kind, expected = _expected(args, columns)
-    found = [job for job in await _inserted(client, kind, tx) if not _differences(job, expected)]
-    if found:
-        raise AssertionError(f"no such job of kind {kind!r} must be inserted, got {_summary(found)}")
+    wanted = _wanted(args, columns)
+    if found := _matching(await _inserted(client, [wanted.kind], tx), wanted):
+        raise AssertionError(f"no job {wanted} must be inserted, got {len(found):,}:\n{told_all(found)}")
 
 
-def _expected(args: object, columns: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+def _wanted(args: object, columns: Mapping[str, object]) -> Wanted:
     if unknown := sorted(columns.keys() - COLUMNS):
         raise ConfigError(
             f"what is expected of a job must be among {', '.join(sorted(COLUMNS))}, got {unknown[0]!r}"
         )
     if isinstance(args, str):
-        return args, dict(columns)
+        return Wanted(args, columns)
     if isinstance(args, type | JobFunction):
-        return args.kind if isinstance(args, JobFunction) else kind_of(args), dict(columns)
-    return kind_of(args), {"args": json.loads(encode_args(args)), **columns}
+        return Wanted(args.kind if isinstance(args, JobFunction) else kind_of(args), columns)
+    return Wanted(kind_of(args), {"args": json.loads(encode_args(args)), **columns})
+
+
+def _matching(jobs: Sequence[JobRow], wanted: Wanted) -> list[JobRow]:
+    return [job for job in jobs if not differences(job, wanted.columns)]
 
 
 async def _inserted(
-    client: Client | SyncClient, kinds: str | Sequence[str], tx: object | None
+    client: Client | SyncClient, kinds: Sequence[str] | None, tx: object | None
 ) -> Sequence[JobRow]:
-    filters = JobFilters(kinds=[kinds] if isinstance(kinds, str) else kinds)
+    filters = JobFilters() if kinds is None else JobFilters(kinds=kinds)
     control = client.jobs._control if isinstance(client, SyncClient) else client.jobs  # noqa: SLF001 - the same
     return (await control.list(filters, limit=LIMIT_MAX, tx=tx)).jobs
 
 
-def _differences(job: JobRow, expected: Mapping[str, object]) -> list[str]:
-    return [
-        f"{name} {value!r}, got {found!r}"
-        for name, value in expected.items()
-        if (found := getattr(job, name)) != (tuple(value) if name == "tags" else value)  # type: ignore[arg-type]
-    ]
-
-
-def _summary(jobs: Sequence[JobRow]) -> str:
-    """Name the first jobs of many: whoever reads this wants to know what it was instead."""
-    if not jobs:
-        return "none"
-    listed = ", ".join(
-        f"{job.kind!r} {msgspec.json.encode(job.args).decode():.100}" for job in jobs[:NUM_SHOWN]
+async def _others(client: Client | SyncClient, tx: object | None) -> str:
+    """Say what there is of other kinds: the mistake may be one of name, or of the database."""
+    counts = Counter(job.kind for job in await _inserted(client, None, tx))
+    if not counts:
+        return ", and no others"
+    return (
+        f"; there are {', '.join(f'{count:,} of {kind!r}' for kind, count in counts.most_common(NUM_SHOWN))}"
     )
-    return f"{len(jobs)}: {listed}{', …' if len(jobs) > NUM_SHOWN else ''}"

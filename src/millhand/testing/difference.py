@@ -1,0 +1,138 @@
+"""What is different between a job that is wanted and one that is there, said so that a person sees it at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from millhand.job import JobRow, JobState
+
+# How many jobs are shown of those that there are instead.
+NUM_SHOWN = 5
+# What is shown of a long value, and how much of that lies before the first difference.
+TEXT_MAX, TEXT_BEFORE = 100, 20
+
+_NOTHING = object()
+
+
+class Difference(NamedTuple):
+    """One place in a row, such as `args.customer.name`, and what is wanted there."""
+
+    place: str
+    wanted: object
+    got: object
+
+    def __str__(self) -> str:
+        wanted, got = _texts(self.wanted, self.got)
+        return f"{self.place}: wanted {wanted}, got {got}"
+
+
+class Wanted(NamedTuple):
+    """A kind, and what columns of its row are to be."""
+
+    kind: str
+    columns: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return " ".join(
+            [repr(self.kind), *(f"{name}={_text(value)}" for name, value in self.columns.items())]
+        )
+
+
+def differences(job: JobRow, wanted: Mapping[str, object]) -> list[Difference]:
+    """Return where a row is another than wanted; inside of objects each place by itself."""
+    return [one for name, value in wanted.items() for one in _compared(name, value, getattr(job, name))]
+
+
+def told_nearest(found: Sequence[JobRow], wanted: Mapping[str, object]) -> str:
+    """Say of the jobs that are nearest what is different, the nearest first."""
+    compared = sorted(((differences(job, wanted), job) for job in found), key=lambda pair: len(pair[0]))
+    lines = [
+        line
+        for different, job in compared[:NUM_SHOWN]
+        for line in (f"  {told(job)}", *(f"      {one}" for one in different))
+    ]
+    return "\n".join([*lines, *_more(len(found))])
+
+
+def told_all(found: Sequence[JobRow]) -> str:
+    """Say which jobs there are, one a line."""
+    return "\n".join([*(f"  {told(job)}" for job in found[:NUM_SHOWN]), *_more(len(found))])
+
+
+def told_in_order(found: Sequence[JobRow], wanted: Sequence[Wanted]) -> str:
+    """
+    Say how two sequences of jobs differ, line by line.
+
+    Shape: `  ` is as wanted, `! ` is of the kind and not as wanted, `- ` is missing, `+ ` is there and not wanted.
+    """
+    matcher = difflib.SequenceMatcher(
+        None, [one.kind for one in wanted], [job.kind for job in found], autojunk=False
+    )
+    lines: list[str] = []
+    for tag, first, last, first_found, last_found in matcher.get_opcodes():
+        if tag == "equal":
+            pairs = zip(wanted[first:last], found[first_found:last_found], strict=True)
+            lines += [line for one, job in pairs for line in _told_pair(one, job)]
+        else:
+            lines += [f"- {one}" for one in wanted[first:last]]
+            lines += [f"+ {told(job)}" for job in found[first_found:last_found]]
+    return "\n".join(lines)
+
+
+def told(job: JobRow) -> str:
+    """Say which job it is."""
+    return f"job {job.id}, {job.kind!r} {_text(job.args)}, {job.state.value} in queue {job.queue!r}"
+
+
+def _told_pair(wanted: Wanted, job: JobRow) -> Iterator[str]:
+    different = differences(job, wanted.columns)
+    yield f"{'! ' if different else '  '}{told(job)}"
+    yield from (f"      {one}" for one in different)
+
+
+def _more(num_found: int) -> Iterator[str]:
+    if num_found > NUM_SHOWN:
+        yield f"  and {num_found - NUM_SHOWN:,} more"
+
+
+def _compared(place: str, wanted: Any, got: Any) -> Iterator[Difference]:  # noqa: ANN401 - JSON
+    if isinstance(wanted, Mapping) and isinstance(got, Mapping):
+        for name in dict.fromkeys([*wanted, *got]):
+            yield from _compared(f"{place}.{name}", wanted.get(name, _NOTHING), got.get(name, _NOTHING))
+    elif isinstance(wanted, list | tuple) and isinstance(got, list | tuple) and len(wanted) == len(got):
+        for index, pair in enumerate(zip(wanted, got, strict=True)):
+            yield from _compared(f"{place}[{index}]", *pair)
+    elif not (wanted == got and isinstance(wanted, bool) == isinstance(got, bool)):
+        yield Difference(place, wanted, got)
+
+
+def _texts(wanted: object, got: object) -> tuple[str, str]:
+    """Return both as texts, of which the part is shown in which they begin to differ."""
+    texts = [_whole(wanted), _whole(got)]
+    if max(map(len, texts)) <= TEXT_MAX:
+        return texts[0], texts[1]
+    common = next((index for index, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), 0)
+    begin = max(common - TEXT_BEFORE, 0)
+    cut = [("…" if begin else "") + text[begin : begin + TEXT_MAX] for text in texts]
+    return tuple(  # type: ignore[return-value]
+        short + ("…" if begin + TEXT_MAX < len(text) else "") for short, text in zip(cut, texts, strict=True)
+    )
+
+
+def _text(value: object) -> str:
+    whole = _whole(value)
+    return whole if len(whole) <= TEXT_MAX else f"{whole[:TEXT_MAX]}…"
+
+
+def _whole(value: object) -> str:
+    if value is _NOTHING:
+        return "nothing"
+    if isinstance(value, JobState):
+        return value.value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:  # an instant, or a unique key
+        return repr(value)
