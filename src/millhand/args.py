@@ -32,6 +32,7 @@ from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, cast
 import msgspec
 import msgspec.inspect
 
+from millhand.args_fault import msgspec_fault, pydantic_fault
 from millhand.errors import InvalidJob
 from millhand.job import Json
 
@@ -182,10 +183,6 @@ class _Adapter(Protocol):
     def decode(self, encoded: str, subject: str) -> ArgsValue: ...
 
 
-# As in "Invalid enum value 'x' - at `$.color`", or "- at `key` in `$.by_color`".
-_TOLD_VALUE = re.compile(r"^(Invalid (?:enum )?value) .*?((?: - at `[^`]*`(?: in `[^`]*`)?)?)$", re.DOTALL)
-
-
 class _MsgspecAdapter:
     __slots__ = ("_decode", "_type")
 
@@ -204,13 +201,8 @@ class _MsgspecAdapter:
             return self._decode(encoded)
         except (msgspec.MsgspecError, ValueError, TypeError) as error:
             raise InvalidJob(
-                f"{subject} must decode as {_name(self._type)}, got: {without_value(error)}"
+                f"{subject} must decode as {_name(self._type)}, got: {msgspec_fault(error)}"
             ) from error
-
-
-def without_value(error: Exception) -> str:
-    """Return what msgspec says of JSON, without the value that it met: errors are logged, and args never are."""
-    return _TOLD_VALUE.sub(r"\1\2", str(error)) if isinstance(error, msgspec.MsgspecError) else str(error)
 
 
 class _PydanticAdapter:
@@ -229,9 +221,8 @@ class _PydanticAdapter:
         try:
             return self._adapter.validate_json(encoded)
         except ValueError as error:
-            problems = cast("list[dict[str, Any]]", error.errors() if hasattr(error, "errors") else [])
-            told = "; ".join(f"{_dotted(problem['loc'])}: {problem['msg']}" for problem in problems)
-            raise InvalidJob(f"{subject} must decode as {_name(self._type)}, got: {told or error}") from error
+            told = pydantic_fault(error, self._adapter) or str(error)
+            raise InvalidJob(f"{subject} must decode as {_name(self._type)}, got: {told}") from error
 
 
 @functools.lru_cache(maxsize=1024)
@@ -407,7 +398,3 @@ def _foreign_classes(info: object, seen: set[int]) -> Iterator[type]:
 
 def _name(args_type: ArgsType) -> str:
     return getattr(args_type, "__qualname__", None) or str(args_type)
-
-
-def _dotted(location: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, location)) or "args"

@@ -154,3 +154,23 @@ def test_schema_tells_what_the_class_says_of_itself() -> None:
         "description": "an address",
         "examples": ["a@example.com"],
     }
+
+
+@pytest.mark.parametrize(
+    ("encoded", "told"),
+    [
+        (
+            '{"by_guest": {"secret": {}}, "rooms": [{}]}',
+            "rooms.0.numBeds: Field required; by_guest[...].numBeds: Field required",
+        ),
+        ('{"link": "secret"}', "link: refused as url_parsing"),
+        ('{"nights": 77}', "nights: 77 is odd"),
+        ('{"nights": 1002}', "nights: Assertion failed, got 1002"),
+    ],
+)
+def test_error_of_a_model_has_no_value_but_what_the_class_says(encoded: str, told: str) -> None:
+    """What a failed attempt tells of args that a model refuses: the model's own words of a value, and no others."""
+    with pytest.raises(InvalidJob) as refusal:
+        decoder_of(Stay, "k")(encoded)
+
+    assert str(refusal.value) == f"args of kind 'k' must decode as Stay, got: {told}"
