@@ -80,6 +80,7 @@ class Mill:
         self._num_stuck = 0
         self._subscriptions = subscriptions
         self._outage = Outage(lambda: self.completer.num_kept)
+        self._unwatched_pool = driver.pool
         driver = self._driver = WatchedDriver(driver, self._outage)
         pool = driver.pool
         self.completer = Completer(
@@ -129,6 +130,7 @@ class Mill:
 
     async def start(self) -> None:
         """Start everything, or raise why not and leave nothing running. Without queues there is only the inserter."""
+        self._inserter.speak_by(self._driver.pool)
         try:
             for service in self._services() if self._config.queues else [self._inserter]:
                 await self._start(service)
@@ -244,6 +246,7 @@ class Mill:
         if self._notifier is not None:
             await self._notifier.stop()
             logger.debug("listener closed")
+        self._inserter.speak_by(self._unwatched_pool)
         self._outage.close()
         self._executor.close()
 

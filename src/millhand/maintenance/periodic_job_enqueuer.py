@@ -33,6 +33,7 @@ from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
+from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
 
 logger = logging.getLogger(__name__)
@@ -129,8 +130,10 @@ class PeriodicJobEnqueuer(Service):
         except (DriverError, OperationTimeout) as error:
             if _is_transient(error):
                 pause = agenda.put_off(self._clock.monotonic())
-                logger.warning(
-                    "periodic job put off", extra=fields | {"error": str(error), "sleep_seconds": pause}
+                logger.log(
+                    level_of(error),
+                    "periodic job put off",
+                    extra=fields | {"error": str(error), "sleep_seconds": pause},
                 )
                 return False
             logger.error("periodic job not inserted", extra=fields | _fault(error))  # noqa: TRY400 - said in a line

@@ -113,6 +113,10 @@ class Inserter(Service):
         self._middleware = [m for m in config.middleware if overrides(m, "insert")]
         self._pool = pool
 
+    def speak_by(self, pool: Executor) -> None:
+        """Say everything through another pool of the same database from now on."""
+        self._pool = pool
+
     async def run(self, started: Callable[[], None]) -> None:
         started()
         wake = Wake.RING
