@@ -448,3 +448,17 @@ def test_workers_leave_the_form_of_kinds_alone_when_told() -> None:
     workers.add(kind="x y")(x)
 
     assert workers.kinds == ("x y",)
+
+
+def test_include_takes_over_what_is_registered_elsewhere() -> None:
+    """Workers of another module work with their own options, and a kind that both have is an error."""
+    others, workers = Workers(), Workers()
+    others.add(timeout=timedelta(seconds=3))(send)
+    workers.add(kind="other")(lambda: None)
+    workers.include(others)
+    with pytest.raises(ConfigError) as refused:
+        workers.include(others)
+
+    assert workers.kinds == ("other", "send_email")
+    assert workers.get("send_email") is others.get("send_email")
+    assert str(refused.value).startswith("kind must be registered once, got 'send_email' of worker ")
