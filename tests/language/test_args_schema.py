@@ -37,7 +37,8 @@ def _even(number: int) -> int:
         raise PydanticCustomError("odd", "{number} is odd", {"number": number})
     if number == 0:
         raise PydanticCustomError("zero", "secret")
-    assert number < 1000, f"got {number}"
+    if number > 1000:
+        raise AssertionError(f"got {number}")
     return number
 
 
