@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -261,6 +262,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--offered", type=int, default=0, help="jobs a second; 0 for as many as are worked")
     given: Any = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or servers and disks would be left behind
     with place(None) as (directory, server):
         asyncio.run(measure(server, directory, given.rounds, given.kills, given.offered))
 

@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -231,6 +232,7 @@ def main() -> None:
     if unknown := set(only) - set(KINDS):
         parser.error(f"faults of --only must be some of {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
     options = Options(seconds=60 * given.minutes, seed=given.seed, only=only, rate=given.rate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or servers and disks would be left behind
     logging.disable(logging.CRITICAL)  # of the one that inserts: that it is cut off is what it is there for
     print(f"seed {options.seed}", flush=True)
     with place(given.keep) as (journals, server):

@@ -248,7 +248,7 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
         (_row(1, errors=[(1, RESCUED), (2, "boom")]), "attempt 1 was rescued for its age"),
         (ALIVE, "attempt 1 was given back, a being well"),
         (
-            _all(ALIVE, _world(troubles=[dataclasses.replace(AWAY, began_at=1020.0, ended_at=1021.0)])),
+            _all(ALIVE, _world(troubles=[dataclasses.replace(AWAY, began_at=1024.0, ended_at=1025.0)])),
             "attempt 1 was given back, a being well",
         ),
         (_execution(2, token=1), "the fetch 1 was executed 2 times"),
