@@ -71,7 +71,7 @@ class Offices:
         self._periodic_term: Term | None = None
         self._river_term: Term | None = None
         self.enqueuer = PeriodicJobEnqueuer(
-            inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks
+            inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks, pool=driver.pool
         )
         self.reporter = ClientReporter(
             driver.pool,

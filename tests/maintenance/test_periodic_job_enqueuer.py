@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,13 +18,14 @@ from millhand.clock import SystemClock
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
-from millhand.errors import ConfigError
+from millhand.errors import ConfigError, ConnectionLost
 from millhand.hooks import Hook
 from millhand.insert_opts import InsertOpts
 from millhand.job import JobRow, JobState
 from millhand.maintenance.periodic_job_enqueuer import NUM_MISSED_MAX, PeriodicJobEnqueuer
 from millhand.periodic import PeriodicJob, cron, every, never
 from millhand.runtime.inserter import Inserter
+from millhand.store.query import Query
 from millhand.testing import ManualClock, Probe
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
@@ -50,7 +51,9 @@ class Desk:
         self, *jobs: PeriodicJob, workers: Workers | None = None, hooks: Sequence[Hook] = ()
     ) -> tuple[PeriodicJobEnqueuer, Probe]:
         config = Config(clock=self.clock, workers=workers or Workers())
-        enqueuer = PeriodicJobEnqueuer(Inserter(self.pool, config), jobs, clock=self.clock, hooks=hooks)
+        enqueuer = PeriodicJobEnqueuer(
+            Inserter(self.pool, config), jobs, clock=self.clock, hooks=hooks, pool=self.pool
+        )
         self.stack.push_async_callback(enqueuer.stop)
         return enqueuer, Probe(enqueuer)
 
@@ -252,6 +255,48 @@ async def test_enqueuer_tries_again_what_the_database_refused_for_the_moment(
         assert (during, await desk.due()) == ([], [("a", NOW + 60 * MINUTE)])
         assert [record.message for record in caplog.records] == ["periodic job put off"]
         assert caplog.records[0].sleep_seconds < 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("id", "num"), [("hourly", 1), (None, 2)])
+async def test_enqueuer_looks_for_a_run_whose_answer_was_lost(
+    schema_driver: AsyncpgDriver, id: str | None, num: int
+) -> None:
+    """The database has it and did not say so: by its id the run is found, and not inserted again."""
+    pool = LosingOnce(schema_driver.pool)
+    async with AsyncExitStack() as stack:
+        desk = Desk(pool, stack)  # type: ignore[arg-type]
+        enqueuer, probe = await desk.started(every(60 * MINUTE, Report("a"), id=id, run_on_start=True))
+        [agenda] = enqueuer._agendas
+        put_off = (agenda.num_failures, agenda.due_at)
+
+        desk.clock.advance(2)
+        enqueuer.bell.ring()
+        await probe.wait("passed")
+
+        assert put_off == (1, NOW)
+        assert (agenda.num_failures, agenda.due_at) == (0, NOW + 60 * MINUTE)
+        assert await desk.due() == num * [("a", NOW)]
+
+
+class LosingOnce:
+    """Runs what it is given, and loses the answer to the first insert."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self._has_lost = False
+
+    async def run(self, query: Query[Any]) -> Any:
+        answer = await self._pool.run(query)
+        if query.name.startswith("job_insert") and not self._has_lost:
+            self._has_lost = True
+            raise ConnectionLost(query.name, "connection was closed in the middle of operation")
+        return answer
+
+    async def fetch(self, sql: str, params: Sequence[Any] = (), **settings: Any) -> Any:
+        return await self._pool.fetch(sql, params, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
 
 
 async def test_enqueuer_stops_at_the_first_refusal_when_told_to_stop(schema_driver: AsyncpgDriver) -> None:

@@ -4,9 +4,9 @@ Inserts each periodic job when its schedule says so.
 Rule 1: what is due is kept in memory only. A client that becomes leader begins anew: jobs that run on start are due at
         once, the others when their schedule says after now. What fell due while nobody led is not made up for.
 Rule 2: each job is inserted on its own. One that cannot be inserted costs the others nothing.
-Rule 3: a run that the database refused for the moment is tried again, ever more slowly, until it is in; it may then be
-        in twice, if only the answer was lost. A run that cannot be inserted at all (its constructor failed, its args
-        are impossible) is left out.
+Rule 3: a run that the database refused for the moment is tried again, ever more slowly, until it is in. Where only the
+        answer was lost it is in already: a job with an id is looked for first, one without may be in twice. A run that
+        cannot be inserted at all (its constructor failed, its args are impossible) is left out.
 Rule 4: the next run is counted from the one before, not from now, so a schedule does not drift. Of the runs that fell
         due during a stall (the process stood still, the database was away) one is inserted, the others are left out.
 
@@ -28,6 +28,7 @@ from datetime import datetime
 import msgspec
 
 from millhand.clock import Clock, backoff_seconds
+from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
@@ -35,6 +36,7 @@ from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
+from millhand.store.periodic_run import periodic_run_exists
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ NUM_MISSED_MAX = 1_000
 
 class PeriodicJobEnqueuer(Service):
     """
-    The enqueuer of one client; `add` and `remove` work at any time, leader or not.
+    The enqueuer of one client; `add` and `remove` work at any time, leader or not. `pool` is asked for runs that may be in.
 
     Raises: ConfigError, when made or in `add`, for two jobs with one id. `start` raises what a hook's
     `periodic_jobs_start` raises.
@@ -60,12 +62,14 @@ class PeriodicJobEnqueuer(Service):
         *,
         clock: Clock,
         hooks: Sequence[Hook] = (),
+        pool: Executor | None = None,
     ) -> None:
         super().__init__()
         self._agendas: list[_Agenda] = []
         self._clock = clock
         self._hooks = [hook for hook in hooks if overrides(hook, "periodic_jobs_start")]
         self._inserter = inserter
+        self._pool = pool
         for job in periodic_jobs:
             self.add(job)
 
@@ -126,7 +130,7 @@ class PeriodicJobEnqueuer(Service):
         """Insert the run that is due, or leave it out, and go on to the next; False if it was put off."""
         fields: dict[str, object] = {"periodic_job_id": agenda.job.id}
         try:
-            await self._insert_run(agenda.job, due_at)
+            await self._insert_run(agenda.job, due_at, is_again=agenda.num_failures > 0)
         except (DriverError, OperationTimeout) as error:
             if _is_transient(error):
                 pause = agenda.put_off(self._clock.monotonic())
@@ -144,17 +148,25 @@ class PeriodicJobEnqueuer(Service):
             logger.warning("periodic runs missed", extra=fields | {"num_jobs": num_missed})
         return True
 
-    async def _insert_run(self, job: PeriodicJob, due_at: datetime) -> None:
+    async def _insert_run(self, job: PeriodicJob, due_at: datetime, *, is_again: bool) -> None:
         made = job.construct()
         if made is None:
             return
         params = periodic_params(self._inserter.resolve(*made), job.id, due_at)
+        if is_again and await self._is_in(params, job.id):
+            return
         for result in await self._inserter.insert_params([params]):
             logger.debug(
                 "periodic job inserted",
                 extra={"job_id": result.job.id, "kind": result.job.kind, "queue": result.job.queue},
             )
             self.probe("run", result)
+
+    async def _is_in(self, params: InsertParams, id: str | None) -> bool:
+        """Say whether a run is known to be in, although it was not said so."""
+        if id is None or self._pool is None:
+            return False
+        return await self._pool.run(periodic_run_exists(params, id))
 
     def _next_due_seconds(self) -> float:
         return min((self._due_seconds(agenda) for agenda in self._agendas), default=PAUSE_SECONDS_MAX)
