@@ -14,6 +14,7 @@ from chaos_faults import INSERTER, KINDS, LANES, NUM_WORKERS, Fault
 from chaos_fleet import Fleet
 from chaos_server import ChaosServer, end_sessions, occupy, use_disk_up
 
+from millhand.driver.asyncpg_error import WIRE_ERRORS
 from proxy import Direction
 
 HOUR_SECONDS = 3600.0
@@ -67,7 +68,7 @@ class Hand:
     async def _leaders(self) -> set[int]:
         sql = "SELECT leader_id FROM river_leader UNION SELECT leader_id FROM millhand_leader"
         ids: set[str] = set()
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        with contextlib.suppress(*WIRE_ERRORS):
             async with self._connected() as connection:
                 ids = {record["leader_id"] for record in await connection.fetch(sql, timeout=2)}
         return {life.who for life in self._fleet.living() if life.client_id in ids}
@@ -151,7 +152,7 @@ class Hand:
     async def _backend_kill(self, fault: Fault) -> None:
         with self._fleet.trouble("database", None):
             for _ in range(3):
-                with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                with contextlib.suppress(*WIRE_ERRORS):
                     async with self._connected() as connection:
                         await end_sessions(connection, [])
                 await asyncio.sleep(fault.seconds / 3)

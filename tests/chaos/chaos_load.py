@@ -21,6 +21,7 @@ from chaos_plan import HELD_KIND, ChaosJob, now, plan
 
 from millhand.args import RawArgs
 from millhand.client import Client
+from millhand.driver.asyncpg_error import WIRE_ERRORS
 from millhand.errors import DriverError, MillhandError, NotFound, OperationTimeout
 from millhand.insert_opts import InsertOpts
 from millhand.unique import UniqueOpts
@@ -91,7 +92,7 @@ class Load:
         """Cancel what is held until it is cancelled, for as long as this is awaited."""
         sql = "SELECT id FROM river_job WHERE kind = $1 AND finalized_at IS NULL AND NOT metadata ? 'cancel_attempted_at'"
         for _ in count():
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            with contextlib.suppress(*WIRE_ERRORS):
                 connection = await asyncpg.connect(url, timeout=5)
                 try:
                     ids = [record["id"] for record in await connection.fetch(sql, HELD_KIND, timeout=5)]

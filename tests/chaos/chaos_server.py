@@ -16,6 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
+from millhand.driver.asyncpg_error import WIRE_ERRORS
 from millhand.embedded import embedded_postgres
 from millhand.embedded.process import is_gone, wait_until
 
@@ -155,7 +156,7 @@ async def use_disk_up(url: str) -> str:
                 await connection.execute("SELECT pg_switch_wal()", timeout=5)
         finally:
             connection.terminate()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+    except WIRE_ERRORS as error:
         return str(error) or type(error).__name__
     return "nothing"
 
@@ -167,10 +168,10 @@ async def occupy(url: str) -> list[asyncpg.Connection]:
         while len(taken) < MAX_CONNECTIONS:
             try:
                 taken.append(await asyncpg.connect(url, timeout=5))
-            except (OSError, asyncpg.PostgresError, TimeoutError):
+            except WIRE_ERRORS:
                 break
         if taken:
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*WIRE_ERRORS):
                 await end_sessions(taken[0], [one.get_server_pid() for one in taken])
     return taken
 
