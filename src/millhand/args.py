@@ -49,6 +49,9 @@ ArgsType = Any  # an args class, or anything else that can stand in the brackets
 ArgsValue = Any  # a value of such a type
 
 _ESCAPED_BY_GO = re.compile("[<>&\u2028\u2029]")
+# What msgspec may write differently: a null may be a number that is none, and an instant is written to the microsecond.
+_UNLIKE_GO = re.compile(r"null|[<>&\\\u2028\u2029]|[:,\[]-?\d+[.eE]|T\d\d:\d\d:\d\d")
+_encode = msgspec.json.Encoder(order="deterministic").encode
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
 
 
@@ -96,7 +99,11 @@ def kind_of(args: object) -> str:
     """
     if isinstance(args, RawArgs):
         return args.kind
-    return _kind_of_class(args if isinstance(args, type) else typing.get_origin(args) or type(args))
+    if isinstance(args, type):
+        return _kind_of_class(args)
+    if hasattr(cls := type(args), "kind"):  # a value; what else has one is a class with its parameters
+        return _kind_of_class(cls)
+    return _kind_of_class(typing.get_origin(args) or cls)
 
 
 def encode_args(args: object) -> str:
@@ -110,10 +117,12 @@ def encode_args(args: object) -> str:
     subject = f"args of kind {kind_of(args)!r}"
     try:
         adapter = _adapter(cast(ArgsType, type(args)))
-        plain = adapter.plain(args)
+        encoded = adapter.quick_text(args)
+        plain = adapter.plain(args) if encoded is None else None
     except Exception as error:  # whatever a user's type or pydantic raises means: this is no args value
         raise InvalidJob(f"{subject} must be encodable as JSON, got {reprlib.repr(args)}: {error}") from error
-    encoded = encode_object(plain, subject)
+    if encoded is None:
+        encoded = encode_object(cast(Json, plain), subject)
     adapter.decode(encoded, subject)
     return encoded
 
@@ -148,6 +157,15 @@ def encode_object(value: Json, subject: str) -> str:
         raise InvalidJob(f"{subject} must not contain themselves, got {reprlib.repr(value)}") from error
 
 
+def quick_text(value: object) -> str | None:
+    """Return the text of an object if Go's encoder writes it as msgspec does, in a tenth of the time; or None."""
+    try:
+        text = _encode(value).decode()
+    except Exception:  # noqa: BLE001 - whoever writes it slowly says what is wrong
+        return None
+    return None if text[:1] != "{" or _UNLIKE_GO.search(text) else text
+
+
 class WireField(msgspec.Struct, frozen=True):
     """
     One field of an args class: its name in JSON, the classes its values may be of, and what its annotation adds.
@@ -178,6 +196,8 @@ def quoted(text: str) -> str:
 class _Adapter(Protocol):
     """How values of one args class become plain JSON values, and come back from a text."""
 
+    def quick_text(self, args: object) -> str | None: ...
+
     def plain(self, args: object) -> Json: ...
 
     def decode(self, encoded: str, subject: str) -> ArgsValue: ...
@@ -192,6 +212,9 @@ class _MsgspecAdapter:
             raise TypeError(f"nothing can be decoded into {_name(foreign)}")
         self._type = args_type
         self._decode = msgspec.json.Decoder(args_type).decode
+
+    def quick_text(self, args: object) -> str | None:
+        return quick_text(args)
 
     def plain(self, args: object) -> Json:
         return msgspec.to_builtins(args, builtin_types=(datetime,), str_keys=True, order="deterministic")
@@ -213,6 +236,9 @@ class _PydanticAdapter:
 
         self._type = args_type
         self._adapter = TypeAdapter(args_type)
+
+    def quick_text(self, args: object) -> str | None:
+        return None  # what a serializer of the model's makes of a value, pydantic alone knows
 
     def plain(self, args: object) -> Json:
         return self._adapter.dump_python(args, mode="json", by_alias=True, warnings="error")
@@ -356,6 +382,7 @@ def _has_fields(cls: ArgsType) -> bool:
     return isinstance(cls, type) and (is_known or issubclass(cls, msgspec.Struct))
 
 
+@functools.lru_cache(maxsize=1024)
 @functools.lru_cache(maxsize=1024)
 def _kind_of_class(cls: type) -> str:
     kind = getattr(cls, "kind", None)

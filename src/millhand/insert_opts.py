@@ -123,6 +123,16 @@ def insert_params(
     of_class = class_opts(args) or _NOTHING_SAID
     kind = kind_of(args)
     encoded_args = encode_args(args)
+    if said is of_class:  # neither says anything, which is nearly always so, and costs half
+        return InsertParams(
+            kind=kind,
+            encoded_args=encoded_args,
+            max_attempts=default_max_attempts,
+            encoded_metadata="{}",
+            priority=PRIORITY_DEFAULT,
+            queue=QUEUE_DEFAULT,
+            state=JobState.AVAILABLE,
+        )
     queue = said.queue or of_class.queue or QUEUE_DEFAULT
     scheduled_at = said.scheduled_at or of_class.scheduled_at
     unique = said.unique if said.unique is not None else of_class.unique

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from language_values import golden
 
-from millhand.args import RawArgs, decoder_of, encode_args, encode_object, kind_of
+from millhand.args import RawArgs, decoder_of, encode_args, encode_object, kind_of, quick_text
 from millhand.errors import InvalidJob
 
 ENCODED_BY_GO = {case["name"]: case["encoded_args"] for case in golden("unique_keys")["cases"]}
@@ -551,3 +551,23 @@ def test_encoded_floats_are_exact(number: float) -> None:
 
     assert repr(float(encoded)) == repr(number)
     assert not encoded.endswith(".0")
+
+
+ANY_PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), ANY_PLAIN, max_size=3))
+def test_quick_text_of_args_is_the_slow_one(value: dict[str, Any]) -> None:
+    """Whatever is written the quick way is what Go's encoder writes, and what is refused is refused either way."""
+    quick = quick_text(value)
+    plain = msgspec.to_builtins(value, builtin_types=(datetime,), str_keys=True, order="deterministic")
+    try:
+        slow = encode_object(plain, "args")
+    except InvalidJob:
+        assert quick is None
+    else:
+        assert quick in (None, slow)

@@ -11,7 +11,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import JobState
-from millhand.store.job import job_insert_many, job_notify_insert
+from millhand.store.job import job_get_by_ids, job_insert_many, job_notify_insert
 
 if TYPE_CHECKING:
     from conftest import Ears
@@ -35,6 +35,34 @@ async def test_results_stand_in_the_order_of_the_params(tx: Executor) -> None:
     assert [one.unique_skipped_as_duplicate for one in results] == [False, False, True, False, False]
     assert results[2].job == old.job
     assert len({one.job.id for one in results}) == 5
+
+
+@pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "unlike"])
+async def test_rows_are_as_results_say_and_in_their_order(tx: Executor, *, is_alike: bool) -> None:
+    """Whether jobs without unique keys have a column in common or not, each result is the row that the table has."""
+    said = [
+        params(
+            encoded_args=f'{{"zz":{n}.50,"a":"é"}}',
+            kind=f"kind_{n}",
+            max_attempts=n + 1,
+            encoded_metadata=f'{{"n":{n},"m":[1.0]}}' if n else "{}",
+            priority=n % 4 + 1,
+            queue=f"queue_{n}",
+            state=JobState.SCHEDULED if n % 2 else JobState.PENDING,
+            created_at=NOW + n * HOUR if n % 3 else None,
+            scheduled_at=NOW + n * HOUR if n % 2 else None,
+            tags=tuple(f"tag{m}" for m in range(n)),
+        )
+        for n in ([4] * 50 if is_alike else range(50))
+    ]
+
+    results = await tx.run(job_insert_many(said))
+
+    rows = await tx.run(job_get_by_ids([one.job.id for one in results]))
+    assert [one.job for one in results] == rows  # which come by id
+    assert [(row.kind, row.queue, row.tags, row.state) for row in rows] == [
+        (one.kind, one.queue, one.tags, one.state) for one in said
+    ]
 
 
 @pytest.mark.parametrize("num_jobs", [1, 2])

@@ -11,6 +11,7 @@ import msgspec
 from millhand.errors import JobRunning, NotFound
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
+from millhand.store.job_insert import is_plain, job_insert_many_plain
 from millhand.store.job_row import encode_error, encode_json, parse_job, parse_jobs
 from millhand.store.query import Query, Row, parse_count, parse_none
 from millhand.transition import StateChange
@@ -56,6 +57,8 @@ def job_insert_many(
     """
     if len(params) == 1:
         return _job_insert(params[0], notify_queues, now)
+    if is_plain(params):
+        return job_insert_many_plain(params, notify_queues=notify_queues, now=now)
     return Query(
         "job_insert_many",
         {
