@@ -101,10 +101,14 @@ async def chaos(
         race.max_steps, race.ends_at = steps, began_at + seconds
         number = 0
         while not race.is_over and violation is None:
+            place = places[number % len(places)]
             try:
-                await race.phase(places[number % len(places)])
+                await race.phase(place)
             except Violation as error:
                 violation = str(error)
+            except Exception:
+                print(f"the race itself broke on {place.name} after {race.num_steps:,} steps", flush=True)
+                raise
             number += 1
     return Report(
         done=race.done,

@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from adversary import OPERATIONS, Interrupter, Killed, break_source
-from race_app import DERIVED, FOREIGN, RaceApp
+from race_app import DERIVED, FOREIGN, RaceApp, RaceWorld
 from race_child import Elsewhere, Seat, Task, serve
 from race_plays import PLAYS, Violation
 from world import DAY, TABLES, World, avatars_source, generous, uploads_source
@@ -234,7 +234,7 @@ class Race:
             split_at=CUTS,
             not_references=("uploads",),
         )
-        self.world = World(
+        self.world = RaceWorld(
             executor=self.driver.pool, store=store, schema=schema, config=self.config, now=datetime.now(UTC)
         )
         self.place = place

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from adversary import ChaosStore
+from adversary import ChaosStore, Killed
 from world import World, uploads_source
 
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -140,6 +140,36 @@ async def test_an_upload_between_look_and_delete_lives_where_versions_are_kept(v
     report = await reconcile(world.executor, Ignoring(world.store, nothing), world.config, now=world.now)
 
     assert (report.state, report.deleted, report.kept) == ("completed", 0, 1)
+    assert await world.store.get("orphan") == b"just uploaded"
+
+
+async def test_an_upload_that_a_killed_run_has_hidden_is_uncovered_by_the_next(versioned: World) -> None:
+    """If the process dies before it takes its marker away again, what was just uploaded is back with the next run."""
+    world = versioned
+
+    class Dying(ChaosStore):
+        """The same server, and a process that is killed by its answer."""
+
+        async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
+            if if_same is None:
+                return await super().delete(key)
+            await world.put(key, b"just uploaded")
+            await super().delete(key)
+            raise Killed
+
+    await world.pair("live")
+    await world.put("orphan", b"old")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+    with pytest.raises(Killed):
+        await reconcile(world.executor, Dying(world.store, nothing), world.config, now=world.now)
+    with pytest.raises(ObjectNotFound):
+        await world.store.head("orphan")
+    await world.row("orphan")
+
+    report = await world.run(after=HOUR)
+
+    assert (report.state, report.deleted, report.missing) == ("completed", 0, 0)
     assert await world.store.get("orphan") == b"just uploaded"
 
 

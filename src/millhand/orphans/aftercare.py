@@ -20,10 +20,19 @@ from millhand.orphans.ledger import (
     action_set_state_many,
     database_facts,
 )
-from millhand.orphans.quarantine import Destroyed, Move, Whereabouts, destroy_many, find, put_back_many
+from millhand.orphans.quarantine import (
+    Destroyed,
+    Move,
+    Whereabouts,
+    destroy_many,
+    find,
+    put_back_many,
+    seen_object,
+)
 from millhand.orphans.scan import Pass, gather_all
 from millhand.orphans.statements import ReferenceRow
 from millhand.orphans.sweep import carry_out, put_back_needed, record
+from millhand.orphans.versions import HIDDEN, uncover
 from millhand.storage import InvalidKey, ObjectNotFound
 
 logger = logging.getLogger(__name__)
@@ -44,6 +53,8 @@ async def settle(pass_: Pass, *, may_act: bool) -> None:
         for action in unmoved:
             if places[action.id] is Whereabouts.IN_BOTH and action.quarantine_key is not None:
                 await pass_.store.delete(action.quarantine_key)
+            if places[action.id] is Whereabouts.GONE and action.quarantine_key == HIDDEN:
+                await uncover(pass_.store, seen_object(action))
         resumed = [
             action for action in unmoved if may_act and _is_resumable(pass_, action, places[action.id])
         ]

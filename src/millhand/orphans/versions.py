@@ -2,7 +2,7 @@
 Quarantine in a bucket that keeps versions: a delete marker hides an object in its place, and no byte is copied.
 
 Rule 1: to take away is to delete, which leaves the object behind a marker; what was hidden must be what was seen, or the
-        marker goes again at once.
+        marker goes again at once; if we are killed before it does, the next run sees to it.
 Rule 2: to bring back is to remove the marker, if nothing newer is on top of it.
 Rule 3: to destroy is to remove that one version, and the marker when nothing else is left behind it.
 """
@@ -56,6 +56,21 @@ async def destroy(store: ObjectStore, action: Action, seen: ObjectInfo) -> tuple
     if all(one.is_delete_marker for one in left):
         await _unmark(store, left)
     return ActionState.PURGED, "its time in quarantine was over"
+
+
+async def uncover(store: ObjectStore, seen: ObjectInfo) -> bool:
+    """
+    Remove the marker from an object that somebody put on top of the one that was seen; False if there is no such marker.
+
+    It is most likely ours: servers look at the condition of a delete and delete in two steps, and an upload may come
+    between them. Should it be its owner's, then an object without a row is back, and has its grace once more.
+    """
+    versions = await versions_of(store, seen.key)
+    is_covered = bool(versions) and versions[0].is_delete_marker and _find(versions, seen) is not None
+    if not is_covered or hidden_version(versions, seen) is not None:
+        return False
+    await _unmark(store, versions)
+    return True
 
 
 async def is_hidden(store: ObjectStore, seen: ObjectInfo) -> bool:
