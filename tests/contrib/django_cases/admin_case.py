@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from django.contrib.auth.models import Permission, User
-from django.test import TestCase
+from django.test import Client, TestCase
 from django.urls import reverse
 from shop.jobs import Confirm
 
@@ -39,6 +39,26 @@ class AdminCase(TestCase):
         assert ("_cancel" in shown, "confirm_order" in shown) == (False, True)
         assert (posted.status_code, deleted.status_code, self.state(job.id)) == (403, 403, "available")
 
+    def test_buttons_below_a_job_need_a_token_and_a_job(self) -> None:
+        """A button pressed from elsewhere is refused, one below a job that is gone does nothing, and others work."""
+        job = client().insert(Confirm(1)).job
+        page = reverse("admin:millhand_job_change", args=[job.id])
+        careful = Client(enforce_csrf_checks=True)
+        careful.force_login(self.keeper)
+        self.client.force_login(self.keeper)
+        forged = careful.post(page, {"_cancel": "Cancel job"}).status_code
+        state = self.state(job.id)
+        gone = {self.client.post(f"{LIST}{id}/change/", {"_retry": "x"}).status_code for id in ("999", "x")}
+        pressed = self.client.post(page, {"_cancel": "Cancel job"}).status_code
+
+        assert (forged, state, gone, pressed) == (
+            403,
+            "available",
+            gone & {302, 403},
+            302,
+        )  # as Django has it
+        assert self.state(job.id) == "cancelled"
+
     def test_what_cannot_be_done_leaves_the_rest_be(self) -> None:
         """Of several jobs those are retried that can be; of the others the page says why not."""
         self.client.force_login(self.keeper)
@@ -52,6 +72,7 @@ class AdminCase(TestCase):
 
         assert "1 job made available" in said
         assert self.state(second.id) == "available"
+        assert self.state(first.id) == "cancelled"
 
     def test_running_jobs_are_not_deleted(self) -> None:
         """A job that runs is in the way of a deletion, of one or of several; the others go when it is left out."""

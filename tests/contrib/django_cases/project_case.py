@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from django.conf import settings
@@ -18,6 +19,7 @@ from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.models import Job, ReadOnlyRow
 from millhand.contrib.django.setting import project_config
 from millhand.contrib.django.system_check import check_settings
+from millhand.contrib.django.tables import Versions
 from millhand.driver.django_url import django_url
 
 
@@ -118,6 +120,15 @@ class CommandCase(TransactionTestCase):
         finally:
             call_command("migrate", "millhand", verbosity=0)
         assert client().insert(Confirm(1)).job.id == 1
+
+    def test_other_databases_are_left_alone(self) -> None:
+        """Where a project has several databases, only the one that MILLHAND names is migrated, up and down."""
+        other = SimpleNamespace(connection=SimpleNamespace(alias="other"))
+        versions = Versions(above={"main": 8, "millhand": 1}, below={})
+        versions.down(None, other)
+        versions.up(None, other)
+
+        assert client().insert(Confirm(1)).job.id > 0
 
     def test_models_and_migrations_agree(self) -> None:
         """`makemigrations` finds nothing to add."""

@@ -13,6 +13,8 @@ from typing import ClassVar
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.decorators import method_decorator
+from django.views.decorators.csrf import csrf_protect
 
 from millhand.contrib.django import client
 from millhand.contrib.django.admin_list import BoundedPaginator, KindFilter, QueueFilter, StateFilter, search
@@ -117,6 +119,7 @@ class JobAdmin(ReadOnlyAdmin):
         except MillhandError as error:
             self.message_user(request, f"{obj}: {error}", messages.WARNING)
 
+    @method_decorator(csrf_protect)
     def change_view(
         self,
         request: HttpRequest,
@@ -125,19 +128,19 @@ class JobAdmin(ReadOnlyAdmin):
         extra_context: dict[str, object] | None = None,
     ) -> HttpResponse:
         """Show a job, or do what one of the buttons below it says."""
-        if request.method == "POST" and self.has_control_permission(request):
-            chosen = self.get_queryset(request).filter(pk=int(object_id))
+        job = self.get_object(request, object_id) if request.method == "POST" else None
+        if job is not None and self.has_control_permission(request):
             if "_retry" in request.POST:
-                self.retry_jobs(request, chosen)
+                self.retry_jobs(request, [job])
             elif "_cancel" in request.POST:
-                self.cancel_jobs(request, chosen)
+                self.cancel_jobs(request, [job])
             return HttpResponseRedirect(request.get_full_path())
         context = {"can_control": self.has_control_permission(request), **(extra_context or {})}
         response: HttpResponse = super().change_view(request, object_id, form_url, context)
         return response
 
     @admin.action(description="Retry selected jobs now", permissions=["control"])
-    def retry_jobs(self, request: HttpRequest, queryset: QuerySet) -> None:
+    def retry_jobs(self, request: HttpRequest, queryset: Iterable[Job]) -> None:
         """Make the jobs available at once."""
 
         def retry(job: object) -> str:
@@ -147,7 +150,7 @@ class JobAdmin(ReadOnlyAdmin):
         self._give(request, queryset, retry, "made available")
 
     @admin.action(description="Cancel selected jobs", permissions=["control"])
-    def cancel_jobs(self, request: HttpRequest, queryset: QuerySet) -> None:
+    def cancel_jobs(self, request: HttpRequest, queryset: Iterable[Job]) -> None:
         """Cancel the jobs; those that run are asked to end."""
 
         def cancel(job: object) -> str:

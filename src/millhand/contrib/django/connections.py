@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
 from millhand.driver.django import is_held
@@ -41,11 +41,10 @@ def _around_function(work: Call) -> Call:
 
 def _around_coroutine(work: Call) -> Call:
     async def call(job: Job[Any]) -> None:
-        async with ThreadSensitiveContext():
-            ended_with = await _caught(
-                work, job
-            )  # for what is raised within `finally`, asgiref adds to its stack
-            await sync_to_async(_close_all)()
+        async with ThreadSensitiveContext() as context:
+            ended_with = await _caught(work, job)  # within `finally` asgiref would add to its stack
+            if context in SyncToAsync.context_to_thread_executor:  # else nothing was said to the ORM
+                await sync_to_async(_close_all)()
         if ended_with is not None:
             raise ended_with
 
