@@ -11,7 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
-from conformance import Connected, DriverConformance, num_jobs, params, table
+from conformance import DriverConformance
+from conformance_caller import NUMBERS, Cursor, Fetched
+from conformance_words import Connected, num_jobs, params, table
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.planner import PLANNER_SETTINGS
@@ -25,6 +27,8 @@ async def use_own_jsonb(connection: asyncpg.Connection) -> None:
 
 
 class TestAsyncpg(DriverConformance):
+    ACCEPTED = ("asyncpg.Connection", "asyncpg.Pool", "AsyncConnection", "AsyncSession", "executor")
+
     @pytest.fixture(params=["url", "pool", "pool with its own jsonb"])
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
@@ -42,7 +46,7 @@ class TestAsyncpg(DriverConformance):
             yield driver
             await driver.close()
 
-    @pytest.fixture(params=["connection", "connection of a pool", "BEGIN by hand"])
+    @pytest.fixture(params=["connection with its own jsonb", "connection of a pool", "BEGIN by hand"])
     def connected(self, request: pytest.FixtureRequest, postgres_url: str) -> Connected:
         @contextlib.asynccontextmanager
         async def connected() -> AsyncIterator[Any]:
@@ -50,6 +54,8 @@ class TestAsyncpg(DriverConformance):
             async with pool, pool.acquire() as acquired:
                 own = await asyncpg.connect(postgres_url)
                 connection = acquired if "pool" in request.param else own
+                if "jsonb" in request.param:
+                    await use_own_jsonb(own)
                 if "hand" in request.param:
                     await connection.execute("BEGIN")
                     yield connection
@@ -63,6 +69,29 @@ class TestAsyncpg(DriverConformance):
 
         return connected
 
+    @pytest.fixture
+    def committing(self, postgres_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def committing() -> AsyncIterator[Any]:
+            connection = await asyncpg.connect(postgres_url)
+            yield connection
+            await connection.close()
+
+        return committing
+
+    @pytest.fixture
+    def cursor(self) -> Cursor:
+        @contextlib.asynccontextmanager
+        async def opened(connection: asyncpg.Connection) -> AsyncIterator[Fetched]:
+            cursor = await connection.cursor(NUMBERS)
+
+            async def fetched() -> int:
+                return (await cursor.fetchrow())[0]
+
+            yield fetched
+
+        return opened
+
 
 @pytest.fixture
 async def driver_of_two(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
@@ -71,23 +100,6 @@ async def driver_of_two(schema_driver: AsyncpgDriver, postgres_url: str) -> Asyn
     await driver.open()
     yield driver
     await driver.close()
-
-
-async def test_connection_without_a_transaction_commits_each_word(
-    schema_driver: AsyncpgDriver, postgres_url: str
-) -> None:
-    """On a connection of the caller's without a transaction, `begin` begins one."""
-    connection = await asyncpg.connect(postgres_url)
-    executor = schema_driver.executor(connection)
-
-    await executor.run(job_insert_many([params()]))
-    with contextlib.suppress(ZeroDivisionError):
-        async with executor.begin() as tx:
-            await tx.run(job_insert_many([params()]))
-            raise ZeroDivisionError
-    await connection.close()
-
-    assert await num_jobs(schema_driver.pool) == 1
 
 
 async def test_wait_for_a_connection_counts_against_the_deadline(driver_of_two: AsyncpgDriver) -> None:

@@ -155,6 +155,20 @@ def test_django_s_own_commit_is_ours(
     assert (before, outside.names()) == ([], ["kept"])
 
 
+def test_cursor_of_django_s_goes_on(
+    client: SyncClient, connection: BaseDatabaseWrapper, outside: Outside
+) -> None:
+    """What a block reads by `iterator()`, on the server, is not lost by the jobs that are inserted meanwhile."""
+    with transaction.atomic(using=ALIAS), connection.chunked_cursor() as cursor:
+        cursor.execute("SELECT generate_series(1, 1000)")
+        read = [cursor.fetchone(), cursor.fetchone()]
+        client.insert(Act("one"))
+        client.insert_many_fast([Act("two"), Act("three")])
+        read += [cursor.fetchone()]
+
+    assert (read, outside.names()) == ([(1,), (2,), (3,)], ["one", "two", "three"])
+
+
 def test_connection_of_django_s_is_a_tx(
     connection: BaseDatabaseWrapper, outside: Outside, postgres_url: str, schema: str
 ) -> None:

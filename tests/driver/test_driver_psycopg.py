@@ -10,8 +10,10 @@ from typing import Any
 import psycopg
 import psycopg_pool
 import pytest
-from conformance import GENEROUS_SECONDS, KILL_ME, Connected, DriverConformance, num_jobs, params
-from psycopg.rows import dict_row
+from conformance import DriverConformance
+from conformance_caller import NUMBERS, Cursor, Fetched
+from conformance_words import GENEROUS_SECONDS, KILL_ME, Connected, num_jobs, params
+from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg.types.string import StrDumperVarchar
 
@@ -19,7 +21,7 @@ from millhand import Client, Config, EventKind, Workers
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.psycopg import PsycopgDriver
-from millhand.errors import ConfigError, ConnectionLost, DriverError, OperationTimeout, PoolClosed
+from millhand.errors import ConfigError, ConnectionLost, OperationTimeout, PoolClosed
 from millhand.store.job import job_get_by_id, job_insert_many
 from proxy import proxied
 
@@ -43,7 +45,33 @@ POOLS: dict[str, dict[str, Any]] = {
 }
 
 
+def cursor_of_psycopg() -> Cursor:
+    """Return what opens a cursor with a name, which is one on the server."""
+
+    @contextlib.asynccontextmanager
+    async def opened(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[Fetched]:
+        async with connection.cursor("theirs", row_factory=tuple_row) as cursor:
+            await cursor.execute(NUMBERS)
+
+            async def fetched() -> int:
+                row = await cursor.fetchone()
+                assert row is not None
+                return row[0]
+
+            yield fetched
+
+    return opened
+
+
 class TestPsycopg(DriverConformance):
+    ACCEPTED = (
+        "asyncpg.Connection",
+        "psycopg.AsyncConnection",
+        "AsyncConnection",
+        "AsyncSession",
+        "executor",
+    )
+
     @pytest.fixture(
         params=[
             pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in ("url", *POOLS)
@@ -67,7 +95,7 @@ class TestPsycopg(DriverConformance):
             yield driver
             await driver.close()
 
-    @pytest.fixture(params=["connection", "transaction with autocommit", "server-side cursor"])
+    @pytest.fixture(params=["connection with its own ways", "transaction with autocommit"])
     def connected(self, request: pytest.FixtureRequest, postgres_url: str) -> Connected:
         @contextlib.asynccontextmanager
         async def connected() -> AsyncIterator[Any]:
@@ -79,15 +107,24 @@ class TestPsycopg(DriverConformance):
                     async with connection.transaction(force_rollback=True):
                         yield connection
                     return
-                async with contextlib.AsyncExitStack() as stack:
-                    if "cursor" in request.param:
-                        cursor = await stack.enter_async_context(connection.cursor("theirs"))
-                        await cursor.execute("SELECT generate_series(1, 1000)")
-                        await cursor.fetchone()
-                    yield connection
-                    await connection.rollback()
+                await use_own_ways(connection)
+                yield connection
+                await connection.rollback()
 
         return connected
+
+    @pytest.fixture
+    def committing(self, postgres_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def committing() -> AsyncIterator[Any]:
+            async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
+                yield connection
+
+        return committing
+
+    @pytest.fixture
+    def cursor(self) -> Cursor:
+        return cursor_of_psycopg()
 
 
 @pytest.fixture
@@ -194,35 +231,6 @@ async def test_transaction_whose_connection_is_lost_at_its_end_is_no_success(
 
     assert str(lost.value) == "commit must succeed, got a connection that is closed"
     assert await num_jobs(driver_of_two.pool) == 0
-
-
-async def test_read_only_transaction_refuses_a_job(schema_driver: AsyncpgDriver, postgres_url: str) -> None:
-    """In a transaction that may only read, an insert says so with PostgreSQL's state."""
-    async with await psycopg.AsyncConnection.connect(postgres_url) as connection:
-        await connection.set_read_only(True)
-        with pytest.raises(DriverError) as refused:
-            await schema_driver.executor(connection).run(job_insert_many([params()]))
-        await connection.rollback()
-
-    assert (refused.value.sqlstate, refused.value.retryable) == ("25006", True)
-    assert (
-        str(refused.value) == "job_insert must succeed, got cannot execute INSERT in a read-only transaction"
-    )
-
-
-async def test_connection_with_autocommit_commits_each_word(
-    schema_driver: AsyncpgDriver, postgres_url: str
-) -> None:
-    """On a connection with autocommit and without a transaction, `begin` begins one."""
-    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as connection:
-        executor = schema_driver.executor(connection)
-        await executor.run(job_insert_many([params()]))
-        with contextlib.suppress(ZeroDivisionError):
-            async with executor.begin() as tx:
-                await tx.run(job_insert_many([params()]))
-                raise ZeroDivisionError
-
-    assert await num_jobs(schema_driver.pool) == 1
 
 
 async def test_instants_are_utc_whatever_the_session_s_time_zone(

@@ -9,8 +9,10 @@ from typing import Any
 import psycopg
 import psycopg_pool
 import pytest
-from conformance import GENEROUS_SECONDS, Connected, DriverConformance, params
-from psycopg.rows import dict_row
+from conformance import DriverConformance
+from conformance_caller import NUMBERS, Cursor, Fetched
+from conformance_words import GENEROUS_SECONDS, Connected, params
+from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from threaded import ThreadedDriver
 
@@ -32,6 +34,8 @@ def use_own_ways(connection: psycopg.Connection[Any]) -> None:
 
 class BlockingConformance(DriverConformance):
     """Of the suite, what a driver without an event loop can do."""
+
+    ACCEPTED = ("psycopg.Connection", "SQLAlchemy Connection or Session", "a Django connection", "executor")
 
     # A thread that waits for the database is not cancelled, its deadline ends it; and nobody could be rung.
     test_cancelled_query_leaves_the_pool_whole = None  # type: ignore[assignment]
@@ -62,7 +66,7 @@ class TestPsycopgSync(BlockingConformance):
         ) as pool:
             yield ThreadedDriver(PsycopgSyncDriver(pool, schema_driver.schema))
 
-    @pytest.fixture(params=["connection", "transaction with autocommit"])
+    @pytest.fixture(params=["connection with its own ways", "transaction with autocommit"])
     def connected(self, request: pytest.FixtureRequest, postgres_url: str) -> Connected:
         @contextlib.asynccontextmanager
         async def connected() -> AsyncIterator[Any]:
@@ -72,10 +76,37 @@ class TestPsycopgSync(BlockingConformance):
                     with connection.transaction(force_rollback=True):
                         yield connection
                 else:
+                    use_own_ways(connection)
                     yield connection
                     connection.rollback()
 
         return connected
+
+    @pytest.fixture
+    def committing(self, postgres_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def committing() -> AsyncIterator[Any]:
+            with psycopg.connect(postgres_url, autocommit=True) as connection:
+                yield connection
+
+        return committing
+
+    @pytest.fixture
+    def cursor(self) -> Cursor:
+        @contextlib.asynccontextmanager
+        async def opened(connection: psycopg.Connection[Any]) -> AsyncIterator[Fetched]:
+            cursor = connection.cursor("theirs", row_factory=tuple_row)
+            await asyncio.to_thread(cursor.execute, NUMBERS)
+
+            async def fetched() -> int:
+                row = await asyncio.to_thread(cursor.fetchone)
+                assert row is not None
+                return row[0]
+
+            yield fetched
+            await asyncio.to_thread(cursor.close)
+
+        return opened
 
     async def test_open_and_close_may_be_repeated(self, database: Driver) -> None:
         """A driver with a pool of its own may be opened and closed twice; one with the caller's needs neither."""

@@ -10,10 +10,13 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
-from conformance import GENEROUS_SECONDS, Connected, DriverConformance
-from sqlalchemy import Engine, create_engine, text
+from conformance import DriverConformance
+from conformance_caller import NUMBERS, Cursor, Fetched
+from conformance_words import GENEROUS_SECONDS, Connected
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import TimeoutError as SqlalchemyTimeoutError
 from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
     AsyncEngine,
     AsyncSession,
     async_scoped_session,
@@ -42,6 +45,12 @@ from millhand.driver.protocol import Driver
 from millhand.store.job_list import JobListParams, job_list
 
 DIALECTS = ("postgresql+psycopg", "postgresql+asyncpg")
+# JSON in other clothes, as applications have it.
+OWN_JSON: dict[str, Any] = {
+    "json_deserializer": lambda text: {"loaded": text},
+    "json_serializer": lambda _: "null",
+}
+COMMITTING = {"isolation_level": "AUTOCOMMIT"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ async def engine(request: pytest.FixtureRequest, postgres_url: str) -> AsyncIter
 
 @pytest.fixture
 def sync_engine(postgres_url: str) -> Iterator[Engine]:
-    engine = create_engine(url_for(postgres_url, "postgresql+psycopg"))
+    engine = create_engine(url_for(postgres_url, "postgresql+psycopg"), **OWN_JSON)
     yield engine
     engine.dispose()
 
@@ -97,6 +106,14 @@ async def names(driver: AsyncpgDriver) -> list[Any]:
 
 
 class TestSqlalchemy(DriverConformance):
+    ACCEPTED = (
+        "asyncpg.Connection",
+        "psycopg.AsyncConnection",
+        "AsyncConnection",
+        "AsyncSession",
+        "executor",
+    )
+
     @pytest.fixture(params=[pytest.param(DIALECTS[0], marks=pytest.mark.slow), DIALECTS[1]])
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
@@ -113,13 +130,41 @@ class TestSqlalchemy(DriverConformance):
 
         @contextlib.asynccontextmanager
         async def connected() -> AsyncIterator[Any]:
-            async with engine_of(postgres_url, dialect) as engine:
+            async with engine_of(postgres_url, dialect, **OWN_JSON) as engine:
                 tx = engine.connect() if request.param == "connection" else AsyncSession(engine)
                 async with tx as entered:
                     yield entered
                     await entered.rollback()
 
         return connected
+
+    @pytest.fixture
+    def committing(self, postgres_url: str, database: Driver) -> Connected:
+        dialect = DIALECTS[isinstance(database, AsyncpgDriver)]
+
+        @contextlib.asynccontextmanager
+        async def committing() -> AsyncIterator[Any]:
+            async with (
+                engine_of(postgres_url, dialect) as engine,
+                engine.execution_options(**COMMITTING).connect() as connection,
+            ):
+                yield connection
+
+        return committing
+
+    @pytest.fixture
+    def cursor(self) -> Cursor:
+        @contextlib.asynccontextmanager
+        async def opened(tx: AsyncConnection | AsyncSession) -> AsyncIterator[Fetched]:
+            result = await tx.stream(text(NUMBERS), execution_options={"yield_per": 1})
+
+            async def fetched() -> int:
+                return (await anext(result))[0]
+
+            yield fetched
+            await result.close()
+
+        return opened
 
 
 class TestSqlalchemySync(BlockingConformance):
@@ -143,6 +188,29 @@ class TestSqlalchemySync(BlockingConformance):
                 entered.rollback()
 
         return connected
+
+    @pytest.fixture
+    def committing(self, sync_engine: Engine) -> Connected:
+        @contextlib.asynccontextmanager
+        async def committing() -> AsyncIterator[Any]:
+            with sync_engine.execution_options(**COMMITTING).connect() as connection:
+                yield connection
+
+        return committing
+
+    @pytest.fixture
+    def cursor(self) -> Cursor:
+        @contextlib.asynccontextmanager
+        async def opened(tx: Connection | Session) -> AsyncIterator[Fetched]:
+            result = tx.execute(text(NUMBERS), execution_options={"yield_per": 1})
+
+            async def fetched() -> int:
+                return next(result)[0]
+
+            yield fetched
+            result.close()
+
+        return opened
 
     async def test_open_and_close_may_be_repeated(self, database: Driver) -> None:
         """An engine is the caller's: it needs no opening, and closing leaves it usable."""
@@ -255,18 +323,6 @@ async def test_session_in_a_test_s_own_transaction_stays_in_it(
 
     assert [job.args for job in inside.jobs] == [{"name": "one"}]
     assert await names(schema_driver) == []
-
-
-async def test_autocommit_commits_at_once(
-    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
-) -> None:
-    """Where SQLAlchemy commits each statement, a job is there at once, and a COPY of jobs is whole."""
-    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        await client.insert(Act("one"), tx=connection)
-        seen = await names(schema_driver)
-        await connection.rollback()
-
-    assert (seen, await names(schema_driver)) == (["one"], ["one"])
 
 
 async def test_client_works_on_an_engine(schema_driver: AsyncpgDriver, engine: AsyncEngine) -> None:

@@ -17,14 +17,20 @@ from urllib.parse import urlsplit
 import psycopg
 import psycopg_pool
 import pytest
-from conformance import GENEROUS_SECONDS, Connected, DriverConformance
+import test_driver_psycopg_sync
+from conformance import DriverConformance
+from conformance_caller import Cursor
+from conformance_words import GENEROUS_SECONDS, Connected
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from test_driver_psycopg import cursor_of_psycopg
+from threaded import ThreadedDriver
 
 from millhand import Client, Config, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Driver
 from millhand.driver.psycopg import PsycopgDriver
+from millhand.driver.psycopg_sync import PsycopgSyncDriver
 from proxy import proxied
 from required import missing
 
@@ -121,9 +127,62 @@ class TestPsycopgBehindPgBouncer(DriverConformance):
 
         return connected
 
+    ACCEPTED = ("psycopg.AsyncConnection", "AsyncSession", "executor")
+
+    @pytest.fixture
+    def committing(self, bouncer_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def committing() -> AsyncIterator[Any]:
+            async with await psycopg.AsyncConnection.connect(
+                bouncer_url, autocommit=True, prepare_threshold=None
+            ) as connection:
+                yield connection
+
+        return committing
+
+    @pytest.fixture
+    def cursor(self) -> Cursor:
+        return cursor_of_psycopg()
+
     # A pooler in this mode gives the connection that listens to others, so nothing is heard; the poll finds jobs.
     test_listener_hears_its_schema_s_topics = None  # type: ignore[assignment]
     test_listener_tells_once_that_it_was_lost = None  # type: ignore[assignment]
+
+
+@contextlib.asynccontextmanager
+async def connected_in_a_thread(url: str, *, autocommit: bool = False) -> AsyncIterator[Any]:
+    """Yield a connection that blocks; never here, for the way to the server leads through this event loop."""
+    connection = await asyncio.to_thread(psycopg.connect, url, autocommit=autocommit, prepare_threshold=None)
+    yield connection
+    await asyncio.to_thread(connection.rollback)
+    await asyncio.to_thread(connection.close)
+
+
+class TestPsycopgSyncBehindPgBouncer(test_driver_psycopg_sync.TestPsycopgSync):
+    @pytest.fixture
+    async def database(self, schema_driver: AsyncpgDriver, bouncer_url: str) -> AsyncIterator[ThreadedDriver]:
+        driver = ThreadedDriver(PsycopgSyncDriver(bouncer_url, schema_driver.schema, pool_size=4))
+        await driver.open()
+        yield driver
+        await driver.close()
+
+    @pytest.fixture
+    def connected(self, bouncer_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def connected() -> AsyncIterator[Any]:
+            async with connected_in_a_thread(bouncer_url) as connection:
+                yield connection
+
+        return connected
+
+    @pytest.fixture
+    def committing(self, bouncer_url: str) -> Connected:
+        @contextlib.asynccontextmanager
+        async def committing() -> AsyncIterator[Any]:
+            async with connected_in_a_thread(bouncer_url, autocommit=True) as connection:
+                yield connection
+
+        return committing
 
 
 async def test_jobs_are_inserted_through_a_pooler(schema_driver: AsyncpgDriver, bouncer_url: str) -> None:

@@ -1,0 +1,103 @@
+"""Of the conformance suite: rows that are copied."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from conformance_words import Connected, batches, num_jobs, params, plain, table, wait_for
+
+from millhand.driver.protocol import Driver
+from millhand.errors import ConnectionLost, DriverError, OperationTimeout
+from millhand.insert_opts import InsertParams
+from millhand.store.job import job_insert_many
+from millhand.store.job_copy import job_copy
+from millhand.store.job_list import JobListParams, job_list
+
+
+class CopyConformance:
+    async def test_copy_writes_the_rows_of_an_insert(self, database: Driver, connected: Connected) -> None:
+        """Rows that are copied, on the pool or in a transaction, are those that an insert would have written."""
+        rows = [
+            params(),
+            params(kind="a\tb\\N\r\n", encoded_args='{"b":"\\\\ \\" é"}', tags=("null", 'a"\\b')),
+        ]
+        inserted = await database.pool.run(job_insert_many(rows))
+
+        num_copied = await database.pool.copy(job_copy(batches(rows[:1], rows[1:])))
+        async with connected() as tx:
+            copied = await database.executor(tx).copy(job_copy(batches(rows)))
+            in_tx = await database.executor(tx).run(job_list(JobListParams()))
+
+        jobs = await database.pool.run(job_list(JobListParams()))
+        assert (num_copied, copied, len(jobs), len(in_tx)) == (2, 2, 4, 6)
+        assert [plain(job) for job in jobs] == [plain(one.job) for one in inserted] * 2
+        assert jobs[2].created_at == jobs[2].scheduled_at == jobs[3].created_at > jobs[0].created_at
+
+    async def test_copy_raises_what_its_source_raises(self, database: Driver, connected: Connected) -> None:
+        """An error of the source is no error of the wire, though it looks like one; nothing stays copied."""
+        error = OSError("the file is gone")
+
+        async def broken() -> AsyncIterator[list[InsertParams]]:
+            yield [params()]
+            raise error
+
+        with pytest.raises(OSError, match="gone") as raised:
+            await database.pool.copy(job_copy(broken()))
+        async with connected() as tx:
+            with pytest.raises(OSError, match="gone"):
+                await database.executor(tx).copy(job_copy(broken()))
+            with pytest.raises(DriverError) as aborted:
+                await num_jobs(database.executor(tx))
+
+        assert (raised.value, aborted.value.sqlstate) == (error, "25P02")
+        assert await asyncio.gather(*(num_jobs(database.pool) for _ in range(20))) == [0] * 20
+
+    async def test_copy_that_the_server_refuses_copies_nothing(self, database: Driver) -> None:
+        """One row that cannot be takes the others with it, and the pool goes on."""
+        with pytest.raises(DriverError) as refused:
+            await database.pool.copy(job_copy(batches([params()], [params(priority=7)], [params()] * 1000)))
+
+        assert (refused.value.operation, refused.value.constraint) == ("job_copy", "priority_in_range")
+        assert await num_jobs(database.pool) == 0
+
+    async def test_copy_waits_for_its_source_but_not_for_the_server(self, database: Driver) -> None:
+        """The deadline is the server's: a source may take longer, a lock that is held may not."""
+
+        async def slow() -> AsyncIterator[list[InsertParams]]:
+            yield [params()]
+            await database.pool.fetch("SELECT pg_sleep(0.3)")
+            yield [params()]
+
+        copied = await database.pool.copy(replace(job_copy(slow()), timeout_seconds=0.2))
+        async with database.pool.begin() as other:
+            await other.fetch(f"LOCK TABLE {table(database)}")
+            with pytest.raises(
+                OperationTimeout, match=r"^job_copy must answer within 0\.1 s, got no answer$"
+            ):
+                await database.pool.copy(replace(job_copy(batches([params()])), timeout_seconds=0.1))
+
+        assert (copied, await num_jobs(database.pool)) == (2, 2)
+
+    async def test_copy_whose_connection_is_lost_says_so(self, database: Driver) -> None:
+        """A server that goes away while rows are on their way is a connection lost, whatever the source still has."""
+        asked = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE state = 'active' AND query LIKE 'COPY \"' || $1 || '\"%'"
+        )
+
+        async def is_killed() -> bool:
+            return bool(await database.pool.fetch(asked, [database.schema]))
+
+        async def mortal() -> AsyncIterator[list[InsertParams]]:
+            yield [params()]
+            await wait_for(is_killed)
+            for _ in range(1000):
+                yield [params()] * 1000
+
+        with pytest.raises(ConnectionLost):
+            await database.pool.copy(job_copy(mortal()))
+
+        assert await num_jobs(database.pool) == 0
