@@ -295,7 +295,12 @@ async def forget(world: World) -> None:
     await world.sql("DELETE FROM {schema}.millhand_orphan_binding")
 
 
-async def test_a_part_of_a_bound_bucket_is_refused_to_another_database(world: World) -> None:
+@pytest.mark.parametrize(
+    "change",
+    ["DELETE FROM {}", "UPDATE {} SET database = '123/45'", "UPDATE {} SET generation = 0"],
+    ids=["another", "copied", "older"],
+)
+async def test_a_part_of_a_bound_bucket_is_refused_to_another_database(world: World, change: str) -> None:
     """
     A store that is rooted within a bound bucket has no marker of its own, and that above it speaks; the part lives.
 
@@ -304,7 +309,7 @@ async def test_a_part_of_a_bound_bucket_is_refused_to_another_database(world: Wo
     whole, part = await nested(world)
     await whole.runs(2 * HOUR, HOUR, exclude=("media/",), grace=HOUR, allow_short_grace=True)
     found = await marker(whole)
-    await forget(world)
+    await world.sql(change.format("{schema}.millhand_orphan_binding"))
     part.now = whole.now
 
     reports = [await part.run(after=WEEK) for _ in range(3)]

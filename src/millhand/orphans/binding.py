@@ -8,8 +8,9 @@ Rule 2: the generation grows with every run whose mode may remove, whether or no
         row was written by a younger history than this database has: it was restored from an older backup, or is a
         copy, and everything uploaded since looks like an orphan to it.
 Rule 3: a store may be a part of a bucket, and another store a part of it: a marker above our root, and one that the listing
-        shows below it, speak for whoever bound them, unless it was this database. A person may say that one above
-        leaves this part alone (`bind` writes its token down), and `exclude` leaves one below alone.
+        shows below it, speak for whoever bound them, unless it was this very database, and no younger self of it. A
+        person may say that one above leaves this part alone (`bind` writes its token down); `exclude` leaves one below
+        alone.
 Rule 4: the first run that may remove binds. A person rebinds (`millhand orphans bind`), and nobody else.
 
     row at generation 0 ─▶ marker, if there is none ─▶ row + 1 ─▶ marker + 1 ─▶ … removal
@@ -112,7 +113,7 @@ async def read_binding(executor: Executor, store: ObjectStore, *, is_lenient: bo
     bond = await executor.run(_bond_get(store.url))
     marker = await _read_marker(store, is_lenient=is_lenient)
     above = [_parse_marker(text) for text in await store.get_above(MARKER)]
-    foreign = await _foreign(executor, above, known=marker.beside if marker else ())
+    foreign = await _foreign(executor, above, database=database, known=marker.beside if marker else ())
     return Binding(above=foreign, bond=bond, database=database, marker=marker, name=name)
 
 
@@ -123,7 +124,8 @@ async def check_below(executor: Executor, store: ObjectStore, keys: Sequence[str
     Raises: ConfigError, for one of another database; StoreError; DriverError.
     """
     found = {key: _parse_marker(await store.get(key), key=key) for key in keys}
-    foreign = await _foreign(executor, list(found.values()), known=())
+    database, _ = await executor.run(_identity())
+    foreign = await _foreign(executor, list(found.values()), database=database, known=())
     for key, marker in found.items():
         if marker in foreign:
             part = key.removesuffix(MARKER)
@@ -241,13 +243,18 @@ def _parse_marker(text: bytes, *, key: str = MARKER) -> Marker:
 
 
 async def _foreign(
-    executor: Executor, markers: Sequence[Marker], *, known: Sequence[str]
+    executor: Executor, markers: Sequence[Marker], *, database: str, known: Sequence[str]
 ) -> tuple[Marker, ...]:
-    """Return the markers that another database wrote, but for those whose tokens are known."""
+    """Return the markers that another database wrote, or a younger self of this one, but for those that are known."""
     if not markers:
         return ()
-    ours = {*known, *await executor.run(Query("orphan_binding_tokens", {}, _parse_tokens))}
-    return tuple(marker for marker in markers if marker.token not in ours)
+    query = Query("orphan_binding_generations", {"database": database}, _parse_generations)
+    generations = await executor.run(query)
+    return tuple(
+        marker
+        for marker in markers
+        if marker.token not in known and marker.generation > generations.get(marker.token, -1)
+    )
 
 
 def _refused_by(above: Marker) -> str:
@@ -296,8 +303,8 @@ def _bond_advance(bond: Bond) -> Query[Bond | None]:
     return Query("orphan_binding_advance", {"bucket": bond.bucket, "token": bond.token}, _parse_bond)
 
 
-def _parse_tokens(rows: Sequence[Row]) -> list[str]:
-    return [str(token) for (token,) in rows]
+def _parse_generations(rows: Sequence[Row]) -> dict[str, int]:
+    return {str(token): int(generation) for token, generation in rows}
 
 
 def _parse_bond(rows: Sequence[Row]) -> Bond | None:

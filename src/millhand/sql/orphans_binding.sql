@@ -12,10 +12,11 @@ SELECT bucket, token, database, generation, bound_at, searched_at, searched_fing
 FROM /* schema */millhand_orphan_binding
 WHERE bucket = @bucket;
 
--- name: orphan_binding_tokens
--- Give the tokens of all buckets that this database has bound.
-SELECT token
-FROM /* schema */millhand_orphan_binding;
+-- name: orphan_binding_generations
+-- Give the tokens of all buckets that this very database has bound, and how far each has come.
+SELECT token, generation
+FROM /* schema */millhand_orphan_binding
+WHERE database = @database;
 
 -- name: orphan_binding_put
 -- Bind a bucket to this database, in place of any bond that there was.
