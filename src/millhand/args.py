@@ -101,7 +101,8 @@ def kind_of(args: object) -> str:
         return args.kind
     if isinstance(args, type):
         return _kind_of_class(args)
-    if hasattr(cls := type(args), "kind"):  # a value; what else has one is a class with its parameters
+    cls: ArgsType = type(args)
+    if hasattr(cls, "kind"):  # a value; what else has one is a class with its parameters
         return _kind_of_class(cls)
     return _kind_of_class(typing.get_origin(args) or cls)
 
@@ -382,7 +383,6 @@ def _has_fields(cls: ArgsType) -> bool:
     return isinstance(cls, type) and (is_known or issubclass(cls, msgspec.Struct))
 
 
-@functools.lru_cache(maxsize=1024)
 @functools.lru_cache(maxsize=1024)
 def _kind_of_class(cls: type) -> str:
     kind = getattr(cls, "kind", None)
