@@ -46,7 +46,12 @@ async def fresh_database(server_url: str, *, is_migrated: bool = True) -> AsyncI
 
 
 async def run_python(
-    arguments: Sequence[str], *, database_url: str, directory: Path = PROJECT, python_path: str = ""
+    arguments: Sequence[str],
+    *,
+    database_url: str,
+    directory: Path = PROJECT,
+    python_path: str = "",
+    seconds: float = GENEROUS_SECONDS,
 ) -> Ended:
     """Run Python, warnings as errors, as a program of its own, and return how it ended."""
     path = {"PYTHONPATH": python_path} if python_path else {}
@@ -62,7 +67,7 @@ async def run_python(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(GENEROUS_SECONDS):
+        async with asyncio.timeout(seconds):
             stdout, stderr = await process.communicate()
     finally:
         if process.returncode is None:
