@@ -106,13 +106,18 @@ class CommandCase(TransactionTestCase):
         assert trace.splitlines()[1].split(", ")[2] == "in fail_in_loop", trace
 
     def test_worker_says_what_is_wrong(self) -> None:
-        """Flags that cannot be, and a schema that is not migrated, end the command with their remedy."""
+        """What keeps a worker from starting ends the command with its remedy: flags, no server, a schema not migrated."""
         with self.assertRaisesMessage(
             CommandError, "--queue must be pairs like 'default:100,mail:5', got 'mail'"
         ):
             call_command("millhand_worker", "--queue", "mail")
         with self.assertRaisesMessage(CommandError, "--soft-stop-timeout must be a duration"):
             call_command("millhand_worker", "--soft-stop-timeout", "soon")
+        before = connection.settings_dict
+        connection.settings_dict = {**before, "HOST": "127.0.0.1", "PORT": "1"}
+        with self.assertRaisesMessage(CommandError, "database 'default' must be there and let us in, got "):
+            call_command("millhand_worker", "--until-empty")
+        connection.settings_dict = before
         call_command("migrate", "millhand", "zero", verbosity=0)
         try:
             with self.assertRaisesMessage(CommandError, "; run: manage.py migrate millhand"):

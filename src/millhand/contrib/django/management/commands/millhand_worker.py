@@ -17,7 +17,7 @@ from millhand.config import Config, QueueConfig
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import database_alias
 from millhand.contrib.django.worker import run_worker
-from millhand.errors import MillhandError, SchemaError
+from millhand.errors import ConnectionLost, MillhandError, SchemaError
 from millhand.observe.log import configure_logging
 
 NOT_DONE = 1
@@ -59,6 +59,11 @@ class Command(BaseCommand):
         except SchemaError as error:
             reason = str(error).partition("; run:")[0]
             raise CommandError(f"{reason}; run: manage.py migrate millhand") from error
+        except ConnectionLost as error:
+            raise CommandError(
+                f"database {database_alias()!r} must be there and let us in, got {error.reason.strip()}; "
+                "see that the server runs, and that DATABASES is right"
+            ) from error
         except MillhandError as error:
             raise CommandError(str(error)) from error
         code = 0 if ended.is_in_order else NOT_DONE
