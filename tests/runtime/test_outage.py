@@ -59,10 +59,27 @@ async def test_failure_among_answers_goes_on(outage: Outage, caplog: pytest.LogC
     """A database that answers one and not the other is not back yet."""
     outage.note_failed(lost(), outage.now())
     outage.note_answered(outage.now() + 1)
-    outage.note_failed(lost(), outage.now())
+    outage.note_failed(lost(), outage.now() + 1)
 
     outage.close()
     assert told(caplog) == ["database unreachable"]
+
+
+async def test_straggler_of_an_outage_begins_no_other(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was sent before the first answer came again, and ends later, was told with the outage, however it ends."""
+    sent = outage.now()
+    outage.note_failed(lost(), sent)
+    outage.note_answered(outage.now() + 1)
+    late, silent = lost(), OperationTimeout("leader_attempt_elect", 5.0)
+    outage.note_failed(late, sent)
+    outage.close()
+    outage.note_failed(silent, sent)
+
+    assert told(caplog) == ["database unreachable", "database back"]
+    assert is_away(late)
+    assert is_away(silent)
 
 
 async def test_client_that_cannot_listen_is_not_back(

@@ -22,6 +22,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -35,14 +36,18 @@ from millhand.runtime.outage import level_of
 from millhand.runtime.service import Bell, Service, Wake
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_complete_many, job_set_state_if_running_many
+from millhand.store.query import Query
 from millhand.transition import StateChange, event_kind_of, is_of_attempt, is_too_late
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BATCH_SIZE = 5_000  # River's
 BACKLOG_FULL = 10_000  # River's; from here on attempts keep their slots until half of it is written
 # How long a stop holds out for a database that is away: a restart takes so long, and whoever stops us has not much more.
 FLUSH_SECONDS = 10.0
+LAST_SECONDS = 1.0  # for a write that is tried at the very end of it
 TOLD_MAX = 100  # jobs of each state whose outcomes are lost
 ZERO = datetime.min.replace(tzinfo=UTC)
 
@@ -75,6 +80,7 @@ class Completer(Service):
         super().__init__()
         self._backlog: dict[JobId, Finished] = {}
         self._client_id = client_id
+        self._give_up_at: float | None = None  # of a stop
         self._has_room = asyncio.Event()
         self._has_told = False  # of a failure
         self._monotonic = clock.monotonic
@@ -134,7 +140,7 @@ class Completer(Service):
     async def _flush(self) -> None:
         """Write what is left; a write that failed is tried again for `FLUSH_SECONDS`."""
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + FLUSH_SECONDS
+        give_up_at = self._give_up_at = loop.time() + FLUSH_SECONDS
         num_failures = 0
         while self._backlog:
             if await self._write_batch():
@@ -231,7 +237,7 @@ class Completer(Service):
                 at for one in batch if (at := one.change.finalized_at) is not None
             ],  # all have one
         )
-        written = await self._pool.run(query)
+        written = await self._pool.run(self._bounded(query))
         if len(written) < len(batch):
             found = frozenset(written)
             missed = [one for one in batch if one.change.id not in found]
@@ -240,8 +246,16 @@ class Completer(Service):
         self._tell_completed(batch)
 
     async def _set_state(self, batch: Sequence[Finished]) -> None:
-        rows = await self._pool.run(job_set_state_if_running_many([one.change for one in batch]))
+        query = job_set_state_if_running_many([one.change for one in batch])
+        rows = await self._pool.run(self._bounded(query))
         self._tell(batch, rows)
+
+    def _bounded(self, query: Query[T]) -> Query[T]:
+        """Return a query that does not outlast a stop's patience, by more than a moment."""
+        if self._give_up_at is None:
+            return query
+        left = self._give_up_at - asyncio.get_running_loop().time()
+        return query.within(min(query.timeout_seconds, max(left, LAST_SECONDS)))
 
     def _tell_completed(self, batch: Sequence[Finished]) -> None:
         self.num_by_kind[EventKind.JOB_COMPLETED] += len(batch)

@@ -49,7 +49,7 @@ class Outage:
         self._answered_at = float("-inf")
         self._began_at: float | None = None
         self._calm: asyncio.TimerHandle | None = None
-        self._calm_at = 0.0
+        self._calm_at = float("-inf")  # when the first answer came after an outage
         self._calm_seconds = CALM_SECONDS
         self._ended_at = float("-inf")
         self._failed_at = 0.0
@@ -75,15 +75,15 @@ class Outage:
 
     def note_failed(self, error: MillhandError, sent: float) -> None:
         """Take note of what became of a statement; mark the error if it says that the database is gone."""
-        if isinstance(error, OperationTimeout):
-            is_gone = self._answered_at < sent
-        elif isinstance(error, ConnectionLost):
-            is_gone = True
-        else:
+        if not isinstance(error, ConnectionLost | OperationTimeout):
             self.note_answered(sent)
             return
-        if is_gone:
-            error.is_away = True
+        is_gone = isinstance(error, ConnectionLost) or self._answered_at < sent
+        is_late = (
+            sent < self._calm_at
+        )  # it was sent before an answer came again: of the outage that this ended
+        error.is_away = is_gone or is_late
+        if is_gone and not is_late:
             self._note_gone(error)
 
     def note_deaf(self, error: MillhandError | None = None) -> None:
