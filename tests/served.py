@@ -11,9 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from docs_room import GENEROUS_SECONDS, environment
+from docs_room import environment
 
 T = TypeVar("T")
+
+# Of a busy machine: a project of Django's takes its time to start.
+GENEROUS_SECONDS = 60.0
 
 ADDRESS = re.compile(r"(http://127\.0\.0\.1:[1-9]\d*)")
 

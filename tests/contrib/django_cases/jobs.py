@@ -7,6 +7,7 @@ from asgiref.sync import sync_to_async
 from django.db import connection
 
 from millhand import Job, Workers
+from millhand.orphans import OrphansConfig, ReferenceSource
 
 workers = Workers()
 
@@ -24,6 +25,11 @@ class SeeLoop:
 @dataclass(frozen=True)
 class FailInLoop:
     kind: ClassVar[str] = "fail_in_loop"
+
+
+def orphans() -> OrphansConfig:
+    source = ReferenceSource(name="orders", table="shop_order", key="customer", min_rows=0)
+    return OrphansConfig(sources=[source])
 
 
 def backend_pid() -> int:

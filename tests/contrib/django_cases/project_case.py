@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from django.db import connection, transaction
 from django.test import SimpleTestCase, TestCase, TransactionTestCase, override_settings
 from shop import jobs as shop_jobs
 from shop.jobs import Confirm
+from shop.models import Order
 
 from django_cases.jobs import FailInLoop, SeeLoop, SeeThread
 from django_cases.room import empty_tables, work
@@ -52,6 +55,20 @@ class ProjectCase(SimpleTestCase):
         with override_settings(MILLHAND={"QUEUES": {"default": 0}}):
             refused = check_settings()
 
+        impossible = {}
+        for what, said in {
+            "heartbeat": {"HEARTBEAT": "often"},
+            "orphans": {"ORPHANS": {"config": "os.sep"}},
+        }.items():
+            with override_settings(MILLHAND=said):
+                impossible[what] = check_settings()[0].msg
+        wrong = {"config": "os.sep", "storage": "file:x"}
+        with override_settings(MILLHAND={"ORPHANS": wrong}):
+            impossible["config"] = check_settings()[0].msg
+
+        assert impossible["heartbeat"].startswith("MILLHAND['HEARTBEAT'] must be a duration such as '500ms'")
+        assert impossible["orphans"] == "MILLHAND['ORPHANS'] must have a 'storage', got none"
+        assert impossible["config"] == "MILLHAND['ORPHANS'].config must lead to an OrphansConfig, got str"
         assert [error.msg for error in unknown] == ["MILLHAND has no setting 'QEUES'; did you mean 'QUEUES'?"]
         assert ["max_workers must be between 1 and 10,000, got 0" in error.msg for error in refused] == [True]
         assert check_settings() == []
@@ -104,6 +121,32 @@ class CommandCase(TransactionTestCase):
         assert (left, len(set(seen[1:]))) == ([], 1)
         trace = rows["fail_in_loop"].errors[0]["trace"]
         assert trace.splitlines()[1].split(", ")[2] == "in fail_in_loop", trace
+
+    def test_built_in_jobs_run_beside_those_of_the_apps(self) -> None:
+        """The heartbeat beats, and the cleanup compares the files that rows name with those in the storage."""
+        for key in ("a.png", "b.png"):
+            Order.objects.create(customer=key)
+        self.addCleanup(Order.objects.all().delete)
+        with tempfile.TemporaryDirectory() as directory:
+            for name in ("a.png", "c.png"):
+                (Path(directory) / name).write_text(name)
+            orphans = {
+                "config": "django_cases.jobs.orphans",
+                "storage": f"file:{directory}",
+                "interval": "1h",
+            }
+            built_ins = {"HEARTBEAT": "1m", "ORPHANS": orphans}
+            with override_settings(MILLHAND={**settings.MILLHAND, **built_ins}):
+                found = [error.msg for error in check_settings()]
+                while (
+                    Job.objects.filter(kind__in=["heartbeat", "orphan_cleanup"], state="completed").count()
+                    < 2
+                ):
+                    work()
+
+        report = Job.objects.get(kind="orphan_cleanup").metadata["output"]
+        assert found == []
+        assert (report["objects"], report["rows"], report["missing"]) == (2, 2, 1), report
 
     def test_worker_says_what_is_wrong(self) -> None:
         """What keeps a worker from starting ends the command with its remedy: flags, no server, a schema not migrated."""

@@ -30,6 +30,8 @@ QUEUES = {"default": QueueConfig(max_workers=100)}
 OBJECTS = ("job_stuck_handler", "reindexer_schedule", "retry_policy")
 LISTS_OF_OBJECTS = ("error_handlers", "hooks", "middleware")
 
+BUILT_INS = ("HEARTBEAT", "ORPHANS")  # `built_in` reads them
+
 _PLACES: Mapping[str, object] = {"DATABASE": str, "POOL_SIZE": int, "SCHEMA": str}
 
 
@@ -63,7 +65,7 @@ def project_config() -> Config:
     Raises: ConfigError that begins with the key, or with MILLHAND.
     """
     given = _given()
-    known = {*_PLACES, *map(str.upper, (*WORKER_SETTINGS, *OBJECTS, *LISTS_OF_OBJECTS))}
+    known = {*_PLACES, *BUILT_INS, *map(str.upper, (*WORKER_SETTINGS, *OBJECTS, *LISTS_OF_OBJECTS))}
     check_keys(given, known, NAME)
     database_alias()
     pool_size()
@@ -72,6 +74,11 @@ def project_config() -> Config:
         return Config(schema=schema_name(), **values)  # type: ignore[arg-type]  # each decoded by its field's type
     except ConfigError as error:
         raise ConfigError(f"{NAME}: {error}") from error
+
+
+def decoded_setting(key: str, hint: object) -> object:
+    """Return what is said of a key, None where nothing is. Raises: ConfigError."""
+    return _decoded(_given().get(key), hint, _where(key))
 
 
 def _values(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:

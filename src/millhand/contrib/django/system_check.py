@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.core.checks import CheckMessage, Error
 from django.db import connections
 
+from millhand.contrib.django.built_in import built_ins
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import database_alias
 from millhand.errors import ConfigError
@@ -14,6 +15,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
     """Return what is wrong with MILLHAND, with the workers of the apps, or with the database that it names."""
     try:
         whole_config()
+        built_ins()
         vendor = connections[database_alias()].vendor
     except ConfigError as error:
         return [Error(str(error), id="millhand.E001")]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from millhand.cli.signals import StopRequested, StopSignals
 from millhand.cli.worker_process import WorkerProcess, run_to_the_end
 from millhand.client import Client
 from millhand.config import Config
+from millhand.contrib.django.built_in import BuiltIns, built_ins
 from millhand.contrib.django.setting import pool_size
 from millhand.driver.django_url import django_url
 from millhand.driver.psycopg import PsycopgDriver
@@ -32,13 +34,14 @@ def run_worker(config: Config, alias: str, *, until_empty: bool = False) -> Ende
 
     Raises: ConfigError; SchemaError; DriverError, while it starts.
     """
-    url, size = django_url(alias), pool_size()
+    url, size, extra = django_url(alias), pool_size(), built_ins()
     with StopSignals() as signals:
         try:
             is_in_order, is_all_ended = run_to_the_end(
                 lambda: _work(
                     PsycopgDriver(url, config.schema, pool_size=size),
                     config,
+                    extra,
                     signals,
                     until_empty=until_empty,
                 )
@@ -49,16 +52,19 @@ def run_worker(config: Config, alias: str, *, until_empty: bool = False) -> Ende
     return Ended(is_in_order=is_in_order, is_all_ended=is_all_ended)
 
 
-async def _work(driver: PsycopgDriver, config: Config, signals: StopSignals, *, until_empty: bool) -> bool:
+async def _work(
+    driver: PsycopgDriver, config: Config, extra: BuiltIns, signals: StopSignals, *, until_empty: bool
+) -> bool:
     process = WorkerProcess(until_empty=until_empty)
     signals.listen(process.hear)
-
-    async def start() -> Client:
-        client = Client(driver, config)
-        await client.start()
-        return client
-
     try:
-        return await process.run(start)
+        async with AsyncExitStack() as stack:
+
+            async def start() -> Client:
+                client = Client(driver, extra.added(config, driver, stack))
+                await client.start()
+                return client
+
+            return await process.run(start)
     finally:
         signals.end()

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from millhand.cli.decode import decode_text
 from millhand.config import Config, QueueConfig
+from millhand.contrib.django.built_in import built_ins
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import database_alias
 from millhand.contrib.django.worker import run_worker
@@ -83,7 +84,7 @@ def _said(queues: list[str], soft_stop_timeout: str | None) -> Iterator[tuple[st
 
 
 def _startable(config: Config) -> Config:
-    if not len(config.workers):
+    if not len(config.workers) and not built_ins().is_any:
         raise CommandError(
             "apps must have workers, got none; write jobs.py in an app, with `workers = Workers()`"
         )

@@ -1,0 +1,102 @@
+"""
+The jobs that Millhand brings, beside those of the apps: the heartbeat, and the cleanup of rows and objects.
+
+    MILLHAND["HEARTBEAT"] = "1m"
+    MILLHAND["ORPHANS"] = {"config": "shop.orphans.config", "storage": "s3://bucket", "interval": "1h"}
+
+`config` is the dotted path of an `OrphansConfig`, or of a function that returns one; `django_sources()` makes its sources
+of the project's file fields.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from django.utils.module_loading import import_string
+
+from millhand.cli.setting import ORPHANS_INTERVAL
+from millhand.config import Config
+from millhand.contrib.django.setting import NAME, decoded_setting
+from millhand.driver.protocol import Driver
+from millhand.errors import ConfigError
+from millhand.jobs import add_heartbeat, add_orphan_cleanup
+from millhand.orphans.config import OrphansConfig
+from millhand.storage import open_store
+from millhand.storage.protocol import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphansTable:
+    """What `MILLHAND["ORPHANS"]` may hold."""
+
+    config: str
+    storage: str
+    interval: timedelta = ORPHANS_INTERVAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphans:
+    """A cleanup that could be run."""
+
+    config: OrphansConfig
+    interval: timedelta
+    storage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltIns:
+    """Which of the jobs that Millhand brings a project has, and how."""
+
+    heartbeat: timedelta | None
+    orphans: Orphans | None
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there is one."""
+        return self.heartbeat is not None or self.orphans is not None
+
+    def added(self, config: Config, driver: Driver, stack: AsyncExitStack) -> Config:
+        """Return the configuration with them; the workers of `config` get theirs, and `stack` what is to be closed."""
+        queue = "default" if "default" in config.queues else min(config.queues)
+        jobs = [*config.periodic_jobs]
+        if self.heartbeat is not None:
+            jobs.append(add_heartbeat(config.workers, interval=self.heartbeat, queue=queue))
+        if self.orphans is not None:
+            store = _opened(self.orphans.storage)
+            stack.push_async_callback(store.aclose)
+            interval = self.orphans.interval
+            added = add_orphan_cleanup(
+                config.workers, driver.pool, store, self.orphans.config, interval=interval, queue=queue
+            )
+            jobs.append(added)
+        return replace(config, periodic_jobs=jobs if config.leader_election else ())
+
+
+def built_ins() -> BuiltIns:
+    """Return which built-in jobs `MILLHAND` says, looked at as far as can be without running. Raises: ConfigError."""
+    heartbeat = decoded_setting("HEARTBEAT", timedelta | None)
+    table = decoded_setting("ORPHANS", OrphansTable | None)
+    orphans = _orphans(table) if isinstance(table, OrphansTable) else None
+    return BuiltIns(heartbeat=heartbeat if isinstance(heartbeat, timedelta) else None, orphans=orphans)
+
+
+def _orphans(table: OrphansTable) -> Orphans:
+    where = f"{NAME}['ORPHANS']"
+    try:
+        config = import_string(table.config)
+    except ImportError as error:
+        raise ConfigError(f"{where}.config must be a dotted path, got {table.config!r}: {error}") from error
+    if callable(config) and not isinstance(config, type):
+        config = config()
+    if not isinstance(config, OrphansConfig):
+        raise ConfigError(f"{where}.config must lead to an OrphansConfig, got {type(config).__name__}")
+    return Orphans(config=config, interval=table.interval, storage=table.storage)
+
+
+def _opened(url: str) -> ObjectStore:
+    try:
+        return open_store(url)
+    except ConfigError as error:
+        raise ConfigError(f"{NAME}['ORPHANS'].storage: {error}") from error
