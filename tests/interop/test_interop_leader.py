@@ -353,7 +353,7 @@ async def test_job_of_a_killed_process_is_rescued_by_the_other(
 
 @pytest.mark.parametrize("offset", [-30.0, 30.0])
 async def test_wrong_clock_of_ours_holds_up_nobody(room: Room, offset: float) -> None:
-    """43: mixed: clock_boundary_scheduling; half a minute off, either way, all is done when the database says that it is due."""
+    """43: mixed: clock_boundary_scheduling; half a minute off, all is done when the database says that it is due."""
     async with (
         room.working("python", "wrong", clock_offset_seconds=offset, leads=True, queues={"ours": 1}),
         room.working("go", "right", queues={"theirs": 1, "early": 1}),
