@@ -200,7 +200,8 @@ async def main(options: argparse.Namespace) -> int:
             with places_of(options.stores.split(","), directory / "buckets") as places:
                 async with new_schema(server.url) as schema:
                     if options.mutants:
-                        return await show_all(server.url, schema, places, seed=options.seed)
+                        only = [options.mutant] if options.mutant else ()
+                        return await show_all(server.url, schema, places, seed=options.seed, only=only)
                     report = await chaos(
                         server.url,
                         schema,
@@ -214,7 +215,9 @@ async def main(options: argparse.Namespace) -> int:
     return 0 if report.violation is None else 1
 
 
-async def show_all(database_url: str, schema: str, places: Sequence[Place], *, seed: int) -> int:
+async def show_all(
+    database_url: str, schema: str, places: Sequence[Place], *, seed: int, only: Sequence[str] = ()
+) -> int:
     """Play the scene of each mutant without it and with it, and say what came of it. Returns the exit code."""
     stages = {
         "bucket": next((place for place in places if place.url.startswith("s3:")), None),
@@ -224,6 +227,8 @@ async def show_all(database_url: str, schema: str, places: Sequence[Place], *, s
     num_wrong = 0
     async with race_of(database_url, schema, seed=seed) as race:
         for name, scene in SCENES.items():
+            if only and name not in only:
+                continue
             if (place := stages[scene.where]) is None:
                 print(f"{name}: not played, for its scene needs a real server", flush=True)
                 continue
@@ -265,7 +270,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stores", default="directory,seaweed", help=f"of {', '.join(STORES)}")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="break this on purpose")
     parser.add_argument(
-        "--mutants", action="store_true", help="break each thing on purpose, in a scene that must notice"
+        "--mutants",
+        action="store_true",
+        help="break each thing on purpose, or --mutant alone, in a scene that must notice",
     )
     return parser.parse_args()
 

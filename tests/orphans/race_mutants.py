@@ -147,6 +147,20 @@ def no_shares() -> None:
     guard._shares = always(())
 
 
+def no_overlap() -> None:
+    """Rows that name other objects than there are may be those of this bucket."""
+    guard._overlap = always(())
+
+
+def no_search() -> None:
+    """Nobody looks for keys where no source was declared."""
+
+    async def find(*_: Any) -> tuple[str, ...]:
+        return ()
+
+    run.find_undeclared = find
+
+
 def no_clocks() -> None:
     """Clocks that disagree are believed."""
     run.clock_refusals = always(())
@@ -265,6 +279,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         purges_at_once,
         no_floors,
         no_shares,
+        no_overlap,
+        no_search,
         no_clocks,
         no_binding,
         judges_parts_of_others,

@@ -126,7 +126,7 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
     race.app.orphans.clear()
     race.app.taken.clear()
     race.app.awaited.clear()
-    await _load(race.world, backup)
+    await load(race.world, backup)
     is_bound = await _generation(race.world) > 0
     is_given_away = await _generation(race.world) < generation
     if is_bound and is_followed and not is_given_away:
@@ -142,7 +142,7 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
                 )
             await _must_be_as_before(race, before, "runs of a database that is older than its bucket")
     race.done["restored, and the marker knew" if is_given_away else "restored, and no run since"] += 1
-    await _load(race.world, {"uploads": truth["uploads"]})
+    await load(race.world, {"uploads": truth["uploads"]})
     await bind(race.world.executor, race.app.recon_store, now=race.world.now)
     await race.run(MINUTES, is_calm=True)
 
@@ -154,7 +154,7 @@ async def moved_elsewhere(race: Race) -> None:
     if not await _generation(race.world):
         return
     before = await _places(race)
-    await _load(race.world, {name: "[]" for name in ledger if name != "avatars"})
+    await load(race.world, {name: "[]" for name in ledger if name != "avatars"})
     for key in ("other/a", "other/b"):
         await race.world.row(key)
     for span in (MINUTES, 8 * DAY, 8 * DAY):
@@ -164,7 +164,7 @@ async def moved_elsewhere(race: Race) -> None:
                 f"a database that the bucket is not bound to must be refused, got {outcome.state}"
             )
     await _must_be_as_before(race, before, "runs of another database")
-    await _load(race.world, ledger)
+    await load(race.world, ledger)
     await race.run(MINUTES, is_calm=True)
 
 
@@ -179,7 +179,7 @@ async def without_rows(race: Race, condition: str, spans: tuple[timedelta, ...],
     for span in spans:
         await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE, max_share=max_share)
         await _must_be_as_before(race, before, f"runs that were told of too few rows ({condition})")
-    await _load(race.world, {"uploads": truth["uploads"]})
+    await load(race.world, {"uploads": truth["uploads"]})
     race.app.muddled.update(race.app.orphans)
     race.app.orphans.clear()
     race.app.taken.clear()
@@ -224,7 +224,7 @@ async def dump(world: World) -> dict[str, str]:
     return found
 
 
-async def _load(world: World, dump: Mapping[str, str]) -> None:
+async def load(world: World, dump: Mapping[str, str]) -> None:
     """Make tables what they were; ids that were given since are given again."""
     for table, rows in dump.items():
         name = f"{world.schema}.{table}"

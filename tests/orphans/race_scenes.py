@@ -20,6 +20,7 @@ from race_plays import (
     bring_back,
     dump,
     emptied,
+    load,
     moved_elsewhere,
     must_be_idle,
     without_rows,
@@ -163,6 +164,27 @@ async def thinned(race: Race) -> None:
     await without_rows(race, "key < 'k/05'", (MINUTES, 8 * DAY, 8 * DAY), max_share=0.1)
 
 
+async def of_another_bucket(race: Race) -> None:
+    """All rows name objects of another bucket, as of one whose name was mistaken; then they are right again."""
+    await race.run(HOURS, is_quiet=True)
+    truth = await dump(race.world)
+    await race.world.sql("UPDATE {schema}.uploads SET key = md5(key)")
+    for _ in range(2):
+        await race.run(8 * DAY, is_quiet=True, is_audited=False, min_overlap=0.95)
+    await load(race.world, {"uploads": truth["uploads"]})
+    await race.audit(after_run=True)
+
+
+async def named_in_a_note(race: Race) -> None:
+    """An object has no row of its own, and its key stands in the JSON of another row."""
+    race.app.foreign[KEY] = race.app.content(KEY)
+    await race.world.put(KEY, race.app.foreign[KEY])
+    note = json.dumps({"cover": KEY})
+    await race.world.sql("UPDATE {schema}.uploads SET note = $1::text::jsonb WHERE key = 'k/00.anchor'", note)
+    for span in (HOURS, 8 * DAY):
+        await race.run(span, is_quiet=True, not_references=())
+
+
 async def another_database(race: Race) -> None:
     """The bucket is bound, and another database is pointed at it."""
     await _is_taken(race)
@@ -265,8 +287,10 @@ SCENES = {
     "no_grace": Scene(of=young),
     "no_look_after": Scene(of=referred_to_at_the_move),
     "no_look_at_all": Scene(of=referred_to_before),
+    "no_overlap": Scene(of=of_another_bucket),
     "no_parents": Scene(of=derived),
     "no_scope": Scene(of=_runs_of_a_month),
+    "no_search": Scene(of=named_in_a_note),
     "no_shares": Scene(of=thinned),
     "no_spelling": Scene(of=misspelt),
     "nothing_is_healed": Scene(of=referred_to_after),
