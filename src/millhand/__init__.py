@@ -2,55 +2,122 @@
 Millhand: a background worker for Python teams on PostgreSQL and S3, wire-compatible with River.
 
 This is the front door: what is listed here is public, and what is public is listed here.
+A name is fetched when it is asked for first, so that whoever needs one does not wait for all.
 """
 
-from millhand.args import JobArgs, RawArgs
-from millhand.client import Client
-from millhand.clock import Clock, SystemClock
-from millhand.config import Config, QueueConfig, StuckJob
-from millhand.control import JobPage
-from millhand.errors import (
-    AttemptCancelled,
-    ConfigError,
-    ConnectionLost,
-    DriverError,
-    InvalidJob,
-    InvalidStep,
-    InvalidWhere,
-    JobCancel,
-    JobNotRunning,
-    JobRunning,
-    JobSignal,
-    JobSnooze,
-    JobTimeout,
-    MigrationError,
-    MillhandError,
-    NotFound,
-    OperationTimeout,
-    PoolClosed,
-    SchemaError,
-    UniqueConflict,
-    UnknownKind,
-)
-from millhand.event import Event, EventKind, JobStatistics
-from millhand.fleet import ClientRow, ClientState
-from millhand.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
-from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
-from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
-from millhand.migrate import Migrator
-from millhand.observe.job_log import JobLog
-from millhand.periodic import PeriodicJob, Schedule, cron, every, never
-from millhand.queue import QueueRow
-from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
-from millhand.runtime.subscription import Subscription
-from millhand.step import Cursor
-from millhand.store.job_list import JobFilters, SortField
-from millhand.store.where import Where
-from millhand.sync_client import SyncClient
-from millhand.unique import Unique, UniqueOpts
-from millhand.worker import NO_TIMEOUT, Workers
+import importlib
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from millhand.version import VERSION
+
+if TYPE_CHECKING:
+    from millhand.args import JobArgs, RawArgs
+    from millhand.client import Client
+    from millhand.clock import Clock, SystemClock
+    from millhand.config import Config, QueueConfig, StuckJob
+    from millhand.control import JobPage
+    from millhand.errors import (
+        AttemptCancelled,
+        ConfigError,
+        ConnectionLost,
+        DriverError,
+        InvalidJob,
+        InvalidStep,
+        InvalidWhere,
+        JobCancel,
+        JobNotRunning,
+        JobRunning,
+        JobSignal,
+        JobSnooze,
+        JobTimeout,
+        MigrationError,
+        MillhandError,
+        NotFound,
+        OperationTimeout,
+        PoolClosed,
+        SchemaError,
+        UniqueConflict,
+        UnknownKind,
+    )
+    from millhand.event import Event, EventKind, JobStatistics
+    from millhand.fleet import ClientRow, ClientState
+    from millhand.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
+    from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
+    from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
+    from millhand.migrate import Migrator
+    from millhand.observe.job_log import JobLog
+    from millhand.periodic import PeriodicJob, Schedule, cron, every, never
+    from millhand.queue import QueueRow
+    from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
+    from millhand.runtime.subscription import Subscription
+    from millhand.step import Cursor
+    from millhand.store.job_list import JobFilters, SortField
+    from millhand.store.where import Where
+    from millhand.sync_client import SyncClient
+    from millhand.unique import Unique, UniqueOpts
+    from millhand.worker import NO_TIMEOUT, Workers
+else:
+    _NAMES = {
+        "millhand.args": ("JobArgs", "RawArgs"),
+        "millhand.client": ("Client",),
+        "millhand.clock": ("Clock", "SystemClock"),
+        "millhand.config": ("Config", "QueueConfig", "StuckJob"),
+        "millhand.control": ("JobPage",),
+        "millhand.errors": (
+            "AttemptCancelled",
+            "ConfigError",
+            "ConnectionLost",
+            "DriverError",
+            "InvalidJob",
+            "InvalidStep",
+            "InvalidWhere",
+            "JobCancel",
+            "JobNotRunning",
+            "JobRunning",
+            "JobSignal",
+            "JobSnooze",
+            "JobTimeout",
+            "MigrationError",
+            "MillhandError",
+            "NotFound",
+            "OperationTimeout",
+            "PoolClosed",
+            "SchemaError",
+            "UniqueConflict",
+            "UnknownKind",
+        ),
+        "millhand.event": ("Event", "EventKind", "JobStatistics"),
+        "millhand.fleet": ("ClientRow", "ClientState"),
+        "millhand.hooks": ("AttemptFailure", "ErrorHandler", "FetchMetric", "Hook", "Middleware"),
+        "millhand.insert_opts": ("InsertOpts", "InsertParams", "InsertResult"),
+        "millhand.job": ("AttemptError", "ClientId", "Job", "JobId", "JobRow", "JobState"),
+        "millhand.migrate": ("Migrator",),
+        "millhand.observe.job_log": ("JobLog",),
+        "millhand.periodic": ("PeriodicJob", "Schedule", "cron", "every", "never"),
+        "millhand.queue": ("QueueRow",),
+        "millhand.retry": ("ConstantRetryPolicy", "DefaultRetryPolicy", "RetryPolicy"),
+        "millhand.runtime.subscription": ("Subscription",),
+        "millhand.step": ("Cursor",),
+        "millhand.store.job_list": ("JobFilters", "SortField"),
+        "millhand.store.where": ("Where",),
+        "millhand.sync_client": ("SyncClient",),
+        "millhand.unique": ("Unique", "UniqueOpts"),
+        "millhand.worker": ("NO_TIMEOUT", "Workers"),
+    }
+    _PLACES = {name: module for module, names in _NAMES.items() for name in names}
+
+    def __getattr__(name: str) -> object:
+        """Fetch a public name, once."""
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+__version__ = VERSION
 
 __all__ = [
     "NO_TIMEOUT",

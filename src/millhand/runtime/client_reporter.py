@@ -26,7 +26,6 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib.metadata import version
 
 from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
@@ -42,6 +41,7 @@ from millhand.store.client import (
     client_report,
     client_stop,
 )
+from millhand.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class ClientReporter(Service):
             queue_updates=self._queue_updates,
             queues={name: use.max_workers for name, use in uses.items()},
             report_interval=self._interval,
-            version=version("millhand"),
+            version=VERSION,
         )
         # Not younger than it is: the tables may have been made while it ran.
         age = timedelta(seconds=self._clock.monotonic() - self._began)
