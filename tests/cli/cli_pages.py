@@ -76,7 +76,9 @@ Secrets come from the environment alone, and are never shown:
 
 | variable | holds |
 |---|---|
-| `DATABASE_URL` | where the database is, `postgresql://…`; `postgresql+psycopg://…` and `postgresql+asyncpg://…` say by which driver as well; without it an embedded one is started in `.millhand/postgres` |
+| `DATABASE_URL` | where the database is, `postgresql://…`; `postgresql+psycopg://…` and \
+`postgresql+asyncpg://…` say by which driver as well; \
+without it an embedded one is started in `.millhand/postgres` |
 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE` … | whatever botocore reads, for `s3://` |
 | `MILLHAND_CONFIG` | the file to read, as `--config` |
 | `MILLHAND_POSTGRES_BIN` | the programs of another PostgreSQL for the embedded database |
