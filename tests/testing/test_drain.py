@@ -9,7 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from testing_room import DAY, Act, Beget, Nightly, new_client, rows_left, speak, stage
+from sqlalchemy import select
+from testing_room import DAY, Act, Beget, Named, Nightly, new_client, rows_left, speak, stage
 
 from millhand.client import Client
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -217,13 +218,23 @@ async def test_worker_may_end_what_the_test_began(url: str, driver: AsyncpgDrive
             await session.commit()
             if job.args.what == "break":
                 await speak(session, "SELECT 1 / 0")
+            if job.args.what == "flush":
+                session.add_all([Named(name="same"), Named(name="same")])
+                await session.commit()
+            if job.args.what == "leave open":
+                session.add(Named(name="left"))
+                await session.flush()
 
         client = new_client(url, workers=sharing)
-        await client.insert_many([Act("commit"), Act("break")], tx=session)
+        await session.run_sync(lambda session: Named.metadata.create_all(session.connection()))
+        acts = [Act(what) for what in ("commit", "break", "leave open", "flush", "last")]
+        await client.insert_many(acts, tx=session)
 
         drained = await drain(client, tx=session)
 
-        assert drained.counts == Counts(completed=1, failed=1)
+        assert drained.counts == Counts(completed=3, failed=2)
+        assert [one.name for one in await session.scalars(select(Named))] == ["left"]
+        await session.commit()
         assert await rows_left(driver) == 0
 
 

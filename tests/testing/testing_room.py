@@ -12,6 +12,7 @@ import asyncpg
 import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from millhand.client import Client
 from millhand.config import Config
@@ -40,6 +41,16 @@ class Act:
 class Beget:
     kind: ClassVar[str] = "beget"
     generations: int
+
+
+class Base(DeclarativeBase): ...
+
+
+class Named(Base):
+    """Two of one name are refused by the database."""
+
+    __tablename__ = "testing_named"
+    name: Mapped[str] = mapped_column(primary_key=True)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.job_executor import JobExecutor
 from millhand.store.job import job_set_state_if_running_many
+from millhand.testing.bound import executor_of
 from millhand.testing.savepoint import around_attempt
 from millhand.transition import StateChange, event_kind_of
 
@@ -39,7 +40,7 @@ async def work_row(client: Client, row: JobRow) -> Worked:
     """
     driver = client._driver  # noqa: SLF001 - so the client itself would speak
     tx = getattr(driver, "tx", None)
-    executor = driver.pool if tx is None else driver.executor(tx)
+    executor = executor_of(client)
     async with around_attempt(executor, tx):
         change, error = await _execute(client, row, getattr(driver, "threads", None))
     written = await executor.run(job_set_state_if_running_many([change]))

@@ -179,6 +179,13 @@ def bound_to(client: AnyClient, clock: Clock, tx: object | None) -> Iterator[Non
         vars(client).update({name: before[name] for name in spoken})
 
 
+def executor_of(client: Client) -> Executor:
+    """Return the test's transaction itself, for what nobody else says at the same time; without one, the pool."""
+    driver = client._driver  # noqa: SLF001 - as above
+    tx = getattr(driver, "tx", None)
+    return driver.pool if tx is None else driver.executor(tx)
+
+
 @contextlib.asynccontextmanager
 async def binding(client: Client, tx: object | None) -> AsyncIterator[None]:
     """Bind `client` as it is, by its own clock; nothing changes for one that is bound already, unless `tx` is another."""

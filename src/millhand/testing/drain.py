@@ -19,7 +19,7 @@ from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.store.job import job_get_available
 from millhand.store.job_testing import job_due_queue, job_hasten
 from millhand.testing.attempt import Worked, work_row
-from millhand.testing.bound import binding
+from millhand.testing.bound import binding, executor_of
 
 MAX_JOBS = 10_000
 
@@ -89,8 +89,8 @@ async def drain(
     _require_workers(client)
     worked: list[Worked] = []
     async with binding(client, tx):
+        await _schedule(client)
         while True:
-            await _schedule(client)
             one = await _work_next(client, queues or None, raise_failures=raise_failures)
             if one is not None:
                 worked.append(one)
@@ -104,6 +104,9 @@ async def drain(
 async def _work_next(client: Client, queues: Sequence[str] | None, *, raise_failures: bool) -> Worked | None:
     row = await _fetch(client, queues)
     if row is None:
+        await _schedule(client)
+        row = await _fetch(client, queues)
+    if row is None:
         return None
     worked = await work_row(client, row)
     if raise_failures and worked.error is not None:
@@ -112,14 +115,14 @@ async def _work_next(client: Client, queues: Sequence[str] | None, *, raise_fail
 
 
 async def _fetch(client: Client, queues: Sequence[str] | None) -> JobRow | None:
-    config, pool = client.config, client._driver.pool  # noqa: SLF001 - so the client itself speaks
+    config, executor = client.config, executor_of(client)
     kinds = config.workers.kinds if config.fetch_only_known_kinds else None
     locked: list[str] = []  # queues whose next jobs are others' at the moment
     while True:
-        queue = await pool.run(job_due_queue(kinds=kinds, queues=queues, excluded_queues=locked))
+        queue = await executor.run(job_due_queue(kinds=kinds, queues=queues, excluded_queues=locked))
         if queue is None:
             return None
-        rows = await pool.run(job_get_available(queue=queue, limit=1, client_id=client.id, kinds=kinds))
+        rows = await executor.run(job_get_available(queue=queue, limit=1, client_id=client.id, kinds=kinds))
         if rows:
             return rows[0]
         locked.append(queue)
@@ -128,8 +131,8 @@ async def _fetch(client: Client, queues: Sequence[str] | None) -> JobRow | None:
 async def _schedule(client: Client) -> None:
     """Make available what is due, as a leader does every few seconds."""
     scheduler = JobScheduler(
-        client._driver.pool,  # noqa: SLF001 - as above
-        client._inserter,  # noqa: SLF001 - as above
+        executor_of(client),
+        client._inserter,  # noqa: SLF001 - so the client itself speaks
         clock=client.config.clock,
         interval_seconds=0.0,
     )
@@ -140,7 +143,7 @@ async def _hasten(client: Client, queues: Sequence[str] | None, *, retryable: bo
     if not (retryable or scheduled):
         return False
     query = job_hasten(queues=queues, retryable=retryable, scheduled=scheduled)
-    return await client._driver.pool.run(query) > 0  # noqa: SLF001 - as above
+    return await executor_of(client).run(query) > 0
 
 
 def _require_workers(client: Client) -> None:

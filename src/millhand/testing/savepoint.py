@@ -4,6 +4,10 @@ An attempt within a test's transaction, which must be usable when the attempt ha
 What a worker did stays, even of an attempt that failed, as what it committed would. Only where the database refused
 something and nobody went back to a savepoint, everything that the attempt did is undone: elsewhere its own transaction
 would have been rolled back then.
+
+Where SQLAlchemy or Django keep account of savepoints, ours is written without their knowledge. With Django a block of
+ours around the worker's would forbid it to be durable. With SQLAlchemy a worker may commit a session that it shares with
+the test, which ends savepoints made before its own, and so ours: to release it would be an error then.
 """
 
 from __future__ import annotations
@@ -28,11 +32,9 @@ async def around_attempt(executor: Executor, tx: object | None) -> AsyncIterator
     """Undo what happens inside if it leaves the transaction `tx` unusable; without one nothing is to be done."""
     if tx is None:
         yield
-    elif _is_reached_through(tx):
-        await executor.execute_script(f"SAVEPOINT {SAVEPOINT}")
-        yield
-        if not await _is_usable(executor):
-            await _roll_back(executor, tx)
+    elif _packages_of(tx) & {"django", "sqlalchemy"}:
+        async with _unnoticed(executor, tx):
+            yield
     else:
         with contextlib.suppress(_UnusableError):
             async with executor.begin() as inside:
@@ -41,19 +43,33 @@ async def around_attempt(executor: Executor, tx: object | None) -> AsyncIterator
                     raise _UnusableError
 
 
-def _is_reached_through(tx: object) -> bool:
+@contextlib.asynccontextmanager
+async def _unnoticed(executor: Executor, tx: Any) -> AsyncIterator[None]:  # noqa: ANN401 - a library's, with few types
+    await executor.execute_script(f"SAVEPOINT {SAVEPOINT}")
+    before = await _innermost(tx)
+    yield
+    if not getattr(tx, "is_active", True):  # a session whose flush has failed, and which wants to be told
+        await _awaited(tx.rollback())
+    if not await _is_usable(executor):
+        await _roll_back(executor, tx)
+    if await _innermost(tx) is before:
+        await executor.execute_script(f"RELEASE SAVEPOINT {SAVEPOINT}")
+
+
+async def _innermost(tx: Any) -> object:  # noqa: ANN401 - as above
     """
-    Say whether a library keeps account of its own savepoints, and must not find one of ours among them.
+    Return SQLAlchemy's innermost savepoint on a connection, or on that of a session.
 
-    With SQLAlchemy a worker may commit a session that it shares with the test, which ends savepoints that were made
-    later; to release ours would be an error then, so it is left to the end of the transaction. With Django a block of
-    ours around the worker's would forbid it to be durable.
+    While it is the same one as before the attempt, ours lies within it, and nothing in ours. Of Django's connection it is
+    None: blocks are left in the order in which they were entered.
     """
-    packages = {kind.__module__.partition(".")[0] for kind in type(tx).__mro__}
-    return bool(packages & {"django", "sqlalchemy"})
+    if "django" in _packages_of(tx):
+        return None
+    connection = await _awaited(tx.connection()) if hasattr(tx, "flush") else tx
+    return getattr(connection, "sync_connection", connection).get_nested_transaction()
 
 
-async def _roll_back(executor: Executor, tx: object) -> None:
+async def _roll_back(executor: Executor, tx: Any) -> None:  # noqa: ANN401 - as above
     if hasattr(tx, "set_rollback"):
         tx.set_rollback(
             False
@@ -64,9 +80,7 @@ async def _roll_back(executor: Executor, tx: object) -> None:
         if not hasattr(tx, "flush"):
             raise
         # The worker has committed the session that it shares with the test, and gone on in a savepoint of the session's.
-        ended: Any = tx.rollback()  # type: ignore[attr-defined]
-        if inspect.isawaitable(ended):
-            await ended
+        await _awaited(tx.rollback())
 
 
 async def _is_usable(executor: Executor) -> bool:
@@ -81,3 +95,11 @@ async def _is_usable(executor: Executor) -> bool:
             raise
         return False
     return True
+
+
+async def _awaited(result: Any) -> Any:  # noqa: ANN401 - of an asynchronous session, or of another
+    return await result if inspect.isawaitable(result) else result
+
+
+def _packages_of(tx: object) -> set[str]:
+    return {kind.__module__.partition(".")[0] for kind in type(tx).__mro__}
