@@ -55,9 +55,13 @@ class Served:
         """Return where it serves, as soon as it says so."""
         return await self.found(ADDRESS)
 
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.send_signal(signal.SIGTERM)
+
     async def stop(self) -> int:
         """Send SIGTERM, and return the exit code."""
-        self._process.send_signal(signal.SIGTERM)
+        self.terminate()
         return await self.ended()
 
     async def ended(self) -> int:

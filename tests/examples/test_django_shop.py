@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import asyncpg
 import httpx
 import pytest
 
@@ -105,6 +106,25 @@ async def test_orders_take_their_jobs_along(shop: Shop) -> None:
     assert '"worker stopped"' in worker.lines[-1]
     assert [row.queues for row in clients] == [{"default": 20, "mail": 5}]
     assert {row.state for row in await shop.jobs.clients.list()} == {ClientState.STOPPED}
+
+
+async def test_stop_waits_for_what_runs(shop: Shop) -> None:
+    """A job that is in the middle of the ORM when SIGTERM comes is completed, and the worker ends with 0."""
+    connection = await asyncpg.connect(shop.url)
+    try:
+        await shop.order("kate@example.com")
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM shop_order FOR UPDATE")
+        async with shop.worker() as worker:
+            await shop.job_when(JobState.RUNNING)
+            worker.terminate()
+            await worker.found('"worker stopping".*"running":1')
+            await connection.execute("COMMIT")  # and now it can be saved
+            code = await worker.ended()
+    finally:
+        await connection.close()
+
+    assert (code, (await shop.job_when(JobState.COMPLETED)).attempt) == (0, 1), worker.text
 
 
 async def test_admin_commands_jobs(shop: Shop) -> None:
