@@ -131,14 +131,15 @@ class AsyncpgDriver:
 
     async def _connect_pool(self, url: str, settings: Mapping[str, str], min_size: int) -> AnyPool:
         try:
-            return await asyncpg.create_pool(
+            pool = await asyncpg.create_pool(
                 url,
-                min_size=min_size,
+                min_size=0,  # else the pool itself tells of each connection that it cannot make, with a traceback
                 max_size=self._pool_size,
                 reset=_keep,
                 timeout=CONNECT_SECONDS,
                 server_settings={**_server_settings(url), **settings},
             )
+            await _warm(pool, min_size)
         except ssl.SSLError:
             raise  # a ValueError too, of what the server showed
         except (ValueError, OverflowError) as error:
@@ -146,6 +147,7 @@ class AsyncpgDriver:
         except (FileNotFoundError, PermissionError):
             require_files(url)  # which says which
             raise
+        return pool
 
     async def _connect(self) -> AnyConnection:
         if self._url is None:
@@ -407,6 +409,17 @@ async def _savepoint(connection: AnyConnection) -> AsyncIterator[None]:
             await within("rollback", connection.execute(undo))
         raise
     await within("release", connection.execute("RELEASE SAVEPOINT millhand"))
+
+
+async def _warm(pool: AnyPool, num: int) -> None:
+    """Make the first connections of a pool, or leave none. Raises: as asyncpg."""
+    try:
+        made = [await pool.acquire() for _ in range(num)]
+    except BaseException:
+        pool.terminate()
+        raise
+    for connection in made:
+        await pool.release(connection)
 
 
 async def _keep(connection: asyncpg.Connection[Any]) -> None:
