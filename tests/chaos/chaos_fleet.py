@@ -164,13 +164,15 @@ class Fleet:
         for life in self.living():
             life.is_told_to_stop = True
             self.signal(life, signal.SIGTERM)
+        living = self.living()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
-                for life in self.living():
+                for life in living:
                     await life.process.wait()
-        for life in self.living():
-            self.faults.append(f"{life.name} must stop within {STOP_SECONDS} s, got none of it")
-            life.process.kill()
+        for life in living:
+            if life.process.returncode is None:
+                self.faults.append(f"{life.name} must stop within {STOP_SECONDS:.0f} s, and has not")
+                self.signal(life, signal.SIGKILL)
 
     def _is_whole(self) -> bool:
         living = self.living()

@@ -18,6 +18,7 @@ import asyncpg
 
 from millhand.driver.asyncpg_error import WIRE_ERRORS
 from millhand.embedded import embedded_postgres
+from millhand.embedded.errors import EmbeddedError
 from millhand.embedded.process import is_gone, wait_until
 
 DISK_MEGABYTES = 160
@@ -69,23 +70,32 @@ class ChaosServer:
 
     def stop(self) -> None:
         """Stop it in order, at once: sessions are ended, nothing is lost."""
-        self._stack.close()
+        try:
+            self._stack.close()
+        except EmbeddedError:  # it may be at its recovery, and then not heed that for a long time
+            self._end(signal.SIGQUIT)
 
     def crash(self, number: signal.Signals = signal.SIGQUIT) -> None:
         """Stop it as if its machine had lost its power; with SIGKILL its first process alone, and the others notice."""
+        self._end(number)
+        self._stack.close()
+
+    def revive(self) -> None:
+        """Have it run again, whatever became of it: it may be at its recovery by itself."""
+        before, self._stack = self._stack, contextlib.ExitStack()
+        try:
+            self.start()
+        except EmbeddedError:
+            self._end(signal.SIGQUIT)
+            self.start()
+        before.close()  # it is in use, so it goes on
+
+    def _end(self, number: signal.Signals) -> None:
         pid = self._pid()
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
             wait_until(lambda: is_gone(pid))
-        self._stack.close()
-
-    def revive(self) -> None:
-        """Have it run again, whatever became of it."""
-        with contextlib.suppress(Exception):
-            self._stack.close()
-        self._stack = contextlib.ExitStack()
-        self.start()
 
     def fill_disk(self) -> None:
         """Leave nothing of the small disk."""
