@@ -54,7 +54,7 @@ class Holder:
 
 
 class Log(logging.Handler):
-    """What is told of outages and whatever goes with them, by all clients of this process."""
+    """What is told of outages and whatever goes with them, by all clients of this process, and their drivers."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -80,13 +80,16 @@ class Log(logging.Handler):
 
 @pytest.fixture
 async def log() -> AsyncIterator[Log]:
-    handler, logger = Log(), logging.getLogger("millhand")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    handler = Log()
+    loggers = [logging.getLogger(name) for name in ("asyncio", "asyncpg", "millhand")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     yield handler
-    logger.removeHandler(handler)
-    logger.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
