@@ -2,8 +2,6 @@
 Tests with SQLAlchemy: the session of test, application and worker commits to savepoints of one transaction.
 
     pytest examples/testing_sqlalchemy.py
-
-needs sqlalchemy and psycopg; the database comes by itself, or is made beside that of DATABASE_URL.
 """
 
 from __future__ import annotations
@@ -53,10 +51,9 @@ def session(millhand_database_url: str) -> Iterator[Session]:
 
 
 def test_customer_is_greeted_once(session: Session, millhand_database_url: str) -> None:
-    """The second job fails in the database, and neither the session nor what the first one did is harmed."""
+    """The second job fails in the database, and what the first one did is there all the same."""
     client = SyncClient(millhand_database_url, Config(workers=workers))
     client.insert_many([greet.args("ann"), greet.args("ann")], tx=session)
     session.commit()
-
     assert drain(client, tx=session).counts == Counts(completed=1, failed=1)
     assert session.scalar(select(func.count()).select_from(Customer)) == 1
