@@ -31,6 +31,8 @@ FRAGMENTS = (
     ("where", "TRUE"),
     ("order_by", "1"),
     ("index", '"i"'),
+    ("options", "fillfactor"),
+    ("table", "river_job"),
     ("states", "'running'"),
     ("leader_table", "river_leader"),
     ("leader_topic", "river_leadership"),
