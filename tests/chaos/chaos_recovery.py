@@ -218,7 +218,8 @@ async def measure(server: ChaosServer, directory: Path, rounds: int, num_kills: 
         seconds = await kills(server, fleet, directory, num_kills) if num_kills else []
         often = await reports(server)
         await fleet.end()
-    print(_table(rows))
+    if rounds:
+        print(_table(rows))
     if seconds:
         print(
             f"\nkill -9 until the job runs again, {num_kills} times: p50 {statistics.median(seconds):.1f} s, "
