@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import select
-from testing_room import DAY, Act, Beget, Named, Nightly, new_client, rows_left, speak, stage
+from testing_room import DAY, GENEROUS, Act, Beget, Named, Nightly, new_client, rows_left, speak, stage
 
 from millhand.client import Client
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -259,6 +259,22 @@ async def test_client_of_a_worker_is_as_free_as_in_production(url: str, tx: asyn
     assert (await drain(client, tx=tx)).counts == Counts(completed=12)
     names = [job.args["what"] for job in await require_many_inserted(client, *["act"] * 12, tx=tx)]
     assert sorted(names) == sorted(["x", *map(str, range(10)), "copied"])
+
+
+async def test_plain_function_inserts_from_its_thread(url: str, tx: asyncpg.Connection) -> None:
+    """By the event loop of `job.client`, which is the test's, into the test's transaction."""
+    plain = Workers()
+
+    @plain.add(kind="act")
+    def act(job: Job[Act]) -> None:
+        if job.args.what == "x":
+            inserting = job.client.insert(Act("from a thread"))
+            asyncio.run_coroutine_threadsafe(inserting, job.client.loop).result(GENEROUS)
+
+    client = new_client(url, workers=plain)
+    await client.insert(Act(), tx=tx)
+
+    assert (await drain(client, tx=tx)).counts == Counts(completed=2)
 
 
 async def test_client_speaks_as_before_when_a_test_has_worked(client: Client, tx: asyncpg.Connection) -> None:

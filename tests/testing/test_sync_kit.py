@@ -16,7 +16,7 @@ from testing_room import DAY, HOUR, START, Act, Beget, Nightly, rows_left, setti
 
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError
+from millhand.errors import ConfigError, DriverError
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
 from millhand.sync_client import SyncClient
@@ -202,6 +202,22 @@ def test_interrupt_of_a_worker_ends_the_test(url: str, tx: Any) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         drain(client, tx=tx)
+
+
+def test_plain_function_is_kept_from_waiting_for_itself(url: str, tx: Any) -> None:
+    """The thread in which it would wait is the one that it would wait for: told, and no standstill."""
+    waiting = Workers()
+
+    @waiting.add(kind="act")
+    def act(job: Job[Act]) -> None:
+        assert job.client.loop is None
+
+    worked = work(new_client(url, workers=waiting), Act(), tx=tx)
+
+    assert isinstance(worked.error, ConfigError)
+    assert str(worked.error).startswith(
+        "a plain function that a synchronous test works must not wait for an event"
+    )
 
 
 def test_threads_end_with_the_call(url: str, tx: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from concurrent.futures import Executor as Threads
 
 import msgspec
@@ -41,12 +43,25 @@ async def work_row(client: Client, row: JobRow) -> Worked:
     driver = client._driver  # noqa: SLF001 - so the client itself would speak
     tx = getattr(driver, "tx", None)
     executor = executor_of(client)
+    threads: Threads | None = getattr(driver, "threads", None)
     async with around_attempt(executor, tx):
-        change, error = await _execute(client, row, getattr(driver, "threads", None))
+        with contextlib.nullcontext() if threads else _as_if_started(client):
+            change, error = await _execute(client, row, threads)
     written = await executor.run(job_set_state_if_running_many([change]))
     if not written:
         raise AssertionError(f"job {row.id} must be there when its attempt has ended, got none")
     return Worked(error=error, event=event_kind_of(written[0].state, change), job=written[0])
+
+
+@contextlib.contextmanager
+def _as_if_started(client: Client) -> Iterator[None]:
+    """Let plain functions, which run in threads, say something by `job.client` on its event loop, as in production."""
+    before = client._loop  # noqa: SLF001 - a client that was started has one
+    client._loop = before or asyncio.get_running_loop()  # noqa: SLF001 - as above
+    try:
+        yield
+    finally:
+        client._loop = before  # noqa: SLF001 - as above
 
 
 async def _execute(

@@ -23,8 +23,10 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from millhand.client import Client
 from millhand.driver.blocking import now
 from millhand.driver.protocol import Executor
+from millhand.errors import ConfigError
 from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
 from millhand.testing.bound import BoundDriver, LentExecutor
 
@@ -107,6 +109,18 @@ class Caller(Threads):
                 self  # for this context alone; the thread that waits for it
             )
         return await main()
+
+
+class Desk(Client):
+    """The client that jobs of a synchronous test are given."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Refuse: whoever waits for it in the calling thread waits for himself. Raises: ConfigError."""
+        raise ConfigError(
+            "a plain function that a synchronous test works must not wait for an event loop, got one that asks for that "
+            "of job.client; insert with a SyncClient, or write the worker as a coroutine"
+        )
 
 
 class FerryDriver(BoundDriver):

@@ -23,7 +23,7 @@ from millhand.sync_client import SyncClient
 from millhand.testing import inserted, travel
 from millhand.testing.attempt import Worked
 from millhand.testing.bound import BoundDriver, bound_to
-from millhand.testing.caller import Caller, FerryDriver
+from millhand.testing.caller import Caller, Desk, FerryDriver
 from millhand.testing.clock import LateClock, ManualClock
 from millhand.testing.drain import MAX_JOBS, Counts, Drained
 from millhand.testing.drain import drain as drain_async
@@ -201,7 +201,7 @@ def _desk(client: SyncClient, caller: Caller) -> Client:
     driver = client._driver  # noqa: SLF001 - so the client itself speaks
     if not isinstance(driver, BoundDriver):
         raise TypeError(f"client must be bound, got {driver!r}")
-    return Client(FerryDriver(driver, caller), client.config)
+    return Desk(FerryDriver(driver, caller), client.config)
 
 
 @contextlib.contextmanager
