@@ -78,6 +78,7 @@ class RaceApp(App):
     orphans: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     parts: dict[str, Parts] = field(default_factory=dict)
     pending_at: dict[str, datetime] = field(default_factory=dict)
+    thrown_away: set[str] = field(default_factory=set)  # by the application, whose marker is no quarantine
     taken: dict[str, datetime] = field(default_factory=dict)
     recon_store: ObjectStore  # the store as the reconciler knows it, under its own name
     variants: dict[str, bytes] = field(default_factory=dict)
@@ -107,6 +108,7 @@ class RaceApp(App):
 
     def content(self, key: str) -> bytes:
         data = super().content(key)
+        self.thrown_away.discard(key)
         self.etags[key] = _etag(data)
         return data
 
@@ -166,6 +168,12 @@ class RaceApp(App):
         """Let a row say another size than its object has."""
         if key in self.live:
             await self.world.sql("UPDATE {schema}.uploads SET size = 1 WHERE key = $1", key)
+
+    async def rename(self, key: str) -> None:
+        was_live = key in self.live
+        await super().rename(key)
+        if was_live and key not in self.live:
+            self.thrown_away.add(key)
 
     async def restore(self, key: str) -> None:
         """Bring back by hand whatever was done to a key."""
@@ -270,7 +278,8 @@ class RaceApp(App):
 
     async def is_kept(self, key: str) -> bool:
         if self.is_versioned:
-            return await self._is_hidden(key, self.etags.get(key, ""))
+            is_ours = key not in self.thrown_away
+            return is_ours and await self._is_hidden(key, self.etags.get(key, ""))
         kept = [one for one in await self.world.keys(".millhand/quarantine/") if one not in self.forgotten]
         return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
 
