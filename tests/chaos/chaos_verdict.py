@@ -38,9 +38,9 @@ WRITTEN_SECONDS = 22.0
 PATIENCE_SECONDS = 5.0
 # Nobody leads for so long at most when a leader is gone: a term of ten seconds, and the next one's first look.
 LEADERLESS_SECONDS = 25.0
-# Lines of a second of a life, and how long a log may be anyway.
-LOG_BYTES_A_SECOND = 60_000
-LOG_BYTES = 2_000_000
+# What a life may log: eight times what it does where nothing is wrong, and a start.
+LOG_BYTES_A_SECOND = 20_000
+LOG_BYTES = 1_000_000
 # From the end of an attempt in its journal to the one in its row: a wrong clock that is put right, a busy machine.
 APART_SECONDS = 10.0
 INFINITY = float("inf")
