@@ -31,7 +31,7 @@ from millhand.worker import NO_TIMEOUT
 FILE_NAME = "millhand.toml"
 DEFAULT = "default"
 # Of other parts of Millhand, which read them themselves.
-OTHER_VARIABLES = frozenset({"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN"})
+OTHER_VARIABLES = frozenset({"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN", "MILLHAND_SUPERVISOR_FD"})
 OTHER_PREFIX = "MILLHAND_TEST_"
 
 _TIMEDELTA = re.compile(r"datetime\.timedelta\((0|(?:\w+=-?\d+(?:, )?)+)\)")

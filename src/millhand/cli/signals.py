@@ -60,6 +60,11 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
+    def let_in(self) -> None:
+        """Take what was held back by whoever started this process, until it could be heeded. Raises: StopRequested."""
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)
+
     def listen(self, listener: Callable[[str, int], None]) -> None:
         """From now on call `listener` with the signal's name and how many there were, this one included."""
         self._loop = asyncio.get_running_loop()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from millhand.cli.main import DONE, NOT_DONE
 from millhand.cli.output import WrongUse
 from millhand.cli.settings import DEFAULT, Settings, load_settings, shown_settings
 from millhand.cli.signals import StopRequested, StopSignals
+from millhand.cli.supervisor import Supervisor, stop_with_supervisor
 from millhand.cli.target import load_config
 from millhand.cli.worked import built_ins
 from millhand.cli.worker_process import WorkerProcess, run_to_the_end
@@ -65,6 +68,14 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="The least that is shown."
 )
+@click.option(
+    "--processes",
+    "num_processes",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Run N workers, a process each, and begin again what ends before its time; 1 by default.",
+)
 @click.option("--show-config", is_flag=True, help="Print the settings in force, and where each was said.")
 @click.pass_obj
 def worker(
@@ -77,6 +88,7 @@ def worker(
     should_migrate: bool,
     log_format: str | None,
     log_level: str | None,
+    num_processes: int,
     show_config: bool,
 ) -> int:
     """
@@ -110,7 +122,17 @@ def worker(
     if show_config:
         click.echo("\n".join(shown_settings(settings)))
         return DONE
-    return plan.run()
+    if num_processes == 1:
+        return plan.run()
+    options = [*(word for flag, text in given.values() if flag != "--queue" for word in (flag, text))]
+    options += [word for queue in queues for word in ("--queue", queue)]
+    options += [
+        flag for flag, is_on in (("--until-empty", until_empty), ("--migrate", should_migrate)) if is_on
+    ]
+    words = ["-m", "millhand", *(["--config", str(config_path)] if config_path is not None else []), "worker"]
+    return plan.supervise(
+        [sys.executable, *words, *options, *([target] if target is not None else [])], num_processes
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +171,7 @@ class Plan:
         """Run until the end, and return the exit code."""
         with StopSignals() as signals:
             try:
+                signals.let_in()
                 with database(self.settings) as base:
                     is_in_order, is_all_ended = run_to_the_end(lambda: self._work(base, signals))
             except StopRequested as stop:
@@ -159,9 +182,35 @@ class Plan:
             _exit(code)
         return code
 
+    def supervise(self, command: Sequence[str], num_processes: int) -> int:
+        """Run so many processes of a command until the end, and return the exit code."""
+        client_id = self.settings.get("worker.client_id")
+        if client_id is not None:
+            raise WrongUse(
+                f"client_id must be left out where several processes work, got {client_id!r}; "
+                "each of them gets an id of its own"
+            )
+
+        async def run() -> int:
+            supervisor = Supervisor(command, num_processes, until_empty=self.until_empty)
+            signals.listen(supervisor.hear)
+            try:
+                return await supervisor.run()
+            finally:
+                signals.end()
+
+        with StopSignals() as signals:
+            try:
+                with database(self.settings):  # which an embedded one is kept running for
+                    return asyncio.run(run())
+            except StopRequested as stop:
+                logger.info("worker processes stopped", extra={"signal": stop.name, "num_processes": 0})
+                return DONE
+
     async def _work(self, base: Database, signals: StopSignals) -> bool:
         process = WorkerProcess(until_empty=self.until_empty)
         signals.listen(process.hear)
+        stop_with_supervisor()
         try:
             async with AsyncExitStack() as stack:
                 driver = base.driver(self.settings)
