@@ -161,7 +161,10 @@ def _asyncio_tx(scope: Scope, name: str) -> object:
         async for connection in _tx(millhand_database_url):
             yield connection
 
-    return pytest_asyncio.fixture(loop_scope=scope, name=name)(tx)
+    try:
+        return pytest_asyncio.fixture(loop_scope=scope, name=name)(tx)
+    except TypeError:  # before its version 0.24, which had another way to say it
+        return pytest_asyncio.fixture(name=name)(tx)
 
 
 def _loop_scope(request: pytest.FixtureRequest) -> str:
@@ -172,7 +175,14 @@ def _loop_scope(request: pytest.FixtureRequest) -> str:
         )
     marker = request.node.get_closest_marker("asyncio")
     of_marker = None if marker is None else marker.kwargs.get("loop_scope")
-    return str(of_marker or request.config.getini("asyncio_default_test_loop_scope") or "function")
+    return str(of_marker or _default_loop_scope(request.config) or "function")
+
+
+def _default_loop_scope(config: pytest.Config) -> object:
+    try:
+        return config.getini("asyncio_default_test_loop_scope")
+    except ValueError:  # before pytest-asyncio 0.26
+        return None
 
 
 def _directory(config: pytest.Config) -> Path:
