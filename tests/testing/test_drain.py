@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import select
 from testing_room import DAY, GENEROUS, Act, Beget, Named, Nightly, new_client, rows_left, speak, stage
 
@@ -18,6 +21,7 @@ from millhand.errors import ConfigError, DriverError, JobTimeout
 from millhand.hooks import AttemptFailure, Hook, Middleware
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState, Json
+from millhand.retry import ConstantRetryPolicy
 from millhand.testing import Counts, Drained, drain, require_many_inserted, work, work_again, work_one
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
@@ -299,3 +303,52 @@ async def test_jobs_of_a_committed_database_are_worked_as_well(room_url: str) ->
 
     assert drained.counts == Counts(completed=2, failed=1)
     assert again.job.attempt == 1 + drained.worked[-1].job.attempt
+
+
+ACTS = ("fine", "raise", "break", "break inside", "commit inside", "swallow")
+
+
+@pytest.mark.slow
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    whats=st.lists(st.sampled_from(ACTS), min_size=1, max_size=8),
+    kind=st.sampled_from(["asyncpg", "psycopg"]),
+)
+async def test_transaction_is_usable_whatever_workers_do(url: str, whats: list[str], kind: str) -> None:
+    """Of any jobs, in any order: each leaves what it wrote before its end, and one that broke the transaction nothing."""
+    async with stage(kind, url) as tx:
+        doing = Workers()
+
+        @doing.add(kind="act", retry=ConstantRetryPolicy(DAY))
+        async def act(job: Job[Act]) -> None:
+            await write(job.id)
+            match job.args.what:
+                case "raise":
+                    raise LookupError
+                case "break" | "swallow":
+                    with (
+                        contextlib.nullcontext()
+                        if job.args.what == "break"
+                        else contextlib.suppress(Exception)
+                    ):
+                        await speak(tx, "SELECT 1 / 0")
+                case "break inside":
+                    async with tx.transaction():
+                        await speak(tx, "SELECT 1 / 0")
+                case "commit inside":
+                    async with tx.transaction():
+                        await write(job.id)
+
+        async def write(id: int) -> None:
+            await speak(tx, f"UPDATE river_job SET tags = array_append(tags, 'written') WHERE id = {id}")
+
+        client = new_client(url, workers=doing)
+        await client.insert_many([Act(what) for what in whats], tx=tx)
+
+        drained = await drain(client, tx=tx)
+
+        num_failed = sum(what in {"raise", "break", "break inside"} for what in whats)
+        assert drained.counts == Counts(completed=len(whats) - num_failed, failed=num_failed)
+        jobs = await require_many_inserted(client, *map(Act, whats), tx=tx)
+        written = {"break": 0, "swallow": 0, "commit inside": 2}
+        assert [len(job.tags) for job in jobs] == [written.get(what, 1) for what in whats]
