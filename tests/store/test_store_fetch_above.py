@@ -17,6 +17,8 @@ from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.runtime.fetch_floor import (
     RECHECK_SECONDS_MAX,
     RECHECK_SECONDS_MIN,
+    SLACK_EVERY_SECONDS,
+    SLACK_SECONDS,
     FetchFloors,
     risen,
 )
@@ -32,8 +34,12 @@ RETURNING id
 """
 
 
-async def above(executor: Executor, floors: Floors, *, limit: int = 10, now: datetime = NOW) -> list[JobId]:
-    query = job_get_available_above(floors, queue="default", limit=limit, client_id=ME, now=now)
+async def above(
+    executor: Executor, floors: Floors, *, limit: int = 10, slack_seconds: float = 0.0
+) -> list[JobId]:
+    query = job_get_available_above(
+        floors, queue="default", limit=limit, client_id=ME, now=NOW, slack_seconds=slack_seconds
+    )
     return [job.id for job in await executor.run(query)]
 
 
@@ -67,12 +73,13 @@ def replace_id(row: JobRow, id: JobId) -> JobRow:
 
 
 async def test_floor_leaves_two_seconds_for_what_is_committed_late(tx: Executor) -> None:
-    """However high a floor is, what was inserted in the last two seconds is found; what is older waits."""
+    """However high a floor is, with slack what was inserted in the last two seconds is found; what is older waits."""
     late = await put_job(tx, scheduled_at=NOW - 2 * SECOND)
     later = await put_job(tx, scheduled_at=NOW - 3 * SECOND)
     everywhere = Floor(NOW + HOUR, 0)
 
-    assert await above(tx, (everywhere,) * 4) == [late.id]
+    assert await above(tx, (everywhere,) * 4) == []
+    assert await above(tx, (everywhere,) * 4, slack_seconds=2.0) == [late.id]
     assert await above(tx, START) == [later.id]
 
 
@@ -104,6 +111,30 @@ def test_floors_rise_to_what_was_fetched() -> None:
     )
     assert risen(START, [first], is_cut=False, at=NOW) == (Floor(NOW, 0),) * 4
     assert risen(START, [], is_cut=True, at=NOW) == START
+
+
+def test_floor_sinks_to_what_was_found_late() -> None:
+    """A fetch that was cut among jobs below a floor has left others there."""
+    floors = (Floor(NOW, 0), Floor(NOW, 0), None, None)
+
+    assert risen(floors, [row(3, 1, NOW - SECOND)], is_cut=True, at=NOW) == (
+        Floor(NOW - SECOND, 3),
+        *floors[1:],
+    )
+
+
+def test_what_may_be_late_is_looked_at_ten_times_a_second() -> None:
+    """Fetches in between stand on the floors exactly, and the next look below is soon, whoever rings."""
+    floors = FetchFloors(NOW, 0.0)
+    for sent in (0.0, 1.0):
+        floors.note_fetched(None, [], limit=1, sent=sent, answered=sent + 0.01)
+    assert floors.slack_seconds(1.05) == 0.0
+    floors.note_fetched(floors.asked(1.05), [], limit=1, sent=1.05, answered=1.06)
+    assert floors.recheck_at == pytest.approx(1.0 + SLACK_EVERY_SECONDS)
+
+    assert floors.slack_seconds(1.2) == SLACK_SECONDS
+    floors.note_fetched(floors.asked(1.2), [], limit=1, sent=1.2, answered=1.21)
+    assert floors.recheck_at == pytest.approx(1.01 + RECHECK_SECONDS_MIN)
 
 
 def test_floor_never_sinks_but_from_the_start() -> None:
@@ -150,7 +181,7 @@ def test_priority_whose_start_is_slow_is_not_looked_at_each_time() -> None:
     asked = floors.asked(0.02)
     assert asked == (Floor(NOW - HOUR, 1), None, None, None)
 
-    floors.note_fetched(asked, [], limit=1, sent=0.02, answered=0.22)
+    floors.note_fetched(asked, [], limit=1, sent=0.2, answered=0.4)
 
     assert floors.recheck_at == pytest.approx(0.01 + (0.01 + 0.2) * 50)
 
@@ -194,7 +225,12 @@ class Play:
         limit = self.rng.choice([1, 3, 3, 10])
         asked = self.floors.asked(self.seconds)
         wanted = {"queue": "default", "limit": limit, "client_id": ME, "now": self.now}
-        query = job_get_available(**wanted) if asked is None else job_get_available_above(asked, **wanted)  # type: ignore[arg-type]
+        slack = self.floors.slack_seconds(self.seconds)
+        query = (
+            job_get_available(**wanted)  # type: ignore[arg-type]
+            if asked is None
+            else job_get_available_above(asked, slack_seconds=slack, **wanted)  # type: ignore[arg-type]
+        )
         jobs = await self.driver.pool.run(query)
         sent, self.seconds = self.seconds, self.seconds + 0.01
         self.floors.note_fetched(asked, jobs, limit=limit, sent=sent, answered=self.seconds)

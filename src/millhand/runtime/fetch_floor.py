@@ -14,7 +14,8 @@ Rule 2: a job may come to stand below a floor: given back, retried, inserted lat
         than the last fetch from the start, so such a job waits no longer than until the next one.
 Rule 3: looking again costs a fiftieth of the time at most, as long as it is not due for `RECHECK_SECONDS_MAX`.
 Rule 4: a floor is the last job that was fetched of a priority or, if the fetch left nothing due there, the instant of the
-        fetch. What is inserted meanwhile is kept above it by the statement, which leaves room for two seconds.
+        fetch. What is inserted meanwhile may be committed later, and below: ten times a second a fetch looks at the
+        last two seconds again, wherever the floors are.
 
 Instants are the database's; of a fetch that brought nothing it is reckoned from those of the last jobs that came. Times
 are monotonic seconds. Everything here decides and does nothing.
@@ -28,6 +29,8 @@ from datetime import UTC, datetime, timedelta
 from millhand.job import JobRow
 from millhand.store.job_fetch import PRIORITIES, START, Floor, Floors
 
+SLACK_SECONDS = 2.0
+SLACK_EVERY_SECONDS = 0.1
 RECHECK_SECONDS_MIN = 2.0
 RECHECK_SECONDS_MAX = 30.0
 RECHECK_SHARE = 50.0
@@ -52,20 +55,29 @@ class FetchFloors:
         self._floors = START
         self._checked_time = now
         self._num_slow = 0  # fetches from the start, in a row
+        self._slack_time = now  # when a fetch has last looked at what may be late
+        self._was_exact = False  # whether the last one has not
         self._slow_seconds = 0.0  # what it took since then to look at priorities from their start
 
     @property
     def recheck_at(self) -> float | None:
-        """When to fetch from the start again, whoever rings; None while every fetch is made so."""
+        """When to look below the floors again, whoever rings; None while every fetch is made from the start."""
         if self._num_slow < SLOW_TIMES:
             return None
+        start_at = self._start_at()
+        return min(start_at, self._slack_time + SLACK_EVERY_SECONDS) if self._was_exact else start_at
+
+    def _start_at(self) -> float:
         pause = min(max(self._slow_seconds * RECHECK_SHARE, RECHECK_SECONDS_MIN), RECHECK_SECONDS_MAX)
         return self._checked_time + pause
 
     def asked(self, now: float) -> Floors | None:
         """Return what the next fetch is to look above; None: it is to begin at the start."""
-        recheck_at = self.recheck_at
-        return None if recheck_at is None or now >= recheck_at else self._floors
+        return None if self._num_slow < SLOW_TIMES or now >= self._start_at() else self._floors
+
+    def slack_seconds(self, now: float) -> float:
+        """Return how far before the next fetch its floors are to lie at least."""
+        return SLACK_SECONDS if now >= self._slack_time + SLACK_EVERY_SECONDS else 0.0
 
     def note_fetched(
         self, asked: Floors | None, jobs: Sequence[JobRow], *, limit: int, sent: float, answered: float
@@ -74,6 +86,9 @@ class FetchFloors:
         at = self._instant(jobs, sent)
         if jobs:
             self._at, self._at_time = at, answered
+        self._was_exact = asked is not None and not self.slack_seconds(sent)
+        if not self._was_exact:
+            self._slack_time = sent
         seconds = answered - sent
         if asked is None:
             self._checked_time, self._slow_seconds = answered, 0.0
@@ -106,22 +121,19 @@ def risen(floors: Floors, jobs: Sequence[JobRow], *, is_cut: bool, at: datetime)
     last = {job.priority: Floor(job.scheduled_at, job.id) for job in jobs}  # the last of each counts
     cut = (jobs[-1].priority if jobs else 0) if is_cut else len(PRIORITIES) + 1
     first, second, third, fourth = (
-        _risen(
-            floors[priority - 1],
-            last.get(priority),
-            is_seen=priority <= cut,
-            at=at if priority != cut else None,
-        )
+        _risen(floors[priority - 1], last.get(priority), at)
+        if priority < cut
+        else _known(last.get(priority, floors[priority - 1]))
         for priority in PRIORITIES
     )
     return first, second, third, fourth
 
 
-def _risen(floor: Floor | None, last: Floor | None, *, is_seen: bool, at: datetime | None) -> Floor | None:
-    """Return the floor of one priority; `at` is that of a fetch that left nothing due in it."""
-    if not is_seen:
-        return floor
-    emptied = None if at is None else Floor(at, 0)
-    places = [place for place in (floor, last, emptied) if place is not None]
-    # An instant before the calendar's beginning is read as that: nothing is known of what stands there.
-    return max((place for place in places if place.at > _BEGINNING), default=None)
+def _risen(floor: Floor | None, last: Floor | None, at: datetime) -> Floor | None:
+    """Return the floor of a priority in which a fetch at the instant `at` has left nothing due."""
+    return max(place for place in (floor, last, Floor(at, 0)) if place is not None)
+
+
+def _known(place: Floor | None) -> Floor | None:
+    """Return a place, or None if it is only known to lie before the calendar's beginning, as which it was read."""
+    return place if place is None or place.at > _BEGINNING else None

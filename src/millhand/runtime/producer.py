@@ -247,7 +247,7 @@ class Producer(Service):
             limit = max(min(self._num_free(), FETCH_SIZE_MAX), 0)
             sent = loop.time()
             floors = self._floors.asked(sent)
-            rows = await self._pool.run(self._query(floors, limit))
+            rows = await self._pool.run(self._query(floors, limit, sent))
         except MillhandError as error:
             if lost.note_failed(error, loop.time()):
                 self.hear_due(LATE_SECONDS)
@@ -267,11 +267,14 @@ class Producer(Service):
         finally:
             self._cancelled_while_fetching = None
 
-    def _query(self, floors: Floors | None, limit: int) -> Query[list[JobRow]]:
+    def _query(self, floors: Floors | None, limit: int, now: float) -> Query[list[JobRow]]:
         name, me, kinds = self.queue, self._client_id, self._kinds
         if floors is None:
             return job_get_available(queue=name, limit=limit, client_id=me, kinds=kinds)
-        return job_get_available_above(floors, queue=name, limit=limit, client_id=me, kinds=kinds)
+        slack = self._floors.slack_seconds(now)
+        return job_get_available_above(
+            floors, queue=name, limit=limit, client_id=me, kinds=kinds, slack_seconds=slack
+        )
 
     async def _find_lost(self, lost: LostFetches) -> None:
         query = job_get_lost(queue=self.queue, client_id=self._client_id, after=lost.after)

@@ -38,10 +38,11 @@ WITH locked AS MATERIALIZED (
         AND available.queue = @queue
         AND available.priority = floor.priority::smallint
         AND (available.scheduled_at, available.id) > (
-            -- What was inserted in the last two seconds may be committed in another order than that of its instants.
             CASE
                 WHEN floor.at IS NULL THEN '-infinity'
-                ELSE least(floor.at, coalesce(@now::timestamptz, now()) - interval '2 seconds')
+                ELSE least(
+                    floor.at, coalesce(@now::timestamptz, now()) - make_interval(secs => @slack_seconds::float8)
+                )
             END,
             coalesce(floor.id, 0)
         )

@@ -29,6 +29,7 @@ def job_get_available_above(
     floors: Floors,
     *,
     queue: str,
+    slack_seconds: float = 0.0,
     limit: int,
     client_id: ClientId,
     kinds: Sequence[str] | None = None,
@@ -37,8 +38,9 @@ def job_get_available_above(
     """
     Do what `job_get_available` does with those jobs that stand above the floor of their priority.
 
-    A floor that lies later than two seconds ago counts as two seconds ago. Where transactions keep an old snapshot, the
-    entries of jobs that were fetched long ago stay in the index, and this does not read those below the floors.
+    A floor that lies later than `slack_seconds` ago counts as that instant: jobs may be committed in another order than
+    that of their instants. Where transactions keep an old snapshot, the entries of jobs that were fetched long ago stay
+    in the index, and this does not read those below the floors.
 
     Shape, Units, Concurrency: as `job_get_available`.
     """
@@ -51,5 +53,6 @@ def job_get_available_above(
         "max_attempted_by": ATTEMPTED_BY_MAX,
         "now": now,
         "queue": queue,
+        "slack_seconds": slack_seconds,
     }
     return Query("job_get_available_above", params, parse_fetched)
