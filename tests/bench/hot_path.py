@@ -1,0 +1,53 @@
+"""
+What a job costs in Python, counted and not timed: the bytecode that runs while a process drains jobs.
+
+    python tests/bench/hot_path.py SYSTEM URL SCHEMA NUM_JOBS SLOTS    # prints how many instructions a job
+
+In a process of its own, for whoever traces is traced by nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from types import FrameType
+from typing import Any
+
+from millhand.bench.system import SYSTEMS
+from millhand.bench.workload import Tally
+
+
+class Counter:
+    """Counts the instructions of all frames that are entered while it is on."""
+
+    def __init__(self) -> None:
+        self.num_instructions = 0
+
+    def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
+        """Have a frame's instructions counted one by one."""
+        frame.f_trace_lines = False
+        frame.f_trace_opcodes = True
+        return self._count
+
+    def _count(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "opcode":
+            self.num_instructions += 1
+        return self._count
+
+
+async def count(system: str, url: str, schema: str, num_jobs: int, slots: int) -> float:
+    """Return how many instructions a process runs for each of `num_jobs` jobs that are there already."""
+    tally, counter = Tally(num_jobs), Counter()
+    sys.settrace(counter.enter)
+    try:
+        async with SYSTEMS[system].worker(url, schema, slots, tally):
+            await tally.wait_end()
+            sys.settrace(None)
+    finally:
+        sys.settrace(None)
+    return counter.num_instructions / num_jobs
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:4]
+    print(asyncio.run(count(*arguments, *map(int, sys.argv[4:6]))))
