@@ -12,6 +12,9 @@ from urllib.parse import unquote
 import asyncpg
 import pytest
 
+from millhand.errors import ConfigError
+from millhand.testing.database import Databases
+
 pytest_plugins = ["pytester"]
 
 JOBS = """
@@ -54,6 +57,7 @@ def clean(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.mark.slow
 def test_plugin_costs_a_run_without_it_nothing() -> None:
     """Pytest imports it always, and Millhand only with the first fixture: that takes under ten milliseconds."""
     code = (
@@ -182,6 +186,33 @@ async def test_{number}(millhand_database_url, millhand_tx, number):
     result = pytester.runpytest_subprocess(*OPTIONS, *ASYNCIO, "-p", "no:anyio")
 
     result.assert_outcomes(passed=6)
+
+
+async def test_template_that_cannot_be_made_is_told_and_not_left(postgres_server_url: str) -> None:
+    """A role that may make no database is told so; what a test's own preparation raises comes out, and nothing stays."""
+
+    def fail(url: str) -> None:
+        raise LookupError(url)
+
+    limited = f"{postgres_server_url}{'&' if '?' in postgres_server_url else '?'}role=pg_read_all_data"
+    with (
+        Databases(limited, run="limited", process="main") as databases,
+        pytest.raises(
+            ConfigError, match=r"^the role of the tests' database must be allowed to make databases, got "
+        ),
+        databases.new(),
+    ):
+        pass
+    with (
+        Databases(postgres_server_url, run="failing", process="main", prepare=fail) as databases,
+        pytest.raises(LookupError, match=r"/millhand_test_failing_template_unfinished\b"),
+        databases.new(),
+    ):
+        pass
+    connection = await asyncpg.connect(postgres_server_url)
+    left = await connection.fetch("SELECT datname FROM pg_database WHERE datname ~ '_(limited|failing)_'")
+    await connection.close()
+    assert left == []
 
 
 @pytest.mark.slow

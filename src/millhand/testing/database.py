@@ -142,13 +142,19 @@ class Databases:
                 f"the role of the tests' database must be allowed to make databases, got {str(error)!r}; write ALTER "
                 "ROLE … CREATEDB, or unset DATABASE_URL for an embedded one"
             ) from error
-        url = self._url_of(unfinished)
+        try:
+            await self._fill(self._url_of(unfinished))
+        except BaseException:
+            await connection.execute(f"DROP DATABASE {unfinished} WITH (FORCE)")
+            raise
+        await connection.execute(f"ALTER DATABASE {unfinished} RENAME TO {self.template}")
+
+    async def _fill(self, url: str) -> None:
         await self._migrate(url)
         if self._prepare is not None:
             prepared: Any = await asyncio.to_thread(self._prepare, url)
             if inspect.isawaitable(prepared):
                 await prepared
-        await connection.execute(f"ALTER DATABASE {unfinished} RENAME TO {self.template}")
 
     async def _migrate(self, url: str) -> None:
         driver = AsyncpgDriver(checked_url(url), self._schema)
