@@ -24,6 +24,13 @@ WORKABLE = {
         unique_key = '\x00', metadata = '{"text": "\\u0000"}', errors = ARRAY['"\\u0000"']::jsonb []""",
     "half a character, spelt": r"""metadata = '{"\\ud800": "\\udfff"}', errors = ARRAY['{"error": "\\ud800"}']::jsonb []""",
     "attempts below nothing": "attempt = -7",
+    "attempted by nobody and anybody": r"attempted_by = ARRAY[NULL, '', E'\n\x1b[2J', repeat('x', 100000)]",
+    "attempted by two dimensions": "attempted_by = ARRAY[['a', 'b'], ['c', 'd']]",
+    "tags of any characters": r"""tags = ARRAY[E'\n\t', '', 'a,b', '{"', repeat('é', 255), NULL]::varchar(255) []""",
+    "errors of megabytes": """errors = array_fill(jsonb_build_object('error', repeat('x', 1000000)), ARRAY[3])""",
+    "errors in two dimensions": """errors = ARRAY[['{}', '{}'], ['{}', '{}']]::jsonb []""",
+    "a unique key of a thousand bytes": """
+        unique_key = decode(repeat(md5(id::text), 60), 'hex'), unique_states = B'11111111'""",
     "scheduled before all time": "scheduled_at = '-infinity'",
     "scheduled before year one": "scheduled_at = '0044-03-15 BC'",
     "created after all time": "created_at = 'infinity'",
@@ -31,6 +38,12 @@ WORKABLE = {
     "attempted before year one": "attempted_at = '0044-03-15 BC'",
     "finalized before all time": "finalized_at = finalized_at - 'infinity'::interval",
     "a hundred thousand tags": "tags = array_fill('tag'::varchar, ARRAY[100000])",
+}
+# As well, but a sweeper does something else with them than with their neighbours.
+WORKABLE_ALONE = {
+    "attempts up to the end of their type": "attempt = 32767, max_attempts = 32767",
+    "attempted after all time": "attempted_at = 'infinity'",
+    "attempted after year 9999": "attempted_at = '12000-01-01'",
 }
 # The worker that is to work them cannot even read its args.
 UNDECODABLE = {

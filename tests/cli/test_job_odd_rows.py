@@ -10,11 +10,11 @@ from cli_room import millhand
 from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import JobState
-from odd_rows import HUGE, ODD
+from odd_rows import HUGE, ODD, WORKABLE_ALONE
 
 pytestmark = pytest.mark.usefixtures("project")
 ROWS = [
-    *(pytest.param(odd, id=name) for name, odd in ODD.items()),
+    *(pytest.param(odd, id=name) for name, odd in (ODD | WORKABLE_ALONE).items()),
     pytest.param(HUGE, id="an output of 40 MiB", marks=pytest.mark.slow),
 ]
 

@@ -14,7 +14,7 @@ from millhand.errors import JobCancel, JobSnooze
 from millhand.event import EventKind
 from millhand.job import Job, JobState
 from millhand.worker import Workers
-from odd_rows import HUGE, UNDECODABLE, UNREACHABLE, WORKABLE
+from odd_rows import HUGE, UNDECODABLE, UNREACHABLE, WORKABLE, WORKABLE_ALONE
 
 NOT_NOTIFICATIONS = (
     "not json",
@@ -38,7 +38,9 @@ NOT_NOTIFICATIONS = (
 NUM_NO_OBJECTS = 6
 
 
-@pytest.mark.parametrize("odd", WORKABLE.values(), ids=WORKABLE)
+@pytest.mark.parametrize(
+    "odd", [*WORKABLE.values(), *WORKABLE_ALONE.values()], ids=[*WORKABLE, *WORKABLE_ALONE]
+)
 async def test_odd_row_is_worked_like_the_others(room: Room, odd: str) -> None:
     """
     claimed_row_decode_isolation.
@@ -65,6 +67,30 @@ async def test_odd_row_is_worked_like_the_others(room: Room, odd: str) -> None:
 
     assert sorted(told) == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_SNOOZED]
     assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+
+
+@pytest.mark.parametrize(
+    "odd", ["errors = ARRAY[['{}', '{}'], ['{}', '{}']]::jsonb []", "attempted_by = ARRAY[['a'], ['b']]"]
+)
+async def test_odd_row_fails_like_the_others(room: Room, odd: str) -> None:
+    """An error is added to whatever stands among the errors, and those of its neighbours are written with it."""
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        raise ValueError("no card")
+
+    for what in ("good", "odd", "good"):
+        await room.insert_raw("act", json.dumps({"what": what}))
+    await room.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+
+    client = room.client(workers)
+    with client.subscribe() as events:
+        async with client:
+            told = [(await room.next(events)).kind for _ in range(3)]
+
+    assert told == [EventKind.JOB_FAILED] * 3
+    assert [row.errors[-1].error for row in await room.rows()] == ["ValueError: no card"] * 3
 
 
 @pytest.mark.parametrize("odd", UNDECODABLE.values(), ids=UNDECODABLE)

@@ -22,6 +22,10 @@
     job.unique_key,
     job.unique_states::integer AS unique_states
 
+-- fragment: job_errors
+    -- To an array of several dimensions, which somebody else's it must be, nothing can be appended.
+    CASE WHEN array_ndims(job.errors) > 1 THEN ARRAY(SELECT unnest(job.errors)) ELSE job.errors END
+
 -- fragment: job_names
     id, state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
     attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
@@ -199,7 +203,7 @@ WITH updated AS (
                     ELSE job.attempt
                 END,
                 CASE
-                    WHEN is_running AND input.error IS NOT NULL THEN array_append(job.errors, input.error::jsonb)
+                    WHEN is_running AND input.error IS NOT NULL THEN array_append(/* job_errors */, input.error::jsonb)
                     ELSE job.errors
                 END,
                 CASE
@@ -366,7 +370,7 @@ updated AS (
     SET
         finalized_at = NULL,
         max_attempts = CASE
-            WHEN job.attempt = job.max_attempts THEN job.max_attempts + 1
+            WHEN job.attempt = job.max_attempts THEN least(job.max_attempts, 32766) + 1
             ELSE job.max_attempts
         END,
         metadata = CASE jsonb_typeof(job.metadata)

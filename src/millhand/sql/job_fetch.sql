@@ -1,6 +1,7 @@
 -- fragment: fetched
     state = 'running',
-    attempt = job.attempt + 1,
+    -- One who counts on beyond its type would have the whole fetch refused, and all others with it.
+    attempt = least(job.attempt, 32766) + 1,
     -- Later than that of the attempt before, although the clock was set back: attempts are told apart by it. What lies
     -- so far ahead that nobody can have meant it is not gone by.
     attempted_at = CASE
@@ -11,6 +12,7 @@
     END,
     attempted_by = array_append(
         CASE
+            WHEN array_ndims(job.attempted_by) > 1 THEN '{}'
             WHEN cardinality(job.attempted_by) >= @max_attempted_by::integer
                 THEN job.attempted_by[cardinality(job.attempted_by) - @max_attempted_by::integer + 2:]
             ELSE job.attempted_by

@@ -117,7 +117,7 @@ ORDER BY job.id;
 -- Write what becomes of stuck jobs, of those that are still running and were not fetched again meanwhile.
 UPDATE /* schema */river_job AS job
 SET
-    errors = array_append(job.errors, input.error::jsonb),
+    errors = array_append(/* job_errors */, input.error::jsonb),
     finalized_at = input.finalized_at,
     metadata = CASE jsonb_typeof(job.metadata)
         WHEN 'object' THEN job.metadata || jsonb_build_object(
@@ -150,7 +150,7 @@ RETURNING job.id;
 -- Write what becomes of jobs whose client is not at it any more, of those that still run for the attempt that was seen.
 UPDATE /* schema */river_job AS job
 SET
-    errors = array_append(job.errors, input.error::jsonb),
+    errors = array_append(/* job_errors */, input.error::jsonb),
     finalized_at = input.finalized_at,
     metadata = CASE jsonb_typeof(job.metadata)
         WHEN 'object' THEN job.metadata || jsonb_build_object(

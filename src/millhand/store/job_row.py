@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -53,15 +54,32 @@ def parse_job(row: Row) -> JobRow:
         scheduled_at,
         priority,
         args,
-        tuple(attempted_by) if attempted_by else (),
-        tuple(map(parse_error, errors)) if errors else (),
+        _texts(attempted_by) if attempted_by else (),
+        tuple(map(parse_error, _flat(errors))) if errors else (),
         kind,
         {} if metadata == "{}" else parse_object(metadata),
         queue,
-        tuple(tags) if tags else (),
+        _texts(tags) if tags else (),
         None if unique_key is None else bytes(unique_key),
         unique_states,
     )
+
+
+def _texts(values: Sequence[Any]) -> tuple[str, ...]:
+    """Return the texts of an array; nobody of ours writes one of nulls, or of several dimensions."""
+    try:
+        "".join(values)  # the quickest way to see that they are texts
+    except TypeError:
+        return tuple(text for text in _flat(values) if text is not None)
+    return tuple(values)
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def parse_object(text: str) -> dict[str, Json]:
