@@ -194,7 +194,7 @@ class Listening:
 
 
 async def test_cost_of_looking_is_one_statement(fleet: Fleet) -> None:
-    """While nothing happens jobs are looked for every half a minute, and clients when one might be due."""
+    """While nothing happens jobs are looked for every half a minute, clients every five seconds; who is alone, every ten."""
     await fleet.reported(ME)
     rescuer = fleet.rescuer()
     await rescuer.run_once()
@@ -203,7 +203,12 @@ async def test_cost_of_looking_is_one_statement(fleet: Fleet) -> None:
     for _ in range(3):
         await rescuer.run_once()
 
-    assert (listening.said, rescuer.next_pause_seconds()) == (["client_declare_lost"] * 3, 5.0)
+    assert (listening.said, rescuer.next_pause_seconds()) == (["client_declare_lost"] * 3, 10.0)
+
+    await fleet.reported(OTHER)
+    await rescuer.run_once()
+
+    assert rescuer.next_pause_seconds() == 5.0
 
 
 def stranded(**columns: Any) -> Stranded:

@@ -48,6 +48,8 @@ from millhand.worker import Worker, Workers
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS_MAX = 5.0
+# Nobody else is there: who comes now, and reports as we do, cannot be given up sooner than in eleven seconds.
+PAUSE_SECONDS_ALONE = 10.0
 MARGIN_SECONDS = 0.02
 # A database that stood still answers all that waited at once: reports that were on their way are given so long to arrive.
 CONFIRM_SECONDS = 1.0
@@ -128,10 +130,7 @@ class ClientRescuer(BatchSweeper):
             logger.warning("client given up", extra={"client_id": id})
         self._suspect_ids = losses.suspect_ids
         if not losses.suspect_ids:
-            left = PAUSE_SECONDS_MAX if losses.seconds_left is None else losses.seconds_left
-            self._pause_seconds_next = (
-                min(left + MARGIN_SECONDS, PAUSE_SECONDS_MAX) if left > 0 else CONFIRM_SECONDS
-            )
+            self._pause_seconds_next = _pause_seconds(losses.seconds_left)
         return len(losses.lost_ids) + losses.num_recent
 
     async def run_batch(self, num_rows: int) -> int:
@@ -172,6 +171,13 @@ class ClientRescuer(BatchSweeper):
             },
         )
         self.probe("rescued", job.id)
+
+
+def _pause_seconds(seconds_left: float | None) -> float:
+    """Return when to look again; `seconds_left` is when the next one may be due, None if nobody is waited for."""
+    if seconds_left is None:
+        return PAUSE_SECONDS_ALONE
+    return min(seconds_left + MARGIN_SECONDS, PAUSE_SECONDS_MAX) if seconds_left > 0 else CONFIRM_SECONDS
 
 
 def decide_stranded(one: Stranded, worker: Worker | None, *, retry_policy: RetryPolicy) -> Rescue:
