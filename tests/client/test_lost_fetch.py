@@ -158,6 +158,16 @@ def test_look_leaves_alone_what_later_fetches_have_brought(lost: Lost) -> None:
     assert lost.look(100.0 + LATE_SECONDS, row(3, 3), row(4, 4)) == [3]
 
 
+def test_look_finds_a_job_again_that_a_later_fetch_had_brought(lost: Lost) -> None:
+    """It came, failed and was due again at once, and the fetch that took it then was lost too."""
+    lost.look(100.0)
+    lost.fetches.note_answered([row(4, 4)])
+    lost.fetches.note_failed(ConnectionLost("job_get_available", "gone"), 105.0)
+
+    assert lost.look(105.0, row(4, 5)) == [4]
+    assert lost.look(105.0 + LATE_SECONDS, row(4, 5)) == []
+
+
 def test_second_loss_looks_as_far_back_as_the_first(lost: Lost) -> None:
     """While the first is not over, what it took may still come to light."""
     lost.look(100.0)

@@ -4,7 +4,8 @@ Finds the jobs of a fetch whose answer was lost: marked running for this client,
     fetch sent ─ no answer ─▶ look, when the database is there again ─▶ look once more, later ─▶ forget
 
 Without that they would wait for the rescuer, an hour by default. They are known by this client's id, and by having been
-fetched after the last fetch that was answered; those that later fetches have brought are known by their ids.
+fetched after the last fetch that was answered; those that later fetches have brought are known by their ids and by when
+they were fetched, for the same job may have come, have failed, and have been marked again by a fetch that was lost.
 
 The second look is for a server that stood still: it may come to the statement after the connection is gone.
 
@@ -33,7 +34,7 @@ class LostFetches:
 
     def __init__(self, began_at: datetime) -> None:
         self.after = began_at
-        self._begun: set[JobId] = set()  # since a fetch was lost
+        self._begun: set[tuple[JobId, datetime | None]] = set()  # since a fetch was lost
         self._looks: list[float] = []
         self._newest = began_at
 
@@ -44,7 +45,7 @@ class LostFetches:
                 self._newest, *(job.attempted_at for job in jobs if job.attempted_at is not None)
             )
         if self._looks:
-            self._begun.update(job.id for job in jobs)
+            self._begun.update((job.id, job.attempted_at) for job in jobs)
 
     def note_failed(self, error: MillhandError, now: float) -> bool:
         """Take note of a fetch that failed, and return whether it may have taken jobs all the same."""
@@ -61,7 +62,7 @@ class LostFetches:
 
     def note_found(self, jobs: Sequence[JobRow]) -> list[JobRow]:
         """Take note of what a look has brought, and return those jobs that nobody here knows of."""
-        unknown = [job for job in jobs if job.id not in self._begun]
+        unknown = [job for job in jobs if (job.id, job.attempted_at) not in self._begun]
         self.note_answered(unknown)
         del self._looks[0]
         if not self._looks:
