@@ -20,6 +20,7 @@ TESTS = sorted(EXAMPLES.glob("testing_*.py"))
 PROGRAMS = sorted({*EXAMPLES.glob("*.py")}.difference(TESTS))
 SETTINGS = sorted(EXAMPLES.glob("*.toml"))
 LINES_MAX = 60
+PYTEST_SECONDS = 120.0  # a pytest with all of its plugins takes a while to begin, and then makes a database
 ASYNCIO = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 
@@ -64,6 +65,7 @@ async def test_example_tests_pass(file: Path, postgres_server_url: str) -> None:
         ["-m", "pytest", *options, *arguments.split()],
         database_url=postgres_server_url,
         python_path=path,
+        seconds=PYTEST_SECONDS,
     )
 
     assert (ended.code, " failed" in ended.stdout, " passed" in ended.stdout) == (0, False, True), (
