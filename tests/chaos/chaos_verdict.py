@@ -224,10 +224,22 @@ def _settled(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> I
     last = executions[-1] if executions else None
     if last is None or last.token != settled.token or last.ended_by != "complete" or last.ended_at is None:
         yield f"is completed by the fetch {settled.token}, and its last execution was {last}"
-    elif abs(last.ended_at - settled.ended_at) > APART_SECONDS:
+    elif not -APART_SECONDS < settled.ended_at - last.ended_at < APART_SECONDS + _frozen(evidence, last):
         yield (
             f"is completed {settled.ended_at - last.ended_at:.1f} s after the end of its last execution: {last}"
         )
+
+
+def _frozen(evidence: Evidence, one: Execution) -> float:
+    """Return how long its process stood still from the end of an execution on."""
+    return sum(
+        trouble.ended_at - max(trouble.began_at, one.ended_at)
+        for trouble in evidence.troubles_of(evidence.life(one.client).who)
+        if one.ended_at is not None
+        and trouble.name == "frozen"
+        and trouble.began_at < one.ended_at + APART_SECONDS
+        and trouble.ended_at > one.ended_at
+    )
 
 
 def _writable_until(evidence: Evidence, life: Life, ended_at: float) -> float:

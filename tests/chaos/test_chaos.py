@@ -219,6 +219,13 @@ def test_audit_has_nothing_to_say_of_a_world_in_order(world: Evidence) -> None:
             id="it could not learn of it while it was cut off",
         ),
         pytest.param(_world(ticks=[tick for tick in TICKS if tick.due_at != 1020]), id="nobody led"),
+        pytest.param(
+            _world(
+                troubles=[Trouble(name="frozen", who=1, began_at=1033.2, ended_at=1053.2)],
+                settled={1: Settled(token=4, ended_at=1053.3)},
+            ),
+            id="a process stood still between the end of an attempt and its outcome",
+        ),
     ],
 )
 def test_audit_excuses(change: Change, world: Evidence) -> None:
