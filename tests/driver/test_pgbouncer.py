@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+import asyncpg
 import psycopg
 import psycopg_pool
 import pytest
@@ -209,6 +210,33 @@ async def test_jobs_are_inserted_through_a_pooler(schema_driver: AsyncpgDriver, 
         2,
         ["connection"] * 10 + ["copied"] * 2 + ["session"] * 10 + ["sync"] * 10 + ["twice"] * 10,
     )
+
+
+async def test_asyncpg_s_own_transaction_holds_behind_a_pooler(
+    schema_driver: AsyncpgDriver, bouncer_url: str
+) -> None:
+    """`tx=` takes a connection of asyncpg's that caches no statements, ten of them side by side, with rollback and COPY."""
+    client = Client(bouncer_url, Config(schema=schema_driver.schema))
+
+    async def insert(n: int) -> None:
+        connection = await asyncpg.connect(bouncer_url, statement_cache_size=0)
+        with contextlib.suppress(ZeroDivisionError):
+            async with connection.transaction():
+                await client.insert(Act("gone"), tx=connection)
+                raise ZeroDivisionError
+        async with connection.transaction():
+            await client.insert(Act(f"one {n}"), tx=connection)
+            await client.insert_many([Act("many"), Act("many")], tx=connection)
+            await client.insert_many_fast([Act("copied")], tx=connection)
+        await connection.close()
+
+    await asyncio.gather(*(insert(n) for n in range(10)))
+
+    rows = await schema_driver.pool.fetch(
+        f"SELECT args->>'name' AS name FROM {schema_driver.schema}.river_job"
+    )
+    names = sorted(row["name"].split()[0] for row in rows)
+    assert names == ["copied"] * 10 + ["many"] * 20 + ["one"] * 10
 
 
 def _insert_in_a_thread(url: str, config: Config) -> int:
