@@ -15,7 +15,7 @@ NUM_WORKERS = 4
 # The way of the process that inserts; the workers' are numbered from 0.
 INSERTER = NUM_WORKERS
 # Between two faults of a lane: what was away is there for a while, so that something is done that can be lost.
-PAUSE_SECONDS = {"process": (2.0, 6.0), "way": (2.0, 6.0), "database": (5.0, 11.0)}
+PAUSE_SECONDS = {"process": (2.0, 6.0), "way": (2.0, 6.0), "database": (7.0, 14.0)}
 # A fault that takes longer than so much of a run is left out of it.
 SHARE_MAX = 0.3
 # What is silent for longer is given up, and its jobs go on elsewhere; two minutes later if its session is there.
