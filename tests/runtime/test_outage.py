@@ -82,6 +82,17 @@ async def test_straggler_of_an_outage_begins_no_other(
     assert is_away(silent)
 
 
+async def test_deadline_that_passes_in_an_outage_is_of_it(outage: Outage) -> None:
+    """Something else may have come through meanwhile; while the database is not back, that is no other trouble."""
+    sent = outage.now()
+    outage.note_failed(lost(), sent)
+    outage.note_answered(sent - 1)
+    silent = OperationTimeout("leader_attempt_elect", 5.0)
+    outage.note_failed(silent, sent - 2)
+
+    assert is_away(silent)
+
+
 async def test_client_that_cannot_listen_is_not_back(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:

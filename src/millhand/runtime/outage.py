@@ -82,7 +82,7 @@ class Outage:
         is_late = (
             sent < self._calm_at
         )  # it was sent before an answer came again: of the outage that this ended
-        error.is_away = is_gone or is_late
+        error.is_away = is_gone or is_late or self.is_on
         if is_gone and not is_late:
             self._note_gone(error)
 
