@@ -85,16 +85,45 @@ async def test_iceberg_4346_a_row_that_writes_the_prefix_too_or_not_at_all_is_a_
 
 
 async def test_a_near_miss_is_an_orphan_once_nobody_writes_anything_like_it(world: World) -> None:
-    """When the row is gone, the object's time goes on counting from when it was first seen without one."""
+    """When the row is gone, the object's time begins: as long as any orphan's, and from then on."""
     await world.pair("live")
     await world.put("A.jpg")
     await world.row("a.jpg")
     await world.runs(2 * HOUR, WEEK)
     await world.sql("DELETE FROM {schema}.uploads WHERE key = 'a.jpg'")
 
-    report = await world.run(after=HOUR)
+    at_once, now = await world.run(after=HOUR), world.now
+    [found] = await list_findings(world.executor)
+    early = await world.run(after=WEEK - 2 * HOUR)
+    report = await world.run(after=2 * HOUR)
 
-    assert (report.near_misses, report.deleted) == (0, 1)
+    assert (at_once.near_misses, at_once.orphan_objects, at_once.deleted) == (0, 1, 0)
+    assert (found.kind, found.first_seen_at, found.note) == ("orphan", now, "")
+    assert (early.deleted, report.deleted) == (0, 1)
+
+
+async def test_a_near_miss_stays_one_from_run_to_run(world: World) -> None:
+    """It is told of in each run, and its time does not begin while the row is there."""
+    await world.pair("live")
+    await world.put("A.jpg")
+    await world.row("a.jpg")
+
+    reports = [await world.run(after=span) for span in (2 * HOUR, HOUR, WEEK, HOUR, 4 * WEEK)]
+
+    assert [(one.near_misses, one.orphan_objects, one.deleted) for one in reports] == [(1, 0, 0)] * 5
+
+
+async def test_what_a_row_writes_otherwise_is_put_back_before_it_is_destroyed(world: World) -> None:
+    """A row that comes while the object is in quarantine, and names it in another spelling, saves it at the last moment."""
+    await world.pair("live")
+    await world.put("A.jpg")
+    await world.runs(2 * HOUR, WEEK, HOUR)
+    assert await world.keys() == ["live"]
+    await world.row("a.jpg")
+
+    await world.run(after=4 * WEEK)
+
+    assert await world.keys() == ["A.jpg", "live"]
 
 
 class Failing(ChaosExecutor):

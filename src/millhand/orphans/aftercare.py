@@ -30,6 +30,7 @@ from millhand.orphans.quarantine import (
     seen_object,
 )
 from millhand.orphans.scan import Pass, gather_all
+from millhand.orphans.spelling import Spelling
 from millhand.orphans.statements import ReferenceRow
 from millhand.orphans.sweep import carry_out, put_back_needed, record
 from millhand.orphans.versions import HIDDEN, uncover
@@ -69,20 +70,23 @@ async def heal(pass_: Pass) -> None:
     """Put back what lies in quarantine and is referred to. Raises: SourceFailed; StoreError; DriverError."""
     async for actions in _open(pass_, ActionState.QUARANTINED):
         naming = await pass_.holding([action.key for action in actions])
-        wanted = [action for action in actions if _is_wanted(naming.get(action.key, ()))]
-        moves = await put_back_many(pass_.store, wanted)
-        changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
-        await record(pass_, changed)
-        restored = [one for one in wanted if moves[one.id].state is ActionState.RESTORED]
-        await sound_for_recalled(pass_, restored)
+        await _put_back(pass_, [action for action in actions if _is_wanted(naming.get(action.key, ()))])
 
 
 async def purge(pass_: Pass) -> None:
-    """Destroy what lay in quarantine for its time and is still referred to by nobody, or was replaced."""
+    """
+    Destroy what lay in quarantine for its time and is still referred to by nobody, or was replaced.
+
+    What a row writes otherwise by then is put back: to ask for it each time for all that lies there would be dear.
+    """
+    twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store.url)
     # By the clock of this moment, as the moves were dated; a run may take longer than its quarantine.
     now = pass_.brought_now or (await pass_.executor.run(database_facts())).now
     before = now - pass_.config.quarantine_for
-    async for actions in _open(pass_, ActionState.QUARANTINED, before):
+    async for lying in _open(pass_, ActionState.QUARANTINED, before):
+        twins = await twins_of([action.key for action in lying])
+        await _put_back(pass_, [action for action in lying if action.key in twins])
+        actions = [action for action in lying if action.key not in twins]
         naming = await pass_.holding([action.key for action in actions])
         named = [action for action in actions if action.key in naming]
         are_there = await gather_all([_is_there(pass_, action.key) for action in named])
@@ -92,6 +96,14 @@ async def purge(pass_: Pass) -> None:
         await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.brought_now))
         pass_.run.totals.purged += sum(state is ActionState.PURGED for state, _ in destroyed.ended.values())
         _tell_refused([action for action in going if action.id in destroyed.refused], destroyed)
+
+
+async def _put_back(pass_: Pass, wanted: Sequence[Action]) -> None:
+    moves = await put_back_many(pass_.store, wanted)
+    changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
+    await record(pass_, changed)
+    restored = [one for one in wanted if moves[one.id].state is ActionState.RESTORED]
+    await sound_for_recalled(pass_, restored)
 
 
 def _tell_refused(actions: Sequence[Action], destroyed: Destroyed) -> None:

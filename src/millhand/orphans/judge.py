@@ -360,6 +360,7 @@ RULES = (
 )
 BY_NUMBER = {rule.number: rule for rule in RULES}
 ORPHAN_NUMBERS = (11, 12, 13, 15)
+CANDIDATE = BY_NUMBER[11]
 NEAR_MISS = BY_NUMBER[24]
 ABORTING_NUMBER = 22
 REMOVING_NUMBERS = tuple(rule.number for rule in RULES if rule.verdict in REMOVING)

@@ -3,7 +3,7 @@ Near misses: candidates whose key a row names after all, only written otherwise.
 
 Two spellings of one path have cost others their data. What differs from a referenced key by case, by Unicode
 normalisation, by percent-encoding, by `+` for a space, by a leading slash, by a server in front of it or by the prefix is
-no orphan but a question to a person, and is kept until he answers it.
+no orphan but a question to a person, and is kept until he answers it. Its time as an orphan begins when it is none any more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.judge import NEAR_MISS, ORPHAN_NUMBERS, Verdict, judged_verdict
+from millhand.orphans.judge import CANDIDATE, NEAR_MISS, ORPHAN_NUMBERS, Verdict, judged_verdict
 from millhand.orphans.ledger import Finding, Kind, Totals, finding_get_due, finding_put_many
 from millhand.orphans.references import References, SourceFailed
 from millhand.orphans.scan import Pass
@@ -38,15 +38,13 @@ async def vet(pass_: Pass, *, is_first: bool) -> None:
     """
     Make near misses of those orphans of this run whose key is only spelt otherwise than a referenced one.
 
-    Of a first run, of those that are no more than candidates too: a person should see them before anything is due.
+    What was a near miss before and is none any more becomes a candidate, as if seen for the first time. In a first run,
+    candidates are asked about as well: a person should see them before anything is due.
 
     Raises: SourceFailed; DriverError.
     """
-    rules = (
-        ORPHAN_NUMBERS
-        if is_first
-        else tuple(n for n in ORPHAN_NUMBERS if judged_verdict(n) is Verdict.REMOVE_OBJECT)
-    )
+    due = tuple(n for n in ORPHAN_NUMBERS if judged_verdict(n) is Verdict.REMOVE_OBJECT)
+    rules = (*(ORPHAN_NUMBERS if is_first else due), NEAR_MISS.number)
     after = vetted = 0
     twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store.url)
     while not is_first or vetted < MAX_VETTED:
@@ -57,7 +55,7 @@ async def vet(pass_: Pass, *, is_first: bool) -> None:
         after, vetted = findings[-1].id, vetted + len(findings)
         await pass_.beat()
         twins = await twins_of([finding.key for finding in findings])
-        await _note(pass_, [finding for finding in findings if finding.key in twins], twins)
+        await _note(pass_, findings, twins)
 
 
 def variants(key: str, *, prefix: str, url: str) -> list[str]:
@@ -139,16 +137,25 @@ def _twins_sql(fold: str, from_sql: str, key: str) -> str:
 
 
 async def _note(pass_: Pass, findings: Sequence[Finding], twins: Mapping[str, str]) -> None:
-    if not findings:
-        return
-    near = [replace(one, kind=Kind.NEAR_MISS, rule=NEAR_MISS.number, note=twins[one.key]) for one in findings]
-    await pass_.executor.run(finding_put_many(pass_.run.bucket, pass_.run.id, near, now=pass_.now))
+    noted: list[Finding] = []
     for finding in findings:
-        _recount(pass_.run.totals, finding)
+        # In either case its time as an orphan begins now at the earliest.
+        fresh = replace(finding, first_seen_at=pass_.now, sightings=0)
+        if finding.key in twins:
+            _count_near(pass_.run.totals, finding)
+            noted.append(replace(fresh, kind=Kind.NEAR_MISS, rule=NEAR_MISS.number, note=twins[finding.key]))
+        elif finding.kind == Kind.NEAR_MISS:
+            pass_.run.totals.orphan_objects += 1
+            pass_.run.totals.orphan_bytes += finding.size
+            noted.append(replace(fresh, kind=Kind.ORPHAN, rule=CANDIDATE.number, note=""))
+    if noted:
+        await pass_.executor.run(finding_put_many(pass_.run.bucket, pass_.run.id, noted, now=pass_.now))
 
 
-def _recount(totals: Totals, finding: Finding) -> None:
+def _count_near(totals: Totals, finding: Finding) -> None:
     totals.near_misses += 1
+    if finding.kind == Kind.NEAR_MISS:
+        return
     totals.orphan_objects -= 1
     totals.orphan_bytes -= finding.size
     if judged_verdict(finding.rule) is Verdict.REMOVE_OBJECT:
