@@ -153,7 +153,12 @@ def never(
 
 
 def _periodic_job(
-    schedule: Schedule, args: JobArgs | Constructor, *, id: str | None, run_on_start: bool, opts: InsertOpts | None
+    schedule: Schedule,
+    args: JobArgs | Constructor,
+    *,
+    id: str | None,
+    run_on_start: bool,
+    opts: InsertOpts | None,
 ) -> PeriodicJob:
     if isinstance(args, type) or (callable(args) and not hasattr(type(args), "kind")):
         constructor = cast(Constructor, args)

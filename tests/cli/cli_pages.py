@@ -36,7 +36,7 @@ In a pipe every row is a line of tab-separated fields without a heading, what a 
 | exit code | means |
 |---|---|
 | 0 | done |
-| 1 | not done, or not all of it; the reason is on standard error. Of `orphans scan` and `run`, and of `kinds check`: something was found |
+| 1 | not done, or not all; the reason is on standard error. Of `orphans scan`, `run`, `kinds check`: something was found |
 | 2 | wrong use: a flag, setting or argument that cannot be; how to mend it is told. Of `orphans scan` and `run`: refused |
 | 130 | interrupted by Ctrl-C, commands other than `worker` |
 

@@ -1,7 +1,7 @@
 """
 Fetch: free slots in, attempts out. One producer per queue of a client.
 
-Rule 1: a fetch asks for as many jobs as slots are free, up to `FETCH_SIZE_MAX`; nothing is fetched ahead of a slot.
+Rule 1: a fetch asks for as many jobs as slots are free, up to what `FetchSize` has; nothing is fetched ahead of a slot.
 Rule 2: whoever rings only says "look": an insert, a resume, a freed slot after a fetch that was cut short by the slots.
         Between two fetches lies the cooldown, unless half of the slots are free again and more jobs are known to wait.
 Rule 3: a fetch that was sent is finished, whatever happens meanwhile: its rows are marked running, and are worked.
@@ -34,6 +34,7 @@ from millhand.job import ClientId, JobId, JobRow
 from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.fetch_floor import FetchFloors
+from millhand.runtime.fetch_size import FetchSize
 from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
@@ -45,8 +46,6 @@ from millhand.store.queue import queue_create_or_set_updated_at
 
 logger = logging.getLogger(__name__)
 
-# Above this many rows a fetch holds up the event loop longer than a round trip costs.
-FETCH_SIZE_MAX = 1_000
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -95,6 +94,7 @@ class Producer(Service):
         self._poll_at = 0.0
         self._poll_seconds = poll_seconds
         self._pool = pool
+        self._size = FetchSize()
         self._subscriptions = subscriptions
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -239,21 +239,23 @@ class Producer(Service):
         self._last_fetch = loop.time()
         self._poll_at = self._next_poll_at(self._last_fetch)
         self._cancelled_while_fetching = set()
-        lost = self._lost
+        lost, limit = self._lost, self._size.most
         try:
             if lost.is_due(loop.time()):
                 await self._find_lost(lost)
             # What was found may be more than there are slots.
-            limit = max(min(self._num_free(), FETCH_SIZE_MAX), 0)
+            limit = max(min(self._num_free(), limit), 0)
             sent = loop.time()
             floors = self._floors.asked(sent)
             rows = await self._pool.run(self._query(floors, limit, sent))
         except MillhandError as error:
+            self._size.note_failed(error, limit)
             if lost.note_failed(error, loop.time()):
                 self.hear_due(LATE_SECONDS)
             self._failed(error, loop.time())
         else:
             lost.note_answered(rows)
+            self._size.note_answered()
             self._floors.note_fetched(floors, rows, limit=limit, sent=sent, answered=loop.time())
             if self._floors.recheck_at is not None:
                 self._poll_at = min(self._poll_at, self._floors.recheck_at)

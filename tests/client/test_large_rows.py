@@ -1,0 +1,46 @@
+"""Rows so large that many of them do not come through in one fetch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from client_room import Act, Room
+
+from millhand.event import EventKind
+from millhand.job import Job
+from millhand.worker import Workers
+from proxy import proxied
+
+NUM_JOBS = 30
+SECONDS = 60.0
+ARGS_BYTES = 200_000
+BYTES_PER_SECOND = 500_000.0  # all of them take 12 s, and a fetch has ten
+
+
+@pytest.mark.slow
+async def test_rows_that_are_too_many_for_one_fetch_come_in_several(room: Room) -> None:
+    """After a fetch that took too long fewer are asked for, and all jobs are worked, each once."""
+    seen: list[int] = []
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        seen.append(job.id)
+
+    sql = (
+        "INSERT INTO river_job (kind, args, max_attempts) "
+        "SELECT 'act', $1::text::jsonb, 25 FROM generate_series(1, $2::integer)"
+    )
+    await room.driver.pool.fetch(sql, [json.dumps({"what": "x" * ARGS_BYTES}), NUM_JOBS])
+    async with proxied(room.url) as proxy:
+        proxy.narrow(BYTES_PER_SECOND)
+        client = room.client(workers, database=proxy.url, queues={"default": NUM_JOBS})
+        with client.subscribe(EventKind.JOB_COMPLETED) as completions:
+            async with client:
+                for _ in range(NUM_JOBS):
+                    await asyncio.wait_for(anext(completions), SECONDS)
+
+    assert len(seen) == len(set(seen)) == NUM_JOBS
+    assert {row.attempt for row in await room.rows()} == {1}
