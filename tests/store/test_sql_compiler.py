@@ -33,6 +33,7 @@ FRAGMENTS = (
     ("index", '"i"'),
     ("options", "fillfactor"),
     ("table", "river_job"),
+    ("state", "running"),
     ("states", "'running'"),
     ("leader_table", "river_leader"),
     ("leader_topic", "river_leadership"),

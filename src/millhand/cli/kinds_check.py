@@ -52,7 +52,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """How many jobs could not be worked."""
         return sum(finding.num_jobs for finding in self.findings)
 
-    def fields(self) -> dict[str, Json]:
+    def to_json(self) -> dict[str, Json]:
         """Return the report as JSON shows it."""
         return {
             "jobs": self.num_jobs,
