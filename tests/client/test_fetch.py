@@ -185,8 +185,11 @@ async def test_cancel_that_arrives_while_the_job_is_fetched_reaches_it(room: Roo
 
 
 async def _wait_blocked(room: Room) -> None:
-    """Return when somebody waits for a lock on the jobs."""
-    sql = "SELECT 1 AS one FROM pg_locks WHERE NOT granted AND relation = 'river_job'::regclass"
+    """Return when a fetch waits for a lock on the jobs; so may others, who are no fetch."""
+    sql = (
+        "SELECT 1 AS one FROM pg_locks INNER JOIN pg_stat_activity USING (pid) WHERE NOT granted "
+        "AND relation = 'river_job'::regclass AND query LIKE '-- name: job_get_available%'"
+    )
     async with asyncio.timeout(GENEROUS):
         while not await room.driver.pool.fetch(sql):
             pass
