@@ -96,6 +96,23 @@ async def test_rule_07_a_soft_deleted_row_past_its_retention_goes_with_its_objec
     assert (report.deleted, report.deleted_rows, await what_is_left(world)) == (1, 2, ([], [], []))
 
 
+async def test_rules_04_and_07_a_young_object_is_left_alone_whatever_its_row_says(world: World) -> None:
+    """An object that was just put under the key of a row past its time, such as a backup brings back, stays for an hour."""
+    await world.pair("live")
+    await world.run()
+    for key, column in (("late", "created_at"), ("again", "deleted_at")):
+        state = "pending" if column == "created_at" else "ready"
+        await world.row(key, state=state, **{column: world.now - 60 * DAY})
+        await world.put(key)
+
+    early = await world.run(after=HOUR / 60)
+    late = await world.run(after=2 * HOUR)
+
+    assert (early.deleted, early.deleted_rows, early.orphan_objects) == (0, 0, 0)
+    assert (late.deleted, late.deleted_rows) == (2, 2)
+    assert await world.keys() == ["live"]
+
+
 async def test_rule_20_a_pending_row_without_an_object_goes_alone(world: World) -> None:
     """An upload that never came has a row to delete, and nothing to move."""
     await world.row("key", state="pending", created_at=world.now - 8 * DAY)

@@ -249,6 +249,8 @@ def weigh(
     info, row = observation.object, observation.row
     reference = Reference.NONE if row is None else row.reference
     is_same = prior is None or info is None or row is not None or is_same_object(prior, info)
+    # Whatever its row says: somebody has just put it, and may be about to say so.
+    is_young = info is not None and now - info.modified_at < config.min_object_age
     first_seen_at, sightings = now, 0
     if prior is not None and is_same and prior.reference == reference:
         first_seen_at = prior.first_seen_at
@@ -256,12 +258,12 @@ def weigh(
     rule = judge(
         Situation(
             agrees=info is None or row is None or agrees(row, info),
-            is_due=now - _since(row, first_seen_at) >= _limit(row, config),
+            is_due=not is_young and now - _since(row, first_seen_at) >= _limit(row, config),
             is_present=info is not None,
             is_same=is_same,
             is_seen_twice=sightings >= 1,
             is_shared=observation.is_shared,
-            is_young=info is not None and now - info.modified_at < config.min_object_age,
+            is_young=is_young,
             look=observation.look,
             reference=reference,
             scope=observation.scope,
