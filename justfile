@@ -87,6 +87,14 @@ emulator:
             uv pip install --quiet --no-deps --requirement requirements/emulator.lock; \
         cksum requirements/emulator.lock >.venv-emulator/state; }
 
+# Django 6, for the slow tests of the Django app: in an environment of its own, of a Python that is new enough, $PYTHON
+django6:
+    @test "$(pwd; cksum pyproject.toml requirements/test.lock)" = "$(cat .venv-django6/state 2>/dev/null)" || { \
+        rm -rf .venv-django6; uv venv --quiet --python "${PYTHON:->=3.12}" .venv-django6; \
+        VIRTUAL_ENV={{ justfile_directory() }}/.venv-django6 \
+            uv pip install --quiet --no-deps --requirement requirements/test.lock --editable .; \
+        (pwd; cksum pyproject.toml requirements/test.lock) >.venv-django6/state; }
+
 # The other job systems, for the slow tests of docs/coming_from: in an environment of their own, with Millhand beside them
 elsewhere:
     @test "$(pwd; cksum pyproject.toml requirements/elsewhere.lock)" = "$(cat .venv-elsewhere/state 2>/dev/null)" || { \
