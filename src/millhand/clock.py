@@ -66,13 +66,14 @@ class ServerClock:
         """
         Take note that it was `at` by the database's clock, at some time between a question and its answer.
 
-        What this clock says is left as it is if that may be so, and else moved by as little as makes it so: a way that is
-        slow makes it no worse. Units: monotonic seconds.
+        What this clock says is left as it is if that may be so: a way that is slow makes it no worse. Otherwise it is set to
+        the least that is possible, as if the answer had taken no time, for what comes a little late has come in time, and
+        what comes early has not. Units: monotonic seconds.
         """
         now, seconds = self.now(), self.monotonic()
         least = at + timedelta(seconds=seconds - answered)
         most = at + timedelta(seconds=seconds - asked)
-        known = min(max(now, least), most)
+        known = now if least <= now <= most else least
         self._anchor = known, seconds
         self._look((self._clock.now() - known).total_seconds())
 
