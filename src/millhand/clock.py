@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 
 # Whoever looks after a machine wants to know of that; less, one that is set by the network does not notice either.
 TELL_SECONDS = 60.0
+# More than two right clocks drift apart between two answers.
+DRIFT = timedelta(seconds=1)
 
 
 class Clock(Protocol):
@@ -66,14 +68,14 @@ class ServerClock:
         """
         Take note that it was `at` by the database's clock, at some time between a question and its answer.
 
-        What this clock says is left as it is if that may be so: a way that is slow makes it no worse. Otherwise it is set to
-        the least that is possible, as if the answer had taken no time, for what comes a little late has come in time, and
-        what comes early has not. Units: monotonic seconds.
+        What this clock says is left as it is if that may be so, and else moved by as little as makes it so: a way that is
+        slow makes it no worse. One that is ahead by more than drift is set to the least that is possible, as if the answer
+        had taken no time: what comes a little late has come in time, and what comes early has not. Units: monotonic seconds.
         """
         now, seconds = self.now(), self.monotonic()
         least = at + timedelta(seconds=seconds - answered)
         most = at + timedelta(seconds=seconds - asked)
-        known = now if least <= now <= most else least
+        known = least if now - most > DRIFT else min(max(now, least), most)
         self._anchor = known, seconds
         self._look((self._clock.now() - known).total_seconds())
 

@@ -34,7 +34,7 @@ from chaos_journal import read_journals
 from chaos_load import Load
 from chaos_rows import row_of
 from chaos_server import ChaosServer, small_disk
-from chaos_verdict import Evidence, Tick, judge, rescued_at, settled
+from chaos_verdict import Evidence, judge, rescued_at, settled, tick_of
 
 from millhand.client import Client
 from millhand.config import Config
@@ -154,7 +154,12 @@ async def _evidence(
         rescued_at={key: at for record in jobs for key, at in rescued_at(record, epoch).items()},
         settled={record["id"]: one for record in jobs if (one := settled(record, epoch)) is not None},
         ticks=[
-            Tick(due_at=one["scheduled_at"].timestamp(), created_at=one["created_at"].timestamp())
+            tick_of(
+                one["scheduled_at"].timestamp(),
+                one["created_at"].timestamp(),
+                num_fetches=len(one["attempted_by"] or ()),
+                step=TICK_SECONDS,
+            )
             for one in records
             if one["kind"] == TICK_ID
         ],

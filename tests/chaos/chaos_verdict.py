@@ -55,6 +55,18 @@ class Tick:
     created_at: float
 
 
+def tick_of(scheduled_at: float, created_at: float, *, num_fetches: int, step: float) -> Tick:
+    """
+    Return a run by its row.
+
+    One that was given back is scheduled anew, for a time after its insert; when it was due is then lost, and was shortly
+    before the insert, as with any run that was not in trouble.
+    """
+    was_given_back = num_fetches > 1 and scheduled_at > created_at
+    due_at = created_at // step * step if was_given_back else scheduled_at
+    return Tick(due_at=due_at, created_at=created_at)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settled:
     """What a completed job's row says: the token of its last fetch, and when that attempt ended."""

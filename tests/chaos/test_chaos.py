@@ -15,7 +15,7 @@ from chaos_journal import Execution, Journal, read_journals
 from chaos_load import Load
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import RESCUED, RESCUED_BY_US, Row
-from chaos_verdict import Evidence, Settled, Tick, judge
+from chaos_verdict import Evidence, Settled, Tick, judge, tick_of
 
 TEN_MINUTES = 600.0
 
@@ -319,3 +319,21 @@ def test_audit_of_chaos_notices(change: Change, fault: str, world: Evidence) -> 
     found = judge(change(world))
 
     assert any(fault in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("scheduled_at", "created_at", "num_fetches", "due_at"),
+    [
+        pytest.param(1005.0, 1005.2, 1, 1005.0, id="as it was inserted"),
+        pytest.param(1019.3, 1005.2, 2, 1005.0, id="given back later"),
+        pytest.param(1019.0, 1005.2, 1, 1019.0, id="too early"),
+        pytest.param(1005.0, 1031.0, 3, 1005.0, id="inserted late"),
+    ],
+)
+def test_run_of_the_periodic_job_was_due_when_it_was_inserted_for(
+    scheduled_at: float, created_at: float, num_fetches: int, due_at: float
+) -> None:
+    """A run that was given back is scheduled anew, which is no early insert; one that nobody has fetched twice is one."""
+    found = tick_of(scheduled_at, created_at, num_fetches=num_fetches, step=5.0)
+
+    assert found == Tick(due_at=due_at, created_at=created_at)
