@@ -84,7 +84,7 @@ def _served(server: Callable[[], contextlib.AbstractContextManager[str]]) -> Ite
 
 
 def _prepare(bucket: S3Bucket) -> None:
-    """Make the buckets, and wait until the server takes objects; some do a second after they began to answer."""
+    """Make the buckets, and wait until the server takes objects and lists; some do a second after they began to answer."""
     for name in (BUCKET, VERSIONED):
         bucket.client.create_bucket(Bucket=name)
     bucket.client.put_bucket_versioning(Bucket=VERSIONED, VersioningConfiguration={"Status": "Enabled"})
@@ -92,6 +92,7 @@ def _prepare(bucket: S3Bucket) -> None:
     while True:
         try:
             bucket.put("ready", b"", if_absent=False)
+            bucket.list_page("", "", 1, None)
         except StoreError:
             if time.monotonic() > deadline:
                 raise
