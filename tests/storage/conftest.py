@@ -92,7 +92,7 @@ def _prepare(bucket: S3Bucket) -> None:
     while True:
         try:
             bucket.put("ready", b"", if_absent=False)
-            bucket.list_page("", "", 1, None)
+            bucket.list_page("", "", 1_000, None)
         except StoreError:
             if time.monotonic() > deadline:
                 raise
