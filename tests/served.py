@@ -72,6 +72,11 @@ class Served:
         return await self._process.wait()
 
     @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    @property
     def text(self) -> str:
         """All that it said."""
         return "\n".join(self.lines)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from docs_room import PROJECT, fresh_database
-from millhand import Client, ClientState, JobFilters, JobRow, JobState, NotFound
+from millhand import Client, ClientRow, ClientState, JobFilters, JobRow, JobState, NotFound
 from served import Served, served, until
 
 SHOP = PROJECT / "examples" / "django_shop"
@@ -57,6 +57,10 @@ class Shop:
         assert answer.status_code == 200, answer.text
         return answer.text
 
+    async def client_of(self, worker: Served) -> ClientRow:
+        (row,) = [row for row in await self.jobs.clients.list() if row.pid == worker.pid]
+        return row
+
     def worker(self) -> contextlib.AbstractAsyncContextManager[Served]:
         arguments = ["manage.py", "millhand_worker", "--log-format", "json"]
         return served(arguments, SHOP, DATABASE_URL=self.url)
@@ -95,7 +99,7 @@ async def test_orders_take_their_jobs_along(shop: Shop) -> None:
         await shop.job_when(JobState.COMPLETED, "django_task")
         report = (await shop.http.get(f"/reports/{result_id}/")).json()
         orders = (await shop.http.get("/orders/")).json()["orders"]
-        clients = [row for row in await shop.jobs.clients.list() if row.state is not ClientState.STOPPED]
+        before = await shop.client_of(worker)
         code = await worker.stop()
 
     assert (statuses, job.queue) == ([201, 402], "mail")
@@ -104,8 +108,9 @@ async def test_orders_take_their_jobs_along(shop: Shop) -> None:
     assert report == {"status": "SUCCESSFUL", "value": {"orders": 1, "confirmed": 1}}
     assert code == 0, worker.text
     assert '"worker stopped"' in worker.lines[-1]
-    assert [row.queues for row in clients] == [{"default": 20, "mail": 5}]
-    assert {row.state for row in await shop.jobs.clients.list()} == {ClientState.STOPPED}
+    assert before.queues == {"default": 20, "mail": 5}
+    after = await shop.client_of(worker)
+    assert (before.state, after.state) == (ClientState.WORKING, ClientState.STOPPED)
 
 
 async def test_stop_waits_for_what_runs(shop: Shop) -> None:

@@ -107,6 +107,23 @@ async def test_client_that_cannot_listen_is_not_back(
     assert told(caplog) == ["database unreachable", "database back"]
 
 
+async def test_what_was_written_before_notifications_are_heard_again_was_kept_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An outcome that came while the database was away, and was written while nothing was heard yet, is counted."""
+    caplog.set_level(logging.DEBUG, "millhand.runtime.outage")
+    kept = [0]
+    outage = Outage(lambda: kept[0])
+    outage.note_deaf()
+    kept[0] = 1
+    outage.note_answered(outage.now() + 1)
+    kept[0] = 0
+    outage.note_hearing()
+    outage.close()
+
+    assert caplog.records[-1].num_kept == 1
+
+
 @pytest.mark.parametrize(
     ("error", "is_gone"),
     [

@@ -70,7 +70,10 @@ class Outage:
     def note_answered(self, sent: float) -> None:
         """Take note that a statement was answered; a refusal is an answer."""
         self._answered_at = self._now()
-        if self._began_at is not None and self._calm is None and sent > self._failed_at and not self._is_deaf:
+        if self._began_at is None:
+            return
+        self._num_kept = max(self._num_kept, self._count_kept())  # of what has just been written, too
+        if self._calm is None and sent > self._failed_at and not self._is_deaf:
             self._calm_down()
 
     def note_failed(self, error: MillhandError, sent: float) -> None:
