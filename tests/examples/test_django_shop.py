@@ -115,6 +115,9 @@ async def test_orders_take_their_jobs_along(shop: Shop) -> None:
 
 async def test_stop_waits_for_what_runs(shop: Shop) -> None:
     """A job that is in the middle of the ORM when SIGTERM comes is completed, and the worker ends with 0."""
+    await shop.jobs.jobs.delete_many(
+        JobFilters(kinds=["confirm_order"])
+    )  # of other tests, which would run as well
     connection = await asyncpg.connect(shop.url)
     try:
         await shop.order("kate@example.com")
