@@ -140,8 +140,8 @@ async def redis_server() -> AsyncIterator[str]:
         assert process.stdout is not None
         try:
             async with asyncio.timeout(GENEROUS_SECONDS):
-                while b"Ready to accept" not in await process.stdout.readline():
-                    pass
+                while b"Ready to accept" not in (line := await process.stdout.readline()):
+                    assert line, "the server has ended"
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             process.terminate()
