@@ -32,10 +32,12 @@ from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
+from millhand.maintenance.pace import WholeLooks, rest_seconds
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.inserter import Inserter
 from millhand.store.client_end import (
     End,
+    Losses,
     Stranded,
     client_declare_lost,
     job_get_stranded,
@@ -92,16 +94,21 @@ class ClientRescuer(BatchSweeper):
         self._client_id = client_id
         self._clock = clock
         self._inserter = inserter
+        self._is_whole = True
         self._look_at = 0.0
+        self._num_changed = 0  # as the last pass has found
         self._pause_seconds_next = PAUSE_SECONDS_MAX
         self._pool = pool
+        self._rest_until = 0.0
         self._retry_policy = retry_policy
         self._steady_since = steady_since
         self._suspect_ids: tuple[ClientId, ...] = ()
+        self._whole_looks = WholeLooks(clock)
         self._workers = workers
 
     async def run(self, started: Callable[[], None]) -> None:
-        self._look_at, self._suspect_ids = 0.0, ()
+        self._look_at, self._rest_until, self._suspect_ids = 0.0, 0.0, ()
+        self._whole_looks.restart()
         await super().run(started)
 
     def next_pause_seconds(self) -> float:
@@ -113,15 +120,31 @@ class ClientRescuer(BatchSweeper):
         if steady_since is None:
             self._suspect_ids = ()
             return
-        num_changed = await self._declare(steady_since)
-        if num_changed or self._clock.monotonic() >= self._look_at:
-            self._look_at = self._clock.monotonic() + LOOK_SECONDS
-            self._after_id = JobId(0)
-            await super().run_once()
+        losses = await self._declare(steady_since)
+        num_changed = len(losses.lost_ids) + losses.num_recent
+        is_news = bool(losses.lost_ids) or num_changed > self._num_changed
+        self._num_changed = num_changed
+        if is_news or self._is_look_due():
+            await self._look()
         self.probe("looked", num_changed)
 
-    async def _declare(self, steady_since: datetime) -> int:
-        """Give up who is silent; return how many clients have ended, or begun anew, of late."""
+    def _is_look_due(self) -> bool:
+        """Return whether it is time to look for jobs of the dead; sooner if clients have ended of late."""
+        return self._clock.monotonic() >= (self._rest_until if self._num_changed else self._look_at)
+
+    async def _look(self) -> None:
+        self._after_id = JobId(0)
+        self._is_whole = self._whole_looks.is_due()
+        began = self._clock.monotonic()
+        # As if it were quick, in case that it fails.
+        self._look_at, self._rest_until = began + LOOK_SECONDS, began
+        await super().run_once()
+        ended = self._clock.monotonic()
+        self._look_at = ended + rest_seconds(ended - began, least=LOOK_SECONDS)
+        self._rest_until = ended + rest_seconds(ended - began)
+
+    async def _declare(self, steady_since: datetime) -> Losses:
+        """Give up who is silent."""
         query = client_declare_lost(
             id=self._client_id, recently=RECENTLY, steady_since=steady_since, suspect_ids=self._suspect_ids
         )
@@ -131,10 +154,10 @@ class ClientRescuer(BatchSweeper):
         self._suspect_ids = losses.suspect_ids
         if not losses.suspect_ids:
             self._pause_seconds_next = _pause_seconds(losses.seconds_left)
-        return len(losses.lost_ids) + losses.num_recent
+        return losses
 
     async def run_batch(self, num_rows: int) -> int:
-        query = job_get_stranded(after_id=self._after_id, limit=num_rows)
+        query = job_get_stranded(after_id=self._after_id, is_whole=self._is_whole, limit=num_rows)
         found = await self._pool.run(query.within(STATEMENT_SECONDS))
         if not found:
             return 0

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.maintenance.batch import STATEMENT_SECONDS
+from millhand.maintenance.pace import rest_seconds
 from millhand.runtime.elector import Term
 from millhand.runtime.service import Sweeper
 from millhand.runtime.standing import Standing
@@ -92,17 +93,19 @@ class ForeignWatcher(Sweeper):
         self._offered: tuple[Clue, ...] = ()
         self._pool = pool
         self._report_grace = report_grace
+        self._rest_seconds = interval_seconds
         self._seen: Term | None = None
         self._standing = standing
         self._suspicion = Suspicion()
         self._term = term
 
+    def next_pause_seconds(self) -> float:
+        return self._rest_seconds
+
     async def run_once(self) -> None:
         if not self._is_wanted():
             return
-        sightings = await self._pool.run(
-            client_get_foreign(report_grace=self._report_grace).within(STATEMENT_SECONDS)
-        )
+        sightings = await self._look()
         term = self._term()
         if term is None:  # it ended meanwhile
             return
@@ -118,6 +121,13 @@ class ForeignWatcher(Sweeper):
         logger.info("clients of another language suspected", extra={"reason": named(clues)})
         self._make_way()
         self.probe("made way", clues)
+
+    async def _look(self) -> list[Sighting]:
+        began = self._clock.monotonic()
+        query = client_get_foreign(report_grace=self._report_grace)
+        sightings = await self._pool.run(query.within(STATEMENT_SECONDS))
+        self._rest_seconds = rest_seconds(self._clock.monotonic() - began, least=self.interval_seconds)
+        return sightings
 
     def _hear_answer(self, sightings: Sequence[Sighting], term: Term) -> None:
         """Settle what was there before a term that others could have had, and wait longer for the next offer."""

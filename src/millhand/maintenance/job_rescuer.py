@@ -27,6 +27,7 @@ from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
+from millhand.maintenance.pace import WholeLooks
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.store.client_end import job_get_stuck_beside_clients, job_get_stuck_of_client
 from millhand.store.job import Rescue, job_get_stuck, job_rescue_many
@@ -67,14 +68,21 @@ class JobRescuer(BatchSweeper):
         self._after_id = JobId(0)
         self._clock = clock
         self._is_beside_clients = is_beside_clients
+        self._is_whole = True
         self._job_timeout = job_timeout
         self._pool = pool
         self._rescue_after = rescue_after
         self._retry_policy = retry_policy
+        self._whole_looks = WholeLooks(clock)
         self._workers = workers
+
+    async def run(self, started: Callable[[], None]) -> None:
+        self._whole_looks.restart()
+        await super().run(started)
 
     async def run_once(self) -> None:
         self._after_id = JobId(0)
+        self._is_whole = self._whole_looks.is_due()
         await super().run_once()
 
     async def run_batch(self, num_rows: int) -> int:
@@ -98,7 +106,16 @@ class JobRescuer(BatchSweeper):
 
     def _stuck(self, horizon: datetime, num_rows: int) -> Query[list[JobRow]]:
         get = job_get_stuck_beside_clients if self._is_beside_clients() else job_get_stuck
-        return get(stuck_horizon=horizon, after_id=self._after_id, limit=num_rows)
+        return get(
+            stuck_horizon=horizon,
+            after_id=self._after_id,
+            limit=num_rows,
+            due_before=self._due_before(horizon),
+        )
+
+    def _due_before(self, horizon: datetime) -> datetime | None:
+        """Return when a job was due, at the latest, that has been running since before the horizon; None: at any time."""
+        return None if self._is_whole else horizon
 
     def _decide(self, job: JobRow, now: datetime) -> Rescue | None:
         return decide_rescue(
@@ -158,7 +175,12 @@ class OwnJobRescuer(JobRescuer):
 
     def _stuck(self, horizon: datetime, num_rows: int) -> Query[list[JobRow]]:
         return job_get_stuck_of_client(
-            client_id=self._client_id, stuck_horizon=horizon, after_id=self._after_id, limit=num_rows
+            client_id=self._client_id,
+            stuck_horizon=horizon,
+            after_id=self._after_id,
+            limit=num_rows,
+            # What was found once is to be found twice.
+            due_before=None if self._idle_before else self._due_before(horizon),
         )
 
     def _decide(self, job: JobRow, now: datetime) -> Rescue | None:

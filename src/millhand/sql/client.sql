@@ -345,6 +345,14 @@ stranded AS MATERIALIZED (
     FROM /* schema */river_job AS job
     INNER JOIN ended ON ended.id = job.attempted_by[cardinality(job.attempted_by)]
     WHERE job.state = 'running'
+    -- As in job_get_stuck, of the last of them.
+    AND job.scheduled_at <= CASE
+        WHEN @is_whole::boolean THEN 'infinity'
+        ELSE (
+            SELECT max(greatest(last.lost_at, last.stopped_at, last.started_at))
+            FROM ended AS last
+        )
+    END
     AND (job.id > @after_id) IS TRUE
     AND job.attempted_at < greatest(ended.lost_at, ended.stopped_at, ended.started_at)
 ),
@@ -382,6 +390,7 @@ WITH stuck AS MATERIALIZED (
     FROM /* schema */river_job AS job
     WHERE job.state = 'running'
     AND job.attempted_at < @horizon
+    AND job.scheduled_at <= coalesce(@due_before::timestamptz, 'infinity')
     AND (job.id > @after_id) IS TRUE
     AND NOT EXISTS (
         SELECT
@@ -408,6 +417,7 @@ WITH stuck AS MATERIALIZED (
     FROM /* schema */river_job AS job
     WHERE job.state = 'running'
     AND job.attempted_at < @horizon
+    AND job.scheduled_at <= coalesce(@due_before::timestamptz, 'infinity')
     AND (job.id > @after_id) IS TRUE
     AND job.attempted_by[cardinality(job.attempted_by)] = @client_id
 )

@@ -99,6 +99,9 @@ WITH stuck AS MATERIALIZED (
     FROM /* schema */river_job
     WHERE state = 'running'
     AND attempted_at < @horizon
+    -- No job is fetched before it is due, so this takes none away, and keeps the search from the index's entries, mostly
+    -- dead, of what became due since. NULL: among all, for who changed a row by hand.
+    AND scheduled_at <= coalesce(@due_before::timestamptz, 'infinity')
     AND (id > @after_id) IS TRUE
 )
 

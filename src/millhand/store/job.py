@@ -293,14 +293,16 @@ def job_get_schedulable(
     return Query("job_get_schedulable", params, _parse_ids)
 
 
-def job_get_stuck(*, stuck_horizon: datetime, after_id: JobId, limit: int) -> Query[list[JobRow]]:
+def job_get_stuck(
+    *, stuck_horizon: datetime, after_id: JobId, limit: int, due_before: datetime | None = None
+) -> Query[list[JobRow]]:
     """
-    Give jobs that have been running since before `stuck_horizon`.
+    Give jobs that have been running since before `stuck_horizon`, of those that were due before `due_before`; None: of all.
 
     Shape: 0 … `limit` rows with ids above `after_id`, by id.
     Source: River v0.51.2, river_job.sql `JobGetStuck`.
     """
-    params = {"horizon": stuck_horizon, "after_id": after_id, "limit": limit}
+    params = {"horizon": stuck_horizon, "after_id": after_id, "due_before": due_before, "limit": limit}
     return Query("job_get_stuck", params, parse_jobs)
 
 

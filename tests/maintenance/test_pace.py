@@ -1,0 +1,229 @@
+"""How often, and where, sweepers look for rows that run, when that costs something."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from factory import NOW, get_job, insert_job
+from millhand.clock import SystemClock
+from millhand.config import Config
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.protocol import Executor
+from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.maintenance.client_rescuer import LOOK_SECONDS, ClientRescuer
+from millhand.maintenance.foreign_watcher import INTERVAL_SECONDS, ForeignWatcher
+from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
+from millhand.maintenance.pace import REST_SECONDS_MAX, WHOLE_SECONDS, WholeLooks, rest_seconds
+from millhand.retry import DefaultRetryPolicy
+from millhand.runtime.inserter import Inserter
+from millhand.store.client import ClientReport, client_report, client_stop
+from millhand.store.client_end import job_get_stranded
+from millhand.store.job import job_get_stuck
+from millhand.testing import ManualClock
+from millhand.worker import Workers
+
+ME, OTHER = ClientId("me"), ClientId("other")
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+
+
+class Slow:
+    """An executor whose statements take long by a clock, those of a name."""
+
+    def __init__(self, pool: Executor, clock: ManualClock, name: str, seconds: float) -> None:
+        self.num_said = 0
+        self._clock = clock
+        self._name = name
+        self._pool = pool
+        self._seconds = seconds
+
+    async def run(self, query: Any) -> Any:
+        if query.name == self._name:
+            self.num_said += 1
+            self._clock.advance(self._seconds)
+        return await self._pool.run(query)
+
+
+async def odd(tx: Executor, by: str = "client_gone", at: datetime = NOW) -> JobRow:
+    """Insert a job that was fetched two hours before it is due, which nobody but a hand at the table can do."""
+    return await insert_job(
+        tx, JobState.RUNNING, attempted_at=at - 2 * HOUR, attempted_by=[by], scheduled_at=at
+    )
+
+
+def rescue_settings(clock: ManualClock) -> dict[str, Any]:
+    return {
+        "clock": clock,
+        "job_timeout": MINUTE,
+        "rescue_after": HOUR,
+        "retry_policy": DefaultRetryPolicy(),
+        "workers": Workers(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("took", "least", "expected"),
+    [(0.001, 30.0, 30.0), (1.0, 30.0, 50.0), (1.0, 0.0, 50.0), (30.0, 30.0, REST_SECONDS_MAX)],
+)
+def test_look_that_takes_long_is_followed_by_fifty_times_as_long(
+    took: float, least: float, expected: float
+) -> None:
+    """A look costs a fiftieth of the time at most, unless that is more than five minutes, and none comes sooner."""
+    assert rest_seconds(took, least=least) == expected
+
+
+def test_one_look_an_hour_is_whole() -> None:
+    """The first look is everywhere, the ones after it are not for an hour; whoever begins anew looks everywhere again."""
+    clock = ManualClock()
+    looks = WholeLooks(clock)
+
+    said = [looks.is_due(), looks.is_due()]
+    clock.advance(WHOLE_SECONDS)
+    said += [looks.is_due(), looks.is_due()]
+    looks.restart()
+    said += [looks.is_due()]
+
+    assert said == [True, False, True, False, True]
+
+
+async def test_stuck_job_that_was_fetched_when_it_was_due_is_found_either_way(tx: Executor) -> None:
+    """Leaving out what became due since the horizon leaves out no job that was fetched before it, as fetches go."""
+    ordinary = await insert_job(
+        tx, JobState.RUNNING, attempted_at=NOW - 2 * HOUR, scheduled_at=NOW - 2 * HOUR
+    )
+    strange = await odd(tx)
+    endless = await insert_job(
+        tx, JobState.RUNNING, attempted_at=NOW - 2 * HOUR, scheduled_at=datetime.max.replace(tzinfo=UTC)
+    )
+    wanted: dict[str, Any] = {"stuck_horizon": NOW - HOUR, "after_id": JobId(0), "limit": 10}
+
+    bounded = await tx.run(job_get_stuck(**wanted, due_before=NOW - HOUR))
+    whole = await tx.run(job_get_stuck(**wanted))
+
+    assert (bounded, whole) == ([ordinary], [ordinary, strange, endless])
+
+
+async def test_rescuer_looks_everywhere_once_an_hour(tx: Executor) -> None:
+    """A row that somebody made due after it was fetched is rescued all the same, by the next whole look."""
+    clock = ManualClock(NOW)
+    rescuer = JobRescuer(tx, **rescue_settings(clock))
+    await rescuer.run_once()
+    strange = await odd(tx)
+
+    await rescuer.run_once()
+    before = (await get_job(tx, strange.id)).state
+    clock.advance(WHOLE_SECONDS - 1.0)  # it is due in an hour from NOW, and later than the horizon still
+    await rescuer.run_once()
+    still = (await get_job(tx, strange.id)).state
+    clock.advance(1.0)
+    await rescuer.run_once()
+
+    assert (before, still) == (JobState.RUNNING, JobState.RUNNING)
+    assert (await get_job(tx, strange.id)).state is JobState.RETRYABLE
+
+
+async def test_client_looks_everywhere_again_for_what_it_has_found_once(tx: Executor) -> None:
+    """What a client does not work itself is rescued when it was found twice, and so is a row that a whole look found."""
+    strange = await odd(tx, by=ME)
+    rescuer = OwnJobRescuer(
+        tx, client_id=ME, is_held=lambda _: False, is_wanted=lambda: True, **rescue_settings(ManualClock(NOW))
+    )
+
+    await rescuer.run_once()
+    once = (await get_job(tx, strange.id)).state
+    await rescuer.run_once()
+
+    assert (once, (await get_job(tx, strange.id)).state) == (JobState.RUNNING, JobState.RETRYABLE)
+
+
+async def reported(pool: Executor, id: ClientId, now: datetime) -> datetime:
+    """Report for a client, and return when its life began, by what was written."""
+    report = ClientReport(
+        id=id, hostname="here", kinds=[], pid=1, queue_updates={}, queues={}, report_interval=5 * MINUTE,
+        version="1",
+    )  # fmt: skip
+    return (await pool.run(client_report(report, started_at=now - 3 * HOUR, now=now))).started_at
+
+
+async def test_job_of_who_stopped_is_found_either_way(tx: Executor) -> None:
+    """Of a client that has stopped, what it fetched when due is found by either look, and an odd row by a whole one."""
+    started_at = await reported(tx, OTHER, NOW - HOUR)
+    its = {"attempted_at": NOW - 2 * HOUR, "attempted_by": [OTHER], "scheduled_at": NOW - 2 * HOUR}
+    ordinary = await insert_job(tx, JobState.RUNNING, **its)
+    strange = await odd(tx, by=OTHER)
+    await tx.run(client_stop(id=OTHER, started_at=started_at, now=NOW - HOUR))
+
+    found = [
+        [one.job.id for one in await tx.run(job_get_stranded(after_id=JobId(0), limit=10, is_whole=is_whole, now=NOW))]
+        for is_whole in (False, True)
+    ]  # fmt: skip
+
+    assert found == [[ordinary.id], [ordinary.id, strange.id]]
+
+
+def client_rescuer(pool: Any, clock: ManualClock) -> ClientRescuer:
+    return ClientRescuer(
+        pool,
+        Inserter(pool, Config()),
+        client_id=ME,
+        clock=clock,
+        retry_policy=DefaultRetryPolicy(),
+        steady_since=lambda: SystemClock().now() - HOUR,
+        workers=Workers(),
+    )
+
+
+async def test_slow_look_for_jobs_of_the_dead_is_rested_from(schema_driver: AsyncpgDriver) -> None:
+    """A second's look is followed by fifty without one; but whoever ends meanwhile has his jobs looked for at once."""
+    pool, now, clock = schema_driver.pool, SystemClock().now(), ManualClock()
+    await reported(pool, ME, now)
+    started_at = await reported(pool, OTHER, now)
+    slow = Slow(pool, clock, "job_get_stranded", 1.0)
+    rescuer = client_rescuer(slow, clock)
+    nums = []
+
+    await rescuer.run_once()
+    clock.advance(LOOK_SECONDS + 1.0)
+    await rescuer.run_once()
+    nums.append(slow.num_said)
+    await pool.run(client_stop(id=OTHER, started_at=started_at))
+    await rescuer.run_once()  # it is news
+    await rescuer.run_once()  # and is none any more
+    nums.append(slow.num_said)
+    clock.advance(50.0)
+    await rescuer.run_once()
+
+    assert [*nums, slow.num_said] == [1, 2, 3]
+
+
+async def test_quick_look_for_jobs_of_the_dead_is_made_again(schema_driver: AsyncpgDriver) -> None:
+    """For a minute after somebody has ended jobs are looked for by each pass, as long as that is quick."""
+    pool, now, clock = schema_driver.pool, SystemClock().now(), ManualClock()
+    await reported(pool, ME, now)
+    await pool.run(client_stop(id=OTHER, started_at=await reported(pool, OTHER, now)))
+    slow = Slow(pool, clock, "job_get_stranded", 0.0)
+    rescuer = client_rescuer(slow, clock)
+
+    for _ in range(3):
+        await rescuer.run_once()
+
+    assert slow.num_said == 3
+
+
+async def test_slow_look_around_is_rested_from(tx: Executor) -> None:
+    """A leader looks around for others every twenty seconds, or more seldom where that takes long."""
+    clock = ManualClock()
+    slow: Any = Slow(tx, clock, "client_get_foreign", 1.0)
+    watcher = ForeignWatcher(
+        slow, clock=clock, is_wanted=lambda: True, make_way=lambda: None, standing=lambda: None,
+        term=lambda: None,
+    )  # fmt: skip
+    pauses = [watcher.next_pause_seconds()]
+
+    await watcher.run_once()
+    pauses.append(watcher.next_pause_seconds())
+
+    assert pauses == [INTERVAL_SECONDS, 50.0]
