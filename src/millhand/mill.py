@@ -132,16 +132,27 @@ class Mill:
         """Start everything, or raise why not and leave nothing running. Without queues there is only the inserter."""
         self._inserter.speak_by(self._driver.pool)
         try:
-            for service in self._services() if self._config.queues else [self._inserter]:
-                await self._start(service)
-            for name, queue in self._config.queue_configs.items():
-                await self.add_queue(name, queue)
-            if self._kind_watcher is not None and self._config.queues:
-                await self._start(self._kind_watcher)
+            if self._config.queues:
+                await self._start_worker()
+            else:
+                await self._start(self._inserter)
         except BaseException:
             self.cancel_attempts()
             await self.stop(soft_stop_seconds=0.0)
             raise
+
+    async def _start_worker(self) -> None:
+        """Start all that asks the database before it is up, at once; then fetch; then start what looks after others."""
+        for name, queue in self._config.queue_configs.items():
+            self._new_queue(name, queue)
+        await self._start_all(
+            self._inserter, self.completer, self._notifier, self.offices.reporter, *self.producers.values()
+        )
+        for producer in self.producers.values():
+            producer.begin()
+        # Up without having asked for anything, so none of it fails; and its first statements wait for the first fetch.
+        await self._start_all(*self._pollers.values(), self._kind_watcher, *self.offices.services)
+        self.offices.reporter.bell.ring()
 
     async def wait_crashed(self) -> BaseException:
         """Return what a service crashed of; wait for ever while all are well."""
@@ -159,10 +170,7 @@ class Mill:
             raise ConfigError(
                 f"queue must be added to a client that was started with queues and is not stopping, got {name!r}"
             )
-        producer = self.producers[name] = self._producer(name, queue)
-        poller = self._pollers[name] = QueuePoller(
-            producer, self._driver.pool, is_poll_only=self._config.poll_only
-        )
+        producer, poller = self._new_queue(name, queue)
         try:
             await self._start(producer)
             if not self._is_stopping:
@@ -170,6 +178,7 @@ class Mill:
         except BaseException:
             await self._end_queue(producer, poller)
             raise
+        producer.begin()
         self.offices.reporter.bell.ring()
 
     async def remove_queue(self, name: str) -> None:
@@ -338,16 +347,19 @@ class Mill:
 
     # Wiring.
 
-    def _services(self) -> list[Service]:
-        return [
-            service
-            for service in (self._inserter, self.completer, self._notifier, *self.offices.services)
-            if service is not None
-        ]
+    async def _start_all(self, *services: Service | None) -> None:
+        """Start services at once; raise what is raised first, and leave the others to `stop`."""
+        await asyncio.gather(*(self._start(service) for service in services if service is not None))
 
     async def _start(self, service: Service) -> None:
         service.on_crash = self._hear_crash
         await service.start()
+
+    def _new_queue(self, name: str, queue: QueueConfig) -> tuple[Producer, QueuePoller]:
+        producer = self.producers[name] = self._producer(name, queue)
+        poller = QueuePoller(producer, self._driver.pool, is_poll_only=self._config.poll_only)
+        self._pollers[name] = poller
+        return producer, poller
 
     def _queue_uses(self) -> Mapping[str, QueueUse]:
         return {

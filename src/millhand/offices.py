@@ -108,8 +108,8 @@ class Offices:
 
     @property
     def services(self) -> list[Service]:
-        """All services, in the order in which they are started."""
-        return [self.reporter, self.own_rescuer, *self._maintainers, *self.electors]
+        """All that is started after the reporter, in this order."""
+        return [self.own_rescuer, *self._maintainers, *self.electors]
 
     def hear_river(self, payload: str) -> None:
         """Hear what was said on `river_leadership`."""

@@ -59,6 +59,7 @@ async def _fetched_twice(room: Room, producer: Producer) -> None:
     probe = Probe(producer)
     await room.insert_raw("act", "{}")
     await producer.start()
+    producer.begin()
     assert await probe.wait("fetched") == 1
     await room.execute(MAKE_AVAILABLE)
     producer.hear_insert()
@@ -127,6 +128,7 @@ async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt
     held.let_go.set()
     await room.insert_raw("act", "{}")
     await producer.start()
+    producer.begin()
     await probe.wait("fetched")
     [old] = attempts.made
     old.is_settled = True

@@ -10,6 +10,7 @@ Rule 4: a cancel that arrives while its job is being fetched is kept until the f
 Rule 5: the jobs of a fetch whose answer was lost are looked for, and worked, as soon as the database is there again.
 Rule 6: an attempt stays on the list until it has ended, although its job may have been fetched here again.
 Rule 7: where the start of a queue is full of dead entries, a fetch begins above them, and at the start now and then.
+Rule 8: nothing is fetched before `begin`: what is started beside a producer may fail, and then no job was touched.
 
         ring · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
@@ -80,6 +81,7 @@ class Producer(Service):
         self._cooldown_seconds = cooldown_seconds
         self._execute = execute
         self._floors = FetchFloors(NEVER, 0.0)
+        self._has_begun = False
         self._has_told = False  # of a failure
         self._is_wanted = True  # whether somebody said "look" since the last fetch
         self._kinds = kinds
@@ -148,6 +150,11 @@ class Producer(Service):
         await self._is_idle.wait()
 
     # What others say to a producer. None of it waits.
+
+    def begin(self) -> None:
+        """Fetch from now on."""
+        self._has_begun = True
+        self.bell.ring()
 
     def hear_insert(self) -> None:
         """Look: something was inserted here, or may have been."""
@@ -224,7 +231,7 @@ class Producer(Service):
 
     def _pause_seconds(self, now: float) -> float:
         """How long to sleep before the next fetch, if nobody rings; zero: fetch now. Decides, does nothing."""
-        if self.is_paused or self._num_free() <= 0:
+        if not self._has_begun or self.is_paused or self._num_free() <= 0:
             return self._poll_seconds
         until_poll = max(self._poll_at - now, 0.0)
         if not self._is_wanted or self._num_failures:
