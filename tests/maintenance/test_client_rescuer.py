@@ -19,7 +19,7 @@ from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.runtime.inserter import Inserter
 from millhand.store.client import ClientReport, client_report, client_stop
-from millhand.store.client_end import End, Stranded
+from millhand.store.client_end import LEAVING, End, Stranded
 from millhand.store.job import Rescue
 from millhand.testing import ManualClock
 from millhand.worker import NO_TIMEOUT, Workers
@@ -169,7 +169,7 @@ async def test_job_that_a_stop_has_left_is_given_back(fleet: Fleet) -> None:
     await fleet.reported(ME)
     await fleet.reported(OTHER)
     job = await fleet.running(OTHER)
-    stop = client_stop(id=OTHER, started_at=fleet.now - 30 * MINUTE, now=fleet.now)
+    stop = client_stop(id=OTHER, started_at=fleet.now - 30 * MINUTE, now=fleet.now - LEAVING)
     assert await fleet.driver.pool.run(stop)
 
     await fleet.rescuer().run_once()

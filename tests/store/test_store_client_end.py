@@ -14,6 +14,7 @@ from millhand.fleet import ClientState
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.store.client import ClientReport, Reported, client_list, client_report, client_stop
 from millhand.store.client_end import (
+    LEAVING,
     End,
     Losses,
     Stranded,
@@ -187,14 +188,26 @@ async def test_jobs_of_those_that_are_gone_are_stranded(tx: Executor) -> None:
         )
     ]  # fmt: skip
 
-    found = await stranded(tx, NOW + 3 * SECOND)
+    found = await stranded(tx, NOW + 4 * SECOND)
 
     assert [(one.job, one.end, one.at) for one in found] == [
-        (jobs[0], End.LOST, NOW + 3 * SECOND),
-        (jobs[2], End.RESTARTED, NOW + 3 * SECOND),
-        (jobs[4], End.STOPPED, NOW + 3 * SECOND),
-        (jobs[5], End.LOST, NOW + 3 * SECOND),
+        (jobs[0], End.LOST, NOW + 4 * SECOND),
+        (jobs[2], End.RESTARTED, NOW + 4 * SECOND),
+        (jobs[4], End.STOPPED, NOW + 4 * SECOND),
+        (jobs[5], End.LOST, NOW + 4 * SECOND),
     ]
+
+
+async def test_what_a_stop_has_left_is_stranded_when_its_process_has_ended(tx: Executor) -> None:
+    """A thread that pays no heed goes on for a moment after its client has said that it stopped; then its job is free."""
+    await report(tx, A, LONG_AGO)
+    job = await running(tx, A, LONG_AGO + TICK)
+    await tx.run(client_stop(id=A, started_at=LONG_AGO, now=NOW))
+
+    early, late = await stranded(tx, NOW + LEAVING - TICK), await stranded(tx, NOW + LEAVING)
+
+    assert early == []
+    assert [(one.job, one.end) for one in late] == [(job, End.STOPPED)]
 
 
 async def test_fetch_that_was_carried_out_after_the_end_is_stranded_later(tx: Executor) -> None:

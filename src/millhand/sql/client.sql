@@ -326,6 +326,8 @@ ended AS MATERIALIZED (
             WHEN client.lost_at <= client.at THEN client.lost_at
         END AS lost_at,
         CASE
+            -- What paid no heed goes on in a thread until its process has ended, shortly after it has said that it stopped.
+            WHEN client.stopped_at > client.at - @leaving::interval AND client.stopped_at <= client.at THEN NULL
             WHEN client.stopped_at IS NOT NULL THEN greatest(client.stopped_at, client.at - client.patience)
         END AS stopped_at,
         CASE WHEN (/* client_contested */ + client.patience > client.at) IS NOT TRUE THEN client.started_at END

@@ -14,6 +14,9 @@ from millhand.store.job import Rescue
 from millhand.store.job_row import encode_error, parse_job, parse_jobs
 from millhand.store.query import Query, Row
 
+# From when a client has said that it stopped until its process has ended: it waits half a second for threads.
+LEAVING = timedelta(seconds=2)
+
 
 class End(enum.StrEnum):
     """How a client ended, as far as a job that it held is concerned."""
@@ -87,6 +90,7 @@ def job_get_stranded(
     Give jobs that run for clients of ours which were given up, have stopped or have begun another life since.
 
     Another life counts once it is certain that the one before is over: that no two clients go by one name.
+    One that stopped is given `LEAVING` to end.
     Unless it `is_whole`, it takes for granted that no job was fetched before it was due, and so reads less.
     Shape: 0 … `limit` jobs with ids above `after_id`, by id.
     """
@@ -94,6 +98,7 @@ def job_get_stranded(
         "after_id": after_id,
         "grace": grace,
         "is_whole": is_whole,
+        "leaving": LEAVING,
         "limit": limit,
         "now": now,
         "num_reports": float(DEAD_AFTER_REPORTS),
