@@ -15,8 +15,10 @@ from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.maintenance.client_rescuer import LOOK_SECONDS, ClientRescuer
 from millhand.maintenance.foreign_watcher import INTERVAL_SECONDS, ForeignWatcher
+from millhand.maintenance.job_cleaner import JobCleaner
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
-from millhand.maintenance.pace import REST_SECONDS_MAX, WHOLE_SECONDS, WholeLooks, rest_seconds
+from millhand.maintenance.job_scheduler import LATE, WHOLE_SECONDS_MAX, JobScheduler
+from millhand.maintenance.pace import REST_SECONDS_MAX, WHOLE_SECONDS, Behind, WholeLooks, rest_seconds
 from millhand.retry import DefaultRetryPolicy
 from millhand.runtime.inserter import Inserter
 from millhand.store.client import ClientReport, client_report, client_stop
@@ -227,3 +229,74 @@ async def test_slow_look_around_is_rested_from(tx: Executor) -> None:
     pauses.append(watcher.next_pause_seconds())
 
     assert pauses == [INTERVAL_SECONDS, 50.0]
+
+
+def test_whole_look_that_took_long_is_not_made_again_soon() -> None:
+    """After a slow look passes begin a little before the last one, and everywhere again when it has been rested from."""
+    clock = ManualClock()
+    behind = Behind(clock, slack=MINUTE, most_seconds=30.0)
+    began_at, said = clock.now(), []
+
+    for took_seconds in (0.0, 0.5, 9.9, 9.9):  # the second is slow: 25 s without another
+        said.append(behind.begin())
+        clock.advance(10.0)
+        behind.end(took_seconds)
+    said.append(behind.begin())
+    clock.advance(10.0)
+    said.append(behind.begin())
+    behind.restart()
+    said.append(behind.begin())
+
+    after = timedelta(seconds=10) - MINUTE
+    assert said == [
+        None,
+        None,
+        began_at + after,
+        began_at + 2 * after + MINUTE,
+        began_at + 3 * after + 2 * MINUTE,
+        None,
+        None,
+    ]
+
+
+async def test_scheduler_that_is_slow_leaves_out_what_it_has_scheduled(tx: Executor) -> None:
+    """A job that comes to be due long ago is not seen by the next pass, but half a minute later; one a little late is."""
+    clock = ManualClock(NOW)
+    slow: Any = Slow(tx, clock, "job_schedule", 1.0)
+    scheduler = JobScheduler(slow, Inserter(tx, Config()), clock=clock)
+    await scheduler.run_once()
+    late = await insert_job(tx, JobState.SCHEDULED, scheduled_at=NOW - LATE)
+    old = await insert_job(tx, JobState.RETRYABLE, scheduled_at=NOW - LATE - MINUTE)
+
+    await scheduler.run_once()
+    states = [(await get_job(tx, job.id)).state for job in (late, old)]
+    clock.advance(WHOLE_SECONDS_MAX)
+    await scheduler.run_once()
+
+    assert states == [JobState.AVAILABLE, JobState.RETRYABLE]
+    assert (await get_job(tx, old.id)).state is JobState.AVAILABLE
+
+
+async def test_cleaner_that_is_slow_leaves_out_what_it_has_deleted(tx: Executor) -> None:
+    """A job that was finalized long before what was deleted is deleted some minutes later; one a little late is at once."""
+    clock = ManualClock(NOW)
+    slow: Any = Slow(tx, clock, "job_delete_before", 10.0)
+    cleaner = JobCleaner(
+        slow, clock=clock, cancelled_retention=None, completed_retention=HOUR, discarded_retention=2 * HOUR
+    )
+    await cleaner.run_once()
+    for age in (HOUR + MINUTE, 2 * HOUR):
+        await insert_job(tx, JobState.COMPLETED, finalized_at=NOW - age)
+        await insert_job(tx, JobState.DISCARDED, finalized_at=NOW - age - HOUR)
+
+    await cleaner.run_once()
+    left = [await count(tx)]
+    clock.advance(REST_SECONDS_MAX)
+    await cleaner.run_once()
+
+    assert [*left, await count(tx)] == [2, 0]
+
+
+async def count(tx: Executor) -> int:
+    [row] = await tx.fetch("SELECT count(*) AS num FROM river_job")
+    return int(row["num"])

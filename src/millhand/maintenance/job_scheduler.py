@@ -7,14 +7,16 @@ Rule 2: of jobs with one unique key one goes on and the others are discarded; th
         database knows who holds a key.
 Rule 3: a row that cannot be written (a trigger of the user's refuses it, its page is damaged) must not keep all others
         from being scheduled. It is searched for, logged, and left out for a while.
+Rule 4: where a look is slow, for dead entries of the index that an old snapshot keeps, passes look from the beginning of
+        the last one on. What comes to be due before that, by a hand or a clock that is slow, waits half a minute at most.
 
-Source: River v0.51.2, internal/maintenance/job_scheduler.go; rule 3 is ours.
+Source: River v0.51.2, internal/maintenance/job_scheduler.go; rules 3 and 4 are ours.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from millhand.clock import Clock
@@ -22,6 +24,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import JobId
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
+from millhand.maintenance.pace import Behind
 from millhand.runtime.inserter import Inserter
 from millhand.store.job import ScheduledJob, job_get_schedulable, job_schedule
 
@@ -29,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
 ISOLATION_SECONDS = 300.0
+# A job that was written, or committed, so much later than it was due is seen at once all the same.
+LATE = timedelta(seconds=10)
+WHOLE_SECONDS_MAX = 30.0
 
 # A job that is due in a moment is worth announcing: the fetch takes as long.
 DUE = timedelta(milliseconds=5)
@@ -49,19 +55,28 @@ class JobScheduler(BatchSweeper):
     ) -> None:
         super().__init__(batch_size or BatchSize(clock))
         self.interval_seconds = interval_seconds
+        self._behind = Behind(clock, slack=LATE, most_seconds=WHOLE_SECONDS_MAX)
         self._clock = clock
+        self._due_after: datetime | None = None
         self._inserter = inserter
         self._isolated_until: dict[JobId, float] = {}
         self._isolation_seconds = isolation_seconds
         self._pass_began = 0.0
         self._pool = pool
+        self._took_seconds = 0.0
+
+    async def run(self, started: Callable[[], None]) -> None:
+        self._behind.restart()
+        await super().run(started)
 
     async def run_once(self) -> None:
         self._pass_began = self._clock.monotonic()
         self._isolated_until = {
             id: until for id, until in self._isolated_until.items() if until > self._pass_began
         }
+        self._due_after = self._behind.begin()
         await super().run_once()
+        self._behind.end(self._took_seconds)
 
     def next_pause_seconds(self) -> float:
         """Keep the beat: rule 1 holds from the beginning of one pass to the beginning of the next."""
@@ -100,7 +115,9 @@ class JobScheduler(BatchSweeper):
                 num_left = num_left - size if num_scheduled == size else 0
 
     async def _leave_out_next(self, error: DriverError) -> None:
-        query = job_get_schedulable(now=self._horizon(), limit=1, excluded_ids=self._excluded_ids)
+        query = job_get_schedulable(
+            now=self._horizon(), limit=1, excluded_ids=self._excluded_ids, due_after=self._due_after
+        )
         for id in await self._pool.run(query.within(STATEMENT_SECONDS)):
             self._isolated_until[id] = self._clock.monotonic() + self._isolation_seconds
             logger.error(
@@ -115,8 +132,12 @@ class JobScheduler(BatchSweeper):
             self.probe("isolated", id)
 
     async def _schedule(self, num_rows: int) -> int:
-        query = job_schedule(now=self._horizon(), limit=num_rows, excluded_ids=self._excluded_ids)
+        query = job_schedule(
+            now=self._horizon(), limit=num_rows, excluded_ids=self._excluded_ids, due_after=self._due_after
+        )
+        began = self._clock.monotonic()
         jobs = await self._pool.run(query.within(STATEMENT_SECONDS))
+        self._took_seconds = self._clock.monotonic() - began
         self._announce(jobs)
         return len(jobs)
 

@@ -12,6 +12,8 @@ WITH due AS MATERIALIZED (
     FROM /* schema */river_job
     WHERE state IN ('retryable', 'scheduled')
     AND scheduled_at <= coalesce(@now::timestamptz, now())
+    -- What was due before that is gone, and its entries of the index may be dead and kept.
+    AND scheduled_at >= coalesce(@due_after::timestamptz, '-infinity')
     AND id <> ALL(@excluded_ids::bigint [])
     ORDER BY priority, scheduled_at, id
     LIMIT @limit::integer
@@ -87,6 +89,7 @@ SELECT id
 FROM /* schema */river_job
 WHERE state IN ('retryable', 'scheduled')
 AND scheduled_at <= @now
+AND scheduled_at >= coalesce(@due_after::timestamptz, '-infinity')
 AND id <> ALL(@excluded_ids::bigint [])
 ORDER BY priority, scheduled_at, id
 LIMIT @limit::integer;
@@ -193,12 +196,14 @@ AND (
 RETURNING job.id;
 
 -- name: job_delete_before
--- Delete finalized jobs that are older than the horizon of their state; a state without horizon keeps its jobs.
+-- Delete finalized jobs that are older than the horizon of their state; a state without horizon keeps its jobs. What was
+-- older than that by @within is gone, and its entries of the index may be dead and kept; NULL: it may be there.
 WITH old AS MATERIALIZED (
     (
         SELECT id
         FROM /* schema */river_job
         WHERE state = 'cancelled' AND finalized_at < @cancelled_horizon::timestamptz
+        AND finalized_at >= coalesce(@cancelled_horizon::timestamptz - @within::interval, '-infinity')
         ORDER BY finalized_at
         LIMIT @limit::integer
     )
@@ -207,6 +212,7 @@ WITH old AS MATERIALIZED (
         SELECT id
         FROM /* schema */river_job
         WHERE state = 'completed' AND finalized_at < @completed_horizon::timestamptz
+        AND finalized_at >= coalesce(@completed_horizon::timestamptz - @within::interval, '-infinity')
         ORDER BY finalized_at
         LIMIT @limit::integer
     )
@@ -215,6 +221,7 @@ WITH old AS MATERIALIZED (
         SELECT id
         FROM /* schema */river_job
         WHERE state = 'discarded' AND finalized_at < @discarded_horizon::timestamptz
+        AND finalized_at >= coalesce(@discarded_horizon::timestamptz - @within::interval, '-infinity')
         ORDER BY finalized_at
         LIMIT @limit::integer
     )

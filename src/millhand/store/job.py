@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 import msgspec
@@ -265,10 +265,10 @@ def job_update_output(id: JobId, output: Json) -> Query[JobRow]:
 
 
 def job_schedule(
-    *, now: datetime, limit: int, excluded_ids: Collection[JobId] = ()
+    *, now: datetime, limit: int, excluded_ids: Collection[JobId] = (), due_after: datetime | None = None
 ) -> Query[list[ScheduledJob]]:
     """
-    Make scheduled and retryable jobs available whose time has come by `now`, or discard them.
+    Make scheduled and retryable jobs available whose time has come by `now`, and not before `due_after`, or discard them.
 
     Discarded is a job whose unique key another holds, or which is not the first of its key in this pass.
 
@@ -277,19 +277,19 @@ def job_schedule(
     Concurrency: safe to race; the later of two waits for the earlier's transaction.
     Source: River v0.51.2, river_job.sql `JobSchedule`.
     """
-    params = {"now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
+    params = {"due_after": due_after, "now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
     return Query("job_schedule", params, _parse_scheduled)
 
 
 def job_get_schedulable(
-    *, now: datetime, limit: int, excluded_ids: Collection[JobId] = ()
+    *, now: datetime, limit: int, excluded_ids: Collection[JobId] = (), due_after: datetime | None = None
 ) -> Query[list[JobId]]:
     """
     Give the jobs that `job_schedule` would take, and change nothing; for finding one that cannot be written.
 
     Shape: 0 … `limit` ids, by priority, then `scheduled_at`, then id.
     """
-    params = {"now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
+    params = {"due_after": due_after, "now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
     return Query("job_get_schedulable", params, _parse_ids)
 
 
@@ -333,9 +333,10 @@ def job_delete_before(
     completed_horizon: datetime | None,
     discarded_horizon: datetime | None,
     limit: int,
+    within: timedelta | None = None,
 ) -> Query[int]:
     """
-    Delete finalized jobs that are older than the horizon of their state, and say how many.
+    Delete finalized jobs that are older than the horizon of their state, `within` at most, and say how many.
 
     Shape: at most `limit` at once. A horizon of None keeps all jobs of its state.
     Source: River v0.51.2, river_job.sql `JobDeleteBefore`.
@@ -345,6 +346,7 @@ def job_delete_before(
         "completed_horizon": completed_horizon,
         "discarded_horizon": discarded_horizon,
         "limit": limit,
+        "within": within,
     }
     return Query("job_delete_before", params, parse_count)
 
