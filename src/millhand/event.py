@@ -21,7 +21,7 @@ class EventKind(enum.StrEnum):
     QUEUE_RESUMED = "queue_resumed"
 
 
-class JobStatistics(msgspec.Struct, frozen=True, kw_only=True):
+class JobStatistics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Units: seconds. `complete` is from hand-over to the completer until the row was written."""
 
     complete_seconds: float
@@ -29,7 +29,7 @@ class JobStatistics(msgspec.Struct, frozen=True, kw_only=True):
     run_seconds: float
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event; `job` and `statistics` for those of jobs (the row as written), `queue` always."""
 
     kind: EventKind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NewType, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NewType, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
@@ -49,7 +49,7 @@ class JobState(enum.StrEnum):
 FINALIZED_STATES = frozenset({JobState.CANCELLED, JobState.COMPLETED, JobState.DISCARDED})
 
 
-class AttemptError(msgspec.Struct, frozen=True):
+class AttemptError(msgspec.Struct, frozen=True, gc=False):
     """
     One failed attempt as kept in `errors`.
 
@@ -64,12 +64,13 @@ class AttemptError(msgspec.Struct, frozen=True):
     trace: str = ""
 
 
-class JobRow(msgspec.Struct, frozen=True):
+class JobRow(msgspec.Struct, frozen=True, gc=False):
     """
     One row of `river_job`, in the table's column order.
 
     `encoded_args` is the JSON text as the database prints it; `metadata` and `errors` are decoded. Instants are aware.
-    A struct, not a dataclass: a fetch builds thousands of these a second, and this one is built in C.
+    A struct, not a dataclass: a fetch builds thousands of these a second, and this one is built in C. It holds nothing
+    that leads back to it, so the collector of garbage need not look.
     """
 
     id: JobId
@@ -102,6 +103,13 @@ class JobRow(msgspec.Struct, frozen=True):
         return self.metadata.get("output")
 
 
+class Ending(Protocol):
+    """What knows why an attempt is to end before its time; None while it is not."""
+
+    @property
+    def reason(self) -> object: ...
+
+
 class Job(Generic[Args]):
     """
     What a worker is given: its typed args, its row, and the ways to speak about this attempt.
@@ -109,14 +117,20 @@ class Job(Generic[Args]):
     Concurrency: belongs to one attempt; a plain function that runs in a thread may use all of it.
     """
 
-    __slots__ = ("_cancel_requested", "_metadata_updates", "_steps", "args", "client", "row")
+    __slots__ = ("_attempt", "_metadata_updates", "_steps", "args", "client", "row")
 
-    def __init__(self, row: JobRow, args: Args, client: Any = None) -> None:  # noqa: ANN401 - the front desk is upstairs
+    def __init__(
+        self,
+        row: JobRow,
+        args: Args,
+        client: Any = None,  # noqa: ANN401 - the front desk is upstairs
+        attempt: Ending | None = None,
+    ) -> None:
         self.row = row
         self.args = args
         self.client = client
+        self._attempt = attempt
         self._metadata_updates: dict[str, Json] | None = None
-        self._cancel_requested: Callable[[], bool] | None = None
         self._steps: Steps | None = None
 
     def __repr__(self) -> str:
@@ -166,7 +180,7 @@ class Job(Generic[Args]):
 
         For plain functions, which nobody can interrupt: look here now and then, and return or raise.
         """
-        return self._cancel_requested is not None and self._cancel_requested()
+        return self._attempt is not None and self._attempt.reason is not None
 
     def check_cancel_requested(self) -> None:
         """Raise `AttemptCancelled` if this attempt is to end; for plain functions, at places where they may stop."""

@@ -72,7 +72,7 @@ class Interrupted(msgspec.Struct, frozen=True):
 Outcome = Completed | Failed | Cancelled | Snoozed | Interrupted
 
 
-class StateChange(msgspec.Struct, frozen=True):
+class StateChange(msgspec.Struct, frozen=True, gc=False):
     """
     What is to be written for a job that is running; None leaves a column as it is.
 

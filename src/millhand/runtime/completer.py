@@ -52,7 +52,7 @@ TOLD_MAX = 100  # jobs of each state whose outcomes are lost
 ZERO = datetime.min.replace(tzinfo=UTC)
 
 
-class Finished(msgspec.Struct, frozen=True):
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """A change on its way into the table, and what is needed to tell of it."""
 
     change: StateChange

@@ -103,8 +103,7 @@ class JobExecutor:
         started_at = attempt.started_at = self._now()
         started = self._monotonic()
         attempt.queue_wait_seconds = (started_at - row.scheduled_at).total_seconds()
-        job: Job[Any] = Job(row, None, self._client)
-        job._cancel_requested = lambda: attempt.reason is not None  # noqa: SLF001 - made here, for this
+        job: Job[Any] = Job(row, None, self._client, attempt)
         plan = self._plans.get(row.kind)
         error: BaseException | None = None
         try:
