@@ -4,10 +4,11 @@ A way to a server that fails as networks do: cut, stopped up, forgotten, narrow 
     async with proxied(postgres_url) as proxy:
         client = Client(proxy.url, …)
         proxy.cut()        # connections are reset, and new ones too
+        proxy.refuse()     # new ones alone
         proxy.stop_up()    # bytes go nowhere, and nobody is told; what was on its way arrives when it is mended
         proxy.slow(0.05)   # each piece takes so long
-    proxy.narrow(8000) # so many bytes a second go through each connection
-    proxy.forget()     # what is connected goes nowhere for good, and nobody is told; new connections are carried
+        proxy.narrow(8000) # so many bytes a second go through each connection
+        proxy.forget()     # what is connected goes nowhere for good, and nobody is told; new connections are carried
         proxy.mend()
 
 The server may be behind a TCP port or a Unix socket; the way to it is a TCP port of this machine.
@@ -56,8 +57,12 @@ class Proxy:
 
     def cut(self) -> None:
         """Reset what is connected, and whatever connects from now on."""
-        self._is_cut = True
+        self.refuse()
         self.break_off()
+
+    def refuse(self) -> None:
+        """Reset whatever connects from now on; what is connected goes on."""
+        self._is_cut = True
 
     def break_off(self) -> None:
         """Reset what is connected now."""

@@ -219,6 +219,29 @@ async def test_deadline_of_psycopg_holds_where_nobody_answers(
     assert await num_jobs(schema_driver.pool) >= 1
 
 
+@pytest.mark.slow
+async def test_listener_is_lost_when_psycopg_closes_its_connection(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """A ping that is late, on a way that is gone, and that nobody could call back, says so; it raises nothing of psycopg's."""
+    rung = asyncio.Event()
+    async with proxied(postgres_url) as proxy, asyncio.timeout(GENEROUS_SECONDS):
+        listener = PsycopgDriver(proxy.url, schema_driver.schema).listener()
+        listener.on_lost(rung.set)
+        await listener.connect()
+        proxy.forget()
+        proxy.refuse()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await listener.ping()
+        await rung.wait()
+
+        assert listener.is_lost
+        with pytest.raises(ConnectionLost):
+            await listener.ping()
+        await listener.close()
+
+
 async def test_transaction_whose_connection_is_lost_at_its_end_is_no_success(
     driver_of_two: PsycopgDriver,
 ) -> None:

@@ -98,6 +98,11 @@ class PsycopgListener:
                 self._watch(connection)
 
     def _watch(self, connection: AnyConnection) -> None:
+        if (
+            connection.closed
+        ):  # psycopg closes one whose statement it could not take back when its time was over
+            self._note_lost()
+            return
         self._watched = connection.fileno()
         asyncio.get_running_loop().add_reader(self._watched, self._read)
         self._read()  # what came together with the last answer makes the socket readable no more
