@@ -14,6 +14,7 @@ from dataclasses import dataclass
 NUM_WORKERS = 4
 # The way of the process that inserts; the workers' are numbered from 0.
 INSERTER = NUM_WORKERS
+DRIVERS = ("asyncpg", "psycopg")
 # Between two faults of a lane: what was away is there for a while, so that something is done that can be lost.
 PAUSE_SECONDS = {"process": (2.0, 6.0), "way": (2.0, 6.0), "database": (7.0, 14.0)}
 # A fault that takes longer than so much of a run is left out of it.
@@ -36,6 +37,8 @@ KINDS = {
     "kill": Kind("process", 0.0, 0.0),
     "kill_storm": Kind("process", 3.0, 6.0),
     "kill_leaders": Kind("process", 8.0, 12.0),
+    "stop": Kind("process", 0.0, 0.0),
+    "rolling_restart": Kind("process", 24.0, 34.0),
     "freeze_short": Kind("process", 2.0, 9.0),
     "freeze_long": Kind("process", GIVEN_UP_SECONDS + 2.0, 22.0),
     "freeze_longest": Kind("process", SESSION_SECONDS + GIVEN_UP_SECONDS + 5.0, 145.0),
@@ -69,6 +72,13 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.at:7.1f} s  {self.name} of {self.who} for {self.seconds:.1f} s, {self.amount:.2f}"
+
+
+def plan_drivers(seed: int) -> tuple[str, ...]:
+    """Return what each way is spoken on: asyncpg for half of the workers, psycopg for the others, either for inserts."""
+    chance = random.Random(f"{seed} drivers")  # noqa: S311 - a seed must give the same drivers again
+    of_workers = chance.sample(DRIVERS, NUM_WORKERS, counts=[NUM_WORKERS // 2] * 2)
+    return (*of_workers, chance.choice(DRIVERS))
 
 
 def plan_faults(seed: int, seconds: float, only: Sequence[str] = ()) -> list[Fault]:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,18 @@ from proxy import Proxy, proxied
 
 START_PAUSE_SECONDS = 0.5
 STOP_SECONDS = 60.0
+# Short enough for many an attempt to be interrupted by a stop, long enough for many to end before it.
+SOFT_STOP_SECONDS = 3.0
 Line = dict[str, Any]
 
 
 @dataclass(kw_only=True, eq=False)
 class Life:
-    """One process of a worker. Units: monotonic seconds. `exit_code` is None while it lives."""
+    """
+    One process of a worker. Units: monotonic seconds. `exit_code` is None while it lives.
+
+    `told_at` is when it was told to stop, None if it never was.
+    """
 
     client_id: str
     log: Path
@@ -42,7 +48,11 @@ class Life:
     ended_at: float | None = None
     exit_code: int | None = None
     is_killed: bool = False
-    is_told_to_stop: bool = False
+    told_at: float | None = None
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        return self.told_at is not None
 
     def lines(self) -> Iterator[Line]:
         """Give its log, line by line; what is no JSON comes as the message of a line without a level."""
@@ -72,13 +82,20 @@ class Fleet:
     """
     `NUM_WORKERS` workers on the database of `url`. `lives` are all there ever were; `troubles` is what they were put to.
 
-    With `is_direct` they take no way that could be spoiled. `settings` are of their environment.
+    With `is_direct` they take no way that could be spoiled. `settings` are of their environment, `drivers` what each of
+    them speaks to the database by: asyncpg, or psycopg.
 
     Concurrency: belongs to one event loop; everything but `end` may be called while anything else is.
     """
 
     def __init__(
-        self, url: str, directory: Path, *, is_direct: bool = False, settings: Mapping[str, str] | None = None
+        self,
+        url: str,
+        directory: Path,
+        *,
+        drivers: Sequence[str] = ("asyncpg",) * NUM_WORKERS,
+        is_direct: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.ways: list[Proxy] = []
         self.faults: list[str] = []
@@ -86,6 +103,7 @@ class Fleet:
         self.troubles: list[Trouble] = []
         self._clocks = [directory / f"{who}.clock" for who in range(NUM_WORKERS)]
         self._directory = directory
+        self._drivers = drivers
         self._is_direct = is_direct
         self._is_ending = False
         self._keeps_name = [True] * NUM_WORKERS
@@ -138,6 +156,22 @@ class Fleet:
             with contextlib.suppress(ProcessLookupError):
                 life.process.kill()
 
+    def stop(self, who: int, *, keeps_name: bool) -> None:
+        """Tell a worker to stop, if one works; another is started when it has, under the same name or a new one."""
+        life = self.of(who)
+        if life is not None and life.says("worker started") and not life.is_told_to_stop:
+            self._keeps_name[who] = keeps_name
+            self._tell_to_stop(life)
+
+    def _tell_to_stop(self, life: Life) -> None:
+        life.told_at = time.monotonic()
+        self.signal(life, signal.SIGTERM)
+
+    def works(self, who: int) -> bool:
+        """Whether a worker works, and was not told to stop."""
+        life = self.of(who)
+        return life is not None and not life.is_told_to_stop and life.says("worker started")
+
     def signal(self, life: Life, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             life.process.send_signal(number)
@@ -162,8 +196,8 @@ class Fleet:
         """Tell all to stop, and wait for it."""
         self._is_ending = True
         for life in self.living():
-            life.is_told_to_stop = True
-            self.signal(life, signal.SIGTERM)
+            if not life.is_told_to_stop:
+                self._tell_to_stop(life)
         living = self.living()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
@@ -217,14 +251,22 @@ class Fleet:
         own = {
             "CHAOS_CLOCK": str(self._clocks[who]),
             "CHAOS_JOURNAL": str(self._directory / f"{name}.journal"),
-            "DATABASE_URL": self._url if self._is_direct else self.ways[who].url,
+            "DATABASE_URL": spoken_by(
+                self._drivers[who], self._url if self._is_direct else self.ways[who].url
+            ),
             "MILLHAND_DATABASE_POOL_SIZE": "5",
             "MILLHAND_HEARTBEAT_ENABLED": "false",
             "MILLHAND_ORPHANS_ENABLED": "false",
             "MILLHAND_WORKER_CLIENT_ID": client_id,
             "MILLHAND_WORKER_FETCH_COOLDOWN": "10ms",
+            "MILLHAND_WORKER_SOFT_STOP_TIMEOUT": f"{SOFT_STOP_SECONDS:.0f}s",
         }
         return inherited | own | self._settings
+
+
+def spoken_by(driver: str, url: str) -> str:
+    """Return a URL that says by which driver."""
+    return url.replace("://", f"+{driver}://", 1)
 
 
 def written_bytes(life: Life) -> int:

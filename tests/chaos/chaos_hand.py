@@ -73,6 +73,19 @@ class Hand:
                 ids = {record["leader_id"] for record in await connection.fetch(sql, timeout=2)}
         return {life.who for life in self._fleet.living() if life.client_id in ids}
 
+    async def _stop(self, fault: Fault) -> None:
+        self._fleet.stop(fault.who, keeps_name=fault.amount < 0.5)
+
+    async def _rolling_restart(self, fault: Fault) -> None:
+        """Tell one after the other to stop; the next when another works in its place, or has not for too long."""
+        for number in range(NUM_WORKERS):
+            who = (fault.who + number) % NUM_WORKERS
+            self._fleet.stop(who, keeps_name=(number + fault.who) % 2 == 0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(fault.seconds / NUM_WORKERS):
+                    while not self._fleet.works(who):  # noqa: ASYNC110 - it says so in a file
+                        await asyncio.sleep(0.2)
+
     async def _freeze_short(self, fault: Fault) -> None:
         await self._freeze(fault, is_cut=False)
 

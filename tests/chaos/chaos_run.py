@@ -27,14 +27,15 @@ from pathlib import Path
 
 import asyncpg
 from chaos_app import TICK_ID, TICK_SECONDS
-from chaos_faults import INSERTER, KINDS, Fault, plan_faults
-from chaos_fleet import Fleet
+from chaos_evidence import Evidence, Tick, rescued_at, settled
+from chaos_faults import INSERTER, KINDS, NUM_WORKERS, Fault, plan_drivers, plan_faults
+from chaos_fleet import Fleet, spoken_by
 from chaos_hand import Hand
 from chaos_journal import read_journals
 from chaos_load import Load
 from chaos_rows import row_of
 from chaos_server import ChaosServer, small_disk
-from chaos_verdict import Evidence, judge, rescued_at, settled, tick_of
+from chaos_verdict import judge
 
 from millhand.client import Client
 from millhand.config import Config
@@ -77,8 +78,12 @@ class Report:
 async def run(options: Options, directory: Path, server: ChaosServer, say: Callable[[str], None]) -> Report:
     """Insert, work, do what the plan of faults says, and judge."""
     faults = plan_faults(options.seed, options.seconds, options.only)
+    drivers = plan_drivers(options.seed)
+    say(f"drivers {' '.join(drivers)}")
     await migrate(server.url)
-    fleet, load = Fleet(server.url, directory), Load(options.seed, options.seconds, options.rate)
+    await _write_ticks_down(server.url)
+    fleet = Fleet(server.url, directory, drivers=drivers[:NUM_WORKERS])
+    load = Load(options.seed, options.seconds, options.rate)
     hand = Hand(fleet, server, say)
     epoch = time.time() - time.monotonic()
     async with fleet.running():
@@ -86,7 +91,8 @@ async def run(options: Options, directory: Path, server: ChaosServer, say: Calla
             await fleet.started()
         config = Config(client_id="inserter", skip_unknown_job_check=True)
         began_at = time.monotonic()
-        async with Client(fleet.ways[INSERTER].url, config) as client, asyncio.TaskGroup() as others:
+        url = spoken_by(drivers[INSERTER], fleet.ways[INSERTER].url)
+        async with Client(url, config) as client, asyncio.TaskGroup() as others:
             cancelling = others.create_task(load.cancel_held(client, server.url))
             async with asyncio.TaskGroup() as both:
                 both.create_task(hand.do(faults))
@@ -118,6 +124,22 @@ async def migrate(url: str) -> None:
     await driver.close()
 
 
+async def _write_ticks_down(url: str) -> None:
+    """Have the database write down when each run of the periodic job was due, which a rescue takes from its row."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"""
+        CREATE TABLE chaos_tick (due_at timestamptz NOT NULL, created_at timestamptz NOT NULL);
+        CREATE FUNCTION chaos_tick_note() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO chaos_tick VALUES (new.scheduled_at, clock_timestamp());
+            RETURN new;
+        END $$;
+        CREATE TRIGGER chaos_tick_note AFTER INSERT ON river_job FOR EACH ROW WHEN (new.kind = '{TICK_ID}')
+        EXECUTE FUNCTION chaos_tick_note();
+    """)
+    await connection.close()
+
+
 async def _drained(url: str) -> None:
     """Return when all is finalized, or when it will never be."""
     sql = "SELECT EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)"
@@ -132,14 +154,13 @@ async def _evidence(
     url: str, directory: Path, fleet: Fleet, load: Load, epoch: float, began_at: float, ended_at: float
 ) -> Evidence:
     sql = """
-        SELECT id, kind, args, attempt, attempted_at, attempted_by, errors, finalized_at, metadata, state::text, unique_key,
-            scheduled_at, created_at
-        FROM river_job ORDER BY id
+        SELECT id, args, attempt, attempted_at, attempted_by, errors, finalized_at, metadata, state::text, unique_key
+        FROM river_job WHERE kind <> $1 ORDER BY id
     """
     connection = await asyncpg.connect(url)
-    records = [dict(record) for record in await connection.fetch(sql)]
+    jobs = [dict(record) for record in await connection.fetch(sql, TICK_ID)]
+    ticks = await connection.fetch("SELECT due_at, created_at FROM chaos_tick ORDER BY due_at, created_at")
     await connection.close()
-    jobs = [record for record in records if record["kind"] != TICK_ID]
     return Evidence(
         answers=load.answers,
         batches=load.batches,
@@ -154,14 +175,7 @@ async def _evidence(
         rescued_at={key: at for record in jobs for key, at in rescued_at(record, epoch).items()},
         settled={record["id"]: one for record in jobs if (one := settled(record, epoch)) is not None},
         ticks=[
-            tick_of(
-                one["scheduled_at"].timestamp(),
-                one["created_at"].timestamp(),
-                num_fetches=len(one["attempted_by"] or ()),
-                step=TICK_SECONDS,
-            )
-            for one in records
-            if one["kind"] == TICK_ID
+            Tick(due_at=one["due_at"].timestamp(), created_at=one["created_at"].timestamp()) for one in ticks
         ],
         tick_seconds=TICK_SECONDS,
         troubles=fleet.troubles,

@@ -10,25 +10,24 @@ Rules:
 - Two attempts of a job are at work at a time only where the first one's process could not know: until it was back, and
   had learned of it. Tokens grow from each to the next.
 - What ended well counts, unless its process was killed before the outcome was written, or had lost the job before.
-- No run of the periodic job is there twice, and none is missing, but when nobody could insert it.
-- Workers go on until they are told to stop, stop with exit code 0, and say so; no trace of ours is in their logs.
+- The runs of the periodic job are there, once, in time: `chaos_terms.py`.
+- Workers go on until they are told to stop, and do that in order: `chaos_stops.py`. No trace of ours is in their logs.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
+from chaos_evidence import Evidence
 from chaos_faults import GIVEN_UP_SECONDS, SESSION_SECONDS
-from chaos_fleet import Life, Trouble, written_bytes
+from chaos_fleet import Life, written_bytes
 from chaos_journal import Execution
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import Row, shared_keys, wrong_outcome
+from chaos_stops import LEFT_BEHIND, wrong_leavings, wrong_repeats, wrong_stops
+from chaos_terms import wrong_runs
 
 # From when its way is there again, a client has reported within this time and has cancelled what it has lost.
 LEARNED_SECONDS = 20.0
@@ -36,72 +35,12 @@ LEARNED_SECONDS = 20.0
 WRITTEN_SECONDS = 22.0
 # Nobody is given up for less: two reports and two seconds of silence, of which the first five may have been before it.
 PATIENCE_SECONDS = 5.0
-# Nobody leads for so long at most when a leader is gone: a term of ten seconds, and the next one's first look.
-LEADERLESS_SECONDS = 25.0
 # What a life may log: eight times what it does where nothing is wrong, and a start.
 LOG_BYTES_A_SECOND = 20_000
 LOG_BYTES = 1_000_000
 # From the end of an attempt in its journal to the one in its row: a wrong clock that is put right, a busy machine.
 APART_SECONDS = 10.0
 INFINITY = float("inf")
-SINCE = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tick:
-    """A run of the periodic job: when it was due, and when its row was made, in seconds since 1970."""
-
-    due_at: float
-    created_at: float
-
-
-def tick_of(scheduled_at: float, created_at: float, *, num_fetches: int, step: float) -> Tick:
-    """
-    Return a run by its row.
-
-    One that was given back is scheduled anew, for a time after its insert; when it was due is then lost, and was shortly
-    before the insert, as with any run that was not in trouble.
-    """
-    was_given_back = num_fetches > 1 and scheduled_at > created_at
-    due_at = created_at // step * step if was_given_back else scheduled_at
-    return Tick(due_at=due_at, created_at=created_at)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settled:
-    """What a completed job's row says: the token of its last fetch, and when that attempt ended."""
-
-    token: int
-    ended_at: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """Everything that is judged. `epoch` is the instant since 1970 at which the monotonic clock was 0."""
-
-    answers: Mapping[int, Sequence[str]]
-    batches: Sequence[tuple[str, Sequence[int]]]
-    began_at: float
-    ended_at: float
-    epoch: float
-    executions: Sequence[Execution]
-    faults: Sequence[str]
-    lives: Sequence[Life]
-    plan: Sequence[ChaosJob]
-    rows: Sequence[Row]
-    rescued_at: Mapping[tuple[int, int], float]
-    ticks: Sequence[Tick]
-    tick_seconds: float
-    troubles: Sequence[Trouble]
-    settled: Mapping[int, Settled] = field(default_factory=dict)
-    figures: dict[str, int] = field(default_factory=dict)
-
-    def life(self, name: str) -> Life:
-        return next(life for life in self.lives if life.name == name)
-
-    def troubles_of(self, who: int | None) -> list[Trouble]:
-        """Return what was wrong for a worker, or None for all, by when it began."""
-        return [one for one in self.troubles if one.who in (who, None)]
 
 
 def judge(evidence: Evidence) -> list[str]:
@@ -119,9 +58,11 @@ def judge(evidence: Evidence) -> list[str]:
             *_overlaps(evidence, job, executions),
             *_results(evidence, row, executions),
             *_settled(evidence, row, executions),
+            *wrong_leavings(evidence, job, row, executions),
+            *wrong_repeats(executions),
         ]
         found += [f"job {row.id} ({row.state}): {fault}" for fault in faults]
-    return [*found, *_ticks(evidence), *_lives(evidence)]
+    return [*found, *wrong_runs(evidence), *wrong_stops(evidence), *_lives(evidence)]
 
 
 def _inserts(evidence: Evidence) -> Iterator[str]:
@@ -153,7 +94,10 @@ def _rescues(evidence: Evidence, row: Row) -> Iterator[str]:
             continue
         client_id = error.split("client '")[1].split("'")[0]
         at = evidence.rescued_at[row.id, attempt]
-        if not any(_is_excuse(evidence, life, at) for life in evidence.lives if life.client_id == client_id):
+        lives = [life for life in evidence.lives if life.client_id == client_id]
+        if LEFT_BEHIND in error and any(life.told_at is not None and life.told_at < at for life in lives):
+            continue
+        if not any(_is_excuse(evidence, life, at) for life in lives):
             yield f"attempt {attempt} was given back, {client_id} being well: {error!r} at {at:.1f}"
 
 
@@ -207,8 +151,8 @@ def _results(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> I
     for one in executions:
         life = evidence.life(one.client)
         if one.ended_at is None:
-            if life.is_killed or life.exit_code is None:
-                continue
+            if life.is_killed or life.exit_code is None or one.attempt in row.rescued:
+                continue  # what a stop leaves behind is another matter
             yield f"attempt {one.attempt} at {one.client} has no end, and nobody killed that"
             continue
         if one.ended_by == "give_way" and one.act != "hold":
@@ -220,7 +164,7 @@ def _results(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> I
             continue
         evidence.figures["ends lost"] = evidence.figures.get("ends lost", 0) + 1
         rescued_at = evidence.rescued_at[row.id, one.attempt]
-        until = _writable_until(evidence, life, one.ended_at)
+        until = evidence.done_until(life.who, one.ended_at, seconds=WRITTEN_SECONDS, after=WRITTEN_SECONDS)
         if min(rescued_at, life.ended_at or INFINITY) > until:
             yield (
                 f"attempt {one.attempt} at {one.client} had ended {rescued_at - one.ended_at:.1f} s before it was given "
@@ -254,54 +198,8 @@ def _frozen(evidence: Evidence, one: Execution) -> float:
     )
 
 
-def _writable_until(evidence: Evidence, life: Life, ended_at: float) -> float:
-    """Return when an outcome was written at the latest."""
-    until = ended_at + WRITTEN_SECONDS
-    for trouble in sorted(evidence.troubles_of(life.who), key=lambda one: one.began_at):
-        if trouble.began_at <= until and trouble.ended_at > ended_at - 1.0:
-            until = max(until, trouble.ended_at + WRITTEN_SECONDS)
-    return until
-
-
-def _ticks(evidence: Evidence) -> Iterator[str]:
-    """Tell of runs of the periodic job that are there twice, or missing without a reason."""
-    counts = Counter(round(tick.due_at) for tick in evidence.ticks)
-    for due_at, num in sorted(counts.items()):
-        if num > 1:
-            evidence.figures["ticks doubled"] = evidence.figures.get("ticks doubled", 0) + num - 1
-            if not _is_troubled(evidence, due_at):
-                yield f"the periodic run of {due_at} is there {num} times"
-    step = round(evidence.tick_seconds)
-    first = int(evidence.began_at + evidence.epoch) // step + 1
-    last = int(evidence.ended_at + evidence.epoch) // step
-    for due_at in range(first * step, last * step, step):
-        if not counts[due_at]:
-            evidence.figures["ticks missing"] = evidence.figures.get("ticks missing", 0) + 1
-            if not _is_troubled(evidence, due_at):
-                yield f"the periodic run of {due_at} is missing"
-    for tick in evidence.ticks:
-        if not -1.0 <= tick.created_at - tick.due_at <= 600.0:
-            yield f"the periodic run of {tick.due_at:.0f} was inserted {tick.created_at - tick.due_at:.0f} s after it"
-
-
-def _is_troubled(evidence: Evidence, due_at: float) -> bool:
-    """Whether nobody may have led, or nobody may have known of an insert, when a run was due."""
-    at = due_at - evidence.epoch
-    deaths = [life.ended_at for life in evidence.lives if life.is_killed and life.ended_at is not None]
-    return any(0 <= at - ended_at <= LEADERLESS_SECONDS for ended_at in deaths) or any(
-        one.began_at - 1.0 <= at <= one.ended_at + LEADERLESS_SECONDS
-        for one in evidence.troubles
-        if one.name != "clock"
-    )
-
-
 def _lives(evidence: Evidence) -> Iterator[str]:
     for life in evidence.lives:
-        if life.is_told_to_stop and not life.is_killed:
-            if life.exit_code != 0:
-                yield f"{life.name} must end with exit code 0 when it is told to stop, got {life.exit_code}"
-            if not life.says("worker stopped"):
-                yield f"{life.name} must say that it stopped, got no such line"
         seconds = (life.ended_at or evidence.ended_at) - life.began_at
         if (size := written_bytes(life)) > LOG_BYTES + LOG_BYTES_A_SECOND * seconds:
             yield f"{life.name} must not log more than a job's lines and its troubles', got {size:,} bytes"
@@ -322,21 +220,3 @@ def _log_faults(life: Life) -> Iterator[str]:
             told[f"{line['message']!r}: {line}"] += 1
     for what, num in told.items():
         yield f"{life.name} logged {num} times {what}"
-
-
-def settled(record: Mapping[str, Any], epoch: float) -> Settled | None:
-    """Return by what a row was completed; None if it was not."""
-    if record["state"] != "completed":
-        return None
-    token = (record["attempted_at"] - SINCE) // timedelta(microseconds=1)
-    return Settled(token=token, ended_at=record["finalized_at"].timestamp() - epoch)
-
-
-def rescued_at(record: Mapping[str, Any], epoch: float) -> dict[tuple[int, int], float]:
-    """Return when which attempt of a row was given back, by the monotonic clock."""
-    errors = [json.loads(error) for error in record["errors"] or ()]
-    return {
-        (record["id"], error["attempt"]): datetime.fromisoformat(error["at"]).timestamp() - epoch
-        for error in errors
-        if "Rescuer" in error["error"]
-    }

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_faults import INSERTER, KINDS, LANES, NUM_WORKERS, plan_faults
+from chaos_changes import changed, execution_with, row_with, rows_of, world_with
+from chaos_evidence import Evidence, Settled, Tick
+from chaos_faults import DRIVERS, INSERTER, KINDS, LANES, NUM_WORKERS, plan_drivers, plan_faults
 from chaos_fleet import Life, Trouble
 from chaos_journal import Execution, Journal, read_journals
 from chaos_load import Load
 from chaos_plan import THREAD_KIND, ChaosJob
-from chaos_rows import RESCUED, RESCUED_BY_US, Row
-from chaos_verdict import Evidence, Settled, Tick, judge, tick_of
+from chaos_rows import RESCUED, RESCUED_BY_US
+from chaos_stops import wrong_leavings
+from chaos_verdict import judge
 
 TEN_MINUTES = 600.0
 
@@ -52,6 +57,17 @@ def test_only_the_faults_that_were_asked_for_are_planned() -> None:
     assert {fault.name for fault in plan_faults(1, TEN_MINUTES, ["kill", "cut"])} == {"kill", "cut"}
 
 
+def test_each_driver_meets_all_faults() -> None:
+    """Half of the workers speak by asyncpg and half by psycopg, which of them follows from the seed, and so what inserts."""
+    plans = [plan_drivers(seed) for seed in range(20)]
+
+    assert plan_drivers(7) == plans[7]
+    for drivers in plans:
+        assert sorted(drivers[:NUM_WORKERS]) == sorted(DRIVERS * (NUM_WORKERS // 2))
+    assert {drivers[INSERTER] for drivers in plans} == set(DRIVERS)
+    assert len({drivers[:NUM_WORKERS] for drivers in plans}) > 3
+
+
 def test_jobs_follow_from_their_seed_and_some_are_long() -> None:
     """The load is the same at each run of a seed, and holds jobs that outlast a rescue."""
     assert Load(3, 60.0, 40.0).plan == Load(3, 60.0, 40.0).plan
@@ -78,27 +94,7 @@ PLAN = (
     ChaosJob(n=2),
     ChaosJob(n=3),
 )
-ROWS = (
-    Row(
-        id=1,
-        args=PLAN[0].args(),
-        attempt=3,
-        attempted_by=["a", "b", "b"],
-        errors=[(1, f"{RESCUED_BY_US}: client 'a' stopped reporting"), (2, "boom")],
-        metadata={"river:rescue_count": 1},
-        state="completed",
-    ),
-    Row(
-        id=2,
-        args=PLAN[1].args(),
-        attempt=1,
-        attempted_by=["b"],
-        errors=[],
-        metadata={},
-        state="completed",
-        unique_key=b"k",
-    ),
-)
+ROWS = rows_of(PLAN, killed="a", other="b", rescued=f"{RESCUED_BY_US}: client 'a' stopped reporting")
 EXECUTIONS = (
     Execution("0.1", 1, 1, 0, "complete", 1010.0, token=1),
     Execution("1.1", 2, 1, 0, "complete", 1011.0, 1012.0, token=2, ended_by="complete"),
@@ -111,7 +107,10 @@ TICKS = tuple(Tick(due_at=at, created_at=at + 0.1) for at in range(1005, 1100, 5
 @pytest.fixture
 def world(tmp_path: Path) -> Evidence:
     killed = _life(tmp_path, "0.1", "a", ended_at=1015.0, exit_code=-9, is_killed=True)
-    stopped = _life(tmp_path, "1.1", "b", ended_at=1120.0, exit_code=0, is_told_to_stop=True)
+    stopped = _life(tmp_path, "1.1", "b", ended_at=1120.0, exit_code=0, told_at=1110.0)
+    with stopped.log.open("a") as log:
+        log.write(_said(996.0, "leadership gained", office="periodic"))
+        log.write(_said(1119.0, "leadership resigned", office="periodic") + _said(1120.0, "worker stopped"))
     return Evidence(
         answers={0: ["inserted"], 1: ["inserted", "skipped"], 2: ["none"], 3: ["none"]},
         batches=[("none", [2, 3])],
@@ -136,35 +135,19 @@ def world(tmp_path: Path) -> Evidence:
 
 def _life(directory: Path, name: str, client_id: str, **fields: Any) -> Life:
     log = directory / f"{name}.log"
-    said = ["worker started"] + ["worker stopped"] * bool(fields.get("is_told_to_stop"))
-    log.write_text("".join(f'{{"level": "info", "message": "{message}"}}\n' for message in said))
+    log.write_text(_said(995.0, "worker started"))
     who = int(name.partition(".")[0])
     # Nothing here asks the process anything.
     return Life(client_id=client_id, log=log, name=name, process=None, began_at=990.0, who=who, **fields)  # type: ignore[arg-type]
 
 
+def _said(at: float, message: str, **fields: str) -> str:
+    """Return a line of a log."""
+    timestamp = datetime.fromtimestamp(at, UTC).isoformat()
+    return json.dumps({"timestamp": timestamp, "level": "info", "message": message} | fields) + "\n"
+
+
 Change = Callable[[Evidence], Evidence]
-
-
-def _world(**fields: Any) -> Change:
-    return lambda world: dataclasses.replace(world, **fields)
-
-
-def _row(id: int, **fields: Any) -> Change:
-    def change(world: Evidence) -> Evidence:
-        rows = [dataclasses.replace(row, **fields) if row.id == id else row for row in world.rows]
-        return dataclasses.replace(world, rows=rows)
-
-    return change
-
-
-def _execution(index: int, **fields: Any) -> Change:
-    def change(world: Evidence) -> Evidence:
-        executions = list(world.executions)
-        executions[index] = dataclasses.replace(executions[index], **fields)
-        return dataclasses.replace(world, executions=executions)
-
-    return change
 
 
 def _life_of(index: int, **fields: Any) -> Change:
@@ -179,21 +162,33 @@ def _life_of(index: int, **fields: Any) -> Change:
 def _logged(text: str) -> Change:
     def change(world: Evidence) -> Evidence:
         log = world.lives[1].log
-        log.write_text(log.read_text() + text)
+        lines = [*log.read_text().splitlines(), *text.splitlines()]
+        log.write_text("\n".join(sorted(lines)) + "\n")  # by the instants with which they begin
         return world
 
     return change
 
 
-def _all(*changes: Change) -> Change:
-    def change(world: Evidence) -> Evidence:
-        for one in changes:
-            world = one(world)
-        return world
-
-    return change
+def _without(*due_at: int) -> list[Tick]:
+    return [tick for tick in TICKS if tick.due_at not in due_at]
 
 
+def _without_office(began_at: float, ended_at: float) -> Change:
+    lost, gained = "leadership lost", "leadership gained"
+    return _logged(_said(began_at, lost, office="periodic") + _said(ended_at, gained, office="periodic"))
+
+
+def rescued_late(world: Evidence) -> Evidence:
+    """Have the second attempt be rescued, too, before the third began."""
+    return dataclasses.replace(world, rescued_at={(1, 1): 1027.0, (1, 2): 1031.9})
+
+
+def interrupted(world: Evidence) -> Evidence:
+    """Have the second attempt give way."""
+    return execution_with(2, ended_by="give_way")(world)  # type: ignore[return-value]
+
+
+LEFT = (*ROWS[0].errors[:1], (2, f"{RESCUED_BY_US}: client 'b' stopped, and left it behind"))
 ALIVE = _life_of(0, ended_at=1120.0, exit_code=0, is_killed=False)
 AWAY = Trouble(name="partition", who=0, began_at=1012.0, ended_at=1026.0)
 
@@ -207,20 +202,42 @@ def test_audit_has_nothing_to_say_of_a_world_in_order(world: Evidence) -> None:
     "change",
     [
         pytest.param(
-            _all(ALIVE, _execution(0, ended_at=1029.0, ended_by="give_way"), _world(troubles=[AWAY])),
+            changed(
+                ALIVE, execution_with(0, ended_at=1029.0, ended_by="give_way"), world_with(troubles=[AWAY])
+            ),
             id="a client that was cut off lost its job, and learned of it",
         ),
         pytest.param(
-            _all(
+            changed(
                 ALIVE,
-                _execution(0, ended_at=1040.0, ended_by="complete"),
-                _world(troubles=[dataclasses.replace(AWAY, ended_at=1039.0)]),
+                execution_with(0, ended_at=1040.0, ended_by="complete"),
+                world_with(troubles=[dataclasses.replace(AWAY, ended_at=1039.0)]),
             ),
             id="it could not learn of it while it was cut off",
         ),
-        pytest.param(_world(ticks=[tick for tick in TICKS if tick.due_at != 1020]), id="nobody led"),
         pytest.param(
-            _world(
+            changed(_without_office(1040.0, 1052.0), world_with(ticks=_without(1045, 1050))),
+            id="nobody held the office for a term",
+        ),
+        pytest.param(
+            changed(
+                world_with(
+                    ticks=(*_without(1060, 1065), Tick(due_at=1060.0, created_at=1068.0)),
+                    troubles=[dataclasses.replace(AWAY, who=1, began_at=1059.0, ended_at=1067.5)],
+                ),
+                _logged(_said(1068.1, "periodic runs missed")),
+            ),
+            id="whoever inserts them was cut off, made up for one run, and counted the other",
+        ),
+        pytest.param(
+            world_with(
+                ticks=(*TICKS, Tick(due_at=1060.0, created_at=1064.0)),
+                troubles=[dataclasses.replace(AWAY, who=1, began_at=1059.0, ended_at=1063.5)],
+            ),
+            id="the answer to the insert of a run was lost",
+        ),
+        pytest.param(
+            world_with(
                 troubles=[Trouble(name="frozen", who=1, began_at=1033.2, ended_at=1053.2)],
                 settled={1: Settled(token=4, ended_at=1053.3)},
             ),
@@ -236,68 +253,121 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (_world(rows=ROWS[1:]), "job 0 of the plan was acknowledged, and is there 0 times"),
-        (_world(rows=ROWS[:1]), "job 1 of the plan was skipped as a duplicate, and is there 0 times"),
-        (_world(rows=(*ROWS, ROWS[1])), "job 1 of the plan is there 2 times"),
+        (world_with(rows=ROWS[1:]), "job 0 of the plan was acknowledged, and is there 0 times"),
+        (world_with(rows=ROWS[:1]), "job 1 of the plan was skipped as a duplicate, and is there 0 times"),
+        (world_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan is there 2 times"),
         (
-            _world(
+            world_with(
                 answers={0: ["inserted"], 1: ["inserted", "inserted"], 2: ["none"], 3: ["none"]},
             ),
             "job 1 of the plan was inserted twice",
         ),
         (
-            _world(rows=(*ROWS, dataclasses.replace(ROWS[1], id=3, args=PLAN[2].args(), unique_key=None))),
+            world_with(
+                rows=(*ROWS, dataclasses.replace(ROWS[1], id=3, args=PLAN[2].args(), unique_key=None))
+            ),
             "of the batch [2, 3], answered 'none', 1 are there",
         ),
-        (_row(1, unique_key=b"k"), "jobs 1 and 2 hold one unique key"),
-        (_row(2, state="running"), "job 2 (running): must be finalized"),
-        (_row(2, state="discarded"), "job 2 (discarded): must be Fate(state='completed'"),
-        (_row(1, errors=[(1, RESCUED), (2, "boom")]), "attempt 1 was rescued for its age"),
+        (row_with(1, unique_key=b"k"), "jobs 1 and 2 hold one unique key"),
+        (row_with(2, state="running"), "job 2 (running): must be finalized"),
+        (row_with(2, state="discarded"), "job 2 (discarded): must be Fate(state='completed'"),
+        (row_with(1, errors=[(1, RESCUED), (2, "boom")]), "attempt 1 was rescued for its age"),
         (ALIVE, "attempt 1 was given back, a being well"),
         (
-            _all(ALIVE, _world(troubles=[dataclasses.replace(AWAY, began_at=1024.0, ended_at=1025.0)])),
+            changed(
+                ALIVE, world_with(troubles=[dataclasses.replace(AWAY, began_at=1024.0, ended_at=1025.0)])
+            ),
             "attempt 1 was given back, a being well",
         ),
-        (_execution(2, token=1), "the fetch 1 was executed 2 times"),
+        (execution_with(2, token=1), "the fetch 1 was executed 2 times"),
         (
-            _all(ALIVE, _execution(0, ended_at=1029.0), _world(troubles=[]), _execution(2, began_at=1025.0)),
+            changed(
+                ALIVE,
+                execution_with(0, ended_at=1029.0),
+                world_with(troubles=[]),
+                execution_with(2, began_at=1025.0),
+            ),
             "attempt 2 at 1.1 began 4.000 s before attempt 1 at 0.1 ended",
         ),
         (
-            _all(ALIVE, _execution(0, ended_at=1090.0, ended_by="complete"), _world(troubles=[AWAY])),
+            changed(
+                ALIVE, execution_with(0, ended_at=1090.0, ended_by="complete"), world_with(troubles=[AWAY])
+            ),
             "attempt 2 at 1.1 began 60.000 s before attempt 1 at 0.1 ended",
         ),
         (
-            _all(
+            changed(
                 _life_of(0, ended_at=1050.0),
-                _execution(0, began_at=1001.0, ended_at=1002.0, ended_by="complete"),
-                _world(rescued_at={(1, 1): 1029.0}),
+                execution_with(0, began_at=1001.0, ended_at=1002.0, ended_by="complete"),
+                world_with(rescued_at={(1, 1): 1029.0}),
             ),
             "attempt 1 at 0.1 had ended 27.0 s before it was given back",
         ),
         (
-            _world(settled={1: Settled(token=3, ended_at=1033.1)}),
+            world_with(settled={1: Settled(token=3, ended_at=1033.1)}),
             "is completed by the fetch 3, and its last execution was Execution(client='1.1', job=1, attempt=3",
         ),
         (
-            _world(settled={1: Settled(token=4, ended_at=1010.0)}),
+            world_with(settled={1: Settled(token=4, ended_at=1010.0)}),
             "is completed -23.0 s after the end of its last execution",
         ),
-        (_execution(3, ended_at=None), "attempt 3 at 1.1 has no end, and nobody killed that"),
-        (_world(ticks=(*TICKS, TICKS[10])), "the periodic run of 1055 is there 2 times"),
+        (execution_with(3, ended_at=None), "attempt 3 at 1.1 has no end, and nobody killed that"),
+        (world_with(ticks=(*TICKS, TICKS[10])), "the periodic run of 1055 is there 2 times, 1.1 being well"),
         (
-            _world(ticks=[tick for tick in TICKS if tick.due_at != 1060]),
-            "the periodic run of 1060 is missing",
+            world_with(ticks=_without(1060)),
+            "the periodic run of 1060 was left out by 1.1, which must say so, and does not",
         ),
         (
-            _world(ticks=(*TICKS, Tick(due_at=4700.0, created_at=1099.0))),
-            "the periodic run of 4700 was inserted -3601 s after it",
+            changed(
+                world_with(ticks=_without(1060)),
+                _logged(_said(1065.1, "periodic runs missed")),
+            ),
+            "the periodic run of 1060 was left out by 1.1, which was well",
+        ),
+        (
+            world_with(ticks=TICKS[:-2]),
+            "the periodic run of 1090 is missing, 1.1 having held the office throughout",
+        ),
+        (
+            world_with(ticks=(*_without(1060), Tick(due_at=1060.0, created_at=1064.0))),
+            "the periodic run of 1060 was inserted 4.0 s after it, and was to be in 3.0 s",
+        ),
+        (
+            world_with(ticks=(*TICKS, Tick(due_at=4700.0, created_at=1099.0))),
+            "the periodic run of 4700 was inserted 3601.0 s before it",
+        ),
+        (
+            _without_office(1040.0, 1060.0),
+            "the periodic run of 1045 was inserted, and nobody held the office",
+        ),
+        (
+            changed(_without_office(1040.0, 1060.0), world_with(ticks=_without(1045, 1050, 1055))),
+            "nobody inserted the periodic jobs for 20.0 s from 1040.0 on, and 1.1 was to do so 16.0 s after that",
         ),
         (
             _life_of(1, exit_code=1),
             "1.1 must end with exit code 0 when it is told to stop, got 1",
         ),
         (_life_of(1, log=Path("nothing")), "1.1 must say that it stopped, got no such line"),
+        (_life_of(1, ended_at=1171.0), "1.1 must stop within 60 s, took 61.0 s"),
+        (
+            changed(_life_of(1, told_at=1031.5), row_with(1, errors=LEFT), rescued_late),
+            "attempt 2 was rescued, and 1.1, which stopped in order, was to write its end",
+        ),
+        (
+            changed(_life_of(1, told_at=1031.5), row_with(1, errors=LEFT), rescued_late, interrupted),
+            "attempt 2 was rescued, and 1.1, which stopped in order, was to write its end",
+        ),
+        (
+            changed(
+                _life_of(1, told_at=1031.5),
+                row_with(1, errors=LEFT),
+                rescued_late,
+                execution_with(2, ended_at=None),
+            ),
+            "attempt 2 was left behind by 1.1, and could have ended",
+        ),
+        (execution_with(3, attempt=2), "attempt 2 was executed again at 1.1, and had ended"),
         (
             _logged('{"level": "error", "message": "service crashed"}\n'),
             "1.1 logged 1 times 'service crashed'",
@@ -311,7 +381,7 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
             "1.1 logged 1 times a trace below 'pass failed'",
         ),
         (_logged("x" * 20_000_000), "1.1 must not log more than a job's lines and its troubles'"),
-        (_world(faults=["0.1 must go on"]), "0.1 must go on"),
+        (world_with(faults=["0.1 must go on"]), "0.1 must go on"),
     ],
 )
 def test_audit_of_chaos_notices(change: Change, fault: str, world: Evidence) -> None:
@@ -321,19 +391,21 @@ def test_audit_of_chaos_notices(change: Change, fault: str, world: Evidence) -> 
     assert any(fault in one for one in found), found
 
 
-@pytest.mark.parametrize(
-    ("scheduled_at", "created_at", "num_fetches", "due_at"),
-    [
-        pytest.param(1005.0, 1005.2, 1, 1005.0, id="as it was inserted"),
-        pytest.param(1019.3, 1005.2, 2, 1005.0, id="given back later"),
-        pytest.param(1019.0, 1005.2, 1, 1019.0, id="too early"),
-        pytest.param(1005.0, 1031.0, 3, 1005.0, id="inserted late"),
-    ],
-)
-def test_run_of_the_periodic_job_was_due_when_it_was_inserted_for(
-    scheduled_at: float, created_at: float, num_fetches: int, due_at: float
-) -> None:
-    """A run that was given back is scheduled anew, which is no early insert; one that nobody has fetched twice is one."""
-    found = tick_of(scheduled_at, created_at, num_fetches=num_fetches, step=5.0)
+def test_audit_knows_what_a_stop_must_leave_behind(world: Evidence) -> None:
+    """A thread that outlasts its client's stop is left behind, which must be said; what could have ended is not."""
+    left = Execution("1.1", 1, 2, 0, "fail", 1016.0, token=3)
+    long = dataclasses.replace(PLAN[0], work_ms=17_000)
+    change: Change = changed(
+        _life_of(1, told_at=1019.0, ended_at=1032.5), row_with(1, errors=LEFT), rescued_late
+    )
+    stopped = change(world)
+    row = dataclasses.replace(ROWS[0], errors=LEFT)
 
-    assert found == Tick(due_at=due_at, created_at=created_at)
+    assert list(wrong_leavings(stopped, long, row, [left])) == [
+        "attempt 2 was left behind by 1.1, which must say so, and does not"
+    ]
+    assert (
+        list(wrong_leavings(_logged(_said(1032.0, "attempts abandoned"))(stopped), long, row, [left])) == []
+    )
+    found = list(wrong_leavings(stopped, dataclasses.replace(long, work_ms=10_000), row, [left]))
+    assert found == [f"attempt 2 was left behind by 1.1, and could have ended: {left}"]

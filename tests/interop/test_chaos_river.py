@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from chaos_audit import Evidence, audit
+from chaos_changes import execution_with, row_with, rows_of, world_with
 from chaos_journal import Execution, Journal, read_journals
 from chaos_plan import ChaosJob, act_of, plan
 from chaos_river import Options, chaos
-from chaos_rows import RESCUED, Row, fate
+from chaos_rows import RESCUED, fate
 
 SECONDS = 60.0
 NUM_JOBS = 15_000
@@ -86,27 +86,7 @@ def test_journal_of_a_killed_process_is_read(tmp_path: Path) -> None:
 # What the audit sees. The world below is in order: job 1 was killed once and then failed and completed, job 2 is unique.
 
 PLAN = (ChaosJob(n=0, acts=("complete", "fail")), ChaosJob(n=1, is_unique=True))
-ROWS = (
-    Row(
-        id=1,
-        args=PLAN[0].args(),
-        attempt=3,
-        attempted_by=["go_1", "python_2", "python_2"],
-        errors=[(1, RESCUED), (2, "boom")],
-        metadata={"river:rescue_count": 1},
-        state="completed",
-    ),
-    Row(
-        id=2,
-        args=PLAN[1].args(),
-        attempt=1,
-        attempted_by=["python_2"],
-        errors=[],
-        metadata={},
-        state="completed",
-        unique_key=b"k",
-    ),
-)
+ROWS = rows_of(PLAN, killed="go_1", other="python_2", rescued=RESCUED)
 EXECUTIONS = (
     Execution("go_1", 1, 1, 0, "complete", 10.0),
     Execution("python_2", 2, 1, 0, "complete", 11.0, 12.0),
@@ -122,21 +102,9 @@ WORLD = Evidence(
 )
 
 
-def _row(id: int, **fields: Any) -> Callable[[Evidence], Evidence]:
-    def change(world: Evidence) -> Evidence:
-        rows = [dataclasses.replace(row, **fields) if row.id == id else row for row in world.rows]
-        return dataclasses.replace(world, rows=rows)
-
-    return change
-
-
-def _world(**fields: Any) -> Callable[[Evidence], Evidence]:
-    return lambda world: dataclasses.replace(world, **fields)
-
-
 def _executed(*more: Execution) -> Callable[[Evidence], Evidence]:
     executions = sorted((*EXECUTIONS, *more), key=lambda one: one.began_at)
-    return _world(executions=executions)
+    return world_with(executions=executions)
 
 
 def test_audit_has_nothing_to_say_of_a_world_in_order() -> None:
@@ -173,38 +141,42 @@ def test_audit_knows_a_fetch_that_never_began() -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (_world(rows=ROWS[1:]), "job 0 of the plan must be there once, got 0 rows"),
-        (_world(rows=(*ROWS, ROWS[1])), "job 1 of the plan must be there once, got 2 rows"),
+        (world_with(rows=ROWS[1:]), "job 0 of the plan must be there once, got 0 rows"),
+        (world_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan must be there once, got 2 rows"),
         (
-            _world(skipped={0: [False], 1: [False, False]}),
+            world_with(skipped={0: [False], 1: [False, False]}),
             "job 1 of the plan (unique: True) was inserted with skips",
         ),
-        (_row(1, unique_key=b"k"), "jobs 1 and 2 hold one unique key"),
-        (_row(2, state="running"), "job 2 (running): must be finalized"),
-        (_row(2, state="discarded"), "job 2 (discarded): must be Fate(state='completed'"),
-        (_row(1, errors=[(1, RESCUED)]), "and errors [(1, 'Stuck job rescued by JobRescuer')]"),
-        (_row(1, metadata={}), "was rescued at [1], and counts None"),
-        (_row(2, metadata={"snoozes": 1}), "must have 0 to 0 snoozes, got 1"),
-        (_row(2, attempted_by=["python_2", "python_2"]), "was fetched 2 times in 1 attempts and 0 snoozes"),
-        (_row(2, attempted_by=["python_3"]), "was executed by python_2 at attempt 1, who had not fetched it"),
-        (_row(2, attempted_by=["python_3"]), "was fetched by python_3, who lives, and not executed"),
+        (row_with(1, unique_key=b"k"), "jobs 1 and 2 hold one unique key"),
+        (row_with(2, state="running"), "job 2 (running): must be finalized"),
+        (row_with(2, state="discarded"), "job 2 (discarded): must be Fate(state='completed'"),
+        (row_with(1, errors=[(1, RESCUED)]), "and errors [(1, 'Stuck job rescued by JobRescuer')]"),
+        (row_with(1, metadata={}), "was rescued at [1], and counts None"),
+        (row_with(2, metadata={"snoozes": 1}), "must have 0 to 0 snoozes, got 1"),
+        (
+            row_with(2, attempted_by=["python_2", "python_2"]),
+            "was fetched 2 times in 1 attempts and 0 snoozes",
+        ),
+        (
+            row_with(2, attempted_by=["python_3"]),
+            "was executed by python_2 at attempt 1, who had not fetched it",
+        ),
+        (row_with(2, attempted_by=["python_3"]), "was fetched by python_3, who lives, and not executed"),
         (
             _executed(Execution("python_2", 2, 1, 0, "complete", 11.5, 11.6)),
             "attempt 1 at python_2 began 0.500 s before attempt 1 at python_2 ended",
         ),
         (
-            _world(killed_at={"go_1": 30.5}),
+            world_with(killed_at={"go_1": 30.5}),
             "attempt 2 at python_2 began 0.500 s before attempt 1 at go_1 ended",
         ),
-        (_world(killed_at={}), "attempt 1 was rescued, and go_1 lives"),
+        (world_with(killed_at={}), "attempt 1 was rescued, and go_1 lives"),
         (
-            _world(
-                executions=(dataclasses.replace(EXECUTIONS[0], began_at=5.0, ended_at=6.0), *EXECUTIONS[1:])
-            ),
+            execution_with(0, began_at=5.0, ended_at=6.0),
             "attempt 1 was rescued, and had ended 9.0 s before go_1 was killed",
         ),
         (
-            _world(executions=(*EXECUTIONS[:3], dataclasses.replace(EXECUTIONS[3], ended_at=None))),
+            execution_with(3, ended_at=None),
             "began attempt 3 at python_2, who lives, and did not end it",
         ),
     ],

@@ -1,0 +1,98 @@
+"""What a chaos run is judged by: rows, journals, the lives of its processes, and what was done to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from chaos_fleet import Life, Trouble
+from chaos_journal import Execution
+from chaos_plan import ChaosJob
+from chaos_rows import Row
+
+SINCE = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """A run of the periodic job: when it was due, and when its row was made, in seconds since 1970."""
+
+    due_at: float
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What a completed job's row says: the token of its last fetch, and when that attempt ended."""
+
+    token: int
+    ended_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything that is judged. `epoch` is the instant since 1970 at which the monotonic clock was 0."""
+
+    answers: Mapping[int, Sequence[str]]
+    batches: Sequence[tuple[str, Sequence[int]]]
+    began_at: float
+    ended_at: float
+    epoch: float
+    executions: Sequence[Execution]
+    faults: Sequence[str]
+    lives: Sequence[Life]
+    plan: Sequence[ChaosJob]
+    rows: Sequence[Row]
+    rescued_at: Mapping[tuple[int, int], float]
+    ticks: Sequence[Tick]
+    tick_seconds: float
+    troubles: Sequence[Trouble]
+    settled: Mapping[int, Settled] = field(default_factory=dict)
+    figures: dict[str, int] = field(default_factory=dict)
+
+    def life(self, name: str) -> Life:
+        return next(life for life in self.lives if life.name == name)
+
+    def troubles_of(self, who: int | None) -> list[Trouble]:
+        """Return what was wrong for a worker, or None for all, by when it began."""
+        return [one for one in self.troubles if one.who in (who, None)]
+
+    def spoiled(self, who: int, began_at: float, ended_at: float) -> bool:
+        """Whether something was wrong for a worker at any time of these; its clock has nothing to do with it."""
+        return any(
+            one.began_at <= ended_at and one.ended_at >= began_at and one.name != "clock"
+            for one in self.troubles_of(who)
+        )
+
+    def done_until(self, who: int, at: float, *, seconds: float, after: float) -> float:
+        """
+        Return when a worker has done at the latest what it had to do `at`, and takes `seconds` for.
+
+        What is in trouble then is given until `after` from when the trouble is over, and so on.
+        """
+        until = at + seconds
+        for trouble in sorted(self.troubles_of(who), key=lambda one: one.began_at):
+            if trouble.name != "clock" and trouble.began_at <= until and trouble.ended_at > at - after:
+                until = max(until, trouble.ended_at + after)
+        return until
+
+
+def settled(record: Mapping[str, Any], epoch: float) -> Settled | None:
+    """Return by what a row was completed; None if it was not."""
+    if record["state"] != "completed":
+        return None
+    token = (record["attempted_at"] - SINCE) // timedelta(microseconds=1)
+    return Settled(token=token, ended_at=record["finalized_at"].timestamp() - epoch)
+
+
+def rescued_at(record: Mapping[str, Any], epoch: float) -> dict[tuple[int, int], float]:
+    """Return when which attempt of a row was given back, by the monotonic clock."""
+    errors = [json.loads(error) for error in record["errors"] or ()]
+    return {
+        (record["id"], error["attempt"]): datetime.fromisoformat(error["at"]).timestamp() - epoch
+        for error in errors
+        if "Rescuer" in error["error"]
+    }
