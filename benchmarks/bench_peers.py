@@ -1,11 +1,13 @@
 """
-Millhand, River in Go and the Python peers, side by side on one server in one run.
+Millhand, River in Go and in Rust, and the Python peers, side by side on one server in one run.
 
     python benchmarks/bench_peers.py --write docs/performance.md      # or: ./just bench-peers --write docs/performance.md
 
-In each round every system is measured once, in turn, in a database of its own that was made for it. `peers/plan.py` has
-the settings, `peers/harness.py` what is measured. Results go to a file line by line, so that a run that was cut off can
-go on (`--go-on`), and the tables and the plot are made of that file.
+In each round every system is measured once, in turn, in a database of its own that was made for it; only what idles
+does so side by side, each in a database of its own, for its cost is counted by process and by database. `peers/plan.py`
+has the settings, `peers/harness.py` what is measured. Before the rounds that count everything is done once with few
+jobs. Results go to a file line by line, so that a run that was cut off can go on (`--go-on`), and the tables and the
+plot are made of that file.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,82 +32,171 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
 
-from environments import KEPT, Found, prepared  # noqa: E402 - beside this file
-from plan import IN_SCENES, NUM_INSERTS, PICKUP_SECONDS, RATES, SCENES, VARIANTS, WAITING, Variant  # noqa: E402
-from report import write_plot, write_report  # noqa: E402
+import databases  # noqa: E402 - beside this file
+from environments import KEPT, Found, prepared, versions  # noqa: E402
+from plan import (  # noqa: E402
+    IN_SCENES,
+    LONG,
+    LONG_TITLE,
+    MORE_RATES,
+    NUM_INSERTS,
+    PICKUP_SECONDS,
+    RATES,
+    SCENES,
+    VARIANTS,
+    WAITING,
+    WAITING_TITLE,
+    Variant,
+)
+from plot import write_plot  # noqa: E402
+from report import write_report  # noqa: E402
 
 from millhand.embedded import embedded_postgres  # noqa: E402
 
 LIMIT_SECONDS = 1_200.0
-PARTS = ("insert", "drain", "pickup", "idle", "scenes", "waiting")
+PARTS = ("insert", "drain", "pickup", "imports", "idle", "scenes", "waiting", "long")
 DATABASE = "bench"
+MOST_QUICK = {"jobs": 300, "seconds": 0.5}
+MOST_ROWS_QUICK = {"finished": 3_000, "waiting": 3_000}
 
 
-def orders(options: argparse.Namespace) -> Iterator[tuple[Variant, str, dict[str, Any]]]:
-    """Yield what one round measures: a variant, a title under which figures are kept, and an order."""
+@dataclass(frozen=True)
+class Task:
+    """One measurement of a round: of what, under which title its figures are kept, and what the harness is told."""
+
+    variant: Variant
+    title: str
+    order: dict[str, Any]
+
+
+def tasks(options: argparse.Namespace, number: int) -> Iterator[list[Task]]:
+    """Yield what a round measures; what comes together is measured side by side."""
     for variant in VARIANTS:
         for what in variant.what:
-            if what in options.only:
-                yield from _orders_of(variant, what, options)
+            if what.split()[0] in options.only and what != "idle":
+                yield [Task(variant, what, _order(variant, what))]
+    if "idle" in options.only:
+        order = {"seconds": options.idle_seconds}
+        yield [Task(variant, "idle", order) for variant in VARIANTS if "idle" in variant.what]
     for title, more in SCENES if "scenes" in options.only else ():
         for variant in VARIANTS:
             if (variant.system, variant.kind) in IN_SCENES:
-                yield variant, title, {"jobs": variant.jobs, **more}
+                yield [Task(variant, title, {"jobs": variant.jobs, **more})]
     for variant in WAITING if "waiting" in options.only else ():
-        yield variant, "10 ms each", {"jobs": variant.jobs}
+        yield [Task(variant, WAITING_TITLE, {"jobs": variant.jobs})]
+    if "long" in options.only and number == options.rounds:
+        yield [Task(LONG, LONG_TITLE, {"jobs": LONG.jobs})]
 
 
-def _orders_of(
-    variant: Variant, what: str, options: argparse.Namespace
-) -> Iterator[tuple[Variant, str, dict[str, Any]]]:
-    for rate in RATES if what == "pickup" else ():
-        yield variant, f"pickup {rate:g}", {"jobs": int(rate * PICKUP_SECONDS), "rate": rate}
-    if what == "insert":
-        yield variant, what, {"jobs": NUM_INSERTS}
-    if what == "idle":
-        yield variant, what, {"jobs": 1, "seconds": options.idle_seconds}
-    if what == "drain":
-        yield variant, what, {"jobs": variant.jobs}
+def _order(variant: Variant, what: str) -> dict[str, Any]:
+    if what.startswith("pickup"):
+        return {"rates": RATES if what == "pickup" else MORE_RATES, "seconds": PICKUP_SECONDS}
+    return {"jobs": {"insert": NUM_INSERTS, "drain": variant.jobs}.get(what, 0)}
 
 
-def shortened(order: dict[str, Any]) -> dict[str, Any]:
+def shortened(order: dict[str, Any], *, with_rows: bool) -> dict[str, Any]:
     """Make an order that is done at once, and whose figures mean nothing."""
-    most = {"jobs": 300, "finished": 3_000, "waiting": 3_000, "seconds": 1.0}
+    most = MOST_QUICK | (MOST_ROWS_QUICK if with_rows else {})
     return {name: min(value, most.get(name, value)) for name, value in order.items()}
 
 
 def what_of(title: str) -> str:
     """Return what the harness calls it."""
-    return next((what for what in ("insert", "pickup", "idle") if title.startswith(what)), "drain")
+    return next((what for what in ("insert", "pickup", "imports", "idle") if title.startswith(what)), "drain")
 
 
-def measure(
-    found: Found, variant: Variant, title: str, order: dict[str, Any], places: dict[str, str]
-) -> dict[str, Any]:
-    """Measure once in a process of its own; a failure is a result as well."""
-    asked = {"what": what_of(title), **order, "settings": variant.settings}
-    environment = {**os.environ, **places, "BENCH_RIVER_GO": found.river_go or ""}
-    environment["BENCH_SETTINGS"] = json.dumps(variant.settings)
-    environment["PATH"] = os.pathsep.join(
-        [str(Path(found.pythons[variant.system]).parent), os.environ["PATH"]]
-    )
-    program = HERE / "peers" / f"system_{variant.system}.py"
-    try:
-        done = subprocess.run(
-            [found.pythons[variant.system], program, "measure", json.dumps(asked)],
-            capture_output=True,
-            check=False,
-            cwd=HERE / "peers",
-            env=environment,
-            text=True,
-            timeout=LIMIT_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no end within {LIMIT_SECONDS:g} s"}
-    if done.returncode:
-        return {"error": done.stderr.strip()[-600:]}
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+class Bench:
+    """What is measured on this machine, where, and the file that keeps the results."""
+
+    def __init__(self, options: argparse.Namespace, found: Found, places: dict[str, str]) -> None:
+        self._done = {(line["name"], line["title"], line["round"]) for line in read(options.results)}
+        self._found = found
+        self._options = options
+        self._places = places
+
+    def round(self, number: int) -> None:
+        """Measure everything once that has not been measured in this round."""
+        began = time.monotonic()
+        seconds: dict[str, float] = {}
+        for together in tasks(self._options, number):
+            part_began = time.monotonic()
+            self._measure_all(number, [task for task in together if self._is_due(number, task)])
+            part = together[0].title
+            seconds[part] = seconds.get(part, 0.0) + time.monotonic() - part_began
+        parts = ", ".join(f"{part} {spent:.0f}" for part, spent in seconds.items())
+        tell(f"round {number} took {time.monotonic() - began:.0f} s: {parts}")
+
+    def _is_due(self, number: int, task: Task) -> bool:
+        name, wanted = task.variant.name, self._options.systems
+        is_wanted = not wanted or task.variant.system in wanted
+        has_it = task.variant.system in self._found.pythons
+        return is_wanted and has_it and (name, task.title, number) not in self._done
+
+    def _measure_all(self, number: int, due: list[Task]) -> None:
+        with ThreadPoolExecutor(max_workers=max(1, len(due))) as pool:
+            waiting = {
+                pool.submit(
+                    self._measure, number, task, _apart(self._places, index if len(due) > 1 else 0)
+                ): task
+                for index, task in enumerate(due)
+            }
+            for future in as_completed(waiting):
+                self._keep(number, waiting[future], *future.result())
+
+    def _measure(
+        self, number: int, task: Task, places: dict[str, str]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Measure once in a process of its own; a failure is a result as well."""
+        is_quick = self._options.quick or number == 0
+        order = shortened(task.order, with_rows=self._options.quick) if is_quick else task.order
+        variant = task.variant
+        python = self._found.pythons[variant.system]
+        environment = {**os.environ, **places, "BENCH_SETTINGS": json.dumps(variant.settings)}
+        environment["BENCH_PROGRAM"] = self._found.programs.get(variant.system, "")
+        environment["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])
+        asked = {"what": what_of(task.title), **order, "settings": variant.settings}
+        program = HERE / "peers" / f"system_{variant.system}.py"
+        try:
+            done = subprocess.run(
+                [python, program, "measure", json.dumps(asked)],
+                capture_output=True,
+                check=False,
+                cwd=HERE / "peers",
+                env=environment,
+                text=True,
+                timeout=LIMIT_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return order, {"error": f"no end within {LIMIT_SECONDS:g} s"}
+        if done.returncode:
+            return order, {"error": done.stderr.strip()[-600:] or f"ended with {done.returncode}"}
+        figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return order, figures
+
+    def _keep(self, number: int, task: Task, order: dict[str, Any], figures: dict[str, Any]) -> None:
+        line = {
+            "name": task.variant.name,
+            "title": task.title,
+            "round": number,
+            "order": order,
+            "figures": figures,
+            "load": os.getloadavg()[0],
+        }
+        with self._options.results.open("a") as results:
+            results.write(json.dumps(line) + "\n")
+        shown = {
+            name: f"{value['rate_reached']:.0f}/s" if isinstance(value, dict) else value
+            for name, value in figures.items()
+        }
+        tell(f"round {number}: {task.variant.name}: {task.title}: {shown}")
+
+
+def _apart(places: dict[str, str], number: int) -> dict[str, str]:
+    """Return places of their own for one of several that are measured side by side."""
+    if not number:
+        return places
+    paths = {"BENCH_DATABASE": f"/{DATABASE}_{number}", "BENCH_REDIS": f"/{number}"}
+    return {name: urlsplit(url)._replace(path=paths[name]).geturl() for name, url in places.items()}
 
 
 @contextlib.contextmanager
@@ -123,19 +216,8 @@ def servers(with_redis: bool) -> Iterator[dict[str, str]]:
 def _redis(directory: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = [
-        "--port",
-        str(port),
-        "--dir",
-        str(directory),
-        "--appendonly",
-        "yes",
-        "--appendfsync",
-        "everysec",
-        "--save",
-        "",
-    ]
-    with subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL) as server:
+    words = f"--port {port} --dir {directory} --appendonly yes --appendfsync everysec".split()
+    with subprocess.Popen(["redis-server", *words, "--save", ""], stdout=subprocess.DEVNULL) as server:
         try:
             while True:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
@@ -146,46 +228,32 @@ def _redis(directory: Path) -> Iterator[str]:
             server.terminate()
 
 
-def versions(found: Found) -> dict[str, dict[str, str]]:
-    """Ask each environment for what is installed in it."""
-    ask = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
-    return {
-        system: json.loads(
-            subprocess.run([python, "-c", ask], capture_output=True, check=True, text=True).stdout
-        )
-        for system, python in found.pythons.items()
-    }
-
-
 def run(options: argparse.Namespace) -> None:
     has_redis = shutil.which("redis-server") is not None
     wanted = [one for one in (*VARIANTS, *WAITING) if not options.systems or one.system in options.systems]
     found = prepared([one.system for one in wanted if has_redis or not one.is_on_redis])
+    found.missing.update(
+        {one.system: "redis-server must be installed, got none" for one in wanted if one.is_on_redis}
+        if not has_redis
+        else {}
+    )
     for system, reason in found.missing.items():
         tell(f"{system} is not measured: {reason}")
-    if not has_redis:
-        tell("what is on Redis is not measured: redis-server must be installed, got none")
-    done = {(line["name"], line["title"], line["round"]) for line in read(options.results)}
-    with servers(has_redis) as places, options.results.open("a") as results:
+    with servers(has_redis) as places:
+        known = {"versions": versions(found), "missing": found.missing, "servers": _servers_versions(places)}
+        options.versions.write_text(json.dumps(known))
+        bench = Bench(options, found, places)
         for number in range(options.rounds + 1):  # the first does not count
-            for variant, title, whole in orders(options):
-                if variant.system not in found.pythons or (variant.name, title, number) in done:
-                    continue
-                order = shortened(whole) if options.quick else whole
-                figures = measure(found, variant, title, order, places)
-                line = {
-                    "name": variant.name,
-                    "title": title,
-                    "round": number,
-                    "order": order,
-                    "figures": figures,
-                    "load": os.getloadavg()[0],
-                }
-                results.write(json.dumps(line) + "\n")
-                results.flush()
-                shown = {name: value for name, value in figures.items() if name != "latencies_ms"}
-                tell(f"round {number}: {variant.name}: {title}: {shown}")
-    options.versions.write_text(json.dumps({"versions": versions(found), "missing": found.missing}))
+            bench.round(number)
+
+
+def _servers_versions(places: dict[str, str]) -> dict[str, str]:
+    os.environ["BENCH_DATABASE"] = places["BENCH_DATABASE"]
+    said = {"PostgreSQL": str(databases.ask("SHOW server_version"))}
+    if "BENCH_REDIS" in places:
+        words = subprocess.run(["redis-server", "--version"], capture_output=True, check=True, text=True)
+        said["Redis"] = words.stdout.partition("v=")[2].split()[0]
+    return said
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ SLEEPERS = {
     "src/millhand/embedded/process.py": "a process that is nobody's child",
     "src/millhand/orphans/sweep.py": "the pace at which objects are taken away",
     "tests/acceptance/test_worker.py": "a file that another process makes",
+    "src/millhand/bench/floor.py": "work that takes its time",
     "tests/interop/mixed_fleet.py": "a clock that says when leadership is to move",
     "tests/chaos/chaos_fleet.py": "processes that start again",
     "tests/chaos/chaos_hand.py": "how long a fault lasts",

@@ -2,51 +2,80 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rust import built_rust, rust_versions
+
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 KEPT = PROJECT / ".bench"
 
 PYTHON_OF = {"arq": "arq", "oban": "oban"}  # whose environment is not the common one
-OURS = ("floor", "millhand", "river")  # which are told by Millhand's own client what is asked
+OURS = ("floor", "millhand", "river", "river_rust")  # which are asked by Millhand's own client what is left
+VERSIONS = (
+    "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What can be measured on this machine: a Python by system, the Go program, and why the others cannot."""
+    """What can be measured on this machine: a Python by system, other programs, and why the rest cannot."""
 
     pythons: dict[str, str]
-    river_go: str | None
+    programs: dict[str, str]
     missing: dict[str, str]
 
 
 def prepared(systems: list[str]) -> Found:
     """Make what is missing, and say what cannot be made and why."""
-    pythons: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    river_go = None
+    found = Found({}, {}, {})
+    builders = {"river": _built_go, "river_rust": built_rust}
     for system in dict.fromkeys(systems):
         try:
-            if system == "river":
-                river_go = _built_go()
-            if system in OURS:
-                pythons[system] = sys.executable
-            else:
-                pythons[system] = _environment(PYTHON_OF.get(system, "peers"))
+            if system in builders:
+                found.programs[system] = builders[system]()
+            ours = system in OURS
+            found.pythons[system] = sys.executable if ours else _environment(PYTHON_OF.get(system, "peers"))
         except (OSError, subprocess.CalledProcessError) as error:
             said = (
                 error.stderr.decode()[-300:]
                 if isinstance(error, subprocess.CalledProcessError)
                 else str(error)
             )
-            missing[system] = " ".join(said.split())
-    return Found(pythons, river_go, missing)
+            found.missing[system] = " ".join(said.split())
+    return found
+
+
+def versions(found: Found) -> dict[str, dict[str, str]]:
+    """Return what is installed for each system, from Python or Go or Rust on."""
+    said = {system: _installed(python) for system, python in found.pythons.items()}
+    for system, ask in (("river", _go_versions), ("river_rust", rust_versions)):
+        if system in found.programs:
+            said[system] = ask()
+    return said
+
+
+def _installed(python: str) -> dict[str, str]:
+    python_version = _said(python, "-c", "import platform; print(platform.python_version())").strip()
+    installed: dict[str, str] = json.loads(_said(python, "-c", VERSIONS))
+    return {"Python": python_version, **installed}
+
+
+def _go_versions() -> dict[str, str]:
+    modules = (HERE / "river_go" / "go.mod").read_text()
+    found = dict(re.findall(r"^\s+(?:\S+/)?(river|pgx/v5) v(\S+)", modules, re.MULTILINE))
+    return {"Go": _said("go", "env", "GOVERSION").strip().removeprefix("go"), **found}
+
+
+def _said(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
 def _environment(name: str) -> str:
@@ -76,6 +105,7 @@ def _python_312() -> str:
 
 def _built_go() -> str:
     program = KEPT / "river_go"
+    KEPT.mkdir(exist_ok=True)
     if shutil.which("go") is None:
         raise OSError("Go must be installed, got none")
     _run("go", "build", "-o", program, ".", cwd=HERE / "river_go")

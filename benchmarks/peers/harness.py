@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+import databases
+from databases import database_url, redis_url
+
+__all__ = ["database_url", "redis_url"]
 
 HERE = Path(__file__).resolve().parent
 NUM_SLOTS = 2_000_000
@@ -37,6 +42,7 @@ STOP_SECONDS = 20.0
 # A backend that has nothing to do may keep what it counted for itself for ten seconds. PostgreSQL, pgstat.c.
 STATISTICS_SECONDS = 11.0
 WARM_UP = 20
+NUM_IMPORTS = 5
 LANES = 4
 PAUSE_SECONDS = 0.002
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -51,8 +57,8 @@ class Order:
     """What is to be measured."""
 
     what: str
-    jobs: int
-    rate: float = 0.0
+    jobs: int = 0
+    rates: tuple[float, ...] = ()
     seconds: float = 20.0
     processes: int = 1
     finished: int = 0
@@ -108,20 +114,17 @@ def settings() -> dict[str, Any]:
     return found
 
 
-def database_url() -> str:
-    return os.environ["BENCH_DATABASE"]
-
-
-def redis_url() -> str:
-    return os.environ.get("BENCH_REDIS", "")
-
-
 class System:
     """A queue: how it is set up, filled and worked. Coroutines are called in one event loop."""
 
     name = ""
-    packages: tuple[str, ...] = ()
+    imports = ""
     is_on_redis = False
+
+    @property
+    def tables(self) -> str:
+        """Return whose tables these are: systems of one name may be given copies of one database."""
+        return self.name
 
     async def set_up(self) -> None:
         """Make tables in a database that is empty."""
@@ -137,6 +140,8 @@ class System:
 
     async def insert_many(self, numbers: range) -> None:
         raise NotImplementedError
+
+    insert_copy: Callable[[range], Awaitable[None]] | None = None  # where a system knows COPY as well
 
     async def insert_each(self, numbers: range) -> None:
         """Insert one by one, each when the last has returned."""
@@ -158,11 +163,15 @@ class System:
         return returned
 
     async def count_left(self) -> int:
-        """Return how many jobs are not durably finished; any number but 0 will do while there are some."""
+        """Return how many jobs are not durably finished, but for a backlog's; any number but 0 will do for some."""
         raise NotImplementedError
 
     async def audit(self, num_jobs: int) -> None:
-        """Raise Failed unless each of so many jobs was finished by its first attempt, as far as the queue remembers."""
+        """
+        Raise Failed unless each of so many jobs was finished by its first attempt, as far as the queue remembers.
+
+        A history's rows count, a backlog's do not.
+        """
 
     def history_sql(self, num_rows: int) -> str | None:
         """Return what makes rows of finished jobs."""
@@ -288,23 +297,38 @@ async def measure_insert(system: System, _board: Board, order: Order) -> dict[st
     began = time.perf_counter()
     await system.insert_each(range(order.jobs))
     single = order.jobs / (time.perf_counter() - began)
-    num_bulk = order.jobs * 10
-    return {"insert_per_second": single, "bulk_per_second": await _insert_bulk(system, num_bulk)}
+    bulk = await _insert_bulk(system.insert_many, order.jobs * 10)
+    figures = {"insert_per_second": single, "bulk_per_second": bulk}
+    if system.insert_copy is not None:
+        figures["copy_per_second"] = await _insert_bulk(system.insert_copy, order.jobs * 10)
+    return figures
 
 
-async def _insert_bulk(system: System, num_jobs: int) -> float:
+async def _insert_bulk(insert: Callable[[range], Awaitable[None]], num_jobs: int) -> float:
     gc.collect()
     began = time.perf_counter()
     for start in range(0, num_jobs, BATCH):
-        await system.insert_many(range(start, min(start + BATCH, num_jobs)))
+        await insert(range(start, min(start + BATCH, num_jobs)))
     return num_jobs / (time.perf_counter() - began)
+
+
+async def measure_imports(system: System, _board: Board, _order: Order) -> dict[str, float]:
+    """How long a new interpreter takes to import what a program of the system's imports."""
+    words = f"import time; began = time.perf_counter(); {system.imports}; print(time.perf_counter() - began)"
+
+    def said() -> float:
+        done = subprocess.run([sys.executable, "-c", words], capture_output=True, check=True, text=True)
+        return float(done.stdout)
+
+    found = [await asyncio.to_thread(said) for _ in range(NUM_IMPORTS)]
+    return {"imports_ms": statistics.median(found) * 1e3}
 
 
 async def measure_drain(system: System, board: Board, order: Order) -> dict[str, float]:
     """Insert in bulk, settle, start workers: from the first begin to the durable end of the last."""
-    await _insert_bulk(system, order.jobs)
-    await asyncio.to_thread(_settle, system, order)
-    wal = await asyncio.to_thread(_wal_bytes, system)
+    await _insert_bulk(system.insert_many, order.jobs)
+    await asyncio.to_thread(databases.settle, system)
+    wal = await asyncio.to_thread(databases.wal_bytes, system)
     workers = Workers(system, board, order)
     try:
         # What the start of a process costs is not what a job costs.
@@ -313,11 +337,11 @@ async def measure_drain(system: System, board: Board, order: Order) -> dict[str,
         await _begun(board, order.jobs, workers)
 
         async def is_done() -> bool:
-            return bool(order.waiting) or await system.count_left() == 0
+            return await system.count_left() == 0
 
         await _until(is_done, DRAIN_SECONDS, workers, "the durable end of all jobs")
         ended_ns = time.monotonic_ns()
-        wal = await asyncio.to_thread(_wal_bytes, system) - wal
+        wal = await asyncio.to_thread(databases.wal_bytes, system) - wal
         cpu_seconds = workers.cpu_seconds() - started_cpu_seconds
         memory_mib = workers.memory_mib()
     finally:
@@ -325,8 +349,7 @@ async def measure_drain(system: System, board: Board, order: Order) -> dict[str,
     begun = board.slots[: order.jobs].tolist()
     if repeated := sum(1 for at in begun if at & 1):
         raise Failed(f"each job must be begun once, got {repeated:,} that were begun again")
-    if not order.waiting:
-        await system.audit(order.jobs + order.finished)
+    await system.audit(order.jobs + order.finished)
     return {
         "cpu_us_per_job": cpu_seconds / order.jobs * 1e6,
         "first_ms": (min(begun) - workers.started_ns) / 1e6,
@@ -337,22 +360,32 @@ async def measure_drain(system: System, board: Board, order: Order) -> dict[str,
 
 
 async def measure_pickup(system: System, board: Board, order: Order) -> dict[str, Any]:
-    """Insert at a rate, whether the last insert has returned or not, while a worker has nothing else to do."""
+    """Insert at one rate after the other, while a worker has nothing else to do."""
     workers = Workers(system, board, order)
-    total = WARM_UP + order.jobs
+    figures = {}
     try:
         await system.insert_each(range(WARM_UP))
         await _begun(board, WARM_UP, workers, START_SECONDS)
-        await asyncio.sleep(1.0)
-        returned = await system.insert_at_rate(range(WARM_UP, total), order.rate)
-        await _begun(board, total, workers, START_SECONDS)
+        first = WARM_UP
+        for rate in order.rates:
+            await asyncio.sleep(1.0)
+            numbers = range(first, first + max(1, int(rate * order.seconds)))
+            returned = await system.insert_at_rate(numbers, rate)
+            await _begun(board, numbers.stop, workers, START_SECONDS)
+            figures[f"{rate:g}"] = _pickup(board.slots[numbers.start : numbers.stop].tolist(), returned)
+            first = numbers.stop
     finally:
         await asyncio.to_thread(workers.stop)
-    begun = board.slots[WARM_UP:total].tolist()
+    return figures
+
+
+def _pickup(begun: list[int], returned: list[int]) -> dict[str, Any]:
+    if repeated := sum(1 for at in begun if at & 1):
+        raise Failed(f"each job must be begun once, got {repeated:,} that were begun again")
     seconds = (max(returned) - min(returned)) / 1e9
     return {
         "latencies_ms": [round((at - back) / 1e6, 3) for at, back in zip(begun, returned, strict=True)],
-        "rate_reached": (order.jobs - 1) / seconds,
+        "rate_reached": (len(returned) - 1) / seconds if seconds else 0.0,
     }
 
 
@@ -364,26 +397,26 @@ async def measure_idle(system: System, board: Board, order: Order) -> dict[str, 
     try:
         await _begun(board, 1, workers, START_SECONDS)
         await asyncio.sleep(STATISTICS_SECONDS)
-        before = await asyncio.to_thread(_transactions, system)
+        before = await asyncio.to_thread(databases.transactions, system)
         cpu_seconds, began = workers.cpu_seconds(), time.perf_counter()
         await asyncio.sleep(order.seconds)
         seconds = time.perf_counter() - began
         cpu_seconds = workers.cpu_seconds() - cpu_seconds
-        after = await asyncio.to_thread(_transactions, system)
+        after = await asyncio.to_thread(databases.transactions, system)
         memory_mib = workers.memory_mib()
     finally:
         await asyncio.to_thread(workers.stop)
     await system.open()
-    return {
-        "cpu_percent": cpu_seconds / seconds * 100,
-        "memory_mib": memory_mib,
-        "transactions_per_second": (after - before) / seconds,
-    }
+    figures = {"cpu_percent": cpu_seconds / seconds * 100, "memory_mib": memory_mib}
+    if not system.is_on_redis:
+        figures["transactions_per_second"] = (after - before) / seconds
+    return figures
 
 
 MEASURES: dict[str, Callable[[System, Board, Order], Awaitable[dict[str, Any]]]] = {
     "drain": measure_drain,
     "idle": measure_idle,
+    "imports": measure_imports,
     "insert": measure_insert,
     "pickup": measure_pickup,
 }
@@ -391,67 +424,15 @@ MEASURES: dict[str, Callable[[System, Board, Order], Awaitable[dict[str, Any]]]]
 
 async def measure(system: System, order: Order) -> dict[str, Any]:
     """Measure once, in a database that was made for it."""
-    await asyncio.to_thread(_empty, system)
-    await system.set_up()
+    await databases.make(system, order)
     await system.open()
     try:
         with new_board() as board:
             return await MEASURES[order.what](system, board, order)
     finally:
         await system.close()
-
-
-def _maintenance() -> tuple[Any, str]:
-    """Connect to the server beside the database that is measured, and return that one's name."""
-    import psycopg  # noqa: PLC0415 - a system on Redis has no need of it
-
-    url = urlsplit(database_url())
-    beside = url._replace(path="/postgres").geturl()
-    return psycopg.connect(beside, autocommit=True), url.path.lstrip("/")
-
-
-def _empty(system: System) -> None:
-    if system.is_on_redis:
-        import redis  # noqa: PLC0415
-
-        redis.Redis.from_url(redis_url()).flushall()
-        return
-    connection, database = _maintenance()
-    with connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
-        connection.execute(f'CREATE DATABASE "{database}"')
-
-
-def _settle(system: System, order: Order) -> None:
-    """Give every drain the same beginning: fresh statistics, and nothing to be flushed."""
-    if system.is_on_redis:
-        return
-    import psycopg  # noqa: PLC0415
-
-    with psycopg.connect(database_url(), autocommit=True) as connection:
-        for num_rows, sql in ((order.finished, system.history_sql), (order.waiting, system.backlog_sql)):
-            if num_rows:
-                connection.execute(sql(num_rows) or "")
-        connection.execute("VACUUM (ANALYZE)")
-        connection.execute("CHECKPOINT")
-
-
-def _wal_bytes(system: System) -> int:
-    return 0 if system.is_on_redis else int(_ask("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
-
-
-def _transactions(system: System) -> int:
-    if system.is_on_redis:
-        return 0
-    database = urlsplit(database_url()).path.lstrip("/")
-    sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = "
-    return int(_ask(f"{sql}'{database}'"))
-
-
-def _ask(sql: str) -> Any:  # noqa: ANN401 - one value
-    connection, _ = _maintenance()
-    with connection:
-        return connection.execute(sql).fetchone()[0]
+        if order.what == "idle" and not system.is_on_redis:
+            databases.drop()  # there is one for each system
 
 
 def main(system: System) -> None:

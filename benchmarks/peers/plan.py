@@ -2,7 +2,7 @@
 What is measured of whom.
 
 Settings are fixed here, before anything is counted: each system with its defaults, and with what its own documentation
-recommends for throughput. Where that names no number, a few were tried once; see PROBES.
+recommends for throughput. SOURCES says where that stands; where it names no number, a few were tried once: PROBES.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 DEFAULTS = "defaults"
 TUNED = "tuned"
+FURTHER = "tuned further"
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,19 @@ ALL = ("insert", "drain", "pickup", "idle")
 EVENT_LOOP = {"uvloop": True}
 
 VARIANTS = (
-    Variant("millhand", DEFAULTS, 50_000, {}, ALL),
-    Variant("millhand", TUNED, 50_000, {"workers": 4_000}),
-    Variant("floor", TUNED, 50_000, {"workers": 4_000}, ALL),
+    Variant("millhand", DEFAULTS, 50_000, {}, (*ALL, "pickup at more rates", "imports")),
+    Variant("millhand", TUNED, 50_000, {"workers": 4_000}, ("drain", "pickup")),
+    Variant("floor", "inline", 50_000, {"is_inline": True}),
+    Variant("floor", TUNED, 50_000, {"workers": 4_000}, (*ALL, "pickup at more rates")),
     Variant("river", DEFAULTS, 5_000, {}, ALL),
     Variant("river", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2}, ("drain", "pickup")),
-    Variant("river", "tuned further", 50_000, {"workers": 5_000, "cooldown_ms": 1}),
+    Variant("river", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1}),
+    Variant("river_rust", DEFAULTS, 5_000, {}, ALL),
+    Variant("river_rust", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2}, ("drain", "pickup")),
+    Variant("river_rust", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1}),
     Variant("pgqueuer", DEFAULTS, 20_000, {}, ALL),
     Variant("pgqueuer", TUNED, 50_000, {"batch_size": 1_000, **EVENT_LOOP}, ("drain", "pickup")),
-    Variant("chancy", DEFAULTS, 1_000, {}, ALL),
+    Variant("chancy", DEFAULTS, 20, {}, ALL),
     Variant(
         "chancy",
         TUNED,
@@ -82,20 +87,22 @@ VARIANTS = (
     ),
 )
 
-# Looked at once a round as well, of those that say most.
+# Looked at once a round as well, of those that say most. The million rows are made once a run, in a database that is copied.
 SCENES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one million finished rows beside", {"finished": 1_000_000}),
     ("one million waiting rows behind", {"waiting": 1_000_000}),
     ("two processes", {"processes": 2}),
     ("four processes", {"processes": 4}),
 )
-IN_SCENES = (("millhand", TUNED), ("river", TUNED), ("pgqueuer", TUNED))
+IN_SCENES = (("millhand", TUNED), ("river", TUNED), ("river_rust", TUNED), ("pgqueuer", TUNED))
 
 # Jobs that wait for 10 ms, 1,000 at a time: coroutines, and functions in threads.
+WAITING_TITLE = "10 ms each"
 WAITING = (
     Variant("millhand", "coroutines", 30_000, {"workers": 1_000, "wait_ms": 10}),
-    Variant("floor", "coroutines", 30_000, {"workers": 1_000, "wait_ms": 10}),
+    Variant("floor", "coroutines", 30_000, {"workers": 1_000, "fetch": 250, "wait_ms": 10}),
     Variant("river", "goroutines", 30_000, {"workers": 1_000, "cooldown_ms": 2, "wait_ms": 10}),
+    Variant("river_rust", "tasks", 30_000, {"workers": 1_000, "cooldown_ms": 2, "wait_ms": 10}),
     Variant("pgqueuer", "coroutines", 30_000, {"batch_size": 1_000, "wait_ms": 10, **EVENT_LOOP}),
     Variant("oban", "coroutines", 10_000, {"limit": 1_000, "wait_ms": 10, **EVENT_LOOP}),
     Variant("millhand", "threads", 10_000, {"workers": 100, "wait_ms": 10, "is_plain": True}),
@@ -107,9 +114,45 @@ WAITING = (
     ),
 )
 
+# Looked at once, in the last round: what a long drain leaves in memory.
+LONG_TITLE = "one million jobs"
+LONG = Variant("millhand", DEFAULTS, 1_000_000)
+
 RATES = (50.0, 500.0)
-PICKUP_SECONDS = 6.0
+MORE_RATES = (10.0, 200.0, 1_000.0)
+PICKUP_SECONDS = 4.0
 NUM_INSERTS = 1_000
+
+# Whose versions are shown.
+PACKAGES = {
+    "millhand": ("Python", "millhand", "asyncpg"),
+    "floor": ("Python", "asyncpg"),
+    "river": ("Go", "river", "pgx/v5"),
+    "river_rust": ("Rust", "riverqueue", "sqlx"),
+    "pgqueuer": ("Python", "pgqueuer", "asyncpg", "uvloop"),
+    "chancy": ("Python", "chancy", "psycopg", "uvloop"),
+    "oban": ("Python", "oban", "psycopg", "uvloop"),
+    "procrastinate": ("Python", "procrastinate", "psycopg", "uvloop"),
+    "celery": ("Python", "celery", "kombu", "redis"),
+    "dramatiq": ("Python", "dramatiq", "redis"),
+    "arq": ("Python", "arq", "redis", "uvloop"),
+}
+SOURCES = {
+    "millhand": "docs/performance.md, How to size: 1,000 to 4,000 workers for a queue of tiny jobs",
+    "floor": "its own best settings, src/millhand/bench/floor.py",
+    "river": "the settings of its own benchmark, `river bench`: 2,000 workers, a cooldown of 2 ms; the defaults' 100 "
+    "workers are those of its getting-started page; *tuned further* is the fastest that was found",
+    "river_rust": "as River in Go, for its own documentation names no numbers but the same defaults; "
+    "FetchCooldown: throughput is limited by this value",
+    "pgqueuer": "`--batch-size`, 10 by default; the loop of its benchmark tool",
+    "chancy": "Queue's reference: concurrency is the number of cores by default, polling every 5 s; `eager_polling` "
+    "polls again as soon as a job completes",
+    "oban": "the limit of a queue, 10 where its guide begins; its command line runs on uvloop",
+    "procrastinate": "its page on concurrency: 1 by default, 30 in its example, a pool of connections to match",
+    "celery": "its optimizing guide: a larger prefetch multiplier for short tasks; one process without child processes",
+    "dramatiq": "its command line: processes and threads; 8 threads in as many processes as cores by default",
+    "arq": "Worker's reference: `max_jobs`, 10 by default, and `poll_delay`, 0.5 s by default",
+}
 
 PROBES = """\
 Tried once each before: pgqueuer batches of 50, 300, 1,000, 2,000 and 5,000; chancy concurrency 300, 3,000, 10,000;

@@ -1,4 +1,4 @@
-"""Tables and plot of a run's results. A ratio is taken round by round, and no one is called faster whose range overlaps."""
+"""The tables of a run's results. A ratio is taken round by round, and no one is called faster whose range overlaps."""
 
 from __future__ import annotations
 
@@ -10,61 +10,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plan import DEFAULTS, IN_SCENES, PROBES, RATES, SCENES, TUNED, VARIANTS, WAITING
+from plan import (
+    DEFAULTS,
+    IN_SCENES,
+    LONG,
+    LONG_TITLE,
+    MORE_RATES,
+    PACKAGES,
+    PROBES,
+    RATES,
+    SCENES,
+    SOURCES,
+    TUNED,
+    VARIANTS,
+    WAITING,
+    WAITING_TITLE,
+)
+from results import NONE, NOT_APART, Line, Results, compared, spread, table
+from targets import targets
 
-Line = dict[str, Any]
-NONE = "-"
 MARK_BEGIN = "<!-- peers: written by benchmarks/bench_peers.py -->"
 MARK_END = "<!-- end of peers -->"
 NAMES = [variant.name for variant in VARIANTS]
 WAITING_NAMES = [variant.name for variant in WAITING]
 ON_REDIS = {variant.system for variant in VARIANTS if variant.is_on_redis}
 MINE = {kind: f"millhand, {kind}" for kind in (DEFAULTS, TUNED)}
-
-
-class Results:
-    """The figures of a run by name, title and round."""
-
-    def __init__(self, lines: Sequence[Line]) -> None:
-        self._by: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
-        self.failed: list[Line] = []
-        for line in lines:
-            if "error" in line["figures"]:
-                self.failed.append(line)
-            else:
-                self._by.setdefault((line["name"], line["title"]), {})[line["round"]] = line["figures"]
-        self.num_rounds = max((line["round"] for line in lines), default=0)
-        self.load = max((line["load"] for line in lines), default=0.0)
-
-    def values(self, name: str, title: str, figure: str) -> dict[int, float]:
-        """Return one figure by round; empty where there is none."""
-        return {number: found[figure] for number, found in self._by.get((name, title), {}).items()}
-
-    def latencies(self, name: str, title: str) -> list[float]:
-        """Return all samples of all rounds, in order."""
-        return sorted(
-            one for found in self._by.get((name, title), {}).values() for one in found["latencies_ms"]
-        )
-
-
-def spread(values: Sequence[float], written: str) -> str:
-    """Return the median, and from where to where the values went."""
-    if not values:
-        return NONE
-    middle, least, most = (
-        written.format(one) for one in (statistics.median(values), min(values), max(values))
-    )
-    return middle if least == most else f"{middle} ({least} to {most})"
-
-
-def ratios(mine: dict[int, float], theirs: dict[int, float]) -> list[float]:
-    """Return the ratios of the rounds that both have."""
-    return [mine[number] / theirs[number] for number in sorted(mine.keys() & theirs.keys()) if theirs[number]]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    parts = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(part)} |" for part in parts)
 
 
 def titled(name: str) -> str:
@@ -76,15 +46,41 @@ def against(results: Results) -> str:
     """Return what is asked first: the drains in proportion to Millhand's."""
     rows = []
     for name in NAMES:
-        kind = DEFAULTS if name.endswith(DEFAULTS) else TUNED
-        theirs = results.values(name, "drain", "jobs_per_second")
-        if name == MINE[kind] or not theirs or not results.values(MINE[kind], "drain", "jobs_per_second"):
-            continue
-        mine = results.values(MINE[kind], "drain", "jobs_per_second")
-        verdict = "Millhand" if min(mine.values()) > max(theirs.values()) else "overlap"
-        verdict = titled(name) if max(mine.values()) < min(theirs.values()) else verdict
-        rows.append([f"{MINE[kind]} ÷ {titled(name)}", spread(ratios(mine, theirs), "{:.2f}"), verdict])
-    return table(["drain, one process", "ratio", "ranges apart: faster is"], rows)
+        for mine in _mine_beside(name):
+            cells = [
+                compared(results.values(mine, "drain", figure), results.values(name, "drain", figure))
+                for figure in ("jobs_per_second", "cpu_us_per_job")
+            ]
+            if set(cells) != {NONE}:
+                rows.append([f"{mine} ÷ {titled(name)}", *cells])
+    return table(["drain, one process", "jobs/s", "CPU a job"], rows)
+
+
+def _mine_beside(name: str) -> list[str]:
+    """Return which of ours is to be compared with one of theirs: defaults with defaults, tuned with tuned."""
+    system, _, kind = name.partition(", ")
+    if system == "millhand":
+        return []
+    if system == "floor":
+        return list(MINE.values())
+    return [MINE[DEFAULTS if kind == DEFAULTS else TUNED]]
+
+
+def against_at_rest(results: Results) -> str:
+    """Return inserts and latencies in proportion to those of Millhand with its defaults."""
+    mine, rows = MINE[DEFAULTS], []
+    for name in NAMES:
+        cells = [
+            compared(results.values(mine, "insert", figure), results.values(name, "insert", figure))
+            for figure in ("insert_per_second", "bulk_per_second")
+        ]
+        cells += [
+            compared(results.latencies(mine, rate, 0.5), results.latencies(name, rate, 0.5)) for rate in RATES
+        ]
+        if set(cells) != {NONE} and not name.startswith("millhand"):
+            rows.append([titled(name), *cells])
+    rates = [f"pickup p50 at {rate:g}/s" for rate in RATES]
+    return table([f"{mine} ÷", "inserts one by one", "inserts in bulk", *rates], rows)
 
 
 def drains(results: Results) -> str:
@@ -98,10 +94,20 @@ def drains(results: Results) -> str:
     return _figures(results, "drain", NAMES, figures, "drain")
 
 
+def long_drain(results: Results) -> str:
+    figures = (
+        ("jobs/s", "jobs_per_second", "{:,.0f}"),
+        ("CPU, µs a job", "cpu_us_per_job", "{:.1f}"),
+        ("memory, MiB", "memory_mib", "{:.0f}"),
+    )
+    return _figures(results, LONG_TITLE, [LONG.name], figures, f"{LONG_TITLE}, once")
+
+
 def inserts(results: Results) -> str:
     figures = (
         ("one by one, jobs/s", "insert_per_second", "{:,.0f}"),
         ("1,000 at a time, jobs/s", "bulk_per_second", "{:,.0f}"),
+        ("by `COPY`, jobs/s", "copy_per_second", "{:,.0f}"),
     )
     return _figures(results, "insert", NAMES, figures, "insert")
 
@@ -112,7 +118,7 @@ def idle(results: Results) -> str:
         ("CPU, % of one core", "cpu_percent", "{:.2f}"),
         ("memory, MiB", "memory_mib", "{:.0f}"),
     )
-    return _figures(results, "idle", NAMES, figures, "idle")
+    return _figures(results, "idle", NAMES, figures, "idle, all side by side")
 
 
 def _figures(
@@ -121,40 +127,30 @@ def _figures(
     rows = []
     for name in names:
         cells = [
-            spread([*results.values(name, title, figure).values()], written) for _, figure, written in figures
+            spread(results.values(name, title, figure).values(), written) for _, figure, written in figures
         ]
         if set(cells) != {NONE}:
             rows.append([titled(name), *cells])
     return table([head, *(shown for shown, _, _ in figures)], rows)
 
 
-def pickup(results: Results) -> str:
-    heads, rows = ["pickup"], []
-    for rate in RATES:
-        heads += [f"{rate:g}/s: reached", "p50, ms", "p95", "p99"]
+def pickup(results: Results, rate: float) -> str:
+    rows = []
     for name in NAMES:
-        cells = [cell for rate in RATES for cell in _pickup_cells(results, name, f"pickup {rate:g}")]
-        if set(cells) != {NONE}:
-            rows.append([titled(name), *cells])
-    return table(heads, rows)
-
-
-def _pickup_cells(results: Results, name: str, title: str) -> list[str]:
-    found = results.latencies(name, title)
-    if not found:
-        return [NONE] * 4
-    reached = statistics.median(results.values(name, title, "rate_reached").values())
-    at = [found[min(len(found) - 1, int(share * len(found)))] for share in (0.5, 0.95, 0.99)]
-    return [f"{reached:.0f}", *(f"{one:.2f}" for one in at)]
+        reached = results.rates_reached(name, rate).values()
+        found = [results.latencies(name, rate, share).values() for share in (0.5, 0.95, 0.99)]
+        if reached:
+            cells = [spread(one, "{:.2f}") for one in found]
+            rows.append([titled(name), f"{statistics.median(reached):,.0f}", *cells])
+    return table([f"pickup at {rate:,.0f} inserts/s", "reached", "p50, ms", "p95", "p99"], rows)
 
 
 def scenes(results: Results) -> str:
-    names = [f"{system}, {kind}" for system, kind in IN_SCENES]
     rows = []
-    for name in names:
+    for name in (f"{system}, {kind}" for system, kind in IN_SCENES):
         plain = results.values(name, "drain", "jobs_per_second")
         found = [results.values(name, title, "jobs_per_second") for title, _ in SCENES]
-        cells = [spread(ratios(one, plain), "{:.2f}") for one in found]
+        cells = [compared(one, plain) if plain and one else NONE for one in found]
         if set(cells) != {NONE}:
             rows.append([name, *cells])
     return table(
@@ -163,104 +159,107 @@ def scenes(results: Results) -> str:
 
 
 def waiting(results: Results) -> str:
-    figures = (("jobs/s", "jobs_per_second", "{:,.0f}"), ("CPU, µs a job", "cpu_us_per_job", "{:.1f}"))
-    return _figures(results, "10 ms each", WAITING_NAMES, figures, "jobs that wait for 10 ms")
+    figures = (
+        ("jobs/s", "jobs_per_second", "{:,.0f}"),
+        ("CPU, µs a job", "cpu_us_per_job", "{:.1f}"),
+        ("memory, MiB", "memory_mib", "{:.0f}"),
+    )
+    return _figures(results, WAITING_TITLE, WAITING_NAMES, figures, "jobs that wait for 10 ms")
 
 
 def about(results: Results, known: dict[str, Any]) -> str:
-    cpu = next(
+    num_found = results.num_lines - len(results.failed)
+    said = [
+        f"Machine: {os.cpu_count()} cores ({_processor()}), {platform.system()}; client, worker and servers share it.",
+        f"The load of the last minute was never above {results.load:.1f}, what was measured included.",
         (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
+            f"{_shown(known['servers'], sorted(known['servers']))}; PostgreSQL with its defaults, so `fsync` and "
+            "`synchronous_commit` are on."
         ),
-        platform.processor(),
-    )
-    return "\n".join(
-        [
-            f"- Machine: {os.cpu_count()} cores ({cpu}), Linux; client, worker and servers share it.",
-            f"- The load of the last minute was never above {results.load:.1f}, our own included.",
-            f"- Python {sys.version.split()[0]}; PostgreSQL with its defaults, so `fsync` and `synchronous_commit` are on.",
-            f"- {results.num_rounds} rounds after one that does not count; in each, every system is measured once, in turn,",
-            "  in a database of its own that is new.",
-            "- Shown is the median, and in brackets the least and the greatest; ratios are taken round by round.",
-            "- ¹ on Redis with `appendfsync everysec`: it may lose a second of what it was told, and is no like for like.",
-            *(
-                f"- {one.name}: `{one.settings}`, {one.jobs:,} jobs."
+        (
+            f"{results.num_rounds} rounds after one that does not count, with few jobs; in each every system is measured "
+            "once, in turn, in a database of its own that is new. What idles does so side by side."
+        ),
+        (
+            "Shown is the median, and in brackets the least and the greatest; ratios are taken round by round. "
+            f"*{NOT_APART.capitalize()}* is where the ranges of the two overlap: then neither is called better."
+        ),
+        "¹ on Redis with `appendfsync everysec`: it may lose a second of what it was told, and is no like for like.",
+        (
+            f"{num_found:,} of {results.num_lines:,} measurements have figures; a drain has one only if every job was begun "
+            "once and is finished, which is counted after it."
+        ),
+    ]
+    said += [_failure(line) for line in results.failed]
+    said += [f"{system} was not measured: {reason}." for system, reason in known["missing"].items()]
+    return "\n".join(f"- {one}" for one in said)
+
+
+def _failure(line: Line) -> str:
+    why = line["figures"]["error"].splitlines()[-1][:200]
+    return f"failed: {line['name']}, {line['title']}, round {line['round']}: {why}"
+
+
+def settings(known: dict[str, Any]) -> str:
+    """Return versions, settings and where these come from, system by system."""
+    rows = []
+    for system, source in SOURCES.items():
+        if system in known["versions"]:
+            set_so = [
+                f"{one.kind}: `{shown}`"
                 for one in (*VARIANTS, *WAITING)
-                if one.settings
-            ),
-            *(f"- {system}: {_shown(installed)}." for system, installed in known["versions"].items()),
-            *(f"- {system} was not measured: {reason}." for system, reason in known["missing"].items()),
-            *(
-                f"- failed: {line['name']}, {line['title']}, round {line['round']}: "
-                f"{line['figures']['error'].splitlines()[-1][:200]}"
-                for line in results.failed
-            ),
-            f"- {' '.join(PROBES.split())}",
-        ]
+                if one.system == system and (shown := _settings(one.settings))
+            ]
+            rows.append(
+                [
+                    system,
+                    _shown(known["versions"][system], PACKAGES[system]),
+                    "; ".join(set_so) or NONE,
+                    source,
+                ]
+            )
+    return table(["system", "versions", "settings other than the defaults", "where these come from"], rows)
+
+
+def _settings(found: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in found.items()
     )
 
 
-INTERESTING = {
-    *("arq", "asyncpg", "celery", "chancy", "dramatiq", "kombu", "millhand", "oban"),
-    *("pgqueuer", "procrastinate", "psycopg", "redis", "uvloop"),
-}
+def _shown(installed: dict[str, str], names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {installed[name]}" for name in names if name in installed)
 
 
-def _shown(installed: dict[str, str]) -> str:
-    return ", ".join(f"{name} {installed[name]}" for name in sorted(installed) if name in INTERESTING)
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def write_report(lines: Sequence[Line], known: dict[str, Any], path: Path | None) -> str:
     """Return all tables, and put them between the marks of a document."""
     results = Results(lines)
-    parts = [
+    tables = [
+        targets(results),
         against(results),
         drains(results),
-        inserts(results),
-        pickup(results),
-        idle(results),
-        scenes(results),
-        waiting(results),
+        long_drain(results),
+        against_at_rest(results),
     ]
-    text = "\n\n".join([*(part for part in parts if part.count("\n") > 1), about(results, known)])
+    tables += [inserts(results), *(pickup(results, rate) for rate in sorted((*RATES, *MORE_RATES)))]
+    tables += [idle(results), scenes(results), waiting(results), settings(known)]
+    parts = [about(results, known), *(one for one in tables if one.count("\n") > 1), " ".join(PROBES.split())]
+    text = "\n\n".join(parts)
     if path is not None:
-        document = path.read_text()
-        before, begin, rest = document.partition(MARK_BEGIN)
-        _, end, after = rest.partition(MARK_END)
-        if not begin or not end:
-            sys.exit(f"error: {path} must hold the marks {MARK_BEGIN!r} and {MARK_END!r}, got one without")
-        path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+        _put(path, text)
     return text
 
 
-def write_plot(lines: Sequence[Line], path: Path) -> None:
-    """Draw the drains, each a bar to its median and a line from its least to its greatest."""
-    results = Results(lines)
-    found = [(titled(name), [*results.values(name, "drain", "jobs_per_second").values()]) for name in NAMES]
-    bars = sorted(
-        ((name, values) for name, values in found if values), key=lambda one: -statistics.median(one[1])
-    )
-    if not bars:
-        return
-    most, left, width, step = max(max(values) for _, values in bars), 190, 560, 22
-    height = step * len(bars) + 44
-    drawn = [
-        '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12"',
-        f' viewBox="0 0 {left + width + 90} {height}">',
-        "<title>Jobs drained per second by one process</title>",
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        f'<text x="{left}" y="16" fill="#333">jobs/s, one process; bar: median, line: range</text>',
-    ]
-    for index, (name, values) in enumerate(bars):
-        top, middle = 26 + index * step, statistics.median(values)
-        end, least, greatest = (left + width * one / most for one in (middle, min(values), max(values)))
-        colour = "#b5532a" if name.startswith("millhand") else "#7a8b99"
-        drawn += [
-            f'<text x="{left - 6}" y="{top + 12}" text-anchor="end" fill="#333">{name}</text>',
-            f'<rect x="{left}" y="{top}" width="{end - left:.1f}" height="{step - 7}" fill="{colour}"/>',
-            f'<path d="M{least:.1f} {top + 7.5}H{greatest:.1f}" stroke="#222" stroke-width="1.5"/>',
-            f'<text x="{max(end, greatest) + 5:.1f}" y="{top + 12}" fill="#333">{middle:,.0f}</text>',
-        ]
-    path.write_text("\n".join([*drawn, "</svg>", ""]))
+def _put(path: Path, text: str) -> None:
+    document = path.read_text()
+    before, begin, rest = document.partition(MARK_BEGIN)
+    _, end, after = rest.partition(MARK_END)
+    if not begin or not end:
+        sys.exit(f"error: {path} must hold the marks {MARK_BEGIN!r} and {MARK_END!r}, got one without")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")

@@ -23,7 +23,6 @@ class OnArq(harness.System):
     """Its worker with `max_jobs` and `poll_delay` as the settings say; results are not kept."""
 
     name = "arq"
-    packages = ("arq", "redis", "uvloop")
     is_on_redis = True
 
     async def open(self) -> None:

@@ -29,7 +29,6 @@ class OnCelery(harness.System):
     """`celery worker` with the options that the settings say; results are not kept."""
 
     name = "celery"
-    packages = ("celery", "kombu", "redis")
     is_on_redis = True
 
     async def open(self) -> None:

@@ -28,7 +28,6 @@ class OnChancy(harness.System):
     """A queue of coroutines; concurrency and polling as the settings say."""
 
     name = "chancy"
-    packages = ("chancy", "psycopg", "uvloop")
 
     async def set_up(self) -> None:
         settings = harness.settings()
@@ -59,14 +58,14 @@ class OnChancy(harness.System):
     async def count_left(self) -> int:
         async with self._app.pool.connection() as connection:
             found = await connection.execute(
-                "SELECT 1 FROM chancy_jobs WHERE state NOT IN ('succeeded', 'failed') LIMIT 1"
+                "SELECT 1 FROM chancy_jobs WHERE state NOT IN ('succeeded', 'failed') AND priority = 0 LIMIT 1"
             )
             return len(await found.fetchall())
 
     async def audit(self, num_jobs: int) -> None:
         async with self._app.pool.connection() as connection:
             found = await connection.execute(
-                "SELECT count(*) AS jobs FROM chancy_jobs WHERE state = 'succeeded'"
+                "SELECT count(*) AS jobs FROM chancy_jobs WHERE state = 'succeeded' AND priority = 0"
             )
             row = await found.fetchone()
         num_done = next(iter(row.values())) if isinstance(row, dict) else row[0]
@@ -74,17 +73,17 @@ class OnChancy(harness.System):
             raise harness.Failed(f"each of {num_jobs:,} jobs must have succeeded, got {num_done:,}")
 
     def history_sql(self, num_rows: int) -> str:
-        return self._rows_sql(num_rows, "succeeded", "now()")
+        return self._rows_sql(num_rows, "succeeded", "now()", 0)
 
     def backlog_sql(self, num_rows: int) -> str:
-        return self._rows_sql(num_rows, "pending", "NULL")
+        return self._rows_sql(num_rows, "pending", "NULL", -1)
 
-    def _rows_sql(self, num_rows: int, state: str, completed_at: str) -> str:
-        # Ids are in the order of time; these come after all others.
+    def _rows_sql(self, num_rows: int, state: str, completed_at: str, priority: int) -> str:
         return (
-            "INSERT INTO chancy_jobs (id, queue, func, kwargs, state, max_attempts, attempts, completed_at) "
+            "INSERT INTO chancy_jobs (id, queue, func, kwargs, state, max_attempts, attempts, completed_at, "
+            "priority) "
             "SELECT ('ffffffff-ffff-7fff-bfff-' || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'system_chancy.noop', "
-            f"jsonb_build_object('n', {harness.NUM_SLOTS - 1}), '{state}', 1, 0, {completed_at} "
+            f"jsonb_build_object('n', {harness.NUM_SLOTS - 1}), '{state}', 1, 0, {completed_at}, {priority} "
             f"FROM generate_series(1, {num_rows}) AS n"
         )
 

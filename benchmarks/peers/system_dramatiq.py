@@ -25,7 +25,6 @@ class OnDramatiq(harness.System):
     """`dramatiq` with the options that the settings say, and its default middleware."""
 
     name = "dramatiq"
-    packages = ("dramatiq", "redis")
     is_on_redis = True
 
     async def open(self) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import harness
 from system_millhand import SCHEMA, OnRiver
 
-from millhand.bench.floor import FLOOR_SLOTS, floor_inserter, work_life
+from millhand.bench.floor import FETCH_SIZE, FLOOR_SLOTS, floor_inserter, work_inline, work_life
 from millhand.bench.workload import Tally
 
 
@@ -44,8 +44,14 @@ class Floor(OnRiver):
 
 
 async def _work() -> None:
-    slots = harness.settings().get("workers", FLOOR_SLOTS)
-    async with work_life(harness.database_url(), SCHEMA, slots, _Marks(0)):
+    settings, place = harness.settings(), (harness.database_url(), SCHEMA)
+    slots = settings.get("workers", FLOOR_SLOTS)
+    if settings.get("is_inline"):
+        working = work_inline(*place, slots, _Marks(0))
+    else:
+        fetch_size, wait_seconds = settings.get("fetch", FETCH_SIZE), settings.get("wait_ms", 0) / 1000
+        working = work_life(*place, slots, _Marks(0), fetch_size=fetch_size, wait_seconds=wait_seconds)
+    async with working:
         await harness.stopped()
 
 

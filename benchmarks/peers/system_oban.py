@@ -30,7 +30,6 @@ class OnOban(harness.System):
     """One queue, with the limit that the settings say."""
 
     name = "oban"
-    packages = ("oban", "psycopg", "uvloop")
 
     async def set_up(self) -> None:
         with psycopg.connect(harness.database_url(), autocommit=True) as connection:
@@ -51,11 +50,13 @@ class OnOban(harness.System):
         await self._oban.enqueue_many([Noop.new({"n": n}) for n in numbers])
 
     async def count_left(self) -> int:
-        return len(await self._ask("SELECT 1 FROM oban_jobs WHERE state <> 'completed' LIMIT 1"))
+        return len(
+            await self._ask("SELECT 1 FROM oban_jobs WHERE state <> 'completed' AND priority = 0 LIMIT 1")
+        )
 
     async def audit(self, num_jobs: int) -> None:
         [(found,)] = await self._ask(
-            "SELECT count(*) FROM oban_jobs WHERE state = 'completed' AND attempt = 1"
+            "SELECT count(*) FROM oban_jobs WHERE state = 'completed' AND attempt = 1 AND priority = 0"
         )
         if found != num_jobs:
             raise harness.Failed(f"each of {num_jobs:,} jobs must be completed once, got {found:,}")
@@ -69,8 +70,8 @@ class OnOban(harness.System):
 
     def backlog_sql(self, num_rows: int) -> str:
         return (
-            "INSERT INTO oban_jobs (worker, args, state, attempt) "
-            f"SELECT 'system_oban.Noop', jsonb_build_object('n', {harness.NUM_SLOTS - 1}), 'available', 0 "
+            "INSERT INTO oban_jobs (worker, args, state, attempt, priority) "
+            f"SELECT 'system_oban.Noop', jsonb_build_object('n', {harness.NUM_SLOTS - 1}), 'available', 0, 9 "
             f"FROM generate_series(1, {num_rows})"
         )
 

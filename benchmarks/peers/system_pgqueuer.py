@@ -18,7 +18,6 @@ class Pgqueuer(harness.System):
     """`pgq.run` with the batch size that the settings say."""
 
     name = "pgqueuer"
-    packages = ("pgqueuer", "asyncpg", "uvloop")
 
     async def set_up(self) -> None:
         connection = await asyncpg.connect(harness.database_url())
@@ -40,7 +39,14 @@ class Pgqueuer(harness.System):
         await self._queries.enqueue(["noop"] * len(numbers), payloads, [0] * len(numbers))
 
     async def count_left(self) -> int:
-        return len(await self._connection.fetch("SELECT 1 FROM pgqueuer LIMIT 1"))
+        return len(await self._connection.fetch("SELECT 1 FROM pgqueuer WHERE priority = 0 LIMIT 1"))
+
+    async def audit(self, num_jobs: int) -> None:
+        found = await self._connection.fetchval(
+            "SELECT count(DISTINCT job_id) FROM pgqueuer_log WHERE status = 'successful' AND priority = 0"
+        )
+        if found != num_jobs:
+            raise harness.Failed(f"each of {num_jobs:,} jobs must have succeeded, got {found:,}")
 
     def history_sql(self, num_rows: int) -> str:
         return (
@@ -51,7 +57,7 @@ class Pgqueuer(harness.System):
     def backlog_sql(self, num_rows: int) -> str:
         return (
             "INSERT INTO pgqueuer (priority, status, entrypoint, payload) "
-            f"""SELECT 0, 'queued', 'noop', convert_to('{{"n": {harness.NUM_SLOTS - 1}}}', 'UTF8') """
+            f"""SELECT -1, 'queued', 'noop', convert_to('{{"n": {harness.NUM_SLOTS - 1}}}', 'UTF8') """
             f"FROM generate_series(1, {num_rows})"
         )
 

@@ -15,7 +15,6 @@ class OnProcrastinate(harness.System):
     """Its worker for coroutines; concurrency and pool as the settings say."""
 
     name = "procrastinate"
-    packages = ("procrastinate", "psycopg", "uvloop")
 
     async def set_up(self) -> None:
         with psycopg.connect(harness.database_url()) as connection:
@@ -36,29 +35,32 @@ class OnProcrastinate(harness.System):
 
     async def count_left(self) -> int:
         return len(
-            await self._ask("SELECT 1 FROM procrastinate_jobs WHERE status IN ('todo', 'doing') LIMIT 1")
+            await self._ask(
+                "SELECT 1 FROM procrastinate_jobs WHERE status IN ('todo', 'doing') AND priority = 0 LIMIT 1"
+            )
         )
 
     async def audit(self, num_jobs: int) -> None:
         [found] = await self._ask(
-            "SELECT count(*) AS jobs FROM procrastinate_jobs WHERE status = 'succeeded' AND attempts = 1"
+            "SELECT count(*) AS jobs FROM procrastinate_jobs WHERE status = 'succeeded' AND attempts = 1 AND priority = 0"
         )
         if found["jobs"] != num_jobs:
             raise harness.Failed(f"each of {num_jobs:,} jobs must have succeeded once, got {found['jobs']:,}")
 
     def history_sql(self, num_rows: int) -> str:
-        return self._rows_sql(num_rows, "succeeded", 1)
+        return self._rows_sql(num_rows, "succeeded", 1, 0)
 
     def backlog_sql(self, num_rows: int) -> str:
-        return self._rows_sql(num_rows, "todo", 0)
+        return self._rows_sql(num_rows, "todo", 0, -1)
 
     def work(self) -> None:
         harness.run(_work())
 
-    def _rows_sql(self, num_rows: int, status: str, attempts: int) -> str:
+    def _rows_sql(self, num_rows: int, status: str, attempts: int, priority: int) -> str:
         return (
-            "INSERT INTO procrastinate_jobs (queue_name, task_name, args, status, attempts) "
-            f"SELECT 'default', 'noop', jsonb_build_object('n', {harness.NUM_SLOTS - 1}), '{status}', {attempts} "
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, args, status, attempts, priority) "
+            f"SELECT 'default', 'noop', jsonb_build_object('n', {harness.NUM_SLOTS - 1}), "
+            f"'{status}', {attempts}, {priority} "
             f"FROM generate_series(1, {num_rows})"
         )
 
@@ -67,8 +69,9 @@ class OnProcrastinate(harness.System):
 
 
 def _app() -> tuple[procrastinate.App, Any]:
-    size = harness.settings().get("pool", 10)
-    connector = procrastinate.PsycopgConnector(conninfo=harness.database_url(), min_size=1, max_size=size)
+    size = harness.settings().get("pool")
+    sizes = {} if size is None else {"min_size": 1, "max_size": size}
+    connector = procrastinate.PsycopgConnector(conninfo=harness.database_url(), **sizes)
     app = procrastinate.App(connector=connector)
     seconds = harness.settings().get("wait_ms", 0) / 1000
     if harness.settings().get("is_plain"):

@@ -20,7 +20,7 @@ class River(OnRiver):
         await super().open()
         # One of our own connections only asks; whatever inserts is Go.
         self._go = await asyncio.create_subprocess_exec(
-            os.environ["BENCH_RIVER_GO"], "insert", stdin=PIPE, stdout=PIPE, limit=2**26
+            os.environ["BENCH_PROGRAM"], "insert", stdin=PIPE, stdout=PIPE, limit=2**26
         )
 
     async def close(self) -> None:
@@ -43,7 +43,7 @@ class River(OnRiver):
         return returned
 
     def command(self) -> list[str]:
-        return [os.environ["BENCH_RIVER_GO"], "work"]
+        return [os.environ["BENCH_PROGRAM"], "work"]
 
     async def _tell(self, word: str, first: int, count: int, rate: float = 0.0) -> list[int]:
         if self._go.stdin is None or self._go.stdout is None:

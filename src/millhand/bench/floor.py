@@ -143,14 +143,22 @@ async def _work_inline(
 
 
 @contextlib.asynccontextmanager
-async def work_life(url: str, schema: str, slots: int, tally: Tally) -> AsyncIterator[None]:
-    """Give each job a whole life."""
+async def work_life(
+    url: str,
+    schema: str,
+    slots: int,
+    tally: Tally,
+    *,
+    fetch_size: int = FETCH_SIZE,
+    wait_seconds: float = 0.0,
+) -> AsyncIterator[None]:
+    """Give each job a whole life, of which it may wait a part."""
     async with contextlib.AsyncExitStack() as leaving:
         wake = await _listening(leaving, url, schema)
         fetch = await _prepared(await _connected(leaving, url), _FETCH, schema)
         complete = await _prepared(await _connected(leaving, url), _COMPLETE, schema)
         group = await leaving.enter_async_context(asyncio.TaskGroup())
-        life = _Life(fetch, complete, wake, slots, tally)
+        life = _Life(fetch, complete, wake, slots, tally, min(fetch_size, slots), wait_seconds)
         leaving.callback(life.due_at.close)
         for service in (life.fetch_all(group), life.complete_all(), life.count_events()):
             leaving.callback(group.create_task(service).cancel)
@@ -182,7 +190,14 @@ class FloorJob(msgspec.Struct):
 
 class _Life:
     def __init__(
-        self, fetch: Statement, complete: Statement, inserted: asyncio.Event, slots: int, tally: Tally
+        self,
+        fetch: Statement,
+        complete: Statement,
+        inserted: asyncio.Event,
+        slots: int,
+        tally: Tally,
+        size: int,
+        wait_seconds: float,
     ) -> None:
         self._complete = complete
         self._decode = msgspec.json.Decoder(Noop).decode
@@ -193,9 +208,10 @@ class _Life:
         self._completed: list[tuple[FloorJob, datetime]] = []
         self._inserted = inserted
         self._num_running = 0
-        self._size = min(FETCH_SIZE, slots)
+        self._size = size
         self._slots = slots
         self._tally = tally
+        self._wait_seconds = wait_seconds
         self.due_at = _Timeouts()
 
     async def fetch_all(self, group: asyncio.TaskGroup) -> None:
@@ -248,6 +264,8 @@ class _Life:
     async def _noop(self, job: FloorJob, args: Noop) -> None:
         del job
         self._tally.begin(args.n)
+        if self._wait_seconds:
+            await asyncio.sleep(self._wait_seconds)
 
     def _has_room(self) -> bool:
         return self._slots - self._num_running >= self._size

@@ -1,0 +1,99 @@
+"""The database of a measurement: new and empty, or a copy of one that holds a million rows and is made once a run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from harness import Order, System
+
+
+def database_url() -> str:
+    return os.environ["BENCH_DATABASE"]
+
+
+def redis_url() -> str:
+    return os.environ.get("BENCH_REDIS", "")
+
+
+async def make(system: System, order: Order) -> None:
+    """Make the database of a measurement, with tables and, where the order says so, with rows beside."""
+    if system.is_on_redis:
+        import redis  # noqa: PLC0415
+
+        redis.Redis.from_url(redis_url()).flushdb()
+        return
+    if not order.finished and not order.waiting:
+        _make_empty(_name())
+        await system.set_up()
+        return
+    template = f"rows_{system.tables}_{order.finished}_{order.waiting}"
+    if not ask(f"SELECT count(*) FROM pg_database WHERE datname = '{template}'"):
+        await _make_template(system, order, template)
+    drop()
+    _do(f'CREATE DATABASE "{_name()}" TEMPLATE "{template}" STRATEGY file_copy')
+
+
+def drop() -> None:
+    """Drop the database of a measurement."""
+    _do(f'DROP DATABASE IF EXISTS "{_name()}" WITH (FORCE)')
+
+
+def settle(system: System) -> None:
+    """Give every drain the same beginning: fresh statistics, and nothing to be flushed."""
+    if not system.is_on_redis:
+        _do("VACUUM (ANALYZE)", "CHECKPOINT", url=database_url())
+
+
+def wal_bytes(system: System) -> int:
+    return 0 if system.is_on_redis else int(ask("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
+
+
+def transactions(system: System) -> int:
+    """Return how many transactions ended in the database so far."""
+    if system.is_on_redis:
+        return 0
+    return int(ask(f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{_name()}'"))
+
+
+def ask(sql: str) -> Any:  # noqa: ANN401 - one value
+    """Ask the server for one value, beside the database that is measured."""
+    with _connected(_beside()) as connection:
+        return connection.execute(sql).fetchone()[0]
+
+
+async def _make_template(system: System, order: Order, template: str) -> None:
+    # Under another name until it is whole: a run that was cut off leaves none that is not.
+    _make_empty(_name())
+    await system.set_up()
+    for num_rows, sql in ((order.finished, system.history_sql), (order.waiting, system.backlog_sql)):
+        if num_rows:
+            _do(sql(num_rows) or "", url=database_url())
+    _do("VACUUM (FREEZE, ANALYZE)", url=database_url())
+    _do("CHECKPOINT", f'ALTER DATABASE "{_name()}" RENAME TO "{template}"')
+
+
+def _make_empty(name: str) -> None:
+    _do(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
+
+
+def _name() -> str:
+    return urlsplit(database_url()).path.lstrip("/")
+
+
+def _beside() -> str:
+    return urlsplit(database_url())._replace(path="/postgres").geturl()
+
+
+def _do(*statements: str, url: str | None = None) -> None:
+    with _connected(url or _beside()) as connection:
+        for sql in statements:
+            connection.execute(sql)
+
+
+def _connected(url: str) -> Any:  # noqa: ANN401 - psycopg, which is in each environment but not in each type check
+    import psycopg  # noqa: PLC0415 - a system on Redis has no need of it
+
+    return psycopg.connect(url, autocommit=True)

@@ -1,0 +1,90 @@
+"""The figures of a run, and what may be said of them: ratios round by round, and nothing where ranges overlap."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+Line = dict[str, Any]
+ByRound = dict[int, float]
+NONE = "-"
+NOT_APART = "not apart"
+
+
+class Results:
+    """The figures of a run by name, title and round."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._by: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        self.failed: list[Line] = []
+        for line in lines:
+            if "error" in line["figures"]:
+                self.failed.append(line)
+            else:
+                self._by.setdefault((line["name"], line["title"]), {})[line["round"]] = line["figures"]
+        self.num_lines = len(lines)
+        self.num_rounds = max((line["round"] for line in lines), default=0)
+        self.load = max((line["load"] for line in lines), default=0.0)
+
+    def values(self, name: str, title: str, figure: str) -> ByRound:
+        """Return one figure by round; empty where there is none."""
+        found = self._by.get((name, title), {})
+        return {number: figures[figure] for number, figures in sorted(found.items()) if figure in figures}
+
+    def latencies(self, name: str, rate: float, share: float) -> ByRound:
+        """Return a percentile of the latencies at a rate, by round."""
+        return {
+            number: percentile(found["latencies_ms"], share) for number, found in self._pickups(name, rate)
+        }
+
+    def rates_reached(self, name: str, rate: float) -> ByRound:
+        return {number: found["rate_reached"] for number, found in self._pickups(name, rate)}
+
+    def _pickups(self, name: str, rate: float) -> list[tuple[int, dict[str, Any]]]:
+        return [
+            (number, figures[f"{rate:g}"])
+            for (of, title), by_round in self._by.items()
+            if of == name and title.startswith("pickup")
+            for number, figures in sorted(by_round.items())
+            if f"{rate:g}" in figures
+        ]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that such a share of the others is not above."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def spread(values: Collection[float], written: str) -> str:
+    """Return the median, and from where to where the values went."""
+    if not values:
+        return NONE
+    middle, least, most = (
+        written.format(one) for one in (statistics.median(values), min(values), max(values))
+    )
+    return middle if least == most else f"{middle} ({least} to {most})"
+
+
+def ratios(mine: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    """Return the ratios of the rounds that both have."""
+    return [mine[number] / theirs[number] for number in sorted(mine.keys() & theirs.keys()) if theirs[number]]
+
+
+def are_apart(mine: Collection[float], theirs: Collection[float]) -> bool:
+    """Return whether each of the one is above each of the other, or below."""
+    return min(mine) > max(theirs) or max(mine) < min(theirs)
+
+
+def compared(mine: ByRound, theirs: ByRound) -> str:
+    """Return the ratio with its range, and that it is no claim where the ranges of what was measured overlap."""
+    if not (found := ratios(mine, theirs)):
+        return NONE
+    shown = spread(found, "{:.2f}")
+    return shown if are_apart(mine.values(), theirs.values()) else f"{NOT_APART}, {shown}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    parts = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(part)} |" for part in parts)
