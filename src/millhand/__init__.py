@@ -5,9 +5,9 @@ This is the front door: what is listed here is public, and what is public is lis
 A name is fetched when it is asked for first, so that whoever needs one does not wait for all.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
+from millhand.door import door
 from millhand.version import VERSION
 
 if TYPE_CHECKING:
@@ -57,64 +57,56 @@ if TYPE_CHECKING:
     from millhand.unique import Unique, UniqueOpts
     from millhand.worker import NO_TIMEOUT, Workers
 else:
-    _NAMES = {
-        "millhand.args": ("JobArgs", "RawArgs"),
-        "millhand.client": ("Client",),
-        "millhand.clock": ("Clock", "SystemClock"),
-        "millhand.config": ("Config", "QueueConfig", "StuckJob"),
-        "millhand.control": ("JobPage",),
-        "millhand.errors": (
-            "AttemptCancelled",
-            "ConfigError",
-            "ConnectionLost",
-            "DriverError",
-            "InvalidJob",
-            "InvalidStep",
-            "InvalidWhere",
-            "JobCancel",
-            "JobNotRunning",
-            "JobRunning",
-            "JobSignal",
-            "JobSnooze",
-            "JobTimeout",
-            "MigrationError",
-            "MillhandError",
-            "NotFound",
-            "OperationTimeout",
-            "PoolClosed",
-            "SchemaError",
-            "UniqueConflict",
-            "UnknownKind",
-        ),
-        "millhand.event": ("Event", "EventKind", "JobStatistics"),
-        "millhand.fleet": ("ClientRow", "ClientState"),
-        "millhand.hooks": ("AttemptFailure", "ErrorHandler", "FetchMetric", "Hook", "Middleware"),
-        "millhand.insert_opts": ("InsertOpts", "InsertParams", "InsertResult"),
-        "millhand.job": ("AttemptError", "ClientId", "Job", "JobId", "JobRow", "JobState"),
-        "millhand.migrate": ("Migrator",),
-        "millhand.observe.job_log": ("JobLog",),
-        "millhand.periodic": ("PeriodicJob", "Schedule", "cron", "every", "never"),
-        "millhand.queue": ("QueueRow",),
-        "millhand.retry": ("ConstantRetryPolicy", "DefaultRetryPolicy", "RetryPolicy"),
-        "millhand.runtime.subscription": ("Subscription",),
-        "millhand.step": ("Cursor",),
-        "millhand.store.job_list": ("JobFilters", "SortField"),
-        "millhand.store.where": ("Where",),
-        "millhand.sync_client": ("SyncClient",),
-        "millhand.unique": ("Unique", "UniqueOpts"),
-        "millhand.worker": ("NO_TIMEOUT", "Workers"),
-    }
-    _PLACES = {name: module for module, names in _NAMES.items() for name in names}
-
-    def __getattr__(name: str) -> object:
-        """Fetch a public name, once."""
-        if name not in _PLACES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = door(
+        __name__,
+        {
+            "millhand.args": ("JobArgs", "RawArgs"),
+            "millhand.client": ("Client",),
+            "millhand.clock": ("Clock", "SystemClock"),
+            "millhand.config": ("Config", "QueueConfig", "StuckJob"),
+            "millhand.control": ("JobPage",),
+            "millhand.errors": (
+                "AttemptCancelled",
+                "ConfigError",
+                "ConnectionLost",
+                "DriverError",
+                "InvalidJob",
+                "InvalidStep",
+                "InvalidWhere",
+                "JobCancel",
+                "JobNotRunning",
+                "JobRunning",
+                "JobSignal",
+                "JobSnooze",
+                "JobTimeout",
+                "MigrationError",
+                "MillhandError",
+                "NotFound",
+                "OperationTimeout",
+                "PoolClosed",
+                "SchemaError",
+                "UniqueConflict",
+                "UnknownKind",
+            ),
+            "millhand.event": ("Event", "EventKind", "JobStatistics"),
+            "millhand.fleet": ("ClientRow", "ClientState"),
+            "millhand.hooks": ("AttemptFailure", "ErrorHandler", "FetchMetric", "Hook", "Middleware"),
+            "millhand.insert_opts": ("InsertOpts", "InsertParams", "InsertResult"),
+            "millhand.job": ("AttemptError", "ClientId", "Job", "JobId", "JobRow", "JobState"),
+            "millhand.migrate": ("Migrator",),
+            "millhand.observe.job_log": ("JobLog",),
+            "millhand.periodic": ("PeriodicJob", "Schedule", "cron", "every", "never"),
+            "millhand.queue": ("QueueRow",),
+            "millhand.retry": ("ConstantRetryPolicy", "DefaultRetryPolicy", "RetryPolicy"),
+            "millhand.runtime.subscription": ("Subscription",),
+            "millhand.step": ("Cursor",),
+            "millhand.store.job_list": ("JobFilters", "SortField"),
+            "millhand.store.where": ("Where",),
+            "millhand.sync_client": ("SyncClient",),
+            "millhand.unique": ("Unique", "UniqueOpts"),
+            "millhand.worker": ("NO_TIMEOUT", "Workers"),
+        },
+    )
 
 
 __version__ = VERSION

@@ -10,6 +10,8 @@ import asyncpg
 import pytest
 from cli_room import millhand
 
+from millhand.cli.worked import BUILT_INS, args_of
+
 GOOD = """
 from millhand import Config, Workers
 workers = Workers()
@@ -267,3 +269,8 @@ async def test_worker_refuses_a_kind_that_is_built_in_twice(elsewhere: Path) -> 
         "error: kind 'heartbeat' must be registered once, got it in shop:config and as the built-in job; "
         "write enabled = false below [heartbeat]\n"
     )
+
+
+def test_built_in_jobs_have_the_kinds_that_are_looked_for() -> None:
+    """The kind of a built-in job is known without the job, and is that of its args."""
+    assert {section: args_of(section)[0].kind for section in BUILT_INS} == BUILT_INS

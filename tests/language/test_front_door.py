@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import millhand
 
 PROJECT = Path(__file__).parents[2]
-FRONT_DOOR = PROJECT / "src" / "millhand" / "__init__.py"
+DOORS = ("millhand", "millhand.jobs", "millhand.orphans", "millhand.storage")
 
 
-def imported_for_checkers() -> dict[str, str]:
+def imported_for_checkers(package: ModuleType) -> dict[str, str]:
     """Return the names that a type checker sees, with their modules."""
-    [block] = [node for node in ast.parse(FRONT_DOOR.read_text()).body if isinstance(node, ast.If)]
+    source = Path(str(package.__file__)).read_text()
+    [block] = [node for node in ast.parse(source).body if isinstance(node, ast.If)]
     return {
         alias.name: str(node.module)
         for node in block.body
@@ -27,15 +31,25 @@ def imported_for_checkers() -> dict[str, str]:
     }
 
 
-def test_each_public_name_is_what_a_type_checker_sees() -> None:
+@pytest.mark.parametrize("name", DOORS)
+def test_each_public_name_is_what_a_type_checker_sees(name: str) -> None:
     """Every name of `__all__` can be fetched, and from the module that it is imported from for type checkers."""
-    seen = imported_for_checkers()
+    package = importlib.import_module(name)
+    seen = imported_for_checkers(package)
 
-    assert {*seen, "__version__"} == set(millhand.__all__)
-    assert seen == {name: millhand._PLACES[name] for name in seen}
-    for name in millhand.__all__:
-        assert getattr(millhand, name) is getattr(millhand, name)
-        assert name in dir(millhand)
+    assert {*seen, "__version__"} == {*package.__all__, "__version__"}
+    for public, module in seen.items():
+        assert getattr(package, public) is getattr(importlib.import_module(module), public)
+        assert public in dir(package)
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_no_module_has_the_name_of_what_its_package_gives(name: str) -> None:
+    """A module, once imported, is an attribute of its package, and would stand in the way of a name like its own."""
+    package = importlib.import_module(name)
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+
+    assert modules.isdisjoint(package.__all__)
 
 
 def test_name_that_is_none_is_an_attribute_error() -> None:

@@ -6,7 +6,6 @@ Each is a function that breaks the process that it is called in. Whoever adds a 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,6 +18,7 @@ from millhand.orphans import (
     guard,
     kin,
     quarantine,
+    reconciler,
     scan,
     sweep,
     uploads,
@@ -27,9 +27,6 @@ from millhand.orphans import (
 from millhand.orphans.judge import Scope, Situation
 from millhand.orphans.ledger import ActionState, action_set_state_many
 from millhand.orphans.references import References
-
-# The package has a function of this name.
-run = importlib.import_module("millhand.orphans.reconcile")
 
 
 def always(value: Any) -> Callable[..., Any]:
@@ -96,7 +93,7 @@ def nothing_is_healed() -> None:
     async def heal(pass_: Any) -> None:
         return None
 
-    run.heal = heal
+    reconciler.heal = heal
 
 
 def nothing_is_settled() -> None:
@@ -105,7 +102,7 @@ def nothing_is_settled() -> None:
     async def settle(pass_: Any, *, may_act: bool) -> None:
         return None
 
-    run.settle = settle
+    reconciler.settle = settle
 
 
 def purges_what_is_awaited() -> None:
@@ -117,7 +114,7 @@ def purges_what_is_awaited() -> None:
             destroyed = await aftercare.destroy_many(pass_.store, actions)
             await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.now))
 
-    run.purge = purge
+    reconciler.purge = purge
 
 
 def purges_at_once() -> None:
@@ -134,7 +131,7 @@ def purges_at_once() -> None:
             )
         )
 
-    run.purge = purge
+    reconciler.purge = purge
 
 
 def no_floors() -> None:
@@ -158,12 +155,12 @@ def no_search() -> None:
     async def find(*_: Any) -> tuple[str, ...]:
         return ()
 
-    run.find_undeclared = find
+    reconciler.find_undeclared = find
 
 
 def no_clocks() -> None:
     """Clocks that disagree are believed."""
-    run.clock_refusals = always(())
+    reconciler.clock_refusals = always(())
 
 
 def no_binding() -> None:
@@ -186,7 +183,7 @@ def renews_only_what_it_removes() -> None:
     async def advance(*_: Any) -> None:
         return None
 
-    run.advance_binding = advance
+    reconciler.advance_binding = advance
 
 
 def no_failing_source() -> None:
@@ -213,7 +210,7 @@ def no_spelling() -> None:
     async def vet(pass_: Any, *, is_first: bool) -> None:
         return None
 
-    run.vet = vet
+    reconciler.vet = vet
 
 
 def no_scope() -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from millhand import jobs
 from millhand.args import ArgsType, decoder_of
 from millhand.cli.settings import Settings
 from millhand.config import Config
-from millhand.jobs import Heartbeat, OrphanCleanup, OrphanHelp
 
-# By section: the args of the job that it is about, and of those that this inserts.
-_BUILT_INS = {"heartbeat": (Heartbeat,), "orphans": (OrphanCleanup, OrphanHelp)}
+# By section: the kind of the job that it is about. Said here, for the job itself is imported where it runs.
+BUILT_INS = {"heartbeat": "heartbeat", "orphans": "orphan_cleanup"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +28,15 @@ class WorkedArgs:
 def built_ins(settings: Settings, target: str | None) -> dict[str, str]:
     """Return the kinds of the built-in jobs that run, by section; beside a user's own, those with settings."""
     return {
-        section: args[0].kind
-        for section, args in _BUILT_INS.items()
+        section: kind
+        for section, kind in BUILT_INS.items()
         if settings.get(f"{section}.enabled") and (target is None or settings.section(section))
     }
+
+
+def args_of(section: str) -> tuple[ArgsType, ...]:
+    """Return the args of the job that a section is about, and of those that this inserts."""
+    return (jobs.Heartbeat,) if section == "heartbeat" else (jobs.OrphanCleanup, jobs.OrphanHelp)
 
 
 def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedArgs]:
@@ -45,6 +50,6 @@ def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedA
 
 def _built_in_args(settings: Settings, target: str) -> Iterator[WorkedArgs]:
     for section in built_ins(settings, target):
-        for args in _BUILT_INS[section]:
+        for args in args_of(section):
             decode = decoder_of(args, args.kind)
             yield WorkedArgs(args_type=args, decode=decode, kinds=(args.kind,), worker=f"[{section}]")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from millhand import jobs, storage
 from millhand.cli.command import Command
 from millhand.cli.database import Database, database, migrate_all_lines, opened
 from millhand.cli.main import DONE, NOT_DONE
@@ -27,11 +28,9 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
-from millhand.jobs import add_heartbeat, add_orphan_cleanup
 from millhand.migrate import require_schema
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
-from millhand.storage import open_store
 from millhand.worker import Workers
 
 LINE_MILLHAND = "millhand"  # where the orphan cleanup keeps its ledger
@@ -239,15 +238,15 @@ class Plan:
         if "heartbeat" in self._built_ins():
             interval = settings.get("heartbeat.interval")
             with settings.blamed("heartbeat"):
-                periodic_jobs.append(add_heartbeat(workers, interval=interval, queue=queue))
+                periodic_jobs.append(jobs.add_heartbeat(workers, interval=interval, queue=queue))
         if "orphans" in self._built_ins():
             url = settings.get("storage.url")
             with settings.blamed("storage"):
-                store = open_store(url, create=settings.origin("storage.url") == DEFAULT)
+                store = storage.open_store(url, create=settings.origin("storage.url") == DEFAULT)
             stack.push_async_callback(store.aclose)
             config, interval = settings.orphans_config(), settings.get("orphans.interval")
             with settings.blamed("orphans"):
-                added = add_orphan_cleanup(
+                added = jobs.add_orphan_cleanup(
                     workers, driver.pool, store, config, interval=interval, queue=queue
                 )
             periodic_jobs.append(added)

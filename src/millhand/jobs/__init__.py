@@ -7,7 +7,20 @@ The jobs that every team would write by hand. They are customers of this package
 
 from __future__ import annotations
 
-from millhand.jobs.heartbeat import Heartbeat, add_heartbeat
-from millhand.jobs.orphan_cleanup import OrphanCleanup, OrphanHelp, add_orphan_cleanup
+from typing import TYPE_CHECKING
+
+from millhand.door import door
+
+if TYPE_CHECKING:
+    from millhand.jobs.heartbeat import Heartbeat, add_heartbeat
+    from millhand.jobs.orphan_cleanup import OrphanCleanup, OrphanHelp, add_orphan_cleanup
+else:
+    __getattr__, __dir__ = door(
+        __name__,
+        {
+            "millhand.jobs.heartbeat": ("Heartbeat", "add_heartbeat"),
+            "millhand.jobs.orphan_cleanup": ("OrphanCleanup", "OrphanHelp", "add_orphan_cleanup"),
+        },
+    )
 
 __all__ = ["Heartbeat", "OrphanCleanup", "OrphanHelp", "add_heartbeat", "add_orphan_cleanup"]

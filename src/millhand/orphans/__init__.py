@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from millhand.orphans.binding import Binding, bind, read_binding, unbind
-from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
-from millhand.orphans.event import OrphanEvent, OrphanEventKind
-from millhand.orphans.explain import Explanation, explain, list_findings, list_runs
-from millhand.orphans.fleet import help_run
-from millhand.orphans.ledger import Action, Finding, Run, RunLost
-from millhand.orphans.reconcile import reconcile
-from millhand.orphans.references import SourceFailed
-from millhand.orphans.report import RunReport
-from millhand.orphans.restore import RestoreReport, recall, restore
-from millhand.orphans.scan import Progress
+from typing import TYPE_CHECKING
+
+from millhand.door import door
+
+if TYPE_CHECKING:
+    from millhand.orphans.binding import Binding, bind, read_binding, unbind
+    from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
+    from millhand.orphans.event import OrphanEvent, OrphanEventKind
+    from millhand.orphans.explanation import Explanation, explain, list_findings, list_runs
+    from millhand.orphans.fleet import help_run
+    from millhand.orphans.ledger import Action, Finding, Run, RunLost
+    from millhand.orphans.reconciler import reconcile
+    from millhand.orphans.references import SourceFailed
+    from millhand.orphans.report import RunReport
+    from millhand.orphans.restoring import RestoreReport, recall, restore
+    from millhand.orphans.scan import Progress
+else:
+    __getattr__, __dir__ = door(
+        __name__,
+        {
+            "millhand.orphans.binding": ("Binding", "bind", "read_binding", "unbind"),
+            "millhand.orphans.config": ("Mode", "OrphansConfig", "ReferenceSource"),
+            "millhand.orphans.event": ("OrphanEvent", "OrphanEventKind"),
+            "millhand.orphans.explanation": ("Explanation", "explain", "list_findings", "list_runs"),
+            "millhand.orphans.fleet": ("help_run",),
+            "millhand.orphans.ledger": ("Action", "Finding", "Run", "RunLost"),
+            "millhand.orphans.reconciler": ("reconcile",),
+            "millhand.orphans.references": ("SourceFailed",),
+            "millhand.orphans.report": ("RunReport",),
+            "millhand.orphans.restoring": ("RestoreReport", "recall", "restore"),
+            "millhand.orphans.scan": ("Progress",),
+        },
+    )
 
 __all__ = [
     "Action",

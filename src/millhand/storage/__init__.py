@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from millhand.storage.open import open_store
-from millhand.storage.protocol import (
-    Capabilities,
-    InvalidKey,
-    ListingBroken,
-    ObjectChanged,
-    ObjectExists,
-    ObjectInfo,
-    ObjectLocked,
-    ObjectNotFound,
-    ObjectPage,
-    ObjectStore,
-    ObjectVersion,
-    StoreError,
-    Upload,
-)
+from typing import TYPE_CHECKING
+
+from millhand.door import door
+
+if TYPE_CHECKING:
+    from millhand.storage.open import open_store
+    from millhand.storage.protocol import (
+        Capabilities,
+        InvalidKey,
+        ListingBroken,
+        ObjectChanged,
+        ObjectExists,
+        ObjectInfo,
+        ObjectLocked,
+        ObjectNotFound,
+        ObjectPage,
+        ObjectStore,
+        ObjectVersion,
+        StoreError,
+        Upload,
+    )
+else:
+    __getattr__, __dir__ = door(
+        __name__,
+        {
+            "millhand.storage.open": ("open_store",),
+            "millhand.storage.protocol": (
+                "Capabilities",
+                "InvalidKey",
+                "ListingBroken",
+                "ObjectChanged",
+                "ObjectExists",
+                "ObjectInfo",
+                "ObjectLocked",
+                "ObjectNotFound",
+                "ObjectPage",
+                "ObjectStore",
+                "ObjectVersion",
+                "StoreError",
+                "Upload",
+            ),
+        },
+    )
 
 __all__ = [
     "Capabilities",
