@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -233,3 +235,36 @@ def test_log_shows_values_in_one_word(value: object, text: str) -> None:
 def test_masked_hides_passwords_and_nothing_else(text: str, shown_as: str) -> None:
     """A password in a URL is masked, however it was written; what is none stays."""
     assert masked(text) == shown_as
+
+
+LATE = """
+import logging, sys
+from millhand.observe.log import configure_logging
+configure_logging("json", "info")
+configure_logging("json", "info")
+logging.getLogger("shop").info("before")
+print("structlog" in sys.modules)
+import structlog.stdlib
+structlog.get_logger("shop").info("after", num=2)
+try:
+    raise ValueError("bad")
+except ValueError:
+    structlog.get_logger("shop").exception("failed")
+print([type(f).__name__ for f in sys.meta_path].count("_Finder"), structlog.__spec__.loader.get_source("structlog")[:3])
+"""
+
+
+def test_log_shows_structlog_that_is_imported_later_and_does_not_import_it() -> None:
+    """A job may be the first to import structlog; until then nothing of it is loaded, and nothing stays in its way."""
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=True)
+
+    first, is_loaded, second, third, left = done.stdout.splitlines()
+    assert (is_loaded, left.split()[0]) == ("False", "0")
+    assert json.loads(first)["message"] == "before"
+    assert {key: json.loads(second)[key] for key in ("level", "message", "logger", "num")} == {
+        "level": "info",
+        "message": "after",
+        "logger": "shop",
+        "num": 2,
+    }
+    assert "ValueError: bad" in json.loads(third)["exception"]

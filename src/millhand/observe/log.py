@@ -15,16 +15,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Literal, TextIO
 
 import msgspec
-import structlog
-from structlog.stdlib import ProcessorFormatter
 
 from millhand.observe.secret import masked
+from millhand.observe.strangers_log import fields_of, route_structlog
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -45,7 +44,7 @@ _MOVING = re.compile(f"[{_MOVES}]")
 EXCEPTION_LENGTH_MAX = 16 * 1024
 _CONTROL = re.compile(rf"[\x00-\x09\x0b-\x1f{_MOVES}]")
 
-EventDict = MutableMapping[str, Any]
+Line = Mapping[str, Any]
 
 
 def configure_logging(
@@ -60,9 +59,8 @@ def configure_logging(
     is_terminal = stream.isatty()
     is_text = format == "text" or (format == "auto" and is_terminal)
     handler = _LogHandler(stream)
-    handler.setFormatter(
-        _formatter(is_text=is_text, is_coloured=is_terminal and not os.environ.get("NO_COLOR"))
-    )
+    is_coloured = is_terminal and not os.environ.get("NO_COLOR")
+    handler.setFormatter(_Formatter(TextRenderer(is_coloured=is_coloured) if is_text else JsonRenderer()))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _LogHandler)]:
         root.removeHandler(old)
@@ -72,8 +70,7 @@ def configure_logging(
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
     for name in REPETITIVE_LOGGERS:
         logging.getLogger(name).setLevel(max(root.level, logging.ERROR))
-    if not structlog.is_configured():
-        _route_structlog()
+    route_structlog()
 
 
 class _LogHandler(logging.StreamHandler[TextIO]):
@@ -84,22 +81,15 @@ class _LogHandler(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
-def _formatter(*, is_text: bool, is_coloured: bool) -> ProcessorFormatter:
-    render = TextRenderer(is_coloured=is_coloured) if is_text else JsonRenderer()
-    return ProcessorFormatter(foreign_pre_chain=[_add_extra], processors=[_gather, render])
+class _Formatter(logging.Formatter):
+    """Brings a record into the shape that is rendered, and has it rendered."""
 
+    def __init__(self, render: Callable[[Line], str]) -> None:
+        super().__init__()
+        self._render = render
 
-def _route_structlog() -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
+    def format(self, record: logging.LogRecord) -> str:
+        return self._render(_line(record))
 
 
 class TextRenderer:
@@ -108,7 +98,7 @@ class TextRenderer:
     def __init__(self, *, is_coloured: bool = False) -> None:
         self._is_coloured = is_coloured
 
-    def __call__(self, logger: object, method: str, line: EventDict) -> str:
+    def __call__(self, line: Line) -> str:
         at = line["timestamp"].astimezone().strftime("%H:%M:%S")
         level = line["level"]
         fields = dict(line["fields"])
@@ -137,7 +127,7 @@ _LEVEL_STYLES = {"debug": "2", "info": "32", "warning": "33", "error": "31", "cr
 class JsonRenderer:
     """One JSON object a line; a traceback is the field `exception`."""
 
-    def __call__(self, logger: object, method: str, line: EventDict) -> str:
+    def __call__(self, line: Line) -> str:
         entry = {
             "timestamp": line["timestamp"].isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "level": line["level"],
@@ -180,43 +170,37 @@ def _quoted(value: str) -> str:
     return _CONTROL.sub(_escaped, json.dumps(value, ensure_ascii=False))
 
 
-def _add_extra(logger: object, method: str, line: EventDict) -> EventDict:
-    """Gather what was given as `extra`, apart from the line's own keys, one of which a field may be called."""
-    record = line["_record"]
-    line["_fields"] = {key: value for key, value in vars(record).items() if key not in _RECORD_ATTRIBUTES}
-    return line
-
-
-def _gather(logger: object, method: str, line: EventDict) -> EventDict:
-    """Bring a line of either kind, of `logging` or of structlog, into the one shape that is rendered."""
-    record: logging.LogRecord = line.pop("_record")
-    is_structlog = line.pop("_from_structlog")
-    fields = (
-        {key: value for key, value in line.items() if key not in _STRUCTLOG_KEYS}
-        if is_structlog
-        else line["_fields"]
-    )
+def _line(record: logging.LogRecord) -> Line:
+    """Return a record of either kind, of `logging` or of structlog, in the one shape that is rendered."""
+    said = fields_of(record)
+    if said is None:
+        message = record.getMessage()
+        fields = {key: value for key, value in vars(record).items() if key not in _RECORD_ATTRIBUTES}
+        error, stack = record.exc_info, record.stack_info
+    else:
+        message = str(said.get("event", ""))
+        fields = {key: value for key, value in said.items() if key not in _STRUCTLOG_KEYS}
+        error, stack = said.get("exc_info"), said.get("stack_info")
     return {
         "timestamp": datetime.fromtimestamp(record.created, UTC),
         "level": record.levelname.lower(),
-        "message": masked(str(line.get("event", ""))),
+        "message": masked(message),
         "logger": record.name,
         "fields": {key: _masked(value) for key, value in fields.items()},
-        "exception": masked(_innermost(_exception(line))),
+        "exception": masked(_innermost(_exception(error, stack))),
     }
 
 
-def _exception(line: EventDict) -> str:
-    error = line.get("exc_info")
+def _exception(error: object, stack: object) -> str:
     if error is True:
         error = sys.exc_info()
     elif isinstance(error, BaseException):
         error = (type(error), error, error.__traceback__)
     parts = []
-    if error and error[0] is not None:
+    if isinstance(error, tuple) and error[0] is not None:
         parts.append(logging.Formatter().formatException(error))
-    if line.get("stack_info"):
-        parts.append(str(line["stack_info"]))
+    if stack:
+        parts.append(str(stack))
     return "\n".join(parts)
 
 
