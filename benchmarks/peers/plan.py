@@ -42,11 +42,13 @@ VARIANTS = (
     Variant("floor", "inline", 50_000, {"is_inline": True}),
     Variant("floor", TUNED, 50_000, {"workers": 4_000}, (*ALL, "pickup at more rates")),
     Variant("river", DEFAULTS, 5_000, {}, ALL),
-    Variant("river", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2}, ("drain", "pickup")),
-    Variant("river", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1}),
+    Variant("river", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2, "poll_ms": 20}, ("drain", "pickup")),
+    Variant("river", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1, "poll_ms": 20}),
     Variant("river_rust", DEFAULTS, 5_000, {}, ALL),
-    Variant("river_rust", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2}, ("drain", "pickup")),
-    Variant("river_rust", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1}),
+    Variant(
+        "river_rust", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2, "poll_ms": 20}, ("drain", "pickup")
+    ),
+    Variant("river_rust", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1, "poll_ms": 20}),
     Variant("pgqueuer", DEFAULTS, 20_000, {}, ALL),
     Variant("pgqueuer", TUNED, 50_000, {"batch_size": 1_000, **EVENT_LOOP}, ("drain", "pickup")),
     Variant("chancy", DEFAULTS, 20, {}, ALL),
@@ -101,8 +103,12 @@ WAITING_TITLE = "10 ms each"
 WAITING = (
     Variant("millhand", "coroutines", 30_000, {"workers": 1_000, "wait_ms": 10}),
     Variant("floor", "coroutines", 30_000, {"workers": 1_000, "fetch": 250, "wait_ms": 10}),
-    Variant("river", "goroutines", 30_000, {"workers": 1_000, "cooldown_ms": 2, "wait_ms": 10}),
-    Variant("river_rust", "tasks", 30_000, {"workers": 1_000, "cooldown_ms": 2, "wait_ms": 10}),
+    Variant(
+        "river", "goroutines", 30_000, {"workers": 1_000, "cooldown_ms": 2, "poll_ms": 20, "wait_ms": 10}
+    ),
+    Variant(
+        "river_rust", "tasks", 30_000, {"workers": 1_000, "cooldown_ms": 2, "poll_ms": 20, "wait_ms": 10}
+    ),
     Variant("pgqueuer", "coroutines", 30_000, {"batch_size": 1_000, "wait_ms": 10, **EVENT_LOOP}),
     Variant("oban", "coroutines", 10_000, {"limit": 1_000, "wait_ms": 10, **EVENT_LOOP}),
     Variant("millhand", "threads", 10_000, {"workers": 100, "wait_ms": 10, "is_plain": True}),
@@ -140,7 +146,7 @@ PACKAGES = {
 SOURCES = {
     "millhand": "docs/performance.md, How to size: 1,000 to 4,000 workers for a queue of tiny jobs",
     "floor": "its own best settings, src/millhand/bench/floor.py",
-    "river": "the settings of its own benchmark, `river bench`: 2,000 workers, a cooldown of 2 ms; the defaults' 100 "
+    "river": "the settings of its own benchmark, `river bench`: 2,000 workers, a cooldown of 2 ms, a poll every 20 ms; the defaults' 100 "
     "workers are those of its getting-started page; *tuned further* is the fastest that was found",
     "river_rust": "as River in Go, for its own documentation names no numbers but the same defaults; "
     "FetchCooldown: throughput is limited by this value",

@@ -35,6 +35,7 @@ func (noopArgs) Kind() string { return "noop" }
 type settings struct {
 	Workers    int     `json:"workers"`
 	CooldownMs float64 `json:"cooldown_ms"`
+	PollMs     float64 `json:"poll_ms"`
 	WaitMs     float64 `json:"wait_ms"`
 }
 
@@ -107,6 +108,9 @@ func work(ctx context.Context, pool *pgxpool.Pool) {
 	config.Queues = map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: wanted.Workers}}
 	if wanted.CooldownMs > 0 {
 		config.FetchCooldown = milliseconds(wanted.CooldownMs)
+	}
+	if wanted.PollMs > 0 {
+		config.FetchPollInterval = milliseconds(wanted.PollMs)
 	}
 	river.AddWorker(config.Workers, &noopWorker{slots: board(), wait: milliseconds(wanted.WaitMs)})
 	client := must(river.NewClient(riverpgxv5.New(pool), config))

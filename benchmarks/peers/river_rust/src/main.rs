@@ -28,6 +28,7 @@ struct Noop {
 struct Settings {
     workers: Option<usize>,
     cooldown_ms: Option<u64>,
+    poll_ms: Option<u64>,
     wait_ms: u64,
 }
 
@@ -62,9 +63,13 @@ async fn work(pool: PgPool) -> Result<(), BoxError> {
         }
         Ok::<_, BoxError>(WorkOutcome::Complete)
     })?;
+    let mut queue = QueueConfig::new(wanted.workers.unwrap_or(100));
+    if let Some(poll) = wanted.poll_ms {
+        queue = queue.with_fetch_poll_interval(Duration::from_millis(poll));
+    }
     let mut builder = Client::builder(pool)
         .workers(workers)
-        .queue("default", QueueConfig::new(wanted.workers.unwrap_or(100)));
+        .queue("default", queue);
     if let Some(cooldown) = wanted.cooldown_ms {
         builder = builder.fetch_cooldown(Duration::from_millis(cooldown));
     }
@@ -83,7 +88,10 @@ fn mark(slots: &[AtomicI64], n: usize) {
 }
 
 fn monotonic_ns() -> i64 {
-    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut at = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: it writes nothing but the struct that it is given.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut at) };
     at.tv_sec * 1_000_000_000 + at.tv_nsec
@@ -91,7 +99,10 @@ fn monotonic_ns() -> i64 {
 
 fn board() -> Result<&'static [AtomicI64], BoxError> {
     let path = std::env::var("BENCH_BOARD")?;
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)?;
     // SAFETY: the file is as long as this; the mapping is never undone, and all that is in it are atomic integers.
     unsafe {
         let mapped = libc::mmap(
@@ -110,7 +121,9 @@ fn board() -> Result<&'static [AtomicI64], BoxError> {
 }
 
 async fn insert(pool: PgPool) -> Result<(), BoxError> {
-    let client = Client::builder(pool).allow_unregistered_job_kinds().build()?;
+    let client = Client::builder(pool)
+        .allow_unregistered_job_kinds()
+        .build()?;
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = orders.next_line().await? {
         let wanted: Order = serde_json::from_str(&line)?;
@@ -154,5 +167,8 @@ async fn insert_at_rate(client: &Client, wanted: &Order) -> Result<Vec<i64>, Box
     for lane in lanes {
         lane.await??;
     }
-    Ok(returned.iter().map(|at| at.load(Ordering::Relaxed)).collect())
+    Ok(returned
+        .iter()
+        .map(|at| at.load(Ordering::Relaxed))
+        .collect())
 }
