@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import asyncpg
@@ -39,15 +39,15 @@ BALLAST = "ballast"
 
 class ChaosServer:
     """
-    The server of `directory`. `disk` is where its log is, None where nothing could be mounted.
+    The server of `directory`. `disk` is where its log is, None where nothing could be mounted. `settings` are beside ours.
 
     Concurrency: one call at a time. Each blocks for as long as the server takes.
     """
 
-    def __init__(self, directory: Path, disk: Path | None) -> None:
+    def __init__(self, directory: Path, disk: Path | None, settings: Mapping[str, str] | None = None) -> None:
         self._directory = directory
         self._disk = disk
-        self._settings = dict(SETTINGS)
+        self._settings = {**SETTINGS, **(settings or {})}
         self._stack = contextlib.ExitStack()
         self.url = ""
 

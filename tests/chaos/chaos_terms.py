@@ -12,7 +12,7 @@ Whether the runs of the periodic job are as docs/reliability.md promises: by wha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -115,17 +115,20 @@ def _missing(evidence: Evidence, terms: list[Term], runs: dict[int, list[Tick]])
         at = due_at - evidence.epoch
         for term in terms:
             if term.began_at + PASSING_SECONDS <= at <= term.ended_at:
-                yield from _missed(evidence, term, due_at, runs)
+                later = [tick for due in runs if due > due_at for tick in runs[due]]
+                own = [tick for tick in later if _holder(terms, tick.due_at - evidence.epoch) is term]
+                yield from _missed(evidence, term, due_at, own)
 
 
-def _missed(evidence: Evidence, term: Term, due_at: int, runs: dict[int, list[Tick]]) -> Iterator[str]:
-    """Tell of a run that fell due in a term, and is not there, if there is no reason."""
+def _holder(terms: list[Term], at: float) -> Term | None:
+    """Return the term whose run one is: of two that overlap, for one was not heard of, the later."""
+    return max((term for term in terms if term.holds(at)), key=lambda one: one.began_at, default=None)
+
+
+def _missed(evidence: Evidence, term: Term, due_at: int, later: Sequence[Tick]) -> Iterator[str]:
+    """Tell of a run that fell due in a term, and is not there, if there is no reason; `later` are that term's."""
     at, life = due_at - evidence.epoch, term.life
-    later = [tick for due in runs if due > due_at for tick in runs[due]]
-    next_at = min(
-        (tick.created_at - evidence.epoch for tick in later if term.holds(tick.due_at - evidence.epoch)),
-        default=None,
-    )
+    next_at = min((tick.created_at - evidence.epoch for tick in later), default=None)
     until = evidence.done_until(life.who, at, seconds=INSERT_SECONDS, after=AGAIN_SECONDS)
     if next_at is None:
         if term.ended_at > until:
