@@ -144,20 +144,19 @@ PACKAGES = {
     "arq": ("Python", "arq", "redis", "uvloop"),
 }
 SOURCES = {
-    "millhand": "docs/performance.md, How to size: 1,000 to 4,000 workers for a queue of tiny jobs",
-    "floor": "its own best settings, src/millhand/bench/floor.py",
-    "river": "the settings of its own benchmark, `river bench`: 2,000 workers, a cooldown of 2 ms, a poll every 20 ms; the defaults' 100 "
-    "workers are those of its getting-started page; *tuned further* is the fastest that was found",
-    "river_rust": "as River in Go, for its own documentation names no numbers but the same defaults; "
-    "FetchCooldown: throughput is limited by this value",
-    "pgqueuer": "`--batch-size`, 10 by default; the loop of its benchmark tool",
-    "chancy": "Queue's reference: concurrency is the number of cores by default, polling every 5 s; `eager_polling` "
-    "polls again as soon as a job completes",
-    "oban": "the limit of a queue, 10 where its guide begins; its command line runs on uvloop",
-    "procrastinate": "its page on concurrency: 1 by default, 30 in its example, a pool of connections to match",
-    "celery": "its optimizing guide: a larger prefetch multiplier for short tasks; one process without child processes",
-    "dramatiq": "its command line: processes and threads; 8 threads in as many processes as cores by default",
-    "arq": "Worker's reference: `max_jobs`, 10 by default, and `poll_delay`, 0.5 s by default",
+    "millhand": "[How to size](#how-to-size): 1,000 to 4,000 workers for a queue of tiny jobs",
+    "floor": "the best that we know; fetches of 1,000",
+    "river": "*tuned*: those of its own benchmark, `river bench`; *tuned further*: the fastest that was found; `MaxWorkers` "
+    "has no default, 100 is what its first page shows",
+    "river_rust": "as River in Go; its documentation says that the cooldown limits throughput, and names no numbers",
+    "pgqueuer": "`pgq run --batch-size`, 10 by default; its command line runs on uvloop",
+    "chancy": "`Queue`: concurrency is the number of cores by default, polled every 5 s; `eager_polling` polls again as "
+    "soon as a job has completed",
+    "oban": "a queue's limit, 10 in its guide; its command line runs on uvloop",
+    "procrastinate": "`--concurrency`, 1 by default, 30 in its page on concurrency, with a pool of connections to match",
+    "celery": "its guide to optimizing: a larger prefetch multiplier for short tasks; one process, which needs no gossip",
+    "dramatiq": "`--processes`, by default as many as cores, and `--threads`, 8 each by default",
+    "arq": "`Worker`: `max_jobs`, 10 by default, and `poll_delay`, 0.5 s by default",
 }
 
 PROBES = """\

@@ -31,6 +31,7 @@ from targets import targets
 
 MARK_BEGIN = "<!-- peers: written by benchmarks/bench_peers.py -->"
 MARK_END = "<!-- end of peers -->"
+PICTURE = "![No-op jobs that one process drains a second, as bars with their ranges](assets/peers.svg)"
 NAMES = [variant.name for variant in VARIANTS]
 WAITING_NAMES = [variant.name for variant in WAITING]
 ON_REDIS = {variant.system for variant in VARIANTS if variant.is_on_redis}
@@ -249,7 +250,13 @@ def write_report(lines: Sequence[Line], known: dict[str, Any], path: Path | None
     ]
     tables += [inserts(results), *(pickup(results, rate) for rate in sorted((*RATES, *MORE_RATES)))]
     tables += [idle(results), scenes(results), waiting(results), settings(known)]
-    parts = [about(results, known), *(one for one in tables if one.count("\n") > 1), " ".join(PROBES.split())]
+    picture = [PICTURE] if path is not None else []
+    parts = [
+        *picture,
+        about(results, known),
+        *(one for one in tables if one.count("\n") > 1),
+        " ".join(PROBES.split()),
+    ]
     text = "\n\n".join(parts)
     if path is not None:
         _put(path, text)
