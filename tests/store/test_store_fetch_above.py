@@ -15,6 +15,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.runtime.fetch_floor import (
+    AGAIN_SECONDS,
     RECHECK_SECONDS_MAX,
     RECHECK_SECONDS_MIN,
     SLACK_EVERY_SECONDS,
@@ -146,13 +147,14 @@ def test_floor_never_sinks_but_from_the_start() -> None:
 
 
 def test_quick_fetches_are_made_from_the_start() -> None:
-    """Floors are for queues whose start is slow, twice; a fetch from there that is quick again ends them."""
+    """Floors are for queues whose start is slow, twice, which is found out soon; a quick fetch from there ends them."""
     floors = FetchFloors(NOW, 0.0)
     floors.note_fetched(None, [], limit=10, sent=0.0, answered=0.001)
     assert (floors.asked(0.1), floors.recheck_at) == (None, None)
 
     floors.note_fetched(None, [], limit=10, sent=0.5, answered=0.54)
     assert floors.asked(0.6) is None
+    assert floors.recheck_at == pytest.approx(0.54 + AGAIN_SECONDS)
     floors.note_fetched(None, [], limit=10, sent=1.0, answered=1.04)
     assert floors.asked(1.1) == (Floor(NOW + SECOND, 0),) * 4
     assert floors.recheck_at == pytest.approx(1.04 + RECHECK_SECONDS_MIN)

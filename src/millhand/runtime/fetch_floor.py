@@ -9,7 +9,8 @@ the start of the queue reads them all: 300,000 of them take 25 ms, where a fetch
                          ▼
              above the floors, which rise with what is fetched ──▶ from the start again, every few seconds
 
-Rule 1: where a fetch from the start is quick, it is made from the start: nothing is remembered that is not needed.
+Rule 1: where a fetch from the start is quick, it is made from the start: nothing is remembered that is not needed. After
+        one that was slow the next is made soon, whoever rings, so that it is known before jobs come.
 Rule 2: a job may come to stand below a floor: given back, retried, inserted late or with an old instant. No floor is older
         than the last fetch from the start, so such a job waits no longer than until the next one.
 Rule 3: looking again costs a fiftieth of the time at most, as long as it is not due for `RECHECK_SECONDS_MAX`.
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 from millhand.job import JobRow
 from millhand.store.job_fetch import PRIORITIES, START, Floor, Floors
@@ -39,6 +41,8 @@ SLOW_SECONDS = 0.003
 SLOW_SECONDS_PER_JOB = 20e-6
 # The first one on a connection is, for it has to be planned, and so is one that others held up.
 SLOW_TIMES = 2
+AGAIN_SECONDS = 0.1
+_ATTEMPTED_AT, _PRIORITY = attrgetter("attempted_at"), attrgetter("priority")
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -61,9 +65,11 @@ class FetchFloors:
 
     @property
     def recheck_at(self) -> float | None:
-        """When to look below the floors again, whoever rings; None while every fetch is made from the start."""
-        if self._num_slow < SLOW_TIMES:
+        """When to look at the start, or below the floors, again, whoever rings; None while the start is quick."""
+        if self._num_slow == 0:
             return None
+        if self._num_slow < SLOW_TIMES:
+            return self._checked_time + AGAIN_SECONDS
         start_at = self._start_at()
         return min(start_at, self._slack_time + SLACK_EVERY_SECONDS) if self._was_exact else start_at
 
@@ -103,7 +109,7 @@ class FetchFloors:
 
     def _instant(self, jobs: Sequence[JobRow], sent: float) -> datetime:
         """Return an instant of the database's no later than that of the fetch."""
-        known = [job.attempted_at for job in jobs if job.attempted_at is not None]
+        known = [*filter(None, map(_ATTEMPTED_AT, jobs))]
         return min(known) if known else self._at + timedelta(seconds=sent - self._at_time)
 
 
@@ -118,7 +124,10 @@ def risen(floors: Floors, jobs: Sequence[JobRow], *, is_cut: bool, at: datetime)
 
     `is_cut` says that there may be more: then priorities after that of the last job were not looked at.
     """
-    last = {job.priority: Floor(job.scheduled_at, job.id) for job in jobs}  # the last of each counts
+    last = {  # the last of each counts
+        priority: Floor(job.scheduled_at, job.id)
+        for priority, job in dict(zip(map(_PRIORITY, jobs), jobs, strict=True)).items()
+    }
     cut = (jobs[-1].priority if jobs else 0) if is_cut else len(PRIORITIES) + 1
     first, second, third, fourth = (
         _risen(floors[priority - 1], last.get(priority), at)
