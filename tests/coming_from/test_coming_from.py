@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import pytest
 
 from docs_room import GENEROUS_SECONDS, PROJECT, environment, fresh_database
 from docs_story import blocks
+from free_ports import free_ports
 from required import missing
 
 pytestmark = pytest.mark.slow
@@ -130,9 +130,7 @@ async def redis_server() -> AsyncIterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         missing("redis", "there is no redis-server; apt-get install redis-server")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    (port,) = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="millhand-redis-") as directory:
         process = await asyncio.create_subprocess_exec(
             program, "--port", str(port), "--save", "", "--dir", directory, stdout=asyncio.subprocess.PIPE

@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from urllib.parse import quote, urlencode
 
 from go_build import built
 from river_program import GENEROUS_SECONDS
+
+from free_ports import free_ports
 
 SOURCES = Path(__file__).parent / "river_ui"
 PACKAGE = "riverqueue.com/riverui/cmd/riverui"
@@ -73,7 +74,7 @@ class RiverUI:
 @contextlib.asynccontextmanager
 async def started_ui(program: Path, url: str, schema: str, directory: Path) -> AsyncIterator[RiverUI]:
     """Start the server on a schema of a database, and end it in the end. It logs into a file in `directory`."""
-    port = _free_port()
+    (port,) = free_ports(1)
     environment = {
         "DATABASE_URL": url,
         "PORT": str(port),
@@ -97,13 +98,6 @@ async def started_ui(program: Path, url: str, schema: str, directory: Path) -> A
 def built_ui() -> Path:
     """Return the path of the server, built if it is not. Skips the test where there is no Go."""
     return built("river-ui", SOURCES, PACKAGE)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 async def _listening(port: int, process: asyncio.subprocess.Process, log: Path) -> None:

@@ -16,8 +16,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from servers import CREDENTIALS, START_SECONDS, answering, directory, free_ports, process
+from servers import CREDENTIALS, START_SECONDS, answering, directory, process
 
+from free_ports import free_ports
 from required import missing
 
 PROGRAMS = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool")

@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from free_ports import free_ports
 from required import missing
 
 CREDENTIALS = {
@@ -134,17 +134,3 @@ def answering(name: str, port: int, here: Path) -> str:
             connection.close()
     logs = "\n".join(path.read_text(errors="replace")[-2_000:] for path in here.glob("*.log"))
     raise AssertionError(f"{name} must answer within {START_SECONDS:g} s, got {reason}; {logs}")
-
-
-def free_ports(count: int, *, neighbour: int = 0) -> list[int]:
-    """Return free ports; with `neighbour`, the port that far above each, which SeaweedFS takes for gRPC, is free too."""
-    ports: list[int] = []
-    while len(ports) < count:
-        with socket.socket() as low, socket.socket() as high:
-            low.bind(("127.0.0.1", 0))
-            port = low.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                high.bind(("127.0.0.1", port + neighbour if neighbour else 0))
-                if port not in ports:
-                    ports.append(port)
-    return ports
