@@ -16,7 +16,7 @@ from millhand.storage import ObjectInfo, open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "storage"))  # the servers are that room's
 from servers import CREDENTIALS, seaweed
-from stores import bucket_of
+from stores import bucket_of, wait_until_ready
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +32,7 @@ def endpoint() -> Iterator[str]:
         bucket = bucket_of(open_store(f"s3://{BUCKET}?endpoint_url={address}"))
         for name in (BUCKET, "reports"):
             bucket.client.create_bucket(Bucket=name)
+        wait_until_ready(bucket)
         bucket.close()
         yield address
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ceph import rgw
-from servers import CREDENTIALS, START_SECONDS, emulator, seaweed
-from stores import DIRECTORY, EMULATOR, RGW, SEAWEED, Facts, Place, bucket_of
+from servers import CREDENTIALS, emulator, seaweed
+from stores import DIRECTORY, EMULATOR, RGW, SEAWEED, Facts, Place, bucket_of, wait_until_ready
 
-from millhand.storage import ObjectStore, StoreError, open_store
+from millhand.storage import ObjectStore, open_store
 from millhand.storage.s3_bucket import S3Bucket
 
 BUCKET = "millhand-test"
@@ -84,19 +82,8 @@ def _served(server: Callable[[], contextlib.AbstractContextManager[str]]) -> Ite
 
 
 def _prepare(bucket: S3Bucket) -> None:
-    """Make the buckets, and wait until the server takes objects and lists; some do a second after they began to answer."""
     for name in (BUCKET, VERSIONED):
         bucket.client.create_bucket(Bucket=name)
     bucket.client.put_bucket_versioning(Bucket=VERSIONED, VersioningConfiguration={"Status": "Enabled"})
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            bucket.put("ready", b"", if_absent=False)
-            bucket.list_page("", "", 1_000, None)
-        except StoreError:
-            if time.monotonic() > deadline:
-                raise
-            threading.Event().wait(0.02)
-        else:
-            bucket.close()
-            return
+    wait_until_ready(bucket)
+    bucket.close()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from dataclasses import dataclass, field
 
-from millhand.storage import ObjectStore
+from servers import START_SECONDS
+
+from millhand.storage import ObjectStore, StoreError
 from millhand.storage.s3 import S3Store
 from millhand.storage.s3_bucket import S3Bucket
 
@@ -102,6 +106,21 @@ def bucket_of(store: ObjectStore) -> S3Bucket:
     """Return what is behind a store on a server, for what no store does: beginning an upload."""
     assert isinstance(store, S3Store)
     return store._bucket
+
+
+def wait_until_ready(bucket: S3Bucket) -> None:
+    """Wait until a server takes objects and lists; some do a second after they began to answer."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            bucket.put("ready", b"", if_absent=False)
+            bucket.list_page("", "", 1_000, None)
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+            threading.Event().wait(0.02)
+        else:
+            return
 
 
 async def begin_upload(store: ObjectStore, key: str, *parts: bytes) -> str:
