@@ -37,13 +37,13 @@ from chaos_faults import NUM_WORKERS
 from chaos_fleet import Fleet
 from chaos_journal import Execution, read_journals
 from chaos_plan import ASYNC_KIND
-from chaos_run import migrate
 from chaos_server import ChaosServer, end_sessions, occupy
 
 from millhand.args import RawArgs
 from millhand.client import Client
 from millhand.config import Config
 from millhand.insert_opts import InsertOpts
+from new_schema import migrate
 
 MARK_BEGIN, MARK_END = (
     "<!-- recovery: written by tests/chaos/chaos_recovery.py -->",

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -33,20 +33,19 @@ from chaos_fleet import Fleet, spoken_by
 from chaos_hand import Hand
 from chaos_journal import read_journals
 from chaos_load import Load
+from chaos_report import Report, counts
 from chaos_rows import row_of
 from chaos_server import ChaosServer, small_disk
 from chaos_verdict import judge
 
 from millhand.client import Client
 from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import Migrator, lines
+from new_schema import migrate
 
 RATE = 40.0
 # How long all may take behind the last insert: two minutes for a session that is still there, and then some.
 DRAIN_SECONDS = 300.0
 START_SECONDS = 60.0
-MAX_TOLD = 60
 
 
 @dataclass(kw_only=True)
@@ -57,22 +56,6 @@ class Options:
     seed: int
     only: Sequence[str] = ()
     rate: float = RATE
-
-
-@dataclass(kw_only=True)
-class Report:
-    """What happened, and what is wrong with it."""
-
-    violations: Sequence[str]
-    done: dict[str, int]
-    figures: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        width = max(map(len, self.figures))
-        told = [f"{name:<{width}}  {value}" for name, value in self.figures.items()]
-        return "\n".join(
-            [*told, f"{'violations':<{width}}  {len(self.violations)}", *self.violations[:MAX_TOLD]]
-        )
 
 
 async def run(options: Options, directory: Path, server: ChaosServer, say: Callable[[str], None]) -> Report:
@@ -110,18 +93,8 @@ async def run(options: Options, directory: Path, server: ChaosServer, say: Calla
     violations = [*judge(evidence), *_unfaulted(hand, faults, options)]
     return Report(
         violations=violations,
-        done=hand.done,
         figures=_figures(options, evidence, hand, load, ended_at - began_at, drained_at - ended_at),
     )
-
-
-async def migrate(url: str) -> None:
-    """Bring all tables of ours to a server."""
-    driver = AsyncpgDriver(url)
-    await driver.open()
-    for line in lines():
-        await Migrator(driver, line).up()
-    await driver.close()
 
 
 async def _write_ticks_down(url: str) -> None:
@@ -201,10 +174,10 @@ def _figures(
     cut_short = sum(one.ended_at is None for one in evidence.executions)
     told = {
         "seed": str(options.seed),
-        "faults": f"{sum(hand.done.values())} in {seconds:.0f} s: {_counts(Counter(hand.done))}",
+        "faults": f"{sum(hand.done.values())} in {seconds:.0f} s: {counts(Counter(hand.done))}",
         "left out": "; ".join(sorted(hand.skipped)) or "nothing",
-        "jobs": f"{len(evidence.rows):,}: {_counts(states)}",
-        "inserts": f"{_counts(answers)}; {_counts(Counter(load.errors))}",
+        "jobs": f"{len(evidence.rows):,}: {counts(states)}",
+        "inserts": f"{counts(answers)}; {counts(Counter(load.errors))}",
         "all finalized after": f"{drain_seconds:.0f} s more",
         "executions": f"{len(evidence.executions):,}, {cut_short:,} of them cut short by a kill",
         "processes": f"{len(evidence.lives)}, {num_killed} of them killed",
@@ -212,10 +185,6 @@ def _figures(
         "periodic runs": f"{len(evidence.ticks):,}",
     }
     return told | {name: f"{num:,}" for name, num in sorted(evidence.figures.items())}
-
-
-def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in counter.most_common()) or "none"
 
 
 @contextlib.contextmanager

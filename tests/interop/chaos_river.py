@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -32,15 +32,16 @@ import asyncpg
 from chaos_audit import Evidence, audit, longest_wait_seconds
 from chaos_journal import read_journals
 from chaos_plan import HELD_KIND, KINDS, QUEUES, ChaosJob, now, plan
+from chaos_report import Report, counts
 from chaos_rows import FINAL_STATES, row_of
 from interop_room import LANGUAGES, GoHand, Hand, Language, PythonHand
 from river_program import RiverProgram, built_river, started, started_river
 
+sys.path.append(str(Path(__file__).parents[1]))
 from millhand.client import Client
 from millhand.config import Config
-from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.migrate import Migrator, lines
+from new_schema import new_schema
 
 NUM_PROCESSES = 3  # of each language
 BATCH_SIZE = 250
@@ -70,17 +71,8 @@ class Options:
 
 
 @dataclass(kw_only=True)
-class Report:
-    """What happened, and what is wrong with it."""
-
+class RiverReport(Report):
     num_kills: int
-    violations: Sequence[str]
-    figures: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        width = max(map(len, self.figures))
-        told = [f"{name:<{width}}  {value}" for name, value in self.figures.items()]
-        return "\n".join([*told, f"{'violations':<{width}}  {len(self.violations)}", *self.violations[:50]])
 
 
 @contextlib.asynccontextmanager
@@ -158,7 +150,7 @@ class Load:
         self._skipped: dict[int, list[bool]] = defaultdict(list)
         self._terms: set[tuple[str, datetime]] = set()
 
-    async def run(self, directory: Path) -> Report:
+    async def run(self, directory: Path) -> RiverReport:
         """Insert, work, kill, and judge."""
         program = Path(shutil.copy(built_river(), directory / "river"))
         async with (
@@ -274,7 +266,7 @@ class Load:
 
 def report(
     options: Options, evidence: Evidence, leaders: Counter[str], insert_seconds: float, seconds: float
-) -> Report:
+) -> RiverReport:
     """Return the figures, and the audit's word."""
     states = Counter(row.state for row in evidence.rows)
     by_language = Counter(_language(one.client) for one in evidence.executions)
@@ -285,28 +277,24 @@ def report(
     cut_short = sum(1 for one in evidence.executions if one.ended_at is None)
     figures = {
         "seed": str(options.seed),
-        "jobs": f"{num_written:,} finalized of {options.jobs:,}: {_counts(states)}",
+        "jobs": f"{num_written:,} finalized of {options.jobs:,}: {counts(states)}",
         "inserted in": f"{insert_seconds:.0f} s, {options.jobs / insert_seconds:,.0f} jobs/s",
         "all finalized after": f"{seconds:.0f} s",
-        "executions": f"{len(evidence.executions):,}: {_counts(by_language)}",
-        "ends": _counts(acts),
-        "kills": f"{len(evidence.killed_at)}: {_counts(killed)}",
+        "executions": f"{len(evidence.executions):,}: {counts(by_language)}",
+        "ends": counts(acts),
+        "kills": f"{len(evidence.killed_at)}: {counts(killed)}",
         "cut short by a kill": f"{cut_short:,} executions",
-        "terms of leaders": f"{leaders.total()}: {_counts(leaders)}",
+        "terms of leaders": f"{leaders.total()}: {counts(leaders)}",
         "rescued": f"{num_rescued:,} attempts",
         "longest wait after a kill": f"{longest_wait_seconds(evidence):.1f} s",
         "unique inserts skipped": f"{sum(map(sum, evidence.skipped.values())):,}",
     }
-    return Report(num_kills=len(evidence.killed_at), violations=audit(evidence), figures=figures)
+    return RiverReport(num_kills=len(evidence.killed_at), violations=audit(evidence), figures=figures)
 
 
 def _language(client: str) -> str:
     """Return the language of a client, by its id."""
     return client.split("_", maxsplit=1)[0]
-
-
-def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in counter.most_common())
 
 
 @contextlib.contextmanager
@@ -319,27 +307,9 @@ def server_url(given: str | None, directory: Path) -> Iterator[str]:
         yield server.url
 
 
-@contextlib.asynccontextmanager
-async def new_schema(url: str) -> AsyncIterator[str]:
-    """Make a migrated schema, and drop it in the end."""
-    schema = f"chaos_{random.randrange(10**9)}"  # noqa: S311 - only new, not secret
-    connection = await asyncpg.connect(url)
-    await connection.execute(f"CREATE SCHEMA {schema}")
-    driver = AsyncpgDriver(url, schema)
-    await driver.open()
-    for line in lines():
-        await Migrator(driver, line).up()
-    await driver.close()
-    try:
-        yield schema
-    finally:
-        await connection.execute(f"DROP SCHEMA {schema} CASCADE")
-        await connection.close()
-
-
-async def chaos(url: str, options: Options, directory: Path) -> Report:
+async def chaos(url: str, options: Options, directory: Path) -> RiverReport:
     """Run once, in a schema of its own."""
-    async with new_schema(url) as schema:
+    async with new_schema(url, "chaos") as schema:
         return await Load(url, schema, options).run(directory)
 
 

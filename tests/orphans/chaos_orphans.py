@@ -20,12 +20,11 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-import asyncpg
 from race import Place, race_of
 from race_mutants import MUTANTS
 from race_plays import Violation
@@ -37,10 +36,9 @@ from ceph import rgw
 from servers import CREDENTIALS, seaweed
 from stores import bucket_of
 
-from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.migrate import Migrator, lines
 from millhand.storage import open_store
+from new_schema import new_schema
 
 SERVERS = {"seaweed": seaweed, "rgw": rgw}
 STORES = ("directory", *SERVERS)
@@ -172,24 +170,6 @@ def buckets(name: str) -> Iterator[list[Place]]:
         os.environ.update(before)
 
 
-@contextlib.asynccontextmanager
-async def new_schema(url: str) -> AsyncIterator[str]:
-    """Make a migrated schema, and drop it in the end."""
-    schema = f"race_{random.randrange(10**9)}"  # noqa: S311 - only new, not secret
-    connection = await asyncpg.connect(url)
-    await connection.execute(f"CREATE SCHEMA {schema}")
-    driver = AsyncpgDriver(url, schema)
-    await driver.open()
-    for line in lines():
-        await Migrator(driver, line).up()
-    await driver.close()
-    try:
-        yield schema
-    finally:
-        await connection.execute(f"DROP SCHEMA {schema} CASCADE")
-        await connection.close()
-
-
 async def main(options: argparse.Namespace) -> int:
     """Race, and print the report. Returns the exit code."""
     logging.disable(logging.CRITICAL)  # alarms ring all the time, and should
@@ -198,7 +178,7 @@ async def main(options: argparse.Namespace) -> int:
         with embedded_postgres(directory / "postgres", POSTGRES_SETTINGS) as server:
             (directory / "buckets").mkdir()
             with places_of(options.stores.split(","), directory / "buckets") as places:
-                async with new_schema(server.url) as schema:
+                async with new_schema(server.url, "race") as schema:
                     if options.mutants:
                         only = [options.mutant] if options.mutant else ()
                         return await show_all(server.url, schema, places, seed=options.seed, only=only)

@@ -22,17 +22,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from adversary import OPERATIONS, Interrupter, Killed, break_source
+from adversary import Interrupter
 from race_app import DERIVED, FOREIGN, RaceApp, RaceWorld
-from race_child import Elsewhere, Seat, Task, serve
+from race_chances import MAX_WORDS, SUDDEN, die, interrupter_of
+from race_child import Elsewhere, Seat, Task
+from race_game import STUCK_SECONDS, Game, Reconciler
 from race_plays import PLAYS, Violation
 from world import DAY, TABLES, World, avatars_source, generous, uploads_source
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import DriverError
 from millhand.orphans import OrphansConfig
 from millhand.storage import open_store
 
@@ -42,37 +42,6 @@ ANCHORS = tuple(
 )  # live from the first day, so that floors hold
 CUTS = ("a/b", "k/05", "k/11", "k/17")
 MINUTES = timedelta(minutes=2)
-MAX_WORDS = 220
-SWEEPING = ("begin", "commit", "committed", "fetch", "head", "move", "moved", "copy", "run")
-SUDDEN = (
-    "adopt",
-    "finish_upload",
-    "put_and_adopt",
-    "put_first",
-    "put_first",
-    "refer",
-    "refer_and_look",
-    "refer_and_look",
-    "refer_and_look",
-    "undelete",
-    "upload",
-)
-FATAL = ("move", "moved", "moved", "commit", "committed", "copy", "delete", "delete_many")
-EAGER = {
-    "begin": 0.05,
-    "commit": 0.1,
-    "committed": 0.1,
-    "move": 0.15,
-    "moved": 0.15,
-    "copy": 0.15,
-    "delete": 0.2,
-    "delete_many": 0.1,
-}
-# In these a run may be about to destroy what it has asked about for the last time.
-DESTROYING = frozenset(("fetch", "head", "delete", "delete_many", "delete version"))
-STUCK_SECONDS = 30.0
-# More than any run has; one that waits for a helper that failed waits for its lease, and no clock moves here.
-MOST_WORDS = 1_500
 PURGED_TABLES = (
     "uploads",
     "avatars",
@@ -95,36 +64,6 @@ class Place:
         """Return the URL of an empty store."""
         base, mark, options = self.url.partition("?")
         return f"{base.rstrip('/')}/{name}{mark}{options}"
-
-
-class Reconciler:
-    """A process, and what it waits for leave for; None while it is at work or has nothing to do."""
-
-    def __init__(self, context: Any, seat: Seat) -> None:
-        ours, theirs = context.Pipe()
-        self.connection: Connection = ours
-        self.is_alive = True
-        self.is_busy = False
-        self.is_holding = False  # a transaction, and what it has locked
-        self.word: str | None = None
-        self._process = context.Process(target=serve, args=(theirs, seat), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def begin(self, task: Task) -> None:
-        self.connection.send(task)
-        self.is_busy = True
-
-    def go(self, answer: str = "go") -> None:
-        self.word = None
-        self.connection.send(answer)
-
-    def kill(self) -> None:
-        """SIGKILL, and see it dead."""
-        self.is_alive, self.is_busy, self.word = False, False, None
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
 
 
 @dataclass(kw_only=True)
@@ -319,9 +258,9 @@ class Race:
         config = replace(self.config, **changes)
         task = Task(config=config, now=self.world.now, skew=skew)
         if interrupter is None:
-            interrupter = Interrupter(interventions={}) if is_quiet else self._interrupter(is_calm=is_calm)
+            interrupter = Interrupter(interventions={}) if is_quiet else interrupter_of(self, is_calm=is_calm)
         if fatal is not None:
-            interrupter.interventions[fatal] = [_die]
+            interrupter.interventions[fatal] = [die]
         may_stall = not (is_quiet or is_calm) and self.chance.random() < 0.1
         stalls_at = self.chance.randrange(1, MAX_WORDS) if may_stall else 0
         outcome = await self._played(task, interrupter, is_quiet=is_quiet, stalls_at=stalls_at)
@@ -365,36 +304,10 @@ class Race:
             [f"a run must go on, got one without a word for {STUCK_SECONDS:g} s on {self.place.name}", *told]
         )
 
-    def _interrupter(self, *, is_calm: bool) -> Interrupter:
-        interrupter = Interrupter(interventions={})
-        chance = self.chance
-        for _ in range(chance.choice((0, 2, 4, 6, 9, 12, 16))):
-            action = chance.choice(SUDDEN if chance.random() < 0.5 else self.app.actions)
-            interrupter.interventions.setdefault(self._moment(), []).append(
-                lambda what=action: self.act(what)
-            )
-        if is_calm:
-            return interrupter
-        if chance.random() < (0.3 if self.targets else 0.45):
-            fatal = (chance.choice(FATAL), chance.randrange(1, 4))
-            moment = fatal if chance.random() < 0.5 else self._moment()
-            interrupter.interventions.setdefault(moment, []).append(_die)
-        if chance.random() < (0.2 if self.targets else 0.08):
-            broken = ("committed", chance.randrange(1, 7))
-            moment = broken if self.targets else self._moment()
-            interrupter.interventions.setdefault(moment, []).append(lambda: break_source(interrupter))
-        return interrupter
-
-    def _moment(self) -> Any:
-        operation = self.chance.choice((*SWEEPING, *OPERATIONS))
-        return self.chance.choice(
-            [self.chance.randrange(1, MAX_WORDS), (operation, self.chance.randrange(1, 9))]
-        )
-
     async def _played(
         self, task: Task, interrupter: Interrupter, *, is_quiet: bool, stalls_at: int
     ) -> Outcome:
-        owner = self._reconciler()
+        owner = self.reconciler()
         owner.begin(task)
         game = Game(
             race=self, interrupter=interrupter, is_quiet=is_quiet, owner=owner, stalls_at=stalls_at, task=task
@@ -407,7 +320,8 @@ class Race:
             self.done["quiet words" if is_quiet else "words"] += game.num_words
         return Outcome(figures=figures)
 
-    def _reconciler(self) -> Reconciler:
+    def reconciler(self) -> Reconciler:
+        """Return one that has nothing to do."""
         if self._idle:
             return self._idle.pop()
         one = Reconciler(self.context, self.seat)
@@ -449,138 +363,6 @@ class Race:
         self._alive, self._idle, self.zombie = [], [], None
 
 
-@dataclass(kw_only=True)
-class Game:
-    """One run, word by word: its owner, those who help it, and perhaps one that was held up in an earlier run."""
-
-    interrupter: Interrupter
-    is_quiet: bool
-    owner: Reconciler
-    race: Race
-    stalls_at: int
-    task: Task | None
-    dies_at: int = 0
-    num_words: int = 0
-    waiting: list[Reconciler] = field(default_factory=list)
-    working: list[Reconciler] = field(default_factory=list)
-
-    async def played(self) -> Mapping[str, Any]:
-        """Give leave, one after the other, until the owner is done, dead or held up; then to the rest."""
-        figures: Mapping[str, Any] | None = None
-        if self.owner not in self.waiting:
-            self.working.append(self.owner)
-        while self.working or self._may_go():
-            try:
-                heard = self._heard()
-            except TimeoutError:
-                raise Violation(await self.race.why_stuck()) from None
-            for one in heard:
-                ended = self._told(one)
-                figures = ended if ended is not None else figures
-            candidates = self._may_go()
-            if candidates:
-                ended = await self._give_leave(self.race.chance.choice(candidates))
-                figures = ended if ended is not None else figures
-        return figures or {"state": "stalled"}
-
-    def _may_go(self) -> list[Reconciler]:
-        """Who waits for leave and may have it; one that is held up only beside others."""
-        zombie = self.race.zombie
-        others = [one for one in self.waiting if one is not zombie]
-        is_beside = bool(others or self.working) and self.race.chance.random() < 0.3
-        return self.waiting if is_beside else others
-
-    def _heard(self) -> list[Connection]:
-        if not self.working:
-            return []
-        has_time = not [one for one in self.waiting if one is not self.race.zombie]
-        heard = wait([one.connection for one in self.working], timeout=STUCK_SECONDS if has_time else 0.0)
-        if not heard and has_time:
-            raise TimeoutError
-        return heard  # type: ignore[return-value]
-
-    def _told(self, connection: Connection) -> Mapping[str, Any] | None:
-        one = next(one for one in self.working if one.connection is connection)
-        try:
-            kind, what = connection.recv()
-        except (EOFError, OSError):
-            raise Violation("a reconciler must end in words, got one that crashed; see above") from None
-        if kind == "help":
-            self._bring_help(what)
-            one.go()
-            return None
-        self.working.remove(one)
-        if kind == "word":
-            one.word, one.is_holding = what
-            self.waiting.append(one)
-            return None
-        self.race.release(one)
-        if one is self.race.zombie:
-            self.race.zombie = None
-            self.race.done["zombies"] += 1
-            return None
-        return what if one is self.owner else None  # type: ignore[no-any-return]
-
-    def _bring_help(self, run_id: int) -> None:
-        if self.task is None:
-            return
-        for _ in range(self.race.place.num_helpers):
-            helper = self.race._reconciler()
-            helper.begin(replace(self.task, run_id=run_id, skew=timedelta(0)))
-            self.working.append(helper)
-            self.race.done["helpers"] += 1
-
-    async def _give_leave(self, one: Reconciler) -> Mapping[str, Any] | None:
-        self.num_words += 1
-        if self._stalls(one):
-            self.waiting.remove(one)
-            self.race.zombie, self.race.was_held_up = one, True
-            return {"state": "stalled"}
-        app = self.race.app
-        app.is_purging = any(other.word in DESTROYING for other in (*self.waiting, self.race.zombie or one))
-        try:
-            if not self.is_quiet and self.race.chance.random() < self._eagerness(one.word or ""):
-                await self.race.sudden_act()
-            await self.interrupter(one.word or "")
-        except Killed:
-            return self._kill(one)
-        except DriverError:
-            return self._go(one, "break")
-        finally:
-            app.is_purging = False
-        is_time = self.dies_at and self.num_words >= self.dies_at
-        if one is self.owner and (is_time or self.num_words >= MOST_WORDS):
-            return self._kill(one)
-        return self._go(one, "go")
-
-    def _eagerness(self, word: str) -> float:
-        """Return how likely the application acts right before a word, besides the moments that are drawn for a run."""
-        return EAGER.get(word, 0.005) * (3.0 if self.race.targets or self.race.has_due else 1.0)
-
-    def _stalls(self, one: Reconciler) -> bool:
-        # Whoever is held up with rows locked holds up all others, until the server has enough of it.
-        is_time = 0 < self.stalls_at <= self.num_words and not one.is_holding and one.word != "committed"
-        return is_time and one is self.owner and self.race.zombie is None
-
-    def _go(self, one: Reconciler, answer: str) -> None:
-        self.waiting.remove(one)
-        one.go(answer)
-        self.working.append(one)
-
-    def _kill(self, one: Reconciler) -> Mapping[str, Any] | None:
-        self.race.done["kills"] += 1
-        self.waiting.remove(one)
-        if self.race.chance.random() < 0.3:
-            self.race.done["kills within a word"] += 1
-            one.go()
-        one.kill()
-        if one is self.race.zombie:
-            self.race.zombie = None
-        # Whoever waits for a helper that is dead waits for its lease too.
-        self.dies_at = self.num_words + self.race.chance.randrange(1, 80)
-        return {"state": "killed"} if one is self.owner else None
-
-
 def _start_forkserver() -> None:
     """Start what reconcilers are forked from; it is not told of our path, and would preload nothing without a word."""
     before = os.environ.get("PYTHONPATH")
@@ -591,10 +373,6 @@ def _start_forkserver() -> None:
         del os.environ["PYTHONPATH"]
         if before is not None:
             os.environ["PYTHONPATH"] = before
-
-
-async def _die() -> None:
-    raise Killed
 
 
 async def _nothing(operation: str) -> None:
