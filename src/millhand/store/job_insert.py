@@ -1,15 +1,24 @@
-"""Jobs without unique keys, many at once: each column is sent once if all jobs have the same, and as a list if not."""
+"""
+Jobs without unique keys, many at once: each column is sent once if all jobs have the same, and as a list if not.
+
+By the column and not by the row: what is done for each job here is done by comprehensions and in C.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from itertools import repeat
+from typing import TypeVar
+
+import msgspec
 
 from millhand.insert_opts import InsertParams, InsertResult
-from millhand.job import JobRow
+from millhand.job import JobRow, JobState, Json
 from millhand.store.job_row import parse_object
 from millhand.store.query import Query, Row
+
+T = TypeVar("T")
 
 
 def is_plain(params: Sequence[InsertParams]) -> bool:
@@ -30,29 +39,79 @@ def job_insert_many_plain(
     Shape: one result for each of `params`, in their order.
     Units: `now` is for rows that bring no instants of their own; None means the database's clock.
     """
+    columns = _columns(params)
     values = {
         "args": [one.encoded_args for one in params],
         "created_at": _said([one.created_at for one in params]),
-        "kind": _once([one.kind for one in params]),
-        "max_attempts": _once([one.max_attempts for one in params]),
+        "kind": _once(columns.kinds),
+        "max_attempts": _once(columns.max_attempts),
         "metadata": _once([one.encoded_metadata for one in params]),
         "notify_queues": list(notify_queues),
         "now": now,
-        "priority": _once([one.priority for one in params]),
-        "queue": _once([one.queue for one in params]),
+        "priority": _once(columns.priorities),
+        "queue": _once(columns.queues),
         "scheduled_at": _said([one.scheduled_at for one in params]),
-        "state": _once([one.state.value for one in params]),
+        "state": [state.value for state in _once(columns.states)],
         # Joined: unnest would flatten an array of arrays. No tag may hold a comma.
-        "tags": _once([",".join(one.tags) for one in params]),
+        "tags": [",".join(tags) for tags in _once(columns.tags)],
     }
-
-    def parse(rows: Sequence[Row]) -> list[InsertResult]:
-        return [_result(one, row) for one, row in zip(params, rows, strict=True)]
-
-    return Query("job_insert_many_plain", values, parse)
+    return Query("job_insert_many_plain", values, columns.results)
 
 
-def _once(values: list[Any]) -> list[Any]:
+class _Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """What jobs were sent with and is not asked back."""
+
+    kinds: list[str]
+    max_attempts: list[int]
+    priorities: list[int]
+    queues: list[str]
+    states: list[JobState]
+    tags: list[tuple[str, ...]]
+
+    def results(self, rows: Sequence[Row]) -> list[InsertResult]:
+        """Return the jobs of which the database says ids, JSON and instants. Raises: ValueError if it has too few."""
+        [(said_at, ids, args, metadata, created_ats, scheduled_ats)] = rows
+        if len(ids or ()) != len(self.kinds):
+            raise ValueError(
+                f"rows inserted must be as many as jobs, got {len(ids or ()):,} of {len(self.kinds):,}; "
+                "see whether a trigger of table river_job leaves any out"
+            )
+        jobs = map(
+            JobRow,
+            ids,
+            self.states,
+            repeat(0),
+            self.max_attempts,
+            repeat(None),
+            [said_at if at is None else at for at in created_ats],
+            repeat(None),
+            [said_at if at is None else at for at in scheduled_ats],
+            self.priorities,
+            args,
+            repeat(()),
+            repeat(()),
+            self.kinds,
+            map(_metadata, metadata),
+            self.queues,
+            self.tags,
+            repeat(None),
+            repeat(None),
+        )
+        return list(map(InsertResult, jobs))
+
+
+def _columns(params: Sequence[InsertParams]) -> _Columns:
+    return _Columns(
+        kinds=[one.kind for one in params],
+        max_attempts=[one.max_attempts for one in params],
+        priorities=[one.priority for one in params],
+        queues=[one.queue for one in params],
+        states=[one.state for one in params],
+        tags=[one.tags for one in params],
+    )
+
+
+def _once(values: list[T]) -> list[T]:
     """Return the one value that all have, or all."""
     return values[:1] if values.count(values[0]) == len(values) else values
 
@@ -62,27 +121,5 @@ def _said(instants: list[datetime | None]) -> list[datetime | None]:
     return [] if instants.count(None) == len(instants) else instants
 
 
-def _result(params: InsertParams, row: Row) -> InsertResult:
-    id, args, metadata, created_at, scheduled_at = row
-    return InsertResult(
-        JobRow(
-            id,
-            params.state,
-            0,
-            params.max_attempts,
-            None,
-            created_at,
-            None,
-            created_at if scheduled_at is None else scheduled_at,
-            params.priority,
-            args,
-            (),
-            (),
-            params.kind,
-            {} if metadata == "{}" else parse_object(metadata),
-            params.queue,
-            params.tags,
-            None,
-            None,
-        )
-    )
+def _metadata(text: str) -> dict[str, Json]:
+    return {} if text == "{}" else parse_object(text)
