@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -84,7 +85,7 @@ def tasks(options: argparse.Namespace, number: int) -> Iterator[list[Task]]:
                 yield [Task(variant, title, {"jobs": variant.jobs, **more})]
     for variant in WAITING if "waiting" in options.only else ():
         yield [Task(variant, WAITING_TITLE, {"jobs": variant.jobs})]
-    if "long" in options.only and number == options.rounds:
+    if "long" in options.only and number == min(1, options.rounds):
         yield [Task(LONG, LONG_TITLE, {"jobs": LONG.jobs})]
 
 
@@ -113,6 +114,20 @@ class Bench:
         self._found = found
         self._options = options
         self._places = places
+
+    def rounds(self) -> None:
+        """Measure round by round, the first for nothing; begin none that would not end in time."""
+        ends_at = time.monotonic() + self._options.minutes * 60.0
+        longest = 0.0
+        for number in range(self._options.rounds + 1):
+            began = time.monotonic()
+            if number and began + longest > ends_at:
+                tell(
+                    f"round {number} would not end within {self._options.minutes:g} minutes and is not begun"
+                )
+                return
+            self.round(number)
+            longest = max(longest, time.monotonic() - began if number else 0.0)
 
     def round(self, number: int) -> None:
         """Measure everything once that has not been measured in this round."""
@@ -242,9 +257,7 @@ def run(options: argparse.Namespace) -> None:
     with servers(has_redis) as places:
         known = {"versions": versions(found), "missing": found.missing, "servers": _servers_versions(places)}
         options.versions.write_text(json.dumps(known))
-        bench = Bench(options, found, places)
-        for number in range(options.rounds + 1):  # the first does not count
-            bench.round(number)
+        Bench(options, found, places).rounds()
 
 
 def _servers_versions(places: dict[str, str]) -> dict[str, str]:
@@ -269,6 +282,9 @@ def parsed_options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no round that would not end within so many"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--systems", nargs="+", help="measure no others")
     parser.add_argument("--idle-seconds", type=float, default=20.0)

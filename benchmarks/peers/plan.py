@@ -78,7 +78,7 @@ VARIANTS = (
     ),
     Variant("dramatiq", DEFAULTS, 10_000, {}, ALL, is_on_redis=True),
     Variant("dramatiq", TUNED, 10_000, {"options": ["-p", "1", "-t", "16"]}, is_on_redis=True),
-    Variant("arq", DEFAULTS, 2_000, {}, ALL, is_on_redis=True),
+    Variant("arq", DEFAULTS, 1_000, {}, ALL, is_on_redis=True),
     Variant(
         "arq",
         TUNED,
@@ -120,7 +120,7 @@ WAITING = (
     ),
 )
 
-# Looked at once, in the last round: what a long drain leaves in memory.
+# Looked at once, in the first round: what a long drain leaves in memory.
 LONG_TITLE = "one million jobs"
 LONG = Variant("millhand", DEFAULTS, 1_000_000)
 

@@ -35,8 +35,13 @@ async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> N
     assert process.returncode == 0, told.decode()
     assert "failed:" not in text
     assert (text.startswith("before"), text.endswith("after\n")) == (True, True)
-    assert re.findall(r"^\| ([a-z, /]*\S) \|", text, re.MULTILINE) == [
-        "drain, one process", "drain", "millhand, defaults", "millhand, tuned", "floor, tuned",
-        "insert", "millhand, defaults", "floor, tuned",
+    assert re.findall(r"^\| ([^|]*) \|.*\n\| ---", text, re.MULTILINE) == [
+        "target", "drain, one process", "drain", "millhand, defaults ÷", "insert", "system",
     ]  # fmt: skip
-    assert (tmp_path / "assets" / "peers.svg").read_text().count("<rect") == 1 + 3
+    assert re.findall(r"^\| ((?:millhand|floor), [^|÷]*) \|", text, re.MULTILINE) == [
+        "millhand, defaults", "millhand, tuned", "floor, inline", "floor, tuned",
+        "floor, tuned",
+        "millhand, defaults", "floor, tuned",
+    ]  # fmt: skip
+    assert text.count("![") == 1
+    assert (tmp_path / "assets" / "peers.svg").read_text().count("<rect") == 1 + 4
