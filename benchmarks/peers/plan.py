@@ -51,7 +51,7 @@ VARIANTS = (
     Variant("river_rust", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1, "poll_ms": 20}),
     Variant("pgqueuer", DEFAULTS, 20_000, {}, ALL),
     Variant("pgqueuer", TUNED, 50_000, {"batch_size": 1_000, **EVENT_LOOP}, ("drain", "pickup")),
-    Variant("chancy", DEFAULTS, 20, {}, ALL),
+    Variant("chancy", DEFAULTS, 100, {}, ALL),
     Variant(
         "chancy",
         TUNED,

@@ -219,7 +219,11 @@ def settings(known: dict[str, Any]) -> str:
                     source,
                 ]
             )
-    return table(["system", "versions", "settings other than the defaults", "where these come from"], rows)
+    return table(
+        ["system", "versions", "settings other than the defaults", "where these come from"],
+        rows,
+        others="---",
+    )
 
 
 def _settings(found: dict[str, Any]) -> str:

@@ -85,6 +85,7 @@ def compared(mine: ByRound, theirs: ByRound) -> str:
     return shown if are_apart(mine.values(), theirs.values()) else f"{NOT_APART}, {shown}"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    parts = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, others: str = "--:") -> str:
+    """Return a table in Markdown, whose first column is text; the others are numbers unless said otherwise."""
+    parts = [heads, ["---", *[others] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(part)} |" for part in parts)

@@ -55,7 +55,7 @@ def targets(results: Results) -> str:
         if target.found
     ]
     rows += [row for row in _within_noise(results) if row]
-    return table(["target", "wanted", "found", "verdict"], rows)
+    return table(["target", "wanted", "found", "verdict"], rows, others="---")
 
 
 def fastest_river(results: Results) -> str:
