@@ -43,7 +43,7 @@ demo: (_install "run")
 bench *args: (_install "run")
     @exec .venv/bin/millhand bench "$@"
 
-# Millhand, the floor, River in Go and the Python peers in one run, in turns; each peer in an environment of its own; hours
+# Millhand, the floor, River in Go and Rust, and the Python peers in one run, in turns; each in an environment of its own; an hour
 [no-exit-message]
 bench-peers *args: (_install "test")
     @exec {{ python }} benchmarks/bench_peers.py "$@"
