@@ -18,11 +18,11 @@ Source: robfig/cron v3.0.1 (Go), parser.go `ParseStandard`, spec.go `SpecSchedul
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import NamedTuple, NoReturn
 from zoneinfo import ZoneInfo
 
+import msgspec
 from cronsim import CronSim, CronSimError
 
 from millhand.errors import ConfigError
@@ -61,8 +61,7 @@ _FIELDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CronSchedule:
+class CronSchedule(msgspec.Struct, frozen=True):
     """The instants whose wall clock in `zone` matches `fields`, an expression of plain lists and stars."""
 
     expression: str
@@ -100,8 +99,7 @@ class CronSchedule:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class EverySchedule:
+class EverySchedule(msgspec.Struct, frozen=True):
     """The descriptor `@every`: whole seconds, at least one, on whole seconds."""
 
     expression: str

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol, TypeAlias, cast
 
+import msgspec
+
 from millhand.args import KIND_PATTERN, KIND_RE, JobArgs, kind_of
 from millhand.crontab import parse_cron
 from millhand.errors import ConfigError, InvalidJob
@@ -30,8 +32,7 @@ class Schedule(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class IntervalSchedule:
+class IntervalSchedule(msgspec.Struct, frozen=True):
     """Due again and again after the same time, counted from the run before."""
 
     interval: timedelta
@@ -44,8 +45,7 @@ class IntervalSchedule:
         return after.astimezone(UTC) + self.interval
 
 
-@dataclass(frozen=True, slots=True)
-class NeverSchedule:
+class NeverSchedule(msgspec.Struct, frozen=True):
     """Never due: for a job that is only run on start."""
 
     def next(self, after: datetime) -> datetime | None:

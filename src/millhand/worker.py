@@ -7,7 +7,6 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -33,8 +32,7 @@ R_co = TypeVar("R_co", covariant=True)
 _RESERVED_PARAMETERS = frozenset({"kind", "insert_opts"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """
     One registration: what the mill needs to know to work jobs of `kinds` (the kind, then its aliases).
 
@@ -244,8 +242,7 @@ class Workers:
         self._workers.append(worker)
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
+class _Options(msgspec.Struct, frozen=True):
     kind: str | None
     aliases: tuple[str, ...]
     timeout: timedelta | None
@@ -255,8 +252,7 @@ class _Options:
     insert_opts: InsertOpts | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
+class _Parameter(msgspec.Struct, frozen=True):
     name: str
     annotation: Any
     default: Any

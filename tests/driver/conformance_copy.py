@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
+import msgspec
 import pytest
 from conformance_words import Connected, batches, num_jobs, params, plain, table, wait_for
 
@@ -71,13 +71,15 @@ class CopyConformance:
             await database.pool.fetch("SELECT pg_sleep(0.3)")
             yield [params()]
 
-        copied = await database.pool.copy(replace(job_copy(slow()), timeout_seconds=0.2))
+        copied = await database.pool.copy(msgspec.structs.replace(job_copy(slow()), timeout_seconds=0.2))
         async with database.pool.begin() as other:
             await other.fetch(f"LOCK TABLE {table(database)}")
             with pytest.raises(
                 OperationTimeout, match=r"^job_copy must answer within 0\.1 s, got no answer$"
             ):
-                await database.pool.copy(replace(job_copy(batches([params()])), timeout_seconds=0.1))
+                await database.pool.copy(
+                    msgspec.structs.replace(job_copy(batches([params()])), timeout_seconds=0.1)
+                )
 
         assert (copied, await num_jobs(database.pool)) == (2, 2)
 

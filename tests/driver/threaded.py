@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
+
+import msgspec
 
 from millhand.driver.blocking import now
 from millhand.driver.protocol import Driver, Executor
@@ -45,7 +46,7 @@ class ThreadedExecutor:
             while chunk := asyncio.run_coroutine_threadsafe(anext(source, b""), loop).result():  # type: ignore[arg-type]
                 yield chunk
 
-        return await threaded(self.executor.copy(replace(copy, chunks=chunks())))  # type: ignore[arg-type]
+        return await threaded(self.executor.copy(msgspec.structs.replace(copy, chunks=chunks())))  # type: ignore[arg-type]
 
     async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
         return await threaded(self.executor.fetch(sql, params, **options))  # type: ignore[arg-type]

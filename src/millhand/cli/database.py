@@ -7,9 +7,10 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from millhand.cli.output import NotDone
 from millhand.cli.settings import Settings, load_settings
@@ -26,8 +27,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Database:
+class Database(msgspec.Struct, frozen=True, kw_only=True):
     """Where to connect, and whether the database is ours to migrate without being asked."""
 
     is_embedded: bool

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, get_args, get_type_hints
+
+import msgspec
 
 from millhand.cli.decode import unwrapped
 from millhand.config import Config, QueueConfig
@@ -22,8 +23,7 @@ STORAGE_URL = "file:.millhand/objects"
 POOL_SIZE = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """One key of one section of millhand.toml."""
 
     section: str
@@ -132,7 +132,7 @@ def _worker() -> Iterator[Setting]:
     for setting in _of_dataclass("worker", Config, WORKER_SETTINGS):
         key = setting.key
         hint = hints.get(key, setting.hint)
-        yield dataclasses.replace(setting, default=defaults.get(key, setting.default), hint=hint)
+        yield msgspec.structs.replace(setting, default=defaults.get(key, setting.default), hint=hint)
 
 
 def _heartbeat() -> Iterator[Setting]:

@@ -11,12 +11,13 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from millhand.cli.decode import NONE, check_keys, decode, decode_text, guess
 from millhand.cli.setting import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
@@ -37,8 +38,7 @@ OTHER_PREFIX = "MILLHAND_TEST_"
 _TIMEDELTA = re.compile(r"datetime\.timedelta\((0|(?:\w+=-?\d+(?:, )?)+)\)")
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """A value and where it was said: a file, a variable, a flag, or `module:name`; the higher `layer` wins."""
 
     value: Any
@@ -50,12 +50,11 @@ class Given:
 CODE, FILE, ENVIRONMENT, FLAG = range(4)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What is in force. `given` has what was said somewhere, by path; all else is the default."""
 
     known: Mapping[str, Setting]
-    given: Mapping[str, Given] = field(default_factory=dict)
+    given: Mapping[str, Given] = msgspec.field(default_factory=dict)
     database_url: str | None = None
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
@@ -83,7 +82,7 @@ class Settings:
         given["database.schema"] = Given(config.schema, origin, origin, CODE)
         if config.soft_stop_timeout is None:  # "never", which is for programs that stop a client themselves
             del given["worker.soft_stop_timeout"]
-        return dataclasses.replace(self, given=MappingProxyType(given | dict(self.given)))
+        return msgspec.structs.replace(self, given=MappingProxyType(given | dict(self.given)))
 
     def config(self, base: Config | None = None, **parts: Any) -> Config:  # noqa: ANN401 - as Config takes them
         """

@@ -21,7 +21,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from millhand.cli.main import DONE, NOT_DONE, WRONG_USE
 from millhand.cli.signals import SIGNALS
@@ -35,8 +36,7 @@ PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STEADY_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How a process ended: its exit code (minus the signal that killed it), and for how long it had run."""
 
     code: int

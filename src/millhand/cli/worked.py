@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from millhand import jobs
 from millhand.args import ArgsType, decoder_of
@@ -15,8 +16,7 @@ from millhand.config import Config
 BUILT_INS = {"heartbeat": "heartbeat", "orphans": "orphan_cleanup"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkedArgs:
+class WorkedArgs(msgspec.Struct, frozen=True, kw_only=True):
     """The args that one worker takes: the kind and its aliases, their type, and how they are decoded."""
 
     args_type: ArgsType

@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import msgspec
 
 from millhand import jobs, storage
 from millhand.cli.command import Command
@@ -134,8 +134,7 @@ def worker(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a worker: what was asked for, and the steps from there to its exit code."""
 
     config: Config | None

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+import msgspec
 
 from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
@@ -43,13 +44,12 @@ NUM_NAMED_MAX = 5
 Clue = tuple[str, str, datetime | None]
 
 
-@dataclass(slots=True)
-class Suspicion:
+class Suspicion(msgspec.Struct):
     """What was seen of others and is settled, and from when on others may be offered a term again, monotonically."""
 
     num_unanswered: int = 0
     not_before: float = 0.0
-    settled: dict[Clue, None] = field(default_factory=dict)
+    settled: dict[Clue, None] = msgspec.field(default_factory=dict)
 
     def settle(self, clues: Sequence[Clue]) -> None:
         """Take note that there was an offer for these; the oldest are forgotten."""

@@ -22,7 +22,6 @@ import logging
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -178,8 +177,7 @@ class PeriodicJobEnqueuer(Service):
         return min(max(due_seconds, agenda.not_before - self._clock.monotonic()), PAUSE_SECONDS_MAX)
 
 
-@dataclass(slots=True, eq=False)
-class _Agenda:
+class _Agenda(msgspec.Struct, eq=False):
     """
     When one periodic job is due next.
 

@@ -15,14 +15,13 @@ Times are monotonic seconds. Everything here decides and does nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
 
 from millhand.job import ClientId
 from millhand.store.leader import LeaderSight
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """
     A follower stands back.
 
@@ -43,7 +42,11 @@ def after_sight(standing: Standing | None, sight: LeaderSight, now: float) -> St
         return None if sight.is_known else Standing(foreign_id=sight.leader_id, vacant_since=None)
     vacant_since = now - sight.vacant_seconds
     if standing is not None:
-        return standing if standing.vacant_since is not None else replace(standing, vacant_since=vacant_since)
+        return (
+            standing
+            if standing.vacant_since is not None
+            else msgspec.structs.replace(standing, vacant_since=vacant_since)
+        )
     if sight.has_made_way:
         return Standing(foreign_id=None, vacant_since=now)
     if sight.leader_id is not None and not sight.is_known:
@@ -53,7 +56,7 @@ def after_sight(standing: Standing | None, sight: LeaderSight, now: float) -> St
 
 def after_resignation(standing: Standing | None, now: float) -> Standing | None:
     """Return how a follower stands that hears of a term's end: who ended it may have been seen by nobody."""
-    return None if standing is None else replace(standing, vacant_since=now)
+    return None if standing is None else msgspec.structs.replace(standing, vacant_since=now)
 
 
 def may_bid(standing: Standing | None, sight: LeaderSight, *, now: float, patience: float) -> bool:

@@ -93,8 +93,7 @@ class JobCursor(msgspec.Struct, frozen=True, kw_only=True):
         return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobListParams:
+class JobListParams(msgspec.Struct, frozen=True, kw_only=True):
     """
     A page of a list: up to `limit` jobs that pass the filters, in an order, after a cursor.
 

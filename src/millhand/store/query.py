@@ -8,8 +8,9 @@ transaction, the caller's own included.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 T = TypeVar("T")
 
@@ -19,8 +20,7 @@ TIMEOUT_SECONDS = 10.0
 COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait for an index that is being tidied up
 
 
-@dataclass(frozen=True, slots=True)
-class Query(Generic[T]):
+class Query(msgspec.Struct, Generic[T], frozen=True):
     """
     The statement `name` of `sql/`, to be run with `params`, by name.
 
@@ -38,11 +38,10 @@ class Query(Generic[T]):
 
     def within(self, seconds: float) -> Query[T]:
         """Return the same query with another deadline."""
-        return replace(self, timeout_seconds=seconds)
+        return msgspec.structs.replace(self, timeout_seconds=seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(msgspec.Struct, frozen=True):
     """
     Rows for `columns` of `table`, to be copied there in PostgreSQL's text format.
 

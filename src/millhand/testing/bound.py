@@ -18,6 +18,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, TypeVar
 
+import msgspec
+
 from millhand.client import Client
 from millhand.clock import Clock, SystemClock
 from millhand.driver.protocol import Driver, Executor, Listener
@@ -82,7 +84,7 @@ class DatedExecutor:
     async def run(self, query: Query[T]) -> T:
         """Run `query` by the test's clock."""
         if "now" in query.params and query.params["now"] is None:
-            query = dataclasses.replace(query, params={**query.params, "now": self._now()})
+            query = msgspec.structs.replace(query, params={**query.params, "now": self._now()})
         return await self._executor.run(query)
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
@@ -91,7 +93,7 @@ class DatedExecutor:
 
     async def copy(self, copy: Copy) -> int:
         """Copy rows into a table by the test's clock."""
-        return await self._executor.copy(dataclasses.replace(copy, chunks=_dated(copy, self._now())))
+        return await self._executor.copy(msgspec.structs.replace(copy, chunks=_dated(copy, self._now())))
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS

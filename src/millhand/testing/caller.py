@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import dataclasses
 import functools
 import queue
 import sys
@@ -22,6 +21,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
+
+import msgspec
 
 from millhand.client import Client
 from millhand.driver.blocking import now
@@ -164,7 +165,7 @@ class FerryExecutor:
     async def copy(self, copy: Copy) -> int:
         """Copy rows into a table; all of them are taken from their source before."""
         chunks = [chunk async for chunk in copy.chunks]
-        whole = dataclasses.replace(copy, chunks=_again(chunks))
+        whole = msgspec.structs.replace(copy, chunks=_again(chunks))
         return await self._caller.hand(lambda: self._executor.copy(whole))
 
     async def fetch(

@@ -9,9 +9,9 @@ with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
@@ -25,7 +25,7 @@ Call = Callable[[Job[Any]], Any]
 def with_connections(worker: Worker) -> Worker:
     """Return a worker that leaves no connection of Django's behind."""
     around = _around_coroutine if worker.is_async else _around_function
-    return replace(worker, call=around(worker.call))
+    return msgspec.structs.replace(worker, call=around(worker.call))
 
 
 def _around_function(work: Call) -> Call:
