@@ -36,6 +36,7 @@ from millhand.maintenance.queue_cleaner import QueueCleaner
 from millhand.maintenance.reindexer import Reindexer
 from millhand.runtime.client_reporter import ClientReporter, QueueUse
 from millhand.runtime.elector import Elector, Term
+from millhand.runtime.errands import Errands
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.service import Service
 from millhand.store.leader import Office
@@ -45,7 +46,8 @@ from millhand.worker import NO_TIMEOUT
 # expires, ten seconds at the worst.
 PERIODIC_INTERVAL_SECONDS = 4.0
 PERIODIC_JITTER_SECONDS = 0.5
-PERIODIC_RENEW_SECONDS = 3.0
+# Reports renew it every four seconds.
+PERIODIC_RENEW_SECONDS = 5.0
 PERIODIC_TTL_SECONDS = 10.0
 
 
@@ -151,6 +153,14 @@ class Offices:
             standing=lambda: river.stood,
             term=lambda: river.term,
         )
+        scheduler = JobScheduler(pool, inserter, clock=clock)
+        self.reporter.errands = errands = Errands(
+            clock=clock,
+            look_ahead=scheduler.look_ahead,
+            on_looked=scheduler.hear_looked,
+            periodic=self.periodic,
+            river=river,
+        )
         cleaner = ClientCleaner(pool, clock=clock, is_wanted=lambda: self.reporter.is_known)
         rescuer = ClientRescuer(
             pool,
@@ -158,10 +168,11 @@ class Offices:
             client_id=client_id,
             clock=clock,
             retry_policy=config.retry_policy,
+            is_alone=lambda: errands.is_alone,
             steady_since=lambda: self.reporter.steady_since,
             workers=config.workers,
         )
-        sweepers = [*_sweepers(config, driver, inserter, lambda: self.reporter.is_known), watcher]
+        sweepers = [scheduler, *_sweepers(config, driver, lambda: self.reporter.is_known), watcher]
         self._maintainers = [
             Maintainer(sweepers, request_resign=river.request_resign),
             # Without a pause: a run that falls due between two terms is not made up for, and a dead client's jobs wait.
@@ -208,13 +219,10 @@ def _rescue_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _sweepers(
-    config: Config, driver: Driver, inserter: Inserter, is_beside_clients: Callable[[], bool]
-) -> list[Service]:
-    """Return what River's leader does for all, in the order in which it is begun."""
+def _sweepers(config: Config, driver: Driver, is_beside_clients: Callable[[], bool]) -> list[Service]:
+    """Return what River's leader does for all beside scheduling, in the order in which it is begun."""
     pool, clock = driver.pool, config.clock
     sweepers: list[Service] = [
-        JobScheduler(pool, inserter, clock=clock),
         JobRescuer(pool, is_beside_clients=is_beside_clients, **_rescue_settings(config)),
         JobCleaner(
             pool,

@@ -49,6 +49,7 @@ class Fleet:
     def __init__(self, driver: AsyncpgDriver) -> None:
         self.announced: list[str] = []
         self.driver = driver
+        self.is_alone = False
         self.now = datetime.now(UTC)
         self.steady_since: datetime | None = self.now - 60 * MINUTE
 
@@ -73,6 +74,7 @@ class Fleet:
             inserter,
             client_id=ME,
             clock=SystemClock(),
+            is_alone=lambda: self.is_alone,
             retry_policy=DefaultRetryPolicy(),
             steady_since=lambda: self.steady_since,
             workers=workers(),
@@ -194,8 +196,9 @@ class Listening:
 
 
 async def test_cost_of_looking_is_one_statement(fleet: Fleet) -> None:
-    """While nothing happens jobs are looked for every half a minute, clients every five seconds; who is alone, every ten."""
+    """While nothing happens clients are looked at every five seconds, jobs every half a minute; who is alone asks nothing."""
     await fleet.reported(ME)
+    await fleet.reported(OTHER)
     rescuer = fleet.rescuer()
     await rescuer.run_once()
     listening = rescuer._pool = Listening(fleet.driver.pool)  # type: ignore[assignment]
@@ -203,12 +206,14 @@ async def test_cost_of_looking_is_one_statement(fleet: Fleet) -> None:
     for _ in range(3):
         await rescuer.run_once()
 
-    assert (listening.said, rescuer.next_pause_seconds()) == (["client_declare_lost"] * 3, 10.0)
+    assert (listening.said, rescuer.next_pause_seconds()) == (["client_declare_lost"] * 3, 5.0)
 
-    await fleet.reported(OTHER)
+    fleet.is_alone = True
+    await rescuer.run_once()
+    rescuer._look_at = 0.0
     await rescuer.run_once()
 
-    assert rescuer.next_pause_seconds() == 5.0
+    assert (listening.said[3:], rescuer.next_pause_seconds()) == (["job_get_stranded"], 5.0)
 
 
 def stranded(**columns: Any) -> Stranded:

@@ -255,3 +255,47 @@ class _refusing:  # noqa: N801 - used as a function
             DROP TRIGGER refuse ON /* schema */river_job;
             DROP FUNCTION /* schema */refuse();
         """)
+
+
+async def test_pass_that_would_find_nothing_is_left_out(tx: Executor) -> None:
+    """While somebody looks far enough ahead the scheduler does not; as soon as he does not, or finds something, it does."""
+    clock = ManualClock(NOW)
+    made = scheduler(tx, clock=clock)
+    probe = Probe(made)
+    await made.run_once()
+    job = await insert_job(tx, JobState.SCHEDULED, scheduled_at=NOW + timedelta(seconds=13))
+
+    due_before = made.look_ahead()
+    assert due_before is not None
+    assert due_before == NOW + timedelta(seconds=11)
+    made.hear_looked(due_before, False)
+    await made.run_once()
+    pauses = [made.next_pause_seconds()]
+    clock.advance(timedelta(seconds=6))
+    pauses.append(made.next_pause_seconds())
+    passed = [probe.num("left out")]
+    await made.run_once()
+    before = (await get_job(tx, job.id)).state
+    clock.advance(timedelta(seconds=3))
+    made.hear_looked(clock.now() + timedelta(seconds=11), True)
+    await made.run_once()
+
+    assert pauses == [6.0, 0.0]
+    assert passed == [1]
+    assert (before, (await get_job(tx, job.id)).state) == (JobState.SCHEDULED, JobState.AVAILABLE)
+
+
+async def test_scheduler_passes_once_a_minute_all_the_same(tx: Executor) -> None:
+    """Whoever looks ahead may do so for ever; how long it takes is seen by passes. One that is slow asks nobody to."""
+    clock = ManualClock(NOW)
+    made = scheduler(tx, clock=clock)
+    await made.run_once()
+
+    clock.advance(timedelta(seconds=59))
+    made.hear_looked(clock.now() + timedelta(seconds=11), False)
+    pauses = [made.next_pause_seconds()]
+    clock.advance(timedelta(seconds=1))
+    pauses.append(made.next_pause_seconds())
+    made._took_seconds = 0.06
+
+    assert (pauses, made.look_ahead()) == ([1.0, 0.0], None)

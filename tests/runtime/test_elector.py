@@ -385,7 +385,7 @@ async def test_terms_never_overlap(house: House, num_clients: int) -> None:
     choice = random.Random(num_clients)  # noqa: S311 - the same story each time
     settings = {"interval_seconds": 0.02, "jitter_seconds": 0.02, "margin_seconds": 0.05, "ttl_seconds": 0.25}
     clients = [house.elector(f"client_{n}", **settings)[0] for n in range(num_clients)]
-    by_name = {str(client._client_id): client for client in clients}
+    by_name = {str(client.client_id): client for client in clients}
 
     async with asyncio.timeout(60), heard_by(house.driver, *clients):
         for client in clients:

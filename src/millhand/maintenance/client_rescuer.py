@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
@@ -43,20 +43,19 @@ from millhand.store.client_end import (
     job_get_stranded,
     job_give_back_many,
 )
+from millhand.store.client_errand import RECENTLY
 from millhand.store.job import Rescue
 from millhand.transition import is_cancel_requested
 from millhand.worker import Worker, Workers
 
 logger = logging.getLogger(__name__)
 
+# Nobody else may be there: who comes now, and reports as we do, cannot be given up sooner than in eleven seconds.
 PAUSE_SECONDS_MAX = 5.0
-# Nobody else is there: who comes now, and reports as we do, cannot be given up sooner than in eleven seconds.
-PAUSE_SECONDS_ALONE = 10.0
 MARGIN_SECONDS = 0.02
 # A database that stood still answers all that waited at once: reports that were on their way are given so long to arrive.
 CONFIRM_SECONDS = 1.0
 # Jobs are looked for when clients have ended of late, and now and then all the same.
-RECENTLY = timedelta(minutes=1)
 LOOK_SECONDS = 30.0
 # A crash costs seconds. A job that is there each time, though, may be what the crashes come of.
 NUM_AT_ONCE = 3
@@ -74,6 +73,7 @@ class ClientRescuer(BatchSweeper):
     Gives clients up, and their jobs back; `inserter` announces these.
 
     `steady_since` says since when this client has reported in time; None while it does not, and then nothing is done.
+    `is_alone` says that its last report has seen nobody else, and then only jobs are looked for, now and then.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class ClientRescuer(BatchSweeper):
         steady_since: Callable[[], datetime | None],
         workers: Workers,
         batch_size: BatchSize | None = None,
+        is_alone: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(batch_size or BatchSize(clock))
         self.interval_seconds = PAUSE_SECONDS_MAX
@@ -94,6 +95,7 @@ class ClientRescuer(BatchSweeper):
         self._client_id = client_id
         self._clock = clock
         self._inserter = inserter
+        self._is_alone = is_alone
         self._is_whole = True
         self._look_at = 0.0
         self._num_changed = 0  # as the last pass has found
@@ -119,6 +121,11 @@ class ClientRescuer(BatchSweeper):
         self._pause_seconds_next = CONFIRM_SECONDS
         if steady_since is None:
             self._suspect_ids = ()
+            return
+        if self._is_alone():
+            self._pause_seconds_next = PAUSE_SECONDS_MAX
+            if self._clock.monotonic() >= self._look_at:
+                await self._look()
             return
         losses = await self._declare(steady_since)
         num_changed = len(losses.lost_ids) + losses.num_recent
@@ -199,7 +206,7 @@ class ClientRescuer(BatchSweeper):
 def _pause_seconds(seconds_left: float | None) -> float:
     """Return when to look again; `seconds_left` is when the next one may be due, None if nobody is waited for."""
     if seconds_left is None:
-        return PAUSE_SECONDS_ALONE
+        return PAUSE_SECONDS_MAX
     return min(seconds_left + MARGIN_SECONDS, PAUSE_SECONDS_MAX) if seconds_left > 0 else CONFIRM_SECONDS
 
 

@@ -9,8 +9,10 @@ Rule 3: a row that cannot be written (a trigger of the user's refuses it, its pa
         from being scheduled. It is searched for, logged, and left out for a while.
 Rule 4: where a look is slow, for dead entries of the index that an old snapshot keeps, passes look from the beginning of
         the last one on. What comes to be due before that, by a hand or a clock that is slow, waits half a minute at most.
+Rule 5: a pass that would find nothing is left out. Others look ahead for it, as often as it would pass: what they have
+        not said, that nothing will be due in the time of a pass, it finds out itself, and so it does once a minute.
 
-Source: River v0.51.2, internal/maintenance/job_scheduler.go; rules 3 and 4 are ours.
+Source: River v0.51.2, internal/maintenance/job_scheduler.go; rules 3 to 5 are ours.
 """
 
 from __future__ import annotations
@@ -36,6 +38,12 @@ ISOLATION_SECONDS = 300.0
 LATE = timedelta(seconds=10)
 WHOLE_SECONDS_MAX = 30.0
 
+# How far others look ahead: beyond what a pass does, by the time between two of their looks, and by what these may take.
+AHEAD_SECONDS = INTERVAL_SECONDS + 6.0
+# They must not be held up by it.
+QUICK_SECONDS = 0.05
+LEFT_OUT_SECONDS_MAX = 60.0
+
 # A job that is due in a moment is worth announcing: the fetch takes as long.
 DUE = timedelta(milliseconds=5)
 
@@ -56,6 +64,7 @@ class JobScheduler(BatchSweeper):
         super().__init__(batch_size or BatchSize(clock))
         self.interval_seconds = interval_seconds
         self._behind = Behind(clock, slack=LATE, most_seconds=WHOLE_SECONDS_MAX)
+        self._clear_until: datetime | None = None
         self._clock = clock
         self._due_after: datetime | None = None
         self._inserter = inserter
@@ -67,9 +76,32 @@ class JobScheduler(BatchSweeper):
 
     async def run(self, started: Callable[[], None]) -> None:
         self._behind.restart()
+        self._clear_until = None
         await super().run(started)
 
+    def look_ahead(self) -> datetime | None:
+        """Return by when a job would have to be due for others to look for it; None where that is not quick."""
+        if self._took_seconds > QUICK_SECONDS:
+            return None
+        return self._clock.now() + timedelta(seconds=AHEAD_SECONDS)
+
+    def hear_looked(self, due_before: datetime, is_anything_due: bool) -> None:
+        """Hear from somebody who has looked; pass at once if there is anything."""
+        self._clear_until = None if is_anything_due else due_before
+        if is_anything_due:
+            self.bell.ring()
+
+    def _clear_seconds(self) -> float:
+        """Return for how long no pass would find anything, as far as others have looked."""
+        if self._clear_until is None:
+            return 0.0
+        seconds = (self._clear_until - self._horizon()).total_seconds()
+        return min(seconds, self._pass_began + LEFT_OUT_SECONDS_MAX - self._clock.monotonic())
+
     async def run_once(self) -> None:
+        if self._clear_seconds() > 0:
+            self.probe("left out")
+            return
         self._pass_began = self._clock.monotonic()
         self._isolated_until = {
             id: until for id, until in self._isolated_until.items() if until > self._pass_began
@@ -80,7 +112,8 @@ class JobScheduler(BatchSweeper):
 
     def next_pause_seconds(self) -> float:
         """Keep the beat: rule 1 holds from the beginning of one pass to the beginning of the next."""
-        return max(self.interval_seconds - (self._clock.monotonic() - self._pass_began), 0.0)
+        left = self.interval_seconds - (self._clock.monotonic() - self._pass_began)
+        return max(left, self._clear_seconds(), 0.0)
 
     async def run_batch(self, num_rows: int) -> int:
         try:

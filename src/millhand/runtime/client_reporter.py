@@ -11,6 +11,8 @@ Rule 3: where the tables are not there, or not for us, the client works all the 
 Rule 4: others may have given us up meanwhile, because our process or our way to the database stood still. The report
         that comes after it learns of that, and tells `on_lost`: what was fetched before is not ours any more.
 
+Rule 5: while the client leads, its reports go on errands, and are made a little sooner for that; errands.py has the rules.
+
     is_known       whether the fleet can see us; whoever needs that hears of each change by `on_known`
     steady_since   since when each of our reports was made in time; who has seen that may judge the silence of others
 
@@ -24,23 +26,27 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError
 from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE
 from millhand.job import ClientId
+from millhand.runtime.errands import BEAT_SECONDS, Errands
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
 from millhand.store.client import (
     FOREIGN_WITHIN,
     ClientReport,
+    Reported,
     client_get_shape,
     client_report,
     client_stop,
 )
+from millhand.store.client_errand import client_report_on_errands
 from millhand.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -55,8 +61,7 @@ MIGRATION_VERSION = 5
 _UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
 
 
-@dataclass(frozen=True, slots=True)
-class QueueUse:
+class QueueUse(msgspec.Struct, frozen=True):
     """How a client uses a queue: how many jobs at once, and when it touched the queue's row, by that row."""
 
     max_workers: int
@@ -104,6 +109,7 @@ class ClientReporter(Service):
         self._queues = queues
         self._seen_at: datetime | None = None
         self._started_at: datetime | None = None
+        self.errands: Errands | None = None  # of a client that may lead
         self.is_known = False
         self.steady_since: datetime | None = None
 
@@ -119,7 +125,8 @@ class ClientReporter(Service):
     def _pause_seconds(self) -> float:
         interval = self._interval.total_seconds()
         if not self._num_failures:
-            return interval
+            has_errands = self.errands is not None and self.errands.wanted() is not None
+            return min(interval, BEAT_SECONDS) if has_errands else interval
         return backoff_seconds(self._num_failures, first=FIRST_BACKOFF_SECONDS, ceiling=interval)
 
     async def run_once(self) -> None:
@@ -151,11 +158,8 @@ class ClientReporter(Service):
             report_interval=self._interval,
             version=VERSION,
         )
-        # Not younger than it is: the tables may have been made while it ran.
-        age = timedelta(seconds=self._clock.monotonic() - self._began)
-        query = client_report(report, started_at=self._started_at, age=age)
         asked = self._clock.monotonic()
-        reported = await self._pool.run(query.within(STATEMENT_SECONDS))
+        reported = await self._say(report, asked)
         self._on_time(reported.seen_at, asked, self._clock.monotonic())
         self._look_for_twin(reported.before_at)
         self._note_lost(reported.lost_at)
@@ -165,6 +169,23 @@ class ClientReporter(Service):
         self._num_failures = 0
         self._set_known()
         self.probe("reported", reported)
+
+    async def _say(self, report: ClientReport, asked: float) -> Reported:
+        """Report, with an errand if there is one."""
+        # Not younger than it is: the tables may have been made while it ran.
+        age = timedelta(seconds=asked - self._began)
+        errand = None if self.errands is None else self.errands.wanted()
+        if self.errands is None or errand is None:
+            query = client_report(report, started_at=self._started_at, age=age)
+            return await self._pool.run(query.within(STATEMENT_SECONDS))
+        combined = client_report_on_errands(report, errand, started_at=self._started_at, age=age)
+        try:
+            reported, done = await self._pool.run(combined.within(STATEMENT_SECONDS))
+        except MillhandError:
+            self.errands.rest()
+            raise
+        self.errands.hear(errand, done, asked)
+        return reported
 
     def _note_lost(self, lost_at: datetime | None) -> None:
         """Tell if we were given up since the last report; what a life before ours lost is none of our business."""

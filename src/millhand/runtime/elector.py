@@ -29,8 +29,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
@@ -70,8 +71,7 @@ RESIGN_TIMEOUTS_SECONDS = (1.0, 2.0, 3.0)
 PATIENCE_MARGIN_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(msgspec.Struct, frozen=True):
     """One client's leadership, from an election to its end. Units: `elected_at` is exact to the microsecond."""
 
     leader_id: ClientId
@@ -87,7 +87,7 @@ class Elector(Service):
     An elector that is not open does not bid; see `set_open`. One that looks first bids for no term that runs, and is there
     when it expires. `stood` is how it stood back before its last term.
     Units: all constructor parameters are seconds; the defaults are River's and must be the same in all of a fleet. A term
-    is renewed every `renew_seconds`, if not said as often as a bid is made.
+    is renewed `renew_seconds`, if not said as long as between two bids, after it was renewed last, by whomever.
     """
 
     def __init__(
@@ -109,7 +109,6 @@ class Elector(Service):
     ) -> None:
         super().__init__()
         self._abstain_seconds = 0.0
-        self._client_id = client_id
         self._clock = clock
         self._guard: asyncio.TimerHandle | None = None
         self._interval_seconds = interval_seconds
@@ -125,13 +124,15 @@ class Elector(Service):
         self._patience_seconds = interval_seconds + jitter_seconds + PATIENCE_MARGIN_SECONDS
         self._pool = pool
         self._renew_seconds = interval_seconds if renew_seconds is None else renew_seconds
+        self._renewed_at = float("-inf")
         self._resign_asked = False
         self._standing: Standing | None = None
         self._term: Term | None = None
         self._trust_seconds = ttl_seconds - margin_seconds
         self._trusted_until = 0.0
-        self._ttl_seconds = ttl_seconds
+        self.client_id = client_id
         self.stood: Standing | None = None
+        self.ttl_seconds = ttl_seconds
 
     @property
     def name(self) -> str:
@@ -156,7 +157,7 @@ class Elector(Service):
                 self._term is not None
             ):  # whoever leads; the leader_id beside it is not looked at
                 self._ask_to_resign(self._term, abstain_seconds=2 * RESIGNED_SPREAD_SECONDS)
-            case "resigned" if self._term is None and parsed.get("leader_id") != self._client_id:
+            case "resigned" if self._term is None and parsed.get("leader_id") != self.client_id:
                 self._standing = after_resignation(self._standing, self._clock.monotonic())
                 self.bell.ring()
 
@@ -173,6 +174,19 @@ class Elector(Service):
         if self._term is not None:
             self._is_making_way = True
             self._ask_to_resign(self._term, abstain_seconds=0.0)
+
+    def hear_renewed(self, term: Term, begun: float, *, is_renewed: bool) -> None:
+        """
+        Hear whether a report that was `begun` then has renewed `term`; if not, it is renewed, or lost, right now.
+
+        A term whose trust has run out meanwhile is over all the same.
+        """
+        if term != self.term:
+            return
+        if is_renewed:
+            self._note_renewed(begun)
+        else:
+            self.bell.ring()
 
     def set_open(self, *, is_open: bool) -> None:
         """Bid from now on, or no more; a term that runs is resigned."""
@@ -238,19 +252,19 @@ class Elector(Service):
             self._standing = None
         begun = self._clock.monotonic()
         query = leader_attempt_elect(
-            leader_id=self._client_id, ttl=timedelta(seconds=self._ttl_seconds), office=self._office
+            leader_id=self.client_id, ttl=timedelta(seconds=self.ttl_seconds), office=self._office
         )
         row = await self._pool.run(query.within(STATEMENT_SECONDS))
         self.probe("bid", row is not None)
         if row is None:
             return None
-        self._trusted_until = begun + self._trust_seconds
-        return Term(self._client_id, row.elected_at)
+        self._note_renewed(begun)
+        return Term(self.client_id, row.elected_at)
 
     async def _is_our_turn(self) -> bool:
         """Look who leads, and return whether to bid."""
         patience = timedelta(seconds=self._patience_seconds)
-        query = leader_get_sight(client_id=self._client_id, patience=patience)
+        query = leader_get_sight(client_id=self.client_id, patience=patience)
         sight = await self._pool.run(query.within(STATEMENT_SECONDS))
         now = self._clock.monotonic()
         self._standing = after_sight(self._standing, sight, now)
@@ -274,7 +288,7 @@ class Elector(Service):
         """Have our own clients know that this term is not for them."""
         logger.info("leadership offered to others", extra=self._fields(term))
         try:
-            await self._pool.run(client_make_way(id=self._client_id).within(STATEMENT_SECONDS))
+            await self._pool.run(client_make_way(id=self.client_id).within(STATEMENT_SECONDS))
         except (DriverError, OperationTimeout) as error:
             self._log_failure(error, 0.0)
 
@@ -282,9 +296,13 @@ class Elector(Service):
         """Return, when the term is over, whether its row may still be there for us to delete."""
         num_failures, pause = 0, self._renew_seconds
         while True:
-            await self.bell.wait(min(pause, self._trust_left()))
+            renewed_at = self._renewed_at
+            wake = await self.bell.wait(min(pause, self._trust_left()))
             if self.bell.is_stopping or self._resign_asked:
                 return True
+            if wake is Wake.TIMEOUT and self._renewed_at > renewed_at:  # by a report
+                num_failures, pause = 0, self._renewed_at + self._renew_seconds - self._clock.monotonic()
+                continue
             if self._trust_left() <= 0:
                 self._log_lost(term, "no renewal within the time of trust")
                 return True
@@ -306,17 +324,21 @@ class Elector(Service):
         query = leader_attempt_reelect(
             leader_id=term.leader_id,
             elected_at=term.elected_at,
-            ttl=timedelta(seconds=self._ttl_seconds),
+            ttl=timedelta(seconds=self.ttl_seconds),
             office=self._office,
         )
         row = await self._pool.run(query.within(min(STATEMENT_SECONDS, self._trust_left())))
         self.probe("renewed", row is not None)
         if row is None:
             return False
-        self._trusted_until = begun + self._trust_seconds
+        self._note_renewed(begun)
         if self._term is not None:
             self._guard_trust()
         return True
+
+    def _note_renewed(self, begun: float) -> None:
+        self._renewed_at = max(self._renewed_at, begun)
+        self._trusted_until = self._renewed_at + self._trust_seconds
 
     async def _resign(self, term: Term) -> None:
         """Delete the term's row, so that the others need not wait for it to expire; if that fails, it expires."""
@@ -377,7 +399,7 @@ class Elector(Service):
             level_of(error),
             "leader election failed",
             extra={
-                "client_id": self._client_id,
+                "client_id": self.client_id,
                 "error": str(error),
                 "error_type": type(error).__name__,
                 "office": self._office.value,
@@ -393,9 +415,7 @@ class Elector(Service):
         if foreign_id is None or foreign_id == self._left_to:
             return
         self._left_to = foreign_id
-        logger.info(
-            "leadership left to others", extra={"client_id": self._client_id, "leader_id": foreign_id}
-        )
+        logger.info("leadership left to others", extra={"client_id": self.client_id, "leader_id": foreign_id})
         self.probe("left", foreign_id)
 
     def _log_lost(self, term: Term, reason: str) -> None:

@@ -24,7 +24,7 @@ from millhand.runtime.service import Service, Wake
 logger = logging.getLogger(__name__)
 
 # A network path that swallows packets looks like silence; after this much of it the server is asked for a word.
-PING_SECONDS = 5.0
+PING_SECONDS = 20.0
 
 
 class Topic(enum.StrEnum):

@@ -2,7 +2,7 @@
 The words we say to PostgreSQL: loaded once, compiled for whoever says them.
 
 Rule 1: a statement is a block `-- name: foo` of a file here; a block `-- fragment: bar` is put in wherever a statement
-        says `/* bar */`. Names are unique over all files.
+        says `/* bar */`, and in another fragment, but no deeper. Names are unique over all files.
 Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing when the search path is to decide.
         `/* schema_name */` becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
 Rule 3: `@param` becomes the driver's own placeholder. Literals, quoted names, comments, dollar quotes and casts are
@@ -17,10 +17,13 @@ import enum
 import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
-from importlib import resources
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from millhand.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 # 46: PostgreSQL cuts a channel's name at 63 bytes, and the longest is `<schema>.river_leadership`.
 SCHEMA_BYTES_MAX = 46
@@ -82,7 +85,8 @@ def statements() -> dict[str, str]:
             if name in blocks["name"] or name in blocks["fragment"]:
                 raise ValueError(f"names in sql/ must be unique, got {name!r} twice")
             blocks[kind][name] = body
-    fragments = tuple(blocks["fragment"].items())
+    bodies = tuple(blocks["fragment"].items())
+    fragments = tuple((name, _fill(body, bodies)) for name, body in bodies)
     return {name: f"-- name: {name}\n{_fill(body, fragments)}" for name, body in blocks["name"].items()}
 
 
@@ -132,9 +136,19 @@ def bare(sql: str) -> str:
     return _TOKEN.sub(" ", sql)
 
 
+def folder() -> Traversable:
+    """Return the directory of the SQL."""
+    here = Path(__file__).parent
+    if here.is_dir():
+        return here
+    # In an archive. For a directory that would be much of an import for nothing.
+    from importlib import resources  # noqa: PLC0415
+
+    return resources.files(__name__)
+
+
 def _files() -> list[str]:
-    here = resources.files(__name__)
-    return [file.read_text("utf-8") for file in here.iterdir() if file.name.endswith(".sql")]
+    return [file.read_text("utf-8") for file in folder().iterdir() if file.name.endswith(".sql")]
 
 
 def _blocks(text: str) -> list[tuple[str, str, str]]:

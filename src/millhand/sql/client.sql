@@ -9,19 +9,7 @@
     -- No instant at all if it is none of this calendar.
     nullif(greatest(least(client.contested_at, '9999-12-31Z'), '0001-01-01Z'), '9999-12-31Z')
 
--- name: client_get_shape
--- Say whether the tables of clients are there, as migrations 2 and 5 of line millhand make them.
-SELECT
-    EXISTS (
-        SELECT
-        FROM pg_catalog.pg_attribute
-        WHERE attrelid = to_regclass('/* schema */millhand_client')
-        AND attname = 'lost_at'
-    )
-    AND to_regclass('/* schema */millhand_leader') IS NOT NULL AS is_there;
-
--- name: client_report
--- Say that a client is there, and give what its row now says.
+-- fragment: client_reported
 -- A client that comes back under its name keeps what it, or its like, did before.
 INSERT INTO /* schema */millhand_client AS client (
     id,
@@ -99,6 +87,21 @@ RETURNING
         FROM /* schema */millhand_client AS before
         WHERE before.id = @id
     ) AS before_at;
+
+-- name: client_get_shape
+-- Say whether the tables of clients are there, as migrations 2 and 5 of line millhand make them.
+SELECT
+    EXISTS (
+        SELECT
+        FROM pg_catalog.pg_attribute
+        WHERE attrelid = to_regclass('/* schema */millhand_client')
+        AND attname = 'lost_at'
+    )
+    AND to_regclass('/* schema */millhand_leader') IS NOT NULL AS is_there;
+
+-- name: client_report
+-- Say that a client is there, and give what its row now says.
+/* client_reported */;
 
 -- name: client_stop
 -- Say that a client has stopped, if the row is still its own.

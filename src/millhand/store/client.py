@@ -81,7 +81,15 @@ def client_report(
 
     The first report adds the queues that a client of that name touched before; nobody else would own up to them.
     """
-    params = {
+    params = report_params(report, started_at=started_at, age=age, now=now)
+    return Query("client_report", params, parse_reported)
+
+
+def report_params(
+    report: ClientReport, *, started_at: datetime | None, age: timedelta, now: datetime | None
+) -> dict[str, object]:
+    """Return what a report is written with."""
+    return {
         "age": age,
         "grace": DEAD_GRACE,
         "has_session": report.has_session,
@@ -98,7 +106,12 @@ def client_report(
         "started_at": started_at,
         "version": report.version,
     }
-    return Query("client_report", params, _parse_reported)
+
+
+def parse_reported(rows: Sequence[Row]) -> Reported:
+    """Return a report as its row says, whatever other columns come after it."""
+    started_at, seen_at, lost_at, queue_updates, before_at = rows[0][:5]
+    return Reported(started_at, _parse_instants(queue_updates), before_at, seen_at, lost_at)
 
 
 def client_stop(*, id: ClientId, started_at: datetime, now: datetime | None = None) -> Query[bool]:
@@ -147,11 +160,6 @@ def client_delete_gone(*, last_seen_horizon: datetime) -> Query[list[ClientId]]:
 
 def _encode(value: object) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _parse_reported(rows: Sequence[Row]) -> Reported:
-    started_at, seen_at, lost_at, queue_updates, before_at = rows[0]
-    return Reported(started_at, _parse_instants(queue_updates), before_at, seen_at, lost_at)
 
 
 def _instant(at: datetime) -> str:

@@ -1,0 +1,170 @@
+"""Reports that renew terms and look ahead, and what happens when they do not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from factory import qualified
+from millhand.clock import SystemClock
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.errors import MillhandError
+from millhand.job import ClientId
+from millhand.runtime.client_reporter import ClientReporter
+from millhand.runtime.elector import Elector, Term
+from millhand.runtime.errands import BEAT_SECONDS, Errands
+from millhand.store.leader import LeaderRow, Office, leader_get
+from millhand.testing import Probe
+
+NEVER = 3600.0
+ME = ClientId("me")
+
+
+class Broken:
+    """A pool in whose way there is something, for reports that go on errands."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self.said: list[str] = []
+
+    async def run(self, query: Any) -> Any:
+        self.said.append(query.name)
+        if query.name == "client_report_on_errands":
+            raise MillhandError("a table of an errand is locked")
+        return await self._pool.run(query)
+
+
+class House:
+    """A client's electors and its reporter, each of which does something when woken, or by its report."""
+
+    def __init__(self, driver: AsyncpgDriver, stack: AsyncExitStack) -> None:
+        self.driver = driver
+        self.due_before: datetime | None = None
+        self.looked: list[tuple[datetime, bool]] = []
+        self.stack = stack
+        self.river, self.of_river = self._elector(Office.RIVER)
+        self.periodic, self.of_periodic = self._elector(Office.PERIODIC)
+        self.reporter = ClientReporter(
+            driver.pool,
+            ME,
+            clock=SystemClock(),
+            interval=timedelta(seconds=NEVER),
+            kinds=(),
+            on_known=lambda: None,
+            queues=dict,
+        )
+        self.of_reporter = Probe(self.reporter)
+        self.errands = self.reporter.errands = Errands(
+            clock=SystemClock(),
+            look_ahead=lambda: self.due_before,
+            on_looked=lambda *looked: self.looked.append(looked),
+            periodic=self.periodic,
+            river=self.river,
+        )
+        stack.push_async_callback(self.reporter.stop)
+
+    def _elector(self, office: Office) -> tuple[Elector, Probe]:
+        elector = Elector(
+            self.driver.pool,
+            ME,
+            clock=SystemClock(),
+            interval_seconds=NEVER,
+            jitter_seconds=0.0,
+            office=office,
+            on_term=lambda _: None,
+        )
+        self.stack.push_async_callback(elector.stop)
+        return elector, Probe(elector)
+
+    async def lead(self) -> Term:
+        await self.reporter.start()
+        await self.river.start()
+        await self.periodic.start()
+        await self.of_periodic.wait("gained")
+        term: Term = await self.of_river.wait("gained")
+        return term
+
+    async def row(self, office: Office) -> LeaderRow:
+        row = await self.driver.pool.run(leader_get(office=office))
+        assert row is not None
+        return row
+
+
+@pytest.fixture
+async def house(schema_driver: AsyncpgDriver) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        yield House(schema_driver, stack)
+
+
+async def test_report_renews_terms_and_electors_trust_it(house: House) -> None:
+    """Both offices are renewed by one statement, their electors say nothing, and the next report comes in time."""
+    await house.lead()
+    before = {office: await house.row(office) for office in Office}
+    trusted = [house.river._trusted_until, house.periodic._trusted_until]
+    assert house.reporter._pause_seconds() == BEAT_SECONDS
+
+    await house.reporter.run_once()
+
+    for office in Office:
+        after = await house.row(office)
+        assert after.elected_at == before[office].elected_at
+        assert after.expires_at > before[office].expires_at
+    assert house.river._trusted_until > trusted[0]
+    assert house.periodic._trusted_until > trusted[1]
+    assert (house.of_river.num("renewed"), house.of_periodic.num("renewed")) == (0, 0)
+
+
+async def test_term_that_a_report_did_not_renew_is_renewed_or_lost_at_once(house: House) -> None:
+    """The elector finds out itself: a row that was only held is renewed, and one that is another's means the end."""
+    await house.lead()
+    pool = house.driver.pool
+    async with pool.begin() as other:
+        await other.fetch(qualified("SELECT FROM /* schema */river_leader FOR UPDATE", pool))
+        await house.reporter.run_once()
+    is_renewed = await house.of_river.wait("renewed")
+
+    await pool.fetch(qualified("UPDATE /* schema */millhand_leader SET leader_id = 'other'", pool))
+    await house.reporter.run_once()
+    await house.of_periodic.wait("ended")
+
+    assert is_renewed
+    assert (house.river.is_leader, house.periodic.is_leader) == (True, False)
+
+
+async def test_report_that_failed_goes_without_errands_for_a_while(house: House) -> None:
+    """What is in the way of an errand is not in the way of reports: the next one is plain."""
+    await house.lead()
+    broken = house.reporter._pool = Broken(house.driver.pool)  # type: ignore[assignment]
+
+    for _ in range(3):
+        await house.reporter.run_once()
+
+    assert broken.said == ["client_report_on_errands", "client_report", "client_report"]
+    assert house.reporter._pause_seconds() == NEVER
+
+
+async def test_report_looks_ahead_when_it_is_asked_to(house: House) -> None:
+    """Whoever passes over jobs that are due is told what was seen; nothing is looked for that nobody wants to know."""
+    await house.lead()
+    await house.reporter.run_once()
+    looked_before = list(house.looked)
+
+    house.due_before = SystemClock().now()
+    await house.reporter.run_once()
+
+    assert (looked_before, house.looked) == ([], [(house.due_before, False)])
+
+
+async def test_client_that_leads_nothing_goes_on_no_errands(house: House) -> None:
+    """It reports at its interval, and does not claim to be alone for what it saw when it led."""
+    await house.lead()
+    house.errands.is_alone = True
+    await house.river.stop()
+    await house.periodic.stop()
+
+    assert (house.errands.wanted(), house.reporter._pause_seconds()) == (None, NEVER)
+    assert not house.errands.is_alone
