@@ -297,5 +297,9 @@ async def test_scheduler_passes_once_a_minute_all_the_same(tx: Executor) -> None
     clock.advance(timedelta(seconds=1))
     pauses.append(made.next_pause_seconds())
     made._took_seconds = 0.06
+    asked = [made.look_ahead()]
+    made._took_seconds = 0.01
+    made._due_after = NOW  # it is quick because it begins where the last one did
+    asked.append(made.look_ahead())
 
-    assert (pauses, made.look_ahead()) == ([1.0, 0.0], None)
+    assert (pauses, asked) == ([1.0, 0.0], [None, None])

@@ -17,6 +17,7 @@ from millhand.job import ClientId
 from millhand.runtime.client_reporter import ClientReporter
 from millhand.runtime.elector import Elector, Term
 from millhand.runtime.errands import BEAT_SECONDS, Errands
+from millhand.store.client_errand import ErrandDone
 from millhand.store.leader import LeaderRow, Office, leader_get
 from millhand.testing import Probe
 
@@ -145,6 +146,19 @@ async def test_report_that_failed_goes_without_errands_for_a_while(house: House)
 
     assert broken.said == ["client_report_on_errands", "client_report", "client_report"]
     assert house.reporter._pause_seconds() == NEVER
+
+
+async def test_report_that_was_slow_goes_without_errands_for_a_while(house: House) -> None:
+    """What it has done counts, but next time everybody goes himself."""
+    await house.lead()
+    errand = house.errands.wanted()
+    assert errand is not None
+    done = ErrandDone(is_alone=True, is_anything_due=None, is_periodic_renewed=True, is_river_renewed=True)
+
+    house.errands.hear(errand, done, SystemClock().monotonic() - 0.6)
+
+    assert (house.errands.wanted(), house.errands.is_alone) == (None, False)
+    assert house.river.is_leader
 
 
 async def test_report_looks_ahead_when_it_is_asked_to(house: House) -> None:

@@ -81,7 +81,7 @@ class JobScheduler(BatchSweeper):
 
     def look_ahead(self) -> datetime | None:
         """Return by when a job would have to be due for others to look for it; None where that is not quick."""
-        if self._took_seconds > QUICK_SECONDS:
+        if self._due_after is not None or self._took_seconds > QUICK_SECONDS:
             return None
         return self._clock.now() + timedelta(seconds=AHEAD_SECONDS)
 

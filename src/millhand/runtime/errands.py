@@ -6,8 +6,8 @@ What a client's report does on its way while the client leads, so that at rest o
     look whether other clients are there ▶ the client rescuer, which looks after them when there are any
 
 Rule 1: nobody depends on a report: each goes on by itself as soon as reports do not come, or come too late.
-Rule 2: a report must not fail of its errands: after one that failed, reports go without for a while. What stands in the
-        way may be a lock on a table of an errand, and who does not report is given up.
+Rule 2: a report must not fail of its errands: after one that failed, or was slow, reports go without for a while. What
+        stands in the way may be a lock on a table of an errand, and who does not report is given up.
 
 Concurrency: belongs to one event loop.
 """
@@ -23,8 +23,9 @@ from millhand.store.client_errand import Errand, ErrandDone
 
 # Between two reports of whoever leads: sooner than each of the electors would renew.
 BEAT_SECONDS = 4.0
-# After a report that failed.
+# After a report that failed, or was slow.
 REST_SECONDS = 60.0
+SLOW_SECONDS = 0.5
 
 
 class Errands:
@@ -68,6 +69,8 @@ class Errands:
     def hear(self, errand: Errand, done: ErrandDone, begun: float) -> None:
         """Tell everybody what came of an errand whose report was `begun` at that monotonic time."""
         self.is_alone = done.is_alone
+        if self._clock.monotonic() - begun > SLOW_SECONDS:
+            self.rest()
         _tell(self._river, errand.river_elected_at, begun, is_renewed=done.is_river_renewed)
         _tell(self._periodic, errand.periodic_elected_at, begun, is_renewed=done.is_periodic_renewed)
         if errand.due_before is not None and done.is_anything_due is not None:
