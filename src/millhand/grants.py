@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, astuple, dataclass
-from importlib import resources
 
 from millhand.errors import ConfigError
-from millhand.sql import compile_script
+from millhand.sql import compile_script, folder
 
 ROLE_BYTES_MAX = 63
 _ROLE = re.compile(rf"(?!pg_)[A-Za-z_][A-Za-z0-9_.@-]{{0,{ROLE_BYTES_MAX - 1}}}")
@@ -56,7 +55,7 @@ def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserte
     Raises: ConfigError for a schema that cannot be.
     """
     roles = Roles() if roles is None else roles
-    template = (resources.files("millhand.sql") / "grants" / "grants.sql").read_text("utf-8")
+    template = (folder() / "grants" / "grants.sql").read_text("utf-8")
     names = tuple((name, f'"{role}"') for name, role in asdict(roles).items())
     fragments = (
         ("river_inserter", compile_script(_RIVER_INSERTER, schema, names) if is_river_inserter else ""),
