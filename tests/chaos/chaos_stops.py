@@ -21,6 +21,8 @@ from chaos_rows import Row
 from millhand.mill import ABANDON_SECONDS
 
 LEFT_BEHIND = "stopped, and left it behind"
+# What is said of a job that a stop has left; the second if another life began under the name before anybody looked.
+LEFT = (LEFT_BEHIND, "ended, and was started again")
 # Nothing takes less than this from a signal to what it comes to, or from there to what is written of it.
 MARGIN_SECONDS = 1.0
 
@@ -60,7 +62,9 @@ def wrong_leavings(
 ) -> Iterator[str]:
     """Tell of attempts that a stop in order has lost, or left behind without a reason."""
     last = {one.attempt: one for one in executions}
-    for attempt in row.rescued:
+    for attempt, error in row.errors:
+        if not any(text in error for text in LEFT):
+            continue  # of whoever was given up before he had stopped, it is the silence that is judged
         one = last.get(attempt)
         life = None if one is None else evidence.life(one.client)
         if one is None or life is None or life.told_at is None or life.is_killed:

@@ -20,6 +20,7 @@ from chaos_load import Load
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import RESCUED, RESCUED_BY_US
 from chaos_stops import wrong_leavings
+from chaos_terms import FOLLOWED_SECONDS
 from chaos_verdict import judge
 
 TEN_MINUTES = 600.0
@@ -342,7 +343,8 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
         ),
         (
             changed(_without_office(1040.0, 1060.0), world_with(ticks=_without(1045, 1050, 1055))),
-            "nobody inserted the periodic jobs for 20.0 s from 1040.0 on, and 1.1 was to do so 16.0 s after that",
+            "nobody inserted the periodic jobs for 20.0 s from 1040.0 on, and 1.1 was to do so "
+            f"{FOLLOWED_SECONDS:.1f} s after that",
         ),
         (
             _life_of(1, exit_code=1),
