@@ -20,7 +20,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import NamedTuple, NoReturn
-from zoneinfo import ZoneInfo
 
 import msgspec
 from cronsim import CronSim, CronSimError
@@ -142,6 +141,8 @@ def zone_of(timezone: str | tzinfo | None) -> tzinfo:
         return timezone
     if timezone in (None, "", "UTC"):
         return UTC
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - not for UTC, in which every worker has a schedule
+
     try:
         return ZoneInfo(str(timezone))
     except (KeyError, ValueError, OSError) as error:

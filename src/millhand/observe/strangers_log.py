@@ -11,10 +11,12 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # importlib.abc imports what is not wanted in a hurry, too
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
 
 NAME = "structlog"
 
@@ -51,31 +53,40 @@ def _route() -> None:
     )
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Waits for structlog to be imported, and finds nothing else."""
+
+    def __init__(self) -> None:
+        self._is_asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != NAME:
+        if fullname != NAME or self._is_asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._is_asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._is_asking = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]  # it is one by what it has
         return spec
 
 
-class _Loader(Loader):
+class _Loader:
     """Loads as another one does, and routes what was loaded."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, finder: _Finder) -> None:
+        self._finder = finder
         self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         # From here on it is the other loader's: a reader of its sources and resources asks for that one.
         module.__loader__ = self._loader
         if module.__spec__ is not None:
