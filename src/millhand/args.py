@@ -23,7 +23,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -33,6 +33,7 @@ import msgspec
 import msgspec.inspect
 
 from millhand.args_fault import msgspec_fault, pydantic_fault
+from millhand.args_quick import quick_lines, quick_text
 from millhand.errors import InvalidJob
 from millhand.job import Json
 
@@ -49,9 +50,6 @@ ArgsType = Any  # an args class, or anything else that can stand in the brackets
 ArgsValue = Any  # a value of such a type
 
 _ESCAPED_BY_GO = re.compile("[<>&\u2028\u2029]")
-# What msgspec may write differently: a null may be a number that is none, and an instant is written to the microsecond.
-_UNLIKE_GO = re.compile(r"null|[<>&\\\u2028\u2029]|[:,\[]-?\d+[.eE]|T\d\d:\d\d:\d\d")
-_encode = msgspec.json.Encoder(order="deterministic").encode
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
 
 
@@ -128,6 +126,21 @@ def encode_args(args: object) -> str:
     return encoded
 
 
+def encode_many(many: Sequence[object]) -> list[str] | None:
+    """Return the texts of args values, a whole batch in one go; None if `encode_args` has to look at each."""
+    types = list(map(type, many))
+    lines = None if any(issubclass(cls, RawArgs) for cls in set(types)) else quick_lines(many)
+    if lines is None:
+        return None
+    texts = lines[:-1].split("\n")
+    if len(set(types)) == 1:
+        return texts if _reads_lines(types[0], lines) else None
+    by_class: dict[type, list[str]] = {}
+    for cls, text in zip(types, texts, strict=True):
+        by_class.setdefault(cls, []).append(text)
+    return texts if all(_reads_lines(cls, "\n".join(own)) for cls, own in by_class.items()) else None
+
+
 def decoder_of(args_type: ArgsType, kind: str) -> Callable[[str], ArgsValue]:
     """
     Return the function that decodes JSON text into `args_type`; made once per worker, called once per attempt.
@@ -156,15 +169,6 @@ def encode_object(value: Json, subject: str) -> str:
         raise InvalidJob(f"{subject} must {error.rule}, got {reprlib.repr(error.value)}{where}") from None
     except RecursionError as error:
         raise InvalidJob(f"{subject} must not contain themselves, got {reprlib.repr(value)}") from error
-
-
-def quick_text(value: object) -> str | None:
-    """Return the text of an object if Go's encoder writes it as msgspec does, in a tenth of the time; or None."""
-    try:
-        text = _encode(value).decode()
-    except Exception:  # noqa: BLE001 - whoever writes it slowly says what is wrong
-        return None
-    return None if text[:1] != "{" or _UNLIKE_GO.search(text) else text
 
 
 class WireField(msgspec.Struct, frozen=True):
@@ -203,9 +207,11 @@ class _Adapter(Protocol):
 
     def decode(self, encoded: str, subject: str) -> ArgsValue: ...
 
+    def check_lines(self, lines: str) -> bool: ...
+
 
 class _MsgspecAdapter:
-    __slots__ = ("_decode", "_type")
+    __slots__ = ("_decode", "_decode_lines", "_type")
 
     def __init__(self, args_type: ArgsType) -> None:
         foreign = next(_foreign_classes(msgspec.inspect.type_info(args_type), set()), None)
@@ -213,6 +219,7 @@ class _MsgspecAdapter:
             raise TypeError(f"nothing can be decoded into {_name(foreign)}")
         self._type = args_type
         self._decode = msgspec.json.Decoder(args_type).decode
+        self._decode_lines = msgspec.json.Decoder(args_type).decode_lines
 
     def quick_text(self, args: object) -> str | None:
         return quick_text(args)
@@ -227,6 +234,10 @@ class _MsgspecAdapter:
             raise InvalidJob(
                 f"{subject} must decode as {_name(self._type)}, got: {msgspec_fault(error)}"
             ) from error
+
+    def check_lines(self, lines: str) -> bool:
+        self._decode_lines(lines)
+        return True
 
 
 class _PydanticAdapter:
@@ -251,11 +262,21 @@ class _PydanticAdapter:
             told = pydantic_fault(error, self._adapter) or str(error)
             raise InvalidJob(f"{subject} must decode as {_name(self._type)}, got: {told}") from error
 
+    def check_lines(self, lines: str) -> bool:
+        return False  # pydantic reads one at a time
+
 
 @functools.lru_cache(maxsize=1024)
 def _adapter(args_type: ArgsType) -> _Adapter:
     is_pydantic = hasattr(args_type, "__pydantic_validator__")
     return _PydanticAdapter(args_type) if is_pydantic else _MsgspecAdapter(args_type)
+
+
+def _reads_lines(args_type: ArgsType, lines: str) -> bool:
+    try:
+        return _adapter(args_type).check_lines(lines)
+    except Exception:  # noqa: BLE001 - whoever reads it alone says what is wrong
+        return False
 
 
 class _RefusedValue(Exception):

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from millhand.args import RawArgs, encode_args, encode_object, kind_of
+from millhand.args import RawArgs, encode_args, encode_many, encode_object, kind_of
 from millhand.errors import InvalidJob
 from millhand.job import RESERVED_METADATA_PREFIX, JobRow, JobState, Json
 from millhand.unique import UniqueOpts, states_mask, unique_key
@@ -71,7 +71,7 @@ class InsertOpts:
             _check_metadata(self.metadata)
 
 
-class InsertParams(msgspec.Struct, frozen=True, kw_only=True):
+class InsertParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """
     A row about to be inserted: every option decided, every rule checked.
 
@@ -93,7 +93,7 @@ class InsertParams(msgspec.Struct, frozen=True, kw_only=True):
     unique_states: int | None = None
 
 
-class InsertResult(msgspec.Struct, frozen=True):
+class InsertResult(msgspec.Struct, frozen=True, gc=False):
     """What an insert gave: the new row, or the row that was there already if the job was skipped as a duplicate."""
 
     job: JobRow
@@ -110,8 +110,18 @@ def insert_params(
     now: datetime,
     default_max_attempts: int = MAX_ATTEMPTS_DEFAULT,
 ) -> InsertParams:
+    """Decide every option of an insert, as `insert_params_many`."""
+    return insert_params_many([(args, opts)], now=now, default_max_attempts=default_max_attempts)[0]
+
+
+def insert_params_many(
+    jobs: Sequence[tuple[object, InsertOpts | None]],
+    *,
+    now: datetime,
+    default_max_attempts: int = MAX_ATTEMPTS_DEFAULT,
+) -> list[InsertParams]:
     """
-    Decide every option of an insert.
+    Decide every option of inserts; what is the same for jobs of one class and with the same options is decided once.
 
     A job for now keeps `created_at` and `scheduled_at` None, so that the database's clock says them, the one that
     fetches go by; River's clients write their own. `now` only decides the period of a unique job.
@@ -119,48 +129,63 @@ def insert_params(
     Raises: InvalidJob naming the option, the rule and the value.
     Source: River v0.51.2, client.go `insertParamsFromConfigArgsAndOptions`.
     """
-    said = opts or _NOTHING_SAID
-    of_class = class_opts(args) or _NOTHING_SAID
-    kind = kind_of(args)
-    encoded_args = encode_args(args)
-    if said is of_class:  # neither says anything, which is nearly always so, and costs half
-        return InsertParams(
-            kind=kind,
-            encoded_args=encoded_args,
-            max_attempts=default_max_attempts,
-            encoded_metadata="{}",
-            priority=PRIORITY_DEFAULT,
-            queue=QUEUE_DEFAULT,
-            state=JobState.AVAILABLE,
+    texts = encode_many([args for args, _ in jobs])
+    known: dict[tuple[object, int, int], _Decided] = {}
+    many = []
+    for index, (args, opts) in enumerate(jobs):
+        of_class = class_opts(args)
+        same = (args.kind if isinstance(args, RawArgs) else type(args), id(opts), id(of_class))
+        decided = known.get(same)
+        if decided is None:
+            decided = known[same] = _decided(kind_of(args), opts, of_class, default_max_attempts)
+        params = msgspec.structs.replace(
+            decided.params, encoded_args=encode_args(args) if texts is None else texts[index]
         )
-    queue = said.queue or of_class.queue or QUEUE_DEFAULT
-    scheduled_at = said.scheduled_at or of_class.scheduled_at
-    unique = said.unique if said.unique is not None else of_class.unique
-    is_unique = unique is not None and unique.is_active
-    metadata = said.metadata if said.metadata is not None else of_class.metadata
-    tags = said.tags if said.tags is not None else of_class.tags
-    return InsertParams(
+        many.append(params if decided.unique is None else _keyed(params, decided.unique, args, now))
+    return many
+
+
+class _Decided(NamedTuple):
+    """What is decided without looking at args; `of_class` is kept so that nothing else gets its id."""
+
+    params: InsertParams
+    unique: UniqueOpts | None
+    of_class: InsertOpts | None
+
+
+def _decided(
+    kind: str, opts: InsertOpts | None, of_class: InsertOpts | None, default_max_attempts: int
+) -> _Decided:
+    said, its = opts or _NOTHING_SAID, of_class or _NOTHING_SAID
+    metadata = said.metadata if said.metadata is not None else its.metadata
+    scheduled_at = said.scheduled_at or its.scheduled_at
+    tags = said.tags if said.tags is not None else its.tags
+    unique = said.unique if said.unique is not None else its.unique
+    params = InsertParams(
         kind=kind,
-        encoded_args=encoded_args,
-        max_attempts=said.max_attempts or of_class.max_attempts or default_max_attempts,
+        encoded_args="",
+        max_attempts=said.max_attempts or its.max_attempts or default_max_attempts,
         encoded_metadata=_encoded_metadata(metadata) if metadata else "{}",
-        priority=said.priority or of_class.priority or PRIORITY_DEFAULT,
-        queue=queue,
-        state=_state(scheduled_at, is_pending=said.pending or of_class.pending),
+        priority=said.priority or its.priority or PRIORITY_DEFAULT,
+        queue=said.queue or its.queue or QUEUE_DEFAULT,
+        state=_state(scheduled_at, is_pending=said.pending or its.pending),
         scheduled_at=scheduled_at,
         tags=tuple(tags or ()),
-        unique_key=unique_key(
-            unique,
-            kind=kind,
-            encoded_args=encoded_args,
-            queue=queue,
-            scheduled_at=scheduled_at or now,
-            args_type=type(args),
-        )
-        if unique is not None and is_unique
-        else None,
-        unique_states=states_mask(unique.states) if unique is not None and is_unique else None,
+        unique_states=states_mask(unique.states) if unique is not None and unique.is_active else None,
     )
+    return _Decided(params, unique if params.unique_states is not None else None, of_class)
+
+
+def _keyed(params: InsertParams, unique: UniqueOpts, args: object, now: datetime) -> InsertParams:
+    key = unique_key(
+        unique,
+        kind=params.kind,
+        encoded_args=params.encoded_args,
+        queue=params.queue,
+        scheduled_at=params.scheduled_at or now,
+        args_type=type(args),
+    )
+    return msgspec.structs.replace(params, unique_key=key)
 
 
 def class_opts(args: object) -> InsertOpts | None:
@@ -169,7 +194,9 @@ def class_opts(args: object) -> InsertOpts | None:
 
     Raises: InvalidJob if it is something else.
     """
-    found: Any = None if isinstance(args, RawArgs) else getattr(args, "insert_opts", None)
+    found: Any = getattr(args, "insert_opts", None)
+    if found is None or isinstance(args, RawArgs):
+        return None
     if callable(found):
         found = found()
     if found is None or isinstance(found, InsertOpts):

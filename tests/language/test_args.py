@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from language_values import golden
 
-from millhand.args import RawArgs, decoder_of, encode_args, encode_object, kind_of, quick_text
+from millhand.args import RawArgs, decoder_of, encode_args, encode_object, kind_of
+from millhand.args_quick import quick_text
 from millhand.errors import InvalidJob
 
 ENCODED_BY_GO = {case["name"]: case["encoded_args"] for case in golden("unique_keys")["cases"]}

@@ -31,7 +31,7 @@ from millhand.errors import (
     UnknownKind,
 )
 from millhand.hooks import Hook, Middleware, overrides
-from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params
+from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params_many
 from millhand.job import JobState
 from millhand.runtime.bulk import BulkJobs, batched, begun
 from millhand.runtime.service import Service, Wake
@@ -136,8 +136,7 @@ class Inserter(Service):
         """
         if not jobs:
             raise InvalidJob(NO_JOBS)
-        now = self._clock.now()
-        return await self.insert_params([self._resolve(args, opts, now) for args, opts in jobs], executor)
+        return await self.insert_params(self._resolved(jobs, self._clock.now()), executor)
 
     async def insert_params(
         self, params: Sequence[InsertParams], executor: Executor | None = None
@@ -177,7 +176,7 @@ class Inserter(Service):
 
         Raises: InvalidJob; UnknownKind if this client has workers and none for the kind.
         """
-        return self._resolve(args, opts, self._clock.now())
+        return self._resolved([(args, opts)], self._clock.now())[0]
 
     def announce(self, queues: Collection[str]) -> None:
         """Have queues announced, soon and through the limiter; never waits. Lost if the service does not run."""
@@ -185,11 +184,15 @@ class Inserter(Service):
             self._limiter.remember(queues)
             self.bell.ring()
 
-    def _resolve(self, args: object, opts: InsertOpts | None, now: datetime) -> InsertParams:
-        params = insert_params(args, opts, now=now, default_max_attempts=self._config.max_attempts)
+    def _resolved(
+        self, jobs: Sequence[tuple[object, InsertOpts | None]], now: datetime
+    ) -> list[InsertParams]:
+        params = insert_params_many(jobs, now=now, default_max_attempts=self._config.max_attempts)
         workers = self._config.workers
-        if len(workers) and not self._config.skip_unknown_job_check and workers.get(params.kind) is None:
-            raise UnknownKind(params.kind, workers.kinds)
+        if len(workers) and not self._config.skip_unknown_job_check:
+            for kind in dict.fromkeys([one.kind for one in params]):
+                if workers.get(kind) is None:
+                    raise UnknownKind(kind, workers.kinds)
         return params
 
     async def _insert(self, params: Sequence[InsertParams], executor: Executor | None) -> list[InsertResult]:
@@ -221,7 +224,7 @@ class Inserter(Service):
         """Give the rows of `jobs`, batch by batch, and add to `queues` those in which they are available."""
         now = self._clock.now()
         async for batch in batched(jobs):
-            params = await self._amended([self._resolve(args, opts, now) for args, opts in batch])
+            params = await self._amended(self._resolved(batch, now))
             queues.update(one.queue for one in params if one.state is JobState.AVAILABLE)
             yield params
 
