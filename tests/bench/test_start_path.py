@@ -14,10 +14,11 @@ NOT_FOR_AN_INSERT = {"click", "tomllib", "zoneinfo"}
 # Other drivers, what renders for people, what speaks to buckets, what some of these bring with them, and our own rooms
 # for that.
 NOT_FOR_A_START = {
-    *"attr botocore django duckdb greenlet importlib.resources psycopg pydantic pygments rich sqlalchemy".split(),
-    *"structlog tempfile urllib3 zipfile millhand.embedded millhand.jobs.orphan_cleanup".split(),
-    *"millhand.orphans.ledger millhand.orphans.reconciler millhand.storage.protocol millhand.testing".split(),
-}
+    "attr", "botocore", "django", "duckdb", "greenlet", "importlib.resources", "psycopg", "pydantic", "pygments", "rich",
+    "sqlalchemy", "structlog", "tempfile", "urllib3", "zipfile",
+    "millhand.embedded", "millhand.jobs.orphan_cleanup", "millhand.orphans.ledger", "millhand.orphans.reconciler",
+    "millhand.storage.protocol", "millhand.testing",
+}  # fmt: skip
 CLIENT = "from millhand import Client; Client('postgresql://ann@db/shop')"
 WORKER = "import millhand.cli.worker, millhand.driver.asyncpg"
 
