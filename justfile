@@ -53,7 +53,7 @@ bench-peers *args: (_install "test")
 chaos *args: (_install "test")
     @exec {{ python }} tests/chaos/chaos_run.py "$@"
 
-# How fast workers are again after a fault, and how soon a dead one's jobs run again; a quarter of an hour
+# How fast workers are again after a fault, and how soon a dead one's jobs run again; 18 minutes of a free machine
 [no-exit-message]
 chaos-recovery *args: (_install "test")
     @exec {{ python }} tests/chaos/chaos_recovery.py "$@"
