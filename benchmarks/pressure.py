@@ -1,17 +1,24 @@
 """
 What old snapshots cost: jobs worked while transactions keep every dead row, beside the same without any, in turns.
 
-    python benchmarks/pressure.py --dead 300000 --rounds 5
+    python benchmarks/pressure.py --write docs/performance.md
 
 On a PostgreSQL of its own with two databases, for a snapshot counts in its own database only. In the one nothing is in
 the way; in the other a snapshot was opened before `--dead` jobs were worked and completed, and is kept.
 
     idle       a worker that is started afterwards works jobs off, beside a transaction that does nothing
-    readers    the same, beside four readers who list jobs again and again, each in a snapshot that it keeps
+    readers    the same, beside four readers who read another table again and again, each in a snapshot that it keeps
+    lists      the same, beside four readers who list jobs
     sustained  jobs are inserted for as long as they are worked, faster than that
     burst      jobs are inserted at once for a worker that idles
+    minutes    two workers, one in each database, and `--minutes` of such bursts for the one and the other in turns; the
+               snapshot is opened at the beginning
 
-A round's ratio is to the rate without pressure measured just before.
+A round's ratio is to the rate without pressure measured just before. Beside readers there is another one, to that beside
+as many readers who ask the same, as often, each time in a transaction of its own: what the snapshots cost, and not the
+readers. Of `minutes` it is the last fifth that counts.
+
+With default settings all of it takes about half an hour on two cores; without `minutes` two thirds of that.
 """
 
 from __future__ import annotations
@@ -19,27 +26,62 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
+import platform
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import msgspec
+from document import put, table
 
 from millhand.bench.place import Place, bench_place
-from millhand.bench.process import WorkerProcess, WorkOrder, WorkReport, worker_process
+from millhand.bench.process import WorkerDied, WorkerProcess, WorkOrder, WorkReport, worker_process
 from millhand.bench.system import MILL
 from millhand.embedded import embedded_postgres
 
 BATCH = 1_000
+WORKER = Path(__file__).with_name("pressure_worker.py")
 NUM_READERS = 4
 PAUSE_SECONDS = 0.5
+ASK_SECONDS = 0.2
 SLOTS_AHEAD = 4_000  # of the worker that makes dead rows
 TIMEOUT_SECONDS = 900.0
+LAST_SHARE = 5
+MARK_BEGIN = "<!-- pressure figures: written by benchmarks/pressure.py -->"
+MARK_END = "<!-- end of pressure figures -->"
+# What readers ask, of a schema.
+OF_A_REPORT = 'SELECT kind, count(*), avg(length(said)) FROM "{}".bench_report GROUP BY kind'
+OF_JOBS = 'SELECT * FROM "{}".river_job ORDER BY id LIMIT 100'
+MAKE_REPORT = """
+CREATE TABLE "{}".bench_report AS SELECT n % 10 AS kind, repeat('x', 80) AS said FROM generate_series(1, 50000) AS n
+"""
 
 Measure = Callable[[Place, int], Awaitable[float]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is measured, in words and in deed; `asked` is what readers ask meanwhile."""
+
+    title: str
+    measure: Measure
+    asked: str | None = None
+
+
+@dataclass
+class Ratios:
+    """What was found of a scene: ratios to the clean rate, and to that beside readers without old snapshots."""
+
+    to_clean: list[float] = field(default_factory=list)
+    to_readers: list[float] = field(default_factory=list)
 
 
 async def drained(place: Place, num_jobs: int) -> float:
@@ -68,17 +110,24 @@ async def burst(place: Place, num_jobs: int) -> float:
     return num_jobs / (report.finished_ns - began) * 1e9
 
 
-MEASURES: dict[str, Measure] = {"idle": drained, "readers": drained, "sustained": sustained, "burst": burst}
+SCENES = {
+    "idle": Scene("an idle transaction", drained),
+    "readers": Scene("four readers of another table, each in a snapshot of its own", drained, OF_A_REPORT),
+    "lists": Scene("four readers who list jobs, each in a snapshot of its own", drained, OF_JOBS),
+    "sustained": Scene("sustained: inserted for as long as they are worked", sustained),
+    "burst": Scene("a burst", burst),
+}
+MINUTES = "minutes"
 
 
 def rate(report: WorkReport) -> float:
     return len(report.started_ns) / (report.finished_ns - min(report.started_ns)) * 1e9
 
 
-async def inserted(place: Place, num_jobs: int) -> None:
+async def inserted(place: Place, num_jobs: int, *, first: int = 0) -> None:
     async with MILL.inserter(place.url, place.schema) as inserter:
-        for start in range(0, num_jobs, BATCH):
-            await inserter.insert_many(range(start, min(start + BATCH, num_jobs)))
+        for start in range(first, first + num_jobs, BATCH):
+            await inserter.insert_many(range(start, min(start + BATCH, first + num_jobs)))
 
 
 @contextlib.asynccontextmanager
@@ -94,39 +143,63 @@ async def worked(place: Place, num_jobs: int, slots: int = MILL.slots) -> WorkRe
 
 
 @contextlib.asynccontextmanager
-async def snapshot(place: Place) -> AsyncIterator[asyncpg.Connection]:
-    """Keep a snapshot of a database for as long as this lasts."""
+async def kept_at_work(place: Place) -> AsyncIterator[None]:
+    """Have a worker at work that lasts as long as this, and says nothing of what it does."""
+    order = WorkOrder(num_jobs=0, schema=place.schema, slots=MILL.slots, system=MILL.name, url=place.url)
+    process = await asyncio.create_subprocess_exec(sys.executable, WORKER, stdin=PIPE, stdout=PIPE)
+    assert process.stdin is not None  # noqa: S101 - pipes
+    assert process.stdout is not None  # noqa: S101
+    try:
+        process.stdin.write(msgspec.json.encode(order) + b"\n")
+        if not await process.stdout.readline():
+            raise WorkerDied("worker process must begin to work, got an end; what it said stands above")
+        yield
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def connected(place: Place) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(place.url)
     try:
-        async with connection.transaction(isolation="repeatable_read"):
-            await connection.fetch(f'SELECT id FROM "{place.schema}".river_job LIMIT 1')
-            yield connection
+        yield connection
     finally:
         await connection.close()
 
 
 @contextlib.asynccontextmanager
-async def pressure(place: Place, num_dead: int) -> AsyncIterator[None]:
-    """Open a snapshot, and have jobs worked and completed after it, whose dead rows it keeps."""
-    await place.empty()
-    async with snapshot(place):
-        await inserted(place, num_dead)
-        await worked(place, num_dead, SLOTS_AHEAD)
-        yield
+async def snapshot(place: Place) -> AsyncIterator[asyncpg.Connection]:
+    """Keep a snapshot of a database for as long as this lasts."""
+    async with connected(place) as connection, connection.transaction(isolation="repeatable_read"):
+        await connection.fetch(f'SELECT id FROM "{place.schema}".river_job LIMIT 1')
+        yield connection
+
+
+async def have_died(place: Place, num_dead: int) -> None:
+    """Have jobs worked and completed, whose dead rows a snapshot keeps that is open."""
+    await inserted(place, num_dead)
+    await worked(place, num_dead, SLOTS_AHEAD)
 
 
 @contextlib.asynccontextmanager
-async def reading(place: Place, num_readers: int) -> AsyncIterator[None]:
-    """Have readers list jobs, again and again, each in a snapshot that it keeps."""
+async def reading(place: Place, asked: str | None, *, is_old: bool) -> AsyncIterator[None]:
+    """Have readers ask something twice a second, each in a snapshot that it keeps if `is_old`, or else in none."""
 
-    async def read(connection: asyncpg.Connection) -> None:
+    async def read(connection: asyncpg.Connection, sql: str) -> None:
+        due = time.monotonic()
         while True:
-            await connection.fetch(f'SELECT * FROM "{place.schema}".river_job ORDER BY id LIMIT 100')
-            await asyncio.sleep(PAUSE_SECONDS)
+            await connection.fetch(sql)
+            due = max(due + PAUSE_SECONDS, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
 
     async with contextlib.AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(snapshot(place)) for _ in range(num_readers)]
-        tasks = [asyncio.ensure_future(read(connection)) for connection in connections]
+        opened = snapshot if is_old else connected
+        connections = [
+            await stack.enter_async_context(opened(place))
+            for _ in range(NUM_READERS if asked is not None else 0)
+        ]
+        tasks = [asyncio.ensure_future(read(one, str(asked).format(place.schema))) for one in connections]
         try:
             yield
         finally:
@@ -135,22 +208,119 @@ async def reading(place: Place, num_readers: int) -> AsyncIterator[None]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def main(options: argparse.Namespace, url: str) -> None:
-    ratios: dict[str, list[float]] = {}
+async def compared(scene: Scene, clean: Place, pressed: Place, num_jobs: int, ratios: Ratios) -> None:
+    """Measure a scene in both databases, one after the other."""
+    await clean.empty()
+    before = await scene.measure(clean, num_jobs)
+    beside = before
+    if scene.asked is not None:
+        await clean.empty()
+        async with reading(clean, scene.asked, is_old=False):
+            beside = await scene.measure(clean, num_jobs)
+    async with reading(pressed, scene.asked, is_old=True):
+        after = await scene.measure(pressed, num_jobs)
+    ratios.to_clean.append(after / before)
+    if scene.asked is not None:
+        ratios.to_readers.append(after / beside)
+    tell(
+        f"{scene.title}: {before:,.0f} without pressure, {beside:,.0f} beside readers, {after:,.0f} under it"
+    )
+
+
+async def minutes(clean: Place, pressed: Place, options: argparse.Namespace) -> list[float]:
+    """Have bursts worked in both databases in turns, by one worker each, and return the ratio of each pair."""
+    rates: dict[str, list[float]] = {clean.url: [], pressed.url: []}
+    ratios = []
     async with (
-        bench_place(await other_database(url)) as clean,
-        bench_place(url) as pressed,
-        pressure(pressed, options.dead),
+        snapshot(pressed),
+        kept_at_work(clean),
+        kept_at_work(pressed),
+        connected(clean) as in_clean,
+        connected(pressed) as in_pressed,
     ):
-        for name in options.only * options.rounds:
-            await clean.empty()
-            before = await MEASURES[name](clean, options.jobs)
-            async with reading(pressed, NUM_READERS if name == "readers" else 0):
-                after = await MEASURES[name](pressed, options.jobs)
-            ratios.setdefault(name, []).append(after / before)
-            print(f"{name:12}{before:>10,.0f}{after:>10,.0f}{after / before:>8.2f}", flush=True)
-    for name, found in ratios.items():
-        print(f"| {name} | {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f}) |")
+        ends_at = time.monotonic() + options.minutes * 60.0
+        turns = [(clean, in_clean), (pressed, in_pressed)]
+        num_inserted = 0
+        while time.monotonic() < ends_at:
+            for place, connection in turns:
+                rates[place.url].append(
+                    await worked_off(place, connection, options.burst, first=num_inserted)
+                )
+            turns.reverse()
+            num_inserted += options.burst
+            ratios.append(rates[pressed.url][-1] / rates[clean.url][-1])
+            tell(
+                f"minutes: {rates[clean.url][-1]:,.0f} and {rates[pressed.url][-1]:,.0f} jobs/s, {ratios[-1]:.2f}"
+            )
+    return ratios
+
+
+async def worked_off(place: Place, connection: asyncpg.Connection, num_jobs: int, *, first: int) -> float:
+    """Insert jobs for a worker that idles, and return how many a second were worked since, by the table."""
+    last_id = await connection.fetchval(f'SELECT max(id) FROM "{place.schema}".river_job') or 0
+    began_at = await connection.fetchval("SELECT clock_timestamp()")
+    await inserted(place, num_jobs, first=first)
+    jobs = f'SELECT count(*) FROM "{place.schema}".river_job WHERE finalized_at IS NULL AND id'
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        # First the last one alone, for all of them are dear to count beside a snapshot.
+        for asked in (f"{jobs} = $1 + {num_jobs}", f"{jobs} > $1"):
+            while await connection.fetchval(asked, last_id):  # noqa: ASYNC110 - the worker is another process
+                await asyncio.sleep(ASK_SECONDS)
+    ended_at = await connection.fetchval(
+        f'SELECT max(finalized_at) FROM "{place.schema}".river_job WHERE id > $1', last_id
+    )
+    return float(num_jobs / (ended_at - began_at).total_seconds())
+
+
+async def run(options: argparse.Namespace, url: str) -> str:
+    found: dict[str, Ratios] = {}
+    names = [name for name in options.only if name != MINUTES]
+    async with bench_place(await other_database(url)) as clean, bench_place(url) as pressed:
+        for place in (clean, pressed):
+            async with connected(place) as connection:
+                await connection.execute(MAKE_REPORT.format(place.schema))
+        if names:
+            async with snapshot(pressed):
+                await have_died(pressed, options.dead)
+                for name in names * options.rounds:
+                    await compared(
+                        SCENES[name], clean, pressed, options.jobs, found.setdefault(name, Ratios())
+                    )
+        lasting: list[float] = []
+        if MINUTES in options.only:
+            for place in (clean, pressed):
+                await place.empty()
+            lasting = await minutes(clean, pressed, options)
+        return report(found, lasting, options, await clean.server_version())
+
+
+def report(found: dict[str, Ratios], lasting: list[float], options: argparse.Namespace, server: str) -> str:
+    rows = [
+        (SCENES[name].title, said(ratios.to_clean), said(ratios.to_readers)) for name, ratios in found.items()
+    ]
+    num_last = max(len(lasting) // LAST_SHARE, 1)
+    if lasting:
+        title = f"{options.minutes:g} minutes of an idle transaction, bursts without an end"
+        rows.append((f"{title}: the first fifth", said(lasting[:num_last]), ""))
+        rows.append((f"{title}: the last fifth", said(lasting[-num_last:]), ""))
+    about = [
+        f"- Machine: {os.cpu_count()} cores, {platform.system()}; clients, workers, readers and server share it.",
+        f"- PostgreSQL {server} with `max_wal_size = 4GB` and otherwise default settings; a worker with default settings.",
+        "- Shown is the median, and in brackets the least and the greatest.",
+    ]  # fmt: skip
+    if found:
+        rounds = f"- {options.rounds} rounds of {options.jobs:,} jobs a scene, in turns"
+        about.append(f"{rounds}; {options.dead:,} jobs worked since the snapshot was opened.")
+    if lasting:
+        about.append(
+            f"- Bursts of {options.burst:,} jobs, {len(lasting) * options.burst:,} jobs in each database."
+        )
+    heads = ("beside", "to the rate without", "to readers without old snapshots")
+    return "\n".join(about) + "\n\n" + table(heads, rows)
+
+
+def said(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
 
 
 async def other_database(url: str) -> str:
@@ -160,20 +330,36 @@ async def other_database(url: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path="/clean"))
 
 
-def run() -> None:
+def tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def parsed_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dead", type=int, default=300_000)
-    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--dead", type=int, default=300_000, help="jobs worked since the snapshot")
+    parser.add_argument("--jobs", type=int, default=30_000, help="jobs a measurement")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="how long the transaction of `minutes` is open"
+    )
+    parser.add_argument("--burst", type=int, default=20_000, help="jobs a burst of `minutes`")
+    parser.add_argument("--only", nargs="+", choices=[*SCENES, MINUTES], default=[*SCENES, MINUTES])
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks of FILE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed_options()
+    with tempfile.TemporaryDirectory(prefix="millhand-bench-") as directory:
         Path(directory).chmod(0o755)  # a root's server runs as another user
         with embedded_postgres(Path(directory), {"max_wal_size": "4GB"}) as server:
-            asyncio.run(main(options, server.url))
+            text = asyncio.run(run(options, server.url))
+    if options.write is not None:
+        put(options.write, text, MARK_BEGIN, MARK_END)
+    print(text)
 
 
 if __name__ == "__main__":
-    run()
+    main()
