@@ -327,6 +327,7 @@ async def measure(server: ChaosServer, directory: Path, rounds: int, num_kills: 
         figures.kill_seconds = await kills(server, fleet, directory, num_kills) if num_kills else ()
         figures.reports_a_second = await reports(server)
         await fleet.end()
+    print("from each kill, in seconds:", *(f"{one:.1f}" for one in figures.kill_seconds))
     print(*fleet.faults, sep="\n")
     return figures
 
