@@ -268,12 +268,12 @@ class App:
             self.pending[key] = (row_id, data)
 
     async def finish_upload(self, key: str) -> None:
-        row_id, data = self.pending.pop(key, (0, None))
-        if data is None:
-            return
+        row_id, data = self.pending.get(key, (0, None))
         sql = "UPDATE {schema}.uploads SET state = 'ready' WHERE id = $1 AND state = 'pending' RETURNING id"
-        if await self.world.sql(sql, row_id):
+        # Where a run holds the row for too long this fails, and the row is as pending as before.
+        if data is not None and await self.world.sql(sql, row_id):
             self.live[key] = data
+        self.pending.pop(key, None)
 
     async def upload(self, key: str) -> None:
         await self.begin_upload(key)
@@ -353,10 +353,11 @@ class App:
 
     async def undelete(self, key: str) -> None:
         if key in self.kept_until:
-            _, data = self.kept_until.pop(key)
+            _, data = self.kept_until[key]
             sql = "UPDATE {schema}.uploads SET deleted_at = NULL WHERE key = $1 RETURNING id"
             if await self.world.sql(sql, key):
                 self.live[key] = data
+            self.kept_until.pop(key, None)
 
     async def rename(self, key: str) -> None:
         """Rename a live object as a store without rename does it: a copy, the row, then the old one goes."""
