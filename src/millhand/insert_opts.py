@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from millhand.args import RawArgs, encode_args, encode_many, encode_object, kind_of
 from millhand.errors import InvalidJob
@@ -130,6 +131,9 @@ def insert_params_many(
     Source: River v0.51.2, client.go `insertParamsFromConfigArgsAndOptions`.
     """
     texts = encode_many([args for args, _ in jobs])
+    alike = None if texts is None else _alike(jobs, default_max_attempts)
+    if texts is not None and alike is not None:
+        return [replace(alike, encoded_args=text) for text in texts]
     known: dict[tuple[object, int, int], _Decided] = {}
     many = []
     for index, (args, opts) in enumerate(jobs):
@@ -138,11 +142,27 @@ def insert_params_many(
         decided = known.get(same)
         if decided is None:
             decided = known[same] = _decided(kind_of(args), opts, of_class, default_max_attempts)
-        params = msgspec.structs.replace(
-            decided.params, encoded_args=encode_args(args) if texts is None else texts[index]
-        )
+        text = encode_args(args) if texts is None else texts[index]
+        params = replace(decided.params, encoded_args=text)
         many.append(params if decided.unique is None else _keyed(params, decided.unique, args, now))
     return many
+
+
+def _alike(
+    jobs: Sequence[tuple[object, InsertOpts | None]], default_max_attempts: int
+) -> InsertParams | None:
+    """Return what all jobs have in common, if nothing but their args is different; args are of classes."""
+    args, opts = jobs[0]
+    # Kept, and not looked at in passing: what a property makes anew each time may get the place of what it made before.
+    of_classes = [getattr(args, "insert_opts", None) for args, _ in jobs]
+    if callable(of_classes[0]) or not (  # a method may answer each job differently
+        len({type(args) for args, _ in jobs}) == 1
+        and len({id(opts) for _, opts in jobs}) == 1
+        and len(set(map(id, of_classes))) == 1
+    ):
+        return None
+    decided = _decided(kind_of(args), opts, class_opts(args), default_max_attempts)
+    return decided.params if decided.unique is None else None
 
 
 class _Decided(NamedTuple):
@@ -185,7 +205,7 @@ def _keyed(params: InsertParams, unique: UniqueOpts, args: object, now: datetime
         scheduled_at=params.scheduled_at or now,
         args_type=type(args),
     )
-    return msgspec.structs.replace(params, unique_key=key)
+    return replace(params, unique_key=key)
 
 
 def class_opts(args: object) -> InsertOpts | None:

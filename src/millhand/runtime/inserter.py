@@ -198,7 +198,7 @@ class Inserter(Service):
     async def _insert(self, params: Sequence[InsertParams], executor: Executor | None) -> list[InsertResult]:
         if self._has_hooks:
             params = [await self._begin(one) for one in params]
-        queues = {one.queue for one in params if one.state is JobState.AVAILABLE}
+        queues = _available_queues(params)
         if executor is not None:
             return await executor.run(job_insert_many(params, notify_queues=sorted(queues)))
         announced = self._limiter.admit(queues, self._clock.monotonic())
@@ -225,7 +225,7 @@ class Inserter(Service):
         now = self._clock.now()
         async for batch in batched(jobs):
             params = await self._amended(self._resolved(batch, now))
-            queues.update(one.queue for one in params if one.state is JobState.AVAILABLE)
+            queues.update(_available_queues(params))
             yield params
 
     async def _amended(self, params: Sequence[InsertParams]) -> Sequence[InsertParams]:
@@ -260,6 +260,11 @@ class Inserter(Service):
         except MillhandError as error:  # the poll finds what was not announced
             logger.debug("insert not announced", extra={"num_queues": len(queues), "error": str(error)})
         self.probe("announced", queues)
+
+
+def _available_queues(params: Sequence[InsertParams]) -> set[str]:
+    available = JobState.AVAILABLE  # a member of an enum is looked up at length
+    return {one.queue for one in params if one.state is available}
 
 
 def _begin_hooks(hooks: Sequence[Hook]) -> tuple[Hook, ...]:

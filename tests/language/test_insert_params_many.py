@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from language_values import NOW
+
+from millhand.args import RawArgs
+from millhand.errors import InvalidJob
+from millhand.insert_opts import InsertOpts, insert_params, insert_params_many
+from millhand.unique import UniqueOpts
+
+
+@dataclass
+class Letter:
+    kind: ClassVar[str] = "letter"
+    text: str
+
+
+class Parcel(msgspec.Struct):
+    kind: ClassVar[str] = "parcel"
+    insert_opts: ClassVar[InsertOpts] = InsertOpts(queue="parcels", tags=["heavy"])
+    weight: float | None
+
+
+@dataclass
+class Asked:
+    kind: ClassVar[str] = "asked"
+    priority: int
+
+    def insert_opts(self) -> InsertOpts:
+        return InsertOpts(priority=self.priority)
+
+
+@dataclass
+class Owned:
+    kind: ClassVar[str] = "owned"
+    priority: int
+
+    @property
+    def insert_opts(self) -> InsertOpts:
+        return InsertOpts(priority=self.priority)
+
+
+class Carried(msgspec.Struct):
+    kind: ClassVar[str] = "carried"
+    raw: msgspec.Raw
+
+
+ARGS = (
+    st.builds(Letter, st.sampled_from(["a", "a < b", "é", "two\nlines", "null", "T10:00:00"]))
+    | st.builds(Parcel, st.none() | st.floats(allow_nan=False, allow_infinity=False))
+    | st.builds(Asked, st.integers(1, 4))
+    | st.builds(Owned, st.integers(1, 4))
+    | st.builds(RawArgs, st.sampled_from(["raw", "rawer"]), st.just('{"a": 1}'))
+)
+OPTS = st.sampled_from(
+    [
+        None,
+        InsertOpts(priority=2, metadata={"b": 1, "a": 2}),
+        InsertOpts(unique=UniqueOpts(by_args=True)),
+        InsertOpts(tags=[], queue="other"),
+    ]
+)
+
+
+@given(st.lists(st.tuples(ARGS, OPTS), max_size=6))
+def test_jobs_of_a_batch_are_decided_as_each_alone(jobs: list[tuple[object, InsertOpts | None]]) -> None:
+    """Whatever stands beside it in a batch, a job gets the row that it gets alone."""
+    alone = [insert_params(args, opts, now=NOW, default_max_attempts=7) for args, opts in jobs]
+
+    assert insert_params_many(jobs, now=NOW, default_max_attempts=7) == alone
+
+
+@pytest.mark.parametrize("args_type", [Asked, Owned])
+def test_options_that_each_job_makes_are_its_own(args_type: type[Asked | Owned]) -> None:
+    """Options that a class makes anew for each job are asked of each."""
+    jobs = [(args_type(1 + n % 4), None) for n in range(100)]
+
+    priorities = [one.priority for one in insert_params_many(jobs, now=NOW)]
+
+    assert priorities == [1 + n % 4 for n in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (
+            Letter(5),  # type: ignore[arg-type]
+            "args of kind 'letter' must decode as Letter, got: Expected `str`, got `int` - at `$.text`",
+        ),
+        (
+            Letter("\x00"),
+            "args of kind 'letter' must not hold the character U+0000, which jsonb cannot store, got '\\x00' at 'text'",
+        ),
+        (
+            object(),
+            "args class must say its kind as `kind: ClassVar[str] = …`, got object without it",
+        ),
+    ],
+)
+def test_one_that_is_wrong_is_refused_by_name(last: object, message: str) -> None:
+    """What is wrong with one job of a batch is said as if it were alone."""
+    jobs: list[tuple[Any, InsertOpts | None]] = [(Letter("a"), None), (Letter("b"), None), (last, None)]
+
+    with pytest.raises(InvalidJob) as refused:
+        insert_params_many(jobs, now=NOW)
+
+    assert str(refused.value) == message
+
+
+def test_text_with_lines_of_its_own_stays_with_its_job() -> None:
+    """JSON that somebody brings as it is may have lines, and these are not taken for jobs."""
+    jobs = [(Carried(msgspec.Raw(b'{"a":1,\n"b":2}')), None), (Carried(msgspec.Raw(b"{}")), None)]
+
+    assert [one.encoded_args for one in insert_params_many(jobs, now=NOW)] == [
+        insert_params(args, now=NOW).encoded_args for args, _ in jobs
+    ]
+
+
+def test_no_jobs_are_no_rows() -> None:
+    """Of nothing comes nothing."""
+    assert insert_params_many([], now=NOW) == []
