@@ -127,17 +127,24 @@ class _Fleet:
         """
         Have another client lead, as far as that is in our hands, and return who led before.
 
-        River's clients bid at once when they were asked to resign, and mostly win. Where ours are to lead as well,
-        River's is therefore stopped, and started again.
+        River's clients bid at once when they were asked to resign, and mostly win. Where ours are to lead as well, all of
+        River's are therefore stopped, and started again when one of ours leads.
         """
         leader = await self._room.leader()
         if not self._lead_last and leader in GO:
             await self._room.driver.pool.run(leader_request_resign(office=Office.PERIODIC))
-            await self._members[leader].stop()
-            await self.join("go", leader)
+            others = [id for id in GO if id != leader]
+            for id in (*others, leader):  # who leads is the last, or it would resign to another of River's
+                await self._members[id].stop()
+            await self._room.until(self._is_led_by_ours, "a leader of ours")
+            for id in GO:
+                await self.join("go", id)
         else:
             await self._room.hand("python").request_resign()
         return leader
+
+    async def _is_led_by_ours(self) -> bool:
+        return await self._room.leader() in PYTHON
 
     async def insert(self) -> None:
         for language in LANGUAGES:

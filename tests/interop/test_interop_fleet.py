@@ -56,8 +56,9 @@ def test_leadership_moves_every_second(minute: Minute) -> None:
     if minute.lead_last:
         assert led <= set(GO)
     else:
-        assert led == {*GO, *PYTHON}
-        # Who wins a bid is chance, and on a busy machine mostly the process that wakes up first.
+        # Who of a language wins a bid is chance, and on a busy machine mostly the one that wakes up first.
+        assert led & set(GO)
+        assert led & set(PYTHON)
         assert minute.num_moves_between_languages() >= 4
 
 
