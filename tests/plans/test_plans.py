@@ -15,13 +15,19 @@ from millhand.event import EventKind
 from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.sql import compile_statement
-from millhand.store.client import client_delete_gone, client_get_foreign, client_get_unknown_kinds
+from millhand.store.client import (
+    ClientReport,
+    client_delete_gone,
+    client_get_foreign,
+    client_get_unknown_kinds,
+)
 from millhand.store.client_end import (
     job_get_stranded,
     job_get_stuck_beside_clients,
     job_get_stuck_of_client,
     job_give_back_many,
 )
+from millhand.store.client_errand import Errand, client_report_on_errands
 from millhand.store.job import (
     Rescue,
     job_cancel,
@@ -291,12 +297,32 @@ async def test_large_batch_has_no_loop_in_a_loop(
         assert not {"CTE Scan", "Function Scan", "Materialize"} & set(inner)
 
 
+REPORT = ClientReport(
+    id=ClientId("c"),
+    hostname="here",
+    kinds=[],
+    pid=1,
+    queue_updates={},
+    queues={},
+    report_interval=timedelta(seconds=5),
+    version="1",
+)
+ERRAND = Errand(
+    due_before=LONG_AGO,
+    periodic_elected_at=NOW,
+    periodic_ttl=timedelta(seconds=10),
+    river_elected_at=NOW,
+    river_ttl=timedelta(seconds=15),
+)
+
+
 @pytest.mark.parametrize(
     ("query", "indexes"),
     [
         (client_get_foreign(now=NOW), {FETCHING, FINALIZED}),
         (client_get_unknown_kinds(kinds=["kind_1"], queues=["queue_1"], now=NOW), {FETCHING}),
         (client_delete_gone(last_seen_horizon=NOW), {FETCHING}),
+        (client_report_on_errands(REPORT, ERRAND, started_at=NOW, now=NOW), {FETCHING}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )
