@@ -10,6 +10,8 @@ import asyncio
 import enum
 from datetime import datetime
 
+import msgspec
+
 from millhand.job import JobRow
 
 
@@ -22,35 +24,23 @@ class CancelReason(enum.Enum):
     TIMEOUT = "the worker's timeout passed"
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """
     One execution of a job in this client: made by the producer, worked by the executor.
 
+    A struct, for it is made in C; it is no value, and two of them are never the same.
     Units: `run_seconds` and `queue_wait_seconds` are seconds, known once it is settled.
     """
 
-    __slots__ = (
-        "has_slot",
-        "is_settled",
-        "is_stuck",
-        "queue_wait_seconds",
-        "reason",
-        "row",
-        "run_seconds",
-        "started_at",
-        "task",
-    )
-
-    def __init__(self, row: JobRow) -> None:
-        self.has_slot = True
-        self.is_settled = False
-        self.is_stuck = False
-        self.queue_wait_seconds = 0.0
-        self.reason: CancelReason | None = None
-        self.row = row
-        self.run_seconds = 0.0
-        self.started_at: datetime | None = None
-        self.task: asyncio.Task[None] | None = None
+    row: JobRow
+    has_slot: bool = True
+    is_settled: bool = False
+    is_stuck: bool = False
+    queue_wait_seconds: float = 0.0
+    reason: CancelReason | None = None
+    run_seconds: float = 0.0
+    started_at: datetime | None = None
+    task: asyncio.Task[None] | None = None
 
     def cancel(self, reason: CancelReason) -> None:
         """Have the attempt end. The first reason counts, but for somebody's own wish, which always does."""

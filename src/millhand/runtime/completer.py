@@ -22,6 +22,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TypeVar
 
 import msgspec
@@ -50,6 +51,9 @@ FLUSH_SECONDS = 10.0
 LAST_SECONDS = 1.0  # for a write that is tried at the very end of it
 TOLD_MAX = 100  # jobs of each state whose outcomes are lost
 ZERO = datetime.min.replace(tzinfo=UTC)
+
+_FINALIZED_AT = attrgetter("change.finalized_at")
+_ID = attrgetter("change.id")
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
@@ -112,9 +116,11 @@ class Completer(Service):
         Of two attempts at the same job the later fetched one counts.
         """
         is_plain = change.state is JobState.COMPLETED and not change.metadata
-        self._keep(Finished(change, attempt, self._monotonic(), is_plain))
+        one, backlog = Finished(change, attempt, self._monotonic(), is_plain), self._backlog
+        if backlog.setdefault(change.id, one) is not one:
+            self._keep(one)
         self.bell.ring()
-        if len(self._backlog) < BACKLOG_FULL:
+        if len(backlog) < BACKLOG_FULL:
             return None
         self._has_room.clear()
         return self._has_room.wait()
@@ -159,8 +165,8 @@ class Completer(Service):
         """Write what waits, up to a batch of it; return whether the database took it."""
         batch = self._take()
         self._num_written = len(batch)
-        plain = [one for one in batch if one.is_plain]
         others = [one for one in batch if not one.is_plain]
+        plain = [one for one in batch if one.is_plain] if others else batch
         is_well = not plain or await self._try(plain, self._complete)
         if is_well:
             is_well = not others or await self._try(others, self._set_state)
@@ -231,11 +237,9 @@ class Completer(Service):
         """Write plain successes; those that are not running any more go the long way, to learn what they are."""
         query = job_complete_many(
             client_id=self._client_id,
-            ids=[one.change.id for one in batch],
-            attempted_ats=[_fetched_at(one) for one in batch],
-            finalized_ats=[
-                at for one in batch if (at := one.change.finalized_at) is not None
-            ],  # all have one
+            ids=[*map(_ID, batch)],
+            attempted_ats=[one.change.attempted_at or ZERO for one in batch],
+            finalized_ats=[*map(_FINALIZED_AT, batch)],  # all have one
         )
         written = await self._pool.run(self._bounded(query))
         if len(written) < len(batch):

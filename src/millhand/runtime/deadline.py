@@ -30,8 +30,10 @@ class Deadlines(Generic[T]):
         """Begin to count; an item is in at most one time per length."""
         queue = self._queues.get(timeout_seconds)
         if queue is None:
-            queue = self._queues[timeout_seconds] = _Queue(timeout_seconds, self._expire)
-        queue.add(item)
+            queue = self._queues[timeout_seconds] = _Queue(self._expire)
+        due_at = queue.due_at[item] = queue.time() + timeout_seconds
+        if queue.timer is None:
+            queue.set_timer(due_at)
 
     def discard(self, item: T, timeout_seconds: float) -> None:
         """Stop to count; an item that is not in is none the worse."""
@@ -47,33 +49,31 @@ class Deadlines(Generic[T]):
 
 
 class _Queue(Generic[T]):
-    __slots__ = ("_expire", "_loop", "_timeout_seconds", "_timer", "due_at")
+    __slots__ = ("_expire", "_loop", "due_at", "time", "timer")
 
-    def __init__(self, timeout_seconds: float, expire: Callable[[T], None]) -> None:
+    def __init__(self, expire: Callable[[T], None]) -> None:
         self._expire = expire
         self._loop = asyncio.get_running_loop()
-        self._timeout_seconds = timeout_seconds
-        self._timer: asyncio.TimerHandle | None = None
         self.due_at: dict[T, float] = {}
+        self.time = self._loop.time
+        self.timer: asyncio.TimerHandle | None = None
 
-    def add(self, item: T) -> None:
-        due_at = self.due_at[item] = self._loop.time() + self._timeout_seconds
-        if self._timer is None:
-            self._timer = self._loop.call_at(due_at, self._ring)
+    def set_timer(self, due_at: float) -> None:
+        self.timer = self._loop.call_at(due_at, self._ring)
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
         self.due_at.clear()
 
     def _ring(self) -> None:
-        self._timer = None
+        self.timer = None
         # A timer may fire a hair early, by the clock's resolution.
-        horizon = self._loop.time() + 1e-3
+        horizon = self.time() + 1e-3
         expired = []
         for item, due_at in self.due_at.items():
             if due_at > horizon:
-                self._timer = self._loop.call_at(due_at, self._ring)
+                self.set_timer(due_at)
                 break
             expired.append(item)
         for item in expired:

@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 
 from millhand.errors import ConnectionLost, MillhandError, OperationTimeout
 from millhand.job import JobId, JobRow
 
 # A statement is given ten seconds; a server that stood still for that long has got over it, or has lost it.
 LATE_SECONDS = 10.0
+
+_ATTEMPTED_AT = attrgetter("attempted_at")
 
 
 class LostFetches:
@@ -41,9 +44,7 @@ class LostFetches:
     def note_answered(self, jobs: Sequence[JobRow]) -> None:
         """Take note of what a fetch has brought."""
         if jobs:
-            self._newest = max(
-                self._newest, *(job.attempted_at for job in jobs if job.attempted_at is not None)
-            )
+            self._newest = max(self._newest, *filter(None, map(_ATTEMPTED_AT, jobs)))
         if self._looks:
             self._begun.update((job.id, job.attempted_at) for job in jobs)
 

@@ -294,19 +294,19 @@ class Producer(Service):
             self._begin(rows, self._cancelled_while_fetching or ())
 
     def _begin(self, rows: Sequence[JobRow], cancelled: Collection[int]) -> None:
-        loop = asyncio.get_running_loop()
+        attempts, create_task = self._attempts, asyncio.get_running_loop().create_task
         self._num_slots_taken += len(rows)
         if rows:
             self._is_idle.clear()
         for row in rows:
-            attempt = Attempt(row)
-            former = self._attempts.setdefault(row.id, attempt)
+            attempt, id = Attempt(row), row.id
+            former = attempts.setdefault(id, attempt)
             if former is not attempt:
                 self._overtaken.add(former)
-                self._attempts[row.id] = attempt
-            if row.id in cancelled:
+                attempts[id] = attempt
+            if id in cancelled:
                 attempt.cancel(CancelReason.REMOTE)
-            attempt.task = loop.create_task(self._work(attempt))
+            attempt.task = create_task(self._work(attempt))
 
     async def _work(self, attempt: Attempt) -> None:
         try:
@@ -315,9 +315,10 @@ class Producer(Service):
             self._finished(attempt)
 
     def _finished(self, attempt: Attempt) -> None:
+        attempts, id = self._attempts, attempt.row.id
         # Only its own entry: a snoozed job may have been fetched here again before this line.
-        if self._attempts.get(attempt.row.id) is attempt:
-            del self._attempts[attempt.row.id]
+        if attempts.get(id) is attempt:
+            del attempts[id]
         else:
             self._overtaken.discard(attempt)
         if attempt.has_slot:
@@ -325,7 +326,7 @@ class Producer(Service):
         if self._more_is_waiting:
             self._is_wanted = True
             self.bell.ring()
-        if not self.num_running:
+        if not attempts and not self._overtaken:
             self._is_idle.set()
 
     def _next_poll_at(self, now: float) -> float:

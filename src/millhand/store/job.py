@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 import msgspec
 
@@ -142,10 +142,10 @@ def job_complete_many(
     """
     triples = sorted(zip(ids, attempted_ats, finalized_ats, strict=True))
     params = {
-        "attempted_ats": [at for _, at, _ in triples],
+        "attempted_ats": [*map(itemgetter(1), triples)],
         "client_id": client_id,
-        "finalized_ats": [at for _, _, at in triples],
-        "ids": [id for id, _, _ in triples],
+        "finalized_ats": [*map(itemgetter(2), triples)],
+        "ids": [*map(itemgetter(0), triples)],
     }
     return Query("job_complete_many", params, _parse_ids)
 
@@ -398,7 +398,7 @@ def parse_fetched(rows: Sequence[Row]) -> list[JobRow]:
 
 
 def _parse_ids(rows: Sequence[Row]) -> list[JobId]:
-    return [row[0] for row in rows]
+    return [*map(itemgetter(0), rows)]
 
 
 def _parse_one(id: JobId, rows: Sequence[Row]) -> JobRow:
