@@ -4,7 +4,7 @@ The front desk: wires the mill, starts it, stops it in order, and takes inserts.
 A client owns references, no state: running attempts are the producers', pending changes the completer's, the term the
 elector's. Nothing below imports this module.
 
-    start:  driver ▸ schema is right ▸ inserter ▸ completer ▸ notifier ▸ maintainer ▸ elector ▸ producers
+    start:  driver ▸ schema is right ▸ listener, report, queues, at once ▸ fetches ▸ pollers, sweepers, electors
     stop:   producers ▸ attempts: wait, then cancel, then abandon ▸ completer ▸ sweepers ▸ term ▸ listener ▸ driver
 """
 
