@@ -65,6 +65,23 @@ async def test_rows_are_as_results_say_and_in_their_order(tx: Executor, *, is_al
     ]
 
 
+async def test_trigger_that_leaves_out_a_row_is_told_of(tx: Executor) -> None:
+    """Results are never taken for those of other jobs: what has no row makes the insert fail, in words."""
+    await tx.execute_script(
+        """
+        CREATE FUNCTION pg_temp.leave_out() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN IF NEW.kind = ''unwanted'' THEN RETURN NULL; END IF; RETURN NEW; END';
+        CREATE TRIGGER leave_out BEFORE INSERT ON river_job FOR EACH ROW EXECUTE FUNCTION pg_temp.leave_out();
+        """
+    )
+
+    with pytest.raises(ValueError, match="see whether a trigger of table river_job leaves any out") as some:
+        await tx.run(job_insert_many([params(kind="a"), params(kind="unwanted"), params(kind="b")]))
+    with pytest.raises(ValueError, match="must be as many as jobs, got 0 of 2;"):
+        await tx.run(job_insert_many([params(kind="unwanted"), params(kind="unwanted")]))
+    assert str(some.value).startswith("rows inserted must be as many as jobs, got 2 of 3; ")
+
+
 @pytest.mark.parametrize("num_jobs", [1, 2])
 async def test_inserted_row_is_what_was_said(tx: Executor, num_jobs: int) -> None:
     """Each option of the params is in the row, whether one job is inserted or several."""
