@@ -5,9 +5,9 @@ Millhand, River in Go and in Rust, and the Python peers, side by side on one ser
 
 In each round every system is measured once, in turn, in a database of its own that was made for it; only what idles
 does so side by side, each in a database of its own, for its cost is counted by process and by database. `peers/plan.py`
-has the settings, `peers/harness.py` what is measured. Before the rounds that count everything is done once with few
-jobs. Results go to a file line by line, so that a run that was cut off can go on (`--go-on`), and the tables and the
-plot are made of that file.
+has the settings, `peers/harness.py` what is measured. Before the rounds that count each system works a few jobs.
+Results go to a file line by line, so that a run that was cut off can go on (`--go-on`), and the tables and the plot are
+made of that file.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ from report import write_report  # noqa: E402
 from millhand.embedded import embedded_postgres  # noqa: E402
 
 LIMIT_SECONDS = 1_200.0
+# A worker of each system, and the databases with a million rows.
+WARM_UP_PARTS = {"drain", "scenes"}
 PARTS = ("insert", "drain", "pickup", "imports", "idle", "scenes", "waiting", "long")
 DATABASE = "bench"
 MOST_QUICK = {"jobs": 300, "seconds": 0.5}
@@ -72,20 +74,21 @@ class Task:
 
 def tasks(options: argparse.Namespace, number: int) -> Iterator[list[Task]]:
     """Yield what a round measures; what comes together is measured side by side."""
+    only = set(options.only) & (WARM_UP_PARTS if number == 0 and options.rounds else set(PARTS))
     for variant in VARIANTS:
         for what in variant.what:
-            if what.split()[0] in options.only and what != "idle":
+            if what.split()[0] in only and what != "idle":
                 yield [Task(variant, what, _order(variant, what))]
-    if "idle" in options.only:
+    if "idle" in only:
         order = {"seconds": options.idle_seconds}
         yield [Task(variant, "idle", order) for variant in VARIANTS if "idle" in variant.what]
-    for title, more in SCENES if "scenes" in options.only else ():
+    for title, more in SCENES if "scenes" in only else ():
         for variant in VARIANTS:
             if (variant.system, variant.kind) in IN_SCENES:
                 yield [Task(variant, title, {"jobs": variant.jobs, **more})]
-    for variant in WAITING if "waiting" in options.only else ():
+    for variant in WAITING if "waiting" in only else ():
         yield [Task(variant, WAITING_TITLE, {"jobs": variant.jobs})]
-    if "long" in options.only and number == min(1, options.rounds):
+    if "long" in only and number == min(1, options.rounds):
         yield [Task(LONG, LONG_TITLE, {"jobs": LONG.jobs})]
 
 

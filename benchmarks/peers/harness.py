@@ -42,6 +42,7 @@ STOP_SECONDS = 20.0
 # A backend that has nothing to do may keep what it counted for itself for ten seconds. PostgreSQL, pgstat.c.
 STATISTICS_SECONDS = 11.0
 WARM_UP = 20
+REST_SECONDS = 0.5
 NUM_IMPORTS = 5
 LANES = 4
 PAUSE_SECONDS = 0.002
@@ -370,7 +371,7 @@ async def measure_pickup(system: System, board: Board, order: Order) -> dict[str
         await _begun(board, WARM_UP, workers, START_SECONDS)
         first = WARM_UP
         for rate in order.rates:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(REST_SECONDS)
             numbers = range(first, first + max(1, int(rate * order.seconds)))
             returned = await system.insert_at_rate(numbers, rate)
             await _begun(board, numbers.stop, workers, START_SECONDS)

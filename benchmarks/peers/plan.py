@@ -49,7 +49,7 @@ VARIANTS = (
         "river_rust", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2, "poll_ms": 20}, ("drain", "pickup")
     ),
     Variant("river_rust", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1, "poll_ms": 20}),
-    Variant("pgqueuer", DEFAULTS, 20_000, {}, ALL),
+    Variant("pgqueuer", DEFAULTS, 10_000, {}, ALL),
     Variant("pgqueuer", TUNED, 50_000, {"batch_size": 1_000, **EVENT_LOOP}, ("drain", "pickup")),
     Variant("chancy", DEFAULTS, 100, {}, ALL),
     Variant(
