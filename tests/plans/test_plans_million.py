@@ -23,13 +23,19 @@ from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.event import EventKind
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.sql import compile_statement
-from millhand.store.client import client_delete_gone, client_get_foreign, client_get_unknown_kinds
+from millhand.store.client import (
+    ClientReport,
+    client_delete_gone,
+    client_get_foreign,
+    client_get_unknown_kinds,
+)
 from millhand.store.client_end import (
     client_declare_lost,
     job_get_stranded,
     job_get_stuck_beside_clients,
     job_get_stuck_of_client,
 )
+from millhand.store.client_errand import Errand, client_report_on_errands
 from millhand.store.job import (
     Rescue,
     job_cancel,
@@ -190,14 +196,14 @@ async def measured(connection: asyncpg.Connection, query: Query[Any], schema: st
     transaction = connection.transaction()
     await transaction.start()
     told = await connection.fetchval(
-        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}",
+        f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS, FORMAT JSON) {sql}",
         *(query.params[name] for name in names),
         timeout=SECONDS,
     )
     await transaction.rollback()
     nodes = as_nodes(told)
     num_blocks = nodes[0]["Shared Hit Blocks"] + nodes[0]["Shared Read Blocks"]
-    writes = [node["Plans"][0] for node in nodes if node["Node Type"] == "ModifyTable"]
+    writes = [one for node in nodes if node["Node Type"] == "ModifyTable" for one in (node, *node["Plans"])]
     num_rows = max(int(node["Actual Rows"]) for node in (nodes[0], *writes))
     is_of_all = any(
         is_scan_of_all(node) for node in nodes if node.get("Relation Name") in (None, "river_job")
@@ -214,6 +220,23 @@ CLEAN: dict[str, Any] = {
     "cancelled_horizon": NOW - 24 * HOUR, "completed_horizon": NOW - 24 * HOUR, "discarded_horizon": NOW - 24 * HOUR,
     "limit": LIMIT,
 }  # fmt: skip
+
+
+def report(*, due_before: datetime | None) -> Query[Any]:
+    values: dict[str, Any] = {
+        "hostname": "here", "kinds": ["act"], "pid": 1, "queue_updates": {}, "queues": {}, "version": "1",
+        "report_interval": timedelta(seconds=5),
+    }  # fmt: skip
+    errand = Errand(
+        due_before=due_before,
+        periodic_elected_at=NOW,
+        periodic_ttl=HOUR,
+        river_elected_at=NOW,
+        river_ttl=HOUR,
+    )
+    return client_report_on_errands(
+        ClientReport(id=ClientId("c"), **values), errand, started_at=NOW - HOUR, now=NOW
+    )
 
 
 def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
@@ -253,6 +276,7 @@ def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
             id=ClientId("c"), steady_since=NOW - HOUR, suspect_ids=(), recently=timedelta(minutes=1), now=NOW
         ),
         "clean clients while nobody is gone": client_delete_gone(last_seen_horizon=NOW - 24 * HOUR),
+        "report of a leader": report(due_before=None),
         "clean": job_delete_before(**CLEAN, within=timedelta(minutes=2)),
         "clean what is older": job_delete_before(**{**CLEAN, "completed_horizon": NOW}, within=timedelta(minutes=10)),
     }  # fmt: skip
@@ -264,6 +288,7 @@ def seldom_said() -> dict[str, Query[Any]]:
         "fetch from the start": job_get_available(**FETCH),
         "fetch from the start, by priority": job_get_available_above(START, **FETCH),
         "schedule everything": job_schedule(now=NOW, limit=LIMIT),
+        "report of a leader that looks ahead": report(due_before=NOW),
         "search for all stuck jobs": job_get_stuck(**STUCK),
         "search for all jobs of who is gone": job_get_stranded(after_id=JobId(0), limit=LIMIT, now=NOW),
         "search for others": client_get_foreign(now=NOW),
