@@ -223,7 +223,7 @@ async def test_deadline_of_psycopg_holds_where_nobody_answers(
 async def test_listener_is_lost_when_psycopg_closes_its_connection(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
-    """A ping that is late, on a way that is gone, and that nobody could call back, says so; it raises nothing of psycopg's."""
+    """A ping that is late on a way that is gone, and cannot be called back, raises nothing of psycopg's."""
     rung = asyncio.Event()
     async with proxied(postgres_url) as proxy, asyncio.timeout(GENEROUS_SECONDS):
         listener = PsycopgDriver(proxy.url, schema_driver.schema).listener()
