@@ -318,7 +318,10 @@ def main() -> None:
     if not options.report_only:
         if not options.go_on:
             options.results.unlink(missing_ok=True)
-        run(options)
+        try:
+            run(options)
+        except KeyboardInterrupt:
+            sys.exit("interrupted; --go-on continues, --report-only makes tables of what there is")
     lines = [line for line in read(options.results) if line["round"] or options.rounds == 0]
     text = write_report(lines, json.loads(options.versions.read_text()), options.write)
     if options.write is not None:
