@@ -196,7 +196,7 @@ class Listening:
 
 
 async def test_cost_of_looking_is_one_statement(fleet: Fleet) -> None:
-    """While nothing happens clients are looked at every five seconds, jobs every half a minute; who is alone asks nothing."""
+    """While nothing happens clients are looked at every five seconds, jobs every half minute; who is alone asks nothing."""
     await fleet.reported(ME)
     await fleet.reported(OTHER)
     rescuer = fleet.rescuer()
