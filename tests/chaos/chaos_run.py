@@ -40,6 +40,7 @@ from chaos_verdict import judge
 
 from millhand.client import Client
 from millhand.config import Config
+from millhand.driver.asyncpg_error import WIRE_ERRORS
 from new_schema import migrate
 
 RATE = 40.0
@@ -117,10 +118,20 @@ async def _drained(url: str) -> None:
     """Return when all is finalized, or when it will never be."""
     sql = "SELECT EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)"
     until = time.monotonic() + DRAIN_SECONDS
-    connection = await asyncpg.connect(url)
+    connection = await _recovered(url)
     while time.monotonic() < until and await connection.fetchval(sql, TICK_ID):  # noqa: ASYNC110 - nobody rings
         await asyncio.sleep(1.0)
     await connection.close()
+
+
+async def _recovered(url: str) -> asyncpg.Connection:
+    """Connect, once a server that was crashed lately has done with its recovery."""
+    async with asyncio.timeout(START_SECONDS):
+        while True:
+            try:
+                return await asyncpg.connect(url)
+            except WIRE_ERRORS:
+                await asyncio.sleep(0.5)
 
 
 async def _evidence(
