@@ -178,7 +178,7 @@ def about(results: Results, known: dict[str, Any]) -> str:
             "`synchronous_commit` are on."
         ),
         (
-            f"{results.num_rounds} rounds, after one with few jobs that does not count; in each every system is measured "
+            f"Rounds: {results.num_rounds}, after one with few jobs that does not count; in each every system is measured "
             "once, in turn, in a database of its own that is new. What idles does so side by side."
         ),
         (
