@@ -43,6 +43,11 @@ demo: (_install "run")
 bench *args: (_install "run")
     @exec .venv/bin/millhand bench "$@"
 
+# Where the CPU's time of a no-op job goes, room by room; minutes; `--write docs/performance.md` for its table and drawing
+[no-exit-message]
+profile *args: (_install "run")
+    @exec {{ python }} benchmarks/job_profile.py "$@"
+
 # Millhand, the floor, River in Go and Rust, and the Python peers in one run, in turns; each in an environment of its own; an hour
 [no-exit-message]
 bench-peers *args: (_install "test")

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from document import put, table
+
 from millhand.bench.floor import FETCH_SIZE, FLOOR_SLOTS
 from millhand.bench.measure import (
     Drain,
@@ -217,22 +219,24 @@ def thousands(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def about_run(server: str, options: argparse.Namespace) -> list[str]:
     """Return what the reader must know of machine, versions and settings."""
+    return [
+        *about_machine(server),
+        f"- {options.rounds} rounds, systems in turn, after one that does not count; drains of {options.jobs:,} jobs.",
+        f"- Floor: fetch {FETCH_SIZE:,}, {FLOOR_SLOTS:,} slots.",
+        "- Shown is the median, and in brackets the least and the greatest.",
+    ]
+
+
+def about_machine(server: str) -> list[str]:
+    """Return on what it was measured."""
     machine = f"{os.cpu_count()} cores ({processor()}), {memory_gib():.0f} GiB, {platform.system()}"
     versions = f"Python {platform.python_version()}, asyncpg {version('asyncpg')}"
     return [
         f"- Machine: {machine}; client, worker and server share it.",
         f"- PostgreSQL {server} with default settings, so `fsync` and `synchronous_commit` are on.",
         f"- {versions}, the standard event loop.",
-        f"- {options.rounds} rounds, systems in turn, after one that does not count; drains of {options.jobs:,} jobs.",
-        f"- Floor: fetch {FETCH_SIZE:,}, {FLOOR_SLOTS:,} slots.",
-        "- Shown is the median, and in brackets the least and the greatest.",
     ]
 
 
@@ -246,16 +250,6 @@ def processor() -> str:
 
 def memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-
-
-def put(path: Path, text: str) -> None:
-    """Put the figures between the marks of a document."""
-    document = path.read_text()
-    before, begin, rest = document.partition(MARK_BEGIN)
-    _, end, after = rest.partition(MARK_END)
-    if not begin or not end:
-        sys.exit(f"error: {path} must hold the marks {MARK_BEGIN!r} and {MARK_END!r}, got one without")
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def tell(what: str) -> None:
@@ -296,7 +290,7 @@ def main() -> None:
     with server_url(options.database_url) as url:
         text = asyncio.run(run(url, options))
     if options.write is not None:
-        put(options.write, text)
+        put(options.write, text, MARK_BEGIN, MARK_END)
     print(text)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -16,15 +18,16 @@ from millhand.bench.system import SYSTEMS
 from millhand.bench.workload import Tally
 
 
-async def work(order: WorkOrder) -> None:
-    """Work as ordered, say so, and report."""
+async def work(order: WorkOrder, while_working: AbstractContextManager[object] | None = None) -> None:
+    """Work as ordered, say so, and report; `while_working` is entered when it works and left when it has."""
     tally = Tally(order.num_jobs)
     gc.collect()
     async with SYSTEMS[order.system].worker(order.url, order.schema, order.slots, tally):
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), tally.stop)
         cpu_seconds = _cpu_seconds()
         _say(b"ready")
-        await tally.wait_end()
+        with while_working or contextlib.nullcontext():
+            await tally.wait_end()
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         report = WorkReport(
             cpu_seconds=_cpu_seconds() - cpu_seconds,
@@ -34,6 +37,15 @@ async def work(order: WorkOrder) -> None:
             started_ns=tally.started_ns.tolist(),
         )
     _say(msgspec.json.encode(report))
+
+
+def read_order() -> WorkOrder:
+    """Read from standard input what is to be done."""
+    # Byte by byte, so that nothing is read ahead of the loop that will look at the rest.
+    line = bytearray()
+    while (byte := os.read(sys.stdin.fileno(), 1)) not in (b"", b"\n"):
+        line += byte
+    return msgspec.json.decode(line, type=WorkOrder)
 
 
 def _cpu_seconds() -> float:
@@ -56,13 +68,5 @@ def _say(line: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _read_order() -> WorkOrder:
-    # Byte by byte, so that nothing is read ahead of the loop that will look at the rest.
-    line = bytearray()
-    while (byte := os.read(sys.stdin.fileno(), 1)) not in (b"", b"\n"):
-        line += byte
-    return msgspec.json.decode(line, type=WorkOrder)
-
-
 if __name__ == "__main__":
-    asyncio.run(work(_read_order()))
+    asyncio.run(work(read_order()))

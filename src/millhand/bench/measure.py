@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from millhand.bench.place import AuditFailed, Place
-from millhand.bench.process import WorkOrder, WorkReport, worker_process
+from millhand.bench.process import CHILD, WorkOrder, WorkReport, worker_process
 from millhand.bench.system import Inserter, System
 
 DRAIN_SECONDS = 900.0
@@ -70,17 +70,23 @@ async def measure_insert(system: System, place: Place, *, num_jobs: int) -> floa
 
 
 async def measure_drain(
-    system: System, place: Place, *, num_jobs: int, slots: int, with_checkpoint: bool = False
+    system: System,
+    place: Place,
+    *,
+    num_jobs: int,
+    slots: int,
+    with_checkpoint: bool = False,
+    child: Sequence[str] = CHILD,
 ) -> Drain:
     """
-    Insert jobs in bulk, then have a worker that is started afterwards work them all.
+    Insert jobs in bulk, then have a worker that is started afterwards work them all; `child` is what it runs.
 
     Raises: AuditFailed, WorkerDied.
     """
     await place.empty()
     bulk_per_second = await _insert_bulk(system, place, num_jobs)
     await place.settle(with_checkpoint=with_checkpoint)
-    async with worker_process(_order(system, place, num_jobs, slots)) as worker:
+    async with worker_process(_order(system, place, num_jobs, slots), child) as worker:
         report = await worker.wait_report(DRAIN_SECONDS)
     await _audit(place, report, num_jobs)
     seconds = (report.finished_ns - min(report.started_ns)) / 1e9

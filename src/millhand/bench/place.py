@@ -84,6 +84,10 @@ class Place:
         """Return how many transactions the database has counted; this question is one of them, a second later."""
         return int((await self._pool.fetch(_TRANSACTIONS))[0]["num_transactions"])
 
+    async def backend_pid(self) -> int:
+        """Return the process, on the server's machine, that serves a connection."""
+        return int((await self._pool.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"])
+
     async def server_version(self) -> str:
         """Return the server's version, such as '18.6'."""
         return str((await self._pool.fetch("SHOW server_version"))[0]["server_version"]).partition(" ")[0]

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -20,6 +20,8 @@ from millhand.errors import MillhandError
 START_SECONDS = 30.0
 END_SECONDS = 20.0
 REPORT_BYTES_MAX = 256 * 1024 * 1024
+# What Python is to run; a program of one's own gets the same order, and reports as this one does.
+CHILD = ("-m", "millhand.bench.child")
 
 
 class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +75,7 @@ class WorkerProcess:
 
 
 @contextlib.asynccontextmanager
-async def worker_process(order: WorkOrder) -> AsyncIterator[WorkerProcess]:
+async def worker_process(order: WorkOrder, child: Sequence[str] = CHILD) -> AsyncIterator[WorkerProcess]:
     """
     Start a worker, yield it once it works, and see to it that it has ended.
 
@@ -81,7 +83,7 @@ async def worker_process(order: WorkOrder) -> AsyncIterator[WorkerProcess]:
     """
     # In a session of its own: a Ctrl-C is for us, and we end it in order.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "millhand.bench.child",
+        sys.executable, *child,
         stdin=PIPE, stdout=PIPE, start_new_session=True, limit=REPORT_BYTES_MAX,
     )  # fmt: skip
     assert process.stdin is not None  # noqa: S101 - a pipe

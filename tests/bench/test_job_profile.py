@@ -1,0 +1,44 @@
+"""The profile of a job, small: that its rooms are there and make the whole, not what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "job_profile.py"
+TIMEOUT_SECONDS = 180.0
+
+
+@pytest.mark.slow
+async def test_profile_divides_a_job_into_rooms(postgres_url: str, tmp_path: Path) -> None:
+    """Its table has each room, whose sum is the whole, and none that a job goes through is empty; it is drawn, too."""
+    document = tmp_path / "figures.md"
+    (tmp_path / "assets").mkdir()
+    document.write_text(
+        "before\n<!-- profile: written by benchmarks/job_profile.py -->\n<!-- end of profile -->\nafter\n"
+    )
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, PROGRAM, "--jobs", "4000", "--write", document, "--database-url", postgres_url,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        _, told = await process.communicate()
+
+    assert process.returncode == 0, told.decode()
+    text = document.read_text()
+    rows = re.findall(r"^\| ([a-z' ]+) \| ([0-9.]+) \| ([0-9.]+) \|$", text, re.MULTILINE)
+    figures = {name: float(defaults) for name, defaults, _ in rows}
+    assert (text.startswith("before"), text.endswith("after\n")) == (True, True)
+    assert list(figures) == [
+        "fetch", "begin", "execute", "complete", "events", "event loop", "garbage",
+        "the worker's process", "server's processes",
+    ]  # fmt: skip
+    rooms = [*figures.values()][:7]
+    assert sum(rooms) == pytest.approx(figures["the worker's process"], abs=0.5)
+    assert min(rooms[:5]) > 0.0
+    assert (tmp_path / "assets" / "profile.svg").read_text().count("<title>") == 15
