@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contender import DEFAULTS, FLOOR_LIFE, WIDE, Contender, about_machine, server_url, tell
 from document import put, table
 from job_profile_child import ROOMS
-from throughput import DEFAULTS, FLOOR_LIFE, WIDE, Contender, about_machine, server_url, tell
 
 from millhand.bench.measure import measure_drain
 from millhand.bench.place import Place, bench_place

@@ -130,23 +130,3 @@ def test_bench_prints_json_for_programs(postgres_url: str, tmp_path: Path) -> No
         == set(document["ratio"])
         == set(Figures.__struct_fields__)
     )
-
-
-@pytest.mark.slow
-def test_throughput_writes_its_tables_between_the_marks(postgres_url: str, tmp_path: Path) -> None:
-    """The script behind the published figures runs, and what stands around its marks is left as it is."""
-    document = tmp_path / "performance.md"
-    begin, end = "<!-- figures: written by benchmarks/throughput.py -->", "<!-- end of figures -->"
-    document.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-
-    subprocess.run(
-        [sys.executable, PROJECT / "benchmarks" / "throughput.py", "--rounds", "1", "--jobs", "50",
-         "--only", "drain", "insert", "--database-url", postgres_url, "--write", document],
-        check=True, capture_output=True, timeout=5 * GENEROUS_SECONDS,
-    )  # fmt: skip
-
-    text = document.read_text()
-    assert text.startswith(f"before\n{begin}\n\n- Machine: ")
-    assert text.endswith(f"\n\n{end}\nafter\n")
-    assert "| Millhand, 4,000 workers |" in text
-    assert "old" not in text

@@ -1,0 +1,67 @@
+"""What the benchmarks have in common: Millhand with its two settings, the machine, and a server of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from millhand.bench.system import MILL, System
+from millhand.embedded import embedded_postgres
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A system with one setting."""
+
+    title: str
+    system: System
+    slots: int
+
+
+DEFAULTS = Contender("Millhand, defaults", MILL, MILL.slots)
+WIDE = Contender("Millhand, 4,000 workers", MILL, 4_000)
+
+
+def about_machine(server: str) -> list[str]:
+    """Return on what it was measured."""
+    machine = f"{os.cpu_count()} cores ({processor()}), {memory_gib():.0f} GiB, {platform.system()}"
+    versions = f"Python {platform.python_version()}, asyncpg {version('asyncpg')}"
+    return [
+        f"- Machine: {machine}; client, worker and server share it.",
+        f"- PostgreSQL {server} with default settings, so `fsync` and `synchronous_commit` are on.",
+        f"- {versions}, the standard event loop.",
+    ]
+
+
+def processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def server_url(given: str | None) -> Iterator[str]:
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="millhand-bench-") as directory:
+        Path(directory).chmod(0o755)  # the user that a root's server runs as has to enter it
+        with embedded_postgres(Path(directory)) as server:
+            yield server.url
