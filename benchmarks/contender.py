@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: Millhand with its two settings, the machine, and a server of their own."""
+"""What the benchmarks have in common: the floor and Millhand with its two settings, the machine, and a server of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from millhand.bench.system import MILL, System
+from millhand.bench.floor import FLOOR_SLOTS
+from millhand.bench.system import LIFE, MILL, System
 from millhand.embedded import embedded_postgres
 
 
@@ -25,6 +26,7 @@ class Contender:
     slots: int
 
 
+FLOOR_LIFE = Contender("floor, full life", LIFE, FLOOR_SLOTS)
 DEFAULTS = Contender("Millhand, defaults", MILL, MILL.slots)
 WIDE = Contender("Millhand, 4,000 workers", MILL, 4_000)
 
