@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contender import DEFAULTS, FLOOR_LIFE, WIDE, Contender, about_machine, server_url, tell
+from contender import DEFAULTS, WIDE, Contender, about_machine, server_url, tell
 from document import put, table
 from job_profile_child import ROOMS
 
 from millhand.bench.measure import measure_drain
 from millhand.bench.place import Place, bench_place
+from millhand.bench.system import LIFE
 
 NUM_JOBS = 300_000
 CHILD = str(Path(__file__).with_name("job_profile_child.py"))
@@ -179,10 +180,8 @@ async def run(url: str, num_jobs: int) -> tuple[list[Profile], str]:
         for one in (DEFAULTS, WIDE):
             tell(f"{one.title}: {num_jobs:,} jobs")
             profiles.append(await profiled(one, place, num_jobs, server_pid))
-        tell(f"{FLOOR_LIFE.title}: {num_jobs:,} jobs")
-        floor = await measure_drain(
-            FLOOR_LIFE.system, place, num_jobs=num_jobs, slots=FLOOR_LIFE.slots, with_checkpoint=True
-        )
+        tell(f"floor, full life: {num_jobs:,} jobs")
+        floor = await measure_drain(LIFE, place, num_jobs=num_jobs, slots=LIFE.slots, with_checkpoint=True)
         about = [
             *about_machine(await place.server_version()),
             f"- One run of {num_jobs:,} jobs a setting; the load of its last minute was {os.getloadavg()[0]:.1f}.",

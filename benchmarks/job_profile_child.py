@@ -26,7 +26,7 @@ from typing import Self
 
 from millhand.bench.child import read_order, work
 
-# Not a divisor of anything that the worker does regularly.
+# The kernel makes a tick of its own of this, of 1 to 10 ms: 300,000 jobs are some thousand samples.
 INTERVAL_SECONDS = 0.00097
 
 FETCH, BEGIN, EXECUTE, COMPLETE = "fetch", "begin", "execute", "complete"

@@ -23,7 +23,7 @@ async def test_profile_divides_a_job_into_rooms(postgres_url: str, tmp_path: Pat
     )
 
     process = await asyncio.create_subprocess_exec(
-        sys.executable, PROGRAM, "--jobs", "4000", "--write", document, "--database-url", postgres_url,
+        sys.executable, PROGRAM, "--jobs", "10000", "--write", document, "--database-url", postgres_url,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -32,13 +32,13 @@ async def test_profile_divides_a_job_into_rooms(postgres_url: str, tmp_path: Pat
     assert process.returncode == 0, told.decode()
     text = document.read_text()
     rows = re.findall(r"^\| ([a-z' ]+) \| ([0-9.]+) \| ([0-9.]+) \|$", text, re.MULTILINE)
-    figures = {name: float(defaults) for name, defaults, _ in rows}
+    figures = {name: float(defaults) + float(wide) for name, defaults, wide in rows}
     assert (text.startswith("before"), text.endswith("after\n")) == (True, True)
     assert list(figures) == [
         "fetch", "begin", "execute", "complete", "events", "event loop", "garbage",
         "the worker's process", "server's processes",
     ]  # fmt: skip
     rooms = [*figures.values()][:7]
-    assert sum(rooms) == pytest.approx(figures["the worker's process"], abs=0.5)
-    assert min(rooms[:5]) > 0.0
+    assert sum(rooms) == pytest.approx(figures["the worker's process"], abs=1.0)
+    assert min(rooms[:4]) > 0.0
     assert (tmp_path / "assets" / "profile.svg").read_text().count("<title>") == 15
