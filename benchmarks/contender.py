@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: the floor and Millhand with its two settings, the machine, and a server of their own."""
+"""What the benchmarks share: the floor, Millhand with two settings, the machine, and a server of their own."""
 
 from __future__ import annotations
 
