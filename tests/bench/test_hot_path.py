@@ -72,7 +72,7 @@ async def instructions_an_inserted_job(place: Place, system: System) -> float:
 
 
 async def test_bulk_insert_costs_no_more_than_it_did(postgres_url: str) -> None:
-    """A job of a bulk insert takes at most 15 % more instructions, times the floor's, than written down, and not many less."""
+    """A job of a bulk insert takes at most 15 % more instructions, times the floor's, than written down."""
     async with bench_place(postgres_url) as place:
         floor = await instructions_an_inserted_job(place, SYSTEMS["floor_life"])
         mill = await instructions_an_inserted_job(place, SYSTEMS["millhand"])
