@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -92,7 +91,7 @@ class JobControl:
         )
         if after is not None:
             cursor_after = params.cursor_of(after) if isinstance(after, JobRow) else decode_cursor(after)
-            params = replace(params, after=cursor_after)
+            params = msgspec.structs.replace(params, after=cursor_after)
         jobs = await self._run_filtered(job_list(params), filters, tx)
         cursor = params.cursor_of(jobs[-1]).encode() if len(jobs) == limit else None
         return JobPage(tuple(jobs), cursor)

@@ -21,7 +21,7 @@ from millhand.config import StuckJob
 from millhand.errors import DriverError, InvalidJob, JobCancel, JobSnooze, UniqueConflict
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job
-from millhand.observe.log import _formatter
+from millhand.observe.log import JsonRenderer, TextRenderer, _Formatter
 from millhand.runtime.subscription import Subscription
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
@@ -81,7 +81,7 @@ UNREADABLE = [
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> str:
     """Return every record as both renderers show it, and as a handler that dumps everything would."""
-    formats = [_formatter(is_text=is_text, is_coloured=False) for is_text in (True, False)]
+    formats = [_Formatter(TextRenderer(is_coloured=False)), _Formatter(JsonRenderer())]
     return "\n".join(
         text
         for record in caplog.records

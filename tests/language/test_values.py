@@ -36,6 +36,7 @@ from millhand.event import Event, EventKind
 from millhand.hooks import FetchMetric, Hook, Middleware, overrides
 from millhand.job import OUTPUT_BYTES_MAX, Job, JobRow, JobState
 from millhand.queue import QueueRow
+from millhand.runtime.attempt import Attempt, CancelReason
 
 
 def test_job_states_are_in_the_databases_order() -> None:
@@ -141,11 +142,12 @@ def test_job_refuses_output_that_is_too_large() -> None:
 
 def test_job_knows_whether_it_is_to_end() -> None:
     """A job that nobody asked to end is not asked to end; a plain function looks here."""
-    job: Job[None] = Job(row(), None)
+    attempt = Attempt(row())
+    job: Job[None] = Job(attempt.row, None, attempt=attempt)
 
     assert job.is_cancel_requested is False
     job.check_cancel_requested()
-    job._cancel_requested = lambda: True
+    attempt.cancel(CancelReason.TIMEOUT)
     assert job.is_cancel_requested is True
     with pytest.raises(AttemptCancelled):
         job.check_cancel_requested()
