@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
 from river_program import GENEROUS_SECONDS, started_river
 from scripted_worker import ScriptedWorkers
+from told_logs import telling_logs
 
 from millhand.client import Client
 from millhand.config import Config
@@ -205,25 +205,6 @@ async def speaking_on_one(room: Room, url: str) -> AsyncIterator[None]:
         readers.create_task(room._tell_events("away", client.subscribe()))
         async with client:
             yield
-
-
-@contextlib.contextmanager
-def telling_logs(room: Room, name: str) -> Iterator[None]:
-    """Have all that a logger says told in the room."""
-
-    class Teller(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            room.told.tell({"event": "log", "message": record.getMessage()})
-
-    teller = Teller()
-    level = logging.getLogger(name).level
-    logging.getLogger(name).addHandler(teller)
-    logging.getLogger(name).setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        logging.getLogger(name).removeHandler(teller)
-        logging.getLogger(name).setLevel(level)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import asyncpg
 import pytest
 from interop_room import BOTH_WAYS, LANGUAGES, Language, Periodic, Room
 from river_program import RiverError, RiverProgram
+from told_logs import telling_logs
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError
@@ -30,6 +32,16 @@ LEADING: dict[str, Any] = {"leads": True, "queues": {"nothing": 1}}
 # Leadership.
 
 
+@contextlib.asynccontextmanager
+async def following(room: Room, language: Language) -> AsyncIterator[None]:
+    """Have a client follow a leader of the other language, and know of it, which ours do with their first look."""
+    with telling_logs(room, "millhand.runtime.elector"):
+        async with room.working(language, language, leads=True):
+            if language == "python":
+                await room.told.wait("log", message="leadership left to others")
+            yield
+
+
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 async def test_leader_that_stops_hands_over_at_once(room: Room, first: Language, second: Language) -> None:
     """
@@ -39,7 +51,7 @@ async def test_leader_that_stops_hands_over_at_once(room: Room, first: Language,
     """
     async with room.working(first, first, leads=True) as leader:
         await room.until_leader(first)
-        async with room.working(second, second, leads=True):
+        async with following(room, second):
             began = _now()
             await leader.stop()
             await room.until_leader(second)
@@ -93,12 +105,13 @@ async def test_leader_that_is_killed_is_followed_when_its_term_expires(
 
     Ours come when those of River's that may live have had their time, and then at once.
     """
-    async with room.mortal(killed, "killed") as process, room.working(heir, heir, leads=True):
+    async with room.mortal(killed, "killed") as process:
         await room.until_leader("killed")
-        [row] = await room.fetch("SELECT expires_at FROM /* schema */river_leader")
-        await process.kill()
-        await room.until_leader(heir)
-        [now] = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
+        async with following(room, heir):
+            [row] = await room.fetch("SELECT expires_at FROM /* schema */river_leader")
+            await process.kill()
+            await room.until_leader(heir)
+            [now] = await room.fetch("SELECT elected_at FROM /* schema */river_leader")
 
     assert timedelta(0) <= now["elected_at"] - row["expires_at"] < timedelta(seconds=10)
 
