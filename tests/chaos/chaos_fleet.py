@@ -128,8 +128,7 @@ class Fleet:
                     self._is_ending = True
                     for life in self.living():
                         life.is_killed = True
-                        with contextlib.suppress(ProcessLookupError):
-                            life.process.kill()
+                        self.signal(life, signal.SIGKILL)
 
     def living(self) -> list[Life]:
         return [life for life in self.lives if life.exit_code is None]
@@ -153,8 +152,7 @@ class Fleet:
         self._keeps_name[who] = keeps_name
         if life is not None:
             life.is_killed = True
-            with contextlib.suppress(ProcessLookupError):
-                life.process.kill()
+            self.signal(life, signal.SIGKILL)
 
     def stop(self, who: int, *, keeps_name: bool) -> None:
         """Tell a worker to stop, if one works; another is started when it has, under the same name or a new one."""
@@ -173,8 +171,9 @@ class Fleet:
         return life is not None and not life.is_told_to_stop and life.says("worker started")
 
     def signal(self, life: Life, number: signal.Signals) -> None:
+        """Send a signal past asyncio, which would reap a process that has just ended, and not know its exit code then."""
         with contextlib.suppress(ProcessLookupError):
-            life.process.send_signal(number)
+            os.kill(life.process.pid, number)
 
     def set_clock(self, who: int, seconds: float) -> None:
         """Have a worker's clock be off by so much."""

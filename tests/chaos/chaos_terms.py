@@ -23,7 +23,7 @@ from chaos_fleet import Life, Line
 from millhand.offices import PERIODIC_RENEW_SECONDS, PERIODIC_TTL_SECONDS
 
 # From when a run is due until it is in, where nothing is wrong: an insert, on a machine that is busy.
-INSERT_SECONDS = 3.0
+INSERT_SECONDS = 6.0
 # From when what was wrong is over: a statement that was under way, and a pause between two tries.
 AGAIN_SECONDS = 22.0
 # Within this time of a change of hands, clocks of clients that differ and a start of ours make a difference.

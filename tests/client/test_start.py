@@ -82,6 +82,21 @@ async def test_start_that_fails_has_touched_no_job(room: Room) -> None:
     assert (row.state, row.attempt, list(row.attempted_by)) == (JobState.AVAILABLE, 0, [])
 
 
+async def test_start_fails_where_the_first_report_does(room: Room) -> None:
+    """Nobody works who is known to nobody: if he were killed, his jobs would wait for their age."""
+    await room.insert_raw("act", '{"what": "x"}')
+    client = room.client(_workers())
+    await room.execute("ALTER TABLE millhand_client ADD CONSTRAINT nobody CHECK (hostname = '')")
+    try:
+        with pytest.raises(DriverError, match="nobody"):
+            await client.start()
+    finally:
+        await room.execute("ALTER TABLE millhand_client DROP CONSTRAINT nobody")
+
+    [row] = await room.rows()
+    assert (row.state, row.attempt, list(row.attempted_by)) == (JobState.AVAILABLE, 0, [])
+
+
 async def test_start_that_is_given_up_after_its_first_fetch_gives_the_jobs_back(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

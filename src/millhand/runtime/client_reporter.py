@@ -72,8 +72,8 @@ class ClientReporter(Service):
     """
     Reports for one client every `interval`, and when rung; `queues` is asked each time.
 
-    The first report is made before `start` returns, unless the database does not answer. `has_session` says that no
-    pooler stands between, so that the database sees the end of this process.
+    The first report is made before `start` returns, which fails with it: who works and is known to nobody would not be
+    missed. `has_session` says that no pooler stands between, so that the database sees the end of this process.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ClientReporter(Service):
     async def run(self, started: Callable[[], None]) -> None:
         self._began = self._clock.monotonic()
         self._started_at = None
-        await self.run_once()
+        await self._look_or_report()
         started()
         while await self.bell.wait(self._pause_seconds()) is not Wake.STOP:
             await self.run_once()
@@ -130,19 +130,22 @@ class ClientReporter(Service):
         return backoff_seconds(self._num_failures, first=FIRST_BACKOFF_SECONDS, ceiling=interval)
 
     async def run_once(self) -> None:
-        """Make one report, or look whether one could be made."""
+        """Make one report, or look whether one could be made; what fails is tried again."""
+        try:
+            await self._look_or_report()
+        except MillhandError as error:
+            self._failed(error)
+
+    async def _look_or_report(self) -> None:
         try:
             if self.is_known or await self._pool.run(client_get_shape().within(STATEMENT_SECONDS)):
                 await self._report()
             else:
                 self._set_unknown("the tables are not there")
         except DriverError as error:
-            if error.sqlstate in _UNUSABLE:
-                self._set_unknown(error.reason)
-            else:
-                self._failed(error)
-        except MillhandError as error:
-            self._failed(error)
+            if error.sqlstate not in _UNUSABLE:
+                raise
+            self._set_unknown(error.reason)
 
     async def _report(self) -> None:
         uses = self._queues()
