@@ -330,8 +330,8 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
             "the periodic run of 1090 is missing, 1.1 having held the office throughout",
         ),
         (
-            world_with(ticks=(*_without(1060), Tick(due_at=1060.0, created_at=1064.0))),
-            "the periodic run of 1060 was inserted 4.0 s after it, and was to be in 3.0 s",
+            world_with(ticks=(*_without(1060), Tick(due_at=1060.0, created_at=1067.0))),
+            "the periodic run of 1060 was inserted 7.0 s after it, and was to be in 6.0 s",
         ),
         (
             world_with(ticks=(*TICKS, Tick(due_at=4700.0, created_at=1099.0))),
