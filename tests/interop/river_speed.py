@@ -26,13 +26,14 @@ import asyncpg
 
 sys.path.append(str(Path(__file__).parents[1] / "chaos"))  # what is shared with the other load test
 from chaos_plan import ASYNC_KIND
-from chaos_river import new_schema, server_url, start_member
+from chaos_river import server_url, start_member
 from interop_room import LANGUAGES, Language
 from river_program import RiverProgram, built_river, started_river
 
 from millhand.args import RawArgs
 from millhand.client import Client
 from millhand.config import Config
+from new_schema import new_schema
 
 WORK_MS = 10
 MAX_WORKERS = 100
@@ -175,7 +176,7 @@ async def measure(url: str, directory: Path, *, num_rounds: int, num_jobs: int) 
     speeds = Speeds()
     program = built_river()
     (directory / "river").symlink_to(program)
-    async with new_schema(url) as schema, started_river(program, url) as river:
+    async with new_schema(url, "speed") as schema, started_river(program, url) as river:
         connection = await asyncpg.connect(url)
         measurement = Measurement(connection, url, schema, directory)
         async with Client(url, Config(client_id="control", schema=schema)) as client:

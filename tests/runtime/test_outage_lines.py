@@ -150,13 +150,27 @@ async def test_gone_is_what_does_not_answer_or_takes_no_writes(
 
 async def test_statement_that_others_hold_up_is_no_outage(outage: Outage) -> None:
     """A deadline that passes while others are answered is told of by whoever set it."""
-    sent = outage.now()
-    outage.note_answered(sent)
     error = OperationTimeout("job_complete_many", 10.0)
+    sent = outage.now() - 10.0
+    outage.note_answered(sent)
 
     outage.note_failed(error, sent)
 
     assert (outage.is_on, is_away(error)) == (False, False)
+
+
+async def test_statement_that_was_on_its_way_when_the_database_went_is_of_the_outage() -> None:
+    """An answer to another one, right after it was sent, and none since, says nothing for the database."""
+    at = 100.0
+    outage = Outage(lambda: 0)
+    outage._now = lambda: at
+    outage.note_answered(at)
+    at = 104.9
+    error = OperationTimeout("client_report", 5.0)
+
+    outage.note_failed(error, sent=99.9)
+
+    assert (outage.is_on, is_away(error)) == (True, True)
 
 
 async def test_database_that_comes_and_goes_is_told_of_more_seldom(outage: Outage) -> None:

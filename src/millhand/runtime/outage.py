@@ -4,7 +4,8 @@ Whether the database is there: one line in the log when it is gone, one when it 
     a statement finds no database ──▶ "database unreachable" ──▶ answers again, calm, and heard again ──▶ "database back"
 
 Rule 1: gone is what cannot be connected to, breaks a connection, or takes no writes; and what is silent to a statement for
-        the whole of its deadline, if nothing else was answered meanwhile. A statement that others hold up is no outage.
+        the whole of its deadline, if nothing else was answered in the latter half of that: in the former the way may
+        still have been there. A statement that others hold up is no outage.
 Rule 2: what was told so is marked on the error, `is_away`; whoever catches it has its own to do, and nothing to tell.
 Rule 3: it is back when a statement is answered that was sent after the last failure, and none has failed in a while.
         Where a client listens, it must be able to do that again, too. A database that comes and goes is told of more seldom.
@@ -81,7 +82,7 @@ class Outage:
         if not isinstance(error, ConnectionLost | OperationTimeout):
             self.note_answered(sent)
             return
-        is_gone = isinstance(error, ConnectionLost) or self._answered_at < sent
+        is_gone = isinstance(error, ConnectionLost) or self._answered_at < (sent + self._now()) / 2
         is_late = (
             sent < self._calm_at
         )  # it was sent before an answer came again: of the outage that this ended
