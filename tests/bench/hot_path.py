@@ -10,29 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from types import FrameType
-from typing import Any
+
+from instruction_counter import Counter
 
 from millhand.bench.system import SYSTEMS
 from millhand.bench.workload import Tally
-
-
-class Counter:
-    """Counts the instructions of all frames that are entered while it is on."""
-
-    def __init__(self) -> None:
-        self.num_instructions = 0
-
-    def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        """Have a frame's instructions counted one by one."""
-        frame.f_trace_lines = False
-        frame.f_trace_opcodes = True
-        return self._count
-
-    def _count(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "opcode":
-            self.num_instructions += 1
-        return self._count
 
 
 async def count(system: str, url: str, schema: str, num_jobs: int, slots: int) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from hot_path import Counter
+from instruction_counter import Counter
 
 from millhand.bench.system import SYSTEMS
 

@@ -9,28 +9,10 @@ In a process of its own, for what is imported once is imported.
 from __future__ import annotations
 
 import sys
-from types import FrameType
-from typing import Any
+
+from instruction_counter import Counter
 
 FLOOR = "import asyncio, asyncpg, msgspec"
-
-
-class Counter:
-    """Counts the instructions of all frames that are entered while it is on."""
-
-    def __init__(self) -> None:
-        self.num_instructions = 0
-
-    def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        """Have a frame's instructions counted one by one."""
-        frame.f_trace_lines = False
-        frame.f_trace_opcodes = True
-        return self._count
-
-    def _count(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "opcode":
-            self.num_instructions += 1
-        return self._count
 
 
 def counted(program: str) -> int:
