@@ -26,6 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from document import put
+
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 from millhand.migrate import Migrator, lines
@@ -308,16 +310,6 @@ def about_run(server: str, options: argparse.Namespace) -> list[str]:
     ]
 
 
-def put(path: Path, text: str) -> None:
-    """Put the figures between the marks of a document."""
-    document = path.read_text()
-    before, begin, rest = document.partition(MARK_BEGIN)
-    _, end, after = rest.partition(MARK_END)
-    if not begin or not end:
-        sys.exit(f"error: {path} must hold the marks {MARK_BEGIN!r} and {MARK_END!r}, got one without")
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
-
-
 def tell(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
@@ -350,7 +342,7 @@ def main() -> None:
                     results.append(measure(scene, server.url, options))
             text = report(results, asyncio.run(server_version(server.url)), options)
     if options.write is not None:
-        put(options.write, text)
+        put(options.write, text, MARK_BEGIN, MARK_END)
     print(text)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from document import put
 from plan import (
     DEFAULTS,
     IN_SCENES,
@@ -263,14 +263,5 @@ def write_report(lines: Sequence[Line], known: dict[str, Any], path: Path | None
     ]
     text = "\n\n".join(parts)
     if path is not None:
-        _put(path, text)
+        put(path, text, MARK_BEGIN, MARK_END)
     return text
-
-
-def _put(path: Path, text: str) -> None:
-    document = path.read_text()
-    before, begin, rest = document.partition(MARK_BEGIN)
-    _, end, after = rest.partition(MARK_END)
-    if not begin or not end:
-        sys.exit(f"error: {path} must hold the marks {MARK_BEGIN!r} and {MARK_END!r}, got one without")
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
