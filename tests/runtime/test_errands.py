@@ -9,20 +9,36 @@ from typing import Any
 
 import pytest
 
-from factory import qualified
+from factory import insert_job, qualified
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MillhandError
-from millhand.job import ClientId
+from millhand.job import ClientId, JobState
+from millhand.runtime import errands
 from millhand.runtime.client_reporter import ClientReporter
 from millhand.runtime.elector import Elector, Term
 from millhand.runtime.errands import BEAT_SECONDS, Errands
+from millhand.store.client import ClientReport, client_report
 from millhand.store.client_errand import ErrandDone
 from millhand.store.leader import LeaderRow, Office, leader_get
 from millhand.testing import Probe
 
 NEVER = 3600.0
 ME = ClientId("me")
+SECOND = timedelta(seconds=1)
+
+
+def another_report() -> ClientReport:
+    return ClientReport(
+        id=ClientId("another"),
+        hostname="there",
+        kinds=[],
+        pid=42,
+        queue_updates={},
+        queues={},
+        report_interval=timedelta(minutes=1),
+        version="1.2.3",
+    )
 
 
 class Broken:
@@ -96,7 +112,9 @@ class House:
 
 
 @pytest.fixture
-async def house(schema_driver: AsyncpgDriver) -> AsyncIterator[House]:
+async def house(schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """A house in which no report is slow because the machine is."""
+    monkeypatch.setattr(errands, "SLOW_SECONDS", NEVER)
     async with AsyncExitStack() as stack:
         yield House(schema_driver, stack)
 
@@ -155,7 +173,7 @@ async def test_report_that_was_slow_goes_without_errands_for_a_while(house: Hous
     assert errand is not None
     done = ErrandDone(is_alone=True, is_anything_due=None, is_periodic_renewed=True, is_river_renewed=True)
 
-    house.errands.hear(errand, done, SystemClock().monotonic() - 0.6)
+    house.errands.hear(errand, done, SystemClock().monotonic() - NEVER - 1.0)
 
     assert (house.errands.wanted(), house.errands.is_alone) == (None, False)
     assert house.river.is_leader
@@ -171,6 +189,50 @@ async def test_report_looks_ahead_when_it_is_asked_to(house: House) -> None:
     await house.reporter.run_once()
 
     assert (looked_before, house.looked) == ([], [(house.due_before, False)])
+
+
+async def test_what_a_report_saw_is_told_as_it_was(house: House) -> None:
+    """Jobs that are due, and whether other clients are there: found in the database, and told to whoever asks."""
+    await house.lead()
+    pool = house.driver.pool
+    await pool.fetch(qualified("UPDATE /* schema */millhand_client SET started_at = now() - interval '1 h'", pool))
+    house.due_before = SystemClock().now()
+    await house.reporter.run_once()
+    was_alone = house.errands.is_alone
+
+    await insert_job(pool, state=JobState.SCHEDULED, scheduled_at=house.due_before - SECOND)
+    await pool.run(client_report(another_report(), started_at=None))
+    await house.reporter.run_once()
+
+    assert (was_alone, house.errands.is_alone) == (True, False)
+    assert house.looked == [(house.due_before, False), (house.due_before, True)]
+
+
+async def test_who_holds_one_office_does_the_errands_of_that_one(house: House) -> None:
+    """Each term is renewed for the time that its own elector gives it, and only who leads River's line looks ahead."""
+    await house.lead()
+    house.due_before = SystemClock().now()
+    house.river.ttl_seconds, house.periodic.ttl_seconds = 20.0, 30.0
+    both = house.errands.wanted()
+    await house.river.stop()
+    one = house.errands.wanted()
+
+    assert both is not None
+    assert one is not None
+    assert (both.river_ttl, both.periodic_ttl) == (timedelta(seconds=20), timedelta(seconds=30))
+    assert both.due_before == house.due_before
+    assert (one.due_before, one.river_elected_at) == (None, None)
+    assert one.periodic_elected_at == both.periodic_elected_at
+
+
+async def test_who_rests_does_not_claim_to_be_alone(house: House) -> None:
+    """From that moment on nobody looks, so the client rescuer has to, before the next report comes."""
+    await house.lead()
+    house.errands.is_alone = True
+
+    house.errands.rest()
+
+    assert not house.errands.is_alone
 
 
 async def test_client_that_leads_nothing_goes_on_no_errands(house: House) -> None:
