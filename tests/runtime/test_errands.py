@@ -195,7 +195,9 @@ async def test_what_a_report_saw_is_told_as_it_was(house: House) -> None:
     """Jobs that are due, and whether other clients are there: found in the database, and told to whoever asks."""
     await house.lead()
     pool = house.driver.pool
-    await pool.fetch(qualified("UPDATE /* schema */millhand_client SET started_at = now() - interval '1 h'", pool))
+    await pool.fetch(
+        qualified("UPDATE /* schema */millhand_client SET started_at = now() - interval '1 h'", pool)
+    )
     house.due_before = SystemClock().now()
     await house.reporter.run_once()
     was_alone = house.errands.is_alone
