@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +344,15 @@ def test_pool_of_another_kind_is_refused(given: Any) -> None:
         "database must be a psycopg_pool.AsyncConnectionPool or a URL that begins with 'postgresql://', "
         f"got {kind}"
     )
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
+async def test_instant_past_python_s_years_is_read_back_as_their_end(
+    driver_of_two: PsycopgDriver, num_jobs: int
+) -> None:
+    """A job for the year 10000, by UTC, is inserted alone or in a batch, and its result says the last instant there is."""
+    at = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12)))
+
+    results = await driver_of_two.pool.run(job_insert_many([params(scheduled_at=at)] * num_jobs))
+
+    assert {one.job.scheduled_at for one in results} == {datetime.max.replace(tzinfo=UTC)}

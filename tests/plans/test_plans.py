@@ -151,7 +151,8 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
     ),
     "complete": (complete(IDS), {PRIMARY}),
     "set state": (job_set_state_if_running_many([change(id) for id in IDS], now=NOW), {PRIMARY}),
-    "insert": (job_insert_many([UNIQUE_PARAMS], now=NOW), set()),
+    "insert": (job_insert_many([params()], notify_queues=["default"], now=NOW), set()),
+    "insert unique": (job_insert_many([UNIQUE_PARAMS], now=NOW), set()),
     "insert many": (job_insert_many([UNIQUE_PARAMS, params(), params()], now=NOW), set()),
     "get": (job_get_by_id(IDS[0]), {PRIMARY}),
     "get many": (job_get_by_ids(IDS), {PRIMARY}),
@@ -400,4 +401,5 @@ def test_every_hot_statement_is_here() -> None:
         "job_set_state_if_running_many",
         "job_insert",
         "job_insert_many",
+        "job_insert_unique",
     }

@@ -37,9 +37,9 @@ async def test_results_stand_in_the_order_of_the_params(tx: Executor) -> None:
     assert len({one.job.id for one in results}) == 5
 
 
-@pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "unlike"])
-async def test_rows_are_as_results_say_and_in_their_order(tx: Executor, *, is_alike: bool) -> None:
-    """Whether jobs without unique keys have a column in common or not, each result is the row that the table has."""
+@pytest.mark.parametrize("how", ["alike", "unlike", "one by one"])
+async def test_rows_are_as_results_say_and_in_their_order(tx: Executor, how: str) -> None:
+    """Whether jobs without unique keys have a column in common or come alone, each result is the row that the table has."""
     said = [
         params(
             encoded_args=f'{{"zz":{n}.50,"a":"é"}}',
@@ -53,10 +53,11 @@ async def test_rows_are_as_results_say_and_in_their_order(tx: Executor, *, is_al
             scheduled_at=NOW + n * HOUR if n % 2 else None,
             tags=tuple(f"tag{m}" for m in range(n)),
         )
-        for n in ([4] * 50 if is_alike else range(50))
+        for n in ([4] * 50 if how == "alike" else range(50))
     ]
 
-    results = await tx.run(job_insert_many(said))
+    inserts = [said] if how != "one by one" else [[one] for one in said]
+    results = [result for some in inserts for result in await tx.run(job_insert_many(some))]
 
     rows = await tx.run(job_get_by_ids([one.job.id for one in results]))
     assert [one.job for one in results] == rows  # which come by id
@@ -77,8 +78,9 @@ async def test_trigger_that_leaves_out_a_row_is_told_of(tx: Executor) -> None:
 
     with pytest.raises(ValueError, match="see whether a trigger of table river_job leaves any out") as some:
         await tx.run(job_insert_many([params(kind="a"), params(kind="unwanted"), params(kind="b")]))
-    with pytest.raises(ValueError, match="must be as many as jobs, got 0 of 2;"):
-        await tx.run(job_insert_many([params(kind="unwanted"), params(kind="unwanted")]))
+    for num_jobs in (1, 2):
+        with pytest.raises(ValueError, match=f"must be as many as jobs, got 0 of {num_jobs};"):
+            await tx.run(job_insert_many([params(kind="unwanted")] * num_jobs))
     assert str(some.value).startswith("rows inserted must be as many as jobs, got 2 of 3; ")
 
 
@@ -199,11 +201,13 @@ async def test_announcement_is_river_s_byte_for_byte(schema_driver: AsyncpgDrive
         job_insert_many([params(queue=name) for name in ("q1", "q2", "q3")], notify_queues=["q1", "q2", "q3"])
     )
     many = await ears.hear()
+    await run(job_insert_many([params()], notify_queues=["q1", "q2", "q3"]))
+    one_for_many = await ears.hear()
     await run(job_notify_insert(["a_b-c"]))
     trailing = await ears.hear()
 
     assert one == heard("insert, default queue")
-    assert many == heard("insert many into three queues")
+    assert many == one_for_many == heard("insert many into three queues")
     assert trailing == heard("insert into a queue")
 
 

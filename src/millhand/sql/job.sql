@@ -94,7 +94,7 @@ RETURNING
     /* job_columns */,
     job.id NOT IN (SELECT id FROM input) AS is_duplicate;
 
--- name: job_insert
+-- name: job_insert_unique
 -- Insert one job as job_insert_many does; without arrays it takes two thirds of the time.
 WITH drawn AS MATERIALIZED (
     SELECT nextval('/* schema */river_job_id_seq'::regclass) AS id

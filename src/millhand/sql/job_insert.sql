@@ -1,3 +1,34 @@
+-- name: job_insert
+-- Insert one job that has no unique key, and announce a queue, if one is said.
+-- A plain INSERT, which takes two thirds of the time of job_insert_unique. What was sent does not come back, but for what
+-- the table may have written in its own way.
+INSERT INTO /* schema */river_job AS job (
+    args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags
+)
+VALUES (
+    @args::text::jsonb,
+    coalesce(@created_at::timestamptz, @now::timestamptz, now()),
+    @kind::text,
+    @max_attempts::smallint,
+    @metadata::text::jsonb,
+    @priority::smallint,
+    @queue::text,
+    coalesce(@scheduled_at::timestamptz, @now::timestamptz, now()),
+    @state::text::/* schema */river_job_state,
+    @tags::text []::varchar(255) []
+)
+RETURNING
+    job.id,
+    job.args::text AS args,
+    job.metadata::text AS metadata,
+    least(greatest(job.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
+    least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at,
+    CASE WHEN @notify_queue::text IS NOT NULL
+        THEN pg_notify(
+            /* schema_name */ || '.river_insert', jsonb_build_object('queue', @notify_queue::text)::text
+        )
+    END AS notified;
+
 -- name: job_insert_many_plain
 -- Insert jobs without unique keys in the order given, and announce queues.
 -- Of a column in which all are alike the list has one value, and of an instant that nobody says none: unnest fills up
@@ -37,7 +68,12 @@ inserted AS (
         @tags::text []
     ) AS t (args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags)
     WHERE (SELECT count(*) FROM notified) >= 0
-    RETURNING job.id, job.args, job.metadata, job.created_at, job.scheduled_at
+    RETURNING
+        job.id,
+        job.args,
+        job.metadata,
+        least(greatest(job.created_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS created_at,
+        least(greatest(job.scheduled_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS scheduled_at
 )
 
 SELECT

@@ -11,7 +11,7 @@ import msgspec
 from millhand.errors import JobRunning, NotFound
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
-from millhand.store.job_insert import is_plain, job_insert_many_plain
+from millhand.store.job_insert import is_plain, job_insert, job_insert_many_plain
 from millhand.store.job_row import encode_error, encode_json, parse_job, parse_jobs
 from millhand.store.query import Query, Row, parse_count, parse_none
 from millhand.transition import StateChange
@@ -55,8 +55,10 @@ def job_insert_many(
     Concurrency: safe to race; of two with one key the later waits for the earlier's transaction.
     Source: River v0.51.2, river_job.sql `JobInsertFastMany`, pg_misc.sql `PGNotifyMany`.
     """
+    if len(params) == 1 and (len(notify_queues) > 1 or not is_plain(params)):
+        return _job_insert_unique(params[0], notify_queues, now)
     if len(params) == 1:
-        return _job_insert(params[0], notify_queues, now)
+        return job_insert(params[0], notify_queue=next(iter(notify_queues), None), now=now)
     if is_plain(params):
         return job_insert_many_plain(params, notify_queues=notify_queues, now=now)
     return Query(
@@ -351,11 +353,11 @@ def job_delete_before(
     return Query("job_delete_before", params, parse_count)
 
 
-def _job_insert(
+def _job_insert_unique(
     params: InsertParams, notify_queues: Collection[str], now: datetime | None
 ) -> Query[list[InsertResult]]:
     return Query(
-        "job_insert",
+        "job_insert_unique",
         {
             "args": params.encoded_args,
             "created_at": params.created_at,

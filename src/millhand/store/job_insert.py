@@ -1,7 +1,8 @@
 """
-Jobs without unique keys, many at once: each column is sent once if all jobs have the same, and as a list if not.
+Jobs without unique keys: what was sent is not asked back, and many at once are sent by the column.
 
-By the column and not by the row: what is done for each job here is done by comprehensions and in C.
+Each column is sent once if all jobs have the same, and as a list if not. By the column and not by the row: what is done
+for each job here is done by comprehensions and in C.
 """
 
 from __future__ import annotations
@@ -24,6 +25,35 @@ T = TypeVar("T")
 def is_plain(params: Sequence[InsertParams]) -> bool:
     """Whether none of the jobs can be in conflict with another."""
     return all(one.unique_key is None and one.unique_states is None for one in params)
+
+
+def job_insert(
+    params: InsertParams, *, notify_queue: str | None = None, now: datetime | None = None
+) -> Query[list[InsertResult]]:
+    """
+    Insert one job that has no unique key, and announce `notify_queue` when it is committed; as `job_insert_many_plain`.
+
+    Shape: one result.
+    """
+    values = {
+        "args": params.encoded_args,
+        "created_at": params.created_at,
+        "kind": params.kind,
+        "max_attempts": params.max_attempts,
+        "metadata": params.encoded_metadata,
+        "notify_queue": notify_queue,
+        "now": now,
+        "priority": params.priority,
+        "queue": params.queue,
+        "scheduled_at": params.scheduled_at,
+        "state": params.state.value,
+        "tags": params.tags,
+    }
+
+    def result(rows: Sequence[Row]) -> list[InsertResult]:
+        return [InsertResult(_inserted(params, rows))]
+
+    return Query("job_insert", values, result)
 
 
 def job_insert_many_plain(
@@ -72,10 +102,7 @@ class _Columns(msgspec.Struct, frozen=True, kw_only=True):
         """Return the jobs of which the database says ids, JSON and instants. Raises: ValueError if it has too few."""
         [(said_at, ids, args, metadata, created_ats, scheduled_ats)] = rows
         if len(ids or ()) != len(self.kinds):
-            raise ValueError(
-                f"rows inserted must be as many as jobs, got {len(ids or ()):,} of {len(self.kinds):,}; "
-                "see whether a trigger of table river_job leaves any out"
-            )
+            raise _left_out(len(ids or ()), len(self.kinds))
         jobs = map(
             JobRow,
             ids,
@@ -98,6 +125,40 @@ class _Columns(msgspec.Struct, frozen=True, kw_only=True):
             repeat(None),
         )
         return list(map(InsertResult, jobs))
+
+
+def _inserted(params: InsertParams, rows: Sequence[Row]) -> JobRow:
+    """Return the job of which the database says id, JSON and instants. Raises: ValueError if it says nothing."""
+    if not rows:
+        raise _left_out(0, 1)
+    id, args, metadata, created_at, scheduled_at, _ = rows[0]
+    return JobRow(
+        id,
+        params.state,
+        0,
+        params.max_attempts,
+        None,
+        created_at,
+        None,
+        scheduled_at,
+        params.priority,
+        args,
+        (),
+        (),
+        params.kind,
+        _metadata(metadata),
+        params.queue,
+        params.tags,
+        None,
+        None,
+    )
+
+
+def _left_out(num_rows: int, num_jobs: int) -> ValueError:
+    return ValueError(
+        f"rows inserted must be as many as jobs, got {num_rows:,} of {num_jobs:,}; "
+        "see whether a trigger of table river_job leaves any out"
+    )
 
 
 def _columns(params: Sequence[InsertParams]) -> _Columns:
