@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 TELL_SECONDS = 60.0
 # More than two right clocks drift apart between two answers.
 DRIFT = timedelta(seconds=1)
+REST_SHARE = 50.0
+REST_SECONDS_MAX = 300.0
 
 
 class Clock(Protocol):
@@ -95,6 +97,16 @@ def jittered(seconds: float, fraction: float = 0.1) -> float:
     Units: seconds in, seconds out; never shorter than asked.
     """
     return seconds + random.uniform(0.0, seconds * fraction)  # noqa: S311 - spreads load, guards nothing
+
+
+def rest_seconds(took_seconds: float, *, least: float = 0.0) -> float:
+    """
+    Return how long to leave between a look that took so long and the next one, which would be `least` otherwise.
+
+    For looks that read everything, dead index entries as well: they cost a fiftieth of the time at most, as long as the
+    next one is not put off for `REST_SECONDS_MAX`.
+    """
+    return max(least, min(took_seconds * REST_SHARE, REST_SECONDS_MAX))
 
 
 def backoff_seconds(num_failures: int, *, first: float = 1.0, ceiling: float = 64.0) -> float:

@@ -112,7 +112,11 @@ class Mill:
         self._notifier: Notifier | None = None
         if config.fetch_only_known_kinds:
             self._kind_watcher = KindWatcher(
-                pool, client_id, kinds=config.workers.kinds, queues=lambda: tuple(self.producers)
+                pool,
+                client_id,
+                clock=config.clock,
+                kinds=config.workers.kinds,
+                queues=lambda: tuple(self.producers),
             )
         if not config.poll_only:
             receivers = {

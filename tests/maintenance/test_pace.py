@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from factory import NOW, get_job, insert_job
-from millhand.clock import SystemClock
+from millhand.clock import REST_SECONDS_MAX, SystemClock, rest_seconds
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
@@ -18,9 +18,11 @@ from millhand.maintenance.foreign_watcher import INTERVAL_SECONDS, ForeignWatche
 from millhand.maintenance.job_cleaner import JobCleaner
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.maintenance.job_scheduler import LATE, WHOLE_SECONDS_MAX, JobScheduler
-from millhand.maintenance.pace import REST_SECONDS_MAX, WHOLE_SECONDS, Behind, WholeLooks, rest_seconds
+from millhand.maintenance.pace import WHOLE_SECONDS, Behind, WholeLooks
 from millhand.retry import DefaultRetryPolicy
 from millhand.runtime.inserter import Inserter
+from millhand.runtime.kind_watcher import INTERVAL_SECONDS as KINDS_SECONDS
+from millhand.runtime.kind_watcher import KindWatcher
 from millhand.store.client import ClientReport, client_report, client_stop
 from millhand.store.client_end import job_get_stranded
 from millhand.store.job import job_get_stuck
@@ -229,6 +231,18 @@ async def test_slow_look_around_is_rested_from(tx: Executor) -> None:
     pauses.append(watcher.next_pause_seconds())
 
     assert pauses == [INTERVAL_SECONDS, 50.0]
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.1, KINDS_SECONDS), (2.0, 100.0)])
+async def test_slow_look_for_unknown_kinds_is_rested_from(tx: Executor, took: float, pause: float) -> None:
+    """A client looks for kinds that it does not know once a minute, or more seldom where that takes long."""
+    clock = ManualClock()
+    slow: Any = Slow(tx, clock, "client_get_unknown_kinds", took)
+    watcher = KindWatcher(slow, ME, clock=clock, kinds=["act"], queues=lambda: ["default"])
+
+    await watcher.run_once()
+
+    assert pause <= watcher.next_pause_seconds() <= 1.1 * pause  # a fleet does not look in step
 
 
 def test_whole_look_that_took_long_is_not_made_again_soon() -> None:

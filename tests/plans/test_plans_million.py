@@ -283,7 +283,11 @@ def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
 
 
 def seldom_said() -> dict[str, Query[Any]]:
-    """Return what reads the entries of the dead, and is said seldom: a fiftieth of the time at most, or once a minute."""
+    """
+    Return what reads the entries of the dead, and is said seldom: a fiftieth of the time at most, or once an hour.
+
+    What a lost fetch took is looked for twice, when the database is back.
+    """
     return {
         "fetch from the start": job_get_available(**FETCH),
         "fetch from the start, by priority": job_get_available_above(START, **FETCH),

@@ -28,11 +28,11 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from millhand.clock import Clock
+from millhand.clock import Clock, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
-from millhand.maintenance.pace import WholeLooks, rest_seconds
+from millhand.maintenance.pace import WholeLooks
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.inserter import Inserter
 from millhand.store.client_end import (

@@ -20,10 +20,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.clock import Clock, backoff_seconds
+from millhand.clock import Clock, backoff_seconds, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.maintenance.batch import STATEMENT_SECONDS
-from millhand.maintenance.pace import rest_seconds
 from millhand.runtime.elector import Term
 from millhand.runtime.service import Sweeper
 from millhand.runtime.standing import Standing

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from millhand.clock import Clock
+from millhand.clock import REST_SECONDS_MAX, Clock
 from millhand.driver.protocol import Executor
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
-from millhand.maintenance.pace import REST_SECONDS_MAX, Behind
+from millhand.maintenance.pace import Behind
 from millhand.store.job import job_delete_before
 
 logger = logging.getLogger(__name__)

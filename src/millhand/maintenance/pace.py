@@ -5,7 +5,7 @@ What keeps that from costing more than it finds out:
 
 Rule 1: no job is fetched before it is due, so who looks for what was fetched before an instant reads only entries of
         jobs that were due before it. Rows that somebody changed by hand may be otherwise; one look an hour is for them.
-Rule 2: a look that reads everything, and takes long, is followed by fifty times as long without one.
+Rule 2: a look that reads everything, and takes long, is followed by fifty times as long without one (`rest_seconds`).
 Rule 3: who has left nothing behind before an instant begins there, a little earlier, until it is time for such a look.
 """
 
@@ -13,16 +13,9 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from millhand.clock import Clock
+from millhand.clock import REST_SHARE, Clock
 
-REST_SHARE = 50.0
-REST_SECONDS_MAX = 300.0
 WHOLE_SECONDS = 3600.0
-
-
-def rest_seconds(took_seconds: float, *, least: float = 0.0) -> float:
-    """Return how long to leave between a look that took so long and the next one, which would be `least` otherwise."""
-    return max(least, min(took_seconds * REST_SHARE, REST_SECONDS_MAX))
 
 
 class WholeLooks:

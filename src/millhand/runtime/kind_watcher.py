@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from millhand.clock import jittered
+from millhand.clock import Clock, jittered, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId
 from millhand.runtime.service import Sweeper
@@ -21,6 +21,7 @@ class KindWatcher(Sweeper):
     """
     Looks at the start, and every `interval_seconds`, for due jobs of kinds other than `kinds`; tells of each kind once.
 
+    Beside an old snapshot a look reads dead index entries, and one that took long is rested from.
     For a client that fetches known kinds only: such jobs stay available, for whoever knows them.
     """
 
@@ -29,6 +30,7 @@ class KindWatcher(Sweeper):
         pool: Executor,
         client_id: ClientId,
         *,
+        clock: Clock,
         kinds: Sequence[str],
         queues: Callable[[], Sequence[str]],
         interval_seconds: float = INTERVAL_SECONDS,
@@ -36,16 +38,20 @@ class KindWatcher(Sweeper):
         super().__init__()
         self.interval_seconds = interval_seconds
         self._client_id = client_id
+        self._clock = clock
         self._kinds = kinds
         self._pool = pool
         self._queues = queues
+        self._rest_seconds = interval_seconds
         self._told: set[str] = set()
 
     def next_pause_seconds(self) -> float:
-        return jittered(self.interval_seconds)
+        return jittered(self._rest_seconds)
 
     async def run_once(self) -> None:
+        began = self._clock.monotonic()
         found = await self._pool.run(client_get_unknown_kinds(kinds=self._kinds, queues=self._queues()))
+        self._rest_seconds = rest_seconds(self._clock.monotonic() - began, least=self.interval_seconds)
         new = [kind for kind in found if kind not in self._told][: NUM_TOLD_MAX - len(self._told)]
         if new:
             self._told.update(new)
