@@ -1,17 +1,25 @@
 """
 How fast workers are again after a fault, how soon a dead one's job runs again, and what its reports cost.
 
-    python tests/chaos/chaos_recovery.py --rounds 3 --kills 10
     python tests/chaos/chaos_recovery.py --write docs/reliability.md    # puts the table between its marks
+    python tests/chaos/chaos_recovery.py --rounds 2 --kills 0 --offered 1000    # a try
 
-Four workers, each a process, work no-op jobs, before a fault and after it, as many as they can, for which the machine
-must be yours; or so many a second as `--offered` says. A fault costs what it costs beside nothing: tables grow, are
-vacuumed and written back in any half a minute, so some windows of each round have no fault, and the ratio of after to
-before of each fault is divided by theirs. Each window begins with the same table, vacuumed, behind a checkpoint; and no
-other comes before it is over. Three rounds and ten kills take 18 minutes.
+Four workers, each a process, work no-op jobs, `--offered` a second, whatever happens: what could not be inserted in an
+outage is inserted behind it. Each round meets all faults and a while without one, in an order of its own, and between any
+two there is a window that is counted, which is the end of the one and the beginning of the other. It begins when all
+workers are there and nothing waits that was not inserted just now, and the table was vacuumed, and behind a checkpoint;
+no vacuum and no other checkpoint comes before it is over.
 
-The table has medians of the rounds. What the windows without a fault differ from each other by is printed, too: a cost
-that is smaller is not to be seen.
+Of two windows are compared:
+
+    rate            jobs a second: whether they keep up with what is offered, as before
+    jobs by CPU     jobs a second of CPU, the workers' and the server's: where cores are the limit, that times their number
+                    is how many jobs a second they could have worked. What else the machine does hardly touches it.
+
+The workers must be able to work more than is offered, or what an outage leaves would never be worked off. With
+`--offered 0` they work as many as they can, for which the machine must be yours.
+
+Eight rounds and ten kills take about 16 minutes.
 """
 
 from __future__ import annotations
@@ -21,13 +29,14 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,45 +54,126 @@ from millhand.config import Config
 from millhand.insert_opts import InsertOpts
 from new_schema import migrate
 
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from document import put, table
+
 MARK_BEGIN, MARK_END = (
     "<!-- recovery: written by tests/chaos/chaos_recovery.py -->",
     "<!-- end of recovery -->",
 )
-# No checkpoint comes of itself within a window.
-SETTINGS = {"checkpoint_timeout": "30min", "max_wal_size": "2GB", "shared_buffers": "256MB"}
-# What is there before: so a plan is the same at the beginning and at the end of a window.
+# No checkpoint and no vacuum comes of itself within a window.
+SETTINGS = {
+    "autovacuum": "off",
+    "checkpoint_timeout": "30min",
+    "max_wal_size": "4GB",
+    "shared_buffers": "256MB",
+}
+# A third of what they work at most: it leaves room for what an outage has left.
+OFFERED = 5_000
+# What is there before: so a plan is the same at the beginning and at the end of a round.
 NUM_DONE = 100_000
-NUM_CONTROLS = 2  # in each round
-BACKLOG = 6_000
+BACKLOG = 6_000  # while as many are worked as can be
 WARM_SECONDS = 3.0
-CLEAN_SECONDS = 8.0
-# From the end of a fault until the rate is counted again: a new process is there, and the pauses between tries are over.
-SETTLE_SECONDS = 12.0
-FAULT_SECONDS = 5.0
+WINDOW_SECONDS = 4.0
+# A new process is there, and the pauses between tries are over.
+SETTLE_SECONDS = 1.0
+NOTHING_SECONDS = 2.0
+EXHAUSTED_SECONDS = 5.0
+BEHIND_SECONDS_MAX = 60.0
 QUIET_SECONDS = 45.0
 LONG_MS = 3_600_000
 OPTS = InsertOpts(max_attempts=25)
-FEED_SECONDS = 0.2
+# A window's edges cut a batch in two at most, which is a hundredth of it.
+FEED_SECONDS = 0.05
+LOOK_SECONDS = 0.1
+STATEMENT_SECONDS = 20.0
 # By the server itself: the machine's cores are the workers'.
-INSERT = "INSERT INTO river_job (kind, args, max_attempts) SELECT $1, '{}', 25 FROM generate_series(1, $2)"
+INSERT = """
+    WITH inserted AS (
+        INSERT INTO river_job (kind, args, max_attempts) SELECT $1, '{}', 25 FROM generate_series(1, $2)
+    )
+    SELECT pg_notify(current_schema || '.river_insert', '{"queue": "default"}')
+"""
 INSERT_DONE = """
     INSERT INTO river_job (kind, args, max_attempts, state, attempt, attempted_at, attempted_by, finalized_at)
     SELECT $1, '{}', 25, 'completed', 1, at, '{nobody}', at
     FROM (SELECT now() - interval '1 hour' AS at FROM generate_series(1, $2)) AS done
 """
+NUM_WAITING = "SELECT count(*) FROM (SELECT FROM river_job WHERE state = 'available' LIMIT $1) AS waiting"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What came of one: jobs a second before and after what happened, and how long none was worked at all."""
+    """Jobs that were completed in one, each second of it, and each second of CPU."""
 
-    before: float
-    after: float
+    rate: float
+    rate_by_cpu: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """
+    What came of a fault: the windows before and after it.
+
+    `gap_seconds` is the longest time without a job that was completed, `behind_seconds` how long after the end of the fault
+    something waited that was not inserted just then.
+    """
+
+    before: Window
+    after: Window
+    behind_seconds: float
     gap_seconds: float
 
     @property
-    def ratio(self) -> float:
-        return self.after / self.before
+    def rate(self) -> float:
+        return self.after.rate / self.before.rate
+
+    @property
+    def rate_by_cpu(self) -> float:
+        return self.after.rate_by_cpu / self.before.rate_by_cpu
+
+
+class Feed:
+    """Inserts jobs: `offered` a second, or as many as are worked if that is 0."""
+
+    def __init__(self, server: ChaosServer, offered: int) -> None:
+        self._began_at = time.monotonic()
+        self._num_inserted = 0
+        self._offered = offered
+        self._server = server
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as feeding:
+            task = feeding.create_task(self._run())
+            yield
+            task.cancel()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether jobs are not inserted yet that should have been."""
+        return self._num_due(-2 * FEED_SECONDS) > 0
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(Exception):  # whatever a server that goes away comes to
+                async with connected(self._server) as connection:
+                    while True:
+                        num = await self._num_wanted(connection)
+                        await connection.execute(INSERT, NOOP_KIND, num, timeout=STATEMENT_SECONDS)
+                        self._num_inserted += num
+                        due_at = self._began_at + self._num_inserted / (self._offered or float("inf"))
+                        await asyncio.sleep(max(due_at - time.monotonic(), 0.0) or FEED_SECONDS)
+            await asyncio.sleep(FEED_SECONDS)
+
+    async def _num_wanted(self, connection: asyncpg.Connection) -> int:
+        if self._offered:
+            return max(self._num_due(FEED_SECONDS), 0)
+        return BACKLOG - int(await connection.fetchval(NUM_WAITING, BACKLOG, timeout=STATEMENT_SECONDS))
+
+    def _num_due(self, ahead_seconds: float) -> int:
+        seconds = time.monotonic() + ahead_seconds - self._began_at
+        return round(self._offered * seconds) - self._num_inserted
 
 
 class Bench:
@@ -94,6 +184,7 @@ class Bench:
         self._offered = offered
         self._server = server
         self.faults: dict[str, Callable[[], Awaitable[None]]] = {
+            "nothing": self._nothing,
             "restart of the server": self._restart,
             "crash of the server": self._crash,
             "all sessions ended": self._end_sessions,
@@ -102,28 +193,75 @@ class Bench:
             "kill -9 of a worker every 2 s, five times": self._kill_again,
         }
 
-    async def window(self, fault: Callable[[], Awaitable[None]]) -> Window:
-        """Work, do something, and work on."""
+    async def round(self, names: Sequence[str]) -> dict[str, Event]:
+        """Meet all of these, one after the other, and return what came of each."""
+        events: dict[str, Event] = {}
         await self._fleet.started()
         await self._prepare()
-        async with self._fed():
+        feed = Feed(self._server, self._offered)
+        async with feed.running():
             await asyncio.sleep(WARM_SECONDS)
-            began_at = time.time()
-            await asyncio.sleep(CLEAN_SECONDS)
-            struck_at = time.time()
-            await fault()
-            await asyncio.sleep(SETTLE_SECONDS)
-            again_at = time.time()
-            await asyncio.sleep(CLEAN_SECONDS)
-        return Window(
-            before=await self._rate(began_at, CLEAN_SECONDS),
-            after=await self._rate(again_at, CLEAN_SECONDS),
-            gap_seconds=await self._longest_gap(struck_at, again_at),
+            window = await self._window(feed)
+            for name in names:
+                before = window
+                struck_at = time.time()
+                await self.faults[name]()
+                behind_seconds = await self._catch_up(feed)
+                gap_seconds = await self._longest_gap(struck_at, time.time())
+                window = await self._window(feed)
+                events[name] = Event(
+                    before=before, after=window, behind_seconds=behind_seconds, gap_seconds=gap_seconds
+                )
+                print(f"{name}: {events[name]}", flush=True)
+        return events
+
+    async def _window(self, feed: Feed) -> Window:
+        """Count for a while, from a state that is always the same."""
+        async with connected(self._server) as connection:
+            await connection.execute("VACUUM river_job")
+            await connection.execute("CHECKPOINT")
+        await asyncio.sleep(SETTLE_SECONDS)
+        await self._catch_up(feed)
+        began_at, cpu_began = time.time(), self._cpu_seconds()
+        await asyncio.sleep(WINDOW_SECONDS)
+        ended_at, cpu_ended = time.time(), self._cpu_seconds()
+        sql = """
+            SELECT count(*) FROM river_job WHERE state = 'completed'
+            AND finalized_at >= to_timestamp($1) AND finalized_at < to_timestamp($2)
+        """
+        async with connected(self._server) as connection:
+            num: int = await connection.fetchval(sql, began_at, ended_at)
+        return Window(rate=num / (ended_at - began_at), rate_by_cpu=num / (cpu_ended - cpu_began))
+
+    def _cpu_seconds(self) -> float:
+        """Return what workers and server have used: the server's first process has what its children used that are gone."""
+        server = self._server.pid
+        return sum(
+            [
+                *(cpu_seconds(life.process.pid) for life in self._fleet.living()),
+                cpu_seconds(server, with_gone=True),
+                *(cpu_seconds(pid) for pid in children_of(server)),
+            ]
         )
 
-    async def nothing(self) -> None:
-        """Take as long as a fault."""
-        await asyncio.sleep(FAULT_SECONDS)
+    async def _catch_up(self, feed: Feed) -> float:
+        """Return when all workers are there and what an outage has left is worked off, and how long that took."""
+        began_at = time.monotonic()
+        with contextlib.suppress(TimeoutError):  # it is told of as that long
+            async with asyncio.timeout(BEHIND_SECONDS_MAX), connected(self._server) as connection:
+                while self._offered and (feed.is_behind or await self._is_much_waiting(connection)):  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_SECONDS)
+        behind_seconds = time.monotonic() - began_at
+        await self._fleet.started()
+        return behind_seconds
+
+    async def _is_much_waiting(self, connection: asyncpg.Connection) -> bool:
+        """Return whether more waits than was inserted just now."""
+        num_fresh = round(2 * self._offered * FEED_SECONDS)
+        return bool(await connection.fetchval(NUM_WAITING, num_fresh) == num_fresh)
+
+    async def _nothing(self) -> None:
+        await asyncio.sleep(NOTHING_SECONDS)
 
     async def _restart(self) -> None:
         await asyncio.to_thread(self._server.stop)
@@ -134,12 +272,12 @@ class Bench:
         await asyncio.to_thread(self._server.revive)
 
     async def _end_sessions(self) -> None:
-        async with self._connected() as connection:
+        async with connected(self._server) as connection:
             await end_sessions(connection, [])
 
     async def _exhaust(self) -> None:
         taken = await occupy(self._server.url)
-        await asyncio.sleep(FAULT_SECONDS)
+        await asyncio.sleep(EXHAUSTED_SECONDS)
         for connection in taken:
             connection.terminate()
 
@@ -151,64 +289,45 @@ class Bench:
             self._fleet.kill(number % NUM_WORKERS, keeps_name=False)
             await asyncio.sleep(2.0)
 
-    @contextlib.asynccontextmanager
-    async def _fed(self) -> AsyncIterator[None]:
-        """Have enough jobs wait all the while."""
-        async with asyncio.TaskGroup() as feeding:
-            task = feeding.create_task(self._feed())
-            yield
-            task.cancel()
-
-    async def _feed(self) -> None:
-        due_at = time.monotonic()
-        while True:
-            with contextlib.suppress(Exception):  # whatever a server that goes away comes to
-                async with self._connected() as connection:
-                    while True:
-                        num = await self._num_wanted(connection)
-                        await connection.execute(INSERT, NOOP_KIND, num, timeout=10)
-                        due_at = max(due_at + FEED_SECONDS, time.monotonic() - 1.0)
-                        await asyncio.sleep(max(0.0, due_at - time.monotonic()))
-            await asyncio.sleep(FEED_SECONDS)
-
-    async def _num_wanted(self, connection: asyncpg.Connection) -> int:
-        if self._offered:
-            return round(self._offered * FEED_SECONDS)
-        sql = "SELECT count(*) FROM (SELECT FROM river_job WHERE state = 'available' LIMIT $1) AS waiting"
-        return BACKLOG - int(await connection.fetchval(sql, BACKLOG, timeout=10))
-
     async def _prepare(self) -> None:
         """Have the same table as ever, as if it had stood so for long."""
-        async with self._connected() as connection:
+        async with connected(self._server) as connection:
             await connection.execute("TRUNCATE river_job")
             await connection.execute(INSERT_DONE, NOOP_KIND, NUM_DONE)
             await connection.execute("VACUUM (FREEZE, ANALYZE) river_job")
-            await connection.execute("CHECKPOINT")
-
-    async def _rate(self, began_at: float, seconds: float) -> float:
-        """Return how many jobs were completed a second."""
-        sql = "SELECT count(*) FROM river_job WHERE finalized_at >= to_timestamp($1) AND finalized_at < to_timestamp($2)"
-        async with self._connected() as connection:
-            num: int = await connection.fetchval(sql, began_at, began_at + seconds)
-        return num / seconds
 
     async def _longest_gap(self, began_at: float, ended_at: float) -> float:
         sql = """
             SELECT coalesce(max(gap), 0) FROM (
                 SELECT extract(EPOCH FROM finalized_at - lag(finalized_at) OVER (ORDER BY finalized_at)) AS gap
-                FROM river_job WHERE finalized_at >= to_timestamp($1) AND finalized_at < to_timestamp($2)
+                FROM river_job WHERE state = 'completed'
+                AND finalized_at >= to_timestamp($1) AND finalized_at < to_timestamp($2)
             ) AS gaps
         """
-        async with self._connected() as connection:
+        async with connected(self._server) as connection:
             return float(await connection.fetchval(sql, began_at - 1.0, ended_at))
 
-    @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
-        connection = await asyncpg.connect(self._server.url, timeout=10)
-        try:
-            yield connection
-        finally:
-            connection.terminate()
+
+@contextlib.asynccontextmanager
+async def connected(server: ChaosServer) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(server.url, timeout=10)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+def cpu_seconds(pid: int, *, with_gone: bool = False) -> float:
+    """Return what a process has used, and with it what those of its children did that are gone; 0 if it is gone itself."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(map(int, fields[11 : 15 if with_gone else 13])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def kills(server: ChaosServer, fleet: Fleet, directory: Path, num: int) -> list[float]:
@@ -250,111 +369,81 @@ async def reports(server: ChaosServer) -> float:
 
 @dataclass(kw_only=True)
 class Figures:
-    """All that was measured: the windows without a fault, and those of each fault, round by round."""
+    """All that was measured, fault by fault and round by round."""
 
-    controls: list[list[Window]]
-    faults: dict[str, list[Window]]
+    events: dict[str, list[Event]]
     kill_seconds: Sequence[float] = ()
     offered: int = 0
     reports_a_second: float = 0.0
-
-    def recovery(self, name: str) -> float:
-        """Return what is left of the rate after a fault, beside what is left of it after nothing."""
-        rounds = zip(self.faults[name], self.controls, strict=True)
-        return statistics.median(
-            one.ratio / statistics.fmean(control.ratio for control in controls) for one, controls in rounds
-        )
+    loads: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
-        ratios = sorted(one.ratio for controls in self.controls for one in controls)
-        lines = []
-        if ratios:
-            worked = (
-                f"{self.offered} no-op jobs a second" if self.offered else "as many no-op jobs as they could"
+        return "\n".join([*self._about(), "", self._table(), "", *self._others()])
+
+    def _about(self) -> Iterator[str]:
+        rounds = len(next(iter(self.events.values())))
+        worked = (
+            f"{self.offered:,} no-op jobs a second" if self.offered else "as many no-op jobs as they could"
+        )
+        yield f"Four workers on {os.cpu_count()} cores, {worked}; {rounds} rounds, each fault once in each."
+        yield (
+            "Shown is the median, and in brackets the least and the greatest; the median of ever so many rounds lies "
+            f"between these with {100 * (1 - 2 ** (1 - rounds)):.0f} %."
+        )
+        yield f"The load of the last minute was {min(self.loads):.1f} to {max(self.loads):.1f}, what was measured included."
+
+    def _table(self) -> str:
+        rows = [
+            (
+                name,
+                said([event.rate for event in events]),
+                said([event.rate_by_cpu for event in events]),
+                f"{statistics.median(event.gap_seconds for event in events):.1f} s",
+                f"{statistics.median(event.behind_seconds for event in events):.1f} s",
             )
-            lines += [
-                f"Four workers on {os.cpu_count()} cores, {worked}; {len(self.controls)} rounds.",
-                "",
-                *self._table(),
-                "",
-                self._controls_told(ratios),
-            ]
+            for name, events in self.events.items()
+        ]
+        return table(("after", "rate", "jobs by CPU", "longest pause", "worked off after"), rows)
+
+    def _others(self) -> Iterator[str]:
+        windows = [event.before for events in self.events.values() for event in events]
+        yield (
+            f"Before a fault they worked {statistics.median(one.rate for one in windows):,.0f} jobs a second, and "
+            f"{statistics.median(one.rate_by_cpu for one in windows):,.0f} in a second of CPU."
+        )
         if self.kill_seconds:
             seconds = self.kill_seconds
-            lines.append(
+            yield (
                 f"From `kill -9` to the job running again: half of {len(seconds)} times within "
                 f"{statistics.median(seconds):.1f} s, none above {max(seconds):.1f} s."
             )
-        return "\n".join(
-            [*lines, f"A client's reports are {self.reports_a_second:.2f} transactions a second."]
-        )
-
-    def _controls_told(self, ratios: Sequence[float]) -> str:
-        return (
-            f"Without a fault the second rate was {_percent(statistics.median(ratios))} of the first, and "
-            f"{_percent(ratios[0])} to {_percent(ratios[-1])} in single windows."
-        )
-
-    def _table(self) -> list[str]:
-        lines = [
-            "| after | before, jobs/s | afterwards, jobs/s | recovery | longest pause |",
-            "|---|--:|--:|--:|--:|",
-        ]
-        for name, told in self.faults.items():
-            before, after, gap = (
-                statistics.median(values)
-                for values in zip(*((one.before, one.after, one.gap_seconds) for one in told), strict=True)
-            )
-            recovery = _percent(self.recovery(name))
-            lines.append(f"| {name} | {before:,.0f} | {after:,.0f} | {recovery} | {gap:.1f} s |")
-        return lines
+        yield f"A client's reports are {self.reports_a_second:.2f} transactions a second."
 
 
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:.0f} %"
+def said(ratios: Sequence[float]) -> str:
+    return f"{statistics.median(ratios):.0%} ({min(ratios):.0%} to {max(ratios):.0%})".replace("%", " %")
 
 
-async def measure(server: ChaosServer, directory: Path, rounds: int, num_kills: int, offered: int) -> Figures:
-    """Measure all of it, and tell of each window."""
+async def measure(server: ChaosServer, directory: Path, given: Any) -> Figures:
+    """Measure all of it, and tell of each fault."""
     await migrate(server.url)
     fleet = Fleet(server.url, directory, is_direct=True)
     async with fleet.running():
         await fleet.started()
-        bench = Bench(server, fleet, offered)
-        figures = Figures(controls=[], faults={name: [] for name in bench.faults}, offered=offered)
-        for number in range(rounds):
-            await _round(bench, figures, number)
-        figures.kill_seconds = await kills(server, fleet, directory, num_kills) if num_kills else ()
+        bench = Bench(server, fleet, given.offered)
+        figures = Figures(events={name: [] for name in bench.faults}, offered=given.offered)
+        chance = random.Random(given.seed)  # noqa: S311 - a seed must give the same order again
+        for _ in range(given.rounds):
+            events = await bench.round(chance.sample(list(bench.faults), len(bench.faults)))
+            for name, event in events.items():
+                figures.events[name].append(event)
+            figures.loads.append(os.getloadavg()[0])
+        figures.kill_seconds = await kills(server, fleet, directory, given.kills) if given.kills else ()
         figures.reports_a_second = await reports(server)
         await fleet.end()
     print("from each kill, in seconds:", *(f"{one:.1f}" for one in figures.kill_seconds))
     print(*fleet.faults, sep="\n")
     return figures
-
-
-async def _round(bench: Bench, figures: Figures, number: int) -> None:
-    """Do each fault once, beginning with another one each time, and nothing now and then in between."""
-    names = list(bench.faults)
-    names = [*names[2 * number % len(names) :], *names[: 2 * number % len(names)]]
-    figures.controls.append([])
-    for place, name in enumerate(names):
-        if place % (len(names) // NUM_CONTROLS) == 0:
-            control = await bench.window(bench.nothing)
-            figures.controls[-1].append(control)
-            print(f"nothing: {control}", flush=True)
-        window = await bench.window(bench.faults[name])
-        figures.faults[name].append(window)
-        print(f"{name}: {window}", flush=True)
-
-
-def write(path: Path, text: str) -> None:
-    """Put a text between the marks of a document."""
-    document = path.read_text()
-    before, begin, rest = document.partition(MARK_BEGIN)
-    _, end, after = rest.partition(MARK_END)
-    if not begin or not end:
-        sys.exit(f"error: {path} must hold the marks {MARK_BEGIN!r} and {MARK_END!r}, got one without")
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 @contextlib.contextmanager
@@ -376,19 +465,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--offered", type=int, default=0, help="jobs a second; 0 for as many as are worked")
+    parser.add_argument(
+        "--offered", type=int, default=OFFERED, help="jobs a second; 0 for as many as are worked"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the order in which faults come")
     parser.add_argument(
         "--write", type=Path, metavar="FILE", help="put the figures between the marks of FILE"
     )
     given: Any = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would be left behind
     with place() as (directory, server):
-        figures = asyncio.run(measure(server, directory, given.rounds, given.kills, given.offered))
+        figures = asyncio.run(measure(server, directory, given))
     print(figures)
     if given.write is not None:
-        write(given.write, str(figures))
+        put(given.write, str(figures), MARK_BEGIN, MARK_END)
 
 
 if __name__ == "__main__":

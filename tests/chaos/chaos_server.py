@@ -19,7 +19,7 @@ import asyncpg
 from millhand.driver.asyncpg_error import WIRE_ERRORS
 from millhand.embedded import embedded_postgres
 from millhand.embedded.errors import EmbeddedError
-from millhand.embedded.process import is_gone, wait_until
+from millhand.embedded.process import command_line, is_gone, wait_until
 
 DISK_MEGABYTES = 160
 MAX_CONNECTIONS = 80
@@ -35,6 +35,8 @@ SETTINGS = {
     "wal_recycle": "off",
 }
 BALLAST = "ballast"
+# Others come back as soon as their sessions are ended, and some of them are quicker.
+NUM_TRIES_TO_OCCUPY = 20
 
 
 class ChaosServer:
@@ -54,6 +56,13 @@ class ChaosServer:
     @property
     def disk(self) -> Path | None:
         return self._disk
+
+    @property
+    def pid(self) -> int:
+        """Its first process, while it runs."""
+        pid = self._pid()
+        assert pid is not None
+        return pid
 
     def start(self) -> None:
         """Start it, or join it where it runs."""
@@ -137,9 +146,11 @@ class ChaosServer:
 
     def _pid(self) -> int | None:
         try:
-            return int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
+            pid = int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
         except (FileNotFoundError, IndexError):
             return None
+        # Of a server that was killed the file is still there, and the number may be another process's by now.
+        return pid if any(str(self._directory) in argument for argument in command_line(pid)) else None
 
 
 @contextlib.contextmanager
@@ -174,12 +185,14 @@ async def use_disk_up(url: str) -> str:
 async def occupy(url: str) -> list[asyncpg.Connection]:
     """Take all connections that there are, of those that others have now too, and return them."""
     taken: list[asyncpg.Connection] = []
-    for _ in range(3):
+    for _ in range(NUM_TRIES_TO_OCCUPY):
         while len(taken) < MAX_CONNECTIONS:
             try:
                 taken.append(await asyncpg.connect(url, timeout=5))
             except WIRE_ERRORS:
                 break
+        if len(taken) == MAX_CONNECTIONS:
+            break
         if taken:
             with contextlib.suppress(*WIRE_ERRORS):
                 await end_sessions(taken[0], [one.get_server_pid() for one in taken])
