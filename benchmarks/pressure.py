@@ -12,13 +12,13 @@ the way; in the other a snapshot was opened before `--dead` jobs were worked and
     sustained  jobs are inserted for as long as they are worked, faster than that
     burst      jobs are inserted at once for a worker that idles
     minutes    two workers, one in each database, and `--minutes` of such bursts for the one and the other in turns; the
-               snapshot is opened at the beginning
+               snapshot is opened at the beginning, and each minute has a ratio of its own
 
 A round's ratio is to the rate without pressure measured just before. Beside readers there is another one, to that beside
 as many readers who ask the same, as often, each time in a transaction of its own: what the snapshots cost, and not the
-readers. Of `minutes` it is the last fifth that counts.
+readers.
 
-With default settings all of it takes about half an hour on two cores; without `minutes` two thirds of that.
+No round is begun that would not end within the half an hour of `--within`, `minutes` counted in.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ PAUSE_SECONDS = 0.5
 ASK_SECONDS = 0.2
 SLOTS_AHEAD = 4_000  # of the worker that makes dead rows
 TIMEOUT_SECONDS = 900.0
-LAST_SHARE = 5
 MARK_BEGIN = "<!-- pressure figures: written by benchmarks/pressure.py -->"
 MARK_END = "<!-- end of pressure figures -->"
 # What readers ask, of a schema.
@@ -208,6 +207,19 @@ async def reading(place: Place, asked: str | None, *, is_old: bool) -> AsyncIter
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def compared_in_turns(
+    found: dict[str, Ratios], clean: Place, pressed: Place, options: argparse.Namespace, *, until: float
+) -> None:
+    """Measure scenes round by round, and begin none that would not end in time if it took as long as the one before."""
+    for _ in range(options.rounds):
+        began_at = time.monotonic()
+        for name, ratios in found.items():
+            await compared(SCENES[name], clean, pressed, options.jobs, ratios)
+        ended_at = time.monotonic()
+        if ended_at + (ended_at - began_at) > until:
+            return
+
+
 async def compared(scene: Scene, clean: Place, pressed: Place, num_jobs: int, ratios: Ratios) -> None:
     """Measure a scene in both databases, one after the other."""
     await clean.empty()
@@ -227,10 +239,10 @@ async def compared(scene: Scene, clean: Place, pressed: Place, num_jobs: int, ra
     )
 
 
-async def minutes(clean: Place, pressed: Place, options: argparse.Namespace) -> list[float]:
-    """Have bursts worked in both databases in turns, by one worker each, and return the ratio of each pair."""
-    rates: dict[str, list[float]] = {clean.url: [], pressed.url: []}
-    ratios = []
+async def minutes(clean: Place, pressed: Place, options: argparse.Namespace) -> list[list[float]]:
+    """Have bursts worked in both databases in turns, by one worker each, and return the ratios of pairs, by the minute."""
+    rates: dict[str, float] = {}
+    ratios: list[list[float]] = []
     async with (
         snapshot(pressed),
         kept_at_work(clean),
@@ -238,20 +250,19 @@ async def minutes(clean: Place, pressed: Place, options: argparse.Namespace) -> 
         connected(clean) as in_clean,
         connected(pressed) as in_pressed,
     ):
-        ends_at = time.monotonic() + options.minutes * 60.0
+        began_at = time.monotonic()
         turns = [(clean, in_clean), (pressed, in_pressed)]
         num_inserted = 0
-        while time.monotonic() < ends_at:
+        while (seconds := time.monotonic() - began_at) < options.minutes * 60.0:
             for place, connection in turns:
-                rates[place.url].append(
-                    await worked_off(place, connection, options.burst, first=num_inserted)
-                )
+                rates[place.url] = await worked_off(place, connection, options.burst, first=num_inserted)
             turns.reverse()
             num_inserted += options.burst
-            ratios.append(rates[pressed.url][-1] / rates[clean.url][-1])
-            tell(
-                f"minutes: {rates[clean.url][-1]:,.0f} and {rates[pressed.url][-1]:,.0f} jobs/s, {ratios[-1]:.2f}"
-            )
+            ratio = rates[pressed.url] / rates[clean.url]
+            # A pair that is slow may take all of a minute, which has no ratio then.
+            ratios += [[] for _ in range(int(seconds / 60.0) + 1 - len(ratios))]
+            ratios[-1].append(ratio)
+            tell(f"minutes: {rates[clean.url]:,.0f} and {rates[pressed.url]:,.0f} jobs/s, {ratio:.2f}")
     return ratios
 
 
@@ -273,20 +284,18 @@ async def worked_off(place: Place, connection: asyncpg.Connection, num_jobs: int
 
 
 async def run(options: argparse.Namespace, url: str) -> str:
-    found: dict[str, Ratios] = {}
-    names = [name for name in options.only if name != MINUTES]
+    found = {name: Ratios() for name in options.only if name != MINUTES}
+    rounds_minutes = options.within - (options.minutes if MINUTES in options.only else 0.0)
+    rounds_until = time.monotonic() + 60.0 * rounds_minutes
     async with bench_place(await other_database(url)) as clean, bench_place(url) as pressed:
         for place in (clean, pressed):
             async with connected(place) as connection:
                 await connection.execute(MAKE_REPORT.format(place.schema))
-        if names:
+        if found:
             async with snapshot(pressed):
                 await have_died(pressed, options.dead)
-                for name in names * options.rounds:
-                    await compared(
-                        SCENES[name], clean, pressed, options.jobs, found.setdefault(name, Ratios())
-                    )
-        lasting: list[float] = []
+                await compared_in_turns(found, clean, pressed, options, until=rounds_until)
+        lasting: list[list[float]] = []
         if MINUTES in options.only:
             for place in (clean, pressed):
                 await place.empty()
@@ -294,26 +303,29 @@ async def run(options: argparse.Namespace, url: str) -> str:
         return report(found, lasting, options, await clean.server_version())
 
 
-def report(found: dict[str, Ratios], lasting: list[float], options: argparse.Namespace, server: str) -> str:
+def report(
+    found: dict[str, Ratios], lasting: list[list[float]], options: argparse.Namespace, server: str
+) -> str:
     rows = [
         (SCENES[name].title, said(ratios.to_clean), said(ratios.to_readers)) for name, ratios in found.items()
     ]
-    num_last = max(len(lasting) // LAST_SHARE, 1)
-    if lasting:
-        title = f"{options.minutes:g} minutes of an idle transaction, bursts without an end"
-        rows.append((f"{title}: the first fifth", said(lasting[:num_last]), ""))
-        rows.append((f"{title}: the last fifth", said(lasting[-num_last:]), ""))
+    rows += [
+        (f"bursts without an end: minute {number} of an idle transaction", said(ratios), "")
+        for number, ratios in enumerate(lasting, 1)
+    ]
     about = [
         f"- Machine: {os.cpu_count()} cores, {platform.system()}; clients, workers, readers and server share it.",
         f"- PostgreSQL {server} with `max_wal_size = 4GB` and otherwise default settings; a worker with default settings.",
         "- Shown is the median, and in brackets the least and the greatest.",
     ]  # fmt: skip
     if found:
-        rounds = f"- {options.rounds} rounds of {options.jobs:,} jobs a scene, in turns"
+        num_rounds = min(len(ratios.to_clean) for ratios in found.values())
+        rounds = f"- {num_rounds} rounds of {options.jobs:,} jobs a scene, in turns"
         about.append(f"{rounds}; {options.dead:,} jobs worked since the snapshot was opened.")
     if lasting:
+        num_bursts = sum(map(len, lasting))
         about.append(
-            f"- Bursts of {options.burst:,} jobs, {len(lasting) * options.burst:,} jobs in each database."
+            f"- Bursts without an end: {num_bursts} of {options.burst:,} jobs in each database, in turns."
         )
     heads = ("beside", "to the rate without", "to readers without old snapshots")
     return "\n".join(about) + "\n\n" + table(heads, rows)
@@ -343,6 +355,9 @@ def parsed_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--minutes", type=float, default=10.0, help="how long the transaction of `minutes` is open"
+    )
+    parser.add_argument(
+        "--within", type=float, default=30.0, help="minutes; no round begins that would not end within them"
     )
     parser.add_argument("--burst", type=int, default=20_000, help="jobs a burst of `minutes`")
     parser.add_argument("--only", nargs="+", choices=[*SCENES, MINUTES], default=[*SCENES, MINUTES])
