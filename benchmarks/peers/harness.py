@@ -230,7 +230,7 @@ class Workers:
         return sum(_status_kib(pid, "VmHWM") for pid in self._pids()) / 1024
 
     def stop(self) -> None:
-        pids = self._pids()
+        begun = {pid: _begun_at(pid) for pid in self._pids()}
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -239,9 +239,11 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for pid, at in begun.items():
+            # What has ended has left its number to others.
+            if at is not None and _begun_at(pid) == at:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _pids(self) -> list[int]:
         found, waiting = [], [process.pid for process in self._processes]
@@ -252,6 +254,14 @@ class Workers:
             with contextlib.suppress(OSError):
                 waiting += map(int, children.read_text().split())
         return found
+
+
+def _begun_at(pid: int) -> str | None:
+    """Return when a process was begun, as the system counts; None if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
 
 
 def _cpu_seconds(pid: int) -> float:
