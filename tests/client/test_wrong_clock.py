@@ -21,6 +21,7 @@ from millhand.worker import Workers
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+MACHINES = timedelta(minutes=1)  # what a busy machine may take; a clock that is heeded is off by an hour
 
 
 class WrongClock(SystemClock):
@@ -68,11 +69,11 @@ async def test_client_whose_clock_is_wrong_is_in_time(
     for row in told:
         assert row.attempted_at is not None
         assert row.finalized_at is not None
-        assert timedelta(seconds=-5) < row.finalized_at - row.attempted_at < timedelta(seconds=5)
-        assert timedelta(seconds=-5) < row.scheduled_at - row.created_at < timedelta(seconds=5)
+        assert abs(row.finalized_at - row.attempted_at) < MACHINES
+        assert abs(row.scheduled_at - row.created_at) < MACHINES
     [record] = [one for one in caplog.records if one.name == "millhand.clock"]
     assert record.message == "clock differs from the database's"
-    assert abs(record.seconds - off.total_seconds()) < 60  # type: ignore[attr-defined]
+    assert abs(timedelta(seconds=record.seconds) - off) < MACHINES  # type: ignore[attr-defined]
 
 
 def test_clock_is_the_machines_until_the_database_has_told() -> None:
