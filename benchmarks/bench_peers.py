@@ -36,6 +36,7 @@ sys.path.insert(0, str(HERE / "peers"))
 import databases  # noqa: E402 - beside this file
 from environments import KEPT, Found, prepared, versions  # noqa: E402
 from plan import (  # noqa: E402
+    IDLE_REST_SECONDS,
     IN_SCENES,
     LONG,
     LONG_TITLE,
@@ -59,7 +60,7 @@ LIMIT_SECONDS = 1_200.0
 WARM_UP_PARTS = {"drain", "scenes"}
 PARTS = ("insert", "drain", "pickup", "imports", "idle", "scenes", "waiting", "long")
 DATABASE = "bench"
-MOST_QUICK = {"jobs": 300, "seconds": 0.5}
+MOST_QUICK = {"jobs": 300, "rest": 0.5, "seconds": 0.5}
 MOST_ROWS_QUICK = {"finished": 3_000, "waiting": 3_000}
 
 
@@ -80,7 +81,7 @@ def tasks(options: argparse.Namespace, number: int) -> Iterator[list[Task]]:
             if what.split()[0] in only and what != "idle":
                 yield [Task(variant, what, _order(variant, what))]
     if "idle" in only:
-        order = {"seconds": options.idle_seconds}
+        order = {"rest": IDLE_REST_SECONDS, "seconds": options.idle_seconds}
         yield [Task(variant, "idle", order) for variant in VARIANTS if "idle" in variant.what]
     for title, more in SCENES if "scenes" in only else ():
         for variant in VARIANTS:
@@ -137,9 +138,9 @@ class Bench:
         began = time.monotonic()
         seconds: dict[str, float] = {}
         for together in tasks(self._options, number):
-            part_began = time.monotonic()
-            self._measure_all(number, [task for task in together if self._is_due(number, task)])
-            part = together[0].title
+            part_began, part = time.monotonic(), together[0].title
+            with databases.without_autovacuum() if part == "idle" else contextlib.nullcontext():
+                self._measure_all(number, [task for task in together if self._is_due(number, task)])
             seconds[part] = seconds.get(part, 0.0) + time.monotonic() - part_began
         parts = ", ".join(f"{part} {spent:.0f}" for part, spent in seconds.items())
         tell(f"round {number} took {time.monotonic() - began:.0f} s: {parts}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -56,6 +58,16 @@ def transactions(system: System) -> int:
     if system.is_on_redis:
         return 0
     return int(ask(f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{_name()}'"))
+
+
+@contextlib.contextmanager
+def without_autovacuum() -> Iterator[None]:
+    """Have nobody but the systems that are measured make transactions in their databases."""
+    try:
+        _do("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
+        yield
+    finally:
+        _do("ALTER SYSTEM RESET autovacuum", "SELECT pg_reload_conf()")
 
 
 def ask(sql: str) -> Any:  # noqa: ANN401 - one value

@@ -39,8 +39,6 @@ BATCH = 1_000
 START_SECONDS = 60.0
 DRAIN_SECONDS = 600.0
 STOP_SECONDS = 20.0
-# A backend that has nothing to do may keep what it counted for itself for ten seconds. PostgreSQL, pgstat.c.
-STATISTICS_SECONDS = 11.0
 WARM_UP = 20
 REST_SECONDS = 0.5
 NUM_IMPORTS = 5
@@ -60,6 +58,7 @@ class Order:
     what: str
     jobs: int = 0
     rates: tuple[float, ...] = ()
+    rest: float = 0.0
     seconds: float = 20.0
     processes: int = 1
     finished: int = 0
@@ -409,7 +408,7 @@ async def measure_idle(system: System, board: Board, order: Order) -> dict[str, 
     workers = Workers(system, board, order)
     try:
         await _begun(board, 1, workers, START_SECONDS)
-        await asyncio.sleep(STATISTICS_SECONDS)
+        await asyncio.sleep(order.rest)
         before = await asyncio.to_thread(databases.transactions, system)
         cpu_seconds, began = workers.cpu_seconds(), time.perf_counter()
         await asyncio.sleep(order.seconds)

@@ -127,6 +127,9 @@ LONG = Variant("millhand", DEFAULTS, 1_000_000)
 RATES = (50.0, 500.0)
 MORE_RATES = (10.0, 200.0, 1_000.0)
 PICKUP_SECONDS = 4.0
+# What a worker does in its first minute is not what it does at rest; and a backend that has nothing to do may keep what it
+# counted for itself for ten seconds. PostgreSQL, pgstat.c.
+IDLE_REST_SECONDS = 75.0
 NUM_INSERTS = 1_000
 
 # Whose versions are shown.
