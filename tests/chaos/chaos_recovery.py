@@ -7,14 +7,14 @@ How fast workers are again after a fault, how soon a dead one's job runs again, 
 Four workers, each a process, work no-op jobs, `--offered` a second, whatever happens: what could not be inserted in an
 outage is inserted behind it. Each round meets all faults and a while without one, in an order of its own, and between any
 two there is a window that is counted, which is the end of the one and the beginning of the other. It begins when all
-workers are there and nothing waits that was not inserted just now, and the table was vacuumed, and behind a checkpoint;
+workers work again and nothing waits that was not inserted just now, and the table was vacuumed, and behind a checkpoint;
 no vacuum and no other checkpoint comes before it is over.
 
 Of two windows are compared:
 
     rate            jobs a second: whether they keep up with what is offered, as before
     jobs by CPU     jobs a second of CPU, the workers' and the server's: where cores are the limit, that times their number
-                    is how many jobs a second they could have worked. What else the machine does hardly touches it.
+                    is how many jobs a second they could have worked. What else the machine does touches it far less.
 
 The workers must be able to work more than is offered, or what an outage leaves would never be worked off. With
 `--offered 0` they work as many as they can, for which the machine must be yours.
@@ -100,6 +100,12 @@ INSERT_DONE = """
     FROM (SELECT now() - interval '1 hour' AS at FROM generate_series(1, $2)) AS done
 """
 NUM_WAITING = "SELECT count(*) FROM (SELECT FROM river_job WHERE state = 'available' LIMIT $1) AS waiting"
+# Who has not come back yet is at a pause between two tries, or is a process that begins.
+NUM_AT_WORK = """
+    SELECT count(DISTINCT attempted_by[cardinality(attempted_by)]) FROM river_job
+    WHERE state = 'completed' AND finalized_at > to_timestamp($1)
+    AND attempted_by[cardinality(attempted_by)] = ANY($2)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,15 +251,23 @@ class Bench:
         )
 
     async def _catch_up(self, feed: Feed) -> float:
-        """Return when all workers are there and what an outage has left is worked off, and how long that took."""
-        began_at = time.monotonic()
+        """Return when what an outage has left is worked off, and say how long that took, and when all workers work again."""
+        began_at, over_at = time.monotonic(), time.time()
         with contextlib.suppress(TimeoutError):  # it is told of as that long
             async with asyncio.timeout(BEHIND_SECONDS_MAX), connected(self._server) as connection:
                 while self._offered and (feed.is_behind or await self._is_much_waiting(connection)):  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_SECONDS)
         behind_seconds = time.monotonic() - began_at
         await self._fleet.started()
+        with contextlib.suppress(TimeoutError):  # it is told of by the rate
+            async with asyncio.timeout(BEHIND_SECONDS_MAX), connected(self._server) as connection:
+                while await connection.fetchval(NUM_AT_WORK, over_at, self._client_ids) < NUM_WORKERS:  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_SECONDS)
         return behind_seconds
+
+    @property
+    def _client_ids(self) -> list[str]:
+        return [life.client_id for life in self._fleet.living()]
 
     async def _is_much_waiting(self, connection: asyncpg.Connection) -> bool:
         """Return whether more waits than was inserted just now."""
@@ -399,11 +413,22 @@ class Figures:
                 said([event.rate for event in events]),
                 said([event.rate_by_cpu for event in events]),
                 f"{statistics.median(event.gap_seconds for event in events):.1f} s",
-                f"{statistics.median(event.behind_seconds for event in events):.1f} s",
+                *self._behind(events),
             )
             for name, events in self.events.items()
         ]
-        return table(("after", "rate", "jobs by CPU", "longest pause", "worked off after"), rows)
+        heads = [
+            "after",
+            "rate",
+            "jobs by CPU",
+            "longest pause",
+            *(["worked off after"] if self.offered else []),
+        ]
+        return table(heads, rows)
+
+    def _behind(self, events: Sequence[Event]) -> Iterator[str]:
+        if self.offered:
+            yield f"{statistics.median(event.behind_seconds for event in events):.1f} s"
 
     def _others(self) -> Iterator[str]:
         windows = [event.before for events in self.events.values() for event in events]

@@ -230,6 +230,9 @@ def main() -> None:
     only = tuple(filter(None, given.only.split(",")))
     if unknown := set(only) - set(KINDS):
         parser.error(f"faults of --only must be some of {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
+    if given.keep is not None and given.keep.exists() and any(given.keep.iterdir()):
+        # A journal is written on, and what another run did would be taken for this one's.
+        parser.error(f"directory of --keep must be empty or not there yet, got {str(given.keep)!r}")
     options = Options(seconds=60 * given.minutes, seed=given.seed, only=only, rate=given.rate)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or servers and disks would be left behind
     logging.disable(logging.CRITICAL)  # of the one that inserts: that it is cut off is what it is there for

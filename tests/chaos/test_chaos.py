@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import chaos_run
 import pytest
 from chaos_changes import changed, execution_with, row_with, rows_of, world_with
 from chaos_evidence import Evidence, Settled, Tick
@@ -67,6 +69,21 @@ def test_each_driver_meets_all_faults() -> None:
         assert sorted(drivers[:NUM_WORKERS]) == sorted(DRIVERS * (NUM_WORKERS // 2))
     assert {drivers[INSERTER] for drivers in plans} == set(DRIVERS)
     assert len({drivers[:NUM_WORKERS] for drivers in plans}) > 3
+
+
+def test_run_is_not_kept_beside_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Journals are written on, so what an earlier run did there would be taken for this one's."""
+    (tmp_path / "0.1.journal").touch()
+    monkeypatch.setattr(sys, "argv", ["chaos_run.py", "--minutes", "0", "--keep", str(tmp_path)])
+
+    with pytest.raises(SystemExit):
+        chaos_run.main()
+
+    assert capsys.readouterr().err.endswith(
+        f"error: directory of --keep must be empty or not there yet, got {str(tmp_path)!r}\n"
+    )
 
 
 def test_jobs_follow_from_their_seed_and_some_are_long() -> None:
