@@ -22,11 +22,11 @@ from millhand.driver.asyncpg_copy import copied
 from millhand.driver.asyncpg_error import (
     CONNECT_SECONDS,
     WIRE_ERRORS,
-    is_broken,
     translated,
     unreadable,
     within,
 )
+from millhand.driver.asyncpg_lent import RELEASE_SECONDS, Lending
 from millhand.driver.caller import executor_of
 from millhand.driver.lender import Lender
 from millhand.driver.planner import PLANNER_SETTINGS
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What a statement that ran out of time is given to be cancelled, before its connection is thrown away.
-RELEASE_SECONDS = 1.0
-
 
 class AsyncpgDriver:
     """
@@ -66,10 +63,10 @@ class AsyncpgDriver:
         self._url = checked_url(pool_or_url) if isinstance(pool_or_url, str) else None
         self._given = None if isinstance(pool_or_url, str) else _checked_pool(pool_or_url)
         self._pool_size = checked_pool_size(pool_size)
-        self._open_pool: AnyPool | None = None
+        self._lending: Lending | None = None
         # For SQL that is not ours, if the first one is tuned for what is.
-        self._plain_pool: AnyPool | None = None
-        self._executor = PoolExecutor(self._require_pool, self._require_plain_pool, self.schema)
+        self._plain_lending: Lending | None = None
+        self._executor = PoolExecutor(self._require_lending, self._require_plain_lending, self.schema)
 
     @property
     def pool(self) -> PoolExecutor:
@@ -90,30 +87,32 @@ class AsyncpgDriver:
 
     async def open(self) -> None:
         """Make the pool if it is ours to make; idempotent. Raises: as `Executor.run`."""
-        if self._open_pool is not None:
+        if self._lending is not None:
             return
         with translated("connect", CONNECT_SECONDS):
             async with asyncio.timeout(CONNECT_SECONDS):
-                self._open_pool = await (self._given or self._make_pool())
+                pool = await (self._given or self._make_pool())
+        self._lending = Lending(pool, keeps=self._url is not None)
 
     async def close(self) -> None:
         """Close the pool if it is ours; idempotent, never raises. What is still running gets ten seconds."""
-        pools = [pool for pool in (self._plain_pool, self._open_pool) if pool is not None]
-        self._plain_pool = self._open_pool = None
-        for pool in pools if self._url is not None else ():
+        open = [one for one in (self._plain_lending, self._lending) if one is not None]
+        self._plain_lending = self._lending = None
+        for lending in open if self._url is not None else ():
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
-                    await pool.close()
+                    await lending.close()
+                    await lending.pool.close()
             except WIRE_ERRORS:
-                pool.terminate()
+                lending.pool.terminate()
 
-    def _require_pool(self) -> AnyPool:
-        if self._open_pool is None:
+    def _require_lending(self) -> Lending:
+        if self._lending is None:
             raise PoolClosed("connect", "a driver that is not open; start its client, or open() it, first")
-        return self._open_pool
+        return self._lending
 
-    def _require_plain_pool(self) -> AnyPool:
-        return self._require_pool() if self._plain_pool is None else self._plain_pool
+    def _require_plain_lending(self) -> Lending:
+        return self._require_lending() if self._plain_lending is None else self._plain_lending
 
     async def _make_pool(self) -> AnyPool:
         url = self._url or ""
@@ -126,7 +125,8 @@ class AsyncpgDriver:
             # A pooler is in between, which does not know the settings. Said later they would stay on a connection that
             # it hands to others.
             return await self._connect_pool(url, {}, min_size)
-        self._plain_pool = await self._connect_pool(url, {"jit": PLANNER_SETTINGS["jit"]}, 0)
+        plain = await self._connect_pool(url, {"jit": PLANNER_SETTINGS["jit"]}, 0)
+        self._plain_lending = Lending(plain, keeps=False)
         return pool
 
     async def _connect_pool(self, url: str, settings: Mapping[str, str], min_size: int) -> AnyPool:
@@ -151,7 +151,7 @@ class AsyncpgDriver:
 
     async def _connect(self) -> AnyConnection:
         if self._url is None:
-            return await self._require_pool().acquire()
+            return await self._require_lending().pool.acquire()
         return await asyncpg.connect(
             self._url, timeout=CONNECT_SECONDS, server_settings=_server_settings(self._url)
         )
@@ -179,11 +179,13 @@ def driver_on(database: object, schema: str) -> AsyncpgDriver | None:
 class PoolExecutor:
     """Each word on a connection of its own."""
 
-    __slots__ = ("_plain_pool", "_pool", "_schema")
+    __slots__ = ("_lending", "_plain_lending", "_schema")
 
-    def __init__(self, pool: Callable[[], AnyPool], plain_pool: Callable[[], AnyPool], schema: str) -> None:
-        self._plain_pool = plain_pool
-        self._pool = pool
+    def __init__(
+        self, lending: Callable[[], Lending], plain_lending: Callable[[], Lending], schema: str
+    ) -> None:
+        self._lending = lending
+        self._plain_lending = plain_lending
         self._schema = schema
 
     async def run(self, query: Query[T]) -> T:
@@ -207,50 +209,29 @@ class PoolExecutor:
     ) -> list[dict[str, Any]]:
         """Run SQL that is not ours, planned as the server plans by default."""
         with translated(beginning(sql), timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), _Lent(self._plain_pool()) as connection:
+            async with asyncio.timeout(timeout_seconds), self._plain_lending().lent() as connection:
                 return [dict(row) for row in await connection.fetch(sql, *params)]
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements, in one transaction unless they say otherwise."""
         compiled = compile_script(sql, self._schema)
         with translated(beginning(sql), timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), _Lent(self._pool()) as connection:
+            async with asyncio.timeout(timeout_seconds), self._lending().lent() as connection:
                 await connection.execute(compiled)
 
     async def _fetch(
         self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
     ) -> Sequence[Any]:
         with translated(operation, timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), _Lent(self._pool()) as connection:
+            async with asyncio.timeout(timeout_seconds), self._lending().lent() as connection:
                 return await connection.fetch(sql, *args)
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:
-            connection = await within("begin", stack.enter_async_context(_Lent(self._pool())))
+            connection = await within("begin", stack.enter_async_context(self._lending().lent()))
             await stack.enter_async_context(_transaction(connection))
             yield ConnectionExecutor(connection, self._schema)
-
-
-class _Lent:
-    """A connection of the pool, lent out; one that broke, or was left in a transaction, is thrown away."""
-
-    __slots__ = ("_connection", "_pool")
-
-    def __init__(self, pool: AnyPool) -> None:
-        self._pool = pool
-
-    async def __aenter__(self) -> AnyConnection:
-        self._connection: PoolConnectionProxy[Any] = await self._pool.acquire()
-        return self._connection
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        connection = self._connection
-        # What these raise says that asyncpg has thrown the connection away already.
-        with contextlib.suppress(*WIRE_ERRORS):
-            if connection.is_in_transaction() or is_broken(error):
-                connection.terminate()
-            await self._pool.release(connection, timeout=RELEASE_SECONDS)
 
 
 class ConnectionExecutor:
