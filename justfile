@@ -58,7 +58,7 @@ bench-peers *args: (_install "test")
 chaos *args: (_install "test")
     @exec {{ python }} tests/chaos/chaos_run.py "$@"
 
-# How fast workers are again after a fault, and how soon a dead one's jobs run again; 16 minutes
+# How fast workers are again after a fault, and how soon a dead one's jobs run again; 13 minutes
 [no-exit-message]
 chaos-recovery *args: (_install "test")
     @exec {{ python }} tests/chaos/chaos_recovery.py "$@"
