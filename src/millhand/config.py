@@ -30,9 +30,9 @@ REPORT_INTERVAL_MIN = timedelta(milliseconds=100)
 JOB_TIMEOUT_DEFAULT = timedelta(minutes=1)
 RESCUE_AFTER_DEFAULT = timedelta(hours=1)
 
-# 2 ms, where River waits 100: it is what a job waits at most for an idle worker, and a fetch costs the database a
+# 1 ms, where River waits 100: it is what a job waits at most for an idle worker, and a fetch costs the database a
 # fraction of a millisecond. It also is the window of the insert limiter, whose last ring is never lost.
-FETCH_COOLDOWN_DEFAULT = timedelta(milliseconds=2)
+FETCH_COOLDOWN_DEFAULT = timedelta(milliseconds=1)
 
 REINDEXER_SCHEDULE = parse_cron("@daily")  # midnight, UTC
 REINDEXER_INDEX_NAMES = (

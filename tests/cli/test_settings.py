@@ -208,7 +208,7 @@ def test_settings_ignore_empty_variables_and_those_of_others(tmp_path: Path) -> 
         ),
         (
             "[worker]\nfetch_poll_interval = 0",
-            "millhand.toml: [worker] fetch_poll_interval must not be shorter than fetch_cooldown, '2ms', got '0s'",
+            "millhand.toml: [worker] fetch_poll_interval must not be shorter than fetch_cooldown, '1ms', got '0s'",
         ),
         (
             "[worker]\nclient_id = 'a\\u0000'".replace("'", '"'),

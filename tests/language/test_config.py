@@ -40,7 +40,7 @@ def test_config_has_these_defaults() -> None:
         "completed_job_retention": timedelta(hours=24),
         "discarded_job_retention": timedelta(days=7),
         "error_handlers": (),
-        "fetch_cooldown": timedelta(milliseconds=2),
+        "fetch_cooldown": timedelta(milliseconds=1),
         "fetch_only_known_kinds": True,
         "fetch_poll_interval": SECOND,
         "hooks": (),

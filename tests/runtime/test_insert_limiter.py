@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millhand.runtime.inserter import NUM_QUEUES_KEPT, InsertLimiter
+from millhand.runtime.inserter import NUM_INSERTING_MAX, NUM_QUEUES_KEPT, InsertLimiter
 
 
 def test_limiter_admits_the_first_and_swallows_what_follows_in_its_window() -> None:
@@ -60,6 +60,23 @@ def test_limiter_flushes_whatever_is_remembered() -> None:
     assert limiter.flush() == []
 
 
+def test_limiter_announces_more_seldom_while_several_inserts_are_on_their_way() -> None:
+    """With three at once the window is three times as long, and with many four times; with one it is one again."""
+    limiter = InsertLimiter(1.0)
+    limiter.num_inserting = 3
+    limiter.admit(["a"], 0.0)
+    with_three = [bool(limiter.admit(["a"], at)) for at in (2.9, 3.0)]
+    limiter.num_inserting = 100
+    with_many = [bool(limiter.admit(["a"], at)) for at in (6.9, 7.0)]
+    _insert(limiter, "a", 7.5)
+    due_with_many = limiter.next_due_seconds(8.0)
+    limiter.num_inserting = 0
+
+    assert (with_three, with_many) == ([False, True], [False, True])
+    assert due_with_many == 7.0
+    assert limiter.next_due_seconds(8.0) == 1.0
+
+
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=50))
 def test_limiter_never_leaves_an_insert_unannounced_longer_than_two_windows(gaps: list[int]) -> None:
     """Whenever inserts come, each is announced within two windows, and no two announcements are nearer than one."""
@@ -89,7 +106,8 @@ def test_limiter_forgets_queues_that_are_used_no_more() -> None:
     """However many queues were announced in a long life, about as many are remembered as are in use."""
     limiter = InsertLimiter(1.0)
 
-    admitted = [limiter.admit([f"queue_{n}"], at=3.0 * n) for n in range(3_000)]
+    seconds_apart = 2.0 * NUM_INSERTING_MAX + 1.0
+    admitted = [limiter.admit([f"queue_{n}"], at=seconds_apart * n) for n in range(3_000)]
 
     assert all(admitted)
     assert len(limiter._announced_at) <= NUM_QUEUES_KEPT + 1

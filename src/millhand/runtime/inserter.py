@@ -2,7 +2,8 @@
 From args to rows: options are resolved, hooks and middleware have their say, one statement inserts and notifies.
 
 The limiter: a notification wakes a fetch, and one wakes as well as ten, so each queue is announced at most once per
-window. Unlike River's, this limiter has a trailing edge: what it swallowed is announced with the next insert after the
+window. Commits that announce wait for each other, on whatever connection of the server's, so with several inserts on
+their way the window is longer, and the next insert all the sooner there. Unlike River's, this limiter has a trailing edge: what it swallowed is announced with the next insert after the
 window, or, if there is none for as long again, by itself. (A notification is a transaction of its own unless an insert
 takes it along; a steady stream of inserts always does.)
 Inside a caller's transaction it is not asked at all: nobody knows when that will commit, PostgreSQL folds equal
@@ -43,18 +44,29 @@ logger = logging.getLogger(__name__)
 
 # Names of queues may be made as they are needed, one a customer or one a day; this many are kept without looking.
 NUM_QUEUES_KEPT = 1_000
+# So many times as long is the window while as many inserts, or more, are on their way.
+NUM_INSERTING_MAX = 4
 NO_JOBS = "jobs to insert must be at least one, got none"
 
 Insert = Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]]
 
 
 class InsertLimiter:
-    """Who was announced when, and who still has to be. Plain bookkeeping: time is brought, in monotonic seconds."""
+    """
+    Who was announced when, and who still has to be. Plain bookkeeping: time is brought, in monotonic seconds.
+
+    `window_seconds` is for one insert after the other; `num_inserting` says how many are on their way.
+    """
 
     def __init__(self, window_seconds: float) -> None:
         self._announced_at: dict[str, float] = {}
+        self._least_window_seconds = window_seconds
         self._swallowed: set[str] = set()
-        self._window_seconds = window_seconds
+        self.num_inserting = 0
+
+    @property
+    def _window_seconds(self) -> float:
+        return self._least_window_seconds * min(max(self.num_inserting, 1), NUM_INSERTING_MAX)
 
     def admit(self, queues: Collection[str], at: float) -> list[str]:
         """Return those of `queues` to announce now, and take them as announced."""
@@ -83,8 +95,8 @@ class InsertLimiter:
         return min((max(self._due_at(queue) - at, 0.0) for queue in self._swallowed), default=None)
 
     def _forget_old(self, at: float) -> None:
-        """Forget what no answer depends on: a queue announced two windows ago is as good as never announced."""
-        horizon = at - 2 * self._window_seconds
+        """Forget what no answer depends on: a queue announced two of the longest windows ago is as good as never announced."""
+        horizon = at - 2 * self._least_window_seconds * NUM_INSERTING_MAX
         self._announced_at = {queue: then for queue, then in self._announced_at.items() if then > horizon}
 
     def _announced(self, queue: str) -> float:
@@ -201,8 +213,12 @@ class Inserter(Service):
         queues = _available_queues(params)
         if executor is not None:
             return await executor.run(job_insert_many(params, notify_queues=sorted(queues)))
-        announced = self._limiter.admit(queues, self._clock.monotonic())
-        results = await self._pool.run(job_insert_many(params, notify_queues=sorted(announced)))
+        self._limiter.num_inserting += 1
+        try:
+            announced = self._limiter.admit(queues, self._clock.monotonic())
+            results = await self._pool.run(job_insert_many(params, notify_queues=sorted(announced)))
+        finally:
+            self._limiter.num_inserting -= 1
         self.announce(queues.difference(announced))
         return results
 
