@@ -3,9 +3,10 @@ From args to rows: options are resolved, hooks and middleware have their say, on
 
 The limiter: a notification wakes a fetch, and one wakes as well as ten, so each queue is announced at most once per
 window. Commits that announce wait for each other, on whatever connection of the server's, so with several inserts on
-their way the window is longer, and the next insert all the sooner there. Unlike River's, this limiter has a trailing edge: what it swallowed is announced with the next insert after the
-window, or, if there is none for as long again, by itself. (A notification is a transaction of its own unless an insert
-takes it along; a steady stream of inserts always does.)
+their way the window is longer, and the next insert all the sooner there. Unlike River's, this limiter has a trailing
+edge: what it swallowed is announced with the next insert after the window, or, if there is none for as long again, by
+itself. (A notification is a transaction of its own unless an insert takes it along; a steady stream of inserts always
+does.)
 Inside a caller's transaction it is not asked at all: nobody knows when that will commit, PostgreSQL folds equal
 notifications of a transaction into one anyway, and none is sent if it rolls back.
 
@@ -95,7 +96,7 @@ class InsertLimiter:
         return min((max(self._due_at(queue) - at, 0.0) for queue in self._swallowed), default=None)
 
     def _forget_old(self, at: float) -> None:
-        """Forget what no answer depends on: a queue announced two of the longest windows ago is as good as never announced."""
+        """Forget what no answer depends on: after two of the longest windows a queue is as good as never announced."""
         horizon = at - 2 * self._least_window_seconds * NUM_INSERTING_MAX
         self._announced_at = {queue: then for queue, then in self._announced_at.items() if then > horizon}
 
