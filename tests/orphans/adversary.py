@@ -269,9 +269,12 @@ class App:
 
     async def finish_upload(self, key: str) -> None:
         row_id, data = self.pending.get(key, (0, None))
-        sql = "UPDATE {schema}.uploads SET state = 'ready' WHERE id = $1 AND state = 'pending' RETURNING id"
+        # By its key too: a database that was restored gives ids again that it has given before.
+        sql = """
+            UPDATE {schema}.uploads SET state = 'ready' WHERE id = $1 AND key = $2 AND state = 'pending' RETURNING id
+        """
         # Where a run holds the row for too long this fails, and the row is as pending as before.
-        if data is not None and await self.world.sql(sql, row_id):
+        if data is not None and await self.world.sql(sql, row_id, key):
             self.live[key] = data
         self.pending.pop(key, None)
 
@@ -324,7 +327,7 @@ class App:
         try:
             self.live[key] = await self.world.store.get(key)
         except ObjectNotFound:
-            await self.world.sql("DELETE FROM {schema}.uploads WHERE id = $1", row_id)
+            await self.world.sql("DELETE FROM {schema}.uploads WHERE id = $1 AND key = $2", row_id, key)
 
     async def refer_and_look(self, key: str) -> None:
         await self.refer(key)

@@ -197,8 +197,8 @@ class RaceApp(App):
         """Begin to upload what a pending row waits for."""
         if key in self.pending and self.pending[key][1] is None and key not in self.parts:
             await self._begin_parts(key, is_loose=False)
-            sql = "UPDATE {schema}.uploads SET upload_id = $2 WHERE id = $1"
-            await self.world.sql(sql, self.pending[key][0], self.parts[key].upload_id)
+            sql = "UPDATE {schema}.uploads SET upload_id = $3 WHERE id = $1 AND key = $2"
+            await self.world.sql(sql, self.pending[key][0], key, self.parts[key].upload_id)
 
     async def begin_loose_parts(self, key: str) -> None:
         """Begin an upload that no row knows of yet."""
