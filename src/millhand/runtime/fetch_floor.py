@@ -5,12 +5,12 @@ While a transaction keeps an old snapshot open, the index entries of fetched job
 the start of the queue reads them all: 300,000 of them take 25 ms, where a fetch above a floor takes 1 ms.
 
     from the start ──▶ slow? ──no──▶ from the start
-                         │twice
+                         │twice, or very
                          ▼
              above the floors, which rise with what is fetched ──▶ from the start again, every second or more seldom
 
-Rule 1: where a fetch from the start is quick, it is made from the start: nothing is remembered that is not needed. After
-        one that was slow enough to matter the next is made soon, whoever rings, so that it is known before jobs come.
+Rule 1: where a fetch from the start is quick, it is made from the start: nothing is remembered that is not needed. One
+        that was slow enough to matter is enough to know better, so that a worker pays for it once.
 Rule 2: a job may come to stand below a floor: given back, retried, inserted late or with an old instant. No floor is older
         than the last fetch from the start, so such a job waits no longer than until the next one.
 Rule 3: looking again costs a fiftieth of the time at most, as long as it is not due for `RECHECK_SECONDS_MAX`.
@@ -44,9 +44,8 @@ SLOW_SECONDS = 0.003
 SLOW_SECONDS_PER_JOB = 20e-6
 # The first one on a connection is, for it has to be planned, and so is one that others held up.
 SLOW_TIMES = 2
-AGAIN_SECONDS = 0.1
-# A poll on a busy machine takes 3 ms now and then; a burst of jobs that finds a start of less than 10 ms loses nothing.
-AGAIN_SLOW_SECONDS = 0.01
+# Hardly ever of itself: what was in the way once will be there again, and cost as much.
+VERY_SLOW_SECONDS = 0.01
 _ATTEMPTED_AT, _PRIORITY = attrgetter("attempted_at"), attrgetter("priority")
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
@@ -63,19 +62,16 @@ class FetchFloors:
         self._at_time = now
         self._floors = START
         self._checked_time = now
-        self._num_slow = 0  # fetches from the start, in a row
+        self._num_slow = 0  # fetches from the start, in a row; one that was very slow counts for all
         self._slack_time = now  # when a fetch has last looked at what may be late
         self._has_looked_shortly = False  # whether the last one has looked at the last 50 ms only
-        self._is_again_due = False  # whether the last one from the start was too slow to wait for a poll
         self._slow_seconds = 0.0  # what it took since then to look at priorities from their start
 
     @property
     def recheck_at(self) -> float | None:
         """When to look at the start, or below the floors, again, whoever rings; None while a poll is soon enough."""
-        if self._num_slow == 0:
-            return None
         if self._num_slow < SLOW_TIMES:
-            return self._checked_time + AGAIN_SECONDS if self._is_again_due else None
+            return None
         start_at = self._start_at()
         return min(start_at, self._slack_time + SLACK_EVERY_SECONDS) if self._has_looked_shortly else start_at
 
@@ -107,10 +103,11 @@ class FetchFloors:
         seconds = answered - sent
         if asked is None:
             self._checked_time, self._slow_seconds = answered, 0.0
-            per_job = SLOW_SECONDS_PER_JOB * len(jobs)
-            is_slow = seconds > SLOW_SECONDS + per_job
-            self._is_again_due = seconds > AGAIN_SLOW_SECONDS + per_job
-            self._num_slow = min(self._num_slow + 1, SLOW_TIMES) if is_slow else 0
+            over_seconds = seconds - SLOW_SECONDS_PER_JOB * len(jobs)
+            if over_seconds > VERY_SLOW_SECONDS:
+                self._num_slow = SLOW_TIMES
+            else:
+                self._num_slow = min(self._num_slow + 1, SLOW_TIMES) if over_seconds > SLOW_SECONDS else 0
         if self._num_slow < SLOW_TIMES:
             return
         floors = risen(asked or START, jobs, is_cut=len(jobs) >= limit, at=at)
