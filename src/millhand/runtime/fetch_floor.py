@@ -16,7 +16,7 @@ Rule 2: a job may come to stand below a floor: given back, retried, inserted lat
 Rule 3: looking again costs a fiftieth of the time at most, as long as it is not due for `RECHECK_SECONDS_MAX`.
 Rule 4: a floor is the last job that was fetched of a priority or, if the fetch left nothing due there, the instant of the
         fetch. What is inserted meanwhile may be committed later, and below: each fetch looks at the last 50 ms again,
-        wherever the floors are, and ten times a second one looks at the last two seconds.
+        wherever the floors are, and four times a second one looks at the last two seconds.
 
 Instants are the database's; of a fetch that brought nothing it is reckoned from those of the last jobs that came. Times
 are monotonic seconds. Everything here decides and does nothing.
@@ -34,7 +34,7 @@ from millhand.store.job_fetch import PRIORITIES, START, Floor, Floors
 # What a single insert takes that others hold up. At 10,000 jobs a second these are 500 dead jobs, which take 0.04 ms.
 SLACK_SECONDS_SHORT = 0.05
 SLACK_SECONDS = 2.0
-SLACK_EVERY_SECONDS = 0.1
+SLACK_EVERY_SECONDS = 0.25
 # As often as a queue is polled: whatever held up two fetches in a row need not be dead rows, and may be over.
 RECHECK_SECONDS_MIN = 1.0
 RECHECK_SECONDS_MAX = 30.0
