@@ -214,7 +214,7 @@ def test_priority_whose_start_is_slow_is_not_looked_at_each_time() -> None:
     asked = floors.asked(0.02)
     assert asked == (Floor(NOW - HOUR, 1), None, None, None)
 
-    floors.note_fetched(asked, [], limit=1, sent=0.2, answered=0.4)
+    floors.note_fetched(asked, [], limit=1, sent=0.3, answered=0.5)
 
     assert floors.recheck_at == pytest.approx(0.01 + (0.01 + 0.2) * 50)
 
