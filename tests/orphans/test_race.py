@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from adversary import App
 from race_mutants import MUTANTS
+from race_plays import load
 from race_scenes import SCENES
 from race_warden import running_in
+from world import World
 
 from millhand.embedded.process import is_gone, wait_until
 
@@ -83,3 +86,20 @@ async def test_a_race_that_is_killed_leaves_nothing_behind() -> None:
 
         assert await asyncio.to_thread(wait_until, lambda: not directory.exists())
     assert [pid for pid in running if not is_gone(pid)] == []
+
+
+async def test_the_application_finishes_no_upload_of_another_key(world: World) -> None:
+    """A table that was brought back gives ids again; who remembers a row that is gone must not take another's for it."""
+    app = App(world=world)
+    for key in ("k/01", "k/02", "k/03"):
+        await app.upload(key)
+    remembered, _ = app.pending["k/03"]
+    await world.sql("DELETE FROM {schema}.uploads WHERE key IN ('k/02', 'k/03')")
+    [row] = await world.sql("SELECT jsonb_agg(t)::text AS rows FROM {schema}.uploads AS t")
+    await load(world, {"uploads": row["rows"]})
+    await app.begin_upload("k/04")
+    assert app.pending["k/04"][0] == remembered
+
+    await app.finish_upload("k/03")
+
+    assert app.live == {}
