@@ -138,7 +138,7 @@ async def refused(connection: asyncpg.Connection, statements: Iterable[str], sch
             await connection.execute(sql.format(f'"{schema}"'))
             allowed.append(sql)
         except asyncpg.InsufficientPrivilegeError:
-            pass
+            pass  # refused, so it is not among the allowed
         finally:
             await transaction.rollback()
     return allowed
