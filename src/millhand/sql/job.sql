@@ -111,16 +111,7 @@ INSERT INTO /* schema */river_job AS job (
 )
 SELECT
     id,
-    @args::text::jsonb,
-    coalesce(@created_at::timestamptz, @now::timestamptz, now()),
-    @kind::text,
-    @max_attempts::smallint,
-    @metadata::text::jsonb,
-    @priority::smallint,
-    @queue::text,
-    coalesce(@scheduled_at::timestamptz, @now::timestamptz, now()),
-    @state::text::/* schema */river_job_state,
-    @tags::text []::varchar(255) [],
+    /* job_values */,
     @unique_key::bytea,
     @unique_states::integer::bit(8)
 FROM drawn

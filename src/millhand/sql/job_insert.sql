@@ -1,11 +1,4 @@
--- name: job_insert
--- Insert one job that has no unique key, and announce a queue, if one is said.
--- A plain INSERT, which takes two thirds of the time of job_insert_unique. What was sent does not come back, but for what
--- the table may have written in its own way.
-INSERT INTO /* schema */river_job AS job (
-    args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags
-)
-VALUES (
+-- fragment: job_values
     @args::text::jsonb,
     coalesce(@created_at::timestamptz, @now::timestamptz, now()),
     @kind::text,
@@ -16,6 +9,16 @@ VALUES (
     coalesce(@scheduled_at::timestamptz, @now::timestamptz, now()),
     @state::text::/* schema */river_job_state,
     @tags::text []::varchar(255) []
+
+-- name: job_insert
+-- Insert one job that has no unique key, and announce a queue, if one is said.
+-- A plain INSERT, which takes two thirds of the time of job_insert_unique. What was sent does not come back, but for what
+-- the table may have written in its own way.
+INSERT INTO /* schema */river_job AS job (
+    args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags
+)
+VALUES (
+    /* job_values */
 )
 RETURNING
     job.id,

@@ -11,7 +11,7 @@ import msgspec
 from millhand.errors import JobRunning, NotFound
 from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
-from millhand.store.job_insert import is_plain, job_insert, job_insert_many_plain
+from millhand.store.job_insert import is_plain, job_insert, job_insert_many_plain, job_values
 from millhand.store.job_row import encode_error, encode_json, parse_job, parse_jobs
 from millhand.store.query import Query, Row, parse_count, parse_none
 from millhand.transition import StateChange
@@ -356,26 +356,10 @@ def job_delete_before(
 def _job_insert_unique(
     params: InsertParams, notify_queues: Collection[str], now: datetime | None
 ) -> Query[list[InsertResult]]:
-    return Query(
-        "job_insert_unique",
-        {
-            "args": params.encoded_args,
-            "created_at": params.created_at,
-            "kind": params.kind,
-            "max_attempts": params.max_attempts,
-            "metadata": params.encoded_metadata,
-            "notify_queues": list(notify_queues),
-            "now": now,
-            "priority": params.priority,
-            "queue": params.queue,
-            "scheduled_at": params.scheduled_at,
-            "state": params.state.value,
-            "tags": params.tags,
-            "unique_key": params.unique_key,
-            "unique_states": params.unique_states,
-        },
-        _parse_insert_results,
-    )
+    values = job_values(params, now)
+    values["notify_queues"] = list(notify_queues)
+    values["unique_key"], values["unique_states"] = params.unique_key, params.unique_states
+    return Query("job_insert_unique", values, _parse_insert_results)
 
 
 def state_literals(states: Iterable[JobState]) -> str:

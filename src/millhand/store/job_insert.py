@@ -27,6 +27,23 @@ def is_plain(params: Sequence[InsertParams]) -> bool:
     return all(one.unique_key is None and one.unique_states is None for one in params)
 
 
+def job_values(params: InsertParams, now: datetime | None) -> dict[str, object]:
+    """Return the params of the fragment `job_values`: the columns of one job that every insert has."""
+    return {
+        "args": params.encoded_args,
+        "created_at": params.created_at,
+        "kind": params.kind,
+        "max_attempts": params.max_attempts,
+        "metadata": params.encoded_metadata,
+        "now": now,
+        "priority": params.priority,
+        "queue": params.queue,
+        "scheduled_at": params.scheduled_at,
+        "state": params.state.value,
+        "tags": params.tags,
+    }
+
+
 def job_insert(
     params: InsertParams, *, notify_queue: str | None = None, now: datetime | None = None
 ) -> Query[list[InsertResult]]:
@@ -35,20 +52,8 @@ def job_insert(
 
     Shape: one result.
     """
-    values = {
-        "args": params.encoded_args,
-        "created_at": params.created_at,
-        "kind": params.kind,
-        "max_attempts": params.max_attempts,
-        "metadata": params.encoded_metadata,
-        "notify_queue": notify_queue,
-        "now": now,
-        "priority": params.priority,
-        "queue": params.queue,
-        "scheduled_at": params.scheduled_at,
-        "state": params.state.value,
-        "tags": params.tags,
-    }
+    values = job_values(params, now)
+    values["notify_queue"] = notify_queue
 
     def result(rows: Sequence[Row]) -> list[InsertResult]:
         return [InsertResult(_inserted(params, rows))]
