@@ -207,6 +207,10 @@ def test_settings_ignore_empty_variables_and_those_of_others(tmp_path: Path) -> 
             ),
         ),
         (
+            "[worker]\nfetch_cooldown = '0.5ms'",
+            "millhand.toml: [worker] fetch_cooldown must be at least 1 ms, got '0.5ms'",
+        ),
+        (
             "[worker]\nfetch_poll_interval = 0",
             "millhand.toml: [worker] fetch_poll_interval must not be shorter than fetch_cooldown, '1ms', got '0s'",
         ),

@@ -360,7 +360,9 @@ def _key(key: str) -> str:
 
 
 def _duration(value: timedelta) -> str:
-    milliseconds = value // timedelta(milliseconds=1)
+    milliseconds, rest = divmod(value, timedelta(milliseconds=1))
+    if rest:
+        return f"{value / timedelta(milliseconds=1):.15g}ms"
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
         if milliseconds and milliseconds % size == 0:
             return f"{milliseconds // size}{unit}"
