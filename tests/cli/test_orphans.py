@@ -99,6 +99,16 @@ async def test_orphans_explain_says_why(bucket: Path) -> None:
     assert live.json["key"] == "live1"
 
 
+async def test_orphans_explain_keeps_its_lines(bucket: Path) -> None:
+    """A key neither moves the cursor nor looks like a line of the explanation."""
+    (bucket / "a\n  object: none\x1b[2J\u202e").write_bytes(b"of nobody")
+
+    told = await millhand("orphans", "explain", "a\n  object: none\x1b[2J\u202e")
+
+    assert [line.split(":")[0] for line in told.out.splitlines()] == ["a   object", "  object", "  row"]
+    assert all(line.isprintable() for line in told.out.splitlines())
+
+
 async def test_orphans_restore_brings_back_what_was_removed(
     bucket: Path, schema_driver: AsyncpgDriver
 ) -> None:

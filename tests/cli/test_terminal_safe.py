@@ -25,7 +25,7 @@ SPOIL = f"""
     UPDATE /* schema */river_job SET
         kind = $1, queue = $1, args = jsonb_build_object($1::text, $1::text),
         metadata = jsonb_build_object($1::text, $1::text, 'river:log', jsonb_build_array(
-            jsonb_build_object('attempt', 1, 'log', $1::text))),
+            jsonb_build_object('attempt', $1::text, 'log', $1::text))),
         tags = ARRAY[$1], attempted_by = ARRAY[$1], errors = ARRAY[{ERROR}]
 """
 QUEUE = """

@@ -21,7 +21,7 @@ def print_job(job: JobRow) -> None:
         if is_terminal():
             _print_lines(error.trace)
     for attempt, text in _logs(job.metadata):
-        name = f"log of attempt {attempt}"
+        name = one_line(f"log of attempt {attempt}")
         if is_terminal():
             click.echo(name)
             _print_lines(text)

@@ -20,6 +20,7 @@ from millhand.cli.output import (
     NotDone,
     WrongUse,
     confirm,
+    one_line,
     print_json,
     print_table,
     say,
@@ -173,7 +174,7 @@ def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
     if is_json:
         print_json(_plain(explanation))
     else:
-        click.echo("\n".join(explanation.lines()))
+        click.echo("\n".join(map(one_line, explanation.lines())))
 
 
 @orphans.command(name="restore", example="millhand orphans restore --run 12")
