@@ -42,5 +42,9 @@ BAD_URLS = {
     "another database's": f"mysql://ann:{QUOTED}@{NOBODY}/shop",
     "no scheme": f"ann:{PLAIN}@{NOBODY}/shop",
     "a space before it": f" postgresql://ann:{PLAIN}@{NOBODY}/shop",
+    "libpq's words": f"host=127.0.0.1 port=1 user=ann password={PLAIN} dbname=shop",
+    "libpq's words, quoted": "host=127.0.0.1 port=1 password = 'planted1 planted2 @planted3' dbname=shop",
+    "no host": f"postgresql://ann:{PLAIN}",
+    "an option with signs": f"postgresql://{NOBODY}/shop?password=planted1#planted2 planted3'planted4",
     "a line break in it": f"postgresql://ann:planted1\nplanted2@{NOBODY}/shop",
 }

@@ -188,6 +188,10 @@ def test_settings_ignore_empty_variables_and_those_of_others(tmp_path: Path) -> 
         ("[wroker]", "millhand.toml has no section 'wroker'; did you mean 'worker'?"),
         ("worker = 3", "millhand.toml: [worker] must be a table, got 3; write it below a line [worker]"),
         (
+            "log = 'pg://ann:ses ame@db'",
+            "millhand.toml: [log] must be a table, got 'pg://ann:***@db'; write it below a line [log]",
+        ),
+        (
             "[worker]\nfetch_colldown = '1s'",
             "millhand.toml: [worker] has no setting 'fetch_colldown'; did you mean 'fetch_cooldown'?",
         ),
@@ -424,7 +428,7 @@ def test_settings_are_shown_as_a_file_that_says_the_same(tmp_path: Path) -> None
         queues = { mail = { max_workers = 5, fetch_poll_interval = "2s" } }
         job_timeout = "none"
         [orphans]
-        exclude = ["tmp/", "a\\"b/"]
+        exclude = ["tmp/", "a\\"b/", "a\\u001b[31m\\n\\t\\u007f\\u202e/"]
         [[orphans.sources]]
         name = "uploads"
         table = "uploads"
@@ -436,6 +440,7 @@ def test_settings_are_shown_as_a_file_that_says_the_same(tmp_path: Path) -> None
     again = load(tmp_path, "\n".join(lines))
 
     assert lines[0] == "# DATABASE_URL: postgresql://ann:***@db/shop"
+    assert not [line for line in lines if not line.isprintable()]
     assert 'level = "debug"                                   # MILLHAND_LOG_LEVEL' in lines
     assert "max_attempts = 25                                 # default" in lines
     assert {path: again.get(path) for path in again.known} == {

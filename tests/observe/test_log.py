@@ -17,7 +17,7 @@ import structlog
 
 from millhand.job import JobState
 from millhand.observe.log import configure_logging, shown
-from millhand.observe.secret import masked
+from millhand.observe.secret import masked, masked_url
 
 
 class Terminal(io.StringIO):
@@ -235,6 +235,26 @@ def test_log_shows_values_in_one_word(value: object, text: str) -> None:
 def test_masked_hides_passwords_and_nothing_else(text: str, shown_as: str) -> None:
     """A password in a URL is masked, however it was written; what is none stays."""
     assert masked(text) == shown_as
+
+
+@pytest.mark.parametrize(
+    ("text", "shown_as"),
+    [
+        ("postgresql://ann@db:5432/shop", "postgresql://ann@db:5432/shop"),
+        ("postgresql://ann@/shop?host=/run&port=5433", "postgresql://ann@/shop?host=/run&port=5433"),
+        ("postgresql://ann@db1:5432,db2:5433/shop", "postgresql://ann@db1:5432,db2:5433/shop"),
+        ("postgresql://[::1]:5432/shop", "postgresql://[::1]:5432/shop"),
+        ("postgresql://ann:ses ame@db/shop", "postgresql://ann:***@db/shop"),
+        ("postgresql://ann%3Asesame@db/shop", "postgresql:***@db/shop"),
+        ("postgresql://ann:sesame", "postgresql://ann:***"),
+        ("postgresql://db/shop?password=ses#ame&user=ann", "postgresql://db/shop?password=***&user=ann"),
+        ("host=db password=sesame user=ann", "host=db password=***"),
+        ("ann:sesame@db/shop", "ann:***@db/shop"),
+    ],
+)
+def test_masked_url_shows_the_user_and_no_password(text: str, shown_as: str) -> None:
+    """Of a text that is meant as a URL all is shown but the password, be it written in a way that is none."""
+    assert masked_url(text) == shown_as
 
 
 LATE = """

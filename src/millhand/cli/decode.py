@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from millhand.errors import ConfigError
-from millhand.observe.secret import masked
+from millhand.observe.secret import masked, masked_url
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -84,7 +84,8 @@ def decode_text(text: str, hint: object, where: str) -> object:
 def refusal(where: str, hint: object, value: object, *, is_optional: bool = False) -> ConfigError:
     """Return the error for a value that does not fit."""
     rule = f"{rule_of(hint)}, or {NONE!r}" if is_optional else rule_of(hint)
-    return ConfigError(f"{where} must be {rule}, got {masked(repr(value))}{_guess_choice(value, hint)}")
+    got = masked_url(repr(value)) if isinstance(value, str) else masked(repr(value))
+    return ConfigError(f"{where} must be {rule}, got {got}{_guess_choice(value, hint)}")
 
 
 def check_keys(given: Collection[str], known: Collection[str], where: str) -> None:

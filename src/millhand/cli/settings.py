@@ -7,6 +7,7 @@ Secrets come from the environment alone (`DATABASE_URL`, `AWS_…`), and are nev
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import tomllib
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from millhand.cli.decode import NONE, check_keys, decode, decode_text, guess
+from millhand.cli.output import printable
 from millhand.cli.setting import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
 from millhand.config import Config, QueueConfig
 from millhand.driver.url import ACCEPTED, is_scheme
@@ -216,7 +218,7 @@ def _tool_table(project: Path) -> dict[str, Any] | None:
         found = table[name]
         if not isinstance(found, dict):
             raise ConfigError(
-                f"{project.name}: [{name}] must be a table, got {found!r}; write [tool.millhand]"
+                f"{project.name}: [{name}] must be a table, got {masked_url(repr(found))}; write [tool.millhand]"
             )
         table = found
     return table
@@ -240,7 +242,9 @@ def _from_file(
             raise ConfigError(f"{name} has no section {section!r}{guess(section, sections)}")
         where = f"{name}: [{section}]"
         if not isinstance(table, Mapping):
-            raise ConfigError(f"{where} must be a table, got {table!r}; write it below a line [{section}]")
+            raise ConfigError(
+                f"{where} must be a table, got {masked_url(repr(table))}; write it below a line [{section}]"
+            )
         if section == "database" and "url" in table:
             raise ConfigError(
                 f"{where} must hold no url, for it may hold a password; set DATABASE_URL in the environment"
@@ -334,8 +338,8 @@ def toml(value: object) -> str:
         case timedelta():
             return f'"{_duration(value)}"'
         case str():
-            text = masked(value).replace("\\", "\\\\").replace('"', '\\"')
-            return f'"{text}"'
+            text = masked_url(value) if "://" in value else value
+            return printable(json.dumps(text, ensure_ascii=False))  # whose escapes are TOML's
         case QueueConfig(max_workers=max_workers, fetch_cooldown=None, fetch_poll_interval=None):
             return str(max_workers)
         case Mapping():
@@ -356,7 +360,7 @@ def _table(parts: Mapping[str, object]) -> str:
 
 
 def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else f'"{key}"'
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else toml(key)
 
 
 def _duration(value: timedelta) -> str:

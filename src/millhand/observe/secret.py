@@ -12,13 +12,22 @@ MASK = "***"
 _USER = r"(://[^\s:/?#@]*):"
 _PASSWORD_IN_URL = re.compile(rf"{_USER}(?:[^\s/?#]*@|\S{{0,500}}@)")
 _PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#\s'\"]+", re.IGNORECASE)
-# Of a text that is a URL and nothing else, or was meant for one, all between its user and its last @.
-_PASSWORD_OF_URL = re.compile(r"^([^:]*(?:://[^:]*)?):.*@", re.DOTALL)
+# Of a text that is a URL and nothing else, or was meant for one, all between its user and its last @; a user alone, of
+# plain signs, is left: who was not let in wants to know as whom he came.
+_PASSWORD_OF_URL = re.compile(r"^(?![^\s:]*://[\w.~-]*@[^@]*$)([^:]*(?:://[^:]*)?):.*@", re.DOTALL)
+# Where the host was forgotten, the password stands in the place of a port.
+_PASSWORD_AS_PORT = re.compile(r"(://[^\s:/?#@\[]*):(?!\d{1,5}(?:[,/?#'\"]|$))[^/?#@]+")
+# In libpq's other form, `host=db password=…`, it ends where its quotes do, which may be wrong: all that follows is cut.
+_PASSWORD_IN_WORDS = re.compile(r"^((?:(?!://).)*?password\s*=\s*).*", re.DOTALL | re.IGNORECASE)
+# As an option of a URL it ends at the next one, whatever signs are in it that may not be there.
+_PASSWORD_AS_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
 
 
 def masked_url(text: str) -> str:
     """Return `text`, which is a URL as a whole, with its password masked, however badly it is written."""
-    return masked(_PASSWORD_OF_URL.sub(rf"\1:{MASK}@", text))
+    for pattern in (_PASSWORD_IN_WORDS, _PASSWORD_AS_OPTION):
+        text = pattern.sub(rf"\1{MASK}", text)
+    return _PASSWORD_AS_PORT.sub(rf"\1:{MASK}", masked(_PASSWORD_OF_URL.sub(rf"\1:{MASK}@", text)))
 
 
 def masked(text: str) -> str:
