@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,28 @@ def test_main_says_in_one_line_that_its_output_has_no_room() -> None:
         1,
         "error: the operating system must let us work, got [Errno 28] No space left on device\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("job insert greet >&-", 0),
+        ("job insert greet <&- >&- 2>&-", 0),
+        ("worker --until-empty >&- 2>&-", 0),
+        ("job retry --kind greet --state completed <&-", 0),
+        ("job cancel --kind greet <&-", 2),
+        ("job show 0 >&-", 2),
+    ],
+)
+async def test_main_does_what_it_is_told_with_closed_streams(project: Path, command: str, code: int) -> None:
+    """Whoever starts us without standard streams has his work done, by the same exit code; no crash comes of it."""
+    await millhand("job", "insert", "greet")
+    shell = ["/bin/sh", "-c", f'exec "$0" -m millhand {command}', sys.executable]
+
+    told = await asyncio.to_thread(subprocess.run, shell, capture_output=True, check=False, text=True)
+
+    assert (told.returncode, "Traceback" in told.stderr) == (code, False)
+    assert len((await millhand("job", "list", "--kind", "greet")).lines) == 1 + ("insert" in command)
 
 
 def test_main_finds_help_without_the_database() -> None:

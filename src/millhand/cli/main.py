@@ -79,6 +79,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    _open_closed_streams()
     sys.exit(run(arguments))
 
 
@@ -113,6 +114,14 @@ def explained(error: BaseException) -> str:
     from millhand.observe.secret import masked  # noqa: PLC0415
 
     return printable(masked(str(error)))
+
+
+def _open_closed_streams() -> None:
+    """Put nothing in the place of standard streams that are closed: a connection would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - for as long as we run
+            setattr(sys, name, stream)
 
 
 def _forget_stdout() -> None:
