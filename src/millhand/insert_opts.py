@@ -228,8 +228,8 @@ def queue_name_fault(queue: object) -> str | None:
     """Return what is wrong with the name of a queue, as the rest of a sentence that begins with its field; or None."""
     if (
         not isinstance(queue, str)
-        or not 1 <= len(queue.encode()) <= QUEUE_BYTES_MAX
-        or not QUEUE_RE.fullmatch(queue)
+        or not QUEUE_RE.fullmatch(queue)  # first, for then it is ASCII, a byte each
+        or len(queue) > QUEUE_BYTES_MAX
     ):
         return (
             f"must be 1 to {QUEUE_BYTES_MAX} lower-case letters and digits, joined by single '_', '-' or '|', "
@@ -260,7 +260,7 @@ def _check_tags(tags: Sequence[str]) -> None:
     if isinstance(tags, str):
         raise InvalidJob(f"tags must be a list of texts, got {tags!r}; write [{tags!r}]")
     for tag in tags:
-        if not isinstance(tag, str) or len(tag.encode()) > TAG_BYTES_MAX or not TAG_RE.fullmatch(tag):
+        if not isinstance(tag, str) or len(tag) > TAG_BYTES_MAX or not TAG_RE.fullmatch(tag):
             raise InvalidJob(
                 f"tags must be 3 to {TAG_BYTES_MAX} ASCII letters, digits, '_' and '-', with no '-' at the ends, "
                 f"got {tag!r}"

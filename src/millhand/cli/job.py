@@ -100,12 +100,11 @@ def insert(
 
     Nobody checks the args here: it is the worker that knows them.
     """
-    wait: timedelta | None = None if delay is None else decode_text(delay, timedelta, "--in")  # type: ignore[assignment]
     opts = InsertOpts(
         max_attempts=max_attempts,
         priority=priority,
         queue=queue,
-        scheduled_at=None if wait is None else datetime.now(UTC) + wait,
+        scheduled_at=None if delay is None else _later(delay),
         tags=tags or None,
     )
     raw = RawArgs(kind, sys.stdin.read() if args == "-" else args)
@@ -347,6 +346,16 @@ def _filters(
         states=tuple(map(JobState, states)) or None,
         tags_all=tags or None,
     )
+
+
+def _later(delay: str) -> datetime:
+    """Return the instant that is so much later. Raises: ConfigError; WrongUse where the calendar ends before."""
+    wait = decode_text(delay, timedelta, "--in")
+    assert isinstance(wait, timedelta)  # noqa: S101 - which is what it is decoded as
+    try:
+        return datetime.now(UTC) + wait
+    except OverflowError as error:
+        raise WrongUse(f"--in must end before the year 10000, got {delay!r}") from error
 
 
 def _jobs(count: int) -> str:
