@@ -46,6 +46,7 @@ MAIN_NAMES = ("river_job", "river_job_state", "river_leader", "river_notificatio
 LINE_VERSION = 5
 # Another migrator may be building an index on a large table.
 LOCK_SECONDS = 3600.0
+NOT_ALLOWED = "42501"
 
 _FILE = re.compile(r"(\d+)_(\w+)\.(up|down)\.sql")
 
@@ -377,9 +378,12 @@ def _record_sql(migration: Migration, direction: Direction) -> str:
 
 
 def _failure(step: MigrationStep, error: DriverError) -> MigrationError:
+    remedy = "look for other tables of these names, or for another migrator at work, and run it again"
+    if error.sqlstate == NOT_ALLOWED:
+        remedy = "run it as the owner of the tables, who may create in their schema"
     return MigrationError(
         f"version {step.version} ({step.name}) of line {step.line!r} must go {step.direction}, got {error.reason}; "
-        "it was rolled back: look for other tables of these names, or for another migrator at work, and run it again"
+        f"it was rolled back: {remedy}"
     )
 
 

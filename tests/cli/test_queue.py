@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from cli_room import millhand
 
@@ -77,3 +79,15 @@ async def test_queue_whose_row_is_odd_is_listed_and_paused(schema_driver: Asyncp
         ("mail", False),
         (name, True),
     ]
+
+
+async def test_queue_list_refuses_a_schema_by_its_place(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schema that cannot be is blamed on the variable that said it, by commands that start no worker too."""
+    monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", 'a"b')
+
+    result = await millhand("queue", "list")
+
+    assert result.code == 2
+    assert result.err.startswith("error: MILLHAND_DATABASE_SCHEMA: schema must be ")

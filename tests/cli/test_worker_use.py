@@ -60,6 +60,7 @@ def shop(elsewhere: Path) -> Iterator[Path]:
             "shop:",
             "MODULE:CONFIG must be a module and a name in it, got 'shop:'; write it like 'shop.jobs:config'",
         ),
+        ("json:config", "module 'json' must have a 'config', got none"),
         ("shop:confg", "module 'shop' must have a 'confg', got none; did you mean 'config'?"),
         (
             "shop:number",

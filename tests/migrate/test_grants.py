@@ -21,10 +21,11 @@ from millhand import Client, Config, Job, SyncClient, UniqueOpts, Workers, every
 from millhand import InsertOpts as Opts
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.errors import ConfigError, DriverError
+from millhand.errors import ConfigError, DriverError, MigrationError
 from millhand.event import EventKind
 from millhand.grants import Roles, grants_sql
 from millhand.maintenance.reindexer import REFUSED, Reindexer
+from millhand.migrate import Migrator
 from millhand.periodic import NeverSchedule
 from millhand.sql import bare, compile_statement, statements
 from millhand.store.index import JOB_INDEX_NAMES
@@ -307,6 +308,20 @@ async def test_leader_that_may_not_rebuild_indexes_says_so_once(
     assert record.message == "index not rebuilt"
     assert record.reason == (  # type: ignore[attr-defined]
         f"index_reindex must succeed, got permission denied for index river_job_args_index{REFUSED}"
+    )
+
+
+async def test_migrator_that_is_not_the_owner_is_told_who_must_be(house: House) -> None:
+    """Who may not change the tables is not sent to look for other tables or migrators."""
+    driver = AsyncpgDriver(house.url(house.roles.worker), house.schema)
+    await driver.open()
+    with pytest.raises(MigrationError) as refusal:
+        await Migrator(driver).down()
+    await driver.close()
+
+    assert str(refusal.value) == (
+        "version 8 (job id autoincrement) of line 'main' must go down, got permission denied for table "
+        "river_migration; it was rolled back: run it as the owner of the tables, who may create in their schema"
     )
 
 

@@ -98,7 +98,8 @@ def run_with_driver(settings: Settings, work: Callable[[Driver], Awaitable[T]]) 
 def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
     """Run `work` with a client that works no jobs, on the database of the settings, and return what it returns."""
     settings = load_settings(config_path)
-    config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
+    with settings.blamed("database"):
+        config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
 
     async def go(driver: Driver) -> T:
         async with Client(driver, config) as client:

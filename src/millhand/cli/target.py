@@ -29,9 +29,8 @@ def load_config(target: str, directory: Path) -> Config:
     value: object = module
     for part in name.split("."):
         if not hasattr(value, part):
-            raise WrongUse(
-                f"module {module_name!r} must have a {name!r}, got none{guess(part, _configs(module) or [name])}"
-            )
+            near = guess(part, configs) if (configs := _configs(module)) else ""
+            raise WrongUse(f"module {module_name!r} must have a {name!r}, got none{near}")
         value = getattr(value, part)
     if callable(value) and not isinstance(value, type):
         value = _called(value, target, "a millhand.Config")
