@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,21 @@ async def test_main_does_what_it_is_told_with_closed_streams(project: Path, comm
 
     assert (told.returncode, "Traceback" in told.stderr) == (code, False)
     assert len((await millhand("job", "list", "--kind", "greet")).lines) == 1 + ("insert" in command)
+
+
+async def test_main_spells_what_its_output_has_no_letter_for(project: Path) -> None:
+    """A kind that anybody has inserted breaks no list, whatever the encoding of who reads it."""
+    await millhand("job", "insert", "größe_日本")
+    command = [sys.executable, "-m", "millhand", "job", "list"]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+
+    told = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False, env=environment)
+
+    assert (told.returncode, told.stdout.split(b"\t")[2], told.stderr) == (
+        0,
+        b"gr\xf6\xdfe_\\u65e5\\u672c",
+        b"",
+    )
 
 
 def test_main_finds_help_without_the_database() -> None:

@@ -9,6 +9,7 @@ A subcommand's module is imported when it is called, so that `millhand --help` a
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -80,6 +81,10 @@ def cli(context: click.Context, config_path: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     _open_closed_streams()
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # as standard error does: what a terminal cannot show is spelt
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
