@@ -100,10 +100,11 @@ async def test_embedded_postgres_applies_settings_when_it_starts_the_server(dire
 
 
 @pytest.mark.slow
-async def test_embedded_postgres_copes_with_any_path(made_data: Path) -> None:
-    """Spaces, quotes, dollar signs and percent signs are letters like others, to shell and URL alike."""
+@pytest.mark.parametrize("name", ['it\'s a "100%" $HOME `x`, really', "latin-1-\udce9t\udce9"])
+async def test_embedded_postgres_copes_with_any_path(made_data: Path, name: str) -> None:
+    """Spaces, quotes, dollar and percent signs, bytes that are no UTF-8, are letters like others, to shell and URL."""
     with open_directory() as parent:
-        odd = parent / 'it\'s a "100%" $HOME `x`, really'
+        odd = parent / name
         provide(odd, made_data)
 
         with embedded_postgres(odd) as server:
@@ -112,10 +113,14 @@ async def test_embedded_postgres_copes_with_any_path(made_data: Path) -> None:
 
 @pytest.mark.slow
 async def test_embedded_postgres_puts_the_socket_elsewhere_when_the_path_is_too_long(made_data: Path) -> None:
-    """A path that no socket can have is no obstacle, and the other place is cleared away."""
+    """A path that no socket can have is no obstacle, be it moved there or not, and the other place is cleared away."""
     with open_directory() as parent:
-        deep = parent.joinpath(*["a-long-name-of-a-directory"] * 6)
-        provide(deep, made_data)
+        near, deep = parent / "near", parent.joinpath(*["a-long-name-of-a-directory"] * 6)
+        provide(near, made_data)
+        with embedded_postgres(near):
+            pass
+        deep.parent.mkdir(parents=True)
+        near.rename(deep)
 
         with embedded_postgres(deep) as server, embedded_postgres(deep) as joined:
             elsewhere = (deep / "socket").resolve()

@@ -304,6 +304,8 @@ class _Cluster:
             )
         self._clear_socket()
         if not is_usable_for_socket(str(self.socket)):
+            if self.socket.exists():  # from when its path was usable, before the project was moved
+                self.socket.rmdir()
             # A link remembers the place, so that whoever comes next can clear it away.
             self.socket.symlink_to(tempfile.mkdtemp(prefix="millhand-", dir=_short_temporary_directory()))
         self._make_owned(self.socket)

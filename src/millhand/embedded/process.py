@@ -42,8 +42,9 @@ def is_gone(pid: int) -> bool:
 
 
 def is_usable_for_socket(directory: str) -> bool:
-    """Say whether a socket in `directory` has a short enough path, and one that a list of directories can name."""
-    return 0 < len(os.fsencode(directory)) <= SOCKET_DIRECTORY_BYTES and not re.search(r'[,"@\\]', directory)
+    """Say whether a socket in `directory` has a short enough path, and one that a list of directories and a URL can name."""
+    is_nameable = not re.search(r'[,"@\\\udc80-\udcff]', directory)  # the last are bytes that are no UTF-8
+    return is_nameable and 0 < len(os.fsencode(directory)) <= SOCKET_DIRECTORY_BYTES
 
 
 def listens(socket_directory: str) -> bool:

@@ -68,6 +68,7 @@ class Programs:
                 stderr=stderr,
                 stdout=subprocess.PIPE,
                 text=True,
+                errors="replace",  # a path may be of bytes that are no UTF-8
                 umask=0o077,
                 user=self.owner.pw_uid if self.switches_user else None,
             )
