@@ -322,6 +322,22 @@ async def test_server_that_psycopg_does_not_find_is_a_lost_connection(tmp_path: 
     assert (lost.value.operation, lost.value.retryable) == ("connect", True)
 
 
+async def test_open_of_psycopg_that_is_given_up_leaves_nothing_behind(postgres_url: str) -> None:
+    """Whoever loses patience while the pool is made, a deadline or a caller, has no tasks that go on connecting."""
+    async with proxied(postgres_url) as proxy, asyncio.timeout(GENEROUS_SECONDS):
+        before = asyncio.all_tasks()
+        opening = asyncio.create_task(PsycopgDriver(proxy.url).open())
+        await proxy.wait_connected(1)  # to see whether the URL is right
+        proxy.refuse()
+        await proxy.wait_connected(3)
+        opening.cancel()
+        await asyncio.wait([opening])
+
+        left = {task.get_name() for task in asyncio.all_tasks() - before}
+        assert opening.cancelled()
+        assert not [name for name in left if name.startswith("millhand")]
+
+
 async def test_url_that_psycopg_cannot_read_is_refused_without_its_password() -> None:
     """A URL is checked when the driver is made or opened, and its password is in no text."""
     driver = PsycopgDriver("postgresql://u:secret@h:5432/d?nonsense=1")

@@ -20,7 +20,7 @@ from millhand.driver.caller import executor_of
 from millhand.driver.lender import Lender
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_conninfo import conninfo
-from millhand.driver.psycopg_deadline import CutAfter
+from millhand.driver.psycopg_deadline import RELEASE_SECONDS, CutAfter
 from millhand.driver.psycopg_error import CONNECT_SECONDS, WIRE_ERRORS, is_lost, translated, within
 from millhand.driver.psycopg_listener import PsycopgListener
 from millhand.driver.psycopg_wire import (
@@ -118,7 +118,11 @@ class PsycopgDriver:
             name="millhand",
             open=False,
         )
-        await pool.open(wait=True, timeout=CONNECT_SECONDS)
+        try:
+            await pool.open(wait=True, timeout=CONNECT_SECONDS)
+        except BaseException:  # of a deadline of ours it hears nothing, and its tasks would try for ever
+            await pool.close(timeout=RELEASE_SECONDS)
+            raise
         self._own_pool = pool
         return pool
 
