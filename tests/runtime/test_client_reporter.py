@@ -291,6 +291,22 @@ async def test_client_that_was_given_up_learns_of_it_once(
     assert first < another.steady_since
 
 
+async def test_client_that_was_given_up_long_ago_has_lost_what_it_fetched_since(room: Room) -> None:
+    """While it is not heard others take that too, but for what is younger than their patience with a client."""
+    lost: list[datetime] = []
+    reporter, probe = room.reporter(on_lost=lost.append, interval=timedelta(hours=1))
+    await reporter.start()
+    await probe.wait("reported")
+
+    reports = []
+    for age in ("1 day", "1 hour"):
+        await room.execute(f"UPDATE /* schema */millhand_client SET lost_at = now() - interval '{age}'")
+        reporter.bell.ring()
+        reports.append(await probe.wait("reported"))
+
+    assert lost == [reports[0].seen_at - timedelta(hours=2, seconds=1), reports[1].lost_at]
+
+
 async def test_reports_are_steady_from_the_first_one_that_is_in_time(room: Room) -> None:
     """One that failed, one that came late, and a clock that went back begin it anew."""
     reporter, probe = room.reporter(interval=timedelta(hours=1))

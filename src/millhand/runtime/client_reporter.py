@@ -104,6 +104,7 @@ class ClientReporter(Service):
         self._on_known = on_known
         self._on_lost = on_lost
         self._on_time = on_time
+        self._patience = DEAD_AFTER_REPORTS * interval + DEAD_GRACE
         self._pool = pool
         self._queue_updates: dict[str, datetime] = {}
         self._queues = queues
@@ -165,7 +166,7 @@ class ClientReporter(Service):
         reported = await self._say(report, asked)
         self._on_time(reported.seen_at, asked, self._clock.monotonic())
         self._look_for_twin(reported.before_at)
-        self._note_lost(reported.lost_at)
+        self._note_lost(reported.lost_at, reported.seen_at)
         self._note_seen(reported.seen_at)
         self._started_at = reported.started_at
         self._queue_updates = reported.queue_updates
@@ -190,18 +191,22 @@ class ClientReporter(Service):
         self.errands.hear(errand, done, asked)
         return reported
 
-    def _note_lost(self, lost_at: datetime | None) -> None:
-        """Tell if we were given up since the last report; what a life before ours lost is none of our business."""
+    def _note_lost(self, lost_at: datetime | None, seen_at: datetime) -> None:
+        """
+        Tell if we were given up since the last report; what a life before ours lost is none of our business.
+
+        While we were still silent, others gave back what we had fetched since, too, but for the last of it.
+        """
         is_news = lost_at is not None and lost_at != self._lost_at and self._started_at is not None
         self._lost_at = lost_at
         if is_news and lost_at is not None:
             logger.warning("client was given up", extra={"client_id": self._client_id})
-            self._on_lost(lost_at)
+            self._on_lost(max(lost_at, seen_at - self._patience))
 
     def _note_seen(self, seen_at: datetime) -> None:
         """Keep since when reports were made in time; one that failed, was late or went back in time begins anew."""
         gap = timedelta(0) if self._seen_at is None else seen_at - self._seen_at
-        is_in_time = timedelta(0) <= gap <= DEAD_AFTER_REPORTS * self._interval + DEAD_GRACE
+        is_in_time = timedelta(0) <= gap <= self._patience
         if self.steady_since is None or not is_in_time:
             self.steady_since = seen_at
         self._seen_at = seen_at
