@@ -229,6 +229,7 @@ class Mill:
         self._is_stopping = True
         await _stop_all(self.producers.values())
         logger.debug("fetching stopped", extra={"running": self.num_running})
+        self.completer.hold_up_nobody()
         if not await self._wait_idle(soft_stop_seconds, until=self._is_hard_stop):
             num_jobs = sum(producer.cancel_all(CancelReason.STOPPING) for producer in self.producers.values())
             logger.warning("attempts cancelled", extra={"num_jobs": num_jobs})

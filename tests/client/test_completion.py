@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,6 +13,7 @@ from client_room import APPLICATION, GENEROUS, Act, Room
 from millhand.event import EventKind
 from millhand.job import Job, JobState
 from millhand.worker import Workers
+from proxy import proxied
 
 POISON = """
     CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
@@ -76,6 +78,36 @@ async def test_backlog_holds_up_attempts_until_there_is_room(
 
     assert pending == 0
     assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+
+
+async def test_backlog_that_is_full_holds_up_no_stop(
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Attempts that wait for a database that is away, to write their outcomes, end with the stop, which tells of all."""
+    monkeypatch.setattr("millhand.runtime.completer.BACKLOG_FULL", 2)
+    monkeypatch.setattr("millhand.runtime.completer.FLUSH_SECONDS", 0.1)
+    running = asyncio.Semaphore(0)
+    go_on = asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        running.release()
+        await go_on.wait()
+
+    async with proxied(room.url) as proxy:
+        client = room.client(workers, database=proxy.url)
+        await client.start()
+        await client.insert_many([Act(str(n)) for n in range(5)])
+        for _ in range(5):
+            await asyncio.wait_for(running.acquire(), GENEROUS)
+        proxy.cut()
+        go_on.set()
+        await asyncio.wait_for(client.stop(), GENEROUS)
+
+    told: dict[str, Any] = {record.message: record for record in caplog.records}
+    assert told["completions lost"].num_jobs == 5
+    assert "attempts abandoned" not in told
 
 
 async def test_completion_survives_connections_that_are_killed(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -88,6 +89,7 @@ class Completer(Service):
         self._has_room = asyncio.Event()
         self._has_told = False  # of a failure
         self._monotonic = clock.monotonic
+        self._most_kept: float = BACKLOG_FULL
         self._num_failures = 0
         self._num_written = 0  # changes on their way
         self._on_available = on_available
@@ -120,10 +122,15 @@ class Completer(Service):
         if backlog.setdefault(change.id, one) is not one:
             self._keep(one)
         self.bell.ring()
-        if len(backlog) < BACKLOG_FULL:
+        if len(backlog) < self._most_kept:
             return None
         self._has_room.clear()
         return self._has_room.wait()
+
+    def hold_up_nobody(self) -> None:
+        """Take whatever comes from now on, for nothing more is fetched: a stop must not wait for the database."""
+        self._most_kept = math.inf
+        self._has_room.set()
 
     async def run(self, started: Callable[[], None]) -> None:
         started()
