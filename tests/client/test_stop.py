@@ -123,6 +123,32 @@ async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(room: Room) -
     assert (await room.row(row.id)).state is JobState.CANCELLED
 
 
+async def test_stop_gives_back_what_waits_for_a_thread(room: Room) -> None:
+    """A plain function that has no thread yet does not begin in a stop: its attempt is interrupted, and not counted."""
+    begun: list[int] = []
+    started = threading.Event()
+    workers = Workers()
+
+    @workers.add()
+    def act(job: Job[Act]) -> None:
+        begun.append(job.id)
+        started.set()
+        while not job.is_cancel_requested:
+            pass
+
+    client = room.client(workers, max_threads=1)
+    await client.start()
+    await client.insert_many([Act(str(n)) for n in range(3)])
+    await asyncio.to_thread(started.wait, GENEROUS)
+
+    await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
+
+    [first] = begun
+    outcomes = {row.id: (row.state, row.attempt) for row in await room.rows()}
+    assert outcomes.pop(first) == (JobState.COMPLETED, 1)
+    assert list(outcomes.values()) == [(JobState.AVAILABLE, 0)] * 2
+
+
 async def test_stop_abandons_a_thread_that_never_ends(
     room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -162,7 +162,7 @@ class JobExecutor:
             elif plan.is_async:
                 await plan.call(job)
             else:
-                await self._call_in_thread(plan, job)
+                await self._call_in_thread(attempt, plan, job)
         except _GAVE_WAY as error:
             if attempt.reason is CancelReason.TIMEOUT and timeout_seconds is not None:
                 raise JobTimeout(timeout_seconds) from error
@@ -176,7 +176,7 @@ class JobExecutor:
     async def _call_with_end_hooks(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
         ended_with: BaseException | None = None
         try:
-            await (plan.call(job) if plan.is_async else self._call_in_thread(plan, job))
+            await (plan.call(job) if plan.is_async else self._call_in_thread(attempt, plan, job))
         except (Exception, *_GAVE_WAY) as error:  # noqa: BLE001 - handed to the hooks, raised after
             ended_with = error
             if isinstance(error, _GAVE_WAY) and attempt.reason is CancelReason.TIMEOUT:
@@ -187,13 +187,10 @@ class JobExecutor:
         if ended_with is not None:
             raise ended_with
 
-    async def _call_in_thread(self, plan: _Plan, job: Job[Any]) -> None:
-        if self._threads is None and self._lent_threads is None:
-            self._threads = ThreadPoolExecutor(self._config.max_threads, thread_name_prefix="millhand")
+    async def _call_in_thread(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
         context = contextvars.copy_context()
-        future = asyncio.get_running_loop().run_in_executor(
-            self._lent_threads or self._threads, context.run, _caught, plan.call, job
-        )
+        call = self._require_threads().submit(context.run, _caught, plan.call, job)
+        future = asyncio.wrap_future(call)
         while not future.done():
             try:
                 await asyncio.wait([future])
@@ -202,10 +199,21 @@ class JobExecutor:
                     self._is_closed
                 ):  # abandoned by a stop; the event loop ends, and must not wait for a thread
                     raise
+                # What still waits for a thread ends here, unless it has only waited for longer than its timeout: else
+                # it would lose attempt after attempt to those before it.
+                if attempt.reason is not CancelReason.TIMEOUT and call.cancel():
+                    raise
                 # The thread goes on, and so does its attempt; it knows by is_cancel_requested.
         error = future.result()
         if error is not None:
             raise error
+
+    def _require_threads(self) -> Executor:
+        if self._lent_threads is not None:
+            return self._lent_threads
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._config.max_threads, thread_name_prefix="millhand")
+        return self._threads
 
     def _expired(self, attempt: Attempt) -> None:
         attempt.cancel(CancelReason.TIMEOUT)
