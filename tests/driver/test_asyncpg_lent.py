@@ -12,6 +12,7 @@ from factory import GENEROUS_SECONDS
 from millhand.driver import asyncpg_lent
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.asyncpg_lent import Lending
+from millhand.errors import DriverError
 
 
 @pytest.fixture
@@ -80,6 +81,38 @@ async def test_connection_that_something_was_raised_on_goes_the_long_way(lending
         async with asyncio.timeout(0.01), lending.lent() as connection:
             await connection.fetch("SELECT pg_sleep(60)")
     assert await pid(lending) > 0
+
+
+async def test_connection_comes_back_without_a_transaction_that_asyncpg_knows_nothing_of(
+    driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """
+    A statement that was prepared and not executed leaves no locks, and no `now()`, to whoever is lent its connection.
+
+    Its params were refused, or it was cancelled at any moment.
+    """
+    name = "left_open"
+    sql = "SELECT FROM pg_stat_activity WHERE application_name = $1 AND xact_start IS NOT NULL"
+    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}application_name={name}"
+
+    async def until_none_is_open() -> None:
+        while await driver.pool.fetch(sql, [name]):
+            pass
+
+    ours = AsyncpgDriver(url, pool_size=1)
+    await ours.open()
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        with pytest.raises(DriverError):
+            await ours.pool.fetch("SELECT $1::integer FROM river_job", ["no number"])
+        await until_none_is_open()
+        for num_turns in range(80):
+            fetching = asyncio.ensure_future(ours.pool.fetch(f"SELECT {num_turns} FROM river_job"))
+            for _ in range(num_turns):
+                await asyncio.sleep(0)
+            fetching.cancel()
+            await asyncio.wait([fetching])
+            await until_none_is_open()
+    await ours.close()
 
 
 async def test_connection_in_a_transaction_is_thrown_away(lending: Lending) -> None:

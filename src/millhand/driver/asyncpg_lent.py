@@ -6,7 +6,9 @@ as much as all else that it does for a small statement. So of a pool that is our
 stays out, for whoever is next:
 
 Rule 1: only what nothing was raised on, and what is in no transaction, stays out. All else goes back the long way, on
-        which asyncpg waits for a cancelled statement, or throws the connection away.
+        which a cancelled statement is waited for and the server is had to end what it has begun, or the connection is
+        thrown away. (A statement that was prepared and not executed, because it was cancelled in between or its params
+        were refused, leaves a transaction open of which asyncpg knows nothing: with its locks, and with its `now()`.)
 Rule 2: whoever waits for the pool comes first: while anybody does, what comes back goes to the pool.
 Rule 3: what stays out unused is closed, as it would be in the pool; and now and then each goes the long way, on which
         asyncpg renews what was used very often.
@@ -95,6 +97,8 @@ class Lending:
                 return
             if is_open_ended or is_broken(error):
                 connection.terminate()
+            elif error is not None:
+                await _settle(connection)
             await self.pool.release(connection, timeout=RELEASE_SECONDS)
 
     def _may_keep(self) -> bool:
@@ -135,6 +139,18 @@ class _Lent:
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         await self._lending.give_back(self._connection, error)
+
+
+async def _settle(connection: Lent) -> None:
+    """End whatever the server has begun, by a round trip; throw a connection away on which that cannot be done."""
+    try:
+        async with asyncio.timeout(RELEASE_SECONDS):
+            await connection.execute("SELECT 1")
+    except WIRE_ERRORS:
+        connection.terminate()
+    except BaseException:  # cancelled once more: nobody comes to give it back
+        connection.terminate()
+        raise
 
 
 def _is_closed(connection: Lent) -> bool:
