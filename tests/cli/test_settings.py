@@ -409,6 +409,13 @@ def test_settings_are_read_from_a_file_with_a_byte_order_mark(tmp_path: Path) ->
     assert load(tmp_path, "\ufeff[log]\nlevel = 'error'\n").get("log.level") == "error"
 
 
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000], ids=["too deep", "too long a number"])
+def test_settings_refuse_a_file_that_cannot_be_read_to_its_end(tmp_path: Path, value: str) -> None:
+    """What Python's reader gives up at, which differs between its versions, is as wrong as what is no TOML."""
+    with pytest.raises(ConfigError, match=r"millhand\.toml must be TOML, got: "):
+        load(tmp_path, f"a = {value}")
+
+
 def test_settings_refuse_a_file_that_is_not_there(tmp_path: Path) -> None:
     """A file that was named must be there."""
     with pytest.raises(ConfigError) as refused:

@@ -229,7 +229,7 @@ def _parsed(path: Path, name: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{name} must be a file that can be read, got: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # the latter of what is nested deeper than can be read
         raise ConfigError(f"{name} must be TOML, got: {error}") from error
 
 
