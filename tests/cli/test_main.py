@@ -129,6 +129,26 @@ async def test_main_does_what_it_is_told_with_closed_streams(project: Path, comm
     assert len((await millhand("job", "list", "--kind", "greet")).lines) == 1 + ("insert" in command)
 
 
+@pytest.mark.slow
+async def test_main_reaches_its_own_database_whatever_the_environment_says_of_others(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables of libpq's that somebody has for the servers of his company are not the embedded one's."""
+    others = {
+        "HOST": "nowhere.invalid",
+        "PORT": "1",
+        "USER": "ann",
+        "DATABASE": "shop",
+        "SSLMODE": "verify-full",
+    }
+    for name, value in others.items():
+        monkeypatch.setenv(f"PG{name}", value)
+
+    told = await millhand("job", "insert", "greet")
+
+    assert (told.code, told.out, told.err) == (0, "1\n", "")
+
+
 async def test_main_spells_what_its_output_has_no_letter_for(project: Path) -> None:
     """A kind that anybody has inserted breaks no list, whatever the encoding of who reads it."""
     await millhand("job", "insert", "größe_日本")

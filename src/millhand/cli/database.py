@@ -54,7 +54,8 @@ def database(settings: Settings) -> Iterator[Database]:
         data = os.path.relpath(directory)
         fields = {"version": server.version, "data": str(directory) if data.startswith("..") else data}
         logger.info("postgres joined" if server.is_joined else "postgres started", extra=fields)
-        yield Database(is_embedded=True, url=server.url)
+        # Without TLS, as it is a socket's; asyncpg takes PGSSLMODE, which is meant for other servers, for it too.
+        yield Database(is_embedded=True, url=f"{server.url}&sslmode=disable")
 
 
 @contextlib.asynccontextmanager
