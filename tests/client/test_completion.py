@@ -62,6 +62,77 @@ async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
     assert [record.message for record in caplog.records] == ["completion refused"]
 
 
+@pytest.mark.slow
+async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(room: Room) -> None:
+    """When nobody answers any more after a row was refused, a stop does not wait for each of the others."""
+    num_jobs = 20
+    go_on = asyncio.Event()
+    refused = asyncio.Event()
+    running = asyncio.Semaphore(0)
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        running.release()
+        await go_on.wait()
+
+    def hear(record: logging.LogRecord) -> bool:
+        if record.getMessage() == "completion refused":
+            proxy.stop_up()
+            refused.set()
+        return True
+
+    await room.execute(POISON)
+    await room.execute(
+        "CREATE TRIGGER poison BEFORE UPDATE ON river_job FOR EACH ROW EXECUTE FUNCTION poison()"
+    )
+    logger = logging.getLogger("millhand.runtime.completer")
+    logger.addFilter(hear)
+    try:
+        async with proxied(room.url) as proxy:
+            client = room.client(workers, database=proxy.url, queues={"default": num_jobs})
+            await client.start()
+            await client.insert_many([Act("poison") for _ in range(num_jobs)])
+            for _ in range(num_jobs):
+                await asyncio.wait_for(running.acquire(), GENEROUS)
+            go_on.set()
+            await asyncio.wait_for(refused.wait(), GENEROUS)
+            await asyncio.wait_for(client.stop(), 60)
+    finally:
+        logger.removeFilter(hear)
+        await room.execute("DROP TRIGGER poison ON river_job")
+        await room.execute("DROP FUNCTION poison()")
+
+
+async def test_job_is_held_while_its_outcome_is_on_its_way(room: Room) -> None:
+    """Nobody takes it for one that its client has forgotten, however long the write has to wait."""
+    waiting = "SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
+    go_on = asyncio.Event()
+    running = asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        running.set()
+        await go_on.wait()
+
+    async with room.client(workers) as client:
+        id = (await client.insert(Act("x"))).job.id
+        await asyncio.wait_for(running.wait(), GENEROUS)
+        mill = client._mill
+        assert mill is not None
+        async with room.driver.pool.begin() as tx:
+            await tx.fetch("SELECT FROM river_job FOR UPDATE")
+            go_on.set()
+            async with asyncio.timeout(GENEROUS):
+                while not await room.driver.pool.fetch(waiting, [APPLICATION]):
+                    pass
+            num_running, is_held = mill.num_running, mill._is_held(id)
+
+    assert (num_running, is_held) == (0, True)
+    assert (await room.row(id)).state is JobState.COMPLETED
+
+
 async def test_backlog_holds_up_attempts_until_there_is_room(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

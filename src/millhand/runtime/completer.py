@@ -91,10 +91,10 @@ class Completer(Service):
         self._monotonic = clock.monotonic
         self._most_kept: float = BACKLOG_FULL
         self._num_failures = 0
-        self._num_written = 0  # changes on their way
         self._on_available = on_available
         self._pool = pool
         self._subscriptions = subscriptions
+        self._written: Sequence[Finished] = ()  # changes on their way
         self.num_by_kind = dict.fromkeys(EventKind, 0)
 
     @property
@@ -105,11 +105,11 @@ class Completer(Service):
     @property
     def num_kept(self) -> int:
         """How many changes are not known to be written: those that wait, and those on their way."""
-        return len(self._backlog) + self._num_written
+        return len(self._backlog) + len(self._written)
 
     def is_pending(self, id: JobId) -> bool:
-        """Whether a change of the job waits to be written."""
-        return id in self._backlog
+        """Whether a change of the job is not known to be written: it waits for that, or is on its way."""
+        return id in self._backlog or any(one.change.id == id for one in self._written)
 
     def hand_over(self, change: StateChange, attempt: Attempt) -> Awaitable[object] | None:
         """
@@ -171,7 +171,7 @@ class Completer(Service):
     async def _write_batch(self) -> bool:
         """Write what waits, up to a batch of it; return whether the database took it."""
         batch = self._take()
-        self._num_written = len(batch)
+        self._written = batch
         others = [one for one in batch if not one.is_plain]
         plain = [one for one in batch if one.is_plain] if others else batch
         is_well = not plain or await self._try(plain, self._complete)
@@ -179,7 +179,7 @@ class Completer(Service):
             is_well = not others or await self._try(others, self._set_state)
         else:
             self._put_back(others)
-        self._num_written = 0
+        self._written = ()
         if is_well and self._has_told:
             self._has_told = False
             logger.info("completions recovered", extra={"num_jobs": len(batch)})
@@ -238,7 +238,11 @@ class Completer(Service):
             fields = {"job_id": row.id, "kind": row.kind, "state": state, **_error_fields(error)}
             logger.error("completion refused", extra=fields)
             return True
-        return all([await self._try([one], write) for one in batch])
+        for place, one in enumerate(batch, 1):
+            if not await self._try([one], write):  # nobody would answer the others either
+                self._put_back(batch[place:])
+                return False
+        return True
 
     async def _complete(self, batch: Sequence[Finished]) -> None:
         """Write plain successes; those that are not running any more go the long way, to learn what they are."""
