@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
 from typing import NamedTuple, NoReturn
 
 import msgspec
@@ -37,7 +38,18 @@ _DESCRIPTORS = {
 }
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Decimals: 4.1 minutes are 246 seconds, and less than that in floats.
+_UNIT_SECONDS = {
+    "ns": Decimal("1e-9"),
+    "us": Decimal("1e-6"),
+    "µs": Decimal("1e-6"),
+    "μs": Decimal("1e-6"),
+    "ms": Decimal("1e-3"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "h": Decimal(3600),
+}
+_INTERVAL_SECONDS_MAX = (2**63 - 1) // 10**9  # Go counts nanoseconds in 64 bits
 _DURATION_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _DURATION_RE = re.compile(rf"[-+]?(?:{_DURATION_PART})+", re.ASCII)
 
@@ -166,18 +178,22 @@ def _interval(text: str, expression: str) -> timedelta:
     if text not in ("0", "+0", "-0") and not _DURATION_RE.fullmatch(text):
         _refuse(expression, "duration must be like '90s' or '1h30m'", repr(text))
     parts = re.findall(_DURATION_PART, text, re.ASCII)
-    total = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-    return timedelta(seconds=max(int(-total if text.startswith("-") else total), 1))
+    total = int(sum(Decimal(number) * _UNIT_SECONDS[unit] for number, unit in parts))
+    if total > _INTERVAL_SECONDS_MAX:
+        _refuse(expression, "duration must be at most 292 years", repr(text))
+    return timedelta(seconds=max(-total if text.startswith("-") else total, 1))
 
 
 def _field(field: Field, text: str, expression: str) -> str:
     """Return a field as cronsim is to see it: a star, or a plain list of numbers."""
     numbers: set[int] = set()
+    is_any = False
     for piece in filter(None, text.split(",")):
         some, is_star = _piece(field, piece, expression)
-        if is_star:
-            return "*"
+        is_any |= is_star
         numbers.update(some)
+    if is_any:
+        return "*"
     if not numbers:
         _refuse(expression, f"{field.name} must name a value", repr(text))
     return ",".join(map(str, sorted(numbers)))

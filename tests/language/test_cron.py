@@ -98,6 +98,7 @@ def test_cron_refuses_what_river_refuses(spec: str) -> None:
         ),
         ("* * * * 1#2", "cron expression's day of week must be 0-6 or SUN-SAT, got '1#2' in '* * * * 1#2'"),
         ("*/0 * * * *", "cron expression's step of minute must be at least 1, got '*/0' in '*/0 * * * *'"),
+        ("*,7-5 * * * *", "cron expression's minute must be within 0-59, in order, got '7-5' in '*,7-5 * * * *'"),
         (", * * * *", "cron expression's minute must name a value, got ',' in ', * * * *'"),
         (
             "@reboot",
@@ -107,6 +108,10 @@ def test_cron_refuses_what_river_refuses(spec: str) -> None:
             ),
         ),
         ("@every 1", "cron expression's duration must be like '90s' or '1h30m', got '1' in '@every 1'"),
+        (
+            "@every 99999999999h",
+            "cron expression's duration must be at most 292 years, got '99999999999h' in '@every 99999999999h'",
+        ),
         (
             "CRON_TZ=No/Where * * * * *",
             (
@@ -192,6 +197,14 @@ def test_every_cuts_to_whole_seconds() -> None:
     assert schedule.next(datetime(2024, 5, 1, 0, 0, 0, 999_999, tzinfo=UTC)) == datetime(
         2024, 5, 1, 0, 1, 30, tzinfo=UTC
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "seconds"), [("@every 4.1m", 246), ("@every 8.2m1s", 493), ("@every 0.1h4.1h", 15_120)]
+)
+def test_every_counts_fractions_exactly(spec: str, seconds: int) -> None:
+    """What no float holds, as 4.1 minutes, is as many seconds as it says, and not one less; River counts so too."""
+    assert parse_cron(spec) == EverySchedule(spec, timedelta(seconds=seconds))
 
 
 def test_zone_of_takes_a_name_a_zone_or_nothing() -> None:
