@@ -81,22 +81,34 @@ async def test_a_url_is_read_as_the_key_in_it(posts: World, url: str | None, key
     assert await keys_of(posts, key="image", url=CDN) == ([] if key is None else [key])
 
 
-async def test_a_url_of_an_undeclared_server_keeps_its_object_as_a_near_miss(posts: World) -> None:
-    """A base that was forgotten costs nobody an object: the URL is found to write the key otherwise."""
-    await posts.put("kept.png")
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("https://forgotten.example.com/kept.png?v=2", "kept.png"),
+        ("https://forgotten.example.com/a/kept.png?v=2", "kept.png"),
+        ("http://cdn.example.com/media/a/Kept%20.png", "a/kept .png"),
+        ("https://cdn.example.com/kept #1.png", "kept #1.png"),
+        ("https://cdn.example.com/kept?.png", "kept?.png"),
+        ("https://forgotten.example.com/a/kept #1.png", "kept #1.png"),
+        ("/kept #1.png", "kept #1.png"),
+    ],
+)
+async def test_a_url_that_writes_a_key_otherwise_keeps_its_object_as_a_near_miss(
+    posts: World, url: str, key: str
+) -> None:
+    """A base that was forgotten, with a path or without, or a key that was not encoded, costs nobody an object."""
+    await posts.put(key)
     await posts.put("gone.png")
     await posts.pair("live.png")
-    await posts.sql(
-        "INSERT INTO {schema}.posts (image) VALUES ('https://forgotten.example.com/kept.png?v=2')"
-    )
+    await posts.sql("INSERT INTO {schema}.posts (image) VALUES ($1)", url)
     posts.config = generous([*posts.config.sources, source(posts, key="image", url=CDN)])
 
     report = await posts.runs(DAY, 8 * DAY)
 
     assert (report.state, report.deleted) == ("completed", 1)
-    assert await posts.keys() == ["kept.png", "live.png"]
+    assert await posts.keys() == [key, "live.png"]
     found = await list_findings(posts.executor, kind="near_miss")
-    assert [finding.key for finding in found] == ["kept.png"]
+    assert [finding.key for finding in found] == [key]
 
 
 async def test_json_is_searched_beside_the_path_that_was_declared(posts: World) -> None:

@@ -2,12 +2,14 @@
 Near misses: candidates whose key a row names after all, only written otherwise.
 
 Two spellings of one path have cost others their data. What differs from a referenced key by case, by Unicode
-normalisation, by percent-encoding, by `+` for a space, by a leading slash, by a server in front of it or by the prefix is
-no orphan but a question to a person, and is kept until he answers it. Its time as an orphan begins when it is none any more.
+normalisation, by percent-encoding, by `+` for a space, by a leading slash, by the prefix, by a server and folders in front
+of it, or by being read as a URL up to a `?` or `#` that it has in it, is no orphan but a question to a person, and is kept
+until he answers it. Its time as an orphan begins when it is none any more.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
@@ -24,6 +26,14 @@ BATCH = 10_000  # candidates of one question; each reads every source from end t
 MAX_VETTED = 100_000  # of a first run, which removes nothing; what is due is always vetted, all of it
 NUM_TIMEOUTS = 10  # of a source's own, as the whole of it is read
 
+# Of a URL, its path with ever fewer folders in front: a base that nobody declared may have had some of them.
+ENDINGS = r"""
+CASE WHEN source.key ~ '^([A-Za-z][A-Za-z0-9+.-]*:)?//' THEN ARRAY(
+    SELECT array_to_string(parts[n:], '/')
+    FROM string_to_array(regexp_replace(source.key, '^[^/]*//[^/]*/|[?#].*$', '', 'g'), '/') AS parts,
+        generate_series(1, cardinality(parts)) AS n
+) ELSE ARRAY[source.key] END
+"""
 # What lowers all letters, whatever the database's own collation; the first that there is.
 COLLATIONS = """
 SELECT collname AS name
@@ -66,14 +76,10 @@ def variants(key: str, *, prefix: str, url: str) -> list[str]:
 def _variants(key: str, prefix: str, url: str) -> Iterator[str]:
     parts = urlsplit(url)
     root = parts.path.lstrip("/") if parts.scheme == "s3" else ""
-    for name in (
-        key,
-        unquote(key),
-        unquote_plus(key),
-        quote(key),
-        quote(key, safe=""),
-        key.replace(" ", "+"),
-    ):
+    # As much of it as is read as the path of a URL, should somebody have put it into one as it is.
+    path = re.split("[?#]", key, maxsplit=1)[0]
+    encoded = (unquote(key), unquote_plus(key), quote(key), quote(key, safe=""), key.replace(" ", "+"))
+    for name in (key, *encoded, path, unquote(path)):
         yield name
         yield root + name
         yield f"{parts.netloc}/{root}{name}"
@@ -130,8 +136,9 @@ def _twins_sql(fold: str, from_sql: str, key: str) -> str:
     return (
         "SELECT DISTINCT asked.key AS candidate, source.key AS named\n"
         f"FROM (SELECT {key} AS key FROM {from_sql}) AS source\n"
+        f"CROSS JOIN LATERAL unnest({ENDINGS}) AS written (name)\n"
         "JOIN unnest($1::text[], $2::text[]) AS asked (key, name)\n"
-        f"ON {fold.format('source.key')} = {fold.format('asked.name')}\n"
+        f"ON {fold.format('written.name')} = {fold.format('asked.name')}\n"
         "WHERE source.key <> asked.key"
     )
 
