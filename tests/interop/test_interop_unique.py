@@ -174,6 +174,24 @@ async def test_duplicate_by_fields_that_count_is_skipped(
     assert skipped == {"id": held["id"], "skipped": True}
 
 
+async def test_tags_in_two_fields_of_one_type_count_in_the_first_for_river(room: Room) -> None:
+    """11: River follows the tags of a type once; listed, the field that it comes to makes the same key, and both do not."""
+    first, second = ({"from": {"id": "c1", "name": ""}, "to": {"id": to, "name": ""}} for to in ("c2", "c3"))
+    tagged = {"kind": "send", "is_twin": True, "opts": {"unique": {"by_args": True}}}
+    [held] = await room.hand("go").insert_many([{**tagged, "args": first}])
+
+    [theirs] = await room.hand("go").insert_many([{**tagged, "args": second}])
+    [ours], [of_both] = [
+        await room.hand("python").insert_many(
+            [{"kind": "send", "args": second, "opts": {"unique": {"by_args": fields}}}]
+        )
+        for fields in (["from.id"], ["from.id", "to.id"])
+    ]
+
+    assert theirs == ours == {"id": held["id"], "skipped": True}
+    assert of_both["skipped"] is False
+
+
 @pytest.mark.parametrize(("first", "second"), BOTH_WAYS)
 @pytest.mark.parametrize("state", ["cancelled", "discarded"])
 async def test_finalized_job_frees_its_key(room: Room, first: Language, second: Language, state: str) -> None:

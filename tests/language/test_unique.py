@@ -330,6 +330,16 @@ def test_marked_fields_of_a_class_that_contains_itself_have_an_end() -> None:
     assert marked_paths(Node) == (("key",),)
 
 
+class Transfer(msgspec.Struct):
+    from_: CustomerStruct = msgspec.field(name="from")
+    to: CustomerStruct
+
+
+def test_marked_fields_of_a_class_count_wherever_it_stands() -> None:
+    """Of two fields of one class the marks count in both, so jobs that differ in either are two."""
+    assert marked_paths(Transfer) == (("from", "id"), ("to", "id"))
+
+
 def test_named_fields_win_over_marked_ones() -> None:
     """A list of fields means this list."""
     args = ChargeStruct(None, "t-9", 7)

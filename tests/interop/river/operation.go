@@ -91,10 +91,11 @@ func (a rawArgs) MarshalJSON() ([]byte, error) { return a.text, nil }
 
 // insertJob is a job to insert. `Text` are args that must not be touched on their way here; `Args` are all others.
 //
-// With `IsTagged` the args are taggedArgs.
+// With `IsTagged` the args are taggedArgs, with `IsTwin` twinArgs.
 type insertJob struct {
 	Args     json.RawMessage `json:"args"`
 	IsTagged bool            `json:"is_tagged"`
+	IsTwin   bool            `json:"is_twin"`
 	Kind     string          `json:"kind"`
 	Opts     *insertOpts     `json:"opts"`
 	Text     string          `json:"text"`
@@ -116,9 +117,26 @@ type taggedCustomer struct {
 
 func (a taggedArgs) Kind() string { return a.kind }
 
+// twinArgs have two fields of one type, in which a field is tagged.
+type twinArgs struct {
+	kind string
+
+	From taggedCustomer `json:"from"`
+	To   taggedCustomer `json:"to"`
+}
+
+func (a twinArgs) Kind() string { return a.kind }
+
 func (j insertJob) args() river.JobArgs {
 	if j.IsTagged {
 		args := taggedArgs{kind: j.Kind}
+		if err := json.Unmarshal(j.Args, &args); err != nil {
+			panic(err)
+		}
+		return args
+	}
+	if j.IsTwin {
+		args := twinArgs{kind: j.Kind}
 		if err := json.Unmarshal(j.Args, &args); err != nil {
 			panic(err)
 		}
