@@ -98,7 +98,10 @@ def test_cron_refuses_what_river_refuses(spec: str) -> None:
         ),
         ("* * * * 1#2", "cron expression's day of week must be 0-6 or SUN-SAT, got '1#2' in '* * * * 1#2'"),
         ("*/0 * * * *", "cron expression's step of minute must be at least 1, got '*/0' in '*/0 * * * *'"),
-        ("*,7-5 * * * *", "cron expression's minute must be within 0-59, in order, got '7-5' in '*,7-5 * * * *'"),
+        (
+            "*,7-5 * * * *",
+            "cron expression's minute must be within 0-59, in order, got '7-5' in '*,7-5 * * * *'",
+        ),
         (", * * * *", "cron expression's minute must name a value, got ',' in ', * * * *'"),
         (
             "@reboot",

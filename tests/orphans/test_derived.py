@@ -56,6 +56,33 @@ async def test_rule_15_a_derived_object_goes_as_its_parent_does(world: World) ->
     ]
 
 
+async def test_rule_24_a_parent_that_a_row_only_writes_otherwise_keeps_its_variants(world: World) -> None:
+    """What is no orphan but a question to a person takes nothing that is derived of it along."""
+    await world.pair("live")
+    kept = ["up/a.png", "up/a.png.thumb.webp", "variants/up/a.png/1"]
+    for key in (*kept, "gone.png", "variants/gone.png/1"):
+        await world.put(key)
+    await world.row("https://cdn.example.com/media/up/A.png")
+
+    report = await world.runs(2 * HOUR, WEEK, derived=DERIVED)
+
+    assert (report.near_misses, report.deleted) == (3, 2)
+    assert await world.keys() == sorted(["live", *kept])
+
+
+async def test_a_variant_is_put_back_for_its_parent_s_sake_before_it_is_destroyed(world: World) -> None:
+    """A row that comes while the variant is in quarantine, and writes the parent otherwise, saves it at the last moment."""
+    await world.pair("live")
+    await world.put("variants/a.png/1")
+    await world.runs(2 * HOUR, WEEK, derived=DERIVED)
+    assert await world.keys() == ["live"]
+    await world.row("A.png")
+
+    await world.run(after=4 * WEEK, derived=DERIVED)
+
+    assert await world.keys() == ["live", "variants/a.png/1"]
+
+
 @pytest.mark.parametrize("step", ["begin", "move", "moved"])
 async def test_a_parent_that_gets_a_row_while_its_variant_is_removed_gets_it_back(
     world: World, step: str

@@ -18,6 +18,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.judge import CANDIDATE, NEAR_MISS, ORPHAN_NUMBERS, Verdict, judged_verdict
+from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import Finding, Kind, Totals, finding_get_due, finding_put_many
 from millhand.orphans.references import References, SourceFailed
 from millhand.orphans.scan import Pass
@@ -93,6 +94,7 @@ class Spelling:
 
     executor: Executor
     references: References
+    kin: Kinship
     prefix: str
     timeout_seconds: float
     url: str
@@ -100,15 +102,20 @@ class Spelling:
     @classmethod
     def of(cls, executor: Executor, references: References, config: OrphansConfig, url: str) -> Spelling:
         seconds = config.source_timeout.total_seconds() * NUM_TIMEOUTS
-        return cls(executor, references, config.prefix, seconds, url)
+        return cls(executor, references, Kinship.of(config), config.prefix, seconds, url)
 
     async def __call__(self, keys: Sequence[str]) -> dict[str, str]:
         """
-        Say of each key that a row names in another spelling which source names it how.
+        Say of each key that a row names in another spelling, or a parent of it, which source names it how.
 
         Raises: SourceFailed.
         """
-        asked = [(key, name) for key in keys for name in variants(key, prefix=self.prefix, url=self.url)]
+        asked = [
+            (key, name)
+            for key in keys
+            for one in (key, *self.kin.parents(key))
+            for name in variants(one, prefix=self.prefix, url=self.url)
+        ]
         params = [[key for key, _ in asked], [name for _, name in asked]]
         fold = await _fold(self.executor)
         twins: dict[str, str] = {}
