@@ -141,7 +141,7 @@ def test_an_object_is_not_described_by_another_s_columns(column: str) -> None:
 
 @pytest.mark.slow
 async def test_a_large_object_is_copied_in_parts(seaweed_url: str, s3_store: ObjectStore) -> None:
-    """An object that is too large for one copy is moved in parts, byte for byte."""
+    """An object that is too large for one copy is moved in parts, byte for byte, and with what is said of it."""
     bucket = bucket_of(s3_store)
     part = 5 * 1024**2
     store = S3Store(
@@ -155,12 +155,22 @@ async def test_a_large_object_is_copied_in_parts(seaweed_url: str, s3_store: Obj
         )
     )
     data = bytes(range(256)) * (part // 256) + b"and a rest"
+    said = {
+        "CacheControl": "max-age=60",
+        "ContentDisposition": "attachment",
+        "ContentEncoding": "gzip",
+        "ContentLanguage": "de",
+        "ContentType": "text/plain",
+        "Metadata": {"owner": "7"},
+    }
 
-    await store.put("large", data)
+    bucket.client.put_object(**bucket.target("large"), Body=data, **said)
     moved = await store.move("large", "elsewhere")
 
     assert moved.size == len(data)
     assert await store.get("elsewhere") == data
+    described = bucket.client.head_object(**bucket.target("elsewhere"))
+    assert said.items() <= described.items()
     await store.aclose()
 
 

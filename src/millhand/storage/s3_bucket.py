@@ -38,6 +38,15 @@ SAVE_BYTES = 1024**2  # of an object at a time
 MAX_DELETES = 1_000  # keys of one DeleteObjects
 MAX_COPY_BYTES = 5 * 1024**3  # above, CopyObject refuses and parts are copied
 COPY_PART_BYTES = 512 * 1024**2
+# What is said of an object with it, which CopyObject copies and an upload in parts must be told.
+DESCRIBED = (
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "ContentType",
+    "Metadata",
+)
 
 
 class S3Bucket:
@@ -239,7 +248,7 @@ class S3Bucket:
         client, source = self.client, self._copy_source(seen)
         with translated("move", seen.key, ObjectChanged("move", seen.key)):
             described = client.head_object(**self.target(seen.key))
-            kept = {name: described[name] for name in ("ContentType", "Metadata") if name in described}
+            kept = {name: described[name] for name in DESCRIBED if name in described}
             begun = client.create_multipart_upload(**self.target(target), **kept)
             upload = {**self.target(target), "UploadId": begun["UploadId"]}
             try:
