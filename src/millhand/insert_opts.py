@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from millhand.args import RawArgs, encode_args, encode_many, encode_object, kind_of
 from millhand.errors import InvalidJob
-from millhand.job import RESERVED_METADATA_PREFIX, JobRow, JobState, Json
+from millhand.job import CANCEL_MARK, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
 from millhand.unique import UniqueOpts, states_mask, unique_key
 
 MAX_ATTEMPTS_DEFAULT = 25
@@ -27,9 +27,6 @@ TAG_BYTES_MAX = 255
 # River's pattern, without the nested repetition that makes Python's `re` exponential; to be used with fullmatch.
 QUEUE_RE = re.compile(r"[a-z0-9]+(?:[_|\-][a-z0-9]+)*", re.ASCII)
 TAG_RE = re.compile(r"\w[\w\-]+\w", re.ASCII)
-
-# Read by every leader's rescuer; a value that is no timestamp stops the rescuer of a Go leader altogether.
-CANCEL_MARK = "cancel_attempted_at"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

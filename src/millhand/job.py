@@ -24,6 +24,8 @@ P = ParamSpec("P")
 
 OUTPUT_BYTES_MAX = 32 * 1024 * 1024
 RESERVED_METADATA_PREFIX = "river:"
+# Read by every leader's rescuer; a value that is no timestamp stops the rescuer of a Go leader altogether.
+CANCEL_MARK = "cancel_attempted_at"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -200,10 +202,13 @@ class Job(Generic[Args]):
         """
         Stage one metadata entry, to be merged with this attempt's outcome.
 
-        Raises: ValueError for a key that River keeps for itself (`river:…`), and for what does not encode to JSON.
+        Raises: ValueError for a key that River keeps for itself (`river:…`, `cancel_attempted_at`), and for what does
+        not encode to JSON.
         """
         if key.startswith(RESERVED_METADATA_PREFIX):
             raise ValueError(f"metadata key must not begin with {RESERVED_METADATA_PREFIX!r}, got {key!r}")
+        if key == CANCEL_MARK:
+            raise ValueError(f"metadata key must not be the mark of a cancel, got {key!r}; raise JobCancel")
         self._stage(key, checked_json(f"metadata {key!r}", value))
 
     @property

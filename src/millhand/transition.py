@@ -26,8 +26,7 @@ from typing import assert_never
 import msgspec
 
 from millhand.event import EventKind
-from millhand.insert_opts import CANCEL_MARK
-from millhand.job import AttemptError, JobId, JobRow, JobState, Json
+from millhand.job import CANCEL_MARK, AttemptError, JobId, JobRow, JobState, Json
 from millhand.retry import later
 
 # The scheduler passes every five seconds. A job due sooner would wait for it, so it is made available at once, with its

@@ -88,11 +88,16 @@ def test_job_stages_what_is_to_be_stored() -> None:
 
 
 def test_job_refuses_metadata_of_rivers_own() -> None:
-    """Keys that begin with `river:` are not a worker's to set."""
+    """Keys that begin with `river:` are not a worker's to set, nor is the mark of a cancel: an odd one stops Go's rescuer."""
     with pytest.raises(ValueError) as refusal:
         Job(row(), None).set_metadata("river:log", [])
+    with pytest.raises(ValueError) as mark:
+        Job(row(), None).set_metadata("cancel_attempted_at", 5)
 
     assert str(refusal.value) == "metadata key must not begin with 'river:', got 'river:log'"
+    assert str(mark.value) == (
+        "metadata key must not be the mark of a cancel, got 'cancel_attempted_at'; raise JobCancel"
+    )
 
 
 def test_job_refuses_output_that_is_no_json() -> None:
