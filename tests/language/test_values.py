@@ -88,7 +88,7 @@ def test_job_stages_what_is_to_be_stored() -> None:
 
 
 def test_job_refuses_metadata_of_rivers_own() -> None:
-    """Keys that begin with `river:` are not a worker's to set, nor is the mark of a cancel: an odd one stops Go's rescuer."""
+    """Keys that begin with `river:` are not a worker's to set, nor is a cancel's mark: an odd one stops Go's rescuer."""
     with pytest.raises(ValueError) as refusal:
         Job(row(), None).set_metadata("river:log", [])
     with pytest.raises(ValueError) as mark:
