@@ -49,6 +49,7 @@ FIXED_END = 1e21
 ArgsType = Any  # an args class, or anything else that can stand in the brackets of `Job[…]`
 ArgsValue = Any  # a value of such a type
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _ESCAPED_BY_GO = re.compile("[<>&\u2028\u2029]")
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
 
@@ -420,6 +421,8 @@ def _check_kind(kind: str) -> None:
         raise InvalidJob(f"kind must have 1 to {KIND_LENGTH_MAX} characters, got {kind!r}")
     if "\x00" in kind:
         raise InvalidJob(f"kind must not hold the character U+0000, got {kind!r}")
+    if _HALF_PAIR.search(kind):
+        raise InvalidJob(f"kind must not hold half a surrogate pair, got {kind!r}")
 
 
 def _is_field(cls: ArgsType, name: str) -> bool:

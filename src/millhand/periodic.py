@@ -177,7 +177,7 @@ def _check_args(args: object) -> None:
 
 
 def _check_id(id: str) -> None:
-    if len(id.encode()) > ID_BYTES_MAX or not KIND_RE.fullmatch(id):
+    if not KIND_RE.fullmatch(id) or len(id.encode()) > ID_BYTES_MAX:
         raise ConfigError(
             f"id of a periodic job must be at most {ID_BYTES_MAX} bytes of {KIND_PATTERN}, got {id!r}"
         )

@@ -218,7 +218,8 @@ async def test_job_commands_refuse_an_id_that_no_job_can_have(command: str, proj
         (("job", "insert", "kind", "[1]"), "args of kind 'kind' must be"),
         (("job", "insert", "kind", "{"), "args of kind 'kind' must be"),
         (("job", "insert", "k", "--queue", "Mail!"), "queue must be 1 to"),
-        (("job", "insert", "k", "--queue", "q\udcff"), "queue must be 1 to"),  # bytes that are no UTF-8
+        (("job", "insert", "k\udcff"), "kind must not hold half a surrogate pair"),  # bytes that are no UTF-8
+        (("job", "insert", "k", "--queue", "q\udcff"), "queue must be 1 to"),
         (("job", "insert", "k", "--tag", "tag\udcff"), "tags must be 3 to"),
         (("job", "insert", "k", "--in", "soon"), "--in must be a duration such as"),
         (("job", "insert", "k", "--in", "3000000d"), "--in must end before the year 10000, got '3000000d'"),

@@ -441,6 +441,11 @@ class LongKind:
 
 
 @dataclass
+class HalfKind:
+    kind: ClassVar[str] = "a\udcffb"
+
+
+@dataclass
 class NulKind:
     kind: ClassVar[str] = "a\x00b"
 
@@ -454,6 +459,7 @@ class NulKind:
             "args class must say its kind as `kind: ClassVar[str] = …`, got KindAsField without it",
         ),
         ({"a": 1}, "args class must say its kind as `kind: ClassVar[str] = …`, got dict without it"),
+        (HalfKind(), "kind must not hold half a surrogate pair, got 'a\\udcffb'"),
         (NulKind(), "kind must not hold the character U+0000, got 'a\\x00b'"),
         (LongKind(), f"kind must have 1 to 127 characters, got {'k' * 128!r}"),
     ],

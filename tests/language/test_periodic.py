@@ -114,6 +114,10 @@ async def coroutine_function() -> Digest:
             r"id of a periodic job must be at most 127 bytes of \w[\w\-\[\]<>/.·:+]+, got 'a b'",
         ),
         (
+            lambda: every(HOUR, Digest(), id="a\udcff"),
+            r"id of a periodic job must be at most 127 bytes of \w[\w\-\[\]<>/.·:+]+, got 'a\udcff'",
+        ),
+        (
             lambda: every(HOUR, Digest(), id="i" * 128),
             rf"id of a periodic job must be at most 127 bytes of \w[\w\-\[\]<>/.·:+]+, got {'i' * 128!r}",
         ),
