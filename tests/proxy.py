@@ -9,6 +9,7 @@ A way to a server that fails as networks do: cut, stopped up, forgotten, narrow 
         proxy.slow(0.05)   # each piece takes so long
         proxy.narrow(8000) # so many bytes a second go through each connection
         proxy.forget()     # what is connected goes nowhere for good, and nobody is told; new connections are carried
+    proxy.hold()       # the same, but what was sent arrives when it is mended, whoever has hung up meanwhile
         proxy.mend()
 
 The server may be behind a TCP port or a Unix socket; the way to it is a TCP port of this machine.
@@ -49,6 +50,7 @@ class Proxy:
         self._connect = _connector(server_url)
         self._flows = {direction: _Flow() for direction in Direction}
         self._forgotten: set[asyncio.StreamWriter] = set()
+        self._held: dict[asyncio.StreamWriter, asyncio.Event] = {}
         self._is_cut = False
         self._news = asyncio.Event()
         self._server_url = server_url
@@ -92,9 +94,20 @@ class Proxy:
         """
         self._forgotten |= self._writers
 
+    def hold(self) -> None:
+        """
+        Hold back what is sent on what is connected now, although its sender hangs up.
+
+        So does a kernel that sends a lost packet again, more and more seldom: new connections are carried long before.
+        """
+        self._held |= {writer: asyncio.Event() for writer in self._writers}
+
     def mend(self) -> None:
         """End all faults. What was held back goes on; what was cut or forgotten must connect again."""
         self._is_cut = False
+        for mended in self._held.values():
+            mended.set()
+        self._held.clear()
         for flow in self._flows.values():
             flow.change()
         for writer in self._forgotten & self._to_server:
@@ -140,6 +153,8 @@ class Proxy:
         with contextlib.suppress(ConnectionError):
             while piece := await reader.read(PIECE):
                 await flow.delay(len(piece))
+                if writer in self._held:
+                    await self._held[writer].wait()
                 if writer not in self._forgotten:
                     writer.write(piece)
                     await writer.drain()

@@ -118,3 +118,25 @@ async def test_proxy_that_forgets_tells_nobody(postgres_url: str) -> None:
         asked.cancel()
 
     assert (is_there, done) == (1, set())
+
+
+async def test_proxy_that_holds_delivers_what_was_sent_by_who_has_hung_up(postgres_url: str) -> None:
+    """New connections are carried meanwhile; what was held does its work when the way is mended."""
+    told = asyncio.Queue[str]()
+    async with way(postgres_url) as (proxy, connection):
+        await connection.execute("SELECT pg_notify('nobody', '')")
+        proxy.hold()
+        asked = asyncio.ensure_future(connection.execute("SELECT pg_notify('late', 'here')"))
+        await asyncio.wait([asked], timeout=0.1)
+        connection.terminate()
+        another = await asyncpg.connect(proxy.url)
+        await another.add_listener("late", lambda *said: told.put_nowait(said[-1]))
+        await another.execute(ASKED)
+        num_before = told.qsize()
+        proxy.mend()
+        payload = await asyncio.wait_for(told.get(), GENEROUS_SECONDS)
+        await another.close()
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await asked
+
+    assert (num_before, payload) == (0, "here")

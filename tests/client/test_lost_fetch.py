@@ -15,10 +15,11 @@ from millhand.client import Client
 from millhand.errors import ConnectionLost, DriverError, OperationTimeout
 from millhand.event import EventKind
 from millhand.job import ClientId, Job, JobId, JobRow, JobState
-from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
+from millhand.runtime.lost_fetch import LATE_SECONDS, RESENT_SECONDS, LostFetches
 from millhand.runtime.producer import Producer
 from millhand.store.job import job_get_available
 from millhand.store.job_fetch import START, job_get_available_above
+from millhand.testing.probe import Probe
 from millhand.worker import Workers
 from proxy import Direction, proxied
 
@@ -68,6 +69,50 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     assert told_of_fetches == ["lost fetch found"]
 
 
+@pytest.mark.slow
+async def test_jobs_of_a_fetch_that_arrives_when_others_were_answered_are_worked(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    The network lost the statement, and the kernel sends it again when we are long connected anew: it takes jobs for nobody.
+
+    They were looked for twice by then.
+    """
+    worked: list[str] = []
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        worked.append(job.args.what)
+
+    settings = {"fetch_poll_interval": timedelta(seconds=60)}
+    async with (
+        proxied(room.url) as proxy,
+        room.client(workers, database=proxy.url, **settings) as client,
+    ):
+        await room.work(client, Act("before"))
+        with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
+            [producer] = client._mill.producers.values()
+            await _until_all_know_the_fetch(client)
+            await _until_no_fetch(room, producer)
+            proxy.hold()
+            probe = Probe(producer)
+            producer.hear_insert()
+            for _ in range(2):
+                await probe.wait("fetched", timeout_seconds=3 * GENEROUS)
+            await room.driver.pool.fetch(INSERT, [NUM_JOBS])
+            proxy.mend()
+            await _until_running(room)
+            told = [(await room.next(events)).kind for _ in range(NUM_JOBS)]
+
+    rows = await room.rows()
+    assert told == [EventKind.JOB_COMPLETED] * NUM_JOBS
+    assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
+    assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
+    told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]
+    assert told_of_fetches == ["lost fetch found"]
+
+
 async def _until_all_know_the_fetch(client: Client) -> None:
     """Return when each connection of a full pool has prepared it: else the server would have to answer before it fetches."""
     me = ClientId("nobody")
@@ -98,16 +143,16 @@ class Lost:
 
     fetches: LostFetches
 
-    def look(self, now: float, *seen: JobRow) -> Sequence[JobId]:
+    def look(self, now: float, *seen: JobRow, took: float = 0.0) -> Sequence[JobId]:
         assert self.fetches.is_due(now)
-        return [job.id for job in self.fetches.note_found(seen)]
+        return [job.id for job in self.fetches.note_found(seen, asked=now, now=now + took)]
 
 
 @pytest.fixture
 def lost() -> Lost:
     fetches = LostFetches(BEGIN)
     fetches.note_answered([row(1, 1)])
-    assert fetches.note_failed(ConnectionLost("job_get_available", "gone"), 100.0)
+    fetches.note_failed(ConnectionLost("job_get_available", "gone"), 100.0)
     return Lost(fetches)
 
 
@@ -142,12 +187,41 @@ def test_look_is_for_what_came_after_the_last_answer(lost: Lost) -> None:
     assert lost.fetches.after == BEGIN + timedelta(seconds=1)
 
 
-def test_look_is_taken_twice(lost: Lost) -> None:
-    """At once, and once more for a server that was late; then it is over."""
-    assert lost.look(100.0, row(2, 2)) == [2]
-    assert not lost.fetches.is_due(100.0 + LATE_SECONDS / 2)
-    assert lost.look(100.0 + LATE_SECONDS, row(2, 2), row(3, 3)) == [3]
+def test_look_is_taken_again_as_long_as_the_statement_may_arrive(lost: Lost) -> None:
+    """At once, and every ten seconds for a server that was late, until the kernel has given up; then it is over."""
+    last, n = 100.0 + RESENT_SECONDS, round(RESENT_SECONDS / LATE_SECONDS)
+
+    found = [lost.look(100.0 + LATE_SECONDS * look) for look in range(n)]
+
+    assert found == [[]] * n
+    assert (lost.fetches.seconds_left(last - 1), lost.fetches.is_due(last - 1)) == (1.0, False)
+    assert lost.look(last, row(3, 3)) == [3]
+    assert (lost.fetches.seconds_left(last), lost.fetches.is_due(1e9)) == (None, False)
+
+
+def test_look_that_takes_long_is_followed_by_a_longer_rest(lost: Lost) -> None:
+    """It reads what is dead as well, and costs a fiftieth of the time at most; the last one is taken when it must be."""
+    lost.look(100.0, took=1.0)
+    assert lost.fetches.seconds_left(101.0) == 50.0
+
+    lost.look(151.0, took=2.0)
+    assert lost.fetches.seconds_left(153.0) == 100.0 + RESENT_SECONDS - 153.0
+
+
+def test_look_that_comes_late_is_the_last_one(lost: Lost) -> None:
+    """A queue that was paused meanwhile is not looked through again and again."""
+    assert lost.look(1e6, row(3, 3)) == [3]
     assert not lost.fetches.is_due(1e9)
+
+
+def test_looks_remember_only_what_still_runs(lost: Lost) -> None:
+    """What ran here and has ended since is never marked with its instant again, and nothing is kept of it."""
+    lost.look(100.0)
+    lost.fetches.note_answered([row(id, 4) for id in range(1_000, 2_000)])
+
+    assert lost.look(110.0, row(1_500, 4)) == []
+    assert lost.fetches._begun == {(JobId(1_500), BEGIN + timedelta(seconds=4))}
+    assert lost.look(120.0, row(1_500, 4), row(3, 3)) == [3]
 
 
 def test_look_leaves_alone_what_later_fetches_have_brought(lost: Lost) -> None:
@@ -181,9 +255,9 @@ def test_second_loss_looks_as_far_back_as_the_first(lost: Lost) -> None:
 def test_loss_after_a_loss_that_is_over_looks_no_further_back(lost: Lost) -> None:
     """What is known by then is not looked for again."""
     lost.look(100.0, row(2, 2))
-    lost.look(100.0 + LATE_SECONDS)
+    lost.look(100.0 + RESENT_SECONDS)
 
-    lost.fetches.note_failed(ConnectionLost("job_get_available", "gone"), 200.0)
+    lost.fetches.note_failed(ConnectionLost("job_get_available", "gone"), 300.0)
 
     assert lost.fetches.after == BEGIN + timedelta(seconds=2)
 
@@ -192,5 +266,6 @@ def test_fetch_that_the_database_refused_has_taken_nothing() -> None:
     """An error that the server answered with undid the statement."""
     fetches = LostFetches(BEGIN)
 
-    assert not fetches.note_failed(DriverError("job_get_available", "deadlock", retryable=True), 100.0)
+    fetches.note_failed(DriverError("job_get_available", "deadlock", retryable=True), 100.0)
+
     assert not fetches.is_due(1e9)

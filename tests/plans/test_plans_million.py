@@ -286,7 +286,7 @@ def seldom_said() -> dict[str, Query[Any]]:
     """
     Return what reads the entries of the dead, and is said seldom: a fiftieth of the time at most, or once an hour.
 
-    What a lost fetch took is looked for twice, when the database is back.
+    What a lost fetch took is looked for when the database is back, and for two minutes more.
     """
     return {
         "fetch from the start": job_get_available(**FETCH),

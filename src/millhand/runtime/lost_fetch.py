@@ -1,13 +1,14 @@
 """
 Finds the jobs of a fetch whose answer was lost: marked running for this client, and nobody here knows of them.
 
-    fetch sent ─ no answer ─▶ look, when the database is there again ─▶ look once more, later ─▶ forget
+    fetch sent ─ no answer ─▶ look, when the database is there again ─▶ look again, for two minutes ─▶ forget
 
 Without that they would wait for the rescuer, an hour by default. They are known by this client's id, and by having been
 fetched after the last fetch that was answered; those that later fetches have brought are known by their ids and by when
 they were fetched, for the same job may have come, have failed, and have been marked again by a fetch that was lost.
 
-The second look is for a server that stood still: it may come to the statement after the connection is gone.
+The later looks are for a server that stood still, and for a network that lost the statement: the kernel goes on sending
+what a connection held that was given up, more and more seldom. The server may come to it long after we are connected again.
 
 Concurrency: belongs to one producer, whose fetches come one after the other.
 """
@@ -18,11 +19,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from operator import attrgetter
 
+from millhand.clock import rest_seconds
 from millhand.errors import ConnectionLost, MillhandError, OperationTimeout
 from millhand.job import JobId, JobRow
 
-# A statement is given ten seconds; a server that stood still for that long has got over it, or has lost it.
+# A statement is given ten seconds; a server that stood still has mostly got over it, or has lost it, after as many.
 LATE_SECONDS = 10.0
+# Linux sends again for 102 s, eight times, what nobody has acknowledged on a connection that was closed here.
+RESENT_SECONDS = 120.0
 
 _ATTEMPTED_AT = attrgetter("attempted_at")
 
@@ -38,34 +42,41 @@ class LostFetches:
     def __init__(self, began_at: datetime) -> None:
         self.after = began_at
         self._begun: set[tuple[JobId, datetime | None]] = set()  # since a fetch was lost
-        self._looks: list[float] = []
+        self._is_looking = False
+        self._last_look_at = 0.0
+        self._look_at = 0.0
         self._newest = began_at
 
     def note_answered(self, jobs: Sequence[JobRow]) -> None:
         """Take note of what a fetch has brought."""
         if jobs:
             self._newest = max(self._newest, *filter(None, map(_ATTEMPTED_AT, jobs)))
-        if self._looks:
+        if self._is_looking:
             self._begun.update((job.id, job.attempted_at) for job in jobs)
 
-    def note_failed(self, error: MillhandError, now: float) -> bool:
-        """Take note of a fetch that failed, and return whether it may have taken jobs all the same."""
+    def note_failed(self, error: MillhandError, now: float) -> None:
+        """Take note of a fetch that failed, and have a look if it may have taken jobs all the same."""
         if not isinstance(error, OperationTimeout | ConnectionLost):
-            return False
-        if not self._looks:
+            return
+        if not self._is_looking:
             self.after = self._newest
-        self._looks = [now, now + LATE_SECONDS]
-        return True
+        self._is_looking, self._look_at, self._last_look_at = True, now, now + RESENT_SECONDS
 
     def is_due(self, now: float) -> bool:
         """Return whether it is time to look."""
-        return bool(self._looks) and self._looks[0] <= now
+        return self._is_looking and self._look_at <= now
 
-    def note_found(self, jobs: Sequence[JobRow]) -> list[JobRow]:
+    def note_found(self, jobs: Sequence[JobRow], *, asked: float, now: float) -> list[JobRow]:
         """Take note of what a look has brought, and return those jobs that nobody here knows of."""
         unknown = [job for job in jobs if (job.id, job.attempted_at) not in self._begun]
-        self.note_answered(unknown)
-        del self._looks[0]
-        if not self._looks:
+        self._begun.clear()  # what runs no longer does not run again since the same instant
+        self.note_answered(jobs)
+        self._look_at = min(now + rest_seconds(now - asked, least=LATE_SECONDS), self._last_look_at)
+        if asked >= self._last_look_at:
+            self._is_looking = False
             self._begun.clear()
         return unknown
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return how soon the next look is due; None if there is none."""
+        return max(self._look_at - now, 0.0) if self._is_looking else None

@@ -7,7 +7,8 @@ Rule 2: whoever rings only says "look": an insert, a resume, a freed slot after 
 Rule 3: a fetch that was sent is finished, whatever happens meanwhile: its rows are marked running, and are worked.
 Rule 4: a cancel that arrives while its job is being fetched is kept until the fetch is back. So is one of a job that
         runs here: an attempt that is only just ending, or was given up by a rescuer, may be followed by that fetch.
-Rule 5: the jobs of a fetch whose answer was lost are looked for, and worked, as soon as the database is there again.
+Rule 5: the jobs of a fetch whose answer was lost are looked for, and worked, as soon as the database is there again, and
+        for a while after that.
 Rule 6: an attempt stays on the list until it has ended, although its job may have been fetched here again.
 Rule 7: where the start of a queue is full of dead entries, a fetch begins above them, and at the start now and then.
 Rule 8: nothing is fetched before `begin`: what is started beside a producer may fail, and then no job was touched.
@@ -36,7 +37,7 @@ from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.fetch_floor import FetchFloors
 from millhand.runtime.fetch_size import FetchSize
-from millhand.runtime.lost_fetch import LATE_SECONDS, LostFetches
+from millhand.runtime.lost_fetch import LostFetches
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
 from millhand.runtime.subscription import Subscriptions
@@ -257,8 +258,7 @@ class Producer(Service):
             rows = await self._pool.run(self._query(floors, limit, sent))
         except MillhandError as error:
             self._size.note_failed(error, limit)
-            if lost.note_failed(error, loop.time()):
-                self.hear_due(LATE_SECONDS)
+            lost.note_failed(error, loop.time())
             self._failed(error, loop.time())
         else:
             lost.note_answered(rows)
@@ -287,8 +287,12 @@ class Producer(Service):
 
     async def _find_lost(self, lost: LostFetches) -> None:
         query = job_get_lost(queue=self.queue, client_id=self._client_id, after=lost.after)
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
         marked = await self._pool.run(query)
-        rows = lost.note_found(marked)
+        rows = lost.note_found(marked, asked=asked, now=loop.time())
+        if (seconds := lost.seconds_left(loop.time())) is not None:
+            self.hear_due(seconds)
         if rows:
             logger.warning("lost fetch found", extra={"queue": self.queue, "num_jobs": len(rows)})
             self._begin(rows, self._cancelled_while_fetching or ())
