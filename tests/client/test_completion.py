@@ -10,8 +10,10 @@ import asyncpg
 import pytest
 from client_room import APPLICATION, GENEROUS, Act, Room
 
+from millhand.client import Client
+from millhand.driver.protocol import Executor
 from millhand.event import EventKind
-from millhand.job import Job, JobState
+from millhand.job import Job, JobId, JobState
 from millhand.worker import Workers
 from proxy import proxied
 
@@ -131,6 +133,74 @@ async def test_job_is_held_while_its_outcome_is_on_its_way(room: Room) -> None:
 
     assert (num_running, is_held) == (0, True)
     assert (await room.row(id)).state is JobState.COMPLETED
+
+
+async def _work_beside_a_locked_row(
+    room: Room, tx: Executor, client: Client, go_on: asyncio.Event, running: asyncio.Semaphore
+) -> JobId:
+    """Let three jobs end while another transaction has locked the row of one, which is returned."""
+    locked, *_ = [one.job.id for one in await client.insert_many([Act(str(n)) for n in range(3)])]
+    for _ in range(3):
+        await asyncio.wait_for(running.acquire(), GENEROUS)
+    await tx.fetch("SELECT FROM river_job WHERE id = $1 FOR UPDATE", [locked])
+    go_on.set()
+    return locked
+
+
+def _held_workers() -> tuple[Workers, asyncio.Event, asyncio.Semaphore]:
+    workers, go_on, running = Workers(), asyncio.Event(), asyncio.Semaphore(0)
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        running.release()
+        await go_on.wait()
+
+    return workers, go_on, running
+
+
+@pytest.mark.slow
+async def test_row_that_somebody_has_locked_holds_up_no_others(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a transaction keeps one row locked others are completed, those that end later too; that one comes last."""
+    caplog.set_level(logging.INFO, "millhand.runtime")
+    workers, go_on, running = _held_workers()
+
+    async with room.client(workers) as client:
+        with client.subscribe() as events:
+            async with room.driver.pool.begin() as tx:
+                locked = await _work_beside_a_locked_row(room, tx, client, go_on, running)
+                meanwhile = {(await room.next(events)).job.id for _ in range(2)}
+                await client.insert(Act("later"))
+                meanwhile.add((await room.next(events)).job.id)
+                state = (await room.row(locked)).state
+            afterwards = (await room.next(events)).job.id
+
+    told = [record.message for record in caplog.records if record.message.startswith("completions")]
+    assert (len(meanwhile), state, afterwards) == (3, JobState.RUNNING, locked)
+    assert told == ["completions waiting", "completions locked", "completions recovered"]
+
+
+@pytest.mark.slow
+async def test_row_that_somebody_has_locked_costs_a_stop_no_other_outcome(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stop writes what it can, and tells of what is locked to its end, by its ids."""
+    workers, go_on, running = _held_workers()
+    client = room.client(workers)
+    await client.start()
+
+    async with room.driver.pool.begin() as tx:
+        locked = await _work_beside_a_locked_row(room, tx, client, go_on, running)
+        await asyncio.wait_for(client.stop(), 3 * GENEROUS)
+        rows = await room.rows()
+
+    told: dict[str, Any] = {record.message: record for record in caplog.records}
+    assert {row.state for row in rows if row.id != locked} == {JobState.COMPLETED}
+    assert (told["completions locked"].job_ids, told["completions lost"].outcomes) == (
+        str(locked),
+        f"completed: {locked}",
+    )
 
 
 async def test_backlog_holds_up_attempts_until_there_is_room(

@@ -9,8 +9,8 @@ from store_rows import HOUR, NOW, params, put_job
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
-from millhand.job import ClientId, JobRow, JobState
-from millhand.store.job import ATTEMPTED_BY_MAX, job_get_available, job_insert_many
+from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.store.job import ATTEMPTED_BY_MAX, job_get_available, job_get_locked, job_insert_many
 
 CLIENT = ClientId("client_b")
 
@@ -141,6 +141,19 @@ async def test_locked_job_is_skipped(schema_driver: AsyncpgDriver) -> None:
         jobs = await fetch(schema_driver.pool, now=None)
 
     assert [job.id for job in jobs] == [free.id]
+
+
+async def test_locked_jobs_are_told_from_others(schema_driver: AsyncpgDriver) -> None:
+    """Those that another transaction holds are given, and neither those that nobody holds nor such as are not there."""
+    held, free = (one.job for one in await schema_driver.pool.run(job_insert_many([params(), params()])))
+    asked = job_get_locked([free.id, held.id, JobId(held.id + 1_000)])
+
+    async with schema_driver.pool.begin() as tx:
+        await tx.fetch(f"SELECT id FROM {schema_driver.schema}.river_job WHERE id = $1 FOR UPDATE", [held.id])
+        locked = await schema_driver.pool.run(asked)
+    afterwards = await schema_driver.pool.run(asked)
+
+    assert (locked, afterwards) == ([held.id], [])
 
 
 async def test_concurrent_fetches_share_no_job(schema_driver: AsyncpgDriver) -> None:

@@ -7,6 +7,7 @@ Rule 3: plain successes take a short cut, a statement of their own; whatever it 
 Rule 4: a batch that the database refuses for what is in it is written row by row; one poisoned row holds up nobody.
 Rule 5: a change counts for its own attempt. One whose job was given back meanwhile, or has another attempt, changes
         nothing, and is told of in the log.
+Rule 6: after a failure, and in a stop, rows that somebody else has locked are left for later; they hold up no others.
 
                  hand_over          ┌─ job_complete_many ──────────────┐
     executor ──▶ backlog ──▶ batch ─┤                                  ├──▶ events
@@ -21,7 +22,7 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TypeVar
@@ -37,7 +38,7 @@ from millhand.runtime.attempt import Attempt
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Bell, Service, Wake
 from millhand.runtime.subscription import Subscriptions
-from millhand.store.job import job_complete_many, job_set_state_if_running_many
+from millhand.store.job import job_complete_many, job_get_locked, job_set_state_if_running_many
 from millhand.store.query import Query
 from millhand.transition import StateChange, event_kind_of, is_of_attempt, is_too_late
 
@@ -88,6 +89,7 @@ class Completer(Service):
         self._give_up_at: float | None = None  # of a stop
         self._has_room = asyncio.Event()
         self._has_told = False  # of a failure
+        self._has_told_locked = False
         self._monotonic = clock.monotonic
         self._most_kept: float = BACKLOG_FULL
         self._num_failures = 0
@@ -169,19 +171,13 @@ class Completer(Service):
         self._has_room.set()
 
     async def _write_batch(self) -> bool:
-        """Write what waits, up to a batch of it; return whether the database took it."""
-        batch = self._take()
-        self._written = batch
-        others = [one for one in batch if not one.is_plain]
-        plain = [one for one in batch if one.is_plain] if others else batch
-        is_well = not plain or await self._try(plain, self._complete)
-        if is_well:
-            is_well = not others or await self._try(others, self._set_state)
-        else:
-            self._put_back(others)
+        """Write what waits, up to a batch of it; return whether the database took all of it."""
+        batch = self._written = self._take()
+        is_careful = self._num_failures or self._give_up_at is not None
+        is_well = await (self._write_unlocked(batch) if is_careful else self._write(batch))
         self._written = ()
         if is_well and self._has_told:
-            self._has_told = False
+            self._has_told = self._has_told_locked = False
             logger.info("completions recovered", extra={"num_jobs": len(batch)})
         if is_well:
             self._num_failures = 0
@@ -189,6 +185,45 @@ class Completer(Service):
             self._has_room.set()
         self.probe("written", len(batch))
         return is_well
+
+    async def _write(self, batch: Sequence[Finished]) -> bool:
+        others = [one for one in batch if not one.is_plain]
+        plain = [one for one in batch if one.is_plain] if others else batch
+        if plain and not await self._try(plain, self._complete):
+            self._put_back(others)
+            return False
+        return not others or await self._try(others, self._set_state)
+
+    async def _write_unlocked(self, batch: Sequence[Finished]) -> bool:
+        """Write what nobody else has locked, and keep the rest, behind all that waits."""
+        locked = await self._locked(batch)
+        if not locked:
+            return locked is not None and await self._write(batch)
+        self._written = free = [one for one in batch if one.change.id not in locked]
+        for one in batch:
+            if one.change.id in locked:
+                self._keep(one)
+        self._tell_locked(locked)
+        if not free or await self._write(free):
+            self._num_failures = 1  # the others are not to wait for long
+        return False
+
+    async def _locked(self, batch: Sequence[Finished]) -> Collection[JobId] | None:
+        """Return the jobs whose rows somebody else has locked, or None if there is no answer."""
+        try:
+            locked = await self._pool.run(self._bounded(job_get_locked([*map(_ID, batch)])))
+        except (DriverError, OperationTimeout) as error:
+            if not _may_pass(error):
+                return ()
+            self._note_waiting(batch, error)
+            return None
+        return frozenset(locked)
+
+    def _tell_locked(self, ids: Collection[JobId]) -> None:
+        if not self._has_told_locked:
+            self._has_told = self._has_told_locked = True
+            fields = {"num_jobs": len(ids), "job_ids": _told_ids(sorted(ids))}
+            logger.warning("completions locked", extra=fields)
 
     def _take(self) -> list[Finished]:
         if len(self._backlog) <= BATCH_SIZE:
@@ -218,13 +253,16 @@ class Completer(Service):
         except (DriverError, OperationTimeout) as error:
             if not _may_pass(error):
                 return await self._try_one_by_one(batch, write, error)
-            self._put_back(batch)
-            self._num_failures += 1
-            level = logging.DEBUG if self._has_told else level_of(error)
-            self._has_told |= level == logging.WARNING
-            logger.log(level, "completions waiting", extra={"num_jobs": len(batch), **_error_fields(error)})
+            self._note_waiting(batch, error)
             return False
         return True
+
+    def _note_waiting(self, batch: Sequence[Finished], error: MillhandError) -> None:
+        self._put_back(batch)
+        self._num_failures += 1
+        level = logging.DEBUG if self._has_told else level_of(error)
+        self._has_told |= level == logging.WARNING
+        logger.log(level, "completions waiting", extra={"num_jobs": len(batch), **_error_fields(error)})
 
     async def _try_one_by_one(
         self,

@@ -179,6 +179,20 @@ AND job.attempted_at = (@attempted_ats::timestamptz [])[width_bucket(job.id, @id
 AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
 RETURNING job.id;
 
+-- name: job_get_locked
+-- Give those of the jobs that cannot be changed without waiting for whoever has locked them.
+WITH free AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */river_job
+    WHERE id = ANY(@ids::bigint [])
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+
+SELECT job.id
+FROM /* schema */river_job AS job
+WHERE job.id = ANY(@ids::bigint [])
+AND job.id NOT IN (SELECT free.id FROM free);
+
 -- name: job_set_state_if_running_many
 -- Write how attempts ended, for jobs that still run for them; merge metadata into those that were finalized meanwhile.
 -- An attempt is known by the instant of its fetch and by its client: what another attempt has, or what waits for one,

@@ -152,6 +152,16 @@ def job_complete_many(
     return Query("job_complete_many", params, _parse_ids)
 
 
+def job_get_locked(ids: Sequence[JobId]) -> Query[list[JobId]]:
+    """
+    Give those of the jobs that could not be written now without waiting for whoever has locked them.
+
+    Concurrency: locks the others for a moment, if it is not said in a transaction that goes on.
+    Source: PostgreSQL, "The Locking Clause", SKIP LOCKED.
+    """
+    return Query("job_get_locked", {"ids": list(ids)}, _parse_ids)
+
+
 def job_set_state_if_running_many(
     changes: Sequence[StateChange], *, now: datetime | None = None
 ) -> Query[list[JobRow]]:
