@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import psycopg_pool
 import pytest
@@ -22,8 +23,10 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConfigError, ConnectionLost, OperationTimeout, PoolClosed
+from millhand.insert_opts import InsertParams
 from millhand.store.job import job_get_by_id, job_insert_many
-from proxy import proxied
+from millhand.store.job_copy import job_copy
+from proxy import Proxy, proxied
 
 
 async def use_own_ways(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -217,6 +220,81 @@ async def test_deadline_of_psycopg_holds_where_nobody_answers(
         await driver.close()
 
     assert await num_jobs(schema_driver.pool) >= 1
+
+
+async def begun(driver: PsycopgDriver, proxy: Proxy) -> None:
+    proxy.stop_up()
+    async with driver.pool.begin():
+        pass
+
+
+async def committed(driver: PsycopgDriver, proxy: Proxy) -> None:
+    async with driver.pool.begin() as tx:
+        await num_jobs(tx)
+        proxy.stop_up()
+
+
+async def rolled_back(driver: PsycopgDriver, proxy: Proxy) -> None:
+    async with driver.pool.begin() as tx:
+        await num_jobs(tx)
+        proxy.stop_up()
+        raise ConnectionLost("inside", "what says more")
+
+
+async def copied(driver: PsycopgDriver, proxy: Proxy) -> None:
+    async def rows() -> AsyncIterator[list[InsertParams]]:
+        yield [params()]
+        proxy.stop_up()
+        yield [params()]
+
+    await driver.pool.copy(msgspec.structs.replace(job_copy(rows()), timeout_seconds=1.0))
+
+
+async def copied_of_a_broken_source(driver: PsycopgDriver, proxy: Proxy) -> None:
+    async def rows() -> AsyncIterator[list[InsertParams]]:
+        yield [params()]
+        proxy.stop_up()
+        raise ConnectionLost("source", "what says more")
+
+    await driver.pool.copy(msgspec.structs.replace(job_copy(rows()), timeout_seconds=1.0))
+
+
+async def listened(driver: PsycopgDriver, proxy: Proxy) -> None:
+    listener = driver.listener()
+    await listener.connect()
+    proxy.stop_up()
+    try:
+        await listener.ping()
+    finally:
+        lost = listener.is_lost
+        await listener.close()
+        assert lost
+
+
+@pytest.mark.slow
+async def test_deadline_of_psycopg_holds_whatever_is_said_where_nobody_answers(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """The ends of a transaction, a copy and a listener are late as a query is, with the oldest psycopg as well."""
+    says = (begun, committed, rolled_back, copied, copied_of_a_broken_source, listened)
+
+    async def said(say: Callable[[PsycopgDriver, Proxy], Awaitable[None]]) -> None:
+        async with proxied(postgres_url) as proxy:
+            driver = PsycopgDriver(proxy.url, schema_driver.schema, pool_size=1)
+            await driver.open()
+            try:
+                await say(driver, proxy)
+            except (OperationTimeout, ConnectionLost):
+                return
+            finally:
+                proxy.mend()
+                await driver.close()
+        raise AssertionError(f"{say.__name__} must fail")
+
+    async with asyncio.timeout(3 * GENEROUS_SECONDS):
+        await asyncio.gather(*map(said, says))
+
+    assert await num_jobs(schema_driver.pool) == 0
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from millhand.driver.caller import executor_of
 from millhand.driver.lender import Lender
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_conninfo import conninfo
-from millhand.driver.psycopg_deadline import RELEASE_SECONDS, CutAfter
+from millhand.driver.psycopg_deadline import RELEASE_SECONDS, CutAfter, ServerDeadline
 from millhand.driver.psycopg_error import CONNECT_SECONDS, WIRE_ERRORS, is_lost, translated, within
 from millhand.driver.psycopg_listener import PsycopgListener
 from millhand.driver.psycopg_wire import (
@@ -236,12 +236,14 @@ class _Lent:
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         connection = self._connection
+        is_open = is_in_transaction(connection)
         try:
-            if error is None:
-                await connection.commit()
-            elif is_in_transaction(connection):
-                with contextlib.suppress(*WIRE_ERRORS):  # what was raised inside says more
-                    await connection.rollback()
+            with CutAfter(connection, TIMEOUT_SECONDS if is_open else None):
+                if error is None:
+                    await connection.commit()
+                elif is_open:
+                    with contextlib.suppress(*WIRE_ERRORS):  # what was raised inside says more
+                        await connection.rollback()
             if is_lost(error):
                 await connection.close()
         finally:
@@ -320,24 +322,25 @@ async def _copied(connection: AnyConnection, schema: str, copy: Copy) -> int:
     """Copy rows, with a deadline for the server alone: their source may take its time."""
     source_error: Exception | None = None
     cursor = AsyncCursor(connection)
-    loop = asyncio.get_running_loop()
     with translated(copy.name, copy.timeout_seconds):
         try:
-            async with asyncio.timeout(copy.timeout_seconds) as deadline:
-                async with cursor.copy(copy_statement(copy, schema)) as target:
-                    deadline.reschedule(None)
-                    chunks = aiter(copy.chunks)
-                    while True:
-                        try:
-                            chunk = await anext(chunks, None)
-                        except Exception as error:
-                            source_error = error
-                            raise
-                        deadline.reschedule(loop.time() + copy.timeout_seconds)
-                        if chunk is None:
-                            break
-                        await target.write(chunk)
-                        deadline.reschedule(None)
+            async with (
+                ServerDeadline(connection, copy.timeout_seconds) as deadline,
+                cursor.copy(copy_statement(copy, schema)) as target,
+            ):
+                chunks = aiter(copy.chunks)
+                while True:
+                    deadline.pause()
+                    try:
+                        chunk = await anext(chunks, None)
+                    except Exception as error:
+                        source_error = error
+                        raise
+                    finally:
+                        deadline.resume()
+                    if chunk is None:
+                        break
+                    await target.write(chunk)
         except Exception:
             if source_error is None:
                 raise
@@ -352,16 +355,22 @@ async def _transaction(connection: AnyConnection) -> AsyncIterator[None]:
     is_inner = connection.info.transaction_status != TransactionStatus.IDLE
     begin, commit = ("savepoint", "release") if is_inner else ("begin", "commit")
     transaction = connection.transaction()
-    await within(begin, transaction.__aenter__())
+    await _said(connection, begin, transaction.__aenter__())
     try:
         yield
     except BaseException as error:
         with contextlib.suppress(MillhandError):  # what was raised inside says more
-            await within("rollback", transaction.__aexit__(type(error), error, None))
+            await _said(connection, "rollback", transaction.__aexit__(type(error), error, None))
         raise
     if is_broken(connection):  # psycopg's own end of a transaction would say nothing
         raise ConnectionLost(commit, "a connection that is closed")
-    await within(commit, transaction.__aexit__(None, None, None))
+    await _said(connection, commit, transaction.__aexit__(None, None, None))
+
+
+async def _said(connection: AnyConnection, operation: str, awaitable: Awaitable[T]) -> T:
+    """Await what psycopg says to the server, with a deadline that holds where nobody answers."""
+    with CutAfter(connection, TIMEOUT_SECONDS):
+        return await within(operation, awaitable)
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,8 @@ import contextlib
 import os
 import socket
 import threading
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import psycopg
 
@@ -54,6 +55,48 @@ class Deadline:
                 self._connection.cancel_safe(timeout=CANCEL_SECONDS)
         if not self._ended.wait(RELEASE_SECONDS):
             _cut(self._connection)
+
+
+class ServerDeadline:
+    """
+    Ends what takes the server longer than `seconds`, and cuts a connection that does not answer even then.
+
+    Between `pause` and `resume`, which begins anew, others take their time.
+    Raises: TimeoutError.
+    """
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self.resume()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_timer()
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def pause(self) -> None:
+        """Wait without end."""
+        self._stop_timer()
+        self._timeout.reschedule(None)
+
+    def resume(self) -> None:
+        """Give the server all of its time."""
+        loop = asyncio.get_running_loop()
+        late_at = loop.time() + self._seconds
+        self._timeout.reschedule(late_at)
+        self._timer = loop.call_at(late_at + RELEASE_SECONDS, _cut, self._connection)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class CutAfter:

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.pq import ConnStatus
 from psycopg.sql import SQL, Identifier
 
+from millhand.driver.psycopg_deadline import CutAfter
 from millhand.driver.psycopg_error import CONNECT_SECONDS, WIRE_ERRORS, within
 from millhand.driver.psycopg_wire import AsyncCursor
 from millhand.errors import ConnectionLost
@@ -80,8 +81,10 @@ class PsycopgListener:
             await self._give_back(connection)
 
     async def _current_schema(self) -> str | None:
-        cursor = AsyncCursor(self._require())
-        await within("listener_schema", cursor.execute(b"SELECT current_schema()"), CONNECT_SECONDS)
+        connection = self._require()
+        cursor = AsyncCursor(connection)
+        with CutAfter(connection, CONNECT_SECONDS):
+            await within("listener_schema", cursor.execute(b"SELECT current_schema()"), CONNECT_SECONDS)
         [[schema]] = await cursor.fetchall()
         return schema  # type: ignore[no-any-return]
 
@@ -89,7 +92,8 @@ class PsycopgListener:
         connection = self._require()
         self._unwatch()  # psycopg watches the socket itself meanwhile
         try:
-            await within(operation, AsyncCursor(connection).execute(statement, prepare=False), seconds)
+            with CutAfter(connection, seconds):
+                await within(operation, AsyncCursor(connection).execute(statement, prepare=False), seconds)
         except ConnectionLost:
             self._note_lost()
             raise
