@@ -245,6 +245,43 @@ async def test_client_whose_tables_are_taken_away_goes_on_without(
     assert "millhand_client" in caplog.records[0].reason  # type: ignore[attr-defined]
 
 
+async def test_client_whose_rights_are_taken_away_learns_what_it_lost_when_it_has_them_again(
+    room: Room, postgres_url: str
+) -> None:
+    """Its row falls silent meanwhile, so others may give it up; it is the same life, whose jobs are lost."""
+    lost: list[datetime] = []
+    table = qualified("/* schema */millhand_client", room.driver.pool)
+    owned = room.driver
+    role = f"millhand_refused_{os.getpid()}"
+    await room.execute(f"CREATE ROLE {role}")
+    try:
+        await room.execute(f"GRANT USAGE ON SCHEMA {table.partition('.')[0]} TO {role}")
+        await room.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
+        room.driver = AsyncpgDriver(
+            f"{postgres_url}{'&' if '?' in postgres_url else '?'}role={role}", owned.schema
+        )
+        await room.driver.open()
+        reporter, probe = room.reporter(on_lost=lost.append)
+        await reporter.start()
+        reported = await probe.wait("reported")
+
+        room.driver, refused = owned, room.driver
+        await room.execute(f"REVOKE ALL ON {table} FROM {role}")
+        reporter.bell.ring()
+        reason = await probe.wait("unknown")
+        await room.execute("UPDATE /* schema */millhand_client SET lost_at = now()")
+        await room.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
+        reporter.bell.ring()
+        again = await probe.wait("reported")
+        await reporter.stop()
+        await refused.close()
+    finally:
+        await owned.pool.execute_script(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+    assert reason == "permission denied for table millhand_client"
+    assert (again.started_at, lost) == (reported.started_at, [again.lost_at])
+
+
 async def test_report_that_fails_is_told_once_and_made_again(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -244,7 +244,8 @@ class ClientReporter(Service):
             self._on_known()
 
     def _set_unknown(self, reason: str) -> None:
-        was_known, self.is_known, self._started_at = self.is_known, False, None
+        # Not the end of a life: if the row is still there, others may give us up meanwhile, and we are to learn of that.
+        was_known, self.is_known = self.is_known, False
         self.steady_since = None
         if not self._has_told:
             self._has_told = True
