@@ -55,6 +55,7 @@ KINDS = {
     "database_killed": Kind("database", 0.0, 2.0),
     "backend_kill": Kind("database", 0.0, 3.0),
     "pool_exhaustion": Kind("database", 3.0, 12.0),
+    "row_lock": Kind("database", 4.0, 16.0),
     "disk_full": Kind("database", 2.0, 8.0),
 }
 LANES = tuple(PAUSE_SECONDS)

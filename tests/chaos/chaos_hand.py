@@ -18,6 +18,7 @@ from millhand.driver.asyncpg_error import WIRE_ERRORS
 from proxy import Direction
 
 HOUR_SECONDS = 3600.0
+NUM_LOCKED_MAX = 20  # of the jobs that run, most of the time a few dozen
 # What is told of a fault that this machine has not the means for.
 NO_DISK = "no small disk could be mounted here, so none was filled"
 
@@ -176,6 +177,15 @@ class Hand:
             await asyncio.sleep(fault.seconds)
             for connection in taken:
                 connection.terminate()
+
+    async def _row_lock(self, fault: Fault) -> None:
+        """Lock rows of jobs that run, as a transaction does that somebody has left open."""
+        sql = "SELECT id FROM river_job WHERE state = 'running' ORDER BY random() LIMIT $1 FOR UPDATE SKIP LOCKED"
+        with self._fleet.trouble("database", None), contextlib.suppress(*WIRE_ERRORS):
+            async with self._connected() as connection, connection.transaction():
+                locked = await connection.fetch(sql, 1 + round(fault.amount * NUM_LOCKED_MAX), timeout=5)
+                self._say(f"          {len(locked)} rows locked")
+                await asyncio.sleep(fault.seconds)
 
     async def _disk_full(self, fault: Fault) -> None:
         if self._server.disk is None:
