@@ -98,7 +98,7 @@ class Migrator:
 
     `database` is a driver that is open, or an executor; its schema is the one that is migrated.
 
-    Raises: ConfigError for a line that there is not, or a `schema` that is not the driver's.
+    Raises: ConfigError for a line or a target that there is not, or a `schema` that is not the driver's.
     Concurrency: any number may run at once; each step is made by one of them.
     """
 
@@ -184,7 +184,7 @@ class Migrator:
     def _check_target(self, target: int | None) -> None:
         versions = [one.version for one in self._known]
         if target is not None and target not in versions:
-            raise MigrationError(
+            raise ConfigError(
                 f"target must be a version of line {self.line!r}, {versions[0]} to {versions[-1]}, got {target!r}"
             )
 
@@ -297,13 +297,13 @@ def migration_sql(
     """
     Return the SQL of `versions`, or of all, for those who migrate by hand: a transaction a version, with its record.
 
-    Raises: MigrationError for a version that there is not.
+    Raises: ConfigError for a version that there is not.
     """
     known = {one.version: one for one in migrations(line)}
     chosen = sorted(known if versions is None else versions, reverse=direction is Direction.DOWN)
     for version in chosen:
         if version not in known:
-            raise MigrationError(f"version must be one of line {line!r}, 1 to {max(known)}, got {version!r}")
+            raise ConfigError(f"version must be one of line {line!r}, 1 to {max(known)}, got {version!r}")
     return "\n".join(_script(known[version], direction, schema) for version in chosen)
 
 

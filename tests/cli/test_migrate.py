@@ -86,7 +86,7 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
     ("arguments", "code", "message"),
     [
         (("up", "--line", "mian"), 2, "migration line must be one of 'main', 'millhand', got 'mian'"),
-        (("up", "--target-version", "99"), 1, "target must be a version of line 'main', 1 to 8, got 99"),
+        (("up", "--target-version", "99"), 2, "target must be a version of line 'main', 1 to 8, got 99"),
         (
             ("up", "--schema", "no_such_schema"),
             1,
@@ -105,7 +105,7 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
             1,
             "target of a way down must be applied, got version 3 of line 'main'",
         ),
-        (("sql", "--version", "42"), 1, "version must be one of line 'main', 1 to 8, got 42"),
+        (("sql", "--version", "42"), 2, "version must be one of line 'main', 1 to 8, got 42"),
     ],
 )
 async def test_migrate_refuses_what_cannot_be(
