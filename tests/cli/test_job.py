@@ -222,6 +222,7 @@ async def test_job_commands_refuse_an_id_that_no_job_can_have(command: str, proj
         (("job", "insert", "k", "--queue", "q\udcff"), "queue must be 1 to"),
         (("job", "insert", "k", "--tag", "tag\udcff"), "tags must be 3 to"),
         (("job", "insert", "k", "--in", "soon"), "--in must be a duration such as"),
+        (("job", "insert", "k", "--in=-5"), "--in must not be negative, got '-5'; leave it out for at once"),
         (("job", "insert", "k", "--in", "3000000d"), "--in must end before the year 10000, got '3000000d'"),
     ],
 )

@@ -349,9 +349,11 @@ def _filters(
 
 
 def _later(delay: str) -> datetime:
-    """Return the instant that is so much later. Raises: ConfigError; WrongUse where the calendar ends before."""
+    """Return the instant that is so much later. Raises: ConfigError; WrongUse for one that no job can wait for."""
     wait = decode_text(delay, timedelta, "--in")
     assert isinstance(wait, timedelta)  # noqa: S101 - which is what it is decoded as
+    if wait < timedelta(0):
+        raise WrongUse(f"--in must not be negative, got {delay!r}; leave it out for at once")
     try:
         return datetime.now(UTC) + wait
     except OverflowError as error:
