@@ -23,3 +23,30 @@ async def test_command_of_a_url_shows_no_password(
 
     assert [result.code for result in results[:3]] in ([1, 1, 1], [2, 2, 2])
     assert found_in("\n".join(result.out + result.err for result in results)) == []
+
+
+SPACED = f"postgresql://ann:{PLAIN} x@db/shop"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'["{SPACED}"]',
+        f'[worker]\n"{SPACED}" = 5',
+        f'[worker.queues]\n"{SPACED}" = 5',
+        f'[worker.queues]\n"{SPACED}" = "many"',
+        f'[database]\nschema = "{SPACED}"',
+        f'[orphans]\nprefix = "{SPACED}"',
+        f'[orphans]\nexclude = ["{SPACED}"]',
+        f'[orphans]\ncanaries = ["{SPACED}"]\nkey_patterns = ["{SPACED}("]',
+    ],
+)
+async def test_settings_that_were_given_a_url_show_no_password(elsewhere: Path, text: str) -> None:
+    """A URL that came into another place of the file is refused there, and its password is not shown."""
+    (elsewhere / "millhand.toml").write_text(text, encoding="utf-8")
+
+    result = await millhand("worker", "--show-config")
+
+    assert result.code == 2
+    assert "postgresql://ann:***@db/shop" in result.err
+    assert found_in(result.out + result.err) == []

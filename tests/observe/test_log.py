@@ -17,7 +17,7 @@ import structlog
 
 from millhand.job import JobState
 from millhand.observe.log import configure_logging, shown
-from millhand.observe.secret import masked, masked_url
+from millhand.observe.secret import masked, masked_error, masked_url
 
 
 class Terminal(io.StringIO):
@@ -247,6 +247,11 @@ def test_masked_hides_passwords_and_nothing_else(text: str, shown_as: str) -> No
         ("postgresql://ann:ses ame@db/shop", "postgresql://ann:***@db/shop"),
         ("postgresql://ann%3Asesame@db/shop", "postgresql:***@db/shop"),
         ("postgresql://ann:sesame", "postgresql://ann:***"),
+        ("postgresql://ann:60185/shop", "postgresql://ann:***/shop"),
+        ("'postgresql://ann:60185'", "'postgresql://ann:***"),
+        ("postgresql://db:5432/shop", "postgresql://db:5432/shop"),
+        ("postgresql://db.internal:5433", "postgresql://db.internal:5433"),
+        ("http://localhost:9000/bucket", "http://localhost:9000/bucket"),
         ("postgresql://db/shop?password=ses#ame&user=ann", "postgresql://db/shop?password=***&user=ann"),
         ("host=db password=sesame user=ann", "host=db password=***"),
         ("ann:sesame@db/shop", "ann:***@db/shop"),
@@ -255,6 +260,23 @@ def test_masked_hides_passwords_and_nothing_else(text: str, shown_as: str) -> No
 def test_masked_url_shows_the_user_and_no_password(text: str, shown_as: str) -> None:
     """Of a text that is meant as a URL all is shown but the password, be it written in a way that is none."""
     assert masked_url(text) == shown_as
+
+
+@pytest.mark.parametrize(
+    ("text", "shown_as"),
+    [
+        ("got 'postgresql://ann:ses ame@db'; empty is none", "got 'postgresql://ann:***@db'; empty is none"),
+        ('got "postgresql://ann:ses\' ame@db"; a:b@c', 'got "postgresql://ann:***@db"; a:b@c'),
+        ("got 'postgresql://ann:60185'; mend it", "got 'postgresql://ann:***'; mend it"),
+        (
+            "must begin with 'postgresql://' or 's3://', got scheme 'x'",
+            "must begin with 'postgresql://' or 's3://', got scheme 'x'",
+        ),
+    ],
+)
+def test_masked_error_hides_passwords_of_quoted_urls(text: str, shown_as: str) -> None:
+    """In an error a value that was meant as a URL is masked as one, and the words around it stay."""
+    assert masked_error(text) == shown_as
 
 
 LATE = """

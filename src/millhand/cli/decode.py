@@ -170,7 +170,7 @@ def _duration(value: object) -> timedelta | _Refused:
 def _decode_mapping(value: object, hint: object, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise refusal(where, Mapping, value)
-    return {key: decode(part, hint, f"{where}.{key}") for key, part in value.items()}
+    return {key: decode(part, hint, f"{where}.{masked_url(key)}") for key, part in value.items()}
 
 
 def _decode_list(value: object, hint: object, where: str) -> tuple[Any, ...]:

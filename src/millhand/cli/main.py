@@ -116,9 +116,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def explained(error: BaseException) -> str:
     """Return what an error says, with the passwords in it masked, and nothing in it that moves the cursor."""
     from millhand.cli.output import printable  # noqa: PLC0415 - for errors only
-    from millhand.observe.secret import masked  # noqa: PLC0415
+    from millhand.observe.secret import masked_error  # noqa: PLC0415
 
-    return printable(masked(str(error)))
+    return printable(masked_error(str(error)))
 
 
 def _open_closed_streams() -> None:

@@ -277,10 +277,10 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
     try:
         report, summaries = _run(settings, go)
     except MillhandError as error:
-        from millhand.observe.secret import masked  # noqa: PLC0415 - for errors only
+        from millhand.observe.secret import masked_error  # noqa: PLC0415 - for errors only
 
         # Never 1, which says that something was found: where a source or the store gave no answer, nobody knows.
-        raise Refused(masked(str(error))) from error
+        raise Refused(masked_error(str(error))) from error
     price = config.price_per_gb
     if is_json:
         freed = dict(freed_fields(report, summaries, price_per_gb=price))

@@ -26,7 +26,7 @@ from millhand.cli.setting import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_setti
 from millhand.config import Config, QueueConfig
 from millhand.driver.url import ACCEPTED, is_scheme
 from millhand.errors import ConfigError
-from millhand.observe.secret import masked, masked_url
+from millhand.observe.secret import masked_error, masked_url
 from millhand.orphans.config import OrphansConfig
 from millhand.sql import checked_schema
 from millhand.worker import NO_TIMEOUT
@@ -128,7 +128,7 @@ class _Blamed:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ConfigError):
             text = _TIMEDELTA.sub(_as_written, str(error)).removeprefix(f"{self._section}.")
-            raise ConfigError(masked(self._blame(text))) from error
+            raise ConfigError(masked_error(self._blame(text))) from error
 
     def _blame(self, text: str) -> str:
         named = [

@@ -15,12 +15,18 @@ _PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#\s'\"]+", re.IGNORE
 # Of a text that is a URL and nothing else, or was meant for one, all between its user and its last @; a user alone, of
 # plain signs, is left: who was not let in wants to know as whom he came.
 _PASSWORD_OF_URL = re.compile(r"^(?![^\s:]*://[\w.~-]*@[^@]*$)([^:]*(?:://[^:]*)?):.*@", re.DOTALL)
-# Where the host was forgotten, the password stands in the place of a port.
-_PASSWORD_AS_PORT = re.compile(r"(://[^\s:/?#@\[]*):(?!\d{1,5}(?:[,/?#'\"]|$))[^/?#@]+")
+# Where the host was forgotten, the password stands in the place of a port: a number is taken for a port only where it is
+# a usual one, or follows what is no user's name.
+_PASSWORD_AS_PORT = re.compile(
+    r"(://(?!(?:[^\s:/?#@]*:[56]432|(?:localhost|[^\s:/?#@]*\.[^\s:/?#@]*):\d{1,5})(?:[,/?#'\"]|$))[^\s:/?#@\[]*):[^/?#@]+"
+)
 # In libpq's other form, `host=db password=…`, it ends where its quotes do, which may be wrong: all that follows is cut.
 _PASSWORD_IN_WORDS = re.compile(r"^((?:(?!://).)*?password\s*=\s*).*", re.DOTALL | re.IGNORECASE)
 # As an option of a URL it ends at the next one, whatever signs are in it that may not be there.
 _PASSWORD_AS_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
+
+# A value that an error shows, as Python's repr writes it, if it begins as a URL does.
+_QUOTED_URL = re.compile(r"""'\s*[\w.+-]+://(?:[^'\\]|\\.)*'|"\s*[\w.+-]+://(?:[^"\\]|\\.)*\"""")
 
 
 def masked_url(text: str) -> str:
@@ -30,8 +36,17 @@ def masked_url(text: str) -> str:
     return _PASSWORD_AS_PORT.sub(rf"\1:{MASK}", masked(_PASSWORD_OF_URL.sub(rf"\1:{MASK}@", text)))
 
 
+def masked_error(text: str) -> str:
+    """Return what an error says with the passwords in it masked, in values that it quotes however badly they are written."""
+    return masked(_QUOTED_URL.sub(_masked_quote, text) if "://" in text else text)
+
+
 def masked(text: str) -> str:
     """Return `text` with the passwords of all URLs in it masked."""
     if "://" not in text:
         return text
     return _PASSWORD_IN_QUERY.sub(rf"\1{MASK}", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text))
+
+
+def _masked_quote(quoted: re.Match[str]) -> str:
+    return quoted[0][0] + masked_url(quoted[0][1:-1]) + quoted[0][-1]
