@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -87,7 +88,7 @@ def checked_retry_at(policy: RetryPolicy, job: JobRow, now: datetime) -> datetim
         retry_at = policy.next_retry_at(job, now=now)
         fault = _fault(retry_at, now)
     except Exception as error:  # noqa: BLE001 - a user's policy, called beside a user's worker
-        fault = f"{type(error).__name__}: {error}"
+        fault = "".join(traceback.format_exception_only(error)).strip()  # which bears a text that raises
     if fault is None:
         return retry_at
     log.warning(

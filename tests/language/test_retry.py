@@ -102,6 +102,13 @@ def test_constant_policy_refuses_to_wait_backwards() -> None:
     )
 
 
+class Untold(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 class Answer:
     """A user's policy that gives one answer, or raises it."""
 
@@ -139,6 +146,7 @@ def test_checked_retry_at_takes_the_policys_word(
         ),
         (None, "next retry must be a datetime, got None"),
         (KeyError("delay"), "KeyError: 'delay'"),
+        (Untold(), f"{__name__}.Untold: <exception str() failed>"),
     ],
 )
 def test_checked_retry_at_falls_back_with_a_warning(
