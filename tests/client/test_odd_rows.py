@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from client_room import Act, Room
@@ -287,6 +288,28 @@ async def test_snooze_beyond_all_time_lasts_until_its_end(room: Room) -> None:
     [row] = await room.rows()
     assert event.kind is EventKind.JOB_SNOOZED
     assert (row.state, row.scheduled_at) == (JobState.SCHEDULED, datetime.max.replace(tzinfo=UTC))
+
+
+@pytest.mark.parametrize("delay", [timedelta(seconds=-1), "soon"])
+async def test_snooze_of_a_users_class_that_is_none_is_a_failure(room: Room, delay: Any) -> None:
+    """A subclass of JobSnooze that says a delay which cannot be fails its attempt, and does not lose it."""
+
+    class Backwards(JobSnooze):
+        def __init__(self) -> None:
+            self.delay = delay
+
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        raise Backwards
+
+    async with room.client(workers) as client:
+        event = await room.work(client, Act("x"))
+
+    [row] = await room.rows()
+    assert event.kind is EventKind.JOB_FAILED
+    assert [error.error for error in row.errors] == ["Backwards"]
 
 
 async def test_signal_of_a_users_class_that_lacks_its_parts_is_a_failure(room: Room) -> None:

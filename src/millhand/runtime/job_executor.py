@@ -306,7 +306,7 @@ def _signalled(error: BaseException, attempt: Attempt) -> Outcome | None:
     if attempt.reason is CancelReason.REMOTE:
         return Cancelled(CANCELLED_REMOTELY)
     if isinstance(error, JobSnooze):
-        return Snoozed(error.delay)
+        return Snoozed(JobSnooze(error.delay).delay)  # checked: a user's class may have made its own
     # If the job is not given back yet, or never, this does it; otherwise it comes too late, and changes nothing.
     if attempt.reason in (CancelReason.LOST, CancelReason.STOPPING) and _is_cancellation(error):
         return Interrupted()
