@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
@@ -170,6 +171,24 @@ async def test_error_handler_survives_a_broken_handler(caplog: pytest.LogCapture
     }
     assert str(vars(broken)["handler"]).endswith("test_error_handler.Broken")
     assert line.getMessage() == "job errored"
+
+
+async def test_error_handler_survives_what_a_handler_awaited_being_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A handler that awaits something which is cancelled elsewhere has failed; nobody has cancelled the attempt."""
+
+    class Cut:
+        async def handle_error(self, failure: AttemptFailure) -> bool:
+            connecting = asyncio.get_running_loop().create_future()
+            connecting.cancel()
+            await connecting
+            return True
+
+    is_cancelled = await handlers(Cut()).handle(failure_of(ValueError("card declined")))
+
+    assert not is_cancelled
+    assert [record.getMessage() for record in caplog.records] == ["error handler failed", "job errored"]
 
 
 async def test_error_handler_shows_the_stack_of_users_errors_only(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -93,7 +94,10 @@ def traceable(error: BaseException) -> BaseException | None:
 async def _says_cancel(handler: ErrorHandler, failure: AttemptFailure) -> bool:
     try:
         return await handler.handle_error(failure) is True
-    except Exception as broken:
+    except (Exception, asyncio.CancelledError) as broken:
+        task = asyncio.current_task()
+        if isinstance(broken, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # it is the attempt's own, whose event loop ends; else that of something that the handler awaited
         fields = {**_attempt_fields(failure), "handler": error_handler_name(handler)}
         fields |= {"error": error_text(broken), "error_type": error_type(broken)}
         logger.exception("error handler failed", extra=fields)
