@@ -23,12 +23,12 @@ from millhand.clock import ServerClock, SystemClock
 from millhand.config import Config, QueueConfig, StuckJob
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
-from millhand.job import ClientId, JobId, JobRow
+from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.offices import Offices
 from millhand.periodic import PeriodicJob
 from millhand.runtime.attempt import Attempt, CancelReason
-from millhand.runtime.client_reporter import QueueUse
+from millhand.runtime.client_reporter import STATEMENT_SECONDS, QueueUse
 from millhand.runtime.completer import Completer
 from millhand.runtime.fetch_listener import fetch_listener
 from millhand.runtime.inserter import Inserter
@@ -41,6 +41,7 @@ from millhand.runtime.queue_poller import QueuePoller
 from millhand.runtime.service import Service
 from millhand.runtime.subscription import Subscriptions
 from millhand.runtime.watched import WatchedDriver
+from millhand.store.job import job_get_by_ids
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Mill:
             inserter=inserter,
             is_held=self._is_held,
             on_lost=self._hear_lost,
+            on_refused=self._cancel_taken,
             queues=self._queue_uses,
         )
         self._kind_watcher: KindWatcher | None = None
@@ -337,7 +339,21 @@ class Mill:
             self.producers[row.queue].release_slot(attempt)
 
     def _hear_lost(self, lost_at: datetime) -> None:
-        num_jobs = sum(producer.cancel_lost(lost_at) for producer in self.producers.values())
+        self._tell_lost(sum(producer.cancel_lost(lost_at) for producer in self.producers.values()))
+
+    async def _cancel_taken(self) -> None:
+        """Cancel attempts at jobs that others were given, as the jobs' rows tell: no report of ours does."""
+        held = [attempt for producer in self.producers.values() for attempt in producer.running]
+        if not held:
+            return
+        query = job_get_by_ids(sorted({attempt.row.id for attempt in held}))
+        rows = {row.id: row for row in await self._driver.pool.run(query.within(STATEMENT_SECONDS))}
+        taken = [one for one in held if not one.is_settled and _is_taken(one.row, rows.get(one.row.id))]
+        for attempt in taken:
+            attempt.cancel(CancelReason.LOST)
+        self._tell_lost(len(taken))
+
+    def _tell_lost(self, num_jobs: int) -> None:
         if num_jobs:
             logger.warning("attempts lost", extra={"client_id": self._client_id, "num_jobs": num_jobs})
 
@@ -387,6 +403,13 @@ class Mill:
             subscriptions=self._subscriptions,
             on_fetched=fetch_listener(name, config.hooks),
         )
+
+
+def _is_taken(held: JobRow, found: JobRow | None) -> bool:
+    """Return whether a job waits, or runs for another attempt; one that is finalized may have been so by its own attempt."""
+    if found is None or found.state.is_finalized:
+        return False
+    return (found.state, found.attempted_at) != (JobState.RUNNING, held.attempted_at)
 
 
 def _tell_to_stop(*services: Service | None) -> None:

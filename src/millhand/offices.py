@@ -16,7 +16,7 @@ Concurrency: belongs to one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -56,6 +56,7 @@ class Offices:
     Wires a client's report, its electors and what they lead to; `queues` is what the client works.
 
     `is_held` says whether it works a job, and `on_lost` is told when the client was given up: from what instant back.
+    `on_refused` is awaited with each report that this role may not make any more.
     A client without `leader_election` reports, and holds neither office. The periodic jobs are `enqueuer`'s.
     """
 
@@ -68,6 +69,7 @@ class Offices:
         inserter: Inserter,
         is_held: Callable[[JobId], bool],
         on_lost: Callable[[datetime], None],
+        on_refused: Callable[[], Awaitable[None]],
         queues: Callable[[], Mapping[str, QueueUse]],
     ) -> None:
         self._periodic_term: Term | None = None
@@ -84,6 +86,7 @@ class Offices:
             kinds=config.workers.kinds,
             on_known=self._hear_known,
             on_lost=on_lost,
+            on_refused=on_refused,
             on_time=clock.hear if isinstance(clock := config.clock, ServerClock) else _ignore_time,
             queues=queues,
         )

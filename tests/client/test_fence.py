@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from datetime import timedelta
 
 import msgspec
 import pytest
-from client_room import GENEROUS, Act, Room
+from client_room import APPLICATION, GENEROUS, Act, Room
 
 from factory import NOW
 from millhand.clock import SystemClock
@@ -24,6 +25,12 @@ from millhand.transition import Completed, Failed, settle
 from millhand.worker import Workers
 
 AGAIN = "UPDATE river_job SET state = 'available', scheduled_at = now()"
+GRANTED = """
+CREATE ROLE {role};
+GRANT USAGE ON SCHEMA public TO {role};
+GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
+GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role};
+"""
 LATER = "UPDATE river_job SET state = 'scheduled', scheduled_at = now() + interval '1 hour'"
 TOLD = """SELECT pg_notify('public.river_insert', '{"queue": "default"}')"""
 
@@ -173,7 +180,9 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
             ended.append(job.args.what)
             raise
 
-    async with room.client(workers, client_id="lost") as client:
+    # No report but the one that is rung for: an earlier one would cancel the attempt before its job is given back.
+    seldom = {"client_report_interval": timedelta(minutes=5), "leader_election": False}
+    async with room.client(workers, client_id="lost", **seldom) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             before = await client.insert(Act("before"))
             await asyncio.wait_for(begun.acquire(), GENEROUS)
@@ -195,3 +204,56 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
     assert event.job.args == {"what": "after"}
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert told == ["client was given up", "attempts lost", "outcome came too late"]
+
+
+async def test_client_whose_reports_are_refused_cancels_what_others_were_given(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Nobody tells it that it was given up, but the rows of its jobs do; what is still its own goes on.
+
+    So does an attempt that has completed its job itself, and is not over.
+    """
+    begun = asyncio.Semaphore(0)
+    ended: list[tuple[str, str]] = []
+    go_on = asyncio.Event()
+    workers = Workers()
+
+    @workers.add()
+    async def act(job: Job[Act]) -> None:
+        if job.args.what == "completed":
+            async with room.driver.pool.begin() as tx:
+                await job.complete(tx=tx)
+        begun.release()
+        try:
+            await go_on.wait()
+            ended.append((job.args.what, "ended"))
+        except asyncio.CancelledError:
+            ended.append((job.args.what, "cancelled"))
+            raise
+
+    role = f"millhand_refused_{os.getpid()}"
+    await room.driver.pool.execute_script(GRANTED.format(role=role))
+    try:
+        client = room.client(workers, client_id="refused", database=f"{room.url_as(APPLICATION)}&role={role}")
+        async with client:
+            jobs = [await client.insert(Act(what)) for what in ("given", "kept", "completed")]
+            for _ in jobs:
+                await asyncio.wait_for(begun.acquire(), GENEROUS)
+            assert client._mill is not None
+            probe = Probe(client._mill.completer)
+            await room.execute(f"REVOKE ALL ON millhand_client FROM {role}")
+            await room.execute(f"{LATER} WHERE id = {jobs[0].job.id}")
+            given_back = await room.row(jobs[0].job.id)
+            client._mill.offices.reporter.bell.ring()
+            await probe.wait("written")
+            go_on.set()
+    finally:
+        await room.driver.pool.execute_script(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+    assert ended[0] == ("given", "cancelled")
+    assert sorted(ended[1:]) == [("completed", "ended"), ("kept", "ended")]
+    assert await room.row(jobs[0].job.id) == given_back
+    assert (await room.row(jobs[1].job.id)).state is JobState.COMPLETED
+    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == ["periodic jobs depend on who leads", "attempts lost", "outcome came too late"]

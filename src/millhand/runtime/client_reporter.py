@@ -6,7 +6,8 @@ Rule 1: one statement a report, whatever number of jobs; a report that fails is 
 Rule 2: a row belongs to a life: the instant of the first report, by the database's clock. A client that ends marks its
         own row only, and one that finds another's life in its row tells that its name is taken.
 Rule 3: where the tables are not there, or not for us, the client works all the same. That is told once, and looked after
-        as often as a report would have been made: they may be made while we run.
+        as often as a report would have been made: they may be made while we run. Where they are refused to a client that
+        has reported before, others may give it up, and nobody tells it: `on_refused` looks after what it is at.
 
 Rule 4: others may have given us up meanwhile, because our process or our way to the database stood still. The report
         that comes after it learns of that, and tells `on_lost`: what was fetched before is not ours any more.
@@ -25,7 +26,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -88,6 +89,7 @@ class ClientReporter(Service):
         on_known: Callable[[], None],
         queues: Callable[[], Mapping[str, QueueUse]],
         on_lost: Callable[[datetime], None] = lambda _: None,
+        on_refused: Callable[[], Awaitable[None]] | None = None,
         on_time: Callable[[datetime, float, float], None] = lambda *_: None,
     ) -> None:
         super().__init__()
@@ -103,6 +105,7 @@ class ClientReporter(Service):
         self._num_failures = 0
         self._on_known = on_known
         self._on_lost = on_lost
+        self._on_refused = on_refused
         self._on_time = on_time
         self._patience = DEAD_AFTER_REPORTS * interval + DEAD_GRACE
         self._pool = pool
@@ -147,6 +150,8 @@ class ClientReporter(Service):
             if error.sqlstate not in _UNUSABLE:
                 raise
             self._set_unknown(error.reason)
+            if self._started_at is not None and self._on_refused is not None:
+                await self._on_refused()
 
     async def _report(self) -> None:
         uses = self._queues()
