@@ -15,6 +15,13 @@ from dataclasses import replace
 from millhand.orphans.config import PLAIN_PATH, ReferenceSource
 
 NUM_LOOKED_AT = 10_000  # rows, for what a path leads to
+# Bytes, each of them a character, that are UTF-8 together: table 3-7 of the Unicode Standard.
+UTF8 = (
+    r"^([\u0001-\u007F]|[\u00C2-\u00DF][\u0080-\u00BF]|\u00E0[\u00A0-\u00BF][\u0080-\u00BF]"
+    r"|[\u00E1-\u00EC\u00EE\u00EF][\u0080-\u00BF]{2}|\u00ED[\u0080-\u009F][\u0080-\u00BF]"
+    r"|\u00F0[\u0090-\u00BF][\u0080-\u00BF]{2}|[\u00F1-\u00F3][\u0080-\u00BF]{3}"
+    r"|\u00F4[\u0080-\u008F][\u0080-\u00BF]{2})*$"
+)
 VALUE = "millhand_value"  # no column of a user's is called so, or his conditions would be ambiguous
 
 
@@ -63,8 +70,19 @@ def url_key_sql(url: str, bases: tuple[str, ...]) -> str:
         " WHEN path ~ '^([A-Za-z][A-Za-z0-9+.-]*:)?//' THEN NULL ELSE ltrim(path, '/') END AS bare"
         f" FROM (SELECT regexp_replace({url}, '[?#].*$', '') AS path) AS cut"
     )
-    decoded = f"CASE WHEN bare LIKE '%\\%%' THEN {_decoded_sql('bare')} ELSE bare END"
-    return f"(SELECT {decoded} FROM ({bare}) AS stripped)"
+    return f"(SELECT {decoded_sql('bare')} FROM ({bare}) AS stripped)"
+
+
+def decoded_sql(text: str) -> str:
+    """Return a text with each %XX as the byte that it says, if the bytes together are UTF-8; else as it is."""
+    # Each byte is a character for a moment, so that unistr, which knows only characters, can make one of each escape.
+    bytes_ = f"replace(convert_from(convert_to({text}, 'UTF8'), 'LATIN1'), '\\', '\\\\')"
+    escaped = f"unistr(regexp_replace({bytes_}, '%(?!00)([0-9A-Fa-f]{{2}})', '\\\\00\\1', 'g'))"
+    decoded = (
+        f"CASE WHEN read ~ '{UTF8}' THEN convert_from(convert_to(read, 'LATIN1'), 'UTF8') ELSE {text} END"
+    )
+    whole = f"(SELECT {decoded} FROM (SELECT {escaped} AS read OFFSET 0) AS bytes)"
+    return f"CASE WHEN {text} LIKE '%\\%%' THEN {whole} ELSE {text} END"
 
 
 def odd_json_sql(source: ReferenceSource) -> str | None:
@@ -142,11 +160,3 @@ def _base_pattern(base: str) -> str:
     """Return a regular expression of PostgreSQL for a base; one that begins with // has any scheme or none."""
     escaped = re.sub(r"([^\w/ ])", r"\\\1", base)
     return f"([A-Za-z][A-Za-z0-9+.-]*:)?{escaped}" if base.startswith("//") else escaped
-
-
-def _decoded_sql(text: str) -> str:
-    """Return a text with each %XX as the byte that it says; the bytes together are UTF-8."""
-    # Each byte is a character for a moment, so that unistr, which knows only characters, can make one of each escape.
-    bytes_ = f"replace(convert_from(convert_to({text}, 'UTF8'), 'LATIN1'), '\\', '\\\\')"
-    escaped = f"unistr(regexp_replace({bytes_}, '%([0-9A-Fa-f]{{2}})', '\\\\00\\1', 'g'))"
-    return f"convert_from(convert_to({escaped}, 'LATIN1'), 'UTF8')"

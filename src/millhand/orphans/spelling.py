@@ -2,9 +2,9 @@
 Near misses: candidates whose key a row names after all, only written otherwise.
 
 Two spellings of one path have cost others their data. What differs from a referenced key by case, by Unicode
-normalisation, by percent-encoding, by `+` for a space, by a leading slash, by the prefix, by a server and folders in front
-of it, or by being read as a URL up to a `?` or `#` that it has in it, is no orphan but a question to a person, and is kept
-until he answers it. Its time as an orphan begins when it is none any more.
+normalisation, by percent-encoding, by `+` for a space, by slashes (doubled, backward, in front), by blanks or quotes around
+it, by the prefix, by a server and folders in front of it, or by being read as a URL up to a `?` or `#` that it has in it, is
+no orphan but a question to a person, and is kept until he answers it. Its time as an orphan begins when it is none any more.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import quote, unquote, unquote_plus, urlsplit
+from urllib.parse import urlsplit
 
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.judge import CANDIDATE, NEAR_MISS, ORPHAN_NUMBERS, Verdict, judged_verdict
+from millhand.orphans.key_form import decoded_sql
 from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import Finding, Kind, Totals, finding_get_due, finding_put_many
 from millhand.orphans.references import References, SourceFailed
@@ -27,13 +28,23 @@ BATCH = 10_000  # candidates of one question; each reads every source from end t
 MAX_VETTED = 100_000  # of a first run, which removes nothing; what is due is always vetted, all of it
 NUM_TIMEOUTS = 10  # of a source's own, as the whole of it is read
 
-# Of a URL, its path with ever fewer folders in front: a base that nobody declared may have had some of them.
-ENDINGS = r"""
-CASE WHEN source.key ~ '^([A-Za-z][A-Za-z0-9+.-]*:)?//' THEN ARRAY(
+# A path, and no bare key: with a server, a scheme or a drive in front, or with a slash or a dot.
+IS_PATH = r"source.key ~ '^([A-Za-z][A-Za-z0-9+.-]*:|[./\\]|[^/]*\.[^/]*/)'"
+# Of a path, what comes behind the server; of a bare key, itself, and what comes before a ? or #.
+NAMES = rf"""
+CASE
+    WHEN {IS_PATH} THEN ARRAY[regexp_replace(regexp_replace(source.key, '[?#].*$', ''), '^[^/]*//[^/]*/', '')]
+    WHEN source.key ~ '[?#]' THEN ARRAY[source.key, regexp_replace(source.key, '[?#].*$', '')]
+    ELSE ARRAY[source.key]
+END
+"""
+# A path with ever fewer folders in front: a base that nobody declared may have had some of them. No key is longer than
+# 1,024 bytes, and a text of thousands of folders would be dear.
+ENDINGS = f"""
+CASE WHEN {IS_PATH} THEN ARRAY(
     SELECT array_to_string(parts[n:], '/')
-    FROM string_to_array(regexp_replace(source.key, '^[^/]*//[^/]*/|[?#].*$', '', 'g'), '/') AS parts,
-        generate_series(1, cardinality(parts)) AS n
-) ELSE ARRAY[source.key] END
+    FROM string_to_array(right(folded.name, 1024), '/') AS parts, generate_series(1, cardinality(parts)) AS n
+) ELSE ARRAY[folded.name] END
 """
 # What lowers all letters, whatever the database's own collation; the first that there is.
 COLLATIONS = """
@@ -70,7 +81,7 @@ async def vet(pass_: Pass, *, is_first: bool) -> None:
 
 
 def variants(key: str, *, prefix: str, url: str) -> list[str]:
-    """Return the ways in which a row might write `key`, besides case and normalisation; itself is one of them."""
+    """Return what a row might call `key`, whichever way it spells that; itself is one of them."""
     return list(dict.fromkeys(_variants(key, prefix, url)))
 
 
@@ -79,8 +90,7 @@ def _variants(key: str, prefix: str, url: str) -> Iterator[str]:
     root = parts.path.lstrip("/") if parts.scheme == "s3" else ""
     # As much of it as is read as the path of a URL, should somebody have put it into one as it is.
     path = re.split("[?#]", key, maxsplit=1)[0]
-    encoded = (unquote(key), unquote_plus(key), quote(key), quote(key, safe=""), key.replace(" ", "+"))
-    for name in (key, *encoded, path, unquote(path)):
+    for name in (key, path):
         yield name
         yield root + name
         yield f"{parts.netloc}/{root}{name}"
@@ -111,12 +121,12 @@ class Spelling:
         Raises: SourceFailed.
         """
         asked = [
-            (key, name)
+            (key, one, name)
             for key in keys
             for one in (key, *self.kin.parents(key))
             for name in variants(one, prefix=self.prefix, url=self.url)
         ]
-        params = [[key for key, _ in asked], [name for _, name in asked]]
+        params = [list(column) for column in zip(*asked, strict=True)]
         fold = await _fold(self.executor)
         twins: dict[str, str] = {}
         for name, from_sql, key_sql in self.references.places:
@@ -130,23 +140,31 @@ class Spelling:
 
 
 async def _fold(executor: Executor) -> str:
-    """Return the SQL that makes spellings of one key alike; `{0}` is the key."""
+    """Return as SQL the one row, `name`, in which all spellings of a key are alike; `{0}` is the key."""
     found = await executor.fetch(COLLATIONS)
     collation = f' COLLATE "{found[0]["name"]}"' if found else ""
-    bare = (
-        "CASE WHEN {0} LIKE '%://%' THEN regexp_replace({0}, '^[^:]+://[^/]*/|[?#].*$', '', 'g') ELSE {0} END"
-    )
-    return f"lower(normalize(ltrim({bare}, './'), NFKC){collation})"
+    # However often it was escaped: %2520 is a space as well.
+    once = "regexp_replace({0}, '%(25)+', '%', 'g')"
+    plain = f"translate(CASE WHEN {{0}} LIKE '%\\%%' THEN {decoded_sql(once)} ELSE {{0}} END, '\\+', '/ ')"
+    tidy = r"CASE WHEN name LIKE ANY ('{%//%,%/./%}') THEN regexp_replace(name, '/(\.?/)+', '/', 'g') ELSE name END"
+    bare = f"ltrim(btrim({tidy}, E' \\t\\r\\n\"\\''), './')"
+    # OFFSET keeps the planner from writing one into the other, which would work all of it out several times.
+    plains = f"(SELECT {plain} AS name OFFSET 0) AS plain"
+    return f"(SELECT lower(normalize({bare}, NFKC){collation}) AS name FROM {plains} OFFSET 0)"
 
 
 def _twins_sql(fold: str, from_sql: str, key: str) -> str:
     return (
         "SELECT DISTINCT asked.key AS candidate, source.key AS named\n"
         f"FROM (SELECT {key} AS key FROM {from_sql}) AS source\n"
+        f"CROSS JOIN LATERAL unnest({NAMES}) AS bare (name)\n"
+        f"CROSS JOIN LATERAL {fold.replace('{0}', 'bare.name')} AS folded\n"
         f"CROSS JOIN LATERAL unnest({ENDINGS}) AS written (name)\n"
-        "JOIN unnest($1::text[], $2::text[]) AS asked (key, name)\n"
-        f"ON {fold.format('written.name')} = {fold.format('asked.name')}\n"
-        "WHERE source.key <> asked.key"
+        f"JOIN (\n    SELECT one.key, own, folded.name\n"
+        "    FROM unnest($1::text[], $2::text[], $3::text[]) AS one (key, own, name)\n"
+        f"    CROSS JOIN LATERAL {fold.replace('{0}', 'one.name')} AS folded\n) AS asked\n"
+        "ON written.name = asked.name\n"
+        "WHERE source.key <> asked.own"
     )
 
 
