@@ -83,6 +83,20 @@ async def test_a_variant_is_put_back_for_its_parent_s_sake_before_it_is_destroye
     assert await world.keys() == ["live", "variants/a.png/1"]
 
 
+async def test_a_row_of_a_variant_goes_and_its_object_stays_where_a_row_names_the_parent(
+    world: World,
+) -> None:
+    """A parent that is named as it is written is no near miss, which would keep the variant's own row for ever."""
+    await world.pair("a.png")
+    await world.put("variants/a.png/1")
+    await world.row("variants/a.png/1", deleted_at=world.now - 9 * WEEK)
+
+    report = await world.runs(2 * HOUR, WEEK, derived=DERIVED)
+
+    assert (report.shared, report.deleted_rows, report.deleted) == (0, 1, 0)
+    assert await world.keys() == ["a.png", "variants/a.png/1"]
+
+
 @pytest.mark.parametrize("step", ["begin", "move", "moved"])
 async def test_a_parent_that_gets_a_row_while_its_variant_is_removed_gets_it_back(
     world: World, step: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from millhand.orphans.spelling import variants
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +167,57 @@ async def test_what_a_row_writes_otherwise_is_put_back_before_it_is_destroyed(wo
     await world.run(after=4 * WEEK)
 
     assert await world.keys() == ["A.jpg", "live"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"deleted_at": LONG_AGO}, {"state": "pending", "created_at": LONG_AGO}],
+    ids=["soft-deleted", "pending"],
+)
+async def test_rule_5_an_object_whose_key_another_row_writes_otherwise_does_not_go_with_its_row(
+    world: World, columns: dict[str, Any]
+) -> None:
+    """Neither the row nor the object is touched, for as long as the other one is there; a finding says which that is."""
+    await world.pair("live")
+    for key in ("photo/a.jpg", "photo/b.jpg"):
+        await world.put(key)
+        await world.row(key, **columns)
+    await world.row("/media/photo/A.jpg")
+
+    reports = [await world.run(after=span) for span in (2 * HOUR, WEEK, WEEK)]
+
+    assert [(one.shared, one.abandoned_rows, one.deleted_rows, one.deleted) for one in reports] == [
+        (1, 1, 0, 0),
+        (1, 1, 1, 1),
+        (1, 0, 0, 0),
+    ]
+    assert await world.keys() == ["live", "photo/a.jpg"]
+    assert await world.row_keys() == ["/media/photo/A.jpg", "live", "photo/a.jpg"]
+    [found] = await list_findings(world.executor, kind="shared")
+    assert (found.key, found.rule) == ("photo/a.jpg", 5)
+    assert found.note == "source 'uploads' names '/media/photo/A.jpg'"
+    story = await explain(world.executor, world.store, world.config, "photo/a.jpg", now=world.now)
+    assert story.rule == 5
+    assert story.notes == (found.note,)
+
+    await world.sql("DELETE FROM {schema}.uploads WHERE key = '/media/photo/A.jpg'")
+    report = await world.run(after=HOUR)
+
+    assert (report.shared, report.deleted_rows, report.deleted) == (0, 1, 1)
+    assert await world.keys() == ["live"]
+
+
+async def test_a_row_that_is_past_its_time_goes_although_another_writes_a_key_without_an_object_otherwise(
+    world: World,
+) -> None:
+    """Where there is no object, nothing can be lost with it."""
+    await world.pair("live")
+    await world.row("photo/a.jpg", deleted_at=LONG_AGO)
+    await world.row("photo/A.jpg")
+
+    report = await world.runs(2 * HOUR, WEEK)
+
+    assert (report.shared, report.deleted_rows) == (0, 1)
 
 
 class Failing(ChaosExecutor):

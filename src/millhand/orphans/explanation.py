@@ -8,7 +8,7 @@ from datetime import datetime
 from millhand.driver.protocol import Executor
 from millhand.orphans.compare import KeyScope, Observation, weigh
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.judge import BY_NUMBER, Look, Rule, Scope, Tie, Verdict
+from millhand.orphans.judge import BY_NUMBER, Look, Reference, Rule, Scope, Tie, Verdict
 from millhand.orphans.kin import Kinship, is_rowless
 from millhand.orphans.ledger import (
     Action,
@@ -123,14 +123,16 @@ async def _compared(
     config: OrphansConfig,
     observations: list[Observation],
 ) -> tuple[list[Observation], tuple[str, ...]]:
-    """Look whether a row writes the key otherwise, and which row of a parent keeps it."""
+    """Look whether another row writes the key otherwise, and which row of a parent keeps it."""
     tied = []
     notes: list[str] = []
+    twins_of = Spelling.of(executor, references, config, store.url)
     for one in observations:
-        if is_rowless(one) and one.tie is not Tie.PARENT:
-            twins = await Spelling.of(executor, references, config, store.url)([one.key])
-            notes += twins.values()
-            tied.append(replace(one, tie=Tie.SPELLING) if twins else one)
+        asks = one.tie is not Tie.PARENT if is_rowless(one) else one.object is not None and _is_leaving(one)
+        twins = await twins_of([one.key]) if asks else {}
+        notes += twins.values()
+        if twins:
+            tied.append(replace(one, tie=Tie.SPELLING) if one.row is None else replace(one, is_shared=True))
         else:
             tied.append(one)
         if one.tie is not Tie.NONE:
@@ -139,6 +141,10 @@ async def _compared(
                 f"derived from {parents}, which {'a row' if one.tie is Tie.PARENT else 'no row'} names"
             )
     return tied, tuple(notes)
+
+
+def _is_leaving(observation: Observation) -> bool:
+    return observation.row is not None and observation.row.reference is not Reference.READY
 
 
 def _observations(

@@ -362,6 +362,7 @@ BY_NUMBER = {rule.number: rule for rule in RULES}
 ORPHAN_NUMBERS = (11, 12, 13, 15)
 CANDIDATE = BY_NUMBER[11]
 NEAR_MISS = BY_NUMBER[24]
+SHARED = BY_NUMBER[5]
 ABORTING_NUMBER = 22
 REMOVING_NUMBERS = tuple(rule.number for rule in RULES if rule.verdict in REMOVING)
 # No object, no row: there is nothing to judge.

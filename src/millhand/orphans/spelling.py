@@ -17,12 +17,20 @@ from urllib.parse import urlsplit
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.judge import CANDIDATE, NEAR_MISS, ORPHAN_NUMBERS, Verdict, judged_verdict
+from millhand.orphans.judge import (
+    CANDIDATE,
+    NEAR_MISS,
+    ORPHAN_NUMBERS,
+    REMOVING_NUMBERS,
+    SHARED,
+    Verdict,
+    judged_verdict,
+)
 from millhand.orphans.key_form import decoded_sql
 from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import Finding, Kind, Totals, finding_get_due, finding_put_many
 from millhand.orphans.references import References, SourceFailed
-from millhand.orphans.scan import Pass
+from millhand.orphans.scan import Pass, is_removable
 
 BATCH = 10_000  # candidates of one question; each reads every source from end to end, once
 MAX_VETTED = 100_000  # of a first run, which removes nothing; what is due is always vetted, all of it
@@ -61,12 +69,12 @@ async def vet(pass_: Pass, *, is_first: bool) -> None:
     Make near misses of those orphans of this run whose key is only spelt otherwise than a referenced one.
 
     What was a near miss before and is none any more becomes a candidate, as if seen for the first time. In a first run,
-    candidates are asked about as well: a person should see them before anything is due.
+    candidates are asked about as well: a person should see them before anything is due. An object that would go with its
+    row is shared if another row writes its key otherwise, as if it wrote it alike.
 
     Raises: SourceFailed; DriverError.
     """
-    due = tuple(n for n in ORPHAN_NUMBERS if judged_verdict(n) is Verdict.REMOVE_OBJECT)
-    rules = (*(ORPHAN_NUMBERS if is_first else due), NEAR_MISS.number)
+    rules = (*REMOVING_NUMBERS, *(ORPHAN_NUMBERS if is_first else ()), NEAR_MISS.number)
     after = vetted = 0
     twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store.url)
     while not is_first or vetted < MAX_VETTED:
@@ -173,7 +181,12 @@ async def _note(pass_: Pass, findings: Sequence[Finding], twins: Mapping[str, st
     for finding in findings:
         # In either case its time as an orphan begins now at the earliest.
         fresh = replace(finding, first_seen_at=pass_.now, sightings=0)
-        if finding.key in twins:
+        if finding.source:
+            if finding.key in twins and finding.is_present:
+                _count_shared(pass_, finding)
+                note = twins[finding.key]
+                noted.append(replace(finding, kind=Kind.SHARED, rule=SHARED.number, note=note))
+        elif finding.key in twins:
             _count_near(pass_.run.totals, finding)
             noted.append(replace(fresh, kind=Kind.NEAR_MISS, rule=NEAR_MISS.number, note=twins[finding.key]))
         elif finding.kind == Kind.NEAR_MISS:
@@ -192,5 +205,16 @@ def _count_near(totals: Totals, finding: Finding) -> None:
     totals.orphan_bytes -= finding.size
     if judged_verdict(finding.rule) is Verdict.REMOVE_OBJECT:
         totals.due -= 1
+        totals.due_objects -= 1
+        totals.due_bytes -= finding.size
+
+
+def _count_shared(pass_: Pass, finding: Finding) -> None:
+    totals = pass_.run.totals
+    totals.shared += 1
+    totals.abandoned_rows -= 1
+    if is_removable(pass_.references, finding):
+        totals.due -= 1
+        totals.due_rows -= 1
         totals.due_objects -= 1
         totals.due_bytes -= finding.size
