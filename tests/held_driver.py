@@ -1,8 +1,9 @@
-"""A driver that lets a test come between a fetch in the database and its answer in the client."""
+"""A driver that lets a test come between a statement in the database and its answer in the client."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -11,18 +12,21 @@ from millhand.store.query import Query
 
 T = TypeVar("T")
 
+FETCHES = ("job_get_available", "job_get_available_above")
+
 
 class HeldPool:
-    """A pool that keeps back the answers of fetches that brought something, until it is told to let them go."""
+    """A pool that keeps back the answers of some statements that brought something, until it is told to let them go."""
 
-    def __init__(self, pool: Executor) -> None:
+    def __init__(self, pool: Executor, names: Collection[str] = FETCHES) -> None:
+        self._names = names
         self._pool = pool
         self.is_held = asyncio.Event()
         self.let_go = asyncio.Event()
 
     async def run(self, query: Query[T]) -> T:
         answer = await self._pool.run(query)
-        if query.name in ("job_get_available", "job_get_available_above") and answer:
+        if query.name in self._names and answer:
             self.is_held.set()
             await self.let_go.wait()
         return answer

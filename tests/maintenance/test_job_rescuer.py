@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from factory import GENEROUS_SECONDS, NOW, get_job, golden, insert_job, qualified
+from held_driver import HeldPool
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import Job, JobRow, JobState
@@ -260,36 +261,26 @@ async def test_rescuer_leaves_a_job_that_moved_since_it_was_chosen(schema_driver
     pool = schema_driver.pool
     completed, refetched, rescued = [await stuck(pool) for _ in range(3)]
 
-    sweeper = rescuer(pool)
-    async with pool.begin() as other:
-        # Who completes and fetches holds the rows, so the rescue waits, and finds them changed.
-        await other.fetch(
+    held = HeldPool(pool, ["job_get_stuck"])
+    async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as tasks:
+        tasks.create_task(rescuer(held).run_once())  # type: ignore[arg-type]  # an executor, by __getattr__
+        await held.is_held.wait()
+        await pool.fetch(
             qualified(
                 "UPDATE /* schema */river_job SET state = 'completed', finalized_at = now() WHERE id = $1",
                 pool,
             ),
             [completed.id],
         )
-        await other.fetch(
+        await pool.fetch(
             qualified("UPDATE /* schema */river_job SET attempted_at = $2 WHERE id = $1", pool),
             [refetched.id, NOW],
         )
-        rescue = asyncio.ensure_future(sweeper.run_once())
-        await until_blocked(other)
-    async with asyncio.timeout(GENEROUS_SECONDS):
-        await rescue
+        held.let_go.set()
 
     rows = [await get_job(pool, job.id) for job in (completed, refetched, rescued)]
     assert [row.state for row in rows] == [JobState.COMPLETED, JobState.RUNNING, JobState.RETRYABLE]
     assert [row.metadata for row in rows[:2]] == [{}, {}]
-
-
-async def until_blocked(tx: Executor) -> None:
-    """Return once some other session waits for a lock of this transaction."""
-    sql = "SELECT count(*) AS num FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
-    async with asyncio.timeout(GENEROUS_SECONDS):
-        while not (await tx.fetch(sql))[0]["num"]:
-            pass
 
 
 async def test_rescuer_says_what_became_of_each(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,24 +1,31 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from store_rows import HOUR, NOW, put_job
 
+from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import AttemptError, JobId, JobRow, JobState
+from millhand.store.client_end import job_give_back_many
 from millhand.store.job import (
     Rescue,
+    ScheduledJob,
     job_cancel,
     job_delete_before,
     job_get_by_id,
     job_get_by_ids,
+    job_get_schedulable,
     job_get_stuck,
     job_rescue_many,
     job_retry,
     job_schedule,
 )
+from millhand.store.query import Query
 
 FOUR_STATES = "11010001"
 WITH_RETRYABLE = "11110101"
@@ -167,6 +174,52 @@ async def test_rescue_keeps_metadata_that_is_no_object(tx: Executor) -> None:
     assert sorted(written) == [odd.id, plain.id]
     [stored] = await tx.fetch("SELECT metadata::text FROM river_job WHERE id = $1", [odd.id])
     assert stored == {"metadata": "[1]"}
+
+
+def _schedule(*jobs: JobRow) -> Query[list[ScheduledJob]]:
+    return job_schedule(now=NOW, limit=len(jobs))
+
+
+def _first_schedulable(*jobs: JobRow) -> Query[list[JobId]]:
+    return job_get_schedulable(now=NOW, limit=1)
+
+
+def _rescue(*jobs: JobRow) -> Query[list[JobId]]:
+    return job_rescue_many([_rescued(job) for job in jobs], stuck_horizon=NOW)
+
+
+def _give_back(*jobs: JobRow) -> Query[list[JobId]]:
+    return job_give_back_many(jobs, [_rescued(job) for job in jobs])
+
+
+def _rescued(job: JobRow) -> Rescue:
+    return Rescue(job.id, JobState.AVAILABLE, AttemptError(NOW, 1, "stuck"), scheduled_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("state", "sweep"),
+    [
+        (JobState.RETRYABLE, _schedule),
+        (JobState.RETRYABLE, _first_schedulable),
+        (JobState.RUNNING, _rescue),
+        (JobState.RUNNING, _give_back),
+    ],
+)
+async def test_job_that_somebody_has_locked_holds_up_no_others(
+    schema_driver: AsyncpgDriver, state: JobState, sweep: Callable[..., Query[list[Any]]]
+) -> None:
+    """What another transaction holds is left for the next pass; nobody waits for it, and the others go on."""
+    pool, search = schema_driver.pool, f"SET LOCAL search_path = {schema_driver.schema}"
+    async with pool.begin() as tx:
+        await tx.fetch(search)
+        locked, free = [await put_job(tx, state, attempted_at=NOW - HOUR) for _ in range(2)]
+
+    async with pool.begin() as tx:
+        await tx.fetch(search)
+        await tx.fetch("SELECT FROM river_job WHERE id = $1 FOR NO KEY UPDATE", [locked.id])
+        swept = await pool.run(sweep(locked, free))
+
+    assert [getattr(one, "id", one) for one in swept] == [free.id]
 
 
 @pytest.mark.parametrize("state", list(JobState))

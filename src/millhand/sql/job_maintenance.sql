@@ -17,7 +17,8 @@ WITH due AS MATERIALIZED (
     AND id <> ALL(@excluded_ids::bigint [])
     ORDER BY priority, scheduled_at, id
     LIMIT @limit::integer
-    FOR UPDATE
+    -- What somebody else holds is for the next pass to see.
+    FOR UPDATE SKIP LOCKED
 ),
 
 ranked AS MATERIALIZED (
@@ -92,7 +93,8 @@ AND scheduled_at <= @now
 AND scheduled_at >= coalesce(@due_after::timestamptz, '-infinity')
 AND id <> ALL(@excluded_ids::bigint [])
 ORDER BY priority, scheduled_at, id
-LIMIT @limit::integer;
+LIMIT @limit::integer
+FOR UPDATE SKIP LOCKED;
 
 -- name: job_get_stuck
 -- Give jobs that have been running since before the horizon, by id, after the last one seen.
@@ -121,6 +123,14 @@ ORDER BY job.id;
 
 -- name: job_rescue_many
 -- Write what becomes of stuck jobs, of those that are still running and were not fetched again meanwhile.
+WITH free AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */river_job
+    WHERE id = ANY(@ids::bigint [])
+    -- What somebody else holds is for the next pass to see.
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+
 UPDATE /* schema */river_job AS job
 SET
     errors = array_append(/* job_errors */, input.error::jsonb),
@@ -147,13 +157,21 @@ FROM ROWS FROM (
     generate_series(1, cardinality(@ids::bigint []))
 ) AS input (id, error, finalized_at, scheduled_at, state, place)
 WHERE job.id = input.id
-AND job.id = ANY(@ids::bigint [])
+AND job.id = ANY(ARRAY(SELECT free.id FROM free))
 AND (job.state = 'running') IS TRUE
 AND job.attempted_at < @horizon
 RETURNING job.id;
 
 -- name: job_give_back_many
 -- Write what becomes of jobs whose client is not at it any more, of those that still run for the attempt that was seen.
+WITH free AS MATERIALIZED (
+    SELECT id
+    FROM /* schema */river_job
+    WHERE id = ANY(@ids::bigint [])
+    -- What somebody else holds is for the next pass to see.
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+
 UPDATE /* schema */river_job AS job
 SET
     errors = array_append(/* job_errors */, input.error::jsonb),
@@ -183,7 +201,7 @@ FROM ROWS FROM (
     generate_series(1, cardinality(@ids::bigint []))
 ) AS input (id, attempt, attempted_at, attempted_by, error, finalized_at, scheduled_at, state, place)
 WHERE job.id = input.id
-AND job.id = ANY(@ids::bigint [])
+AND job.id = ANY(ARRAY(SELECT free.id FROM free))
 AND (job.state = 'running') IS TRUE
 AND job.attempt = input.attempt
 AND (job.attempted_at = input.attempted_at) IS TRUE

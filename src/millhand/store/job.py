@@ -286,8 +286,8 @@ def job_schedule(
 
     Shape: 0 … `limit` jobs, in no order, none of `excluded_ids`; taken by priority, then `scheduled_at`, then id.
     Units: `now` may lie ahead of the clock by one interval of the scheduler; the fetch holds jobs until they are due.
-    Concurrency: safe to race; the later of two waits for the earlier's transaction.
-    Source: River v0.51.2, river_job.sql `JobSchedule`.
+    Concurrency: safe to race; what another transaction holds is left for the next pass.
+    Source: River v0.51.2, river_job.sql `JobSchedule`, which waits.
     """
     params = {"due_after": due_after, "now": now, "limit": limit, "excluded_ids": list(excluded_ids)}
     return Query("job_schedule", params, _parse_scheduled)
