@@ -81,9 +81,8 @@ def cli(context: click.Context, config_path: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     _open_closed_streams()
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # as standard error does: what a terminal cannot show is spelt
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: what a terminal cannot show is spelt.
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 

@@ -54,9 +54,7 @@ class Lending:
         self._keeps = keeps
         self._kept: list[Lent] = []  # the last one back is lent first
         self._num_lent = 0
-        self._num_unused = (
-            0  # so many of `_kept`, from its beginning, nobody has used since the timer was set
-        )
+        self._num_unused = 0  # of `_kept`, from its beginning, whom nobody has used since the timer was set
         self._num_waiting = 0
         self._timer: asyncio.TimerHandle | None = None
 
