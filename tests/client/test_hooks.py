@@ -17,6 +17,13 @@ from millhand.job import Job, Json
 from millhand.worker import Workers
 
 
+class Mute(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
 class Around(Middleware):
     def __init__(self, name: str, told: list[str]) -> None:
         self.name = name
@@ -165,8 +172,9 @@ async def test_middleware_may_use_task_groups_after_a_timeout(room: Room) -> Non
     assert event.job.errors[0].error.startswith("ExceptionGroup: unhandled errors in a TaskGroup")
 
 
+@pytest.mark.parametrize("error", [LookupError("no such counter"), Mute()])
 async def test_metric_hooks_are_told_of_fetches_before_their_jobs_begin(
-    room: Room, caplog: pytest.LogCaptureFixture
+    room: Room, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     """Each fetch, those that find nothing too, is told with queue, number and seconds; a hook that breaks is survived."""
     told: list[str | FetchMetric] = []
@@ -175,7 +183,7 @@ async def test_metric_hooks_are_told_of_fetches_before_their_jobs_begin(
         def metric_emit(self, metric: FetchMetric) -> None:
             told.append(metric)
             if metric.num_jobs:
-                raise LookupError("no such counter")
+                raise error
 
     workers = Workers()
 

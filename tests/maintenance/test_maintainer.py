@@ -22,18 +22,26 @@ FIRST = Term(ClientId("a"), datetime(2024, 5, 1, tzinfo=UTC))
 SECOND = Term(ClientId("a"), NOW)
 
 
+class Mute(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
 class Sweep(Service):
     """Waits until stopped; fails to start, or crashes, as often as it is told to."""
 
-    def __init__(self, *, num_bad_starts: int = 0) -> None:
+    def __init__(self, *, num_bad_starts: int = 0, error: Exception | None = None) -> None:
         super().__init__()
+        self.error = ZeroDivisionError("bad start") if error is None else error
         self.num_bad_starts = num_bad_starts
         self.num_starts = 0
 
     async def run(self, started: Callable[[], None]) -> None:
         self.num_starts += 1
         if self.num_starts <= self.num_bad_starts:
-            raise ZeroDivisionError("bad start")
+            raise self.error
         started()
         if await self.bell.wait() is not Wake.STOP:
             raise ZeroDivisionError("bad sweep")
@@ -106,9 +114,10 @@ async def test_maintainer_leaves_off_starting_when_the_term_is_over(room: Room) 
     assert [sweeper.num_starts for sweeper in sweepers] == [0] * 5
 
 
-async def test_maintainer_tries_a_bad_start_again(room: Room) -> None:
-    """A sweeper that could not be started twice is started the third time."""
-    sweeper = Sweep(num_bad_starts=2)
+@pytest.mark.parametrize("error", [ZeroDivisionError("bad start"), Mute()])
+async def test_maintainer_tries_a_bad_start_again(room: Room, error: Exception) -> None:
+    """A sweeper that could not be started twice is started the third time, whatever a hook raised there."""
+    sweeper = Sweep(num_bad_starts=2, error=error)
     maintainer, probe = await room.maintainer([sweeper])
 
     maintainer.set_term(FIRST)

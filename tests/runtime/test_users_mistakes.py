@@ -35,6 +35,13 @@ class Bad:
     kind: ClassVar[str] = "bad"
 
 
+class Mute(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
 class Schedule:
     """A schedule that answers with what it was given, or raises it."""
 
@@ -52,6 +59,7 @@ class Schedule:
     ("answer", "told"),
     [
         (KeyError("no calendar"), "'no calendar'"),
+        (Mute(), "<its text raised LookupError>"),
         (NOW.replace(tzinfo=None), "can't compare offset-naive and offset-aware datetimes"),
         (NOW - timedelta(days=9999), "next run must be after"),
     ],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from millhand.clock import backoff_seconds
 from millhand.runtime.elector import Term
+from millhand.runtime.failure import words_of
 from millhand.runtime.service import Service, Wake
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def _log_failure(sweeper: Service, error: Exception, attempt: int, pause: float)
         "sweeper not started",
         extra={
             "attempt": attempt,
-            "error": str(error),
+            "error": words_of(error),
             "error_type": type(error).__name__,
             "max_attempts": NUM_START_ATTEMPTS,
             "operation": sweeper.name,

@@ -32,6 +32,7 @@ from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
 from millhand.periodic import PeriodicJob
+from millhand.runtime.failure import words_of
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
@@ -254,4 +255,4 @@ def _is_transient(error: DriverError | OperationTimeout) -> bool:
 
 
 def _fault(error: Exception) -> dict[str, object]:
-    return {"error": str(error), "error_type": type(error).__name__}
+    return {"error": words_of(error), "error_type": type(error).__name__}

@@ -17,14 +17,18 @@ _OUR_MODULES = ("millhand.runtime.", "millhand.worker", "millhand.observe.job_lo
 
 def error_text(error: BaseException) -> str:
     """Return what is kept of an error in its row: its type and its first words; never an error itself."""
-    try:
-        words = str(error)
-    except Exception as broken:  # noqa: BLE001 - a user's own __str__
-        words = f"<its text raised {type(broken).__name__}>"
-    name = type(error).__name__
+    name, words = type(error).__name__, words_of(error)
     if len(words) > ERROR_LENGTH_MAX:
         words = f"{words[:ERROR_LENGTH_MAX]}… ({len(words):,} characters)"
     return f"{name}: {words}" if words else name
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an error says; never an error itself, for those of users' code are told where no other may be raised."""
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - a user's own __str__
+        return f"<its text raised {type(broken).__name__}>"
 
 
 def trace_of(error: BaseException) -> str:

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from millhand.clock import backoff_seconds
+from millhand.runtime.failure import words_of
 from millhand.runtime.outage import level_of
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,11 @@ class Service:
         logger.error(
             "service crashed",
             exc_info=error,
-            extra={"operation": self.name, "error_type": type(error).__name__, "error": str(error or "")},
+            extra={
+                "operation": self.name,
+                "error_type": type(error).__name__,
+                "error": "" if error is None else words_of(error),
+            },
         )
 
 
@@ -193,7 +198,11 @@ class Sweeper(Service):
                     level_of(error),
                     "pass failed",
                     exc_info=logger.isEnabledFor(logging.DEBUG),
-                    extra={"operation": self.name, "error_type": type(error).__name__, "error": str(error)},
+                    extra={
+                        "operation": self.name,
+                        "error_type": type(error).__name__,
+                        "error": words_of(error),
+                    },
                 )
             return False
         return True
