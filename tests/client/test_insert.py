@@ -222,6 +222,22 @@ async def test_insert_hooks_and_middleware_amend_and_refuse(room: Room) -> None:
     assert len(await room.rows()) == 1
 
 
+async def test_insert_hook_that_returns_nothing_is_told_of_by_name(room: Room) -> None:
+    """A hook that only looks, and forgets to return what is to be inserted, is what the error speaks of."""
+
+    class Look(Hook):
+        async def insert_begin(self, params: InsertParams) -> InsertParams:
+            return None  # type: ignore[return-value]
+
+    async with room.client(Workers(), **_inserter(hooks=[Look()])) as client:
+        with pytest.raises(
+            TypeError, match=r"^insert_begin of Look must return the params of the insert, got None$"
+        ):
+            await client.insert(Act("x"))
+
+    assert await room.rows() == []
+
+
 async def test_insert_of_two_equal_unique_jobs_in_one_call_is_refused(room: Room) -> None:
     """The database cannot decide between two new rows with one key, and inserts neither."""
     opts = InsertOpts(unique=UniqueOpts(by_args=True))

@@ -268,7 +268,12 @@ class Inserter(Service):
 
     async def _begin(self, params: InsertParams) -> InsertParams:
         for hook in (*self._begin_hooks, *self._kind_begin_hooks.get(params.kind, ())):
-            params = await hook.insert_begin(params)
+            begun = await hook.insert_begin(params)
+            if not isinstance(begun, InsertParams):  # as of one that only looks, and returns nothing
+                raise TypeError(
+                    f"insert_begin of {type(hook).__name__} must return the params of the insert, got {begun!r}"
+                )
+            params = begun
         return params
 
     async def _notify(self, queues: Sequence[str]) -> None:
