@@ -258,6 +258,13 @@ async def test_delete_many_without_filters_must_be_meant(tx: Executor) -> None:
     assert len(await tx.run(job_delete_many(JobFilters(), unsafe_all=True))) == 1
 
 
+@pytest.mark.parametrize("name", ["kinds", "queues", "states", "tags_all", "tags_any"])
+def test_filters_refuse_a_text_in_place_of_a_list(name: str) -> None:
+    """A text is a sequence of its letters, and would be met by no job, or by others than were meant."""
+    with pytest.raises(TypeError, match=rf"^{name} must be a list, got 'mail'; write \['mail'\]$"):
+        JobFilters(**{name: "mail"})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
 async def test_delete_many_by_one_state(tx: Executor, state: JobState) -> None:
     """One state alone is a filter like any other."""

@@ -64,6 +64,11 @@ class JobFilters:
     tags_any: Sequence[str] | None = None
     where: Where | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("kinds", "queues", "states", "tags_all", "tags_any"):
+            if isinstance(text := getattr(self, name), str):  # a sequence too, of its letters
+                raise TypeError(f"{name} must be a list, got {text!r}; write [{text!r}]")
+
     @property
     def is_empty(self) -> bool:
         """Whether every job is meant."""
