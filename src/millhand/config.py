@@ -208,8 +208,12 @@ def _check_fetch(cooldown: timedelta, poll_interval: timedelta, whose: str) -> N
 
 
 def _check_durations(config: Config) -> None:
-    for name in (one.name for one in fields(config) if one.init):
+    for name, hint in ((one.name, str(one.type)) for one in fields(config) if one.init):
         setting = getattr(config, name)
+        if hint.startswith("timedelta") and not (
+            isinstance(setting, timedelta) or (setting is None and "None" in hint)
+        ):
+            raise ConfigError(f"{name} must be a timedelta, got {setting!r}; write timedelta(seconds=…)")
         if isinstance(setting, timedelta) and setting > DURATION_MAX:
             raise ConfigError(f"{name} must be at most 100 years, got {setting!r}")
     _check_fetch(config.fetch_cooldown, config.fetch_poll_interval, "")

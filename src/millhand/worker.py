@@ -178,6 +178,10 @@ class Workers:
 
         Raises: ConfigError, from the decorator, and then nothing is registered.
         """
+        if timeout is not None and not isinstance(timeout, timedelta):
+            raise ConfigError(
+                f"timeout of a worker must be a timedelta, got {timeout!r}; write timedelta(seconds=…)"
+            )
         if timeout is not None and timeout <= timedelta(0) and timeout != NO_TIMEOUT:
             raise ConfigError(
                 f"timeout of a worker must be positive, got {timeout!r}; NO_TIMEOUT is for none"

@@ -222,6 +222,12 @@ DURATIONS = [
                 "with no digit first, got 'a-b'"
             ),
         ),
+        ({"job_timeout": 5}, "job_timeout must be a timedelta, got 5; write timedelta(seconds=…)"),
+        ({"job_timeout": None}, "job_timeout must be a timedelta, got None; write timedelta(seconds=…)"),
+        (
+            {"soft_stop_timeout": "1s"},
+            "soft_stop_timeout must be a timedelta, got '1s'; write timedelta(seconds=…)",
+        ),
         ({"workers": {}}, "workers must be a Workers, got {}"),
         ({"hooks": [Hook]}, f"hooks must be instances of Hook, got {Hook!r}; write Hook()"),
         (

@@ -396,6 +396,11 @@ def x(key: str) -> None: ...
         (7, {}, "worker must be a function, or an object with a method `work`, got 7"),
         (
             send,
+            {"timeout": 5},
+            "timeout of a worker must be a timedelta, got 5; write timedelta(seconds=…)",
+        ),
+        (
+            send,
             {"timeout": timedelta(0)},
             "timeout of a worker must be positive, got datetime.timedelta(0); NO_TIMEOUT is for none",
         ),
