@@ -13,7 +13,14 @@ from datetime import timedelta
 UNIQUE_CONSTRAINT = "river_job_unique_idx"
 
 
-class MillhandError(Exception):
+class Portable(Exception):
+    """What can be copied, and pickled into another process, though `__init__` takes other things than the message."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _remade, (type(self), self.args), vars(self)
+
+
+class MillhandError(Portable):
     """The root of all errors of this package."""
 
 
@@ -190,7 +197,7 @@ class AttemptCancelled(BaseException):
     """
 
 
-class JobSignal(Exception):
+class JobSignal(Portable):
     """What a worker raises to say what is to become of its job; not an error."""
 
 
@@ -210,6 +217,12 @@ class JobSnooze(JobSignal):
             raise ValueError(f"snooze delay must not be negative, got {delay!r}")
         super().__init__(f"snoozed for {delay.total_seconds():g} s")
         self.delay = delay
+
+
+def _remade(cls: type[Portable], args: tuple[object, ...]) -> Portable:
+    error = cls.__new__(cls)
+    error.args = args
+    return error
 
 
 def _have(found: int | None, expected: int, missing: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -351,10 +352,13 @@ async def test_hooks_and_middleware_that_say_nothing_change_nothing() -> None:
 def test_errors_say_what_is_wrong_and_carry_it(
     error: MillhandError, message: str, attributes: dict[str, Any]
 ) -> None:
-    """Everything in a message is an attribute as well, and all errors have one root."""
+    """Everything in a message is an attribute as well, in another process too, and all errors have one root."""
+    sent = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+
     assert isinstance(error, MillhandError)
     assert str(error) == message
     assert {name: getattr(error, name) for name in attributes} == attributes
+    assert (type(sent), str(sent), vars(sent)) == (type(error), message, vars(error))
 
 
 @pytest.mark.parametrize(
@@ -367,8 +371,11 @@ def test_errors_say_what_is_wrong_and_carry_it(
     ],
 )
 def test_signals_are_no_errors(signal: JobSignal, text: str) -> None:
-    """What a worker says about its own job is not an error of this package."""
+    """What a worker says about its own job is not an error of this package, and may be said by a pool of processes."""
+    sent = pickle.loads(pickle.dumps(signal))  # noqa: S301 - our own
+
     assert str(signal) == text
+    assert (type(sent), str(sent), repr(vars(sent))) == (type(signal), text, repr(vars(signal)))
     assert not isinstance(signal, MillhandError)
 
 
