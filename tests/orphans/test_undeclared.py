@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import html
+import json
+import unicodedata
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 from adversary import ChaosExecutor
@@ -18,6 +22,14 @@ from millhand.orphans import reconcile
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 KEY = "uploads/2026/report (final).pdf"
+ODD = "uploads/2026/résumé & report (final).pdf"
+TYPES = (
+    "DROP DOMAIN IF EXISTS {schema}.document, {schema}.names CASCADE",
+    "DROP TYPE IF EXISTS {schema}.attachment CASCADE",
+    "CREATE DOMAIN {schema}.document AS jsonb",
+    "CREATE DOMAIN {schema}.names AS text[]",
+    "CREATE TYPE {schema}.attachment AS (number int, name text)",
+)
 
 
 async def due(world: World, *keys: str) -> None:
@@ -60,6 +72,88 @@ async def test_mastodon_30281_and_discourse_12326_a_kind_of_reference_that_nobod
         ),
     )
     assert await world.keys() == ["live", KEY]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("json", json.dumps({"file": ODD})),
+        ("text", json.dumps({"file": ODD}, ensure_ascii=False).replace("/", "\\/")),
+        ("text", f'<img src="/{quote(ODD)}">'),
+        ("text", f'<img src="/{quote(ODD, safe="/(&)")}?v=2">'),
+        ("text", f'<img src="https://host.example/o/{quote(ODD, safe="")}?alt=media">'),
+        ("text", f'<img src="/{html.escape(ODD)}">'),
+        ("text", f"file={quote_plus(ODD, safe='/')}"),
+        ("text", unicodedata.normalize("NFD", ODD)),
+        ("{schema}.document", json.dumps({"file": ODD})),
+        ("{schema}.names", f'{{"{ODD}"}}'),
+        (
+            "{schema}.document[]",
+            "{" + json.dumps(json.dumps({"file": ODD}, ensure_ascii=False), ensure_ascii=False) + "}",
+        ),
+        ("{schema}.attachment", f'(1,"{ODD}")'),
+        ("{schema}.attachment[]", f'{{"(1,\\"{ODD}\\")"}}'),
+    ],
+    ids=[
+        "json of Python",
+        "json of PHP",
+        "url",
+        "url of a browser",
+        "url with slashes encoded",
+        "html",
+        "form",
+        "normalisation",
+        "domain of json",
+        "domain of an array",
+        "array of a domain",
+        "row type",
+        "array of a row type",
+    ],
+)
+async def test_a_reference_that_is_written_as_its_place_demands_stops_all(
+    world: World, column: str, value: str
+) -> None:
+    """Escapes of JSON, URLs and HTML hide no key from the search, and neither does the type of a column."""
+    await due(world, ODD)
+    for one in TYPES:
+        await world.sql(one)
+    await world.sql(f"CREATE TABLE {{schema}}.posts (id int, body {column})")
+    await world.sql(f"INSERT INTO {{schema}}.posts SELECT 1, $1::text::{column}", value)
+
+    report = await world.run()
+
+    assert (report.state, report.deleted) == ("refused", 0)
+    assert report.refusals[0].startswith(
+        f"every reference must be declared, got {ODD!r} in {world.schema}.posts.body, "
+    )
+    assert await world.keys() == ["live", ODD]
+
+
+async def test_a_table_of_an_application_that_is_about_rivers_is_searched(world: World) -> None:
+    """What is left out are River's own tables, and none that only begins like them."""
+    await due(world)
+    await world.sql("CREATE TABLE {schema}.river_photos (key text)")
+    await world.sql(f"INSERT INTO {{schema}}.river_photos VALUES ('{KEY}')")
+
+    report = await world.run()
+
+    assert report.state == "refused"
+    assert f"{world.schema}.river_photos.key" in report.refusals[0]
+
+
+async def test_a_foreign_table_that_gives_no_answer_refuses_the_run(world: World) -> None:
+    """Rows that live on another server are searched as all others, and no answer is not taken for a no."""
+    await due(world)
+    await world.sql("CREATE FOREIGN DATA WRAPPER millhand_test_far")
+    try:
+        await world.sql("CREATE SERVER millhand_test_server FOREIGN DATA WRAPPER millhand_test_far")
+        await world.sql("CREATE FOREIGN TABLE {schema}.posts (body text) SERVER millhand_test_server")
+        report = await world.run()
+    finally:
+        await world.sql("DROP FOREIGN DATA WRAPPER millhand_test_far CASCADE")
+
+    assert (report.state, report.deleted) == ("refused", 0)
+    assert f"table {world.schema}.posts must be searched for references" in report.refusals[0]
 
 
 @pytest.mark.parametrize("spared", ["posts", "posts.body"])

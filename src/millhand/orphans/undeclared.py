@@ -1,19 +1,23 @@
 """
 References that nobody declared: before anything is removed, some candidates are looked for in the whole database.
 
-Forgetting a kind of reference is how most live data was lost. So every column of text, JSON or array, of every table
-that we may read, is searched for the keys of a sample. A hit refuses the run and names the column: it is to be declared as
-a source, or, if it only tells of keys (an audit log), to be listed in `not_references`.
+Forgetting a kind of reference is how most live data was lost. So every column of text, JSON, arrays or row types, of every
+table that we may read, is searched for the keys of a sample. A hit refuses the run and names the column: it is to be
+declared as a source, or, if it only tells of keys (an audit log), to be listed in `not_references`.
 """
 
 from __future__ import annotations
 
+import html
+import json
 import random
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.binding import note_search, read_binding
@@ -28,30 +32,34 @@ EVERY = timedelta(days=1)  # as long as the declared sources are the same
 MAX_ROWS = 1_000_000  # of a table that is searched; of a larger one, so many by chance
 MIN_BYTES = 4  # a shorter key stands in too many texts by accident; it is looked for as a whole value
 NUM_TIMEOUTS = 10
+KEPT_IN_URLS = "/;,?:@&=+$!~*'()#"  # by a browser that writes a whole URL: JavaScript's encodeURI
 
 COLUMNS = """
 SELECT
     namespace.nspname AS schema,
     class.relname AS name,
-    class.reltuples::bigint AS num_rows,
+    CASE class.relkind WHEN 'f' THEN 0 ELSE class.reltuples::bigint END AS num_rows,
     array_agg(attribute.attname::text ORDER BY attribute.attnum) AS columns
 FROM pg_catalog.pg_class AS class
 JOIN pg_catalog.pg_namespace AS namespace ON namespace.oid = class.relnamespace
 JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
 JOIN pg_catalog.pg_type AS type ON type.oid = attribute.atttypid
-LEFT JOIN pg_catalog.pg_type AS element ON element.oid = type.typelem AND type.typcategory = 'A'
+LEFT JOIN pg_catalog.pg_type AS base ON base.oid = type.typbasetype
+LEFT JOIN pg_catalog.pg_type AS element
+    ON element.oid = coalesce(base.typelem, type.typelem) AND type.typcategory = 'A'
+LEFT JOIN pg_catalog.pg_type AS element_base ON element_base.oid = element.typbasetype
 WHERE
-    class.relkind IN ('r', 'm')
+    class.relkind IN ('r', 'm', 'f')
     AND class.relpersistence <> 't'
     AND namespace.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
-    AND class.relname !~ '^(river|millhand)_'
+    AND class.relname !~ '^(millhand_|river_(client|client_queue|job|leader|migration|notification|queue)$)'
     AND attribute.attnum > 0
     AND NOT attribute.attisdropped
     AND (
-        type.typcategory = 'S'
-        OR type.typname IN ('json', 'jsonb', 'xml', 'hstore')
-        OR element.typcategory = 'S'
-        OR element.typname IN ('json', 'jsonb')
+        type.typcategory IN ('S', 'C')
+        OR coalesce(base.typname, type.typname) IN ('json', 'jsonb', 'xml', 'hstore')
+        OR element.typcategory IN ('S', 'C')
+        OR coalesce(element_base.typname, element.typname) IN ('json', 'jsonb', 'xml', 'hstore')
     )
     AND has_schema_privilege(namespace.oid, 'USAGE')
     AND has_column_privilege(class.oid, attribute.attnum, 'SELECT')
@@ -100,13 +108,24 @@ async def find_undeclared(pass_: Pass) -> tuple[str, ...]:
     return ()
 
 
-def pattern_of(keys: Sequence[str]) -> str:
-    """Return a regular expression of PostgreSQL that finds any of `keys` in a text, as a whole word of a path."""
-    long = [_escaped(key) for key in keys if len(key.encode()) >= MIN_BYTES]
-    short = [_escaped(key) for key in keys if len(key.encode()) < MIN_BYTES]
-    within = f"(^|[^[:alnum:]_.-])({'|'.join(long)})($|[^[:alnum:]_.-]|[.-]($|[^[:alnum:]]))"
-    alone = f"^({'|'.join(short)})$"
-    return "|".join(pattern for pattern, names in ((within, long), (alone, short)) if names)
+def written(key: str) -> list[str]:
+    """Return how a text may write `key`: as it is, in JSON, in a URL, which is escaped in several ways, and in HTML."""
+    forms = [unicodedata.normalize(form, key) for form in ("NFC", "NFD")]
+    json_forms = [json.dumps(key)[1:-1], json.dumps(key, ensure_ascii=False)[1:-1]]
+    url_forms = [quote(key), quote(key, safe=KEPT_IN_URLS), quote_plus(key, safe="/")]
+    # A slash with an escape of its own is none in what is searched.
+    names = (
+        name.replace("\\/", "/").replace("%2F", "/")
+        for name in (key, *forms, *json_forms, *url_forms, html.escape(key))
+    )
+    return list(dict.fromkeys(names))
+
+
+def pattern_of(name: str) -> str:
+    """Return a regular expression of PostgreSQL that finds `name` in a text, as a whole word of a path."""
+    if len(name.encode()) < MIN_BYTES:
+        return f"^({_escaped(name)})$"
+    return f"(^|[^[:alnum:]_.-]){_escaped(name)}($|[^[:alnum:]_.-]|[.-]($|[^[:alnum:]]))"
 
 
 def _escaped(key: str) -> str:
@@ -143,13 +162,19 @@ async def _tables(pass_: Pass) -> list[Table]:
 
 
 async def _search(pass_: Pass, table: Table, keys: Sequence[str]) -> tuple[str, ...]:
-    texts = ", ".join(f"{quoted(column)}::text" for column in table.columns)
-    # A million rows take 203 s by the regular expression of fifty keys, and 12 s where LIKE leaves it few to look at.
+    # PHP writes \/ in JSON, and some URLs have a whole key as one part of their path.
+    values = [f"replace(replace({quoted(column)}::text, '\\/', '/'), '%2F', '/')" for column in table.columns]
+    columns = [f"{value} AS {quoted(column)}" for value, column in zip(values, table.columns, strict=True)]
+    # A million rows take 203 s by regular expressions alone, and 12 s where LIKE leaves them few to look at.
     sql = (
-        f"SELECT {texts}\nFROM {table.from_sql}\nWHERE EXISTS (\n    SELECT\n    FROM unnest(ARRAY[{texts}]) AS value\n"
-        "    WHERE CASE WHEN value LIKE ANY ($2::text[]) THEN value ~ $1::text ELSE false END\n)\nLIMIT 1"
+        f"SELECT {', '.join(columns)}\nFROM {table.from_sql}\nWHERE EXISTS (\n    SELECT\n"
+        f"    FROM unnest(ARRAY[{', '.join(values)}]) AS value\n"
+        "    WHERE CASE WHEN value LIKE ANY ($2::text[]) THEN EXISTS (\n"
+        "        SELECT FROM unnest($1::text[], $2::text[]) AS one (pattern, part)\n"
+        "        WHERE CASE WHEN value LIKE part THEN value ~ pattern ELSE false END\n    ) ELSE false END\n)\nLIMIT 1"
     )
-    params = [pattern_of(keys), [f"%{_like(key)}%" for key in keys]]
+    names = [name for key in keys for name in written(key)]
+    params = [[pattern_of(name) for name in names], [f"%{_like(name)}%" for name in names]]
     seconds = pass_.config.source_timeout.total_seconds() * NUM_TIMEOUTS
     try:
         async with pass_.executor.begin() as tx:
@@ -168,7 +193,7 @@ def _hit(table: Table, row: dict[str, Any], keys: Sequence[str]) -> str:
         (column, key)
         for column, text in zip(table.columns, row.values(), strict=False)
         for key in keys
-        if text and key in text
+        if text and any(name in text for name in written(key))
     ]
     column, key = hits[0] if hits else (table.columns[0], keys[0])
     place = f"{table.name}.{column}"
