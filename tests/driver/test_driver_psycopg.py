@@ -390,6 +390,27 @@ async def test_closing_leaves_the_caller_s_pool_of_psycopg_open(postgres_url: st
         await driver.pool.fetch("SELECT 1")
 
 
+@pytest.mark.parametrize("is_autocommit", [False, True])
+async def test_pipeline_of_the_caller_gives_what_was_asked(
+    schema_driver: AsyncpgDriver, postgres_url: str, is_autocommit: bool
+) -> None:
+    """In a pipeline rows come when it is asked for them: ours have them at once, and his statements keep theirs."""
+    driver = PsycopgDriver(postgres_url, schema_driver.schema)
+    async with (
+        await psycopg.AsyncConnection.connect(postgres_url, autocommit=is_autocommit) as connection,
+        connection.pipeline(),
+        connection.transaction(force_rollback=True),
+    ):
+        his = await connection.execute("SELECT 41")
+        executor = driver.executor(connection)
+        inserted = await executor.run(job_insert_many([params(), params()]))
+        foreign = await executor.fetch("SELECT 7 AS seven")
+
+        assert len(inserted) == 2
+        assert foreign == [{"seven": 7}]
+        assert await his.fetchone() == (41,)
+
+
 async def test_server_that_psycopg_does_not_find_is_a_lost_connection(tmp_path: Path) -> None:
     """Nobody listens: the driver does not open, and says at once that it may another time."""
     driver = PsycopgDriver(f"postgresql://nobody@/nothing?host={tmp_path}")

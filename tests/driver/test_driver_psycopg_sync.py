@@ -167,3 +167,23 @@ async def test_what_waits_for_an_event_loop_is_refused() -> None:
         "hooks and middleware of a SyncClient must not wait for an event loop, got one that awaits "
         f"{type(asyncio.get_running_loop().create_future()).__module__}.Future; insert with Client, or do without"
     )
+
+
+def test_pipeline_of_the_caller_without_async_gives_what_was_asked(
+    schema_driver: AsyncpgDriver, postgres_url: str
+) -> None:
+    """In a pipeline rows come when it is asked for them: ours have them at once, and his statements keep theirs."""
+    driver = PsycopgSyncDriver(postgres_url, schema_driver.schema)
+    with (
+        psycopg.connect(postgres_url) as connection,
+        connection.pipeline(),
+        connection.transaction(force_rollback=True),
+    ):
+        his = connection.execute("SELECT 41")
+        executor = driver.executor(connection)
+        inserted = now(executor.run(job_insert_many([params(), params()])))
+        foreign = now(executor.fetch("SELECT 7 AS seven"))
+
+        assert len(inserted) == 2
+        assert foreign == [{"seven": 7}]
+        assert his.fetchone() == (41,)

@@ -299,7 +299,7 @@ async def _fetched(
     cursor = AsyncCursor(connection)
     with CutAfter(connection, timeout_seconds):
         await cursor.execute(sql, args, binary=True)
-        return await cursor.fetchall() if cursor.description else ()
+        return await _rows_of(cursor)
 
 
 async def _fetched_foreign(
@@ -308,7 +308,16 @@ async def _fetched_foreign(
     cursor = AsyncCursor(connection)
     with CutAfter(connection, timeout_seconds):
         await cursor.execute(sql.encode(), params or None, prepare=False)
-        return by_name(cursor, await cursor.fetchall() if cursor.description else ())
+        rows = await _rows_of(cursor)
+        return by_name(cursor, rows)
+
+
+async def _rows_of(cursor: AsyncCursor) -> Sequence[Any]:
+    """Return the rows that a cursor has; in a pipeline of the user's it has none before the pipeline is asked."""
+    if cursor.connection.pgconn.pipeline_status:
+        async with cursor.connection.pipeline():  # the end of an inner one waits for all that was sent
+            pass
+    return await cursor.fetchall() if cursor.description else ()
 
 
 async def _scripted(

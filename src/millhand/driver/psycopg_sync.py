@@ -205,7 +205,7 @@ class ConnectionExecutor:
         with translated(query.name, query.timeout_seconds), Deadline(self._connection, query.timeout_seconds):
             cursor = Cursor(self._connection)
             cursor.execute(sql, args, binary=True)
-            rows = cursor.fetchall() if cursor.description else ()
+            rows = _rows_of(cursor)
         return query.parse(rows)
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
@@ -232,7 +232,8 @@ class ConnectionExecutor:
         with translated(beginning(sql), timeout_seconds), Deadline(self._connection, timeout_seconds):
             cursor = Cursor(self._connection)
             cursor.execute(sql.encode(), params or None, prepare=False)
-            return by_name(cursor, cursor.fetchall() if cursor.description else ())
+            rows = _rows_of(cursor)
+            return by_name(cursor, rows)
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements."""
@@ -274,6 +275,14 @@ class ConnectionExecutor:
             raise ConnectionLost(commit, "a connection that is closed")
         with translated(commit, TIMEOUT_SECONDS), Deadline(connection, TIMEOUT_SECONDS):
             transaction.__exit__(None, None, None)
+
+
+def _rows_of(cursor: Cursor) -> Sequence[Any]:
+    """Return the rows that a cursor has; in a pipeline of the user's it has none before the pipeline is asked."""
+    if cursor.connection.pgconn.pipeline_status:
+        with cursor.connection.pipeline():  # the end of an inner one waits for all that was sent
+            pass
+    return cursor.fetchall() if cursor.description else ()
 
 
 class _Source:
