@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,42 @@ def test_pipeline_of_the_caller_without_async_gives_what_was_asked(
         assert len(inserted) == 2
         assert foreign == [{"seven": 7}]
         assert his.fetchone() == (41,)
+
+
+FORKING = """
+import os, sys
+from millhand.driver.blocking import now
+from millhand.driver.psycopg_sync import PsycopgSyncDriver
+from millhand.errors import PoolClosed
+
+driver = PsycopgSyncDriver(sys.argv[1])
+now(driver.open())
+if os.fork() == 0:
+    try:
+        now(driver.pool.fetch("SELECT 1"))
+    except PoolClosed as error:
+        print(error, flush=True)
+    now(driver.open())
+    print(now(driver.pool.fetch("SELECT 2 AS number")), flush=True)
+    now(driver.close())
+    sys.exit()
+os.wait()
+print(now(driver.pool.fetch("SELECT 3 AS number")), flush=True)
+now(driver.close())
+"""
+
+
+async def test_pool_is_not_used_by_two_processes(postgres_url: str) -> None:
+    """After a fork a pool stays its process's: the other is refused until it opens one, and ends without harm."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FORKING, postgres_url, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(GENEROUS_SECONDS):
+        out, _ = await process.communicate()
+
+    assert out.decode().splitlines() == [
+        "connect must succeed, got a pool of the process that this one is a fork of; start the client anew here",
+        "[{'number': 2}]",
+        "[{'number': 3}]",
+    ]
+    assert process.returncode == 0

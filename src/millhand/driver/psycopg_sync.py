@@ -8,6 +8,7 @@ Its words are `async def`, as the protocol has them, and block: nothing in them 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
@@ -60,6 +61,7 @@ class PsycopgSyncDriver:
         self._url = checked_url(pool_or_url) if isinstance(pool_or_url, str) else None
         self._pool = None if isinstance(pool_or_url, str) else pool_or_url
         self._pool_size = checked_pool_size(pool_size)
+        self._opened_in: int | None = None
         self._own_pool: psycopg_pool.ConnectionPool[Any] | None = None
         self._executor = PoolExecutor(self._require_pool, self.schema)
 
@@ -82,21 +84,32 @@ class PsycopgSyncDriver:
 
     async def open(self) -> None:
         """Make the pool if it is ours to make; idempotent. Raises: as `Executor.run`."""
-        if self._url is not None and self._own_pool is None:
+        if self._url is not None and (self._own_pool is None or self._is_forked):
             with translated("connect", CONNECT_SECONDS):
                 self._own_pool = self._make_pool(self._url)
+            self._opened_in = os.getpid()
 
     async def close(self) -> None:
         """Close the pool if it is ours; idempotent, never raises."""
+        is_forked = self._is_forked
         pool, self._own_pool = self._own_pool, None
-        if pool is not None:
+        if pool is not None and not is_forked:  # else its connections are the other process's, which goes on
             pool.close(timeout=TIMEOUT_SECONDS)
 
     def _require_pool(self) -> Pool:
         pool = self._own_pool if self._pool is None else self._pool
         if pool is None:
             raise PoolClosed("connect", "a driver that is not open; start its client, or open() it, first")
+        if self._is_forked:
+            raise PoolClosed(
+                "connect", "a pool of the process that this one is a fork of; start the client anew here"
+            )
         return pool
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether the pool was made before a fork: two processes on one connection would read each other's answers."""
+        return self._own_pool is not None and self._opened_in != os.getpid()
 
     def _make_pool(self, url: str) -> psycopg_pool.ConnectionPool[Any]:
         try:
