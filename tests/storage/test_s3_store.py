@@ -161,16 +161,19 @@ async def test_a_large_object_is_copied_in_parts(seaweed_url: str, s3_store: Obj
         "ContentEncoding": "gzip",
         "ContentLanguage": "de",
         "ContentType": "text/plain",
+        "Expires": datetime(2030, 1, 2, tzinfo=UTC),
         "Metadata": {"owner": "7"},
     }
+    tags = [{"Key": "a key", "Value": "1 + 1"}]
 
-    bucket.client.put_object(**bucket.target("large"), Body=data, **said)
+    bucket.client.put_object(**bucket.target("large"), Body=data, Tagging="a%20key=1%20%2B%201", **said)
     moved = await store.move("large", "elsewhere")
 
     assert moved.size == len(data)
     assert await store.get("elsewhere") == data
     described = bucket.client.head_object(**bucket.target("elsewhere"))
     assert said.items() <= described.items()
+    assert bucket.client.get_object_tagging(**bucket.target("elsewhere"))["TagSet"] == tags
     await store.aclose()
 
 

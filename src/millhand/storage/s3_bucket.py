@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -45,6 +46,7 @@ DESCRIBED = (
     "ContentEncoding",
     "ContentLanguage",
     "ContentType",
+    "Expires",
     "Metadata",
 )
 
@@ -249,6 +251,9 @@ class S3Bucket:
         with translated("move", seen.key, ObjectChanged("move", seen.key)):
             described = client.head_object(**self.target(seen.key))
             kept = {name: described[name] for name in DESCRIBED if name in described}
+            if "x-amz-tagging-count" in described["ResponseMetadata"]["HTTPHeaders"]:
+                tags = client.get_object_tagging(**self.target(seen.key))["TagSet"]
+                kept["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
             begun = client.create_multipart_upload(**self.target(target), **kept)
             upload = {**self.target(target), "UploadId": begun["UploadId"]}
             try:
