@@ -100,15 +100,18 @@ class Game:
 
     def _may_go(self) -> list[Reconciler]:
         """Who waits for leave and may have it; one that is held up only beside others."""
-        zombie = self.race.zombie
-        others = [one for one in self.waiting if one is not zombie]
+        others = [one for one in self.waiting if not self._is_held_up(one)]
         is_beside = bool(others or self.working) and self.race.chance.random() < 0.3
         return self.waiting if is_beside else others
+
+    def _is_held_up(self, one: Reconciler) -> bool:
+        # Not within a transaction: all others may be waiting for what it has locked.
+        return one is self.race.zombie and not one.is_holding
 
     def _heard(self) -> list[Connection]:
         if not self.working:
             return []
-        has_time = not [one for one in self.waiting if one is not self.race.zombie]
+        has_time = all(self._is_held_up(one) for one in self.waiting)
         heard = wait([one.connection for one in self.working], timeout=STUCK_SECONDS if has_time else 0.0)
         if not heard and has_time:
             raise TimeoutError
