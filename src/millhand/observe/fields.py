@@ -35,6 +35,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "handler": "the class of a handler that a user brought",
         "index": "the index of a table",
         "job_id": "the job",
+        "job_ids": "the jobs that the line is about, or the first of many",
         "key": "the key of an object",
         "kind": "the kind of the job",
         "kinds": "the kinds that this worker works",
