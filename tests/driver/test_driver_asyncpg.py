@@ -226,19 +226,6 @@ def test_url_of_another_kind_is_refused(url: str) -> None:
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("port", ["x", "5432,x"])
-async def test_port_of_the_environment_that_is_none_is_told_as_such(
-    port: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A PGPORT that is no port is blamed itself, and not the URL that left the port to it."""
-    monkeypatch.setenv("PGPORT", port)
-
-    with pytest.raises(ConfigError) as refused:
-        await AsyncpgDriver("postgresql://u:secret@localhost/d").open()
-
-    assert str(refused.value) == (f"PGPORT must be a port's number, got {port!r}; set it right, or unset it")
-
-
 @pytest.mark.parametrize("given", [None, 5, object()])
 def test_database_of_another_kind_is_refused(given: Any) -> None:
     """What is neither a URL nor a pool is refused with a list of what is accepted."""

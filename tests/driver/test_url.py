@@ -55,6 +55,20 @@ def by_scheme(url: str, scheme: str) -> str:
     return url.replace("postgresql", scheme, 1)
 
 
+@pytest.mark.parametrize("port", ["x", "5432,x"])
+@pytest.mark.parametrize("kind", [AsyncpgDriver, PsycopgDriver, PsycopgSyncDriver])
+async def test_port_of_the_environment_that_is_none_is_told_as_such(
+    kind: type[AsyncpgDriver | PsycopgDriver | PsycopgSyncDriver], port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PGPORT that is no port is blamed itself, and not the URL that left the port to it, nor its host."""
+    monkeypatch.setenv("PGPORT", port)
+
+    with pytest.raises(ConfigError) as refused:
+        await kind("postgresql://u:secret@localhost/d").open()
+
+    assert str(refused.value) == f"PGPORT must be a port's number, got {port!r}; set it right, or unset it"
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_url_names_the_driver(postgres_url: str, schema: str, scheme: str) -> None:
     """Client and SyncClient take every kind of URL; a client speaks by the driver that it names."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -12,7 +10,7 @@ import asyncpg
 
 from millhand.driver.sqlstate import is_lost_state, refusal
 from millhand.driver.tls import is_about_tls, with_remedy
-from millhand.driver.url import unreadable_url
+from millhand.driver.url import fault_of_pgport, unreadable_url
 from millhand.errors import (
     ConfigError,
     ConnectionLost,
@@ -25,7 +23,6 @@ from millhand.store.query import TIMEOUT_SECONDS
 
 T = TypeVar("T")
 
-_PORT = re.compile(r"\s*\d{1,5}\s*", re.ASCII)
 
 CONNECT_SECONDS = 10.0
 
@@ -76,10 +73,7 @@ def is_broken(error: BaseException | None) -> bool:
 def unreadable(error: Exception) -> ConfigError:
     """Return the error for a URL that asyncpg cannot read; only its own words are sure to hold no password."""
     if not isinstance(error, asyncpg.InterfaceError):
-        port = os.environ.get("PGPORT", "")  # what a URL without a port leaves it to
-        if port and not all(_PORT.fullmatch(part) for part in port.split(",")):
-            return ConfigError(f"PGPORT must be a port's number, got {port!r}; set it right, or unset it")
-        return unreadable_url(type(error).__name__)
+        return fault_of_pgport() or unreadable_url(type(error).__name__)
     reason = str(error.args[0] if error.args else error)  # without its hint
     if is_about_tls(reason):
         return ConfigError(f"options of TLS must be such as can be used, got {with_remedy(reason)}")

@@ -7,6 +7,7 @@ database's is the same in both.
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ PSYCOPG = "psycopg"
 SCHEMES = ("postgresql", "postgres")
 # Every scheme that is taken, and the driver that it names.
 _DRIVERS = dict.fromkeys(SCHEMES) | {"postgresql+asyncpg": ASYNCPG, "postgresql+psycopg": PSYCOPG}
+_PORT = re.compile(r"\s*\d{1,5}\s*", re.ASCII)
 _SSL = re.compile(r"([?&])ssl=")
 ACCEPTED = "'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://'"
 
@@ -62,6 +64,14 @@ def unreadable_url(reason: str) -> ConfigError:
         f"database URL must be like 'postgresql://user@host:5432/name', got {reason}; "
         "write what is neither letter nor digit in a password as %XX"
     )
+
+
+def fault_of_pgport() -> ConfigError | None:
+    """Return what is wrong with the port that a URL without one leaves to the environment; None if nothing is."""
+    port = os.environ.get("PGPORT", "")
+    if not port or all(_PORT.fullmatch(part) for part in port.split(",")):
+        return None
+    return ConfigError(f"PGPORT must be a port's number, got {port!r}; set it right, or unset it")
 
 
 def checked_pool_size(pool_size: int) -> int:
