@@ -283,18 +283,28 @@ def _check_client_id(client_id: str) -> None:
 def _check_parts(config: Config) -> None:
     if not isinstance(config.workers, Workers):
         raise ConfigError(f"workers must be a Workers, got {config.workers!r}")
-    if not callable(getattr(config.retry_policy, "next_retry_at", None)) or isinstance(
-        config.retry_policy, type
-    ):
+    _check_methods("retry_policy", config.retry_policy, "next_retry_at")
+    if config.job_stuck_handler is not None and not callable(config.job_stuck_handler):
+        raise ConfigError(f"job_stuck_handler must be a function, got {config.job_stuck_handler!r}")
+    if not isinstance(config.queues, Mapping):
         raise ConfigError(
-            f"retry_policy must be an object with a method next_retry_at, got {config.retry_policy!r}"
+            f'queues must be a mapping of names to numbers of workers, got {config.queues!r}; write {{"default": 100}}'
         )
+    _check_methods("clock", config.clock, "now", "monotonic")
+    if config.reindexer_schedule is not None:
+        _check_methods("reindexer_schedule", config.reindexer_schedule, "next")
     _check_instances("hooks", config.hooks, Hook)
     _check_instances("middleware", config.middleware, Middleware)
     _check_instances("periodic_jobs", config.periodic_jobs, PeriodicJob)
     for handler in config.error_handlers:
         if isinstance(handler, type) or not hasattr(handler, "handle_error"):
             raise ConfigError(f"error_handlers must be objects with a method handle_error, got {handler!r}")
+
+
+def _check_methods(name: str, part: object, *methods: str) -> None:
+    for method in methods:
+        if isinstance(part, type) or not callable(getattr(part, method, None)):
+            raise ConfigError(f"{name} must be an object with a method {method}, got {part!r}")
 
 
 def _check_instances(name: str, parts: Iterable[object], wanted: type) -> None:

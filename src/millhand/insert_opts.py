@@ -67,6 +67,10 @@ class InsertOpts:
             _check_tags(self.tags)
         if self.metadata is not None:
             _check_metadata(self.metadata)
+        if self.unique is not None and not isinstance(self.unique, UniqueOpts):
+            raise InvalidJob(
+                f"unique must be UniqueOpts, got {self.unique!r}; write UniqueOpts(by_args=True)"
+            )
 
 
 class InsertParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -38,6 +38,10 @@ class IntervalSchedule(msgspec.Struct, frozen=True):
     interval: timedelta
 
     def __post_init__(self) -> None:
+        if not isinstance(self.interval, timedelta):
+            raise ConfigError(
+                f"interval must be a timedelta, got {self.interval!r}; write timedelta(seconds=…)"
+            )
         if self.interval < INTERVAL_MIN:
             raise ConfigError(f"interval must be at least 100 ms, got {self.interval!r}")
 
@@ -75,6 +79,10 @@ class PeriodicJob:
     def __post_init__(self) -> None:
         if (self.args is None) == (self.constructor is None):
             raise ConfigError("periodic job must have either args or a constructor, got both or none")
+        if isinstance(self.schedule, type) or not callable(getattr(self.schedule, "next", None)):
+            raise ConfigError(f"schedule of a periodic job must have a method next, got {self.schedule!r}")
+        if self.opts is not None and not isinstance(self.opts, InsertOpts):
+            raise ConfigError(f"opts of a periodic job must be InsertOpts, got {self.opts!r}")
         if self.args is not None:
             _check_args(self.args)
         if inspect.iscoroutinefunction(self.constructor):

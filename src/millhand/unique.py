@@ -71,6 +71,10 @@ class UniqueOpts:
     def __post_init__(self) -> None:
         if not isinstance(self.by_args, bool):
             _paths(self.by_args)
+        if self.by_period is not None and not isinstance(self.by_period, timedelta):
+            raise InvalidJob(
+                f"by_period must be a timedelta, got {self.by_period!r}; write timedelta(seconds=…)"
+            )
         if self.by_period is not None and self.by_period < _PERIOD_MIN:
             raise InvalidJob(f"by_period must be at least one second, got {self.by_period!r}")
         if self.by_state:

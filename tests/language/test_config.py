@@ -243,6 +243,15 @@ DURATIONS = [
             {"error_handlers": [print]},
             f"error_handlers must be objects with a method handle_error, got {print!r}",
         ),
+        ({"job_stuck_handler": 5}, "job_stuck_handler must be a function, got 5"),
+        (
+            {"queues": ["mail"]},
+            "queues must be a mapping of names to numbers of workers, got ['mail']; write {\"default\": 100}",
+        ),
+        ({"clock": 5}, "clock must be an object with a method now, got 5"),
+        ({"clock": SystemClock}, f"clock must be an object with a method now, got {SystemClock!r}"),
+        ({"clock": HOUR}, f"clock must be an object with a method now, got {HOUR!r}"),
+        ({"reindexer_schedule": 5}, "reindexer_schedule must be an object with a method next, got 5"),
         (
             {"retry_policy": DefaultRetryPolicy},
             f"retry_policy must be an object with a method next_retry_at, got {DefaultRetryPolicy!r}",

@@ -204,6 +204,7 @@ def test_insert_params_encode_metadata_as_go_does() -> None:
             "tags must be 3 to 255 ASCII letters, digits, '_' and '-', with no '-' at the ends, got 'a,b,c'",
         ),
         ({"metadata": []}, "metadata must be a JSON object, got []"),
+        ({"unique": True}, "unique must be UniqueOpts, got True; write UniqueOpts(by_args=True)"),
         (
             {"metadata": {"river:log": []}},
             (

@@ -99,6 +99,22 @@ async def coroutine_function() -> Digest:
             "interval must be at least 100 ms, got datetime.timedelta(microseconds=99000)",
         ),
         (
+            lambda: every(60, Digest()),  # type: ignore[arg-type]
+            "interval must be a timedelta, got 60; write timedelta(seconds=…)",
+        ),
+        (
+            lambda: PeriodicJob(schedule="@daily", args=Digest()),  # type: ignore[arg-type]
+            "schedule of a periodic job must have a method next, got '@daily'",
+        ),
+        (
+            lambda: PeriodicJob(schedule=NeverSchedule, args=Digest()),  # type: ignore[arg-type]
+            f"schedule of a periodic job must have a method next, got {NeverSchedule!r}",
+        ),
+        (
+            lambda: every(HOUR, Digest(), opts={"queue": "mail"}),  # type: ignore[arg-type]
+            "opts of a periodic job must be InsertOpts, got {'queue': 'mail'}",
+        ),
+        (
             lambda: PeriodicJob(schedule=NeverSchedule()),
             "periodic job must have either args or a constructor, got both or none",
         ),

@@ -188,6 +188,7 @@ def test_unique_key_of_the_worked_examples(
             {"by_args": ["a.b", "a"]},
             "by_args must not name a field and a part of it, got 'a.b' and its whole",
         ),
+        ({"by_period": 60}, "by_period must be a timedelta, got 60; write timedelta(seconds=…)"),
         (
             {"by_period": timedelta(milliseconds=999)},
             "by_period must be at least one second, got datetime.timedelta(microseconds=999000)",
