@@ -30,6 +30,7 @@ from millhand.periodic import PeriodicJob
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.client_reporter import STATEMENT_SECONDS, QueueUse
 from millhand.runtime.completer import Completer
+from millhand.runtime.failure import is_from_outside
 from millhand.runtime.fetch_listener import fetch_listener
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
@@ -332,7 +333,9 @@ class Mill:
             return
         try:
             wants_slot = handler(StuckJob(job=row, num_stuck=self._num_stuck))
-        except Exception:
+        except BaseException as error:
+            if is_from_outside(error):
+                raise
             logger.exception("job stuck handler failed", extra=fields)
             return
         if wants_slot:

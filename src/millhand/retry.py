@@ -87,7 +87,9 @@ def checked_retry_at(policy: RetryPolicy, job: JobRow, now: datetime) -> datetim
     try:
         retry_at = policy.next_retry_at(job, now=now)
         fault = _fault(retry_at, now)
-    except Exception as error:  # noqa: BLE001 - a user's policy, called beside a user's worker
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a user's policy may raise what a user's worker may, SystemExit too
         fault = "".join(traceback.format_exception_only(error)).strip()  # which bears a text that raises
     if fault is None:
         return retry_at

@@ -172,9 +172,9 @@ async def test_middleware_may_use_task_groups_after_a_timeout(room: Room) -> Non
     assert event.job.errors[0].error.startswith("ExceptionGroup: unhandled errors in a TaskGroup")
 
 
-@pytest.mark.parametrize("error", [LookupError("no such counter"), Mute()])
+@pytest.mark.parametrize("error", [LookupError("no such counter"), Mute(), SystemExit(3)])
 async def test_metric_hooks_are_told_of_fetches_before_their_jobs_begin(
-    room: Room, caplog: pytest.LogCaptureFixture, error: Exception
+    room: Room, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     """Each fetch, those that find nothing too, is told with queue, number and seconds; a hook that breaks is survived."""
     told: list[str | FetchMetric] = []

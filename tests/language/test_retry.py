@@ -116,7 +116,7 @@ class Answer:
         self.answer = answer
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer  # type: ignore[no-any-return]
 
@@ -147,6 +147,7 @@ def test_checked_retry_at_takes_the_policys_word(
         (None, "next retry must be a datetime, got None"),
         (KeyError("delay"), "KeyError: 'delay'"),
         (Untold(), f"{__name__}.Untold: <exception str() failed>"),
+        (SystemExit("no plan"), "SystemExit: no plan"),
     ],
 )
 def test_checked_retry_at_falls_back_with_a_warning(

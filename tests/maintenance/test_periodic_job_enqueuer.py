@@ -219,6 +219,36 @@ async def test_enqueuer_inserts_the_others_when_one_cannot_be(
     ]
 
 
+@pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError()])
+async def test_enqueuer_survives_what_would_end_its_task_or_the_process(
+    desk: Desk, caplog: pytest.LogCaptureFixture, raised: BaseException
+) -> None:
+    """A SystemExit of a constructor or a schedule, or a CancelledError that nobody told the service, costs its own run."""
+
+    class Schedule:
+        def next(self, after: datetime) -> datetime | None:
+            raise raised
+
+    def broken() -> Report:
+        raise raised
+
+    enqueuer, probe = await desk.started(
+        every(MINUTE, broken, id="constructor"),
+        PeriodicJob(schedule=Schedule(), args=Report("never"), id="schedule"),
+        every(MINUTE, Report("last")),
+    )
+
+    await desk.passes(enqueuer, probe, MINUTE)
+
+    assert ([what for what, _ in await desk.due()], enqueuer.is_running) == (["last"], True)
+    told = [(record.message, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
+    name = type(raised).__name__
+    assert told == [
+        ("periodic job not inserted", "schedule", name),
+        ("periodic job not inserted", "constructor", name),
+    ]
+
+
 async def test_enqueuer_does_not_insert_a_kind_that_nobody_here_works(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -406,6 +436,24 @@ async def test_enqueuer_does_not_start_when_a_hook_refuses(desk: Desk) -> None:
         await enqueuer.start()
 
     assert (enqueuer.is_running, await desk.jobs()) == (False, [])
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError()])
+async def test_enqueuer_does_not_start_when_a_hook_would_end_the_process(
+    desk: Desk, raised: BaseException
+) -> None:
+    """A hook's SystemExit, or its CancelledError, ends neither the process nor who starts the enqueuer."""
+
+    class Leave(Hook):
+        async def periodic_jobs_start(self) -> None:
+            raise raised
+
+    enqueuer, _ = desk.enqueuer(hooks=[Leave()])
+
+    with pytest.raises(RuntimeError) as refused:
+        await enqueuer.start()
+
+    assert (str(refused.value), refused.value.__cause__) == (f"periodic_jobs_start raised {raised!r}", raised)
 
 
 async def test_enqueuers_of_two_leaders_insert_a_unique_run_once(desk: Desk) -> None:

@@ -191,6 +191,21 @@ async def test_error_handler_survives_what_a_handler_awaited_being_cancelled(
     assert [record.getMessage() for record in caplog.records] == ["error handler failed", "job errored"]
 
 
+async def test_error_handler_survives_a_handler_that_would_end_the_process(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A handler's SystemExit is its failure, as a worker's is one of its attempt; the process and the others go on."""
+
+    class Leaving:
+        async def handle_error(self, failure: AttemptFailure) -> bool:
+            raise SystemExit(3)
+
+    is_cancelled = await handlers(Leaving()).handle(failure_of(ValueError("card declined")))
+
+    assert not is_cancelled
+    assert [record.getMessage() for record in caplog.records] == ["error handler failed", "job errored"]
+
+
 async def test_error_handler_shows_the_stack_of_users_errors_only(caplog: pytest.LogCaptureFixture) -> None:
     """The line carries the stack to where the user's code failed; a timeout of ours has none worth reading."""
     raised: list[BaseException] = []

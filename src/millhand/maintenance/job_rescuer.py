@@ -220,7 +220,7 @@ def decide_rescue(
 def _is_readable(job: JobRow, worker: Worker) -> bool:
     try:
         worker.decode(job.encoded_args)
-    except Exception:  # noqa: BLE001 - InvalidJob, or whatever a user's args class raises
+    except (Exception, SystemExit):  # noqa: BLE001 - InvalidJob, or whatever a user's args class raises
         return False
     return True
 

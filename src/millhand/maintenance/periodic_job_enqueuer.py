@@ -32,7 +32,7 @@ from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
 from millhand.periodic import PeriodicJob
-from millhand.runtime.failure import words_of
+from millhand.runtime.failure import is_from_outside, words_of
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, Wake
@@ -98,7 +98,14 @@ class PeriodicJobEnqueuer(Service):
     async def begin(self) -> None:
         """Begin anew, as a client that becomes leader does. Raises: what a hook raises."""
         for hook in self._hooks:
-            await hook.periodic_jobs_start()
+            try:
+                await hook.periodic_jobs_start()
+            except BaseException as error:
+                if isinstance(error, Exception) or is_from_outside(error):
+                    raise
+                raise RuntimeError(
+                    f"periodic_jobs_start raised {error!r}"
+                ) from error  # which would end the process
         for agenda in self._agendas:
             agenda.begin(self._clock.now())
 
@@ -141,7 +148,9 @@ class PeriodicJobEnqueuer(Service):
                 )
                 return False
             logger.error("periodic job not inserted", extra=fields | _fault(error))  # noqa: TRY400 - said in a line
-        except Exception as error:  # a user's constructor, hook or middleware
+        except BaseException as error:  # a user's constructor, hook or middleware
+            if is_from_outside(error):
+                raise
             logger.exception("periodic job not inserted", extra=fields | _fault(error))
         num_missed = agenda.advance(self._clock.now())
         if num_missed:
@@ -230,7 +239,9 @@ def _next_due(job: PeriodicJob, after: datetime) -> datetime | None:
         if due_at is None or due_at > after:
             return due_at
         raise ValueError(f"next run must be after {after!r}, got {due_at!r}")
-    except Exception as error:  # a user's schedule, called beside everybody's sweeping
+    except BaseException as error:  # a user's schedule, called beside everybody's sweeping
+        if is_from_outside(error):
+            raise
         logger.exception("periodic job not inserted", extra={"periodic_job_id": job.id} | _fault(error))
         return None
 
@@ -254,5 +265,5 @@ def _is_transient(error: DriverError | OperationTimeout) -> bool:
     return isinstance(error, OperationTimeout) or error.retryable
 
 
-def _fault(error: Exception) -> dict[str, object]:
+def _fault(error: BaseException) -> dict[str, object]:
     return {"error": words_of(error), "error_type": type(error).__name__}

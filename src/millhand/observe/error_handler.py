@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from millhand.clock import Clock, SystemClock
 from millhand.errors import MillhandError
 from millhand.hooks import AttemptFailure, ErrorHandler
 from millhand.job import JobState
+from millhand.runtime.failure import is_from_outside
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +94,9 @@ def traceable(error: BaseException) -> BaseException | None:
 async def _says_cancel(handler: ErrorHandler, failure: AttemptFailure) -> bool:
     try:
         return await handler.handle_error(failure) is True
-    except (Exception, asyncio.CancelledError) as broken:
-        task = asyncio.current_task()
-        if isinstance(broken, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # it is the attempt's own, whose event loop ends; else that of something that the handler awaited
+    except BaseException as broken:
+        if is_from_outside(broken):
+            raise
         fields = {**_attempt_fields(failure), "handler": error_handler_name(handler)}
         fields |= {"error": error_text(broken), "error_type": error_type(broken)}
         logger.exception("error handler failed", extra=fields)

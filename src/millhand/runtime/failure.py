@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from types import TracebackType
 
@@ -29,6 +30,18 @@ def words_of(error: BaseException) -> str:
         return str(error)
     except Exception as broken:  # noqa: BLE001 - a user's own __str__
         return f"<its text raised {type(broken).__name__}>"
+
+
+def is_from_outside(error: BaseException) -> bool:
+    """
+    Whether what the user's code raised is not its own, but tells the task to end; SystemExit is its own, as a worker's is.
+
+    A CancelledError is its own unless the task was cancelled: it is that of something which the code awaited.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, GeneratorExit | KeyboardInterrupt)
 
 
 def trace_of(error: BaseException) -> str:
