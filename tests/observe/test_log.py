@@ -252,6 +252,11 @@ def test_masked_hides_passwords_and_nothing_else(text: str, shown_as: str) -> No
         ("postgresql://db:5432/shop", "postgresql://db:5432/shop"),
         ("postgresql://db.internal:5433", "postgresql://db.internal:5433"),
         ("http://localhost:9000/bucket", "http://localhost:9000/bucket"),
+        ("s3://b?endpoint_url=http://minio:9000", "s3://b?endpoint_url=http://minio:9000"),
+        (
+            "s3://b/m?endpoint_url=https://127.0.0.1:8333&region=eu&path_style=true",
+            "s3://b/m?endpoint_url=https://127.0.0.1:8333&region=eu&path_style=true",
+        ),
         ("postgresql://db/shop?password=ses#ame&user=ann", "postgresql://db/shop?password=***&user=ann"),
         ("host=db password=sesame user=ann", "host=db password=***"),
         ("ann:sesame@db/shop", "ann:***@db/shop"),

@@ -16,10 +16,12 @@ _PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&#\s'\"]+", re.IGNORE
 # plain signs, is left: who was not let in wants to know as whom he came.
 _PASSWORD_OF_URL = re.compile(r"^(?![^\s:]*://[\w.~-]*@[^@]*$)([^:]*(?:://[^:]*)?):.*@", re.DOTALL)
 # Where the host was forgotten, the password stands in the place of a port: a number is taken for a port only where it is
-# a usual one, or follows what is no user's name.
-_PASSWORD_AS_PORT = re.compile(
-    r"(://(?!(?:[^\s:/?#@]*:[56]432|(?:localhost|[^\s:/?#@]*\.[^\s:/?#@]*):\d{1,5})(?:[,/?#'\"]|$))[^\s:/?#@\[]*):[^/?#@]+"
+# a usual one, follows what is no user's name, or is that of an object store, whose keys stand in no URL.
+_PORT = (
+    r"(?:[^\s:/?#@]*:[56]432|(?:localhost|[^\s:/?#@]*\.[^\s:/?#@]*):\d{1,5}"
+    r"|(?:(?<=http://)|(?<=https://))[^\s:/?#@]*:\d{1,5})(?:[,/?#&'\"]|$)"
 )
+_PASSWORD_AS_PORT = re.compile(rf"(://(?!{_PORT})[^\s:/?#@\[]*):[^/?#@]+")
 # In libpq's other form, `host=db password=…`, it ends where its quotes do, which may be wrong: all that follows is cut.
 _PASSWORD_IN_WORDS = re.compile(r"^((?:(?!://).)*?password\s*=\s*).*", re.DOTALL | re.IGNORECASE)
 # As an option of a URL it ends at the next one, whatever signs are in it that may not be there.
