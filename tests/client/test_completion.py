@@ -14,6 +14,7 @@ from millhand.client import Client
 from millhand.driver.protocol import Executor
 from millhand.event import EventKind
 from millhand.job import Job, JobId, JobState
+from millhand.runtime.completer import BATCH_SIZE
 from millhand.worker import Workers
 from proxy import proxied
 
@@ -159,10 +160,12 @@ def _held_workers() -> tuple[Workers, asyncio.Event, asyncio.Semaphore]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [BATCH_SIZE, 1])
 async def test_row_that_somebody_has_locked_holds_up_no_others(
-    room: Room, caplog: pytest.LogCaptureFixture
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch_size: int
 ) -> None:
-    """While a transaction keeps one row locked others are completed, those that end later too; that one comes last."""
+    """While one row is locked others are completed, be it in batches without it, and later ones too; it comes last."""
+    monkeypatch.setattr("millhand.runtime.completer.BATCH_SIZE", batch_size)
     caplog.set_level(logging.INFO, "millhand.runtime")
     workers, go_on, running = _held_workers()
 

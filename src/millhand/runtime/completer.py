@@ -95,6 +95,7 @@ class Completer(Service):
         self._num_failures = 0
         self._on_available = on_available
         self._pool = pool
+        self._set_aside: set[JobId] = set()  # those that were locked when they were last looked at, and wait
         self._subscriptions = subscriptions
         self._written: Sequence[Finished] = ()  # changes on their way
         self.num_by_kind = dict.fromkeys(EventKind, 0)
@@ -176,10 +177,11 @@ class Completer(Service):
         is_careful = self._num_failures or self._give_up_at is not None
         is_well = await (self._write_unlocked(batch) if is_careful else self._write(batch))
         self._written = ()
-        if is_well and self._has_told:
+        is_over = is_well and not self._set_aside
+        if is_over and self._has_told:
             self._has_told = self._has_told_locked = False
             logger.info("completions recovered", extra={"num_jobs": len(batch)})
-        if is_well:
+        if is_over:
             self._num_failures = 0
         if len(self._backlog) < BACKLOG_FULL // 2:
             self._has_room.set()
@@ -197,12 +199,16 @@ class Completer(Service):
     async def _write_unlocked(self, batch: Sequence[Finished]) -> bool:
         """Write what nobody else has locked, and keep the rest, behind all that waits."""
         locked = await self._locked(batch)
+        if locked is None:
+            return False
+        self._set_aside.difference_update(map(_ID, batch))
         if not locked:
-            return locked is not None and await self._write(batch)
+            return await self._write(batch)
         self._written = free = [one for one in batch if one.change.id not in locked]
         for one in batch:
             if one.change.id in locked:
                 self._keep(one)
+        self._set_aside.update(locked)
         self._tell_locked(locked)
         if not free or await self._write(free):
             self._num_failures = 1  # the others are not to wait for long
