@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         UniqueConflict,
         UnknownKind,
     )
-    from millhand.event import Event, EventKind, JobStatistics
+    from millhand.event import Event, EventKind, JobEvent, JobStatistics
     from millhand.fleet import ClientRow, ClientState
     from millhand.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
     from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
@@ -88,7 +88,7 @@ else:
                 "UniqueConflict",
                 "UnknownKind",
             ),
-            "millhand.event": ("Event", "EventKind", "JobStatistics"),
+            "millhand.event": ("Event", "EventKind", "JobEvent", "JobStatistics"),
             "millhand.fleet": ("ClientRow", "ClientState"),
             "millhand.hooks": ("AttemptFailure", "ErrorHandler", "FetchMetric", "Hook", "Middleware"),
             "millhand.insert_opts": ("InsertOpts", "InsertParams", "InsertResult"),
@@ -142,6 +142,7 @@ __all__ = [
     "Job",
     "JobArgs",
     "JobCancel",
+    "JobEvent",
     "JobFilters",
     "JobId",
     "JobLog",

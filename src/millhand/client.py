@@ -17,7 +17,7 @@ import socket
 from collections.abc import AsyncIterable, Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 from millhand.args import JobArgs
 from millhand.attempt_control import AttemptControl
@@ -26,7 +26,7 @@ from millhand.control import ClientControl, JobControl, QueueControl
 from millhand.driver.caller import driver_of
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
-from millhand.event import EventKind
+from millhand.event import Event, EventKind, JobEvent, JobEventKind
 from millhand.insert_opts import InsertOpts, InsertResult
 from millhand.job import ClientId
 from millhand.migrate import require_schema
@@ -260,9 +260,17 @@ class Client:
 
     # Watching, and changing what is worked.
 
-    def subscribe(self, *kinds: EventKind, buffer_size: int = BUFFER_SIZE) -> Subscription:
+    @overload
+    def subscribe(
+        self, kind: JobEventKind, /, *kinds: JobEventKind, buffer_size: int = BUFFER_SIZE
+    ) -> Subscription[JobEvent]: ...
+    @overload
+    def subscribe(self, *kinds: EventKind, buffer_size: int = BUFFER_SIZE) -> Subscription[Event]: ...
+    def subscribe(self, *kinds: EventKind, buffer_size: int = BUFFER_SIZE) -> Subscription[Event]:
         """
         Return a stream of events of this client's own jobs and queues; of all kinds if none is named.
+
+        Those of jobs are `JobEvent`s: if only such kinds are named, to a type checker too.
 
         Raises: ConfigError for an unknown kind.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -21,6 +22,15 @@ class EventKind(enum.StrEnum):
     QUEUE_RESUMED = "queue_resumed"
 
 
+JobEventKind: TypeAlias = Literal[
+    EventKind.JOB_CANCELLED,
+    EventKind.JOB_COMPLETED,
+    EventKind.JOB_FAILED,
+    EventKind.JOB_INTERRUPTED,
+    EventKind.JOB_SNOOZED,
+]
+
+
 class JobStatistics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Units: seconds. `complete` is from hand-over to the completer until the row was written."""
 
@@ -30,9 +40,16 @@ class JobStatistics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One event; `job` and `statistics` for those of jobs (the row as written), `queue` always."""
+    """One event; `job` and `statistics` for those of jobs, which are `JobEvent`s, `queue` always."""
 
     kind: EventKind
     queue: str
     job: JobRow | None = None
     statistics: JobStatistics | None = None
+
+
+class JobEvent(Event, frozen=True, kw_only=True, gc=False):
+    """What became of a job: its row as it was written."""
+
+    job: JobRow
+    statistics: JobStatistics

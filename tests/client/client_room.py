@@ -52,7 +52,7 @@ class Room:
             await client.insert(args)
             return await self.next(events)
 
-    async def next(self, events: Subscription) -> Event:
+    async def next(self, events: Subscription[Event]) -> Event:
         return await asyncio.wait_for(anext(events), GENEROUS)
 
     async def row(self, id: JobId) -> JobRow:

@@ -19,6 +19,7 @@ from client_room import GENEROUS, Room
 
 from millhand.config import StuckJob
 from millhand.errors import DriverError, InvalidJob, JobCancel, JobSnooze, UniqueConflict
+from millhand.event import Event
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job
 from millhand.observe.log import JsonRenderer, TextRenderer, _Formatter
@@ -171,7 +172,7 @@ async def test_args_are_never_logged(room: Room, caplog: pytest.LogCaptureFixtur
     assert found_in(lines) == []
 
 
-async def _ended(events: Subscription, count: int) -> None:
+async def _ended(events: Subscription[Event], count: int) -> None:
     for _ in range(count):
         event = await asyncio.wait_for(anext(events), GENEROUS)
         assert event.kind is not None

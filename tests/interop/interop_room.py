@@ -28,6 +28,7 @@ from millhand.client import Client
 from millhand.clock import SystemClock
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.event import Event
 from millhand.insert_opts import InsertOpts
 from millhand.job import JobState
 from millhand.observe.job_log import JobLog
@@ -388,7 +389,7 @@ class Room:
             **retention,
         )
 
-    async def _tell_events(self, id: str, events: Subscription) -> None:
+    async def _tell_events(self, id: str, events: Subscription[Event]) -> None:
         async for event in events:
             line: Row = {"event": event.kind.value, "client": id}
             if event.job is None:

@@ -17,6 +17,7 @@ from rust_build import SOURCES, built_rust, lock_of, postgres_environment, requi
 
 from millhand.client import Client
 from millhand.config import Config
+from millhand.event import Event
 from millhand.job import Job
 from millhand.retry import ConstantRetryPolicy
 from millhand.runtime.subscription import Subscription
@@ -260,7 +261,7 @@ async def _stepping(room: Room, trio: Trio, language: str) -> AsyncIterator[None
     await reading
 
 
-async def _tell_events(room: Room, events: Subscription) -> None:
+async def _tell_events(room: Room, events: Subscription[Event]) -> None:
     async for event in events:
         assert event.job is not None
         room.told.tell({"event": event.kind.value, "client": "python", "job": event.job.id})

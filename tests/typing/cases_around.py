@@ -21,6 +21,7 @@ from millhand import (
     InsertResult,
     Job,
     JobCancel,
+    JobEvent,
     JobFilters,
     JobId,
     JobPage,
@@ -171,17 +172,26 @@ async def pay_somebody(somebody: Job[JobRow]) -> None:
 
 
 async def watch(client: Client) -> None:
-    with client.subscribe(EventKind.JOB_FAILED, buffer_size=10) as events:
+    with client.subscribe(EventKind.JOB_FAILED, EventKind.JOB_SNOOZED, buffer_size=10) as of_jobs:
+        async for told in of_jobs:
+            assert_type(told, JobEvent)
+            assert_type(told.job, JobRow)
+            assert_type(told.statistics, JobStatistics)
+    with client.subscribe(EventKind.JOB_FAILED, EventKind.QUEUE_PAUSED, buffer_size=10) as mixed:
+        assert_type(await anext(mixed), Event)
+    with client.subscribe() as events:
         async for event in events:
             assert_type(event, Event)
+            if isinstance(event, JobEvent):
+                assert_type(event.job, JobRow)
             assert_type(event.job, JobRow | None)
             assert_type(event.statistics, JobStatistics | None)
             print(event.job.id)  # type: ignore[union-attr]
             break
         for one in events:  # type: ignore[attr-defined]
             print(one)
-    client.subscribe("job_failed")  # type: ignore[arg-type]
-    client.subscribe([EventKind.JOB_FAILED])  # type: ignore[arg-type]
+    client.subscribe("job_failed")  # type: ignore[call-overload]
+    client.subscribe([EventKind.JOB_FAILED])  # type: ignore[call-overload]
 
 
 async def control(client: Client) -> None:

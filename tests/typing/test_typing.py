@@ -11,15 +11,18 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from docs_story import blocks
 from required import missing
 
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("cases*.py"))
 ROOT = HERE.parents[1]
+PAGES = [ROOT / "docs" / name for name in ("args.md", "guide.md", "testing.md")]
 MARK = "# type: ignore["
 
 Place = tuple[str, int]
@@ -35,6 +38,15 @@ def marked_lines() -> list[Place]:
     ]
 
 
+def written_as_modules(directory: Path) -> list[str]:
+    """Write what runs on each page as the body of a coroutine function, where `await` may stand; return the files."""
+    for page in PAGES:
+        texts = [one.text for one in blocks(page) if one.language == "python" and one.title is None]
+        body = textwrap.indent("".join(texts), "    ")
+        directory.joinpath(f"page_{page.stem}.py").write_text(f"async def page() -> None:\n{body}")
+    return [str(path) for path in sorted(directory.iterdir())]
+
+
 def test_mypy_sees_args_and_jobs() -> None:
     """What is right in the cases is accepted by mypy, and what they call an error is found to be one of that sort."""
     api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
@@ -42,6 +54,18 @@ def test_mypy_sees_args_and_jobs() -> None:
     # With --strict a `type: ignore` that is not needed is an error itself.
     report, errors, status = api.run(
         ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary", *map(str, CASES)]
+    )
+
+    assert (report, errors, status) == ("", "", 0)
+
+
+def test_mypy_accepts_the_pages(tmp_path: Path) -> None:
+    """Whoever copies from the pages into a program that is checked with --strict has nothing to mend."""
+    api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
+
+    files = written_as_modules(tmp_path)
+    report, errors, status = api.run(
+        ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--no-error-summary", *files]
     )
 
     assert (report, errors, status) == ("", "", 0)

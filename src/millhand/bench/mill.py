@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from millhand.bench.workload import Noop, Tally
 from millhand.client import Client
 from millhand.config import Config, QueueConfig
-from millhand.event import EventKind
+from millhand.event import EventKind, JobEvent
 from millhand.job import Job
 from millhand.runtime.subscription import Subscription
 from millhand.worker import Workers
@@ -53,6 +53,6 @@ async def work_mill(url: str, schema: str, slots: int, tally: Tally) -> AsyncIte
             yield
 
 
-async def _count(completions: Subscription, tally: Tally) -> None:
+async def _count(completions: Subscription[JobEvent], tally: Tally) -> None:
     async for _ in completions:
         tally.complete()

@@ -32,7 +32,7 @@ import msgspec
 from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, MillhandError, OperationTimeout
-from millhand.event import Event, EventKind, JobStatistics
+from millhand.event import EventKind, JobEvent, JobStatistics
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.outage import level_of
@@ -392,11 +392,11 @@ def _completed_row(one: Finished) -> JobRow:
     )
 
 
-def _event(kind: EventKind, one: Finished, row: JobRow, at: float) -> Event:
+def _event(kind: EventKind, one: Finished, row: JobRow, at: float) -> JobEvent:
     attempt = one.attempt
     statistics = JobStatistics(
         complete_seconds=at - one.handed_over,
         queue_wait_seconds=attempt.queue_wait_seconds,
         run_seconds=attempt.run_seconds,
     )
-    return Event(kind=kind, queue=row.queue, job=row, statistics=statistics)
+    return JobEvent(kind=kind, queue=row.queue, job=row, statistics=statistics)

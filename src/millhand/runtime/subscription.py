@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Collection, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 from millhand.errors import ConfigError
 from millhand.event import Event, EventKind
@@ -21,8 +21,10 @@ logger = logging.getLogger(__name__)
 # River's buffer; more than a second of events of a busy queue is not what a watcher needs.
 BUFFER_SIZE = 1000
 
+Event_co = TypeVar("Event_co", bound=Event, covariant=True)
 
-class Subscription:
+
+class Subscription(Generic[Event_co]):
     """
     One watcher's stream of events, in the order in which they were written: `async for event in subscription`.
 
@@ -33,7 +35,7 @@ class Subscription:
     def __init__(self, owner: Subscriptions, kinds: frozenset[EventKind], buffer_size: int) -> None:
         self._owner = owner
         self._kinds = kinds
-        self._buffer: deque[Event] = deque()
+        self._buffer: deque[Any] = deque()
         self._buffer_size = buffer_size
         self._is_closed = False
         self._news = asyncio.Event()
@@ -42,13 +44,14 @@ class Subscription:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> Event_co:
         while not self._buffer:
             if self._is_closed:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        return self._buffer.popleft()
+        told: Event_co = self._buffer.popleft()  # of the kinds that were asked for, and no others
+        return told
 
     def __enter__(self) -> Self:
         return self
@@ -80,12 +83,12 @@ class Subscriptions:
     """All watchers of one client."""
 
     def __init__(self) -> None:
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: list[Subscription[Event]] = []
 
     def __bool__(self) -> bool:
         return bool(self._subscriptions)
 
-    def subscribe(self, kinds: Collection[EventKind], *, buffer_size: int = BUFFER_SIZE) -> Subscription:
+    def subscribe(self, kinds: Collection[EventKind], *, buffer_size: int = BUFFER_SIZE) -> Subscription[Any]:
         """
         Return a new watcher of `kinds`; of all kinds if none is named.
 
@@ -93,7 +96,9 @@ class Subscriptions:
         """
         if buffer_size < 1:
             raise ConfigError(f"buffer_size must be at least 1, got {buffer_size!r}")
-        subscription = Subscription(self, frozenset(map(_event_kind, kinds or EventKind)), buffer_size)
+        subscription: Subscription[Any] = Subscription(
+            self, frozenset(map(_event_kind, kinds or EventKind)), buffer_size
+        )
         self._subscriptions.append(subscription)
         return subscription
 
@@ -107,7 +112,7 @@ class Subscriptions:
         for subscription in list(self._subscriptions):
             subscription.close()
 
-    def forget(self, subscription: Subscription) -> None:
+    def forget(self, subscription: Subscription[Any]) -> None:
         """Offer nothing to `subscription` any more."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
