@@ -156,6 +156,25 @@ async def test_a_foreign_table_that_gives_no_answer_refuses_the_run(world: World
     assert f"table {world.schema}.posts must be searched for references" in report.refusals[0]
 
 
+async def test_a_foreign_table_whose_server_is_away_refuses_the_run(world: World) -> None:
+    """A server that ours does not reach is not ours: the run says which table, and does not take it for an outage."""
+    await due(world)
+    await world.sql("CREATE EXTENSION IF NOT EXISTS postgres_fdw")
+    try:
+        await world.sql(
+            "CREATE SERVER millhand_test_away FOREIGN DATA WRAPPER postgres_fdw"
+            " OPTIONS (host '127.0.0.1', port '1', dbname 'away')"
+        )
+        await world.sql("CREATE USER MAPPING FOR CURRENT_USER SERVER millhand_test_away OPTIONS (user 'ann')")
+        await world.sql("CREATE FOREIGN TABLE {schema}.posts (body text) SERVER millhand_test_away")
+        report = await world.run()
+    finally:
+        await world.sql("DROP EXTENSION postgres_fdw CASCADE")
+
+    assert (report.state, report.deleted) == ("refused", 0)
+    assert f"table {world.schema}.posts must be searched for references" in report.refusals[0]
+
+
 @pytest.mark.parametrize("spared", ["posts", "posts.body"])
 async def test_what_only_tells_of_keys_can_be_listed(world: World, spared: str) -> None:
     """An audit log that mentions every key ever uploaded has no claim to the objects."""
