@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,8 @@ from world import World
 
 from millhand.errors import DriverError
 from millhand.orphans import SourceFailed, explain, list_findings, reconcile
-from millhand.orphans.spelling import variants
+from millhand.orphans.references import open_references
+from millhand.orphans.spelling import Spelling, _fold, _twins_sql, tails, variants
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -127,6 +129,42 @@ async def test_iceberg_4346_a_row_that_writes_the_prefix_too_or_not_at_all_is_a_
     assert await world.keys() == ["media/a.jpg", "media/b.jpg", "media/live"]
 
 
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("avatars/0.png", "0.png"),
+        ("media/avatars/0.png", "avatars/0.png"),
+        ("media/avatars/Ö 0.png", "/%C3%B6%200.png"),
+    ],
+)
+async def test_an_object_whose_folders_a_row_leaves_out_that_names_no_object_is_a_near_miss(
+    world: World, key: str, named: str
+) -> None:
+    """A small source with a `prepend` that was forgotten costs none of its objects; the finding says which row it is."""
+    for n in range(30):
+        await world.pair(f"live-{n}")
+    await world.put(key)
+    await world.row(named)
+
+    report = await world.runs(2 * HOUR, WEEK, WEEK)
+
+    found = {finding.kind: finding for finding in await list_findings(world.executor)}
+    assert (report.near_misses, report.deleted, report.missing) == (1, 0, 1)
+    assert key in await world.keys()
+    assert found["near_miss"].note == f"source 'uploads' names {named!r}, of which there is no object"
+
+
+async def test_an_object_is_no_near_miss_of_a_row_whose_own_is_there(world: World) -> None:
+    """Of two objects of one name in different folders, the one that a row names is live, and the other an orphan."""
+    await world.pair("0.png")
+    await world.put("old/0.png")
+
+    report = await world.runs(2 * HOUR, WEEK)
+
+    assert (report.near_misses, report.deleted) == (0, 1)
+    assert await world.keys() == ["0.png"]
+
+
 async def test_a_near_miss_is_an_orphan_once_nobody_writes_anything_like_it(world: World) -> None:
     """When the row is gone, the object's time begins: as long as any orphan's, and from then on."""
     await world.pair("live")
@@ -229,6 +267,34 @@ class Failing(ChaosExecutor):
         return await super().fetch(sql, params, **options)
 
 
+async def test_the_search_for_other_spellings_compares_no_row_with_all_candidates(world: World) -> None:
+    """Whatever the planner believes of arrays, rows and names meet by hash or in order, and not each with each."""
+    await world.sql(
+        "INSERT INTO {schema}.uploads (key) SELECT 'photo/' || md5(n::text) || '.jpg' FROM generate_series(1, 200000) AS n"
+    )
+    await world.sql("ANALYZE {schema}.uploads")
+    references = await open_references(world.executor, world.config)
+    twins_of = Spelling.of(world.executor, references, world.config, world.store)
+    params = twins_of._params([f"photo/x{n}.jpg" for n in range(2_000)])
+    fold = await _fold(world.executor)
+
+    for name, from_sql, key in references.places:
+        sql = f"EXPLAIN (FORMAT JSON) {_twins_sql(fold, from_sql, f'{key}::text')}"
+        [row] = await world.executor.fetch(sql, params)
+        [plan] = json.loads(row["QUERY PLAN"])
+        loops = [node for node in nodes_of(plan["Plan"]) if node["Node Type"] == "Nested Loop"]
+        met = [{one.get("Relation Name", one.get("Alias")) for one in nodes_of(loop)} for loop in loops]
+        assert loops, name
+        assert not [names for names in met if "one" in names and names & {"uploads", "avatars"}], name
+
+
+def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a plan and all that is below it."""
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes_of(below)
+
+
 async def test_a_source_that_cannot_be_compared_ends_the_run(world: World) -> None:
     """No answer to the question whether something comes near is not taken for a no."""
     await world.pair("live")
@@ -252,3 +318,13 @@ def test_the_ways_to_write_a_key_hold_server_bucket_and_root() -> None:
 
     assert found[0] == "a b.png"
     assert {"media/a b.png", "bucket/media/a b.png"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("key", "without"), [("a/b/c", ["b/c", "c"]), ("c", []), ("a//c/", ["c/"]), ("a/" * 500 + "c", None)]
+)
+def test_folders_are_left_out_one_after_the_other(key: str, without: list[str] | None) -> None:
+    """Nothing but slashes is no name, and of very many folders the last hundred count."""
+    found = tails(key)
+
+    assert found == without if without is not None else (len(found), found[-1]) == (100, "c")

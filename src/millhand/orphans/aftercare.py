@@ -29,12 +29,11 @@ from millhand.orphans.quarantine import (
     put_back_many,
     seen_object,
 )
-from millhand.orphans.scan import Pass, gather_all
+from millhand.orphans.scan import Pass, gather_all, is_there
 from millhand.orphans.spelling import Spelling
 from millhand.orphans.statements import ReferenceRow
 from millhand.orphans.sweep import carry_out, put_back_needed, record
 from millhand.orphans.versions import HIDDEN, uncover
-from millhand.storage import InvalidKey, ObjectNotFound
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ async def purge(pass_: Pass) -> None:
 
     What a row writes otherwise by then is put back: to ask for it each time for all that lies there would be dear.
     """
-    twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store.url)
+    twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store)
     # By the clock of this moment, as the moves were dated; a run may take longer than its quarantine.
     now = pass_.brought_now or (await pass_.executor.run(database_facts())).now
     before = now - pass_.config.quarantine_for
@@ -89,8 +88,8 @@ async def purge(pass_: Pass) -> None:
         actions = [action for action in lying if action.key not in twins]
         naming = await pass_.holding([action.key for action in actions])
         named = [action for action in actions if action.key in naming]
-        are_there = await gather_all([_is_there(pass_, action.key) for action in named])
-        awaited = {action.id for action, is_there in zip(named, are_there, strict=True) if not is_there}
+        are_there = await gather_all([is_there(pass_.store, action.key) for action in named])
+        awaited = {action.id for action, is_one in zip(named, are_there, strict=True) if not is_one}
         going = [action for action in actions if action.id not in awaited]
         destroyed = await destroy_many(pass_.store, going)
         await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.brought_now))
@@ -151,11 +150,3 @@ def _dropped(action: Action) -> Move:
 def _is_wanted(rows: Sequence[ReferenceRow]) -> bool:
     # A pending row waits for an upload of its own; an old object under its key would only be in the way.
     return any(row.reference is not Reference.PENDING for row in rows)
-
-
-async def _is_there(pass_: Pass, key: str) -> bool:
-    try:
-        await pass_.store.head(key)
-    except (ObjectNotFound, InvalidKey):
-        return False
-    return True

@@ -126,7 +126,7 @@ async def _compared(
     """Look whether another row writes the key otherwise, and which row of a parent keeps it."""
     tied = []
     notes: list[str] = []
-    twins_of = Spelling.of(executor, references, config, store.url)
+    twins_of = Spelling.of(executor, references, config, store)
     for one in observations:
         asks = one.tie is not Tie.PARENT if is_rowless(one) else one.object is not None and _is_leaving(one)
         twins = await twins_of([one.key]) if asks else {}

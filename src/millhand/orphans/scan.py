@@ -288,11 +288,18 @@ def _ready_rows(naming: dict[str, list[ReferenceRow]]) -> dict[str, ReferenceRow
     return {key: rows[0] for key, rows in ready.items() if rows}
 
 
-async def _look(store: ObjectStore, key: str) -> Look | None:
-    """Look for one object by name, and if it is there, for its name in a fresh listing; None if it has come since."""
+async def is_there(store: ObjectStore, key: str) -> bool:
+    """Look for one object by name. Raises: StoreError."""
     try:
         await store.head(key)
     except (ObjectNotFound, InvalidKey):
+        return False
+    return True
+
+
+async def _look(store: ObjectStore, key: str) -> Look | None:
+    """Look for one object by name, and if it is there, for its name in a fresh listing; None if it has come since."""
+    if not await is_there(store, key):
         return Look.NOT_FOUND
     async for page in store.list_pages(prefix=key):
         if key in page.keys:

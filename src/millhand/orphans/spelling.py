@@ -4,7 +4,8 @@ Near misses: candidates whose key a row names after all, only written otherwise.
 Two spellings of one path have cost others their data. What differs from a referenced key by case, by Unicode
 normalisation, by percent-encoding, by `+` for a space, by slashes (doubled, backward, in front), by blanks or quotes around
 it, by the prefix, by a server and folders in front of it, or by being read as a URL up to a `?` or `#` that it has in it, is
-no orphan but a question to a person, and is kept until he answers it. Its time as an orphan begins when it is none any more.
+no orphan but a question to a person, and is kept until he answers it. So is one whose folders a row leaves out that names
+no object as it stands. Its time as an orphan begins when it is none any more.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from millhand.orphans.key_form import decoded_sql
 from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import Finding, Kind, Totals, finding_get_due, finding_put_many
 from millhand.orphans.references import References, SourceFailed
-from millhand.orphans.scan import Pass, is_removable
+from millhand.orphans.scan import Pass, gather_all, is_removable, is_there
+from millhand.storage.protocol import ObjectStore
 
 BATCH = 10_000  # candidates of one question; each reads every source from end to end, once
 MAX_VETTED = 100_000  # of a first run, which removes nothing; what is due is always vetted, all of it
+NUM_LOOKS = 1_000  # at a time, for objects that rows name
 NUM_TIMEOUTS = 10  # of a source's own, as the whole of it is read
 
 # A path, and no bare key: with a server, a scheme or a drive in front, or with a slash or a dot.
@@ -54,6 +57,14 @@ CASE WHEN {IS_PATH} THEN ARRAY(
     FROM string_to_array(right(folded.name, 1024), '/') AS parts, generate_series(1, cardinality(parts)) AS n
 ) ELSE ARRAY[folded.name] END
 """
+# Folders that a row may leave out; more than anybody has.
+MAX_TAILS = 100
+# Before a name that folders may stand in front of: no name that was folded begins so.
+TAIL = "/"
+# A text without a scheme, as what may have lost folders in front.
+WHOLE = (
+    f"CASE WHEN source.key ~ '^[A-Za-z][A-Za-z0-9+.-]*:' THEN '{{}}' ELSE ARRAY['{TAIL}' || folded.name] END"
+)
 # What lowers all letters, whatever the database's own collation; the first that there is.
 COLLATIONS = """
 SELECT collname AS name
@@ -76,7 +87,7 @@ async def vet(pass_: Pass, *, is_first: bool) -> None:
     """
     rules = (*REMOVING_NUMBERS, *(ORPHAN_NUMBERS if is_first else ()), NEAR_MISS.number)
     after = vetted = 0
-    twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store.url)
+    twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store)
     while not is_first or vetted < MAX_VETTED:
         query = finding_get_due(pass_.run.id, rules=rules, after=after, limit=BATCH)
         findings = await pass_.executor.run(query)
@@ -106,21 +117,29 @@ def _variants(key: str, prefix: str, url: str) -> Iterator[str]:
         yield name.removeprefix(prefix)
 
 
+def tails(key: str) -> list[str]:
+    """Return what a row calls `key` that leaves out its folders, one after the other."""
+    parts = key.split("/")
+    return ["/".join(parts[n:]) for n in range(1, len(parts)) if parts[n]][-MAX_TAILS:]
+
+
 @dataclass(slots=True)
 class Spelling:
-    """Asks the sources for other spellings of keys."""
+    """Asks the sources for other spellings of keys, and `store` whether what they name is there."""
 
     executor: Executor
     references: References
     kin: Kinship
     prefix: str
+    store: ObjectStore
     timeout_seconds: float
-    url: str
 
     @classmethod
-    def of(cls, executor: Executor, references: References, config: OrphansConfig, url: str) -> Spelling:
+    def of(
+        cls, executor: Executor, references: References, config: OrphansConfig, store: ObjectStore
+    ) -> Spelling:
         seconds = config.source_timeout.total_seconds() * NUM_TIMEOUTS
-        return cls(executor, references, Kinship.of(config), config.prefix, seconds, url)
+        return cls(executor, references, Kinship.of(config), config.prefix, store, seconds)
 
     async def __call__(self, keys: Sequence[str]) -> dict[str, str]:
         """
@@ -128,23 +147,52 @@ class Spelling:
 
         Raises: SourceFailed.
         """
-        asked = [
-            (key, one, name)
-            for key in keys
-            for one in (key, *self.kin.parents(key))
-            for name in variants(one, prefix=self.prefix, url=self.url)
-        ]
-        params = [list(column) for column in zip(*asked, strict=True)]
+        params = self._params(keys)
         fold = await _fold(self.executor)
         twins: dict[str, str] = {}
-        for name, from_sql, key_sql in self.references.places:
+        shortened: list[tuple[str, str, str]] = []
+        for source, from_sql, key_sql in self.references.places:
             sql = _twins_sql(fold, from_sql, f"{key_sql}::text")
             try:
                 rows = await self.executor.fetch(sql, params, timeout_seconds=self.timeout_seconds)
             except (DriverError, OperationTimeout) as error:
-                raise SourceFailed(name, error) from error
-            twins |= {row["candidate"]: f"source {name!r} names {row['named']!r}" for row in rows}
-        return twins
+                raise SourceFailed(source, error) from error
+            twins |= {
+                row["candidate"]: f"source {source!r} names {row['named']!r}"
+                for row in rows
+                if not row["is_tail"]
+            }
+            shortened += [(row["candidate"], source, row["named"]) for row in rows if row["is_tail"]]
+        return await self._of_no_object(shortened) | twins
+
+    def _params(self, keys: Sequence[str]) -> list[list[str | bool]]:
+        """Return of each name that is asked for the candidate, whose it is, itself, and whether folders were left out."""
+        asked = [
+            (key, one, name, is_tail)
+            for key in keys
+            for one in (key, *self.kin.parents(key))
+            for name, is_tail in self._names(one)
+        ]
+        return [list(column) for column in zip(*asked, strict=True)]
+
+    def _names(self, key: str) -> Iterator[tuple[str, bool]]:
+        for name in variants(key, prefix=self.prefix, url=self.store.url):
+            yield name, False
+        for name in tails(key):
+            yield name, True
+
+    async def _of_no_object(self, shortened: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+        """Keep those of candidates, sources and names whose name is that of no object: then another may be meant."""
+        named = list({name for _, _, name in shortened})
+        absent: set[str] = set()
+        for some in (named[n : n + NUM_LOOKS] for n in range(0, len(named), NUM_LOOKS)):
+            are_there = await gather_all([is_there(self.store, name) for name in some])
+            absent.update(name for name, is_one in zip(some, are_there, strict=True) if not is_one)
+        return {
+            candidate: f"source {source!r} names {name!r}, of which there is no object"
+            for candidate, source, name in shortened
+            if name in absent
+        }
 
 
 async def _fold(executor: Executor) -> str:
@@ -162,17 +210,29 @@ async def _fold(executor: Executor) -> str:
 
 
 def _twins_sql(fold: str, from_sql: str, key: str) -> str:
+    """
+    Return what finds names of a source among those asked for.
+
+    The planner knows nothing of how many rows an array makes, and would compare all with all: OFFSET keeps each side whole,
+    and first it is only asked whether a name is among the others.
+    """
     return (
-        "SELECT DISTINCT asked.key AS candidate, source.key AS named\n"
-        f"FROM (SELECT {key} AS key FROM {from_sql}) AS source\n"
-        f"CROSS JOIN LATERAL unnest({NAMES}) AS bare (name)\n"
-        f"CROSS JOIN LATERAL {fold.replace('{0}', 'bare.name')} AS folded\n"
-        f"CROSS JOIN LATERAL unnest({ENDINGS}) AS written (name)\n"
-        f"JOIN (\n    SELECT one.key, own, folded.name\n"
-        "    FROM unnest($1::text[], $2::text[], $3::text[]) AS one (key, own, name)\n"
-        f"    CROSS JOIN LATERAL {fold.replace('{0}', 'one.name')} AS folded\n) AS asked\n"
-        "ON written.name = asked.name\n"
-        "WHERE source.key <> asked.own"
+        "WITH asked AS MATERIALIZED (\n"
+        f"    SELECT one.key, own, is_tail, CASE WHEN is_tail THEN '{TAIL}' ELSE '' END || folded.name AS name\n"
+        "    FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[]) AS one (key, own, name, is_tail)\n"
+        f"    CROSS JOIN LATERAL {fold.replace('{0}', 'one.name')} AS folded\n)\n"
+        "SELECT DISTINCT asked.key AS candidate, found.key AS named, asked.is_tail\n"
+        "FROM (\n    SELECT every.key, every.name\n    FROM (\n"
+        "        SELECT source.key, written.name\n"
+        f"        FROM (SELECT {key} AS key FROM {from_sql}) AS source\n"
+        f"        CROSS JOIN LATERAL unnest({NAMES}) AS bare (name)\n"
+        f"        CROSS JOIN LATERAL {fold.replace('{0}', 'bare.name')} AS folded\n"
+        f"        CROSS JOIN LATERAL unnest({ENDINGS} || {WHOLE}) AS written (name)\n"
+        "        OFFSET 0\n    ) AS every\n"
+        "    JOIN (SELECT DISTINCT name FROM asked) AS known ON every.name = known.name\n"
+        "    OFFSET 0\n) AS found\n"
+        "JOIN asked ON found.name = asked.name\n"
+        "WHERE found.key <> asked.own"
     )
 
 
