@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -162,6 +163,18 @@ async def test_main_spells_what_its_output_has_no_letter_for(project: Path) -> N
         b"gr\xf6\xdfe_\\u65e5\\u672c",
         b"",
     )
+
+
+async def test_main_prints_json_whatever_letters_its_output_has(project: Path) -> None:
+    """What a program reads is JSON in any encoding: a letter that it lacks has an escape of JSON's."""
+    await millhand("job", "insert", "größe_日本_😀")
+    command = [sys.executable, "-m", "millhand", "job", "list", "--json"]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+
+    told = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, env=environment)
+
+    [job] = json.loads(told.stdout.decode("latin-1"))
+    assert job["kind"] == "größe_日本_😀"
 
 
 def test_main_finds_help_without_the_database() -> None:

@@ -6,6 +6,8 @@ In a pipe there is no heading and nothing is shortened, so that `millhand job li
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -60,7 +62,7 @@ def print_json(value: Json) -> None:
         text = msgspec.json.format(encoded, indent=2)
     except RecursionError:  # somebody's args are nested deeper than can be indented
         text = encoded
-    click.echo(text.decode().translate(_SPELT))
+    click.echo(_encodable(text.decode().translate(_SPELT), sys.stdout.encoding))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -168,6 +170,15 @@ def _span(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:.0f}s"
+
+
+def _encodable(text: str, encoding: str | None) -> str:
+    """Return JSON that has its own escapes for letters where an encoding lacks some: those of Python are no JSON."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return re.sub(r"[^\x00-\x7F]", lambda letter: json.dumps(letter[0])[1:-1], text)
+    return text
 
 
 def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
