@@ -18,6 +18,7 @@ from world import DAY, World
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.orphans import reconcile
+from millhand.orphans.undeclared import unescaped, written
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -139,6 +140,21 @@ async def test_a_table_of_an_application_that_is_about_rivers_is_searched(world:
 
     assert report.state == "refused"
     assert f"{world.schema}.river_photos.key" in report.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [
+        ("uploads/größe (1).jpg", "uploads/gr"),
+        (unicodedata.normalize("NFD", "uploads/café.jpg"), ".jpg"),
+        ("a%2Fbc/d&e\\/fghi", "/fghi"),
+        ("ключ", ""),
+    ],
+)
+def test_what_is_looked_for_first_stands_in_every_way_to_write_a_key(key: str, part: str) -> None:
+    """No text that holds a key, however that is written, is left out for lack of the part that all ways share."""
+    assert unescaped(key) == part
+    assert all(part in name for name in written(key))
 
 
 async def test_a_foreign_table_that_gives_no_answer_refuses_the_run(world: World) -> None:

@@ -122,6 +122,13 @@ def written(key: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def unescaped(key: str) -> str:
+    """Return the longest part of `key` that every way to write it has as it is; empty if none is."""
+    names = written(key)
+    parts = re.findall(r"[\w./-]+", key, re.ASCII)
+    return max((part for part in parts if all(part in name for name in names)), key=len, default="")
+
+
 def pattern_of(name: str) -> str:
     """Return a regular expression of PostgreSQL that finds `name` in a text, as a whole word of a path."""
     if len(name.encode()) < MIN_BYTES:
@@ -166,16 +173,21 @@ async def _search(pass_: Pass, table: Table, keys: Sequence[str]) -> tuple[str, 
     # PHP writes \/ in JSON, and some URLs have a whole key as one part of their path.
     values = [f"replace(replace({quoted(column)}::text, '\\/', '/'), '%2F', '/')" for column in table.columns]
     columns = [f"{value} AS {quoted(column)}" for value, column in zip(values, table.columns, strict=True)]
-    # A million rows take 203 s by regular expressions alone, and 12 s where LIKE leaves them few to look at.
+    # A million rows take 203 s by regular expressions alone, and 12 s where LIKE leaves them few to look at: first those
+    # with a part of a key that is written alike everywhere, for there are up to eight ways to write each.
     sql = (
         f"SELECT {', '.join(columns)}\nFROM {table.from_sql}\nWHERE EXISTS (\n    SELECT\n"
         f"    FROM unnest(ARRAY[{', '.join(values)}]) AS value\n"
-        "    WHERE CASE WHEN value LIKE ANY ($2::text[]) THEN EXISTS (\n"
+        "    WHERE CASE WHEN value LIKE ANY ($3::text[]) THEN EXISTS (\n"
         "        SELECT FROM unnest($1::text[], $2::text[]) AS one (pattern, part)\n"
         "        WHERE CASE WHEN value LIKE part THEN value ~ pattern ELSE false END\n    ) ELSE false END\n)\nLIMIT 1"
     )
     names = [name for key in keys for name in written(key)]
-    params = [[pattern_of(name) for name in names], [f"%{_like(name)}%" for name in names]]
+    params = [
+        [pattern_of(name) for name in names],
+        [f"%{_like(name)}%" for name in names],
+        [f"%{_like(unescaped(key))}%" for key in keys],
+    ]
     seconds = pass_.config.source_timeout.total_seconds() * NUM_TIMEOUTS
     try:
         async with pass_.executor.begin() as tx:
