@@ -130,8 +130,8 @@ The library speaks to Python's `logging`, one logger a module, and never configu
 `--log-level` choose.
 
 A line has a constant phrase, to be searched for, and fields. In JSON the phrase is `message`, beside `timestamp`, `level`,
-`logger` and, where something was raised, `exception`. Args and metadata of jobs are never logged, passwords in URLs are
-masked.
+`logger` and, where something was raised, `exception`; a field of yours by such a name is shown as `level_`. Args and
+metadata of jobs are never logged, passwords in URLs are masked.
 
 | level | means |
 |---|---|

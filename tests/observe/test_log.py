@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from millhand.job import JobState
-from millhand.observe.log import configure_logging, shown
+from millhand.observe.log import LogFormat, configure_logging, shown
 from millhand.observe.secret import masked, masked_error, masked_url
 
 
@@ -104,6 +104,51 @@ def test_log_loses_no_line_for_a_value_that_json_cannot_say() -> None:
     line = json.loads(stream.getvalue(), parse_constant=pytest.fail)
     assert line["found"] == "\udc80"
     assert line["reason"] == shown(object)
+
+
+def test_log_in_a_pipe_keeps_its_own_words_from_fields_of_the_same_name() -> None:
+    """When a line was said, how grave it is and by whom is the line's to say; a stranger's field stands beside it."""
+    stream = io.StringIO()
+    configure_logging("json", stream=stream)
+
+    extra = {"timestamp": 5, "level": "info", "logger": "mine", "exception": "none"}
+    logging.getLogger("shop").error("payment refused", extra=extra)
+
+    entry = json.loads(stream.getvalue())
+    assert datetime.fromisoformat(entry.pop("timestamp")).tzinfo is not None
+    assert entry == {
+        "level": "error",
+        "message": "payment refused",
+        "logger": "shop",
+        "timestamp_": 5,
+        "level_": "info",
+        "logger_": "mine",
+        "exception_": "none",
+    }
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_log_bears_a_value_that_holds_itself(format: LogFormat) -> None:
+    """A value without an end is shown as Python shows it, and nothing is raised into the code that logged it."""
+    stream = io.StringIO()
+    configure_logging(format, stream=stream)
+    ring: list[object] = ["a"]
+    ring.append(ring)
+
+    logging.getLogger("shop").info("ring", extra={"ring": ring})
+
+    shown_as = "ring=\"['a', [...]]\"" if format == "text" else '"ring":"[\'a\', [...]]"'
+    assert shown_as in stream.getvalue()
+
+
+def test_log_on_a_terminal_quotes_what_a_field_is_called() -> None:
+    """A name with a line break in it makes no line of its own."""
+    stream = io.StringIO()
+    configure_logging("text", stream=stream)
+
+    logging.getLogger("shop").info("odd", extra={"a\n10:00:00 error": 1})
+
+    assert stream.getvalue().endswith('"a\\n10:00:00 error"=1 logger=shop\n')
 
 
 def test_log_shows_a_traceback_below_its_line() -> None:

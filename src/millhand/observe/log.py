@@ -36,6 +36,7 @@ TALKATIVE_LOGGERS = ("asyncio", "botocore", "urllib3")
 REPETITIVE_LOGGERS = ("asyncpg.pool",)
 
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_JSON_KEYS = frozenset({"timestamp", "level", "message", "logger", "exception"})
 _STRUCTLOG_KEYS = frozenset({"event", "exc_info", "stack_info", "timestamp", "level", "logger"})
 # What moves the cursor, ends a line, or turns the direction of writing, so that what is read is not what stands there.
 _MOVES = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
@@ -110,7 +111,7 @@ class TextRenderer:
                 self._styled(at, "2"),
                 self._styled(f"{LEVELS.get(level, level):<5}", _LEVEL_STYLES.get(level, "0")),
                 self._styled(f"{message:<{MESSAGE_WIDTH}}", "1"),
-                *(f"{self._styled(key, '36')}={shown(value)}" for key, value in fields.items()),
+                *(f"{self._styled(shown(key), '36')}={shown(value)}" for key, value in fields.items()),
             ]
         ).rstrip()
         if line["exception"]:
@@ -125,7 +126,7 @@ _LEVEL_STYLES = {"debug": "2", "info": "32", "warning": "33", "error": "31", "cr
 
 
 class JsonRenderer:
-    """One JSON object a line; a traceback is the field `exception`."""
+    """One JSON object a line; a traceback is the field `exception`; a field called as one of the line's gets a `_`."""
 
     def __call__(self, line: Line) -> str:
         entry = {
@@ -133,7 +134,7 @@ class JsonRenderer:
             "level": line["level"],
             "message": line["message"],
             "logger": line["logger"],
-            **line["fields"],
+            **{f"{key}_" if key in _JSON_KEYS else key: value for key, value in line["fields"].items()},
         }
         if line["exception"]:
             entry["exception"] = line["exception"]
@@ -186,7 +187,7 @@ def _line(record: logging.LogRecord) -> Line:
         "level": record.levelname.lower(),
         "message": masked(message),
         "logger": record.name,
-        "fields": {key: _masked(value) for key, value in fields.items()},
+        "fields": {key: _shallow_enough(value) for key, value in fields.items()},
         "exception": masked(_innermost(_exception(error, stack))),
     }
 
@@ -207,6 +208,14 @@ def _exception(error: object, stack: object) -> str:
 def _innermost(trace: str) -> str:
     """Return the end of a trace: a line of the log is to be read, and a user's error may hold megabytes."""
     return trace if len(trace) <= EXCEPTION_LENGTH_MAX else f"…{trace[-EXCEPTION_LENGTH_MAX:]}"
+
+
+def _shallow_enough(value: object) -> object:
+    """Return a stranger's value without its passwords; as a text if it holds itself, or no end of others."""
+    try:
+        return _masked(value)
+    except RecursionError:  # which `logging` lets through, into the code that said something
+        return _repr(value)
 
 
 def _masked(value: object) -> object:
