@@ -38,7 +38,7 @@ async def require_inserted(
     """
     Return the one job that is there as wanted.
 
-    `args` is a kind, an args class or a function that was made a worker; or args, and then the job must have these.
+    `args` is a kind, an args class or a worker function with plain parameters; or args, and then the job must have these.
     `columns` are what the row must have beside: `queue="mail"`, `priority=1`, `tags=["a"]`. Other jobs of the kind may be
     there.
 
