@@ -134,13 +134,16 @@ async def test_drain_without_end_is_told(client: Client, tx: asyncpg.Connection)
         await drain(client, tx=tx, max_jobs=5)
 
 
-async def test_client_that_cannot_work_is_told(client: Client, url: str, tx: asyncpg.Connection) -> None:
+async def test_client_that_cannot_work_is_told(room_url: str) -> None:
     """One without workers works nothing, and one that works by itself must not be helped."""
-    with pytest.raises(ConfigError, match=r"^client must have workers to work jobs, got none; make it with "):
-        await drain(Client(url), tx=tx)
-    async with new_client(url, queues={"elsewhere": 1}) as working:
-        with pytest.raises(ConfigError, match=r"^client must not work jobs while a test does, got '"):
-            await work_one(working, tx=tx)
+    async with stage("asyncpg", room_url) as tx:
+        with pytest.raises(
+            ConfigError, match=r"^client must have workers to work jobs, got none; make it with "
+        ):
+            await drain(Client(room_url), tx=tx)
+        async with new_client(room_url, queues={"elsewhere": 1}) as working:
+            with pytest.raises(ConfigError, match=r"^client must not work jobs while a test does, got '"):
+                await work_one(working, tx=tx)
 
 
 async def test_attempt_goes_the_whole_way(url: str, tx: asyncpg.Connection) -> None:
