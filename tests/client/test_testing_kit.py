@@ -18,6 +18,7 @@ from millhand.hooks import Middleware
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState, Json
 from millhand.step import Cursor
+from millhand.store.job_list import LIMIT_MAX
 from millhand.testing import (
     require_inserted,
     require_many_inserted,
@@ -114,6 +115,18 @@ async def test_job_that_is_missing_is_told_with_what_is_there(client: Client, tx
         match=r"""^one job 'act' args={"what": "y"} must be inserted, got 2:\n  job \d+, .*\n  job \d+, .*'$""",
     ):
         await require_inserted(client, Act("y"), tx=tx)
+
+
+async def test_job_behind_more_than_a_page_of_others_is_found(client: Client, tx: asyncpg.Connection) -> None:
+    """However many jobs of its kind there are, one that must not be there is told, and one that must be is found."""
+    await client.insert_many_fast((Act("x") for _ in range(LIMIT_MAX)), tx=tx)
+    last = (await client.insert(Act("y"), tx=tx)).job
+
+    assert await require_inserted(client, Act("y"), tx=tx) == last
+    with pytest.raises(
+        AssertionError, match=r"^no job 'act' args=\{\"what\": \"y\"\} must be inserted, got 1:"
+    ):
+        await require_not_inserted(client, Act("y"), tx=tx)
 
 
 async def test_job_that_is_not_to_be_there_is_told(client: Client, tx: asyncpg.Connection) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from millhand.args import encode_args, kind_of
 from millhand.client import Client
+from millhand.control import JobControl
 from millhand.errors import ConfigError
 from millhand.job import JobRow
 from millhand.store.job_list import LIMIT_MAX, JobFilters
@@ -112,17 +113,25 @@ def _matching(jobs: Sequence[JobRow], wanted: Wanted) -> list[JobRow]:
     return [job for job in jobs if not differences(job, wanted.columns)]
 
 
-async def _inserted(
-    client: Client | SyncClient, kinds: Sequence[str] | None, tx: object | None
-) -> Sequence[JobRow]:
-    filters = JobFilters() if kinds is None else JobFilters(kinds=kinds)
-    control = client.jobs._control if isinstance(client, SyncClient) else client.jobs  # noqa: SLF001 - the same
-    return (await control.list(filters, limit=LIMIT_MAX, tx=tx)).jobs
+async def _inserted(client: Client | SyncClient, kinds: Sequence[str], tx: object | None) -> Sequence[JobRow]:
+    """Return all jobs of these kinds: what is asked for may be behind any number of others."""
+    filters = JobFilters(kinds=kinds)
+    page = await _control(client).list(filters, limit=LIMIT_MAX, tx=tx)
+    jobs = list(page.jobs)
+    while page.cursor is not None:
+        page = await _control(client).list(filters, after=page.cursor, limit=LIMIT_MAX, tx=tx)
+        jobs += page.jobs
+    return jobs
+
+
+def _control(client: Client | SyncClient) -> JobControl:
+    return client.jobs._control if isinstance(client, SyncClient) else client.jobs  # noqa: SLF001 - the same
 
 
 async def _others(client: Client | SyncClient, tx: object | None) -> str:
     """Say what there is of other kinds: the mistake may be one of name, or of the database."""
-    counts = Counter(job.kind for job in await _inserted(client, None, tx))
+    page = await _control(client).list(limit=LIMIT_MAX, tx=tx)
+    counts = Counter(job.kind for job in page.jobs)
     if not counts:
         return ", and no others"
     return (
