@@ -28,6 +28,7 @@ from sqlalchemy.pool import NullPool
 from test_driver_psycopg_sync import BlockingConformance
 from threaded import ThreadedDriver
 
+from docs_room import run_python
 from millhand import (
     Client,
     Config,
@@ -51,6 +52,23 @@ OWN_JSON: dict[str, Any] = {
     "json_serializer": lambda _: "null",
 }
 COMMITTING = {"isolation_level": "AUTOCOMMIT"}
+WITHOUT_GREENLET = """
+import os, sys
+sys.modules["greenlet"] = None
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from millhand import SyncClient
+from millhand.driver.caller import executor_of, sync_executor_of
+engine = create_engine(os.environ["DATABASE_URL"])
+SyncClient(engine)
+with Session(engine) as session:
+    sync_executor_of(session, "")
+    print(type(session).__name__)
+    try:
+        executor_of(session, "")
+    except TypeError as error:
+        print("refused" if str(error).endswith("SyncClient takes it") else error)
+"""
 
 
 @dataclass(frozen=True)
@@ -473,3 +491,10 @@ async def test_objects_of_the_other_colour_are_refused(
     assert str(refused_sync.value).endswith(
         "got sqlalchemy.ext.asyncio.session.AsyncSession; Client takes it"
     )
+
+
+async def test_blocking_engines_and_sessions_need_no_greenlet(postgres_url: str) -> None:
+    """Who has SQLAlchemy 2.1 without its extra for asyncio has no greenlet, and no need of it without coroutines."""
+    ended = await run_python(["-c", WITHOUT_GREENLET], database_url=url_for(postgres_url, DIALECTS[0]))
+
+    assert (ended.code, ended.stdout.split()) == (0, ["Session", "refused"]), ended.stderr

@@ -3,23 +3,28 @@ SQLAlchemy 2, asynchronous, on psycopg or asyncpg: the connection beneath, witho
 
 Before anything is said on that connection SQLAlchemy is in a transaction as it would be for any statement of its own:
 it begins by itself, so that its commit commits our statements and its rollback undoes them.
+
+Its asynchronous part needs greenlet, which whoever uses the other one need not have: it is imported by its users alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import sqlalchemy.exc
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 
 from millhand.driver.caller import executor_of
 from millhand.driver.lender import Lender
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError
 from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 
 T = TypeVar("T")
 
@@ -103,11 +108,19 @@ class EnginePool(Lender):
 
 def executor_inside(tx: object, schema: str) -> Executor | None:
     """Return an executor on a connection or a session of SQLAlchemy's; None for anything else."""
+    if isinstance(tx, ReachedExecutor) or not _is_asynchronous_in_use():
+        return tx if isinstance(tx, ReachedExecutor) else None
+    from sqlalchemy.ext.asyncio import (  # noqa: PLC0415 - it is in use
+        AsyncConnection,
+        AsyncSession,
+        async_scoped_session,
+    )
+
     if isinstance(tx, AsyncConnection):
         return ReachedExecutor(lambda: _reached(tx, schema))
     if isinstance(tx, AsyncSession | async_scoped_session):
         return ReachedExecutor(lambda: _reached_in_session(tx, schema))
-    return tx if isinstance(tx, ReachedExecutor) else None
+    return None
 
 
 def driver_on(database: object, schema: str) -> Driver | None:
@@ -116,6 +129,10 @@ def driver_on(database: object, schema: str) -> Driver | None:
 
     Raises: ConfigError for an engine of another driver.
     """
+    if not _is_asynchronous_in_use():
+        return None
+    from sqlalchemy.ext.asyncio import AsyncEngine  # noqa: PLC0415 - it is in use
+
     if not isinstance(database, AsyncEngine):
         return None
     if database.dialect.driver == "asyncpg":
@@ -130,6 +147,11 @@ def driver_on(database: object, schema: str) -> Driver | None:
         f"engine must be of {' or '.join(DRIVERS)}, got {database.dialect.name}+{database.dialect.driver}; "
         "make it of a URL that begins with 'postgresql+psycopg://'"
     )
+
+
+def _is_asynchronous_in_use() -> bool:
+    """Whether anybody has imported SQLAlchemy's asynchronous part, and there may be objects of its."""
+    return "sqlalchemy.ext.asyncio" in sys.modules
 
 
 def raise_beneath(error: sqlalchemy.exc.SQLAlchemyError) -> NoReturn:
