@@ -186,13 +186,13 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             before = await client.insert(Act("before"))
             await asyncio.wait_for(begun.acquire(), GENEROUS)
-            await room.execute("UPDATE millhand_client SET lost_at = now()")
-            await room.execute(LATER)
+            assert client._mill is not None
+            probe = Probe(client._mill.completer)
+            # At once: a report between the two would find it given up, and its job still its own.
+            await room.execute(f"WITH lost AS (UPDATE millhand_client SET lost_at = now()) {LATER}")
             given_back = await room.row(before.job.id)
             await client.insert(Act("after"))
             await asyncio.wait_for(begun.acquire(), GENEROUS)
-            assert client._mill is not None
-            probe = Probe(client._mill.completer)
             client._mill.offices.reporter.bell.ring()
             await probe.wait("written")
             go_on.set()

@@ -19,7 +19,6 @@ from millhand.store.job import (
     job_delete_before,
     job_get_by_id,
     job_get_by_ids,
-    job_get_schedulable,
     job_get_stuck,
     job_rescue_many,
     job_retry,
@@ -180,10 +179,6 @@ def _schedule(*jobs: JobRow) -> Query[list[ScheduledJob]]:
     return job_schedule(now=NOW, limit=len(jobs))
 
 
-def _first_schedulable(*jobs: JobRow) -> Query[list[JobId]]:
-    return job_get_schedulable(now=NOW, limit=1)
-
-
 def _rescue(*jobs: JobRow) -> Query[list[JobId]]:
     return job_rescue_many([_rescued(job) for job in jobs], stuck_horizon=NOW)
 
@@ -200,7 +195,6 @@ def _rescued(job: JobRow) -> Rescue:
     ("state", "sweep"),
     [
         (JobState.RETRYABLE, _schedule),
-        (JobState.RETRYABLE, _first_schedulable),
         (JobState.RUNNING, _rescue),
         (JobState.RUNNING, _give_back),
     ],

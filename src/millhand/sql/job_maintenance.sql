@@ -93,8 +93,7 @@ AND scheduled_at <= @now
 AND scheduled_at >= coalesce(@due_after::timestamptz, '-infinity')
 AND id <> ALL(@excluded_ids::bigint [])
 ORDER BY priority, scheduled_at, id
-LIMIT @limit::integer
-FOR UPDATE SKIP LOCKED;
+LIMIT @limit::integer;
 
 -- name: job_get_stuck
 -- Give jobs that have been running since before the horizon, by id, after the last one seen.
