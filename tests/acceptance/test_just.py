@@ -169,7 +169,7 @@ def test_just_keeps_caches_in_the_checkout_when_there_is_no_home(checkout: Path,
     """A home that does not exist, as a service's user has it, is no obstacle."""
     bring(checkout, just='echo "$UV_CACHE_DIR"')
 
-    done = just(checkout, path=programs, environment={"HOME": "/nonexistent"})
+    done = just(checkout, path=programs, environment={"HOME": str(checkout / "nobody")})
 
     assert done.stdout == f"{checkout}/.tools/cache\n"
 
