@@ -62,6 +62,7 @@ def test_mypy_sees_args_and_jobs() -> None:
 def test_mypy_accepts_the_pages(tmp_path: Path) -> None:
     """Whoever copies from the pages into a program that is checked with --strict has nothing to mend."""
     api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
+    pytest.importorskip("asyncpg-stubs", reason="asyncpg, which the pages use, has its types from elsewhere")
 
     files = written_as_modules(tmp_path)
     report, errors, status = api.run(
