@@ -80,6 +80,13 @@ async def writer(room: Room) -> AsyncIterator[None]:
         yield
 
 
+OPEN_TRANSACTIONS = """
+    SELECT application_name, now() - xact_start, state, left(query, 200)
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+"""
+
+
 async def indexes(room: Room) -> dict[str, tuple[int, bool]]:
     """Return the file of each index, another if it was rebuilt, and whether it is valid."""
     sql = """
@@ -90,11 +97,15 @@ async def indexes(room: Room) -> dict[str, tuple[int, bool]]:
     return {name: (file, is_valid) for name, file, is_valid in await room.fetch(sql, room.schema)}
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again: catalogs ring no bell."""
-    async with asyncio.timeout(GENEROUS_SECONDS):
-        while not await condition():
-            pass
+async def until(room: Room, condition: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again and again: catalogs ring no bell. A rebuild waits for all transactions, so who has one open is told."""
+    try:
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            while not await condition():
+                pass
+    except TimeoutError as error:
+        sessions = await room.fetch(OPEN_TRANSACTIONS)
+        raise TimeoutError("open transactions: " + "; ".join(str(tuple(one)) for one in sessions)) from error
 
 
 async def until_rebuilt(room: Room, name: str) -> None:
@@ -106,14 +117,14 @@ async def until_rebuilt(room: Room, name: str) -> None:
             name in now and now[name] != before[name] and not any("_cc" in one for one in now.keys() - before)
         )
 
-    await until(condition)
+    await until(room, condition)
 
 
 async def until_half_made(room: Room) -> None:
     async def condition() -> bool:
         return f"{NAME}_ccnew" in await indexes(room)
 
-    await until(condition)
+    await until(room, condition)
 
 
 async def until_no_rebuild_runs(room: Room) -> None:
@@ -123,7 +134,7 @@ async def until_no_rebuild_runs(room: Room) -> None:
         )
         return not await room.fetch(sql)
 
-    await until(condition)
+    await until(room, condition)
 
 
 @pytest.mark.parametrize("leader", LANGUAGES)
