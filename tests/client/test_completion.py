@@ -66,8 +66,10 @@ async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
 
 
 @pytest.mark.slow
-async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(room: Room) -> None:
-    """When nobody answers any more after a row was refused, a stop does not wait for each of the others."""
+async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When nobody answers any more after a row was refused, a stop waits for no other one, and tells of all."""
     num_jobs = 20
     go_on = asyncio.Event()
     refused = asyncio.Event()
@@ -105,6 +107,9 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(room: Roo
         logger.removeFilter(hear)
         await room.execute("DROP TRIGGER poison ON river_job")
         await room.execute("DROP FUNCTION poison()")
+
+    told: dict[str, Any] = {record.message: record for record in caplog.records}
+    assert told["completions lost"].num_jobs == num_jobs - 1
 
 
 async def test_job_is_held_while_its_outcome_is_on_its_way(room: Room) -> None:
