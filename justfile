@@ -43,7 +43,7 @@ demo: (_install "run")
 bench *args: (_install "run")
     @exec .venv/bin/millhand bench "$@"
 
-# Where the CPU's time of a no-op job goes, room by room; minutes; `--write docs/performance.md` for its table and drawing
+# Where the CPU's time of a no-op job goes, room by room; minutes; `--write docs/explanation/performance.md` for its table and drawing
 [no-exit-message]
 profile *args: (_install "run")
     @exec {{ python }} benchmarks/job_profile.py "$@"
@@ -100,7 +100,7 @@ django6:
             uv pip install --quiet --no-deps --requirement requirements/test.lock --editable .; \
         (pwd; cksum pyproject.toml requirements/test.lock) >.venv-django6/state; }
 
-# The other job systems, for the slow tests of docs/coming_from: in an environment of their own, with Millhand beside them
+# The other job systems, for the slow tests of docs/how_to/migrate_from: in an environment of their own, with Millhand beside them
 elsewhere:
     @test "$(pwd; cksum pyproject.toml requirements/elsewhere.lock)" = "$(cat .venv-elsewhere/state 2>/dev/null)" || { \
         rm -rf .venv-elsewhere; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-elsewhere; \

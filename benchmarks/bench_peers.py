@@ -1,7 +1,7 @@
 """
 Millhand, River in Go and in Rust, and the Python peers, side by side on one server in one run.
 
-    python benchmarks/bench_peers.py --write docs/performance.md      # or: ./just bench-peers --write docs/performance.md
+    python benchmarks/bench_peers.py --write docs/explanation/performance.md
 
 In each round every system is measured once, in turn, in a database of its own that was made for it; only what idles
 does so side by side, each in a database of its own, for its cost is counted by process and by database. `peers/plan.py`

@@ -1,7 +1,7 @@
 """
 Where the CPU's time of a job goes, room by room: a profile of a worker that drains no-op jobs.
 
-    python benchmarks/job_profile.py --write docs/performance.md
+    python benchmarks/job_profile.py --write docs/explanation/performance.md
 
 The worker's process is sampled by the time that it uses (`job_profile_child.py`), so it need not have the machine for
 itself; what it uses altogether is what the kernel says. With `--write` the table goes into a document, and the drawing

@@ -36,7 +36,7 @@ ROOMS = (FETCH, BEGIN, EXECUTE, COMPLETE, EVENTS, LOOP, GARBAGE)
 # The end of a module's path, and its functions if not all of them are meant. Of the frames of a stack the innermost that
 # is found here says the room, and here the first that fits.
 RULES: tuple[tuple[str, frozenset[str], str], ...] = (
-    ("job_profile_child.py", frozenset({"note_collection"}), GARBAGE),
+    ("job_profile_child.py", frozenset({"record_collection"}), GARBAGE),
     ("millhand/runtime/producer.py", frozenset({"_begin", "_work", "_finished"}), BEGIN),
     ("millhand/runtime/producer.py", frozenset(), FETCH),
     ("millhand/store/job_row.py", frozenset({"parse_job", "parse_jobs"}), FETCH),
@@ -60,7 +60,7 @@ class Sampler:
 
     def __enter__(self) -> Self:
         self.server_seconds = -server_seconds(self._server_pid)
-        gc.callbacks.append(self.note_collection)
+        gc.callbacks.append(self.record_collection)
         signal.signal(signal.SIGPROF, self.take)
         signal.setitimer(signal.ITIMER_PROF, INTERVAL_SECONDS, INTERVAL_SECONDS)
         return self
@@ -69,14 +69,14 @@ class Sampler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        gc.callbacks.remove(self.note_collection)
+        gc.callbacks.remove(self.record_collection)
         self.server_seconds += server_seconds(self._server_pid)
 
     def take(self, _signal: int, frame: FrameType | None) -> None:
         """Count one sample."""
         self.counts[room_of(frame), name_of(frame)] += 1
 
-    def note_collection(self, phase: str, info: dict[str, int]) -> None:
+    def record_collection(self, phase: str, info: dict[str, int]) -> None:
         """Be where a signal is heard that came while garbage was collected."""
 
 

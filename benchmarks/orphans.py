@@ -1,7 +1,7 @@
 """
 How fast a bucket is listed and compared with its rows, beside boto3, minio-py and a loop that one writes oneself.
 
-    python benchmarks/orphans.py --peers .venv-peers/bin/python --write docs/performance.md
+    python benchmarks/orphans.py --peers .venv-peers/bin/python --write docs/explanation/performance.md
 
 Contenders take turns on the same server in the same round, each in a process of its own. README.md says more.
 """
@@ -30,7 +30,7 @@ from document import put
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 from millhand.storage.s3_bucket import S3Bucket
 
 PROJECT = Path(__file__).parents[1]
@@ -51,8 +51,8 @@ TITLES = {
     "loop": "a loop of one's own: boto3 and `= ANY` a page",
     "walk": "`os.walk` and `stat`, in no order",
     "list": "Millhand, listing alone",
-    "scan:1": "Millhand, whole run, 1 chain",
-    "scan:4": "Millhand, whole run, 4 chains",
+    "scan:1": "Millhand, whole run, 1 partition",
+    "scan:4": "Millhand, whole run, 4 partitions",
 }
 SCHEMA = "bench_orphans"
 TABLE = "public.bench_objects"
@@ -221,10 +221,10 @@ async def fill(database: str, num_objects: int) -> None:
 
 
 def run_contender(scene: Scene, contender: str, database: str, options: argparse.Namespace) -> Lap:
-    name, _, chains = contender.partition(":")
+    name, _, partitions = contender.partition(":")
     question: dict[str, Any] = {
         "bucket": BUCKET,
-        "chains": int(chains or 1),
+        "partitions": int(partitions or 1),
         "database": database,
         "endpoint": scene.endpoint,
         "is_replayed": scene.is_replayed,
@@ -232,7 +232,7 @@ def run_contender(scene: Scene, contender: str, database: str, options: argparse
         "name": name,
         "prefix": "",
         "schema": SCHEMA,
-        "split_at": scene.split_at if chains == "4" else (),
+        "split_at": scene.split_at if partitions == "4" else (),
         "table": TABLE,
         "url": scene.url,
     }

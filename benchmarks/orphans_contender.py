@@ -148,7 +148,7 @@ def scan_with_millhand(question: Question, watch: Watch) -> int:
         store = open_store(question["url"])
         source = ReferenceSource(name="objects", table=question["table"])
         config = OrphansConfig(
-            sources=(source,), chains=question["chains"], split_at=tuple(question["split_at"])
+            sources=(source,), partitions=question["partitions"], split_at=tuple(question["split_at"])
         )
         await _warm(store)
         watch.start()

@@ -1,7 +1,7 @@
 """
 What old snapshots cost: jobs worked while transactions keep every dead row, beside the same without any, in turns.
 
-    python benchmarks/pressure.py --write docs/performance.md
+    python benchmarks/pressure.py --write docs/explanation/performance.md
 
 On a PostgreSQL of its own with two databases, for a snapshot counts in its own database only. In the one nothing is in
 the way; in the other a snapshot was opened before `--dead` jobs were worked and completed, and is kept.

@@ -24,7 +24,7 @@ import pytest
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 
 # A run of the suite plays fewer examples of each property than it might; HYPOTHESIS_PROFILE=default plays them all.
 hypothesis.settings.register_profile("quick", max_examples=40, deadline=None)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 
 PROJECT = Path(__file__).parents[1]
 GENEROUS_SECONDS = 30.0

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 
 
 async def migrate(url: str, schema: str = "") -> None:

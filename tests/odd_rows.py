@@ -39,7 +39,7 @@ WORKABLE = {
     "finalized before all time": "finalized_at = finalized_at - 'infinity'::interval",
     "a hundred thousand tags": "tags = array_fill('tag'::varchar, ARRAY[100000])",
 }
-# As well, but a sweeper does something else with them than with their neighbours.
+# As well, but a service does something else with them than with their neighbours.
 WORKABLE_ALONE = {
     "attempts up to the end of their type": "attempt = 32767, max_attempts = 32767",
     "attempted after all time": "attempted_at = 'infinity'",

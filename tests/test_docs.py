@@ -19,11 +19,11 @@ import millhand
 from docs_room import PROJECT, environment, fresh_database
 from docs_story import Reader, Terminal, blocks, first_missing, seen_in_any_order
 from millhand.cli.main import cli
-from millhand.cli.settings import load_settings
 from millhand.embedded import embedded_postgres
+from millhand.settings.load import load_settings
 
 DOCS = PROJECT / "docs"
-QUICKSTART = DOCS / "quickstart.md"
+QUICKSTART = DOCS / "tutorial/quickstart.md"
 README = PROJECT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 TEXTS = [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "CONTRIBUTING.md", PROJECT / "examples" / "README.md"]
@@ -161,7 +161,7 @@ def test_public_names_are_told() -> None:
 
 def test_hooks_and_events_are_told() -> None:
     """Every moment that a hook or a middleware has, and every kind of event, is on the page for programs."""
-    guide = (DOCS / "guide.md").read_text()
+    guide = (DOCS / "how_to/guide.md").read_text()
     moments = {
         name
         for kind in (millhand.Hook, millhand.Middleware)
@@ -175,7 +175,7 @@ def test_hooks_and_events_are_told() -> None:
 
 def test_log_messages_are_told() -> None:
     """The tables of operations.md have every message that the package logs, and none that it does not."""
-    section = (DOCS / "operations.md").read_text().partition("## The log\n")[2].partition("\n## ")[0]
+    section = (DOCS / "how_to/operations.md").read_text().partition("## The log\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     told = [message for row in rows for message in CODE.findall(row)]
 

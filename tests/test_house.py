@@ -16,9 +16,9 @@ TASK_MAKERS = {"src/millhand/runtime/producer.py", "src/millhand/runtime/service
 # Who may wait by the clock, and for what that cannot ring.
 SLEEPERS = {
     "src/millhand/bench/measure.py": "time is what is measured",
-    "src/millhand/cli/worker_process.py": "a queue that has run empty",
+    "src/millhand/process/worker_process.py": "a queue that has run empty",
     "src/millhand/embedded/process.py": "a process that is nobody's child",
-    "src/millhand/orphans/sweep.py": "the pace at which objects are taken away",
+    "src/millhand/orphans/removal/sweep.py": "the pace at which objects are taken away",
     "tests/acceptance/test_worker.py": "a file that another process makes",
     "src/millhand/bench/floor.py": "work that takes its time",
     "tests/interop/mixed_fleet.py": "a clock that says when leadership is to move",
@@ -69,7 +69,7 @@ def test_tasks_are_owned() -> None:
 
 
 def test_nothing_waits_by_the_clock_alone() -> None:
-    """Services wait at a bell that can ring, and tests for a condition; a sleep is too long or too short."""
+    """Services wait at a wake_event that can ring, and tests for a condition; a sleep is too long or too short."""
     sleepers = [
         f"{name}:{call.lineno}"
         for name, call in calls("src", "tests")

@@ -90,14 +90,14 @@ def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType, shown:
 
 
 def test_page_says_which_test_shows_what(scenarios: ModuleType, shown: list[Any]) -> None:
-    """docs/river.md has what `python tests/interop/scenarios.py` writes."""
+    """docs/reference/river.md has what `python tests/interop/scenarios.py` writes."""
     page = scenarios.PAGE.read_text()
 
     assert scenarios.page_with_tables(page, scenarios.read_known(), shown) == page, WRITE
 
 
 def test_tests_that_the_page_names_are_there(scenarios: ModuleType, shown: list[Any]) -> None:
-    """Each `file::name` on docs/river.md is a test of this project."""
+    """Each `file::name` on docs/reference/river.md is a test of this project."""
     there = {one.test for one in shown}
 
     assert [test for test in scenarios.references(scenarios.PAGE.read_text()) if test not in there] == []

@@ -18,7 +18,7 @@ class _Marks(Tally):
         harness.mark(n)
 
 
-class Floor(OnRiver):
+class FetchStart(OnRiver):
     """What asyncpg and PostgreSQL cost, with what any worker owes a job."""
 
     name = "floor"
@@ -56,4 +56,4 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.main(Floor())
+    harness.main(FetchStart())

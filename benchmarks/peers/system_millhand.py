@@ -11,7 +11,7 @@ import harness
 
 from millhand import Client, Config, Job, QueueConfig, Workers
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 
 SCHEMA = "public"
 

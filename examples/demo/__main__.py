@@ -21,7 +21,7 @@ from millhand import Client, Migrator
 from millhand.cli.main import run
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import default_directory, embedded_postgres
-from millhand.migrate import lines
+from millhand.schema.migrator import lines
 
 UPLOADS = """
 CREATE TABLE uploads (

@@ -7,12 +7,13 @@ A name is fetched when it is asked for first, so that whoever needs one does not
 
 from typing import TYPE_CHECKING
 
-from millhand.door import door
+from millhand.lazy_exports import door
 from millhand.version import VERSION
 
 if TYPE_CHECKING:
-    from millhand.args import JobArgs, RawArgs
+    from millhand.args.codec import JobArgs, RawArgs
     from millhand.client import Client
+    from millhand.client_row import ClientRow, ClientState
     from millhand.clock import Clock, SystemClock
     from millhand.config import Config, QueueConfig, StuckJob
     from millhand.control import JobPage
@@ -40,16 +41,15 @@ if TYPE_CHECKING:
         UnknownKind,
     )
     from millhand.event import Event, EventKind, JobEvent, JobStatistics
-    from millhand.fleet import ClientRow, ClientState
     from millhand.hooks import AttemptFailure, ErrorHandler, FetchMetric, Hook, Middleware
     from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
     from millhand.job import AttemptError, ClientId, Job, JobId, JobRow, JobState
-    from millhand.migrate import Migrator
     from millhand.observe.job_log import JobLog
     from millhand.periodic import PeriodicJob, Schedule, cron, every, never
     from millhand.queue import QueueRow
     from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy, RetryPolicy
     from millhand.runtime.subscription import Subscription
+    from millhand.schema.migrator import Migrator
     from millhand.step import Cursor
     from millhand.store.job_list import JobFilters, SortField
     from millhand.store.where import Where
@@ -60,7 +60,7 @@ else:
     __getattr__, __dir__ = door(
         __name__,
         {
-            "millhand.args": ("JobArgs", "RawArgs"),
+            "millhand.args.codec": ("JobArgs", "RawArgs"),
             "millhand.client": ("Client",),
             "millhand.clock": ("Clock", "SystemClock"),
             "millhand.config": ("Config", "QueueConfig", "StuckJob"),
@@ -89,11 +89,11 @@ else:
                 "UnknownKind",
             ),
             "millhand.event": ("Event", "EventKind", "JobEvent", "JobStatistics"),
-            "millhand.fleet": ("ClientRow", "ClientState"),
+            "millhand.client_row": ("ClientRow", "ClientState"),
             "millhand.hooks": ("AttemptFailure", "ErrorHandler", "FetchMetric", "Hook", "Middleware"),
             "millhand.insert_opts": ("InsertOpts", "InsertParams", "InsertResult"),
             "millhand.job": ("AttemptError", "ClientId", "Job", "JobId", "JobRow", "JobState"),
-            "millhand.migrate": ("Migrator",),
+            "millhand.schema.migrator": ("Migrator",),
             "millhand.observe.job_log": ("JobLog",),
             "millhand.periodic": ("PeriodicJob", "Schedule", "cron", "every", "never"),
             "millhand.queue": ("QueueRow",),

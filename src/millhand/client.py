@@ -1,11 +1,11 @@
 """
-The front desk: wires the mill, starts it, stops it in order, and takes inserts.
+The front desk: wires the engine, starts it, stops it in order, and takes inserts.
 
 A client owns references, no state: running attempts are the producers', pending changes the completer's, the term the
 elector's. Nothing below imports this module.
 
-    start:  driver ▸ schema is right ▸ listener, report, queues, at once ▸ fetches ▸ pollers, sweepers, electors
-    stop:   producers ▸ attempts: wait, then cancel, then abandon ▸ completer ▸ sweepers ▸ term ▸ listener ▸ driver
+    start:  driver ▸ schema is right ▸ listener, report, queues, at once ▸ fetches ▸ pollers, services, electors
+    stop:   producers ▸ attempts: wait, then cancel, then abandon ▸ completer ▸ services ▸ term ▸ listener ▸ driver
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
-from millhand.args import JobArgs
+from millhand.args.codec import JobArgs
 from millhand.attempt_control import AttemptControl
 from millhand.config import Config, QueueConfig, default_client_id
 from millhand.control import ClientControl, JobControl, QueueControl
-from millhand.driver.caller import driver_of
+from millhand.driver.detect import driver_of
 from millhand.driver.protocol import Driver
+from millhand.engine.engine import Engine
 from millhand.errors import ConfigError
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
 from millhand.insert_opts import InsertOpts, InsertResult
 from millhand.job import ClientId
-from millhand.migrate import require_schema
-from millhand.mill import Mill
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
-from millhand.store.leader import Office, leader_request_resign
+from millhand.schema.migrator import require_schema
+from millhand.store.leader import LeaderRole, leader_request_resign
 
 if TYPE_CHECKING:
     import asyncpg
@@ -68,7 +68,7 @@ class Client:
         self._speak(driver_of(database, config.schema), config)
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._mill: Mill | None = None
+        self._engine: Engine | None = None
         self._started_at = 0.0
         self._stops: set[asyncio.Future[None]] = set()
         self._subscriptions = Subscriptions()
@@ -103,19 +103,19 @@ class Client:
     @property
     def is_leader(self) -> bool:
         """Whether this client sweeps for all at the moment, as far as it knows."""
-        river = None if self._mill is None else self._mill.offices.river
+        river = None if self._engine is None else self._engine.leadership.river
         return river is not None and river.is_leader
 
     @property
     def is_periodic_leader(self) -> bool:
-        """Whether this client inserts the periodic jobs at the moment, in the office that is ours, as far as it knows."""
-        periodic = None if self._mill is None else self._mill.offices.periodic
+        """Whether this client inserts the periodic jobs at the moment, in Millhand's own leader role, as far as it knows."""
+        periodic = None if self._engine is None else self._engine.leadership.periodic
         return periodic is not None and periodic.is_leader
 
     @property
     def num_running(self) -> int:
         """How many attempts run in this client now."""
-        return 0 if self._mill is None else self._mill.num_running
+        return 0 if self._engine is None else self._engine.num_running
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -140,7 +140,7 @@ class Client:
         """
         self._require_own_loop()
         async with self._lock:
-            if self._mill is not None:
+            if self._engine is not None:
                 return
             if self._config.queues:
                 self._config.require_startable()
@@ -148,10 +148,10 @@ class Client:
             await self._driver.open()
             try:
                 await require_schema(self._driver.pool, self._config.schema)
-                self._mill = self._new_mill()  # before it starts: its first jobs may use this client
-                await self._mill.start()
+                self._engine = self._new_mill()  # before it starts: its first jobs may use this client
+                await self._engine.start()
             except BaseException:
-                self._mill = None
+                self._engine = None
                 await self._driver.close()
                 raise
             self._started_at = asyncio.get_running_loop().time()
@@ -170,8 +170,8 @@ class Client:
         goes on, and whoever calls this again waits for its end.
         """
         self._require_own_loop()
-        if self._mill is not None:
-            self._mill.refuse_own_jobs()
+        if self._engine is not None:
+            self._engine.refuse_own_jobs()
         stop = asyncio.ensure_future(self._stop(soft_stop_timeout, signal))
         self._stops.add(stop)
         stop.add_done_callback(self._stops.discard)
@@ -179,28 +179,28 @@ class Client:
 
     async def _stop(self, soft_stop_timeout: timedelta | None, signal: str | None) -> None:
         async with self._lock:
-            mill = self._mill
-            if mill is None:
+            engine = self._engine
+            if engine is None:
                 return
             is_worker = bool(self._config.queues)
             began = asyncio.get_running_loop().time()
             if is_worker:
-                logger.info("worker stopping", extra={"signal": signal, "running": mill.num_running})
+                logger.info("worker stopping", extra={"signal": signal, "running": engine.num_running})
             timeout = self._config.soft_stop_timeout if soft_stop_timeout is None else soft_stop_timeout
             try:
-                await mill.stop(soft_stop_seconds=None if timeout is None else timeout.total_seconds())
+                await engine.stop(soft_stop_seconds=None if timeout is None else timeout.total_seconds())
             finally:
-                self._mill = None
+                self._engine = None
                 self._subscriptions.close()
                 await self._driver.close()
             if is_worker:
                 seconds = round(asyncio.get_running_loop().time() - began, 3)
-                logger.info("worker stopped", extra={**_counts(mill), "seconds": seconds})
+                logger.info("worker stopped", extra={**_counts(engine), "seconds": seconds})
 
     def cancel_attempts(self) -> None:
         """Make a stop hard, the one that is going on or the next one: cancel attempts instead of waiting for them."""
-        if self._mill is not None:
-            self._mill.cancel_attempts()
+        if self._engine is not None:
+            self._engine.cancel_attempts()
 
     async def wait_crashed(self) -> BaseException:
         """
@@ -292,8 +292,8 @@ class Client:
         Raises: as the driver. Source: River v0.51.2, client.go `RequestResign`.
         """
         executor = self._driver.pool if tx is None else self._driver.executor(tx)
-        for office in Office:
-            await executor.run(leader_request_resign(office=office))
+        for leader_role in LeaderRole:
+            await executor.run(leader_request_resign(leader_role=leader_role))
 
     async def add_queue(self, name: str, queue: QueueConfig | int) -> None:
         """
@@ -319,10 +319,10 @@ class Client:
 
     def remove_periodic_job(self, job: PeriodicJob | str) -> None:
         """Insert a periodic job, or that with an id, no more. Raises: ConfigError if there is none such."""
-        self._require_mill().offices.enqueuer.remove(job)
+        self._require_mill().leadership.enqueuer.remove(job)
 
-    def _new_mill(self) -> Mill:
-        return Mill(
+    def _new_mill(self) -> Engine:
+        return Engine(
             self._config,
             self._driver,
             client=self,
@@ -332,22 +332,22 @@ class Client:
         )
 
     def _require_own_loop(self) -> None:
-        if self._mill is not None and asyncio.get_running_loop() is not self._loop:
+        if self._engine is not None and asyncio.get_running_loop() is not self._loop:
             raise ConfigError(
                 f"client must be used in the event loop in which it was started, got {self.id!r} in another; from a "
                 "thread write asyncio.run_coroutine_threadsafe(client.insert(…), client.loop).result()"
             )
 
-    def _require_mill(self) -> Mill:
-        if self._mill is None:
+    def _require_mill(self) -> Engine:
+        if self._engine is None:
             raise ConfigError(f"client must be started first, got {self.id!r} which is not")
-        return self._mill
+        return self._engine
 
     def _start_fields(self) -> dict[str, object]:
         queues = ",".join(f"{name}:{queue.max_workers}" for name, queue in self._config.queue_configs.items())
         return {"client_id": self.id, "queues": queues, "kinds": ",".join(self._config.workers.kinds)}
 
 
-def _counts(mill: Mill) -> dict[str, int]:
-    counts = mill.completer.num_by_kind
+def _counts(engine: Engine) -> dict[str, int]:
+    counts = engine.completer.num_by_kind
     return {"completed": counts[EventKind.JOB_COMPLETED], "failed": counts[EventKind.JOB_FAILED]}

@@ -67,7 +67,7 @@ class ServerClock:
             return self._clock.now()
         return datetime.fromtimestamp(self._began + self.monotonic(), UTC)
 
-    def hear(self, at: datetime, asked: float, answered: float) -> None:
+    def record_sample(self, at: datetime, asked: float, answered: float) -> None:
         """
         Take note that it was `at` by the database's clock, at some time between a question and its answer.
 

@@ -26,7 +26,7 @@ SCHEMA_BYTES_MAX = 46  # River adds the name of a topic to it, and PostgreSQL's 
 
 DURATION_MAX = timedelta(days=36_525)  # a hundred years, and now less that is still a date
 INTERVAL_MIN = timedelta(milliseconds=1)
-REPORT_INTERVAL_MIN = timedelta(milliseconds=100)
+CLIENT_HEARTBEAT_INTERVAL_MIN = timedelta(milliseconds=100)
 JOB_TIMEOUT_DEFAULT = timedelta(minutes=1)
 RESCUE_AFTER_DEFAULT = timedelta(hours=1)
 
@@ -87,17 +87,17 @@ class Config:
     client leads, with its own settings: keep them equal in a fleet. `error_handlers` are all told of a failure.
     `max_threads` bounds the threads that plain functions run in; they are made as jobs need them, so it is a guard of
     memory only, to be kept above the jobs of plain functions that run at a time: one more would wait for a thread with
-    its timeout running. With `lead_last`, clients of other languages are let go first when a leader is elected, so that
-    their periodic jobs go on; ours do in any case. `queue_configs` are the queues with nothing left unsaid.
+    its timeout running. With `prefer_other_leaders`, clients in other languages become leader first, so that their
+    periodic jobs continue; ours continue in any case. `queue_configs` are the queues with nothing left unsaid.
 
     Raises: ConfigError, when made.
-    Source: River v0.51.2, client.go `Config.validate`, for names, defaults and limits; docs/settings.md says where ours
-    differ and why.
+    Source: River v0.51.2, client.go `Config.validate`, for names, defaults and limits. See docs/reference/settings.md for
+    where ours differ and why.
     """
 
     cancelled_job_retention: timedelta | None = timedelta(hours=24)
     client_id: str | None = None
-    client_report_interval: timedelta = timedelta(seconds=5)
+    client_heartbeat_interval: timedelta = timedelta(seconds=5)
     clock: Clock = field(default_factory=SystemClock)
     completed_job_retention: timedelta | None = timedelta(hours=24)
     discarded_job_retention: timedelta | None = timedelta(days=7)
@@ -109,7 +109,7 @@ class Config:
     job_stuck_handler: JobStuckHandler | None = None
     job_stuck_threshold: timedelta = timedelta(seconds=10)
     job_timeout: timedelta = JOB_TIMEOUT_DEFAULT
-    lead_last: bool = True
+    prefer_other_leaders: bool = True
     leader_election: bool = True
     max_attempts: int = MAX_ATTEMPTS_DEFAULT
     max_threads: int = 1_000
@@ -232,9 +232,9 @@ def _check_durations(config: Config) -> None:
         if duration is not None and duration < timedelta(0):
             never = "" if name == "job_stuck_threshold" else "; None is for never"
             raise ConfigError(f"{name} must not be negative, got {duration!r}{never}")
-    if config.client_report_interval < REPORT_INTERVAL_MIN:
+    if config.client_heartbeat_interval < CLIENT_HEARTBEAT_INTERVAL_MIN:
         raise ConfigError(
-            f"client_report_interval must be at least 100 ms, got {config.client_report_interval!r}"
+            f"client_heartbeat_interval must be at least 100 ms, got {config.client_heartbeat_interval!r}"
         )
     shortest = max(config.job_timeout, INTERVAL_MIN)
     if config.rescue_stuck_jobs_after is not None and config.rescue_stuck_jobs_after < shortest:

@@ -16,10 +16,10 @@ from datetime import timedelta
 
 import msgspec
 
+from millhand.client_row import ClientRow, ClientState
 from millhand.clock import Clock
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
-from millhand.fleet import ClientRow, ClientState
 from millhand.job import ClientId, JobId, JobRow, JobState, Json, checked_output
 from millhand.queue import QueueRow
 from millhand.store.client import client_get_foreign, client_get_shape, client_list
@@ -40,7 +40,7 @@ from millhand.store.job_list import (
     job_delete_many,
     job_list,
 )
-from millhand.store.leader import LeaderRow, Office, leader_get
+from millhand.store.leader import LeaderRole, LeaderRow, leader_get
 from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
@@ -243,7 +243,7 @@ class ClientControl:
         leader = self._running(await pool.run(leader_get()))
         if not await pool.run(client_get_shape()):
             return _with_leaders([], leader, None)
-        periodic_leader = self._running(await pool.run(leader_get(office=Office.PERIODIC)))
+        periodic_leader = self._running(await pool.run(leader_get(leader_role=LeaderRole.PERIODIC)))
         clients = await pool.run(client_list())
         foreign = [
             ClientRow(id=ClientId(one.name), state=ClientState.FOREIGN, last_seen_at=one.seen_at)

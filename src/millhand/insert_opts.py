@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from millhand.args import RawArgs, encode_args, encode_many, encode_object, kind_of
+from millhand.args.codec import RawArgs, encode_args, encode_many, encode_object, kind_of
 from millhand.errors import InvalidJob
 from millhand.job import CANCEL_MARK, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
 from millhand.unique import UniqueOpts, states_mask, unique_key

@@ -297,7 +297,7 @@ class Job(Generic[Args]):
         steps = self._own_steps()
         metadata = steps.checkpoint(cursors)
         await self._own_client().attempts.checkpoint(self.row, metadata, tx=tx)
-        steps.note_checkpoint(metadata)
+        steps.record_checkpoint(metadata)
 
     def _own_client(self) -> Any:  # noqa: ANN401 - the front desk is upstairs
         if self.client is None:

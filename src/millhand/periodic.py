@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias, cast
 
 import msgspec
 
-from millhand.args import KIND_PATTERN, KIND_RE, JobArgs, kind_of
+from millhand.args.codec import KIND_PATTERN, KIND_RE, JobArgs, kind_of
 from millhand.crontab import parse_cron
 from millhand.errors import ConfigError, InvalidJob
 from millhand.insert_opts import InsertOpts

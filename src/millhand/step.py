@@ -126,7 +126,7 @@ class Steps:
             )
         return {STEP_KEY: self.active, CURSOR_KEY: {**self._cursors, **cursors} or None}
 
-    def note_checkpoint(self, metadata: Mapping[str, Json]) -> None:
+    def record_checkpoint(self, metadata: Mapping[str, Json]) -> None:
         """Leave what was written to its transaction."""
         self._completed = None
         self._cursors = dict(metadata[CURSOR_KEY] or {})

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from millhand.args import JobArgs
+from millhand.args.codec import JobArgs
 from millhand.config import Config
 from millhand.control import ALL_JOBS, JobControl, JobPage, QueueControl
 from millhand.driver.blocking import now
-from millhand.driver.caller import django_driver, kind_of, sync_driver_of
+from millhand.driver.detect import django_driver, kind_of, sync_driver_of
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.insert_opts import InsertOpts, InsertResult
 from millhand.job import JobRow, JobState, Json
-from millhand.migrate import MigrationStep, Migrator, lines, require_schema
 from millhand.queue import QueueRow
 from millhand.runtime.inserter import Inserter
+from millhand.schema.migrator import MigrationStep, Migrator, lines, require_schema
 from millhand.store.job_list import LIMIT_DEFAULT, JobFilters, SortField
 
 if TYPE_CHECKING:

@@ -104,7 +104,7 @@ def settle(
     Return what becomes of a running `job`, given how its attempt ended.
 
     Units: `now` is when it ended, `started_at` when it began (the instant kept with an error); both aware.
-    Source: River v0.51.2; the contract's table of outcomes in docs/river.md.
+    Source: River v0.51.2; the contract's table of outcomes in docs/reference/river.md.
     """
     at, by = job.attempted_at, holder_of(job)
     match outcome:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millhand.args import ArgsType, quoted, wire_fields
+from millhand.args.codec import ArgsType, quoted, wire_fields
 from millhand.errors import InvalidJob
 from millhand.job import JobState
 

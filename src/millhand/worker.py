@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, over
 
 import msgspec
 
-from millhand.args import KIND_PATTERN, KIND_RE, ArgsType, FunctionArgs, decoder_of, kind_of
+from millhand.args.codec import KIND_PATTERN, KIND_RE, ArgsType, FunctionArgs, decoder_of, kind_of
 from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts
@@ -34,7 +34,7 @@ _RESERVED_PARAMETERS = frozenset({"kind", "insert_opts"})
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One registration: what the mill needs to know to work jobs of `kinds` (the kind, then its aliases).
+    One registration: what the engine needs to know to work jobs of `kinds` (the kind, then its aliases).
 
     `call` takes the job with its args decoded; it returns an awaitable if `is_async`, else it blocks, in a thread.
     `decode` turns the row's JSON text into args, which are of `args_type`, or raises InvalidJob. `timeout` None means

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from worker_harness import Line, WorkerHarness, at, started_worker
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver

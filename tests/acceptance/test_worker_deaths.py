@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from worker_harness import Line, WorkerHarness, started_worker
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 from millhand.job import JobId, JobRow, JobState
-from millhand.migrate import Migrator
+from millhand.schema.migrator import Migrator
 
 pytestmark = pytest.mark.slow
 
@@ -209,7 +209,7 @@ async def test_worker_that_was_frozen_learns_that_it_lost_its_job(place: Place) 
         row = await place.row(job_id)
     finally:
         frozen.signal(signal.SIGCONT)
-    await frozen.line("client was given up", client_id=frozen_id)
+    await frozen.line("client was declared dead", client_id=frozen_id)
     await frozen.line("attempts lost", num_jobs=1)
     await frozen.line("outcome came too late", job_id=job_id, attempt=1)
     after = await place.row(job_id)
@@ -232,7 +232,7 @@ async def test_worker_that_is_held_up_keeps_its_job(place: Place) -> None:
             assert not row.errors
 
     assert (row.attempt, len(row.attempted_by), row.errors) == (1, 1, ())
-    assert [line for worker in workers for line in worker.all_lines("client given up")] == []
+    assert [line for worker in workers for line in worker.all_lines("client declared dead")] == []
 
 
 async def test_worker_that_comes_back_under_its_name_goes_on_with_its_job(place: Place) -> None:
@@ -275,7 +275,9 @@ async def test_long_job_outlasts_a_database_that_is_away(directory: Path) -> Non
 
     assert [(row.state, row.attempt) for row in rows] == [(JobState.RUNNING, 1)] * 4
     assert [(row.state, row.attempt, row.errors) for row in last] == [(JobState.COMPLETED, 1, ())] * 4
-    given_up: list[Line] = [line for one in workers.values() for line in one.all_lines("client given up")]
+    given_up: list[Line] = [
+        line for one in workers.values() for line in one.all_lines("client declared dead")
+    ]
     assert given_up == []
 
 

@@ -47,11 +47,11 @@ async def test_job_costs_no_more_than_it_did(postgres_url: str) -> None:
     """Fetch, execution and completion of a job take at most 15 % more instructions, times the floor's, than written down."""
     async with bench_place(postgres_url) as place:
         floor = await instructions_a_job(place, SYSTEMS["floor_life"])
-        mill = await instructions_a_job(place, SYSTEMS["millhand"])
+        engine = await instructions_a_job(place, SYSTEMS["millhand"])
 
-    assert mill / floor <= RATIO * LIMIT, f"{mill:.0f} instructions a job, {floor:.0f} of the floor"
-    assert mill / floor >= RATIO / LIMIT, (
-        f"only {mill:.0f} instructions a job, {floor:.0f} of the floor: lower RATIO"
+    assert engine / floor <= RATIO * LIMIT, f"{engine:.0f} instructions a job, {floor:.0f} of the floor"
+    assert engine / floor >= RATIO / LIMIT, (
+        f"only {engine:.0f} instructions a job, {floor:.0f} of the floor: lower RATIO"
     )
 
 
@@ -75,8 +75,8 @@ async def test_bulk_insert_costs_no_more_than_it_did(postgres_url: str) -> None:
     """A job of a bulk insert takes at most 15 % more instructions, times the floor's, than written down."""
     async with bench_place(postgres_url) as place:
         floor = await instructions_an_inserted_job(place, SYSTEMS["floor_life"])
-        mill = await instructions_an_inserted_job(place, SYSTEMS["millhand"])
+        engine = await instructions_an_inserted_job(place, SYSTEMS["millhand"])
 
-    told = f"{mill:.1f} instructions a job, {floor:.1f} of the floor"
-    assert mill / floor <= INSERT_RATIO * LIMIT, told
-    assert mill / floor >= INSERT_RATIO / LIMIT, f"only {told}: lower INSERT_RATIO"
+    told = f"{engine:.1f} instructions a job, {floor:.1f} of the floor"
+    assert engine / floor <= INSERT_RATIO * LIMIT, told
+    assert engine / floor >= INSERT_RATIO / LIMIT, f"only {told}: lower INSERT_RATIO"

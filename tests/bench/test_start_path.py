@@ -16,7 +16,7 @@ NOT_FOR_AN_INSERT = {"click", "tomllib", "zoneinfo"}
 NOT_FOR_A_START = {
     "attr", "botocore", "django", "duckdb", "greenlet", "importlib.resources", "psycopg", "pydantic", "pygments", "rich",
     "sqlalchemy", "structlog", "tempfile", "urllib3", "zipfile",
-    "millhand.embedded", "millhand.jobs.orphan_cleanup", "millhand.orphans.ledger", "millhand.orphans.reconciler",
+    "millhand.embedded", "millhand.jobs.orphan_cleanup", "millhand.orphans.ledger", "millhand.orphans.run",
     "millhand.storage.protocol", "millhand.testing",
 }  # fmt: skip
 CLIENT = "from millhand import Client; Client('postgresql://ann@db/shop')"

@@ -59,7 +59,7 @@ class Hand:
             await asyncio.sleep(fault.seconds / (2 * NUM_WORKERS))
 
     async def _kill_leaders(self, fault: Fault) -> None:
-        """Kill whoever leads, in either office, and whoever follows, and again."""
+        """Kill whoever leads, in either leader_role, and whoever follows, and again."""
         until = time.monotonic() + fault.seconds
         while time.monotonic() < until:
             for who in await self._leaders():

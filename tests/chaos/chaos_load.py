@@ -19,7 +19,7 @@ from itertools import count
 import asyncpg
 from chaos_plan import HELD_KIND, ChaosJob, now, plan
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.driver.asyncpg_error import WIRE_ERRORS
 from millhand.errors import DriverError, MillhandError, NotFound, OperationTimeout

@@ -1,7 +1,7 @@
 """
 How fast workers are again after a fault, how soon a dead one's job runs again, and what its reports cost.
 
-    python tests/chaos/chaos_recovery.py --write docs/reliability.md    # puts the table between its marks
+    python tests/chaos/chaos_recovery.py --write docs/explanation/delivery_guarantees.md
     python tests/chaos/chaos_recovery.py --rounds 2 --kills 0 --offered 1000    # a try
 
 Four workers, each a process, work no-op jobs, `--offered` a second, whatever happens: what could not be inserted in an
@@ -48,7 +48,7 @@ from chaos_journal import Execution, read_journals
 from chaos_plan import ASYNC_KIND
 from chaos_server import ChaosServer, end_sessions, occupy
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.config import Config
 from millhand.insert_opts import InsertOpts

@@ -1,5 +1,5 @@
 """
-Whether workers that were told to stop did so in order, as docs/architecture.md says, and left nothing behind.
+Whether workers that were told to stop did so in order, as docs/explanation/architecture.md says, and left nothing behind.
 
 - They end within a minute, with exit code 0, and say so.
 - What they were at has ended, and counts, or gave way, and is not counted: where the database was there, no attempt of
@@ -18,7 +18,7 @@ from chaos_journal import Execution
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import Row
 
-from millhand.mill import ABANDON_SECONDS
+from millhand.engine.engine import ABANDON_SECONDS
 
 LEFT_BEHIND = "stopped, and left it behind"
 # What is said of a job that a stop has left; the second if another life began under the name before anybody looked.

@@ -1,12 +1,12 @@
 """
-Whether the runs of the periodic job are as docs/reliability.md promises: by what each process logs of its terms.
+Check the runs of the periodic job against docs/explanation/delivery_guarantees.md, from the terms that each process logs.
 
-- A run that falls due while a worker holds the office is there, at once, or as soon as what was wrong then is over. Of
+- A run that falls due while a worker holds the leader_role is there, at once, or as soon as what was wrong then is over. Of
   those that fell due meanwhile the first is there, and the log counts the others. A term that ends before may lose them.
-- Once nobody holds the office, somebody does within a term: whoever is well bids.
+- Once nobody holds the leader_role, somebody does within a term: whoever is well bids.
 - A run is there twice only if its insert may have got no answer, or if whoever inserted it stood still around it, or if
-  the office passed on within a second of it.
-- None is inserted before it is due, nor by anybody who does not hold the office.
+  the leader_role passed on within a second of it.
+- None is inserted before it is due, nor by anybody who does not hold the leader_role.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import pairwise
 from chaos_evidence import Evidence, Tick
 from chaos_fleet import Life, Line
 
-from millhand.offices import PERIODIC_RENEW_SECONDS, PERIODIC_TTL_SECONDS
+from millhand.engine.leadership import PERIODIC_RENEW_SECONDS, PERIODIC_TTL_SECONDS
 
 # From when a run is due until it is in, where nothing is wrong: an insert, on a machine that is busy.
 INSERT_SECONDS = 6.0
@@ -30,14 +30,14 @@ AGAIN_SECONDS = 22.0
 PASSING_SECONDS = 1.0
 # A term, a renewal whose answer did not come, and a bid.
 FOLLOWED_SECONDS = PERIODIC_TTL_SECONDS + PERIODIC_RENEW_SECONDS + 3.0
-# What has nobody hold an office any more, whatever it believes.
+# What has nobody hold an leader_role any more, whatever it believes.
 BLOCKING = frozenset(("cut", "forget", "frozen", "partition", "partition_to_client", "partition_to_server"))
 INFINITY = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """When a life held the office, as it believed; `left_out_at` is when it said that it left runs out."""
+    """When a life held the leader_role, as it believed; `left_out_at` is when it said that it left runs out."""
 
     began_at: float
     ended_at: float
@@ -54,11 +54,11 @@ def terms_of(life: Life, epoch: float) -> Iterator[Term]:
     left_out_at: list[float] = []
     for line in life.lines():
         match line.get("message"):
-            case "leadership gained" if line["office"] == "periodic":
+            case "leadership gained" if line["leader_role"] == "periodic":
                 began_at, left_out_at = _at(line, epoch), []
             case "periodic runs missed":
                 left_out_at.append(_at(line, epoch))
-            case "leadership lost" | "leadership resigned" if line["office"] == "periodic" and began_at:
+            case "leadership lost" | "leadership resigned" if line["leader_role"] == "periodic" and began_at:
                 yield Term(
                     began_at=began_at, ended_at=_at(line, epoch), left_out_at=tuple(left_out_at), life=life
                 )
@@ -132,7 +132,7 @@ def _missed(evidence: Evidence, term: Term, due_at: int, later: Sequence[Tick]) 
     until = evidence.done_until(life.who, at, seconds=INSERT_SECONDS, after=AGAIN_SECONDS)
     if next_at is None:
         if term.ended_at > until:
-            yield f"the periodic run of {due_at} is missing, {life.name} having held the office throughout"
+            yield f"the periodic run of {due_at} is missing, {life.name} having held the leader_role throughout"
     elif not any(at <= told_at <= next_at + PASSING_SECONDS for told_at in term.left_out_at):
         yield f"the periodic run of {due_at} was left out by {life.name}, which must say so, and does not"
     elif not evidence.spoiled(life.who, at - AGAIN_SECONDS, at):
@@ -140,7 +140,7 @@ def _missed(evidence: Evidence, term: Term, due_at: int, later: Sequence[Tick]) 
 
 
 def _untimely(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
-    """Tell of runs that were inserted early, late, or by nobody who held the office."""
+    """Tell of runs that were inserted early, late, or by nobody who held the leader_role."""
     for tick in evidence.ticks:
         at, created_at = tick.due_at - evidence.epoch, tick.created_at - evidence.epoch
         holders = [term for term in terms if term.holds(at, PASSING_SECONDS)]
@@ -148,7 +148,7 @@ def _untimely(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
         if created_at < at - PASSING_SECONDS:
             yield f"{named} was inserted {at - created_at:.1f} s before it"
         elif not holders:
-            yield f"{named} was inserted, and nobody held the office"
+            yield f"{named} was inserted, and nobody held the leader_role"
         elif created_at > (
             until := max(
                 evidence.done_until(term.life.who, at, seconds=INSERT_SECONDS, after=AGAIN_SECONDS)
@@ -159,11 +159,11 @@ def _untimely(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
 
 
 def _unfollowed(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
-    """Tell of a worker that was well for longer than a term, while nobody held the office, and did not take it."""
+    """Tell of a worker that was well for longer than a term, while nobody held the leader_role, and did not take it."""
     for began_at, ended_at in _gaps(evidence, terms):
         longest = round(ended_at - began_at)
-        evidence.figures["longest without the office, s"] = max(
-            longest, evidence.figures.get("longest without the office, s", 0)
+        evidence.figures["longest without the leader_role, s"] = max(
+            longest, evidence.figures.get("longest without the leader_role, s", 0)
         )
         for life in evidence.lives:
             since = max(began_at, _works_since(life, evidence.epoch))
@@ -182,7 +182,7 @@ def _works_since(life: Life, epoch: float) -> float:
 
 
 def _gaps(evidence: Evidence, terms: list[Term]) -> Iterator[tuple[float, float]]:
-    """Give the times at which nobody held the office that could do anything with it."""
+    """Give the times at which nobody held the leader_role that could do anything with it."""
     held = sorted(
         (max(began_at, evidence.began_at), min(ended_at, evidence.ended_at))
         for term in terms

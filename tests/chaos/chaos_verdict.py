@@ -1,5 +1,5 @@
 """
-Whether the workers of a chaos run kept what docs/reliability.md promises: from rows, journals, logs and what was done.
+Check the workers of a chaos run against docs/explanation/delivery_guarantees.md, from rows, journals and logs.
 
 Rules:
 

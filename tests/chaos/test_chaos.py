@@ -127,8 +127,10 @@ def world(tmp_path: Path) -> Evidence:
     killed = _life(tmp_path, "0.1", "a", ended_at=1015.0, exit_code=-9, is_killed=True)
     stopped = _life(tmp_path, "1.1", "b", ended_at=1120.0, exit_code=0, told_at=1110.0)
     with stopped.log.open("a") as log:
-        log.write(_said(996.0, "leadership gained", office="periodic"))
-        log.write(_said(1119.0, "leadership resigned", office="periodic") + _said(1120.0, "worker stopped"))
+        log.write(_said(996.0, "leadership gained", leader_role="periodic"))
+        log.write(
+            _said(1119.0, "leadership resigned", leader_role="periodic") + _said(1120.0, "worker stopped")
+        )
     return Evidence(
         answers={0: ["inserted"], 1: ["inserted", "skipped"], 2: ["none"], 3: ["none"]},
         batches=[("none", [2, 3])],
@@ -193,7 +195,9 @@ def _without(*due_at: int) -> list[Tick]:
 
 def _without_office(began_at: float, ended_at: float) -> Change:
     lost, gained = "leadership lost", "leadership gained"
-    return _logged(_said(began_at, lost, office="periodic") + _said(ended_at, gained, office="periodic"))
+    return _logged(
+        _said(began_at, lost, leader_role="periodic") + _said(ended_at, gained, leader_role="periodic")
+    )
 
 
 def rescued_late(world: Evidence) -> Evidence:
@@ -235,7 +239,7 @@ def test_audit_has_nothing_to_say_of_a_world_in_order(world: Evidence) -> None:
         ),
         pytest.param(
             changed(_without_office(1040.0, 1052.0), world_with(ticks=_without(1045, 1050))),
-            id="nobody held the office for a term",
+            id="nobody held the leader_role for a term",
         ),
         pytest.param(
             changed(
@@ -264,7 +268,7 @@ def test_audit_has_nothing_to_say_of_a_world_in_order(world: Evidence) -> None:
     ],
 )
 def test_audit_excuses(change: Change, world: Evidence) -> None:
-    """What docs/reliability.md does not promise is no violation."""
+    """What docs/explanation/delivery_guarantees.md does not promise is no violation."""
     assert judge(change(world)) == []
 
 
@@ -344,7 +348,7 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
         ),
         (
             world_with(ticks=TICKS[:-2]),
-            "the periodic run of 1090 is missing, 1.1 having held the office throughout",
+            "the periodic run of 1090 is missing, 1.1 having held the leader_role throughout",
         ),
         (
             world_with(ticks=(*_without(1060), Tick(due_at=1060.0, created_at=1067.0))),
@@ -356,7 +360,7 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
         ),
         (
             _without_office(1040.0, 1060.0),
-            "the periodic run of 1045 was inserted, and nobody held the office",
+            "the periodic run of 1045 was inserted, and nobody held the leader_role",
         ),
         (
             changed(_without_office(1040.0, 1060.0), world_with(ticks=_without(1045, 1050, 1055))),

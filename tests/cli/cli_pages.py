@@ -1,7 +1,7 @@
 """
 Writes the pages that are drawn from the command line's own tables: `python tests/cli/cli_pages.py` writes them.
 
-docs/cli.md has every help text, docs/settings.md every setting, docs/logging.md every field. Tests compare.
+cli.md has every help text, settings.md every setting, log.md every field, all in docs/reference. Tests compare.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import click
 
-from millhand.cli.decode import rule_of, unwrapped
 from millhand.cli.main import cli
-from millhand.cli.setting import Setting, all_settings
-from millhand.cli.settings import toml
 from millhand.observe.fields import FIELDS
+from millhand.settings.catalog import Setting, all_settings
+from millhand.settings.decode import rule_of, unwrapped
+from millhand.settings.load import toml
 
 DOCS = Path(__file__).parents[2] / "docs"
 WRITTEN = "<!-- Written by tests/cli/cli_pages.py; a test compares. -->"
@@ -148,7 +148,7 @@ metadata of jobs are never logged, passwords in URLs are masked.
 
 
 def cli_page() -> str:
-    """Return docs/cli.md."""
+    """Return docs/reference/cli.md."""
     parts = [CLI_HEAD]
     for path, command, context in _commands(cli, "millhand", None):
         parts.append(f"## `{path}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n")
@@ -156,7 +156,7 @@ def cli_page() -> str:
 
 
 def settings_page() -> str:
-    """Return docs/settings.md."""
+    """Return docs/reference/settings.md."""
     parts = [SETTINGS_HEAD, "\n", SETTINGS_EXAMPLE]
     section = ""
     for setting in all_settings().values():
@@ -168,7 +168,7 @@ def settings_page() -> str:
 
 
 def logging_page() -> str:
-    """Return docs/logging.md."""
+    """Return docs/reference/log.md."""
     return LOGGING_HEAD + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in FIELDS.items())
 
 
@@ -195,7 +195,11 @@ def _commands(
             yield from _commands(child, f"{path} {name}", context)
 
 
-PAGES = {"cli.md": cli_page, "settings.md": settings_page, "logging.md": logging_page}
+PAGES = {
+    "reference/cli.md": cli_page,
+    "reference/settings.md": settings_page,
+    "reference/log.md": logging_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -10,33 +10,35 @@ from cli_room import millhand
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId, JobState
-from millhand.migrate import Migrator
-from millhand.store.client import ClientReport, client_report
-from millhand.store.leader import Office, leader_attempt_elect
+from millhand.schema.migrator import Migrator
+from millhand.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.store.leader import LeaderRole, leader_attempt_elect
 
 pytestmark = pytest.mark.usefixtures("project")
 
 
 async def _report(driver: AsyncpgDriver, id: str) -> None:
-    report = ClientReport(
+    report = ClientHeartbeatParams(
         id=ClientId(id),
         hostname="here",
         kinds=("act", "tick"),
         pid=42,
         queue_updates={},
         queues={"mail": 5, "default": 10},
-        report_interval=timedelta(seconds=5),
+        heartbeat_interval=timedelta(seconds=5),
         version="1.2.3",
     )
-    await driver.pool.run(client_report(report, started_at=None))
+    await driver.pool.run(client_heartbeat(report, started_at=None))
 
 
 async def test_client_list_has_a_line_for_each(schema_driver: AsyncpgDriver) -> None:
     """Ours with all they say, and strangers by their name alone."""
     pool = schema_driver.pool
     await _report(schema_driver, "a")
-    for id, office in (("go", Office.RIVER), ("a", Office.PERIODIC)):
-        await pool.run(leader_attempt_elect(leader_id=ClientId(id), ttl=timedelta(seconds=15), office=office))
+    for id, leader_role in (("go", LeaderRole.RIVER), ("a", LeaderRole.PERIODIC)):
+        await pool.run(
+            leader_attempt_elect(leader_id=ClientId(id), ttl=timedelta(seconds=15), leader_role=leader_role)
+        )
 
     result = await millhand("client", "list")
 
@@ -70,7 +72,7 @@ async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) ->
         "pid": 42,
         "queues": {"default": 10, "mail": 5},
         "kinds": ["act", "tick"],
-        "report_interval": 5.0,
+        "heartbeat_interval": 5.0,
         "stopped_at": None,
     }
     assert {name for name, value in stranger.items() if value} == {"id", "state", "last_seen_at"}

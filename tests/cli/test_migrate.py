@@ -144,12 +144,12 @@ async def test_migrate_leaves_a_foreign_table_alone(schema_name: str, postgres_u
 
 async def test_migrate_sql_needs_no_database(elsewhere: Path) -> None:
     """The SQL is printed without a database, a transaction a version, in the schema that was said."""
-    result = await millhand("migrate", "sql", "--version", 1, "--schema", "mill")
+    result = await millhand("migrate", "sql", "--version", 1, "--schema", "engine")
     down = await millhand("migrate", "sql", "--version", 1, "--down")
 
     assert result.code == 0
     assert result.out.startswith("-- line main, version 001 create river migration, up\nBEGIN;\n")
-    assert '"mill".river_migration' in result.out
+    assert '"engine".river_migration' in result.out
     assert "DROP TABLE" in down.out
     assert list(elsewhere.iterdir()) == []
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cli_room import millhand
 
-from millhand.cli.settings import load_settings
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import reconcile
+from millhand.settings.load import load_settings
 from millhand.storage import open_store
 
 SETTINGS = """

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from millhand.cli.setting import ORPHANS_SETTINGS, WORKER_SETTINGS, all_settings
-from millhand.cli.settings import Settings, load_settings, shown_settings
 from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError
 from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
+from millhand.settings.catalog import ORPHANS_SETTINGS, WORKER_SETTINGS, all_settings
+from millhand.settings.load import Settings, load_settings, shown_settings
 from millhand.worker import NO_TIMEOUT
 
 # What millhand.toml cannot say, for it holds objects; and `schema`, which is `[database] schema`.
@@ -72,7 +72,7 @@ def test_settings_of_a_file_have_their_types(tmp_path: Path) -> None:
         tmp_path,
         """
         [database]
-        schema = "mill"
+        schema = "engine"
         [worker]
         queues = { default = 20, mail = { max_workers = 5, fetch_poll_interval = "2s" } }
         job_timeout = "none"
@@ -94,7 +94,7 @@ def test_settings_of_a_file_have_their_types(tmp_path: Path) -> None:
     )
     config = settings.config()
 
-    assert (config.schema, config.job_timeout, config.soft_stop_timeout) == ("mill", NO_TIMEOUT, None)
+    assert (config.schema, config.job_timeout, config.soft_stop_timeout) == ("engine", NO_TIMEOUT, None)
     assert config.max_attempts == 3
     assert config.queues == {
         "default": QueueConfig(max_workers=20),
@@ -151,7 +151,7 @@ def test_settings_are_overridden_from_the_file_up(tmp_path: Path) -> None:
 def test_settings_leave_code_as_it_is_where_nothing_is_said(tmp_path: Path) -> None:
     """A `Config` of code passes through unchanged, but for a stop that would otherwise wait for ever."""
     config = Config(
-        queues={"mail": 3}, fetch_cooldown=timedelta(milliseconds=7), job_timeout=NO_TIMEOUT, schema="mill"
+        queues={"mail": 3}, fetch_cooldown=timedelta(milliseconds=7), job_timeout=NO_TIMEOUT, schema="engine"
     )
 
     actual = load(tmp_path).with_config(config, "shop:config").config(config)

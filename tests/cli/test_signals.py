@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from millhand.cli.signals import StopRequested, StopSignals
+from millhand.process.signals import StopRequested, StopSignals
 
 STUBBORN = """
 import signal, sys, threading
-from millhand.cli.signals import StopSignals
+from millhand.process.signals import StopSignals
 with StopSignals() as signals:
     signals.end()
     print("ready", flush=True)

@@ -10,7 +10,7 @@ import pytest
 # In a process of its own, whose loops and garbage are nobody else's.
 PROGRAM = """
 import asyncio, gc, logging
-from millhand.cli.worker_process import run_to_the_end
+from millhand.process.worker_process import run_to_the_end
 
 async def main():
     asyncio.get_running_loop().create_future().set_exception({error})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millhand.cli.supervisor import Ending, pause_seconds
+from millhand.process.supervisor import Ending, pause_seconds
 
 EARLY, LATE = Ending(1, 0.5), Ending(-9, 3_600.0)
 

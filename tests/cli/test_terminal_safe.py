@@ -33,7 +33,7 @@ QUEUE = """
 """
 CLIENT = """
     INSERT INTO /* schema */millhand_client (
-        id, language, version, hostname, pid, kinds, queues, queue_updates, report_interval, started_at, last_seen_at
+        id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval, started_at, last_seen_at
     ) VALUES ($1, $1, $1, $1, 1, ARRAY[$1], jsonb_build_object($1::text, 1), '{}', '5 s', now(), now())
 """
 

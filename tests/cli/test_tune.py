@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from cli_room import millhand
 
-from millhand.tune import TUNINGS, Change, changes
+from millhand.schema.autovacuum import TUNINGS, Change, changes
 
 TUNED = {name: tuning.value for name, tuning in TUNINGS.items()}
 

@@ -127,15 +127,15 @@ async def test_job_is_held_while_its_outcome_is_on_its_way(room: Room) -> None:
     async with room.client(workers) as client:
         id = (await client.insert(Act("x"))).job.id
         await asyncio.wait_for(running.wait(), GENEROUS)
-        mill = client._mill
-        assert mill is not None
+        engine = client._engine
+        assert engine is not None
         async with room.driver.pool.begin() as tx:
             await tx.fetch("SELECT FROM river_job FOR UPDATE")
             go_on.set()
             async with asyncio.timeout(GENEROUS):
                 while not await room.driver.pool.fetch(waiting, [APPLICATION]):
                     pass
-            num_running, is_held = mill.num_running, mill._is_held(id)
+            num_running, is_held = engine.num_running, engine._is_held(id)
 
     assert (num_running, is_held) == (0, True)
     assert (await room.row(id)).state is JobState.COMPLETED
@@ -223,7 +223,7 @@ async def test_backlog_holds_up_attempts_until_there_is_room(
             await client.insert_many([Act(str(n)) for n in range(40)])
             for _ in range(40):
                 await room.next(events)
-            pending = client._mill.completer.num_pending
+            pending = client._engine.completer.num_pending
 
     assert pending == 0
     assert {row.state for row in await room.rows()} == {JobState.COMPLETED}

@@ -60,8 +60,8 @@ async def test_attempt_whose_job_has_another_changes_nothing(
                 await room.execute(AGAIN)
                 await room.execute(TOLD)
                 await asyncio.wait_for(begun.acquire(), GENEROUS)
-                assert client._mill is not None
-                probe = Probe(client._mill.completer)
+                assert client._engine is not None
+                probe = Probe(client._engine.completer)
                 ends[0].set()
                 await probe.wait("written")
                 between = await room.row(inserted.job.id)
@@ -181,19 +181,19 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
             raise
 
     # No report but the one that is rung for: an earlier one would cancel the attempt before its job is given back.
-    seldom = {"client_report_interval": timedelta(minutes=5), "leader_election": False}
+    seldom = {"client_heartbeat_interval": timedelta(minutes=5), "leader_election": False}
     async with room.client(workers, client_id="lost", **seldom) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             before = await client.insert(Act("before"))
             await asyncio.wait_for(begun.acquire(), GENEROUS)
-            assert client._mill is not None
-            probe = Probe(client._mill.completer)
+            assert client._engine is not None
+            probe = Probe(client._engine.completer)
             # At once: a report between the two would find it given up, and its job still its own.
             await room.execute(f"WITH lost AS (UPDATE millhand_client SET lost_at = now()) {LATER}")
             given_back = await room.row(before.job.id)
             await client.insert(Act("after"))
             await asyncio.wait_for(begun.acquire(), GENEROUS)
-            client._mill.offices.reporter.bell.ring()
+            client._engine.leadership.reporter.wake_event.set()
             await probe.wait("written")
             go_on.set()
             event = await room.next(events)
@@ -203,7 +203,7 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
     assert event.job is not None
     assert event.job.args == {"what": "after"}
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == ["client was given up", "attempts lost", "outcome came too late"]
+    assert told == ["client was declared dead", "attempts lost", "outcome came too late"]
 
 
 async def test_client_whose_reports_are_refused_cancels_what_others_were_given(
@@ -242,12 +242,12 @@ async def test_client_whose_reports_are_refused_cancels_what_others_were_given(
             jobs = [await client.insert(Act(what)) for what in ("given", "kept", "completed")]
             for _ in jobs:
                 await asyncio.wait_for(begun.acquire(), GENEROUS)
-            assert client._mill is not None
-            probe = Probe(client._mill.completer)
+            assert client._engine is not None
+            probe = Probe(client._engine.completer)
             await room.execute(f"REVOKE ALL ON millhand_client FROM {role}")
             await room.execute(f"{LATER} WHERE id = {jobs[0].job.id}")
             given_back = await room.row(jobs[0].job.id)
-            client._mill.offices.reporter.bell.ring()
+            client._engine.leadership.reporter.wake_event.set()
             await probe.wait("written")
             go_on.set()
     finally:

@@ -173,8 +173,8 @@ async def test_cancel_that_arrives_while_the_job_is_fetched_reaches_it(room: Roo
                 async with blocker.transaction():
                     inserted = await client.insert(Act("x"), tx=blocker)
                     await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
-                    [producer] = client._mill.producers.values()
-                    producer.hear_insert()
+                    [producer] = client._engine.producers.values()
+                    producer.on_insert()
                     await _wait_blocked(room)
                     producer.cancel(inserted.job.id)
             finally:
@@ -246,7 +246,7 @@ async def test_stuck_job_is_told_and_may_free_its_slot(room: Room, caplog: pytes
         return True
 
     settings = {"job_stuck_threshold": timedelta(milliseconds=10), "job_stuck_handler": handler}
-    with caplog.at_level(logging.WARNING, "millhand.mill"):
+    with caplog.at_level(logging.WARNING, "millhand.engine.engine"):
         async with room.client(workers, queues={"default": 1}, **settings) as client:
             with client.subscribe() as events:
                 deaf = await client.insert(Act("deaf"))

@@ -10,7 +10,7 @@ from client_room import GENEROUS, Act, Room
 
 from millhand.event import EventKind
 from millhand.job import Job
-from millhand.runtime.fetch_floor import RECHECK_SECONDS_MAX
+from millhand.runtime.fetch_start import RECHECK_SECONDS_MAX
 from millhand.worker import Workers
 
 INSERT = """
@@ -23,7 +23,7 @@ VALUES ('act', '{"what": "old"}', 25, now() - interval '1 hour')
 async def test_job_below_the_floors_waits_for_no_poll(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inserted with an old instant and announced by nobody, it is worked by the next look, polls being an hour apart."""
     monkeypatch.setattr(
-        "millhand.runtime.fetch_floor.SLOW_SECONDS", -1.0
+        "millhand.runtime.fetch_start.SLOW_SECONDS", -1.0
     )  # as if dead entries were in the way
     workers = Workers()
 
@@ -34,7 +34,7 @@ async def test_job_below_the_floors_waits_for_no_poll(room: Room, monkeypatch: p
     async with room.client(workers, fetch_poll_interval=timedelta(hours=1)) as client:
         for n in range(3):
             await room.work(client, Act(str(n)))
-        [producer] = client._mill.producers.values()
+        [producer] = client._engine.producers.values()
         assert producer._floors.recheck_at is not None
         with client.subscribe() as events:
             await room.execute(INSERT)

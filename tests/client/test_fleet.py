@@ -18,7 +18,7 @@ from millhand.errors import JobCancel, JobSnooze
 from millhand.event import EventKind
 from millhand.insert_opts import InsertOpts
 from millhand.job import FINALIZED_STATES, Job, JobState
-from millhand.migrate import Migrator
+from millhand.schema.migrator import Migrator
 from millhand.worker import Workers
 
 NUM_JOBS = 3_000

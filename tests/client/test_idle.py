@@ -12,7 +12,7 @@ from client_room import Act, Room
 from millhand.driver.asyncpg import AsyncpgDriver, AsyncpgListener
 from millhand.driver.protocol import Executor
 from millhand.job import Job
-from millhand.runtime.client_reporter import ClientReporter
+from millhand.runtime.client_heartbeat import ClientHeartbeat
 from millhand.testing import Probe
 from millhand.worker import Workers
 
@@ -92,9 +92,9 @@ async def test_client_at_rest_says_little(room: Room) -> None:
     driver = CountingDriver(room.url)
     client = room.client(workers, database=driver)
     async with client:
-        mill = client._mill
-        assert mill is not None
-        reporter: ClientReporter = mill.offices.reporter
+        engine = client._engine
+        assert engine is not None
+        reporter: ClientHeartbeat = engine.leadership.reporter
         probe = Probe(reporter)
         loop = asyncio.get_running_loop()
         # What a leader does at first is done, and nobody has come in the last minute, as far as the rows tell.

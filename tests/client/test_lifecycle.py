@@ -16,7 +16,7 @@ from millhand.event import EventKind
 from millhand.job import Job, JobState
 from millhand.periodic import every
 from millhand.runtime.producer import Producer
-from millhand.runtime.service import Service, Wake
+from millhand.runtime.service import Service, WakeReason
 from millhand.worker import Workers
 
 
@@ -50,8 +50,8 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 def _producers(client: Client) -> dict[str, Producer]:
-    assert client._mill is not None
-    return client._mill.producers
+    assert client._engine is not None
+    return client._engine.producers
 
 
 async def _is_stopping(client: Client) -> None:
@@ -84,7 +84,7 @@ async def test_service_whose_stop_was_cancelled_can_be_waited_for() -> None:
     class Lingerer(Service):
         async def run(self, started: Callable[[], None]) -> None:
             started()
-            while await self.bell.wait() is not Wake.STOP:
+            while await self.wake_event.wait() is not WakeReason.STOP:
                 pass
             await linger.wait()
 

@@ -49,12 +49,12 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     ):
         before = await room.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
-            [producer] = client._mill.producers.values()
+            [producer] = client._engine.producers.values()
             await _until_all_know_the_fetch(client)
             await _until_no_fetch(room, producer)
             proxy.stop_up([Direction.TO_CLIENT])
             await room.driver.pool.fetch(INSERT, [NUM_JOBS])
-            producer.hear_insert()
+            producer.on_insert()
             await _until_running(room)
             proxy.cut()
             proxy.mend()
@@ -92,12 +92,12 @@ async def test_jobs_of_a_fetch_that_arrives_when_others_were_answered_are_worked
     ):
         await room.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
-            [producer] = client._mill.producers.values()
+            [producer] = client._engine.producers.values()
             await _until_all_know_the_fetch(client)
             await _until_no_fetch(room, producer)
             proxy.hold()
             probe = Probe(producer)
-            producer.hear_insert()
+            producer.on_insert()
             for _ in range(2):
                 await probe.wait("fetched", timeout_seconds=3 * GENEROUS)
             await room.driver.pool.fetch(INSERT, [NUM_JOBS])
@@ -145,14 +145,14 @@ class Lost:
 
     def look(self, now: float, *seen: JobRow, took: float = 0.0) -> Sequence[JobId]:
         assert self.fetches.is_due(now)
-        return [job.id for job in self.fetches.note_found(seen, asked=now, now=now + took)]
+        return [job.id for job in self.fetches.record_found(seen, asked=now, now=now + took)]
 
 
 @pytest.fixture
 def lost() -> Lost:
     fetches = LostFetches(BEGIN)
-    fetches.note_answered([row(1, 1)])
-    fetches.note_failed(ConnectionLost("job_get_available", "gone"), 100.0)
+    fetches.record_answered([row(1, 1)])
+    fetches.record_failed(ConnectionLost("job_get_available", "gone"), 100.0)
     return Lost(fetches)
 
 
@@ -217,7 +217,7 @@ def test_look_that_comes_late_is_the_last_one(lost: Lost) -> None:
 def test_looks_remember_only_what_still_runs(lost: Lost) -> None:
     """What ran here and has ended since is never marked with its instant again, and nothing is kept of it."""
     lost.look(100.0)
-    lost.fetches.note_answered([row(id, 4) for id in range(1_000, 2_000)])
+    lost.fetches.record_answered([row(id, 4) for id in range(1_000, 2_000)])
 
     assert lost.look(110.0, row(1_500, 4)) == []
     assert lost.fetches._begun == {(JobId(1_500), BEGIN + timedelta(seconds=4))}
@@ -227,7 +227,7 @@ def test_looks_remember_only_what_still_runs(lost: Lost) -> None:
 def test_look_leaves_alone_what_later_fetches_have_brought(lost: Lost) -> None:
     """What was begun here since, and may have ended here without being written yet, is not begun again."""
     lost.look(100.0)
-    lost.fetches.note_answered([row(4, 4)])
+    lost.fetches.record_answered([row(4, 4)])
 
     assert lost.look(100.0 + LATE_SECONDS, row(3, 3), row(4, 4)) == [3]
 
@@ -235,8 +235,8 @@ def test_look_leaves_alone_what_later_fetches_have_brought(lost: Lost) -> None:
 def test_look_finds_a_job_again_that_a_later_fetch_had_brought(lost: Lost) -> None:
     """It came, failed and was due again at once, and the fetch that took it then was lost too."""
     lost.look(100.0)
-    lost.fetches.note_answered([row(4, 4)])
-    lost.fetches.note_failed(ConnectionLost("job_get_available", "gone"), 105.0)
+    lost.fetches.record_answered([row(4, 4)])
+    lost.fetches.record_failed(ConnectionLost("job_get_available", "gone"), 105.0)
 
     assert lost.look(105.0, row(4, 5)) == [4]
     assert lost.look(105.0 + LATE_SECONDS, row(4, 5)) == []
@@ -245,8 +245,8 @@ def test_look_finds_a_job_again_that_a_later_fetch_had_brought(lost: Lost) -> No
 def test_second_loss_looks_as_far_back_as_the_first(lost: Lost) -> None:
     """While the first is not over, what it took may still come to light."""
     lost.look(100.0)
-    lost.fetches.note_answered([row(5, 5)])
-    lost.fetches.note_failed(OperationTimeout("job_get_available", 10.0), 105.0)
+    lost.fetches.record_answered([row(5, 5)])
+    lost.fetches.record_failed(OperationTimeout("job_get_available", 10.0), 105.0)
 
     assert lost.fetches.after == BEGIN + timedelta(seconds=1)
     assert lost.look(105.0, row(3, 3), row(5, 5)) == [3]
@@ -257,7 +257,7 @@ def test_loss_after_a_loss_that_is_over_looks_no_further_back(lost: Lost) -> Non
     lost.look(100.0, row(2, 2))
     lost.look(100.0 + RESENT_SECONDS)
 
-    lost.fetches.note_failed(ConnectionLost("job_get_available", "gone"), 300.0)
+    lost.fetches.record_failed(ConnectionLost("job_get_available", "gone"), 300.0)
 
     assert lost.fetches.after == BEGIN + timedelta(seconds=2)
 
@@ -266,6 +266,6 @@ def test_fetch_that_the_database_refused_has_taken_nothing() -> None:
     """An error that the server answered with undid the statement."""
     fetches = LostFetches(BEGIN)
 
-    fetches.note_failed(DriverError("job_get_available", "deadlock", retryable=True), 100.0)
+    fetches.record_failed(DriverError("job_get_available", "deadlock", retryable=True), 100.0)
 
     assert not fetches.is_due(1e9)

@@ -15,8 +15,8 @@ from millhand.worker import Workers
 
 CLIENT = """
     INSERT INTO millhand_client (
-        id, language, version, hostname, pid, kinds, queues, queue_updates, report_interval, started_at, last_seen_at,
-        lost_at, made_way_at
+        id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval, started_at, last_seen_at,
+        lost_at, stepped_down_at
     ) VALUES (
         {id}, {language}, '?', 'there', {pid}, {kinds}, {queues}, {updates}, {interval}, {started}, {seen}, {lost}, {way}
     )
@@ -88,7 +88,7 @@ async def test_client_lives_beside_an_odd_row(
         pool = None
         if wire == "psycopg":
             pool = await stack.enter_async_context(psycopg_pool.AsyncConnectionPool(room.url, open=False))
-        client = room.client(workers, database=pool, client_id=name, lead_last=False)
+        client = room.client(workers, database=pool, client_id=name, prefer_other_leaders=False)
         await stack.enter_async_context(client)
         event = await room.work(client, Act("x"))
         clients, queues = await client.clients.list(), await client.queues.list()

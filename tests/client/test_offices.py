@@ -1,4 +1,4 @@
-"""What clients of ours do for all: two offices, and whoever holds them."""
+"""What clients of ours do for all: two leadership, and whoever holds them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 from client_room import GENEROUS, Act, Room
 
 from millhand.client import Client
-from millhand.fleet import ClientState
+from millhand.client_row import ClientState
 from millhand.job import ClientId, Job
-from millhand.migrate import Migrator
 from millhand.periodic import every
-from millhand.store.leader import Office, leader_attempt_elect, leader_get
+from millhand.schema.migrator import Migrator
+from millhand.store.leader import LeaderRole, leader_attempt_elect, leader_get
 from millhand.worker import Workers
 
 STRANGER = ClientId("stranger")
@@ -48,7 +48,7 @@ def client(room: Room, id: str, **settings: Any) -> Client:
 
 
 async def leaders(room: Room) -> tuple[str | None, str | None]:
-    rows = [await room.driver.pool.run(leader_get(office=office)) for office in Office]
+    rows = [await room.driver.pool.run(leader_get(leader_role=leader_role)) for leader_role in LeaderRole]
     river, periodic = (None if row is None else row.leader_id for row in rows)
     return river, periodic
 
@@ -89,7 +89,7 @@ async def test_client_alone_holds_both_offices(room: Room) -> None:
 
 
 async def test_periodic_jobs_go_on_whoever_leads(room: Room) -> None:
-    """A stranger that holds River's office does not keep ours from inserting their periodic jobs."""
+    """A stranger that holds River's leader_role does not keep ours from inserting their periodic jobs."""
     await room.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(hours=1)))
 
     async with client(room, "a", **periodic()) as ours:
@@ -101,7 +101,7 @@ async def test_periodic_jobs_go_on_whoever_leads(room: Room) -> None:
 
 
 async def test_periodic_jobs_are_inserted_by_one(room: Room) -> None:
-    """Of several clients one holds the office; when it stops, another one takes over at once."""
+    """Of several clients one holds the leader_role; when it stops, another one takes over at once."""
     async with client(room, "a", **periodic()) as first:
         await ticks(room, 1)
         async with client(room, "b", **periodic()):
@@ -208,7 +208,7 @@ async def test_stranger_that_leads_is_listed(room: Room) -> None:
 async def test_queue_of_ours_is_never_taken_for_a_strangers(room: Room) -> None:
     """Whatever touches its row, a start, a pause, a resume by whomever: a client that works it owns up to it."""
     interval = timedelta(milliseconds=100)
-    settings = {"client_report_interval": interval}
+    settings = {"client_heartbeat_interval": interval}
     async with client(room, "a", **settings) as ours, client(room, "b", **settings):
         await ours.queues.pause("default")
         await ours.queues.resume("default")
@@ -231,7 +231,7 @@ async def test_kinds_of_others_are_told_once(room: Room, caplog: pytest.LogCaptu
         await room.insert_raw(kind, "{}")
 
     async with client(room, "a") as ours:
-        watcher = ours._mill._kind_watcher  # type: ignore[union-attr]
+        watcher = ours._engine._kind_watcher  # type: ignore[union-attr]
         assert watcher is not None
         await watcher.run_once()
         await room.work(ours, Act("x"))
@@ -247,20 +247,20 @@ async def test_client_that_fetches_all_kinds_leaves_none(
 ) -> None:
     """Who was told to take what it does not know does not claim to leave it."""
     async with client(room, "a", fetch_only_known_kinds=False) as ours:
-        mill = ours._mill
-        assert mill is not None
-        assert mill._kind_watcher is None
+        engine = ours._engine
+        assert engine is not None
+        assert engine._kind_watcher is None
 
 
 async def test_periodic_jobs_run_under_rivers_office_without_the_migration(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As in River: whoever leads inserts. When the migration is made, the client goes over to the office for them."""
+    """As in River: whoever leads inserts. When the migration is made, the client goes over to the leader_role for them."""
     caplog.set_level(logging.INFO)
     await Migrator(room.driver, "millhand").down(target=1)
     try:
         interval = timedelta(milliseconds=100)
-        async with client(room, "a", client_report_interval=interval, **periodic()) as ours:
+        async with client(room, "a", client_heartbeat_interval=interval, **periodic()) as ours:
             await ticks(room, 1)
             held = ours.is_leader, ours.is_periodic_leader
             await Migrator(room.driver, "millhand").up()
@@ -275,7 +275,7 @@ async def test_periodic_jobs_run_under_rivers_office_without_the_migration(
 
 
 async def test_periodic_jobs_wait_for_river_s_office_without_the_migration(room: Room) -> None:
-    """A client that cannot have the office of our own inserts nothing while a stranger leads."""
+    """A client that cannot have the leader_role of our own inserts nothing while a stranger leads."""
     await Migrator(room.driver, "millhand").down(target=1)
     try:
         await room.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(hours=1)))

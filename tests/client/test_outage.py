@@ -27,7 +27,7 @@ from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.embedded import embedded_postgres
 from millhand.job import Job, JobId
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 from millhand.worker import Workers
 from proxy import BOTH, Direction, Proxy, proxied
 

@@ -27,7 +27,7 @@ class Late:
     async def run(self, query: Query[T]) -> T:
         answer = await self.executor.run(query)
         if self.is_late:
-            self.producer.hear_paused(is_paused=False)
+            self.producer.on_paused(is_paused=False)
         return answer
 
 

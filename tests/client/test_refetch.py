@@ -62,7 +62,7 @@ async def _fetched_twice(room: Room, producer: Producer) -> None:
     producer.begin()
     assert await probe.wait("fetched") == 1
     await room.execute(MAKE_AVAILABLE)
-    producer.hear_insert()
+    producer.on_insert()
     assert await probe.wait("fetched") == 1
 
 
@@ -82,8 +82,8 @@ async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
         with client.subscribe() as events:
             inserted = await client.insert(Act("x"))
             await asyncio.wait_for(driver.held_pool.is_held.wait(), GENEROUS)
-            assert client._mill is not None
-            [producer] = client._mill.producers.values()
+            assert client._engine is not None
+            [producer] = client._engine.producers.values()
             heard = asyncio.Event()
             monkeypatch.setattr(producer, "cancel", _then(producer.cancel, heard))
             await client.jobs.cancel(inserted.job.id)
@@ -135,7 +135,7 @@ async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt
     held.is_held.clear()
     held.let_go.clear()
     await room.execute(MAKE_AVAILABLE)
-    producer.hear_insert()
+    producer.on_insert()
     await asyncio.wait_for(held.is_held.wait(), GENEROUS)
 
     producer.cancel(old.row.id)
@@ -218,11 +218,11 @@ async def test_stop_waits_for_both_attempts_of_a_job(room: Room) -> None:
 
 
 def _then(hear: Callable[[int], None], heard: asyncio.Event) -> Callable[[int], None]:
-    def hear_and_tell(id: int) -> None:
+    def on_and_tell(id: int) -> None:
         hear(id)
         heard.set()
 
-    return hear_and_tell
+    return on_and_tell
 
 
 async def _end(producer: Producer, attempts: Attempts) -> None:

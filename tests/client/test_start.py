@@ -22,7 +22,7 @@ T = TypeVar("T")
 # All that is asked by a worker before its first fetch. What is added here, every start waits for.
 BEFORE_THE_FIRST_FETCH = [
     "client_get_shape",
-    "client_report",
+    "client_heartbeat",
     "migration_get_shape",
     "migration_get_versions",
     "queue_create_or_set_updated_at",

@@ -157,7 +157,7 @@ async def test_stop_abandons_a_thread_that_never_ends(
 
     A plain function that does not look is left behind after a while; its job stays running, for the rescuer.
     """
-    monkeypatch.setattr("millhand.mill.ABANDON_SECONDS", 0.05)
+    monkeypatch.setattr("millhand.engine.engine.ABANDON_SECONDS", 0.05)
     started, end = threading.Event(), threading.Event()
     workers = Workers()
 
@@ -180,7 +180,7 @@ async def test_stop_abandons_a_thread_that_never_ends(
     assert [
         record.message
         for record in caplog.records
-        if record.name.startswith(("millhand.mill", "millhand.client"))
+        if record.name.startswith(("millhand.engine.engine", "millhand.client"))
     ] == [
         "worker stopping",
         "attempts cancelled",
@@ -203,12 +203,14 @@ async def test_stop_logs_one_line_per_rung(room: Room, caplog: pytest.LogCapture
     with caplog.at_level(logging.DEBUG, "millhand"):
         await asyncio.wait_for(client.stop(signal="SIGINT"), GENEROUS)
 
-    records = [record for record in caplog.records if record.name in ("millhand.mill", "millhand.client")]
+    records = [
+        record for record in caplog.records if record.name in ("millhand.engine.engine", "millhand.client")
+    ]
     assert [record.message for record in records] == [
         "worker stopping",
         "fetching stopped",
         "completions written",
-        "sweepers stopped",
+        "maintenance stopped",
         "term resigned",
         "listener closed",
         "worker stopped",

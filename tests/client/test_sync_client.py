@@ -34,7 +34,7 @@ from millhand import (
 )
 from millhand import InsertOpts as Opts
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import lines, migrations
+from millhand.schema.migrator import lines, migrations
 from millhand.store.job_list import JobListParams, job_list
 
 GENEROUS_SECONDS = 20.0

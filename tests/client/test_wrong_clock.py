@@ -13,9 +13,9 @@ from client_room import Act, Room
 from millhand.clock import ServerClock, SystemClock
 from millhand.event import EventKind
 from millhand.job import Job
-from millhand.migrate import Migrator
 from millhand.periodic import every
 from millhand.retry import ConstantRetryPolicy
+from millhand.schema.migrator import Migrator
 from millhand.testing import ManualClock
 from millhand.worker import Workers
 
@@ -89,7 +89,7 @@ def test_clock_that_may_be_right_is_left_alone() -> None:
     clock = ServerClock(machine)
     machine.advance(10)
 
-    clock.hear(AT + timedelta(seconds=1), asked=0.0, answered=10.0)
+    clock.record_sample(AT + timedelta(seconds=1), asked=0.0, answered=10.0)
 
     assert clock.now() == AT + timedelta(seconds=10)
 
@@ -108,7 +108,7 @@ def test_clock_is_never_set_ahead_by_an_answer_that_was_slow(told: timedelta, kn
     clock = ServerClock(machine)
     machine.advance(2)
 
-    clock.hear(AT + told, asked=0.0, answered=2.0)
+    clock.record_sample(AT + told, asked=0.0, answered=2.0)
 
     assert clock.now() == AT + known
 
@@ -117,7 +117,7 @@ def test_date_that_is_set_between_two_answers_is_not_heeded() -> None:
     """From the first answer on the monotonic clock alone counts."""
     machine = ManualClock(AT)
     clock = ServerClock(machine)
-    clock.hear(AT, asked=0.0, answered=0.0)
+    clock.record_sample(AT, asked=0.0, answered=0.0)
 
     machine.set(AT + HOUR)
     machine.advance(3)

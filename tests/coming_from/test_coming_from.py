@@ -24,7 +24,7 @@ from required import missing
 pytestmark = pytest.mark.slow
 
 ELSEWHERE = PROJECT / ".venv-elsewhere" / "bin"
-PAGES = PROJECT / "docs" / "coming_from"
+PAGES = PROJECT / "docs" / "how_to" / "migrate_from"
 RECEIPT = "receipt for order 1"
 # Of one program: the workers of the others take their time to start and to end, and more on a busy machine.
 GENEROUS_SECONDS = 120.0

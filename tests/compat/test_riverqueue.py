@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from millhand import Config, ConfigError, InvalidJob
 from millhand import unique as millhand_unique
-from millhand.args import RawArgs, encode_args
+from millhand.args.codec import RawArgs, encode_args
 from millhand.compat import riverqueue as ours
 from millhand.compat.riverqueue.driver import riversqlalchemy as our_driver
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -136,7 +136,7 @@ def test_error_of_an_attempt_is_written_and_read_as_by_the_real_package() -> Non
     assert ours.AttemptError.from_dict(json.loads(theirs.to_json())) == error
 
 
-# What differs, as docs/coming_from/riverqueue.md says.
+# What differs, as docs/how_to/migrate_from/riverqueue.md says.
 
 
 def test_unique_insert_of_the_real_package_is_refused_by_today_s_schema(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from docs_room import PROJECT, environment, fresh_database
-from millhand.migrate import lines, migrations
+from millhand.schema.migrator import lines, migrations
 from required import missing
 
 HERE = Path(__file__).parent

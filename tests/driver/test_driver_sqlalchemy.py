@@ -41,7 +41,7 @@ from millhand import (
 )
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.blocking import now
-from millhand.driver.caller import driver_of, sync_driver_of
+from millhand.driver.detect import driver_of, sync_driver_of
 from millhand.driver.protocol import Driver
 from millhand.store.job_list import JobListParams, job_list
 
@@ -58,7 +58,7 @@ sys.modules["greenlet"] = None
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 from millhand import SyncClient
-from millhand.driver.caller import executor_of, sync_executor_of
+from millhand.driver.detect import executor_of, sync_executor_of
 engine = create_engine(os.environ["DATABASE_URL"])
 SyncClient(engine)
 with Session(engine) as session:

@@ -14,7 +14,7 @@ import pytest
 from docs_room import run_python
 from millhand import Client, Config, ConfigError, SyncClient, Workers
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.caller import driver_at, driver_of, sync_driver_of
+from millhand.driver.detect import driver_at, driver_of, sync_driver_of
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
 from millhand.driver.url import checked_url

@@ -12,7 +12,7 @@ import pytest
 
 from docs_room import PROJECT, environment, run_python
 from docs_story import Terminal, first_missing, seen_in_any_order, seen_in_order
-from millhand.cli.settings import load_settings
+from millhand.settings.load import load_settings
 from millhand.storage import open_store
 
 EXAMPLES = PROJECT / "examples"

@@ -39,7 +39,7 @@ def chaos_config(settings: dict[str, Any]) -> Config:
         client_id=settings["id"],
         fetch_cooldown=timedelta(milliseconds=10),
         job_timeout=timedelta(seconds=settings["job_timeout_seconds"]),
-        lead_last=False,  # so that leaders of both languages sweep
+        prefer_other_leaders=False,  # so that leaders of both languages sweep
         queues=settings["queues"],
         rescue_stuck_jobs_after=timedelta(seconds=settings["rescue_seconds"]),
         schema=settings["schema"],

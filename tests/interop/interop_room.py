@@ -23,7 +23,7 @@ import asyncpg
 from river_program import GENEROUS_SECONDS, RiverProgram, Told, started, started_river
 from scripted_worker import Act, ScriptedWorkers
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.clock import SystemClock
 from millhand.config import Config
@@ -85,7 +85,7 @@ class Settings:
     is_quiet: bool
     kinds: tuple[str, ...]
     knows_only: bool
-    lead_last: bool
+    prefer_other_leaders: bool
     leads: bool
     periodic_jobs: Sequence[Periodic]
     poll_only: bool
@@ -175,7 +175,7 @@ class Room:
             "is_quiet": False,
             "kinds": ("act",),
             "knows_only": True,
-            "lead_last": True,
+            "prefer_other_leaders": True,
             "leads": False,
             "periodic_jobs": (),
             "poll_only": False,
@@ -260,7 +260,7 @@ class Room:
         row: Row = await self.until(condition, f"job {id} in {states}")
         return row
 
-    async def hear_inserts(self) -> list[Row]:
+    async def on_inserts(self) -> list[Row]:
         """Return a list that grows by the payload of each notification of an insert; wait with `until_heard`."""
         heard: list[Row] = []
 
@@ -371,7 +371,7 @@ class Room:
             fetch_cooldown=timedelta(milliseconds=10),
             fetch_only_known_kinds=settings.knows_only,
             fetch_poll_interval=timedelta(seconds=settings.poll_seconds),
-            lead_last=settings.lead_last,
+            prefer_other_leaders=settings.prefer_other_leaders,
             leader_election=settings.leads,
             middleware=[JobLog(formatter=PLAIN_LINES)],
             periodic_jobs=[_periodic_job(one) for one in settings.periodic_jobs],

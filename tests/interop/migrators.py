@@ -12,7 +12,7 @@ from river_program import RiverProgram
 
 from migrate.catalog import catalog
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import LINE_MAIN, Migrator
+from millhand.schema.migrator import LINE_MAIN, Migrator
 
 VERSIONS = tuple(range(1, 9))
 OTHER: dict[Language, Language] = {"go": "python", "python": "go"}

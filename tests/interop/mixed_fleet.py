@@ -21,7 +21,7 @@ from typing import Any
 
 from interop_room import LANGUAGES, Language, Member, Periodic, Room
 
-from millhand.store.leader import Office, leader_request_resign
+from millhand.store.leader import LeaderRole, leader_request_resign
 
 NUM_SECONDS = 60
 GO, PYTHON = ("go_1", "go_2"), ("python_1", "python_2")
@@ -45,7 +45,7 @@ FROM unnest($1::text[]) AS kind
 class Minute:
     """What happened. `leaders` is who led when it was asked to move, second by second."""
 
-    lead_last: bool
+    prefer_other_leaders: bool
     leaders: list[str | None] = field(default_factory=list)
     log: list[logging.LogRecord] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -75,10 +75,10 @@ class Minute:
         return sum(1 for before, after in pairwise(languages) if before and after and before != after)
 
 
-async def lived(room: Room, *, lead_last: bool, num_seconds: int = NUM_SECONDS) -> Minute:
-    """Play the minute; `lead_last` is our clients' setting."""
-    minute = Minute(lead_last)
-    fleet = _Fleet(room, lead_last)
+async def lived(room: Room, *, prefer_other_leaders: bool, num_seconds: int = NUM_SECONDS) -> Minute:
+    """Play the minute; `prefer_other_leaders` is our clients' setting."""
+    minute = Minute(prefer_other_leaders)
+    fleet = _Fleet(room, prefer_other_leaders)
     with _logged(minute.log):
         async with fleet.stack:
             await room.hand("go").insert(kind=NOBODY)  # to be met at the start
@@ -98,8 +98,8 @@ async def lived(room: Room, *, lead_last: bool, num_seconds: int = NUM_SECONDS) 
 
 
 class _Fleet:
-    def __init__(self, room: Room, lead_last: bool) -> None:
-        self._lead_last = lead_last
+    def __init__(self, room: Room, prefer_other_leaders: bool) -> None:
+        self._lead_last = prefer_other_leaders
         self._members: dict[str, Member] = {}
         self._room = room
         self.stack = AsyncExitStack()
@@ -116,7 +116,7 @@ class _Fleet:
             id,
             is_quiet=True,
             kinds=KINDS[language],
-            lead_last=self._lead_last,
+            prefer_other_leaders=self._lead_last,
             leads=True,
             periodic_jobs=periodic,
             queues={"default": 20},
@@ -132,7 +132,7 @@ class _Fleet:
         """
         leader = await self._room.leader()
         if not self._lead_last and leader in GO:
-            await self._room.driver.pool.run(leader_request_resign(office=Office.PERIODIC))
+            await self._room.driver.pool.run(leader_request_resign(leader_role=LeaderRole.PERIODIC))
             others = [id for id in GO if id != leader]
             for id in (*others, leader):  # who leads is the last, or it would resign to another of River's
                 await self._members[id].stop()

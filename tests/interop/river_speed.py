@@ -30,7 +30,7 @@ from chaos_river import server_url, start_member
 from interop_room import LANGUAGES, Language
 from river_program import RiverProgram, built_river, started_river
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.config import Config
 from new_schema import new_schema

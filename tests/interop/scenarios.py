@@ -3,7 +3,7 @@ Which test shows what: scenarios of River's conformance suite, and checks beside
 
     python tests/interop/scenarios.py
 
-prints the coverage, and writes the tables of docs/river.md.
+prints the coverage, and writes the tables of docs/reference/river.md.
 
 A docstring says what its test shows at its beginning, checks by number, scenarios by name, each optional:
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-PAGE = PROJECT / "docs" / "river.md"
+PAGE = PROJECT / "docs" / "reference" / "river.md"
 BEGIN = "<!-- Written by tests/interop/scenarios.py; a test compares. -->"
 END = "<!-- That was written. -->"
 

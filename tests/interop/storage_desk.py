@@ -20,7 +20,7 @@ import msgspec
 from interop_room import Language, PythonHand, Room, Row, insert_opts
 from river_program import RiverError, RiverProgram
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.errors import DriverError, JobRunning, MillhandError, NotFound, UniqueConflict
 from millhand.job import JobRow, JobState

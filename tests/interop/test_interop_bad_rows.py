@@ -17,7 +17,7 @@ from odd_rows import HUGE, ODD, UNDECODABLE, UNREACHABLE, WORKABLE
 
 JOBS = [{"kind": "act", "args": {"do": [], "what": what}, "opts": {}} for what in ("good", "odd", "good")]
 HUGE_ROW = pytest.param(HUGE, id="an output of 40 MiB", marks=pytest.mark.slow)
-# How a job's life has to go on in each state for a sweeper to have something to do with it.
+# How a job's life has to go on in each state for a service to have something to do with it.
 DUE = """
 UPDATE /* schema */river_job SET
     state = $2::text::/* schema */river_job_state, attempt = 1, attempted_at = now() - interval '30 days',
@@ -112,7 +112,7 @@ async def test_bad_row_keeps_no_leader_of_ours_from_its_neighbours(room: Room, o
 
     async with room.working("python", "leader", leads=True, queues={"nothing_here": 1}):
         expected = {id: after for state, after in SWEPT.items() for id in ids[state]}
-        await room.until(lambda: _are(room, expected), "the sweepers")
+        await room.until(lambda: _are(room, expected), "the services")
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -16,7 +16,7 @@ from river_program import GENEROUS_SECONDS
 from docs_room import PROJECT, environment, fresh_database, run_python
 from docs_story import blocks
 
-PAGE = PROJECT / "docs" / "coming_from" / "river.md"
+PAGE = PROJECT / "docs" / "how_to" / "migrate_from" / "river.md"
 MODULE = Path(__file__).parent / "river"
 RECEIPT = "receipt for order 1"
 

@@ -168,7 +168,7 @@ async def test_fetch_that_timed_out_on_its_way_costs_no_job_an_hour(
 ) -> None:
     """database_unavailable_reconnect; question or answer was lost, and the job that it took is worked, once, by us."""
     # However slow the machine is, the same statement is asked again.
-    monkeypatch.setattr("millhand.runtime.fetch_floor.SLOW_SECONDS", 1e9)
+    monkeypatch.setattr("millhand.runtime.fetch_start.SLOW_SECONDS", 1e9)
     with telling_logs(room, "millhand.runtime.producer"):
         async with proxied(room.url) as proxy, speaking_on_one(room, proxy.url):
             await room.told.wait("job_completed", job=await room.hand("go").insert())
@@ -192,7 +192,7 @@ async def speaking_on_one(room: Room, url: str) -> AsyncIterator[None]:
     """
     config = Config(
         client_id="away",
-        client_report_interval=timedelta(hours=1),
+        client_heartbeat_interval=timedelta(hours=1),
         fetch_poll_interval=timedelta(seconds=1),
         leader_election=False,
         queues={"default": 10},
@@ -276,7 +276,7 @@ async def test_stop_leaves_a_worker_that_pays_no_heed_to_the_rescuer(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ignored_cancellation_hard_abort; the stop ends, nothing is said of the job, and whoever leads rescues it."""
-    monkeypatch.setattr("millhand.mill.ABANDON_SECONDS", 0.05)
+    monkeypatch.setattr("millhand.engine.engine.ABANDON_SECONDS", 0.05)
     begun, end = threading.Event(), threading.Event()
     workers = Workers()
 

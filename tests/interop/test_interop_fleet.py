@@ -36,7 +36,7 @@ async def minute(
     room = Room(connection, module_driver, river, river_path, postgres_url)
     await room.open()
     try:
-        lived_through = await lived(room, lead_last=request.param)
+        lived_through = await lived(room, prefer_other_leaders=request.param)
     finally:
         await room.close()
         river.told = told
@@ -53,7 +53,7 @@ def test_leadership_moves_every_second(minute: Minute) -> None:
 
     assert len(minute.leaders) == NUM_SECONDS
     assert minute.leaders.count(None) < NUM_SECONDS / 10
-    if minute.lead_last:
+    if minute.prefer_other_leaders:
         assert led <= set(GO)
     else:
         # Who of a language wins a bid is chance, and on a busy machine mostly the one that wakes up first.
@@ -71,7 +71,7 @@ def test_no_job_of_an_unknown_kind_is_discarded_by_us(minute: Minute) -> None:
     assert set(rescued.values()) <= {"retryable"}
     assert not [row["id"] for row in discarded if row["id"] in rescued]
     assert {row["kind"] for row in discarded} <= {"python_job", NOBODY}  # by River's leaders
-    if minute.lead_last:
+    if minute.prefer_other_leaders:
         assert rescued == {}
     else:
         kinds = {row["id"]: row["kind"] for row in minute.rows}
@@ -87,7 +87,7 @@ def test_periodic_jobs_of_ours_go_on_whoever_leads(minute: Minute) -> None:
 @pytest.mark.slow
 def test_periodic_jobs_of_rivers_clients_go_on_beside_ours(minute: Minute) -> None:
     """36: By default, for ours do not lead beside them; where they were told to, River's go on while River's lead."""
-    if minute.lead_last:
+    if minute.prefer_other_leaders:
         _assert_ticks_on(minute, "go_tick")
     else:
         ticks = minute.ticks("go_tick")
@@ -134,7 +134,7 @@ def test_each_decision_is_told(minute: Minute) -> None:
     told = {record.client_id: set(record.kinds.split(",")) for record in kinds}  # type: ignore[attr-defined]
     assert set(told) == set(PYTHON)
     assert all({NOBODY} <= kinds <= {"go_job", "go_tick", NOBODY} for kinds in told.values())
-    if minute.lead_last:
+    if minute.prefer_other_leaders:
         assert {record.client_id for record in left} == set(PYTHON)  # type: ignore[attr-defined]
         assert {record.leader_id for record in left} <= set(GO)  # type: ignore[attr-defined]
     else:
@@ -170,7 +170,7 @@ async def test_leader_of_ours_makes_way_for_rivers_client(
 
     messages = [record.message for record in caplog.records]
     assert messages.count("leadership offered to others") == 1
-    [suspected] = [one for one in caplog.records if one.message == "clients of another language suspected"]
+    [suspected] = [one for one in caplog.records if one.message == "clients in another language suspected"]
     assert "client go" in suspected.reason  # type: ignore[attr-defined]
 
 
@@ -195,4 +195,4 @@ async def test_leader_of_ours_leads_on_beside_a_client_that_never_leads(
     messages = [record.message for record in caplog.records]
     assert leader == "python"
     assert messages.count("leadership offered to others") == 1
-    assert messages.count("leadership gained") == 3  # River's office twice, our own once
+    assert messages.count("leadership gained") == 3  # River's leader_role twice, our own once

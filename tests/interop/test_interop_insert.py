@@ -11,7 +11,7 @@ import pytest
 from interop_room import BOTH_WAYS, LANGUAGES, Language, Room, insert_opts
 from river_program import RiverError, RiverProgram
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -32,7 +32,7 @@ ARGS = (
     {"z": 1, "a": 2, "A": 3, "ключ": 4},
 )
 
-# An option, its values, and whether both must take or refuse them. What differs is told in docs/river.md.
+# An option, its values, and whether both must take or refuse them. What differs is told in docs/reference/river.md.
 QUEUES = {
     "a": True,
     "a_b": True,
@@ -166,7 +166,7 @@ async def test_search_path_names_the_channels_for_both(
 
 async def test_hundred_inserts_at_once_ring_once_a_window(room: Room) -> None:
     """7: Inserts within a window are one notification, and one more when it closes."""
-    heard = await room.hear_inserts()
+    heard = await room.on_inserts()
     config = Config(
         fetch_cooldown=timedelta(seconds=60), fetch_poll_interval=timedelta(seconds=60), schema=room.schema
     )
@@ -181,7 +181,7 @@ async def test_hundred_inserts_at_once_ring_once_a_window(room: Room) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_insert_that_is_rolled_back_wakes_nobody(room: Room, language: Language) -> None:
     """7: transactional_insert_notification_commit_only; of two transactions only the committed one is heard."""
-    heard = await room.hear_inserts()
+    heard = await room.on_inserts()
 
     await _insert_in_transaction(room, language, "rolled", commit=False)
     await _insert_in_transaction(room, language, "committed", commit=True)
@@ -209,7 +209,7 @@ async def test_both_take_and_refuse_the_same_options(room: Room) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_jobs_that_wait_are_no_work_yet(room: Room, language: Language) -> None:
     """9: A past `scheduled_at` still means scheduled; pending jobs are nobody's; neither is announced."""
-    heard = await room.hear_inserts()
+    heard = await room.on_inserts()
     hand = room.hand(language)
 
     past = await hand.insert(scheduled_at="2020-01-02T03:04:05Z")

@@ -24,7 +24,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MigrationError, SchemaError
-from millhand.migrate import lines
+from millhand.schema.migrator import lines
 
 # The schema of the search path, one that is named, and one whose name is another without quotes.
 GROUNDS = ("public", "interop", "InterOp")
@@ -310,7 +310,7 @@ async def test_client_does_not_start_on_a_schema_that_is_behind(ground: Ground) 
 
 async def test_both_work_on_a_schema_that_is_ahead(ground: Ground, caplog: pytest.LogCaptureFixture) -> None:
     """40: A version that a newer River made hinders neither; we say so in the log, list it and let it be."""
-    caplog.set_level(logging.INFO, "millhand.migrate")
+    caplog.set_level(logging.INFO, "millhand.schema.migrator")
     await ground.up("go")
     await ground.execute("INSERT INTO /* schema */river_migration (line, version) VALUES ('main', 9)")
 
@@ -322,7 +322,7 @@ async def test_both_work_on_a_schema_that_is_ahead(ground: Ground, caplog: pytes
     told = {
         (one.message, one.found, one.expected)  # type: ignore[attr-defined]
         for one in caplog.records
-        if one.name == "millhand.migrate"
+        if one.name == "millhand.schema.migrator"
     }
     assert told == {("schema is newer than this release", 9, 8)}
     assert (await ground.listed("python"))[-1] == {"version": 9, "name": "", "is_applied": True}

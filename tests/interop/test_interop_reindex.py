@@ -98,7 +98,7 @@ async def indexes(room: Room) -> dict[str, tuple[int, bool]]:
 
 
 async def until(room: Room, condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again and again: catalogs ring no bell. A rebuild waits for all transactions, so who has one open is told."""
+    """Ask again and again: a catalog sends no event. A rebuild waits for all transactions, so an open one is printed."""
     try:
         async with asyncio.timeout(GENEROUS_SECONDS):
             while not await condition():

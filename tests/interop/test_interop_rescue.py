@@ -7,7 +7,7 @@ import time
 import pytest
 from interop_room import Room
 
-from millhand.store.leader import Office, leader_get
+from millhand.store.leader import LeaderRole, leader_get
 
 # What is promised of the time from a kill to the job running again.
 MAX_SECONDS = 20.0
@@ -31,7 +31,9 @@ async def test_dead_of_ours_are_rescued_under_a_leader_of_river_s(room: Room) ->
             await room.told.wait("held", job=ours, client="other")
             seconds = time.monotonic() - began
             rows = [await room.row(id) for id in (ours, theirs)]
-            leaders = [await room.driver.pool.run(leader_get(office=office)) for office in Office]
+            leaders = [
+                await room.driver.pool.run(leader_get(leader_role=leader_role)) for leader_role in LeaderRole
+            ]
             await other.release(ours)
             await room.until_state(ours, "completed")
 

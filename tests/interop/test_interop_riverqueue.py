@@ -19,7 +19,7 @@ from sqlalchemy import Engine, create_engine
 from millhand.compat import riverqueue as ours
 from millhand.compat.riverqueue.driver import riversqlalchemy as our_driver
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import Migrator
+from millhand.schema.migrator import Migrator
 
 LAST_VERSION_OF_THE_REAL_PACKAGE = 5
 # Nested objects are written in one order here and there; of those at the top River sorts the keys itself.

@@ -11,7 +11,7 @@ from river_program import RiverError
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MigrationError
-from millhand.migrate import Migrator
+from millhand.schema.migrator import Migrator
 
 
 async def test_schema_that_we_migrate_is_the_one_that_river_migrates(migrators: Migrators) -> None:

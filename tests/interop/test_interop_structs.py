@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from interop_room import Room
 
-from millhand.args import encode_args
+from millhand.args.codec import encode_args
 from millhand.client import Client
 from millhand.config import Config
 from millhand.insert_opts import InsertOpts

@@ -1,4 +1,4 @@
-"""What a leader holds is a term, whatever its sweepers are doing and whoever bears its name."""
+"""What a leader holds is a term, whatever its services are doing and whoever bears its name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_leader_whose_sweepers_wait_renews_its_term(room: Room, language: 
         await _wait_blocked_by(room, holder)
         second = await _renewal_after(room, first)
         third = await _renewal_after(room, second)
-        await lock.rollback()  # a stop waits for what sweepers are at
+        await lock.rollback()  # a stop waits for what services are at
     await holder.close()
 
     assert first["leader_id"] == second["leader_id"] == third["leader_id"] == language
@@ -86,7 +86,7 @@ async def _renewal_after(room: Room, term: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _wait_blocked_by(room: Room, holder: asyncpg.Connection) -> None:
-    """Return when a sweeper waits for what a connection has locked."""
+    """Return when a service waits for what a connection has locked."""
     sql = "SELECT FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
     async with asyncio.timeout(GENEROUS_SECONDS):
         while not await room.connection.fetch(sql, holder.get_server_pid()):

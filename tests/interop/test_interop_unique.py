@@ -14,7 +14,7 @@ from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
 from river_program import RiverError
 
 from factory import golden
-from millhand.args import RawArgs, encode_args
+from millhand.args.codec import RawArgs, encode_args
 from millhand.errors import DriverError, InvalidJob, UniqueConflict
 from millhand.testing import ManualClock
 from millhand.unique import UniqueOpts, unique_key

@@ -181,7 +181,7 @@ async def test_orphan_cleanups_do_not_pile_up(schema_driver: AsyncpgDriver, stor
 
 
 class Elsewhere(DirectoryStore):
-    """A directory that passes for a bucket on a server, for only such are listed in chains."""
+    """A directory that passes for a bucket on a server, for only such are listed in partitions."""
 
     @property
     def url(self) -> str:
@@ -196,7 +196,7 @@ async def test_orphan_cleanup_asks_other_workers_for_help(
     tmp_path: Path,
 ) -> None:
     """With helpers, a run inserts so many jobs by which others share it, and counts all there is whoever did it."""
-    config = OrphansConfig(sources=(uploads,), chains=1, helpers=2, split_at=("a", "m", "z"))
+    config = OrphansConfig(sources=(uploads,), partitions=1, helpers=2, split_at=("a", "m", "z"))
     workers = Workers()
     cleanup = add_orphan_cleanup(workers, schema_driver.pool, Elsewhere(tmp_path / "bucket"), config)
     settings = Config(
@@ -222,4 +222,4 @@ async def test_orphan_cleanup_asks_other_workers_for_help(
     assert run is not None
     assert (run.output["objects"], run.output["rows"], run.output["orphan_objects"]) == (2, 1, 0)
     helped = [record for record in told(log) if record.getMessage() == "orphan cleanup helped"]
-    assert sum(vars(record)["chains"] for record in helped) <= 4
+    assert sum(vars(record)["partitions"] for record in helped) <= 4

@@ -1,5 +1,5 @@
 """
-Draws docs/state_machine.md from the code that decides; `python tests/language/state_machine_page.py` writes it.
+Draws docs/reference/state_machine.md from the code that decides; `python tests/language/state_machine_page.py` writes it.
 
 What becomes of a running job is asked of `settle`, case by case. The other arrows are those of statements, in words.
 """
@@ -24,7 +24,7 @@ from millhand.transition import (
     settle,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "state_machine.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "state_machine.md"
 NOW = datetime(2000, 1, 1, tzinfo=UTC)
 NOTHING = "\N{EN DASH}"
 SECOND = timedelta(seconds=1)
@@ -97,7 +97,7 @@ One function decides, `millhand.transition.settle`: how the attempt ended goes i
   If somebody else ended the job meanwhile, or gave it to another attempt, that stays.
 - Of a client that is gone, a job is discarded if its attempts are used up, and cancelled if that was asked for.
   One that was given back three times before is retryable, each of the others available at once.
-  [Why](decisions/0020-rescue-by-death.md).
+  [Why](../decisions/0020-rescue-by-death.md).
 
 ## Who else moves jobs
 

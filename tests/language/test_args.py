@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from language_values import golden
 
-from millhand.args import RawArgs, decoder_of, encode_args, encode_object, kind_of
-from millhand.args_quick import quick_text
+from millhand.args.codec import RawArgs, decoder_of, encode_args, encode_object, kind_of
+from millhand.args.fast_json import quick_text
 from millhand.errors import InvalidJob
 
 ENCODED_BY_GO = {case["name"]: case["encoded_args"] for case in golden("unique_keys")["cases"]}
@@ -509,7 +509,7 @@ def test_args_do_not_import_what_only_some_users_have() -> None:
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
-from millhand.args import encode_args
+from millhand.args.codec import encode_args
 @dataclass
 class Note:
     kind: ClassVar[str] = "note"

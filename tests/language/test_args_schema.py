@@ -8,8 +8,8 @@ import pydantic
 import pytest
 from pydantic_core import PydanticCustomError
 
-from millhand.args import decoder_of
-from millhand.args_schema import args_schema, fault_of
+from millhand.args.codec import decoder_of
+from millhand.args.schema import args_schema, fault_of
 from millhand.errors import InvalidJob
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millhand.args import decoder_of, encode_args
+from millhand.args.codec import decoder_of, encode_args
 from millhand.errors import ConfigError, InvalidJob
 from millhand.job import Job
 from millhand.worker import Workers

@@ -36,7 +36,7 @@ def test_config_has_these_defaults() -> None:
     assert defaults == {
         "cancelled_job_retention": timedelta(hours=24),
         "client_id": None,
-        "client_report_interval": 5 * SECOND,
+        "client_heartbeat_interval": 5 * SECOND,
         "completed_job_retention": timedelta(hours=24),
         "discarded_job_retention": timedelta(days=7),
         "error_handlers": (),
@@ -47,7 +47,7 @@ def test_config_has_these_defaults() -> None:
         "job_stuck_handler": None,
         "job_stuck_threshold": timedelta(seconds=10),
         "job_timeout": timedelta(seconds=60),
-        "lead_last": True,
+        "prefer_other_leaders": True,
         "leader_election": True,
         "max_attempts": 25,
         "max_threads": 1000,

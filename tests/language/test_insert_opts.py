@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from language_values import NOW
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.errors import InvalidJob
 from millhand.insert_opts import InsertOpts, InsertParams, insert_params, queue_name_fault
 from millhand.job import JobState

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from language_values import NOW
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.errors import InvalidJob
 from millhand.insert_opts import InsertOpts, insert_params, insert_params_many
 from millhand.unique import UniqueOpts

@@ -296,7 +296,7 @@ def test_change_that_changed_nothing_is_known_by_the_row(name: str) -> None:
 
 
 def test_state_machine_page_is_drawn_from_the_code() -> None:
-    """docs/state_machine.md is what the code says today; `python tests/language/state_machine_page.py` writes it."""
+    """docs/reference/state_machine.md matches the code; `python tests/language/state_machine_page.py` writes it."""
     assert PAGE.read_text() == page()
 
 

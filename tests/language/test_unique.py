@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from language_values import NOW, golden
 
-from millhand.args import RawArgs, encode_args
+from millhand.args.codec import RawArgs, encode_args
 from millhand.errors import InvalidJob
 from millhand.insert_opts import InsertOpts, insert_params
 from millhand.job import JobState
@@ -166,7 +166,7 @@ def test_golden_cases_are_complete() -> None:
 def test_unique_key_of_the_worked_examples(
     opts: UniqueOpts, queue: str, kind: str, encoded_args: str, digest: str
 ) -> None:
-    """The examples in docs/river.md are true."""
+    """The examples in docs/reference/river.md are true."""
     key = unique_key(opts, kind=kind, encoded_args=encoded_args, queue=queue, scheduled_at=NOW)
 
     assert key.hex() == digest

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from language_values import NOW, row
 
-from millhand.args import encode_args
+from millhand.args.codec import encode_args
 from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts, insert_params
@@ -37,7 +37,7 @@ async def send(job: Job[SendEmail]) -> str:
 
 
 def called(worker: Worker, encoded_args: str) -> Any:
-    """Call a worker as the mill does, and return what it returns."""
+    """Call a worker as the engine does, and return what it returns."""
     result = worker.call(Job(row(kind=worker.kind), worker.decode(encoded_args)))
     if not worker.is_async:
         return result
@@ -47,7 +47,7 @@ def called(worker: Worker, encoded_args: str) -> Any:
 
 
 def test_workers_keep_what_is_said_about_a_function() -> None:
-    """A registration is one value with everything the mill needs."""
+    """A registration is one value with everything the engine needs."""
     workers = Workers()
     policy, middleware, hook = ConstantRetryPolicy(timedelta(seconds=1)), Middleware(), Hook()
 
@@ -122,7 +122,7 @@ def with_more(host: str, job: Job[SendEmail]) -> str:
     ids=["coroutine function", "function", "object", "method", "callable", "partial"],
 )
 def test_workers_take_whatever_can_be_called_with_a_job(work: Any, *, is_async: bool, result: str) -> None:
-    """Functions, methods and objects work; what the mill has to know is whether it must await."""
+    """Functions, methods and objects work; what the engine has to know is whether it must await."""
     workers = Workers()
 
     assert workers.add()(work) is work

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from millhand.errors import OperationTimeout
-from millhand.maintenance.batch import BatchSize, BatchSweeper
+from millhand.maintenance.batch import BatchService, BatchSize
 from millhand.testing import ManualClock, Probe
 
 
-class Sweep(BatchSweeper):
+class Sweep(BatchService):
     """Finds as many rows as it is told there are; a batch of None runs out of time."""
 
     interval_seconds = 3600.0
@@ -35,7 +35,7 @@ async def test_pass_goes_on_until_a_batch_is_not_full() -> None:
 
 
 async def test_pass_ends_between_batches_when_stopped() -> None:
-    """A sweeper with a long backlog does not hold up a stop."""
+    """A service with a long backlog does not hold up a stop."""
     sweep = Sweep(BatchSize(ManualClock(), num_rows=1), [1] * 1000)
     probe = Probe(sweep)
 
@@ -52,9 +52,9 @@ def test_batch_size_is_reduced_after_three_timeouts_in_a_row() -> None:
 
     sizes = []
     for _ in range(4):
-        size.note_timeout()
+        size.record_timeout()
         sizes.append(size.num_rows)
-    size.note_success()
+    size.record_success()
 
     assert (sizes, size.num_rows) == ([10_000, 10_000, 1_000, 1_000], 1_000)
 
@@ -64,9 +64,9 @@ def test_batch_size_forgets_timeouts_after_a_success() -> None:
     size = BatchSize(ManualClock())
 
     for _ in range(3):
-        size.note_timeout()
-        size.note_timeout()
-        size.note_success()
+        size.record_timeout()
+        size.record_timeout()
+        size.record_success()
 
     assert size.num_rows == 10_000
 
@@ -77,14 +77,14 @@ def test_batch_size_forgets_timeouts_of_long_ago() -> None:
     size = BatchSize(clock)
 
     for _ in range(6):
-        size.note_timeout()
+        size.record_timeout()
         clock.advance(301)
 
     assert size.num_rows == 10_000
 
 
 async def test_sweeper_asks_for_less_after_its_batches_timed_out() -> None:
-    """The size is the sweeper's own, kept from pass to pass."""
+    """The size is the service's own, kept from pass to pass."""
     sweep = Sweep(BatchSize(ManualClock(), num_rows=10, num_rows_reduced=3), [None, None, None, 0])
 
     for _ in range(4):

@@ -18,7 +18,7 @@ from millhand.maintenance.client_rescuer import ClientRescuer, decide_stranded
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.runtime.inserter import Inserter
-from millhand.store.client import ClientReport, client_report, client_stop
+from millhand.store.client import ClientHeartbeatParams, client_heartbeat, client_stop
 from millhand.store.client_end import LEAVING, End, Stranded
 from millhand.store.job import Rescue
 from millhand.testing import ManualClock
@@ -56,11 +56,11 @@ class Fleet:
     async def reported(self, id: ClientId, ago: timedelta = timedelta(0)) -> None:
         values: dict[str, Any] = {
             "hostname": "here", "kinds": [], "pid": 1, "queue_updates": {}, "queues": {}, "version": "1",
-            "report_interval": timedelta(seconds=5),
+            "heartbeat_interval": timedelta(seconds=5),
         }  # fmt: skip
-        report = ClientReport(id=id, **values)
+        report = ClientHeartbeatParams(id=id, **values)
         started_at = self.now - 30 * MINUTE
-        await self.driver.pool.run(client_report(report, started_at=started_at, now=self.now - ago))
+        await self.driver.pool.run(client_heartbeat(report, started_at=started_at, now=self.now - ago))
 
     async def running(self, id: ClientId, ago: timedelta = 20 * MINUTE, **columns: Any) -> JobRow:
         its = {"attempted_at": self.now - ago, "attempted_by": [id], "kind": "act", **columns}
@@ -108,7 +108,11 @@ async def test_jobs_of_a_silent_client_go_on_at_once(fleet: Fleet, caplog: pytes
     assert abs(row.scheduled_at - fleet.now) < MINUTE
     assert [await fleet.row(job) for job in (mine, gos)] == [mine, gos]
     assert fleet.announced == ["default"]
-    assert [record.message for record in caplog.records] == ["client given up", "job rescued", "jobs rescued"]
+    assert [record.message for record in caplog.records] == [
+        "client declared dead",
+        "job rescued",
+        "jobs rescued",
+    ]
     told = {name: getattr(caplog.records[1], name) for name in ("client_id", "reason", "state", "job_id")}
     assert told == {
         "client_id": OTHER, "reason": "stopped reporting", "state": "available", "job_id": theirs.id,

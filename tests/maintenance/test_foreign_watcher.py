@@ -8,20 +8,20 @@ from datetime import datetime, timedelta
 import pytest
 
 from factory import NOW, insert_job
+from millhand.client_row import ClientState
 from millhand.driver.protocol import Executor
-from millhand.fleet import ClientState
 from millhand.job import ClientId, JobState
 from millhand.maintenance.client_cleaner import ClientCleaner
-from millhand.maintenance.foreign_watcher import ForeignWatcher, before_term, named, suspicious
+from millhand.maintenance.step_down_watcher import StepDownWatcher, before_term, named, suspicious
+from millhand.runtime.election_backoff import ElectionBackoff
 from millhand.runtime.elector import Term
-from millhand.runtime.standing import Standing
-from millhand.store.client import ClientReport, Sighting, client_list, client_report
+from millhand.store.client import ClientHeartbeatParams, Sighting, client_heartbeat, client_list
 from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.testing import ManualClock, Probe
 
 A = ClientId("a")
-UNANSWERED = Standing(foreign_id=None, vacant_since=0.0)
-TAKEN = Standing(foreign_id=ClientId("go"), vacant_since=0.0)
+UNANSWERED = ElectionBackoff(foreign_id=None, vacant_since=0.0)
+TAKEN = ElectionBackoff(foreign_id=ClientId("go"), vacant_since=0.0)
 
 
 class Leader:
@@ -30,20 +30,20 @@ class Leader:
     def __init__(self, tx: Executor, *, is_wanted: bool = True) -> None:
         self.clock = ManualClock()
         self.num_ways_made = 0
-        self.standing: Standing | None = None
+        self.standing: ElectionBackoff | None = None
         self.term: Term | None = None
         self.tx = tx
-        self.watcher = ForeignWatcher(
+        self.watcher = StepDownWatcher(
             tx,
             clock=self.clock,
             is_wanted=lambda: is_wanted,
-            make_way=self._make_way,
+            step_down=self._make_way,
             standing=lambda: self.standing,
             term=lambda: self.term,
         )
         self.probe = Probe(self.watcher)
 
-    async def begin(self, standing: Standing | None = None) -> None:
+    async def begin(self, standing: ElectionBackoff | None = None) -> None:
         """Begin a term, having stood back so before it."""
         [row] = await self.tx.fetch("SELECT clock_timestamp() AS now")
         self.standing, self.term = standing, Term(A, row["now"])
@@ -69,17 +69,17 @@ async def touch(tx: Executor, name: str, seconds_ago: float) -> None:
 
 
 async def report(tx: Executor, id: str, *, seen_at: datetime | None = None) -> None:
-    values = ClientReport(
+    values = ClientHeartbeatParams(
         id=ClientId(id),
         hostname="here",
         kinds=(),
         pid=1,
         queue_updates={},
         queues={},
-        report_interval=timedelta(seconds=5),
+        heartbeat_interval=timedelta(seconds=5),
         version="0",
     )
-    await tx.run(client_report(values, started_at=None, now=seen_at))
+    await tx.run(client_heartbeat(values, started_at=None, now=seen_at))
 
 
 async def test_leader_among_ourselves_leads_on(tx: Executor) -> None:
@@ -104,7 +104,7 @@ async def test_leader_makes_way_for_whom_it_suspects(tx: Executor, caplog: pytes
 
     assert made_way
     assert [(record.message, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
-        ("clients of another language suspected", "client go, queue theirs")
+        ("clients in another language suspected", "client go, queue theirs")
     ]
 
 

@@ -243,11 +243,11 @@ async def test_rescuer_sees_past_a_page_of_jobs_that_it_leaves_alone(tx: Executo
 async def test_rescuer_begins_each_pass_at_the_first_job(tx: Executor) -> None:
     """A job that was left alone in one pass is looked at again in the next."""
     job = await stuck(tx, kind="patient")
-    sweeper = rescuer(tx)
+    service = rescuer(tx)
 
-    await sweeper.run_once()
-    sweeper._clock.advance(2 * HOUR)  # type: ignore[attr-defined]
-    await sweeper.run_once()
+    await service.run_once()
+    service._clock.advance(2 * HOUR)  # type: ignore[attr-defined]
+    await service.run_once()
 
     assert (await get_job(tx, job.id)).state is JobState.RETRYABLE
 

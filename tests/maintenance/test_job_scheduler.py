@@ -142,13 +142,13 @@ async def test_scheduler_leaves_out_the_row_that_cannot_be_written(
     pool = schema_driver.pool
     jobs = [await insert_job(pool, JobState.SCHEDULED, scheduled_at=NOW - MINUTE) for _ in range(num_jobs)]
     bad = jobs[{"first": 0, "middle": num_jobs // 2, "last": -1}[place]]
-    sweeper = scheduler(pool, num_rows=16)
-    probe = Probe(sweeper)
+    service = scheduler(pool, num_rows=16)
+    probe = Probe(service)
 
     async with _refusing(pool, bad):
-        await sweeper.run_once()
+        await service.run_once()
         caplog.clear()
-        await sweeper.run_once()
+        await service.run_once()
 
     left = [job.id for job in jobs if (await get_job(pool, job.id)).state is JobState.SCHEDULED]
     assert left == [bad.id]
@@ -161,14 +161,14 @@ async def test_scheduler_tries_a_row_that_was_left_out_again(schema_driver: Asyn
     pool = schema_driver.pool
     clock = ManualClock(NOW)
     job = await insert_job(pool, JobState.SCHEDULED, scheduled_at=NOW - MINUTE)
-    sweeper = scheduler(pool, clock=clock)
+    service = scheduler(pool, clock=clock)
     async with _refusing(pool, job):
-        await sweeper.run_once()
+        await service.run_once()
 
-    await sweeper.run_once()
+    await service.run_once()
     before = await get_job(pool, job.id)
     clock.advance(300)
-    await sweeper.run_once()
+    await service.run_once()
 
     assert before.state is JobState.SCHEDULED
     assert (await get_job(pool, job.id)).state is JobState.AVAILABLE
@@ -194,14 +194,14 @@ async def test_scheduler_announces_the_queues_of_jobs_that_are_due(schema_driver
 async def test_scheduler_keeps_the_beat_of_its_passes(tx: Executor) -> None:
     """A pass that took long is followed by a shorter pause, for each pass looks ahead to the next."""
     clock = ManualClock(NOW)
-    sweeper = scheduler(tx, clock=clock)
+    service = scheduler(tx, clock=clock)
 
-    await sweeper.run_once()
+    await service.run_once()
     clock.advance(2)
-    pause = sweeper.next_pause_seconds()
+    pause = service.next_pause_seconds()
     clock.advance(60)
 
-    assert (pause, sweeper.next_pause_seconds()) == (3.0, 0.0)
+    assert (pause, service.next_pause_seconds()) == (3.0, 0.0)
 
 
 async def test_schedulers_of_two_leaders_do_no_harm(schema_driver: AsyncpgDriver) -> None:
@@ -268,7 +268,7 @@ async def test_pass_that_would_find_nothing_is_left_out(tx: Executor) -> None:
     due_before = made.look_ahead()
     assert due_before is not None
     assert due_before == NOW + timedelta(seconds=11)
-    made.hear_looked(due_before, False)
+    made.on_looked(due_before, False)
     await made.run_once()
     pauses = [made.next_pause_seconds()]
     clock.advance(timedelta(seconds=6))
@@ -277,7 +277,7 @@ async def test_pass_that_would_find_nothing_is_left_out(tx: Executor) -> None:
     await made.run_once()
     before = (await get_job(tx, job.id)).state
     clock.advance(timedelta(seconds=3))
-    made.hear_looked(clock.now() + timedelta(seconds=11), True)
+    made.on_looked(clock.now() + timedelta(seconds=11), True)
     await made.run_once()
 
     assert pauses == [6.0, 0.0]
@@ -292,7 +292,7 @@ async def test_scheduler_passes_once_a_minute_all_the_same(tx: Executor) -> None
     await made.run_once()
 
     clock.advance(timedelta(seconds=59))
-    made.hear_looked(clock.now() + timedelta(seconds=11), False)
+    made.on_looked(clock.now() + timedelta(seconds=11), False)
     pauses = [made.next_pause_seconds()]
     clock.advance(timedelta(seconds=1))
     pauses.append(made.next_pause_seconds())

@@ -15,7 +15,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId
 from millhand.maintenance.maintainer import Maintainer
 from millhand.runtime.elector import Elector, Term
-from millhand.runtime.service import Service, Wake
+from millhand.runtime.service import Service, WakeReason
 from millhand.testing import Probe
 
 FIRST = Term(ClientId("a"), datetime(2024, 5, 1, tzinfo=UTC))
@@ -43,7 +43,7 @@ class Sweep(Service):
         if self.num_starts <= self.num_bad_starts:
             raise self.error
         started()
-        if await self.bell.wait() is not Wake.STOP:
+        if await self.wake_event.wait() is not WakeReason.STOP:
             raise ZeroDivisionError("bad sweep")
 
 
@@ -55,9 +55,9 @@ class Room:
         self.stack = stack
 
     async def maintainer(
-        self, sweepers: Sequence[Service], stagger_seconds: float = 0.0
+        self, services: Sequence[Service], stagger_seconds: float = 0.0
     ) -> tuple[Maintainer, Probe]:
-        maintainer = Maintainer(sweepers, request_resign=self.asked.append, stagger_seconds=stagger_seconds)
+        maintainer = Maintainer(services, request_resign=self.asked.append, stagger_seconds=stagger_seconds)
         self.stack.push_async_callback(maintainer.stop)
         await maintainer.start()
         return maintainer, Probe(maintainer)
@@ -71,25 +71,25 @@ async def room() -> AsyncIterator[Room]:
 
 async def test_maintainer_runs_sweepers_while_there_is_a_term(room: Room) -> None:
     """Before a term nothing sweeps, during it everything, after it nothing."""
-    sweepers = [Sweep(), Sweep()]
-    maintainer, probe = await room.maintainer(sweepers)
-    before = [sweeper.is_running for sweeper in sweepers]
+    services = [Sweep(), Sweep()]
+    maintainer, probe = await room.maintainer(services)
+    before = [service.is_running for service in services]
 
     maintainer.set_term(FIRST)
     term = await probe.wait("sweeping")
-    during = [sweeper.is_running for sweeper in sweepers]
+    during = [service.is_running for service in services]
     probe.forget("swept")
     maintainer.set_term(None)
     await probe.wait("swept")
-    after = [sweeper.is_running for sweeper in sweepers]
+    after = [service.is_running for service in services]
 
     assert (before, term, during, after) == ([False, False], FIRST, [True, True], [False, False])
 
 
 async def test_maintainer_begins_anew_when_one_term_follows_another(room: Room) -> None:
     """A term that ended and began again between two looks is a new term all the same."""
-    sweeper = Sweep()
-    maintainer, probe = await room.maintainer([sweeper])
+    service = Sweep()
+    maintainer, probe = await room.maintainer([service])
     maintainer.set_term(FIRST)
     await probe.wait("sweeping")
 
@@ -97,13 +97,13 @@ async def test_maintainer_begins_anew_when_one_term_follows_another(room: Room) 
     maintainer.set_term(SECOND)
     term = await probe.wait("sweeping")
 
-    assert (term, sweeper.num_starts) == (SECOND, 2)
+    assert (term, service.num_starts) == (SECOND, 2)
 
 
 async def test_maintainer_leaves_off_starting_when_the_term_is_over(room: Room) -> None:
     """Sweepers start one after the other; those whose turn has not come when the term ends do not start at all."""
-    sweepers = [Sweep() for _ in range(5)]
-    maintainer, probe = await room.maintainer(sweepers, stagger_seconds=3600.0)
+    services = [Sweep() for _ in range(5)]
+    maintainer, probe = await room.maintainer(services, stagger_seconds=3600.0)
     maintainer.set_term(FIRST)
     await asyncio.sleep(0)
 
@@ -111,19 +111,19 @@ async def test_maintainer_leaves_off_starting_when_the_term_is_over(room: Room) 
     maintainer.set_term(None)
     await probe.wait("swept")
 
-    assert [sweeper.num_starts for sweeper in sweepers] == [0] * 5
+    assert [service.num_starts for service in services] == [0] * 5
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("bad start"), Mute()])
 async def test_maintainer_tries_a_bad_start_again(room: Room, error: Exception) -> None:
-    """A sweeper that could not be started twice is started the third time, whatever a hook raised there."""
-    sweeper = Sweep(num_bad_starts=2, error=error)
-    maintainer, probe = await room.maintainer([sweeper])
+    """A service that could not be started twice is started the third time, whatever a hook raised there."""
+    service = Sweep(num_bad_starts=2, error=error)
+    maintainer, probe = await room.maintainer([service])
 
     maintainer.set_term(FIRST)
     await probe.wait("sweeping")
 
-    assert (sweeper.num_starts, sweeper.is_running, room.asked) == (3, True, [])
+    assert (service.num_starts, service.is_running, room.asked) == (3, True, [])
 
 
 async def test_maintainer_asks_to_resign_the_term_in_which_it_cannot_work(
@@ -145,11 +145,11 @@ async def test_maintainer_asks_to_resign_the_term_in_which_it_cannot_work(
     assert (in_vain, room.asked) == ([False, False], [FIRST])
     assert [good.is_running, bad.is_running] == [True, True]
     told = [(record.message, record.attempt) for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == [("sweeper not started", attempt) for attempt in (1, 2, 3)]
+    assert told == [("maintenance service not started", attempt) for attempt in (1, 2, 3)]
 
 
 async def test_maintainer_crashes_with_its_sweepers(room: Room) -> None:
-    """A sweeper that ends unasked is not left out in silence: the maintainer ends too, and with it whoever watches."""
+    """A service that ends unasked is not left out in silence: the maintainer ends too, and with it whoever watches."""
     bad, good = Sweep(), Sweep()
     maintainer, probe = await room.maintainer([bad, good])
     crashed: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
@@ -157,7 +157,7 @@ async def test_maintainer_crashes_with_its_sweepers(room: Room) -> None:
     maintainer.set_term(FIRST)
     await probe.wait("sweeping")
 
-    bad.bell.ring()
+    bad.wake_event.set()
     error = await asyncio.wait_for(crashed, GENEROUS_SECONDS)
 
     assert str(error) == "bad sweep"
@@ -166,20 +166,20 @@ async def test_maintainer_crashes_with_its_sweepers(room: Room) -> None:
 
 async def test_maintainer_stops_its_sweepers_when_stopped(room: Room) -> None:
     """A client that stops in the middle of its term leaves nothing sweeping."""
-    sweepers = [Sweep(), Sweep()]
-    maintainer, probe = await room.maintainer(sweepers)
+    services = [Sweep(), Sweep()]
+    maintainer, probe = await room.maintainer(services)
     maintainer.set_term(FIRST)
     await probe.wait("sweeping")
 
     await maintainer.stop()
 
-    assert not any(sweeper.is_running for sweeper in sweepers)
+    assert not any(service.is_running for service in services)
 
 
 async def test_maintainer_withstands_terms_starts_and_stops_at_once(room: Room) -> None:
-    """However terms, starts and stops cross, in the end it is stopped, and so are its sweepers."""
-    sweepers = [Sweep(), Sweep()]
-    maintainer, _ = await room.maintainer(sweepers)
+    """However terms, starts and stops cross, in the end it is stopped, and so are its services."""
+    services = [Sweep(), Sweep()]
+    maintainer, _ = await room.maintainer(services)
 
     async def hammer(n: int) -> None:
         for turn in range(50):
@@ -194,15 +194,15 @@ async def test_maintainer_withstands_terms_starts_and_stops_at_once(room: Room) 
         for n in range(5):
             group.create_task(hammer(n))
 
-    assert not any(service.is_running for service in (maintainer, *sweepers))
+    assert not any(service.is_running for service in (maintainer, *services))
 
 
 async def test_sweepers_run_where_the_leader_is(schema_driver: AsyncpgDriver) -> None:
     """Of two clients one sweeps; when it stops, the other does."""
     async with AsyncExitStack() as stack:
-        sweepers, electors, probes = [Sweep(), Sweep()], [], []
-        for n, sweeper in enumerate(sweepers):
-            maintainer = Maintainer([sweeper], request_resign=[].append, stagger_seconds=0.0)
+        services, electors, probes = [Sweep(), Sweep()], [], []
+        for n, service in enumerate(services):
+            maintainer = Maintainer([service], request_resign=[].append, stagger_seconds=0.0)
             elector = Elector(
                 schema_driver.pool,
                 ClientId(f"client_{n}"),
@@ -212,17 +212,17 @@ async def test_sweepers_run_where_the_leader_is(schema_driver: AsyncpgDriver) ->
             )
             probes.append(Probe(maintainer))
             electors.append(elector)
-            for service in (maintainer, elector):
-                stack.push_async_callback(service.stop)
-                await service.start()
+            for one in (maintainer, elector):
+                stack.push_async_callback(one.stop)
+                await one.start()
             if n == 0:
                 await probes[0].wait("sweeping")
 
-        before = [sweeper.is_running for sweeper in sweepers]
+        before = [service.is_running for service in services]
         probes[0].forget("swept")
         await electors[0].stop()
         await probes[1].wait("sweeping")
         await probes[0].wait("swept")
-        after = [sweeper.is_running for sweeper in sweepers]
+        after = [service.is_running for service in services]
 
     assert (before, after) == ([True, False], [False, True])

@@ -38,7 +38,7 @@ class Act:
 
 
 async def put(tx: Executor, what: str, state: JobState) -> int:
-    """Put a job that is due for the sweeper of its state."""
+    """Put a job that is due for the service of its state."""
     ago = NOW - DAYS
     instants = {"finalized_at": ago} if state.is_finalized else {}
     if state is JobState.RUNNING:

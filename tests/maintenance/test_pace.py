@@ -1,4 +1,4 @@
-"""How often, and where, sweepers look for rows that run, when that costs something."""
+"""How often, and where, services look for rows that run, when that costs something."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.maintenance.client_rescuer import LOOK_SECONDS, ClientRescuer
-from millhand.maintenance.foreign_watcher import INTERVAL_SECONDS, ForeignWatcher
 from millhand.maintenance.job_cleaner import JobCleaner
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.maintenance.job_scheduler import LATE, WHOLE_SECONDS_MAX, JobScheduler
 from millhand.maintenance.pace import WHOLE_SECONDS, Behind, WholeLooks
+from millhand.maintenance.step_down_watcher import INTERVAL_SECONDS, StepDownWatcher
 from millhand.retry import DefaultRetryPolicy
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.kind_watcher import INTERVAL_SECONDS as KINDS_SECONDS
 from millhand.runtime.kind_watcher import KindWatcher
-from millhand.store.client import ClientReport, client_report, client_stop
+from millhand.store.client import ClientHeartbeatParams, client_heartbeat, client_stop
 from millhand.store.client_end import job_get_stranded
 from millhand.store.job import job_get_stuck
 from millhand.testing import ManualClock
@@ -145,11 +145,11 @@ async def test_client_looks_everywhere_again_for_what_it_has_found_once(tx: Exec
 
 async def reported(pool: Executor, id: ClientId, now: datetime) -> datetime:
     """Report for a client, and return when its life began, by what was written."""
-    report = ClientReport(
-        id=id, hostname="here", kinds=[], pid=1, queue_updates={}, queues={}, report_interval=5 * MINUTE,
+    report = ClientHeartbeatParams(
+        id=id, hostname="here", kinds=[], pid=1, queue_updates={}, queues={}, heartbeat_interval=5 * MINUTE,
         version="1",
     )  # fmt: skip
-    return (await pool.run(client_report(report, started_at=now - 3 * HOUR, now=now))).started_at
+    return (await pool.run(client_heartbeat(report, started_at=now - 3 * HOUR, now=now))).started_at
 
 
 async def test_job_of_who_stopped_is_found_either_way(tx: Executor) -> None:
@@ -221,8 +221,8 @@ async def test_slow_look_around_is_rested_from(tx: Executor) -> None:
     """A leader looks around for others every twenty seconds, or more seldom where that takes long."""
     clock = ManualClock()
     slow: Any = Slow(tx, clock, "client_get_foreign", 1.0)
-    watcher = ForeignWatcher(
-        slow, clock=clock, is_wanted=lambda: True, make_way=lambda: None, standing=lambda: None,
+    watcher = StepDownWatcher(
+        slow, clock=clock, is_wanted=lambda: True, step_down=lambda: None, standing=lambda: None,
         term=lambda: None,
     )  # fmt: skip
     pauses = [watcher.next_pause_seconds()]

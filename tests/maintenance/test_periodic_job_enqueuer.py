@@ -67,7 +67,7 @@ class Desk:
     async def passes(self, enqueuer: PeriodicJobEnqueuer, probe: Probe, after: timedelta) -> None:
         """Let time pass, and wait until the enqueuer has looked at the clock."""
         self.clock.advance(after)
-        enqueuer.bell.ring()
+        enqueuer.wake_event.set()
         await probe.wait("passed")
 
     async def jobs(self) -> list[JobRow]:
@@ -279,7 +279,7 @@ async def test_enqueuer_tries_again_what_the_database_refused_for_the_moment(
         await enqueuer.run_once()  # too early
         during = await desk.due()
         desk.clock.advance(2)
-        enqueuer.bell.ring()
+        enqueuer.wake_event.set()
         await probe.wait("run")
 
         assert (during, await desk.due()) == ([], [("a", NOW + 60 * MINUTE)])
@@ -300,7 +300,7 @@ async def test_enqueuer_looks_for_a_run_whose_answer_was_lost(
         put_off = (agenda.num_failures, agenda.due_at)
 
         desk.clock.advance(2)
-        enqueuer.bell.ring()
+        enqueuer.wake_event.set()
         await probe.wait("passed")
 
         assert put_off == (1, NOW)
@@ -463,7 +463,7 @@ async def test_enqueuers_of_two_leaders_insert_a_unique_run_once(desk: Desk) -> 
 
     desk.clock.advance(MINUTE)
     for enqueuer, probe in enqueuers:
-        enqueuer.bell.ring()
+        enqueuer.wake_event.set()
         await probe.wait("passed")
 
     assert await desk.due() == [("a", NOW + MINUTE)]

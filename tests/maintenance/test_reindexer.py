@@ -114,15 +114,15 @@ async def test_reindexer_refuses_what_is_no_name(schema_driver: AsyncpgDriver) -
 async def test_reindexer_stops_in_the_middle_and_tidies_up(schema_driver: AsyncpgDriver) -> None:
     """A rebuild may take minutes; a stop does not wait for it, and leaves no half-made index behind."""
     clock = ManualClock(NOW)
-    sweeper = reindexer(schema_driver, NAME, clock=clock, schedule=MIDNIGHT, timeout=NO_TIMEOUT)
+    service = reindexer(schema_driver, NAME, clock=clock, schedule=MIDNIGHT, timeout=NO_TIMEOUT)
     before = await filenodes(schema_driver)
 
     async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group, writer(schema_driver):
-        await sweeper.start()
+        await service.start()
         clock.advance(timedelta(days=1))
-        sweeper.bell.ring()
+        service.wake_event.set()
         await until_half_made(schema_driver)
-        group.create_task(sweeper.stop())
+        group.create_task(service.stop())
         await until_rebuild_is_gone(schema_driver)
 
     assert await filenodes(schema_driver) == before
@@ -134,10 +134,10 @@ async def test_reindexer_tidies_up_after_a_timeout(
     """What a rebuild that ran out of time has left is dropped, or the index would never be rebuilt again."""
     caplog.set_level(logging.INFO)
     before = await filenodes(schema_driver)
-    sweeper = reindexer(schema_driver, NAME, timeout=timedelta(seconds=0.3))
+    service = reindexer(schema_driver, NAME, timeout=timedelta(seconds=0.3))
 
     async with asyncio.timeout(GENEROUS_SECONDS), asyncio.TaskGroup() as group, writer(schema_driver):
-        group.create_task(sweeper.run_once())
+        group.create_task(service.run_once())
         await until_half_made(schema_driver)
         await until_rebuild_is_gone(schema_driver)
 
@@ -173,17 +173,17 @@ async def until_rebuild_is_gone(driver: AsyncpgDriver) -> None:
 async def test_reindexer_runs_when_its_schedule_says(schema_driver: AsyncpgDriver) -> None:
     """Nothing is rebuilt before midnight; it is at midnight; and then not before the next."""
     clock = ManualClock(NOW)  # 10:34:56
-    sweeper = reindexer(schema_driver, clock=clock, schedule=MIDNIGHT)
-    probe = Probe(sweeper)
-    await sweeper.start()
+    service = reindexer(schema_driver, clock=clock, schedule=MIDNIGHT)
+    probe = Probe(service)
+    await service.start()
 
     num_passes = []
     for hours in (13.0, 0.5, 22.5, 1.5):
         clock.advance(timedelta(hours=hours))
-        sweeper.bell.ring()
+        service.wake_event.set()
         for _ in range(10):  # its turns: one for the wake, one for the pass
             await asyncio.sleep(0)
         num_passes.append(probe.num("passed"))
-    await sweeper.stop()
+    await service.stop()
 
     assert num_passes == [0, 1, 1, 2]

@@ -23,10 +23,10 @@ from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError, DriverError, MigrationError
 from millhand.event import EventKind
-from millhand.grants import Roles, grants_sql
 from millhand.maintenance.reindexer import REFUSED, Reindexer
-from millhand.migrate import Migrator
 from millhand.periodic import NeverSchedule
+from millhand.schema.grants import Roles, grants_sql
+from millhand.schema.migrator import Migrator
 from millhand.sql import bare, compile_statement, statements
 from millhand.store.index import JOB_INDEX_NAMES
 
@@ -264,7 +264,7 @@ async def test_reader_changes_nothing(house: House) -> None:
 async def test_worker_leads_and_works_and_cannot_change_the_schema(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A whole client as the worker: elected to both offices, a periodic job worked, and no warning in its log."""
+    """A whole client as the worker: elected to both leadership, a periodic job worked, and no warning in its log."""
     workers = Workers()
 
     @workers.add()
@@ -273,7 +273,7 @@ async def test_worker_leads_and_works_and_cannot_change_the_schema(
     settings = {
         "workers": workers,
         "queues": {"default": 2},
-        "lead_last": False,
+        "prefer_other_leaders": False,
         "periodic_jobs": [every(timedelta(hours=1), Act("tick"), id="tick", run_on_start=True)],
     }
     async with house.client(house.roles.worker, **settings) as client:

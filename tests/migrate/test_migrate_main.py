@@ -9,7 +9,7 @@ import pytest
 from catalog import catalog
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.migrate import Direction, Migrator, migration_sql, migrations
+from millhand.schema.migrator import Direction, Migrator, migration_sql, migrations
 
 RECORDED = json.loads((Path(__file__).parents[1] / "fixtures/river/schema.json").read_text())["data"]
 AFTER_UP = {step["version"]: step["catalog"] for step in RECORDED["steps"] if step["direction"] == "up"}

@@ -10,7 +10,7 @@ from catalog import catalog
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError, MigrationError, SchemaError
-from millhand.migrate import (
+from millhand.schema.migrator import (
     Direction,
     MigrationStatus,
     MigrationStep,

@@ -134,9 +134,9 @@ def directories(directory: Path) -> list[Place]:
     url = directory.as_uri()
     return [
         Place(name="directory", url=url),
-        Place(name="directory in chains, with helpers", url=url, wrapper="elsewhere", num_helpers=2),
+        Place(name="directory in partitions, with helpers", url=url, wrapper="elsewhere", num_helpers=2),
         Place(name="clumsy server", url=url, wrapper="clumsy"),
-        Place(name="directory in chains", url=url, wrapper="elsewhere"),
+        Place(name="directory in partitions", url=url, wrapper="elsewhere"),
         Place(name="server that lies about its order", url=url, wrapper="lying"),
     ]
 
@@ -172,7 +172,7 @@ def buckets(name: str) -> Iterator[list[Place]]:
 
 async def main(options: argparse.Namespace) -> int:
     """Race, and print the report. Returns the exit code."""
-    logging.disable(logging.CRITICAL)  # alarms ring all the time, and should
+    logging.disable(logging.CRITICAL)  # alerts ring all the time, and should
     with cleared_away() as directory:
         print(f"seed {options.seed}, in {directory}", flush=True)
         with embedded_postgres(directory / "postgres", POSTGRES_SETTINGS) as server:

@@ -16,7 +16,7 @@ from millhand.storage import open_store
 
 
 class Elsewhere(ChaosStore):
-    """A directory that passes for a bucket on a server, for only such are listed in chains."""
+    """A directory that passes for a bucket on a server, for only such are listed in partitions."""
 
     @property
     def url(self) -> str:
@@ -26,7 +26,11 @@ class Elsewhere(ChaosStore):
 def doomed_config(schema: str) -> OrphansConfig:
     """What the run goes by; whoever goes on with it must go by the same."""
     return OrphansConfig(
-        sources=(uploads_source(schema),), chains=2, page_size=10, split_at=("025", "060"), min_overlap=0.0
+        sources=(uploads_source(schema),),
+        partitions=2,
+        page_size=10,
+        split_at=("025", "060"),
+        min_overlap=0.0,
     )
 
 

@@ -45,7 +45,7 @@ MINUTES = timedelta(minutes=2)
 PURGED_TABLES = (
     "uploads",
     "avatars",
-    *(f"millhand_orphan_{one}" for one in ("run", "chain", "finding", "action", "binding")),
+    *(f"millhand_orphan_{one}" for one in ("run", "partition", "finding", "action", "binding")),
 )
 
 
@@ -138,7 +138,7 @@ class Race:
                 await self.some_acts(self.chance.randrange(3, 16))
                 names, weights = zip(*((name, play.weight) for name, play in PLAYS.items()), strict=True)
                 name = self.chance.choices(names, weights)[0]
-                self.app.note_all(f"play {name}")
+                self.app.record_all(f"play {name}")
                 self.done[f"play {name}"] += 1
                 await PLAYS[name].of(self)
             await self.end_zombie()
@@ -165,7 +165,7 @@ class Race:
         uploads = uploads_source(schema, upload_id="upload_id")
         self.config = generous(
             [uploads, avatars_source(schema)],
-            chains=2 if place.num_helpers == 0 else 1,
+            partitions=2 if place.num_helpers == 0 else 1,
             derived=(DERIVED,),
             exclude=("cache/",),
             helpers=place.num_helpers,
@@ -266,7 +266,7 @@ class Race:
         outcome = await self._played(task, interrupter, is_quiet=is_quiet, stalls_at=stalls_at)
         self.done[f"runs {outcome.state}"] += 1
         self.done.update({name: count for name, count in outcome.figures.items() if type(count) is int})
-        self.app.note_all(f"run {dict(outcome.figures)}")
+        self.app.record_all(f"run {dict(outcome.figures)}")
         scanned = "SELECT count(*) FROM {schema}.millhand_orphan_run WHERE scanned_at IS NOT NULL"
         self.app.num_scans = (await self.world.sql(scanned))[0]["count"]
         if is_audited:

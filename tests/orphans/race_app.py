@@ -118,7 +118,7 @@ class RaceApp(App):
 
         What the database is asked for while others hold it is given up.
         """
-        before, num_words = self._standing(key), self.world.num_words
+        before, num_words = self._election_backoff(key), self.world.num_words
         self.orphans.pop(key, None)
         self.taken.pop(key, None)
         try:
@@ -127,7 +127,7 @@ class RaceApp(App):
             self.muddled.add(key)
             self.note(key, f"{action} given up: {error.reason[:60]}")
             return True
-        after = self._standing(key)
+        after = self._election_backoff(key)
         if action in ("put_orphan", "put_first") and self.is_quiet(key) and key not in self.muddled:
             self.orphans[key] = (self.world.now, self.num_scans)
         elif action not in ("put_orphan_again", "look", "put_and_adopt", "adopt") and "begin" in action:
@@ -139,11 +139,11 @@ class RaceApp(App):
         """Write something into the history of a key."""
         self.history[key].append(f"{self.world.now:%Y-%m-%d %H:%M} {text}")
 
-    def note_all(self, text: str) -> None:
+    def record_all(self, text: str) -> None:
         """Write something into the history of every key."""
         self.history[""].append(f"{self.world.now:%Y-%m-%d %H:%M} {text}")
 
-    def _standing(self, key: str) -> str:
+    def _election_backoff(self, key: str) -> str:
         books = ("live", "kept_until", "pending", "put_at", "referring", "awaited", "orphans", "parts")
         return " ".join(name for name in books if key in getattr(self, name)) or "nothing"
 

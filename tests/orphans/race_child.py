@@ -20,15 +20,16 @@ from adversary import ChaosExecutor, ChaosStore, ClumsyStore
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import DriverError, MillhandError
-from millhand.orphans import OrphansConfig, chains, help_run, reconcile
+from millhand.orphans import OrphansConfig, help_run, reconcile
+from millhand.orphans.scan import partitions
 from millhand.storage import Capabilities, ObjectStore, open_store
 from millhand.testing import ManualClock
 
-COUNTED = ("aborted", "alarms", "deleted", "deleted_rows", "kept", "purged", "quarantined", "restored")
+COUNTED = ("aborted", "alerts", "deleted", "deleted_rows", "kept", "purged", "quarantined", "restored")
 
 
 class Elsewhere(ChaosStore):
-    """A directory that passes for a bucket on a server, for only such are listed in chains."""
+    """A directory that passes for a bucket on a server, for only such are listed in partitions."""
 
     @property
     def url(self) -> str:
@@ -93,7 +94,7 @@ def serve(connection: Connection, seat: Seat) -> None:
     logging.disable(logging.CRITICAL)
     race_mutants.apply(seat.mutant)
     # Nobody's clock moves while everybody waits for leave.
-    chains.LOOK_SECONDS = 0.001
+    partitions.LOOK_SECONDS = 0.001
     with contextlib.suppress(BrokenPipeError, EOFError):
         asyncio.run(_serve(connection, seat))
 
@@ -119,7 +120,7 @@ async def _work(executor: ChaosExecutor, store: ObjectStore, task: Task, leave: 
     try:
         if task.run_id is not None:
             helped = await help_run(executor, store, task.config, task.run_id, now=task.now)
-            return {"state": "helped", "chains": helped}
+            return {"state": "helped", "partitions": helped}
         clock = ManualClock((await driver_now(executor)) - task.skew)
         report = await reconcile(
             executor, store, task.config, now=task.now + task.skew, clock=clock, ask_for_help=leave.help

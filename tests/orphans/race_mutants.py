@@ -11,22 +11,15 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from millhand.orphans import (
-    aftercare,
-    binding,
-    compare,
-    guard,
-    kin,
-    quarantine,
-    reconciler,
-    scan,
-    sweep,
-    uploads,
-    versions,
-)
-from millhand.orphans.judge import Scope, Situation
+from millhand.orphans import binding
+from millhand.orphans import run as reconciler
 from millhand.orphans.ledger import ActionState, action_set_state_many
-from millhand.orphans.references import References
+from millhand.orphans.removal import guard, quarantine, sweep, uploads, versions
+from millhand.orphans.removal import recovery as aftercare
+from millhand.orphans.rules import Scope, Situation
+from millhand.orphans.scan import compare, scan
+from millhand.orphans.scan import derived as kin
+from millhand.orphans.sources.references import References
 
 
 def always(value: Any) -> Callable[..., Any]:
@@ -201,7 +194,7 @@ def no_failing_source() -> None:
 
 def no_parents() -> None:
     """A derived object has no parent."""
-    kin.Kinship.parents = always([])
+    kin.DerivedFrom.parents = always([])
 
 
 def no_spelling() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MINUTES = timedelta(minutes=2)
 SPANS = (MINUTES, DAY, 3 * DAY, 8 * DAY, 8 * DAY, 8 * DAY, 16 * DAY, 31 * DAY)
 MODES = (Mode.DELETE,) * 4 + (Mode.QUARANTINE, Mode.REPORT)
-OURS = ("run", "chain", "finding", "action", "binding")
+OURS = ("run", "partition", "finding", "action", "binding")
 
 
 class Violation(AssertionError):
@@ -132,7 +132,7 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
     if is_bound and is_followed and not is_given_away:
         raise Violation("the marker must know of every run that may remove, got one that it does not know of")
     before = await _places(race)
-    race.app.note_all("restored" + (", and the marker knows" if is_given_away else ""))
+    race.app.record_all("restored" + (", and the marker knows" if is_given_away else ""))
     for span in (MINUTES, 8 * DAY, 8 * DAY) if is_given_away else (MINUTES, DAY):
         outcome = await race.run(span, is_quiet=True, is_audited=False, mode=race.chance.choice(MODES))
         if is_given_away:

@@ -1,4 +1,4 @@
-"""Somebody asks for what was taken away: it comes back if it can, and the alarm rings, once."""
+"""Somebody asks for what was taken away: it comes back if it can, and the alert rings, once."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ async def test_rule_18_a_quarantined_object_that_is_referred_to_again_comes_back
     events: list[OrphanEvent] = []
     world.now += HOUR
 
-    with caplog.at_level(logging.WARNING, "millhand.orphans.alarm"):
+    with caplog.at_level(logging.WARNING, "millhand.orphans.removal.alerts"):
         report = await reconcile(
             world.executor, world.store, world.config, now=world.now, on_event=events.append
         )
 
-    (record,) = [one for one in caplog.records if one.getMessage() == "orphan cleanup alarm"]
+    (record,) = [one for one in caplog.records if one.getMessage() == "orphan cleanup alert"]
     (found,) = await list_findings(world.executor, kind="recalled")
     story = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
     reason = "a row refers to it again; it was put back"
-    assert (report.restored, report.alarms, report.missing) == (1, 1, 0)
+    assert (report.restored, report.alerts, report.missing) == (1, 1, 0)
     assert await world.store.get("orphan") == b"12345"
     assert (record.levelname, vars(record)["key"], vars(record)["reason"], vars(record)["run_id"]) == (
         "WARNING",
@@ -60,7 +60,7 @@ async def test_rule_18_a_quarantined_object_that_is_referred_to_again_comes_back
         2,
     )
     assert [(event.kind, event.key, event.reason) for event in events] == [
-        (OrphanEventKind.ALARM, "orphan", reason),
+        (OrphanEventKind.ALERT, "orphan", reason),
         (OrphanEventKind.RUN_COMPLETED, None, ""),
     ]
     assert (found.key, found.rule, found.note) == (
@@ -68,27 +68,27 @@ async def test_rule_18_a_quarantined_object_that_is_referred_to_again_comes_back
         18,
         "run 2 took it away; a row refers to it again, and it was put back",
     )
-    assert f"  alarm: {world.now:%Y-%m-%d %H:%M} UTC {reason}" in story.lines()
+    assert f"  alert: {world.now:%Y-%m-%d %H:%M} UTC {reason}" in story.lines()
     again = await world.run(after=HOUR)
-    assert (again.alarms, await list_findings(world.executor, kind="recalled")) == (0, [])
+    assert (again.alerts, await list_findings(world.executor, kind="recalled")) == (0, [])
 
 
 async def test_rule_18_a_destroyed_object_that_is_referred_to_is_an_error_that_names_the_run(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was purged cannot come back: the finding and the alarm say which run took it and when its bytes ended."""
+    """What was purged cannot come back: the finding and the alert say which run took it and when its bytes ended."""
     await taken_away(world)
     assert (await world.run(after=WEEK)).purged == 1
     purged_at = f"{world.now:%Y-%m-%d %H:%M} UTC"
     await world.row("orphan")
 
-    with caplog.at_level(logging.WARNING, "millhand.orphans.alarm"):
+    with caplog.at_level(logging.WARNING, "millhand.orphans.removal.alerts"):
         reports = [await world.run(after=HOUR) for _ in range(2)]
 
-    records = [one for one in caplog.records if one.getMessage() == "orphan cleanup alarm"]
+    records = [one for one in caplog.records if one.getMessage() == "orphan cleanup alert"]
     (found,) = await list_findings(world.executor, kind="missing")
     lost = f"run 2 took it away, and its bytes were destroyed at {purged_at}"
-    assert [(report.missing, report.alarms) for report in reports] == [(1, 1), (1, 0)]
+    assert [(report.missing, report.alerts) for report in reports] == [(1, 1), (1, 0)]
     assert [(record.levelname, vars(record)["reason"]) for record in records] == [
         ("ERROR", f"a row refers to it; {lost}")
     ]
@@ -96,18 +96,18 @@ async def test_rule_18_a_destroyed_object_that_is_referred_to_is_an_error_that_n
 
 
 async def test_what_somebody_else_deleted_is_missing_without_an_alarm(world: World) -> None:
-    """A row without its object is a finding; the alarm is for what we did."""
+    """A row without its object is a finding; the alert is for what we did."""
     await taken_away(world)
     await world.row("never there")
 
     report = await world.run(after=HOUR)
 
     (found,) = await list_findings(world.executor, kind="missing")
-    assert (report.missing, report.alarms, found.note) == (1, 0, "")
+    assert (report.missing, report.alerts, found.note) == (1, 0, "")
 
 
 async def test_recall_brings_back_what_an_application_asks_for(world: World) -> None:
-    """Where a 404 would be answered, the object comes back at once, with an alarm; of other keys nothing is said."""
+    """Where a 404 would be answered, the object comes back at once, with an alert; of other keys nothing is said."""
     await taken_away(world)
     events: list[OrphanEvent] = []
 
@@ -118,12 +118,12 @@ async def test_recall_brings_back_what_an_application_asks_for(world: World) -> 
     assert (is_back, again, unknown) == (True, False, False)
     assert await world.store.get("orphan") == b"12345"
     assert [(event.kind, event.key, event.reason) for event in events] == [
-        (OrphanEventKind.ALARM, "orphan", "it was asked for; it was put back")
+        (OrphanEventKind.ALERT, "orphan", "it was asked for; it was put back")
     ]
 
 
 async def test_recall_says_when_there_is_nothing_left(world: World) -> None:
-    """A purged object does not come back, and whoever asked is answered with the alarm."""
+    """A purged object does not come back, and whoever asked is answered with the alert."""
     await taken_away(world)
     await world.run(after=WEEK)
     events: list[OrphanEvent] = []

@@ -1,4 +1,4 @@
-"""A pass in chains: the same verdicts whatever the cut, one page redone after a kill, and work shared with a fleet."""
+"""A pass in partitions: the same verdicts whatever the cut, one page redone after a kill, and work shared with a fleet."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from world import World, uploads_source
 
 from millhand.errors import ConfigError
 from millhand.orphans import RunReport, help_run, reconcile
-from millhand.orphans.chain_ledger import KeyBounds
-from millhand.orphans.chains import split, total_of
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Totals
+from millhand.orphans.scan.partition_ledger import KeyBounds
+from millhand.orphans.scan.partitions import split, total_of
 from millhand.storage import Capabilities, StoreError
 
 MINUTE = timedelta(minutes=1)
@@ -25,7 +25,7 @@ CUTS = ("010", "025", "025.orphan", "060", "zzz")
 
 
 class Elsewhere(ChaosStore):
-    """A directory that passes for a bucket on a server, for only such are listed in chains."""
+    """A directory that passes for a bucket on a server, for only such are listed in partitions."""
 
     @property
     def url(self) -> str:
@@ -59,16 +59,20 @@ def figures(report: RunReport) -> tuple[str, int, int, int, int, int]:
 
 
 async def chains_of(world: World) -> list[tuple[str, str | None, bool]]:
-    rows = await world.sql("SELECT low, high, is_done FROM {schema}.millhand_orphan_chain ORDER BY number")
+    rows = await world.sql(
+        "SELECT low, high, is_done FROM {schema}.millhand_orphan_partition ORDER BY number"
+    )
     return [(row["low"], row["high"], row["is_done"]) for row in rows]
 
 
-@pytest.mark.parametrize("num_chains", [1, 2, 4])
-async def test_chains_see_what_one_chain_sees(world: World, num_chains: int) -> None:
+@pytest.mark.parametrize("num_partitions", [1, 2, 4])
+async def test_chains_see_what_one_chain_sees(world: World, num_partitions: int) -> None:
     """Cut anywhere, between keys, at a key or at an orphan, a pass counts every object and every row exactly once."""
     await populate(world)
 
-    report = await reconcile(world.executor, elsewhere(world), cut(world, chains=num_chains), now=world.now)
+    report = await reconcile(
+        world.executor, elsewhere(world), cut(world, partitions=num_partitions), now=world.now
+    )
 
     assert figures(report) == ("completed", 105, 103, 5, 3, sum(len(key) for key in await world.keys()))
     found = await world.sql(
@@ -81,7 +85,7 @@ async def test_chains_see_what_one_chain_sees(world: World, num_chains: int) -> 
 
 
 async def test_chains_are_listed_side_by_side(world: World) -> None:
-    """Four chains are four listings at once, and each begins where it should."""
+    """Four partitions are four listings at once, and each begins where it should."""
     await populate(world)
     listing = 0
     most = 0
@@ -99,12 +103,12 @@ async def test_chains_are_listed_side_by_side(world: World) -> None:
             await are_all.wait()
         listing -= 1
 
-    await reconcile(world.executor, elsewhere(world, count), cut(world, chains=4), now=world.now)
+    await reconcile(world.executor, elsewhere(world, count), cut(world, partitions=4), now=world.now)
 
     assert most == 4
 
 
-async def test_a_store_that_is_not_ordered_is_one_chain(world: World) -> None:
+async def test_a_store_that_is_not_ordered_is_one_partition(world: World) -> None:
     """Where a listing does not start exactly after a key there are no cuts, and the verdicts are the same."""
     await populate(world)
 
@@ -119,7 +123,7 @@ async def test_a_store_that_is_not_ordered_is_one_chain(world: World) -> None:
 
 
 async def test_chains_that_were_killed_go_on_at_their_own_cursors(world: World) -> None:
-    """After a kill each chain redoes one page at most, and the figures are of the whole bucket, each thing once."""
+    """After a kill each partition redoes one page at most, and the figures are of the whole bucket, each thing once."""
     await populate(world)
     pages = []
 
@@ -131,7 +135,7 @@ async def test_chains_that_were_killed_go_on_at_their_own_cursors(world: World) 
 
     with pytest.raises(Killed):
         await reconcile(
-            world.executor, elsewhere(world, die_at_the_eighth_page), cut(world, chains=2), now=world.now
+            world.executor, elsewhere(world, die_at_the_eighth_page), cut(world, partitions=2), now=world.now
         )
     before = await chains_of(world)
     redone = []
@@ -141,18 +145,18 @@ async def test_chains_that_were_killed_go_on_at_their_own_cursors(world: World) 
             redone.append(operation)
 
     report = await reconcile(
-        world.executor, elsewhere(world, count), cut(world, chains=2), now=world.now + 2 * MINUTE
+        world.executor, elsewhere(world, count), cut(world, partitions=2), now=world.now + 2 * MINUTE
     )
 
     assert report.is_resumed
     assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
-    assert [chain[:2] for chain in before] == [chain[:2] for chain in await chains_of(world)]
-    # 16 pages in all, of which 7 were judged or on their way in two chains.
+    assert [partition[:2] for partition in before] == [partition[:2] for partition in await chains_of(world)]
+    # 16 pages in all, of which 7 were judged or on their way in two partitions.
     assert len(redone) <= 16 - 7 + 2
 
 
 async def test_a_chain_that_fails_stops_the_others(world: World) -> None:
-    """The first error ends the run, once every chain has come to the end of its page; the ledger has its text."""
+    """The first error ends the run, once every partition has come to the end of its page; the ledger has its text."""
     await populate(world)
     pages = []
 
@@ -164,7 +168,7 @@ async def test_a_chain_that_fails_stops_the_others(world: World) -> None:
 
     with pytest.raises(StoreError, match="a cable that was pulled"):
         await reconcile(
-            world.executor, elsewhere(world, fail_at_the_third_page), cut(world, chains=2), now=world.now
+            world.executor, elsewhere(world, fail_at_the_third_page), cut(world, partitions=2), now=world.now
         )
 
     runs = await world.sql("SELECT state, error FROM {schema}.millhand_orphan_run")
@@ -173,7 +177,7 @@ async def test_a_chain_that_fails_stops_the_others(world: World) -> None:
 
 
 async def test_a_fleet_shares_one_pass(world: World) -> None:
-    """Whoever helps judges chains of the run that is at work; the run ends with the figures of all of them."""
+    """Whoever helps judges partitions of the run that is at work; the run ends with the figures of all of them."""
     await populate(world)
     helped = []
 
@@ -182,17 +186,19 @@ async def test_a_fleet_shares_one_pass(world: World) -> None:
             helped.append(0)
             run = await world.sql("SELECT id FROM {schema}.millhand_orphan_run")
             helped[0] = await help_run(
-                world.executor, elsewhere(world), cut(world, chains=1), run[0]["id"], now=world.now
+                world.executor, elsewhere(world), cut(world, partitions=1), run[0]["id"], now=world.now
             )
 
-    report = await reconcile(world.executor, elsewhere(world, help_once), cut(world, chains=1), now=world.now)
+    report = await reconcile(
+        world.executor, elsewhere(world, help_once), cut(world, partitions=1), now=world.now
+    )
 
     assert helped == [5]
     assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
 
 
 async def test_a_helper_that_died_is_replaced(world: World) -> None:
-    """A chain whose helper was killed is judged by the run itself once the lease is over, from its cursor on."""
+    """A partition whose helper was killed is judged by the run itself once the lease is over, from its cursor on."""
     await populate(world)
     killed = []
 
@@ -214,7 +220,7 @@ async def test_a_helper_that_died_is_replaced(world: World) -> None:
                 )
 
     report = await reconcile(
-        world.executor, elsewhere(world, let_a_helper_die), cut(world, chains=1), now=world.now
+        world.executor, elsewhere(world, let_a_helper_die), cut(world, partitions=1), now=world.now
     )
 
     assert killed == [True]
@@ -246,9 +252,9 @@ async def test_chains_are_cut_where_the_table_says(world: World) -> None:
 
     await reconcile(world.executor, elsewhere(world), config, now=world.now)
 
-    chains = await chains_of(world)
-    cuts = [int(high.removeprefix("k")) for _, high, _ in chains if high is not None]
-    assert len(chains) == 5
+    partitions = await chains_of(world)
+    cuts = [int(high.removeprefix("k")) for _, high, _ in partitions if high is not None]
+    assert len(partitions) == 5
     assert all(
         abs(found - wanted) < 4_000
         for found, wanted in zip(cuts, range(20_000, 100_000, 20_000), strict=True)
@@ -257,7 +263,9 @@ async def test_chains_are_cut_where_the_table_says(world: World) -> None:
 
 def test_a_split_keeps_within_the_prefix_and_the_order_of_bytes() -> None:
     """Points outside of the stretch, twice there, or that PostgreSQL cannot hold are no cuts; the rest is in order."""
-    config = OrphansConfig(prefix="p/", chains=4, split_at=("p/b", "q", "p/B", "p/b", "a", "p/\ud800", "p/é"))
+    config = OrphansConfig(
+        prefix="p/", partitions=4, split_at=("p/b", "q", "p/B", "p/b", "a", "p/\ud800", "p/é")
+    )
 
     assert split([], config, "p.\U0010ffff", "p0") == [
         ("p.\U0010ffff", "p/B"),
@@ -268,16 +276,16 @@ def test_a_split_keeps_within_the_prefix_and_the_order_of_bytes() -> None:
 
 
 def test_a_small_table_is_not_cut() -> None:
-    """What is done in seconds is one chain; so is everything where one chain was asked for."""
+    """What is done in seconds is one partition; so is everything where one partition was asked for."""
     bounds = KeyBounds(tuple("abcdefghij"), 10_000)
 
     assert split([bounds], OrphansConfig(), "", None) == [("", None)]
-    assert split([KeyBounds(bounds.bounds, 10**9)], OrphansConfig(chains=1), "", None) == [("", None)]
-    assert len(split([KeyBounds(bounds.bounds, 10**9)], OrphansConfig(chains=2), "", None)) == 8
+    assert split([KeyBounds(bounds.bounds, 10**9)], OrphansConfig(partitions=1), "", None) == [("", None)]
+    assert len(split([KeyBounds(bounds.bounds, 10**9)], OrphansConfig(partitions=2), "", None)) == 8
 
 
 def test_totals_are_summed_number_by_number() -> None:
-    """A pass's totals are those of its chains, sources each by itself, and what is summed is left as it was."""
+    """A pass's totals are those of its partitions, sources each by itself, and what is summed is left as it was."""
     base = Totals(objects=1, rows_of={"a": 1})
     parts = [Totals(objects=2, live=3, rows_of={"a": 2, "b": 5}), Totals(live=4)]
 
@@ -285,13 +293,13 @@ def test_totals_are_summed_number_by_number() -> None:
     assert base == Totals(objects=1, rows_of={"a": 1})
 
 
-@pytest.mark.parametrize("chains", [0, 65])
-def test_a_number_of_chains_that_cannot_be_is_refused(chains: int) -> None:
+@pytest.mark.parametrize("partitions", [0, 65])
+def test_a_number_of_chains_that_cannot_be_is_refused(partitions: int) -> None:
     """Between 1 and 64 listings at once."""
     with pytest.raises(ConfigError) as refused:
-        OrphansConfig(chains=chains)
+        OrphansConfig(partitions=partitions)
 
-    assert str(refused.value) == f"orphans.chains must be 1 to 64, got {chains}"
+    assert str(refused.value) == f"orphans.partitions must be 1 to 64, got {partitions}"
 
 
 def test_a_number_of_helpers_is_none_or_more() -> None:
@@ -303,7 +311,7 @@ def test_a_number_of_helpers_is_none_or_more() -> None:
 
 
 async def test_what_was_counted_is_not_counted_again_by_who_takes_over(world: World) -> None:
-    """A run that died when all of its chains were done and counted, and no more, goes on with the same figures."""
+    """A run that died when all of its partitions were done and counted, and no more, goes on with the same figures."""
     await populate(world)
     first = await reconcile(world.executor, elsewhere(world), cut(world), now=world.now)
     await world.sql(

@@ -66,7 +66,7 @@ async def test_rule_24_a_parent_that_a_row_only_writes_otherwise_keeps_its_varia
 
     report = await world.runs(2 * HOUR, WEEK, derived=DERIVED)
 
-    assert (report.near_misses, report.deleted) == (3, 2)
+    assert (report.near_matches, report.deleted) == (3, 2)
     assert await world.keys() == sorted(["live", *kept])
 
 
@@ -86,7 +86,7 @@ async def test_a_variant_is_put_back_for_its_parent_s_sake_before_it_is_destroye
 async def test_a_row_of_a_variant_goes_and_its_object_stays_where_a_row_names_the_parent(
     world: World,
 ) -> None:
-    """A parent that is named as it is written is no near miss, which would keep the variant's own row for ever."""
+    """A parent that is named as it is written is no near match, which would keep the variant's own row for ever."""
     await world.pair("a.png")
     await world.put("variants/a.png/1")
     await world.row("variants/a.png/1", deleted_at=world.now - 9 * WEEK)
@@ -131,7 +131,7 @@ async def test_a_variant_in_quarantine_comes_back_when_its_parent_gets_a_row(wor
 
     report = await world.run(after=HOUR, derived=DERIVED)
 
-    assert (report.restored, report.alarms) == (1, 1)
+    assert (report.restored, report.alerts) == (1, 1)
     assert await world.keys("variants/") == ["variants/a.png/1"]
 
 

@@ -9,8 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import World
 
-from millhand.orphans.discover import COLUMNS, NUM_FIRST, _sample_sql, discover, elements, sample_keys
-from millhand.orphans.guess import Guess, Shapes, leaves
+from millhand.orphans.discovery.discover import (
+    COLUMNS,
+    NUM_FIRST,
+    _sample_sql,
+    discover,
+    elements,
+    sample_keys,
+)
+from millhand.orphans.discovery.guess import Guess, Shapes, leaves
 
 SHAPES = Shapes.of(
     [

@@ -16,8 +16,8 @@ from world import World
 
 from millhand.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource
-from millhand.orphans.django import django_sources, location_of
-from millhand.orphans.references import open_references
+from millhand.orphans.sources.django import django_sources, location_of
+from millhand.orphans.sources.references import open_references
 
 if not settings.configured:
     bucket = "shopfront.bucket.BucketStorage"

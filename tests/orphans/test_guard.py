@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millhand.orphans import OrphansConfig, ReferenceSource
-from millhand.orphans.guard import GuardFacts, clock_refusals, refusals
 from millhand.orphans.ledger import Totals
+from millhand.orphans.removal.guard import GuardFacts, clock_refusals, refusals
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 UPLOADS = ReferenceSource(name="uploads", table="uploads")

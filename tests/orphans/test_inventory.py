@@ -21,7 +21,7 @@ import pytest
 from world import DAY, World
 
 from millhand.orphans import RunReport, list_findings, reconcile
-from millhand.orphans.inventory import Inventory, InventoryUnusable, opened_inventory
+from millhand.orphans.scan.inventory import Inventory, InventoryUnusable, opened_inventory
 from millhand.storage import ObjectInfo, ObjectStore
 
 FOLDER = "inventory/my-bucket/daily"

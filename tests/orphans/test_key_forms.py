@@ -10,9 +10,9 @@ from world import DAY, World, generous
 
 from millhand.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource, list_findings
-from millhand.orphans.chains import _bounds
-from millhand.orphans.references import References, open_references
-from millhand.orphans.statements import stretch
+from millhand.orphans.scan.partitions import _bounds
+from millhand.orphans.sources.references import References, open_references
+from millhand.orphans.sources.statements import stretch
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS {schema}.posts (
@@ -112,7 +112,7 @@ async def test_a_url_that_writes_a_key_otherwise_keeps_its_object_as_a_near_miss
 
     assert (report.state, report.deleted) == ("completed", 1)
     assert await posts.keys() == [key, "live.png"]
-    found = await list_findings(posts.executor, kind="near_miss")
+    found = await list_findings(posts.executor, kind="near_match")
     assert [finding.key for finding in found] == [key]
 
 

@@ -19,10 +19,10 @@ TIMEOUT_SECONDS = 30.0
 
 
 @pytest.mark.slow
-async def test_a_process_that_is_killed_redoes_one_page_a_chain(
+async def test_a_process_that_is_killed_redoes_one_page_a_partition(
     world: World, postgres_url: str, tmp_path: Path
 ) -> None:
-    """After SIGKILL in the middle of two chains, the next run lists what was not judged and a page of each besides."""
+    """After SIGKILL in the middle of two partitions, the next run lists what was not judged and a page of each besides."""
     await world.pair(*[f"{number:03}" for number in range(100)])
     await world.put("030.orphan")
     world.now += timedelta(hours=2)
@@ -34,7 +34,7 @@ async def test_a_process_that_is_killed_redoes_one_page_a_chain(
         process.send_signal(signal.SIGKILL)
         await process.wait()
     judged = await world.sql(
-        "SELECT count(*) FROM {schema}.millhand_orphan_chain WHERE cursor_key > low OR is_done"
+        "SELECT count(*) FROM {schema}.millhand_orphan_partition WHERE cursor_key > low OR is_done"
     )
     pages = []
 
@@ -57,5 +57,5 @@ async def test_a_process_that_is_killed_redoes_one_page_a_chain(
         100,
         1,
     )
-    # Of 11 pages 6 at least were judged: the eighth had come, and the other chain was perhaps not done with its own.
+    # Of 11 pages 6 at least were judged: the eighth had come, and the other partition was perhaps not done with its own.
     assert len(pages) <= 11 - 6

@@ -117,7 +117,7 @@ async def test_a_hidden_object_that_is_referred_to_comes_back_with_the_next_run(
 
     report = await world.run(after=HOUR)
 
-    assert (report.restored, report.alarms) == (1, 1)
+    assert (report.restored, report.alerts) == (1, 1)
     assert [await world.store.get(key) for key in ("wanted", "replaced")] == [b"old", b"new"]
 
 

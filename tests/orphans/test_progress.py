@@ -10,7 +10,7 @@ from world import World
 
 from millhand.cli.orphans_view import told
 from millhand.orphans import Progress, reconcile
-from millhand.orphans.progress import Pace, ProgressLog, expected_objects
+from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
 
 
 def progress(objects: int, seconds: float, phase: str = "scan") -> Progress:
@@ -40,7 +40,7 @@ def test_the_log_has_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> No
     """Not each page is a line, but what has come in each interval, with the rate and what is left."""
     log = ProgressLog(1_000, every=timedelta(seconds=60))
 
-    with caplog.at_level(logging.INFO, "millhand.orphans.progress"):
+    with caplog.at_level(logging.INFO, "millhand.orphans.report.progress"):
         for second in range(0, 150, 10):
             log(progress(second, float(second)))
 

@@ -14,7 +14,7 @@ from world import World
 
 from millhand.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource, SourceFailed
-from millhand.orphans.references import References, open_references
+from millhand.orphans.sources.references import References, open_references
 
 KEYS = ["", "A", "B", "a", "a b", "a-b", "a.b", "a/b", "a0", "b", "z", "é", "ü", "\ue000", "\U00010000"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from world import DAY, World
 
 from millhand.orphans import RunReport, explain, list_findings
-from millhand.orphans.judge import RULES
+from millhand.orphans.rules import RULES
 
 HOUR = timedelta(hours=1)
 

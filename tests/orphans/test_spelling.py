@@ -14,8 +14,8 @@ from world import World
 
 from millhand.errors import DriverError
 from millhand.orphans import SourceFailed, explain, list_findings, reconcile
-from millhand.orphans.references import open_references
-from millhand.orphans.spelling import Spelling, _fold, _twins_sql, tails, variants
+from millhand.orphans.scan.near_match import Spelling, _fold, _twins_sql, tails, variants
+from millhand.orphans.sources.references import open_references
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
@@ -105,11 +105,11 @@ async def test_rule_24_and_iceberg_2890_a_near_miss_is_kept_and_asks_a_person(
 
     found = {finding.kind: finding for finding in await list_findings(world.executor)}
     story = await explain(world.executor, world.store, world.config, key, now=world.now)
-    assert (first.near_misses, first.orphan_objects) == (1, 1)
-    assert (report.near_misses, report.deleted, report.state) == (1, 0, "completed")
+    assert (first.near_matches, first.orphan_objects) == (1, 1)
+    assert (report.near_matches, report.deleted, report.state) == (1, 0, "completed")
     assert await world.keys() == sorted(["live", key])
-    assert (found["near_miss"].key, found["near_miss"].rule) == (key, 24)
-    assert found["near_miss"].note == f"source 'uploads' names {named!r}"
+    assert (found["near_match"].key, found["near_match"].rule) == (key, 24)
+    assert found["near_match"].note == f"source 'uploads' names {named!r}"
     assert f"source 'uploads' names {named!r}" in "\n".join(story.lines())
 
 
@@ -125,7 +125,7 @@ async def test_iceberg_4346_a_row_that_writes_the_prefix_too_or_not_at_all_is_a_
 
     report = await world.runs(2 * HOUR, WEEK, prefix="media/")
 
-    assert (report.near_misses, report.deleted) == (2, 0)
+    assert (report.near_matches, report.deleted) == (2, 0)
     assert await world.keys() == ["media/a.jpg", "media/b.jpg", "media/live"]
 
 
@@ -149,9 +149,9 @@ async def test_an_object_whose_folders_a_row_leaves_out_that_names_no_object_is_
     report = await world.runs(2 * HOUR, WEEK, WEEK)
 
     found = {finding.kind: finding for finding in await list_findings(world.executor)}
-    assert (report.near_misses, report.deleted, report.missing) == (1, 0, 1)
+    assert (report.near_matches, report.deleted, report.missing) == (1, 0, 1)
     assert key in await world.keys()
-    assert found["near_miss"].note == f"source 'uploads' names {named!r}, of which there is no object"
+    assert found["near_match"].note == f"source 'uploads' names {named!r}, of which there is no object"
 
 
 async def test_an_object_is_no_near_miss_of_a_row_whose_own_is_there(world: World) -> None:
@@ -161,7 +161,7 @@ async def test_an_object_is_no_near_miss_of_a_row_whose_own_is_there(world: Worl
 
     report = await world.runs(2 * HOUR, WEEK)
 
-    assert (report.near_misses, report.deleted) == (0, 1)
+    assert (report.near_matches, report.deleted) == (0, 1)
     assert await world.keys() == ["0.png"]
 
 
@@ -178,7 +178,7 @@ async def test_a_near_miss_is_an_orphan_once_nobody_writes_anything_like_it(worl
     early = await world.run(after=WEEK - 2 * HOUR)
     report = await world.run(after=2 * HOUR)
 
-    assert (at_once.near_misses, at_once.orphan_objects, at_once.deleted) == (0, 1, 0)
+    assert (at_once.near_matches, at_once.orphan_objects, at_once.deleted) == (0, 1, 0)
     assert (found.kind, found.first_seen_at, found.note) == ("orphan", now, "")
     assert (early.deleted, report.deleted) == (0, 1)
 
@@ -191,7 +191,7 @@ async def test_a_near_miss_stays_one_from_run_to_run(world: World) -> None:
 
     reports = [await world.run(after=span) for span in (2 * HOUR, HOUR, WEEK, HOUR, 4 * WEEK)]
 
-    assert [(one.near_misses, one.orphan_objects, one.deleted) for one in reports] == [(1, 0, 0)] * 5
+    assert [(one.near_matches, one.orphan_objects, one.deleted) for one in reports] == [(1, 0, 0)] * 5
 
 
 async def test_what_a_row_writes_otherwise_is_put_back_before_it_is_destroyed(world: World) -> None:

@@ -30,8 +30,8 @@ from world import World
 
 from millhand.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource
-from millhand.orphans.references import open_references
-from millhand.orphans.sqlalchemy import sqlalchemy_sources
+from millhand.orphans.sources.references import open_references
+from millhand.orphans.sources.sqlalchemy import sqlalchemy_sources
 
 CDN = ["https://cdn.example.com/"]
 

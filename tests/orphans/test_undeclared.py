@@ -18,7 +18,7 @@ from world import DAY, World
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.orphans import reconcile
-from millhand.orphans.undeclared import unescaped, written
+from millhand.orphans.removal.undeclared import unescaped, written
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)

@@ -11,8 +11,8 @@ from adversary import ChaosStore
 from world import World
 
 from millhand.orphans import OrphansConfig, reconcile
-from millhand.orphans.statements import ReferenceRow
-from millhand.orphans.uploads import waits_for
+from millhand.orphans.removal.uploads import waits_for
+from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import StoreError, Upload
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

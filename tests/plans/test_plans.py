@@ -16,7 +16,7 @@ from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.sql import compile_statement
 from millhand.store.client import (
-    ClientReport,
+    ClientHeartbeatParams,
     client_delete_gone,
     client_get_foreign,
     client_get_unknown_kinds,
@@ -47,7 +47,7 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
-from millhand.store.job_fetch import START, Floor, job_get_available_above
+from millhand.store.job_fetch import START, FetchStart, job_get_available_above
 from millhand.store.job_kinds import UnfinishedJob, job_list_unfinished
 from millhand.store.job_list import JobFilters, JobListParams, SortField, job_list
 from millhand.store.query import Query
@@ -122,7 +122,7 @@ def row(id: JobId) -> JobRow:
 IDS = [JobId(id) for id in range(1, 101)]
 UNIQUE_PARAMS = params(unique_key=b"k" * 32, unique_states=0xF5)
 
-# What the mill says all the time, and the indexes that it must be said by. None of it may read the table.
+# What the engine says all the time, and the indexes that it must be said by. None of it may read the table.
 HOT: dict[str, tuple[Query[Any], set[str]]] = {
     "fetch": (
         job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), now=NOW),
@@ -138,7 +138,7 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
     ),
     "fetch above floors": (
         job_get_available_above(
-            (Floor(LONG_AGO, 1),) * 4, queue="queue_1", limit=100, client_id=ClientId("c"), now=NOW
+            (FetchStart(LONG_AGO, 1),) * 4, queue="queue_1", limit=100, client_id=ClientId("c"), now=NOW
         ),
         {FETCHING, PRIMARY},
     ),
@@ -300,14 +300,14 @@ async def test_large_batch_has_no_loop_in_a_loop(
         assert not {"CTE Scan", "Function Scan", "Materialize"} & set(inner)
 
 
-REPORT = ClientReport(
+REPORT = ClientHeartbeatParams(
     id=ClientId("c"),
     hostname="here",
     kinds=[],
     pid=1,
     queue_updates={},
     queues={},
-    report_interval=timedelta(seconds=5),
+    heartbeat_interval=timedelta(seconds=5),
     version="1",
 )
 ERRAND = Errand(
@@ -392,7 +392,7 @@ def nodes(plan: Node) -> Iterator[Node]:
 
 
 def test_every_hot_statement_is_here() -> None:
-    """What the producer, the completer and the sweepers say is in the table above, whoever adds to it."""
+    """What the producer, the completer and the services say is in the table above, whoever adds to it."""
     said = {query.name for query, _ in HOT.values()}
 
     assert {name for name in said if not re.match(r"job_", name)} == set()

@@ -16,7 +16,7 @@ from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.job import ClientId
 from millhand.sql import compile_statement
 from millhand.store.job import job_get_available
-from millhand.store.job_fetch import Floor, job_get_available_above
+from millhand.store.job_fetch import FetchStart, job_get_available_above
 from millhand.store.query import Query
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 NUM_WORKED = 100_000  # each leaves three dead versions, and entries for them in each index
 NUM_AVAILABLE = 2_000
 LIMIT = 100
-FLOOR = Floor(NOW - timedelta(hours=1), 0)  # all that was worked stands below it
+FLOOR = FetchStart(NOW - timedelta(hours=1), 0)  # all that was worked stands below it
 
 INSERT = """
 INSERT INTO /* schema */river_job (kind, args, max_attempts, queue, scheduled_at)

@@ -24,7 +24,7 @@ from millhand.event import EventKind
 from millhand.job import AttemptError, ClientId, JobId, JobState
 from millhand.sql import compile_statement
 from millhand.store.client import (
-    ClientReport,
+    ClientHeartbeatParams,
     client_delete_gone,
     client_get_foreign,
     client_get_unknown_kinds,
@@ -51,7 +51,7 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
-from millhand.store.job_fetch import START, Floor, job_get_available_above
+from millhand.store.job_fetch import START, FetchStart, job_get_available_above
 from millhand.store.query import Query
 from millhand.transition import StateChange
 
@@ -63,7 +63,7 @@ LIMIT = 100
 SECONDS = 120.0
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-FLOORS = (Floor(NOW - timedelta(minutes=2), 0),) * 4
+FLOORS = (FetchStart(NOW - timedelta(minutes=2), 0),) * 4
 # What a statement may read: to find its way, by a hundred ids at most, and for each row that it writes, in seven indexes.
 BLOCKS = 250
 BLOCKS_PER_ROW = 30
@@ -117,7 +117,7 @@ LATERAL (SELECT
 """
 INSERT_CLIENT = """
 INSERT INTO /* schema */millhand_client (
-    id, language, version, hostname, pid, kinds, queues, queue_updates, report_interval, started_at, last_seen_at
+    id, language, version, hostname, pid, kinds, queues, queue_updates, heartbeat_interval, started_at, last_seen_at
 )
 VALUES ('c', 'python', '1', 'here', 1, '{}', '{}', '{}', '5 seconds', '2026-11-25 09:00+00', '2026-11-25 12:00+00')
 """
@@ -225,7 +225,7 @@ CLEAN: dict[str, Any] = {
 def report(*, due_before: datetime | None) -> Query[Any]:
     values: dict[str, Any] = {
         "hostname": "here", "kinds": ["act"], "pid": 1, "queue_updates": {}, "queues": {}, "version": "1",
-        "report_interval": timedelta(seconds=5),
+        "heartbeat_interval": timedelta(seconds=5),
     }  # fmt: skip
     errand = Errand(
         due_before=due_before,
@@ -235,7 +235,7 @@ def report(*, due_before: datetime | None) -> Query[Any]:
         river_ttl=HOUR,
     )
     return client_report_on_errands(
-        ClientReport(id=ClientId("c"), **values), errand, started_at=NOW - HOUR, now=NOW
+        ClientHeartbeatParams(id=ClientId("c"), **values), errand, started_at=NOW - HOUR, now=NOW
     )
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from factory import qualified
+from millhand.client_row import ClientRow, ClientState
 from millhand.clock import SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MillhandError
-from millhand.fleet import ClientRow, ClientState
 from millhand.job import ClientId
-from millhand.migrate import Migrator
-from millhand.runtime.client_reporter import ClientReporter, QueueUse
+from millhand.runtime.client_heartbeat import ClientHeartbeat, QueueUse
+from millhand.schema.migrator import Migrator
 from millhand.store.client import client_list
 from millhand.testing import Probe
 
@@ -37,9 +37,9 @@ class Room:
         self.queues: dict[str, QueueUse] = {}
         self.stack = stack
 
-    def reporter(self, id: str = "a", **settings: Any) -> tuple[ClientReporter, Probe]:
+    def reporter(self, id: str = "a", **settings: Any) -> tuple[ClientHeartbeat, Probe]:
         settings = {"clock": SystemClock(), "interval": timedelta(hours=1), "kinds": ("act",), **settings}
-        reporter = ClientReporter(
+        reporter = ClientHeartbeat(
             self.driver.pool,
             ClientId(id),
             on_known=lambda: self.known.append(reporter.is_known),
@@ -80,7 +80,7 @@ async def test_client_is_there_when_it_has_started_and_stopped_when_it_has(room:
         last_seen_at=row.last_seen_at,
         pid=os.getpid(),
         queues={"mail": 7},
-        report_interval=timedelta(seconds=5),
+        heartbeat_interval=timedelta(seconds=5),
         started_at=row.started_at,
         state=ClientState.WORKING,
         version=version("millhand"),
@@ -100,7 +100,7 @@ async def test_client_reports_again_and_again(room: Room) -> None:
     for _ in range(3):
         await probe.wait("reported")
     room.queues["mail"] = QueueUse(7, TOUCHED)
-    reporter.bell.ring()
+    reporter.wake_event.set()
     await probe.wait("reported")
     while not (last := (await room.rows())[0]).queues:
         await probe.wait("reported")
@@ -167,7 +167,7 @@ async def test_two_clients_of_one_id_are_told(room: Room, caplog: pytest.LogCapt
     for _ in range(2):
         for reporter, probe in ((first, first_probe), (second, second_probe)):
             probe.forget("reported")
-            reporter.bell.ring()
+            reporter.wake_event.set()
             await probe.wait("reported")
     await first.stop()
     [row] = await room.rows()
@@ -187,7 +187,7 @@ async def test_row_that_a_crash_of_the_server_emptied_is_back_with_the_next_repo
     await probe.wait("reported")
 
     await room.execute("TRUNCATE /* schema */millhand_client")
-    reporter.bell.ring()
+    reporter.wake_event.set()
     reported = await probe.wait("reported")
     [after] = await room.rows()
 
@@ -203,12 +203,12 @@ async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_
     try:
         reporter, probe = room.reporter()
         await reporter.start()
-        reporter.bell.ring()
+        reporter.wake_event.set()
         reasons = [await probe.wait("unknown") for _ in range(2)]
         known_before = reporter.is_known
     finally:
         await Migrator(room.driver, "millhand").up()
-    reporter.bell.ring()
+    reporter.wake_event.set()
     await probe.wait("reported")
 
     assert (reasons, known_before, room.known) == (["the tables are not there"] * 2, False, [True])
@@ -223,7 +223,7 @@ async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_
         "reason": "the tables are not there",
         "remedy": "run millhand migrate up, and grant its tables to this role",
     }
-    assert (info.message, info.levelname) == ("client reported", "INFO")
+    assert (info.message, info.levelname) == ("client heartbeat recovered", "INFO")
 
 
 async def test_client_whose_tables_are_taken_away_goes_on_without(
@@ -235,7 +235,7 @@ async def test_client_whose_tables_are_taken_away_goes_on_without(
 
     await Migrator(room.driver, "millhand").down(target=1)
     try:
-        reporter.bell.ring()
+        reporter.wake_event.set()
         await probe.wait("unknown")
     finally:
         await Migrator(room.driver, "millhand").up()
@@ -267,11 +267,11 @@ async def test_client_whose_rights_are_taken_away_learns_what_it_lost_when_it_ha
 
         room.driver, refused = owned, room.driver
         await room.execute(f"REVOKE ALL ON {table} FROM {role}")
-        reporter.bell.ring()
+        reporter.wake_event.set()
         reason = await probe.wait("unknown")
         await room.execute("UPDATE /* schema */millhand_client SET lost_at = now()")
         await room.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
-        reporter.bell.ring()
+        reporter.wake_event.set()
         again = await probe.wait("reported")
         await reporter.stop()
         await refused.close()
@@ -294,12 +294,12 @@ async def test_report_that_fails_is_told_once_and_made_again(
 
     await driver.close()
     for _ in range(2):
-        reporter.bell.ring()
+        reporter.wake_event.set()
         await probe.wait("failed")
     await reporter.stop()
 
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "client not reported"
+        "client heartbeat failed"
     ]
     assert reporter.is_known
 
@@ -315,7 +315,7 @@ async def test_client_that_was_given_up_learns_of_it_once(
 
     await room.execute(give_up)
     for _ in range(2):
-        reporter.bell.ring()
+        reporter.wake_event.set()
         await probe.wait("reported")
     [first] = lost
     await reporter.stop()
@@ -323,7 +323,7 @@ async def test_client_that_was_given_up_learns_of_it_once(
     await another.start()
 
     assert lost == [first]
-    assert [record.message for record in caplog.records] == ["client was given up"]
+    assert [record.message for record in caplog.records] == ["client was declared dead"]
     assert another.steady_since is not None
     assert first < another.steady_since
 
@@ -338,7 +338,7 @@ async def test_client_that_was_given_up_long_ago_has_lost_what_it_fetched_since(
     reports = []
     for age in ("1 day", "1 hour"):
         await room.execute(f"UPDATE /* schema */millhand_client SET lost_at = now() - interval '{age}'")
-        reporter.bell.ring()
+        reporter.wake_event.set()
         reports.append(await probe.wait("reported"))
 
     assert lost == [reports[0].seen_at - timedelta(hours=2, seconds=1), reports[1].lost_at]

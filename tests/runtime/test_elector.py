@@ -118,7 +118,7 @@ async def test_elector_renews_its_term(house: House) -> None:
     elector, probe, term = await house.leader("a")
     before = await house.row()
 
-    elector.bell.ring()
+    elector.wake_event.set()
     await probe.wait("renewed")
 
     after = await house.row()
@@ -233,7 +233,7 @@ async def test_request_for_an_old_term_leaves_the_new_one(house: House) -> None:
 
     leader.request_resign(old)
     resigned = await house.driver.pool.run(leader_resign(leader_id=old.leader_id, elected_at=old.elected_at))
-    leader.bell.ring()
+    leader.wake_event.set()
     renewed = await probe.wait("renewed")
 
     assert (resigned, renewed, leader.term) == (False, True, new)
@@ -268,7 +268,7 @@ async def test_elector_goes_on_when_it_hears_nonsense(house: House, payload: str
     elector, probe, term = await house.leader("a")
 
     elector.receive(payload)
-    elector.bell.ring()
+    elector.wake_event.set()
     await probe.wait("renewed")
 
     assert elector.term == term
@@ -282,7 +282,7 @@ async def test_elector_steps_down_when_its_row_is_gone(
     elector, probe, old = await house.leader("a")
     await house.driver.pool.fetch(qualified("DELETE FROM /* schema */river_leader", house.driver.pool))
 
-    elector.bell.ring()
+    elector.wake_event.set()
     new = await probe.wait("gained")
 
     assert house.said == [("a", old), ("a", None), ("a", new)]
@@ -323,7 +323,7 @@ async def test_elector_trusts_its_term_for_fourteen_seconds_of_its_own_clock(hou
     just_before = elector.is_leader
     clock.advance(0.1)
     after = elector.is_leader
-    elector.bell.ring()
+    elector.wake_event.set()
     await probe.wait("ended")
 
     assert (just_before, after) == (True, False)
@@ -340,7 +340,7 @@ async def test_elector_resigns_when_its_renewal_came_too_late(house: House) -> N
     async with house.driver.pool.begin() as tx:
         await tx.fetch(qualified("LOCK TABLE /* schema */river_leader", tx))
         clock.advance(5)
-        elector.bell.ring()
+        elector.wake_event.set()
         await until_waiting(tx)
         clock.advance(9)
         elector._end_unless_trusted()  # what the timer does by then

@@ -1,4 +1,4 @@
-"""Elections for two offices, and beside clients of another language."""
+"""Elections for two leadership, and beside clients of another language."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from factory import qualified
 from millhand.clock import Clock, SystemClock
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId
+from millhand.runtime.election_backoff import ElectionBackoff
 from millhand.runtime.elector import Elector, Term
-from millhand.runtime.standing import Standing
-from millhand.store.client import ClientReport, client_report
-from millhand.store.leader import LeaderRow, Office, leader_attempt_elect, leader_get, leader_resign
+from millhand.store.client import ClientHeartbeatParams, client_heartbeat
+from millhand.store.leader import LeaderRole, LeaderRow, leader_attempt_elect, leader_get, leader_resign
 from millhand.testing import ManualClock, Probe
 
 NEVER = 3600.0
@@ -55,17 +55,17 @@ class House:
         return elector, probe
 
     async def report(self, name: str) -> None:
-        report = ClientReport(
+        report = ClientHeartbeatParams(
             id=ClientId(name),
             hostname="here",
             kinds=(),
             pid=1,
             queue_updates={},
             queues={},
-            report_interval=timedelta(seconds=5),
+            heartbeat_interval=timedelta(seconds=5),
             version="0",
         )
-        await self.driver.pool.run(client_report(report, started_at=None))
+        await self.driver.pool.run(client_heartbeat(report, started_at=None))
 
     async def go_leads(self) -> LeaderRow:
         """Have a client that is none of ours lead, for a term."""
@@ -76,8 +76,8 @@ class House:
     async def go_resigns(self, row: LeaderRow) -> None:
         await self.driver.pool.run(leader_resign(leader_id=row.leader_id, elected_at=row.elected_at))
 
-    async def leader(self, office: Office = Office.RIVER) -> str | None:
-        row = await self.driver.pool.run(leader_get(office=office))
+    async def leader(self, leader_role: LeaderRole = LeaderRole.RIVER) -> str | None:
+        row = await self.driver.pool.run(leader_get(leader_role=leader_role))
         return None if row is None else row.leader_id
 
     async def execute(self, sql: str) -> None:
@@ -102,7 +102,7 @@ RESIGNED = '{"leader_id": "go", "action": "resigned"}'
 
 
 async def test_elector_of_ours_is_elected_at_once_among_ourselves(house: House) -> None:
-    """Nobody waits for strangers that nobody has seen: the first bid of a client that starts wins a vacant office."""
+    """Nobody waits for strangers that nobody has seen: the first bid of a client that starts wins a vacant leader_role."""
     _, probe = await house.elector("a")
 
     term = await probe.wait("gained")
@@ -119,7 +119,7 @@ async def test_elector_stands_back_while_a_stranger_leads(
     elector, probe = await house.elector("a")
 
     bids = [await probe.wait("bid")]
-    elector.bell.ring()
+    elector.wake_event.set()
     bids.append(await probe.wait("bid"))
 
     assert bids == [False, False]
@@ -137,14 +137,14 @@ async def test_elector_waits_for_strangers_when_a_stranger_resigns(house: House)
     elector.receive(RESIGNED)
     at_once = await probe.wait("bid")
     clock.advance(PATIENCE - 0.1)
-    elector.bell.ring()
+    elector.wake_event.set()
     before = await probe.wait("bid")
     clock.advance(0.1)
-    elector.bell.ring()
+    elector.wake_event.set()
     after = await probe.wait("bid")
 
     assert (at_once, before, after) == (False, False, True)
-    assert elector.stood == Standing(foreign_id=GO, vacant_since=elector._clock.monotonic() - PATIENCE)
+    assert elector.stood == ElectionBackoff(foreign_id=GO, vacant_since=elector._clock.monotonic() - PATIENCE)
 
 
 async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(house: House) -> None:
@@ -161,10 +161,10 @@ async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(house: Ho
     elector.receive(RESIGNED)  # of a term that was over before anybody looked
     await probe.wait("bid")
     clock.advance(PATIENCE - 0.1)
-    elector.bell.ring()
+    elector.wake_event.set()
     too_early = await probe.wait("bid")
     clock.advance(0.1)
-    elector.bell.ring()
+    elector.wake_event.set()
 
     assert (too_early, await probe.wait("bid")) == (False, True)
 
@@ -178,7 +178,7 @@ async def test_elector_waits_when_a_strangers_term_has_expired(house: House) -> 
     before = await probe.wait("bid")
 
     clock.advance(PATIENCE - 3.0)
-    elector.bell.ring()
+    elector.wake_event.set()
 
     assert (before, await probe.wait("bid"), await house.leader()) == (False, True, "a")
 
@@ -208,9 +208,9 @@ async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(house: Hous
     first.receive(RESIGNED)
     await first_probe.wait("bid")
     clock.advance(PATIENCE)
-    first.bell.ring()
+    first.wake_event.set()
     await first_probe.wait("gained")
-    second.bell.ring()
+    second.wake_event.set()
     await second_probe.wait("bid")
 
     await first.stop()
@@ -244,7 +244,7 @@ async def test_leader_that_makes_way_holds_all_of_ours_back(
     await follower_probe.wait("bid")
     leader_probe.forget("bid")
 
-    leader.make_way()
+    leader.step_down()
     await leader_probe.wait("resigned")
     own = await leader_probe.wait("bid")
     follower.receive('{"leader_id": "a", "action": "resigned"}')
@@ -257,9 +257,9 @@ async def test_leader_that_makes_way_holds_all_of_ours_back(
         "leadership offered to others",
         "leadership resigned",
     ]
-    await house.execute("UPDATE /* schema */millhand_client SET made_way_at = now() - interval '6.5 s'")
+    await house.execute("UPDATE /* schema */millhand_client SET stepped_down_at = now() - interval '6.5 s'")
     clock.advance(PATIENCE)
-    leader.bell.ring()
+    leader.wake_event.set()
     await leader_probe.wait("gained")
     assert leader.stood is not None
     assert leader.stood.foreign_id is None
@@ -271,38 +271,38 @@ async def test_stranger_takes_what_is_offered(house: House) -> None:
     await probe.wait("gained")
     probe.forget("bid")
 
-    leader.make_way()
+    leader.step_down()
     await probe.wait("resigned")
     await house.go_leads()
-    leader.bell.ring()
+    leader.wake_event.set()
     await probe.wait("left")
 
     assert (leader.term, await house.leader()) == (None, "go")
 
 
 async def test_offices_are_led_apart(house: House) -> None:
-    """A client may lead either, both or none: a stranger in River's office does not keep us from our own."""
+    """A client may lead either, both or none: a stranger in River's leader_role does not keep us from our own."""
     await house.go_leads()
     _, river = await house.elector("a")
-    _, ours = await house.elector("a", office=Office.PERIODIC, is_last=False)
+    _, ours = await house.elector("a", leader_role=LeaderRole.PERIODIC, is_last=False)
 
     await river.wait("bid")
     await ours.wait("gained")
 
-    assert (await house.leader(), await house.leader(Office.PERIODIC)) == ("go", "a")
+    assert (await house.leader(), await house.leader(LeaderRole.PERIODIC)) == ("go", "a")
 
 
 async def test_closed_elector_does_not_bid_and_gives_up_what_it_has(house: House) -> None:
     """What an elector may not hold it resigns; opened again, it bids."""
-    elector, probe = await house.elector("a", office=Office.PERIODIC, is_last=False, is_open=False)
+    elector, probe = await house.elector("a", leader_role=LeaderRole.PERIODIC, is_last=False, is_open=False)
     closed_at_first = probe.num("bid")
 
     elector.set_open(is_open=True)
     await probe.wait("gained")
     elector.set_open(is_open=False)
     await probe.wait("resigned")
-    held = await house.leader(Office.PERIODIC)
+    held = await house.leader(LeaderRole.PERIODIC)
     elector.set_open(is_open=True)
     await probe.wait("gained")
 
-    assert (closed_at_first, held, await house.leader(Office.PERIODIC)) == (0, None, "a")
+    assert (closed_at_first, held, await house.leader(LeaderRole.PERIODIC)) == (0, None, "a")

@@ -15,12 +15,12 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MillhandError
 from millhand.job import ClientId, JobState
 from millhand.runtime import errands
-from millhand.runtime.client_reporter import ClientReporter
+from millhand.runtime.client_heartbeat import ClientHeartbeat
 from millhand.runtime.elector import Elector, Term
 from millhand.runtime.errands import BEAT_SECONDS, Errands
-from millhand.store.client import ClientReport, client_report
+from millhand.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.store.client_errand import ErrandDone
-from millhand.store.leader import LeaderRow, Office, leader_get
+from millhand.store.leader import LeaderRole, LeaderRow, leader_get
 from millhand.testing import Probe
 
 NEVER = 3600.0
@@ -28,15 +28,15 @@ ME = ClientId("me")
 SECOND = timedelta(seconds=1)
 
 
-def another_report() -> ClientReport:
-    return ClientReport(
+def another_report() -> ClientHeartbeatParams:
+    return ClientHeartbeatParams(
         id=ClientId("another"),
         hostname="there",
         kinds=[],
         pid=42,
         queue_updates={},
         queues={},
-        report_interval=timedelta(minutes=1),
+        heartbeat_interval=timedelta(minutes=1),
         version="1.2.3",
     )
 
@@ -63,9 +63,9 @@ class House:
         self.due_before: datetime | None = None
         self.looked: list[tuple[datetime, bool]] = []
         self.stack = stack
-        self.river, self.of_river = self._elector(Office.RIVER)
-        self.periodic, self.of_periodic = self._elector(Office.PERIODIC)
-        self.reporter = ClientReporter(
+        self.river, self.of_river = self._elector(LeaderRole.RIVER)
+        self.periodic, self.of_periodic = self._elector(LeaderRole.PERIODIC)
+        self.reporter = ClientHeartbeat(
             driver.pool,
             ME,
             clock=SystemClock(),
@@ -84,14 +84,14 @@ class House:
         )
         stack.push_async_callback(self.reporter.stop)
 
-    def _elector(self, office: Office) -> tuple[Elector, Probe]:
+    def _elector(self, leader_role: LeaderRole) -> tuple[Elector, Probe]:
         elector = Elector(
             self.driver.pool,
             ME,
             clock=SystemClock(),
             interval_seconds=NEVER,
             jitter_seconds=0.0,
-            office=office,
+            leader_role=leader_role,
             on_term=lambda _: None,
         )
         self.stack.push_async_callback(elector.stop)
@@ -105,8 +105,8 @@ class House:
         term: Term = await self.of_river.wait("gained")
         return term
 
-    async def row(self, office: Office) -> LeaderRow:
-        row = await self.driver.pool.run(leader_get(office=office))
+    async def row(self, leader_role: LeaderRole) -> LeaderRow:
+        row = await self.driver.pool.run(leader_get(leader_role=leader_role))
         assert row is not None
         return row
 
@@ -120,18 +120,18 @@ async def house(schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_report_renews_terms_and_electors_trust_it(house: House) -> None:
-    """Both offices are renewed by one statement, their electors say nothing, and the next report comes in time."""
+    """Both leadership are renewed by one statement, their electors say nothing, and the next report comes in time."""
     await house.lead()
-    before = {office: await house.row(office) for office in Office}
+    before = {leader_role: await house.row(leader_role) for leader_role in LeaderRole}
     trusted = [house.river._trusted_until, house.periodic._trusted_until]
     assert house.reporter._pause_seconds() == BEAT_SECONDS
 
     await house.reporter.run_once()
 
-    for office in Office:
-        after = await house.row(office)
-        assert after.elected_at == before[office].elected_at
-        assert after.expires_at > before[office].expires_at
+    for leader_role in LeaderRole:
+        after = await house.row(leader_role)
+        assert after.elected_at == before[leader_role].elected_at
+        assert after.expires_at > before[leader_role].expires_at
     assert house.river._trusted_until > trusted[0]
     assert house.periodic._trusted_until > trusted[1]
     assert (house.of_river.num("renewed"), house.of_periodic.num("renewed")) == (0, 0)
@@ -162,7 +162,7 @@ async def test_report_that_failed_goes_without_errands_for_a_while(house: House)
     for _ in range(3):
         await house.reporter.run_once()
 
-    assert broken.said == ["client_report_on_errands", "client_report", "client_report"]
+    assert broken.said == ["client_report_on_errands", "client_heartbeat", "client_heartbeat"]
     assert house.reporter._pause_seconds() == NEVER
 
 
@@ -203,7 +203,7 @@ async def test_what_a_report_saw_is_told_as_it_was(house: House) -> None:
     was_alone = house.errands.is_alone
 
     await insert_job(pool, state=JobState.SCHEDULED, scheduled_at=house.due_before - SECOND)
-    await pool.run(client_report(another_report(), started_at=None))
+    await pool.run(client_heartbeat(another_report(), started_at=None))
     await house.reporter.run_once()
 
     assert (was_alone, house.errands.is_alone) == (True, False)

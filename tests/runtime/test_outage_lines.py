@@ -30,9 +30,9 @@ async def test_outage_is_two_lines_whatever_number_notices(
 ) -> None:
     """Failures by the dozen are one line, and so are the answers that follow; the second says what was kept."""
     for _ in range(12):
-        outage.note_failed(lost(), outage.now())
+        outage.record_failed(lost(), outage.now())
     for _ in range(12):
-        outage.note_answered(outage.now() + 1)
+        outage.record_answered(outage.now() + 1)
     outage.close()
 
     assert told(caplog) == ["database unreachable", "database back"]
@@ -48,8 +48,8 @@ async def test_answer_to_what_was_sent_before_the_failure_ends_nothing(
 ) -> None:
     """It may have been given before the database went."""
     sent = outage.now()
-    outage.note_failed(lost(), sent)
-    outage.note_answered(sent - 1)
+    outage.record_failed(lost(), sent)
+    outage.record_answered(sent - 1)
     outage.close()
 
     assert told(caplog) == ["database unreachable"]
@@ -57,9 +57,9 @@ async def test_answer_to_what_was_sent_before_the_failure_ends_nothing(
 
 async def test_failure_among_answers_goes_on(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
     """A database that answers one and not the other is not back yet."""
-    outage.note_failed(lost(), outage.now())
-    outage.note_answered(outage.now() + 1)
-    outage.note_failed(lost(), outage.now() + 1)
+    outage.record_failed(lost(), outage.now())
+    outage.record_answered(outage.now() + 1)
+    outage.record_failed(lost(), outage.now() + 1)
 
     outage.close()
     assert told(caplog) == ["database unreachable"]
@@ -70,12 +70,12 @@ async def test_straggler_of_an_outage_begins_no_other(
 ) -> None:
     """What was sent before the first answer came again, and ends later, was told with the outage, however it ends."""
     sent = outage.now()
-    outage.note_failed(lost(), sent)
-    outage.note_answered(outage.now() + 1)
+    outage.record_failed(lost(), sent)
+    outage.record_answered(outage.now() + 1)
     late, silent = lost(), OperationTimeout("leader_attempt_elect", 5.0)
-    outage.note_failed(late, sent)
+    outage.record_failed(late, sent)
     outage.close()
-    outage.note_failed(silent, sent)
+    outage.record_failed(silent, sent)
 
     assert told(caplog) == ["database unreachable", "database back"]
     assert is_away(late)
@@ -85,10 +85,10 @@ async def test_straggler_of_an_outage_begins_no_other(
 async def test_deadline_that_passes_in_an_outage_is_of_it(outage: Outage) -> None:
     """Something else may have come through meanwhile; while the database is not back, that is no other trouble."""
     sent = outage.now()
-    outage.note_failed(lost(), sent)
-    outage.note_answered(sent - 1)
+    outage.record_failed(lost(), sent)
+    outage.record_answered(sent - 1)
     silent = OperationTimeout("leader_attempt_elect", 5.0)
-    outage.note_failed(silent, sent - 2)
+    outage.record_failed(silent, sent - 2)
 
     assert is_away(silent)
 
@@ -97,12 +97,12 @@ async def test_client_that_cannot_listen_is_not_back(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Statements that are answered do not end it while the connection that listens is missing."""
-    outage.note_deaf()
-    outage.note_answered(outage.now() + 1)
+    outage.record_listener_lost()
+    outage.record_answered(outage.now() + 1)
     outage.close()
     assert told(caplog) == ["database unreachable"]
 
-    outage.note_hearing()
+    outage.record_listener_connected()
     outage.close()
     assert told(caplog) == ["database unreachable", "database back"]
 
@@ -114,11 +114,11 @@ async def test_what_was_written_before_notifications_are_heard_again_was_kept_to
     caplog.set_level(logging.DEBUG, "millhand.runtime.outage")
     kept = [0]
     outage = Outage(lambda: kept[0])
-    outage.note_deaf()
+    outage.record_listener_lost()
     kept[0] = 1
-    outage.note_answered(outage.now() + 1)
+    outage.record_answered(outage.now() + 1)
     kept[0] = 0
-    outage.note_hearing()
+    outage.record_listener_connected()
     outage.close()
 
     assert caplog.records[-1].num_kept == 1
@@ -142,7 +142,7 @@ async def test_gone_is_what_does_not_answer_or_takes_no_writes(
     raised = error()
     assert not is_away(raised)
 
-    outage.note_failed(raised, outage.now())
+    outage.record_failed(raised, outage.now())
 
     assert (outage.is_on, is_away(raised)) == (is_gone, is_gone)
     assert level_of(raised) == (logging.DEBUG if is_gone else logging.WARNING)
@@ -152,9 +152,9 @@ async def test_statement_that_others_hold_up_is_no_outage(outage: Outage) -> Non
     """A deadline that passes while others are answered is told of by whoever set it."""
     error = OperationTimeout("job_complete_many", 10.0)
     sent = outage.now() - 10.0
-    outage.note_answered(sent)
+    outage.record_answered(sent)
 
-    outage.note_failed(error, sent)
+    outage.record_failed(error, sent)
 
     assert (outage.is_on, is_away(error)) == (False, False)
 
@@ -164,11 +164,11 @@ async def test_statement_that_was_on_its_way_when_the_database_went_is_of_the_ou
     at = 100.0
     outage = Outage(lambda: 0)
     outage._now = lambda: at
-    outage.note_answered(at)
+    outage.record_answered(at)
     at = 104.9
-    error = OperationTimeout("client_report", 5.0)
+    error = OperationTimeout("client_heartbeat", 5.0)
 
-    outage.note_failed(error, sent=99.9)
+    outage.record_failed(error, sent=99.9)
 
     assert (outage.is_on, is_away(error)) == (True, True)
 
@@ -177,8 +177,8 @@ async def test_database_that_comes_and_goes_is_told_of_more_seldom(outage: Outag
     """Each time that it goes again so soon it must be back for longer, up to half a minute."""
     waits = []
     for _ in range(7):
-        outage.note_failed(lost(), outage.now())
-        outage.note_answered(outage.now() + 1)
+        outage.record_failed(lost(), outage.now())
+        outage.record_answered(outage.now() + 1)
         waits.append(outage._calm_seconds)
         outage.close()
 

@@ -1,4 +1,4 @@
-"""The lifecycle of services: start, stop, crash, and the bell that they sleep on."""
+"""The lifecycle of services: start, stop, crash, and the wake_event that they sleep on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from millhand.runtime.service import Bell, Service, Sweeper, Wake
+from millhand.runtime.service import IntervalService, Service, WakeEvent, WakeReason
 
 GENEROUS = 10.0
 
@@ -25,7 +25,7 @@ class Sleeper(Service):
         self.num_alive += 1
         self.num_alive_max = max(self.num_alive, self.num_alive_max)
         started()
-        while await self.bell.wait() is not Wake.STOP:
+        while await self.wake_event.wait() is not WakeReason.STOP:
             pass
         self.num_alive -= 1
 
@@ -41,40 +41,40 @@ class Breaker(Service):
         if self.at_start:
             raise RuntimeError("cannot start")
         started()
-        await self.bell.wait()
+        await self.wake_event.wait()
         raise RuntimeError("cannot go on")
 
 
 async def test_bell_answers_ring_when_rung_before_the_wait() -> None:
     """A ring is not lost when nobody waits yet."""
-    bell = Bell()
-    bell.ring()
+    wake_event = WakeEvent()
+    wake_event.set()
 
-    wake = await bell.wait(GENEROUS)
+    wake = await wake_event.wait(GENEROUS)
 
-    assert wake is Wake.RING
+    assert wake is WakeReason.SET
 
 
 async def test_bell_coalesces_rings() -> None:
     """Several rings before a wait wake the loop one time."""
-    bell = Bell()
+    wake_event = WakeEvent()
     for _ in range(3):
-        bell.ring()
+        wake_event.set()
 
-    wakes = [await bell.wait(0.0), await bell.wait(0.0)]
+    wakes = [await wake_event.wait(0.0), await wake_event.wait(0.0)]
 
-    assert wakes == [Wake.RING, Wake.TIMEOUT]
+    assert wakes == [WakeReason.SET, WakeReason.TIMEOUT]
 
 
 async def test_bell_answers_stop_for_good() -> None:
-    """Once stopped a bell answers STOP to every wait, whoever rings."""
-    bell = Bell()
-    bell.stop()
-    bell.ring()
+    """Once stopped a wake_event answers STOP to every wait, whoever rings."""
+    wake_event = WakeEvent()
+    wake_event.stop()
+    wake_event.set()
 
-    wakes = [await bell.wait(), await bell.wait(0.0)]
+    wakes = [await wake_event.wait(), await wake_event.wait(0.0)]
 
-    assert wakes == [Wake.STOP, Wake.STOP]
+    assert wakes == [WakeReason.STOP, WakeReason.STOP]
 
 
 async def test_service_start_and_stop_are_idempotent() -> None:
@@ -114,7 +114,7 @@ async def test_service_tells_of_a_crash_at_once(caplog: pytest.LogCaptureFixture
     await service.start()
 
     with caplog.at_level(logging.ERROR):
-        service.bell.ring()
+        service.wake_event.set()
         error = await asyncio.wait_for(crashed, GENEROUS)
 
     assert str(error) == "cannot go on"
@@ -137,7 +137,7 @@ async def test_service_survives_racing_starts_and_stops() -> None:
     assert (service.num_alive, service.num_alive_max) == (0, 1)
 
 
-class Counter(Sweeper):
+class Counter(IntervalService):
     """Counts its passes; the first ones fail."""
 
     interval_seconds = 0.0
@@ -157,11 +157,11 @@ class Counter(Sweeper):
 
 async def test_sweeper_goes_on_after_a_pass_that_failed(caplog: pytest.LogCaptureFixture) -> None:
     """One bad pass is logged and the next one is made."""
-    sweeper = Counter(num_failures=1)
+    service = Counter(num_failures=1)
 
     with caplog.at_level(logging.WARNING):
-        await sweeper.start()
-        await asyncio.wait_for(sweeper.enough.wait(), GENEROUS)
-        await sweeper.stop()
+        await service.start()
+        await asyncio.wait_for(service.enough.wait(), GENEROUS)
+        await service.stop()
 
     assert [(record.message, record.error) for record in caplog.records] == [("pass failed", "no luck")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millhand.job import ClientId
-from millhand.runtime.standing import Standing, after_resignation, after_sight, may_bid
+from millhand.runtime.election_backoff import ElectionBackoff, after_resignation, after_sight, may_bid
 from millhand.store.leader import LeaderSight
 
 GO, OURS = ClientId("go"), ClientId("ours")
@@ -18,9 +18,9 @@ GO_LED = LeaderSight(GO, is_running=False, is_known=False, has_made_way=False, v
 OURS_LEADS = LeaderSight(OURS, is_running=True, is_known=True, has_made_way=True)
 OURS_LED = LeaderSight(OURS, is_running=False, is_known=True, has_made_way=False)
 
-HELD = Standing(foreign_id=GO, vacant_since=None)
-ENDED = Standing(foreign_id=GO, vacant_since=3.0)
-OFFERED = Standing(foreign_id=None, vacant_since=3.0)
+HELD = ElectionBackoff(foreign_id=GO, vacant_since=None)
+ENDED = ElectionBackoff(foreign_id=GO, vacant_since=3.0)
+OFFERED = ElectionBackoff(foreign_id=None, vacant_since=3.0)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ OFFERED = Standing(foreign_id=None, vacant_since=3.0)
         (None, OURS_LEADS, None),
         (None, OURS_LED, None),
         (None, GO_LEADS, HELD),
-        (None, GO_LED, Standing(foreign_id=GO, vacant_since=3.0)),
-        (None, WAY, Standing(foreign_id=None, vacant_since=5.0)),
+        (None, GO_LED, ElectionBackoff(foreign_id=GO, vacant_since=3.0)),
+        (None, WAY, ElectionBackoff(foreign_id=None, vacant_since=5.0)),
         (HELD, GO_LEADS, HELD),
-        (HELD, VACANT, Standing(foreign_id=GO, vacant_since=5.0)),
-        (HELD, GO_LED, Standing(foreign_id=GO, vacant_since=3.0)),
+        (HELD, VACANT, ElectionBackoff(foreign_id=GO, vacant_since=5.0)),
+        (HELD, GO_LED, ElectionBackoff(foreign_id=GO, vacant_since=3.0)),
         (HELD, OURS_LEADS, None),
         (ENDED, VACANT, ENDED),
         (ENDED, GO_LEADS, HELD),
@@ -45,7 +45,7 @@ OFFERED = Standing(foreign_id=None, vacant_since=3.0)
     ],
 )
 def test_follower_stands_as_it_sees(
-    before: Standing | None, sight: LeaderSight, after: Standing | None
+    before: ElectionBackoff | None, sight: LeaderSight, after: ElectionBackoff | None
 ) -> None:
     """Back while a stranger leads, and from when his term is over; a leader of ours ends it."""
     assert after_sight(before, sight, 5.0) == after
@@ -53,8 +53,8 @@ def test_follower_stands_as_it_sees(
 
 def test_follower_that_hears_of_an_end_begins_anew() -> None:
     """A term that nobody saw is as good as one that was seen; who does not stand back goes on so."""
-    assert after_resignation(OFFERED, 7.0) == Standing(foreign_id=None, vacant_since=7.0)
-    assert after_resignation(HELD, 7.0) == Standing(foreign_id=GO, vacant_since=7.0)
+    assert after_resignation(OFFERED, 7.0) == ElectionBackoff(foreign_id=None, vacant_since=7.0)
+    assert after_resignation(HELD, 7.0) == ElectionBackoff(foreign_id=GO, vacant_since=7.0)
     assert after_resignation(None, 7.0) is None
 
 
@@ -71,7 +71,7 @@ def test_follower_that_hears_of_an_end_begins_anew() -> None:
     ],
 )
 def test_follower_bids_in_its_turn(
-    standing: Standing | None,
+    standing: ElectionBackoff | None,
     sight: LeaderSight,
     now: float,
     expected: bool,

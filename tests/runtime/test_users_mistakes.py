@@ -80,7 +80,7 @@ async def test_schedule_that_fails_costs_the_other_periodic_jobs_nothing(
         await enqueuer.start()
         await probe.wait("passed")
         clock.advance(timedelta(hours=1))
-        enqueuer.bell.ring()
+        enqueuer.wake_event.set()
         await probe.wait("passed")
         is_running = enqueuer.is_running
         await enqueuer.stop()

@@ -19,7 +19,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
 from millhand.errors import MillhandError
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 
 pytestmark = pytest.mark.slow
 

@@ -6,20 +6,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from factory import NOW, insert_job
+from millhand.client_row import ClientRow, ClientState
 from millhand.driver.protocol import Executor
-from millhand.fleet import ClientRow, ClientState
 from millhand.job import ClientId, JobState
 from millhand.store.client import (
-    ClientReport,
-    Reported,
+    ClientHeartbeatParams,
+    HeartbeatResult,
     Sighting,
     client_delete_gone,
     client_get_foreign,
     client_get_shape,
     client_get_unknown_kinds,
+    client_heartbeat,
     client_list,
-    client_make_way,
-    client_report,
+    client_step_down,
     client_stop,
 )
 from millhand.store.leader import LeaderSight, leader_attempt_elect, leader_get_sight
@@ -29,17 +29,17 @@ A, B, GO = ClientId("a"), ClientId("b"), ClientId("go")
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 
 
-def report(id: ClientId = A, **fields: Any) -> ClientReport:
+def report(id: ClientId = A, **fields: Any) -> ClientHeartbeatParams:
     values = {
         "hostname": "here",
         "kinds": ["act"],
         "pid": 42,
         "queue_updates": {},
         "queues": {"default": 10},
-        "report_interval": timedelta(seconds=5),
+        "heartbeat_interval": timedelta(seconds=5),
         "version": "1.2.3",
     }
-    return ClientReport(id=id, **(values | fields))
+    return ClientHeartbeatParams(id=id, **(values | fields))
 
 
 async def test_tables_are_there_after_the_migrations(tx: Executor) -> None:
@@ -52,11 +52,11 @@ async def test_tables_are_there_after_the_migrations(tx: Executor) -> None:
 
 async def test_report_begins_a_life_and_goes_on_with_it(tx: Executor) -> None:
     """The first report dates the life by the database's clock; later ones name it, and only move what was seen last."""
-    first = await tx.run(client_report(report(), started_at=None, now=NOW))
-    later = await tx.run(client_report(report(), started_at=first.started_at, now=NOW + 5 * SECOND))
+    first = await tx.run(client_heartbeat(report(), started_at=None, now=NOW))
+    later = await tx.run(client_heartbeat(report(), started_at=first.started_at, now=NOW + 5 * SECOND))
 
-    assert first == Reported(NOW, {}, None, NOW)
-    assert later == Reported(NOW, {}, NOW, NOW + 5 * SECOND)
+    assert first == HeartbeatResult(NOW, {}, None, NOW)
+    assert later == HeartbeatResult(NOW, {}, NOW, NOW + 5 * SECOND)
     assert await tx.run(client_list(now=NOW + 6 * SECOND)) == [
         ClientRow(
             id=A,
@@ -66,7 +66,7 @@ async def test_report_begins_a_life_and_goes_on_with_it(tx: Executor) -> None:
             last_seen_at=NOW + 5 * SECOND,
             pid=42,
             queues={"default": 10},
-            report_interval=5 * SECOND,
+            heartbeat_interval=5 * SECOND,
             started_at=NOW,
             state=ClientState.WORKING,
             version="1.2.3",
@@ -77,23 +77,25 @@ async def test_report_begins_a_life_and_goes_on_with_it(tx: Executor) -> None:
 async def test_report_of_a_new_life_keeps_what_the_old_one_touched(tx: Executor) -> None:
     """Who comes back under his name owns up to the queues of before, exactly, until he says what he touches himself."""
     old, new = NOW + timedelta(microseconds=1), NOW + timedelta(microseconds=2)
-    await tx.run(client_report(report(queue_updates={"mail": old, "default": old}), started_at=None, now=NOW))
+    await tx.run(
+        client_heartbeat(report(queue_updates={"mail": old, "default": old}), started_at=None, now=NOW)
+    )
 
     again = await tx.run(
-        client_report(report(queue_updates={"mail": new}), started_at=None, now=NOW + MINUTE)
+        client_heartbeat(report(queue_updates={"mail": new}), started_at=None, now=NOW + MINUTE)
     )
     after = await tx.run(
-        client_report(report(queue_updates={"mail": new}), started_at=again.started_at, now=NOW + MINUTE)
+        client_heartbeat(report(queue_updates={"mail": new}), started_at=again.started_at, now=NOW + MINUTE)
     )
 
-    assert again == Reported(NOW + MINUTE, {"mail": new, "default": old}, NOW, NOW + MINUTE)
+    assert again == HeartbeatResult(NOW + MINUTE, {"mail": new, "default": old}, NOW, NOW + MINUTE)
     assert after.queue_updates == {"mail": new}
 
 
 async def test_client_is_silent_when_three_reports_are_missing(tx: Executor) -> None:
     """A late report is no death; a stop is a state of its own."""
-    await tx.run(client_report(report(), started_at=None, now=NOW))
-    await tx.run(client_report(report(B), started_at=None, now=NOW))
+    await tx.run(client_heartbeat(report(), started_at=None, now=NOW))
+    await tx.run(client_heartbeat(report(B), started_at=None, now=NOW))
     await tx.run(client_stop(id=B, started_at=NOW, now=NOW + SECOND))
 
     async def states(seconds: float) -> list[ClientState]:
@@ -106,13 +108,13 @@ async def test_client_is_silent_when_three_reports_are_missing(tx: Executor) -> 
 
 async def test_stop_marks_no_other_life(tx: Executor) -> None:
     """A client that stops late leaves the row of the one that took its name; a report takes the mark away."""
-    await tx.run(client_report(report(), started_at=None, now=NOW))
-    await tx.run(client_report(report(), started_at=None, now=NOW + SECOND))
+    await tx.run(client_heartbeat(report(), started_at=None, now=NOW))
+    await tx.run(client_heartbeat(report(), started_at=None, now=NOW + SECOND))
 
     late = await tx.run(client_stop(id=A, started_at=NOW))
     own = await tx.run(client_stop(id=A, started_at=NOW + SECOND, now=NOW + 2 * SECOND))
     [stopped] = await tx.run(client_list())
-    await tx.run(client_report(report(), started_at=NOW + SECOND))
+    await tx.run(client_heartbeat(report(), started_at=NOW + SECOND))
     [back] = await tx.run(client_list())
 
     assert (late, own, stopped.stopped_at, back.stopped_at) == (False, True, NOW + 2 * SECOND, None)
@@ -120,7 +122,7 @@ async def test_stop_marks_no_other_life(tx: Executor) -> None:
 
 async def test_attempt_of_nobody_of_ours_is_seen(tx: Executor) -> None:
     """Whoever fetched a job last, whether it still runs or ended a moment ago, is ours or foreign."""
-    await tx.run(client_report(report(), started_at=None))
+    await tx.run(client_heartbeat(report(), started_at=None))
 
     async def attempt(state: JobState, by: list[str], at: datetime = NOW) -> None:
         finalized = {"finalized_at": at} if state.is_finalized else {}
@@ -154,7 +156,7 @@ async def test_queue_that_nobody_of_ours_touched_is_seen(tx: Executor) -> None:
     await tx.run(queue_pause("paused", now=NOW - 8 * MINUTE))
     before = touches["ours_then_go"] - timedelta(microseconds=1)
     owned = {"ours": touches["ours"], "ours_then_go": before}
-    await tx.run(client_report(report(queue_updates=owned), started_at=None, now=NOW))
+    await tx.run(client_heartbeat(report(queue_updates=owned), started_at=None, now=NOW))
 
     assert await tx.run(client_get_foreign(now=NOW)) == [
         Sighting("queue", name, touches[name]) for name in ("go", "ours_then_go")
@@ -173,7 +175,7 @@ async def test_follower_sees_whether_the_leader_is_ours(tx: Executor) -> None:
     stranger, over = await sight(15), await sight(15.1)
     await tx.run(leader_attempt_elect(leader_id=B, ttl=15 * SECOND, now=NOW + 20 * SECOND))
     unheard = await sight(20)
-    await tx.run(client_report(report(B), started_at=None, now=NOW))
+    await tx.run(client_heartbeat(report(B), started_at=None, now=NOW))
     ours = await sight(20)
     await tx.run(leader_attempt_elect(leader_id=A, ttl=15 * SECOND, now=NOW + 40 * SECOND))
     own = await sight(40)
@@ -188,8 +190,8 @@ async def test_follower_sees_whether_the_leader_is_ours(tx: Executor) -> None:
 
 async def test_follower_sees_that_one_of_ours_made_way(tx: Executor) -> None:
     """For as long as others are given, by the database's clock."""
-    await tx.run(client_report(report(B), started_at=None, now=NOW))
-    await tx.run(client_make_way(id=B, now=NOW))
+    await tx.run(client_heartbeat(report(B), started_at=None, now=NOW))
+    await tx.run(client_step_down(id=B, now=NOW))
 
     sights = [
         await tx.run(leader_get_sight(client_id=A, patience=6.5 * SECOND, now=NOW + timedelta(seconds=after)))
@@ -220,7 +222,7 @@ async def test_clients_that_are_gone_are_deleted_but_for_those_that_hold_jobs(tx
     """Whoever must give back the jobs of the dead can still tell that they were ours."""
     for id in ("gone", "holds", "fresh"):
         seen = NOW if id == "fresh" else NOW - 25 * 60 * MINUTE
-        await tx.run(client_report(report(ClientId(id)), started_at=None, now=seen))
+        await tx.run(client_heartbeat(report(ClientId(id)), started_at=None, now=seen))
     await insert_job(tx, JobState.RUNNING, attempted_by=["gone", "holds"])
     await insert_job(tx, JobState.COMPLETED, attempted_by=["gone"])
 

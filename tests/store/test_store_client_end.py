@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 from store_rows import NOW, put_job
 
+from millhand.client_row import ClientState
 from millhand.driver.protocol import Executor
-from millhand.fleet import ClientState
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
-from millhand.store.client import ClientReport, Reported, client_list, client_report, client_stop
+from millhand.store.client import (
+    ClientHeartbeatParams,
+    HeartbeatResult,
+    client_heartbeat,
+    client_list,
+    client_stop,
+)
 from millhand.store.client_end import (
     LEAVING,
     End,
@@ -42,7 +48,7 @@ async def report(
     started_at: datetime | None = None,
     has_session: bool = False,
     **said: Any,
-) -> Reported:
+) -> HeartbeatResult:
     values: dict[str, Any] = {
         "has_session": has_session,
         "hostname": "here",
@@ -50,10 +56,12 @@ async def report(
         "pid": 42,
         "queue_updates": {},
         "queues": {},
-        "report_interval": timedelta(seconds=5),
+        "heartbeat_interval": timedelta(seconds=5),
         "version": "1",
     }
-    return await tx.run(client_report(ClientReport(id=id, **values), started_at=started_at, now=at, **said))
+    return await tx.run(
+        client_heartbeat(ClientHeartbeatParams(id=id, **values), started_at=started_at, now=at, **said)
+    )
 
 
 async def look(

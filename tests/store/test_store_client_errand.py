@@ -12,29 +12,29 @@ from factory import GENEROUS_SECONDS, NOW, insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobState
-from millhand.store.client import ClientReport, client_report, client_stop
+from millhand.store.client import ClientHeartbeatParams, client_heartbeat, client_stop
 from millhand.store.client_errand import Errand, ErrandDone, client_report_on_errands
-from millhand.store.leader import Office, leader_attempt_elect, leader_get
+from millhand.store.leader import LeaderRole, leader_attempt_elect, leader_get
 
 A, B = ClientId("a"), ClientId("b")
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 
 
-def report(id: ClientId = A) -> ClientReport:
-    return ClientReport(
+def report(id: ClientId = A) -> ClientHeartbeatParams:
+    return ClientHeartbeatParams(
         id=id,
         hostname="here",
         kinds=[],
         pid=42,
         queue_updates={},
         queues={},
-        report_interval=5 * SECOND,
+        heartbeat_interval=5 * SECOND,
         version="1.2.3",
     )
 
 
-async def lead(tx: Executor, office: Office, id: ClientId = A) -> datetime:
-    row = await tx.run(leader_attempt_elect(leader_id=id, ttl=10 * SECOND, now=NOW, office=office))
+async def lead(tx: Executor, leader_role: LeaderRole, id: ClientId = A) -> datetime:
+    row = await tx.run(leader_attempt_elect(leader_id=id, ttl=10 * SECOND, now=NOW, leader_role=leader_role))
     assert row is not None
     return row.elected_at
 
@@ -49,13 +49,13 @@ async def done(tx: Executor, now: datetime = NOW + 5 * SECOND, **fields: Any) ->
 
 
 async def ends(tx: Executor) -> list[timedelta]:
-    rows = [await tx.run(leader_get(office=office)) for office in Office]
+    rows = [await tx.run(leader_get(leader_role=leader_role)) for leader_role in LeaderRole]
     return [row.expires_at - NOW for row in rows if row is not None]
 
 
 async def test_report_renews_the_terms_that_it_names(tx: Executor) -> None:
-    """Each for its own time from now on; an office of which nothing is said is left as it is."""
-    river, periodic = await lead(tx, Office.RIVER), await lead(tx, Office.PERIODIC)
+    """Each for its own time from now on; an leader_role of which nothing is said is left as it is."""
+    river, periodic = await lead(tx, LeaderRole.RIVER), await lead(tx, LeaderRole.PERIODIC)
 
     first = await done(tx, river_elected_at=river)
     after_first = await ends(tx)
@@ -71,8 +71,8 @@ async def test_report_renews_the_terms_that_it_names(tx: Executor) -> None:
 )
 async def test_report_renews_no_other_term(tx: Executor, leader: ClientId, later: int, elected: int) -> None:
     """Neither somebody else's, nor one that has expired, nor a later one of the same name."""
-    for office in Office:
-        await lead(tx, office, leader)
+    for leader_role in LeaderRole:
+        await lead(tx, leader_role, leader)
     named = NOW - elected * SECOND
 
     result = await done(tx, NOW + later * SECOND, river_elected_at=named, periodic_elected_at=named)
@@ -84,7 +84,7 @@ async def test_report_renews_no_other_term(tx: Executor, leader: ClientId, later
 async def test_report_waits_for_nobody_who_holds_an_office_s_row(schema_driver: AsyncpgDriver) -> None:
     """Who is silent is given up: a row that another transaction has locked is left out, and the report is made."""
     pool = schema_driver.pool
-    river, periodic = await lead(pool, Office.RIVER), await lead(pool, Office.PERIODIC)
+    river, periodic = await lead(pool, LeaderRole.RIVER), await lead(pool, LeaderRole.PERIODIC)
     lock = qualified("SELECT FROM /* schema */river_leader FOR UPDATE", pool)
 
     async with pool.begin() as other:
@@ -116,7 +116,7 @@ async def test_report_tells_whether_its_client_is_alone(tx: Executor) -> None:
         return (await done(tx, NOW + later)).is_alone
 
     before = [await is_alone(timedelta(0)), await is_alone(SECOND)]
-    started = await tx.run(client_report(report(B), started_at=None, now=NOW + 2 * SECOND))
+    started = await tx.run(client_heartbeat(report(B), started_at=None, now=NOW + 2 * SECOND))
     beside = [await is_alone(later) for later in (2 * SECOND, 5 * MINUTE)]
     await tx.run(client_stop(id=B, started_at=started.started_at, now=NOW + 6 * MINUTE))
     after = [await is_alone(later) for later in (7 * MINUTE - SECOND, 7 * MINUTE)]

@@ -14,17 +14,17 @@ from store_rows import HOUR, NOW, put_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobId, JobRow, JobState
-from millhand.runtime.fetch_floor import (
+from millhand.runtime.fetch_start import (
     RECHECK_SECONDS_MAX,
     RECHECK_SECONDS_MIN,
     SLACK_EVERY_SECONDS,
     SLACK_SECONDS,
     SLACK_SECONDS_SHORT,
-    FetchFloors,
+    FetchStarts,
     risen,
 )
 from millhand.store.job import job_get_available
-from millhand.store.job_fetch import START, Floor, Floors, job_get_available_above
+from millhand.store.job_fetch import START, FetchStart, Floors, job_get_available_above
 
 ME = ClientId("me")
 SECOND = timedelta(seconds=1)
@@ -48,7 +48,7 @@ async def test_fetch_above_floors_leaves_what_is_below(tx: Executor) -> None:
     """Of each priority comes what stands above its own floor, by priority, then age, then id; None is for the start."""
     old = [(await put_job(tx, priority=n, scheduled_at=NOW - HOUR)).id for n in (1, 2, 3)]
     new = [(await put_job(tx, priority=n, scheduled_at=NOW - HOUR / 2)).id for n in (3, 2, 1)]
-    floors = (Floor(NOW - HOUR, old[0]), Floor(NOW - HOUR / 2, new[1]), None, Floor(NOW, 0))
+    floors = (FetchStart(NOW - HOUR, old[0]), FetchStart(NOW - HOUR / 2, new[1]), None, FetchStart(NOW, 0))
 
     assert await above(tx, floors) == [new[2], old[2], new[0]]
     assert await above(tx, START) == old[:2] + new[1:2]
@@ -77,7 +77,7 @@ async def test_floor_leaves_two_seconds_for_what_is_committed_late(tx: Executor)
     """However high a floor is, with slack what was inserted in the last two seconds is found; what is older waits."""
     late = await put_job(tx, scheduled_at=NOW - 2 * SECOND)
     later = await put_job(tx, scheduled_at=NOW - 3 * SECOND)
-    everywhere = Floor(NOW + HOUR, 0)
+    everywhere = FetchStart(NOW + HOUR, 0)
 
     assert await above(tx, (everywhere,) * 4) == []
     assert await above(tx, (everywhere,) * 4, slack_seconds=2.0) == [late.id]
@@ -105,46 +105,46 @@ def test_floors_rise_to_what_was_fetched() -> None:
     first, second = row(7, 1, NOW - HOUR), row(3, 2, NOW - 2 * HOUR)
 
     assert risen(START, [first, second], is_cut=True, at=NOW) == (
-        Floor(NOW, 0),
-        Floor(NOW - 2 * HOUR, 3),
+        FetchStart(NOW, 0),
+        FetchStart(NOW - 2 * HOUR, 3),
         None,
         None,
     )
-    assert risen(START, [first], is_cut=False, at=NOW) == (Floor(NOW, 0),) * 4
+    assert risen(START, [first], is_cut=False, at=NOW) == (FetchStart(NOW, 0),) * 4
     assert risen(START, [], is_cut=True, at=NOW) == START
 
 
 def test_floor_sinks_to_what_was_found_late() -> None:
     """A fetch that was cut among jobs below a floor has left others there."""
-    floors = (Floor(NOW, 0), Floor(NOW, 0), None, None)
+    floors = (FetchStart(NOW, 0), FetchStart(NOW, 0), None, None)
 
     assert risen(floors, [row(3, 1, NOW - SECOND)], is_cut=True, at=NOW) == (
-        Floor(NOW - SECOND, 3),
+        FetchStart(NOW - SECOND, 3),
         *floors[1:],
     )
 
 
 def test_what_may_be_late_is_looked_at_four_times_a_second() -> None:
     """Fetches in between look at the last 50 ms, and the next look below is soon, whoever rings."""
-    floors = FetchFloors(NOW, 0.0)
+    floors = FetchStarts(NOW, 0.0)
     for sent in (0.0, 1.0):
-        floors.note_fetched(None, [], limit=1, sent=sent, answered=sent + 0.01)
+        floors.record_fetched(None, [], limit=1, sent=sent, answered=sent + 0.01)
     assert floors.slack_seconds(1.05) == SLACK_SECONDS_SHORT
-    floors.note_fetched(floors.asked(1.05), [], limit=1, sent=1.05, answered=1.06)
+    floors.record_fetched(floors.asked(1.05), [], limit=1, sent=1.05, answered=1.06)
     assert floors.recheck_at == pytest.approx(1.0 + SLACK_EVERY_SECONDS)
 
     assert floors.slack_seconds(1.3) == SLACK_SECONDS
-    floors.note_fetched(floors.asked(1.3), [], limit=1, sent=1.3, answered=1.31)
+    floors.record_fetched(floors.asked(1.3), [], limit=1, sent=1.3, answered=1.31)
     assert floors.recheck_at == pytest.approx(1.01 + RECHECK_SECONDS_MIN)
 
 
 async def test_what_was_overtaken_by_milliseconds_comes_with_the_next_fetch(tx: Executor) -> None:
     """A job that was committed out of turn, by less than 50 ms, waits for no look that is made four times a second."""
-    floors = FetchFloors(NOW, 0.0)
+    floors = FetchStarts(NOW, 0.0)
     for sent in (0.0, 0.01):
-        floors.note_fetched(None, [], limit=10, sent=sent, answered=sent + 0.01)
+        floors.record_fetched(None, [], limit=10, sent=sent, answered=sent + 0.01)
     asked, slack = floors.asked(0.03), floors.slack_seconds(0.03)
-    assert asked == (Floor(NOW + 0.01 * SECOND, 0),) * 4
+    assert asked == (FetchStart(NOW + 0.01 * SECOND, 0),) * 4
     late = await put_job(tx, scheduled_at=NOW - 0.01 * SECOND)
 
     query = job_get_available_above(
@@ -157,39 +157,39 @@ async def test_what_was_overtaken_by_milliseconds_comes_with_the_next_fetch(tx: 
 
 def test_one_fetch_of_a_few_milliseconds_is_not_taken_for_slow() -> None:
     """A busy machine makes one of 9 ms now and then, and many jobs take their time; the second in a row says more."""
-    floors = FetchFloors(NOW, 0.0)
+    floors = FetchStarts(NOW, 0.0)
     jobs = [row(id, 1, NOW - HOUR) for id in range(1_000)]
 
-    floors.note_fetched(None, [], limit=10, sent=0.0, answered=0.009)
+    floors.record_fetched(None, [], limit=10, sent=0.0, answered=0.009)
     assert (floors.asked(1.0), floors.recheck_at) == (None, None)
-    floors.note_fetched(None, jobs, limit=1_000, sent=1.0, answered=1.022)
+    floors.record_fetched(None, jobs, limit=1_000, sent=1.0, answered=1.022)
     assert (floors.asked(1.1), floors.recheck_at) == (None, None)
 
     for sent in (2.0, 3.0):
-        floors.note_fetched(None, [], limit=10, sent=sent, answered=sent + 0.009)
+        floors.record_fetched(None, [], limit=10, sent=sent, answered=sent + 0.009)
     assert floors.asked(3.1) is not None
 
 
 def test_floor_never_sinks_but_from_the_start() -> None:
     """A clock that was set back takes no floor down; a fetch from the start knows better."""
-    high = Floor(NOW + HOUR, 9)
+    high = FetchStart(NOW + HOUR, 9)
 
     assert risen((high,) * 4, [], is_cut=False, at=NOW) == (high,) * 4
-    assert risen(START, [], is_cut=False, at=NOW) == (Floor(NOW, 0),) * 4
+    assert risen(START, [], is_cut=False, at=NOW) == (FetchStart(NOW, 0),) * 4
 
 
 def test_quick_fetches_are_made_from_the_start() -> None:
     """Floors are for queues whose start is slow, which one very slow fetch says; a quick fetch from there ends them."""
-    floors = FetchFloors(NOW, 0.0)
-    floors.note_fetched(None, [], limit=10, sent=0.0, answered=0.001)
+    floors = FetchStarts(NOW, 0.0)
+    floors.record_fetched(None, [], limit=10, sent=0.0, answered=0.001)
     assert (floors.asked(0.1), floors.recheck_at) == (None, None)
 
-    floors.note_fetched(None, [], limit=10, sent=1.0, answered=1.02)
-    assert floors.asked(1.1) == (Floor(NOW + SECOND, 0),) * 4
+    floors.record_fetched(None, [], limit=10, sent=1.0, answered=1.02)
+    assert floors.asked(1.1) == (FetchStart(NOW + SECOND, 0),) * 4
     assert floors.recheck_at == pytest.approx(1.02 + RECHECK_SECONDS_MIN)
     assert floors.asked(1.03 + RECHECK_SECONDS_MIN) is None
 
-    floors.note_fetched(None, [], limit=10, sent=4.0, answered=4.001)
+    floors.record_fetched(None, [], limit=10, sent=4.0, answered=4.001)
     assert (floors.asked(4.1), floors.recheck_at) == (None, None)
 
 
@@ -198,23 +198,23 @@ def test_quick_fetches_are_made_from_the_start() -> None:
 )
 def test_looking_again_costs_a_fiftieth_of_the_time(seconds: float, pause: float) -> None:
     """The slower the start is, the more seldom it is looked at; never more seldom than every thirty seconds."""
-    floors = FetchFloors(NOW, 0.0)
-    floors.note_fetched(None, [], limit=10, sent=9.0, answered=10.0)
+    floors = FetchStarts(NOW, 0.0)
+    floors.record_fetched(None, [], limit=10, sent=9.0, answered=10.0)
 
-    floors.note_fetched(None, [], limit=10, sent=10.0, answered=10.0 + seconds)
+    floors.record_fetched(None, [], limit=10, sent=10.0, answered=10.0 + seconds)
 
     assert floors.recheck_at == pytest.approx(10.0 + seconds + pause)
 
 
 def test_priority_whose_start_is_slow_is_not_looked_at_each_time() -> None:
     """One that is reached after the others, from its start, puts the next look at all of them off as well."""
-    floors = FetchFloors(NOW, 0.0)
-    floors.note_fetched(None, [], limit=1, sent=-1.0, answered=-0.9)
-    floors.note_fetched(None, [row(1, 1, NOW - HOUR)], limit=1, sent=0.0, answered=0.01)
+    floors = FetchStarts(NOW, 0.0)
+    floors.record_fetched(None, [], limit=1, sent=-1.0, answered=-0.9)
+    floors.record_fetched(None, [row(1, 1, NOW - HOUR)], limit=1, sent=0.0, answered=0.01)
     asked = floors.asked(0.02)
-    assert asked == (Floor(NOW - HOUR, 1), None, None, None)
+    assert asked == (FetchStart(NOW - HOUR, 1), None, None, None)
 
-    floors.note_fetched(asked, [], limit=1, sent=0.3, answered=0.5)
+    floors.record_fetched(asked, [], limit=1, sent=0.3, answered=0.5)
 
     assert floors.recheck_at == pytest.approx(0.01 + (0.01 + 0.2) * 50)
 
@@ -225,7 +225,7 @@ class Play:
 
     driver: AsyncpgDriver
     rng: random.Random
-    floors: FetchFloors = field(default_factory=lambda: FetchFloors(NOW, 0.0))
+    floors: FetchStarts = field(default_factory=lambda: FetchStarts(NOW, 0.0))
     seconds: float = 0.0
     waiting: dict[JobId, tuple[tuple[int, datetime, int], float]] = field(
         default_factory=dict
@@ -267,7 +267,7 @@ class Play:
         jobs = await self.driver.pool.run(query)
         # Slow, but to look at each priority from its start takes no fiftieth of the least pause.
         sent, self.seconds = self.seconds, self.seconds + 0.004
-        self.floors.note_fetched(asked, jobs, limit=limit, sent=sent, answered=self.seconds)
+        self.floors.record_fetched(asked, jobs, limit=limit, sent=sent, answered=self.seconds)
         self.judge(jobs, limit, is_from_start=asked is None)
 
     def judge(self, jobs: list[JobRow], limit: int, *, is_from_start: bool) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, assert_type
 
-from millhand.args import FunctionArgs
+from millhand.args.codec import FunctionArgs
 from millhand.config import Config, QueueConfig
 from millhand.hooks import AttemptFailure
 from millhand.insert_opts import InsertOpts

@@ -89,7 +89,7 @@ class Wrong(Hook, Middleware):
 # Who hears of failures, and says when there is another attempt.
 
 
-class Alarm:
+class Alert:
     async def handle_error(self, failure: AttemptFailure) -> bool | None:
         assert_type(failure.job, JobRow)
         assert_type(failure.error, BaseException)
@@ -122,9 +122,9 @@ def give_slot(stuck: StuckJob) -> bool:
     return stuck.num_stuck < 3
 
 
-Config(hooks=[Counting()], middleware=[Counting()], error_handlers=[Alarm()], job_stuck_handler=give_slot)
+Config(hooks=[Counting()], middleware=[Counting()], error_handlers=[Alert()], job_stuck_handler=give_slot)
 Config(retry_policy=Linear())
-Config(hooks=[Alarm()])  # type: ignore[list-item]
+Config(hooks=[Alert()])  # type: ignore[list-item]
 Config(hooks=[Counting])  # type: ignore[list-item]
 Config(middleware=Counting())  # type: ignore[arg-type]
 Config(error_handlers=[SilentAlarm()])  # type: ignore[list-item]
@@ -132,7 +132,7 @@ Config(error_handlers=[LoudAlarm()])  # type: ignore[list-item]
 Config(retry_policy=Vague())  # type: ignore[arg-type]
 Config(retry_policy=DefaultRetryPolicy)  # type: ignore[arg-type]
 Config(job_stuck_handler=lambda: True)  # type: ignore[arg-type, misc]
-workers.add(hooks=[Alarm()])  # type: ignore[list-item]
+workers.add(hooks=[Alert()])  # type: ignore[list-item]
 workers.add(retry=Vague())  # type: ignore[arg-type]
 workers.add("pay")  # type: ignore[call-arg]
 workers.add(aliases=[1])  # type: ignore[list-item]

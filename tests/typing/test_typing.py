@@ -22,7 +22,7 @@ from required import missing
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("cases*.py"))
 ROOT = HERE.parents[1]
-PAGES = [ROOT / "docs" / name for name in ("args.md", "guide.md", "testing.md")]
+PAGES = [ROOT / "docs" / name for name in ("reference/args.md", "how_to/guide.md", "how_to/testing.md")]
 MARK = "# type: ignore["
 
 Place = tuple[str, int]

@@ -1,7 +1,7 @@
 """
 How fast this is here: no-op jobs through Millhand, and through a floor of bare asyncpg on the same tables, in one run.
 
-Only the ratio of the two means something on another machine. `docs/performance.md` says how it is measured.
+Only the ratio of the two means something on another machine. `docs/explanation/performance.md` says how it is measured.
 """
 
 from millhand.bench.place import BenchRefused

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MillhandError
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 
 SCHEMA_PREFIX = "millhand_bench_"
 # A worker that was killed may hold its locks for as long as the server does not notice.

@@ -69,19 +69,19 @@ async def run_bench(url: str, plan: Plan, tell: Tell) -> BenchResult:
     Raises: BenchRefused, AuditFailed, WorkerDied, and what a driver raises.
     """
     async with bench_place(url) as place:
-        mill, floor = [], []
+        engine, floor = [], []
         for number in range(1, plan.num_rounds + 1):
             tell(f"round {number} of {plan.num_rounds}: millhand")
-            mill.append(await _round(MILL, place, plan, plan.slots))
+            engine.append(await _round(MILL, place, plan, plan.slots))
             if plan.with_floor:
                 tell(f"round {number} of {plan.num_rounds}: floor")
                 floor.append(await _round(LIFE, place, plan, LIFE.slots))
         return BenchResult(
             plan=plan,
             server_version=await place.server_version(),
-            millhand=_figures(mill),
+            millhand=_figures(engine),
             floor=_figures(floor) if floor else None,
-            ratio=_ratio(mill, floor) if floor else None,
+            ratio=_ratio(engine, floor) if floor else None,
         )
 
 
@@ -106,13 +106,13 @@ def _figures(rounds: list[_Round]) -> Figures:
     )
 
 
-def _ratio(mill: list[_Round], floor: list[_Round]) -> Figures:
+def _ratio(engine: list[_Round], floor: list[_Round]) -> Figures:
     """Return the medians of the ratios, each of one round: the machine changes less in a round than between two."""
 
     def median(rate: Callable[[_Round], float]) -> float:
-        return statistics.median(rate(one) / rate(other) for one, other in zip(mill, floor, strict=True))
+        return statistics.median(rate(one) / rate(other) for one, other in zip(engine, floor, strict=True))
 
-    ours, theirs = _latencies(mill), _latencies(floor)
+    ours, theirs = _latencies(engine), _latencies(floor)
     return Figures(
         bulk_inserts_per_second=median(lambda one: one.drain.bulk_per_second),
         inserts_per_second=median(lambda one: one.inserts_per_second),

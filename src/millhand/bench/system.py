@@ -9,8 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from millhand.bench.engine import mill_inserter, work_mill
 from millhand.bench.floor import FLOOR_SLOTS, floor_inserter, work_inline, work_life
-from millhand.bench.mill import mill_inserter, work_mill
 from millhand.bench.workload import Tally
 
 

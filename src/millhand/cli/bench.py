@@ -14,9 +14,9 @@ from millhand.bench.floor import FLOOR_SLOTS
 from millhand.cli.command import Command, json_option
 from millhand.cli.database import database
 from millhand.cli.output import print_json, print_table, say
-from millhand.cli.settings import load_settings
-from millhand.cli.signals import StopRequested, StopSignals
 from millhand.config import MAX_WORKERS_MAX
+from millhand.process.signals import StopRequested, StopSignals
+from millhand.settings.load import load_settings
 
 NUM_JOBS_MAX = 10_000_000
 COLUMNS = ("", "millhand", "floor", "ratio")

@@ -9,7 +9,7 @@ import click
 from millhand.cli.command import Group, json_option
 from millhand.cli.database import run_with_client
 from millhand.cli.output import print_json, print_table
-from millhand.fleet import ClientRow
+from millhand.client_row import ClientRow
 from millhand.job import Json
 
 COLUMNS = ("id", "state", "leads", "language", "host", "pid", "queues", "kinds", "started", "seen")
@@ -40,12 +40,12 @@ def list_clients(config_path: Path | None, *, is_json: bool) -> None:
 
 
 def _line(row: ClientRow) -> tuple[object, ...]:
-    offices = (("river", row.is_leader), ("periodic", row.is_periodic_leader))
+    leadership = (("river", row.is_leader), ("periodic", row.is_periodic_leader))
     queues = ",".join(f"{name}:{max_workers}" for name, max_workers in sorted(row.queues.items()))
     return (
         row.id,
         row.state.value,
-        ",".join(name for name, is_held in offices if is_held) or None,
+        ",".join(name for name, is_held in leadership if is_held) or None,
         row.language,
         row.hostname,
         row.pid,
@@ -68,7 +68,9 @@ def _fields(row: ClientRow) -> dict[str, Json]:
         "pid": row.pid,
         "queues": row.queues,
         "kinds": list(row.kinds),
-        "report_interval": None if row.report_interval is None else row.report_interval.total_seconds(),
+        "heartbeat_interval": None
+        if row.heartbeat_interval is None
+        else row.heartbeat_interval.total_seconds(),
         "started_at": row.started_at,
         "last_seen_at": row.last_seen_at,
         "stopped_at": row.stopped_at,

@@ -13,14 +13,14 @@ from typing import TypeVar
 import msgspec
 
 from millhand.cli.output import NotDone
-from millhand.cli.settings import Settings, load_settings
 from millhand.client import Client
 from millhand.config import Config
-from millhand.driver.caller import driver_at
+from millhand.driver.detect import driver_at
 from millhand.driver.protocol import Driver
 from millhand.errors import DriverError, OperationTimeout
-from millhand.migrate import Migrator, lines
 from millhand.observe.secret import masked_url
+from millhand.schema.migrator import Migrator, lines
+from millhand.settings.load import Settings, load_settings
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from millhand.cli.decode import guess
 from millhand.cli.output import WrongUse
-from millhand.grants import Roles, grants_sql
+from millhand.schema.grants import Roles, grants_sql
+from millhand.settings.decode import guess
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

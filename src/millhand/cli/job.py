@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
-from millhand.args import RawArgs
+from millhand.args.codec import RawArgs
 from millhand.cli.command import Group, json_option, yes_option
 from millhand.cli.database import run_with_client
-from millhand.cli.decode import decode_text
 from millhand.cli.job_page import print_job
 from millhand.cli.output import (
     JOB_COLUMNS,
@@ -32,6 +31,7 @@ from millhand.client import Client
 from millhand.errors import JobRunning, NotFound, UniqueConflict
 from millhand.insert_opts import InsertOpts, InsertResult
 from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState
+from millhand.settings.decode import decode_text
 from millhand.store.job_list import JobFilters
 
 Function = TypeVar("Function", bound=Callable[..., Any])

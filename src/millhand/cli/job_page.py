@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 import click
 import msgspec
 
-from millhand.cli.output import is_terminal, one_line, print_fields
+from millhand.cli.output import is_terminal, print_fields
 from millhand.job import AttemptError, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY
+from millhand.observe.terminal_text import one_line
 from millhand.unique import states_mask
 
 

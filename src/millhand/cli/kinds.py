@@ -8,17 +8,18 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.args_schema import args_schema
+from millhand.args.schema import args_schema
 from millhand.cli.command import Group, json_option
 from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued
-from millhand.cli.output import NotDone, WrongUse, is_terminal, one_line, print_json, print_table, say
-from millhand.cli.settings import Settings, load_settings
+from millhand.cli.output import NotDone, WrongUse, is_terminal, print_json, print_table, say
 from millhand.cli.target import load_config
 from millhand.cli.worked import WorkedArgs, worked_args
 from millhand.driver.protocol import Driver
 from millhand.job import Json
-from millhand.migrate import require_schema
+from millhand.observe.terminal_text import one_line
+from millhand.schema.migrator import require_schema
+from millhand.settings.load import Settings, load_settings
 
 COLUMNS = ("kind", "aliases", "worker", "args")
 FINDING_COLUMNS = ("kind", "problem", "jobs", "example", "message")

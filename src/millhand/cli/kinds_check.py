@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 import msgspec
 
-from millhand.args_schema import fault_of
-from millhand.cli.decode import guess
+from millhand.args.schema import fault_of
 from millhand.cli.worked import WorkedArgs
 from millhand.driver.protocol import Executor
 from millhand.job import FINALIZED_STATES, JobId, JobState, Json
+from millhand.settings.decode import guess
 from millhand.store.job_kinds import BEFORE_ALL, UnfinishedJob, before_queue, job_list_unfinished
 
 PAGE = 500

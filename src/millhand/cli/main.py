@@ -19,8 +19,7 @@ import click
 
 from millhand.cli.command import Group
 from millhand.errors import ConfigError, InvalidJob, MillhandError
-
-DONE, NOT_DONE, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+from millhand.process.exit_code import DONE, INTERRUPTED, NOT_DONE, WRONG_USE
 
 # Name: where it is, and its help in one line, which a test compares with the command's own.
 COMMANDS = {
@@ -114,8 +113,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def explained(error: BaseException) -> str:
     """Return what an error says, with the passwords in it masked, and nothing in it that moves the cursor."""
-    from millhand.cli.output import printable  # noqa: PLC0415 - for errors only
     from millhand.observe.secret import masked_error  # noqa: PLC0415
+    from millhand.observe.terminal_text import printable  # noqa: PLC0415 - for errors only
 
     return printable(masked_error(str(error)))
 

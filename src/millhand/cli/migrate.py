@@ -13,11 +13,10 @@ from millhand.cli.command import Group, json_option, yes_option
 from millhand.cli.database import database, opened
 from millhand.cli.grants import grants_options, grants_text
 from millhand.cli.output import NotDone, WrongUse, confirm, print_json, print_table, say
-from millhand.cli.settings import Settings, load_settings
 from millhand.cli.tune import tune_table
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
-from millhand.migrate import (
+from millhand.schema.migrator import (
     Direction,
     MigrationStatus,
     MigrationStep,
@@ -26,6 +25,7 @@ from millhand.migrate import (
     migration_sql,
     migrations,
 )
+from millhand.settings.load import Settings, load_settings
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])

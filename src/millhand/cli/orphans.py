@@ -13,23 +13,20 @@ import msgspec
 
 from millhand.cli.command import Group, json_option, yes_option
 from millhand.cli.database import run_with_driver
-from millhand.cli.decode import decode_text
 from millhand.cli.orphans_init import init_sources
 from millhand.cli.orphans_view import freed_fields, print_report, shown_progress
 from millhand.cli.output import (
     NotDone,
     WrongUse,
     confirm,
-    one_line,
     print_json,
     print_table,
     say,
 )
-from millhand.cli.settings import DEFAULT, Settings, load_settings
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import MillhandError
 from millhand.job import Json
-from millhand.migrate import require_schema
+from millhand.observe.terminal_text import one_line
 from millhand.orphans import (
     Explanation,
     Finding,
@@ -47,8 +44,11 @@ from millhand.orphans import (
     unbind,
 )
 from millhand.orphans.ledger import Kind
-from millhand.orphans.progress import expected_objects
-from millhand.orphans.summary import Summary, summarize_findings
+from millhand.orphans.report.progress import expected_objects
+from millhand.orphans.report.summary import Summary, summarize_findings
+from millhand.schema.migrator import require_schema
+from millhand.settings.decode import decode_text
+from millhand.settings.load import DEFAULT, Settings, load_settings
 from millhand.storage import ObjectStore, open_store
 
 T = TypeVar("T")

@@ -11,14 +11,14 @@ import msgspec
 
 from millhand.cli.command import Command, json_option
 from millhand.cli.database import run_with_driver
-from millhand.cli.decode import decode_text
 from millhand.cli.orphans_toml import Written, sources_toml, write_sources
 from millhand.cli.output import NotDone, is_terminal, print_json, print_table, say
-from millhand.cli.settings import FILE_NAME, Settings, load_settings, toml
 from millhand.cli.target import load_sources
 from millhand.driver.protocol import Driver
 from millhand.orphans.config import ReferenceSource
-from millhand.orphans.discover import Discovery, Proposal, discover
+from millhand.orphans.discovery.discover import Discovery, Proposal, discover
+from millhand.settings.decode import decode_text
+from millhand.settings.load import FILE_NAME, Settings, load_settings, toml
 from millhand.storage import open_store
 
 QUESTION_TIMEOUT = timedelta(seconds=5)

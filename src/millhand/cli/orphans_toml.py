@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from millhand.cli.output import NotDone, one_line
-from millhand.cli.settings import FILE_NAME, toml
+from millhand.cli.output import NotDone
+from millhand.observe.terminal_text import one_line
 from millhand.orphans.config import ReferenceSource
+from millhand.settings.load import FILE_NAME, toml
 
 PROJECT = "pyproject.toml"
 

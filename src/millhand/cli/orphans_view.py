@@ -10,8 +10,8 @@ import click
 
 from millhand.cli.output import is_terminal, print_fields, print_table
 from millhand.orphans import Mode, Progress, RunReport
-from millhand.orphans.progress import Pace, ProgressLog
-from millhand.orphans.summary import Summary
+from millhand.orphans.report.progress import Pace, ProgressLog
+from millhand.orphans.report.summary import Summary
 
 SAY_EVERY = timedelta(seconds=10)
 SUMMARY_COLUMNS = ("found", "number", "bytes", "for example")

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from millhand.job import JobRow, JobState, Json
+from millhand.observe.terminal_text import one_line, printable
 from millhand.queue import QueueRow
 
 STATE_STYLES = {
@@ -62,7 +63,7 @@ def print_json(value: Json) -> None:
         text = msgspec.json.format(encoded, indent=2)
     except RecursionError:  # somebody's args are nested deeper than can be indented
         text = encoded
-    click.echo(_encodable(text.decode().translate(_SPELT), sys.stdout.encoding))
+    click.echo(_encodable(printable(text.decode()), sys.stdout.encoding))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -217,20 +218,3 @@ def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return one_line(str(value))
-
-
-def one_line(text: str) -> str:
-    """Return a text as one line, without what would move the cursor, colour the terminal, or begin another column."""
-    return text.translate(_ONE_LINE)
-
-
-def printable(text: str) -> str:
-    """Return a text of several lines in which nothing but its lines moves the cursor; what would is spelt."""
-    return text.translate(_SPELT)
-
-
-# Marks that turn the direction of writing, so that what is read is not what stands there, and two that end a line.
-_TURNS = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
-_ONE_LINE = dict.fromkeys((*range(32), *range(127, 160), *_TURNS), " ")
-# As JSON spells them; in JSON they can only stand in a text.
-_SPELT = {code: f"\\u{code:04x}" for code in (*range(9), *range(11, 32), *range(127, 160), *_TURNS)}

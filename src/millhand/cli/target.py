@@ -10,10 +10,10 @@ from types import ModuleType
 
 import click
 
-from millhand.cli.decode import guess
 from millhand.cli.output import WrongUse
 from millhand.config import Config
 from millhand.orphans.config import ReferenceSource
+from millhand.settings.decode import guess
 
 
 def load_config(target: str, directory: Path) -> Config:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from millhand import tune
 from millhand.cli.database import database, opened
-from millhand.cli.settings import load_settings
 from millhand.driver.protocol import Driver
+from millhand.schema import autovacuum as tune
+from millhand.settings.load import load_settings
 
 NOTHING = "nothing to do"
 

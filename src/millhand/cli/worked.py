@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from millhand import jobs
-from millhand.args import ArgsType, decoder_of
-from millhand.cli.settings import Settings
+from millhand.args.codec import ArgsType, decoder_of
 from millhand.config import Config
+from millhand.settings.load import Settings
 
 # By section: the kind of the job that it is about. Said here, for the job itself is imported where it runs.
 BUILT_INS = {"heartbeat": "heartbeat", "orphans": "orphan_cleanup"}

@@ -16,21 +16,21 @@ import msgspec
 from millhand import jobs, storage
 from millhand.cli.command import Command
 from millhand.cli.database import Database, database, migrate_all_lines, opened
-from millhand.cli.main import DONE, NOT_DONE
 from millhand.cli.output import WrongUse
-from millhand.cli.settings import DEFAULT, Settings, load_settings, shown_settings
-from millhand.cli.signals import StopRequested, StopSignals
-from millhand.cli.supervisor import Supervisor, stop_with_supervisor
 from millhand.cli.target import load_config
 from millhand.cli.worked import built_ins
-from millhand.cli.worker_process import WorkerProcess, run_to_the_end
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
-from millhand.migrate import require_schema
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
+from millhand.process.exit_code import DONE, NOT_DONE
+from millhand.process.signals import StopRequested, StopSignals
+from millhand.process.supervisor import Supervisor, stop_with_supervisor
+from millhand.process.worker_process import WorkerProcess, run_to_the_end
+from millhand.schema.migrator import require_schema
+from millhand.settings.load import DEFAULT, Settings, load_settings, shown_settings
 from millhand.worker import Workers
 
 LINE_MILLHAND = "millhand"  # where the orphan cleanup keeps its ledger

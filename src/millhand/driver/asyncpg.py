@@ -1,5 +1,5 @@
 """
-asyncpg: the driver that the mill runs on.
+asyncpg: the driver that the engine runs on.
 
 Nothing but text, numbers, instants, bytes and arrays of them crosses this wire, so an application's own codecs for
 jsonb do no harm. Errors are translated here, once; see `translated`.
@@ -26,9 +26,9 @@ from millhand.driver.asyncpg_error import (
     unreadable,
     within,
 )
-from millhand.driver.asyncpg_lent import RELEASE_SECONDS, Lending
-from millhand.driver.caller import executor_of
-from millhand.driver.lender import Lender
+from millhand.driver.asyncpg_lease import RELEASE_SECONDS, Leases
+from millhand.driver.borrowed_pool import BorrowedPool
+from millhand.driver.detect import executor_of
 from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.protocol import Executor
 from millhand.driver.tls import require_files
@@ -57,15 +57,15 @@ class AsyncpgDriver:
     """
 
     def __init__(
-        self, pool_or_url: AnyPool | Lender | str, schema: str = "", *, pool_size: int = POOL_SIZE
+        self, pool_or_url: AnyPool | BorrowedPool | str, schema: str = "", *, pool_size: int = POOL_SIZE
     ) -> None:
         self.schema = checked_schema(schema)
         self._url = checked_url(pool_or_url) if isinstance(pool_or_url, str) else None
         self._given = None if isinstance(pool_or_url, str) else _checked_pool(pool_or_url)
         self._pool_size = checked_pool_size(pool_size)
-        self._lending: Lending | None = None
+        self._lending: Leases | None = None
         # For SQL that is not ours, if the first one is tuned for what is.
-        self._plain_lending: Lending | None = None
+        self._plain_lending: Leases | None = None
         self._executor = PoolExecutor(self._require_lending, self._require_plain_lending, self.schema)
 
     @property
@@ -92,7 +92,7 @@ class AsyncpgDriver:
         with translated("connect", CONNECT_SECONDS):
             async with asyncio.timeout(CONNECT_SECONDS):
                 pool = await (self._given or self._make_pool())
-        self._lending = Lending(pool, keeps=self._url is not None)
+        self._lending = Leases(pool, keeps=self._url is not None)
 
     async def close(self) -> None:
         """Close the pool if it is ours; idempotent, never raises. What is still running gets ten seconds."""
@@ -106,12 +106,12 @@ class AsyncpgDriver:
             except WIRE_ERRORS:
                 lending.pool.terminate()
 
-    def _require_lending(self) -> Lending:
+    def _require_lending(self) -> Leases:
         if self._lending is None:
             raise PoolClosed("connect", "a driver that is not open; start its client, or open() it, first")
         return self._lending
 
-    def _require_plain_lending(self) -> Lending:
+    def _require_plain_lending(self) -> Leases:
         return self._require_lending() if self._plain_lending is None else self._plain_lending
 
     async def _make_pool(self) -> AnyPool:
@@ -126,7 +126,7 @@ class AsyncpgDriver:
             # it hands to others.
             return await self._connect_pool(url, {}, min_size)
         plain = await self._connect_pool(url, {"jit": PLANNER_SETTINGS["jit"]}, 0)
-        self._plain_lending = Lending(plain, keeps=False)
+        self._plain_lending = Leases(plain, keeps=False)
         return pool
 
     async def _connect_pool(self, url: str, settings: Mapping[str, str], min_size: int) -> AnyPool:
@@ -158,7 +158,7 @@ class AsyncpgDriver:
 
     async def _give_back(self, connection: AnyConnection) -> None:
         """Say that a connection was closed to whom asyncpg does not tell it."""
-        if isinstance(self._given, Lender):
+        if isinstance(self._given, BorrowedPool):
             await self._given.release(connection)
 
 
@@ -182,7 +182,7 @@ class PoolExecutor:
     __slots__ = ("_lending", "_plain_lending", "_schema")
 
     def __init__(
-        self, lending: Callable[[], Lending], plain_lending: Callable[[], Lending], schema: str
+        self, lending: Callable[[], Leases], plain_lending: Callable[[], Leases], schema: str
     ) -> None:
         self._lending = lending
         self._plain_lending = plain_lending
@@ -297,12 +297,12 @@ class AsyncpgListener:
         self._schema = schema
         self._prefix = ""
         self._connection: AnyConnection | None = None
-        self._ring_lost: Callable[[], None] | None = None
+        self._call_on_lost: Callable[[], None] | None = None
         self._is_lost = False
 
     def on_lost(self, ring: Callable[[], None]) -> None:
         """Have `ring` called once, on the event loop, when the connection was lost; call before `connect`."""
-        self._ring_lost = ring
+        self._call_on_lost = ring
 
     @property
     def is_lost(self) -> bool:
@@ -313,7 +313,7 @@ class AsyncpgListener:
         """Connect, and learn the schema whose topics are meant if none was configured."""
         self._is_lost = False
         connection = await within("listener_connect", self._connect(), CONNECT_SECONDS)
-        connection.add_termination_listener(self._note_lost)
+        connection.add_termination_listener(self._record_lost)
         self._connection = connection
         schema = self._schema or await within(
             "listener_schema", connection.fetchval("SELECT current_schema()"), CONNECT_SECONDS
@@ -345,7 +345,7 @@ class AsyncpgListener:
             return
         # Not given back to its pool: what it listens to would go on arriving there. The pool makes another instead.
         with contextlib.suppress(*WIRE_ERRORS):
-            connection.remove_termination_listener(self._note_lost)
+            connection.remove_termination_listener(self._record_lost)
             await connection.close(timeout=RELEASE_SECONDS)
         await self._give_back(connection)
 
@@ -354,10 +354,10 @@ class AsyncpgListener:
             raise ConnectionLost("listen", "a connection that is closed")
         return self._connection
 
-    def _note_lost(self, _connection: object) -> None:
+    def _record_lost(self, _connection: object) -> None:
         self._is_lost = True
-        if self._ring_lost is not None:
-            self._ring_lost()
+        if self._call_on_lost is not None:
+            self._call_on_lost()
 
 
 @contextlib.asynccontextmanager
@@ -412,7 +412,7 @@ def _server_settings(url: str) -> dict[str, str]:
 
 
 def _checked_pool(pool: object) -> AnyPool:
-    if isinstance(pool, Lender):
+    if isinstance(pool, BorrowedPool):
         return pool  # type: ignore[return-value]  # it has the words of one
     if not isinstance(pool, asyncpg.Pool):
         raise TypeError(

@@ -74,7 +74,7 @@ class _Feed:
             raise _SourceFailed from error  # asyncpg would take a TimeoutError for one of its own
         self._expect_answer()
 
-    def note_lost(self, _connection: object) -> None:
+    def record_lost(self, _connection: object) -> None:
         """Wait no longer: asyncpg would, if the connection is lost while it is full."""
         self.is_lost = True
         self._reschedule(asyncio.get_running_loop().time())
@@ -90,9 +90,9 @@ class _Feed:
 
 @contextlib.contextmanager
 def _watched(connection: AnyConnection, feed: _Feed) -> Iterator[None]:
-    connection.add_termination_listener(feed.note_lost)
+    connection.add_termination_listener(feed.record_lost)
     try:
         yield
     finally:
         with contextlib.suppress(asyncpg.InterfaceError):  # its pool has taken it back
-            connection.remove_termination_listener(feed.note_lost)
+            connection.remove_termination_listener(feed.record_lost)

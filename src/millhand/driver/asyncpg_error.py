@@ -1,4 +1,4 @@
-"""What asyncpg raises, translated once into what the mill knows."""
+"""What asyncpg raises, translated once into what the engine knows."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionProxy
 
 from millhand.driver.blocking import no_listener
-from millhand.driver.caller import sync_executor_of
+from millhand.driver.detect import sync_executor_of
 from millhand.driver.protocol import Executor, Listener
 from millhand.driver.psycopg_error import translated
 from millhand.driver.psycopg_sync import ConnectionExecutor

@@ -1,5 +1,5 @@
 """
-What the mill asks of a database driver: run a query, begin a transaction, listen.
+What the engine asks of a database driver: run a query, begin a transaction, listen.
 
 Errors are translated at this edge, once: everything raised is `ConnectionLost`, `PoolClosed`, `OperationTimeout` or
 another `DriverError`, with the driver's own error as cause.

@@ -16,8 +16,8 @@ import psycopg
 import psycopg_pool
 from psycopg.pq import TransactionStatus
 
-from millhand.driver.caller import executor_of
-from millhand.driver.lender import Lender
+from millhand.driver.borrowed_pool import BorrowedPool
+from millhand.driver.detect import executor_of
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_deadline import RELEASE_SECONDS, CutAfter, ServerDeadline
@@ -60,7 +60,7 @@ class PsycopgDriver:
 
     def __init__(
         self,
-        pool_or_url: psycopg_pool.AsyncConnectionPool[Any] | Lender | str,
+        pool_or_url: psycopg_pool.AsyncConnectionPool[Any] | BorrowedPool | str,
         schema: str = "",
         *,
         pool_size: int = POOL_SIZE,
@@ -183,7 +183,7 @@ class PoolExecutor:
         """Run `query`; the deadline includes the wait for a connection."""
         sql, args = as_sent(query, self._schema)
         with translated(query.name, query.timeout_seconds):
-            async with asyncio.timeout(query.timeout_seconds), _Lent(self._pool()) as connection:
+            async with asyncio.timeout(query.timeout_seconds), _Lease(self._pool()) as connection:
                 rows = await _fetched(connection, sql, args, query.timeout_seconds)
         return query.parse(rows)
 
@@ -203,7 +203,7 @@ class PoolExecutor:
         with translated(beginning(sql), timeout_seconds):
             async with (
                 asyncio.timeout(timeout_seconds),
-                _Lent(self._pool()) as connection,
+                _Lease(self._pool()) as connection,
                 _planned_by_default(connection, self._is_tuned),
             ):
                 return await _fetched_foreign(connection, sql, params, timeout_seconds)
@@ -211,18 +211,18 @@ class PoolExecutor:
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements, in one transaction unless they say otherwise."""
         with translated(beginning(sql), timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), _Lent(self._pool()) as connection:
+            async with asyncio.timeout(timeout_seconds), _Lease(self._pool()) as connection:
                 await _scripted(connection, compile_script(sql, self._schema), timeout_seconds)
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:
         async with contextlib.AsyncExitStack() as stack:
-            connection = await within("begin", stack.enter_async_context(_Lent(self._pool())))
+            connection = await within("begin", stack.enter_async_context(_Lease(self._pool())))
             await stack.enter_async_context(_transaction(connection))
             yield ConnectionExecutor(connection, self._schema)
 
 
-class _Lent:
+class _Lease:
     """A connection of the pool, lent out; what was done on it is committed, or rolled back by what is raised."""
 
     __slots__ = ("_connection", "_pool")
@@ -402,7 +402,7 @@ async def _try(address: str) -> None:
 
 
 def _checked_pool(pool: object) -> Any:
-    if not isinstance(pool, psycopg_pool.AsyncConnectionPool | Lender):
+    if not isinstance(pool, psycopg_pool.AsyncConnectionPool | BorrowedPool):
         raise TypeError(
             "database must be a psycopg_pool.AsyncConnectionPool or a URL that begins with 'postgresql://', "
             f"got {type(pool).__module__}.{type(pool).__qualname__}"

@@ -1,4 +1,4 @@
-"""What psycopg and its pool raise, translated once into what the mill knows; for both of its colours."""
+"""What psycopg and its pool raise, translated once into what the engine knows; for both of its colours."""
 
 from __future__ import annotations
 

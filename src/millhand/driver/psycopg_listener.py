@@ -36,12 +36,12 @@ class PsycopgListener:
         self._is_lost = False
         self._prefix = ""
         self._receivers: dict[str, Callable[[str], None]] = {}
-        self._ring_lost: Callable[[], None] | None = None
+        self._call_on_lost: Callable[[], None] | None = None
         self._watched: int | None = None
 
     def on_lost(self, ring: Callable[[], None]) -> None:
         """Have `ring` called once, on the event loop, when the connection was lost; call before `connect`."""
-        self._ring_lost = ring
+        self._call_on_lost = ring
 
     @property
     def is_lost(self) -> bool:
@@ -95,7 +95,7 @@ class PsycopgListener:
             with CutAfter(connection, seconds):
                 await within(operation, AsyncCursor(connection).execute(statement, prepare=False), seconds)
         except ConnectionLost:
-            self._note_lost()
+            self._record_lost()
             raise
         finally:
             if self._connection is connection and not self._is_lost:
@@ -105,7 +105,7 @@ class PsycopgListener:
         if (
             connection.closed
         ):  # psycopg closes one whose statement it could not take back when its time was over
-            self._note_lost()
+            self._record_lost()
             return
         self._watched = connection.fileno()
         asyncio.get_running_loop().add_reader(self._watched, self._read)
@@ -123,12 +123,12 @@ class PsycopgListener:
         try:
             connection.pgconn.consume_input()
         except psycopg.Error:
-            self._note_lost()
+            self._record_lost()
             return
         while (notification := connection.pgconn.notifies()) is not None:
             self._receive_text(notification.relname.decode(), notification.extra.decode())
         if connection.pgconn.status == ConnStatus.BAD:
-            self._note_lost()
+            self._record_lost()
 
     def _receive(self, notification: psycopg.Notify) -> None:
         """Take what arrived while psycopg waited for the answer to something else."""
@@ -144,10 +144,10 @@ class PsycopgListener:
             raise ConnectionLost("listen", "a connection that is closed")
         return self._connection
 
-    def _note_lost(self) -> None:
+    def _record_lost(self) -> None:
         self._unwatch()
         if self._is_lost:
             return
         self._is_lost = True
-        if self._ring_lost is not None:
-            self._ring_lost()
+        if self._call_on_lost is not None:
+            self._call_on_lost()

@@ -18,7 +18,7 @@ import psycopg_pool
 from psycopg.pq import TransactionStatus
 
 from millhand.driver.blocking import no_listener
-from millhand.driver.caller import sync_executor_of
+from millhand.driver.detect import sync_executor_of
 from millhand.driver.protocol import Executor, Listener
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_deadline import Deadline

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import sqlalchemy.exc
 
-from millhand.driver.caller import executor_of
-from millhand.driver.lender import Lender
+from millhand.driver.borrowed_pool import BorrowedPool
+from millhand.driver.detect import executor_of
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError
 from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
@@ -69,7 +69,7 @@ class ReachedExecutor:
             yield executor
 
 
-class EnginePool(Lender):
+class EnginePool(BorrowedPool):
     """The connections of an AsyncEngine, with the words of psycopg's pool and with those of asyncpg's."""
 
     def __init__(self, engine: AsyncEngine) -> None:

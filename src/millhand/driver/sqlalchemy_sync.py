@@ -9,8 +9,8 @@ import sqlalchemy.exc
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
 
-from millhand.driver.caller import sync_executor_of
-from millhand.driver.lender import Lender
+from millhand.driver.borrowed_pool import BorrowedPool
+from millhand.driver.detect import sync_executor_of
 from millhand.driver.protocol import Driver, Executor
 from millhand.driver.sqlalchemy import BEGIN, ReachedExecutor, raise_beneath
 from millhand.errors import ConfigError
@@ -18,7 +18,7 @@ from millhand.errors import ConfigError
 DRIVER = "psycopg"
 
 
-class SyncEnginePool(Lender):
+class SyncEnginePool(BorrowedPool):
     """The connections of an Engine, with the words of psycopg's pool. Concurrency: any number of threads."""
 
     def __init__(self, engine: Engine) -> None:

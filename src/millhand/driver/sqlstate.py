@@ -1,4 +1,4 @@
-"""What PostgreSQL's refusals mean to the mill, whichever driver hears them."""
+"""What PostgreSQL's refusals mean to the engine, whichever driver hears them."""
 
 from __future__ import annotations
 

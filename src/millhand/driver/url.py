@@ -11,7 +11,7 @@ import os
 import re
 from urllib.parse import urlsplit
 
-from millhand.driver.url_form import fault_of
+from millhand.driver.url_errors import fault_of
 from millhand.errors import ConfigError
 
 POOL_SIZE = 10

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millhand.door import door
+from millhand.lazy_exports import door
 
 if TYPE_CHECKING:
     from millhand.jobs.heartbeat import Heartbeat, add_heartbeat

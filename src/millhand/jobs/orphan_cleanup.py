@@ -13,7 +13,7 @@ from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
 from millhand.orphans import OrphansConfig, RunReport, help_run, reconcile
 from millhand.orphans.event import OnEvent
-from millhand.orphans.progress import ProgressLog, expected_objects
+from millhand.orphans.report.progress import ProgressLog, expected_objects
 from millhand.periodic import PeriodicJob, every
 from millhand.storage import ObjectStore
 from millhand.unique import UniqueOpts
@@ -41,7 +41,7 @@ class OrphanCleanup:
 
 @dataclass(frozen=True, slots=True)
 class OrphanHelp:
-    """The args of a job that helps a run: some of its chains are listed and judged by another worker."""
+    """The args of a job that helps a run: some of its partitions are listed and judged by another worker."""
 
     kind: ClassVar[str] = "orphan_help"
 
@@ -63,7 +63,7 @@ def add_orphan_cleanup(
 
     `executor` reads the sources and keeps the ledger: the `pool` of a driver. It and `store` stay the caller's to close.
     One run is inserted per interval; should one last longer, the next finds it at work and comes back in a minute.
-    `on_event` is told of each run's end and of alarms, in the client's loop: it must not block.
+    `on_event` is told of each run's end and of alerts, in the client's loop: it must not block.
     With `helpers` in `config`, a run over a large bucket inserts jobs of kind `orphan_help`, which whoever works `queue`
     with the same settings shares it by.
 
@@ -91,9 +91,9 @@ def add_orphan_cleanup(
 
     @workers.add(timeout=TIMEOUT)
     async def help_out(job: Job[OrphanHelp]) -> None:
-        num_chains = await help_run(executor, store, config, job.args.run_id)
-        job.record_output({"chains": num_chains})
-        logger.info("orphan cleanup helped", extra={"job_id": job.id, "chains": num_chains})
+        num_partitions = await help_run(executor, store, config, job.args.run_id)
+        job.record_output({"partitions": num_partitions})
+        logger.info("orphan cleanup helped", extra={"job_id": job.id, "partitions": num_partitions})
 
     period = max(interval, timedelta(seconds=1))
     opts = InsertOpts(

@@ -7,7 +7,7 @@ from collections import deque
 
 from millhand.clock import Clock
 from millhand.errors import OperationTimeout
-from millhand.runtime.service import Sweeper, Wake
+from millhand.runtime.service import IntervalService, WakeReason
 
 STATEMENT_SECONDS = 30.0
 
@@ -22,7 +22,7 @@ PAUSE_SECONDS = (0.05, 1.0)
 
 class BatchSize:
     """
-    How many rows a sweeper takes at once: many, until the database has shown that this is too many.
+    How many rows a service takes at once: many, until the database has shown that this is too many.
 
     Three timeouts in a row within ten minutes reduce it, for as long as the process lives.
     Source: River v0.51.2, rivershared/riversharedmaintenance `BatchSizes`; internal/maintenance, circuit breakers.
@@ -36,11 +36,11 @@ class BatchSize:
         self._timeouts: deque[float] = deque(maxlen=NUM_TIMEOUTS)
         self.num_rows = num_rows
 
-    def note_success(self) -> None:
+    def record_success(self) -> None:
         """A batch was done in time."""
         self._timeouts.clear()
 
-    def note_timeout(self) -> None:
+    def record_timeout(self) -> None:
         """A batch was not done in time."""
         now = self._clock.monotonic()
         self._timeouts.append(now)
@@ -48,8 +48,8 @@ class BatchSize:
             self.num_rows = min(self.num_rows, self._num_rows_reduced)
 
 
-class BatchSweeper(Sweeper):
-    """A sweeper whose pass goes on, batch by batch, until a batch is not full or it is told to stop."""
+class BatchService(IntervalService):
+    """A service whose pass goes on, batch by batch, until a batch is not full or it is told to stop."""
 
     def __init__(self, batch_size: BatchSize, pause_seconds: tuple[float, float] = PAUSE_SECONDS) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class BatchSweeper(Sweeper):
             if num_found < num_rows:
                 return
             pause = random.uniform(*self._pause_seconds)  # noqa: S311 - spreads load, guards nothing
-            if await self.bell.wait(pause) is Wake.STOP:
+            if await self.wake_event.wait(pause) is WakeReason.STOP:
                 return
 
     async def _run_batch(self, num_rows: int) -> int:
         try:
             num_found = await self.run_batch(num_rows)
         except OperationTimeout:
-            self._batch_size.note_timeout()
+            self._batch_size.record_timeout()
             raise
-        self._batch_size.note_success()
+        self._batch_size.record_success()
         return num_found

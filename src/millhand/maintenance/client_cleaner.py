@@ -9,7 +9,7 @@ from datetime import timedelta
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.maintenance.batch import STATEMENT_SECONDS
-from millhand.runtime.service import Sweeper
+from millhand.runtime.service import IntervalService
 from millhand.store.client import client_delete_gone
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ INTERVAL_SECONDS = 3600.0
 RETENTION = timedelta(hours=24)
 
 
-class ClientCleaner(Sweeper):
+class ClientCleaner(IntervalService):
     """
     Deletes the row of each client that has been silent for `retention` and holds no job.
 

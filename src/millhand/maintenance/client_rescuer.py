@@ -31,7 +31,7 @@ from datetime import datetime
 from millhand.clock import Clock, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobState
-from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
+from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.pace import WholeLooks
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.inserter import Inserter
@@ -68,7 +68,7 @@ TEXTS = {
 }
 
 
-class ClientRescuer(BatchSweeper):
+class ClientRescuer(BatchService):
     """
     Gives clients up, and their jobs back; `inserter` announces these.
 
@@ -157,7 +157,7 @@ class ClientRescuer(BatchSweeper):
         )
         losses = await self._pool.run(query.within(STATEMENT_SECONDS))
         for id in losses.lost_ids:
-            logger.warning("client given up", extra={"client_id": id})
+            logger.warning("client declared dead", extra={"client_id": id})
         self._suspect_ids = losses.suspect_ids
         if not losses.suspect_ids:
             self._pause_seconds_next = _pause_seconds(losses.seconds_left)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from millhand.clock import REST_SECONDS_MAX, Clock
 from millhand.driver.protocol import Executor
-from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
+from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.pace import Behind
 from millhand.store.job import job_delete_before
 
@@ -19,7 +19,7 @@ INTERVAL_SECONDS = 30.0
 LATE = timedelta(minutes=1)
 
 
-class JobCleaner(BatchSweeper):
+class JobCleaner(BatchService):
     """
     Deletes each job that was finalized longer ago than its state's retention; None keeps that state for ever.
 

@@ -26,7 +26,7 @@ from typing import Any
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
-from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
+from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.pace import WholeLooks
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.store.client_end import job_get_stuck_beside_clients, job_get_stuck_of_client
@@ -42,7 +42,7 @@ OWN_INTERVAL_SECONDS = 60.0
 ERROR = "Stuck job rescued by JobRescuer"
 
 
-class JobRescuer(BatchSweeper):
+class JobRescuer(BatchService):
     """
     Rescues jobs that have been running for longer than `rescue_after` and, if their worker has a timeout, than that.
 

@@ -25,7 +25,7 @@ from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import JobId
-from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
+from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.maintenance.pace import Behind
 from millhand.runtime.inserter import Inserter
 from millhand.store.job import ScheduledJob, job_get_schedulable, job_schedule
@@ -48,7 +48,7 @@ LEFT_OUT_SECONDS_MAX = 60.0
 DUE = timedelta(milliseconds=5)
 
 
-class JobScheduler(BatchSweeper):
+class JobScheduler(BatchService):
     """Schedules for all clients; `inserter` announces the queues in which jobs became due."""
 
     def __init__(
@@ -85,11 +85,11 @@ class JobScheduler(BatchSweeper):
             return None
         return self._clock.now() + timedelta(seconds=AHEAD_SECONDS)
 
-    def hear_looked(self, due_before: datetime, is_anything_due: bool) -> None:
+    def on_looked(self, due_before: datetime, is_anything_due: bool) -> None:
         """Hear from somebody who has looked; pass at once if there is anything."""
         self._clear_until = None if is_anything_due else due_before
         if is_anything_due:
-            self.bell.ring()
+            self.wake_event.set()
 
     def _clear_seconds(self) -> float:
         """Return for how long no pass would find anything, as far as others have looked."""
@@ -133,7 +133,7 @@ class JobScheduler(BatchSweeper):
         may have been a race that is over by now; then nothing is found, and nothing is lost.
         """
         num_left = num_rows
-        while num_left and not self.bell.is_stopping:
+        while num_left and not self.wake_event.is_stopping:
             size = max(num_left // 2, 1)
             try:
                 num_scheduled = await self._schedule(size)

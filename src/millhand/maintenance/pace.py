@@ -1,5 +1,5 @@
 """
-How often, and from where on, sweepers look for rows: while an old snapshot is open, they read dead index entries, too.
+How often, and from where on, services look for rows: while an old snapshot is open, they read dead index entries, too.
 
 What keeps that from costing more than it finds out:
 

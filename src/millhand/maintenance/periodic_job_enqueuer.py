@@ -32,10 +32,10 @@ from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
 from millhand.periodic import PeriodicJob
-from millhand.runtime.failure import is_from_outside, words_of
+from millhand.runtime.failure import is_from_outside, safe_str
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import level_of
-from millhand.runtime.service import Service, Wake
+from millhand.runtime.service import Service, WakeReason
 from millhand.store.periodic_run import periodic_run_exists
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class PeriodicJobEnqueuer(Service):
         if self.is_running:
             agenda.begin(self._clock.now())
         self._agendas.append(agenda)
-        self.bell.ring()
+        self.wake_event.set()
 
     def remove(self, job: PeriodicJob | str) -> None:
         """Insert `job`, itself or the one with this id, no more. Raises: ConfigError if there is none."""
@@ -118,7 +118,7 @@ class PeriodicJobEnqueuer(Service):
         started()
         while True:
             await self.run_once()
-            if await self.bell.wait(self._next_due_seconds()) is Wake.STOP:
+            if await self.wake_event.wait(self._next_due_seconds()) is WakeReason.STOP:
                 return
 
     async def run_once(self) -> None:
@@ -129,7 +129,7 @@ class PeriodicJobEnqueuer(Service):
             if agenda.due_at is not None and self._due_seconds(agenda) <= 0
         ]
         for due_at, agenda in sorted(due, key=operator.itemgetter(0)):
-            if not await self._insert(agenda, due_at) and self.bell.is_stopping:
+            if not await self._insert(agenda, due_at) and self.wake_event.is_stopping:
                 break  # a database that is away must not hold up a stop for one deadline after the other
         self.probe("passed", len(due))
 
@@ -266,4 +266,4 @@ def _is_transient(error: DriverError | OperationTimeout) -> bool:
 
 
 def _fault(error: BaseException) -> dict[str, object]:
-    return {"error": words_of(error), "error_type": type(error).__name__}
+    return {"error": safe_str(error), "error_type": type(error).__name__}

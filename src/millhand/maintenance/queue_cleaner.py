@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from millhand.clock import Clock
 from millhand.driver.protocol import Executor
-from millhand.maintenance.batch import STATEMENT_SECONDS, BatchSize, BatchSweeper
+from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
 from millhand.store.queue import queue_delete_expired
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ INTERVAL_SECONDS = 3600.0
 RETENTION = timedelta(hours=24)
 
 
-class QueueCleaner(BatchSweeper):
+class QueueCleaner(BatchService):
     """
     Deletes the row of each queue that was not renewed for `retention`, paused or not; its jobs stay.
 

@@ -6,7 +6,7 @@ Rule 2: a rebuild that is stopped or runs out of time leaves an invalid index be
         paying. What is left over from a rebuild of ours is dropped. (River leaves it after a timeout, and from then on
         skips that index until somebody drops the rest by hand.)
 Rule 3: whose indexes they are not is told once, and tries no more until he leads again.
-Rule 4: this is the one statement of the mill that is cancelled when it is told to stop: it may take minutes.
+Rule 4: this is the one statement of the engine that is cancelled when it is told to stop: it may take minutes.
 
 Source: River v0.51.2, internal/maintenance/reindexer.go; PostgreSQL, "REINDEX", Rebuilding Indexes Concurrently.
 """
@@ -22,7 +22,7 @@ from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.periodic import Schedule
-from millhand.runtime.service import Sweeper, Wake
+from millhand.runtime.service import IntervalService, WakeReason
 from millhand.store.index import (
     artifact_names,
     checked_index_name,
@@ -42,7 +42,7 @@ REFUSED = "; no index is rebuilt by this leader: see `millhand migrate sql --gra
 PAUSE_SECONDS_MAX = 60.0
 
 
-class Reindexer(Sweeper):
+class Reindexer(IntervalService):
     """
     Rebuilds `index_names`, one after the other, whenever `schedule` says; a negative `timeout` is none.
 
@@ -71,7 +71,7 @@ class Reindexer(Sweeper):
     async def run(self, started: Callable[[], None]) -> None:
         self._due_at = self._schedule.next(self._clock.now())
         started()
-        while await self.bell.wait(self.next_pause_seconds()) is not Wake.STOP:
+        while await self.wake_event.wait(self.next_pause_seconds()) is not WakeReason.STOP:
             if self._due_at is not None and self._due_at <= self._clock.now():
                 self._due_at = self._schedule.next(max(self._due_at, self._clock.now()))
                 await self.attempt(self.run_once)
@@ -83,7 +83,7 @@ class Reindexer(Sweeper):
 
     async def run_once(self) -> None:
         for name in self._index_names:
-            if self.bell.is_stopping or self._is_refused:
+            if self.wake_event.is_stopping or self._is_refused:
                 break
             names = await self._pool.run(index_get_names(name))
             if artifacts := artifact_names(name, names):
@@ -124,7 +124,7 @@ class Reindexer(Sweeper):
         return True
 
     async def _cancel_when_stopped(self, rebuild: asyncio.Task[bool]) -> None:
-        while await self.bell.wait() is not Wake.STOP:
+        while await self.wake_event.wait() is not WakeReason.STOP:
             pass
         rebuild.cancel()
 

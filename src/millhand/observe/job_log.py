@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
-from millhand.args import quoted
+from millhand.args.codec import quoted
 from millhand.errors import ConfigError
 from millhand.hooks import Middleware
 from millhand.job import Job, Json

@@ -32,7 +32,7 @@ MESSAGE_WIDTH = 27  # "orphan cleanup completed", the longest that people see of
 LEVELS = {"debug": "debug", "info": "info", "warning": "warn", "error": "error", "critical": "fatal"}
 # At DEBUG these tell of every request, headers with signatures included.
 TALKATIVE_LOGGERS = ("asyncio", "botocore", "urllib3")
-# It tells again and again, with a stack, of a database that is away; the mill tells once, and of its return.
+# It tells again and again, with a stack, of a database that is away; the engine tells once, and of its return.
 REPETITIVE_LOGGERS = ("asyncpg.pool",)
 
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

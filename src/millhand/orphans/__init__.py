@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millhand.door import door
+from millhand.lazy_exports import door
 
 if TYPE_CHECKING:
     from millhand.orphans.binding import Binding, bind, read_binding, unbind
     from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
     from millhand.orphans.event import OrphanEvent, OrphanEventKind
-    from millhand.orphans.explanation import Explanation, explain, list_findings, list_runs
     from millhand.orphans.fleet import help_run
     from millhand.orphans.ledger import Action, Finding, Run, RunLost
-    from millhand.orphans.reconciler import reconcile
-    from millhand.orphans.references import SourceFailed
-    from millhand.orphans.report import RunReport
-    from millhand.orphans.restoring import RestoreReport, recall, restore
-    from millhand.orphans.scan import Progress
+    from millhand.orphans.removal.restore import RestoreReport, recall, restore
+    from millhand.orphans.report.explain import Explanation, explain, list_findings, list_runs
+    from millhand.orphans.report.report import RunReport
+    from millhand.orphans.run import reconcile
+    from millhand.orphans.scan.scan import Progress
+    from millhand.orphans.sources.references import SourceFailed
 else:
     __getattr__, __dir__ = door(
         __name__,
@@ -25,14 +25,14 @@ else:
             "millhand.orphans.binding": ("Binding", "bind", "read_binding", "unbind"),
             "millhand.orphans.config": ("Mode", "OrphansConfig", "ReferenceSource"),
             "millhand.orphans.event": ("OrphanEvent", "OrphanEventKind"),
-            "millhand.orphans.explanation": ("Explanation", "explain", "list_findings", "list_runs"),
+            "millhand.orphans.report.explain": ("Explanation", "explain", "list_findings", "list_runs"),
             "millhand.orphans.fleet": ("help_run",),
             "millhand.orphans.ledger": ("Action", "Finding", "Run", "RunLost"),
-            "millhand.orphans.reconciler": ("reconcile",),
-            "millhand.orphans.references": ("SourceFailed",),
-            "millhand.orphans.report": ("RunReport",),
-            "millhand.orphans.restoring": ("RestoreReport", "recall", "restore"),
-            "millhand.orphans.scan": ("Progress",),
+            "millhand.orphans.run": ("reconcile",),
+            "millhand.orphans.sources.references": ("SourceFailed",),
+            "millhand.orphans.report.report": ("RunReport",),
+            "millhand.orphans.removal.restore": ("RestoreReport", "recall", "restore"),
+            "millhand.orphans.scan.scan": ("Progress",),
         },
     )
 

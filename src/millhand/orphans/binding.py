@@ -207,7 +207,7 @@ async def unbind(executor: Executor, store: ObjectStore) -> bool:
     return had_row or had_marker
 
 
-async def note_search(executor: Executor, bucket: str, fingerprint: str, *, now: datetime) -> None:
+async def record_search(executor: Executor, bucket: str, fingerprint: str, *, now: datetime) -> None:
     """Write down that the database was searched for references that nobody declared."""
     params = {"bucket": bucket, "fingerprint": fingerprint, "now": now}
     await executor.run(Query("orphan_binding_searched", params, parse_none))

@@ -188,7 +188,7 @@ class OrphansConfig:
     min_overlap: float = 0.95
     max_clock_skew: timedelta = timedelta(minutes=5)
     page_size: int = 1_000
-    chains: int = 4
+    partitions: int = 4
     split_at: tuple[str, ...] = ()
     helpers: int = 0
     source_timeout: timedelta = timedelta(seconds=30)
@@ -210,7 +210,12 @@ class OrphansConfig:
         for name in ("max_share", "min_overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise _bad(name, "must be a share between 0 and 1", getattr(self, name))
-        limits = (("max_objects", None), ("max_keys_per_second", None), ("page_size", 1_000), ("chains", 64))
+        limits = (
+            ("max_objects", None),
+            ("max_keys_per_second", None),
+            ("page_size", 1_000),
+            ("partitions", 64),
+        )
         for name, highest in limits:
             value = getattr(self, name)
             if value < 1 or (highest is not None and value > highest):

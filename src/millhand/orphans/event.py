@@ -10,7 +10,7 @@ from enum import StrEnum
 class OrphanEventKind(StrEnum):
     """What happened."""
 
-    ALARM = "alarm"
+    ALERT = "alert"
     RUN_COMPLETED = "run_completed"
     RUN_FAILED = "run_failed"
     RUN_REFUSED = "run_refused"
@@ -19,9 +19,9 @@ class OrphanEventKind(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrphanEvent:
     """
-    An alarm, or the end of a run.
+    An alert, or the end of a run.
 
-    `key` is for alarms, `reason` for all but a completed run; `figures` are those of the run's log line.
+    `key` is for alerts, `reason` for all but a completed run; `figures` are those of the run's log line.
     """
 
     bucket: str

@@ -1,4 +1,4 @@
-"""Help with a run that another worker began: its chains are in the ledger, and whoever has time claims one."""
+"""Help with a run that another worker began: its partitions are in the ledger, and whoever has time claims one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import replace
 from datetime import datetime
 
 from millhand.driver.protocol import Executor
-from millhand.orphans.canary import Canaries
-from millhand.orphans.chain_ledger import chain_list
-from millhand.orphans.chains import help_scan
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.inventory import opened_inventory
-from millhand.orphans.kin import Kinship
 from millhand.orphans.ledger import RunLost, database_facts, run_get_scanned, run_get_unfinished
-from millhand.orphans.listing import OutOfOrder
-from millhand.orphans.references import open_references
-from millhand.orphans.scan import Pass
+from millhand.orphans.scan.canary import Canaries
+from millhand.orphans.scan.derived import DerivedFrom
+from millhand.orphans.scan.inventory import opened_inventory
+from millhand.orphans.scan.listing import OutOfOrder
+from millhand.orphans.scan.partition_ledger import partition_list
+from millhand.orphans.scan.partitions import help_scan
+from millhand.orphans.scan.scan import Pass
+from millhand.orphans.sources.references import open_references
 from millhand.storage import ObjectStore
 
 
@@ -29,31 +29,31 @@ async def help_run(
     now: datetime | None = None,
 ) -> int:
     """
-    Judge chains of a run until none is free, and return how many were done here.
+    Judge partitions of a run until none is free, and return how many were done here.
 
-    A run that is over, that judges by other sources, or that is one chain gets no help. `now` is as in `reconcile`.
+    A run that is over, that judges by other sources, or that is one partition gets no help. `now` is as in `reconcile`.
 
-    Raises: SourceFailed; StoreError; DriverError. The chain is then somebody else's as soon as its lease is over.
+    Raises: SourceFailed; StoreError; DriverError. The partition is then somebody else's as soon as its lease is over.
     Concurrency: any number may help at once. May be cancelled or killed anywhere.
     """
     run = await executor.run(run_get_unfinished(store.url))
     if run is None or run.id != run_id or run.fingerprint != config.fingerprint or not run.is_ordered:
         return 0
-    chains = await executor.run(chain_list(run))
-    if len(chains) <= 1:
+    partitions = await executor.run(partition_list(run))
+    if len(partitions) <= 1:
         return 0
     facts = await executor.run(database_facts())
     complete = await executor.run(run_get_scanned(store.url, config.fingerprint))
     pass_ = Pass(
         brought_now=now,
-        canaries=Canaries(keys=sorted(key for chain in chains for key in chain.canaries)),
+        canaries=Canaries(keys=sorted(key for partition in partitions for key in partition.canaries)),
         complete_run_id=None if complete is None else complete.id,
         config=config,
         executor=executor,
         has_versions=False,  # for removing alone, which is the owner's
-        is_exact=True,  # or there would be one chain
+        is_exact=True,  # or there would be one partition
         is_helper=True,
-        kin=Kinship.of(config),
+        kin=DerivedFrom.of(config),
         now=now or facts.now,
         progress=None,
         references=await open_references(executor, config),

@@ -39,7 +39,7 @@ class Kind(StrEnum):
     MISSING = "missing"
     SIZE_MISMATCH = "size_mismatch"
     SHARED = "shared"
-    NEAR_MISS = "near_miss"
+    NEAR_MATCH = "near_match"
     UPLOAD = "upload"
     RECALLED = "recalled"
 
@@ -66,7 +66,7 @@ class Totals:
 
     abandoned_rows: int = 0
     aborted: int = 0
-    alarms: int = 0
+    alerts: int = 0
     bytes: int = 0
     deleted_rows: int = 0
     due: int = 0
@@ -78,7 +78,7 @@ class Totals:
     live: int = 0
     looks: int = 0
     missing: int = 0
-    near_misses: int = 0
+    near_matches: int = 0
     objects: int = 0
     orphan_bytes: int = 0
     orphan_objects: int = 0
@@ -182,8 +182,8 @@ class Action:
     row_json: str | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
-    alarm: str | None = None
-    alarmed_at: datetime | None = None
+    alert: str | None = None
+    alerted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +421,7 @@ FINDING_FIELDS = (
 )  # fmt: skip
 ACTION_FIELDS = (
     "id", "run_id", "bucket", "key", "rule", "state", "reason", "size", "etag", "modified_at", "quarantine_key",
-    "source", "table_name", "row_id", "row_json", "created_at", "updated_at", "alarm", "alarmed_at",
+    "source", "table_name", "row_id", "row_json", "created_at", "updated_at", "alert", "alerted_at",
 )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""The mill: insert, fetch, execute, complete."""
+"""The engine: insert, fetch, execute, complete."""

@@ -18,7 +18,7 @@ from millhand.job import JobRow
 class CancelReason(enum.Enum):
     """Why an attempt is to end before its time."""
 
-    LOST = "the client was given up, and its jobs were given to others"
+    LOST = "the client was declared dead, and its jobs were given to others"
     REMOTE = "somebody cancelled the job"
     STOPPING = "the client stops"
     TIMEOUT = "the worker's timeout passed"

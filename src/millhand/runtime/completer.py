@@ -36,7 +36,7 @@ from millhand.event import EventKind, JobEvent, JobStatistics
 from millhand.job import ClientId, JobId, JobRow, JobState
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.outage import level_of
-from millhand.runtime.service import Bell, Service, Wake
+from millhand.runtime.service import Service, WakeEvent, WakeReason
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_complete_many, job_get_locked, job_set_state_if_running_many
 from millhand.store.query import Query
@@ -51,7 +51,7 @@ BACKLOG_FULL = 10_000  # River's; from here on attempts keep their slots until h
 # How long a stop holds out for a database that is away: a restart takes so long, and whoever stops us has not much more.
 FLUSH_SECONDS = 10.0
 LAST_SECONDS = 1.0  # for a write that is tried at the very end of it
-TOLD_MAX = 100  # jobs of each state whose outcomes are lost
+SHOWN_MAX = 100  # jobs of each state whose outcomes are lost
 ZERO = datetime.min.replace(tzinfo=UTC)
 
 _FINALIZED_AT = attrgetter("change.finalized_at")
@@ -124,7 +124,7 @@ class Completer(Service):
         one, backlog = Finished(change, attempt, self._monotonic(), is_plain), self._backlog
         if backlog.setdefault(change.id, one) is not one:
             self._keep(one)
-        self.bell.ring()
+        self.wake_event.set()
         if len(backlog) < self._most_kept:
             return None
         self._has_room.clear()
@@ -137,21 +137,21 @@ class Completer(Service):
 
     async def run(self, started: Callable[[], None]) -> None:
         started()
-        while await self._wait() is not Wake.STOP:
+        while await self._wait() is not WakeReason.STOP:
             while self._backlog and await self._write_batch():
                 pass
         await self._flush()
 
-    async def _wait(self) -> Wake:
+    async def _wait(self) -> WakeReason:
         """Sleep until there is something to write; after a failure for the whole of a pause, whoever rings."""
         if not self._num_failures:
-            return await self.bell.wait()
+            return await self.wake_event.wait()
         loop = asyncio.get_running_loop()
         until = loop.time() + backoff_seconds(self._num_failures, first=0.25, ceiling=8.0)
         while (seconds := until - loop.time()) > 0:
-            if await self.bell.wait(seconds) is Wake.STOP:
-                return Wake.STOP
-        return Wake.TIMEOUT
+            if await self.wake_event.wait(seconds) is WakeReason.STOP:
+                return WakeReason.STOP
+        return WakeReason.TIMEOUT
 
     async def _flush(self) -> None:
         """Write what is left; a write that failed is tried again for `FLUSH_SECONDS`."""
@@ -164,9 +164,11 @@ class Completer(Service):
             if loop.time() >= give_up_at:
                 break
             num_failures += 1
-            await Bell().wait(backoff_seconds(num_failures, first=0.25, ceiling=2.0))  # ours is past ringing
+            await WakeEvent().wait(
+                backoff_seconds(num_failures, first=0.25, ceiling=2.0)
+            )  # ours is past ringing
         if self._backlog:
-            outcomes = told_outcomes(one.change for one in self._backlog.values())
+            outcomes = format_outcomes(one.change for one in self._backlog.values())
             logger.error("completions lost", extra={"num_jobs": len(self._backlog), "outcomes": outcomes})
             self._backlog.clear()
         self._has_room.set()
@@ -221,7 +223,7 @@ class Completer(Service):
         except (DriverError, OperationTimeout) as error:
             if not _may_pass(error):
                 return ()
-            self._note_waiting(batch, error)
+            self._record_waiting(batch, error)
             return None
         return frozenset(locked)
 
@@ -259,11 +261,11 @@ class Completer(Service):
         except (DriverError, OperationTimeout) as error:
             if not _may_pass(error):
                 return await self._try_one_by_one(batch, write, error)
-            self._note_waiting(batch, error)
+            self._record_waiting(batch, error)
             return False
         return True
 
-    def _note_waiting(self, batch: Sequence[Finished], error: MillhandError) -> None:
+    def _record_waiting(self, batch: Sequence[Finished], error: MillhandError) -> None:
         self._put_back(batch)
         self._num_failures += 1
         level = logging.DEBUG if self._has_told else level_of(error)
@@ -346,8 +348,8 @@ class Completer(Service):
             self._subscriptions.distribute(events)
 
 
-def told_outcomes(changes: Iterable[StateChange]) -> str:
-    """Return, in one line, what was to be written: states with the ids of their jobs, `TOLD_MAX` of each."""
+def format_outcomes(changes: Iterable[StateChange]) -> str:
+    """Return, in one line, what was to be written: states with the ids of their jobs, `SHOWN_MAX` of each."""
     by_state: dict[JobState, list[JobId]] = {}
     for change in changes:
         by_state.setdefault(change.state, []).append(change.id)
@@ -355,8 +357,8 @@ def told_outcomes(changes: Iterable[StateChange]) -> str:
 
 
 def _told_ids(ids: Sequence[JobId]) -> str:
-    told = " ".join(str(id) for id in ids[:TOLD_MAX])
-    return told if len(ids) <= TOLD_MAX else f"{told} and {len(ids) - TOLD_MAX} more"
+    told = " ".join(str(id) for id in ids[:SHOWN_MAX])
+    return told if len(ids) <= SHOWN_MAX else f"{told} and {len(ids) - SHOWN_MAX} more"
 
 
 def _may_pass(error: MillhandError) -> bool:

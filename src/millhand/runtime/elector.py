@@ -8,7 +8,7 @@ Rule 2: the database is the judge. Expiry is decided in SQL, by the database's c
         renewal was *begun*.
 Rule 3: leadership is a lease, not a lock. A leader whose process stood still may act a moment too long, so what leaders
         do must be safe when two of them do it.
-Rule 4: beside clients of another language ours are the last to bid for River's office; standing.py has the rules.
+Rule 4: beside clients of another language ours are the last to bid for River's leader_role; standing.py has the rules.
 
               bid won                      renewed
     follow ─────────────▶ lead ⟲ ────────────────────────────┐
@@ -17,7 +17,7 @@ Rule 4: beside clients of another language ours are the last to bid for River's 
       │                    │                                 ▼
       └────────────────────┴───────────────────────────── resigned (the row is deleted, the others are told)
 
-There are two offices, River's and our own, and an elector for each; of them only River's has strangers to bid for it.
+There are two leadership, River's and our own, and an elector for each; of them only River's has strangers to bid for it.
 
 Concurrency: belongs to one event loop. `on_term` is called on it, and must not block.
 Source: River v0.51.2, internal/leadership/elector.go; river_leader.sql.
@@ -37,14 +37,14 @@ from millhand.clock import Clock, backoff_seconds
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.job import ClientId
+from millhand.runtime.election_backoff import ElectionBackoff, after_resignation, after_sight, may_bid
 from millhand.runtime.notifier import parse_payload
 from millhand.runtime.outage import level_of
-from millhand.runtime.service import Service, Wake
-from millhand.runtime.standing import Standing, after_resignation, after_sight, may_bid
-from millhand.store.client import client_make_way
+from millhand.runtime.service import Service, WakeReason
+from millhand.store.client import client_step_down
 from millhand.store.leader import (
+    LeaderRole,
     LeaderSight,
-    Office,
     leader_attempt_elect,
     leader_attempt_reelect,
     leader_get_seconds_left,
@@ -103,7 +103,7 @@ class Elector(Service):
         jitter_seconds: float = JITTER_SECONDS,
         looks_first: bool = False,
         margin_seconds: float = MARGIN_SECONDS,
-        office: Office = Office.RIVER,
+        leader_role: LeaderRole = LeaderRole.RIVER,
         renew_seconds: float | None = None,
         ttl_seconds: float = TTL_SECONDS,
     ) -> None:
@@ -119,24 +119,24 @@ class Elector(Service):
         self._left_seconds: float | None = None
         self._looks_first = looks_first
         self._left_to: ClientId | None = None
-        self._office = office
+        self._leader_role = leader_role
         self._on_term = on_term
         self._patience_seconds = interval_seconds + jitter_seconds + PATIENCE_MARGIN_SECONDS
         self._pool = pool
         self._renew_seconds = interval_seconds if renew_seconds is None else renew_seconds
         self._renewed_at = float("-inf")
         self._resign_asked = False
-        self._standing: Standing | None = None
+        self._election_backoff: ElectionBackoff | None = None
         self._term: Term | None = None
         self._trust_seconds = ttl_seconds - margin_seconds
         self._trusted_until = 0.0
         self.client_id = client_id
-        self.stood: Standing | None = None
+        self.stood: ElectionBackoff | None = None
         self.ttl_seconds = ttl_seconds
 
     @property
     def name(self) -> str:
-        return f"Elector({self._office})"
+        return f"Elector({self._leader_role})"
 
     @property
     def term(self) -> Term | None:
@@ -158,8 +158,8 @@ class Elector(Service):
             ):  # whoever leads; the leader_id beside it is not looked at
                 self._ask_to_resign(self._term, abstain_seconds=2 * RESIGNED_SPREAD_SECONDS)
             case "resigned" if self._term is None and parsed.get("leader_id") != self.client_id:
-                self._standing = after_resignation(self._standing, self._clock.monotonic())
-                self.bell.ring()
+                self._election_backoff = after_resignation(self._election_backoff, self._clock.monotonic())
+                self.wake_event.set()
 
     def request_resign(self, term: Term) -> None:
         """
@@ -169,13 +169,13 @@ class Elector(Service):
         """
         self._ask_to_resign(term, abstain_seconds=self._interval_seconds + self._jitter_seconds)
 
-    def make_way(self) -> None:
+    def step_down(self) -> None:
         """Resign the term for clients of another language to take; lead on if they have not, after a while."""
         if self._term is not None:
             self._is_making_way = True
             self._ask_to_resign(self._term, abstain_seconds=0.0)
 
-    def hear_renewed(self, term: Term, begun: float, *, is_renewed: bool) -> None:
+    def on_renewed(self, term: Term, begun: float, *, is_renewed: bool) -> None:
         """
         Hear whether a report that was `begun` then has renewed `term`; if not, it is renewed, or lost, right now.
 
@@ -184,35 +184,35 @@ class Elector(Service):
         if term != self.term:
             return
         if is_renewed:
-            self._note_renewed(begun)
+            self._record_renewed(begun)
         else:
-            self.bell.ring()
+            self.wake_event.set()
 
     def set_open(self, *, is_open: bool) -> None:
         """Bid from now on, or no more; a term that runs is resigned."""
         self._is_open = is_open
         if not is_open and self._term is not None:
             self._ask_to_resign(self._term, abstain_seconds=0.0)
-        self.bell.ring()
+        self.wake_event.set()
 
     def _ask_to_resign(self, term: Term, *, abstain_seconds: float) -> None:
         if term == self._term:
             self._abstain_seconds = abstain_seconds
             self._resign_asked = True
-            self.bell.ring()
+            self.wake_event.set()
 
     async def run(self, started: Callable[[], None]) -> None:
         started()
         while (term := await self._follow()) is not None:
             await self._lead(term)
-            await self.bell.wait(self._abstain_seconds)
+            await self.wake_event.wait(self._abstain_seconds)
 
     async def _follow(self) -> Term | None:
         """Bid until elected; None when told to stop."""
         num_failures = 0
-        while not self.bell.is_stopping:
+        while not self.wake_event.is_stopping:
             if not self._is_open:
-                await self.bell.wait()
+                await self.wake_event.wait()
                 continue
             try:
                 if (term := await self._bid()) is not None:
@@ -223,8 +223,8 @@ class Elector(Service):
                 num_failures += 1
                 pause = backoff_seconds(num_failures)
                 self._log_failure(error, pause)
-            if await self.bell.wait(pause) is Wake.RING:
-                await self.bell.wait(_spread(RESIGNED_SPREAD_SECONDS))
+            if await self.wake_event.wait(pause) is WakeReason.SET:
+                await self.wake_event.wait(_spread(RESIGNED_SPREAD_SECONDS))
         return None
 
     def _pause_seconds(self) -> float:
@@ -232,14 +232,14 @@ class Elector(Service):
         pause = self._interval_seconds + _spread(self._jitter_seconds)
         if self._left_seconds is not None and self._left_seconds > 0:
             pause = min(pause, self._left_seconds + EXPIRED_SECONDS + _spread(RESIGNED_SPREAD_SECONDS))
-        if self._standing is None or self._standing.vacant_since is None:
+        if self._election_backoff is None or self._election_backoff.vacant_since is None:
             return pause
-        left = self._standing.seconds_left(self._patience_seconds, self._clock.monotonic())
+        left = self._election_backoff.seconds_left(self._patience_seconds, self._clock.monotonic())
         return left + _spread(RESIGNED_SPREAD_SECONDS)
 
     async def _bid(self) -> Term | None:
         if self._looks_first:
-            look = leader_get_seconds_left(office=self._office)
+            look = leader_get_seconds_left(leader_role=self._leader_role)
             self._left_seconds = await self._pool.run(look.within(STATEMENT_SECONDS))
             if self._left_seconds is not None and self._left_seconds > 0:
                 self.probe("bid", value=False)
@@ -249,16 +249,16 @@ class Elector(Service):
                 self.probe("bid", value=False)
                 return None
         else:
-            self._standing = None
+            self._election_backoff = None
         begun = self._clock.monotonic()
         query = leader_attempt_elect(
-            leader_id=self.client_id, ttl=timedelta(seconds=self.ttl_seconds), office=self._office
+            leader_id=self.client_id, ttl=timedelta(seconds=self.ttl_seconds), leader_role=self._leader_role
         )
         row = await self._pool.run(query.within(STATEMENT_SECONDS))
         self.probe("bid", row is not None)
         if row is None:
             return None
-        self._note_renewed(begun)
+        self._record_renewed(begun)
         return Term(self.client_id, row.elected_at)
 
     async def _is_our_turn(self) -> bool:
@@ -267,9 +267,9 @@ class Elector(Service):
         query = leader_get_sight(client_id=self.client_id, patience=patience)
         sight = await self._pool.run(query.within(STATEMENT_SECONDS))
         now = self._clock.monotonic()
-        self._standing = after_sight(self._standing, sight, now)
+        self._election_backoff = after_sight(self._election_backoff, sight, now)
         self._tell_left(sight)
-        return may_bid(self._standing, sight, now=now, patience=self._patience_seconds)
+        return may_bid(self._election_backoff, sight, now=now, patience=self._patience_seconds)
 
     async def _lead(self, term: Term) -> None:
         self._begin(term)
@@ -282,13 +282,13 @@ class Elector(Service):
         if may_be_ours:
             await self._resign(term)
         if self._is_making_way:
-            self._standing = Standing(foreign_id=None, vacant_since=self._clock.monotonic())
+            self._election_backoff = ElectionBackoff(foreign_id=None, vacant_since=self._clock.monotonic())
 
     async def _tell_making_way(self, term: Term) -> None:
         """Have our own clients know that this term is not for them."""
         logger.info("leadership offered to others", extra=self._fields(term))
         try:
-            await self._pool.run(client_make_way(id=self.client_id).within(STATEMENT_SECONDS))
+            await self._pool.run(client_step_down(id=self.client_id).within(STATEMENT_SECONDS))
         except (DriverError, OperationTimeout) as error:
             self._log_failure(error, 0.0)
 
@@ -297,10 +297,10 @@ class Elector(Service):
         num_failures, pause = 0, self._renew_seconds
         while True:
             renewed_at = self._renewed_at
-            wake = await self.bell.wait(min(pause, self._trust_left()))
-            if self.bell.is_stopping or self._resign_asked:
+            wake = await self.wake_event.wait(min(pause, self._trust_left()))
+            if self.wake_event.is_stopping or self._resign_asked:
                 return True
-            if wake is Wake.TIMEOUT and self._renewed_at > renewed_at:  # by a report
+            if wake is WakeReason.TIMEOUT and self._renewed_at > renewed_at:  # by a report
                 num_failures, pause = 0, self._renewed_at + self._renew_seconds - self._clock.monotonic()
                 continue
             if self._trust_left() <= 0:
@@ -325,25 +325,27 @@ class Elector(Service):
             leader_id=term.leader_id,
             elected_at=term.elected_at,
             ttl=timedelta(seconds=self.ttl_seconds),
-            office=self._office,
+            leader_role=self._leader_role,
         )
         row = await self._pool.run(query.within(min(STATEMENT_SECONDS, self._trust_left())))
         self.probe("renewed", row is not None)
         if row is None:
             return False
-        self._note_renewed(begun)
+        self._record_renewed(begun)
         if self._term is not None:
             self._guard_trust()
         return True
 
-    def _note_renewed(self, begun: float) -> None:
+    def _record_renewed(self, begun: float) -> None:
         self._renewed_at = max(self._renewed_at, begun)
         self._trusted_until = self._renewed_at + self._trust_seconds
 
     async def _resign(self, term: Term) -> None:
         """Delete the term's row, so that the others need not wait for it to expire; if that fails, it expires."""
         for timeout_seconds in RESIGN_TIMEOUTS_SECONDS:
-            query = leader_resign(leader_id=term.leader_id, elected_at=term.elected_at, office=self._office)
+            query = leader_resign(
+                leader_id=term.leader_id, elected_at=term.elected_at, leader_role=self._leader_role
+            )
             try:
                 resigned = await self._pool.run(query.within(timeout_seconds))
             except (DriverError, OperationTimeout) as error:
@@ -359,7 +361,7 @@ class Elector(Service):
         self._is_making_way = False
         self._left_to = None
         self._resign_asked = False
-        self.stood, self._standing = self._standing, None
+        self.stood, self._election_backoff = self._election_backoff, None
         self._term = term
         self._guard_trust()
         logger.info("leadership gained", extra=self._fields(term))
@@ -402,7 +404,7 @@ class Elector(Service):
                 "client_id": self.client_id,
                 "error": str(error),
                 "error_type": type(error).__name__,
-                "office": self._office.value,
+                "leader_role": self._leader_role.value,
                 "operation": error.operation,
                 "sleep_seconds": pause,
             },
@@ -411,7 +413,7 @@ class Elector(Service):
 
     def _tell_left(self, sight: LeaderSight) -> None:
         """Log, once for each of them, that a client of another language leads and is left to."""
-        foreign_id = None if self._standing is None else self._standing.foreign_id
+        foreign_id = None if self._election_backoff is None else self._election_backoff.foreign_id
         if foreign_id is None or foreign_id == self._left_to:
             return
         self._left_to = foreign_id
@@ -423,7 +425,7 @@ class Elector(Service):
 
     def _fields(self, term: Term) -> dict[str, str]:
         elected_at = term.elected_at.isoformat()
-        return {"client_id": term.leader_id, "office": self._office.value, "elected_at": elected_at}
+        return {"client_id": term.leader_id, "leader_role": self._leader_role.value, "elected_at": elected_at}
 
 
 def _spread(seconds: float) -> float:

@@ -84,4 +84,4 @@ class Errands:
 
 def _tell(elector: Elector, elected_at: datetime | None, begun: float, *, is_renewed: bool) -> None:
     if elected_at is not None:
-        elector.hear_renewed(Term(elector.client_id, elected_at), begun, is_renewed=is_renewed)
+        elector.on_renewed(Term(elector.client_id, elected_at), begun, is_renewed=is_renewed)

@@ -18,13 +18,13 @@ _OUR_MODULES = ("millhand.runtime.", "millhand.worker", "millhand.observe.job_lo
 
 def error_text(error: BaseException) -> str:
     """Return what is kept of an error in its row: its type and its first words; never an error itself."""
-    name, words = type(error).__name__, words_of(error)
+    name, words = type(error).__name__, safe_str(error)
     if len(words) > ERROR_LENGTH_MAX:
         words = f"{words[:ERROR_LENGTH_MAX]}… ({len(words):,} characters)"
     return f"{name}: {words}" if words else name
 
 
-def words_of(error: BaseException) -> str:
+def safe_str(error: BaseException) -> str:
     """Return what an error says; never an error itself, for those of users' code are told where no other may be raised."""
     try:
         return str(error)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from millhand.hooks import FetchMetric, Hook, overrides
-from millhand.runtime.failure import is_from_outside, words_of
+from millhand.runtime.failure import is_from_outside, safe_str
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def fetch_listener(queue: str, hooks: Sequence[Hook]) -> Callable[[int, float], 
             except BaseException as error:  # a hook of a user's, and the fetch has taken its jobs
                 if is_from_outside(error):
                     raise
-                fields = {"queue": queue, "error_type": type(error).__name__, "error": words_of(error)}
+                fields = {"queue": queue, "error_type": type(error).__name__, "error": safe_str(error)}
                 logger.exception("metric hook failed", extra=fields)
 
     return tell

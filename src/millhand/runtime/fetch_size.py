@@ -14,11 +14,11 @@ class FetchSize:
     def __init__(self) -> None:
         self.most = FETCH_SIZE_MAX
 
-    def note_failed(self, error: MillhandError, limit: int) -> None:
+    def record_failed(self, error: MillhandError, limit: int) -> None:
         """Take note of a fetch of `limit` jobs that had no answer: half as many the next time, one at least."""
         if isinstance(error, OperationTimeout):
             self.most = max(limit // 2, 1)
 
-    def note_answered(self) -> None:
+    def record_answered(self) -> None:
         """Take note of one that had: the next may bring twice as many."""
         self.most = min(self.most * 2, FETCH_SIZE_MAX)

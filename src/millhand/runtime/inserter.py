@@ -36,7 +36,7 @@ from millhand.hooks import Hook, Middleware, overrides
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params_many
 from millhand.job import JobState
 from millhand.runtime.bulk import BulkJobs, batched, begun
-from millhand.runtime.service import Service, Wake
+from millhand.runtime.service import Service, WakeReason
 from millhand.store.job import job_insert_many, job_notify_insert
 from millhand.store.job_copy import job_copy
 from millhand.store.query import Copy
@@ -132,10 +132,14 @@ class Inserter(Service):
 
     async def run(self, started: Callable[[], None]) -> None:
         started()
-        wake = Wake.RING
-        while wake is not Wake.STOP:
-            wake = await self.bell.wait(self._limiter.next_due_seconds(self._clock.monotonic()))
-            due = self._limiter.flush() if wake is Wake.STOP else self._limiter.due(self._clock.monotonic())
+        wake = WakeReason.SET
+        while wake is not WakeReason.STOP:
+            wake = await self.wake_event.wait(self._limiter.next_due_seconds(self._clock.monotonic()))
+            due = (
+                self._limiter.flush()
+                if wake is WakeReason.STOP
+                else self._limiter.due(self._clock.monotonic())
+            )
             if due:
                 await self._notify(due)
 
@@ -195,7 +199,7 @@ class Inserter(Service):
         """Have queues announced, soon and through the limiter; never waits. Lost if the service does not run."""
         if queues:
             self._limiter.remember(queues)
-            self.bell.ring()
+            self.wake_event.set()
 
     def _resolved(
         self, jobs: Sequence[tuple[object, InsertOpts | None]], now: datetime

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from millhand.clock import Clock, jittered, rest_seconds
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId
-from millhand.runtime.service import Sweeper
+from millhand.runtime.service import IntervalService
 from millhand.store.client import client_get_unknown_kinds
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ INTERVAL_SECONDS = 60.0
 NUM_TOLD_MAX = 1_000  # a queue with more kinds than this is somebody else's, and was told of
 
 
-class KindWatcher(Sweeper):
+class KindWatcher(IntervalService):
     """
     Looks at the start, and every `interval_seconds`, for due jobs of kinds other than `kinds`; tells of each kind once.
 

@@ -47,14 +47,14 @@ class LostFetches:
         self._look_at = 0.0
         self._newest = began_at
 
-    def note_answered(self, jobs: Sequence[JobRow]) -> None:
+    def record_answered(self, jobs: Sequence[JobRow]) -> None:
         """Take note of what a fetch has brought."""
         if jobs:
             self._newest = max(self._newest, *filter(None, map(_ATTEMPTED_AT, jobs)))
         if self._is_looking:
             self._begun.update((job.id, job.attempted_at) for job in jobs)
 
-    def note_failed(self, error: MillhandError, now: float) -> None:
+    def record_failed(self, error: MillhandError, now: float) -> None:
         """Take note of a fetch that failed, and have a look if it may have taken jobs all the same."""
         if not isinstance(error, OperationTimeout | ConnectionLost):
             return
@@ -66,11 +66,11 @@ class LostFetches:
         """Return whether it is time to look."""
         return self._is_looking and self._look_at <= now
 
-    def note_found(self, jobs: Sequence[JobRow], *, asked: float, now: float) -> list[JobRow]:
+    def record_found(self, jobs: Sequence[JobRow], *, asked: float, now: float) -> list[JobRow]:
         """Take note of what a look has brought, and return those jobs that nobody here knows of."""
         unknown = [job for job in jobs if (job.id, job.attempted_at) not in self._begun]
         self._begun.clear()  # what runs no longer does not run again since the same instant
-        self.note_answered(jobs)
+        self.record_answered(jobs)
         self._look_at = min(now + rest_seconds(now - asked, least=LATE_SECONDS), self._last_look_at)
         if asked >= self._last_look_at:
             self._is_looking = False

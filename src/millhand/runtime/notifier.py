@@ -19,7 +19,7 @@ from millhand.clock import backoff_seconds
 from millhand.driver.protocol import Driver, Listener
 from millhand.errors import MillhandError
 from millhand.job import Json
-from millhand.runtime.service import Service, Wake
+from millhand.runtime.service import Service, WakeReason
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Notifier(Service):
 
     async def _connect(self) -> Listener:
         listener = self._driver.listener()
-        listener.on_lost(self.bell.ring)
+        listener.on_lost(self.wake_event.set)
         try:
             await listener.connect()
             for topic, receive in self._receivers.items():
@@ -88,15 +88,15 @@ class Notifier(Service):
         return listener
 
     async def _reconnect(self) -> Listener | None:
-        while not self.bell.is_stopping:
+        while not self.wake_event.is_stopping:
             try:
                 return await self._connect()
             except MillhandError as error:
                 self._num_failures += 1
                 logger.debug("listener not connected", extra={"error": str(error)})
             if (
-                await self.bell.wait(backoff_seconds(self._num_failures, first=0.1, ceiling=15.0))
-                is Wake.STOP
+                await self.wake_event.wait(backoff_seconds(self._num_failures, first=0.1, ceiling=15.0))
+                is WakeReason.STOP
             ):
                 break
         return None
@@ -104,10 +104,10 @@ class Notifier(Service):
     async def _attend(self, listener: Listener) -> bool:
         """Return True when told to stop, False when the connection is lost."""
         while not listener.is_lost:
-            wake = await self.bell.wait(PING_SECONDS)
-            if wake is Wake.STOP:
+            wake = await self.wake_event.wait(PING_SECONDS)
+            if wake is WakeReason.STOP:
                 return True
-            if wake is Wake.TIMEOUT and not listener.is_lost:
+            if wake is WakeReason.TIMEOUT and not listener.is_lost:
                 try:
                     await listener.ping()
                 except MillhandError as error:

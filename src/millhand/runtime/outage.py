@@ -68,7 +68,7 @@ class Outage:
         """Return the time that statements are sent at."""
         return self._now()
 
-    def note_answered(self, sent: float) -> None:
+    def record_answered(self, sent: float) -> None:
         """Take note that a statement was answered; a refusal is an answer."""
         self._answered_at = self._now()
         if self._began_at is None:
@@ -77,10 +77,10 @@ class Outage:
         if self._calm is None and sent > self._failed_at and not self._is_deaf:
             self._calm_down()
 
-    def note_failed(self, error: MillhandError, sent: float) -> None:
+    def record_failed(self, error: MillhandError, sent: float) -> None:
         """Take note of what became of a statement; mark the error if it says that the database is gone."""
         if not isinstance(error, ConnectionLost | OperationTimeout):
-            self.note_answered(sent)
+            self.record_answered(sent)
             return
         is_gone = isinstance(error, ConnectionLost) or self._answered_at < (sent + self._now()) / 2
         is_late = (
@@ -88,14 +88,14 @@ class Outage:
         )  # it was sent before an answer came again: of the outage that this ended
         error.is_away = is_gone or is_late or self.is_on
         if is_gone and not is_late:
-            self._note_gone(error)
+            self._record_gone(error)
 
-    def note_deaf(self, error: MillhandError | None = None) -> None:
+    def record_listener_lost(self, error: MillhandError | None = None) -> None:
         """Take note that the connection that listens is lost."""
         self._is_deaf = True
-        self._note_gone(error or ConnectionLost("listen", "the end of its connection"))
+        self._record_gone(error or ConnectionLost("listen", "the end of its connection"))
 
-    def note_hearing(self) -> None:
+    def record_listener_connected(self) -> None:
         """Take note that notifications are heard again."""
         self._is_deaf = False
         self._answered_at = self._now()
@@ -107,7 +107,7 @@ class Outage:
         if self._calm is not None:
             self._end()
 
-    def _note_gone(self, error: MillhandError) -> None:
+    def _record_gone(self, error: MillhandError) -> None:
         now = self._failed_at = self._now()
         if self._calm is not None:
             self._calm.cancel()

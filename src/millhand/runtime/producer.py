@@ -35,11 +35,11 @@ from millhand.event import Event, EventKind
 from millhand.job import ClientId, JobId, JobRow
 from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
-from millhand.runtime.fetch_floor import FetchFloors
 from millhand.runtime.fetch_size import FetchSize
+from millhand.runtime.fetch_start import FetchStarts
 from millhand.runtime.lost_fetch import LostFetches
 from millhand.runtime.outage import level_of
-from millhand.runtime.service import Service, Wake
+from millhand.runtime.service import Service, WakeReason
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_get_available, job_get_lost
 from millhand.store.job_fetch import Floors, job_get_available_above
@@ -81,7 +81,7 @@ class Producer(Service):
         self._due_ats: list[float] = []  # a heap
         self._cooldown_seconds = cooldown_seconds
         self._execute = execute
-        self._floors = FetchFloors(NEVER, 0.0)
+        self._floors = FetchStarts(NEVER, 0.0)
         self._has_begun = False
         self._has_told = False  # of a failure
         self._is_wanted = True  # whether somebody said "look" since the last fetch
@@ -133,17 +133,17 @@ class Producer(Service):
         row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
         self.see_touched(row)
         self._lost = LostFetches(row.updated_at)
-        self._floors = FetchFloors(row.updated_at, asyncio.get_running_loop().time())
+        self._floors = FetchStarts(row.updated_at, asyncio.get_running_loop().time())
         self.is_paused = row.is_paused
         self._is_wanted = True
         started()
         loop = asyncio.get_running_loop()
         self._poll_at = loop.time()
-        while await self.bell.wait(self._pause_seconds(loop.time())) is not Wake.STOP:
+        while await self.wake_event.wait(self._pause_seconds(loop.time())) is not WakeReason.STOP:
             if loop.time() >= self._poll_at:
                 self._is_wanted = True
             # Again at once while that is allowed: the next fetch is on its way before the last one's jobs have their turn.
-            while not self.bell.is_stopping and self._pause_seconds(loop.time()) <= 0.0:
+            while not self.wake_event.is_stopping and self._pause_seconds(loop.time()) <= 0.0:
                 await self._fetch_once()
 
     async def wait_idle(self) -> None:
@@ -155,22 +155,22 @@ class Producer(Service):
     def begin(self) -> None:
         """Fetch from now on."""
         self._has_begun = True
-        self.bell.ring()
+        self.wake_event.set()
 
-    def hear_insert(self) -> None:
+    def on_insert(self) -> None:
         """Look: something was inserted here, or may have been."""
         self._is_wanted = True
-        self.bell.ring()
+        self.wake_event.set()
 
-    def hear_due(self, seconds: float) -> None:
+    def on_due(self, seconds: float) -> None:
         """Look in `seconds` at the latest: something of ours is due then, and nobody will announce it."""
         due_at = asyncio.get_running_loop().time() + seconds
         heapq.heappush(self._due_ats, due_at)
         if due_at < self._poll_at:
             self._poll_at = due_at
-            self.bell.ring()
+            self.wake_event.set()
 
-    def hear_paused(self, *, is_paused: bool) -> None:
+    def on_paused(self, *, is_paused: bool) -> None:
         """Stop or go on fetching, as was announced; what runs is not touched."""
         self.num_pauses_heard += 1
         self._set_paused(is_paused=is_paused)
@@ -196,7 +196,7 @@ class Producer(Service):
             self._cancelled_while_fetching.add(id)
 
     def cancel_lost(self, lost_at: datetime) -> int:
-        """Cancel attempts at jobs that were fetched before this client was given up; return how many."""
+        """Cancel attempts at jobs that were fetched before this client was declared dead; return how many."""
         lost = [one for one in self.running if one.row.attempted_at is None or one.row.attempted_at < lost_at]
         for attempt in lost:
             attempt.cancel(CancelReason.LOST)
@@ -214,7 +214,7 @@ class Producer(Service):
         if attempt.has_slot:
             attempt.has_slot = False
             self._num_slots_taken -= 1
-            self.hear_insert()
+            self.on_insert()
 
     # The loop's own.
 
@@ -225,7 +225,7 @@ class Producer(Service):
         kind = EventKind.QUEUE_PAUSED if is_paused else EventKind.QUEUE_RESUMED
         logger.info("queue paused" if is_paused else "queue resumed", extra={"queue": self.queue})
         self._subscriptions.distribute([Event(kind=kind, queue=self.queue)])
-        self.hear_insert()
+        self.on_insert()
 
     def _num_free(self) -> int:
         return self._max_workers - self._num_slots_taken
@@ -257,13 +257,13 @@ class Producer(Service):
             floors = self._floors.asked(sent)
             rows = await self._pool.run(self._query(floors, limit, sent))
         except MillhandError as error:
-            self._size.note_failed(error, limit)
-            lost.note_failed(error, loop.time())
+            self._size.record_failed(error, limit)
+            lost.record_failed(error, loop.time())
             self._failed(error, loop.time())
         else:
-            lost.note_answered(rows)
-            self._size.note_answered()
-            self._floors.note_fetched(floors, rows, limit=limit, sent=sent, answered=loop.time())
+            lost.record_answered(rows)
+            self._size.record_answered()
+            self._floors.record_fetched(floors, rows, limit=limit, sent=sent, answered=loop.time())
             if self._floors.recheck_at is not None:
                 self._poll_at = min(self._poll_at, self._floors.recheck_at)
             self._recovered()
@@ -290,9 +290,9 @@ class Producer(Service):
         loop = asyncio.get_running_loop()
         asked = loop.time()
         marked = await self._pool.run(query)
-        rows = lost.note_found(marked, asked=asked, now=loop.time())
+        rows = lost.record_found(marked, asked=asked, now=loop.time())
         if (seconds := lost.seconds_left(loop.time())) is not None:
-            self.hear_due(seconds)
+            self.on_due(seconds)
         if rows:
             logger.warning("lost fetch found", extra={"queue": self.queue, "num_jobs": len(rows)})
             self._begin(rows, self._cancelled_while_fetching or ())
@@ -329,7 +329,7 @@ class Producer(Service):
             self._num_slots_taken -= 1
         if self._more_is_waiting:
             self._is_wanted = True
-            self.bell.ring()
+            self.wake_event.set()
         if not attempts and not self._overtaken:
             self._is_idle.set()
 

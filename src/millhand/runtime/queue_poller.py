@@ -20,7 +20,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import NotFound
 from millhand.runtime.attempt import CancelReason
 from millhand.runtime.producer import Producer
-from millhand.runtime.service import Sweeper
+from millhand.runtime.service import IntervalService
 from millhand.store.job import job_get_cancel_requested
 from millhand.store.queue import queue_create_or_set_updated_at, queue_get
 
@@ -30,7 +30,7 @@ PASS_SECONDS_POLL_ONLY = 2.0
 BATCH_SIZE = 1_000
 
 
-class QueuePoller(Sweeper):
+class QueuePoller(IntervalService):
     """Looks after one producer's queue; says what it finds to the producer alone."""
 
     def __init__(self, producer: Producer, pool: Executor, *, is_poll_only: bool = False) -> None:
@@ -50,7 +50,7 @@ class QueuePoller(Sweeper):
     def touch_soon(self) -> None:
         """Say now that the queue is in use: somebody has changed its row who may not use it himself."""
         self._heartbeat_at = 0.0
-        self.bell.ring()
+        self.wake_event.set()
 
     async def poll_cancellations(self) -> None:
         """Cancel the attempts that run now and whose jobs were cancelled; an attempt begun meanwhile is not touched."""

@@ -1,13 +1,13 @@
 """
 The lifecycle of everything that runs for long.
 
-Rule 1: a service is one coroutine, `run`. It sleeps in one place only, on its bell, and the bell says why it woke.
+Rule 1: a service is one coroutine, `run`. It sleeps in one place only: `wake_event.wait()`, which returns why it woke.
 Rule 2: stopping is a question the loop asks, not an exception it suffers: a fetch or a write begun is finished.
 Rule 3: a service that ends without having been asked to is a crash, and whoever watches hears of it at once.
 
-    start() ──▶ run ── started() ── bell.wait() ⟲ ── return ──▶ stopped
+    start() ──▶ run ── started() ── wake_event.wait() ⟲ ── return ──▶ stopped
                                         ▲
-                         ring() · timeout · stop()
+                         set() · timeout · stop()
 
 Concurrency: everything here belongs to one event loop. `start` and `stop` may race each other and themselves.
 """
@@ -20,21 +20,21 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from millhand.clock import backoff_seconds
-from millhand.runtime.failure import words_of
+from millhand.runtime.failure import safe_str
 from millhand.runtime.outage import level_of
 
 logger = logging.getLogger(__name__)
 
 
-class Wake(enum.Enum):
+class WakeReason(enum.Enum):
     """Why a loop woke."""
 
-    RING = "ring"  # somebody has news; several rings are one
+    SET = "ring"  # somebody has news; several rings are one
     TIMEOUT = "timeout"  # nobody had, for as long as the loop was willing to wait
     STOP = "stop"  # leave; for good
 
 
-class Bell:
+class WakeEvent:
     """A wake-up for one loop. Rings coalesce; none is lost, and none is answered."""
 
     __slots__ = ("_rung", "_waiter", "is_stopping")
@@ -44,8 +44,8 @@ class Bell:
         self._waiter: asyncio.Future[None] | None = None
         self.is_stopping = False
 
-    def ring(self) -> None:
-        """Wake the loop now, or have its next wait return at once."""
+    def set(self) -> None:
+        """WakeReason the loop now, or have its next wait return at once."""
         self._rung = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -53,18 +53,18 @@ class Bell:
     def stop(self) -> None:
         """Tell the loop to leave; every wait from now on answers STOP."""
         self.is_stopping = True
-        self.ring()
+        self.set()
 
-    async def wait(self, timeout_seconds: float | None = None) -> Wake:
-        """Sleep until rung, told to stop, or `timeout_seconds` have passed. STOP wins over RING."""
+    async def wait(self, timeout_seconds: float | None = None) -> WakeReason:
+        """Sleep until rung, told to stop, or `timeout_seconds` have passed. STOP wins over SET."""
         if not self._rung:
             await self._sleep(timeout_seconds)
         if self.is_stopping:
-            return Wake.STOP
+            return WakeReason.STOP
         if not self._rung:
-            return Wake.TIMEOUT
+            return WakeReason.TIMEOUT
         self._rung = False
-        return Wake.RING
+        return WakeReason.SET
 
     async def _sleep(self, timeout_seconds: float | None) -> None:
         loop = asyncio.get_running_loop()
@@ -89,13 +89,13 @@ class Service:
     """
     Start, wait until up, stop, start again.
 
-    A subclass writes `run(started)`, which calls `started()` once it is able to work, sleeps on `self.bell` and returns
-    when that answers STOP. Whoever owns the service may set `on_crash`, called with what `run` raised when it
+    A subclass writes `run(started)`, which calls `started()` once it is able to work, sleeps on `self.wake_event` and
+    returns when that answers STOP. Whoever owns the service may set `on_crash`, called with what `run` raised when it
     ended unasked (None if it merely returned).
     """
 
     def __init__(self) -> None:
-        self.bell = Bell()
+        self.wake_event = WakeEvent()
         self.on_crash: Callable[[Service, BaseException | None], None] | None = None
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -109,7 +109,7 @@ class Service:
         return self._task is not None and not self._task.done()
 
     async def run(self, started: Callable[[], None]) -> None:
-        """Work until the bell says STOP."""
+        """Work until the wake_event says STOP."""
         raise NotImplementedError(self.name)
 
     async def start(self) -> None:
@@ -117,11 +117,11 @@ class Service:
         async with self._lock:
             if self.is_running:
                 return
-            self.bell = Bell()
+            self.wake_event = WakeEvent()
             up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            bell = self.bell
+            wake_event = self.wake_event
             self._task = asyncio.create_task(self.run(lambda: _wake(up)), name=self.name)
-            self._task.add_done_callback(lambda task: self._ended(task, bell, up))
+            self._task.add_done_callback(lambda task: self._ended(task, wake_event, up))
             await up
             if self._task.done():
                 task, self._task = self._task, None
@@ -129,21 +129,21 @@ class Service:
 
     async def stop(self) -> None:
         """Return once `run` has returned. Idempotent; what `run` raised was told to `on_crash`."""
-        self.bell.stop()  # outside the lock: a start that waits for `started` must hear of it too
+        self.wake_event.stop()  # outside the lock: a start that waits for `started` must hear of it too
         async with self._lock:
             if self._task is not None:
-                self.bell.stop()
+                self.wake_event.stop()
                 await asyncio.wait([self._task])
                 self._task = None  # not before: whoever gives up waiting leaves it to the next to wait
 
     def probe(self, moment: str, value: object = None) -> None:
         """Tell a test that `moment` has come. Does nothing in production; a test replaces it."""
 
-    def _ended(self, task: asyncio.Task[None], bell: Bell, up: asyncio.Future[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], wake_event: WakeEvent, up: asyncio.Future[None]) -> None:
         was_up = up.done()
         _wake(up)
         error = None if task.cancelled() else task.exception()
-        if not was_up or (bell.is_stopping and error is None):
+        if not was_up or (wake_event.is_stopping and error is None):
             return
         if self.on_crash is not None:
             self.on_crash(self, error)
@@ -153,12 +153,12 @@ class Service:
             extra={
                 "operation": self.name,
                 "error_type": type(error).__name__,
-                "error": "" if error is None else words_of(error),
+                "error": "" if error is None else safe_str(error),
             },
         )
 
 
-class Sweeper(Service):
+class IntervalService(Service):
     """
     A service that makes the same pass again and again: at once, then every `interval_seconds`, or when rung.
 
@@ -177,11 +177,11 @@ class Sweeper(Service):
         num_failures = 0
         while True:
             num_failures = 0 if await self.attempt(self.run_once) else num_failures + 1
-            if num_failures and not self.bell.is_stopping:
+            if num_failures and not self.wake_event.is_stopping:
                 pause = min(backoff_seconds(num_failures), max(self.interval_seconds, 1.0))
             else:
                 pause = self.next_pause_seconds()
-            if await self.bell.wait(pause) is Wake.STOP:
+            if await self.wake_event.wait(pause) is WakeReason.STOP:
                 return
 
     def next_pause_seconds(self) -> float:
@@ -193,7 +193,7 @@ class Sweeper(Service):
         try:
             await work()
         except Exception as error:
-            if not self.bell.is_stopping:
+            if not self.wake_event.is_stopping:
                 logger.log(
                     level_of(error),
                     "pass failed",
@@ -201,7 +201,7 @@ class Sweeper(Service):
                     extra={
                         "operation": self.name,
                         "error_type": type(error).__name__,
-                        "error": words_of(error),
+                        "error": safe_str(error),
                     },
                 )
             return False

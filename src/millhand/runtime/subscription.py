@@ -1,7 +1,7 @@
 """
 Events, to whoever watches.
 
-A watcher that does not keep up loses events rather than holding up the mill; it is told how many.
+A watcher that does not keep up loses events rather than holding up the engine; it is told how many.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 -- fragment: client_interval
     -- Whatever stands there: nobody reports less often than daily, and PostgreSQL refuses to count beyond its calendar.
-    least(greatest(client.report_interval, interval '0'), interval '1 day')
+    least(greatest(client.heartbeat_interval, interval '0'), interval '1 day')
 
 -- fragment: client_seen
     greatest(least(client.last_seen_at, '9999-12-31Z'), '0001-01-01Z')
@@ -22,7 +22,7 @@ INSERT INTO /* schema */millhand_client AS client (
     kinds,
     queues,
     queue_updates,
-    report_interval,
+    heartbeat_interval,
     started_at,
     last_seen_at
 )
@@ -40,7 +40,7 @@ VALUES (
     @kinds::text [],
     @queues::text::jsonb,
     @queue_updates::text::jsonb,
-    @report_interval::interval,
+    @heartbeat_interval::interval,
     -- A life does not begin in the future, although the clock was set back.
     least(
         coalesce(@started_at::timestamptz, coalesce(@now::timestamptz, now()) - @age::interval),
@@ -61,7 +61,7 @@ ON CONFLICT (id) DO UPDATE SET
         WHEN @started_at::timestamptz IS NULL THEN client.queue_updates || excluded.queue_updates
         ELSE excluded.queue_updates
     END,
-    report_interval = excluded.report_interval,
+    heartbeat_interval = excluded.heartbeat_interval,
     started_at = excluded.started_at,
     last_seen_at = excluded.last_seen_at,
     lost_at = CASE WHEN client.lost_at <= excluded.last_seen_at THEN client.lost_at END,
@@ -99,7 +99,7 @@ SELECT
     )
     AND to_regclass('/* schema */millhand_leader') IS NOT NULL AS is_there;
 
--- name: client_report
+-- name: client_heartbeat
 -- Say that a client is there, and give what its row now says.
 /* client_reported */;
 
@@ -113,10 +113,10 @@ WHERE id = @id
 AND started_at = @started_at
 RETURNING id;
 
--- name: client_make_way
+-- name: client_step_down
 -- Say that a client is about to give up River's term for others.
 UPDATE /* schema */millhand_client
-SET made_way_at = coalesce(@now::timestamptz, now())
+SET stepped_down_at = coalesce(@now::timestamptz, now())
 WHERE id = @id
 RETURNING id;
 

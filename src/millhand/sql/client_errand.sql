@@ -1,6 +1,6 @@
 -- name: client_report_on_errands
--- As client_report, and on the way: renew the terms that the client leads, and look whether there is anything to be done
--- for all. A row of an office that somebody holds is left to the elector's own renewal: a report waits for nobody.
+-- As client_heartbeat, and on the way: renew the terms that the client leads, and look whether there is anything to be done
+-- for all. A row of an leader_role that somebody holds is left to the elector's own renewal: a report waits for nobody.
 WITH reported AS (
     /* client_reported */
 ),

@@ -51,7 +51,7 @@ SELECT
     EXISTS (
         SELECT
         FROM /* schema */millhand_client AS client
-        WHERE client.made_way_at > coalesce(@now::timestamptz, now()) - @patience::interval
+        WHERE client.stepped_down_at > coalesce(@now::timestamptz, now()) - @patience::interval
     ) AS has_made_way,
     greatest(extract(EPOCH FROM coalesce(@now::timestamptz, now()) - leader.expires_at), 0)::float8
         AS vacant_seconds

@@ -68,5 +68,5 @@ WHERE version = @version;
 
 -- name: migration_lock
 -- Wait for the other migrator of this schema, if there is one, until the end of the transaction.
--- The key is of two numbers: "mill" in ASCII, and the schema's name.
+-- The key is of two numbers: "engine" in ASCII, and the schema's name.
 SELECT pg_advisory_xact_lock(1835625580, hashtext(/* schema_name */)) IS NULL;

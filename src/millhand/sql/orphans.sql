@@ -244,12 +244,12 @@ WHERE bucket = @bucket AND key = ANY(@keys::text[])
 ORDER BY id DESC
 LIMIT @limit;
 
--- name: orphan_action_raise_alarm
+-- name: orphan_action_raise_alert
 -- Write down that somebody asked for what was taken away, once; the rows that had not been asked for come back.
 UPDATE /* schema */millhand_orphan_action AS action
-SET alarm = input.alarm, alarmed_at = @now::timestamptz
-FROM unnest(@ids::bigint[], @alarms::text[]) AS input (asked_id, alarm)
-WHERE action.id = input.asked_id AND action.alarm IS NULL
+SET alert = input.alert, alerted_at = @now::timestamptz
+FROM unnest(@ids::bigint[], @alerts::text[]) AS input (asked_id, alert)
+WHERE action.id = input.asked_id AND action.alert IS NULL
 RETURNING /* orphan_action_alarmed */;
 
 -- name: orphan_action_get_restorable
@@ -268,8 +268,8 @@ LIMIT @limit;
 
 -- fragment: orphan_action_alarmed
 action.id, run_id, bucket, key, rule, state, reason, size, etag, modified_at, quarantine_key, source, table_name, row_id,
-    row_json::text, created_at, updated_at, action.alarm, alarmed_at
+    row_json::text, created_at, updated_at, action.alert, alerted_at
 
 -- fragment: orphan_action_columns
 id, run_id, bucket, key, rule, state, reason, size, etag, modified_at, quarantine_key, source, table_name, row_id,
-    row_json::text, created_at, updated_at, alarm, alarmed_at
+    row_json::text, created_at, updated_at, alert, alerted_at

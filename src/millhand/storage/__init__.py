@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millhand.door import door
+from millhand.lazy_exports import door
 
 if TYPE_CHECKING:
     from millhand.storage.open import open_store

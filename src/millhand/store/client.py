@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE, LANGUAGE, ClientRow, state_of
+from millhand.client_row import DEAD_AFTER_HEARTBEATS, DEAD_GRACE, LANGUAGE, ClientRow, state_of
 from millhand.job import ClientId
 from millhand.store.job_row import parse_object
 from millhand.store.query import Query, Row
@@ -16,13 +16,13 @@ from millhand.store.query import Query, Row
 # River's producers touch the row of their queue every ten minutes, and a little more.
 FOREIGN_WITHIN = timedelta(minutes=11)
 # A client of ours that has touched the row of a queue says so with its next report.
-REPORT_GRACE = timedelta(seconds=10)
+HEARTBEAT_GRACE = timedelta(seconds=10)
 # Of each state the newest attempts: who works much is among them, and who works little is so where nobody works much.
 NUM_ATTEMPTS = 500
 NUM_DUE = 1_000
 
 
-class ClientReport(msgspec.Struct, frozen=True, kw_only=True):
+class ClientHeartbeatParams(msgspec.Struct, frozen=True, kw_only=True):
     """
     What a client says of itself.
 
@@ -37,11 +37,11 @@ class ClientReport(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     queue_updates: Mapping[str, datetime]
     queues: Mapping[str, int]
-    report_interval: timedelta
+    heartbeat_interval: timedelta
     version: str
 
 
-class Reported(msgspec.Struct, frozen=True):
+class HeartbeatResult(msgspec.Struct, frozen=True):
     """
     A report as it was written.
 
@@ -69,24 +69,24 @@ def client_get_shape() -> Query[bool]:
     return Query("client_get_shape", {}, lambda rows: bool(rows[0][0]))
 
 
-def client_report(
-    report: ClientReport,
+def client_heartbeat(
+    report: ClientHeartbeatParams,
     *,
     started_at: datetime | None,
     age: timedelta = timedelta(0),
     now: datetime | None = None,
-) -> Query[Reported]:
+) -> Query[HeartbeatResult]:
     """
     Say that a client is there; `started_at` is None for its first report, which begins its life, `age` ago.
 
     The first report adds the queues that a client of that name touched before; nobody else would own up to them.
     """
-    params = report_params(report, started_at=started_at, age=age, now=now)
-    return Query("client_report", params, parse_reported)
+    params = heartbeat_params(report, started_at=started_at, age=age, now=now)
+    return Query("client_heartbeat", params, parse_heartbeat_result)
 
 
-def report_params(
-    report: ClientReport, *, started_at: datetime | None, age: timedelta, now: datetime | None
+def heartbeat_params(
+    report: ClientHeartbeatParams, *, started_at: datetime | None, age: timedelta, now: datetime | None
 ) -> dict[str, object]:
     """Return what a report is written with."""
     return {
@@ -98,20 +98,20 @@ def report_params(
         "kinds": list(report.kinds),
         "language": LANGUAGE,
         "now": now,
-        "num_reports": float(DEAD_AFTER_REPORTS),
+        "num_reports": float(DEAD_AFTER_HEARTBEATS),
         "pid": report.pid,
         "queue_updates": _encode({name: _instant(at) for name, at in report.queue_updates.items()}),
         "queues": _encode(dict(report.queues)),
-        "report_interval": report.report_interval,
+        "heartbeat_interval": report.heartbeat_interval,
         "started_at": started_at,
         "version": report.version,
     }
 
 
-def parse_reported(rows: Sequence[Row]) -> Reported:
+def parse_heartbeat_result(rows: Sequence[Row]) -> HeartbeatResult:
     """Return a report as its row says, whatever other columns come after it."""
     started_at, seen_at, lost_at, queue_updates, before_at = rows[0][:5]
-    return Reported(started_at, _parse_instants(queue_updates), before_at, seen_at, lost_at)
+    return HeartbeatResult(started_at, _parse_instants(queue_updates), before_at, seen_at, lost_at)
 
 
 def client_stop(*, id: ClientId, started_at: datetime, now: datetime | None = None) -> Query[bool]:
@@ -119,9 +119,9 @@ def client_stop(*, id: ClientId, started_at: datetime, now: datetime | None = No
     return Query("client_stop", {"id": id, "started_at": started_at, "now": now}, bool)
 
 
-def client_make_way(*, id: ClientId, now: datetime | None = None) -> Query[bool]:
+def client_step_down(*, id: ClientId, now: datetime | None = None) -> Query[bool]:
     """Say that a client is about to give up River's term for clients of another language."""
-    return Query("client_make_way", {"id": id, "now": now}, bool)
+    return Query("client_step_down", {"id": id, "now": now}, bool)
 
 
 def client_list(*, now: datetime | None = None) -> Query[list[ClientRow]]:
@@ -133,7 +133,7 @@ def client_get_foreign(
     *,
     within: timedelta = FOREIGN_WITHIN,
     now: datetime | None = None,
-    report_grace: timedelta = REPORT_GRACE,
+    report_grace: timedelta = HEARTBEAT_GRACE,
 ) -> Query[list[Sighting]]:
     """
     Give what was seen, `within` of now, of clients that are not ours.
@@ -193,7 +193,7 @@ def _parse_row(row: Row) -> ClientRow:
         last_seen_at=last_seen_at,
         pid=pid,
         queues=_parse_queues(queues),
-        report_interval=timedelta(seconds=report_seconds),
+        heartbeat_interval=timedelta(seconds=report_seconds),
         started_at=started_at,
         state=state_of(
             is_stopped=stopped_at is not None, report_seconds=report_seconds, silent_seconds=silent_seconds

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.fleet import DEAD_AFTER_REPORTS, DEAD_GRACE, SESSION_GRACE
+from millhand.client_row import DEAD_AFTER_HEARTBEATS, DEAD_GRACE, SESSION_GRACE
 from millhand.job import ClientId, JobId, JobRow
 from millhand.store.job import Rescue
 from millhand.store.job_row import encode_error, parse_job, parse_jobs
@@ -69,7 +69,7 @@ def client_declare_lost(
         "grace": grace,
         "id": id,
         "now": now,
-        "num_reports": float(DEAD_AFTER_REPORTS),
+        "num_reports": float(DEAD_AFTER_HEARTBEATS),
         "recently": recently,
         "session_grace": SESSION_GRACE,
         "steady_since": steady_since,
@@ -101,7 +101,7 @@ def job_get_stranded(
         "leaving": LEAVING,
         "limit": limit,
         "now": now,
-        "num_reports": float(DEAD_AFTER_REPORTS),
+        "num_reports": float(DEAD_AFTER_HEARTBEATS),
     }
     return Query("job_get_stranded", params, _parse_stranded)
 

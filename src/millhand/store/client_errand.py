@@ -7,7 +7,12 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from millhand.store.client import ClientReport, Reported, parse_reported, report_params
+from millhand.store.client import (
+    ClientHeartbeatParams,
+    HeartbeatResult,
+    heartbeat_params,
+    parse_heartbeat_result,
+)
 from millhand.store.query import Query, Row
 
 # Clients that have come or gone so lately are looked after by whoever gives back their jobs.
@@ -43,19 +48,19 @@ class ErrandDone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def client_report_on_errands(
-    report: ClientReport,
+    report: ClientHeartbeatParams,
     errand: Errand,
     *,
     started_at: datetime | None,
     age: timedelta = timedelta(0),
     now: datetime | None = None,
-) -> Query[tuple[Reported, ErrandDone]]:
+) -> Query[tuple[HeartbeatResult, ErrandDone]]:
     """
-    Say that a client is there, as `client_report` does, and do its errand in the same statement.
+    Say that a client is there, as `client_heartbeat` does, and do its errand in the same statement.
 
-    Concurrency: waits for nobody who holds the row of an office; that term is then not renewed.
+    Concurrency: waits for nobody who holds the row of an leader_role; that term is then not renewed.
     """
-    params = report_params(report, started_at=started_at, age=age, now=now) | {
+    params = heartbeat_params(report, started_at=started_at, age=age, now=now) | {
         "due_before": errand.due_before,
         "periodic_elected_at": errand.periodic_elected_at,
         "periodic_ttl": errand.periodic_ttl,
@@ -66,7 +71,7 @@ def client_report_on_errands(
     return Query("client_report_on_errands", params, _parse)
 
 
-def _parse(rows: Sequence[Row]) -> tuple[Reported, ErrandDone]:
+def _parse(rows: Sequence[Row]) -> tuple[HeartbeatResult, ErrandDone]:
     is_river_renewed, is_periodic_renewed, is_anything_due, is_alone = rows[0][5:]
     done = ErrandDone(
         is_alone=is_alone,
@@ -74,4 +79,4 @@ def _parse(rows: Sequence[Row]) -> tuple[Reported, ErrandDone]:
         is_periodic_renewed=is_periodic_renewed,
         is_river_renewed=is_river_renewed,
     )
-    return parse_reported(rows), done
+    return parse_heartbeat_result(rows), done

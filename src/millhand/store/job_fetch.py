@@ -13,7 +13,7 @@ from millhand.store.query import Query
 PRIORITIES = (1, 2, 3, 4)
 
 
-class Floor(NamedTuple):
+class FetchStart(NamedTuple):
     """A place in the order of the jobs of one queue and priority; what is due and stands above it is looked at."""
 
     at: datetime
@@ -21,7 +21,7 @@ class Floor(NamedTuple):
 
 
 # One for each of PRIORITIES; None is for the start.
-Floors = tuple[Floor | None, Floor | None, Floor | None, Floor | None]
+Floors = tuple[FetchStart | None, FetchStart | None, FetchStart | None, FetchStart | None]
 START: Floors = (None, None, None, None)
 
 

@@ -1,7 +1,7 @@
 """
 Statements about a leader's term: a lease in one row, by the database's clock.
 
-There are two offices, each with a row of its own: River's, for which clients of every language bid, and ours.
+There are two leadership, each with a row of its own: River's, for which clients of every language bid, and ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from millhand.job import ClientId
 from millhand.store.query import Query, Row, parse_none
 
 
-class Office(enum.StrEnum):
+class LeaderRole(enum.StrEnum):
     """
     What one client does for all during its term; the value is what the log calls it.
 
@@ -28,7 +28,7 @@ class Office(enum.StrEnum):
 
 
 class LeaderRow(msgspec.Struct, frozen=True):
-    """The row of an office: one term of one client. Instants are aware, to the microsecond."""
+    """The row of an leader_role: one term of one client. Instants are aware, to the microsecond."""
 
     leader_id: ClientId
     elected_at: datetime
@@ -52,7 +52,11 @@ class LeaderSight(msgspec.Struct, frozen=True):
 
 
 def leader_attempt_elect(
-    *, leader_id: ClientId, ttl: timedelta, now: datetime | None = None, office: Office = Office.RIVER
+    *,
+    leader_id: ClientId,
+    ttl: timedelta,
+    now: datetime | None = None,
+    leader_role: LeaderRole = LeaderRole.RIVER,
 ) -> Query[LeaderRow | None]:
     """
     Begin a term of `ttl` if none runs, or only an expired one; None if another leads.
@@ -61,7 +65,7 @@ def leader_attempt_elect(
     Source: River v0.51.2, river_leader.sql `LeaderAttemptElect`, `LeaderDeleteExpired`.
     """
     params = {"leader_id": leader_id, "ttl": ttl, "now": now}
-    return Query("leader_attempt_elect", params, _parse, fragments=_FRAGMENTS[office])
+    return Query("leader_attempt_elect", params, _parse, fragments=_FRAGMENTS[leader_role])
 
 
 def leader_attempt_reelect(
@@ -70,7 +74,7 @@ def leader_attempt_reelect(
     elected_at: datetime,
     ttl: timedelta,
     now: datetime | None = None,
-    office: Office = Office.RIVER,
+    leader_role: LeaderRole = LeaderRole.RIVER,
 ) -> Query[LeaderRow | None]:
     """
     Renew a term, which then ends `ttl` from now; None if it has expired or was taken.
@@ -78,63 +82,67 @@ def leader_attempt_reelect(
     Source: River v0.51.2, river_leader.sql `LeaderAttemptReelect`.
     """
     params = {"leader_id": leader_id, "elected_at": elected_at, "ttl": ttl, "now": now}
-    return Query("leader_attempt_reelect", params, _parse, fragments=_FRAGMENTS[office])
+    return Query("leader_attempt_reelect", params, _parse, fragments=_FRAGMENTS[leader_role])
 
 
-def leader_delete_expired(*, now: datetime | None = None, office: Office = Office.RIVER) -> Query[bool]:
+def leader_delete_expired(
+    *, now: datetime | None = None, leader_role: LeaderRole = LeaderRole.RIVER
+) -> Query[bool]:
     """Delete a term that has expired, and say whether there was one; `leader_attempt_elect` does not need it."""
-    return Query("leader_delete_expired", {"now": now}, bool, fragments=_FRAGMENTS[office])
+    return Query("leader_delete_expired", {"now": now}, bool, fragments=_FRAGMENTS[leader_role])
 
 
-def leader_get(*, office: Office = Office.RIVER) -> Query[LeaderRow | None]:
+def leader_get(*, leader_role: LeaderRole = LeaderRole.RIVER) -> Query[LeaderRow | None]:
     """Give the term's row, expired or not; None if nobody leads."""
-    return Query("leader_get", {}, _parse, fragments=_FRAGMENTS[office])
+    return Query("leader_get", {}, _parse, fragments=_FRAGMENTS[leader_role])
 
 
 def leader_get_seconds_left(
-    *, now: datetime | None = None, office: Office = Office.RIVER
+    *, now: datetime | None = None, leader_role: LeaderRole = LeaderRole.RIVER
 ) -> Query[float | None]:
     """Give how long the term has left, less than nothing if it has expired; None if nobody leads."""
     return Query(
         "leader_get_seconds_left",
         {"now": now},
         lambda rows: rows[0][0] if rows else None,
-        fragments=_FRAGMENTS[office],
+        fragments=_FRAGMENTS[leader_role],
     )
 
 
 def leader_get_sight(
     *, client_id: ClientId, patience: timedelta, now: datetime | None = None
 ) -> Query[LeaderSight]:
-    """Give what a follower sees of River's office; needs the tables of clients."""
+    """Give what a follower sees of River's leader_role; needs the tables of clients."""
     params = {"client_id": client_id, "patience": patience, "now": now}
-    return Query("leader_get_sight", params, _parse_sight, fragments=_FRAGMENTS[Office.RIVER])
+    return Query("leader_get_sight", params, _parse_sight, fragments=_FRAGMENTS[LeaderRole.RIVER])
 
 
-def leader_request_resign(*, office: Office = Office.RIVER) -> Query[None]:
+def leader_request_resign(*, leader_role: LeaderRole = LeaderRole.RIVER) -> Query[None]:
     """
     Ask whoever leads to resign.
 
     Source: River v0.51.2, client.go `requestResignTx`.
     """
     params = {"payload": '{"action":"request_resign","leader_id":""}'}
-    return Query("leader_request_resign", params, parse_none, fragments=_FRAGMENTS[office])
+    return Query("leader_request_resign", params, parse_none, fragments=_FRAGMENTS[leader_role])
 
 
-def leader_resign(*, leader_id: ClientId, elected_at: datetime, office: Office = Office.RIVER) -> Query[bool]:
+def leader_resign(
+    *, leader_id: ClientId, elected_at: datetime, leader_role: LeaderRole = LeaderRole.RIVER
+) -> Query[bool]:
     """
     End a term and announce it; False if it was no longer this one, and then nothing is announced.
 
     Source: River v0.51.2, river_leader.sql `LeaderResign`.
     """
     params = {"leader_id": leader_id, "elected_at": elected_at}
-    return Query("leader_resign", params, bool, fragments=_FRAGMENTS[office])
+    return Query("leader_resign", params, bool, fragments=_FRAGMENTS[leader_role])
 
 
 # Not `millhand_leadership`, as River's is called: behind the longest schema a channel's name would be too long.
 _FRAGMENTS = {
-    Office.RIVER: (("leader_table", "river_leader"), ("leader_topic", "river_leadership")),
-    Office.PERIODIC: (("leader_table", "millhand_leader"), ("leader_topic", "millhand_leader")),
+    LeaderRole.RIVER: (("leader_table", "river_leader"), ("leader_topic", "river_leadership")),
+    LeaderRole.PERIODIC: (("leader_table", "millhand_leader"), ("leader_topic", "millhand_leader")),
 }
 
 

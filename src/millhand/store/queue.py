@@ -46,7 +46,7 @@ def queue_pause(name: str, *, now: datetime | None = None) -> Query[int]:
     A queue that is paused already keeps its `paused_at`; the clients are told again. Running jobs are not affected.
 
     Raises: NotFound, never for `*`.
-    Source: River v0.51.2, river_queue.sql `QueuePause`; the payloads of docs/river.md.
+    Source: River v0.51.2, river_queue.sql `QueuePause`; the payloads of docs/reference/river.md.
     """
     params = {"name": name, "now": now, "payload": _payload("pause", name)}
     return Query("queue_pause", params, lambda rows: _parse_num_queues(name, rows))

@@ -166,7 +166,7 @@ def bound_to(client: AnyClient, clock: Clock, tx: object | None) -> Iterator[Non
 
     Raises: ConfigError for a client that works jobs at the moment, by a clock of its own.
     """
-    if isinstance(client, Client) and client._mill is not None and client.config.queues:  # noqa: SLF001 - asks, no more
+    if isinstance(client, Client) and client._engine is not None and client.config.queues:  # noqa: SLF001 - asks, no more
         raise ConfigError(
             f"client must not work jobs while a test does, got {client.id!r} which was started with queues; start it "
             "without, or not at all"

@@ -26,7 +26,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.url import checked_url
 from millhand.embedded import embedded_postgres
 from millhand.errors import ConfigError
-from millhand.migrate import Migrator, lines
+from millhand.schema.migrator import Migrator, lines
 from millhand.sql import checked_schema
 
 PREFIX = "millhand_test_"

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from millhand.args import encode_args, kind_of
+from millhand.args.codec import encode_args, kind_of
 from millhand.client import Client
 from millhand.control import JobControl
 from millhand.errors import ConfigError

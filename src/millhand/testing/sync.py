@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from millhand.args import RawArgs, TypedArgs
+from millhand.args.codec import RawArgs, TypedArgs
 from millhand.client import Client
 from millhand.clock import SystemClock
 from millhand.driver.blocking import now as at_once

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from millhand.args import JobArgs
+from millhand.args.codec import JobArgs
 from millhand.client import Client
 from millhand.insert_opts import InsertOpts
 from millhand.job import JobRow, Json

@@ -118,7 +118,7 @@ func startChaos(ctx context.Context, p *program, line []byte) (any, error) {
 		Queues:               map[string]river.QueueConfig{},
 		RescueStuckJobsAfter: seconds(params.RescueSeconds),
 		Schema:               params.Schema,
-		TestOnly:             true, // a leader's sweepers begin at once
+		TestOnly:             true, // a leader's services begin at once
 		Workers:              workers,
 	}
 	for name, maxWorkers := range params.Queues {

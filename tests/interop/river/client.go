@@ -89,7 +89,7 @@ func (p *program) newClient(params *clientParams) (*river.Client[pgx.Tx], error)
 		Schema:                      params.Schema,
 		SkipUnknownJobCheck:         true,
 		SoftStopTimeout:             seconds(params.SoftStopSeconds),
-		TestOnly:                    true, // a leader's sweepers begin at once
+		TestOnly:                    true, // a leader's services begin at once
 		Workers:                     workers,
 	}
 	for name, maxWorkers := range params.Queues {

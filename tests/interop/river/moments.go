@@ -157,7 +157,7 @@ func startMoments(ctx context.Context, p *program, line []byte) (any, error) {
 		Queues:              map[string]river.QueueConfig{"default": {MaxWorkers: 1}},
 		Schema:              params.Schema,
 		SkipUnknownJobCheck: true,
-		TestOnly:            true, // a leader's sweepers begin at once
+		TestOnly:            true, // a leader's services begin at once
 		Workers:             workers,
 	})
 	if err != nil {

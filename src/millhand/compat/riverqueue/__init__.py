@@ -7,7 +7,8 @@ The calls of PyPI's `riverqueue`, River's insert-only client for Python, on Mill
     client = riverqueue.Client(riversqlalchemy.Driver(engine))
     client.insert(SortArgs(strings=["whale"]), insert_opts=riverqueue.InsertOpts(queue="animals"))
 
-Unique jobs get the keys of River's Go client, and workers are woken. docs/coming_from/riverqueue.md says what differs.
+Unique jobs get the keys of River's Go client, and inserts wake workers.
+See docs/how_to/migrate_from/riverqueue.md for the differences.
 
 Source: riverqueue-python 0.7.0, whose names, signatures and defaults these are.
 """

@@ -16,13 +16,13 @@ from datetime import timedelta
 
 from django.utils.module_loading import import_string
 
-from millhand.cli.setting import ORPHANS_INTERVAL
 from millhand.config import Config
 from millhand.contrib.django.setting import NAME, decoded_setting
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.jobs import add_heartbeat, add_orphan_cleanup
 from millhand.orphans.config import OrphansConfig
+from millhand.settings.catalog import ORPHANS_INTERVAL
 from millhand.storage import open_store
 from millhand.storage.protocol import ObjectStore
 

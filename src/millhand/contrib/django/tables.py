@@ -18,7 +18,7 @@ from django.db.migrations.operations.base import Operation
 from millhand.contrib.django.setting import database_alias, schema_name
 from millhand.driver.blocking import now
 from millhand.driver.django import DjangoDriver
-from millhand.migrate import Migrator
+from millhand.schema.migrator import Migrator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,12 @@ from typing import Any
 
 from django.utils import timezone
 
-from millhand.cli.decode import check_keys
 from millhand.contrib.django import client
 from millhand.contrib.django.task_api import TaskApi, task_api
 from millhand.contrib.django.task_args import KINDS, AsyncTaskArgs, TaskArgs, result_of, task_result
 from millhand.errors import NotFound
 from millhand.insert_opts import InsertOpts, queue_name_fault
+from millhand.settings.decode import check_keys
 
 HALF = 50
 OPTIONS = ("MAX_ATTEMPTS",)

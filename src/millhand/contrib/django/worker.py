@@ -6,14 +6,14 @@ import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from millhand.cli.signals import StopRequested, StopSignals
-from millhand.cli.worker_process import WorkerProcess, run_to_the_end
 from millhand.client import Client
 from millhand.config import Config
 from millhand.contrib.django.built_in import BuiltIns, built_ins
 from millhand.contrib.django.setting import pool_size
 from millhand.driver.django_url import django_url
 from millhand.driver.psycopg import PsycopgDriver
+from millhand.process.signals import StopRequested, StopSignals
+from millhand.process.worker_process import WorkerProcess, run_to_the_end
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ REVOKE ALL ON TABLE
     /* schema */millhand_leader,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
-    /* schema */millhand_orphan_chain,
+    /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
     /* schema */millhand_orphan_run
 FROM /* roles */;
@@ -52,7 +52,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE
     /* schema */millhand_leader,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
-    /* schema */millhand_orphan_chain,
+    /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
     /* schema */millhand_orphan_run
 TO /* worker */;
@@ -86,7 +86,7 @@ GRANT SELECT ON TABLE
     /* schema */millhand_leader,
     /* schema */millhand_orphan_action,
     /* schema */millhand_orphan_binding,
-    /* schema */millhand_orphan_chain,
+    /* schema */millhand_orphan_partition,
     /* schema */millhand_orphan_finding,
     /* schema */millhand_orphan_run
 TO /* reader */;

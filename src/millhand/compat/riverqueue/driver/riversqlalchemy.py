@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from millhand import client, sync_client
 from millhand.config import Config
-from millhand.driver.caller import kind_of
+from millhand.driver.detect import kind_of
 from millhand.errors import ConfigError
 
 

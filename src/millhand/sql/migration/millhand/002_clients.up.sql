@@ -12,12 +12,12 @@ CREATE UNLOGGED TABLE /* schema */millhand_client (
     queues jsonb NOT NULL,
     -- Name: the updated_at that this client gave to the queue's row last, to the microsecond.
     queue_updates jsonb NOT NULL,
-    report_interval interval NOT NULL,
+    heartbeat_interval interval NOT NULL,
     started_at timestamptz NOT NULL,
     last_seen_at timestamptz NOT NULL,
     stopped_at timestamptz,
     -- When it gave up River's term for clients of another language to take.
-    made_way_at timestamptz,
+    stepped_down_at timestamptz,
     CONSTRAINT id_length CHECK (char_length(id) > 0 AND char_length(id) < 128)
 ) WITH (fillfactor = 50);
 

@@ -1,7 +1,7 @@
 DROP TABLE /* schema */millhand_orphan_binding;
 
 DELETE FROM /* schema */millhand_orphan_finding
-WHERE kind IN ('near_miss', 'upload', 'recalled');
+WHERE kind IN ('near_match', 'upload', 'recalled');
 
 ALTER TABLE /* schema */millhand_orphan_finding
     DROP COLUMN note,
@@ -13,8 +13,8 @@ SET state = 'kept'
 WHERE state = 'aborted';
 
 ALTER TABLE /* schema */millhand_orphan_action
-    DROP COLUMN alarm,
-    DROP COLUMN alarmed_at,
+    DROP COLUMN alert,
+    DROP COLUMN alerted_at,
     DROP CONSTRAINT state_is_known,
     ADD CONSTRAINT state_is_known CHECK (
         state IN ('intended', 'quarantined', 'row_deleted', 'purged', 'restored', 'kept')

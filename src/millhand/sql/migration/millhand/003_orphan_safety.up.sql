@@ -16,14 +16,14 @@ ALTER TABLE /* schema */millhand_orphan_finding
     DROP CONSTRAINT kind_is_known,
     ADD CONSTRAINT kind_is_known CHECK (
         kind IN (
-            'orphan', 'abandoned', 'missing', 'size_mismatch', 'shared', 'near_miss', 'upload', 'recalled'
+            'orphan', 'abandoned', 'missing', 'size_mismatch', 'shared', 'near_match', 'upload', 'recalled'
         )
     );
 
 -- Why and when somebody asked for what had been taken away.
 ALTER TABLE /* schema */millhand_orphan_action
-    ADD COLUMN alarm text,
-    ADD COLUMN alarmed_at timestamptz,
+    ADD COLUMN alert text,
+    ADD COLUMN alerted_at timestamptz,
     DROP CONSTRAINT state_is_known,
     ADD CONSTRAINT state_is_known CHECK (
         state IN ('intended', 'quarantined', 'row_deleted', 'purged', 'restored', 'kept', 'aborted')

@@ -12,7 +12,6 @@ from datetime import timedelta
 
 from django.core.management.base import BaseCommand, CommandError
 
-from millhand.cli.decode import decode_text
 from millhand.config import Config, QueueConfig
 from millhand.contrib.django.built_in import built_ins
 from millhand.contrib.django.discovery import whole_config
@@ -20,6 +19,7 @@ from millhand.contrib.django.setting import database_alias
 from millhand.contrib.django.worker import run_worker
 from millhand.errors import ConnectionLost, MillhandError, SchemaError
 from millhand.observe.log import configure_logging
+from millhand.settings.decode import decode_text
 
 NOT_DONE = 1
 

@@ -1,0 +1,1 @@
+"""How job arguments are typed, encoded and decoded."""

@@ -1,0 +1,1 @@
+"""Start and stop the services of one client."""

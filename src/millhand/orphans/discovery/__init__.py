@@ -1,0 +1,1 @@
+"""Find the columns that reference objects."""

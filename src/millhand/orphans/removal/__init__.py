@@ -1,0 +1,1 @@
+"""Remove and restore objects and rows, behind guards."""

@@ -1,0 +1,206 @@
+"""What people ask: what was found, what was done, and why one key is what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from millhand.driver.protocol import Executor
+from millhand.orphans.config import OrphansConfig
+from millhand.orphans.ledger import (
+    Action,
+    ActionState,
+    Finding,
+    Run,
+    action_get_by_key,
+    database_facts,
+    finding_get_many,
+    finding_list,
+    run_get_scanned,
+    run_list,
+)
+from millhand.orphans.rules import BY_NUMBER, Look, Reference, Rule, Scope, Tie, Verdict
+from millhand.orphans.scan.compare import KeyScope, Observation, weigh
+from millhand.orphans.scan.derived import DerivedFrom, is_rowless
+from millhand.orphans.scan.near_match import Spelling
+from millhand.orphans.sources.references import References, open_references
+from millhand.orphans.sources.statements import ReferenceRow
+from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The story of one key: what is there, what was noted, what was done, and which rule would decide now."""
+
+    actions: tuple[Action, ...]
+    findings: tuple[Finding, ...]
+    key: str
+    notes: tuple[str, ...] = ()
+    object: ObjectInfo | None
+    reason: str
+    references: tuple[ReferenceRow, ...]
+    rule: int
+    verdict: Verdict
+
+    def lines(self) -> list[str]:
+        """Tell it to a person."""
+        told = [f"{self.key}: {self.verdict.value} by rule {self.rule}: {self.reason}"]
+        told.append("  object: none" if self.object is None else f"  object: {_describe(self.object)}")
+        told += [f"  row: {row.source} {row.row_id or '?'} is {row.state}" for row in self.references]
+        if not self.references:
+            told.append("  row: none")
+        told += [f"  near: {note}" for note in self.notes]
+        told += [_found(finding) for finding in self.findings]
+        for action in self.actions:
+            told += _done(action)
+        return told
+
+
+async def explain(
+    executor: Executor, store: ObjectStore, config: OrphansConfig, key: str, *, now: datetime | None = None
+) -> Explanation:
+    """
+    Say what is known of one key, and what a run would decide about it now.
+
+    Raises: ConfigError; SourceFailed; StoreError; DriverError.
+    """
+    references = await open_references(executor, config)
+    found = await _object(store, key)
+    rows = (await references.naming([key])).get(key, [])
+    findings = await executor.run(finding_get_many(store.url, [key]))
+    actions = await executor.run(action_get_by_key(store.url, [key]))
+    instant = now or (await executor.run(database_facts())).now
+    scanned = await executor.run(run_get_scanned(store.url, config.fingerprint))
+    scope = Scope.LOCKED if found is not None and found.is_locked else KeyScope.of(config)(key)
+    known = {finding.identity: finding for finding in findings}
+    observations = await DerivedFrom.of(config).tied(references, _observations(key, found, rows, scope))
+    observations, notes = await _compared(executor, references, store, config, observations)
+    rules = [
+        weigh(
+            observation,
+            known.get(observation.identity),
+            complete_run_id=None if scanned is None else scanned.id,
+            config=config,
+            now=instant,
+        )[0]
+        for observation in observations
+    ]
+    rule = min(rules, key=_weight)
+    return Explanation(
+        actions=tuple(actions),
+        findings=tuple(findings),
+        key=key,
+        notes=notes,
+        object=found,
+        reason=rule.says,
+        references=tuple(rows),
+        rule=rule.number,
+        verdict=rule.verdict,
+    )
+
+
+async def list_findings(
+    executor: Executor,
+    *,
+    bucket: str | None = None,
+    kind: str | None = None,
+    limit: int = 100,
+    after: int = 0,
+) -> list[Finding]:
+    """List what is not as it should be, as of the last run. Shape: by id, after `after`, at most `limit`."""
+    return await executor.run(finding_list(bucket=bucket, kind=kind, after=after, limit=limit))
+
+
+async def list_runs(executor: Executor, *, bucket: str | None = None, limit: int = 20) -> list[Run]:
+    """List runs. Shape: the newest first, at most `limit`."""
+    return await executor.run(run_list(bucket=bucket, limit=limit))
+
+
+async def _compared(
+    executor: Executor,
+    references: References,
+    store: ObjectStore,
+    config: OrphansConfig,
+    observations: list[Observation],
+) -> tuple[list[Observation], tuple[str, ...]]:
+    """Look whether another row writes the key otherwise, and which row of a parent keeps it."""
+    tied = []
+    notes: list[str] = []
+    twins_of = Spelling.of(executor, references, config, store)
+    for one in observations:
+        asks = one.tie is not Tie.PARENT if is_rowless(one) else one.object is not None and _is_leaving(one)
+        twins = await twins_of([one.key]) if asks else {}
+        notes += twins.values()
+        if twins:
+            tied.append(replace(one, tie=Tie.SPELLING) if one.row is None else replace(one, is_shared=True))
+        else:
+            tied.append(one)
+        if one.tie is not Tie.NONE:
+            parents = ", ".join(repr(parent) for parent in DerivedFrom.of(config).parents(one.key))
+            notes.append(
+                f"derived from {parents}, which {'a row' if one.tie is Tie.PARENT else 'no row'} names"
+            )
+    return tied, tuple(notes)
+
+
+def _is_leaving(observation: Observation) -> bool:
+    return observation.row is not None and observation.row.reference is not Reference.READY
+
+
+def _observations(
+    key: str, found: ObjectInfo | None, rows: list[ReferenceRow], scope: Scope
+) -> list[Observation]:
+    look = Look.NOT_FOUND if found is None else Look.NOT_TAKEN
+    if not rows:
+        return [Observation(key=key, object=found, row=None, look=look, scope=scope)]
+    is_shared = len(rows) > 1
+    return [
+        Observation(key=key, object=found, row=row, is_shared=is_shared, look=look, scope=scope)
+        for row in rows
+    ]
+
+
+def _weight(rule: Rule) -> int:
+    """Of several rows, the one that speaks most for the object's life decides."""
+    order = (Verdict.LIVE, Verdict.KEEP, Verdict.IGNORE, Verdict.SKIP, Verdict.REPORT, Verdict.CANDIDATE)
+    return order.index(rule.verdict) if rule.verdict in order else len(order)
+
+
+async def _object(store: ObjectStore, key: str) -> ObjectInfo | None:
+    try:
+        return await store.head(key)
+    except (ObjectNotFound, InvalidKey):
+        return None
+
+
+def _found(finding: Finding) -> str:
+    seen = f"first seen {finding.first_seen_at:%Y-%m-%d %H:%M} UTC, in {finding.sightings + 1} runs"
+    note = f"; {finding.note}" if finding.note else ""
+    return f"  found: {finding.kind} by rule {finding.rule}, {seen}{note}"
+
+
+def _done(action: Action) -> list[str]:
+    reason = f": {action.reason}" if action.reason else ""
+    what = f"run {action.run_id}, rule {action.rule} ({_says(action.rule)}), {action.state}{reason}"
+    told = [f"  done: {_when(action.updated_at)} {what}"]
+    if action.state == ActionState.QUARANTINED:
+        told.append(f"  kept: {action.quarantine_key}; millhand orphans restore --key brings it back")
+    if action.row_json is not None and action.state != ActionState.RESTORED:
+        told.append(f"  row: {action.source} {action.row_id} went with it, and is kept in the ledger")
+    if action.alert is not None:
+        told.append(f"  alert: {_when(action.alerted_at)} {action.alert}")
+    return told
+
+
+def _says(number: int) -> str:
+    # An action may be older than this release, or younger.
+    return BY_NUMBER[number].says if number in BY_NUMBER else "a rule of another release"
+
+
+def _when(instant: datetime | None) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC" if instant is not None else "?"
+
+
+def _describe(info: ObjectInfo) -> str:
+    locked = ", locked" if info.is_locked else ""
+    return f"{info.size:,} bytes, etag {info.etag}, modified {info.modified_at:%Y-%m-%d %H:%M:%S} UTC{locked}"

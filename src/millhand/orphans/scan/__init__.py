@@ -1,0 +1,1 @@
+"""List the bucket and compare it with the references."""

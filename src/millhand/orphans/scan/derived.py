@@ -1,0 +1,76 @@
+"""
+What else may tie an object to a row when none names it: a derived key has a parent, and an odd one may be misspelt.
+
+Rule 1: a derived object lives as long as any row names any of the keys that it may be derived from.
+Rule 2: it is asked for together with its own key, wherever one is asked for before something is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from millhand.driver.protocol import Executor
+from millhand.orphans.config import Derived, OrphansConfig
+from millhand.orphans.rules import Scope, Tie
+from millhand.orphans.scan.compare import Observation
+from millhand.orphans.sources.references import References
+from millhand.orphans.sources.statements import ReferenceRow
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedFrom:
+    """The declared patterns of derived keys."""
+
+    patterns: tuple[Derived, ...]
+
+    @classmethod
+    def of(cls, config: OrphansConfig) -> DerivedFrom:
+        return cls(tuple(Derived.of(pattern) for pattern in config.derived))
+
+    def parents(self, key: str) -> list[str]:
+        """Return the keys that `key` may be derived from; none if it is no derived key."""
+        found = [parent for pattern in self.patterns for parent in pattern.parents(key)]
+        return list(dict.fromkeys(found))
+
+    async def holding(
+        self, references: References, keys: Sequence[str], *, executor: Executor | None = None
+    ) -> dict[str, list[ReferenceRow]]:
+        """Return the rows that hold the object of any of `keys`, by key: those that name it, or a parent of it."""
+        parents = {key: found for key in keys if (found := self.parents(key))}
+        asked = dict.fromkeys([*keys, *(parent for found in parents.values() for parent in found)])
+        naming = await references.naming(list(asked), executor=executor)
+        held = {key: [*naming.get(key, ()), *_rows_of(naming, parents.get(key, ()))] for key in keys}
+        return {key: rows for key, rows in held.items() if rows}
+
+    async def tied(self, references: References, observations: list[Observation]) -> list[Observation]:
+        """Say of each object without a row whether it is derived, and whether its parent has a row."""
+        parents = {
+            one.key: found
+            for one in observations
+            if self.patterns and is_rowless(one) and (found := self.parents(one.key))
+        }
+        if not parents:
+            return observations
+        asked = dict.fromkeys(parent for found in parents.values() for parent in found)
+        naming = await references.naming(list(asked))
+        return [
+            replace(one, tie=_tie(naming, parents[one.key]))
+            if one.key in parents and is_rowless(one)
+            else one
+            for one in observations
+        ]
+
+
+def is_rowless(observation: Observation) -> bool:
+    """Whether it is an object of ours to judge that no row names."""
+    is_there = observation.object is not None and observation.scope is Scope.JUDGED
+    return is_there and observation.row is None
+
+
+def _rows_of(naming: Mapping[str, list[ReferenceRow]], keys: Iterable[str]) -> list[ReferenceRow]:
+    return [row for key in keys for row in naming.get(key, ())]
+
+
+def _tie(naming: Mapping[str, list[ReferenceRow]], parents: Sequence[str]) -> Tie:
+    return Tie.PARENT if any(parent in naming for parent in parents) else Tie.PARENT_GONE

@@ -1,0 +1,292 @@
+"""
+S3 Inventory in place of a listing: what a bucket held when its owner's own report of it was written, read by DuckDB.
+
+Rule 1: it says where to look and nothing more. Whatever is to be removed, or missed, is looked up in the bucket first.
+Rule 2: a report of another bucket, one that is not whole, or one without size, time and etag is refused.
+Rule 3: the report's files are fetched once a run, into a temporary directory, and read from there in the order of keys.
+
+Source: Amazon S3, "Inventory list" and "Locating your inventory list": manifest.json, fileSchema, keys of CSV encoded as
+in URLs, keys of Parquet as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from millhand.errors import ConfigError, MillhandError
+from millhand.orphans.sources.key_sql import literal
+from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectPage, ObjectStore, open_store
+from millhand.storage.protocol import OUR_PREFIX
+
+if TYPE_CHECKING:
+    import duckdb
+
+MANIFEST = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ/manifest\.json")
+FORMATS = ("CSV", "Parquet")
+NEEDED = ("key", "size", "lastmodifieddate", "etag")
+MAX_AGE = timedelta(days=10)  # a weekly report, and some days of grace
+DELAY = timedelta(days=2)  # what came right before a report may not be in it
+MEMORY = "256MB"  # what DuckDB may take; beyond it, it sorts on disk
+
+Row = tuple[str, int, str, float]
+
+
+class InventoryUnusable(MillhandError):
+    """An S3 Inventory cannot stand for the listing of the bucket; nothing was concluded from it."""
+
+    def __init__(self, url: str, rule: str, got: object, remedy: str) -> None:
+        super().__init__(f"inventory {url} {rule}, got {got!r}; {remedy}")
+        self.url = url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a manifest says. `columns` are in the order of the files, in lower case and without underscores."""
+
+    bucket: str
+    columns: tuple[str, ...]
+    created_at: datetime
+    files: tuple[tuple[str, str], ...]
+    format: str
+
+    @classmethod
+    def of(cls, url: str, text: bytes) -> Manifest:
+        """Raises: InventoryUnusable."""
+        try:
+            said = json.loads(text)
+            created_at = datetime.fromtimestamp(int(said["creationTimestamp"]) / 1000, UTC)
+            files = tuple((_below(one["key"]), one["MD5checksum"]) for one in said["files"])
+            manifest = cls(
+                bucket=said["sourceBucket"],
+                columns=_columns(said["fileSchema"]),
+                created_at=created_at,
+                files=files,
+                format=said["fileFormat"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            remedy = "see that it is the folder of an S3 Inventory's configuration"
+            raise InventoryUnusable(
+                url, "must have a manifest.json of S3 Inventory", str(error), remedy
+            ) from error
+        if manifest.format not in FORMATS:
+            raise InventoryUnusable(
+                url, "must be in CSV or Parquet", manifest.format, "change its configuration"
+            )
+        if lacking := [name for name in NEEDED if name not in manifest.columns]:
+            remedy = "add Size, LastModifiedDate and ETag to its configuration"
+            raise InventoryUnusable(url, "must tell size, time and etag", f"none of {lacking}", remedy)
+        return manifest
+
+
+class Inventory:
+    """The objects of a bucket as an inventory has them. Made by `opened_inventory`."""
+
+    def __init__(self, manifest: Manifest, files: Sequence[Path], root: str, directory: Path) -> None:
+        self.manifest = manifest
+        self._directory = directory
+        self._source = _source_sql(manifest, files, root) if files else None
+
+    async def expected(self, store: ObjectStore, keys: Sequence[str]) -> list[str]:
+        """Return those of `keys` that must be in it: their objects are older than the report by more than its delay."""
+        newest = self.manifest.created_at - DELAY
+        return [key for key in keys if (info := await _head(store, key)) and info.modified_at < newest]
+
+    async def list_pages(
+        self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = 1_000
+    ) -> AsyncGenerator[ObjectPage, None]:
+        """List as an `ObjectStore` does, in the order of keys, those of ours left out."""
+        if self._source is None:
+            return
+        where = f"key > {literal(start_after)} AND starts_with(key, {literal(prefix)})"
+        if up_to is not None:
+            where += f" AND key <= {literal(up_to)}"
+        sql = f"SELECT key, size, etag, modified FROM ({self._source}) WHERE {where} ORDER BY key"
+        connection = await asyncio.to_thread(_connect, self._directory)
+        try:
+            result = await asyncio.to_thread(connection.execute, sql)
+            last = None
+            while rows := await asyncio.to_thread(result.fetchmany, page_size):
+                yield _page(_each_key_once(rows, last))
+                last = rows[-1][0]
+        finally:
+            await asyncio.to_thread(connection.close)
+
+
+@asynccontextmanager
+async def opened_inventory(url: str, store: ObjectStore, *, now: datetime) -> AsyncIterator[Inventory]:
+    """
+    Yield the newest inventory below `url`, the folder of its configuration, as the listing of `store`.
+
+    Raises: InventoryUnusable; ConfigError, without DuckDB; StoreError.
+    """
+    _need_duckdb()
+    reports = open_store(url)
+    bucket, root = _place(store.url)
+    try:
+        with tempfile.TemporaryDirectory(prefix="millhand-inventory-") as name:
+            manifest = await _newest(reports)
+            _check(reports.url, manifest, bucket, now)
+            files = [
+                await _fetched(reports, key, md5, Path(name) / str(number))
+                for number, (key, md5) in enumerate(manifest.files)
+            ]
+            yield Inventory(manifest, files, root, Path(name))
+    finally:
+        await reports.aclose()
+
+
+def _each_key_once(rows: list[Row], last: str | None) -> list[Row]:
+    """Leave out rows whose key is that of the one before; `last` is that of the page before. DISTINCT sorts twice."""
+    befores = [last, *(row[0] for row in rows[:-1])]
+    return [row for row, before in zip(rows, befores, strict=True) if row[0] != before]
+
+
+async def _head(store: ObjectStore, key: str) -> ObjectInfo | None:
+    try:
+        return await store.head(key)
+    except (ObjectNotFound, InvalidKey):
+        return None
+
+
+async def _newest(reports: ObjectStore) -> Manifest:
+    manifests: list[str] = []
+    async with aclosing(reports.list_pages()) as pages:
+        async for page in pages:
+            manifests += [key for key in page.keys if MANIFEST.fullmatch(key)]
+    if not manifests:
+        remedy = (
+            "give the folder that has data/ and a folder for each date in it, and wait for the first report"
+        )
+        raise InventoryUnusable(reports.url, "must have a report", "no manifest.json", remedy)
+    return Manifest.of(reports.url, await reports.get(max(manifests)))
+
+
+def _check(url: str, manifest: Manifest, bucket: str | None, now: datetime) -> None:
+    if bucket is not None and manifest.bucket != bucket:
+        remedy = f"give the one of bucket {bucket!r}"
+        raise InventoryUnusable(url, "must be of the bucket that is judged", manifest.bucket, remedy)
+    if now - manifest.created_at > MAX_AGE:
+        remedy = "see why no newer one came, or take orphans.inventory away"
+        rule = f"must not be older than {MAX_AGE.days} days"
+        raise InventoryUnusable(url, rule, manifest.created_at.isoformat(), remedy)
+
+
+async def _fetched(reports: ObjectStore, key: str, md5: str, path: Path) -> Path:
+    await reports.save(key, path)
+    got = await asyncio.to_thread(_md5, path)
+    if got != md5:
+        remedy = "it was not written or not read whole; try again"
+        raise InventoryUnusable(reports.url, f"must have a {key!r} with MD5 {md5}", got, remedy)
+    return path
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _below(key: str) -> str:
+    """Return a data file's key below the folder of the configuration."""
+    return f"data/{key.rpartition('/data/')[2]}"
+
+
+def _columns(schema: str) -> tuple[str, ...]:
+    if schema.lstrip().startswith("message"):
+        names = re.findall(r"(?:required|optional)\s+\w+\s+(\w+)", schema)
+    else:
+        names = [name.strip() for name in schema.split(",")]
+    return tuple(name.replace("_", "").lower() for name in names)
+
+
+def _source_sql(manifest: Manifest, files: Sequence[Path], root: str) -> str:
+    """Return what reads the files as key, size, etag and modified, the newest versions alone, keys below `root`."""
+    listed = ", ".join(literal(str(file)) for file in files)
+    if manifest.format == "CSV":
+        columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in manifest.columns)
+        read = (
+            f"read_csv([{listed}], header = false, compression = 'gzip', delim = ',', quote = '\"', "
+            f"escape = '\"', columns = {{{columns}}})"
+        )
+        names = {name: f'"{name}"' for name in manifest.columns}
+        key = f"url_decode(replace({names['key']}, '+', ' '))"
+    else:
+        read = f"read_parquet([{listed}])"
+        names = {name: f'"{_parquet_name(name)}"' for name in manifest.columns}
+        key = names["key"]
+    is_latest, is_marker = names.get("islatest", "'true'"), names.get("isdeletemarker", "'false'")
+    ours = literal(OUR_PREFIX)
+    return (
+        f"SELECT substr(name, {len(root) + 1}) AS key, size, etag, modified FROM (SELECT {key} AS name, "
+        f"CAST({names['size']} AS BIGINT) AS size, coalesce(CAST({names['etag']} AS VARCHAR), '') AS etag, "
+        f"epoch(CAST({names['lastmodifieddate']} AS TIMESTAMPTZ)) AS modified FROM {read} "
+        f"WHERE lower(CAST({is_latest} AS VARCHAR)) = 'true' AND lower(CAST({is_marker} AS VARCHAR)) <> 'true') "
+        f"WHERE starts_with(name, {literal(root)}) AND size IS NOT NULL "
+        f"AND NOT starts_with(name, {literal(root + OUR_PREFIX)}) AND NOT contains(name, '/' || {ours})"
+    )
+
+
+def _parquet_name(name: str) -> str:
+    known: Mapping[str, str] = {
+        "etag": "e_tag",
+        "isdeletemarker": "is_delete_marker",
+        "islatest": "is_latest",
+        "lastmodifieddate": "last_modified_date",
+    }
+    return known.get(name, name)
+
+
+def _connect(directory: Path) -> duckdb.DuckDBPyConnection:
+    import duckdb  # noqa: PLC0415 - the extra may be missing
+
+    connection = duckdb.connect()
+    for setting, value in (
+        ("memory_limit", MEMORY),
+        ("threads", "2"),
+        ("temp_directory", str(directory / "sorting")),
+        ("TimeZone", "UTC"),
+        ("autoinstall_known_extensions", "false"),
+    ):
+        connection.execute(f"SET {setting} = {literal(value)}")
+    return connection
+
+
+def _need_duckdb() -> None:
+    try:
+        import duckdb  # noqa: F401, PLC0415 - the extra may be missing
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "orphans.inventory needs duckdb, which is not installed; run: pip install 'millhand[inventory]'"
+        ) from error
+
+
+def _place(url: str) -> tuple[str | None, str]:
+    """Return the bucket that a store is, and what it puts in front of its keys."""
+    parts = urlsplit(url)
+    return (parts.netloc, parts.path.lstrip("/")) if parts.scheme == "s3" else (None, "")
+
+
+def _page(rows: Sequence[Row]) -> ObjectPage:
+    return ObjectPage(
+        describe=lambda index: _info(rows[index]),
+        keys=[row[0] for row in rows],
+        sizes=[row[1] for row in rows],
+    )
+
+
+def _info(row: Row) -> ObjectInfo:
+    key, size, etag, modified = row
+    # As HEAD has it, whose times are whole seconds.
+    return ObjectInfo(
+        key=key, size=size, etag=etag.strip('"'), modified_at=datetime.fromtimestamp(int(modified), UTC)
+    )

@@ -1,0 +1,1 @@
+"""Read which objects the application's rows reference."""

@@ -1,0 +1,166 @@
+"""
+Several workers side by side: processes of the same command, begun again when they end, and stopped together.
+
+    supervisor ──▶ worker process 1 … N        each a client of its own; nothing is shared but the database
+    a signal  ──▶ handed on to all of them     the ladder of each is that of a worker by itself
+    one ends  ──▶ begun again after a pause    unless all are to end, or it was used wrongly
+
+A worker's process stops in order when its supervisor is gone: it holds the reading end of a pipe whose other end nobody
+has any more.
+
+Concurrency: belongs to one event loop; `hear` is called on it by whoever receives the signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from millhand.process.exit_code import DONE, NOT_DONE, WRONG_USE
+from millhand.process.signals import SIGNALS
+
+logger = logging.getLogger(__name__)
+
+# The writing end's other side, for the worker's process; a number of a file.
+PIPE_VARIABLE = "MILLHAND_SUPERVISOR_FD"
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+# One that has run for so long did not end because of how it began.
+STEADY_SECONDS = 60.0
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a process ended: its exit code (minus the signal that killed it), and for how long it had run."""
+
+    code: int
+    seconds: float
+
+
+def pause_seconds(endings: Sequence[Ending]) -> float:
+    """Return how long to wait before a process is begun again that has ended like this."""
+    num_early = 0
+    for ending in reversed(endings):
+        if ending.seconds >= STEADY_SECONDS:
+            break
+        num_early += 1
+    return PAUSES_SECONDS[min(max(num_early, 1), len(PAUSES_SECONDS)) - 1]
+
+
+class Supervisor:
+    """Keeps `num_processes` processes of one command at work until a signal, or until each is done."""
+
+    def __init__(self, command: Sequence[str], num_processes: int, *, until_empty: bool) -> None:
+        self._children: dict[int, asyncio.subprocess.Process] = {}
+        self._command = command
+        self._is_ending = asyncio.Event()
+        self._num_processes = num_processes
+        self._spawning = asyncio.Lock()
+        self._until_empty = until_empty
+
+    def hear(self, name: str, num_signals: int) -> None:
+        """Take a signal: hand it on, and begin nothing any more."""
+        if not self._is_ending.is_set():
+            logger.info(
+                "worker processes stopping", extra={"signal": name, "num_processes": len(self._children)}
+            )
+        self._end(getattr(signal, name))
+
+    async def run(self) -> int:
+        """Work until the end, and return the exit code: 0 if each process ended in order."""
+        began = time.monotonic()
+        reading, writing = os.pipe()
+        logger.info("worker processes started", extra={"num_processes": self._num_processes})
+        try:
+            async with asyncio.TaskGroup() as group:
+                keepers = [
+                    group.create_task(self._keep(number, reading)) for number in range(self._num_processes)
+                ]
+        finally:
+            os.close(reading)
+            os.close(writing)
+        codes = [keeper.result() for keeper in keepers]
+        code = DONE if not any(codes) else WRONG_USE if WRONG_USE in codes else NOT_DONE
+        seconds = round(time.monotonic() - began, 3)
+        fields = {"num_processes": self._num_processes, "exit_code": code, "seconds": seconds}
+        logger.info("worker processes stopped", extra=fields)
+        return code
+
+    async def _keep(self, number: int, reading: int) -> int:
+        """Have one process at work, and return the exit code of the last that was."""
+        endings: list[Ending] = []
+        while True:
+            endings = [*endings[-len(PAUSES_SECONDS) :], await self._run_one(number, reading)]
+            code = endings[-1].code
+            if self._is_ending.is_set() or (self._until_empty and code == DONE):
+                return code
+            fields = {"process_number": number, "exit_code": code, "seconds": round(endings[-1].seconds, 3)}
+            if code == WRONG_USE:  # it has said why, and would say it again
+                logger.error("worker process refused", extra=fields)
+                self._end(signal.SIGTERM)
+                return code
+            pause = pause_seconds(endings)
+            logger.error("worker process ended", extra={**fields, "sleep_seconds": pause})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._is_ending.wait()
+                    return code
+
+    async def _run_one(self, number: int, reading: int) -> Ending:
+        began = time.monotonic()
+        async with self._spawning:
+            # A process inherits what is held back, and takes it when it is ready for signals.
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
+                # In a session of its own: a Ctrl-C is for us, and handed on once.
+                process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    env={**os.environ, PIPE_VARIABLE: str(reading)},
+                    pass_fds=(reading,),
+                    start_new_session=True,
+                    stdin=subprocess.DEVNULL,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self._children[number] = process
+        if self._is_ending.is_set():
+            _send(process, signal.SIGTERM)
+        logger.debug("worker process started", extra={"process_number": number, "pid": process.pid})
+        code = await process.wait()
+        del self._children[number]
+        return Ending(code, time.monotonic() - began)
+
+    def _end(self, number: int) -> None:
+        self._is_ending.set()
+        for process in self._children.values():
+            _send(process, number)
+
+
+def _send(process: asyncio.subprocess.Process, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def stop_with_supervisor() -> None:
+    """
+    Have this process told to stop, as by `kill`, when the one that supervises it is gone; nothing if there is none.
+
+    Concurrency: call it on the loop that is to notice.
+    """
+    text = os.environ.pop(PIPE_VARIABLE, "")  # what jobs start is not supervised
+    if not text.isdecimal():
+        return
+    loop, reading = asyncio.get_running_loop(), int(text)
+
+    def notice() -> None:
+        loop.remove_reader(reading)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with contextlib.suppress(OSError):  # the variable was handed on by somebody, and the pipe was not
+        loop.add_reader(reading, notice)

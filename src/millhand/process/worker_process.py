@@ -1,0 +1,192 @@
+"""
+A worker's process from start to end: it works until there is a reason to end, and then stops in order.
+
+    starting ──signal──────────────▶ abandoned, nothing was begun            exit 0
+    working  ──signal──────────────▶ client.stop: waits for running jobs     exit 0
+             ──empty───────────────▶ client.stop, with --until-empty         exit 0
+             ──a service crashed───▶ client.stop, as far as it goes          exit 1
+    stopping ──signal──────────────▶ client.cancel_attempts: waits no more
+
+Concurrency: belongs to one event loop; `hear` is called on it by whoever receives the signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from millhand.client import Client
+from millhand.errors import MillhandError
+from millhand.job import JobState
+from millhand.observe.error_handler import error_text, error_type
+from millhand.store.job_list import JobFilters, SortField
+from millhand.transition import SOON
+
+logger = logging.getLogger(__name__)
+
+# How often `--until-empty` looks: often enough for a drain in a script, seldom enough to cost nothing.
+EMPTY_POLL_SECONDS = 0.2
+CURRENT_LIMIT = 1_000
+# What is still there after a stop in order was abandoned before; it has had its time.
+LEFTOVER_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+class WorkerProcess:
+    """Runs a client until a signal, a crash or, if wanted, until there is nothing left to do."""
+
+    def __init__(self, *, until_empty: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self._client: Client | None = None
+        self._ending: asyncio.Future[str | BaseException | None] = loop.create_future()
+        self._start_task = asyncio.current_task()
+        self._until_empty = until_empty
+
+    def hear(self, signal: str, num_signals: int) -> None:
+        """Take a signal: abandon the start, or begin to stop, or stop hard."""
+        if self._ending.done():
+            if self._client is not None:
+                self._client.cancel_attempts()
+            return
+        self._ending.set_result(signal)
+        if self._client is None and self._start_task is not None:
+            self._start_task.cancel()
+
+    async def run(self, start: Callable[[], Awaitable[Client]]) -> bool:
+        """Start a client, work, stop; return whether it ended in order and not by a crash."""
+        try:
+            self._client = client = await start()
+        except asyncio.CancelledError:
+            if self._start_task is None or not self._ending.done():
+                raise
+            self._start_task.uncancel()
+            logger.info(
+                "worker stopped", extra={"signal": self._ending.result(), "completed": 0, "failed": 0}
+            )
+            return True
+        ending = await self._wait(client)
+        if isinstance(ending, BaseException):
+            fields = {"client_id": client.id, "error": error_text(ending), "error_type": error_type(ending)}
+            logger.error("worker crashed", extra=fields)
+        await client.stop(signal=ending if isinstance(ending, str) else None)
+        return not isinstance(ending, BaseException)
+
+    async def _wait(self, client: Client) -> str | BaseException | None:
+        """Return why to stop: a signal's name, what a service crashed of, or None because all is done."""
+        async with asyncio.TaskGroup() as group:
+            watchers = [group.create_task(self._watch_crash(client))]
+            if self._until_empty:
+                watchers.append(group.create_task(self._watch_empty(client)))
+            ending = await self._ending
+            for watcher in watchers:
+                watcher.cancel()
+        return ending
+
+    async def _watch_crash(self, client: Client) -> None:
+        self._end(await client.wait_crashed())
+
+    async def _watch_empty(self, client: Client) -> None:
+        while not await self._is_empty(client):  # noqa: ASYNC110 - nobody could ring, for others insert too
+            await asyncio.sleep(EMPTY_POLL_SECONDS)
+        self._end(None)
+
+    def _end(self, ending: BaseException | None) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    async def _is_empty(self, client: Client) -> bool:
+        """Whether nothing is to be done in the queues of `client` that are not paused, now or in five seconds."""
+        try:
+            paused = {queue.name for queue in await client.queues.list() if queue.is_paused}
+            queues = [name for name in client.config.queues if name not in paused]
+            return not (await self._has_work(client, queues) or client.num_running)
+        except MillhandError as error:
+            logger.warning(
+                "emptiness unknown", extra={"error": error_text(error), "error_type": error_type(error)}
+            )
+            return False
+
+    async def _has_work(self, client: Client, queues: list[str]) -> bool:
+        """
+        Whether a job of `queues` that is fetched here is due, or runs here.
+
+        The order matters. Between the two looks a job goes from the states of the second to those of the first only if
+        it is due too late to count; the other way round, one that fails in between would be overlooked.
+        """
+        if not queues:
+            return False
+        config = client.config
+        # Jobs of other kinds stay where they are for ever, as far as this worker is concerned.
+        kinds = config.workers.kinds if config.fetch_only_known_kinds else None
+        waiting = JobFilters(kinds=kinds, queues=queues, states=[JobState.RETRYABLE, JobState.SCHEDULED])
+        first = (await client.jobs.list(waiting, limit=1, order_by=SortField.SCHEDULED_AT)).jobs
+        if first and first[0].scheduled_at <= datetime.now(UTC) + SOON:
+            return True
+        current = JobFilters(kinds=kinds, queues=queues, states=[JobState.AVAILABLE, JobState.RUNNING])
+        jobs = (await client.jobs.list(current, limit=CURRENT_LIMIT)).jobs
+        return any(job.state is JobState.AVAILABLE or job.attempted_by[-1:] == (client.id,) for job in jobs)
+
+
+def run_to_the_end(main: Callable[[], Coroutine[object, object, T]]) -> tuple[T, bool]:
+    """
+    Run a coroutine on a loop of its own; return its result, and whether everything that it began has ended.
+
+    Nobody can interrupt a thread, nor a task that pays no heed: where an attempt was abandoned, closing the loop would wait
+    for it for ever. The loop then stays as it is, and the caller must end the process.
+    """
+    runner = asyncio.Runner()
+    try:
+        result, is_all_ended = runner.run(_with_leftovers_cancelled(main))
+    except BaseException:
+        runner.close()
+        raise
+    if is_all_ended:
+        runner.close()
+    return result, is_all_ended
+
+
+async def _with_leftovers_cancelled(main: Callable[[], Coroutine[object, object, T]]) -> tuple[T, bool]:
+    executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(executor)
+    loop.set_exception_handler(on_stray)
+    result = await main()
+    executor.shutdown(wait=False, cancel_futures=True)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, tasks = await asyncio.wait(tasks, timeout=LEFTOVER_SECONDS)
+    return result, not tasks and _have_threads_ended()
+
+
+def on_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """
+    Take what the event loop has no owner for; a lost connection is no error then.
+
+    Where a process stood still, the deadline of a statement passes in the instant in which its connection turns out to be
+    gone. Whoever asked has been told of the one, and nobody asks the driver's future for the other.
+    """
+    error = context.get("exception")
+    is_task = isinstance(context.get("future"), asyncio.Task)
+    if isinstance(error, ConnectionError) and "future" in context and not is_task:
+        logger.debug("connection lost", extra={"error": str(error), "error_type": type(error).__name__})
+        return
+    loop.default_exception_handler(context)
+
+
+def _have_threads_ended() -> bool:
+    """Wait a little for threads that were told to end; return whether they have."""
+    deadline = time.monotonic() + LEFTOVER_SECONDS
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in threads:
+        if not thread.daemon:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+    return not any(thread.is_alive() and not thread.daemon for thread in threads)

@@ -1,0 +1,153 @@
+"""A driver whose every word tells whether the database is there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+from millhand.driver.protocol import Driver, Executor, Listener
+from millhand.errors import MillhandError
+from millhand.runtime.outage import Outage
+from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+
+T = TypeVar("T")
+
+
+class OutageDriver:
+    """Another driver, with `outage` told of what becomes of its words; in a caller's transaction that is the caller's."""
+
+    def __init__(self, driver: Driver, outage: Outage) -> None:
+        self._driver = driver
+        self._outage = outage
+        self._pool = OutagePool(driver.pool, outage)
+        self.schema = driver.schema
+
+    @property
+    def pool(self) -> Executor:
+        """The pool as an executor."""
+        return self._pool
+
+    def executor(self, tx: object) -> Executor:
+        """Return an executor inside the caller's own connection or transaction."""
+        return self._driver.executor(tx)
+
+    def listener(self) -> Listener:
+        """Return a listener whose silence is told of."""
+        return OutageListener(self._driver.listener(), self._outage)
+
+    async def open(self) -> None:
+        """Make ready what was not given ready-made."""
+        await self._driver.open()
+
+    async def close(self) -> None:
+        """Close what `open` made."""
+        await self._driver.close()
+
+
+class OutagePool:
+    """Another pool, whose answers and failures are told."""
+
+    __slots__ = ("_outage", "_pool")
+
+    def __init__(self, pool: Executor, outage: Outage) -> None:
+        self._outage = outage
+        self._pool = pool
+
+    async def run(self, query: Query[T]) -> T:
+        """Run `query`."""
+        # Written out: it is on everybody's way.
+        sent = self._outage.now()
+        try:
+            answer = await self._pool.run(query)
+        except MillhandError as error:
+            self._outage.record_failed(error, sent)
+            raise
+        self._outage.record_answered(sent)
+        return answer
+
+    def begin(self) -> AbstractAsyncContextManager[Executor]:
+        """Begin a transaction; its end is its answer."""
+        return self._begin()
+
+    async def copy(self, copy: Copy) -> int:
+        """Copy rows into a table."""
+        return await self._watched(self._pool.copy(copy))
+
+    async def fetch(
+        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Run SQL that is not ours."""
+        return await self._watched(self._pool.fetch(sql, params, timeout_seconds=timeout_seconds))
+
+    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
+        """Run several statements."""
+        await self._watched(self._pool.execute_script(sql, timeout_seconds=timeout_seconds))
+
+    async def _watched(self, answer: Awaitable[T]) -> T:
+        sent = self._outage.now()
+        try:
+            given = await answer
+        except MillhandError as error:
+            self._outage.record_failed(error, sent)
+            raise
+        self._outage.record_answered(sent)
+        return given
+
+    @contextlib.asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Executor]:
+        sent = self._outage.now()
+        try:
+            async with self._pool.begin() as executor:
+                yield executor
+        except MillhandError as error:
+            self._outage.record_failed(error, sent)
+            raise
+        self._outage.record_answered(sent)
+
+
+class OutageListener:
+    """Another listener, whose loss is told, and that it can listen again."""
+
+    def __init__(self, listener: Listener, outage: Outage) -> None:
+        self._listener = listener
+        self._outage = outage
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection was lost after it was made."""
+        return self._listener.is_lost
+
+    async def connect(self) -> None:
+        """Connect."""
+        await self._listened(self._listener.connect())
+        self._outage.record_listener_connected()
+
+    async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
+        """Have `receive` called with each payload."""
+        await self._listened(self._listener.listen(topic, receive))
+
+    async def ping(self) -> None:
+        """Raise if the connection does not answer."""
+        await self._listened(self._listener.ping())
+
+    def on_lost(self, ring: Callable[[], None]) -> None:
+        """Have `ring` called once when the connection was lost."""
+
+        def ring_lost() -> None:
+            self._outage.record_listener_lost()
+            ring()
+
+        self._listener.on_lost(ring_lost)
+
+    async def close(self) -> None:
+        """Close."""
+        await self._listener.close()
+
+    async def _listened(self, word: Awaitable[None]) -> None:
+        try:
+            await word
+        except MillhandError as error:
+            self._outage.record_listener_lost(error)
+            raise

@@ -1,0 +1,1 @@
+"""Read settings from millhand.toml and the environment."""

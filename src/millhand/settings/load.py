@@ -1,0 +1,373 @@
+"""
+Settings: flags over environment over file over code, decoded strictly, each remembering where it came from.
+
+Secrets come from the environment alone (`DATABASE_URL`, `AWS_…`), and are never shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from millhand.config import Config, QueueConfig
+from millhand.driver.url import ACCEPTED, is_scheme
+from millhand.errors import ConfigError
+from millhand.observe.secret import masked_error, masked_url
+from millhand.observe.terminal_text import printable
+from millhand.orphans.config import OrphansConfig
+from millhand.settings.catalog import NO_TIMEOUT_SETTINGS, PREFIX, Setting, all_settings
+from millhand.settings.decode import NONE, check_keys, decode, decode_text, guess
+from millhand.sql import checked_schema
+from millhand.worker import NO_TIMEOUT
+
+FILE_NAME = "millhand.toml"
+DEFAULT = "default"
+# Of other parts of Millhand, which read them themselves.
+OTHER_VARIABLES = frozenset({"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN", "MILLHAND_SUPERVISOR_FD"})
+OTHER_PREFIX = "MILLHAND_TEST_"
+
+_TIMEDELTA = re.compile(r"datetime\.timedelta\((0|(?:\w+=-?\d+(?:, )?)+)\)")
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A value and where it was said: a file, a variable, a flag, or `module:name`; the higher `layer` wins."""
+
+    value: Any
+    origin: str
+    where: str  # as errors begin
+    layer: int
+
+
+CODE, FILE, ENVIRONMENT, FLAG = range(4)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in force. `given` has what was said somewhere, by path; all else is the default."""
+
+    known: Mapping[str, Setting]
+    given: Mapping[str, Given] = msgspec.field(default_factory=dict)
+    database_url: str | None = None
+
+    def get(self, path: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
+        """Return the value in force of a setting such as `worker.queues`."""
+        return self.given[path].value if path in self.given else self.known[path].default
+
+    def origin(self, path: str) -> str:
+        """Return where the value in force was said."""
+        return self.given[path].origin if path in self.given else DEFAULT
+
+    def section(self, section: str) -> dict[str, Any]:
+        """Return what was said of a section, by key."""
+        return {
+            self.known[path].key: given.value
+            for path, given in self.given.items()
+            if self.known[path].section == section
+        }
+
+    def with_config(self, config: Config, origin: str) -> Settings:
+        """Return the settings over those of a `Config` in code, which stands lowest."""
+        given = {}
+        for path, setting in self.known.items():
+            if setting.section == "worker":
+                given[path] = Given(_of_config(config, setting.key), origin, origin, CODE)
+        given["database.schema"] = Given(config.schema, origin, origin, CODE)
+        if config.soft_stop_timeout is None:  # "never", which is for programs that stop a client themselves
+            del given["worker.soft_stop_timeout"]
+        return msgspec.structs.replace(self, given=MappingProxyType(given | dict(self.given)))
+
+    def config(self, base: Config | None = None, **parts: Any) -> Config:  # noqa: ANN401 - as Config takes them
+        """
+        Return `base`, or a new one, with what is in force and `parts`.
+
+        Raises: ConfigError that names where the impossible value was said.
+        """
+        values = {
+            setting.key: self.get(path) for path, setting in self.known.items() if setting.section == "worker"
+        }
+        for key in NO_TIMEOUT_SETTINGS:
+            values[key] = NO_TIMEOUT if values[key] is None else values[key]
+        values |= {"schema": self.get("database.schema"), **parts}
+        with self.blamed("database"):
+            checked_schema(values["schema"])
+        with self.blamed("worker"):
+            return Config(**values) if base is None else dataclasses.replace(base, **values)
+
+    def orphans_config(self) -> OrphansConfig:
+        """Return the settings of the orphan cleanup. Raises: ConfigError that names where."""
+        values = self.section("orphans")
+        own = {key: value for key, value in values.items() if key not in ("enabled", "interval")}
+        with self.blamed("orphans"):
+            return OrphansConfig(**own)
+
+    def blamed(self, section: str) -> _Blamed:
+        """Return a context in which a ConfigError gets the place where the setting that it names was said."""
+        return _Blamed(self, section)
+
+
+class _Blamed:
+    """Adds to a ConfigError where the setting that it speaks of was said; of several, what was said on top."""
+
+    def __init__(self, settings: Settings, section: str) -> None:
+        self._settings = settings
+        self._section = section
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ConfigError):
+            text = _TIMEDELTA.sub(_as_written, str(error)).removeprefix(f"{self._section}.")
+            raise ConfigError(masked_error(self._blame(text))) from error
+
+    def _blame(self, text: str) -> str:
+        named = [
+            (given.layer, -text.find(word), given)
+            for path, given in self._settings.given.items()
+            if self._settings.known[path].section == self._section
+            and (word := self._settings.known[path].key.removesuffix("s")) in text  # of queues, one is named
+        ]
+        if not named:
+            return f"[{self._section}] {text}"
+        # Of `fetch_poll_interval must not be shorter than fetch_cooldown`, it was the one on top that broke the other.
+        culprit = max(named, key=lambda each: each[:2])[2]
+        if culprit.layer == FILE:
+            return f"{culprit.where.rpartition(' ')[0]} {text}"
+        return f"{culprit.where}: {text}"
+
+
+def load_settings(
+    config_path: Path | None = None,
+    *,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, tuple[str, str]] | None = None,
+) -> Settings:
+    """
+    Return the settings in force in `directory`; `flags` are (flag, text) by path.
+
+    Raises: ConfigError, with file, key, rule, value and remedy.
+    """
+    directory = _working_directory() if directory is None else directory
+    environment = os.environ if environment is None else environment
+    known = all_settings()
+    given: dict[str, Given] = {}
+    for layer in (
+        _from_file(known, *_read_file(config_path, directory)),
+        _from_environment(known, environment),
+        _from_flags(known, flags or {}),
+    ):
+        given |= dict(layer)
+    return Settings(
+        known=known,
+        given=MappingProxyType(given),
+        database_url=_database_url(environment.get("DATABASE_URL", "")),
+    )
+
+
+def _read_file(config_path: Path | None, directory: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name and content of the file that holds the settings; of both places, only one may."""
+    if config_path is not None:
+        return str(config_path), _parsed(config_path, str(config_path))
+    own, project = directory / FILE_NAME, directory / "pyproject.toml"
+    in_project = _tool_table(project) if _is_there(project) else None
+    if not _is_there(own):
+        return f"{project.name}, [tool.millhand]", in_project or {}
+    if in_project is not None:
+        raise ConfigError(
+            f"settings must stand in one place, got {FILE_NAME} and [tool.millhand] of pyproject.toml; remove one"
+        )
+    return FILE_NAME, _parsed(own, FILE_NAME)
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the working directory must be there, got: {error.strerror}; run this in another"
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether `path` is more than nothing; what is there and is no file to read is for `_parsed` to refuse."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _tool_table(project: Path) -> dict[str, Any] | None:
+    table = _parsed(project, project.name)
+    for name in ("tool", "millhand"):
+        if name not in table:
+            return None
+        found = table[name]
+        if not isinstance(found, dict):
+            raise ConfigError(
+                f"{project.name}: [{name}] must be a table, got {masked_url(repr(found))}; write [tool.millhand]"
+            )
+        table = found
+    return table
+
+
+def _parsed(path: Path, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{name} must be a file that can be read, got: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # the latter of what is nested deeper than can be read
+        raise ConfigError(f"{name} must be TOML, got: {error}") from error
+
+
+def _from_file(
+    known: Mapping[str, Setting], name: str, tables: Mapping[str, Any]
+) -> Iterator[tuple[str, Given]]:
+    sections = list(dict.fromkeys(setting.section for setting in known.values()))
+    for section, table in tables.items():
+        if section not in sections:
+            raise ConfigError(f"{name} has no section {section!r}{guess(section, sections)}")
+        where = f"{name}: [{section}]"
+        if not isinstance(table, Mapping):
+            raise ConfigError(
+                f"{where} must be a table, got {masked_url(repr(table))}; write it below a line [{section}]"
+            )
+        if section == "database" and "url" in table:
+            raise ConfigError(
+                f"{where} must hold no url, for it may hold a password; set DATABASE_URL in the environment"
+            )
+        check_keys(table, [setting.key for setting in known.values() if setting.section == section], where)
+        for key, value in table.items():
+            setting = known[f"{section}.{key}"]
+            decoded = decode(value, setting.hint, f"{where} {key}")
+            yield setting.path, Given(decoded, name, f"{where} {key}", FILE)
+
+
+def _from_environment(
+    known: Mapping[str, Setting], environment: Mapping[str, str]
+) -> Iterator[tuple[str, Given]]:
+    by_variable = {setting.variable: setting for setting in known.values() if setting.variable is not None}
+    for name, text in environment.items():
+        if not name.startswith(PREFIX) or name.startswith(OTHER_PREFIX) or name in OTHER_VARIABLES:
+            continue
+        if name not in by_variable:
+            names = [*by_variable, *OTHER_VARIABLES]
+            raise ConfigError(f"the environment has no setting {name!r}{guess(name, names)}")
+        if text:
+            setting = by_variable[name]
+            yield setting.path, Given(decode_text(text, setting.hint, name), name, name, ENVIRONMENT)
+
+
+def _from_flags(
+    known: Mapping[str, Setting], flags: Mapping[str, tuple[str, str]]
+) -> Iterator[tuple[str, Given]]:
+    for path, (flag, text) in flags.items():
+        yield path, Given(decode_text(text, known[path].hint, flag), flag, flag, FLAG)
+
+
+def _database_url(text: str) -> str | None:
+    if not text:
+        return None
+    scheme = text.partition(":")[0]
+    if "://" not in text or not is_scheme(scheme):
+        meant = "; write postgresql://" if scheme.startswith(("postgres", "psql")) else ""
+        raise ConfigError(f"DATABASE_URL must begin with {ACCEPTED}, got {masked_url(text)!r}{meant}")
+    try:
+        urlsplit(text)
+    except ValueError:
+        raise ConfigError(
+            f"DATABASE_URL must be like 'postgresql://user@host:5432/name', got {masked_url(text)!r}; "
+            "an IPv6 address stands in []"
+        ) from None  # what led there may show a part of the password
+    return text
+
+
+def _of_config(config: Config, key: str) -> Any:  # noqa: ANN401 - as Settings.get
+    value = getattr(config, key)
+    if key == "queues":
+        return {
+            name: QueueConfig(max_workers=queue) if isinstance(queue, int) else queue
+            for name, queue in config.queues.items()
+        }
+    return None if key in NO_TIMEOUT_SETTINGS and value == NO_TIMEOUT else value
+
+
+def _as_written(match: re.Match[str]) -> str:
+    """Return a duration as it is written in the file, and not as Python shows it."""
+    parts = {} if match[1] == "0" else dict(part.split("=") for part in match[1].split(", "))
+    return repr(_duration(timedelta(**{name: int(number) for name, number in parts.items()})))
+
+
+def shown_settings(settings: Settings) -> Iterator[str]:
+    """
+    Yield the settings in force as the lines of a millhand.toml, each with where it was said.
+
+    Secrets are masked; those from the environment are comments, for they cannot stand in the file.
+    """
+    url = "not set: an embedded PostgreSQL in .millhand/postgres"
+    yield f"# DATABASE_URL: {masked_url(settings.database_url) if settings.database_url else url}"
+    section = ""
+    for path, setting in settings.known.items():
+        if setting.section != section:
+            section = setting.section
+            yield ""
+            yield f"[{section}]"
+        yield f"{f'{setting.key} = {toml(settings.get(path))}':<48}  # {settings.origin(path)}"
+
+
+def toml(value: object) -> str:
+    """Return a setting's value as it is written in TOML."""
+    match value:
+        case None:
+            return f'"{NONE}"'
+        case bool():
+            return "true" if value else "false"
+        case timedelta():
+            return f'"{_duration(value)}"'
+        case str():
+            text = masked_url(value) if "://" in value else value
+            return printable(json.dumps(text, ensure_ascii=False))  # whose escapes are TOML's
+        case QueueConfig(max_workers=max_workers, fetch_cooldown=None, fetch_poll_interval=None):
+            return str(max_workers)
+        case Mapping():
+            return _table(dict(value))
+        case list() | tuple():
+            return f"[{', '.join(toml(part) for part in value)}]"
+        case _ if dataclasses.is_dataclass(value):
+            fields = ((each.name, getattr(value, each.name)) for each in dataclasses.fields(value))
+            return _table({name: part for name, part in fields if part is not None})
+        case _:
+            return str(value)
+
+
+def _table(parts: Mapping[str, object]) -> str:
+    if not parts:
+        return "{}"
+    return "{ " + ", ".join(f"{_key(key)} = {toml(part)}" for key, part in parts.items()) + " }"
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else toml(key)
+
+
+def _duration(value: timedelta) -> str:
+    milliseconds, rest = divmod(value, timedelta(milliseconds=1))
+    if rest:
+        return f"{value / timedelta(milliseconds=1):.15g}ms"
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms" if milliseconds else "0s"

@@ -1,1 +1,0 @@
-DROP TABLE /* schema */millhand_orphan_chain;
