@@ -1,0 +1,47 @@
+"""The API reference lists every public name, and every name that it lists can be imported."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import Counter
+
+import pytest
+
+from docs_room import PROJECT
+
+PAGES = PROJECT / "docs" / "reference" / "api"
+PUBLIC = ("millhand", "millhand.orphans", "millhand.storage", "millhand.testing")
+DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+
+
+def documented() -> list[str]:
+    return [name for page in sorted(PAGES.glob("*.md")) for name in DIRECTIVE.findall(page.read_text())]
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_every_public_name_has_one_entry(package: str) -> None:
+    """Each name in `__all__` has exactly one entry on the pages of docs/reference/api."""
+    count = Counter(documented())
+    names = [f"{package}.{name}" for name in importlib.import_module(package).__all__]
+
+    assert [name for name in names if count[name] != 1] == []
+
+
+def test_no_entry_is_repeated() -> None:
+    """A name is documented on one page, once."""
+    assert [name for name, times in Counter(documented()).items() if times > 1] == []
+
+
+@pytest.mark.parametrize("name", documented())
+def test_entry_names_what_exists(name: str) -> None:
+    """Each entry names an attribute of a module that can be imported."""
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("millhand"):
+            raise
+        pytest.skip(f"{error.name} is not installed")  # django.tasks is part of Django 6
+
+    assert hasattr(module, attribute)
