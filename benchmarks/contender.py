@@ -1,4 +1,4 @@
-"""What the benchmarks share: the floor, Millhand with two settings, the machine, and a server of their own."""
+"""The contenders, the description of the machine and the server that several benchmarks use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from millhand.bench.floor import FLOOR_SLOTS
-from millhand.bench.system import LIFE, MILL, System
+from systems import MILLHAND, System
+
 from millhand.embedded import embedded_postgres
 
 
@@ -26,13 +26,12 @@ class Contender:
     slots: int
 
 
-FLOOR_LIFE = Contender("floor, full life", LIFE, FLOOR_SLOTS)
-DEFAULTS = Contender("Millhand, defaults", MILL, MILL.slots)
-WIDE = Contender("Millhand, 4,000 workers", MILL, 4_000)
+DEFAULTS = Contender("Millhand, defaults", MILLHAND, MILLHAND.slots)
+WIDE = Contender("Millhand, 4,000 workers", MILLHAND, 4_000)
 
 
 def about_machine(server: str) -> list[str]:
-    """Return on what it was measured."""
+    """Return a description of the machine and the server, as Markdown list items."""
     machine = f"{os.cpu_count()} cores ({processor()}), {memory_gib():.0f} GiB, {platform.system()}"
     versions = f"Python {platform.python_version()}, asyncpg {version('asyncpg')}"
     return [
@@ -54,7 +53,7 @@ def memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def tell(what: str) -> None:
+def log(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
@@ -64,6 +63,6 @@ def server_url(given: str | None) -> Iterator[str]:
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="millhand-bench-") as directory:
-        Path(directory).chmod(0o755)  # the user that a root's server runs as has to enter it
+        Path(directory).chmod(0o755)  # a server that root starts runs as another user
         with embedded_postgres(Path(directory)) as server:
             yield server.url

@@ -1,4 +1,4 @@
-"""What the benchmarks write into the documentation: tables, between two marks of a page."""
+"""Write tables into a page of the documentation, between two marks."""
 
 from __future__ import annotations
 

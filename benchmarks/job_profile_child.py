@@ -1,13 +1,13 @@
 """
-The worker of `job_profile.py`: a process that drains jobs and takes note of where its CPU's time goes.
+The worker of `job_profile.py`: drains jobs and samples where its CPU time goes.
 
-    python benchmarks/job_profile_child.py FILE PID    # the order comes by standard input; FILE gets what was found, as JSON
+    python benchmarks/job_profile_child.py FILE PID    # reads the order from standard input, writes JSON to FILE
 
-PID is that of the server whose processes' time is counted beside it, 0 for none.
+PID is the server whose processes' CPU time is counted too, 0 for none.
 
-By the timer that runs with the CPU's time of the process, not with the clock: it does not matter what else the machine
-does, and a process that waits is not looked at. Python calls the handler between two instructions, so what an extension
-does counts for whoever called it, and a collection of garbage for the callback that ends it.
+The timer runs with the CPU time of the process, not with the clock, so other programs do not matter and waiting takes no
+samples. Python calls the handler between two instructions: an extension counts for its caller, and a collection of
+garbage for the callback that ends it.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from millhand.bench.child import read_order, work
+from worker_child import read_order, work
 
-# The kernel makes a tick of its own of this, of 1 to 10 ms: 300,000 jobs are some thousand samples.
+# The kernel rounds this up to its tick of 1 to 10 ms, so 300,000 jobs give some thousand samples.
 INTERVAL_SECONDS = 0.00097
 
 FETCH, BEGIN, EXECUTE, COMPLETE = "fetch", "begin", "execute", "complete"
 EVENTS, LOOP, GARBAGE = "events", "event loop", "garbage"
-ROOMS = (FETCH, BEGIN, EXECUTE, COMPLETE, EVENTS, LOOP, GARBAGE)
+STAGES = (FETCH, BEGIN, EXECUTE, COMPLETE, EVENTS, LOOP, GARBAGE)
 
-# The end of a module's path, and its functions if not all of them are meant. Of the frames of a stack the innermost that
-# is found here says the room, and here the first that fits.
+# The end of a module's path, its functions (none means all), and the stage. The innermost frame with a rule decides, and
+# of several rules the first.
 RULES: tuple[tuple[str, frozenset[str], str], ...] = (
     ("job_profile_child.py", frozenset({"record_collection"}), GARBAGE),
     ("millhand/runtime/producer.py", frozenset({"_begin", "_work", "_finished"}), BEGIN),
     ("millhand/runtime/producer.py", frozenset(), FETCH),
     ("millhand/store/job_row.py", frozenset({"parse_job", "parse_jobs"}), FETCH),
-    # Answers are decoded where they are read, and those of completions are nearly nothing.
+    # Results are decoded where they are read, and those of completions are nearly empty.
     ("asyncio/selector_events.py", frozenset({"_read_ready__data_received"}), FETCH),
     ("millhand/runtime/job_executor.py", frozenset(), EXECUTE),
     ("millhand/runtime/completer.py", frozenset({"_tell_completed", "_event", "_completed_row"}), EVENTS),
     ("millhand/runtime/completer.py", frozenset(), COMPLETE),
     ("millhand/runtime/subscription.py", frozenset(), EVENTS),
-    ("millhand/bench/mill.py", frozenset({"_count"}), EVENTS),
+    ("millhand/bench/noop_client.py", frozenset({"_count"}), EVENTS),
 )
 
 
 class Sampler:
-    """Counts where the process is, by room and function, while it is entered."""
+    """Counts samples by stage and function inside its `with` block."""
 
     def __init__(self, server_pid: int) -> None:
         self._server_pid = server_pid
@@ -74,36 +74,36 @@ class Sampler:
 
     def take(self, _signal: int, frame: FrameType | None) -> None:
         """Count one sample."""
-        self.counts[room_of(frame), name_of(frame)] += 1
+        self.counts[stage_of(frame), name_of(frame)] += 1
 
     def record_collection(self, phase: str, info: dict[str, int]) -> None:
-        """Be where a signal is heard that came while garbage was collected."""
+        """Run after a collection, so that a signal during it is handled in this function."""
 
 
-def room_of(frame: FrameType | None) -> str:
-    """Return the room to which a stack belongs."""
+def stage_of(frame: FrameType | None) -> str:
+    """Return the stage to which a stack belongs."""
     while frame is not None:
         path, name = frame.f_code.co_filename, frame.f_code.co_name
-        for end, names, room in RULES:
+        for end, names, stage in RULES:
             if path.endswith(end) and (not names or name in names):
-                return room
+                return stage
         frame = frame.f_back
     return LOOP
 
 
 def name_of(frame: FrameType | None) -> str:
-    """Return module and function, as they are read in a table."""
+    """Return module and function for a table."""
     if frame is None:
         return "?"
     return f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])} {frame.f_code.co_qualname}"
 
 
 def server_seconds(pid: int) -> float:
-    """Return what all processes of a server have used of the CPU, those that have ended included."""
+    """Return the CPU seconds of all processes of a server, including those that have ended."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat") if pid else ():
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            # Behind the name, which may hold anything, come: state, parent, and from the 12th on the times.
+            # After the name, which may contain anything: state, parent, and from the 12th field on the times.
             fields = stat.read_text().rpartition(")")[2].split()
             if int(fields[1]) == pid:
                 ticks += sum(map(int, fields[11:13]))
@@ -115,7 +115,7 @@ def server_seconds(pid: int) -> float:
 def main() -> None:
     sampler = Sampler(int(sys.argv[2]))
     asyncio.run(work(read_order(), sampler))
-    samples = [[room, name, count] for (room, name), count in sampler.counts.items()]
+    samples = [[stage, name, count] for (stage, name), count in sampler.counts.items()]
     found = {"samples": samples, "server_seconds": sampler.server_seconds}
     Path(sys.argv[1]).write_text(json.dumps(found))
 

@@ -1,24 +1,23 @@
 """
-What old snapshots cost: jobs worked while transactions keep every dead row, beside the same without any, in turns.
+Measure how old snapshots slow down workers: jobs worked while transactions keep every dead row, and without any, in turns.
 
     python benchmarks/pressure.py --write docs/explanation/performance.md
 
-On a PostgreSQL of its own with two databases, for a snapshot counts in its own database only. In the one nothing is in
-the way; in the other a snapshot was opened before `--dead` jobs were worked and completed, and is kept.
+It starts a PostgreSQL of its own with two databases, because a snapshot keeps rows in its own database only. One database
+is clean. In the other a snapshot was opened before `--dead` jobs were completed, and stays open.
 
-    idle       a worker that is started afterwards works jobs off, beside a transaction that does nothing
-    readers    the same, beside four readers who read another table again and again, each in a snapshot that it keeps
-    lists      the same, beside four readers who list jobs
-    sustained  jobs are inserted for as long as they are worked, faster than that
-    burst      jobs are inserted at once for a worker that idles
-    minutes    two workers, one in each database, and `--minutes` of such bursts for the one and the other in turns; the
-               snapshot is opened at the beginning, and each minute has a ratio of its own
+    idle       a worker that is started afterwards works jobs, beside an idle transaction
+    readers    the same, beside four readers that query another table repeatedly, each in a snapshot that it keeps
+    lists      the same, beside four readers that list jobs
+    sustained  jobs are inserted while they are worked, faster than the worker is
+    burst      jobs are inserted at once for an idle worker
+    minutes    two workers, one in each database, and `--minutes` of such bursts for each in turns; the snapshot is opened
+               at the start, and each minute has a ratio of its own
 
-A round's ratio is to the rate without pressure measured just before. Beside readers there is another one, to that beside
-as many readers who ask the same, as often, each time in a transaction of its own: what the snapshots cost, and not the
-readers.
+A round's ratio compares with the rate that was measured just before without pressure. With readers there is a second
+ratio, to the rate beside readers that run the same queries in short transactions: the cost of the snapshots alone.
 
-No round is begun that would not end within the half an hour of `--within`, `minutes` counted in.
+A round starts only if it can end within `--within` minutes, `minutes` included.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import msgspec
 from document import put, table
+from systems import MILLHAND
+from worker_process import WorkerDied, WorkerProcess, WorkOrder, WorkReport, worker_process
 
-from millhand.bench.place import Place, bench_place
-from millhand.bench.process import WorkerDied, WorkerProcess, WorkOrder, WorkReport, worker_process
-from millhand.bench.system import MILL
+from millhand.bench.bench_schema import BenchSchema, bench_schema
 from millhand.embedded import embedded_postgres
 
 BATCH = 1_000
@@ -56,19 +55,19 @@ SLOTS_AHEAD = 4_000  # of the worker that makes dead rows
 TIMEOUT_SECONDS = 900.0
 MARK_BEGIN = "<!-- pressure figures: written by benchmarks/pressure.py -->"
 MARK_END = "<!-- end of pressure figures -->"
-# What readers ask, of a schema.
+# The queries of the readers.
 OF_A_REPORT = 'SELECT kind, count(*), avg(length(said)) FROM "{}".bench_report GROUP BY kind'
 OF_JOBS = 'SELECT * FROM "{}".river_job ORDER BY id LIMIT 100'
 MAKE_REPORT = """
 CREATE TABLE "{}".bench_report AS SELECT n % 10 AS kind, repeat('x', 80) AS said FROM generate_series(1, 50000) AS n
 """
 
-Measure = Callable[[Place, int], Awaitable[float]]
+Measure = Callable[[BenchSchema, int], Awaitable[float]]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is measured, in words and in deed; `asked` is what readers ask meanwhile."""
+    """A measurement and its title; `asked` is the query of its readers."""
 
     title: str
     measure: Measure
@@ -77,34 +76,34 @@ class Scene:
 
 @dataclass
 class Ratios:
-    """What was found of a scene: ratios to the clean rate, and to that beside readers without old snapshots."""
+    """The ratios of a scene: to the clean rate, and to the rate beside readers without old snapshots."""
 
     to_clean: list[float] = field(default_factory=list)
     to_readers: list[float] = field(default_factory=list)
 
 
-async def drained(place: Place, num_jobs: int) -> float:
-    """Insert jobs, have a worker work them off that is started afterwards, and return how many a second."""
-    await inserted(place, num_jobs)
-    await place.settle(with_checkpoint=True)  # which takes nothing away that a snapshot keeps
-    return rate(await worked(place, num_jobs))
+async def drained(schema: BenchSchema, num_jobs: int) -> float:
+    """Insert jobs, start a worker that works them, and return the rate."""
+    await inserted(schema, num_jobs)
+    await schema.settle(with_checkpoint=True)  # VACUUM keeps the rows that a snapshot may see
+    return rate(await worked(schema, num_jobs))
 
 
-async def sustained(place: Place, num_jobs: int) -> float:
-    """Insert jobs while they are worked."""
-    await place.settle(with_checkpoint=True)
-    async with working(place, num_jobs) as worker:
-        report, _ = await asyncio.gather(worker.wait_report(TIMEOUT_SECONDS), inserted(place, num_jobs))
+async def sustained(schema: BenchSchema, num_jobs: int) -> float:
+    """Insert jobs while they are worked, and return the rate."""
+    await schema.settle(with_checkpoint=True)
+    async with working(schema, num_jobs) as worker:
+        report, _ = await asyncio.gather(worker.wait_report(TIMEOUT_SECONDS), inserted(schema, num_jobs))
     return rate(report)
 
 
-async def burst(place: Place, num_jobs: int) -> float:
-    """Insert jobs at once for a worker that idles, and return how many a second were worked since then."""
-    await place.settle(with_checkpoint=True)
-    async with working(place, num_jobs) as worker:
+async def burst(schema: BenchSchema, num_jobs: int) -> float:
+    """Insert jobs at once for an idle worker, and return the rate since the first insert."""
+    await schema.settle(with_checkpoint=True)
+    async with working(schema, num_jobs) as worker:
         await asyncio.sleep(PAUSE_SECONDS)
         began = time.monotonic_ns()
-        await inserted(place, num_jobs)
+        await inserted(schema, num_jobs)
         report = await worker.wait_report(TIMEOUT_SECONDS)
     return num_jobs / (report.finished_ns - began) * 1e9
 
@@ -112,7 +111,7 @@ async def burst(place: Place, num_jobs: int) -> float:
 SCENES = {
     "idle": Scene("an idle transaction", drained),
     "readers": Scene("four readers of another table, each in a snapshot of its own", drained, OF_A_REPORT),
-    "lists": Scene("four readers who list jobs, each in a snapshot of its own", drained, OF_JOBS),
+    "lists": Scene("four readers that list jobs, each in a snapshot of its own", drained, OF_JOBS),
     "sustained": Scene("sustained: inserted for as long as they are worked", sustained),
     "burst": Scene("a burst", burst),
 }
@@ -123,35 +122,41 @@ def rate(report: WorkReport) -> float:
     return len(report.started_ns) / (report.finished_ns - min(report.started_ns)) * 1e9
 
 
-async def inserted(place: Place, num_jobs: int, *, first: int = 0) -> None:
-    async with MILL.inserter(place.url, place.schema) as inserter:
+async def inserted(schema: BenchSchema, num_jobs: int, *, first: int = 0) -> None:
+    async with MILLHAND.inserter(schema.url, schema.name) as inserter:
         for start in range(first, first + num_jobs, BATCH):
             await inserter.insert_many(range(start, min(start + BATCH, first + num_jobs)))
 
 
 @contextlib.asynccontextmanager
-async def working(place: Place, num_jobs: int, slots: int = MILL.slots) -> AsyncIterator[WorkerProcess]:
-    order = WorkOrder(num_jobs=num_jobs, schema=place.schema, slots=slots, system=MILL.name, url=place.url)
+async def working(
+    schema: BenchSchema, num_jobs: int, slots: int = MILLHAND.slots
+) -> AsyncIterator[WorkerProcess]:
+    order = WorkOrder(
+        num_jobs=num_jobs, schema=schema.name, slots=slots, system=MILLHAND.name, url=schema.url
+    )
     async with worker_process(order) as worker:
         yield worker
 
 
-async def worked(place: Place, num_jobs: int, slots: int = MILL.slots) -> WorkReport:
-    async with working(place, num_jobs, slots) as worker:
+async def worked(schema: BenchSchema, num_jobs: int, slots: int = MILLHAND.slots) -> WorkReport:
+    async with working(schema, num_jobs, slots) as worker:
         return await worker.wait_report(TIMEOUT_SECONDS)
 
 
 @contextlib.asynccontextmanager
-async def kept_at_work(place: Place) -> AsyncIterator[None]:
-    """Have a worker at work that lasts as long as this, and says nothing of what it does."""
-    order = WorkOrder(num_jobs=0, schema=place.schema, slots=MILL.slots, system=MILL.name, url=place.url)
+async def kept_at_work(schema: BenchSchema) -> AsyncIterator[None]:
+    """Run a worker without a report for as long as the block lasts."""
+    order = WorkOrder(
+        num_jobs=0, schema=schema.name, slots=MILLHAND.slots, system=MILLHAND.name, url=schema.url
+    )
     process = await asyncio.create_subprocess_exec(sys.executable, WORKER, stdin=PIPE, stdout=PIPE)
     assert process.stdin is not None  # noqa: S101 - pipes
     assert process.stdout is not None  # noqa: S101
     try:
         process.stdin.write(msgspec.json.encode(order) + b"\n")
         if not await process.stdout.readline():
-            raise WorkerDied("worker process must begin to work, got an end; what it said stands above")
+            raise WorkerDied("worker process must start, got an exit; its output is above")
         yield
     finally:
         process.stdin.close()
@@ -159,8 +164,8 @@ async def kept_at_work(place: Place) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def connected(place: Place) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(place.url)
+async def connected(schema: BenchSchema) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(schema.url)
     try:
         yield connection
     finally:
@@ -168,22 +173,22 @@ async def connected(place: Place) -> AsyncIterator[asyncpg.Connection]:
 
 
 @contextlib.asynccontextmanager
-async def snapshot(place: Place) -> AsyncIterator[asyncpg.Connection]:
-    """Keep a snapshot of a database for as long as this lasts."""
-    async with connected(place) as connection, connection.transaction(isolation="repeatable_read"):
-        await connection.fetch(f'SELECT id FROM "{place.schema}".river_job LIMIT 1')
+async def snapshot(schema: BenchSchema) -> AsyncIterator[asyncpg.Connection]:
+    """Keep a snapshot open for as long as the block lasts."""
+    async with connected(schema) as connection, connection.transaction(isolation="repeatable_read"):
+        await connection.fetch(f'SELECT id FROM "{schema.name}".river_job LIMIT 1')
         yield connection
 
 
-async def have_died(place: Place, num_dead: int) -> None:
-    """Have jobs worked and completed, whose dead rows a snapshot keeps that is open."""
-    await inserted(place, num_dead)
-    await worked(place, num_dead, SLOTS_AHEAD)
+async def leave_dead_rows(schema: BenchSchema, num_dead: int) -> None:
+    """Work jobs to completion, so that an open snapshot keeps their dead rows."""
+    await inserted(schema, num_dead)
+    await worked(schema, num_dead, SLOTS_AHEAD)
 
 
 @contextlib.asynccontextmanager
-async def reading(place: Place, asked: str | None, *, is_old: bool) -> AsyncIterator[None]:
-    """Have readers ask something twice a second, each in a snapshot that it keeps if `is_old`, or else in none."""
+async def reading(schema: BenchSchema, asked: str | None, *, is_old: bool) -> AsyncIterator[None]:
+    """Run readers that query twice a second, each in one old snapshot if `is_old`, otherwise in short transactions."""
 
     async def read(connection: asyncpg.Connection, sql: str) -> None:
         due = time.monotonic()
@@ -195,10 +200,10 @@ async def reading(place: Place, asked: str | None, *, is_old: bool) -> AsyncIter
     async with contextlib.AsyncExitStack() as stack:
         opened = snapshot if is_old else connected
         connections = [
-            await stack.enter_async_context(opened(place))
+            await stack.enter_async_context(opened(schema))
             for _ in range(NUM_READERS if asked is not None else 0)
         ]
-        tasks = [asyncio.ensure_future(read(one, str(asked).format(place.schema))) for one in connections]
+        tasks = [asyncio.ensure_future(read(one, str(asked).format(schema.name))) for one in connections]
         try:
             yield
         finally:
@@ -208,9 +213,14 @@ async def reading(place: Place, asked: str | None, *, is_old: bool) -> AsyncIter
 
 
 async def compared_in_turns(
-    found: dict[str, Ratios], clean: Place, pressed: Place, options: argparse.Namespace, *, until: float
+    found: dict[str, Ratios],
+    clean: BenchSchema,
+    pressed: BenchSchema,
+    options: argparse.Namespace,
+    *,
+    until: float,
 ) -> None:
-    """Measure scenes round by round, and begin none that would not end in time if it took as long as the one before."""
+    """Measure scenes round by round; start a round only if the last one's duration fits into the time left."""
     for _ in range(options.rounds):
         began_at = time.monotonic()
         for name, ratios in found.items():
@@ -220,7 +230,9 @@ async def compared_in_turns(
             return
 
 
-async def compared(scene: Scene, clean: Place, pressed: Place, num_jobs: int, ratios: Ratios) -> None:
+async def compared(
+    scene: Scene, clean: BenchSchema, pressed: BenchSchema, num_jobs: int, ratios: Ratios
+) -> None:
     """Measure a scene in both databases, one after the other."""
     await clean.empty()
     before = await scene.measure(clean, num_jobs)
@@ -234,13 +246,11 @@ async def compared(scene: Scene, clean: Place, pressed: Place, num_jobs: int, ra
     ratios.to_clean.append(after / before)
     if scene.asked is not None:
         ratios.to_readers.append(after / beside)
-    tell(
-        f"{scene.title}: {before:,.0f} without pressure, {beside:,.0f} beside readers, {after:,.0f} under it"
-    )
+    log(f"{scene.title}: {before:,.0f} without pressure, {beside:,.0f} beside readers, {after:,.0f} under it")
 
 
-async def minutes(clean: Place, pressed: Place, options: argparse.Namespace) -> list[list[float]]:
-    """Have bursts worked in both databases in turns, by one worker each, and return the ratios of pairs, by the minute."""
+async def minutes(clean: BenchSchema, pressed: BenchSchema, options: argparse.Namespace) -> list[list[float]]:
+    """Work bursts in both databases in turns, by one worker each, and return the ratios of each minute."""
     rates: dict[str, float] = {}
     ratios: list[list[float]] = []
     async with (
@@ -254,31 +264,33 @@ async def minutes(clean: Place, pressed: Place, options: argparse.Namespace) -> 
         turns = [(clean, in_clean), (pressed, in_pressed)]
         num_inserted = 0
         while (seconds := time.monotonic() - began_at) < options.minutes * 60.0:
-            for place, connection in turns:
-                rates[place.url] = await worked_off(place, connection, options.burst, first=num_inserted)
+            for schema, connection in turns:
+                rates[schema.url] = await worked_off(schema, connection, options.burst, first=num_inserted)
             turns.reverse()
             num_inserted += options.burst
             ratio = rates[pressed.url] / rates[clean.url]
-            # A pair that is slow may take all of a minute, which has no ratio then.
+            # A slow pair may take more than a minute; that minute then has no ratio.
             ratios += [[] for _ in range(int(seconds / 60.0) + 1 - len(ratios))]
             ratios[-1].append(ratio)
-            tell(f"minutes: {rates[clean.url]:,.0f} and {rates[pressed.url]:,.0f} jobs/s, {ratio:.2f}")
+            log(f"minutes: {rates[clean.url]:,.0f} and {rates[pressed.url]:,.0f} jobs/s, {ratio:.2f}")
     return ratios
 
 
-async def worked_off(place: Place, connection: asyncpg.Connection, num_jobs: int, *, first: int) -> float:
-    """Insert jobs for a worker that idles, and return how many a second were worked since, by the table."""
-    last_id = await connection.fetchval(f'SELECT max(id) FROM "{place.schema}".river_job') or 0
+async def worked_off(
+    schema: BenchSchema, connection: asyncpg.Connection, num_jobs: int, *, first: int
+) -> float:
+    """Insert jobs for an idle worker, and return the rate since then, by the times in the table."""
+    last_id = await connection.fetchval(f'SELECT max(id) FROM "{schema.name}".river_job') or 0
     began_at = await connection.fetchval("SELECT clock_timestamp()")
-    await inserted(place, num_jobs, first=first)
-    jobs = f'SELECT count(*) FROM "{place.schema}".river_job WHERE finalized_at IS NULL AND id'
+    await inserted(schema, num_jobs, first=first)
+    jobs = f'SELECT count(*) FROM "{schema.name}".river_job WHERE finalized_at IS NULL AND id'
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        # First the last one alone, for all of them are dear to count beside a snapshot.
+        # First the last job alone: counting all of them beside a snapshot is slow.
         for asked in (f"{jobs} = $1 + {num_jobs}", f"{jobs} > $1"):
             while await connection.fetchval(asked, last_id):  # noqa: ASYNC110 - the worker is another process
                 await asyncio.sleep(ASK_SECONDS)
     ended_at = await connection.fetchval(
-        f'SELECT max(finalized_at) FROM "{place.schema}".river_job WHERE id > $1', last_id
+        f'SELECT max(finalized_at) FROM "{schema.name}".river_job WHERE id > $1', last_id
     )
     return float(num_jobs / (ended_at - began_at).total_seconds())
 
@@ -287,18 +299,18 @@ async def run(options: argparse.Namespace, url: str) -> str:
     found = {name: Ratios() for name in options.only if name != MINUTES}
     rounds_minutes = options.within - (options.minutes if MINUTES in options.only else 0.0)
     rounds_until = time.monotonic() + 60.0 * rounds_minutes
-    async with bench_place(await other_database(url)) as clean, bench_place(url) as pressed:
-        for place in (clean, pressed):
-            async with connected(place) as connection:
-                await connection.execute(MAKE_REPORT.format(place.schema))
+    async with bench_schema(await other_database(url)) as clean, bench_schema(url) as pressed:
+        for schema in (clean, pressed):
+            async with connected(schema) as connection:
+                await connection.execute(MAKE_REPORT.format(schema.name))
         if found:
             async with snapshot(pressed):
-                await have_died(pressed, options.dead)
+                await leave_dead_rows(pressed, options.dead)
                 await compared_in_turns(found, clean, pressed, options, until=rounds_until)
         lasting: list[list[float]] = []
         if MINUTES in options.only:
-            for place in (clean, pressed):
-                await place.empty()
+            for schema in (clean, pressed):
+                await schema.empty()
             lasting = await minutes(clean, pressed, options)
         return report(found, lasting, options, await clean.server_version())
 
@@ -310,7 +322,7 @@ def report(
         (SCENES[name].title, said(ratios.to_clean), said(ratios.to_readers)) for name, ratios in found.items()
     ]
     rows += [
-        (f"bursts without an end: minute {number} of an idle transaction", said(ratios), "")
+        (f"continuous bursts: minute {number} of an idle transaction", said(ratios), "")
         for number, ratios in enumerate(lasting, 1)
     ]
     about = [
@@ -325,7 +337,7 @@ def report(
     if lasting:
         num_bursts = sum(map(len, lasting))
         about.append(
-            f"- Bursts without an end: {num_bursts} of {options.burst:,} jobs in each database, in turns."
+            f"- Continuous bursts: {num_bursts} of {options.burst:,} jobs in each database, in turns."
         )
     heads = ("beside", "to the rate without", "to readers without old snapshots")
     return "\n".join(about) + "\n\n" + table(heads, rows)
@@ -342,7 +354,7 @@ async def other_database(url: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path="/clean"))
 
 
-def tell(what: str) -> None:
+def log(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
@@ -368,7 +380,7 @@ def parsed_options() -> argparse.Namespace:
 def main() -> None:
     options = parsed_options()
     with tempfile.TemporaryDirectory(prefix="millhand-bench-") as directory:
-        Path(directory).chmod(0o755)  # a root's server runs as another user
+        Path(directory).chmod(0o755)  # a server that root starts runs as another user
         with embedded_postgres(Path(directory), {"max_wal_size": "4GB"}) as server:
             text = asyncio.run(run(options, server.url))
     if options.write is not None:

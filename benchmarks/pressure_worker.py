@@ -1,4 +1,4 @@
-"""A worker with default settings, in a process of its own: works no-op jobs until its input ends; see `pressure.py`."""
+"""A worker with default settings in a process of its own, which works no-op jobs until its input ends; see `pressure.py`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import sys
 
 import msgspec
+from worker_process import WorkOrder
 
 from millhand import Client, Config, Job, QueueConfig, Workers
-from millhand.bench.process import WorkOrder
 from millhand.bench.workload import Noop
 
 

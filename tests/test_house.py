@@ -15,12 +15,12 @@ VAGUE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util",
 TASK_MAKERS = {"src/millhand/runtime/producer.py", "src/millhand/runtime/service.py"}
 # Who may wait by the clock, and for what that cannot ring.
 SLEEPERS = {
-    "src/millhand/bench/measure.py": "time is what is measured",
+    "src/millhand/bench/rates.py": "the rate of inserts",
+    "src/millhand/bench/run.py": "a worker that must be idle",
     "src/millhand/process/worker_process.py": "a queue that has run empty",
     "src/millhand/embedded/process.py": "a process that is nobody's child",
     "src/millhand/orphans/removal/sweep.py": "the pace at which objects are taken away",
     "tests/acceptance/test_worker.py": "a file that another process makes",
-    "src/millhand/bench/floor.py": "work that takes its time",
     "tests/interop/mixed_fleet.py": "a clock that says when leadership is to move",
     "tests/chaos/chaos_fleet.py": "processes that start again",
     "tests/chaos/chaos_hand.py": "how long a fault lasts",

@@ -18,7 +18,12 @@ PROJECT = HERE.parents[1]
 KEPT = PROJECT / ".bench"
 
 PYTHON_OF = {"arq": "arq", "oban": "oban"}  # whose environment is not the common one
-OURS = ("floor", "millhand", "river", "river_rust")  # which are asked by Millhand's own client what is left
+OURS = (
+    "baseline",
+    "millhand",
+    "river",
+    "river_rust",
+)  # which are asked by Millhand's own client what is left
 VERSIONS = (
     "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
 )

@@ -39,8 +39,8 @@ EVENT_LOOP = {"uvloop": True}
 VARIANTS = (
     Variant("millhand", DEFAULTS, 50_000, {}, (*ALL, "pickup at more rates", "imports")),
     Variant("millhand", TUNED, 50_000, {"workers": 4_000}, ("drain", "pickup")),
-    Variant("floor", "inline", 50_000, {"is_inline": True}),
-    Variant("floor", TUNED, 50_000, {"workers": 4_000}, (*ALL, "pickup at more rates")),
+    Variant("baseline", "inline", 50_000, {"is_inline": True}),
+    Variant("baseline", TUNED, 50_000, {"workers": 4_000}, (*ALL, "pickup at more rates")),
     Variant("river", DEFAULTS, 5_000, {}, ALL),
     Variant("river", TUNED, 50_000, {"workers": 2_000, "cooldown_ms": 2, "poll_ms": 20}, ("drain", "pickup")),
     Variant("river", FURTHER, 50_000, {"workers": 5_000, "cooldown_ms": 1, "poll_ms": 20}),
@@ -102,7 +102,7 @@ IN_SCENES = (("millhand", TUNED), ("river", TUNED), ("river_rust", TUNED), ("pgq
 WAITING_TITLE = "10 ms each"
 WAITING = (
     Variant("millhand", "coroutines", 30_000, {"workers": 1_000, "wait_ms": 10}),
-    Variant("floor", "coroutines", 30_000, {"workers": 1_000, "fetch": 250, "wait_ms": 10}),
+    Variant("baseline", "coroutines", 30_000, {"workers": 1_000, "fetch": 250, "wait_ms": 10}),
     Variant(
         "river", "goroutines", 30_000, {"workers": 1_000, "cooldown_ms": 2, "poll_ms": 20, "wait_ms": 10}
     ),
@@ -135,7 +135,7 @@ NUM_INSERTS = 1_000
 # Whose versions are shown.
 PACKAGES = {
     "millhand": ("Python", "millhand", "asyncpg"),
-    "floor": ("Python", "asyncpg"),
+    "baseline": ("Python", "asyncpg"),
     "river": ("Go", "river", "pgx/v5"),
     "river_rust": ("Rust", "riverqueue", "sqlx"),
     "pgqueuer": ("Python", "pgqueuer", "asyncpg", "uvloop"),
@@ -148,7 +148,7 @@ PACKAGES = {
 }
 SOURCES = {
     "millhand": "[How to size](#how-to-size): 1,000 to 4,000 workers for a queue of tiny jobs",
-    "floor": "the best that we know; fetches of 1,000",
+    "baseline": "the best that we know; fetches of 1,000",
     "river": "*tuned*: those of its own benchmark, `river bench`; *tuned further*: the fastest that was found; `MaxWorkers` "
     "has no default, 100 is what its first page shows",
     "river_rust": "as River in Go; its documentation says that the cooldown limits throughput, and names no numbers",

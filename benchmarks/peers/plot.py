@@ -11,7 +11,7 @@ from report import titled
 from results import Line, Results
 
 LEFT, WIDTH, STEP = 190, 540, 22
-COLOURS = {"millhand": "#b5532a", "floor": "#d9c9a8", "river": "#3f7d8c", "river_rust": "#3f7d8c"}
+COLOURS = {"millhand": "#b5532a", "baseline": "#d9c9a8", "river": "#3f7d8c", "river_rust": "#3f7d8c"}
 OTHERS = "#98a4b0"
 INK, PALE = "#222", "#ddd"
 

@@ -62,7 +62,7 @@ def _mine_beside(name: str) -> list[str]:
     system, _, kind = name.partition(", ")
     if system == "millhand":
         return []
-    if system == "floor":
+    if system == "baseline":
         return list(MINE.values())
     return [MINE[DEFAULTS if kind == DEFAULTS else TUNED]]
 

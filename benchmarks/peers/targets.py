@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from plan import DEFAULTS, LONG, LONG_TITLE, MORE_RATES, RATES, SCENES, TUNED, VARIANTS, WAITING_TITLE
 from results import NOT_APART, ByRound, Results, are_apart, ratios, spread, table
 
-MINE_DEFAULTS, MINE_TUNED, FLOOR = f"millhand, {DEFAULTS}", f"millhand, {TUNED}", f"floor, {TUNED}"
+MINE_DEFAULTS, MINE_TUNED, BASELINE = f"millhand, {DEFAULTS}", f"millhand, {TUNED}", f"baseline, {TUNED}"
 PEERS = {"pgqueuer": 1.5, "chancy": 6.0, "oban": 6.0, "procrastinate": 35.0}
 MAX_MEMORY_MIB = 60.0
 MAX_GROWTH = 1.1
@@ -86,24 +86,24 @@ def _drains(results: Results) -> Iterator[Target]:
     for peer, least in PEERS.items():
         theirs = drains(f"{peer}, {TUNED}")
         yield Target(f"drain, tuned, ÷ {peer}, tuned", ratios(mine, theirs), least=least)
-    yield Target("drain, tuned, ÷ the floor with full life", ratios(mine, drains(FLOOR)), least=0.85)
+    yield Target("drain, tuned, ÷ the baseline with tasks", ratios(mine, drains(BASELINE)), least=0.85)
     found = ratios(drains(MINE_DEFAULTS), drains(f"river, {DEFAULTS}"))
     yield Target("drain, defaults, ÷ River in Go, defaults", found, least=10.0)
     for name in (MINE_DEFAULTS, MINE_TUNED):
         cpu = results.values(name, "drain", "cpu_us_per_job").values()
         yield Target(f"CPU a job, {name}", cpu, most=25.0, written="{:.1f}", unit=" µs")
-    mine, floor = (
+    mine, baseline = (
         results.values(f"{system}, coroutines", WAITING_TITLE, "jobs_per_second")
-        for system in ("millhand", "floor")
+        for system in ("millhand", "baseline")
     )
-    yield Target("jobs that await 10 ms, 1,000 at once, ÷ the floor", ratios(mine, floor), least=0.9)
+    yield Target("jobs that await 10 ms, 1,000 at once, ÷ the baseline", ratios(mine, baseline), least=0.9)
 
 
 def _pickups(results: Results) -> Iterator[Target]:
     for rate in sorted((*RATES, *MORE_RATES)):
         at = f"{rate:,.0f} inserts/s"
-        mine, floor = (results.latencies(name, rate, 0.5) for name in (MINE_DEFAULTS, FLOOR))
-        yield Target(f"pickup p50 at {at}, defaults, ÷ the floor", ratios(mine, floor), most=1.3)
+        mine, baseline = (results.latencies(name, rate, 0.5) for name in (MINE_DEFAULTS, BASELINE))
+        yield Target(f"pickup p50 at {at}, defaults, ÷ the baseline", ratios(mine, baseline), most=1.3)
         p99 = results.latencies(MINE_DEFAULTS, rate, 0.99).values()
         yield Target(f"pickup p99 at {at}, defaults", p99, most=5.0, unit=" ms")
 
@@ -113,8 +113,8 @@ def _inserts(results: Results) -> Iterator[Target]:
         return results.values(name, "insert", f"{figure}_per_second")
 
     for figure, shown in (("insert", "one by one"), ("bulk", "1,000 at a time")):
-        found = ratios(inserts(MINE_DEFAULTS, figure), inserts(FLOOR, figure))
-        yield Target(f"insert {shown} ÷ the floor", found, least=0.9)
+        found = ratios(inserts(MINE_DEFAULTS, figure), inserts(BASELINE, figure))
+        yield Target(f"insert {shown} ÷ the baseline", found, least=0.9)
     found = ratios(inserts(MINE_DEFAULTS, "copy"), inserts(MINE_DEFAULTS, "bulk"))
     yield Target("insert by `COPY` ÷ insert in bulk", found, least=1.0)
 

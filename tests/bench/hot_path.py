@@ -1,24 +1,28 @@
 """
-What a job costs in Python, counted and not timed: the bytecode that runs while a process drains jobs.
+Count the bytecode instructions that run while a process drains jobs.
 
-    python tests/bench/hot_path.py SYSTEM URL SCHEMA NUM_JOBS SLOTS    # prints how many instructions a job
+    python tests/bench/hot_path.py SYSTEM URL SCHEMA NUM_JOBS SLOTS    # prints the instructions per job
 
-In a process of its own, for whoever traces is traced by nobody else.
+It runs in a process of its own, because a process has one tracer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 from instruction_counter import Counter
 
-from millhand.bench.system import SYSTEMS
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from systems import SYSTEMS
+
 from millhand.bench.workload import Tally
 
 
 async def count(system: str, url: str, schema: str, num_jobs: int, slots: int) -> float:
-    """Return how many instructions a process runs for each of `num_jobs` jobs that are there already."""
+    """Return how many instructions a process runs for each of `num_jobs` jobs that are already inserted."""
     tally, counter = Tally(num_jobs), Counter()
     sys.settrace(counter.enter)
     try:

@@ -1,23 +1,26 @@
 """
-What inserting a job costs in Python, counted and not timed: the bytecode that runs while a process inserts in bulk.
+Count the bytecode instructions that run while a process inserts in bulk.
 
-    python tests/bench/insert_path.py SYSTEM URL SCHEMA NUM_JOBS    # prints how many instructions one insert takes
+    python tests/bench/insert_path.py SYSTEM URL SCHEMA NUM_JOBS    # prints the instructions of one insert
 
-In a process of its own, for whoever traces is traced by nobody else.
+It runs in a process of its own, because a process has one tracer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 from instruction_counter import Counter
 
-from millhand.bench.system import SYSTEMS
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from systems import SYSTEMS
 
 
 async def count(system: str, url: str, schema: str, num_jobs: int) -> int:
-    """Return how many instructions a process runs for one insert of `num_jobs` jobs, after one that is not counted."""
+    """Return how many instructions one insert of `num_jobs` jobs takes, after one that is not counted."""
     counter = Counter()
     async with SYSTEMS[system].inserter(url, schema) as inserter:
         await inserter.insert_many(range(num_jobs))

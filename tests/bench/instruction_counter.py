@@ -1,4 +1,4 @@
-"""Instructions of Python's, counted: the same on any machine, busy or not."""
+"""Count Python's instructions, which are the same on any machine, busy or idle."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Counter:
-    """Counts the instructions of all frames that are entered while it is on."""
+    """Counts the instructions of all frames that are entered while its tracer is set."""
 
     def __init__(self) -> None:
         self.num_instructions = 0
 
     def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        """Have a frame's instructions counted one by one."""
+        """Trace a frame's instructions one by one."""
         frame.f_trace_lines = False
         frame.f_trace_opcodes = True
         return self._count

@@ -1,9 +1,9 @@
 """
-What the imports of a program cost, counted and not timed, beside the floor: asyncio, asyncpg and msgspec.
+Count the bytecode instructions of a program's imports, and of the baseline: asyncio, asyncpg and msgspec.
 
-    python tests/bench/start_path.py "from millhand import Client"    # prints both, and the modules beyond the floor
+    python tests/bench/start_path.py "from millhand import Client"    # prints both, and the modules beyond the baseline
 
-In a process of its own, for what is imported once is imported.
+It runs in a process of its own, because a process imports a module once.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import sys
 
 from instruction_counter import Counter
 
-FLOOR = "import asyncio, asyncpg, msgspec"
+BASELINE = "import asyncio, asyncpg, msgspec"
 
 
 def counted(program: str) -> int:
-    """Run a program and return how many instructions that took."""
+    """Return how many instructions a program takes."""
     counter, code = Counter(), compile(program, "program", "exec")
     sys.settrace(counter.enter)
-    exec(code, {})  # noqa: S102 - it is a test's own
+    exec(code, {})  # noqa: S102 - a program of the tests
     sys.settrace(None)
     return counter.num_instructions
 
 
 def main() -> None:
-    """Run the program that is the first argument, and print what it cost."""
-    floor = counted(FLOOR)
+    """Run the first argument as a program and print its cost."""
+    baseline = counted(BASELINE)
     before = set(sys.modules)
-    print(floor, counted(sys.argv[1]), *sorted(set(sys.modules) - before))
+    print(baseline, counted(sys.argv[1]), *sorted(set(sys.modules) - before))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The profile of a job, small: that its rooms are there and make the whole, not what they cost."""
+"""A small profile of a job: its stages exist and add up; their cost is not checked."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TIMEOUT_SECONDS = 180.0
 
 
 @pytest.mark.slow
-async def test_profile_divides_a_job_into_rooms(postgres_url: str, tmp_path: Path) -> None:
-    """Its table has each room, whose sum is the whole, and none that a job goes through is empty; it is drawn, too."""
+async def test_profile_divides_a_job_into_stages(postgres_url: str, tmp_path: Path) -> None:
+    """The table has every stage, their sum is the total, no stage of a job is empty, and the drawing exists."""
     document = tmp_path / "figures.md"
     (tmp_path / "assets").mkdir()
     document.write_text(
@@ -27,9 +27,9 @@ async def test_profile_divides_a_job_into_rooms(postgres_url: str, tmp_path: Pat
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        _, told = await process.communicate()
+        _, errors = await process.communicate()
 
-    assert process.returncode == 0, told.decode()
+    assert process.returncode == 0, errors.decode()
     text = document.read_text()
     rows = re.findall(r"^\| ([a-z' ]+) \| ([0-9.]+) \| ([0-9.]+) \|$", text, re.MULTILINE)
     figures = {name: float(defaults) + float(wide) for name, defaults, wide in rows}
@@ -38,7 +38,7 @@ async def test_profile_divides_a_job_into_rooms(postgres_url: str, tmp_path: Pat
         "fetch", "begin", "execute", "complete", "events", "event loop", "garbage",
         "the worker's process", "server's processes",
     ]  # fmt: skip
-    rooms = [*figures.values()][:7]
-    assert sum(rooms) == pytest.approx(figures["the worker's process"], abs=1.0)
-    assert min(rooms[:4]) > 0.0
+    stages = [*figures.values()][:7]
+    assert sum(stages) == pytest.approx(figures["the worker's process"], abs=1.0)
+    assert min(stages[:4]) > 0.0
     assert (tmp_path / "assets" / "profile.svg").read_text().count("<title>") == 15

@@ -1,4 +1,4 @@
-"""The benchmark of the orphan cleanup, small: that it runs, not how fast."""
+"""A small run of the orphan cleanup's benchmark: that it runs, not how fast."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TIMEOUT_SECONDS = 120.0
 
 
 @pytest.mark.slow
-async def test_orphan_benchmark_looks_at_every_object(tmp_path: Path) -> None:
-    """A small run ends with a table of each place, written between the marks of a document, and every contender in it."""
+async def test_orphan_benchmark_writes_a_table_for_each_store(tmp_path: Path) -> None:
+    """A small run writes a table for each store between the marks of a document, with every contender in it."""
     document = tmp_path / "figures.md"
     document.write_text(
         "before\n<!-- orphan figures: written by benchmarks/orphans.py -->\n<!-- end of orphan figures -->\nafter\n"
@@ -27,9 +27,9 @@ async def test_orphan_benchmark_looks_at_every_object(tmp_path: Path) -> None:
         sys.executable, program, *SMALL, "--write", str(document), stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        _, told = await process.communicate()
+        _, errors = await process.communicate()
 
-    assert process.returncode == 0, told.decode()
+    assert process.returncode == 0, errors.decode()
     text = document.read_text()
     assert re.findall(r"^\| ([A-Z`][^|]*) \| 1\.00 ", text, re.MULTILINE) == [
         "Millhand, listing alone",

@@ -1,4 +1,4 @@
-"""The benchmark beside other queues, small and with what needs no environment of its own: that it runs, not how fast."""
+"""A small run of the benchmark against other queues, without those that need an environment: that it runs, not how fast."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-SMALL = ("--quick", "--rounds", "0", "--systems", "millhand", "floor", "--only", "insert", "drain")
+SMALL = ("--quick", "--rounds", "0", "--systems", "millhand", "baseline", "--only", "insert", "drain")
 TIMEOUT_SECONDS = 180.0
 
 
 @pytest.mark.slow
 async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> None:
-    """A small run puts each table between the marks of a document, each drain audited, and draws the plot beside it."""
+    """A small run writes each table between the marks of a document and draws the plot beside it."""
     document = tmp_path / "figures.md"
     (tmp_path / "assets").mkdir()
     document.write_text(
@@ -29,19 +29,19 @@ async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> N
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        _, told = await process.communicate()
+        _, errors = await process.communicate()
 
     text = document.read_text()
-    assert process.returncode == 0, told.decode()
+    assert process.returncode == 0, errors.decode()
     assert "failed:" not in text
     assert (text.startswith("before"), text.endswith("after\n")) == (True, True)
     assert re.findall(r"^\| ([^|]*) \|.*\n\| ---", text, re.MULTILINE) == [
         "target", "drain, one process", "drain", "millhand, defaults ÷", "insert", "system",
     ]  # fmt: skip
-    assert re.findall(r"^\| ((?:millhand|floor), [^|÷]*) \|", text, re.MULTILINE) == [
-        "millhand, defaults", "millhand, tuned", "floor, inline", "floor, tuned",
-        "floor, tuned",
-        "millhand, defaults", "floor, tuned",
+    assert re.findall(r"^\| ((?:millhand|baseline), [^|÷]*) \|", text, re.MULTILINE) == [
+        "millhand, defaults", "millhand, tuned", "baseline, inline", "baseline, tuned",
+        "baseline, tuned",
+        "millhand, defaults", "baseline, tuned",
     ]  # fmt: skip
     assert text.count("![") == 1
     assert (tmp_path / "assets" / "peers.svg").read_text().count("<rect") == 1 + 4

@@ -1,4 +1,4 @@
-"""The databases of the benchmark beside other queues: nobody else makes transactions in what idles."""
+"""The databases of the benchmark against other queues: only the idle systems make transactions in them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ sys.path += [str(Path(__file__).parents[2] / place) for place in ("benchmarks", 
 import bench_peers
 import databases
 
-# What the server's file says: a server that was told to read it again may take its time.
+# The setting in the server's file: a reload takes effect with a delay.
 IS_OFF = "SELECT count(*) FROM pg_file_settings WHERE name = 'autovacuum' AND setting = 'off' AND applied"
 
 
 @pytest.mark.slow
 def test_autovacuum_is_off_while_systems_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is switched off for as long as idle cost is counted, and comes back after that."""
+    """Autovacuum is off while idle cost is counted, and on again after it."""
     found: list[int] = []
 
-    def note() -> None:
+    def record() -> None:
         found.append(databases.ask(IS_OFF))
 
     with bench_peers.servers(with_redis=False) as places:
         monkeypatch.setenv("BENCH_DATABASE", places["BENCH_DATABASE"])
-        note()
+        record()
         with databases.without_autovacuum():
-            note()
-        note()
+            record()
+        record()
 
     assert found == [0, 1, 0]

@@ -1,4 +1,4 @@
-"""What a process imports before it works: nothing that it may never need, and no more of the rest than it did."""
+"""Guard the imports of a process: no module that it may never need, and no growth of the rest."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 START_PATH = Path(__file__).with_name("start_path.py")
 LIMIT = 1.15
 NOT_FOR_AN_INSERT = {"click", "tomllib", "zoneinfo"}
-# Other drivers, what renders for people, what speaks to buckets, what some of these bring with them, and our own rooms
-# for that.
+# Other drivers, renderers, object stores, their dependencies, and our own packages for them.
 NOT_FOR_A_START = {
     "attr", "botocore", "django", "duckdb", "greenlet", "importlib.resources", "psycopg", "pydantic", "pygments", "rich",
     "sqlalchemy", "structlog", "tempfile", "urllib3", "zipfile",
@@ -24,13 +23,13 @@ WORKER = "import millhand.cli.worker, millhand.driver.asyncpg"
 
 
 def started(program: str) -> tuple[float, set[str]]:
-    """Return what the imports of a program cost, times those of its floor, and what it imports beyond that."""
+    """Return the cost of a program's imports as a multiple of the baseline's, and the modules beyond the baseline."""
     done = subprocess.run([sys.executable, START_PATH, program], capture_output=True, text=True, check=True)
-    floor, counted, *modules = done.stdout.split()
-    return int(counted) / int(floor), set(modules)
+    baseline, counted, *modules = done.stdout.split()
+    return int(counted) / int(baseline), set(modules)
 
 
-# What was counted, times the floor's, and how many modules. Whoever makes a start cheaper lowers the numbers.
+# The cost as a multiple of the baseline's, and the number of modules. Lower the numbers when the cost falls.
 @pytest.mark.parametrize(
     ("program", "ratio", "num_modules", "unwanted"),
     [
@@ -42,7 +41,7 @@ def started(program: str) -> tuple[float, set[str]]:
 def test_start_imports_what_it_needs(
     program: str, ratio: float, num_modules: int, unwanted: set[str]
 ) -> None:
-    """A client, and `millhand worker`, import no other driver, renderer or store, and cost about what they did."""
+    """A client and `millhand worker` import no other driver, renderer or store, and cost as much as written above."""
     counted, modules = started(program)
 
     assert modules & unwanted == set()

@@ -1,36 +1,40 @@
-"""One run of `millhand bench`: Millhand and the floor in turn, and the figures that come of it."""
+"""One run of `millhand bench`: insert and work no-op jobs in several rounds, and return the medians."""
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 from collections.abc import Callable
 
 import msgspec
 
-from millhand.bench.measure import Drain, Pickup, measure_drain, measure_insert, measure_pickup, percentile
-from millhand.bench.place import Place, bench_place
-from millhand.bench.system import LIFE, MILL, System
+from millhand.bench.bench_schema import AuditFailed, BenchSchema, bench_schema
+from millhand.bench.noop_client import noop_inserter, noop_worker
+from millhand.bench.rates import insert_at_rate, insert_bulk, insert_singly, latencies_ms, percentile
+from millhand.bench.workload import Tally
 
+DRAIN_SECONDS = 900.0
 NUM_PICKUPS = 100
 NUM_ROUNDS = 3
 NUM_SINGLE_INSERTS = 1_000
+NUM_WARM_UPS = 10
 PICKUP_PER_SECOND = 50.0
+QUIET_SECONDS = 0.3
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to measure: `num_jobs` a drain, `slots` of the worker, and whether the floor is measured beside it."""
+    """What to measure: `num_jobs` in each round, worked by `slots` at a time."""
 
     num_jobs: int = 20_000
     num_rounds: int = NUM_ROUNDS
-    slots: int = MILL.slots
-    with_floor: bool = True
+    slots: int = 100
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """
-    Medians of a run.
+    Medians of a run. A pickup is the time from an insert's return to the start of its job on an idle worker.
 
     Units: inserts and jobs a second; milliseconds.
     """
@@ -43,84 +47,96 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    What a run has found. `ratio` is Millhand's to the floor's, of rates the median of the rounds' own.
-
-    Without the floor there is neither.
-    """
+    """The figures of a run, its plan and the server's version."""
 
     plan: Plan
     server_version: str
     millhand: Figures
-    floor: Figures | None = None
-    ratio: Figures | None = None
 
 
 class _Round(msgspec.Struct, frozen=True):
     inserts_per_second: float
-    drain: Drain
-    pickup: Pickup
+    bulk_inserts_per_second: float
+    jobs_per_second: float
+    latencies_ms: list[float]
 
 
-async def run_bench(url: str, plan: Plan, tell: Tell) -> BenchResult:
+async def run_bench(url: str, plan: Plan, report: Report) -> BenchResult:
     """
-    Measure in a schema that is made for it and dropped at the end; `tell` is called with what is being done.
+    Measure in a schema that is created for the run and dropped after it; `report` gets a line for each round.
 
-    Raises: BenchRefused, AuditFailed, WorkerDied, and what a driver raises.
+    Raises: BenchRefused, AuditFailed, and the errors of a driver.
     """
-    async with bench_place(url) as place:
-        engine, floor = [], []
+    async with bench_schema(url) as schema:
+        rounds = []
         for number in range(1, plan.num_rounds + 1):
-            tell(f"round {number} of {plan.num_rounds}: millhand")
-            engine.append(await _round(MILL, place, plan, plan.slots))
-            if plan.with_floor:
-                tell(f"round {number} of {plan.num_rounds}: floor")
-                floor.append(await _round(LIFE, place, plan, LIFE.slots))
-        return BenchResult(
-            plan=plan,
-            server_version=await place.server_version(),
-            millhand=_figures(engine),
-            floor=_figures(floor) if floor else None,
-            ratio=_ratio(engine, floor) if floor else None,
-        )
+            report(f"round {number} of {plan.num_rounds}")
+            rounds.append(await _round(schema, plan))
+        return BenchResult(plan=plan, server_version=await schema.server_version(), millhand=_figures(rounds))
 
 
-async def _round(system: System, place: Place, plan: Plan, slots: int) -> _Round:
-    inserts_per_second = await measure_insert(system, place, num_jobs=min(plan.num_jobs, NUM_SINGLE_INSERTS))
-    drain = await measure_drain(system, place, num_jobs=plan.num_jobs, slots=slots)
-    pickup = await measure_pickup(
-        system, place, num_jobs=min(plan.num_jobs, NUM_PICKUPS), per_second=PICKUP_PER_SECOND, slots=slots
-    )
-    return _Round(inserts_per_second, drain, pickup)
+async def _round(schema: BenchSchema, plan: Plan) -> _Round:
+    inserts_per_second = await _measure_inserts(schema, min(plan.num_jobs, NUM_SINGLE_INSERTS))
+    bulk_inserts_per_second, jobs_per_second = await _measure_drain(schema, plan)
+    latencies = await _measure_pickup(schema, min(plan.num_jobs, NUM_PICKUPS), plan.slots)
+    return _Round(inserts_per_second, bulk_inserts_per_second, jobs_per_second, latencies)
+
+
+async def _measure_inserts(schema: BenchSchema, num_jobs: int) -> float:
+    await schema.empty()
+    async with noop_inserter(schema.url, schema.name) as inserter:
+        await insert_singly(inserter, range(NUM_WARM_UPS))
+        return await insert_singly(inserter, range(num_jobs))
+
+
+async def _measure_drain(schema: BenchSchema, plan: Plan) -> tuple[float, float]:
+    """Insert jobs in bulk, then work them all; return both rates."""
+    await schema.empty()
+    async with noop_inserter(schema.url, schema.name) as inserter:
+        bulk_per_second = await insert_bulk(inserter, plan.num_jobs)
+    await schema.settle(with_checkpoint=False)
+    tally = Tally(plan.num_jobs)
+    async with noop_worker(schema.url, schema.name, plan.slots, tally):
+        await _wait_end(tally)
+    await _audit(schema, tally)
+    return bulk_per_second, plan.num_jobs / (tally.finished_ns - min(tally.started_ns)) * 1e9
+
+
+async def _measure_pickup(schema: BenchSchema, num_jobs: int, slots: int) -> list[float]:
+    """Insert jobs at a fixed rate for an idle worker; return how long each waited for its start."""
+    await schema.empty()
+    tally = Tally(NUM_WARM_UPS + num_jobs)
+    async with (
+        noop_worker(schema.url, schema.name, slots, tally),
+        noop_inserter(schema.url, schema.name) as inserter,
+    ):
+        await asyncio.sleep(QUIET_SECONDS)
+        await insert_singly(inserter, range(NUM_WARM_UPS))
+        await asyncio.sleep(QUIET_SECONDS)
+        returned_ns = await insert_at_rate(inserter, range(NUM_WARM_UPS, tally.num_jobs), PICKUP_PER_SECOND)
+        await _wait_end(tally)
+    await _audit(schema, tally)
+    return latencies_ms(returned_ns, tally.started_ns[NUM_WARM_UPS:])
+
+
+async def _wait_end(tally: Tally) -> None:
+    async with asyncio.timeout(DRAIN_SECONDS):
+        await tally.wait_end()
+
+
+async def _audit(schema: BenchSchema, tally: Tally) -> None:
+    if tally.num_repeated:
+        raise AuditFailed(f"each job must start once, got {tally.num_repeated:,} repeated starts")
+    await schema.audit(tally.num_jobs)
 
 
 def _figures(rounds: list[_Round]) -> Figures:
     """Return the medians of the rates, and the percentiles of all pickups together."""
-    latencies = _latencies(rounds)
+    latencies = [latency for one in rounds for latency in one.latencies_ms]
     return Figures(
-        bulk_inserts_per_second=statistics.median(one.drain.bulk_per_second for one in rounds),
+        bulk_inserts_per_second=statistics.median(one.bulk_inserts_per_second for one in rounds),
         inserts_per_second=statistics.median(one.inserts_per_second for one in rounds),
-        jobs_per_second=statistics.median(one.drain.per_second for one in rounds),
+        jobs_per_second=statistics.median(one.jobs_per_second for one in rounds),
         pickup_p50_ms=percentile(latencies, 0.5),
         pickup_p99_ms=percentile(latencies, 0.99),
     )
-
-
-def _ratio(engine: list[_Round], floor: list[_Round]) -> Figures:
-    """Return the medians of the ratios, each of one round: the machine changes less in a round than between two."""
-
-    def median(rate: Callable[[_Round], float]) -> float:
-        return statistics.median(rate(one) / rate(other) for one, other in zip(engine, floor, strict=True))
-
-    ours, theirs = _latencies(engine), _latencies(floor)
-    return Figures(
-        bulk_inserts_per_second=median(lambda one: one.drain.bulk_per_second),
-        inserts_per_second=median(lambda one: one.inserts_per_second),
-        jobs_per_second=median(lambda one: one.drain.per_second),
-        pickup_p50_ms=percentile(ours, 0.5) / percentile(theirs, 0.5),
-        pickup_p99_ms=percentile(ours, 0.99) / percentile(theirs, 0.99),
-    )
-
-
-def _latencies(rounds: list[_Round]) -> list[float]:
-    return [latency for one in rounds for latency in one.pickup.latencies_ms]

@@ -1,4 +1,4 @@
-"""The job that is worked, and what a worker's process remembers of it."""
+"""The no-op job of the benchmarks, and the record of when each one ran."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Noop(msgspec.Struct, frozen=True):
-    """The args of a job that does nothing but say that it was begun."""
+    """The args of a job that only records its start."""
 
     kind: ClassVar[str] = "noop"
 
@@ -20,9 +20,9 @@ class Noop(msgspec.Struct, frozen=True):
 
 class Tally:
     """
-    When each of `num_jobs` jobs was begun, and when the last of them was durably completed.
+    When each of `num_jobs` jobs started, and when the last one was durably completed.
 
-    Units: nanoseconds of the machine's monotonic clock, which all processes of one machine share; 0 is for never.
+    Units: nanoseconds of the machine's monotonic clock, which all processes of one machine share; 0 means never.
     """
 
     __slots__ = ("_end", "finished_ns", "num_completed", "num_jobs", "num_repeated", "started_ns")
@@ -36,22 +36,22 @@ class Tally:
         self.started_ns = array("q", bytes(8 * num_jobs))
 
     def begin(self, n: int) -> None:
-        """Take note that the n-th job was begun; all that a job does."""
+        """Record the start of the n-th job."""
         if self.started_ns[n]:
             self.num_repeated += 1
         self.started_ns[n] = time.monotonic_ns()
 
     def complete(self, num_jobs: int = 1) -> None:
-        """Take note of jobs whose completion is in the table for good."""
+        """Record jobs whose completion is durable."""
         self.num_completed += num_jobs
         if self.num_completed == self.num_jobs:
             self.finished_ns = time.monotonic_ns()
             self._end.set()
 
     def stop(self) -> None:
-        """Have the work end, complete or not."""
+        """End `wait_end`, even if jobs are left."""
         self._end.set()
 
     async def wait_end(self) -> None:
-        """Return when all jobs are completed, or it was told to stop."""
+        """Return once all jobs are completed or `stop` was called."""
         await self._end.wait()

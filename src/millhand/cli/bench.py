@@ -1,4 +1,4 @@
-"""`millhand bench`: how fast this database, this machine and Millhand are together."""
+"""`millhand bench`: how fast Millhand is on this machine and database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import click
 import msgspec
 
 from millhand.bench import BenchResult, Plan, run_bench
-from millhand.bench.floor import FLOOR_SLOTS
 from millhand.cli.command import Command, json_option
 from millhand.cli.database import database
 from millhand.cli.output import print_json, print_table, say
@@ -19,9 +18,9 @@ from millhand.process.signals import StopRequested, StopSignals
 from millhand.settings.load import load_settings
 
 NUM_JOBS_MAX = 10_000_000
-COLUMNS = ("", "millhand", "floor", "ratio")
+COLUMNS = ("", "millhand")
 
-# A field of `Figures`, and how it is called and written.
+# A field of `Figures`, its title and its format.
 _LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("inserts_per_second", "inserts/s", "{:,.0f}".format),
     ("bulk_inserts_per_second", "bulk inserts/s", "{:,.0f}".format),
@@ -38,7 +37,7 @@ _LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     type=click.IntRange(1, NUM_JOBS_MAX),
     default=Plan().num_jobs,
     metavar="N",
-    help=f"How many jobs each round inserts and works; {Plan().num_jobs:,} by default.",
+    help=f"Insert and work N jobs in each round; {Plan().num_jobs:,} by default.",
 )
 @click.option(
     "--workers",
@@ -46,29 +45,22 @@ _LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     type=click.IntRange(1, MAX_WORKERS_MAX),
     default=Plan().slots,
     metavar="N",
-    help=f"How many of them at a time; {Plan().slots} by default.",
-)
-@click.option(
-    "--floor/--no-floor",
-    "with_floor",
-    default=True,
-    help="Measure bare asyncpg on the same tables in turn with Millhand, and show the ratio; or not.",
+    help=f"Work N jobs at a time; {Plan().slots} by default.",
 )
 @json_option
 @click.pass_obj
-def bench(config_path: Path | None, *, num_jobs: int, slots: int, with_floor: bool, is_json: bool) -> None:
+def bench(config_path: Path | None, *, num_jobs: int, slots: int, is_json: bool) -> None:
     """
     Insert and work no-op jobs, and print how fast.
 
-    It makes a schema of its own, drops it at the end, and touches no other table. The database works hard meanwhile:
-    do not run it on one that others need.
+    Millhand creates a schema for the run, drops it at the end and touches no other table. The run puts a heavy load on
+    the database: do not use a production server.
     """
     settings = load_settings(config_path)
-    plan = Plan(num_jobs=num_jobs, slots=slots, with_floor=with_floor)
     with StopSignals() as signals:
         try:
             with database(settings) as base:
-                result = asyncio.run(_measured(base.url, plan, signals))
+                result = asyncio.run(_measured(base.url, Plan(num_jobs=num_jobs, slots=slots), signals))
         except (StopRequested, asyncio.CancelledError):
             raise click.Abort from None
     if is_json:
@@ -79,36 +71,27 @@ def bench(config_path: Path | None, *, num_jobs: int, slots: int, with_floor: bo
 
 
 async def _measured(url: str, plan: Plan, signals: StopSignals) -> BenchResult:
-    """Measure; the first signal has everything given up and the schema dropped, the third ends the process at once."""
+    """Measure; the first signal cancels the run and drops the schema, the third ends the process at once."""
     task = asyncio.current_task()
 
-    def hear(_name: str, num_received: int) -> None:
+    def on_signal(_name: str, num_received: int) -> None:
         if num_received == 1 and task is not None:
             task.cancel()
 
-    signals.listen(hear)
+    signals.listen(on_signal)
     try:
         return await run_bench(url, plan, lambda what: click.echo(what, err=True))
     finally:
         signals.end()
 
 
-def _rows(result: BenchResult) -> list[tuple[str, str, str, str]]:
-    return [
-        (
-            title,
-            written(getattr(result.millhand, field)),
-            "-" if result.floor is None else written(getattr(result.floor, field)),
-            "-" if result.ratio is None else f"{getattr(result.ratio, field):.2f}",
-        )
-        for field, title, written in _LINES
-    ]
+def _rows(result: BenchResult) -> list[tuple[str, str]]:
+    return [(title, written(getattr(result.millhand, field))) for field, title, written in _LINES]
 
 
 def _caption(result: BenchResult) -> str:
     plan = result.plan
-    floor = f"; floor: bare asyncpg, {FLOOR_SLOTS:,} at a time" if plan.with_floor else ""
     return (
         f"PostgreSQL {result.server_version}, medians of {plan.num_rounds} rounds of {plan.num_jobs:,} jobs, "
-        f"{plan.slots:,} at a time{floor}"
+        f"{plan.slots:,} at a time"
     )

@@ -1,13 +1,13 @@
 """
-The floor: River's tables worked by bare asyncpg, as fast as a page of Python can.
+The baseline: River's tables worked by bare asyncpg, as fast as a page of Python can.
 
-`work_inline` is what PostgreSQL and the driver alone cost. `work_life` adds what any worker owes each job: a slot, a
-row with all of its columns, decoded args, a task, a timeout, an outcome that is kept, and an event once it is durable;
-the next fetch is on its way while the last one's jobs run. Neither has a leader, retries, cancellation, back-pressure,
-hooks, statistics, or any idea of what to do when something fails: they are rulers, not workers.
+`work_inline` costs what PostgreSQL and the driver cost. `work_tasks` adds what any worker does for each job: a slot, a
+row with all of its columns, decoded args, a task, a timeout, a stored outcome, and an event once it is durable. The
+next fetch runs while the jobs of the last one do. Neither has a leader, retries, cancellation, back-pressure, hooks,
+statistics or error handling, so neither can replace a worker.
 
-Its statements and planner settings are the best known here, Millhand's own where those are. The settings below were
-fixed before anything was counted.
+The statements and planner settings are the best we know, some of them Millhand's own. The settings below were fixed
+before the first measurement.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Statement = asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]
 
 FETCH_SIZE = 1_000
-FLOOR_SLOTS = 4_000
+BASELINE_SLOTS = 4_000
 INSERT_CONNECTIONS = 4
 POLL_SECONDS = 1.0
 TIMEOUT_SECONDS = 60.0
@@ -51,7 +51,7 @@ WITH locked AS MATERIALIZED (
 
 UPDATE "{schema}".river_job AS job
 SET state = 'running', attempt = job.attempt + 1, attempted_at = now(), attempted_by = array_append(
-    CASE WHEN cardinality(job.attempted_by) >= 100 THEN job.attempted_by[2:] ELSE job.attempted_by END, 'floor'
+    CASE WHEN cardinality(job.attempted_by) >= 100 THEN job.attempted_by[2:] ELSE job.attempted_by END, 'baseline'
 )
 WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING {columns}
@@ -70,7 +70,8 @@ WITH inserted AS (
 
 SELECT inserted.*, pg_notify('{schema}.river_insert', '{{"queue": "default"}}') FROM inserted
 """
-# What was sent need not come back, and one row of lists is read sooner than a row a job; as `job_insert_many_plain`.
+# The values that were sent are not returned, and one row of arrays decodes faster than a row per job; see
+# `job_insert_many_plain`.
 _INSERT_MANY = """
 WITH inserted AS (
     INSERT INTO "{schema}".river_job AS job (args, kind, max_attempts, created_at, scheduled_at)
@@ -86,12 +87,12 @@ FROM inserted
 """
 
 
-class FloorInserter:
+class BaselineInserter:
     """
-    Inserts by statements that were prepared beforehand.
+    Inserts with prepared statements.
 
-    What comes back of bulk is what the database alone knows, in lists as the driver gives them: no row is made of it, and
-    bulk is not announced. So it is less than who wants each job's row, or has a worker that sleeps, could do with.
+    A bulk insert returns only the values that the database adds, as the driver's lists. It builds no rows and notifies no
+    worker, so it does less than a usable insert.
     """
 
     def __init__(self, ones: Sequence[Statement], many: Statement) -> None:
@@ -109,25 +110,25 @@ class FloorInserter:
 
 
 @contextlib.asynccontextmanager
-async def floor_inserter(url: str, schema: str) -> AsyncIterator[FloorInserter]:
-    """Open the connections of an inserter, which takes as many single inserts at once."""
-    async with contextlib.AsyncExitStack() as leaving:
-        connections = [await _connected(leaving, url) for _ in range(INSERT_CONNECTIONS)]
+async def baseline_inserter(url: str, schema: str) -> AsyncIterator[BaselineInserter]:
+    """Open an inserter that allows `INSERT_CONNECTIONS` single inserts at once."""
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await _connected(stack, url) for _ in range(INSERT_CONNECTIONS)]
         ones = [await _prepared(connection, _INSERT, schema) for connection in connections]
-        yield FloorInserter(ones, await _prepared(connections[0], _INSERT_MANY, schema))
+        yield BaselineInserter(ones, await _prepared(connections[0], _INSERT_MANY, schema))
 
 
 @contextlib.asynccontextmanager
 async def work_inline(url: str, schema: str, slots: int, tally: Tally) -> AsyncIterator[None]:
-    """Fetch, call and complete; the completion of one batch overlaps the fetch of the next, on its own connection."""
+    """Fetch, call and complete; each completion runs beside the next fetch, on a connection of its own."""
     del slots
-    async with contextlib.AsyncExitStack() as leaving:
-        wake = await _listening(leaving, url, schema)
-        fetch = await _prepared(await _connected(leaving, url), _FETCH, schema, "job.id, job.args::text")
-        complete = await _prepared(await _connected(leaving, url), _COMPLETE, schema)
-        group = await leaving.enter_async_context(asyncio.TaskGroup())
+    async with contextlib.AsyncExitStack() as stack:
+        wake = await _listening(stack, url, schema)
+        fetch = await _prepared(await _connected(stack, url), _FETCH, schema, "job.id, job.args::text")
+        complete = await _prepared(await _connected(stack, url), _COMPLETE, schema)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
         working = group.create_task(_work_inline(group, fetch, complete, wake, tally))
-        leaving.callback(working.cancel)
+        stack.callback(working.cancel)
         yield
 
 
@@ -156,7 +157,7 @@ async def _work_inline(
 
 
 @contextlib.asynccontextmanager
-async def work_life(
+async def work_tasks(
     url: str,
     schema: str,
     slots: int,
@@ -165,20 +166,20 @@ async def work_life(
     fetch_size: int = FETCH_SIZE,
     wait_seconds: float = 0.0,
 ) -> AsyncIterator[None]:
-    """Give each job a whole life, of which it may wait a part."""
-    async with contextlib.AsyncExitStack() as leaving:
-        wake = await _listening(leaving, url, schema)
-        fetch = await _prepared(await _connected(leaving, url), _FETCH, schema)
-        complete = await _prepared(await _connected(leaving, url), _COMPLETE, schema)
-        group = await leaving.enter_async_context(asyncio.TaskGroup())
-        life = _Life(fetch, complete, wake, slots, tally, min(fetch_size, slots), wait_seconds)
-        leaving.callback(life.due_at.close)
-        for service in (life.fetch_all(group), life.complete_all(), life.count_events()):
-            leaving.callback(group.create_task(service).cancel)
+    """Run each job in a task; each job sleeps `wait_seconds`."""
+    async with contextlib.AsyncExitStack() as stack:
+        wake = await _listening(stack, url, schema)
+        fetch = await _prepared(await _connected(stack, url), _FETCH, schema)
+        complete = await _prepared(await _connected(stack, url), _COMPLETE, schema)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        worker = _TaskWorker(fetch, complete, wake, slots, tally, min(fetch_size, slots), wait_seconds)
+        stack.callback(worker.due_at.close)
+        for service in (worker.fetch_all(group), worker.complete_all(), worker.count_events()):
+            stack.callback(group.create_task(service).cancel)
         yield
 
 
-class FloorJob(msgspec.Struct):
+class BaselineJob(msgspec.Struct):
     """A row with all of its columns."""
 
     id: int
@@ -201,7 +202,7 @@ class FloorJob(msgspec.Struct):
     unique_states: object
 
 
-class _Life:
+class _TaskWorker:
     def __init__(
         self,
         fetch: Statement,
@@ -215,10 +216,10 @@ class _Life:
         self._complete = complete
         self._decode = msgspec.json.Decoder(Noop).decode
         self._ended = asyncio.Event()
-        self._events: asyncio.Queue[tuple[str, FloorJob]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[str, BaselineJob]] = asyncio.Queue()
         self._fetch = fetch
         self._has_completed = asyncio.Event()
-        self._completed: list[tuple[FloorJob, datetime]] = []
+        self._completed: list[tuple[BaselineJob, datetime]] = []
         self._inserted = inserted
         self._num_running = 0
         self._size = size
@@ -228,7 +229,7 @@ class _Life:
         self.due_at = _Timeouts()
 
     async def fetch_all(self, group: asyncio.TaskGroup) -> None:
-        """Fetch whenever a whole batch has room, and send the next fetch before the jobs of this one are begun."""
+        """Fetch when a whole batch has room, and send the next fetch before the jobs of this one start."""
         ahead: asyncio.Task[list[asyncpg.Record]] | None = None
         while True:
             self._inserted.clear()
@@ -239,7 +240,7 @@ class _Life:
                 ahead = group.create_task(self._fetch.fetch(self._size))
                 await asyncio.sleep(0)
             for row in rows:
-                group.create_task(self._execute(FloorJob(*row)))
+                group.create_task(self._execute(BaselineJob(*row)))
             if not more:
                 await _wait(self._inserted)
             while not self._has_room():
@@ -247,7 +248,7 @@ class _Life:
                 await self._ended.wait()
 
     async def complete_all(self) -> None:
-        """Write what has gathered while the last batch was written."""
+        """Write the jobs that completed during the last write."""
         while True:
             await self._has_completed.wait()
             self._has_completed.clear()
@@ -258,12 +259,12 @@ class _Life:
                 self._events.put_nowait(("completed", job))
 
     async def count_events(self) -> None:
-        """Be the one who watches."""
+        """Count each event as a subscriber would."""
         while True:
             await self._events.get()
             self._tally.complete()
 
-    async def _execute(self, job: FloorJob) -> None:
+    async def _execute(self, job: BaselineJob) -> None:
         self.due_at.add(job.id)
         try:
             await self._noop(job, self._decode(job.args))
@@ -274,7 +275,7 @@ class _Life:
         self._completed.append((job, datetime.now(UTC)))
         self._has_completed.set()
 
-    async def _noop(self, job: FloorJob, args: Noop) -> None:
+    async def _noop(self, job: BaselineJob, args: Noop) -> None:
         del job
         self._tally.begin(args.n)
         if self._wait_seconds:
@@ -285,7 +286,7 @@ class _Life:
 
 
 class _Timeouts:
-    """One timeout for all, so one timer for whichever job is due first."""
+    """One timer for all jobs, because all have the same timeout."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -310,7 +311,7 @@ class _Timeouts:
         if due_at is None:
             return
         if due_at <= self._loop.time():
-            raise TimeoutError(f"a no-op must end within {TIMEOUT_SECONDS:g} s, got one that runs")
+            raise TimeoutError(f"a no-op must end within {TIMEOUT_SECONDS:g} s, got one that still runs")
         self._timer = self._loop.call_at(due_at, self._expire)
 
 
@@ -320,10 +321,10 @@ async def _wait(wake: asyncio.Event) -> None:
             await wake.wait()
 
 
-async def _connected(leaving: contextlib.AsyncExitStack, url: str) -> Connection:
+async def _connected(stack: contextlib.AsyncExitStack, url: str) -> Connection:
     settings = {"application_name": "millhand bench", **PLANNER_SETTINGS}
     connection: Connection = await asyncpg.connect(url, server_settings=settings)
-    leaving.push_async_callback(connection.close)
+    stack.push_async_callback(connection.close)
     return connection
 
 
@@ -332,8 +333,8 @@ async def _prepared(connection: Connection, sql: str, schema: str, columns: str 
     return statement
 
 
-async def _listening(leaving: contextlib.AsyncExitStack, url: str, schema: str) -> asyncio.Event:
+async def _listening(stack: contextlib.AsyncExitStack, url: str, schema: str) -> asyncio.Event:
     wake = asyncio.Event()
-    listener = await _connected(leaving, url)
+    listener = await _connected(stack, url)
     await listener.add_listener(f"{schema}.river_insert", lambda *_: wake.set())
     return wake

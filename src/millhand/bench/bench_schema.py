@@ -1,4 +1,4 @@
-"""Where it is measured: a schema that was made for it, and is gone afterwards."""
+"""The schema that a benchmark creates, uses and drops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from millhand.errors import MillhandError
 from millhand.schema.migrator import Migrator, lines
 
 SCHEMA_PREFIX = "millhand_bench_"
-# A worker that was killed may hold its locks for as long as the server does not notice.
+# A killed worker holds its locks until the server notices.
 DROP_SECONDS = 60.0
 SETTLE_SECONDS = 300.0
 
@@ -31,74 +31,63 @@ SELECT
     count(DISTINCT args) AS num_args
 FROM "{schema}".river_job
 """
-_TRANSACTIONS = """
-SELECT xact_commit + xact_rollback AS num_transactions FROM pg_stat_database WHERE datname = current_database()
-"""
 
 
 class BenchRefused(MillhandError):
-    """It cannot be measured here; nothing was changed."""
+    """The benchmark cannot run here; nothing was changed."""
 
 
 class AuditFailed(MillhandError):
-    """Not every job was completed exactly once, so what was measured means nothing."""
+    """Not every job was completed exactly once, so the figures mean nothing."""
 
 
-class Place:
+class BenchSchema:
     """
-    A schema with River's tables and nothing in them.
+    An empty schema with River's tables.
 
-    Concurrency: no two measurements at once.
+    Concurrency: one measurement at a time.
     """
 
     def __init__(self, driver: AsyncpgDriver, url: str) -> None:
-        self._pool = driver.pool
-        self.schema = driver.schema
+        self.pool = driver.pool
+        self.name = driver.schema
         self.url = url
 
     async def empty(self) -> None:
-        """Forget all jobs."""
-        await self._pool.execute_script(
-            f'TRUNCATE "{self.schema}".river_job, "{self.schema}".river_queue RESTART IDENTITY'
+        """Delete all jobs and restart their ids."""
+        await self.pool.execute_script(
+            f'TRUNCATE "{self.name}".river_job, "{self.name}".river_queue RESTART IDENTITY'
         )
 
     async def settle(self, *, with_checkpoint: bool) -> None:
-        """Give every drain the same beginning: fresh statistics and, on a server that is ours, nothing to flush."""
-        await self._pool.execute_script(
-            f'VACUUM (ANALYZE) "{self.schema}".river_job', timeout_seconds=SETTLE_SECONDS
+        """Refresh the statistics and, on a server of our own, flush everything, so that all measurements start alike."""
+        await self.pool.execute_script(
+            f'VACUUM (ANALYZE) "{self.name}".river_job', timeout_seconds=SETTLE_SECONDS
         )
         if with_checkpoint:
-            await self._pool.execute_script("CHECKPOINT", timeout_seconds=SETTLE_SECONDS)
+            await self.pool.execute_script("CHECKPOINT", timeout_seconds=SETTLE_SECONDS)
 
     async def audit(self, num_jobs: int) -> None:
-        """Raise AuditFailed unless there are `num_jobs` jobs and each was completed by one attempt, its first."""
-        found = (await self._pool.fetch(_AUDIT.format(schema=self.schema)))[0]
+        """Raise AuditFailed unless there are `num_jobs` jobs, each completed by its first attempt."""
+        found = (await self.pool.fetch(_AUDIT.format(schema=self.name)))[0]
         if set(found.values()) != {num_jobs}:
             raise AuditFailed(
                 f"each of {num_jobs:,} jobs must be completed by its first attempt, "
-                f"got {found['num_jobs']:,} jobs, {found['num_args']:,} of them different, "
-                f"and {found['num_completed']:,} completed so"
+                f"got {found['num_jobs']:,} jobs, {found['num_args']:,} of them distinct, "
+                f"and {found['num_completed']:,} completed that way"
             )
-
-    async def num_transactions(self) -> int:
-        """Return how many transactions the database has counted; this question is one of them, a second later."""
-        return int((await self._pool.fetch(_TRANSACTIONS))[0]["num_transactions"])
-
-    async def backend_pid(self) -> int:
-        """Return the process, on the server's machine, that serves a connection."""
-        return int((await self._pool.fetch("SELECT pg_backend_pid() AS pid"))[0]["pid"])
 
     async def server_version(self) -> str:
         """Return the server's version, such as '18.6'."""
-        return str((await self._pool.fetch("SHOW server_version"))[0]["server_version"]).partition(" ")[0]
+        return str((await self.pool.fetch("SHOW server_version"))[0]["server_version"]).partition(" ")[0]
 
 
 @contextlib.asynccontextmanager
-async def bench_place(url: str) -> AsyncIterator[Place]:
+async def bench_schema(url: str) -> AsyncIterator[BenchSchema]:
     """
-    Make a schema with River's tables, and drop it at the end, whatever the end is.
+    Create a schema with River's tables, and drop it when the block ends for any reason.
 
-    Raises: BenchRefused if the role may not make one; ConnectionLost.
+    Raises: BenchRefused if the role may not create schemas; ConnectionLost.
     """
     schema = f"{SCHEMA_PREFIX}{secrets.token_hex(4)}"
     async with _opened(url, schema) as driver:
@@ -107,11 +96,11 @@ async def bench_place(url: str) -> AsyncIterator[Place]:
             await driver.pool.execute_script(f'CREATE SCHEMA "{schema}"')
             for line in lines():
                 await Migrator(driver, line).up()
-            yield Place(driver, url)
+            yield BenchSchema(driver, url)
         finally:
-            # By a connection of its own: this one's pool may be what broke.
-            async with _opened(url) as janitor:
-                await janitor.pool.execute_script(
+            # Through a new connection: the pool may be what failed.
+            async with _opened(url) as cleaner:
+                await cleaner.pool.execute_script(
                     f'DROP SCHEMA IF EXISTS "{schema}" CASCADE', timeout_seconds=DROP_SECONDS
                 )
 

@@ -1,4 +1,4 @@
-"""Millhand itself, by its public client, as any program would use it."""
+"""Millhand as a benchmark uses it: through its public client, like any program."""
 
 from __future__ import annotations
 
@@ -15,15 +15,8 @@ from millhand.runtime.subscription import Subscription
 from millhand.worker import Workers
 
 
-@contextlib.asynccontextmanager
-async def mill_inserter(url: str, schema: str) -> AsyncIterator[MillInserter]:
-    """Open a client that only inserts."""
-    async with Client(url, Config(schema=schema)) as client:
-        yield MillInserter(client)
-
-
-class MillInserter:
-    """Inserts by a client."""
+class NoopInserter:
+    """Inserts no-op jobs through a client."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -36,8 +29,15 @@ class MillInserter:
 
 
 @contextlib.asynccontextmanager
-async def work_mill(url: str, schema: str, slots: int, tally: Tally) -> AsyncIterator[None]:
-    """Work by a client whose settings are the default ones, but for `slots`; it leads, listens and maintains too."""
+async def noop_inserter(url: str, schema: str) -> AsyncIterator[NoopInserter]:
+    """Open a client that only inserts."""
+    async with Client(url, Config(schema=schema)) as client:
+        yield NoopInserter(client)
+
+
+@contextlib.asynccontextmanager
+async def noop_worker(url: str, schema: str, slots: int, tally: Tally) -> AsyncIterator[None]:
+    """Work no-op jobs with a client that has default settings apart from `slots`; it also leads and maintains."""
     workers = Workers()
 
     @workers.add()
@@ -49,7 +49,7 @@ async def work_mill(url: str, schema: str, slots: int, tally: Tally) -> AsyncIte
     completions = client.subscribe(EventKind.JOB_COMPLETED, buffer_size=max(tally.num_jobs, 1))
     async with asyncio.TaskGroup() as group:
         group.create_task(_count(completions, tally))
-        async with client:  # its end ends the subscription, and that the count
+        async with client:  # closing it ends the subscription, and with it the task
             yield
 
 

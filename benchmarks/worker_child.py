@@ -1,4 +1,4 @@
-"""`python -m millhand.bench.child`: the worker's side of `process.py`."""
+"""The program that `worker_process.py` starts: a worker in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
+from systems import SYSTEMS
+from worker_process import WorkOrder, WorkReport
 
-from millhand.bench.process import WorkOrder, WorkReport
-from millhand.bench.system import SYSTEMS
 from millhand.bench.workload import Tally
 
 
 async def work(order: WorkOrder, while_working: AbstractContextManager[object] | None = None) -> None:
-    """Work as ordered, say so, and report; `while_working` is entered when it works and left when it has."""
+    """Carry out an order: print when ready, work, and print the report; `while_working` is entered around the work."""
     tally = Tally(order.num_jobs)
     gc.collect()
     async with SYSTEMS[order.system].worker(order.url, order.schema, order.slots, tally):
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), tally.stop)
         cpu_seconds = _cpu_seconds()
-        _say(b"ready")
+        _print(b"ready")
         with while_working or contextlib.nullcontext():
             await tally.wait_end()
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
@@ -36,12 +36,12 @@ async def work(order: WorkOrder, while_working: AbstractContextManager[object] |
             rss_bytes=_rss_bytes(),
             started_ns=tally.started_ns.tolist(),
         )
-    _say(msgspec.json.encode(report))
+    _print(msgspec.json.encode(report))
 
 
 def read_order() -> WorkOrder:
-    """Read from standard input what is to be done."""
-    # Byte by byte, so that nothing is read ahead of the loop that will look at the rest.
+    """Read the order from standard input."""
+    # Byte by byte: the event loop later waits for the end of the input, so nothing may be read ahead.
     line = bytearray()
     while (byte := os.read(sys.stdin.fileno(), 1)) not in (b"", b"\n"):
         line += byte
@@ -54,7 +54,7 @@ def _cpu_seconds() -> float:
 
 
 def _rss_bytes() -> int:
-    # Linux has ru_maxrss begin with what the parent had, and VmHWM with nothing.
+    # On Linux ru_maxrss starts at the parent's value, VmHWM at zero.
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):
@@ -63,7 +63,7 @@ def _rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _say(line: bytes) -> None:
+def _print(line: bytes) -> None:
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 

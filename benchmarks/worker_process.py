@@ -1,8 +1,8 @@
 """
-A worker in a process of its own: its CPU and memory are its own, and whoever inserts does not take its time.
+Run a worker in a process of its own, so that its CPU and memory are counted apart from the inserter's.
 
-The order goes in by standard input, for a URL may hold a password; on standard output come one line when it works, and
-the report when all jobs are completed or it is told to stop. It ends when its input does, so it outlives nobody.
+The order is sent on standard input, because a URL may hold a password. The worker prints one line when it is ready, and
+the report once all jobs are completed or its input ends. It exits with its input, so it never outlives the parent.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -20,12 +21,12 @@ from millhand.errors import MillhandError
 START_SECONDS = 30.0
 END_SECONDS = 20.0
 REPORT_BYTES_MAX = 256 * 1024 * 1024
-# What Python is to run; a program of one's own gets the same order, and reports as this one does.
-CHILD = ("-m", "millhand.bench.child")
+# The program that Python runs. A replacement reads the same order and prints the same report.
+CHILD = (str(Path(__file__).with_name("worker_child.py")),)
 
 
 class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker's process is to do: work until `num_jobs` are completed; 0 is for working until told to stop."""
+    """What to work: `num_jobs` jobs, or until the input ends if that is 0."""
 
     num_jobs: int
     schema: str
@@ -36,9 +37,9 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What a worker's process has to say in the end.
+    What a worker's process has recorded.
 
-    Units: see `Tally`. `cpu_seconds` are user's and system's, since it was ready; `rss_bytes` is the most it had.
+    Units: see `Tally`. `cpu_seconds` is user and system time since it was ready; `rss_bytes` is the peak.
     """
 
     cpu_seconds: float
@@ -49,26 +50,26 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerDied(MillhandError):
-    """A worker's process ended before it had reported."""
+    """A worker's process exited or stalled before its report."""
 
 
 class WorkerProcess:
-    """A worker that was started and is ready."""
+    """A started worker that is ready."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
     async def stop(self) -> WorkReport:
-        """Tell it to stop, and return its report."""
+        """Stop the worker and return its report."""
         assert self._process.stdin is not None  # noqa: S101 - a pipe
         self._process.stdin.close()
         return await self.wait_report(END_SECONDS)
 
     async def wait_report(self, timeout_seconds: float) -> WorkReport:
         """
-        Return its report once all jobs are completed.
+        Return the worker's report once all jobs are completed.
 
-        Raises: WorkerDied, also if it takes longer.
+        Raises: WorkerDied, also on timeout.
         """
         line = await _read_line(self._process, timeout_seconds)
         return msgspec.json.decode(line, type=WorkReport)
@@ -77,11 +78,11 @@ class WorkerProcess:
 @contextlib.asynccontextmanager
 async def worker_process(order: WorkOrder, child: Sequence[str] = CHILD) -> AsyncIterator[WorkerProcess]:
     """
-    Start a worker, yield it once it works, and see to it that it has ended.
+    Start a worker, yield it once it is ready, and end it with the block.
 
-    Raises: WorkerDied; what was wrong has been said on standard error.
+    Raises: WorkerDied; the worker printed the reason on standard error.
     """
-    # In a session of its own: a Ctrl-C is for us, and we end it in order.
+    # In a session of its own: Ctrl-C reaches only the parent, which ends the worker in order.
     process = await asyncio.create_subprocess_exec(
         sys.executable, *child,
         stdin=PIPE, stdout=PIPE, start_new_session=True, limit=REPORT_BYTES_MAX,
@@ -105,13 +106,13 @@ async def _read_line(process: Process, timeout_seconds: float) -> bytes:
     if not line.endswith(b"\n"):
         raise WorkerDied(
             f"worker process must report within {timeout_seconds:g} s, got exit code {process.returncode}; "
-            "what it said stands above"
+            "its output is above"
         )
     return line
 
 
 async def _end(process: Process) -> None:
-    """Wait for the end, which the end of its input is the sign for; kill what does not heed it."""
+    """Wait for the exit that the end of the input requests; kill the process if it does not come."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(END_SECONDS):
             await process.wait()
