@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from millhand import Client, Config, InsertOpts, Job, JobState, Workers, cron
-from millhand.testing import Counts, drain, require_inserted, travelling
+from millhand.testing import Counts, drain, require_inserted, time_travel
 
 # What an application has.
 workers = Workers()
@@ -49,12 +49,12 @@ async def test_reminder_is_sent_after_two_days(
     nightly = cron("0 3 * * *", Remind("everybody"))
     client = Client(millhand_database_url, Config(workers=workers, periodic_jobs=[nightly]))
 
-    with travelling(client, tx=millhand_tx, now=datetime(2026, 3, 2, 9, tzinfo=UTC)) as time:
+    with time_travel(client, tx=millhand_tx, now=datetime(2026, 3, 2, 9, tzinfo=UTC)) as time:
         await sign_up(client, millhand_tx, "ann")
         await require_inserted(client, Remind("ann"), state=JobState.SCHEDULED)
         assert (await drain(client)).counts == Counts()
 
-        lived = await time.live(days=2, minutes=1)
+        lived = await time.work_for(days=2, minutes=1)
 
         assert lived.counts == Counts(completed=3, failed=3)  # two nights, and ann
         assert lived.worked[-1].job.output == "dear ann"

@@ -14,7 +14,7 @@ from shop.jobs import Confirm, count_open
 from shop.models import Order
 
 from millhand.contrib import django as millhand
-from millhand.testing.sync import Counts, drain, require_inserted, require_not_inserted, travelling
+from millhand.testing.sync import Counts, drain, require_inserted, require_not_inserted, time_travel
 
 pytestmark = pytest.mark.django_db
 
@@ -45,7 +45,7 @@ def test_open_orders_are_counted_every_ten_minutes() -> None:
     """A coroutine is worked in the test's transaction too, and an hour takes no time."""
     Order.objects.create(customer="ann@example.com")
 
-    with travelling(millhand.client()) as time:
-        lived = time.live(timedelta(hours=1), raise_failures=True)
+    with time_travel(millhand.client()) as time:
+        lived = time.work_for(timedelta(hours=1), raise_failures=True)
 
     assert [one.job.kind for one in lived.worked] == [count_open.kind] * 6

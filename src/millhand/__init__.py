@@ -1,13 +1,13 @@
 """
 Millhand: a background worker for Python teams on PostgreSQL and S3, wire-compatible with River.
 
-This is the front door: what is listed here is public, and what is public is listed here.
+This is the front lazy_exports: what is listed here is public, and what is public is listed here.
 A name is fetched when it is asked for first, so that whoever needs one does not wait for all.
 """
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import door
+from millhand.lazy_exports import lazy_exports
 from millhand.version import VERSION
 
 if TYPE_CHECKING:
@@ -57,54 +57,37 @@ if TYPE_CHECKING:
     from millhand.unique import Unique, UniqueOpts
     from millhand.worker import NO_TIMEOUT, Workers
 else:
-    __getattr__, __dir__ = door(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "millhand.args.codec": ("JobArgs", "RawArgs"),
-            "millhand.client": ("Client",),
-            "millhand.clock": ("Clock", "SystemClock"),
-            "millhand.config": ("Config", "QueueConfig", "StuckJob"),
-            "millhand.control": ("JobPage",),
+            "millhand.args.codec": "JobArgs RawArgs",
+            "millhand.client": "Client",
+            "millhand.clock": "Clock SystemClock",
+            "millhand.config": "Config QueueConfig StuckJob",
+            "millhand.control": "JobPage",
             "millhand.errors": (
-                "AttemptCancelled",
-                "ConfigError",
-                "ConnectionLost",
-                "DriverError",
-                "InvalidJob",
-                "InvalidStep",
-                "InvalidWhere",
-                "JobCancel",
-                "JobNotRunning",
-                "JobRunning",
-                "JobSignal",
-                "JobSnooze",
-                "JobTimeout",
-                "MigrationError",
-                "MillhandError",
-                "NotFound",
-                "OperationTimeout",
-                "PoolClosed",
-                "SchemaError",
-                "UniqueConflict",
-                "UnknownKind",
+                "AttemptCancelled ConfigError ConnectionLost DriverError InvalidJob InvalidStep "
+                "InvalidWhere JobCancel JobNotRunning JobRunning JobSignal JobSnooze JobTimeout "
+                "MigrationError MillhandError NotFound OperationTimeout PoolClosed SchemaError "
+                "UniqueConflict UnknownKind"
             ),
-            "millhand.event": ("Event", "EventKind", "JobEvent", "JobStatistics"),
-            "millhand.client_row": ("ClientRow", "ClientState"),
-            "millhand.hooks": ("AttemptFailure", "ErrorHandler", "FetchMetric", "Hook", "Middleware"),
-            "millhand.insert_opts": ("InsertOpts", "InsertParams", "InsertResult"),
-            "millhand.job": ("AttemptError", "ClientId", "Job", "JobId", "JobRow", "JobState"),
-            "millhand.schema.migrator": ("Migrator",),
-            "millhand.observe.job_log": ("JobLog",),
-            "millhand.periodic": ("PeriodicJob", "Schedule", "cron", "every", "never"),
-            "millhand.queue": ("QueueRow",),
-            "millhand.retry": ("ConstantRetryPolicy", "DefaultRetryPolicy", "RetryPolicy"),
-            "millhand.runtime.subscription": ("Subscription",),
-            "millhand.step": ("Cursor",),
-            "millhand.store.job_list": ("JobFilters", "SortField"),
-            "millhand.store.where": ("Where",),
-            "millhand.sync_client": ("SyncClient",),
-            "millhand.unique": ("Unique", "UniqueOpts"),
-            "millhand.worker": ("NO_TIMEOUT", "Workers"),
+            "millhand.event": "Event EventKind JobEvent JobStatistics",
+            "millhand.client_row": "ClientRow ClientState",
+            "millhand.hooks": "AttemptFailure ErrorHandler FetchMetric Hook Middleware",
+            "millhand.insert_opts": "InsertOpts InsertParams InsertResult",
+            "millhand.job": "AttemptError ClientId Job JobId JobRow JobState",
+            "millhand.schema.migrator": "Migrator",
+            "millhand.observe.job_log": "JobLog",
+            "millhand.periodic": "PeriodicJob Schedule cron every never",
+            "millhand.queue": "QueueRow",
+            "millhand.retry": "ConstantRetryPolicy DefaultRetryPolicy RetryPolicy",
+            "millhand.runtime.subscription": "Subscription",
+            "millhand.step": "Cursor",
+            "millhand.store.job_list": "JobFilters SortField",
+            "millhand.store.where": "Where",
+            "millhand.sync_client": "SyncClient",
+            "millhand.unique": "Unique UniqueOpts",
+            "millhand.worker": "NO_TIMEOUT Workers",
         },
     )
 

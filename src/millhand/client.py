@@ -1,10 +1,10 @@
 """
-The front desk: wires the engine, starts it, stops it in order, and takes inserts.
+The client: builds the engine, starts and stops it in order, and inserts jobs.
 
-A client owns references, no state: running attempts are the producers', pending changes the completer's, the term the
-elector's. Nothing below imports this module.
+A client holds references and no state of its own. Producers own the running attempts, the completer the pending
+changes, the elector the leadership term. Nothing below imports this module.
 
-    start:  driver ▸ schema is right ▸ listener, report, queues, at once ▸ fetches ▸ pollers, services, electors
+    start:  driver ▸ schema check ▸ listener, heartbeat, queues in parallel ▸ fetches ▸ pollers, services, electors
     stop:   producers ▸ attempts: wait, then cancel, then abandon ▸ completer ▸ services ▸ term ▸ listener ▸ driver
 """
 
@@ -17,18 +17,17 @@ import socket
 from collections.abc import AsyncIterable, Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from millhand.args.codec import JobArgs
-from millhand.attempt_control import AttemptControl
 from millhand.config import Config, QueueConfig, default_client_id
-from millhand.control import ClientControl, JobControl, QueueControl
+from millhand.control import AttemptControl, ClientControl, JobControl, QueueControl
 from millhand.driver.detect import driver_of
-from millhand.driver.protocol import Driver
+from millhand.driver.protocol import Driver, Executor
 from millhand.engine.engine import Engine
 from millhand.errors import ConfigError
 from millhand.event import Event, EventKind, JobEvent, JobEventKind
-from millhand.insert_opts import InsertOpts, InsertResult
+from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
@@ -45,46 +44,49 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# An element of insert_many: args, or args with options.
-Insertable: TypeAlias = JobArgs | tuple[JobArgs, InsertOpts | None]
-
 
 class Client:
     """
-    One process's part in the fleet: inserts jobs and, with queues in its configuration, works them.
+    Inserts jobs, controls them, and works them if its configuration has queues.
 
-    `database` is a URL, a pool of yours, of asyncpg or psycopg, an AsyncEngine of SQLAlchemy's, or a driver, which is
-    then this client's: a stop closes it. Use it as
-    `async with Client(…) as client`, or call `start` and `stop`. A client without queues only inserts and
-    controls; it too wants to be started.
+    Use it as `async with Client(…) as client`, or call `start` and `stop`. A client without queues needs a start too.
 
-    Raises: ConfigError, when made, for a database that is none.
-    Concurrency: belongs to the event loop in which it was started; may be started again after it was stopped.
-    Nothing is global: any number of clients may live in one process.
+        async with Client("postgresql://…", Config(queues={"default": 100}, workers=workers)) as client:
+            await client.insert(SendEmail(to="ada@example.com"))
+
+    Args:
+        database: A URL; a pool of yours of asyncpg or psycopg; an AsyncEngine of SQLAlchemy; or a driver, which the
+            client then owns and closes.
+        config: All settings; by default the client only inserts.
+
+    Raises:
+        ConfigError: If `database` is of another type.
+
+    Concurrency: belongs to the event loop that started it, and can be started again after a stop. Clients share no
+    global state, so one process can have any number of them.
     """
 
     def __init__(self, database: Database, config: Config | None = None) -> None:
         config = Config() if config is None else config
-        self._speak(driver_of(database, config.schema), config)
+        self._bind_driver(driver_of(database, config.schema), config)
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
-        self._started_at = 0.0
         self._stops: set[asyncio.Future[None]] = set()
         self._subscriptions = Subscriptions()
         self.id = ClientId(
             self._config.client_id or default_client_id(socket.gethostname(), self._config.clock.now())
         )
 
-    def _speak(self, driver: Driver, config: Config) -> None:
-        """Say everything through `driver`; once, but for tests, which put a transaction and a clock of theirs there."""
+    def _bind_driver(self, driver: Driver, config: Config) -> None:
+        """Use `driver` for every statement. Tests call it again, with their transaction and clock."""
         self._config = config
         self._driver = driver
         self._inserter = Inserter(driver.pool, config)
         self.attempts = AttemptControl(driver, config.clock)
         self.clients = ClientControl(driver, config.clock)
         self.jobs = JobControl(driver, config.clock)
-        self.queues = QueueControl(driver)
+        self.queues = QueueControl(driver, config.clock)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -97,18 +99,18 @@ class Client:
 
     @property
     def config(self) -> Config:
-        """The configuration it was made with."""
+        """The client's settings."""
         return self._config
 
     @property
     def is_leader(self) -> bool:
-        """Whether this client sweeps for all at the moment, as far as it knows."""
+        """Whether this client is the leader and runs the maintenance services, as far as it knows."""
         river = None if self._engine is None else self._engine.leadership.river
         return river is not None and river.is_leader
 
     @property
     def is_periodic_leader(self) -> bool:
-        """Whether this client inserts the periodic jobs at the moment, in Millhand's own leader role, as far as it knows."""
+        """Whether this client holds Millhand's own leader role and inserts the periodic jobs, as far as it knows."""
         periodic = None if self._engine is None else self._engine.leadership.periodic
         return periodic is not None and periodic.is_leader
 
@@ -120,21 +122,22 @@ class Client:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """
-        The event loop in which this client was started; everything asynchronous of it must be awaited there.
+        The event loop that started this client. Await the client's coroutines only there.
 
-        A plain function, which runs in a thread, inserts so:
+        A plain function runs in a thread and inserts with
         `asyncio.run_coroutine_threadsafe(job.client.insert(…), job.client.loop).result()`.
+
         Raises: ConfigError if the client was never started.
         """
         if self._loop is None:
-            raise ConfigError(f"client must be started first, got {self.id!r} which is not")
+            raise self._not_started()
         return self._loop
 
-    # Starting and stopping.
+    # Start and stop.
 
     async def start(self) -> None:
         """
-        Connect, see that the schema is right, and begin to work; idempotent.
+        Connect, check the schema, and begin to work; idempotent.
 
         Raises: ConfigError for queues without workers; SchemaError; ConnectionLost and other DriverErrors.
         """
@@ -148,26 +151,32 @@ class Client:
             await self._driver.open()
             try:
                 await require_schema(self._driver.pool, self._config.schema)
-                self._engine = self._new_mill()  # before it starts: its first jobs may use this client
+                self._engine = (
+                    self._build_engine()
+                )  # before its start, because the first jobs may use this client
                 await self._engine.start()
             except BaseException:
                 self._engine = None
                 await self._driver.close()
                 raise
-            self._started_at = asyncio.get_running_loop().time()
             if self._config.queues:
                 logger.info("worker started", extra=self._start_fields())
 
     async def stop(self, *, soft_stop_timeout: timedelta | None = None, signal: str | None = None) -> None:
         """
-        Stop in order: fetch no more, wait for running attempts, write everything pending. Idempotent.
+        Stop fetching, wait for running attempts, and write all pending changes; idempotent.
 
-        Attempts that outlast `soft_stop_timeout` (None: the configuration's, and if that is None too, no end) are
-        cancelled and given back; the attempt does not count. `signal` is only told in the log.
+        Args:
+            soft_stop_timeout: How long attempts may continue. After it, they are cancelled and their jobs made
+                available again, without counting the attempt. By default the configuration's, which by default has
+                no limit.
+            signal: The name of the signal that caused the stop, for the log.
 
-        Raises: ConfigError in a job of this client's own, or in another event loop than that of `start`.
-        Concurrency: `cancel_attempts` makes a stop that is waiting hard. To be cancelled only ends the wait: the stop
-        goes on, and whoever calls this again waits for its end.
+        Raises:
+            ConfigError: If a job of this client calls it, or another event loop than that of `start`.
+
+        Concurrency: `cancel_attempts` cuts the wait short. If the caller is cancelled, the stop continues in the
+        background, and another call waits for it.
         """
         self._require_own_loop()
         if self._engine is not None:
@@ -198,31 +207,39 @@ class Client:
                 logger.info("worker stopped", extra={**_counts(engine), "seconds": seconds})
 
     def cancel_attempts(self) -> None:
-        """Make a stop hard, the one that is going on or the next one: cancel attempts instead of waiting for them."""
+        """Cancel running attempts instead of waiting for them, in a stop that is under way or in the next one."""
         if self._engine is not None:
             self._engine.cancel_attempts()
 
     async def wait_crashed(self) -> BaseException:
         """
-        Return the error of which a part of this client crashed; wait for ever while all is well.
+        Wait until a part of this client crashes, and return its error.
 
-        After a crash the client works no more, or only half: stop it and end the process.
+        A crashed client works no jobs, or only some. Stop it and end the process.
+
         Raises: ConfigError if the client is not started.
         """
-        return await self._require_mill().wait_crashed()
+        return await self._require_engine().wait_crashed()
 
-    # Inserting.
+    # Insert.
 
     async def insert(
         self, args: JobArgs, opts: InsertOpts | None = None, *, tx: object | None = None
     ) -> InsertResult:
         """
-        Insert one job, for `args` of a dataclass, msgspec struct, pydantic model, attrs class, or `function.args(…)`.
+        Insert one job.
 
-        With `tx`, a connection of yours, the job is part of its transaction: committed with it, gone with its rollback.
-        There is no savepoint, so an error of the database leaves your transaction to be rolled back.
+        Args:
+            args: A dataclass, msgspec Struct, pydantic model or attrs class with a kind, or `function.args(…)`.
+            opts: Options of this insert. They take precedence over those of the args class.
+            tx: A connection of yours. The job is then part of its transaction, committed and rolled back with it.
+                Millhand makes no savepoint, so after an error of the database the transaction must be rolled back.
 
-        Raises: InvalidJob and UnknownKind, and then nothing was sent; TypeError for a `tx` that is none; DriverError.
+        Raises:
+            InvalidJob, UnknownKind: Before anything is sent.
+            TypeError: If `tx` is no connection that the client's driver can use.
+            DriverError: If the database rejects the insert.
+
         Source: River v0.51.2, client.go `Insert, InsertTx`.
         """
         return (await self.insert_many([(args, opts)], tx=tx))[0]
@@ -231,34 +248,44 @@ class Client:
         self, jobs: Iterable[Insertable], *, tx: object | None = None
     ) -> list[InsertResult]:
         """
-        Insert jobs in one statement, all or none; each is args, or a pair of args and options.
+        Insert jobs in one statement, all or none, and return one result for each, in order.
 
-        Shape: one result per job, in order. Two jobs with one unique key in one call are refused by the database.
+        The database rejects two jobs with one unique key in one call.
+
+        Args:
+            jobs: Args, or pairs of args and options.
+            tx: As for `insert`.
+
         Raises: as `insert`.
         """
         self._require_own_loop()
-        pairs = [job if isinstance(job, tuple) else (job, None) for job in jobs]
-        executor = None if tx is None else self._driver.executor(tx)
-        return await self._inserter.insert_many(pairs, executor)
+        return await self._inserter.insert_many(as_pairs(jobs), self._executor(tx))
 
     async def insert_many_fast(
         self, jobs: Iterable[Insertable] | AsyncIterable[Insertable], *, tx: object | None = None
     ) -> int:
         """
-        Insert jobs by COPY, all or none, and return how many; for hundreds of thousands, taken as they come.
+        Insert jobs by COPY, all or none, and return how many; for hundreds of thousands.
 
-        Nothing is known of the rows, and nothing is skipped: a unique key that is taken fails all. Middleware is given
-        batches of up to 500 and gets no results. One connection is kept for as long as `jobs` has any, so what makes
-        them must not need that of `tx`.
+        No rows are returned and duplicates are not skipped: a unique key that is taken fails the whole call.
+        Middleware gets batches of up to 500 params and no results.
 
-        Raises: as `insert`; UniqueConflict; whatever `jobs` raises. Each leaves the transaction of `tx` to be rolled
-        back, unless it concerns the first batch.
+        Args:
+            jobs: Args, or pairs of args and options, read while they are copied. One connection is held until the end
+                of `jobs`, so an iterator must not use the connection of `tx`.
+            tx: As for `insert`.
+
+        Raises:
+            UniqueConflict: If a unique key is taken.
+            Exception: As `insert`, and whatever `jobs` raises. After the first batch, each error leaves the
+                transaction of `tx` to be rolled back.
+
         Source: River v0.51.2, client.go `InsertManyFast, InsertManyFastTx`.
         """
         self._require_own_loop()
-        return await self._inserter.insert_many_fast(jobs, None if tx is None else self._driver.executor(tx))
+        return await self._inserter.insert_many_fast(jobs, self._executor(tx))
 
-    # Watching, and changing what is worked.
+    # Events, and changes while the client runs.
 
     @overload
     def subscribe(
@@ -268,16 +295,18 @@ class Client:
     def subscribe(self, *kinds: EventKind, buffer_size: int = BUFFER_SIZE) -> Subscription[Event]: ...
     def subscribe(self, *kinds: EventKind, buffer_size: int = BUFFER_SIZE) -> Subscription[Event]:
         """
-        Return a stream of events of this client's own jobs and queues; of all kinds if none is named.
+        Return a stream of the events of this client's own jobs and queues.
 
-        Those of jobs are `JobEvent`s: if only such kinds are named, to a type checker too.
+        Args:
+            kinds: Which events; all by default. With kinds of jobs only, the events are `JobEvent`s.
+            buffer_size: How many events wait for a slow reader. Beyond it, new ones are dropped.
 
         Raises: ConfigError for an unknown kind.
         """
         return self._subscriptions.subscribe(kinds, buffer_size=buffer_size)
 
     async def ping(self) -> float:
-        """Return how long the database takes to answer, in seconds. Raises: as the driver."""
+        """Return how long the database takes to answer, in seconds. Raises: DriverError."""
         loop = asyncio.get_running_loop()
         before = loop.time()
         await self._driver.pool.fetch("SELECT 1")
@@ -285,43 +314,43 @@ class Client:
 
     async def request_resign(self, *, tx: object | None = None) -> None:
         """
-        Ask whoever leads to resign, in whatever language it is written, and whoever inserts our periodic jobs.
+        Ask the leader, in any language, and the client that inserts Millhand's periodic jobs, to resign.
 
-        Returns when it is said, not when it is done.
+        Returns when the request is sent, not when it is done.
 
-        Raises: as the driver. Source: River v0.51.2, client.go `RequestResign`.
+        Raises: DriverError. Source: River v0.51.2, client.go `RequestResign`.
         """
-        executor = self._driver.pool if tx is None else self._driver.executor(tx)
+        executor = self._executor(tx) or self._driver.pool
         for leader_role in LeaderRole:
             await executor.run(leader_request_resign(leader_role=leader_role))
 
     async def add_queue(self, name: str, queue: QueueConfig | int) -> None:
         """
-        Begin to work one more queue, with the client's own settings where it has none.
+        Begin to work one more queue. Settings that `queue` leaves out are the client's.
 
-        Raises: ConfigError for a queue that cannot be, or is worked already, or if the client was started without
+        Raises: ConfigError for an invalid queue, one that is already worked, or a client that was started without
         queues or is stopping; DriverError, and then nothing was added.
         """
         checked = dataclasses.replace(self._config, queues={name: queue})
-        await self._require_mill().add_queue(name, checked.queue_configs[name])
+        await self._require_engine().add_queue(name, checked.queue_configs[name])
 
     async def remove_queue(self, name: str) -> None:
-        """Stop to work a queue; returns when its running jobs have ended. Raises: ConfigError if it is not worked."""
-        await self._require_mill().remove_queue(name)
+        """Stop working a queue, and wait for its running jobs to end. Raises: ConfigError if it is not worked."""
+        await self._require_engine().remove_queue(name)
 
     def add_periodic_job(self, job: PeriodicJob) -> None:
         """
-        Have one more periodic job inserted while this client leads.
+        Insert one more periodic job while this client leads.
 
         Raises: ConfigError for an id in use, or if this client never leads.
         """
-        self._require_mill().add_periodic_job(job)
+        self._require_engine().add_periodic_job(job)
 
     def remove_periodic_job(self, job: PeriodicJob | str) -> None:
-        """Insert a periodic job, or that with an id, no more. Raises: ConfigError if there is none such."""
-        self._require_mill().leadership.enqueuer.remove(job)
+        """Stop inserting a periodic job, named by itself or its id. Raises: ConfigError if it is unknown."""
+        self._require_engine().leadership.enqueuer.remove(job)
 
-    def _new_mill(self) -> Engine:
+    def _build_engine(self) -> Engine:
         return Engine(
             self._config,
             self._driver,
@@ -331,6 +360,9 @@ class Client:
             subscriptions=self._subscriptions,
         )
 
+    def _executor(self, tx: object | None) -> Executor | None:
+        return None if tx is None else self._driver.executor(tx)
+
     def _require_own_loop(self) -> None:
         if self._engine is not None and asyncio.get_running_loop() is not self._loop:
             raise ConfigError(
@@ -338,10 +370,13 @@ class Client:
                 "thread write asyncio.run_coroutine_threadsafe(client.insert(…), client.loop).result()"
             )
 
-    def _require_mill(self) -> Engine:
+    def _require_engine(self) -> Engine:
         if self._engine is None:
-            raise ConfigError(f"client must be started first, got {self.id!r} which is not")
+            raise self._not_started()
         return self._engine
+
+    def _not_started(self) -> ConfigError:
+        return ConfigError(f"client must be started first, got {self.id!r} which is not")
 
     def _start_fields(self) -> dict[str, object]:
         queues = ",".join(f"{name}:{queue.max_workers}" for name, queue in self._config.queue_configs.items())

@@ -12,7 +12,7 @@ from millhand.clock import Clock, SystemClock
 from millhand.crontab import parse_cron
 from millhand.errors import ConfigError
 from millhand.hooks import ErrorHandler, Hook, Middleware
-from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MAX, queue_name_fault
+from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, MAX_ATTEMPTS_MAX, queue_name_error
 from millhand.job import JobRow
 from millhand.periodic import PeriodicJob, Schedule
 from millhand.retry import DefaultRetryPolicy, RetryPolicy
@@ -181,7 +181,7 @@ def default_client_id(hostname: str, now: datetime) -> str:
 
 def _queue_config(config: Config, name: str, queue: QueueConfig | int) -> QueueConfig:
     """Return a queue's settings with nothing left unsaid."""
-    fault = queue_name_fault(name)
+    fault = queue_name_error(name)
     if fault is not None:
         raise ConfigError(f"queue {fault}")
     if isinstance(queue, int):

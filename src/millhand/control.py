@@ -1,9 +1,9 @@
 """
-The commands that people give to jobs and queues.
+Control of jobs, queues and clients: `client.jobs`, `client.queues`, `client.clients` and `client.attempts`.
 
-They work on the database alone: no client need run, and those that do hear of it by NOTIFY, in whatever language.
-Every command takes `tx`, a connection of yours, and is then part of its transaction; there is no savepoint, so an error
-of the database leaves that transaction to be rolled back.
+The methods work on the database alone. No client needs to run; running clients in any language are informed by NOTIFY.
+`tx` is a connection of yours: the method is then part of its transaction. Millhand makes no savepoint there, so after
+an error of the database the transaction must be rolled back.
 
 Source: River v0.51.2, client.go, the methods of the same names.
 """
@@ -31,6 +31,7 @@ from millhand.store.job import (
     job_retry,
     job_update_output,
 )
+from millhand.store.job_attempt import job_complete, job_merge_metadata
 from millhand.store.job_list import (
     LIMIT_DEFAULT,
     JobFilters,
@@ -45,25 +46,36 @@ from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
 ALL_JOBS = JobFilters()
-# A term that is renewed is as long again, so its end tells when its leader was there last.
-TERM = timedelta(seconds=15)
-# A condition that PostgreSQL cannot read, whose types do not fit, or whose values cannot be computed.
-_REFUSED_CLASSES = ("22", "42")
+# A leader renews its term to this length, so the end of the term tells when it was last seen.
+LEADERSHIP_TERM = timedelta(seconds=15)
+# SQLSTATE classes of a condition that PostgreSQL cannot parse, type-check (42) or compute (22).
+_INVALID_SQL_CLASSES = ("22", "42")
 
 
 class JobPage(msgspec.Struct, frozen=True):
-    """One page of a list of jobs. `cursor` is what the next page comes `after`; None if there is none."""
+    """
+    One page of a list of jobs.
+
+    Args:
+        jobs: The jobs in the order of the list.
+        cursor: Pass it as `after` to get the next page; None after the last page.
+    """
 
     jobs: tuple[JobRow, ...]
     cursor: str | None
 
 
-class JobControl:
-    """What can be done to jobs, whoever works them; `client.jobs`."""
-
+class _Control:
     def __init__(self, driver: Driver, clock: Clock) -> None:
         self._clock = clock
         self._driver = driver
+
+    def _executor(self, tx: object | None) -> Executor:
+        return self._driver.pool if tx is None else self._driver.executor(tx)
+
+
+class JobControl(_Control):
+    """Reads and changes jobs of any client; `client.jobs`."""
 
     async def get(self, id: int, *, tx: object | None = None) -> JobRow:
         """Return one job. Raises: NotFound."""
@@ -80,11 +92,18 @@ class JobControl:
         tx: object | None = None,
     ) -> JobPage:
         """
-        Return a page of the jobs that pass `filters`, in an order, after the cursor of another page, or after a job.
+        Return a page of the jobs that match `filters`.
 
-        Cursors of River's clients do as well, for a list of the same order.
+        Args:
+            filters: Which jobs to return; all by default.
+            after: The cursor of another page, or a job, that the page follows. Cursors of River's clients work too.
+            descending: Reverse the order.
+            limit: How many jobs to return at most, 1 to 10,000.
+            order_by: The column to sort by.
 
-        Shape: up to `limit` jobs, 1 to 10,000. Raises: ValueError for what cannot be asked; InvalidWhere.
+        Raises:
+            ValueError: If a parameter is invalid.
+            InvalidWhere: If PostgreSQL rejects the condition in `filters.where`.
         """
         params = JobListParams(
             descending=descending, filters=filters, limit=limit, order_by=SortField(order_by)
@@ -99,15 +118,16 @@ class JobControl:
     async def count_by_state(
         self, states: Iterable[JobState] = JobState, *, tx: object | None = None
     ) -> Mapping[JobState, int]:
-        """Return how many jobs are in each of `states`. Counting reads them all: ask for those you want to know."""
+        """Return how many jobs are in each of `states`. It counts every row, so name only the states that you need."""
         return await self._executor(tx).run(job_count_by_state(states))
 
     async def cancel(self, id: int, *, tx: object | None = None) -> JobRow:
         """
-        Cancel a job, and return it as it is then.
+        Cancel a job and return its new row.
 
-        One that is running is only asked to end: its client cancels the attempt, and whatever that raises, the job ends
-        cancelled; a worker that pays no heed and succeeds completes it. A finalized job stays as it is.
+        A running job is only marked. Its client cancels the attempt, and the job ends cancelled whatever the worker
+        raises; if the worker ignores the cancellation and succeeds, the job ends completed. A finalized job stays as
+        it is.
 
         Raises: NotFound.
         Source: River v0.51.2, client.go `JobCancel`.
@@ -116,12 +136,12 @@ class JobControl:
 
     async def retry(self, id: int, *, tx: object | None = None) -> JobRow:
         """
-        Make a job available at once, finalized or not, and return it as it is then.
+        Make a job available at once, finalized or not, and return its new row.
 
-        It gets one attempt more if it has none left. A job that is running, or available and due, stays as it is.
-        Nobody is told; the next poll fetches it.
+        If the job has no attempts left, it gets one more. A job that is running, or available and due, stays as it is.
+        No notification is sent: the next poll fetches the job.
 
-        Raises: NotFound; UniqueConflict if another job has its unique key by now.
+        Raises: NotFound; UniqueConflict if another job has taken its unique key.
         Source: River v0.51.2, client.go `JobRetry`.
         """
         try:
@@ -132,7 +152,7 @@ class JobControl:
             raise
 
     async def delete(self, id: int, *, tx: object | None = None) -> JobRow:
-        """Delete a job that is not running, and return what it was. Raises: NotFound, JobRunning."""
+        """Delete a job that is not running and return its last row. Raises: NotFound, JobRunning."""
         return await self._executor(tx).run(job_delete(JobId(id)))
 
     async def delete_many(
@@ -144,21 +164,28 @@ class JobControl:
         unsafe_all: bool = False,
     ) -> Sequence[JobRow]:
         """
-        Delete jobs that pass `filters`, those with the lowest ids, and return what they were.
+        Delete the jobs that match `filters`, lowest ids first, and return their last rows.
 
-        Running jobs stay, and so do those that another transaction holds. Filters that name nothing are refused, unless
-        `unsafe_all` says that everything is meant.
+        Running jobs, and jobs that another transaction has locked, stay.
 
-        Shape: up to `limit` jobs, 1 to 10,000. Raises: ValueError; InvalidWhere.
+        Args:
+            filters: Which jobs to delete.
+            limit: How many jobs to delete at most, 1 to 10,000.
+            unsafe_all: Allow filters that match every job.
+
+        Raises:
+            ValueError: If a parameter is invalid, or empty filters come without `unsafe_all`.
+            InvalidWhere: If PostgreSQL rejects the condition in `filters.where`.
+
         Source: River v0.51.2, client.go `JobDeleteMany`.
         """
         return await self._run_filtered(job_delete_many(filters, limit, unsafe_all=unsafe_all), filters, tx)
 
     async def update_output(self, id: int, output: Json, *, tx: object | None = None) -> JobRow:
         """
-        Store a job's output, any JSON value, whatever state the job is in.
+        Store a job's output, any JSON value, whatever state the job is in, and return its new row.
 
-        Raises: NotFound; ValueError if it does not encode to JSON or is larger than 32 MiB.
+        Raises: NotFound; ValueError if `output` does not encode to JSON or is larger than 32 MiB.
         Source: River v0.51.2, client.go `JobUpdate`.
         """
         query = job_update_output(JobId(id), checked_output(output))
@@ -170,23 +197,17 @@ class JobControl:
         try:
             return await self._executor(tx).run(query)
         except DriverError as error:
-            if filters.where is None or error.sqlstate is None or error.sqlstate[:2] not in _REFUSED_CLASSES:
+            if filters.where is None or (error.sqlstate or "")[:2] not in _INVALID_SQL_CLASSES:
                 raise
             raise InvalidWhere(filters.where.sql, error.reason, error.sqlstate) from error
 
-    def _executor(self, tx: object | None) -> Executor:
-        return self._driver.pool if tx is None else self._driver.executor(tx)
 
-
-class QueueControl:
+class QueueControl(_Control):
     """
-    What can be done to queues, whoever works them; `client.queues`.
+    Reads and changes queues of any client; `client.queues`.
 
-    A queue is known from when a client first works it until a day after the last one did; others are not found.
+    A queue exists from its first client's start until a day after its last client's stop; other names are not found.
     """
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
 
     async def get(self, name: str, *, tx: object | None = None) -> QueueRow:
         """Return one queue. Raises: NotFound."""
@@ -195,71 +216,83 @@ class QueueControl:
     async def list(
         self, *, after_name: str = "", limit: int = LIMIT_DEFAULT, tx: object | None = None
     ) -> Sequence[QueueRow]:
-        """Return up to `limit` queues by name, those behind `after_name`."""
+        """Return up to `limit` queues that follow `after_name`, by name."""
         return await self._executor(tx).run(queue_list(limit=limit, after_name=after_name))
 
     async def pause(self, name: str, *, tx: object | None = None) -> None:
         """
-        Have all clients stop to fetch from a queue, or from every one for `*`; what runs goes on.
+        Pause a queue, or every queue with `*`. Running jobs continue.
 
-        Raises: NotFound, never for `*`. Source: River v0.51.2, client.go `QueuePause`.
+        Raises: NotFound, except for `*`.
+        Source: River v0.51.2, client.go `QueuePause`.
         """
         await self._executor(tx).run(queue_pause(name))
 
     async def resume(self, name: str, *, tx: object | None = None) -> None:
-        """Have all clients fetch from a queue again, or from every one for `*`. Raises: NotFound, never for `*`."""
+        """Resume a paused queue, or every queue with `*`. Raises: NotFound, except for `*`."""
         await self._executor(tx).run(queue_resume(name))
 
     async def update(
         self, name: str, *, metadata: Mapping[str, Json] | None = None, tx: object | None = None
     ) -> QueueRow:
         """
-        Replace a queue's metadata and tell all clients; None or an empty one leaves it. Return the queue.
+        Replace a queue's metadata, notify all clients, and return the queue. None or an empty mapping changes nothing.
 
-        Raises: NotFound; DriverError for metadata of 8,000 bytes or more, which PostgreSQL cannot tell.
+        Raises: NotFound; DriverError for metadata of 8,000 bytes or more, which is PostgreSQL's limit for NOTIFY.
         Source: River v0.51.2, client.go `QueueUpdate`.
         """
         return await self._executor(tx).run(queue_update(name, metadata=metadata or None))
 
-    def _executor(self, tx: object | None) -> Executor:
-        return self._driver.pool if tx is None else self._driver.executor(tx)
 
-
-class ClientControl:
-    """Who works here, in whatever language; `client.clients`."""
-
-    def __init__(self, driver: Driver, clock: Clock) -> None:
-        self._clock = clock
-        self._driver = driver
+class ClientControl(_Control):
+    """Reads which clients work on this database, in any language; `client.clients`."""
 
     async def list(self) -> Sequence[ClientRow]:
         """
-        Return the clients that work jobs, or did within a day, by the time of their start; foreign ones come last.
+        Return the clients of the last day by start time, then those that are known only by their work.
 
-        Foreign is who says nothing of itself, as clients of other languages do, and has worked jobs within the last
-        minutes, or leads. Before migration 2 of line millhand all are.
+        Only Millhand's clients write rows about themselves. A client in another language is known, with state
+        `foreign`, if it leads or has worked jobs within the last minutes. Before migration 2 of line millhand, every
+        client is known only so.
         """
         pool = self._driver.pool
-        leader = self._running(await pool.run(leader_get()))
+        leader = self._unexpired(await pool.run(leader_get()))
         if not await pool.run(client_get_shape()):
-            return _with_leaders([], leader, None)
-        periodic_leader = self._running(await pool.run(leader_get(leader_role=LeaderRole.PERIODIC)))
+            return _mark_leaders([], leader, None)
+        periodic_leader = self._unexpired(await pool.run(leader_get(leader_role=LeaderRole.PERIODIC)))
         clients = await pool.run(client_list())
         foreign = [
             ClientRow(id=ClientId(one.name), state=ClientState.FOREIGN, last_seen_at=one.seen_at)
             for one in await pool.run(client_get_foreign())
             if one.what == "client"
         ]
-        return _with_leaders([*clients, *foreign], leader, periodic_leader)
+        return _mark_leaders([*clients, *foreign], leader, periodic_leader)
 
-    def _running(self, leader: LeaderRow | None) -> LeaderRow | None:
+    def _unexpired(self, leader: LeaderRow | None) -> LeaderRow | None:
         return leader if leader is not None and leader.expires_at > self._clock.now() else None
 
 
-def _with_leaders(
+class AttemptControl(_Control):
+    """
+    Writes a job's row inside a transaction of its worker; `Job.complete` and `Job.checkpoint` use it.
+
+    Only the attempt that is running writes. If its job was rescued meanwhile, the method raises, so that the worker's
+    transaction is rolled back and nothing is done twice.
+    """
+
+    async def complete(self, job: JobRow, metadata: Mapping[str, Json], *, tx: object) -> JobRow:
+        """Complete a running job, merging `metadata` into its own. Raises: JobNotRunning, NotFound."""
+        return await self._executor(tx).run(job_complete(job, metadata, now=self._clock.now()))
+
+    async def checkpoint(self, job: JobRow, metadata: Mapping[str, Json], *, tx: object) -> JobRow:
+        """Merge `metadata` into that of a running job. Raises: JobNotRunning, NotFound."""
+        return await self._executor(tx).run(job_merge_metadata(job, metadata))
+
+
+def _mark_leaders(
     clients: Sequence[ClientRow], leader: LeaderRow | None, periodic_leader: LeaderRow | None
 ) -> Sequence[ClientRow]:
-    """Return the clients with who leads marked, whether it was among them or not."""
+    """Return `clients` with the leaders marked, and the leader itself if it is none of them."""
     leader_id = None if leader is None else leader.leader_id
     periodic_id = None if periodic_leader is None else periodic_leader.leader_id
     marked = [
@@ -267,9 +300,12 @@ def _with_leaders(
         for row in clients
     ]
     if leader is not None and all(row.id != leader.leader_id for row in clients):
-        seen_at = leader.expires_at - TERM
-        unheard = ClientRow(
-            id=leader.leader_id, is_leader=True, last_seen_at=seen_at, state=ClientState.FOREIGN
+        marked.append(
+            ClientRow(
+                id=leader.leader_id,
+                is_leader=True,
+                last_seen_at=leader.expires_at - LEADERSHIP_TERM,
+                state=ClientState.FOREIGN,
+            )
         )
-        marked.append(unheard)
     return marked

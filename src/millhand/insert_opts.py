@@ -1,19 +1,20 @@
-"""How a job is inserted: options, their precedence, and the row that comes of them."""
+"""Insert options, their precedence, and the row that they result in."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
-from millhand.args.codec import RawArgs, encode_args, encode_many, encode_object, kind_of
+from millhand.args.codec import JobArgs, RawArgs, encode_args, encode_many, kind_of
+from millhand.args.go_json import encode_object
 from millhand.errors import InvalidJob
-from millhand.job import CANCEL_MARK, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
+from millhand.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
 from millhand.unique import UniqueOpts, states_mask, unique_key
 
 MAX_ATTEMPTS_DEFAULT = 25
@@ -24,7 +25,7 @@ QUEUE_BYTES_MAX = 64
 QUEUE_DEFAULT = "default"
 TAG_BYTES_MAX = 255
 
-# River's pattern, without the nested repetition that makes Python's `re` exponential; to be used with fullmatch.
+# River's pattern without the nested repetition that makes Python's `re` exponential; use it with `fullmatch`.
 QUEUE_RE = re.compile(r"[a-z0-9]+(?:[_|\-][a-z0-9]+)*", re.ASCII)
 TAG_RE = re.compile(r"\w[\w\-]+\w", re.ASCII)
 
@@ -32,14 +33,26 @@ TAG_RE = re.compile(r"\w[\w\-]+\w", re.ASCII)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InsertOpts:
     """
-    Options of one insert, or of all inserts of a kind; None means "not said here".
+    Options of one insert, or of all inserts of a kind. None leaves an option unset.
 
-    Precedence, option by option: this insert, then the args class's `insert_opts`, then the client's defaults. Tags,
-    metadata and `unique` replace those of the class as a whole: `tags=[]` is for none, `UniqueOpts()` for not unique.
-    A job with `scheduled_at` waits for the scheduler, even if the instant has passed. A pending one waits for you.
+    Each option is taken from this insert, else from the args class's `insert_opts`, else from the client's defaults.
+    Tags, metadata and `unique` replace those of the class as a whole: write `tags=[]` for none, and `UniqueOpts()` for
+    a job that is not unique.
 
-    Units: `scheduled_at` is an aware instant; `priority` is 1 (first) … 4; `max_attempts` counts executions.
-    Raises: InvalidJob, when made.
+    Args:
+        max_attempts: How often the job is attempted at most; 25 by default.
+        metadata: A JSON object, kept with the job. Keys that begin with `river:` are reserved.
+        pending: Insert the job in state `pending`, in which it waits until your code makes it available.
+        priority: 1 (first, the default) to 4.
+        queue: The queue's name; `default` by default.
+        scheduled_at: The aware instant before which the job is not worked. The scheduler makes the job available, even
+            if the instant has passed already.
+        tags: Labels for lists and filters.
+        unique: What makes the job a duplicate of another; by default nothing does.
+
+    Raises:
+        InvalidJob: If an option breaks a rule of River's tables.
+
     Source: River v0.51.2, insert_opts.go.
     """
 
@@ -58,7 +71,7 @@ class InsertOpts:
         if self.priority is not None:
             _check_number("priority", self.priority, PRIORITY_MAX)
         if self.queue is not None:
-            fault = queue_name_fault(self.queue)
+            fault = queue_name_error(self.queue)
             if fault is not None:
                 raise InvalidJob(f"queue {fault}")
         if self.scheduled_at is not None:
@@ -75,10 +88,14 @@ class InsertOpts:
 
 class InsertParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """
-    A row about to be inserted: every option decided, every rule checked.
+    A row that is about to be inserted, with every option resolved and every rule checked.
 
-    `encoded_args` and `encoded_metadata` are JSON texts of objects. `created_at` and `scheduled_at` are aware instants,
-    or None for the database's own clock. `unique_states` is River's mask of 8 bits as a number, 0x01 for available.
+    Args:
+        encoded_args: The JSON text of an object.
+        encoded_metadata: The JSON text of an object.
+        created_at: An aware instant, or None for the database's clock.
+        scheduled_at: An aware instant, or None for the database's clock.
+        unique_states: River's mask of 8 bits as a number; 0x01 is `available`.
     """
 
     kind: str
@@ -96,13 +113,27 @@ class InsertParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class InsertResult(msgspec.Struct, frozen=True, gc=False):
-    """What an insert gave: the new row, or the row that was there already if the job was skipped as a duplicate."""
+    """
+    The result of one insert.
+
+    Args:
+        job: The new row, or the existing row if the job was skipped.
+        unique_skipped_as_duplicate: Whether the job was skipped because another job has its unique key.
+    """
 
     job: JobRow
     unique_skipped_as_duplicate: bool = False
 
 
-_NOTHING_SAID = InsertOpts()
+Insertable: TypeAlias = JobArgs | tuple[JobArgs, InsertOpts | None]
+"""An element of `insert_many`: args, or args with options."""
+
+_NO_OPTS = InsertOpts()
+
+
+def as_pairs(jobs: Iterable[Insertable]) -> list[tuple[JobArgs, InsertOpts | None]]:
+    """Return each job as args and options."""
+    return [job if isinstance(job, tuple) else (job, None) for job in jobs]
 
 
 def insert_params(
@@ -112,7 +143,7 @@ def insert_params(
     now: datetime,
     default_max_attempts: int = MAX_ATTEMPTS_DEFAULT,
 ) -> InsertParams:
-    """Decide every option of an insert, as `insert_params_many`."""
+    """Resolve every option of one insert, as `insert_params_many` does."""
     return insert_params_many([(args, opts)], now=now, default_max_attempts=default_max_attempts)[0]
 
 
@@ -123,81 +154,83 @@ def insert_params_many(
     default_max_attempts: int = MAX_ATTEMPTS_DEFAULT,
 ) -> list[InsertParams]:
     """
-    Decide every option of inserts; what is the same for jobs of one class and with the same options is decided once.
+    Resolve every option of inserts, once for jobs of one class and with the same options.
 
-    A job for now keeps `created_at` and `scheduled_at` None, so that the database's clock says them, the one that
-    fetches go by; River's clients write their own. `now` only decides the period of a unique job.
+    A job for now keeps `created_at` and `scheduled_at` None: the database's clock sets them, because fetches compare
+    them with it. River's clients write their own clock's. `now` only decides the period of a unique job.
 
     Raises: InvalidJob naming the option, the rule and the value.
     Source: River v0.51.2, client.go `insertParamsFromConfigArgsAndOptions`.
     """
     texts = encode_many([args for args, _ in jobs])
-    alike = None if texts is None else _alike(jobs, default_max_attempts)
-    if texts is not None and alike is not None:
-        return [replace(alike, encoded_args=text) for text in texts]
-    known: dict[tuple[object, int, int], _Decided] = {}
+    shared = None if texts is None else _shared_params(jobs, default_max_attempts)
+    if texts is not None and shared is not None:
+        return [replace(shared, encoded_args=text) for text in texts]
+    known: dict[tuple[object, int, int], _ResolvedOpts] = {}
     many = []
     for index, (args, opts) in enumerate(jobs):
-        of_class = class_opts(args)
-        same = (args.kind if isinstance(args, RawArgs) else type(args), id(opts), id(of_class))
-        decided = known.get(same)
-        if decided is None:
-            decided = known[same] = _decided(kind_of(args), opts, of_class, default_max_attempts)
+        class_opts = opts_of_class(args)
+        key = (args.kind if isinstance(args, RawArgs) else type(args), id(opts), id(class_opts))
+        resolved = known.get(key)
+        if resolved is None:
+            resolved = known[key] = _resolve_opts(kind_of(args), opts, class_opts, default_max_attempts)
         text = encode_args(args) if texts is None else texts[index]
-        params = replace(decided.params, encoded_args=text)
-        many.append(params if decided.unique is None else _keyed(params, decided.unique, args, now))
+        params = replace(resolved.params, encoded_args=text)
+        many.append(
+            params if resolved.unique is None else _with_unique_key(params, resolved.unique, args, now)
+        )
     return many
 
 
-def _alike(
+def _shared_params(
     jobs: Sequence[tuple[object, InsertOpts | None]], default_max_attempts: int
 ) -> InsertParams | None:
-    """Return what all jobs have in common, if nothing but their args is different; args are of classes."""
+    """Return the params that all jobs share, or None if they differ in more than their args."""
     args, opts = jobs[0]
-    # Kept, and not looked at in passing: what a property makes anew each time may get the place of what it made before.
+    # A list keeps the values alive: a property that makes new options each time could otherwise reuse an id.
     of_classes = [getattr(args, "insert_opts", None) for args, _ in jobs]
-    if callable(of_classes[0]) or not (  # a method may answer each job differently
+    if callable(of_classes[0]) or not (  # a method may return different options for each job
         len({type(args) for args, _ in jobs}) == 1
         and len({id(opts) for _, opts in jobs}) == 1
         and len(set(map(id, of_classes))) == 1
     ):
         return None
-    decided = _decided(kind_of(args), opts, class_opts(args), default_max_attempts)
-    return decided.params if decided.unique is None else None
+    resolved = _resolve_opts(kind_of(args), opts, opts_of_class(args), default_max_attempts)
+    return resolved.params if resolved.unique is None else None
 
 
-class _Decided(NamedTuple):
-    """What is decided without looking at args; `of_class` is kept so that nothing else gets its id."""
+class _ResolvedOpts(NamedTuple):
+    """What the options decide without the args. `class_opts` is kept alive so that its id is not reused."""
 
     params: InsertParams
     unique: UniqueOpts | None
-    of_class: InsertOpts | None
+    class_opts: InsertOpts | None
 
 
-def _decided(
-    kind: str, opts: InsertOpts | None, of_class: InsertOpts | None, default_max_attempts: int
-) -> _Decided:
-    said, its = opts or _NOTHING_SAID, of_class or _NOTHING_SAID
-    metadata = said.metadata if said.metadata is not None else its.metadata
-    scheduled_at = said.scheduled_at or its.scheduled_at
-    tags = said.tags if said.tags is not None else its.tags
-    unique = said.unique if said.unique is not None else its.unique
+def _resolve_opts(
+    kind: str, opts: InsertOpts | None, class_opts: InsertOpts | None, default_max_attempts: int
+) -> _ResolvedOpts:
+    first, second = opts or _NO_OPTS, class_opts or _NO_OPTS
+    metadata = first.metadata if first.metadata is not None else second.metadata
+    scheduled_at = first.scheduled_at or second.scheduled_at
+    tags = first.tags if first.tags is not None else second.tags
+    unique = first.unique if first.unique is not None else second.unique
     params = InsertParams(
         kind=kind,
         encoded_args="",
-        max_attempts=said.max_attempts or its.max_attempts or default_max_attempts,
+        max_attempts=first.max_attempts or second.max_attempts or default_max_attempts,
         encoded_metadata=_encoded_metadata(metadata) if metadata else "{}",
-        priority=said.priority or its.priority or PRIORITY_DEFAULT,
-        queue=said.queue or its.queue or QUEUE_DEFAULT,
-        state=_state(scheduled_at, is_pending=said.pending or its.pending),
+        priority=first.priority or second.priority or PRIORITY_DEFAULT,
+        queue=first.queue or second.queue or QUEUE_DEFAULT,
+        state=_state(scheduled_at, is_pending=first.pending or second.pending),
         scheduled_at=scheduled_at,
         tags=tuple(tags or ()),
         unique_states=states_mask(unique.states) if unique is not None and unique.is_active else None,
     )
-    return _Decided(params, unique if params.unique_states is not None else None, of_class)
+    return _ResolvedOpts(params, unique if params.unique_states is not None else None, class_opts)
 
 
-def _keyed(params: InsertParams, unique: UniqueOpts, args: object, now: datetime) -> InsertParams:
+def _with_unique_key(params: InsertParams, unique: UniqueOpts, args: object, now: datetime) -> InsertParams:
     key = unique_key(
         unique,
         kind=params.kind,
@@ -209,11 +242,11 @@ def _keyed(params: InsertParams, unique: UniqueOpts, args: object, now: datetime
     return replace(params, unique_key=key)
 
 
-def class_opts(args: object) -> InsertOpts | None:
+def opts_of_class(args: object) -> InsertOpts | None:
     """
-    Return the options that an args class says of itself: an attribute `insert_opts`, or a method of that name.
+    Return the `insert_opts` of an args value, an attribute or a method of its class; None if it has none.
 
-    Raises: InvalidJob if it is something else.
+    Raises: InvalidJob if they are not InsertOpts.
     """
     found: Any = getattr(args, "insert_opts", None)
     if found is None or isinstance(args, RawArgs):
@@ -225,11 +258,13 @@ def class_opts(args: object) -> InsertOpts | None:
     raise InvalidJob(f"insert_opts of {type(args).__qualname__} must be InsertOpts, got {found!r}")
 
 
-def queue_name_fault(queue: object) -> str | None:
-    """Return what is wrong with the name of a queue, as the rest of a sentence that begins with its field; or None."""
+def queue_name_error(queue: object) -> str | None:
+    """Return an error text without its subject if `queue` is no valid name, else None."""
     if (
         not isinstance(queue, str)
-        or not QUEUE_RE.fullmatch(queue)  # first, for then it is ASCII, a byte each
+        or not QUEUE_RE.fullmatch(
+            queue
+        )  # before the length, since it makes sure that each character is a byte
         or len(queue) > QUEUE_BYTES_MAX
     ):
         return (
@@ -272,9 +307,9 @@ def _check_metadata(metadata: Mapping[str, Json]) -> None:
     if not isinstance(metadata, Mapping):
         raise InvalidJob(f"metadata must be a JSON object, got {metadata!r}")
     for key in metadata:
-        if str(key).startswith(RESERVED_METADATA_PREFIX) or key == CANCEL_MARK:
+        if str(key).startswith(RESERVED_METADATA_PREFIX) or key == CANCEL_REQUESTED_KEY:
             raise InvalidJob(
-                f"metadata must not use the keys {RESERVED_METADATA_PREFIX}… and {CANCEL_MARK}, got {key!r}; "
+                f"metadata must not use the keys {RESERVED_METADATA_PREFIX}… and {CANCEL_REQUESTED_KEY}, got {key!r}; "
                 "River keeps them for itself"
             )
 

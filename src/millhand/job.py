@@ -11,7 +11,7 @@ import msgspec
 from millhand.errors import AttemptCancelled, ConfigError, InvalidStep
 from millhand.json_value import Json as Json  # noqa: PLC0414 - where everybody looks for it
 from millhand.json_value import checked_json
-from millhand.step import Cursor, Steps, check_is_done, holds_progress, to_be_awaited
+from millhand.step import Cursor, Steps, has_progress, require_awaitable, require_not_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -25,7 +25,7 @@ P = ParamSpec("P")
 OUTPUT_BYTES_MAX = 32 * 1024 * 1024
 RESERVED_METADATA_PREFIX = "river:"
 # Read by every leader's rescuer; a value that is no timestamp stops the rescuer of a Go leader altogether.
-CANCEL_MARK = "cancel_attempted_at"
+CANCEL_REQUESTED_KEY = "cancel_attempted_at"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -207,7 +207,7 @@ class Job(Generic[Args]):
         """
         if key.startswith(RESERVED_METADATA_PREFIX):
             raise ValueError(f"metadata key must not begin with {RESERVED_METADATA_PREFIX!r}, got {key!r}")
-        if key == CANCEL_MARK:
+        if key == CANCEL_REQUESTED_KEY:
             raise ValueError(f"metadata key must not be the mark of a cancel, got {key!r}; raise JobCancel")
         self._stage(key, checked_json(f"metadata {key!r}", value))
 
@@ -230,7 +230,7 @@ class Job(Generic[Args]):
         """
         with self._own_steps().running(name) as is_due:
             if is_due:
-                await to_be_awaited(name, work(*args, **kwargs))
+                await require_awaitable(name, work(*args, **kwargs))
 
     async def step_cursor(
         self,
@@ -250,13 +250,13 @@ class Job(Generic[Args]):
         with steps.running(name, has_cursor=True) as is_due:
             if is_due:
                 cursor = Cursor(steps, name, self._save_step)
-                await to_be_awaited(name, work(cursor, *args, **kwargs))
+                await require_awaitable(name, work(cursor, *args, **kwargs))
 
     def step_sync(self, name: str, work: Callable[P, None], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `work(*args, **kwargs)` as `step` would await it; for workers that are plain functions."""
         with self._own_steps().running(name) as is_due:
             if is_due:
-                check_is_done(name, work(*args, **kwargs))  # type: ignore[func-returns-value]  # it may all the same
+                require_not_coroutine(name, work(*args, **kwargs))  # type: ignore[func-returns-value]  # it may all the same
 
     def step_cursor_sync(
         self, name: str, work: Callable[Concatenate[Cursor, P], None], /, *args: P.args, **kwargs: P.kwargs
@@ -266,7 +266,7 @@ class Job(Generic[Args]):
         with steps.running(name, has_cursor=True) as is_due:
             if is_due:
                 cursor = Cursor(steps, name, self._save_step)
-                check_is_done(name, work(cursor, *args, **kwargs))  # type: ignore[func-returns-value]
+                require_not_coroutine(name, work(cursor, *args, **kwargs))  # type: ignore[func-returns-value]
 
     async def checkpoint(self, *, tx: object) -> None:
         """
@@ -314,7 +314,7 @@ class Job(Generic[Args]):
     def _end_steps(self, error: BaseException | None) -> BaseException | None:
         """Return how the attempt ended, and stage its progress; what the executor calls when the worker has returned."""
         try:
-            if self._steps is None and (error is not None or not holds_progress(self.row.metadata)):
+            if self._steps is None and (error is not None or not has_progress(self.row.metadata)):
                 return error
             ended_with, updates = self._own_steps().end(error)
         except InvalidStep as invalid:

@@ -1,8 +1,8 @@
 """
-The front door of a package whose names are fetched when they are asked for, so that whoever needs one waits for no other.
+Lazy exports of a package: each name is imported when it is first used.
 
-Rule 1: a package says its names twice: to type checkers as imports, and here as `names`, by module.
-Rule 2: no module of the package is called as one of its names, or the one that was imported last would be that name.
+Rule 1: a package lists its names twice, as imports for type checkers and as `names` for run time. A test compares them.
+Rule 2: no module of the package has the name of an export, because importing that module would replace the export.
 """
 
 from __future__ import annotations
@@ -12,17 +12,23 @@ import sys
 from collections.abc import Callable, Mapping
 
 
-def door(
-    package: str, names: Mapping[str, tuple[str, ...]]
+def lazy_exports(
+    package: str, names: Mapping[str, str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a package: what is fetched once is there from then on."""
-    places = {name: module for module, group in names.items() for name in group}
-    inside = vars(sys.modules[package])
+    """
+    Return the functions `__getattr__` and `__dir__` of `package`.
 
-    def fetched(name: str) -> object:
-        if name not in places:
+    Args:
+        package: The package's `__name__`.
+        names: For each module, the names to export from it, separated by blanks.
+    """
+    modules = {name: module for module, group in names.items() for name in group.split()}
+    namespace = vars(sys.modules[package])
+
+    def getattribute(name: str) -> object:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = inside[name] = getattr(importlib.import_module(places[name]), name)
+        value = namespace[name] = getattr(importlib.import_module(modules[name]), name)
         return value
 
-    return fetched, lambda: sorted({*inside, *places})
+    return getattribute, lambda: sorted({*namespace, *modules})

@@ -1,4 +1,4 @@
-"""When a failed job is tried again."""
+"""Retry policies: when a failed job is attempted again."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from millhand.job import JobRow
 
 log = logging.getLogger(__name__)
 
-# The longest delay of Go's clock, 2^63 - 1 nanoseconds, cut to whole microseconds: about 292 years.
+# The longest duration in Go, 2^63 - 1 nanoseconds, cut to whole microseconds: about 292 years.
 DELAY_MAX = timedelta(microseconds=(2**63 - 1) // 1000)
 JITTER_FRACTION = 0.1
 
 
 class RetryPolicy(Protocol):
-    """Decides when a job that failed is due again. Bring one for a client or for one worker."""
+    """Decides when a failed job is due again; for all workers of a client, or for one worker."""
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
         """
-        Return the aware instant of the next attempt of `job`, whose `errors` do not hold the failure at hand.
+        Return the aware instant of the next attempt of `job`. Its `errors` do not contain the current failure yet.
 
-        Concurrency: is called on the event loop and must not block.
+        Concurrency: called on the event loop; must not block.
         """
         ...
 
 
 class DefaultRetryPolicy:
     """
-    Wait n⁴ seconds ± 10 % after the n-th failure: 1 s, 16 s, 81 s, 4 min, 10 min … three weeks until the 25th.
+    Waits n⁴ seconds ± 10 % after the n-th failure: 1 s, 16 s, 81 s, 4 min, 10 min … three weeks in all until the 25th.
 
     n counts stored errors and not attempts, so a snoozed or interrupted attempt does not lengthen the wait.
-    `random` returns numbers in [0, 1); bring your own for results that repeat.
+
+    Args:
+        random: Returns numbers in [0, 1) for the jitter. Pass your own for repeatable results.
 
     Source: River v0.51.2, internal/retrypolicy/default.go.
     """
@@ -46,11 +48,11 @@ class DefaultRetryPolicy:
         self._random = random
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
-        return later(now, retry_delay(len(job.errors) + 1, self._random()))
+        return add_delay(now, retry_delay(len(job.errors) + 1, self._random()))
 
 
 class ConstantRetryPolicy:
-    """Wait the same `delay` after every failure."""
+    """Waits the same `delay` after every failure. Raises: ValueError if `delay` is negative."""
 
     __slots__ = ("delay",)
 
@@ -60,14 +62,16 @@ class ConstantRetryPolicy:
         self.delay = delay
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
-        return later(now, self.delay)
+        return add_delay(now, self.delay)
 
 
 def retry_delay(nth_failure: int, jitter: float) -> timedelta:
     """
-    Return the default policy's wait after the n-th failure, counted from 1.
+    Return the default policy's wait after the n-th failure, at most `DELAY_MAX`.
 
-    Units: `jitter` from 0.0 (10 % shorter) to 1.0 (10 % longer). The longest wait has none.
+    Args:
+        nth_failure: Counted from 1.
+        jitter: From 0.0, 10 % shorter, to 1.0, 10 % longer.
     """
     base = float(nth_failure) ** 4
     longest = DELAY_MAX.total_seconds()
@@ -79,28 +83,28 @@ def retry_delay(nth_failure: int, jitter: float) -> timedelta:
 
 def checked_retry_at(policy: RetryPolicy, job: JobRow, now: datetime) -> datetime:
     """
-    Ask `policy`, and fall back to the default one, with a warning, if what it says cannot be used.
+    Return when `policy` retries `job`; log a warning and use the default policy if its answer is unusable.
 
-    An instant before `now`, one without a zone, something else, or an exception: a policy's mistake must not cost the
-    job its attempt's outcome.
+    Unusable are an instant before `now`, one without a time zone, another type, and an exception. The outcome of the
+    attempt must be stored whatever the policy does.
     """
     try:
         retry_at = policy.next_retry_at(job, now=now)
-        fault = _fault(retry_at, now)
+        problem = _problem(retry_at, now)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a user's policy may raise what a user's worker may, SystemExit too
-        fault = "".join(traceback.format_exception_only(error)).strip()  # which bears a text that raises
-    if fault is None:
+        problem = "".join(traceback.format_exception_only(error)).strip()  # works even if `str(error)` raises
+    if problem is None:
         return retry_at
     log.warning(
         "retry policy unusable, default used",
-        extra={"job_id": job.id, "kind": job.kind, "queue": job.queue, "error": fault},
+        extra={"job_id": job.id, "kind": job.kind, "queue": job.queue, "error": problem},
     )
     return DefaultRetryPolicy().next_retry_at(job, now=now)
 
 
-def _fault(retry_at: object, now: datetime) -> str | None:
+def _problem(retry_at: object, now: datetime) -> str | None:
     if not isinstance(retry_at, datetime):
         return f"next retry must be a datetime, got {retry_at!r}"
     if retry_at.tzinfo is None:
@@ -110,7 +114,8 @@ def _fault(retry_at: object, now: datetime) -> str | None:
     return None
 
 
-def later(now: datetime, delay: timedelta) -> datetime:
+def add_delay(now: datetime, delay: timedelta) -> datetime:
+    """Return `now + delay`, or the last instant that a datetime can hold."""
     try:
         return now + delay
     except OverflowError:

@@ -251,12 +251,12 @@ class Cursor:
         await self._save({self._name: self._steps.checked_cursor(self._name, value)}, tx)
 
 
-def holds_progress(metadata: Mapping[str, Json]) -> bool:
+def has_progress(metadata: Mapping[str, Json]) -> bool:
     """Whether an earlier attempt has stored progress there."""
     return STEP_KEY in metadata or CURSOR_KEY in metadata
 
 
-def to_be_awaited(name: str, returned: object) -> Awaitable[None]:
+def require_awaitable(name: str, returned: object) -> Awaitable[None]:
     """Return what a step's function returned, if that can be awaited. Raises: InvalidStep."""
     if inspect.isawaitable(returned):
         return cast("Awaitable[None]", returned)
@@ -267,7 +267,7 @@ def to_be_awaited(name: str, returned: object) -> Awaitable[None]:
     )
 
 
-def check_is_done(name: str, returned: object) -> None:
+def require_not_coroutine(name: str, returned: object) -> None:
     """Check that a step's function has done its work when it returned. Raises: InvalidStep."""
     if inspect.iscoroutine(returned):
         returned.close()

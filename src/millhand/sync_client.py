@@ -1,7 +1,7 @@
 """
-The front desk for code without an event loop: inserts and controls, in your own transaction or in one of its own.
+The client for code without an event loop: inserts and controls jobs, and works none.
 
-It works no jobs; what is the same as in `Client` has its names, its errors and its code.
+It runs the coroutines of `Client`'s parts on a driver that blocks, so names, errors and behaviour are the same.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from millhand.args.codec import JobArgs
 from millhand.config import Config
@@ -18,7 +18,7 @@ from millhand.driver.blocking import now
 from millhand.driver.detect import django_driver, kind_of, sync_driver_of
 from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
-from millhand.insert_opts import InsertOpts, InsertResult
+from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import JobRow, JobState, Json
 from millhand.queue import QueueRow
 from millhand.runtime.inserter import Inserter
@@ -29,25 +29,26 @@ if TYPE_CHECKING:
     import psycopg_pool
     import sqlalchemy
 
-    Database = (
-        str | psycopg_pool.ConnectionPool[Any] | sqlalchemy.Engine | Driver | Any
-    )  # Django has no types
-
-# An element of insert_many: args, or args with options.
-Insertable: TypeAlias = JobArgs | tuple[JobArgs, InsertOpts | None]
+    # Any is for Django's connections, which have no types.
+    Database = str | psycopg_pool.ConnectionPool[Any] | sqlalchemy.Engine | Driver | Any
 
 
 class SyncClient:
     """
-    Inserts jobs and controls them from synchronous code, by psycopg.
+    Inserts and controls jobs from synchronous code, by psycopg.
 
-    `database` is a URL, a psycopg_pool.ConnectionPool, a SQLAlchemy Engine on psycopg, or a connection of Django's, for
-    which `using` may name its alias. With a URL, use it as `with SyncClient(…) as client`, or call `start` and `stop`;
-    what is yours is used as it is, and need not be started. On Django's connection everything is part of the
-    `transaction.atomic` that is open. Of `config` only what concerns inserts is used; its queues are for workers.
+    With a URL, use it as `with SyncClient(…) as client`, or call `start` and `stop`. A pool, engine or connection of
+    yours needs no start. On Django's connection, everything is part of the open `transaction.atomic`.
 
-    Raises: ConfigError, when made, for a database that is none.
-    Concurrency: any number of threads. Hooks and middleware are those of `Client`, and must not wait.
+    Args:
+        database: A URL, a psycopg_pool.ConnectionPool, a SQLAlchemy Engine on psycopg, or a connection of Django.
+        config: The settings; only those for inserts are used. Hooks and middleware must not wait for anything.
+        using: The alias of a connection of Django, in place of `database`.
+
+    Raises:
+        ConfigError: If `database` is of another type.
+
+    Concurrency: any number of threads may use it.
     """
 
     def __init__(
@@ -55,15 +56,15 @@ class SyncClient:
     ) -> None:
         config = Config() if config is None else config
         self._is_started = False
-        self._speak(_driver(database, using, config.schema), config)
+        self._bind_driver(_driver(database, using, config.schema), config)
 
-    def _speak(self, driver: Driver, config: Config) -> None:
-        """Say everything through `driver`, as `Client` does."""
+    def _bind_driver(self, driver: Driver, config: Config) -> None:
+        """Use `driver` for every statement. Tests call it again, with their transaction and clock."""
         self._config = config
         self._driver = driver
         self._inserter = Inserter(driver.pool, config)
         self.jobs = SyncJobControl(JobControl(driver, config.clock))
-        self.queues = SyncQueueControl(QueueControl(driver))
+        self.queues = SyncQueueControl(QueueControl(driver, config.clock))
 
     def __enter__(self) -> Self:
         self.start()
@@ -76,15 +77,15 @@ class SyncClient:
 
     @property
     def config(self) -> Config:
-        """The configuration it was made with."""
+        """The client's settings."""
         return self._config
 
     def start(self) -> None:
-        """Connect, and see that the schema is right; idempotent. Raises: SchemaError; DriverError."""
+        """Connect and check the schema; idempotent. Raises: SchemaError; DriverError."""
         now(self._start())
 
     def stop(self) -> None:
-        """Close what `start` opened; idempotent. What you brought stays open."""
+        """Close what `start` opened; idempotent. A pool, engine or connection of yours stays open."""
         self._is_started = False
         now(self._driver.close())
 
@@ -92,28 +93,34 @@ class SyncClient:
         self, args: JobArgs, opts: InsertOpts | None = None, *, tx: object | None = None
     ) -> InsertResult:
         """
-        Insert one job, as `Client.insert`; `tx` is a connection of yours, and the job is part of its transaction.
+        Insert one job, as `Client.insert` does.
 
-        There is no savepoint, so an error of the database leaves your transaction to be rolled back.
+        Args:
+            args: A dataclass, msgspec Struct, pydantic model or attrs class with a kind, or `function.args(…)`.
+            opts: Options of this insert. They take precedence over those of the args class.
+            tx: A connection of yours. The job is then part of its transaction. Millhand makes no savepoint, so after
+                an error of the database the transaction must be rolled back.
 
-        Raises: InvalidJob and UnknownKind, and then nothing was sent; TypeError for a `tx` that is none; DriverError.
+        Raises:
+            InvalidJob, UnknownKind: Before anything is sent.
+            TypeError: If `tx` is no connection that the client's driver can use.
+            DriverError: If the database rejects the insert.
         """
         return self.insert_many([(args, opts)], tx=tx)[0]
 
     def insert_many(self, jobs: Iterable[Insertable], *, tx: object | None = None) -> list[InsertResult]:
         """
-        Insert jobs in one statement, all or none; each is args, or a pair of args and options.
+        Insert jobs in one statement, all or none, and return one result for each, in order.
 
-        Shape: one result per job, in order. Raises: as `insert`.
+        Each of `jobs` is args, or a pair of args and options. Raises: as `insert`.
         """
-        pairs = [job if isinstance(job, tuple) else (job, None) for job in jobs]
-        # With an executor each insert announces its queues: nobody is here who could do so later.
+        # An insert through an executor notifies its queues itself; a `SyncClient` has no loop that could do so later.
         executor = self._driver.pool if tx is None else self._driver.executor(tx)
-        return now(self._inserter.insert_many(pairs, executor))
+        return now(self._inserter.insert_many(as_pairs(jobs), executor))
 
     def insert_many_fast(self, jobs: Iterable[Insertable], *, tx: object | None = None) -> int:
         """
-        Insert jobs by COPY, all or none, and return how many, as `Client.insert_many_fast`.
+        Insert jobs by COPY, all or none, and return how many, as `Client.insert_many_fast` does.
 
         Raises: as `insert`; UniqueConflict; whatever `jobs` raises.
         """
@@ -123,11 +130,14 @@ class SyncClient:
         self, line: str | None = None, *, target: int | None = None, dry_run: bool = False
     ) -> tuple[MigrationStep, ...]:
         """
-        Apply what is not applied yet of a line, up to and with `target`, or of all lines; return what was done.
+        Apply the missing migrations and return them. Needs no `start`.
 
-        Needs no `start`, which would refuse a schema that is not migrated.
+        Args:
+            line: One line of migrations; all of them by default.
+            target: The last version to apply; the newest by default.
+            dry_run: Apply nothing.
 
-        Raises: MigrationError; ConfigError for a line that there is not.
+        Raises: MigrationError; ConfigError for an unknown line.
         """
         names = lines() if line is None else (line,)  # main sorts before millhand, which needs it
         return now(self._migrate(names, target, dry_run=dry_run))
@@ -169,7 +179,7 @@ def _driver(database: object, using: str | None, schema: str) -> Driver:
 
 
 class SyncJobControl:
-    """What can be done to jobs, whoever works them; `client.jobs`, as `JobControl`."""
+    """Reads and changes jobs of any client, as `JobControl` does; `client.jobs`."""
 
     def __init__(self, control: JobControl) -> None:
         self._control = control
@@ -188,7 +198,7 @@ class SyncJobControl:
         order_by: SortField | str = SortField.ID,
         tx: object | None = None,
     ) -> JobPage:
-        """Return a page of the jobs that pass `filters`. Raises: ValueError for what cannot be asked; InvalidWhere."""
+        """Return a page of the jobs that match `filters`. Raises: ValueError for an invalid parameter; InvalidWhere."""
         page = self._control.list(
             filters, after=after, descending=descending, limit=limit, order_by=order_by, tx=tx
         )
@@ -197,19 +207,19 @@ class SyncJobControl:
     def count_by_state(
         self, states: Iterable[JobState] = JobState, *, tx: object | None = None
     ) -> Mapping[JobState, int]:
-        """Return how many jobs are in each of `states`. Counting reads them all: ask for those you want to know."""
+        """Return how many jobs are in each of `states`. It counts every row, so name only the states that you need."""
         return now(self._control.count_by_state(states, tx=tx))
 
     def cancel(self, id: int, *, tx: object | None = None) -> JobRow:
-        """Cancel a job, and return it as it is then; one that runs is asked to end. Raises: NotFound."""
+        """Cancel a job, or mark it while it runs, and return its new row. Raises: NotFound."""
         return now(self._control.cancel(id, tx=tx))
 
     def retry(self, id: int, *, tx: object | None = None) -> JobRow:
-        """Make a job available at once, and return it as it is then. Raises: NotFound; UniqueConflict."""
+        """Make a job available at once and return its new row. Raises: NotFound; UniqueConflict."""
         return now(self._control.retry(id, tx=tx))
 
     def delete(self, id: int, *, tx: object | None = None) -> JobRow:
-        """Delete a job that is not running, and return what it was. Raises: NotFound, JobRunning."""
+        """Delete a job that is not running and return its last row. Raises: NotFound, JobRunning."""
         return now(self._control.delete(id, tx=tx))
 
     def delete_many(
@@ -220,16 +230,16 @@ class SyncJobControl:
         tx: object | None = None,
         unsafe_all: bool = False,
     ) -> Sequence[JobRow]:
-        """Delete jobs that pass `filters`, and return what they were. Raises: ValueError; InvalidWhere."""
+        """Delete the jobs that match `filters` and return their last rows. Raises: ValueError; InvalidWhere."""
         return now(self._control.delete_many(filters, limit=limit, tx=tx, unsafe_all=unsafe_all))
 
     def update_output(self, id: int, output: Json, *, tx: object | None = None) -> JobRow:
-        """Store a job's output, any JSON value. Raises: NotFound; ValueError if it does not encode."""
+        """Store a job's output, any JSON value. Raises: NotFound; ValueError if it does not encode or is too large."""
         return now(self._control.update_output(id, output, tx=tx))
 
 
 class SyncQueueControl:
-    """What can be done to queues, whoever works them; `client.queues`, as `QueueControl`."""
+    """Reads and changes queues of any client, as `QueueControl` does; `client.queues`."""
 
     def __init__(self, control: QueueControl) -> None:
         self._control = control
@@ -241,19 +251,19 @@ class SyncQueueControl:
     def list(
         self, *, after_name: str = "", limit: int = LIMIT_DEFAULT, tx: object | None = None
     ) -> Sequence[QueueRow]:
-        """Return up to `limit` queues by name, those behind `after_name`."""
+        """Return up to `limit` queues that follow `after_name`, by name."""
         return now(self._control.list(after_name=after_name, limit=limit, tx=tx))
 
     def pause(self, name: str, *, tx: object | None = None) -> None:
-        """Have all clients stop to fetch from a queue, or from every one for `*`. Raises: NotFound, never for `*`."""
+        """Pause a queue, or every queue with `*`. Running jobs continue. Raises: NotFound, except for `*`."""
         now(self._control.pause(name, tx=tx))
 
     def resume(self, name: str, *, tx: object | None = None) -> None:
-        """Have all clients fetch from a queue again, or from every one for `*`. Raises: NotFound, never for `*`."""
+        """Resume a paused queue, or every queue with `*`. Raises: NotFound, except for `*`."""
         now(self._control.resume(name, tx=tx))
 
     def update(
         self, name: str, *, metadata: Mapping[str, Json] | None = None, tx: object | None = None
     ) -> QueueRow:
-        """Replace a queue's metadata and tell all clients. Raises: NotFound; DriverError."""
+        """Replace a queue's metadata, notify all clients, and return the queue. Raises: NotFound; DriverError."""
         return now(self._control.update(name, metadata=metadata, tx=tx))

@@ -1,19 +1,19 @@
 """
-The one place where it is decided what becomes of a job that was worked.
+The state transition of a job after an attempt.
 
 Rule 1: an attempt ends in one of five outcomes, and each outcome gives one state change. The table is `settle`.
-Rule 2: whatever the outcome, a job whose cancellation was asked for meanwhile ends cancelled; the statement that writes
-        the change sees to that, for only the database knows (`job_set_state_if_running_many`).
-Rule 3: this file knows no clock, no database and no event loop: instants come in, a `StateChange` goes out.
+Rule 2: a job whose cancellation was requested meanwhile ends cancelled, whatever the outcome. Only the database knows,
+        so the statement that writes the change decides it (`job_set_state_if_running_many`).
+Rule 3: this module knows no clock, no database and no event loop: instants come in, a `StateChange` goes out.
 
     running ─┬─ Completed ──────────────────────▶ completed
              ├─ Cancelled ──────────────────────▶ cancelled
              ├─ Failed ──┬─ last attempt ───────▶ discarded
              │           ├─ retry soon ─────────▶ available
              │           └─ retry later ────────▶ retryable
-             ├─ Snoozed ─┬─ soon ───────────────▶ available     attempt given back
-             │           └─ later ──────────────▶ scheduled     attempt given back
-             └─ Interrupted ────────────────────▶ available     attempt given back
+             ├─ Snoozed ─┬─ soon ───────────────▶ available     attempt not counted
+             │           └─ later ──────────────▶ scheduled     attempt not counted
+             └─ Interrupted ────────────────────▶ available     attempt not counted
 
 Source: River v0.51.2, internal/jobexecutor/job_executor.go `reportResult, reportError`; riverdriver `JobSetState*`.
 """
@@ -26,13 +26,13 @@ from typing import assert_never
 import msgspec
 
 from millhand.event import EventKind
-from millhand.job import CANCEL_MARK, AttemptError, JobId, JobRow, JobState, Json
-from millhand.retry import later
+from millhand.job import CANCEL_REQUESTED_KEY, AttemptError, JobId, JobRow, JobState, Json
+from millhand.retry import add_delay
 
-# The scheduler passes every five seconds. A job due sooner would wait for it, so it is made available at once, with its
-# instant in the future; the fetch holds it until then.
-SOON = timedelta(seconds=5)
-ZERO_TIME = "0001-01-01T00:00:00Z"  # Go's
+# A job that is due sooner would wait for the scheduler's next run. It becomes available at once, with `scheduled_at` in
+# the future, and the fetch skips it until then.
+SCHEDULER_INTERVAL = timedelta(seconds=5)
+GO_ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -43,7 +43,10 @@ class Failed(msgspec.Struct, frozen=True):
     """
     The worker raised, timed out, or could not be called.
 
-    `retry_at` is when the next attempt is due if there is one; `trace` is the stack, kept in the row.
+    Args:
+        error: The error's text, kept in the row.
+        retry_at: When the next attempt is due, if there is one.
+        trace: The stack, kept in the row.
     """
 
     error: str
@@ -52,7 +55,7 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """The worker or the error handler cancelled the job, or somebody did while it ran."""
+    """The worker, the error handler, or a command while it ran, cancelled the job."""
 
     error: str
     trace: str = ""
@@ -65,7 +68,7 @@ class Snoozed(msgspec.Struct, frozen=True):
 
 
 class Interrupted(msgspec.Struct, frozen=True):
-    """The client stopped and the attempt gave way."""
+    """The client stopped and cancelled the attempt."""
 
 
 Outcome = Completed | Failed | Cancelled | Snoozed | Interrupted
@@ -73,11 +76,15 @@ Outcome = Completed | Failed | Cancelled | Snoozed | Interrupted
 
 class StateChange(msgspec.Struct, frozen=True, gc=False):
     """
-    What is to be written for a job that is running; None leaves a column as it is.
+    What to write for a running job; None leaves a column as it is.
 
-    `metadata` is merged at the top level. `event_kind` is what the outcome alone would be told as; what is told in the
-    end follows the row as written, see `event_kind_of`. `attempted_at` and `attempted_by` name the attempt that it came
-    of: the instant of its fetch, and its client. The change counts for no other attempt.
+    Args:
+        event_kind: The event of the outcome alone. The event to emit depends on the row as written: `event_kind_of`.
+        attempt: The new number of the attempt.
+        error: Is appended to the row's errors.
+        metadata: Is merged into the row's at the top level.
+        attempted_at: When the attempt was fetched. The change applies to this attempt only.
+        attempted_by: The client that fetched it.
     """
 
     id: JobId
@@ -101,100 +108,99 @@ def settle(
     metadata_updates: dict[str, Json] | None = None,
 ) -> StateChange:
     """
-    Return what becomes of a running `job`, given how its attempt ended.
+    Return the state change of a running `job` whose attempt ended with `outcome`.
 
-    Units: `now` is when it ended, `started_at` when it began (the instant kept with an error); both aware.
-    Source: River v0.51.2; the contract's table of outcomes in docs/reference/river.md.
+    Args:
+        now: The aware instant at which the attempt ended.
+        started_at: The aware instant at which it began; kept with an error.
+        metadata_updates: What the attempt staged.
+
+    Source: River v0.51.2; the table of outcomes in docs/reference/river.md.
     """
-    at, by = job.attempted_at, holder_of(job)
+    at, by = job.attempted_at, last_attempted_by(job)
     match outcome:
         case Completed():
             return StateChange(
                 job.id,
                 JobState.COMPLETED,
                 EventKind.JOB_COMPLETED,
-                None,
-                None,
-                now,
-                metadata_updates,
-                None,
-                at,
-                by,
+                finalized_at=now,
+                metadata=metadata_updates,
+                attempted_at=at,
+                attempted_by=by,
             )
         case Cancelled(error, trace):
-            kept = AttemptError(started_at, job.attempt, error, trace)
             return StateChange(
                 job.id,
                 JobState.CANCELLED,
                 EventKind.JOB_CANCELLED,
-                None,
-                kept,
-                now,
-                metadata_updates,
-                None,
-                at,
-                by,
+                error=AttemptError(started_at, job.attempt, error, trace),
+                finalized_at=now,
+                metadata=metadata_updates,
+                attempted_at=at,
+                attempted_by=by,
             )
         case Failed(error, retry_at, trace):
-            kept = AttemptError(started_at, job.attempt, error, trace)
-            return _failed(job, kept, retry_at, now, metadata_updates)
-        case Snoozed(delay):
-            due = later(now, delay)
-            state = JobState.AVAILABLE if delay <= SOON else JobState.SCHEDULED
-            metadata = {**(metadata_updates or {}), "snoozes": num_snoozes(job.metadata) + 1}
+            is_last = job.attempt >= job.max_attempts
+            is_soon = retry_at - now <= SCHEDULER_INTERVAL
             return StateChange(
-                job.id, state, EventKind.JOB_SNOOZED, job.attempt - 1, None, None, metadata, due, at, by
+                job.id,
+                JobState.DISCARDED if is_last else JobState.AVAILABLE if is_soon else JobState.RETRYABLE,
+                EventKind.JOB_FAILED,
+                error=AttemptError(started_at, job.attempt, error, trace),
+                finalized_at=now if is_last else None,
+                metadata=metadata_updates,
+                scheduled_at=None if is_last else retry_at,
+                attempted_at=at,
+                attempted_by=by,
+            )
+        case Snoozed(delay):
+            return StateChange(
+                job.id,
+                JobState.AVAILABLE if delay <= SCHEDULER_INTERVAL else JobState.SCHEDULED,
+                EventKind.JOB_SNOOZED,
+                attempt=job.attempt - 1,
+                metadata={**(metadata_updates or {}), "snoozes": num_snoozes(job.metadata) + 1},
+                scheduled_at=add_delay(now, delay),
+                attempted_at=at,
+                attempted_by=by,
             )
         case Interrupted():
             return StateChange(
                 job.id,
                 JobState.AVAILABLE,
                 EventKind.JOB_INTERRUPTED,
-                max(job.attempt - 1, 0),
-                None,
-                None,
-                metadata_updates,
-                now,
-                at,
-                by,
+                attempt=max(job.attempt - 1, 0),
+                metadata=metadata_updates,
+                scheduled_at=now,
+                attempted_at=at,
+                attempted_by=by,
             )
         case _:
             assert_never(outcome)
 
 
-def _failed(
-    job: JobRow, kept: AttemptError, retry_at: datetime, now: datetime, metadata: dict[str, Json] | None
-) -> StateChange:
-    at, by = job.attempted_at, holder_of(job)
-    if job.attempt >= job.max_attempts:
-        return StateChange(
-            job.id, JobState.DISCARDED, EventKind.JOB_FAILED, None, kept, now, metadata, None, at, by
-        )
-    state = JobState.AVAILABLE if retry_at - now <= SOON else JobState.RETRYABLE
-    return StateChange(job.id, state, EventKind.JOB_FAILED, None, kept, None, metadata, retry_at, at, by)
-
-
-def holder_of(job: JobRow) -> str | None:
-    """Return the client that fetched a job last; while it runs, that holds it."""
+def last_attempted_by(job: JobRow) -> str | None:
+    """Return the client that fetched a job last. While the job runs, this client works it."""
     return job.attempted_by[-1] if job.attempted_by else None
 
 
 def num_snoozes(metadata: dict[str, Json]) -> int:
-    """Return how often a job was snoozed; a value of a wrong type counts as what can be read of it, else 0."""
+    """Return how often a job was snoozed; 0 for a value that cannot be read as a number."""
     value = metadata.get("snoozes", 0)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return 0
     try:
         return int(value)
-    except (ValueError, OverflowError):  # a text that is no number, or a number without end
+    except (ValueError, OverflowError):  # a text that is no number, or an infinite number
         return 0
 
 
 def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:
     """
-    Return what to tell of a row that was written as `state`, or None if this change did not settle it.
+    Return the event of a row that was written as `state`, or None if `change` did not write it.
 
-    The written row decides; the outcome only where the state is ambiguous.
+    The written row decides. The outcome decides only where the state is ambiguous.
     Source: River v0.51.2, internal/jobcompleter/job_completer.go `completerJobUpdatedFromStateAndReason`.
     """
     match state:
@@ -216,23 +222,23 @@ def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:
 
 
 def is_cancel_requested(job: JobRow) -> bool:
-    """Whatever stands there, as for completions, but for what Go's clients write for "not cancelled"."""
-    return job.metadata.get(CANCEL_MARK) not in (None, ZERO_TIME)
+    """Return whether a job is marked for cancellation. Any value is a mark but those that Go writes for "not cancelled"."""
+    return job.metadata.get(CANCEL_REQUESTED_KEY) not in (None, GO_ZERO_TIME)
 
 
-def is_of_attempt(row: JobRow, change: StateChange) -> bool:
-    """Return whether the attempt of which `change` came is the last one that `row` tells of."""
-    return (row.attempted_at, holder_of(row)) == (change.attempted_at, change.attempted_by)
+def is_same_attempt(row: JobRow, change: StateChange) -> bool:
+    """Return whether the last attempt of `row` is the one that `change` belongs to."""
+    return (row.attempted_at, last_attempted_by(row)) == (change.attempted_at, change.attempted_by)
 
 
-def is_too_late(row: JobRow | None, change: StateChange) -> bool:
+def is_superseded(row: JobRow | None, change: StateChange) -> bool:
     """
-    Return whether `change` changed no state, given the row as the database has it after the write.
+    Return whether `change` had no effect, given the row as the database has it after the write.
 
-    Another attempt has the job by then, or somebody has given it back, or has settled it otherwise. A job that its worker
-    completed in a transaction of his own was settled by this attempt all the same.
+    Then the job was deleted, rescued, fetched again, or finalized by another client. A job that its own worker
+    completed in a transaction is not superseded.
     """
-    if row is None or not is_of_attempt(row, change):
+    if row is None or not is_same_attempt(row, change):
         return True
     if row.state.is_finalized:
         is_forced = row.state is JobState.CANCELLED and change.finalized_at is None

@@ -1,13 +1,13 @@
 """
-Unique jobs: the key and the mask of states, byte for byte River's.
+Unique jobs: their keys and masks of states, byte for byte River's.
 
-Rule 1: a key is the SHA-256 of `&kind=…&args=…&period=…&queue=…`, of the parts that were asked for, in this order. The
-        states are no part of it. Two clients in two languages that ask for the same hold the same key.
-Rule 2: the args are taken as the JSON text that Go's encoder writes. Whole, their top level is sorted by the bytes of
-        the keys and every value stays as written; in part, the fields' values are put into a new object one by one.
-Rule 3: a period is counted from year 1 in UTC, so seven days begin on Mondays. It is that of the instant for which the
-        job is scheduled, else of now.
-Rule 4: a row holds its key while its state's bit is set in its mask, and leaves it free in all other states.
+Rule 1: a key is the SHA-256 of `&kind=…&args=…&period=…&queue=…`, with the requested parts in this order. The states are
+        not part of it. Clients in different languages get the same key for the same options.
+Rule 2: the args are the JSON text that Go's encoder writes. Whole args are sorted by the bytes of their top-level keys,
+        and values stay as written. Of chosen fields, the values are put into a new object.
+Rule 3: a period is counted from year 1 in UTC, so seven days begin on Mondays. It is the one that contains the job's
+        `scheduled_at`, or now.
+Rule 4: a row holds its key while the mask has the bit of its state. In other states the key is free.
 
 Source: River v0.51.2, internal/dbunique/db_unique.go; rivershared/uniquestates/unique_states.go.
 """
@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millhand.args.codec import ArgsType, quoted, wire_fields
+from millhand.args.adapters import ArgsType
+from millhand.args.fields import json_fields
+from millhand.args.go_json import encode_string
 from millhand.errors import InvalidJob
 from millhand.job import JobState
 
@@ -40,25 +42,32 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 class Unique:
     """
-    Marks the fields of an args class that count, as `Annotated[str, Unique]`, for `UniqueOpts(by_args=True)`.
+    Marks a field of an args class as part of the unique key: `customer: Annotated[str, Unique]`.
 
-    A marked field in a nested class counts by itself; a marked field of a class without marks counts whole.
+    With `UniqueOpts(by_args=True)`, only marked fields count. A marked field in a nested class counts by itself. If a
+    marked field's own class has no marks, the whole field counts.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniqueOpts:
     """
-    What makes two jobs the same.
+    Decides which jobs are duplicates of each other. Without any option, jobs are not unique.
 
-    `by_args`: True for the whole args, or for the fields marked with `Unique` if there are any; or a list of the fields
-    that count, by their names in JSON (`"customer_id"`, `"customer.id"`; a name that has a dot is `("customer.id",)`).
-    `by_period`: at least one second; one job per period, counted from year 1 in UTC.
-    `by_state`: the states in which a job holds its key; None or empty for River's default. Available, pending, running
-    and scheduled must be among them; and with discarded, retryable, else the scheduler could not resolve a conflict.
-    `exclude_kind`: the kind does not count; needs one of `by_args`, `by_period`, `by_queue` beside it.
+    Args:
+        by_args: True compares the fields marked with `Unique`, or the whole args if none is. A list names the fields to
+            compare by their names in JSON: `"customer_id"`, `"customer.id"`, or `("customer.id",)` for one name that
+            has a dot.
+        by_period: Allow one job in each period of this length, at least one second, counted from year 1 in UTC.
+        by_queue: Compare the queue.
+        by_state: The states in which a job holds its key. The default is all but cancelled and discarded. Available,
+            pending, running and scheduled are required. Discarded requires retryable, because the scheduler could not
+            resolve a conflict otherwise.
+        exclude_kind: Do not compare the kind; requires `by_args`, `by_period` or `by_queue`.
 
-    Raises: InvalidJob, when made.
+    Raises:
+        InvalidJob: If an option breaks a rule above.
+
     Source: River v0.51.2, insert_opts.go `UniqueOpts`.
     """
 
@@ -84,9 +93,9 @@ class UniqueOpts:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything was asked for."""
-        asked = self.by_args or self.by_period or self.by_queue or self.exclude_kind
-        return bool(asked) or self.by_state is not None
+        """Whether any option is set."""
+        is_set = self.by_args or self.by_period or self.by_queue or self.exclude_kind
+        return bool(is_set) or self.by_state is not None
 
     @property
     def states(self) -> frozenset[JobState]:
@@ -104,10 +113,12 @@ def unique_key(
     args_type: ArgsType = None,
 ) -> bytes:
     """
-    Return the 32 bytes under which a job is unique.
+    Return the unique key of a job, 32 bytes.
 
-    `encoded_args` as Go's encoder writes them; `scheduled_at` is now for a job that is not scheduled; `args_type` is
-    where marked fields are looked for.
+    Args:
+        encoded_args: JSON text as Go's encoder writes it.
+        scheduled_at: An aware instant; now for a job that is not scheduled.
+        args_type: The class whose marked fields count.
 
     Raises: InvalidJob if the args count and are not an object.
     """
@@ -131,12 +142,12 @@ def unique_text(
     scheduled_at: datetime,
     args_type: ArgsType = None,
 ) -> str:
-    """Return what is hashed; `unique_key` says what the parameters are."""
+    """Return the text whose hash is the unique key. The parameters are those of `unique_key`."""
     parts = []
     if not opts.exclude_kind:
         parts.append(f"&kind={kind}")
     if opts.by_args:
-        parts.append(f"&args={_canonical(encoded_args, _counted_paths(opts.by_args, args_type), kind)}")
+        parts.append(f"&args={_canonical_args(encoded_args, _counted_paths(opts.by_args, args_type), kind)}")
     if opts.by_period is not None:
         parts.append(f"&period={_period_start(scheduled_at, opts.by_period)}")
     if opts.by_queue:
@@ -145,29 +156,29 @@ def unique_text(
 
 
 def states_mask(states: Collection[JobState]) -> int:
-    """Return the mask of eight bits, 0x01 for available … 0x80 for scheduled."""
+    """Return River's mask of eight bits: 0x01 for available … 0x80 for scheduled."""
     return sum(_BITS[state] for state in frozenset(states))
 
 
 @functools.lru_cache(maxsize=1024)
 def marked_paths(args_type: ArgsType) -> tuple[Path, ...]:
-    """Return the paths of the fields of an args class that are marked with `Unique`."""
-    return tuple(_marked(args_type, ()))
+    """Return the paths of the fields that are marked with `Unique`."""
+    return tuple(_marked_paths(args_type, ()))
 
 
-def _marked(args_type: ArgsType, around: tuple[Any, ...]) -> Iterator[Path]:
-    if args_type in around:  # a class that contains itself: one turn is enough, its marks would have no end
+def _marked_paths(args_type: ArgsType, parents: tuple[Any, ...]) -> Iterator[Path]:
+    if args_type in parents:  # a class that contains itself would have paths without end
         return
-    for field in wire_fields(args_type):
-        inner = [path for cls in field.classes for path in _marked(cls, (*around, args_type))]
+    for field in json_fields(args_type):
+        inner = [path for cls in field.classes for path in _marked_paths(cls, (*parents, args_type))]
         if inner:
             yield from ((field.name, *path) for path in inner)
-        elif any(mark is Unique or isinstance(mark, Unique) for mark in field.marks):
+        elif any(mark is Unique or isinstance(mark, Unique) for mark in field.annotations):
             yield (field.name,)
 
 
 def _counted_paths(by_args: bool | Sequence[str | Path], args_type: ArgsType) -> tuple[Path, ...]:
-    """Return the paths that count, in order; none for the whole args."""
+    """Return the paths to compare, in order; none for the whole args."""
     if by_args is True:
         return _sorted_paths(marked_paths(args_type)) if args_type is not None else ()
     return () if by_args is False else _sorted_paths(_paths(by_args))
@@ -192,7 +203,7 @@ def _paths(by_args: Sequence[str | Path]) -> tuple[Path, ...]:
 
 
 def _sorted_paths(paths: Collection[Path]) -> tuple[Path, ...]:
-    """By the bytes of the steps joined with dots; River's own escape of a dot in a name decides a tie."""
+    """Return `paths` in the order of the bytes of their steps joined with dots; River's escape of dots breaks ties."""
 
     def order(path: Path) -> tuple[bytes, bytes]:
         escaped = (step.replace("\\", "\\\\").replace(".", "\\.") for step in path)
@@ -218,7 +229,7 @@ def _check_states(states: Collection[JobState]) -> None:
         )
 
 
-def _canonical(encoded_args: str, paths: Sequence[Path], kind: str) -> str:
+def _canonical_args(encoded_args: str, paths: Sequence[Path], kind: str) -> str:
     members = _members(encoded_args)
     if members is None:
         raise InvalidJob(f"unique args of kind {kind!r} must be a JSON object, got {encoded_args[:60]}")
@@ -228,12 +239,12 @@ def _canonical(encoded_args: str, paths: Sequence[Path], kind: str) -> str:
     for path in paths:
         value = _value_at(members, path)
         if value is not None:
-            _put(chosen, path, value)
+            _set_at(chosen, path, value)
     return _object(chosen) if chosen else ""
 
 
 def _members(text: str) -> dict[str, str] | None:
-    """Return the members of an object with the text of their values, the first of equal keys; None for no object."""
+    """Return the members of a JSON object with the text of their values; the first of equal keys; None for no object."""
     if text in ("", "[]"):  # River takes both for an empty object
         return {}
     if not text.startswith("{"):
@@ -263,7 +274,7 @@ def _value_at(members: Mapping[str, str], path: Path) -> str | None:
     return None if inner is None else _value_at(inner, path[1:])
 
 
-def _put(document: dict[str, Any], path: Path, value: str) -> None:
+def _set_at(document: dict[str, Any], path: Path, value: str) -> None:
     for step in path[:-1]:
         document = document.setdefault(step, {})
     document[path[-1]] = value
@@ -278,9 +289,9 @@ def _object(members: Mapping[str, Any]) -> str:
 
 
 def _key_text(key: str) -> str:
-    """Plain keys go as they are, `<`, `>` and `&` too; Go's encoder writes those that need any escape."""
+    """Return a key as River writes it: as it is, even with `<`, `>` and `&`, unless JSON requires an escape."""
     is_plain = all(" " <= char <= "\x7f" and char not in '"\\' for char in key)
-    return f'"{key}"' if is_plain else quoted(key)
+    return f'"{key}"' if is_plain else encode_string(key)
 
 
 def _period_start(instant: datetime, period: timedelta) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, over
 
 import msgspec
 
-from millhand.args.codec import KIND_PATTERN, KIND_RE, ArgsType, FunctionArgs, decoder_of, kind_of
+from millhand.args.adapters import ArgsType
+from millhand.args.codec import KIND_PATTERN, KIND_RE, FunctionArgs, decoder_of, kind_of
 from millhand.errors import ConfigError, InvalidJob
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts

@@ -142,7 +142,7 @@ async def place(directory: Path, schema_driver: AsyncpgDriver, postgres_url: str
         yield place
 
 
-async def holder_of(workers: dict[str, WorkerHarness], job_id: JobId, attempt: int) -> str:
+async def last_attempted_by(workers: dict[str, WorkerHarness], job_id: JobId, attempt: int) -> str:
     """Return who says first that it holds a job."""
 
     async def holding(id: str) -> str:
@@ -169,12 +169,12 @@ async def test_job_runs_again_seconds_after_its_worker_was_killed(place: Place, 
     seconds, jobs = [], []
     for _ in range(NUM_KILLS):
         job_id = await place.hold()
-        killed = await holder_of(workers, job_id, 1)
+        killed = await last_attempted_by(workers, job_id, 1)
         await kill(workers.pop(killed))
         began = time.monotonic()
         name = next(names)
         workers[name] = await place.worker(name)
-        await holder_of(workers, job_id, 2)
+        await last_attempted_by(workers, job_id, 2)
         seconds.append(round(time.monotonic() - began, 1))
         jobs.append((job_id, killed))
         place.released.touch()
@@ -198,7 +198,7 @@ async def test_worker_that_was_frozen_learns_that_it_lost_its_job(place: Place) 
     """Frozen, and its session ended: another one works the job; the first cancels its attempt, and changes nothing."""
     workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
     job_id = await place.hold()
-    frozen_id = await holder_of(workers, job_id, 1)
+    frozen_id = await last_attempted_by(workers, job_id, 1)
     frozen = workers.pop(frozen_id)
     [(other_id, other)] = workers.items()
 
@@ -258,7 +258,7 @@ async def test_long_job_outlasts_a_database_that_is_away(directory: Path) -> Non
         workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
         ids = [await place.hold() for _ in range(4)]
         for job_id in ids:
-            await holder_of(workers, job_id, 1)
+            await last_attempted_by(workers, job_id, 1)
         _crash_server(directory)
         for worker in workers.values():
             await worker.line("database unreachable")
@@ -286,7 +286,7 @@ async def test_job_of_a_worker_that_died_with_its_server_runs_again(directory: P
     async with placed(directory) as place:
         workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
         job_id = await place.hold()
-        killed_id = await holder_of(workers, job_id, 1)
+        killed_id = await last_attempted_by(workers, job_id, 1)
         await kill(workers.pop(killed_id))
         _crash_server(directory)
         [(_, other)] = workers.items()

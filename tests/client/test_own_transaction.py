@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 from client_room import GENEROUS, Act, Room
 
-from millhand.attempt_control import AttemptControl
 from millhand.clock import SystemClock
+from millhand.control import AttemptControl
 from millhand.errors import ConfigError, JobCancel, JobNotRunning, JobSnooze, NotFound
 from millhand.event import Event, EventKind
 from millhand.job import ClientId, Job, JobId, JobRow, JobState, Json

@@ -26,7 +26,7 @@ async def test_pause_and_resume_change_one_queue(
     driver: AsyncpgDriver, tx: Executor, connection: asyncpg.Connection
 ) -> None:
     """A queue is paused once, resumed once, and others are not touched."""
-    control = QueueControl(driver)
+    control = QueueControl(driver, ManualClock())
     for name in ("a", "b"):
         await tx.run(queue_create_or_set_updated_at(name))
 
@@ -44,7 +44,7 @@ async def test_pause_and_resume_change_one_queue(
 
 async def test_pause_of_all_needs_no_queue(driver: AsyncpgDriver, connection: asyncpg.Connection) -> None:
     """`*` means every queue that is known, and none is well too."""
-    control = QueueControl(driver)
+    control = QueueControl(driver, ManualClock())
 
     await control.pause("*", tx=connection)
 
@@ -57,7 +57,7 @@ async def test_command_raises_not_found_when_the_queue_is_not_known(
 ) -> None:
     """A misspelt name is an error and not a pause of nothing."""
     with pytest.raises(NotFound) as raised:
-        await getattr(QueueControl(driver), command)("nowhere", tx=connection)
+        await getattr(QueueControl(driver, ManualClock()), command)("nowhere", tx=connection)
 
     assert str(raised.value) == "queue must exist, found none with name 'nowhere'"
 
@@ -68,7 +68,7 @@ async def test_list_gives_queues_by_name(
     """Queues are listed by name, page by page."""
     for name in ("b", "c", "a"):
         await tx.run(queue_create_or_set_updated_at(name))
-    control = QueueControl(driver)
+    control = QueueControl(driver, ManualClock())
 
     first = await control.list(limit=2, tx=connection)
     rest = await control.list(after_name="b", tx=connection)
@@ -82,7 +82,7 @@ async def test_update_replaces_metadata_unless_there_is_none(
 ) -> None:
     """Metadata is replaced and not merged; an update without any only renews the queue."""
     await tx.run(queue_create_or_set_updated_at("a"))
-    control = QueueControl(driver)
+    control = QueueControl(driver, ManualClock())
 
     await control.update("a", metadata={"x": 1}, tx=connection)
     updated = await control.update("a", metadata={"y": 2}, tx=connection)
@@ -93,7 +93,7 @@ async def test_update_replaces_metadata_unless_there_is_none(
 
 async def test_commands_announce_what_river_announces(schema_driver: AsyncpgDriver) -> None:
     """Every command says on the wire what River's client says, and those that change nothing say nothing."""
-    jobs, queues = JobControl(schema_driver, ManualClock()), QueueControl(schema_driver)
+    jobs, queues = JobControl(schema_driver, ManualClock()), QueueControl(schema_driver, ManualClock())
     pool = schema_driver.pool
     running = await insert_job(pool, JobState.RUNNING, queue="work")
     finalized = await insert_job(pool, JobState.COMPLETED)

@@ -13,7 +13,7 @@ from millhand.driver.protocol import Driver, Executor
 from millhand.insert_opts import InsertParams
 from millhand.job import JobId, JobRow, JobState
 from millhand.store.job import job_count_by_state
-from millhand.store.job_row import ZERO_TIME
+from millhand.store.job_row import GO_ZERO_TIME
 
 GENEROUS_SECONDS = 20.0
 KILL_ME = "SELECT pg_terminate_backend(pg_backend_pid())"
@@ -41,7 +41,7 @@ async def batches(*batches: list[InsertParams]) -> AsyncIterator[list[InsertPara
 
 def plain(job: JobRow) -> JobRow:
     """Return a row that does not know its place."""
-    return msgspec.structs.replace(job, id=JobId(0), created_at=ZERO_TIME, scheduled_at=ZERO_TIME)
+    return msgspec.structs.replace(job, id=JobId(0), created_at=GO_ZERO_TIME, scheduled_at=GO_ZERO_TIME)
 
 
 async def num_jobs(executor: Executor) -> int:

@@ -13,7 +13,7 @@ from language_values import row
 
 from millhand.job import JobRow, JobState
 from millhand.transition import (
-    SOON,
+    SCHEDULER_INTERVAL,
     Cancelled,
     Completed,
     Failed,
@@ -35,10 +35,15 @@ CASES: list[tuple[str, str, JobRow, Outcome]] = [
     ("Completed", "", FIRST, Completed()),
     ("Cancelled", "by the worker, an error handler, or from outside", FIRST, Cancelled("")),
     ("Failed", "last attempt", LAST, Failed("", NOW + SECOND)),
-    ("Failed", f"due again within {SOON.seconds} s", FIRST, Failed("", NOW + SOON)),
-    ("Failed", "due again later", FIRST, Failed("", NOW + SOON + SECOND)),
-    ("Snoozed", f"for up to {SOON.seconds} s", FIRST, Snoozed(SOON)),
-    ("Snoozed", "for longer", FIRST, Snoozed(SOON + SECOND)),
+    (
+        "Failed",
+        f"due again within {SCHEDULER_INTERVAL.seconds} s",
+        FIRST,
+        Failed("", NOW + SCHEDULER_INTERVAL),
+    ),
+    ("Failed", "due again later", FIRST, Failed("", NOW + SCHEDULER_INTERVAL + SECOND)),
+    ("Snoozed", f"for up to {SCHEDULER_INTERVAL.seconds} s", FIRST, Snoozed(SCHEDULER_INTERVAL)),
+    ("Snoozed", "for longer", FIRST, Snoozed(SCHEDULER_INTERVAL + SECOND)),
     ("Interrupted", "the client stops", FIRST, Interrupted()),
 ]
 
@@ -123,7 +128,7 @@ def page() -> str:
     return TEXT.format(
         arrows="\n".join(arrows),
         table="\n".join(_table_line(*change) for change in changes),
-        soon=SOON.seconds,
+        soon=SCHEDULER_INTERVAL.seconds,
         others="\n".join(f"| {_cell(one)} | {_cell(other)} | {by} |" for one, other, by in OTHER_ARROWS),
     )
 

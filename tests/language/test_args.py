@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from language_values import golden
 
-from millhand.args.codec import RawArgs, decoder_of, encode_args, encode_object, kind_of
-from millhand.args.fast_json import quick_text
+from millhand.args.codec import RawArgs, decoder_of, encode_args, kind_of
+from millhand.args.fast_json import fast_encode
+from millhand.args.go_json import encode_object
 from millhand.errors import InvalidJob
 
 ENCODED_BY_GO = {case["name"]: case["encoded_args"] for case in golden("unique_keys")["cases"]}
@@ -453,12 +454,12 @@ class NulKind:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (NoKind(), "args class must say its kind as `kind: ClassVar[str] = …`, got NoKind without it"),
+        (NoKind(), "args class must declare its kind as `kind: ClassVar[str] = …`, got NoKind without it"),
         (
             KindAsField(),
-            "args class must say its kind as `kind: ClassVar[str] = …`, got KindAsField without it",
+            "args class must declare its kind as `kind: ClassVar[str] = …`, got KindAsField without it",
         ),
-        ({"a": 1}, "args class must say its kind as `kind: ClassVar[str] = …`, got dict without it"),
+        ({"a": 1}, "args class must declare its kind as `kind: ClassVar[str] = …`, got dict without it"),
         (HalfKind(), "kind must not hold half a surrogate pair, got 'a\\udcffb'"),
         (NulKind(), "kind must not hold the character U+0000, got 'a\\x00b'"),
         (LongKind(), f"kind must have 1 to 127 characters, got {'k' * 128!r}"),
@@ -570,7 +571,7 @@ ANY_PLAIN = st.recursive(
 @given(st.dictionaries(st.text(max_size=3), ANY_PLAIN, max_size=3))
 def test_quick_text_of_args_is_the_slow_one(value: dict[str, Any]) -> None:
     """Whatever is written the quick way is what Go's encoder writes, and what is refused is refused either way."""
-    quick = quick_text(value)
+    quick = fast_encode(value)
     plain = msgspec.to_builtins(value, builtin_types=(datetime,), str_keys=True, order="deterministic")
     try:
         slow = encode_object(plain, "args")

@@ -9,7 +9,7 @@ import pytest
 from pydantic_core import PydanticCustomError
 
 from millhand.args.codec import decoder_of
-from millhand.args.schema import args_schema, fault_of
+from millhand.args.schema import args_schema, redacted_decode_error
 from millhand.errors import InvalidJob
 
 
@@ -102,12 +102,12 @@ def test_fault_says_where_and_what_and_no_value(args_type: Any, encoded: str, fa
     with pytest.raises(InvalidJob) as refusal:
         decoder_of(args_type, "k")(encoded)
 
-    assert fault_of(refusal.value, args_type) == fault
+    assert redacted_decode_error(refusal.value, args_type) == fault
 
 
 def test_fault_of_any_error_is_its_name() -> None:
     """What is not a decoder's own error says no more than what it is."""
-    assert fault_of(KeyError("secret"), Keeper) == "refused with KeyError"
+    assert redacted_decode_error(KeyError("secret"), Keeper) == "refused with KeyError"
 
 
 def test_schema_has_the_names_of_the_wire() -> None:

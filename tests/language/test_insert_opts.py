@@ -14,7 +14,7 @@ from language_values import NOW
 
 from millhand.args.codec import RawArgs
 from millhand.errors import InvalidJob
-from millhand.insert_opts import InsertOpts, InsertParams, insert_params, queue_name_fault
+from millhand.insert_opts import InsertOpts, InsertParams, insert_params, queue_name_error
 from millhand.job import JobState
 from millhand.unique import UniqueOpts
 
@@ -283,18 +283,18 @@ def test_tags_of_the_form_that_river_refuses(tag: str) -> None:
 @pytest.mark.parametrize("queue", ["a", "a_b", "a|b", "a-b-c", "default", "q" * 64, "9"])
 def test_queue_names_that_river_accepts(queue: str) -> None:
     """Lower-case letters and digits, joined by single marks."""
-    assert queue_name_fault(queue) is None
+    assert queue_name_error(queue) is None
 
 
 @pytest.mark.parametrize("queue", ["", "A", "a--b", "a__b", "a_", "-a", "a.b", "a\n", "é", "q" * 65, None])
 def test_queue_names_that_river_refuses(queue: Any) -> None:
     """Whatever River's pattern does not match."""
-    assert queue_name_fault(queue) is not None
+    assert queue_name_error(queue) is not None
 
 
 def test_queue_names_are_refused_at_once() -> None:
     """A name that River's own pattern would make Python ponder over for ages has its answer."""
-    assert queue_name_fault("a" * 63 + "!") is not None
+    assert queue_name_error("a" * 63 + "!") is not None
 
 
 @given(st.text("aZ0_-|. \né", max_size=12))
@@ -302,7 +302,7 @@ def test_queue_names_match_as_rivers_pattern_does(queue: str) -> None:
     """The pattern without nested repetition means the same as River's."""
     rivers = re.fullmatch(r"(?:[a-z0-9])+(?:[_|\-]?[a-z0-9]+)*", queue, re.ASCII)
 
-    assert (queue_name_fault(queue) is None) == (rivers is not None)
+    assert (queue_name_error(queue) is None) == (rivers is not None)
 
 
 def test_insert_opts_can_be_changed_into_others() -> None:

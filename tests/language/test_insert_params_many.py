@@ -99,7 +99,7 @@ def test_options_that_each_job_makes_are_its_own(args_type: type[Asked | Owned])
         ),
         (
             object(),
-            "args class must say its kind as `kind: ClassVar[str] = …`, got object without it",
+            "args class must declare its kind as `kind: ClassVar[str] = …`, got object without it",
         ),
     ],
 )

@@ -121,7 +121,7 @@ async def coroutine_function() -> Digest:
         (
             lambda: every(HOUR, {"number": 1}),
             (
-                "args of a periodic job are unusable: args class must say its kind as `kind: ClassVar[str] = …`, "
+                "args of a periodic job are unusable: args class must declare its kind as `kind: ClassVar[str] = …`, "
                 "got dict without it"
             ),
         ),

@@ -20,7 +20,7 @@ from millhand.transition import (
     Snoozed,
     StateChange,
     event_kind_of,
-    is_too_late,
+    is_superseded,
     num_snoozes,
     settle,
 )
@@ -291,8 +291,8 @@ def test_change_that_changed_nothing_is_known_by_the_row(name: str) -> None:
     columns, outcome = (WRITTEN | TOO_LATE)[name]
     change = settle(row(), outcome, now=NOW, started_at=STARTED_AT)
 
-    assert is_too_late(row(**columns), change) is (name in TOO_LATE)
-    assert is_too_late(None, change) is True
+    assert is_superseded(row(**columns), change) is (name in TOO_LATE)
+    assert is_superseded(None, change) is True
 
 
 def test_state_machine_page_is_drawn_from_the_code() -> None:

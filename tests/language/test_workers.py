@@ -336,7 +336,7 @@ def x(key: str) -> None: ...
             without_kind,
             {},
             (
-                f"worker {__name__}.without_kind must have a kind: args class must say its kind as "
+                f"worker {__name__}.without_kind must have a kind: args class must declare its kind as "
                 "`kind: ClassVar[str] = …`, got dict without it"
             ),
         ),

@@ -26,7 +26,7 @@ from millhand.store.job import (
     job_update_output,
 )
 from millhand.store.query import Query
-from millhand.transition import StateChange, holder_of
+from millhand.transition import StateChange, last_attempted_by
 
 NOT_RUNNING = [state for state in JobState if state is not JobState.RUNNING]
 CANCELLED = '{"cancel_attempted_at": "2026-11-25T10:43:42.165187812Z"}'
@@ -38,7 +38,7 @@ TICK = timedelta(microseconds=1)
 
 def change(job: JobRow, state: JobState, **said: Any) -> StateChange:
     """Return a change that the attempt comes to which the row tells of, unless another one is said."""
-    its = {"attempted_at": job.attempted_at, "attempted_by": holder_of(job)}
+    its = {"attempted_at": job.attempted_at, "attempted_by": last_attempted_by(job)}
     return StateChange(id=job.id, state=state, event_kind=EventKind.JOB_FAILED, **{**its, **said})
 
 

@@ -21,7 +21,7 @@ from millhand.store.job_list import (
     job_delete_many,
     job_list,
 )
-from millhand.store.job_row import ZERO_TIME
+from millhand.store.job_row import GO_ZERO_TIME
 
 
 async def listed(tx: Executor, **said: Any) -> list[JobId]:
@@ -187,7 +187,7 @@ def test_cursor_comes_back_in_either_alphabet(id: int, kind: str, field: SortFie
 
 def test_cursor_without_an_instant_has_go_s_zero_time() -> None:
     """A list by id, and a job without the instant, have River's sign for none."""
-    text = JobCursor(id=JobId(3), kind="a", queue="q", sort_field="id", time=ZERO_TIME).encode()
+    text = JobCursor(id=JobId(3), kind="a", queue="q", sort_field="id", time=GO_ZERO_TIME).encode()
 
     assert json.loads(base64.urlsafe_b64decode(text))["time"] == "0001-01-01T00:00:00Z"
     assert decode_cursor(text).is_null
@@ -223,7 +223,7 @@ def test_list_by_finalized_at_of_other_states_is_refused() -> None:
 
 def test_cursor_of_another_order_is_refused() -> None:
     """A cursor goes on only with a list of its own order."""
-    cursor = JobCursor(id=JobId(3), kind="a", queue="q", sort_field="id", time=ZERO_TIME)
+    cursor = JobCursor(id=JobId(3), kind="a", queue="q", sort_field="id", time=GO_ZERO_TIME)
 
     with pytest.raises(ValueError, match=r"^cursor must be of a list by time, got one by id$"):
         JobListParams(order_by=SortField.TIME, after=cursor)

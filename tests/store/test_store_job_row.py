@@ -14,7 +14,14 @@ from store_rows import NOW, put_job
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, JobRow, JobState
 from millhand.store.job import job_get_by_id
-from millhand.store.job_row import ZERO_TIME, encode_error, encode_json, parse_error, parse_object, sanitized
+from millhand.store.job_row import (
+    GO_ZERO_TIME,
+    encode_error,
+    encode_json,
+    parse_error,
+    parse_object,
+    sanitized,
+)
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -96,7 +103,7 @@ async def test_null_element_of_errors_is_read(tx: Executor) -> None:
     """An element that is null in the array itself does not keep the row from being read."""
     job = await put_job(tx, JobState.AVAILABLE, errors="{NULL}")
 
-    assert job.errors == (AttemptError(ZERO_TIME, 0, "", ""),)
+    assert job.errors == (AttemptError(GO_ZERO_TIME, 0, "", ""),)
 
 
 async def test_number_beyond_all_bounds_is_read(tx: Executor) -> None:

@@ -26,7 +26,7 @@ from millhand.testing.sync import (
     require_inserted,
     require_many_inserted,
     require_not_inserted,
-    travelling,
+    time_travel,
     work,
     work_again,
     work_one,
@@ -133,16 +133,16 @@ def test_failures_are_raised_where_that_is_asked_of_sync_code(url: str, tx: Any)
 def test_time_is_travelled_without_an_event_loop(url: str, tx: Any) -> None:
     """Scheduled, retried and periodic jobs by the test's clock; inserts need no `tx` on the way."""
     client = new_client(url, completed_job_retention=None)
-    with travelling(client, tx=tx, now=START) as travel:
+    with time_travel(client, tx=tx, now=START) as travel:
         client.insert_many_fast([Act("fail once")])
         client.insert(Act("later"), InsertOpts(scheduled_at=START + DAY))
         assert drain(client).counts == Counts(failed=1)
         travel.advance(HOUR)
         assert drain(client).counts == Counts(completed=1)
 
-        lived = travel.live(days=2)
+        lived = travel.work_for(days=2)
         travel.advance_to(START + 3 * DAY)
-        assert travel.live_until(travel.now(), "default").counts == Counts(completed=1)
+        assert travel.work_until(travel.now(), "default").counts == Counts(completed=1)
         nights = require_many_inserted(client, *[Nightly] * 3)
 
     assert lived.counts == Counts(completed=3)

@@ -23,7 +23,7 @@ from millhand.testing import (
     require_inserted,
     require_many_inserted,
     require_not_inserted,
-    travelling,
+    time_travel,
     work,
 )
 from millhand.unique import UniqueOpts
@@ -32,7 +32,7 @@ from millhand.worker import Workers
 
 async def test_scheduled_and_retryable_jobs_become_due(client: Client, any_tx: Any) -> None:
     """On every kind of transaction: not a moment too early, and every instant in the rows is the journey's."""
-    with travelling(client, tx=any_tx, now=START) as travel:
+    with time_travel(client, tx=any_tx, now=START) as travel:
         await client.insert(Act("fail once"))
         await client.insert(Act("later"), InsertOpts(scheduled_at=START + DAY))
         assert (await drain(client)).counts == Counts(failed=1)
@@ -55,9 +55,9 @@ async def test_nothing_of_a_journey_is_left_behind(
 ) -> None:
     """All of it is in the transaction, and the client is afterwards as it was before."""
     before = vars(client).copy()
-    with travelling(client, tx=any_tx) as travel:
+    with time_travel(client, tx=any_tx) as travel:
         await client.insert(Act())
-        await travel.live(days=2)
+        await travel.work_for(days=2)
 
     assert vars(client) == before
     assert await rows_left(driver) == 0
@@ -72,7 +72,7 @@ async def test_periodic_jobs_are_inserted_as_they_would_have_been(url: str, tx: 
             heard.append(client.config.clock.now())
 
     client = new_client(url, hooks=[Hear()])
-    with travelling(client, tx=tx, now=START) as travel:
+    with time_travel(client, tx=tx, now=START) as travel:
         await travel.advance(days=2, hours=18)
         await travel.advance(days=1)
 
@@ -97,7 +97,7 @@ async def test_periodic_jobs_that_run_on_start_are_inserted_by_the_first_move(
             every(HOUR, Act, id="hourly", run_on_start=True),
         ],
     )
-    with travelling(client, tx=tx, now=START) as travel:
+    with time_travel(client, tx=tx, now=START) as travel:
         await require_not_inserted(client, Nightly)
         await travel.advance()
         await require_inserted(client, Nightly, scheduled_at=START)
@@ -110,7 +110,7 @@ async def test_periodic_jobs_that_run_on_start_are_inserted_by_the_first_move(
 async def test_uniqueness_windows_move(client: Client, tx: asyncpg.Connection) -> None:
     """A job that is unique by the hour is a duplicate until the hour is over, and not for a second longer."""
     opts = InsertOpts(unique=UniqueOpts(by_period=HOUR))
-    with travelling(client, tx=tx, now=START) as travel:
+    with time_travel(client, tx=tx, now=START) as travel:
         first = await client.insert(Act(), opts)
         await travel.advance(minutes=59, seconds=59)
         again = await client.insert(Act(), opts)
@@ -125,7 +125,7 @@ async def test_old_jobs_are_deleted_when_their_time_has_come(url: str, tx: async
     """Retention is the journey's: a completed job is there for as long as configured, and its unique key as well."""
     client = new_client(url, completed_job_retention=DAY, periodic_jobs=[])
     opts = InsertOpts(unique=UniqueOpts(by_args=True))
-    with travelling(client, tx=tx, now=START) as travel:
+    with time_travel(client, tx=tx, now=START) as travel:
         await work(client, Act(), opts)
         await travel.advance(DAY)
         assert (await client.insert(Act(), opts)).unique_skipped_as_duplicate
@@ -136,10 +136,10 @@ async def test_old_jobs_are_deleted_when_their_time_has_come(url: str, tx: async
 
 async def test_jobs_are_worked_each_at_its_instant(client: Client, tx: asyncpg.Connection) -> None:
     """To live through three days is to retry, to wake from a snooze, and to work nightly jobs, all when it is time."""
-    with travelling(client, tx=tx, now=START) as travel:
+    with time_travel(client, tx=tx, now=START) as travel:
         await client.insert_many([(Act("fail"), InsertOpts(max_attempts=3)), Act("snooze")])
 
-        lived = await travel.live(days=3)
+        lived = await travel.work_for(days=3)
 
         assert travel.now() == START + 3 * DAY
     assert lived.counts == Counts(completed=4, discarded=1, failed=2, snoozed=1)
@@ -161,9 +161,9 @@ async def test_same_journey_ends_the_same(url: str) -> None:
     for _ in range(2):
         client = new_client(url, completed_job_retention=None)
         async with stage("asyncpg", url) as tx:
-            with travelling(client, tx=tx, now=START) as travel:
+            with time_travel(client, tx=tx, now=START) as travel:
                 await client.insert_many_fast([Act("snooze"), Act("fail once"), Act("copied")])
-                await travel.live(days=2)
+                await travel.work_for(days=2)
                 page = await client.jobs.list()
         told.append(
             [(job.kind, job.args, job.created_at, job.scheduled_at, job.finalized_at) for job in page.jobs]
@@ -189,10 +189,10 @@ async def test_worker_sees_the_time_of_its_journey(url: str, tx: asyncpg.Connect
         await job.client.jobs.cancel(other.job.id)
 
     client = new_client(url, workers=asking, skip_unknown_job_check=True, periodic_jobs=[])
-    with travelling(client, tx=tx, now=START) as travel:
+    with time_travel(client, tx=tx, now=START) as travel:
         await travel.advance(DAY)
         await client.insert(Act())
-        await travel.live(DAY)
+        await travel.work_for(DAY)
         cancelled = await require_inserted(client, Nightly, state=JobState.CANCELLED)
 
     assert seen == [START + DAY]
@@ -202,9 +202,9 @@ async def test_worker_sees_the_time_of_its_journey(url: str, tx: asyncpg.Connect
 async def test_committed_database_is_travelled_as_well(room_url: str) -> None:
     """Without a transaction, by a client that was started: time is the journey's there too."""
     async with new_client(room_url) as client:
-        with travelling(client, now=START) as travel:
+        with time_travel(client, now=START) as travel:
             await client.insert(Act(), InsertOpts(scheduled_at=START + DAY))
-            lived = await travel.live(days=2)
+            lived = await travel.work_for(days=2)
 
     assert lived.counts == Counts(completed=3)
 
@@ -218,7 +218,7 @@ async def test_periodic_job_that_the_database_refuses_is_told(url: str, tx: asyn
     )
     await tx.execute("CREATE TRIGGER refuse BEFORE INSERT ON river_job EXECUTE FUNCTION refuse()")
     with (
-        travelling(client, tx=tx, now=START) as travel,
+        time_travel(client, tx=tx, now=START) as travel,
         pytest.raises(
             AssertionError,
             match=r"^periodic jobs must be inserted when they are due, got one .*; see the log$",
@@ -229,7 +229,7 @@ async def test_periodic_job_that_the_database_refuses_is_told(url: str, tx: asyn
 
 async def test_journeys_that_cannot_be_are_told(client: Client, tx: asyncpg.Connection) -> None:
     """Time goes forward, instants have zones, and a client does not work by itself meanwhile."""
-    with travelling(client, tx=tx, now=START) as travel:
+    with time_travel(client, tx=tx, now=START) as travel:
         with pytest.raises(ValueError, match=r"^time must not go back, got an advance of -60 s$"):
             await travel.advance(minutes=-1)
         with pytest.raises(
@@ -239,7 +239,7 @@ async def test_journeys_that_cannot_be_are_told(client: Client, tx: asyncpg.Conn
         with pytest.raises(
             ValueError, match=r"^instant must be aware, got .*; write datetime\(…, tzinfo=UTC\)$"
         ):
-            await travel.live_until(datetime(2026, 3, 9))  # noqa: DTZ001 - what is refused
+            await travel.work_until(datetime(2026, 3, 9))  # noqa: DTZ001 - what is refused
         with pytest.raises(ConfigError, match=r"^client must not be started while it speaks in a test's "):
             await client.start()
     with pytest.raises(ValueError, match=r"^instant must be aware"):
@@ -249,7 +249,7 @@ async def test_journeys_that_cannot_be_are_told(client: Client, tx: asyncpg.Conn
 async def test_journey_begins_at_the_clock_of_the_client(url: str, tx: asyncpg.Connection) -> None:
     """Without `now` it is the instant that it is anyway."""
     clock = ManualClock(START)
-    with travelling(new_client(url, clock=clock), tx=tx) as travel:
+    with time_travel(new_client(url, clock=clock), tx=tx) as travel:
         await travel.advance(HOUR)
 
     assert (travel.now(), clock.now()) == (START + HOUR, START)

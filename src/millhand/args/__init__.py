@@ -1,1 +1,1 @@
-"""How job arguments are typed, encoded and decoded."""
+"""Types, encoding and decoding of job args."""

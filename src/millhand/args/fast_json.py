@@ -1,4 +1,4 @@
-"""Values that Go's encoder writes as msgspec does, which nearly all are: written in a tenth of the time."""
+"""Fast encoding, in a tenth of the time, of values that msgspec writes exactly as Go's encoder does."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-# What msgspec may write differently: a null may be a number that is none, and an instant is written to the microsecond.
-# Each branch begins with a character of its own, for then `re` looks at nothing else of a text.
+# What msgspec may write differently: a null may stand for a number that is not finite, and instants have microseconds.
+# Each branch begins with a literal character, so that `re` skips the rest of the text quickly.
 _UNLIKE_GO = re.compile(
     r"null|T\d\d:\d\d:\d\d|:-?\d+[.eE]|,-?\d+[.eE]|\[-?\d+[.eE]|<|>|&|\\|" + "\u2028|\u2029"
 )
@@ -17,23 +17,23 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 _encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 
 
-def quick_text(value: object) -> str | None:
-    """Return the text of an object; None if it must be written slowly, or is none."""
+def fast_encode(value: object) -> str | None:
+    """Return the JSON text of an object; None if `go_json` must write it, or if it is no object."""
     try:
         text = _encode(value).decode()
-    except Exception:  # noqa: BLE001 - whoever writes it slowly says what is wrong
+    except Exception:  # noqa: BLE001 - the slow encoder reports what is wrong
         return None
     return None if text[:1] != "{" or _UNLIKE_GO.search(text) else text
 
 
-def quick_lines(values: Sequence[object]) -> str | None:
-    """Return the texts of objects, each with a line of its own; None if `quick_text` has to look at each."""
+def fast_encode_lines(values: Sequence[object]) -> str | None:
+    """Return the JSON texts of objects, one a line; None if each must be passed to `fast_encode`."""
     try:
         lines = _encode_lines(values).decode()
     except Exception:  # noqa: BLE001 - as above
         return None
     are_objects = lines.startswith("{") and lines.count("\n{") == len(values) - 1
-    # More lines than values: one holds a text that msgspec was given as it is.
+    # More lines than values: a `msgspec.Raw` in one of them contains a line break.
     if not are_objects or lines.count("\n") != len(values) or _UNLIKE_GO.search(lines):
         return None
     return lines

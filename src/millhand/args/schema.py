@@ -1,23 +1,24 @@
-"""What is known of an args class from outside: its JSON Schema, and why a text is refused by it."""
+"""JSON Schema of args classes, and decode errors that are safe to print."""
 
 from __future__ import annotations
 
 import msgspec
 
-from millhand.args.codec import ArgsType
-from millhand.args.decode_errors import bare_msgspec_fault, bare_pydantic_fault
+from millhand.args.adapters import ArgsType
+from millhand.args.decode_errors import redact_msgspec_error, redact_pydantic_error
 from millhand.job import Json
 
 
 def args_schema(args_type: ArgsType) -> dict[str, Json]:
     """
-    Return the JSON Schema of args, of draft 2020-12.
+    Return the JSON Schema, draft 2020-12, of an args class.
 
-    Raises: TypeError if there is none, for a type that pydantic cannot describe.
+    Raises:
+        TypeError: If pydantic cannot describe the type.
     """
     if not hasattr(args_type, "__pydantic_validator__"):
         return msgspec.json.schema(args_type)
-    from pydantic import PydanticUserError, TypeAdapter  # noqa: PLC0415 - only for those who have it
+    from pydantic import PydanticUserError, TypeAdapter  # noqa: PLC0415 - pydantic is optional
 
     try:
         return TypeAdapter(args_type).json_schema()
@@ -25,17 +26,20 @@ def args_schema(args_type: ArgsType) -> dict[str, Json]:
         raise TypeError(f"args class must have a JSON Schema, got {args_type!r}: {error.message}") from error
 
 
-def fault_of(error: BaseException, args_type: ArgsType) -> str:
+def redacted_decode_error(error: BaseException, args_type: ArgsType) -> str:
     """
-    Return why args were refused, without anything of their values: where, and what was expected there.
+    Return where decoding args failed and what was expected there, without any of their values.
 
-    `error` is what a decoder raised. What the class itself said of a value is left out, for it may quote it.
+    Messages that the args class itself raised are left out, because they may quote a value.
+
+    Args:
+        error: What the decoder of `args_type` raised.
     """
     cause = error.__cause__ or error
     if isinstance(cause, msgspec.ValidationError):
-        return bare_msgspec_fault(cause)
+        return redact_msgspec_error(cause)
     if isinstance(cause, ValueError) and hasattr(cause, "errors"):
-        from pydantic import TypeAdapter  # noqa: PLC0415 - only for those who have it
+        from pydantic import TypeAdapter  # noqa: PLC0415 - pydantic is optional
 
-        return bare_pydantic_fault(cause, TypeAdapter(args_type))
+        return redact_pydantic_error(cause, TypeAdapter(args_type))
     return f"refused with {type(cause).__name__}"

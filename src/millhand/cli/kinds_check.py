@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 import msgspec
 
-from millhand.args.schema import fault_of
+from millhand.args.schema import redacted_decode_error
 from millhand.cli.worked import WorkedArgs
 from millhand.driver.protocol import Executor
 from millhand.job import FINALIZED_STATES, JobId, JobState, Json
@@ -162,5 +162,5 @@ def _fault(worker: WorkedArgs, encoded_args: str) -> str | None:
     try:
         worker.decode(encoded_args)
     except Exception as error:  # noqa: BLE001 - whatever a user's class raises: an attempt would fail of it
-        return fault_of(error, worker.args_type)
+        return redacted_decode_error(error, worker.args_type)
     return None

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from millhand import jobs
-from millhand.args.codec import ArgsType, decoder_of
+from millhand.args.adapters import ArgsType
+from millhand.args.codec import decoder_of
 from millhand.config import Config
 from millhand.settings.load import Settings
 

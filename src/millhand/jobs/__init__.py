@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import door
+from millhand.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from millhand.jobs.heartbeat import Heartbeat, add_heartbeat
     from millhand.jobs.orphan_cleanup import OrphanCleanup, OrphanHelp, add_orphan_cleanup
 else:
-    __getattr__, __dir__ = door(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "millhand.jobs.heartbeat": ("Heartbeat", "add_heartbeat"),
-            "millhand.jobs.orphan_cleanup": ("OrphanCleanup", "OrphanHelp", "add_orphan_cleanup"),
+            "millhand.jobs.heartbeat": "Heartbeat add_heartbeat",
+            "millhand.jobs.orphan_cleanup": "OrphanCleanup OrphanHelp add_orphan_cleanup",
         },
     )
 

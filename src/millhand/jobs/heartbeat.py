@@ -27,7 +27,7 @@ UNFINISHED = (JobState.AVAILABLE, JobState.PENDING, JobState.RUNNING, JobState.S
 # While nobody works their queue, heartbeats do not pile up: one waits, and is all that the next period needs. But a
 # heartbeat whose worker was killed in the middle of it keeps its key until it is rescued, an hour later; so the key
 # changes, and the heart stands still for ten beats at most.
-UNIQUE_BEATS = 10
+UNIQUE_INTERVALS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def add_heartbeat(workers: Workers, *, interval: timedelta = INTERVAL, queue: st
     Raises: ConfigError for an interval that cannot be, or a kind `heartbeat` that is registered already.
     """
     workers.add(timeout=TIMEOUT)(beat)
-    period = max(interval * UNIQUE_BEATS, timedelta(seconds=1))
+    period = max(interval * UNIQUE_INTERVALS, timedelta(seconds=1))
     opts = InsertOpts(
         max_attempts=1, queue=queue, unique=UniqueOpts(by_period=period, by_queue=True, by_state=UNFINISHED)
     )

@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
-from millhand.args.codec import quoted
+from millhand.args.go_json import encode_string
 from millhand.errors import ConfigError
 from millhand.hooks import Middleware
 from millhand.job import Job, Json
@@ -157,7 +157,7 @@ def num_to_drop(earlier: list[Json], entry: dict[str, Json], max_total_bytes: in
 
     Counted as River does: earlier entries as PostgreSQL prints them, the new one as Go's encoder writes it.
     """
-    new = len(f'[{{"attempt":{entry["attempt"]},"log":{quoted(entry["log"])}}}]'.encode())
+    new = len(f'[{{"attempt":{entry["attempt"]},"log":{encode_string(entry["log"])}}}]'.encode())
     if new > max_total_bytes:
         return len(earlier)
     room = max_total_bytes - new - len(",")

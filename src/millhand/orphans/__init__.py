@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import door
+from millhand.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from millhand.orphans.binding import Binding, bind, read_binding, unbind
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from millhand.orphans.scan.scan import Progress
     from millhand.orphans.sources.references import SourceFailed
 else:
-    __getattr__, __dir__ = door(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "millhand.orphans.binding": ("Binding", "bind", "read_binding", "unbind"),
-            "millhand.orphans.config": ("Mode", "OrphansConfig", "ReferenceSource"),
-            "millhand.orphans.event": ("OrphanEvent", "OrphanEventKind"),
-            "millhand.orphans.report.explain": ("Explanation", "explain", "list_findings", "list_runs"),
-            "millhand.orphans.fleet": ("help_run",),
-            "millhand.orphans.ledger": ("Action", "Finding", "Run", "RunLost"),
-            "millhand.orphans.run": ("reconcile",),
-            "millhand.orphans.sources.references": ("SourceFailed",),
-            "millhand.orphans.report.report": ("RunReport",),
-            "millhand.orphans.removal.restore": ("RestoreReport", "recall", "restore"),
-            "millhand.orphans.scan.scan": ("Progress",),
+            "millhand.orphans.binding": "Binding bind read_binding unbind",
+            "millhand.orphans.config": "Mode OrphansConfig ReferenceSource",
+            "millhand.orphans.event": "OrphanEvent OrphanEventKind",
+            "millhand.orphans.report.explain": "Explanation explain list_findings list_runs",
+            "millhand.orphans.fleet": "help_run",
+            "millhand.orphans.ledger": "Action Finding Run RunLost",
+            "millhand.orphans.run": "reconcile",
+            "millhand.orphans.sources.references": "SourceFailed",
+            "millhand.orphans.report.report": "RunReport",
+            "millhand.orphans.removal.restore": "RestoreReport recall restore",
+            "millhand.orphans.scan.scan": "Progress",
         },
     )
 

@@ -26,7 +26,7 @@ from millhand.errors import MillhandError
 from millhand.job import JobState
 from millhand.observe.error_handler import error_text, error_type
 from millhand.store.job_list import JobFilters, SortField
-from millhand.transition import SOON
+from millhand.transition import SCHEDULER_INTERVAL
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class WorkerProcess:
         kinds = config.workers.kinds if config.fetch_only_known_kinds else None
         waiting = JobFilters(kinds=kinds, queues=queues, states=[JobState.RETRYABLE, JobState.SCHEDULED])
         first = (await client.jobs.list(waiting, limit=1, order_by=SortField.SCHEDULED_AT)).jobs
-        if first and first[0].scheduled_at <= datetime.now(UTC) + SOON:
+        if first and first[0].scheduled_at <= datetime.now(UTC) + SCHEDULER_INTERVAL:
             return True
         current = JobFilters(kinds=kinds, queues=queues, states=[JobState.AVAILABLE, JobState.RUNNING])
         jobs = (await client.jobs.list(current, limit=CURRENT_LIMIT)).jobs

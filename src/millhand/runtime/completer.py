@@ -40,7 +40,7 @@ from millhand.runtime.service import Service, WakeEvent, WakeReason
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_complete_many, job_get_locked, job_set_state_if_running_many
 from millhand.store.query import Query
-from millhand.transition import StateChange, event_kind_of, is_of_attempt, is_too_late
+from millhand.transition import StateChange, event_kind_of, is_same_attempt, is_superseded
 
 logger = logging.getLogger(__name__)
 
@@ -332,11 +332,11 @@ class Completer(Service):
         events = []
         for one in batch:
             row = by_id.get(one.change.id)
-            is_late = is_too_late(row, one.change)
+            is_late = is_superseded(row, one.change)
             if is_late:
                 _tell_too_late(one)
             # Who settled it by another hand is told of, unless that was another attempt, which has a teller of its own.
-            if row is None or (is_late and not (row.state.is_finalized and is_of_attempt(row, one.change))):
+            if row is None or (is_late and not (row.state.is_finalized and is_same_attempt(row, one.change))):
                 continue
             kind = event_kind_of(row.state, one.change)
             if kind is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from millhand.lazy_exports import door
+from millhand.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from millhand.storage.open import open_store
@@ -24,24 +24,13 @@ if TYPE_CHECKING:
         Upload,
     )
 else:
-    __getattr__, __dir__ = door(
+    __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "millhand.storage.open": ("open_store",),
+            "millhand.storage.open": "open_store",
             "millhand.storage.protocol": (
-                "Capabilities",
-                "InvalidKey",
-                "ListingBroken",
-                "ObjectChanged",
-                "ObjectExists",
-                "ObjectInfo",
-                "ObjectLocked",
-                "ObjectNotFound",
-                "ObjectPage",
-                "ObjectStore",
-                "ObjectVersion",
-                "StoreError",
-                "Upload",
+                "Capabilities InvalidKey ListingBroken ObjectChanged ObjectExists ObjectInfo ObjectLocked "
+                "ObjectNotFound ObjectPage ObjectStore ObjectVersion StoreError Upload"
             ),
         },
     )

@@ -9,7 +9,7 @@ from millhand.errors import JobNotRunning, NotFound
 from millhand.job import JobRow, Json
 from millhand.store.job_row import encode_json, parse_job
 from millhand.store.query import Query, Row
-from millhand.transition import holder_of
+from millhand.transition import last_attempted_by
 
 
 def job_complete(attempt: JobRow, metadata: Mapping[str, Json], *, now: datetime) -> Query[JobRow]:
@@ -38,7 +38,7 @@ def job_merge_metadata(attempt: JobRow, metadata: Mapping[str, Json]) -> Query[J
 def _params(attempt: JobRow, metadata: Mapping[str, Json]) -> dict[str, object]:
     return {
         "attempted_at": attempt.attempted_at,
-        "attempted_by": holder_of(attempt),
+        "attempted_by": last_attempted_by(attempt),
         "id": attempt.id,
         "metadata": encode_json(dict(metadata)),
     }

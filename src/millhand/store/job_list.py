@@ -21,7 +21,7 @@ import msgspec
 
 from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
 from millhand.store.job import state_literals
-from millhand.store.job_row import ZERO_TIME, encode_json, parse_jobs
+from millhand.store.job_row import GO_ZERO_TIME, encode_json, parse_jobs
 from millhand.store.query import Query
 from millhand.store.where import Where
 
@@ -91,7 +91,7 @@ class JobCursor(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_null(self) -> bool:
         """Whether the job's value of the field is null."""
-        return self.time == ZERO_TIME
+        return self.time == GO_ZERO_TIME
 
     def encode(self) -> str:
         """Return the cursor as a text that fits into a URL."""
@@ -156,7 +156,7 @@ class JobListParams(msgspec.Struct, frozen=True, kw_only=True):
             kind=job.kind,
             queue=job.queue,
             sort_field=self.order_by.value,
-            time=(time or ZERO_TIME).astimezone(UTC),
+            time=(time or GO_ZERO_TIME).astimezone(UTC),
         )
 
 

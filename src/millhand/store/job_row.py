@@ -21,7 +21,7 @@ from millhand.job import AttemptError, JobRow, JobState, Json
 from millhand.store.query import Row
 
 # Go's zero time, which River shows for an instant that it cannot read.
-ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
+GO_ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
 _STATES = {state.value: state for state in JobState}
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -98,7 +98,7 @@ def parse_error(text: str | None) -> AttemptError:
         error = _decode_error(text or "null")
     except msgspec.DecodeError:
         return _parse_odd_error(_decode(text or "null"))
-    return error if error.at.tzinfo else msgspec.structs.replace(error, at=ZERO_TIME)
+    return error if error.at.tzinfo else msgspec.structs.replace(error, at=GO_ZERO_TIME)
 
 
 def encode_error(error: AttemptError) -> str:
@@ -152,7 +152,7 @@ def _decode_slowly(text: str) -> Json:
 
 def _parse_odd_error(value: Json) -> AttemptError:
     if not isinstance(value, dict):
-        return AttemptError(ZERO_TIME, 0, _as_text(value))
+        return AttemptError(GO_ZERO_TIME, 0, _as_text(value))
     return AttemptError(
         _parse_instant(value.get("at")),
         _parse_number(value.get("attempt")),
@@ -165,8 +165,8 @@ def _parse_instant(value: Json) -> datetime:
     try:
         at = msgspec.convert(value, datetime)
     except msgspec.ValidationError:
-        return ZERO_TIME
-    return at if at.tzinfo else ZERO_TIME
+        return GO_ZERO_TIME
+    return at if at.tzinfo else GO_ZERO_TIME
 
 
 def _parse_number(value: Json) -> int:

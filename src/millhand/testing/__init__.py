@@ -9,7 +9,7 @@ from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Counts, Drained, drain, work_one
 from millhand.testing.inserted import require_inserted, require_many_inserted, require_not_inserted
 from millhand.testing.probe import Probe
-from millhand.testing.travel import Travel, travelling
+from millhand.testing.travel import TimeTravel, time_travel
 from millhand.testing.work import work, work_again
 
 __all__ = [
@@ -17,13 +17,13 @@ __all__ = [
     "Drained",
     "ManualClock",
     "Probe",
-    "Travel",
+    "TimeTravel",
     "Worked",
     "drain",
     "require_inserted",
     "require_many_inserted",
     "require_not_inserted",
-    "travelling",
+    "time_travel",
     "work",
     "work_again",
     "work_one",

@@ -17,8 +17,8 @@ from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.runtime.attempt import Attempt
 from millhand.runtime.job_executor import JobExecutor
 from millhand.store.job import job_set_state_if_running_many
-from millhand.testing.bound import executor_of
-from millhand.testing.savepoint import around_attempt
+from millhand.testing.attempt_savepoint import attempt_savepoint
+from millhand.testing.client_override import transaction_executor
 from millhand.transition import StateChange, event_kind_of
 
 
@@ -42,9 +42,9 @@ async def work_row(client: Client, row: JobRow) -> Worked:
     """
     driver = client._driver  # noqa: SLF001 - so the client itself would speak
     tx = getattr(driver, "tx", None)
-    executor = executor_of(client)
+    executor = transaction_executor(client)
     threads: Threads | None = getattr(driver, "threads", None)
-    async with around_attempt(executor, tx):
+    async with attempt_savepoint(executor, tx):
         with contextlib.nullcontext() if threads else _as_if_started(client):
             change, error = await _execute(client, row, threads)
     written = await executor.run(job_set_state_if_running_many([change]))

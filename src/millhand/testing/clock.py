@@ -39,7 +39,7 @@ class ManualClock:
         self._now = _checked(now)
 
 
-class LateClock:
+class NotBeforeClock:
     """
     A clock that is never behind an instant, such as that of the database at the beginning.
 

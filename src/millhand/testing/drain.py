@@ -19,7 +19,7 @@ from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.store.job import job_get_available
 from millhand.store.job_testing import job_due_queue, job_hasten
 from millhand.testing.attempt import Worked, work_row
-from millhand.testing.bound import binding, executor_of
+from millhand.testing.client_override import ensure_override, transaction_executor
 
 MAX_JOBS = 10_000
 
@@ -63,7 +63,7 @@ async def work_one(
     gone when its attempt has ended.
     """
     _require_workers(client)
-    async with binding(client, tx):
+    async with ensure_override(client, tx):
         await _schedule(client)
         return await _work_next(client, queues or None, raise_failures=raise_failures)
 
@@ -82,13 +82,13 @@ async def drain(
 
     `with_scheduled` has the time come at once of jobs that are scheduled, or were snoozed; `with_retryable` of those
     that failed, so that they are tried until they are completed or discarded. The clock stands meanwhile; to let time
-    pass, take `travelling`. `raise_failures` ends it with the first failure.
+    pass, take `time_travel`. `raise_failures` ends it with the first failure.
 
     Raises: AssertionError if there is no end after `max_jobs`; else as `work_one`.
     """
     _require_workers(client)
     worked: list[Worked] = []
-    async with binding(client, tx):
+    async with ensure_override(client, tx):
         await _schedule(client)
         while True:
             one = await _work_next(client, queues or None, raise_failures=raise_failures)
@@ -115,7 +115,7 @@ async def _work_next(client: Client, queues: Sequence[str] | None, *, raise_fail
 
 
 async def _fetch(client: Client, queues: Sequence[str] | None) -> JobRow | None:
-    config, executor = client.config, executor_of(client)
+    config, executor = client.config, transaction_executor(client)
     kinds = config.workers.kinds if config.fetch_only_known_kinds else None
     locked: list[str] = []  # queues whose next jobs are others' at the moment
     while True:
@@ -131,7 +131,7 @@ async def _fetch(client: Client, queues: Sequence[str] | None) -> JobRow | None:
 async def _schedule(client: Client) -> None:
     """Make available what is due, as a leader does every few seconds."""
     scheduler = JobScheduler(
-        executor_of(client),
+        transaction_executor(client),
         client._inserter,  # noqa: SLF001 - so the client itself speaks
         clock=client.config.clock,
         interval_seconds=0.0,
@@ -143,7 +143,7 @@ async def _hasten(client: Client, queues: Sequence[str] | None, *, retryable: bo
     if not (retryable or scheduled):
         return False
     query = job_hasten(queues=queues, retryable=retryable, scheduled=scheduled)
-    return await executor_of(client).run(query) > 0
+    return await transaction_executor(client).run(query) > 0
 
 
 def _require_workers(client: Client) -> None:

@@ -17,13 +17,13 @@ from millhand.errors import ConfigError
 from millhand.job import JobRow
 from millhand.store.job_list import LIMIT_MAX, JobFilters
 from millhand.sync_client import SyncClient
-from millhand.testing.difference import (
+from millhand.testing.job_diff import (
     NUM_SHOWN,
-    Wanted,
-    differences,
-    told_all,
-    told_in_order,
-    told_nearest,
+    ExpectedJob,
+    diff_job,
+    format_jobs,
+    format_nearest,
+    format_sequence_diff,
 )
 from millhand.worker import JobFunction
 
@@ -52,11 +52,11 @@ async def require_inserted(
     if len(found) == 1:
         return found[0]
     if found:
-        raise AssertionError(f"one job {wanted} must be inserted, got {len(found):,}:\n{told_all(found)}")
+        raise AssertionError(f"one job {wanted} must be inserted, got {len(found):,}:\n{format_jobs(found)}")
     if of_kind:
         raise AssertionError(
             f"one job {wanted} must be inserted, got {len(of_kind):,} of that kind that are not so, nearest first:\n"
-            f"{told_nearest(of_kind, wanted.columns)}"
+            f"{format_nearest(of_kind, wanted.columns)}"
         )
     raise AssertionError(
         f"one job {wanted} must be inserted, got none of that kind{await _others(client, tx)}"
@@ -75,11 +75,11 @@ async def require_many_inserted(
     wanted = [_wanted(one, {}) for one in expected]
     found = await _inserted(client, sorted({one.kind for one in wanted}), tx)
     if [job.kind for job in found] != [one.kind for one in wanted] or any(
-        differences(job, one.columns) for job, one in zip(found, wanted, strict=True)
+        diff_job(job, one.columns) for job, one in zip(found, wanted, strict=True)
     ):
         raise AssertionError(
             f"{len(wanted):,} jobs must be inserted, in this order, got {len(found):,} of their kinds; - is missing, + is "
-            f"not wanted, ! is different:\n{told_in_order(found, wanted)}"
+            f"not wanted, ! is different:\n{format_sequence_diff(found, wanted)}"
         )
     return found
 
@@ -94,23 +94,23 @@ async def require_not_inserted(
     """
     wanted = _wanted(args, columns)
     if found := _matching(await _inserted(client, [wanted.kind], tx), wanted):
-        raise AssertionError(f"no job {wanted} must be inserted, got {len(found):,}:\n{told_all(found)}")
+        raise AssertionError(f"no job {wanted} must be inserted, got {len(found):,}:\n{format_jobs(found)}")
 
 
-def _wanted(args: object, columns: Mapping[str, object]) -> Wanted:
+def _wanted(args: object, columns: Mapping[str, object]) -> ExpectedJob:
     if unknown := sorted(columns.keys() - COLUMNS):
         raise ConfigError(
             f"what is expected of a job must be among {', '.join(sorted(COLUMNS))}, got {unknown[0]!r}"
         )
     if isinstance(args, str):
-        return Wanted(args, columns)
+        return ExpectedJob(args, columns)
     if isinstance(args, type | JobFunction):
-        return Wanted(args.kind if isinstance(args, JobFunction) else kind_of(args), columns)
-    return Wanted(kind_of(args), {"args": json.loads(encode_args(args)), **columns})
+        return ExpectedJob(args.kind if isinstance(args, JobFunction) else kind_of(args), columns)
+    return ExpectedJob(kind_of(args), {"args": json.loads(encode_args(args)), **columns})
 
 
-def _matching(jobs: Sequence[JobRow], wanted: Wanted) -> list[JobRow]:
-    return [job for job in jobs if not differences(job, wanted.columns)]
+def _matching(jobs: Sequence[JobRow], wanted: ExpectedJob) -> list[JobRow]:
+    return [job for job in jobs if not diff_job(job, wanted.columns)]
 
 
 async def _inserted(client: Client | SyncClient, kinds: Sequence[str], tx: object | None) -> Sequence[JobRow]:

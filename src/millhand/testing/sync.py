@@ -22,9 +22,9 @@ from millhand.job import JobRow, Json
 from millhand.sync_client import SyncClient
 from millhand.testing import inserted, travel
 from millhand.testing.attempt import Worked
-from millhand.testing.bound import BoundDriver, bound_to
-from millhand.testing.caller import Caller, Desk, FerryDriver
-from millhand.testing.clock import LateClock, ManualClock
+from millhand.testing.calling_thread import CallingThread, CallingThreadDriver, SyncTestClient
+from millhand.testing.client_override import OverrideDriver, override_client
+from millhand.testing.clock import ManualClock, NotBeforeClock
 from millhand.testing.drain import MAX_JOBS, Counts, Drained
 from millhand.testing.drain import drain as drain_async
 from millhand.testing.drain import work_one as work_one_async
@@ -35,13 +35,13 @@ __all__ = [
     "Counts",
     "Drained",
     "ManualClock",
-    "Travel",
+    "TimeTravel",
     "Worked",
     "drain",
     "require_inserted",
     "require_many_inserted",
     "require_not_inserted",
-    "travelling",
+    "time_travel",
     "work",
     "work_again",
     "work_one",
@@ -122,10 +122,10 @@ def drain(
     )
 
 
-class Travel:
-    """A journey through time of one `SyncClient`; made by `travelling`. What it does, `millhand.testing.Travel` says."""
+class TimeTravel:
+    """Moves the clock of one `SyncClient`, as `millhand.testing.TimeTravel` does; made by `time_travel`."""
 
-    def __init__(self, journey: travel.Travel, caller: Caller) -> None:
+    def __init__(self, journey: travel.TimeTravel, caller: CallingThread) -> None:
         self._caller = caller
         self._journey = journey
         self.clock = journey.clock
@@ -153,7 +153,7 @@ class Travel:
         """Let time pass, as `advance`, until an instant. Raises: ValueError for one that is past, or without a zone."""
         self._caller.run(lambda: self._journey.advance_to(instant))
 
-    def live(
+    def work_for(
         self,
         duration: timedelta = timedelta(0),
         /,
@@ -168,55 +168,55 @@ class Travel:
         """Let time pass while jobs are worked, each at its instant. Raises: as `advance`; `drain`."""
         more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
         return self._caller.run(
-            lambda: self._journey.live(duration + more, *queues, raise_failures=raise_failures)
+            lambda: self._journey.work_for(duration + more, *queues, raise_failures=raise_failures)
         )
 
-    def live_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:
+    def work_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:
         """Let time pass, as `live`, until an instant. Raises: as `advance_to`; `drain`."""
         return self._caller.run(
-            lambda: self._journey.live_until(instant, *queues, raise_failures=raise_failures)
+            lambda: self._journey.work_until(instant, *queues, raise_failures=raise_failures)
         )
 
 
 @contextlib.contextmanager
-def travelling(
+def time_travel(
     client: SyncClient, *, tx: object | None = None, now: datetime | None = None
-) -> Iterator[Travel]:
-    """Give a client a clock that stands still until it is moved, as `millhand.testing.travelling`."""
+) -> Iterator[TimeTravel]:
+    """Give a client a clock that stands still until it is moved, as `millhand.testing.time_travel`."""
     clock = ManualClock(client.config.clock.now() if now is None else now)
     tx = _open_transaction(client, tx)
-    with _held(tx), bound_to(client, clock, tx), Caller() as caller:
-        yield Travel(travel.Travel(_desk(client, caller), clock), caller)
+    with _held(tx), override_client(client, clock, tx), CallingThread() as caller:
+        yield TimeTravel(travel.TimeTravel(_desk(client, caller), clock), caller)
 
 
 def _worked(client: SyncClient, tx: object | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     tx = _open_transaction(client, tx)
-    with _held(tx), _binding(client, tx), Caller() as caller:
+    with _held(tx), _binding(client, tx), CallingThread() as caller:
         desk = _desk(client, caller)
         return caller.run(lambda: call(desk))
 
 
-def _desk(client: SyncClient, caller: Caller) -> Client:
+def _desk(client: SyncClient, caller: CallingThread) -> Client:
     """Return a client with the configuration of `client`, which is bound, that speaks through the calling thread."""
     driver = client._driver  # noqa: SLF001 - so the client itself speaks
-    if not isinstance(driver, BoundDriver):
+    if not isinstance(driver, OverrideDriver):
         raise TypeError(f"client must be bound, got {driver!r}")
-    return Desk(FerryDriver(driver, caller), client.config)
+    return SyncTestClient(CallingThreadDriver(driver, caller), client.config)
 
 
 @contextlib.contextmanager
 def _binding(client: SyncClient, tx: object | None) -> Iterator[None]:
-    """Bind `client` by its own clock, unless it is bound, as the binding of a `Client`."""
+    """Bind `client` by its own clock, unless it is bound, as the ensure_override of a `Client`."""
     driver = client._driver  # noqa: SLF001 - as above
-    if isinstance(driver, BoundDriver) and (tx is None or tx is driver.tx):
+    if isinstance(driver, OverrideDriver) and (tx is None or tx is driver.tx):
         yield
         return
     clock = client.config.clock
     if isinstance(clock, SystemClock):
         executor = driver.pool if tx is None else driver.executor(tx)
         [row] = at_once(executor.fetch("SELECT clock_timestamp() AS now"))
-        clock = LateClock(clock, row["now"])
-    with bound_to(client, clock, tx):
+        clock = NotBeforeClock(clock, row["now"])
+    with override_client(client, clock, tx):
         yield
 
 

@@ -21,14 +21,14 @@ from millhand.maintenance.job_cleaner import JobCleaner
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.store.job_testing import job_next_instant
-from millhand.testing.bound import bound_to
+from millhand.testing.client_override import override_client
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Drained, drain
 
 
-class Travel:
+class TimeTravel:
     """
-    A journey through time of one client; made by `travelling`.
+    A journey through time of one client; made by `time_travel`.
 
     The journey begins with the client as leader, so periodic jobs that run on start are inserted by its first move.
     """
@@ -66,7 +66,7 @@ class Travel:
         """Let time pass, as `advance`, until an instant. Raises: ValueError for one that is past, or without a zone."""
         await self._pass_until(_ahead(self.now(), instant))
 
-    async def live(
+    async def work_for(
         self,
         duration: timedelta = timedelta(0),
         /,
@@ -84,11 +84,11 @@ class Travel:
         Work takes no time here. `queues` are those that are worked, all if none is named. Raises: as `advance`; `drain`.
         """
         more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-        return await self._live_until(_later(self.now(), duration + more), queues, raise_failures)
+        return await self._work_until(_later(self.now(), duration + more), queues, raise_failures)
 
-    async def live_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:
+    async def work_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:
         """Let time pass, as `live`, until an instant. Raises: as `advance_to`; `drain`."""
-        return await self._live_until(_ahead(self.now(), instant), queues, raise_failures)
+        return await self._work_until(_ahead(self.now(), instant), queues, raise_failures)
 
     async def _pass_until(self, end: datetime) -> None:
         enqueuer = await self._begun()
@@ -97,7 +97,7 @@ class Travel:
             await self._move(due_at, enqueuer)
         await self._move(end, enqueuer)
 
-    async def _live_until(self, end: datetime, queues: tuple[str, ...], raise_failures: bool) -> Drained:
+    async def _work_until(self, end: datetime, queues: tuple[str, ...], raise_failures: bool) -> Drained:
         enqueuer = await self._begun()
         await self._sweep(enqueuer)
         drained = await drain(self._client, *queues, raise_failures=raise_failures)
@@ -151,7 +151,9 @@ class Travel:
 
 
 @contextlib.contextmanager
-def travelling(client: Client, *, tx: object | None = None, now: datetime | None = None) -> Iterator[Travel]:
+def time_travel(
+    client: Client, *, tx: object | None = None, now: datetime | None = None
+) -> Iterator[TimeTravel]:
     """
     Give a client a clock that stands still until it is moved, and have all that it says dated by that clock.
 
@@ -163,8 +165,8 @@ def travelling(client: Client, *, tx: object | None = None, now: datetime | None
     Concurrency: one journey of a client at a time.
     """
     clock = ManualClock(client.config.clock.now() if now is None else now)
-    with bound_to(client, clock, tx):
-        yield Travel(client, clock)
+    with override_client(client, clock, tx):
+        yield TimeTravel(client, clock)
 
 
 def _later(now: datetime, duration: timedelta) -> datetime:
@@ -178,6 +180,6 @@ def _ahead(now: datetime, instant: datetime) -> datetime:
         raise ValueError(f"instant must be aware, got {instant!r}; write datetime(…, tzinfo=UTC)")
     if instant < now:
         raise ValueError(
-            f"instant must not lie before {now!r}, got {instant!r}; begin there, with travelling(now=…)"
+            f"instant must not lie before {now!r}, got {instant!r}; begin there, with time_travel(now=…)"
         )
     return instant.astimezone(UTC)

@@ -15,7 +15,7 @@ from millhand.job import JobRow, Json
 from millhand.step import CURSOR_KEY, STEP_KEY
 from millhand.store.job_testing import job_begin
 from millhand.testing.attempt import Worked, work_row
-from millhand.testing.bound import binding
+from millhand.testing.client_override import ensure_override
 
 
 async def work(
@@ -40,7 +40,7 @@ async def work(
     Raises: what an insert raises; AssertionError if the job is a duplicate of one that is there.
     Source: for the last two, River v0.51.2, rivertest `ResumableStepAfter, ResumableStepAtCursor`.
     """
-    async with binding(client, tx):
+    async with ensure_override(client, tx):
         inserted = await client.insert(args, opts)
         if inserted.unique_skipped_as_duplicate:
             raise AssertionError(
@@ -55,7 +55,7 @@ async def work_again(client: Client, job: JobRow, *, tx: object | None = None) -
 
     Raises: AssertionError if the job is gone when its attempt has ended.
     """
-    async with binding(client, tx):
+    async with ensure_override(client, tx):
         return await _work(client, job, {})
 
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from millhand import insert_opts as millhand_opts
 from millhand import unique as millhand_unique
-from millhand.args.codec import RawArgs, encode_object
+from millhand.args.codec import RawArgs
+from millhand.args.go_json import encode_object
 from millhand.errors import InvalidJob
 from millhand.insert_opts import MAX_ATTEMPTS_DEFAULT, PRIORITY_DEFAULT, QUEUE_DEFAULT
 from millhand.job import JobState

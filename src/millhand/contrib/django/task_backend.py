@@ -22,7 +22,7 @@ from millhand.contrib.django import client
 from millhand.contrib.django.task_api import TaskApi, task_api
 from millhand.contrib.django.task_args import KINDS, AsyncTaskArgs, TaskArgs, result_of, task_result
 from millhand.errors import NotFound
-from millhand.insert_opts import InsertOpts, queue_name_fault
+from millhand.insert_opts import InsertOpts, queue_name_error
 from millhand.settings.decode import check_keys
 
 HALF = 50
@@ -55,7 +55,7 @@ class MillhandTasks:
     def validate_task(self, task: Any) -> None:  # noqa: ANN401 - a Task, of either API
         """Raise InvalidTask for a task that cannot be inserted."""
         super().validate_task(task)  # type: ignore[misc]  # its API's base is behind this class
-        fault = queue_name_fault(task.queue_name)
+        fault = queue_name_error(task.queue_name)
         if fault is not None:
             raise self.api.invalid_task(f"queue_name {fault}")
 

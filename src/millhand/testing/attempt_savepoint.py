@@ -28,7 +28,7 @@ class _UnusableError(Exception):
 
 
 @contextlib.asynccontextmanager
-async def around_attempt(executor: Executor, tx: object | None) -> AsyncIterator[None]:
+async def attempt_savepoint(executor: Executor, tx: object | None) -> AsyncIterator[None]:
     """Undo what happens inside if it leaves the transaction `tx` unusable; without one nothing is to be done."""
     if tx is None:
         yield

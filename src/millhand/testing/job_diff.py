@@ -17,7 +17,7 @@ TEXT_MAX, TEXT_BEFORE = 100, 20
 _NOTHING = object()
 
 
-class Difference(NamedTuple):
+class FieldDiff(NamedTuple):
     """One place in a row, such as `args.customer.name`, and what is wanted there."""
 
     place: str
@@ -29,7 +29,7 @@ class Difference(NamedTuple):
         return f"{self.place}: wanted {wanted}, got {got}"
 
 
-class Wanted(NamedTuple):
+class ExpectedJob(NamedTuple):
     """A kind, and what columns of its row are to be."""
 
     kind: str
@@ -41,28 +41,28 @@ class Wanted(NamedTuple):
         )
 
 
-def differences(job: JobRow, wanted: Mapping[str, object]) -> list[Difference]:
+def diff_job(job: JobRow, wanted: Mapping[str, object]) -> list[FieldDiff]:
     """Return where a row is another than wanted; inside of objects each place by itself."""
     return [one for name, value in wanted.items() for one in _compared(name, value, getattr(job, name))]
 
 
-def told_nearest(found: Sequence[JobRow], wanted: Mapping[str, object]) -> str:
+def format_nearest(found: Sequence[JobRow], wanted: Mapping[str, object]) -> str:
     """Say of the jobs that are nearest what is different, the nearest first."""
-    compared = sorted(((differences(job, wanted), job) for job in found), key=lambda pair: len(pair[0]))
+    compared = sorted(((diff_job(job, wanted), job) for job in found), key=lambda pair: len(pair[0]))
     lines = [
         line
         for different, job in compared[:NUM_SHOWN]
-        for line in (f"  {told(job)}", *(f"      {one}" for one in different))
+        for line in (f"  {format_job(job)}", *(f"      {one}" for one in different))
     ]
     return "\n".join([*lines, *_more(len(found))])
 
 
-def told_all(found: Sequence[JobRow]) -> str:
+def format_jobs(found: Sequence[JobRow]) -> str:
     """Say which jobs there are, one a line."""
-    return "\n".join([*(f"  {told(job)}" for job in found[:NUM_SHOWN]), *_more(len(found))])
+    return "\n".join([*(f"  {format_job(job)}" for job in found[:NUM_SHOWN]), *_more(len(found))])
 
 
-def told_in_order(found: Sequence[JobRow], wanted: Sequence[Wanted]) -> str:
+def format_sequence_diff(found: Sequence[JobRow], wanted: Sequence[ExpectedJob]) -> str:
     """
     Say how two sequences of jobs differ, line by line.
 
@@ -75,21 +75,21 @@ def told_in_order(found: Sequence[JobRow], wanted: Sequence[Wanted]) -> str:
     for tag, first, last, first_found, last_found in matcher.get_opcodes():
         if tag == "equal":
             pairs = zip(wanted[first:last], found[first_found:last_found], strict=True)
-            lines += [line for one, job in pairs for line in _told_pair(one, job)]
+            lines += [line for one, job in pairs for line in _format_pair(one, job)]
         else:
             lines += [f"- {one}" for one in wanted[first:last]]
-            lines += [f"+ {told(job)}" for job in found[first_found:last_found]]
+            lines += [f"+ {format_job(job)}" for job in found[first_found:last_found]]
     return "\n".join(lines)
 
 
-def told(job: JobRow) -> str:
+def format_job(job: JobRow) -> str:
     """Say which job it is."""
     return f"job {job.id}, {job.kind!r} {_text(job.args)}, {job.state.value} in queue {job.queue!r}"
 
 
-def _told_pair(wanted: Wanted, job: JobRow) -> Iterator[str]:
-    different = differences(job, wanted.columns)
-    yield f"{'! ' if different else '  '}{told(job)}"
+def _format_pair(wanted: ExpectedJob, job: JobRow) -> Iterator[str]:
+    different = diff_job(job, wanted.columns)
+    yield f"{'! ' if different else '  '}{format_job(job)}"
     yield from (f"      {one}" for one in different)
 
 
@@ -98,7 +98,7 @@ def _more(num_found: int) -> Iterator[str]:
         yield f"  and {num_found - NUM_SHOWN:,} more"
 
 
-def _compared(place: str, wanted: Any, got: Any) -> Iterator[Difference]:  # noqa: ANN401 - JSON
+def _compared(place: str, wanted: Any, got: Any) -> Iterator[FieldDiff]:  # noqa: ANN401 - JSON
     if isinstance(wanted, Mapping) and isinstance(got, Mapping):
         for name in dict.fromkeys([*wanted, *got]):
             yield from _compared(f"{place}.{name}", wanted.get(name, _NOTHING), got.get(name, _NOTHING))
@@ -106,7 +106,7 @@ def _compared(place: str, wanted: Any, got: Any) -> Iterator[Difference]:  # noq
         for index, pair in enumerate(zip(wanted, got, strict=True)):
             yield from _compared(f"{place}[{index}]", *pair)
     elif not (wanted == got and isinstance(wanted, bool) == isinstance(got, bool)):
-        yield Difference(place, wanted, got)
+        yield FieldDiff(place, wanted, got)
 
 
 def _texts(wanted: object, got: object) -> tuple[str, str]:

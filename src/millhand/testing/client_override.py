@@ -26,7 +26,7 @@ from millhand.driver.protocol import Driver, Executor, Listener
 from millhand.errors import ConfigError
 from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
 from millhand.sync_client import SyncClient
-from millhand.testing.clock import LateClock
+from millhand.testing.clock import NotBeforeClock
 
 T = TypeVar("T")
 
@@ -38,21 +38,21 @@ COPIED_NOW = b"now"
 AnyClient = Client | SyncClient
 
 
-class BoundDriver:
+class OverrideDriver:
     """A driver whose statements are dated by `now` and, with a `tx`, whose pool is that transaction."""
 
     def __init__(self, driver: Driver, now: Now, tx: object | None) -> None:
         self._driver = driver
         self.now = now
-        self.pool: Executor = DatedExecutor(driver.pool, now)
+        self.pool: Executor = ClockedExecutor(driver.pool, now)
         self.schema = driver.schema
         self.tx = tx
         if tx is not None:
-            self.pool = LentExecutor(self.executor(tx))
+            self.pool = SavepointPool(self.executor(tx))
 
     def executor(self, tx: object) -> Executor:
         """Return an executor in a transaction of the caller's, the test's or another. Raises: as the driver's."""
-        return DatedExecutor(self._driver.executor(tx), self.now)
+        return ClockedExecutor(self._driver.executor(tx), self.now)
 
     def listener(self) -> Listener:
         """Return a listener of the driver's."""
@@ -72,7 +72,7 @@ class BoundDriver:
         await self._driver.close()
 
 
-class DatedExecutor:
+class ClockedExecutor:
     """An executor that puts `now` into every statement that would take the database's."""
 
     __slots__ = ("_executor", "_now")
@@ -108,10 +108,10 @@ class DatedExecutor:
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:
         async with self._executor.begin() as executor:
-            yield DatedExecutor(executor, self._now)
+            yield ClockedExecutor(executor, self._now)
 
 
-class LentExecutor:
+class SavepointPool:
     """
     One transaction that passes for a pool: any number of words at once, which wait for each other.
 
@@ -160,7 +160,7 @@ class LentExecutor:
 
 
 @contextlib.contextmanager
-def bound_to(client: AnyClient, clock: Clock, tx: object | None) -> Iterator[None]:
+def override_client(client: AnyClient, clock: Clock, tx: object | None) -> Iterator[None]:
     """
     Have everything that `client` says dated by `clock` and, with `tx`, said in that transaction; then as before.
 
@@ -172,8 +172,8 @@ def bound_to(client: AnyClient, clock: Clock, tx: object | None) -> Iterator[Non
             "without, or not at all"
         )
     before = dict(vars(client))
-    driver = BoundDriver(client._driver, clock.now, tx)  # noqa: SLF001 - so the client itself speaks
-    client._speak(driver, dataclasses.replace(client.config, clock=clock))  # noqa: SLF001 - made for that
+    driver = OverrideDriver(client._driver, clock.now, tx)  # noqa: SLF001 - so the client itself speaks
+    client._bind_driver(driver, dataclasses.replace(client.config, clock=clock))  # noqa: SLF001 - made for that
     spoken = {name for name, value in vars(client).items() if before.get(name) is not value}
     try:
         yield
@@ -181,7 +181,7 @@ def bound_to(client: AnyClient, clock: Clock, tx: object | None) -> Iterator[Non
         vars(client).update({name: before[name] for name in spoken})
 
 
-def executor_of(client: Client) -> Executor:
+def transaction_executor(client: Client) -> Executor:
     """Return the test's transaction itself, for what nobody else says at the same time; without one, the pool."""
     driver = client._driver  # noqa: SLF001 - as above
     tx = getattr(driver, "tx", None)
@@ -189,18 +189,18 @@ def executor_of(client: Client) -> Executor:
 
 
 @contextlib.asynccontextmanager
-async def binding(client: Client, tx: object | None) -> AsyncIterator[None]:
+async def ensure_override(client: Client, tx: object | None) -> AsyncIterator[None]:
     """Bind `client` as it is, by its own clock; nothing changes for one that is bound already, unless `tx` is another."""
     driver = client._driver  # noqa: SLF001 - as above
-    if isinstance(driver, BoundDriver) and (tx is None or tx is driver.tx):
+    if isinstance(driver, OverrideDriver) and (tx is None or tx is driver.tx):
         yield
         return
     clock = client.config.clock
     if isinstance(clock, SystemClock):
         executor = driver.pool if tx is None else driver.executor(tx)
         [row] = await executor.fetch("SELECT clock_timestamp() AS now")
-        clock = LateClock(clock, row["now"])
-    with bound_to(client, clock, tx):
+        clock = NotBeforeClock(clock, row["now"])
+    with override_client(client, clock, tx):
         yield
 
 

@@ -29,13 +29,13 @@ from millhand.driver.blocking import now
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
-from millhand.testing.bound import BoundDriver, LentExecutor
+from millhand.testing.client_override import OverrideDriver, SavepointPool
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Caller(Threads):
+class CallingThread(Threads):
     """
     The calling thread as something to which calls can be handed, while it waits in `run`.
 
@@ -112,7 +112,7 @@ class Caller(Threads):
         return await main()
 
 
-class Desk(Client):
+class SyncTestClient(Client):
     """The client that jobs of a synchronous test are given."""
 
     @property
@@ -124,33 +124,33 @@ class Desk(Client):
         )
 
 
-class FerryDriver(BoundDriver):
+class CallingThreadDriver(OverrideDriver):
     """
     A bound driver that blocks, for a client in the event loop beside: what is said is said by the calling thread.
 
     `threads` is where plain functions run.
     """
 
-    def __init__(self, driver: BoundDriver, caller: Caller) -> None:
+    def __init__(self, driver: OverrideDriver, caller: CallingThread) -> None:
         super().__init__(driver, driver.now, None)
         self.threads = caller
         self.tx = driver.tx
         executor = driver.pool if driver.tx is None else driver.executor(driver.tx)
-        self.pool = FerryExecutor(executor, caller)
+        self.pool = CallingThreadExecutor(executor, caller)
         if driver.tx is not None:
-            self.pool = LentExecutor(self.pool)
+            self.pool = SavepointPool(self.pool)
 
     def executor(self, tx: object) -> Executor:
         """Return an executor in a transaction of the caller's. Raises: as the driver's."""
-        return FerryExecutor(super().executor(tx), self.threads)
+        return CallingThreadExecutor(super().executor(tx), self.threads)
 
 
-class FerryExecutor:
+class CallingThreadExecutor:
     """An executor that blocks, for the event loop beside."""
 
     __slots__ = ("_caller", "_executor")
 
-    def __init__(self, executor: Executor, caller: Caller) -> None:
+    def __init__(self, executor: Executor, caller: CallingThread) -> None:
         self._caller = caller
         self._executor = executor
 
@@ -185,7 +185,7 @@ class FerryExecutor:
         block = self._executor.begin()
         inside = await self._caller.hand(lambda: _entered(block))
         try:
-            yield FerryExecutor(inside, self._caller)
+            yield CallingThreadExecutor(inside, self._caller)
         except BaseException as error:
             await self._caller.hand(functools.partial(_left, block, error))
             raise

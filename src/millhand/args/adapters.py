@@ -1,0 +1,127 @@
+"""
+Adapters of args classes: values of a class to plain JSON values, and JSON text back to values.
+
+Dataclasses, msgspec Structs and attrs classes use msgspec. Pydantic models use pydantic, which is imported only for a
+model, and which decides itself how strictly it reads, how it writes instants, and in which order it writes maps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+import msgspec.inspect
+
+from millhand.args.decode_errors import describe_msgspec_error, describe_pydantic_error
+from millhand.args.fast_json import fast_encode
+from millhand.errors import InvalidJob
+from millhand.job import Json
+
+ArgsType = Any  # an args class, or any other type that `Job[…]` takes
+ArgsValue = Any  # a value of such a type
+
+
+class Adapter(Protocol):
+    """Encodes and decodes the values of one args class."""
+
+    def fast_encode(self, args: object) -> str | None:
+        """Return the JSON text of `args`, or None if it must be encoded from plain values."""
+        ...
+
+    def to_plain(self, args: object) -> Json:
+        """Return `args` as plain JSON values."""
+        ...
+
+    def decode(self, encoded: str, subject: str) -> ArgsValue:
+        """Return the value of a JSON text. Raises: InvalidJob; the message begins with `subject`."""
+        ...
+
+    def check_lines(self, lines: str) -> bool:
+        """Decode one value a line and return True; return False if each must be decoded by itself."""
+        ...
+
+
+@functools.lru_cache(maxsize=1024)
+def adapter_of(args_type: ArgsType) -> Adapter:
+    """Return the adapter of an args class. Raises: TypeError if nothing can be decoded into it."""
+    is_pydantic = hasattr(args_type, "__pydantic_validator__")
+    return _PydanticAdapter(args_type) if is_pydantic else _MsgspecAdapter(args_type)
+
+
+class _MsgspecAdapter:
+    __slots__ = ("_decode", "_decode_lines", "_type")
+
+    def __init__(self, args_type: ArgsType) -> None:
+        unsupported = next(_unsupported_classes(msgspec.inspect.type_info(args_type), set()), None)
+        if unsupported is not None:
+            raise TypeError(f"nothing can be decoded into {_type_name(unsupported)}")
+        self._type = args_type
+        self._decode = msgspec.json.Decoder(args_type).decode
+        self._decode_lines = msgspec.json.Decoder(args_type).decode_lines
+
+    def fast_encode(self, args: object) -> str | None:
+        return fast_encode(args)
+
+    def to_plain(self, args: object) -> Json:
+        return msgspec.to_builtins(args, builtin_types=(datetime,), str_keys=True, order="deterministic")
+
+    def decode(self, encoded: str, subject: str) -> ArgsValue:
+        try:
+            return self._decode(encoded)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            reason = describe_msgspec_error(error)
+            raise InvalidJob(f"{subject} must decode as {_type_name(self._type)}, got: {reason}") from error
+
+    def check_lines(self, lines: str) -> bool:
+        self._decode_lines(lines)
+        return True
+
+
+class _PydanticAdapter:
+    __slots__ = ("_adapter", "_type")
+
+    def __init__(self, args_type: ArgsType) -> None:
+        from pydantic import TypeAdapter  # noqa: PLC0415 - pydantic is optional
+
+        self._type = args_type
+        self._adapter = TypeAdapter(args_type)
+
+    def fast_encode(self, args: object) -> str | None:
+        return None  # only pydantic knows what the model's serializers return
+
+    def to_plain(self, args: object) -> Json:
+        return self._adapter.dump_python(args, mode="json", by_alias=True, warnings="error")
+
+    def decode(self, encoded: str, subject: str) -> ArgsValue:
+        try:
+            return self._adapter.validate_json(encoded)
+        except ValueError as error:
+            reason = describe_pydantic_error(error, self._adapter) or str(error)
+            raise InvalidJob(f"{subject} must decode as {_type_name(self._type)}, got: {reason}") from error
+
+    def check_lines(self, lines: str) -> bool:
+        return False
+
+
+def _unsupported_classes(info: object, seen: set[int]) -> Iterator[type]:
+    """Yield the classes in a type that msgspec can decode only with a hook, which Millhand does not set."""
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    if isinstance(info, msgspec.inspect.CustomType):
+        yield info.cls
+    if isinstance(info, tuple):
+        inner: Iterable[object] = info
+    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        inner = (getattr(info, name) for name in info.__struct_fields__)
+    else:
+        return
+    for item in inner:
+        yield from _unsupported_classes(item, seen)
+
+
+def _type_name(args_type: ArgsType) -> str:
+    return getattr(args_type, "__qualname__", None) or str(args_type)

@@ -1,0 +1,66 @@
+"""The fields of args classes, by their names in JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Annotated, Any
+
+import msgspec
+
+from millhand.args.adapters import ArgsType
+
+
+class JsonField(msgspec.Struct, frozen=True):
+    """
+    One field of an args class.
+
+    Args:
+        name: Its name in JSON.
+        classes: The classes in its type that have fields themselves.
+        annotations: The further arguments of `Annotated[…]`.
+    """
+
+    name: str
+    classes: tuple[Any, ...]
+    annotations: tuple[Any, ...]
+
+
+def json_fields(args_type: ArgsType) -> list[JsonField]:
+    """Return the fields of an args class; none if `args_type` is no class with fields."""
+    return [_json_field(name, hint, annotations) for name, hint, annotations in _typed_fields(args_type)]
+
+
+def _typed_fields(args_type: ArgsType) -> list[tuple[str, Any, tuple[Any, ...]]]:
+    if isinstance(args_type, type) and issubclass(args_type, msgspec.Struct):
+        return [(field.encode_name, field.type, ()) for field in msgspec.structs.fields(args_type)]
+    if hasattr(args_type, "model_fields"):
+        return [
+            (field.serialization_alias or field.alias or name, field.annotation, tuple(field.metadata))
+            for name, field in args_type.model_fields.items()
+        ]
+    is_attrs = hasattr(args_type, "__attrs_attrs__")
+    if not is_attrs and not dataclasses.is_dataclass(args_type):
+        return []
+    fields = args_type.__attrs_attrs__ if is_attrs else dataclasses.fields(args_type)
+    hints = typing.get_type_hints(args_type, include_extras=True)
+    return [(field.name, hints[field.name], ()) for field in fields]
+
+
+def _json_field(name: str, hint: ArgsType, annotations: tuple[Any, ...]) -> JsonField:
+    origin: object = typing.get_origin(hint)
+    if origin is Annotated:
+        hint, *more = typing.get_args(hint)
+        annotations = (*annotations, *more)
+        origin = typing.get_origin(hint)
+    is_union = origin is typing.Union or origin is types.UnionType
+    members = typing.get_args(hint) if is_union else (hint,)
+    return JsonField(name, tuple(member for member in members if _has_fields(member)), annotations)
+
+
+def _has_fields(cls: ArgsType) -> bool:
+    is_known = (
+        dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__") or hasattr(cls, "model_fields")
+    )
+    return isinstance(cls, type) and (is_known or issubclass(cls, msgspec.Struct))
