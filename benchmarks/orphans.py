@@ -156,7 +156,7 @@ def served(
 
 
 def _put(bucket: S3Bucket, key: str) -> None:
-    bucket.client.put_object(**bucket.target(key), Body=b"x")
+    bucket.client.put_object(**bucket.object_params(key), Body=b"x")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from millhand.insert_opts import InsertOpts
 from millhand.jobs import OrphanCleanup, add_orphan_cleanup
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource
 from millhand.storage import ObjectStore, open_store
-from millhand.storage.directory import DirectoryStore
+from millhand.storage.directory_store import BlockingDirectoryStore
+from millhand.storage.threaded_store import ThreadedStore
 from millhand.worker import Workers
 
 LOGGER = "millhand.jobs.orphan_cleanup"
@@ -180,7 +181,7 @@ async def test_orphan_cleanups_do_not_pile_up(schema_driver: AsyncpgDriver, stor
     assert (cleanup.id, cleanup.run_on_start, opts.max_attempts) == ("orphan_cleanup", True, 3)
 
 
-class Elsewhere(DirectoryStore):
+class Elsewhere(ThreadedStore):
     """A directory that passes for a bucket on a server, for only such are listed in partitions."""
 
     @property
@@ -198,7 +199,9 @@ async def test_orphan_cleanup_asks_other_workers_for_help(
     """With helpers, a run inserts so many jobs by which others share it, and counts all there is whoever did it."""
     config = OrphansConfig(sources=(uploads,), partitions=1, helpers=2, split_at=("a", "m", "z"))
     workers = Workers()
-    cleanup = add_orphan_cleanup(workers, schema_driver.pool, Elsewhere(tmp_path / "bucket"), config)
+    cleanup = add_orphan_cleanup(
+        workers, schema_driver.pool, Elsewhere(BlockingDirectoryStore(tmp_path / "bucket")), config
+    )
     settings = Config(
         periodic_jobs=[cleanup], queues={"default": 3}, schema=schema_driver.schema, workers=workers
     )

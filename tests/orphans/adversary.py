@@ -121,8 +121,8 @@ class ChaosStore:
     async def get(self, key: str) -> bytes:
         return await self._store.get(key)
 
-    async def get_above(self, key: str) -> Sequence[bytes]:
-        return await self._store.get_above(key)
+    async def get_from_parents(self, key: str) -> Sequence[bytes]:
+        return await self._store.get_from_parents(key)
 
     async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         return await self._store.put(key, data, if_absent=if_absent)

@@ -21,7 +21,7 @@ from world import World
 from millhand.errors import DriverError
 from millhand.orphans import recall, restore
 from millhand.storage import ObjectNotFound, ObjectStore
-from millhand.storage.s3 import S3Store
+from millhand.storage.s3_bucket import S3Bucket
 
 FOREIGN = ("cache/kept", "cache/a.b")  # below an excluded prefix, with no row
 DERIVED = "variants/{key}/*"
@@ -100,7 +100,7 @@ class RaceApp(App):
     @property
     def has_parts(self) -> bool:
         """Whether the store takes uploads in parts."""
-        return isinstance(self.store, S3Store)
+        return isinstance(getattr(self.store, "blocking", None), S3Bucket)
 
     @property
     def store(self) -> ObjectStore:
@@ -254,11 +254,10 @@ class RaceApp(App):
         return str(answer["ETag"])
 
     async def _bucket(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
-        assert isinstance(self.store, S3Store)
         self.world.num_words += 1
-        bucket = self.store._bucket
+        bucket: S3Bucket = self.store.blocking  # type: ignore[attr-defined]
         call = getattr(bucket.client, operation)
-        return await asyncio.to_thread(call, **bucket.target(key), **arguments)  # type: ignore[no-any-return]
+        return await asyncio.to_thread(call, **bucket.object_params(key), **arguments)  # type: ignore[no-any-return]
 
     # Where things are.
 

@@ -189,7 +189,7 @@ async def test_rule_23_a_locked_object_is_skipped_and_holds_nobody_up(
     world, bucket = locked, bucket_of(locked.store)
 
     async def hold(status: str) -> None:
-        target = bucket.target("held after")
+        target = bucket.object_params("held after")
         bucket.client.put_object_legal_hold(**target, LegalHold={"Status": status}, VersionId=str(hidden))
         # This server dates anew what it holds, as S3 does not: the ledger is told.
         versions = [one async for page in world.store.list_versions(prefix="held after") for one in page]
@@ -201,7 +201,7 @@ async def test_rule_23_a_locked_object_is_skipped_and_holds_nobody_up(
     for key in ("held after", "free"):
         await world.put(key)
     hidden = (await world.store.head("held after")).version
-    target = bucket.target("held before")
+    target = bucket.object_params("held before")
     bucket.client.put_object(**target, Body=b"held before", ObjectLockLegalHoldStatus="ON")
 
     taken = await world.runs(2 * HOUR, WEEK)
@@ -274,7 +274,7 @@ async def test_freeframe_251_an_upload_that_still_gets_parts_is_not_aged_by_its_
     number = 1
     while True:
         number += 1
-        of.client.upload_part(**of.target("slow"), UploadId=upload_id, PartNumber=number, Body=b"more")
+        of.client.upload_part(**of.object_params("slow"), UploadId=upload_id, PartNumber=number, Body=b"more")
         (upload,) = [one async for page in world.store.list_uploads() for one in page]
         if await world.store.upload_touched_at(upload) > begun.initiated_at + timedelta(seconds=1):
             break

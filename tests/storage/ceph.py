@@ -1,8 +1,8 @@
 """
-Ceph's object gateway, the real one, on one monitor and one store in memory: the reference for order and versions.
+Ceph's object gateway on one monitor and one in-memory store: the reference for order and versions.
 
-It stands in two seconds, needs no root and no systemd, and listens on loopback alone. All four programs run in the
-foreground as children of this process; the store ends by SIGKILL only.
+It starts in two seconds, needs no root and no systemd, and listens on loopback only. All four programs run in the
+foreground as children of this process. Only SIGKILL stops the store.
 
 Source: Ceph documentation, "Manual Deployment", "Monitor Config Reference", "Ceph Object Gateway Config Reference".
 """
@@ -64,7 +64,7 @@ debug rgw = 0
 
 @contextlib.contextmanager
 def rgw() -> Iterator[str]:
-    """A gateway with one user, who has the credentials of the tests. Yields its endpoint."""
+    """Run a gateway with one user and the credentials of the tests, and yield its endpoint."""
     lacking = [program for program in PROGRAMS if shutil.which(program) is None]
     if lacking:
         missing("rgw", f"{', '.join(lacking)} not installed; run: apt-get install {PACKAGES}")
@@ -115,7 +115,7 @@ def _make_keys(here: Path) -> None:
 
 
 def _classes() -> Path:
-    """Return where the object classes lie, which is below a directory named for the machine."""
+    """Return the directory of the object classes, which is named for the machine."""
     for root in CLASSES:
         for found in sorted(Path(root).glob("**/rados-classes")):
             return found

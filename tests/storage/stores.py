@@ -1,4 +1,4 @@
-"""What the contract suite knows of each store that it runs on, and the keys that it tries."""
+"""What the contract suite expects of each store, and the keys that it tries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from servers import START_SECONDS
 
 from millhand.storage import ObjectStore, StoreError
-from millhand.storage.s3 import S3Store
 from millhand.storage.s3_bucket import S3Bucket
+from millhand.storage.threaded_store import ThreadedStore
 
-# Keys that somebody has really used, and that some server or client has really got wrong.
-ODD_KEYS = (
+# Keys from real buckets that some server or client handled wrongly.
+UNUSUAL_KEYS = (
     "plain",
     "a/b",
     "a.b",
@@ -62,11 +62,11 @@ ODD_KEYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a server: what it claims after a probe, and the keys that it holds under another name."""
+    """What we know of a server: its capabilities, and the keys that it stores under another name."""
 
     has_conditional_delete: bool = True
     has_exact_start_after: bool = True
-    has_policies: bool = False  # of a bucket, that bind its owner too
+    has_policies: bool = False  # bucket policies that bind the owner too
     has_uploads: bool = True
     is_ordered: bool = True
     altered_keys: frozenset[str] = frozenset()
@@ -74,7 +74,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A store that is empty, a second one that keeps versions if there are such, and what is known of the server."""
+    """An empty store, a second one that keeps versions if the server can, and what we know of the server."""
 
     store: ObjectStore
     facts: Facts = field(default_factory=Facts)
@@ -82,34 +82,35 @@ class Place:
 
 
 DIRECTORY = Facts(has_uploads=False)
-# SeaweedFS keeps objects in a tree of directories: it lists by component, and an empty component is none.
+# SeaweedFS keeps objects in a tree of directories: it lists by path part and drops empty parts.
 SEAWEED = Facts(
     has_exact_start_after=False,
     is_ordered=False,
     altered_keys=frozenset(("a//b", "/leading", "//", "double//", "trailing/", "back\\slash")),
 )
-# Ceph's gateway passes over If-Match on a delete, and deletes.
+# Ceph's gateway ignores If-Match on a delete.
 RGW = Facts(has_conditional_delete=False, has_policies=True)
 EMULATOR = Facts()
 
 
 def deny_deletes(store: ObjectStore, key: str) -> None:
-    """Have the server refuse that one key is deleted, for as long as the bucket has no other policy."""
+    """Deny the deletion of one key until the bucket gets another policy."""
     bucket = bucket_of(store)
-    resource = f"arn:aws:s3:::{bucket.name}/{bucket.target(key)['Key']}"
+    resource = f"arn:aws:s3:::{bucket.name}/{bucket.object_params(key)['Key']}"
     denied = {"Action": ["s3:DeleteObject"], "Effect": "Deny", "Principal": "*", "Resource": [resource]}
     policy = {"Statement": [denied], "Version": "2012-10-17"}
     bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
 
 
 def bucket_of(store: ObjectStore) -> S3Bucket:
-    """Return what is behind a store on a server, for what no store does: beginning an upload."""
-    assert isinstance(store, S3Store)
-    return store._bucket
+    """Return the bucket of a store, for calls that no store offers."""
+    assert isinstance(store, ThreadedStore)
+    assert isinstance(store.blocking, S3Bucket)
+    return store.blocking
 
 
 def wait_until_ready(bucket: S3Bucket) -> None:
-    """Wait until a server takes objects and lists; some do a second after they began to answer."""
+    """Wait until a server takes objects and lists them. Some need a second after their first response."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -124,9 +125,9 @@ def wait_until_ready(bucket: S3Bucket) -> None:
 
 
 async def begin_upload(store: ObjectStore, key: str, *parts: bytes) -> str:
-    """Begin an upload in parts, as an application does, and return its id."""
+    """Begin a multipart upload, as an application does, and return its id."""
     bucket = bucket_of(store)
-    begun = await asyncio.to_thread(bucket.client.create_multipart_upload, **bucket.target(key))
+    begun = await asyncio.to_thread(bucket.client.create_multipart_upload, **bucket.object_params(key))
     for number, part in enumerate(parts, 1):
         await put_part(store, key, begun["UploadId"], number, part)
     return str(begun["UploadId"])
@@ -136,5 +137,9 @@ async def put_part(store: ObjectStore, key: str, upload_id: str, number: int, pa
     """Send one part of an upload."""
     bucket = bucket_of(store)
     await asyncio.to_thread(
-        bucket.client.upload_part, **bucket.target(key), Body=part, PartNumber=number, UploadId=upload_id
+        bucket.client.upload_part,
+        **bucket.object_params(key),
+        Body=part,
+        PartNumber=number,
+        UploadId=upload_id,
     )

@@ -28,10 +28,10 @@ from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.orphans.ledger import database_facts
 from millhand.storage import ObjectExists, ObjectNotFound, ObjectStore, StoreError
-from millhand.storage.protocol import OUR_PREFIX
+from millhand.storage.protocol import RESERVED_PREFIX
 from millhand.store.query import Query, Row, parse_none
 
-MARKER = f"{OUR_PREFIX}binding.json"
+MARKER = f"{RESERVED_PREFIX}binding.json"
 REMEDY = "if this database is to judge the bucket from now on, run: millhand orphans bind"
 
 
@@ -112,7 +112,7 @@ async def read_binding(executor: Executor, store: ObjectStore, *, is_lenient: bo
     database, name = await executor.run(_identity())
     bond = await executor.run(_bond_get(store.url))
     marker = await _read_marker(store, is_lenient=is_lenient)
-    above = [_parse_marker(text) for text in await store.get_above(MARKER)]
+    above = [_parse_marker(text) for text in await store.get_from_parents(MARKER)]
     foreign = await _foreign(executor, above, database=database, known=marker.beside if marker else ())
     return Binding(above=foreign, bond=bond, database=database, marker=marker, name=name)
 

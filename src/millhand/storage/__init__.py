@@ -1,4 +1,4 @@
-"""Whoever keeps the bytes: one protocol, a directory or an S3-compatible server behind it."""
+"""Object stores: one interface for a directory and for S3-compatible servers."""
 
 from __future__ import annotations
 

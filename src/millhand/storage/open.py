@@ -1,4 +1,4 @@
-"""From a URL to an object store."""
+"""Open an object store by its URL."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from millhand.errors import ConfigError
-from millhand.storage.directory import DirectoryStore
+from millhand.storage.directory_store import BlockingDirectoryStore
 from millhand.storage.protocol import ObjectStore
+from millhand.storage.threaded_store import ThreadedStore
 
 S3_OPTIONS = ("endpoint_url", "path_style", "region")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -18,37 +19,37 @@ BOOLEANS = {"true": True, "false": False}
 
 def open_store(url: str, *, create: bool = False) -> ObjectStore:
     """
-    Return the store that `url` names: `file:///srv/media`, `file:./media`, a plain path, or `s3://bucket/prefix`.
+    Return the store at `url`: `file:///srv/media`, `file:./media`, a plain path, or `s3://bucket/prefix`.
 
-    The last takes options: `s3://bucket/prefix?endpoint_url=http://127.0.0.1:8333&region=eu-west-1&path_style=true`.
-    Nothing is read or connected yet; with `create`, a directory that does not exist is made.
+    S3 takes options: `s3://bucket/prefix?endpoint_url=http://127.0.0.1:8333&region=eu-west-1&path_style=true`.
+    The call does not connect. With `create`, it makes a missing directory.
 
-    Raises: ConfigError, for a URL that names no store.
+    Raises: ConfigError, for an invalid URL.
     """
     if not url.strip():
-        raise _bad(url, "must name a directory or a bucket", "write file:./bucket or s3://bucket")
+        raise _url_error(url, "must name a directory or a bucket", "write file:./bucket or s3://bucket")
     if url.startswith("s3:"):
         return _open_s3(url)
-    path = _path_of(url)
+    path = _directory_path(url)
     if create:
         path.mkdir(parents=True, exist_ok=True)
     elif path.exists() and not path.is_dir():
-        raise _bad(url, "must name a directory", "it is a file")
-    return DirectoryStore(path)
+        raise _url_error(url, "must name a directory", "it is a file")
+    return ThreadedStore(BlockingDirectoryStore(path))
 
 
-def _path_of(url: str) -> Path:
+def _directory_path(url: str) -> Path:
     if not url.startswith("file:"):
         if SCHEME.match(url):
-            raise _bad(url, "must begin with file: or s3:", "write file:./bucket or s3://bucket")
+            raise _url_error(url, "must begin with file: or s3:", "write file:./bucket or s3://bucket")
         return Path(url).expanduser()
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise _bad(url, "must name no host", f"write file:///{parts.netloc}{parts.path}")
+        raise _url_error(url, "must name no host", f"write file:///{parts.netloc}{parts.path}")
     if parts.query or parts.fragment:
-        raise _bad(url, "takes no options", "percent-encode ? and # in a path")
+        raise _url_error(url, "takes no options", "percent-encode ? and # in a path")
     if not parts.path:
-        raise _bad(url, "must name a directory", "write file:./bucket")
+        raise _url_error(url, "must name a directory", "write file:./bucket")
     return Path(unquote(parts.path))
 
 
@@ -59,41 +60,38 @@ def _open_s3(url: str) -> ObjectStore:
             "storage url must hold no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if not BUCKET.fullmatch(parts.netloc):
-        raise _bad(url, "must name a bucket", "write s3://bucket or s3://bucket/prefix")
+        raise _url_error(url, "must name a bucket", "write s3://bucket or s3://bucket/prefix")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - set(S3_OPTIONS)):
-        raise _bad(url, f"has options {', '.join(S3_OPTIONS)} only", f"mend {', '.join(map(repr, unknown))}")
+        remedy = f"remove or correct {', '.join(map(repr, unknown))}"
+        raise _url_error(url, f"has options {', '.join(S3_OPTIONS)} only", remedy)
     endpoint_url = options.get("endpoint_url") or None
     if endpoint_url is not None and urlsplit(endpoint_url).scheme not in ("http", "https"):
-        raise _bad(url, "must have an endpoint_url of http or https", "write endpoint_url=https://host:port")
+        rule = "must have an endpoint_url of http or https"
+        raise _url_error(url, rule, "write endpoint_url=https://host:port")
     path_style = options.get("path_style", "false" if endpoint_url is None else "true")
     if path_style not in BOOLEANS:
-        raise _bad(url, "must have a path_style of true or false", f"mend {path_style!r}")
+        raise _url_error(url, "must have a path_style of true or false", f"correct {path_style!r}")
     try:
-        from millhand.storage.s3 import S3Store  # noqa: PLC0415 - the extra may be missing
-        from millhand.storage.s3_bucket import S3Bucket  # noqa: PLC0415
+        from millhand.storage.s3_client import NUM_THREADS  # noqa: PLC0415 - the extra may be missing
+        from millhand.storage.s3_store import BlockingS3Store  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "botocore":
             raise
         raise ConfigError(
             f"storage url {url!r} needs botocore, which is not installed; run: pip install 'millhand[s3]'"
         ) from error
-    return S3Store(
-        S3Bucket(
-            parts.netloc,
-            _root_of(unquote(parts.path)),
-            endpoint_url=endpoint_url,
-            is_path_style=BOOLEANS[path_style],
-            region=options.get("region") or None,
-        )
+    # A root ends with a slash, so that `images` never matches `images2`.
+    root = unquote(parts.path).removeprefix("/")
+    bucket = BlockingS3Store(
+        parts.netloc,
+        root if not root or root.endswith("/") else root + "/",
+        endpoint_url=endpoint_url,
+        is_path_style=BOOLEANS[path_style],
+        region=options.get("region") or None,
     )
+    return ThreadedStore(bucket, num_threads=NUM_THREADS)
 
 
-def _root_of(path: str) -> str:
-    """Return the prefix that a path names: with its slash, so that `images` never matches `images2`."""
-    root = path.removeprefix("/")
-    return root if not root or root.endswith("/") else root + "/"
-
-
-def _bad(url: str, rule: str, remedy: str) -> ConfigError:
+def _url_error(url: str, rule: str, remedy: str) -> ConfigError:
     return ConfigError(f"storage url {rule}, got {url!r}; {remedy}")

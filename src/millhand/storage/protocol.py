@@ -1,9 +1,9 @@
 """
-What keeps the bytes: an object store, spoken to by key.
+The interface of every object store, its values and its errors.
 
-A key is any text of 1 … 1,024 UTF-8 bytes; a store that cannot hold one says `InvalidKey`, it never alters it. Two
-objects are the same only if key, etag and modification time agree: an overwrite with equal bytes keeps the etag of
-most servers. Keys under `.millhand/` are ours: quarantine, probes, unfinished writes.
+A key is any text of 1 to 1,024 UTF-8 bytes. A store never alters a key; it raises `InvalidKey` if it cannot hold one.
+Two objects are the same only if key, etag and modification time agree: on most servers an overwrite with equal bytes
+keeps the etag. Keys under `.millhand/` are reserved for Millhand: quarantine, probes, unfinished writes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Protocol
 from millhand.errors import MillhandError
 
 MAX_KEY_BYTES = 1_024
-OUR_PREFIX = ".millhand/"
-PAGE_SIZE = 1_000  # what S3 gives at most
+RESERVED_PREFIX = ".millhand/"
+PAGE_SIZE = 1_000  # the largest page of S3
 
 
 class StoreError(MillhandError):
-    """The object store refused an operation or did not answer. The client's own error is the cause."""
+    """The object store refused an operation or did not answer. `__cause__` is the original error."""
 
     def __init__(
         self, operation: str, reason: str, *, key: str | None = None, is_denied: bool = False
@@ -36,44 +36,44 @@ class StoreError(MillhandError):
 
 
 class ObjectNotFound(StoreError):
-    """There is no object with the key."""
+    """No object has this key."""
 
     def __init__(self, operation: str, key: str) -> None:
         super().__init__(operation, "no such object", key=key)
 
 
 class ObjectChanged(StoreError):
-    """The object is no longer the one that the caller saw; nothing was done."""
+    """The object changed since the caller read it; nothing was done."""
 
     def __init__(self, operation: str, key: str) -> None:
-        super().__init__(operation, "another object than the one that was seen", key=key)
+        super().__init__(operation, "an object that changed since it was read", key=key)
 
 
 class ObjectLocked(StoreError):
-    """A legal hold or a retention lock keeps the object; nothing was done."""
+    """A legal hold or a retention lock protects the object; nothing was done."""
 
     def __init__(self, operation: str, key: str) -> None:
         super().__init__(operation, "an object under legal hold or retention", key=key)
 
 
 class ObjectExists(StoreError):
-    """There is an object with the key, and it must not be overwritten; nothing was done."""
+    """An object has this key and must not be overwritten; nothing was done."""
 
     def __init__(self, operation: str, key: str) -> None:
-        super().__init__(operation, "an object that is already there", key=key)
+        super().__init__(operation, "an object that already exists", key=key)
 
 
 class InvalidKey(StoreError, ValueError):
-    """The store cannot hold an object of this name."""
+    """The store cannot hold an object under this key."""
 
 
 class ListingBroken(StoreError):
-    """A listing contradicts itself, so nothing may be concluded from it."""
+    """A listing contradicts itself, so it proves nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """One object as its store describes it; `is_locked` (legal hold, retention) is known after `head` only."""
+    """One object as its store describes it. Only `head` fills `is_locked` (legal hold, retention)."""
 
     key: str
     size: int
@@ -83,16 +83,16 @@ class ObjectInfo:
     version: str | None = None
 
     def is_same_as(self, other: ObjectInfo) -> bool:
-        """Whether both describe one object; equal bytes put again have the same etag, but another time."""
+        """Return whether both describe one object. Equal bytes put again keep the etag but get a new time."""
         return (self.etag, self.size, self.modified_at) == (other.etag, other.size, other.modified_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectVersion:
     """
-    One version of an object, or a marker that one was deleted; of a key, at most one is the latest.
+    One version of an object, or a delete marker. At most one version of a key is the latest.
 
-    Where a store keeps no versions, each object is its own only version.
+    In a store without versions, each object is its own only version.
     """
 
     key: str
@@ -106,7 +106,7 @@ class ObjectVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """An upload in parts that is neither completed nor aborted."""
+    """A multipart upload that is neither completed nor aborted."""
 
     key: str
     upload_id: str
@@ -116,11 +116,11 @@ class Upload:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectPage:
     """
-    Some objects in the order in which the store listed them, in columns.
+    Some objects in the order of the listing, as columns.
 
-    A pass over millions of objects looks at keys and sizes; the few that matter are described one by one.
+    A scan over millions of objects reads keys and sizes only; `describe` builds the `ObjectInfo` of one index.
 
-    Shape: `keys` and `sizes` are of one length; `num_skipped` things in between are no objects (links, other files).
+    Shape: `keys` and `sizes` have one length. `num_skipped` counts entries that are no objects (links, other files).
     """
 
     describe: Callable[[int], ObjectInfo]
@@ -132,10 +132,10 @@ class ObjectPage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """
-    What a store was seen to do, by `ObjectStore.probe`.
+    What a store does in fact, as tried by `ObjectStore.probe`.
 
-    A server that ignores `If-Match` deletes all the same, so a condition is only worth something where it was tried.
-    `has_versions` says that a delete leaves the object behind a marker.
+    A server that ignores `If-Match` deletes anyway, so only a tried condition can be relied on. With `has_versions`, a
+    delete keeps the object behind a delete marker.
     """
 
     has_conditional_delete: bool
@@ -148,18 +148,18 @@ class Capabilities:
 
 class ObjectStore(Protocol):
     """
-    A place for objects. Everything raised is a `StoreError`.
+    A place for objects. Every error is a `StoreError`.
 
     Concurrency: safe from any number of tasks of one event loop.
     """
 
     @property
     def url(self) -> str:
-        """What names this store in logs and in the ledger; without credentials."""
+        """The name of this store in logs and in the ledger, without credentials."""
         ...
 
     async def probe(self) -> Capabilities:
-        """Find out what the store really does, with a few small objects under `.millhand/probe/`, removed after."""
+        """Try what the store does, with a few small objects under `.millhand/probe/` that are deleted afterwards."""
         ...
 
     def list_pages(
@@ -168,58 +168,58 @@ class ObjectStore(Protocol):
         """
         List the objects whose key starts with `prefix` and comes after `start_after`.
 
-        A page that reaches `up_to` may be the last, for a caller who needs no more of a listing in order.
+        The listing may stop after a page that reaches `up_to`.
 
-        Shape: pages of 1 … `page_size` objects; none for an empty listing. In key order (UTF-8 bytes) where the store
-        is ordered. Ours under `.millhand/` are listed only when `prefix` asks for them.
+        Shape: pages of 1 to `page_size` objects; none for an empty listing. In key order (UTF-8 bytes) if the store
+        is ordered. Reserved keys under `.millhand/` are listed only if `prefix` starts with it.
         """
         ...
 
     async def head(self, key: str) -> ObjectInfo:
-        """Describe one object. Raises: ObjectNotFound."""
+        """Return the description of one object. Raises: ObjectNotFound."""
         ...
 
     async def get(self, key: str) -> bytes:
-        """Read one small object. Raises: ObjectNotFound."""
+        """Return the bytes of one small object. Raises: ObjectNotFound."""
         ...
 
-    async def get_above(self, key: str) -> Sequence[bytes]:
+    async def get_from_parents(self, key: str) -> Sequence[bytes]:
         """
-        Read the small objects that have `key` at each place above this store's root, from the top down.
+        Return the small objects named `key` in each parent prefix of this store's root, from the top down.
 
-        What may not be read there is passed over: whoever is confined to a prefix cannot know.
+        Objects that these credentials may not read are left out.
         """
         ...
 
-    async def save(self, key: str, path: Path) -> None:
-        """Write one object, of any size, into a file of ours. Raises: ObjectNotFound."""
+    async def download(self, key: str, path: Path) -> None:
+        """Write one object of any size into a local file. Raises: ObjectNotFound."""
         ...
 
     async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
-        """Write one small object, whole or not at all. Raises: InvalidKey; ObjectExists, if `if_absent`."""
+        """Write one small object atomically. Raises: InvalidKey; ObjectExists, if `if_absent`."""
         ...
 
     async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
         """
-        Delete one object; False says that there was none.
+        Delete one object and return whether there was one.
 
-        Raises: ObjectChanged when it is not `if_same` any more; ObjectLocked.
+        Raises: ObjectChanged if it is no longer `if_same`; ObjectLocked.
         """
         ...
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
-        """Delete objects whatever they are and return the reason for each key that could not be deleted."""
+        """Delete objects without a condition. Return the reason for each key that could not be deleted."""
         ...
 
     async def move(
         self, source: str, target: str, *, if_same: ObjectInfo | None = None, if_absent: bool = False
     ) -> ObjectInfo:
         """
-        Give an object another key, bytes and metadata unchanged; the source goes only when the target is whole.
+        Change the key of an object and keep its bytes and metadata; delete the source once the target is complete.
 
-        A crash in between leaves the object under its old key, its new one or both, never under none.
+        After a crash the object is under its old key, its new key or both, never under neither.
 
-        Raises: ObjectNotFound; ObjectChanged when the source is not `if_same` any more; ObjectLocked; ObjectExists if
+        Raises: ObjectNotFound; ObjectChanged if the source is no longer `if_same`; ObjectLocked; ObjectExists if
         `if_absent`.
         """
         ...
@@ -227,34 +227,34 @@ class ObjectStore(Protocol):
     def list_uploads(
         self, *, prefix: str = "", page_size: int = PAGE_SIZE
     ) -> AsyncIterator[Sequence[Upload]]:
-        """List uploads in parts that are neither completed nor aborted; a store without such has none."""
+        """List multipart uploads that are neither completed nor aborted."""
         ...
 
     async def upload_touched_at(self, upload: Upload) -> datetime:
-        """Return when the newest part of an upload came, or when it began. Raises: ObjectNotFound."""
+        """Return when the newest part of an upload arrived, or when it began. Raises: ObjectNotFound."""
         ...
 
     async def abort_upload(self, upload: Upload) -> bool:
-        """Give an upload up and see that it is gone, late parts included; False says that it was gone before."""
+        """Abort an upload, late parts included, check that it is gone, and return whether it was there."""
         ...
 
     def list_versions(
         self, *, prefix: str = "", page_size: int = PAGE_SIZE
     ) -> AsyncIterator[Sequence[ObjectVersion]]:
-        """List all versions and delete markers of the keys that start with `prefix`, of a key the newest first."""
+        """List all versions and delete markers of keys that start with `prefix`, newest first for each key."""
         ...
 
     async def delete_version(self, key: str, version: str) -> None:
-        """Remove one version for good; without its delete marker, an object is there again. Idempotent."""
+        """Delete one version permanently. Deleting a delete marker brings the object back. Idempotent."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections and threads; idempotent."""
+        """Close connections and threads. Idempotent."""
         ...
 
 
 def check_key(operation: str, key: str, *, root: str = "") -> None:
-    """Raise `InvalidKey` for what is no key anywhere; `root` is what the store puts in front of it."""
+    """Raise `InvalidKey` for a key that no store accepts. `root` is the store's own prefix."""
     try:
         num_bytes = len((root + key).encode())
     except UnicodeEncodeError:

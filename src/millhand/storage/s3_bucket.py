@@ -1,12 +1,11 @@
 """
-One bucket of an S3-compatible server, spoken to by blocking calls.
+The objects of one bucket on an S3-compatible server, by blocking calls.
 
-Credentials, endpoints, signatures, retries and every call but one are botocore's; only a listing's page is read by a
-parser of ours (`s3_listing`).
+botocore makes every call. Only the pages of a listing have a parser of ours (`s3_listing`).
 
-An object is removed in two steps, a look and a delete with `If-Match`. Some servers ignore the condition and delete
-all the same, and no server's etag tells two uploads of equal bytes apart: the look, which compares the modification
-time too, is what protects there. What is left of a window between the two is why orphans are moved, not deleted.
+A conditional delete takes two steps: read the object, then delete it with `If-Match`. The read compares the modification
+time too, because some servers ignore the condition, and no etag distinguishes two uploads of equal bytes. An upload may
+still come between the two steps; that is why the orphan cleanup moves objects before it deletes them.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from millhand.storage.protocol import (
     StoreError,
     check_key,
 )
-from millhand.storage.s3_client import conditionally, make_client, translated
-from millhand.storage.s3_listing import Listing, bare_etag, parse_listing
-from millhand.storage.s3_pages import Pages
+from millhand.storage.s3_client import call_if, make_client, translate_errors
+from millhand.storage.s3_listing import Listing, bare_etag, parse_listing, whole_seconds
+from millhand.storage.s3_pages import PageRequests
 
-SAVE_BYTES = 1024**2  # of an object at a time
-MAX_DELETES = 1_000  # keys of one DeleteObjects
-MAX_COPY_BYTES = 5 * 1024**3  # above, CopyObject refuses and parts are copied
+DOWNLOAD_CHUNK_BYTES = 1024**2
+MAX_DELETES = 1_000  # keys in one DeleteObjects
+MAX_COPY_BYTES = 5 * 1024**3  # larger objects are copied in parts, because CopyObject rejects them
 COPY_PART_BYTES = 512 * 1024**2
-# What is said of an object with it, which CopyObject copies and an upload in parts must be told.
-DESCRIBED = (
+# CopyObject copies these headers; a multipart upload must set them.
+COPIED_HEADERS = (
     "CacheControl",
     "ContentDisposition",
     "ContentEncoding",
@@ -52,11 +51,7 @@ DESCRIBED = (
 
 
 class S3Bucket:
-    """
-    The objects of `name` below `root`, a prefix that is empty or ends with a slash.
-
-    Concurrency: safe from any number of threads.
-    """
+    """The objects of bucket `name` below `root`, a prefix that is empty or ends with a slash. Thread-safe."""
 
     def __init__(
         self,
@@ -76,68 +71,63 @@ class S3Bucket:
         self._max_copy_bytes = max_copy_bytes
         self._copy_part_bytes = copy_part_bytes
         self._region = region
-        self._made: Any = None
-        self._pages: Pages | None = None
-        self._making = threading.Lock()
+        self._connection: tuple[Any, PageRequests] | None = None
+        self._lock = threading.Lock()
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - botocore writes its methods at run time
-        """Make the client at the first call: it reads botocore's service model, a tenth of a second of work."""
-        with self._making:
-            if self._made is None:
-                self._made = make_client(self.endpoint_url, self._region, is_path_style=self._is_path_style)
-            return self._made
+        """The botocore client."""
+        return self._connect()[0]
 
-    @property
-    def pages(self) -> Pages:
-        """What asks for pages of listings; made at the first call, as the client is."""
-        client = self.client
-        with self._making:
-            if self._pages is None:
-                self._pages = Pages(client, self.name)
-            return self._pages
+    def _connect(self) -> tuple[Any, PageRequests]:
+        """Make the client at the first call, because reading botocore's service model takes a tenth of a second."""
+        with self._lock:
+            if self._connection is None:
+                client = make_client(self.endpoint_url, self._region, is_path_style=self._is_path_style)
+                self._connection = client, PageRequests(client, self.name)
+            return self._connection
 
     def close(self) -> None:
-        """Let go of the connections, if there are any."""
-        if self._made is not None:
-            self._made.close()
+        """Close the connections."""
+        if self._connection is not None:
+            self._connection[0].close()
 
-    def target(self, key: str) -> dict[str, str]:
+    def object_params(self, key: str) -> dict[str, str]:
         return {"Bucket": self.name, "Key": self.root + key}
 
     def list_page(self, prefix: str, start_after: str, page_size: int, token: str | None) -> Listing:
-        question: dict[str, str | int] = {
+        params: dict[str, str | int] = {
             "EncodingType": "url",
             "MaxKeys": page_size,
             "Prefix": self.root + prefix,
         }
         if token is not None:
-            question["ContinuationToken"] = token
+            params["ContinuationToken"] = token
         elif start_after:
-            question["StartAfter"] = self.root + start_after
-        with translated("list", prefix or None):
-            body = self.pages.ask(question)
+            params["StartAfter"] = self.root + start_after
+        with translate_errors("list", prefix or None):
+            body = self._connect()[1].page(params)
         return parse_listing(body, root=self.root, prefix=prefix)
 
-    def head(self, operation: str, key: str) -> ObjectInfo:
+    def head(self, key: str, operation: str = "head") -> ObjectInfo:
         check_key(operation, key, root=self.root)
-        with translated(operation, key):
-            found = self.client.head_object(**self.target(key))
-        return _info(key, found)
+        with translate_errors(operation, key):
+            response = self.client.head_object(**self.object_params(key))
+        return _info(key, response)
 
     def get(self, key: str) -> bytes:
         check_key("get", key, root=self.root)
-        with translated("get", key):
-            body: bytes = self.client.get_object(**self.target(key))["Body"].read()
+        with translate_errors("get", key):
+            body: bytes = self.client.get_object(**self.object_params(key))["Body"].read()
             return body
 
-    def get_above(self, key: str) -> list[bytes]:
+    def get_from_parents(self, key: str) -> list[bytes]:
         found = []
         for depth in range(self.root.count("/")):
-            above = "".join(f"{name}/" for name in self.root.split("/")[:depth])
+            parent = "".join(f"{name}/" for name in self.root.split("/")[:depth])
             try:
-                with translated("get", key):
-                    found.append(self.client.get_object(Bucket=self.name, Key=above + key)["Body"].read())
+                with translate_errors("get", key):
+                    found.append(self.client.get_object(Bucket=self.name, Key=parent + key)["Body"].read())
             except ObjectNotFound:
                 continue
             except StoreError as error:
@@ -145,41 +135,45 @@ class S3Bucket:
                     raise
         return found
 
-    def save(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path) -> None:
         check_key("get", key, root=self.root)
-        with translated("get", key), path.open("wb") as file:
-            shutil.copyfileobj(self.client.get_object(**self.target(key))["Body"], file, SAVE_BYTES)
+        with translate_errors("get", key), path.open("wb") as file:
+            shutil.copyfileobj(
+                self.client.get_object(**self.object_params(key))["Body"], file, DOWNLOAD_CHUNK_BYTES
+            )
 
     def put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo:
         check_key("put", key, root=self.root)
         condition = {"IfNoneMatch": "*"} if if_absent else {}
-        with translated("put", key, ObjectExists("put", key)):
-            self.client.put_object(**self.target(key), Body=data, **condition)
-        return self.head("put", key)
+        with translate_errors("put", key, ObjectExists("put", key)):
+            self.client.put_object(**self.object_params(key), Body=data, **condition)
+        return self.head(key, "put")
 
     def delete(self, key: str, if_same: ObjectInfo | None) -> bool:
         try:
             if if_same is not None:
-                return self._delete_seen(if_same)
-            self.head("delete", key)
+                return self._delete_if_same(if_same)
+            self.head(key, "delete")
         except ObjectNotFound:
             return False
-        with translated("delete", key):
-            self.client.delete_object(**self.target(key))
+        with translate_errors("delete", key):
+            self.client.delete_object(**self.object_params(key))
         return True
 
-    def _delete_seen(self, seen: ObjectInfo) -> bool:
-        """Delete the object as it was seen; False when it is gone already."""
+    def _delete_if_same(self, seen: ObjectInfo) -> bool:
+        """Delete the object if it is still the one that was read. Return False if it is gone."""
         self._check_same("delete", seen)
         try:
-            with translated("delete", seen.key, ObjectChanged("delete", seen.key)):
-                conditionally(self.client.delete_object, self.target(seen.key), {"IfMatch": f'"{seen.etag}"'})
+            with translate_errors("delete", seen.key, ObjectChanged("delete", seen.key)):
+                call_if(
+                    self.client.delete_object, self.object_params(seen.key), {"IfMatch": f'"{seen.etag}"'}
+                )
         except ObjectNotFound:
             return False
         return True
 
     def _check_same(self, operation: str, seen: ObjectInfo) -> ObjectInfo:
-        found = self.head(operation, seen.key)
+        found = self.head(seen.key, operation)
         if not found.is_same_as(seen):
             raise ObjectChanged(operation, seen.key)
         if found.is_locked:
@@ -192,7 +186,7 @@ class S3Bucket:
         for key in keys:
             try:
                 check_key("delete", key, root=self.root)
-                # XML, which DeleteObjects speaks, has no control characters.
+                # DeleteObjects takes XML, which cannot hold control characters.
                 if key.isprintable():
                     plain.append(key)
                 else:
@@ -205,57 +199,57 @@ class S3Bucket:
 
     def _delete_batch(self, keys: Sequence[str]) -> dict[str, str]:
         objects = [{"Key": self.root + key} for key in keys]
-        with translated("delete", None):
-            answer = self.client.delete_objects(Bucket=self.name, Delete={"Objects": objects})
+        with translate_errors("delete", None):
+            response = self.client.delete_objects(Bucket=self.name, Delete={"Objects": objects})
         failed = {
             error["Key"][len(self.root) :]: f"{error.get('Code', 'error')}: {error.get('Message', '')}"
-            for error in answer.get("Errors", ())
+            for error in response.get("Errors", ())
         }
-        deleted = {found["Key"][len(self.root) :] for found in answer.get("Deleted", ())}
-        # What the server passes over in silence may still be there.
-        silent = [key for key in keys if key not in deleted and key not in failed]
-        return failed | dict.fromkeys(silent, "no word of it in the server's answer")
+        deleted = {item["Key"][len(self.root) :] for item in response.get("Deleted", ())}
+        # A key that the response leaves out may still be there.
+        unanswered = [key for key in keys if key not in deleted and key not in failed]
+        return failed | dict.fromkeys(unanswered, "no result in the server's response")
 
     def move(self, source: str, target: str, if_same: ObjectInfo | None, if_absent: bool) -> ObjectInfo:
-        seen = self.head("move", source) if if_same is None else self._check_same("move", if_same)
+        seen = self.head(source, "move") if if_same is None else self._check_same("move", if_same)
         check_key("move", target, root=self.root)
         if if_absent:
             self._check_absent(target)
         self._copy(seen, target, if_absent)
-        copied = self.head("move", target)
+        copied = self.head(target, "move")
         if copied.size != seen.size:
             raise StoreError("move", f"a copy of {copied.size} bytes where {seen.size} were", key=source)
-        if not self._delete_seen(seen):
+        if not self._delete_if_same(seen):
             raise ObjectNotFound("move", source)
         return copied
 
     def _check_absent(self, key: str) -> None:
         with suppress(ObjectNotFound):
-            self.head("move", key)
+            self.head(key, "move")
             raise ObjectExists("move", key)
 
     def _copy(self, seen: ObjectInfo, target: str, if_absent: bool) -> None:
         if seen.size > self._max_copy_bytes:
             self._copy_parts(seen, target)
             return
-        # The look above covers servers that ignore this condition, the condition what comes after the look.
+        # `_check_absent` covers servers that ignore this condition; the condition covers a put after that check.
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         conflict = ObjectExists("move", target) if if_absent else ObjectChanged("move", seen.key)
-        with translated("move", seen.key, conflict):
-            conditionally(
-                self.client.copy_object, {**self.target(target), **self._copy_source(seen)}, condition
+        with translate_errors("move", seen.key, conflict):
+            call_if(
+                self.client.copy_object, {**self.object_params(target), **self._copy_source(seen)}, condition
             )
 
     def _copy_parts(self, seen: ObjectInfo, target: str) -> None:
         client, source = self.client, self._copy_source(seen)
-        with translated("move", seen.key, ObjectChanged("move", seen.key)):
-            described = client.head_object(**self.target(seen.key))
-            kept = {name: described[name] for name in DESCRIBED if name in described}
-            if "x-amz-tagging-count" in described["ResponseMetadata"]["HTTPHeaders"]:
-                tags = client.get_object_tagging(**self.target(seen.key))["TagSet"]
-                kept["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
-            begun = client.create_multipart_upload(**self.target(target), **kept)
-            upload = {**self.target(target), "UploadId": begun["UploadId"]}
+        with translate_errors("move", seen.key, ObjectChanged("move", seen.key)):
+            response = client.head_object(**self.object_params(seen.key))
+            headers = {name: response[name] for name in COPIED_HEADERS if name in response}
+            if "x-amz-tagging-count" in response["ResponseMetadata"]["HTTPHeaders"]:
+                tags = client.get_object_tagging(**self.object_params(seen.key))["TagSet"]
+                headers["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
+            created = client.create_multipart_upload(**self.object_params(target), **headers)
+            upload = {**self.object_params(target), "UploadId": created["UploadId"]}
             try:
                 parts = []
                 for number, start in enumerate(range(0, seen.size, self._copy_part_bytes), 1):
@@ -271,17 +265,17 @@ class S3Bucket:
                 raise
 
     def _copy_source(self, seen: ObjectInfo) -> dict[str, object]:
-        return {"CopySource": self.target(seen.key), "CopySourceIfMatch": f'"{seen.etag}"'}
+        return {"CopySource": self.object_params(seen.key), "CopySourceIfMatch": f'"{seen.etag}"'}
 
 
-def _info(key: str, found: Mapping[str, Any]) -> ObjectInfo:
-    until = found.get("ObjectLockRetainUntilDate")
-    is_held = found.get("ObjectLockLegalHoldStatus") == "ON"
+def _info(key: str, response: Mapping[str, Any]) -> ObjectInfo:
+    until = response.get("ObjectLockRetainUntilDate")
+    is_held = response.get("ObjectLockLegalHoldStatus") == "ON"
     return ObjectInfo(
         key=key,
-        size=int(found["ContentLength"]),
-        etag=bare_etag(found["ETag"]),
-        modified_at=found["LastModified"].astimezone(UTC).replace(microsecond=0),
+        size=int(response["ContentLength"]),
+        etag=bare_etag(response["ETag"]),
+        modified_at=whole_seconds(response["LastModified"]),
         is_locked=is_held or (until is not None and until > datetime.now(UTC)),
-        version=found.get("VersionId"),
+        version=response.get("VersionId"),
     )

@@ -1,4 +1,4 @@
-"""The botocore client that speaks to a server, and its errors as ours."""
+"""The botocore client, and its errors as ours."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CONFLICT = frozenset(("412", "409", "PreconditionFailed", "ConditionalRequestCon
 
 
 def make_client(endpoint_url: str | None, region: str | None, *, is_path_style: bool) -> BaseClient:
-    """Return a client whose credentials, signatures, retries and errors are botocore's."""
+    """Return a botocore client with our timeouts and retries."""
     style = {"s3": {"addressing_style": "path"}} if is_path_style else {}
     config = Config(
         connect_timeout=10,
         max_pool_connections=NUM_THREADS,
         read_timeout=60,
-        # Many servers know nothing of the newer checksums, which botocore otherwise demands.
+        # Many servers do not know the newer checksums that botocore requires by default.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         retries={"mode": "standard", "max_attempts": 5},
@@ -39,10 +39,10 @@ def make_client(endpoint_url: str | None, region: str | None, *, is_path_style: 
     return session.create_client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
 
 
-def conditionally(
+def call_if(
     call: Callable[..., object], params: Mapping[str, object], condition: Mapping[str, object]
 ) -> None:
-    """Call with a condition; on a server that refuses to know conditions, without, since a look came before."""
+    """Call with a condition, or without it on a server that rejects conditions. The caller has checked before."""
     try:
         call(**params, **condition)
     except ClientError as error:
@@ -52,8 +52,8 @@ def conditionally(
 
 
 @contextmanager
-def translated(operation: str, key: str | None, conflict: StoreError | None = None) -> Iterator[None]:
-    """Turn botocore's errors into ours; `conflict` is what a failed condition means here."""
+def translate_errors(operation: str, key: str | None, conflict: StoreError | None = None) -> Iterator[None]:
+    """Turn botocore's errors into ours. `conflict` is the error for a failed condition."""
     try:
         yield
     except ClientError as error:
@@ -72,5 +72,5 @@ def translated(operation: str, key: str | None, conflict: StoreError | None = No
 
 
 def code_of(error: ClientError) -> str:
-    """Return what the server calls its error."""
+    """Return the server's error code."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))

@@ -1,10 +1,10 @@
 """
-Read one page of `ListObjectsV2`.
+Parse one page of `ListObjectsV2`.
 
-This is the only part of S3 that is not left to botocore: its general XML parser takes longer over a page than the
-network does. Each kind of element is collected by itself, so the order of elements inside `<Contents>`, which
-differs between servers, does not matter; that the columns belong together is proved by their equal lengths and by the
-server's own `KeyCount`: of keys and sizes at once, of the others when somebody asks for one.
+botocore's general XML parser takes longer over a page than the network does, so this parser collects each kind of element
+by itself. The order of elements inside `<Contents>` differs between servers and does not matter. Equal lengths and the
+server's own `KeyCount` prove that the columns belong together. Keys and sizes are checked at once, the other columns when
+a caller first asks for them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEEDS_DECODING = ("%", "+", "&")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """One page, and the token of the next; None on the last."""
+    """One page, and the token of the next page; None on the last."""
 
     page: ObjectPage
     token: str | None
@@ -36,12 +36,12 @@ class Listing:
 
 def parse_listing(body: bytes, *, root: str, prefix: str) -> Listing:
     """
-    Read the XML of one page; `root` is cut off the keys, and each must begin with `root` and `prefix`.
+    Parse the XML of one page and cut `root` off the keys. Each key must begin with `root` and `prefix`.
 
-    Raises: ListingBroken, for a page that contradicts itself or the question.
+    Raises: ListingBroken, for a page that contradicts itself or the request.
     """
     if b"<ListBucketResult" not in body:
-        raise _broken(prefix, f"an answer that is no listing: {body[:80]!r}")
+        raise _broken(prefix, f"a response that is no listing: {body[:80]!r}")
     keys, sizes = KEY.findall(body), SIZE.findall(body)
     lengths = {"keys": len(keys), "sizes": len(sizes)}
     if (count := KEY_COUNT.search(body)) is not None:
@@ -52,18 +52,18 @@ def parse_listing(body: bytes, *, root: str, prefix: str) -> Listing:
     return Listing(page=page, token=_token(body, prefix))
 
 
-def instant_of(text: str) -> datetime:
-    """Read a server's time; whole seconds, because `HEAD` knows no smaller unit and the two are compared."""
-    return datetime.fromisoformat(text).astimezone(UTC).replace(microsecond=0)
+def whole_seconds(instant: datetime) -> datetime:
+    """Return a server's time in UTC and whole seconds: HEAD has no smaller unit, and the two are compared."""
+    return instant.astimezone(UTC).replace(microsecond=0)
 
 
 def bare_etag(text: str) -> str:
-    """Return an etag without its quotes."""
+    """Return an etag without quotes."""
     return text.removeprefix("W/").strip('"')
 
 
 class _Describer:
-    """Describes objects of a page; of most pages nobody asks for one, so the other columns are read when one is."""
+    """Describe objects of a page. Most pages never need it, so the other columns are parsed at the first call."""
 
     def __init__(self, body: bytes, keys: list[str], prefix: str) -> None:
         self._body = body
@@ -72,7 +72,7 @@ class _Describer:
         self._columns: tuple[list[bytes], ...] = ()
 
     def __call__(self, index: int) -> ObjectInfo:
-        """Raises: ListingBroken, when the columns that nobody has asked for yet are not as long as the keys."""
+        """Return one object. Raises: ListingBroken, if the other columns are not as long as the keys."""
         if not self._columns:
             columns = tuple(column.findall(self._body) for column in (SIZE, ETAG, MODIFIED))
             lengths = {"keys": self._keys, **dict(zip(("sizes", "etags", "times"), columns, strict=True))}
@@ -83,12 +83,12 @@ class _Describer:
             key=self._keys[index],
             size=int(size),
             etag=bare_etag(unescape(etag.decode())),
-            modified_at=instant_of(modified.decode()),
+            modified_at=whole_seconds(datetime.fromisoformat(modified.decode())),
         )
 
 
 def _decode_keys(raw: list[bytes], *, is_url_encoded: bool) -> list[str]:
-    # One decoding for the whole page. Whatever becomes a line break, or was one, shows in the number of keys.
+    # Decode the page at once. A line break inside a key shows as a wrong number of keys.
     text = b"\n".join(raw).decode("utf-8", "surrogateescape")
     if any(mark in text for mark in NEEDS_DECODING):
         text = _decode(text, is_url_encoded)

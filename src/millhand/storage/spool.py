@@ -1,4 +1,4 @@
-"""Sort more than memory should hold: sorted runs in one temporary file, merged as they are read."""
+"""Sort more values than fit into memory: sorted runs in one temporary file, merged while they are read."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import IO, Generic, TypeVar
 
-RUN_LENGTH = 50_000  # about 10 MB of names; sorting one run holds the interpreter for some 20 ms
-CHUNK_LENGTH = 500  # values of a line of the file; what each run keeps in memory while it is merged
+RUN_LENGTH = 50_000  # about 10 MB of names; sorting one run blocks the interpreter for some 20 ms
+CHUNK_LENGTH = 500  # values in a line of the file: what a merge keeps in memory for each run
 
 T = TypeVar("T", str, list[str | int])
 
 
 class SortedSpool(Generic[T]):
     """
-    Takes values (texts, or lists that begin with one) in any order and gives them back in order.
+    Collect values (texts, or lists that begin with one) in any order and return them in order.
 
-    Nothing is written as long as they fit into one run. Not for use after `close`.
+    It writes nothing while they fit into one run. Do not use it after `close`.
     """
 
     def __init__(self, *, run_length: int = RUN_LENGTH) -> None:
@@ -29,13 +29,13 @@ class SortedSpool(Generic[T]):
         self._spans: list[tuple[int, int]] = []
 
     def add(self, values: Iterable[T]) -> None:
-        """Take some more."""
+        """Add values."""
         self._run += values
         if len(self._run) >= self._run_length:
             self._write()
 
     def read(self) -> Iterator[T]:
-        """Give all of them back in order, once."""
+        """Yield all values in order, once."""
         self._run.sort()
         runs: list[Iterator[T]] = [
             _read_run(self._file, start, end) for start, end in self._spans if self._file
@@ -43,7 +43,7 @@ class SortedSpool(Generic[T]):
         return heapq.merge(*runs, self._run) if runs else iter(self._run)
 
     def close(self) -> None:
-        """Remove the file; idempotent."""
+        """Delete the file. Idempotent."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -54,14 +54,14 @@ class SortedSpool(Generic[T]):
         self._run.sort()
         start = self._file.tell()
         for at in range(0, len(self._run), CHUNK_LENGTH):
-            # ASCII with escapes: a name may hold a line break, or bytes that are no UTF-8.
+            # ASCII with escapes, because a name may hold a line break or bytes that are not UTF-8.
             self._file.write(json.dumps(self._run[at : at + CHUNK_LENGTH]).encode("ascii") + b"\n")
         self._spans.append((start, self._file.tell()))
         self._run = []
 
 
 def sort_on_disk(values: Iterable[str], *, run_length: int = RUN_LENGTH) -> Iterator[str]:
-    """Yield texts in order; beyond one run they wait in a temporary file."""
+    """Yield texts in order. More than one run goes into a temporary file."""
     spool = SortedSpool[str](run_length=run_length)
     source = iter(values)
     try:

@@ -21,9 +21,9 @@ from millhand.storage import (
     ObjectStore,
     StoreError,
 )
-from millhand.storage.protocol import OUR_PREFIX
+from millhand.storage.protocol import RESERVED_PREFIX
 
-QUARANTINE = f"{OUR_PREFIX}quarantine/"
+QUARANTINE = f"{RESERVED_PREFIX}quarantine/"
 MAX_READABLE_BYTES = 700  # of a key; a longer one would not fit into 1,024 with what comes in front of it
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 

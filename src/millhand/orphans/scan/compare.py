@@ -29,9 +29,9 @@ from millhand.orphans.rules import (
 from millhand.orphans.sources.references import RangeRead
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectPage
-from millhand.storage.protocol import OUR_PREFIX
+from millhand.storage.protocol import RESERVED_PREFIX
 
-MARKER_BELOW = f"/{OUR_PREFIX}binding.json"
+MARKER_BELOW = f"/{RESERVED_PREFIX}binding.json"
 KINDS = {
     2: Kind.SIZE_MISMATCH,
     4: Kind.ABANDONED,
@@ -108,7 +108,7 @@ class KeyScope:
             key.endswith(MARKER_BELOW)
             and key.startswith(self.prefix)
             and not key.startswith(self.excluded)
-            and not key.startswith(OUR_PREFIX)
+            and not key.startswith(RESERVED_PREFIX)
         )
 
     def __call__(self, key: str) -> Scope:
@@ -121,7 +121,7 @@ class KeyScope:
 
 def _is_ours(key: str) -> bool:
     # Below another prefix too: what a store that is rooted there has in quarantine.
-    return key.startswith(OUR_PREFIX) or f"/{OUR_PREFIX}" in key
+    return key.startswith(RESERVED_PREFIX) or f"/{RESERVED_PREFIX}" in key
 
 
 def cut_page(page: ObjectPage, start: int, high: str | None) -> int:

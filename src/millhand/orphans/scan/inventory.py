@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from millhand.errors import ConfigError, MillhandError
 from millhand.orphans.sources.key_sql import literal
 from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectPage, ObjectStore, open_store
-from millhand.storage.protocol import OUR_PREFIX
+from millhand.storage.protocol import RESERVED_PREFIX
 
 if TYPE_CHECKING:
     import duckdb
@@ -183,7 +183,7 @@ def _check(url: str, manifest: Manifest, bucket: str | None, now: datetime) -> N
 
 
 async def _fetched(reports: ObjectStore, key: str, md5: str, path: Path) -> Path:
-    await reports.save(key, path)
+    await reports.download(key, path)
     got = await asyncio.to_thread(_md5, path)
     if got != md5:
         remedy = "it was not written or not read whole; try again"
@@ -225,14 +225,14 @@ def _source_sql(manifest: Manifest, files: Sequence[Path], root: str) -> str:
         names = {name: f'"{_parquet_name(name)}"' for name in manifest.columns}
         key = names["key"]
     is_latest, is_marker = names.get("islatest", "'true'"), names.get("isdeletemarker", "'false'")
-    ours = literal(OUR_PREFIX)
+    ours = literal(RESERVED_PREFIX)
     return (
         f"SELECT substr(name, {len(root) + 1}) AS key, size, etag, modified FROM (SELECT {key} AS name, "
         f"CAST({names['size']} AS BIGINT) AS size, coalesce(CAST({names['etag']} AS VARCHAR), '') AS etag, "
         f"epoch(CAST({names['lastmodifieddate']} AS TIMESTAMPTZ)) AS modified FROM {read} "
         f"WHERE lower(CAST({is_latest} AS VARCHAR)) = 'true' AND lower(CAST({is_marker} AS VARCHAR)) <> 'true') "
         f"WHERE starts_with(name, {literal(root)}) AND size IS NOT NULL "
-        f"AND NOT starts_with(name, {literal(root + OUR_PREFIX)}) AND NOT contains(name, '/' || {ours})"
+        f"AND NOT starts_with(name, {literal(root + RESERVED_PREFIX)}) AND NOT contains(name, '/' || {ours})"
     )
 
 

@@ -1,15 +1,14 @@
-"""One suite for every object store, unchanged: who passes is a store."""
+"""The contract of `ObjectStore`: objects and listings. Every store passes this suite unchanged."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from stores import ODD_KEYS, Place, deny_deletes
+from stores import UNUSUAL_KEYS, Place, deny_deletes
 
 from millhand.storage import (
     Capabilities,
@@ -34,7 +33,7 @@ async def put_all(store: ObjectStore, keys: Sequence[str]) -> None:
 
 
 async def put_what_fits(place: Place, keys: Sequence[str]) -> list[str]:
-    """Put the keys and return those that the store took; the others it must have refused by name."""
+    """Put the keys and return those that the store accepted. For the others it must raise an error that names the key."""
     taken = []
     for key in keys:
         if key in place.facts.altered_keys:
@@ -53,7 +52,7 @@ async def listed(store: ObjectStore, **question: object) -> list[str]:
 
 
 async def test_store_returns_the_bytes_that_were_put(place: Place) -> None:
-    """What was put is what is got, and its description agrees with it."""
+    """`get` returns the bytes that were put, and `head` describes them."""
     data = bytes(range(256)) * 40
 
     put = await place.store.put("some/key.bin", data)
@@ -64,20 +63,20 @@ async def test_store_returns_the_bytes_that_were_put(place: Place) -> None:
     assert abs(put.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-async def test_store_saves_an_object_in_a_file(place: Place, tmp_path: Path) -> None:
-    """A file takes an object of any size, byte for byte; one that is not there says so."""
+async def test_store_downloads_an_object_into_a_file(place: Place, tmp_path: Path) -> None:
+    """`download` writes an object of several megabytes, and raises ObjectNotFound for a missing one."""
     data = bytes(range(256)) * 10_000
     await place.store.put("some/key.bin", data)
 
-    await place.store.save("some/key.bin", tmp_path / "saved")
+    await place.store.download("some/key.bin", tmp_path / "saved")
 
     assert (tmp_path / "saved").read_bytes() == data
     with pytest.raises(ObjectNotFound):
-        await place.store.save("nowhere", tmp_path / "nothing")
+        await place.store.download("nowhere", tmp_path / "nothing")
 
 
-async def test_store_describes_an_object_alike_in_a_page_and_alone(place: Place) -> None:
-    """A listing and a look agree on etag, size and time, so the two may be compared."""
+async def test_store_describes_an_object_the_same_in_a_page_and_alone(place: Place) -> None:
+    """A listing and `head` return the same etag, size and time, so the two can be compared."""
     await place.store.put("some/key.bin", b"bytes")
 
     pages = [page async for page in place.store.list_pages()]
@@ -86,11 +85,11 @@ async def test_store_describes_an_object_alike_in_a_page_and_alone(place: Place)
     assert [list(page.sizes) for page in pages] == [[5]]
 
 
-@pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
-async def test_store_keeps_an_odd_key_or_refuses_it(place: Place, key: str) -> None:
-    """An odd key names its own object and no other, in every call, or it is refused with its name."""
+@pytest.mark.parametrize("key", UNUSUAL_KEYS, ids=ascii)
+async def test_store_keeps_an_unusual_key_or_rejects_it(place: Place, key: str) -> None:
+    """In every call an unusual key names its own object, or the store raises an error that names the key."""
     if key in place.facts.altered_keys:
-        pytest.skip("this server is known to give the key another name")
+        pytest.skip("this server stores the key under another name")
     try:
         await place.store.put(key, b"mine")
     except StoreError as error:
@@ -108,9 +107,9 @@ async def test_store_keeps_an_odd_key_or_refuses_it(place: Place, key: str) -> N
     assert await listed(place.store) == []
 
 
-async def test_store_holds_all_odd_keys_at_once_in_the_order_it_claims(place: Place) -> None:
-    """Odd keys side by side are listed once each, in UTF-8 byte order where the store says so."""
-    taken = await put_what_fits(place, [key for key in ODD_KEYS if key not in ("plain", "..", ".")])
+async def test_store_lists_all_unusual_keys_in_the_order_it_claims(place: Place) -> None:
+    """Unusual keys side by side are listed once each, in UTF-8 byte order if the store is ordered."""
+    taken = await put_what_fits(place, [key for key in UNUSUAL_KEYS if key not in ("plain", "..", ".")])
 
     found = await listed(place.store)
 
@@ -121,7 +120,7 @@ async def test_store_holds_all_odd_keys_at_once_in_the_order_it_claims(place: Pl
 
 
 async def test_store_lists_the_same_keys_whatever_the_page_size(place: Place) -> None:
-    """Pages of 7 and of 1,000 add up to the same listing, and no page is longer than asked or empty."""
+    """Pages of 7 and of 1,000 make the same listing, and no page is too long or empty."""
     keys = [f"d{number % 7}/{number:04}" for number in range(150)]
     await put_all(place.store, keys)
 
@@ -132,13 +131,13 @@ async def test_store_lists_the_same_keys_whatever_the_page_size(place: Place) ->
     assert await listed(place.store) == [key for page in small for key in page.keys]
 
 
-async def test_store_lists_nothing_when_there_is_nothing(place: Place) -> None:
-    """An empty store has no pages at all."""
+async def test_store_lists_no_page_when_it_is_empty(place: Place) -> None:
+    """The listing of an empty store has no pages."""
     assert [page async for page in place.store.list_pages()] == []
 
 
-async def test_store_lists_what_starts_with_a_prefix_that_ends_anywhere(place: Place) -> None:
-    """A prefix is text, not a directory: it may end within a name, and matches no sibling by accident."""
+async def test_store_lists_the_keys_that_start_with_a_prefix(place: Place) -> None:
+    """A prefix is text, not a directory: it may end within a name, and it matches no sibling."""
     await put_all(place.store, ["images/a", "images/b/c", "images2/a", "image", "other/images/a"])
 
     assert await listed(place.store, prefix="images/") == ["images/a", "images/b/c"]
@@ -152,10 +151,10 @@ async def test_store_lists_what_starts_with_a_prefix_that_ends_anywhere(place: P
     assert await listed(place.store, prefix="nothing/") == []
 
 
-async def test_store_starts_after_any_key_exactly_when_it_says_so(place: Place) -> None:
-    """Starting after a key, there or not, yields all that follows it and nothing else, with and without a prefix."""
+async def test_store_starts_after_any_key_if_it_claims_to(place: Place) -> None:
+    """A listing after a key, existing or not, holds exactly the keys that follow it, with and without a prefix."""
     if not place.facts.has_exact_start_after:
-        pytest.skip("this server does not, and the probe says so")
+        pytest.skip("this server does not claim to")
     keys = ["a", "b.c", "b/c", "b/d/e", "b/f", "b0", "c/g", "é/h"]
     await put_all(place.store, keys)
 
@@ -166,16 +165,16 @@ async def test_store_starts_after_any_key_exactly_when_it_says_so(place: Place) 
         assert await listed(place.store, prefix="b/", start_after=start_after) == below_b
 
 
-async def test_store_keeps_ours_out_of_a_listing_unless_asked(place: Place) -> None:
-    """Objects under `.millhand/` are listed only when the prefix names them."""
+async def test_store_lists_reserved_keys_only_when_asked(place: Place) -> None:
+    """Objects under `.millhand/` are listed only if the prefix names them."""
     await put_all(place.store, ["a", ".millhand/quarantine/1/b", ".millhandle", "c/.millhand/d"])
 
     assert in_order(await listed(place.store)) == [".millhandle", "a", "c/.millhand/d"]
     assert await listed(place.store, prefix=".millhand/quarantine/") == [".millhand/quarantine/1/b"]
 
 
-async def test_store_says_not_found_for_a_key_without_object(place: Place) -> None:
-    """A key without object is an error of its own, also below an object and where a directory stands."""
+async def test_store_raises_not_found_for_a_key_without_object(place: Place) -> None:
+    """Every call raises ObjectNotFound for a missing key, also below an object and at the name of a directory."""
     await put_all(place.store, ["a/b"])
 
     for key in ("missing", "a", "a/b/c", "a/bb"):
@@ -190,22 +189,22 @@ async def test_store_says_not_found_for_a_key_without_object(place: Place) -> No
 
 
 @pytest.mark.parametrize("key", ["", "x" * 1_025, "lone\ud800surrogate"], ids=ascii)
-async def test_store_refuses_what_is_no_key(place: Place, key: str) -> None:
-    """An empty key, one beyond 1,024 bytes and one that is not UTF-8 are refused before anything is done."""
+async def test_store_rejects_an_invalid_key(place: Place, key: str) -> None:
+    """An empty key, one beyond 1,024 bytes and one that is not UTF-8 raise InvalidKey."""
     with pytest.raises(InvalidKey):
         await place.store.put(key, b"")
 
 
-async def test_store_reads_what_lies_above_its_root(place: Place) -> None:
-    """A store that is rooted within another reads one key at each place above itself, from the top, and nothing else."""
+async def test_store_reads_an_object_from_its_parents(place: Place) -> None:
+    """A store below another reads one key from each of its parent prefixes, from the top down."""
     base, mark, options = place.store.url.partition("?")
     await put_all(place.store, ["name", "part/name", "part/of/it/name", "part/other/name"])
     within = open_store(f"{base.rstrip('/')}/part/of/it{mark}{options}")
 
-    found = await within.get_above("name")
+    found = await within.get_from_parents("name")
 
     assert found == [b"name", b"part/name"]
-    assert await within.get_above("missing") == []
+    assert await within.get_from_parents("missing") == []
     await within.aclose()
 
 
@@ -219,8 +218,8 @@ async def test_store_replaces_an_object_whole(place: Place) -> None:
     assert (second.size, second.etag != first.etag) == (7, True)
 
 
-async def test_store_puts_only_where_nothing_is_when_asked(place: Place) -> None:
-    """With `if_absent`, an object that is there stays as it is."""
+async def test_store_puts_only_to_a_free_key_when_asked(place: Place) -> None:
+    """With `if_absent`, `put` raises ObjectExists and keeps the existing object."""
     await place.store.put("key", b"first", if_absent=True)
 
     with pytest.raises(ObjectExists):
@@ -229,8 +228,8 @@ async def test_store_puts_only_where_nothing_is_when_asked(place: Place) -> None
     assert await place.store.get("key") == b"first"
 
 
-async def test_store_deletes_only_the_object_that_was_seen(place: Place) -> None:
-    """A delete on a condition leaves an object that changed, removes one that did not, and answers what it did."""
+async def test_store_deletes_only_an_unchanged_object(place: Place) -> None:
+    """A conditional delete keeps an object that changed, deletes one that did not, and returns which."""
     seen = await place.store.put("key", b"first")
     await place.store.put("key", b"second")
 
@@ -244,24 +243,24 @@ async def test_store_deletes_only_the_object_that_was_seen(place: Place) -> None
 
 
 @pytest.mark.slow
-async def test_store_deletes_many_and_names_none_that_went_well(place: Place) -> None:
-    """More keys than one request takes, missing and odd ones among them, are deleted in one call."""
+async def test_store_deletes_more_keys_than_one_request_takes(place: Place) -> None:
+    """`delete_many` takes more keys than one request, missing and unusual ones among them."""
     keys = [f"many/{number:05}" for number in range(MANY)]
     await put_all(place.store, keys)
-    odd = await put_what_fits(place, ["line\nbreak", "\x01control", "a&<b", "ünï"])
+    unusual = await put_what_fits(place, ["line\nbreak", "\x01control", "a&<b", "ünï"])
     await place.store.put("stays", b"")
 
-    failed = await place.store.delete_many([*keys, *odd, "missing"])
+    failed = await place.store.delete_many([*keys, *unusual, "missing"])
 
     assert failed == {}
     assert await listed(place.store) == ["stays"]
 
 
 @pytest.mark.slow
-async def test_store_names_what_a_server_refuses_among_a_thousand(place: Place) -> None:
-    """In requests of a thousand keys, the one that the server refuses is named with its reason; all others are gone."""
+async def test_store_names_the_one_key_of_a_thousand_that_a_server_denies(place: Place) -> None:
+    """`delete_many` returns the reason for the one key that the server denies, and deletes all others."""
     if not place.facts.has_policies:
-        pytest.skip("nothing of its owner's is refused by this store")
+        pytest.skip("this store has no policy that binds its owner")
     keys = [f"many/{number:05}" for number in range(MANY)]
     await put_all(place.store, keys)
     deny_deletes(place.store, keys[500])
@@ -273,8 +272,8 @@ async def test_store_names_what_a_server_refuses_among_a_thousand(place: Place) 
     assert await listed(place.store) == [keys[500]]
 
 
-async def test_store_deletes_what_it_can_and_says_why_not_the_rest(place: Place) -> None:
-    """Among keys that are deleted, one that is no key is named with its reason, and harms none of the others."""
+async def test_store_deletes_the_valid_keys_and_names_the_invalid_ones(place: Place) -> None:
+    """`delete_many` returns the reason for each invalid key and deletes the others."""
     await put_all(place.store, ["a", "b", "stays"])
 
     failed = dict(await place.store.delete_many(["a", "x" * 1_025, "b", "lone\ud800surrogate"]))
@@ -297,8 +296,8 @@ async def test_store_moves_an_object_with_its_bytes(place: Place) -> None:
     assert moved == await place.store.head("b/new")
 
 
-async def test_store_moves_only_the_object_that_was_seen(place: Place) -> None:
-    """A move on a condition leaves an object that changed where it is, and makes no copy."""
+async def test_store_moves_only_an_unchanged_object(place: Place) -> None:
+    """A conditional move leaves an object that changed at its key, and makes no copy."""
     seen = await place.store.put("old", b"first")
     await place.store.put("old", b"second")
 
@@ -310,7 +309,7 @@ async def test_store_moves_only_the_object_that_was_seen(place: Place) -> None:
 
 
 async def test_store_moves_only_to_a_free_key_when_asked(place: Place) -> None:
-    """With `if_absent`, neither of two objects is harmed; without, the target is replaced."""
+    """With `if_absent`, `move` keeps both objects; without it, the target is replaced."""
     await place.store.put("old", b"old")
     await place.store.put("new", b"new")
 
@@ -323,8 +322,8 @@ async def test_store_moves_only_to_a_free_key_when_asked(place: Place) -> None:
     assert await place.store.get("new") == b"old"
 
 
-async def test_probe_finds_out_what_the_store_does_and_leaves_nothing(place: Place) -> None:
-    """The probe's answer is what is known of the server, and its objects are gone after."""
+async def test_probe_returns_what_the_store_does_and_leaves_no_object(place: Place) -> None:
+    """The probe returns the known capabilities of the server, and deletes its own objects."""
     found = await place.store.probe()
 
     assert found == Capabilities(
@@ -337,31 +336,3 @@ async def test_probe_finds_out_what_the_store_does_and_leaves_nothing(place: Pla
     )
     assert abs(found.store_now - datetime.now(UTC)) < timedelta(minutes=1)
     assert await listed(place.store, prefix=".millhand/") == []
-
-
-async def test_a_listing_may_be_left_at_any_page(place: Place) -> None:
-    """Whoever stops reading early leaves no thread, warning or error behind."""
-    await put_all(place.store, [f"{number:03}" for number in range(50)])
-
-    pages = place.store.list_pages(page_size=3)
-    first = await anext(pages)
-    await pages.aclose()  # type: ignore[attr-defined]
-
-    assert len(first.keys) == 3
-    assert await anext(pages, None) is None
-
-
-@pytest.mark.slow
-async def test_store_serves_many_tasks_at_once(place: Place) -> None:
-    """Puts, looks, moves and deletes of a hundred tasks do not get in each other's way."""
-
-    async def life(number: int) -> None:
-        key = f"life/{number % 10}/{number}"
-        seen = await place.store.put(key, str(number).encode())
-        await place.store.move(key, f"after{key}", if_same=seen)
-        assert await place.store.get(f"after{key}") == str(number).encode()
-        assert await place.store.delete(f"after{key}") is True
-
-    await asyncio.gather(*(life(number) for number in random.sample(range(100), 100)))
-
-    assert await listed(place.store) == []

@@ -1,4 +1,4 @@
-"""The contract's second half: uploads in parts, versions and delete markers, on whatever store has them."""
+"""The contract of `ObjectStore`: multipart uploads, versions and delete markers, on each store that has them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from millhand.storage import (
 
 LOCKABLE = "millhand-locks"
 MINUTE = timedelta(minutes=1)
-ODD_KEYS = ("a b+c%20", "ünï/日本語", "que?ry#hash", "quote\"'`<&>")
+UNUSUAL_KEYS = ("a b+c%20", "ünï/日本語", "que?ry#hash", "quote\"'`<&>")
 
 
 async def uploads(store: ObjectStore, **question: object) -> list[Upload]:
@@ -34,7 +34,7 @@ async def versions(store: ObjectStore, **question: object) -> list[ObjectVersion
 
 def with_uploads(place: Place) -> ObjectStore:
     if not place.facts.has_uploads:
-        pytest.skip("a directory's files are written in one piece")
+        pytest.skip("a directory has no multipart uploads")
     return place.store
 
 
@@ -45,7 +45,7 @@ def with_versions(place: Place) -> ObjectStore:
 
 
 async def test_a_store_without_uploads_has_none(place: Place) -> None:
-    """Where nobody began an upload, the listing is empty, and giving up one that is not there is no error."""
+    """Without uploads the listing is empty, and aborting a missing one returns False."""
     gone = Upload(key="key", upload_id="2~nonesuch", initiated_at=datetime.now(UTC))
     await place.store.put("key", b"whole")
 
@@ -54,8 +54,8 @@ async def test_a_store_without_uploads_has_none(place: Place) -> None:
     assert await place.store.get("key") == b"whole"
 
 
-async def test_an_upload_is_listed_until_it_is_given_up(place: Place) -> None:
-    """An upload that was begun is listed with its key, id and time; after it was given up it is gone, parts and all."""
+async def test_an_upload_is_listed_until_it_is_aborted(place: Place) -> None:
+    """An open upload is listed with its key, id and time. After an abort it is gone with its parts."""
     store = with_uploads(place)
     upload_id = await begin_upload(store, "videos/a", b"part")
     other_id = await begin_upload(store, "videos2/a", b"part")
@@ -72,7 +72,7 @@ async def test_an_upload_is_listed_until_it_is_given_up(place: Place) -> None:
 
 
 async def test_an_upload_is_as_old_as_its_newest_part(place: Place) -> None:
-    """The time of the last part counts, not the beginning: whoever still sends parts is at work."""
+    """An upload is dated by its newest part, because a client that still sends parts is at work."""
     store = with_uploads(place)
     upload_id = await begin_upload(store, "key", b"first", b"second")
     long_ago = Upload(key="key", upload_id=upload_id, initiated_at=datetime(2020, 1, 1, tzinfo=UTC))
@@ -82,8 +82,8 @@ async def test_an_upload_is_as_old_as_its_newest_part(place: Place) -> None:
     assert abs(touched_at - datetime.now(UTC)) < MINUTE
 
 
-async def test_a_part_that_comes_late_does_not_revive_an_upload(place: Place) -> None:
-    """A part sent after an upload was given up is refused, and the upload stays gone."""
+async def test_a_late_part_does_not_revive_an_upload(place: Place) -> None:
+    """The server rejects a part that is sent after the abort, and the upload stays gone."""
     store = with_uploads(place)
     upload_id = await begin_upload(store, "key", b"first")
     (found,) = await uploads(store)
@@ -95,9 +95,9 @@ async def test_a_part_that_comes_late_does_not_revive_an_upload(place: Place) ->
     assert await uploads(store) == []
 
 
-@pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
-async def test_an_upload_of_an_odd_key_is_given_up_by_its_own_name(place: Place, key: str) -> None:
-    """However a server writes keys into its listing of uploads, the key that is read is the one that was begun."""
+@pytest.mark.parametrize("key", UNUSUAL_KEYS, ids=ascii)
+async def test_an_upload_of_an_unusual_key_is_listed_and_aborted(place: Place, key: str) -> None:
+    """However a server encodes keys in its listing of uploads, we read the key of the upload."""
     store = with_uploads(place)
     await begin_upload(store, key, b"part")
 
@@ -108,7 +108,7 @@ async def test_an_upload_of_an_odd_key_is_given_up_by_its_own_name(place: Place,
 
 
 async def test_uploads_are_listed_over_pages(place: Place) -> None:
-    """More uploads than a page holds are all listed, each once, several of one key too."""
+    """More uploads than a page holds are listed once each, several of one key too."""
     store = with_uploads(place)
     begun = [await begin_upload(store, f"d/{number // 2}") for number in range(7)]
 
@@ -117,8 +117,8 @@ async def test_uploads_are_listed_over_pages(place: Place) -> None:
     assert sorted(upload.upload_id for upload in found) == sorted(begun)
 
 
-async def test_an_object_is_its_only_version_where_none_are_kept(place: Place) -> None:
-    """A store that keeps no versions lists each object as the latest of its own, and none once it is deleted."""
+async def test_an_object_is_its_only_version_in_a_store_without_versions(place: Place) -> None:
+    """A store without versions lists each object as its latest version, and none after its deletion."""
     await place.store.put("a/b", b"first")
     await place.store.put("a/b", b"second!")
     await place.store.put("a2", b"")
@@ -131,8 +131,8 @@ async def test_an_object_is_its_only_version_where_none_are_kept(place: Place) -
     assert [version.key for version in await versions(place.store)] == ["a2"]
 
 
-async def test_a_bucket_with_versions_says_so(place: Place) -> None:
-    """The probe finds out that versions are kept, and leaves none of its own behind."""
+async def test_the_probe_detects_a_bucket_with_versions(place: Place) -> None:
+    """The probe detects that the bucket keeps versions, and leaves none of its own."""
     store = with_versions(place)
 
     found = await store.probe()
@@ -142,7 +142,7 @@ async def test_a_bucket_with_versions_says_so(place: Place) -> None:
 
 
 async def test_a_deleted_object_comes_back_without_its_marker(place: Place) -> None:
-    """In a bucket with versions a delete leaves a marker; without the marker, the object is there as it was."""
+    """A delete leaves a marker. Deleting the marker brings the object back as it was."""
     store = with_versions(place)
     await store.put("key", b"first")
     seen = await store.put("key", b"second!")
@@ -160,8 +160,8 @@ async def test_a_deleted_object_comes_back_without_its_marker(place: Place) -> N
     assert (await store.head("key")).version == second.version
 
 
-async def test_one_version_is_removed_for_good_and_no_other(place: Place) -> None:
-    """Removing a version leaves the others, and removing it twice is no error."""
+async def test_one_version_is_deleted_and_no_other(place: Place) -> None:
+    """Deleting a version keeps the others, and deleting it twice is no error."""
     store = with_versions(place)
     await store.put("key", b"first")
     await store.put("key", b"second!")
@@ -175,7 +175,7 @@ async def test_one_version_is_removed_for_good_and_no_other(place: Place) -> Non
 
 
 async def test_versions_are_listed_over_pages(place: Place) -> None:
-    """More versions and markers than a page holds are all listed, each once, with none of another prefix."""
+    """More versions and markers than a page holds are listed once each, and none of another prefix."""
     store = with_versions(place)
     for number in range(9):
         await store.put(f"d/{number % 3}", str(number).encode())
@@ -189,15 +189,17 @@ async def test_versions_are_listed_over_pages(place: Place) -> None:
     assert sorted(version.key for version in found if version.is_latest) == ["d/0", "d/1", "d/2"]
 
 
-async def test_a_locked_object_stays_as_it_is(place: Place) -> None:
-    """An object under legal hold says so, and is neither deleted, moved, nor removed as a version; the bytes stay."""
+async def test_a_locked_object_is_neither_deleted_nor_moved(place: Place) -> None:
+    """An object under legal hold is described as locked, and no call deletes or moves it."""
     store = with_versions(place)
     bucket = bucket_of(store)
     lockable = open_store(store.url.replace(bucket.name, LOCKABLE))
     with contextlib.suppress(ClientError):  # made by an earlier test
         bucket.client.create_bucket(Bucket=LOCKABLE, ObjectLockEnabledForBucket=True)
     free = await lockable.put("key", b"bytes")
-    bucket.client.put_object_legal_hold(**bucket_of(lockable).target("key"), LegalHold={"Status": "ON"})
+    bucket.client.put_object_legal_hold(
+        **bucket_of(lockable).object_params("key"), LegalHold={"Status": "ON"}
+    )
 
     held = await lockable.head("key")
 
@@ -206,15 +208,15 @@ async def test_a_locked_object_stays_as_it_is(place: Place) -> None:
         await lockable.delete("key", if_same=held)
     with pytest.raises(ObjectLocked):
         await lockable.move("key", "elsewhere", if_same=held)
-    with pytest.raises(StoreError) as refused:
+    with pytest.raises(StoreError) as denied:
         await lockable.delete_version("key", str(held.version))
-    assert refused.value.is_denied
+    assert denied.value.is_denied
     assert await lockable.get("key") == b"bytes"
     await lockable.aclose()
 
 
-async def test_a_move_in_a_bucket_with_versions_leaves_the_old_bytes(place: Place) -> None:
-    """An object that was moved is gone from its key, and its version is still behind the marker."""
+async def test_a_move_in_a_bucket_with_versions_keeps_the_old_version(place: Place) -> None:
+    """After a move the old key has a delete marker, and the old version is still behind it."""
     store = with_versions(place)
     await store.put("old", b"bytes")
 

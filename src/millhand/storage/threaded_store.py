@@ -1,0 +1,133 @@
+"""Turn a blocking store into an `ObjectStore`: every call runs in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from millhand.storage.protocol import (
+    PAGE_SIZE,
+    Capabilities,
+    ObjectInfo,
+    ObjectPage,
+    ObjectVersion,
+    Upload,
+)
+from millhand.storage.read_ahead import read_ahead
+
+T = TypeVar("T")
+
+
+class BlockingStore(Protocol):
+    """The calls of `ObjectStore`, made by one thread each. Thread-safe."""
+
+    @property
+    def url(self) -> str: ...
+    def probe(self) -> Capabilities: ...
+    def pages(
+        self, prefix: str, start_after: str, up_to: str | None, page_size: int
+    ) -> Iterator[ObjectPage]: ...
+    def head(self, key: str) -> ObjectInfo: ...
+    def get(self, key: str) -> bytes: ...
+    def get_from_parents(self, key: str) -> list[bytes]: ...
+    def download(self, key: str, path: Path) -> None: ...
+    def put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo: ...
+    def delete(self, key: str, if_same: ObjectInfo | None) -> bool: ...
+    def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]: ...
+    def move(self, source: str, target: str, if_same: ObjectInfo | None, if_absent: bool) -> ObjectInfo: ...
+    def upload_pages(self, prefix: str, page_size: int) -> Iterator[Sequence[Upload]]: ...
+    def upload_touched_at(self, upload: Upload) -> datetime: ...
+    def abort_upload(self, upload: Upload) -> bool: ...
+    def version_pages(self, prefix: str, page_size: int) -> Iterator[Sequence[ObjectVersion]]: ...
+    def delete_version(self, key: str, version: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class ThreadedStore:
+    """
+    An `ObjectStore` on a blocking one.
+
+    Concurrency: with `num_threads`, a pool of its own and so many calls at once; otherwise the event loop's pool.
+    """
+
+    def __init__(self, blocking: BlockingStore, *, num_threads: int | None = None) -> None:
+        self.blocking = blocking
+        self._threads = (
+            None
+            if num_threads is None
+            else ThreadPoolExecutor(num_threads, thread_name_prefix="millhand-store")
+        )
+
+    @property
+    def url(self) -> str:
+        return self.blocking.url
+
+    async def probe(self) -> Capabilities:
+        return await self._run(self.blocking.probe)
+
+    def list_pages(
+        self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncGenerator[ObjectPage, None]:
+        pages = self.blocking.pages(prefix, start_after, up_to, page_size)
+        return read_ahead(lambda: self._run(next, pages, None))
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._run(self.blocking.head, key)
+
+    async def get(self, key: str) -> bytes:
+        return await self._run(self.blocking.get, key)
+
+    async def get_from_parents(self, key: str) -> Sequence[bytes]:
+        return await self._run(self.blocking.get_from_parents, key)
+
+    async def download(self, key: str, path: Path) -> None:
+        await self._run(self.blocking.download, key, path)
+
+    async def put(self, key: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+        return await self._run(self.blocking.put, key, data, if_absent)
+
+    async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
+        return await self._run(self.blocking.delete, key, if_same)
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
+        return await self._run(self.blocking.delete_many, keys)
+
+    async def move(
+        self, source: str, target: str, *, if_same: ObjectInfo | None = None, if_absent: bool = False
+    ) -> ObjectInfo:
+        return await self._run(self.blocking.move, source, target, if_same, if_absent)
+
+    def list_uploads(
+        self, *, prefix: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[Sequence[Upload]]:
+        return self._each(self.blocking.upload_pages(prefix, page_size))
+
+    async def upload_touched_at(self, upload: Upload) -> datetime:
+        return await self._run(self.blocking.upload_touched_at, upload)
+
+    async def abort_upload(self, upload: Upload) -> bool:
+        return await self._run(self.blocking.abort_upload, upload)
+
+    def list_versions(
+        self, *, prefix: str = "", page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[Sequence[ObjectVersion]]:
+        return self._each(self.blocking.version_pages(prefix, page_size))
+
+    async def delete_version(self, key: str, version: str) -> None:
+        await self._run(self.blocking.delete_version, key, version)
+
+    async def aclose(self) -> None:
+        if self._threads is not None:
+            await asyncio.to_thread(self._threads.shutdown)
+        self.blocking.close()
+
+    def _run(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def _each(self, pages: Iterator[T]) -> AsyncIterator[T]:
+        while (page := await self._run(next, pages, None)) is not None:
+            yield page
