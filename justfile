@@ -153,7 +153,7 @@ _locks:
     @! grep -n '://' requirements/*.in requirements/*.lock
 
 _quick: (_install "dev")
-    @{{ python }} -m pytest -q -n 0 -m "not slow and not database" tests/language tests/test_house.py
+    @{{ python }} -m pytest -q -n 0 -m "not slow and not database" tests/language tests/project_rules
 
 # Bring what requirements/NAME.lock pins, unless it is there: then nobody is asked, and work goes on without a network.
 # The place is part of the state, for an editable installation names it.
