@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 from millhand.args.codec import JobArgs
 from millhand.config import Config
 from millhand.control import ALL_JOBS, JobControl, JobPage, QueueControl
-from millhand.driver.blocking import now
-from millhand.driver.detect import django_driver, kind_of, sync_driver_of
+from millhand.driver.detect import django_driver, sync_driver_of
 from millhand.driver.protocol import Driver
+from millhand.driver.run_sync import run_sync
+from millhand.driver.tx_executor import class_name
 from millhand.errors import ConfigError
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import JobRow, JobState, Json
@@ -82,12 +83,12 @@ class SyncClient:
 
     def start(self) -> None:
         """Connect and check the schema; idempotent. Raises: SchemaError; DriverError."""
-        now(self._start())
+        run_sync(self._start())
 
     def stop(self) -> None:
         """Close what `start` opened; idempotent. A pool, engine or connection of yours stays open."""
         self._is_started = False
-        now(self._driver.close())
+        run_sync(self._driver.close())
 
     def insert(
         self, args: JobArgs, opts: InsertOpts | None = None, *, tx: object | None = None
@@ -116,7 +117,7 @@ class SyncClient:
         """
         # An insert through an executor notifies its queues itself; a `SyncClient` has no loop that could do so later.
         executor = self._driver.pool if tx is None else self._driver.executor(tx)
-        return now(self._inserter.insert_many(as_pairs(jobs), executor))
+        return run_sync(self._inserter.insert_many(as_pairs(jobs), executor))
 
     def insert_many_fast(self, jobs: Iterable[Insertable], *, tx: object | None = None) -> int:
         """
@@ -124,7 +125,7 @@ class SyncClient:
 
         Raises: as `insert`; UniqueConflict; whatever `jobs` raises.
         """
-        return now(self._insert_many_fast(jobs, tx))
+        return run_sync(self._insert_many_fast(jobs, tx))
 
     def migrate(
         self, line: str | None = None, *, target: int | None = None, dry_run: bool = False
@@ -140,7 +141,7 @@ class SyncClient:
         Raises: MigrationError; ConfigError for an unknown line.
         """
         names = lines() if line is None else (line,)  # main sorts before millhand, which needs it
-        return now(self._migrate(names, target, dry_run=dry_run))
+        return run_sync(self._migrate(names, target, dry_run=dry_run))
 
     async def _migrate(
         self, names: Sequence[str], target: int | None, *, dry_run: bool
@@ -174,7 +175,9 @@ def _driver(database: object, using: str | None, schema: str) -> Driver:
     if using is None:
         return sync_driver_of(database, schema)
     if database is not None:
-        raise ConfigError(f"using must be all that names a database, got {using!r} and a {kind_of(database)}")
+        raise ConfigError(
+            f"using must be all that names a database, got {using!r} and a {class_name(database)}"
+        )
     return django_driver(using, schema)
 
 
@@ -186,7 +189,7 @@ class SyncJobControl:
 
     def get(self, id: int, *, tx: object | None = None) -> JobRow:
         """Return one job. Raises: NotFound."""
-        return now(self._control.get(id, tx=tx))
+        return run_sync(self._control.get(id, tx=tx))
 
     def list(
         self,
@@ -202,25 +205,25 @@ class SyncJobControl:
         page = self._control.list(
             filters, after=after, descending=descending, limit=limit, order_by=order_by, tx=tx
         )
-        return now(page)
+        return run_sync(page)
 
     def count_by_state(
         self, states: Iterable[JobState] = JobState, *, tx: object | None = None
     ) -> Mapping[JobState, int]:
         """Return how many jobs are in each of `states`. It counts every row, so name only the states that you need."""
-        return now(self._control.count_by_state(states, tx=tx))
+        return run_sync(self._control.count_by_state(states, tx=tx))
 
     def cancel(self, id: int, *, tx: object | None = None) -> JobRow:
         """Cancel a job, or mark it while it runs, and return its new row. Raises: NotFound."""
-        return now(self._control.cancel(id, tx=tx))
+        return run_sync(self._control.cancel(id, tx=tx))
 
     def retry(self, id: int, *, tx: object | None = None) -> JobRow:
         """Make a job available at once and return its new row. Raises: NotFound; UniqueConflict."""
-        return now(self._control.retry(id, tx=tx))
+        return run_sync(self._control.retry(id, tx=tx))
 
     def delete(self, id: int, *, tx: object | None = None) -> JobRow:
         """Delete a job that is not running and return its last row. Raises: NotFound, JobRunning."""
-        return now(self._control.delete(id, tx=tx))
+        return run_sync(self._control.delete(id, tx=tx))
 
     def delete_many(
         self,
@@ -231,11 +234,11 @@ class SyncJobControl:
         unsafe_all: bool = False,
     ) -> Sequence[JobRow]:
         """Delete the jobs that match `filters` and return their last rows. Raises: ValueError; InvalidWhere."""
-        return now(self._control.delete_many(filters, limit=limit, tx=tx, unsafe_all=unsafe_all))
+        return run_sync(self._control.delete_many(filters, limit=limit, tx=tx, unsafe_all=unsafe_all))
 
     def update_output(self, id: int, output: Json, *, tx: object | None = None) -> JobRow:
         """Store a job's output, any JSON value. Raises: NotFound; ValueError if it does not encode or is too large."""
-        return now(self._control.update_output(id, output, tx=tx))
+        return run_sync(self._control.update_output(id, output, tx=tx))
 
 
 class SyncQueueControl:
@@ -246,24 +249,24 @@ class SyncQueueControl:
 
     def get(self, name: str, *, tx: object | None = None) -> QueueRow:
         """Return one queue. Raises: NotFound."""
-        return now(self._control.get(name, tx=tx))
+        return run_sync(self._control.get(name, tx=tx))
 
     def list(
         self, *, after_name: str = "", limit: int = LIMIT_DEFAULT, tx: object | None = None
     ) -> Sequence[QueueRow]:
         """Return up to `limit` queues that follow `after_name`, by name."""
-        return now(self._control.list(after_name=after_name, limit=limit, tx=tx))
+        return run_sync(self._control.list(after_name=after_name, limit=limit, tx=tx))
 
     def pause(self, name: str, *, tx: object | None = None) -> None:
         """Pause a queue, or every queue with `*`. Running jobs continue. Raises: NotFound, except for `*`."""
-        now(self._control.pause(name, tx=tx))
+        run_sync(self._control.pause(name, tx=tx))
 
     def resume(self, name: str, *, tx: object | None = None) -> None:
         """Resume a paused queue, or every queue with `*`. Raises: NotFound, except for `*`."""
-        now(self._control.resume(name, tx=tx))
+        run_sync(self._control.resume(name, tx=tx))
 
     def update(
         self, name: str, *, metadata: Mapping[str, Json] | None = None, tx: object | None = None
     ) -> QueueRow:
         """Replace a queue's metadata, notify all clients, and return the queue. Raises: NotFound; DriverError."""
-        return now(self._control.update(name, metadata=metadata, tx=tx))
+        return run_sync(self._control.update(name, metadata=metadata, tx=tx))

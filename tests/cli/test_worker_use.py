@@ -31,7 +31,7 @@ number = 3
 NO_CONFIG = "must be a millhand.Config or a function that returns one"
 
 NO_PORT = (
-    "[database] database URL must be like 'postgresql://user@host:5432/name', got a port that is no number to 65,535; "
+    "[database] database URL must be like 'postgresql://user@host:5432/name', got a port that is not a number up to 65,535; "
     "write what is neither letter nor digit in a password as %XX"
 )
 
@@ -241,7 +241,7 @@ async def test_commands_say_when_the_database_does_not_answer(
         (
             "ann:sesame@127.0.0.1/shop?sslmode=yes",
             (
-                "options of TLS must be such as can be used, got `sslmode` parameter must be one of: "
+                "options of TLS must be usable, got `sslmode` parameter must be one of: "
                 "disable, allow, prefer, require, verify-ca, verify-full"
             ),
         ),

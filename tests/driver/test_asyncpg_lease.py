@@ -16,18 +16,18 @@ from millhand.errors import DriverError
 
 
 @pytest.fixture
-async def lending(postgres_url: str) -> AsyncIterator[Leases]:
+async def leases(postgres_url: str) -> AsyncIterator[Leases]:
     """Two connections at most, of a pool that is ours."""
     pool = await asyncpg.create_pool(postgres_url, min_size=0, max_size=2)
-    lending = Leases(pool, keeps=True)
-    yield lending
-    await lending.close()
+    leases = Leases(pool, keeps=True)
+    yield leases
+    await leases.close()
     async with asyncio.timeout(GENEROUS_SECONDS):
         await pool.close()
 
 
-async def pid(lending: Leases) -> int:
-    async with lending.lent() as connection:
+async def pid(leases: Leases) -> int:
+    async with leases.lease() as connection:
         return await connection.fetchval("SELECT pg_backend_pid()")
 
 
@@ -38,15 +38,15 @@ def ended(connection: asyncpg.Connection) -> asyncio.Event:
     return event
 
 
-def num_idle(lending: Leases) -> int:
-    return lending.pool.get_idle_size()
+def num_idle(leases: Leases) -> int:
+    return leases.pool.get_idle_size()
 
 
-async def test_connection_that_comes_back_whole_stays_out(lending: Leases) -> None:
+async def test_connection_that_comes_back_whole_stays_out(leases: Leases) -> None:
     """The next one gets the same connection, and the pool never sees it."""
-    pids = {await pid(lending) for _ in range(3)}
+    pids = {await pid(leases) for _ in range(3)}
 
-    assert (len(pids), num_idle(lending)) == (1, 0)
+    assert (len(pids), num_idle(leases)) == (1, 0)
 
 
 async def test_connection_of_the_caller_s_pool_goes_back_at_once(postgres_url: str) -> None:
@@ -59,28 +59,28 @@ async def test_connection_of_the_caller_s_pool_goes_back_at_once(postgres_url: s
         assert pool.get_idle_size() == 1
 
 
-async def test_waiter_is_served_before_anything_stays_out(lending: Leases) -> None:
+async def test_waiter_is_served_before_anything_stays_out(leases: Leases) -> None:
     """With all connections in use, whoever waits gets the first that comes back."""
-    async with lending.lent(), lending.lent():
-        waiter = asyncio.ensure_future(pid(lending))
-        while not lending._num_waiting:  # noqa: ASYNC110 - a turn of the loop, of which nobody tells
+    async with leases.lease(), leases.lease():
+        waiter = asyncio.ensure_future(pid(leases))
+        while not leases._num_waiting:  # noqa: ASYNC110 - a turn of the loop, of which nobody tells
             await asyncio.sleep(0)
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         assert await waiter > 0
 
 
-async def test_connection_that_something_was_raised_on_goes_the_long_way(lending: Leases) -> None:
+async def test_connection_that_something_was_raised_on_goes_the_long_way(leases: Leases) -> None:
     """What a statement has left behind is for asyncpg to see to, also when it is cancelled."""
     with pytest.raises(asyncpg.DivisionByZeroError):
-        async with lending.lent() as connection:
+        async with leases.lease() as connection:
             await connection.fetch("SELECT 1/0")
-    assert num_idle(lending) == 1
+    assert num_idle(leases) == 1
 
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01), lending.lent() as connection:
+        async with asyncio.timeout(0.01), leases.lease() as connection:
             await connection.fetch("SELECT pg_sleep(60)")
-    assert await pid(lending) > 0
+    assert await pid(leases) > 0
 
 
 async def test_connection_comes_back_without_a_transaction_that_asyncpg_knows_nothing_of(
@@ -115,21 +115,21 @@ async def test_connection_comes_back_without_a_transaction_that_asyncpg_knows_no
     await ours.close()
 
 
-async def test_connection_in_a_transaction_is_thrown_away(lending: Leases) -> None:
+async def test_connection_in_a_transaction_is_thrown_away(leases: Leases) -> None:
     """Nobody is lent somebody else's transaction."""
-    async with lending.lent() as connection:
+    async with leases.lease() as connection:
         end = ended(connection)
         await connection.execute("BEGIN")
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         await end.wait()
-    async with lending.lent() as connection:
+    async with leases.lease() as connection:
         assert not connection.is_in_transaction()
 
 
-async def test_connection_that_is_lost_meanwhile_is_not_lent(lending: Leases, postgres_url: str) -> None:
+async def test_connection_that_is_lost_meanwhile_is_not_lent(leases: Leases, postgres_url: str) -> None:
     """What ended while nobody used it is replaced, and its place in the pool is free."""
-    async with lending.lent() as one, lending.lent() as two:
+    async with leases.lease() as one, leases.lease() as two:
         ends = [ended(one), ended(two)]
         pids = [await connection.fetchval("SELECT pg_backend_pid()") for connection in (one, two)]
     killer = await asyncpg.connect(postgres_url)
@@ -139,64 +139,64 @@ async def test_connection_that_is_lost_meanwhile_is_not_lent(lending: Leases, po
         for end in ends:
             await end.wait()
 
-    async with lending.lent() as one, lending.lent() as two:
+    async with leases.lease() as one, leases.lease() as two:
         others = {await connection.fetchval("SELECT pg_backend_pid()") for connection in (one, two)}
     assert len(others) == 2
     assert others.isdisjoint(pids)
 
 
 async def test_connection_that_stays_unused_is_closed(
-    lending: Leases, monkeypatch: pytest.MonkeyPatch
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that nobody has needed for a while ends; one that was used in between stays."""
     monkeypatch.setattr(asyncpg_lease, "UNUSED_SECONDS", GENEROUS_SECONDS)  # by hand below
-    async with lending.lent() as used, lending.lent() as unused:
+    async with leases.lease() as used, leases.lease() as unused:
         ends = [ended(used), ended(unused)]
 
-    lending._close_unused()
-    await pid(lending)
-    lending._close_unused()
+    leases._close_unused()
+    await pid(leases)
+    leases._close_unused()
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         await ends[1].wait()
-    assert await pid(lending) > 0
+    assert await pid(leases) > 0
     assert not ends[0].is_set()
 
 
-async def test_clock_looks_for_what_stays_unused(lending: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clock_looks_for_what_stays_unused(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without anybody's doing, what is not needed ends."""
     monkeypatch.setattr(asyncpg_lease, "UNUSED_SECONDS", 0.01)
-    async with lending.lent() as connection:
+    async with leases.lease() as connection:
         end = ended(connection)
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         await end.wait()
 
-    assert lending.pool.get_size() == 0
+    assert leases.pool.get_size() == 0
 
 
 async def test_each_connection_goes_back_now_and_then(
-    lending: Leases, monkeypatch: pytest.MonkeyPatch
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often a connection is used, asyncpg sees it, and may renew it."""
     monkeypatch.setattr(asyncpg_lease, "NUM_LENT_MAX", 3)
 
     idle = []
     for _ in range(4):
-        await pid(lending)
-        idle.append(num_idle(lending))
+        await pid(leases)
+        idle.append(num_idle(leases))
 
     assert idle == [0, 0, 1, 0]
 
 
-async def test_pool_closes_at_once_though_connections_are_out(lending: Leases) -> None:
+async def test_pool_closes_at_once_though_connections_are_out(leases: Leases) -> None:
     """What nobody uses goes back before the pool closes, and what comes back later does not stay out."""
-    await pid(lending)
-    async with lending.lent():
-        await lending.close()
-        closing = asyncio.ensure_future(lending.pool.close())
+    await pid(leases)
+    async with leases.lease():
+        await leases.close()
+        closing = asyncio.ensure_future(leases.pool.close())
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         await closing
 
-    assert lending.pool.get_size() == 0
+    assert leases.pool.get_size() == 0

@@ -18,9 +18,9 @@ from psycopg.types.json import set_json_dumps, set_json_loads
 from threaded import ThreadedDriver
 
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.blocking import now
 from millhand.driver.protocol import Driver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
+from millhand.driver.run_sync import run_sync
 from millhand.errors import ConfigError, ConnectionLost, OperationTimeout, PoolClosed
 from millhand.store.job import job_insert_many
 from proxy import proxied
@@ -130,7 +130,7 @@ def test_server_that_the_blocking_driver_does_not_find_is_a_lost_connection(tmp_
     driver = PsycopgSyncDriver(f"postgresql://nobody@/nothing?host={tmp_path}")
 
     with pytest.raises(ConnectionLost) as lost:
-        now(driver.open())
+        run_sync(driver.open())
 
     assert (lost.value.operation, lost.value.retryable) == ("connect", True)
 
@@ -161,7 +161,7 @@ async def test_what_waits_for_an_event_loop_is_refused() -> None:
         await asyncio.get_running_loop().create_future()
 
     with pytest.raises(ConfigError) as refused:
-        now(waits())
+        run_sync(waits())
 
     assert turns == [1]
     assert str(refused.value) == (
@@ -182,8 +182,8 @@ def test_pipeline_of_the_caller_without_async_gives_what_was_asked(
     ):
         his = connection.execute("SELECT 41")
         executor = driver.executor(connection)
-        inserted = now(executor.run(job_insert_many([params(), params()])))
-        foreign = now(executor.fetch("SELECT 7 AS seven"))
+        inserted = run_sync(executor.run(job_insert_many([params(), params()])))
+        foreign = run_sync(executor.fetch("SELECT 7 AS seven"))
 
         assert len(inserted) == 2
         assert foreign == [{"seven": 7}]
@@ -192,24 +192,24 @@ def test_pipeline_of_the_caller_without_async_gives_what_was_asked(
 
 FORKING = """
 import os, sys
-from millhand.driver.blocking import now
+from millhand.driver.run_sync import run_sync
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
 from millhand.errors import PoolClosed
 
 driver = PsycopgSyncDriver(sys.argv[1])
-now(driver.open())
+run_sync(driver.open())
 if os.fork() == 0:
     try:
-        now(driver.pool.fetch("SELECT 1"))
+        run_sync(driver.pool.fetch("SELECT 1"))
     except PoolClosed as error:
         print(error, flush=True)
-    now(driver.open())
-    print(now(driver.pool.fetch("SELECT 2 AS number")), flush=True)
-    now(driver.close())
+    run_sync(driver.open())
+    print(run_sync(driver.pool.fetch("SELECT 2 AS number")), flush=True)
+    run_sync(driver.close())
     sys.exit()
 os.wait()
-print(now(driver.pool.fetch("SELECT 3 AS number")), flush=True)
-now(driver.close())
+print(run_sync(driver.pool.fetch("SELECT 3 AS number")), flush=True)
+run_sync(driver.close())
 """
 
 

@@ -40,9 +40,9 @@ from millhand import (
     Workers,
 )
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.driver.blocking import now
 from millhand.driver.detect import driver_of, sync_driver_of
 from millhand.driver.protocol import Driver
+from millhand.driver.run_sync import run_sync
 from millhand.store.job_list import JobListParams, job_list
 
 DIALECTS = ("postgresql+psycopg", "postgresql+asyncpg")
@@ -58,7 +58,7 @@ sys.modules["greenlet"] = None
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 from millhand import SyncClient
-from millhand.driver.detect import executor_of, sync_executor_of
+from millhand.driver.tx_executor import executor_of, sync_executor_of
 engine = create_engine(os.environ["DATABASE_URL"])
 SyncClient(engine)
 with Session(engine) as session:
@@ -462,7 +462,7 @@ def test_engine_of_another_database_is_refused(schema: str) -> None:
     with pytest.raises(ConfigError) as refused:
         SyncClient(engine)
     with engine.connect() as connection, pytest.raises(TypeError) as refused_tx:
-        now(sync_driver_of("postgresql://x@/x", schema).executor(connection).fetch("SELECT 1"))
+        run_sync(sync_driver_of("postgresql://x@/x", schema).executor(connection).fetch("SELECT 1"))
 
     assert str(refused.value) == (
         "engine must be of psycopg, got sqlite+pysqlite; make it of a URL that begins with 'postgresql+psycopg://'"

@@ -66,7 +66,7 @@ async def test_port_of_the_environment_that_is_none_is_told_as_such(
     with pytest.raises(ConfigError) as refused:
         await kind("postgresql://u:secret@localhost/d").open()
 
-    assert str(refused.value) == f"PGPORT must be a port's number, got {port!r}; set it right, or unset it"
+    assert str(refused.value) == f"PGPORT must be a port number, got {port!r}; correct or unset it"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

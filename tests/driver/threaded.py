@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from millhand.driver.blocking import now
 from millhand.driver.protocol import Driver, Executor
+from millhand.driver.run_sync import run_sync
 from millhand.store.query import Copy, Query
 
 T = TypeVar("T")
 
 
 async def threaded(coroutine: Coroutine[Any, Any, T]) -> T:
-    return await asyncio.to_thread(now, coroutine)
+    return await asyncio.to_thread(run_sync, coroutine)
 
 
 class ThreadedExecutor:

@@ -33,7 +33,7 @@ LISTENING = "SELECT ssl FROM pg_stat_activity INNER JOIN pg_stat_ssl USING (pid)
 AUTHORITY = (
     "sslrootcert (PGSSLROOTCERT) must be the file of the authority that signed the server's certificate"
 )
-NAMED = "the host of the URL must be one that the server's certificate names, or sslmode be verify-ca"
+NAMED = "the URL's host must be a name in the server's certificate, or sslmode must be verify-ca"
 CERTIFICATE = (
     "sslcert and sslkey (PGSSLCERT, PGSSLKEY) must be the files of the client's certificate and of its key"
 )

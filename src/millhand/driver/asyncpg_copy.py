@@ -1,4 +1,4 @@
-"""COPY by asyncpg: rows stream into a table for as long as their source has any."""
+"""COPY by asyncpg."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     AnyConnection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
 
 
-async def copied(connection: AnyConnection, schema: str, copy: Copy) -> int:
+async def copy_rows(connection: AnyConnection, schema: str, copy: Copy) -> int:
     """
     Copy rows into a table, and return how many there were.
 
-    Raises: whatever the source of the rows raised, as it was; else as `Executor.run`.
+    Raises: the error of the rows' source, unchanged; else as `Executor.run`.
     """
     feed = _Feed(copy)
     status = ""
-    with translated(copy.name, copy.timeout_seconds), _watched(connection, feed):
+    with translated(copy.name, copy.timeout_seconds), _on_termination(connection, feed):
         try:
             async with asyncio.timeout(None) as feed.deadline:
                 with contextlib.suppress(_SourceFailed):
@@ -42,17 +42,17 @@ async def copied(connection: AnyConnection, schema: str, copy: Copy) -> int:
             if feed.is_lost:
                 raise ConnectionLost(copy.name, "a connection that is closed") from error
             raise
-    if feed.error is not None:  # not translated: a file that the source reads is no wire of ours
+    if feed.error is not None:  # not translated: a file that cannot be read is not a database error
         raise feed.error
     return int(status.split()[-1])
 
 
 class _SourceFailed(Exception):
-    """The source of the rows raised something."""
+    """The source of the rows raised an error."""
 
 
 class _Feed:
-    """The rows on their way, with a deadline for the server alone: the source may take its time."""
+    """The rows of a COPY, with a deadline for the server alone: their source may take longer."""
 
     def __init__(self, copy: Copy) -> None:
         self._copy = copy
@@ -61,21 +61,21 @@ class _Feed:
         self.is_lost = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Give the source's chunks, and keep what it raises."""
+        """Yield the source's chunks, and remember what reading them raised."""
         try:
             async for chunk in self._copy.chunks:
-                if self.is_lost:  # asyncpg says so in the end, whatever comes until then
+                if self.is_lost:  # asyncpg raises at the end
                     break
                 self._expect_answer()
                 yield chunk
                 self._reschedule(None)
         except Exception as error:
             self.error = error
-            raise _SourceFailed from error  # asyncpg would take a TimeoutError for one of its own
+            raise _SourceFailed from error  # asyncpg would handle a TimeoutError as its own
         self._expect_answer()
 
     def record_lost(self, _connection: object) -> None:
-        """Wait no longer: asyncpg would, if the connection is lost while it is full."""
+        """End the wait: asyncpg waits for ever if the connection is lost while its buffer is full."""
         self.is_lost = True
         self._reschedule(asyncio.get_running_loop().time())
 
@@ -84,15 +84,15 @@ class _Feed:
 
     def _reschedule(self, when: float | None) -> None:
         if self.deadline is not None:
-            with contextlib.suppress(RuntimeError):  # it has passed already
+            with contextlib.suppress(RuntimeError):  # it has expired
                 self.deadline.reschedule(when)
 
 
 @contextlib.contextmanager
-def _watched(connection: AnyConnection, feed: _Feed) -> Iterator[None]:
+def _on_termination(connection: AnyConnection, feed: _Feed) -> Iterator[None]:
     connection.add_termination_listener(feed.record_lost)
     try:
         yield
     finally:
-        with contextlib.suppress(asyncpg.InterfaceError):  # its pool has taken it back
+        with contextlib.suppress(asyncpg.InterfaceError):  # the pool already has it back
             connection.remove_termination_listener(feed.record_lost)

@@ -1,19 +1,19 @@
 """
-The connections of a pool of asyncpg's, lent for one word or one transaction.
+Connections of an asyncpg pool, lent for one statement or one transaction.
 
-asyncpg's way back to its pool is a task, a future, a timer and a turn of the event loop, which together cost the client
-as much as all else that it does for a small statement. So of a pool that is ours alone a connection that comes back whole
-stays out, for whoever is next:
+Releasing a connection to asyncpg's pool takes a task, a future, a timer and a turn of the event loop. For a small
+statement that costs the client as much as everything else. So the connections of a pool that only Millhand uses stay
+out after use, ready for the next statement:
 
-Rule 1: only what nothing was raised on, and what is in no transaction, stays out. All else goes back the long way, on
-        which a cancelled statement is waited for and the server is had to end what it has begun, or the connection is
-        thrown away. (A statement that was prepared and not executed, because it was cancelled in between or its params
-        were refused, leaves a transaction open of which asyncpg knows nothing: with its locks, and with its `now()`.)
-Rule 2: whoever waits for the pool comes first: while anybody does, what comes back goes to the pool.
-Rule 3: what stays out unused is closed, as it would be in the pool; and now and then each goes the long way, on which
-        asyncpg renews what was used very often.
+Rule 1: a connection stays out only if its last use raised nothing and left no transaction open. Any other goes back
+        through asyncpg's release, which waits for a cancelled statement, or is terminated. (A statement that was prepared
+        but not executed, because it was cancelled or its params were invalid, leaves a transaction open that asyncpg does
+        not know of, with its locks and its `now()`.)
+Rule 2: waiters of the pool come first: while there are any, every connection goes back to the pool.
+Rule 3: a connection that stays out unused is closed, as it would be in the pool. Each goes back now and then, because
+        asyncpg replaces connections after many queries.
 
-Of a pool of the caller's nothing stays out: others wait for it of whom nothing is known here.
+Of the caller's own pool no connection stays out: the application may wait for one.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     AnyPool = asyncpg.Pool[Any]
     Lent = PoolConnectionProxy[Any]
 
-# What a statement that ran out of time is given to be cancelled, before its connection is thrown away.
+# How long a late statement may take to be cancelled, before its connection is discarded.
 RELEASE_SECONDS = 1.0
-# asyncpg closes what was idle for five minutes, before firewalls forget it; here it is up to twice this.
+# asyncpg closes connections after five idle minutes, before firewalls drop them; here it takes up to twice this.
 UNUSED_SECONDS = 150.0
-# asyncpg renews a connection after 50,000 words, but only sees what comes back to it.
+# asyncpg replaces a connection after 50,000 queries, but only when it is released.
 NUM_LENT_MAX = 1_000
 
 
 class Leases:
     """
-    A pool, and which of its connections are out without being used.
+    A pool, and its connections that are out and unused.
 
-    `keeps` says that the pool is ours alone. Concurrency: belongs to the pool's event loop.
+    `keeps` is for a pool that only Millhand uses. Concurrency: belongs to the pool's event loop.
     """
 
     __slots__ = ("_keeps", "_kept", "_num_lent", "_num_unused", "_num_waiting", "_timer", "pool")
@@ -52,18 +52,18 @@ class Leases:
     def __init__(self, pool: AnyPool, *, keeps: bool) -> None:
         self.pool = pool
         self._keeps = keeps
-        self._kept: list[Lent] = []  # the last one back is lent first
+        self._kept: list[Lent] = []  # the latest is lent first
         self._num_lent = 0
-        self._num_unused = 0  # of `_kept`, from its beginning, whom nobody has used since the timer was set
+        self._num_unused = 0  # of `_kept`, from its beginning, not used since the timer was set
         self._num_waiting = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def lent(self) -> _Lease:
-        """Return what is entered for a connection, and left to give it back."""
+    def lease(self) -> _Lease:
+        """Return a context manager that takes a connection and gives it back."""
         return _Lease(self)
 
     async def close(self) -> None:
-        """Give back to the pool what nobody uses, so that it can close; what is still used follows. Never raises."""
+        """Give unused connections back to the pool, so that it can close; used ones follow later. Never raises."""
         self._keeps = False
         if self._timer is not None:
             self._timer.cancel()
@@ -72,7 +72,7 @@ class Leases:
             await self.give_back(self._kept.pop(), None)
 
     async def take(self) -> Lent:
-        """Return a connection that nobody else has. Raises: as asyncpg."""
+        """Return a connection for exclusive use. Raises: as asyncpg."""
         while self._kept:
             connection = self._kept.pop()
             self._num_unused = min(self._num_unused, len(self._kept))
@@ -86,8 +86,8 @@ class Leases:
             self._num_waiting -= 1
 
     async def give_back(self, connection: Lent, error: BaseException | None) -> None:
-        """Take back a connection, on which `error` was raised last. Never raises, unless it is cancelled."""
-        # What these raise says that asyncpg has thrown the connection away already.
+        """Take a connection back; `error` is what its last use raised. Raises nothing but a cancellation."""
+        # asyncpg has already discarded a connection on which these are raised.
         with contextlib.suppress(*WIRE_ERRORS):
             is_open_ended = connection.is_in_transaction()
             if error is None and not is_open_ended and self._may_keep():
@@ -96,7 +96,7 @@ class Leases:
             if is_open_ended or is_broken(error):
                 connection.terminate()
             elif error is not None:
-                await _settle(connection)
+                await _finish_statement(connection)
             await self.pool.release(connection, timeout=RELEASE_SECONDS)
 
     def _may_keep(self) -> bool:
@@ -124,29 +124,29 @@ class Leases:
 
 
 class _Lease:
-    """A connection while it is lent."""
+    """A connection for one block."""
 
-    __slots__ = ("_connection", "_lending")
+    __slots__ = ("_connection", "_leases")
 
-    def __init__(self, lending: Leases) -> None:
-        self._lending = lending
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
 
     async def __aenter__(self) -> Lent:
-        self._connection = await self._lending.take()
+        self._connection = await self._leases.take()
         return self._connection
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        await self._lending.give_back(self._connection, error)
+        await self._leases.give_back(self._connection, error)
 
 
-async def _settle(connection: Lent) -> None:
-    """End whatever the server has begun, by a round trip; throw a connection away on which that cannot be done."""
+async def _finish_statement(connection: Lent) -> None:
+    """Make the server end an unfinished statement, by a round trip; terminate the connection if that fails."""
     try:
         async with asyncio.timeout(RELEASE_SECONDS):
             await connection.execute("SELECT 1")
     except WIRE_ERRORS:
         connection.terminate()
-    except BaseException:  # cancelled once more: nobody comes to give it back
+    except BaseException:  # cancelled again: the connection would never be released
         connection.terminate()
         raise
 
@@ -154,5 +154,5 @@ async def _settle(connection: Lent) -> None:
 def _is_closed(connection: Lent) -> bool:
     try:
         return connection.is_closed()
-    except asyncpg.InterfaceError:  # it was lost, and is the pool's again
+    except asyncpg.InterfaceError:  # it was lost, and the pool has it back
         return True

@@ -1,8 +1,8 @@
 """
-What the engine asks of a database driver: run a query, begin a transaction, listen.
+What the engine needs from a database driver: run a query, begin a transaction, listen.
 
-Errors are translated at this edge, once: everything raised is `ConnectionLost`, `PoolClosed`, `OperationTimeout` or
-another `DriverError`, with the driver's own error as cause.
+Drivers translate every error at this edge: they raise `ConnectionLost`, `PoolClosed`, `OperationTimeout` or another
+`DriverError`, with the library's own error as cause.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Executor(Protocol):
-    """Something that speaks to one database: a pool (each word on a connection of its own), or one transaction."""
+    """Runs statements on a pool, each on a connection of its own, or inside one transaction."""
 
     async def run(self, query: Query[T]) -> T:
         """
@@ -29,16 +29,15 @@ class Executor(Protocol):
         ...
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a transaction (in a transaction: a savepoint), committed at the end, rolled back by what is raised."""
+        """Begin a transaction, or a savepoint inside one; commit at the end, roll back on an exception."""
         ...
 
     async def copy(self, copy: Copy) -> int:
         """
         Copy rows into a table, all or none, and return how many there were.
 
-        Raises: whatever the source of the rows raises, as it is; else as `run`. Inside a transaction either leaves it
-        to be rolled back.
-        Concurrency: keeps its connection for as long as there are rows; their source must not need the same one.
+        Raises: the error of the rows' source, unchanged; else as `run`. Inside a transaction, roll it back then.
+        Concurrency: uses its connection until the rows end; their source must not need the same one.
         """
         ...
 
@@ -46,38 +45,38 @@ class Executor(Protocol):
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
         """
-        Run SQL that is not ours, such as a user's reference source, with `$1` parameters; rows by column name.
+        Run SQL from outside `sql/`, such as a reference source's, with `$1` parameters; return rows by column name.
 
-        Raises: as `run`; the operation's name in errors is the beginning of the SQL.
+        Raises: as `run`; errors name the operation by the beginning of the SQL.
         """
         ...
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """
-        Run several statements without parameters or rows, as migrations are; None waits without end.
+        Run several statements without parameters or rows, such as a migration; None waits without limit.
 
-        `/* schema */` and its companions are compiled as in `sql/`.
+        `/* schema */` and `/* schema_name */` are filled in as in `sql/`.
         """
         ...
 
 
 class Listener(Protocol):
-    """One connection that does nothing but LISTEN. Made by `Driver.listener`, used by the notifier alone."""
+    """One connection that only listens. `Driver.listener` makes it; only the notifier uses it."""
 
     async def connect(self) -> None:
         """Connect; raises as `Executor.run`."""
         ...
 
     async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
-        """Have `receive` called with each payload of `<schema>.<topic>`, on the event loop."""
+        """Call `receive` with each payload of `<schema>.<topic>`, on the event loop."""
         ...
 
     async def ping(self) -> None:
         """Raise if the connection does not answer."""
         ...
 
-    def on_lost(self, ring: Callable[[], None]) -> None:
-        """Have `ring` called once, on the event loop, when the connection was lost; call before `connect`."""
+    def on_lost(self, wake: Callable[[], None]) -> None:
+        """Call `wake` once, on the event loop, when the connection is lost; set it before `connect`."""
         ...
 
     @property
@@ -112,9 +111,9 @@ class Driver(Protocol):
     def listener(self) -> Listener: ...
 
     async def open(self) -> None:
-        """Make ready what was not given ready-made; idempotent."""
+        """Make the pool, unless the caller gave one; idempotent."""
         ...
 
     async def close(self) -> None:
-        """Close what `open` made; idempotent. What the caller brought stays open."""
+        """Close what `open` made; idempotent. The caller's own pool stays open."""
         ...

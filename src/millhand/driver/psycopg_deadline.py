@@ -1,4 +1,4 @@
-"""Deadlines that hold where nobody answers: the server is asked to give up, and then the line is cut."""
+"""Deadlines that hold even if the server does not answer: cancel the statement, then close the socket."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any, Self
 import psycopg
 
 CANCEL_SECONDS = 5.0
-# What a statement that ran out of time is given to be cancelled, before its connection is cut.
+# How long a late statement may take to be cancelled, before its connection is cut.
 RELEASE_SECONDS = 1.0
 
 
 class Deadline:
     """
-    Ends a statement that takes longer than `seconds`, by a thread that waits beside it; None waits without end.
+    End a statement that takes longer than `seconds`, from a second thread; None waits without limit.
 
-    Raises: TimeoutError in place of what the statement raised then.
+    Raises: TimeoutError in place of the error of the ended statement.
     """
 
     def __init__(self, connection: psycopg.Connection[Any], seconds: float | None) -> None:
@@ -41,7 +41,7 @@ class Deadline:
             return
         self._ended.set()
         self._timer.cancel()
-        with self._lock:  # a cancel under way must not meet the next statement
+        with self._lock:  # a cancel request must not reach the next statement
             is_late = self._is_late
         if is_late and isinstance(error, psycopg.Error):
             raise TimeoutError from error
@@ -59,9 +59,9 @@ class Deadline:
 
 class ServerDeadline:
     """
-    Ends what takes the server longer than `seconds`, and cuts a connection that does not answer even then.
+    End what takes the server longer than `seconds`, and cut a connection that does not answer even then.
 
-    Between `pause` and `resume`, which begins anew, others take their time.
+    Time between `pause` and `resume` does not count; `resume` restarts the deadline.
     Raises: TimeoutError.
     """
 
@@ -83,12 +83,12 @@ class ServerDeadline:
         await self._timeout.__aexit__(kind, error, trace)
 
     def pause(self) -> None:
-        """Wait without end."""
+        """Stop the deadline."""
         self._stop_timer()
         self._timeout.reschedule(None)
 
     def resume(self) -> None:
-        """Give the server all of its time."""
+        """Restart the deadline."""
         loop = asyncio.get_running_loop()
         late_at = loop.time() + self._seconds
         self._timeout.reschedule(late_at)
@@ -100,7 +100,7 @@ class ServerDeadline:
 
 
 class CutAfter:
-    """Cuts a connection that does not answer a while after `seconds`, when its statement should have been cancelled."""
+    """Cut a connection that still does not answer after `seconds` and the time to cancel its statement."""
 
     __slots__ = ("_connection", "_seconds", "_timer")
 
@@ -122,8 +122,8 @@ class CutAfter:
 
 
 def _cut(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    # A copy of the socket, shut down: whoever waits for an answer on the original hears that there is none. To close it
-    # here would take it from under him.
+    # Shut down a duplicate of the socket: a reader of the original sees its end. Closing the original here would free a
+    # file descriptor that the reader still uses.
     with (
         contextlib.suppress(psycopg.Error, OSError),
         socket.socket(fileno=os.dup(connection.fileno())) as line,

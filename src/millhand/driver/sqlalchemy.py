@@ -1,76 +1,31 @@
-"""
-SQLAlchemy 2, asynchronous, on psycopg or asyncpg: the connection beneath, without taking it out of its transaction.
-
-Before anything is said on that connection SQLAlchemy is in a transaction as it would be for any statement of its own:
-it begins by itself, so that its commit commits our statements and its rollback undoes them.
-
-Its asynchronous part needs greenlet, which whoever uses the other one need not have: it is imported by its users alone.
-"""
+"""The connections of a SQLAlchemy 2 engine as the pool of a driver."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy.exc
+from sqlalchemy import Connection, Engine
 
-from millhand.driver.borrowed_pool import BorrowedPool
-from millhand.driver.detect import executor_of
-from millhand.driver.protocol import Driver, Executor
+from millhand.driver.pooled import PoolAdapter
+from millhand.driver.protocol import Driver
+from millhand.driver.sqlalchemy_executor import (
+    DRIVERS,
+    SYNC_DRIVER,
+    driver_connection_of,
+    is_async_in_use,
+    raise_driver_error,
+)
 from millhand.errors import ConfigError
-from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
-
-T = TypeVar("T")
-
-DRIVERS = ("asyncpg", "psycopg")
-# What has SQLAlchemy, and the driver beneath it, begin a transaction if none is open.
-BEGIN = "SELECT 1"
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 
-class ReachedExecutor:
-    """All words on the connection beneath SQLAlchemy's, one at a time, in SQLAlchemy's transaction."""
-
-    __slots__ = ("_reach",)
-
-    def __init__(self, reach: Callable[[], Awaitable[Executor]]) -> None:
-        self._reach = reach
-
-    async def run(self, query: Query[T]) -> T:
-        """Run `query`; one at a time."""
-        return await (await self._reach()).run(query)
-
-    def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a savepoint, or a transaction if SQLAlchemy commits each statement."""
-        return self._begin()
-
-    async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table."""
-        return await (await self._reach()).copy(copy)
-
-    async def fetch(
-        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
-    ) -> list[dict[str, Any]]:
-        """Run SQL that is not ours."""
-        return await (await self._reach()).fetch(sql, params, timeout_seconds=timeout_seconds)
-
-    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
-        """Run several statements."""
-        await (await self._reach()).execute_script(sql, timeout_seconds=timeout_seconds)
-
-    @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
-        async with (await self._reach()).begin() as executor:
-            yield executor
-
-
-class EnginePool(BorrowedPool):
-    """The connections of an AsyncEngine, with the words of psycopg's pool and with those of asyncpg's."""
+class EnginePool(PoolAdapter):
+    """An AsyncEngine's connections, with the pool methods of psycopg and of asyncpg."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -80,58 +35,65 @@ class EnginePool(BorrowedPool):
         yield from ()
         return self
 
-    async def acquire(self) -> Any:
-        """Lend a connection of the driver's beneath, in no transaction. Raises: what the driver raises."""
+    async def getconn(self) -> Any:
+        """Lend a driver connection, in no transaction. Raises: as the driver."""
         try:
             connection = await self._engine.connect()
         except sqlalchemy.exc.SQLAlchemyError as error:
-            raise_beneath(error)
-        beneath = await _beneath(connection)
-        self._lent[beneath] = connection
-        return beneath
+            raise_driver_error(error)
+        inner = await driver_connection_of(connection)
+        self._lent[inner] = connection
+        return inner
 
-    async def release(self, beneath: Any, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's word
-        """Take a connection back; one that was closed is forgotten."""
-        connection = self._lent.pop(beneath)
-        if _is_closed(beneath):
+    async def putconn(self, inner: Any) -> None:
+        """Take a connection back, and discard it if it was closed."""
+        connection = self._lent.pop(inner)
+        if inner.is_closed() if hasattr(inner, "is_closed") else inner.closed:
             await connection.invalidate()
         await connection.close()
 
-    async def getconn(self) -> Any:
-        """Lend, as psycopg's pool says it."""
-        return await self.acquire()
+    acquire = getconn
 
-    async def putconn(self, beneath: Any) -> None:
-        """Take back, as psycopg's pool says it."""
-        await self.release(beneath)
+    async def release(self, inner: Any, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's name
+        """Take a connection back, as `putconn`."""
+        await self.putconn(inner)
 
 
-def executor_inside(tx: object, schema: str) -> Executor | None:
-    """Return an executor on a connection or a session of SQLAlchemy's; None for anything else."""
-    if isinstance(tx, ReachedExecutor) or not _is_asynchronous_in_use():
-        return tx if isinstance(tx, ReachedExecutor) else None
-    from sqlalchemy.ext.asyncio import (  # noqa: PLC0415 - it is in use
-        AsyncConnection,
-        AsyncSession,
-        async_scoped_session,
-    )
+class SyncEnginePool(PoolAdapter):
+    """An Engine's connections, with the methods of psycopg's pool. Concurrency: any number of threads."""
 
-    if isinstance(tx, AsyncConnection):
-        return ReachedExecutor(lambda: _reached(tx, schema))
-    if isinstance(tx, AsyncSession | async_scoped_session):
-        return ReachedExecutor(lambda: _reached_in_session(tx, schema))
-    return None
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lent: dict[Any, Connection] = {}
+
+    def getconn(self, timeout: float | None = None) -> Any:
+        """Lend a psycopg connection, in no transaction; the engine's pool has its own timeout."""
+        try:
+            connection = self._engine.connect()
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise_driver_error(error)
+        inner = connection.connection.driver_connection
+        self._lent[inner] = connection
+        return inner
+
+    def putconn(self, inner: Any) -> None:
+        """Take a connection back, and discard it if it was closed."""
+        connection = self._lent.pop(inner)
+        if inner.closed:
+            connection.invalidate()
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+            connection.close()
 
 
 def driver_on(database: object, schema: str) -> Driver | None:
     """
-    Return a driver on the connections of an engine; None for anything else.
+    Return a driver on an AsyncEngine's connections; None for anything else.
 
-    Raises: ConfigError for an engine of another driver.
+    Raises: ConfigError for an engine of another driver than asyncpg and psycopg.
     """
-    if not _is_asynchronous_in_use():
+    if not is_async_in_use():
         return None
-    from sqlalchemy.ext.asyncio import AsyncEngine  # noqa: PLC0415 - it is in use
+    from sqlalchemy.ext.asyncio import AsyncEngine  # noqa: PLC0415 - needs greenlet
 
     if not isinstance(database, AsyncEngine):
         return None
@@ -143,56 +105,26 @@ def driver_on(database: object, schema: str) -> Driver | None:
         from millhand.driver.psycopg import PsycopgDriver  # noqa: PLC0415 - as above
 
         return PsycopgDriver(EnginePool(database), schema)
-    raise ConfigError(
-        f"engine must be of {' or '.join(DRIVERS)}, got {database.dialect.name}+{database.dialect.driver}; "
+    raise _engine_error(database.dialect, *DRIVERS)
+
+
+def sync_driver_on(database: object, schema: str) -> Driver | None:
+    """
+    Return a driver on an Engine's connections; None for anything else.
+
+    Raises: ConfigError for an engine of another driver than psycopg.
+    """
+    if not isinstance(database, Engine):
+        return None
+    if database.dialect.driver != SYNC_DRIVER:
+        raise _engine_error(database.dialect, SYNC_DRIVER)
+    from millhand.driver.psycopg_sync import PsycopgSyncDriver  # noqa: PLC0415 - psycopg, which the engine has imported
+
+    return PsycopgSyncDriver(SyncEnginePool(database), schema)
+
+
+def _engine_error(dialect: sqlalchemy.engine.Dialect, *accepted: str) -> ConfigError:
+    return ConfigError(
+        f"engine must be of {' or '.join(accepted)}, got {dialect.name}+{dialect.driver}; "
         "make it of a URL that begins with 'postgresql+psycopg://'"
     )
-
-
-def _is_asynchronous_in_use() -> bool:
-    """Whether anybody has imported SQLAlchemy's asynchronous part, and there may be objects of its."""
-    return "sqlalchemy.ext.asyncio" in sys.modules
-
-
-def raise_beneath(error: sqlalchemy.exc.SQLAlchemyError) -> NoReturn:
-    """Raise what an error of SQLAlchemy's is about, as the driver beneath raised it."""
-    if isinstance(error, sqlalchemy.exc.TimeoutError):
-        raise TimeoutError(str(error)) from error
-    if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
-        # With asyncpg there is one more layer, which makes its errors look like others'.
-        is_adapted = type(error.orig).__module__.startswith("sqlalchemy.")
-        beneath = error.orig.__cause__ if is_adapted else error.orig
-        raise (beneath or error.orig) from error
-    raise error
-
-
-def refuse_driver(name: str) -> NoReturn:
-    """Say that a connection is not on a driver that is known here. Raises: TypeError."""
-    raise TypeError(f"tx must be on a connection of {' or '.join(DRIVERS)}, got SQLAlchemy on {name}")
-
-
-async def _reached_in_session(session: AsyncSession | async_scoped_session[Any], schema: str) -> Executor:
-    return await _reached(await session.connection(), schema)
-
-
-async def _reached(connection: AsyncConnection, schema: str) -> Executor:
-    if connection.dialect.driver not in DRIVERS:
-        refuse_driver(f"{connection.dialect.name}+{connection.dialect.driver}")
-    beneath = await _beneath(connection)
-    if not (connection.in_transaction() and _is_in_transaction(beneath)):
-        await connection.exec_driver_sql(BEGIN)
-    return executor_of(beneath, schema)
-
-
-async def _beneath(connection: AsyncConnection) -> Any:
-    return (await connection.get_raw_connection()).driver_connection
-
-
-def _is_in_transaction(beneath: Any) -> bool:
-    if hasattr(beneath, "is_in_transaction"):  # asyncpg's
-        return bool(beneath.is_in_transaction())
-    return bool(beneath.info.transaction_status != 0)
-
-
-def _is_closed(beneath: Any) -> bool:
-    return bool(beneath.is_closed() if hasattr(beneath, "is_closed") else beneath.closed)

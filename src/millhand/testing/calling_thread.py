@@ -25,8 +25,8 @@ from typing import Any, ParamSpec, Self, TypeVar
 import msgspec
 
 from millhand.client import Client
-from millhand.driver.blocking import now
 from millhand.driver.protocol import Executor
+from millhand.driver.run_sync import run_sync
 from millhand.errors import ConfigError
 from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
 from millhand.testing.client_override import OverrideDriver, SavepointPool
@@ -94,7 +94,7 @@ class CallingThread(Threads):
 
     async def hand(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine that never waits in the calling thread, and return what it returns."""
-        return await asyncio.wrap_future(self.submit(lambda: now(coroutine())))
+        return await asyncio.wrap_future(self.submit(lambda: run_sync(coroutine())))
 
     def _do_calls(self) -> None:
         while (call := self._calls.get()) is not None:

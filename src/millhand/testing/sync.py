@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from millhand.args.codec import RawArgs, TypedArgs
 from millhand.client import Client
 from millhand.clock import SystemClock
-from millhand.driver.blocking import now as at_once
+from millhand.driver.run_sync import run_sync
 from millhand.errors import ConfigError
 from millhand.insert_opts import InsertOpts
 from millhand.job import JobRow, Json
@@ -54,21 +54,21 @@ def require_inserted(
     client: SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> JobRow:
     """Return the one job that is there of a kind, as `millhand.testing.require_inserted`."""
-    return at_once(inserted.require_inserted(client, args, tx=tx, **columns))
+    return run_sync(inserted.require_inserted(client, args, tx=tx, **columns))
 
 
 def require_many_inserted(
     client: SyncClient, *expected: object, tx: object | None = None
 ) -> Sequence[JobRow]:
     """Return all jobs of the kinds that are named, as `millhand.testing.require_many_inserted`."""
-    return at_once(inserted.require_many_inserted(client, *expected, tx=tx))
+    return run_sync(inserted.require_many_inserted(client, *expected, tx=tx))
 
 
 def require_not_inserted(
     client: SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> None:
     """Return if no such job is there, as `millhand.testing.require_not_inserted`."""
-    at_once(inserted.require_not_inserted(client, args, tx=tx, **columns))
+    run_sync(inserted.require_not_inserted(client, args, tx=tx, **columns))
 
 
 def work(
@@ -185,13 +185,13 @@ def time_travel(
     """Give a client a clock that stands still until it is moved, as `millhand.testing.time_travel`."""
     clock = ManualClock(client.config.clock.now() if now is None else now)
     tx = _open_transaction(client, tx)
-    with _held(tx), override_client(client, clock, tx), CallingThread() as caller:
+    with _kept_open(tx), override_client(client, clock, tx), CallingThread() as caller:
         yield TimeTravel(travel.TimeTravel(_desk(client, caller), clock), caller)
 
 
 def _worked(client: SyncClient, tx: object | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     tx = _open_transaction(client, tx)
-    with _held(tx), _binding(client, tx), CallingThread() as caller:
+    with _kept_open(tx), _binding(client, tx), CallingThread() as caller:
         desk = _desk(client, caller)
         return caller.run(lambda: call(desk))
 
@@ -214,7 +214,7 @@ def _binding(client: SyncClient, tx: object | None) -> Iterator[None]:
     clock = client.config.clock
     if isinstance(clock, SystemClock):
         executor = driver.pool if tx is None else driver.executor(tx)
-        [row] = at_once(executor.fetch("SELECT clock_timestamp() AS now"))
+        [row] = run_sync(executor.fetch("SELECT clock_timestamp() AS now"))
         clock = NotBeforeClock(clock, row["now"])
     with override_client(client, clock, tx):
         yield
@@ -242,12 +242,12 @@ def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
 
 
 @contextlib.contextmanager
-def _held(tx: object | None) -> Iterator[None]:
+def _kept_open(tx: object | None) -> Iterator[None]:
     """Have a connection of Django's outlast the jobs that are worked on it."""
     if type(tx).__module__.partition(".")[0] != "django":
         yield
         return
-    from millhand.driver.django import held, is_held  # noqa: PLC0415 - as above
+    from millhand.driver.django_executor import is_kept_open, keep_open  # noqa: PLC0415 - as above
 
-    with contextlib.nullcontext() if is_held(tx) else held(tx):
+    with contextlib.nullcontext() if is_kept_open(tx) else keep_open(tx):
         yield

@@ -15,7 +15,7 @@ import msgspec
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
-from millhand.driver.django import is_held
+from millhand.driver.django_executor import is_kept_open
 from millhand.job import Job
 from millhand.worker import Worker
 
@@ -54,14 +54,14 @@ def _around_coroutine(work: Call) -> Call:
 def _close_old() -> None:
     """Close what has grown too old, or is broken, as Django does; not the transaction of a test."""
     for connection in connections.all(initialized_only=True):
-        if not is_held(connection):
+        if not is_kept_open(connection):
             connection.close_if_unusable_or_obsolete()
 
 
 def _close_all() -> None:
     """Close the connections of this thread, but for that of a test."""
     for connection in connections.all(initialized_only=True):
-        if not is_held(connection):
+        if not is_kept_open(connection):
             connection.close()
 
 

@@ -16,8 +16,8 @@ from django.db.migrations import RunPython
 from django.db.migrations.operations.base import Operation
 
 from millhand.contrib.django.setting import database_alias, schema_name
-from millhand.driver.blocking import now
 from millhand.driver.django import DjangoDriver
+from millhand.driver.run_sync import run_sync
 from millhand.schema.migrator import Migrator
 
 
@@ -32,13 +32,13 @@ class Versions:
         """Apply what is not applied yet; River's own migrator, or `millhand migrate up`, may have done so."""
         if _is_ours(editor):
             for line, version in self.above.items():  # main first, which the other needs
-                now(_migrator(line).up(target=version))
+                run_sync(_migrator(line).up(target=version))
 
     def down(self, apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
         """Take back what this migration leads to."""
         if _is_ours(editor):
             for line in reversed(tuple(self.above)):
-                now(_migrator(line).down(target=self.below.get(line, 0)))
+                run_sync(_migrator(line).down(target=self.below.get(line, 0)))
 
 
 def lead_to(above: Mapping[str, int], *, below: Mapping[str, int] | None = None) -> Operation:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from millhand import client, sync_client
 from millhand.config import Config
-from millhand.driver.detect import kind_of
+from millhand.driver.tx_executor import class_name
 from millhand.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ class Driver:
 
     def __init__(self, conn: Connection | Engine, config: Config | None = None) -> None:
         if not isinstance(conn, Connection | Engine):
-            raise ConfigError(f"conn must be a SQLAlchemy Engine or Connection, got {kind_of(conn)}")
+            raise ConfigError(f"conn must be a SQLAlchemy Engine or Connection, got {class_name(conn)}")
         self.conn = conn
         self.client = sync_client.SyncClient(conn.engine, config)
 
@@ -48,7 +48,7 @@ class AsyncDriver:
     def __init__(self, conn: AsyncConnection | AsyncEngine, config: Config | None = None) -> None:
         if not isinstance(conn, AsyncConnection | AsyncEngine):
             raise ConfigError(
-                f"conn must be a SQLAlchemy AsyncEngine or AsyncConnection, got {kind_of(conn)}"
+                f"conn must be a SQLAlchemy AsyncEngine or AsyncConnection, got {class_name(conn)}"
             )
         self.conn = conn
         engine = conn.engine if isinstance(conn, AsyncConnection) else conn

@@ -1,4 +1,4 @@
-"""Asynchronous code that never waits, run to its end where there is no event loop."""
+"""Run coroutines that never wait, where there is no event loop."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from millhand.errors import ConfigError
 T = TypeVar("T")
 
 
-def now(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """
-    Run to its end what never waits for an event loop.
+    Run a coroutine that never waits for an event loop, and return its result.
 
-    Raises: ConfigError for a hook or a middleware that does; else what it raises.
+    Raises: ConfigError for a hook or a middleware that does wait; else what the coroutine raises.
     """
     try:
-        while (
-            awaited := coroutine.send(None)
-        ) is None:  # None is asyncio.sleep(0): others may have their turn
+        # asyncio.sleep(0) yields None and needs no loop.
+        while (awaited := coroutine.send(None)) is None:
             pass
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
@@ -30,6 +29,6 @@ def now(coroutine: Coroutine[Any, Any, T]) -> T:
     )
 
 
-def no_listener() -> NoReturn:
-    """Say that nobody here could be rung."""
+def reject_listener() -> NoReturn:
+    """Raise ConfigError: a blocking driver cannot receive notifications."""
     raise ConfigError("a listener must have an event loop, got a blocking driver; work jobs with Client")

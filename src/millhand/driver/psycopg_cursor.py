@@ -1,8 +1,8 @@
 """
-How our statements go over a wire of psycopg's, in both of its colours.
+Cursors for Millhand's statements on any psycopg connection, blocking or asynchronous.
 
-Our own cursors, with numbered parameters, and with adapters of their own: what an application has registered for jsonb
-or for anything else, and its row factories, are about its statements, not ours.
+They have numbered parameters and adapters of their own: the adapters and row factories that an application registers, for
+jsonb or anything else, apply to its own statements.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from psycopg.sql import SQL, Composed, Identifier
 from psycopg.types.array import ListDumper, register_all_arrays
 from psycopg.types.string import TextLoader
 
-from millhand.sql import compile_statement
-from millhand.store.query import Copy, Query
+from millhand.store.query import Copy
 
 AnyConnection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 
 class _UtcLoader(Loader):
-    """An instant, in UTC whatever the session's time zone is."""
+    """An instant in UTC, whatever the session's time zone is."""
 
     format = Format.BINARY
     _epoch: ClassVar = datetime(2000, 1, 1, tzinfo=UTC)
@@ -43,65 +42,53 @@ class _UtcLoader(Loader):
 
 @cache
 def _adapters() -> AdaptersMap:
-    """Return psycopg's adapters as they came, but for what our statements see differently."""
+    """Return psycopg's default adapters, with the few that Millhand's statements need changed."""
     adapters = AdaptersMap(types=known_types)
     register_default_adapters(adapters)
     register_all_arrays(adapters)
     adapters.register_loader("timestamptz", _UtcLoader)
-    adapters.register_dumper(tuple, ListDumper)  # a row of columns to psycopg, an array in our params
+    adapters.register_dumper(tuple, ListDumper)  # psycopg sends a tuple as a row; our params mean an array
     for name in ("json", "jsonb"):
-        adapters.register_loader(name, TextLoader)  # as asyncpg gives it
+        adapters.register_loader(name, TextLoader)  # as asyncpg returns it
     return adapters
 
 
 class AsyncCursor(psycopg.AsyncRawCursor[tuple[Any, ...]]):
-    """A cursor of ours on anybody's connection."""
+    """A cursor with Millhand's adapters."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         super().__init__(connection, row_factory=tuple_row)
 
     @property
     def adapters(self) -> AdaptersMap:
-        """Ours, not the connection's."""
+        """Millhand's, not the connection's."""
         return _adapters()
 
 
 class Cursor(psycopg.RawCursor[tuple[Any, ...]]):
-    """A cursor of ours on anybody's connection that blocks."""
+    """A blocking cursor with Millhand's adapters."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         super().__init__(connection, row_factory=tuple_row)
 
-    @property
-    def adapters(self) -> AdaptersMap:
-        """Ours, not the connection's."""
-        return _adapters()
-
-
-def as_sent(query: Query[Any], schema: str) -> tuple[bytes, Sequence[Any]]:
-    """Return a query's SQL and the params in the order of their numbers."""
-    sql, names = compile_statement(query.name, schema, fragments=query.fragments)
-    return sql.encode(), [query.params[name] for name in names]
+    adapters = AsyncCursor.adapters
 
 
 def copy_statement(copy: Copy, schema: str) -> Composed:
-    """Return the statement that copies rows in."""
+    """Return the COPY statement."""
     table = Identifier(schema, copy.table) if schema else Identifier(copy.table)
     columns = SQL(", ").join(map(Identifier, copy.columns))
     return SQL("COPY {} ({}) FROM STDIN WITH (FORMAT text, ENCODING 'utf-8')").format(table, columns)
 
 
-def by_name(cursor: AsyncCursor | Cursor, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+def by_name(
+    cursor: psycopg.AsyncCursor[Any] | psycopg.Cursor[Any], rows: Sequence[Sequence[Any]]
+) -> list[dict[str, Any]]:
     """Return rows by the names of their columns."""
     names = [column.name for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def is_broken(connection: AnyConnection) -> bool:
-    """Say whether nothing more can be said on a connection."""
-    return connection.info.transaction_status == TransactionStatus.UNKNOWN
-
-
 def is_in_transaction(connection: AnyConnection) -> bool:
-    """Say whether a transaction is open on a connection, or one that has failed and was not rolled back."""
+    """Return whether a transaction is open, or has failed and was not rolled back."""
     return connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)

@@ -1,0 +1,144 @@
+"""
+Statements by asyncpg, on a pool or on one connection.
+
+Millhand sends and reads only texts, numbers, instants, bytes and arrays of them, so an application's own codecs, such as
+one for jsonb, do not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from millhand.driver.asyncpg_copy import copy_rows
+from millhand.driver.asyncpg_error import translated, within
+from millhand.driver.asyncpg_lease import Leases
+from millhand.driver.executor import DelegatingExecutor, QueryRunner, StatementExecutor
+from millhand.driver.protocol import Executor
+from millhand.driver.translation import label_of
+from millhand.errors import MillhandError
+from millhand.store.query import TIMEOUT_SECONDS, Copy
+
+if TYPE_CHECKING:
+    AnyConnection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
+
+
+def executor_inside(tx: object, schema: str) -> Executor | None:
+    """Return an executor on an asyncpg connection; None for anything else."""
+    if isinstance(tx, asyncpg.Connection | PoolConnectionProxy):
+        return ConnectionExecutor(tx, schema)
+    return tx if isinstance(tx, ConnectionExecutor) else None
+
+
+class PoolExecutor(QueryRunner, DelegatingExecutor):
+    """
+    Run each statement on a connection of its own.
+
+    `plain_leases` are connections with the server's default planning, for SQL from outside `sql/`.
+    """
+
+    __slots__ = ("_leases", "_plain_leases")
+
+    def __init__(self, leases: Callable[[], Leases], plain_leases: Callable[[], Leases], schema: str) -> None:
+        self._leases = leases
+        self._plain_leases = plain_leases
+        self._schema = schema
+
+    async def fetch(
+        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Run SQL from outside `sql/`, with the server's default planning."""
+        async with self._leased(self._plain_leases(), label_of(sql), timeout_seconds) as executor:
+            return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
+
+    async def _fetch(
+        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
+    ) -> Sequence[Any]:
+        with translated(operation, timeout_seconds):
+            async with asyncio.timeout(timeout_seconds), self._leases().lease() as connection:
+                return await connection.fetch(sql, *args)
+
+    def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
+        return self._leased(self._leases(), operation, timeout_seconds)
+
+    @contextlib.asynccontextmanager
+    async def _leased(
+        self, leases: Leases, operation: str, timeout_seconds: float | None
+    ) -> AsyncIterator[Executor]:
+        with translated(operation, timeout_seconds):
+            async with asyncio.timeout(timeout_seconds), leases.lease() as connection:
+                yield ConnectionExecutor(connection, self._schema)
+
+    @contextlib.asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Executor]:
+        async with contextlib.AsyncExitStack() as stack:
+            connection = await within("begin", stack.enter_async_context(self._leases().lease()))
+            yield await stack.enter_async_context(ConnectionExecutor(connection, self._schema).begin())
+
+
+class ConnectionExecutor(StatementExecutor["AnyConnection"]):
+    """Run all statements on one asyncpg connection."""
+
+    __slots__ = ()
+
+    async def copy(self, copy: Copy) -> int:
+        return await copy_rows(self._connection, self._schema, copy)
+
+    async def _fetch(
+        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
+    ) -> Sequence[Any]:
+        with translated(operation, timeout_seconds):
+            async with asyncio.timeout(timeout_seconds):
+                return await self._connection.fetch(sql, *args)
+
+    async def _fetch_by_name(
+        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
+    ) -> list[dict[str, Any]]:
+        return [dict(row) for row in await self._fetch(operation, sql, args, timeout_seconds)]
+
+    async def _execute(self, operation: str, sql: str, timeout_seconds: float | None) -> None:
+        await within(operation, self._connection.execute(sql), timeout_seconds)
+
+    @contextlib.asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Executor]:
+        block = _savepoint if self._connection.is_in_transaction() else _transaction
+        async with block(self._connection):
+            yield self
+
+
+@contextlib.asynccontextmanager
+async def _transaction(connection: AnyConnection) -> AsyncIterator[None]:
+    transaction = connection.transaction()
+    await within("begin", transaction.start())
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(MillhandError):  # the error of the block says more
+            await within("rollback", _called(transaction.rollback))
+        raise
+    await within("commit", _called(transaction.commit))
+
+
+async def _called(method: Callable[[], Awaitable[object]]) -> None:
+    """Call a method that raises before it is awaited if the connection was lost, so that `within` translates it."""
+    await method()
+
+
+@contextlib.asynccontextmanager
+async def _savepoint(connection: AnyConnection) -> AsyncIterator[None]:
+    # One name for all depths: PostgreSQL resolves a name to its newest savepoint.
+    await within("savepoint", connection.execute("SAVEPOINT millhand"))
+    try:
+        yield
+    except BaseException:
+        undo = "ROLLBACK TO SAVEPOINT millhand; RELEASE SAVEPOINT millhand"
+        with contextlib.suppress(MillhandError):
+            await within("rollback", connection.execute(undo))
+        raise
+    await within("release", connection.execute("RELEASE SAVEPOINT millhand"))

@@ -1,0 +1,115 @@
+"""What the executors of all libraries have in common."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeVar
+
+from millhand.driver.protocol import Executor
+from millhand.driver.translation import label_of
+from millhand.sql import compile_script, compile_statement
+from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+
+T = TypeVar("T")
+Connection = TypeVar("Connection")
+
+
+class QueryRunner:
+    """Run queries by `_fetch`, without a context manager for each: this is the hot path."""
+
+    __slots__ = ("_schema",)
+
+    _schema: str
+
+    async def run(self, query: Query[T]) -> T:
+        """Run `query`; on a pool the deadline includes the wait for a connection."""
+        sql, names = compile_statement(query.name, self._schema, fragments=query.fragments)
+        params = query.params
+        args = [params[name] for name in names]
+        return query.parse(await self._fetch(query.name, sql, args, query.timeout_seconds))
+
+    async def _fetch(
+        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
+    ) -> Sequence[Any]:
+        raise NotImplementedError
+
+
+class StatementExecutor(QueryRunner, Generic[Connection]):
+    """
+    Run all statements on one connection, one at a time, in the transaction that is open on it, if any.
+
+    A library's subclass defines `copy`, `_fetch`, `_fetch_by_name`, `_execute` and `_begin`.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+
+    def begin(self) -> AbstractAsyncContextManager[Executor]:
+        """Begin a savepoint, or a transaction if none is open."""
+        return self._begin()
+
+    async def fetch(
+        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Run SQL from outside `sql/`."""
+        return await self._fetch_by_name(label_of(sql), sql, params, timeout_seconds)
+
+    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
+        """Run several statements."""
+        await self._execute(label_of(sql), compile_script(sql, self._schema), timeout_seconds)
+
+    async def _fetch_by_name(
+        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
+    ) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    async def _execute(self, operation: str, sql: str, timeout_seconds: float | None) -> None:
+        raise NotImplementedError
+
+    def _begin(self) -> AbstractAsyncContextManager[Executor]:
+        raise NotImplementedError
+
+
+class DelegatingExecutor:
+    """Run each operation on the executor that `_enter` provides for it; subclasses define `_enter`."""
+
+    __slots__ = ()
+
+    def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
+        raise NotImplementedError
+
+    async def run(self, query: Query[T]) -> T:
+        """Run `query`."""
+        async with self._enter(query.name, query.timeout_seconds) as executor:
+            return await executor.run(query)
+
+    def begin(self) -> AbstractAsyncContextManager[Executor]:
+        """Begin a transaction, or a savepoint if one is open."""
+        return self._begin()
+
+    async def copy(self, copy: Copy) -> int:
+        """Copy rows into a table, in a transaction or savepoint."""
+        async with self._begin() as executor:
+            return await executor.copy(copy)
+
+    async def fetch(
+        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Run SQL from outside `sql/`."""
+        async with self._enter(label_of(sql), timeout_seconds) as executor:
+            return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
+
+    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
+        """Run several statements."""
+        async with self._enter(label_of(sql), timeout_seconds) as executor:
+            await executor.execute_script(sql, timeout_seconds=timeout_seconds)
+
+    @contextlib.asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Executor]:
+        async with self._enter("begin", TIMEOUT_SECONDS) as executor, executor.begin() as tx:
+            yield tx
