@@ -104,7 +104,16 @@ async def test_orphan_cleanup_deletes_what_belongs_to_nobody(bucket: Bucket) -> 
         code = await worker.stop()
 
     first = worker.all_lines("orphan cleanup completed")[0]
-    found = ("mode", "objects", "rows", "orphan_objects", "abandoned_rows", "missing", "deleted", "refused")
+    found = (
+        "mode",
+        "objects",
+        "rows",
+        "orphan_objects",
+        "abandoned_rows",
+        "missing",
+        "deleted",
+        "not_removed",
+    )
     assert code == 0
     assert tuple(first[name] for name in found) == ("report", NUM_LIVE + 2, NUM_LIVE + 2, 1, 1, 1, 0, 0)
     assert bucket.objects() == LIVE

@@ -135,7 +135,6 @@ async def test_kinds_of_built_in_jobs_are_there_where_they_run(shop: str, elsewh
         "mail",
         "order",
         "orphan_cleanup",
-        "orphan_help",
         "resize",
     ]
 

@@ -19,8 +19,6 @@ from millhand.insert_opts import InsertOpts
 from millhand.jobs import OrphanCleanup, add_orphan_cleanup
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource
 from millhand.storage import ObjectStore, open_store
-from millhand.storage.directory_store import BlockingDirectoryStore
-from millhand.storage.threaded_store import ThreadedStore
 from millhand.worker import Workers
 
 LOGGER = "millhand.jobs.orphan_cleanup"
@@ -80,7 +78,16 @@ async def test_orphan_cleanup_logs_what_it_found(
     event = await work_once(schema_driver, store, OrphansConfig(sources=(uploads,)))
 
     (record,) = told(log)
-    names = ("mode", "objects", "rows", "orphan_objects", "abandoned_rows", "missing", "deleted", "refused")
+    names = (
+        "mode",
+        "objects",
+        "rows",
+        "orphan_objects",
+        "abandoned_rows",
+        "missing",
+        "deleted",
+        "not_removed",
+    )
     found = {name: vars(record)[name] for name in names}
     assert (record.levelname, record.getMessage()) == ("INFO", "orphan cleanup completed")
     assert event.kind is EventKind.JOB_COMPLETED
@@ -104,7 +111,7 @@ async def test_orphan_cleanup_without_sources_says_how_to_declare_one(
         0,
     )
     assert vars(record)["reason"] == (
-        "no sources are declared; say in [[orphans.sources]] of millhand.toml which rows name objects"
+        "no sources are declared; declare the tables that reference objects in [[orphans.sources]] of millhand.toml"
     )
 
 
@@ -120,7 +127,7 @@ async def test_orphan_cleanup_warns_when_a_guard_refuses(
         await work_once(schema_driver, store, config)
 
     record = told(log)[-1]
-    assert (record.levelname, record.getMessage()) == ("WARNING", "orphan cleanup refused")
+    assert (record.levelname, record.getMessage()) == ("WARNING", "orphan cleanup aborted")
     assert "max_share" in vars(record)["reason"]
     assert await store.get("orphan.bin") == b"orphan"
 
@@ -153,7 +160,7 @@ async def test_orphan_cleanup_comes_back_when_another_run_is_at_it(
 
     assert event.kind is EventKind.JOB_SNOOZED
     assert [(record.getMessage(), vars(record)["reason"]) for record in told(log)] == [
-        ("orphan cleanup skipped", "another run is at it")
+        ("orphan cleanup skipped", "another run is in progress")
     ]
 
 
@@ -179,50 +186,3 @@ async def test_orphan_cleanups_do_not_pile_up(schema_driver: AsyncpgDriver, stor
     skipped = [result.unique_skipped_as_duplicate for result in (first, second, third)]
     assert skipped == [False, True, False]
     assert (cleanup.id, cleanup.run_on_start, opts.max_attempts) == ("orphan_cleanup", True, 3)
-
-
-class Elsewhere(ThreadedStore):
-    """A directory that passes for a bucket on a server, for only such are listed in partitions."""
-
-    @property
-    def url(self) -> str:
-        return "s3://elsewhere/"
-
-
-async def test_orphan_cleanup_asks_other_workers_for_help(
-    schema_driver: AsyncpgDriver,
-    store: ObjectStore,
-    uploads: ReferenceSource,
-    log: pytest.LogCaptureFixture,
-    tmp_path: Path,
-) -> None:
-    """With helpers, a run inserts so many jobs by which others share it, and counts all there is whoever did it."""
-    config = OrphansConfig(sources=(uploads,), partitions=1, helpers=2, split_at=("a", "m", "z"))
-    workers = Workers()
-    cleanup = add_orphan_cleanup(
-        workers, schema_driver.pool, Elsewhere(BlockingDirectoryStore(tmp_path / "bucket")), config
-    )
-    settings = Config(
-        periodic_jobs=[cleanup], queues={"default": 3}, schema=schema_driver.schema, workers=workers
-    )
-    client = Client(schema_driver, settings)
-    done: dict[str, list[Event]] = {"orphan_cleanup": [], "orphan_help": []}
-    try:
-        with client.subscribe(EventKind.JOB_COMPLETED, EventKind.JOB_FAILED) as events:
-            async with client, asyncio.timeout(GENEROUS_SECONDS):
-                while sum(map(len, done.values())) < 3:
-                    event = await anext(events)
-                    assert event.job is not None
-                    done[event.job.kind].append(event)
-    finally:
-        await schema_driver.open()
-
-    assert {kind: [event.kind for event in events] for kind, events in done.items()} == {
-        "orphan_cleanup": [EventKind.JOB_COMPLETED],
-        "orphan_help": [EventKind.JOB_COMPLETED] * 2,
-    }
-    run = done["orphan_cleanup"][0].job
-    assert run is not None
-    assert (run.output["objects"], run.output["rows"], run.output["orphan_objects"]) == (2, 1, 0)
-    helped = [record for record in told(log) if record.getMessage() == "orphan cleanup helped"]
-    assert sum(vars(record)["partitions"] for record in helped) <= 4

@@ -69,11 +69,11 @@ class Report:
             "runs": f"{sum(states.values()):,}: {_counts(states)}",
             "plays": _counts(plays),
             "processes": f"{done['kills']:,} killed, {done['kills within a word']:,} of them within a word; "
-            f"{done['helpers']:,} helpers, {done['zombies']:,} held up and gone on",
-            "backups": f"{done['restored, and the marker knew']:,} restored and refused, "
+            f"{done['zombies']:,} held up and continued",
+            "backups": f"{done['restored, and the marker knew']:,} restored and found out, "
             f"{done['restored, and no run since']:,} restored with no run since",
             "objects": f"{done['deleted'] + done['quarantined']:,} moved, {done['purged']:,} destroyed, "
-            f"{done['restored']:,} put back, {done['kept']:,} spared, {done['aborted']:,} uploads aborted",
+            f"{done['restored']:,} put back, {done['kept']:,} spared, {done['aborted_uploads']:,} uploads aborted",
             "rows": f"{done['deleted_rows']:,} deleted",
             "audits": f"{done['audits']:,}",
             "violations": "0" if self.violation is None else f"1\n{self.violation}",
@@ -134,7 +134,6 @@ def directories(directory: Path) -> list[Place]:
     url = directory.as_uri()
     return [
         Place(name="directory", url=url),
-        Place(name="directory in partitions, with helpers", url=url, wrapper="elsewhere", num_helpers=2),
         Place(name="clumsy server", url=url, wrapper="clumsy"),
         Place(name="directory in partitions", url=url, wrapper="elsewhere"),
         Place(name="server that lies about its order", url=url, wrapper="lying"),

@@ -57,7 +57,6 @@ class Place:
     url: str
     wrapper: str = "plain"
     is_versioned: bool = False
-    num_helpers: int = 0
     num_rounds: int = 14
 
     def store_url(self, name: str) -> str:
@@ -165,10 +164,9 @@ class Race:
         uploads = uploads_source(schema, upload_id="upload_id")
         self.config = generous(
             [uploads, avatars_source(schema)],
-            partitions=2 if place.num_helpers == 0 else 1,
+            partitions=2,
             derived=(DERIVED,),
             exclude=("cache/",),
-            helpers=place.num_helpers,
             page_size=15,
             split_at=CUTS,
             not_references=("uploads",),
@@ -309,9 +307,7 @@ class Race:
     ) -> Outcome:
         owner = self.reconciler()
         owner.begin(task)
-        game = Game(
-            race=self, interrupter=interrupter, is_quiet=is_quiet, owner=owner, stalls_at=stalls_at, task=task
-        )
+        game = Game(race=self, interrupter=interrupter, is_quiet=is_quiet, owner=owner, stalls_at=stalls_at)
         if self.zombie is not None and not is_quiet:
             game.waiting.append(self.zombie)
         try:
@@ -348,7 +344,6 @@ class Race:
             is_quiet=False,
             owner=zombie,
             stalls_at=0,
-            task=None,
         )
         game.waiting.append(zombie)
         await game.played()

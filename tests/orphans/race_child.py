@@ -20,12 +20,21 @@ from adversary import ChaosExecutor, ChaosStore, ClumsyStore
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import DriverError, MillhandError
-from millhand.orphans import OrphansConfig, help_run, reconcile
+from millhand.orphans import OrphansConfig, reconcile
 from millhand.orphans.scan import partitions
 from millhand.storage import Capabilities, ObjectStore, open_store
 from millhand.testing import ManualClock
 
-COUNTED = ("aborted", "alerts", "deleted", "deleted_rows", "kept", "purged", "quarantined", "restored")
+COUNTED = (
+    "aborted_uploads",
+    "alerts",
+    "deleted",
+    "deleted_rows",
+    "kept",
+    "purged",
+    "quarantined",
+    "restored",
+)
 
 
 class Elsewhere(ChaosStore):
@@ -48,11 +57,10 @@ WRAPPERS = {"plain": ChaosStore, "elsewhere": Elsewhere, "clumsy": ClumsyStore, 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One run, or help with one; `skew` is how far the database's clock is ahead of all others."""
+    """One run. `skew` is how far the database's clock is ahead of all others."""
 
     config: OrphansConfig
     now: datetime
-    run_id: int | None = None
     skew: timedelta = timedelta(0)
 
 
@@ -84,17 +92,13 @@ class Leave:
         if self.broken and operation == "fetch":
             raise DriverError("SELECT", "a source that is broken")
 
-    async def help(self, run_id: int, num_helpers: int) -> None:
-        self.connection.send(("help", run_id))
-        self.connection.recv()
-
 
 def serve(connection: Connection, seat: Seat) -> None:
     """Do one task after the other until the other end is closed."""
     logging.disable(logging.CRITICAL)
     race_mutants.apply(seat.mutant)
     # Nobody's clock moves while everybody waits for leave.
-    partitions.LOOK_SECONDS = 0.001
+    partitions.RETRY_SECONDS = 0.001
     with contextlib.suppress(BrokenPipeError, EOFError):
         asyncio.run(_serve(connection, seat))
 
@@ -118,13 +122,8 @@ async def _serve(connection: Connection, seat: Seat) -> None:
 
 async def _work(executor: ChaosExecutor, store: ObjectStore, task: Task, leave: Leave) -> Mapping[str, Any]:
     try:
-        if task.run_id is not None:
-            helped = await help_run(executor, store, task.config, task.run_id, now=task.now)
-            return {"state": "helped", "partitions": helped}
         clock = ManualClock((await driver_now(executor)) - task.skew)
-        report = await reconcile(
-            executor, store, task.config, now=task.now + task.skew, clock=clock, ask_for_help=leave.help
-        )
+        report = await reconcile(executor, store, task.config, now=task.now + task.skew, clock=clock)
     except (MillhandError, ExceptionGroup) as error:
         return {"state": "failed", "reason": f"{type(error).__name__}: {error}"}
     figures = {name: getattr(report, name) for name in COUNTED}
@@ -132,7 +131,7 @@ async def _work(executor: ChaosExecutor, store: ObjectStore, task: Task, leave: 
         "is_first": report.is_first,
         "is_resumed": report.is_resumed,
         "mode": report.mode.value,
-        "reason": "; ".join(report.refusals),
+        "reason": "; ".join(report.abort_reasons),
         "state": report.state,
     }
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ EAGER = {
 # In these a run may be about to destroy what it has asked about for the last time.
 DESTROYING = frozenset(("fetch", "head", "delete", "delete_many", "delete version"))
 STUCK_SECONDS = 30.0
-# More than any run has; one that waits for a helper that failed waits for its lease, and no clock moves here.
+# More than any run has.
 MOST_WORDS = 1_500
 
 
@@ -66,15 +65,13 @@ class Reconciler:
 
 @dataclass(kw_only=True)
 class Game:
-    """One run, word by word: its owner, those who help it, and perhaps one that was held up in an earlier run."""
+    """One run, word by word: its owner, and perhaps a process that was held up in an earlier run."""
 
     interrupter: Interrupter
     is_quiet: bool
     owner: Reconciler
     race: Race
     stalls_at: int
-    task: Task | None
-    dies_at: int = 0
     num_words: int = 0
     waiting: list[Reconciler] = field(default_factory=list)
     working: list[Reconciler] = field(default_factory=list)
@@ -123,10 +120,6 @@ class Game:
             kind, what = connection.recv()
         except (EOFError, OSError):
             raise Violation("a reconciler must end in words, got one that crashed; see above") from None
-        if kind == "help":
-            self._bring_help(what)
-            one.go()
-            return None
         self.working.remove(one)
         if kind == "word":
             one.word, one.is_holding = what
@@ -138,15 +131,6 @@ class Game:
             self.race.done["zombies"] += 1
             return None
         return what if one is self.owner else None  # type: ignore[no-any-return]
-
-    def _bring_help(self, run_id: int) -> None:
-        if self.task is None:
-            return
-        for _ in range(self.race.place.num_helpers):
-            helper = self.race.reconciler()
-            helper.begin(replace(self.task, run_id=run_id, skew=timedelta(0)))
-            self.working.append(helper)
-            self.race.done["helpers"] += 1
 
     async def _give_leave(self, one: Reconciler) -> Mapping[str, Any] | None:
         self.num_words += 1
@@ -166,8 +150,7 @@ class Game:
             return self._go(one, "break")
         finally:
             app.is_purging = False
-        is_time = self.dies_at and self.num_words >= self.dies_at
-        if one is self.owner and (is_time or self.num_words >= MOST_WORDS):
+        if one is self.owner and self.num_words >= MOST_WORDS:
             return self._kill(one)
         return self._go(one, "go")
 
@@ -194,6 +177,4 @@ class Game:
         one.kill()
         if one is self.race.zombie:
             self.race.zombie = None
-        # Whoever waits for a helper that is dead waits for its lease too.
-        self.dies_at = self.num_words + self.race.chance.randrange(1, 80)
         return {"state": "killed"} if one is self.owner else None

@@ -11,14 +11,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from millhand.orphans import binding
+from millhand.orphans import binding, evaluate
 from millhand.orphans import run as reconciler
 from millhand.orphans.ledger import ActionState, action_set_state_many
-from millhand.orphans.removal import guard, quarantine, sweep, uploads, versions
-from millhand.orphans.removal import recovery as aftercare
+from millhand.orphans.removal import guard, quarantine, recovery, sweep, uploads, versions
 from millhand.orphans.rules import Scope, Situation
-from millhand.orphans.scan import compare, scan
-from millhand.orphans.scan import derived as kin
+from millhand.orphans.scan import compare, derived, partition_scan
 from millhand.orphans.sources.references import References
 
 
@@ -29,7 +27,7 @@ def always(value: Any) -> Callable[..., Any]:
 
 def no_grace() -> None:
     """What nobody refers to is due at once."""
-    compare._limit = always(timedelta(0))
+    evaluate._limit = always(timedelta(0))
 
 
 def one_sighting() -> None:
@@ -39,7 +37,7 @@ def one_sighting() -> None:
 
 def overwrites_keep_their_age() -> None:
     """Another object under the same key is as old as the one before."""
-    compare.is_same_object = always(True)
+    evaluate.is_same_object = always(True)
 
 
 def moves_whatever_is_there() -> None:
@@ -61,29 +59,29 @@ def moves_whatever_is_there() -> None:
 def no_look_at_all() -> None:
     """References are not read again around a move."""
 
-    async def carry_out(pass_: Any, actions: Any) -> Any:
-        moves = dict(await quarantine.move_many(pass_.store, actions))
-        await sweep.record(pass_, moves)
+    async def carry_out(context: Any, state: Any, actions: Any) -> Any:
+        moves = dict(await quarantine.move_many(context.store, actions))
+        await sweep.record(context, state, moves)
         return moves
 
     sweep.carry_out = carry_out
-    aftercare.carry_out = carry_out
+    recovery.carry_out = carry_out
 
 
 def no_look_after() -> None:
     """References are not read again after a move."""
 
-    async def nothing(pass_: Any, moved: Any) -> dict[int, Any]:
+    async def nothing(context: Any, moved: Any) -> dict[int, Any]:
         return {}
 
     sweep.put_back_needed = nothing
-    aftercare.put_back_needed = nothing
+    recovery.put_back_needed = nothing
 
 
 def nothing_is_healed() -> None:
     """What lies in quarantine and is referred to stays there."""
 
-    async def heal(pass_: Any) -> None:
+    async def heal(context: Any, state: Any) -> None:
         return None
 
     reconciler.heal = heal
@@ -92,7 +90,7 @@ def nothing_is_healed() -> None:
 def nothing_is_settled() -> None:
     """What a killed run had begun is left as it is."""
 
-    async def settle(pass_: Any, *, may_act: bool) -> None:
+    async def settle(context: Any, state: Any) -> None:
         return None
 
     reconciler.settle = settle
@@ -101,27 +99,28 @@ def nothing_is_settled() -> None:
 def purges_what_is_awaited() -> None:
     """What lies in quarantine ends in its time, whoever refers to it; and nothing is healed before."""
 
-    async def purge(pass_: Any) -> None:
-        before = pass_.now - pass_.config.quarantine_for
-        async for actions in aftercare._open(pass_, ActionState.QUARANTINED, before):
-            destroyed = await aftercare.destroy_many(pass_.store, actions)
-            await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.now))
+    async def purge(context: Any, state: Any) -> None:
+        before = context.now - context.config.quarantine_for
+        async for actions in recovery._open(context, ActionState.QUARANTINED, before):
+            destroyed = await recovery.destroy_many(context.store, actions)
+            await context.executor.run(action_set_state_many(destroyed.ended, now=context.now))
 
     reconciler.purge = purge
 
 
 def purges_at_once() -> None:
     """What was moved is destroyed in the same run, as a delete without a quarantine."""
-    original = aftercare.purge
+    original = recovery.purge
 
-    async def purge(pass_: Any) -> None:
-        now = pass_.now + timedelta(seconds=1)
+    async def purge(context: Any, state: Any) -> None:
+        now = context.now + timedelta(seconds=1)
         await original(
             replace(
-                pass_,
-                config=replace(pass_.config, quarantine_for=timedelta(0), allow_short_grace=True),
+                context,
+                config=replace(context.config, quarantine_for=timedelta(0), allow_short_grace=True),
                 now=now,
-            )
+            ),
+            state,
         )
 
     reconciler.purge = purge
@@ -153,12 +152,12 @@ def no_search() -> None:
 
 def no_clocks() -> None:
     """Clocks that disagree are believed."""
-    reconciler.clock_refusals = always(())
+    reconciler.clock_abort_reasons = always(())
 
 
 def no_binding() -> None:
     """Any database may judge the bucket."""
-    binding.Binding.refusals = always(())
+    binding.Binding.abort_reasons = always(())
 
 
 def judges_parts_of_others() -> None:
@@ -167,7 +166,7 @@ def judges_parts_of_others() -> None:
     async def check(*_: Any) -> None:
         return None
 
-    scan.check_below = check
+    partition_scan.check_below = check
 
 
 def renews_only_what_it_removes() -> None:
@@ -194,16 +193,16 @@ def no_failing_source() -> None:
 
 def no_parents() -> None:
     """A derived object has no parent."""
-    kin.DerivedFrom.parents = always([])
+    derived.DerivedFrom.parents = always([])
 
 
 def no_spelling() -> None:
     """A key that is only written otherwise is another key."""
 
-    async def vet(pass_: Any, *, is_first: bool) -> None:
+    async def find_near_matches(context: Any, state: Any) -> None:
         return None
 
-    reconciler.vet = vet
+    reconciler.find_near_matches = find_near_matches
 
 
 def no_scope() -> None:
@@ -224,13 +223,13 @@ def uploads_of_rows_go() -> None:
 
 def uploads_are_not_dated() -> None:
     """An upload in parts goes although its newest part is young."""
-    original = uploads._weigh
+    original = uploads._evaluate
 
-    def weigh(pass_: Any, upload: Any, touched_at: Any, rows: Any, prior: Any) -> Any:
+    def evaluate_upload(context: Any, upload: Any, touched_at: Any, rows: Any, prior: Any) -> Any:
         same = None if prior is None else replace(prior, modified_at=touched_at)
-        return original(pass_, upload, touched_at, rows, same)
+        return original(context, upload, touched_at, rows, same)
 
-    uploads._weigh = weigh
+    uploads._evaluate = evaluate_upload
 
 
 def hides_whatever_is_there() -> None:

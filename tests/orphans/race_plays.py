@@ -136,7 +136,7 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
     for span in (MINUTES, 8 * DAY, 8 * DAY) if is_given_away else (MINUTES, DAY):
         outcome = await race.run(span, is_quiet=True, is_audited=False, mode=race.chance.choice(MODES))
         if is_given_away:
-            if outcome.state != "refused":
+            if outcome.state != "aborted":
                 raise Violation(
                     f"a database that is older than its bucket must be refused, got {outcome.state}"
                 )
@@ -159,7 +159,7 @@ async def moved_elsewhere(race: Race) -> None:
         await race.world.row(key)
     for span in (MINUTES, 8 * DAY, 8 * DAY):
         outcome = await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE)
-        if outcome.state != "refused":
+        if outcome.state != "aborted":
             raise Violation(
                 f"a database that the bucket is not bound to must be refused, got {outcome.state}"
             )

@@ -64,7 +64,7 @@ async def test_the_first_run_that_may_remove_binds_the_bucket(world: World) -> N
     assert (first.bond.generation, first.marker.generation) == (1, 1)
     assert second.marker is not None
     assert second.marker.generation == 3
-    assert second.refusals() == ()
+    assert second.abort_reasons() == ()
 
 
 async def test_another_database_never_judges_a_bound_bucket(world: World) -> None:
@@ -78,8 +78,8 @@ async def test_another_database_never_judges_a_bound_bucket(world: World) -> Non
     for mode in Mode:
         report = await world.run(after=WEEK, mode=mode)
 
-        assert (report.state, report.objects, report.deleted) == ("refused", 0, 0)
-        assert report.refusals == (
+        assert (report.state, report.objects, report.deleted) == ("aborted", 0, 0)
+        assert report.abort_reasons == (
             (
                 f"the bucket must be bound to this database, {found['name']!r}, got one that {found['name']!r} bound at "
                 f"{found['bound_at']} (database {found['database']}); {REMEDY}"
@@ -96,7 +96,7 @@ async def test_a_copy_of_the_database_is_refused(world: World) -> None:
 
     report = await world.run(after=HOUR)
 
-    assert report.refusals == (
+    assert report.abort_reasons == (
         f"the ledger must have been written in this database, {here}, got one copied from 123/45; {REMEDY}",
     )
 
@@ -113,8 +113,8 @@ async def test_a_database_restored_from_an_older_backup_is_refused_by_the_marker
 
     reports = [await world.run(after=WEEK) for _ in range(3)]
 
-    assert [report.state for report in reports] == ["refused"] * 3
-    assert reports[0].refusals == (
+    assert [report.state for report in reports] == ["aborted"] * 3
+    assert reports[0].abort_reasons == (
         (
             "the ledger must be as new as the bucket's marker, got generation 3 where the marker has 5: this database is "
             "older than its bucket, so what was uploaded since looks like orphans; bring its rows up to date first; "
@@ -149,8 +149,8 @@ async def test_a_run_with_nothing_to_remove_gives_a_restored_database_away(world
 
     reports = [await world.run(after=after) for after in (HOUR, WEEK, HOUR, WEEK + HOUR)]
 
-    assert [report.state for report in reports] == ["refused"] * 4
-    assert "this database is older than its bucket" in reports[0].refusals[0]
+    assert [report.state for report in reports] == ["aborted"] * 4
+    assert "this database is older than its bucket" in reports[0].abort_reasons[0]
     assert await world.keys() == ["live", "uploaded since"]
 
 
@@ -193,7 +193,7 @@ async def test_a_bucket_that_lost_its_marker_is_refused(world: World) -> None:
     report = await world.run(after=HOUR)
 
     assert bond is not None
-    assert report.refusals == (
+    assert report.abort_reasons == (
         (
             f"the bucket must have the marker .millhand/binding.json that it got at {bond.bound_at:%Y-%m-%d %H:%M} UTC, got "
             f"none; see whether it is the right bucket, mounted and not emptied; {REMEDY}"
@@ -227,7 +227,7 @@ async def test_bind_takes_a_bucket_over_and_unbind_lets_it_go(world: World) -> N
     assert before.marker is not None
     assert before.bond is None
     assert after.marker is not None
-    assert (after.refusals(), ran.state, let_go) == ((), "completed", [True, False])
+    assert (after.abort_reasons(), ran.state, let_go) == ((), "completed", [True, False])
     assert after.marker.generation == before.marker.generation + 1
     assert await world.keys(".millhand/binding") == []
 
@@ -251,7 +251,7 @@ async def test_a_kill_while_binding_is_put_right_by_the_next_run(world: World) -
 
         assert (await world.run(after=timedelta(minutes=2))).state == "completed", step
 
-        assert (await read_binding(world.executor, world.store)).refusals() == (), step
+        assert (await read_binding(world.executor, world.store)).abort_reasons() == (), step
         await unbind(world.executor, world.store)
 
 
@@ -316,8 +316,8 @@ async def test_a_part_of_a_bound_bucket_is_refused_to_another_database(world: Wo
     before = await bind(part.executor, part.store, now=part.now)
     after = [(await part.run(after=WEEK)).deleted for _ in range(2)]
 
-    assert [report.state for report in reports] == ["refused"] * 3
-    assert reports[0].refusals == (
+    assert [report.state for report in reports] == ["aborted"] * 3
+    assert reports[0].abort_reasons == (
         (
             f"the bucket must not be a part of what another database judges, got one that {found['name']!r} bound from "
             f"above it at {found['bound_at']} (database {found['database']}); see that orphans.exclude there leaves this "

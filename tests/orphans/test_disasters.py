@@ -74,8 +74,8 @@ async def test_gitea_36227_a_source_that_is_suddenly_empty_deletes_nothing(world
 
     report = await world.run()
 
-    assert (report.state, report.deleted, report.refused) == ("refused", 0, 1)
-    assert "source 'uploads' must have at least 1 rows, got 0 (1 in the last run)" in report.refusals[0]
+    assert (report.state, report.deleted, report.not_removed) == ("aborted", 0, 1)
+    assert "source 'uploads' must have at least 1 rows, got 0 (1 in the last run)" in report.abort_reasons[0]
     assert await world.keys() == ["live", "orphan"]
 
 
@@ -211,7 +211,7 @@ async def test_a_database_restored_from_an_older_backup_deletes_nothing(world: W
     later = await world.run(after=WEEK, max_share=careful.max_share, min_overlap=careful.min_overlap)
 
     assert (first.state, first.orphan_objects, first.deleted) == ("completed", 10, 0)
-    assert (later.state, later.orphan_objects, later.deleted, later.refused) == ("refused", 10, 0, 10)
+    assert (later.state, later.orphan_objects, later.deleted, later.not_removed) == ("aborted", 10, 0, 10)
     assert len(await world.keys()) == 40
 
 
@@ -265,8 +265,8 @@ async def test_a_clock_that_was_wrong_for_one_run_dates_nothing(world: World, mo
     )
     after = await world.runs(HOUR, HOUR)
 
-    assert (refused.state, refused.objects) == ("refused", 0)
-    assert refused.refusals[0].startswith(
+    assert (refused.state, refused.objects) == ("aborted", 0)
+    assert refused.abort_reasons[0].startswith(
         "clocks of process and database must agree within 300 s, got 864000 s"
     )
     assert (after.state, after.orphan_objects, after.deleted) == ("completed", 1, 0)
@@ -284,8 +284,8 @@ async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) ->
 
     report = await world.run(after=HOUR, min_overlap=0.95)
 
-    assert (report.state, report.missing, report.deleted_rows, report.refused) == ("refused", 10, 0, 1)
-    assert "at least 95% of ready rows must have their object, got 10 of 20" in report.refusals[0]
+    assert (report.state, report.missing, report.deleted_rows, report.not_removed) == ("aborted", 10, 0, 1)
+    assert "at least 95% of ready rows must have their object, got 10 of 20" in report.abort_reasons[0]
     assert len(await world.row_keys()) == 21
 
 
@@ -299,5 +299,5 @@ async def test_a_bucket_that_is_not_mounted_deletes_nothing(world: World) -> Non
 
     report = await world.run(min_overlap=0.95)
 
-    assert (report.state, report.missing, report.deleted_rows) == ("refused", 1, 0)
+    assert (report.state, report.missing, report.deleted_rows) == ("aborted", 1, 0)
     assert [found.kind for found in await list_findings(world.executor)] == ["abandoned", "missing"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from millhand.orphans import OrphansConfig, ReferenceSource
 from millhand.orphans.ledger import Totals
-from millhand.orphans.removal.guard import GuardFacts, clock_refusals, refusals
+from millhand.orphans.removal.guard import GuardFacts, abort_reasons, clock_abort_reasons
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 UPLOADS = ReferenceSource(name="uploads", table="uploads")
@@ -43,9 +43,9 @@ def test_nothing_is_refused_within_all_limits() -> None:
         process_now=NOW - timedelta(minutes=5),
     )
 
-    assert refusals(facts()) == ()
-    assert refusals(on_the_limit) == ()
-    assert clock_refusals(on_the_limit) == ()
+    assert abort_reasons(facts()) == ()
+    assert abort_reasons(on_the_limit) == ()
+    assert clock_abort_reasons(on_the_limit) == ()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_guard_refuses_beyond_its_limit(changes: dict[str, Any], sentence: str
     """Each guard has its one sentence, and a single one refuses the run."""
     found = facts(**changes)
 
-    assert (*clock_refusals(found), *refusals(found)) == (sentence,)
+    assert (*clock_abort_reasons(found), *abort_reasons(found)) == (sentence,)
 
 
 def test_an_empty_source_is_refused_unless_it_may_be_empty() -> None:
@@ -139,19 +139,19 @@ def test_an_empty_source_is_refused_unless_it_may_be_empty() -> None:
     empty = {"totals": {"rows_of": {}}, "previous": None}
     may_be_empty = replace(CONFIG, sources=(replace(UPLOADS, min_rows=0),))
 
-    assert refusals(facts(**empty)) == (
+    assert abort_reasons(facts(**empty)) == (
         (
             "source 'uploads' must have at least 1 rows, got 0 (0 in the last run); "
             "if that is right, set min_rows of the source"
         ),
     )
-    assert refusals(facts(**empty, config=may_be_empty)) == ()
+    assert abort_reasons(facts(**empty, config=may_be_empty)) == ()
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 1))
 def test_no_share_above_the_limit_ever_passes(due: int, whole: int, limit: float) -> None:
     """Whatever the figures, what would go is within the share of what there is, or the run is refused."""
     config = replace(CONFIG, max_share=limit)
-    found = refusals(facts(config=config, totals={"due_objects": due, "objects": whole}))
+    found = abort_reasons(facts(config=config, totals={"due_objects": due, "objects": whole}))
 
     assert (due > limit * whole) == any("objects" in sentence for sentence in found)

@@ -10,7 +10,7 @@ from world import DAY, World, generous
 
 from millhand.errors import ConfigError
 from millhand.orphans import OrphansConfig, ReferenceSource, list_findings
-from millhand.orphans.scan.partitions import _bounds
+from millhand.orphans.scan.partitions import _key_bounds
 from millhand.orphans.sources.references import References, open_references
 from millhand.orphans.sources.statements import stretch
 
@@ -127,8 +127,8 @@ async def test_json_is_searched_beside_the_path_that_was_declared(posts: World) 
 
     report = await posts.runs(DAY, 8 * DAY)
 
-    assert (report.state, report.deleted) == ("refused", 0)
-    assert f"got 'attached.png' in {posts.schema}.posts.body" in report.refusals[0]
+    assert (report.state, report.deleted) == ("aborted", 0)
+    assert f"got 'attached.png' in {posts.schema}.posts.body" in report.abort_reasons[0]
     assert await posts.keys() == ["attached.png", "cover.png", "live.png"]
 
 
@@ -144,7 +144,7 @@ async def test_only_columns_of_bare_keys_say_where_to_cut_a_bucket(posts: World)
     bare = source(posts, key="image")
     config = OrphansConfig(sources=(bare, *(source(posts, **changes) for changes in others)))
 
-    assert len(await _bounds(posts.executor, config)) == 1
+    assert len(await _key_bounds(posts.executor, config)) == 1
 
 
 async def test_an_array_names_each_of_its_keys(posts: World) -> None:

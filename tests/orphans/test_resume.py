@@ -177,7 +177,7 @@ async def test_a_run_of_yesterday_is_begun_anew(world: World) -> None:
     assert (report.is_resumed, report.is_first) == (False, True)
     assert [(run.state, run.error) for run in runs] == [
         ("completed", None),
-        ("failed", "the worker died; begun anew"),
+        ("failed", "its process died; a new run began"),
     ]
 
 
@@ -283,11 +283,11 @@ async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) 
         world.executor, ChaosStore(world.store, break_at_the_third), world.config, now=world.now
     )
 
-    assert (report.state, report.deleted, report.refused, len(moves)) == ("refused", 9, 16, 10)
-    assert report.refusals == (
+    assert (report.state, report.deleted, report.not_removed, len(moves)) == ("aborted", 9, 16, 10)
+    assert report.abort_reasons == (
         (
-            "a wave must go through without a failure, got move of 'orphan' must succeed, got a full disk; "
-            "mend it, and the next run goes on"
+            "a wave must finish without a failure, got move of 'orphan' must succeed, got a full disk; "
+            "fix the cause, and the next run continues"
         ),
     )
     assert (await world.run(after=HOUR)).deleted == 16

@@ -1,123 +1,166 @@
-"""Each rule of judge.py has a test that is named for it; here are those that need no room of their own."""
+"""The table of verdicts: whole, without contradiction, and on the side of life."""
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
-from world import DAY, World
+import pytest
 
-from millhand.orphans import RunReport, explain, list_findings
-from millhand.orphans.rules import RULES
+from millhand.orphans.rules import (
+    NOTHING,
+    REMOVING,
+    RULES,
+    Look,
+    Reference,
+    Rule,
+    Scope,
+    Situation,
+    Tie,
+    Verdict,
+    draw_table,
+    find_rule,
+)
 
-HOUR = timedelta(hours=1)
-
-
-def test_every_rule_has_a_test_that_is_named_for_it() -> None:
-    """Whoever adds a rule adds what shows it in a whole run; the table of situations alone is none."""
-    named: set[int] = set()
-    for path in Path(__file__).parent.glob("test_*.py"):
-        for first, second in re.findall(r"def test_rules?_(\d+)(?:_and_(\d+))?", path.read_text()):
-            named |= {int(number) for number in (first, second) if number}
-
-    assert named == {rule.number for rule in RULES}
-
-
-async def runs(world: World) -> RunReport:
-    """Two runs within two hours, beside a live pair."""
-    await world.pair("live")
-    return await world.runs(HOUR, HOUR)
+ROOT = Path(__file__).parents[2]
 
 
-async def what_is_left(world: World) -> tuple[list[str], list[str], list[int]]:
-    """Return the keys of objects and of rows besides the live pair, and the rules of what was found."""
-    objects = [key for key in await world.keys() if key != "live"]
-    rows = [key for key in await world.row_keys() if key != "live"]
-    return objects, rows, [finding.rule for finding in await list_findings(world.executor)]
+def all_situations() -> Iterator[Situation]:
+    flags = (
+        "agrees",
+        "is_due",
+        "is_present",
+        "is_same",
+        "is_seen_twice",
+        "is_shared",
+        "is_upload",
+        "is_young",
+    )
+    for values in product((False, True), repeat=len(flags)):
+        for look, reference, scope, tie in product(Look, Reference, Scope, Tie):
+            yield Situation(
+                **dict(zip(flags, values, strict=True)), look=look, reference=reference, scope=scope, tie=tie
+            )
 
 
-async def test_rule_01_a_row_clears_a_candidate(world: World) -> None:
-    """An orphan that got a row is live; once the row is gone again its age begins anew, whatever was seen before."""
-    await world.pair("live")
-    await world.put("key")
-    await world.runs(2 * HOUR, 6 * DAY)
-    row_id = await world.row("key")
-    live = await world.run(after=HOUR)
-    told = await explain(world.executor, world.store, world.config, "key", now=world.now)
-    await world.sql("DELETE FROM {schema}.uploads WHERE id = $1", row_id)
-
-    again = await world.runs(HOUR, 6 * DAY)
-    due = await world.run(after=DAY)
-
-    assert (live.orphan_objects, told.lines()[0]) == (0, "key: live by rule 1: live; clears any candidate")
-    assert (again.orphan_objects, again.deleted, due.deleted) == (1, 0, 1)
+@pytest.fixture(scope="module")
+def judged() -> list[tuple[Situation, list[Rule]]]:
+    """Every situation with all of the rules that fit it."""
+    rules = (*RULES, NOTHING)
+    return [(one, [rule for rule in rules if rule.fits(one)]) for one in all_situations()]
 
 
-async def test_rule_03_a_pending_row_in_its_grace_is_in_flight(world: World) -> None:
-    """Neither the row nor the object that was put for it is a finding, and both stay."""
-    await world.put("key")
-    await world.row("key", state="pending", created_at=world.now - 6 * DAY)
-
-    report = await runs(world)
-
-    assert (report.abandoned_rows, await what_is_left(world)) == (0, (["key"], ["key"], []))
+def test_exactly_one_rule_fits_any_situation(judged: list[tuple[Situation, list[Rule]]]) -> None:
+    """No situation is left without a verdict, and none has two."""
+    assert [(situation, fitting) for situation, fitting in judged if len(fitting) != 1] == []
 
 
-async def test_rule_04_a_pending_row_past_its_grace_goes_with_its_object(world: World) -> None:
-    """The row's own time counts, so the second run takes both: the row into the ledger, the object into quarantine."""
-    await world.put("key")
-    await world.row("key", state="pending", created_at=world.now - 8 * DAY)
+def test_every_rule_has_its_situation(judged: list[tuple[Situation, list[Rule]]]) -> None:
+    """There is no rule that nothing can ever meet, and numbers are in order and unique."""
+    met = {rule.number for _, fitting in judged for rule in fitting}
 
-    report = await runs(world)
-
-    assert (report.deleted, report.deleted_rows, await what_is_left(world)) == (1, 1, ([], [], []))
-    assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/key"]
+    assert met == {rule.number for rule in (*RULES, NOTHING)}
+    assert [rule.number for rule in RULES] == list(range(1, 26))
 
 
-async def test_rule_06_a_soft_deleted_row_in_its_retention_is_kept(world: World) -> None:
-    """A row that can still be undeleted keeps its object, older than any grace."""
-    await world.put("key")
-    await world.row("key", deleted_at=world.now - 29 * DAY)
-
-    report = await runs(world)
-
-    assert (report.abandoned_rows, await what_is_left(world)) == (0, (["key"], ["key"], []))
-
-
-async def test_rule_07_a_soft_deleted_row_past_its_retention_goes_with_its_object(world: World) -> None:
-    """With the object or without one, a row that nobody can undelete any more goes."""
-    await world.put("key")
-    for key in ("bare", "key"):
-        await world.row(key, deleted_at=world.now - 31 * DAY)
-
-    report = await runs(world)
-
-    assert (report.deleted, report.deleted_rows, await what_is_left(world)) == (1, 2, ([], [], []))
+def test_no_removal_of_what_is_live_shared_young_locked_or_foreign(
+    judged: list[tuple[Situation, list[Rule]]],
+) -> None:
+    """Whatever else is true, these facts alone keep an object, its row and an upload."""
+    removing = {*REMOVING, Verdict.ABORT_UPLOAD}
+    for situation, fitting in judged:
+        if _is_kept(situation):
+            assert fitting[0].verdict not in removing, situation
 
 
-async def test_rules_04_and_07_a_young_object_is_left_alone_whatever_its_row_says(world: World) -> None:
-    """An object that was just put under the key of a row past its time, such as a backup brings back, stays for an hour."""
-    await world.pair("live")
-    await world.run()
-    for key, column in (("late", "created_at"), ("again", "deleted_at")):
-        state = "pending" if column == "created_at" else "ready"
-        await world.row(key, state=state, **{column: world.now - 60 * DAY})
-        await world.put(key)
-
-    early = await world.run(after=HOUR / 60)
-    late = await world.run(after=2 * HOUR)
-
-    assert (early.deleted, early.deleted_rows, early.orphan_objects) == (0, 0, 0)
-    assert (late.deleted, late.deleted_rows) == (2, 2)
-    assert await world.keys() == ["live"]
+def _is_kept(situation: Situation) -> bool:
+    is_rowless = situation.reference is Reference.NONE
+    is_once_only = (is_rowless or situation.reference is Reference.UNATTACHED) and not situation.is_seen_twice
+    if situation.scope is not Scope.JUDGED or not situation.is_due or is_once_only:
+        return True
+    if situation.is_upload or not is_rowless:
+        is_waited_for = situation.is_upload and not is_rowless
+        return (
+            is_waited_for
+            or situation.reference is Reference.READY
+            or (situation.is_shared and not is_rowless)
+        )
+    return situation.is_young or not situation.is_same or situation.tie in (Tie.PARENT, Tie.NEAR_MATCH)
 
 
-async def test_rule_20_a_pending_row_without_an_object_goes_alone(world: World) -> None:
-    """An upload that never came has a row to delete, and nothing to move."""
-    await world.row("key", state="pending", created_at=world.now - 8 * DAY)
+def test_a_row_is_never_removed_with_an_object_that_is_not_there() -> None:
+    """A pending row without object loses the row only."""
+    situation = Situation(is_present=False, reference=Reference.PENDING, is_due=True)
 
-    report = await runs(world)
+    assert find_rule(situation).verdict is Verdict.REMOVE_ROW
+    assert find_rule(replace(situation, is_present=True)).verdict is Verdict.REMOVE_ROW_AND_OBJECT
 
-    assert (report.deleted, report.deleted_rows, await what_is_left(world)) == (0, 1, ([], [], []))
-    assert await world.keys(".millhand/quarantine/") == []
+
+@pytest.mark.parametrize(
+    ("situation", "number"),
+    [
+        (Situation(is_present=True, reference=Reference.READY), 1),
+        (Situation(is_present=True, reference=Reference.READY, agrees=False), 2),
+        (Situation(is_present=True, reference=Reference.PENDING), 3),
+        (Situation(is_present=True, reference=Reference.PENDING, is_due=True), 4),
+        (Situation(is_present=True, reference=Reference.PENDING, is_due=True, is_shared=True), 5),
+        (Situation(is_present=True, reference=Reference.SOFT_DELETED), 6),
+        (Situation(is_present=True, reference=Reference.SOFT_DELETED, is_due=True), 7),
+        (Situation(is_present=True, reference=Reference.UNATTACHED), 8),
+        (Situation(is_present=True, reference=Reference.UNATTACHED, is_due=True, is_seen_twice=True), 9),
+        (Situation(is_present=True, reference=Reference.NONE, is_young=True, is_due=True), 10),
+        (Situation(is_present=True, reference=Reference.UNATTACHED, is_due=True), 8),
+        (Situation(is_present=True, reference=Reference.NONE), 11),
+        (Situation(is_present=True, reference=Reference.NONE, is_due=True), 11),
+        (Situation(is_present=True, reference=Reference.NONE, is_seen_twice=True), 11),
+        (Situation(is_present=True, reference=Reference.NONE, is_due=True, is_seen_twice=True), 12),
+        (Situation(is_present=True, reference=Reference.NONE, is_due=True, is_same=False), 13),
+        (Situation(is_present=True, reference=Reference.NONE, tie=Tie.PARENT), 14),
+        (
+            Situation(
+                is_present=True,
+                reference=Reference.NONE,
+                tie=Tie.PARENT_GONE,
+                is_due=True,
+                is_seen_twice=True,
+            ),
+            15,
+        ),
+        (Situation(is_present=True, reference=Reference.NONE, tie=Tie.PARENT_GONE, is_due=True), 11),
+        (Situation(is_present=True, reference=Reference.NONE, scope=Scope.UNDECLARED), 16),
+        (Situation(is_present=True, reference=Reference.NONE, scope=Scope.OUTSIDE), 17),
+        (Situation(is_present=False, reference=Reference.READY, look=Look.NOT_FOUND), 18),
+        (Situation(is_present=False, reference=Reference.READY, look=Look.FOUND_UNLISTED), 19),
+        (Situation(is_present=False, reference=Reference.PENDING, is_due=True), 20),
+        (Situation(is_present=False, is_upload=True, reference=Reference.READY, is_due=True), 21),
+        (
+            Situation(
+                is_present=False, is_upload=True, reference=Reference.NONE, is_due=True, is_seen_twice=True
+            ),
+            22,
+        ),
+        (Situation(is_present=True, reference=Reference.NONE, is_due=True, scope=Scope.LOCKED), 23),
+        (
+            Situation(
+                is_present=True,
+                reference=Reference.NONE,
+                tie=Tie.NEAR_MATCH,
+                is_due=True,
+                is_seen_twice=True,
+            ),
+            24,
+        ),
+        (Situation(is_present=False, is_upload=True, reference=Reference.NONE, is_due=True), 25),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
+)
+def test_each_rule_is_met_by_its_plain_situation(situation: Situation, number: int) -> None:
+    """The rules say what the design says, number by number."""
+    assert find_rule(situation).number == number
+
+
+def test_the_table_of_the_documentation_is_drawn_from_the_rules() -> None:
+    """docs/explanation/orphan_cleanup.md shows the rules as they are in force."""
+    assert draw_table() in (ROOT / "docs" / "explanation" / "orphan_cleanup.md").read_text()

@@ -65,8 +65,8 @@ async def test_mastodon_30281_and_discourse_12326_a_kind_of_reference_that_nobod
 
     report = await world.run()
 
-    assert (report.state, report.deleted, report.refused) == ("refused", 0, 1)
-    assert report.refusals == (
+    assert (report.state, report.deleted, report.not_removed) == ("aborted", 0, 1)
+    assert report.abort_reasons == (
         (
             f"every reference must be declared, got {KEY!r} in {world.schema}.posts.body, which no source covers; declare "
             "it in [[orphans.sources]], or, if it has no claim to the object, list 'posts.body' in orphans.not_references"
@@ -123,8 +123,8 @@ async def test_a_reference_that_is_written_as_its_place_demands_stops_all(
 
     report = await world.run()
 
-    assert (report.state, report.deleted) == ("refused", 0)
-    assert report.refusals[0].startswith(
+    assert (report.state, report.deleted) == ("aborted", 0)
+    assert report.abort_reasons[0].startswith(
         f"every reference must be declared, got {ODD!r} in {world.schema}.posts.body, "
     )
     assert await world.keys() == ["live", ODD]
@@ -138,8 +138,8 @@ async def test_a_table_of_an_application_that_is_about_rivers_is_searched(world:
 
     report = await world.run()
 
-    assert report.state == "refused"
-    assert f"{world.schema}.river_photos.key" in report.refusals[0]
+    assert report.state == "aborted"
+    assert f"{world.schema}.river_photos.key" in report.abort_reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ async def test_a_foreign_table_that_gives_no_answer_refuses_the_run(world: World
     finally:
         await world.sql("DROP FOREIGN DATA WRAPPER millhand_test_far CASCADE")
 
-    assert (report.state, report.deleted) == ("refused", 0)
-    assert f"table {world.schema}.posts must be searched for references" in report.refusals[0]
+    assert (report.state, report.deleted) == ("aborted", 0)
+    assert f"table {world.schema}.posts must be searched for references" in report.abort_reasons[0]
 
 
 async def test_a_foreign_table_whose_server_is_away_refuses_the_run(world: World) -> None:
@@ -187,8 +187,8 @@ async def test_a_foreign_table_whose_server_is_away_refuses_the_run(world: World
     finally:
         await world.sql("DROP EXTENSION postgres_fdw CASCADE")
 
-    assert (report.state, report.deleted) == ("refused", 0)
-    assert f"table {world.schema}.posts must be searched for references" in report.refusals[0]
+    assert (report.state, report.deleted) == ("aborted", 0)
+    assert f"table {world.schema}.posts must be searched for references" in report.abort_reasons[0]
 
 
 @pytest.mark.parametrize("spared", ["posts", "posts.body"])
@@ -227,8 +227,8 @@ async def test_a_key_with_signs_of_patterns_is_looked_for_as_it_is(world: World)
 
     report = await world.run()
 
-    assert "max_share" in near.refusals[0]
-    assert report.refusals[0].startswith(f"every reference must be declared, got {odd!r} in ")
+    assert "max_share" in near.abort_reasons[0]
+    assert report.abort_reasons[0].startswith(f"every reference must be declared, got {odd!r} in ")
 
 
 async def test_other_columns_of_a_source_are_searched_its_key_is_not(world: World) -> None:
@@ -239,8 +239,8 @@ async def test_other_columns_of_a_source_are_searched_its_key_is_not(world: Worl
 
     report = await world.run()
 
-    assert report.state == "refused"
-    assert f"{world.schema}.uploads.thumbnail" in report.refusals[0]
+    assert report.state == "aborted"
+    assert f"{world.schema}.uploads.thumbnail" in report.abort_reasons[0]
 
 
 async def test_the_search_is_made_once_a_day_and_anew_for_new_sources(world: World) -> None:
@@ -254,7 +254,7 @@ async def test_the_search_is_made_once_a_day_and_anew_for_new_sources(world: Wor
 
     searched = await world.run(after=WEEK)
 
-    assert (searched.state, searched.deleted) == ("refused", 0)
+    assert (searched.state, searched.deleted) == ("aborted", 0)
     at = await world.sql("SELECT searched_at FROM {schema}.millhand_orphan_binding")
     assert at[0]["searched_at"] == world.now - WEEK - 2 * HOUR
     await world.sql("DROP TABLE {schema}.posts")
@@ -286,7 +286,7 @@ async def test_a_table_that_cannot_be_searched_refuses_the_run(world: World) -> 
 
     report = await reconcile(Hiding(world.executor, _nothing), world.store, world.config, now=world.now)
 
-    assert report.refusals == (
+    assert report.abort_reasons == (
         (
             f"table {world.schema}.posts must be searched for references that nobody declared, got SELECT must succeed, got "
             "query would be affected by row-level security policy; mend it, or list 'posts' in orphans.not_references"

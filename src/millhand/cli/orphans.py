@@ -43,9 +43,9 @@ from millhand.orphans import (
     restore,
     unbind,
 )
-from millhand.orphans.ledger import Kind
 from millhand.orphans.report.progress import expected_objects
 from millhand.orphans.report.summary import Summary, summarize_findings
+from millhand.orphans.rules import Kind
 from millhand.schema.migrator import require_schema
 from millhand.settings.decode import decode_text
 from millhand.settings.load import DEFAULT, Settings, load_settings
@@ -74,7 +74,7 @@ def scan(context: click.Context, *, is_json: bool) -> None:
     """
     Compare all rows with all objects now, and say what was found; deletes nothing, whatever the mode.
 
-    What it finds is kept, and counts as seen once more. Exit code 0: nothing found, 1: something found, 2: refused, or
+    What it finds is kept, and counts as seen once more. Exit code 0: nothing found, 1: something found, 2: aborted, or
     ended by an error.
     """
     settings = load_settings(context.obj)
@@ -109,7 +109,7 @@ def run_now(
     """
     Do now what the worker does, in the mode of the settings; the flags lift a guard for this one run.
 
-    Exit code 0: nothing found, 1: something found, dealt with or not, 2: refused, or ended by an error.
+    Exit code 0: nothing found, 1: something found, dealt with or not, 2: aborted, or ended by an error.
     """
     settings = load_settings(context.obj)
     lifted = {
@@ -288,10 +288,10 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
         print_json({**_fields(report), "findings": _plain(summaries), **_fields(told)})
     else:
         print_report(report, summaries, price_per_gb=price)
-    if report.refusals:
-        raise Refused("; ".join(report.refusals))
+    if report.abort_reasons:
+        raise Refused("; ".join(report.abort_reasons))
     if report.state == "busy":
-        raise Refused("another run is at it; try again when it has ended")
+        raise Refused("another run is in progress; try again when it has ended")
     context.exit(1 if report.num_found else 0)
 
 

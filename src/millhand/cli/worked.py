@@ -37,7 +37,7 @@ def built_ins(settings: Settings, target: str | None) -> dict[str, str]:
 
 def args_of(section: str) -> tuple[ArgsType, ...]:
     """Return the args of the job that a section is about, and of those that this inserts."""
-    return (jobs.Heartbeat,) if section == "heartbeat" else (jobs.OrphanCleanup, jobs.OrphanHelp)
+    return (jobs.Heartbeat,) if section == "heartbeat" else (jobs.OrphanCleanup,)
 
 
 def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedArgs]:

@@ -13,14 +13,14 @@ from millhand.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from millhand.jobs.heartbeat import Heartbeat, add_heartbeat
-    from millhand.jobs.orphan_cleanup import OrphanCleanup, OrphanHelp, add_orphan_cleanup
+    from millhand.jobs.orphan_cleanup import OrphanCleanup, add_orphan_cleanup
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
             "millhand.jobs.heartbeat": "Heartbeat add_heartbeat",
-            "millhand.jobs.orphan_cleanup": "OrphanCleanup OrphanHelp add_orphan_cleanup",
+            "millhand.jobs.orphan_cleanup": "OrphanCleanup add_orphan_cleanup",
         },
     )
 
-__all__ = ["Heartbeat", "OrphanCleanup", "OrphanHelp", "add_heartbeat", "add_orphan_cleanup"]
+__all__ = ["Heartbeat", "OrphanCleanup", "add_heartbeat", "add_orphan_cleanup"]

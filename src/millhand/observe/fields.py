@@ -9,7 +9,7 @@ from types import MappingProxyType
 FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "abandoned_rows": "rows past their grace whose upload never finished or that nothing refers to",
-        "aborted": "uploads in parts that were given up",
+        "aborted_uploads": "multipart uploads that were aborted",
         "address": "where a server listens or a connection goes, without its password",
         "alerts": "those who asked for an object that had been taken away",
         "attempt": "the attempt of a job, counted from 1",
@@ -52,6 +52,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "next_attempt_at": "when the job is attempted again",
         "num_clients": "how many clients the line is about",
         "num_attempts": "how many attempts the line is about",
+        "not_removed": "findings that were due and stayed because the run aborted",
         "num_bytes": "how many bytes there were",
         "num_failures": "failures in a row",
         "num_jobs": "how many jobs the line is about",
@@ -75,7 +76,6 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "quarantined": "objects that were moved aside",
         "reason": "why",
         "remedy": "what to do about it",
-        "refused": "findings that a guard or a changed object kept from being acted upon",
         "remaining_seconds": "how long it will still take, if the bucket is as large as the last time",
         "restored": "objects that were brought back",
         "rows": "rows that were scanned",

@@ -1,4 +1,4 @@
-"""Rows and objects, reconciled: what belongs to nobody is found, kept aside, and only then let go of."""
+"""Find objects that no row references, quarantine them, and delete them only later."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ if TYPE_CHECKING:
     from millhand.orphans.binding import Binding, bind, read_binding, unbind
     from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
     from millhand.orphans.event import OrphanEvent, OrphanEventKind
-    from millhand.orphans.fleet import help_run
     from millhand.orphans.ledger import Action, Finding, Run, RunLost
     from millhand.orphans.removal.restore import RestoreReport, recall, restore
     from millhand.orphans.report.explain import Explanation, explain, list_findings, list_runs
     from millhand.orphans.report.report import RunReport
     from millhand.orphans.run import reconcile
-    from millhand.orphans.scan.scan import Progress
+    from millhand.orphans.scan.context import Progress
     from millhand.orphans.sources.references import SourceFailed
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -26,13 +25,12 @@ else:
             "millhand.orphans.config": "Mode OrphansConfig ReferenceSource",
             "millhand.orphans.event": "OrphanEvent OrphanEventKind",
             "millhand.orphans.report.explain": "Explanation explain list_findings list_runs",
-            "millhand.orphans.fleet": "help_run",
             "millhand.orphans.ledger": "Action Finding Run RunLost",
             "millhand.orphans.run": "reconcile",
             "millhand.orphans.sources.references": "SourceFailed",
             "millhand.orphans.report.report": "RunReport",
             "millhand.orphans.removal.restore": "RestoreReport recall restore",
-            "millhand.orphans.scan.scan": "Progress",
+            "millhand.orphans.scan.context": "Progress",
         },
     )
 
@@ -54,7 +52,6 @@ __all__ = [
     "SourceFailed",
     "bind",
     "explain",
-    "help_run",
     "list_findings",
     "list_runs",
     "read_binding",

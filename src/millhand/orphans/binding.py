@@ -74,12 +74,12 @@ class Binding:
     marker: Marker | None
     name: str
 
-    def refusals(self) -> tuple[str, ...]:
+    def abort_reasons(self) -> tuple[str, ...]:
         """Return why this database must not judge the bucket, in whole sentences; none if it may."""
-        found = (self._refusal(), *(_refused_by(marker) for marker in self.above))
+        found = (self._own_abort_reason(), *(_abort_reason_of(marker) for marker in self.above))
         return tuple(sentence for sentence in found if sentence is not None)
 
-    def _refusal(self) -> str | None:
+    def _own_abort_reason(self) -> str | None:
         bond, marker = self.bond, self.marker
         if marker is None:
             if bond is None or not bond.generation:
@@ -142,16 +142,16 @@ async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime
     Raises: StoreError; DriverError.
     """
     binding = await read_binding(executor, store)
-    if reasons := binding.refusals():
+    if reasons := binding.abort_reasons():
         return reasons
     if binding.marker is None:
         if binding.bond is None:
             await executor.run(_bond_insert(store.url, binding.database, now=now))
         bond = await executor.run(_bond_get(store.url))
         if bond is not None and not await _put_first(store, bond, binding.name):
-            return (await read_binding(executor, store)).refusals()
+            return (await read_binding(executor, store)).abort_reasons()
         binding = await read_binding(executor, store)
-        if reasons := binding.refusals():
+        if reasons := binding.abort_reasons():
             return reasons
     await advance_binding(executor, store, binding)
     return ()
@@ -257,7 +257,7 @@ async def _foreign(
     )
 
 
-def _refused_by(above: Marker) -> str:
+def _abort_reason_of(above: Marker) -> str:
     return (
         f"the bucket must not be a part of what another database judges, got one that {above.name!r} bound from above it at "
         f"{above.bound_at} (database {above.database}); see that orphans.exclude there leaves this part alone, then run: "

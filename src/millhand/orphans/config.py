@@ -190,7 +190,6 @@ class OrphansConfig:
     page_size: int = 1_000
     partitions: int = 4
     split_at: tuple[str, ...] = ()
-    helpers: int = 0
     source_timeout: timedelta = timedelta(seconds=30)
     price_per_gb: float = 0.023
     inventory: str | None = None
@@ -203,8 +202,6 @@ class OrphansConfig:
         self._check_durations()
         for pattern in self.derived:
             Derived.of(pattern)
-        if self.helpers < 0:
-            raise _bad("helpers", "must not be negative", self.helpers)
         if self.price_per_gb < 0:
             raise _bad("price_per_gb", "must not be negative", self.price_per_gb)
         for name in ("max_share", "min_overlap"):

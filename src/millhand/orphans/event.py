@@ -13,7 +13,7 @@ class OrphanEventKind(StrEnum):
     ALERT = "alert"
     RUN_COMPLETED = "run_completed"
     RUN_FAILED = "run_failed"
-    RUN_REFUSED = "run_refused"
+    RUN_ABORTED = "run_aborted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

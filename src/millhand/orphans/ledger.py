@@ -31,19 +31,6 @@ class RunLost(MillhandError):
         self.epoch = epoch
 
 
-class Kind(StrEnum):
-    """What is not as it should be."""
-
-    ORPHAN = "orphan"
-    ABANDONED = "abandoned"
-    MISSING = "missing"
-    SIZE_MISMATCH = "size_mismatch"
-    SHARED = "shared"
-    NEAR_MATCH = "near_match"
-    UPLOAD = "upload"
-    RECALLED = "recalled"
-
-
 class ActionState(StrEnum):
     """How far an action has come."""
 
@@ -65,7 +52,7 @@ class Totals:
     """
 
     abandoned_rows: int = 0
-    aborted: int = 0
+    aborted_uploads: int = 0
     alerts: int = 0
     bytes: int = 0
     deleted_rows: int = 0
@@ -125,7 +112,7 @@ class Run:
     cursor_key: str
     is_ordered: bool
     totals: Totals
-    refusals: tuple[str, ...]
+    abort_reasons: tuple[str, ...]
     error: str | None
 
 
@@ -238,23 +225,6 @@ def run_restart(run: Run) -> Query[None]:
     return Query("orphan_run_restart", {"id": run.id, "epoch": run.epoch}, _OwnerCheck(run))
 
 
-def run_advance(run: Run, *, low: str, high: str | None, totals: Totals, now: datetime | None) -> Query[None]:
-    """
-    Move the cursor to `high` (None: past the last key) and drop older findings between `low` and it.
-
-    Raises: RunLost.
-    """
-    params = {
-        "id": run.id,
-        "epoch": run.epoch,
-        "low": low,
-        "high": high,
-        "totals": totals.to_json(),
-        "now": now,
-    }
-    return Query("orphan_run_advance", params, _OwnerCheck(run), SWEEP_SECONDS)
-
-
 def run_scanned(run: Run, *, now: datetime, beat_at: datetime | None) -> Query[None]:
     """Raises: RunLost."""
     params = {"id": run.id, "epoch": run.epoch, "now": now, "beat_at": beat_at}
@@ -267,7 +237,7 @@ def run_finish(
     state: str,
     now: datetime | None,
     totals: Totals | None = None,
-    refusals: Sequence[str] = (),
+    abort_reasons: Sequence[str] = (),
     error: str | None = None,
 ) -> Query[None]:
     """Raises: RunLost."""
@@ -277,7 +247,7 @@ def run_finish(
         "state": state,
         "now": now,
         "totals": totals.to_json() if totals is not None else None,
-        "refusals": list(refusals),
+        "abort_reasons": list(abort_reasons),
         "error": error,
     }
     return Query("orphan_run_finish", params, _OwnerCheck(run))
@@ -413,7 +383,7 @@ class _OwnerCheck:
 
 RUN_FIELDS = (
     "id", "bucket", "mode", "fingerprint", "state", "epoch", "started_at", "heartbeat_at", "scanned_at",
-    "finished_at", "cursor_key", "is_ordered", "totals", "refusals", "error",
+    "finished_at", "cursor_key", "is_ordered", "totals", "abort_reasons", "error",
 )  # fmt: skip
 FINDING_FIELDS = (
     "id", "bucket", "key", "source", "row_id", "kind", "reference", "rule", "is_present", "size", "etag", "modified_at",
@@ -428,7 +398,7 @@ ACTION_FIELDS = (
 def _parse_run(row: Row) -> Run:
     values: dict[str, Any] = dict(zip(RUN_FIELDS, row, strict=True))
     values["totals"] = Totals.from_json(values["totals"])
-    values["refusals"] = tuple(values["refusals"])
+    values["abort_reasons"] = tuple(values["abort_reasons"])
     return Run(**values)
 
 

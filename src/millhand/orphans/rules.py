@@ -1,13 +1,13 @@
 """
-What is to become of an object or a row, decided from facts alone.
+The rules: what happens to an object or a row, decided from facts alone.
 
-Rule 1: the table below is the whole of the decision. Exactly one of its rules fits any situation; a test tries all.
-Rule 2: whatever the facts leave open is decided for the object's life.
-Rule 3: "due" is older than its limit: `grace` for what nobody refers to and for pending rows, `retention` for
-        soft-deleted ones. Age is the time since *we* first saw it so, on the database's clock, or the row's own time.
-Rule 4: numbers are for ever, whatever the order.
+Rule 1: the table below is the whole decision. Exactly one rule fits any situation; a test tries all of them.
+Rule 2: where the facts are incomplete, the object lives.
+Rule 3: "due" means older than its limit: `grace` for what nothing references and for pending rows, `retention` for
+        soft-deleted rows. Age counts from the first run that saw it so, by the database's clock, or from the row's own time.
+Rule 4: rule numbers never change, even if rules are reordered.
 
-The table of docs/explanation/orphan_cleanup.md is drawn from it.
+`python -c "from millhand.orphans.rules import draw_table; print(draw_table())"` prints the table of the documentation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What follows from a rule."""
+    """What a run does because of a rule."""
 
     LIVE = "live"
     KEEP = "keep"
@@ -36,8 +36,21 @@ class Verdict(StrEnum):
 REMOVING = frozenset((Verdict.REMOVE_OBJECT, Verdict.REMOVE_ROW, Verdict.REMOVE_ROW_AND_OBJECT))
 
 
+class Kind(StrEnum):
+    """The kind of a finding: what is wrong with an object or a row."""
+
+    ORPHAN = "orphan"
+    ABANDONED = "abandoned"
+    MISSING = "missing"
+    SIZE_MISMATCH = "size_mismatch"
+    SHARED = "shared"
+    NEAR_MATCH = "near_match"
+    UPLOAD = "upload"
+    RECALLED = "recalled"  # an object that was removed and that a row references again; no rule records it
+
+
 class Scope(StrEnum):
-    """Whether a key is ours to judge."""
+    """Whether a run may act on a key."""
 
     JUDGED = "judged"
     UNDECLARED = "undeclared"  # no declared pattern fits it
@@ -46,7 +59,7 @@ class Scope(StrEnum):
 
 
 class Reference(StrEnum):
-    """What the row in question says of the object; NONE when no row names the key."""
+    """The state of the row that names an object; NONE when no row names its key."""
 
     NONE = "none"
     READY = "ready"
@@ -56,16 +69,16 @@ class Reference(StrEnum):
 
 
 class Tie(StrEnum):
-    """What else may tie an object without a row of its own to one; NONE when nothing does."""
+    """What connects an object without a row of its own to another row; NONE when nothing does."""
 
     NONE = "none"
-    PARENT = "parent"  # it was derived from a key that a row names
-    PARENT_GONE = "parent_gone"  # it was derived from a key that no row names any more
-    SPELLING = "spelling"  # a row names a key that differs only in how it is written
+    PARENT = "parent"  # it is derived from a key that a row names
+    PARENT_GONE = "parent_gone"  # it is derived from a key that no row names any more
+    NEAR_MATCH = "near_match"  # a row names a key that differs only in how it is written
 
 
 class Look(StrEnum):
-    """What a second look at an absent object found: HEAD, and a fresh listing of just this key."""
+    """What a second look at an absent object found: HEAD, then a new listing of this key alone."""
 
     NOT_TAKEN = "not_taken"
     NOT_FOUND = "not_found"
@@ -75,15 +88,15 @@ class Look(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
     """
-    The facts about one object, or about one row and its object, that a judgement rests on.
+    The facts about one object, or about one row and its object, that select a rule.
 
-    Of a multipart upload, READY stands for any row that still waits for it.
+    For a multipart upload, READY stands for any row that still waits for it.
     """
 
-    agrees: bool = True  # size and etag are what the row says, or the row says nothing
+    agrees: bool = True  # size and etag are those of the row, or the row has neither
     is_due: bool = False
     is_present: bool
-    is_same: bool = True  # as when it was last seen; an overwrite makes it another object
+    is_same: bool = True  # unchanged since the last run; an overwrite makes it another object
     is_seen_twice: bool = False  # in an earlier complete run, and in this one
     is_shared: bool = False  # another row names the key too
     is_upload: bool = False  # a multipart upload that was never completed, no object yet
@@ -95,7 +108,7 @@ class Situation:
 
     @property
     def is_past(self) -> bool:
-        """Whether its time is over; what no row of its own vouches for must have been seen in two complete runs."""
+        """Whether its time is over. Without a row that has a time of its own, two complete runs must have seen it."""
         has_own_row = self.reference in (Reference.PENDING, Reference.SOFT_DELETED)
         return self.is_due and (has_own_row or self.is_seen_twice)
 
@@ -103,21 +116,23 @@ class Situation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """
-    One line of the table: four columns for people, and the situations that it is about.
+    One line of the table: four columns of text, what follows, and the situations that it fits.
 
-    `when` maps attributes of `Situation` to the values that fit; those that it does not name do not matter.
+    `kind` is the kind of finding that the rule records; None for a rule that records nothing. `when` maps attributes of
+    `Situation` to the values that fit. Attributes that it does not name do not matter.
     """
 
     number: int
     about_object: str
     about_reference: str
     about_extra: str
-    says: str
+    outcome: str
     verdict: Verdict
+    kind: Kind | None = None
     when: Mapping[str, tuple[object, ...]]
 
     def fits(self, situation: Situation) -> bool:
-        """Whether the rule is about `situation`."""
+        """Return whether the rule is about `situation`."""
         return all(getattr(situation, name) in values for name, values in self.when.items())
 
 
@@ -128,7 +143,7 @@ PRESENT = JUDGED | {"is_present": YES}
 ABSENT = JUDGED | {"is_present": NO}
 ROWLESS = PRESENT | {"reference": (Reference.NONE,)}
 UNTIED = (Tie.NONE, Tie.PARENT_GONE)
-NOBODYS = ROWLESS | {"is_young": NO, "tie": UNTIED}
+ORPHANED = ROWLESS | {"is_young": NO, "tie": UNTIED}
 ROW_PAST = (Reference.PENDING, Reference.SOFT_DELETED, Reference.UNATTACHED)
 
 RULES = (
@@ -137,7 +152,7 @@ RULES = (
         about_object="present",
         about_reference="ready",
         about_extra="size and etag agree",
-        says="live; clears any candidate",
+        outcome="live; clears any candidate",
         verdict=Verdict.LIVE,
         when=PRESENT | {"reference": (Reference.READY,), "agrees": YES},
     ),
@@ -146,8 +161,9 @@ RULES = (
         about_object="present",
         about_reference="ready",
         about_extra="size or etag differs",
-        says="report `size_mismatch`, never delete",
+        outcome="report `size_mismatch`, never delete",
         verdict=Verdict.REPORT,
+        kind=Kind.SIZE_MISMATCH,
         when=PRESENT | {"reference": (Reference.READY,), "agrees": NO},
     ),
     Rule(
@@ -155,7 +171,7 @@ RULES = (
         about_object="any",
         about_reference="pending, younger than grace",
         about_extra="",
-        says="in flight, ignore",
+        outcome="in flight, ignore",
         verdict=Verdict.IGNORE,
         when=JUDGED | {"reference": (Reference.PENDING,), "is_past": NO},
     ),
@@ -164,8 +180,9 @@ RULES = (
         about_object="present",
         about_reference="pending, older than grace",
         about_extra="no other reference",
-        says="claim the row, delete it, then remove the object",
+        outcome="claim the row, delete it, then remove the object",
         verdict=Verdict.REMOVE_ROW_AND_OBJECT,
+        kind=Kind.ABANDONED,
         when=PRESENT | {"reference": (Reference.PENDING,), "is_past": YES, "is_shared": NO},
     ),
     Rule(
@@ -173,8 +190,9 @@ RULES = (
         about_object="any",
         about_reference="pending, soft-deleted or unattached, past its time",
         about_extra="another reference exists",
-        says="report `shared`, delete nothing",
+        outcome="report `shared`, delete nothing",
         verdict=Verdict.REPORT,
+        kind=Kind.SHARED,
         when=JUDGED | {"reference": ROW_PAST, "is_past": YES, "is_shared": YES},
     ),
     Rule(
@@ -182,7 +200,7 @@ RULES = (
         about_object="any",
         about_reference="soft-deleted, younger than retention",
         about_extra="",
-        says="keep",
+        outcome="keep",
         verdict=Verdict.KEEP,
         when=JUDGED | {"reference": (Reference.SOFT_DELETED,), "is_past": NO},
     ),
@@ -191,26 +209,29 @@ RULES = (
         about_object="any",
         about_reference="soft-deleted, older than retention",
         about_extra="no other reference",
-        says="claim the row, delete it, then remove the object",
+        outcome="claim the row, delete it, then remove the object",
         verdict=Verdict.REMOVE_ROW_AND_OBJECT,
+        kind=Kind.ABANDONED,
         when=JUDGED | {"reference": (Reference.SOFT_DELETED,), "is_past": YES, "is_shared": NO},
     ),
     Rule(
         number=8,
         about_object="any",
-        about_reference="a row that nothing refers to",
+        about_reference="a row that nothing references",
         about_extra="younger than grace, or seen in one run only",
-        says="candidate",
+        outcome="candidate",
         verdict=Verdict.CANDIDATE,
+        kind=Kind.ABANDONED,
         when=JUDGED | {"reference": (Reference.UNATTACHED,), "is_past": NO},
     ),
     Rule(
         number=9,
         about_object="any",
-        about_reference="a row that nothing refers to",
+        about_reference="a row that nothing references",
         about_extra="older than grace, seen in two complete runs, no other reference",
-        says="the row first, then the object",
+        outcome="the row first, then the object",
         verdict=Verdict.REMOVE_ROW_AND_OBJECT,
+        kind=Kind.ABANDONED,
         when=JUDGED | {"reference": (Reference.UNATTACHED,), "is_past": YES, "is_shared": NO},
     ),
     Rule(
@@ -218,61 +239,65 @@ RULES = (
         about_object="present",
         about_reference="none",
         about_extra="younger than one hour",
-        says="ignore",
+        outcome="ignore",
         verdict=Verdict.IGNORE,
-        when=ROWLESS | {"is_young": YES, "tie": (*UNTIED, Tie.SPELLING)},
+        when=ROWLESS | {"is_young": YES, "tie": (*UNTIED, Tie.NEAR_MATCH)},
     ),
     Rule(
         number=11,
         about_object="present",
         about_reference="none",
         about_extra="younger than grace, or seen in one run only",
-        says="candidate",
+        outcome="candidate",
         verdict=Verdict.CANDIDATE,
-        when=NOBODYS | {"is_same": YES, "is_past": NO},
+        kind=Kind.ORPHAN,
+        when=ORPHANED | {"is_same": YES, "is_past": NO},
     ),
     Rule(
         number=12,
         about_object="present, unchanged",
         about_reference="none",
         about_extra="older than grace, seen in two complete runs",
-        says="look again, then quarantine or delete",
+        outcome="check again, then quarantine or delete",
         verdict=Verdict.REMOVE_OBJECT,
-        when=NOBODYS | {"is_same": YES, "is_past": YES, "tie": (Tie.NONE,)},
+        kind=Kind.ORPHAN,
+        when=ORPHANED | {"is_same": YES, "is_past": YES, "tie": (Tie.NONE,)},
     ),
     Rule(
         number=13,
         about_object="present, overwritten",
         about_reference="none",
         about_extra="",
-        says="candidate, its age begins again",
+        outcome="candidate; its age starts again",
         verdict=Verdict.CANDIDATE,
-        when=NOBODYS | {"is_same": NO},
+        kind=Kind.ORPHAN,
+        when=ORPHANED | {"is_same": NO},
     ),
     Rule(
         number=14,
         about_object="present, derived",
         about_reference="a row names its parent",
         about_extra="",
-        says="keep",
+        outcome="keep",
         verdict=Verdict.KEEP,
         when=ROWLESS | {"tie": (Tie.PARENT,)},
     ),
     Rule(
         number=15,
         about_object="present, derived, unchanged",
-        about_reference="none, nor of its parent",
+        about_reference="none, and none of its parent",
         about_extra="older than grace, seen in two complete runs",
-        says="as its parent: look again, then quarantine or delete",
+        outcome="as for its parent: check again, then quarantine or delete",
         verdict=Verdict.REMOVE_OBJECT,
-        when=NOBODYS | {"is_same": YES, "is_past": YES, "tie": (Tie.PARENT_GONE,)},
+        kind=Kind.ORPHAN,
+        when=ORPHANED | {"is_same": YES, "is_past": YES, "tie": (Tie.PARENT_GONE,)},
     ),
     Rule(
         number=16,
         about_object="any",
         about_reference="any",
         about_extra="no declared pattern fits the key",
-        says="keep, count as `unclassified`",
+        outcome="keep, count as `unclassified`",
         verdict=Verdict.KEEP,
         when={"scope": (Scope.UNDECLARED,)},
     ),
@@ -281,7 +306,7 @@ RULES = (
         about_object="any",
         about_reference="any",
         about_extra="under `.millhand/`, or an excluded or other prefix",
-        says="out of scope",
+        outcome="out of scope",
         verdict=Verdict.IGNORE,
         when={"scope": (Scope.OUTSIDE,)},
     ),
@@ -289,17 +314,18 @@ RULES = (
         number=18,
         about_object="absent",
         about_reference="ready",
-        about_extra="a second look finds nothing",
-        says="report `missing`; if it lies in our quarantine, restore it and raise the alert",
+        about_extra="a second check finds nothing",
+        outcome="report `missing`; if it is in quarantine, restore it and raise an alert",
         verdict=Verdict.REPORT,
+        kind=Kind.MISSING,
         when=ABSENT | {"reference": (Reference.READY,), "look": (Look.NOT_TAKEN, Look.NOT_FOUND)},
     ),
     Rule(
         number=19,
         about_object="absent",
         about_reference="ready",
-        about_extra="a second look finds it, a second listing does not",
-        says="the listing cannot be trusted: abort the run",
+        about_extra="a second check finds it, a second listing does not",
+        outcome="the listing cannot be trusted: abort the run",
         verdict=Verdict.ABORT,
         when=ABSENT | {"reference": (Reference.READY,), "look": (Look.FOUND_UNLISTED,)},
     ),
@@ -308,8 +334,9 @@ RULES = (
         about_object="absent",
         about_reference="pending, older than grace",
         about_extra="no other reference",
-        says="claim the row and delete it",
+        outcome="claim the row and delete it",
         verdict=Verdict.REMOVE_ROW,
+        kind=Kind.ABANDONED,
         when=ABSENT | {"reference": (Reference.PENDING,), "is_past": YES, "is_shared": NO},
     ),
     Rule(
@@ -317,7 +344,7 @@ RULES = (
         about_object="multipart upload",
         about_reference="a row waits for it",
         about_extra="",
-        says="keep",
+        outcome="keep",
         verdict=Verdict.KEEP,
         when=UPLOAD | {"reference": tuple(one for one in Reference if one is not Reference.NONE)},
     ),
@@ -326,8 +353,9 @@ RULES = (
         about_object="multipart upload",
         about_reference="none, or past its grace",
         about_extra="newest part older than grace, seen in two complete runs",
-        says="abort it, and see that it is gone",
+        outcome="abort it and check that it is gone",
         verdict=Verdict.ABORT_UPLOAD,
+        kind=Kind.UPLOAD,
         when=UPLOAD | {"reference": (Reference.NONE,), "is_past": YES},
     ),
     Rule(
@@ -335,56 +363,54 @@ RULES = (
         about_object="any",
         about_reference="any",
         about_extra="legal hold or retention lock",
-        says="skip, and say why",
+        outcome="skip and report why",
         verdict=Verdict.SKIP,
         when={"scope": (Scope.LOCKED,)},
     ),
     Rule(
         number=24,
         about_object="present",
-        about_reference="none, but of a key that is only written otherwise",
+        about_reference="none; a row names a key that differs only in how it is written",
         about_extra="",
-        says="report `near_match`, never delete",
+        outcome="report `near_match`, never delete",
         verdict=Verdict.REPORT,
-        when=ROWLESS | {"is_young": NO, "tie": (Tie.SPELLING,)},
+        kind=Kind.NEAR_MATCH,
+        when=ROWLESS | {"is_young": NO, "tie": (Tie.NEAR_MATCH,)},
     ),
     Rule(
         number=25,
         about_object="multipart upload",
         about_reference="none, or past its grace",
         about_extra="newest part younger than grace, or seen in one run only",
-        says="candidate",
+        outcome="candidate",
         verdict=Verdict.CANDIDATE,
+        kind=Kind.UPLOAD,
         when=UPLOAD | {"reference": (Reference.NONE,), "is_past": NO},
     ),
 )
 BY_NUMBER = {rule.number: rule for rule in RULES}
-ORPHAN_NUMBERS = (11, 12, 13, 15)
-CANDIDATE = BY_NUMBER[11]
-NEAR_MATCH = BY_NUMBER[24]
-SHARED = BY_NUMBER[5]
-ABORTING_NUMBER = 22
+ORPHAN_NUMBERS = tuple(rule.number for rule in RULES if rule.kind is Kind.ORPHAN)
 REMOVING_NUMBERS = tuple(rule.number for rule in RULES if rule.verdict in REMOVING)
-# No object, no row: there is nothing to judge.
+SHARED = BY_NUMBER[5]
+CANDIDATE = BY_NUMBER[11]
+MISSING = BY_NUMBER[18]
+UPLOAD_DUE = BY_NUMBER[22]
+NEAR_MATCH = BY_NUMBER[24]
+# No object and no row.
 NOTHING = Rule(
     number=0,
     about_object="absent",
     about_reference="none",
     about_extra="",
-    says="nothing to judge",
+    outcome="nothing to decide",
     verdict=Verdict.IGNORE,
     when=ABSENT | {"reference": (Reference.NONE,)},
 )
 
 
-def judge(situation: Situation) -> Rule:
+def find_rule(situation: Situation) -> Rule:
     """Return the one rule that fits."""
     return next(rule for rule in (*RULES, NOTHING) if rule.fits(situation))
-
-
-def judged_verdict(number: int) -> Verdict:
-    """Return what follows from the rule of a number."""
-    return BY_NUMBER[number].verdict
 
 
 def draw_table() -> str:

@@ -1,11 +1,12 @@
 """
-One run from beginning to end.
+One run of the orphan cleanup, from start to end.
 
-    probe ─▶ run (begun, or taken over from a worker that died) ─▶ binding ─▶ settle, heal ─▶ canaries, scan
-          ─▶ near matches, alerts ─▶ guards ─▶ binding, undeclared references ─▶ sweep, purge ─▶ end
+    probe ─▶ begin, or take over from a process that died ─▶ binding ─▶ settle, heal ─▶ canaries, scan
+          ─▶ near matches, alerts ─▶ guards ─▶ binding, undeclared references ─▶ sweep, purge ─▶ finish
 
-A run that fails says so in the ledger and raises; one that may not act is `refused`; one that finds another at work is
-`busy`. The first complete run over a bucket, or after its sources changed, is a report whatever the mode.
+A run ends as `completed`, as `aborted` if a guard does not let it act, or as `failed` with an exception. If another run over
+the bucket is at work, the report's state is `busy`. The first complete run over a bucket, and the first one after its
+sources changed, only reports, whatever the mode.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ from millhand.orphans.ledger import (
     run_take_over,
 )
 from millhand.orphans.removal.alerts import raise_missing_alerts, record_recalled
-from millhand.orphans.removal.guard import GuardFacts, clock_refusals, refusals
+from millhand.orphans.removal.guard import GuardFacts, abort_reasons, clock_abort_reasons
 from millhand.orphans.removal.recovery import heal, purge, settle
 from millhand.orphans.removal.sweep import sweep
 from millhand.orphans.removal.undeclared import find_undeclared
 from millhand.orphans.removal.uploads import scan_uploads, sweep_uploads
 from millhand.orphans.report.report import RunReport, report_of
-from millhand.orphans.scan.canary import Canaries, choose_canaries, find_dead
+from millhand.orphans.scan.canary import choose_canaries, find_dead
+from millhand.orphans.scan.context import Progress, RunContext, RunState
 from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.inventory import opened_inventory
 from millhand.orphans.scan.listing import OutOfOrder
-from millhand.orphans.scan.near_match import vet
-from millhand.orphans.scan.partitions import scan
-from millhand.orphans.scan.scan import AskForHelp, Pass, Progress
+from millhand.orphans.scan.near_match import find_near_matches
+from millhand.orphans.scan.partitions import scan_bucket
 from millhand.orphans.sources.references import open_references
 from millhand.storage import ObjectStore
 
-LEASE = timedelta(seconds=60)  # a run whose heart has not beaten for so long is nobody's
-RESUME_WITHIN = timedelta(days=1)  # an older one is not gone on with: what it saw is too old
+LEASE = timedelta(seconds=60)  # a run without a heartbeat for this long may be taken over
+RESUME_WITHIN = timedelta(days=1)  # an older run is not continued: what it saw is too old
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +72,13 @@ async def reconcile(
     now: datetime | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_event: OnEvent | None = None,
-    ask_for_help: AskForHelp | None = None,
 ) -> RunReport:
     """
-    Compare all rows with all objects and do about it what the mode says.
+    Compare all rows with all objects, act on the differences as the mode says, and return a report.
 
-    `ask_for_help` is told of a run that others may share (`help_run`), and how many of them at most.
-
-    Units: `now` is the instant that ages are reckoned by; None is the database's own clock. `executor` is a pool.
-    Raises: ConfigError; SourceFailed; StoreError; DriverError; RunLost. Nothing that was seen is then acted upon.
-    Concurrency: one run over a bucket at a time; a second one reports `busy`. May be cancelled or killed anywhere.
+    Units: `now` is the instant that ages are measured from; None is the database's clock. `executor` is a pool.
+    Raises: ConfigError; SourceFailed; StoreError; DriverError; RunLost. The run then acts on nothing that it saw.
+    Concurrency: one run over a bucket at a time; a second one reports `busy`. Safe to cancel or kill at any point.
     """
     started = time.monotonic()
     references = await open_references(executor, config)
@@ -88,24 +86,20 @@ async def reconcile(
     _check_database(facts)
     capabilities = await store.probe()
     process_now = (clock or SystemClock()).now()
-    instant = now or facts.now
-    previous = await executor.run(run_get_scanned(store.url, config.fingerprint))
-    begun = await _begin(executor, store.url, config, instant, is_ordered=capabilities.is_ordered)
+    begun = await _begin(executor, store.url, config, now or facts.now, is_ordered=capabilities.is_ordered)
     if begun is None:
         return RunReport(bucket=store.url, mode=config.mode, state="busy", seconds=time.monotonic() - started)
-    if begun.is_stale_scanned:
-        previous = await executor.run(run_get_scanned(store.url, config.fingerprint))
-    pass_ = Pass(
-        ask_for_help=ask_for_help,
-        brought_now=now,
-        canaries=Canaries(),
+    previous = await executor.run(run_get_scanned(store.url, config.fingerprint))
+    context = RunContext(
         complete_run_id=None if previous is None else previous.id,
         config=config,
+        derived=DerivedFrom.of(config),
         executor=executor,
         has_versions=capabilities.has_versions,
         is_exact=capabilities.has_exact_start_after,
-        kin=DerivedFrom.of(config),
-        now=instant,
+        ledger_now=now,
+        listing=store,
+        now=now or facts.now,
         on_event=on_event,
         progress=progress,
         references=references,
@@ -122,115 +116,133 @@ async def reconcile(
         store_now=capabilities.store_now,
         totals=begun.run.totals,
     )
-    is_first = previous is None
-    try:
-        report = await _go(pass_, guard, is_first=is_first)
-    except RunLost:
-        raise
-    except Exception as error:
-        await _fail(pass_, error)
-        raise
+    report = await _go_or_fail(context, RunState(totals=begun.run.totals), guard)
     return replace(report, is_resumed=begun.is_resumed, seconds=time.monotonic() - started)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Begun:
-    """A run that is ours; `is_stale_scanned` if one had to be closed before it that had seen the whole bucket."""
+    """A run that this process holds, new or taken over."""
 
     is_resumed: bool = False
-    is_stale_scanned: bool = False
     run: Run
 
 
-async def _go(pass_: Pass, guard: GuardFacts, *, is_first: bool) -> RunReport:
-    mode = Mode.REPORT if is_first else pass_.config.mode
-    binding = await read_binding(pass_.executor, pass_.store)
-    # Where clocks disagree, an age that is written down would be wrong for ever, whatever is refused today.
-    if reasons := (*clock_refusals(guard), *binding.refusals()):
-        return await _end(pass_, mode, reasons, is_first=is_first)
-    if mode is not Mode.REPORT and guard.is_writable:
-        # With nothing to remove too: a bucket in good order would otherwise never know that its database was restored.
-        await advance_binding(pass_.executor, pass_.store, binding)
-    await settle(pass_, may_act=mode is not Mode.REPORT)
-    await heal(pass_)
-    pass_, reasons = await _see(pass_)
-    if reasons:
-        # Nothing of it counts, neither as a sighting nor as a first run.
-        return await _end(pass_, mode, reasons, is_first=is_first)
-    await pass_.executor.run(run_scanned(pass_.run, now=pass_.now, beat_at=pass_.brought_now))
-    await record_recalled(pass_)
-    await raise_missing_alerts(pass_)
-    await vet(pass_, is_first=is_first)
-    totals = pass_.run.totals
-    if mode is not Mode.REPORT and (totals.due or totals.due_uploads or await _has_quarantined(pass_)):
-        reasons = refusals(replace(guard, totals=totals)) or await _act(pass_, mode)
-    return await _end(pass_, mode, reasons, is_first=is_first)
-
-
-async def _end(pass_: Pass, mode: Mode, reasons: tuple[str, ...], *, is_first: bool) -> RunReport:
-    state = "refused" if reasons else "completed"
-    totals = pass_.run.totals
-    await pass_.executor.run(
-        run_finish(pass_.run, state=state, now=pass_.brought_now, totals=totals, refusals=reasons)
-    )
-    report = report_of(pass_, mode, state, reasons, is_first=is_first)
-    kind = OrphanEventKind.RUN_REFUSED if reasons else OrphanEventKind.RUN_COMPLETED
-    pass_.announce(kind, "; ".join(reasons), report.fields())
-    return report
-
-
-async def _see(pass_: Pass) -> tuple[Pass, tuple[str, ...]]:
-    """Look at all of the bucket, and return why what was seen cannot be trusted, if so."""
-    references, store, config = pass_.references, pass_.store, pass_.config
-    pass_.canaries.keys = await choose_canaries(references, store, config, after=pass_.run.cursor_key)
-    uploads = await scan_uploads(pass_)
-    if config.inventory is None:
-        pass_ = await _scan(pass_)
-    else:
-        async with opened_inventory(config.inventory, store, now=pass_.now) as inventory:
-            pass_.canaries.keys = await inventory.expected(store, pass_.canaries.keys)
-            pass_ = replace(await _scan(replace(pass_, inventory=inventory)), inventory=None)
-    pass_.run.totals.uploads, pass_.run.totals.due_uploads = uploads.found, uploads.due
-    return pass_, await find_dead(references, store, config, pass_.canaries)
-
-
-async def _scan(pass_: Pass) -> Pass:
+async def _go_or_fail(context: RunContext, state: RunState, guard: GuardFacts) -> RunReport:
     try:
-        await scan(pass_)
+        return await _go(context, state, guard)
+    except RunLost:
+        raise
+    except Exception as error:
+        await _fail(context, error)
+        raise
+
+
+async def _go(context: RunContext, state: RunState, guard: GuardFacts) -> RunReport:
+    binding = await read_binding(context.executor, context.store)
+    # If clocks disagree, ages in the ledger would be wrong for ever, so such a run records nothing.
+    if reasons := (*clock_abort_reasons(guard), *binding.abort_reasons()):
+        return await _finish(context, state, reasons)
+    if context.may_act and guard.is_writable:
+        # With nothing to remove too: otherwise a clean bucket would not notice that its database was restored.
+        await advance_binding(context.executor, context.store, binding)
+    await settle(context, state)
+    await heal(context, state)
+    if reasons := await _scan(context, state):
+        # Nothing of it counts, neither as a sighting nor as a first run.
+        return await _finish(context, state, reasons)
+    await context.executor.run(run_scanned(context.run, now=context.now, beat_at=context.ledger_now))
+    await record_recalled(context, state)
+    await raise_missing_alerts(context, state)
+    await find_near_matches(context, state)
+    if await _has_work(context, state.totals):
+        reasons = abort_reasons(replace(guard, totals=state.totals)) or await _act(context, state)
+    return await _finish(context, state, reasons)
+
+
+async def _scan(context: RunContext, state: RunState) -> tuple[str, ...]:
+    """Scan the whole bucket, and return why the result cannot be trusted; empty if it can."""
+    config, store = context.config, context.store
+    keys = await choose_canaries(context.references, store, config, after=context.run.cursor_key)
+    uploads = await scan_uploads(context)
+    if config.inventory is None:
+        state.expect_canaries(keys)
+        await _scan_objects(context, state)
+    else:
+        async with opened_inventory(config.inventory, store, now=context.now) as inventory:
+            state.expect_canaries(await inventory.expected(store, keys))
+            await _scan_objects(replace(context, listing=inventory), state)
+    # After the scan, which starts to count again if the listing is unordered.
+    state.count_uploads(found=uploads.found, due=uploads.due)
+    return await find_dead(context.references, store, config, state.canaries)
+
+
+async def _scan_objects(context: RunContext, state: RunState) -> None:
+    try:
+        await scan_bucket(context, state)
     except OutOfOrder:
         logger.warning("orphan cleanup found the listing unordered", extra={"operation": "list"})
-        await pass_.executor.run(run_restart(pass_.run))
-        before = pass_.run.totals
-        totals = Totals(kept=before.kept, removed=before.removed, restored=before.restored)
-        pass_ = replace(pass_, run=replace(pass_.run, cursor_key="", is_ordered=False, totals=totals))
-        await scan(pass_)
-    return pass_
+        await context.executor.run(run_restart(context.run))
+        state.restart()
+        run = replace(context.run, cursor_key="", is_ordered=False)
+        await scan_bucket(replace(context, run=run), state)
 
 
-async def _act(pass_: Pass, mode: Mode) -> tuple[str, ...]:
-    reasons = await renew_binding(pass_.executor, pass_.store, now=pass_.now)
-    if reasons := reasons or await find_undeclared(pass_):
+async def _has_work(context: RunContext, totals: Totals) -> bool:
+    """Return whether the run may act, and there is something to remove or to purge."""
+    if not context.may_act:
+        return False
+    if totals.due or totals.due_uploads:
+        return True
+    query = action_get_open(context.run.bucket, state=ActionState.QUARANTINED, after=0, limit=1)
+    quarantined = await context.executor.run(query)
+    return bool(quarantined)
+
+
+async def _act(context: RunContext, state: RunState) -> tuple[str, ...]:
+    """Remove what is due, and return why the run stopped before the end; empty if it did not."""
+    reasons = await renew_binding(context.executor, context.store, now=context.now)
+    if reasons := reasons or await find_undeclared(context):
         return reasons
-    await sweep_uploads(pass_)
-    failed = await sweep(pass_)
+    await sweep_uploads(context, state)
+    failed = await sweep(context, state)
     if failed is not None:
-        reason = f"a wave must go through without a failure, got {failed.reason}; mend it, and the next run goes on"
-        return (reason,)
-    if mode is Mode.DELETE:
-        await purge(pass_)
+        rule = "a wave must finish without a failure"
+        return (f"{rule}, got {failed.reason}; fix the cause, and the next run continues",)
+    if context.mode is Mode.DELETE:
+        await purge(context, state)
     return ()
 
 
-async def _has_quarantined(pass_: Pass) -> bool:
-    query = action_get_open(pass_.run.bucket, state=ActionState.QUARANTINED, after=0, limit=1)
-    quarantined = await pass_.executor.run(query)
-    return bool(quarantined)
+async def _finish(context: RunContext, state: RunState, reasons: tuple[str, ...]) -> RunReport:
+    """Write the end of the run to the ledger, emit its event, and return its report."""
+    run, totals = context.run, state.totals
+    run_state = "aborted" if reasons else "completed"
+    await context.executor.run(
+        run_finish(run, state=run_state, now=context.ledger_now, totals=totals, abort_reasons=reasons)
+    )
+    report = report_of(
+        run, totals, mode=context.mode, state=run_state, reasons=reasons, is_first=context.is_first
+    )
+    kind = OrphanEventKind.RUN_ABORTED if reasons else OrphanEventKind.RUN_COMPLETED
+    context.emit(kind, "; ".join(reasons), report.fields())
+    return report
+
+
+async def _fail(context: RunContext, error: Exception) -> None:
+    """Write the failure to the ledger, if the database still answers. Otherwise the run's lease expires."""
+    reason = f"{type(error).__name__}: {error}"
+    context.emit(OrphanEventKind.RUN_FAILED, reason)
+    with contextlib.suppress(MillhandError):
+        await context.executor.run(
+            run_finish(context.run, state="failed", now=context.ledger_now, error=reason.replace("\0", ""))
+        )
 
 
 async def _begin(
     executor: Executor, bucket: str, config: OrphansConfig, now: datetime, *, is_ordered: bool
 ) -> _Begun | None:
-    """Take over the run of a worker that died, or begin one; None if somebody is at it."""
+    """Begin a run, or take over the run of a process that died; None if another process is at work."""
     unfinished = await executor.run(run_get_unfinished(bucket))
     if unfinished is not None:
         if now - unfinished.heartbeat_at < LEASE:
@@ -238,35 +250,31 @@ async def _begin(
         if _is_resumable(unfinished, config, now):
             taken = await executor.run(run_take_over(unfinished, now=now))
             return None if taken is None else _Begun(run=taken, is_resumed=True)
-        try:
-            await executor.run(
-                run_finish(unfinished, state="failed", now=now, error="the worker died; begun anew")
-            )
-        except RunLost:
+        if not await _close(executor, unfinished, now):
             return None
     run = await executor.run(
         run_insert(
             bucket=bucket, mode=config.mode, fingerprint=config.fingerprint, now=now, is_ordered=is_ordered
         )
     )
-    is_stale_scanned = unfinished is not None and unfinished.scanned_at is not None
-    return None if run is None else _Begun(run=run, is_stale_scanned=is_stale_scanned)
+    return None if run is None else _Begun(run=run)
+
+
+async def _close(executor: Executor, run: Run, now: datetime) -> bool:
+    """Mark the run of a process that died as failed; False if another process took it over first."""
+    try:
+        await executor.run(
+            run_finish(run, state="failed", now=now, error="its process died; a new run began")
+        )
+    except RunLost:
+        return False
+    return True
 
 
 def _is_resumable(run: Run, config: OrphansConfig, now: datetime) -> bool:
-    # One that had begun to sweep is not: what it meant to do may no longer be right, so all of it is looked at again.
+    # A run that had begun to remove is not continued: what was due may have changed, so everything is scanned again.
     is_alike = (run.mode, run.fingerprint) == (config.mode, config.fingerprint)
     return run.scanned_at is None and is_alike and now - run.started_at <= RESUME_WITHIN
-
-
-async def _fail(pass_: Pass, error: Exception) -> None:
-    """Close the run, if the database still lets us; a lease that runs out does the same."""
-    reason = f"{type(error).__name__}: {error}"
-    pass_.announce(OrphanEventKind.RUN_FAILED, reason)
-    with contextlib.suppress(MillhandError):
-        await pass_.executor.run(
-            run_finish(pass_.run, state="failed", now=pass_.brought_now, error=reason.replace("\0", ""))
-        )
 
 
 def _check_database(facts: DatabaseFacts) -> None:

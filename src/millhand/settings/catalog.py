@@ -101,7 +101,6 @@ ORPHANS_SETTINGS: Mapping[str, str] = {
     "page_size": "how many objects are read at a time",
     "partitions": "how many stretches of a bucket on a server are listed side by side",
     "split_at": "keys to cut the bucket at, in place of what the statistics of the largest table suggest",
-    "helpers": "how many jobs a run inserts for other workers to share its listing",
     "source_timeout": "how long a query of a source may take",
     "inventory": "folder of an S3 Inventory's configuration, `s3://reports/…`, to be read in place of a listing",
     "price_per_gb": "what a gigabyte costs a month, in your currency, for the sum that a scan says could be freed",

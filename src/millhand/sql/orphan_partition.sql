@@ -1,20 +1,20 @@
 -- name: orphan_partition_list
--- Give the partitions of a pass in the order of keys.
+-- List the partitions of a run in the order of keys.
 SELECT /* orphan_partition_columns */
 FROM /* schema */millhand_orphan_partition AS partition
 WHERE partition.run_id = @run_id
 ORDER BY partition.number;
 
 -- name: orphan_partition_replace
--- Lay out the partitions of a pass; those of earlier passes over the bucket, and of this one, go.
+-- Write the partitions of a run, and delete those of earlier runs over the bucket and the old ones of this run.
 WITH cleared AS (
     DELETE FROM /* schema */millhand_orphan_partition
     WHERE bucket = @bucket AND (run_id <> @run_id OR number >= cardinality(@lows::text[]))
 )
-INSERT INTO /* schema */millhand_orphan_partition AS partition
-    (run_id, bucket, heartbeat_at, is_ordered, canaries, number, low, high, cursor_key)
+INSERT INTO /* schema */millhand_orphan_partition
+    (run_id, bucket, is_ordered, canaries, number, low, high, cursor_key)
 SELECT
-    @run_id, @bucket, coalesce(@now::timestamptz, now()), @is_ordered,
+    @run_id, @bucket, @is_ordered,
     coalesce(
         (
             SELECT array_agg(canary)
@@ -27,20 +27,18 @@ SELECT
 FROM unnest(@lows::text[], @highs::text[]) WITH ORDINALITY AS input (low, high, position)
 ON CONFLICT (run_id, number) DO UPDATE
 SET
-    heartbeat_at = excluded.heartbeat_at,
     is_ordered = excluded.is_ordered,
     canaries = excluded.canaries,
     low = excluded.low,
     high = excluded.high,
     cursor_key = excluded.cursor_key,
     is_done = false,
-    epoch = partition.epoch + 1,
     run_epoch = 0,
     totals = '{}',
     live_canaries = '{}';
 
 -- name: orphan_partition_claim
--- Claim a partition that nobody is at: not claimed in this epoch of its pass, or by somebody whose heart stopped.
+-- Claim the first partition that is not done and was not claimed in this epoch of its run.
 WITH free AS (
     SELECT partition.run_id, partition.number
     FROM /* schema */millhand_orphan_partition AS partition
@@ -48,37 +46,35 @@ WITH free AS (
     WHERE
         partition.run_id = @run_id
         AND NOT partition.is_done
+        AND partition.run_epoch < @run_epoch
         AND run.epoch = @run_epoch
         AND run.finished_at IS NULL
-        AND (
-            partition.run_epoch < @run_epoch
-            OR partition.heartbeat_at < coalesce(@now::timestamptz, now()) - @lease::interval
-        )
     ORDER BY partition.number
     LIMIT 1
     FOR UPDATE OF partition SKIP LOCKED
 )
 UPDATE /* schema */millhand_orphan_partition AS partition
-SET epoch = partition.epoch + 1, run_epoch = @run_epoch, heartbeat_at = coalesce(@now::timestamptz, now())
+SET run_epoch = @run_epoch
 FROM free
 WHERE partition.run_id = free.run_id AND partition.number = free.number
 RETURNING /* orphan_partition_columns */;
 
 -- name: orphan_partition_advance
--- Write down that all keys of a partition up to the cursor were judged, and drop what earlier passes found there and this one
--- did not. Nothing waits for the disk: a server that crashes forgets the cursor and what was found together.
+-- Write that all keys of a partition up to the cursor were evaluated, and delete findings of earlier runs in that stretch.
+-- The epoch is compared in the partition's own row too: a claim that commits while this statement waits must stop it.
+-- No wait for the disk: a server that crashes loses the cursor and the findings together.
+-- The run's heartbeat is written every ten seconds only, because all of its partitions write to that one row.
 WITH advanced AS (
     UPDATE /* schema */millhand_orphan_partition AS partition
     SET
         cursor_key = coalesce(@high::text, partition.cursor_key),
-        heartbeat_at = coalesce(@now::timestamptz, now()),
         is_done = @is_done,
         live_canaries = @live_canaries::text[],
         totals = @totals::text::jsonb
     WHERE
         partition.run_id = @run_id
         AND partition.number = @number
-        AND partition.epoch = @epoch
+        AND partition.run_epoch = @run_epoch
         AND NOT partition.is_done
         AND EXISTS (
             SELECT FROM /* schema */millhand_orphan_run AS run
@@ -95,22 +91,19 @@ cleared AS (
         AND (@high::text IS NULL OR finding.key <= @high)
         AND finding.run_id <> @run_id
 ),
-/* orphan_partition_beaten */
+beaten AS (
+    UPDATE /* schema */millhand_orphan_run AS run
+    SET heartbeat_at = coalesce(@now::timestamptz, now())
+    FROM advanced
+    WHERE
+        run.id = @run_id
+        AND run.epoch = @run_epoch
+        AND run.heartbeat_at < coalesce(@now::timestamptz, now()) - interval '10 seconds'
+)
 SELECT set_config('synchronous_commit', 'off', true) FROM advanced;
 
--- name: orphan_partition_beat
--- Say that somebody is at a partition. One row comes back as long as it is his.
-WITH advanced AS (
-    UPDATE /* schema */millhand_orphan_partition AS partition
-    SET heartbeat_at = coalesce(@now::timestamptz, now())
-    WHERE partition.run_id = @run_id AND partition.number = @number AND partition.epoch = @epoch AND NOT partition.is_done
-    RETURNING partition.bucket
-),
-/* orphan_partition_beaten */
-SELECT 1 FROM advanced;
-
 -- name: orphan_partition_count
--- Write into a pass what all of its partitions have counted, which they then need not keep; else it would count twice.
+-- Write a run's totals. At the end they include those of its partitions, which are emptied so that nothing counts twice.
 WITH counted AS (
     UPDATE /* schema */millhand_orphan_run AS run
     SET totals = @totals::text::jsonb, heartbeat_at = coalesce(@now::timestamptz, now())
@@ -126,7 +119,7 @@ emptied AS (
 SELECT 1 FROM counted;
 
 -- name: orphan_key_bounds
--- Give keys that cut a table's rows into stretches of equal number, as the last ANALYZE saw it, and how many rows it has.
+-- Return keys that cut a table into stretches of equally many rows, and the number of rows, by the last ANALYZE.
 SELECT
     coalesce((stats.histogram_bounds::text::text[]), '{}') AS bounds,
     greatest(class.reltuples, 0)::bigint AS rows
@@ -141,21 +134,8 @@ WHERE class.oid = to_regclass(@table)
 ORDER BY stats.inherited DESC
 LIMIT 1;
 
--- fragment: orphan_partition_beaten
--- The pass lives while its owner's partitions do. Now and then is enough, for they all write to this one row.
-beaten AS (
-    UPDATE /* schema */millhand_orphan_run AS run
-    SET heartbeat_at = coalesce(@now::timestamptz, now())
-    FROM advanced
-    WHERE
-        run.id = @run_id
-        AND run.epoch = @run_epoch
-        AND @is_owner
-        AND run.heartbeat_at < coalesce(@now::timestamptz, now()) - interval '10 seconds'
-)
-
 -- fragment: orphan_partition_columns
-partition.run_id, partition.number, partition.low, partition.high, partition.cursor_key, partition.is_ordered, partition.is_done, partition.epoch,
+partition.run_id, partition.number, partition.low, partition.high, partition.cursor_key, partition.is_ordered, partition.is_done,
     partition.run_epoch, partition.totals::text, partition.canaries, partition.live_canaries,
     (
         SELECT count(*) FROM /* schema */millhand_orphan_partition AS sibling WHERE sibling.run_id = partition.run_id

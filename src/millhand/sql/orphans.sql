@@ -49,28 +49,6 @@ SET is_ordered = false, cursor_key = '', totals = '{}'
 WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
 RETURNING 1;
 
--- name: orphan_run_advance
--- Write down that all keys up to the cursor were judged, and drop what earlier passes found there and this one did not.
-WITH advanced AS (
-    UPDATE /* schema */millhand_orphan_run
-    SET
-        cursor_key = coalesce(@high::text, cursor_key),
-        heartbeat_at = coalesce(@now::timestamptz, now()),
-        totals = @totals::text::jsonb
-    WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
-    RETURNING bucket
-),
-cleared AS (
-    DELETE FROM /* schema */millhand_orphan_finding AS finding
-    USING advanced
-    WHERE
-        finding.bucket = advanced.bucket
-        AND finding.key > @low
-        AND (@high::text IS NULL OR finding.key <= @high)
-        AND finding.run_id <> @id
-)
-SELECT 1 FROM advanced;
-
 -- name: orphan_run_scanned
 -- Write down that the pass saw all of the bucket.
 UPDATE /* schema */millhand_orphan_run
@@ -85,7 +63,7 @@ SET
     state = @state,
     finished_at = coalesce(@now::timestamptz, now()),
     totals = coalesce(@totals::text::jsonb, totals),
-    refusals = @refusals::text[],
+    abort_reasons = @abort_reasons::text[],
     error = @error::text
 WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
 RETURNING 1;
@@ -100,7 +78,7 @@ LIMIT @limit;
 
 -- fragment: orphan_run_columns
 id, bucket, mode, fingerprint, state, epoch, started_at, heartbeat_at, scanned_at, finished_at,
-    cursor_key, is_ordered, totals::text, refusals, error
+    cursor_key, is_ordered, totals::text, abort_reasons, error
 
 -- name: orphan_finding_get_many
 -- Find what earlier passes noted about these objects and rows.

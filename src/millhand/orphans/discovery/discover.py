@@ -21,8 +21,8 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import ReferenceSource, source_name
 from millhand.orphans.discovery.guess import Guess, Shapes, leaves
-from millhand.orphans.scan.canary import ALPHABET, is_there
-from millhand.orphans.scan.scan import gather_all
+from millhand.orphans.scan.canary import ALPHABET
+from millhand.orphans.scan.lookup import gather_all, is_there
 from millhand.orphans.sources.key_sql import index_sql, quoted
 from millhand.orphans.sources.query_plan import num_scanned
 from millhand.orphans.sources.statements import SourceStatements

@@ -20,17 +20,15 @@ from millhand.orphans.ledger import (
     Action,
     ActionState,
     Finding,
-    Kind,
     action_get_by_key,
     finding_get_due,
     finding_put_many,
     parse_actions,
 )
-from millhand.orphans.rules import Reference
-from millhand.orphans.scan.scan import Pass
+from millhand.orphans.rules import MISSING, Kind, Reference
+from millhand.orphans.scan.context import RunContext, RunState
 from millhand.store.query import Query
 
-MISSING_NUMBER = 18
 BATCH = 1_000
 TAKEN = (ActionState.QUARANTINED, ActionState.PURGED)
 
@@ -54,58 +52,65 @@ async def raise_alerts(
     return raised
 
 
-async def raise_recalled_alerts(pass_: Pass, actions: Sequence[Action]) -> None:
+async def raise_recalled_alerts(context: RunContext, state: RunState, actions: Sequence[Action]) -> None:
     """Raise the alert about objects that a row referred to again and that were put back by this run."""
     reason = "a row refers to it again; it was put back"
     raised = await raise_alerts(
-        pass_.executor, {action.id: reason for action in actions}, now=pass_.now, on_event=pass_.on_event
+        context.executor,
+        {action.id: reason for action in actions},
+        now=context.now,
+        on_event=context.on_event,
     )
-    pass_.run.totals.alerts += len(raised)
-    pass_.recalled.extend(raised)
+    state.count_alerts(len(raised))
+    state.remember_recalled(raised)
 
 
-async def record_recalled(pass_: Pass) -> None:
+async def record_recalled(context: RunContext, state: RunState) -> None:
     """Make findings of what was put back, after the scan, which strikes off what no longer is."""
     findings = [
         Finding(
             key=action.key,
             kind=Kind.RECALLED,
             reference=Reference.READY,
-            rule=MISSING_NUMBER,
+            rule=MISSING.number,
             is_present=True,
             size=action.size,
             etag=action.etag,
-            first_seen_at=pass_.now,
-            last_seen_at=pass_.now,
+            first_seen_at=context.now,
+            last_seen_at=context.now,
             note=f"run {action.run_id} took it away; a row refers to it again, and it was put back",
         )
-        for action in {action.key: action for action in pass_.recalled}.values()
+        for action in {action.key: action for action in state.recalled}.values()
     ]
     if findings:
-        await pass_.executor.run(finding_put_many(pass_.run.bucket, pass_.run.id, findings, now=pass_.now))
+        await context.executor.run(
+            finding_put_many(context.run.bucket, context.run.id, findings, now=context.now)
+        )
 
 
-async def raise_missing_alerts(pass_: Pass) -> None:
+async def raise_missing_alerts(context: RunContext, state: RunState) -> None:
     """Look whether what is missing was taken away by us, say so in its finding, and raise the alert."""
     after = 0
     while True:
-        query = finding_get_due(pass_.run.id, rules=[MISSING_NUMBER], after=after, limit=BATCH)
-        findings = [one for one in await pass_.executor.run(query) if one.kind == Kind.MISSING]
+        query = finding_get_due(context.run.id, rules=[MISSING.number], after=after, limit=BATCH)
+        findings = [one for one in await context.executor.run(query) if one.kind == Kind.MISSING]
         if not findings:
             return
         after = findings[-1].id
-        gone = await _taken_away(pass_, [finding.key for finding in findings])
+        gone = await _taken_away(context, [finding.key for finding in findings])
         noted = [replace(one, note=how_lost(gone[one.key])) for one in findings if one.key in gone]
         if noted:
-            await pass_.executor.run(finding_put_many(pass_.run.bucket, pass_.run.id, noted, now=pass_.now))
+            await context.executor.run(
+                finding_put_many(context.run.bucket, context.run.id, noted, now=context.now)
+            )
         reasons = {action.id: f"a row refers to it; {how_lost(action)}" for action in gone.values()}
-        raised = await raise_alerts(pass_.executor, reasons, now=pass_.now, on_event=pass_.on_event)
-        pass_.run.totals.alerts += len(raised)
+        raised = await raise_alerts(context.executor, reasons, now=context.now, on_event=context.on_event)
+        state.count_alerts(len(raised))
 
 
-async def _taken_away(pass_: Pass, keys: Sequence[str]) -> dict[str, Action]:
+async def _taken_away(context: RunContext, keys: Sequence[str]) -> dict[str, Action]:
     """Return the newest action that took the object of a key away, if it was the last word on it."""
-    actions = await pass_.executor.run(action_get_by_key(pass_.run.bucket, keys, limit=10 * len(keys)))
+    actions = await context.executor.run(action_get_by_key(context.run.bucket, keys, limit=10 * len(keys)))
     newest: dict[str, Action] = {}
     for action in actions:
         newest.setdefault(action.key, action)

@@ -28,13 +28,13 @@ class GuardFacts:
     totals: Totals
 
 
-def refusals(facts: GuardFacts) -> tuple[str, ...]:
+def abort_reasons(facts: GuardFacts) -> tuple[str, ...]:
     """Return the reasons why nothing may be removed; none if it may."""
     checks = (_permission, _floors, _overlap, _shares)
     return tuple(sentence for check in checks for sentence in check(facts))
 
 
-def clock_refusals(facts: GuardFacts) -> tuple[str, ...]:
+def clock_abort_reasons(facts: GuardFacts) -> tuple[str, ...]:
     """Return why no age may be reckoned by the database's clock, not even for a report; needs no totals."""
     return tuple(_clocks(facts))
 

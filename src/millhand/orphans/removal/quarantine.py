@@ -10,9 +10,8 @@ from enum import Enum
 
 from millhand.orphans.ledger import Action, ActionState
 from millhand.orphans.removal.versions import HIDDEN, destroy, hide, is_hidden, unhide
-from millhand.orphans.scan.scan import gather_all
+from millhand.orphans.scan.lookup import find_object, gather_all
 from millhand.storage import (
-    InvalidKey,
     ObjectChanged,
     ObjectExists,
     ObjectInfo,
@@ -35,6 +34,11 @@ class Move:
     is_failure: bool = False
     reason: str
     state: ActionState
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the object was not moved, or is gone."""
+        return self.state in (ActionState.KEPT, ActionState.ROW_DELETED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +119,15 @@ async def put_back(store: ObjectStore, action: Action) -> Move:
 
 async def find(store: ObjectStore, action: Action) -> Whereabouts:
     """Find the object of an action that was interrupted."""
-    in_place = await _found(store, action.key)
+    in_place = await find_object(store, action.key)
     is_in_place = in_place is not None and in_place.is_same_as(seen_object(action))
     if action.quarantine_key == HIDDEN:
         is_hidden_there = not is_in_place and await is_hidden(store, seen_object(action))
         found = Whereabouts.IN_QUARANTINE if is_hidden_there else Whereabouts.GONE
         return Whereabouts.IN_PLACE if is_in_place else found
-    is_kept = action.quarantine_key is not None and await _found(store, action.quarantine_key) is not None
+    is_kept = (
+        action.quarantine_key is not None and await find_object(store, action.quarantine_key) is not None
+    )
     if is_in_place:
         return Whereabouts.IN_BOTH if is_kept else Whereabouts.IN_PLACE
     return Whereabouts.IN_QUARANTINE if is_kept else Whereabouts.GONE
@@ -147,13 +153,6 @@ async def destroy_many(store: ObjectStore, actions: Sequence[Action]) -> Destroy
                     raise
                 refused[action.id] = str(error)
     return Destroyed(ended=ended, refused=refused)
-
-
-async def _found(store: ObjectStore, key: str) -> ObjectInfo | None:
-    try:
-        return await store.head(key)
-    except (ObjectNotFound, InvalidKey):
-        return None
 
 
 async def _each(

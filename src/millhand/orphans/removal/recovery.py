@@ -31,8 +31,9 @@ from millhand.orphans.removal.quarantine import (
 from millhand.orphans.removal.sweep import carry_out, put_back_needed, record
 from millhand.orphans.removal.versions import HIDDEN, uncover
 from millhand.orphans.rules import Reference
-from millhand.orphans.scan.near_match import Spelling
-from millhand.orphans.scan.scan import Pass, gather_all, is_there
+from millhand.orphans.scan.context import RunContext, RunState
+from millhand.orphans.scan.lookup import gather_all, is_there
+from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.statements import ReferenceRow
 
 logger = logging.getLogger(__name__)
@@ -41,68 +42,74 @@ BATCH = 1_000
 RESUME_WITHIN = timedelta(days=1)  # after that, too much may have happened to the key meanwhile
 
 
-async def settle(pass_: Pass, *, may_act: bool) -> None:
+async def settle(context: RunContext, state: RunState) -> None:
     """Bring to an end what a run that was killed had begun. Raises: SourceFailed; StoreError; DriverError."""
-    async for actions in _open(pass_, ActionState.INTENDED):
-        found = await gather_all([find(pass_.store, action) for action in actions])
+    async for actions in _open(context, ActionState.INTENDED):
+        found = await gather_all([find(context.store, action) for action in actions])
         places = {action.id: place for action, place in zip(actions, found, strict=True)}
         await _settle_moved(
-            pass_, [action for action in actions if places[action.id] is Whereabouts.IN_QUARANTINE]
+            context, state, [action for action in actions if places[action.id] is Whereabouts.IN_QUARANTINE]
         )
         unmoved = [action for action in actions if places[action.id] is not Whereabouts.IN_QUARANTINE]
         for action in unmoved:
             if places[action.id] is Whereabouts.IN_BOTH and action.quarantine_key is not None:
-                await pass_.store.delete(action.quarantine_key)
+                await context.store.delete(action.quarantine_key)
             if places[action.id] is Whereabouts.GONE and action.quarantine_key == HIDDEN:
-                await uncover(pass_.store, seen_object(action))
+                await uncover(context.store, seen_object(action))
         resumed = [
-            action for action in unmoved if may_act and _is_resumable(pass_, action, places[action.id])
+            action
+            for action in unmoved
+            if context.may_act and _is_resumable(context, action, places[action.id])
         ]
-        await carry_out(pass_, resumed)
+        await carry_out(context, state, resumed)
         resumed_ids = {action.id for action in resumed}
         await record(
-            pass_, {action.id: _dropped(action) for action in unmoved if action.id not in resumed_ids}
+            context,
+            state,
+            {action.id: _dropped(action) for action in unmoved if action.id not in resumed_ids},
         )
 
 
-async def heal(pass_: Pass) -> None:
+async def heal(context: RunContext, state: RunState) -> None:
     """Put back what lies in quarantine and is referred to. Raises: SourceFailed; StoreError; DriverError."""
-    async for actions in _open(pass_, ActionState.QUARANTINED):
-        naming = await pass_.holding([action.key for action in actions])
-        await _put_back(pass_, [action for action in actions if _is_wanted(naming.get(action.key, ()))])
+    async for actions in _open(context, ActionState.QUARANTINED):
+        naming = await context.holding([action.key for action in actions])
+        await _put_back(
+            context, state, [action for action in actions if _is_wanted(naming.get(action.key, ()))]
+        )
 
 
-async def purge(pass_: Pass) -> None:
+async def purge(context: RunContext, state: RunState) -> None:
     """
     Destroy what lay in quarantine for its time and is still referred to by nobody, or was replaced.
 
     What a row writes otherwise by then is put back: to ask for it each time for all that lies there would be dear.
     """
-    twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store)
+    finder = NearMatchFinder.of(context.executor, context.references, context.config, context.store)
     # By the clock of this moment, as the moves were dated; a run may take longer than its quarantine.
-    now = pass_.brought_now or (await pass_.executor.run(database_facts())).now
-    before = now - pass_.config.quarantine_for
-    async for lying in _open(pass_, ActionState.QUARANTINED, before):
-        twins = await twins_of([action.key for action in lying])
-        await _put_back(pass_, [action for action in lying if action.key in twins])
-        actions = [action for action in lying if action.key not in twins]
-        naming = await pass_.holding([action.key for action in actions])
+    now = context.ledger_now or (await context.executor.run(database_facts())).now
+    before = now - context.config.quarantine_for
+    async for lying in _open(context, ActionState.QUARANTINED, before):
+        near = await finder.find([action.key for action in lying])
+        await _put_back(context, state, [action for action in lying if action.key in near])
+        actions = [action for action in lying if action.key not in near]
+        naming = await context.holding([action.key for action in actions])
         named = [action for action in actions if action.key in naming]
-        are_there = await gather_all([is_there(pass_.store, action.key) for action in named])
+        are_there = await gather_all([is_there(context.store, action.key) for action in named])
         awaited = {action.id for action, is_one in zip(named, are_there, strict=True) if not is_one}
         going = [action for action in actions if action.id not in awaited]
-        destroyed = await destroy_many(pass_.store, going)
-        await pass_.executor.run(action_set_state_many(destroyed.ended, now=pass_.brought_now))
-        pass_.run.totals.purged += sum(state is ActionState.PURGED for state, _ in destroyed.ended.values())
+        destroyed = await destroy_many(context.store, going)
+        await context.executor.run(action_set_state_many(destroyed.ended, now=context.ledger_now))
+        state.count_purged(sum(ended is ActionState.PURGED for ended, _ in destroyed.ended.values()))
         _tell_refused([action for action in going if action.id in destroyed.refused], destroyed)
 
 
-async def _put_back(pass_: Pass, wanted: Sequence[Action]) -> None:
-    moves = await put_back_many(pass_.store, wanted)
+async def _put_back(context: RunContext, state: RunState, wanted: Sequence[Action]) -> None:
+    moves = await put_back_many(context.store, wanted)
     changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
-    await record(pass_, changed)
+    await record(context, state, changed)
     restored = [one for one in wanted if moves[one.id].state is ActionState.RESTORED]
-    await raise_recalled_alerts(pass_, restored)
+    await raise_recalled_alerts(context, state, restored)
 
 
 def _tell_refused(actions: Sequence[Action], destroyed: Destroyed) -> None:
@@ -114,31 +121,33 @@ def _tell_refused(actions: Sequence[Action], destroyed: Destroyed) -> None:
         )
 
 
-async def _settle_moved(pass_: Pass, moved: Sequence[Action]) -> None:
+async def _settle_moved(context: RunContext, state: RunState, moved: Sequence[Action]) -> None:
     moves: Mapping[int, Move] = {
         action.id: Move(reason="", state=ActionState.QUARANTINED) for action in moved
     }
-    await record(pass_, {**moves, **await put_back_needed(pass_, moved)})
+    await record(context, state, {**moves, **await put_back_needed(context, moved)})
 
 
 async def _open(
-    pass_: Pass, state: ActionState, updated_before: datetime | None = None
+    context: RunContext, action_state: ActionState, updated_before: datetime | None = None
 ) -> AsyncIterator[list[Action]]:
     """Yield all actions in a state that is not their last, batch by batch."""
-    after, bucket = 0, pass_.run.bucket
+    after, bucket = 0, context.run.bucket
     while True:
-        query = action_get_open(bucket, state=state, after=after, limit=BATCH, updated_before=updated_before)
-        actions = await pass_.executor.run(query)
+        query = action_get_open(
+            bucket, state=action_state, after=after, limit=BATCH, updated_before=updated_before
+        )
+        actions = await context.executor.run(query)
         if not actions:
             return
-        await pass_.beat()
+        await context.beat()
         yield actions
         after = actions[-1].id
 
 
-def _is_resumable(pass_: Pass, action: Action, place: Whereabouts) -> bool:
+def _is_resumable(context: RunContext, action: Action, place: Whereabouts) -> bool:
     began_at = action.created_at
-    is_recent = began_at is not None and pass_.now - began_at <= RESUME_WITHIN
+    is_recent = began_at is not None and context.now - began_at <= RESUME_WITHIN
     return is_recent and action.row_json is not None and place is not Whereabouts.GONE
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, repeat
 
 from millhand.errors import DriverError
+from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import (
     Action,
     ActionState,
@@ -37,8 +38,7 @@ from millhand.orphans.ledger import (
 from millhand.orphans.removal.quarantine import LONG_AGO, Move, move_many, put_back_many, quarantine_key
 from millhand.orphans.removal.versions import HIDDEN
 from millhand.orphans.rules import REMOVING, REMOVING_NUMBERS
-from millhand.orphans.scan.compare import Observation, weigh
-from millhand.orphans.scan.scan import Pass, is_removable
+from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.sources.references import ClaimedRow
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo
@@ -54,7 +54,7 @@ class SweepFailed:
     reason: str
 
 
-async def sweep(pass_: Pass) -> SweepFailed | None:
+async def sweep(context: RunContext, state: RunState) -> SweepFailed | None:
     """
     Take away all that is due, wave by wave, and return why it stopped if it did not come to the end.
 
@@ -62,140 +62,142 @@ async def sweep(pass_: Pass) -> SweepFailed | None:
     """
     after = 0
     for size in chain(WAVES, repeat(WAVES[-1])):
-        query = finding_get_due(pass_.run.id, rules=REMOVING_NUMBERS, after=after, limit=size)
-        due = await pass_.executor.run(query)
+        query = finding_get_due(context.run.id, rules=REMOVING_NUMBERS, after=after, limit=size)
+        due = await context.executor.run(query)
         if not due:
             break
         after = due[-1].id
         began = time.monotonic()
-        failed = await _wave(pass_, [finding for finding in due if is_removable(pass_.references, finding)])
-        pass_.tell("sweep", due[-1].key)
+        failed = await _wave(context, state, [finding for finding in due if context.is_removable(finding)])
+        context.report_progress("sweep", due[-1].key, state.totals)
         if failed is not None:
             return failed
-        pause = began + len(due) / pass_.config.max_keys_per_second - time.monotonic()
+        pause = began + len(due) / context.config.max_keys_per_second - time.monotonic()
         await asyncio.sleep(max(0.0, pause))
     return None
 
 
-async def carry_out(pass_: Pass, actions: Sequence[Action]) -> Mapping[int, Move]:
+async def carry_out(context: RunContext, state: RunState, actions: Sequence[Action]) -> Mapping[int, Move]:
     """
     Move the objects of actions into quarantine, unless a row refers to them before or after; answers by action id.
 
     Raises: SourceFailed; DriverError. The objects that were moved are then still known as intended.
     """
-    naming = await pass_.holding([action.key for action in actions])
-    moves = dict(await move_many(pass_.store, [action for action in actions if action.key not in naming]))
+    naming = await context.holding([action.key for action in actions])
+    moves = dict(await move_many(context.store, [action for action in actions if action.key not in naming]))
     for action in actions:
         if action.key in naming:
             spared = ActionState.ROW_DELETED if action.row_json is not None else ActionState.KEPT
             moves[action.id] = Move(reason="a row refers to it again", state=spared)
     moved = [action for action in actions if moves[action.id].state is ActionState.QUARANTINED]
-    moves |= await put_back_needed(pass_, moved)
-    await record(pass_, moves)
+    moves |= await put_back_needed(context, moved)
+    await record(context, state, moves)
     return moves
 
 
-async def put_back_needed(pass_: Pass, moved: Sequence[Action]) -> Mapping[int, Move]:
+async def put_back_needed(context: RunContext, moved: Sequence[Action]) -> Mapping[int, Move]:
     """Put back what a row has come to refer to since it was moved; answers by action id for those alone."""
-    naming = await pass_.holding([action.key for action in moved])
-    return await put_back_many(pass_.store, [action for action in moved if action.key in naming])
+    naming = await context.holding([action.key for action in moved])
+    return await put_back_many(context.store, [action for action in moved if action.key in naming])
 
 
-async def record(pass_: Pass, moves: Mapping[int, Move]) -> None:
+async def record(context: RunContext, state: RunState, moves: Mapping[int, Move]) -> None:
     """Write down what became of actions. Raises: DriverError."""
     if not moves:
         return
-    totals = pass_.run.totals
-    for move in moves.values():
-        totals.removed += move.state is ActionState.QUARANTINED
-        totals.restored += move.state is ActionState.RESTORED
-        is_spared = move.state in (ActionState.KEPT, ActionState.ROW_DELETED)
-        totals.kept += is_spared and not move.is_failure
+    # A failed move leaves its object in place. That is no decision to keep it.
+    state.count_moves(move.state for move in moves.values() if not (move.is_failure and move.is_in_place))
     states = {id_: (move.state, move.reason) for id_, move in moves.items()}
-    await pass_.executor.run(action_set_state_many(states, now=pass_.brought_now))
+    await context.executor.run(action_set_state_many(states, now=context.ledger_now))
 
 
-async def _wave(pass_: Pass, findings: Sequence[Finding]) -> SweepFailed | None:
-    actions = await _claim_rows(pass_, [finding for finding in findings if finding.source])
+async def _wave(context: RunContext, state: RunState, findings: Sequence[Finding]) -> SweepFailed | None:
+    actions = await _claim_rows(context, state, [finding for finding in findings if finding.source])
     objects = [finding for finding in findings if not finding.source]
-    intended = await _intend(pass_, objects)
-    moves = await carry_out(pass_, [*actions, *intended])
+    intended = await _intend(context, objects)
+    moves = await carry_out(context, state, [*actions, *intended])
     done = [
         finding.id
         for finding, action in zip(objects, intended, strict=True)
         if not moves[action.id].is_failure
     ]
-    await pass_.executor.run(finding_delete_many(done))
+    await context.executor.run(finding_delete_many(done))
     failed = [action for action in (*actions, *intended) if moves[action.id].is_failure]
     return SweepFailed(key=failed[0].key, reason=moves[failed[0].id].reason) if failed else None
 
 
-async def _intend(pass_: Pass, findings: Sequence[Finding]) -> list[Action]:
+async def _intend(context: RunContext, findings: Sequence[Finding]) -> list[Action]:
     """Write down which objects are to go. Shape: one action a finding, in order."""
     if not findings:
         return []
-    actions = [_action(pass_, finding) for finding in findings]
-    async with pass_.executor.begin() as tx:
-        await tx.run(run_beat(pass_.run, now=pass_.brought_now))
+    actions = [_action(context, finding) for finding in findings]
+    async with context.executor.begin() as tx:
+        await tx.run(run_beat(context.run, now=context.ledger_now))
         return await tx.run(
-            action_insert_many(pass_.run.bucket, pass_.run.id, actions, now=pass_.brought_now)
+            action_insert_many(context.run.bucket, context.run.id, actions, now=context.ledger_now)
         )
 
 
-async def _claim_rows(pass_: Pass, findings: Sequence[Finding]) -> list[Action]:
+async def _claim_rows(context: RunContext, state: RunState, findings: Sequence[Finding]) -> list[Action]:
     """Delete the rows that are still due and return the actions on their objects."""
     intended = []
     for source in sorted({finding.source for finding in findings}):
         wave = [finding for finding in findings if finding.source == source]
         try:
-            intended += await _claim_wave(pass_, source, wave)
+            intended += await _claim_wave(context, state, source, wave)
         except DriverError:
             # One row that a constraint holds must not hold the others: each by itself.
-            intended += await _claim_singly(pass_, source, wave)
+            intended += await _claim_singly(context, state, source, wave)
     return intended
 
 
-async def _claim_singly(pass_: Pass, source: str, findings: Sequence[Finding]) -> list[Action]:
+async def _claim_singly(
+    context: RunContext, state: RunState, source: str, findings: Sequence[Finding]
+) -> list[Action]:
     intended = []
     for finding in findings:
         try:
-            intended += await _claim_wave(pass_, source, [finding])
+            intended += await _claim_wave(context, state, source, [finding])
         except DriverError as error:
             if error.retryable:
                 raise
-            kept = replace(_action(pass_, finding), state=ActionState.KEPT, quarantine_key=None)
-            written = await pass_.executor.run(
-                action_insert_many(pass_.run.bucket, pass_.run.id, [kept], now=pass_.brought_now)
+            kept = replace(_action(context, finding), state=ActionState.KEPT, quarantine_key=None)
+            written = await context.executor.run(
+                action_insert_many(context.run.bucket, context.run.id, [kept], now=context.ledger_now)
             )
             await record(
-                pass_, {action.id: Move(reason=str(error), state=ActionState.KEPT) for action in written}
+                context,
+                state,
+                {action.id: Move(reason=str(error), state=ActionState.KEPT) for action in written},
             )
     return intended
 
 
-async def _claim_wave(pass_: Pass, source: str, findings: Sequence[Finding]) -> list[Action]:
+async def _claim_wave(
+    context: RunContext, state: RunState, source: str, findings: Sequence[Finding]
+) -> list[Action]:
     by_id = {finding.row_id: finding for finding in findings}
-    references = pass_.references
-    async with pass_.executor.begin() as tx:
-        await tx.run(run_beat(pass_.run, now=pass_.brought_now))
+    references = context.references
+    async with context.executor.begin() as tx:
+        await tx.run(run_beat(context.run, now=context.ledger_now))
         await tx.fetch("SET LOCAL row_security = off")
         claimed = await references.claim(tx, source, list(by_id))
         naming = await references.naming(sorted({claim.row.key for claim in claimed}), executor=tx)
-        going = [claim for claim in claimed if _is_going(pass_, claim, by_id[claim.row.row_id], naming)]
+        going = [claim for claim in claimed if _is_going(context, claim, by_id[claim.row.row_id], naming)]
         if not going:
             return []
         await references.delete_rows(tx, source, [claim.row.row_id for claim in going])
-        actions = [_row_action(pass_, claim, by_id[claim.row.row_id]) for claim in going]
+        actions = [_row_action(context, claim, by_id[claim.row.row_id]) for claim in going]
         written = await tx.run(
-            action_insert_many(pass_.run.bucket, pass_.run.id, actions, now=pass_.brought_now)
+            action_insert_many(context.run.bucket, context.run.id, actions, now=context.ledger_now)
         )
         await tx.run(finding_delete_many([by_id[claim.row.row_id].id for claim in going]))
-    pass_.run.totals.deleted_rows += len(going)
+    state.count_deleted_rows(len(going))
     return [action for action in written if action.state == ActionState.INTENDED]
 
 
 def _is_going(
-    pass_: Pass, claim: ClaimedRow, finding: Finding, naming: Mapping[str, Sequence[ReferenceRow]]
+    context: RunContext, claim: ClaimedRow, finding: Finding, naming: Mapping[str, Sequence[ReferenceRow]]
 ) -> bool:
     """Judge a row again, now that nobody can change it."""
     row = claim.row
@@ -203,7 +205,7 @@ def _is_going(
         other for other in naming.get(row.key, ()) if (other.source, other.row_id) != (row.source, row.row_id)
     ]
     observation = Observation(key=row.key, object=_seen(finding), row=row, is_shared=bool(others))
-    rule, _ = weigh(observation, finding, complete_run_id=None, config=pass_.config, now=pass_.now)
+    rule, _ = evaluate(observation, finding, complete_run_id=None, config=context.config, now=context.now)
     return row.key == finding.key and rule.verdict in REMOVING
 
 
@@ -214,7 +216,7 @@ def _seen(finding: Finding) -> ObjectInfo | None:
     return ObjectInfo(key=finding.key, size=finding.size, etag=finding.etag, modified_at=modified_at)
 
 
-def _action(pass_: Pass, finding: Finding) -> Action:
+def _action(context: RunContext, finding: Finding) -> Action:
     return Action(
         key=finding.key,
         rule=finding.rule,
@@ -222,18 +224,18 @@ def _action(pass_: Pass, finding: Finding) -> Action:
         size=finding.size,
         etag=finding.etag,
         modified_at=finding.modified_at,
-        quarantine_key=_kept_at(pass_, finding),
+        quarantine_key=_kept_at(context, finding),
         source=finding.source,
         row_id=finding.row_id,
     )
 
 
-def _kept_at(pass_: Pass, finding: Finding) -> str | None:
+def _kept_at(context: RunContext, finding: Finding) -> str | None:
     if not finding.is_present:
         return None
-    return HIDDEN if pass_.has_versions else quarantine_key(pass_.run.id, finding.key)
+    return HIDDEN if context.has_versions else quarantine_key(context.run.id, finding.key)
 
 
-def _row_action(pass_: Pass, claim: ClaimedRow, finding: Finding) -> Action:
-    table = pass_.references.source(claim.row.source).table
-    return replace(_action(pass_, finding), table_name=table, row_json=claim.row_json)
+def _row_action(context: RunContext, claim: ClaimedRow, finding: Finding) -> Action:
+    table = context.references.source(claim.row.source).table
+    return replace(_action(context, finding), table_name=table, row_json=claim.row_json)

@@ -22,8 +22,8 @@ from urllib.parse import quote, quote_plus
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.binding import read_binding, record_search
 from millhand.orphans.ledger import finding_get_due
-from millhand.orphans.rules import ORPHAN_NUMBERS, Verdict, judged_verdict
-from millhand.orphans.scan.scan import Pass
+from millhand.orphans.rules import BY_NUMBER, ORPHAN_NUMBERS, Verdict
+from millhand.orphans.scan.context import RunContext
 from millhand.orphans.sources.key_sql import quoted
 
 NUM_CANDIDATES = 10_000  # the sample is drawn from so many
@@ -87,7 +87,7 @@ class Table:
         return f"{table} TABLESAMPLE SYSTEM ({100 * MAX_ROWS / self.num_rows:.4f})"
 
 
-async def find_undeclared(pass_: Pass) -> tuple[str, ...]:
+async def find_undeclared(context: RunContext) -> tuple[str, ...]:
     """
     Search the database for the keys of some orphans that are due, and return why nothing may be removed, if so.
 
@@ -95,17 +95,17 @@ async def find_undeclared(pass_: Pass) -> tuple[str, ...]:
 
     Raises: DriverError.
     """
-    bond = (await read_binding(pass_.executor, pass_.store)).bond
-    is_known = bond is not None and bond.searched_fingerprint == pass_.config.fingerprint
-    if is_known and bond is not None and bond.searched_at and pass_.now - bond.searched_at < EVERY:
+    bond = (await read_binding(context.executor, context.store)).bond
+    is_known = bond is not None and bond.searched_fingerprint == context.config.fingerprint
+    if is_known and bond is not None and bond.searched_at and context.now - bond.searched_at < EVERY:
         return ()
-    keys = await _sample(pass_)
+    keys = await _sample(context)
     if not keys:
         return ()
-    for table in await _tables(pass_):
-        if reasons := await _search(pass_, table, keys):
+    for table in await _tables(context):
+        if reasons := await _search(context, table, keys):
             return reasons
-    await record_search(pass_.executor, pass_.store.url, pass_.config.fingerprint, now=pass_.now)
+    await record_search(context.executor, context.store.url, context.config.fingerprint, now=context.now)
     return ()
 
 
@@ -144,22 +144,22 @@ def _like(key: str) -> str:
     return key.translate({ord(char): f"\\{char}" for char in "\\%_"})
 
 
-async def _sample(pass_: Pass) -> list[str]:
-    rules = [n for n in ORPHAN_NUMBERS if judged_verdict(n) is Verdict.REMOVE_OBJECT]
-    query = finding_get_due(pass_.run.id, rules=rules, after=0, limit=NUM_CANDIDATES)
-    keys = [finding.key for finding in await pass_.executor.run(query)]
+async def _sample(context: RunContext) -> list[str]:
+    rules = [n for n in ORPHAN_NUMBERS if BY_NUMBER[n].verdict is Verdict.REMOVE_OBJECT]
+    query = finding_get_due(context.run.id, rules=rules, after=0, limit=NUM_CANDIDATES)
+    keys = [finding.key for finding in await context.executor.run(query)]
     return random.sample(keys, SAMPLE) if len(keys) > SAMPLE else keys
 
 
-async def _tables(pass_: Pass) -> list[Table]:
+async def _tables(context: RunContext) -> list[Table]:
     """Return what is to be searched: all but what was declared, or said to be no reference."""
-    spared = set(pass_.config.not_references)
-    for source in (pass_.references.source(name) for name in pass_.references.names):
+    spared = set(context.config.not_references)
+    for source in (context.references.source(name) for name in context.references.names):
         # JSON is searched all the same: keys may stand in it elsewhere than at the path that was declared.
         if source.table is not None and source.json is None:
             spared.add(f"{source.table}.{source.key}")
     tables = []
-    for row in await pass_.executor.fetch(COLUMNS):
+    for row in await context.executor.fetch(COLUMNS):
         schema, name = row["schema"], row["name"]
         if {name, f"{schema}.{name}"} & spared:
             continue
@@ -169,7 +169,7 @@ async def _tables(pass_: Pass) -> list[Table]:
     return tables
 
 
-async def _search(pass_: Pass, table: Table, keys: Sequence[str]) -> tuple[str, ...]:
+async def _search(context: RunContext, table: Table, keys: Sequence[str]) -> tuple[str, ...]:
     # PHP writes \/ in JSON, and some URLs have a whole key as one part of their path.
     values = [f"replace(replace({quoted(column)}::text, '\\/', '/'), '%2F', '/')" for column in table.columns]
     columns = [f"{value} AS {quoted(column)}" for value, column in zip(values, table.columns, strict=True)]
@@ -188,9 +188,9 @@ async def _search(pass_: Pass, table: Table, keys: Sequence[str]) -> tuple[str, 
         [f"%{_like(name)}%" for name in names],
         [f"%{_like(unescaped(key))}%" for key in keys],
     ]
-    seconds = pass_.config.source_timeout.total_seconds() * NUM_TIMEOUTS
+    seconds = context.config.source_timeout.total_seconds() * NUM_TIMEOUTS
     try:
-        async with pass_.executor.begin() as tx:
+        async with context.executor.begin() as tx:
             await tx.fetch("SET LOCAL row_security = off")
             found = await tx.fetch(sql, params, timeout_seconds=seconds)
     except (DriverError, OperationTimeout) as error:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.config import OrphansConfig
+from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import (
     Action,
     ActionState,
@@ -20,12 +21,13 @@ from millhand.orphans.ledger import (
     run_list,
 )
 from millhand.orphans.rules import BY_NUMBER, Look, Reference, Rule, Scope, Tie, Verdict
-from millhand.orphans.scan.compare import KeyScope, Observation, weigh
-from millhand.orphans.scan.derived import DerivedFrom, is_rowless
-from millhand.orphans.scan.near_match import Spelling
+from millhand.orphans.scan.compare import KeyScope
+from millhand.orphans.scan.derived import DerivedFrom
+from millhand.orphans.scan.lookup import find_object
+from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.references import References, open_references
 from millhand.orphans.sources.statements import ReferenceRow
-from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectStore
+from millhand.storage import ObjectInfo, ObjectStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,7 @@ async def explain(
     Raises: ConfigError; SourceFailed; StoreError; DriverError.
     """
     references = await open_references(executor, config)
-    found = await _object(store, key)
+    found = await find_object(store, key)
     rows = (await references.naming([key])).get(key, [])
     findings = await executor.run(finding_get_many(store.url, [key]))
     actions = await executor.run(action_get_by_key(store.url, [key]))
@@ -76,7 +78,7 @@ async def explain(
     observations = await DerivedFrom.of(config).tied(references, _observations(key, found, rows, scope))
     observations, notes = await _compared(executor, references, store, config, observations)
     rules = [
-        weigh(
+        evaluate(
             observation,
             known.get(observation.identity),
             complete_run_id=None if scanned is None else scanned.id,
@@ -92,7 +94,7 @@ async def explain(
         key=key,
         notes=notes,
         object=found,
-        reason=rule.says,
+        reason=rule.outcome,
         references=tuple(rows),
         rule=rule.number,
         verdict=rule.verdict,
@@ -126,13 +128,13 @@ async def _compared(
     """Look whether another row writes the key otherwise, and which row of a parent keeps it."""
     tied = []
     notes: list[str] = []
-    twins_of = Spelling.of(executor, references, config, store)
+    finder = NearMatchFinder.of(executor, references, config, store)
     for one in observations:
-        asks = one.tie is not Tie.PARENT if is_rowless(one) else one.object is not None and _is_leaving(one)
-        twins = await twins_of([one.key]) if asks else {}
-        notes += twins.values()
-        if twins:
-            tied.append(replace(one, tie=Tie.SPELLING) if one.row is None else replace(one, is_shared=True))
+        asks = one.tie is not Tie.PARENT if one.is_rowless else one.object is not None and _is_leaving(one)
+        near = await finder.find([one.key]) if asks else {}
+        notes += near.values()
+        if near:
+            tied.append(replace(one, tie=Tie.NEAR_MATCH) if one.row is None else replace(one, is_shared=True))
         else:
             tied.append(one)
         if one.tie is not Tie.NONE:
@@ -166,13 +168,6 @@ def _weight(rule: Rule) -> int:
     return order.index(rule.verdict) if rule.verdict in order else len(order)
 
 
-async def _object(store: ObjectStore, key: str) -> ObjectInfo | None:
-    try:
-        return await store.head(key)
-    except (ObjectNotFound, InvalidKey):
-        return None
-
-
 def _found(finding: Finding) -> str:
     seen = f"first seen {finding.first_seen_at:%Y-%m-%d %H:%M} UTC, in {finding.sightings + 1} runs"
     note = f"; {finding.note}" if finding.note else ""
@@ -194,7 +189,7 @@ def _done(action: Action) -> list[str]:
 
 def _says(number: int) -> str:
     # An action may be older than this release, or younger.
-    return BY_NUMBER[number].says if number in BY_NUMBER else "a rule of another release"
+    return BY_NUMBER[number].outcome if number in BY_NUMBER else "a rule of another release"
 
 
 def _when(instant: datetime | None) -> str:

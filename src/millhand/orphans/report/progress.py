@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.ledger import run_list
-from millhand.orphans.scan.scan import Progress
+from millhand.orphans.scan.context import Progress
 
 LOG_EVERY = timedelta(seconds=60)
 MAX_RUNS = 20  # back to which a run that saw the whole bucket is looked for

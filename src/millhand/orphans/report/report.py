@@ -1,26 +1,27 @@
-"""What one run saw and did, for whoever asked for it."""
+"""The report of one run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from millhand.orphans.config import Mode
-from millhand.orphans.scan.scan import Pass
+from millhand.orphans.ledger import Run, Totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
     """
-    What one run saw and did.
+    What one run found and did.
 
-    `uploads` counts multipart uploads that nobody waits for, `aborted` those of them that were given up. `deleted` and
-    `quarantined` count objects taken away from their key, by mode; until they are `purged`, either can be restored.
-    `refused` counts what was due and was left, for the reasons in `refusals`; `kept` what was due and turned out to be
-    live, changed, locked or gone when it was looked at again. `alerts` counts those who asked for what was taken away.
+    `uploads` counts multipart uploads that no row waits for, `aborted_uploads` those that the run aborted. `deleted` and
+    `quarantined` count objects moved out of their place, by mode; until they are `purged`, both can be restored.
+    `abort_reasons` says why the run aborted, and `not_removed` counts what was due and stayed because of that. `kept`
+    counts what was due but turned out to be live, changed, locked or gone at the second check. `alerts` counts removed
+    objects that a row references or a reader asked for.
     """
 
     abandoned_rows: int = 0
-    aborted: int = 0
+    aborted_uploads: int = 0
     alerts: int = 0
     bucket: str
     bytes: int = 0
@@ -37,8 +38,8 @@ class RunReport:
     orphan_objects: int = 0
     purged: int = 0
     quarantined: int = 0
-    refusals: tuple[str, ...] = ()
-    refused: int = 0
+    abort_reasons: tuple[str, ...] = ()
+    not_removed: int = 0
     restored: int = 0
     rows: int = 0
     run_id: int | None = None
@@ -63,28 +64,29 @@ class RunReport:
             "deleted": self.deleted,
             "deleted_rows": self.deleted_rows,
             "quarantined": self.quarantined,
-            "aborted": self.aborted,
+            "aborted_uploads": self.aborted_uploads,
             "restored": self.restored,
             "alerts": self.alerts,
-            "refused": self.refused,
+            "not_removed": self.not_removed,
             "seconds": round(self.seconds, 3),
         }
 
     @property
     def num_found(self) -> int:
-        """Everything that is not as it should be."""
+        """The number of findings and alerts."""
         objects = self.orphan_objects + self.near_matches + self.uploads + self.size_mismatches
         return objects + self.abandoned_rows + self.missing + self.shared + self.alerts
 
 
-def report_of(pass_: Pass, mode: Mode, state: str, reasons: tuple[str, ...], *, is_first: bool) -> RunReport:
-    """Make the report of a run from what it counted."""
-    totals = pass_.run.totals
+def report_of(
+    run: Run, totals: Totals, *, mode: Mode, state: str, reasons: tuple[str, ...], is_first: bool
+) -> RunReport:
+    """Return the report of a run, from its totals."""
     return RunReport(
         abandoned_rows=totals.abandoned_rows,
-        aborted=totals.aborted,
+        aborted_uploads=totals.aborted_uploads,
         alerts=totals.alerts,
-        bucket=pass_.run.bucket,
+        bucket=run.bucket,
         bytes=totals.bytes,
         deleted=totals.removed if mode is Mode.DELETE else 0,
         deleted_rows=totals.deleted_rows,
@@ -98,11 +100,11 @@ def report_of(pass_: Pass, mode: Mode, state: str, reasons: tuple[str, ...], *, 
         orphan_objects=totals.orphan_objects,
         purged=totals.purged,
         quarantined=totals.removed if mode is Mode.QUARANTINE else 0,
-        refusals=reasons,
-        refused=max(0, totals.due - totals.removed - totals.kept) if reasons else 0,
+        abort_reasons=reasons,
+        not_removed=max(0, totals.due - totals.removed - totals.kept) if reasons else 0,
         restored=totals.restored,
         rows=totals.rows,
-        run_id=pass_.run.id,
+        run_id=run.id,
         shared=totals.shared,
         size_mismatches=totals.size_mismatches,
         state=state,

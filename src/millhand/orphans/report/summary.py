@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from millhand.driver.protocol import Executor
-from millhand.orphans.ledger import Kind
+from millhand.orphans.rules import Kind
 from millhand.store.query import Query
 
 # What ends when it is removed; the other kinds ask a person.

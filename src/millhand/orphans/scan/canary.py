@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.rules import Reference, Scope
 from millhand.orphans.scan.compare import Comparison, KeyScope
+from millhand.orphans.scan.lookup import is_there
 from millhand.orphans.sources.references import References
-from millhand.storage import InvalidKey, ObjectNotFound, ObjectPage, ObjectStore
+from millhand.storage import ObjectPage, ObjectStore
 
 NUM_PER_SOURCE = 3
 NUM_ROWS = 1_000  # as they lie in the table; the canaries are drawn from them
@@ -81,15 +82,6 @@ async def find_dead(
         *await _find_lost(references, store, config),
         *await _find_gullible(references, config),
     )
-
-
-async def is_there(store: ObjectStore, key: str) -> bool:
-    """Whether there is an object of this name."""
-    try:
-        await store.head(key)
-    except (ObjectNotFound, InvalidKey):
-        return False
-    return True
 
 
 async def _find_lost(references: References, store: ObjectStore, config: OrphansConfig) -> list[str]:

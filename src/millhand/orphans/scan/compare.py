@@ -1,72 +1,26 @@
 """
-What the keys of one stretch say, objects on one side and rows on the other. Pure; the sets do the work.
+Compare the objects and the rows of one stretch of keys. Pure functions.
 
-Most objects have one row that is ready, and most rows an object: of these only the number is kept. What is left is
-weighed one by one, with what the ledger knows of it.
+Most objects have one ready row, and most rows have an object: these are only counted. The rest becomes observations,
+which `evaluate` decides one by one.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.ledger import Finding, Kind
-from millhand.orphans.rules import (
-    NEAR_MATCH,
-    ORPHAN_NUMBERS,
-    Look,
-    Reference,
-    Rule,
-    Scope,
-    Situation,
-    Tie,
-    judge,
-)
+from millhand.orphans.evaluate import Observation, agrees
+from millhand.orphans.rules import Reference, Scope
 from millhand.orphans.sources.references import RangeRead
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo, ObjectPage
 from millhand.storage.protocol import RESERVED_PREFIX
 
 MARKER_BELOW = f"/{RESERVED_PREFIX}binding.json"
-KINDS = {
-    2: Kind.SIZE_MISMATCH,
-    4: Kind.ABANDONED,
-    5: Kind.SHARED,
-    7: Kind.ABANDONED,
-    8: Kind.ABANDONED,
-    9: Kind.ABANDONED,
-    11: Kind.ORPHAN,
-    12: Kind.ORPHAN,
-    13: Kind.ORPHAN,
-    15: Kind.ORPHAN,
-    18: Kind.MISSING,
-    20: Kind.ABANDONED,
-    22: Kind.UPLOAD,
-    24: Kind.NEAR_MATCH,
-    25: Kind.UPLOAD,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """One object, one row, or a row and its object, that is more than a number."""
-
-    key: str
-    object: ObjectInfo | None
-    row: ReferenceRow | None
-    is_shared: bool = False
-    look: Look = Look.NOT_TAKEN
-    scope: Scope = Scope.JUDGED
-    tie: Tie = Tie.NONE
-
-    @property
-    def identity(self) -> tuple[str, str, str]:
-        """What makes it the same finding in the next run."""
-        return (self.key, "", "") if self.row is None else (self.key, self.row.source, self.row.row_id)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -226,98 +180,3 @@ def _look_at_rows(
         is_shared = is_ready or len(rows) > 1
         found.observations.append(Observation(key=key, object=info, row=row, is_shared=is_shared))
     found.live += is_alive and info is not None
-
-
-def agrees(row: ReferenceRow, info: ObjectInfo) -> bool:
-    """Whether an object is what its row says; a row that says nothing agrees."""
-    return (row.size is None or row.size == info.size) and (not row.etag or row.etag.strip('"') == info.etag)
-
-
-def weigh(
-    observation: Observation,
-    prior: Finding | None,
-    *,
-    complete_run_id: int | None,
-    config: OrphansConfig,
-    now: datetime,
-) -> tuple[Rule, Finding | None]:
-    """
-    Judge one observation with what is remembered of it, and return what is to be remembered now; None if nothing is.
-
-    A sighting counts when the run that made it saw the whole bucket: `complete_run_id` is the last that did.
-    """
-    info, row = observation.object, observation.row
-    reference = Reference.NONE if row is None else row.reference
-    is_same = prior is None or info is None or row is not None or is_same_object(prior, info)
-    # Whatever its row says: somebody has just put it, and may be about to say so.
-    is_young = info is not None and now - info.modified_at < config.min_object_age
-    first_seen_at, sightings = now, 0
-    if prior is not None and is_same and prior.reference == reference:
-        first_seen_at = prior.first_seen_at
-        sightings = prior.sightings + (prior.run_id == complete_run_id)
-    rule = judge(
-        Situation(
-            agrees=info is None or row is None or agrees(row, info),
-            is_due=not is_young and now - _since(row, first_seen_at) >= _limit(row, config),
-            is_present=info is not None,
-            is_same=is_same,
-            is_seen_twice=sightings >= 1,
-            is_shared=observation.is_shared,
-            is_young=is_young,
-            look=observation.look,
-            reference=reference,
-            scope=observation.scope,
-            tie=observation.tie,
-        )
-    )
-    if prior is not None and prior.kind == Kind.NEAR_MATCH and rule.number in ORPHAN_NUMBERS:
-        rule = (
-            NEAR_MATCH  # until it is known that no row writes anything like it any more; see `spelling.vet`
-        )
-    if rule.number not in KINDS:
-        return rule, None
-    return rule, Finding(
-        key=observation.key,
-        source=observation.identity[1],
-        row_id=observation.identity[2],
-        kind=KINDS[rule.number],
-        reference=reference,
-        rule=rule.number,
-        is_present=info is not None,
-        size=0 if info is None else info.size,
-        etag="" if info is None else info.etag,
-        modified_at=None if info is None else info.modified_at,
-        first_seen_at=first_seen_at,
-        last_seen_at=now,
-        sightings=sightings,
-    )
-
-
-def is_same_object(prior: Finding, info: ObjectInfo) -> bool:
-    """Whether an object is the one that was seen; equal bytes put again have the same etag, but not the same time."""
-    return (prior.etag, prior.size, prior.modified_at) == (info.etag, info.size, info.modified_at)
-
-
-def by_identity(findings: list[Finding]) -> Mapping[tuple[str, str, str], Finding]:
-    """Return findings by what makes them the same in the next run."""
-    return {finding.identity: finding for finding in findings}
-
-
-def each_once(observations: list[Observation]) -> Iterator[Observation]:
-    """Yield observations, of several with one identity the first; a SELECT may name a key in many rows without id."""
-    seen: set[tuple[str, str, str]] = set()
-    for observation in observations:
-        if observation.identity not in seen:
-            seen.add(observation.identity)
-            yield observation
-
-
-def _since(row: ReferenceRow | None, first_seen_at: datetime) -> datetime:
-    if row is None or row.reference is Reference.UNATTACHED or row.left_at is None:
-        return first_seen_at
-    return row.left_at
-
-
-def _limit(row: ReferenceRow | None, config: OrphansConfig) -> timedelta:
-    is_soft_deleted = row is not None and row.reference is Reference.SOFT_DELETED
-    return config.retention if is_soft_deleted else config.grace

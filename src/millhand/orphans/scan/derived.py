@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.config import Derived, OrphansConfig
-from millhand.orphans.rules import Scope, Tie
-from millhand.orphans.scan.compare import Observation
+from millhand.orphans.evaluate import Observation
+from millhand.orphans.rules import Tie
 from millhand.orphans.sources.references import References
 from millhand.orphans.sources.statements import ReferenceRow
 
@@ -48,24 +48,16 @@ class DerivedFrom:
         parents = {
             one.key: found
             for one in observations
-            if self.patterns and is_rowless(one) and (found := self.parents(one.key))
+            if self.patterns and one.is_rowless and (found := self.parents(one.key))
         }
         if not parents:
             return observations
         asked = dict.fromkeys(parent for found in parents.values() for parent in found)
         naming = await references.naming(list(asked))
         return [
-            replace(one, tie=_tie(naming, parents[one.key]))
-            if one.key in parents and is_rowless(one)
-            else one
+            replace(one, tie=_tie(naming, parents[one.key])) if one.key in parents and one.is_rowless else one
             for one in observations
         ]
-
-
-def is_rowless(observation: Observation) -> bool:
-    """Whether it is an object of ours to judge that no row names."""
-    is_there = observation.object is not None and observation.scope is Scope.JUDGED
-    return is_there and observation.row is None
 
 
 def _rows_of(naming: Mapping[str, list[ReferenceRow]], keys: Iterable[str]) -> list[ReferenceRow]:

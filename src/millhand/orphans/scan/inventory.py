@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from millhand.errors import ConfigError, MillhandError
+from millhand.orphans.scan.lookup import find_object
 from millhand.orphans.sources.key_sql import literal
-from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectPage, ObjectStore, open_store
+from millhand.storage import ObjectInfo, ObjectPage, ObjectStore, open_store
 from millhand.storage.protocol import RESERVED_PREFIX
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Inventory:
     async def expected(self, store: ObjectStore, keys: Sequence[str]) -> list[str]:
         """Return those of `keys` that must be in it: their objects are older than the report by more than its delay."""
         newest = self.manifest.created_at - DELAY
-        return [key for key in keys if (info := await _head(store, key)) and info.modified_at < newest]
+        return [key for key in keys if (info := await find_object(store, key)) and info.modified_at < newest]
 
     async def list_pages(
         self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = 1_000
@@ -150,13 +151,6 @@ def _each_key_once(rows: list[Row], last: str | None) -> list[Row]:
     """Leave out rows whose key is that of the one before; `last` is that of the page before. DISTINCT sorts twice."""
     befores = [last, *(row[0] for row in rows[:-1])]
     return [row for row, before in zip(rows, befores, strict=True) if row[0] != before]
-
-
-async def _head(store: ObjectStore, key: str) -> ObjectInfo | None:
-    try:
-        return await store.head(key)
-    except (ObjectNotFound, InvalidKey):
-        return None
 
 
 async def _newest(reports: ObjectStore) -> Manifest:

@@ -1,11 +1,12 @@
 """
-Near misses: candidates whose key a row names after all, only written otherwise.
+Near matches: candidates whose key a row does name, but written differently.
 
-Two spellings of one path have cost others their data. What differs from a referenced key by case, by Unicode
-normalisation, by percent-encoding, by `+` for a space, by slashes (doubled, backward, in front), by blanks or quotes around
-it, by the prefix, by a server and folders in front of it, or by being read as a URL up to a `?` or `#` that it has in it, is
-no orphan but a question to a person, and is kept until he answers it. So is one whose folders a row leaves out that names
-no object as it stands. Its time as an orphan begins when it is none any more.
+Two ways to write one path have cost others their data. A key is a near match if it differs from a referenced one by case, by
+Unicode normalization, by percent-encoding, by `+` for a space, by slashes (doubled, backward, in front), by blanks or
+quotes around it, by the prefix, by a server and folders in front, or by the part after a `?` or `#`. It is also one if
+a row names it without some of its folders, and no object has that shorter name.
+
+Millhand keeps near matches and reports them. If one is no near match any more, its age as an orphan starts then.
 """
 
 from __future__ import annotations
@@ -18,30 +19,32 @@ from urllib.parse import urlsplit
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import OrphansConfig
-from millhand.orphans.ledger import Finding, Kind, Totals, finding_get_due, finding_put_many
+from millhand.orphans.ledger import Finding, finding_get_due, finding_put_many
 from millhand.orphans.rules import (
     CANDIDATE,
     NEAR_MATCH,
     ORPHAN_NUMBERS,
     REMOVING_NUMBERS,
     SHARED,
-    Verdict,
-    judged_verdict,
+    Kind,
 )
+from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.derived import DerivedFrom
-from millhand.orphans.scan.scan import Pass, gather_all, is_removable, is_there
+from millhand.orphans.scan.lookup import gather_all, is_there
 from millhand.orphans.sources.key_sql import decoded_sql
 from millhand.orphans.sources.references import References, SourceFailed
 from millhand.storage.protocol import ObjectStore
 
-BATCH = 10_000  # candidates of one question; each reads every source from end to end, once
-MAX_VETTED = 100_000  # of a first run, which removes nothing; what is due is always vetted, all of it
-NUM_LOOKS = 1_000  # at a time, for objects that rows name
-NUM_TIMEOUTS = 10  # of a source's own, as the whole of it is read
+BATCH = 10_000  # keys of one query; each query reads every source from end to end once
+MAX_CHECKED = (
+    100_000  # candidates of a first run, which removes nothing; findings that are due are always all checked
+)
+NUM_LOOKS = 1_000  # lookups at a time, of objects that rows name
+NUM_TIMEOUTS = 10  # a query may take this many times `source_timeout`, because it reads the whole source
 
-# A path, and no bare key: with a server, a scheme or a drive in front, or with a slash or a dot.
+# A path and not a bare key: with a server, a scheme or a drive in front, or with a slash or a dot.
 IS_PATH = r"source.key ~ '^([A-Za-z][A-Za-z0-9+.-]*:|[./\\]|[^/]*\.[^/]*/)'"
-# Of a path, what comes behind the server; of a bare key, itself, and what comes before a ? or #.
+# Of a path, the part behind the server. Of a bare key, the key, and the part before a ? or #.
 NAMES = rf"""
 CASE
     WHEN {IS_PATH} THEN ARRAY[regexp_replace(regexp_replace(source.key, '[?#].*$', ''), '^[^/]*//[^/]*/', '')]
@@ -49,23 +52,22 @@ CASE
     ELSE ARRAY[source.key]
 END
 """
-# A path with ever fewer folders in front: a base that nobody declared may have had some of them. No key is longer than
-# 1,024 bytes, and a text of thousands of folders would be dear.
+# A path with fewer and fewer folders in front: a base URL that is not declared may contain some of them. No key is longer
+# than 1,024 bytes, and a text with thousands of folders would cost too much.
 ENDINGS = f"""
 CASE WHEN {IS_PATH} THEN ARRAY(
     SELECT array_to_string(parts[n:], '/')
     FROM string_to_array(right(folded.name, 1024), '/') AS parts, generate_series(1, cardinality(parts)) AS n
 ) ELSE ARRAY[folded.name] END
 """
-# Folders that a row may leave out; more than anybody has.
-MAX_TAILS = 100
-# Before a name that folders may stand in front of: no name that was folded begins so.
+MAX_TAILS = 100  # folders that a row may leave out; more than any key has
+# Marks a name that may have lost folders in front. No folded name starts with a slash.
 TAIL = "/"
-# A text without a scheme, as what may have lost folders in front.
+# A text without a scheme may have lost folders in front.
 WHOLE = (
     f"CASE WHEN source.key ~ '^[A-Za-z][A-Za-z0-9+.-]*:' THEN '{{}}' ELSE ARRAY['{TAIL}' || folded.name] END"
 )
-# What lowers all letters, whatever the database's own collation; the first that there is.
+# Collations that lower all letters, whatever the database's own. The first that exists is used.
 COLLATIONS = """
 SELECT collname AS name
 FROM pg_catalog.pg_collation
@@ -75,39 +77,39 @@ LIMIT 1
 """
 
 
-async def vet(pass_: Pass, *, is_first: bool) -> None:
+async def find_near_matches(context: RunContext, state: RunState) -> None:
     """
-    Make near matches of those orphans of this run whose key is only spelt otherwise than a referenced one.
+    Turn orphans of this run into near matches if a row names their key written differently.
 
-    What was a near match before and is none any more becomes a candidate, as if seen for the first time. In a first run,
-    candidates are asked about as well: a person should see them before anything is due. An object that would go with its
-    row is shared if another row writes its key otherwise, as if it wrote it alike.
+    A former near match that is none any more becomes a candidate, as if seen for the first time. A first run checks its
+    candidates too, so that you see near matches before anything is due. An object that would be removed with its row is
+    shared if another row names its key written differently.
 
     Raises: SourceFailed; DriverError.
     """
-    rules = (*REMOVING_NUMBERS, *(ORPHAN_NUMBERS if is_first else ()), NEAR_MATCH.number)
-    after = vetted = 0
-    twins_of = Spelling.of(pass_.executor, pass_.references, pass_.config, pass_.store)
-    while not is_first or vetted < MAX_VETTED:
-        query = finding_get_due(pass_.run.id, rules=rules, after=after, limit=BATCH)
-        findings = await pass_.executor.run(query)
+    rules = (*REMOVING_NUMBERS, *(ORPHAN_NUMBERS if context.is_first else ()), NEAR_MATCH.number)
+    after = num_checked = 0
+    finder = NearMatchFinder.of(context.executor, context.references, context.config, context.store)
+    while not context.is_first or num_checked < MAX_CHECKED:
+        query = finding_get_due(context.run.id, rules=rules, after=after, limit=BATCH)
+        findings = await context.executor.run(query)
         if not findings:
             return
-        after, vetted = findings[-1].id, vetted + len(findings)
-        await pass_.beat()
-        twins = await twins_of([finding.key for finding in findings])
-        await _note(pass_, findings, twins)
+        after, num_checked = findings[-1].id, num_checked + len(findings)
+        await context.beat()
+        notes = await finder.find([finding.key for finding in findings])
+        await _record(context, state, findings, notes)
 
 
 def variants(key: str, *, prefix: str, url: str) -> list[str]:
-    """Return what a row might call `key`, whichever way it spells that; itself is one of them."""
+    """Return the names that a row may have for `key`, itself included."""
     return list(dict.fromkeys(_variants(key, prefix, url)))
 
 
 def _variants(key: str, prefix: str, url: str) -> Iterator[str]:
     parts = urlsplit(url)
     root = parts.path.lstrip("/") if parts.scheme == "s3" else ""
-    # As much of it as is read as the path of a URL, should somebody have put it into one as it is.
+    # The part that a reader takes for the path, if the key was put into a URL without escapes.
     path = re.split("[?#]", key, maxsplit=1)[0]
     for name in (key, path):
         yield name
@@ -118,18 +120,18 @@ def _variants(key: str, prefix: str, url: str) -> Iterator[str]:
 
 
 def tails(key: str) -> list[str]:
-    """Return what a row calls `key` that leaves out its folders, one after the other."""
+    """Return `key` without its first folder, without its first two, and so on."""
     parts = key.split("/")
     return ["/".join(parts[n:]) for n in range(1, len(parts)) if parts[n]][-MAX_TAILS:]
 
 
-@dataclass(slots=True)
-class Spelling:
-    """Asks the sources for other spellings of keys, and `store` whether what they name is there."""
+@dataclass(frozen=True, slots=True)
+class NearMatchFinder:
+    """Queries the sources for other ways to write keys, and the store for the objects that those rows name."""
 
     executor: Executor
     references: References
-    kin: DerivedFrom
+    derived: DerivedFrom
     prefix: str
     store: ObjectStore
     timeout_seconds: float
@@ -137,40 +139,40 @@ class Spelling:
     @classmethod
     def of(
         cls, executor: Executor, references: References, config: OrphansConfig, store: ObjectStore
-    ) -> Spelling:
+    ) -> NearMatchFinder:
         seconds = config.source_timeout.total_seconds() * NUM_TIMEOUTS
         return cls(executor, references, DerivedFrom.of(config), config.prefix, store, seconds)
 
-    async def __call__(self, keys: Sequence[str]) -> dict[str, str]:
+    async def find(self, keys: Sequence[str]) -> dict[str, str]:
         """
-        Say of each key that a row names in another spelling, or a parent of it, which source names it how.
+        Return the near matches among `keys`, each with a note on which source names it, or its parent, and how.
 
-        Raises: SourceFailed.
+        Raises: SourceFailed; StoreError.
         """
         params = self._params(keys)
         fold = await _fold(self.executor)
-        twins: dict[str, str] = {}
+        notes: dict[str, str] = {}
         shortened: list[tuple[str, str, str]] = []
         for source, from_sql, key_sql in self.references.places:
-            sql = _twins_sql(fold, from_sql, f"{key_sql}::text")
+            sql = _near_sql(fold, from_sql, f"{key_sql}::text")
             try:
                 rows = await self.executor.fetch(sql, params, timeout_seconds=self.timeout_seconds)
             except (DriverError, OperationTimeout) as error:
                 raise SourceFailed(source, error) from error
-            twins |= {
+            notes |= {
                 row["candidate"]: f"source {source!r} names {row['named']!r}"
                 for row in rows
                 if not row["is_tail"]
             }
             shortened += [(row["candidate"], source, row["named"]) for row in rows if row["is_tail"]]
-        return await self._of_no_object(shortened) | twins
+        return await self._without_object(shortened) | notes
 
     def _params(self, keys: Sequence[str]) -> list[list[str | bool]]:
-        """Return of each name that is asked for the candidate, whose it is, itself, and whether folders were left out."""
+        """Return four columns, a line for each name to search: candidate, it or its parent, name, folders left out."""
         asked = [
             (key, one, name, is_tail)
             for key in keys
-            for one in (key, *self.kin.parents(key))
+            for one in (key, *self.derived.parents(key))
             for name, is_tail in self._names(one)
         ]
         return [list(column) for column in zip(*asked, strict=True)]
@@ -181,8 +183,8 @@ class Spelling:
         for name in tails(key):
             yield name, True
 
-    async def _of_no_object(self, shortened: Sequence[tuple[str, str, str]]) -> dict[str, str]:
-        """Keep those of candidates, sources and names whose name is that of no object: then another may be meant."""
+    async def _without_object(self, shortened: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+        """Return notes for names that no object has. Such a row may mean an object with folders in front."""
         named = list({name for _, _, name in shortened})
         absent: set[str] = set()
         for some in (named[n : n + NUM_LOOKS] for n in range(0, len(named), NUM_LOOKS)):
@@ -196,25 +198,25 @@ class Spelling:
 
 
 async def _fold(executor: Executor) -> str:
-    """Return as SQL the one row, `name`, in which all spellings of a key are alike; `{0}` is the key."""
+    """Return SQL for one row, `name`: the form that all ways to write a key have in common. `{0}` is the key."""
     found = await executor.fetch(COLLATIONS)
     collation = f' COLLATE "{found[0]["name"]}"' if found else ""
-    # However often it was escaped: %2520 is a space as well.
+    # %2520 is a space too: a key may be escaped several times.
     once = "regexp_replace({0}, '%(25)+', '%', 'g')"
     plain = f"translate(CASE WHEN {{0}} LIKE '%\\%%' THEN {decoded_sql(once)} ELSE {{0}} END, '\\+', '/ ')"
     tidy = r"CASE WHEN name LIKE ANY ('{%//%,%/./%}') THEN regexp_replace(name, '/(\.?/)+', '/', 'g') ELSE name END"
     bare = f"ltrim(btrim({tidy}, E' \\t\\r\\n\"\\''), './')"
-    # OFFSET keeps the planner from writing one into the other, which would work all of it out several times.
+    # OFFSET keeps the planner from merging the subqueries, which would evaluate the expressions several times.
     plains = f"(SELECT {plain} AS name OFFSET 0) AS plain"
     return f"(SELECT lower(normalize({bare}, NFKC){collation}) AS name FROM {plains} OFFSET 0)"
 
 
-def _twins_sql(fold: str, from_sql: str, key: str) -> str:
+def _near_sql(fold: str, from_sql: str, key: str) -> str:
     """
-    Return what finds names of a source among those asked for.
+    Return the query for the names of a source that match any of those asked for.
 
-    The planner knows nothing of how many rows an array makes, and would compare all with all: OFFSET keeps each side whole,
-    and first it is only asked whether a name is among the others.
+    The planner cannot estimate the number of rows in an array and would compare all with all. So OFFSET keeps each side
+    whole, and a first join only checks whether a name is among those asked for.
     """
     return (
         "WITH asked AS MATERIALIZED (\n"
@@ -236,47 +238,30 @@ def _twins_sql(fold: str, from_sql: str, key: str) -> str:
     )
 
 
-async def _note(pass_: Pass, findings: Sequence[Finding], twins: Mapping[str, str]) -> None:
-    noted: list[Finding] = []
-    for finding in findings:
-        # In either case its time as an orphan begins now at the earliest.
-        fresh = replace(finding, first_seen_at=pass_.now, sightings=0)
-        if finding.source:
-            if finding.key in twins and finding.is_present:
-                _count_shared(pass_, finding)
-                note = twins[finding.key]
-                noted.append(replace(finding, kind=Kind.SHARED, rule=SHARED.number, note=note))
-        elif finding.key in twins:
-            _count_near(pass_.run.totals, finding)
-            noted.append(
-                replace(fresh, kind=Kind.NEAR_MATCH, rule=NEAR_MATCH.number, note=twins[finding.key])
-            )
-        elif finding.kind == Kind.NEAR_MATCH:
-            pass_.run.totals.orphan_objects += 1
-            pass_.run.totals.orphan_bytes += finding.size
-            noted.append(replace(fresh, kind=Kind.ORPHAN, rule=CANDIDATE.number, note=""))
-    if noted:
-        await pass_.executor.run(finding_put_many(pass_.run.bucket, pass_.run.id, noted, now=pass_.now))
+async def _record(
+    context: RunContext, state: RunState, findings: Sequence[Finding], notes: Mapping[str, str]
+) -> None:
+    changed = [
+        one for finding in findings if (one := _changed(context, state, finding, notes.get(finding.key)))
+    ]
+    if changed:
+        run = context.run
+        await context.executor.run(finding_put_many(run.bucket, run.id, changed, now=context.now))
 
 
-def _count_near(totals: Totals, finding: Finding) -> None:
-    totals.near_matches += 1
+def _changed(context: RunContext, state: RunState, finding: Finding, note: str | None) -> Finding | None:
+    """Return a finding as it is to be recorded now; None if it stays as it is. `note` is set for a near match."""
+    # Its age as an orphan starts now at the earliest.
+    fresh = replace(finding, first_seen_at=context.now, sightings=0)
+    if finding.source:
+        if note is None or not finding.is_present:
+            return None
+        state.count_shared(finding, is_removable=context.is_removable(finding))
+        return replace(finding, kind=Kind.SHARED, rule=SHARED.number, note=note)
+    if note is not None:
+        state.count_near_match(finding)
+        return replace(fresh, kind=Kind.NEAR_MATCH, rule=NEAR_MATCH.number, note=note)
     if finding.kind == Kind.NEAR_MATCH:
-        return
-    totals.orphan_objects -= 1
-    totals.orphan_bytes -= finding.size
-    if judged_verdict(finding.rule) is Verdict.REMOVE_OBJECT:
-        totals.due -= 1
-        totals.due_objects -= 1
-        totals.due_bytes -= finding.size
-
-
-def _count_shared(pass_: Pass, finding: Finding) -> None:
-    totals = pass_.run.totals
-    totals.shared += 1
-    totals.abandoned_rows -= 1
-    if is_removable(pass_.references, finding):
-        totals.due -= 1
-        totals.due_rows -= 1
-        totals.due_objects -= 1
-        totals.due_bytes -= finding.size
+        state.count_orphan(finding)
+        return replace(fresh, kind=Kind.ORPHAN, rule=CANDIDATE.number, note="")
+    return None

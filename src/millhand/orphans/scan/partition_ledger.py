@@ -1,15 +1,15 @@
 """
-What is remembered of a pass while it is at work: its partitions, each a stretch of keys with a cursor of its own.
+Partitions in the ledger: each is a stretch of keys of one run, with its own cursor and totals.
 
-Whoever claimed a partition holds its epoch and repeats it with each word, as the pass's owner does with the pass's; both
-must still be as they were, or what was judged is not written (`RunLost`).
+Every statement of a task repeats the run's epoch, and a claim writes it into the partition. A process whose run was taken
+over has an older epoch: its statements change nothing and raise `RunLost`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from millhand.orphans.ledger import SWEEP_SECONDS, Run, RunLost, Totals
@@ -18,7 +18,7 @@ from millhand.store.query import Query, Row, parse_none
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """The keys in (low, high], high None being the last there is; judged up to `cursor_key`."""
+    """The keys in (low, high], evaluated up to `cursor_key`. If `high` is None, the last key is in it."""
 
     run_id: int
     number: int
@@ -27,7 +27,6 @@ class Partition:
     cursor_key: str
     is_ordered: bool
     is_done: bool
-    epoch: int
     run_epoch: int
     totals: Totals
     canaries: tuple[str, ...]
@@ -36,27 +35,27 @@ class Partition:
 
     @property
     def is_at_start(self) -> bool:
-        """Whether nothing of the pass's first stretch was judged yet, so that a listing has no key to start after."""
+        """Whether nothing of the first partition was scanned yet. A listing then has no key to start after."""
         return self.number == 0 and self.cursor_key == self.low
 
 
 @dataclass(frozen=True, slots=True)
 class KeyBounds:
-    """Keys between which a table has about as many rows each; in the order of the table's own collation."""
+    """Keys that cut a table into stretches of about as many rows each, in the order of the table's collation."""
 
     bounds: tuple[str, ...]
     rows: int
 
 
 def partition_list(run: Run) -> Query[list[Partition]]:
-    """Shape: in the order of keys."""
+    """Return the partitions of a run. Shape: in the order of keys."""
     return Query("orphan_partition_list", {"run_id": run.id}, _parse_partitions)
 
 
 def partition_replace(
-    run: Run, stretches: Sequence[tuple[str, str | None]], canaries: Sequence[str], *, now: datetime | None
+    run: Run, stretches: Sequence[tuple[str, str | None]], canaries: Sequence[str]
 ) -> Query[None]:
-    """Lay out a pass anew; each canary goes with the stretch that it lies in."""
+    """Cut a run's bucket into new partitions. Each canary belongs to the stretch that its key is in."""
     params = {
         "run_id": run.id,
         "bucket": run.bucket,
@@ -64,14 +63,13 @@ def partition_replace(
         "lows": [low for low, _ in stretches],
         "highs": [high for _, high in stretches],
         "canaries": list(canaries),
-        "now": now,
     }
     return Query("orphan_partition_replace", params, parse_none, SWEEP_SECONDS)
 
 
-def partition_claim(run: Run, *, lease: timedelta, now: datetime | None) -> Query[Partition | None]:
-    """Claim the first partition that nobody is at; None if there is none."""
-    params = {"run_id": run.id, "run_epoch": run.epoch, "lease": lease, "now": now}
+def partition_claim(run: Run) -> Query[Partition | None]:
+    """Claim the first partition that is neither done nor claimed in this epoch; None if there is none."""
+    params = {"run_id": run.id, "run_epoch": run.epoch}
     return Query("orphan_partition_claim", params, _parse_maybe_partition)
 
 
@@ -83,18 +81,19 @@ def partition_advance(
     high: str | None,
     totals: Totals,
     live_canaries: Sequence[str],
-    is_owner: bool,
     now: datetime | None,
 ) -> Query[None]:
     """
-    Move a partition's cursor to `high` (None: past the last key) and drop older findings between `low` and it.
+    Move a partition's cursor to `high` (None: past the last key) and delete older findings between `low` and it.
 
-    `is_owner` says that the pass is alive too, which only its owner may.
+    Also writes the run's heartbeat.
 
     Raises: RunLost.
     """
     params = {
-        **_held(run, partition, is_owner=is_owner),
+        "run_id": run.id,
+        "run_epoch": run.epoch,
+        "number": partition.number,
         "low": low,
         "high": high,
         "is_done": high is None or high == partition.high,
@@ -105,14 +104,8 @@ def partition_advance(
     return Query("orphan_partition_advance", params, _ClaimCheck(run), SWEEP_SECONDS)
 
 
-def partition_beat(run: Run, partition: Partition, *, is_owner: bool, now: datetime | None) -> Query[None]:
-    """Raises: RunLost."""
-    params = {**_held(run, partition, is_owner=is_owner), "now": now}
-    return Query("orphan_partition_beat", params, _ClaimCheck(run))
-
-
 def partition_count(run: Run, totals: Totals, *, is_end: bool, now: datetime | None) -> Query[None]:
-    """Write a pass's totals; at the end those of its partitions are in them. Raises: RunLost."""
+    """Write a run's totals. `is_end` means that those of its partitions are included. Raises: RunLost."""
     params = {
         "run_id": run.id,
         "run_epoch": run.epoch,
@@ -124,13 +117,13 @@ def partition_count(run: Run, totals: Totals, *, is_end: bool, now: datetime | N
 
 
 def key_bounds(table: str, column: str) -> Query[KeyBounds | None]:
-    """Ask what the last ANALYZE knows of a column; `table` is quoted, `column` is not. None for no table."""
+    """Return a column's statistics of the last ANALYZE; None if there is no table. `table` is quoted, `column` is not."""
     return Query("orphan_key_bounds", {"table": table, "column": column}, _parse_bounds)
 
 
 @dataclass(frozen=True, slots=True)
 class _ClaimCheck:
-    """Read the one row that whoever holds the claim gets back, and nobody else does."""
+    """Raise RunLost unless the statement returned a row: it does so only for the process that holds the run."""
 
     run: Run
 
@@ -140,19 +133,9 @@ class _ClaimCheck:
 
 
 PARTITION_FIELDS = (
-    "run_id", "number", "low", "high", "cursor_key", "is_ordered", "is_done", "epoch", "run_epoch", "totals",
-    "canaries", "live_canaries", "num_partitions",
+    "run_id", "number", "low", "high", "cursor_key", "is_ordered", "is_done", "run_epoch", "totals", "canaries",
+     "live_canaries", "num_partitions",
 )  # fmt: skip
-
-
-def _held(run: Run, partition: Partition, *, is_owner: bool) -> dict[str, object]:
-    return {
-        "run_id": run.id,
-        "run_epoch": run.epoch,
-        "number": partition.number,
-        "epoch": partition.epoch,
-        "is_owner": is_owner,
-    }
 
 
 def _parse_partition(row: Row) -> Partition:

@@ -1,13 +1,14 @@
 """
-A pass in partitions: stretches of keys that are listed and judged side by side, by one worker or by a fleet.
+Scan a bucket in partitions: stretches of keys that are listed side by side in one process.
 
-Rule 1: the stretches are laid out once a pass, without a gap, and kept in the ledger. Whoever takes a pass over goes on
-        with the same ones, each at its own cursor.
-Rule 2: a partition is claimed before it is judged; who is dead, or lost the pass, loses his partitions with it.
-Rule 3: where a listing is not ordered, or does not start exactly after a key, there is one partition.
-Rule 4: the pass has seen the bucket when all of its partitions are done, whoever did them.
+Rule 1: a run cuts its bucket into partitions once, without a gap, and keeps them in the ledger. A process that takes the
+        run over continues with the same partitions, each at its own cursor.
+Rule 2: a task claims a partition before it scans it. A claim is valid for one epoch of the run, so a process that lost the
+        run has lost its partitions.
+Rule 3: if a listing is not ordered, or cannot start exactly after a key, there is one partition.
+Rule 4: the bucket is scanned when all of its partitions are done.
 
-    split points ─▶ partitions ─▶ claim ─▶ scan_partition ─▶ claim … none left ─▶ all done? ─▶ totals
+    split points ─▶ partitions ─▶ claim ─▶ PartitionScan ─▶ claim … none left ─▶ all done? ─▶ totals
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from datetime import timedelta
+from dataclasses import dataclass, field, fields
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Totals
+from millhand.orphans.scan.canary import Canaries
+from millhand.orphans.scan.compare import KeyScope
+from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.listing import is_utf8
+from millhand.orphans.scan.lookup import gather_all
 from millhand.orphans.scan.partition_ledger import (
     KeyBounds,
     Partition,
@@ -31,65 +35,37 @@ from millhand.orphans.scan.partition_ledger import (
     partition_list,
     partition_replace,
 )
-from millhand.orphans.scan.scan import Pass, Progress, bounds, gather_all, scan_partition
+from millhand.orphans.scan.partition_scan import PartitionScan
 from millhand.orphans.sources.key_sql import quoted_table
 
-LEASE = timedelta(seconds=60)  # a partition whose heart has not beaten for so long is nobody's
-LOOK_SECONDS = 1.0  # how often one who has nothing to do looks whether the others are done
-# Several a worker, so that all are at work until the end although no split is even.
-PARTITIONS_EACH = 4
-MIN_ROWS = 20_000  # of a partition; below, what a partition costs besides its pages is more than it brings
+PARTITIONS_PER_TASK = 4  # no split is even; with several each, all tasks work until the end
+RETRY_SECONDS = 1.0  # between two attempts to claim a partition that another process holds locked
+MIN_ROWS = 20_000  # of a partition; a smaller one costs more than it saves
+
+Stretch = tuple[str, str | None]  # keys in (low, high]; None stands for the last key
 
 
-@dataclass(slots=True, kw_only=True)
-class Board:
-    """What the partitions of one process tell each other: how far each is, and whether one of them failed."""
-
-    base: Totals
-    pass_: Pass
-    by_number: dict[int, Totals] = field(default_factory=dict)
-    stopped: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def tell(self, number: int, totals: Totals, progress: Progress) -> None:
-        """Pass on how far one partition is as how far all of them are."""
-        if self.pass_.progress is not None:
-            self.by_number[number] = totals
-            whole = total_of(self.base, self.by_number.values())
-            self.pass_.progress(replace(progress, bytes=whole.bytes, objects=whole.objects, rows=whole.rows))
-
-
-async def scan(pass_: Pass) -> None:
+async def scan_bucket(context: RunContext, state: RunState) -> None:
     """
-    Judge every object and every row, and write what is not as it should be into the ledger.
+    Evaluate every object and every row of a bucket, and write findings to the ledger.
 
-    Raises: OutOfOrder, when the listing is not as ordered as the run took it to be; ListingUntrusted; SourceFailed;
+    Raises: OutOfOrder, if the listing is not ordered although the run took it to be; ListingUntrusted; SourceFailed;
     RunLost; StoreError; DriverError.
     """
-    partitions = await _open(pass_)
-    num_helpers = min(pass_.config.helpers, (len(partitions) - 1) // pass_.config.partitions)
-    if pass_.ask_for_help is not None and num_helpers:
-        await pass_.ask_for_help(pass_.run.id, num_helpers)
-    board = Board(base=pass_.run.totals, pass_=pass_)
-    board.by_number.update((partition.number, partition.totals) for partition in partitions)
-    await _work(board, len(partitions))
-    partitions = await _await_all(board)
-    pass_.canaries.seen_live.update(key for partition in partitions for key in partition.live_canaries)
-    _take_over(pass_.run.totals, total_of(board.base, [partition.totals for partition in partitions]))
-    await pass_.executor.run(partition_count(pass_.run, pass_.run.totals, is_end=True, now=pass_.brought_now))
-
-
-async def help_scan(pass_: Pass) -> int:
-    """
-    Judge partitions of a pass that another worker began, until none is free, and return how many.
-
-    Raises: as `scan`; OutOfOrder is the other's to act upon, who meets it too.
-    """
-    board = Board(base=Totals(), pass_=pass_)
-    return await _work(board, pass_.config.partitions)
+    partitions = await _open_partitions(context, state)
+    scan = _BucketScan(context=context, base=state.totals)
+    scan.totals_of.update((partition.number, partition.totals) for partition in partitions)
+    await scan.work(len(partitions))
+    partitions = await scan.finish()
+    state.add_live_canaries(key for partition in partitions for key in partition.live_canaries)
+    state.replace_totals(total_of(state.totals, [partition.totals for partition in partitions]))
+    await context.executor.run(
+        partition_count(context.run, state.totals, is_end=True, now=context.ledger_now)
+    )
 
 
 def total_of(base: Totals, parts: Iterable[Totals]) -> Totals:
-    """Return the sum, number by number."""
+    """Return the sum of all, number by number."""
     whole = Totals.from_json(base.to_json())
     for part in parts:
         for name in (one.name for one in fields(Totals)):
@@ -102,49 +78,107 @@ def total_of(base: Totals, parts: Iterable[Totals]) -> Totals:
     return whole
 
 
-def split(
-    found: Sequence[KeyBounds], config: OrphansConfig, low: str, high: str | None
-) -> list[tuple[str, str | None]]:
-    """Cut (low, high] into stretches with about as many rows each, as the largest source has them."""
+def split(found: Sequence[KeyBounds], config: OrphansConfig, low: str, high: str | None) -> list[Stretch]:
+    """Cut (low, high] into stretches with about as many rows each, by the statistics of the largest source."""
     points = list(config.split_at)
-    if not points and found:
+    if not points and found and config.partitions > 1:
         largest = max(found, key=lambda one: one.rows)
-        num_listings = config.partitions * (1 + config.helpers)
-        num_partitions = (
-            min(num_listings * PARTITIONS_EACH, largest.rows // MIN_ROWS) if num_listings > 1 else 1
-        )
-        # In the order of bytes, whatever the table's collation made of it.
+        num_partitions = min(config.partitions * PARTITIONS_PER_TASK, largest.rows // MIN_ROWS)
+        # In the order of bytes, whatever the collation of the table.
         inside = sorted(point for point in set(largest.bounds) if _is_inside(point, low, high))
         points = _evenly(inside, num_partitions) if num_partitions > 1 else []
     cuts = sorted({point for point in points if _is_inside(point, low, high)})
     return list(zip([low, *cuts], [*cuts, high], strict=True))
 
 
-async def _open(pass_: Pass) -> list[Partition]:
-    """Lay the partitions out, or find those that were laid out before the pass was taken over."""
-    run = pass_.run
-    partitions = await pass_.executor.run(partition_list(run))
+def bounds(prefix: str) -> Stretch:
+    """Return a key before all keys that start with `prefix`, which ends with a slash or is empty, and one after them."""
+    # In the order of bytes `.` comes right before the slash, and `0` right after.
+    return (f"{prefix[:-1]}.\U0010ffff", f"{prefix[:-1]}0") if prefix else ("", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BucketScan:
+    """The tasks of one run. They share how far each partition is, and whether one of them failed."""
+
+    base: Totals
+    context: RunContext
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    totals_of: dict[int, Totals] = field(default_factory=dict)
+
+    async def work(self, num_partitions: int) -> None:
+        """Scan partitions side by side until none is free. Raises: the first error, after all tasks have stopped."""
+        num_tasks = max(1, min(self.context.config.partitions, num_partitions))
+        await gather_all([self._claim_and_scan() for _ in range(num_tasks)])
+
+    async def finish(self) -> list[Partition]:
+        """Return the partitions once all are done. A process that lost this run may still hold one of them locked."""
+        context = self.context
+        while True:
+            partitions = await context.executor.run(partition_list(context.run))
+            if all(partition.is_done for partition in partitions):
+                return partitions
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopped.wait(), RETRY_SECONDS)
+            await context.beat()
+            await self._claim_and_scan()
+
+    async def _claim_and_scan(self) -> None:
+        context = self.context
+        try:
+            while not self.stopped.is_set():
+                partition = await context.executor.run(partition_claim(context.run))
+                if partition is None:
+                    break
+                await self._scan_of(partition).run()
+        except BaseException:
+            self.stopped.set()
+            raise
+
+    def _scan_of(self, partition: Partition) -> PartitionScan:
+        canaries = Canaries(keys=sorted(partition.canaries), seen_live=set(partition.live_canaries))
+        return PartitionScan(
+            context=self.context,
+            on_progress=lambda key: self._report(partition, key),
+            partition=partition,
+            scope_of=KeyScope.of(self.context.config),
+            state=RunState(canaries=canaries, totals=partition.totals),
+            stopped=self.stopped,
+        )
+
+    def _report(self, partition: Partition, key: str) -> None:
+        """Report the progress of one partition as that of the whole run."""
+        if self.context.progress is not None:
+            self.totals_of[partition.number] = partition.totals
+            self.context.report_progress("scan", key, total_of(self.base, self.totals_of.values()))
+
+
+async def _open_partitions(context: RunContext, state: RunState) -> list[Partition]:
+    """Return the run's partitions: new ones, or those of the process that the run was taken over from."""
+    run = context.run
+    partitions = await context.executor.run(partition_list(run))
     if not partitions or any(partition.is_ordered != run.is_ordered for partition in partitions):
-        stretches = await _stretches(pass_)
-        async with pass_.executor.begin() as tx:
-            await tx.run(partition_count(run, run.totals, is_end=False, now=pass_.brought_now))
-            await tx.run(partition_replace(run, stretches, pass_.canaries.keys, now=pass_.brought_now))
-        partitions = await pass_.executor.run(partition_list(run))
-    # Whoever goes on with a pass goes on with its canaries: others may lie where it has been already.
-    pass_.canaries.keys = sorted(key for partition in partitions for key in partition.canaries)
+        stretches = await _stretches(context)
+        async with context.executor.begin() as tx:
+            await tx.run(partition_count(run, state.totals, is_end=False, now=context.ledger_now))
+            await tx.run(partition_replace(run, stretches, state.canaries.keys))
+        partitions = await context.executor.run(partition_list(run))
+    # A run that was taken over keeps its canaries: new ones may lie in stretches that were scanned already.
+    state.expect_canaries(sorted(key for partition in partitions for key in partition.canaries))
     return partitions
 
 
-async def _stretches(pass_: Pass) -> list[tuple[str, str | None]]:
-    config = pass_.config
+async def _stretches(context: RunContext) -> list[Stretch]:
+    config = context.config
     low, high = bounds(config.prefix)
-    is_divisible = pass_.run.is_ordered and pass_.is_exact and pass_.store.url.startswith("s3:")
+    is_divisible = context.run.is_ordered and context.is_exact and context.store.url.startswith("s3:")
     if not is_divisible:
         return [(low, high)]
-    return split([] if config.split_at else await _bounds(pass_.executor, config), config, low, high)
+    found = [] if config.split_at else await _key_bounds(context.executor, config)
+    return split(found, config, low, high)
 
 
-async def _bounds(executor: Executor, config: OrphansConfig) -> list[KeyBounds]:
+async def _key_bounds(executor: Executor, config: OrphansConfig) -> list[KeyBounds]:
     found = [
         await executor.run(key_bounds(quoted_table(source.table), source.key))
         for source in config.sources
@@ -153,68 +187,11 @@ async def _bounds(executor: Executor, config: OrphansConfig) -> list[KeyBounds]:
     return [one for one in found if one is not None]
 
 
-async def _work(board: Board, num_partitions: int) -> int:
-    """Judge partitions side by side until none is free. Raises: the first error, when all of them have come to a stop."""
-    num_workers = max(1, min(board.pass_.config.partitions, num_partitions))
-    return sum(await gather_all([_claim_and_scan(board) for _ in range(num_workers)]))
-
-
-async def _claim_and_scan(board: Board) -> int:
-    num_done = 0
-    try:
-        while not board.stopped.is_set():
-            partition = await _claim(board)
-            if partition is None:
-                break
-            await scan_partition(_part(board, partition), board.stopped)
-            num_done += not board.stopped.is_set()
-    except BaseException:
-        board.stopped.set()
-        raise
-    return num_done
-
-
-async def _claim(board: Board) -> Partition | None:
-    pass_ = board.pass_
-    return await pass_.executor.run(partition_claim(pass_.run, lease=LEASE, now=pass_.brought_now))
-
-
-def _part(board: Board, partition: Partition) -> Pass:
-    """Return the pass as one partition sees it: with totals of its own."""
-    pass_ = board.pass_
-    pass_.canaries.seen_live.update(partition.live_canaries)
-    totals = partition.totals
-    return replace(
-        pass_,
-        partition_or_none=partition,
-        progress=lambda progress: board.tell(partition.number, totals, progress),
-        run=replace(pass_.run, totals=totals),
-    )
-
-
-async def _await_all(board: Board) -> list[Partition]:
-    """Wait until others have done their partitions too; one whose worker died is done here."""
-    pass_ = board.pass_
-    while True:
-        partitions = await pass_.executor.run(partition_list(pass_.run))
-        if all(partition.is_done for partition in partitions):
-            return partitions
-        if await _claim_and_scan(board) == 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(board.stopped.wait(), LOOK_SECONDS)
-            await pass_.beat()
-
-
-def _take_over(totals: Totals, whole: Totals) -> None:
-    for one in fields(Totals):
-        setattr(totals, one.name, getattr(whole, one.name))
-
-
 def _is_inside(point: str, low: str, high: str | None) -> bool:
     return low < point and (high is None or point < high) and "\0" not in point and is_utf8(point)
 
 
 def _evenly(points: Sequence[str], num_parts: int) -> list[str]:
-    """Choose those of `points` that cut them into so many parts."""
+    """Choose those of `points` that cut them into this many parts."""
     num_parts = min(num_parts, len(points) + 1)
     return [points[number * len(points) // num_parts] for number in range(1, num_parts)]

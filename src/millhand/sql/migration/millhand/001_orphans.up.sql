@@ -13,9 +13,9 @@ CREATE TABLE /* schema */millhand_orphan_run (
     cursor_key text COLLATE "C" NOT NULL DEFAULT '',
     is_ordered boolean NOT NULL DEFAULT true,
     totals jsonb NOT NULL DEFAULT '{}',
-    refusals text[] NOT NULL DEFAULT '{}',
+    abort_reasons text[] NOT NULL DEFAULT '{}',
     error text,
-    CONSTRAINT state_is_known CHECK (state IN ('scanning', 'sweeping', 'completed', 'refused', 'failed')),
+    CONSTRAINT state_is_known CHECK (state IN ('scanning', 'sweeping', 'completed', 'aborted', 'failed')),
     CONSTRAINT state_or_finished_at CHECK ((finished_at IS NULL) = (state IN ('scanning', 'sweeping')))
 );
 

@@ -1,5 +1,5 @@
--- One stretch of keys of a pass, (low, high], listed and judged by whoever claims it. Its cursor and totals are written
--- with every page; the pages of the table are kept half empty, so that a row that is written again finds room.
+-- One stretch of keys of a run, (low, high]. Its cursor and totals are written with every page of objects. The table's
+-- pages stay half empty, so that an updated row finds room in its page.
 CREATE TABLE /* schema */millhand_orphan_partition (
     run_id bigint NOT NULL,
     number integer NOT NULL,
@@ -9,11 +9,8 @@ CREATE TABLE /* schema */millhand_orphan_partition (
     cursor_key text COLLATE "C" NOT NULL,
     is_ordered boolean NOT NULL,
     is_done boolean NOT NULL DEFAULT false,
-    -- Counts claims; whoever holds an older one has lost the partition.
-    epoch integer NOT NULL DEFAULT 0,
-    -- The epoch of the pass when it was claimed last: a pass that was taken over frees all of its partitions.
+    -- The run's epoch at the last claim. A run that is taken over gets a new epoch, and so all of its partitions are free.
     run_epoch integer NOT NULL DEFAULT 0,
-    heartbeat_at timestamptz NOT NULL,
     totals jsonb NOT NULL DEFAULT '{}',
     canaries text [] NOT NULL,
     live_canaries text [] NOT NULL DEFAULT '{}',

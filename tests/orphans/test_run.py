@@ -40,7 +40,7 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
         "aborted": 0,
         "restored": 0,
         "alerts": 0,
-        "refused": 0,
+        "not_removed": 0,
         "seconds": 0,
     }
     assert (report.state, report.is_first, report.orphan_bytes) == ("completed", True, 5)
@@ -58,7 +58,7 @@ async def test_runs_take_away_what_is_nobodys_and_leave_the_rest_byte_for_byte(w
 
     report = await world.runs(2 * HOUR, WEEK)
 
-    assert (report.mode, report.deleted, report.deleted_rows, report.refused) == (Mode.DELETE, 2, 1, 0)
+    assert (report.mode, report.deleted, report.deleted_rows, report.not_removed) == (Mode.DELETE, 2, 1, 0)
     assert await world.keys() == ["live/a", "live/b"]
     assert await world.row_keys() == ["live/a", "live/b", "missing"]
     assert [await world.store.get(key) for key in ("live/a", "live/b")] == [b"live/a", b"live/b"]

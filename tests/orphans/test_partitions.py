@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 from adversary import ChaosStore, Killed
-from world import World, uploads_source
+from world import World
 
 from millhand.errors import ConfigError
-from millhand.orphans import RunReport, help_run, reconcile
+from millhand.orphans import RunReport, reconcile
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Totals
 from millhand.orphans.scan.partition_ledger import KeyBounds
@@ -176,72 +176,6 @@ async def test_a_chain_that_fails_stops_the_others(world: World) -> None:
     assert len(pages) <= 5
 
 
-async def test_a_fleet_shares_one_pass(world: World) -> None:
-    """Whoever helps judges partitions of the run that is at work; the run ends with the figures of all of them."""
-    await populate(world)
-    helped = []
-
-    async def help_once(operation: str) -> None:
-        if operation == "list" and not helped:
-            helped.append(0)
-            run = await world.sql("SELECT id FROM {schema}.millhand_orphan_run")
-            helped[0] = await help_run(
-                world.executor, elsewhere(world), cut(world, partitions=1), run[0]["id"], now=world.now
-            )
-
-    report = await reconcile(
-        world.executor, elsewhere(world, help_once), cut(world, partitions=1), now=world.now
-    )
-
-    assert helped == [5]
-    assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
-
-
-async def test_a_helper_that_died_is_replaced(world: World) -> None:
-    """A partition whose helper was killed is judged by the run itself once the lease is over, from its cursor on."""
-    await populate(world)
-    killed = []
-
-    async def die(operation: str) -> None:
-        if operation == "list":
-            raise Killed
-
-    async def let_a_helper_die(operation: str) -> None:
-        if operation == "list" and not killed:
-            killed.append(True)
-            run = await world.sql("SELECT id FROM {schema}.millhand_orphan_run")
-            with pytest.raises(Killed):
-                await help_run(
-                    world.executor,
-                    elsewhere(world, die),
-                    cut(world),
-                    run[0]["id"],
-                    now=world.now - 2 * MINUTE,
-                )
-
-    report = await reconcile(
-        world.executor, elsewhere(world, let_a_helper_die), cut(world, partitions=1), now=world.now
-    )
-
-    assert killed == [True]
-    assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
-
-
-async def test_nobody_helps_a_run_that_is_over_or_judges_otherwise(world: World) -> None:
-    """A run that ended, that there is not, or that goes by other sources gets no help, and that is no error."""
-    await populate(world)
-    report = await reconcile(world.executor, elsewhere(world), cut(world), now=world.now)
-    assert report.run_id is not None
-    other = replace(cut(world), sources=(uploads_source(world.schema, name="other"),))
-
-    helped = [
-        await help_run(world.executor, elsewhere(world), config, run_id, now=world.now)
-        for config, run_id in ((cut(world), report.run_id), (cut(world), 999), (other, report.run_id))
-    ]
-
-    assert helped == [0, 0, 0]
-
-
 async def test_chains_are_cut_where_the_table_says(world: World) -> None:
     """Without points of one's own, a large table's statistics cut the bucket into stretches of about equal size."""
     await world.sql(
@@ -300,14 +234,6 @@ def test_a_number_of_chains_that_cannot_be_is_refused(partitions: int) -> None:
         OrphansConfig(partitions=partitions)
 
     assert str(refused.value) == f"orphans.partitions must be 1 to 64, got {partitions}"
-
-
-def test_a_number_of_helpers_is_none_or_more() -> None:
-    """Fewer than none is refused."""
-    with pytest.raises(ConfigError) as refused:
-        OrphansConfig(helpers=-1)
-
-    assert str(refused.value) == "orphans.helpers must not be negative, got -1"
 
 
 async def test_what_was_counted_is_not_counted_again_by_who_takes_over(world: World) -> None:

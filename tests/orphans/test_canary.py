@@ -50,9 +50,9 @@ async def test_a_canary_that_is_not_judged_live_refuses_the_run(world: World) ->
         world.now += WEEK
 
     assert [(report.state, report.is_first, report.deleted) for report in reports] == [
-        ("refused", True, 0)
+        ("aborted", True, 0)
     ] * 3
-    assert reports[0].refusals == (
+    assert reports[0].abort_reasons == (
         (
             "an object that is there and has its row must be judged live, got 'live/2' judged otherwise; nothing of what "
             "this run saw counts; see whether the listing and the sources spell keys alike"
@@ -75,9 +75,9 @@ async def test_a_declared_canary_must_be_live(world: World) -> None:
         "a canary of orphans.canaries must be live",
         "see what became of it, or take it off the list",
     )
-    assert no_object.refusals == (f"{rule}, got no object 'canary'; {remedy}",)
-    assert no_row.refusals == (f"{rule}, got no ready row that names 'canary'; {remedy}",)
-    assert [no_object.state, no_row.state] == ["refused", "refused"]
+    assert no_object.abort_reasons == (f"{rule}, got no object 'canary'; {remedy}",)
+    assert no_row.abort_reasons == (f"{rule}, got no ready row that names 'canary'; {remedy}",)
+    assert [no_object.state, no_row.state] == ["aborted", "aborted"]
 
 
 async def test_a_source_that_names_everything_refuses_the_run(world: World) -> None:
@@ -86,8 +86,8 @@ async def test_a_source_that_names_everything_refuses_the_run(world: World) -> N
 
     report = await reconcile(Gullible(world.executor, nothing), world.store, world.config, now=world.now)
 
-    assert report.state == "refused"
-    assert report.refusals[0] == (
+    assert report.state == "aborted"
+    assert report.abort_reasons[0] == (
         "a key that was made up must be an orphan, got a row of source 'uploads' that names it; "
         "see whether the source's SELECT or view answers what it is asked"
     )
@@ -106,7 +106,7 @@ async def test_an_owner_who_deletes_a_canary_meanwhile_is_excused(world: World) 
 
     report = await reconcile(world.executor, Leaving(world.store, leave), world.config, now=world.now)
 
-    assert (report.state, report.refusals, left) == ("completed", (), ["list uploads"])
+    assert (report.state, report.abort_reasons, left) == ("completed", (), ["list uploads"])
 
 
 class Leaving(ChaosStore):

@@ -172,7 +172,7 @@ async def test_each_run_ends_with_an_event(world: World) -> None:
 
     assert [(event.kind, event.run_id) for event in events] == [
         (OrphanEventKind.RUN_COMPLETED, 1),
-        (OrphanEventKind.RUN_REFUSED, 2),
+        (OrphanEventKind.RUN_ABORTED, 2),
         (OrphanEventKind.RUN_FAILED, 3),
     ]
     assert events[0].figures is not None

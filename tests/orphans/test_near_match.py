@@ -14,7 +14,7 @@ from world import World
 
 from millhand.errors import DriverError
 from millhand.orphans import SourceFailed, explain, list_findings, reconcile
-from millhand.orphans.scan.near_match import Spelling, _fold, _twins_sql, tails, variants
+from millhand.orphans.scan.near_match import NearMatchFinder, _fold, _near_sql, tails, variants
 from millhand.orphans.sources.references import open_references
 
 HOUR = timedelta(hours=1)
@@ -274,12 +274,12 @@ async def test_the_search_for_other_spellings_compares_no_row_with_all_candidate
     )
     await world.sql("ANALYZE {schema}.uploads")
     references = await open_references(world.executor, world.config)
-    twins_of = Spelling.of(world.executor, references, world.config, world.store)
-    params = twins_of._params([f"photo/x{n}.jpg" for n in range(2_000)])
+    finder = NearMatchFinder.of(world.executor, references, world.config, world.store)
+    params = finder._params([f"photo/x{n}.jpg" for n in range(2_000)])
     fold = await _fold(world.executor)
 
     for name, from_sql, key in references.places:
-        sql = f"EXPLAIN (FORMAT JSON) {_twins_sql(fold, from_sql, f'{key}::text')}"
+        sql = f"EXPLAIN (FORMAT JSON) {_near_sql(fold, from_sql, f'{key}::text')}"
         [row] = await world.executor.fetch(sql, params)
         [plan] = json.loads(row["QUERY PLAN"])
         loops = [node for node in nodes_of(plan["Plan"]) if node["Node Type"] == "Nested Loop"]

@@ -1,0 +1,168 @@
+"""
+Evaluate one object or row against the rules, with what earlier runs recorded about it.
+
+A sighting counts only if the run that made it saw the whole bucket.
+
+    observation + prior finding ─▶ situation ─▶ rule ─▶ finding, if the rule records one
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from millhand.orphans.config import OrphansConfig
+from millhand.orphans.ledger import Finding
+from millhand.orphans.rules import (
+    NEAR_MATCH,
+    ORPHAN_NUMBERS,
+    Kind,
+    Look,
+    Reference,
+    Rule,
+    Scope,
+    Situation,
+    Tie,
+    find_rule,
+)
+from millhand.orphans.sources.statements import ReferenceRow
+from millhand.storage import ObjectInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One object without a row, one row without an object, or a row and its object."""
+
+    key: str
+    object: ObjectInfo | None
+    row: ReferenceRow | None
+    is_shared: bool = False
+    look: Look = Look.NOT_TAKEN
+    scope: Scope = Scope.JUDGED
+    tie: Tie = Tie.NONE
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """Key, source and row id. They identify the same finding in the next run."""
+        return (self.key, "", "") if self.row is None else (self.key, self.row.source, self.row.row_id)
+
+    @property
+    def is_rowless(self) -> bool:
+        """Whether it is an object in scope that no row names."""
+        return self.object is not None and self.scope is Scope.JUDGED and self.row is None
+
+    @property
+    def reference(self) -> Reference:
+        return Reference.NONE if self.row is None else self.row.reference
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """Since when an object or row has been as it is, and how many complete runs saw it so."""
+
+    first_seen_at: datetime
+    sightings: int
+
+    @classmethod
+    def of(
+        cls, observation: Observation, prior: Finding | None, complete_run_id: int | None, now: datetime
+    ) -> _History:
+        if prior is None or not _is_same(observation, prior) or prior.reference != observation.reference:
+            return cls(now, 0)
+        return cls(prior.first_seen_at, prior.sightings + (prior.run_id == complete_run_id))
+
+
+def evaluate(
+    observation: Observation,
+    prior: Finding | None,
+    *,
+    complete_run_id: int | None,
+    config: OrphansConfig,
+    now: datetime,
+) -> tuple[Rule, Finding | None]:
+    """
+    Return the rule that fits an observation, and the finding to record; None if the rule records nothing.
+
+    `prior` is what the ledger has about the same object or row. `complete_run_id` is the last run that saw the whole bucket.
+    """
+    history = _History.of(observation, prior, complete_run_id, now)
+    rule = find_rule(_situation(observation, prior, history, config, now))
+    if prior is not None and prior.kind == Kind.NEAR_MATCH and rule.number in ORPHAN_NUMBERS:
+        # It stays a near match until `near_match.find_near_matches` has asked the sources again.
+        rule = NEAR_MATCH
+    if rule.kind is None:
+        return rule, None
+    return rule, _finding(observation, rule, rule.kind, history, now)
+
+
+def agrees(row: ReferenceRow, info: ObjectInfo) -> bool:
+    """Return whether size and etag of an object are those of its row. A row without either agrees."""
+    return (row.size is None or row.size == info.size) and (not row.etag or row.etag.strip('"') == info.etag)
+
+
+def is_same_object(prior: Finding, info: ObjectInfo) -> bool:
+    """Return whether an object is the one of a finding. Equal bytes that are put again differ in their time."""
+    return (prior.etag, prior.size, prior.modified_at) == (info.etag, info.size, info.modified_at)
+
+
+def _situation(
+    observation: Observation,
+    prior: Finding | None,
+    history: _History,
+    config: OrphansConfig,
+    now: datetime,
+) -> Situation:
+    info, row = observation.object, observation.row
+    # Whatever the row's state: the object was just put, and its row may still be on its way.
+    is_young = info is not None and now - info.modified_at < config.min_object_age
+    return Situation(
+        agrees=info is None or row is None or agrees(row, info),
+        is_due=not is_young and now - _since(row, history.first_seen_at) >= _limit(row, config),
+        is_present=info is not None,
+        is_same=_is_same(observation, prior),
+        is_seen_twice=history.sightings >= 1,
+        is_shared=observation.is_shared,
+        is_young=is_young,
+        look=observation.look,
+        reference=observation.reference,
+        scope=observation.scope,
+        tie=observation.tie,
+    )
+
+
+def _is_same(observation: Observation, prior: Finding | None) -> bool:
+    """Return whether an object without a row is unchanged. The age of a row does not depend on its object."""
+    if prior is None or observation.object is None or observation.row is not None:
+        return True
+    return is_same_object(prior, observation.object)
+
+
+def _since(row: ReferenceRow | None, first_seen_at: datetime) -> datetime:
+    if row is None or row.reference is Reference.UNATTACHED or row.left_at is None:
+        return first_seen_at
+    return row.left_at
+
+
+def _limit(row: ReferenceRow | None, config: OrphansConfig) -> timedelta:
+    is_soft_deleted = row is not None and row.reference is Reference.SOFT_DELETED
+    return config.retention if is_soft_deleted else config.grace
+
+
+def _finding(observation: Observation, rule: Rule, kind: Kind, history: _History, now: datetime) -> Finding:
+    key, source, row_id = observation.identity
+    info = observation.object
+    return Finding(
+        key=key,
+        source=source,
+        row_id=row_id,
+        kind=kind,
+        reference=observation.reference,
+        rule=rule.number,
+        is_present=info is not None,
+        size=0 if info is None else info.size,
+        etag="" if info is None else info.etag,
+        modified_at=None if info is None else info.modified_at,
+        first_seen_at=history.first_seen_at,
+        last_seen_at=now,
+        sightings=history.sightings,
+    )

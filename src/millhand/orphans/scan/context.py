@@ -1,0 +1,239 @@
+"""
+What a run knows, and what it has counted.
+
+`RunContext` never changes while a step uses it. `RunState` changes all the time: it has one writer, the task that runs the
+steps of its run one after the other, or the one task that scans its partition. All changes are methods of `RunState`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from millhand.driver.protocol import Executor
+from millhand.orphans.config import Mode, OrphansConfig
+from millhand.orphans.event import OnEvent, OrphanEvent, OrphanEventKind
+from millhand.orphans.ledger import Action, ActionState, Finding, Run, Totals, run_beat
+from millhand.orphans.rules import BY_NUMBER, REMOVING, Kind, Verdict
+from millhand.orphans.scan.canary import Canaries
+from millhand.orphans.scan.compare import Comparison
+from millhand.orphans.scan.derived import DerivedFrom
+from millhand.orphans.scan.listing import Lists
+from millhand.orphans.sources.references import RangeRead, References
+from millhand.orphans.sources.statements import ReferenceRow
+from millhand.storage import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run has come. `key` is the last key that was evaluated."""
+
+    bytes: int
+    key: str
+    objects: int
+    phase: str
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """
+    Everything that the steps of one run need to know.
+
+    `now` is the instant that ages are measured from. `ledger_now` is the caller's `now`, or None: then the ledger's times
+    come from the database's clock. `listing` is the store itself, or an inventory of it.
+    """
+
+    complete_run_id: int | None
+    config: OrphansConfig
+    derived: DerivedFrom
+    executor: Executor
+    has_versions: bool
+    is_exact: bool
+    ledger_now: datetime | None
+    listing: Lists
+    now: datetime
+    on_event: OnEvent | None
+    progress: Callable[[Progress], None] | None
+    references: References
+    run: Run
+    started: float
+    store: ObjectStore
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no complete run over this bucket evaluated the same sources."""
+        return self.complete_run_id is None
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of this run: a first run only reports."""
+        return Mode.REPORT if self.is_first else self.config.mode
+
+    @property
+    def may_act(self) -> bool:
+        """Whether this run may remove anything, as far as its mode goes."""
+        return self.mode is not Mode.REPORT
+
+    async def beat(self) -> None:
+        """Write the run's heartbeat. Raises: RunLost."""
+        await self.executor.run(run_beat(self.run, now=self.ledger_now))
+
+    async def holding(self, keys: Sequence[str]) -> dict[str, list[ReferenceRow]]:
+        """Return the rows that keep the object of any of `keys` alive at this moment, by key."""
+        return await self.derived.holding(self.references, keys)
+
+    def is_removable(self, finding: Finding) -> bool:
+        """Return whether Millhand may remove it: an object without a row, or a row of a table."""
+        return not finding.source or self.references.source(finding.source).is_deletable
+
+    def emit(
+        self, kind: OrphanEventKind, reason: str, figures: Mapping[str, str | int | float] | None = None
+    ) -> None:
+        """Call `on_event`, if there is one."""
+        if self.on_event is not None:
+            run = self.run
+            self.on_event(
+                OrphanEvent(bucket=run.bucket, figures=figures, kind=kind, reason=reason, run_id=run.id)
+            )
+
+    def report_progress(self, phase: str, key: str, totals: Totals) -> None:
+        """Call `progress`, if there is one."""
+        if self.progress is not None:
+            seconds = time.monotonic() - self.started
+            self.progress(
+                Progress(
+                    bytes=totals.bytes,
+                    key=key,
+                    objects=totals.objects,
+                    phase=phase,
+                    rows=totals.rows,
+                    seconds=seconds,
+                )
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """What a run, or one of its partitions, has counted, and what its steps leave for later steps."""
+
+    canaries: Canaries = field(default_factory=Canaries)
+    recalled: list[Action] = field(default_factory=list)
+    totals: Totals
+
+    def count_stretch(self, found: Comparison, read: RangeRead) -> None:
+        """Add the objects and rows of one stretch of keys."""
+        totals = self.totals
+        totals.bytes += found.num_bytes
+        totals.live += found.live
+        totals.objects += found.num_objects
+        totals.ready_rows += found.ready_rows
+        totals.unclassified += found.unclassified
+        for name, count in read.rows_of.items():
+            totals.rows_of[name] = totals.rows_of.get(name, 0) + count
+
+    def count_unclassified(self, number: int) -> None:
+        """Add objects whose keys no row can name."""
+        self.totals.unclassified += number
+
+    def count_looks(self, *, taken: int, omitted: int) -> None:
+        """Add second looks at missing objects. Those beyond the limit count as missing without a look."""
+        self.totals.looks += taken
+        self.totals.missing += omitted
+
+    def count_finding(self, finding: Finding, *, is_removable: bool) -> None:
+        """Add a finding to the number of its kind and, if it is due, to what is due."""
+        self._count_kind(finding, 1)
+        if BY_NUMBER[finding.rule].verdict in REMOVING and is_removable:
+            self._count_due(finding, 1)
+
+    def count_near_match(self, finding: Finding) -> None:
+        """Count an orphan as a near match instead."""
+        self.totals.near_matches += 1
+        if finding.kind == Kind.NEAR_MATCH:
+            return
+        self._count_kind(finding, -1)
+        if BY_NUMBER[finding.rule].verdict is Verdict.REMOVE_OBJECT:
+            self._count_due(finding, -1)
+
+    def count_orphan(self, finding: Finding) -> None:
+        """Count a former near match as an orphan."""
+        self.totals.orphan_objects += 1
+        self.totals.orphan_bytes += finding.size
+
+    def count_shared(self, finding: Finding, *, is_removable: bool) -> None:
+        """Count an abandoned row as shared instead."""
+        self.totals.shared += 1
+        self.totals.abandoned_rows -= 1
+        if is_removable:
+            self._count_due(finding, -1)
+
+    def count_uploads(self, *, found: int, due: int) -> None:
+        """Set the number of incomplete multipart uploads that no row waits for."""
+        self.totals.uploads, self.totals.due_uploads = found, due
+
+    def count_aborted_uploads(self, number: int) -> None:
+        self.totals.aborted_uploads += number
+
+    def count_moves(self, states: Iterable[ActionState]) -> None:
+        """Add objects that were moved to quarantine, restored, or left in place."""
+        for state in states:
+            self.totals.removed += state is ActionState.QUARANTINED
+            self.totals.restored += state is ActionState.RESTORED
+            self.totals.kept += state in (ActionState.KEPT, ActionState.ROW_DELETED)
+
+    def count_deleted_rows(self, number: int) -> None:
+        self.totals.deleted_rows += number
+
+    def count_purged(self, number: int) -> None:
+        self.totals.purged += number
+
+    def count_alerts(self, number: int) -> None:
+        self.totals.alerts += number
+
+    def remember_recalled(self, actions: Sequence[Action]) -> None:
+        """Keep actions whose objects this run restored; their findings are written after the scan."""
+        self.recalled.extend(actions)
+
+    def expect_canaries(self, keys: Sequence[str]) -> None:
+        """Set the keys that the scan must find live."""
+        self.canaries.keys = list(keys)
+
+    def add_live_canaries(self, keys: Iterable[str]) -> None:
+        """Add canaries that a partition found live."""
+        self.canaries.seen_live.update(keys)
+
+    def restart(self) -> None:
+        """Forget what the scan counted. What was done to objects before the scan stays counted."""
+        before = self.totals
+        self.totals = Totals(kept=before.kept, removed=before.removed, restored=before.restored)
+
+    def replace_totals(self, totals: Totals) -> None:
+        """Take the sum of all partitions."""
+        self.totals = totals
+
+    def _count_kind(self, finding: Finding, number: int) -> None:
+        totals = self.totals
+        match finding.kind:
+            case Kind.ORPHAN:
+                totals.orphan_objects += number
+                totals.orphan_bytes += number * finding.size
+            case Kind.ABANDONED:
+                totals.abandoned_rows += number
+            case Kind.MISSING:
+                totals.missing += number
+            case Kind.SIZE_MISMATCH:
+                totals.size_mismatches += number
+            case Kind.SHARED:
+                totals.shared += number
+
+    def _count_due(self, finding: Finding, number: int) -> None:
+        totals = self.totals
+        totals.due += number
+        totals.due_rows += number * bool(finding.source)
+        if finding.is_present:
+            totals.due_objects += number
+            totals.due_bytes += number * finding.size

@@ -1,0 +1,203 @@
+"""
+Scan one partition: list its objects and read its rows in the order of keys, stretch by stretch.
+
+Rule 1: a page of objects is listed first, and the rows of the same stretch of keys are read after it. A row that is
+        committed after its page was listed is seen. The other order would be a race.
+Rule 2: stretches follow each other without a gap, from the partition's first possible key to its last. Every row is read,
+        and every older finding is either seen again or dropped.
+Rule 3: findings and cursor are written in one transaction. After a crash, one stretch at most is done again.
+
+    page of keys ─▶ rows of (low, high] ─▶ compare ─▶ evaluate ─▶ findings + cursor ─▶ low = high
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import NoReturn
+
+from millhand.driver.protocol import Executor
+from millhand.orphans.binding import check_below
+from millhand.orphans.evaluate import Observation, evaluate
+from millhand.orphans.ledger import Finding, finding_get_many, finding_put_many
+from millhand.orphans.rules import Look, Reference, Verdict
+from millhand.orphans.scan.compare import Comparison, KeyScope, compare, cut_page
+from millhand.orphans.scan.context import RunContext, RunState
+from millhand.orphans.scan.listing import cut_at, ordered_pages, sorted_pages, without_unstorable
+from millhand.orphans.scan.lookup import gather_all, is_there
+from millhand.orphans.scan.partition_ledger import Partition, partition_advance
+from millhand.orphans.sources.references import RangeRead
+from millhand.orphans.sources.statements import ReferenceRow
+from millhand.storage import ListingBroken, ObjectPage, ObjectStore
+from millhand.store.query import Query
+
+# Missing objects that one run looks up a second time and records. The rest are only counted, for the guards.
+MAX_LOOKS = 1_000
+
+
+class ListingUntrusted(ListingBroken):
+    """An existing object is not in the listing, so an object that is not listed may exist too."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            "list", "an object that HEAD finds and two listings do not; nothing was removed", key=key
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionScan:
+    """The scan of one claimed partition. Nothing else writes to `state` while it runs."""
+
+    context: RunContext
+    on_progress: Callable[[str], None]
+    partition: Partition
+    scope_of: KeyScope
+    state: RunState
+    stopped: asyncio.Event
+
+    async def run(self) -> None:
+        """
+        Evaluate the objects and rows from the partition's cursor on, and write findings to the ledger.
+
+        Ends after the current page if `stopped` is set.
+
+        Raises: as `partitions.scan_bucket`.
+        """
+        low, high = self.partition.cursor_key, self.partition.high
+        async with aclosing(self._pages()) as pages:
+            async for listed in pages:
+                mine = cut_at(listed, high)
+                page = without_unstorable(mine)
+                self.state.count_unclassified(page.num_skipped)
+                if page.keys:
+                    low = await self._scan_stretch(page, low, page.keys[-1])
+                if self.stopped.is_set():
+                    return
+                if len(mine.keys) < len(listed.keys) or low == high:
+                    break
+        if low != high:
+            nothing = ObjectPage(describe=_no_object, keys=(), sizes=())
+            await self._scan_stretch(nothing, low, high)
+
+    def _pages(self) -> AsyncGenerator[ObjectPage, None]:
+        context, partition = self.context, self.partition
+        prefix, page_size, low = context.config.prefix, context.config.page_size, partition.cursor_key
+        # A cursor helps only where starting after it is exact. Elsewhere the listing starts at its beginning.
+        if partition.is_ordered and (context.is_exact or partition.is_at_start):
+            start_after = "" if partition.is_at_start else low
+            return ordered_pages(
+                context.listing,
+                prefix=prefix,
+                start_after=start_after,
+                up_to=partition.high,
+                page_size=page_size,
+            )
+        return sorted_pages(
+            context.listing, prefix=prefix, start_after=low, page_size=page_size, beat=context.beat
+        )
+
+    async def _scan_stretch(self, page: ObjectPage, low: str, high: str | None) -> str:
+        """Scan the objects of a page and the rows up to `high`, in as many steps as there are batches of rows."""
+        context, start = self.context, 0
+        while True:
+            read = await context.references.read_range(low, high)
+            end = cut_page(page, start, read.high)
+            found = compare(page, start, end, read, self.scope_of)
+            if found.markers_below:
+                await check_below(context.executor, context.store, found.markers_below)
+            self.state.canaries.see(page, start, end, found)
+            await self._record(found, low, read)
+            if read.high is None or read.high == high:
+                return high or low
+            start, low = end, read.high
+
+    async def _record(self, found: Comparison, low: str, read: RangeRead) -> None:
+        context = self.context
+        missing = await self._look_for(sorted(set(found.absent_keys)))
+        self.state.count_stretch(found, read)
+        observations = await context.derived.tied(context.references, found.observations + missing)
+        if observations:
+            async with context.executor.begin() as tx:
+                findings = await self._evaluate_all(tx, observations)
+                if findings:
+                    run = context.run
+                    await tx.run(finding_put_many(run.bucket, run.id, findings, now=context.now))
+                await tx.run(self._advance(low, read.high))
+        else:
+            await context.executor.run(self._advance(low, read.high))
+        self.on_progress(read.high or low)
+
+    def _advance(self, low: str, high: str | None) -> Query[None]:
+        return partition_advance(
+            self.context.run,
+            self.partition,
+            low=low,
+            high=high,
+            live_canaries=sorted(self.state.canaries.seen_live),
+            now=self.context.ledger_now,
+            totals=self.state.totals,
+        )
+
+    async def _look_for(self, keys: list[str]) -> list[Observation]:
+        """Look once more for objects that are not in the listing. Keys beyond the limit are only counted."""
+        limit = MAX_LOOKS // self.partition.num_partitions
+        looked_at = keys[: max(0, limit - self.state.totals.looks)]
+        self.state.count_looks(taken=len(looked_at), omitted=len(keys) - len(looked_at))
+        rows = _ready_rows(await self.context.references.naming(looked_at))
+        looks = await gather_all([_look(self.context.store, key) for key in rows])
+        return [
+            Observation(key=key, object=None, row=row, look=look)
+            for (key, row), look in zip(rows.items(), looks, strict=True)
+            if look is not None
+        ]
+
+    async def _evaluate_all(self, tx: Executor, observations: list[Observation]) -> list[Finding]:
+        context = self.context
+        keys = sorted({observation.key for observation in observations})
+        known = {one.identity: one for one in await tx.run(finding_get_many(context.run.bucket, keys))}
+        findings = []
+        for observation in _each_once(observations):
+            rule, finding = evaluate(
+                observation,
+                known.get(observation.identity),
+                complete_run_id=context.complete_run_id,
+                config=context.config,
+                now=context.now,
+            )
+            if rule.verdict is Verdict.ABORT:
+                raise ListingUntrusted(observation.key)
+            if finding is not None:
+                self.state.count_finding(finding, is_removable=context.is_removable(finding))
+                findings.append(finding)
+        return findings
+
+
+async def _look(store: ObjectStore, key: str) -> Look | None:
+    """Look up one object by name and, if it exists, in a new listing; None if it has appeared since."""
+    if not await is_there(store, key):
+        return Look.NOT_FOUND
+    async for page in store.list_pages(prefix=key):
+        if key in page.keys:
+            return None
+    return Look.FOUND_UNLISTED
+
+
+def _ready_rows(naming: dict[str, list[ReferenceRow]]) -> dict[str, ReferenceRow]:
+    """Keep the keys that still have a row in state ready, with one such row each."""
+    ready = {key: [row for row in rows if row.state == Reference.READY] for key, rows in naming.items()}
+    return {key: rows[0] for key, rows in ready.items() if rows}
+
+
+def _each_once(observations: Sequence[Observation]) -> Iterator[Observation]:
+    """Yield the first observation of each identity. A SELECT may name a key in many rows without id."""
+    seen: set[tuple[str, str, str]] = set()
+    for observation in observations:
+        if observation.identity not in seen:
+            seen.add(observation.identity)
+            yield observation
+
+
+def _no_object(index: int) -> NoReturn:
+    raise IndexError(index)
