@@ -37,7 +37,7 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
         "deleted": 0,
         "deleted_rows": 0,
         "quarantined": 0,
-        "aborted": 0,
+        "aborted_uploads": 0,
         "restored": 0,
         "alerts": 0,
         "not_removed": 0,
@@ -404,7 +404,7 @@ async def test_explain_tells_the_story_of_a_key(world: World) -> None:
         f"  found: orphan by rule 11, first seen {first_seen}, in 1 runs",
     ]
     assert gone.lines() == [
-        "orphan: ignore by rule 0: nothing to judge",
+        "orphan: ignore by rule 0: nothing to decide",
         "  object: none",
         "  row: none",
         (

@@ -86,7 +86,8 @@ def _log_report(report: RunReport) -> None:
         logger.warning("orphan cleanup aborted", extra={**fields, "reason": "; ".join(report.abort_reasons)})
     elif report.state == "busy":
         logger.info(
-            "orphan cleanup skipped", extra={"mode": report.mode.value, "reason": "another run is in progress"}
+            "orphan cleanup skipped",
+            extra={"mode": report.mode.value, "reason": "another run is in progress"},
         )
     else:
         logger.info("orphan cleanup completed", extra=fields)
