@@ -408,7 +408,7 @@ async def test_explain_tells_the_story_of_a_key(world: World) -> None:
         "  object: none",
         "  row: none",
         (
-            f"  done: {world.now:%Y-%m-%d %H:%M} UTC run 2, rule 12 (look again, then quarantine or delete), "
+            f"  done: {world.now:%Y-%m-%d %H:%M} UTC run 2, rule 12 (check again, then quarantine or delete), "
             "quarantined"
         ),
         "  kept: .millhand/quarantine/2/orphan; millhand orphans restore --key brings it back",
