@@ -1,8 +1,7 @@
 """
 Millhand: a background worker for Python teams on PostgreSQL and S3, wire-compatible with River.
 
-This is the front lazy_exports: what is listed here is public, and what is public is listed here.
-A name is fetched when it is asked for first, so that whoever needs one does not wait for all.
+`__all__` is the public API. Each name is imported when it is first used, so `import millhand` is fast.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Settings of a client: one value, whole or not at all."""
+"""The settings of a client, checked as a whole when they are made."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ CLIENT_ID_BYTES_MAX = 100
 MAX_WORKERS_MAX = 10_000
 INDEX_NAME_BYTES_MAX = 63
 SCHEMA_RE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
-SCHEMA_BYTES_MAX = 46  # River adds the name of a topic to it, and PostgreSQL's names end at 63
+SCHEMA_BYTES_MAX = 46  # River appends the name of a topic, and PostgreSQL's names have at most 63 bytes
 
-DURATION_MAX = timedelta(days=36_525)  # a hundred years, and now less that is still a date
+DURATION_MAX = timedelta(days=36_525)  # a hundred years; now minus that is still a valid date
 INTERVAL_MIN = timedelta(milliseconds=1)
 CLIENT_HEARTBEAT_INTERVAL_MIN = timedelta(milliseconds=100)
 JOB_TIMEOUT_DEFAULT = timedelta(minutes=1)
 RESCUE_AFTER_DEFAULT = timedelta(hours=1)
 
-# 1 ms, where River waits 100: it is what a job waits at most for an idle worker, and a fetch costs the database a
-# fraction of a millisecond. It also is the window of the insert limiter, whose last ring is never lost.
+# 1 ms, where River waits 100 ms: a job waits at most so long for an idle worker, and a fetch costs the database less
+# than a millisecond. It also is the window of the insert limiter, which never drops the last wake-up.
 FETCH_COOLDOWN_DEFAULT = timedelta(milliseconds=1)
 
 REINDEXER_SCHEDULE = parse_cron("@daily")  # midnight, UTC
@@ -49,22 +49,34 @@ REINDEXER_INDEX_NAMES = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StuckJob:
     """
-    An attempt that goes on although its timeout, and the threshold after it, have passed.
+    An attempt that continues although its timeout and `job_stuck_threshold` have passed.
 
-    `num_stuck` counts those of this client, this one included.
+    Args:
+        job: The row as fetched.
+        num_stuck: How many attempts of this client are stuck, with this one.
     """
 
     job: JobRow
     num_stuck: int
 
 
-# Returns True to have a slot opened in place of the one that is stuck. Is called on the event loop and must not block.
+# Returns True to open another slot in place of the stuck one. Called on the event loop; must not block.
 JobStuckHandler = Callable[[StuckJob], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueConfig:
-    """How one queue is worked: at most `max_workers` jobs at a time; None means the client's own setting."""
+    """
+    How a client works one queue.
+
+    Args:
+        max_workers: How many jobs run at a time, 1 to 10,000.
+        fetch_cooldown: The least time between two fetches; the client's by default.
+        fetch_poll_interval: The time between two polls for jobs that no notification announced; the client's by default.
+
+    Raises:
+        ConfigError: If `max_workers` is out of range.
+    """
 
     max_workers: int
     fetch_cooldown: timedelta | None = None
@@ -80,19 +92,53 @@ class QueueConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """
-    All settings of a client. Without `queues` it only inserts.
+    All settings of a client. Without `queues`, it only inserts.
 
-    A duration of None means: never (retention, `soft_stop_timeout`), or not said (`rescue_stuck_jobs_after`).
-    `NO_TIMEOUT` is for `job_timeout` and `reindexer_timeout`. Retention, reindexing and rescue are done by whichever
-    client leads, with its own settings: keep them equal in a fleet. `error_handlers` are all told of a failure.
-    `max_threads` bounds the threads that plain functions run in; they are made as jobs need them, so it is a guard of
-    memory only, to be kept above the jobs of plain functions that run at a time: one more would wait for a thread with
-    its timeout running. With `prefer_other_leaders`, clients in other languages become leader first, so that their
-    periodic jobs continue; ours continue in any case. `queue_configs` are the queues with nothing left unsaid.
+    The leader does the retention, reindexing and rescue for all clients, with its own settings. Keep these settings
+    equal for clients that share a database.
 
-    Raises: ConfigError, when made.
-    Source: River v0.51.2, client.go `Config.validate`, for names, defaults and limits. See docs/reference/settings.md for
-    where ours differ and why.
+    Args:
+        cancelled_job_retention: How long cancelled jobs are kept; None keeps them for ever.
+        client_id: The client's id, up to 100 bytes; by default made from the host name and the time.
+        client_heartbeat_interval: The time between two heartbeats, by which other clients detect this client's death;
+            at least 100 ms.
+        clock: Tells the time; tests pass their own.
+        completed_job_retention: How long completed jobs are kept; None keeps them for ever.
+        discarded_job_retention: How long discarded jobs are kept; None keeps them for ever.
+        error_handlers: All of them are called for each failed attempt.
+        fetch_cooldown: The least time between two fetches of a queue.
+        fetch_only_known_kinds: Leave jobs whose kind has no worker here to other clients.
+        fetch_poll_interval: The time between two polls for jobs that no notification announced.
+        hooks: Called before and after steps of every job.
+        job_stuck_handler: Called for an attempt that ignores its timeout.
+        job_stuck_threshold: How long after its timeout an attempt is stuck.
+        job_timeout: How long an attempt may run; `NO_TIMEOUT` for no limit.
+        prefer_other_leaders: Let clients in other languages become leader first, so that their periodic jobs continue.
+            Millhand's periodic jobs continue in any case.
+        leader_election: Whether this client may become leader.
+        max_attempts: How often a job is attempted at most, if its insert does not set it.
+        max_threads: The most threads for plain functions, created on demand. Keep it above the number of plain
+            functions that run at a time: one more would wait for a thread while its timeout runs.
+        middleware: Called around every insert and attempt.
+        periodic_jobs: What this client inserts by schedules while it leads.
+        poll_only: Do not listen for notifications, for poolers that do not support them.
+        queues: For each queue to work, its number of workers or a QueueConfig.
+        reindexer_index_names: The indexes to rebuild.
+        reindexer_schedule: When the leader rebuilds them; None for never.
+        reindexer_timeout: How long one rebuild may take; `NO_TIMEOUT` for no limit.
+        rescue_stuck_jobs_after: How long an attempt may run before another client may work its job. By default an hour,
+            or an hour more than a `job_timeout` that is not the default.
+        retry_policy: When failed jobs are attempted again.
+        schema: The schema of River's tables; empty for the search path.
+        skip_unknown_job_check: Allow inserts of kinds that have no worker here.
+        soft_stop_timeout: How long a stop waits for running attempts before it cancels them; None for no limit.
+        workers: The functions that do the jobs.
+
+    Raises:
+        ConfigError: If a setting is invalid.
+
+    Source: River v0.51.2, client.go `Config.validate`, for names, defaults and limits. docs/reference/settings.md lists
+    the differences and their reasons.
     """
 
     cancelled_job_retention: timedelta | None = timedelta(hours=24)
@@ -127,6 +173,7 @@ class Config:
     soft_stop_timeout: timedelta | None = None
     workers: Workers = field(default_factory=Workers)
 
+    # `queues` with all defaults resolved.
     queue_configs: Mapping[str, QueueConfig] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -143,11 +190,7 @@ class Config:
 
     @property
     def rescue_after(self) -> timedelta:
-        """
-        How long an attempt may run until it is rescued.
-
-        If not said, an hour; or an hour more than a `job_timeout` that was changed.
-        """
+        """How long an attempt may run until it is rescued: `rescue_stuck_jobs_after` with its default resolved."""
         if self.rescue_stuck_jobs_after is not None:
             return self.rescue_stuck_jobs_after
         if self.job_timeout in (JOB_TIMEOUT_DEFAULT, NO_TIMEOUT):
@@ -155,7 +198,7 @@ class Config:
         return self.job_timeout + RESCUE_AFTER_DEFAULT
 
     def require_startable(self) -> None:
-        """Raise ConfigError unless a client could be started with this, and not only insert."""
+        """Raise ConfigError if a client with these settings could only insert."""
         if not self.queues:
             raise ConfigError(
                 'queues must name at least one queue to be worked, got none; write {"default": 100}'
@@ -180,7 +223,7 @@ def default_client_id(hostname: str, now: datetime) -> str:
 
 
 def _queue_config(config: Config, name: str, queue: QueueConfig | int) -> QueueConfig:
-    """Return a queue's settings with nothing left unsaid."""
+    """Return a queue's settings with all defaults resolved."""
     fault = queue_name_error(name)
     if fault is not None:
         raise ConfigError(f"queue {fault}")
@@ -274,7 +317,7 @@ def _check_names(config: Config) -> None:
 
 
 def _check_client_id(client_id: str) -> None:
-    if not client_id.isprintable():  # nor has it a NUL or half a character, which PostgreSQL would refuse
+    if not client_id.isprintable():  # this excludes NUL and lone surrogates, which PostgreSQL rejects
         raise ConfigError(f"client_id must be printable, got {client_id!r}")
     if not 1 <= len(client_id.encode()) <= CLIENT_ID_BYTES_MAX:
         raise ConfigError(f"client_id must have 1 to {CLIENT_ID_BYTES_MAX} bytes, got {client_id!r}")

@@ -1,16 +1,16 @@
 """
-Cron expressions, read as River's Go programs read them, so that whoever leads fires at the same instants.
+Cron expressions, parsed as River's Go programs parse them, so that a leader in either language fires at the same times.
 
 Rule 1: five fields (minute, hour, day of month, month, day of week), or `@yearly` … `@hourly`, or `@every 1h30m`.
-        Lists, ranges, steps and English names; day of week is 0-6. No seconds, no `L`, no `#`, no 7.
-Rule 2: day of month and day of week combine by *or* when both are restricted (a step restricts), else by *and*.
-Rule 3: the zone is the expression's (`CRON_TZ=Europe/Berlin 0 3 * * *`), else the caller's, else UTC. It never is the
-        leader's own zone: in Go it is, and a schedule that moves with the machine that leads is a trap.
-Rule 4: a schedule is the set of instants whose local wall clock matches. So a time that a zone skips in spring is
+        Lists, ranges, steps and English names are allowed; day of week is 0-6. No seconds, no `L`, no `#`, no 7.
+Rule 2: if day of month and day of week are both restricted, either must match; a step restricts. Else both must match.
+Rule 3: the zone is the expression's (`CRON_TZ=Europe/Berlin 0 3 * * *`), else the caller's, else UTC. In Go it is the
+        leader's own zone, so that a schedule changes with the machine that leads.
+Rule 4: a schedule is the set of instants whose local wall-clock time matches. A time that a zone skips in spring is
         skipped that day, and one that it repeats in autumn fires twice.
 
-The walk over the calendar is cronsim's; the grammar and the zones are here, because there cronsim follows Debian and
-not River. The sixth decision in docs/decisions tells of the roads not taken.
+cronsim walks the calendar. The grammar and the zones are implemented here, because cronsim follows Debian there and
+not River (docs/decisions/0006).
 
 Source: robfig/cron v3.0.1 (Go), parser.go `ParseStandard`, spec.go `SpecSchedule.Next`, constantdelay.go.
 """
@@ -55,7 +55,7 @@ _DURATION_RE = re.compile(rf"[-+]?(?:{_DURATION_PART})+", re.ASCII)
 
 
 class Field(NamedTuple):
-    """One field of an expression: its name, its bounds, and the names that stand for numbers."""
+    """One field of an expression: its name, its bounds, and the names of its numbers."""
 
     name: str
     first: int
@@ -73,7 +73,7 @@ _FIELDS = (
 
 
 class CronSchedule(msgspec.Struct, frozen=True):
-    """The instants whose wall clock in `zone` matches `fields`, an expression of plain lists and stars."""
+    """The instants whose wall-clock time in `zone` matches `fields`, an expression of plain lists and stars."""
 
     expression: str
     fields: str
@@ -91,7 +91,7 @@ class CronSchedule(msgspec.Struct, frozen=True):
         return None if found is None else _instant(found, self.zone)
 
     def _next_from_first_reading(self, here: datetime, found: datetime | None) -> datetime | None:
-        """Inside the hour that will be repeated: the rest of it, then all of it once more, then what comes after."""
+        """Return the next instant within an hour that will be repeated: its rest, then the repetition, then later."""
         if found is not None and _is_same_overlap(here, found, self.zone):
             return _instant(found, self.zone)
         again = self._next_reading(_overlap_start(here, self.zone) - timedelta(seconds=1))
@@ -100,36 +100,36 @@ class CronSchedule(msgspec.Struct, frozen=True):
         return None if found is None else _instant(found, self.zone)
 
     def _next_reading(self, after: datetime) -> datetime | None:
-        """Return the first matching wall-clock reading after `after` that the zone's clock really shows."""
+        """Return the first matching wall-clock time after `after` that exists in the zone."""
         try:
             for reading in CronSim(self.fields, after):
                 if _exists(reading, self.zone):
                     return reading
-        except (CronSimError, OverflowError):  # a day that no month has, or the end of the calendar
+        except (CronSimError, OverflowError):  # a day that no month has, or beyond year 9999
             pass
         return None
 
 
 class EverySchedule(msgspec.Struct, frozen=True):
-    """The descriptor `@every`: whole seconds, at least one, on whole seconds."""
+    """The descriptor `@every`: an interval of whole seconds, at least one, between whole seconds."""
 
     expression: str
     interval: timedelta
 
     def next(self, after: datetime) -> datetime | None:
-        """Return `after` plus the interval, its fraction of a second cut off, in UTC."""
+        """Return `after` plus the interval, in UTC, without its fraction of a second."""
         return (after.astimezone(UTC) + self.interval).replace(microsecond=0)
 
 
 def parse_cron(expression: str, timezone: str | tzinfo | None = None) -> CronSchedule | EverySchedule:
     """
-    Read a cron expression; `timezone` is the zone of one that does not name its own.
+    Parse a cron expression. `timezone` is the zone of an expression that does not name one.
 
     Raises: ConfigError naming the field and the rule.
     """
     named, spec = _split_zone(expression)
     if named is not None and timezone is not None:
-        _refuse(expression, "time zone must be said once", f"{named!r} and {timezone!r}")
+        _refuse(expression, "time zone must be given once", f"{named!r} and {timezone!r}")
     if spec.startswith("@every "):
         return EverySchedule(expression, _interval(spec.removeprefix("@every "), expression))
     if spec.startswith("@") and spec not in _DESCRIPTORS:
@@ -147,13 +147,13 @@ def zone_of(timezone: str | tzinfo | None) -> tzinfo:
     """
     Return the zone of a name; None is UTC.
 
-    Raises: ConfigError for a name that nobody knows.
+    Raises: ConfigError for an unknown name.
     """
     if isinstance(timezone, tzinfo):
         return timezone
     if timezone in (None, "", "UTC"):
         return UTC
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - not for UTC, in which every worker has a schedule
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - a worker whose schedules are all in UTC never needs it
 
     try:
         return ZoneInfo(str(timezone))
@@ -185,7 +185,7 @@ def _interval(text: str, expression: str) -> timedelta:
 
 
 def _field(field: Field, text: str, expression: str) -> str:
-    """Return a field as cronsim is to see it: a star, or a plain list of numbers."""
+    """Return a field in cronsim's grammar: a star, or a plain list of numbers."""
     numbers: set[int] = set()
     is_any = False
     for piece in filter(None, text.split(",")):
@@ -200,7 +200,7 @@ def _field(field: Field, text: str, expression: str) -> str:
 
 
 def _piece(field: Field, piece: str, expression: str) -> tuple[range, bool]:
-    """Return the numbers of `*`, `a`, `a-b`, each with or without `/step`, and whether they restrict nothing."""
+    """Return the numbers of `*`, `a` or `a-b`, with or without `/step`, and whether they are all numbers of the field."""
     span, slash, step_text = piece.partition("/")
     step = _number(field, step_text, piece, expression) if slash else 1
     if step < 1:
@@ -243,12 +243,12 @@ def _is_repeated(reading: datetime, zone: tzinfo) -> bool:
 
 
 def _overlap(reading: datetime, zone: tzinfo) -> timedelta:
-    """Return by how much the zone's clock is set back around `reading`; zero if it shows `reading` once."""
+    """Return by how much the zone's clock is set back around `reading`; zero if `reading` occurs once."""
     return _instant(reading, zone, fold=1) - _instant(reading, zone, fold=0)
 
 
 def _overlap_start(reading: datetime, zone: tzinfo) -> datetime:
-    """Return the first repeated reading of the overlap that `reading` is in. Zones change on whole minutes."""
+    """Return the first repeated time of the overlap that contains `reading`. Zones change on whole minutes."""
     start = reading.replace(second=0, microsecond=0)
     while _is_repeated(start - timedelta(minutes=1), zone):
         start -= timedelta(minutes=1)

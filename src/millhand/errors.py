@@ -1,8 +1,7 @@
 """
-Everything Millhand raises.
+The exceptions that Millhand raises.
 
-Messages say subject, rule, the value that broke it and the remedy; everything in the message is an attribute too.
-A `JobSignal` is not an error: it is a worker's word on its own job.
+A message has the subject, the rule, the value that breaks it, and the remedy. Each of these is an attribute too.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ from datetime import timedelta
 UNIQUE_CONSTRAINT = "river_job_unique_idx"
 
 
-class Portable(Exception):
-    """What can be copied, and pickled into another process, though `__init__` takes other things than the message."""
+class PicklableError(Exception):
+    """An exception that can be copied and pickled although `__init__` takes other parameters than the message."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _remade, (type(self), self.args), vars(self)
+        return _restore, (type(self), self.args), vars(self)
 
 
-class MillhandError(Portable):
-    """The root of all errors of this package."""
+class MillhandError(PicklableError):
+    """The base class of all errors of this package."""
 
 
 class ConfigError(MillhandError, ValueError):
-    """A setting is impossible; raised when the configuration is made, never later."""
+    """A setting or a use of the API is invalid. Settings are checked when the configuration is made."""
 
 
 class InvalidJob(MillhandError, ValueError):
-    """Args or insert options that River's tables or rules would refuse; nothing was inserted."""
+    """Args or insert options break a rule of River's tables. Nothing was inserted."""
 
 
 class InvalidWhere(MillhandError, ValueError):
-    """PostgreSQL refused a condition that was written in SQL."""
+    """PostgreSQL rejected a condition in SQL; `sql`, `reason` and `sqlstate` say which and why."""
 
     def __init__(self, sql: str, reason: str, sqlstate: str | None = None) -> None:
         remedy = "; a text is compared with texts, as in state::text = @state" if sqlstate == "42883" else ""
@@ -44,10 +43,10 @@ class InvalidWhere(MillhandError, ValueError):
 
 
 class InvalidStep(MillhandError, ValueError):
-    """A resumable step cannot be run, or was missed; `step` is its name, None where the name is what is wrong."""
+    """A resumable step was used wrongly or skipped. `step` is its name, or None if the name is invalid."""
 
-    def __init__(self, words: str, step: str | None = None) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, step: str | None = None) -> None:
+        super().__init__(message)
         self.step = step
 
 
@@ -63,7 +62,7 @@ class NotFound(MillhandError):
 
 
 class JobRunning(MillhandError):
-    """The job is running, and what was asked is only possible when it is not."""
+    """The job is running, and a running job cannot be deleted."""
 
     def __init__(self, id: int) -> None:
         super().__init__(f"job must not be running to be deleted, got job {id} running; cancel it first")
@@ -71,7 +70,7 @@ class JobRunning(MillhandError):
 
 
 class JobNotRunning(MillhandError):
-    """The attempt is not the one that runs: its job was rescued, retried or settled meanwhile. Nothing was written."""
+    """The attempt no longer runs, because its job was rescued, retried or finalized meanwhile. Nothing was written."""
 
     def __init__(self, id: int, attempt: int, state: str) -> None:
         super().__init__(
@@ -84,7 +83,7 @@ class JobNotRunning(MillhandError):
 
 
 class UniqueConflict(MillhandError):
-    """Another job holds the unique key that this change would claim; `id` is None for one of a bulk insert."""
+    """Another job holds the unique key that this change needs. `id` is None for a job of a bulk insert."""
 
     def __init__(self, id: int | None, constraint: str = UNIQUE_CONSTRAINT) -> None:
         what, remedy = ("a job", "; insert_many skips duplicates") if id is None else (f"job {id}", "")
@@ -106,7 +105,7 @@ class UnknownKind(MillhandError):
 
 
 class SchemaError(MillhandError):
-    """The database's schema is not at the version that this release needs; `missing` are those that it lacks."""
+    """The database's schema does not have the version that this release needs; `missing` lists the missing ones."""
 
     def __init__(
         self,
@@ -119,7 +118,7 @@ class SchemaError(MillhandError):
     ) -> None:
         option = f" --schema {schema}" if schema not in ("", "public") else ""
         super().__init__(
-            f"schema {schema or 'of the search path'!r} {_have(found, expected, missing)} of line {line!r}, "
+            f"schema {schema or 'of the search path'!r} {_schema_state(found, expected, missing)} of line {line!r}, "
             f"this release needs {expected}; run: millhand migrate up{option}"
         )
         self.schema = schema
@@ -130,11 +129,11 @@ class SchemaError(MillhandError):
 
 
 class MigrationError(MillhandError):
-    """A migration cannot be made; the schema is as it was before the step that failed."""
+    """A migration failed. The schema is as it was before the failed step."""
 
 
 class OperationTimeout(MillhandError, TimeoutError):
-    """An operation did not answer within its deadline; `is_away` says that nothing else did either, which was told."""
+    """An operation did not answer within its deadline. `is_away` is True if the log has reported an outage."""
 
     is_away = False
 
@@ -145,7 +144,11 @@ class OperationTimeout(MillhandError, TimeoutError):
 
 
 class DriverError(MillhandError):
-    """The database refused an operation. The driver's own error is the cause."""
+    """
+    The database rejected an operation. The driver's own error is the cause.
+
+    `retryable` is True if the same operation may succeed later. `sqlstate` and `constraint` are PostgreSQL's.
+    """
 
     def __init__(
         self,
@@ -166,9 +169,9 @@ class DriverError(MillhandError):
 
 class ConnectionLost(DriverError):
     """
-    The connection broke or could not be made, or reached a server that takes no writes.
+    The connection broke, could not be made, or reached a server that accepts no writes.
 
-    The operation may or may not have happened. `is_away` says that a worker has told of it in its log.
+    The operation may or may not have happened. `is_away` is True if the log has reported an outage.
     """
 
     is_away = False
@@ -178,7 +181,7 @@ class ConnectionLost(DriverError):
 
 
 class PoolClosed(DriverError):
-    """The pool was closed by its owner."""
+    """The pool was closed by its owner while Millhand needed it."""
 
 
 class JobTimeout(MillhandError, TimeoutError):
@@ -191,18 +194,18 @@ class JobTimeout(MillhandError, TimeoutError):
 
 class AttemptCancelled(BaseException):
     """
-    What `Job.check_cancel_requested` raises in a plain function whose attempt is to end.
+    `Job.check_cancel_requested` raises it in a plain function whose attempt was cancelled.
 
-    Like `asyncio.CancelledError` it is no `Exception`, so that it goes through handlers which were not meant for it.
+    Like `asyncio.CancelledError`, it is no `Exception`, so that `except Exception` does not catch it.
     """
 
 
-class JobSignal(Portable):
-    """What a worker raises to say what is to become of its job; not an error."""
+class JobSignal(PicklableError):
+    """The base class of what a worker raises to end its attempt in another way than success or failure; not an error."""
 
 
 class JobCancel(JobSignal):
-    """Cancel the job for good. `reason`, a text or an exception, is kept in the job's errors."""
+    """Cancels the job for good. `reason`, a text or an exception, is kept in the job's errors."""
 
     def __init__(self, reason: str | BaseException | None = None) -> None:
         super().__init__("" if reason is None else str(reason))
@@ -210,7 +213,7 @@ class JobCancel(JobSignal):
 
 
 class JobSnooze(JobSignal):
-    """Give the attempt back and work the job again after `delay`, which must not be negative."""
+    """Runs the job again after `delay`, without counting the attempt. Raises: ValueError for a negative delay."""
 
     def __init__(self, delay: timedelta) -> None:
         if delay < timedelta(0):
@@ -219,14 +222,13 @@ class JobSnooze(JobSignal):
         self.delay = delay
 
 
-def _remade(cls: type[Portable], args: tuple[object, ...]) -> Portable:
+def _restore(cls: type[PicklableError], args: tuple[object, ...]) -> PicklableError:
     error = cls.__new__(cls)
     error.args = args
     return error
 
 
-def _have(found: int | None, expected: int, missing: Sequence[int]) -> str:
-    """Return what a schema has instead of migration `expected`."""
+def _schema_state(found: int | None, expected: int, missing: Sequence[int]) -> str:
     if found is None:
         return "has no migrations"
     if found < expected or not missing:

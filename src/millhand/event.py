@@ -1,4 +1,4 @@
-"""Events: what became of this client's own jobs and queues, told after it was written."""
+"""Events of a client's own jobs and queues, emitted after the change is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from millhand.job import JobRow
 
 
 class EventKind(enum.StrEnum):
-    """What happened. Source: River v0.51.2, event.go `EventKind*`."""
+    """
+    What happened to a job or queue.
+
+    A failed job is `JOB_FAILED` whether it is retried or discarded. `JOB_INTERRUPTED` is an attempt that a stopping
+    client cancelled.
+
+    Source: River v0.51.2, event.go `EventKind*`.
+    """
 
     JOB_CANCELLED = "job_cancelled"
     JOB_COMPLETED = "job_completed"
@@ -32,7 +39,14 @@ JobEventKind: TypeAlias = Literal[
 
 
 class JobStatistics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Units: seconds. `complete` is from hand-over to the completer until the row was written."""
+    """
+    How long the parts of an attempt took, in seconds.
+
+    Args:
+        complete_seconds: From the end of the attempt until its row was written.
+        queue_wait_seconds: From `scheduled_at` until the attempt began.
+        run_seconds: The attempt itself.
+    """
 
     complete_seconds: float
     queue_wait_seconds: float
@@ -40,7 +54,14 @@ class JobStatistics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One event; `job` and `statistics` for those of jobs, which are `JobEvent`s, `queue` always."""
+    """
+    One event. Those of jobs are `JobEvent`s.
+
+    Args:
+        queue: The queue, or the queue of the job.
+        job: The job's row as written; None for an event of a queue.
+        statistics: None for an event of a queue.
+    """
 
     kind: EventKind
     queue: str
@@ -49,7 +70,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class JobEvent(Event, frozen=True, kw_only=True, gc=False):
-    """What became of a job: its row as it was written."""
+    """The event of a job, with its row as written."""
 
     job: JobRow
     statistics: JobStatistics

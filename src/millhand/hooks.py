@@ -1,14 +1,14 @@
 """
-The biography of a job, one method per moment, for those who want to be there.
+Hooks, middleware and error handlers.
 
-A `Hook` looks (and may refuse or amend); a `Middleware` goes around. Subclass, and override the moments you want:
-those that are not overridden cost nothing.
+A `Hook` is called before or after a step of a job's life. A `Middleware` is called around it. Subclass them and
+override the methods that you need; those that are not overridden cost nothing.
 
     insert:  Middleware.insert( Hook.insert_begin(params) … the INSERT )
     work:    Middleware.work( Hook.work_begin(job) … decode … worker … Hook.work_end(job, error) )
     failure: ErrorHandler.handle_error(failure)
 
-Source: River v0.51.2, rivertype `Hook*`, `Middleware*`, error_handler.go; the order is River's.
+Source: River v0.51.2, rivertype `Hook*`, `Middleware*`, error_handler.go. The order is River's.
 """
 
 from __future__ import annotations
@@ -24,32 +24,40 @@ from millhand.job import Job, JobRow, JobState, Json
 
 
 class Hook:
-    """What is called at the moments of a job's life, global hooks in the order of the configuration."""
+    """
+    Is called before and after steps of a job's life, for all jobs of a client or for one worker.
+
+    Hooks of a client are called in the order of its configuration.
+    """
 
     async def insert_begin(self, params: InsertParams) -> InsertParams:
         """
-        Return what is to be inserted, amended or not; raise to refuse the whole insert.
+        Return the params to insert, changed or not. Raise to reject the whole insert.
 
-        The unique key was computed before and is not computed again.
+        The unique key is computed before this call and not again.
         """
         return params
 
     async def work_begin(self, job: Job[Json]) -> None:
-        """Is called before the args are decoded (`job.args` is None); what it raises fails the attempt."""
+        """Run before the args are decoded, while `job.args` is None. Raise to fail the attempt."""
 
     async def work_end(self, job: Job[Json], error: BaseException | None) -> BaseException | None:
-        """Return how the attempt ended: `error` as it is, another one, or None to make it a success."""
+        """Return how the attempt ended: the same `error`, another one, or None for a success."""
         return error
 
     async def periodic_jobs_start(self) -> None:
-        """Is called when this client becomes leader, before it inserts periodic jobs."""
+        """Run when this client becomes the leader of periodic jobs, before it inserts them."""
 
     def metric_emit(self, metric: FetchMetric) -> None:
-        """Is called on the event loop after each fetch, before its jobs begin; must not block. What it raises is logged."""
+        """
+        Receive the figures of a fetch, before its jobs begin. An error is logged.
+
+        Concurrency: called on the event loop; must not block.
+        """
 
 
 class Middleware:
-    """What goes around an insert or an attempt; the first configured is the outermost."""
+    """Is called around an insert or an attempt. The first configured is the outermost."""
 
     async def insert(
         self,
@@ -57,22 +65,24 @@ class Middleware:
         call_next: Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]],
     ) -> Sequence[InsertResult]:
         """
-        Call `call_next` once, with the same params or others, and return its results or others.
+        Call `call_next` once with the params to insert, and return the results.
 
-        Of `insert_many_fast` it is called for each batch of up to 500, before they are copied, and results are none.
+        `insert_many_fast` calls it for each batch of up to 500 params, before they are copied, with empty results.
         """
         return await call_next(params)
 
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
-        """Call `call_next` once; what it raises is how the attempt ended, unless it is kept from going on."""
+        """Call `call_next` once. What it raises fails the attempt, unless you catch it."""
         await call_next()
 
 
 class FetchMetric(msgspec.Struct, frozen=True, kw_only=True):
     """
-    A fetch that succeeded: how many jobs of a queue it took, none very often, and how long it took.
+    The figures of a successful fetch.
 
-    Units: `seconds` are those of the statement, and of waiting for a connection.
+    Args:
+        num_jobs: How many jobs were fetched; often 0.
+        seconds: How long the statement took, with the wait for a connection.
     """
 
     num_jobs: int
@@ -82,10 +92,15 @@ class FetchMetric(msgspec.Struct, frozen=True, kw_only=True):
 
 class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One failed attempt, as an error handler sees it.
+    One failed attempt.
 
-    `state` is what becomes of the job if nobody cancels it: available or retryable (then `next_attempt_at` is when it
-    is tried again), or discarded (then that is None). Units: `run_seconds` are seconds; instants are aware.
+    Args:
+        job: The row as fetched.
+        error: What the worker raised.
+        trace: Its stack; empty where it shows nothing of the worker.
+        state: The job's next state unless a handler cancels it: available, retryable or discarded.
+        next_attempt_at: The aware instant of the next attempt; None for a discarded job.
+        run_seconds: How long the attempt ran, in seconds.
     """
 
     job: JobRow
@@ -97,14 +112,14 @@ class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorHandler(Protocol):
-    """Who is told of every failed attempt: not of snoozes, cancels and interruptions."""
+    """Is called for every failed attempt, and not for snoozes, cancels and interruptions."""
 
     async def handle_error(self, failure: AttemptFailure) -> bool | None:
-        """Return True to cancel the job; anything else leaves it to be retried. What it raises is logged."""
+        """Return True to cancel the job; anything else retries it. An error is logged."""
         ...
 
 
-def overrides(thing: Hook | Middleware, moment: str) -> bool:
-    """Return whether `thing` has something to say at `moment`, the name of one of its methods."""
-    base = Hook if isinstance(thing, Hook) else Middleware
-    return getattr(type(thing), moment) is not getattr(base, moment)
+def overrides(part: Hook | Middleware, method: str) -> bool:
+    """Return whether the class of `part` overrides `method`."""
+    base = Hook if isinstance(part, Hook) else Middleware
+    return getattr(type(part), method) is not getattr(base, method)

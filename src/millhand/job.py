@@ -1,4 +1,4 @@
-"""A job: one row of `river_job`, something to be done once; and the view of it that a worker is given."""
+"""A job as its row in `river_job`, and as the `Job` that a worker gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, NewType, ParamSpec,
 import msgspec
 
 from millhand.errors import AttemptCancelled, ConfigError, InvalidStep
-from millhand.json_value import Json as Json  # noqa: PLC0414 - where everybody looks for it
+from millhand.json_value import Json as Json  # noqa: PLC0414 - other modules import it from here
 from millhand.json_value import checked_json
 from millhand.step import Cursor, Steps, has_progress, require_awaitable, require_not_coroutine
 
@@ -24,14 +24,19 @@ P = ParamSpec("P")
 
 OUTPUT_BYTES_MAX = 32 * 1024 * 1024
 RESERVED_METADATA_PREFIX = "river:"
-# Read by every leader's rescuer; a value that is no timestamp stops the rescuer of a Go leader altogether.
+# The rescuer of every leader reads it. A value that is no timestamp stops the rescuer of a Go leader.
 CANCEL_REQUESTED_KEY = "cancel_attempted_at"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class JobState(enum.StrEnum):
-    """Where a job is in its life; the order is that of the database's enum."""
+    """
+    The states of a job, in the order of the database's enum.
+
+    A job waits as `scheduled` (for its time), `retryable` (for its next attempt) or `pending` (for your code), becomes
+    `available`, is `running` while it is worked, and ends `completed`, `cancelled` or `discarded`.
+    """
 
     AVAILABLE = "available"
     CANCELLED = "cancelled"
@@ -44,7 +49,7 @@ class JobState(enum.StrEnum):
 
     @property
     def is_finalized(self) -> bool:
-        """Whether nothing more will happen to the job by itself."""
+        """Whether the job has ended: it is cancelled, completed or discarded."""
         return self in FINALIZED_STATES
 
 
@@ -53,10 +58,13 @@ FINALIZED_STATES = frozenset({JobState.CANCELLED, JobState.COMPLETED, JobState.D
 
 class AttemptError(msgspec.Struct, frozen=True, gc=False):
     """
-    One failed attempt as kept in `errors`.
+    One failed attempt in a job's `errors`.
 
-    Units: `at` is when the attempt started executing (for a rescue: when it was rescued); `attempt` counts from 1;
-    `trace` is the stack of what the worker raised, empty where it would show nothing of the worker's (as a timeout's).
+    Args:
+        at: When the attempt began to execute; for a rescue, when the job was rescued.
+        attempt: Counted from 1.
+        trace: The stack of what the worker raised; empty where it shows nothing of the worker, as for a timeout.
+
     Source: River v0.51.2, rivertype `AttemptError`.
     """
 
@@ -68,13 +76,17 @@ class AttemptError(msgspec.Struct, frozen=True, gc=False):
 
 class JobRow(msgspec.Struct, frozen=True, gc=False):
     """
-    One row of `river_job`, in the table's column order.
+    One row of `river_job`. Instants are aware.
 
-    `encoded_args` is the JSON text as the database prints it; `metadata` and `errors` are decoded. Instants are aware.
-    A struct, not a dataclass: a fetch builds thousands of these a second, and this one is built in C. It holds nothing
-    that leads back to it, so the collector of garbage need not look.
+    Args:
+        attempt: How many attempts have begun.
+        encoded_args: The JSON text of the args as the database prints it.
+        attempted_by: The ids of the clients that fetched the job, last one last.
+        unique_states: River's mask of the states in which the job holds its unique key.
     """
 
+    # The fields are in the table's column order. A msgspec struct is built in C, and a fetch builds thousands a second.
+    # `gc=False` is safe because no field can refer back to the row.
     id: JobId
     state: JobState
     attempt: int
@@ -101,12 +113,12 @@ class JobRow(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def output(self) -> Json:
-        """What the worker recorded as output, or None."""
+        """The output that the worker recorded, or None."""
         return self.metadata.get("output")
 
 
-class Ending(Protocol):
-    """What knows why an attempt is to end before its time; None while it is not."""
+class Cancellation(Protocol):
+    """The cancellation of an attempt: `reason` is None until it is requested."""
 
     @property
     def reason(self) -> object: ...
@@ -114,9 +126,14 @@ class Ending(Protocol):
 
 class Job(Generic[Args]):
     """
-    What a worker is given: its typed args, its row, and the ways to speak about this attempt.
+    The job that a worker gets: its args and row, and methods that affect this attempt.
 
-    Concurrency: belongs to one attempt; a plain function that runs in a thread may use all of it.
+    Args:
+        row: The row as fetched.
+        args: The args, decoded; None in `Hook.work_begin`.
+        client: The client that works the job, for inserts and commands.
+
+    Concurrency: belongs to one attempt. A plain function that runs in a thread may use all of it.
     """
 
     __slots__ = ("_attempt", "_metadata_updates", "_steps", "args", "client", "row")
@@ -125,8 +142,8 @@ class Job(Generic[Args]):
         self,
         row: JobRow,
         args: Args,
-        client: Any = None,  # noqa: ANN401 - the front desk is upstairs
-        attempt: Ending | None = None,
+        client: Any = None,  # noqa: ANN401 - `Client` is in a layer above
+        attempt: Cancellation | None = None,
     ) -> None:
         self.row = row
         self.args = args
@@ -140,58 +157,62 @@ class Job(Generic[Args]):
 
     @property
     def id(self) -> JobId:
+        """The job's id."""
         return self.row.id
 
     @property
     def kind(self) -> str:
+        """The job's kind."""
         return self.row.kind
 
     @property
     def queue(self) -> str:
+        """The queue that the job was fetched from."""
         return self.row.queue
 
     @property
     def attempt(self) -> int:
-        """Counted from 1."""
+        """The number of this attempt, from 1."""
         return self.row.attempt
 
     @property
     def max_attempts(self) -> int:
+        """How often the job is attempted at most."""
         return self.row.max_attempts
 
     @property
     def fencing_token(self) -> int:
         """
-        A number for systems outside, larger with each fetch of this job, so that they can refuse an attempt that is over.
+        A number that grows with each fetch of this job, so that other systems can reject an attempt that has ended.
 
-        Units: the microsecond of the fetch, since 1970, by the database's clock. `attempt` would not do: a snooze and an
-        interruption give theirs back.
+        It is the instant of the fetch by the database's clock, in microseconds since 1970. `attempt` does not always
+        grow: snoozed and interrupted attempts are not counted.
         """
         at = self.row.attempted_at
         return 0 if at is None else (at - _EPOCH) // timedelta(microseconds=1)
 
     @property
     def metadata(self) -> Mapping[str, Json]:
-        """The row's metadata as fetched; what `set_metadata` staged is not in it."""
+        """The row's metadata as fetched, without what `set_metadata` staged."""
         return self.row.metadata
 
     @property
     def is_cancel_requested(self) -> bool:
         """
-        Whether this attempt is to end: cancelled from outside, timed out, or the client is stopping.
+        Whether this attempt should end: the job was cancelled, timed out, or its client stops.
 
-        For plain functions, which nobody can interrupt: look here now and then, and return or raise.
+        A plain function runs in a thread, which Python cannot interrupt. Check this now and then, and return or raise.
         """
         return self._attempt is not None and self._attempt.reason is not None
 
     def check_cancel_requested(self) -> None:
-        """Raise `AttemptCancelled` if this attempt is to end; for plain functions, at places where they may stop."""
+        """Raise AttemptCancelled if this attempt should end; for plain functions, where they can safely stop."""
         if self.is_cancel_requested:
             raise AttemptCancelled
 
     def record_output(self, output: Json) -> None:
         """
-        Stage `output`, any JSON value, to be stored with this attempt's outcome, whatever that is; the last one wins.
+        Stage `output`, any JSON value, to be stored with the outcome of this attempt. The last call wins.
 
         Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
         Source: River v0.51.2, recorded_output.go `RecordOutput`.
@@ -200,10 +221,10 @@ class Job(Generic[Args]):
 
     def set_metadata(self, key: str, value: Json) -> None:
         """
-        Stage one metadata entry, to be merged with this attempt's outcome.
+        Stage one entry of the row's metadata, to be stored with the outcome of this attempt.
 
-        Raises: ValueError for a key that River keeps for itself (`river:…`, `cancel_attempted_at`), and for what does
-        not encode to JSON.
+        Raises: ValueError for a reserved key (`river:…`, `cancel_attempted_at`), or a value that does not encode to
+        JSON.
         """
         if key.startswith(RESERVED_METADATA_PREFIX):
             raise ValueError(f"metadata key must not begin with {RESERVED_METADATA_PREFIX!r}, got {key!r}")
@@ -213,19 +234,19 @@ class Job(Generic[Args]):
 
     @property
     def metadata_updates(self) -> Mapping[str, Json]:
-        """What was staged so far."""
+        """The metadata staged so far."""
         return self._metadata_updates or {}
 
     async def step(
         self, name: str, work: Callable[P, Awaitable[None]], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """
-        Await `work(*args, **kwargs)`, unless an earlier attempt has completed the step of this name.
+        Run a resumable step: await `work(*args, **kwargs)` unless an earlier attempt completed the step `name`.
 
-        Steps come one after the other. What one raises fails the attempt, which a later attempt takes up again at that
-        step. Keep the names, and their order, while jobs are under way.
+        Steps run one after the other. If one raises, the attempt fails, and the next attempt resumes at that step. Do
+        not change the names and their order while unfinished jobs exist.
 
-        Raises: what `work` raises; InvalidStep for a step within another, and for a name that was used.
+        Raises: what `work` raises; InvalidStep for a step within another, or a name that was used already.
         Source: River v0.51.2, resumable.go `ResumableStep`.
         """
         with self._own_steps().running(name) as is_due:
@@ -241,7 +262,7 @@ class Job(Generic[Args]):
         **kwargs: P.kwargs,
     ) -> None:
         """
-        Await `work(cursor, *args, **kwargs)`, as `step` does; `cursor` says how far the step came before it failed.
+        Run a resumable step, as `step` does, with a cursor that stores how far the step has come.
 
         Raises: as `step`.
         Source: River v0.51.2, resumable.go `ResumableStepCursor`.
@@ -253,7 +274,7 @@ class Job(Generic[Args]):
                 await require_awaitable(name, work(cursor, *args, **kwargs))
 
     def step_sync(self, name: str, work: Callable[P, None], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call `work(*args, **kwargs)` as `step` would await it; for workers that are plain functions."""
+        """Run a resumable step in a worker that is a plain function, as `step` does."""
         with self._own_steps().running(name) as is_due:
             if is_due:
                 require_not_coroutine(name, work(*args, **kwargs))  # type: ignore[func-returns-value]  # it may all the same
@@ -261,7 +282,7 @@ class Job(Generic[Args]):
     def step_cursor_sync(
         self, name: str, work: Callable[Concatenate[Cursor, P], None], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Call `work(cursor, *args, **kwargs)` as `step_cursor` would await it; for workers that are plain functions."""
+        """Run a resumable step with a cursor in a worker that is a plain function, as `step_cursor` does."""
         steps = self._own_steps()
         with steps.running(name, has_cursor=True) as is_due:
             if is_due:
@@ -270,24 +291,30 @@ class Job(Generic[Args]):
 
     async def checkpoint(self, *, tx: object) -> None:
         """
-        Store in `tx`, a connection of yours, that the step that runs is done, together with what you did there.
+        Store in your transaction that the current step is completed, together with its work.
 
-        Commit before the step's function returns, and let an error of that out of it: a step that returns is done.
-        In a step with a cursor, `cursor.checkpoint` is what you want.
+        Commit before the step's function returns, and let an error of the commit pass: a step that returns is
+        completed. In a step with a cursor, use `cursor.checkpoint`.
 
-        Raises: InvalidStep outside a step; JobNotRunning; NotFound; and as the driver.
+        Args:
+            tx: Your connection.
+
+        Raises: InvalidStep outside of a step; JobNotRunning; NotFound; DriverError.
         Source: River v0.51.2, resumable_step_tx.go `ResumableSetStepTx`.
         """
         await self._save_step({}, tx)
 
     async def complete(self, *, tx: object) -> JobRow:
         """
-        Complete the job in `tx`, a connection of yours, and return its row: done exactly if you commit.
+        Complete the job in your transaction, and return its new row. The job is completed exactly if you commit.
 
-        What was staged is stored with it. Return soon after the commit; what the worker raises by then changes nothing.
-        After a rollback the attempt ends as any other.
+        Staged output and metadata are stored with it. Return soon after the commit; an error after it has no effect.
+        After a rollback, the attempt ends like any other.
 
-        Raises: JobNotRunning; NotFound; and as the driver.
+        Args:
+            tx: Your connection.
+
+        Raises: JobNotRunning; NotFound; DriverError.
         Source: River v0.51.2, job_complete_tx.go `JobCompleteTx`.
         """
         row: JobRow = await self._own_client().attempts.complete(self.row, self.metadata_updates, tx=tx)
@@ -299,7 +326,7 @@ class Job(Generic[Args]):
         await self._own_client().attempts.checkpoint(self.row, metadata, tx=tx)
         steps.record_checkpoint(metadata)
 
-    def _own_client(self) -> Any:  # noqa: ANN401 - the front desk is upstairs
+    def _own_client(self) -> Any:  # noqa: ANN401 - as above
         if self.client is None:
             raise ConfigError(
                 f"job must have been fetched by a client to write its row, got {self!r} without one"
@@ -311,27 +338,47 @@ class Job(Generic[Args]):
             self._steps = Steps(self.row.metadata)
         return self._steps
 
-    def _end_steps(self, error: BaseException | None) -> BaseException | None:
-        """Return how the attempt ended, and stage its progress; what the executor calls when the worker has returned."""
-        try:
-            if self._steps is None and (error is not None or not has_progress(self.row.metadata)):
-                return error
-            ended_with, updates = self._own_steps().end(error)
-        except InvalidStep as invalid:
-            return invalid
-        for key, value in updates.items():
-            self._stage(key, value)
-        return ended_with
-
     def _stage(self, key: str, value: Json) -> None:
         if self._metadata_updates is None:
             self._metadata_updates = {}
         self._metadata_updates[key] = value
 
 
+class JobInternals(Job[Args]):
+    """The job that the executor makes: a `Job` with the methods that only Millhand calls."""
+
+    __slots__ = ()
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether the worker has called a resumable step."""
+        return self._steps is not None
+
+    @property
+    def staged(self) -> dict[str, Json] | None:
+        """The staged metadata; None if there is none."""
+        return self._metadata_updates
+
+    def stage(self, key: str, value: Json) -> None:
+        """Stage one metadata entry, whose key may be a reserved one."""
+        self._stage(key, value)
+
+    def end_steps(self, error: BaseException | None) -> BaseException | None:
+        """Stage the progress of the steps when the worker has returned, and return the attempt's error."""
+        try:
+            if self._steps is None and (error is not None or not has_progress(self.row.metadata)):
+                return error
+            attempt_error, updates = self._own_steps().end(error)
+        except InvalidStep as invalid:
+            return invalid
+        for key, value in updates.items():
+            self._stage(key, value)
+        return attempt_error
+
+
 def checked_output(output: Json) -> Json:
     """
-    Return `output` as it can be stored as a job's.
+    Return a copy of `output` as plain JSON values.
 
     Raises: ValueError if it does not encode to JSON or is larger than 32 MiB.
     """

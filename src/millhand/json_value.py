@@ -1,4 +1,4 @@
-"""What JSON can say, and whether a value can be said in it."""
+"""JSON values and their validation."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 import msgspec
 
-Json = Any  # whatever JSON can say; the one place where that is given a name
+Json = Any  # a value that JSON can represent
 
 
 def checked_json(subject: str, value: Json, *, bytes_max: int | None = None) -> Json:
     """
-    Return a copy of `value` of plain JSON values: what happens to the original afterwards changes nothing.
+    Return a copy of `value` as plain JSON values, so that later changes of the original have no effect.
 
-    Raises: ValueError, with `subject` in it, if it does not encode to JSON, as NaN does not, or to more than `bytes_max`
-    bytes.
+    Raises: ValueError, beginning with `subject`, if `value` does not encode to JSON (NaN does not) or to more than
+    `bytes_max` bytes.
     """
     try:
         try:
             encoded = msgspec.json.encode(value)
-            if b"null" in encoded:  # which msgspec also writes for a number that is not finite
+            if b"null" in encoded:  # msgspec writes it for numbers that are not finite, too
                 _check_finite(value)
-        except UnicodeEncodeError:  # half of a surrogate pair, which is replaced when it is written
+        except UnicodeEncodeError:  # half of a surrogate pair, which the driver replaces
             encoded = json.dumps(value, allow_nan=False).encode()
         copy = json.loads(encoded)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:

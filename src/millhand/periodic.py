@@ -1,4 +1,4 @@
-"""Periodic jobs: what the leader inserts again and again, by a schedule."""
+"""Periodic jobs, which the leader inserts by a schedule."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from millhand.insert_opts import InsertOpts
 
 ID_BYTES_MAX = 127
 
-# The enqueuer inserts whatever is due within its next 100 ms; a shorter interval would never let it sleep.
+# The enqueuer inserts what is due within the next 100 ms. With a shorter interval it would never sleep.
 INTERVAL_MIN = timedelta(milliseconds=100)
 
-# What a constructor makes: args; args and options; or None for "not this time".
+# Returns args, or args and options, or None to skip this run.
 Constructor: TypeAlias = Callable[[], JobArgs | tuple[JobArgs, InsertOpts | None] | None]
 
 
 class Schedule(Protocol):
-    """The instants at which a periodic job is due."""
+    """The instants at which a periodic job is due; write your own for times that `cron` and `every` cannot express."""
 
     def next(self, after: datetime) -> datetime | None:
         """Return the first aware instant after `after`, or None if there is none."""
@@ -33,7 +33,7 @@ class Schedule(Protocol):
 
 
 class IntervalSchedule(msgspec.Struct, frozen=True):
-    """Due again and again after the same time, counted from the run before."""
+    """Due every `interval`, counted from the last run."""
 
     interval: timedelta
 
@@ -50,7 +50,7 @@ class IntervalSchedule(msgspec.Struct, frozen=True):
 
 
 class NeverSchedule(msgspec.Struct, frozen=True):
-    """Never due: for a job that is only run on start."""
+    """Never due; for a job that is inserted only when a client becomes leader."""
 
     def next(self, after: datetime) -> datetime | None:
         return None
@@ -59,13 +59,24 @@ class NeverSchedule(msgspec.Struct, frozen=True):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodicJob:
     """
-    A job that the leader inserts whenever `schedule` says; made by `every`, `cron` or `never`.
+    A job that the leader inserts whenever `schedule` is due; made by `every`, `cron` or `never`.
 
-    Every client that may lead must have the same ones, for a leader knows only its own. Either `args` are given, or a
-    `constructor` that makes them anew each time: it returns args, or args and options, or None to leave this run out.
-    It is called on the event loop and must not block. `run_on_start` inserts one as soon as a client becomes leader.
+    A leader inserts its own periodic jobs only, so configure the same ones for every client that may lead. A run that
+    was due while no client led is not made up for.
 
-    Raises: ConfigError, when made.
+    Args:
+        schedule: When the job is due.
+        args: The args of every run; or set `constructor`.
+        constructor: Returns new args for each run, or args and options, or None to skip the run. It is called on the
+            event loop and must not block.
+        id: Names the job for `Client.remove_periodic_job`. It also lets the leader find a run whose insert got no
+            answer; without an id, such a run may be inserted twice.
+        run_on_start: Insert one run as soon as a client becomes leader.
+        opts: Options of every run.
+
+    Raises:
+        ConfigError: If the parameters do not fit each other.
+
     Source: River v0.51.2, periodic_job.go.
     """
 
@@ -94,9 +105,9 @@ class PeriodicJob:
 
     def construct(self) -> tuple[object, InsertOpts | None] | None:
         """
-        Return the args and options of one run, or None if the constructor leaves it out.
+        Return the args and options of one run, or None if the constructor skips it.
 
-        Raises: InvalidJob for a constructor that returns something else; and whatever the constructor raises.
+        Raises: InvalidJob if the constructor returns something else; whatever the constructor raises.
         """
         if self.constructor is None:
             return self.args, self.opts
@@ -124,9 +135,17 @@ def every(
     opts: InsertOpts | None = None,
 ) -> PeriodicJob:
     """
-    Return a periodic job that is due every `interval`, first one interval after a client becomes leader.
+    Return a periodic job that is due every `interval`, at first one interval after a client becomes leader.
 
-    `args` is an args value, or a function (or the args class itself) that makes one each time.
+    Args:
+        interval: At least 100 ms.
+        args: An args value, or a function or args class that makes one for each run.
+        id: Identifies the job across restarts; see `PeriodicJob`.
+        run_on_start: Insert one run as soon as a client becomes leader.
+        opts: Options of every run.
+
+    Raises:
+        ConfigError: If a parameter is invalid.
     """
     return _periodic_job(IntervalSchedule(interval), args, id=id, run_on_start=run_on_start, opts=opts)
 
@@ -143,8 +162,19 @@ def cron(
     """
     Return a periodic job that is due by a cron expression: `cron("0 3 * * *", Digest(), timezone="Europe/Berlin")`.
 
-    Without `timezone`, and without `CRON_TZ=…` in the expression, its times are UTC, whatever the zone of the machine
-    that leads. A local time that the zone skips in spring is skipped that day; one that it repeats in autumn, twice.
+    If daylight saving time skips a local time in spring, the run is skipped that day. If it repeats a local time in
+    autumn, the job runs twice.
+
+    Args:
+        expression: Five fields, or `@daily` and the like, or `@every 1h30m`. It may begin with `CRON_TZ=…`.
+        args: An args value, or a function or args class that makes one for each run.
+        timezone: The zone of the times; UTC by default, whatever the leader's own zone is.
+        id: Identifies the job across restarts; see `PeriodicJob`.
+        run_on_start: Insert one run as soon as a client becomes leader.
+        opts: Options of every run.
+
+    Raises:
+        ConfigError: If the expression, the zone or another parameter is invalid.
     """
     return _periodic_job(parse_cron(expression, timezone), args, id=id, run_on_start=run_on_start, opts=opts)
 
@@ -156,7 +186,11 @@ def never(
     run_on_start: bool = True,
     opts: InsertOpts | None = None,
 ) -> PeriodicJob:
-    """Return a periodic job without a schedule: inserted whenever a client becomes leader, and not again."""
+    """
+    Return a periodic job without a schedule: it is inserted once whenever a client becomes leader.
+
+    The parameters are those of `every`. Raises: ConfigError.
+    """
     return _periodic_job(NeverSchedule(), args, id=id, run_on_start=run_on_start, opts=opts)
 
 

@@ -1,4 +1,4 @@
-"""A queue: a named line of jobs, known to all clients by its row in `river_queue`."""
+"""A queue as its row in `river_queue`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from millhand.job import Json
 
 
 class QueueRow(msgspec.Struct, frozen=True):
-    """One row of `river_queue`. `paused_at` is None while the queue is worked. Instants are aware."""
+    """
+    One row of `river_queue`. Instants are aware.
+
+    Args:
+        paused_at: When the queue was paused; None while it is worked.
+        updated_at: When the row last changed. Clients that work the queue update it every few minutes.
+    """
 
     name: str
     created_at: datetime
@@ -20,4 +26,5 @@ class QueueRow(msgspec.Struct, frozen=True):
 
     @property
     def is_paused(self) -> bool:
+        """Whether clients fetch nothing from the queue."""
         return self.paused_at is not None

@@ -1,15 +1,15 @@
 """
-Resumable steps: which parts of a job are done, over all of its attempts.
+Resumable steps: the parts of a job that are completed, over all of its attempts.
 
-    river:resumable_step     the last step that is done; a later attempt leaves out all steps up to it
-    river:resumable_cursor   step → how far it came, of steps that were left half-way
+    river:resumable_step     the last completed step; a later attempt skips all steps up to it
+    river:resumable_cursor   for each unfinished step, the cursor that it stored
 
-Rule 1: steps come one after the other, each under a name of its own. After one that failed none is begun, and whatever
-        the worker does then, its attempt fails.
+Rule 1: steps run one after the other, each with a unique name. After a failed step no other begins, and the attempt
+        fails whatever the worker does then.
 Rule 2: progress is stored with the outcome of an attempt that does not succeed: an error, a snooze, an interruption.
-Rule 3: an attempt that never came to where an earlier one had left off has not done the job, and fails.
-Rule 4: a checkpoint belongs to the transaction that it was made in, and goes with its rollback; from then on only what
-        came after it is stored with the outcome.
+Rule 3: an attempt that never reaches the step at which it should resume has not done the job, and fails.
+Rule 4: a checkpoint is part of the transaction that it is made in, and is rolled back with it. After it, only later
+        progress is stored with the outcome.
 
 Source: River v0.51.2, resumable.go, resumable_step_tx.go, internal/riverplugin/plugin.go `ResumableMiddleware`.
 """
@@ -28,29 +28,29 @@ from millhand.json_value import Json, checked_json
 STEP_KEY = "river:resumable_step"
 CURSOR_KEY = "river:resumable_cursor"
 
-# What PostgreSQL cannot store would be replaced, and the name never be met again.
+# PostgreSQL cannot store these characters. They would be replaced, and no step would have the stored name.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Steps:
     """
-    The progress of one attempt, on top of what earlier ones have stored in a job's `metadata`.
+    The progress of one attempt, on top of what earlier attempts stored in the job's `metadata`.
 
-    Raises: InvalidStep if what is stored cannot be progress.
-    Concurrency: belongs to one attempt, wherever that runs; steps that overlap are refused.
+    Raises: InvalidStep if the stored progress is invalid.
+    Concurrency: belongs to one attempt, on the event loop or in a thread; overlapping steps raise.
     """
 
     __slots__ = (
         "_completed",
         "_cursors",
         "_error",
-        "_failed",
+        "_failed_step",
         "_is_changed",
-        "_is_met",
-        "_is_over",
-        "_left",
+        "_is_ended",
+        "_is_resumed",
         "_names",
-        "_resumed",
+        "_resume_step",
+        "_unfinished",
         "active",
     )
 
@@ -60,33 +60,35 @@ class Steps:
             raise InvalidStep(
                 f"stored cursors of a job must be an object, got {cursors!r}; make {CURSOR_KEY} null in its metadata"
             )
-        self._completed: str | None = None  # the last step that was completed or met, and is not stored yet
+        self._completed: str | None = (
+            None  # the last step that was completed or reached, and is not stored yet
+        )
         self._cursors: dict[str, Json] = dict(cursors) if isinstance(cursors, dict) else {}
         self._error: BaseException | None = None
-        self._failed = ""  # the step that raised it
-        self._is_changed = False  # whether the cursors are not as they are stored
-        self._is_over = False
+        self._failed_step = ""  # the step that raised it
+        self._is_changed = False  # whether the cursors differ from the stored ones
+        self._is_ended = False
         self._names: set[str] = set()
-        self._resumed = resumed if isinstance(resumed, str) else ""
-        self._is_met = not self._resumed
-        # Cursors without a step that is done: none of their steps may be missed. Beside one they may be old ones.
-        self._left = sorted(self._cursors) if self._is_met else []
+        self._resume_step = resumed if isinstance(resumed, str) else ""
+        self._is_resumed = not self._resume_step
+        # If no step is completed, every stored cursor belongs to a step that must run. Otherwise it may be an old one.
+        self._unfinished = sorted(self._cursors) if self._is_resumed else []
         self.active: str | None = None
 
     @contextlib.contextmanager
     def running(self, name: str, *, has_cursor: bool = False) -> Iterator[bool]:
-        """Run what is inside as a step: yields whether it is to be run, or was by an earlier attempt."""
+        """Run the block as a step. Yields False if an earlier attempt has completed the step."""
         if not self._begin(name, has_cursor=has_cursor):
             yield False
             return
         try:
             yield True
         except BaseException as error:
-            self._error, self._failed = error, name
+            self._error, self._failed_step = error, name
             raise
         finally:
             self.active = None
-        if self._error is not None:  # of a step that began within this one
+        if self._error is not None:  # from a step that began within this one
             raise self._error
         self._completed = name
         if has_cursor and name in self._cursors:
@@ -94,16 +96,16 @@ class Steps:
             self._is_changed = True
 
     def cursor(self, name: str) -> Json:
-        """Return how far a step came; None if it has not begun."""
+        """Return the cursor of a step; None if it has not set one."""
         return self._cursors.get(name)
 
     def set_cursor(self, name: str, value: Json) -> None:
-        """Remember how far the step that runs has come."""
+        """Set the cursor of the current step. Raises: InvalidStep, ValueError."""
         self._cursors[name] = self.checked_cursor(name, value)
         self._is_changed = True
 
     def checked_cursor(self, name: str, value: Json) -> Json:
-        """Return a copy of the cursor of the step that runs. Raises: InvalidStep, ValueError."""
+        """Return a copy of `value` as a cursor of the current step. Raises: InvalidStep, ValueError."""
         if self.active != name:
             raise InvalidStep(
                 f"cursor of a resumable step must be used within it, got that of {name!r}, which is over",
@@ -112,34 +114,34 @@ class Steps:
         return checked_json(f"cursor of step {name!r}", value)
 
     def checkpoint(self, cursors: Mapping[str, Json]) -> dict[str, Json]:
-        """Return what is to be stored in a transaction now: the step that runs as done, and all cursors, these too."""
+        """Return the metadata of a checkpoint: the current step as completed, and all cursors with `cursors`."""
         if self.active is None:
             raise InvalidStep(
                 "checkpoint must be made within a resumable step, got none that runs; "
                 "make it in the function that job.step calls"
             )
-        if self._left:
+        if self._unfinished:
             raise InvalidStep(
                 "checkpoint must come after the step that an earlier attempt has left half-way, "
-                f"got step {self.active!r} before {self._left[0]!r}",
+                f"got step {self.active!r} before {self._unfinished[0]!r}",
                 self.active,
             )
         return {STEP_KEY: self.active, CURSOR_KEY: {**self._cursors, **cursors} or None}
 
     def record_checkpoint(self, metadata: Mapping[str, Json]) -> None:
-        """Leave what was written to its transaction."""
+        """Record that `metadata` was written, so that it is not stored again with the outcome."""
         self._completed = None
         self._cursors = dict(metadata[CURSOR_KEY] or {})
         self._is_changed = False
 
     def end(self, error: BaseException | None) -> tuple[BaseException | None, dict[str, Json]]:
-        """Return how the attempt ended, and what is to be stored of its progress; the first time that is asked."""
-        if self._is_over:
+        """Return the error of the attempt and the metadata to store. A second call returns no metadata."""
+        if self._is_ended:
             return error, {}
-        self._is_over = True
-        ended_with = error or self._failure() or self._missed()
-        self._error = None  # an error knows its frames, which know the job
-        return ended_with, {} if ended_with is None else self._updates()
+        self._is_ended = True
+        attempt_error = error or self._failure() or self._skipped_step()
+        self._error = None  # its traceback refers to the job, which refers to this object
+        return attempt_error, {} if attempt_error is None else self._updates()
 
     def _begin(self, name: str, *, has_cursor: bool) -> bool:
         failure = self._failure()
@@ -155,41 +157,43 @@ class Steps:
         if name in self._names:
             self._fail(f"resumable step must have a name of its own, got {name!r} again", name)
         self._names.add(name)
-        if name in self._left:
+        if name in self._unfinished:
             if not has_cursor:
                 self._fail(
                     f"resumable step {name!r} must have a cursor, for an earlier attempt has left one, "
                     "got a step without; use job.step_cursor",
                     name,
                 )
-            self._left.remove(name)
-        if not self._is_met:
-            if name != self._resumed:
+            self._unfinished.remove(name)
+        if not self._is_resumed:
+            if name != self._resume_step:
                 return False
-            self._completed, self._is_met = name, True
+            self._completed, self._is_resumed = name, True
             if not (has_cursor and name in self._cursors):
                 return False
         self.active = name
         return True
 
-    def _fail(self, words: str, name: str) -> NoReturn:
-        self._error = InvalidStep(words, name)
+    def _fail(self, message: str, name: str) -> NoReturn:
+        self._error = InvalidStep(message, name)
         raise self._error
 
     def _failure(self) -> Exception | None:
-        """Return what a step has failed of; a cancellation of it, which the worker has caught, in words of ours."""
+        """Return the error of a failed step; an InvalidStep for a cancellation that the worker has caught."""
         if self._error is None or isinstance(self._error, Exception):
             return self._error
         failure = InvalidStep(
-            f"resumable step {self._failed!r} must be done before anything after it, got it cancelled and not raised "
+            f"resumable step {self._failed_step!r} must be done before anything after it, got it cancelled and not raised "
             "again",
-            self._failed,
+            self._failed_step,
         )
         failure.__cause__ = self._error
         return failure
 
-    def _missed(self) -> InvalidStep | None:
-        name = self._resumed if not self._is_met else self._left[0] if self._left else None
+    def _skipped_step(self) -> InvalidStep | None:
+        name: str | None = self._resume_step
+        if self._is_resumed:
+            name = self._unfinished[0] if self._unfinished else None
         if name is None:
             return None
         return InvalidStep(
@@ -199,7 +203,7 @@ class Steps:
         )
 
     def _updates(self) -> dict[str, Json]:
-        if self._left:  # to go on from here would leave them out for ever
+        if self._unfinished:  # an attempt that resumed from here would never run them
             return {}
         updates: dict[str, Json] = {}
         if self._is_changed:
@@ -211,9 +215,9 @@ class Steps:
 
 class Cursor:
     """
-    How far a step has come, in its own terms: any JSON value, such as the last id that was done.
+    How far a resumable step has come: any JSON value, such as the last id that it has processed.
 
-    Concurrency: belongs to its step; of no use when that is over.
+    Concurrency: belongs to its step, and cannot be used after it.
     """
 
     __slots__ = ("_name", "_save", "_steps")
@@ -230,20 +234,20 @@ class Cursor:
 
     @property
     def value(self) -> Json:
-        """What was set last, by this attempt or an earlier one; None if nothing was."""
+        """The last value set, by this attempt or an earlier one; None if there is none."""
         return self._steps.cursor(self._name)
 
     def set(self, value: Json) -> None:
         """
-        Set how far the step has come. It is stored when the attempt ends, unless the step is done by then.
+        Set how far the step has come. It is stored when the attempt ends, unless the step has completed.
 
-        Raises: ValueError if it does not encode to JSON; InvalidStep when the step is over.
+        Raises: ValueError if it does not encode to JSON; InvalidStep after the step.
         """
         self._steps.set_cursor(self._name, value)
 
     async def checkpoint(self, value: Json, *, tx: object) -> None:
         """
-        Set how far the step has come, and store it in `tx`, a connection of yours, together with what you did there.
+        Set how far the step has come, and store it in `tx`, your connection, together with the step's work.
 
         Raises: as `set` and `Job.checkpoint`.
         Source: River v0.51.2, resumable_step_tx.go `ResumableSetStepCursorTx`.
@@ -252,12 +256,12 @@ class Cursor:
 
 
 def has_progress(metadata: Mapping[str, Json]) -> bool:
-    """Whether an earlier attempt has stored progress there."""
+    """Return whether an earlier attempt has stored progress in a job's metadata."""
     return STEP_KEY in metadata or CURSOR_KEY in metadata
 
 
 def require_awaitable(name: str, returned: object) -> Awaitable[None]:
-    """Return what a step's function returned, if that can be awaited. Raises: InvalidStep."""
+    """Return what a step's function returned. Raises: InvalidStep if it cannot be awaited."""
     if inspect.isawaitable(returned):
         return cast("Awaitable[None]", returned)
     raise InvalidStep(
@@ -268,7 +272,7 @@ def require_awaitable(name: str, returned: object) -> Awaitable[None]:
 
 
 def require_not_coroutine(name: str, returned: object) -> None:
-    """Check that a step's function has done its work when it returned. Raises: InvalidStep."""
+    """Raise InvalidStep if what a plain step's function returned is a coroutine."""
     if inspect.iscoroutine(returned):
         returned.close()
         raise InvalidStep(

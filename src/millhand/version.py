@@ -1,3 +1,3 @@
-"""Which release this is; pyproject.toml says it too, and a test compares."""
+"""The release's version. `pyproject.toml` has it too, and a test compares them."""
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""Workers: which function does which kind of job, and how it is to be called."""
+"""Workers: the function for each kind of job, and how to call it."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ from millhand.job import Args, Job
 from millhand.retry import RetryPolicy
 
 NO_TIMEOUT: Final = timedelta(seconds=-1)
-"""Says that there is no timeout, where None would mean the default one. Source: River's own sentinel."""
+"""Sets no timeout, where None would mean the default one. Source: River's own sentinel."""
 
-Work = Any  # whatever was decorated: a function, or an object that works
+Work = Any  # what was decorated: a function, or an object with a method `work`
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-# Names that a parameter cannot have, because the args made of parameters mean something else by them.
+# A parameter cannot have these names, because they are attributes of the generated args class.
 _RESERVED_PARAMETERS = frozenset({"kind", "insert_opts"})
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One registration: what the engine needs to know to work jobs of `kinds` (the kind, then its aliases).
+    One registration: what the engine needs to work jobs of these kinds.
 
-    `call` takes the job with its args decoded; it returns an awaitable if `is_async`, else it blocks, in a thread.
-    `decode` turns the row's JSON text into args, which are of `args_type`, or raises InvalidJob. `timeout` None means
-    the client's.
+    Args:
+        kinds: The kind, then its aliases.
+        call: Takes the job with its args decoded. Returns an awaitable if `is_async`; else it runs in a thread.
+        decode: Returns the args, of `args_type`, from the row's JSON text, or raises InvalidJob.
+        timeout: None means the client's.
     """
 
     kind: str
@@ -56,14 +58,14 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerObject(Protocol[Args]):
-    """An object that works: for a worker that needs more than a function has."""
+    """An object with a method `work(job)`; for a worker that needs state."""
 
     @property
     def work(self) -> Callable[[Job[Args]], Any]: ...
 
 
 class JobFunction(Generic[P, R_co]):
-    """A function with plain parameters that was made a worker: still callable, and able to make args of itself."""
+    """A worker function with plain parameters. Call it as before, or make the args of a job with `args(…)`."""
 
     __slots__ = ("__wrapped__", "_args_class", "_signature")
 
@@ -78,13 +80,13 @@ class JobFunction(Generic[P, R_co]):
         return self.__wrapped__(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"JobFunction(kind={self.kind!r}, function={_name(self.__wrapped__)})"
+        return f"JobFunction(kind={self.kind!r}, function={_qualified_name(self.__wrapped__)})"
 
     def args(self, *args: P.args, **kwargs: P.kwargs) -> FunctionArgs:
         """
-        Return the args of a job that will call the function with these parameters.
+        Return the args of a job that calls the function with these parameters. The insert checks their types.
 
-        Raises: InvalidJob if the function could not be called so. Types are checked when the job is inserted.
+        Raises: InvalidJob if the function does not take such parameters.
         """
         try:
             bound = self._signature.bind(*args, **kwargs)
@@ -96,7 +98,7 @@ class JobFunction(Generic[P, R_co]):
 
     @property
     def kind(self) -> str:
-        """The kind it is registered as."""
+        """The kind of its jobs."""
         return self._args_class.kind
 
 
@@ -125,8 +127,10 @@ class Workers:
         @workers.add()
         def resize(key: str, width: int) -> None: ...      # inserted as resize.args("a.png", width=80)
 
-    `skip_kind_validation` leaves the form of kinds to you; River's other clients may refuse odd ones.
-    Concurrency: register before the client starts; kinds added later are not fetched by running producers.
+    Args:
+        skip_kind_validation: Allow kinds of any form. River's other clients may reject them.
+
+    Concurrency: register before the client starts. A running client does not fetch kinds that are added later.
     """
 
     __slots__ = ("_by_kind", "_kinds", "_skip_kind_validation", "_workers")
@@ -152,7 +156,7 @@ class Workers:
         return self._kinds
 
     def get(self, kind: str) -> Worker | None:
-        """Return the worker of a kind or alias."""
+        """Return the worker of a kind or alias; None if there is none."""
         return self._by_kind.get(kind)
 
     def add(
@@ -170,14 +174,19 @@ class Workers:
         Return a decorator that registers a worker.
 
         A worker is a function of one `Job[…]`, a function with plain parameters, or an object with a method
-        `work(job: Job[…])`. Coroutine functions run on the event loop, plain ones in a thread.
+        `work(job: Job[…])`. Coroutine functions run on the event loop, plain functions in a thread.
 
-        The kind is that of the args class; of a function with plain parameters, its name unless `kind` says another.
-        `aliases` are further kinds that it works, for a kind that was renamed. `timeout` None means the client's
-        `job_timeout`, `NO_TIMEOUT` none. `insert_opts` are the options of all inserts of a function with plain
-        parameters; an args class says its own.
+        Args:
+            kind: The kind of a function with plain parameters; its name by default. An args class has its own.
+            aliases: Further kinds that the worker works, such as the old name of a renamed kind.
+            timeout: How long an attempt may run; the client's `job_timeout` by default, `NO_TIMEOUT` for no limit.
+            retry: When its failed jobs are attempted again; the client's policy by default.
+            middleware: Called around its attempts, inside of the client's.
+            hooks: Called before and after its attempts.
+            insert_opts: Options of all inserts of a function with plain parameters. An args class has its own.
 
-        Raises: ConfigError, from the decorator, and then nothing is registered.
+        Raises:
+            ConfigError: From the decorator if the worker is invalid. Nothing is registered then.
         """
         if timeout is not None and not isinstance(timeout, timedelta):
             raise ConfigError(
@@ -190,7 +199,7 @@ class Workers:
         _check_parts(retry, middleware, hooks)
         options = _Options(
             kind,
-            tuple(_texts("aliases", aliases)),
+            tuple(_checked_list("aliases", aliases)),
             timeout,
             retry,
             tuple(middleware),
@@ -205,33 +214,33 @@ class Workers:
 
     def include(self, workers: Iterable[Worker]) -> None:
         """
-        Register what is registered elsewhere, as it is there: `workers.include(other_module.workers)`.
+        Register the workers of another registry: `workers.include(other_module.workers)`.
 
-        Raises: ConfigError for a kind that is registered already; those before it then are.
+        Raises: ConfigError for a kind that is registered already. Workers before it stay registered.
         """
         for worker in workers:
-            self._keep(worker)
+            self._add(worker)
 
     def _register(self, work: Work, options: _Options, local_names: Mapping[str, Any]) -> Work:
-        target = _target(work)
+        target = _callable_of(work)
         parameters, signature = _parameters(target, local_names)
         args_type = _args_type(parameters, target)
         if args_type is None:
             args_class = _args_class(target, parameters, options)
-            worker = _worker(target, _unpacking(target, parameters), args_class, options)
-            made: Any = JobFunction(target, args_class, signature)
+            worker = _worker(target, _call_with_parameters(target, parameters), args_class, options)
+            registered: Any = JobFunction(target, args_class, signature)
         else:
             if options.insert_opts is not None:
                 raise ConfigError(
-                    f"insert_opts must be said by the args class, got them on worker {_name(target)}; "
+                    f"insert_opts must be set on the args class, got them on worker {_qualified_name(target)}; "
                     "write `insert_opts: ClassVar[InsertOpts] = …` there"
                 )
             worker = _worker(target, target, args_type, options)
-            made = work
-        self._keep(worker)
-        return made
+            registered = work
+        self._add(worker)
+        return registered
 
-    def _keep(self, worker: Worker) -> None:
+    def _add(self, worker: Worker) -> None:
         if len(set(worker.kinds)) < len(worker.kinds):
             raise ConfigError(f"kinds of worker {worker.name} must differ, got {worker.kinds!r}")
         for kind in worker.kinds:
@@ -264,7 +273,7 @@ class _Parameter(msgspec.Struct, frozen=True):
     is_keyword: bool
 
 
-def _target(work: Work) -> Callable[..., Any]:
+def _callable_of(work: Work) -> Callable[..., Any]:
     target = work if callable(work) and not isinstance(work, type) else getattr(work, "work", None)
     if not callable(target) or isinstance(work, type):
         remedy = (
@@ -276,7 +285,7 @@ def _target(work: Work) -> Callable[..., Any]:
             f"worker must be a function, or an object with a method `work`, got {work!r}{remedy}"
         )
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
-        raise ConfigError(f"worker must return, not yield, got generator function {_name(target)}")
+        raise ConfigError(f"worker must return, not yield, got generator function {_qualified_name(target)}")
     return cast("Callable[..., Any]", target)
 
 
@@ -288,10 +297,12 @@ def _parameters(
     parameters = []
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ConfigError(f"parameters of worker {_name(target)} must have names, got {str(parameter)!r}")
+            raise ConfigError(
+                f"parameters of worker {_qualified_name(target)} must have names, got {str(parameter)!r}"
+            )
         if parameter.name not in hints:
             raise ConfigError(
-                f"parameters of worker {_name(target)} must be annotated, got {parameter.name!r} without; "
+                f"parameters of worker {_qualified_name(target)} must be annotated, got {parameter.name!r} without; "
                 "write `job: Job[YourArgs]`, or the type of a plain parameter"
             )
         is_keyword = parameter.kind is parameter.KEYWORD_ONLY
@@ -300,7 +311,7 @@ def _parameters(
 
 
 def _hints(target: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve annotations; names of the function that surrounds the decorated one are known too."""
+    """Return the resolved annotations. `local_names` are those of the function that contains the decorated one."""
     function = inspect.unwrap(target.func if isinstance(target, functools.partial) else target)
     if not inspect.isroutine(function):
         function = type(function).__call__
@@ -308,18 +319,18 @@ def _hints(target: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[s
         return typing.get_type_hints(function, localns=dict(local_names), include_extras=True)
     except (NameError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"annotations of worker {_name(target)} must be known when it is registered, got: {error}"
+            f"annotations of worker {_qualified_name(target)} must be known when it is registered, got: {error}"
         ) from error
 
 
 def _args_type(parameters: Sequence[_Parameter], target: Callable[..., Any]) -> ArgsType | None:
-    """Return what is in the brackets of `Job[…]`, or None for a function with plain parameters."""
+    """Return the type in the brackets of `Job[…]`, or None for a function with plain parameters."""
     jobs = [one for one in parameters if (typing.get_origin(one.annotation) or one.annotation) is Job]
     if not jobs:
         return None
     if len(parameters) > 1 or jobs[0].is_keyword:
         raise ConfigError(
-            f"worker {_name(target)} must take the job alone, or plain parameters alone, "
+            f"worker {_qualified_name(target)} must take the job alone, or plain parameters alone, "
             f"got {', '.join(one.name for one in parameters)}"
         )
     return (*typing.get_args(jobs[0].annotation), Any)[0]
@@ -328,11 +339,11 @@ def _args_type(parameters: Sequence[_Parameter], target: Callable[..., Any]) -> 
 def _args_class(
     target: Callable[..., Any], parameters: Sequence[_Parameter], options: _Options
 ) -> type[FunctionArgs]:
-    """Make the struct that holds the parameters of a function, named as the function."""
+    """Return a new struct with the parameters of a function as fields, named as the function."""
     reserved = _RESERVED_PARAMETERS.intersection(one.name for one in parameters)
     if reserved:
         raise ConfigError(
-            f"parameter of worker {_name(target)} must not be called {min(reserved)!r}; rename it"
+            f"parameter of worker {_qualified_name(target)} must not be called {min(reserved)!r}; rename it"
         )
     fields: list[Any] = [
         (
@@ -356,12 +367,14 @@ def _args_class(
         )
     except TypeError as error:
         raise ConfigError(
-            f"parameters of worker {_name(target)} must be usable as args, got: {error}"
+            f"parameters of worker {_qualified_name(target)} must be usable as args, got: {error}"
         ) from error
     return cast("type[FunctionArgs]", made)
 
 
-def _unpacking(target: Callable[..., Any], parameters: Sequence[_Parameter]) -> Callable[[Job[Any]], Any]:
+def _call_with_parameters(
+    target: Callable[..., Any], parameters: Sequence[_Parameter]
+) -> Callable[[Job[Any]], Any]:
     """Return a function of the job that calls `target` with its args as parameters."""
     positional = tuple(one.name for one in parameters if not one.is_keyword)
     keyword = tuple(one.name for one in parameters if one.is_keyword)
@@ -381,9 +394,9 @@ def _worker(
     kind = _kind(target, args_type, options.kind)
     try:
         decode = decoder_of(args_type, kind)
-    except Exception as error:  # msgspec and pydantic refuse types each in their own way
+    except Exception as error:  # msgspec and pydantic raise different errors for a type
         raise ConfigError(
-            f"args of worker {_name(target)} must be decodable from JSON, got: {error}"
+            f"args of worker {_qualified_name(target)} must be decodable from JSON, got: {error}"
         ) from error
     return Worker(
         kind=kind,
@@ -392,7 +405,7 @@ def _worker(
         is_async=_is_async(target),
         call=call,
         decode=decode,
-        name=_name(target),
+        name=_qualified_name(target),
         timeout=options.timeout,
         retry=options.retry,
         middleware=options.middleware,
@@ -405,11 +418,11 @@ def _kind(target: Callable[..., Any], args_type: ArgsType, given: str | None) ->
         own = kind_of(args_type)
     except InvalidJob as error:
         if given is None:
-            raise ConfigError(f"worker {_name(target)} must have a kind: {error}") from error
+            raise ConfigError(f"worker {_qualified_name(target)} must have a kind: {error}") from error
         return given
     if given is not None and given != own:
         raise ConfigError(
-            f"kind of worker {_name(target)} must be that of its args class, {own!r}, got {given!r}; "
+            f"kind of worker {_qualified_name(target)} must be that of its args class, {own!r}, got {given!r}; "
             "for a further kind use aliases"
         )
     return own
@@ -428,12 +441,12 @@ def _check_parts(retry: RetryPolicy | None, middleware: Sequence[Middleware], ho
                 raise ConfigError(f"{name} of a worker must be instances of {wanted.__name__}, got {part!r}")
 
 
-def _texts(subject: str, texts: Sequence[str]) -> Sequence[str]:
+def _checked_list(subject: str, texts: Sequence[str]) -> Sequence[str]:
     if isinstance(texts, str):
         raise ConfigError(f"{subject} must be a list of texts, got {texts!r}; write [{texts!r}]")
     return texts
 
 
-def _name(target: object) -> str:
+def _qualified_name(target: object) -> str:
     named = target if hasattr(target, "__qualname__") else type(target)
     return f"{named.__module__}.{named.__qualname__}"

@@ -15,7 +15,7 @@ from client_room import Act, Room
 
 from millhand.errors import ConfigError, JobSnooze
 from millhand.event import EventKind
-from millhand.job import Job, JobId, JobRow, JobState, Json
+from millhand.job import Job, JobId, JobInternals, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY, MAX_TOTAL_BYTES_MAX, JobLog, num_to_drop
 from millhand.retry import ConstantRetryPolicy
 from millhand.worker import Workers
@@ -38,7 +38,7 @@ def _job(metadata: dict[str, Json] | None = None, attempt: int = 2) -> Job[Any]:
         JobId(1), JobState.RUNNING, attempt, 25, now, now, None, now, 1, "{}", ("me",), (), "act", metadata or {}, "default",
         (), None, None,
     )  # fmt: skip
-    return Job(row, None)
+    return JobInternals(row, None)
 
 
 async def _kept(job_log: JobLog, say: Callable[[], object], metadata: dict[str, Json] | None = None) -> Json:

@@ -138,7 +138,7 @@ def test_cron_refuses_two_zones() -> None:
         parse_cron("TZ=Asia/Tokyo 0 3 * * *", "Europe/Berlin")
 
     assert str(refusal.value) == (
-        "cron expression's time zone must be said once, got 'Asia/Tokyo' and 'Europe/Berlin' "
+        "cron expression's time zone must be given once, got 'Asia/Tokyo' and 'Europe/Berlin' "
         "in 'TZ=Asia/Tokyo 0 3 * * *'"
     )
 

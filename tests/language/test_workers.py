@@ -380,7 +380,7 @@ def x(key: str) -> None: ...
             send,
             {"insert_opts": InsertOpts(priority=2)},
             (
-                f"insert_opts must be said by the args class, got them on worker {__name__}.send; "
+                f"insert_opts must be set on the args class, got them on worker {__name__}.send; "
                 "write `insert_opts: ClassVar[InsertOpts] = …` there"
             ),
         ),

@@ -18,11 +18,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from typing import cast
 
 from millhand.args.go_json import encode_string
 from millhand.errors import ConfigError
 from millhand.hooks import Middleware
-from millhand.job import Job, Json
+from millhand.job import Job, JobInternals, Json
 from millhand.store.job_row import sanitized
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class JobLog(Middleware):
         if num_dropped:
             sizes = {"num_attempts": num_dropped, "max_bytes": self._max_total_bytes}
             logger.warning("job log of earlier attempts dropped", extra={**fields, **sizes})
-        job._stage(LOG_KEY, [*earlier[num_dropped:], entry])  # noqa: SLF001 - a key that users cannot write
+        cast("JobInternals[Json]", job).stage(LOG_KEY, [*earlier[num_dropped:], entry])
 
 
 class _Page:

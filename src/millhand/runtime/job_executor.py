@@ -22,13 +22,13 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 from millhand.clock import Clock
 from millhand.config import Config
 from millhand.errors import AttemptCancelled, JobCancel, JobSnooze, JobTimeout, UnknownKind
 from millhand.hooks import AttemptFailure, Hook, Middleware, overrides
-from millhand.job import Job
+from millhand.job import Job, JobInternals
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.deadline import Deadlines
@@ -103,7 +103,7 @@ class JobExecutor:
         started_at = attempt.started_at = self._now()
         started = self._monotonic()
         attempt.queue_wait_seconds = (started_at - row.scheduled_at).total_seconds()
-        job: Job[Any] = Job(row, None, self._client, attempt)
+        job: JobInternals[Any] = JobInternals(row, None, self._client, attempt)
         plan = self._plans.get(row.kind)
         error: BaseException | None = None
         try:
@@ -119,8 +119,8 @@ class JobExecutor:
             if isinstance(raised, GeneratorExit) and not _is_loop_running():
                 raise  # it was closed under us; there is nobody left to tell
             error = raised
-        if row.metadata or job._steps is not None:  # noqa: SLF001 - nearly always neither
-            error = job._end_steps(error)  # noqa: SLF001
+        if row.metadata or job.has_steps:  # nearly always neither
+            error = job.end_steps(error)
         attempt.is_settled = True
         if (
             self._is_closed
@@ -134,8 +134,7 @@ class JobExecutor:
             outcome = await self._outcome_of(error, attempt, plan)
         elif logger.isEnabledFor(logging.DEBUG):
             _log("job completed", logging.DEBUG, attempt)
-        updates = job._metadata_updates  # noqa: SLF001 - None, not an empty dict, if nothing was staged
-        change = settle(row, outcome, now=self._now(), started_at=started_at, metadata_updates=updates)
+        change = settle(row, outcome, now=self._now(), started_at=started_at, metadata_updates=job.staged)
         waiting = self._hand_over(change, attempt)
         if waiting is not None:
             await waiting
@@ -263,7 +262,7 @@ class _EndSteps(Middleware):
             await call_next()
         except BaseException as raised:  # noqa: BLE001 - told to the steps, and raised again
             error = raised
-        error = job._end_steps(error)  # noqa: SLF001
+        error = cast("JobInternals[Any]", job).end_steps(error)
         if error is not None:
             raise error
 
