@@ -1,8 +1,8 @@
 """
-A worker with something to do, until Ctrl-C: `./just demo`.
+A worker with sample jobs, until Ctrl-C: `./just demo`.
 
-Within seconds it shows a heartbeat, a job that fails twice and goes well the third time, one that is discarded, and an
-orphan cleanup that tells what it found and then removes it. All of it lives in a directory that is thrown away.
+Within seconds it logs a heartbeat, a job that fails twice and succeeds, a job that is discarded, and an orphan cleanup
+that reports what it found and then deletes it. All data is in a temporary directory.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ INSERT INTO uploads (object_key, state) VALUES
     ('cat.jpg', 'ready'), ('dog.jpg', 'ready'), ('half.jpg', 'pending'), ('gone.jpg', 'ready');
 """
 FILES = ("cat.jpg", "dog.jpg", "half.jpg", "stray.jpg")
-TOLD = """\
-media/  cat.jpg    a row and its file: they stay
-        dog.jpg    the same
-        half.jpg   an upload that never finished: row and file will go
-        stray.jpg  a file of which no row knows: it will go
-        gone.jpg   a row whose file is not there: you will be told
-jobs    one that fails twice, one that never goes well, and an email every five seconds
+FILES_AND_JOBS = """\
+media/  cat.jpg    has a row: stays
+        dog.jpg    has a row: stays
+        half.jpg   an upload that never finished: file and row are deleted
+        stray.jpg  no row references it: deleted
+        gone.jpg   a row whose file is missing: reported
+jobs    one fails twice, one always fails, and an email is sent every five seconds
 """
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="millhand-demo-") as name:
         directory = Path(name)
-        directory.chmod(0o755)  # root's PostgreSQL runs as somebody else
+        directory.chmod(0o755)  # root's PostgreSQL runs as another user
         shutil.copy(Path(__file__).with_name("millhand.toml"), directory)
         os.chdir(directory)
         os.environ.pop("DATABASE_URL", None)
@@ -56,7 +56,7 @@ def main() -> int:
             Path("media", file).write_text(f"the picture {file}\n")
         with embedded_postgres(default_directory(directory)) as server:
             asyncio.run(fill(server.url))
-            print(f"{TOLD}\nin {directory}, until Ctrl-C\n", flush=True)
+            print(f"{FILES_AND_JOBS}\nin {directory}, until Ctrl-C\n", flush=True)
             return run(["worker", "examples.demo.jobs:config"])
 
 

@@ -1,4 +1,4 @@
-"""The demo's jobs: one that goes well, one that goes well the third time, one that never does."""
+"""The demo's jobs: one succeeds, one succeeds at the third attempt, one always fails."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ logger = logging.getLogger("demo")
 workers = Workers()
 
 
-class Impatience:
-    """Two seconds, then four, then six: a demo's. Without it, it is 1 s, 16 s, 81 s, 4 min, …."""
+class RetrySoon:
+    """Retry after 2 s, 4 s and 6 s, so that a demo is short. The default is 1 s, 16 s, 81 s, 4 min, …."""
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
         return now + job.attempt * timedelta(seconds=2)
@@ -33,7 +33,7 @@ class MakeThumbnail:
     key: str
 
 
-@workers.add(retry=Impatience())
+@workers.add(retry=RetrySoon())
 def make_thumbnail(job: Job[MakeThumbnail]) -> None:  # a plain function: it runs in a thread
     if job.attempt < 3:
         raise ConnectionError("the image service is not reachable")
@@ -47,7 +47,7 @@ class PayInvoice:
     number: int
 
 
-@workers.add(retry=Impatience())
+@workers.add(retry=RetrySoon())
 async def pay_invoice(job: Job[PayInvoice]) -> None:
     raise ValueError(f"invoice {job.args.number} has no amount")
 
