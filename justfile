@@ -100,7 +100,7 @@ django6:
             uv pip install --quiet --no-deps --requirement requirements/test.lock --editable .; \
         (pwd; cksum pyproject.toml requirements/test.lock) >.venv-django6/state; }
 
-# The other job systems, for the slow tests of docs/how_to/migrate_from: in an environment of their own, with Millhand beside them
+# The other job systems, for the slow tests of docs/how_to/migrate_from, in an environment of their own
 elsewhere:
     @test "$(pwd; cksum pyproject.toml requirements/elsewhere.lock)" = "$(cat .venv-elsewhere/state 2>/dev/null)" || { \
         rm -rf .venv-elsewhere; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-elsewhere; \

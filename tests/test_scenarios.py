@@ -90,7 +90,7 @@ def test_every_scenario_and_every_check_has_a_test(scenarios: ModuleType, shown:
 
 
 def test_page_says_which_test_shows_what(scenarios: ModuleType, shown: list[Any]) -> None:
-    """docs/reference/river.md has what `python tests/interop/scenarios.py` writes."""
+    """docs/reference/river_tests.md has the tables that `python tests/interop/scenarios.py` writes."""
     page = scenarios.PAGE.read_text()
 
     assert scenarios.page_with_tables(page, scenarios.read_known(), shown) == page, WRITE
@@ -100,13 +100,13 @@ def test_tests_that_the_page_names_are_there(scenarios: ModuleType, shown: list[
     """Each `file::name` on docs/reference/river.md is a test of this project."""
     there = {one.test for one in shown}
 
-    assert [test for test in scenarios.references(scenarios.PAGE.read_text()) if test not in there] == []
+    assert [test for test in scenarios.references(scenarios.FEATURES.read_text()) if test not in there] == []
 
 
 def test_every_feature_of_river_has_a_test_and_every_dash_a_reason(scenarios: ModuleType) -> None:
     """A row of the table of features names what shows it, and where we have nothing, says why."""
-    page = scenarios.PAGE.read_text()
-    section = page.partition("## Feature by feature")[2].partition("\n## ")[0]
+    page = scenarios.FEATURES.read_text()
+    section = page.partition("## Features")[2].partition("\n## ")[0]
     rows = [
         line.strip("|").split(" | ")
         for line in section.splitlines()

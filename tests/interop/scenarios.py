@@ -1,17 +1,17 @@
 """
-Which test shows what: scenarios of River's conformance suite, and checks beside River, by the docstrings of all tests.
+Find which test verifies which scenario of River's conformance suite and which check, from the docstrings of all tests.
 
     python tests/interop/scenarios.py
 
-prints the coverage, and writes the tables of docs/reference/river.md.
+prints the coverage and writes the tables of docs/reference/river_tests.md.
 
-A docstring says what its test shows at its beginning, checks by number, scenarios by name, each optional:
+A docstring begins with the checks (by number) and scenarios (by name) that its test verifies, each optional:
 
     \"\"\"24, 38: resumable_retry, resumable_cross_engine_cursor; what the claim is.\"\"\"
     \"\"\"snooze_once_metadata_transition; what the claim is.\"\"\"
     \"\"\"25: what the claim is.\"\"\"
 
-Where that does not fit into a line, the beginning is a line of its own that ends with a full stop.
+If this does not fit into one line, it is a line of its own that ends with a full stop.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-PAGE = PROJECT / "docs" / "reference" / "river.md"
+FEATURES = PROJECT / "docs" / "reference" / "river.md"
+PAGE = PROJECT / "docs" / "reference" / "river_tests.md"
 BEGIN = "<!-- Written by tests/interop/scenarios.py; a test compares. -->"
-END = "<!-- That was written. -->"
+END = "<!-- End of the written tables. -->"
 
 NUMBERS = re.compile(r"(\d+[ab]?(?:, \d+[ab]?)*): ")
 NAME = r"(?:[a-z]+: )?([a-z0-9]+(?:_[a-z0-9]+)+)"
@@ -38,7 +39,7 @@ REFERENCE = re.compile(r"`(test_\w+\.py::test_\w+)`")
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What one test shows. `test` is `file::name`; no two files of tests have one name."""
+    """What one test verifies. `test` is `file::name`; file names are unique."""
 
     checks: tuple[str, ...]
     docstring: str
@@ -48,7 +49,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What can be shown: names by tier, with their meanings; why a name has no test; and checks."""
+    """Names by tier with their meanings, reasons for names without a test, and checks."""
 
     checks: Mapping[str, str]
     reasons: Mapping[str, str]
@@ -60,13 +61,13 @@ class Known:
 
 
 def read_known() -> Known:
-    """Return what the list beside this file has."""
+    """Return the content of scenarios.toml."""
     tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
     return Known(checks=tables.pop("checks"), reasons=tables.pop("without_a_test"), tiers=tables)
 
 
 def read_shown() -> list[Shown]:
-    """Return what each test of the project shows, those that show nothing included."""
+    """Return what each test of the project verifies, tests that verify nothing listed included."""
     return [
         shown_by(f"{path.name}::{name}", docstring)
         for path in sorted((PROJECT / "tests").rglob("test_*.py"))
@@ -91,7 +92,7 @@ def shown_by(test: str, docstring: str) -> Shown:
 
 
 def faults(known: Known, shown: Iterable[Shown]) -> list[str]:
-    """Return what is not as it should be: what nobody knows, what is said too late, what has neither test nor reason."""
+    """Return unknown names, names at the wrong place, and names without test or reason."""
     shown = list(shown)
     return [
         fault for one in shown for fault in (*_faults_of_names(known, one), *_faults_of_checks(known, one))
@@ -171,7 +172,7 @@ def references(page: str) -> list[str]:
 
 def _table(title: str, meanings: Mapping[str, str], cells: Mapping[str, str]) -> str:
     rows = [f"| {key} | {meaning} | {cells.get(key, '')} |" for key, meaning in meanings.items()]
-    return "\n".join([f"| {title} | what must hold | shown by |", "|---|---|---|", *rows, ""])
+    return "\n".join([f"| {title} | what must hold | verified by |", "|---|---|---|", *rows, ""])
 
 
 def _cell(tests: Iterable[str]) -> str:
@@ -186,7 +187,7 @@ def _inverted(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def main() -> int:
-    """Print the coverage, write the page, and return whether anything is wrong, as an exit code."""
+    """Print the coverage, write the page, and return 1 if there are faults."""
     known, shown = read_known(), read_shown()
     names, checks = by_name(shown), by_check(shown)
     for tier, scenarios in known.tiers.items():

@@ -1,4 +1,4 @@
-"""The page for those who come from River: its program in Go, built of River itself, beside its program in Python."""
+"""The Go program of docs/how_to/migrate_from/river.md runs beside the example program in Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from river_program import GENEROUS_SECONDS
 from docs_room import PROJECT, environment, fresh_database, run_python
 from docs_story import blocks
 
-PAGE = PROJECT / "docs" / "how_to" / "migrate_from" / "river.md"
+PAGES = PROJECT / "docs" / "how_to" / "migrate_from"
 MODULE = Path(__file__).parent / "river"
 RECEIPT = "receipt for order 1"
 
@@ -27,14 +27,15 @@ async def database_url(postgres_server_url: str) -> AsyncIterator[str]:
         yield url
 
 
-async def test_programs_of_the_page_work_each_other_s_jobs(tmp_path: Path, database_url: str) -> None:
-    """4, 5: What the page's Go program inserts its Python program works, and the other way round."""
-    for block in blocks(PAGE):
-        if block.title is not None:
-            (tmp_path / block.title).write_text(block.text)
+async def test_programs_of_the_pages_work_each_other_s_jobs(tmp_path: Path, database_url: str) -> None:
+    """4, 5: The Python program works what the Go program inserts, and the reverse."""
+    for page in ("index", "river"):
+        for block in blocks(PAGES / f"{page}.md"):
+            if block.title is not None:
+                (tmp_path / block.title).write_text(block.text)
     for name in ("go.mod", "go.sum"):
         shutil.copy(MODULE / name, tmp_path)
-    shop = built("coming-from-river", tmp_path)
+    shop = built("migrate-from-river", tmp_path)
 
     await go(shop, "sell", database_url=database_url)
     python = await run_python(
@@ -43,23 +44,23 @@ async def test_programs_of_the_page_work_each_other_s_jobs(tmp_path: Path, datab
         directory=tmp_path,
     )
     sold = await run_python(["sell.py"], database_url=database_url, directory=tmp_path)
-    said = await go(shop, database_url=database_url, until=RECEIPT)
+    output = await go(shop, database_url=database_url, until=RECEIPT)
 
     assert (python.code, python.stdout.count(RECEIPT), sold.code) == (0, 1, 0), python.stderr + sold.stderr
-    assert said.count(RECEIPT) == 1
+    assert output.count(RECEIPT) == 1
 
 
 async def go(program: Path, *arguments: str, database_url: str, until: str | None = None) -> str:
-    """Run the Go program to its end, which is SIGTERM once it has said `until`; return what it said."""
+    """Run the Go program and return its output. With `until`, send SIGTERM once it prints that text."""
     process = await asyncio.create_subprocess_exec(
         program, *arguments, env=environment(DATABASE_URL=database_url), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    said = ""
+    output = ""
     try:
         async with asyncio.timeout(GENEROUS_SECONDS):
             while line := (await process.stdout.readline()).decode():
-                said += line
+                output += line
                 if until is not None and until in line:
                     process.send_signal(signal.SIGTERM)
             code = await process.wait()
@@ -67,5 +68,5 @@ async def go(program: Path, *arguments: str, database_url: str, until: str | Non
         if process.returncode is None:
             os.kill(process.pid, signal.SIGKILL)
             await process.wait()
-    assert code == 0, said
-    return said
+    assert code == 0, output
+    return output

@@ -1,4 +1,4 @@
-"""The pages for those who come from elsewhere: what they show of the other system is run in the other system."""
+"""The programs of docs/how_to/migrate_from run in the systems that they are for."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.slow
 ELSEWHERE = PROJECT / ".venv-elsewhere" / "bin"
 PAGES = PROJECT / "docs" / "how_to" / "migrate_from"
 RECEIPT = "receipt for order 1"
-# Of one program: the workers of the others take their time to start and to end, and more on a busy machine.
+# For one program: other systems' workers start and stop slowly, more so on a busy machine.
 GENEROUS_SECONDS = 120.0
-# What `arq` runs, made to end after one job: interrupted at a wrong moment it loses its way and fails.
+# The worker of `arq`, stopped after one job: a signal at the wrong moment makes it fail.
 ARQ_WORKER = """
 from arq.worker import run_worker
 from old_shop import WorkerSettings
@@ -39,9 +39,9 @@ run_worker(WorkerSettings, burst=True, max_burst_jobs=1)
 @dataclass(frozen=True)
 class System:
     """
-    One of the others: how its worker is started, and what must be done first.
+    Another job system: the command of its worker, and the commands to run first.
 
-    A worker ends when nothing is due; or, once it says that it `has_done` one, it is stopped as its users stop it.
+    A worker exits when no job is due. If `has_done` is set, SIGTERM stops the worker once it prints that text.
     """
 
     name: str
@@ -81,7 +81,7 @@ SYSTEMS = (
 
 
 class Shop:
-    """A directory with the programs of a page, and the services that they speak to."""
+    """A directory with the programs of a page, and the services that they use."""
 
     def __init__(self, directory: Path, database_url: str, redis_url: str) -> None:
         self._directory = directory
@@ -92,9 +92,9 @@ class Shop:
 
     async def run(self, *command: str, until: str | None = None) -> str:
         """
-        Run a program to its end, and return what it said; or, once it says `until`, stop it as its users do.
+        Run a program to its end and return its output. With `until`, send SIGTERM once it prints that text.
 
-        Raises: AssertionError for a program that fails, or goes on for ever.
+        Raises: AssertionError if the program fails or does not end.
         """
         words = [word.replace("$REDIS_URL", self._environment["REDIS_URL"]) for word in command]
         process = await asyncio.create_subprocess_exec(
@@ -107,28 +107,28 @@ class Shop:
             start_new_session=True,
         )
         assert process.stdout is not None
-        said = ""
+        output = ""
         try:
             async with asyncio.timeout(GENEROUS_SECONDS):
                 while line := (await process.stdout.readline()).decode():
-                    said += line
+                    output += line
                     if until is not None and until in line:
                         until = None
                         process.send_signal(signal.SIGTERM)
                 code = await process.wait()
         except TimeoutError:
-            raise AssertionError(f"{command} goes on for ever\n{said}") from None
+            raise AssertionError(f"{command} does not end\n{output}") from None
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-        assert (code, until) == (0, None), said
-        return said
+        assert (code, until) == (0, None), output
+        return output
 
 
 @contextlib.asynccontextmanager
 async def redis_server() -> AsyncIterator[str]:
-    """Yield the URL of a Redis that keeps nothing."""
+    """Yield the URL of a Redis without persistence."""
     program = shutil.which("redis-server")
     if program is None:
         missing("redis", "there is no redis-server; apt-get install redis-server")
@@ -141,7 +141,7 @@ async def redis_server() -> AsyncIterator[str]:
         try:
             async with asyncio.timeout(GENEROUS_SECONDS):
                 while b"Ready to accept" not in (line := await process.stdout.readline()):
-                    assert line, "the server has ended"
+                    assert line, "the server exited"
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             process.terminate()
@@ -155,7 +155,7 @@ async def database_url(postgres_server_url: str) -> AsyncIterator[str]:
 
 
 async def rows(url: str) -> list[tuple[int, str, str, bool]]:
-    """Return order, queue, state of each job, and whether it is due in three days."""
+    """Return order, queue and state of each job, and whether it is due in three days."""
     connection = await asyncpg.connect(url)
     found = await connection.fetch(
         "SELECT (args->>'order_id')::int AS n, queue, state::text AS state, scheduled_at FROM river_job ORDER BY id"
@@ -174,31 +174,32 @@ async def rows(url: str) -> list[tuple[int, str, str, bool]]:
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
-async def test_old_queue_is_worked_and_then_drained(
+async def test_drain_script_moves_what_the_old_workers_left(
     system: System, tmp_path: Path, database_url: str
 ) -> None:
-    """The page's old program works in the old system, and its script moves all that is left there, once."""
+    """The old program works in the old system, and `drain.py` moves each job that is left, once."""
     if not (ELSEWHERE / system.worker[0]).exists():
         missing("elsewhere", f"there is no {system.worker[0]} in .venv-elsewhere; run ./just elsewhere")
-    for block in blocks(PAGES / f"{system.name}.md"):
-        if block.title is not None:
-            (tmp_path / block.title).write_text(block.text)
+    for page in ("index", system.name):
+        for block in blocks(PAGES / f"{page}.md"):
+            if block.title is not None:
+                (tmp_path / block.title).write_text(block.text)
     python = str(ELSEWHERE / "python")
     async with redis_server() if system.has_redis else contextlib.nullcontext("") as redis_url:
         shop = Shop(tmp_path, database_url, redis_url)
         for command in system.first:
             await shop.run(*command)
 
-        # One order is worked by the old system, and one waits there for three days.
+        # The old system works one order; a second order waits there for three days.
         await shop.run(python, "old_sell.py")
-        said = await shop.run(*system.worker, until=system.has_done)
-        # Another two come in, and everything is moved.
+        output = await shop.run(*system.worker, until=system.has_done)
+        # Two more orders follow, and the script moves all that wait.
         await shop.run(python, "old_sell.py")
         moved = [(await shop.run(python, "drain.py")).splitlines()[-1] for _ in range(2)]
         in_table = await rows(database_url)
         worked = await shop.run(python, "-m", "millhand", "worker", "shop:config", "--until-empty")
 
-    assert RECEIPT in said
+    assert RECEIPT in output
     assert moved == ["moved 3", "moved 0"]
     assert in_table == [
         (1, "mail", "available", False),
