@@ -162,5 +162,5 @@ def test_each_rule_is_met_by_its_plain_situation(situation: Situation, number: i
 
 
 def test_the_table_of_the_documentation_is_drawn_from_the_rules() -> None:
-    """docs/explanation/orphan_cleanup.md shows the rules as they are in force."""
-    assert draw_table() in (ROOT / "docs" / "explanation" / "orphan_cleanup.md").read_text()
+    """docs/reference/orphan_rules.md shows the rules as they are in force."""
+    assert draw_table() in (ROOT / "docs" / "reference" / "orphan_rules.md").read_text()
