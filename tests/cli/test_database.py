@@ -57,7 +57,7 @@ async def test_commands_report_an_unreachable_database(
         (
             "ann:sesame@127.0.0.1/shop?sslmode=yes",
             (
-                "options of TLS must be such as can be used, got `sslmode` parameter must be one of: "
+                "options of TLS must be usable, got `sslmode` parameter must be one of: "
                 "disable, allow, prefer, require, verify-ca, verify-full"
             ),
         ),

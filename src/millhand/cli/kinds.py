@@ -89,9 +89,9 @@ def check(
     """
     Check that a configuration can work the queued jobs.
 
-    Run it before you deploy. The command reads all available, pending, retryable, running and scheduled jobs in a read-only transaction. It
-    reports the kinds without a worker and the kinds whose args do not decode, each with a count, an example id and the
-    reason. It never prints args.
+    Run it before you deploy. The command reads all available, pending, retryable, running and scheduled jobs in a
+    read-only transaction. It reports the kinds without a worker and the kinds whose args do not decode, each with a
+    count, an example id and the reason. It never prints args.
     """
     settings = load_settings(config_path)
     workers = _worked(settings, target)

@@ -206,8 +206,8 @@ def restore_removed(
     """
     Restore removed objects and their rows.
 
-    This is possible until their quarantine ends. Objects that were restored before, and newer objects under the same key, stay as they are. You can repeat the
-    command. It fails if nothing was ever removed.
+    This is possible until their quarantine ends. Objects that were restored before, and newer objects under the
+    same key, stay as they are. You can repeat the command. It fails if nothing was ever removed.
     """
     chosen = [
         f"{name} {value!r}"
@@ -245,8 +245,8 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """
     Bind the bucket to this database.
 
-    The bucket may have been bound to another database. The first run that may remove objects binds the bucket by itself. Use this command after you restored or moved the
-    database.
+    The bucket may have been bound to another database. The first run that may remove objects binds the bucket by
+    itself. Use this command after you restored or moved the database.
     """
     settings = load_settings(config_path)
     confirm(f"bind {settings.get('storage.url')} to this database", is_sure=is_sure)

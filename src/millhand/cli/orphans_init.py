@@ -43,8 +43,9 @@ def init_sources(
     """
     Find the columns that reference objects of the bucket.
 
-    The command proposes sources to declare. It samples each column of text, JSON or arrays and looks up its values in the bucket. It proposes only
-    columns whose objects exist. It changes nothing in the database or the bucket, and reads no large table in full.
+    The command proposes sources to declare. It samples each column of text, JSON or arrays and looks up its values
+    in the bucket. It proposes only columns whose objects exist. It changes nothing in the database or the bucket,
+    and reads no large table in full.
 
     With --from, it writes the sources that your code finds (Django, SQLAlchemy) as TOML.
     """
