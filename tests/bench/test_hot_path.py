@@ -21,7 +21,7 @@ SLOTS = 1_000
 RATIO = 1.37
 LIMIT = 1.15
 PROGRAM = Path(__file__).with_name("hot_path.py")
-INSERT_RATIO = 6.90
+INSERT_RATIO = 4.80
 INSERT_PROGRAM = Path(__file__).with_name("insert_path.py")
 
 

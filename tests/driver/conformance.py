@@ -29,12 +29,8 @@ from conformance_words import (
 from millhand.driver.protocol import Driver
 from millhand.errors import ConnectionLost, DriverError, OperationTimeout, PoolClosed
 from millhand.job import ClientId
-from millhand.store.job import (
-    job_get_available,
-    job_get_by_id,
-    job_insert_many,
-    job_set_state_if_running_many,
-)
+from millhand.store.job import job_get_available, job_get_by_id, job_set_state_if_running_many
+from millhand.store.job_insert import job_insert_many
 from millhand.store.queue import queue_get
 from millhand.transition import Failed, settle
 

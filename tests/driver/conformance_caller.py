@@ -17,8 +17,8 @@ from conformance_words import Connected, batches, num_jobs, params, table
 
 from millhand.driver.protocol import Driver
 from millhand.errors import DriverError
-from millhand.store.job import job_insert_many
 from millhand.store.job_copy import job_copy
+from millhand.store.job_insert import job_insert_many
 
 # What counts from 1, a number at a time.
 NUMBERS = "SELECT generate_series(1, 1000)"

@@ -12,8 +12,8 @@ from conformance_words import Connected, batches, num_jobs, params, plain, table
 from millhand.driver.protocol import Driver
 from millhand.errors import ConnectionLost, DriverError, OperationTimeout
 from millhand.insert_opts import InsertParams
-from millhand.store.job import job_insert_many
 from millhand.store.job_copy import job_copy
+from millhand.store.job_insert import job_insert_many
 from millhand.store.job_list import JobListParams, job_list
 
 

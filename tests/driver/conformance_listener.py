@@ -11,7 +11,7 @@ from conformance_words import GENEROUS_SECONDS, num_jobs, pids_before
 
 from millhand.driver.protocol import Driver
 from millhand.errors import ConnectionLost, DriverError
-from millhand.store.job import job_notify_insert
+from millhand.store.job_insert import job_notify_insert
 from millhand.store.queue import queue_pause
 
 

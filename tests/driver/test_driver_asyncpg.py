@@ -18,7 +18,7 @@ from conformance_words import Connected, num_jobs, params, table
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.errors import ConfigError, ConnectionLost, DriverError, OperationTimeout, PoolClosed
-from millhand.store.job import job_insert_many
+from millhand.store.job_insert import job_insert_many
 
 
 async def use_own_jsonb(connection: asyncpg.Connection) -> None:

@@ -24,8 +24,9 @@ from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConfigError, ConnectionLost, OperationTimeout, PoolClosed
 from millhand.insert_opts import InsertParams
-from millhand.store.job import job_get_by_id, job_insert_many
+from millhand.store.job import job_get_by_id
 from millhand.store.job_copy import job_copy
+from millhand.store.job_insert import job_insert_many
 from proxy import Proxy, proxied
 
 

@@ -22,7 +22,7 @@ from millhand.driver.protocol import Driver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
 from millhand.driver.run_sync import run_sync
 from millhand.errors import ConfigError, ConnectionLost, OperationTimeout, PoolClosed
-from millhand.store.job import job_insert_many
+from millhand.store.job_insert import job_insert_many
 from proxy import proxied
 
 

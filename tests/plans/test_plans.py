@@ -41,13 +41,13 @@ from millhand.store.job import (
     job_get_locked,
     job_get_lost,
     job_get_stuck,
-    job_insert_many,
     job_rescue_many,
     job_retry,
     job_schedule,
     job_set_state_if_running_many,
 )
 from millhand.store.job_fetch import START, FetchStart, job_get_available_above
+from millhand.store.job_insert import job_insert_many
 from millhand.store.job_kinds import UnfinishedJob, job_list_unfinished
 from millhand.store.job_list import JobFilters, JobListParams, SortField, job_list
 from millhand.store.query import Query

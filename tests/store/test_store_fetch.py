@@ -10,7 +10,8 @@ from store_rows import HOUR, NOW, params, put_job
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobId, JobRow, JobState
-from millhand.store.job import ATTEMPTED_BY_MAX, job_get_available, job_get_locked, job_insert_many
+from millhand.store.job import ATTEMPTED_BY_MAX, job_get_available, job_get_locked
+from millhand.store.job_insert import job_insert_many
 
 CLIENT = ClientId("client_b")
 

@@ -11,7 +11,8 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import JobState
-from millhand.store.job import job_get_by_ids, job_insert_many, job_notify_insert
+from millhand.store.job import job_get_by_ids
+from millhand.store.job_insert import job_insert_many, job_notify_insert
 
 if TYPE_CHECKING:
     from conftest import Ears
@@ -76,7 +77,7 @@ async def test_trigger_that_leaves_out_a_row_is_told_of(tx: Executor) -> None:
         """
     )
 
-    with pytest.raises(ValueError, match="see whether a trigger of table river_job leaves any out") as some:
+    with pytest.raises(ValueError, match="check whether a trigger of table river_job leaves any out") as some:
         await tx.run(job_insert_many([params(kind="a"), params(kind="unwanted"), params(kind="b")]))
     for num_jobs in (1, 2):
         with pytest.raises(ValueError, match=f"must be as many as jobs, got 0 of {num_jobs};"):

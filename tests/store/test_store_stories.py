@@ -12,13 +12,13 @@ from millhand.store.job import (
     Rescue,
     job_cancel,
     job_get_available,
-    job_insert_many,
     job_rescue_many,
     job_retry,
     job_schedule,
     job_set_state_if_running_many,
     job_update_output,
 )
+from millhand.store.job_insert import job_insert_many
 from millhand.store.job_row import parse_error
 from millhand.transition import Completed, Failed, Interrupted, Outcome, Snoozed, settle
 

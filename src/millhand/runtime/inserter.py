@@ -37,8 +37,8 @@ from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_
 from millhand.job import JobState
 from millhand.runtime.bulk import BulkJobs, batched, begun
 from millhand.runtime.service import Service, WakeReason
-from millhand.store.job import job_insert_many, job_notify_insert
 from millhand.store.job_copy import job_copy
+from millhand.store.job_insert import job_insert_many, job_notify_insert
 from millhand.store.query import Copy
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from dataclasses import asdict, astuple, dataclass
 
 from millhand.errors import ConfigError
 from millhand.sql import compile_script, folder
+from millhand.store.job_insert import COLUMNS, UNIQUE_COLUMNS
 
 ROLE_BYTES_MAX = 63
 _ROLE = re.compile(rf"(?!pg_)[A-Za-z_][A-Za-z0-9_.@-]{{0,{ROLE_BYTES_MAX - 1}}}")
@@ -58,6 +59,7 @@ def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserte
     template = (folder() / "grants" / "grants.sql").read_text("utf-8")
     names = tuple((name, f'"{role}"') for name, role in asdict(roles).items())
     fragments = (
+        ("insert_columns", ", ".join((*COLUMNS, *UNIQUE_COLUMNS))),
         ("river_inserter", compile_script(_RIVER_INSERTER, schema, names) if is_river_inserter else ""),
         ("role_literals", ", ".join(f"'{role}'" for role in astuple(roles))),
         ("roles", ", ".join(role for _, role in names)),

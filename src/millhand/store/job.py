@@ -9,11 +9,9 @@ from operator import attrgetter, itemgetter
 import msgspec
 
 from millhand.errors import JobRunning, NotFound
-from millhand.insert_opts import InsertParams, InsertResult
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState, Json
-from millhand.store.job_insert import is_plain, job_insert, job_insert_many_plain, job_values
 from millhand.store.job_row import encode_error, encode_json, parse_job, parse_jobs
-from millhand.store.query import Query, Row, parse_count, parse_none
+from millhand.store.query import Query, Row, parse_count
 from millhand.transition import StateChange
 
 # `attempted_by` keeps its newest hundred. Source: River v0.51.2, producer.go `maxAttemptedBy`.
@@ -39,54 +37,6 @@ class Rescue(msgspec.Struct, frozen=True):
     error: AttemptError
     finalized_at: datetime | None = None
     scheduled_at: datetime | None = None
-
-
-def job_insert_many(
-    params: Sequence[InsertParams], *, notify_queues: Collection[str] = (), now: datetime | None = None
-) -> Query[list[InsertResult]]:
-    """
-    Insert jobs, and announce `notify_queues` to all clients when it is committed.
-
-    A job whose unique key another holds is not inserted; its result is the other's row, locked until the end of the
-    transaction. Two jobs with one key among `params` fail the statement (SQLSTATE 21000), and nothing is inserted.
-
-    Shape: one result for each of `params`, in their order.
-    Units: `now` is for rows that bring no instants of their own; None means the database's clock.
-    Concurrency: safe to race; of two with one key the later waits for the earlier's transaction.
-    Source: River v0.51.2, river_job.sql `JobInsertFastMany`, pg_misc.sql `PGNotifyMany`.
-    """
-    if len(params) == 1 and (len(notify_queues) > 1 or not is_plain(params)):
-        return _job_insert_unique(params[0], notify_queues, now)
-    if len(params) == 1:
-        return job_insert(params[0], notify_queue=next(iter(notify_queues), None), now=now)
-    if is_plain(params):
-        return job_insert_many_plain(params, notify_queues=notify_queues, now=now)
-    return Query(
-        "job_insert_many",
-        {
-            "args": [one.encoded_args for one in params],
-            "created_at": [one.created_at for one in params],
-            "kind": [one.kind for one in params],
-            "max_attempts": [one.max_attempts for one in params],
-            "metadata": [one.encoded_metadata for one in params],
-            "notify_queues": list(notify_queues),
-            "now": now,
-            "priority": [one.priority for one in params],
-            "queue": [one.queue for one in params],
-            "scheduled_at": [one.scheduled_at for one in params],
-            "state": [one.state.value for one in params],
-            # Joined: unnest would flatten an array of arrays. No tag may hold a comma.
-            "tags": [",".join(one.tags) for one in params],
-            "unique_key": [one.unique_key for one in params],
-            "unique_states": [one.unique_states for one in params],
-        },
-        _parse_insert_results,
-    )
-
-
-def job_notify_insert(queues: Collection[str]) -> Query[None]:
-    """Announce that jobs became available in `queues`."""
-    return Query("job_notify_insert", {"queues": list(queues)}, parse_none)
 
 
 def job_get_available(
@@ -363,15 +313,6 @@ def job_delete_before(
     return Query("job_delete_before", params, parse_count)
 
 
-def _job_insert_unique(
-    params: InsertParams, notify_queues: Collection[str], now: datetime | None
-) -> Query[list[InsertResult]]:
-    values = job_values(params, now)
-    values["notify_queues"] = list(notify_queues)
-    values["unique_key"], values["unique_states"] = params.unique_key, params.unique_states
-    return Query("job_insert_unique", values, _parse_insert_results)
-
-
 def state_literals(states: Iterable[JobState]) -> str:
     """
     Return states as a statement lists them; NULL, which is no state, for none.
@@ -379,10 +320,6 @@ def state_literals(states: Iterable[JobState]) -> str:
     Literals, not params: a cast of texts to states tells the planner nothing about how many rows there are.
     """
     return ", ".join(f"'{state.value}'" for state in states) or "NULL"
-
-
-def _parse_insert_results(rows: Sequence[Row]) -> list[InsertResult]:
-    return [InsertResult(parse_job(row), row[-1]) for row in rows]
 
 
 def parse_fetched(rows: Sequence[Row]) -> list[JobRow]:

@@ -1,43 +1,34 @@
 """
-Jobs in bulk: rows for COPY, in PostgreSQL's text format.
+Bulk inserts: jobs as rows of a COPY in PostgreSQL's text format.
 
-A row is what `job_insert_many` would have written, but for its id, which the table draws. Nothing is returned of it,
-and nothing is skipped: a unique key that is taken, by a job that is there or by another of the same COPY, fails all.
+The rows are those of `job_insert_many`. Nothing is returned, and nothing is skipped: if a unique key is already held, by
+an existing job or by another row of the same COPY, all rows fail.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any
 
 from millhand.insert_opts import InsertParams
+from millhand.job import JobState
+from millhand.store.job_insert import COLUMNS, UNIQUE_COLUMNS
 from millhand.store.query import Copy
 
-_COLUMNS = (
-    "args",
-    "created_at",
-    "kind",
-    "max_attempts",
-    "metadata",
-    "priority",
-    "queue",
-    "scheduled_at",
-    "state",
-    "tags",
-    "unique_key",
-    "unique_states",
-)
 _NULL = "\\N"
 
 
 def job_copy(batches: AsyncIterable[Sequence[InsertParams]]) -> Copy:
     """
-    Insert jobs by COPY, batch by batch as they come.
+    Insert jobs by COPY, one batch after the other as they arrive.
 
-    Concurrency: of two with one key the later waits for the earlier's transaction.
+    Concurrency: the second COPY of a unique key waits for the first one's transaction.
     Source: River v0.51.2, river_job_copyfrom.sql `JobInsertFastManyCopyFrom`; PostgreSQL, "COPY", Text Format.
     """
-    return Copy("job_copy", "river_job", _COLUMNS, _chunks(batches))
+    return Copy("job_copy", "river_job", (*COLUMNS, *UNIQUE_COLUMNS), _chunks(batches))
 
 
 async def _chunks(batches: AsyncIterable[Sequence[InsertParams]]) -> AsyncIterator[bytes]:
@@ -46,39 +37,51 @@ async def _chunks(batches: AsyncIterable[Sequence[InsertParams]]) -> AsyncIterat
 
 
 def _line(params: InsertParams) -> str:
-    return (
-        "\t".join(
-            (
-                _escaped(params.encoded_args),
-                _instant(params.created_at),
-                _escaped(params.kind),
-                str(params.max_attempts),
-                _escaped(params.encoded_metadata),
-                str(params.priority),
-                _escaped(params.queue),
-                _instant(params.scheduled_at),
-                params.state.value,
-                _tags(params.tags),
-                _NULL if params.unique_key is None else f"\\\\x{params.unique_key.hex()}",
-                _NULL if params.unique_states is None else f"{params.unique_states:08b}",
-            )
-        )
-        + "\n"
-    )
+    return "\t".join([write(value) for write, value in zip(_WRITERS, _values(params), strict=True)]) + "\n"
 
 
 def _escaped(text: str) -> str:
-    # Chained, which takes a third of the time of str.translate.
+    # Chained calls take a third of the time of str.translate.
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _instant(instant: datetime | None) -> str:
-    # PostgreSQL reads "now" as the beginning of its transaction, which now() is in the other inserts.
+    # PostgreSQL reads "now" as the start of its transaction, like now() in the other inserts.
     return "now" if instant is None else instant.isoformat()
+
+
+def _state(state: JobState) -> str:
+    return state.value
 
 
 def _tags(tags: Sequence[str]) -> str:
     if not tags:
         return "{}"
-    quoted = (tag.replace("\\", "\\\\").replace('"', '\\"') for tag in tags)  # a bare null would be none
-    return _escaped("{" + ",".join(f'"{tag}"' for tag in quoted) + "}")
+    escaped = (tag.replace("\\", "\\\\").replace('"', '\\"') for tag in tags)
+    # In quotes: a bare null would be no text.
+    return _escaped("{" + ",".join(f'"{tag}"' for tag in escaped) + "}")
+
+
+def _unique_key(key: bytes | None) -> str:
+    return _NULL if key is None else f"\\\\x{key.hex()}"
+
+
+def _unique_states(mask: int | None) -> str:
+    return _NULL if mask is None else f"{mask:08b}"
+
+
+# A text is written by `_escaped`.
+_WRITER_OF: Mapping[str, Callable[[Any], str]] = MappingProxyType(
+    {
+        "created_at": _instant,
+        "max_attempts": str,
+        "priority": str,
+        "scheduled_at": _instant,
+        "state": _state,
+        "tags": _tags,
+        "unique_key": _unique_key,
+        "unique_states": _unique_states,
+    }
+)
+_WRITERS = tuple(_WRITER_OF.get(column, _escaped) for column in (*COLUMNS, *UNIQUE_COLUMNS))
+_values = attrgetter(*COLUMNS.values(), *UNIQUE_COLUMNS)

@@ -1,191 +1,158 @@
 """
-Jobs without unique keys: what was sent is not asked back, and many at once are sent by the column.
+Statements that insert jobs.
 
-Each column is sent once if all jobs have the same, and as a list if not. By the column and not by the row: what is done
-for each job here is done by comprehensions and in C.
+Jobs without unique keys are the common case, and cost half: a row that may conflict is written in two steps, and rows
+that cannot conflict need not come back from the server. Their columns are sent as arrays, an array of one where all jobs
+have the same value. What is done for each job is done in comprehensions and in C.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
-from typing import TypeVar
-
-import msgspec
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from millhand.insert_opts import InsertParams, InsertResult
-from millhand.job import JobRow, JobState, Json
-from millhand.store.job_row import parse_object
-from millhand.store.query import Query, Row
+from millhand.job import JobRow
+from millhand.store.job_row import NEW_JOB, new_jobs, parse_job, parse_metadata
+from millhand.store.query import Query, Row, parse_none
 
 T = TypeVar("T")
 
-
-def is_plain(params: Sequence[InsertParams]) -> bool:
-    """Whether none of the jobs can be in conflict with another."""
-    return all(one.unique_key is None and one.unique_states is None for one in params)
-
-
-def job_values(params: InsertParams, now: datetime | None) -> dict[str, object]:
-    """Return the params of the fragment `job_values`: the columns of one job that every insert has."""
-    return {
-        "args": params.encoded_args,
-        "created_at": params.created_at,
-        "kind": params.kind,
-        "max_attempts": params.max_attempts,
-        "metadata": params.encoded_metadata,
-        "now": now,
-        "priority": params.priority,
-        "queue": params.queue,
-        "scheduled_at": params.scheduled_at,
-        "state": params.state.value,
-        "tags": params.tags,
+# The column of each field of InsertParams, in the statements and in COPY.
+COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        "args": "encoded_args",
+        "created_at": "created_at",
+        "kind": "kind",
+        "max_attempts": "max_attempts",
+        "metadata": "encoded_metadata",
+        "priority": "priority",
+        "queue": "queue",
+        "scheduled_at": "scheduled_at",
+        "state": "state",
+        "tags": "tags",
     }
+)
+UNIQUE_COLUMNS = ("unique_key", "unique_states")
+# Columns that the server returns as they were sent, unless a trigger of the user's changes them.
+_SENT = ("kind", "max_attempts", "priority", "queue", "state", "tags")
+# How an array's elements are sent. Tags are joined because unnest would flatten an array of arrays; no tag has a comma.
+_ENCODERS: Mapping[str, Callable[[Any], object]] = MappingProxyType(
+    {"state": attrgetter("value"), "tags": ",".join}
+)
+_INSTANTS = frozenset({"created_at", "scheduled_at"})
 
 
-def job_insert(
-    params: InsertParams, *, notify_queue: str | None = None, now: datetime | None = None
-) -> Query[list[InsertResult]]:
-    """
-    Insert one job that has no unique key, and announce `notify_queue` when it is committed; as `job_insert_many_plain`.
-
-    Shape: one result.
-    """
-    values = job_values(params, now)
-    values["notify_queue"] = notify_queue
-
-    def result(rows: Sequence[Row]) -> list[InsertResult]:
-        return [InsertResult(_inserted(params, rows))]
-
-    return Query("job_insert", values, result)
-
-
-def job_insert_many_plain(
+def job_insert_many(
     params: Sequence[InsertParams], *, notify_queues: Collection[str] = (), now: datetime | None = None
 ) -> Query[list[InsertResult]]:
     """
-    Insert jobs that have no unique keys, and announce `notify_queues` when it is committed.
+    Insert jobs, and notify all clients of `notify_queues` at the commit.
 
-    Half of what `job_insert_many` costs: a row that may be in conflict is written in two steps, and what was sent need
-    not come back. So a result says what was sent, and of the row its id, its JSON and its instants: what a trigger of
-    somebody's made of the rest is not in it.
+    A job whose unique key another job holds is not inserted; its result is that job's row, locked until the end of the
+    transaction. Two jobs with one key among `params` fail the statement (SQLSTATE 21000), and nothing is inserted.
+
+    Of jobs without unique keys a result has what was sent, and from the row its id, JSON and instants. What a trigger of
+    yours changes in other columns is not in it.
 
     Shape: one result for each of `params`, in their order.
-    Units: `now` is for rows that bring no instants of their own; None means the database's clock.
+    Units: `now` is for rows without instants of their own; None means the database's clock.
+    Concurrency: safe to race; the second insert of a key waits for the first one's transaction.
+    Source: River v0.51.2, river_job.sql `JobInsertFastMany`, pg_misc.sql `PGNotifyMany`.
     """
-    columns = _columns(params)
-    values = {
-        "args": [one.encoded_args for one in params],
-        "created_at": _said([one.created_at for one in params]),
-        "kind": _once(columns.kinds),
-        "max_attempts": _once(columns.max_attempts),
-        "metadata": _once([one.encoded_metadata for one in params]),
-        "notify_queues": list(notify_queues),
-        "now": now,
-        "priority": _once(columns.priorities),
-        "queue": _once(columns.queues),
-        "scheduled_at": _said([one.scheduled_at for one in params]),
-        "state": [state.value for state in _once(columns.states)],
-        # Joined: unnest would flatten an array of arrays. No tag may hold a comma.
-        "tags": [",".join(tags) for tags in _once(columns.tags)],
-    }
-    return Query("job_insert_many_plain", values, columns.results)
-
-
-class _Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """What jobs were sent with and is not asked back."""
-
-    kinds: list[str]
-    max_attempts: list[int]
-    priorities: list[int]
-    queues: list[str]
-    states: list[JobState]
-    tags: list[tuple[str, ...]]
-
-    def results(self, rows: Sequence[Row]) -> list[InsertResult]:
-        """Return the jobs of which the database says ids, JSON and instants. Raises: ValueError if it has too few."""
-        [(said_at, ids, args, metadata, created_ats, scheduled_ats)] = rows
-        if len(ids or ()) != len(self.kinds):
-            raise _left_out(len(ids or ()), len(self.kinds))
-        jobs = map(
-            JobRow,
-            ids,
-            self.states,
-            repeat(0),
-            self.max_attempts,
-            repeat(None),
-            [said_at if at is None else at for at in created_ats],
-            repeat(None),
-            [said_at if at is None else at for at in scheduled_ats],
-            self.priorities,
-            args,
-            repeat(()),
-            repeat(()),
-            self.kinds,
-            map(_metadata, metadata),
-            self.queues,
-            self.tags,
-            repeat(None),
-            repeat(None),
+    is_plain = all(one.unique_key is None and one.unique_states is None for one in params)
+    if len(params) == 1:
+        return _insert_one(params[0], notify_queues, now, is_plain=is_plain and len(notify_queues) <= 1)
+    sent = {column: [*map(attrgetter(field), params)] for column, field in COLUMNS.items()}
+    if is_plain:
+        values = {column: _once(column, values) for column, values in sent.items()}
+        return Query(
+            "job_insert_many_plain",
+            {**_encoded(values), "notify_queues": list(notify_queues), "now": now},
+            lambda rows: _parse_arrays(sent, rows),
         )
-        return list(map(InsertResult, jobs))
+    unique = {column: [*map(attrgetter(column), params)] for column in UNIQUE_COLUMNS}
+    return Query(
+        "job_insert_many",
+        {**_encoded(sent), **unique, "notify_queues": list(notify_queues), "now": now},
+        _parse_rows,
+    )
 
 
-def _inserted(params: InsertParams, rows: Sequence[Row]) -> JobRow:
-    """Return the job of which the database says id, JSON and instants. Raises: ValueError if it says nothing."""
-    if not rows:
-        raise _left_out(0, 1)
+def job_notify_insert(queues: Collection[str]) -> Query[None]:
+    """Notify all clients that jobs became available in `queues`."""
+    return Query("job_notify_insert", {"queues": list(queues)}, parse_none)
+
+
+def _insert_one(
+    params: InsertParams, notify_queues: Collection[str], now: datetime | None, *, is_plain: bool
+) -> Query[list[InsertResult]]:
+    values: dict[str, object] = {column: getattr(params, field) for column, field in COLUMNS.items()}
+    values["now"] = now
+    values["state"] = params.state.value
+    if is_plain:
+        values["notify_queue"] = next(iter(notify_queues), None)
+        return Query("job_insert", values, lambda rows: [InsertResult(_parse_inserted(params, rows))])
+    values["notify_queues"] = list(notify_queues)
+    values |= {column: getattr(params, column) for column in UNIQUE_COLUMNS}
+    return Query("job_insert_unique", values, _parse_rows)
+
+
+def _encoded(values: Mapping[str, list[Any]]) -> dict[str, object]:
+    encoded: dict[str, object] = dict(values)
+    encoded |= {column: [*map(encode, values[column])] for column, encode in _ENCODERS.items()}
+    return encoded
+
+
+def _once(column: str, values: list[T]) -> list[T]:
+    """Return one value if all jobs have the same, none for an instant that no job has; args differ."""
+    if column == "args" or values.count(values[0]) < len(values):
+        return values
+    if column in _INSTANTS:
+        return [] if values[0] is None else values
+    return values[:1]
+
+
+def _parse_arrays(sent: Mapping[str, list[Any]], rows: Sequence[Row]) -> list[InsertResult]:
+    """Return jobs of columns that were sent, and of arrays that came back. Raises: ValueError if these are too short."""
+    [(statement_at, ids, args, metadata, created_ats, scheduled_ats)] = rows
+    _check_count(len(ids or ()), len(sent["kind"]))
+    jobs = new_jobs(
+        id=ids,
+        encoded_args=args,
+        metadata=map(parse_metadata, metadata),
+        created_at=[statement_at if at is None else at for at in created_ats],
+        scheduled_at=[statement_at if at is None else at for at in scheduled_ats],
+        **{column: sent[column] for column in _SENT},
+    )
+    return list(map(InsertResult, jobs))
+
+
+def _parse_inserted(params: InsertParams, rows: Sequence[Row]) -> JobRow:
+    """Return the job of a row without the columns that were sent. Raises: ValueError if there is no row."""
+    _check_count(len(rows), 1)
     id, args, metadata, created_at, scheduled_at, _ = rows[0]
     return JobRow(
-        id,
-        params.state,
-        0,
-        params.max_attempts,
-        None,
-        created_at,
-        None,
-        scheduled_at,
-        params.priority,
-        args,
-        (),
-        (),
-        params.kind,
-        _metadata(metadata),
-        params.queue,
-        params.tags,
-        None,
-        None,
+        id=id,
+        encoded_args=args,
+        metadata=parse_metadata(metadata),
+        created_at=created_at,
+        scheduled_at=scheduled_at,
+        **{column: getattr(params, column) for column in _SENT},
+        **NEW_JOB,
     )
 
 
-def _left_out(num_rows: int, num_jobs: int) -> ValueError:
-    return ValueError(
-        f"rows inserted must be as many as jobs, got {num_rows:,} of {num_jobs:,}; "
-        "see whether a trigger of table river_job leaves any out"
-    )
+def _parse_rows(rows: Sequence[Row]) -> list[InsertResult]:
+    return [InsertResult(parse_job(row), row[-1]) for row in rows]
 
 
-def _columns(params: Sequence[InsertParams]) -> _Columns:
-    return _Columns(
-        kinds=[one.kind for one in params],
-        max_attempts=[one.max_attempts for one in params],
-        priorities=[one.priority for one in params],
-        queues=[one.queue for one in params],
-        states=[one.state for one in params],
-        tags=[one.tags for one in params],
-    )
-
-
-def _once(values: list[T]) -> list[T]:
-    """Return the one value that all have, or all."""
-    return values[:1] if values.count(values[0]) == len(values) else values
-
-
-def _said(instants: list[datetime | None]) -> list[datetime | None]:
-    """Return nothing if nobody says an instant, or all."""
-    return [] if instants.count(None) == len(instants) else instants
-
-
-def _metadata(text: str) -> dict[str, Json]:
-    return {} if text == "{}" else parse_object(text)
+def _check_count(num_rows: int, num_jobs: int) -> None:
+    if num_rows != num_jobs:
+        raise ValueError(
+            f"rows inserted must be as many as jobs, got {num_rows:,} of {num_jobs:,}; "
+            "check whether a trigger of table river_job leaves any out"
+        )

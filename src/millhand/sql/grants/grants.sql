@@ -64,17 +64,12 @@ GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* worker */;
 
 -- The inserter: inserts jobs, and is given back the row, its own or that of the job which has its unique key: for that it
 -- must be able to read jobs, and to update one column, of which nothing follows.
-GRANT INSERT (
-    id, args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags, unique_key,
-    unique_states
-) ON TABLE /* schema */river_job TO /* inserter */;
+GRANT INSERT (id, /* insert_columns */) ON TABLE /* schema */river_job TO /* inserter */;
 GRANT SELECT, UPDATE (created_at) ON TABLE /* schema */river_job TO /* inserter */;
 GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* inserter */;
 /* river_inserter */
 -- The feeder: inserts jobs by insert_many_fast, which is given nothing back, and reads no job at all.
-GRANT INSERT (
-    args, created_at, kind, max_attempts, metadata, priority, queue, scheduled_at, state, tags, unique_key, unique_states
-) ON TABLE /* schema */river_job TO /* feeder */;
+GRANT INSERT (/* insert_columns */) ON TABLE /* schema */river_job TO /* feeder */;
 GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* feeder */;
 
 -- The reader: sees everything, for dashboards and for `millhand job list`, and changes nothing.
