@@ -8,6 +8,8 @@ just := quote(just_executable())
 # The machine's own Python, in this checkout's environment, whatever other environment is active.
 export UV_PYTHON_DOWNLOADS := "never"
 export VIRTUAL_ENV := justfile_directory() / ".venv"
+# Compile a module once. Tests start hundreds of processes, and each would compile everything that it imports.
+export PYTHONDONTWRITEBYTECODE := ""
 
 [private]
 default:

@@ -21,6 +21,7 @@ import asyncpg
 import hypothesis
 import pytest
 
+from empty_schema import empty_schema
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.embedded import embedded_postgres
@@ -44,27 +45,6 @@ POSTGRES_SETTINGS = {
 
 # How long anything may take that a test waits for; nothing waits this long unless it is broken.
 GENEROUS_SECONDS = 20.0
-# All tables of a schema but the record of migrations.
-_EMPTY = """
-DO $body$
-DECLARE
-    names text;
-BEGIN
-    -- What a test made for itself goes; what migrations made is emptied.
-    FOR names IN
-        SELECT format('%I.%I', schemaname, tablename)
-        FROM pg_tables
-        WHERE schemaname = /* schema_name */ AND tablename NOT LIKE 'river%' AND tablename NOT LIKE 'millhand%'
-    LOOP
-        EXECUTE 'DROP TABLE ' || names || ' CASCADE';
-    END LOOP;
-    SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') INTO names
-    FROM pg_tables
-    WHERE schemaname = /* schema_name */ AND tablename <> 'river_migration';
-    EXECUTE 'TRUNCATE ' || names || ' RESTART IDENTITY CASCADE';
-END
-$body$
-"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -191,7 +171,7 @@ async def schema_driver(
     yield driver
     await driver.open()
     try:
-        await driver.pool.execute_script(_EMPTY, timeout_seconds=GENEROUS_SECONDS)
+        await empty_schema(driver.pool, timeout_seconds=GENEROUS_SECONDS)
     except BaseException:  # somebody was left in a transaction there
         await driver.close()
         raise

@@ -1,10 +1,13 @@
-"""The common shape of the commands: a help text that ends with an example."""
+"""The commands' common shape: every help text ends with an example that can be copied."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _WRONG_USE = 2
 CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -25,7 +28,7 @@ class _WithExample(click.Command):
 
 
 class Command(_WithExample):
-    """A command without subcommands."""
+    """A command that does something."""
 
 
 class Group(_WithExample, click.Group):
@@ -34,7 +37,17 @@ class Group(_WithExample, click.Group):
     command_class = Command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:  # click before 8.2 exits with 0
+        if not args:  # said here, for click ended with 0 before its 8.2
             click.echo(ctx.get_help(), err=True)
             ctx.exit(_WRONG_USE)
         return super().parse_args(ctx, args)
+
+
+def yes_option(function: Function) -> Function:
+    """Add `--yes` to a command that asks before it acts."""
+    return click.option("--yes", "-y", "is_sure", is_flag=True, help="Do it without asking.")(function)
+
+
+def json_option(function: Function) -> Function:
+    """Add `--json` to a command that shows something."""
+    return click.option("--json", "is_json", is_flag=True, help="Print JSON, for programs.")(function)

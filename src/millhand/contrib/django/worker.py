@@ -56,7 +56,7 @@ async def _work(
     driver: PsycopgDriver, config: Config, extra: BuiltIns, signals: StopSignals, *, until_empty: bool
 ) -> bool:
     process = WorkerProcess(until_empty=until_empty)
-    signals.listen(process.on_signal)
+    signals.listen(process.hear)
     try:
         async with AsyncExitStack() as stack:
 

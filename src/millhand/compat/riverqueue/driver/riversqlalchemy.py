@@ -1,7 +1,8 @@
 """
-The drivers of `riverqueue`, on an engine or a connection of SQLAlchemy.
+What `riverqueue` speaks on: an engine of SQLAlchemy's, or one connection.
 
-On an engine, each call is its own transaction. On a connection, it is part of the open transaction, which you commit.
+On an engine each call is a transaction of its own. On a connection it is part of whatever is open there, and is yours to
+commit.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from millhand.errors import ConfigError
 
 class Driver:
     """
-    Driver for synchronous code, on psycopg.
+    For synchronous code, on psycopg.
 
-    `config` sets the schema and hooks. Raises: ConfigError for another database.
+    `config` is for a schema that is not on the search path, and for hooks. Raises: ConfigError for another database.
     """
 
     def __init__(self, conn: Connection | Engine, config: Config | None = None) -> None:
@@ -42,7 +43,7 @@ class Driver:
 
 
 class AsyncDriver:
-    """Driver for asynchronous code, on asyncpg or psycopg; otherwise as `Driver`."""
+    """For asynchronous code, on asyncpg or psycopg; otherwise as `Driver`."""
 
     def __init__(self, conn: AsyncConnection | AsyncEngine, config: Config | None = None) -> None:
         if not isinstance(conn, AsyncConnection | AsyncEngine):
