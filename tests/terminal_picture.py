@@ -7,6 +7,7 @@ Of a traceback only the last line is shown, and long lines are cut at the width 
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -41,7 +42,7 @@ async def run_demo() -> str:
 
 def draw(output: str) -> str:
     """Return an SVG of a terminal's output."""
-    console = Console(record=True, width=COLUMNS, file=_Nowhere(), force_terminal=True)
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text("$ ./just demo", style="bold"))
     introduction, _, _ = output.partition(" until Ctrl-C\n")
     for line in output.splitlines():
@@ -52,13 +53,6 @@ def draw(output: str) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", text)
-
-
-class _Nowhere:
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None: ...
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """
-Fixtures for tests of applications that use Millhand; pytest finds them by itself.
+A pytest plugin with fixtures for applications that use Millhand; pytest loads it automatically.
 
-    millhand_postgres            the URL of a server, one for the whole run: DATABASE_URL's, or an embedded one
+    millhand_postgres            the URL of a server for the whole run: DATABASE_URL's, or an embedded one
     millhand_database_url        the URL of a migrated database that belongs to this process of the run
     millhand_fresh_database_url  the URL of a migrated database that belongs to the test
     millhand_tx                  a transaction on `millhand_database_url`, rolled back after the test
-    millhand_prepare             to be overridden: what else belongs into those databases
-    millhand_schema              to be overridden: the schema of Millhand's tables
+    millhand_prepare             override it to add your own tables to these databases
+    millhand_schema              override it to choose the schema of Millhand's tables
 
-A package of its own and not one of Millhand's, because pytest imports it in every run, and Millhand takes longer to
-import than many a test; it is imported when the first fixture is asked for.
+It is a package outside of `millhand`, because pytest imports it in every run and importing Millhand takes longer than
+many tests. The first fixture that is used imports Millhand.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LOOP_SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "ses
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run a name, the same in all of its processes."""
+    """Name the run; all of its processes use the same name."""
     worker = getattr(config, "workerinput", None)
     config.stash[RUN] = os.urandom(4).hex() if worker is None else worker["millhand_run"]
     if config.pluginmanager.hasplugin("asyncio"):
@@ -43,13 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - pytest-xdist's, which need not be there
-    """Tell a worker of pytest-xdist the name of the run."""
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - pytest-xdist is optional
+    """Pass the name of the run to a worker of pytest-xdist."""
     node.workerinput["millhand_run"] = node.config.stash[RUN]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Take away what the run's own server has left, when all of its processes have ended."""
+    """Delete the run's embedded server when all processes of the run have ended."""
     if hasattr(config, "workerinput") or not (directory := _directory(config)).exists():
         return
     from millhand.testing.database import remove_server  # noqa: PLC0415 - see above
@@ -60,10 +60,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def millhand_postgres(pytestconfig: pytest.Config) -> Iterator[str]:
     """
-    The URL of a PostgreSQL for this run, and of a database there that belongs to nobody.
+    The URL of a PostgreSQL server for this run.
 
-    It is that of MILLHAND_TEST_DATABASE_URL or DATABASE_URL; without these an embedded server is started, one for all
-    processes of the run. On a server of yours databases are made and dropped, and none of yours is touched.
+    It is MILLHAND_TEST_DATABASE_URL or DATABASE_URL. Without these, an embedded server is started for all processes of
+    the run. On your server, the fixtures create and drop their own databases and change no other.
     """
     for name in URL_VARIABLES:
         if url := os.environ.get(name):
@@ -78,16 +78,16 @@ def millhand_postgres(pytestconfig: pytest.Config) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def millhand_prepare() -> Callable[[str], object] | None:
     """
-    Override it to return a function that puts your own tables into a database of which it is given the URL.
+    Override it to return a function that creates your tables in the database whose URL it gets.
 
-    It is called once a run, in a thread of its own, after Millhand's migrations; it may be a coroutine function.
+    It is called once a run, in a separate thread, after Millhand's migrations. It may be a coroutine function.
     """
     return None
 
 
 @pytest.fixture(scope="session")
 def millhand_schema() -> str:
-    """Override it to return the schema in which Millhand's tables are to be, as in `Config(schema=…)`."""
+    """Override it to return the schema of Millhand's tables, as in `Config(schema=…)`."""
     return ""
 
 
@@ -113,21 +113,21 @@ def _millhand_databases(
 
 @pytest.fixture(scope="session")
 def millhand_database_url(_millhand_databases: Databases) -> Iterator[str]:
-    """The URL of a migrated database that no other process of the run uses; what tests commit there stays for others."""
+    """The URL of a migrated database that only this process of the run uses. What one test commits, later ones see."""
     with _millhand_databases.new() as url:
         yield url
 
 
 @pytest.fixture
 def millhand_fresh_database_url(_millhand_databases: Databases) -> Iterator[str]:
-    """The URL of a migrated, empty database for this test alone: for what commits, listens, or works with queues."""
+    """The URL of a migrated, empty database for one test; for tests that commit, listen, or work queues."""
     with _millhand_databases.new() as url:
         yield url
 
 
 @pytest.fixture
 def millhand_tx(request: pytest.FixtureRequest) -> asyncpg.Connection[Any]:
-    """An asyncpg connection in a transaction that is rolled back, for asynchronous tests of pytest-asyncio or anyio."""
+    """An asyncpg connection in a transaction that is rolled back; for tests of pytest-asyncio or anyio."""
     name = "_millhand_tx"
     if "anyio_backend" not in request.fixturenames:
         name = f"_millhand_tx_{_loop_scope(request)}"
@@ -146,7 +146,7 @@ _anyio_tx = pytest.fixture(name="_millhand_tx")(_tx)
 
 
 def _asyncio_fixtures() -> types.ModuleType:
-    """Return a plugin that has the transaction for pytest-asyncio, on each event loop that a test may have."""
+    """Return a plugin with a transaction fixture for each loop scope of pytest-asyncio."""
     plugin = types.ModuleType("pytest_millhand_asyncio")
     for scope in LOOP_SCOPES:
         name = f"_millhand_tx_{scope}"
@@ -155,7 +155,7 @@ def _asyncio_fixtures() -> types.ModuleType:
 
 
 def _asyncio_tx(scope: Scope, name: str) -> object:
-    import pytest_asyncio  # noqa: PLC0415 - its plugin is there
+    import pytest_asyncio  # noqa: PLC0415 - optional; its plugin is registered
 
     async def tx(millhand_database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
         async for connection in _tx(millhand_database_url):
@@ -163,7 +163,7 @@ def _asyncio_tx(scope: Scope, name: str) -> object:
 
     try:
         return pytest_asyncio.fixture(loop_scope=scope, name=name)(tx)
-    except TypeError:  # before its version 0.24, which had another way to say it
+    except TypeError:  # before pytest-asyncio 0.24
         return pytest_asyncio.fixture(name=name)(tx)
 
 
@@ -186,5 +186,5 @@ def _default_loop_scope(config: pytest.Config) -> object:
 
 
 def _directory(config: pytest.Config) -> Path:
-    """Return where the run's own server is; a short name, for there is a socket in it."""
+    """Return the directory of the run's embedded server. The name is short because the directory holds a socket."""
     return Path(tempfile.gettempdir(), f"millhand-pytest-{config.stash[RUN]}")

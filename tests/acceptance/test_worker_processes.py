@@ -117,5 +117,5 @@ async def test_several_processes_have_no_id_in_common(directory: Path) -> None:
         assert await worker.wait() == 2
 
     assert worker.errors == (
-        "error: client_id must be left out where several processes work, got 'me'; each of them gets an id of its own\n"
+        "error: client_id must be unset with several processes, got 'me'; each process gets an id of its own\n"
     )

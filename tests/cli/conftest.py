@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import os
+import secrets
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kinds_module import KINDS_MODULE
+from worker_module import WORKER_MODULE
 
 from millhand.driver.asyncpg import AsyncpgDriver
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: an empty one, with nothing of Millhand in the environment."""
+    """Change to an empty working directory and remove Millhand's variables from the environment."""
     for name in [name for name in os.environ if name.startswith("MILLHAND_") or name == "DATABASE_URL"]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -21,7 +26,28 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def project(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, schema_driver: AsyncpgDriver, postgres_url: str
 ) -> Path:
-    """The working directory of somebody whose DATABASE_URL is a migrated schema of the test's own."""
+    """Change to a working directory whose DATABASE_URL and schema are migrated and belong to the test."""
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", schema_driver.schema)
     return elsewhere
+
+
+@pytest.fixture
+def kinds_target(elsewhere: Path) -> str:
+    """Write a user's configuration, and return its MODULE:CONFIG."""
+    name = f"shop_{secrets.token_hex(6)}"
+    (elsewhere / f"{name}.py").write_text(KINDS_MODULE)
+    return f"{name}:config"
+
+
+@pytest.fixture
+def worker_modules(elsewhere: Path) -> Iterator[Path]:
+    """Write a user's modules, and remove them from `sys.modules` afterwards."""
+    (elsewhere / "shop.py").write_text(WORKER_MODULE)
+    (elsewhere / "broken.py").write_text("import shop\nvalue = {}['no such key']\n")
+    (elsewhere / "needy.py").write_text("import no_such\n")
+    path = sys.path[:]
+    yield elsewhere
+    sys.path[:] = path
+    for name in ("shop", "broken", "needy"):
+        sys.modules.pop(name, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from factory import insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -32,7 +32,7 @@ async def _report(driver: AsyncpgDriver, id: str) -> None:
 
 
 async def test_client_list_has_a_line_for_each(schema_driver: AsyncpgDriver) -> None:
-    """Ours with all they say, and strangers by their name alone."""
+    """Clients in Python have all columns; clients in other languages have only their id."""
     pool = schema_driver.pool
     await _report(schema_driver, "a")
     for id, leader_role in (("go", LeaderRole.RIVER), ("a", LeaderRole.PERIODIC)):
@@ -50,7 +50,7 @@ async def test_client_list_has_a_line_for_each(schema_driver: AsyncpgDriver) -> 
 
 
 async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> None:
-    """`--json` prints every field; what is not known of a stranger is null."""
+    """`--json` prints every field; unknown fields of a client in another language are null."""
     await _report(schema_driver, "a")
     [row] = await schema_driver.pool.fetch("SELECT now() AS now")
     await insert_job(
@@ -80,7 +80,7 @@ async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) ->
 
 
 async def test_client_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriver) -> None:
-    """Beside Go alone there is the leader to be seen."""
+    """Without our tables the list shows River's leader."""
     await Migrator(schema_driver, "millhand").down(target=1)
     try:
         await schema_driver.pool.run(
@@ -94,7 +94,7 @@ async def test_client_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriv
 
 
 async def test_client_list_shows_no_leader_whose_term_is_over(schema_driver: AsyncpgDriver) -> None:
-    """Who was killed leads no more, although his row is there."""
+    """A killed client does not lead any more, although its row remains."""
     await schema_driver.pool.run(leader_attempt_elect(leader_id=ClientId("go"), ttl=timedelta(seconds=-1)))
 
     assert (await millhand("client", "list")).out == ""

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from factory import get_job, insert_job
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -15,8 +15,8 @@ from millhand.job import JobId, JobState
 pytestmark = pytest.mark.usefixtures("project")
 
 
-async def test_job_insert_gives_an_id_and_the_row_has_what_was_said(schema_driver: AsyncpgDriver) -> None:
-    """A job is inserted as an application would, and in a pipe its id is all that is printed."""
+async def test_job_insert_prints_an_id_and_writes_the_row(schema_driver: AsyncpgDriver) -> None:
+    """The row has the given options, and a pipe gets only the id."""
     result = await millhand(
         "job", "insert", "send_email", '{"to": "ann"}', "--queue", "mail", "--priority", 2, "--max-attempts", 3,
         "--tag", "urgent",
@@ -36,7 +36,7 @@ async def test_job_insert_gives_an_id_and_the_row_has_what_was_said(schema_drive
 
 
 async def test_job_insert_later_schedules_it(schema_driver: AsyncpgDriver) -> None:
-    """With `--in` the job is scheduled."""
+    """`--in` schedules the job."""
     result = await millhand("job", "insert", "send_email", "--in", "1h", "--json")
 
     row = await get_job(schema_driver.pool, result.json["id"])
@@ -56,7 +56,7 @@ async def test_job_insert_reads_args_from_a_pipe(
 
 
 async def test_job_list_is_lines_in_a_pipe(schema_driver: AsyncpgDriver) -> None:
-    """A pipe gets a line a job, the newest first, without headings; filters choose."""
+    """A pipe gets one line per job, newest first and without headings, and filters apply."""
     first = await insert_job(schema_driver.pool, kind="a", queue="mail")
     second = await insert_job(schema_driver.pool, JobState.DISCARDED, kind="b")
     third = await insert_job(schema_driver.pool, kind="a")
@@ -84,8 +84,8 @@ async def test_job_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> No
     assert (empty.code, empty.out) == (0, "")
 
 
-async def test_job_show_tells_all_about_one(schema_driver: AsyncpgDriver) -> None:
-    """A job is shown with its args, output, errors and logs; one that is not there is an error."""
+async def test_job_show_prints_the_whole_job(schema_driver: AsyncpgDriver) -> None:
+    """The command prints args, output, errors and logs, and fails for an unknown id."""
     error = '{"at": "2024-05-01T10:00:00Z", "attempt": 1, "error": "no", "trace": "line 1"}'
     metadata = '{"output": {"sheets": 3}, "order": "4711", "river:log": [{"attempt": 1, "log": "one\\ntwo\\n"}, null, 5]}'
     job = await insert_job(
@@ -120,10 +120,10 @@ async def test_job_show_tells_all_about_one(schema_driver: AsyncpgDriver) -> Non
         ("retry", JobState.DISCARDED, JobState.AVAILABLE, "retried 2 jobs\n"),
     ],
 )
-async def test_job_commands_act_on_what_a_filter_finds(
+async def test_job_commands_act_on_filtered_jobs(
     schema_driver: AsyncpgDriver, command: str, before: JobState, after: JobState, said: str
 ) -> None:
-    """With `--yes`, all jobs of the filter are changed, and others are not; their ids are printed."""
+    """With `--yes`, exactly the jobs that the filter selects change, and their ids are printed."""
     jobs = [await insert_job(schema_driver.pool, before, kind="a") for _ in range(2)]
     other = await insert_job(schema_driver.pool, before, kind="b")
 
@@ -139,7 +139,7 @@ async def test_job_commands_act_on_what_a_filter_finds(
 
 
 async def test_job_delete_leaves_running_jobs(schema_driver: AsyncpgDriver) -> None:
-    """A running job is not deleted; the others are, and the exit code says that not everything was done."""
+    """A running job stays, the others are deleted, and the exit code is 1."""
     done = await insert_job(schema_driver.pool, JobState.COMPLETED)
     running = await insert_job(schema_driver.pool, JobState.RUNNING)
 
@@ -155,7 +155,7 @@ async def test_job_delete_leaves_running_jobs(schema_driver: AsyncpgDriver) -> N
 
 
 async def test_job_retry_by_filter_leaves_completed_jobs(schema_driver: AsyncpgDriver) -> None:
-    """A filter without a state does not do again what was done; with the state said, it does."""
+    """A filter retries completed jobs only if it has `--state completed`."""
     job = await insert_job(schema_driver.pool, JobState.COMPLETED, kind="a")
 
     left = await millhand("job", "retry", "--kind", "a", "--yes")
@@ -170,7 +170,7 @@ async def test_job_retry_by_filter_leaves_completed_jobs(schema_driver: AsyncpgD
 async def test_job_commands_ask_before_they_act_on_a_filter(
     schema_driver: AsyncpgDriver, command: str
 ) -> None:
-    """In a pipe there is nobody to ask, so without `--yes` nothing is done and the use is wrong."""
+    """In a pipe without `--yes`, nothing changes and the exit code is 2."""
     job = await insert_job(
         schema_driver.pool, JobState.CANCELLED if command != "cancel" else JobState.AVAILABLE
     )
@@ -185,8 +185,8 @@ async def test_job_commands_ask_before_they_act_on_a_filter(
 
 
 @pytest.mark.parametrize("command", ["cancel", "retry", "delete"])
-async def test_job_commands_want_to_know_which(command: str, project: Path) -> None:
-    """Neither nothing nor both ways of choosing are accepted."""
+async def test_job_commands_require_ids_or_a_filter(command: str, project: Path) -> None:
+    """Giving neither or both is a usage error."""
     neither = await millhand("job", command)
     both = await millhand("job", command, 1, "--kind", "a")
 
@@ -194,18 +194,18 @@ async def test_job_commands_want_to_know_which(command: str, project: Path) -> N
         2,
         (
             "error: jobs must be chosen by id or by filter, got neither; "
-            "write an id, or --state, --kind, --queue or --tag\n"
+            "add an id, --state, --kind, --queue or --tag\n"
         ),
     )
     assert (both.code, both.err) == (
         2,
-        "error: jobs must be chosen by id or by filter, got both; leave one out\n",
+        "error: jobs must be chosen by id or by filter, got both; use only one\n",
     )
 
 
 @pytest.mark.parametrize("command", ["show", "cancel", "retry", "delete"])
 async def test_job_commands_refuse_an_id_that_no_job_can_have(command: str, project: Path) -> None:
-    """An id beyond PostgreSQL's bigint is wrong use."""
+    """An id beyond PostgreSQL's bigint is a usage error."""
     result = await millhand("job", command, 2**63)
 
     assert result.code == 2
@@ -218,16 +218,22 @@ async def test_job_commands_refuse_an_id_that_no_job_can_have(command: str, proj
         (("job", "insert", "kind", "[1]"), "args of kind 'kind' must be"),
         (("job", "insert", "kind", "{"), "args of kind 'kind' must be"),
         (("job", "insert", "k", "--queue", "Mail!"), "queue must be 1 to"),
-        (("job", "insert", "k\udcff"), "kind must not hold half a surrogate pair"),  # bytes that are no UTF-8
+        (
+            ("job", "insert", "k\udcff"),
+            "kind must not hold half a surrogate pair",
+        ),  # bytes that are not UTF-8
         (("job", "insert", "k", "--queue", "q\udcff"), "queue must be 1 to"),
         (("job", "insert", "k", "--tag", "tag\udcff"), "tags must be 3 to"),
         (("job", "insert", "k", "--in", "soon"), "--in must be a duration such as"),
-        (("job", "insert", "k", "--in=-5"), "--in must not be negative, got '-5'; leave it out for at once"),
+        (
+            ("job", "insert", "k", "--in=-5"),
+            "--in must not be negative, got '-5'; leave it out to work the job now",
+        ),
         (("job", "insert", "k", "--in", "3000000d"), "--in must end before the year 10000, got '3000000d'"),
     ],
 )
 async def test_job_insert_refuses_what_river_would(arguments: tuple[str, ...], message: str) -> None:
-    """What cannot be inserted is wrong use, and nothing is inserted."""
+    """An invalid job is a usage error, and nothing is inserted."""
     result = await millhand(*arguments)
 
     assert result.code == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from cli_pages import DOCS, PAGES, _commands
-from cli_room import millhand
+from cli_runner import millhand
 
 from millhand.cli.command import Command, Group
 from millhand.cli.main import COMMANDS, cli
@@ -22,13 +22,13 @@ ALL_COMMANDS = {path: command for path, command, _ in _commands(cli, "millhand",
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_written_from_the_code(name: str) -> None:
-    """What docs/ says of commands, settings and fields is what the code says; tests/cli/cli_pages.py writes it."""
+    """The drawn pages in docs/ match the code; tests/cli/cli_pages.py writes them."""
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name]()
 
 
 @pytest.mark.parametrize("path", ALL_COMMANDS)
 def test_commands_show_an_example_of_themselves(path: str) -> None:
-    """Every help text ends with an example, and it is one of this command."""
+    """Every help text ends with an example of its own command."""
     command = ALL_COMMANDS[path]
 
     assert isinstance(command, Command | Group)
@@ -37,15 +37,15 @@ def test_commands_show_an_example_of_themselves(path: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands_are_listed_as_they_call_themselves(name: str) -> None:
-    """The line in the list of commands is the first of the command's own help."""
+def test_command_list_has_each_help_text(name: str) -> None:
+    """The list of commands has the first line of each command's help."""
     command = ALL_COMMANDS[f"millhand {name}"]
 
     assert COMMANDS[name][1] == command.get_short_help_str(limit=200)
 
 
 def test_examples_can_be_parsed() -> None:
-    """An example that is copied is no wrong use: every option in it exists."""
+    """Every option in an example exists."""
     for path, command in ALL_COMMANDS.items():
         assert isinstance(command, Command | Group)
         options = {name for parameter in command.params for name in parameter.opts}
@@ -59,16 +59,16 @@ async def test_main_prints_its_version() -> None:
     assert (await millhand("--version")).out == "millhand 0.1.0\n"
 
 
-async def test_main_without_a_command_shows_what_there_is() -> None:
-    """Without a command the help is shown, and that is wrong use."""
+async def test_main_without_a_command_shows_help() -> None:
+    """Without a command the help is printed, with exit code 2."""
     result = await millhand()
 
     assert result.code == 2
     assert "Commands:" in result.err
 
 
-async def test_main_reads_the_settings_it_is_told_to(elsewhere: Path) -> None:
-    """`--config` names the file; one that is not there is wrong use."""
+async def test_main_reads_the_file_of_config_option(elsewhere: Path) -> None:
+    """`--config` selects the file; a missing file is a usage error."""
     (elsewhere / "other.toml").write_text("[worker]\nmax_attempts = 7\n")
 
     shown = await millhand("--config", "other.toml", "worker", "--show-config")
@@ -91,8 +91,8 @@ def test_main_runs_as_a_module() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no file that is always full")
-def test_main_says_in_one_line_that_its_output_has_no_room() -> None:
-    """A full disk below the output is no crash: one line, exit code 1."""
+def test_main_reports_a_full_disk_in_one_line() -> None:
+    """A full disk under the output gives one line and exit code 1, not a traceback."""
     with Path("/dev/full").open("w") as full:
         told = subprocess.run(
             [sys.executable, "-m", "millhand", "migrate", "sql"],
@@ -104,7 +104,7 @@ def test_main_says_in_one_line_that_its_output_has_no_room() -> None:
 
     assert (told.returncode, told.stderr) == (
         1,
-        "error: the operating system must let us work, got [Errno 28] No space left on device\n",
+        "error: the operating system reported: [Errno 28] No space left on device\n",
     )
 
 
@@ -119,8 +119,8 @@ def test_main_says_in_one_line_that_its_output_has_no_room() -> None:
         ("job show 0 >&-", 2),
     ],
 )
-async def test_main_does_what_it_is_told_with_closed_streams(project: Path, command: str, code: int) -> None:
-    """Whoever starts us without standard streams has his work done, by the same exit code; no crash comes of it."""
+async def test_main_works_with_closed_streams(project: Path, command: str, code: int) -> None:
+    """Without standard streams a command does its work and returns the same exit code."""
     await millhand("job", "insert", "greet")
     shell = ["/bin/sh", "-c", f'exec "$0" -m millhand {command}', sys.executable]
 
@@ -131,10 +131,10 @@ async def test_main_does_what_it_is_told_with_closed_streams(project: Path, comm
 
 
 @pytest.mark.slow
-async def test_main_reaches_its_own_database_whatever_the_environment_says_of_others(
+async def test_main_ignores_libpq_variables_for_the_embedded_database(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Variables of libpq's that somebody has for the servers of his company are not the embedded one's."""
+    """Libpq's variables, set for other servers, do not affect the embedded database."""
     others = {
         "HOST": "nowhere.invalid",
         "PORT": "1",
@@ -150,8 +150,8 @@ async def test_main_reaches_its_own_database_whatever_the_environment_says_of_ot
     assert (told.code, told.out, told.err) == (0, "1\n", "")
 
 
-async def test_main_spells_what_its_output_has_no_letter_for(project: Path) -> None:
-    """A kind that anybody has inserted breaks no list, whatever the encoding of who reads it."""
+async def test_main_escapes_characters_that_the_output_lacks(project: Path) -> None:
+    """A list is printed in any encoding; characters that it lacks are escaped."""
     await millhand("job", "insert", "größe_日本")
     command = [sys.executable, "-m", "millhand", "job", "list"]
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
@@ -165,8 +165,8 @@ async def test_main_spells_what_its_output_has_no_letter_for(project: Path) -> N
     )
 
 
-async def test_main_prints_json_whatever_letters_its_output_has(project: Path) -> None:
-    """What a program reads is JSON in any encoding: a letter that it lacks has an escape of JSON's."""
+async def test_main_prints_json_in_any_encoding(project: Path) -> None:
+    """`--json` prints JSON in any encoding, with JSON escapes for characters that it lacks."""
     await millhand("job", "insert", "größe_日本_😀")
     command = [sys.executable, "-m", "millhand", "job", "list", "--json"]
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
@@ -178,7 +178,7 @@ async def test_main_prints_json_whatever_letters_its_output_has(project: Path) -
 
 
 def test_main_finds_help_without_the_database() -> None:
-    """Help is shown without what only commands need, and so at once."""
+    """Help does not import the modules that only commands need."""
     code = (
         "import sys; from millhand.cli.main import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 
 @pytest.fixture
 async def schema_name(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> AsyncIterator[str]:
-    """An empty schema in the database of DATABASE_URL, dropped afterwards."""
+    """Yield an empty schema in the database of DATABASE_URL, and drop it."""
     name = f"migrate_{secrets.token_hex(4)}"
     connection = await asyncpg.connect(postgres_url)
     await connection.execute(f"CREATE SCHEMA {name}")
@@ -25,8 +25,8 @@ async def schema_name(
     await connection.close()
 
 
-async def test_migrate_up_brings_every_line_up_to_date_and_says_so(schema_name: str) -> None:
-    """Up applies all lines, a line of text a version; list and validate agree, and a second up has nothing to do."""
+async def test_migrate_up_applies_every_line(schema_name: str) -> None:
+    """`up` applies all lines and prints each version; `list` and `validate` agree; a second `up` does nothing."""
     invalid = await millhand("migrate", "validate", "--schema", schema_name)
     up = await millhand("migrate", "up", "--schema", schema_name)
     valid = await millhand("migrate", "validate", "--schema", schema_name)
@@ -43,8 +43,8 @@ async def test_migrate_up_brings_every_line_up_to_date_and_says_so(schema_name: 
     assert (again.code, again.out) == (0, "nothing to do\n")
 
 
-async def test_migrate_up_stops_where_it_is_told_to(schema_name: str) -> None:
-    """A target or a number of steps is River's line alone; a dry run says what it would do and does nothing."""
+async def test_migrate_up_stops_at_its_target(schema_name: str) -> None:
+    """A target or a number of steps applies to River's line only; a dry run changes nothing."""
     dry = await millhand(
         "migrate", "up", "--schema", schema_name, "--dry-run", "--max-steps", 1, "--show-sql"
     )
@@ -61,7 +61,7 @@ async def test_migrate_up_stops_where_it_is_told_to(schema_name: str) -> None:
 
 
 async def test_migrate_down_asks_first(schema_name: str) -> None:
-    """Going down loses data: in a pipe it wants `--yes`, and then takes back one step unless told more."""
+    """`down` in a pipe needs `--yes`, and reverts one version by default."""
     await millhand("migrate", "up", "--schema", schema_name, "--line", "main")
 
     asked = await millhand("migrate", "down", "--schema", schema_name)
@@ -72,11 +72,11 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
     assert (asked.code, asked.err) == (
         2,
         (
-            "error: taking back version 8 of line 'main', with the data in its tables, must be confirmed, "
+            "error: revert version 8 of line 'main' and drop the data in its tables must be confirmed, "
             "got no terminal to ask on; repeat it with --yes\n"
         ),
     )
-    assert one.out.startswith("took back version 008 of line main: ")
+    assert one.out.startswith("reverted version 008 of line main: ")
     assert len(one.lines) == 1
     assert len(everything.lines) == 7
     assert {line[2] for line in listed.lines} == {"false"}
@@ -111,7 +111,7 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
 async def test_migrate_refuses_what_cannot_be(
     schema_name: str, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    """A wrong version, line or schema is an error that says what to do, and nothing is changed."""
+    """A wrong version, line or schema is an error with a remedy, and changes nothing."""
     monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", schema_name)
 
     result = await millhand("migrate", *arguments)
@@ -123,7 +123,7 @@ async def test_migrate_refuses_what_cannot_be(
 
 
 async def test_migrate_leaves_a_foreign_table_alone(schema_name: str, postgres_url: str) -> None:
-    """A table that is in the way is named, and nothing is changed."""
+    """An unrelated table with a needed name is reported, and nothing changes."""
     connection = await asyncpg.connect(postgres_url)
     await connection.execute(f"CREATE TABLE {schema_name}.river_job (mine text)")
 
@@ -143,7 +143,7 @@ async def test_migrate_leaves_a_foreign_table_alone(schema_name: str, postgres_u
 
 
 async def test_migrate_sql_needs_no_database(elsewhere: Path) -> None:
-    """The SQL is printed without a database, a transaction a version, in the schema that was said."""
+    """`sql` prints one transaction per version, in the given schema, without a database."""
     result = await millhand("migrate", "sql", "--version", 1, "--schema", "engine")
     down = await millhand("migrate", "sql", "--version", 1, "--down")
 
@@ -154,10 +154,10 @@ async def test_migrate_sql_needs_no_database(elsewhere: Path) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
-async def test_migrate_sql_prints_grants_for_roles_as_they_are_called(
+async def test_migrate_sql_prints_grants_with_role_names(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It needs no database, says the schema of the settings and the names that were given, and is one transaction."""
+    """`--grants` prints one transaction with the settings' schema and the given names, without a database."""
     monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", "shop")
 
     plain = await millhand("migrate", "sql", "--grants")
@@ -185,13 +185,13 @@ async def test_migrate_sql_prints_grants_for_roles_as_they_are_called(
             "'worker'; write it like 'worker=shop_worker'",
         ),
         (("--grants", "--line", "main"), "--line; leave them out"),
-        (("--role", "worker=x"), "--role and --river-inserter must stand beside --grants, got none; add it"),
+        (("--role", "worker=x"), "--role and --river-inserter must be used with --grants, got none; add it"),
     ],
 )
-async def test_migrate_sql_says_what_is_wrong_with_grants(
+async def test_migrate_sql_refuses_wrong_grants(
     elsewhere: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    """What cannot stand together, or names no role, is told with its remedy, and nothing is printed."""
+    """Conflicting options and unknown roles are errors with a remedy, and nothing is printed."""
     result = await millhand("migrate", "sql", *arguments)
 
     assert (result.code, result.out) == (2, "")

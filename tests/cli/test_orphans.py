@@ -1,4 +1,4 @@
-"""Claims about `millhand orphans`; what is judged, and what is never deleted, stands in tests/orphans."""
+"""Claims about `millhand orphans`; tests/orphans has the rules and guards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import reconcile
@@ -32,7 +32,7 @@ table = "{schema}.uploads"
 
 @pytest.fixture
 async def bucket(project: Path, schema_driver: AsyncpgDriver) -> AsyncIterator[Path]:
-    """A directory with an object that a row names and one of nobody; a second row names nothing that is there."""
+    """A directory with one referenced object and one orphan; a second row references a missing object."""
     table = f"{schema_driver.schema}.uploads"
     await schema_driver.pool.execute_script(
         f"CREATE TABLE {table} (id int PRIMARY KEY, key text);"
@@ -50,7 +50,7 @@ async def bucket(project: Path, schema_driver: AsyncpgDriver) -> AsyncIterator[P
 
 
 async def _reconciled(driver: AsyncpgDriver) -> None:
-    """Work the cleanup once, as the worker does."""
+    """Run the cleanup once, as the worker does."""
     config = load_settings().orphans_config()
     store = open_store("file:bucket")
     report = await reconcile(driver.pool, store, config)
@@ -59,7 +59,7 @@ async def _reconciled(driver: AsyncpgDriver) -> None:
 
 
 async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
-    """A scan tells what it found, and touches nothing, although the mode of the settings is to delete."""
+    """A scan prints its findings and removes nothing, even if the settings' mode is delete."""
     first = await millhand("orphans", "scan")
     second = await millhand("orphans", "scan", "--json")
     third = await millhand("orphans", "scan")
@@ -71,8 +71,8 @@ async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
     assert (bucket / "orphan.bin").read_bytes() == b"of nobody"
 
 
-async def test_orphans_list_names_what_was_found_and_the_runs(bucket: Path) -> None:
-    """Findings are listed by kind and key, runs by number."""
+async def test_orphans_list_prints_findings_and_runs(bucket: Path) -> None:
+    """Findings have kind and key, runs their number."""
     await millhand("orphans", "scan")
 
     found = await millhand("orphans", "list")
@@ -87,8 +87,8 @@ async def test_orphans_list_names_what_was_found_and_the_runs(bucket: Path) -> N
     assert [line[1:6] for line in runs.lines] == [["completed", "report", "31", "31", "0"]]
 
 
-async def test_orphans_explain_says_why(bucket: Path) -> None:
-    """An object is explained by key: whether a row names it, and by which rule it is judged."""
+async def test_orphans_explain_names_the_rule(bucket: Path) -> None:
+    """The explanation says whether a row references the object, and which rule applies."""
     await millhand("orphans", "scan")
 
     orphan = await millhand("orphans", "explain", "orphan.bin")
@@ -100,7 +100,7 @@ async def test_orphans_explain_says_why(bucket: Path) -> None:
 
 
 async def test_orphans_explain_keeps_its_lines(bucket: Path) -> None:
-    """A key neither moves the cursor nor looks like a line of the explanation."""
+    """A key's control characters are escaped, so that it cannot imitate a line."""
     (bucket / "a\n  object: none\x1b[2J\u202e").write_bytes(b"of nobody")
 
     told = await millhand("orphans", "explain", "a\n  object: none\x1b[2J\u202e")
@@ -109,10 +109,8 @@ async def test_orphans_explain_keeps_its_lines(bucket: Path) -> None:
     assert all(line.isprintable() for line in told.out.splitlines())
 
 
-async def test_orphans_restore_brings_back_what_was_removed(
-    bucket: Path, schema_driver: AsyncpgDriver
-) -> None:
-    """What a run removed comes back, once it was confirmed; and that again is no error."""
+async def test_orphans_restore_restores_removed_objects(bucket: Path, schema_driver: AsyncpgDriver) -> None:
+    """A confirmed restore brings back the objects of a run, and repeating it succeeds."""
     await millhand("orphans", "scan")
     for _ in range(2):
         await _reconciled(schema_driver)
@@ -124,33 +122,33 @@ async def test_orphans_restore_brings_back_what_was_removed(
     assert removed
     assert asked.code == 2
     assert asked.err == (
-        "error: restore what was removed by key 'orphan.bin' must be confirmed, got no terminal to ask on; "
+        "error: restore the objects of key 'orphan.bin' must be confirmed, got no terminal to ask on; "
         "repeat it with --yes\n"
     )
     assert (restored.code, restored.err) == (
         0,
-        "restored 1 objects and 0 rows, kept 0 newer objects, 0 were back before\n",
+        "restored 1 objects and 0 rows, kept 0 newer objects, 0 had been restored before\n",
     )
     assert (bucket / "orphan.bin").read_bytes() == b"of nobody"
     again = await millhand("orphans", "restore", "--key", "orphan.bin", "--yes")
     assert (again.code, again.err) == (
         0,
-        "restored 0 objects and 0 rows, kept 0 newer objects, 1 were back before\n",
+        "restored 0 objects and 0 rows, kept 0 newer objects, 1 had been restored before\n",
     )
 
 
 async def test_orphans_restore_of_nothing_is_an_error(bucket: Path) -> None:
-    """A run or a key of which nothing was ever removed is a mistake of who asked, not a success."""
+    """A run or key that never removed anything is an error."""
     result = await millhand("orphans", "restore", "--run", "99", "--yes")
 
     assert result.code == 1
     assert result.err.endswith(
-        "error: something must have been removed by run 99, got nothing; see millhand orphans list --runs\n"
+        "error: run 99 must have removed objects, found none; see: millhand orphans list --runs\n"
     )
 
 
 async def test_orphans_scan_ends_with_examples_and_what_could_be_freed(bucket: Path) -> None:
-    """Each kind of finding is a line with its number, bytes and a few keys; bytes of nobody are priced by the month."""
+    """Each kind of finding has a line with count, bytes and example keys; orphaned bytes have a monthly cost."""
     (bucket / "larger.bin").write_bytes(b"x" * 2_000)
     text = (bucket.parent / "millhand.toml").read_text()
     (bucket.parent / "millhand.toml").write_text(text.replace("[[", "price_per_gb = 1_000_000\n\n[[", 1))
@@ -169,8 +167,8 @@ async def test_orphans_scan_ends_with_examples_and_what_could_be_freed(bucket: P
     ]
 
 
-async def test_orphans_scan_ends_with_0_when_all_is_well(bucket: Path, schema_driver: AsyncpgDriver) -> None:
-    """Nothing found is exit code 0, so that a script can ask."""
+async def test_orphans_scan_without_findings_exits_with_0(bucket: Path, schema_driver: AsyncpgDriver) -> None:
+    """A scan without findings has exit code 0."""
     (bucket / "orphan.bin").unlink()
     await schema_driver.pool.fetch(f"DELETE FROM {schema_driver.schema}.uploads WHERE id = 99")
 
@@ -179,10 +177,8 @@ async def test_orphans_scan_ends_with_0_when_all_is_well(bucket: Path, schema_dr
     assert (result.code, result.err) == (0, "")
 
 
-async def test_orphans_scan_that_is_cut_short_is_no_finding(
-    bucket: Path, schema_driver: AsyncpgDriver
-) -> None:
-    """A source that gives no answer is exit code 2, with its reason; 1 would tell a script that all was seen."""
+async def test_orphans_scan_that_fails_exits_with_2(bucket: Path, schema_driver: AsyncpgDriver) -> None:
+    """A failing source gives exit code 2 and its reason, never the 1 of a finding."""
     table = f"{schema_driver.schema}.uploads"
     text = (bucket.parent / "millhand.toml").read_text()
     broken = text.replace(f'table = "{table}"', f'select = "SELECT key FROM {table} WHERE 1 / (id - 7) = 0"')
@@ -195,8 +191,8 @@ async def test_orphans_scan_that_is_cut_short_is_no_finding(
     assert "error: orphans source 'uploads' must answer in full, got " in result.err
 
 
-async def test_orphans_run_refuses_by_a_guard_and_names_the_flag_that_lifts_it(bucket: Path) -> None:
-    """A refusal is exit code 2 and removes nothing; with the flag that it names, the same run goes on."""
+async def test_orphans_run_names_the_flag_of_a_guard(bucket: Path) -> None:
+    """A refused run has exit code 2 and removes nothing; with the flag that it names, it completes."""
     for number in range(60):
         (bucket / f"orphan{number}.bin").write_bytes(b"of nobody")
     await millhand("orphans", "scan")
@@ -207,7 +203,7 @@ async def test_orphans_run_refuses_by_a_guard_and_names_the_flag_that_lifts_it(b
     lifted = await millhand("orphans", "run", "--max-share", "0.9", "--yes", "--json")
 
     assert unsure.code == 2
-    assert "delete what is due in file:bucket must be confirmed" in unsure.err
+    assert "delete the orphans that are due in file:bucket must be confirmed" in unsure.err
     assert refused.code == 2
     assert "a run may remove at most 50.00% of 91 objects, got 61 (67.03%)" in refused.err
     assert "(once: --max-share)" in refused.err
@@ -215,8 +211,8 @@ async def test_orphans_run_refuses_by_a_guard_and_names_the_flag_that_lifts_it(b
     assert not (bucket / "orphan.bin").exists()
 
 
-async def test_orphans_run_lifts_each_guard_by_its_flag(bucket: Path) -> None:
-    """Number, overlap and clocks have flags too, and a mode may be chosen; what cannot be is refused by its flag."""
+async def test_orphans_run_has_a_flag_for_each_guard(bucket: Path) -> None:
+    """Count, overlap, clock skew and mode have flags; an error names the flag."""
     await millhand("orphans", "scan")
     flags = ("--max-objects", "10", "--min-overlap", "0.5", "--max-clock-skew", "10m", "--mode", "quarantine")
 
@@ -228,8 +224,8 @@ async def test_orphans_run_lifts_each_guard_by_its_flag(bucket: Path) -> None:
     assert "--max-clock-skew" in wrong.err
 
 
-async def test_orphans_bind_and_unbind_say_whose_the_bucket_was(bucket: Path) -> None:
-    """Binding asks first, says who had it, and another database's bucket is taken over; letting go twice is told."""
+async def test_orphans_bind_and_unbind_print_the_previous_binding(bucket: Path) -> None:
+    """`bind` asks, prints the previous binding and replaces it; a second `unbind` says that there was none."""
     asked = await millhand("orphans", "bind")
     bound = await millhand("orphans", "bind", "--yes")
     again = await millhand("orphans", "bind", "--yes")
@@ -238,13 +234,13 @@ async def test_orphans_bind_and_unbind_say_whose_the_bucket_was(bucket: Path) ->
     assert (asked.code, bound.code, again.code) == (2, 0, 0)
     assert bound.err.endswith("; it was not bound\n")
     assert "; it was bound by 'millhand_test_" in again.err
-    assert [result.err for result in let_go] == ["let go\n", "it was not bound\n"]
+    assert [result.err for result in let_go] == ["unbound\n", "it was not bound\n"]
 
 
 async def test_orphans_scan_of_another_databases_bucket_is_refused(
     bucket: Path, schema_driver: AsyncpgDriver
 ) -> None:
-    """A bound bucket is not even looked at by another database; the refusal is exit code 2 and names the remedy."""
+    """A run of another database does not list a bound bucket; exit code 2, with the remedy."""
     await millhand("orphans", "bind", "--yes")
     await schema_driver.pool.fetch(f"DELETE FROM {schema_driver.schema}.millhand_orphan_binding")
 
@@ -259,32 +255,32 @@ async def test_orphans_scan_of_another_databases_bucket_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("restore", "--yes"), "one of --run, --prefix and --key must say what is restored, got nothing"),
+        (("restore", "--yes"), "exactly one of --run, --prefix and --key must be given, got nothing"),
         (
             ("restore", "--run", "1", "--key", "a", "--yes"),
-            "one of --run, --prefix and --key must say what is restored, got run 1 and key 'a'",
+            "exactly one of --run, --prefix and --key must be given, got run 1 and key 'a'",
         ),
     ],
 )
-async def test_orphans_restore_wants_to_know_what(
+async def test_orphans_restore_requires_one_choice(
     project: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    """Neither nothing nor two things are restored."""
+    """Giving none or two of the options is a usage error."""
     result = await millhand("orphans", *arguments)
 
     assert (result.code, result.err) == (2, f"error: {message}\n")
 
 
-async def test_orphans_scan_wants_sources(project: Path) -> None:
-    """Without a declared source nothing is judged, for then everything would belong to nobody."""
+async def test_orphans_scan_requires_sources(project: Path) -> None:
+    """Without a declared source a scan refuses to run, because every object would be an orphan."""
     result = await millhand("orphans", "scan")
 
     assert result.code == 2
     assert "sources" in result.err
 
 
-async def test_orphans_refuse_a_storage_url_by_its_place(project: Path) -> None:
-    """A bucket that cannot be is refused by the file that names it."""
+async def test_orphans_report_the_place_of_a_wrong_storage_url(project: Path) -> None:
+    """An error of the storage URL names the file that sets it."""
     (project / "millhand.toml").write_text('[storage]\nurl = "ftp://there"\n')
 
     result = await millhand("orphans", "list")

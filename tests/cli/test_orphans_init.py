@@ -1,4 +1,4 @@
-"""Claims about `millhand orphans init`: what it sees, what it proposes, and what it leaves alone."""
+"""Claims about `millhand orphans init`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import ReferenceSource
@@ -42,7 +42,7 @@ FROM generate_series(1, 30) AS n;
 
 @pytest.fixture
 async def shop(project: Path, schema_driver: AsyncpgDriver) -> AsyncIterator[str]:
-    """Five columns that name objects in five ways, two that name none, and a few objects of nobody."""
+    """Five columns that reference objects in five ways, two that reference none, and a few orphans."""
     schema = schema_driver.schema
     await schema_driver.pool.execute_script(TABLES.format(schema=schema))
     keys = [
@@ -66,7 +66,7 @@ async def shop(project: Path, schema_driver: AsyncpgDriver) -> AsyncIterator[str
 
 
 def expected(schema: str) -> list[ReferenceSource]:
-    """Return the five sources as they are to be found."""
+    """Return the five sources that the command should find."""
     people, posts = f"{schema}.people", f"{schema}.posts"
     return [
         ReferenceSource(name=f"{people}.avatar", table=people, key="avatar", prepend="media/avatars/"),
@@ -79,8 +79,8 @@ def expected(schema: str) -> list[ReferenceSource]:
     ]
 
 
-async def test_init_adds_what_names_objects_and_keeps_the_file(shop: str) -> None:
-    """Every way of naming objects is found and declared; what was in the file stays, and once more adds nothing."""
+async def test_init_adds_sources_and_keeps_the_file(shop: str) -> None:
+    """All five columns are declared, the rest of the file stays, and a second run adds nothing."""
     first = await millhand("orphans", "init", "--write")
     second = await millhand("orphans", "init", "--write")
     text = Path("millhand.toml").read_text()
@@ -89,13 +89,13 @@ async def test_init_adds_what_names_objects_and_keeps_the_file(shop: str) -> Non
     assert text.startswith(SETTINGS)
     sources = load_settings().orphans_config().sources
     assert sorted(sources, key=lambda one: one.name) == expected(shop)
-    assert "5 sources were added to millhand.toml; next: millhand orphans scan" in first.err
-    assert "5 columns name objects, 0 of them not declared yet" in second.err
+    assert "added 5 sources to millhand.toml; next: millhand orphans scan" in first.err
+    assert "5 columns reference objects, 0 of them not declared yet" in second.err
     assert '# soft_deleted = "deleted_at IS NOT NULL"' in text
 
 
-async def test_what_init_declares_is_what_a_scan_needs(shop: str) -> None:
-    """A scan with the proposed sources finds the one object of nobody, and no other."""
+async def test_scan_runs_with_the_proposed_sources(shop: str) -> None:
+    """A scan with the proposed sources finds the one orphan and no other object."""
     await millhand("migrate-up")
     await millhand("orphans", "init", "--write")
 
@@ -105,8 +105,8 @@ async def test_what_init_declares_is_what_a_scan_needs(shop: str) -> None:
     assert scan.json["missing"] == 0
 
 
-async def test_init_says_what_speaks_for_each_column(shop: str) -> None:
-    """In JSON: rows, values, objects that were asked for and found, and which objects no column names."""
+async def test_init_prints_evidence_for_each_column(shop: str) -> None:
+    """The JSON has rows, values, looked-up and found objects, and the unreferenced objects."""
     told = (await millhand("orphans", "init", "--json")).json
 
     image = next(one for one in told["proposals"] if one["source"]["key"] == "image")
@@ -131,10 +131,8 @@ async def test_init_prints_sources_to_paste(shop: str) -> None:
     assert Path("millhand.toml").read_text() == SETTINGS
 
 
-async def test_init_proposes_nothing_that_it_did_not_see_match(
-    shop: str, schema_driver: AsyncpgDriver
-) -> None:
-    """Columns whose values look like keys, but name no object that is there, are no sources."""
+async def test_init_proposes_only_columns_with_found_objects(shop: str, schema_driver: AsyncpgDriver) -> None:
+    """A column whose values look like keys of missing objects is not proposed."""
     await schema_driver.pool.execute_script(
         f"UPDATE {shop}.posts SET image = 'posts/2025/' || id || '.png', gallery = NULL, body = NULL;"
         f"UPDATE {shop}.people SET avatar = 'x' || avatar, home = 'https://cdn.example.com/homes/none.html'"
@@ -144,14 +142,14 @@ async def test_init_proposes_nothing_that_it_did_not_see_match(
 
     assert (result.code, result.lines) == (1, [])
     assert (
-        "error: some column must name objects of file:bucket, got none among 7 columns and 151 objects "
-        "that were looked at; see that storage.url and DATABASE_URL belong together\n" in result.err
+        "error: at least one column must reference objects of file:bucket, found none among 7 columns "
+        "and 151 objects; check that storage.url and DATABASE_URL belong together\n" in result.err
     )
     assert Path("millhand.toml").read_text() == SETTINGS
 
 
-async def test_init_does_not_add_to_what_it_cannot_add_to(shop: str) -> None:
-    """Sources that were written as one list, and settings in pyproject.toml, are left to their owner."""
+async def test_init_does_not_change_files_of_another_shape(shop: str) -> None:
+    """Sources in one list and settings in pyproject.toml are errors, and the files stay unchanged."""
     inline = SETTINGS + 'sources = [{ name = "all", select = "SELECT 1" }]\n'
     Path("millhand.toml").write_text(inline)
     in_line = await millhand("orphans", "init", "--write")
@@ -164,14 +162,14 @@ async def test_init_does_not_add_to_what_it_cannot_add_to(shop: str) -> None:
     assert "orphans.sources of millhand.toml must be written as [[orphans.sources]]" in in_line.err
     assert in_project.code == 1
     assert (
-        "sources are only added to millhand.toml, got settings in pyproject.toml; paste them there by hand"
+        "sources can be added to millhand.toml only, got settings in pyproject.toml; paste them there"
         in in_project.err
     )
     assert not Path("millhand.toml").exists()
 
 
-async def test_init_puts_the_sources_of_code_into_words(shop: str, project: Path) -> None:
-    """Sources that a function of the user's returns are printed as TOML and added, without a look at anything."""
+async def test_init_writes_the_sources_of_code(shop: str, project: Path) -> None:
+    """Sources from a user's function are printed as TOML and added, without a scan."""
     (project / "shop_sources.py").write_text(
         "from millhand.orphans import ReferenceSource\n"
         "def sources():\n"
@@ -202,11 +200,11 @@ async def test_init_puts_the_sources_of_code_into_words(shop: str, project: Path
 
 
 async def test_init_needs_objects(shop: str) -> None:
-    """An empty bucket says nothing of any column."""
+    """An empty bucket is an error."""
     Path("millhand.toml").write_text(SETTINGS + 'prefix = "nothing/"\n')
 
     result = await millhand("orphans", "init")
 
     assert result.code == 1
-    assert result.err.startswith("error: the bucket must have objects to compare with, got none in file:///")
-    assert result.err.endswith("/bucket under 'nothing/'; see storage.url and orphans.prefix\n")
+    assert result.err.startswith("error: the bucket must have objects, found none in file:///")
+    assert result.err.endswith("/bucket under 'nothing/'; check storage.url and orphans.prefix\n")

@@ -1,4 +1,4 @@
-"""Claims about how commands answer to people, and to programs."""
+"""Claims about the output of commands for people and for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = [(1, JobState.DISCARDED, None, "two\nlines\x1b[2J"), (22, JobState.RUNNIN
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -30,7 +30,7 @@ def colourless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_terminal(show: Callable[[], None]) -> str:
-    """Return what a person sees of what `show` prints."""
+    """Return what `show` prints on a terminal."""
     stream = Terminal()
     with contextlib.redirect_stdout(stream):
         show()
@@ -38,7 +38,7 @@ def on_terminal(show: Callable[[], None]) -> str:
 
 
 def test_print_table_in_a_pipe_is_a_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a pipe there is no heading, a row is one line of its fields, and nothing in them begins another."""
+    """In a pipe there is no heading, and each row is one line, even if a field has line breaks."""
     print_table(("id", "state", "at", "error"), ROWS, empty="none")
 
     assert capsys.readouterr().out == (
@@ -47,14 +47,14 @@ def test_print_table_in_a_pipe_is_a_line_a_row(capsys: pytest.CaptureFixture[str
 
 
 def test_print_table_in_a_pipe_is_empty_without_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is counted with `wc -l` is rows."""
+    """Without rows a pipe gets no line."""
     print_table(("id",), [], empty="no jobs")
 
     assert capsys.readouterr().out == ""
 
 
 def test_print_table_on_a_terminal_has_headings() -> None:
-    """A person gets a table with headings, numbers to the right, and nothing that moves the cursor."""
+    """A terminal gets headings, right-aligned numbers and no control characters of fields."""
     rows = [(row[0], row[1], row[3]) for row in ROWS]
 
     text = on_terminal(lambda: print_table(("id", "state", "error"), rows, empty="none"))
@@ -66,37 +66,37 @@ def test_print_table_on_a_terminal_has_headings() -> None:
     ]
 
 
-def test_print_table_on_a_terminal_says_that_there_is_nothing() -> None:
-    """A person is told that there is nothing, and not shown an empty table."""
+def test_print_table_on_a_terminal_prints_the_empty_text() -> None:
+    """Without rows a terminal gets the `empty` text."""
     text = on_terminal(lambda: print_table(("id",), [], empty="no jobs"))
 
     assert text == "no jobs\n"
 
 
 def test_print_fields_are_aligned_for_people() -> None:
-    """Fields of one thing stand below each other."""
+    """On a terminal the values are aligned."""
     text = on_terminal(lambda: print_fields([("id", 1), ("state", "running"), ("leader", True)]))
 
     assert text == "id      1\nstate   running\nleader  yes\n"
 
 
-def test_print_json_says_what_json_can_say(capsys: pytest.CaptureFixture[str]) -> None:
-    """Instants are texts in UTC."""
+def test_print_json_writes_instants_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
+    """Instants are strings in UTC."""
     print_json({"at": NOW, "n": None})
 
     assert capsys.readouterr().out == '{\n  "at": "2026-03-01T12:00:00Z",\n  "n": null\n}\n'
 
 
-def test_say_keeps_out_of_the_way_of_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a pipe, what is meant for people goes to standard error."""
+def test_say_prints_to_standard_error_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe a message for people goes to standard error."""
     say("done")
 
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "done\n")
 
 
-def test_confirm_refuses_where_nobody_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a terminal it must be said beforehand."""
+def test_confirm_fails_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal the error asks for `--yes`."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
 
     confirm("delete 3 jobs", is_sure=True)
@@ -109,8 +109,8 @@ def test_confirm_refuses_where_nobody_can_be_asked(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("answer", "is_done"), [("y\n", True), ("n\n", False), ("\n", False)])
-def test_confirm_asks_a_person(monkeypatch: pytest.MonkeyPatch, answer: str, *, is_done: bool) -> None:
-    """On a terminal the person decides, and no answer is a no."""
+def test_confirm_asks_on_a_terminal(monkeypatch: pytest.MonkeyPatch, answer: str, *, is_done: bool) -> None:
+    """On a terminal the user decides, and an empty answer means no."""
     stdin = Terminal(answer)
     monkeypatch.setattr("sys.stdin", stdin)
 
@@ -134,6 +134,6 @@ def test_confirm_asks_a_person(monkeypatch: pytest.MonkeyPatch, answer: str, *, 
         (timedelta(days=-2), "in 2d"),
     ],
 )
-def test_ago_counts_as_people_do(distance: timedelta, text: str) -> None:
-    """An instant is told by how far it is."""
+def test_ago_is_relative_to_now(distance: timedelta, text: str) -> None:
+    """An instant is shown as its distance in one unit."""
     assert ago(NOW - distance, NOW) == text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.store.queue import queue_create_or_set_updated_at
@@ -23,7 +23,7 @@ async def _states() -> dict[str, str]:
 
 
 async def test_queue_pause_and_resume_change_the_queues_that_were_named(schema_driver: AsyncpgDriver) -> None:
-    """A paused queue is listed as paused until it is resumed; `*` means all."""
+    """A paused queue is listed as paused until it is resumed; `*` selects all."""
     await _queues(schema_driver, "default", "mail")
 
     paused = await millhand("queue", "pause", "mail")
@@ -39,8 +39,8 @@ async def test_queue_pause_and_resume_change_the_queues_that_were_named(schema_d
     assert await _states() == {"default": "active", "mail": "active"}
 
 
-async def test_queue_pause_says_which_are_not_there(schema_driver: AsyncpgDriver) -> None:
-    """An unknown queue is an error; the others are paused all the same."""
+async def test_queue_pause_names_unknown_queues(schema_driver: AsyncpgDriver) -> None:
+    """An unknown queue is an error, and the others are paused."""
     await _queues(schema_driver, "mail")
 
     result = await millhand("queue", "pause", "mial", "mail")
@@ -60,8 +60,8 @@ async def test_queue_list_is_json_for_programs(schema_driver: AsyncpgDriver) -> 
     assert (row["name"], row["paused_at"], row["metadata"]) == ("mail", None, {})
 
 
-async def test_queue_whose_row_is_odd_is_listed_and_paused(schema_driver: AsyncpgDriver) -> None:
-    """A name with a newline stays one line in a pipe, instants that no calendar has are shown, and commands reach it."""
+async def test_queue_with_an_unusual_row_is_listed_and_paused(schema_driver: AsyncpgDriver) -> None:
+    """A name with a newline stays one line, infinite instants are shown, and commands change the queue."""
     name = "mail\n"
     await _queues(schema_driver, "mail", name)
     sql = (
@@ -81,10 +81,10 @@ async def test_queue_whose_row_is_odd_is_listed_and_paused(schema_driver: Asyncp
     ]
 
 
-async def test_queue_list_refuses_a_schema_by_its_place(
+async def test_queue_list_names_the_variable_of_a_wrong_schema(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A schema that cannot be is blamed on the variable that said it, by commands that start no worker too."""
+    """The error of an impossible schema names its variable, also in commands that start no worker."""
     monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", 'a"b')
 
     result = await millhand("queue", "list")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from millhand.schema.autovacuum import TUNINGS, Change, changes
 
@@ -19,7 +19,7 @@ TUNED = {name: tuning.value for name, tuning in TUNINGS.items()}
 async def schema_name(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> AsyncIterator[str]:
-    """A schema with River's tables in the database of DATABASE_URL, dropped afterwards."""
+    """Yield a schema with River's tables in the database of DATABASE_URL, and drop it."""
     name = f"tune_{secrets.token_hex(4)}"
     connection = await asyncpg.connect(postgres_url)
     await connection.execute(f"CREATE SCHEMA {name}")
@@ -38,8 +38,8 @@ async def options(url: str, schema: str) -> dict[str, str]:
     return dict(option.split("=") for option in found or ())
 
 
-async def test_tune_sets_what_it_says_and_takes_it_back(schema_name: str, postgres_url: str) -> None:
-    """A dry run says it all and does nothing; set is what was said, once; a reset leaves what others have set."""
+async def test_tune_sets_and_resets_parameters(schema_name: str, postgres_url: str) -> None:
+    """A dry run changes nothing, a second run has nothing to do, and a reset keeps other parameters."""
     await millhand("migrate", "up", "--schema", schema_name, "--line", "main")
     before = await options(postgres_url, schema_name)
     dry = await millhand("migrate", "tune", "--schema", schema_name, "--dry-run", "--show-sql")
@@ -69,8 +69,8 @@ async def test_tune_sets_what_it_says_and_takes_it_back(schema_name: str, postgr
     assert after == {"fillfactor": "90"}
 
 
-async def test_tune_wants_the_table(schema_name: str) -> None:
-    """Where there is nothing to tune the next step is named."""
+async def test_tune_requires_the_table(schema_name: str) -> None:
+    """Without the table the error names the next step."""
     told = await millhand("migrate", "tune", "--schema", schema_name)
 
     assert told.code == 1
@@ -80,8 +80,8 @@ async def test_tune_wants_the_table(schema_name: str) -> None:
     )
 
 
-def test_tune_changes_what_is_not_so() -> None:
-    """A parameter that somebody has set otherwise is changed, and told with what it was; one that is so is left."""
+def test_tune_changes_only_differing_parameters() -> None:
+    """A parameter with another value is changed and printed with its old value; an equal one is kept."""
     found = TUNED | {"vacuum_truncate": "false", "autovacuum_vacuum_threshold": "50"}
 
     assert changes(found, is_reset=False) == [Change("autovacuum_vacuum_threshold", "50", "20000")]

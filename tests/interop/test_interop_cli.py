@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from interop_room import Room
 
-from cli.cli_room import Result, millhand
+from cli.cli_runner import Result, millhand
 
 STATES = ("available", "cancelled", "completed", "discarded", "pending", "retryable", "running", "scheduled")
 

@@ -19,7 +19,7 @@ from interop_room import BOTH_WAYS, LANGUAGES, Language, Room
 from migrators import OTHER, VERSIONS, Migrators
 from river_program import RiverError, started_river
 
-from cli.cli_room import Result, millhand
+from cli.cli_runner import Result, millhand
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -280,7 +280,7 @@ async def test_our_commands_migrate_what_river_made(ground: Ground, monkeypatch:
     ]
     assert validated.code == 0
     assert [line[:24] for line in down.out.splitlines()] == [
-        f"took back version 00{one} of"[:24] for one in (8, 7, 6)
+        f"reverted version 00{one} of"[:24] for one in (8, 7, 6)
     ]
     assert await ground.call("versions") == [1, 2, 3, 4, 5]
 

@@ -1,4 +1,4 @@
-"""The command line: a thin surface over what any program can do with this package."""
+"""The command line, a thin layer over the public API."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from millhand.bench import BenchResult, Plan, run_bench
-from millhand.cli.command import Command, json_option
+from millhand.cli.command import Command
 from millhand.cli.database import database
+from millhand.cli.options import json_option
 from millhand.cli.output import print_json, print_table, say
 from millhand.config import MAX_WORKERS_MAX
 from millhand.process.signals import StopRequested, StopSignals
@@ -51,7 +52,7 @@ _LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 @click.pass_obj
 def bench(config_path: Path | None, *, num_jobs: int, slots: int, is_json: bool) -> None:
     """
-    Insert and work no-op jobs, and print how fast.
+    Measure how fast Millhand inserts and works no-op jobs.
 
     Millhand creates a schema for the run, drops it at the end and touches no other table. The run puts a heavy load on
     the database: do not use a production server.

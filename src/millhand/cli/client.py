@@ -1,4 +1,4 @@
-"""`millhand client`: who works here, in whatever language."""
+"""`millhand client`: list the clients that work jobs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from millhand.cli.command import Group, json_option
+from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
-from millhand.cli.output import print_json, print_table
+from millhand.cli.options import json_option
+from millhand.cli.output import print_rows
 from millhand.client_row import ClientRow
 from millhand.job import Json
 
@@ -17,7 +18,7 @@ COLUMNS = ("id", "state", "leads", "language", "host", "pid", "queues", "kinds",
 
 @click.group(cls=Group, example="millhand client list")
 def client() -> None:
-    """List the clients that work jobs, of every language."""
+    """List the clients that work jobs, in every language."""
 
 
 @client.command(name="list", example="millhand client list --json")
@@ -25,17 +26,18 @@ def client() -> None:
 @click.pass_obj
 def list_clients(config_path: Path | None, *, is_json: bool) -> None:
     """
-    List the clients that work jobs, or did within a day.
+    List the clients that work jobs, or did within the last day.
 
-    Those of other languages say nothing of themselves; they are known by the jobs that they worked within the last
-    minutes, and by leading.
+    Only clients in Python write heartbeats. Clients in other languages are listed if they lead, or worked a job within
+    the last minutes.
     """
-    clients = run_with_client(config_path, lambda client: client.clients.list())
-    if is_json:
-        print_json([_fields(row) for row in clients])
-        return
-    print_table(
-        COLUMNS, [_line(row) for row in clients], empty="no clients; a client is there once it is started"
+    print_rows(
+        run_with_client(config_path, lambda client: client.clients.list()),
+        columns=COLUMNS,
+        line=_line,
+        fields=_fields,
+        is_json=is_json,
+        empty="no clients; a client is listed once it has started",
     )
 
 

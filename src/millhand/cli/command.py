@@ -1,13 +1,10 @@
-"""The commands' common shape: every help text ends with an example that can be copied."""
+"""The common shape of the commands: a help text that ends with an example."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 _WRONG_USE = 2
 CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -28,7 +25,7 @@ class _WithExample(click.Command):
 
 
 class Command(_WithExample):
-    """A command that does something."""
+    """A command without subcommands."""
 
 
 class Group(_WithExample, click.Group):
@@ -37,17 +34,7 @@ class Group(_WithExample, click.Group):
     command_class = Command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:  # said here, for click ended with 0 before its 8.2
+        if not args:  # click before 8.2 exits with 0
             click.echo(ctx.get_help(), err=True)
             ctx.exit(_WRONG_USE)
         return super().parse_args(ctx, args)
-
-
-def yes_option(function: Function) -> Function:
-    """Add `--yes` to a command that asks before it acts."""
-    return click.option("--yes", "-y", "is_sure", is_flag=True, help="Do it without asking.")(function)
-
-
-def json_option(function: Function) -> Function:
-    """Add `--json` to a command that shows something."""
-    return click.option("--json", "is_json", is_flag=True, help="Print JSON, for programs.")(function)

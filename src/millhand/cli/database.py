@@ -1,4 +1,4 @@
-"""The database that commands speak to: that of DATABASE_URL, and without it an embedded one beside the project."""
+"""The database of a command: that of DATABASE_URL, otherwise an embedded one in the working directory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class Database(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to connect, and whether the database is ours to migrate without being asked."""
+    """Where to connect, and whether the database is embedded, which Millhand migrates by itself."""
 
     is_embedded: bool
     url: str
 
     def driver(self, settings: Settings) -> Driver:
-        """Return the driver that the URL names, with the schema and the pool size of the settings."""
+        """Return the driver that the URL names, with the schema and pool size of the settings."""
         schema, pool_size = settings.get("database.schema"), settings.get("database.pool_size")
         with settings.blamed("database"):
             return driver_at(self.url, schema, pool_size=pool_size)
@@ -42,11 +42,11 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextlib.contextmanager
 def database(settings: Settings) -> Iterator[Database]:
-    """Yield the database, for as long as it is needed: the last to leave an embedded one stops it."""
+    """Yield the database. The last process that leaves an embedded database stops it."""
     if settings.database_url is not None:
         yield Database(is_embedded=False, url=settings.database_url)
         return
-    from millhand.embedded import default_directory, embedded_postgres  # noqa: PLC0415 - not for a DATABASE_URL
+    from millhand.embedded import default_directory, embedded_postgres  # noqa: PLC0415 - unused with DATABASE_URL
 
     directory = default_directory(Path.cwd())
     with embedded_postgres(directory) as server:
@@ -54,7 +54,7 @@ def database(settings: Settings) -> Iterator[Database]:
         data = os.path.relpath(directory)
         fields = {"version": server.version, "data": str(directory) if data.startswith("..") else data}
         logger.info("postgres joined" if server.is_joined else "postgres started", extra=fields)
-        # Without TLS, as it is a socket's; asyncpg takes PGSSLMODE, which is meant for other servers, for it too.
+        # A socket has no TLS, but asyncpg would apply a PGSSLMODE that is meant for other servers.
         yield Database(is_embedded=True, url=f"{server.url}&sslmode=disable")
 
 
@@ -63,15 +63,15 @@ async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
     """
     Yield the driver of `url` with its pool open.
 
-    Raises: NotDone, with the URL, if there is nobody or we are not let in.
+    Raises: NotDone, with the masked URL, if it cannot connect.
     """
     try:
         await driver.open()
     except (DriverError, OperationTimeout) as error:
         reason = error.reason if isinstance(error, DriverError) else f"no answer within {error.seconds:g} s"
         raise NotDone(
-            f"database {masked_url(url)!r} must be there and let us in, got {reason}; "
-            "see that the server runs, and that DATABASE_URL is right"
+            f"database {masked_url(url)!r} must accept connections, got {reason}; "
+            "check that the server runs and that DATABASE_URL is right"
         ) from error
     try:
         yield driver
@@ -79,16 +79,14 @@ async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
         await driver.close()
 
 
-def run_with_driver(settings: Settings, work: Callable[[Driver], Awaitable[T]]) -> T:
-    """
-    Run `work` with a driver, open, on the database of the settings, and return what it returns.
-
-    An embedded database is migrated first, for nobody else would.
-    """
+def run_with_driver(
+    settings: Settings, work: Callable[[Driver], Awaitable[T]], *, migrates_embedded: bool = True
+) -> T:
+    """Run `work` with an open driver on the database of the settings, and return its result."""
 
     async def go(base: Database) -> T:
         async with opened(base.driver(settings), base.url) as driver:
-            if base.is_embedded:
+            if base.is_embedded and migrates_embedded:
                 await migrate_all_lines(driver)
             return await work(driver)
 
@@ -97,7 +95,7 @@ def run_with_driver(settings: Settings, work: Callable[[Driver], Awaitable[T]]) 
 
 
 def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
-    """Run `work` with a client that works no jobs, on the database of the settings, and return what it returns."""
+    """Run `work` with a client that works no jobs, on the database of the settings, and return its result."""
     settings = load_settings(config_path)
     with settings.blamed("database"):
         config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
@@ -110,16 +108,16 @@ def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable
 
 
 async def migrate_all_lines(driver: Driver) -> None:
-    """Bring every line of the schema up to date, and log what was done."""
+    """Migrate every line of the schema to its newest version, and log the steps."""
     for line in lines():
         steps = await Migrator(driver, line).up()
-        if steps:  # another worker that started meanwhile may have made some of them
+        if steps:  # another worker may have applied them
             versions = {"from": steps[0].version - 1, "to": steps[-1].version}
             logger.info("schema migrated", extra={"line": line, **versions})
 
 
 def _ignore_in_git(directory: Path) -> None:
-    """Keep the embedded database, and the objects beside it, out of the user's commits."""
+    """Keep the embedded database and its objects out of the user's commits."""
     if directory.is_dir() and not (directory / ".gitignore").exists():
         with contextlib.suppress(OSError):
             (directory / ".gitignore").write_text("*\n")

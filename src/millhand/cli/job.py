@@ -1,20 +1,20 @@
-"""`millhand job`: what can be done to jobs, by id or by what they have in common."""
+"""`millhand job`: insert, list and show jobs, and change them by id or by filter."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from millhand.args.codec import RawArgs
-from millhand.cli.command import Group, json_option, yes_option
+from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
 from millhand.cli.job_page import print_job
+from millhand.cli.options import job_filters, json_option, limit_option, yes_option
 from millhand.cli.output import (
     JOB_COLUMNS,
     NotDone,
@@ -24,6 +24,7 @@ from millhand.cli.output import (
     job_fields,
     job_line,
     print_json,
+    print_rows,
     print_table,
     say,
 )
@@ -34,36 +35,9 @@ from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState
 from millhand.settings.decode import decode_text
 from millhand.store.job_list import JobFilters
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-Act = Callable[[Client, int], Awaitable[JobRow]]
-
 ID = click.IntRange(1, 2**63 - 1)  # PostgreSQL's bigint
 PAGE = 1_000
 PREVIEWED = 10
-STATES = tuple(state.value for state in JobState)
-UNFINALIZED_STATES = tuple(state for state in JobState if state not in FINALIZED_STATES)
-# Not completed ones: to do again what was done is said by --state or by id.
-RETRIED_STATES = (JobState.CANCELLED, JobState.DISCARDED, JobState.RETRYABLE, JobState.SCHEDULED)
-DELETED_STATES = tuple(state for state in JobState if state is not JobState.RUNNING)
-
-
-def _filter_options(function: Function) -> Function:
-    for option in (
-        click.option(
-            "--tag", "tags", multiple=True, metavar="TAG", help="With all of these tags; repeatable."
-        ),
-        click.option("--queue", "queues", multiple=True, metavar="NAME", help="In this queue; repeatable."),
-        click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Of this kind; repeatable."),
-        click.option(
-            "--state", "states", multiple=True, type=click.Choice(STATES), help="In this state; repeatable."
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def _ids_argument(function: Function) -> Function:
-    return click.argument("ids", metavar="[ID]...", type=ID, nargs=-1)(function)
 
 
 @click.group(cls=Group, example="millhand job list --state discarded")
@@ -74,13 +48,13 @@ def job() -> None:
 @job.command(example="""millhand job insert send_email '{"to": "a@example.com"}' --queue mail""")
 @click.argument("kind")
 @click.argument("args", metavar="[ARGS]", default="{}")
-@click.option("--queue", metavar="NAME", help="Into this queue, not default.")
+@click.option("--queue", metavar="NAME", help="Insert into this queue, not into default.")
 @click.option("--priority", type=click.IntRange(1, 4), help="1 is worked first, 4 last.")
 @click.option(
-    "--max-attempts", type=click.IntRange(1, 32_767), metavar="N", help="Attempt it N times at most."
+    "--max-attempts", type=click.IntRange(1, 32_767), metavar="N", help="Attempt the job at most N times."
 )
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="With this tag; repeatable.")
-@click.option("--in", "delay", metavar="DURATION", help="Work it so much later, such as 5m.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Add this tag; repeatable.")
+@click.option("--in", "delay", metavar="DURATION", help="Work the job after this time, such as 5m.")
 @json_option
 @click.pass_obj
 def insert(
@@ -96,9 +70,9 @@ def insert(
     is_json: bool,
 ) -> None:
     """
-    Insert a job of a KIND with ARGS, a JSON object; - reads it from standard input.
+    Insert a job of KIND with ARGS, a JSON object. With -, read ARGS from standard input.
 
-    Nobody checks the args here: it is the worker that knows them.
+    The command does not check the fields of ARGS; only the worker knows their type.
     """
     opts = InsertOpts(
         max_attempts=max_attempts,
@@ -122,35 +96,27 @@ def insert(
 
 
 @job.command(name="list", example="millhand job list --state retryable --kind send_email --limit 20")
-@_filter_options
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="List so many at most."
-)
-@click.option("--oldest-first", is_flag=True, help="Begin with the lowest ids, not the highest.")
+@job_filters
+@limit_option
+@click.option("--oldest-first", is_flag=True, help="List the lowest ids first, not the highest.")
 @json_option
 @click.pass_obj
 def list_jobs(
-    config_path: Path | None,
-    *,
-    states: tuple[str, ...],
-    kinds: tuple[str, ...],
-    queues: tuple[str, ...],
-    tags: tuple[str, ...],
-    limit: int,
-    oldest_first: bool,
-    is_json: bool,
+    config_path: Path | None, *, filters: JobFilters, limit: int, oldest_first: bool, is_json: bool
 ) -> None:
-    """List jobs, the newest first."""
-    filters = _filters(states, kinds, queues, tags)
+    """List jobs, newest first."""
 
     async def go(client: Client) -> Sequence[JobRow]:
         return (await client.jobs.list(filters, descending=not oldest_first, limit=limit)).jobs
 
-    rows = run_with_client(config_path, go)
-    if is_json:
-        print_json([job_fields(row) for row in rows])
-    else:
-        print_table(JOB_COLUMNS, [job_line(row) for row in rows], empty="no jobs")
+    print_rows(
+        run_with_client(config_path, go),
+        columns=JOB_COLUMNS,
+        line=job_line,
+        fields=job_fields,
+        is_json=is_json,
+        empty="no jobs",
+    )
 
 
 @job.command(example="millhand job show 42")
@@ -158,7 +124,7 @@ def list_jobs(
 @json_option
 @click.pass_obj
 def show(config_path: Path | None, *, id: int, is_json: bool) -> None:
-    """Show a job: its args, its output, its errors with their traces, and its logs."""
+    """Show a job with its args, output, errors, tracebacks and logs."""
 
     async def go(client: Client) -> JobRow:
         return await client.jobs.get(id)
@@ -170,120 +136,82 @@ def show(config_path: Path | None, *, id: int, is_json: bool) -> None:
         print_job(row)
 
 
-@job.command(example="millhand job cancel --kind send_email --queue mail")
-@_ids_argument
-@_filter_options
-@yes_option
-@json_option
-@click.pass_obj
-def cancel(
-    config_path: Path | None,
-    *,
-    ids: tuple[int, ...],
-    states: tuple[str, ...],
-    kinds: tuple[str, ...],
-    queues: tuple[str, ...],
-    tags: tuple[str, ...],
-    is_sure: bool,
-    is_json: bool,
-) -> None:
-    """
-    Cancel jobs, by id or by filter; those that run are asked to end.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verb:
+    """A command that does something to jobs, chosen by id or by filter; without `--state` in `states`."""
 
-    Without --state a filter means all that are not finalized.
-    """
-    chosen = _Chosen(ids, _filters(states, kinds, queues, tags), UNFINALIZED_STATES)
-    _act(
-        config_path,
-        chosen,
-        "cancel",
-        lambda client, one: client.jobs.cancel(one),
-        is_json=is_json,
-        is_sure=is_sure,
-    )
+    name: str
+    past: str
+    about: str
+    example: str
+    states: tuple[JobState, ...]
+    act: Callable[[Client, int], Awaitable[JobRow]]
 
 
-@job.command(example="millhand job retry --state discarded --kind send_email --yes")
-@_ids_argument
-@_filter_options
-@yes_option
-@json_option
-@click.pass_obj
-def retry(
-    config_path: Path | None,
-    *,
-    ids: tuple[int, ...],
-    states: tuple[str, ...],
-    kinds: tuple[str, ...],
-    queues: tuple[str, ...],
-    tags: tuple[str, ...],
-    is_sure: bool,
-    is_json: bool,
-) -> None:
-    """
-    Have jobs worked again now, by id or by filter.
+_VERBS = (
+    _Verb(
+        name="cancel",
+        past="cancelled",
+        about="Cancel jobs by id or by filter. Running jobs are asked to stop.\n\n"
+        "Without --state, a filter selects all jobs that are not finalized.",
+        example="millhand job cancel --kind send_email --queue mail",
+        states=tuple(state for state in JobState if state not in FINALIZED_STATES),
+        act=lambda client, one: client.jobs.cancel(one),
+    ),
+    _Verb(
+        name="retry",
+        past="retried",
+        about="Retry jobs now, by id or by filter.\n\n"
+        "Without --state, a filter selects cancelled, discarded, retryable and scheduled jobs.",
+        example="millhand job retry --state discarded --kind send_email --yes",
+        # Completed jobs run again only if --state or an id selects them.
+        states=(JobState.CANCELLED, JobState.DISCARDED, JobState.RETRYABLE, JobState.SCHEDULED),
+        act=lambda client, one: client.jobs.retry(one),
+    ),
+    _Verb(
+        name="delete",
+        past="deleted",
+        about="Delete jobs by id or by filter. A running job cannot be deleted.\n\n"
+        "Without --state, a filter selects all jobs that are not running.",
+        example="millhand job delete --state completed --queue mail",
+        states=tuple(state for state in JobState if state is not JobState.RUNNING),
+        act=lambda client, one: client.jobs.delete(one),
+    ),
+)
 
-    Without --state a filter means those that are cancelled, discarded, retryable or scheduled.
-    """
-    chosen = _Chosen(ids, _filters(states, kinds, queues, tags), RETRIED_STATES)
-    _act(
-        config_path,
-        chosen,
-        "retry",
-        lambda client, one: client.jobs.retry(one),
-        is_json=is_json,
-        is_sure=is_sure,
-    )
+
+def _add(verb: _Verb) -> None:
+    @job.command(name=verb.name, help=verb.about, example=verb.example)
+    @click.argument("ids", metavar="[ID]...", type=ID, nargs=-1)
+    @job_filters
+    @yes_option
+    @json_option
+    @click.pass_obj
+    def command(
+        config_path: Path | None, *, ids: tuple[int, ...], filters: JobFilters, is_sure: bool, is_json: bool
+    ) -> None:
+        _act(config_path, verb, _Chosen(ids, filters, verb.states), is_json=is_json, is_sure=is_sure)
 
 
-@job.command(example="millhand job delete --state completed --queue mail")
-@_ids_argument
-@_filter_options
-@yes_option
-@json_option
-@click.pass_obj
-def delete(
-    config_path: Path | None,
-    *,
-    ids: tuple[int, ...],
-    states: tuple[str, ...],
-    kinds: tuple[str, ...],
-    queues: tuple[str, ...],
-    tags: tuple[str, ...],
-    is_sure: bool,
-    is_json: bool,
-) -> None:
-    """
-    Delete jobs that do not run, by id or by filter.
-
-    Without --state a filter means all that are not running.
-    """
-    chosen = _Chosen(ids, _filters(states, kinds, queues, tags), DELETED_STATES)
-    _act(
-        config_path,
-        chosen,
-        "delete",
-        lambda client, one: client.jobs.delete(one),
-        is_json=is_json,
-        is_sure=is_sure,
-    )
+for _each in _VERBS:
+    _add(_each)
 
 
 class _Chosen:
-    """Which jobs a command is about: ids, or a filter, and exactly one of them."""
+    """The jobs that a command changes, chosen by ids or by a filter, but not by both."""
 
     def __init__(self, ids: Sequence[int], filters: JobFilters, default_states: Sequence[JobState]) -> None:
         if ids and not filters.is_empty:
-            raise WrongUse("jobs must be chosen by id or by filter, got both; leave one out")
+            raise WrongUse("jobs must be chosen by id or by filter, got both; use only one")
         if not ids and filters.is_empty:
             raise WrongUse(
-                "jobs must be chosen by id or by filter, got neither; write an id, or --state, --kind, --queue or --tag"
+                "jobs must be chosen by id or by filter, got neither; add an id, --state, --kind, --queue or --tag"
             )
         self.ids = tuple(JobId(id) for id in dict.fromkeys(ids))
         self._filters = filters if filters.states is not None else replace(filters, states=default_states)
 
     async def find(self, client: Client) -> tuple[JobId, ...]:
-        """Return the ids of the jobs that pass the filter, and show some of them."""
+        """Return the ids of the jobs that the filter selects, and preview some on a terminal."""
         rows = [row async for row in _all_jobs(client, self._filters)]
         if is_terminal() and rows:
             print_table(JOB_COLUMNS, [job_line(row) for row in rows[:PREVIEWED]], empty="")
@@ -292,22 +220,20 @@ class _Chosen:
         return tuple(row.id for row in rows)
 
 
-def _act(
-    config_path: Path | None, chosen: _Chosen, verb: str, act: Act, *, is_json: bool, is_sure: bool
-) -> None:
-    """Do something to the chosen jobs, one by one, and say what was not possible."""
+def _act(config_path: Path | None, verb: _Verb, chosen: _Chosen, *, is_json: bool, is_sure: bool) -> None:
+    """Apply a verb to the chosen jobs one by one. Raises: NotDone with the refusals, if any."""
 
     async def go(client: Client) -> tuple[list[JobRow], list[str]]:
         ids = chosen.ids
         if not ids:
             ids = await chosen.find(client)
             if ids:
-                confirm(f"{verb} {_jobs(len(ids))}", is_sure=is_sure)
+                confirm(f"{verb.name} {_jobs(len(ids))}", is_sure=is_sure)
         done: list[JobRow] = []
         refusals: list[str] = []
         for id in ids:
             try:
-                done.append(await act(client, id))
+                done.append(await verb.act(client, id))
             except (JobRunning, NotFound, UniqueConflict) as error:
                 refusals.append(str(error))
         return done, refusals
@@ -318,12 +244,9 @@ def _act(
     elif not is_terminal():
         for row in done:
             click.echo(row.id)
-    say(f"{_PAST[verb]} {_jobs(len(done))}")
+    say(f"{verb.past} {_jobs(len(done))}")
     if refusals:
         raise NotDone("; ".join(refusals))
-
-
-_PAST = {"cancel": "cancelled", "delete": "deleted", "retry": "retried"}
 
 
 async def _all_jobs(client: Client, filters: JobFilters) -> AsyncIterator[JobRow]:
@@ -337,23 +260,12 @@ async def _all_jobs(client: Client, filters: JobFilters) -> AsyncIterator[JobRow
             return
 
 
-def _filters(
-    states: Sequence[str], kinds: Sequence[str], queues: Sequence[str], tags: Sequence[str]
-) -> JobFilters:
-    return JobFilters(
-        kinds=kinds or None,
-        queues=queues or None,
-        states=tuple(map(JobState, states)) or None,
-        tags_all=tags or None,
-    )
-
-
 def _later(delay: str) -> datetime:
-    """Return the instant that is so much later. Raises: ConfigError; WrongUse for one that no job can wait for."""
+    """Return the time after `delay`. Raises: ConfigError; WrongUse for a negative or too long delay."""
     wait = decode_text(delay, timedelta, "--in")
-    assert isinstance(wait, timedelta)  # noqa: S101 - which is what it is decoded as
+    assert isinstance(wait, timedelta)  # noqa: S101 - decoded as one
     if wait < timedelta(0):
-        raise WrongUse(f"--in must not be negative, got {delay!r}; leave it out for at once")
+        raise WrongUse(f"--in must not be negative, got {delay!r}; leave it out to work the job now")
     try:
         return datetime.now(UTC) + wait
     except OverflowError as error:

@@ -1,4 +1,4 @@
-"""A job as a person reads it: its row, what each failed attempt said, and what its attempts logged."""
+"""The page of one job: its row, the errors of its attempts and their logs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from millhand.unique import states_mask
 
 
 def print_job(job: JobRow) -> None:
-    """Print all that a row says; traces and logs with their lines on a terminal."""
+    """Print a job; on a terminal with the lines of tracebacks and logs."""
     print_fields([(name, value) for name, value in _fields(job) if value not in (None, "")])
     for error in job.errors:
-        print_fields([(f"error of attempt {error.attempt}", _said(error))])
+        print_fields([(f"error of attempt {error.attempt}", _error_line(error))])
         if is_terminal():
             _print_lines(error.trace)
     for attempt, text in _logs(job.metadata):
@@ -58,12 +58,12 @@ def _json(value: Json) -> str:
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=0).decode()
 
 
-def _said(error: AttemptError) -> str:
+def _error_line(error: AttemptError) -> str:
     return f"{error.error} ({error.at.isoformat()})"
 
 
 def _logs(metadata: Mapping[str, Json]) -> Iterator[tuple[object, str]]:
-    """Yield attempt and text of each log; what is not of River's shape is left out, for it is in the metadata's JSON."""
+    """Yield attempt and text of each log in River's shape; others appear in the JSON of the metadata."""
     logs = metadata.get(LOG_KEY)
     for log in logs if isinstance(logs, list) else ():
         if isinstance(log, dict) and isinstance(text := log.get("log"), str):

@@ -1,4 +1,4 @@
-"""`millhand kinds`: which kinds a configuration works, and whether it could work what is queued."""
+"""`millhand kinds`: list the kinds that a configuration works, and check that it can work the queued jobs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import click
 import msgspec
 
 from millhand.args.schema import args_schema
-from millhand.cli.command import Group, json_option
+from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued
+from millhand.cli.options import json_option, queues_option
 from millhand.cli.output import NotDone, WrongUse, is_terminal, print_json, print_table, say
 from millhand.cli.target import load_config
 from millhand.cli.worked import WorkedArgs, worked_args
@@ -26,7 +27,7 @@ FINDING_COLUMNS = ("kind", "problem", "jobs", "example", "message")
 
 
 class _KindsGroup(Group):
-    """A group in which a MODULE:CONFIG stands for the command that lists."""
+    """A group that runs `list` if the command is a MODULE:CONFIG."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -37,10 +38,10 @@ class _KindsGroup(Group):
 @click.group(
     cls=_KindsGroup,
     example="millhand kinds list shop.jobs:config",
-    epilog="list may be left out.",
+    epilog="You can leave out list.",
 )
 def kinds() -> None:
-    """List kinds with their args, and see that what is queued can be worked."""
+    """List job kinds, and check that queued jobs can be worked."""
 
 
 @kinds.command(name="list", example="millhand kinds list shop.jobs:config --json")
@@ -49,15 +50,15 @@ def kinds() -> None:
 @click.pass_obj
 def list_kinds(config_path: Path | None, *, target: str, is_json: bool) -> None:
     """
-    List the kinds that a configuration works, with the JSON Schema of their args.
+    List the kinds that a configuration works, with their args.
 
-    On a terminal the schema is told in short; in a pipe, and with --json, whole. No database is needed.
+    A terminal shows the fields of the args; a pipe and --json get their JSON Schema. The command needs no database.
     """
     workers = _worked(load_settings(config_path), target)
     if is_json:
         print_json([_fields(worker) for worker in workers])
     elif is_terminal():
-        click.echo("\n".join(map(_told, workers)) or "no kinds")
+        click.echo("\n".join(map(_summary, workers)) or "no kinds")
     else:
         print_table(COLUMNS, map(_line, workers), empty="")
 
@@ -65,13 +66,14 @@ def list_kinds(config_path: Path | None, *, target: str, is_json: bool) -> None:
 @kinds.command(example="millhand kinds check shop.jobs:config --elsewhere go_report")
 @click.argument("target", metavar="MODULE:CONFIG")
 @click.option(
-    "--elsewhere", multiple=True, metavar="KIND", help="Others work this kind, such as Go; repeatable."
+    "--elsewhere",
+    multiple=True,
+    metavar="KIND",
+    help="Skip this kind because other programs work it; repeatable.",
 )
+@queues_option
 @click.option(
-    "--queue", "queues", multiple=True, metavar="NAME", help="Jobs of this queue alone; repeatable."
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Read N jobs of each state at most, not all."
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Read at most N jobs of each state, not all."
 )
 @json_option
 @click.pass_obj
@@ -85,46 +87,46 @@ def check(
     is_json: bool,
 ) -> None:
     """
-    Compare a configuration with what is queued, before it is deployed.
+    Check that a configuration can work the queued jobs.
 
-    All jobs that are available, pending, retryable, running or scheduled are read, in a transaction that can only read.
-    It is told which kinds have no worker, and of which kinds args do not decode: how many, the id of one, and why. Args
-    are never shown.
+    Run it before you deploy. The command reads all available, pending, retryable, running and scheduled jobs in a
+    read-only transaction. It reports the kinds without a worker and the kinds whose args do not decode, each with a
+    count, an example id and the reason. It never prints args.
     """
     settings = load_settings(config_path)
     workers = _worked(settings, target)
     for kind in elsewhere:
         if any(kind in worker.kinds for worker in workers):
             raise WrongUse(
-                f"--elsewhere must name a kind that others work, got {kind!r}, which {target} works"
+                f"--elsewhere must name a kind that other programs work, got {kind!r}, which {target} works"
             )
 
     async def go(driver: Driver) -> Report:
         await require_schema(driver.pool, driver.schema)
         return await check_queued(driver.pool, workers, elsewhere=elsewhere, limit=limit, queues=queues)
 
-    _tell(run_with_driver(settings, go), is_json=is_json)
+    _print(run_with_driver(settings, go), is_json=is_json)
 
 
 def _worked(settings: Settings, target: str) -> list[WorkedArgs]:
     return worked_args(settings, load_config(target, Path.cwd()), target)
 
 
-def _tell(report: Report, *, is_json: bool) -> None:
+def _print(report: Report, *, is_json: bool) -> None:
     """Print a report. Raises: NotDone if anything was found."""
     if is_json:
         print_json(report.to_json())
     elif is_terminal():
         for finding in report.findings:
-            click.echo(_finding_told(finding))
+            click.echo(_finding_text(finding))
     else:
         print_table(FINDING_COLUMNS, map(_finding_line, report.findings), empty="")
-    cut = "; there are more, but for --limit" if report.is_cut else ""
+    cut = "; --limit left out more" if report.is_cut else ""
     say(f"read {_counted(report.num_jobs, 'queued job')} of {_counted(report.num_kinds, 'kind')}{cut}")
     if report.findings:
         raise NotDone(
-            f"queued jobs must be workable, got {report.num_bad:,} that are not; keep their workers until they are "
-            "done, name former kinds in aliases=[…], give new fields a default"
+            f"queued jobs must be workable, got {report.num_bad:,} that are not; keep their workers until the jobs are "
+            "done, add former kinds to aliases=[…], give new fields a default"
         )
 
 
@@ -132,7 +134,7 @@ def _finding_line(finding: Finding) -> tuple[object, ...]:
     return finding.kind, finding.problem, finding.num_jobs, finding.example_id, finding.message
 
 
-def _finding_told(finding: Finding) -> str:
+def _finding_text(finding: Finding) -> str:
     jobs = _counted(finding.num_jobs, "job")
     return f"{one_line(finding.kind)}: {jobs}, such as {finding.example_id}: {one_line(finding.message)}"
 
@@ -144,7 +146,7 @@ def _counted(number: int, noun: str) -> str:
 def _schema(worker: WorkedArgs) -> dict[str, Json] | None:
     try:
         return args_schema(worker.args_type)
-    except TypeError:  # of a class that can be decoded and not described
+    except TypeError:  # a class that msgspec can decode but not describe
         return None
 
 
@@ -163,8 +165,8 @@ def _line(worker: WorkedArgs) -> tuple[object, ...]:
     return worker.kinds[0], ",".join(worker.kinds[1:]) or None, worker.worker, args
 
 
-def _told(worker: WorkedArgs) -> str:
-    """Return what a person reads of a worker: its kind as the function that it is, and below it where that is."""
+def _summary(worker: WorkedArgs) -> str:
+    """Return a worker for people: its kind with the fields of its args, and its function on the next line."""
     schema = _schema(worker)
     args = "…" if schema is None else _signature(schema)
     also = f", also {', '.join(worker.kinds[1:])}" if worker.kinds[1:] else ""

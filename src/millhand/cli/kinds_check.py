@@ -1,10 +1,9 @@
 """
-Whether a configuration could work what is queued.
+Check whether a configuration can work the queued jobs.
 
-Rule 1: nothing is written, and all pages are of one instant: a job that changes its state meanwhile is neither missed
-        nor counted twice.
-Rule 2: memory does not grow with the number of jobs: pages are let go, and findings are counted by kind and message.
-Rule 3: nothing of a job's args is told.
+Rule 1: the check writes nothing and reads one snapshot, so that no job is missed or counted twice.
+Rule 2: memory does not grow with the number of jobs: findings are counted by kind and message.
+Rule 3: a report never contains args.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from millhand.store.job_kinds import BEFORE_ALL, UnfinishedJob, before_queue, jo
 
 PAGE = 500
 STATES = tuple(state for state in JobState if state not in FINALIZED_STATES)
-# So many sorts of what is wrong with the args of one kind are told apart; a message may name a field of the sender's.
+# Distinct messages per kind; a message may contain a field name that the sender chose.
 FAULTS_MAX = 20
-MORE_FAULTS = "refused in further ways"
+MORE_FAULTS = "further errors"
 
 _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class Finding(msgspec.Struct, kw_only=True):
-    """What is wrong with some jobs of a kind: `problem` is `no worker` or `args`, `example_id` the first of them."""
+    """A problem of some jobs of a kind: `problem` is `no worker` or `args`, `example_id` the first such job."""
 
     kind: str
     problem: str
@@ -40,7 +39,7 @@ class Finding(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read and what was found; `is_cut` says that a limit was met before the end."""
+    """The result of a check; `is_cut` if the limit left out jobs."""
 
     findings: Sequence[Finding]
     is_cut: bool
@@ -49,11 +48,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_bad(self) -> int:
-        """How many jobs could not be worked."""
+        """The number of jobs that cannot be worked."""
         return sum(finding.num_jobs for finding in self.findings)
 
     def to_json(self) -> dict[str, Json]:
-        """Return the report as JSON shows it."""
+        """Return the report for JSON output."""
         return {
             "jobs": self.num_jobs,
             "kinds": self.num_kinds,
@@ -80,24 +79,24 @@ async def check_queued(
     queues: Collection[str] = (),
 ) -> Report:
     """
-    Read all jobs that are not finished, or `limit` of each state, and report those that `workers` could not work.
+    Read all unfinished jobs, or `limit` of each state, and report those that `workers` cannot work.
 
-    Kinds `elsewhere` are left out, and so are all queues but `queues`, if any are named.
+    The kinds `elsewhere` are skipped, and so are all queues except `queues`, if it is not empty.
     """
-    desk = _Desk(workers, elsewhere)
+    checker = _Checker(workers, elsewhere)
     is_cut = False
     async with executor.begin() as snapshot:
         await snapshot.execute_script(_SNAPSHOT)
         for state in STATES:
             left = limit
-            async for job in _queued(snapshot, state, desk.known_kinds, sorted(queues)):
+            async for job in _queued(snapshot, state, checker.known_kinds, sorted(queues)):
                 if left == 0:
                     is_cut = True
                     break
-                if desk.look_at(job) and left is not None:
+                if checker.check(job) and left is not None:
                     left -= 1
     return Report(
-        findings=desk.findings, is_cut=is_cut, num_jobs=desk.num_jobs, num_kinds=len(desk.seen_kinds)
+        findings=checker.findings, is_cut=is_cut, num_jobs=checker.num_jobs, num_kinds=len(checker.seen_kinds)
     )
 
 
@@ -116,8 +115,8 @@ async def _queued(
             after = page[-1]
 
 
-class _Desk:
-    """Looks at one job after the other, and keeps count of what is wrong."""
+class _Checker:
+    """Checks one job after the other and counts the problems."""
 
     def __init__(self, workers: Sequence[WorkedArgs], elsewhere: Collection[str]) -> None:
         self._by_kind = {kind: worker for worker in workers for kind in worker.kinds}
@@ -129,27 +128,27 @@ class _Desk:
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found, by kind, the most frequent first."""
+        """The findings by kind, the most frequent first."""
         return [
             finding
             for _, by_message in sorted(self._found.items())
             for finding in sorted(by_message.values(), key=lambda one: (-one.num_jobs, one.message))
         ]
 
-    def look_at(self, job: UnfinishedJob) -> bool:
-        """Take note of a job; False if it is none of our business."""
+    def check(self, job: UnfinishedJob) -> bool:
+        """Check a job; return False if its kind is worked elsewhere."""
         if job.kind in self._elsewhere:
             return False
         self.num_jobs += 1
         self.seen_kinds.add(job.kind)
         worker = self._by_kind.get(job.kind)
         if worker is None:
-            self._note(job, "no worker", f"no worker is registered{guess(job.kind, self.known_kinds)}")
+            self._record(job, "no worker", f"no worker is registered{guess(job.kind, self.known_kinds)}")
         elif (fault := _fault(worker, job.encoded_args or "")) is not None:
-            self._note(job, "args", fault)
+            self._record(job, "args", fault)
         return True
 
-    def _note(self, job: UnfinishedJob, problem: str, message: str) -> None:
+    def _record(self, job: UnfinishedJob, problem: str, message: str) -> None:
         found = self._found.setdefault(job.kind, {})
         if message not in found and len(found) >= FAULTS_MAX:
             message = MORE_FAULTS
@@ -161,6 +160,6 @@ class _Desk:
 def _fault(worker: WorkedArgs, encoded_args: str) -> str | None:
     try:
         worker.decode(encoded_args)
-    except Exception as error:  # noqa: BLE001 - whatever a user's class raises: an attempt would fail of it
+    except Exception as error:  # noqa: BLE001 - any error of a user's class would fail the attempt
         return redacted_decode_error(error, worker.args_type)
     return None

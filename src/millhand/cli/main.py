@@ -1,9 +1,9 @@
 """
-The command `millhand`: finds the subcommand, and turns how it ended into words and an exit code.
+The command `millhand`: run a subcommand, print its error and return its exit code.
 
-    0  done        1  not done: the reason is on standard error        2  wrong use: so is the remedy
+    0  done        1  failed, with the reason on standard error        2  wrong use, with the remedy on standard error
 
-A subcommand's module is imported when it is called, so that `millhand --help` answers at once.
+A subcommand's module is imported when it is called, to keep `millhand --help` fast.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from millhand.cli.command import Group
 from millhand.errors import ConfigError, InvalidJob, MillhandError
 from millhand.process.exit_code import DONE, INTERRUPTED, NOT_DONE, WRONG_USE
 
-# Name: where it is, and its help in one line, which a test compares with the command's own.
+# Name: the command's module and attribute, and the first line of its help; a test compares the two texts.
 COMMANDS = {
-    "bench": ("millhand.cli.bench:bench", "Insert and work no-op jobs, and print how fast."),
-    "client": ("millhand.cli.client:client", "List the clients that work jobs, of every language."),
+    "bench": ("millhand.cli.bench:bench", "Measure how fast Millhand inserts and works no-op jobs."),
+    "client": ("millhand.cli.client:client", "List the clients that work jobs, in every language."),
     "job": ("millhand.cli.job:job", "Insert, list, show, cancel, retry and delete jobs."),
     "kinds": (
         "millhand.cli.kinds:kinds",
-        "List kinds with their args, and see that what is queued can be worked.",
+        "List job kinds, and check that queued jobs can be worked.",
     ),
-    "migrate": ("millhand.cli.migrate:migrate", "Bring the database's schema to a version."),
-    "orphans": ("millhand.cli.orphans:orphans", "Reconcile rows with objects, and undo what was done."),
+    "migrate": ("millhand.cli.migrate:migrate", "Migrate the database schema."),
+    "orphans": (
+        "millhand.cli.orphans:orphans",
+        "Compare rows with objects, clean up orphans, and restore them.",
+    ),
     "queue": ("millhand.cli.queue:queue", "List, pause and resume queues."),
     "worker": ("millhand.cli.worker:worker", "Run a worker until Ctrl-C."),
 }
 
 
 class LazyGroup(Group):
-    """A group whose commands are known by name and imported when needed."""
+    """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -59,8 +62,8 @@ class LazyGroup(Group):
 @click.command(
     cls=LazyGroup,
     example="millhand worker shop.jobs:config",
-    epilog="Settings come from flags, the environment and millhand.toml, in this order. The database is that of "
-    "DATABASE_URL; without it, a PostgreSQL of its own is started in .millhand/postgres.",
+    epilog="A flag overrides the environment, and the environment overrides millhand.toml. Set DATABASE_URL to use "
+    "your database; without it, Millhand starts an embedded PostgreSQL in .millhand/postgres.",
 )
 @click.option(
     "--config",
@@ -68,12 +71,12 @@ class LazyGroup(Group):
     type=click.Path(path_type=Path),
     envvar="MILLHAND_CONFIG",
     metavar="FILE",
-    help="Read settings from FILE, not from millhand.toml or pyproject.toml here.",
+    help="Read settings from FILE, not from millhand.toml or pyproject.toml in the working directory.",
 )
 @click.version_option(package_name="millhand", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, config_path: Path | None) -> None:
-    """Work background jobs with PostgreSQL and S3, on the tables of River."""
+    """Run background jobs on PostgreSQL and S3, with the tables of River."""
     context.obj = config_path
 
 
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # As standard error does: what a terminal cannot show is spelt.
+        # Like standard error, escape characters that the terminal cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
@@ -102,17 +105,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MillhandError as error:
         click.echo(f"error: {explained(error)}", err=True)
         return WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_DONE
-    except (
-        OSError
-    ) as error:  # a full disk under our output and the like: nothing that a traceback would explain
+    except OSError as error:  # such as a full disk under the output: a traceback would not help
         _forget_stdout()
-        click.echo(f"error: the operating system must let us work, got {explained(error)}", err=True)
+        click.echo(f"error: the operating system reported: {explained(error)}", err=True)
         return NOT_DONE
     return result if isinstance(result, int) else DONE
 
 
 def explained(error: BaseException) -> str:
-    """Return what an error says, with the passwords in it masked, and nothing in it that moves the cursor."""
+    """Return the message of an error with passwords masked and control characters escaped."""
     from millhand.observe.secret import masked_error  # noqa: PLC0415
     from millhand.observe.terminal_text import printable  # noqa: PLC0415 - for errors only
 
@@ -120,13 +121,13 @@ def explained(error: BaseException) -> str:
 
 
 def _open_closed_streams() -> None:
-    """Put nothing in the place of standard streams that are closed: a connection would get their numbers."""
+    """Replace closed standard streams by the null device, so that no connection gets their file numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - for as long as we run
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - open until the process exits
             setattr(sys, name, stream)
 
 
 def _forget_stdout() -> None:
-    """Let the interpreter flush into nothing: whoever read us has gone, or has no room, which is told already."""
+    """Redirect standard output to the null device, so that the flush at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`millhand orphans`: compare rows with objects by hand, see what was found, why, and undo what was done."""
+"""`millhand orphans`: run the orphan cleanup, list and explain its findings, and restore removed objects."""
 
 from __future__ import annotations
 
@@ -11,18 +11,12 @@ from typing import TypeVar
 import click
 import msgspec
 
-from millhand.cli.command import Group, json_option, yes_option
+from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
+from millhand.cli.options import json_option, limit_option, yes_option
 from millhand.cli.orphans_init import init_sources
 from millhand.cli.orphans_view import freed_fields, print_report, shown_progress
-from millhand.cli.output import (
-    NotDone,
-    WrongUse,
-    confirm,
-    print_json,
-    print_table,
-    say,
-)
+from millhand.cli.output import NotDone, WrongUse, confirm, print_json, print_rows, say
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import MillhandError
 from millhand.job import Json
@@ -61,7 +55,7 @@ RUN_COLUMNS = ("run", "state", "mode", "objects", "rows", "removed", "started")
 
 @click.group(cls=Group, example="millhand orphans scan")
 def orphans() -> None:
-    """Reconcile rows with objects, and undo what was done."""
+    """Compare rows with objects, clean up orphans, and restore them."""
 
 
 orphans.add_command(init_sources)
@@ -72,10 +66,10 @@ orphans.add_command(init_sources)
 @click.pass_context
 def scan(context: click.Context, *, is_json: bool) -> None:
     """
-    Compare all rows with all objects now, and say what was found; deletes nothing, whatever the mode.
+    Compare all rows with all objects now, and print the findings. A scan never removes anything.
 
-    What it finds is kept, and counts as seen once more. Exit code 0: nothing found, 1: something found, 2: aborted, or
-    ended by an error.
+    The findings are recorded, and count as one sighting. Exit code 0: nothing found; 1: something found; 2: a guard
+    aborted the run, or it failed.
     """
     settings = load_settings(context.obj)
     config = dataclasses.replace(settings.orphans_config(), mode=Mode.REPORT)
@@ -83,15 +77,23 @@ def scan(context: click.Context, *, is_json: bool) -> None:
 
 
 @orphans.command(name="run", example="millhand orphans run --mode quarantine --max-share 0.05 --yes")
-@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="Other than in the settings.")
 @click.option(
-    "--max-share", type=click.FloatRange(0, 1), help="Remove up to this share of objects and bytes."
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    help="Use this mode, not the one of the settings.",
 )
-@click.option("--max-objects", type=click.IntRange(min=1), help="Remove up to so many objects.")
 @click.option(
-    "--min-overlap", type=click.FloatRange(0, 1), help="The share of ready rows that must have theirs."
+    "--max-share", type=click.FloatRange(0, 1), help="Remove at most this share of objects and bytes."
 )
-@click.option("--max-clock-skew", metavar="DURATION", help="How far the clocks may be apart, such as 10m.")
+@click.option("--max-objects", type=click.IntRange(min=1), help="Remove at most this many objects.")
+@click.option(
+    "--min-overlap",
+    type=click.FloatRange(0, 1),
+    help="Require this share of ready rows to have their object.",
+)
+@click.option(
+    "--max-clock-skew", metavar="DURATION", help="Allow the clocks to differ by this much, such as 10m."
+)
 @yes_option
 @json_option
 @click.pass_context
@@ -107,9 +109,9 @@ def run_now(
     is_json: bool,
 ) -> None:
     """
-    Do now what the worker does, in the mode of the settings; the flags lift a guard for this one run.
+    Run the orphan cleanup now, as the worker does. The flags change a guard for this run only.
 
-    Exit code 0: nothing found, 1: something found, dealt with or not, 2: aborted, or ended by an error.
+    Exit code 0: nothing found; 1: something found, removed or not; 2: a guard aborted the run, or it failed.
     """
     settings = load_settings(context.obj)
     lifted = {
@@ -124,38 +126,44 @@ def run_now(
     chosen = {name: value for name, value in lifted.items() if value is not None}
     config = dataclasses.replace(settings.orphans_config(), **chosen)  # type: ignore[arg-type]
     if config.mode is not Mode.REPORT:
-        confirm(f"{config.mode.value} what is due in {settings.get('storage.url')}", is_sure=is_sure)
+        confirm(
+            f"{config.mode.value} the orphans that are due in {settings.get('storage.url')}", is_sure=is_sure
+        )
     _reconcile(context, settings, config, is_json=is_json)
 
 
 @orphans.command(name="list", example="millhand orphans list --kind missing")
-@click.option("--kind", type=click.Choice(KINDS), help="Only findings of this kind.")
-@click.option("--runs", "is_runs", is_flag=True, help="List the runs, not what they found.")
-@click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="List so many at most."
-)
+@click.option("--kind", type=click.Choice(KINDS), help="List only findings of this kind.")
+@click.option("--runs", "is_runs", is_flag=True, help="List the runs, not their findings.")
+@limit_option
 @json_option
 @click.pass_obj
 def list_found(
     config_path: Path | None, *, kind: str | None, is_runs: bool, limit: int, is_json: bool
 ) -> None:
-    """List what the runs found, or the runs."""
+    """List the findings of the runs, or the runs."""
     settings = load_settings(config_path)
     if is_runs:
-        runs = _run(settings, lambda executor, store: list_runs(executor, bucket=store.url, limit=limit))
-        if is_json:
-            print_json([_plain(run) for run in runs])
-        else:
-            print_table(RUN_COLUMNS, [_run_line(run) for run in runs], empty="no runs")
+        print_rows(
+            _run(settings, lambda executor, store: list_runs(executor, bucket=store.url, limit=limit)),
+            columns=RUN_COLUMNS,
+            line=_run_line,
+            fields=_plain,
+            is_json=is_json,
+            empty="no runs",
+        )
         return
-    found = _run(
-        settings,
-        lambda executor, store: list_findings(executor, bucket=store.url, kind=kind, limit=limit),
+    print_rows(
+        _run(
+            settings,
+            lambda executor, store: list_findings(executor, bucket=store.url, kind=kind, limit=limit),
+        ),
+        columns=FINDING_COLUMNS,
+        line=_finding_line,
+        fields=_plain,
+        is_json=is_json,
+        empty="nothing found",
     )
-    if is_json:
-        print_json([_plain(finding) for finding in found])
-    else:
-        print_table(FINDING_COLUMNS, [_finding_line(finding) for finding in found], empty="nothing found")
 
 
 @orphans.command(name="explain", example="millhand orphans explain uploads/2026/a.png")
@@ -163,7 +171,7 @@ def list_found(
 @json_option
 @click.pass_obj
 def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
-    """Say what is known about the object with a KEY, what would become of it, and by which rule."""
+    """Explain what a run would do with the object KEY, and by which rule."""
     settings = load_settings(config_path)
     config = settings.orphans_config()
 
@@ -179,10 +187,10 @@ def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
 
 @orphans.command(name="restore", example="millhand orphans restore --run 12")
 @click.option(
-    "--run", "run_id", type=click.IntRange(min=1), metavar="N", help="Everything that run N removed."
+    "--run", "run_id", type=click.IntRange(min=1), metavar="N", help="Restore everything that run N removed."
 )
-@click.option("--prefix", metavar="PREFIX", help="Every removed object whose key begins with this.")
-@click.option("--key", metavar="KEY", help="One removed object.")
+@click.option("--prefix", metavar="PREFIX", help="Restore every removed object whose key starts with PREFIX.")
+@click.option("--key", metavar="KEY", help="Restore one removed object.")
 @yes_option
 @json_option
 @click.pass_obj
@@ -196,10 +204,10 @@ def restore_removed(
     is_json: bool,
 ) -> None:
     """
-    Bring back what was removed, and its rows, while it can still be restored.
+    Restore removed objects and their rows.
 
-    What is back already stays as it is, and so does a newer object that took the place; once more is no error. That
-    nothing was ever removed is one.
+    This is possible until their quarantine ends. Objects that were restored before, and newer objects under the
+    same key, stay as they are. You can repeat the command. It fails if nothing was ever removed.
     """
     chosen = [
         f"{name} {value!r}"
@@ -208,8 +216,8 @@ def restore_removed(
     ]
     if len(chosen) != 1:
         got = " and ".join(chosen) or "nothing"
-        raise WrongUse(f"one of --run, --prefix and --key must say what is restored, got {got}")
-    confirm(f"restore what was removed by {chosen[0]}", is_sure=is_sure)
+        raise WrongUse(f"exactly one of --run, --prefix and --key must be given, got {got}")
+    confirm(f"restore the objects of {chosen[0]}", is_sure=is_sure)
     settings = load_settings(config_path)
 
     async def go(executor: Executor, store: ObjectStore) -> RestoreReport:
@@ -220,12 +228,10 @@ def restore_removed(
         print_json(_plain(report))
     say(
         f"restored {report.restored:,} objects and {report.rows:,} rows, kept {report.kept:,} newer objects, "
-        f"{report.already:,} were back before"
+        f"{report.already:,} had been restored before"
     )
     if report.is_empty:
-        raise NotDone(
-            f"something must have been removed by {chosen[0]}, got nothing; see millhand orphans list --runs"
-        )
+        raise NotDone(f"{chosen[0]} must have removed objects, found none; see: millhand orphans list --runs")
     if report.failed:
         raise NotDone(
             "; ".join(f"{failed!r} cannot be restored: {reason}" for failed, reason in report.failed)
@@ -237,9 +243,10 @@ def restore_removed(
 @click.pass_obj
 def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """
-    Say that the bucket is to be judged by this database from now on, whosever it was.
+    Bind the bucket to this database.
 
-    The first run that may remove does it by itself. By hand it is for after a database was restored or moved.
+    The bucket may have been bound to another database. The first run that may remove objects binds the bucket by
+    itself. Use this command after you restored or moved the database.
     """
     settings = load_settings(config_path)
     confirm(f"bind {settings.get('storage.url')} to this database", is_sure=is_sure)
@@ -256,14 +263,14 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
 @yes_option
 @click.pass_obj
 def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
-    """Let the bucket go, so that whichever database runs next may bind it."""
+    """Unbind the bucket, so that the next run of any database binds it."""
     settings = load_settings(config_path)
-    confirm(f"let {settings.get('storage.url')} go", is_sure=is_sure)
-    say("let go" if _run(settings, unbind) else "it was not bound")
+    confirm(f"unbind {settings.get('storage.url')}", is_sure=is_sure)
+    say("unbound" if _run(settings, unbind) else "it was not bound")
 
 
 class Refused(NotDone):
-    """A guard did not trust what it saw, a source or the store gave no answer, or another run is at it; exit code 2."""
+    """A guard aborted the run, a source or the store failed, or another run is active; exit code 2."""
 
     exit_code = 2
 
@@ -279,13 +286,13 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
     except MillhandError as error:
         from millhand.observe.secret import masked_error  # noqa: PLC0415 - for errors only
 
-        # Never 1, which says that something was found: where a source or the store gave no answer, nobody knows.
+        # Not 1, which means that something was found.
         raise Refused(masked_error(str(error))) from error
     price = config.price_per_gb
     if is_json:
         freed = dict(freed_fields(report, summaries, price_per_gb=price))
-        told = {name.replace(" ", "_"): value for name, value in freed.items()}
-        print_json({**_fields(report), "findings": _plain(summaries), **_fields(told)})
+        named = {name.replace(" ", "_"): value for name, value in freed.items()}
+        print_json({**_fields(report), "findings": _plain(summaries), **_fields(named)})
     else:
         print_report(report, summaries, price_per_gb=price)
     if report.abort_reasons:

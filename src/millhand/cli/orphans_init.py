@@ -1,4 +1,4 @@
-"""`millhand orphans init`: see where a database names the objects of a bucket, and say it in millhand.toml."""
+"""`millhand orphans init`: find the columns that reference objects of a bucket, and propose sources for millhand.toml."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.cli.command import Command, json_option
+from millhand.cli.command import Command
 from millhand.cli.database import run_with_driver
+from millhand.cli.options import json_option
 from millhand.cli.orphans_toml import Written, sources_toml, write_sources
 from millhand.cli.output import NotDone, is_terminal, print_json, print_table, say
 from millhand.cli.target import load_sources
@@ -29,10 +30,10 @@ COLUMNS = ("source", "column", "rows", "values", "found", "objects", "for exampl
 @click.option("--write", "is_written", is_flag=True, help="Add the new sources to millhand.toml.")
 @click.option(
     "--timeout", "timeout_text", metavar="DURATION", default="5s", show_default=True,
-    help="How long one question to a table may take.",
+    help="Stop a query on a table after this time.",
 )  # fmt: skip
 @click.option(
-    "--from", "target", metavar="MODULE:NAME", help="Take the sources that your code has; look at nothing."
+    "--from", "target", metavar="MODULE:NAME", help="Use the sources of your code, and scan nothing."
 )
 @json_option
 @click.pass_obj
@@ -40,12 +41,13 @@ def init_sources(
     config_path: Path | None, *, is_written: bool, timeout_text: str, target: str | None, is_json: bool
 ) -> None:
     """
-    See where the database names the objects of the bucket, and propose the sources to declare.
+    Find the columns that reference objects of the bucket.
 
-    Each column of text, JSON or arrays is sampled, and what its values would name is looked up in the bucket; only what was
-    found there is proposed. Nothing is changed, in the database or in the bucket, and no large table is read whole.
+    The command proposes sources to declare. It samples each column of text, JSON or arrays and looks up its values
+    in the bucket. It proposes only columns whose objects exist. It changes nothing in the database or the bucket,
+    and reads no large table in full.
 
-    With --from, sources that code finds, those of Django or SQLAlchemy, are put into words of the file.
+    With --from, it writes the sources that your code finds (Django, SQLAlchemy) as TOML.
     """
     settings = load_settings(config_path)
     declared = {_place(source) for source in settings.section("orphans").get("sources", ())}
@@ -70,9 +72,9 @@ def init_sources(
         _paste(new_sources)
     if not found.proposals:
         raise NotDone(
-            f"some column must name objects of {settings.get('storage.url')}, got none among {found.num_columns:,} "
-            f"columns and {found.num_keys:,} objects that were looked at; "
-            "see that storage.url and DATABASE_URL belong together"
+            f"at least one column must reference objects of {settings.get('storage.url')}, found none among "
+            f"{found.num_columns:,} columns and {found.num_keys:,} objects; "
+            "check that storage.url and DATABASE_URL belong together"
         )
     _keep(new_sources, config_path, is_written=is_written, is_json=is_json)
 
@@ -91,8 +93,8 @@ def _discovered(settings: Settings, timeout: timedelta) -> Discovery:
     found = run_with_driver(settings, go)
     if not found.num_keys:
         raise NotDone(
-            f"the bucket must have objects to compare with, got none in {store.url} under {prefix!r}; "
-            "see storage.url and orphans.prefix"
+            f"the bucket must have objects, found none in {store.url} under {prefix!r}; "
+            "check storage.url and orphans.prefix"
         )
     return found
 
@@ -102,7 +104,7 @@ def _place(source: ReferenceSource) -> tuple[str | None, str, str | None]:
 
 
 def _print(found: Discovery, num_new: int) -> None:
-    print_table(COLUMNS, [_line(one) for one in found.proposals], empty="no column names any object")
+    print_table(COLUMNS, [_line(one) for one in found.proposals], empty="no column references an object")
     if is_terminal():
         click.echo()
     for line in _summary(found, num_new):
@@ -120,26 +122,26 @@ def _keep(sources: Sequence[Written], config_path: Path | None, *, is_written: b
     if is_written and sources:
         path = config_path or Path(FILE_NAME)
         write_sources(path, sources)
-        say(f"{len(sources)} sources were added to {path}; next: millhand orphans scan")
+        say(f"added {len(sources)} sources to {path}; next: millhand orphans scan")
     elif not is_json and sources and is_terminal():
-        say(f"paste it into {FILE_NAME}, or let --write do it")
+        say(f"paste this into {FILE_NAME}, or use --write")
 
 
 def _summary(found: Discovery, num_new: int) -> Iterator[str]:
     yield (
-        f"looked at {found.num_columns:,} columns of {found.num_tables:,} tables, and at {found.num_keys:,} objects; "
-        f"{len(found.proposals):,} columns name objects, {num_new:,} of them not declared yet"
+        f"checked {found.num_columns:,} columns of {found.num_tables:,} tables and {found.num_keys:,} objects; "
+        f"{len(found.proposals):,} columns reference objects, {num_new:,} of them not declared yet"
     )
     if found.proposals and found.num_unnamed:
         unknown = any(one.num_named is None for one in found.proposals)
         examples = ", ".join(repr(key) for key in found.unnamed)
         number = f"{'up to ' if unknown else ''}{found.num_unnamed:,} of {found.num_keys:,}"
         yield (
-            f"{number} objects are named by none of them, such as "
-            f"{examples}: orphans, or named in a way that is not seen here (a longer text, another database)"
+            f"{number} objects have no reference in these columns, such as "
+            f"{examples}: they are orphans, or referenced elsewhere (inside a longer text, in another database)"
         )
     for table, reason in found.unread.items():
-        yield f"not looked at: {table}, {reason}"
+        yield f"not checked: {table}, {reason}"
 
 
 def _line(one: Proposal) -> tuple[object, ...]:
@@ -161,16 +163,16 @@ def _written(one: Proposal) -> Written:
 
 
 def _above(one: Proposal) -> Iterator[str]:
-    rows = "rows not counted yet" if one.num_rows is None else f"{one.num_rows:,} rows"
-    named = "" if one.num_named is None else f", names {one.num_named:,} of the objects looked at"
-    yield f"{rows}, {one.num_sampled:,} read; {one.num_found:,} of {one.num_asked:,} objects were there{named}"
+    rows = "rows not counted" if one.num_rows is None else f"{one.num_rows:,} rows"
+    named = "" if one.num_named is None else f", references {one.num_named:,} of the checked objects"
+    yield f"{rows}, {one.num_sampled:,} read; {one.num_found:,} of {one.num_asked:,} objects exist{named}"
     yield f"for example {', '.join(repr(key) for key in one.examples)}"
     if one.index is not None and not one.is_small:
-        yield f"to be fast: {one.index}"
+        yield f"suggested index: {one.index}"
 
 
 def _below(one: Proposal) -> Iterator[str]:
     if one.deleted_at is not None and not one.source.has_many:
-        yield "Rows that are deleted softly go after their retention, with their objects, once you say so:"
+        yield "To delete soft-deleted rows and their objects after their retention, add:"
         yield f"deleted_at = {toml(one.deleted_at)}"
         yield f"soft_deleted = {toml(f'{one.deleted_at} IS NOT NULL')}"

@@ -1,4 +1,4 @@
-"""Sources as TOML, for people to paste and for `--write` to add to a file in which all else stays as it is."""
+"""Write sources as TOML, to paste or to append to millhand.toml without changing the rest of the file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PROJECT = "pyproject.toml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A source with what is said above it, and lines that are left to the reader below it."""
+    """A source with comments above it, and suggested settings as comments below it."""
 
     source: ReferenceSource
     above: tuple[str, ...] = ()
     below: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """Return it as it stands in a file."""
+        """Yield the lines of the source in a file."""
         yield "[[orphans.sources]]"
         yield from (f"# {one_line(line)}" for line in self.above)
         for each in dataclasses.fields(ReferenceSource):
@@ -39,19 +39,19 @@ class Written:
 
 
 def sources_toml(sources: Sequence[Written]) -> str:
-    """Return sources as they are written in a file."""
+    """Return sources as TOML."""
     return "\n".join("\n".join(one.lines()) + "\n" for one in sources)
 
 
 def write_sources(path: Path, sources: Sequence[Written]) -> None:
     """
-    Add sources at the end of a file, in which all else stays as it is, or begin one; whole or not at all.
+    Append sources to a file, or create it; atomically, and without changing the rest.
 
-    Raises: NotDone, for a file that nothing can be added to.
+    Raises: NotDone for a file to which sources cannot be appended.
     """
     if path.name == PROJECT or (not path.exists() and _is_in_project(path.parent)):
         raise NotDone(
-            f"sources are only added to {FILE_NAME}, got settings in {PROJECT}; paste them there by hand"
+            f"sources can be added to {FILE_NAME} only, got settings in {PROJECT}; paste them there"
         )
     before = path.read_bytes().decode() if path.exists() else ""
     known = _sources_of(before)
@@ -64,13 +64,11 @@ def write_sources(path: Path, sources: Sequence[Written]) -> None:
         num_after = len(_sources_of(after))
     except tomllib.TOMLDecodeError as error:
         raise NotDone(
-            f"orphans.sources of {path} must be written as [[orphans.sources]] to be added to, got {error}; "
-            "write it so, or paste the sources by hand"
+            f"orphans.sources of {path} must be written as [[orphans.sources]], got {error}; "
+            "rewrite it, or paste the sources"
         ) from error
     if num_after != num_wanted:
-        raise NotDone(
-            f"{path} must hold the new sources when they are added, got {num_after}; paste them by hand"
-        )
+        raise NotDone(f"{path} must have {num_wanted} sources after the change, got {num_after}; paste them")
     _replace(path, after)
 
 
@@ -96,14 +94,14 @@ def _is_in_project(directory: Path) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put a file in place of another at once, with the other's permissions."""
-    place = path.resolve()  # of a link, the file that it leads to
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=".millhand-", suffix=".toml")
+    """Replace a file atomically, and keep its permissions."""
+    target = path.resolve()  # follow a link
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".millhand-", suffix=".toml")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        Path(name).chmod(place.stat().st_mode & 0o777 if place.exists() else 0o644)
-        Path(name).replace(place)
+        Path(name).chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
+        Path(name).replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
             Path(name).unlink()

@@ -1,4 +1,4 @@
-"""What a person sees of a run: how far it is, what it found with examples, and what could be freed."""
+"""The output of an orphan run: its progress, its findings with examples, and what could be freed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millhand.orphans import Mode, Progress, RunReport
 from millhand.orphans.report.progress import Pace, ProgressLog
 from millhand.orphans.report.summary import Summary
 
-SAY_EVERY = timedelta(seconds=10)
+PRINT_EVERY = timedelta(seconds=10)
 SUMMARY_COLUMNS = ("found", "number", "bytes", "for example")
 GIGABYTE = 10**9
 Show = Callable[[Progress], None]
@@ -21,20 +21,16 @@ Show = Callable[[Progress], None]
 
 @contextlib.contextmanager
 def shown_progress(expected: int | None) -> Iterator[Show]:
-    """
-    Yield a function that shows how far a run is: a bar on a terminal, else a line now and then.
-
-    On standard error, apart from the answer.
-    """
+    """Yield a function that shows the progress of a run on standard error: a bar on a terminal, otherwise lines."""
     if is_terminal():
         with _bar(expected) as show:
             yield show
     else:
-        yield ProgressLog(expected, every=SAY_EVERY, tell=_say)
+        yield ProgressLog(expected, every=PRINT_EVERY, tell=_print)
 
 
 def print_report(report: RunReport, summaries: Sequence[Summary], *, price_per_gb: float) -> None:
-    """Print the figures of a run, each kind of finding with examples, and what it costs."""
+    """Print the figures of a run, each kind of finding with examples, and their cost."""
     print_fields([(name.replace("_", " "), value) for name, value in report.fields().items()])
     lines = [(one.kind, one.number, one.bytes, ", ".join(one.examples)) for one in summaries]
     print_table(SUMMARY_COLUMNS, lines, empty="nothing found")
@@ -45,7 +41,7 @@ def print_report(report: RunReport, summaries: Sequence[Summary], *, price_per_g
 def freed_fields(
     report: RunReport, summaries: Sequence[Summary], *, price_per_gb: float
 ) -> list[tuple[str, object]]:
-    """Say how many bytes belong to nobody still, and what a month of them costs."""
+    """Return how many bytes can be freed, and their cost per month."""
     num_bytes = sum(one.bytes for one in summaries if one.is_freeable)
     what = "that could be freed" if report.mode is Mode.REPORT else "still to be freed"
     return [
@@ -65,21 +61,21 @@ def _bar(expected: int | None) -> Iterator[Show]:
         task = bar.add_task("connecting", total=expected)
 
         def show(progress: Progress) -> None:
-            text = told(progress, Pace.of(progress, expected))
+            text = progress_line(progress, Pace.of(progress, expected))
             bar.update(task, completed=progress.objects, description=f"{text}, at {progress.key!r}")
 
         yield show
 
 
-def told(progress: Progress, pace: Pace) -> str:
-    """Say in one line how far a run is."""
+def progress_line(progress: Progress, pace: Pace) -> str:
+    """Return the progress of a run in one line."""
     counts = f"{progress.objects:,} objects, {progress.rows:,} rows, {pace.objects_per_second:,.0f} objects/s"
     left = "" if pace.remaining_seconds is None else f", {_span(pace.remaining_seconds)} left"
     return f"{progress.phase}: {counts}{left}"
 
 
-def _say(progress: Progress, pace: Pace) -> None:
-    click.echo(told(progress, pace), err=True)
+def _print(progress: Progress, pace: Pace) -> None:
+    click.echo(progress_line(progress, pace), err=True)
 
 
 def _span(seconds: float) -> str:

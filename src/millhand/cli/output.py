@@ -1,5 +1,5 @@
 """
-How commands answer: tables for people on a terminal, tab-separated lines in a pipe, JSON where it is asked for.
+The output of commands: tables on a terminal, tab-separated lines in a pipe, JSON with `--json`.
 
 In a pipe there is no heading and nothing is shortened, so that `millhand job list | wc -l` counts jobs.
 """
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import click
 import msgspec
@@ -18,6 +19,8 @@ import msgspec
 from millhand.job import JobRow, JobState, Json
 from millhand.observe.terminal_text import one_line, printable
 from millhand.queue import QueueRow
+
+Row = TypeVar("Row")
 
 STATE_STYLES = {
     JobState.AVAILABLE: "cyan",
@@ -32,7 +35,7 @@ STATE_STYLES = {
 
 
 class NotDone(click.ClickException):
-    """What was asked for was not done, or not all of it; exit code 1."""
+    """The command failed, fully or in part; exit code 1."""
 
     exit_code = 1
 
@@ -41,18 +44,18 @@ class NotDone(click.ClickException):
 
 
 class WrongUse(NotDone):
-    """The command line makes no sense; exit code 2."""
+    """The command line is wrong; exit code 2."""
 
     exit_code = 2
 
 
 def is_terminal() -> bool:
-    """Return whether a person sees what we print."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def say(text: str) -> None:
-    """Tell a person what was done; on standard error in a pipe, where standard output is for programs."""
+    """Print a message for people; in a pipe on standard error, because standard output is for programs."""
     click.echo(text, err=not is_terminal())
 
 
@@ -61,7 +64,7 @@ def print_json(value: Json) -> None:
     encoded = msgspec.json.encode(value, enc_hook=str)
     try:
         text = msgspec.json.format(encoded, indent=2)
-    except RecursionError:  # somebody's args are nested deeper than can be indented
+    except RecursionError:  # args may be nested deeper than msgspec can indent
         text = encoded
     click.echo(_encodable(printable(text.decode()), sys.stdout.encoding))
 
@@ -70,7 +73,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     """
     Print rows: with headings and colours on a terminal, as tab-separated lines in a pipe.
 
-    `empty` is what a person is told when there are none. A `JobState` has its colour.
+    `empty` is printed on a terminal if there are none. A `JobState` has its colour.
     """
     listed = list(rows)
     if not is_terminal():
@@ -82,8 +85,24 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         click.echo(empty)
 
 
+def print_rows(
+    rows: Sequence[Row],
+    *,
+    columns: Sequence[str],
+    line: Callable[[Row], Sequence[object]],
+    fields: Callable[[Row], Json],
+    is_json: bool,
+    empty: str,
+) -> None:
+    """Print rows as JSON objects of their `fields`, or as a table of their `line`s."""
+    if is_json:
+        print_json([fields(row) for row in rows])
+    else:
+        print_table(columns, map(line, rows), empty=empty)
+
+
 def print_fields(fields: Sequence[tuple[str, object]]) -> None:
-    """Print one thing's fields, a line each."""
+    """Print named values, one per line."""
     width = max(len(name) for name, _ in fields)
     for name, value in fields:
         text = _shown(value) if is_terminal() else _plain(value)
@@ -92,9 +111,9 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 
 def confirm(question: str, *, is_sure: bool) -> None:
     """
-    Go on if `--yes` was given or the person says so.
+    Return if `--yes` was given or the user confirms.
 
-    Raises: WrongUse in a pipe, where there is nobody to ask; NotDone if the answer is no.
+    Raises: WrongUse without a terminal to ask on; NotDone if the answer is no.
     """
     if is_sure:
         return
@@ -105,7 +124,7 @@ def confirm(question: str, *, is_sure: bool) -> None:
 
 
 def job_fields(job: JobRow) -> dict[str, Json]:
-    """Return a job as JSON shows it, column by column."""
+    """Return a job for JSON output, column by column."""
     return {
         "id": job.id,
         "state": job.state.value,
@@ -114,7 +133,7 @@ def job_fields(job: JobRow) -> dict[str, Json]:
         "priority": job.priority,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
-        # As they stand there, whatever Python could read of them.
+        # The stored text, even where Python cannot decode it.
         "args": msgspec.Raw(job.encoded_args.encode()),
         "metadata": job.metadata,
         "tags": job.tags,
@@ -133,7 +152,7 @@ JOB_COLUMNS = ("id", "state", "kind", "queue", "attempt", "scheduled", "error")
 
 
 def job_line(job: JobRow) -> tuple[object, ...]:
-    """Return a job as a line of a table, see `JOB_COLUMNS`."""
+    """Return a job's `JOB_COLUMNS`."""
     attempt = f"{job.attempt}/{job.max_attempts}"
     error = job.errors[-1].error if job.errors else ""
     return job.id, job.state, job.kind, job.queue, attempt, job.scheduled_at, error
@@ -143,13 +162,13 @@ QUEUE_COLUMNS = ("name", "state", "paused", "created", "updated")
 
 
 def queue_line(queue: QueueRow) -> tuple[object, ...]:
-    """Return a queue as a line of a table, see `QUEUE_COLUMNS`."""
+    """Return a queue's `QUEUE_COLUMNS`."""
     state = "paused" if queue.is_paused else "active"
     return queue.name, state, queue.paused_at, queue.created_at, queue.updated_at
 
 
 def queue_fields(queue: QueueRow) -> dict[str, Json]:
-    """Return a queue as JSON shows it."""
+    """Return a queue for JSON output."""
     return {
         "name": queue.name,
         "paused_at": queue.paused_at,
@@ -160,7 +179,7 @@ def queue_fields(queue: QueueRow) -> dict[str, Json]:
 
 
 def ago(instant: datetime, now: datetime | None = None) -> str:
-    """Return an instant as a person counts: `3m ago`, `in 2h`."""
+    """Return an instant relative to now: `3m ago`, `in 2h`."""
     seconds = ((now or datetime.now(UTC)) - instant).total_seconds()
     text = _span(abs(seconds))
     return f"{text} ago" if seconds >= 0 else f"in {text}"
@@ -174,7 +193,7 @@ def _span(seconds: float) -> str:
 
 
 def _encodable(text: str, encoding: str | None) -> str:
-    """Return JSON that has its own escapes for letters where an encoding lacks some: those of Python are no JSON."""
+    """Return JSON with JSON escapes for characters that the encoding lacks; Python's own escapes are not JSON."""
     try:
         text.encode(encoding or "utf-8")
     except UnicodeEncodeError:
@@ -183,7 +202,7 @@ def _encodable(text: str, encoding: str | None) -> str:
 
 
 def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - half of the time a command takes, and not needed in a pipe
+    from rich.console import Console  # noqa: PLC0415 - half of a command's time, and unused in a pipe
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -201,7 +220,7 @@ def _style(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value for a person: one line, times as they are counted."""
+    """Return a value for people: one line, times relative to now."""
     if isinstance(value, datetime):
         return ago(value)
     if isinstance(value, bool):
@@ -210,7 +229,7 @@ def _shown(value: object) -> str:
 
 
 def _plain(value: object) -> str:
-    """Return a value for a program: one line without tabs, times in UTC."""
+    """Return a value for programs: one line without tabs, times in UTC."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if value is None:

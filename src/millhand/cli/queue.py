@@ -1,4 +1,4 @@
-"""`millhand queue`: what can be done to queues, whoever works them."""
+"""`millhand queue`: list, pause and resume queues."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 
 import click
 
-from millhand.cli.command import Group, json_option
+from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
-from millhand.cli.output import QUEUE_COLUMNS, NotDone, print_json, print_table, queue_fields, queue_line, say
+from millhand.cli.options import json_option
+from millhand.cli.output import QUEUE_COLUMNS, NotDone, print_rows, queue_fields, queue_line, say
 from millhand.client import Client
 from millhand.errors import NotFound
 from millhand.queue import QueueRow
 
 PAGE = 1_000
+
+_names_argument = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
 
 @click.group(cls=Group, example="millhand queue pause mail")
@@ -26,31 +29,30 @@ def queue() -> None:
 @json_option
 @click.pass_obj
 def list_queues(config_path: Path | None, *, is_json: bool) -> None:
-    """List the queues that somebody works, or worked within a day."""
-    queues = run_with_client(config_path, _all_queues)
-    if is_json:
-        print_json([queue_fields(row) for row in queues])
-        return
-    print_table(
-        QUEUE_COLUMNS,
-        [queue_line(row) for row in queues],
-        empty="no queues; a queue is there once it is worked",
+    """List the queues that clients worked within the last day."""
+    print_rows(
+        run_with_client(config_path, _all_queues),
+        columns=QUEUE_COLUMNS,
+        line=queue_line,
+        fields=queue_fields,
+        is_json=is_json,
+        empty="no queues; a queue is listed once a client works it",
     )
 
 
 @queue.command(example="millhand queue pause mail")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_names_argument
 @click.pass_obj
 def pause(config_path: Path | None, *, names: tuple[str, ...]) -> None:
-    """Have nobody fetch from a queue, or from any one for '*'; jobs that run go on."""
+    """Pause a queue, or every queue with '*'. Running jobs continue."""
     _for_each(config_path, names, lambda client, name: client.queues.pause(name), "paused")
 
 
 @queue.command(example="millhand queue resume '*'")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_names_argument
 @click.pass_obj
 def resume(config_path: Path | None, *, names: tuple[str, ...]) -> None:
-    """Have everybody fetch from a queue again, or from every one for '*'."""
+    """Resume a queue, or every queue with '*'."""
     _for_each(config_path, names, lambda client, name: client.queues.resume(name), "resumed")
 
 

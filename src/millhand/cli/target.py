@@ -1,10 +1,11 @@
-"""`MODULE:CONFIG`: finds the configuration that a user's code holds, and says what is wrong where there is none."""
+"""Load the configuration that `MODULE:CONFIG` names from the user's code."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -18,20 +19,15 @@ from millhand.settings.decode import guess
 
 def load_config(target: str, directory: Path) -> Config:
     """
-    Import `module` of `module:name` from `directory` or the installed packages, and return the `Config` called `name`.
+    Import `module` of `module:name` from `directory` or the installed packages, and return its `Config` called `name`.
 
-    A function without arguments that returns one will do as well.
+    `name` may also be a function without arguments that returns a `Config`.
 
-    Raises: WrongUse, with the remedy; after an error inside the user's own module, its traceback is printed first.
+    Raises: WrongUse; if the user's own module failed, its traceback is printed first.
     """
     module_name, name = _parts(target, "MODULE:CONFIG", "shop.jobs:config")
     module = _imported(module_name, directory)
-    value: object = module
-    for part in name.split("."):
-        if not hasattr(value, part):
-            near = guess(part, configs) if (configs := _configs(module)) else ""
-            raise WrongUse(f"module {module_name!r} must have a {name!r}, got none{near}")
-        value = getattr(value, part)
+    value = _attribute(module, name, near=_configs(module))
     if callable(value) and not isinstance(value, type):
         value = _called(value, target, "a millhand.Config")
     if not isinstance(value, Config):
@@ -44,16 +40,12 @@ def load_config(target: str, directory: Path) -> Config:
 
 def load_sources(target: str, directory: Path) -> tuple[ReferenceSource, ...]:
     """
-    Import `module` of `module:name` as `load_config` does, and return the sources called `name`, or what it returns.
+    Import `module` of `module:name` as `load_config` does, and return its sources called `name`.
 
-    Raises: WrongUse, with the remedy.
+    Raises: WrongUse.
     """
     module_name, name = _parts(target, "MODULE:NAME", "shop.orphans:sources")
-    value: object = _imported(module_name, directory)
-    for part in name.split("."):
-        if not hasattr(value, part):
-            raise WrongUse(f"module {module_name!r} must have a {name!r}, got none")
-        value = getattr(value, part)
+    value = _attribute(_imported(module_name, directory), name)
     if callable(value):
         value = _called(value, target, "sources")
     sources = tuple(value) if isinstance(value, list | tuple) else ()
@@ -82,16 +74,26 @@ def _imported(name: str, directory: Path) -> ModuleType:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise WrongUse(
                 f"module {name!r} must be importable, found no {error.name!r} in {str(directory)!r} or the installed "
-                "packages; run it in the directory that holds it, or install it"
+                "packages; run this command in the directory of the module, or install it"
             ) from None
         raise _broken(name, error) from error
     except Exception as error:
         raise _broken(name, error) from error
 
 
+def _attribute(module: ModuleType, name: str, near: Sequence[str] = ()) -> object:
+    value: object = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            hint = guess(part, near) if near else ""
+            raise WrongUse(f"module {module.__name__!r} must have a {name!r}, got none{hint}")
+        value = getattr(value, part)
+    return value
+
+
 def _called(function: object, target: str, what: str) -> object:
     try:
-        return function()  # type: ignore[operator]  # its caller has asked whether it can be called
+        return function()  # type: ignore[operator]  # the caller checked that it is callable
     except Exception as error:
         _print_traceback(error)
         raise WrongUse(f"{target} must return {what}, got {type(error).__name__}: {error}") from error
@@ -103,7 +105,7 @@ def _broken(name: str, error: Exception) -> WrongUse:
 
 
 def _print_traceback(error: Exception) -> None:
-    """Print the traceback of an error in the user's code, without the frames that led there."""
+    """Print the traceback of an error in the user's code, without the frames of the import."""
     trace = error.__traceback__
     while (
         trace is not None and trace.tb_next is not None and _is_machinery(trace.tb_frame.f_code.co_filename)

@@ -1,57 +1,47 @@
-"""`millhand migrate tune`: how autovacuum is to treat the table of jobs."""
+"""`millhand migrate tune`: set autovacuum's parameters of the table of jobs."""
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-
 import click
 
-from millhand.cli.database import database, opened
+from millhand.cli.database import run_with_driver
+from millhand.cli.options import dry_run_option, schema_settings
 from millhand.driver.protocol import Driver
-from millhand.schema import autovacuum as tune
-from millhand.settings.load import load_settings
-
-NOTHING = "nothing to do"
+from millhand.schema import autovacuum
+from millhand.settings.load import Settings
 
 
-@click.option("--show-sql", is_flag=True, help="Print the SQL, with its reasons.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--reset", "is_reset", is_flag=True, help="Have the server's own settings hold again.")
-@click.option("--schema", metavar="NAME", help="The schema of the tables, if not that of the settings.")
-@click.pass_obj
-def tune_table(
-    config_path: Path | None, *, schema: str | None, is_reset: bool, dry_run: bool, show_sql: bool
-) -> None:
+@click.option("--show-sql", is_flag=True, help="Print the SQL and the reason for each parameter.")
+@dry_run_option
+@click.option("--reset", "is_reset", is_flag=True, help="Remove the parameters, so that the server's apply.")
+@schema_settings
+def tune_table(settings: Settings, *, is_reset: bool, dry_run: bool, show_sql: bool) -> None:
     """
-    Have autovacuum treat the table of jobs as one that changes quickly.
+    Tune autovacuum for a busy table of jobs.
 
-    For busy queues; sets storage parameters of river_job, which needs its owner and keeps no job waiting.
+    The command sets storage parameters of river_job. The role must own the table. No job waits for it.
     """
-    settings = load_settings(config_path, flags={"database.schema": ("--schema", schema)} if schema else {})
 
-    async def go(driver: Driver, url: str) -> list[tune.Change]:
-        async with opened(driver, url):
-            planned = await tune.plan(driver, is_reset=is_reset)
-            if not dry_run:
-                await tune.apply(driver, planned)
-            return planned
+    async def go(driver: Driver) -> list[autovacuum.Change]:
+        planned = await autovacuum.plan(driver, is_reset=is_reset)
+        if not dry_run:
+            await autovacuum.apply(driver, planned)
+        return planned
 
-    with database(settings) as base:
-        planned = asyncio.run(go(base.driver(settings), base.url))
+    planned = run_with_driver(settings, go, migrates_embedded=False)
     for change in planned:
-        click.echo(_told(change, is_dry=dry_run, with_reason=show_sql))
+        click.echo(_line(change, is_dry=dry_run, with_reason=show_sql))
     if show_sql and planned:
-        click.echo(f"\n{tune.sql(planned, settings.get('database.schema'))}")
+        click.echo(f"\n{autovacuum.sql(planned, settings.get('database.schema'))}")
     if not planned:
-        click.echo(NOTHING)
+        click.echo("nothing to do")
 
 
-def _told(change: tune.Change, *, is_dry: bool, with_reason: bool) -> str:
+def _line(change: autovacuum.Change, *, is_dry: bool, with_reason: bool) -> str:
     done = "would set" if is_dry else "set"
     if change.after is None:
         done = "would reset" if is_dry else "reset"
     value = "" if change.after is None else f" = {change.after}"
     before = "" if change.before is None else f" (was {change.before})"
-    reason = f": {tune.TUNINGS[change.name].reason}" if with_reason and change.after is not None else ""
-    return f"{done} {tune.TABLE} {change.name}{value}{before}{reason}"
+    reason = f": {autovacuum.TUNINGS[change.name].reason}" if with_reason and change.after is not None else ""
+    return f"{done} {autovacuum.TABLE} {change.name}{value}{before}{reason}"

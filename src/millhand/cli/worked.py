@@ -1,4 +1,4 @@
-"""What `millhand worker` would work: the kinds of a user's configuration, and those of the built-in jobs that run."""
+"""The kinds that `millhand worker` works: those of a user's configuration, and those of the enabled built-in jobs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from millhand.args.codec import decoder_of
 from millhand.config import Config
 from millhand.settings.load import Settings
 
-# By section: the kind of the job that it is about. Said here, for the job itself is imported where it runs.
+# The kind of the job of each section. Written here, because the job itself is imported only where it runs.
 BUILT_INS = {"heartbeat": "heartbeat", "orphans": "orphan_cleanup"}
 
 
 class WorkedArgs(msgspec.Struct, frozen=True, kw_only=True):
-    """The args that one worker takes: the kind and its aliases, their type, and how they are decoded."""
+    """The args of one worker: its kind and aliases, their type, and their decoder."""
 
     args_type: ArgsType
     decode: Callable[[str], Any]
@@ -27,7 +27,7 @@ class WorkedArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def built_ins(settings: Settings, target: str | None) -> dict[str, str]:
-    """Return the kinds of the built-in jobs that run, by section; beside a user's own, those with settings."""
+    """Return the kinds of the enabled built-in jobs by section; with a `target`, only sections that have settings."""
     return {
         section: kind
         for section, kind in BUILT_INS.items()
@@ -36,12 +36,12 @@ def built_ins(settings: Settings, target: str | None) -> dict[str, str]:
 
 
 def args_of(section: str) -> tuple[ArgsType, ...]:
-    """Return the args of the job that a section is about, and of those that this inserts."""
+    """Return the args of a section's job."""
     return (jobs.Heartbeat,) if section == "heartbeat" else (jobs.OrphanCleanup,)
 
 
 def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedArgs]:
-    """Return what the configuration called `target` would work, by kind."""
+    """Return what a worker of the configuration `target` works, sorted by kind."""
     own = [
         WorkedArgs(args_type=worker.args_type, decode=worker.decode, kinds=worker.kinds, worker=worker.name)
         for worker in config.workers

@@ -1,4 +1,4 @@
-"""`millhand worker`: a client in a process of its own, from the first line of its log to the last."""
+"""`millhand worker`: run a client as a process until a signal ends it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from millhand.schema.migrator import require_schema
 from millhand.settings.load import DEFAULT, Settings, load_settings, shown_settings
 from millhand.worker import Workers
 
-LINE_MILLHAND = "millhand"  # where the orphan cleanup keeps its ledger
+LINE_MILLHAND = "millhand"  # the line of the orphan cleanup's tables
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,9 @@ logger = logging.getLogger(__name__)
 @click.command(
     cls=Command,
     example="millhand worker shop.jobs:config --queue mail:10",
-    epilog="Ctrl-C stops it in order: running jobs are waited for, then interrupted and given back. A second Ctrl-C "
-    "interrupts them at once, a third ends the process. Exit code 0 after a stop in order, 1 after a crash.",
+    epilog="Ctrl-C stops the worker gracefully: it waits for running jobs, then interrupts them and makes them available "
+    "again. A second Ctrl-C interrupts them at once; a third kills the process. Exit code 0 after a graceful stop, 1 "
+    "after a crash.",
 )
 @click.argument("target", metavar="[MODULE:CONFIG]", required=False)
 @click.option(
@@ -50,22 +51,22 @@ logger = logging.getLogger(__name__)
     "queues",
     multiple=True,
     metavar="NAME:N",
-    help="Work this queue, N jobs at a time; repeatable.",
+    help="Work this queue with at most N jobs at a time; repeatable.",
 )
 @click.option(
-    "--soft-stop-timeout", metavar="DURATION", help="How long a stop waits for running jobs; 8s by default."
+    "--soft-stop-timeout",
+    metavar="DURATION",
+    help="Let a stop wait this long for running jobs; 8s by default.",
 )
-@click.option("--until-empty", is_flag=True, help="Stop when no job is running and none is due.")
-@click.option(
-    "--migrate", "should_migrate", is_flag=True, help="Bring the schema of DATABASE_URL up to date first."
-)
+@click.option("--until-empty", is_flag=True, help="Stop once no job is running and none is due.")
+@click.option("--migrate", "should_migrate", is_flag=True, help="Migrate the database of DATABASE_URL first.")
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "text", "json"]),
-    help="Text is for a terminal, JSON for a pipe.",
+    help="Write the log as text or JSON; auto means text on a terminal.",
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="The least that is shown."
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Log this level and above."
 )
 @click.option(
     "--processes",
@@ -73,9 +74,9 @@ logger = logging.getLogger(__name__)
     type=click.IntRange(min=1),
     default=1,
     metavar="N",
-    help="Run N workers, a process each, and begin again what ends before its time; 1 by default.",
+    help="Run N worker processes and restart any that exits unexpectedly; 1 by default.",
 )
-@click.option("--show-config", is_flag=True, help="Print the settings in force, and where each was said.")
+@click.option("--show-config", is_flag=True, help="Print the settings in force and their origin, and exit.")
 @click.pass_obj
 def worker(
     config_path: Path | None,
@@ -93,8 +94,8 @@ def worker(
     """
     Run a worker until Ctrl-C.
 
-    MODULE:CONFIG names a millhand.Config in your code, or a function that returns one. Without it, the built-in jobs
-    run: a heartbeat and the orphan cleanup.
+    MODULE:CONFIG names a millhand.Config in your code, or a function that returns one. Without it, the worker runs the
+    built-in jobs: a heartbeat and the orphan cleanup.
     """
     flags = {
         "worker.queues": ("--queue", ",".join(queues)),
@@ -135,7 +136,7 @@ def worker(
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a worker: what was asked for, and the steps from there to its exit code."""
+    """One run of a worker, from its settings to its exit code."""
 
     config: Config | None
     settings: Settings
@@ -144,32 +145,28 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     until_empty: bool
 
     def check(self) -> None:
-        """Raise for what can be known to be wrong before anything is started."""
+        """Raise for errors that are visible before the start. Raises: ConfigError; WrongUse."""
         config = self.settings.config(self.config)
         self.settings.orphans_config()
         if not len(config.workers) and not self._built_ins():
-            subject = (
-                f"{self.target} must have workers" if self.target else "a worker must have something to do"
-            )
+            subject = f"{self.target} must have workers" if self.target else "a worker must have jobs to work"
             remedy = "register one with @workers.add()" if self.target else "enable [heartbeat] or [orphans]"
             raise WrongUse(f"{subject}, got none; {remedy}, or name a MODULE:CONFIG")
         if not config.queues:
             with self.settings.blamed("worker"):
-                raise ConfigError(
-                    "queues must name at least one queue to be worked, got none; write {default = 100}"
-                )
+                raise ConfigError("queues must name at least one queue, got none; write {default = 100}")
         for section, kind in self._built_ins().items():
             if kind in config.workers:
                 raise WrongUse(
                     f"kind {kind!r} must be registered once, got it in {self.target} and as the built-in job; "
-                    f"write enabled = false below [{section}]"
+                    f"set enabled = false in [{section}]"
                 )
 
     def run(self) -> int:
-        """Run until the end, and return the exit code."""
+        """Run until the worker stops, and return the exit code."""
         with StopSignals() as signals:
             try:
-                signals.let_in()
+                signals.unblock()
                 with database(self.settings) as base:
                     is_in_order, is_all_ended = run_to_the_end(lambda: self._work(base, signals))
             except StopRequested as stop:
@@ -181,17 +178,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return code
 
     def supervise(self, command: Sequence[str], num_processes: int) -> int:
-        """Run so many processes of a command until the end, and return the exit code."""
+        """Run `num_processes` processes of a command until they stop, and return the exit code."""
         client_id = self.settings.get("worker.client_id")
         if client_id is not None:
             raise WrongUse(
-                f"client_id must be left out where several processes work, got {client_id!r}; "
-                "each of them gets an id of its own"
+                f"client_id must be unset with several processes, got {client_id!r}; "
+                "each process gets an id of its own"
             )
 
         async def run() -> int:
             supervisor = Supervisor(command, num_processes, until_empty=self.until_empty)
-            signals.listen(supervisor.hear)
+            signals.listen(supervisor.on_signal)
             try:
                 return await supervisor.run()
             finally:
@@ -199,7 +196,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
         with StopSignals() as signals:
             try:
-                with database(self.settings):  # which an embedded one is kept running for
+                with database(self.settings):  # keeps an embedded database running
                     return asyncio.run(run())
             except StopRequested as stop:
                 logger.info("worker processes stopped", extra={"signal": stop.name, "num_processes": 0})
@@ -207,7 +204,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     async def _work(self, base: Database, signals: StopSignals) -> bool:
         process = WorkerProcess(until_empty=self.until_empty)
-        signals.listen(process.hear)
+        signals.listen(process.on_signal)
         stop_with_supervisor()
         try:
             async with AsyncExitStack() as stack:
@@ -250,7 +247,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 )
             periodic_jobs.append(added)
         if not settings.get("worker.leader_election"):
-            periodic_jobs = []  # others lead, and insert
+            periodic_jobs = []  # the leader inserts them, and this client never leads
         return settings.config(self.config, periodic_jobs=periodic_jobs, workers=workers)
 
     def _built_ins(self) -> dict[str, str]:
@@ -258,7 +255,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _exit(code: int) -> None:
-    """End the process without waiting for what would never end."""
+    """Exit without waiting for threads that cannot be interrupted."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

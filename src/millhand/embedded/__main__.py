@@ -1,4 +1,4 @@
-"""`python -m millhand.embedded [DIRECTORY]`: a server until Ctrl-C, thrown away unless a directory is named."""
+"""`python -m millhand.embedded [DIRECTORY]`: run a server until Ctrl-C, and delete it unless a directory is named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
             directory = Path(arguments[0])
         else:
             directory = Path(leaving.enter_context(tempfile.TemporaryDirectory(prefix="millhand-")))
-            directory.chmod(0o755)  # the user that a root's server runs as has to enter it
+            directory.chmod(0o755)  # for root, the server runs as another user, who must be able to enter
         try:
             server = leaving.enter_context(embedded_postgres(directory))
         except EmbeddedError as error:
@@ -30,6 +30,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Blocked, not handled: they wait for the `sigwait` that ends this, and a start is never cut in half.
+    # Blocked signals wait for `sigwait`, so that none interrupts a start.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
     sys.exit(main(sys.argv[1:]))

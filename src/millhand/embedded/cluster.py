@@ -1,23 +1,23 @@
 """
-How one directory's cluster is started, shared and stopped.
+Starts, shares and stops the PostgreSQL cluster of a directory.
 
-Three rules keep it whole, whoever is killed and whenever:
+Three rules keep it intact, whichever process is killed and when:
 
-1. Whoever starts or stops the server holds `lock` (exclusive), so starters and leavers never race.
-2. Whoever uses the server holds `users` (shared). The kernel lets go of it for a process that was killed, so nothing
-   is counted and nothing can be miscounted: the last to leave gets it exclusively and stops the server. A server
-   whose users were all killed runs on, and the next start joins it.
-3. Clients come by Unix socket and are known by their operating-system user (`peer`): no port and no password.
+1. A process that starts or stops the server holds `lock` (exclusive), so that starts and stops never race.
+2. A process that uses the server holds `users` (shared). The kernel releases it when a process is killed, so there is
+   no count that could be wrong. The last process gets it exclusively and stops the server. If all users are killed, the
+   server keeps running, and the next start joins it.
+3. Clients connect by Unix socket and are identified by their operating-system user (`peer`), without port or password.
 
 ```
-DIR/data           the cluster, as initdb made it      DIR/socket        where clients connect
-DIR/pg_hba.conf    who may connect                     DIR/pg_ident.conf as whom
-DIR/server.log     what the server says                DIR/lock, users   the two locks
-DIR/programs       a copy, where root's are closed
+DIR/data           the cluster, made by initdb        DIR/socket        the server's socket
+DIR/pg_hba.conf    which users may connect            DIR/pg_ident.conf their database roles
+DIR/server.log     the server's log                   DIR/lock, users   the two locks
+DIR/programs       a copy, if root's are not readable
 ```
 
-For root, DIR must be open to all, since the server runs as somebody else. No existing directory's mode is changed, and
-nothing that holds data is ever deleted.
+For root, DIR must be open to all users, because the server runs as another user. The mode of an existing directory is
+never changed, and data is never deleted.
 
 Source: PostgreSQL 18, "Starting the Database Server", "Peer Authentication"; miscinit.c `CreateLockFile`.
 """
@@ -38,7 +38,14 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
-from millhand.embedded.errors import ELSEWHERE, EmbeddedError, disk_is_full, explaining, is_full, wrong_owner
+from millhand.embedded.errors import (
+    ELSEWHERE,
+    EmbeddedError,
+    disk_is_full,
+    explain_os_errors,
+    is_full,
+    wrong_owner,
+)
 from millhand.embedded.process import (
     SOCKET_DIRECTORY_BYTES,
     SOCKET_NAME,
@@ -52,39 +59,52 @@ from millhand.embedded.process import (
 from millhand.embedded.programs import ProgramFailed, Programs, is_open_to_all
 
 ROLE = DATABASE = "millhand"
-NEW_CLUSTER_BYTES = 96 << 20  # initdb writes 40 MB, and 16 MB of log that the first jobs soon double
-ORPHANS = "pre-existing shared memory block"  # what a server says that finds processes of a dead one
+NEW_CLUSTER_BYTES = 96 << 20  # initdb writes 40 MB and 16 MB of WAL, which the first jobs soon double
+# PostgreSQL's message if processes of a killed server still exist.
+ORPHAN_PROCESSES = "pre-existing shared memory block"
 ORPHANS_POLL_SECONDS = 0.2
-DIRECTORY_BYTES = 896  # PostgreSQL cuts a path at 1,023 bytes without a word; those of its files are 100 long
-LOG_BYTES = 10 << 20  # a server that nobody looks after must not fill the disk with what it says
+DIRECTORY_BYTES = 896  # PostgreSQL silently cuts paths at 1,023 bytes; those of its files take 100
+LOG_BYTES = 10 << 20  # the log is rotated at this size, so that it does not fill the disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedServer:
-    """A server that answers: where to connect, and what to tell people about it."""
+    """
+    A running server.
+
+    Args:
+        data: The data directory.
+        is_joined: Whether it was running already, with the settings of the process that started it.
+        url: Where to connect.
+        version: Such as "18.6".
+    """
 
     data: Path
-    is_joined: bool  # it was running already, with whatever settings its starter chose
+    is_joined: bool
     url: str
-    version: str  # such as "18.6"
+    version: str
 
 
 @contextlib.contextmanager
 def embedded_postgres(directory: Path, settings: Mapping[str, str] | None = None) -> Iterator[EmbeddedServer]:
     """
-    Start the server of `directory`, or join it where it runs, and yield it once it answers; the last to leave stops it.
+    Start the server of `directory`, or join it if it runs, and yield it when it answers. The last user stops it.
 
-    `settings` are server settings such as `{"max_connections": "200"}`; whoever starts the server decides them. With
-    `fsync` off a new cluster is not synchronised to disk either, which is for tests.
+    Args:
+        directory: Where the cluster is, or will be made.
+        settings: Server settings such as `{"max_connections": "200"}`. Only the process that starts the server sets
+            them. With `fsync` off, which is for tests, a new cluster is not synchronised to disk either.
 
-    Raises: EmbeddedError, with what is wrong and how to mend it.
-    Concurrency: any number of processes and threads may be inside at once. Blocks at both ends, up to a minute each.
+    Raises:
+        EmbeddedError: If the server cannot be started. The message has a remedy.
+
+    Concurrency: any number of processes and threads may use it at once. Entry and exit block for up to a minute each.
     """
     with contextlib.ExitStack() as leaving:
-        with explaining(directory):
+        with explain_os_errors(directory):
             cluster = _Cluster(directory.resolve(), settings or {})
             users = leaving.enter_context((cluster.directory / "users").open("ab"))
-            # Registered before the start, so that one that is interrupted leaves no server behind.
+            # Registered before the start, so that an interrupted start leaves no server behind.
             leaving.callback(cluster.leave, users)
             with cluster.locked():
                 fcntl.flock(users, fcntl.LOCK_SH)
@@ -93,7 +113,7 @@ def embedded_postgres(directory: Path, settings: Mapping[str, str] | None = None
 
 
 def default_directory(project: Path) -> Path:
-    """Return `.millhand/postgres` in `project`, or a place outside for a root whose project nobody else can enter."""
+    """Return `.millhand/postgres` in `project`; a directory outside for root if other users cannot enter `project`."""
     inside = project.resolve() / ".millhand" / "postgres"
     if os.geteuid() or is_open_to_all(project.resolve()):
         return inside
@@ -101,16 +121,15 @@ def default_directory(project: Path) -> Path:
 
 
 class _Cluster:
-    """The cluster in one directory; `start` and `stop` only while `locked`."""
+    """The cluster in one directory. Call `start` and `stop` only while `locked`."""
 
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
         self.data = directory / "data"
         self.directory = directory
-        self.launched_pid: int | None = None  # known before the server's pid file names it
+        self.launched_pid: int | None = None  # known before the server has written its pid file
         self.log = directory / "server.log"
-        self.mark = (
-            f"--hba_file={directory / 'pg_hba.conf'}"  # an argument of this directory's server and no other's
-        )
+        # Only the server of this directory has this argument.
+        self.identifying_argument = f"--hba_file={directory / 'pg_hba.conf'}"
         self.programs = Programs(directory)
         self.settings = settings
         self.socket = directory / "socket"
@@ -132,7 +151,7 @@ class _Cluster:
             joined = self._running()
             socket_directory = joined or self._launch_after_orphans()
         except ProgramFailed as failure:
-            raise self._explained(failure) from failure
+            raise self._explain(failure) from failure
         return EmbeddedServer(
             data=self.data,
             is_joined=joined is not None,
@@ -141,8 +160,8 @@ class _Cluster:
         )
 
     def leave(self, users: BinaryIO) -> None:
-        """Stop the server unless somebody else holds `users`."""
-        with explaining(self.directory), self.locked(), contextlib.suppress(BlockingIOError):
+        """Stop the server unless another process or thread holds `users`."""
+        with explain_os_errors(self.directory), self.locked(), contextlib.suppress(BlockingIOError):
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.stop()
 
@@ -151,7 +170,7 @@ class _Cluster:
         pid = server.pid if server else self.launched_pid
         if pid is None or not self._is_ours(pid):
             return
-        os.kill(pid, signal.SIGINT)  # PostgreSQL's "fast": clients are disconnected, nothing is lost
+        os.kill(pid, signal.SIGINT)  # PostgreSQL's "fast" shutdown: clients are disconnected, no data is lost
         if not wait_until(lambda: self._has_ended(pid)):
             raise self._too_slow("stop", pid)
         self._clear_socket()
@@ -207,16 +226,16 @@ class _Cluster:
             )
 
     def _make_cluster(self) -> None:
-        for unfinished in self.directory.glob("data.new-*"):  # of one who was killed in the middle of it
+        for unfinished in self.directory.glob("data.new-*"):  # of a process that was killed
             shutil.rmtree(unfinished, ignore_errors=True)
-        # Renamed when whole, and named for us: the initdb of one who was killed may go on, in its own place.
+        # Renamed when complete. The name has our pid, because the initdb of a killed process may still run.
         new = self.directory / f"data.new-{os.getpid()}"
         self._make_owned(new)
         try:
             sync = ["--no-sync"] if self.settings.get("fsync") == "off" else []
             options = ("--username", ROLE, "--auth=peer", "--encoding=UTF8", "--no-locale", *sync)
             self.programs.run("initdb", "--pgdata", new, *options)
-            # In single-user mode, for there is no database yet that a server could be asked through.
+            # Single-user mode, because a running server could not be reached without a database of that name.
             create = f"CREATE DATABASE {DATABASE}\n"
             self.programs.run("postgres", "--single", "-D", new, "postgres", stdin=create)
             new.rename(self.data)
@@ -224,7 +243,7 @@ class _Cluster:
             shutil.rmtree(new, ignore_errors=True)
 
     def _running(self) -> str | None:
-        """Return the socket directory of a server that answers, once it has finished starting or stopping."""
+        """Return the socket directory of a running server, or None. Waits for a start or stop under way."""
         server = self._read_pid_file()
         if server is None:
             return None
@@ -233,7 +252,7 @@ class _Cluster:
         server = self._read_pid_file()
         if server is not None and listens(server.socket_directory):
             return server.socket_directory
-        self.stop()  # it is dead and there is nothing to stop, or it is alive and somebody swept its socket away
+        self.stop()  # it is dead, which is harmless, or it is alive and its socket was deleted
         return None
 
     def _is_settled(self) -> bool:
@@ -243,14 +262,14 @@ class _Cluster:
         return not self._is_ours(server.pid) and not listens(server.socket_directory)
 
     def _launch_after_orphans(self) -> str:
-        """Launch, once the processes of a server that was killed have noticed; one that is busy takes a while."""
+        """Launch when the processes of a killed server have ended. A busy one takes a while to notice."""
         launched: list[str] = []
 
         def is_launched() -> bool:
             try:
                 launched.append(self._launch())
             except ProgramFailed as failure:
-                if ORPHANS not in failure.said:
+                if ORPHAN_PROCESSES not in failure.output:
                     raise
             return bool(launched)
 
@@ -264,7 +283,7 @@ class _Cluster:
     def _launch(self) -> str:
         stale = self._read_pid_file()
         if stale is None:
-            # Cut short while it was written; PostgreSQL refuses to start over a file that names no process.
+            # It may exist half-written. PostgreSQL does not start if the file names no process.
             (self.data / "postmaster.pid").unlink(missing_ok=True)
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.old"))
@@ -276,8 +295,8 @@ class _Cluster:
                 "-D",
                 self.data,
                 *self._options(socket_directory),
-                # The process that a stale pid file names may be another program by now, which PostgreSQL would take
-                # for a server. It overlooks the pid named here, and finds orphans of the dead server all the same.
+                # The pid in a stale file may belong to another program by now, which PostgreSQL would take for a
+                # server. It ignores the pid given here, and still finds orphans of the dead server.
                 environment={"PG_GRANDPARENT_PID": str(stale.pid)} if stale else {},
                 log=log.fileno(),
             )
@@ -294,7 +313,7 @@ class _Cluster:
         _write_if_changed(names, f'millhand "{self.programs.user.pw_name}" {ROLE}\n')
         fixed = {"listen_addresses": "", "port": "5432", "unix_socket_directories": socket_directory}
         settings = [f"--{name}={value}" for name, value in {**self.settings, **fixed}.items()]
-        return [self.mark, f"--ident_file={names}", *settings]
+        return [self.identifying_argument, f"--ident_file={names}", *settings]
 
     def _make_socket_directory(self) -> str:
         if listens(str(self.socket)):
@@ -304,9 +323,9 @@ class _Cluster:
             )
         self._clear_socket()
         if not is_usable_for_socket(str(self.socket)):
-            if self.socket.exists():  # from when its path was usable, before the project was moved
+            if self.socket.exists():  # its path was usable before the project was moved
                 self.socket.rmdir()
-            # A link remembers the place, so that whoever comes next can clear it away.
+            # The link stores the place, so that the next start can clear it.
             self.socket.symlink_to(tempfile.mkdtemp(prefix="millhand-", dir=_short_temporary_directory()))
         self._make_owned(self.socket)
         return str(self.socket.resolve())
@@ -329,13 +348,13 @@ class _Cluster:
         return server is not None and server.pid == pid and server.is_ready
 
     def _is_ours(self, pid: int) -> bool:
-        """Say whether `pid` lives and is this directory's server; pids are used again, so to live is not enough."""
-        return any(self.mark in argument for argument in command_line(pid))
+        """Return whether `pid` is the living server of this directory. Another program may have got its pid."""
+        return any(self.identifying_argument in argument for argument in command_line(pid))
 
     def _has_ended(self, pid: int) -> bool:
-        """Say whether the server's process is no more."""
-        # The command line is empty like that of a dead process while the program takes the shell's place in it, and
-        # again while it dies and still holds its files.
+        """Return whether the server's process has ended."""
+        # A living process can have an empty command line, too: while the shell executes the program, and while the
+        # process exits and still holds its files.
         return not self._is_ours(pid) and (is_gone(pid) or any(command_line(pid)))
 
     def _read_pid_file(self) -> _PidFile | None:
@@ -348,9 +367,9 @@ class _Cluster:
         lines += [""] * (8 - len(lines))
         return _PidFile(pid=int(lines[0]), socket_directory=lines[4], is_ready=lines[7].strip() == "ready")
 
-    def _explained(self, failure: ProgramFailed) -> EmbeddedError:
-        lines = [line.strip() for line in failure.said.splitlines() if line.strip()]
-        # A full disk swallows the very line that would have named it.
+    def _explain(self, failure: ProgramFailed) -> EmbeddedError:
+        lines = [line.strip() for line in failure.output.splitlines() if line.strip()]
+        # On a full disk, the line that reports it may be missing from the log.
         if any("No space left" in line for line in lines) or is_full(self.directory):
             return disk_is_full(self.directory)
         reasons = (
@@ -369,7 +388,7 @@ class _Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PidFile:
-    """What a server says about itself in `postmaster.pid`."""
+    """The content of `postmaster.pid`."""
 
     is_ready: bool
     pid: int
@@ -377,7 +396,7 @@ class _PidFile:
 
 
 def _write_if_changed(path: Path, text: str) -> None:
-    """Write `text` unless it is there already: a start on a full disk must not cost what an earlier one wrote."""
+    """Write `text` if it differs, so that a start on a full disk does not destroy the file."""
     if path.exists() and path.read_text() == text:
         return
     path.write_text(text)
@@ -385,7 +404,7 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 
 def _short_temporary_directory() -> str:
-    for candidate in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 (what is made there has a name nobody can guess)
+    for candidate in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 (mkdtemp makes an unguessable name there)
         if is_usable_for_socket(f"{candidate}/millhand-12345678"):
             return candidate
     raise EmbeddedError(

@@ -1,4 +1,4 @@
-"""What can go wrong with an embedded database, said so that a person can mend it."""
+"""Errors of an embedded database, each with a remedy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class EmbeddedError(MillhandError):
 
 
 @contextlib.contextmanager
-def explaining(directory: Path) -> Iterator[None]:
-    """Raise what the operating system refuses as an EmbeddedError that says what to do."""
+def explain_os_errors(directory: Path) -> Iterator[None]:
+    """Raise an OSError of the block as an EmbeddedError with a remedy."""
     try:
         yield
     except OSError as error:
-        raise explained(directory, error) from error
+        raise _explain(directory, error) from error
 
 
-def explained(directory: Path, error: OSError) -> EmbeddedError:
+def _explain(directory: Path, error: OSError) -> EmbeddedError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return disk_is_full(directory)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
@@ -38,11 +38,12 @@ def explained(directory: Path, error: OSError) -> EmbeddedError:
             f"{str(error.filename)!r}; run as its owner, or {ELSEWHERE}"
         )
     return EmbeddedError(
-        f"directory {str(directory)!r} must be fit for a database, got {str(error)!r}; mend that, or {ELSEWHERE}"
+        f"directory {str(directory)!r} must be fit for a database, got {str(error)!r}; repair that, or {ELSEWHERE}"
     )
 
 
 def disk_is_full(directory: Path) -> EmbeddedError:
+    """Return the error for a full disk."""
     return EmbeddedError(
         f"the disk of {str(directory)!r} must have room for the database, got 'No space left on device'; "
         "make room there and start again, nothing was deleted"
@@ -50,10 +51,12 @@ def disk_is_full(directory: Path) -> EmbeddedError:
 
 
 def is_full(directory: Path) -> bool:
+    """Return whether the disk of `directory` has less than 1 MiB free."""
     return shutil.disk_usage(directory).free < FULL_BYTES
 
 
 def wrong_owner(path: Path, *, expected: int, found: int) -> EmbeddedError:
+    """Return the error for a path that belongs to another user; `expected` and `found` are user ids."""
     return EmbeddedError(
         f"{str(path)!r} must belong to user {_name(expected)!r}, got {_name(found)!r}; "
         f"run as the user who made it, or {ELSEWHERE}"

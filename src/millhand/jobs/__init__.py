@@ -1,5 +1,5 @@
 """
-The jobs that every team would write by hand. They are customers of this package: they use what any program can.
+Jobs that most applications need. They use only the public API.
 
     workers = Workers()
     periodic_jobs = [add_heartbeat(workers), add_orphan_cleanup(workers, executor, store, config)]

@@ -1,8 +1,8 @@
 """
-The heartbeat: a periodic job that proves the whole way alive, from insert to completion, and says so in the log.
+The heartbeat: a periodic job that checks the whole path of a job, from insert to completion, and logs the result.
 
-It says more than a ping would: it is inserted by the leader, announced, fetched, executed and completed like any other.
-No line for longer than its interval means that somewhere on this way something stands still.
+The leader inserts it, and a client fetches, executes and completes it like any other job. If the log has no line for
+longer than the interval, some part of this path has stopped.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ INTERVAL = timedelta(seconds=60)
 TIMEOUT = timedelta(seconds=10)
 UNFINISHED = (JobState.AVAILABLE, JobState.PENDING, JobState.RUNNING, JobState.SCHEDULED)
 
-# While nobody works their queue, heartbeats do not pile up: one waits, and is all that the next period needs. But a
-# heartbeat whose worker was killed in the middle of it keeps its key until it is rescued, an hour later; so the key
-# changes, and the heart stands still for ten beats at most.
+# Heartbeats are unique, so that only one waits while no client works their queue. But if a worker is killed during a
+# heartbeat, the job holds its key until it is rescued, up to an hour later. The period of the key is therefore ten
+# intervals, and the heartbeat pauses for no longer.
 UNIQUE_INTERVALS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The args of the heartbeat: there is nothing to be told."""
+    """The args of the heartbeat; it has none."""
 
     kind: ClassVar[str] = "heartbeat"
 
@@ -41,11 +41,17 @@ def add_heartbeat(workers: Workers, *, interval: timedelta = INTERVAL, queue: st
     """
     Register the heartbeat's worker and return its periodic job, which also runs when a client becomes leader.
 
-    It is attempted once: the next beat comes anyway, and one that failed should be seen.
+    The job is attempted once: the next one follows anyway, and a failure should be visible.
 
-    Raises: ConfigError for an interval that cannot be, or a kind `heartbeat` that is registered already.
+    Args:
+        workers: The workers that get the heartbeat.
+        interval: The time between two heartbeats.
+        queue: The queue that is checked.
+
+    Raises:
+        ConfigError: If the interval is invalid, or a worker of kind `heartbeat` is registered already.
     """
-    workers.add(timeout=TIMEOUT)(beat)
+    workers.add(timeout=TIMEOUT)(log_heartbeat)
     period = max(interval * UNIQUE_INTERVALS, timedelta(seconds=1))
     opts = InsertOpts(
         max_attempts=1, queue=queue, unique=UniqueOpts(by_period=period, by_queue=True, by_state=UNFINISHED)
@@ -53,8 +59,8 @@ def add_heartbeat(workers: Workers, *, interval: timedelta = INTERVAL, queue: st
     return every(interval, Heartbeat(), id="heartbeat", opts=opts, run_on_start=True)
 
 
-async def beat(job: Job[Heartbeat]) -> None:
-    """Log that the worker is alive, how fast the database answers, and how much there is to do."""
+async def log_heartbeat(job: Job[Heartbeat]) -> None:
+    """Log the database's response time and the numbers of running and available jobs."""
     client = job.client
     database_seconds = await client.ping()
     counts = await client.jobs.count_by_state([JobState.AVAILABLE])

@@ -1,11 +1,11 @@
 """
-What a worker's process does when it is told to stop: by Ctrl-C, by `kill`, or because its terminal was closed.
+Handle the stop signals of a worker process: Ctrl-C, `kill`, and a closed terminal.
 
-    before the client is started   the first signal abandons the start
-    while it works                 first: soft stop      second: hard stop      third: the process ends at once
-    while everything is ending     the third signal ends it all the same
+    before the client has started   the first signal aborts the start
+    while it works                  first: soft stop      second: hard stop      third: the process exits at once
+    while it stops                  the third signal still exits at once
 
-The handlers that were there before are put back at the end.
+The previous handlers are restored at the end.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ NUM_ENDS_AT_ONCE = 3
 
 class StopRequested(BaseException):
     """
-    The process was told to stop while there was nothing yet to stop in order.
+    A stop signal arrived before the client had started.
 
-    Not an `Exception`, for the same reason for which KeyboardInterrupt is none.
+    A `BaseException`, as KeyboardInterrupt is, so that `except Exception` does not catch it.
     """
 
     def __init__(self, name: str) -> None:
@@ -35,9 +35,9 @@ class StopRequested(BaseException):
 
 class StopSignals:
     """
-    Receives the signals while it is entered; `listen` hands them on.
+    Receives the signals inside its `with` block and passes them to the listener.
 
-    Concurrency: enter it in the main thread. The listener is called on the loop that was running in `listen`.
+    Concurrency: enter it in the main thread. The listener runs on the loop that called `listen`.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class StopSignals:
     def __enter__(self) -> Self:
         for number in SIGNALS:
             if number != signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # as `nohup` wants it; but a script ignores SIGINT for whatever it puts in the background
+                continue  # as `nohup` sets it; SIGINT is taken anyway, because shells ignore it for background jobs
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -60,18 +60,18 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def let_in(self) -> None:
-        """Take what was held back by whoever started this process, until it could be heeded. Raises: StopRequested."""
+    def unblock(self) -> None:
+        """Unblock the signals that the supervisor blocked for the start of this process. Raises: StopRequested."""
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._previous)
 
     def listen(self, listener: Callable[[str, int], None]) -> None:
-        """From now on call `listener` with the signal's name and how many there were, this one included."""
+        """Call `listener` with the name of each signal and the number of signals so far."""
         self._loop = asyncio.get_running_loop()
         self._listener = listener
 
     def end(self) -> None:
-        """From now on only count: everything is ending in order already."""
+        """Only count from now on, because the process is already stopping."""
         self._listener = None
         self._is_ending = True
 

@@ -1,14 +1,13 @@
 """
-Several workers side by side: processes of the same command, begun again when they end, and stopped together.
+Run several worker processes of one command, restart those that exit unexpectedly, and stop them together.
 
-    supervisor ──▶ worker process 1 … N        each a client of its own; nothing is shared but the database
-    a signal  ──▶ handed on to all of them     the ladder of each is that of a worker by itself
-    one ends  ──▶ begun again after a pause    unless all are to end, or it was used wrongly
+    supervisor     ──▶ worker process 1 … N     each has a client of its own; they share only the database
+    signal         ──▶ sent to all processes    each runs its own shutdown sequence
+    process exits  ──▶ restarted after a pause  unless all are stopping, or it exited for wrong use
 
-A worker's process stops in order when its supervisor is gone: it holds the reading end of a pipe whose other end nobody
-has any more.
+Each worker process holds the reading end of a pipe. When the supervisor dies, the pipe closes and the process stops.
 
-Concurrency: belongs to one event loop; `hear` is called on it by whoever receives the signals.
+Concurrency: belongs to one event loop, on which `on_signal` must be called.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from millhand.process.signals import SIGNALS
 
 logger = logging.getLogger(__name__)
 
-# The writing end's other side, for the worker's process; a number of a file.
+# The file descriptor of the pipe's reading end, for the worker process.
 PIPE_VARIABLE = "MILLHAND_SUPERVISOR_FD"
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-# One that has run for so long did not end because of how it began.
+# After this run time an exit does not count as a failed start.
 STEADY_SECONDS = 60.0
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a process ended: its exit code (minus the signal that killed it), and for how long it had run."""
+    """The exit of a process: its code (or minus the signal that killed it), and how long it ran."""
 
     code: int
     seconds: float
 
 
 def pause_seconds(endings: Sequence[Ending]) -> float:
-    """Return how long to wait before a process is begun again that has ended like this."""
+    """Return how long to wait before the restart of a process with these exits."""
     num_early = 0
     for ending in reversed(endings):
         if ending.seconds >= STEADY_SECONDS:
@@ -54,7 +53,7 @@ def pause_seconds(endings: Sequence[Ending]) -> float:
 
 
 class Supervisor:
-    """Keeps `num_processes` processes of one command at work until a signal, or until each is done."""
+    """Keeps `num_processes` processes of one command running until a signal, or until all are done."""
 
     def __init__(self, command: Sequence[str], num_processes: int, *, until_empty: bool) -> None:
         self._children: dict[int, asyncio.subprocess.Process] = {}
@@ -64,8 +63,8 @@ class Supervisor:
         self._spawning = asyncio.Lock()
         self._until_empty = until_empty
 
-    def hear(self, name: str, num_signals: int) -> None:
-        """Take a signal: hand it on, and begin nothing any more."""
+    def on_signal(self, name: str, num_signals: int) -> None:
+        """Send a signal to all processes, and restart none from now on."""
         if not self._is_ending.is_set():
             logger.info(
                 "worker processes stopping", extra={"signal": name, "num_processes": len(self._children)}
@@ -73,7 +72,7 @@ class Supervisor:
         self._end(getattr(signal, name))
 
     async def run(self) -> int:
-        """Work until the end, and return the exit code: 0 if each process ended in order."""
+        """Run until all processes have exited; return 0 if each stopped gracefully."""
         began = time.monotonic()
         reading, writing = os.pipe()
         logger.info("worker processes started", extra={"num_processes": self._num_processes})
@@ -93,7 +92,7 @@ class Supervisor:
         return code
 
     async def _keep(self, number: int, reading: int) -> int:
-        """Have one process at work, and return the exit code of the last that was."""
+        """Keep one process running, and return its last exit code."""
         endings: list[Ending] = []
         while True:
             endings = [*endings[-len(PAUSES_SECONDS) :], await self._run_one(number, reading)]
@@ -101,7 +100,7 @@ class Supervisor:
             if self._is_ending.is_set() or (self._until_empty and code == DONE):
                 return code
             fields = {"process_number": number, "exit_code": code, "seconds": round(endings[-1].seconds, 3)}
-            if code == WRONG_USE:  # it has said why, and would say it again
+            if code == WRONG_USE:  # it has printed the reason, and a restart would fail again
                 logger.error("worker process refused", extra=fields)
                 self._end(signal.SIGTERM)
                 return code
@@ -115,10 +114,10 @@ class Supervisor:
     async def _run_one(self, number: int, reading: int) -> Ending:
         began = time.monotonic()
         async with self._spawning:
-            # A process inherits what is held back, and takes it when it is ready for signals.
+            # The process inherits the blocked signals and unblocks them when it is ready.
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             try:
-                # In a session of its own: a Ctrl-C is for us, and handed on once.
+                # In a session of its own: Ctrl-C reaches the supervisor, which sends it once.
                 process = await asyncio.create_subprocess_exec(
                     *self._command,
                     env={**os.environ, PIPE_VARIABLE: str(reading)},
@@ -149,18 +148,18 @@ def _send(process: asyncio.subprocess.Process, number: int) -> None:
 
 def stop_with_supervisor() -> None:
     """
-    Have this process told to stop, as by `kill`, when the one that supervises it is gone; nothing if there is none.
+    Send this process SIGTERM when its supervisor dies; do nothing without a supervisor.
 
-    Concurrency: call it on the loop that is to notice.
+    Concurrency: call it on the event loop of the worker.
     """
-    text = os.environ.pop(PIPE_VARIABLE, "")  # what jobs start is not supervised
+    text = os.environ.pop(PIPE_VARIABLE, "")  # child processes of jobs are not supervised
     if not text.isdecimal():
         return
     loop, reading = asyncio.get_running_loop(), int(text)
 
-    def notice() -> None:
+    def on_closed() -> None:
         loop.remove_reader(reading)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with contextlib.suppress(OSError):  # the variable was handed on by somebody, and the pipe was not
-        loop.add_reader(reading, notice)
+    with contextlib.suppress(OSError):  # the variable was inherited, but not the pipe
+        loop.add_reader(reading, on_closed)

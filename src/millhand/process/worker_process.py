@@ -1,13 +1,13 @@
 """
-A worker's process from start to end: it works until there is a reason to end, and then stops in order.
+Run a client as a worker process: start, work until there is a reason to stop, stop gracefully.
 
-    starting ──signal──────────────▶ abandoned, nothing was begun            exit 0
+    starting ──signal──────────────▶ the start is aborted                    exit 0
     working  ──signal──────────────▶ client.stop: waits for running jobs     exit 0
              ──empty───────────────▶ client.stop, with --until-empty         exit 0
-             ──a service crashed───▶ client.stop, as far as it goes          exit 1
-    stopping ──signal──────────────▶ client.cancel_attempts: waits no more
+             ──a service crashed───▶ client.stop, as far as it gets          exit 1
+    stopping ──signal──────────────▶ client.cancel_attempts: stops waiting
 
-Concurrency: belongs to one event loop; `hear` is called on it by whoever receives the signals.
+Concurrency: belongs to one event loop, on which `on_signal` must be called.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from millhand.transition import SCHEDULER_INTERVAL
 
 logger = logging.getLogger(__name__)
 
-# How often `--until-empty` looks: often enough for a drain in a script, seldom enough to cost nothing.
+# The polling interval of `--until-empty`: short for a script, and still cheap.
 EMPTY_POLL_SECONDS = 0.2
 CURRENT_LIMIT = 1_000
-# What is still there after a stop in order was abandoned before; it has had its time.
+# Tasks and threads that are left after a graceful stop were already abandoned, so the wait is short.
 LEFTOVER_SECONDS = 0.5
 
 T = TypeVar("T")
 
 
 class WorkerProcess:
-    """Runs a client until a signal, a crash or, if wanted, until there is nothing left to do."""
+    """Runs a client until a signal, a crash or, with `until_empty`, until its queues are empty."""
 
     def __init__(self, *, until_empty: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -49,8 +49,8 @@ class WorkerProcess:
         self._start_task = asyncio.current_task()
         self._until_empty = until_empty
 
-    def hear(self, signal: str, num_signals: int) -> None:
-        """Take a signal: abandon the start, or begin to stop, or stop hard."""
+    def on_signal(self, signal: str, num_signals: int) -> None:
+        """Abort the start, begin a soft stop, or turn it into a hard stop."""
         if self._ending.done():
             if self._client is not None:
                 self._client.cancel_attempts()
@@ -60,7 +60,7 @@ class WorkerProcess:
             self._start_task.cancel()
 
     async def run(self, start: Callable[[], Awaitable[Client]]) -> bool:
-        """Start a client, work, stop; return whether it ended in order and not by a crash."""
+        """Start a client, work and stop; return False after a crash."""
         try:
             self._client = client = await start()
         except asyncio.CancelledError:
@@ -79,7 +79,7 @@ class WorkerProcess:
         return not isinstance(ending, BaseException)
 
     async def _wait(self, client: Client) -> str | BaseException | None:
-        """Return why to stop: a signal's name, what a service crashed of, or None because all is done."""
+        """Return the reason to stop: a signal's name, a service's error, or None if the queues are empty."""
         async with asyncio.TaskGroup() as group:
             watchers = [group.create_task(self._watch_crash(client))]
             if self._until_empty:
@@ -93,7 +93,7 @@ class WorkerProcess:
         self._end(await client.wait_crashed())
 
     async def _watch_empty(self, client: Client) -> None:
-        while not await self._is_empty(client):  # noqa: ASYNC110 - nobody could ring, for others insert too
+        while not await self._is_empty(client):  # noqa: ASYNC110 - other programs insert, too, so no event exists
             await asyncio.sleep(EMPTY_POLL_SECONDS)
         self._end(None)
 
@@ -102,7 +102,7 @@ class WorkerProcess:
             self._ending.set_result(ending)
 
     async def _is_empty(self, client: Client) -> bool:
-        """Whether nothing is to be done in the queues of `client` that are not paused, now or in five seconds."""
+        """Return whether no job of the client's active queues runs here or is due within five seconds."""
         try:
             paused = {queue.name for queue in await client.queues.list() if queue.is_paused}
             queues = [name for name in client.config.queues if name not in paused]
@@ -115,15 +115,15 @@ class WorkerProcess:
 
     async def _has_work(self, client: Client, queues: list[str]) -> bool:
         """
-        Whether a job of `queues` that is fetched here is due, or runs here.
+        Return whether a job of `queues` that this worker can fetch is due, or runs here.
 
-        The order matters. Between the two looks a job goes from the states of the second to those of the first only if
-        it is due too late to count; the other way round, one that fails in between would be overlooked.
+        Waiting jobs are queried before current ones. In the reverse order, a job that fails and is retried between the
+        two queries would be missed.
         """
         if not queues:
             return False
         config = client.config
-        # Jobs of other kinds stay where they are for ever, as far as this worker is concerned.
+        # This worker never fetches jobs of other kinds.
         kinds = config.workers.kinds if config.fetch_only_known_kinds else None
         waiting = JobFilters(kinds=kinds, queues=queues, states=[JobState.RETRYABLE, JobState.SCHEDULED])
         first = (await client.jobs.list(waiting, limit=1, order_by=SortField.SCHEDULED_AT)).jobs
@@ -136,10 +136,10 @@ class WorkerProcess:
 
 def run_to_the_end(main: Callable[[], Coroutine[object, object, T]]) -> tuple[T, bool]:
     """
-    Run a coroutine on a loop of its own; return its result, and whether everything that it began has ended.
+    Run a coroutine on a loop of its own; return its result, and whether all its tasks and threads have ended.
 
-    Nobody can interrupt a thread, nor a task that pays no heed: where an attempt was abandoned, closing the loop would wait
-    for it for ever. The loop then stays as it is, and the caller must end the process.
+    If an abandoned attempt still runs, closing the loop would wait for it without limit. The loop then stays open, and
+    the caller must exit the process.
     """
     runner = asyncio.Runner()
     try:
@@ -169,10 +169,10 @@ async def _with_leftovers_cancelled(main: Callable[[], Coroutine[object, object,
 
 def on_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """
-    Take what the event loop has no owner for; a lost connection is no error then.
+    Handle an exception that no task awaits; log a lost connection at DEBUG.
 
-    Where a process stood still, the deadline of a statement passes in the instant in which its connection turns out to be
-    gone. Whoever asked has been told of the one, and nobody asks the driver's future for the other.
+    After a stalled process resumes, a statement's deadline can pass at the moment its connection turns out to be lost.
+    The caller gets the timeout, and the driver's future keeps the connection error that is never awaited.
     """
     error = context.get("exception")
     is_task = isinstance(context.get("future"), asyncio.Task)
@@ -183,7 +183,7 @@ def on_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _have_threads_ended() -> bool:
-    """Wait a little for threads that were told to end; return whether they have."""
+    """Wait briefly for the threads that were asked to end; return whether all have."""
     deadline = time.monotonic() + LEFTOVER_SECONDS
     threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     for thread in threads:

@@ -1,7 +1,7 @@
 """
-For tests, ours and yours: which jobs were inserted, jobs worked, and time that a test moves itself.
+Test kit: assert which jobs were inserted, work jobs, and move time.
 
-Everything here is asynchronous and takes a `Client`; `millhand.testing.sync` has the same for a `SyncClient`.
+The functions are asynchronous and take a `Client`. `millhand.testing.sync` has the same ones for a `SyncClient`.
 """
 
 from millhand.testing.attempt import Worked

@@ -1,4 +1,4 @@
-"""One attempt as a client would make it, of a job that is marked running already."""
+"""One attempt at a running job, as a client makes it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from millhand.transition import StateChange, event_kind_of
 
 class Worked(msgspec.Struct, frozen=True, kw_only=True):
     """
-    How an attempt ended: the event that a subscriber would get, the row as it was written, and what was raised.
+    How an attempt ended.
 
-    `error` is None unless the attempt failed; a snooze and a cancel are no failures.
+    Args:
+        error: What the worker raised; None unless the attempt failed. Snoozes and cancels are no failures.
+        event: The event that a subscriber would get.
+        job: The row as written.
     """
 
     error: BaseException | None
@@ -36,11 +39,11 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
 
 async def work_row(client: Client, row: JobRow) -> Worked:
     """
-    Work a job that runs, and write what becomes of it; `client` is bound.
+    Work a running job and write its state change. `client` must be overridden (`client_override`).
 
-    Raises: AssertionError if the job is gone when its attempt has ended.
+    Raises: AssertionError if the job no longer exists after the attempt.
     """
-    driver = client._driver  # noqa: SLF001 - so the client itself would speak
+    driver = client._driver  # noqa: SLF001 - the kit makes the client's own statements
     tx = getattr(driver, "tx", None)
     executor = transaction_executor(client)
     threads: Threads | None = getattr(driver, "threads", None)
@@ -55,7 +58,7 @@ async def work_row(client: Client, row: JobRow) -> Worked:
 
 @contextlib.contextmanager
 def _as_if_started(client: Client) -> Iterator[None]:
-    """Let plain functions, which run in threads, say something by `job.client` on its event loop, as in production."""
+    """Set the loop of a client that was not started, so that plain functions can use `job.client.loop`."""
     before = client._loop  # noqa: SLF001 - a client that was started has one
     client._loop = before or asyncio.get_running_loop()  # noqa: SLF001 - as above
     try:
@@ -67,7 +70,7 @@ def _as_if_started(client: Client) -> Iterator[None]:
 async def _execute(
     client: Client, row: JobRow, threads: Threads | None
 ) -> tuple[StateChange, BaseException | None]:
-    """Return what is to become of the job, and what was raised if its attempt failed."""
+    """Return the state change of the job, and the error if its attempt failed."""
     config = client.config
     changes: list[StateChange] = []
     failures: list[AttemptFailure] = []

@@ -1,13 +1,13 @@
 """
-An attempt within a test's transaction, which must be usable when the attempt has ended, however it did.
+A savepoint around an attempt, which keeps a test's transaction usable however the attempt ends.
 
-What a worker did stays, even of an attempt that failed, as what it committed would. Only where the database refused
-something and nobody went back to a savepoint, everything that the attempt did is undone: elsewhere its own transaction
-would have been rolled back then.
+What a worker wrote stays, even if its attempt failed, as if it had been committed. But if a database error leaves the
+transaction unusable, everything that the attempt did is undone. In production, its own transaction would have been
+rolled back.
 
-Where SQLAlchemy or Django keep account of savepoints, ours is written without their knowledge. With Django a block of
-ours around the worker's would forbid it to be durable. With SQLAlchemy a worker may commit a session that it shares with
-the test, which ends savepoints made before its own, and so ours: to release it would be an error then.
+For SQLAlchemy and Django the savepoint is raw SQL, of which they do not know. A Django block around the worker's would
+forbid the worker a durable block. With SQLAlchemy, a worker may commit a session that it shares with the test. The
+commit ends earlier savepoints, so releasing this one would raise.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ SAVEPOINT = "millhand_attempt"
 
 
 class _UnusableError(Exception):
-    """The transaction takes nothing but a rollback."""
+    """The transaction accepts only a rollback."""
 
 
 @contextlib.asynccontextmanager
 async def attempt_savepoint(executor: Executor, tx: object | None) -> AsyncIterator[None]:
-    """Undo what happens inside if it leaves the transaction `tx` unusable; without one nothing is to be done."""
+    """Undo the block if it leaves the transaction `tx` unusable. Without a transaction, do nothing."""
     if tx is None:
         yield
     elif _packages_of(tx) & {"django", "sqlalchemy"}:
-        async with _unnoticed(executor, tx):
+        async with _raw_savepoint(executor, tx):
             yield
     else:
         with contextlib.suppress(_UnusableError):
@@ -44,11 +44,11 @@ async def attempt_savepoint(executor: Executor, tx: object | None) -> AsyncItera
 
 
 @contextlib.asynccontextmanager
-async def _unnoticed(executor: Executor, tx: Any) -> AsyncIterator[None]:  # noqa: ANN401 - a library's, with few types
+async def _raw_savepoint(executor: Executor, tx: Any) -> AsyncIterator[None]:  # noqa: ANN401 - a library's object
     await executor.execute_script(f"SAVEPOINT {SAVEPOINT}")
     before = await _innermost(tx)
     yield
-    if not getattr(tx, "is_active", True):  # a session whose flush has failed, and which wants to be told
+    if not getattr(tx, "is_active", True):  # a session after a failed flush requires an explicit rollback
         await _awaited(tx.rollback())
     if not await _is_usable(executor):
         await _roll_back(executor, tx)
@@ -58,10 +58,10 @@ async def _unnoticed(executor: Executor, tx: Any) -> AsyncIterator[None]:  # noq
 
 async def _innermost(tx: Any) -> object:  # noqa: ANN401 - as above
     """
-    Return SQLAlchemy's innermost savepoint on a connection, or on that of a session.
+    Return SQLAlchemy's innermost savepoint on a connection or on a session's connection; None for Django.
 
-    While it is the same one as before the attempt, ours lies within it, and nothing in ours. Of Django's connection it is
-    None: blocks are left in the order in which they were entered.
+    If it is the same as before the attempt, the raw savepoint still exists. Django leaves its blocks in order, so its
+    connections need no such check.
     """
     if "django" in _packages_of(tx):
         return None
@@ -71,15 +71,14 @@ async def _innermost(tx: Any) -> object:  # noqa: ANN401 - as above
 
 async def _roll_back(executor: Executor, tx: Any) -> None:  # noqa: ANN401 - as above
     if hasattr(tx, "set_rollback"):
-        tx.set_rollback(
-            False
-        )  # Django would have its own block rolled back first, with all that the test has done
+        # Django would require a rollback of its own block first, which holds the test's writes.
+        tx.set_rollback(False)
     try:
         await executor.execute_script(f"ROLLBACK TO SAVEPOINT {SAVEPOINT}")
     except DriverError:
         if not hasattr(tx, "flush"):
             raise
-        # The worker has committed the session that it shares with the test, and gone on in a savepoint of the session's.
+        # The worker committed the session that it shares with the test, and then used a savepoint of the session.
         await _awaited(tx.rollback())
 
 
@@ -90,14 +89,14 @@ async def _is_usable(executor: Executor) -> bool:
         if error.retryable:
             raise
         return False
-    except Exception as error:  # Django refuses to ask where it has noted that a block is to be rolled back
+    except Exception as error:  # Django runs no statement in a block that is marked for rollback
         if type(error).__name__ != "TransactionManagementError":
             raise
         return False
     return True
 
 
-async def _awaited(result: Any) -> Any:  # noqa: ANN401 - of an asynchronous session, or of another
+async def _awaited(result: Any) -> Any:  # noqa: ANN401 - of an asynchronous session or a synchronous one
     return await result if inspect.isawaitable(result) else result
 
 

@@ -1,10 +1,10 @@
 """
-Asynchronous code for a test that is not: its event loop runs in a thread beside, and the calling thread does the rest.
+Runs asynchronous code for a synchronous test: the event loop in a second thread, statements in the test's own thread.
 
-A transaction of Django's belongs to a thread, and one of psycopg's or SQLAlchemy's is in the hands of the test's. So
-statements, and workers that are plain functions, are handed to the calling thread, which waits for nothing else.
-Asynchronous workers run in the thread beside; what they hand to `sync_to_async` of asgiref's, as Django's own
-asynchronous methods do, comes to the calling thread too.
+A transaction of Django belongs to one thread, and the test uses those of psycopg and SQLAlchemy in its own. Statements
+and workers that are plain functions are therefore passed to the calling thread, which waits for them. Asynchronous
+workers run in the second thread; their calls of asgiref's `sync_to_async`, which Django's asynchronous methods use, go
+to the calling thread too.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ P = ParamSpec("P")
 
 class CallingThread(Threads):
     """
-    The calling thread as something to which calls can be handed, while it waits in `run`.
+    The calling thread as an executor of calls, while it waits in `run`.
 
-    Concurrency: belongs to the thread that made it; `submit` is for the event loop beside.
+    Concurrency: belongs to the thread that made it. The event loop in the second thread calls `submit`.
     """
 
     def __init__(self) -> None:
@@ -59,22 +59,22 @@ class CallingThread(Threads):
         self._thread.shutdown()
 
     def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine to its end in the thread beside, and meanwhile whatever it hands over; raise what it raises."""
+        """Run a coroutine in the second thread, and its submitted calls here; return or raise what it does."""
         context = contextvars.copy_context()
         ended = self._thread.submit(self._runner.run, self._main(main), context=context)
         ended.add_done_callback(lambda _: self._calls.put(None))
         try:
             self._do_calls()
-        except BaseException:  # Ctrl-C in the midst of waiting
+        except BaseException:  # Ctrl-C during the wait
             self._cancel()
             self._do_calls()
             raise
-        if self._interrupt is not None:  # Ctrl-C in a worker, which its attempt has failed of
+        if self._interrupt is not None:  # Ctrl-C in a worker, which failed its attempt
             raise self._interrupt
         return ended.result()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have a function called in the calling thread."""
+        """Call a function in the calling thread."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -82,18 +82,18 @@ class CallingThread(Threads):
                 return
             try:
                 result = fn(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - it is whoever handed it over who is to know
+            except BaseException as error:  # noqa: BLE001 - the caller of `submit` gets it
                 future.set_exception(error)
             else:
-                if isinstance(result, KeyboardInterrupt):  # how an attempt is told what its worker raised
+                if isinstance(result, KeyboardInterrupt):  # the executor returns what a worker raised
                     self._interrupt = result
                 future.set_result(result)
 
         self._calls.put(call)
         return future
 
-    async def hand(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine that never waits in the calling thread, and return what it returns."""
+    async def run_here(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine of a blocking driver in the calling thread, and return its result."""
         return await asyncio.wrap_future(self.submit(lambda: run_sync(coroutine())))
 
     def _do_calls(self) -> None:
@@ -106,18 +106,16 @@ class CallingThread(Threads):
             loop, cancel = asyncio.get_running_loop(), task.cancel
             self._cancel = lambda: loop.call_soon_threadsafe(cancel)
         if (asgiref := sys.modules.get("asgiref.sync")) is not None:
-            asgiref.AsyncToSync.executors.current = (
-                self  # for this context alone; the thread that waits for it
-            )
+            asgiref.AsyncToSync.executors.current = self  # in this context only
         return await main()
 
 
 class SyncTestClient(Client):
-    """The client that jobs of a synchronous test are given."""
+    """The `job.client` of a synchronous test."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """Refuse: whoever waits for it in the calling thread waits for himself. Raises: ConfigError."""
+        """Raise ConfigError, because a plain function that waited for the loop would block the calling thread for ever."""
         raise ConfigError(
             "a plain function that a synchronous test works must not wait for an event loop, got one that asks for that "
             "of job.client; insert with a SyncClient, or write the worker as a coroutine"
@@ -126,9 +124,9 @@ class SyncTestClient(Client):
 
 class CallingThreadDriver(OverrideDriver):
     """
-    A bound driver that blocks, for a client in the event loop beside: what is said is said by the calling thread.
+    Runs the statements of an overridden, blocking driver in the calling thread, for a client in the second thread.
 
-    `threads` is where plain functions run.
+    `threads` is the executor of plain functions.
     """
 
     def __init__(self, driver: OverrideDriver, caller: CallingThread) -> None:
@@ -141,12 +139,12 @@ class CallingThreadDriver(OverrideDriver):
             self.pool = SavepointPool(self.pool)
 
     def executor(self, tx: object) -> Executor:
-        """Return an executor in a transaction of the caller's. Raises: as the driver's."""
+        """Return an executor in a transaction of the caller. Raises: as the driver's."""
         return CallingThreadExecutor(super().executor(tx), self.threads)
 
 
 class CallingThreadExecutor:
-    """An executor that blocks, for the event loop beside."""
+    """Runs the statements of a blocking executor in the calling thread."""
 
     __slots__ = ("_caller", "_executor")
 
@@ -156,40 +154,42 @@ class CallingThreadExecutor:
 
     async def run(self, query: Query[T]) -> T:
         """Run `query` in the calling thread."""
-        return await self._caller.hand(lambda: self._executor.run(query))
+        return await self._caller.run_here(lambda: self._executor.run(query))
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
         """Begin a transaction, or a savepoint, in the calling thread."""
         return self._begin()
 
     async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table; all of them are taken from their source before."""
+        """Copy rows into a table, after reading all of them from their source."""
         chunks = [chunk async for chunk in copy.chunks]
-        whole = msgspec.structs.replace(copy, chunks=_again(chunks))
-        return await self._caller.hand(lambda: self._executor.copy(whole))
+        whole = msgspec.structs.replace(copy, chunks=_iterate(chunks))
+        return await self._caller.run_here(lambda: self._executor.copy(whole))
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL that is not ours in the calling thread."""
-        return await self._caller.hand(
+        """Run SQL in the calling thread."""
+        return await self._caller.run_here(
             lambda: self._executor.fetch(sql, params, timeout_seconds=timeout_seconds)
         )
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements in the calling thread."""
-        await self._caller.hand(lambda: self._executor.execute_script(sql, timeout_seconds=timeout_seconds))
+        await self._caller.run_here(
+            lambda: self._executor.execute_script(sql, timeout_seconds=timeout_seconds)
+        )
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:
         block = self._executor.begin()
-        inside = await self._caller.hand(lambda: _entered(block))
+        inside = await self._caller.run_here(lambda: _entered(block))
         try:
             yield CallingThreadExecutor(inside, self._caller)
         except BaseException as error:
-            await self._caller.hand(functools.partial(_left, block, error))
+            await self._caller.run_here(functools.partial(_left, block, error))
             raise
-        await self._caller.hand(functools.partial(_left, block, None))
+        await self._caller.run_here(functools.partial(_left, block, None))
 
 
 async def _entered(block: AbstractAsyncContextManager[T]) -> T:
@@ -197,7 +197,7 @@ async def _entered(block: AbstractAsyncContextManager[T]) -> T:
 
 
 async def _left(block: AbstractAsyncContextManager[Any], error: BaseException | None) -> None:
-    """Leave a block; what it raises again is raised where it came from."""
+    """Leave a block; if it raises `error` again, return, because the caller raises it itself."""
     try:
         await block.__aexit__(
             None if error is None else type(error), error, None if error is None else error.__traceback__
@@ -207,6 +207,6 @@ async def _left(block: AbstractAsyncContextManager[Any], error: BaseException | 
             raise
 
 
-async def _again(chunks: Iterable[bytes]) -> AsyncIterable[bytes]:
+async def _iterate(chunks: Iterable[bytes]) -> AsyncIterable[bytes]:
     for chunk in chunks:
         yield chunk

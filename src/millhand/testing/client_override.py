@@ -1,11 +1,10 @@
 """
-A client that speaks by a test's clock and, where the test has a transaction, inside it.
+Replaces the driver of a client by one that uses a test's clock and, if the test has one, its transaction.
 
-Rule 1: a query is a value, and whatever depends on the time has `now` among its parameters, None for the database's
-        clock. So it is enough to put the test's instant in; nothing is set on a connection, and no statement of a
-        worker's differs from those of production.
-Rule 2: in a test's transaction the pool is that transaction. What was said through the pool could fail without harm to
-        others, so there each word has a savepoint; what was said with `tx=` has none, here as there.
+Rule 1: a statement that depends on the time has a parameter `now`, which is None for the database's clock. The override
+        fills in the test's instant, so the statements are those of production.
+Rule 2: with a transaction, that transaction takes the place of the pool. A failed statement on a pool does not affect
+        others, so each statement runs in a savepoint. Statements with an explicit `tx` have none, as in production.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from millhand.testing.clock import NotBeforeClock
 T = TypeVar("T")
 
 Now = Callable[[], datetime]
-# What is dated of rows that are copied, and how `job_copy` asks for the database's clock.
-INSTANTS = ("created_at", "scheduled_at")
+# The columns of copied rows that hold instants, and how `job_copy` writes the database's clock.
+INSTANT_COLUMNS = ("created_at", "scheduled_at")
 COPIED_NOW = b"now"
 
 AnyClient = Client | SyncClient
 
 
 class OverrideDriver:
-    """A driver whose statements are dated by `now` and, with a `tx`, whose pool is that transaction."""
+    """A driver whose statements take the time from `now` and, with a `tx`, run in that transaction."""
 
     def __init__(self, driver: Driver, now: Now, tx: object | None) -> None:
         self._driver = driver
@@ -51,19 +50,19 @@ class OverrideDriver:
             self.pool = SavepointPool(self.executor(tx))
 
     def executor(self, tx: object) -> Executor:
-        """Return an executor in a transaction of the caller's, the test's or another. Raises: as the driver's."""
+        """Return an executor in a transaction of the caller. Raises: as the driver's."""
         return ClockedExecutor(self._driver.executor(tx), self.now)
 
     def listener(self) -> Listener:
-        """Return a listener of the driver's."""
+        """Return a listener of the driver."""
         return self._driver.listener()
 
     async def open(self) -> None:
         """Open the driver. Raises: ConfigError in a transaction, in which no client can work."""
         if self.tx is not None:
             raise ConfigError(
-                "client must not be started while it speaks in a test's transaction; start it before, without queues, "
-                "or not at all"
+                "client must not be started while it uses a test's transaction; start it before, without queues, or "
+                "not at all"
             )
         await self._driver.open()
 
@@ -73,7 +72,7 @@ class OverrideDriver:
 
 
 class ClockedExecutor:
-    """An executor that puts `now` into every statement that would take the database's."""
+    """Fills in `now` in every statement that would use the database's clock."""
 
     __slots__ = ("_executor", "_now")
 
@@ -82,7 +81,7 @@ class ClockedExecutor:
         self._now = now
 
     async def run(self, query: Query[T]) -> T:
-        """Run `query` by the test's clock."""
+        """Run `query` with the test's clock."""
         if "now" in query.params and query.params["now"] is None:
             query = msgspec.structs.replace(query, params={**query.params, "now": self._now()})
         return await self._executor.run(query)
@@ -92,17 +91,17 @@ class ClockedExecutor:
         return self._begin()
 
     async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table by the test's clock."""
-        return await self._executor.copy(msgspec.structs.replace(copy, chunks=_dated(copy, self._now())))
+        """Copy rows into a table with the test's clock."""
+        return await self._executor.copy(msgspec.structs.replace(copy, chunks=_set_now(copy, self._now())))
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL that is not ours, as it is."""
+        """Run SQL unchanged."""
         return await self._executor.fetch(sql, params, timeout_seconds=timeout_seconds)
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
-        """Run several statements, as they are."""
+        """Run several statements unchanged."""
         await self._executor.execute_script(sql, timeout_seconds=timeout_seconds)
 
     @contextlib.asynccontextmanager
@@ -113,9 +112,9 @@ class ClockedExecutor:
 
 class SavepointPool:
     """
-    One transaction that passes for a pool: any number of words at once, which wait for each other.
+    Uses one transaction as a pool: each statement runs in a savepoint, so that its failure does not affect others.
 
-    Each has a savepoint, so that one that fails costs the others nothing.
+    Concurrency: concurrent statements wait for each other.
     """
 
     __slots__ = ("_executor", "_lock")
@@ -141,7 +140,7 @@ class SavepointPool:
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL that is not ours, in a savepoint."""
+        """Run SQL in a savepoint."""
         async with self._begin() as executor:
             return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
 
@@ -153,7 +152,7 @@ class SavepointPool:
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:
         async with self._lock:
-            # Psycopg begins with the first statement, and would commit a block that was begun before that.
+            # Psycopg begins its transaction with the first statement. A block entered before would commit it.
             await self._executor.fetch("SELECT 1")
             async with self._executor.begin() as executor:
                 yield executor
@@ -162,27 +161,27 @@ class SavepointPool:
 @contextlib.contextmanager
 def override_client(client: AnyClient, clock: Clock, tx: object | None) -> Iterator[None]:
     """
-    Have everything that `client` says dated by `clock` and, with `tx`, said in that transaction; then as before.
+    Make `client` use `clock` and, if it is not None, the transaction `tx`, until the block ends.
 
-    Raises: ConfigError for a client that works jobs at the moment, by a clock of its own.
+    Raises: ConfigError for a client that works jobs, because its services use its own clock.
     """
-    if isinstance(client, Client) and client._engine is not None and client.config.queues:  # noqa: SLF001 - asks, no more
+    if isinstance(client, Client) and client._engine is not None and client.config.queues:  # noqa: SLF001 - reads it
         raise ConfigError(
             f"client must not work jobs while a test does, got {client.id!r} which was started with queues; start it "
             "without, or not at all"
         )
     before = dict(vars(client))
-    driver = OverrideDriver(client._driver, clock.now, tx)  # noqa: SLF001 - so the client itself speaks
-    client._bind_driver(driver, dataclasses.replace(client.config, clock=clock))  # noqa: SLF001 - made for that
-    spoken = {name for name, value in vars(client).items() if before.get(name) is not value}
+    driver = OverrideDriver(client._driver, clock.now, tx)  # noqa: SLF001 - the driver to wrap
+    client._bind_driver(driver, dataclasses.replace(client.config, clock=clock))  # noqa: SLF001 - made for tests
+    changed = {name for name, value in vars(client).items() if before.get(name) is not value}
     try:
         yield
     finally:
-        vars(client).update({name: before[name] for name in spoken})
+        vars(client).update({name: before[name] for name in changed})
 
 
 def transaction_executor(client: Client) -> Executor:
-    """Return the test's transaction itself, for what nobody else says at the same time; without one, the pool."""
+    """Return the test's transaction without savepoints, for statements that no other runs beside; or the pool."""
     driver = client._driver  # noqa: SLF001 - as above
     tx = getattr(driver, "tx", None)
     return driver.pool if tx is None else driver.executor(tx)
@@ -190,7 +189,7 @@ def transaction_executor(client: Client) -> Executor:
 
 @contextlib.asynccontextmanager
 async def ensure_override(client: Client, tx: object | None) -> AsyncIterator[None]:
-    """Bind `client` as it is, by its own clock; nothing changes for one that is bound already, unless `tx` is another."""
+    """Override `client` with its own clock and `tx`, unless it is overridden with the same `tx` already."""
     driver = client._driver  # noqa: SLF001 - as above
     if isinstance(driver, OverrideDriver) and (tx is None or tx is driver.tx):
         yield
@@ -204,9 +203,9 @@ async def ensure_override(client: Client, tx: object | None) -> AsyncIterator[No
         yield
 
 
-async def _dated(copy: Copy, now: datetime) -> AsyncIterable[bytes]:
-    """Give the rows with the test's instant in place of PostgreSQL's word for its own."""
-    instants = [copy.columns.index(name) for name in INSTANTS]
+async def _set_now(copy: Copy, now: datetime) -> AsyncIterable[bytes]:
+    """Yield the rows with `now` in place of PostgreSQL's `now`."""
+    instants = [copy.columns.index(name) for name in INSTANT_COLUMNS]
     async for chunk in copy.chunks:
         rows = [line.split(b"\t") for line in chunk.split(b"\n")]
         for row in rows:

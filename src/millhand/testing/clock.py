@@ -1,4 +1,4 @@
-"""Time that stands still until a test moves it."""
+"""Clocks for tests."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 from millhand.clock import Clock
 
-START = datetime(2024, 5, 1, 10, 34, 56, 789_000, UTC)  # as good an instant as any; the same in every run
+START = datetime(2024, 5, 1, 10, 34, 56, 789_000, UTC)  # arbitrary, but the same in every run
 
 
 class ManualClock:
     """
-    A `Clock` moved by hand; give it to whatever takes a clock.
+    A `Clock` that stands still until the test moves it.
 
-    Units: `now` is aware; both of its clocks are moved together by `advance`.
+    Args:
+        now: The aware instant at which it begins.
     """
 
     def __init__(self, now: datetime = START) -> None:
@@ -21,13 +22,15 @@ class ManualClock:
         self._monotonic = 0.0
 
     def now(self) -> datetime:
+        """Return the instant in UTC."""
         return self._now
 
     def monotonic(self) -> float:
+        """Return the sum of all advances, in seconds."""
         return self._monotonic
 
     def advance(self, duration: timedelta | float) -> None:
-        """Let time pass: a duration, or seconds. Time does not go back."""
+        """Move both the date and the monotonic clock by a duration or seconds. Raises: ValueError if it is negative."""
         step = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
         if step < timedelta(0):
             raise ValueError(f"time must not go back, got an advance of {step.total_seconds():g} s; use set")
@@ -35,23 +38,23 @@ class ManualClock:
         self._monotonic += step.total_seconds()
 
     def set(self, now: datetime) -> None:
-        """Set the date alone, back or forth, as an administrator does; the monotonic clock does not notice."""
+        """Set the date, forwards or backwards, as an administrator may. The monotonic clock stays."""
         self._now = _checked(now)
 
 
 class NotBeforeClock:
     """
-    A clock that is never behind an instant, such as that of the database at the beginning.
+    A clock that never returns an instant before `earliest`, such as the database's time at the beginning.
 
-    A row that the database has dated would not be due yet by a clock that is a little behind.
+    Without it, a row that the database has dated would not be due by a clock that is a little behind.
     """
 
-    def __init__(self, clock: Clock, floor: datetime) -> None:
+    def __init__(self, clock: Clock, earliest: datetime) -> None:
         self._clock = clock
-        self._floor = floor
+        self._earliest = earliest
 
     def now(self) -> datetime:
-        return max(self._clock.now(), self._floor)
+        return max(self._clock.now(), self._earliest)
 
     def monotonic(self) -> float:
         return self._clock.monotonic()

@@ -1,9 +1,8 @@
 """
-Databases for the tests of one run: a server for all of its processes, a template, and copies of it.
+Databases for the tests of one run: one server for all of its processes, a template, and copies of it.
 
-The template is migrated once a run, by whichever process comes first; a copy of it takes as long as 8 MB take to write.
-On a server of the user's, names begin with `millhand_test_`, and what was made is dropped: a copy by whoever made it,
-the template by the last to leave.
+The first process migrates the template. A copy takes as long as writing 8 MB. On a server of the user, the names begin
+with `millhand_test_`. Each process drops its own copies, and the last process drops the template.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from millhand.schema.migrator import Migrator, lines
 from millhand.sql import checked_schema
 
 PREFIX = "millhand_test_"
-# Nothing here outlives the run, so nothing need reach the disk.
+# The data does not outlive the run, so it need not reach the disk.
 SETTINGS = {
     "autovacuum_naptime": "10min",
     "fsync": "off",
@@ -39,18 +38,18 @@ SETTINGS = {
     "max_wal_size": "4GB",
     "synchronous_commit": "off",
 }
-LOCK = int.from_bytes(b"millhand")  # held by whoever makes or drops a template
+LOCK = int.from_bytes(b"millhand")  # held while a template is made, copied or dropped
 
 
 @contextlib.contextmanager
 def running_server(directory: Path) -> Iterator[str]:
-    """Yield the URL of the server in `directory`, which all who name it share. Raises: EmbeddedError."""
+    """Yield the URL of the server in `directory`, which all processes of the run share. Raises: EmbeddedError."""
     with embedded_postgres(directory, SETTINGS) as server:
         yield server.url
 
 
 def remove_server(directory: Path) -> None:
-    """Delete the server of a run that is over, stopping it first if its users were killed."""
+    """Delete the server of a finished run. Stops it first if the processes that used it were killed."""
     if (directory / "data" / "postmaster.pid").exists():
         with embedded_postgres(directory):
             pass
@@ -73,12 +72,19 @@ async def transaction(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
 
 class Databases:
     """
-    The databases of one process of a run, `process`, on the server of `url`; `run` is the run's name.
+    The databases of one process of a run.
 
-    `prepare` is called once a run, with the URL of the template. Everything asynchronous happens in a thread beside:
-    whoever asks may be in an event loop.
+    Args:
+        url: The URL of the server.
+        run: The run's name.
+        process: The process's name.
+        prepare: Called once a run with the URL of the template.
+        schema: The schema of Millhand's tables.
 
-    Raises: ConfigError for a server that lets nobody make databases.
+    Raises:
+        ConfigError: If the role may not create databases.
+
+    Concurrency: may be used inside an event loop, because it runs its own in a second thread.
     """
 
     def __init__(
@@ -129,7 +135,7 @@ class Databases:
                 "SELECT count(*) FROM pg_database WHERE datname = $1", self.template
             ):
                 await self._make_template(connection)
-            # Under the lock as well: nobody may be connected to a template that is copied.
+            # Under the lock, because PostgreSQL copies a template only while it has no connections.
             await connection.execute(f"CREATE DATABASE {name} TEMPLATE {self.template}")
 
     async def _make_template(self, connection: asyncpg.Connection[Any]) -> None:
@@ -172,7 +178,7 @@ class Databases:
             await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     async def _drop_template(self) -> None:
-        """Drop the template if no other process of the run has a copy of it; one that comes later makes it anew."""
+        """Drop the template unless another process of the run has a copy. A later process makes it again."""
         async with self._connected() as connection:
             await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
             others = await connection.fetchval(

@@ -1,5 +1,5 @@
 """
-Works the jobs that are due as a fleet would, one after the other: the next one, or all until none is left.
+Works due jobs one after the other: the next one, or all until none is left.
 
 Source: Oban 2.19, Oban.Testing `perform_job`, Oban `drain_queue`: the options and the counts.
 """
@@ -25,7 +25,7 @@ MAX_JOBS = 10_000
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How many attempts ended how. `failed` are those whose jobs are tried again; the last of a job is `discarded`."""
+    """The numbers of attempts by outcome. `failed` counts those that are retried, `discarded` the last ones."""
 
     cancelled: int = 0
     completed: int = 0
@@ -35,13 +35,13 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drained(msgspec.Struct, frozen=True):
-    """The attempts that were made, in their order."""
+    """The attempts that were made, in order."""
 
     worked: tuple[Worked, ...] = ()
 
     @property
     def counts(self) -> Counts:
-        """How many of them ended how: `drained.counts == Counts(completed=2)`."""
+        """The numbers of attempts by outcome: `drained.counts == Counts(completed=2)`."""
         return Counts(**Counter(_ending(one) for one in self.worked))
 
     def __add__(self, later: Drained) -> Drained:
@@ -52,15 +52,19 @@ async def work_one(
     client: Client, *queues: str, tx: object | None = None, raise_failures: bool = False
 ) -> Worked | None:
     """
-    Fetch the next job that is due and work it, as the client would; None if there is none.
+    Fetch the next due job and work it as a client does; return None if no job is due.
 
-    Due is what a client would fetch from `queues`, of all if none is named: not what waits for its time, is in a queue
-    that is paused, or of a kind that only others know. With `tx` it is fetched and worked in that transaction, in which
-    the worker's `job.client` speaks as well. With `raise_failures` what the worker raised is raised, after it was
-    written what becomes of the job.
+    Jobs of paused queues, of kinds without a worker here, and jobs that are scheduled for later are not due.
 
-    Raises: ConfigError for a client that works by itself at the moment, or has no workers; AssertionError if the job is
-    gone when its attempt has ended.
+    Args:
+        client: It must have workers, and must not work jobs itself.
+        queues: The queues to fetch from; all by default.
+        tx: A transaction of the test, for the attempt and for the worker's use of `job.client`.
+        raise_failures: Raise what the worker raised, after its job's state is written.
+
+    Raises:
+        ConfigError: If the client works jobs itself, or has no workers.
+        AssertionError: If the job no longer exists after the attempt.
     """
     _require_workers(client)
     async with ensure_override(client, tx):
@@ -78,13 +82,22 @@ async def drain(
     with_scheduled: bool = False,
 ) -> Drained:
     """
-    Work jobs as `work_one` until none is due, those that the worked ones insert included; return how they ended.
+    Work jobs as `work_one` does until none is due, with those that workers insert, and return the attempts.
 
-    `with_scheduled` has the time come at once of jobs that are scheduled, or were snoozed; `with_retryable` of those
-    that failed, so that they are tried until they are completed or discarded. The clock stands meanwhile; to let time
-    pass, take `time_travel`. `raise_failures` ends it with the first failure.
+    The clock stands still meanwhile. Use `time_travel` to let time pass.
 
-    Raises: AssertionError if there is no end after `max_jobs`; else as `work_one`.
+    Args:
+        client: As for `work_one`.
+        queues: The queues to fetch from; all by default.
+        tx: As for `work_one`.
+        max_jobs: How many attempts to make at most.
+        raise_failures: Raise the first error of a worker, after its job's state is written.
+        with_retryable: Make failed jobs due at once, so that they are attempted until they are completed or discarded.
+        with_scheduled: Make scheduled and snoozed jobs due at once.
+
+    Raises:
+        AssertionError: If jobs are still due after `max_jobs` attempts, and as `work_one`.
+        ConfigError: As `work_one`.
     """
     _require_workers(client)
     worked: list[Worked] = []
@@ -117,7 +130,7 @@ async def _work_next(client: Client, queues: Sequence[str] | None, *, raise_fail
 async def _fetch(client: Client, queues: Sequence[str] | None) -> JobRow | None:
     config, executor = client.config, transaction_executor(client)
     kinds = config.workers.kinds if config.fetch_only_known_kinds else None
-    locked: list[str] = []  # queues whose next jobs are others' at the moment
+    locked: list[str] = []  # queues whose next jobs another transaction has locked
     while True:
         queue = await executor.run(job_due_queue(kinds=kinds, queues=queues, excluded_queues=locked))
         if queue is None:
@@ -129,10 +142,10 @@ async def _fetch(client: Client, queues: Sequence[str] | None) -> JobRow | None:
 
 
 async def _schedule(client: Client) -> None:
-    """Make available what is due, as a leader does every few seconds."""
+    """Make due jobs available, as a leader does every few seconds."""
     scheduler = JobScheduler(
         transaction_executor(client),
-        client._inserter,  # noqa: SLF001 - so the client itself speaks
+        client._inserter,  # noqa: SLF001 - the kit uses the client's own parts
         clock=client.config.clock,
         interval_seconds=0.0,
     )

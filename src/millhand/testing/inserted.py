@@ -1,5 +1,5 @@
 """
-Asserts which jobs were inserted, in a test's own transaction or in the whole database.
+Assertions of inserted jobs, in a test's transaction or in the whole database.
 
 Source: River v0.51.2, rivertest `RequireInserted, RequireManyInserted, RequireNotInserted`.
 """
@@ -27,7 +27,7 @@ from millhand.testing.job_diff import (
 )
 from millhand.worker import JobFunction
 
-# What can be expected of a row: its columns, but for those of a past.
+# The columns that a test can expect values of: those that an insert decides.
 COLUMNS = frozenset(
     {"args", "max_attempts", "metadata", "priority", "queue", "scheduled_at", "state", "tags", "unique_key"}
 )
@@ -37,14 +37,17 @@ async def require_inserted(
     client: Client | SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> JobRow:
     """
-    Return the one job that is there as wanted.
+    Return the one job that matches. Other jobs of its kind may exist.
 
-    `args` is a kind, an args class or a worker function with plain parameters; or args, and then the job must have these.
-    `columns` are what the row must have beside: `queue="mail"`, `priority=1`, `tags=["a"]`. Other jobs of the kind may be
-    there.
+    Args:
+        args: The kind: as a text, an args class, or a worker function with plain parameters. Or an args value, which
+            the job must have.
+        tx: A transaction of the test.
+        columns: Values of further columns: `queue="mail"`, `priority=1`, `tags=["a"]`.
 
-    Raises: AssertionError if there are none or several, with what is different about those that there are, the nearest
-    first; ConfigError for no column.
+    Raises:
+        AssertionError: If no job matches, or several do. Lists the differences, the nearest job first.
+        ConfigError: If a name is no column.
     """
     wanted = _wanted(args, columns)
     of_kind = await _inserted(client, [wanted.kind], tx)
@@ -67,10 +70,14 @@ async def require_many_inserted(
     client: Client | SyncClient, *expected: object, tx: object | None = None
 ) -> Sequence[JobRow]:
     """
-    Return all jobs of the kinds that are named, which must be these, in this order, and no others.
+    Return all jobs of the expected kinds. They must be the expected ones, in this order, and no others.
 
-    Each is what `require_inserted` takes as `args`.
-    Raises: AssertionError, with both sequences line by line.
+    Args:
+        expected: For each job, what `require_inserted` takes as `args`.
+        tx: A transaction of the test.
+
+    Raises:
+        AssertionError: If they differ. Shows both sequences line by line.
     """
     wanted = [_wanted(one, {}) for one in expected]
     found = await _inserted(client, sorted({one.kind for one in wanted}), tx)
@@ -88,9 +95,9 @@ async def require_not_inserted(
     client: Client | SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> None:
     """
-    Return if no job is there of a kind, or none with these args and columns.
+    Return if no job matches. The parameters are those of `require_inserted`.
 
-    Raises: AssertionError if there is one; ConfigError for no column.
+    Raises: AssertionError if a job matches; ConfigError if a name is no column.
     """
     wanted = _wanted(args, columns)
     if found := _matching(await _inserted(client, [wanted.kind], tx), wanted):
@@ -114,7 +121,7 @@ def _matching(jobs: Sequence[JobRow], wanted: ExpectedJob) -> list[JobRow]:
 
 
 async def _inserted(client: Client | SyncClient, kinds: Sequence[str], tx: object | None) -> Sequence[JobRow]:
-    """Return all jobs of these kinds: what is asked for may be behind any number of others."""
+    """Return all jobs of these kinds, page by page."""
     filters = JobFilters(kinds=kinds)
     page = await _control(client).list(filters, limit=LIMIT_MAX, tx=tx)
     jobs = list(page.jobs)
@@ -129,7 +136,7 @@ def _control(client: Client | SyncClient) -> JobControl:
 
 
 async def _others(client: Client | SyncClient, tx: object | None) -> str:
-    """Say what there is of other kinds: the mistake may be one of name, or of the database."""
+    """Return the end of an error text that lists the other kinds, since the kind or the database may be wrong."""
     page = await _control(client).list(limit=LIMIT_MAX, tx=tx)
     counts = Counter(job.kind for job in page.jobs)
     if not counts:

@@ -1,4 +1,4 @@
-"""What is different between a job that is wanted and one that is there, said so that a person sees it at once."""
+"""Differences between expected jobs and existing ones, formatted for error messages."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 
 from millhand.job import JobRow, JobState
 
-# How many jobs are shown of those that there are instead.
-NUM_SHOWN = 5
-# What is shown of a long value, and how much of that lies before the first difference.
+NUM_SHOWN = 5  # existing jobs in a message
+# How many characters of a long value are shown, and how many of them come before the first difference.
 TEXT_MAX, TEXT_BEFORE = 100, 20
 
 _NOTHING = object()
 
 
 class FieldDiff(NamedTuple):
-    """One place in a row, such as `args.customer.name`, and what is wanted there."""
+    """One place in a row, such as `args.customer.name`, with the expected and the actual value."""
 
     place: str
     wanted: object
@@ -30,7 +29,7 @@ class FieldDiff(NamedTuple):
 
 
 class ExpectedJob(NamedTuple):
-    """A kind, and what columns of its row are to be."""
+    """A kind and the expected values of columns."""
 
     kind: str
     columns: Mapping[str, object]
@@ -42,12 +41,12 @@ class ExpectedJob(NamedTuple):
 
 
 def diff_job(job: JobRow, wanted: Mapping[str, object]) -> list[FieldDiff]:
-    """Return where a row is another than wanted; inside of objects each place by itself."""
-    return [one for name, value in wanted.items() for one in _compared(name, value, getattr(job, name))]
+    """Return the differences of a row; inside of JSON objects, one for each place."""
+    return [diff for name, value in wanted.items() for diff in _compare(name, value, getattr(job, name))]
 
 
 def format_nearest(found: Sequence[JobRow], wanted: Mapping[str, object]) -> str:
-    """Say of the jobs that are nearest what is different, the nearest first."""
+    """Return the jobs with the fewest differences and what these are, the nearest job first."""
     compared = sorted(((diff_job(job, wanted), job) for job in found), key=lambda pair: len(pair[0]))
     lines = [
         line
@@ -58,15 +57,16 @@ def format_nearest(found: Sequence[JobRow], wanted: Mapping[str, object]) -> str
 
 
 def format_jobs(found: Sequence[JobRow]) -> str:
-    """Say which jobs there are, one a line."""
+    """Return the jobs, one a line."""
     return "\n".join([*(f"  {format_job(job)}" for job in found[:NUM_SHOWN]), *_more(len(found))])
 
 
 def format_sequence_diff(found: Sequence[JobRow], wanted: Sequence[ExpectedJob]) -> str:
     """
-    Say how two sequences of jobs differ, line by line.
+    Return the differences of two sequences of jobs, line by line.
 
-    Shape: `  ` is as wanted, `! ` is of the kind and not as wanted, `- ` is missing, `+ ` is there and not wanted.
+    A line begins with two blanks for a job as expected, `!` for one of the kind that differs, `-` for a missing one and
+    `+` for an unexpected one.
     """
     matcher = difflib.SequenceMatcher(
         None, [one.kind for one in wanted], [job.kind for job in found], autojunk=False
@@ -83,7 +83,7 @@ def format_sequence_diff(found: Sequence[JobRow], wanted: Sequence[ExpectedJob])
 
 
 def format_job(job: JobRow) -> str:
-    """Say which job it is."""
+    """Return a job in one line."""
     return f"job {job.id}, {job.kind!r} {_text(job.args)}, {job.state.value} in queue {job.queue!r}"
 
 
@@ -98,19 +98,19 @@ def _more(num_found: int) -> Iterator[str]:
         yield f"  and {num_found - NUM_SHOWN:,} more"
 
 
-def _compared(place: str, wanted: Any, got: Any) -> Iterator[FieldDiff]:  # noqa: ANN401 - JSON
+def _compare(place: str, wanted: Any, got: Any) -> Iterator[FieldDiff]:  # noqa: ANN401 - JSON
     if isinstance(wanted, Mapping) and isinstance(got, Mapping):
         for name in dict.fromkeys([*wanted, *got]):
-            yield from _compared(f"{place}.{name}", wanted.get(name, _NOTHING), got.get(name, _NOTHING))
+            yield from _compare(f"{place}.{name}", wanted.get(name, _NOTHING), got.get(name, _NOTHING))
     elif isinstance(wanted, list | tuple) and isinstance(got, list | tuple) and len(wanted) == len(got):
         for index, pair in enumerate(zip(wanted, got, strict=True)):
-            yield from _compared(f"{place}[{index}]", *pair)
+            yield from _compare(f"{place}[{index}]", *pair)
     elif not (wanted == got and isinstance(wanted, bool) == isinstance(got, bool)):
         yield FieldDiff(place, wanted, got)
 
 
 def _texts(wanted: object, got: object) -> tuple[str, str]:
-    """Return both as texts, of which the part is shown in which they begin to differ."""
+    """Return both values as texts, cut to the part around the first difference."""
     texts = [_whole(wanted), _whole(got)]
     if max(map(len, texts)) <= TEXT_MAX:
         return texts[0], texts[1]

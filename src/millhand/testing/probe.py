@@ -1,4 +1,4 @@
-"""Waiting for what happens, instead of for time to pass."""
+"""Waits in tests for events inside services instead of for time to pass."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from typing import Any
 
 from millhand.runtime.service import Service
 
-TIMEOUT_SECONDS = 20.0  # nothing takes so long unless it is broken
+TIMEOUT_SECONDS = 20.0  # longer than any event takes unless something is broken
 
 
 class Probe:
     """
-    Hears the moments that services tell of, for a test to wait for.
+    Lets a test wait for moments inside services.
 
         probe = Probe(producer)
         await probe.wait("fetched")
 
-    Concurrency: made on the event loop on which it is waited.
+    Concurrency: belongs to the event loop that it is created in.
     """
 
     def __init__(self, *services: Service) -> None:
         self._moments: defaultdict[str, asyncio.Queue[Any]] = defaultdict(asyncio.Queue)
         for service in services:
-            service.probe = self.tell  # type: ignore[method-assign]  # made for that
+            service.probe = self.record  # type: ignore[method-assign]  # services have it for tests
 
-    def tell(self, moment: str, value: object = None) -> None:
-        """Take note of a moment; what a service calls."""
+    def record(self, moment: str, value: object = None) -> None:
+        """Record a moment; services call it."""
         self._moments[moment].put_nowait(value)
 
-    async def wait(self, moment: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:  # noqa: ANN401 - what was told
+    async def wait(self, moment: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Any:  # noqa: ANN401 - the value
         """
-        Return what was told with the next `moment`, one that was not returned before.
+        Wait for the next `moment`, and return its value. Each moment is returned once.
 
-        Raises: TimeoutError that lists the moments that were told instead.
+        Raises: TimeoutError listing the recorded moments.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await self._moments[moment].get()
         except TimeoutError:
-            told = (
-                ", ".join(sorted(name for name, queue in self._moments.items() if queue.qsize())) or "nothing"
-            )
-            raise TimeoutError(f"{moment!r} must come within {timeout_seconds:g} s, got {told}") from None
+            recorded = ", ".join(sorted(name for name, queue in self._moments.items() if queue.qsize()))
+            raise TimeoutError(
+                f"{moment!r} must come within {timeout_seconds:g} s, got {recorded or 'nothing'}"
+            ) from None
 
     def num(self, moment: str) -> int:
-        """Return how often `moment` was told and not waited for."""
+        """Return how many `moment`s are recorded and not waited for."""
         return self._moments[moment].qsize()
 
     def forget(self, moment: str) -> None:
-        """Let the next `wait` for `moment` see only what is told from now on."""
+        """Drop the recorded `moment`s, so that `wait` returns only later ones."""
         self._moments.pop(moment, None)

@@ -1,8 +1,8 @@
 """
-What `millhand.testing` has, for tests that are no coroutines: the same names, for a `SyncClient`.
+The test kit for tests that are plain functions: the names of `millhand.testing`, for a `SyncClient`.
 
-Workers that are plain functions run in the test's thread, so in its transaction: Django's, SQLAlchemy's or psycopg's. On
-Django's connection that is the transaction which is open, without any `tx`.
+Workers that are plain functions run in the test's thread and transaction, of Django, SQLAlchemy or psycopg. On Django's
+connection, the open `atomic` block is used without a `tx`.
 """
 
 from __future__ import annotations
@@ -53,21 +53,21 @@ T = TypeVar("T")
 def require_inserted(
     client: SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> JobRow:
-    """Return the one job that is there of a kind, as `millhand.testing.require_inserted`."""
+    """Return the one job that matches, as `millhand.testing.require_inserted` does."""
     return run_sync(inserted.require_inserted(client, args, tx=tx, **columns))
 
 
 def require_many_inserted(
     client: SyncClient, *expected: object, tx: object | None = None
 ) -> Sequence[JobRow]:
-    """Return all jobs of the kinds that are named, as `millhand.testing.require_many_inserted`."""
+    """Return all jobs of the expected kinds, as `millhand.testing.require_many_inserted` does."""
     return run_sync(inserted.require_many_inserted(client, *expected, tx=tx))
 
 
 def require_not_inserted(
     client: SyncClient, args: object, /, *, tx: object | None = None, **columns: object
 ) -> None:
-    """Return if no such job is there, as `millhand.testing.require_not_inserted`."""
+    """Return if no job matches, as `millhand.testing.require_not_inserted` does."""
     run_sync(inserted.require_not_inserted(client, args, tx=tx, **columns))
 
 
@@ -80,22 +80,26 @@ def work(
     after_step: str | None = None,
     cursors: Mapping[str, Json] | None = None,
 ) -> Worked:
-    """Insert a job and work it at once, as `millhand.testing.work`."""
-    return _worked(
-        client, tx, lambda desk: work_async(desk, args, opts, after_step=after_step, cursors=cursors)
+    """Insert a job and work it at once, as `millhand.testing.work` does."""
+    return _run(
+        client,
+        tx,
+        lambda job_client: work_async(job_client, args, opts, after_step=after_step, cursors=cursors),
     )
 
 
 def work_again(client: SyncClient, job: JobRow, *, tx: object | None = None) -> Worked:
-    """Work a job that is there, as `millhand.testing.work_again`."""
-    return _worked(client, tx, lambda desk: work_again_async(desk, job))
+    """Work an existing job, as `millhand.testing.work_again` does."""
+    return _run(client, tx, lambda job_client: work_again_async(job_client, job))
 
 
 def work_one(
     client: SyncClient, *queues: str, tx: object | None = None, raise_failures: bool = False
 ) -> Worked | None:
-    """Fetch the next job that is due and work it, as `millhand.testing.work_one`."""
-    return _worked(client, tx, lambda desk: work_one_async(desk, *queues, raise_failures=raise_failures))
+    """Fetch the next due job and work it, as `millhand.testing.work_one` does."""
+    return _run(
+        client, tx, lambda job_client: work_one_async(job_client, *queues, raise_failures=raise_failures)
+    )
 
 
 def drain(
@@ -107,12 +111,12 @@ def drain(
     with_retryable: bool = False,
     with_scheduled: bool = False,
 ) -> Drained:
-    """Work jobs until none is due, as `millhand.testing.drain`."""
-    return _worked(
+    """Work jobs until none is due, as `millhand.testing.drain` does."""
+    return _run(
         client,
         tx,
-        lambda desk: drain_async(
-            desk,
+        lambda job_client: drain_async(
+            job_client,
             *queues,
             max_jobs=max_jobs,
             raise_failures=raise_failures,
@@ -125,13 +129,13 @@ def drain(
 class TimeTravel:
     """Moves the clock of one `SyncClient`, as `millhand.testing.TimeTravel` does; made by `time_travel`."""
 
-    def __init__(self, journey: travel.TimeTravel, caller: CallingThread) -> None:
+    def __init__(self, time_travel: travel.TimeTravel, caller: CallingThread) -> None:
         self._caller = caller
-        self._journey = journey
-        self.clock = journey.clock
+        self._travel = time_travel
+        self.clock = time_travel.clock
 
     def now(self) -> datetime:
-        """The instant at which the journey is, aware, in UTC."""
+        """Return the instant of the client's clock, in UTC."""
         return self.clock.now()
 
     def advance(
@@ -145,13 +149,13 @@ class TimeTravel:
         minutes: float = 0,
         seconds: float = 0,
     ) -> None:
-        """Let time pass while nobody works. Raises: ValueError for less than nothing."""
+        """Let time pass without working jobs. Raises: ValueError for a negative duration."""
         more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-        self._caller.run(lambda: self._journey.advance(duration + more))
+        self._caller.run(lambda: self._travel.advance(duration + more))
 
     def advance_to(self, instant: datetime) -> None:
-        """Let time pass, as `advance`, until an instant. Raises: ValueError for one that is past, or without a zone."""
-        self._caller.run(lambda: self._journey.advance_to(instant))
+        """Let time pass until an instant, as `advance` does. Raises: ValueError for a past or naive one."""
+        self._caller.run(lambda: self._travel.advance_to(instant))
 
     def work_for(
         self,
@@ -165,16 +169,16 @@ class TimeTravel:
         seconds: float = 0,
         raise_failures: bool = False,
     ) -> Drained:
-        """Let time pass while jobs are worked, each at its instant. Raises: as `advance`; `drain`."""
+        """Let time pass while the client works each job when it is due. Raises: as `advance` and `drain`."""
         more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
         return self._caller.run(
-            lambda: self._journey.work_for(duration + more, *queues, raise_failures=raise_failures)
+            lambda: self._travel.work_for(duration + more, *queues, raise_failures=raise_failures)
         )
 
     def work_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:
-        """Let time pass, as `live`, until an instant. Raises: as `advance_to`; `drain`."""
+        """Let time pass until an instant, as `work_for` does. Raises: as `advance_to` and `drain`."""
         return self._caller.run(
-            lambda: self._journey.work_until(instant, *queues, raise_failures=raise_failures)
+            lambda: self._travel.work_until(instant, *queues, raise_failures=raise_failures)
         )
 
 
@@ -182,31 +186,31 @@ class TimeTravel:
 def time_travel(
     client: SyncClient, *, tx: object | None = None, now: datetime | None = None
 ) -> Iterator[TimeTravel]:
-    """Give a client a clock that stands still until it is moved, as `millhand.testing.time_travel`."""
+    """Give a client a clock that stands still until the test moves it, as `millhand.testing.time_travel` does."""
     clock = ManualClock(client.config.clock.now() if now is None else now)
     tx = _open_transaction(client, tx)
     with _kept_open(tx), override_client(client, clock, tx), CallingThread() as caller:
-        yield TimeTravel(travel.TimeTravel(_desk(client, caller), clock), caller)
+        yield TimeTravel(travel.TimeTravel(_job_client(client, caller), clock), caller)
 
 
-def _worked(client: SyncClient, tx: object | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+def _run(client: SyncClient, tx: object | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     tx = _open_transaction(client, tx)
-    with _kept_open(tx), _binding(client, tx), CallingThread() as caller:
-        desk = _desk(client, caller)
-        return caller.run(lambda: call(desk))
+    with _kept_open(tx), _ensure_override(client, tx), CallingThread() as caller:
+        job_client = _job_client(client, caller)
+        return caller.run(lambda: call(job_client))
 
 
-def _desk(client: SyncClient, caller: CallingThread) -> Client:
-    """Return a client with the configuration of `client`, which is bound, that speaks through the calling thread."""
-    driver = client._driver  # noqa: SLF001 - so the client itself speaks
+def _job_client(client: SyncClient, caller: CallingThread) -> Client:
+    """Return a client with the settings of `client`, which is overridden, and with statements in the calling thread."""
+    driver = client._driver  # noqa: SLF001 - the driver to wrap
     if not isinstance(driver, OverrideDriver):
-        raise TypeError(f"client must be bound, got {driver!r}")
+        raise TypeError(f"client must be overridden, got {driver!r}")
     return SyncTestClient(CallingThreadDriver(driver, caller), client.config)
 
 
 @contextlib.contextmanager
-def _binding(client: SyncClient, tx: object | None) -> Iterator[None]:
-    """Bind `client` by its own clock, unless it is bound, as the ensure_override of a `Client`."""
+def _ensure_override(client: SyncClient, tx: object | None) -> Iterator[None]:
+    """Override `client` with its own clock and `tx`, unless it is overridden with the same `tx` already."""
     driver = client._driver  # noqa: SLF001 - as above
     if isinstance(driver, OverrideDriver) and (tx is None or tx is driver.tx):
         yield
@@ -222,9 +226,9 @@ def _binding(client: SyncClient, tx: object | None) -> Iterator[None]:
 
 def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
     """
-    Return `tx`, or Django's connection where a block is open on it: there everything is part of that.
+    Return `tx`, or Django's connection if an `atomic` block is open on it.
 
-    Raises: ConfigError for a connection of Django's without a block, which would have to be rolled back.
+    Raises: ConfigError for a connection of Django without a block, which could not be rolled back.
     """
     if tx is not None:
         if getattr(tx, "in_atomic_block", True):
@@ -243,7 +247,7 @@ def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
 
 @contextlib.contextmanager
 def _kept_open(tx: object | None) -> Iterator[None]:
-    """Have a connection of Django's outlast the jobs that are worked on it."""
+    """Keep a connection of Django open for the jobs that are worked on it."""
     if type(tx).__module__.partition(".")[0] != "django":
         yield
         return

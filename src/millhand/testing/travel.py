@@ -1,11 +1,11 @@
 """
-Time travel: a test's clock is moved, and what the fleet would have done meanwhile is done, without any waiting.
+Time travel: moves a client's clock and does what clients would have done meanwhile, without waiting.
 
-Time goes from instant to instant, as many as something happens at: a periodic run is due, or, where the jobs are worked
-as well, a job. At each of them the leader's passes are made, the same ones, by the test's clock: old jobs are deleted,
-what is due becomes available, periodic jobs are inserted.
+The clock moves from event to event: to each instant at which a periodic job is due and, if jobs are worked, to each at
+which a job is due. There, the leader's maintenance runs with the test's clock: it deletes old jobs, makes due jobs
+available, and inserts periodic jobs.
 
-Left out is what concerns other processes: nobody dies or is rescued, queues are known as they were, no index is rebuilt.
+Maintenance that concerns other processes does not run: no client dies, no job is rescued, no index is rebuilt.
 
 Source: Rails, ActiveSupport::Testing::TimeHelpers `travel, travel_to`.
 """
@@ -28,9 +28,9 @@ from millhand.testing.drain import Drained, drain
 
 class TimeTravel:
     """
-    A journey through time of one client; made by `time_travel`.
+    Moves the clock of one client; made by `time_travel`.
 
-    The journey begins with the client as leader, so periodic jobs that run on start are inserted by its first move.
+    The client is the leader. The first move inserts periodic jobs that run on start.
     """
 
     def __init__(self, client: Client, clock: ManualClock) -> None:
@@ -39,7 +39,7 @@ class TimeTravel:
         self.clock = clock
 
     def now(self) -> datetime:
-        """The instant at which the journey is, aware, in UTC."""
+        """Return the instant of the client's clock, in UTC."""
         return self.clock.now()
 
     async def advance(
@@ -54,17 +54,18 @@ class TimeTravel:
         seconds: float = 0,
     ) -> None:
         """
-        Let time pass while nobody works: jobs become available, periodic ones are inserted, old ones are deleted.
+        Let time pass without working jobs. Maintenance runs: jobs become available, periodic ones are inserted.
 
-        Units: 24 hours are a day; clocks that are put forward or back at night are of no concern to it.
-        Raises: ValueError for less than nothing.
+        The duration is the sum of the parameters. A day is 24 hours, whatever daylight saving time does.
+
+        Raises: ValueError if it is negative.
         """
         more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-        await self._pass_until(_later(self.now(), duration + more))
+        await self._advance_until(_add_duration(self.now(), duration + more))
 
     async def advance_to(self, instant: datetime) -> None:
-        """Let time pass, as `advance`, until an instant. Raises: ValueError for one that is past, or without a zone."""
-        await self._pass_until(_ahead(self.now(), instant))
+        """Let time pass until an instant, as `advance` does. Raises: ValueError for a past or naive one."""
+        await self._advance_until(_checked_instant(self.now(), instant))
 
     async def work_for(
         self,
@@ -79,27 +80,33 @@ class TimeTravel:
         raise_failures: bool = False,
     ) -> Drained:
         """
-        Let time pass while the client works: each job at its instant, its retries at theirs; return how they ended.
+        Let time pass while the client works each job, and each retry, when it is due. Return the attempts.
 
-        Work takes no time here. `queues` are those that are worked, all if none is named. Raises: as `advance`; `drain`.
+        The clock stands still during an attempt.
+
+        Args:
+            queues: The queues to work; all by default.
+            raise_failures: Raise the first error of a worker, after its job's state is written.
+
+        Raises: as `advance` and `drain`.
         """
         more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-        return await self._work_until(_later(self.now(), duration + more), queues, raise_failures)
+        return await self._work_until(_add_duration(self.now(), duration + more), queues, raise_failures)
 
     async def work_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:
-        """Let time pass, as `live`, until an instant. Raises: as `advance_to`; `drain`."""
-        return await self._work_until(_ahead(self.now(), instant), queues, raise_failures)
+        """Let time pass until an instant, as `work_for` does. Raises: as `advance_to` and `drain`."""
+        return await self._work_until(_checked_instant(self.now(), instant), queues, raise_failures)
 
-    async def _pass_until(self, end: datetime) -> None:
-        enqueuer = await self._begun()
-        await self._sweep(enqueuer)
+    async def _advance_until(self, end: datetime) -> None:
+        enqueuer = await self._started_enqueuer()
+        await self._run_maintenance(enqueuer)
         while (due_at := enqueuer.next_due_at()) is not None and due_at <= end:
             await self._move(due_at, enqueuer)
         await self._move(end, enqueuer)
 
     async def _work_until(self, end: datetime, queues: tuple[str, ...], raise_failures: bool) -> Drained:
-        enqueuer = await self._begun()
-        await self._sweep(enqueuer)
+        enqueuer = await self._started_enqueuer()
+        await self._run_maintenance(enqueuer)
         drained = await drain(self._client, *queues, raise_failures=raise_failures)
         while (instant := await self._next_instant(enqueuer, end)) is not None:
             await self._move(instant, enqueuer)
@@ -114,10 +121,10 @@ class TimeTravel:
 
     async def _move(self, instant: datetime, enqueuer: PeriodicJobEnqueuer) -> None:
         self.clock.advance(max(instant - self.now(), timedelta(0)))
-        await self._sweep(enqueuer)
+        await self._run_maintenance(enqueuer)
 
-    async def _sweep(self, enqueuer: PeriodicJobEnqueuer) -> None:
-        """Do a leader's passes; what is old is gone before its successor is inserted."""
+    async def _run_maintenance(self, enqueuer: PeriodicJobEnqueuer) -> None:
+        """Run the leader's maintenance. Old jobs are deleted before their periodic successors are inserted."""
         config = self._client.config
         pool = self._client._driver.pool  # noqa: SLF001 - as above
         inserter = self._client._inserter  # noqa: SLF001 - as above
@@ -138,8 +145,8 @@ class TimeTravel:
                 "see the log"
             )
 
-    async def _begun(self) -> PeriodicJobEnqueuer:
-        """Return the enqueuer, which has the instants of the runs to come; begun with the journey's first move."""
+    async def _started_enqueuer(self) -> PeriodicJobEnqueuer:
+        """Return the enqueuer of periodic jobs, and start it at the first move."""
         if self._enqueuer is None:
             config = self._client.config
             inserter = self._client._inserter  # noqa: SLF001 - as above
@@ -155,31 +162,36 @@ def time_travel(
     client: Client, *, tx: object | None = None, now: datetime | None = None
 ) -> Iterator[TimeTravel]:
     """
-    Give a client a clock that stands still until it is moved, and have all that it says dated by that clock.
+    Give a client a clock that stands still until the test moves it, until the block ends.
 
-    It begins at `now`; None is the instant that it is by the client's own clock. With `tx`, everything that the client
-    says without one of its own is part of that transaction, so a test that rolls it back leaves nothing; the client need
-    not be started then. Without `tx`, what is committed is committed.
+    Args:
+        client: It need not be started if `tx` is given, and must not work jobs itself.
+        tx: A transaction of the test, for every statement of the client that names no other. Without it, the client's
+            statements commit.
+        now: The aware instant at which the clock begins; by default that of the client's own clock.
 
-    Raises: ConfigError for a client that works jobs by itself at the moment; ValueError for an instant without a zone.
-    Concurrency: one journey of a client at a time.
+    Raises:
+        ConfigError: If the client works jobs itself.
+        ValueError: If `now` has no time zone.
+
+    Concurrency: a client can have one such block at a time.
     """
     clock = ManualClock(client.config.clock.now() if now is None else now)
     with override_client(client, clock, tx):
         yield TimeTravel(client, clock)
 
 
-def _later(now: datetime, duration: timedelta) -> datetime:
+def _add_duration(now: datetime, duration: timedelta) -> datetime:
     if duration < timedelta(0):
         raise ValueError(f"time must not go back, got an advance of {duration.total_seconds():g} s")
     return now + duration
 
 
-def _ahead(now: datetime, instant: datetime) -> datetime:
+def _checked_instant(now: datetime, instant: datetime) -> datetime:
     if instant.tzinfo is None:
         raise ValueError(f"instant must be aware, got {instant!r}; write datetime(…, tzinfo=UTC)")
     if instant < now:
         raise ValueError(
-            f"instant must not lie before {now!r}, got {instant!r}; begin there, with time_travel(now=…)"
+            f"instant must not be before {now!r}, got {instant!r}; begin there, with time_travel(now=…)"
         )
     return instant.astimezone(UTC)

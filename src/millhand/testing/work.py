@@ -1,5 +1,5 @@
 """
-Works one job, the whole way but for queue and fetch, in a transaction of the test's or on a database of its own.
+Inserts and works one job as a client does, without queue and fetch.
 
 Source: River v0.51.2, rivertest/worker.go `Worker.Work`.
 """
@@ -28,17 +28,24 @@ async def work(
     cursors: Mapping[str, Json] | None = None,
 ) -> Worked:
     """
-    Insert a job and work it at once, as the client would: hooks, middleware, decoding, timeout, error handlers, retry.
+    Insert a job and work it at once, with hooks, middleware, decoding, timeout, error handlers and retry.
 
-    With `tx` all of it happens in that transaction, and so does what the worker says by `job.client`; a test that rolls
-    it back leaves nothing, and the client need not be started. What the worker raises is in the result, and is not
-    raised. A scheduled job is worked as well.
+    An error of the worker is returned in the result and not raised. A scheduled job is worked at once, too.
 
-    `after_step` and `cursors` are progress that an earlier attempt is to have made, of a worker that has steps: the last
-    step that was done, and how far others had come.
+    Args:
+        client: It need not be started if `tx` is given, and must not work jobs itself.
+        args: The args of the job.
+        opts: Options of the insert.
+        tx: A transaction of the test, for the attempt and for the worker's use of `job.client`. A rollback then leaves
+            nothing behind.
+        after_step: The last step that an earlier attempt completed, for a worker with resumable steps.
+        cursors: The cursors of steps that an earlier attempt left unfinished.
 
-    Raises: what an insert raises; AssertionError if the job is a duplicate of one that is there.
-    Source: for the last two, River v0.51.2, rivertest `ResumableStepAfter, ResumableStepAtCursor`.
+    Raises:
+        AssertionError: If the job is a duplicate of an existing one.
+        Exception: What an insert raises.
+
+    Source: River v0.51.2, rivertest `ResumableStepAfter, ResumableStepAtCursor`, for the last two parameters.
     """
     async with ensure_override(client, tx):
         inserted = await client.insert(args, opts)
@@ -51,9 +58,9 @@ async def work(
 
 async def work_again(client: Client, job: JobRow, *, tx: object | None = None) -> Worked:
     """
-    Work a job that is there, whatever state it is in; its next attempt, after `work` for example.
+    Work an existing job in any state, for example the next attempt after `work`.
 
-    Raises: AssertionError if the job is gone when its attempt has ended.
+    The parameters are those of `work`. Raises: AssertionError if the job no longer exists after the attempt.
     """
     async with ensure_override(client, tx):
         return await _work(client, job, {})

@@ -1,5 +1,5 @@
 """
-The calls of PyPI's `riverqueue`, River's insert-only client for Python, on Millhand: change the imports, keep the code.
+The API of PyPI's `riverqueue`, River's insert-only client for Python, on Millhand: change the imports, keep the code.
 
     from millhand.compat import riverqueue
     from millhand.compat.riverqueue.driver import riversqlalchemy
@@ -7,10 +7,10 @@ The calls of PyPI's `riverqueue`, River's insert-only client for Python, on Mill
     client = riverqueue.Client(riversqlalchemy.Driver(engine))
     client.insert(SortArgs(strings=["whale"]), insert_opts=riverqueue.InsertOpts(queue="animals"))
 
-Unique jobs get the keys of River's Go client, and inserts wake workers.
+Unique jobs get the keys of River's Go client, and inserts notify workers.
 See docs/how_to/migrate_from/riverqueue.md for the differences.
 
-Source: riverqueue-python 0.7.0, whose names, signatures and defaults these are.
+Source: riverqueue-python 0.7.0, for all names, signatures and defaults.
 """
 
 from millhand.compat.riverqueue.client import AsyncClient, Client

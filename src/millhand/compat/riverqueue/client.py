@@ -1,4 +1,4 @@
-"""The two clients of `riverqueue`; each insert is a transaction of its own, or part of yours."""
+"""The two clients of `riverqueue`. Each insert is its own transaction, or part of yours."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Client:
     """
     Inserts jobs from synchronous code.
 
-    `advisory_lock_prefix` is taken and has nothing to do: uniqueness is the index's business, and nothing is locked.
+    `advisory_lock_prefix` is accepted and has no effect: a unique index makes jobs unique, without locks.
 
-    Raises: ConfigError, when made.
+    Raises: ConfigError for an invalid prefix.
     """
 
     def __init__(self, driver: Driver, advisory_lock_prefix: int | None = None) -> None:
@@ -34,14 +34,14 @@ class Client:
         self.advisory_lock_prefix = _checked_prefix(advisory_lock_prefix)
 
     def insert(self, args: JobArgs, insert_opts: InsertOpts | None = None) -> InsertResult:
-        """Insert one job. Raises: InvalidJob, and then nothing was sent; DriverError."""
+        """Insert one job. Raises: InvalidJob, before anything is sent; DriverError."""
         job = insertable(args, insert_opts)
         with self.driver.executor() as tx:
             return self._insert(tx, job)
 
     def insert_tx(
         self,
-        tx: Any,  # noqa: ANN401 - whatever `SyncClient` takes as a transaction
+        tx: Any,  # noqa: ANN401 - anything that `SyncClient` takes as a transaction
         args: JobArgs,
         insert_opts: InsertOpts | None = None,
     ) -> InsertResult:
@@ -73,14 +73,14 @@ class AsyncClient:
         self.advisory_lock_prefix = _checked_prefix(advisory_lock_prefix)
 
     async def insert(self, args: JobArgs, insert_opts: InsertOpts | None = None) -> InsertResult:
-        """Insert one job. Raises: InvalidJob, and then nothing was sent; DriverError."""
+        """Insert one job. Raises: InvalidJob, before anything is sent; DriverError."""
         job = insertable(args, insert_opts)
         async with self.driver.executor() as tx:
             return await self._insert(tx, job)
 
     async def insert_tx(
         self,
-        tx: Any,  # noqa: ANN401 - whatever `Client` takes as a transaction
+        tx: Any,  # noqa: ANN401 - anything that `Client` takes as a transaction
         args: JobArgs,
         insert_opts: InsertOpts | None = None,
     ) -> InsertResult:

@@ -1,4 +1,4 @@
-"""What `riverqueue` says of an insert, and what it is in Millhand's words."""
+"""The insert options of `riverqueue`, and their conversion to Millhand's."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Insertable = tuple[RawArgs, millhand_opts.InsertOpts]
 @dataclass
 class UniqueOpts:
     """
-    What makes two jobs of one kind the same; `by_period` is in seconds.
+    Decides which jobs of one kind are duplicates. `by_period` is in seconds.
 
-    `by_state` must hold what River's Go client wants in it: available, pending, running and scheduled.
+    `by_state` must contain what River's Go client requires: available, pending, running and scheduled.
     """
 
     by_args: bool | None = None
@@ -36,7 +36,7 @@ class UniqueOpts:
 
 @dataclass
 class InsertOpts:
-    """Options of one insert, or of all of a kind; what is None, or zero, or empty, is not said here."""
+    """Options of one insert, or of all inserts of a kind. None, zero and empty values leave an option unset."""
 
     max_attempts: int | None = None
     priority: int | None = None
@@ -47,7 +47,7 @@ class InsertOpts:
 
 
 class JobArgs(Protocol):
-    """What a job is told: its kind, and the JSON text of an object."""
+    """Job args: a kind, and the JSON text of an object."""
 
     kind: str
 
@@ -56,14 +56,14 @@ class JobArgs(Protocol):
 
 @runtime_checkable
 class JobArgsWithInsertOpts(Protocol):
-    """Args that bring options for each insert of their kind; those of an insert go before."""
+    """Args with options for each insert of their kind. Options of an insert take precedence."""
 
     def insert_opts(self) -> InsertOpts: ...
 
 
 @dataclass
 class InsertManyParams:
-    """One job of several, with options of its own."""
+    """One job of a bulk insert, with its options."""
 
     args: JobArgs
     insert_opts: InsertOpts | None = None
@@ -73,37 +73,39 @@ def insertable(args: JobArgs, opts: InsertOpts | None) -> Insertable:
     """
     Return a job as Millhand's clients take it.
 
-    Raises: InvalidJob for what River would refuse.
+    Raises: InvalidJob if the job breaks a rule of River's.
     """
-    said = InsertOpts() if opts is None else opts
-    of_args = args.insert_opts() if isinstance(args, JobArgsWithInsertOpts) else InsertOpts()
-    unique = said.unique_opts or of_args.unique_opts
-    scheduled_at = said.scheduled_at or of_args.scheduled_at
-    return _raw_args(args, is_counted=unique is not None and bool(unique.by_args)), millhand_opts.InsertOpts(
-        max_attempts=said.max_attempts or of_args.max_attempts or MAX_ATTEMPTS_DEFAULT,
-        priority=said.priority or of_args.priority or PRIORITY_DEFAULT,
-        queue=said.queue or of_args.queue or QUEUE_DEFAULT,
+    first = InsertOpts() if opts is None else opts
+    second = args.insert_opts() if isinstance(args, JobArgsWithInsertOpts) else InsertOpts()
+    unique = first.unique_opts or second.unique_opts
+    scheduled_at = first.scheduled_at or second.scheduled_at
+    return _raw_args(
+        args, is_canonical=unique is not None and bool(unique.by_args)
+    ), millhand_opts.InsertOpts(
+        max_attempts=first.max_attempts or second.max_attempts or MAX_ATTEMPTS_DEFAULT,
+        priority=first.priority or second.priority or PRIORITY_DEFAULT,
+        queue=first.queue or second.queue or QUEUE_DEFAULT,
         scheduled_at=None if scheduled_at is None else scheduled_at.astimezone(UTC),
-        tags=said.tags or of_args.tags or (),
+        tags=first.tags or second.tags or (),
         unique=None if unique is None else _unique(unique),
     )
 
 
 def insertable_of(one: JobArgs | InsertManyParams) -> Insertable:
-    """Return one of several jobs as Millhand's clients take it. Raises: InvalidJob."""
+    """Return a job of a bulk insert as Millhand's clients take it. Raises: InvalidJob."""
     if isinstance(one, InsertManyParams):
         return insertable(one.args, one.insert_opts)
     return insertable(one, None)
 
 
-def _raw_args(args: JobArgs, *, is_counted: bool) -> RawArgs:
+def _raw_args(args: JobArgs, *, is_canonical: bool) -> RawArgs:
     """
-    Return args as they were written; or, where a unique key is made of them, as Go's encoder writes them.
+    Return args as written, or as Go's encoder writes them if they are part of a unique key.
 
-    Python's own `json` escapes what is not ASCII and writes 1.0 where Go writes 1, which would be another key.
+    Python's own `json` escapes non-ASCII characters and writes 1.0 where Go writes 1, which would change the key.
     """
     raw = RawArgs(args.kind, _text(args))
-    if not is_counted:
+    if not is_canonical:
         return raw
     return RawArgs(args.kind, encode_object(json.loads(raw.encoded), f"args of kind {args.kind!r}"))
 

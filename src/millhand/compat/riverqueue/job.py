@@ -22,7 +22,7 @@ class AttemptError:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> AttemptError:
-        """Return what a row's `errors` hold one of."""
+        """Return an error from an element of a row's `errors`."""
         return AttemptError(
             at=datetime.fromisoformat(data["at"]),
             attempt=data["attempt"],
@@ -31,14 +31,14 @@ class AttemptError:
         )
 
     def to_json(self) -> str:
-        """Return it as a row's `errors` hold it."""
+        """Return the error as an element of a row's `errors`."""
         at = self.at.astimezone(UTC).isoformat().replace("+00:00", "Z")
         return json.dumps({"at": at, "attempt": self.attempt, "error": self.error, "trace": self.trace})
 
 
 @dataclass
 class Job:
-    """A row of `river_job`, without its mask of states; instants are UTC."""
+    """A row of `river_job` without its mask of states. Instants are in UTC."""
 
     id: int
     args: dict[str, Any]
@@ -61,14 +61,14 @@ class Job:
 
 @dataclass
 class InsertResult:
-    """The new job, or the one that was there already if the insert was skipped as its duplicate."""
+    """The new job, or the existing one if the insert was skipped as a duplicate."""
 
     job: Job
     unique_skipped_as_duplicated: bool = False
 
 
 def result_of(result: millhand_opts.InsertResult) -> InsertResult:
-    """Return what an insert gave, in the words of `riverqueue`."""
+    """Return a result of Millhand as one of `riverqueue`."""
     return InsertResult(_job(result.job), unique_skipped_as_duplicated=result.unique_skipped_as_duplicate)
 
 

@@ -56,7 +56,7 @@ async def _work(
     driver: PsycopgDriver, config: Config, extra: BuiltIns, signals: StopSignals, *, until_empty: bool
 ) -> bool:
     process = WorkerProcess(until_empty=until_empty)
-    signals.listen(process.hear)
+    signals.listen(process.on_signal)
     try:
         async with AsyncExitStack() as stack:
 

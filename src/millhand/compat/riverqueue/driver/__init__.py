@@ -1,1 +1,1 @@
-"""The drivers of `riverqueue`: there is one, and it is SQLAlchemy."""
+"""The drivers of `riverqueue`; SQLAlchemy is the only one."""

@@ -1,8 +1,7 @@
 """
-What `riverqueue` speaks on: an engine of SQLAlchemy's, or one connection.
+The drivers of `riverqueue`, on an engine or a connection of SQLAlchemy.
 
-On an engine each call is a transaction of its own. On a connection it is part of whatever is open there, and is yours to
-commit.
+On an engine, each call is its own transaction. On a connection, it is part of the open transaction, which you commit.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from millhand.errors import ConfigError
 
 class Driver:
     """
-    For synchronous code, on psycopg.
+    Driver for synchronous code, on psycopg.
 
-    `config` is for a schema that is not on the search path, and for hooks. Raises: ConfigError for another database.
+    `config` sets the schema and hooks. Raises: ConfigError for another database.
     """
 
     def __init__(self, conn: Connection | Engine, config: Config | None = None) -> None:
@@ -43,7 +42,7 @@ class Driver:
 
 
 class AsyncDriver:
-    """For asynchronous code, on asyncpg or psycopg; otherwise as `Driver`."""
+    """Driver for asynchronous code, on asyncpg or psycopg; otherwise as `Driver`."""
 
     def __init__(self, conn: AsyncConnection | AsyncEngine, config: Config | None = None) -> None:
         if not isinstance(conn, AsyncConnection | AsyncEngine):

@@ -62,8 +62,8 @@ class Command(BaseCommand):
             raise CommandError(f"{reason}; run: manage.py migrate millhand") from error
         except ConnectionLost as error:
             raise CommandError(
-                f"database {database_alias()!r} must be there and let us in, got {error.reason.strip()}; "
-                "see that the server runs, and that DATABASES is right"
+                f"database {database_alias()!r} must accept connections, got {error.reason.strip()}; "
+                "check that the server runs and that DATABASES is right"
             ) from error
         except MillhandError as error:
             raise CommandError(str(error)) from error

@@ -1,11 +1,11 @@
-"""`millhand job` shows whatever is in the table, and says so in terms that can be read back."""
+"""`millhand job` shows every row that the table can hold."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -22,8 +22,8 @@ IDS = re.compile(r'"id": ?(\d+),\s*"state"')
 
 
 @pytest.mark.parametrize("odd", ROWS)
-async def test_odd_row_is_listed_shown_and_obeys(schema_driver: AsyncpgDriver, odd: str) -> None:
-    """Lists and pages show an odd row beside others, as lines and as JSON, and commands reach it."""
+async def test_unusual_row_is_listed_shown_and_changed(schema_driver: AsyncpgDriver, odd: str) -> None:
+    """`list` and `show` print an unusual row as lines and as JSON, and commands change it."""
     pool = schema_driver.pool
     good = await insert_job(pool, JobState.AVAILABLE, args='{"what": "good"}')
     bad = await insert_job(pool, JobState.AVAILABLE, args='{"what": "odd"}')
@@ -37,7 +37,7 @@ async def test_odd_row_is_listed_shown_and_obeys(schema_driver: AsyncpgDriver, o
 
     assert [(result.code, result.err) for result in (listed, listed_json, shown, shown_json)] == [(0, "")] * 4
     assert [int(line[0]) for line in listed.lines] == [bad.id, good.id]
-    # Not read as JSON: Python's reader refuses numbers of thousands of digits.
+    # Not parsed as JSON: Python refuses numbers with thousands of digits.
     assert IDS.findall(listed_json.out) == [str(bad.id), str(good.id)]
     assert IDS.findall(shown_json.out) == [str(bad.id)]
     assert [result.code for result in commands] == [0, 0, 0], [result.err for result in commands]

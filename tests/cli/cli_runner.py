@@ -1,4 +1,4 @@
-"""The command line in this process, on a schema of the test's own."""
+"""Run the command line in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from millhand.cli.main import run
 
 @dataclass(frozen=True)
 class Result:
-    """What a command said and how it ended."""
+    """The output and exit code of a command."""
 
     code: int
     out: str
@@ -22,7 +22,7 @@ class Result:
 
     @property
     def lines(self) -> list[list[str]]:
-        """What it said as lines of fields."""
+        """The fields of each line of standard output."""
         return [line.split("\t") for line in self.out.splitlines()]
 
     @property
@@ -31,7 +31,7 @@ class Result:
 
 
 async def millhand(*arguments: object) -> Result:
-    """Run a command as if in a pipe, and return what came of it."""
+    """Run a command as in a pipe, and return its result."""
     out, err = io.StringIO(), io.StringIO()
 
     def call() -> int:

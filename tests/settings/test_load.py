@@ -1,4 +1,4 @@
-"""Claims about settings: where they come from, who wins, and how a wrong one is refused."""
+"""Claims about settings: their origins, their precedence and their errors."""
 
 from __future__ import annotations
 
@@ -12,24 +12,8 @@ import pytest
 from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError
 from millhand.orphans.config import Mode, OrphansConfig, ReferenceSource
-from millhand.settings.catalog import ORPHANS_SETTINGS, WORKER_SETTINGS, all_settings
 from millhand.settings.load import Settings, load_settings, shown_settings
 from millhand.worker import NO_TIMEOUT
-
-# What millhand.toml cannot say, for it holds objects; and `schema`, which is `[database] schema`.
-FOR_CODE_ONLY = {
-    "clock",
-    "error_handlers",
-    "hooks",
-    "job_stuck_handler",
-    "middleware",
-    "periodic_jobs",
-    "queue_configs",
-    "reindexer_schedule",
-    "retry_policy",
-    "schema",
-    "workers",
-}
 
 
 def load(
@@ -46,7 +30,7 @@ def load(
 
 
 def test_settings_without_a_file_are_the_defaults(tmp_path: Path) -> None:
-    """Where nothing is said, a worker works the queue default and looks for objects beside the project."""
+    """Without settings a worker works the queue default and stores objects in the working directory."""
     settings = load(tmp_path)
 
     assert (
@@ -59,7 +43,7 @@ def test_settings_without_a_file_are_the_defaults(tmp_path: Path) -> None:
             workers=settings.config().workers,
         )
         or dataclasses.asdict
-    )  # compared field by field below, for objects of code differ
+    )  # compared field by field below, because objects differ
     assert settings.get("heartbeat.interval") == timedelta(seconds=60)
     assert settings.get("storage.url") == "file:.millhand/objects"
     assert settings.orphans_config() == OrphansConfig()
@@ -67,7 +51,7 @@ def test_settings_without_a_file_are_the_defaults(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_file_have_their_types(tmp_path: Path) -> None:
-    """Every section of millhand.toml is read, with durations, modes, queues and sources."""
+    """Every section of millhand.toml is decoded, with durations, modes, queues and sources."""
     settings = load(
         tmp_path,
         """
@@ -110,7 +94,7 @@ def test_settings_of_a_file_have_their_types(tmp_path: Path) -> None:
 
 
 def test_settings_may_stand_in_pyproject(tmp_path: Path) -> None:
-    """`[tool.millhand]` of pyproject.toml does as well, and errors name it."""
+    """`[tool.millhand]` of pyproject.toml works too, and errors name it."""
     assert (
         load(tmp_path, "[tool.millhand.log]\nlevel = 'error'\n", name="pyproject.toml").get("log.level")
         == "error"
@@ -124,8 +108,8 @@ def test_settings_may_stand_in_pyproject(tmp_path: Path) -> None:
     )
 
 
-def test_settings_are_overridden_from_the_file_up(tmp_path: Path) -> None:
-    """A flag wins over the environment, that over the file, that over code; and each remembers where it was said."""
+def test_settings_have_a_precedence(tmp_path: Path) -> None:
+    """A flag overrides the environment, the environment the file, the file code; each value knows its origin."""
     settings = load(
         tmp_path,
         '[worker]\nmax_attempts = 2\nmax_threads = 2\njob_timeout = "2s"',
@@ -148,8 +132,8 @@ def test_settings_are_overridden_from_the_file_up(tmp_path: Path) -> None:
     }
 
 
-def test_settings_leave_code_as_it_is_where_nothing_is_said(tmp_path: Path) -> None:
-    """A `Config` of code passes through unchanged, but for a stop that would otherwise wait for ever."""
+def test_settings_keep_the_values_of_code(tmp_path: Path) -> None:
+    """A `Config` in code passes through unchanged, except for a stop without a limit."""
     config = Config(
         queues={"mail": 3}, fetch_cooldown=timedelta(milliseconds=7), job_timeout=NO_TIMEOUT, schema="engine"
     )
@@ -162,8 +146,8 @@ def test_settings_leave_code_as_it_is_where_nothing_is_said(tmp_path: Path) -> N
     assert actual == expected
 
 
-def test_settings_ignore_empty_variables_and_those_of_others(tmp_path: Path) -> None:
-    """An empty variable is as good as none, and variables that are not settings of a worker are left alone."""
+def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:
+    """An empty variable counts as unset, and Millhand's variables that are no settings are ignored."""
     environment = {
         "DATABASE_URL": "",
         "MILLHAND_LOG_LEVEL": "",
@@ -276,7 +260,7 @@ def test_settings_ignore_empty_variables_and_those_of_others(tmp_path: Path) -> 
     ],
 )
 def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -> None:
-    """What is wrong in millhand.toml is refused with file, key, rule, value and remedy."""
+    """An error in millhand.toml has file, key, rule, value and remedy."""
 
     def read() -> None:
         settings = load(tmp_path, text)
@@ -343,7 +327,7 @@ def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -
 def test_settings_refuse_a_wrong_environment(
     tmp_path: Path, environment: dict[str, str], message: str
 ) -> None:
-    """What is wrong in the environment is refused by the variable's name, and without a password."""
+    """An error in the environment names the variable and shows no password."""
     with pytest.raises(ConfigError) as refused:
         load(tmp_path, environment=environment).config()
 
@@ -351,7 +335,7 @@ def test_settings_refuse_a_wrong_environment(
 
 
 def test_settings_refuse_two_files(tmp_path: Path) -> None:
-    """Settings in both places are an error, for nobody could say which is meant."""
+    """Settings in both files are an error."""
     (tmp_path / "pyproject.toml").write_text("[tool.millhand.log]\nlevel = 'info'\n")
 
     with pytest.raises(ConfigError) as refused:
@@ -370,7 +354,7 @@ def test_settings_refuse_two_files(tmp_path: Path) -> None:
     ],
 )
 def test_settings_refuse_a_pyproject_of_another_shape(tmp_path: Path, text: str, message: str) -> None:
-    """Where the table of a pyproject.toml should be, nothing else is taken for it."""
+    """In pyproject.toml a `millhand` that is no table is an error."""
     with pytest.raises(ConfigError) as refused:
         load(tmp_path, text, name="pyproject.toml")
 
@@ -378,7 +362,7 @@ def test_settings_refuse_a_pyproject_of_another_shape(tmp_path: Path, text: str,
 
 
 def test_settings_refuse_a_directory_for_a_file(tmp_path: Path) -> None:
-    """A millhand.toml that is no file is refused, and not overlooked."""
+    """A directory named millhand.toml is an error, not a missing file."""
     (tmp_path / "millhand.toml").mkdir()
 
     with pytest.raises(ConfigError) as refused:
@@ -390,7 +374,7 @@ def test_settings_refuse_a_directory_for_a_file(tmp_path: Path) -> None:
 def test_settings_refuse_a_working_directory_that_was_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody who stands in a directory that is gone is told so."""
+    """A deleted working directory is an error."""
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -405,19 +389,19 @@ def test_settings_refuse_a_working_directory_that_was_removed(
 
 
 def test_settings_are_read_from_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """What editors on Windows put in front of a file does no harm."""
+    """A byte order mark at the start of the file is skipped."""
     assert load(tmp_path, "\ufeff[log]\nlevel = 'error'\n").get("log.level") == "error"
 
 
 @pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000], ids=["too deep", "too long a number"])
 def test_settings_refuse_a_file_that_cannot_be_read_to_its_end(tmp_path: Path, value: str) -> None:
-    """What Python's reader gives up at, which differs between its versions, is as wrong as what is no TOML."""
+    """Nesting that Python's TOML parser cannot read is an error like invalid TOML."""
     with pytest.raises(ConfigError, match=r"millhand\.toml must be TOML, got: "):
         load(tmp_path, f"a = {value}")
 
 
 def test_settings_refuse_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """A file that was named must be there."""
+    """A missing file of `--config` is an error."""
     with pytest.raises(ConfigError) as refused:
         load_settings(Path("nowhere.toml"), directory=tmp_path, environment={})
 
@@ -426,8 +410,8 @@ def test_settings_refuse_a_file_that_is_not_there(tmp_path: Path) -> None:
     )
 
 
-def test_settings_are_shown_as_a_file_that_says_the_same(tmp_path: Path) -> None:
-    """What is shown is a millhand.toml that, read again, gives the same settings; and it shows no password."""
+def test_shown_settings_can_be_read_again(tmp_path: Path) -> None:
+    """The shown settings are TOML that gives the same settings again, without passwords."""
     settings = load(
         tmp_path,
         """
@@ -453,24 +437,3 @@ def test_settings_are_shown_as_a_file_that_says_the_same(tmp_path: Path) -> None
     assert {path: again.get(path) for path in again.known} == {
         path: settings.get(path) for path in settings.known
     }
-
-
-def test_settings_cover_the_configuration() -> None:
-    """Every field of `Config` and `OrphansConfig` is a setting, or is known to be for code alone."""
-    config = {field.name for field in dataclasses.fields(Config)}
-    orphans = {field.name for field in dataclasses.fields(OrphansConfig)}
-
-    assert config - set(WORKER_SETTINGS) == FOR_CODE_ONLY
-    assert orphans == set(ORPHANS_SETTINGS)
-
-
-def test_settings_default_to_what_the_configuration_says() -> None:
-    """A default that differs from that of `Config` is one that is meant to differ."""
-    defaults = {
-        setting.key: setting.default for setting in all_settings().values() if setting.section == "worker"
-    }
-    config = Config()
-
-    differing = {key for key, default in defaults.items() if getattr(config, key) != default}
-
-    assert differing == {"queues", "soft_stop_timeout"}

@@ -62,7 +62,7 @@ class Source:
     ],
 )
 def test_decode_gives_the_type_of_the_setting(value: object, hint: object, decoded: object) -> None:
-    """A value of TOML becomes exactly what the setting holds."""
+    """A TOML value becomes the type of the setting."""
     assert decode(value, hint, "x") == decoded
 
 
@@ -98,7 +98,7 @@ def test_decode_gives_the_type_of_the_setting(value: object, hint: object, decod
     ],
 )
 def test_decode_refuses_what_does_not_fit(value: object, hint: object, message: str) -> None:
-    """What has another type is refused, with the place, the rule and the value, and without a password."""
+    """A value of another type is an error with place, rule and value, and without a password."""
     with pytest.raises(ConfigError) as refused:
         decode(value, hint, "x")
 
@@ -125,8 +125,8 @@ def test_decode_refuses_what_does_not_fit(value: object, hint: object, message: 
         ),
     ],
 )
-def test_decode_text_reads_what_a_variable_can_say(text: str, hint: object, decoded: object) -> None:
-    """A text of the environment spells the same values."""
+def test_decode_text_reads_environment_values(text: str, hint: object, decoded: object) -> None:
+    """The text of an environment variable gives the same values as TOML."""
     assert decode_text(text, hint, "X") == decoded
 
 
@@ -141,7 +141,7 @@ def test_decode_text_reads_what_a_variable_can_say(text: str, hint: object, deco
     ],
 )
 def test_decode_text_refuses_what_does_not_fit(text: str, hint: object, message: str) -> None:
-    """What is spelled wrongly is refused by the variable's name."""
+    """An error of a text names the variable."""
     with pytest.raises(ConfigError) as refused:
         decode_text(text, hint, "X")
 
@@ -149,7 +149,7 @@ def test_decode_text_refuses_what_does_not_fit(text: str, hint: object, message:
 
 
 def test_check_keys_lists_what_is_known_when_nothing_is_near() -> None:
-    """An unknown key that resembles nothing is answered with all that there is."""
+    """The error of an unknown key without a near match lists all known keys."""
     with pytest.raises(ConfigError) as refused:
         check_keys(["zzz"], ["url", "mode"], "x")
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a row, a command shows it without moving the cursor, and a row stays one line."""
+"""No value of a row puts control characters on the terminal or breaks a line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import re
 
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from factory import insert_job, qualified
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -42,7 +42,7 @@ CLIENT = """
 async def test_nothing_in_a_row_reaches_the_terminal(
     schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool
 ) -> None:
-    """Lists, pages, JSON and errors of jobs, queues and clients, for people and in a pipe."""
+    """Lists, pages, JSON and errors of jobs, queues and clients have no control characters."""
     pool = schema_driver.pool
     monkeypatch.setenv("NO_COLOR", "1")
     for module in ("output", "job", "job_page"):
@@ -67,7 +67,7 @@ async def test_nothing_in_a_row_reaches_the_terminal(
 
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_nothing_in_a_field_reaches_the_terminal(format: str) -> None:
-    """A kind, a queue or an error is quoted in the text log, and a line stays one."""
+    """A kind, a queue or an error is quoted in the text log, and stays on one line."""
     stream = io.StringIO()
     configure_logging(format, "info", stream)  # type: ignore[arg-type]
 

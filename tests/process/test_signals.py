@@ -1,4 +1,4 @@
-"""Claims about what signals do to a process that handles them in order."""
+"""Claims about how StopSignals handles signals."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def _interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_signals_abandon_a_start_that_nothing_listens_in() -> None:
-    """Before there is anything to stop in order, a signal ends what is going on, by its name."""
+def test_signals_abort_a_start_without_a_listener() -> None:
+    """Without a listener the first signal raises StopRequested with its name."""
     with StopSignals(), pytest.raises(StopRequested) as stopped:
         os.kill(os.getpid(), signal.SIGTERM)
 
     assert stopped.value.name == "SIGTERM"
 
 
-def test_signals_are_as_before_afterwards() -> None:
-    """Whoever handled the signals before does so again."""
+def test_signals_restore_previous_handlers() -> None:
+    """The previous handlers are back after the block."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     with StopSignals():
@@ -46,7 +46,7 @@ def test_signals_are_as_before_afterwards() -> None:
 
 
 def test_signals_are_counted_for_the_listener() -> None:
-    """A listener is told of each signal, with how many there were; afterwards they are only counted."""
+    """The listener gets each signal with its count, until `end`."""
 
     async def listen(signals: StopSignals) -> list[tuple[str, int]]:
         heard: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
@@ -65,7 +65,7 @@ def test_signals_are_counted_for_the_listener() -> None:
 
 
 def test_signals_leave_a_hangup_ignored_that_was_ignored() -> None:
-    """A process under `nohup` outlives its terminal."""
+    """A process under `nohup` keeps running without its terminal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals():
@@ -78,7 +78,7 @@ def test_signals_leave_a_hangup_ignored_that_was_ignored() -> None:
 
 
 def test_signals_end_the_process_at_the_third() -> None:
-    """However stuck it is, the third signal ends the process, and its exit code says by which."""
+    """The third signal ends even a blocked process, and the exit code names the signal."""
     with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

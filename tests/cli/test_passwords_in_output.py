@@ -1,11 +1,11 @@
-"""A password in DATABASE_URL is in nothing that a command says, whatever is wrong with the URL or the server."""
+"""No command prints the password of DATABASE_URL, whatever is wrong with the URL or the server."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from cli_room import millhand
+from cli_runner import millhand
 
 from planted import BAD_URLS, PLAIN, found_in
 
@@ -14,7 +14,7 @@ from planted import BAD_URLS, PLAIN, found_in
 async def test_command_of_a_url_shows_no_password(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    """Commands that connect, and the one that shows all settings, say what is wrong, and not the password."""
+    """Commands that connect, and `--show-config`, print the error without the password."""
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PLAIN)
     commands = (("job", "list"), ("migrate", "up"), ("client", "list", "--json"), ("worker", "--show-config"))
@@ -42,7 +42,7 @@ SPACED = f"postgresql://ann:{PLAIN} x@db/shop"
     ],
 )
 async def test_settings_that_were_given_a_url_show_no_password(elsewhere: Path, text: str) -> None:
-    """A URL that came into another place of the file is refused there, and its password is not shown."""
+    """An error about a URL in another setting does not show its password."""
     (elsewhere / "millhand.toml").write_text(text, encoding="utf-8")
 
     result = await millhand("worker", "--show-config")

@@ -1,4 +1,4 @@
-"""When a process that ended is begun again."""
+"""Claims about the pauses between restarts of a process."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ EARLY, LATE = Ending(1, 0.5), Ending(-9, 3_600.0)
     ids=["first", "third", "many", "late", "late after early", "early after late"],
 )
 def test_pause_grows_with_each_early_end(endings: list[Ending], seconds: float) -> None:
-    """Twice as long after each early end in a row, half a minute at most; one that ran for long is forgiven."""
+    """The pause doubles with each early exit up to 30 s, and a long run resets it."""
     assert pause_seconds(endings) == seconds

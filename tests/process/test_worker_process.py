@@ -1,4 +1,4 @@
-"""What the worker's event loop has no owner for."""
+"""Claims about exceptions that no task awaits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# In a process of its own, whose loops and garbage are nobody else's.
+# In a process of its own, because the garbage collector decides when the loop reports.
 PROGRAM = """
 import asyncio, gc, logging
 from millhand.process.worker_process import run_to_the_end
@@ -29,8 +29,8 @@ run_to_the_end(main)
         ("ValueError('a mistake')", "ERROR Future exception was never retrieved"),
     ],
 )
-def test_connection_that_is_lost_beside_its_deadline_is_no_error(error: str, told: str) -> None:
-    """A driver's future that nobody asks any more says so in the log of debugging; other strays are told as ever."""
+def test_lost_connection_of_an_abandoned_future_is_no_error(error: str, told: str) -> None:
+    """A connection error of an abandoned future is logged at DEBUG; other errors are logged as asyncio does."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(error=error)], capture_output=True, text=True, check=True
     )

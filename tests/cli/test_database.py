@@ -1,0 +1,74 @@
+"""Claims about the database of a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+from cli_runner import millhand
+
+NO_PORT = (
+    "[database] database URL must be like 'postgresql://user@host:5432/name', got a port that is not a number up to 65,535; "
+    "write what is neither letter nor digit in a password as %XX"
+)
+
+
+async def test_worker_without_its_schema_names_the_command(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    """The worker does not migrate the user's database: exit code 1, and the error names the command."""
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute("CREATE SCHEMA empty_for_worker")
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", "empty_for_worker")
+    try:
+        result = await millhand("job", "list")
+    finally:
+        await connection.execute("DROP SCHEMA empty_for_worker CASCADE")
+        await connection.close()
+
+    assert result.code == 1
+    assert result.err == (
+        "error: schema 'empty_for_worker' has no migrations of line 'main', this release needs 8; "
+        "run: millhand migrate up --schema empty_for_worker\n"
+    )
+
+
+async def test_commands_report_an_unreachable_database(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unreachable database gives one line without the password."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ann:sesame@127.0.0.1:1/shop")
+
+    result = await millhand("job", "list")
+
+    assert result.code == 1
+    assert result.err.startswith(
+        "error: database 'postgresql://ann:***@127.0.0.1:1/shop' must accept connections, got ConnectionRefusedError: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("ann:ses/ame@127.0.0.1/shop", NO_PORT),
+        ("ann:sesame@127.0.0.1:99999/shop", NO_PORT),
+        (
+            "ann:sesame@127.0.0.1/shop?sslmode=yes",
+            (
+                "options of TLS must be usable, got `sslmode` parameter must be one of: "
+                "disable, allow, prefer, require, verify-ca, verify-full"
+            ),
+        ),
+    ],
+)
+async def test_commands_refuse_a_url_that_cannot_be_read(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, rest: str, said: str
+) -> None:
+    """An invalid DATABASE_URL is a usage error without any part of the password."""
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://{rest}")
+
+    result = await millhand("job", "list")
+
+    assert (result.code, result.err) == (2, f"error: {said}\n")

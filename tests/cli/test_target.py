@@ -1,0 +1,88 @@
+"""Claims about how MODULE:CONFIG is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_runner import millhand
+
+pytestmark = pytest.mark.usefixtures("worker_modules")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "shop",
+            "MODULE:CONFIG must be a module and a name in it, got 'shop'; write it like 'shop.jobs:config'",
+        ),
+        (
+            "shop:",
+            "MODULE:CONFIG must be a module and a name in it, got 'shop:'; write it like 'shop.jobs:config'",
+        ),
+        ("json:config", "module 'json' must have a 'config', got none"),
+        ("shop:confg", "module 'shop' must have a 'confg', got none; did you mean 'config'?"),
+        (
+            "shop:number",
+            "shop:number must be a millhand.Config or a function that returns one, got int; did you mean 'config'?",
+        ),
+        (
+            "shop:other",
+            "shop:other must be a millhand.Config or a function that returns one, got int; did you mean 'config'?",
+        ),
+        (
+            "shop:Config",
+            "shop:Config must be a millhand.Config or a function that returns one, got type; did you mean 'config'?",
+        ),
+        (
+            "shop:idle",
+            "shop:idle must have workers, got none; register one with @workers.add(), or name a MODULE:CONFIG",
+        ),
+        (
+            "shop:queueless",
+            "shop:queueless: queues must name at least one queue, got none; write {default = 100}",
+        ),
+    ],
+)
+async def test_worker_explains_a_wrong_target(target: str, message: str) -> None:
+    """A wrong target is a usage error with a remedy."""
+    result = await millhand("worker", target)
+
+    assert (result.code, result.out, result.err) == (2, "", f"error: {message}\n")
+
+
+async def test_worker_names_the_directory_it_searched(worker_modules: Path) -> None:
+    """The error of a missing module names the searched directory."""
+    result = await millhand("worker", "shpo.jobs:config")
+
+    assert result.code == 2
+    assert result.err == (
+        f"error: module 'shpo.jobs' must be importable, found no 'shpo' in {str(worker_modules)!r} "
+        "or the installed packages; run this command in the directory of the module, or install it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "place", "message"),
+    [
+        ("broken:config", "broken.py", "module 'broken' must be importable, got KeyError: 'no such key'"),
+        (
+            "needy:config",
+            "needy.py",
+            "module 'needy' must be importable, got ModuleNotFoundError: No module named 'no_such'",
+        ),
+        ("shop:fail", "shop.py", "shop:fail must return a millhand.Config, got LookupError: no settings"),
+    ],
+)
+async def test_worker_shows_the_traceback_of_an_error_in_the_users_code(
+    target: str, place: str, message: str
+) -> None:
+    """An error in the user's module is printed with a traceback that starts in that module."""
+    result = await millhand("worker", target)
+
+    first, place_line, *_, last = result.err.splitlines()
+    assert result.code == 2
+    assert first == "Traceback (most recent call last):"
+    assert place in place_line
+    assert last == f"error: {message}"

@@ -1,0 +1,19 @@
+"""A user's module with configurations, for the tests of `millhand worker`."""
+
+from __future__ import annotations
+
+WORKER_MODULE = """
+from millhand import Config, Workers
+workers = Workers()
+
+@workers.add(kind="noop")
+async def noop() -> None: ...
+
+config = Config(workers=workers, queues={"default": 10})
+def make(): return config
+def fail(): raise LookupError("no settings")
+def other(): return 3
+idle = Config()
+queueless = Config(workers=workers)
+number = 3
+"""

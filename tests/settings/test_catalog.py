@@ -1,0 +1,45 @@
+"""Claims about the list of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from millhand.config import Config
+from millhand.orphans.config import OrphansConfig
+from millhand.settings.catalog import ORPHANS_SETTINGS, WORKER_SETTINGS, all_settings
+
+# Fields that hold objects, which millhand.toml cannot express; and `schema`, which is `[database] schema`.
+FOR_CODE_ONLY = {
+    "clock",
+    "error_handlers",
+    "hooks",
+    "job_stuck_handler",
+    "middleware",
+    "periodic_jobs",
+    "queue_configs",
+    "reindexer_schedule",
+    "retry_policy",
+    "schema",
+    "workers",
+}
+
+
+def test_settings_cover_the_configuration() -> None:
+    """Every field of `Config` and `OrphansConfig` is a setting or listed above as code only."""
+    config = {field.name for field in dataclasses.fields(Config)}
+    orphans = {field.name for field in dataclasses.fields(OrphansConfig)}
+
+    assert config - set(WORKER_SETTINGS) == FOR_CODE_ONLY
+    assert orphans == set(ORPHANS_SETTINGS)
+
+
+def test_settings_have_the_defaults_of_the_configuration() -> None:
+    """Only the listed defaults differ from those of `Config`."""
+    defaults = {
+        setting.key: setting.default for setting in all_settings().values() if setting.section == "worker"
+    }
+    config = Config()
+
+    differing = {key for key, default in defaults.items() if getattr(config, key) != default}
+
+    assert differing == {"queues", "soft_stop_timeout"}
