@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from client_room import Room
+
 from empty_schema import empty_schema
 from factory import GENEROUS_SECONDS
-
 from millhand.driver.asyncpg import AsyncpgDriver
 
 
