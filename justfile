@@ -45,7 +45,7 @@ demo: (_install "run")
 bench *args: (_install "run")
     @exec .venv/bin/millhand bench "$@"
 
-# Where the CPU's time of a no-op job goes, room by room; minutes; `--write docs/explanation/performance.md` for its table and drawing
+# Profile the CPU time of a no-op job by stage, in two minutes; `--write docs/reference/benchmark_results.md` for its table and drawing
 [no-exit-message]
 profile *args: (_install "run")
     @exec {{ python }} benchmarks/job_profile.py "$@"

@@ -1,7 +1,7 @@
 """
 Millhand, River in Go and in Rust, and the Python peers, side by side on one server in one run.
 
-    python benchmarks/bench_peers.py --write docs/explanation/performance.md
+    python benchmarks/bench_peers.py --write docs/reference/benchmark_results.md
 
 In each round every system is measured once, in turn, in a database of its own that was made for it; only what idles
 does so side by side, each in a database of its own, for its cost is counted by process and by database. `peers/plan.py`
@@ -326,7 +326,7 @@ def main() -> None:
     lines = [line for line in read(options.results) if line["round"] or options.rounds == 0]
     text = write_report(lines, json.loads(options.versions.read_text()), options.write)
     if options.write is not None:
-        write_plot(lines, options.write.parent / "assets" / "peers.svg")
+        write_plot(lines, options.write.parents[1] / "assets" / "peers.svg")
     print(text)
 
 

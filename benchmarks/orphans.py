@@ -1,7 +1,7 @@
 """
 How fast a bucket is listed and compared with its rows, beside boto3, minio-py and a loop that one writes oneself.
 
-    python benchmarks/orphans.py --peers .venv-peers/bin/python --write docs/explanation/performance.md
+    python benchmarks/orphans.py --peers .venv-peers/bin/python --write docs/reference/benchmark_results.md
 
 Contenders take turns on the same server in the same round, each in a process of its own. README.md says more.
 """
@@ -48,7 +48,7 @@ PEERS = ("boto3", "minio", "loop")
 TITLES = {
     "boto3": "boto3, listing alone",
     "minio": "minio-py, listing alone",
-    "loop": "a loop of one's own: boto3 and `= ANY` a page",
+    "loop": "a hand-written loop: boto3 and `= ANY` a page",
     "walk": "`os.walk` and `stat`, in no order",
     "list": "Millhand, listing alone",
     "scan:1": "Millhand, whole run, 1 partition",
@@ -305,8 +305,8 @@ def about_run(server: str, options: argparse.Namespace) -> list[str]:
         f"- Load averages when the run ended: {load}; what is above 2 was not our own work alone.",
         f"- PostgreSQL {server}, Python {platform.python_version()}, botocore {version('botocore')}; {peers}.",
         f"- {options.rounds} rounds in turn after one that does not count.",
-        f"- Peers stop after {options.peer_objects:,} objects; imports and the making of clients do not count.",
-        "- Shown is the median, and in brackets the least and the greatest.",
+        f"- Peers stop after {options.peer_objects:,} objects. Imports and creation of clients do not count.",
+        "- Figures are the median, with least and greatest in brackets.",
     ]
 
 

@@ -1,7 +1,7 @@
 """
 Measure how old snapshots slow down workers: jobs worked while transactions keep every dead row, and without any, in turns.
 
-    python benchmarks/pressure.py --write docs/explanation/performance.md
+    python benchmarks/pressure.py --write docs/reference/benchmark_results.md
 
 It starts a PostgreSQL of its own with two databases, because a snapshot keeps rows in its own database only. One database
 is clean. In the other a snapshot was opened before `--dead` jobs were completed, and stays open.
@@ -328,7 +328,7 @@ def report(
     about = [
         f"- Machine: {os.cpu_count()} cores, {platform.system()}; clients, workers, readers and server share it.",
         f"- PostgreSQL {server} with `max_wal_size = 4GB` and otherwise default settings; a worker with default settings.",
-        "- Shown is the median, and in brackets the least and the greatest.",
+        "- Figures are the median, with least and greatest in brackets.",
     ]  # fmt: skip
     if found:
         num_rounds = min(len(ratios.to_clean) for ratios in found.values())

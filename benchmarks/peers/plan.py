@@ -147,11 +147,11 @@ PACKAGES = {
     "arq": ("Python", "arq", "redis", "uvloop"),
 }
 SOURCES = {
-    "millhand": "[How to size](#how-to-size): 1,000 to 4,000 workers for a queue of tiny jobs",
-    "baseline": "the best that we know; fetches of 1,000",
-    "river": "*tuned*: those of its own benchmark, `river bench`; *tuned further*: the fastest that was found; `MaxWorkers` "
-    "has no default, 100 is what its first page shows",
-    "river_rust": "as River in Go; its documentation says that the cooldown limits throughput, and names no numbers",
+    "millhand": "[How to size](../explanation/performance.md#how-to-size): 1,000 to 4,000 workers for a queue of tiny jobs",
+    "baseline": "the best known settings; fetches of 1,000",
+    "river": "*tuned*: its own benchmark, `river bench`; *tuned further*: the fastest found; `MaxWorkers` "
+    "has no default, its first page shows 100",
+    "river_rust": "as River in Go; its documentation says that the cooldown limits throughput, without numbers",
     "pgqueuer": "`pgq run --batch-size`, 10 by default; its command line runs on uvloop",
     "chancy": "`Queue`: concurrency is the number of cores by default, polled every 5 s; `eager_polling` polls again as "
     "soon as a job has completed",
@@ -163,7 +163,7 @@ SOURCES = {
 }
 
 PROBES = """\
-Tried once each before: pgqueuer batches of 50, 300, 1,000, 2,000 and 5,000; chancy concurrency 300, 3,000, 10,000;
+Settings we tried: pgqueuer batches of 50, 300, 1,000, 2,000 and 5,000; chancy concurrency 300, 3,000, 10,000;
 oban limits 100, 1,000, 3,000; procrastinate concurrency and pool 10/10, 30/20, 100/10; arq 10, 100, 1,000 jobs; dramatiq
 2 to 64 threads; celery's pools solo, threads and prefork; River 100, 2,000 and 5,000 workers with cooldowns of 100, 2
 and 1 ms; Millhand 100, 1,000 and 4,000 workers."""

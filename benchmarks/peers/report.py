@@ -31,7 +31,7 @@ from targets import targets
 
 MARK_BEGIN = "<!-- peers: written by benchmarks/bench_peers.py -->"
 MARK_END = "<!-- end of peers -->"
-PICTURE = "![No-op jobs that one process drains a second, as bars with their ranges](assets/peers.svg)"
+PICTURE = "![No-op jobs that one process drains a second, as bars with their ranges](../assets/peers.svg)"
 NAMES = [variant.name for variant in VARIANTS]
 WAITING_NAMES = [variant.name for variant in WAITING]
 ON_REDIS = {variant.system for variant in VARIANTS if variant.is_on_redis}
@@ -172,23 +172,23 @@ def about(results: Results, known: dict[str, Any]) -> str:
     num_found = results.num_lines - len(results.failed)
     said = [
         f"Machine: {os.cpu_count()} cores ({_processor()}), {platform.system()}; client, worker and servers share it.",
-        f"The load of the last minute was never above {results.load:.1f}, what was measured included.",
+        f"The one-minute load was never above {results.load:.1f}, the measured programs included.",
         (
             f"{_shown(known['servers'], sorted(known['servers']))}; PostgreSQL with its defaults, so `fsync` and "
             "`synchronous_commit` are on."
         ),
         (
-            f"Rounds: {results.num_rounds}, after one with few jobs that does not count; in each every system is measured "
-            "once, in turn, in a database of its own that is new. What idles does so side by side."
+            f"Rounds: {results.num_rounds}, after one uncounted round with few jobs. Each round measures every system "
+            "once, in turn, in a new database. Idle systems run side by side."
         ),
         (
-            "Shown is the median, and in brackets the least and the greatest; ratios are taken round by round. "
-            f"*{NOT_APART.capitalize()}* is where the ranges of the two overlap: then neither is called better."
+            "Figures are the median, with least and greatest in brackets; ratios are taken round by round. "
+            f"*{NOT_APART.capitalize()}*: the two ranges overlap, and neither is better."
         ),
-        "¹ on Redis with `appendfsync everysec`: it may lose a second of what it was told, and is no like for like.",
+        "¹ on Redis with `appendfsync everysec`: it may lose the last second, so it is not an equal comparison.",
         (
-            f"{num_found:,} of {results.num_lines:,} measurements have figures; a drain has one only if every job was begun "
-            "once and is finished, which is counted after it."
+            f"{num_found:,} of {results.num_lines:,} measurements have figures. A drain counts only if an audit finds that "
+            "every job started once and is finished."
         ),
     ]
     said += [_failure(line) for line in results.failed]

@@ -16,8 +16,9 @@ TIMEOUT_SECONDS = 180.0
 @pytest.mark.slow
 async def test_profile_divides_a_job_into_stages(postgres_url: str, tmp_path: Path) -> None:
     """The table has every stage, their sum is the total, no stage of a job is empty, and the drawing exists."""
-    document = tmp_path / "figures.md"
-    (tmp_path / "assets").mkdir()
+    document = tmp_path / "reference" / "figures.md"
+    for name in ("assets", "reference"):
+        (tmp_path / name).mkdir()
     document.write_text(
         "before\n<!-- profile: written by benchmarks/job_profile.py -->\n<!-- end of profile -->\nafter\n"
     )

@@ -17,8 +17,9 @@ TIMEOUT_SECONDS = 180.0
 @pytest.mark.slow
 async def test_peers_benchmark_writes_its_tables_and_a_plot(tmp_path: Path) -> None:
     """A small run writes each table between the marks of a document and draws the plot beside it."""
-    document = tmp_path / "figures.md"
-    (tmp_path / "assets").mkdir()
+    document = tmp_path / "reference" / "figures.md"
+    for name in ("assets", "reference"):
+        (tmp_path / name).mkdir()
     document.write_text(
         "before\n<!-- peers: written by benchmarks/bench_peers.py -->\n<!-- end of peers -->\nafter\n"
     )
