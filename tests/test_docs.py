@@ -34,6 +34,7 @@ STORIES = [
 ]
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 CODE = re.compile(r"`([^`\n]+)`")
+TEST = re.compile(r"test_\w+\.py(?:::test_\w+)?")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -184,6 +185,17 @@ def test_log_messages_are_documented() -> None:
     assert (sorted(_logged() - set(told)), sorted(set(told) - _logged())) == ([], [])
 
 
+def test_tests_on_pages_exist() -> None:
+    """Each `test_file.py` and `test_file.py::test_name` that a page gives as its evidence is in the test suite."""
+    names = {
+        path.name: set(re.findall(r"def (test_\w+)", path.read_text()))
+        for path in (PROJECT / "tests").rglob("test_*.py")
+    }
+    named = {span for page in PAGES for span in CODE.findall(page.read_text()) if TEST.fullmatch(span)}
+
+    assert sorted(span for span in named if not _is_test(span, names)) == []
+
+
 def test_settings_files_on_pages_are_accepted(directory: Path) -> None:
     """Every block of toml is a millhand.toml that the command line takes."""
     for page in PAGES:
@@ -257,6 +269,11 @@ def _told() -> set[str]:
         spans = [*CODE.findall(text), *(block.text for block in blocks(page))]
         words.update(re.findall(r"\w+", " ".join(spans)))
     return words
+
+
+def _is_test(span: str, names: dict[str, set[str]]) -> bool:
+    file, _, name = span.partition("::")
+    return file in names and (not name or name in names[file])
 
 
 def _prose(page: Path) -> str:
