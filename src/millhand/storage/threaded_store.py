@@ -1,4 +1,4 @@
-"""Turn a blocking store into an `ObjectStore`: every call runs in a thread."""
+"""Turn a blocking store into an `ObjectStore`: every call runs in a thread. `ObjectStore` documents the calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from millhand.storage.protocol import (
     PAGE_SIZE,
@@ -19,32 +19,11 @@ from millhand.storage.protocol import (
 )
 from millhand.storage.read_ahead import read_ahead
 
+if TYPE_CHECKING:
+    from millhand.storage.directory_store import BlockingDirectoryStore
+    from millhand.storage.s3_store import BlockingS3Store
+
 T = TypeVar("T")
-
-
-class BlockingStore(Protocol):
-    """The calls of `ObjectStore`, made by one thread each. Thread-safe."""
-
-    @property
-    def url(self) -> str: ...
-    def probe(self) -> Capabilities: ...
-    def pages(
-        self, prefix: str, start_after: str, up_to: str | None, page_size: int
-    ) -> Iterator[ObjectPage]: ...
-    def head(self, key: str) -> ObjectInfo: ...
-    def get(self, key: str) -> bytes: ...
-    def get_from_parents(self, key: str) -> list[bytes]: ...
-    def download(self, key: str, path: Path) -> None: ...
-    def put(self, key: str, data: bytes, if_absent: bool) -> ObjectInfo: ...
-    def delete(self, key: str, if_same: ObjectInfo | None) -> bool: ...
-    def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]: ...
-    def move(self, source: str, target: str, if_same: ObjectInfo | None, if_absent: bool) -> ObjectInfo: ...
-    def upload_pages(self, prefix: str, page_size: int) -> Iterator[Sequence[Upload]]: ...
-    def upload_touched_at(self, upload: Upload) -> datetime: ...
-    def abort_upload(self, upload: Upload) -> bool: ...
-    def version_pages(self, prefix: str, page_size: int) -> Iterator[Sequence[ObjectVersion]]: ...
-    def delete_version(self, key: str, version: str) -> None: ...
-    def close(self) -> None: ...
 
 
 class ThreadedStore:
@@ -54,7 +33,9 @@ class ThreadedStore:
     Concurrency: with `num_threads`, a pool of its own and so many calls at once; otherwise the event loop's pool.
     """
 
-    def __init__(self, blocking: BlockingStore, *, num_threads: int | None = None) -> None:
+    def __init__(
+        self, blocking: BlockingDirectoryStore | BlockingS3Store, *, num_threads: int | None = None
+    ) -> None:
         self.blocking = blocking
         self._threads = (
             None
