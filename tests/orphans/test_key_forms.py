@@ -51,7 +51,7 @@ async def keys_of(world: World, **changes: Any) -> list[str]:
     """Return all keys that the posts name, read by range, after asking for each of them by name."""
     references = await opened(world, **changes)
     keys = (await references.read_range("", None)).ready_keys
-    assert sorted(await references.naming(keys)) == sorted(set(keys))
+    assert sorted(await references.rows_by_key(keys)) == sorted(set(keys))
     return keys
 
 
@@ -223,8 +223,8 @@ async def test_what_is_put_in_front_belongs_to_the_key(posts: World) -> None:
     ]
 
     assert reads == [["media/a", "media/b", "media/z"], ["media/b"], [], [], []]
-    assert sorted(await references.naming(["a", "media/", "media/a"])) == ["media/a"]
-    assert sorted(await references.some_keys("posts", prefix="media/b", limit=5)) == ["media/b"]
+    assert sorted(await references.rows_by_key(["a", "media/", "media/a"])) == ["media/a"]
+    assert sorted(await references.sample_keys("posts", prefix="media/b", limit=5)) == ["media/b"]
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ async def test_the_search_for_other_spellings_compares_no_row_with_all_candidate
     params = finder._params([f"photo/x{n}.jpg" for n in range(2_000)])
     fold = await _fold(world.executor)
 
-    for name, from_sql, key in references.places:
+    for name, from_sql, key in references.key_expressions:
         sql = f"EXPLAIN (FORMAT JSON) {_near_sql(fold, from_sql, f'{key}::text')}"
         [row] = await world.executor.fetch(sql, params)
         [plan] = json.loads(row["QUERY PLAN"])

@@ -85,7 +85,7 @@ async def test_rows_say_what_they_are(world: World) -> None:
     ]
     references = await opened(world)
 
-    naming = await references.naming(["deleted", "pending", "ready", "none"])
+    naming = await references.rows_by_key(["deleted", "pending", "ready", "none"])
 
     rows = [naming[key][0] for key in ("deleted", "pending", "ready")]
     assert [(row.state, row.row_id, row.size) for row in rows] == [
@@ -102,7 +102,7 @@ async def test_a_row_that_meets_no_condition_keeps_its_object(world: World) -> N
     await world.row("odd", state="scanning")
     references = await opened(world, ready="state = 'ready'")
 
-    row = (await references.naming(["odd"]))["odd"][0]
+    row = (await references.rows_by_key(["odd"]))["odd"][0]
 
     assert (row.state, row.reference.value) == ("other", "ready")
 
@@ -121,7 +121,7 @@ async def test_names_are_quoted_and_conditions_stand_alone(world: World) -> None
     )
     references = await open_references(world.executor, OrphansConfig(sources=(source,)))
 
-    naming = await references.naming(["x", "y"])
+    naming = await references.rows_by_key(["x", "y"])
 
     await world.sql('DROP TABLE {schema}."Odd ""table"""')
     assert {key: rows[0].state for key, rows in naming.items()} == {"x": "pending", "y": "ready"}
@@ -145,7 +145,7 @@ async def test_keys_come_from_where_users_have_them(world: World) -> None:
     read = await references.read_range("", None)
 
     assert read.ready_keys == ["a", "b", "c", "d"]
-    assert sorted(await references.naming(["a", "b", "c", "d", "e"])) == ["a", "b", "c", "d"]
+    assert sorted(await references.rows_by_key(["a", "b", "c", "d", "e"])) == ["a", "b", "c", "d"]
 
 
 async def test_a_claim_locks_what_is_free_and_waits_for_nobody(world: World) -> None:
@@ -155,7 +155,7 @@ async def test_a_claim_locks_what_is_free_and_waits_for_nobody(world: World) -> 
 
     async with world.executor.begin() as theirs, world.executor.begin() as ours:
         await theirs.fetch(f"SELECT FROM {world.schema}.uploads WHERE id = $1 FOR UPDATE", [held])
-        claimed = await references.claim(ours, "uploads", [str(held), str(free)])
+        claimed = await references.lock_rows(ours, "uploads", [str(held), str(free)])
 
     assert [claim.row.key for claim in claimed] == ["free"]
     assert '"note": {"from": "a phone"}' in claimed[0].row_json

@@ -152,7 +152,7 @@ def _line(one: Proposal) -> tuple[object, ...]:
         column,
         one.num_rows if one.num_rows is not None else one.num_sampled if one.is_small else "?",
         one.num_values,
-        f"{one.num_found} of {one.num_asked}",
+        f"{one.num_found} of {one.num_checked}",
         "?" if one.num_named is None else one.num_named,
         one.examples[0],
     )
@@ -165,7 +165,7 @@ def _written(one: Proposal) -> Written:
 def _above(one: Proposal) -> Iterator[str]:
     rows = "rows not counted" if one.num_rows is None else f"{one.num_rows:,} rows"
     named = "" if one.num_named is None else f", references {one.num_named:,} of the checked objects"
-    yield f"{rows}, {one.num_sampled:,} read; {one.num_found:,} of {one.num_asked:,} objects exist{named}"
+    yield f"{rows}, {one.num_sampled:,} read; {one.num_found:,} of {one.num_checked:,} objects exist{named}"
     yield f"for example {', '.join(repr(key) for key in one.examples)}"
     if one.index is not None and not one.is_small:
         yield f"suggested index: {one.index}"

@@ -1,4 +1,4 @@
-"""What a value might be: the keys that it would name, if it were a key, a URL, or JSON with either in it."""
+"""Guess which keys a value names: as a key, a URL, or JSON with either in it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from millhand.job import Json
 from millhand.storage.protocol import MAX_KEY_BYTES
 
 MAX_PREFIXES = 30
-MAX_DEPTH = 3  # of directories that a base or a prefix may be made of
-MAX_LEAVES = 200  # of one document
+MAX_DEPTH = 3  # directories in a base or a prefix
+MAX_TEXTS = 200  # of one document
 SERVER = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*/|/")
 BARE_NAME = re.compile(r"[A-Za-z_]\w*")
 WORD = re.compile(r"[A-Za-z]{1,24}")
@@ -21,7 +21,7 @@ WORD = re.compile(r"[A-Za-z]{1,24}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guess:
-    """One reading of a value: what stands before the key, and the key that it would be."""
+    """One reading of a value: the key, and the base or `prepend` before it."""
 
     base: str | None = None
     key: str
@@ -29,37 +29,37 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True)
-class Shapes:
-    """What the keys of a bucket look like, from some of them."""
+class KeyShapes:
+    """The form of the keys of a bucket, from a sample."""
 
     keys: frozenset[str]
     prefixes: tuple[str, ...]
     shapes: frozenset[tuple[str, str]]
 
     @classmethod
-    def of(cls, keys: Iterable[str]) -> Shapes:
-        """Learn from keys."""
+    def of(cls, keys: Iterable[str]) -> KeyShapes:
+        """Return the shapes of these keys."""
         known = frozenset(keys)
         counted = Counter(prefix for key in known for prefix in _prefixes(key))
         prefixes = tuple(prefix for prefix, _ in counted.most_common(MAX_PREFIXES))
         return cls(known, prefixes, frozenset(map(_shape, known)))
 
     def fits(self, key: str) -> bool:
-        """Whether there might be such a key: one that begins and ends alike was seen."""
+        """Return whether such a key may exist: the sample has one with the same beginning and extension."""
         return key in self.keys or (bool(key) and _shape(key) in self.shapes)
 
     def guesses(self, value: str) -> Iterator[Guess]:
-        """Return each reading of a value that fits what was seen."""
+        """Yield each reading of a value that fits the sample."""
         if not value or len(value) > 2 * MAX_KEY_BYTES or "\n" in value or "\0" in value:
             return
         if found := SERVER.match(value):
-            yield from self._of_url(value, found[0])
+            yield from self._url_guesses(value, found[0])
             return
         for prepend in ("", *self.prefixes):
             if self.fits(prepend + value):
                 yield Guess(key=prepend + value, prepend=prepend)
 
-    def _of_url(self, url: str, base: str) -> Iterator[Guess]:
+    def _url_guesses(self, url: str, base: str) -> Iterator[Guess]:
         path = re.sub(r"[?#].*$", "", url[len(base) :], flags=re.DOTALL)
         for _ in range(MAX_DEPTH):
             key = unquote(path)
@@ -71,28 +71,28 @@ class Shapes:
                 return
 
 
-def leaves(document: Json, path: str = "$") -> Iterator[tuple[str, str]]:
-    """Return the texts in a document, each with the path that leads to it."""
-    left = MAX_LEAVES
-    for found in _leaves(document, path):
+def document_texts(document: Json, path: str = "$") -> Iterator[tuple[str, str]]:
+    """Yield the texts in a document, each with its JSON path."""
+    left = MAX_TEXTS
+    for found in _walk(document, path):
         yield found
         left -= 1
         if left == 0:
             return
 
 
-def _leaves(document: Json, path: str) -> Iterator[tuple[str, str]]:
+def _walk(document: Json, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(document, str):
         yield path, document
     elif isinstance(document, list):
         for part in document:
-            yield from _leaves(part, f"{path}[*]")
+            yield from _walk(part, f"{path}[*]")
     elif isinstance(document, dict):
         for name, part in document.items():
-            yield from _leaves(part, f"{path}.{_named(name)}")
+            yield from _walk(part, f"{path}.{_quoted_name(name)}")
 
 
-def _named(name: str) -> str:
+def _quoted_name(name: str) -> str:
     if BARE_NAME.fullmatch(name):
         return name
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
@@ -102,14 +102,14 @@ def _named(name: str) -> str:
 def _prefixes(key: str) -> Iterator[str]:
     parts = key.split("/")[:-1]
     for depth in range(1, min(len(parts), MAX_DEPTH) + 1):
-        # A directory that is a date or an id is no prefix that somebody would declare.
+        # A directory that is a date or an id is no prefix to declare.
         if not WORD.fullmatch(re.sub(r"[-_. ]", "", parts[depth - 1])):
             return
         yield "/".join(parts[:depth]) + "/"
 
 
 def _shape(key: str) -> tuple[str, str]:
-    """Return what keys of a kind have in common: how they begin, and their extension."""
+    """Return what keys of a kind have in common: their beginning and their extension."""
     head, slash, _ = key.partition("/")
     name = key.rpartition("/")[2]
     stem, dot, extension = name.rpartition(".")

@@ -39,7 +39,7 @@ from millhand.orphans.removal.quarantine import LONG_AGO, Move, move_many, put_b
 from millhand.orphans.removal.versions import HIDDEN
 from millhand.orphans.rules import REMOVING, REMOVING_NUMBERS
 from millhand.orphans.scan.context import RunContext, RunState
-from millhand.orphans.sources.references import ClaimedRow
+from millhand.orphans.sources.references import LockedRow
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectInfo
 
@@ -181,8 +181,8 @@ async def _claim_wave(
     async with context.executor.begin() as tx:
         await tx.run(run_beat(context.run, now=context.ledger_now))
         await tx.fetch("SET LOCAL row_security = off")
-        claimed = await references.claim(tx, source, list(by_id))
-        naming = await references.naming(sorted({claim.row.key for claim in claimed}), executor=tx)
+        claimed = await references.lock_rows(tx, source, list(by_id))
+        naming = await references.rows_by_key(sorted({claim.row.key for claim in claimed}), executor=tx)
         going = [claim for claim in claimed if _is_going(context, claim, by_id[claim.row.row_id], naming)]
         if not going:
             return []
@@ -197,7 +197,7 @@ async def _claim_wave(
 
 
 def _is_going(
-    context: RunContext, claim: ClaimedRow, finding: Finding, naming: Mapping[str, Sequence[ReferenceRow]]
+    context: RunContext, claim: LockedRow, finding: Finding, naming: Mapping[str, Sequence[ReferenceRow]]
 ) -> bool:
     """Judge a row again, now that nobody can change it."""
     row = claim.row
@@ -236,6 +236,6 @@ def _kept_at(context: RunContext, finding: Finding) -> str | None:
     return HIDDEN if context.has_versions else quarantine_key(context.run.id, finding.key)
 
 
-def _row_action(context: RunContext, claim: ClaimedRow, finding: Finding) -> Action:
+def _row_action(context: RunContext, claim: LockedRow, finding: Finding) -> Action:
     table = context.references.source(claim.row.source).table
     return replace(_action(context, finding), table_name=table, row_json=claim.row_json)

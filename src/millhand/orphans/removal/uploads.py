@@ -105,7 +105,7 @@ async def _scan(context: RunContext) -> Uploads:
 
 
 async def _judge(context: RunContext, uploads: Sequence[Upload]) -> list[Finding]:
-    naming = await context.references.naming(sorted({upload.key for upload in uploads}))
+    naming = await context.references.rows_by_key(sorted({upload.key for upload in uploads}))
     touched = await gather_all([_touched_at(context, upload) for upload in uploads])
     known = await context.executor.run(
         finding_get_many(context.run.bucket, sorted({upload.key for upload in uploads}))
@@ -176,7 +176,7 @@ def waits_for(row: ReferenceRow, upload: Upload, config: OrphansConfig, now: dat
 async def _abort(context: RunContext, action: Action) -> tuple[ActionState, str]:
     """Abort one upload unless a row has come to wait for it or a part has come since."""
     upload = Upload(key=action.key, upload_id=action.row_id, initiated_at=action.modified_at or context.now)
-    rows = (await context.references.naming([action.key])).get(action.key, ())
+    rows = (await context.references.rows_by_key([action.key])).get(action.key, ())
     if any(waits_for(row, upload, context.config, context.now) for row in rows):
         return ActionState.KEPT, "a row waits for it again"
     touched_at = await _touched_at(context, upload)

@@ -68,7 +68,7 @@ async def explain(
     """
     references = await open_references(executor, config)
     found = await find_object(store, key)
-    rows = (await references.naming([key])).get(key, [])
+    rows = (await references.rows_by_key([key])).get(key, [])
     findings = await executor.run(finding_get_many(store.url, [key]))
     actions = await executor.run(action_get_by_key(store.url, [key]))
     instant = now or (await executor.run(database_facts())).now

@@ -56,7 +56,7 @@ async def choose_canaries(
     scope_of = KeyScope.of(config)
     keys = set(config.canaries)
     for name in references.names:
-        rows = await references.some_keys(name, prefix=config.prefix, limit=NUM_ROWS)
+        rows = await references.sample_keys(name, prefix=config.prefix, limit=NUM_ROWS)
         keys |= set(rows if len(rows) < NUM_PER_SOURCE else random.sample(rows, NUM_PER_SOURCE))
         for low in _places(config.prefix):
             read = await references.read_range(low, None, limit=NUM_PER_SOURCE, only=name)
@@ -104,12 +104,12 @@ async def _find_gullible(references: References, config: OrphansConfig) -> list[
     return [
         f"a key that was made up must be an orphan, got a row of source {row.source!r} that names it; "
         "see whether the source's SELECT or view answers what it is asked"
-        for row in (await references.naming([key])).get(key, ())[:1]
+        for row in (await references.rows_by_key([key])).get(key, ())[:1]
     ]
 
 
 async def _live(references: References, keys: Sequence[str]) -> list[str]:
-    naming = await references.naming(keys)
+    naming = await references.rows_by_key(keys)
     return [key for key in keys if any(row.reference is Reference.READY for row in naming.get(key, ()))]
 
 

@@ -39,7 +39,7 @@ class DerivedFrom:
         """Return the rows that hold the object of any of `keys`, by key: those that name it, or a parent of it."""
         parents = {key: found for key in keys if (found := self.parents(key))}
         asked = dict.fromkeys([*keys, *(parent for found in parents.values() for parent in found)])
-        naming = await references.naming(list(asked), executor=executor)
+        naming = await references.rows_by_key(list(asked), executor=executor)
         held = {key: [*naming.get(key, ()), *_rows_of(naming, parents.get(key, ()))] for key in keys}
         return {key: rows for key, rows in held.items() if rows}
 
@@ -53,7 +53,7 @@ class DerivedFrom:
         if not parents:
             return observations
         asked = dict.fromkeys(parent for found in parents.values() for parent in found)
-        naming = await references.naming(list(asked))
+        naming = await references.rows_by_key(list(asked))
         return [
             replace(one, tie=_tie(naming, parents[one.key])) if one.key in parents and one.is_rowless else one
             for one in observations

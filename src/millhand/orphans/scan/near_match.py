@@ -153,7 +153,7 @@ class NearMatchFinder:
         fold = await _fold(self.executor)
         notes: dict[str, str] = {}
         shortened: list[tuple[str, str, str]] = []
-        for source, from_sql, key_sql in self.references.places:
+        for source, from_sql, key_sql in self.references.key_expressions:
             sql = _near_sql(fold, from_sql, f"{key_sql}::text")
             try:
                 rows = await self.executor.fetch(sql, params, timeout_seconds=self.timeout_seconds)

@@ -145,7 +145,7 @@ class PartitionScan:
         limit = MAX_LOOKS // self.partition.num_partitions
         looked_at = keys[: max(0, limit - self.state.totals.looks)]
         self.state.count_looks(taken=len(looked_at), omitted=len(keys) - len(looked_at))
-        rows = _ready_rows(await self.context.references.naming(looked_at))
+        rows = _ready_rows(await self.context.references.rows_by_key(looked_at))
         looks = await gather_all([_look(self.context.store, key) for key in rows])
         return [
             Observation(key=key, object=None, row=row, look=look)

@@ -1,4 +1,4 @@
-"""What a question to an application's tables would cost: the rows that its plan reads from end to end."""
+"""Estimate the cost of a query on an application's tables: the rows that its plan scans sequentially."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from millhand.driver.protocol import Executor
 
-# Inside a transaction our connections plan for statements of our own, which never read a table whole.
-AS_EVER = (
+# Our connections forbid sequential scans in a transaction, so the plan needs PostgreSQL's defaults.
+DEFAULT_PLANNING = (
     "SELECT set_config('enable_seqscan', 'on', true), set_config('plan_cache_mode', 'auto', true), "
     "set_config('max_parallel_workers_per_gather', '0', true)"
 )
-# Of what is read whole, the plan says how many rows come out, and not how many are looked at.
+# The plan holds how many rows a scan returns, not how many it reads.
 NUM_ROWS = """
 SELECT coalesce(sum(greatest(class.reltuples, 0)), 0)::bigint AS num_rows
 FROM unnest($1::text[], $2::text[]) AS scanned (schema, name)
@@ -22,17 +22,17 @@ JOIN pg_catalog.pg_class AS class ON class.relnamespace = namespace.oid AND clas
 """
 
 
-async def num_scanned(tx: Executor, sql: str, params: Sequence[object], timeout_seconds: float) -> int:
+async def num_rows_scanned(tx: Executor, sql: str, params: Sequence[object], timeout_seconds: float) -> int:
     """
-    Return how many rows of tables a statement would read one after the other, 0 if it finds all of them by an index.
+    Return how many rows a statement would scan sequentially, 0 if it uses an index for all of them.
 
-    Raises: DriverError, for what cannot be planned.
+    Raises: DriverError, if PostgreSQL cannot plan the statement.
     """
-    await tx.fetch(AS_EVER)
+    await tx.fetch(DEFAULT_PLANNING)
     explained = await tx.fetch(
         f"EXPLAIN (FORMAT JSON, VERBOSE) {sql}", list(params), timeout_seconds=timeout_seconds
     )
-    plan = explained[0]["QUERY PLAN"]  # an application's own codec may have read it already
+    plan = explained[0]["QUERY PLAN"]  # the application's codec may have parsed it
     scans = list(_scans(json.loads(plan) if isinstance(plan, str) else plan))
     if not scans:
         return 0

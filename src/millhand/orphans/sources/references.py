@@ -1,11 +1,10 @@
 """
-Where rows name objects: the declared sources, read by key range and by key.
+Read the references of the declared sources, by key range and by key.
 
-Rule 1: a source that fails, is filtered by row-level security or sits on a standby ends the run. An empty answer must
-        never come to mean that nothing is referenced.
-Rule 2: keys are compared as UTF-8 bytes, COLLATE "C", as the listing is; each read is one short statement.
-Rule 3: a row that is to go is locked first and read again after: what refers to it by a foreign key can then no longer
-        come in between.
+Rule 1: a source that fails, is filtered by row-level security or is on a standby ends the run. An empty result must never
+        mean that no row references an object.
+Rule 2: keys are compared as UTF-8 bytes, COLLATE "C", as in the listing. Each read is one short statement.
+Rule 3: a row is locked before its deletion and then read again, so that no row with a foreign key to it comes in between.
 
 Source: PostgreSQL, "Row Security Policies" (row_security), "Explicit Locking" (FOR UPDATE), "Collation Support".
 """
@@ -23,22 +22,24 @@ from typing import Any, NamedTuple
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError, MillhandError, OperationTimeout
 from millhand.orphans.config import OrphansConfig, ReferenceSource
-from millhand.orphans.sources.check import look_up
+from millhand.orphans.sources.check import check_source
 from millhand.orphans.sources.key_sql import index_sql
-from millhand.orphans.sources.query_plan import num_scanned
+from millhand.orphans.sources.query_plan import num_rows_scanned
 from millhand.orphans.sources.statements import READY, SEPARATOR, ReferenceRow, SourceStatements
 
 BATCH_ROWS = 5_000
-MANY_ROWS = 100_000  # read for every page, they take longer than anything else a run does
+MANY_ROWS = 100_000  # scanning more for each page takes most of the time of a run
 
 logger = logging.getLogger(__name__)
 
 
 class SourceFailed(MillhandError):
-    """A reference source gave no answer that may be trusted; the run ended, and nothing more was removed."""
+    """A reference source failed, so the run ended and removed nothing more."""
 
     def __init__(self, source: str, reason: object) -> None:
-        super().__init__(f"orphans source {source!r} must answer in full, got {reason}; the run ended there")
+        super().__init__(
+            f"orphans source {source!r} must return all its rows, got {reason}; the run ended there"
+        )
         self.source = source
         self.reason = str(reason)
 
@@ -46,10 +47,10 @@ class SourceFailed(MillhandError):
 @dataclass(frozen=True, slots=True)
 class RangeRead:
     """
-    All rows that name a key in (low, high], and how far that is.
+    All rows that name a key in (low, high].
 
-    `ready_keys` are the keys of rows of which there is no more to know: they are most, and no row is made of them. Of
-    `sized` rows there is no more to know if the object has that size. `rows_of` counts all by source.
+    Most rows are ready and need no further check; of these, `ready_keys` holds only the key. A row in `sized` needs none if
+    its object has that size. `rows_of` counts all rows by source.
     """
 
     high: str | None
@@ -60,27 +61,27 @@ class RangeRead:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """What one source answered: the key of each row, and the rows if there is more to them than a key."""
+class _SourceRead:
+    """The rows of one source: their keys, and the whole rows unless the source has keys only."""
 
     statement: SourceStatements
     keys: list[str]
     rows: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, statement: SourceStatements, found: list[dict[str, Any]]) -> _Part:
-        return cls(statement, [row["key"] for row in found], [] if statement.is_plain else found)
+    def of(cls, statement: SourceStatements, found: list[dict[str, Any]]) -> _SourceRead:
+        return cls(statement, [row["key"] for row in found], [] if statement.has_keys_only else found)
 
-    def up_to(self, high: str | None) -> _Part:
-        """Leave out what comes after `high`."""
+    def up_to(self, high: str | None) -> _SourceRead:
+        """Return the rows up to `high`."""
         if high is None or not self.keys or max(self.keys) <= high:
             return self
         keys = [key for key in self.keys if key <= high]
-        return _Part(self.statement, keys, [row for row in self.rows if row["key"] <= high])
+        return _SourceRead(self.statement, keys, [row for row in self.rows if row["key"] <= high])
 
 
 class SizedRow(NamedTuple):
-    """A row that is ready and says how large its object is; the row itself is made only if it is not."""
+    """A ready row that holds the size of its object. `row` is called only if the object has another size."""
 
     key: str
     size: int
@@ -92,15 +93,15 @@ class SizedRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimedRow:
-    """A row that is locked, as it is now."""
+class LockedRow:
+    """A locked row as it is now, and all its columns as JSON."""
 
     row: ReferenceRow
     row_json: str
 
 
 class References:
-    """The sources of one run. Made by `open_references`, which has looked at each of them."""
+    """The checked sources of one run, made by `open_references`."""
 
     def __init__(
         self, executor: Executor, statements: Sequence[SourceStatements], timeout: timedelta
@@ -118,8 +119,8 @@ class References:
         return list(self._statements)
 
     @property
-    def places(self) -> list[tuple[str, str, str]]:
-        """Of each source the name, and as SQL what it is read from and its key; of a URL that is none of ours, the URL."""
+    def key_expressions(self) -> list[tuple[str, str, str]]:
+        """For each source its name, FROM item and key expression. The key of a URL of another server is the URL."""
         return [
             (name, one.from_sql, f"coalesce({one.key_sql}, {one.value_sql})")
             if one.source.url or one.source.function
@@ -131,39 +132,43 @@ class References:
         self, low: str, high: str | None, *, limit: int = BATCH_ROWS, only: str | None = None
     ) -> RangeRead:
         """
-        Read the rows that name a key after `low` and up to `high`, None being the last there is.
+        Read the rows that name a key after `low` and up to `high`; None means to the end.
 
-        Shape: some `limit` rows a source. Where there are more, the answer ends at an earlier key than asked, and holds
-        every row up to that one. With `only`, of that one source.
+        Shape: about `limit` rows for each source. If there are more, the result ends at an earlier key and holds every row
+        up to that key. With `only`, it reads that one source.
         """
-        parts: list[_Part] = []
+        reads: list[_SourceRead] = []
         for statement in self._statements.values() if only is None else (self._statements[only],):
-            keys = await self._read_joined(statement, low, high, limit + 1) if statement.is_plain else None
+            keys = (
+                await self._read_as_one_text(statement, low, high, limit + 1)
+                if statement.has_keys_only
+                else None
+            )
             if keys is None:
                 found = await self._read(statement, statement.range_sql(low, high, limit + 1))
-                part = _Part.of(statement, found)
+                read = _SourceRead.of(statement, found)
             else:
-                part = _Part(statement, keys, [])
-            if len(part.keys) > limit:
-                part, high = await self._cut(part)
-            parts.append(part)
-        return _joined(parts, high)
+                read = _SourceRead(statement, keys, [])
+            if len(read.keys) > limit:
+                read, high = await self._cut(read)
+            reads.append(read)
+        return _combine(reads, high)
 
-    async def _cut(self, part: _Part) -> tuple[_Part, str]:
-        """End a read that was too long at the last key of which all rows are sure to be there."""
-        last = max(part.keys)
-        if before := [key for key in part.keys if key < last]:
+    async def _cut(self, read: _SourceRead) -> tuple[_SourceRead, str]:
+        """End a read that is too long at the last key whose rows it holds in full."""
+        last = max(read.keys)
+        if before := [key for key in read.keys if key < last]:
             high = max(before)
-            return part.up_to(high), high
-        # All of them name one key: it is read by itself, however many there are.
-        statement = part.statement
-        found = await self._read(statement, statement.match_sql([last], is_short=statement.is_plain))
-        return _Part.of(statement, found), last
+            return read.up_to(high), high
+        # All rows name one key, so read all rows of that key.
+        statement = read.statement
+        found = await self._read(statement, statement.match_sql([last], keys_only=statement.has_keys_only))
+        return _SourceRead.of(statement, found), last
 
-    async def naming(
+    async def rows_by_key(
         self, keys: Sequence[str], *, executor: Executor | None = None
     ) -> dict[str, list[ReferenceRow]]:
-        """Return the rows that name any of `keys` at this moment, by key; inside `executor`'s transaction if given."""
+        """Return the rows that name any of `keys` now, by key. With `executor`, read inside its transaction."""
         found: dict[str, list[ReferenceRow]] = {}
         for statement in self._statements.values() if keys else ():
             for found_row in await self._read(statement, statement.match_sql(keys), executor):
@@ -171,65 +176,67 @@ class References:
                 found.setdefault(row.key, []).append(row)
         return found
 
-    async def some_keys(self, source: str, *, prefix: str, limit: int) -> list[str]:
-        """Return some keys of a source below `prefix` in no order, so that no index on the key has a say in it."""
-        one = self._statements[source]
-        sql = f"SELECT {one.key_sql}::text AS key\nFROM {one.from_sql}\nWHERE starts_with({one.key_sql}::text, $1)\nLIMIT $2"
-        return [row["key"] for row in await self._read(one, (sql, [prefix, limit]))]
+    async def sample_keys(self, source: str, *, prefix: str, limit: int) -> list[str]:
+        """Return some keys of a source below `prefix`, unordered, so that the query does not follow an index on the key."""
+        statement = self._statements[source]
+        key = f"{statement.key_sql}::text"
+        sql = f"SELECT {key} AS key\nFROM {statement.from_sql}\nWHERE starts_with({key}, $1)\nLIMIT $2"
+        return [row["key"] for row in await self._read(statement, (sql, [prefix, limit]))]
 
-    async def claim(self, tx: Executor, source: str, row_ids: Sequence[str]) -> list[ClaimedRow]:
+    async def lock_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> list[LockedRow]:
         """
-        Lock the rows and return them as they are then; those that others hold are left out.
+        Lock the rows and return them as they are then, without those that other transactions have locked.
 
-        Concurrency: the lock is held until `tx` ends, and nobody is waited for.
+        Concurrency: `tx` holds the locks until it ends. The call never waits for a lock.
         """
         statement = self._statements[source]
-        with self._explained(source):
+        with _source_errors(source):
             locked = await tx.fetch(
                 statement.lock_sql, [list(row_ids)], timeout_seconds=self._timeout_seconds
             )
             ids = [row["id"] for row in locked]
-            rows = await tx.fetch(statement.claimed_sql, [ids], timeout_seconds=self._timeout_seconds)
-        return [ClaimedRow(statement.row(row), row["row_json"]) for row in rows]
+            rows = await tx.fetch(statement.locked_rows_sql, [ids], timeout_seconds=self._timeout_seconds)
+        return [LockedRow(statement.row(row), row["row_json"]) for row in rows]
 
     async def delete_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> None:
-        """Delete rows that were claimed. Raises: DriverError, for what the table's own constraints forbid."""
+        """Delete locked rows. Raises: DriverError, if a constraint of the table forbids it."""
         statement = self._statements[source]
         await tx.fetch(statement.delete_sql, [list(row_ids)], timeout_seconds=self._timeout_seconds)
 
-    async def _read_joined(
+    async def _read_as_one_text(
         self, statement: SourceStatements, low: str, high: str | None, limit: int
     ) -> list[str] | None:
-        """Read the keys of a plain source as one text; None when one of them has what should part two."""
-        [found] = await self._read(statement, statement.range_sql(low, high, limit, is_joined=True))
+        """Read the keys of a source of keys only as one text. Return None if a key holds the separator."""
+        [found] = await self._read(statement, statement.range_sql(low, high, limit, as_one_text=True))
         keys: list[str] = found["keys"].split(SEPARATOR) if found["num_keys"] else []
         return keys if len(keys) == found["num_keys"] else None
 
     async def _read(
         self,
         statement: SourceStatements,
-        question: tuple[str, list[object]],
+        query: tuple[str, list[object]],
         executor: Executor | None = None,
     ) -> list[dict[str, Any]]:
-        sql, params = question
-        with self._explained(statement.source.name):
+        sql, params = query
+        with _source_errors(statement.source.name):
             return await (executor or self._executor).fetch(
                 sql, params, timeout_seconds=self._timeout_seconds
             )
 
-    @contextmanager
-    def _explained(self, source: str) -> Iterator[None]:
-        try:
-            yield
-        except (DriverError, OperationTimeout) as error:
-            raise SourceFailed(source, error) from error
+
+@contextmanager
+def _source_errors(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (DriverError, OperationTimeout) as error:
+        raise SourceFailed(source, error) from error
 
 
 async def open_references(executor: Executor, config: OrphansConfig) -> References:
     """
-    Look at each declared source and return them ready to be read.
+    Check each declared source and return them ready to be read.
 
-    Raises: ConfigError, for a source that is not as it was declared; SourceFailed.
+    Raises: ConfigError, for a declaration that the catalog contradicts; SourceFailed.
     """
     if not config.sources:
         raise ConfigError(
@@ -239,48 +246,46 @@ async def open_references(executor: Executor, config: OrphansConfig) -> Referenc
     timeout_seconds = config.source_timeout.total_seconds()
     statements: list[SourceStatements] = []
     for source in config.sources:
-        try:
-            statements.append(await _look_at(executor, source, timeout_seconds))
-        except (DriverError, OperationTimeout) as error:
-            raise SourceFailed(source.name, error) from error
-    # In the order of the life cycle: a row that moves from one source to the next meanwhile is seen in one of them.
+        with _source_errors(source.name):
+            statements.append(await _prepare(executor, source, timeout_seconds))
+    # Sources with pending rows first: a row that moves to the next source meanwhile is seen in one of them.
     statements.sort(key=lambda statement: statement.source.pending is None)
     return References(executor, statements, config.source_timeout)
 
 
-async def _look_at(executor: Executor, source: ReferenceSource, timeout_seconds: float) -> SourceStatements:
-    declared = await look_up(executor, source)
-    made = partial(SourceStatements, source, id_type=declared.id_type, is_cast=declared.is_cast)
-    plain, in_c = made(), made(is_c_indexed=True)
-    questions = [
+async def _prepare(executor: Executor, source: ReferenceSource, timeout_seconds: float) -> SourceStatements:
+    facts = await check_source(executor, source)
+    make = partial(SourceStatements, source, id_type=facts.id_type, needs_cast=facts.needs_cast)
+    plain, in_c = make(), make(is_c_indexed=True)
+    queries = [
         plain.match_sql([f"{source.prepend}a"]),
         in_c.match_sql([f"{source.prepend}a"]),
         plain.range_sql("", None, BATCH_ROWS),
     ]
     async with executor.begin() as tx:
-        # Planning a query that a policy would filter is then an error, where it would otherwise return fewer rows.
+        # With row_security off, planning a query that a policy filters is an error instead of fewer rows.
         await tx.fetch("SET LOCAL row_security = off")
-        match, match_in_c, page = [await num_scanned(tx, *asked, timeout_seconds) for asked in questions]
+        match, match_in_c, page = [await num_rows_scanned(tx, *query, timeout_seconds) for query in queries]
     if page > MANY_ROWS:
         _warn_of_scans(source, page)
-    # Equality can use an index of either collation, but only in its own words.
+    # A comparison uses an index only if it names the collation of that index.
     return in_c if match > 0 and match_in_c == 0 else plain
 
 
-def _joined(parts: Sequence[_Part], high: str | None) -> RangeRead:
-    read = RangeRead(high, [], [], {}, [])
-    for whole in parts:
-        # A later source may have ended earlier than the ones before it.
-        part = whole.up_to(high)
-        read.rows_of[part.statement.source.name] = len(part.keys)
-        if part.statement.is_plain:
-            read.ready_keys.extend(part.keys)
+def _combine(reads: Sequence[_SourceRead], high: str | None) -> RangeRead:
+    combined = RangeRead(high, [], [], {}, [])
+    for whole in reads:
+        # A later source may end earlier than the sources before it.
+        read = whole.up_to(high)
+        combined.rows_of[read.statement.source.name] = len(read.keys)
+        if read.statement.has_keys_only:
+            combined.ready_keys.extend(read.keys)
         else:
-            _sort_out(read, part.statement, part.rows)
-    return read
+            _add_rows(combined, read.statement, read.rows)
+    return combined
 
 
-def _sort_out(read: RangeRead, statement: SourceStatements, found: list[dict[str, Any]]) -> None:
+def _add_rows(read: RangeRead, statement: SourceStatements, found: list[dict[str, Any]]) -> None:
     for row in found:
         if row["state"] != READY or row.get("etag") is not None:
             read.rows.append(statement.row(row))
@@ -292,6 +297,6 @@ def _sort_out(read: RangeRead, statement: SourceStatements, found: list[dict[str
 
 def _warn_of_scans(source: ReferenceSource, num_rows: int) -> None:
     logger.warning(
-        "orphan source is read from end to end for each page",
+        "orphan source scans its table for each page",
         extra={"operation": source.name, "rows": num_rows, "reason": index_sql(source)},
     )

@@ -1,4 +1,4 @@
-"""The SQL in which a declared source is asked, and a row as it answers."""
+"""The SQL of a declared source, and the rows that it returns."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any
 from millhand.orphans.config import ReferenceSource
 from millhand.orphans.rules import Reference
 from millhand.orphans.sources.key_sql import (
-    bare_sql,
     from_sql,
     key_sql,
     literal,
     quoted,
     quoted_table,
     value_sql,
+    without_semicolon,
 )
 
 READY = Reference.READY.value
 ALL_READY = f"'{READY}'::text"
-SEPARATOR, SEPARATOR_SQL = "\x1f", "E'\\x1f'"  # hardly a key has it; where one does, `num_keys` tells
-OTHER = "other"  # neither ready nor on its way out: its object lives, but nobody misses it
+SEPARATOR, SEPARATOR_SQL = "\x1f", "E'\\x1f'"  # rare in keys; `num_keys` reveals a key that has it
+OTHER = (
+    "other"  # meets no condition while `ready` is declared: keeps its object, and is never reported missing
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +43,17 @@ class ReferenceRow:
 
     @property
     def reference(self) -> Reference:
-        """What the judge is told; what is neither ready nor leaving counts as ready."""
+        """The reference that the rules get. A row in state `other` counts as ready."""
         return Reference.READY if self.state == OTHER else Reference(self.state)
 
     @property
     def left_at(self) -> datetime | None:
-        """When it began to be what it is, if the row knows."""
+        """When the row got its state, if it records that."""
         return self.deleted_at if self.state == Reference.SOFT_DELETED else self.created_at
 
 
 class SourceStatements:
-    """The SQL of one source. Names are quoted; conditions and SELECTs are the user's own and stand in parentheses."""
+    """The SQL of one source. Names are quoted. The user's conditions and SELECTs stand in parentheses."""
 
     def __init__(
         self,
@@ -59,19 +61,19 @@ class SourceStatements:
         *,
         id_type: str | None = None,
         is_c_indexed: bool = False,
-        is_cast: bool = False,
+        needs_cast: bool = False,
     ) -> None:
         self.source = source
-        # Nothing but keys to be read: every row is ready, and says nothing of its object.
-        self.is_plain = _state_sql(source) == ALL_READY and source.size is None and source.etag is None
+        # Only keys need to be read if every row is ready and says nothing about its object.
+        self.has_keys_only = _state_sql(source) == ALL_READY and source.size is None and source.etag is None
         self._id_type = id_type
         self.from_sql = from_sql(source)
         self.value_sql = value_sql(source)
-        # What indexes know: the key without what is put in front of it.
-        self._key = f"{key_sql(source)}::text" if is_cast else key_sql(source)
+        # Indexes hold the key without `prepend`.
+        self._key = f"{key_sql(source)}::text" if needs_cast else key_sql(source)
         self.key_sql = f"({literal(source.prepend)} || {self._key})" if source.prepend else self._key
-        self._match = f'{self._key} COLLATE "C"' if is_c_indexed else self._key
-        self._short_columns = f"{self.key_sql}::text AS key"
+        self._match_key = f'{self._key} COLLATE "C"' if is_c_indexed else self._key
+        self._key_column = f"{self.key_sql}::text AS key"
         optional = (
             ("id", None if id_type is None else source.id, "text"),
             ("created_at", source.created_at, "timestamptz"),
@@ -80,9 +82,9 @@ class SourceStatements:
             ("etag", source.etag, "text"),
             ("upload_id", source.upload_id, "text"),
         )
-        self._columns = ",\n    ".join(
+        self._all_columns = ",\n    ".join(
             [
-                self._short_columns,
+                self._key_column,
                 f"{_state_sql(source)} AS state",
                 *(
                     f"{quoted(column)}::{type_} AS {name}"
@@ -93,51 +95,51 @@ class SourceStatements:
         )
 
     def range_sql(
-        self, low: str, high: str | None, limit: int, *, is_joined: bool = False
+        self, low: str, high: str | None, limit: int, *, as_one_text: bool = False
     ) -> tuple[str, list[object]]:
         """
-        Rows of (low, high] in key order.
+        Return a query for the rows of (low, high] in key order.
 
-        Of a plain source they can come as one row, their `num_keys` and one text `keys` with a `SEPARATOR` between two,
-        which costs a twentieth to read.
+        With `as_one_text`, a source of keys only returns one row: `num_keys`, and `keys` joined by `SEPARATOR`. That takes
+        a twentieth of the time.
         """
-        columns = self._short_columns if self.is_plain else self._columns
+        columns = self._key_column if self.has_keys_only else self._all_columns
         key = f'{self._key} COLLATE "C"'
-        low, high = stretch(self.source.prepend, low, high)
+        low, high = value_range(self.source.prepend, low, high)
         upper = "" if high is None else f" AND {key} <= $3::text"
         where = f"WHERE {key} > $1::text{upper}\nORDER BY {key}\nLIMIT $2::integer"
         params: list[object] = [low, limit] if high is None else [low, limit, high]
         sql = f"SELECT\n    {columns}\nFROM {self.from_sql}\n{where}"
-        if is_joined:
-            joined = f"coalesce(string_agg(page.key, {SEPARATOR_SQL}), '')"
-            sql = f"SELECT\n    {joined} AS keys,\n    count(*) AS num_keys\nFROM (\n{sql}\n) AS page"
+        if as_one_text:
+            keys = f"coalesce(string_agg(page.key, {SEPARATOR_SQL}), '')"
+            sql = f"SELECT\n    {keys} AS keys,\n    count(*) AS num_keys\nFROM (\n{sql}\n) AS page"
         return sql, params
 
-    def match_sql(self, keys: Sequence[str], *, is_short: bool = False) -> tuple[str, list[object]]:
-        """Rows of exactly these keys."""
-        columns = self._short_columns if is_short else self._columns
-        where = f"WHERE {self._match} = ANY($1::text[])"
+    def match_sql(self, keys: Sequence[str], *, keys_only: bool = False) -> tuple[str, list[object]]:
+        """Return a query for the rows with exactly these keys."""
+        columns = self._key_column if keys_only else self._all_columns
+        where = f"WHERE {self._match_key} = ANY($1::text[])"
         prepend = self.source.prepend
-        # An empty value names nothing, as in a range.
+        # An empty value names no object, as in a range.
         values = [key[len(prepend) :] for key in keys if key.startswith(prepend) and key != prepend]
         return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{where}", [values]
 
     @property
     def lock_sql(self) -> str:
-        """Lock rows by id and return the ids that were free."""
+        """A statement that locks rows by id and returns the ids that were free."""
         columns = f"{quoted(self.source.id)}::text AS id"
         return f"SELECT {columns}\nFROM {self.from_sql}\n{self._where_id}\nFOR UPDATE SKIP LOCKED"
 
     @property
-    def claimed_sql(self) -> str:
-        """Read locked rows, and all of each as JSON."""
+    def locked_rows_sql(self) -> str:
+        """A query for locked rows, each with all its columns as JSON."""
         whole = quoted_table(self.source.table or "").rpartition(".")[2]
-        columns = f"{self._columns},\n    to_jsonb({whole}.*)::text AS row_json"
+        columns = f"{self._all_columns},\n    to_jsonb({whole}.*)::text AS row_json"
         return f"SELECT\n    {columns}\nFROM {self.from_sql}\n{self._where_id}"
 
     @property
     def delete_sql(self) -> str:
-        """Delete rows by id, in the user's words if there are any."""
+        """A statement that deletes rows by id: the user's own, if declared."""
         return self.source.delete or f"DELETE FROM {self.from_sql}\n{self._where_id}"
 
     @property
@@ -145,7 +147,7 @@ class SourceStatements:
         return f"WHERE {quoted(self.source.id)} = ANY($1::text[]::{self._id_type}[])"
 
     def row(self, found: Mapping[str, Any]) -> ReferenceRow:
-        """Read one row of any of the statements."""
+        """Return one row of any of these queries."""
         return ReferenceRow(
             created_at=found.get("created_at"),
             deleted_at=found.get("deleted_at"),
@@ -159,11 +161,11 @@ class SourceStatements:
         )
 
 
-def stretch(prepend: str, low: str, high: str | None) -> tuple[str, str | None]:
+def value_range(prepend: str, low: str, high: str | None) -> tuple[str, str | None]:
     """
-    Return the stretch of values that become keys of (low, high] when `prepend` is put in front of them.
+    Return the range of values that become keys in (low, high] with `prepend` in front.
 
-    An empty one is ("", ""). The order of text here is that of its UTF-8 bytes.
+    ("", "") is the empty range. Text is in the order of its UTF-8 bytes.
     """
     if not low.startswith(prepend) and low > prepend:
         return "", ""
@@ -176,13 +178,15 @@ def stretch(prepend: str, low: str, high: str | None) -> tuple[str, str | None]:
 
 
 def _state_sql(source: ReferenceSource) -> str:
-    # The order matters: what is leaving by any of the conditions is leaving, whatever else it is.
+    # A row that meets several conditions has the first of these states.
     conditions = (
         (Reference.SOFT_DELETED, source.soft_deleted),
         (Reference.PENDING, source.pending),
         (Reference.UNATTACHED, source.unattached),
         (Reference.READY, source.ready),
     )
-    cases = [f"WHEN (\n{bare_sql(sql)}\n) THEN '{state}'" for state, sql in conditions if sql is not None]
-    rest = OTHER if source.ready is not None else Reference.READY
-    return f"CASE {' '.join(cases)} ELSE '{rest}' END" if cases else ALL_READY
+    cases = [
+        f"WHEN (\n{without_semicolon(sql)}\n) THEN '{state}'" for state, sql in conditions if sql is not None
+    ]
+    otherwise = OTHER if source.ready is not None else Reference.READY
+    return f"CASE {' '.join(cases)} ELSE '{otherwise}' END" if cases else ALL_READY
