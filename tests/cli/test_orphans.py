@@ -188,7 +188,7 @@ async def test_orphans_scan_that_fails_exits_with_2(bucket: Path, schema_driver:
 
     assert (result.code, result.out) == (2, "")
     assert result.err.endswith("division by zero; the run ended there\n")
-    assert "error: orphans source 'uploads' must answer in full, got " in result.err
+    assert "error: orphans source 'uploads' must return all its rows, got " in result.err
 
 
 async def test_orphans_run_names_the_flag_of_a_guard(bucket: Path) -> None:

@@ -36,7 +36,7 @@ async def test_gitea_36227_a_reference_query_that_fails_deletes_nothing(world: W
         await world.run()
 
     await world.sql("ALTER TABLE {schema}.avatars_gone RENAME TO avatars")
-    assert str(failed.value).startswith("orphans source 'avatars' must answer in full, got ")
+    assert str(failed.value).startswith("orphans source 'avatars' must return all its rows, got ")
     assert str(failed.value).endswith("does not exist; the run ended there")
     assert await world.keys() == ["live", "orphan"]
 

@@ -1,84 +1,35 @@
-"""Where a database names objects: what a value might be, how a bucket is sampled, and how a large table is not read."""
+"""Discovery of reference sources: the sample of a bucket, and the sample of each table."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import World
 
 from millhand.orphans.discovery.discover import (
-    COLUMNS,
-    NUM_FIRST,
+    FIRST_PAGE,
     _sample_sql,
+    array_elements,
     discover,
-    elements,
     sample_keys,
 )
-from millhand.orphans.discovery.guess import Guess, Shapes, leaves
-
-SHAPES = Shapes.of(
-    [
-        "media/photos/2026/a1.png",
-        "media/photos/2026/b2.png",
-        "docs/report.pdf",
-        "0b6e4a1c-77aa-4a7e-9f0e-2d1f6a3b9c10",
-    ]
-)
-
-
-@pytest.mark.parametrize(
-    ("value", "guesses"),
-    [
-        (
-            "docs/other.pdf",
-            [Guess(key="docs/other.pdf"), Guess(key="docs/docs/other.pdf", prepend="docs/")],
-        ),
-        ("other.pdf", [Guess(key="docs/other.pdf", prepend="docs/")]),
-        ("photos/2025/x.png", [Guess(key="media/photos/2025/x.png", prepend="media/")]),
-        ("7f6e4a1c-0000-4a7e-9f0e-2d1f6a3b9c10", [Guess(key="7f6e4a1c-0000-4a7e-9f0e-2d1f6a3b9c10")]),
-        ("https://cdn.x/docs/a%20b.pdf?v=1", [Guess(key="docs/a b.pdf", base="https://cdn.x/")]),
-        ("https://s3.x/bucket/docs/a.pdf", [Guess(key="docs/a.pdf", base="https://s3.x/bucket/")]),
-        ("s3://bucket/docs/a.pdf", [Guess(key="docs/a.pdf", base="s3://bucket/")]),
-        ("//cdn.x/docs/a.pdf", [Guess(key="docs/a.pdf", base="//cdn.x/")]),
-        ("/files/docs/a.pdf", [Guess(key="docs/a.pdf", base="/files/")]),
-        ("somebody@example.com", []),
-        ("docs/a.xls", []),
-        ("https://cdn.x/", []),
-        ("two\nlines.pdf", []),
-        ("", []),
-    ],
-)
-def test_a_value_is_read_in_the_ways_that_fit_the_bucket(value: str, guesses: list[Guess]) -> None:
-    """A key, a name below a directory, a URL of any base; what looks like nothing in the bucket is nothing."""
-    assert [guess for guess in SHAPES.guesses(value) if guess.prepend != "media/photos/"] == guesses
-
-
-def test_texts_of_a_document_come_with_their_paths() -> None:
-    """Names that are no plain words are quoted, elements are counted together, and other values left out."""
-    document = {"a": {"b": "x"}, 'odd "name"': ["y", {"c": "z"}], "n": 5, "none": None}
-
-    assert list(leaves(document)) == [
-        ("$.a.b", "x"),
-        ('$."odd \\"name\\""[*]', "y"),
-        ('$."odd \\"name\\""[*].c', "z"),
-    ]
+from millhand.orphans.sources.catalog import text_tables
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
 @given(values=st.lists(st.one_of(st.none(), st.text(st.characters(exclude_characters="\0", codec="utf-8")))))
-async def test_arrays_are_read_as_postgresql_writes_them(world: World, values: list[str | None]) -> None:
-    """Whatever stands in an array, its elements come out as they went in; only those that are null do not."""
+async def test_array_elements_are_those_of_postgresql(world: World, values: list[str | None]) -> None:
+    """The parser returns every element of any array, except nulls."""
     [row] = await world.sql("SELECT $1::text[]::text AS written", values)
 
-    assert elements(row["written"]) == [value for value in values if value is not None]
+    assert array_elements(row["written"]) == [value for value in values if value is not None]
 
 
-async def test_a_sample_reaches_every_directory_at_the_top(world: World) -> None:
-    """Of a bucket that is larger than its first page, keys of each directory are seen, not only of the first."""
-    for number in range(NUM_FIRST + 1):
+async def test_a_sample_holds_keys_of_every_top_level_directory(world: World) -> None:
+    """The sample of a bucket beyond one page holds keys of each top-level directory."""
+    for number in range(FIRST_PAGE + 1):
         await world.put(f"a/{number:05}", b"")
     for name in ("b/x", "c/d/y", "z"):
         await world.put(name, b"")
@@ -86,19 +37,19 @@ async def test_a_sample_reaches_every_directory_at_the_top(world: World) -> None
     keys = await sample_keys(world.store)
 
     assert {"b/x", "c/d/y", "z"} <= set(keys)
-    assert len(keys) == len(set(keys)) < NUM_FIRST + 200
+    assert len(keys) == len(set(keys)) < FIRST_PAGE + 200
 
 
-async def test_a_large_table_is_sampled_and_never_read_whole(world: World) -> None:
-    """Of a table of many rows some blocks are read; the column is found all the same, with the index that it lacks."""
+async def test_a_large_table_is_sampled_and_not_scanned(world: World) -> None:
+    """Discovery finds the column of a large table from some blocks, and names the index that it lacks."""
     await world.sql(
         "CREATE TABLE {schema}.large AS SELECT 'big/' || n || '.bin' AS key FROM generate_series(1, 200000) AS n"
     )
     await world.sql("ANALYZE {schema}.large")
     for number in range(1, 200_000, 400):
         await world.put(f"big/{number}.bin", b"")
-    rows = await world.sql(COLUMNS)
-    plan = await world.sql(f"EXPLAIN {_sample_sql(next(row for row in rows if row['name'] == 'large'))}")
+    [large] = [table for table in await text_tables(world.executor) if table.name == "large"]
+    plan = await world.sql(f"EXPLAIN {_sample_sql(large)}")
 
     found = await discover(world.executor, world.store, table_timeout=timedelta(seconds=60))
 
@@ -109,12 +60,12 @@ async def test_a_large_table_is_sampled_and_never_read_whole(world: World) -> No
     assert 0 < proposal.num_sampled <= 1_000
     assert proposal.num_found > 0
     assert proposal.index == (
-        f'make an index: CREATE INDEX CONCURRENTLY ON "{world.schema}"."large" ("key" COLLATE "C")'
+        f'create an index: CREATE INDEX CONCURRENTLY ON "{world.schema}"."large" ("key" COLLATE "C")'
     )
 
 
-async def test_a_table_that_gives_no_answer_is_named(world: World) -> None:
-    """A table that somebody has locked is told when its time is over, and the others are looked at all the same."""
+async def test_a_table_that_cannot_be_read_is_reported(world: World) -> None:
+    """A locked table is reported after its timeout, and the other tables are still read."""
     await world.pair("docs/a.pdf")
     await world.sql("CREATE TABLE {schema}.held (key text)")
 

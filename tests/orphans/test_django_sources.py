@@ -1,4 +1,4 @@
-"""The file fields of a Django project, found by themselves and read from the tables that Django makes."""
+"""The file fields of a Django project as sources, and reads of the tables that Django creates."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if not settings.configured:
 
 
 def work_as_django(url: str, schema: str) -> None:
-    """Make the tables by Django, and save a row in each, as an application does."""
+    """Create the tables with Django, and save a row in each."""
     connection = connections["default"]
     where = conninfo_to_dict(url)
     names = {"NAME": "dbname", "HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password"}
@@ -60,7 +60,7 @@ def work_as_django(url: str, schema: str) -> None:
 
 
 def drop_as_django(schema: str) -> str:
-    """Return the SQL that takes the tables away again."""
+    """Return the SQL that drops the tables."""
     return f"DROP TABLE {schema}.shopfront_restaurant, {schema}.shopfront_place, {schema}.legacy_scans"
 
 
@@ -77,27 +77,27 @@ ARCHIVED = source("archived.file", "file", "archive.files", "media/")
 
 
 def test_each_file_field_is_one_source() -> None:
-    """Inherited, renamed and proxied: every column of files is found once, in its table, behind its location."""
+    """Inherited, renamed and proxied fields are found once each, with their table and the location of their storage."""
     found = django_sources()
 
     assert sorted(found, key=lambda one: one.name) == [ARCHIVED, MENU, PICTURE, LOGO, PAGE]
 
 
-def test_storage_chooses_the_fields_whose_files_are_in_the_bucket() -> None:
-    """By its alias in STORAGES, or by whatever a function says of it."""
+def test_storage_selects_the_fields_with_files_in_the_bucket() -> None:
+    """`storage` selects fields by an alias of STORAGES or by a predicate."""
     by_alias = django_sources(storage="documents")
     by_function = django_sources(storage=lambda storage: isinstance(storage, FileSystemStorage))
 
     assert (by_alias, by_function) == ((MENU,), (PAGE,))
 
 
-def test_routers_say_which_models_are_in_the_database() -> None:
-    """A model that lives in another database is no source of this one."""
+def test_models_of_another_database_are_left_out() -> None:
+    """A model that a router keeps in another database is no source of this one."""
     assert [one.table for one in django_sources(using="remote")] == ["shopfront_remote"]
 
 
-def test_schema_goes_before_tables_that_have_none() -> None:
-    """`schema` says where tables are; one with a schema of its own stays where it is. `min_rows` is passed on."""
+def test_schema_is_put_before_tables_that_have_none() -> None:
+    """`schema` qualifies tables without one, and `min_rows` is passed on."""
     found = django_sources(schema="shop", min_rows=0)
 
     tables = {(one.table, one.min_rows) for one in found}
@@ -110,27 +110,27 @@ def test_schema_goes_before_tables_that_have_none() -> None:
 
 
 def test_no_field_for_the_storage_is_an_error() -> None:
-    """To find nothing is no answer: everything would be an orphan."""
-    with pytest.raises(ConfigError) as refused:
+    """No matching field is an error, because every object would be an orphan."""
+    with pytest.raises(ConfigError) as invalid:
         django_sources(storage=lambda _: False)
 
-    message = str(refused.value)
+    message = str(invalid.value)
     assert message.startswith(
         "django must have a FileField with its files in the storage, got 5 FileFields and none for storage <"
     )
-    assert message.endswith("; see INSTALLED_APPS and STORAGES")
+    assert message.endswith("; check INSTALLED_APPS and STORAGES")
 
 
 @pytest.mark.parametrize(
     ("location", "expected"), [("", ""), ("media", "media/"), ("a/b/", "a/b/"), ("/srv/media", "")]
 )
-def test_a_location_is_what_stands_before_a_name(location: str, expected: str) -> None:
-    """A location within a bucket belongs to the key; a directory of the machine does not."""
+def test_a_location_in_the_bucket_is_part_of_the_key(location: str, expected: str) -> None:
+    """A location within a bucket is part of the key; a directory of the machine is not."""
     assert location_of(BucketStorage(location)) == expected
 
 
-async def test_what_django_saves_is_read_as_keys(world: World, postgres_url: str) -> None:
-    """Rows that Django's own ORM wrote in tables that it made name the objects that its storages would have."""
+async def test_rows_that_django_saves_are_read_as_keys(world: World, postgres_url: str) -> None:
+    """Rows of Django's ORM name the keys of the files in its storages."""
     await asyncio.to_thread(work_as_django, postgres_url, world.schema)
     wanted = [one for one in django_sources(schema=world.schema) if one.table != "archive.files"]
     references = await open_references(world.executor, OrphansConfig(sources=tuple(wanted)))

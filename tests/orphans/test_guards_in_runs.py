@@ -40,7 +40,7 @@ async def test_a_source_that_does_not_answer_in_its_time_deletes_nothing(world: 
     with pytest.raises(SourceFailed) as failed:
         await world.run(sources=(uploads, late), source_timeout=timedelta(seconds=0.2))
 
-    assert str(failed.value).startswith("orphans source 'avatars' must answer in full, got ")
+    assert str(failed.value).startswith("orphans source 'avatars' must return all its rows, got ")
     assert await world.keys() == ["live", "orphan/000"]
 
 

@@ -302,7 +302,9 @@ async def test_a_source_that_cannot_be_compared_ends_the_run(world: World) -> No
     await world.run(after=2 * HOUR)
     world.now += WEEK
 
-    with pytest.raises(SourceFailed, match=r"source 'uploads' must answer in full, got .*statement timeout"):
+    with pytest.raises(
+        SourceFailed, match=r"source 'uploads' must return all its rows, got .*statement timeout"
+    ):
         await reconcile(Failing(world.executor, _nothing), world.store, world.config, now=world.now)
 
     assert await world.keys() == ["live", "orphan"]

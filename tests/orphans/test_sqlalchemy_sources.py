@@ -1,4 +1,4 @@
-"""Columns of SQLAlchemy models, found by mark, type or name, and read from the tables that SQLAlchemy makes."""
+"""Columns of SQLAlchemy models as sources, and reads of the tables that SQLAlchemy creates."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ CDN = ["https://cdn.example.com/"]
 
 
 class Bytes(BytesIO):
-    """A file that knows its length, as libcloud's storage for tests wants it."""
+    """A file with a length, which libcloud's dummy storage needs."""
 
     def __len__(self) -> int:
         return len(self.getvalue())
 
 
 class ObjectKey(TypeDecorator[str]):
-    """A type of an application's own."""
+    """A column type of the application."""
 
     impl = Text
     cache_ok = True
@@ -98,7 +98,7 @@ NOTE = ReferenceSource(name="albums.note", table="albums", key="note")
 
 @pytest.fixture
 def storages() -> Iterator[None]:
-    """Two storages of sqlalchemy-file, which keep nothing."""
+    """Two storages of sqlalchemy-file that store nothing."""
     driver = DummyStorageDriver("key", "secret")
     for name in ("avatars", "elsewhere"):
         StorageManager.add_storage(name, driver.create_container(container_name=name))
@@ -112,19 +112,19 @@ def by_name(found: tuple[ReferenceSource, ...]) -> list[ReferenceSource]:
 
 
 def test_marked_columns_are_sources() -> None:
-    """A mark is enough; it may say how the column names objects, and an array says it by its type."""
+    """A mark makes a source, may hold its fields, and an array column is an array source."""
     assert by_name(sqlalchemy_sources(Base)) == [PAGES, PHOTOS, AVATAR, COVER]
 
 
-def test_a_type_of_ones_own_finds_its_columns() -> None:
-    """Every column of the type is found, in tables of single and of joined inheritance, unless its mark says no."""
+def test_a_type_selects_its_columns() -> None:
+    """Every column of the type is a source, with single and joined inheritance, unless its mark is False."""
     found = sqlalchemy_sources(Base.metadata, types=[ObjectKey])
 
     assert by_name(found) == by_name((PAGES, PHOTOS, AVATAR, COVER, BADGE, PASSPORT))
 
 
 def test_columns_are_named_by_attribute_or_by_text() -> None:
-    """What has no mark can be named, as attribute, as column, or as table.column."""
+    """A column without a mark can be named as attribute, column or text."""
     named = [
         sqlalchemy_sources(Base, columns=[column])
         for column in (Album.note, Base.metadata.tables["albums"].c.note, "albums.note")
@@ -134,7 +134,7 @@ def test_columns_are_named_by_attribute_or_by_text() -> None:
 
 
 def test_a_schema_belongs_to_the_table() -> None:
-    """A table in a schema is declared with it, and what is said of emptiness is passed on."""
+    """The source of a table in a schema holds the schema, and `min_rows` is passed on."""
     metadata = MetaData(schema="shop")
     Table("files", metadata, Column("name", String, info={"millhand": True}), Column("id", String))
 
@@ -166,19 +166,19 @@ def test_a_schema_belongs_to_the_table() -> None:
         ),
     ],
 )
-def test_what_finds_nothing_is_an_error(columns: list[str], info: dict[str, Any], message: str) -> None:
-    """A name that is wrong, a mark that is misspelt, and models without any mark are told, with the remedy."""
+def test_no_matching_column_is_an_error(columns: list[str], info: dict[str, Any], message: str) -> None:
+    """A wrong name, an unknown field in a mark, and models without a mark are errors with a remedy."""
     metadata = MetaData()
     Table("files", metadata, Column("name", String, info=info))
 
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as invalid:
         sqlalchemy_sources(metadata, columns=columns)
 
-    assert str(refused.value) == message
+    assert str(invalid.value) == message
 
 
-async def test_what_sqlalchemy_makes_is_read_as_keys(world: World) -> None:
-    """Tables made from the models are read with the sources made from them."""
+async def test_tables_that_sqlalchemy_creates_are_read_as_keys(world: World) -> None:
+    """The sources of the models read the tables of the models."""
     await make(world, Base.metadata)
     await world.sql(
         "INSERT INTO {schema}.users (kind, avatar, cover_url, badge) VALUES "
@@ -196,8 +196,8 @@ async def test_what_sqlalchemy_makes_is_read_as_keys(world: World) -> None:
     assert keys == ["avatars/1", "badges/1", "covers/1 .png", "pages/1", "photos/1", "photos/2"]
 
 
-async def test_the_columns_of_sqlalchemy_file_are_known(world: World, storages: None) -> None:
-    """A file, several files and what was made of them are named as sqlalchemy-file names them, by storage."""
+async def test_columns_of_sqlalchemy_file_need_no_mark(world: World, storages: None) -> None:
+    """A column of one file or several is a source for the files and thumbnails in the selected storage."""
     metadata = MetaData()
     made = Table(
         "people",
@@ -226,7 +226,7 @@ async def test_the_columns_of_sqlalchemy_file_are_known(world: World, storages: 
 
 
 async def make(world: World, metadata: MetaData) -> None:
-    """Make the tables as SQLAlchemy would."""
+    """Create the tables as SQLAlchemy does."""
     statements: list[str] = []
     engine = create_mock_engine(
         "postgresql+psycopg://",
@@ -240,7 +240,7 @@ async def make(world: World, metadata: MetaData) -> None:
 
 
 async def drop(world: World, metadata: MetaData) -> None:
-    """Take the tables away again."""
+    """Drop the tables."""
     for name in metadata.tables:
         await world.sql(f"DROP TABLE {{schema}}.{name} CASCADE")
 

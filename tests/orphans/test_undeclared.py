@@ -1,4 +1,4 @@
-"""Kinds of reference that nobody declared: they are looked for before anything is removed."""
+"""The search for undeclared references before a run removes objects."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 from adversary import ChaosExecutor
-from world import DAY, World
+from posts import source
+from world import DAY, World, generous
 
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.orphans import reconcile
-from millhand.orphans.removal.undeclared import unescaped, written
+from millhand.orphans.removal.undeclared import unescaped_part, written_forms
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 KEY = "uploads/2026/report (final).pdf"
-ODD = "uploads/2026/résumé & report (final).pdf"
+UNUSUAL = "uploads/2026/résumé & report (final).pdf"
 TYPES = (
     "DROP DOMAIN IF EXISTS {schema}.document, {schema}.names CASCADE",
     "DROP TYPE IF EXISTS {schema}.attachment CASCADE",
@@ -34,7 +35,7 @@ TYPES = (
 
 
 async def due(world: World, *keys: str) -> None:
-    """Objects that are due in the next run, beside a live one."""
+    """Put objects that are due in the next run, beside a live one."""
     await world.pair("live")
     for key in keys or (KEY,):
         await world.put(key)
@@ -55,10 +56,10 @@ async def due(world: World, *keys: str) -> None:
     ],
     ids=["text", "url", "jsonb", "json", "array", "html", "sentence"],
 )
-async def test_mastodon_30281_and_discourse_12326_a_kind_of_reference_that_nobody_declared_stops_all(
+async def test_mastodon_30281_and_discourse_12326_an_undeclared_reference_stops_the_removal(
     world: World, column: str, value: str
 ) -> None:
-    """A key that stands anywhere in the database refuses the run, with table and column, and nothing is removed."""
+    """If a key occurs anywhere in the database, the run names table and column, and removes nothing."""
     await due(world)
     await world.sql(f"CREATE TABLE {{schema}}.posts (id int, body {column})")
     await world.sql(f"INSERT INTO {{schema}}.posts VALUES (1, NULL), (2, {value})")
@@ -69,7 +70,7 @@ async def test_mastodon_30281_and_discourse_12326_a_kind_of_reference_that_nobod
     assert report.abort_reasons == (
         (
             f"every reference must be declared, got {KEY!r} in {world.schema}.posts.body, which no source covers; declare "
-            "it in [[orphans.sources]], or, if it has no claim to the object, list 'posts.body' in orphans.not_references"
+            "it in [[orphans.sources]], or list 'posts.body' in orphans.not_references if it does not need the object"
         ),
     )
     assert await world.keys() == ["live", KEY]
@@ -78,22 +79,22 @@ async def test_mastodon_30281_and_discourse_12326_a_kind_of_reference_that_nobod
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("json", json.dumps({"file": ODD})),
-        ("text", json.dumps({"file": ODD}, ensure_ascii=False).replace("/", "\\/")),
-        ("text", f'<img src="/{quote(ODD)}">'),
-        ("text", f'<img src="/{quote(ODD, safe="/(&)")}?v=2">'),
-        ("text", f'<img src="https://host.example/o/{quote(ODD, safe="")}?alt=media">'),
-        ("text", f'<img src="/{html.escape(ODD)}">'),
-        ("text", f"file={quote_plus(ODD, safe='/')}"),
-        ("text", unicodedata.normalize("NFD", ODD)),
-        ("{schema}.document", json.dumps({"file": ODD})),
-        ("{schema}.names", f'{{"{ODD}"}}'),
+        ("json", json.dumps({"file": UNUSUAL})),
+        ("text", json.dumps({"file": UNUSUAL}, ensure_ascii=False).replace("/", "\\/")),
+        ("text", f'<img src="/{quote(UNUSUAL)}">'),
+        ("text", f'<img src="/{quote(UNUSUAL, safe="/(&)")}?v=2">'),
+        ("text", f'<img src="https://host.example/o/{quote(UNUSUAL, safe="")}?alt=media">'),
+        ("text", f'<img src="/{html.escape(UNUSUAL)}">'),
+        ("text", f"file={quote_plus(UNUSUAL, safe='/')}"),
+        ("text", unicodedata.normalize("NFD", UNUSUAL)),
+        ("{schema}.document", json.dumps({"file": UNUSUAL})),
+        ("{schema}.names", f'{{"{UNUSUAL}"}}'),
         (
             "{schema}.document[]",
-            "{" + json.dumps(json.dumps({"file": ODD}, ensure_ascii=False), ensure_ascii=False) + "}",
+            "{" + json.dumps(json.dumps({"file": UNUSUAL}, ensure_ascii=False), ensure_ascii=False) + "}",
         ),
-        ("{schema}.attachment", f'(1,"{ODD}")'),
-        ("{schema}.attachment[]", f'{{"(1,\\"{ODD}\\")"}}'),
+        ("{schema}.attachment", f'(1,"{UNUSUAL}")'),
+        ("{schema}.attachment[]", f'{{"(1,\\"{UNUSUAL}\\")"}}'),
     ],
     ids=[
         "json of Python",
@@ -111,11 +112,9 @@ async def test_mastodon_30281_and_discourse_12326_a_kind_of_reference_that_nobod
         "array of a row type",
     ],
 )
-async def test_a_reference_that_is_written_as_its_place_demands_stops_all(
-    world: World, column: str, value: str
-) -> None:
-    """Escapes of JSON, URLs and HTML hide no key from the search, and neither does the type of a column."""
-    await due(world, ODD)
+async def test_an_escaped_reference_stops_the_removal(world: World, column: str, value: str) -> None:
+    """The search finds keys in escapes of JSON, URLs and HTML, and in every type of column."""
+    await due(world, UNUSUAL)
     for one in TYPES:
         await world.sql(one)
     await world.sql(f"CREATE TABLE {{schema}}.posts (id int, body {column})")
@@ -125,13 +124,13 @@ async def test_a_reference_that_is_written_as_its_place_demands_stops_all(
 
     assert (report.state, report.deleted) == ("aborted", 0)
     assert report.abort_reasons[0].startswith(
-        f"every reference must be declared, got {ODD!r} in {world.schema}.posts.body, "
+        f"every reference must be declared, got {UNUSUAL!r} in {world.schema}.posts.body, "
     )
-    assert await world.keys() == ["live", ODD]
+    assert await world.keys() == ["live", UNUSUAL]
 
 
-async def test_a_table_of_an_application_that_is_about_rivers_is_searched(world: World) -> None:
-    """What is left out are River's own tables, and none that only begins like them."""
+async def test_a_table_with_a_name_like_ours_is_searched(world: World) -> None:
+    """The search leaves out River's own tables, not others whose name begins with river."""
     await due(world)
     await world.sql("CREATE TABLE {schema}.river_photos (key text)")
     await world.sql(f"INSERT INTO {{schema}}.river_photos VALUES ('{KEY}')")
@@ -151,14 +150,14 @@ async def test_a_table_of_an_application_that_is_about_rivers_is_searched(world:
         ("ключ", ""),
     ],
 )
-def test_what_is_looked_for_first_stands_in_every_way_to_write_a_key(key: str, part: str) -> None:
-    """No text that holds a key, however that is written, is left out for lack of the part that all ways share."""
-    assert unescaped(key) == part
-    assert all(part in name for name in written(key))
+def test_the_unescaped_part_is_in_every_written_form(key: str, part: str) -> None:
+    """The part of a key that the search compares first occurs in every written form of the key."""
+    assert unescaped_part(key) == part
+    assert all(part in name for name in written_forms(key))
 
 
-async def test_a_foreign_table_that_gives_no_answer_refuses_the_run(world: World) -> None:
-    """Rows that live on another server are searched as all others, and no answer is not taken for a no."""
+async def test_a_foreign_table_that_cannot_be_read_stops_the_removal(world: World) -> None:
+    """A foreign table is searched too, and an error never counts as no reference."""
     await due(world)
     await world.sql("CREATE FOREIGN DATA WRAPPER millhand_test_far")
     try:
@@ -169,11 +168,11 @@ async def test_a_foreign_table_that_gives_no_answer_refuses_the_run(world: World
         await world.sql("DROP FOREIGN DATA WRAPPER millhand_test_far CASCADE")
 
     assert (report.state, report.deleted) == ("aborted", 0)
-    assert f"table {world.schema}.posts must be searched for references" in report.abort_reasons[0]
+    assert f"table {world.schema}.posts must be searched for undeclared references" in report.abort_reasons[0]
 
 
-async def test_a_foreign_table_whose_server_is_away_refuses_the_run(world: World) -> None:
-    """A server that ours does not reach is not ours: the run says which table, and does not take it for an outage."""
+async def test_a_foreign_table_with_an_unreachable_server_stops_the_removal(world: World) -> None:
+    """If the server behind a foreign table is unreachable, the run names the table and does not end with an outage."""
     await due(world)
     await world.sql("CREATE EXTENSION IF NOT EXISTS postgres_fdw")
     try:
@@ -188,23 +187,23 @@ async def test_a_foreign_table_whose_server_is_away_refuses_the_run(world: World
         await world.sql("DROP EXTENSION postgres_fdw CASCADE")
 
     assert (report.state, report.deleted) == ("aborted", 0)
-    assert f"table {world.schema}.posts must be searched for references" in report.abort_reasons[0]
+    assert f"table {world.schema}.posts must be searched for undeclared references" in report.abort_reasons[0]
 
 
-@pytest.mark.parametrize("spared", ["posts", "posts.body"])
-async def test_what_only_tells_of_keys_can_be_listed(world: World, spared: str) -> None:
-    """An audit log that mentions every key ever uploaded has no claim to the objects."""
+@pytest.mark.parametrize("excluded", ["posts", "posts.body"])
+async def test_a_table_in_not_references_is_not_searched(world: World, excluded: str) -> None:
+    """An audit log that mentions every key can be excluded, by table or by column."""
     await due(world)
     await world.sql("CREATE TABLE {schema}.posts (id int, body text)")
     await world.sql(f"INSERT INTO {{schema}}.posts VALUES (1, 'deleted {KEY}')")
 
-    report = await world.run(not_references=(spared,))
+    report = await world.run(not_references=(excluded,))
 
     assert (report.state, report.deleted) == ("completed", 1)
 
 
-async def test_a_key_that_is_part_of_another_is_no_hit(world: World) -> None:
-    """Longer keys, other files beside it and short keys inside words are not taken for the key itself."""
+async def test_a_key_within_a_longer_name_is_no_hit(world: World) -> None:
+    """Longer keys, files with another extension, and short keys within words are no hits."""
     await due(world, "uploads/1", "a")
     await world.sql("CREATE TABLE {schema}.posts (body text)")
     await world.sql(
@@ -216,23 +215,23 @@ async def test_a_key_that_is_part_of_another_is_no_hit(world: World) -> None:
     assert (report.state, report.deleted) == ("completed", 2)
 
 
-async def test_a_key_with_signs_of_patterns_is_looked_for_as_it_is(world: World) -> None:
-    """Per cent, underscore, backslash and brackets in a key stand for themselves, and for nothing else."""
-    odd = "odd/100%_[a]\\(b)+.png"
-    await due(world, odd)
+async def test_a_key_with_pattern_characters_is_searched_literally(world: World) -> None:
+    """Per cent, underscore, backslash and brackets in a key match only themselves."""
+    key = "keys/100%_[a]\\(b)+.png"
+    await due(world, key)
     await world.sql("CREATE TABLE {schema}.posts (body text)")
-    await world.sql("INSERT INTO {schema}.posts (body) VALUES ($1)", "odd/100xxx[a]\\(b)+.png")
+    await world.sql("INSERT INTO {schema}.posts (body) VALUES ($1)", "keys/100xxx[a]\\(b)+.png")
     near = await world.run(max_share=0.0)
-    await world.sql("INSERT INTO {schema}.posts (body) VALUES ($1)", f"see {odd}")
+    await world.sql("INSERT INTO {schema}.posts (body) VALUES ($1)", f"see {key}")
 
     report = await world.run()
 
     assert "max_share" in near.abort_reasons[0]
-    assert report.abort_reasons[0].startswith(f"every reference must be declared, got {odd!r} in ")
+    assert report.abort_reasons[0].startswith(f"every reference must be declared, got {key!r} in ")
 
 
-async def test_other_columns_of_a_source_are_searched_its_key_is_not(world: World) -> None:
-    """A second column of the declared table may name an object too, and is undeclared as any other."""
+async def test_the_other_columns_of_a_source_are_searched(world: World) -> None:
+    """A second column of a declared table is searched like any other."""
     await due(world)
     await world.sql("ALTER TABLE {schema}.uploads ADD COLUMN thumbnail text")
     await world.sql("UPDATE {schema}.uploads SET thumbnail = $1", KEY)
@@ -243,8 +242,8 @@ async def test_other_columns_of_a_source_are_searched_its_key_is_not(world: Worl
     assert f"{world.schema}.uploads.thumbnail" in report.abort_reasons[0]
 
 
-async def test_the_search_is_made_once_a_day_and_anew_for_new_sources(world: World) -> None:
-    """Searching a whole database is dear: a day's runs share one, and a change of the sources forgets it."""
+async def test_the_search_runs_once_a_day(world: World) -> None:
+    """The runs of one day share one search."""
     await due(world, "first.pdf", "second.pdf")
     await world.run(max_objects=10)
     await world.sql("CREATE TABLE {schema}.posts (body text)")
@@ -262,7 +261,7 @@ async def test_the_search_is_made_once_a_day_and_anew_for_new_sources(world: Wor
 
 
 class Hiding(ChaosExecutor):
-    """A database with a table whose rows a policy would hide from us."""
+    """A database with a table whose rows a policy hides from us."""
 
     async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
         if "LIKE ANY" in sql and '"posts"' in sql:
@@ -276,11 +275,11 @@ class Hiding(ChaosExecutor):
 
 
 async def _nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
-async def test_a_table_that_cannot_be_searched_refuses_the_run(world: World) -> None:
-    """A policy that hides rows from us, or an error, is not taken for a table without references."""
+async def test_a_table_that_cannot_be_searched_stops_the_removal(world: World) -> None:
+    """A policy that hides rows, or an error, never counts as a table without references."""
     await due(world)
     await world.sql("CREATE TABLE {schema}.posts (body text)")
 
@@ -288,8 +287,25 @@ async def test_a_table_that_cannot_be_searched_refuses_the_run(world: World) -> 
 
     assert report.abort_reasons == (
         (
-            f"table {world.schema}.posts must be searched for references that nobody declared, got SELECT must succeed, got "
-            "query would be affected by row-level security policy; mend it, or list 'posts' in orphans.not_references"
+            f"table {world.schema}.posts must be searched for undeclared references, got SELECT must succeed, got "
+            "query would be affected by row-level security policy; make it readable, or list 'posts' in "
+            "orphans.not_references"
         ),
     )
     assert await world.keys() == ["live", KEY]
+
+
+async def test_json_is_searched_outside_the_declared_path(posts: World) -> None:
+    """A key elsewhere in the JSON of a declared column is an undeclared reference."""
+    await posts.pair("live.png")
+    await posts.put("cover.png")
+    await posts.put("attached.png")
+    document = '{"cover": "cover.png", "more": {"file": "attached.png"}}'
+    await posts.sql("INSERT INTO {schema}.posts (body) VALUES ($1::text::jsonb)", document)
+    posts.config = generous([*posts.config.sources, source(posts, key="body", json="$.cover")])
+
+    report = await posts.runs(DAY, 8 * DAY)
+
+    assert (report.state, report.deleted) == ("aborted", 0)
+    assert f"got 'attached.png' in {posts.schema}.posts.body" in report.abort_reasons[0]
+    assert await posts.keys() == ["attached.png", "cover.png", "live.png"]

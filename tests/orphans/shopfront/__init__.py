@@ -1,1 +1,1 @@
-"""A Django app with files in all the places where Django projects have them."""
+"""A Django app with file fields of every form."""

@@ -1,4 +1,4 @@
-"""A storage with a location in its bucket, as those of django-storages have it."""
+"""A storage with a location in its bucket, like those of django-storages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.utils.deconstruct import deconstructible
 
 @deconstructible
 class BucketStorage(Storage):
-    """Knows where its files would be, and has none."""
+    """A storage without files."""
 
     def __init__(self, location: str = "") -> None:
         self.location = location

@@ -7,12 +7,12 @@ from django.db import models
 
 
 def by_owner(instance: models.Model, filename: str) -> str:
-    """Name a file by its owner, as `upload_to` does that is a function."""
+    """Name a file by its owner: an `upload_to` function."""
     return f"owners/{instance.pk}/{filename}"
 
 
 class Photographed(models.Model):
-    """What has a picture; no table of its own."""
+    """An abstract model with a picture."""
 
     picture = models.ImageField(upload_to="pictures/%Y/%m/", blank=True)
 
@@ -28,20 +28,20 @@ class Place(Photographed):
 
 
 class Restaurant(Place):
-    """A table that goes on in its parent's; only the logo is its own."""
+    """A table that inherits its parent's fields and adds a logo."""
 
     logo = models.FileField(upload_to="logos", db_column="logo_file", db_index=True)
 
 
 class Diner(Restaurant):
-    """Another word for a table, which has no files of its own."""
+    """A proxy model without fields of its own."""
 
     class Meta:
         proxy = True
 
 
 class Scan(models.Model):
-    """A table of another name with a key of text, whose files stay on this machine's disk."""
+    """A table with its own name and a text key, and files on the local disk."""
 
     code = models.CharField(max_length=20, primary_key=True)
     page = models.FileField(storage=storages["local"])
@@ -51,7 +51,7 @@ class Scan(models.Model):
 
 
 class Archived(models.Model):
-    """A table in another schema, in the way that Django people write it."""
+    """A table in another schema, as Django projects name it."""
 
     file = models.FileField()
 

@@ -1,9 +1,8 @@
 """
-The file fields of a Django project as reference sources: `OrphansConfig(sources=django_sources())`.
+Declare the file fields of a Django project as reference sources: `OrphansConfig(sources=django_sources())`.
 
-Every `FileField` and `ImageField` of every installed app is found by itself, the next app's too. What the column holds is
-the whole name below the storage's own location, whatever `upload_to` made it of. Django must be set up: it is in its own
-processes, elsewhere `django.setup()` does it.
+It finds every `FileField` and `ImageField` of all installed apps. A column holds the name below the storage's location,
+whatever `upload_to` returned. Django must be set up: outside its own processes, call `django.setup()` first.
 """
 
 from __future__ import annotations
@@ -29,47 +28,47 @@ def django_sources(
     """
     Return a source for each file field: one column of one table, however many models share or inherit it.
 
-    `storage` chooses the fields whose files are in the bucket: an alias of `STORAGES`, or a function of a storage. `using`
-    is the database; models that its routers keep elsewhere are left out. `schema` is where the tables are, if the search
-    path does not lead there. `min_rows=0` lets a column be empty, for fields that nobody has used yet.
+    `storage` selects the fields with files in the bucket: an alias of `STORAGES`, or a predicate on a storage. `using` is
+    the database; models that a router keeps in another one are left out. `schema` is the schema of the tables, if the
+    search path lacks it. `min_rows=0` lets a column be empty, for new fields.
 
-    Raises: ConfigError, if there is no such field.
+    Raises: ConfigError, if no field matches.
     """
     try:
         found = apps.get_models(include_auto_created=True)
     except AppRegistryNotReady as error:
         raise ConfigError(f"django must be set up, got {error}; call django.setup() first") from error
-    fields = [field for model in found if _is_in(model, using) for field in _file_fields(model)]
-    chosen = [field for field in fields if _is_chosen(field.storage, storage)]
-    if not chosen:
+    fields = [field for model in found if _is_in_database(model, using) for field in _file_fields(model)]
+    selected = [field for field in fields if _is_selected(field.storage, storage)]
+    if not selected:
         raise ConfigError(
             f"django must have a FileField with its files in the storage, got {len(fields)} FileFields and "
-            f"none for storage {storage!r}; see INSTALLED_APPS and STORAGES"
+            f"none for storage {storage!r}; check INSTALLED_APPS and STORAGES"
         )
-    sources = {(one.table, one.key): one for one in (_source(field, schema, min_rows) for field in chosen)}
+    sources = {(one.table, one.key): one for one in (_source(field, schema, min_rows) for field in selected)}
     return tuple(sources.values())
 
 
 def location_of(storage: Storage) -> str:
-    """Return what a storage puts in front of the names in its fields; directories are none of it."""
+    """Return the prefix that a storage puts before the names of its files; empty for a directory."""
     location = str(getattr(storage, "location", None) or "")
     if isinstance(storage, FileSystemStorage) or location.startswith("/"):
         return ""
     return f"{location.strip('/')}/" if location.strip("/") else ""
 
 
-def _is_in(model: type[models.Model], using: str) -> bool:
+def _is_in_database(model: type[models.Model], using: str) -> bool:
     return not model._meta.proxy and bool(router.allow_migrate_model(using, model))  # noqa: SLF001 - documented
 
 
 def _file_fields(model: type[models.Model]) -> Iterator[models.FileField]:
-    # Of a model that inherits a table, its own fields; those of the parent are in the parent's table.
+    # With multi-table inheritance, the fields of the parent are in the parent's table.
     for field in model._meta.local_fields:  # noqa: SLF001 - documented
         if isinstance(field, models.FileField):
             yield field
 
 
-def _is_chosen(storage: Storage, wanted: str | Callable[[Storage], bool] | None) -> bool:
+def _is_selected(storage: Storage, wanted: str | Callable[[Storage], bool] | None) -> bool:
     if wanted is None:
         return True
     return bool(storage == storages[wanted] if isinstance(wanted, str) else wanted(storage))
@@ -88,7 +87,7 @@ def _source(field: models.FileField, schema: str | None, min_rows: int | None) -
 
 
 def _table(db_table: str, schema: str | None, label: str) -> str:
-    # `schema"."table` is how Django is brought to look elsewhere.
+    # `schema"."table` is how Django projects name a table in another schema.
     parts = db_table.strip('"').split('"."')
     if any("." in part for part in [*parts, schema or ""]):
         raise ConfigError(

@@ -1,9 +1,8 @@
 """
-Columns of SQLAlchemy models as reference sources: `OrphansConfig(sources=sqlalchemy_sources(Base))`.
+Declare columns of SQLAlchemy models as reference sources: `OrphansConfig(sources=sqlalchemy_sources(Base))`.
 
-A column is found by a mark, `mapped_column(info={"millhand": True})`, by its type, or because it is named. The mark may
-say more, as fields of a `ReferenceSource`: `info={"millhand": {"url": ["https://cdn.example.com/"]}}`. The columns of
-sqlalchemy-file are known by themselves.
+It finds a column by a mark, `mapped_column(info={"millhand": True})`, by its type, or by its name. The mark may hold fields
+of a `ReferenceSource`: `info={"millhand": {"url": ["https://cdn.example.com/"]}}`. Columns of sqlalchemy-file need no mark.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ MARK = "millhand"
 
 
 class HasMetadata(Protocol):
-    """A declarative base, a registry, or whatever else has its tables in `metadata`."""
+    """A declarative base, a registry, or another object with tables in `metadata`."""
 
     @property
     def metadata(self) -> MetaData:
-        """Where the tables are."""
+        """The tables."""
         ...
 
 
@@ -44,20 +43,20 @@ def sqlalchemy_sources(
     """
     Return a source for each column that is marked, of one of `types`, named in `columns`, or of sqlalchemy-file.
 
-    A column is named as `User.avatar`, or `"users.avatar"`. Of sqlalchemy-file, `storage` leaves those in other storages
-    out. `min_rows=0` lets a column be empty.
+    Name a column as `User.avatar` or `"users.avatar"`. `storage` selects one storage of sqlalchemy-file. `min_rows=0` lets
+    a column be empty.
 
-    Raises: ConfigError, if there is no such column.
+    Raises: ConfigError, if no column matches.
     """
     metadata = base if isinstance(base, MetaData) else base.metadata
     known = {
         f"{table.fullname}.{column.name}": column for table in metadata.tables.values() for column in table.c
     }
-    wanted = {_name(column, known) for column in columns}
+    named = {_name(column, known) for column in columns}
     sources = tuple(
-        ReferenceSource(**_fields(name, column, min_rows, told))
+        ReferenceSource(**_fields(name, column, min_rows, mark))
         for name, column in known.items()
-        if (told := _told(column, name in wanted, tuple(types), storage)) is not None
+        if (mark := _mark(column, name in named, tuple(types), storage)) is not None
     )
     if not sources:
         raise ConfigError(
@@ -76,21 +75,21 @@ def _name(column: str | Column[Any] | InstrumentedAttribute[Any], known: Collect
     return name
 
 
-def _told(
-    column: Column[Any], is_wanted: bool, types: tuple[type[TypeEngine[Any]], ...], storage: str | None
+def _mark(
+    column: Column[Any], is_named: bool, types: tuple[type[TypeEngine[Any]], ...], storage: str | None
 ) -> Mapping[str, Any] | None:
-    """Return what is said of a column that names objects, None of another."""
+    """Return the marked fields of a column that names objects; None for another column."""
     mark = column.info.get(MARK)
     if mark is False:
         return None
-    said = mark if isinstance(mark, Mapping) else {}
+    fields = mark if isinstance(mark, Mapping) else {}
     if _is_sqlalchemy_file(column.type):
         own = _upload_storage(column)
-        return None if storage not in (None, own) else {**_files_of(own), **said}
-    return said if mark or is_wanted or isinstance(column.type, types) else None
+        return None if storage not in (None, own) else {**_file_field(own), **fields}
+    return fields if mark or is_named or isinstance(column.type, types) else None
 
 
-def _fields(name: str, column: Column[Any], min_rows: int | None, told: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(name: str, column: Column[Any], min_rows: int | None, mark: Mapping[str, Any]) -> dict[str, Any]:
     table = column.table
     ids = [one.name for one in table.primary_key.columns] if isinstance(table, Table) else []
     found = {
@@ -101,14 +100,14 @@ def _fields(name: str, column: Column[Any], min_rows: int | None, told: Mapping[
         "name": source_name(name),
         "table": name.removesuffix(f".{column.name}"),
     }
-    said = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    marked = {key: tuple(value) if isinstance(value, list) else value for key, value in mark.items()}
     known = {field.name for field in dataclasses.fields(ReferenceSource)}
-    if unknown := sorted(set(said) - known):
+    if unknown := sorted(set(marked) - known):
         raise ConfigError(
             f"the mark of column {name!r} must be True or fields of a source, got {unknown[0]!r}; "
             f"known: {', '.join(sorted(known))}"
         )
-    return found | said
+    return found | marked
 
 
 def _is_sqlalchemy_file(type_: TypeEngine[Any]) -> bool:
@@ -119,8 +118,8 @@ def _is_sqlalchemy_file(type_: TypeEngine[Any]) -> bool:
 
 
 def _upload_storage(column: Column[Any]) -> str:
-    if named := getattr(column.type, "upload_storage", None):
-        return str(named)
+    if storage := getattr(column.type, "upload_storage", None):
+        return str(storage)
     try:
         return str(import_module("sqlalchemy_file.storage").StorageManager.get_default())
     except RuntimeError as error:
@@ -130,7 +129,7 @@ def _upload_storage(column: Column[Any]) -> str:
         ) from error
 
 
-def _files_of(storage: str) -> dict[str, Any]:
-    """Return how sqlalchemy-file names objects: as `storage/name`, in a list of the file and all made of it."""
+def _file_field(storage: str) -> dict[str, Any]:
+    """Return the fields for sqlalchemy-file: it stores a list of `storage/name`, the file and its derived files."""
     begins = json.dumps(f"{storage}/")
     return {"json": f"$.files[*] ? (@ starts with {begins})", "url": (f"{storage}/",)}
