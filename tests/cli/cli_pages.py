@@ -1,7 +1,7 @@
 """
-Writes the pages that are drawn from the command line's own tables: `python tests/cli/cli_pages.py` writes them.
+Write the reference pages that come from the command line's own tables: `python tests/cli/cli_pages.py`.
 
-cli.md has every help text, settings.md every setting, log.md every field, all in docs/reference. Tests compare.
+cli.md has every help text, settings.md every setting, log.md every field, all in docs/reference. A test compares them.
 """
 
 from __future__ import annotations
@@ -22,37 +22,39 @@ DOCS = Path(__file__).parents[2] / "docs"
 WRITTEN = "<!-- Written by tests/cli/cli_pages.py; a test compares. -->"
 
 CLI_HEAD = f"""\
-# The command line
+# Command line
 
 {WRITTEN}
 
-`millhand` speaks to the database of `DATABASE_URL`; without it, to a PostgreSQL of its own in `.millhand/postgres`, which
-it starts, migrates and stops.
-Tables and progress are for terminals.
-In a pipe every row is a line of tab-separated fields without a heading, what a person is told goes to standard error, and
-`--json` prints JSON.
-`NO_COLOR` is honoured.
+For operators: every command of `millhand`, its options and its exit codes.
 
-| exit code | means |
+Set `DATABASE_URL` to use your database. Without it, `millhand` starts, migrates and stops an embedded PostgreSQL in
+`.millhand/postgres`.
+
+Commands print tables and progress on a terminal. In a pipe they print one line of tab-separated fields per row, without a
+heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` turns colours off.
+
+| exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | not done, or not all; the reason is on standard error. Of `orphans scan`, `run`, `kinds check`: something was found |
-| 2 | wrong use: a flag, setting or argument that cannot be; how to mend it is told. Of `orphans scan` and `run`: refused |
-| 130 | interrupted by Ctrl-C, commands other than `worker` |
+| 1 | failed, fully or in part; standard error has the reason. For `orphans scan`, `orphans run` and `kinds check`: \
+something was found |
+| 2 | wrong flag, setting or argument; standard error has the remedy. For `orphans scan` and `orphans run`: aborted |
+| 130 | interrupted by Ctrl-C, for commands other than `worker` |
 
 ## How a worker starts and stops
 
-- A worker on a database of its own migrates it. On the database of `DATABASE_URL` it refuses to start on an old schema
-  and says what to run; `--migrate` does it first.
-- `MODULE:CONFIG` is imported from the working directory or the installed packages. Beside a configuration of yours, a
-  built-in job runs if its section, `[heartbeat]` or `[orphans]`, has a setting; without one, both run. They go into the
-  queue `default`, or into the first by name where that is not worked.
-- The first SIGINT (Ctrl-C), SIGTERM or SIGHUP stops in order: nothing new is fetched, running jobs are waited for as
-  long as `soft_stop_timeout`, then interrupted and given back, and such an attempt does not count. The second interrupts
-  them at once. The third ends the process where it stands.
-- The last line of the log is `worker stopped`. The exit code is 0 after any stop in order, 1 after a crash.
-- `--until-empty` stops when no job of the worked queues is running here and none is due within five seconds. Jobs that are
-  scheduled or retried later, those of paused queues, and those of kinds that are not worked here, are left.
+- A worker migrates its embedded database. On the database of `DATABASE_URL` it does not start on an old schema, and
+  prints the command to run; `--migrate` migrates first.
+- `MODULE:CONFIG` is imported from the working directory or the installed packages.
+- With `MODULE:CONFIG`, a built-in job runs if its section, `[heartbeat]` or `[orphans]`, has a setting. Without it, both
+  run. They use the queue `default`, or the first queue by name if the worker does not work `default`.
+- The first SIGINT (Ctrl-C), SIGTERM or SIGHUP stops the worker gracefully. It fetches no more jobs, waits for running
+  jobs up to `soft_stop_timeout`, then interrupts them and makes them available again; that attempt does not count. The
+  second signal interrupts them at once. The third kills the process.
+- The last line of the log is `worker stopped`. The exit code is 0 after a graceful stop, 1 after a crash.
+- `--until-empty` stops once no job of the worker's queues runs here and none is due within five seconds. It leaves jobs
+  that are due later, jobs of paused queues, and jobs of kinds that this worker does not work.
 """
 
 SETTINGS_HEAD = f"""\
@@ -60,27 +62,27 @@ SETTINGS_HEAD = f"""\
 
 {WRITTEN}
 
-Settings stand in `millhand.toml` in the working directory, or below `[tool.millhand]` in `pyproject.toml`, or in the file
-of `--config`.
-The environment wins over the file, a flag over the environment; `millhand worker --show-config` prints what is in force
-and where each value was said.
-With `millhand worker MODULE:CONFIG`, the values of your `Config` stand lowest: what is said in the file, the environment
-or a flag wins over them.
-A `soft_stop_timeout` of None, which a process that is told to stop cannot wait for, is then the default of this page.
+For operators: every setting, its type, its default and its environment variable.
 
-A duration is a text such as `"500ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"`, or a number of seconds.
-In the environment, lists are `a,b` and queues `default:100,mail:5`.
-An unknown key, a wrong type or an impossible pair is an error with exit code 2; nothing is guessed.
+Write settings into `millhand.toml` in the working directory, into `[tool.millhand]` of `pyproject.toml`, or into the file
+of `--config`. A flag overrides the environment, and the environment overrides the file.
+`millhand worker --show-config` prints the settings in force and their origin.
 
-Secrets come from the environment alone, and are never shown:
+With `millhand worker MODULE:CONFIG`, the file, the environment and flags override the values of your `Config`.
+A `soft_stop_timeout` of None means no limit, which a process cannot honour: the default of this page then applies.
+
+A duration is a string such as `"500ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"`, or a number of seconds.
+In environment variables, write lists as `a,b` and queues as `default:100,mail:5`.
+An unknown key, a wrong type or an impossible combination is an error with exit code 2.
+
+Secrets come from the environment only, and Millhand never prints them:
 
 | variable | holds |
 |---|---|
-| `DATABASE_URL` | where the database is, `postgresql://…`; `postgresql+psycopg://…` and \
-`postgresql+asyncpg://…` say by which driver as well; \
-without it an embedded one is started in `.millhand/postgres` |
-| `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE` … | whatever botocore reads, for `s3://` |
-| `MILLHAND_CONFIG` | the file to read, as `--config` |
+| `DATABASE_URL` | the database, `postgresql://…`; `postgresql+psycopg://…` and `postgresql+asyncpg://…` also select the \
+driver; without it, an embedded database is started in `.millhand/postgres` |
+| `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_PROFILE` … | everything that botocore reads, for `s3://` |
+| `MILLHAND_CONFIG` | the file of settings, as `--config` |
 | `MILLHAND_POSTGRES_BIN` | the programs of another PostgreSQL for the embedded database |
 """
 
@@ -110,39 +112,62 @@ created_at = "created_at"
 """
 
 INTRODUCTIONS = {
-    "database": "How the database is used.",
-    "worker": "The worker itself; the fields of `millhand.Config` that are not objects.",
-    "heartbeat": "The built-in heartbeat.",
+    "database": "The connections to the database.",
+    "worker": "The worker: the fields of `millhand.Config` that are not objects.",
+    "heartbeat": "The built-in heartbeat job.",
     "orphans": "The built-in orphan cleanup; `[[orphans.sources]]` are the fields of `millhand.orphans.ReferenceSource`.",
-    "storage": "The objects.",
+    "storage": "The object store.",
     "log": "The log of `millhand worker`.",
 }
 
-TABLE_HEAD = "| key | means | value | default | variable |\n|---|---|---|---|---|\n"
+TABLE_HEAD = "| key | meaning | value | default | variable |\n|---|---|---|---|---|\n"
 
 LOGGING_HEAD = f"""\
-# The log
+# Log
 
 {WRITTEN}
 
-The library speaks to Python's `logging`, one logger a module, and never configures it.
-`millhand worker` shows the log as text on a terminal and as one JSON object a line in a pipe; `--log-format` and
-`--log-level` choose.
+For operators and programmers: the format of the log, its levels and its fields.
+[Log messages](log_messages.md) lists every message.
 
-A line has a constant phrase, to be searched for, and fields. In JSON the phrase is `message`, beside `timestamp`, `level`,
-`logger` and, where something was raised, `exception`; a field of yours by such a name is shown as `level_`. Args and
-metadata of jobs are never logged, passwords in URLs are masked.
+Millhand logs through Python's `logging`, with one logger per module, and never configures it.
+`millhand worker` writes text on a terminal and one JSON object per line in a pipe; choose with `--log-format` and
+`--log-level`.
 
-| level | means |
+A line has a constant phrase, which you can search for, and fields. In JSON the phrase is `message`, next to `timestamp`,
+`level`, `logger` and, after an error, `exception`; your own field with one of these names is written as `level_`.
+Millhand never logs args or metadata of jobs, and masks passwords in URLs.
+
+| level | meaning |
 |---|---|
 | `debug` | every step, such as `job completed` |
-| `info` | what a person would want to know tomorrow |
-| `warning` | it went wrong and healed itself, such as `job errored`: the job is tried again |
-| `error` | it did not, such as `job discarded` |
+| `info` | normal events, such as `worker started` |
+| `warning` | a failure that Millhand handles, such as `job errored`: the job is retried |
+| `error` | a failure that needs you, such as `job discarded` |
+
+## Log through structlog
+
+Route structlog to `logging`, and its lines appear in the same format:
+
+```python
+import structlog
+
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.render_to_log_kwargs,
+    ],
+    wrapper_class=structlog.stdlib.BoundLogger,
+    logger_factory=structlog.stdlib.LoggerFactory(),
+)
+```
+
+Do this once, before your code logs. `logging` reserves some names, such as `name` and `args`: do not use them as fields.
 
 ## Fields
 
-| field | means |
+| field | meaning |
 |---|---|
 """
 

@@ -1,4 +1,4 @@
-"""Claims about how failed attempts are told."""
+"""Claims about how failed attempts are reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOGGER = "millhand.observe.error_handler"
 
 
 class StandingClock:
-    """It is always NOW."""
+    """A clock that always returns NOW."""
 
     def now(self) -> datetime:
         return NOW
@@ -28,7 +28,7 @@ class StandingClock:
 
 
 class Recorder:
-    """A user's handler that remembers what it was told, and answers as it was made to."""
+    """A user's handler that records its failures and returns a fixed answer."""
 
     def __init__(self, answer: bool | None = None) -> None:
         self.answer = answer
@@ -40,7 +40,7 @@ class Recorder:
 
 
 class Broken:
-    """A user's handler that fails."""
+    """A user's handler that raises."""
 
     async def handle_error(self, failure: AttemptFailure) -> bool | None:
         raise RuntimeError("the pager is down")
@@ -82,7 +82,7 @@ def failure_of(
 
 
 def fields(record: logging.LogRecord) -> dict[str, object]:
-    """What a record was given as `extra`."""
+    """Return the `extra` of a record."""
     usual = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
     return {key: value for key, value in vars(record).items() if key not in usual}
 
@@ -103,10 +103,10 @@ ATTEMPT = {
 }
 
 
-async def test_error_handler_logs_job_errored_when_there_is_another_attempt(
+async def test_error_handler_logs_job_errored_before_a_retry(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A failed attempt is one WARNING with the attempt, the error and when it is tried again; never args or metadata."""
+    """A failed attempt is one WARNING with attempt, error and time of the retry, without args or metadata."""
     is_cancelled = await handlers().handle(failure_of(ValueError("card declined")))
 
     (record,) = caplog.records
@@ -120,10 +120,10 @@ async def test_error_handler_logs_job_errored_when_there_is_another_attempt(
     }
 
 
-async def test_error_handler_logs_job_discarded_when_it_was_the_last(
+async def test_error_handler_logs_job_discarded_after_the_last_attempt(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The last failed attempt is an ERROR, and speaks of no next one."""
+    """The last failed attempt is an ERROR without a next attempt."""
     await handlers().handle(failure_of(ValueError("card declined"), JobState.DISCARDED, None))
 
     (record,) = caplog.records
@@ -131,10 +131,10 @@ async def test_error_handler_logs_job_discarded_when_it_was_the_last(
     assert fields(record) == {**ATTEMPT, "state": "discarded"}
 
 
-async def test_error_handler_logs_job_cancelled_when_a_handler_says_so(
+async def test_error_handler_logs_job_cancelled_if_a_handler_cancels(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A handler that returns True cancels the job, all others are told as well, and the line tells the truth."""
+    """A handler that returns True cancels the job; the other handlers are still called, and the line says cancelled."""
     first, second = Recorder(answer=True), Recorder()
     failure = failure_of(ValueError("card declined"))
 
@@ -148,7 +148,7 @@ async def test_error_handler_logs_job_cancelled_when_a_handler_says_so(
 
 
 async def test_error_handler_survives_a_broken_handler(caplog: pytest.LogCaptureFixture) -> None:
-    """A handler that raises is logged, cancels nothing, and keeps nobody else from being told."""
+    """A handler that raises is logged and cancels nothing, and the other handlers are called."""
     after = Recorder()
 
     is_cancelled = await handlers(Broken(), after).handle(failure_of(ValueError("card declined")))
@@ -173,10 +173,10 @@ async def test_error_handler_survives_a_broken_handler(caplog: pytest.LogCapture
     assert line.getMessage() == "job errored"
 
 
-async def test_error_handler_survives_what_a_handler_awaited_being_cancelled(
+async def test_error_handler_survives_a_cancelled_await_of_a_handler(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A handler that awaits something which is cancelled elsewhere has failed; nobody has cancelled the attempt."""
+    """A handler whose awaited task was cancelled has failed; the attempt itself is not cancelled."""
 
     class Cut:
         async def handle_error(self, failure: AttemptFailure) -> bool:
@@ -191,10 +191,10 @@ async def test_error_handler_survives_what_a_handler_awaited_being_cancelled(
     assert [record.getMessage() for record in caplog.records] == ["error handler failed", "job errored"]
 
 
-async def test_error_handler_survives_a_handler_that_would_end_the_process(
+async def test_error_handler_survives_system_exit_in_a_handler(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A handler's SystemExit is its failure, as a worker's is one of its attempt; the process and the others go on."""
+    """A handler's SystemExit counts as a failure of the handler; the process and the other handlers continue."""
 
     class Leaving:
         async def handle_error(self, failure: AttemptFailure) -> bool:
@@ -206,8 +206,8 @@ async def test_error_handler_survives_a_handler_that_would_end_the_process(
     assert [record.getMessage() for record in caplog.records] == ["error handler failed", "job errored"]
 
 
-async def test_error_handler_shows_the_stack_of_users_errors_only(caplog: pytest.LogCaptureFixture) -> None:
-    """The line carries the stack to where the user's code failed; a timeout of ours has none worth reading."""
+async def test_error_handler_logs_tracebacks_of_users_errors_only(caplog: pytest.LogCaptureFixture) -> None:
+    """The line has the traceback of the user's code; our own timeouts have none."""
     raised: list[BaseException] = []
     for error in (ValueError("card declined"), JobTimeout(30)):
         try:
@@ -222,15 +222,15 @@ async def test_error_handler_shows_the_stack_of_users_errors_only(caplog: pytest
     assert vars(caplog.records[1])["error_type"] == "millhand.errors.JobTimeout"
 
 
-async def test_error_handler_never_tells_a_negative_wait(caplog: pytest.LogCaptureFixture) -> None:
-    """An attempt that is due already is due in no time, however the clocks disagree."""
+async def test_error_handler_logs_no_negative_wait(caplog: pytest.LogCaptureFixture) -> None:
+    """An attempt that is already due has zero seconds, even if clocks differ."""
     await handlers().handle(failure_of(ValueError("x"), JobState.AVAILABLE, timedelta(seconds=-3)))
 
     assert vars(caplog.records[0])["seconds"] == 0.0
 
 
 class Mute(Exception):
-    """An error whose text fails."""
+    """An error whose __str__ raises."""
 
     def __str__(self) -> str:
         raise LookupError
@@ -241,17 +241,17 @@ class Mute(Exception):
     [
         (ValueError("card declined"), "card declined"),
         (ValueError(), "ValueError()"),
-        (Mute(), "Mute cannot be shown: its text raised LookupError"),
+        (Mute(), "Mute cannot be shown: its __str__ raised LookupError"),
         (ValueError("x" * 1_001), "x" * 1_000 + "… (1,001 characters)"),
     ],
 )
-def test_error_text_always_says_something(error: BaseException, text: str) -> None:
-    """An error without a text is shown by its repr, a long one shortened, and a broken one survived."""
+def test_error_text_is_never_empty(error: BaseException, text: str) -> None:
+    """An error without a message gives its repr, a long message is cut, and a failing __str__ is reported."""
     assert error_text(error) == text
 
 
-def test_error_type_is_how_it_is_imported() -> None:
-    """Built-in errors go by their bare name, others by their module's."""
+def test_error_type_is_the_qualified_name() -> None:
+    """Built-in errors have their bare name, others their module too."""
     assert (error_type(KeyError("k")), error_type(JobTimeout(1))) == (
         "KeyError",
         "millhand.errors.JobTimeout",

@@ -18,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Call:
-    """One call that logs, and the functions around it, the innermost last."""
+    """A logging call, and the functions around it, the innermost last."""
 
     module: str
     node: ast.Call
@@ -29,8 +29,8 @@ class Call:
         return f"{self.module}:{self.node.lineno}"
 
 
-def test_fields_are_spelled_as_listed() -> None:
-    """Every key that the package gives a log line as `extra` is in the list, and can be seen in the source."""
+def test_fields_are_listed() -> None:
+    """Every key of an `extra` in the package is in FIELDS, and every field is used."""
     unlisted = [
         f"{call.place} {key!r}" for call in _log_calls() for key in _extra_keys(call) if key not in FIELDS
     ]
@@ -39,7 +39,7 @@ def test_fields_are_spelled_as_listed() -> None:
 
 
 def test_log_lines_are_constant_phrases() -> None:
-    """What is logged is a constant phrase: no f-string, no interpolation, so that a line can be searched for."""
+    """Every log message is a constant phrase, without f-strings or interpolation."""
     built = []
     for call in _log_calls():
         is_log = isinstance(call.node.func, ast.Attribute) and call.node.func.attr == "log"
@@ -51,7 +51,7 @@ def test_log_lines_are_constant_phrases() -> None:
 
 
 def _is_constant(phrase: ast.expr, call: Call) -> bool:
-    """Whether a phrase stands in the source; a function may also be given it."""
+    """Return whether a phrase is constant, also as a parameter of a function."""
     match phrase:
         case ast.Constant(value=str()):
             return True
@@ -70,7 +70,7 @@ def _extra_keys(call: Call) -> Iterator[str]:
 
 
 def _keys(node: ast.expr, call: Call) -> Iterator[str]:
-    """Yield the keys of a dict, however it is put together; what cannot be seen is an answer of its own."""
+    """Yield the keys of a dict expression; an unknown expression yields its source."""
     match node:
         case ast.Dict(keys=keys, values=values):
             for key, value in zip(keys, values, strict=True):
@@ -90,7 +90,7 @@ def _keys(node: ast.expr, call: Call) -> Iterator[str]:
 
 
 def _keys_returned(name: str, call: Call) -> Iterator[str]:
-    """Yield the keys of what the functions of this name return, in the call's module or else anywhere."""
+    """Yield the keys that functions of this name return, in the call's module or in any other."""
     functions = [(module, each) for module, each in _functions() if each.name == name]
     functions = [each for each in functions if each[0] == call.module] or functions
     if not functions:
@@ -102,7 +102,7 @@ def _keys_returned(name: str, call: Call) -> Iterator[str]:
 
 
 def _keys_assigned(name: str, call: Call) -> Iterator[str]:
-    """Yield the keys of what a name may stand for: what is assigned to it, or the caller's keywords for `**name`."""
+    """Yield the keys that a name may hold: of its assignments, or of the callers' keywords for `**name`."""
     found = False
     for function in call.around:
         if function.args.kwarg is not None and function.args.kwarg.arg == name:

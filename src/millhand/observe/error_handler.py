@@ -1,4 +1,4 @@
-"""Each failed attempt, told: to the handlers that a user brings, then to the log, in one line."""
+"""Pass each failed attempt to the user's error handlers, then log it in one line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from millhand.runtime.failure import is_from_outside
 
 logger = logging.getLogger(__name__)
 
-# Whole documents are raised as error texts (a gateway's HTML page, a query with its data); the row keeps all of it.
+# An error text may be a whole document, such as a gateway's HTML page; the row keeps all of it.
 ERROR_LENGTH_MAX = 1_000
 
 
 class ErrorHandlers:
     """
-    A user's error handlers, and after them the log line that says what becomes of the job.
+    Calls the user's error handlers in order, then logs what happens to the job.
 
-    Every handler is called, in order, whatever the others said. One that raises is logged and survived: it neither
-    cancels the job nor keeps it from being retried.
+    Every handler is called, whatever the others return. A handler that raises is logged; it neither cancels the job nor
+    prevents its retry.
     """
 
     __slots__ = ("_handlers", "_log")
@@ -34,21 +34,21 @@ class ErrorHandlers:
         self._log = LoggingErrorHandler() if log is None else log
 
     async def handle(self, failure: AttemptFailure) -> bool:
-        """Tell everybody of `failure`; return whether one of them cancels the job."""
+        """Pass `failure` to every handler; return whether one of them cancels the job."""
         is_cancelled = False
         for handler in self._handlers:
-            is_cancelled |= await _says_cancel(handler, failure)
+            is_cancelled |= await _cancels(handler, failure)
         if is_cancelled:
             failure = msgspec.structs.replace(failure, next_attempt_at=None, state=JobState.CANCELLED)
-        await _says_cancel(self._log, failure)
+        await _cancels(self._log, failure)
         return is_cancelled
 
 
 class LoggingErrorHandler:
     """
-    Logs a failed attempt: `job errored` when there is another attempt, `job discarded` or `job cancelled` when not.
+    Logs a failed attempt: `job errored` if another attempt follows, otherwise `job discarded` or `job cancelled`.
 
-    Units: `seconds` is from now until the next attempt; it is never negative.
+    Units: `seconds` is the time until the next attempt, never negative.
     """
 
     __slots__ = ("_clock",)
@@ -57,7 +57,7 @@ class LoggingErrorHandler:
         self._clock = SystemClock() if clock is None else clock
 
     async def handle_error(self, failure: AttemptFailure) -> None:
-        """Write the line; never cancels."""
+        """Log the failure; never cancel."""
         trace = traceable(failure.error)
         fields = {**_attempt_fields(failure), "run_seconds": round(failure.run_seconds, 6)}
         if failure.state is JobState.DISCARDED:
@@ -72,26 +72,26 @@ class LoggingErrorHandler:
 
 
 def error_text(error: BaseException, length_max: int = ERROR_LENGTH_MAX) -> str:
-    """Return what an error says, or its repr if it says nothing; shortened, and never an error itself."""
+    """Return the shortened message of an error, or its repr if the message is empty. Never raises."""
     try:
         text = str(error) or repr(error)
     except Exception as broken:  # noqa: BLE001 - a user's own __str__
-        text = f"{type(error).__name__} cannot be shown: its text raised {type(broken).__name__}"
+        text = f"{type(error).__name__} cannot be shown: its __str__ raised {type(broken).__name__}"
     return text if len(text) <= length_max else f"{text[:length_max]}… ({len(text):,} characters)"
 
 
 def error_type(error: BaseException) -> str:
-    """Return the name by which the error's class is imported, without `builtins`."""
+    """Return the qualified name of the error's class, without `builtins`."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def traceable(error: BaseException) -> BaseException | None:
-    """Return `error` if its stack tells where the user's code failed; our own errors (a timeout) do not."""
+    """Return `error` if its traceback shows the user's code; our own errors (a timeout) return None."""
     return None if isinstance(error, MillhandError) or error.__traceback__ is None else error
 
 
-async def _says_cancel(handler: ErrorHandler, failure: AttemptFailure) -> bool:
+async def _cancels(handler: ErrorHandler, failure: AttemptFailure) -> bool:
     try:
         return await handler.handle_error(failure) is True
     except BaseException as broken:

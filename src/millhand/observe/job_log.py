@@ -1,11 +1,11 @@
 """
-What a job says while it is worked, kept in its row: `river:log`, an array of `{"attempt": 1, "log": "…"}`.
+Keep the log lines of a job in its row: `river:log`, an array of `{"attempt": 1, "log": "…"}`.
 
-    record ──▶ handler ──▶ the page of the attempt that made it ──▶ appended to the row with the attempt's outcome
+    record ──▶ handler ──▶ the page of its attempt ──▶ appended to the row with the attempt's outcome
 
-Rule 1: a record belongs to the attempt in whose context it was made: in its coroutines and tasks, in the thread of a
-        plain function, in `asyncio.to_thread`. Whatever has no attempt is nobody's.
-Rule 2: a page has an end, and so have the pages of a job together: what is too long is cut, then the oldest go.
+Rule 1: a record belongs to the attempt in whose context it was logged: in its coroutines and tasks, in the thread of a
+        plain function, in `asyncio.to_thread`. A record without an attempt is not kept.
+Rule 2: a page and all pages of a job have a maximum size: a long page is cut, then the oldest pages are dropped.
 
 Source: River v0.51.2, riverlog/river_log.go `Middleware.Work, appendLogDataWithCap`.
 """
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOG_KEY = "river:log"
 
-# River's. A row is read whole at each fetch, and rewritten whole when its logs grow.
+# River's limits. A fetch reads the whole row, and a new page rewrites it.
 MAX_BYTES = 2 * 1024 * 1024
 MAX_TOTAL_BYTES = 8 * 1024 * 1024
 MAX_TOTAL_BYTES_MAX = 64 * 1024 * 1024
@@ -38,17 +38,16 @@ MAX_TOTAL_BYTES_MAX = 64 * 1024 * 1024
 
 class JobLog(Middleware):
     """
-    Keeps what is logged in an attempt in the row of its job, where River UI shows it.
+    Keeps the log lines of an attempt in the row of its job, where River UI shows them.
 
         Config(middleware=[JobLog(level=logging.INFO)])
 
-    What is logged goes its usual ways too, and only what the loggers let through is kept: a logger's own level counts.
-    `formatter` makes a line of a record; by default time, level, logger and message, and the stack of an exception.
-    `listens_to` is the logger whose records are kept, its children's included; by default the root's.
+    The records also reach the other handlers, and the level of each logger applies. `formatter` renders a record; by
+    default with time, level, logger, message and traceback. `listens_to` is the logger whose records are kept, including
+    its children's; by default the root logger.
 
-    Units: `max_bytes` is for one attempt, cut there; `max_total_bytes` for all of a job's, the oldest dropped first and
-    the newest always kept.
-    Raises: ConfigError. Concurrency: one may serve any number of clients.
+    Units: `max_bytes` limits one attempt; `max_total_bytes` limits all pages of a job. The newest page is always kept.
+    Raises: ConfigError. Concurrency: one instance may serve any number of clients.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class JobLog(Middleware):
         self._handler.setFormatter(_default_formatter() if formatter is None else formatter)
 
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
-        """Keep what is logged meanwhile, however it ends."""
+        """Run the attempt and keep its log lines, also if it fails."""
         page = _Page(self._max_bytes)
         self._listen()
         before = self._page.set(page)
@@ -79,18 +78,18 @@ class JobLog(Middleware):
             await call_next()
         finally:
             self._page.reset(before)
-            self._listen_no_more()
+            self._stop_listening()
             if page.num_bytes:
                 self._keep(job, page)
 
     def _listen(self) -> None:
-        """Be there while attempts run, and only then: who does not work jobs pays nothing for each line of its log."""
+        """Add the handler while attempts run, so that a process without attempts pays nothing per log line."""
         with self._lock:
             self._num_open += 1
             if self._num_open == 1:
                 self._logger.addHandler(self._handler)
 
-    def _listen_no_more(self) -> None:
+    def _stop_listening(self) -> None:
         with self._lock:
             self._num_open -= 1
             if self._num_open == 0:
@@ -114,7 +113,7 @@ class JobLog(Middleware):
 
 
 class _Page:
-    """What one attempt has said, up to `max_bytes`. `num_bytes` counts all of it."""
+    """The log lines of one attempt, up to `max_bytes`; `num_bytes` counts all of them."""
 
     __slots__ = ("_lines", "_max_bytes", "num_bytes")
 
@@ -131,12 +130,12 @@ class _Page:
         self.num_bytes += len(encoded)
 
     def text(self) -> str:
-        # What is cut may be cut within a character.
+        # The cut may split a character.
         return b"".join(self._lines).decode(errors="ignore")
 
 
 class _PageHandler(logging.Handler):
-    """Writes each record on the page of the context that it was made in."""
+    """Writes each record on the page of its context."""
 
     def __init__(self, page: ContextVar[_Page | None]) -> None:
         super().__init__()
@@ -148,15 +147,15 @@ class _PageHandler(logging.Handler):
             return
         try:
             page.write(self.format(record))
-        except Exception:  # noqa: BLE001 - a record whose parts do not fit; told of as logging does
+        except Exception:  # noqa: BLE001 - reported as `logging` reports a record that cannot be formatted
             self.handleError(record)
 
 
 def num_to_drop(earlier: list[Json], entry: dict[str, Json], max_total_bytes: int) -> int:
     """
-    Return how many of the oldest entries must go, so that the others and the new one fit.
+    Return how many of the oldest entries must be dropped to fit the new one.
 
-    Counted as River does: earlier entries as PostgreSQL prints them, the new one as Go's encoder writes it.
+    Sizes are River's: earlier entries as PostgreSQL prints them, the new one as Go's encoder writes it.
     """
     new = len(f'[{{"attempt":{entry["attempt"]},"log":{encode_string(entry["log"])}}}]'.encode())
     if new > max_total_bytes:

@@ -1,8 +1,8 @@
 """
-How the command line shows its log: text for people on a terminal, a JSON object a line for programs in a pipe.
+Format the log of the command line: text on a terminal, one JSON object per line in a pipe.
 
-The library itself only speaks to the standard `logging`; this module is for whoever owns the process. A line has a
-constant phrase and fields, and whoever logs through structlog is shown the same way.
+The library itself logs through Python's `logging` and never configures it; only commands call this module. A line has
+a constant phrase and fields.
 
     10:02:11 info  worker started              client_id=a1 queues=default:100
     {"timestamp":"2026-03-01T10:02:11.000000Z","level":"info","message":"worker started","logger":…,"client_id":…}
@@ -23,22 +23,20 @@ from typing import Any, Literal, TextIO
 import msgspec
 
 from millhand.observe.secret import masked
-from millhand.observe.strangers_log import fields_of, route_structlog
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-MESSAGE_WIDTH = 27  # "orphan cleanup completed", the longest that people see often, and three
+MESSAGE_WIDTH = 27  # "orphan cleanup completed", the longest frequent message, and three
 LEVELS = {"debug": "debug", "info": "info", "warning": "warn", "error": "error", "critical": "fatal"}
-# At DEBUG these tell of every request, headers with signatures included.
-TALKATIVE_LOGGERS = ("asyncio", "botocore", "urllib3")
-# It tells again and again, with a stack, of a database that is away; the engine tells once, and of its return.
+# At DEBUG these log every request, including headers with signatures.
+VERBOSE_LOGGERS = ("asyncio", "botocore", "urllib3")
+# It logs a lost database repeatedly, with tracebacks; the engine logs the loss and the recovery once.
 REPETITIVE_LOGGERS = ("asyncpg.pool",)
 
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _JSON_KEYS = frozenset({"timestamp", "level", "message", "logger", "exception"})
-_STRUCTLOG_KEYS = frozenset({"event", "exc_info", "stack_info", "timestamp", "level", "logger"})
-# What moves the cursor, ends a line, or turns the direction of writing, so that what is read is not what stands there.
+# Characters that move the cursor, end a line or change the direction of writing, and so could disguise a text.
 _MOVES = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _NEEDS_QUOTES = re.compile(rf'[\s"=\x00-\x1f{_MOVES}]|^$')
 _MOVING = re.compile(f"[{_MOVES}]")
@@ -52,9 +50,9 @@ def configure_logging(
     format: LogFormat = "auto", level: LogLevel = "info", stream: TextIO | None = None
 ) -> None:
     """
-    Show the process's log on `stream`, standard output by default; called again, it replaces what it did before.
+    Write the process's log to `stream`, standard output by default. A second call replaces the first.
 
-    `auto` is text on a terminal and JSON in a pipe. Colours are for terminals without NO_COLOR in the environment.
+    `auto` means text on a terminal and JSON in a pipe. A terminal gets colours unless NO_COLOR is set.
     """
     stream = sys.stdout if stream is None else stream
     is_terminal = stream.isatty()
@@ -67,15 +65,14 @@ def configure_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    for name in TALKATIVE_LOGGERS:
+    for name in VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
     for name in REPETITIVE_LOGGERS:
         logging.getLogger(name).setLevel(max(root.level, logging.ERROR))
-    route_structlog()
 
 
 class _LogHandler(logging.StreamHandler[TextIO]):
-    """Known by its type, to be replaced; and silent when whoever read the pipe has gone."""
+    """A handler that `configure_logging` can find and replace; it ignores a closed pipe."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), BrokenPipeError):
@@ -83,7 +80,7 @@ class _LogHandler(logging.StreamHandler[TextIO]):
 
 
 class _Formatter(logging.Formatter):
-    """Brings a record into the shape that is rendered, and has it rendered."""
+    """Formats a record with a renderer."""
 
     def __init__(self, render: Callable[[Line], str]) -> None:
         super().__init__()
@@ -94,7 +91,7 @@ class _Formatter(logging.Formatter):
 
 
 class TextRenderer:
-    """One line for a person: local time, level, phrase, `key=value`; a traceback indented below it."""
+    """Renders one line for people: local time, level, phrase, `key=value`; a traceback is indented below it."""
 
     def __init__(self, *, is_coloured: bool = False) -> None:
         self._is_coloured = is_coloured
@@ -126,7 +123,7 @@ _LEVEL_STYLES = {"debug": "2", "info": "32", "warning": "33", "error": "31", "cr
 
 
 class JsonRenderer:
-    """One JSON object a line; a traceback is the field `exception`; a field called as one of the line's gets a `_`."""
+    """Renders one JSON object per line, a traceback as `exception`; a field with a reserved name gets a `_`."""
 
     def __call__(self, line: Line) -> str:
         entry = {
@@ -139,13 +136,13 @@ class JsonRenderer:
         if line["exception"]:
             entry["exception"] = line["exception"]
         try:
-            return _MOVING.sub(_spelt, msgspec.json.encode(entry, enc_hook=str).decode())
-        except Exception:  # noqa: BLE001 - a stranger's value; a line is never lost for it
+            return _MOVING.sub(_json_escape, msgspec.json.encode(entry, enc_hook=str).decode())
+        except Exception:  # noqa: BLE001 - no value of another library may lose a line
             return json.dumps({str(key): _plain(value) for key, value in entry.items()})
 
 
 def shown(value: object) -> str:
-    """Return a field's value as the text log shows it: quoted if it has spaces, `a:1,b:2` for what has several parts."""
+    """Return a field's value for the text log: quoted if it has spaces, `a:1,b:2` for a mapping."""
     match value:
         case None:
             return "null"
@@ -172,49 +169,36 @@ def _quoted(value: str) -> str:
 
 
 def _line(record: logging.LogRecord) -> Line:
-    """Return a record of either kind, of `logging` or of structlog, in the one shape that is rendered."""
-    said = fields_of(record)
-    if said is None:
-        message = record.getMessage()
-        fields = {key: value for key, value in vars(record).items() if key not in _RECORD_ATTRIBUTES}
-        error, stack = record.exc_info, record.stack_info
-    else:
-        message = str(said.get("event", ""))
-        fields = {key: value for key, value in said.items() if key not in _STRUCTLOG_KEYS}
-        error, stack = said.get("exc_info"), said.get("stack_info")
+    fields = {key: value for key, value in vars(record).items() if key not in _RECORD_ATTRIBUTES}
     return {
         "timestamp": datetime.fromtimestamp(record.created, UTC),
         "level": record.levelname.lower(),
-        "message": masked(message),
+        "message": masked(record.getMessage()),
         "logger": record.name,
-        "fields": {key: _shallow_enough(value) for key, value in fields.items()},
-        "exception": masked(_innermost(_exception(error, stack))),
+        "fields": {key: _finite(value) for key, value in fields.items()},
+        "exception": masked(_innermost(_exception(record))),
     }
 
 
-def _exception(error: object, stack: object) -> str:
-    if error is True:
-        error = sys.exc_info()
-    elif isinstance(error, BaseException):
-        error = (type(error), error, error.__traceback__)
+def _exception(record: logging.LogRecord) -> str:
     parts = []
-    if isinstance(error, tuple) and error[0] is not None:
-        parts.append(logging.Formatter().formatException(error))
-    if stack:
-        parts.append(str(stack))
+    if record.exc_info and record.exc_info[0] is not None:
+        parts.append(logging.Formatter().formatException(record.exc_info))
+    if record.stack_info:
+        parts.append(record.stack_info)
     return "\n".join(parts)
 
 
 def _innermost(trace: str) -> str:
-    """Return the end of a trace: a line of the log is to be read, and a user's error may hold megabytes."""
+    """Return the end of a traceback, because a user's error may contain megabytes."""
     return trace if len(trace) <= EXCEPTION_LENGTH_MAX else f"…{trace[-EXCEPTION_LENGTH_MAX:]}"
 
 
-def _shallow_enough(value: object) -> object:
-    """Return a stranger's value without its passwords; as a text if it holds itself, or no end of others."""
+def _finite(value: object) -> object:
+    """Return a value without its passwords; as text if it contains itself or is nested too deeply."""
     try:
         return _masked(value)
-    except RecursionError:  # which `logging` lets through, into the code that said something
+    except RecursionError:  # `logging` would raise it in the code that logs
         return _repr(value)
 
 
@@ -233,11 +217,11 @@ def _masked(value: object) -> object:
 def _escaped(match: re.Match[str]) -> str:
     if match[0] == "\t":
         return "    "
-    return f"\\x{ord(match[0]):02x}" if match[0] <= "\xff" else _spelt(match)
+    return f"\\x{ord(match[0]):02x}" if match[0] <= "\xff" else _json_escape(match)
 
 
-def _spelt(match: re.Match[str]) -> str:
-    """Return a character as JSON spells it."""
+def _json_escape(match: re.Match[str]) -> str:
+    """Return a character as a JSON escape."""
     return f"\\u{ord(match[0]):04x}"
 
 
@@ -248,5 +232,5 @@ def _plain(value: object) -> str | int:
 def _repr(value: object) -> str:
     try:
         return masked(repr(value))
-    except Exception:  # noqa: BLE001 - a stranger's __repr__
+    except Exception:  # noqa: BLE001 - a user's __repr__
         return f"<{type(value).__name__}>"

@@ -1,24 +1,19 @@
-"""What is logged in an attempt, kept in the row of its job."""
+"""Claims about `JobLog`: which log lines it keeps in the row of a job."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from client_room import Act, Room
 
-from millhand.errors import ConfigError, JobSnooze
-from millhand.event import EventKind
+from millhand.errors import ConfigError
 from millhand.job import Job, JobId, JobInternals, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY, MAX_TOTAL_BYTES_MAX, JobLog, num_to_drop
-from millhand.retry import ConstantRetryPolicy
-from millhand.worker import Workers
 
 log = logging.getLogger("shop.orders")
 OURS = logging.getLogger("millhand.observe.job_log")
@@ -42,7 +37,7 @@ def _job(metadata: dict[str, Json] | None = None, attempt: int = 2) -> Job[Any]:
 
 
 async def _kept(job_log: JobLog, say: Callable[[], object], metadata: dict[str, Json] | None = None) -> Json:
-    """Return what is staged of an attempt that says something."""
+    """Return the entries that an attempt stages in its row."""
     job = _job(metadata)
 
     async def call_next() -> None:
@@ -54,76 +49,13 @@ async def _kept(job_log: JobLog, say: Callable[[], object], metadata: dict[str, 
     return job.metadata_updates.get(LOG_KEY)
 
 
-async def test_each_attempt_leaves_its_lines(room: Room) -> None:
-    """Failed, snoozed or done, from coroutine and task and thread: an entry for each attempt that said something."""
-    workers = Workers()
-
-    @workers.add(retry=ConstantRetryPolicy(timedelta(0)))
-    async def act(job: Job[Act]) -> None:
-        log.info("attempt %d, %d entries", job.attempt, len(job.metadata.get(LOG_KEY, ())))
-        log.debug("not let through")
-        if job.attempt == 1:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(asyncio.to_thread(log.warning, "from a thread"))
-            raise ValueError("x")
-        if "snoozes" not in job.metadata:
-            raise JobSnooze(timedelta(0))
-
-    async with room.client(workers, middleware=[JobLog(formatter=PLAIN)]) as client:
-        with client.subscribe() as events:
-            await client.insert(Act("x"))
-            kinds = [(await room.next(events)).kind for _ in range(3)]
-        is_listening = any("PageHandler" in repr(handler) for handler in logging.getLogger().handlers)
-
-    assert kinds == [EventKind.JOB_FAILED, EventKind.JOB_SNOOZED, EventKind.JOB_COMPLETED]
-    assert (await room.row(JobId(1))).metadata[LOG_KEY] == [
-        {"attempt": 1, "log": "INFO attempt 1, 0 entries\nWARNING from a thread\n"},
-        {"attempt": 2, "log": "INFO attempt 2, 1 entries\n"},
-        {"attempt": 2, "log": "INFO attempt 2, 2 entries\n"},
-    ]
-    assert not is_listening
-    assert "observe" not in (await room.row(JobId(1))).errors[0].trace
-
-
-async def test_jobs_side_by_side_keep_their_own_lines(room: Room) -> None:
-    """Twenty at once, half of them in threads: none has a line of another's, nor one of the client's own."""
-    all_here = threading.Barrier(10)
-    workers = Workers()
-
-    @workers.add(kind="in_a_thread")
-    def in_a_thread(what: str) -> None:
-        log.info("begin %s", what)
-        all_here.wait(20.0)
-        log.info("end %s", what)
-
-    @workers.add()
-    async def act(job: Job[Act]) -> None:
-        log.info("begin %s", job.args.what)
-        await asyncio.sleep(0)
-        log.info("end %s", job.args.what)
-
-    async with room.client(workers, middleware=[JobLog(formatter=PLAIN)], queues={"default": 20}) as client:
-        with client.subscribe() as events:
-            await client.insert_many([Act(str(n)) for n in range(10)])
-            await client.insert_many([in_a_thread.args(str(n)) for n in range(10)])
-            log.info("nobody's")
-            for _ in range(20):
-                await room.next(events)
-
-    rows = await room.rows()
-    assert [row.metadata[LOG_KEY] for row in rows] == [
-        [{"attempt": 1, "log": f"INFO begin {row.args['what']}\nINFO end {row.args['what']}\n"}]
-        for row in rows
-    ]
-
-
-async def test_attempt_that_says_nothing_leaves_no_entry() -> None:
-    """The row stays as it is; args are never written by themselves."""
+async def test_attempt_without_lines_has_no_entry() -> None:
+    """The row stays unchanged; Millhand adds no args."""
     assert await _kept(JobLog(), lambda: None, {LOG_KEY: [{"attempt": 1, "log": "a"}]}) is None
 
 
-async def test_line_says_when_how_bad_who_and_what() -> None:
-    """By default a line has an instant in UTC, and an exception its stack."""
+async def test_line_has_time_level_logger_and_message() -> None:
+    """By default a line starts with the time in UTC, and an exception has its traceback."""
 
     def fail() -> None:
         try:
@@ -140,8 +72,8 @@ async def test_line_says_when_how_bad_who_and_what() -> None:
     assert stack[-1] == "ValueError: boom"
 
 
-async def test_level_logger_and_formatter_are_for_choosing() -> None:
-    """Only what is at the level, or of the logger, is kept, in the form that was asked for."""
+async def test_level_logger_and_formatter_can_be_set() -> None:
+    """Only records of the level and the logger are kept, as the formatter renders them."""
     loud = JobLog(level=logging.WARNING, formatter=PLAIN)
     orders = JobLog(listens_to=log, formatter=logging.Formatter("<%(message)s>"))
 
@@ -153,8 +85,8 @@ async def test_level_logger_and_formatter_are_for_choosing() -> None:
     assert await _kept(orders, say) == [{"attempt": 2, "log": "<low>\n"}]
 
 
-async def test_task_that_outlives_its_attempt_speaks_to_nobody() -> None:
-    """What is logged when the entry is made already is lost to it, and harms nobody."""
+async def test_task_that_outlives_its_attempt_is_not_kept() -> None:
+    """A record after the end of the attempt is not kept and fails nothing."""
     go_on = asyncio.Event()
     tasks: list[asyncio.Task[None]] = []
 
@@ -179,7 +111,7 @@ async def test_task_that_outlives_its_attempt_speaks_to_nobody() -> None:
 
 
 async def test_entry_of_one_attempt_is_cut(caplog: pytest.LogCaptureFixture) -> None:
-    """What is beyond the limit is not kept, no half of a character either, and the log says so."""
+    """Bytes beyond the limit are cut at a whole character, and a warning is logged."""
 
     def say() -> None:
         for _ in range(10):
@@ -194,8 +126,8 @@ async def test_entry_of_one_attempt_is_cut(caplog: pytest.LogCaptureFixture) -> 
     assert (record.job_id, record.attempt, record.num_bytes, record.max_bytes) == (1, 2, 210, 26)
 
 
-async def test_oldest_entries_go_when_there_are_too_many(caplog: pytest.LogCaptureFixture) -> None:
-    """The newest is always kept, and before it as many as fit."""
+async def test_oldest_entries_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    """The newest entry is always kept, and as many earlier ones as fit."""
     earlier = [{"attempt": n, "log": "x" * 100} for n in range(5)]
     job_log = JobLog(formatter=PLAIN, max_total_bytes=300)
 
@@ -214,8 +146,8 @@ async def test_oldest_entries_go_when_there_are_too_many(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("odd", [None, "text", {"attempt": 1}])
-async def test_what_is_no_array_is_left_alone(odd: Json, caplog: pytest.LogCaptureFixture) -> None:
-    """A row that somebody else wrote oddly keeps what it has, as with River, and the log says so."""
+async def test_value_that_is_no_array_is_kept(odd: Json, caplog: pytest.LogCaptureFixture) -> None:
+    """A row with another value under the key keeps it, as with River, and an error is logged."""
     with caplog.at_level(logging.ERROR, "millhand.observe"):
         kept = await _kept(JobLog(), lambda: log.info("x"), {LOG_KEY: odd})
 
@@ -226,7 +158,7 @@ async def test_what_is_no_array_is_left_alone(odd: Json, caplog: pytest.LogCaptu
 
 
 async def test_characters_that_no_row_can_hold_are_replaced() -> None:
-    """U+0000 and halves of characters become U+FFFD before they are counted and kept."""
+    """U+0000 and surrogates become U+FFFD before they are counted."""
     job_log = JobLog(formatter=PLAIN)
     record = log.makeRecord(log.name, logging.INFO, __file__, 1, "a\x00b\ud83ec", (), None)
 
@@ -236,10 +168,10 @@ async def test_characters_that_no_row_can_hold_are_replaced() -> None:
     assert kept == [{"attempt": 2, "log": "INFO a\ufffdb\ufffdc\n"}]
 
 
-async def test_record_that_cannot_be_formatted_costs_the_job_nothing(
+async def test_record_that_cannot_be_formatted_does_not_fail_the_job(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A line whose parts do not fit is told of as logging does, and those beside it are kept."""
+    """Such a record is reported as `logging` reports it, and the other lines are kept."""
 
     def say() -> None:
         record = log.makeRecord(log.name, logging.INFO, __file__, 1, "%d", ("x",), None)
@@ -263,8 +195,8 @@ async def test_record_that_cannot_be_formatted_costs_the_job_nothing(
         ({"max_bytes": True}, "max_bytes of a job's log must be between 1 and 67,108,864, got True"),
     ],
 )
-def test_limits_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -> None:
-    """Rows of hundreds of megabytes are nobody's wish."""
+def test_impossible_limits_are_refused(settings: dict[str, Any], told: str) -> None:
+    """A limit must be between one byte and 64 MiB."""
     with pytest.raises(ConfigError) as refused:
         JobLog(**settings)
 
@@ -272,7 +204,7 @@ def test_limits_that_cannot_be_are_refused(settings: dict[str, Any], told: str) 
 
 
 def test_entries_are_counted_as_river_counts_them() -> None:
-    """To the byte: what fits exactly is kept, and one byte less drops one entry more."""
+    """An exact fit is kept, and one byte less drops one more entry."""
     earlier = [{"log": "a", "attempt": 1}, {"log": "é\n", "attempt": 2}]
     entry: dict[str, Json] = {"attempt": 3, "log": "<b>\n"}
     printed = json.dumps(earlier, ensure_ascii=False)

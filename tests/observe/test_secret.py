@@ -1,0 +1,87 @@
+"""Claims about masked passwords."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from millhand.observe.secret import masked, masked_error, masked_url
+
+
+@pytest.mark.parametrize("text", ["x" * 500_000, "://u:" * 100_000, "a" * 100_000 + "://u:" + "p" * 100_000])
+def test_masked_takes_linear_time(text: str) -> None:
+    """Masking a long text is fast, because the event loop waits for it."""
+    begun = time.process_time()
+    masked(f"postgresql://ann:sesame@db {text}")
+
+    assert time.process_time() - begun < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "shown_as"),
+    [
+        ("postgresql://ann:sesame@db:5432/shop", "postgresql://ann:***@db:5432/shop"),
+        ("postgresql://ann:ses@me@db/shop", "postgresql://ann:***@db/shop"),
+        ("postgresql://ann:ses/ame@db/shop", "postgresql://ann:***@db/shop"),
+        ("postgresql://:sesame@db/shop", "postgresql://:***@db/shop"),
+        (
+            "postgresql://db/shop?user=ann&password=sesame&x=1",
+            "postgresql://db/shop?user=ann&password=***&x=1",
+        ),
+        ("got 's3+https://key:secret@host/b', see there", "got 's3+https://key:***@host/b', see there"),
+        ("postgresql://ann@db:5432/shop", "postgresql://ann@db:5432/shop"),
+        ("http://host:80/path and a@b", "http://host:80/path and a@b"),
+        ("no url: a:b@c", "no url: a:b@c"),
+    ],
+)
+def test_masked_hides_only_passwords(text: str, shown_as: str) -> None:
+    """A password in a URL is masked in every form, and other text stays."""
+    assert masked(text) == shown_as
+
+
+@pytest.mark.parametrize(
+    ("text", "shown_as"),
+    [
+        ("postgresql://ann@db:5432/shop", "postgresql://ann@db:5432/shop"),
+        ("postgresql://ann@/shop?host=/run&port=5433", "postgresql://ann@/shop?host=/run&port=5433"),
+        ("postgresql://ann@db1:5432,db2:5433/shop", "postgresql://ann@db1:5432,db2:5433/shop"),
+        ("postgresql://[::1]:5432/shop", "postgresql://[::1]:5432/shop"),
+        ("postgresql://ann:ses ame@db/shop", "postgresql://ann:***@db/shop"),
+        ("postgresql://ann%3Asesame@db/shop", "postgresql:***@db/shop"),
+        ("postgresql://ann:sesame", "postgresql://ann:***"),
+        ("postgresql://ann:60185/shop", "postgresql://ann:***/shop"),
+        ("'postgresql://ann:60185'", "'postgresql://ann:***"),
+        ("postgresql://db:5432/shop", "postgresql://db:5432/shop"),
+        ("postgresql://db.internal:5433", "postgresql://db.internal:5433"),
+        ("http://localhost:9000/bucket", "http://localhost:9000/bucket"),
+        ("s3://b?endpoint_url=http://minio:9000", "s3://b?endpoint_url=http://minio:9000"),
+        (
+            "s3://b/m?endpoint_url=https://127.0.0.1:8333&region=eu&path_style=true",
+            "s3://b/m?endpoint_url=https://127.0.0.1:8333&region=eu&path_style=true",
+        ),
+        ("postgresql://db/shop?password=ses#ame&user=ann", "postgresql://db/shop?password=***&user=ann"),
+        ("host=db password=sesame user=ann", "host=db password=***"),
+        ("ann:sesame@db/shop", "ann:***@db/shop"),
+    ],
+)
+def test_masked_url_shows_the_user_and_no_password(text: str, shown_as: str) -> None:
+    """Everything but the password of a URL is shown, even if the URL is invalid."""
+    assert masked_url(text) == shown_as
+
+
+@pytest.mark.parametrize(
+    ("text", "shown_as"),
+    [
+        ("got 'postgresql://ann:ses ame@db'; empty is none", "got 'postgresql://ann:***@db'; empty is none"),
+        ('got "postgresql://ann:ses\' ame@db"; a:b@c', 'got "postgresql://ann:***@db"; a:b@c'),
+        ("got 'postgresql://ann:60185'; mend it", "got 'postgresql://ann:***'; mend it"),
+        (
+            "must begin with 'postgresql://' or 's3://', got scheme 'x'",
+            "must begin with 'postgresql://' or 's3://', got scheme 'x'",
+        ),
+    ],
+)
+def test_masked_error_hides_passwords_of_quoted_urls(text: str, shown_as: str) -> None:
+    """A quoted URL in an error is masked, and the text around it stays."""
+    assert masked_error(text) == shown_as
