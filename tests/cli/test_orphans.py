@@ -248,7 +248,7 @@ async def test_orphans_scan_of_another_databases_bucket_is_refused(
 
     assert result.code == 2
     assert result.err.endswith(
-        "if this database is to judge the bucket from now on, run: millhand orphans bind\n"
+        "to bind the bucket to this database from now on, run: millhand orphans bind\n"
     )
 
 

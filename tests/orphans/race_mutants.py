@@ -207,7 +207,7 @@ def no_spelling() -> None:
 
 def no_scope() -> None:
     """Every key is ours to judge."""
-    compare.KeyScope.__call__ = always(Scope.JUDGED)
+    compare.KeyScope.__call__ = always(Scope.IN_SCOPE)
     compare.KeyScope.is_all = property(always(True))
 
 

@@ -19,7 +19,7 @@ from millhand.storage import StoreError, open_store
 
 HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
-REMEDY = "if this database is to judge the bucket from now on, run: millhand orphans bind"
+REMEDY = "to bind the bucket to this database from now on, run: millhand orphans bind"
 
 
 async def bound(world: World) -> None:
@@ -196,7 +196,7 @@ async def test_a_bucket_that_lost_its_marker_is_refused(world: World) -> None:
     assert report.abort_reasons == (
         (
             f"the bucket must have the marker .millhand/binding.json that it got at {bond.bound_at:%Y-%m-%d %H:%M} UTC, got "
-            f"none; see whether it is the right bucket, mounted and not emptied; {REMEDY}"
+            f"none; check that it is the right bucket, mounted and not emptied; {REMEDY}"
         ),
     )
 
@@ -206,7 +206,7 @@ async def test_a_marker_that_is_none_ends_the_run(world: World) -> None:
     await bound(world)
     await world.store.put(MARKER, b"{}")
 
-    with pytest.raises(StoreError, match="something that is no marker of ours"):
+    with pytest.raises(StoreError, match="a file that is no marker of Millhand"):
         await world.run(after=HOUR)
 
     assert await world.store.get(MARKER) == b"{}"
@@ -319,9 +319,9 @@ async def test_a_part_of_a_bound_bucket_is_refused_to_another_database(world: Wo
     assert [report.state for report in reports] == ["aborted"] * 3
     assert reports[0].abort_reasons == (
         (
-            f"the bucket must not be a part of what another database judges, got one that {found['name']!r} bound from "
-            f"above it at {found['bound_at']} (database {found['database']}); see that orphans.exclude there leaves this "
-            "part alone, then run: millhand orphans bind"
+            f"the bucket must not be part of a bucket of another database, got one that {found['name']!r} bound above it "
+            f"at {found['bound_at']} (database {found['database']}); add this part to orphans.exclude there, then run: "
+            "millhand orphans bind"
         ),
     )
     assert [one.token for one in before.above] == [found["token"]]
@@ -343,7 +343,7 @@ async def test_a_bucket_with_a_part_that_another_database_judges_is_refused(worl
 
     assert str(refused.value) == (
         f"orphans.exclude must have 'media/', which {found['name']!r} bound at {found['bound_at']} (database "
-        f"{found['database']}) and judges, got no such prefix; add it, or run with that store: millhand orphans unbind"
+        f"{found['database']}), got no such prefix; add it, or run with that store: millhand orphans unbind"
     )
     assert (apart.state, apart.deleted) == ("completed", 1)
     assert await whole.keys() == [

@@ -54,8 +54,8 @@ async def test_a_canary_that_is_not_judged_live_refuses_the_run(world: World) ->
     ] * 3
     assert reports[0].abort_reasons == (
         (
-            "an object that is there and has its row must be judged live, got 'live/2' judged otherwise; nothing of what "
-            "this run saw counts; see whether the listing and the sources spell keys alike"
+            "an object that exists and has a row must be live, got another result for 'live/2'; "
+            "nothing that this run saw counts; check that the listing and the sources write keys alike"
         ),
     )
     assert await world.keys() == ["live/1", "live/2", "live/3"]
@@ -73,7 +73,7 @@ async def test_a_declared_canary_must_be_live(world: World) -> None:
 
     rule, remedy = (
         "a canary of orphans.canaries must be live",
-        "see what became of it, or take it off the list",
+        "check what happened to it, or remove it from the list",
     )
     assert no_object.abort_reasons == (f"{rule}, got no object 'canary'; {remedy}",)
     assert no_row.abort_reasons == (f"{rule}, got no ready row that names 'canary'; {remedy}",)
@@ -88,8 +88,8 @@ async def test_a_source_that_names_everything_refuses_the_run(world: World) -> N
 
     assert report.state == "aborted"
     assert report.abort_reasons[0] == (
-        "a key that was made up must be an orphan, got a row of source 'uploads' that names it; "
-        "see whether the source's SELECT or view answers what it is asked"
+        "a made-up key must have no row, got a row of source 'uploads' that names it; "
+        "check that the source's SELECT or view filters by key"
     )
 
 

@@ -239,7 +239,7 @@ async def whole_seconds(world: World) -> list[ObjectInfo]:
         (
             {"fileSchema": "Bucket, Key, Size"},
             (
-                "must tell size, time and etag, got \"none of ['lastmodifieddate', 'etag']\"; "
+                "must have size, time and etag, got \"none of ['lastmodifieddate', 'etag']\"; "
                 "add Size, LastModifiedDate and ETag to its configuration"
             ),
         ),
@@ -247,14 +247,14 @@ async def whole_seconds(world: World) -> list[ObjectInfo]:
             {"files": [{"key": "x"}]},
             (
                 "must have a manifest.json of S3 Inventory, got \"'MD5checksum'\"; "
-                "see that it is the folder of an S3 Inventory's configuration"
+                "check that it is the folder of an S3 Inventory's configuration"
             ),
         ),
         (
             {"creationTimestamp": "1514944800000"},
             (
                 "must not be older than 10 days, got '2018-01-03T02:00:00+00:00'; "
-                "see why no newer one came, or take orphans.inventory away"
+                "check why there is no newer one, or remove orphans.inventory"
             ),
         ),
     ],
@@ -292,6 +292,6 @@ async def test_no_inventory_yet_is_refused(world: World, reports: Reports) -> No
         await run(world, reports)
 
     assert str(refused.value).endswith(
-        "must have a report, got 'no manifest.json'; give the folder that has data/ and a folder for each date "
-        "in it, and wait for the first report"
+        "must have a report, got 'no manifest.json'; set the folder that contains data/ and a folder for each date, "
+        "and wait for the first report"
     )

@@ -36,7 +36,7 @@ UPLOADS = ReferenceSource(name="uploads", table="uploads")
         ),
         (
             {"prefix": "images"},
-            "orphans.prefix must end with / or be empty, or it would match its siblings too, got 'images'",
+            "orphans.prefix must end with / or be empty, because it would match its siblings too, got 'images'",
         ),
         ({"exclude": ("tmp",)}, "orphans.exclude must hold prefixes that end with /, got 'tmp'"),
         (
@@ -52,7 +52,7 @@ UPLOADS = ReferenceSource(name="uploads", table="uploads")
         ({"max_objects": 0}, "orphans.max_objects must be 1 or more, got 0"),
         (
             {"source_timeout": timedelta(0)},
-            "orphans.source_timeout must be more than nothing, got datetime.timedelta(0)",
+            "orphans.source_timeout must be more than zero, got datetime.timedelta(0)",
         ),
         ({"sources": (UPLOADS, UPLOADS)}, "orphans.sources must have different names, got ['uploads']"),
     ],
@@ -105,7 +105,7 @@ def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -
         (
             {"table": "uploads", "url": ("https://cdn.example.com",)},
             (
-                "url of orphans source 'uploads' must hold what stands before the key, and end with /, "
+                "url of orphans source 'uploads' must hold the part before the key, and end with /, "
                 "got 'https://cdn.example.com'"
             ),
         ),
@@ -120,8 +120,8 @@ def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -
         (
             {"table": "uploads", "json": "$.files[*]", "soft_deleted": "deleted"},
             (
-                "soft_deleted of orphans source 'uploads' must not be given where one row may name several keys, "
-                "or they would go together, got 'deleted'"
+                "soft_deleted of orphans source 'uploads' must not be given if one row may name several keys, "
+                "because all of them would be removed together, got 'deleted'"
             ),
         ),
         (

@@ -1,4 +1,4 @@
-"""How far a run is: its rate, what is left, and how often it is told."""
+"""Progress of a run: its rate, the remaining time, and how often it is logged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from world import World
 
-from millhand.cli.orphans_view import told
+from millhand.cli.orphans_view import progress_line
 from millhand.orphans import Progress, reconcile
 from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
 
@@ -17,8 +17,8 @@ def progress(objects: int, seconds: float, phase: str = "scan") -> Progress:
     return Progress(bytes=0, key="k", objects=objects, phase=phase, rows=objects, seconds=seconds)
 
 
-def test_the_rest_is_reckoned_from_the_last_run() -> None:
-    """Half of what was there the last time, in ten seconds, leaves ten seconds; a larger bucket leaves it open."""
+def test_pace_expects_as_many_objects_as_the_last_run() -> None:
+    """Half of the expected objects in ten seconds leave ten seconds; beyond the expected number, the rest is unknown."""
     assert Pace.of(progress(500, 10.0), 1_000) == Pace(objects_per_second=50.0, remaining_seconds=10.0)
     assert Pace.of(progress(500, 10.0), None).remaining_seconds is None
     assert Pace.of(progress(1_001, 10.0), 1_000).remaining_seconds is None
@@ -26,18 +26,18 @@ def test_the_rest_is_reckoned_from_the_last_run() -> None:
     assert Pace.of(progress(0, 0.0), 1_000) == Pace(objects_per_second=0.0, remaining_seconds=None)
 
 
-def test_a_person_reads_rate_and_time_left() -> None:
-    """The line of the bar says what was seen, how fast, and how long it will still take."""
+def test_progress_line_has_rate_and_remaining_time() -> None:
+    """The line on a terminal shows objects, rows, rate and remaining time."""
     some = progress(120_000, 60.0)
 
-    assert told(some, Pace.of(some, 240_000)) == (
+    assert progress_line(some, Pace.of(some, 240_000)) == (
         "scan: 120,000 objects, 120,000 rows, 2,000 objects/s, 1:00 left"
     )
-    assert told(some, Pace.of(some, 20_000_000)).endswith(", 2:45:40 left")
+    assert progress_line(some, Pace.of(some, 20_000_000)).endswith(", 2:45:40 left")
 
 
-def test_the_log_has_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    """Not each page is a line, but what has come in each interval, with the rate and what is left."""
+def test_progress_log_writes_one_line_per_interval(caplog: pytest.LogCaptureFixture) -> None:
+    """Pages within an interval write no line; the first one after it writes rate and remaining time."""
     log = ProgressLog(1_000, every=timedelta(seconds=60))
 
     with caplog.at_level(logging.INFO, "millhand.orphans.report.progress"):
@@ -52,8 +52,8 @@ def test_the_log_has_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> No
     ]
 
 
-async def test_what_is_expected_is_what_the_last_whole_run_saw(world: World) -> None:
-    """The first run has nothing to go by."""
+async def test_expected_objects_are_those_of_the_last_complete_run(world: World) -> None:
+    """Before the first complete run nothing is expected."""
     await world.pair("a", "b", "c")
     before = await expected_objects(world.executor, world.store.url)
 

@@ -155,7 +155,9 @@ async def test_a_run_that_was_thought_dead_stops_when_it_was_taken_over(world: W
     with pytest.raises(RunLost) as lost:
         await reconcile(ChaosExecutor(world.executor, sleep_long), world.store, world.config, now=world.now)
 
-    assert str(lost.value) == "orphan run must still be ours, got run 2 taken over from epoch 1; let it go on"
+    assert str(lost.value) == (
+        "orphan run must be held by this process, got run 2 taken over from epoch 1; wait for it to end"
+    )
     assert others[0].deleted == 1
     assert await world.keys() == ["live"]
 

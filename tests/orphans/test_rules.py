@@ -78,7 +78,7 @@ def test_no_removal_of_what_is_live_shared_young_locked_or_foreign(
 def _is_kept(situation: Situation) -> bool:
     is_rowless = situation.reference is Reference.NONE
     is_once_only = (is_rowless or situation.reference is Reference.UNATTACHED) and not situation.is_seen_twice
-    if situation.scope is not Scope.JUDGED or not situation.is_due or is_once_only:
+    if situation.scope is not Scope.IN_SCOPE or not situation.is_due or is_once_only:
         return True
     if situation.is_upload or not is_rowless:
         is_waited_for = situation.is_upload and not is_rowless

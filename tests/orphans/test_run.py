@@ -411,7 +411,7 @@ async def test_explain_tells_the_story_of_a_key(world: World) -> None:
             f"  done: {world.now:%Y-%m-%d %H:%M} UTC run 2, rule 12 (check again, then quarantine or delete), "
             "quarantined"
         ),
-        "  kept: .millhand/quarantine/2/orphan; millhand orphans restore --key brings it back",
+        "  kept: .millhand/quarantine/2/orphan; millhand orphans restore --key restores it",
     ]
     assert live.lines()[0] == "live: live by rule 1: live; clears any candidate"
     assert live.lines()[2] == "  row: uploads 1 is ready"

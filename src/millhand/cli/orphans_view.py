@@ -26,7 +26,7 @@ def shown_progress(expected: int | None) -> Iterator[Show]:
         with _bar(expected) as show:
             yield show
     else:
-        yield ProgressLog(expected, every=PRINT_EVERY, tell=_print)
+        yield ProgressLog(expected, every=PRINT_EVERY, write=_print)
 
 
 def print_report(report: RunReport, summaries: Sequence[Summary], *, price_per_gb: float) -> None:

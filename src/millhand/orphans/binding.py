@@ -1,17 +1,15 @@
 """
-Whose bucket it is: an object in the bucket and a row in the ledger say the same, or the bucket is not judged.
+Bind a bucket to one database. A run aborts unless the marker in the bucket and the row in the ledger agree.
 
-Rule 1: the marker `.millhand/binding.json` and the row have one token, and the row was written in this database: another
-        one, or a copy that was restored elsewhere, is refused.
-Rule 2: the generation grows with every run whose mode may remove, whether or not anything is due, before it looks at
-        the bucket and again before it removes; in the row first and in the marker after. A marker that is ahead of its
-        row was written by a younger history than this database has: it was restored from an older backup, or is a
-        copy, and everything uploaded since looks like an orphan to it.
-Rule 3: a store may be a part of a bucket, and another store a part of it: a marker above our root, and one that the listing
-        shows below it, speak for whoever bound them, unless it was this very database, and no younger self of it. A
-        person may say that one above leaves this part alone (`bind` writes its token down); `exclude` leaves one below
-        alone.
-Rule 4: the first run that may remove binds. A person rebinds (`millhand orphans bind`), and nobody else.
+Rule 1: the marker `.millhand/binding.json` and the row have the same token, and the row was written in this database. A run
+        aborts in another database, and in a copy that was restored elsewhere.
+Rule 2: every run whose mode may remove increases the generation, even if nothing is due: before it scans the bucket, and
+        again before it removes. The row comes first, then the marker. A marker that is ahead of its row was written after
+        this database was backed up or copied, and everything uploaded since would look like an orphan.
+Rule 3: a store may be part of a bucket, and another store part of it. A marker above our root, or one that the listing
+        shows below it, belongs to its database, unless this same database wrote it and is not older. `bind` records the
+        tokens of markers above that leave this part alone; `exclude` leaves a part below alone.
+Rule 4: the first run that may remove binds the bucket. Only `millhand orphans bind` binds it again.
 
     row at generation 0 ─▶ marker, if there is none ─▶ row + 1 ─▶ marker + 1 ─▶ … removal
 """
@@ -32,15 +30,15 @@ from millhand.storage.protocol import RESERVED_PREFIX
 from millhand.store.query import Query, Row, parse_none
 
 MARKER = f"{RESERVED_PREFIX}binding.json"
-REMEDY = "if this database is to judge the bucket from now on, run: millhand orphans bind"
+REMEDY = "to bind the bucket to this database from now on, run: millhand orphans bind"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
     """
-    What the bucket says. `database` and `name` are of the database that bound it.
+    The marker in the bucket. `database` and `name` are of the database that bound it.
 
-    `beside` are the tokens of those that judge what is above it, and leave this part alone.
+    `beside` are tokens of databases that are bound above this part of the bucket and leave it alone.
     """
 
     beside: tuple[str, ...] = ()
@@ -53,7 +51,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bond:
-    """What the ledger says."""
+    """The row in the ledger."""
 
     bucket: str
     token: str
@@ -66,7 +64,7 @@ class Bond:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Both sides, which database this is, and who else says to judge what this bucket is a part of."""
+    """Row and marker, the identity of this database, and markers of other databases above the bucket's root."""
 
     above: tuple[Marker, ...] = ()
     bond: Bond | None
@@ -75,7 +73,7 @@ class Binding:
     name: str
 
     def abort_reasons(self) -> tuple[str, ...]:
-        """Return why this database must not judge the bucket, in whole sentences; none if it may."""
+        """Return why this database must not evaluate the bucket, one sentence each; empty if it may."""
         found = (self._own_abort_reason(), *(_abort_reason_of(marker) for marker in self.above))
         return tuple(sentence for sentence in found if sentence is not None)
 
@@ -86,7 +84,7 @@ class Binding:
                 return None
             return (
                 f"the bucket must have the marker {MARKER} that it got at {bond.bound_at:%Y-%m-%d %H:%M} UTC, got none; "
-                f"see whether it is the right bucket, mounted and not emptied; {REMEDY}"
+                f"check that it is the right bucket, mounted and not emptied; {REMEDY}"
             )
         if bond is None or bond.token != marker.token:
             return (
@@ -108,36 +106,36 @@ class Binding:
 
 
 async def read_binding(executor: Executor, store: ObjectStore, *, is_lenient: bool = False) -> Binding:
-    """Read both sides; `is_lenient` takes a marker that is none for no marker. Raises: StoreError; DriverError."""
+    """Return row and marker. `is_lenient` treats an unreadable marker as none. Raises: StoreError; DriverError."""
     database, name = await executor.run(_identity())
     bond = await executor.run(_bond_get(store.url))
     marker = await _read_marker(store, is_lenient=is_lenient)
     above = [_parse_marker(text) for text in await store.get_from_parents(MARKER)]
-    foreign = await _foreign(executor, above, database=database, known=marker.beside if marker else ())
-    return Binding(above=foreign, bond=bond, database=database, marker=marker, name=name)
+    others = await _of_others(executor, above, database=database, known=marker.beside if marker else ())
+    return Binding(above=others, bond=bond, database=database, marker=marker, name=name)
 
 
 async def check_below(executor: Executor, store: ObjectStore, keys: Sequence[str]) -> None:
     """
-    See that the markers which a listing showed below the root are ours.
+    Check that the markers that a listing showed below the root belong to this database.
 
-    Raises: ConfigError, for one of another database; StoreError; DriverError.
+    Raises: ConfigError, if another database wrote one; StoreError; DriverError.
     """
     found = {key: _parse_marker(await store.get(key), key=key) for key in keys}
     database, _ = await executor.run(_identity())
-    foreign = await _foreign(executor, list(found.values()), database=database, known=())
+    others = await _of_others(executor, list(found.values()), database=database, known=())
     for key, marker in found.items():
-        if marker in foreign:
+        if marker in others:
             part = key.removesuffix(MARKER)
             raise ConfigError(
                 f"orphans.exclude must have {part!r}, which {marker.name!r} bound at {marker.bound_at} (database "
-                f"{marker.database}) and judges, got no such prefix; add it, or run with that store: millhand orphans unbind"
+                f"{marker.database}), got no such prefix; add it, or run with that store: millhand orphans unbind"
             )
 
 
 async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime) -> tuple[str, ...]:
     """
-    Bind the bucket if it is not bound, go one generation further, and return why not if it may not be.
+    Bind the bucket if it is not bound, and increase its generation. Return why the run must abort; empty if it need not.
 
     Raises: StoreError; DriverError.
     """
@@ -159,7 +157,7 @@ async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime
 
 async def advance_binding(executor: Executor, store: ObjectStore, binding: Binding) -> None:
     """
-    Go one generation further, if the bucket is bound; what refuses must have been seen to before.
+    Increase the generation, if the bucket is bound. The caller has checked `abort_reasons`.
 
     Raises: StoreError; DriverError.
     """
@@ -172,7 +170,9 @@ async def advance_binding(executor: Executor, store: ObjectStore, binding: Bindi
 
 async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None = None) -> Binding:
     """
-    Bind the bucket to this database, whosever it was, beside whoever judges what is above it; return what was there before.
+    Bind the bucket to this database, whatever it was bound to, and return the binding before.
+
+    Markers above the root stay valid: their tokens are recorded as databases that leave this part alone.
 
     Raises: StoreError; DriverError.
     """
@@ -198,7 +198,7 @@ async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None =
 
 async def unbind(executor: Executor, store: ObjectStore) -> bool:
     """
-    Let the bucket go, so that any database may bind it; False if it was not bound.
+    Remove the binding, so that any database may bind the bucket. Returns False if it was not bound.
 
     Raises: StoreError; DriverError.
     """
@@ -208,7 +208,7 @@ async def unbind(executor: Executor, store: ObjectStore) -> bool:
 
 
 async def record_search(executor: Executor, bucket: str, fingerprint: str, *, now: datetime) -> None:
-    """Write down that the database was searched for references that nobody declared."""
+    """Record that the database was searched for undeclared references."""
     params = {"bucket": bucket, "fingerprint": fingerprint, "now": now}
     await executor.run(Query("orphan_binding_searched", params, parse_none))
 
@@ -238,14 +238,14 @@ def _parse_marker(text: bytes, *, key: str = MARKER) -> Marker:
             token=str(found["token"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"something that is no marker of ours ({error}); look at it, or run: millhand orphans bind"
+        reason = f"a file that is no marker of Millhand ({error}); inspect it, or run: millhand orphans bind"
         raise StoreError("get", reason, key=key) from error
 
 
-async def _foreign(
+async def _of_others(
     executor: Executor, markers: Sequence[Marker], *, database: str, known: Sequence[str]
 ) -> tuple[Marker, ...]:
-    """Return the markers that another database wrote, or a younger self of this one, but for those that are known."""
+    """Return markers that another database wrote, or this one after the state it was restored to. `known` are left out."""
     if not markers:
         return ()
     query = Query("orphan_binding_generations", {"database": database}, _parse_generations)
@@ -259,14 +259,14 @@ async def _foreign(
 
 def _abort_reason_of(above: Marker) -> str:
     return (
-        f"the bucket must not be a part of what another database judges, got one that {above.name!r} bound from above it at "
-        f"{above.bound_at} (database {above.database}); see that orphans.exclude there leaves this part alone, then run: "
+        f"the bucket must not be part of a bucket of another database, got one that {above.name!r} bound above it at "
+        f"{above.bound_at} (database {above.database}); add this part to orphans.exclude there, then run: "
         "millhand orphans bind"
     )
 
 
 async def _put_first(store: ObjectStore, bond: Bond, name: str) -> bool:
-    """Mark a bucket that has no marker; False if another database was quicker."""
+    """Write the first marker; False if another database wrote one meanwhile."""
     try:
         await store.put(MARKER, _marker(bond, name), if_absent=True)
     except ObjectExists:

@@ -1,4 +1,4 @@
-"""What the reconciler is told: where rows name objects, how old is old, and how much one run may do."""
+"""Settings of the orphan cleanup: which rows name objects, how old is old, and how much one run may remove."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from enum import StrEnum
 from millhand.errors import ConfigError
 
 MIN_GRACE = timedelta(hours=1)
-# A path of names only leads to one value, and has an index if it is given one.
+# A path of names only leads to one value, which can have an index.
 PLAIN_PATH = re.compile(r'\$((?:\.(?:[A-Za-z_]\w*|"[^"\\]+"))+)')
 MAX_NAME = 64
 SOURCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -21,9 +21,9 @@ SOURCE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 @dataclass(frozen=True, slots=True)
 class Derived:
     """
-    How the key of a derived object is made of its parent's: `variants/{key}/*`, `{key}.thumb.webp`.
+    The pattern of a derived key, made from its parent's key: `variants/{key}/*`, `{key}.thumb.webp`.
 
-    There is one `{key}`; a `*` may stand at the end for anything, after something that says where the parent ends.
+    A pattern has one `{key}`. A `*` at its end matches anything; it needs text between `{key}` and `*`.
     """
 
     head: str
@@ -44,7 +44,7 @@ class Derived:
         return cls(head, tail, is_open)
 
     def parents(self, key: str) -> list[str]:
-        """Return the keys that `key` may be derived from: where the tail is open, there may be several."""
+        """Return the keys that `key` may be derived from. A pattern that ends with `*` may fit several parents."""
         if not key.startswith(self.head):
             return []
         rest = key[len(self.head) :]
@@ -56,7 +56,7 @@ class Derived:
 
 
 class Mode(StrEnum):
-    """What a run does with what it found; each goes further than the one before."""
+    """What a run does with its findings. Each mode does more than the one before."""
 
     REPORT = "report"
     QUARANTINE = "quarantine"
@@ -66,16 +66,16 @@ class Mode(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceSource:
     """
-    One place where rows name objects: a table, or a SELECT of one's own.
+    One place where rows name objects: a table, or a SELECT of yours.
 
     `key`, `id`, `size`, `etag`, `created_at`, `deleted_at`, `upload_id` are column names; `pending`, `ready`,
-    `soft_deleted` and `unattached` are SQL conditions on a row. A row that meets none of them is ready: when in doubt, its
-    object lives. Rows are only ever deleted from a `table`; `delete` replaces the DELETE by a statement whose `$1` is an
-    array of ids as text. `min_rows` is the least number of rows that this source must have before a run may act.
+    `soft_deleted` and `unattached` are SQL conditions on a row. A row that meets none of them is ready, so its object lives.
+    Rows are deleted only from a `table`. `delete` replaces the DELETE statement; its `$1` is an array of ids as text.
+    If the source has fewer rows than `min_rows`, the run aborts.
 
     `key` may also be an array (`array`), or JSON, of which `json` is the path to the keys: `$.cover`, `$.files[*].key`.
-    Values that are URLs are declared by their bases in `url`, `https://cdn.example.com/`; `//cdn.example.com/` has any
-    scheme. `function` names an SQL function of yours that makes a key of a value. `prepend` is put in front of the key.
+    If values are URLs, list their bases in `url`: `https://cdn.example.com/`, or `//cdn.example.com/` for any scheme.
+    `function` names an SQL function of yours that returns the key for a value. `prepend` is put in front of the key.
     """
 
     name: str
@@ -133,7 +133,7 @@ class ReferenceSource:
 
     @property
     def is_bare(self) -> bool:
-        """Whether the column holds keys and nothing but keys, whole."""
+        """Whether each value of the column is a whole key."""
         return not (self.has_many or self.url or self.function or self.prepend)
 
     def _check_form(self) -> None:
@@ -145,7 +145,7 @@ class ReferenceSource:
             raise self._bad("json", "must be a path such as $.cover or $.files[*].key", self.json)
         for base in self.url:
             if not base.endswith("/"):
-                raise self._bad("url", "must hold what stands before the key, and end with /", base)
+                raise self._bad("url", "must hold the part before the key, and end with /", base)
         if "\0" in self.prepend + (self.json or ""):
             raise self._bad("prepend", "must be text without a null character", self.prepend)
         leaving = [
@@ -154,7 +154,7 @@ class ReferenceSource:
         if self.has_many and leaving:
             raise self._bad(
                 leaving[0],
-                "must not be given where one row may name several keys, or they would go together",
+                "must not be given if one row may name several keys, because all of them would be removed together",
                 getattr(self, leaving[0]),
             )
 
@@ -165,9 +165,10 @@ class ReferenceSource:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrphansConfig:
     """
-    The section `[orphans]`: frozen, whole or not at all.
+    The section `[orphans]`.
 
     Units: shares are fractions of 1; durations are `timedelta`.
+    Raises: ConfigError, for an impossible value.
     """
 
     sources: tuple[ReferenceSource, ...] = ()
@@ -222,12 +223,12 @@ class OrphansConfig:
 
     @property
     def min_object_age(self) -> timedelta:
-        """An unreferenced object younger than this is not even noted: its row may be on its way."""
+        """A younger object without a row is not recorded: its row may not be committed yet."""
         return min(MIN_GRACE, self.grace)
 
     @property
     def fingerprint(self) -> str:
-        """What the judgement rests on; when it changes, the next run is a first run again."""
+        """A hash of what decides about keys and rows. When it changes, the next run is a first run."""
         about = [self.prefix, list(self.exclude), list(self.key_patterns), list(self.derived)]
         about += [[str(getattr(source, field.name)) for field in fields(source)] for source in self.sources]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
@@ -235,7 +236,7 @@ class OrphansConfig:
     def _check_prefixes(self) -> None:
         if self.prefix and not self.prefix.endswith("/"):
             raise _bad(
-                "prefix", "must end with / or be empty, or it would match its siblings too", self.prefix
+                "prefix", "must end with / or be empty, because it would match its siblings too", self.prefix
             )
         for prefix in self.exclude:
             if not prefix.endswith("/"):
@@ -247,20 +248,20 @@ class OrphansConfig:
                 raise _bad("key_patterns", f"must be regular expressions ({error})", pattern) from error
 
     def _check_durations(self) -> None:
-        floor = timedelta(0) if self.allow_short_grace else MIN_GRACE
+        least = timedelta(0) if self.allow_short_grace else MIN_GRACE
         for name in ("grace", "retention", "quarantine_for"):
             value = getattr(self, name)
-            if value < floor:
+            if value < least:
                 remedy = "must not be negative" if self.allow_short_grace else "must be at least 1 hour"
                 hint = "" if self.allow_short_grace else "; for a demo, set orphans.allow_short_grace = true"
                 raise ConfigError(f"orphans.{name} {remedy}, got {value!r}{hint}")
         for name in ("max_clock_skew", "source_timeout"):
             if getattr(self, name) <= timedelta(0):
-                raise _bad(name, "must be more than nothing", getattr(self, name))
+                raise _bad(name, "must be more than zero", getattr(self, name))
 
 
 def source_name(text: str) -> str:
-    """Return a name that a source may have, made of any text; another one for another text."""
+    """Return a valid source name for any text. Different texts have different names."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", text)
     if name == text and len(name) <= MAX_NAME:
         return name

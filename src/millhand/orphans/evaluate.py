@@ -38,7 +38,7 @@ class Observation:
     row: ReferenceRow | None
     is_shared: bool = False
     look: Look = Look.NOT_TAKEN
-    scope: Scope = Scope.JUDGED
+    scope: Scope = Scope.IN_SCOPE
     tie: Tie = Tie.NONE
 
     @property
@@ -49,7 +49,7 @@ class Observation:
     @property
     def is_rowless(self) -> bool:
         """Whether it is an object in scope that no row names."""
-        return self.object is not None and self.scope is Scope.JUDGED and self.row is None
+        return self.object is not None and self.scope is Scope.IN_SCOPE and self.row is None
 
     @property
     def reference(self) -> Reference:

@@ -1,4 +1,4 @@
-"""What a program may want to know of at once, told to a function that it brings."""
+"""Events that a program receives through its `on_event` function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class OrphanEventKind(StrEnum):
-    """What happened."""
+    """The kind of an event."""
 
     ALERT = "alert"
     RUN_COMPLETED = "run_completed"
@@ -21,7 +21,7 @@ class OrphanEvent:
     """
     An alert, or the end of a run.
 
-    `key` is for alerts, `reason` for all but a completed run; `figures` are those of the run's log line.
+    Alerts have a `key`; all but a completed run have a `reason`. `figures` are those of the run's log line.
     """
 
     bucket: str

@@ -1,8 +1,8 @@
 """
-What the reconciler remembers, in tables of our own: runs, findings, and what was done to which key and why.
+The ledger, in tables of its own: runs, findings, and every action on a key with its reason.
 
-One pass over a bucket at a time. Whoever makes it holds the run's epoch; each word to the run repeats it, so a pass
-that was thought dead and was taken over finds out with its next word and stops (`RunLost`).
+A bucket has one unfinished run at a time. The process that holds it knows the run's epoch and repeats it in every
+statement. If another process takes the run over, the next statement of the first one changes nothing and raises `RunLost`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import Any
 from millhand.errors import MillhandError
 from millhand.store.query import Query, Row, parse_none
 
-SWEEP_SECONDS = 60.0  # a statement over a whole wave, on a database that is busy
+SWEEP_SECONDS = 60.0  # timeout of a statement over a whole wave, on a busy database
 
 
 class RunLost(MillhandError):
-    """Another process took this pass over; nothing more may be done in its name."""
+    """Another process took this run over. This process stops, and the other one continues."""
 
     def __init__(self, run_id: int, epoch: int) -> None:
         super().__init__(
-            f"orphan run must still be ours, got run {run_id} taken over from epoch {epoch}; let it go on"
+            f"orphan run must be held by this process, got run {run_id} taken over from epoch {epoch}; wait for it to end"
         )
         self.run_id = run_id
         self.epoch = epoch
 
 
 class ActionState(StrEnum):
-    """How far an action has come."""
+    """The state of an action."""
 
     INTENDED = "intended"
     QUARANTINED = "quarantined"
@@ -46,9 +46,9 @@ class ActionState(StrEnum):
 @dataclass(slots=True, kw_only=True)
 class Totals:
     """
-    What a pass has counted so far. `rows_of` counts rows by source.
+    The counts of a run so far. `rows_of` counts rows by source.
 
-    `due` counts findings that a rule says are to be removed, `due_objects` and `due_rows` what they consist of.
+    `due` counts findings whose rule removes something, `due_objects` and `due_rows` the objects and rows among them.
     """
 
     abandoned_rows: int = 0
@@ -82,7 +82,7 @@ class Totals:
 
     @property
     def rows(self) -> int:
-        """Rows of all sources."""
+        """The rows of all sources."""
         return sum(self.rows_of.values())
 
     def to_json(self) -> str:
@@ -90,14 +90,14 @@ class Totals:
 
     @classmethod
     def from_json(cls, text: str) -> Totals:
-        # Another release may have counted more, or less.
+        # Another release may have other counts.
         known = cls.__dataclass_fields__
         return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One pass over one bucket. `scanned_at` is set once it saw all of it."""
+    """One run over one bucket. `scanned_at` is set once the run has scanned all of it."""
 
     id: int
     bucket: str
@@ -119,9 +119,9 @@ class Run:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """
-    An object without a row (`source` and `row_id` empty), or a row, that is not as it should be.
+    An object without a row (`source` and `row_id` are empty), or a row, that needs attention.
 
-    `sightings` counts the complete runs that saw it so, before the run that saw it last.
+    `sightings` counts the complete runs that recorded it before the last one.
     """
 
     id: int = 0
@@ -144,13 +144,13 @@ class Finding:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What makes it the same finding in the next run."""
+        """Key, source and row id. They identify the same finding in the next run."""
         return (self.key, self.source, self.row_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """What was done to a key: by which rule, how far it came, and the row that went with it as JSON."""
+    """What was done to a key, by which rule, its state, and the deleted row as JSON."""
 
     id: int = 0
     run_id: int = 0
@@ -175,7 +175,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """What the guards must know of the database."""
+    """What the guards need to know about the database."""
 
     now: datetime
     is_standby: bool
@@ -183,23 +183,24 @@ class DatabaseFacts:
 
 
 def database_facts() -> Query[DatabaseFacts]:
-    """Ask for the database's clock, whether it is a standby, and how it encodes text."""
+    """Return the database's clock, whether it is a standby, and its encoding."""
     return Query("orphan_database_facts", {}, lambda rows: DatabaseFacts(*rows[0]))
 
 
 def run_get_unfinished(bucket: str) -> Query[Run | None]:
+    """Return the run over a bucket that has not ended."""
     return Query("orphan_run_get_unfinished", {"bucket": bucket}, _parse_maybe_run)
 
 
 def run_get_scanned(bucket: str, fingerprint: str) -> Query[Run | None]:
-    """Find the last run that saw the whole bucket and judged by the same sources."""
+    """Return the last run that scanned the whole bucket with the same sources."""
     return Query("orphan_run_get_scanned", {"bucket": bucket, "fingerprint": fingerprint}, _parse_maybe_run)
 
 
 def run_insert(
     *, bucket: str, mode: str, fingerprint: str, now: datetime, is_ordered: bool
 ) -> Query[Run | None]:
-    """Begin a run; None if another process began one first."""
+    """Insert a run; None if another process inserted one first."""
     params = {
         "bucket": bucket,
         "mode": mode,
@@ -211,22 +212,22 @@ def run_insert(
 
 
 def run_take_over(run: Run, *, now: datetime) -> Query[Run | None]:
-    """Go on with another's run; None if a third process was quicker."""
+    """Take a run over from its process; None if a third process took it first."""
     return Query("orphan_run_take_over", {"id": run.id, "epoch": run.epoch, "now": now}, _parse_maybe_run)
 
 
 def run_beat(run: Run, *, now: datetime | None) -> Query[None]:
-    """Raises: RunLost."""
+    """Write the run's heartbeat. Raises: RunLost."""
     return Query("orphan_run_beat", {"id": run.id, "epoch": run.epoch, "now": now}, _OwnerCheck(run))
 
 
 def run_restart(run: Run) -> Query[None]:
-    """Raises: RunLost."""
+    """Start the scan again from the first key, for an unordered listing. Raises: RunLost."""
     return Query("orphan_run_restart", {"id": run.id, "epoch": run.epoch}, _OwnerCheck(run))
 
 
 def run_scanned(run: Run, *, now: datetime, beat_at: datetime | None) -> Query[None]:
-    """Raises: RunLost."""
+    """Record that the run has scanned the whole bucket. Raises: RunLost."""
     params = {"id": run.id, "epoch": run.epoch, "now": now, "beat_at": beat_at}
     return Query("orphan_run_scanned", params, _OwnerCheck(run))
 
@@ -240,7 +241,7 @@ def run_finish(
     abort_reasons: Sequence[str] = (),
     error: str | None = None,
 ) -> Query[None]:
-    """Raises: RunLost."""
+    """Record how the run ended. Raises: RunLost."""
     params = {
         "id": run.id,
         "epoch": run.epoch,
@@ -254,17 +255,19 @@ def run_finish(
 
 
 def run_list(*, bucket: str | None, limit: int) -> Query[list[Run]]:
+    """Return runs. Shape: newest first."""
     return Query(
         "orphan_run_list", {"bucket": bucket, "limit": limit}, lambda rows: [_parse_run(row) for row in rows]
     )
 
 
 def finding_get_many(bucket: str, keys: Sequence[str]) -> Query[list[Finding]]:
+    """Return what earlier runs recorded about these keys."""
     return Query("orphan_finding_get_many", {"bucket": bucket, "keys": list(keys)}, _parse_findings)
 
 
 def finding_put_many(bucket: str, run_id: int, findings: Sequence[Finding], *, now: datetime) -> Query[None]:
-    """Write findings of this run over those of earlier ones. Shape: no two of the same identity."""
+    """Write findings of this run in place of those of earlier runs. Shape: no two of the same identity."""
     params = {
         "bucket": bucket,
         "run_id": run_id,
@@ -287,6 +290,7 @@ def finding_put_many(bucket: str, run_id: int, findings: Sequence[Finding], *, n
 
 
 def finding_get_due(run_id: int, *, rules: Sequence[int], after: int, limit: int) -> Query[list[Finding]]:
+    """Return the next findings of a run with one of these rules. Shape: by id."""
     params = {"run_id": run_id, "rules": list(rules), "after": after, "limit": limit}
     return Query("orphan_finding_get_due", params, _parse_findings)
 
@@ -303,7 +307,11 @@ def finding_list(*, bucket: str | None, kind: str | None, after: int, limit: int
 def action_insert_many(
     bucket: str, run_id: int, actions: Sequence[Action], *, now: datetime | None
 ) -> Query[list[Action]]:
-    """Shape: the actions as they are in the table, in the order given. Units: None is the database's own clock."""
+    """
+    Insert actions and return them as they are in the table. Shape: in the order given.
+
+    Units: `now` of None is the database's clock.
+    """
     params = {
         "bucket": bucket,
         "run_id": run_id,
@@ -327,7 +335,7 @@ def action_set_state_many(states: Mapping[int, tuple[str, str]], *, now: datetim
     """
     Write a state and its reason for each action, by id.
 
-    Units: `now` is when it came to be so, from which the time in quarantine counts; None is the database's own clock.
+    Units: `now` is when the state began, from which the time in quarantine counts; None is the database's clock.
     """
     params = {
         "ids": list(states),
@@ -372,7 +380,7 @@ def action_get_restorable(
 
 @dataclass(frozen=True, slots=True)
 class _OwnerCheck:
-    """Read the one row that a run's owner gets back, and nobody else does."""
+    """Raise RunLost unless the statement returned a row: it does so only for the process that holds the run."""
 
     run: Run
 
@@ -411,10 +419,10 @@ def _parse_findings(rows: Sequence[Row]) -> list[Finding]:
 
 
 def parse_actions(rows: Sequence[Row]) -> list[Action]:
-    """Read actions, whichever statement they come from."""
+    """Return the actions that a statement returned."""
     return [Action(**dict(zip(ACTION_FIELDS, row, strict=True))) for row in rows]
 
 
 def _parse_actions_in_order(rows: Sequence[Row]) -> list[Action]:
-    # Ids are given in the order of insertion; RETURNING promises no order.
+    # Ids follow the order of insertion. RETURNING promises no order.
     return sorted(parse_actions(rows), key=lambda action: action.id)

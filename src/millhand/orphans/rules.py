@@ -52,7 +52,7 @@ class Kind(StrEnum):
 class Scope(StrEnum):
     """Whether a run may act on a key."""
 
-    JUDGED = "judged"
+    IN_SCOPE = "in_scope"
     UNDECLARED = "undeclared"  # no declared pattern fits it
     OUTSIDE = "outside"  # `.millhand/`, an excluded prefix
     LOCKED = "locked"  # legal hold or retention
@@ -103,7 +103,7 @@ class Situation:
     is_young: bool = False  # the object is younger than the least age
     look: Look = Look.NOT_TAKEN
     reference: Reference
-    scope: Scope = Scope.JUDGED
+    scope: Scope = Scope.IN_SCOPE
     tie: Tie = Tie.NONE
 
     @property
@@ -137,10 +137,10 @@ class Rule:
 
 
 YES, NO = (True,), (False,)
-JUDGED = {"scope": (Scope.JUDGED,), "is_upload": NO}
-UPLOAD = {"scope": (Scope.JUDGED,), "is_upload": YES}
-PRESENT = JUDGED | {"is_present": YES}
-ABSENT = JUDGED | {"is_present": NO}
+IN_SCOPE = {"scope": (Scope.IN_SCOPE,), "is_upload": NO}
+UPLOAD = {"scope": (Scope.IN_SCOPE,), "is_upload": YES}
+PRESENT = IN_SCOPE | {"is_present": YES}
+ABSENT = IN_SCOPE | {"is_present": NO}
 ROWLESS = PRESENT | {"reference": (Reference.NONE,)}
 UNTIED = (Tie.NONE, Tie.PARENT_GONE)
 ORPHANED = ROWLESS | {"is_young": NO, "tie": UNTIED}
@@ -173,7 +173,7 @@ RULES = (
         about_extra="",
         outcome="in flight, ignore",
         verdict=Verdict.IGNORE,
-        when=JUDGED | {"reference": (Reference.PENDING,), "is_past": NO},
+        when=IN_SCOPE | {"reference": (Reference.PENDING,), "is_past": NO},
     ),
     Rule(
         number=4,
@@ -193,7 +193,7 @@ RULES = (
         outcome="report `shared`, delete nothing",
         verdict=Verdict.REPORT,
         kind=Kind.SHARED,
-        when=JUDGED | {"reference": ROW_PAST, "is_past": YES, "is_shared": YES},
+        when=IN_SCOPE | {"reference": ROW_PAST, "is_past": YES, "is_shared": YES},
     ),
     Rule(
         number=6,
@@ -202,7 +202,7 @@ RULES = (
         about_extra="",
         outcome="keep",
         verdict=Verdict.KEEP,
-        when=JUDGED | {"reference": (Reference.SOFT_DELETED,), "is_past": NO},
+        when=IN_SCOPE | {"reference": (Reference.SOFT_DELETED,), "is_past": NO},
     ),
     Rule(
         number=7,
@@ -212,7 +212,7 @@ RULES = (
         outcome="claim the row, delete it, then remove the object",
         verdict=Verdict.REMOVE_ROW_AND_OBJECT,
         kind=Kind.ABANDONED,
-        when=JUDGED | {"reference": (Reference.SOFT_DELETED,), "is_past": YES, "is_shared": NO},
+        when=IN_SCOPE | {"reference": (Reference.SOFT_DELETED,), "is_past": YES, "is_shared": NO},
     ),
     Rule(
         number=8,
@@ -222,7 +222,7 @@ RULES = (
         outcome="candidate",
         verdict=Verdict.CANDIDATE,
         kind=Kind.ABANDONED,
-        when=JUDGED | {"reference": (Reference.UNATTACHED,), "is_past": NO},
+        when=IN_SCOPE | {"reference": (Reference.UNATTACHED,), "is_past": NO},
     ),
     Rule(
         number=9,
@@ -232,7 +232,7 @@ RULES = (
         outcome="the row first, then the object",
         verdict=Verdict.REMOVE_ROW_AND_OBJECT,
         kind=Kind.ABANDONED,
-        when=JUDGED | {"reference": (Reference.UNATTACHED,), "is_past": YES, "is_shared": NO},
+        when=IN_SCOPE | {"reference": (Reference.UNATTACHED,), "is_past": YES, "is_shared": NO},
     ),
     Rule(
         number=10,

@@ -1,18 +1,18 @@
 -- name: orphan_database_facts
--- Say what the guards must know of this database.
+-- Return what the guards need to know about this database.
 SELECT
     now(),
     pg_is_in_recovery(),
     current_setting('server_encoding');
 
 -- name: orphan_run_get_unfinished
--- Find the pass over a bucket that has not ended; its heart beats if somebody is at it.
+-- Return the run over a bucket that has not ended. Its heartbeat is recent if a process is at work.
 SELECT /* orphan_run_columns */
 FROM /* schema */millhand_orphan_run
 WHERE bucket = @bucket AND finished_at IS NULL;
 
 -- name: orphan_run_get_scanned
--- Find the last pass over a bucket that saw all of it and judged by the same sources.
+-- Return the last run that scanned the whole bucket with the same sources.
 SELECT /* orphan_run_columns */
 FROM /* schema */millhand_orphan_run
 WHERE bucket = @bucket AND fingerprint = @fingerprint AND scanned_at IS NOT NULL
@@ -20,7 +20,7 @@ ORDER BY id DESC
 LIMIT 1;
 
 -- name: orphan_run_insert
--- Begin a pass; no row comes back if another one began first.
+-- Insert a run. Returns no row if another run over the bucket was inserted first.
 INSERT INTO /* schema */millhand_orphan_run AS run
     (bucket, mode, fingerprint, started_at, heartbeat_at, is_ordered)
 VALUES
@@ -29,35 +29,35 @@ ON CONFLICT (bucket) WHERE finished_at IS NULL DO NOTHING
 RETURNING /* orphan_run_columns */;
 
 -- name: orphan_run_take_over
--- Go on with a pass whose worker died; the epoch shuts that one out should it live after all.
+-- Take over a run whose process died. The new epoch locks the old process out if it is alive after all.
 UPDATE /* schema */millhand_orphan_run AS run
 SET epoch = epoch + 1, heartbeat_at = @now::timestamptz
 WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
 RETURNING /* orphan_run_columns */;
 
 -- name: orphan_run_beat
--- Say that the pass is alive. One row comes back as long as it is ours.
+-- Write the run's heartbeat. Returns one row if the process still holds the run.
 UPDATE /* schema */millhand_orphan_run
 SET heartbeat_at = coalesce(@now::timestamptz, now())
 WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
 RETURNING 1;
 
 -- name: orphan_run_restart
--- Begin the pass again from the first key, because the listing turned out to be unordered.
+-- Start the scan again from the first key, because the listing is unordered.
 UPDATE /* schema */millhand_orphan_run
 SET is_ordered = false, cursor_key = '', totals = '{}'
 WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
 RETURNING 1;
 
 -- name: orphan_run_scanned
--- Write down that the pass saw all of the bucket.
+-- Record that the run scanned the whole bucket.
 UPDATE /* schema */millhand_orphan_run
 SET state = 'sweeping', scanned_at = @now::timestamptz, heartbeat_at = coalesce(@beat_at::timestamptz, now())
 WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
 RETURNING 1;
 
 -- name: orphan_run_finish
--- Write down how the pass ended.
+-- Record how the run ended.
 UPDATE /* schema */millhand_orphan_run
 SET
     state = @state,
@@ -69,7 +69,7 @@ WHERE id = @id AND epoch = @epoch AND finished_at IS NULL
 RETURNING 1;
 
 -- name: orphan_run_list
--- List passes, the newest first.
+-- List runs, newest first.
 SELECT /* orphan_run_columns */
 FROM /* schema */millhand_orphan_run
 WHERE (@bucket::text IS NULL OR bucket = @bucket)
@@ -81,13 +81,13 @@ id, bucket, mode, fingerprint, state, epoch, started_at, heartbeat_at, scanned_a
     cursor_key, is_ordered, totals::text, abort_reasons, error
 
 -- name: orphan_finding_get_many
--- Find what earlier passes noted about these objects and rows.
+-- Return what earlier runs recorded about these keys.
 SELECT /* orphan_finding_columns */
 FROM /* schema */millhand_orphan_finding
 WHERE bucket = @bucket AND key = ANY(@keys::text[]);
 
 -- name: orphan_finding_put_many
--- Note what this pass found, in place of what an earlier one noted of the same object or row.
+-- Record findings of this run, in place of earlier findings about the same object or row.
 INSERT INTO /* schema */millhand_orphan_finding AS finding (
     bucket, run_id, last_seen_at, key, source, row_id, kind, reference, rule, is_present, size, etag, modified_at,
     first_seen_at, sightings, note
@@ -124,7 +124,7 @@ SET
     note = excluded.note;
 
 -- name: orphan_finding_get_due
--- Give the next findings of a pass that a rule says are to be removed.
+-- Return the next findings of a run with one of these rules.
 SELECT /* orphan_finding_columns */
 FROM /* schema */millhand_orphan_finding
 WHERE run_id = @run_id AND rule = ANY(@rules::integer[]) AND id > @after
@@ -132,7 +132,7 @@ ORDER BY id
 LIMIT @limit;
 
 -- name: orphan_finding_delete_many
--- Strike findings off that are no longer so.
+-- Delete findings that no longer apply.
 DELETE FROM /* schema */millhand_orphan_finding
 WHERE id = ANY(@ids::bigint[]);
 
@@ -168,7 +168,7 @@ id, bucket, key, source, row_id, kind, reference, rule, is_present, size, etag, 
     sightings, run_id, note
 
 -- name: orphan_action_insert_many
--- Write down what is about to be done, before it is done.
+-- Record actions before they are carried out.
 INSERT INTO /* schema */millhand_orphan_action (
     run_id, bucket, created_at, updated_at,
     key, rule, state, size, etag, modified_at, quarantine_key, source, table_name, row_id, row_json
@@ -195,14 +195,14 @@ ORDER BY position
 RETURNING /* orphan_action_columns */;
 
 -- name: orphan_action_set_state_many
--- Write down what was done.
+-- Record the new state of actions.
 UPDATE /* schema */millhand_orphan_action AS action
 SET state = input.state, reason = input.reason, updated_at = coalesce(@now::timestamptz, now())
 FROM unnest(@ids::bigint[], @states::text[], @reasons::text[]) AS input (id, state, reason)
 WHERE action.id = input.id;
 
 -- name: orphan_action_get_open
--- Give the next actions on a bucket that are in a state that is not their last.
+-- Return the next actions on a bucket that are not finished.
 SELECT /* orphan_action_columns */
 FROM /* schema */millhand_orphan_action
 WHERE
@@ -215,7 +215,7 @@ ORDER BY id
 LIMIT @limit;
 
 -- name: orphan_action_get_by_key
--- Tell the story of a key, the newest action first.
+-- Return the actions on these keys, newest first.
 SELECT /* orphan_action_columns */
 FROM /* schema */millhand_orphan_action
 WHERE bucket = @bucket AND key = ANY(@keys::text[])
@@ -223,15 +223,15 @@ ORDER BY id DESC
 LIMIT @limit;
 
 -- name: orphan_action_raise_alert
--- Write down that somebody asked for what was taken away, once; the rows that had not been asked for come back.
+-- Record the first alert of each action, and return the actions that had none.
 UPDATE /* schema */millhand_orphan_action AS action
 SET alert = input.alert, alerted_at = @now::timestamptz
 FROM unnest(@ids::bigint[], @alerts::text[]) AS input (asked_id, alert)
 WHERE action.id = input.asked_id AND action.alert IS NULL
-RETURNING /* orphan_action_alarmed */;
+RETURNING /* orphan_action_alerted */;
 
 -- name: orphan_action_get_restorable
--- Give the next actions that somebody may want undone, by run, by prefix or by key.
+-- Return the next actions that can be undone, by run, by prefix or by key.
 SELECT /* orphan_action_columns */
 FROM /* schema */millhand_orphan_action
 WHERE
@@ -244,7 +244,7 @@ WHERE
 ORDER BY id
 LIMIT @limit;
 
--- fragment: orphan_action_alarmed
+-- fragment: orphan_action_alerted
 action.id, run_id, bucket, key, rule, state, reason, size, etag, modified_at, quarantine_key, source, table_name, row_id,
     row_json::text, created_at, updated_at, action.alert, alerted_at
 

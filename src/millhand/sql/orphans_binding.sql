@@ -1,5 +1,5 @@
 -- name: orphan_database_identity
--- Say which database this is, wherever it is copied to.
+-- Return an identity of this database that a copy elsewhere does not have, and its name.
 SELECT
     (SELECT system_identifier FROM pg_control_system()) || '/' || oid,
     datname
@@ -7,19 +7,19 @@ FROM pg_database
 WHERE datname = current_database();
 
 -- name: orphan_binding_get
--- Find what this database knows of its bond with a bucket.
+-- Return the binding of a bucket.
 SELECT bucket, token, database, generation, bound_at, searched_at, searched_fingerprint
 FROM /* schema */millhand_orphan_binding
 WHERE bucket = @bucket;
 
 -- name: orphan_binding_generations
--- Give the tokens of all buckets that this very database has bound, and how far each has come.
+-- Return the tokens of all buckets that this database has bound, with their generations.
 SELECT token, generation
 FROM /* schema */millhand_orphan_binding
 WHERE database = @database;
 
 -- name: orphan_binding_put
--- Bind a bucket to this database, in place of any bond that there was.
+-- Bind a bucket to this database, in place of any earlier binding.
 INSERT INTO /* schema */millhand_orphan_binding (bucket, token, database, generation, bound_at)
 VALUES (@bucket, @token, @database, @generation, @now::timestamptz)
 ON CONFLICT (bucket) DO UPDATE
@@ -33,26 +33,26 @@ SET
 RETURNING bucket, token, database, generation, bound_at, searched_at, searched_fingerprint;
 
 -- name: orphan_binding_insert
--- Begin a bond, unless another process has begun it.
+-- Insert a binding, unless another process has inserted it.
 INSERT INTO /* schema */millhand_orphan_binding (bucket, token, database, bound_at)
 VALUES (@bucket, @token, @database, @now::timestamptz)
 ON CONFLICT (bucket) DO NOTHING;
 
 -- name: orphan_binding_advance
--- Go one generation further, before anything is removed. One row comes back if the bond is still as it was read.
+-- Increase the generation before anything is removed. Returns one row if the token is unchanged.
 UPDATE /* schema */millhand_orphan_binding
 SET generation = generation + 1
 WHERE bucket = @bucket AND token = @token
 RETURNING bucket, token, database, generation, bound_at, searched_at, searched_fingerprint;
 
 -- name: orphan_binding_searched
--- Write down that the database was searched for references that nobody declared.
+-- Record that the database was searched for undeclared references.
 UPDATE /* schema */millhand_orphan_binding
 SET searched_at = @now::timestamptz, searched_fingerprint = @fingerprint
 WHERE bucket = @bucket;
 
 -- name: orphan_binding_delete
--- Dissolve the bond.
+-- Delete the binding.
 DELETE FROM /* schema */millhand_orphan_binding
 WHERE bucket = @bucket
 RETURNING 1;

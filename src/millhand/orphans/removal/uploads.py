@@ -94,7 +94,7 @@ async def _scan(context: RunContext) -> Uploads:
     found = due = 0
     async for page in context.store.list_uploads(prefix=context.config.prefix):
         judged = [
-            upload for upload in page if scope_of(upload.key) is Scope.JUDGED and "\0" not in upload.key
+            upload for upload in page if scope_of(upload.key) is Scope.IN_SCOPE and "\0" not in upload.key
         ]
         for start in range(0, len(judged), BATCH):
             findings = await _judge(context, judged[start : start + BATCH])

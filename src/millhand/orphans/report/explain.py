@@ -1,4 +1,4 @@
-"""What people ask: what was found, what was done, and why one key is what it is."""
+"""List findings and runs, and explain one key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from millhand.storage import ObjectInfo, ObjectStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The story of one key: what is there, what was noted, what was done, and which rule would decide now."""
+    """All that is known about one key: object, rows, findings, actions, and the rule that would apply now."""
 
     actions: tuple[Action, ...]
     findings: tuple[Finding, ...]
@@ -45,24 +45,24 @@ class Explanation:
     verdict: Verdict
 
     def lines(self) -> list[str]:
-        """Tell it to a person."""
-        told = [f"{self.key}: {self.verdict.value} by rule {self.rule}: {self.reason}"]
-        told.append("  object: none" if self.object is None else f"  object: {_describe(self.object)}")
-        told += [f"  row: {row.source} {row.row_id or '?'} is {row.state}" for row in self.references]
+        """Return the explanation as lines of text."""
+        lines = [f"{self.key}: {self.verdict.value} by rule {self.rule}: {self.reason}"]
+        lines.append("  object: none" if self.object is None else f"  object: {_describe(self.object)}")
+        lines += [f"  row: {row.source} {row.row_id or '?'} is {row.state}" for row in self.references]
         if not self.references:
-            told.append("  row: none")
-        told += [f"  near: {note}" for note in self.notes]
-        told += [_found(finding) for finding in self.findings]
+            lines.append("  row: none")
+        lines += [f"  near: {note}" for note in self.notes]
+        lines += [_found(finding) for finding in self.findings]
         for action in self.actions:
-            told += _done(action)
-        return told
+            lines += _done(action)
+        return lines
 
 
 async def explain(
     executor: Executor, store: ObjectStore, config: OrphansConfig, key: str, *, now: datetime | None = None
 ) -> Explanation:
     """
-    Say what is known of one key, and what a run would decide about it now.
+    Explain one key: what is known about it, and which rule would apply to it now.
 
     Raises: ConfigError; SourceFailed; StoreError; DriverError.
     """
@@ -76,7 +76,7 @@ async def explain(
     scope = Scope.LOCKED if found is not None and found.is_locked else KeyScope.of(config)(key)
     known = {finding.identity: finding for finding in findings}
     observations = await DerivedFrom.of(config).tied(references, _observations(key, found, rows, scope))
-    observations, notes = await _compared(executor, references, store, config, observations)
+    observations, notes = await _near_matches(executor, references, store, config, observations)
     rules = [
         evaluate(
             observation,
@@ -87,7 +87,7 @@ async def explain(
         )[0]
         for observation in observations
     ]
-    rule = min(rules, key=_weight)
+    rule = min(rules, key=_caution)
     return Explanation(
         actions=tuple(actions),
         findings=tuple(findings),
@@ -109,29 +109,31 @@ async def list_findings(
     limit: int = 100,
     after: int = 0,
 ) -> list[Finding]:
-    """List what is not as it should be, as of the last run. Shape: by id, after `after`, at most `limit`."""
+    """Return findings of the last run. Shape: by id, after `after`, at most `limit`."""
     return await executor.run(finding_list(bucket=bucket, kind=kind, after=after, limit=limit))
 
 
 async def list_runs(executor: Executor, *, bucket: str | None = None, limit: int = 20) -> list[Run]:
-    """List runs. Shape: the newest first, at most `limit`."""
+    """Return runs. Shape: newest first, at most `limit`."""
     return await executor.run(run_list(bucket=bucket, limit=limit))
 
 
-async def _compared(
+async def _near_matches(
     executor: Executor,
     references: References,
     store: ObjectStore,
     config: OrphansConfig,
     observations: list[Observation],
 ) -> tuple[list[Observation], tuple[str, ...]]:
-    """Look whether another row writes the key otherwise, and which row of a parent keeps it."""
+    """Return the observations with their near matches as ties, and notes on near matches and parents."""
     tied = []
     notes: list[str] = []
     finder = NearMatchFinder.of(executor, references, config, store)
     for one in observations:
-        asks = one.tie is not Tie.PARENT if one.is_rowless else one.object is not None and _is_leaving(one)
-        near = await finder.find([one.key]) if asks else {}
+        is_asked = (
+            one.tie is not Tie.PARENT if one.is_rowless else one.object is not None and _is_leaving(one)
+        )
+        near = await finder.find([one.key]) if is_asked else {}
         notes += near.values()
         if near:
             tied.append(replace(one, tie=Tie.NEAR_MATCH) if one.row is None else replace(one, is_shared=True))
@@ -162,8 +164,8 @@ def _observations(
     ]
 
 
-def _weight(rule: Rule) -> int:
-    """Of several rows, the one that speaks most for the object's life decides."""
+def _caution(rule: Rule) -> int:
+    """Of several rows, the one that keeps the object most certainly decides."""
     order = (Verdict.LIVE, Verdict.KEEP, Verdict.IGNORE, Verdict.SKIP, Verdict.REPORT, Verdict.CANDIDATE)
     return order.index(rule.verdict) if rule.verdict in order else len(order)
 
@@ -176,19 +178,19 @@ def _found(finding: Finding) -> str:
 
 def _done(action: Action) -> list[str]:
     reason = f": {action.reason}" if action.reason else ""
-    what = f"run {action.run_id}, rule {action.rule} ({_says(action.rule)}), {action.state}{reason}"
-    told = [f"  done: {_when(action.updated_at)} {what}"]
+    what = f"run {action.run_id}, rule {action.rule} ({_outcome(action.rule)}), {action.state}{reason}"
+    lines = [f"  done: {_when(action.updated_at)} {what}"]
     if action.state == ActionState.QUARANTINED:
-        told.append(f"  kept: {action.quarantine_key}; millhand orphans restore --key brings it back")
+        lines.append(f"  kept: {action.quarantine_key}; millhand orphans restore --key restores it")
     if action.row_json is not None and action.state != ActionState.RESTORED:
-        told.append(f"  row: {action.source} {action.row_id} went with it, and is kept in the ledger")
+        lines.append(f"  row: {action.source} {action.row_id} was deleted with it; the ledger has a copy")
     if action.alert is not None:
-        told.append(f"  alert: {_when(action.alerted_at)} {action.alert}")
-    return told
+        lines.append(f"  alert: {_when(action.alerted_at)} {action.alert}")
+    return lines
 
 
-def _says(number: int) -> str:
-    # An action may be older than this release, or younger.
+def _outcome(number: int) -> str:
+    # An action may come from an older or newer release.
     return BY_NUMBER[number].outcome if number in BY_NUMBER else "a rule of another release"
 
 

@@ -1,4 +1,4 @@
-"""How far a run is, how fast, and how long it will still take: for a bar on a terminal, and for the log elsewhere."""
+"""Progress, speed and remaining time of a run, for a progress bar or for the log."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from millhand.orphans.ledger import run_list
 from millhand.orphans.scan.context import Progress
 
 LOG_EVERY = timedelta(seconds=60)
-MAX_RUNS = 20  # back to which a run that saw the whole bucket is looked for
+MAX_RUNS = 20  # newest runs that are searched for one that scanned the whole bucket
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The speed of a run, and what is left if the bucket is about as large as the last time."""
+    """The speed of a run, and the remaining time if the bucket is about as large as in the last run."""
 
     objects_per_second: float
     remaining_seconds: float | None
 
     @classmethod
     def of(cls, progress: Progress, expected: int | None) -> Pace:
-        """Reckon it; None is left unknown where nothing was expected, or more has come than was."""
+        """Return the pace. The remaining time is None if `expected` is unknown or already exceeded."""
         rate = progress.objects / progress.seconds if progress.seconds > 0 else 0.0
         is_known = (
             expected is not None and rate > 0 and progress.objects <= expected and progress.phase == "scan"
@@ -36,28 +36,28 @@ class Pace:
 
 
 class ProgressLog:
-    """Tells now and then how far a run is; give it to `reconcile` as `progress`."""
+    """Logs the progress of a run at intervals. Pass it to `reconcile` as `progress`."""
 
     def __init__(
         self,
         expected: int | None,
         *,
         every: timedelta = LOG_EVERY,
-        tell: Callable[[Progress, Pace], None] | None = None,
+        write: Callable[[Progress, Pace], None] | None = None,
     ) -> None:
         self._every_seconds = every.total_seconds()
         self._expected = expected
         self._next_seconds = self._every_seconds
-        self._tell = tell or _log
+        self._write = write or _log
 
     def __call__(self, progress: Progress) -> None:
         if progress.seconds >= self._next_seconds:
             self._next_seconds = progress.seconds + self._every_seconds
-            self._tell(progress, Pace.of(progress, self._expected))
+            self._write(progress, Pace.of(progress, self._expected))
 
 
 async def expected_objects(executor: Executor, bucket: str) -> int | None:
-    """Return how many objects the last run saw that saw the whole bucket; None if there was none."""
+    """Return the number of objects in the last complete run; None if there was none."""
     runs = await executor.run(run_list(bucket=bucket, limit=MAX_RUNS))
     return next((run.totals.objects for run in runs if run.scanned_at is not None), None)
 

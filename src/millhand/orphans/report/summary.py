@@ -1,4 +1,4 @@
-"""Findings by kind: how many, how many bytes, and a few of them by name."""
+"""Findings by kind: their number, their bytes, and a few examples."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from millhand.driver.protocol import Executor
 from millhand.orphans.rules import Kind
 from millhand.store.query import Query
 
-# What ends when it is removed; the other kinds ask a person.
+# Kinds that a run may remove. The other kinds need a decision of yours.
 FREEABLE = frozenset((Kind.ORPHAN, Kind.ABANDONED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One kind of finding. `examples` are keys, the largest objects first."""
+    """One kind of finding. `examples` are keys, largest objects first."""
 
     bytes: int
     examples: tuple[str, ...]
@@ -23,12 +23,12 @@ class Summary:
 
     @property
     def is_freeable(self) -> bool:
-        """Whether its bytes belong to nobody."""
+        """Whether removing it frees its bytes."""
         return self.kind in FREEABLE
 
 
 async def summarize_findings(executor: Executor, bucket: str, *, examples: int = 3) -> list[Summary]:
-    """Sum up what is not as it should be, as of the last run. Shape: one a kind that there is, by kind."""
+    """Return a summary of the last run's findings. Shape: one per kind that occurs, by kind."""
     params = {"bucket": bucket, "examples": examples}
     query = Query(
         "orphan_finding_summarize",

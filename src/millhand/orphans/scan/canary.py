@@ -1,10 +1,10 @@
 """
-Canaries: objects whose verdict is known before the run, and a key that nobody can have named.
+Canaries: objects whose outcome is known before the run, and one key that no row can name.
 
-Some rows are taken as the table has them, their objects looked up by HEAD: what is there and ready must come out of the
-scan as live. The scan reads by ranges from an index and from a listing, so that an error in either shows: an index that a
-new collation has broken, a server that lists less than it has. A key that was made up on the spot must
-be named by no row, or the sources say yes to everything.
+Millhand takes some rows as they lie in the table and looks up their objects by HEAD. Those that exist must come out of the
+scan as live. The scan reads ranges of an index and a listing, so this shows errors in either: an index that a new
+collation has broken, or a server that lists less than it has. A key that is made up on the spot must be named by no
+row; otherwise a source matches everything.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from millhand.orphans.sources.references import References
 from millhand.storage import ObjectPage, ObjectStore
 
 NUM_PER_SOURCE = 3
-NUM_ROWS = 1_000  # as they lie in the table; the canaries are drawn from them
-NUM_PLACES = 3  # in the order of keys, where there are some too
+NUM_ROWS = 1_000  # rows as they lie in the table, from which the canaries are drawn
+NUM_PLACES = 3  # random places in the order of keys, with more canaries
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(slots=True, kw_only=True)
 class Canaries:
-    """The keys that must be judged live, and those that were, here or by another worker of the run."""
+    """The keys that the scan must find live, and those that it has found live."""
 
     keys: list[str] = field(default_factory=list)
     seen_live: set[str] = field(default_factory=set)
 
     def see(self, page: ObjectPage, start: int, end: int, found: Comparison) -> None:
-        """Note which of them a stretch of a page, which is in order, found to be there and to have a row."""
+        """Record the canaries of one stretch that exist and have a row. Shape: the page is in order."""
         if start == end or not self.keys:
             return
         first, last = page.keys[start], page.keys[end - 1]
@@ -52,7 +52,7 @@ class Canaries:
 async def choose_canaries(
     references: References, store: ObjectStore, config: OrphansConfig, *, after: str
 ) -> list[str]:
-    """Choose keys that are live at this moment, from all sources, of those after `after`. Shape: in order."""
+    """Return keys after `after` that are live at this moment, from all sources. Shape: in order."""
     scope_of = KeyScope.of(config)
     keys = set(config.canaries)
     for name in references.names:
@@ -61,34 +61,34 @@ async def choose_canaries(
         for low in _places(config.prefix):
             read = await references.read_range(low, None, limit=NUM_PER_SOURCE, only=name)
             keys |= set(read.ready_keys[:NUM_PER_SOURCE]) | {one.key for one in read.sized[:NUM_PER_SOURCE]}
-    judged = [key for key in sorted(keys) if scope_of(key) is Scope.JUDGED and key > after]
+    judged = [key for key in sorted(keys) if scope_of(key) is Scope.IN_SCOPE and key > after]
     return [key for key in await _live(references, judged) if await is_there(store, key)]
 
 
 async def find_dead(
     references: References, store: ObjectStore, config: OrphansConfig, canaries: Canaries
 ) -> tuple[str, ...]:
-    """Return why the run cannot be trusted, if a canary says so: whole sentences."""
+    """Return why the scan cannot be trusted, a sentence for each canary that is not live; empty if it can."""
     unseen = [key for key in canaries.keys if key not in canaries.seen_live]
-    # Whatever was deleted meanwhile by its owner is excused.
+    # The application may have deleted some of them meanwhile.
     dead = [key for key in await _live(references, unseen) if await is_there(store, key)]
     dead_sentences = [
-        f"an object that is there and has its row must be judged live, got {key!r} judged otherwise; "
-        "nothing of what this run saw counts; see whether the listing and the sources spell keys alike"
+        f"an object that exists and has a row must be live, got another result for {key!r}; "
+        "nothing that this run saw counts; check that the listing and the sources write keys alike"
         for key in dead[:1]
     ]
     return (
         *dead_sentences,
         *await _find_lost(references, store, config),
-        *await _find_gullible(references, config),
+        *await _find_matching_all(references, config),
     )
 
 
 async def _find_lost(references: References, store: ObjectStore, config: OrphansConfig) -> list[str]:
-    """Look for the canaries that were declared."""
+    """Check the canaries of `orphans.canaries`."""
     rule, remedy = (
         "a canary of orphans.canaries must be live",
-        "see what became of it, or take it off the list",
+        "check what happened to it, or remove it from the list",
     )
     live = set(await _live(references, config.canaries))
     lost = [
@@ -98,12 +98,12 @@ async def _find_lost(references: References, store: ObjectStore, config: Orphans
     return lost + [f"{rule}, got no object {key!r}; {remedy}" for key in gone]
 
 
-async def _find_gullible(references: References, config: OrphansConfig) -> list[str]:
-    """Ask for a key that was made up on the spot."""
+async def _find_matching_all(references: References, config: OrphansConfig) -> list[str]:
+    """Check that no row names a made-up key."""
     key = f"{config.prefix}millhand-canary-{uuid.uuid4().hex}"
     return [
-        f"a key that was made up must be an orphan, got a row of source {row.source!r} that names it; "
-        "see whether the source's SELECT or view answers what it is asked"
+        f"a made-up key must have no row, got a row of source {row.source!r} that names it; "
+        "check that the source's SELECT or view filters by key"
         for row in (await references.rows_by_key([key])).get(key, ())[:1]
     ]
 
@@ -114,7 +114,7 @@ async def _live(references: References, keys: Sequence[str]) -> list[str]:
 
 
 def _places(prefix: str) -> list[str]:
-    """Return some places in the order of keys, by chance: no run looks at the same few canaries as the last one."""
+    """Return random places in the order of keys, so that each run has other canaries."""
     return [
         prefix + "".join(random.choices(ALPHABET, k=2))  # noqa: S311 - a sample, not a secret
         for _ in range(NUM_PLACES)

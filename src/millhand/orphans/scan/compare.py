@@ -25,7 +25,7 @@ MARKER_BELOW = f"/{RESERVED_PREFIX}binding.json"
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """The numbers of one stretch, what is to be weighed, and the ready keys that have no object."""
+    """The counts of one stretch, the observations to evaluate, and the ready keys that have no object."""
 
     absent_keys: list[str] = field(default_factory=list)
     live: int = 0
@@ -39,7 +39,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """Which keys are ours to judge."""
+    """The keys that a run may act on. Call it for the `Scope` of a key."""
 
     prefix: str
     excluded: tuple[str, ...]
@@ -53,11 +53,11 @@ class KeyScope:
 
     @property
     def is_all(self) -> bool:
-        """Whether any key that is listed is ours to judge."""
+        """Whether every listed key is in scope."""
         return not (self.prefix or self.excluded or self.patterns)
 
     def is_marker_below(self, key: str) -> bool:
-        """Whether a key is the marker of a store that is rooted within what is ours to judge."""
+        """Return whether a key is the marker of a store whose root is in scope."""
         return (
             key.endswith(MARKER_BELOW)
             and key.startswith(self.prefix)
@@ -70,45 +70,45 @@ class KeyScope:
             return Scope.OUTSIDE
         if self.patterns and not any(pattern.fullmatch(key) for pattern in self.patterns):
             return Scope.UNDECLARED
-        return Scope.JUDGED
+        return Scope.IN_SCOPE
 
 
 def _is_ours(key: str) -> bool:
-    # Below another prefix too: what a store that is rooted there has in quarantine.
+    # Below another prefix too: a store with its root there has its own quarantine.
     return key.startswith(RESERVED_PREFIX) or f"/{RESERVED_PREFIX}" in key
 
 
 def cut_page(page: ObjectPage, start: int, high: str | None) -> int:
-    """Return where the keys of a page, which is in order, go beyond `high`."""
+    """Return the index of the first key of an ordered page that comes after `high`."""
     return len(page.keys) if high is None else bisect_right(page.keys, high, start)
 
 
 def compare(page: ObjectPage, start: int, end: int, read: RangeRead, scope_of: KeyScope) -> Comparison:
-    """Compare the objects `start` … `end` of a page with all rows that name a key of the same stretch."""
+    """Compare the objects `start` to `end` of a page with all rows that name a key of the same stretch."""
     keys = page.keys[start:end]
     sizes = dict(zip(keys, page.sizes[start:end], strict=True)) if read.sized else {}
     ready_keys, by_key = _by_key(read, sizes)
     is_all, found = scope_of.is_all, Comparison()
     if is_all and not by_key and ready_keys == keys:
-        # As most pages are: every object has its row, every row its object, and there is no more to know of either.
+        # The most frequent page: every object has its row, every row its object, and no row says more.
         return _all_live(found, page, start, end)
     ready = set(ready_keys)
     if is_all and not by_key and ready.issuperset(keys):
-        # As the next most: some rows, or rows of several sources, that are in no order together.
+        # The next most frequent: every object has a row, and rows of several sources are in no common order.
         _all_live(found, page, start, end).ready_rows = len(ready_keys)
         found.absent_keys = sorted(ready.difference(keys))
         return found
     for index, key in enumerate(keys, start):
-        if key in ready and key not in by_key and (is_all or scope_of(key) is Scope.JUDGED):
+        if key in ready and key not in by_key and (is_all or scope_of(key) is Scope.IN_SCOPE):
             found.live += 1
             found.num_objects += 1
             found.num_bytes += page.sizes[index]
         else:
-            _look_closer(found, page, index, by_key.pop(key, []), key in ready, scope_of)
-    found.ready_rows += sum(is_all or scope_of(key) is Scope.JUDGED for key in ready_keys)
-    found.absent_keys += [key for key in sorted(ready.difference(keys)) if scope_of(key) is Scope.JUDGED]
+            _compare_object(found, page, index, by_key.pop(key, []), key in ready, scope_of)
+    found.ready_rows += sum(is_all or scope_of(key) is Scope.IN_SCOPE for key in ready_keys)
+    found.absent_keys += [key for key in sorted(ready.difference(keys)) if scope_of(key) is Scope.IN_SCOPE]
     for key, rows in by_key.items():
-        _look_at_rows(found, key, None, rows, key in ready, scope_of(key))
+        _compare_rows(found, key, None, rows, key in ready, scope_of(key))
     return found
 
 
@@ -119,7 +119,7 @@ def _all_live(found: Comparison, page: ObjectPage, start: int, end: int) -> Comp
 
 
 def _by_key(read: RangeRead, sizes: Mapping[str, int]) -> tuple[list[str], dict[str, list[ReferenceRow]]]:
-    """Return the key of each ready row whose object, if there is one, is as it says, and all other rows by key."""
+    """Return the keys of ready rows that agree with their object, and all other rows by key."""
     ready_keys = list(read.ready_keys)
     by_key: dict[str, list[ReferenceRow]] = {}
     for row in read.rows:
@@ -132,7 +132,7 @@ def _by_key(read: RangeRead, sizes: Mapping[str, int]) -> tuple[list[str], dict[
     return ready_keys, by_key
 
 
-def _look_closer(
+def _compare_object(
     found: Comparison,
     page: ObjectPage,
     index: int,
@@ -151,12 +151,12 @@ def _look_closer(
     if scope is Scope.UNDECLARED:
         found.unclassified += 1
     elif rows or is_ready:
-        _look_at_rows(found, key, page.describe(index), rows, is_ready, scope)
+        _compare_rows(found, key, page.describe(index), rows, is_ready, scope)
     else:
         found.observations.append(Observation(key=key, object=page.describe(index), row=None))
 
 
-def _look_at_rows(
+def _compare_rows(
     found: Comparison,
     key: str,
     info: ObjectInfo | None,
@@ -164,7 +164,7 @@ def _look_at_rows(
     is_ready: bool,
     scope: Scope,
 ) -> None:
-    if scope is not Scope.JUDGED:
+    if scope is not Scope.IN_SCOPE:
         return
     is_alive = is_ready
     for row in rows:

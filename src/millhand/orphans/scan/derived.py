@@ -1,8 +1,8 @@
 """
-What else may tie an object to a row when none names it: a derived key has a parent, and an odd one may be misspelt.
+Derived keys: an object without a row of its own may be derived from an object that has one, such as a thumbnail.
 
 Rule 1: a derived object lives as long as any row names any of the keys that it may be derived from.
-Rule 2: it is asked for together with its own key, wherever one is asked for before something is removed.
+Rule 2: before something is removed, its parents are looked up together with its own key.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class DerivedFrom:
         return cls(tuple(Derived.of(pattern) for pattern in config.derived))
 
     def parents(self, key: str) -> list[str]:
-        """Return the keys that `key` may be derived from; none if it is no derived key."""
+        """Return the keys that `key` may be derived from; empty if it is not a derived key."""
         found = [parent for pattern in self.patterns for parent in pattern.parents(key)]
         return list(dict.fromkeys(found))
 
     async def holding(
         self, references: References, keys: Sequence[str], *, executor: Executor | None = None
     ) -> dict[str, list[ReferenceRow]]:
-        """Return the rows that hold the object of any of `keys`, by key: those that name it, or a parent of it."""
+        """Return the rows that keep the object of any of `keys` alive, by key: rows that name it or a parent."""
         parents = {key: found for key in keys if (found := self.parents(key))}
         asked = dict.fromkeys([*keys, *(parent for found in parents.values() for parent in found)])
         naming = await references.rows_by_key(list(asked), executor=executor)
@@ -44,7 +44,7 @@ class DerivedFrom:
         return {key: rows for key, rows in held.items() if rows}
 
     async def tied(self, references: References, observations: list[Observation]) -> list[Observation]:
-        """Say of each object without a row whether it is derived, and whether its parent has a row."""
+        """Return the observations, with `tie` set for derived objects that have no row of their own."""
         parents = {
             one.key: found
             for one in observations

@@ -1,9 +1,9 @@
 """
-S3 Inventory in place of a listing: what a bucket held when its owner's own report of it was written, read by DuckDB.
+Read an S3 Inventory with DuckDB, in place of a listing: the objects of a bucket at the time of the report.
 
-Rule 1: it says where to look and nothing more. Whatever is to be removed, or missed, is looked up in the bucket first.
-Rule 2: a report of another bucket, one that is not whole, or one without size, time and etag is refused.
-Rule 3: the report's files are fetched once a run, into a temporary directory, and read from there in the order of keys.
+Rule 1: an inventory only shows where to look. Before anything is removed, or reported as missing, Millhand looks it up.
+Rule 2: a report of another bucket, an incomplete one, and one without size, time and etag raise `InventoryUnusable`.
+Rule 3: the report's files are downloaded once per run into a temporary directory, and read in the order of keys.
 
 Source: Amazon S3, "Inventory list" and "Locating your inventory list": manifest.json, fileSchema, keys of CSV encoded as
 in URLs, keys of Parquet as they are.
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 MANIFEST = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ/manifest\.json")
 FORMATS = ("CSV", "Parquet")
 NEEDED = ("key", "size", "lastmodifieddate", "etag")
-MAX_AGE = timedelta(days=10)  # a weekly report, and some days of grace
-DELAY = timedelta(days=2)  # what came right before a report may not be in it
-MEMORY = "256MB"  # what DuckDB may take; beyond it, it sorts on disk
+MAX_AGE = timedelta(days=10)  # a weekly report and three days more
+DELAY = timedelta(days=2)  # a report may lack objects that are this much older than it
+MEMORY = "256MB"  # of DuckDB; beyond it, DuckDB sorts on disk
 
 Row = tuple[str, int, str, float]
 
 
 class InventoryUnusable(MillhandError):
-    """An S3 Inventory cannot stand for the listing of the bucket; nothing was concluded from it."""
+    """An S3 Inventory cannot replace the listing of the bucket. The run ends and has changed nothing."""
 
     def __init__(self, url: str, rule: str, got: object, remedy: str) -> None:
         super().__init__(f"inventory {url} {rule}, got {got!r}; {remedy}")
@@ -53,7 +53,7 @@ class InventoryUnusable(MillhandError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a manifest says. `columns` are in the order of the files, in lower case and without underscores."""
+    """The manifest of a report. `columns` are in the order of the files, in lower case and without underscores."""
 
     bucket: str
     columns: tuple[str, ...]
@@ -65,18 +65,18 @@ class Manifest:
     def of(cls, url: str, text: bytes) -> Manifest:
         """Raises: InventoryUnusable."""
         try:
-            said = json.loads(text)
-            created_at = datetime.fromtimestamp(int(said["creationTimestamp"]) / 1000, UTC)
-            files = tuple((_below(one["key"]), one["MD5checksum"]) for one in said["files"])
+            manifest_json = json.loads(text)
+            created_at = datetime.fromtimestamp(int(manifest_json["creationTimestamp"]) / 1000, UTC)
+            files = tuple((_below(one["key"]), one["MD5checksum"]) for one in manifest_json["files"])
             manifest = cls(
-                bucket=said["sourceBucket"],
-                columns=_columns(said["fileSchema"]),
+                bucket=manifest_json["sourceBucket"],
+                columns=_columns(manifest_json["fileSchema"]),
                 created_at=created_at,
                 files=files,
-                format=said["fileFormat"],
+                format=manifest_json["fileFormat"],
             )
         except (KeyError, TypeError, ValueError) as error:
-            remedy = "see that it is the folder of an S3 Inventory's configuration"
+            remedy = "check that it is the folder of an S3 Inventory's configuration"
             raise InventoryUnusable(
                 url, "must have a manifest.json of S3 Inventory", str(error), remedy
             ) from error
@@ -86,12 +86,12 @@ class Manifest:
             )
         if lacking := [name for name in NEEDED if name not in manifest.columns]:
             remedy = "add Size, LastModifiedDate and ETag to its configuration"
-            raise InventoryUnusable(url, "must tell size, time and etag", f"none of {lacking}", remedy)
+            raise InventoryUnusable(url, "must have size, time and etag", f"none of {lacking}", remedy)
         return manifest
 
 
 class Inventory:
-    """The objects of a bucket as an inventory has them. Made by `opened_inventory`."""
+    """The objects of a bucket as an inventory lists them. Use `opened_inventory` to make one."""
 
     def __init__(self, manifest: Manifest, files: Sequence[Path], root: str, directory: Path) -> None:
         self.manifest = manifest
@@ -99,14 +99,14 @@ class Inventory:
         self._source = _source_sql(manifest, files, root) if files else None
 
     async def expected(self, store: ObjectStore, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` that must be in it: their objects are older than the report by more than its delay."""
+        """Return those of `keys` that must be in the report, because their objects are old enough."""
         newest = self.manifest.created_at - DELAY
         return [key for key in keys if (info := await find_object(store, key)) and info.modified_at < newest]
 
     async def list_pages(
         self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = 1_000
     ) -> AsyncGenerator[ObjectPage, None]:
-        """List as an `ObjectStore` does, in the order of keys, those of ours left out."""
+        """List as an `ObjectStore` does, in the order of keys, without Millhand's own objects."""
         if self._source is None:
             return
         where = f"key > {literal(start_after)} AND starts_with(key, {literal(prefix)})"
@@ -127,7 +127,7 @@ class Inventory:
 @asynccontextmanager
 async def opened_inventory(url: str, store: ObjectStore, *, now: datetime) -> AsyncIterator[Inventory]:
     """
-    Yield the newest inventory below `url`, the folder of its configuration, as the listing of `store`.
+    Yield the newest report below `url`, the folder of its configuration, as the listing of `store`.
 
     Raises: InventoryUnusable; ConfigError, without DuckDB; StoreError.
     """
@@ -148,7 +148,7 @@ async def opened_inventory(url: str, store: ObjectStore, *, now: datetime) -> As
 
 
 def _each_key_once(rows: list[Row], last: str | None) -> list[Row]:
-    """Leave out rows whose key is that of the one before; `last` is that of the page before. DISTINCT sorts twice."""
+    """Leave out rows that repeat the key before; `last` is the key before the first row. DISTINCT would sort twice."""
     befores = [last, *(row[0] for row in rows[:-1])]
     return [row for row, before in zip(rows, befores, strict=True) if row[0] != before]
 
@@ -160,7 +160,7 @@ async def _newest(reports: ObjectStore) -> Manifest:
             manifests += [key for key in page.keys if MANIFEST.fullmatch(key)]
     if not manifests:
         remedy = (
-            "give the folder that has data/ and a folder for each date in it, and wait for the first report"
+            "set the folder that contains data/ and a folder for each date, and wait for the first report"
         )
         raise InventoryUnusable(reports.url, "must have a report", "no manifest.json", remedy)
     return Manifest.of(reports.url, await reports.get(max(manifests)))
@@ -168,10 +168,10 @@ async def _newest(reports: ObjectStore) -> Manifest:
 
 def _check(url: str, manifest: Manifest, bucket: str | None, now: datetime) -> None:
     if bucket is not None and manifest.bucket != bucket:
-        remedy = f"give the one of bucket {bucket!r}"
-        raise InventoryUnusable(url, "must be of the bucket that is judged", manifest.bucket, remedy)
+        remedy = f"set the inventory of bucket {bucket!r}"
+        raise InventoryUnusable(url, "must be of the bucket that is scanned", manifest.bucket, remedy)
     if now - manifest.created_at > MAX_AGE:
-        remedy = "see why no newer one came, or take orphans.inventory away"
+        remedy = "check why there is no newer one, or remove orphans.inventory"
         rule = f"must not be older than {MAX_AGE.days} days"
         raise InventoryUnusable(url, rule, manifest.created_at.isoformat(), remedy)
 
@@ -180,7 +180,7 @@ async def _fetched(reports: ObjectStore, key: str, md5: str, path: Path) -> Path
     await reports.download(key, path)
     got = await asyncio.to_thread(_md5, path)
     if got != md5:
-        remedy = "it was not written or not read whole; try again"
+        remedy = "it was not written or not read completely; try again"
         raise InventoryUnusable(reports.url, f"must have a {key!r} with MD5 {md5}", got, remedy)
     return path
 
@@ -204,7 +204,7 @@ def _columns(schema: str) -> tuple[str, ...]:
 
 
 def _source_sql(manifest: Manifest, files: Sequence[Path], root: str) -> str:
-    """Return what reads the files as key, size, etag and modified, the newest versions alone, keys below `root`."""
+    """Return SQL that reads key, size, etag and modified of the newest versions, with keys below `root`."""
     listed = ", ".join(literal(str(file)) for file in files)
     if manifest.format == "CSV":
         columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in manifest.columns)
@@ -265,7 +265,7 @@ def _need_duckdb() -> None:
 
 
 def _place(url: str) -> tuple[str | None, str]:
-    """Return the bucket that a store is, and what it puts in front of its keys."""
+    """Return the bucket of a store, and the prefix that the store puts in front of its keys."""
     parts = urlsplit(url)
     return (parts.netloc, parts.path.lstrip("/")) if parts.scheme == "s3" else (None, "")
 
@@ -280,7 +280,7 @@ def _page(rows: Sequence[Row]) -> ObjectPage:
 
 def _info(row: Row) -> ObjectInfo:
     key, size, etag, modified = row
-    # As HEAD has it, whose times are whole seconds.
+    # HEAD returns whole seconds.
     return ObjectInfo(
         key=key, size=size, etag=etag.strip('"'), modified_at=datetime.fromtimestamp(int(modified), UTC)
     )

@@ -1,9 +1,8 @@
 """
-The listing in the order of keys, whatever the store does.
+List objects in the order of keys, from any store.
 
-A store that is ordered is believed page by page: each is checked, and the first that is not in order raises
-`OutOfOrder`. The listing of one that is not is sorted in a temporary file first, some 150 bytes an object; everything
-after that is the same for both.
+The pages of an ordered store are checked one by one, and the first that is not in order raises `OutOfOrder`. The listing
+of an unordered store is first sorted in a temporary file, some 150 bytes per object.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ HEARTBEAT_PAGES = 50
 
 
 class Lists(Protocol):
-    """A store, or what stands for its listing."""
+    """A store, or an inventory in place of its listing."""
 
     def list_pages(
         self, *, prefix: str = "", start_after: str = "", up_to: str | None = None, page_size: int = 1_000
@@ -34,14 +33,14 @@ class Lists(Protocol):
 
 
 class OutOfOrder(Exception):
-    """A listing that was taken for ordered is not."""
+    """A listing that was expected to be ordered is not."""
 
 
 async def ordered_pages(
     store: Lists, *, prefix: str, start_after: str, up_to: str | None, page_size: int
 ) -> AsyncGenerator[ObjectPage, None]:
     """
-    Yield the pages of a store that lists in order, to the one that reaches `up_to` at least.
+    Yield the pages of a store that lists in order, at least up to the page that reaches `up_to`.
 
     Raises: OutOfOrder, as soon as a key does not come after the one before it.
     """
@@ -64,7 +63,7 @@ async def sorted_pages(
     """
     Yield the pages of a store that lists in any order, sorted, each key once.
 
-    `beat` is called now and then while the listing is gathered.
+    `beat` is called every 50 pages while the listing is collected.
     """
     spool = SortedSpool[list[str | int]]()
     num_pages = num_skipped = 0
@@ -85,7 +84,7 @@ async def sorted_pages(
 
 
 def cut_at(page: ObjectPage, high: str | None) -> ObjectPage:
-    """Return what of a page, which is in order, comes up to `high`; all of it if that is None."""
+    """Return the part of an ordered page up to `high`, or all of it if `high` is None."""
     if high is None or not page.keys or page.keys[-1] <= high:
         return page
     end = bisect_right(page.keys, high)
@@ -93,7 +92,7 @@ def cut_at(page: ObjectPage, high: str | None) -> ObjectPage:
 
 
 def without_unstorable(page: ObjectPage) -> ObjectPage:
-    """Leave out keys that PostgreSQL cannot hold, so that no row can name them; they count as skipped."""
+    """Leave out keys that PostgreSQL cannot store, so that no row can name them. They count as skipped."""
     text = "".join(page.keys)
     if "\0" not in text and is_utf8(text):
         return page
@@ -107,7 +106,7 @@ def without_unstorable(page: ObjectPage) -> ObjectPage:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text has no lone surrogates, which stand for bytes that are not UTF-8."""
+    """Return whether a text has no lone surrogates, which stand for bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

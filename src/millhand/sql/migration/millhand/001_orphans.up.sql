@@ -1,4 +1,4 @@
--- One pass over one bucket. Its cursor and totals are written with every page, so a pass that was killed goes on.
+-- One run over one bucket.
 CREATE TABLE /* schema */millhand_orphan_run (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     bucket text NOT NULL,
@@ -19,12 +19,12 @@ CREATE TABLE /* schema */millhand_orphan_run (
     CONSTRAINT state_or_finished_at CHECK ((finished_at IS NULL) = (state IN ('scanning', 'sweeping')))
 );
 
--- No two passes over one bucket at once.
+-- One unfinished run per bucket.
 CREATE UNIQUE INDEX millhand_orphan_run_unfinished_idx ON /* schema */millhand_orphan_run (bucket)
     WHERE finished_at IS NULL;
 CREATE INDEX millhand_orphan_run_bucket_idx ON /* schema */millhand_orphan_run (bucket, id);
 
--- What is not as it should be, as of the last pass: one line an object without a row, or a row (source, row_id).
+-- What the last run found: a line for each object without a row, or for each row (source, row_id), that needs attention.
 CREATE TABLE /* schema */millhand_orphan_finding (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     bucket text NOT NULL,
@@ -49,7 +49,7 @@ CREATE UNIQUE INDEX millhand_orphan_finding_key_idx
     ON /* schema */millhand_orphan_finding (bucket, key, source, row_id);
 CREATE INDEX millhand_orphan_finding_rule_idx ON /* schema */millhand_orphan_finding (run_id, rule, id);
 
--- What was done, to which key, why, and what it takes to undo it. Nothing here is ever deleted by us.
+-- What was done to which key, why, and what is needed to undo it. Millhand never deletes these rows.
 CREATE TABLE /* schema */millhand_orphan_action (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run_id bigint NOT NULL,
@@ -75,6 +75,6 @@ CREATE TABLE /* schema */millhand_orphan_action (
 
 CREATE INDEX millhand_orphan_action_key_idx ON /* schema */millhand_orphan_action (bucket, key);
 CREATE INDEX millhand_orphan_action_run_idx ON /* schema */millhand_orphan_action (run_id, id);
--- What is not settled yet: to be resumed, to be purged, to be restored.
+-- Unfinished actions, which a run settles, purges or restores.
 CREATE INDEX millhand_orphan_action_open_idx ON /* schema */millhand_orphan_action (bucket, state, id)
     WHERE state IN ('intended', 'quarantined');

@@ -1,5 +1,5 @@
--- Whose bucket it is. The bucket has a marker with the same token; its generation grows with each run that may remove, so
--- a database that was restored from an older backup, or copied, is found out.
+-- The database that a bucket is bound to. The bucket has a marker with the same token. Each run that may remove increases
+-- the generation, so Millhand notices a database that was restored from an older backup, or copied.
 CREATE TABLE /* schema */millhand_orphan_binding (
     bucket text PRIMARY KEY,
     token text NOT NULL,
@@ -10,7 +10,7 @@ CREATE TABLE /* schema */millhand_orphan_binding (
     searched_fingerprint text
 );
 
--- What a person should know besides: the key that comes near, what a missing object went by.
+-- More about a finding: the key that is a near match, or the run that removed a missing object.
 ALTER TABLE /* schema */millhand_orphan_finding
     ADD COLUMN note text NOT NULL DEFAULT '',
     DROP CONSTRAINT kind_is_known,
@@ -20,7 +20,7 @@ ALTER TABLE /* schema */millhand_orphan_finding
         )
     );
 
--- Why and when somebody asked for what had been taken away.
+-- Why and when the alert about a removed object was raised.
 ALTER TABLE /* schema */millhand_orphan_action
     ADD COLUMN alert text,
     ADD COLUMN alerted_at timestamptz,
