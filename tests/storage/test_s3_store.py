@@ -38,6 +38,6 @@ async def test_a_run_over_an_unordered_bucket_removes_the_orphans_only(
 
     await executor.execute_script(f"DROP TABLE {schema}.files")
     assert (first.objects, first.rows, first.orphan_objects, first.missing) == (23, 22, 2, 1)
-    assert (second.deleted, second.refused) == (2, 0)
+    assert (second.deleted, second.not_removed) == (2, 0)
     assert sorted(left) == sorted(live)
     assert (restored.restored, again) == (2, b"a/orphan")
