@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from docs_room import environment
+from user_programs import environment
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from docs_room import PROJECT, environment
-from docs_story import Terminal
+from page_runner import Terminal
+from user_programs import PROJECT, environment
 
 PICTURE = PROJECT / "docs/assets/demo.svg"
 COLUMNS = 118

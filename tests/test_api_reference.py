@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from docs_room import PROJECT
+from user_programs import PROJECT
 
 PAGES = PROJECT / "docs" / "reference" / "api"
 PUBLIC = ("millhand", "millhand.orphans", "millhand.storage", "millhand.testing")

@@ -1,4 +1,4 @@
-"""The documentation tells what is there: its blocks run, and whatever it names exists."""
+"""The blocks of the documentation run, and everything that it names exists."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import click
 import pytest
 
 import millhand
-from docs_room import PROJECT, environment, fresh_database
-from docs_story import Reader, Terminal, blocks, first_missing, seen_in_any_order
 from millhand.cli.main import cli
 from millhand.embedded import embedded_postgres
 from millhand.settings.load import load_settings
+from page_runner import PageRunner, Terminal, blocks, first_missing, seen_in_any_order
+from user_programs import PROJECT, environment, fresh_database
 
 DOCS = PROJECT / "docs"
 QUICKSTART = DOCS / "tutorial/quickstart.md"
 README = PROJECT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 TEXTS = [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "CONTRIBUTING.md", PROJECT / "examples" / "README.md"]
-STORIES = [
+RUNNABLE = [
     page
     for page in PAGES
     if page != QUICKSTART and {block.language for block in blocks(page)} & {"python", "sh", "sql"}
@@ -40,58 +40,58 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """An empty directory that a root's database may enter, and pytest's own may not be."""
+    """An empty directory that other users may enter: a database that root starts runs as another user."""
     with tempfile.TemporaryDirectory(prefix="millhand-docs-") as name:
         directory = Path(name)
         directory.chmod(0o755)
         yield directory
-        if (directory / ".millhand/postgres/data/postmaster.pid").exists():  # its user was killed
+        if (directory / ".millhand/postgres/data/postmaster.pid").exists():  # its worker was killed
             with embedded_postgres(directory / ".millhand/postgres"):
                 pass
 
 
 @pytest.fixture
 async def database_url(postgres_server_url: str) -> AsyncIterator[str]:
-    """The URL of a database with River's tables and ours, for one page."""
+    """The URL of a migrated database, for one page."""
     async with fresh_database(postgres_server_url) as url:
         yield url
 
 
 @pytest.fixture
 async def empty_database_url(postgres_server_url: str) -> AsyncIterator[str]:
-    """The URL of a database without tables, as a reader brings it."""
+    """The URL of a database without tables."""
     async with fresh_database(postgres_server_url, is_migrated=False) as url:
         yield url
 
 
-# What pages do.
+# Pages run.
 
 
-# In every run the page that people read first.
+# README in every run; the other pages are slow.
 @pytest.mark.parametrize(
     "page",
     [
         pytest.param(page, id=page.stem, marks=[] if page == README else [pytest.mark.slow])
-        for page in STORIES
+        for page in RUNNABLE
     ],
 )
 async def test_page_runs(
     page: Path, directory: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever does what a page says, block by block, sees what it says."""
+    """The blocks of a page run, and print the output that it shows."""
     monkeypatch.setenv("DATABASE_URL", database_url)
 
-    await Reader(directory, database_url).follow(page)
+    await PageRunner(directory, database_url).run(page)
 
 
 @pytest.mark.slow
 async def test_quickstart_runs(directory: Path, empty_database_url: str) -> None:
-    """The quickstart leads from an empty directory and an empty database to jobs that were worked, as printed there."""
-    await Reader(directory, empty_database_url, has_database=False).follow(QUICKSTART)
+    """The quickstart works from an empty directory and an empty database, with the output that it shows."""
+    await PageRunner(directory, empty_database_url, has_database=False).run(QUICKSTART)
 
 
 async def test_readme_shows_the_first_seconds(directory: Path) -> None:
-    """A first worker in an empty directory says what the README shows, up to a heartbeat and Ctrl-C."""
+    """A first worker in an empty directory prints the lines of the README, until Ctrl-C after a heartbeat."""
     shown = next(block.text for block in blocks(README) if block.language == "text")
     before, after = (part.splitlines() for part in shown.split("^C\n"))
     del before[-1]  # the second heartbeat, a minute later
@@ -104,12 +104,12 @@ async def test_readme_shows_the_first_seconds(directory: Path) -> None:
         interrupt_when=seen_in_any_order(before),
     )
 
-    # Whether it leads a moment before it has started, or after, is a race.
+    # Leadership may be gained before or after `worker started`.
     assert ([line for line in (*before, *after) if first_missing([line], terminal.text)], code) == ([], 0)
 
 
 def test_readme_has_its_two_commands() -> None:
-    """Both stand alone in a block of their own, and CI runs the second one as it is written."""
+    """Each command has a block of its own, and CI runs the second one as written."""
     commands = [block.text for block in blocks(README) if block.language == "sh"]
 
     assert "./just worker\n" in commands
@@ -117,7 +117,7 @@ def test_readme_has_its_two_commands() -> None:
     assert "./just test\n" in (PROJECT / ".ci" / "run").read_text()
 
 
-# What pages name.
+# What pages name exists.
 
 
 def test_commands_exist() -> None:
@@ -132,21 +132,21 @@ def test_commands_exist() -> None:
     [millhand.Config, millhand.InsertOpts, millhand.UniqueOpts, millhand.QueueConfig],
     ids=lambda table: table.__name__,
 )
-def test_settings_are_told(table: type) -> None:
-    """Every field of what a user configures is on a page."""
-    told = _told()
+def test_settings_are_documented(table: type) -> None:
+    """Every field of a configuration class is on a page."""
+    documented = _documented()
     fields = [field.name for field in dataclasses.fields(table) if field.init]
 
-    assert [name for name in fields if name not in told] == []
+    assert [name for name in fields if name not in documented] == []
 
 
-def test_public_names_are_told() -> None:
-    """Whatever the front door lists is on a page, or in an example."""
+def test_public_names_are_documented() -> None:
+    """Every public name is on a page or in an example."""
     texts = [page.read_text() for page in PAGES]
     texts += [path.read_text() for path in (PROJECT / "examples").glob("*.py")]
     words = set(re.findall(r"\w+", "\n".join(texts)))
-    # Types that are met in annotations only; of what they stand for, the pages tell.
-    met_only = {
+    # These types appear in annotations only.
+    annotations_only = {
         "Clock",
         "ClientId",
         "JobId",
@@ -157,7 +157,7 @@ def test_public_names_are_told() -> None:
         "SystemClock",
     }
 
-    assert sorted(set(millhand.__all__) - words - met_only - {"__version__"}) == []
+    assert sorted(set(millhand.__all__) - words - annotations_only - {"__version__"}) == []
 
 
 def test_hooks_and_events_are_documented() -> None:
@@ -179,10 +179,10 @@ def test_log_messages_are_documented() -> None:
     """The tables of log_messages.md list every message that the package logs, once, and no other."""
     page = (DOCS / "reference/log_messages.md").read_text()
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
-    told = [message for row in rows for message in CODE.findall(row)]
+    documented = [message for row in rows for message in CODE.findall(row)]
 
-    assert sorted(told) == sorted(set(told))
-    assert (sorted(_logged() - set(told)), sorted(set(told) - _logged())) == ([], [])
+    assert sorted(documented) == sorted(set(documented))
+    assert (sorted(_logged() - set(documented)), sorted(set(documented) - _logged())) == ([], [])
 
 
 def test_tests_on_pages_exist() -> None:
@@ -197,7 +197,7 @@ def test_tests_on_pages_exist() -> None:
 
 
 def test_settings_files_on_pages_are_accepted(directory: Path) -> None:
-    """Every block of toml is a millhand.toml that the command line takes."""
+    """Every untitled block of toml is a valid millhand.toml."""
     for page in PAGES:
         for block in blocks(page):
             if block.language == "toml" and block.title is None:
@@ -210,14 +210,14 @@ def test_settings_files_on_pages_are_accepted(directory: Path) -> None:
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """A link within the project leads to a file that is there, and to a heading that is in it."""
+    """A link within the project names a file that exists, and a heading in it."""
     broken = [link for link in LINK.findall(_prose(page)) if "://" not in link and not _exists(page, link)]
 
     assert broken == []
 
 
 def test_pages_are_in_the_navigation() -> None:
-    """Every page can be found without knowing its name; decisions are found by their index."""
+    """Every page except decisions is in the navigation."""
     nav = str(tomllib.loads((PROJECT / "zensical.toml").read_text())["project"]["nav"])
     pages = [str(page.relative_to(DOCS)) for page in PAGES[1:] if not page.name[0].isdigit()]
 
@@ -225,7 +225,7 @@ def test_pages_are_in_the_navigation() -> None:
 
 
 def test_decisions_are_indexed() -> None:
-    """The index of decisions has each of them, by the title that it has."""
+    """The index of decisions lists each decision by its title."""
     index = (DOCS / "decisions" / "index.md").read_text()
     expected = [
         f"[{path.read_text().partition('. ')[2].splitlines()[0]}]({path.name})"
@@ -236,7 +236,7 @@ def test_decisions_are_indexed() -> None:
 
 
 def test_extras_exist() -> None:
-    """What a page says to install is an extra of this package."""
+    """Every extra that a page installs exists."""
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {
         name.strip()
@@ -250,7 +250,7 @@ def test_extras_exist() -> None:
 
 
 def test_expected_lines_can_be_missed() -> None:
-    """The comparison that pages are held to tells a line that is missing, out of order, or different."""
+    """The comparison of output finds a line that is missing, out of order, or different."""
     text = "10:00:01 info  worker started   client_id=a queues=default:10\nhello World\n"
 
     assert (
@@ -261,8 +261,8 @@ def test_expected_lines_can_be_missed() -> None:
     assert first_missing(["hello Eve"], text) == "hello Eve"
 
 
-def _told() -> set[str]:
-    """Return every word that stands in code on a page, in prose or in a block."""
+def _documented() -> set[str]:
+    """Return every word in code on a page, in prose or in a block."""
     words: set[str] = set()
     for page in PAGES:
         text = page.read_text()
@@ -292,7 +292,7 @@ def _commands() -> Iterator[tuple[str, str]]:
 
 
 def _faults_of(text: str) -> Iterator[str]:
-    """Yield what is wrong with a text that is a command of ours."""
+    """Yield the faults of a text that is a command of Millhand."""
     if re.match(r"\./just \w", text):
         recipe = text.split()[1]
         if not re.search(rf"^{recipe}\b.*:", (PROJECT / "justfile").read_text(), re.MULTILINE):
@@ -319,7 +319,7 @@ def _faults_of(text: str) -> Iterator[str]:
 
 
 def _logged() -> set[str]:
-    """Return the constant phrase of every line that the package logs."""
+    """Return the constant phrase of every log message in the package."""
     found: set[str] = set()
     for path in sorted((PROJECT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

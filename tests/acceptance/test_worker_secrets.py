@@ -9,10 +9,10 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from worker_harness import started_worker
 
-from docs_room import fresh_database
 from millhand import Client, InsertOpts, RawArgs
 from millhand.driver.asyncpg import AsyncpgDriver
 from planted import ARGS, PLAIN, QUOTED, found_in
+from user_programs import fresh_database
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import pytest
 
-from docs_room import run_python
 from millhand import Client, Config, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.runtime.bulk import BATCH_SIZE
+from user_programs import run_python
 
 NUM_JOBS = 20 * BATCH_SIZE
 # What a process may grow by while it inserts a million jobs, after it has inserted some. Their rows are 70 MiB as text.

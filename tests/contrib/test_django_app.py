@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from docs_room import PROJECT, environment, fresh_database
 from millhand.schema.migrator import lines, migrations
 from required import missing
+from user_programs import PROJECT, environment, fresh_database
 
 HERE = Path(__file__).parent
 SHOP = PROJECT / "examples" / "django_shop"

@@ -28,7 +28,6 @@ from sqlalchemy.pool import NullPool
 from test_driver_psycopg_sync import BlockingConformance
 from threaded import ThreadedDriver
 
-from docs_room import run_python
 from millhand import (
     Client,
     Config,
@@ -44,6 +43,7 @@ from millhand.driver.detect import driver_of, sync_driver_of
 from millhand.driver.protocol import Driver
 from millhand.driver.run_sync import run_sync
 from millhand.store.job_list import JobListParams, job_list
+from user_programs import run_python
 
 DIALECTS = ("postgresql+psycopg", "postgresql+asyncpg")
 # JSON in other clothes, as applications have it.

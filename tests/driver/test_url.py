@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import pytest
 
-from docs_room import run_python
 from millhand import Client, Config, ConfigError, SyncClient, Workers
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.detect import driver_at, driver_of, sync_driver_of
@@ -19,6 +18,7 @@ from millhand.driver.psycopg import PsycopgDriver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
 from millhand.driver.url import checked_url
 from millhand.job import Job
+from user_programs import run_python
 
 SCHEMES = {
     "postgresql": AsyncpgDriver,

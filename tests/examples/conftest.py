@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from docs_room import fresh_database
+from user_programs import fresh_database
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from docs_room import PROJECT, fresh_database
 from millhand import Client, ClientState, JobState
 from served import Served, served, until
+from user_programs import PROJECT, fresh_database
 
 EXAMPLES = PROJECT / "examples"
 

@@ -12,9 +12,9 @@ import asyncpg
 import httpx
 import pytest
 
-from docs_room import PROJECT, fresh_database
 from millhand import Client, ClientRow, ClientState, JobFilters, JobRow, JobState, NotFound
 from served import Served, served, until
+from user_programs import PROJECT, fresh_database
 
 SHOP = PROJECT / "examples" / "django_shop"
 USER, PASSWORD = "keeper", "of the shop"

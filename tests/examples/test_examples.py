@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from docs_room import PROJECT, environment, run_python
-from docs_story import Terminal, first_missing, seen_in_any_order, seen_in_order
 from millhand.settings.load import load_settings
 from millhand.storage import open_store
+from page_runner import Terminal, first_missing, seen_in_any_order, seen_in_order
+from user_programs import PROJECT, environment, run_python
 
 EXAMPLES = PROJECT / "examples"
 TESTS = sorted(EXAMPLES.glob("testing_*.py"))

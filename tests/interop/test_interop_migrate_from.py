@@ -13,8 +13,8 @@ import pytest
 from go_build import built
 from river_program import GENEROUS_SECONDS
 
-from docs_room import PROJECT, environment, fresh_database, run_python
-from docs_story import blocks
+from page_runner import blocks
+from user_programs import PROJECT, environment, fresh_database, run_python
 
 PAGES = PROJECT / "docs" / "how_to" / "migrate_from"
 MODULE = Path(__file__).parent / "river"

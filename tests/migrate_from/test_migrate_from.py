@@ -16,10 +16,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from docs_room import PROJECT, environment, fresh_database
-from docs_story import blocks
 from free_ports import free_ports
+from page_runner import blocks
 from required import missing
+from user_programs import PROJECT, environment, fresh_database
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from docs_story import blocks
+from page_runner import blocks
 from required import missing
 
 HERE = Path(__file__).parent

@@ -1,13 +1,14 @@
 """
-A page of documentation as a story: its blocks happen, one after the other, to one reader.
+Run the blocks of a documentation page, one after the other, in one directory and on one database.
 
-    ```python               runs, in one namespace a page; `await` may stand at its top level
-    ```python title="a.py"  is written to the reader's directory; so is toml
-    ```sh                   is run there, in a terminal; commands that install, or that CI runs, are left out
-    ```text                 behind sh: each of its lines is found in what was printed, in this order
-    ```sql                  is run on the reader's database, unless it makes a role: tests do that under other names
+    ```python               runs, in one namespace for each page; `await` may stand at the top level
+    ```python title="a.py"  is written to the directory; so is toml
+    ```sh                   runs in a terminal; commands that install, or that CI runs, are skipped
+    ```text                 after sh: each of its lines must occur in the output, in this order
+    ```sql                  runs on the database, unless it creates a role: other tests cover those
 
-In expected lines `…` stands for anything, a number for any number, and a line `^C` says when Ctrl-C is pressed.
+In expected lines `…` matches anything and a number matches any number. At a line `^C`, Ctrl-C is pressed.
+Blocks in HTML comments run too.
 """
 
 from __future__ import annotations
@@ -30,18 +31,17 @@ from pathlib import Path
 
 import asyncpg
 
-from docs_room import GENEROUS_SECONDS, PROJECT, environment
+from user_programs import GENEROUS_SECONDS, PROJECT, environment
 
 _BLOCK = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What installs is for a machine that has nothing yet; what `./just` does is proved in tests/acceptance, and River UI in
-# tests/interop.
-LEFT_OUT = ("pip install", "go install", "./just", "git clone", "cd ", "RIVER_HOST=")
+# Installation needs an empty machine. tests/acceptance covers `./just`, and tests/interop covers River UI.
+SKIPPED = ("pip install", "go install", "./just", "git clone", "cd ", "RIVER_HOST=")
 ROWS, COLUMNS = 50, 250
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One fenced block; `line` is that of its fence."""
+    """One fenced block; `line` is the line of its fence."""
 
     page: str
     line: int
@@ -55,7 +55,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return the blocks of a page, those in comments too."""
+    """Return the blocks of a page, including those in comments."""
     text = page.read_text()
     name = str(page.relative_to(PROJECT))
     return [
@@ -64,8 +64,8 @@ def blocks(page: Path) -> list[Block]:
     ]
 
 
-class Reader:
-    """Somebody who does what a page says, in a directory and on a database of their own."""
+class PageRunner:
+    """Runs the blocks of pages in one directory and on one database."""
 
     def __init__(self, directory: Path, database_url: str, *, has_database: bool = True) -> None:
         self._database_url = database_url
@@ -75,24 +75,25 @@ class Reader:
         if has_database:
             self._environment["DATABASE_URL"] = database_url
 
-    async def follow(self, page: Path) -> None:
-        """Do what the blocks of `page` say. Raises: AssertionError with the place, if something else happens."""
+    async def run(self, page: Path) -> None:
+        """Run the blocks of `page`. Raises: AssertionError with the place, if the output differs."""
         sys.modules[self._module.__name__] = self._module
         try:
-            told = [*blocks(page), None]
-            for block, after in itertools.pairwise(told):
+            for block, after in itertools.pairwise([*blocks(page), None]):
                 if block is not None:
-                    await self._do(block, after)
+                    await self._run_block(block, after)
         finally:
             del sys.modules[self._module.__name__]
 
-    async def _do(self, block: Block, after: Block | None) -> None:
+    async def _run_block(self, block: Block, after: Block | None) -> None:
         match block:
             case Block(title=str() as title):
                 (self._directory / title).write_text(block.text)
             case Block(language="python"):
                 await self._execute(block)
-            case Block(language="sql") if "CREATE ROLE" not in block.text:  # roles are the whole server's
+            case Block(language="sql") if (
+                "CREATE ROLE" not in block.text
+            ):  # a role exists on the whole server
                 await self._query(block)
             case Block(language="sh"):
                 expected = after.text if after is not None and after.language == "text" else ""
@@ -102,7 +103,7 @@ class Reader:
         code = compile(
             "\n" * block.line + block.text, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         )
-        waiting = eval(code, self._module.__dict__)  # noqa: S307 - it is our own page
+        waiting = eval(code, self._module.__dict__)  # noqa: S307 - the page is our own
         if waiting is not None:
             async with asyncio.timeout(GENEROUS_SECONDS):
                 await waiting
@@ -120,7 +121,7 @@ class Reader:
             return
         before, has_interrupt, after = expected.partition("^C\n")
         terminal = Terminal()
-        # A shell in between would die of the Ctrl-C that the program survives.
+        # With `exec`, Ctrl-C reaches the program and not a shell, which would exit first.
         command = f"exec {commands[0]}" if len(commands) == 1 else " && ".join(commands)
         code = await terminal.run(
             command,
@@ -137,12 +138,12 @@ class Reader:
             command = line.partition("  #")[0].strip()
             if command.startswith("export DATABASE_URL="):
                 self._environment["DATABASE_URL"] = self._database_url
-            elif command and not command.startswith(LEFT_OUT):
+            elif command and not command.startswith(SKIPPED):
                 yield command
 
 
 class Terminal:
-    """A terminal in which one command is run; `text` is what it shows."""
+    """A terminal that runs one command; `text` is its output."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -155,7 +156,7 @@ class Terminal:
         *,
         interrupt_when: Callable[[str], bool] | None,
     ) -> int:
-        """Run a command, press Ctrl-C once what it shows is as wanted, and return its exit code."""
+        """Run a command, press Ctrl-C when `interrupt_when` accepts the output, and return the exit code."""
         ours, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         process = await asyncio.create_subprocess_shell(
@@ -176,7 +177,7 @@ class Terminal:
             nonlocal is_interrupted
             try:
                 data = os.read(ours, 1 << 16)
-            except OSError:  # the other end was closed
+            except OSError:  # the program closed its end
                 data = b""
             self.text += data.decode(errors="replace").replace("\r\n", "\n")
             if not data:
@@ -192,7 +193,7 @@ class Terminal:
                 await ended.wait()
                 return await process.wait()
         except TimeoutError:
-            raise AssertionError(f"{command} goes on for ever\n{self.text}") from None
+            raise AssertionError(f"{command} did not end in time\n{self.text}") from None
         finally:
             loop.remove_reader(ours)
             os.close(ours)
@@ -202,17 +203,17 @@ class Terminal:
 
 
 def seen_in_order(lines: list[str]) -> Callable[[str], bool]:
-    """Return whether a text has these lines, one behind the other."""
+    """Return a function that checks whether a text has these lines in this order."""
     return lambda text: first_missing(lines, text) is None
 
 
 def seen_in_any_order(lines: list[str]) -> Callable[[str], bool]:
-    """Return whether a text has these lines, wherever."""
+    """Return a function that checks whether a text has these lines in any order."""
     return lambda text: all(first_missing([line], text) is None for line in lines)
 
 
 def first_missing(expected: list[str], text: str) -> str | None:
-    """Return the first of the expected lines that is not among those of `text`, behind the ones before it."""
+    """Return the first expected line that is missing in `text` after the lines before it, or None."""
     lines = iter(text.splitlines())
     for line in expected:
         pattern = _pattern(line)

@@ -1,4 +1,4 @@
-"""A database of one's own, and programs run as a reader runs them: what the tests of examples and pages share."""
+"""Create a database for one test, and run programs as a user runs them; shared by tests of examples and pages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Ended:
 
 @contextlib.asynccontextmanager
 async def fresh_database(server_url: str, *, is_migrated: bool = True) -> AsyncIterator[str]:
-    """Yield the URL of a database that is dropped afterwards; nothing in it need be taken back."""
+    """Yield the URL of a new database, and drop it afterwards."""
     name = f"millhand_docs_{secrets.token_hex(6)}"
     url = urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
     async with _connected(server_url) as connection:
@@ -53,7 +53,7 @@ async def run_python(
     python_path: str = "",
     seconds: float = GENEROUS_SECONDS,
 ) -> Ended:
-    """Run Python, warnings as errors, as a program of its own, and return how it ended."""
+    """Run Python in a process of its own, with warnings as errors, and return how it ended."""
     path = {"PYTHONPATH": python_path} if python_path else {}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -77,7 +77,7 @@ async def run_python(
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without settings of Millhand, and with this Python's programs first."""
+    """Return this process's environment without Millhand's settings, with this Python's programs first in PATH."""
     kept = {
         name: value
         for name, value in os.environ.items()
