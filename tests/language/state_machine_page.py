@@ -102,7 +102,7 @@ One function decides, `millhand.transition.settle`: how the attempt ended goes i
   If somebody else ended the job meanwhile, or gave it to another attempt, that stays.
 - Of a client that is gone, a job is discarded if its attempts are used up, and cancelled if that was asked for.
   One that was given back three times before is retryable, each of the others available at once.
-  [Why](../decisions/0020-rescue-by-death.md).
+  [Why](../decisions/0020-rescue-dead-clients.md).
 
 ## Who else moves jobs
 
