@@ -102,7 +102,7 @@ class Config:
         client_id: The client's id, up to 100 bytes; by default made from the host name and the time.
         client_heartbeat_interval: The time between two heartbeats, by which other clients detect this client's death;
             at least 100 ms.
-        clock: Tells the time; tests pass their own.
+        clock: The source of the time; tests pass their own.
         completed_job_retention: How long completed jobs are kept; None keeps them for ever.
         discarded_job_retention: How long discarded jobs are kept; None keeps them for ever.
         error_handlers: All of them are called for each failed attempt.

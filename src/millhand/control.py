@@ -46,7 +46,7 @@ from millhand.store.query import Query
 from millhand.store.queue import queue_get, queue_list, queue_pause, queue_resume, queue_update
 
 ALL_JOBS = JobFilters()
-# A leader renews its term to this length, so the end of the term tells when it was last seen.
+# A leader renews its term to this length, so the end of the term shows when it was last seen.
 LEADERSHIP_TERM = timedelta(seconds=15)
 # SQLSTATE classes of a condition that PostgreSQL cannot parse, type-check (42) or compute (22).
 _INVALID_SQL_CLASSES = ("22", "42")

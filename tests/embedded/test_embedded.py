@@ -313,7 +313,7 @@ def test_embedded_postgres_says_so_when_the_disk_is_too_small(empty: Path) -> No
 
         assert str(raised.value) == (
             f"the disk of {str(empty)!r} must have 96 MB free for a new database, got 20 MB; "
-            "make room there, or set DATABASE_URL to another database"
+            "free some space, or set DATABASE_URL to another database"
         )
         assert names(empty, "data*") == []
 
@@ -338,8 +338,8 @@ async def test_embedded_postgres_keeps_its_data_through_a_full_disk(empty: Path,
             assert await ask(server.url, "SELECT answer FROM kept") == 42
 
     assert str(raised.value) == (
-        f"the disk of {str(empty)!r} must have room for the database, got 'No space left on device'; "
-        "make room there and start again, nothing was deleted"
+        f"the disk of {str(empty)!r} must have free space for the database, got 'No space left on device'; "
+        "free some space and start again, nothing was deleted"
     )
 
 

@@ -208,7 +208,7 @@ class _Cluster:
         if (free := shutil.disk_usage(self.directory).free) < NEW_CLUSTER_BYTES:
             raise EmbeddedError(
                 f"the disk of {str(self.directory)!r} must have {NEW_CLUSTER_BYTES >> 20} MB free for a new database, "
-                f"got {free >> 20} MB; make room there, or {ELSEWHERE}"
+                f"got {free >> 20} MB; free some space, or {ELSEWHERE}"
             )
 
     def _check_version(self) -> None:
@@ -289,7 +289,7 @@ class _Cluster:
             self.log.replace(self.log.with_suffix(".log.old"))
         socket_directory = self._make_socket_directory()
         with self.log.open("ab") as log:
-            beginning = log.tell()
+            beginning = os.fstat(log.fileno()).st_size
             pid = self.launched_pid = self.programs.spawn(
                 "postgres",
                 "-D",
