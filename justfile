@@ -84,7 +84,7 @@ test-oldest *args:
             uv pip install --quiet --no-deps --requirement requirements/oldest.lock --editable .; \
         (pwd; cksum pyproject.toml requirements/oldest.lock) >.venv-oldest/state; }
     @exec .venv-oldest/bin/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal \
-        tests/cli tests/client tests/driver tests/jobs tests/language tests/storage tests/typing "$@"
+        tests/args tests/cli tests/client tests/driver tests/jobs tests/language tests/storage tests/typing "$@"
 
 # An S3 emulator for the slow tests, in an environment of its own because it pins what Millhand does not
 emulator:
@@ -155,7 +155,7 @@ _locks:
     @! grep -n '://' requirements/*.in requirements/*.lock
 
 _quick: (_install "dev")
-    @{{ python }} -m pytest -q -n 0 -m "not slow and not database" tests/language tests/project_rules
+    @{{ python }} -m pytest -q -n 0 -m "not slow and not database" tests/args tests/language tests/project_rules
 
 # Bring what requirements/NAME.lock pins, unless it is there: then nobody is asked, and work goes on without a network.
 # The place is part of the state, for an editable installation names it.

@@ -1,25 +1,17 @@
-"""What the tests of the language share: River's golden data, and rows."""
+"""Rows and errors for the tests in tests/language."""
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from millhand.job import AttemptError, JobRow, JobState
 
-GOLDEN = Path(__file__).parents[1] / "fixtures" / "river"
 NOW = datetime(2024, 5, 1, 10, 34, 56, 789_000, tzinfo=UTC)
 
 
-def golden(name: str) -> Any:
-    """Return what was recorded from River under a name."""
-    return json.loads((GOLDEN / f"{name}.json").read_text())["data"]
-
-
 def row(**columns: Any) -> JobRow:
-    """Return a row of a running job in its first attempt, but for what is given."""
+    """Return the row of a running job in its first attempt, with some columns replaced."""
     defaults: dict[str, Any] = {
         "id": 1,
         "state": JobState.RUNNING,
@@ -43,6 +35,6 @@ def row(**columns: Any) -> JobRow:
     return JobRow(**(defaults | columns))
 
 
-def errors(number: int) -> tuple[AttemptError, ...]:
-    """Return the errors of so many failed attempts."""
-    return tuple(AttemptError(NOW, attempt, "failed") for attempt in range(1, number + 1))
+def errors(num: int) -> tuple[AttemptError, ...]:
+    """Return the errors of `num` failed attempts."""
+    return tuple(AttemptError(NOW, attempt, "failed") for attempt in range(1, num + 1))

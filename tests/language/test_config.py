@@ -25,7 +25,7 @@ class Digest:
 
 
 def test_config_has_these_defaults() -> None:
-    """A default is a promise: whoever changes one changes this table."""
+    """The defaults are promises: a change of one changes this table."""
     config = Config()
 
     defaults = {
@@ -80,8 +80,8 @@ def test_config_has_these_defaults() -> None:
     )
 
 
-def test_config_leaves_nothing_about_a_queue_unsaid() -> None:
-    """A number is the number of workers, and what a queue does not say is the client's."""
+def test_config_resolves_every_setting_of_a_queue() -> None:
+    """A number is the number of workers, and unset settings are the client's."""
     config = Config(
         queues={
             "default": 100,
@@ -102,7 +102,7 @@ def test_config_leaves_nothing_about_a_queue_unsaid() -> None:
 
 
 def test_config_can_be_changed_into_another() -> None:
-    """A changed copy is checked and completed anew; so flags are laid over a file's settings."""
+    """A copy with changes is checked and resolved again."""
     config = dataclasses.replace(Config(queues={"default": 100}), queues={"mail": 1}, fetch_cooldown=SECOND)
 
     assert config.queue_configs == {
@@ -110,8 +110,8 @@ def test_config_can_be_changed_into_another() -> None:
     }
 
 
-def test_config_does_not_follow_the_lists_it_was_made_of() -> None:
-    """It is one value, whatever its maker does with the lists later."""
+def test_config_copies_its_lists() -> None:
+    """A later change of a list that was passed has no effect."""
     hooks, queues = [Hook()], {"default": 1}
     config = Config(hooks=hooks, queues=queues)
 
@@ -135,7 +135,7 @@ def test_config_does_not_follow_the_lists_it_was_made_of() -> None:
     ],
 )
 def test_config_rescues_after_the_timeout(settings: dict[str, Any], after: timedelta) -> None:
-    """An hour, or an hour more than a timeout that was changed, unless said."""
+    """The default is an hour, or an hour more than a changed timeout."""
     assert Config(**settings).rescue_after == after
 
 
@@ -269,8 +269,8 @@ DURATIONS = [
         ),
     ],
 )
-def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """An impossible setting is refused when the configuration is made, with field, rule and value."""
+def test_config_rejects_invalid_settings(settings: dict[str, Any], message: str) -> None:
+    """The error names the field, the rule and the value."""
     with pytest.raises(ConfigError) as refusal:
         Config(**settings)
 
@@ -278,12 +278,12 @@ def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -
 
 
 def test_config_takes_two_periodic_jobs_without_ids() -> None:
-    """Only ids have to differ."""
+    """Only ids must differ."""
     assert len(Config(periodic_jobs=[every(HOUR, Digest()), every(HOUR, Digest())]).periodic_jobs) == 2
 
 
 def test_config_without_queues_cannot_be_started() -> None:
-    """A client that only inserts is whole; it is not one that works."""
+    """A client without queues inserts and does not work."""
     with pytest.raises(ConfigError) as refusal:
         Config().require_startable()
 
@@ -293,7 +293,7 @@ def test_config_without_queues_cannot_be_started() -> None:
 
 
 def test_config_without_workers_cannot_be_started() -> None:
-    """Queues alone do no work."""
+    """Queues without workers are rejected."""
     with pytest.raises(ConfigError) as refusal:
         Config(queues={"default": 1}).require_startable()
 
@@ -303,7 +303,7 @@ def test_config_without_workers_cannot_be_started() -> None:
 
 
 def test_config_with_queues_and_workers_can_be_started() -> None:
-    """Both together do."""
+    """Queues and workers are enough."""
     workers = Workers()
 
     @workers.add()
@@ -321,7 +321,7 @@ def test_config_with_queues_and_workers_can_be_started() -> None:
     ],
 )
 def test_default_client_id_is_of_rivers_form(hostname: str, client_id: str) -> None:
-    """Host, then the start in UTC to the microsecond; and it is a client id that the configuration takes."""
+    """The id has the host and the start in UTC to the microsecond, and is a valid client id."""
     now = datetime.fromisoformat("2026-11-25T09:57:31.920639+01:00")
 
     assert default_client_id(hostname, now) == client_id

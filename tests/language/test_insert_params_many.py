@@ -69,8 +69,10 @@ OPTS = st.sampled_from(
 
 
 @given(st.lists(st.tuples(ARGS, OPTS), max_size=6))
-def test_jobs_of_a_batch_are_decided_as_each_alone(jobs: list[tuple[object, InsertOpts | None]]) -> None:
-    """Whatever stands beside it in a batch, a job gets the row that it gets alone."""
+def test_jobs_of_a_batch_get_the_params_that_each_gets_alone(
+    jobs: list[tuple[object, InsertOpts | None]],
+) -> None:
+    """The params of a job do not depend on the others of its batch."""
     alone = [insert_params(args, opts, now=NOW, default_max_attempts=7) for args, opts in jobs]
 
     assert insert_params_many(jobs, now=NOW, default_max_attempts=7) == alone
@@ -78,7 +80,7 @@ def test_jobs_of_a_batch_are_decided_as_each_alone(jobs: list[tuple[object, Inse
 
 @pytest.mark.parametrize("args_type", [Asked, Owned])
 def test_options_that_each_job_makes_are_its_own(args_type: type[Asked | Owned]) -> None:
-    """Options that a class makes anew for each job are asked of each."""
+    """A method or property of the class is asked for each job."""
     jobs = [(args_type(1 + n % 4), None) for n in range(100)]
 
     priorities = [one.priority for one in insert_params_many(jobs, now=NOW)]
@@ -103,8 +105,8 @@ def test_options_that_each_job_makes_are_its_own(args_type: type[Asked | Owned])
         ),
     ],
 )
-def test_one_that_is_wrong_is_refused_by_name(last: object, message: str) -> None:
-    """What is wrong with one job of a batch is said as if it were alone."""
+def test_invalid_job_of_a_batch_raises_its_own_error(last: object, message: str) -> None:
+    """The error is the one that the job raises alone."""
     jobs: list[tuple[Any, InsertOpts | None]] = [(Letter("a"), None), (Letter("b"), None), (last, None)]
 
     with pytest.raises(InvalidJob) as refused:
@@ -113,8 +115,8 @@ def test_one_that_is_wrong_is_refused_by_name(last: object, message: str) -> Non
     assert str(refused.value) == message
 
 
-def test_text_with_lines_of_its_own_stays_with_its_job() -> None:
-    """JSON that somebody brings as it is may have lines, and these are not taken for jobs."""
+def test_raw_json_with_line_breaks_stays_with_its_job() -> None:
+    """Line breaks in a raw JSON value are not taken for ends of jobs."""
     jobs = [(Carried(msgspec.Raw(b'{"a":1,\n"b":2}')), None), (Carried(msgspec.Raw(b"{}")), None)]
 
     assert [one.encoded_args for one in insert_params_many(jobs, now=NOW)] == [
@@ -123,5 +125,5 @@ def test_text_with_lines_of_its_own_stays_with_its_job() -> None:
 
 
 def test_no_jobs_are_no_rows() -> None:
-    """Of nothing comes nothing."""
+    """An empty batch gives no params."""
     assert insert_params_many([], now=NOW) == []

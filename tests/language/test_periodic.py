@@ -23,7 +23,7 @@ class Digest:
 
 
 def test_every_is_due_an_interval_after_the_run_before() -> None:
-    """Runs do not drift: each is counted from the last one's instant, in UTC."""
+    """Runs do not drift: each is counted from the last one, in UTC."""
     schedule = every(HOUR, Digest()).schedule
     at = datetime(2024, 5, 1, 12, 0, 0, 5, tzinfo=ZoneInfo("Europe/Berlin"))
 
@@ -32,7 +32,7 @@ def test_every_is_due_an_interval_after_the_run_before() -> None:
 
 
 def test_cron_is_due_by_its_expression() -> None:
-    """The expression and the zone become a schedule."""
+    """The schedule has the expression and the zone."""
     job = cron("0 3 * * *", Digest(), timezone="Europe/Berlin")
 
     assert job.schedule == CronSchedule("0 3 * * *", "0 3 * * *", ZoneInfo("Europe/Berlin"))
@@ -40,15 +40,15 @@ def test_cron_is_due_by_its_expression() -> None:
 
 
 def test_never_is_only_run_on_start() -> None:
-    """A job without a schedule is inserted when a client begins to lead."""
+    """A job without a schedule is inserted when a client becomes leader."""
     job = never(Digest(), id="warm-up")
 
     assert job == PeriodicJob(schedule=NeverSchedule(), args=Digest(), id="warm-up", run_on_start=True)
     assert job.schedule.next(NOW) is None
 
 
-def test_periodic_job_keeps_what_is_said() -> None:
-    """All options arrive."""
+def test_periodic_job_keeps_its_options() -> None:
+    """Every option is set on the job."""
     opts = InsertOpts(queue="mail")
 
     assert every(HOUR, Digest(1), id="hourly", run_on_start=True, opts=opts) == PeriodicJob(
@@ -73,11 +73,11 @@ OTHER_OPTS = InsertOpts(priority=3)
     ids=["args", "class", "function", "with options", "without options", "none"],
 )
 def test_periodic_job_constructs_one_run(args: Any, made: object) -> None:
-    """Args are given as they are or made anew, with options of their own, with the job's, or not at all."""
+    """A run has fixed or new args, with its own options or the job's, or is skipped."""
     assert every(HOUR, args, opts=OPTS).construct() == made
 
 
-def test_periodic_job_refuses_a_constructor_that_returns_nonsense() -> None:
+def test_periodic_job_rejects_another_result_of_its_constructor() -> None:
     """A triple is neither args nor args with options."""
     with pytest.raises(InvalidJob) as refusal:
         every(HOUR, lambda: (Digest(), OPTS, 1)).construct()
@@ -139,15 +139,15 @@ async def coroutine_function() -> Digest:
         ),
     ],
 )
-def test_periodic_job_refuses_what_cannot_be(make: Any, message: str) -> None:
-    """A mistake is found when the job is declared, with the rule and the value."""
+def test_periodic_job_rejects_invalid_parameters(make: Any, message: str) -> None:
+    """The error has the rule and the value."""
     with pytest.raises(ConfigError) as refusal:
         make()
 
     assert str(refusal.value) == message
 
 
-def test_periodic_job_refuses_a_coroutine_function_as_constructor() -> None:
+def test_periodic_job_rejects_a_coroutine_function_as_constructor() -> None:
     """Its coroutine would never be awaited."""
     with pytest.raises(
         ConfigError, match=r"^constructor of a periodic job must be a plain function, got coroutine"

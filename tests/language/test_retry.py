@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from language_values import NOW, errors, golden, row
+from language_values import NOW, errors, row
 
+from factory import golden
 from millhand.job import JobRow
 from millhand.retry import DELAY_MAX, ConstantRetryPolicy, DefaultRetryPolicy, checked_retry_at, retry_delay
 
@@ -17,7 +18,7 @@ MICROSECOND = 1e-6
 
 
 class Fixed:
-    """Randomness that is none."""
+    """A source of random numbers that returns one number."""
 
     def __init__(self, jitter: float) -> None:
         self.policy = DefaultRetryPolicy(lambda: jitter)
@@ -25,7 +26,7 @@ class Fixed:
 
 @pytest.mark.parametrize("recorded", ROWS, ids=lambda recorded: f"{recorded['num_errors']} errors")
 def test_default_policy_keeps_rivers_bounds(recorded: dict[str, Any]) -> None:
-    """deterministic_retry_clock_rng; from a clock and a chance that are brought, the waits are River's recorded ones."""
+    """deterministic_retry_clock_rng; with a given clock and random source, the waits are River's recorded ones."""
     job = row(errors=errors(recorded["num_errors"]))
 
     waits = [Fixed(jitter).policy.next_retry_at(job, now=NOW) - NOW for jitter in (0.0, 0.5, 1.0)]
@@ -35,7 +36,7 @@ def test_default_policy_keeps_rivers_bounds(recorded: dict[str, Any]) -> None:
 
 
 def test_default_policy_waits_as_river_was_seen_to_wait() -> None:
-    """The waits that were observed lie within the bounds, and close to them: the bounds are no wider than needed."""
+    """The recorded waits lie within the bounds and close to them."""
     for recorded in ROWS:
         nth = recorded["nth_failure"]
         shortest, longest = retry_delay(nth, 0.0).total_seconds(), retry_delay(nth, 1.0).total_seconds()
@@ -44,21 +45,21 @@ def test_default_policy_waits_as_river_was_seen_to_wait() -> None:
 
 
 def test_default_policy_counts_errors_and_not_attempts() -> None:
-    """An attempt that was snoozed or interrupted does not make the next wait longer."""
+    """A snoozed or interrupted attempt does not lengthen the next wait."""
     policy = DefaultRetryPolicy(lambda: 0.5)
 
     assert policy.next_retry_at(row(attempt=9, errors=errors(1)), now=NOW) == NOW + timedelta(seconds=16)
 
 
 def test_default_policy_ends_at_the_longest_wait() -> None:
-    """From the 310th failure on, a job waits for the 292 years that Go's clock can say."""
+    """From the 310th failure on, a job waits 292 years, the longest duration in Go."""
     assert [retry_delay(309, 1.0), retry_delay(310, 0.0), retry_delay(10_000, 0.5)] == [DELAY_MAX] * 3
     assert timedelta(seconds=9_223_372_036, microseconds=854_775) == DELAY_MAX
 
 
 @given(st.integers(1, 400), st.floats(0.0, 1.0))
 def test_default_policy_stays_within_a_tenth(nth_failure: int, jitter: float) -> None:
-    """Whatever the jitter, a wait is within 10 % of n⁴ seconds, and never longer than the longest."""
+    """With any jitter, a wait is within 10 % of n⁴ seconds, and never longer than the longest."""
     seconds = retry_delay(nth_failure, jitter).total_seconds()
     base = float(nth_failure) ** 4
 
@@ -67,14 +68,14 @@ def test_default_policy_stays_within_a_tenth(nth_failure: int, jitter: float) ->
 
 
 def test_default_policy_spreads_its_waits() -> None:
-    """Jobs that failed together are not retried together."""
+    """Jobs that failed together are retried at different times."""
     policy = DefaultRetryPolicy()
 
     assert len({policy.next_retry_at(row(errors=errors(5)), now=NOW) for _ in range(20)}) > 1
 
 
 def test_default_policy_does_not_leave_the_calendar() -> None:
-    """A wait that ends after the last year ends with it."""
+    """A wait beyond year 9999 ends with that year."""
     late = datetime(9900, 1, 1, tzinfo=UTC)
 
     assert DefaultRetryPolicy().next_retry_at(row(errors=errors(400)), now=late) == datetime.max.replace(
@@ -91,8 +92,8 @@ def test_constant_policy_waits_the_same() -> None:
     assert waits == [timedelta(seconds=30), timedelta(seconds=30)]
 
 
-def test_constant_policy_refuses_to_wait_backwards() -> None:
-    """A negative wait is refused when it is said."""
+def test_constant_policy_rejects_a_negative_delay() -> None:
+    """The error comes when the policy is made."""
     with pytest.raises(ValueError) as refusal:
         ConstantRetryPolicy(timedelta(seconds=-1))
 
@@ -102,15 +103,15 @@ def test_constant_policy_refuses_to_wait_backwards() -> None:
     )
 
 
-class Untold(Exception):
-    """An error whose text cannot be had."""
+class BrokenText(Exception):
+    """An error whose `str` raises."""
 
     def __str__(self) -> str:
         raise RuntimeError
 
 
 class Answer:
-    """A user's policy that gives one answer, or raises it."""
+    """A policy that returns one answer, or raises it."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -122,10 +123,10 @@ class Answer:
 
 
 @pytest.mark.parametrize("retry_at", [NOW, NOW + timedelta(days=3)])
-def test_checked_retry_at_takes_the_policys_word(
+def test_checked_retry_at_returns_any_future_instant(
     retry_at: datetime, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From now on, any instant is the policy's to choose."""
+    """A policy may choose any instant from now on."""
     assert checked_retry_at(Answer(retry_at), row(), NOW) == retry_at
     assert not caplog.records
 
@@ -146,14 +147,14 @@ def test_checked_retry_at_takes_the_policys_word(
         ),
         (None, "next retry must be a datetime, got None"),
         (KeyError("delay"), "KeyError: 'delay'"),
-        (Untold(), f"{__name__}.Untold: <exception str() failed>"),
+        (BrokenText(), f"{__name__}.BrokenText: <exception str() failed>"),
         (SystemExit("no plan"), "SystemExit: no plan"),
     ],
 )
 def test_checked_retry_at_falls_back_with_a_warning(
     answer: Any, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A policy that cannot be used costs a warning and not the job's outcome."""
+    """An unusable policy causes a warning and the default wait."""
     retry_at = checked_retry_at(Answer(answer), row(id=7, errors=errors(1)), NOW)
 
     assert timedelta(seconds=14.4) <= retry_at - NOW <= timedelta(seconds=17.6)

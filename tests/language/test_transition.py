@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from language_values import NOW, golden, row
+from language_values import NOW, row
 from state_machine_page import PAGE, page
 
+from factory import golden
 from millhand.event import EventKind
 from millhand.job import AttemptError, JobState
 from millhand.transition import (
@@ -118,7 +119,7 @@ DONE = {"finalized_at": NOW, "metadata": UPDATES}
     ],
 )
 def test_settle_keeps_rivers_table(outcome: Outcome, columns: dict[str, Any], change: dict[str, Any]) -> None:
-    """Each way for an attempt to end gives exactly one change, and columns that it does not name are left alone."""
+    """Each outcome gives exactly one change, and columns that it does not name stay as they are."""
     job = row(**({"attempt": 3} | columns))
 
     actual = settle(job, outcome, now=NOW, started_at=STARTED_AT, metadata_updates=UPDATES)
@@ -152,7 +153,7 @@ RECORDED = {life["scenario"]: life for life in golden("jobs")}
 
 @pytest.mark.parametrize("scenario", LIVES)
 def test_settle_ends_an_attempt_as_river_was_seen_to_end_it(scenario: str) -> None:
-    """State, attempt, errors and event of a first attempt are those in the photograph of River's row."""
+    """State, attempt, errors and event of a first attempt are those of River's recorded row."""
     life = RECORDED[scenario]
     photo = life["photos"][0]["row"]
     job = row(attempt=1, max_attempts=int(photo["columns"]["max_attempts"]))
@@ -186,7 +187,7 @@ jobs = st.builds(
 
 @given(jobs, outcomes)
 def test_settle_gives_rows_that_the_table_accepts(job: Any, outcome: Outcome) -> None:
-    """Whatever happens, finalized_at is set for finalized states alone, and all others are due some time."""
+    """`finalized_at` is set for finalized states only, and all other rows are due at some time."""
     change = settle(job, outcome, now=NOW, started_at=STARTED_AT)
 
     assert (change.finalized_at is not None) is change.state.is_finalized
@@ -197,8 +198,8 @@ def test_settle_gives_rows_that_the_table_accepts(job: Any, outcome: Outcome) ->
 
 
 @given(jobs, outcomes)
-def test_settle_counts_what_went_wrong(job: Any, outcome: Outcome) -> None:
-    """An error is kept of failures and cancellations; an attempt is given back for snoozes and interruptions."""
+def test_settle_stores_errors_of_failures_and_cancels(job: Any, outcome: Outcome) -> None:
+    """Failures and cancellations add an error; snoozes and interruptions do not count the attempt."""
     change = settle(job, outcome, now=NOW, started_at=STARTED_AT)
 
     assert (change.error is not None) is isinstance(outcome, Failed | Cancelled)
@@ -225,13 +226,13 @@ def test_settle_counts_what_went_wrong(job: Any, outcome: Outcome) -> None:
     ],
 )
 def test_num_snoozes_reads_what_it_can(value: Any, number: int) -> None:
-    """A wrong value in the metadata does not keep a job from being snoozed."""
+    """A wrong value in the metadata does not prevent a snooze."""
     assert (num_snoozes({"snoozes": value}), num_snoozes({})) == (number, 0)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), "²", "9" * 5000])
 def test_num_snoozes_survives_what_only_looks_like_a_number(number: Any) -> None:
-    """Nor does one that cannot be counted on from."""
+    """A text or number that is not finite counts as 0."""
     assert num_snoozes({"snoozes": number}) == 0
 
 
@@ -253,7 +254,7 @@ TOLD = {
 
 @pytest.mark.parametrize(("state", "reported"), TOLD)
 def test_event_kind_follows_the_row_as_written(state: JobState, reported: EventKind) -> None:
-    """Watchers are told what the row says; the outcome decides only where the state could mean several things."""
+    """The row decides the event; the outcome decides only where the state is ambiguous."""
     change = StateChange(row().id, state, reported)
 
     assert event_kind_of(state, change) == TOLD[state, reported]
@@ -286,8 +287,8 @@ TOO_LATE: dict[str, tuple[dict[str, Any], Outcome]] = {
 
 
 @pytest.mark.parametrize("name", [*WRITTEN, *TOO_LATE])
-def test_change_that_changed_nothing_is_known_by_the_row(name: str) -> None:
-    """What the row tells of another attempt, or of another end, came of somebody else, and the change came too late."""
+def test_change_is_superseded_if_the_row_is_of_another_attempt_or_end(name: str) -> None:
+    """A row of another attempt, or with another end, shows that the change had no effect."""
     columns, outcome = (WRITTEN | TOO_LATE)[name]
     change = settle(row(), outcome, now=NOW, started_at=STARTED_AT)
 
@@ -300,8 +301,8 @@ def test_state_machine_page_is_drawn_from_the_code() -> None:
     assert PAGE.read_text() == page()
 
 
-def test_settle_leaves_the_metadata_it_is_given_alone() -> None:
-    """The updates of an attempt are read, and a snooze counts on a copy."""
+def test_settle_does_not_change_its_metadata() -> None:
+    """A snooze counts in a copy."""
     updates: dict[str, Any] = {"output": 1}
 
     settle(row(), Snoozed(SECOND), now=NOW, started_at=STARTED_AT, metadata_updates=updates)
@@ -309,7 +310,7 @@ def test_settle_leaves_the_metadata_it_is_given_alone() -> None:
     assert updates == {"output": 1}
 
 
-def test_settle_refuses_what_is_no_outcome() -> None:
-    """A new way to end has to be decided here first."""
+def test_settle_rejects_an_unknown_outcome() -> None:
+    """A new outcome needs a case in `settle`."""
     with pytest.raises(AssertionError):
         settle(row(), datetime, now=NOW, started_at=STARTED_AT)  # type: ignore[arg-type]

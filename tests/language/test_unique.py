@@ -12,8 +12,9 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from language_values import NOW, golden
+from language_values import NOW
 
+from factory import golden
 from millhand.args.codec import RawArgs, encode_args
 from millhand.errors import InvalidJob
 from millhand.insert_opts import InsertOpts, insert_params
@@ -56,7 +57,7 @@ def scheduled_at(case: dict[str, Any]) -> datetime | None:
 
 @pytest.mark.parametrize("name", INSERTED_BY_RIVER)
 def test_unique_key_is_rivers(name: str) -> None:
-    """Every golden insert gets River's key and mask, and the text under the hash is the recorded one."""
+    """Every golden insert gets River's key and mask, and the hashed text is the recorded one."""
     case = CASES[name]
     opts = unique_opts(case)
     parameters = {
@@ -79,7 +80,7 @@ def test_unique_key_is_rivers(name: str) -> None:
     "name", [name for name in INSERTED_BY_RIVER if CASES[name]["encoded_args"] not in NO_OBJECTS]
 )
 def test_insert_params_are_those_of_rivers_row(name: str) -> None:
-    """The same holds the whole way from options to the row that is inserted."""
+    """Options lead to the key and mask of River's row."""
     case = CASES[name]
     opts = InsertOpts(
         pending=case["pending"],
@@ -100,8 +101,8 @@ def test_insert_params_are_those_of_rivers_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED_BY_RIVER)
-def test_insert_params_refuse_what_river_refuses(name: str) -> None:
-    """What River or its database refuses is refused before anything is sent."""
+def test_insert_params_reject_what_river_rejects(name: str) -> None:
+    """What River or its database rejects is rejected before anything is sent."""
     case = CASES[name]
 
     with pytest.raises(InvalidJob):
@@ -113,7 +114,7 @@ def test_insert_params_refuse_what_river_refuses(name: str) -> None:
 
 
 def test_golden_cases_are_complete() -> None:
-    """All that was recorded is looked at."""
+    """The tests use every recorded case."""
     assert (len(CASES), datetime.fromisoformat(RECORDED["now"])) == (95, NOW)
 
 
@@ -217,8 +218,8 @@ def test_unique_key_of_the_worked_examples(
         ),
     ],
 )
-def test_unique_opts_refuse_what_cannot_be(options: dict[str, Any], message: str) -> None:
-    """An impossible option is refused when it is said, with the rule and the value."""
+def test_unique_opts_reject_invalid_options(options: dict[str, Any], message: str) -> None:
+    """The error has the rule and the value."""
     with pytest.raises(InvalidJob) as refusal:
         UniqueOpts(**options)
 
@@ -226,7 +227,7 @@ def test_unique_opts_refuse_what_cannot_be(options: dict[str, Any], message: str
 
 
 def test_unique_key_ignores_blanks_between_members() -> None:
-    """A text that PostgreSQL has printed counts like the one that was inserted, as long as no object is nested in it."""
+    """A text as PostgreSQL prints it gives the key of the inserted text, unless an object is nested in it."""
     keys = {
         unique_key(UniqueOpts(by_args=True), kind="k", encoded_args=encoded, queue="q", scheduled_at=NOW)
         for encoded in ('{"b":1,"a":"x"}', '{ "a" : "x" ,\n "b" : 1 }', '{"a": "x", "b": 1}')
@@ -236,7 +237,7 @@ def test_unique_key_ignores_blanks_between_members() -> None:
 
 
 def test_unique_args_must_be_an_object() -> None:
-    """There is nothing to sort in a list, and River refuses it too."""
+    """A list has no members to sort, and River rejects it too."""
     with pytest.raises(InvalidJob) as refusal:
         unique_key(UniqueOpts(by_args=True), kind="k", encoded_args="[1]", queue="q", scheduled_at=NOW)
 
@@ -311,8 +312,8 @@ class ChargeModel(pydantic.BaseModel):
     ],
     ids=lambda args: type(args).__name__,
 )
-def test_marked_fields_are_what_counts(args: Any) -> None:
-    """Only marked fields go into the key, by their names in JSON, the nested ones of a class inside too."""
+def test_only_marked_fields_count(args: Any) -> None:
+    """Only marked fields go into the key, by their names in JSON, with those of nested classes."""
     params = insert_params(args, InsertOpts(unique=UniqueOpts(by_args=True)), now=NOW)
 
     args_type: Any = type(args)
@@ -326,8 +327,8 @@ class Node(msgspec.Struct):
     parent: Node | None = None
 
 
-def test_marked_fields_of_a_class_that_contains_itself_have_an_end() -> None:
-    """A recursive class is looked into once."""
+def test_marked_fields_of_a_recursive_class_are_finite() -> None:
+    """A recursive class is searched once."""
     assert marked_paths(Node) == (("key",),)
 
 
@@ -336,13 +337,13 @@ class Transfer(msgspec.Struct):
     to: CustomerStruct
 
 
-def test_marked_fields_of_a_class_count_wherever_it_stands() -> None:
-    """Of two fields of one class the marks count in both, so jobs that differ in either are two."""
+def test_marked_fields_of_a_class_count_in_each_place() -> None:
+    """The marks of a class count in both fields of its type, so jobs that differ in either are different."""
     assert marked_paths(Transfer) == (("from", "id"), ("to", "id"))
 
 
 def test_named_fields_win_over_marked_ones() -> None:
-    """A list of fields means this list."""
+    """A list of fields takes precedence over marks."""
     args = ChargeStruct(None, "t-9", 7)
 
     params = insert_params(args, InsertOpts(unique=UniqueOpts(by_args=["traceId"])), now=NOW)
@@ -360,7 +361,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(TEXT, JSON, max_size=5), st.randoms())
 def test_unique_key_does_not_depend_on_the_order_of_members(members: dict[str, Any], random: Any) -> None:
-    """Two clients that write the same members in another order, with blanks or without, mean the same job."""
+    """The order of members and blanks between them do not change the key."""
     shuffled = list(members.items())
     random.shuffle(shuffled)
 
@@ -382,10 +383,10 @@ def test_unique_key_does_not_depend_on_the_order_of_members(members: dict[str, A
     st.timedeltas(timedelta(seconds=1), timedelta(days=400)),
     st.integers(-14 * 60, 14 * 60),
 )
-def test_unique_period_holds_its_instant_whatever_the_zone(
+def test_unique_period_contains_its_instant_in_every_zone(
     at: datetime, period: timedelta, minutes: int
 ) -> None:
-    """A period begins at or before the instant and less than a period before it, and no zone moves it."""
+    """A period begins at or before the instant and ends after it, and no zone moves it."""
     elsewhere = at.astimezone(timezone(timedelta(minutes=minutes)))
 
     def start(instant: datetime) -> str:

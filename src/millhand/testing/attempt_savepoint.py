@@ -2,8 +2,8 @@
 A savepoint around an attempt, which keeps a test's transaction usable however the attempt ends.
 
 What a worker wrote stays, even if its attempt failed, as if it had been committed. But if a database error leaves the
-transaction unusable, everything that the attempt did is undone. In production, the transaction of the attempt would have been
-rolled back.
+transaction unusable, everything that the attempt did is undone. In production, its transaction would have been rolled
+back.
 
 For SQLAlchemy and Django the savepoint is raw SQL, of which they do not know. A Django block around the worker's would
 forbid the worker a durable block. With SQLAlchemy, a worker may commit a session that it shares with the test. The

@@ -1,4 +1,4 @@
-"""What `import millhand` gives, and what it does not wait for."""
+"""`import millhand`: its public names, and what it imports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def imported_for_checkers(package: ModuleType) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", DOORS)
 def test_each_public_name_is_what_a_type_checker_sees(name: str) -> None:
-    """Every name of `__all__` can be fetched, and from the module that it is imported from for type checkers."""
+    """Every name of `__all__` can be imported, and is the object that type checkers see."""
     package = importlib.import_module(name)
     seen = imported_for_checkers(package)
 
@@ -44,21 +44,21 @@ def test_each_public_name_is_what_a_type_checker_sees(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOORS)
-def test_no_module_has_the_name_of_what_its_package_gives(name: str) -> None:
-    """A module, once imported, is an attribute of its package, and would stand in the way of a name like its own."""
+def test_no_module_has_the_name_of_an_export(name: str) -> None:
+    """An imported module is an attribute of its package, and would replace an export of the same name."""
     package = importlib.import_module(name)
     modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
 
     assert modules.isdisjoint(package.__all__)
 
 
-def test_name_that_is_none_is_an_attribute_error() -> None:
-    """A name that is not public is told as that of any module."""
+def test_unknown_name_is_an_attribute_error() -> None:
+    """The error is that of any module."""
     with pytest.raises(AttributeError, match="module 'millhand' has no attribute 'Clinet'"):
         _ = millhand.Clinet  # type: ignore[attr-defined]
 
 
-def test_import_waits_for_nothing_that_it_does_not_need() -> None:
+def test_import_loads_no_driver_and_no_event_loop() -> None:
     """`import millhand` loads no driver and no event loop, and neither does `millhand --help`."""
     code = (
         "import sys, millhand, millhand.cli.main; "
@@ -70,7 +70,7 @@ def test_import_waits_for_nothing_that_it_does_not_need() -> None:
 
 
 def test_version_is_that_of_the_project() -> None:
-    """What a client reports of itself is what was installed."""
+    """The version of the package is that of pyproject.toml."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 
     assert millhand.__version__ == project["version"]

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from language_values import golden
 
+from factory import golden
 from millhand.crontab import CronSchedule, EverySchedule, parse_cron, zone_of
 from millhand.errors import ConfigError
 
@@ -27,7 +27,7 @@ LORD_HOWE = "Australia/Lord_Howe"
 
 
 def instant(text: str | None) -> datetime | None:
-    """Read an instant, its nanoseconds cut to microseconds."""
+    """Return an instant from its text, with nanoseconds cut to microseconds."""
     return None if text is None else datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
 
 
@@ -46,7 +46,7 @@ def following(
 def test_cron_finds_the_instants_that_river_finds(
     recorded: dict[str, Any], start: dict[str, str], expected: list[str | None]
 ) -> None:
-    """cron_schedule_goldens; every golden expression gives River's instants from every start, but for Lord Howe's."""
+    """cron_schedule_goldens; every golden expression gives River's instants from every start, except on Lord Howe Island."""
     actual = following(recorded["spec"], start["zone"], instant(start["at"]), len(expected))
 
     if start["zone"] != LORD_HOWE:
@@ -65,7 +65,7 @@ def _pairs(actual: list[datetime | None], expected: list[str | None]) -> list[tu
 
 
 def test_cron_keeps_to_the_wall_clock_on_lord_howe_island() -> None:
-    """Where the clock goes back by half an hour, a daily schedule fires every day; River's loses one there."""
+    """A daily schedule fires every day although the clock goes back by half an hour; River's skips one day."""
     start = datetime(2024, 4, 7, 1, 20, tzinfo=ZoneInfo(LORD_HOWE))
 
     actual = following("0 0 * * *", LORD_HOWE, start, 3)
@@ -78,8 +78,8 @@ def test_cron_keeps_to_the_wall_clock_on_lord_howe_island() -> None:
 
 
 @pytest.mark.parametrize("spec", REFUSED_BY_RIVER)
-def test_cron_refuses_what_river_refuses(spec: str) -> None:
-    """cron_schedule_goldens; no expression that River does not understand is understood by us."""
+def test_cron_rejects_what_river_rejects(spec: str) -> None:
+    """cron_schedule_goldens; no expression that River rejects is accepted."""
     with pytest.raises(ConfigError):
         parse_cron(spec)
 
@@ -124,16 +124,16 @@ def test_cron_refuses_what_river_refuses(spec: str) -> None:
         ),
     ],
 )
-def test_cron_says_what_is_wrong(spec: str, message: str) -> None:
-    """A refusal names the field, the rule, the piece and the whole expression."""
+def test_cron_error_names_field_rule_and_piece(spec: str, message: str) -> None:
+    """The error has the field, the rule, the piece and the whole expression."""
     with pytest.raises(ConfigError) as refusal:
         parse_cron(spec)
 
     assert str(refusal.value) == message
 
 
-def test_cron_refuses_two_zones() -> None:
-    """A zone in the expression and another beside it cannot both be meant."""
+def test_cron_rejects_two_zones() -> None:
+    """A zone in the expression and another as parameter raise."""
     with pytest.raises(ConfigError) as refusal:
         parse_cron("TZ=Asia/Tokyo 0 3 * * *", "Europe/Berlin")
 
@@ -143,8 +143,8 @@ def test_cron_refuses_two_zones() -> None:
     )
 
 
-def test_cron_means_utc_when_no_zone_is_said() -> None:
-    """The zone of the instant that is asked about, and of the machine, do not matter."""
+def test_cron_uses_utc_without_a_zone() -> None:
+    """The zones of the start and of the machine have no effect."""
     after = datetime(2024, 5, 1, 12, tzinfo=ZoneInfo("Asia/Tokyo"))
 
     assert parse_cron("0 4 * * *").next(after) == datetime(2024, 5, 1, 4, tzinfo=UTC)
@@ -162,7 +162,7 @@ def test_cron_means_utc_when_no_zone_is_said() -> None:
     ],
 )
 def test_cron_fires_twice_in_an_hour_that_is_repeated(after: str, expected: str) -> None:
-    """From any instant around the hour that the clock shows twice, the next reading of 02:30 is found."""
+    """From any instant around the repeated hour, the next occurrence of 02:30 is found."""
     berlin = ZoneInfo("Europe/Berlin")
 
     actual = parse_cron("30 2 * * *", berlin).next(datetime.fromisoformat(after))
@@ -171,7 +171,7 @@ def test_cron_fires_twice_in_an_hour_that_is_repeated(after: str, expected: str)
 
 
 def test_cron_skips_a_time_that_does_not_exist() -> None:
-    """On the day when the clock leaps over 02:30, nothing fires."""
+    """Nothing fires on the day when the clock skips 02:30."""
     berlin = ZoneInfo("Europe/Berlin")
 
     actual = following("30 2 * * *", berlin, datetime(2024, 3, 30, 12, tzinfo=berlin), 1)
@@ -180,14 +180,14 @@ def test_cron_skips_a_time_that_does_not_exist() -> None:
 
 
 def test_cron_waits_longer_than_river_for_a_rare_day() -> None:
-    """River gives up after five years, so a 29 February eight years away is never for it; ours looks on."""
+    """Millhand finds a 29 February eight years away; River searches five years only."""
     assert parse_cron("0 0 29 2 *").next(datetime(2096, 3, 1, tzinfo=UTC)) == datetime(
         2104, 2, 29, tzinfo=UTC
     )
 
 
 def test_cron_ends_where_the_calendar_ends() -> None:
-    """A day that no month has, and the last year there is, give None and not an error."""
+    """A day that no month has, and the last year, give None."""
     assert parse_cron("0 0 30 2 *").next(datetime(2024, 1, 1, tzinfo=UTC)) is None
     assert parse_cron("0 0 1 1 *").next(datetime(9999, 6, 1, tzinfo=UTC)) is None
 
@@ -206,12 +206,12 @@ def test_every_cuts_to_whole_seconds() -> None:
     ("spec", "seconds"), [("@every 4.1m", 246), ("@every 8.2m1s", 493), ("@every 0.1h4.1h", 15_120)]
 )
 def test_every_counts_fractions_exactly(spec: str, seconds: int) -> None:
-    """What no float holds, as 4.1 minutes, is as many seconds as it says, and not one less; River counts so too."""
+    """4.1 minutes, which no float holds, are exactly 246 seconds, as in River."""
     assert parse_cron(spec) == EverySchedule(spec, timedelta(seconds=seconds))
 
 
 def test_zone_of_takes_a_name_a_zone_or_nothing() -> None:
-    """A zone may be given by its name, as itself, or not at all, which is UTC."""
+    """A zone is given by name or as an object; without one it is UTC."""
     assert [zone_of("Asia/Tokyo"), zone_of(ZoneInfo("Asia/Tokyo")), zone_of(None)] == [
         ZoneInfo("Asia/Tokyo"),
         ZoneInfo("Asia/Tokyo"),
@@ -247,7 +247,7 @@ SPECS = [
     ),
 )
 def test_cron_finds_the_first_matching_minute(spec: str, zone: str, after: datetime) -> None:
-    """What is found is the first minute after the start whose wall clock matches; walking minute by minute agrees."""
+    """The result is the first later minute whose wall-clock time matches, as a search minute by minute finds."""
     schedule = parse_cron(spec, zone)
     assert isinstance(schedule, CronSchedule)
 

@@ -37,7 +37,7 @@ async def send(job: Job[SendEmail]) -> str:
 
 
 def called(worker: Worker, encoded_args: str) -> Any:
-    """Call a worker as the engine does, and return what it returns."""
+    """Call a worker as the engine does, and return its result."""
     result = worker.call(Job(row(kind=worker.kind), worker.decode(encoded_args)))
     if not worker.is_async:
         return result
@@ -46,8 +46,8 @@ def called(worker: Worker, encoded_args: str) -> Any:
     return returned.value.value
 
 
-def test_workers_keep_what_is_said_about_a_function() -> None:
-    """A registration is one value with everything the engine needs."""
+def test_workers_keep_the_options_of_a_function() -> None:
+    """A registration has everything that the engine needs."""
     workers = Workers()
     policy, middleware, hook = ConstantRetryPolicy(timedelta(seconds=1)), Middleware(), Hook()
 
@@ -77,7 +77,7 @@ def test_workers_keep_what_is_said_about_a_function() -> None:
 
 
 def test_workers_are_found_by_kind_and_alias() -> None:
-    """Kinds are sorted, aliases among them; a worker counts once."""
+    """Kinds and aliases are sorted; a worker counts once."""
     workers = Workers()
     workers.add(aliases=["a_mail", "z_mail"])(send)
 
@@ -121,8 +121,8 @@ def with_more(host: str, job: Job[SendEmail]) -> str:
     ],
     ids=["coroutine function", "function", "object", "method", "callable", "partial"],
 )
-def test_workers_take_whatever_can_be_called_with_a_job(work: Any, *, is_async: bool, result: str) -> None:
-    """Functions, methods and objects work; what the engine has to know is whether it must await."""
+def test_workers_take_functions_methods_and_objects(work: Any, *, is_async: bool, result: str) -> None:
+    """The registration records whether the engine must await the result."""
     workers = Workers()
 
     assert workers.add()(work) is work
@@ -143,7 +143,7 @@ async def resize_async(key: str, /, width: int) -> tuple[str, int]:
 
 
 def test_workers_make_args_of_plain_parameters() -> None:
-    """A function that knows nothing of jobs is still a function, and makes args of its parameters."""
+    """A function with plain parameters stays callable, and makes args of its parameters."""
     workers = Workers()
     registered = workers.add()(resize)
 
@@ -160,7 +160,7 @@ def test_workers_make_args_of_plain_parameters() -> None:
 
 
 def test_workers_name_a_function_by_another_kind() -> None:
-    """The kind of a function with plain parameters is its name unless another is said."""
+    """The kind of a function with plain parameters is its name unless one is given."""
     workers = Workers()
     registered = workers.add(kind="image.resize")(resize_async)
 
@@ -171,7 +171,7 @@ def test_workers_name_a_function_by_another_kind() -> None:
 
 
 def test_workers_take_a_function_without_parameters() -> None:
-    """Nothing to be told is told by an empty object."""
+    """Its args are an empty object."""
     workers = Workers()
 
     @workers.add()
@@ -185,7 +185,7 @@ def test_workers_take_a_function_without_parameters() -> None:
 
 
 def test_workers_keep_insert_options_of_a_function() -> None:
-    """A function with plain parameters has the options of its inserts beside it, and marks parameters that count."""
+    """A function with plain parameters has insert options, and can mark parameters as unique."""
     workers = Workers()
 
     @workers.add(insert_opts=InsertOpts(queue="images", unique=UniqueOpts(by_args=True)))
@@ -207,8 +207,8 @@ def test_workers_keep_insert_options_of_a_function() -> None:
         ),
     ],
 )
-def test_job_function_refuses_parameters_it_does_not_have(arguments: dict[str, Any], message: str) -> None:
-    """Args are made of parameters as a call would be."""
+def test_job_function_rejects_parameters_it_does_not_have(arguments: dict[str, Any], message: str) -> None:
+    """`args` takes the parameters that a call would take."""
     registered: JobFunction[..., Any] = Workers().add()(resize)
 
     with pytest.raises(InvalidJob) as refusal:
@@ -218,7 +218,7 @@ def test_job_function_refuses_parameters_it_does_not_have(arguments: dict[str, A
 
 
 def test_job_function_has_its_types_checked_on_insert() -> None:
-    """A wrong type is refused before anything is sent."""
+    """A wrong type is rejected before anything is sent."""
     registered: JobFunction[..., Any] = Workers().add()(resize)
 
     with pytest.raises(InvalidJob) as refusal:
@@ -230,7 +230,7 @@ def test_job_function_has_its_types_checked_on_insert() -> None:
 
 
 def test_workers_take_jobs_without_a_class() -> None:
-    """Jobs that others insert can be worked without a class of ours, under a kind that is said."""
+    """A worker of `Job[Any]` with a given kind works jobs that other programs insert."""
     workers = Workers()
 
     @workers.add(kind="go_job")
@@ -251,7 +251,7 @@ def test_workers_take_jobs_without_a_class() -> None:
 
 
 def test_workers_know_the_names_around_the_decorated_function() -> None:
-    """A class of a function's own may stand in the brackets."""
+    """A class that is local to the surrounding function may be in the brackets."""
 
     class Local(msgspec.Struct):
         kind: ClassVar[str] = "local"
@@ -265,7 +265,7 @@ def test_workers_know_the_names_around_the_decorated_function() -> None:
 
 
 def test_no_timeout_is_a_timeout() -> None:
-    """It can be said where None means the client's."""
+    """NO_TIMEOUT can be set where None means the client's."""
     workers = Workers()
     workers.add(timeout=NO_TIMEOUT)(send)
 
@@ -417,8 +417,8 @@ def x(key: str) -> None: ...
         ),
     ],
 )
-def test_workers_refuse_what_could_not_be_worked(work: Any, options: dict[str, Any], message: str) -> None:
-    """A mistake is found where the worker is declared, and nothing is registered."""
+def test_workers_reject_invalid_workers(work: Any, options: dict[str, Any], message: str) -> None:
+    """The error comes at the declaration, and nothing is registered."""
     workers = Workers()
 
     with pytest.raises(ConfigError) as refusal:
@@ -428,8 +428,8 @@ def test_workers_refuse_what_could_not_be_worked(work: Any, options: dict[str, A
     assert workers.kinds == ()
 
 
-def test_workers_refuse_a_kind_twice_and_keep_the_first() -> None:
-    """Of a worker whose alias is taken nothing is registered, its own kind included."""
+def test_workers_reject_a_second_worker_of_a_kind() -> None:
+    """A worker whose alias is taken is not registered at all."""
     workers = Workers()
     workers.add()(send)
 
@@ -440,14 +440,14 @@ def test_workers_refuse_a_kind_twice_and_keep_the_first() -> None:
 
     assert str(refusal.value) == (
         "kind must be registered once, got 'send_email' of worker "
-        f"{__name__}.test_workers_refuse_a_kind_twice_and_keep_the_first.<locals>.work, "
+        f"{__name__}.test_workers_reject_a_second_worker_of_a_kind.<locals>.work, "
         f"which is registered for {__name__}.send"
     )
     assert workers.kinds == ("send_email",)
 
 
-def test_workers_leave_the_form_of_kinds_alone_when_told() -> None:
-    """An old kind that River would not take today can still be worked."""
+def test_workers_skip_the_validation_of_kinds() -> None:
+    """An old kind that River would reject today can still be worked."""
     workers = Workers(skip_kind_validation=True)
 
     workers.add(kind="x y")(x)
@@ -455,8 +455,8 @@ def test_workers_leave_the_form_of_kinds_alone_when_told() -> None:
     assert workers.kinds == ("x y",)
 
 
-def test_include_takes_over_what_is_registered_elsewhere() -> None:
-    """Workers of another module work with their own options, and a kind that both have is an error."""
+def test_include_adds_the_workers_of_another_registry() -> None:
+    """They keep their own options, and a kind that both have raises."""
     others, workers = Workers(), Workers()
     others.add(timeout=timedelta(seconds=3))(send)
     workers.add(kind="other")(lambda: None)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -9,7 +8,7 @@ import pytest
 from pydantic_core import PydanticCustomError
 
 from millhand.args.codec import decoder_of
-from millhand.args.schema import args_schema, redacted_decode_error
+from millhand.args.schema import redacted_decode_error
 from millhand.errors import InvalidJob
 
 
@@ -97,64 +96,17 @@ class Stay(pydantic.BaseModel):
         (dict[str, Any], "[1]", "Expected `object`, got `array`"),
     ],
 )
-def test_fault_says_where_and_what_and_no_value(args_type: Any, encoded: str, fault: str) -> None:
-    """Whatever was refused, the place and what is expected there are told, and nothing that was in the args."""
+def test_redacted_decode_error_has_the_place_and_no_value(args_type: Any, encoded: str, fault: str) -> None:
+    """The text has the place and what is expected there, and none of the args."""
     with pytest.raises(InvalidJob) as refusal:
         decoder_of(args_type, "k")(encoded)
 
     assert redacted_decode_error(refusal.value, args_type) == fault
 
 
-def test_fault_of_any_error_is_its_name() -> None:
-    """What is not a decoder's own error says no more than what it is."""
+def test_redacted_decode_error_of_another_error_is_its_name() -> None:
+    """An error that no decoder raised is reported by its class only."""
     assert redacted_decode_error(KeyError("secret"), Keeper) == "refused with KeyError"
-
-
-def test_schema_has_the_names_of_the_wire() -> None:
-    """A schema is JSON Schema as the args' own library writes it, with fields as they are named in JSON."""
-    keeper = args_schema(Keeper)
-    stay = args_schema(Stay)
-
-    assert keeper["$ref"] == "#/$defs/Keeper"
-    assert keeper["$defs"]["Keeper"]["properties"]["byName"]["default"] == {}
-    assert stay["$defs"]["Room"]["required"] == ["numBeds"]
-    assert args_schema(Any) == {}
-
-
-def test_schema_of_what_cannot_be_described_is_refused() -> None:
-    """A type that only its own code understands has no schema."""
-
-    class Odd(pydantic.BaseModel):
-        kind: ClassVar[str] = "odd"
-        value: Annotated[Any, pydantic.PlainValidator(len)]
-        call: Annotated[object, pydantic.WithJsonSchema({})] = None
-        model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-        thing: InvalidJob | None = None
-
-    with pytest.raises(
-        TypeError, match=r"^args class must have a JSON Schema, got <class '.*Odd'>: Cannot generate"
-    ):
-        args_schema(Odd)
-
-
-@dataclass
-class Described:
-    """What it is for."""
-
-    kind: ClassVar[str] = "described"
-    to: Annotated[str, msgspec.Meta(description="an address", examples=["a@example.com"])]
-
-
-def test_schema_tells_what_the_class_says_of_itself() -> None:
-    """The docstring and what `Meta` adds are in the schema."""
-    described = args_schema(Described)["$defs"]["Described"]
-
-    assert described["description"] == "What it is for."
-    assert described["properties"]["to"] == {
-        "type": "string",
-        "description": "an address",
-        "examples": ["a@example.com"],
-    }
 
 
 @pytest.mark.parametrize(
@@ -169,8 +121,8 @@ def test_schema_tells_what_the_class_says_of_itself() -> None:
         ('{"nights": 1002}', "nights: Assertion failed, got 1002"),
     ],
 )
-def test_error_of_a_model_has_no_value_but_what_the_class_says(encoded: str, told: str) -> None:
-    """What a failed attempt tells of args that a model refuses: the model's own words of a value, and no others."""
+def test_error_of_a_model_has_no_value(encoded: str, told: str) -> None:
+    """The error of an attempt has messages of the model's own validators, and no other part of the args."""
     with pytest.raises(InvalidJob) as refusal:
         decoder_of(Stay, "k")(encoded)
 

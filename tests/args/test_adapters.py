@@ -1,4 +1,4 @@
-"""Which types a field of args may have: what goes in comes out, and what cannot is refused where it is said."""
+"""The types that a field of args may have: values are decoded as they were encoded, and unsupported types raise at once."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 def everything(
     line: Any, card: Any, invoice: Any, stamp: Any, instants: Any
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """Return values for every field, whose nested ones are made by the classes given."""
+    """Return a value for every field, with nested values made by the given classes."""
     lines = st.builds(line, sku=TEXTS, price=DECIMALS, note=st.none() | TEXTS)
     optional = {
         "days": st.frozensets(st.dates(), max_size=3),
@@ -191,7 +191,7 @@ def everything(
 
 @given(everything(Line, Card, Invoice, Stamp, INSTANTS))
 def test_types_come_back_as_they_were(values: dict[str, Any]) -> None:
-    """Dates, instants, durations, decimals, enums, ids, bytes, unions, maps, nested and optional fields: all are equal."""
+    """Dates, durations, decimals, enums, ids, bytes, unions, maps, nested and optional fields decode to equal values."""
     args = Everything(**values)
 
     decoded = decoder_of(Everything, "everything")(encode_args(args))
@@ -202,7 +202,7 @@ def test_types_come_back_as_they_were(values: dict[str, Any]) -> None:
 
 @given(everything(LineModel, CardModel, InvoiceModel, StampModel, LATER_INSTANTS))
 def test_types_come_back_from_a_model(values: dict[str, Any]) -> None:
-    """The same of a pydantic model, whose unions say by a field what they are."""
+    """The fields of a pydantic model decode to equal values, with unions that are discriminated by a field."""
     args = EverythingModel(**values)
 
     decoded = decoder_of(EverythingModel, "everything")(encode_args(args))
@@ -232,8 +232,8 @@ def test_types_come_back_from_a_model(values: dict[str, Any]) -> None:
         (frozenset({date(2024, 1, 2), date(2024, 1, 1)}), '["2024-01-01","2024-01-02"]'),
     ],
 )
-def test_types_are_written_so(value: Any, text: str) -> None:
-    """What others find in the table; an instant whose offset has seconds, which RFC 3339 has not, is told in UTC."""
+def test_types_have_these_texts(value: Any, text: str) -> None:
+    """The table has these texts; an instant whose offset has seconds, which RFC 3339 lacks, is written in UTC."""
 
     @dataclass
     class One:
@@ -274,8 +274,8 @@ class FromGo(msgspec.Struct, rename={"created_at": "CreatedAt", "user_id": "user
         ),
     ],
 )
-def test_struct_of_go_is_read(encoded: str, expected: FromGo) -> None:
-    """Renamed, omitted and null fields, whole 64-bit numbers, and nanoseconds, of which the nearest microsecond is taken."""
+def test_struct_of_go_is_decoded(encoded: str, expected: FromGo) -> None:
+    """Renamed, omitted and null fields and 64-bit numbers are read, and nanoseconds are rounded to microseconds."""
     assert decoder_of(FromGo, "k")(encoded) == expected
 
 
@@ -309,8 +309,8 @@ def _registered(annotation: Any) -> None:
         (EverythingModel, "nothing can be decoded into EverythingModel"),
     ],
 )
-def test_types_that_cannot_be_read_are_refused_at_once(annotation: Any, said: str) -> None:
-    """A worker whose args could never be decoded is refused when it is registered, with the type."""
+def test_types_that_cannot_be_decoded_are_rejected_at_registration(annotation: Any, said: str) -> None:
+    """A worker whose args could never be decoded is rejected when it is registered, with the type."""
     with pytest.raises(
         ConfigError, match=r"^args of worker .*work must be decodable from JSON, got: "
     ) as refusal:
@@ -322,8 +322,8 @@ def test_types_that_cannot_be_read_are_refused_at_once(annotation: Any, said: st
 @pytest.mark.parametrize(
     "annotation", [Line | None, int | float | str, Card | Invoice | None, Job[Any] | int, Point]
 )
-def test_unions_that_can_be_told_apart_are_taken(annotation: Any) -> None:
-    """One of each sort of JSON, and structs that say in a field which they are."""
+def test_unions_that_can_be_distinguished_are_accepted(annotation: Any) -> None:
+    """A union may have one type of each kind of JSON, and structs with a tag."""
     if Job[Any] in getattr(annotation, "__args__", ()):
         with pytest.raises(ConfigError, match="must be decodable from JSON, got: "):
             _registered(annotation)
@@ -346,8 +346,8 @@ def test_unions_that_can_be_told_apart_are_taken(annotation: Any) -> None:
         ("size", {"width": 1}, "Object missing required field `height` - at `$.size`"),
     ],
 )
-def test_values_of_a_wrong_type_are_refused_by_name(field: str, value: Any, said: str) -> None:
-    """What a type checker was not asked about is refused at the insert, with its place."""
+def test_values_of_a_wrong_type_are_rejected_at_the_insert(field: str, value: Any, said: str) -> None:
+    """The error names the place of a value that a type checker has not seen."""
     values: dict[str, Any] = {
         "at": datetime(2024, 1, 1, tzinfo=UTC),
         "binary": b"",

@@ -1,4 +1,4 @@
-"""Commands given to queues, and what is announced of commands."""
+"""Commands for queues, and their notifications."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Command = Callable[[], Awaitable[object]]
 async def test_pause_and_resume_change_one_queue(
     driver: AsyncpgDriver, tx: Executor, connection: asyncpg.Connection
 ) -> None:
-    """A queue is paused once, resumed once, and others are not touched."""
+    """One queue is paused and resumed, and others stay as they are."""
     control = QueueControl(driver, ManualClock())
     for name in ("a", "b"):
         await tx.run(queue_create_or_set_updated_at(name))
@@ -43,7 +43,7 @@ async def test_pause_and_resume_change_one_queue(
 
 
 async def test_pause_of_all_needs_no_queue(driver: AsyncpgDriver, connection: asyncpg.Connection) -> None:
-    """`*` means every queue that is known, and none is well too."""
+    """`*` pauses every known queue, and does not raise if there is none."""
     control = QueueControl(driver, ManualClock())
 
     await control.pause("*", tx=connection)
@@ -55,7 +55,7 @@ async def test_pause_of_all_needs_no_queue(driver: AsyncpgDriver, connection: as
 async def test_command_raises_not_found_when_the_queue_is_not_known(
     driver: AsyncpgDriver, connection: asyncpg.Connection, command: str
 ) -> None:
-    """A misspelt name is an error and not a pause of nothing."""
+    """An unknown name raises."""
     with pytest.raises(NotFound) as raised:
         await getattr(QueueControl(driver, ManualClock()), command)("nowhere", tx=connection)
 
@@ -80,7 +80,7 @@ async def test_list_gives_queues_by_name(
 async def test_update_replaces_metadata_unless_there_is_none(
     driver: AsyncpgDriver, tx: Executor, connection: asyncpg.Connection
 ) -> None:
-    """Metadata is replaced and not merged; an update without any only renews the queue."""
+    """Metadata is replaced and not merged; without any, only `updated_at` changes."""
     await tx.run(queue_create_or_set_updated_at("a"))
     control = QueueControl(driver, ManualClock())
 
@@ -91,8 +91,8 @@ async def test_update_replaces_metadata_unless_there_is_none(
     assert (updated.metadata, renewed.metadata) == ({"y": 2}, {"y": 2})
 
 
-async def test_commands_announce_what_river_announces(schema_driver: AsyncpgDriver) -> None:
-    """Every command says on the wire what River's client says, and those that change nothing say nothing."""
+async def test_commands_notify_as_rivers_do(schema_driver: AsyncpgDriver) -> None:
+    """Each command sends the notifications of River's client, and none if it changed nothing."""
     jobs, queues = JobControl(schema_driver, ManualClock()), QueueControl(schema_driver, ManualClock())
     pool = schema_driver.pool
     running = await insert_job(pool, JobState.RUNNING, queue="work")
@@ -125,7 +125,7 @@ async def test_commands_announce_what_river_announces(schema_driver: AsyncpgDriv
 
 @asynccontextmanager
 async def listening(driver: AsyncpgDriver) -> AsyncIterator[Callable[[], Awaitable[list[str]]]]:
-    """Yield a function that returns what was said on the channel of control since it was called last."""
+    """Yield a function that returns the payloads received on the control channel since its last call."""
     listener = driver.listener()
     await listener.connect()
     payloads: asyncio.Queue[str] = asyncio.Queue()
@@ -144,6 +144,6 @@ async def listening(driver: AsyncpgDriver) -> AsyncIterator[Callable[[], Awaitab
 
 
 def without_id(payload: str) -> dict[str, object]:
-    """Return the payload read; ids are those of the recording."""
+    """Return a payload without its ids, which differ in each recording."""
     parsed: dict[str, object] = json.loads(payload)
     return {key: value for key, value in parsed.items() if key != "job_id"}

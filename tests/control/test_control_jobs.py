@@ -1,4 +1,4 @@
-"""Commands given to jobs."""
+"""Commands for jobs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ALL_STATES_MASK = 0xFF
 
 
 @dataclass(frozen=True)
-class Desk:
-    """A control in a transaction of the test's."""
+class ControlInTransaction:
+    """A control in a transaction of the test."""
 
     control: JobControl
     tx: Executor
@@ -37,12 +37,12 @@ class Desk:
 
 
 @pytest.fixture
-def desk(driver: AsyncpgDriver, tx: Executor, connection: asyncpg.Connection) -> Desk:
-    return Desk(JobControl(driver, ManualClock()), tx, connection)
+def desk(driver: AsyncpgDriver, tx: Executor, connection: asyncpg.Connection) -> ControlInTransaction:
+    return ControlInTransaction(JobControl(driver, ManualClock()), tx, connection)
 
 
-async def test_get_returns_the_row(desk: Desk) -> None:
-    """A job is got by its id, inside the caller's own transaction."""
+async def test_get_returns_the_row(desk: ControlInTransaction) -> None:
+    """A job is found by its id, in the caller's transaction."""
     job = await desk.insert(metadata='{"a": 1}', tags=["one", "two"])
 
     got = await desk.control.get(job.id, tx=desk.connection)
@@ -51,23 +51,25 @@ async def test_get_returns_the_row(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("command", ["get", "cancel", "retry", "delete"])
-async def test_command_raises_not_found_when_there_is_no_such_job(desk: Desk, command: str) -> None:
-    """Every command says which job it did not find."""
+async def test_command_raises_not_found_when_there_is_no_such_job(
+    desk: ControlInTransaction, command: str
+) -> None:
+    """Every command names the job that it did not find."""
     with pytest.raises(NotFound) as raised:
         await getattr(desk.control, command)(77, tx=desk.connection)
 
     assert str(raised.value) == "job must exist, found none with id 77"
 
 
-async def test_update_output_raises_not_found_when_there_is_no_such_job(desk: Desk) -> None:
-    """Output for a job that is not there is an error, not a silence."""
+async def test_update_output_raises_not_found_when_there_is_no_such_job(desk: ControlInTransaction) -> None:
+    """Output for a missing job raises."""
     with pytest.raises(NotFound):
         await desk.control.update_output(77, 1, tx=desk.connection)
 
 
 @pytest.mark.parametrize("state", OTHERS)
-async def test_cancel_ends_a_job_that_waits(desk: Desk, state: JobState) -> None:
-    """A job that nobody works is cancelled at once, and the mark of it stays in its metadata, as River's."""
+async def test_cancel_ends_a_job_that_waits(desk: ControlInTransaction, state: JobState) -> None:
+    """A waiting job is cancelled at once, and keeps the mark in its metadata, as in River."""
     job = await desk.insert(state, metadata='{"a": 1}')
 
     cancelled = await desk.control.cancel(job.id, tx=desk.connection)
@@ -78,8 +80,8 @@ async def test_cancel_ends_a_job_that_waits(desk: Desk, state: JobState) -> None
     assert cancelled.metadata["cancel_attempted_at"] == "2024-05-01T10:34:56.789000Z"
 
 
-async def test_cancel_asks_a_running_job_to_end(desk: Desk) -> None:
-    """A running job stays running, marked; its client is who ends it."""
+async def test_cancel_asks_a_running_job_to_end(desk: ControlInTransaction) -> None:
+    """A running job stays running and is marked."""
     job = await desk.insert(JobState.RUNNING)
 
     asked = await desk.control.cancel(job.id, tx=desk.connection)
@@ -89,8 +91,8 @@ async def test_cancel_asks_a_running_job_to_end(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("state", sorted(FINALIZED_STATES))
-async def test_cancel_leaves_a_finalized_job(desk: Desk, state: JobState) -> None:
-    """What is over is returned as it is, without a mark."""
+async def test_cancel_leaves_a_finalized_job(desk: ControlInTransaction, state: JobState) -> None:
+    """A finalized job is returned as it is, without a mark."""
     job = await desk.insert(state)
 
     cancelled = await desk.control.cancel(job.id, tx=desk.connection)
@@ -99,8 +101,10 @@ async def test_cancel_leaves_a_finalized_job(desk: Desk, state: JobState) -> Non
 
 
 @pytest.mark.parametrize("state", ["completed", "discarded", "pending", "retryable", "scheduled"])
-async def test_retry_makes_a_job_available_with_one_attempt_more(desk: Desk, state: str) -> None:
-    """A job without attempts left gets one, and everything else becomes as River leaves it."""
+async def test_retry_makes_a_job_available_with_one_attempt_more(
+    desk: ControlInTransaction, state: str
+) -> None:
+    """A job without attempts left gets one more, and its other columns are as River leaves them."""
     job = await desk.insert(JobState(state), attempt=3, max_attempts=3)
 
     retried = await desk.control.retry(job.id, tx=desk.connection)
@@ -115,8 +119,8 @@ async def test_retry_makes_a_job_available_with_one_attempt_more(desk: Desk, sta
     assert retried.scheduled_at > NOW
 
 
-async def test_retry_takes_the_mark_of_a_cancellation_away(desk: Desk) -> None:
-    """A job retried after its cancellation runs and fails like any other."""
+async def test_retry_removes_the_mark_of_a_cancellation(desk: ControlInTransaction) -> None:
+    """A job that is retried after its cancellation runs and fails like any other."""
     job = await desk.insert(
         JobState.CANCELLED, metadata='{"a": 1, "cancel_attempted_at": "2024-05-01T00:00:00Z"}'
     )
@@ -127,8 +131,8 @@ async def test_retry_takes_the_mark_of_a_cancellation_away(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.AVAILABLE])
-async def test_retry_leaves_a_job_that_is_on_its_way(desk: Desk, state: JobState) -> None:
-    """Nothing happens to a job that runs, or waits for nothing but a free slot."""
+async def test_retry_leaves_a_running_or_due_job(desk: ControlInTransaction, state: JobState) -> None:
+    """A job that runs, or is available and due, stays as it is."""
     job = await desk.insert(state, attempt=25)
 
     retried = await desk.control.retry(job.id, tx=desk.connection)
@@ -136,8 +140,8 @@ async def test_retry_leaves_a_job_that_is_on_its_way(desk: Desk, state: JobState
     assert retried == job
 
 
-async def test_retry_raises_unique_conflict_when_the_key_is_taken(desk: Desk) -> None:
-    """A job whose unique key another holds by now is not retried, and the error names job and constraint."""
+async def test_retry_raises_unique_conflict_when_the_key_is_taken(desk: ControlInTransaction) -> None:
+    """The error names the job and the constraint."""
     await desk.insert(unique_key=KEY, unique_states=0xF5)
     job = await desk.insert(JobState.DISCARDED, unique_key=KEY, unique_states=0xF5)
 
@@ -147,8 +151,8 @@ async def test_retry_raises_unique_conflict_when_the_key_is_taken(desk: Desk) ->
     assert (raised.value.id, raised.value.constraint) == (job.id, "river_job_unique_idx")
 
 
-async def test_delete_returns_what_the_job_was(desk: Desk) -> None:
-    """A deleted job is returned, and gone."""
+async def test_delete_returns_the_last_row(desk: ControlInTransaction) -> None:
+    """The deleted job's row is returned and no longer found."""
     job = await desk.insert(JobState.COMPLETED)
 
     deleted = await desk.control.delete(job.id, tx=desk.connection)
@@ -158,8 +162,8 @@ async def test_delete_returns_what_the_job_was(desk: Desk) -> None:
         await desk.control.get(job.id, tx=desk.connection)
 
 
-async def test_delete_raises_job_running_for_a_running_job(desk: Desk) -> None:
-    """A running job is refused, and stays."""
+async def test_delete_raises_job_running_for_a_running_job(desk: ControlInTransaction) -> None:
+    """A running job is not deleted."""
     job = await desk.insert(JobState.RUNNING)
 
     with pytest.raises(JobRunning) as raised:
@@ -171,8 +175,10 @@ async def test_delete_raises_job_running_for_a_running_job(desk: Desk) -> None:
     assert await desk.control.get(job.id, tx=desk.connection) == job
 
 
-async def test_delete_many_deletes_what_passes_all_filters_but_running_jobs(desk: Desk) -> None:
-    """Jobs are deleted if they meet every filter; a running one never is."""
+async def test_delete_many_deletes_what_passes_all_filters_but_running_jobs(
+    desk: ControlInTransaction,
+) -> None:
+    """Jobs that match every filter are deleted, except running ones."""
     meant = [await desk.insert(JobState.COMPLETED, kind="sort", queue="a") for _ in range(2)]
     others = [
         await desk.insert(JobState.COMPLETED, kind="sort", queue="b"),
@@ -186,8 +192,8 @@ async def test_delete_many_deletes_what_passes_all_filters_but_running_jobs(desk
     assert (await desk.control.list(tx=desk.connection)).jobs == tuple(others)
 
 
-async def test_delete_many_refuses_to_delete_everything_by_accident(desk: Desk) -> None:
-    """Without a filter nothing is deleted, unless it is said that everything is meant."""
+async def test_delete_many_needs_unsafe_all_without_filters(desk: ControlInTransaction) -> None:
+    """Without a filter, nothing is deleted unless `unsafe_all` is set."""
     await desk.insert()
 
     with pytest.raises(ValueError) as raised:
@@ -200,8 +206,8 @@ async def test_delete_many_refuses_to_delete_everything_by_accident(desk: Desk) 
     assert len(deleted) == 1
 
 
-async def test_list_goes_on_after_its_cursor(desk: Desk) -> None:
-    """Pages put together are the whole list, without gaps and doubles, and the last has no cursor."""
+async def test_list_continues_after_its_cursor(desk: ControlInTransaction) -> None:
+    """The pages together are the whole list, without gaps and duplicates, and the last has no cursor."""
     jobs = [await desk.insert(queue=f"q{n}") for n in range(5)]
 
     pages = [await desk.control.list(limit=2, order_by="scheduled_at", tx=desk.connection)]
@@ -215,8 +221,8 @@ async def test_list_goes_on_after_its_cursor(desk: Desk) -> None:
     assert [len(page.jobs) for page in pages] == [2, 2, 1]
 
 
-async def test_list_refuses_a_cursor_of_another_order(desk: Desk) -> None:
-    """A cursor means something only in a list of its own order."""
+async def test_list_rejects_a_cursor_of_another_order(desk: ControlInTransaction) -> None:
+    """A cursor belongs to the order of its list."""
     await desk.insert()
     page = await desk.control.list(limit=1, tx=desk.connection)
 
@@ -226,8 +232,8 @@ async def test_list_refuses_a_cursor_of_another_order(desk: Desk) -> None:
     assert str(raised.value) == "cursor must be of a list by time, got one by id"
 
 
-async def test_count_by_state_names_every_state_asked_for(desk: Desk) -> None:
-    """A state without jobs counts zero, and one that was not asked for is not there."""
+async def test_count_by_state_has_every_requested_state(desk: ControlInTransaction) -> None:
+    """A requested state without jobs counts zero; other states are missing."""
     await desk.insert(JobState.PENDING)
     await desk.insert(JobState.PENDING)
 
@@ -236,8 +242,8 @@ async def test_count_by_state_names_every_state_asked_for(desk: Desk) -> None:
     assert counts == {JobState.PENDING: 2, JobState.RUNNING: 0}
 
 
-async def test_update_output_merges_into_metadata(desk: Desk) -> None:
-    """Output is stored whatever state the job is in, beside the rest of its metadata."""
+async def test_update_output_merges_into_metadata(desk: ControlInTransaction) -> None:
+    """Output is stored in every state of a job, beside its other metadata."""
     job = await desk.insert(JobState.RUNNING, metadata='{"a": 1}')
 
     updated = await desk.control.update_output(job.id, [1, 2], tx=desk.connection)
@@ -246,8 +252,8 @@ async def test_update_output_merges_into_metadata(desk: Desk) -> None:
     assert updated.output == [1, 2]
 
 
-async def test_update_output_refuses_what_is_too_large(desk: Desk) -> None:
-    """More than 32 MiB is refused before anything is sent."""
+async def test_update_output_rejects_what_is_too_large(desk: ControlInTransaction) -> None:
+    """More than 32 MiB is rejected before anything is sent."""
     job = await desk.insert()
 
     with pytest.raises(ValueError) as raised:
@@ -256,8 +262,8 @@ async def test_update_output_refuses_what_is_too_large(desk: Desk) -> None:
     assert str(raised.value) == "output must be at most 33,554,432 bytes, got 33,554,434"
 
 
-async def test_commands_are_taken_back_with_their_transaction(schema_driver: AsyncpgDriver) -> None:
-    """With `tx` a command is part of the caller's transaction: seen in it alone, and gone with its rollback."""
+async def test_commands_are_rolled_back_with_their_transaction(schema_driver: AsyncpgDriver) -> None:
+    """With `tx`, a command is visible in its transaction only, and a rollback undoes it."""
     control = JobControl(schema_driver, ManualClock())
     job = await insert_job(schema_driver.pool)
 
@@ -271,8 +277,10 @@ async def test_commands_are_taken_back_with_their_transaction(schema_driver: Asy
     assert await control.get(job.id) == job
 
 
-async def test_cancel_is_dated_by_the_clients_clock(driver: AsyncpgDriver, desk: Desk) -> None:
-    """The instant of a cancellation is that of whoever asked for it."""
+async def test_cancel_is_dated_by_the_clients_clock(
+    driver: AsyncpgDriver, desk: ControlInTransaction
+) -> None:
+    """The instant of a cancellation is that of the client that requests it."""
     clock = ManualClock()
     clock.advance(timedelta(hours=1))
     job = await desk.insert()
@@ -283,13 +291,13 @@ async def test_cancel_is_dated_by_the_clients_clock(driver: AsyncpgDriver, desk:
 
 
 def story(scenario: str) -> dict[str, dict[str, str]]:
-    """Return the rows that River was seen to leave, by moment."""
+    """Return the recorded rows of River, by moment."""
     [photos] = [each["photos"] for each in golden("jobs") if each["scenario"] == scenario]
     return {photo["when"]: photo["row"]["columns"] for photo in photos}
 
 
-async def test_list_goes_on_after_a_job(desk: Desk) -> None:
-    """A list begins behind a row as well as behind a page, in whatever order, by the instant of that order."""
+async def test_list_continues_after_a_job(desk: ControlInTransaction) -> None:
+    """A list can begin after a row, in every order."""
     first, second, third = [
         await desk.insert(JobState.COMPLETED, finalized_at=NOW - timedelta(hours=age)) for age in (1, 3, 2)
     ]
@@ -332,10 +340,10 @@ async def test_list_goes_on_after_a_job(desk: Desk) -> None:
         ),
     ],
 )
-async def test_condition_that_postgresql_refuses_says_why(
-    desk: Desk, command: str, where: Where, message: str
+async def test_condition_that_postgresql_rejects_is_named(
+    desk: ControlInTransaction, command: str, where: Where, message: str
 ) -> None:
-    """The error names the condition, not the statement around it."""
+    """The error has the condition and not the whole statement."""
     await desk.insert()
 
     with pytest.raises(InvalidWhere) as refused:
