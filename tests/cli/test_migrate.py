@@ -103,7 +103,7 @@ async def test_migrate_down_asks_first(schema_name: str) -> None:
         (
             ("down", "--target-version", "3"),
             1,
-            "target of a way down must be applied, got version 3 of line 'main'",
+            "target of a migration down must be applied, got version 3 of line 'main'",
         ),
         (("sql", "--version", "42"), 2, "version must be one of line 'main', 1 to 8, got 42"),
     ],
@@ -136,8 +136,8 @@ async def test_migrate_leaves_a_foreign_table_alone(schema_name: str, postgres_u
     await connection.close()
     assert result.code == 1
     assert result.err == (
-        "error: schema must have nothing of River's names before the first migration, got 'river_job'; rename it, "
-        "or choose another schema\n"
+        "error: schema must have no tables or types with River's names before the first migration, got 'river_job'; "
+        "rename it, or choose another schema\n"
     )
     assert [row["column_name"] for row in columns] == ["mine"]
 

@@ -55,7 +55,7 @@ async def test_tune_sets_and_resets_parameters(schema_name: str, postgres_url: s
 
     assert (before, unchanged) == ({}, {})
     assert dry.out.startswith(
-        "would set river_job autovacuum_vacuum_scale_factor = 0: dead rows are counted, "
+        "would set river_job autovacuum_vacuum_scale_factor = 0: the threshold is a number of dead rows, "
     )
     assert dry.out.endswith(
         f'\nALTER TABLE "{schema_name}".river_job SET (autovacuum_vacuum_scale_factor = 0, '

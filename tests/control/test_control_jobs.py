@@ -201,7 +201,7 @@ async def test_delete_many_needs_unsafe_all_without_filters(desk: ControlInTrans
     deleted = await desk.control.delete_many(JobFilters(), tx=desk.connection, unsafe_all=True)
 
     assert str(raised.value) == (
-        "filters must say which jobs are to be deleted, got none; say unsafe_all=True to mean all"
+        "filters must select the jobs to delete, got none; write unsafe_all=True to delete all"
     )
     assert len(deleted) == 1
 

@@ -235,9 +235,7 @@ async def test_neither_takes_the_record_of_our_line_away(ground: Ground) -> None
     await ground.migrators.ours(ground.schema, "millhand").up()
     before = (await ground.photo())[1]
 
-    with pytest.raises(
-        MigrationError, match=r"^other lines must be taken back before line 'main' goes below"
-    ):
+    with pytest.raises(MigrationError, match=r"^other lines must be undone before line 'main' goes below"):
         await ground.down("python", 4)
     assert await ground.is_valid()
     with pytest.raises(RiverError, match="Found non-main migration lines"):

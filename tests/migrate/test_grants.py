@@ -320,8 +320,8 @@ async def test_migrator_that_is_not_the_owner_is_told_who_must_be(house: House) 
     await driver.close()
 
     assert str(refusal.value) == (
-        "version 8 (job id autoincrement) of line 'main' must go down, got permission denied for table "
-        "river_migration; it was rolled back: run it as the owner of the tables, who may create in their schema"
+        "version 8 (job id autoincrement) of line 'main' must migrate down, got permission denied for table "
+        "river_migration; it was rolled back; run it as the owner of the tables, with CREATE on their schema"
     )
 
 

@@ -84,7 +84,7 @@ async def test_down_to_what_is_not_applied_is_refused(bare_driver: AsyncpgDriver
     await migrator.up(target=4)
 
     assert await refusal(migrator.down(target=5)) == (
-        "target of a way down must be applied, got version 5 of line 'main'"
+        "target of a migration down must be applied, got version 5 of line 'main'"
     )
 
 
@@ -177,8 +177,8 @@ async def test_step_that_fails_leaves_nothing(bare: asyncpg.Connection, bare_dri
     said = await refusal(migrator.up())
 
     assert said == (
-        "version 2 (initial schema) of line 'main' must go up, got relation \"river_leader\" already exists; it was "
-        "rolled back: look for other tables of these names, or for another migrator at work, and run it again"
+        "version 2 (initial schema) of line 'main' must migrate up, got relation \"river_leader\" already exists; it was "
+        "rolled back; check for other tables of these names and for another running migrator, and run it again"
     )
     assert [table["name"] for table in (await catalog(bare, "public"))["tables"]] == [
         "river_leader",
@@ -220,9 +220,7 @@ async def test_search_path_without_a_schema_is_refused(
 
     said = await refusal(Migrator(bare_driver.executor(bare)).up())
 
-    assert (
-        said == "search path must name a schema that exists, found none; set it, or say which schema is meant"
-    )
+    assert said == "search path must name an existing schema, found none; set it, or set the schema"
 
 
 async def test_line_of_ours_needs_river_s(bare_driver: AsyncpgDriver) -> None:
@@ -262,13 +260,13 @@ async def test_river_s_line_does_not_go_from_under_ours(
     await bare.execute("INSERT INTO river_migration (line, version) VALUES ('pro', 1)")
     theirs = await refusal(Migrator(bare_driver).down(target=4))
 
-    end = "must be taken back before line 'main' goes below version 5, got"
+    end = "must be undone before line 'main' goes below version 5, got"
     assert (
         planned
         == ours
         == (f"other lines {end} 'millhand'; run: millhand migrate down --line millhand --target-version 0")
     )
-    assert theirs == f"other lines {end} 'pro'; take it back by what made it"
+    assert theirs == f"other lines {end} 'pro'; undo it with the program that applied it"
     assert await Migrator(bare_driver).validate() == ()
     assert [step.version for step in await Migrator(bare_driver).down(target=5)] == [8, 7, 6]
 
@@ -382,7 +380,7 @@ async def test_up_refuses_a_schema_with_somebody_elses_table_and_changes_nothing
         await Migrator(bare_driver).up()
 
     assert str(raised.value) == (
-        f"schema must have nothing of River's names before the first migration, got '{named}'; "
+        f"schema must have no tables or types with River's names before the first migration, got '{named}'; "
         "rename it, or choose another schema"
     )
     assert await bare.fetchval("SELECT to_regclass('river_migration') IS NULL")

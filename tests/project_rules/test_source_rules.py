@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from source_files import calls, sources, texts, trees
 
+from millhand.sql import statements
+
 MODULE_LINES = 450  # blank ones not counted
 VAGUE_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 # Modules that create a task outside `async with`: their `stop` waits for it.
@@ -117,14 +119,7 @@ def test_texts_name_no_machine() -> None:
 
 def test_statements_that_leave_running_check_for_it() -> None:
     """Each statement that moves a job out of `running` has `state = 'running'` in its condition."""
-    statements = {
-        statement.split()[0]: statement
-        for name, text in texts()
-        if name.startswith("src/millhand/sql/job")
-        for statement in re.split(r"(?m)^-- name: ", text)[1:]
-    }
-
-    assert [name for name in LEAVE_RUNNING if "state = 'running'" not in statements[name]] == []
+    assert [name for name in LEAVE_RUNNING if "state = 'running'" not in statements()[name]] == []
 
 
 def name_of(function: ast.expr) -> str:

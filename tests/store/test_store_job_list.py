@@ -201,7 +201,7 @@ def test_cursor_of_nobody_s_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as refused:
         decode_cursor(text)
 
-    assert str(refused.value) == f"cursor must be one that a list gave, got {text!r}"
+    assert str(refused.value) == f"cursor must be one that a list returned, got {text!r}"
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001])
@@ -253,7 +253,7 @@ async def test_delete_many_without_filters_must_be_meant(tx: Executor) -> None:
         job_delete_many(JobFilters())
 
     assert str(refused.value) == (
-        "filters must say which jobs are to be deleted, got none; say unsafe_all=True to mean all"
+        "filters must select the jobs to delete, got none; write unsafe_all=True to delete all"
     )
     assert len(await tx.run(job_delete_many(JobFilters(), unsafe_all=True))) == 1
 

@@ -90,14 +90,14 @@ async def test_condition_cannot_reach_what_runs(tx: Executor) -> None:
     [
         (" ", {}, "where must be a condition in SQL, got ' '"),
         ("id = $1", {}, "where must name its parameters, got 'id = $1'; write @name for $1"),
-        ("a) OR (b", {}, "where must close the parentheses that it opens, and no other, got 'a) OR (b'"),
-        ("(a", {}, "where must close the parentheses that it opens, and no other, got '(a'"),
+        ("a) OR (b", {}, "where must have balanced parentheses, got 'a) OR (b'"),
+        ("(a", {}, "where must have balanced parentheses, got '(a'"),
         (
             "id = @id",
             {},
             (
-                "where must be given each of its parameters, got no value of @id in 'id = @id'; "
-                "behind an operator @ write a blank"
+                "where must have a value for each of its parameters, got none for @id in 'id = @id'; "
+                "write a space after an operator @"
             ),
         ),
         (
@@ -108,7 +108,7 @@ async def test_condition_cannot_reach_what_runs(tx: Executor) -> None:
         (
             "id = @id",
             {"id": None},
-            "where parameter 'id' must not be None, which nothing equals; write IS NULL",
+            "where parameter 'id' must not be None, which equals nothing; write IS NULL",
         ),
         ("id = @id", {"id": 2**63}, "where parameter 'id' must fit into 64 bits, got 9223372036854775808"),
         (
@@ -119,7 +119,7 @@ async def test_condition_cannot_reach_what_runs(tx: Executor) -> None:
         (
             "id = ANY(@ids)",
             {"ids": [1, "2"]},
-            "where parameter 'ids' must be of values of one type, got [1, '2']",
+            "where parameter 'ids' must have values of one type, got [1, '2']",
         ),
         (
             "id = @id",
@@ -159,11 +159,11 @@ def test_values_of_a_condition_are_never_part_of_the_statement() -> None:
 async def test_all_and_some_are_not_said_together(tx: Executor) -> None:
     """bulk_delete_safety; whoever says that all are meant and names some has made a mistake, and nothing is deleted."""
     with pytest.raises(
-        ValueError, match=r"^unsafe_all must be said without filters, got JobFilters\(.*kinds=\['k'\]"
+        ValueError, match=r"^unsafe_all must be used without filters, got JobFilters\(.*kinds=\['k'\]"
     ):
         job_delete_many(JobFilters(kinds=["k"]), unsafe_all=True)
     with pytest.raises(
-        ValueError, match=r"^filters must say which jobs are to be deleted, got none; say unsafe_all"
+        ValueError, match=r"^filters must select the jobs to delete, got none; write unsafe_all"
     ):
         job_delete_many(JobFilters())
 

@@ -1,7 +1,7 @@
 """
-How autovacuum is to treat the table of jobs, which changes as no other table of an application does.
+Autovacuum settings for the job table, which changes more often than an application's other tables.
 
-Opt-in, and taken back by `reset`: nothing in River's migrations or ours depends on it.
+Optional, and undone by a reset: no migration depends on it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from millhand.sql import compile_statement
 from millhand.store.autovacuum import table_get_options, table_reset_options, table_set_options
 from millhand.store.query import Query
 
-# Only this one: the others are small, and what the server does by default keeps them so.
+# Only this one: the others are small, and the server's defaults keep them small.
 TABLE = "river_job"
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What a storage parameter is to be, and why."""
+    """The value of a storage parameter, and the reason."""
 
     value: str
     reason: str
@@ -32,30 +32,31 @@ TUNINGS: Mapping[str, Tuning] = MappingProxyType(
     {
         "autovacuum_vacuum_scale_factor": Tuning(
             "0",
-            "dead rows are counted, not measured by a table that may keep millions of finished jobs",
+            "the threshold is a number of dead rows, not a share of a table that may keep millions of finished jobs",
         ),
         "autovacuum_vacuum_threshold": Tuning(
             "20000",
-            "so many dead rows, of ten thousand jobs, cost a fetch from the start about a millisecond",
+            "a fetch takes about a millisecond longer with so many dead rows, which ten thousand jobs leave",
         ),
         "autovacuum_vacuum_cost_delay": Tuning(
-            "0", "a vacuum that pauses does not keep up with thousands of jobs a second"
+            "0", "a vacuum with pauses is too slow for thousands of jobs a second"
         ),
         "autovacuum_analyze_scale_factor": Tuning(
-            "0.05", "lists and counts are planned by how many jobs are in which state, which changes quickly"
+            "0.05",
+            "the planner needs the number of jobs in each state for lists and counts, and it changes quickly",
         ),
         "vacuum_truncate": Tuning(
-            "off", "giving pages back to the file system locks out everybody, for pages that are needed again"
+            "off", "returning pages to the file system locks the table, and the pages are needed again"
         ),
     }
 )
-# As others may have written them; PostgreSQL keeps that.
-_SPELLINGS: Mapping[str, tuple[str, ...]] = MappingProxyType({"off": ("off", "false", "no", "0")})
+# PostgreSQL keeps a value as it was written.
+_EQUAL_VALUES: Mapping[str, tuple[str, ...]] = MappingProxyType({"off": ("off", "false", "no", "0")})
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One parameter that is to be changed; `before` and `after` are None where the server's own value holds."""
+    """A change of one parameter; `before` and `after` are None for the server's default."""
 
     name: str
     before: str | None
@@ -63,7 +64,7 @@ class Change:
 
 
 def changes(found: Mapping[str, str], *, is_reset: bool) -> list[Change]:
-    """Return what is to be done with a table that has the parameters `found`; nothing that is so already."""
+    """Return the changes that a table with the parameters `found` needs."""
     wanted = {name: None if is_reset else tuning.value for name, tuning in TUNINGS.items()}
     return [
         Change(name, found.get(name), after)
@@ -75,14 +76,14 @@ def changes(found: Mapping[str, str], *, is_reset: bool) -> list[Change]:
 def _is_same(before: str | None, after: str | None) -> bool:
     if before is None or after is None:
         return before is after
-    return before in _SPELLINGS.get(after, (after,))
+    return before in _EQUAL_VALUES.get(after, (after,))
 
 
 async def plan(driver: Driver, *, is_reset: bool = False) -> list[Change]:
     """
-    Return what would be done.
+    Return the changes that `apply` would make.
 
-    Raises: MigrationError if there is no table of jobs; as the driver.
+    Raises: MigrationError if there is no job table; as the driver.
     """
     found = await driver.pool.run(table_get_options(TABLE))
     if found is None:
@@ -95,9 +96,9 @@ async def plan(driver: Driver, *, is_reset: bool = False) -> list[Change]:
 
 async def apply(driver: Driver, planned: list[Change]) -> None:
     """
-    Change what was planned, in one statement.
+    Make the planned changes, in one statement.
 
-    Concurrency: needs the table's owner, and waits for a vacuum or a rebuild of its indexes, and for nobody else.
+    Concurrency: needs the table's owner, and waits only for a vacuum or a rebuild of its indexes.
     """
     query = statement(planned)
     if query is not None:
@@ -105,7 +106,7 @@ async def apply(driver: Driver, planned: list[Change]) -> None:
 
 
 def statement(planned: list[Change]) -> Query[None] | None:
-    """Return the statement that does what was planned; None for nothing."""
+    """Return the statement of the planned changes; None if there are none."""
     options = {change.name: change.after for change in planned if change.after is not None}
     if options:
         return table_set_options(TABLE, options)
@@ -113,7 +114,7 @@ def statement(planned: list[Change]) -> Query[None] | None:
 
 
 def sql(planned: list[Change], schema: str) -> str:
-    """Return the SQL of what was planned, without the comments of the statement."""
+    """Return the SQL of the planned changes, without comments."""
     query = statement(planned)
     if query is None:
         return ""

@@ -1,9 +1,9 @@
 """
-The roles that an installation may be divided into, and the SQL that gives each what it needs and no more.
+Database roles with least privilege, and the SQL that creates them.
 
-Rule 1: nobody but the owner of the tables changes them; a role of ours reads and writes rows.
-Rule 2: what a role has had before is taken away first, so that the same SQL, run again, also takes back.
-Rule 3: the SQL is printed and never run from here: who may do what is not for a worker to say.
+Rule 1: only the owner of the tables changes them; the roles read and write rows.
+Rule 2: the SQL first revokes all privileges of the roles, so that running it again also removes old ones.
+Rule 3: Millhand prints the SQL and never runs it: an administrator decides about privileges.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ ROLE_BYTES_MAX = 63
 _ROLE = re.compile(rf"(?!pg_)[A-Za-z_][A-Za-z0-9_.@-]{{0,{ROLE_BYTES_MAX - 1}}}")
 _RESERVED = ("none", "public")
 
-# River's inserts answer a conflict with an update of the kind, to what it was.
+# On a unique conflict River's inserts set the kind to its own value.
 _RIVER_INSERTER = """
--- River's clients update another column there. Who may do so may also rename the kinds of jobs that wait.
+-- River's clients update this column on a unique conflict. The role can then also change the kinds of waiting jobs.
 GRANT UPDATE (kind) ON TABLE /* schema */river_job TO /* inserter */;
 """
 
@@ -29,9 +29,9 @@ GRANT UPDATE (kind) ON TABLE /* schema */river_job TO /* inserter */;
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roles:
     """
-    What the roles are called.
+    The names of the roles.
 
-    Raises: ConfigError for a name that PostgreSQL would refuse, or two that are one.
+    Raises: ConfigError for an invalid name, or for one that is used twice.
     """
 
     worker: str = "millhand_worker"
@@ -49,11 +49,11 @@ class Roles:
 
 def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserter: bool = False) -> str:
     """
-    Return the SQL that makes the roles and gives each what it needs, in one transaction, to be run by the owner.
+    Return the SQL that creates the roles and grants their privileges in one transaction; the owner runs it.
 
-    `is_river_inserter` lets clients of River's insert as the inserter too.
+    With `is_river_inserter`, River's clients can insert in the inserter's role too.
 
-    Raises: ConfigError for a schema that cannot be.
+    Raises: ConfigError for an invalid schema.
     """
     roles = Roles() if roles is None else roles
     template = (folder() / "grants" / "grants.sql").read_text("utf-8")
@@ -63,7 +63,7 @@ def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserte
         ("river_inserter", compile_script(_RIVER_INSERTER, schema, names) if is_river_inserter else ""),
         ("role_literals", ", ".join(f"'{role}'" for role in astuple(roles))),
         ("roles", ", ".join(role for _, role in names)),
-        ("schema_said", schema or "of the search path"),
+        ("schema_title", schema or "of the search path"),
     )
     return compile_script(template, schema, (*names, *fragments))
 

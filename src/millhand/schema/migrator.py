@@ -1,12 +1,12 @@
 """
-Bring a schema to a version.
+Migrate a schema.
 
-Rule 1: a line is a numbered series of steps: `main` is River's, step for step, `millhand` is what is ours.
-Rule 2: a step and its record are one transaction, and each step has its own: what version 4 adds to an enum, version 6
-        may use only once it is committed.
-Rule 3: before a step the migrators of a schema queue up by an advisory lock, and whoever gets it looks again at what is
-        applied. River's migrator takes no lock: beside one of those a step may fail, and then nothing of it is done.
-Rule 4: versions that are recorded but not known here are left alone; a newer release made them.
+Rule 1: a line is a numbered series of versions: `main` is River's, version for version; `millhand` is Millhand's own.
+Rule 2: a version and its record are one transaction, and each version has its own: version 6 uses an enum value that
+        version 4 adds, which PostgreSQL allows only after a commit.
+Rule 3: before each version a migrator takes the schema's advisory lock, and then reads again which versions are applied.
+        River's migrator takes no lock: if both run at once a version may fail, and is rolled back.
+Rule 4: recorded versions that this release does not have are ignored; a newer release applied them.
 
 Source: River v0.51.2, rivermigrate/river_migrate.go.
 """
@@ -29,7 +29,7 @@ from millhand.sql import checked_schema, compile_script, folder
 from millhand.store.migration import (
     MigrationShape,
     migration_delete,
-    migration_get_foreign,
+    migration_get_conflicting_names,
     migration_get_other_lines,
     migration_get_shape,
     migration_get_versions,
@@ -40,19 +40,19 @@ from millhand.store.migration import (
 logger = logging.getLogger(__name__)
 
 LINE_MAIN = "main"
-# What the line makes that would be in the way of somebody else's, or he in its.
+# Tables and types of the line, which must not exist before its first version.
 MAIN_NAMES = ("river_job", "river_job_state", "river_leader", "river_notification", "river_queue")
-# The version of line main whose table of migrations knows lines.
+# The version of line main that adds lines to the migration table.
 LINE_VERSION = 5
 # Another migrator may be building an index on a large table.
 LOCK_SECONDS = 3600.0
-NOT_ALLOWED = "42501"
+INSUFFICIENT_PRIVILEGE = "42501"
 
 _FILE = re.compile(r"(\d+)_(\w+)\.(up|down)\.sql")
 
 
 class Direction(enum.StrEnum):
-    """Which way a step goes."""
+    """The direction of a step."""
 
     UP = "up"
     DOWN = "down"
@@ -69,7 +69,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MigrationStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that was applied or taken back, or, in a dry run, would be; `sql` as it was sent."""
+    """A version that was applied or undone, or would be in a dry run; `sql` is as it was sent."""
 
     line: str
     version: int
@@ -80,7 +80,7 @@ class MigrationStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MigrationStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A version and whether it is applied; one that is applied but not known to this release has no name."""
+    """A version and whether it is applied; an applied version that this release does not have has no name."""
 
     version: int
     name: str
@@ -96,10 +96,10 @@ class Migrator:
     """
     Migrates one line of one schema.
 
-    `database` is a driver that is open, or an executor; its schema is the one that is migrated.
+    `database` is an open driver, whose schema is migrated, or an executor.
 
-    Raises: ConfigError for a line or a target that there is not, or a `schema` that is not the driver's.
-    Concurrency: any number may run at once; each step is made by one of them.
+    Raises: ConfigError for an unknown line or target, or a `schema` that is not the driver's.
+    Concurrency: any number may run at once; only one of them makes each step.
     """
 
     def __init__(self, database: Driver | Executor, line: str = LINE_MAIN, schema: str = "") -> None:
@@ -112,10 +112,9 @@ class Migrator:
         self, *, target: int | None = None, max_steps: int | None = None, dry_run: bool = False
     ) -> tuple[MigrationStep, ...]:
         """
-        Apply what is not applied yet, up to and with `target`, and return what was done.
+        Apply the missing versions up to and including `target`, and return the steps.
 
-        A target that is applied already is reached, even if there is more above it. A dry run only says what it would
-        do.
+        With an applied target nothing is done. A dry run returns the steps without making them.
 
         Raises: MigrationError.
         """
@@ -126,14 +125,14 @@ class Migrator:
         if target is not None:
             pending = [] if target in applied else [one for one in pending if one.version <= target]
         if self.line == LINE_MAIN and not applied:
-            await self._require_free()
+            await self._require_free_names()
         return await self._migrate(pending[:max_steps], Direction.UP, dry_run=dry_run)
 
     async def down(
         self, *, target: int | None = None, max_steps: int | None = None, dry_run: bool = False
     ) -> tuple[MigrationStep, ...]:
         """
-        Take back what is applied above `target`; 0 is everything, and without a target it is one step.
+        Undo the applied versions above `target`; 0 undoes all, and no target means one step.
 
         Raises: MigrationError, also for a target that is not applied.
         """
@@ -142,7 +141,7 @@ class Migrator:
         applied = await self._get_applied(self._executor)
         if target and target not in applied:
             raise MigrationError(
-                f"target of a way down must be applied, got version {target} of line {self.line!r}"
+                f"target of a migration down must be applied, got version {target} of line {self.line!r}"
             )
         if max_steps is None and target is None:
             max_steps = 1
@@ -151,11 +150,11 @@ class Migrator:
         ]
         planned = above[:max_steps]
         if self.line == LINE_MAIN and any(one.version == LINE_VERSION for one in planned):
-            await self._require_alone()
+            await self._require_no_other_lines()
         return await self._migrate(planned, Direction.DOWN, dry_run=dry_run)
 
     async def list(self) -> tuple[MigrationStatus, ...]:
-        """Return all versions of the line, known or applied, from the first."""
+        """Return all versions of the line that are known or applied, in order."""
         names = {one.version: one.name for one in self._known}
         applied = await self._get_applied(self._executor)
         return tuple(
@@ -164,7 +163,7 @@ class Migrator:
         )
 
     async def validate(self, *, target: int | None = None) -> tuple[int, ...]:
-        """Return the versions, up to `target`, that should be applied and are not; none means that all is well."""
+        """Return the missing versions, up to `target`."""
         self._check_target(target)
         applied = await self._get_applied(self._executor)
         return tuple(
@@ -199,25 +198,25 @@ class Migrator:
             )
         return await _get_versions(executor, self.line, shape)
 
-    async def _require_free(self) -> None:
-        """See before the first step that nobody else's tables stand where River's are to be made."""
-        foreign = await self._executor.run(migration_get_foreign(MAIN_NAMES))
-        # Unless another migrator, which has begun meanwhile, made them.
-        if foreign and not await self._get_applied(self._executor):
+    async def _require_free_names(self) -> None:
+        """Check before the first version that no table or type has one of River's names."""
+        conflicting = await self._executor.run(migration_get_conflicting_names(MAIN_NAMES))
+        # Another migrator may have made them meanwhile.
+        if conflicting and not await self._get_applied(self._executor):
             raise MigrationError(
-                f"schema must have nothing of River's names before the first migration, got {foreign[0]!r}; "
-                "rename it, or choose another schema"
+                f"schema must have no tables or types with River's names before the first migration, "
+                f"got {conflicting[0]!r}; rename it, or choose another schema"
             )
 
-    async def _require_alone(self) -> None:
-        """See before the first step down that no other line is recorded where soon none can be."""
+    async def _require_no_other_lines(self) -> None:
+        """Check before the table of migrations loses its lines that no other line is recorded."""
         others = await self._executor.run(migration_get_other_lines(self.line))
         if not others:
             return
         command = f"millhand migrate down --line {others[0]} --target-version 0{_option(self.schema)}"
-        remedy = f"run: {command}" if others[0] in lines() else "take it back by what made it"
+        remedy = f"run: {command}" if others[0] in lines() else "undo it with the program that applied it"
         raise MigrationError(
-            f"other lines must be taken back before line {self.line!r} goes below version {LINE_VERSION}, "
+            f"other lines must be undone before line {self.line!r} goes below version {LINE_VERSION}, "
             f"got {others[0]!r}; {remedy}"
         )
 
@@ -230,9 +229,9 @@ class Migrator:
         return tuple(step for step in steps if step is not None)
 
     async def _make_step(self, migration: Migration, direction: Direction) -> MigrationStep | None:
-        """Make one step, unless another migrator has made it meanwhile."""
+        """Make one step; return None if another migrator has made it meanwhile."""
         step = _step(migration, direction, self.schema)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             async with self._executor.begin() as tx:
                 await tx.run(migration_lock().within(LOCK_SECONDS))
@@ -245,12 +244,12 @@ class Migrator:
             raise
         except DriverError as error:
             raise _failure(step, error) from error
-        return msgspec.structs.replace(step, duration=timedelta(seconds=time.monotonic() - begun))
+        return msgspec.structs.replace(step, duration=timedelta(seconds=time.monotonic() - started_at))
 
 
 async def require_schema(executor: Executor, schema: str = "", line: str = LINE_MAIN) -> None:
     """
-    Return if all versions of `line` that this release knows are applied; newer ones are only told of in the log.
+    Check that all versions of `line` that this release has are applied; newer ones are only logged.
 
     Raises: SchemaError.
     """
@@ -275,7 +274,7 @@ def lines() -> tuple[str, ...]:
 
 @cache
 def migrations(line: str = LINE_MAIN) -> tuple[Migration, ...]:
-    """Return all versions of a line, from the first."""
+    """Return all versions of a line, in order."""
     texts: dict[tuple[int, str], dict[str, str]] = {}
     for file in (folder() / "migration" / checked_line(line)).iterdir():
         if match := _FILE.fullmatch(file.name):
@@ -295,9 +294,9 @@ def migration_sql(
     schema: str = "",
 ) -> str:
     """
-    Return the SQL of `versions`, or of all, for those who migrate by hand: a transaction a version, with its record.
+    Return the SQL of `versions`, or of all, for a manual migration: one transaction for each version, with its record.
 
-    Raises: ConfigError for a version that there is not.
+    Raises: ConfigError for an unknown version.
     """
     known = {one.version: one for one in migrations(line)}
     chosen = sorted(known if versions is None else versions, reverse=direction is Direction.DOWN)
@@ -308,7 +307,7 @@ def migration_sql(
 
 
 def checked_line(line: str) -> str:
-    """Return `line` if there is one of that name. Raises: ConfigError."""
+    """Return `line` if it is a known line. Raises: ConfigError."""
     if line not in lines():
         raise ConfigError(f"migration line must be one of {', '.join(map(repr, lines()))}, got {line!r}")
     return line
@@ -332,18 +331,18 @@ async def _record(tx: Executor, migration: Migration, direction: Direction) -> N
     line, version = migration.line, migration.version
     if direction is Direction.UP:
         await tx.run(migration_insert(line, version, has_line=_has_line_after(migration, direction)))
-    elif not _takes_record_along(migration):
+    elif not _drops_record(migration):
         await tx.run(migration_delete(line, version, has_line=_has_line_after(migration, direction)))
 
 
 def _has_line_after(migration: Migration, direction: Direction) -> bool:
-    """Return whether the table of migrations knows lines once the step is made."""
+    """Return whether the migration table has lines after the step."""
     first = LINE_VERSION if direction is Direction.UP else LINE_VERSION + 1
     return migration.line != LINE_MAIN or migration.version >= first
 
 
-def _takes_record_along(migration: Migration) -> bool:
-    """Return whether the way down of a version drops the table of migrations itself."""
+def _drops_record(migration: Migration) -> bool:
+    """Return whether undoing a version drops the migration table itself."""
     return migration.line == LINE_MAIN and migration.version == 1
 
 
@@ -371,26 +370,26 @@ def _record_sql(migration: Migration, direction: Direction) -> str:
     if direction is Direction.UP:
         columns, values = ("line, version", f"'{line}', {version}") if has_line else ("version", str(version))
         return f"\nINSERT INTO /* schema */river_migration ({columns}) VALUES ({values});\n"
-    if _takes_record_along(migration):
+    if _drops_record(migration):
         return ""
     condition = f"line = '{line}' AND version = {version}" if has_line else f"version = {version}"
     return f"\nDELETE FROM /* schema */river_migration WHERE {condition};\n"
 
 
 def _failure(step: MigrationStep, error: DriverError) -> MigrationError:
-    remedy = "look for other tables of these names, or for another migrator at work, and run it again"
-    if error.sqlstate == NOT_ALLOWED:
-        remedy = "run it as the owner of the tables, who may create in their schema"
+    remedy = "check for other tables of these names and for another running migrator, and run it again"
+    if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+        remedy = "run it as the owner of the tables, with CREATE on their schema"
     return MigrationError(
-        f"version {step.version} ({step.name}) of line {step.line!r} must go {step.direction}, got {error.reason}; "
-        f"it was rolled back: {remedy}"
+        f"version {step.version} ({step.name}) of line {step.line!r} must migrate {step.direction}, got {error.reason}; "
+        f"it was rolled back; {remedy}"
     )
 
 
 def _missing_schema(schema: str | None) -> str:
     if schema:
         return f'schema must exist before it is migrated, found none named {schema!r}; run: CREATE SCHEMA "{schema}"'
-    return "search path must name a schema that exists, found none; set it, or say which schema is meant"
+    return "search path must name an existing schema, found none; set it, or set the schema"
 
 
 def _option(schema: str) -> str:

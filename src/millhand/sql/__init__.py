@@ -1,14 +1,14 @@
 """
-The words we say to PostgreSQL: loaded once, compiled for whoever says them.
+Millhand's SQL statements: loaded once, compiled for each schema and driver.
 
-Rule 1: a statement is a block `-- name: foo` of a file here; a block `-- fragment: bar` is put in wherever a statement
-        says `/* bar */`, and in another fragment, but no deeper. Names are unique over all files.
-Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing when the search path is to decide.
-        `/* schema_name */` becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
-Rule 3: `@param` becomes the driver's own placeholder. Literals, quoted names, comments, dollar quotes and casts are
-        left alone; an operator such as `@>` is not a parameter, and must be followed by a space or a sign.
-Rule 4: what cannot be a parameter (an ORDER BY, an index's name) comes as a fragment made in `store/` of a fixed
-        vocabulary, never of a user's text, but for a `Where`, which its author has written as SQL.
+Rule 1: a statement is a block `-- name: foo` of a file here. A block `-- fragment: bar` replaces `/* bar */` in statements
+        and in other fragments, one level deep. Names are unique over all files.
+Rule 2: `/* schema */` becomes the quoted schema with its dot, or nothing if the search path decides. `/* schema_name */`
+        becomes the schema's name as an SQL expression: a literal, or `current_schema()`.
+Rule 3: `@param` becomes the driver's placeholder. Literals, quoted names, comments, dollar quotes and casts stay as they
+        are. An operator such as `@>` is not a parameter, and a letter must not follow it.
+Rule 4: what cannot be a parameter, such as an ORDER BY or an index's name, is a fragment. Only `store/` makes it, never
+        from a user's text; a `Where` is SQL by its author.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Fragments = tuple[tuple[str, str], ...]
 _SCHEMA = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _BLOCK = re.compile(r"^-- (name|fragment): (\w+)$", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"/\* (\w+) \*/")
-# What may hold an @ or a % that is not ours is matched first.
+# What may contain an @ or a % of its own is matched first.
 _TOKEN = re.compile(
     r"""
       '(?:[^']|'')*'
@@ -49,14 +49,14 @@ _TOKEN = re.compile(
 
 
 class Style(enum.Enum):
-    """How a driver writes a parameter."""
+    """A driver's placeholders."""
 
     NUMBERED = "numbered"  # $1, asyncpg
     PYFORMAT = "pyformat"  # %(name)s, psycopg and everything on top of it
 
 
 class Compiled(NamedTuple):
-    """A statement as a driver sends it; `params` are the names in the order of their numbers."""
+    """A statement as a driver sends it, and the names of its params in the order of their numbers."""
 
     sql: str
     params: tuple[str, ...]
@@ -64,7 +64,7 @@ class Compiled(NamedTuple):
 
 def checked_schema(schema: str) -> str:
     """
-    Return `schema` if it may be used; the empty one leaves the choice to the search path.
+    Return `schema` if it is valid; an empty one means the search path.
 
     Raises: ConfigError.
     """
@@ -78,7 +78,7 @@ def checked_schema(schema: str) -> str:
 
 @cache
 def statements() -> dict[str, str]:
-    """Return all statements by name, with their fragments put in."""
+    """Return all statements by name, with their fragments filled in."""
     blocks: dict[str, dict[str, str]] = {"name": {}, "fragment": {}}
     for text in _files():
         for kind, name, body in _blocks(text):
@@ -95,9 +95,9 @@ def compile_statement(
     name: str, schema: str = "", style: Style = Style.NUMBERED, fragments: Fragments = ()
 ) -> Compiled:
     """
-    Return the statement `name` as a driver of `style` sends it to `schema`.
+    Return the statement `name` for a schema and a driver's placeholders.
 
-    Raises: LookupError for a name that is in no file, ConfigError for an impossible schema.
+    Raises: LookupError for an unknown name, ConfigError for an invalid schema.
     """
     text = statements().get(name)
     if text is None:
@@ -106,14 +106,14 @@ def compile_statement(
 
 
 def compile_script(sql: str, schema: str = "", fragments: Fragments = ()) -> str:
-    """Return `sql` with its schema put in, wherever it is said, inside literals and function bodies too."""
+    """Return `sql` with the schema filled in, inside literals and function bodies too."""
     checked_schema(schema)
     prefix, expression = (f'"{schema}".', f"'{schema}'") if schema else ("", "current_schema()")
     return _fill(sql, (("schema", prefix), ("schema_name", expression), *fragments))
 
 
 def compile_params(sql: str, style: Style) -> Compiled:
-    """Return `sql` with each `@param` as `style` writes it, and the params' names in the order of their numbers."""
+    """Return `sql` with placeholders for each `@param`, and the params' names in the order of their numbers."""
     order: dict[str, int] = {}
 
     def compiled(match: re.Match[str]) -> str:
@@ -127,21 +127,21 @@ def compile_params(sql: str, style: Style) -> Compiled:
 
 
 def put_params(sql: str, texts: Mapping[str, str]) -> str:
-    """Return `sql` with the text of its name in the place of each `@param`."""
+    """Return `sql` with a text in place of each `@param`."""
     return _TOKEN.sub(lambda match: texts[match["param"]] if match["param"] else match[0], sql)
 
 
 def bare(sql: str) -> str:
-    """Return `sql` without what may hold anything: literals, quoted names, comments, and its `@param`s."""
+    """Return `sql` without literals, quoted names, comments and `@param`s."""
     return _TOKEN.sub(" ", sql)
 
 
 def folder() -> Traversable:
-    """Return the directory of the SQL."""
+    """Return the directory of the SQL files."""
     here = Path(__file__).parent
     if here.is_dir():
         return here
-    # In an archive. For a directory that would be much of an import for nothing.
+    # In an archive. Not imported for a directory: the import is slow.
     from importlib import resources  # noqa: PLC0415
 
     return resources.files(__name__)

@@ -1,5 +1,5 @@
 -- name: index_get_names
--- Give the names of the indexes in the schema that begin with a name.
+-- Return the names of the schema's indexes that begin with a prefix.
 SELECT class.relname::text
 FROM pg_class AS class
 WHERE class.relkind = 'i'
@@ -8,9 +8,9 @@ AND starts_with(class.relname::text, @prefix::text)
 ORDER BY class.relname;
 
 -- name: index_reindex
--- Rebuild an index beside the old one; not in a transaction.
+-- Rebuild an index while the table is in use; not in a transaction.
 REINDEX INDEX CONCURRENTLY /* schema *//* index */;
 
 -- name: index_drop
--- Drop an index that a rebuild has left behind; not in a transaction.
+-- Drop an index that an interrupted rebuild has left; not in a transaction.
 DROP INDEX CONCURRENTLY IF EXISTS /* schema *//* index */;

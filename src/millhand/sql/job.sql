@@ -23,22 +23,31 @@
     job.unique_states::integer AS unique_states
 
 -- fragment: job_errors
-    -- To an array of several dimensions, which somebody else's it must be, nothing can be appended.
+    -- Flattened if another program wrote an array of several dimensions, to which nothing can be appended.
     CASE WHEN array_ndims(job.errors) > 1 THEN ARRAY(SELECT unnest(job.errors)) ELSE job.errors END
 
 -- fragment: job_names
     id, state, attempt, max_attempts, attempted_at, created_at, finalized_at, scheduled_at, priority, args,
     attempted_by, errors, kind, metadata, queue, tags, unique_key, unique_states
 
+-- fragment: locked_job
+locked AS MATERIALIZED (
+    SELECT
+        /* job_columns */
+    FROM /* schema */river_job AS job
+    WHERE job.id = @id
+    FOR UPDATE
+)
+
 -- name: job_get_available
--- Lock up to @limit available jobs of a queue and mark them running: priority first, then age. They come in no order.
+-- Lock up to @limit available jobs of a queue and mark them running: by priority, then by age. Rows come in any order.
 WITH locked AS MATERIALIZED (
     SELECT id
     FROM /* schema */river_job
     WHERE state = 'available'
     AND queue = @queue
     AND scheduled_at <= coalesce(@now::timestamptz, now())
-    -- IS TRUE keeps it from the index by kind, which knows no order.
+    -- IS TRUE prevents a scan of the index by kind, which has not this order.
     AND (@kinds::text [] IS NULL OR kind = ANY(@kinds::text [])) IS TRUE
     ORDER BY priority, scheduled_at, id
     LIMIT @limit::integer
@@ -48,13 +57,13 @@ WITH locked AS MATERIALIZED (
 UPDATE /* schema */river_job AS job
 SET
     /* fetched */
--- An array and not a join: the planner must not think of reading the whole table.
+-- An array and not a join, which the planner might answer with a scan of the whole table.
 WHERE job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING
     /* job_columns */;
 
 -- name: job_get_lost
--- Give jobs of a queue that are marked running for a client, and were fetched after an instant.
+-- Return jobs of a queue that run for a client and were fetched after an instant.
 SELECT
     /* job_columns */
 FROM /* schema */river_job AS job
@@ -64,23 +73,23 @@ AND job.attempted_at > @after::timestamptz
 AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text;
 
 -- name: job_complete_many
--- Mark jobs completed that run for a client since the instants that it knows, and nothing else. The ids are sorted.
+-- Complete jobs of a client's attempts that still run. The ids are sorted.
 UPDATE /* schema */river_job AS job
 SET
     state = 'completed',
-    -- No join, which the planner might take for one of a few rows and make a loop in a loop: an id's place among the
-    -- sorted ids is that of its instant.
+    -- Not a join, which the planner might expect to have few rows and run as a nested loop. An id and its instant have
+    -- the same position in the arrays.
     finalized_at = (@finalized_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
 WHERE job.id = ANY(@ids::bigint [])
--- IS TRUE keeps it from the index by state, whose entries for running jobs are mostly dead.
+-- IS TRUE prevents a scan of the index by state, whose entries for running jobs are mostly dead.
 AND (job.state = 'running') IS TRUE
--- The fence: whoever was given up for dead, and whose job another attempt has by now, changes nothing.
+-- The fence: a client that was declared dead changes nothing if another attempt has the job.
 AND job.attempted_at = (@attempted_ats::timestamptz [])[width_bucket(job.id, @ids::bigint [])]
 AND job.attempted_by[cardinality(job.attempted_by)] = @client_id::text
 RETURNING job.id;
 
 -- name: job_get_locked
--- Give those of the jobs that cannot be changed without waiting for whoever has locked them.
+-- Return those of the jobs that another transaction has locked.
 WITH free AS MATERIALIZED (
     SELECT id
     FROM /* schema */river_job
@@ -94,10 +103,10 @@ WHERE job.id = ANY(@ids::bigint [])
 AND job.id NOT IN (SELECT free.id FROM free);
 
 -- name: job_set_state_if_running_many
--- Write how attempts ended, for jobs that still run for them; merge metadata into those that were finalized meanwhile.
--- An attempt is known by the instant of its fetch and by its client: what another attempt has, or what waits for one,
--- is not touched. A job whose cancellation was asked for is not tried again, whatever its attempt says. A row that somebody else is
--- changing is waited for, and then judged as it has become.
+-- Write the outcomes of attempts to jobs that still run for them; merge metadata into jobs that were finalized meanwhile.
+-- The fetch instant and the client identify an attempt: a job that has another attempt, or waits for one, is not changed.
+-- A job whose cancellation was requested is not retried, whatever the outcome says. The statement waits for a row that
+-- another transaction is changing, and then uses the row as changed.
 WITH updated AS (
     UPDATE /* schema */river_job AS job
     SET
@@ -134,7 +143,7 @@ WITH updated AS (
                     job.state = 'running' AS is_running,
                     input.state IN ('available', 'retryable', 'scheduled')
                     AND job.metadata ? 'cancel_attempted_at' AS is_cancelled
-            ) AS judged
+            ) AS checked
         )
     FROM ROWS FROM (
         unnest(@ids::bigint []),
@@ -146,13 +155,13 @@ WITH updated AS (
         unnest(@metadatas::text []),
         unnest(@scheduled_ats::timestamptz []),
         unnest(@states::text []),
-        -- Makes the planner think of a thousand rows, not of ten, and so of a hash, not of a loop in a loop.
+        -- The planner expects a thousand rows of this, not ten, and so plans a hash join, not a nested loop.
         generate_series(1, cardinality(@ids::bigint []))
     ) AS input (
         id, attempt, attempted_at, attempted_by, error, finalized_at, metadata, scheduled_at, state, place
     )
     WHERE job.id = input.id
-    -- Said twice, so that jobs are found by their primary key, whatever is believed of the table's size.
+    -- Repeated, so that jobs are found by their primary key, whatever size the planner expects the table to have.
     AND job.id = ANY(@ids::bigint [])
     AND ((job.state = 'running') IS TRUE OR (input.metadata IS NOT NULL AND job.finalized_at IS NOT NULL))
     AND (job.attempted_at IS NOT DISTINCT FROM input.attempted_at) IS TRUE
@@ -176,14 +185,14 @@ TABLE unchanged
 ORDER BY id;
 
 -- name: job_get_by_id
--- Give one job.
+-- Return one job.
 SELECT
     /* job_columns */
 FROM /* schema */river_job AS job
 WHERE job.id = @id;
 
 -- name: job_get_by_ids
--- Give those of the jobs that exist, by id.
+-- Return those of the jobs that exist, by id.
 SELECT
     /* job_columns */
 FROM /* schema */river_job AS job
@@ -191,7 +200,7 @@ WHERE job.id = ANY(@ids::bigint [])
 ORDER BY job.id;
 
 -- name: job_list
--- Give a page of the jobs that pass the filters.
+-- Return a page of the jobs that pass the filters.
 SELECT
     /* job_columns */
 FROM /* schema */river_job AS job
@@ -200,7 +209,7 @@ ORDER BY /* order_by */
 LIMIT @limit::integer;
 
 -- name: job_count_by_state
--- Count the jobs in each of the states given; a state without jobs has no row.
+-- Count the jobs in each of the given states; a state without jobs has no row.
 SELECT
     state::text,
     count(*)
@@ -209,7 +218,7 @@ WHERE state IN (/* states */)
 GROUP BY state;
 
 -- name: job_get_cancel_requested
--- Give the ids of those of the jobs that are running and whose cancellation was asked for.
+-- Return the ids of those of the jobs that are running and whose cancellation was requested.
 SELECT id
 FROM /* schema */river_job
 WHERE id = ANY(@ids::bigint [])
@@ -218,15 +227,9 @@ AND (metadata ? 'cancel_attempted_at') IS TRUE
 ORDER BY id;
 
 -- name: job_cancel
--- Cancel a job that is not finalized; one that is running is only asked to end, through its client.
--- The row is locked first, so that the later of two who cancel at once gets what the earlier has written.
-WITH locked AS MATERIALIZED (
-    SELECT
-        /* job_columns */
-    FROM /* schema */river_job AS job
-    WHERE job.id = @id
-    FOR UPDATE
-),
+-- Cancel a job that is not finalized. For a running job, notify its client, which ends the attempt.
+-- The row is locked first, so that the second of two concurrent cancels returns what the first has written.
+WITH /* locked_job */,
 
 cancelling AS MATERIALIZED (
     SELECT
@@ -261,14 +264,8 @@ FROM locked
 WHERE finalized_at IS NOT NULL;
 
 -- name: job_retry
--- Make a job available at once, unless it is running, or is available and due already.
-WITH locked AS MATERIALIZED (
-    SELECT
-        /* job_columns */
-    FROM /* schema */river_job AS job
-    WHERE job.id = @id
-    FOR UPDATE
-),
+-- Make a job available now, unless it is running, or is available and due.
+WITH /* locked_job */,
 
 updated AS (
     UPDATE /* schema */river_job AS job
@@ -300,14 +297,8 @@ FROM locked
 WHERE NOT EXISTS (SELECT FROM updated);
 
 -- name: job_delete
--- Delete a job unless it is running; give the row, and whether it was deleted.
-WITH locked AS MATERIALIZED (
-    SELECT
-        /* job_columns */
-    FROM /* schema */river_job AS job
-    WHERE job.id = @id
-    FOR UPDATE
-),
+-- Delete a job unless it is running; return the row, and whether it was deleted.
+WITH /* locked_job */,
 
 deleted AS (
     DELETE FROM /* schema */river_job AS job
@@ -323,7 +314,7 @@ SELECT
 FROM locked;
 
 -- name: job_delete_many
--- Delete up to @limit jobs that pass the filters, running ones and those that others hold never.
+-- Delete up to @limit jobs that pass the filters, except running ones and those that another transaction has locked.
 WITH locked AS MATERIALIZED (
     SELECT job.id
     FROM /* schema */river_job AS job
@@ -345,7 +336,7 @@ TABLE deleted
 ORDER BY id;
 
 -- name: job_update_output
--- Store a job's output, in whatever state the job is.
+-- Store a job's output, in any state.
 UPDATE /* schema */river_job AS job
 SET metadata = job.metadata || jsonb_build_object('output', @output::text::jsonb)
 WHERE job.id = @id

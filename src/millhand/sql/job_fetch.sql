@@ -1,9 +1,9 @@
 -- fragment: fetched
     state = 'running',
-    -- One who counts on beyond its type would have the whole fetch refused, and all others with it.
+    -- Beyond the type's range one job would fail the whole fetch.
     attempt = least(job.attempt, 32766) + 1,
-    -- Later than that of the attempt before, although the clock was set back: attempts are told apart by it. What lies
-    -- so far ahead that nobody can have meant it is not gone by.
+    -- It identifies the attempt, so it must be later than the previous one, even if the clock was set back. A previous
+    -- instant more than a day ahead is an error and ignored.
     attempted_at = CASE
         WHEN job.attempted_at >= coalesce(@now::timestamptz, now())
         AND job.attempted_at < coalesce(@now::timestamptz, now()) + interval '1 day'
@@ -19,7 +19,7 @@
         END,
         @client_id::text
     ),
-    -- A cancel ends a job that waits, so a mark that is found here is one that an old River's retry has left standing.
+    -- A cancel finalizes a waiting job, so a mark found here was left by the retry of an old River.
     metadata = CASE
         WHEN jsonb_typeof(job.metadata) = 'object' AND job.metadata ? 'cancel_attempted_at'
             THEN job.metadata - 'cancel_attempted_at'
@@ -27,26 +27,26 @@
     END
 
 -- name: job_get_available_above
--- As job_get_available, but of each priority only what stands above a floor: dead entries of the index below it are not
--- read. A floor that is NULL is none.
+-- As job_get_available, but each priority is read from a start on, so that dead index entries before it are not read.
+-- A start that is NULL is the beginning.
 WITH locked AS MATERIALIZED (
     SELECT found.id
-    FROM unnest(@floor_ats::timestamptz [], @floor_ids::bigint []) WITH ORDINALITY AS floor (at, id, priority),
-    -- A loop, whose inner side is not begun for a priority before the ones before it have brought too little.
+    FROM unnest(@start_ats::timestamptz [], @start_ids::bigint []) WITH ORDINALITY AS start (at, id, priority),
+    -- A nested loop: a priority is read only if the ones before it have too few jobs.
     LATERAL (
         SELECT available.id
         FROM /* schema */river_job AS available
         WHERE available.state = 'available'
         AND available.queue = @queue
-        AND available.priority = floor.priority::smallint
+        AND available.priority = start.priority::smallint
         AND (available.scheduled_at, available.id) > (
             CASE
-                WHEN floor.at IS NULL THEN '-infinity'
+                WHEN start.at IS NULL THEN '-infinity'
                 ELSE least(
-                    floor.at, coalesce(@now::timestamptz, now()) - make_interval(secs => @slack_seconds::float8)
+                    start.at, coalesce(@now::timestamptz, now()) - make_interval(secs => @slack_seconds::float8)
                 )
             END,
-            coalesce(floor.id, 0)
+            coalesce(start.id, 0)
         )
         AND available.scheduled_at <= coalesce(@now::timestamptz, now())
         AND (@kinds::text [] IS NULL OR available.kind = ANY(@kinds::text [])) IS TRUE

@@ -1,6 +1,6 @@
 -- name: job_list_unfinished
--- Give jobs in a state after a place, in the order of the index by which jobs are fetched; args of known kinds alone.
--- The instant is a text both ways: PostgreSQL has some that Python has not.
+-- Return jobs in a state after another job, in the order of the fetch index; args only of the given kinds.
+-- Instants are texts both ways: PostgreSQL has some that Python cannot represent.
 SELECT
     job.id,
     job.kind,

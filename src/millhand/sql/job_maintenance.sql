@@ -1,7 +1,7 @@
 -- name: job_schedule
--- Make jobs available whose time has come; discard those whose unique key another job holds.
--- Rows that share a key are ranked, so that one of them goes on. A row discarded while its own mask says that discarded
--- jobs hold the key gives up that claim: the key is another's, and no pass could ever write the row otherwise.
+-- Make due jobs available; discard those whose unique key another job holds.
+-- Rows with the same key are ranked, so that one of them becomes available. If the mask of a discarded row includes
+-- `discarded`, that bit is removed: another job has the key, and the row could not be written otherwise.
 WITH due AS MATERIALIZED (
     SELECT
         id,
@@ -12,12 +12,12 @@ WITH due AS MATERIALIZED (
     FROM /* schema */river_job
     WHERE state IN ('retryable', 'scheduled')
     AND scheduled_at <= coalesce(@now::timestamptz, now())
-    -- What was due before that is gone, and its entries of the index may be dead and kept.
+    -- Jobs that were due before it are done; their index entries may be dead and not yet removed.
     AND scheduled_at >= coalesce(@due_after::timestamptz, '-infinity')
     AND id <> ALL(@excluded_ids::bigint [])
     ORDER BY priority, scheduled_at, id
     LIMIT @limit::integer
-    -- What somebody else holds is for the next pass to see.
+    -- A row that another transaction has locked waits for the next pass.
     FOR UPDATE SKIP LOCKED
 ),
 
@@ -33,7 +33,7 @@ ranked AS MATERIALIZED (
     FROM due
 ),
 
-judged AS MATERIALIZED (
+checked AS MATERIALIZED (
     SELECT
         ranked.id,
         ranked.is_unique AND (
@@ -51,12 +51,12 @@ judged AS MATERIALIZED (
     FROM ranked
 ),
 
--- Arrays, not a join: the planner knows too little of how many there are.
+-- Arrays, not a join: the planner cannot estimate the number of rows.
 decided AS MATERIALIZED (
     SELECT
         array_agg(id ORDER BY id) AS ids,
         array_agg(is_conflicting ORDER BY id) AS are_conflicting
-    FROM judged
+    FROM checked
 )
 
 UPDATE /* schema */river_job AS job
@@ -75,7 +75,7 @@ SET
             SELECT
                 ((SELECT are_conflicting FROM decided))[width_bucket(job.id, (SELECT ids FROM decided))]
                     AS is_conflicting
-        ) AS its
+        ) AS decision
     )
 WHERE job.id = ANY((SELECT ids FROM decided)::bigint [])
 RETURNING
@@ -85,7 +85,7 @@ RETURNING
     job.state = 'discarded' AS is_discarded;
 
 -- name: job_get_schedulable
--- Give the ids of jobs in the order in which they would be scheduled.
+-- Return the ids of jobs that are due, in the order in which they would be scheduled.
 SELECT id
 FROM /* schema */river_job
 WHERE state IN ('retryable', 'scheduled')
@@ -96,15 +96,15 @@ ORDER BY priority, scheduled_at, id
 LIMIT @limit::integer;
 
 -- name: job_get_stuck
--- Give jobs that have been running since before the horizon, by id, after the last one seen.
--- They are found by state, and ordered afterwards: by id, all jobs that are finished would be looked at.
+-- Return jobs that have been running since before the horizon, by id, after the last one seen.
+-- They are found by state and then ordered: a scan by id would read all finished jobs.
 WITH stuck AS MATERIALIZED (
     SELECT id
     FROM /* schema */river_job
     WHERE state = 'running'
     AND attempted_at < @horizon
-    -- No job is fetched before it is due, so this takes none away, and keeps the search from the index's entries, mostly
-    -- dead, of what became due since. NULL: among all, for who changed a row by hand.
+    -- No job is fetched before it is due, so this excludes none of them. It skips the index entries, mostly dead, of what
+    -- became due later. NULL: no limit, for rows that were changed by hand.
     AND scheduled_at <= coalesce(@due_before::timestamptz, 'infinity')
     AND (id > @after_id) IS TRUE
 )
@@ -120,18 +120,16 @@ WHERE job.id = ANY(ARRAY(
 ))
 ORDER BY job.id;
 
--- name: job_rescue_many
--- Write what becomes of stuck jobs, of those that are still running and were not fetched again meanwhile.
-WITH free AS MATERIALIZED (
+-- fragment: unlocked
+unlocked AS MATERIALIZED (
     SELECT id
     FROM /* schema */river_job
     WHERE id = ANY(@ids::bigint [])
-    -- What somebody else holds is for the next pass to see.
+    -- A row that another transaction has locked waits for the next pass.
     FOR NO KEY UPDATE SKIP LOCKED
 )
 
-UPDATE /* schema */river_job AS job
-SET
+-- fragment: rescued
     errors = array_append(/* job_errors */, input.error::jsonb),
     finalized_at = input.finalized_at,
     metadata = CASE jsonb_typeof(job.metadata)
@@ -146,6 +144,14 @@ SET
     END,
     scheduled_at = coalesce(input.scheduled_at, job.scheduled_at),
     state = input.state::/* schema */river_job_state
+
+-- name: job_rescue_many
+-- Rescue stuck jobs that are still running and were not fetched again meanwhile.
+WITH /* unlocked */
+
+UPDATE /* schema */river_job AS job
+SET
+    /* rescued */
 FROM ROWS FROM (
     unnest(@ids::bigint []),
     unnest(@errors::text []),
@@ -156,37 +162,18 @@ FROM ROWS FROM (
     generate_series(1, cardinality(@ids::bigint []))
 ) AS input (id, error, finalized_at, scheduled_at, state, place)
 WHERE job.id = input.id
-AND job.id = ANY(ARRAY(SELECT free.id FROM free))
+AND job.id = ANY(ARRAY(SELECT unlocked.id FROM unlocked))
 AND (job.state = 'running') IS TRUE
 AND job.attempted_at < @horizon
 RETURNING job.id;
 
 -- name: job_give_back_many
--- Write what becomes of jobs whose client is not at it any more, of those that still run for the attempt that was seen.
-WITH free AS MATERIALIZED (
-    SELECT id
-    FROM /* schema */river_job
-    WHERE id = ANY(@ids::bigint [])
-    -- What somebody else holds is for the next pass to see.
-    FOR NO KEY UPDATE SKIP LOCKED
-)
+-- Rescue the jobs of a client that no longer runs them, if they still have the attempt that was read.
+WITH /* unlocked */
 
 UPDATE /* schema */river_job AS job
 SET
-    errors = array_append(/* job_errors */, input.error::jsonb),
-    finalized_at = input.finalized_at,
-    metadata = CASE jsonb_typeof(job.metadata)
-        WHEN 'object' THEN job.metadata || jsonb_build_object(
-            'river:rescue_count',
-            1 + CASE jsonb_typeof(job.metadata -> 'river:rescue_count')
-                WHEN 'number' THEN (job.metadata ->> 'river:rescue_count')::numeric
-                ELSE 0
-            END
-        )
-        ELSE job.metadata
-    END,
-    scheduled_at = coalesce(input.scheduled_at, job.scheduled_at),
-    state = input.state::/* schema */river_job_state
+    /* rescued */
 FROM ROWS FROM (
     unnest(@ids::bigint []),
     unnest(@attempts::integer []),
@@ -200,12 +187,12 @@ FROM ROWS FROM (
     generate_series(1, cardinality(@ids::bigint []))
 ) AS input (id, attempt, attempted_at, attempted_by, error, finalized_at, scheduled_at, state, place)
 WHERE job.id = input.id
-AND job.id = ANY(ARRAY(SELECT free.id FROM free))
+AND job.id = ANY(ARRAY(SELECT unlocked.id FROM unlocked))
 AND (job.state = 'running') IS TRUE
 AND job.attempt = input.attempt
 AND (job.attempted_at = input.attempted_at) IS TRUE
 AND (job.attempted_by[cardinality(job.attempted_by)] = input.attempted_by) IS TRUE
--- A cancel that came after the job was read is for the next pass to see; what Go writes for "not cancelled" is none.
+-- A cancel since the job was read waits for the next pass. Go's zero time means "not cancelled".
 AND (
     input.state = 'cancelled'
     OR (job.metadata ->> 'cancel_attempted_at' <> '0001-01-01T00:00:00Z') IS NOT TRUE
@@ -213,8 +200,9 @@ AND (
 RETURNING job.id;
 
 -- name: job_delete_before
--- Delete finalized jobs that are older than the horizon of their state; a state without horizon keeps its jobs. What was
--- older than that by @within is gone, and its entries of the index may be dead and kept; NULL: it may be there.
+-- Delete finalized jobs that are older than their state's horizon; a state without a horizon keeps its jobs. With
+-- @within, jobs older than the horizon by more than that are not searched: they are gone, and their index entries may be
+-- dead and not yet removed.
 WITH old AS MATERIALIZED (
     (
         SELECT id
@@ -248,7 +236,7 @@ WITH old AS MATERIALIZED (
 deleted AS (
     DELETE FROM /* schema */river_job AS job
     WHERE job.id = ANY(ARRAY(SELECT id FROM old))
-    -- Somebody may have retried it since it was read.
+    -- The job may have been retried since it was read.
     AND job.finalized_at < greatest(
         @cancelled_horizon::timestamptz, @completed_horizon::timestamptz, @discarded_horizon::timestamptz
     )

@@ -1,7 +1,7 @@
--- What tests of workers say, and nobody else.
+-- Statements of the testing kit alone.
 
 -- name: job_begin
--- Mark one job running, whatever it waits for, count the attempt, and merge metadata.
+-- Mark a job running, whatever its state, count the attempt, and merge metadata.
 UPDATE /* schema */river_job AS job
 SET
     state = 'running',
@@ -14,9 +14,8 @@ WHERE job.id = @id
 RETURNING
     /* job_columns */;
 
-
--- name: job_due_queue
--- Find the queue, of those that are not paused, whose next job has been due for longest.
+-- name: job_get_next_queue
+-- Return the unpaused queue whose next job has been due for longest.
 SELECT job.queue
 FROM /* schema */river_job AS job
 WHERE
@@ -32,8 +31,8 @@ WHERE
 ORDER BY job.scheduled_at, job.priority, job.id
 LIMIT 1;
 
--- name: job_hasten
--- Have the time come of jobs that wait for it: of those never tried, of those to be tried again, or of both.
+-- name: job_make_due
+-- Make waiting jobs due: scheduled ones, ones that wait for a retry, or both.
 UPDATE /* schema */river_job AS job
 SET scheduled_at = coalesce(@now::timestamptz, now())
 WHERE
@@ -48,7 +47,7 @@ WHERE
 RETURNING job.id;
 
 -- name: job_next_instant
--- Say when the next job's time comes, after an instant and up to another.
+-- Return the instant at which the next job is due, after one instant and up to another.
 SELECT min(job.scheduled_at) AS next_instant
 FROM /* schema */river_job AS job
 WHERE

@@ -1,5 +1,5 @@
 -- name: migration_get_shape
--- Say whether the table of migrations is there, whether it knows lines, and whether its schema is there at all.
+-- Return whether the migration table exists, whether it has lines, and whether its schema exists.
 SELECT
     to_regclass('/* schema */river_migration') IS NOT NULL AS has_table,
     EXISTS (
@@ -12,8 +12,8 @@ SELECT
     /* schema_name */::text AS schema_name,
     to_regnamespace(quote_ident(/* schema_name */)) IS NOT NULL AS has_schema;
 
--- name: migration_get_foreign
--- Give the names of tables and types that stand where River's are to be made.
+-- name: migration_get_conflicting_names
+-- Return the names of existing tables and types that River's would have.
 SELECT relname::text AS name
 FROM pg_class
 WHERE relnamespace = to_regnamespace(quote_ident(/* schema_name */))
@@ -26,20 +26,20 @@ AND typname = ANY(@names::text [])
 ORDER BY name;
 
 -- name: migration_get_versions
--- Give the versions of a line that are applied.
+-- Return the applied versions of a line.
 SELECT version
 FROM /* schema */river_migration
 WHERE line = @line
 ORDER BY version;
 
 -- name: migration_get_versions_without_line
--- Give the versions that are applied, of line main, by a table that knows no other.
+-- Return the applied versions of line main, from a table without lines.
 SELECT version
 FROM /* schema */river_migration
 ORDER BY version;
 
 -- name: migration_get_other_lines
--- Give the lines of which versions are applied, without one.
+-- Return the other lines that have applied versions.
 SELECT DISTINCT line
 FROM /* schema */river_migration
 WHERE line <> @line
@@ -51,22 +51,22 @@ INSERT INTO /* schema */river_migration (line, version)
 VALUES (@line, @version);
 
 -- name: migration_insert_without_line
--- Record that a version of line main was applied, in a table that knows no other.
+-- Record that a version of line main was applied, in a table without lines.
 INSERT INTO /* schema */river_migration (version)
 VALUES (@version);
 
 -- name: migration_delete
--- Record that a version of a line is applied no longer.
+-- Delete the record of a version of a line.
 DELETE FROM /* schema */river_migration
 WHERE line = @line
 AND version = @version;
 
 -- name: migration_delete_without_line
--- Record that a version of line main is applied no longer, in a table that knows no other.
+-- Delete the record of a version of line main, in a table without lines.
 DELETE FROM /* schema */river_migration
 WHERE version = @version;
 
 -- name: migration_lock
--- Wait for the other migrator of this schema, if there is one, until the end of the transaction.
--- The key is of two numbers: "engine" in ASCII, and the schema's name.
+-- Take the schema's migration lock until the end of the transaction; wait for another migrator that has it.
+-- The key is a fixed number of Millhand's, and the hash of the schema's name.
 SELECT pg_advisory_xact_lock(1835625580, hashtext(/* schema_name */)) IS NULL;

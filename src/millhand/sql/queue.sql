@@ -7,8 +7,18 @@
     END AS paused_at,
     least(greatest(queue.updated_at, '0001-01-01Z'), '9999-12-31 23:59:59.999999Z') AS updated_at
 
+-- fragment: notified_of_changed
+notified AS MATERIALIZED (
+    SELECT pg_notify(/* schema_name */ || '.river_control', @payload::text)
+    WHERE @name::text = '*' OR EXISTS (SELECT FROM changed)
+)
+
+SELECT
+    (SELECT count(*) FROM changed) AS num_queues,
+    (SELECT count(*) FROM notified) AS num_notified
+
 -- name: queue_create_or_set_updated_at
--- Make a queue known, or say that it still is; metadata and a pause stay as they are.
+-- Create a queue's row, or update its `updated_at`; metadata and a pause stay as they are.
 INSERT INTO /* schema */river_queue AS queue (name, created_at, metadata, updated_at)
 VALUES (@name, coalesce(@now::timestamptz, now()), '{}', coalesce(@now::timestamptz, now()))
 ON CONFLICT (name) DO UPDATE SET updated_at = excluded.updated_at
@@ -16,14 +26,14 @@ RETURNING
     /* queue_columns */;
 
 -- name: queue_get
--- Give one queue.
+-- Return one queue.
 SELECT
     /* queue_columns */
 FROM /* schema */river_queue AS queue
 WHERE queue.name = @name;
 
 -- name: queue_list
--- Give queues by name, after the last one seen.
+-- Return queues by name, after the last one seen.
 SELECT
     /* queue_columns */
 FROM /* schema */river_queue AS queue
@@ -32,8 +42,8 @@ ORDER BY queue.name
 LIMIT @limit::integer;
 
 -- name: queue_pause
--- Pause a queue, or all for '*', and announce it; count the queues meant. A pause that is there already stays as it is.
-WITH paused AS (
+-- Pause a queue, or all for '*', and notify clients; count the queues. A paused queue keeps its `paused_at`.
+WITH changed AS (
     UPDATE /* schema */river_queue
     SET
         paused_at = coalesce(paused_at, @now::timestamptz, now()),
@@ -45,18 +55,11 @@ WITH paused AS (
     RETURNING name
 ),
 
-notified AS MATERIALIZED (
-    SELECT pg_notify(/* schema_name */ || '.river_control', @payload::text)
-    WHERE @name::text = '*' OR EXISTS (SELECT FROM paused)
-)
-
-SELECT
-    (SELECT count(*) FROM paused) AS num_queues,
-    (SELECT count(*) FROM notified) AS num_notified;
+/* notified_of_changed */;
 
 -- name: queue_resume
--- Resume a queue, or all for '*', and announce it; count the queues meant.
-WITH resumed AS (
+-- Resume a queue, or all for '*', and notify clients; count the queues.
+WITH changed AS (
     UPDATE /* schema */river_queue
     SET
         paused_at = NULL,
@@ -68,17 +71,10 @@ WITH resumed AS (
     RETURNING name
 ),
 
-notified AS MATERIALIZED (
-    SELECT pg_notify(/* schema_name */ || '.river_control', @payload::text)
-    WHERE @name::text = '*' OR EXISTS (SELECT FROM resumed)
-)
-
-SELECT
-    (SELECT count(*) FROM resumed) AS num_queues,
-    (SELECT count(*) FROM notified) AS num_notified;
+/* notified_of_changed */;
 
 -- name: queue_update
--- Replace a queue's metadata and announce it; without metadata, only say that the queue is known.
+-- Replace a queue's metadata and notify clients; without metadata, only update `updated_at`.
 WITH updated AS (
     UPDATE /* schema */river_queue AS queue
     SET
@@ -105,7 +101,7 @@ FROM updated
 WHERE (SELECT count(*) FROM notified) >= 0;
 
 -- name: queue_delete_expired
--- Delete queues that nobody has said to be known since the horizon.
+-- Delete queues that no client has updated since the horizon.
 WITH expired AS MATERIALIZED (
     SELECT name
     FROM /* schema */river_queue

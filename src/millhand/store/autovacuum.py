@@ -1,4 +1,4 @@
-"""Statements about how autovacuum treats a table; names and values are ours, never a user's."""
+"""Statements for a table's autovacuum parameters; names and values are Millhand's, never a user's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from millhand.store.query import Query, Row, parse_none
 
 
 def table_get_options(table: str) -> Query[dict[str, str] | None]:
-    """Give the storage parameters that a table has been given; None if it is not there."""
+    """Return a table's own storage parameters; None if there is no such table."""
 
     def parse(rows: Sequence[Row]) -> dict[str, str] | None:
         if not rows:
@@ -21,17 +21,17 @@ def table_get_options(table: str) -> Query[dict[str, str] | None]:
 
 def table_set_options(table: str, options: Mapping[str, str]) -> Query[None]:
     """
-    Set storage parameters of a table, and leave its others as they are.
+    Set storage parameters of a table; others keep their values.
 
-    Concurrency: waits for a VACUUM or a rebuild of the table's indexes, and for nobody else.
+    Concurrency: waits only for a VACUUM or a rebuild of the table's indexes.
     Source: PostgreSQL, "ALTER TABLE", SET.
     """
-    said = ", ".join(f"{name} = {value}" for name, value in options.items())
-    return Query("table_set_options", {}, parse_none, fragments=(("table", table), ("options", said)))
+    settings = ", ".join(f"{name} = {value}" for name, value in options.items())
+    return Query("table_set_options", {}, parse_none, fragments=(("table", table), ("options", settings)))
 
 
 def table_reset_options(table: str, names: Sequence[str]) -> Query[None]:
-    """Have storage parameters of a table be as the server has them. Concurrency: as `table_set_options`."""
+    """Reset storage parameters of a table to the server's. Concurrency: as `table_set_options`."""
     return Query(
         "table_reset_options", {}, parse_none, fragments=(("table", table), ("options", ", ".join(names)))
     )

@@ -1,4 +1,4 @@
-"""Statements about indexes; those that rebuild or drop one cannot run in a transaction."""
+"""Statements for indexes; a rebuild and a drop cannot run in a transaction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}")
 
 
 def checked_index_name(name: str) -> str:
-    """Return `name` if it may name an index. Raises: ConfigError."""
+    """Return `name` if it is a valid index name. Raises: ConfigError."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"index name must be letters, digits and underscores, at most 63, not a digit first, got {name!r}"
@@ -32,7 +32,7 @@ def checked_index_name(name: str) -> str:
 
 
 def index_get_names(name: str) -> Query[list[str]]:
-    """Give the names of the indexes in the schema that begin with `name`: itself, and what a rebuild left behind."""
+    """Return the names of the schema's indexes that begin with `name`: the index, and leftovers of its rebuilds."""
 
     def parse(rows: Sequence[Row]) -> list[str]:
         return [row[0] for row in rows]
@@ -42,7 +42,7 @@ def index_get_names(name: str) -> Query[list[str]]:
 
 def artifact_names(name: str, names: Sequence[str]) -> list[str]:
     """
-    Return those of `names` that a rebuild of the index `name` makes on its way, and leaves behind if it is stopped.
+    Return those of `names` that an interrupted rebuild of the index `name` has left.
 
     Source: PostgreSQL, "REINDEX", Rebuilding Indexes Concurrently.
     """
@@ -54,16 +54,16 @@ def index_reindex(name: str) -> Query[None]:
     """
     Rebuild an index while the table is read and written.
 
-    Concurrency: not in a transaction. Stopped on its way, it leaves an artifact behind; see `artifact_names`.
+    Concurrency: not in a transaction. An interrupted rebuild leaves an index; see `artifact_names`.
     """
     return Query("index_reindex", {}, parse_none, fragments=_quoted(name))
 
 
 def index_drop(name: str) -> Query[None]:
     """
-    Drop an index if it is there, without keeping anybody waiting.
+    Drop an index if it exists.
 
-    Concurrency: not in a transaction.
+    Concurrency: not in a transaction. Readers and writers of the table do not wait for it.
     """
     return Query("index_drop", {}, parse_none, fragments=_quoted(name))
 

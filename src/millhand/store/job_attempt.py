@@ -1,4 +1,4 @@
-"""Statements with which an attempt writes its own job, in a transaction of its worker's."""
+"""Statements by which an attempt writes its own job, in a transaction of its worker."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def job_complete(attempt: JobRow, metadata: Mapping[str, Json], *, now: datetime
     """
     Complete the job whose row was fetched as `attempt`, and merge `metadata` into its own.
 
-    Units: `now` is when it was done.
-    Raises: NotFound; JobNotRunning if it does not run, or was fetched again since; then nothing was written.
-    Concurrency: safe to race; the later of two waits for the earlier's transaction.
+    Units: `now` is the instant of the completion.
+    Raises: NotFound; JobNotRunning if the job does not run, or was fetched again; then nothing was written.
+    Concurrency: safe to race; the second of two waits for the first one's transaction.
     Source: River v0.51.2, job_complete_tx.go `JobCompleteTx`, river_job.sql `JobSetStateIfRunningMany`.
     """
     params = {**_params(attempt, metadata), "finalized_at": now}

@@ -1,4 +1,4 @@
-"""The fetch that does not begin at the start of its queue."""
+"""The fetch that skips the beginning of its queue."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ PRIORITIES = (1, 2, 3, 4)
 
 
 class FetchStart(NamedTuple):
-    """A place in the order of the jobs of one queue and priority; what is due and stands above it is looked at."""
+    """A position in the order of one queue's jobs of one priority; a fetch reads due jobs after it."""
 
     at: datetime
     id: int
 
 
-# One for each of PRIORITIES; None is for the start.
+# One for each of PRIORITIES; None is the beginning.
 Floors = tuple[FetchStart | None, FetchStart | None, FetchStart | None, FetchStart | None]
 START: Floors = (None, None, None, None)
 
 
 def job_get_available_above(
-    floors: Floors,
+    starts: Floors,
     *,
     queue: str,
     slack_seconds: float = 0.0,
@@ -36,18 +36,18 @@ def job_get_available_above(
     now: datetime | None = None,
 ) -> Query[list[JobRow]]:
     """
-    Do what `job_get_available` does with those jobs that stand above the floor of their priority.
+    Fetch as `job_get_available`, but only jobs after the start of their priority.
 
-    A floor that lies later than `slack_seconds` ago counts as that instant: jobs may be committed in another order than
-    that of their instants. Where transactions keep an old snapshot, the entries of jobs that were fetched long ago stay
-    in the index, and this does not read those below the floors.
+    While a transaction keeps an old snapshot, index entries of jobs that were fetched long ago stay, and a fetch from the
+    beginning reads them all. A start later than `slack_seconds` ago counts as that instant, because jobs may be committed
+    in another order than that of their instants.
 
     Shape, Units, Concurrency: as `job_get_available`.
     """
     params = {
         "client_id": client_id,
-        "floor_ats": [None if floor is None else floor.at for floor in floors],
-        "floor_ids": [None if floor is None else floor.id for floor in floors],
+        "start_ats": [None if start is None else start.at for start in starts],
+        "start_ids": [None if start is None else start.id for start in starts],
         "kinds": None if kinds is None else list(kinds),
         "limit": limit,
         "max_attempted_by": ATTEMPTED_BY_MAX,

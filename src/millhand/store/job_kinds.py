@@ -1,4 +1,4 @@
-"""What is still to be worked: all jobs that are not finished, page by page, as a deploy wants to know them."""
+"""All unfinished jobs, page by page, for the check before a deploy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from millhand.store.query import Query, Row
 
 
 class UnfinishedJob(msgspec.Struct, frozen=True):
-    """A job that somebody must still decode. `encoded_args` is None for a kind that was not asked for."""
+    """An unfinished job. `encoded_args` is None for a kind whose args were not requested."""
 
     id: JobId
     kind: str
@@ -22,7 +22,7 @@ class UnfinishedJob(msgspec.Struct, frozen=True):
 
 
 def before_queue(queue: str) -> UnfinishedJob:
-    """Return a place before all jobs of a queue."""
+    """Return a position before all jobs of a queue."""
     return UnfinishedJob(JobId(0), "", queue, 0, "-infinity", None)
 
 
@@ -33,10 +33,10 @@ def job_list_unfinished(
     state: JobState, *, after: UnfinishedJob, kinds: Sequence[str], limit: int
 ) -> Query[list[UnfinishedJob]]:
     """
-    Give up to `limit` jobs in one state, after a job of an earlier page, with their args if they are of `kinds`.
+    Return up to `limit` jobs in one state after the last job of the previous page, with the args of those of `kinds`.
 
-    Shape: 0 … `limit` rows by queue, priority, `scheduled_at` and id, as the index has them: a page costs the same
-    however many there were before it.
+    Shape: 0 … `limit` rows by queue, priority, `scheduled_at` and id. This is the index's order, so that every page costs
+    the same.
     """
     params = {
         "after_id": after.id,

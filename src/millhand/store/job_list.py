@@ -1,11 +1,11 @@
 """
-Lists of jobs: filters, order, and a cursor that River's clients and ours can hand to each other.
+Lists of jobs: filters, order, and a cursor that River's clients can read and write too.
 
-Rule 1: a filter that is not given is not said, so that the planner sees only what counts.
-Rule 2: jobs are ordered by one field, then by id, both the same way. An instant that is null comes last ascending,
-        first descending.
-Rule 3: a cursor names the last job of a page: its id, and its value of the field. It is River's, letter for letter, but
-        for the width of a fraction of a second.
+Rule 1: an unset filter is not in the statement, so the planner sees only conditions that count.
+Rule 2: jobs are ordered by one field, then by id, both in the same direction. Null instants come last in ascending order,
+        first in descending order.
+Rule 3: a cursor has the id of a page's last job, and its value of the field. Its format is River's, except for the width
+        of fractions of a second.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _ALL_STATES = tuple(JobState)
 
 class SortField(enum.StrEnum):
     """
-    What a list is ordered by.
+    The field that orders a list.
 
-    `time` is the instant that tells most about the first of the states asked for: when it was finalized, attempted, or
-    is scheduled.
+    `time` depends on the first state of the filters: `finalized_at` for finalized ones, `attempted_at` for running, else
+    `scheduled_at`.
     """
 
     FINALIZED_AT = "finalized_at"
@@ -48,10 +48,10 @@ class SortField(enum.StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilters:
     """
-    Which jobs are meant; what is None is not asked, what is empty is met by no job, and all that is given must be met.
+    Filters of jobs; a job must pass each that is set. None is unset, and no job passes an empty one.
 
-    `metadata` must be contained in the job's. `tags_all` must all be among its tags, of `tags_any` one. `where` is a
-    condition in SQL.
+    `metadata` must be contained in the job's. Of `tags_all` a job must have all, of `tags_any` at least one. `where` is
+    a condition in SQL.
     """
 
     ids: Sequence[JobId] | None = None
@@ -66,20 +66,20 @@ class JobFilters:
 
     def __post_init__(self) -> None:
         for name in ("kinds", "queues", "states", "tags_all", "tags_any"):
-            if isinstance(text := getattr(self, name), str):  # a sequence too, of its letters
+            if isinstance(text := getattr(self, name), str):  # it is a sequence of its letters too
                 raise TypeError(f"{name} must be a list, got {text!r}; write [{text!r}]")
 
     @property
     def is_empty(self) -> bool:
-        """Whether every job is meant."""
+        """Whether every job passes."""
         return self == JobFilters()
 
 
 class JobCursor(msgspec.Struct, frozen=True, kw_only=True):
     """
-    Where a page ended, in a list of the same order.
+    The end of a page, for the next page of a list in the same order.
 
-    Units: `time` is the job's value of the field that the list is ordered by; Go's zero time for null and for ids.
+    Units: `time` is the last job's value of the field that orders the list; Go's zero time for null and for ids.
     """
 
     id: JobId
@@ -94,16 +94,16 @@ class JobCursor(msgspec.Struct, frozen=True, kw_only=True):
         return self.time == GO_ZERO_TIME
 
     def encode(self) -> str:
-        """Return the cursor as a text that fits into a URL."""
+        """Return the cursor as a URL-safe text."""
         return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode()
 
 
 class JobListParams(msgspec.Struct, frozen=True, kw_only=True):
     """
-    A page of a list: up to `limit` jobs that pass the filters, in an order, after a cursor.
+    One page of a list: up to `limit` jobs that pass the filters, in an order, after a cursor.
 
-    Raises: ValueError for a limit out of range, a list by `finalized_at` of jobs that are not, or a cursor of another
-    order.
+    Raises: ValueError for a limit out of range, a list by `finalized_at` of states that are not finalized, or a cursor of
+    another order.
     Source: River v0.51.2, job_list_params.go.
     """
 
@@ -128,7 +128,7 @@ class JobListParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def states(self) -> tuple[JobState, ...]:
-        """The states asked for: those of the filters, else those that the order allows."""
+        """The states of the filters, else those that the order allows."""
         if self.filters.states is not None:
             return tuple(self.filters.states)
         if self.order_by is SortField.FINALIZED_AT:
@@ -137,7 +137,7 @@ class JobListParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def field(self) -> str:
-        """The column that the list is ordered by."""
+        """The column that orders the list."""
         if self.order_by is not SortField.TIME:
             return self.order_by.value
         match self.filters.states:
@@ -149,7 +149,7 @@ class JobListParams(msgspec.Struct, frozen=True, kw_only=True):
                 return "scheduled_at"
 
     def cursor_of(self, job: JobRow) -> JobCursor:
-        """Return the cursor after which the list goes on behind `job`."""
+        """Return the cursor of a page that ends with `job`."""
         time = None if self.order_by is SortField.ID else getattr(job, self.field)
         return JobCursor(
             id=job.id,
@@ -162,7 +162,7 @@ class JobListParams(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_cursor(text: str) -> JobCursor:
     """
-    Read a cursor of ours or of River's, in either alphabet of base64.
+    Read a cursor of Millhand's or River's, in either base64 alphabet.
 
     Raises: ValueError.
     """
@@ -170,25 +170,29 @@ def decode_cursor(text: str) -> JobCursor:
         encoded = base64.b64decode(text.translate(str.maketrans("-_", "+/")), validate=True)
         cursor = msgspec.json.decode(encoded, type=JobCursor)
     except (ValueError, msgspec.MsgspecError) as error:
-        raise ValueError(f"cursor must be one that a list gave, got {text!r}") from error
+        raise ValueError(f"cursor must be one that a list returned, got {text!r}") from error
     if cursor.time.tzinfo is None:
-        raise ValueError(f"cursor must be one that a list gave, got {text!r}")
+        raise ValueError(f"cursor must be one that a list returned, got {text!r}")
     return cursor
 
 
 def job_list(params: JobListParams) -> Query[list[JobRow]]:
     """
-    Give a page of the jobs that pass the filters.
+    Return a page of the jobs that pass the filters.
 
-    Shape: 0 … `limit` rows in the order asked for.
+    Shape: 0 … `limit` rows in the given order.
     Source: River v0.51.2, job_list_params.go, river_job.sql `JobList`.
     """
     clauses, values = _filter_clauses(params.filters, params.states)
     if params.after is not None:
         clauses.append(_after_clause(params, params.after))
         values |= {"after_id": params.after.id, "after_time": params.after.time}
-    way = "DESC NULLS FIRST" if params.descending else "ASC NULLS LAST"
-    order_by = f"job.id {way}" if params.field == "id" else f"job.{params.field} {way}, job.id {way}"
+    direction = "DESC NULLS FIRST" if params.descending else "ASC NULLS LAST"
+    order_by = (
+        f"job.id {direction}"
+        if params.field == "id"
+        else f"job.{params.field} {direction}, job.id {direction}"
+    )
     fragments = (("where", _where(clauses)), ("order_by", order_by))
     return Query("job_list", {**values, "limit": params.limit}, parse_jobs, fragments=fragments)
 
@@ -197,10 +201,9 @@ def job_delete_many(
     filters: JobFilters, limit: int = LIMIT_DEFAULT, *, unsafe_all: bool = False
 ) -> Query[list[JobRow]]:
     """
-    Delete up to `limit` jobs that pass the filters, and give the rows that they were.
+    Delete up to `limit` jobs that pass the filters, and return their rows.
 
-    Running jobs, and those that another transaction holds, are left. Without any filter `unsafe_all` must be said, and
-    only then.
+    Running jobs, and those that another transaction has locked, are skipped. Set `unsafe_all` to delete without filters.
 
     Shape: 0 … `limit` rows, those with the lowest ids, by id.
     Raises: ValueError.
@@ -210,10 +213,10 @@ def job_delete_many(
         raise ValueError(f"limit must be between 1 and {LIMIT_MAX:,}, got {limit!r}")
     if filters.is_empty and not unsafe_all:
         raise ValueError(
-            "filters must say which jobs are to be deleted, got none; say unsafe_all=True to mean all"
+            "filters must select the jobs to delete, got none; write unsafe_all=True to delete all"
         )
     if unsafe_all and not filters.is_empty:
-        raise ValueError(f"unsafe_all must be said without filters, got {filters!r}; leave one of them out")
+        raise ValueError(f"unsafe_all must be used without filters, got {filters!r}; omit one of them")
     clauses, values = _filter_clauses(
         filters, filters.states or () if filters.states is not None else _ALL_STATES
     )
@@ -226,7 +229,7 @@ def _where(clauses: Sequence[str]) -> str:
 
 
 def _filter_clauses(filters: JobFilters, states: Sequence[JobState]) -> tuple[list[str], dict[str, Any]]:
-    """Return what a statement says of the filters that are given, and the params that it says it with."""
+    """Return the conditions of the filters that are set, and their params."""
     given = {
         "ids": ("job.id = ANY(@ids::bigint [])", filters.ids),
         "kinds": ("job.kind = ANY(@kinds::text [])", filters.kinds),
@@ -251,7 +254,7 @@ def _filter_clauses(filters: JobFilters, states: Sequence[JobState]) -> tuple[li
 def _state_clauses(states: Sequence[JobState]) -> list[str]:
     match states:
         case [state]:
-            # Said so, the index by (state, finalized_at), which holds only rows with an instant, can serve the list.
+            # Lets the planner use the index by (state, finalized_at), which has only rows with an instant.
             is_final = ["job.finalized_at IS NOT NULL"] if state.is_finalized else []
             return [f"job.state = '{state.value}'", *is_final]
         case _ if set(states) == set(JobState):

@@ -1,10 +1,10 @@
 """
 Rows of `river_job`, read and written.
 
-Rule 1: jsonb comes and goes as text. What is not as it should be is read as well as it can be and never raises: a row
-        that somebody else wrote oddly must not keep the others of its fetch from being worked. (Instants that Python
-        does not know, endless ones too, are brought within its years by the fragment `job_columns`.)
-Rule 2: what we write is strict, and is what PostgreSQL can store: no U+0000, no half of a surrogate pair.
+Rule 1: jsonb is exchanged as text. Reading never raises: an unexpected value from another program must not stop the other
+        jobs of its fetch, so it is read as the nearest valid value. (The fragment `job_columns` limits instants, infinite
+        ones included, to the years that Python has.)
+Rule 2: writing is strict, and contains only what PostgreSQL can store: no U+0000, no unpaired surrogate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 from millhand.job import AttemptError, JobRow, JobState, Json
 from millhand.store.query import Row
 
-# Go's zero time, which River shows for an instant that it cannot read.
+# Go's zero time, which River also shows for an invalid instant.
 GO_ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
 # A job that no attempt has changed and that has no unique key.
@@ -47,7 +47,7 @@ _decode_error = msgspec.json.Decoder(AttemptError).decode
 
 
 def parse_jobs(rows: Sequence[Row]) -> list[JobRow]:
-    """Read rows that have the columns of the fragment `job_columns`, and perhaps more behind them."""
+    """Read rows with the columns of the fragment `job_columns`, and perhaps more after them."""
     return [parse_job(row) for row in rows]
 
 
@@ -63,9 +63,9 @@ def new_jobs(**columns: Iterable[Any]) -> Iterator[JobRow]:
 
 
 def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    """Return the texts of an array; nobody of ours writes one of nulls, or of several dimensions."""
+    """Return an array's texts; another program may write nulls and several dimensions."""
     try:
-        "".join(values)  # the quickest way to see that they are texts
+        "".join(values)  # the fastest check that all are texts
     except TypeError:
         return tuple(text for text in _flat(values) if text is not None)
     return tuple(values)
@@ -85,26 +85,26 @@ def parse_metadata(text: str) -> dict[str, Json]:
 
 
 def parse_object(text: str) -> dict[str, Json]:
-    """Read a JSON object; anything else that JSON can say is read as an empty one."""
+    """Read a JSON object; any other JSON value is read as an empty one."""
     value = _decode(text)
     return value if isinstance(value, dict) else {}
 
 
 def parse_error(text: str | None) -> AttemptError:
     """
-    Read one element of `errors`, as leniently as River does; None is an element that is null in the array itself.
+    Read one element of `errors` as leniently as River does; None is a null element of the array.
 
     Source: River v0.51.2, riverdriver/attempt_error.go `UnmarshalAttemptError`.
     """
     try:
         error = _decode_error(text or "null")
     except msgspec.DecodeError:
-        return _parse_odd_error(_decode(text or "null"))
+        return _parse_invalid_error(_decode(text or "null"))
     return error if error.at.tzinfo else msgspec.structs.replace(error, at=GO_ZERO_TIME)
 
 
 def encode_error(error: AttemptError) -> str:
-    """Return an element of `errors` in the one form that every River reads, all four keys in it."""
+    """Return an element of `errors` with all four keys, which every version of River can read."""
     at = error.at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
     return encode_json(
         {
@@ -117,7 +117,7 @@ def encode_error(error: AttemptError) -> str:
 
 
 def encode_json(value: Json) -> str:
-    """Return the JSON text of `value`, with U+FFFD where it says what PostgreSQL cannot store."""
+    """Return the JSON text of `value`, with U+FFFD in place of what PostgreSQL cannot store."""
     try:
         text = _encode(value).decode()
     except UnicodeEncodeError:
@@ -126,7 +126,7 @@ def encode_json(value: Json) -> str:
 
 
 def sanitized(value: Json) -> Json:
-    """Return `value` with U+FFFD for each U+0000 and each half of a surrogate pair, in all of its texts and keys."""
+    """Return `value` with U+FFFD for each U+0000 and unpaired surrogate, in all texts and keys."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
@@ -139,20 +139,20 @@ def sanitized(value: Json) -> Json:
 def _decode(text: str) -> Json:
     try:
         return _decode_strict(text)
-    except msgspec.DecodeError:  # a number that msgspec does not read; jsonb itself is always well formed
-        return _decode_slowly(text)
+    except msgspec.DecodeError:  # a number that msgspec cannot read; jsonb is always well-formed
+        return _decode_by_json(text)
     except RecursionError:
         return None
 
 
-def _decode_slowly(text: str) -> Json:
+def _decode_by_json(text: str) -> Json:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # a number of more digits than Python reads, or nested too deep
+    except (ValueError, RecursionError):  # a number with more digits than Python reads, or nested too deeply
         return None
 
 
-def _parse_odd_error(value: Json) -> AttemptError:
+def _parse_invalid_error(value: Json) -> AttemptError:
     if not isinstance(value, dict):
         return AttemptError(GO_ZERO_TIME, 0, _as_text(value))
     return AttemptError(

@@ -1,4 +1,4 @@
-"""What tests of workers say to PostgreSQL."""
+"""Statements of the testing kit."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ def job_begin(
     id: JobId, *, client_id: ClientId, metadata: Mapping[str, Json], now: datetime
 ) -> Query[JobRow]:
     """
-    Mark a job running, whatever it waits for, count the attempt, and merge `metadata` into its own.
+    Mark a job running, whatever its state, count the attempt, and merge `metadata` into its own.
 
     Units: `now` is when the attempt begins.
-    Source: River v0.51.2, rivertest/worker.go, which does so by its own hand as well.
+    Source: River v0.51.2, rivertest/worker.go.
     """
     params = {"client_id": client_id, "id": id, "metadata": encode_json(dict(metadata)), "now": now}
     return Query("job_begin", params, lambda rows: parse_job(rows[0]))
 
 
-def job_due_queue(
+def job_get_next_queue(
     *,
     kinds: Sequence[str] | None,
     queues: Sequence[str] | None,
     excluded_queues: Sequence[str] = (),
     now: datetime | None = None,
 ) -> Query[str | None]:
-    """Give the queue whose next job is due for longest; None of `kinds`, or of `queues`, is all. Paused ones are left."""
+    """Return the unpaused queue whose next job has been due for longest; None for `kinds` or `queues` means all."""
     params = {"excluded_queues": list(excluded_queues), "kinds": kinds, "now": now, "queues": queues}
-    return Query("job_due_queue", params, lambda rows: rows[0][0] if rows else None)
+    return Query("job_get_next_queue", params, lambda rows: rows[0][0] if rows else None)
 
 
-def job_hasten(
+def job_make_due(
     *, queues: Sequence[str] | None, retryable: bool, scheduled: bool, now: datetime | None = None
 ) -> Query[int]:
-    """Have the time come of jobs that are to be tried again, or were never tried and are scheduled; give how many."""
+    """Make jobs due that are scheduled, or that wait for a retry, and return how many."""
     params = {"now": now, "queues": queues, "retryable": retryable, "scheduled": scheduled}
-    return Query("job_hasten", params, len)
+    return Query("job_make_due", params, len)
 
 
 def job_next_instant(*, after: datetime, until: datetime) -> Query[datetime | None]:
-    """Give the instant at which the next job is due; None if none is by `until`."""
+    """Return the instant at which the next job is due; None if none is due by `until`."""
     return Query("job_next_instant", {"after": after, "until": until}, lambda rows: rows[0][0])

@@ -1,7 +1,7 @@
 """
-Statements about the record of migrations.
+Statements for the table of applied migrations.
 
-Up to version 4 of line main the table knows no lines; `has_line` says which table is meant.
+Up to version 4 of line main the table has no column `line`; `has_line` selects the statement.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from millhand.store.query import Query, Row, parse_none
 
 
 class MigrationShape(msgspec.Struct, frozen=True):
-    """What there is to record migrations in. `schema_name` is None if the search path names no schema that exists."""
+    """What exists of the migration table. `schema_name` is None if the search path names no existing schema."""
 
     has_table: bool
     has_line: bool
@@ -23,24 +23,26 @@ class MigrationShape(msgspec.Struct, frozen=True):
 
 
 def migration_get_shape() -> Query[MigrationShape]:
-    """Say whether the table is there, and whether it knows lines."""
+    """Return whether the table exists, and whether it has lines."""
     return Query("migration_get_shape", {}, lambda rows: MigrationShape(*rows[0]))
 
 
-def migration_get_foreign(names: Sequence[str]) -> Query[list[str]]:
-    """Give those of `names` that a table or a type of the schema has."""
-    return Query("migration_get_foreign", {"names": list(names)}, lambda rows: [row[0] for row in rows])
+def migration_get_conflicting_names(names: Sequence[str]) -> Query[list[str]]:
+    """Return those of `names` that a table or a type in the schema has."""
+    return Query(
+        "migration_get_conflicting_names", {"names": list(names)}, lambda rows: [row[0] for row in rows]
+    )
 
 
 def migration_get_versions(line: str, *, has_line: bool) -> Query[frozenset[int]]:
-    """Give the versions of `line` that are applied."""
+    """Return the applied versions of `line`."""
     if has_line:
         return Query("migration_get_versions", {"line": line}, _parse_versions)
     return Query("migration_get_versions_without_line", {}, _parse_versions)
 
 
 def migration_get_other_lines(line: str) -> Query[list[str]]:
-    """Give the lines of which versions are applied, without `line`; the table must know lines."""
+    """Return the other lines that have applied versions; the table must have lines."""
     return Query("migration_get_other_lines", {"line": line}, lambda rows: [row[0] for row in rows])
 
 
@@ -52,7 +54,7 @@ def migration_insert(line: str, version: int, *, has_line: bool) -> Query[None]:
 
 
 def migration_delete(line: str, version: int, *, has_line: bool) -> Query[None]:
-    """Record that a version is applied no longer."""
+    """Delete the record of a version."""
     if has_line:
         return Query("migration_delete", {"line": line, "version": version}, parse_none)
     return Query("migration_delete_without_line", {"version": version}, parse_none)
@@ -60,9 +62,9 @@ def migration_delete(line: str, version: int, *, has_line: bool) -> Query[None]:
 
 def migration_lock() -> Query[None]:
     """
-    Wait for the other migrator of this schema, if there is one.
+    Take this schema's migration lock, and wait for another migrator that has it.
 
-    Concurrency: held until the transaction ends. River's own migrator takes no lock.
+    Concurrency: the lock ends with the transaction. River's own migrator takes no lock.
     """
     return Query("migration_lock", {}, parse_none)
 

@@ -1,8 +1,8 @@
 """
-A query is a value: a statement's name, its parameters and how its rows are read.
+A query is a value: a statement's name, its parameters and the parser of its rows.
 
-There is no connection inside. Whoever holds one runs it, so that one definition serves every driver and every
-transaction, the caller's own included.
+It has no connection. Any executor can run it, so one definition serves every driver and every transaction, the caller's
+own included.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import msgspec
 
 T = TypeVar("T")
 
-Row = Sequence[Any]  # one record, read by position, in the order of the statement's columns
+Row = Sequence[Any]  # one record, by position, in the order of the statement's columns
 
 TIMEOUT_SECONDS = 10.0
-COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait for an index that is being tidied up
+COPY_TIMEOUT_SECONDS = 60.0  # a chunk may have to wait while the server cleans an index
 
 
 class Query(msgspec.Struct, Generic[T], frozen=True):
     """
-    The statement `name` of `sql/`, to be run with `params`, by name.
+    The statement `name` of `sql/`, with its params by name.
 
-    Shape: `parse` gets all rows, in the order in which they arrived, and is called once. `fragments` is SQL to be put
-    in for `/* name */`, for what cannot be a parameter; made in `store/` of a fixed vocabulary, never of a user's text,
-    but for a `Where`, which its author has written as SQL.
+    `parse` is called once, with all rows in the order of their arrival. `fragments` is SQL in place of `/* name */`, for
+    what cannot be a parameter. Only `store/` makes it, never from a user's text; a `Where` is SQL by its author.
     Units: `timeout_seconds` is the deadline for the whole exchange.
     """
 
@@ -43,11 +42,10 @@ class Query(msgspec.Struct, Generic[T], frozen=True):
 
 class Copy(msgspec.Struct, frozen=True):
     """
-    Rows for `columns` of `table`, to be copied there in PostgreSQL's text format.
+    Rows for `columns` of `table`, in the text format of PostgreSQL's COPY, which needs no codec of a driver.
 
-    Text, because it needs no codec: every driver can send bytes. `chunks` is read once, and each chunk is whole lines.
-
-    Units: `timeout_seconds` is how long the server may take for one chunk, and for the end; its source may take longer.
+    `chunks` is read once, and each chunk is whole lines.
+    Units: `timeout_seconds` is how long the server may take for one chunk, and for the end; the source may take longer.
     """
 
     name: str
@@ -58,10 +56,10 @@ class Copy(msgspec.Struct, frozen=True):
 
 
 def parse_none(rows: Sequence[Row]) -> None:
-    """Read nothing of an answer."""
+    """Ignore the rows."""
     del rows
 
 
 def parse_count(rows: Sequence[Row]) -> int:
-    """Read the one number of an answer of one row and one column."""
+    """Read the number in one row of one column."""
     return int(rows[0][0])

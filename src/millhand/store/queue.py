@@ -1,4 +1,4 @@
-"""Statements about queues; a pause is announced in the same breath."""
+"""Statements for queues; a change notifies all clients in the same statement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millhand.store.query import Query, Row
 
 ALL_QUEUES = "*"
 LIMIT_DEFAULT = 100
-# Go's encoder writes these so, and its clients announce them so.
+# Go's JSON encoder escapes these, also in notifications.
 _GO_ESCAPES = str.maketrans(
     {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 )
@@ -21,7 +21,7 @@ _GO_ESCAPES = str.maketrans(
 
 def queue_create_or_set_updated_at(name: str, *, now: datetime | None = None) -> Query[QueueRow]:
     """
-    Make a queue known, or say that it still is; a queue that nobody does this for is deleted after a day.
+    Create a queue's row, or update its `updated_at`; a queue that no client updates is deleted after a day.
 
     Source: River v0.51.2, river_queue.sql `QueueCreateOrSetUpdatedAt`.
     """
@@ -30,20 +30,20 @@ def queue_create_or_set_updated_at(name: str, *, now: datetime | None = None) ->
 
 
 def queue_get(name: str) -> Query[QueueRow]:
-    """Give one queue. Raises: NotFound."""
+    """Return one queue. Raises: NotFound."""
     return Query("queue_get", {"name": name}, lambda rows: _parse_one(name, rows))
 
 
 def queue_list(*, limit: int = LIMIT_DEFAULT, after_name: str = "") -> Query[list[QueueRow]]:
-    """Give up to `limit` queues, by name, after `after_name`."""
+    """Return up to `limit` queues, by name, after `after_name`."""
     return Query("queue_list", {"limit": limit, "after_name": after_name}, _parse)
 
 
 def queue_pause(name: str, *, now: datetime | None = None) -> Query[int]:
     """
-    Pause a queue, or all that are known for `*`, tell all clients, and count the queues meant.
+    Pause a queue, or all known ones for `*`, notify all clients, and return the number of queues.
 
-    A queue that is paused already keeps its `paused_at`; the clients are told again. Running jobs are not affected.
+    A paused queue keeps its `paused_at`. Running jobs continue.
 
     Raises: NotFound, never for `*`.
     Source: River v0.51.2, river_queue.sql `QueuePause`; the payloads of docs/reference/river.md.
@@ -54,7 +54,7 @@ def queue_pause(name: str, *, now: datetime | None = None) -> Query[int]:
 
 def queue_resume(name: str, *, now: datetime | None = None) -> Query[int]:
     """
-    Resume a queue, or all that are known for `*`, tell all clients, and count the queues meant.
+    Resume a queue, or all known ones for `*`, notify all clients, and return the number of queues.
 
     Raises: NotFound, never for `*`.
     Source: River v0.51.2, river_queue.sql `QueueResume`.
@@ -67,9 +67,9 @@ def queue_update(
     name: str, *, metadata: Mapping[str, Json] | None = None, now: datetime | None = None
 ) -> Query[QueueRow]:
     """
-    Replace a queue's metadata and tell all clients; None leaves it and tells nobody.
+    Replace a queue's metadata and notify all clients; None changes and notifies nothing.
 
-    Units: what is told must stay below 8,000 bytes, PostgreSQL's limit; more is a DriverError and nothing is written.
+    Units: the notification must be shorter than 8,000 bytes, PostgreSQL's limit; else DriverError, and nothing is written.
     Raises: NotFound.
     Source: River v0.51.2, river_queue.sql `QueueUpdate`; producer.go `controlEventPayload`.
     """
@@ -81,7 +81,7 @@ def queue_update(
 
 def queue_delete_expired(*, updated_at_horizon: datetime, limit: int) -> Query[list[str]]:
     """
-    Delete queues that nobody has said to be known since the horizon, paused or not.
+    Delete queues that no client has updated since the horizon, paused or not.
 
     Shape: up to `limit` names.
     Source: River v0.51.2, river_queue.sql `QueueDeleteExpired`.

@@ -1,10 +1,10 @@
 """
-Conditions that their author writes in SQL, for what no filter says.
+Conditions in SQL, for what the filters of a job list cannot express.
 
-Rule 1: the text is the author's own SQL, and nobody else's; whatever comes from outside is a parameter.
-Rule 2: a parameter is cast to what its Python value is, so that no driver has to guess. A text is a `text`, a number a
-        `bigint` or a `double precision`, a mapping `jsonb`, a list an array of these.
-Rule 3: a condition stays inside its parentheses: what else the statement says holds, whatever the condition is.
+Rule 1: the text is the developer's own SQL; all input is a parameter.
+Rule 2: a parameter is cast by the type of its Python value, so that no driver has to guess. A text becomes `text`, a number
+        `bigint` or `double precision`, a mapping `jsonb`, and a list an array of these.
+Rule 3: a condition cannot leave its parentheses, so that the statement's other conditions always apply.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from millhand.job import JobState
 from millhand.sql import Style, bare, compile_params, put_params
 from millhand.store.job_row import encode_json
 
-_PREFIX = "where_"  # apart from the names that the filters use
+_PREFIX = "where_"  # distinct from the params of the filters
 _BIGINT = range(-(2**63), 2**63)
-# The first that fits is meant, so a bool is no int and a state no text.
+# The first match counts: a bool is not sent as an int, nor a state as a text.
 _CASTS: tuple[tuple[type, str], ...] = (
     (bool, "boolean"),
     (int, "bigint"),
@@ -39,10 +39,12 @@ class Where:
     """
     A condition on jobs in SQL, its parameters by name: `Where("args ->> 'to' = @to", {"to": "ops@example.com"})`.
 
-    It may name every column of the row, and `/* schema */` before another table. Values are texts, numbers, booleans,
-    bytes, aware instants, timedeltas, job states, mappings (as jsonb), and lists of these.
+    It may use every column of the row, and `/* schema */` before another table's name. Values are texts, numbers,
+    booleans, bytes, aware instants, timedeltas, job states, mappings (as jsonb), and lists of these.
 
-    Never build `sql` of what comes from outside. Raises: ValueError, when made.
+    Never build `sql` from input.
+
+    Raises: ValueError for an invalid condition.
     Source: River v0.51.2, job_list_params.go `Where`, delete_many_params.go `Where`.
     """
 
@@ -57,30 +59,32 @@ class Where:
 
     @property
     def clause(self) -> str:
-        """The condition as a statement says it."""
+        """The condition as SQL."""
         texts = {name: _placeholder(name, value) for name, value in self.params.items()}
-        # On a line of its own the parenthesis is not part of a comment with which the condition may end.
+        # On its own line, so that a comment at the end of the condition does not hide the parenthesis.
         return f"({put_params(self.sql, texts)}\n)"
 
     @property
     def values(self) -> dict[str, object]:
-        """The values of its parameters, by the names that they have in the clause."""
-        return {_PREFIX + name: _sent(value) for name, value in self.params.items() if not _is_nothing(value)}
+        """The values of its parameters, by their names in the clause."""
+        return {
+            _PREFIX + name: _sent(value) for name, value in self.params.items() if not _is_empty_list(value)
+        }
 
 
 def _check_sql(sql: str) -> None:
-    words = bare(sql)
+    code = bare(sql)
     if not sql.strip():
         raise ValueError(f"where must be a condition in SQL, got {sql!r}")
-    if re.search(r"\$[0-9]", words):
+    if re.search(r"\$[0-9]", code):
         raise ValueError(f"where must name its parameters, got {sql!r}; write @name for $1")
     depth = 0
-    for sign in re.findall(r"[()]", words):
-        depth += 1 if sign == "(" else -1
+    for parenthesis in re.findall(r"[()]", code):
+        depth += 1 if parenthesis == "(" else -1
         if depth < 0:
             break
     if depth:
-        raise ValueError(f"where must close the parentheses that it opens, and no other, got {sql!r}")
+        raise ValueError(f"where must have balanced parentheses, got {sql!r}")
 
 
 def _check_names(sql: str, params: Mapping[str, object]) -> None:
@@ -88,8 +92,8 @@ def _check_names(sql: str, params: Mapping[str, object]) -> None:
     for name in used:
         if name not in params:
             raise ValueError(
-                f"where must be given each of its parameters, got no value of @{name} in {sql!r}; "
-                "behind an operator @ write a blank"
+                f"where must have a value for each of its parameters, got none for @{name} in {sql!r}; "
+                "write a space after an operator @"
             )
     for name in params:
         if name not in used:
@@ -99,8 +103,8 @@ def _check_names(sql: str, params: Mapping[str, object]) -> None:
 
 
 def _placeholder(name: str, value: object) -> str:
-    if _is_nothing(value):
-        return "'{}'"  # of no type, so it is an array of whatever it is compared with
+    if _is_empty_list(value):
+        return "'{}'"  # untyped, so it becomes an array of the type that it is compared with
     return f"(@{_PREFIX}{name}::{_cast(name, value)})"
 
 
@@ -109,7 +113,7 @@ def _cast(name: str, value: object) -> str:
         return _scalar_cast(name, value).replace(" {array}", "")
     casts = {_scalar_cast(name, one) for one in value}  # type: ignore[attr-defined]  # is a list
     if len(casts) > 1:
-        raise ValueError(f"where parameter {name!r} must be of values of one type, got {value!r}")
+        raise ValueError(f"where parameter {name!r} must have values of one type, got {value!r}")
     cast = casts.pop() if casts else "text"
     if "{array}" not in cast:
         return f"{cast} []"
@@ -118,7 +122,7 @@ def _cast(name: str, value: object) -> str:
 
 def _scalar_cast(name: str, value: object) -> str:
     if value is None:
-        raise ValueError(f"where parameter {name!r} must not be None, which nothing equals; write IS NULL")
+        raise ValueError(f"where parameter {name!r} must not be None, which equals nothing; write IS NULL")
     if isinstance(value, datetime) and value.tzinfo is None:
         raise ValueError(
             f"where parameter {name!r} must be an aware instant, got {value!r}; give it a tzinfo"
@@ -146,5 +150,5 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes)
 
 
-def _is_nothing(value: object) -> bool:
+def _is_empty_list(value: object) -> bool:
     return _is_list(value) and not value

@@ -17,7 +17,7 @@ from millhand.event import EventKind
 from millhand.job import JobRow, JobState
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.store.job import job_get_available
-from millhand.store.job_testing import job_due_queue, job_hasten
+from millhand.store.job_testing import job_get_next_queue, job_make_due
 from millhand.testing.attempt import Worked, work_row
 from millhand.testing.client_override import ensure_override, transaction_executor
 
@@ -132,7 +132,7 @@ async def _fetch(client: Client, queues: Sequence[str] | None) -> JobRow | None:
     kinds = config.workers.kinds if config.fetch_only_known_kinds else None
     locked: list[str] = []  # queues whose next jobs another transaction has locked
     while True:
-        queue = await executor.run(job_due_queue(kinds=kinds, queues=queues, excluded_queues=locked))
+        queue = await executor.run(job_get_next_queue(kinds=kinds, queues=queues, excluded_queues=locked))
         if queue is None:
             return None
         rows = await executor.run(job_get_available(queue=queue, limit=1, client_id=client.id, kinds=kinds))
@@ -155,7 +155,7 @@ async def _schedule(client: Client) -> None:
 async def _hasten(client: Client, queues: Sequence[str] | None, *, retryable: bool, scheduled: bool) -> bool:
     if not (retryable or scheduled):
         return False
-    query = job_hasten(queues=queues, retryable=retryable, scheduled=scheduled)
+    query = job_make_due(queues=queues, retryable=retryable, scheduled=scheduled)
     return await transaction_executor(client).run(query) > 0
 
 
