@@ -1,7 +1,7 @@
 """
-Draws docs/reference/state_machine.md from the code that decides; `python tests/language/state_machine_page.py` writes it.
+Write docs/reference/state_machine.md: `python tests/language/state_machine_page.py`.
 
-What becomes of a running job is asked of `settle`, case by case. The other arrows are those of statements, in words.
+`settle` gives the outcome of a running job, case by case. The other transitions are SQL statements and are listed here.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CASES: list[tuple[str, str, JobRow, Outcome]] = [
     ("Interrupted", "the client stops", FIRST, Interrupted()),
 ]
 
-# What moves a job that is not running: from, to, and who does it.
+# Transitions of other statements: from, to, and what makes them.
 OTHER_ARROWS = [
     ("[*]", "available", "insert"),
     ("[*]", "scheduled", "insert with scheduled_at"),
@@ -56,12 +56,12 @@ OTHER_ARROWS = [
     ("scheduled", "available", "scheduler, when due; job retry"),
     ("retryable", "available", "scheduler, when due; job retry"),
     ("pending", "available", "job retry"),
-    ("scheduled", "discarded", "scheduler, when its unique key is taken"),
-    ("retryable", "discarded", "scheduler, when its unique key is taken"),
+    ("scheduled", "discarded", "scheduler, if another job holds its unique key"),
+    ("retryable", "discarded", "scheduler, if another job holds its unique key"),
     ("running", "retryable", "rescuer"),
     ("running", "discarded", "rescuer, after the last attempt"),
-    ("running", "cancelled", "rescuer, when cancellation was asked for"),
-    ("running", "available", "client rescuer, when its client is gone; the attempt counts"),
+    ("running", "cancelled", "rescuer, if a cancel was requested"),
+    ("running", "available", "client rescuer, after its client died; the attempt counts"),
     ("available", "cancelled", "job cancel"),
     ("scheduled", "cancelled", "job cancel"),
     ("retryable", "cancelled", "job cancel"),
@@ -75,11 +75,14 @@ OTHER_ARROWS = [
 ]
 
 TEXT = """\
-# The states of a job
+# Job states
 
 <!-- Written by tests/language/state_machine_page.py from millhand.transition; a test compares. -->
 
-A job is one row of `river_job`, and its `state` says what may happen to it next.
+For developers and operators who want to know how a job can change.
+After this page you know each state of a job, what leads to it, and what an outcome writes.
+
+A job is one row of `river_job` with a `state`.
 
 ```mermaid
 stateDiagram-v2
@@ -88,23 +91,21 @@ stateDiagram-v2
 
 ## How an attempt ends
 
-One function decides, `millhand.transition.settle`: how the attempt ended goes in, what is written comes out.
+`millhand.transition.settle` takes the outcome of an attempt and returns what is written.
 
 | outcome | when | state | attempt | `errors` | `scheduled_at` | `finalized_at` | event |
 |---|---|---|---|---|---|---|---|
 {table}
 
-- An attempt that is snoozed or interrupted is given back, so it does not count towards `max_attempts`.
-- The scheduler passes every {soon} s; what is due sooner is made available at once, and the fetch holds it until then.
-- Whatever the outcome, a job whose cancellation was asked for while it ran ends as cancelled; unless it completed.
-- `job delete` takes a job out of any state but running.
-- Only a row that still is running, for this very attempt, is changed.
-  If somebody else ended the job meanwhile, or gave it to another attempt, that stays.
-- Of a client that is gone, a job is discarded if its attempts are used up, and cancelled if that was asked for.
-  One that was given back three times before is retryable, each of the others available at once.
+- A snoozed or interrupted attempt does not count towards `max_attempts`.
+- The scheduler runs every {soon} s. A job that is due sooner becomes available at once, and a fetch waits for its time.
+- If a cancel was requested while the job ran, the job ends as cancelled, unless it completed.
+- `job delete` deletes a job in any state except running.
+- A row changes only if it still runs this attempt.
+- A job of a dead client is cancelled if that was requested, discarded if no attempt is left, retryable after three rescues, and otherwise available.
   [Why](../decisions/0020-rescue-dead-clients.md).
 
-## Who else moves jobs
+## Other transitions
 
 | from | to | by |
 |---|---|---|
