@@ -102,7 +102,8 @@ stateDiagram-v2
 - If a cancel was requested while the job ran, the job ends as cancelled, unless it completed.
 - `job delete` deletes a job in any state except running.
 - A row changes only if it still runs this attempt.
-- A job of a dead client is cancelled if that was requested, discarded if no attempt is left, retryable after three rescues, and otherwise available.
+- A job of a dead client is cancelled if that was requested, discarded if no attempt is left,
+  retryable after three rescues, and otherwise available.
   [Why](../decisions/0020-rescue-dead-clients.md).
 
 ## Other transitions
