@@ -34,8 +34,10 @@ def test_fields_are_listed() -> None:
     unlisted = [
         f"{call.place} {key!r}" for call in _log_calls() for key in _extra_keys(call) if key not in FIELDS
     ]
+    source = "".join(text for name, text in _texts().items() if name != "observe/fields.py")
+    unused = [field for field in FIELDS if f'"{field}"' not in source and f"{field}=" not in source]
 
-    assert unlisted == []
+    assert (unlisted, unused) == ([], [])
 
 
 def test_log_lines_are_constant_phrases() -> None:
@@ -91,7 +93,7 @@ def _keys(node: ast.expr, call: Call) -> Iterator[str]:
 
 def _keys_returned(name: str, call: Call) -> Iterator[str]:
     """Yield the keys that functions of this name return, in the call's module or in any other."""
-    functions = [(module, each) for module, each in _functions() if each.name == name]
+    functions = _functions().get(name, [])
     functions = [each for each in functions if each[0] == call.module] or functions
     if not functions:
         yield f"cannot see the keys of {name}()"
@@ -129,9 +131,10 @@ def _keywords_given_to(function: Function, module: str) -> Iterator[str]:
                 yield from (keyword.arg or "**" for keyword in keywords if keyword.arg not in own)
 
 
-def _log_calls() -> Iterator[Call]:
-    for module, tree in _trees().items():
-        yield from _log_calls_in(tree, module, ())
+@cache
+def _log_calls() -> list[Call]:
+    """Return every logging call of the package."""
+    return [call for module, tree in _trees().items() for call in _log_calls_in(tree, module, ())]
 
 
 def _log_calls_in(node: ast.AST, module: str, around: tuple[Function, ...]) -> Iterator[Call]:
@@ -144,16 +147,28 @@ def _log_calls_in(node: ast.AST, module: str, around: tuple[Function, ...]) -> I
         yield from _log_calls_in(child, module, around)
 
 
-def _functions() -> Iterator[tuple[str, Function]]:
+@cache
+def _functions() -> dict[str, list[tuple[str, Function]]]:
+    """Return the functions of the modules that log, by name, each with its module."""
+    functions: dict[str, list[tuple[str, Function]]] = {}
     for module, tree in _trees().items():
         for node in ast.walk(tree):
             if isinstance(node, Function):
-                yield module, node
+                functions.setdefault(node.name, []).append((module, node))
+    return functions
 
 
 @cache
 def _trees() -> dict[str, ast.Module]:
+    """Return the syntax trees of the modules that write log lines or build their fields."""
     return {
-        str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8"))
+        name: ast.parse(text) for name, text in _texts().items() if "logger" in text or "fields(" in text
+    }
+
+
+@cache
+def _texts() -> dict[str, str]:
+    return {
+        str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8")
         for path in sorted(PACKAGE.rglob("*.py"))
     }
