@@ -77,7 +77,7 @@ async def test_main_reads_the_file_of_config_option(elsewhere: Path) -> None:
     assert "max_attempts = 7" in shown.out
     assert (missing.code, missing.err) == (
         2,
-        "error: missing.toml must be a file that can be read, got: No such file or directory\n",
+        "error: missing.toml must be a readable file, got: No such file or directory\n",
     )
 
 

@@ -1,4 +1,4 @@
-"""The app inside projects of Django's: each file of `django_cases` in a process of its own, by Django's own runner."""
+"""Run the tests of `django_cases` with Django's own runner, and check the migrations."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ GENEROUS_SECONDS = 120.0
 
 @pytest.fixture
 async def url(postgres_server_url: str) -> AsyncIterator[str]:
-    """A database beside which Django makes its own for the tests."""
+    """Yield a database; Django creates its test database on the same server."""
     async with fresh_database(postgres_server_url, is_migrated=False) as url:
         yield url
 
 
-def test_migrations_lead_to_the_newest_versions() -> None:
-    """Django's migrations of the app lead to the newest version of each line: who adds a version adds one of these."""
+def test_migrations_reach_the_newest_versions() -> None:
+    """Django's migrations of the app reach the newest version of each line, so a new version needs a migration."""
     reached: dict[str, int] = {}
     for file in sorted(MIGRATIONS.glob("0*.py")):
         for call in ast.walk(ast.parse(file.read_text())):
@@ -43,15 +43,15 @@ def test_migrations_lead_to_the_newest_versions() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("python", ["own", "django6"])
-async def test_app_keeps_its_promises_in_a_project(python: str, url: str) -> None:
-    """Every case passes, with the package django-tasks and, where it is installed, with Django 6 and its own tasks."""
+async def test_django_cases_pass(python: str, url: str) -> None:
+    """All cases pass with the package django-tasks and, if available, with Django 6 and its tasks."""
     program = sys.executable if python == "own" else os.environ.get(DJANGO_6)
     if program is None:
         missing("django6", f"{DJANGO_6} must name a Python with Django 6, psycopg and this checkout")
     paths = os.pathsep.join(map(str, (HERE, SHOP, PROJECT / "src")))
     process = await asyncio.create_subprocess_exec(
         program,
-        *("-W", "error", "-m", "django", "test", "--noinput", "--pattern", "*_case.py", "django_cases"),
+        *("-W", "error", "-m", "django", "test", "--noinput", "django_cases"),
         cwd=HERE,
         env=environment(DATABASE_URL=url, DJANGO_SETTINGS_MODULE="django_cases.settings", PYTHONPATH=paths),
         stdout=asyncio.subprocess.PIPE,
@@ -59,11 +59,11 @@ async def test_app_keeps_its_promises_in_a_project(python: str, url: str) -> Non
     )
     try:
         async with asyncio.timeout(GENEROUS_SECONDS):
-            told = (await process.communicate())[0].decode()
+            output = (await process.communicate())[0].decode()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
 
-    assert process.returncode == 0, told
-    assert "Ran 0 tests" not in told
+    assert process.returncode == 0, output
+    assert "Ran 0 tests" not in output

@@ -144,8 +144,8 @@ async def test_route_without_a_lifespan_says_what_is_missing() -> None:
             await http.get("/")
 
     assert str(refused.value) == (
-        "application must have been started with a client, got none; write lifespan=millhand_lifespan(…), and in "
-        "tests enter the application's lifespan"
+        "application must have started a client, got none; pass lifespan=millhand_lifespan(…), and enter the "
+        "application's lifespan in tests"
     )
 
 
@@ -182,7 +182,7 @@ def test_flask_says_what_is_missing() -> None:
         MillhandFlask().client.jobs.list()
 
     assert str(no_database.value) == (
-        "database must be named, got none; pass one to init_app, or set MILLHAND_DATABASE_URL in app.config"
+        "database must be given, got none; pass one to init_app, or set MILLHAND_DATABASE_URL in app.config"
     )
     assert str(no_client.value) == "app 'shop' must have a client, got none; call init_app first"
 

@@ -170,10 +170,10 @@ def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:
             "millhand.toml must be TOML, got: Expected ']' at the end of a table declaration (at end of document)",
         ),
         ("[wroker]", "millhand.toml has no section 'wroker'; did you mean 'worker'?"),
-        ("worker = 3", "millhand.toml: [worker] must be a table, got 3; write it below a line [worker]"),
+        ("worker = 3", "millhand.toml: [worker] must be a table, got 3; write a line [worker]"),
         (
             "log = 'pg://ann:ses ame@db'",
-            "millhand.toml: [log] must be a table, got 'pg://ann:***@db'; write it below a line [log]",
+            "millhand.toml: [log] must be a table, got 'pg://ann:***@db'; write a line [log]",
         ),
         (
             "[worker]\nfetch_colldown = '1s'",
@@ -227,7 +227,7 @@ def test_settings_ignore_empty_and_other_variables(tmp_path: Path) -> None:
         (
             "[database]\nurl = 'postgresql://a:sesame@b/c'",
             (
-                "millhand.toml: [database] must hold no url, for it may hold a password; "
+                "millhand.toml: [database] must not have a url, because it may contain a password; "
                 "set DATABASE_URL in the environment"
             ),
         ),
@@ -312,7 +312,7 @@ def test_settings_refuse_a_wrong_file(tmp_path: Path, text: str, message: str) -
             {"DATABASE_URL": "postgresql://ann:sesame@[::1/shop"},
             (
                 "DATABASE_URL must be like 'postgresql://user@host:5432/name', got 'postgresql://ann:***@[::1/shop'; "
-                "an IPv6 address stands in []"
+                "write an IPv6 address in []"
             ),
         ),
         (
@@ -342,7 +342,7 @@ def test_settings_refuse_two_files(tmp_path: Path) -> None:
         load(tmp_path, "[log]\nlevel = 'info'\n")
 
     assert str(refused.value) == (
-        "settings must stand in one place, got millhand.toml and [tool.millhand] of pyproject.toml; remove one"
+        "settings must be in one file, got millhand.toml and [tool.millhand] of pyproject.toml; remove one"
     )
 
 
@@ -368,7 +368,7 @@ def test_settings_refuse_a_directory_for_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         load(tmp_path)
 
-    assert str(refused.value) == "millhand.toml must be a file that can be read, got: Is a directory"
+    assert str(refused.value) == "millhand.toml must be a readable file, got: Is a directory"
 
 
 def test_settings_refuse_a_working_directory_that_was_removed(
@@ -384,7 +384,7 @@ def test_settings_refuse_a_working_directory_that_was_removed(
         load_settings(environment={})
 
     assert str(refused.value) == (
-        "the working directory must be there, got: No such file or directory; run this in another"
+        "the working directory must exist, got: No such file or directory; change to another"
     )
 
 
@@ -405,9 +405,7 @@ def test_settings_refuse_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         load_settings(Path("nowhere.toml"), directory=tmp_path, environment={})
 
-    assert (
-        str(refused.value) == "nowhere.toml must be a file that can be read, got: No such file or directory"
-    )
+    assert str(refused.value) == "nowhere.toml must be a readable file, got: No such file or directory"
 
 
 def test_shown_settings_can_be_read_again(tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """
-Millhand in a Flask application: a client that inserts and controls, in the transaction of the request.
+Millhand in a Flask application: a client that inserts and controls jobs in the request's transaction.
 
     millhand = MillhandFlask()                      # or MillhandFlask(app, engine)
     millhand.init_app(app, db.engine)               # Flask-SQLAlchemy's, any Engine, a pool of psycopg's, a URL
     millhand.client.insert(SendEmail(…), tx=db.session)
 
-Jobs are worked by `millhand worker`, in a process of its own: an application that is served by forks and threads has no
-event loop to work them on.
+Work the jobs with `millhand worker` in a process of its own: a Flask application has no event loop.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ URL_KEY = "MILLHAND_DATABASE_URL"
 
 class MillhandFlask:
     """
-    An extension of Flask's; one of it serves any number of applications.
+    A Flask extension that serves any number of applications.
 
-    Concurrency: any number of threads. A URL becomes a pool when a client is asked for first, in the process that asks,
-    so that servers may fork.
+    Concurrency: any number of threads. A URL becomes a pool at the first use in each process, so that servers may fork.
     """
 
     def __init__(
@@ -44,23 +42,23 @@ class MillhandFlask:
 
     def init_app(self, app: Flask, database: Database | None = None, config: Config | None = None) -> None:
         """
-        Give an application a client on `database`, or on `MILLHAND_DATABASE_URL` of its configuration.
+        Add a client on `database`, or on `MILLHAND_DATABASE_URL` of its configuration, to an application.
 
-        Raises: ConfigError for a database that is none.
+        Raises: ConfigError without a valid database.
         """
         chosen = app.config.get(URL_KEY) if database is None else database
         if chosen is None:
             raise ConfigError(
-                f"database must be named, got none; pass one to init_app, or set {URL_KEY} in app.config"
+                f"database must be given, got none; pass one to init_app, or set {URL_KEY} in app.config"
             )
         app.extensions[EXTENSION] = _Held(chosen, config)
 
     @property
     def client(self) -> SyncClient:
         """
-        The client of the application that is current.
+        The client of the current application.
 
-        Raises: ConfigError if it has none; what `SyncClient.start` raises, when it is asked for first.
+        Raises: ConfigError if it has none; the errors of `SyncClient.start` at the first use.
         """
         held = current_app.extensions.get(EXTENSION)
         if not isinstance(held, _Held):
@@ -69,7 +67,7 @@ class MillhandFlask:
 
 
 class _Held:
-    """One application's client, made anew in each process."""
+    """One application's client, created anew in each process."""
 
     def __init__(self, database: Database, config: Config | None) -> None:
         self._config = config
@@ -79,14 +77,13 @@ class _Held:
         self._started_in: int | None = None
 
     def client(self) -> SyncClient:
-        """Return it, with a pool of its own where a URL was given."""
+        """Return the client; for a URL, with a pool of this process."""
         if not isinstance(self._database, str):
             return self._made
         with self._lock:
             if self._started_in != os.getpid():
-                self._made = SyncClient(
-                    self._database, self._config
-                )  # the pool before a fork is the parent's
+                # A pool from before a fork belongs to the parent process.
+                self._made = SyncClient(self._database, self._config)
                 self._made.start()
                 self._started_in = os.getpid()
             return self._made

@@ -1,13 +1,13 @@
 """
-Millhand in a FastAPI or Starlette application: a client that starts and stops with it, and the way to it.
+Millhand in a FastAPI or Starlette application: a client that starts and stops with the application.
 
     app = FastAPI(lifespan=millhand_lifespan(os.environ["DATABASE_URL"], config))
 
     @app.post("/orders")
     async def order(client: Annotated[Client, Depends(get_client)]) -> None: ...
 
-With queues in its configuration the client works jobs as well, in the process of the application. Each process of a
-server has one of its own.
+If its configuration has queues, the client also works jobs in the application's process. Each process of a server has
+its own client.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def millhand_lifespan(
     around: Lifespan[App] | None = None,
 ) -> Lifespan[App]:
     """
-    Return a lifespan that starts a client with the application, and stops it in order before the application ends.
+    Return a lifespan that starts a client with the application and stops it gracefully at the end.
 
-    `database` is as `Client` takes it, or a function of the application that gives it, for a pool that `around` opens:
-    a lifespan of yours, which begins before the client and ends after it. What that yields as state is kept.
+    `database` is a database as `Client` takes it, or a function of the application that returns one. `around` is your own
+    lifespan, for example to open a pool: it starts before the client and ends after it, and its state is kept.
 
-    Raises: ConfigError at once for what is known to be none; at the start, as `Client.start`.
+    Raises: ConfigError for an invalid database; at the start, the errors of `Client.start`.
     """
 
     @contextlib.asynccontextmanager
@@ -63,14 +63,14 @@ def millhand_lifespan(
 
 def get_client(connection: HTTPConnection) -> Client:
     """
-    Return the application's client; a dependency of FastAPI's, and for Starlette a function of the request.
+    Return the application's client. Use it as a dependency in FastAPI, or call it with the request in Starlette.
 
     Raises: ConfigError if the application has none.
     """
     client = getattr(connection.app.state, ATTRIBUTE, None)
     if client is None:
         raise ConfigError(
-            "application must have been started with a client, got none; write lifespan=millhand_lifespan(…), and in "
-            "tests enter the application's lifespan"
+            "application must have started a client, got none; pass lifespan=millhand_lifespan(…), and enter the "
+            "application's lifespan in tests"
         )
-    return client  # type: ignore[no-any-return]  # put there above
+    return client  # type: ignore[no-any-return]  # set above

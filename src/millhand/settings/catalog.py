@@ -1,4 +1,4 @@
-"""Which settings there are: their sections, types, defaults and what they mean."""
+"""The list of settings: their sections, types, defaults and meanings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millhand.settings.decode import unwrapped
 PREFIX = "MILLHAND_"
 HEARTBEAT_INTERVAL = timedelta(seconds=60)
 ORPHANS_INTERVAL = timedelta(hours=1)
-# Less than the ten seconds after which `docker stop` kills, so that what is left of them suffices to end in order.
+# Less than the ten seconds after which `docker stop` kills the process, to leave time for the rest of the shutdown.
 SOFT_STOP_TIMEOUT = timedelta(seconds=8)
 STORAGE_URL = "file:.millhand/objects"
 POOL_SIZE = 10
@@ -39,7 +39,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def variable(self) -> str | None:
-        """The environment's variable, or None for a list of tables, which no variable can say."""
+        """The environment variable, or None for a list of tables, which a variable cannot hold."""
         parts = get_args(unwrapped(self.hint)[0])
         if parts and dataclasses.is_dataclass(parts[0]):
             return None
@@ -52,58 +52,57 @@ def all_settings() -> dict[str, Setting]:
     return {setting.path: setting for section in sections for setting in section}
 
 
-# What a field of `Config` means to somebody who writes millhand.toml. Those that are not here hold objects: for code.
+# The meaning of each field of `Config` that millhand.toml can set. The other fields hold objects.
 WORKER_SETTINGS: Mapping[str, str] = {
-    "queues": "the queues to work, each with how many jobs at a time: a number, or a table with `max_workers`, "
+    "queues": "the queues to work, each with its maximum of running jobs: a number, or a table with `max_workers`, "
     "`fetch_cooldown` and `fetch_poll_interval`",
-    "client_id": "the client's id; made from host and time if not given",
-    "job_timeout": "how long an attempt may run, unless its worker says otherwise; `none` for no limit",
-    "soft_stop_timeout": "how long a stop waits for running jobs before it interrupts them; `none` waits for ever",
-    "max_attempts": "how often a job is attempted, unless its insert says otherwise",
+    "client_id": "the client's id; made from host name and time if empty",
+    "job_timeout": "the maximum duration of an attempt, unless its worker sets one; `none` for no limit",
+    "soft_stop_timeout": "how long a stop waits for running jobs before it interrupts them; `none` for no limit",
+    "max_attempts": "the maximum number of attempts of a job, unless its insert sets one",
     "max_threads": "how many plain functions run at the same time, each in a thread",
-    "fetch_poll_interval": "how often a queue is looked at when nothing was announced",
+    "fetch_poll_interval": "how often a queue is polled without a notification",
     "fetch_cooldown": "the shortest time between two fetches of a queue",
-    "fetch_only_known_kinds": "leave jobs of kinds that this worker does not know to others",
-    "poll_only": "never LISTEN, for poolers that cannot",
-    "leader_election": "take part in electing the one client that schedules, rescues and cleans for all",
+    "fetch_only_known_kinds": "leave jobs of kinds that this worker does not know to other workers",
+    "poll_only": "never use LISTEN, for connection poolers without it",
+    "leader_election": "take part in the election of the leader, which runs maintenance for all clients",
     "prefer_other_leaders": "let clients in other languages become leader first, so that their periodic jobs continue",
     "client_heartbeat_interval": "how often this client writes its heartbeat; after two missed ones it may be declared dead",
     "job_stuck_threshold": "how long past its timeout an attempt counts as stuck",
-    "rescue_stuck_jobs_after": "how long an attempt of a client that does not report may run until it is rescued; `none` is "
-    "an hour, or an hour more than a changed `job_timeout`",
-    "skip_unknown_job_check": "insert jobs of kinds that have no worker here",
-    "completed_job_retention": "how long completed jobs are kept; `none` keeps them for ever",
-    "cancelled_job_retention": "how long cancelled jobs are kept; `none` keeps them for ever",
-    "discarded_job_retention": "how long discarded jobs are kept; `none` keeps them for ever",
+    "rescue_stuck_jobs_after": "how long an attempt of a client without heartbeats may run before its rescue; `none` means "
+    "one hour, or one hour more than a changed `job_timeout`",
+    "skip_unknown_job_check": "allow inserts of kinds that have no worker here",
+    "completed_job_retention": "how long completed jobs are kept; `none` for no limit",
+    "cancelled_job_retention": "how long cancelled jobs are kept; `none` for no limit",
+    "discarded_job_retention": "how long discarded jobs are kept; `none` for no limit",
     "reindexer_index_names": "the indexes that are rebuilt every night",
-    "reindexer_timeout": "how long rebuilding one index may take; `none` for no limit",
+    "reindexer_timeout": "the maximum duration of rebuilding one index; `none` for no limit",
 }
 
 ORPHANS_SETTINGS: Mapping[str, str] = {
-    "sources": "the tables or queries whose rows name objects, see below",
-    "mode": "`report` only tells, `quarantine` moves objects aside, `delete` removes them",
-    "prefix": "only objects whose key begins with this are judged; empty, or ending with `/`",
-    "exclude": "prefixes that are not judged, each ending with `/`",
+    "sources": "the tables or queries whose rows reference objects, see below",
+    "mode": "`report` only reports, `quarantine` moves objects aside, `delete` removes them",
+    "prefix": "check only objects whose key starts with this; empty, or ending with `/`",
+    "exclude": "prefixes that are not checked, each ending with `/`",
     "key_patterns": "regular expressions; an object whose key matches none is kept and counted as unclassified",
-    "derived": "how keys of derived objects are made, `variants/{key}/*`: such an object lives as long as a row names its "
-    "parent",
-    "canaries": "keys that are known to be live; a run that does not find them so is refused",
-    "not_references": "tables, or `table.column`, that may mention keys without a claim to the object: an audit log",
-    "grace": "how long an object or a row must have belonged to nobody before anything is done",
+    "derived": "patterns of derived keys, `variants/{key}/*`: a derived object lives as long as a row references its parent",
+    "canaries": "keys that are known to be live; a run that does not find them aborts",
+    "not_references": "tables, or `table.column`, that may mention keys without being references, such as audit logs",
+    "grace": "how long an object or a row must have been an orphan before anything is done",
     "retention": "how long soft-deleted rows and their objects are kept",
-    "quarantine_for": "how long a deleted object can still be restored",
+    "quarantine_for": "how long a removed object can be restored",
     "allow_short_grace": "allow a grace of less than an hour",
     "max_share": "the share of all objects, and of all bytes, that one run may remove",
     "max_objects": "how many objects one run may remove",
-    "max_keys_per_second": "how fast objects are removed",
-    "min_overlap": "the share of referenced objects that must exist, or nothing is done",
-    "max_clock_skew": "how far the clocks of database, store and worker may be apart",
+    "max_keys_per_second": "the maximum rate of removals",
+    "min_overlap": "the share of referenced objects that must exist; otherwise the run aborts",
+    "max_clock_skew": "how far the clocks of database, store and worker may differ",
     "page_size": "how many objects are read at a time",
-    "partitions": "how many stretches of a bucket on a server are listed side by side",
-    "split_at": "keys to cut the bucket at, in place of what the statistics of the largest table suggest",
-    "source_timeout": "how long a query of a source may take",
-    "inventory": "folder of an S3 Inventory's configuration, `s3://reports/…`, to be read in place of a listing",
-    "price_per_gb": "what a gigabyte costs a month, in your currency, for the sum that a scan says could be freed",
+    "partitions": "how many partitions of a bucket on a server are listed in parallel",
+    "split_at": "keys at which the bucket is divided, instead of those from the statistics of the largest table",
+    "source_timeout": "the maximum duration of a source's query",
+    "inventory": "the folder of an S3 Inventory configuration, `s3://reports/…`, to read instead of listing the bucket",
+    "price_per_gb": "the price of a gigabyte per month, in your currency, for the cost in the report",
 }
 
 # Settings whose None is the sentinel of `Config` for "no timeout".
@@ -119,7 +118,11 @@ def _database() -> Iterator[Setting]:
         about="the schema of River's tables; empty for the search path",
     )
     yield Setting(
-        section="database", key="pool_size", hint=int, default=POOL_SIZE, about="how many connections at most"
+        section="database",
+        key="pool_size",
+        hint=int,
+        default=POOL_SIZE,
+        about="the maximum number of connections",
     )
 
 
@@ -138,7 +141,11 @@ def _heartbeat() -> Iterator[Setting]:
     section = "heartbeat"
     yield Setting(section=section, key="enabled", hint=bool, default=True, about="run the built-in heartbeat")
     yield Setting(
-        section=section, key="interval", hint=timedelta, default=HEARTBEAT_INTERVAL, about="how often"
+        section=section,
+        key="interval",
+        hint=timedelta,
+        default=HEARTBEAT_INTERVAL,
+        about="the interval of the heartbeat job",
     )
 
 
@@ -148,24 +155,30 @@ def _orphans() -> Iterator[Setting]:
         section=section, key="enabled", hint=bool, default=True, about="run the built-in orphan cleanup"
     )
     yield Setting(
-        section=section, key="interval", hint=timedelta, default=ORPHANS_INTERVAL, about="how often"
+        section=section,
+        key="interval",
+        hint=timedelta,
+        default=ORPHANS_INTERVAL,
+        about="the interval of the cleanup job",
     )
     yield from _of_dataclass(section, OrphansConfig, ORPHANS_SETTINGS)
 
 
 def _storage() -> Iterator[Setting]:
-    about = "where the objects are: `file:./directory` or `s3://bucket/prefix`"
+    about = "the object store: `file:./directory` or `s3://bucket/prefix`"
     yield Setting(section="storage", key="url", hint=str, default=STORAGE_URL, about=about)
 
 
 def _log() -> Iterator[Setting]:
     about = "`text`, `json`, or `auto`: text on a terminal, JSON in a pipe"
     yield Setting(section="log", key="format", hint=LogFormat, default="auto", about=about)
-    yield Setting(section="log", key="level", hint=LogLevel, default="info", about="the least that is shown")
+    yield Setting(
+        section="log", key="level", hint=LogLevel, default="info", about="the lowest level that is logged"
+    )
 
 
 def _of_dataclass(section: str, table: type, about: Mapping[str, str]) -> Iterator[Setting]:
-    """Yield a setting for each field that has a meaning to tell, in the order of the meanings."""
+    """Yield a setting for each field in `about`, in that order."""
     hints = get_type_hints(table)
     fields = {field.name: field for field in dataclasses.fields(table)}
     for key, meaning in about.items():

@@ -1,8 +1,7 @@
 """
-Values of settings, decoded strictly: from TOML they must have the right type, from the environment the right spelling.
+Decode the values of settings strictly, from TOML and from text.
 
-Whatever does not fit is a `ConfigError` that says where it stands, what is allowed there, what was found and, where
-that can be guessed, what was meant.
+A wrong value raises a `ConfigError` with its place, the rule, the value and, if possible, a near match.
 """
 
 from __future__ import annotations
@@ -22,22 +21,13 @@ from millhand.observe.secret import masked, masked_url
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_TRUTH = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "off": False,
-}
-NONE = "none"  # what stands for "no limit" and the like, as TOML has no null
+_TRUTH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
+NONE = "none"  # TOML has no null
 
 
 def decode(value: object, hint: object, where: str) -> object:
     """
-    Return a value of TOML as the type `hint`.
+    Return a TOML value as the type `hint`.
 
     Raises: ConfigError that begins with `where`.
     """
@@ -59,7 +49,7 @@ def decode(value: object, hint: object, where: str) -> object:
 
 def decode_text(text: str, hint: object, where: str) -> object:
     """
-    Return a text of the environment or of a flag as the type `hint`: lists are `a,b`, mappings `a:1,b:2`.
+    Return the text of a variable or flag as the type `hint`: lists are `a,b`, mappings `a:1,b:2`.
 
     Raises: ConfigError that begins with `where`.
     """
@@ -82,21 +72,21 @@ def decode_text(text: str, hint: object, where: str) -> object:
 
 
 def refusal(where: str, hint: object, value: object, *, is_optional: bool = False) -> ConfigError:
-    """Return the error for a value that does not fit."""
+    """Return the error for a wrong value."""
     rule = f"{rule_of(hint)}, or {NONE!r}" if is_optional else rule_of(hint)
     got = masked_url(repr(value)) if isinstance(value, str) else masked(repr(value))
     return ConfigError(f"{where} must be {rule}, got {got}{_guess_choice(value, hint)}")
 
 
 def check_keys(given: Collection[str], known: Collection[str], where: str) -> None:
-    """Raise for a key that is not a setting, and say which one was probably meant."""
+    """Raise ConfigError with a near match for a key that is not a setting."""
     for key in given:
         if key not in known:
             raise ConfigError(f"{where} has no setting {key!r}{guess(key, known)}")
 
 
 def guess(word: str, known: Collection[str]) -> str:
-    """Return the end of a message: the nearest of what is known, or all of it."""
+    """Return the end of a message: the near match, or all known names."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(map(repr, sorted(known)))}"
 
@@ -112,7 +102,7 @@ def unwrapped(hint: object) -> tuple[Any, bool]:
 
 
 def rule_of(hint: object) -> str:
-    """Return in words what a type allows."""
+    """Return a description of the values that a type allows."""
     origin = get_origin(hint) or hint
     if origin is Literal:
         return f"one of {', '.join(map(repr, get_args(hint)))}"
@@ -180,7 +170,7 @@ def _decode_list(value: object, hint: object, where: str) -> tuple[Any, ...]:
 
 
 def _decode_table(value: object, table: type, where: str) -> object:
-    """Decode a table as a dataclass; a queue may also be given as its `max_workers` alone."""
+    """Decode a table as a dataclass; a number stands for a queue with that `max_workers`."""
     fields = {field.name: field for field in dataclasses.fields(table) if field.init}
     if type(value) is int and _is_short(table):
         value = {"max_workers": value}
@@ -198,7 +188,7 @@ def _decode_table(value: object, table: type, where: str) -> object:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _is_short(table: Any) -> bool:  # noqa: ANN401 - a dataclass, which has no type
+def _is_short(table: Any) -> bool:  # noqa: ANN401 - any dataclass
     return "max_workers" in {field.name for field in dataclasses.fields(table)}
 
 
@@ -213,7 +203,7 @@ def _pairs(text: str, where: str) -> dict[str, object]:
 
 
 def _number(text: str) -> object:
-    """Return the number that a text spells, or the text."""
+    """Return the number that a text represents, or the text."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -1,7 +1,7 @@
 """
-Settings: flags over environment over file over code, decoded strictly, each remembering where it came from.
+Load settings: a flag overrides the environment, the environment the file, the file code. Each value has its origin.
 
-Secrets come from the environment alone (`DATABASE_URL`, `AWS_…`), and are never shown.
+Secrets come from the environment only (`DATABASE_URL`, `AWS_…`), and are never printed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from millhand.worker import NO_TIMEOUT
 
 FILE_NAME = "millhand.toml"
 DEFAULT = "default"
-# Of other parts of Millhand, which read them themselves.
+# Variables that other parts of Millhand read.
 OTHER_VARIABLES = frozenset({"MILLHAND_CONFIG", "MILLHAND_POSTGRES_BIN", "MILLHAND_SUPERVISOR_FD"})
 OTHER_PREFIX = "MILLHAND_TEST_"
 
@@ -41,11 +41,11 @@ _TIMEDELTA = re.compile(r"datetime\.timedelta\((0|(?:\w+=-?\d+(?:, )?)+)\)")
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A value and where it was said: a file, a variable, a flag, or `module:name`; the higher `layer` wins."""
+    """A value and its origin: a file, a variable, a flag, or `module:name`; the higher `layer` wins."""
 
     value: Any
     origin: str
-    where: str  # as errors begin
+    where: str  # the beginning of an error
     layer: int
 
 
@@ -53,22 +53,22 @@ CODE, FILE, ENVIRONMENT, FLAG = range(4)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in force. `given` has what was said somewhere, by path; all else is the default."""
+    """The settings in force: `given` has the values that were set, by path; the others are defaults."""
 
     known: Mapping[str, Setting]
     given: Mapping[str, Given] = msgspec.field(default_factory=dict)
     database_url: str | None = None
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - each setting has a type of its own
-        """Return the value in force of a setting such as `worker.queues`."""
+        """Return the value of a setting such as `worker.queues`."""
         return self.given[path].value if path in self.given else self.known[path].default
 
     def origin(self, path: str) -> str:
-        """Return where the value in force was said."""
+        """Return the origin of the value in force."""
         return self.given[path].origin if path in self.given else DEFAULT
 
     def section(self, section: str) -> dict[str, Any]:
-        """Return what was said of a section, by key."""
+        """Return the values that were set in a section, by key."""
         return {
             self.known[path].key: given.value
             for path, given in self.given.items()
@@ -76,21 +76,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def with_config(self, config: Config, origin: str) -> Settings:
-        """Return the settings over those of a `Config` in code, which stands lowest."""
+        """Return the settings with those of a `Config` in code as the lowest layer."""
         given = {}
         for path, setting in self.known.items():
             if setting.section == "worker":
                 given[path] = Given(_of_config(config, setting.key), origin, origin, CODE)
         given["database.schema"] = Given(config.schema, origin, origin, CODE)
-        if config.soft_stop_timeout is None:  # "never", which is for programs that stop a client themselves
+        if (
+            config.soft_stop_timeout is None
+        ):  # no limit, which suits only programs that stop the client themselves
             del given["worker.soft_stop_timeout"]
         return msgspec.structs.replace(self, given=MappingProxyType(given | dict(self.given)))
 
     def config(self, base: Config | None = None, **parts: Any) -> Config:  # noqa: ANN401 - as Config takes them
         """
-        Return `base`, or a new one, with what is in force and `parts`.
+        Return `base`, or a new Config, with the settings in force and `parts`.
 
-        Raises: ConfigError that names where the impossible value was said.
+        Raises: ConfigError that names the origin of the wrong value.
         """
         values = {
             setting.key: self.get(path) for path, setting in self.known.items() if setting.section == "worker"
@@ -104,19 +106,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return Config(**values) if base is None else dataclasses.replace(base, **values)
 
     def orphans_config(self) -> OrphansConfig:
-        """Return the settings of the orphan cleanup. Raises: ConfigError that names where."""
+        """Return the settings of the orphan cleanup. Raises: ConfigError that names the origin."""
         values = self.section("orphans")
         own = {key: value for key, value in values.items() if key not in ("enabled", "interval")}
         with self.blamed("orphans"):
             return OrphansConfig(**own)
 
     def blamed(self, section: str) -> _Blamed:
-        """Return a context in which a ConfigError gets the place where the setting that it names was said."""
+        """Return a context that adds the origin of the named setting to a ConfigError."""
         return _Blamed(self, section)
 
 
 class _Blamed:
-    """Adds to a ConfigError where the setting that it speaks of was said; of several, what was said on top."""
+    """Adds the origin of the setting that a ConfigError names; of several settings, the one in the highest layer."""
 
     def __init__(self, settings: Settings, section: str) -> None:
         self._settings = settings
@@ -135,11 +137,12 @@ class _Blamed:
             (given.layer, -text.find(word), given)
             for path, given in self._settings.given.items()
             if self._settings.known[path].section == self._section
-            and (word := self._settings.known[path].key.removesuffix("s")) in text  # of queues, one is named
+            and (word := self._settings.known[path].key.removesuffix("s"))
+            in text  # an error may name one queue
         ]
         if not named:
             return f"[{self._section}] {text}"
-        # Of `fetch_poll_interval must not be shorter than fetch_cooldown`, it was the one on top that broke the other.
+        # Of two settings that conflict, the one in the higher layer was set last.
         culprit = max(named, key=lambda each: each[:2])[2]
         if culprit.layer == FILE:
             return f"{culprit.where.rpartition(' ')[0]} {text}"
@@ -176,16 +179,16 @@ def load_settings(
 
 
 def _read_file(config_path: Path | None, directory: Path) -> tuple[str, dict[str, Any]]:
-    """Return the name and content of the file that holds the settings; of both places, only one may."""
+    """Return the name and content of the file with the settings. Raises: ConfigError if both files have some."""
     if config_path is not None:
         return str(config_path), _parsed(config_path, str(config_path))
     own, project = directory / FILE_NAME, directory / "pyproject.toml"
-    in_project = _tool_table(project) if _is_there(project) else None
-    if not _is_there(own):
+    in_project = _tool_table(project) if _exists(project) else None
+    if not _exists(own):
         return f"{project.name}, [tool.millhand]", in_project or {}
     if in_project is not None:
         raise ConfigError(
-            f"settings must stand in one place, got {FILE_NAME} and [tool.millhand] of pyproject.toml; remove one"
+            f"settings must be in one file, got {FILE_NAME} and [tool.millhand] of pyproject.toml; remove one"
         )
     return FILE_NAME, _parsed(own, FILE_NAME)
 
@@ -195,12 +198,12 @@ def _working_directory() -> Path:
         return Path.cwd()
     except OSError as error:
         raise ConfigError(
-            f"the working directory must be there, got: {error.strerror}; run this in another"
+            f"the working directory must exist, got: {error.strerror}; change to another"
         ) from error
 
 
-def _is_there(path: Path) -> bool:
-    """Say whether `path` is more than nothing; what is there and is no file to read is for `_parsed` to refuse."""
+def _exists(path: Path) -> bool:
+    """Return whether `path` exists, also as something that `_parsed` refuses."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -228,8 +231,8 @@ def _parsed(path: Path, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"{name} must be a file that can be read, got: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # the latter of what is nested deeper than can be read
+        raise ConfigError(f"{name} must be a readable file, got: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise ConfigError(f"{name} must be TOML, got: {error}") from error
 
 
@@ -243,11 +246,11 @@ def _from_file(
         where = f"{name}: [{section}]"
         if not isinstance(table, Mapping):
             raise ConfigError(
-                f"{where} must be a table, got {masked_url(repr(table))}; write it below a line [{section}]"
+                f"{where} must be a table, got {masked_url(repr(table))}; write a line [{section}]"
             )
         if section == "database" and "url" in table:
             raise ConfigError(
-                f"{where} must hold no url, for it may hold a password; set DATABASE_URL in the environment"
+                f"{where} must not have a url, because it may contain a password; set DATABASE_URL in the environment"
             )
         check_keys(table, [setting.key for setting in known.values() if setting.section == section], where)
         for key, value in table.items():
@@ -290,8 +293,8 @@ def _database_url(text: str) -> str | None:
     except ValueError:
         raise ConfigError(
             f"DATABASE_URL must be like 'postgresql://user@host:5432/name', got {masked_url(text)!r}; "
-            "an IPv6 address stands in []"
-        ) from None  # what led there may show a part of the password
+            "write an IPv6 address in []"
+        ) from None  # the cause may show a part of the password
     return text
 
 
@@ -306,16 +309,16 @@ def _of_config(config: Config, key: str) -> Any:  # noqa: ANN401 - as Settings.g
 
 
 def _as_written(match: re.Match[str]) -> str:
-    """Return a duration as it is written in the file, and not as Python shows it."""
+    """Return a duration as in the file, not as Python shows it."""
     parts = {} if match[1] == "0" else dict(part.split("=") for part in match[1].split(", "))
     return repr(_duration(timedelta(**{name: int(number) for name, number in parts.items()})))
 
 
 def shown_settings(settings: Settings) -> Iterator[str]:
     """
-    Yield the settings in force as the lines of a millhand.toml, each with where it was said.
+    Yield the settings in force as lines of a millhand.toml, each with its origin.
 
-    Secrets are masked; those from the environment are comments, for they cannot stand in the file.
+    Secrets are masked, and those of the environment are comments, because the file cannot hold them.
     """
     url = "not set: an embedded PostgreSQL in .millhand/postgres"
     yield f"# DATABASE_URL: {masked_url(settings.database_url) if settings.database_url else url}"
@@ -329,7 +332,7 @@ def shown_settings(settings: Settings) -> Iterator[str]:
 
 
 def toml(value: object) -> str:
-    """Return a setting's value as it is written in TOML."""
+    """Return a setting's value as TOML."""
     match value:
         case None:
             return f'"{NONE}"'
@@ -339,7 +342,7 @@ def toml(value: object) -> str:
             return f'"{_duration(value)}"'
         case str():
             text = masked_url(value) if "://" in value else value
-            return printable(json.dumps(text, ensure_ascii=False))  # whose escapes are TOML's
+            return printable(json.dumps(text, ensure_ascii=False))  # JSON escapes are valid in TOML
         case QueueConfig(max_workers=max_workers, fetch_cooldown=None, fetch_poll_interval=None):
             return str(max_workers)
         case Mapping():

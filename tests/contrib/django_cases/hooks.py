@@ -6,7 +6,7 @@ from millhand import Hook, InsertParams
 
 
 class Stamp(Hook):
-    """Marks what goes through the project's client."""
+    """Adds a tag to each job of the project's client."""
 
     async def insert_begin(self, params: InsertParams) -> InsertParams:
         return msgspec.structs.replace(params, tags=(*params.tags, "stamped"))

@@ -1,4 +1,4 @@
-"""The shop's settings, with a backend whose tasks have one attempt, and workers that say what they see."""
+"""The shop's settings, with a backend whose tasks have one attempt."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """
-Millhand as an app of Django's: `INSTALLED_APPS = [..., "millhand.contrib.django"]`.
+Millhand as a Django app: `INSTALLED_APPS = [..., "millhand.contrib.django"]`.
 
-    settings.MILLHAND           what `Config` is told, key for key in capitals; decoded strictly
-    <app>/jobs.py               the workers of an app, and its periodic jobs; found by itself
-    client()                    inserts and controls, on Django's own connection
-    manage.py migrate           River's tables and ours, by our migrator
-    manage.py millhand_worker   works them
-    the admin                   jobs and queues, changed by our control and never by UPDATE
+    settings.MILLHAND           the fields of `Config` in capitals, decoded strictly
+    <app>/jobs.py               the workers and periodic jobs of an app, found automatically
+    client()                    inserts and controls jobs on Django's connection
+    manage.py migrate           creates River's tables and ours
+    manage.py millhand_worker   works the jobs
+    the admin                   shows jobs and queues, and changes them through the client
     TASKS                       `millhand.contrib.django.tasks.MillhandBackend`
 """
 
@@ -25,9 +25,9 @@ LABEL = "millhand"
 
 def client() -> SyncClient:
     """
-    Return the client of this project: on the calling thread's connection, inside whatever `transaction.atomic` is open.
+    Return the project's client, which uses the calling thread's connection and its open `transaction.atomic`.
 
-    There is one, made when it is asked for first, of `MILLHAND` and of the workers in `<app>/jobs.py`.
+    It is created at the first call, from `MILLHAND` and the workers in `<app>/jobs.py`.
 
     Raises: ConfigError. Concurrency: any number of threads.
     """

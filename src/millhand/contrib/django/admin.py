@@ -1,14 +1,14 @@
 """
-Jobs and queues in the admin: to be looked at by whoever may view them, and changed by whoever may change or delete them.
+Jobs and queues in the admin, for users with Django's view, change and delete permissions.
 
-Every change is a command of `client()`, as `millhand job` and `millhand queue` give it: whoever works hears of it, and a
-job that runs is asked to end. Nothing is written by a model.
+Every change goes through `client()`, like `millhand job` and `millhand queue`: workers are notified, and a running job is
+asked to stop. Models write nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -27,93 +27,88 @@ PAGE = 50
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
-    """Shows rows; what may be done to them are actions, for those with the permission to change."""
+    """Shows rows; users with the change permission change them through actions."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Jobs are inserted by code."""
+        """Return False: code inserts jobs."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """No row is changed by a form."""
+        """Return False: no form changes a row."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """Only where the control can."""
+        """Return False: only jobs can be deleted."""
         return False
 
     def has_control_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may give commands."""
+        """Return whether the user may use the actions."""
         return bool(request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}"))
 
-    def _give(
-        self, request: HttpRequest, rows: Iterable[object], command: Callable[[object], str], done: str
+    def _apply(
+        self, request: HttpRequest, rows: Iterable[Any], command: Callable[[Any], str], done: str
     ) -> None:
-        """Give a command for each row, and tell what came of it; what is refused leaves the others be."""
+        """Apply a command to each row, log the change and show the outcome; a refusal does not stop the others."""
         num_done = 0
         for row in rows:
             try:
-                what = command(row)
+                change = command(row)
             except MillhandError as error:
                 self.message_user(request, f"{row}: {error}", messages.WARNING)
                 continue
             num_done += 1
-            self.log_change(request, row, what)
+            self.log_change(request, row, change)
         if num_done:
-            words = f"{num_done} {self.opts.verbose_name if num_done == 1 else self.opts.verbose_name_plural}"
-            self.message_user(request, f"{words} {done}", messages.SUCCESS)
+            noun = self.opts.verbose_name if num_done == 1 else self.opts.verbose_name_plural
+            self.message_user(request, f"{num_done} {noun} {done}", messages.SUCCESS)
 
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    """All jobs, the newest first."""
+    """All jobs, newest first."""
 
     actions = ("retry_jobs", "cancel_jobs")
     fieldsets: ClassVar[Sequence[tuple[str | None, dict[str, object]]]] = (
         (None, {"fields": ("kind", "state_label", "queue", "priority", "attempts", "all_tags")}),
-        ("What it is told", {"fields": ("args_text",)}),
-        (
-            "When",
-            {"fields": ("created_at", "scheduled_at", "attempted_at", "finalized_at", "clients")},
-        ),
-        ("What came of it", {"fields": ("output_text", "errors_table", "metadata_text")}),
+        ("Args", {"fields": ("args_text",)}),
+        ("Times", {"fields": ("created_at", "scheduled_at", "attempted_at", "finalized_at", "clients")}),
+        ("Outcome", {"fields": ("output_text", "errors_table", "metadata_text")}),
     )
     list_display = ("id", "state_label", "kind", "subject", "queue", "attempts", "scheduled_at")
     list_filter = (StateFilter, QueueFilter, KindFilter)
     list_per_page = PAGE
     ordering = ("-id",)
     paginator = BoundedPaginator
-    search_fields = ("kind",)  # what is typed is read by `search`; without a field there would be no box
-    search_help_text = "An id, a kind, or a JSON object that the args contain: {“to”: “a@example.com”}"
+    search_fields = ("kind",)  # enables the search box; `search` reads the text
+    search_help_text = 'An id, a kind, or a JSON object that the args contain: {"to": "a@example.com"}'
     show_facets = admin.ShowFacets.NEVER if hasattr(admin, "ShowFacets") else None  # since 5.0
     show_full_result_count = False
-    sortable_by = ()  # every other order would read the whole table
+    sortable_by = ()  # another order would read the whole table
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet, search_term: str
     ) -> tuple[QuerySet, bool]:
-        """Return what passes, and that no row comes twice."""
+        """Return the jobs that match; no row appears twice."""
         return search(queryset, search_term), False
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """Whoever may delete jobs, by the permission that Django has for it."""
+        """Return whether the user has Django's delete permission."""
         return bool(request.user.has_perm(f"{self.opts.app_label}.delete_{self.opts.model_name}"))
 
     def get_deleted_objects(
         self, objs: Sequence[Job], request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
-        """Say what is to go; a job that runs is in the way until it is cancelled."""
-        running = [
-            f"{job}, which is running: cancel it first" for job in objs if job.state == JobState.RUNNING
-        ]
+        """Return the jobs to delete; a running job prevents the deletion."""
+        running = [f"{job} is running: cancel it first" for job in objs if job.state == JobState.RUNNING]
         return [str(job) for job in objs], {"jobs": len(objs)}, set(), running
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Delete the jobs that were chosen and confirmed."""
+        """Delete the selected jobs."""
         for job in queryset:
             self.delete_model(request, job)
 
     def delete_model(self, request: HttpRequest, obj: Job) -> None:
-        """Delete a job; one that began to run meanwhile stays, and that is told."""
+        """Delete a job; show a warning if it has started to run."""
         try:
             client().jobs.delete(obj.pk)
         except MillhandError as error:
@@ -127,7 +122,7 @@ class JobAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, object] | None = None,
     ) -> HttpResponse:
-        """Show a job, or do what one of the buttons below it says."""
+        """Show a job, or apply the button that the user pressed."""
         job = self.get_object(request, object_id) if request.method == "POST" else None
         if job is not None and self.has_control_permission(request):
             if "_retry" in request.POST:
@@ -141,73 +136,63 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Retry selected jobs now", permissions=["control"])
     def retry_jobs(self, request: HttpRequest, queryset: Iterable[Job]) -> None:
-        """Make the jobs available at once."""
-
-        def retry(job: object) -> str:
-            client().jobs.retry(job.pk)  # type: ignore[attr-defined]  # a model
-            return "Made available by retry."
-
-        self._give(request, queryset, retry, "made available")
+        """Make the jobs available now."""
+        self._apply(request, queryset, _retry, "made available")
 
     @admin.action(description="Cancel selected jobs", permissions=["control"])
     def cancel_jobs(self, request: HttpRequest, queryset: Iterable[Job]) -> None:
-        """Cancel the jobs; those that run are asked to end."""
-
-        def cancel(job: object) -> str:
-            row = client().jobs.cancel(job.pk)  # type: ignore[attr-defined]  # a model
-            return "Asked to end." if row.state is JobState.RUNNING else "Cancelled."
-
-        self._give(request, queryset, cancel, "cancelled, or asked to end")
+        """Cancel the jobs; running jobs are asked to stop."""
+        self._apply(request, queryset, _cancel, "cancelled, or asked to stop")
 
     @admin.display(description="state")
     def state_label(self, job: Job) -> str:
-        """The state, in its colour."""
+        """Return the state in its colour."""
         return label(job.state)
 
     @admin.display(description="about")
     def subject(self, job: Job) -> str:
-        """What the job is about, in a line."""
+        """Return the args in one line."""
         return subject(job.args)
 
     @admin.display(description="attempts")
     def attempts(self, job: Job) -> str:
-        """How many there were of how many there may be."""
+        """Return the number of attempts and the maximum."""
         return f"{job.attempt} of {job.max_attempts}"
 
     @admin.display(description="tags")
     def all_tags(self, job: Job) -> str:
-        """The tags."""
+        """Return the tags."""
         return ", ".join(job.tags)
 
     @admin.display(description="args")
     def args_text(self, job: Job) -> str:
-        """What the job is told."""
+        """Return the args as JSON."""
         return indented_json(job.args)
 
     @admin.display(description="worked by")
     def clients(self, job: Job) -> str:
-        """The clients of its attempts."""
+        """Return the clients of the attempts."""
         return ", ".join(job.attempted_by or ())
 
     @admin.display(description="output")
     def output_text(self, job: Job) -> str:
-        """What its worker recorded."""
+        """Return the output that the worker recorded."""
         return indented_json(job.metadata["output"]) if "output" in job.metadata else ""
 
     @admin.display(description="failed attempts")
     def errors_table(self, job: Job) -> str:
-        """What went wrong, attempt by attempt."""
+        """Return the errors of the attempts."""
         return errors_table(job.errors or ())
 
     @admin.display(description="metadata")
     def metadata_text(self, job: Job) -> str:
-        """All else that is kept with it."""
+        """Return the metadata without the output."""
         return indented_json({key: value for key, value in job.metadata.items() if key != "output"})
 
 
 @admin.register(Queue)
 class QueueAdmin(ReadOnlyAdmin):
-    """The queues that somebody works."""
+    """The queues that clients work."""
 
     actions = ("pause_queues", "resume_queues")
     fields = ("name", "is_worked", "paused_at", "created_at", "updated_at", "metadata_text")
@@ -216,30 +201,40 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Pause selected queues", permissions=["control"])
     def pause_queues(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Have all clients stop to fetch from the queues; what runs goes on."""
-
-        def pause(queue: object) -> str:
-            client().queues.pause(queue.pk)  # type: ignore[attr-defined]  # a model
-            return "Paused."
-
-        self._give(request, queryset, pause, "paused")
+        """Pause the queues; running jobs continue."""
+        self._apply(request, queryset, _pause, "paused")
 
     @admin.action(description="Resume selected queues", permissions=["control"])
     def resume_queues(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Have all clients fetch from the queues again."""
-
-        def resume(queue: object) -> str:
-            client().queues.resume(queue.pk)  # type: ignore[attr-defined]  # a model
-            return "Resumed."
-
-        self._give(request, queryset, resume, "resumed")
+        """Resume the queues."""
+        self._apply(request, queryset, _resume, "resumed")
 
     @admin.display(description="worked", boolean=True)
     def is_worked(self, queue: Queue) -> bool:
-        """Whether jobs are fetched from it."""
+        """Return whether clients fetch from the queue."""
         return queue.paused_at is None
 
     @admin.display(description="metadata")
     def metadata_text(self, queue: Queue) -> str:
-        """What is kept with it."""
+        """Return the metadata as JSON."""
         return indented_json(queue.metadata)
+
+
+def _retry(job: Job) -> str:
+    client().jobs.retry(job.pk)
+    return "Made available by retry."
+
+
+def _cancel(job: Job) -> str:
+    row = client().jobs.cancel(job.pk)
+    return "Asked to stop." if row.state is JobState.RUNNING else "Cancelled."
+
+
+def _pause(queue: Queue) -> str:
+    client().queues.pause(queue.pk)
+    return "Paused."
+
+
+def _resume(queue: Queue) -> str:
+    client().queues.resume(queue.pk)
+    return "Resumed."

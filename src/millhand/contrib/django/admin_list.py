@@ -1,4 +1,4 @@
-"""How the admin lists jobs without reading the table: filters that know their choices, a search and a count that end."""
+"""List jobs in the admin without scanning the table: filters with known choices, a bounded count, and indexed search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNT_MAX = 10_000
 KINDS_MAX = 200
 ID_MAX = 2**63 - 1
 
-# One step of the index per kind, where DISTINCT would read all of it.
+# One index lookup per kind; DISTINCT would read the whole index.
 _KINDS = """
 WITH RECURSIVE kinds AS (
     (SELECT kind FROM {table} ORDER BY kind LIMIT 1)
@@ -31,65 +31,62 @@ SELECT kind FROM kinds WHERE kind IS NOT NULL LIMIT %s
 
 
 class BoundedPaginator(Paginator):
-    """Counts no further than anybody would turn pages."""
+    """Counts at most `COUNT_MAX` rows."""
 
     @cached_property
     def count(self) -> int:
-        """How many rows there are, `COUNT_MAX` at most."""
+        """The number of rows, at most `COUNT_MAX`."""
         return int(self.object_list[:COUNT_MAX].count())
 
 
-class StateFilter(SimpleListFilter):
-    """By state; of those that are finalized there is an index, and of the others there are few."""
+class ColumnFilter(SimpleListFilter):
+    """Filters by a column's value; `parameter_name` is the column."""
 
-    parameter_name = "state"
-    title = "state"
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        """Return the jobs with the chosen value."""
+        return queryset.filter(**{self.parameter_name: self.value()}) if self.value() else queryset
+
+
+class StateFilter(ColumnFilter):
+    """Filters by state; finalized jobs have an index, and other jobs are few."""
+
+    parameter_name = title = "state"
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        """All states."""
+        """Return all states."""
         return [(state.value, state.value) for state in JobState]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Return the jobs of the state that was chosen."""
-        return queryset.filter(state=self.value()) if self.value() in set(JobState) else queryset
+        """Return the jobs in the chosen state, and all jobs for an unknown one."""
+        return super().queryset(request, queryset) if self.value() in set(JobState) else queryset
 
 
-class QueueFilter(SimpleListFilter):
-    """By queue, of those that somebody works."""
+class QueueFilter(ColumnFilter):
+    """Filters by queue."""
 
-    parameter_name = "queue"
-    title = "queue"
+    parameter_name = title = "queue"
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        """The queues that are known."""
+        """Return the queues of `river_queue`."""
         return [(name, name) for name in Queue.objects.order_by("name").values_list("name", flat=True)]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Return the jobs of the queue that was chosen."""
-        return queryset.filter(queue=self.value()) if self.value() else queryset
 
+class KindFilter(ColumnFilter):
+    """Filters by kind."""
 
-class KindFilter(SimpleListFilter):
-    """By kind, of those that there are jobs of."""
-
-    parameter_name = "kind"
-    title = "kind"
+    parameter_name = title = "kind"
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        """The kinds in the table."""
+        """Return the kinds in the table."""
         connection = connections[Job.objects.db]
         quoted = connection.ops.quote_name(Job._meta.db_table)  # noqa: SLF001 - documented
         with connection.cursor() as cursor:
             cursor.execute(_KINDS.format(table=quoted), [KINDS_MAX])
             return [(kind, kind) for (kind,) in cursor.fetchall()]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Return the jobs of the kind that was chosen."""
-        return queryset.filter(kind=self.value()) if self.value() else queryset
-
 
 def search(queryset: QuerySet, term: str) -> QuerySet:
-    """Return the jobs with an id, with args that contain a JSON object, or of a kind; each by an index."""
+    """Return the jobs with an id, of a kind, or whose args contain a JSON object; each uses an index."""
     term = term.strip()
     if not term:
         return queryset

@@ -1,4 +1,4 @@
-"""How the admin shows what is in a row: JSON as people read it, and errors attempt by attempt."""
+"""Format the values of a row for the admin: states, JSON and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUBJECT_LENGTH_MAX = 80
 
 _ERROR_ROW = '<tr><td>{}</td><td style="white-space:nowrap">{}</td><td>{}</td></tr>'
 
-# Of the admin's own palette where it has one; the others are legible on white and on black.
+# The admin's own colours where it has one; the others are legible on white and on black.
 _COLOURS = {
     "available": "#2f7db0",
     "cancelled": "#888",
@@ -35,7 +35,7 @@ def label(state: str) -> str:
 
 
 def subject(args: Json) -> str:
-    """Return the args in a line: `to=a@example.com subject=hello`; of a Django task its name and what it is called with."""
+    """Return the args in one line: `to=a@example.com subject=hello`; for a Django task, its call."""
     if not isinstance(args, Mapping):
         return _short(_encoded(args))
     if {"task", "args", "kwargs"} <= args.keys():
@@ -48,14 +48,14 @@ def subject(args: Json) -> str:
 
 
 def indented_json(value: Json) -> str:
-    """Return JSON as people read it."""
+    """Return indented JSON."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     html: str = format_html('<pre style="margin:0;white-space:pre-wrap">{}</pre>', text)
     return html
 
 
 def errors_table(errors: Iterable[Mapping[str, Json]]) -> str:
-    """Return the errors of a job, the last attempt first, with each stack to be unfolded."""
+    """Return the errors of a job as a table, last attempt first, with foldable tracebacks."""
     rows = [(one.get("attempt"), _when(one.get("at")), _error(one)) for one in reversed(list(errors))]
     if not rows:
         return ""
@@ -68,17 +68,17 @@ def errors_table(errors: Iterable[Mapping[str, Json]]) -> str:
 
 
 def _error(error: Mapping[str, Json]) -> str:
-    words = error.get("error") or ""
+    text = error.get("error") or ""
     if not error.get("trace"):
-        return str(words)
+        return str(text)
     html: str = format_html(
-        '<details><summary>{}</summary><pre style="overflow-x:auto">{}</pre></details>', words, error["trace"]
+        '<details><summary>{}</summary><pre style="overflow-x:auto">{}</pre></details>', text, error["trace"]
     )
     return html
 
 
 def _when(at: Json) -> str:
-    """Return an instant in the reader's time zone; River's clients write nanoseconds, which are cut."""
+    """Return a time in the user's time zone, without the nanoseconds of River's clients."""
     moment = parse_datetime(str(at))
     return str(at) if moment is None else f"{template_localtime(moment):%Y-%m-%d %H:%M:%S}"
 

@@ -1,4 +1,4 @@
-"""The app: it holds the project's client, and looks at the settings in `manage.py check`."""
+"""The Django app, which holds the project's client and registers the system check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millhand.sync_client import SyncClient
 
 
 class MillhandConfig(AppConfig):
-    """The one object of this project's Millhand; Django keeps it."""
+    """The app's configuration, which Django creates once."""
 
     default_auto_field = "django.db.models.BigAutoField"
     label = LABEL
@@ -25,7 +25,7 @@ class MillhandConfig(AppConfig):
     verbose_name = "Millhand"
 
     def ready(self) -> None:
-        """Is called by Django when all models are there."""
+        """Register the check; Django calls this when all models are loaded."""
         self._client: SyncClient | None = None
         self._lock = threading.Lock()
         checks.register(check_settings)
@@ -39,7 +39,7 @@ class MillhandConfig(AppConfig):
             return self._client
 
     def _forget(self, *, setting: str, **_: object) -> None:
-        """A test has other settings, or the ones before."""
+        """Drop the client when a test changes or restores the settings."""
         if setting in (NAME, "DATABASES", "TASKS"):
             with self._lock:
                 self._client = None

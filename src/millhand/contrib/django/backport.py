@@ -1,4 +1,4 @@
-"""The backend of the package `django-tasks`, which has Django's Tasks for older releases; else as `tasks`."""
+"""The backend for the package `django-tasks`, which provides Django's Tasks for releases before 6.0."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from millhand.contrib.django.task_backend import MillhandTasks
 
 
 class MillhandBackend(MillhandTasks, BaseTaskBackend):
-    """Tasks as jobs; see `task_backend` for what becomes of what."""
+    """Runs tasks as jobs; see `task_backend`."""
 
     api_name = BACKPORT

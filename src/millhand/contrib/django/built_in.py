@@ -1,11 +1,11 @@
 """
-The jobs that Millhand brings, beside those of the apps: the heartbeat, and the cleanup of rows and objects.
+The built-in jobs of a project: the heartbeat and the orphan cleanup.
 
     MILLHAND["HEARTBEAT"] = "1m"
     MILLHAND["ORPHANS"] = {"config": "shop.orphans.config", "storage": "s3://bucket", "interval": "1h"}
 
-`config` is the dotted path of an `OrphansConfig`, or of a function that returns one; `django_sources()` makes its sources
-of the project's file fields.
+`config` is the dotted path of an `OrphansConfig`, or of a function that returns one; `django_sources()` builds its sources
+from the project's file fields.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from millhand.storage.protocol import ObjectStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrphansTable:
-    """What `MILLHAND["ORPHANS"]` may hold."""
+    """The keys of `MILLHAND["ORPHANS"]`."""
 
     config: str
     storage: str
@@ -38,7 +38,7 @@ class OrphansTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphans:
-    """A cleanup that could be run."""
+    """The settings of the orphan cleanup."""
 
     config: OrphansConfig
     interval: timedelta
@@ -47,18 +47,18 @@ class Orphans:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltIns:
-    """Which of the jobs that Millhand brings a project has, and how."""
+    """The built-in jobs of a project and their settings."""
 
     heartbeat: timedelta | None
     orphans: Orphans | None
 
     @property
     def is_any(self) -> bool:
-        """Whether there is one."""
+        """Whether the project has a built-in job."""
         return self.heartbeat is not None or self.orphans is not None
 
     def added(self, config: Config, driver: Driver, stack: AsyncExitStack) -> Config:
-        """Return the configuration with them; the workers of `config` get theirs, and `stack` what is to be closed."""
+        """Return the configuration with the built-in jobs; add their workers to `config`, and their store to `stack`."""
         queue = "default" if "default" in config.queues else min(config.queues)
         jobs = [*config.periodic_jobs]
         if self.heartbeat is not None:
@@ -75,7 +75,7 @@ class BuiltIns:
 
 
 def built_ins() -> BuiltIns:
-    """Return which built-in jobs `MILLHAND` says, looked at as far as can be without running. Raises: ConfigError."""
+    """Return the built-in jobs of `MILLHAND`, checked as far as possible. Raises: ConfigError."""
     heartbeat = decoded_setting("HEARTBEAT", timedelta | None)
     table = decoded_setting("ORPHANS", OrphansTable | None)
     orphans = _orphans(table) if isinstance(table, OrphansTable) else None
@@ -91,7 +91,7 @@ def _orphans(table: OrphansTable) -> Orphans:
     if callable(config) and not isinstance(config, type):
         config = config()
     if not isinstance(config, OrphansConfig):
-        raise ConfigError(f"{where}.config must lead to an OrphansConfig, got {type(config).__name__}")
+        raise ConfigError(f"{where}.config must name an OrphansConfig, got {type(config).__name__}")
     return Orphans(config=config, interval=table.interval, storage=table.storage)
 
 

@@ -1,9 +1,8 @@
 """
-Django's connections around a job, as around a request: none is used that has grown too old, and none is left behind.
+Manage Django's connections around a job, as Django does around a request.
 
-A plain function has the connections of its thread, which the next job in that thread finds again as `CONN_MAX_AGE` says.
-A coroutine has a thread of its own for all that it says to the ORM, as under ASGI, and that thread's connections end
-with it.
+A plain function uses the connections of its thread, which later jobs of that thread reuse according to `CONN_MAX_AGE`.
+A coroutine has a thread of its own for the ORM, as under ASGI, and its connections are closed after the job.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Call = Callable[[Job[Any]], Any]
 
 
 def with_connections(worker: Worker) -> Worker:
-    """Return a worker that leaves no connection of Django's behind."""
+    """Return a worker that closes or reuses Django's connections after each job."""
     around = _around_coroutine if worker.is_async else _around_function
     return msgspec.structs.replace(worker, call=around(worker.call))
 
@@ -42,8 +41,8 @@ def _around_function(work: Call) -> Call:
 def _around_coroutine(work: Call) -> Call:
     async def call(job: Job[Any]) -> None:
         async with ThreadSensitiveContext() as context:
-            ended_with = await _caught(work, job)  # within `finally` asgiref would add to its stack
-            if context in SyncToAsync.context_to_thread_executor:  # else nothing was said to the ORM
+            ended_with = await _caught(work, job)  # asgiref would change the traceback in a `finally`
+            if context in SyncToAsync.context_to_thread_executor:  # otherwise the job did not use the ORM
                 await sync_to_async(_close_all)()
         if ended_with is not None:
             raise ended_with
@@ -52,14 +51,14 @@ def _around_coroutine(work: Call) -> Call:
 
 
 def _close_old() -> None:
-    """Close what has grown too old, or is broken, as Django does; not the transaction of a test."""
+    """Close connections that are too old or broken, as Django does, except the one of a test."""
     for connection in connections.all(initialized_only=True):
         if not is_kept_open(connection):
             connection.close_if_unusable_or_obsolete()
 
 
 def _close_all() -> None:
-    """Close the connections of this thread, but for that of a test."""
+    """Close the connections of this thread, except the one of a test."""
     for connection in connections.all(initialized_only=True):
         if not is_kept_open(connection):
             connection.close()
@@ -68,6 +67,6 @@ def _close_all() -> None:
 async def _caught(work: Call, job: Job[Any]) -> BaseException | None:
     try:
         await work(job)
-    except BaseException as error:  # noqa: BLE001 - raised again, when the connections are closed
+    except BaseException as error:  # noqa: BLE001 - raised again once the connections are closed
         return error
     return None

@@ -1,7 +1,7 @@
 """
-What the apps of a project have for a worker: the `Workers` and the `periodic_jobs` of each `<app>/jobs.py`.
+Collect the `Workers` and `periodic_jobs` of each `<app>/jobs.py`.
 
-A module may have several `Workers`, under any names, and may import another's: each counts once.
+A module may have several `Workers` under any names, and may import those of another module: each counts once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PERIODIC_JOBS = "periodic_jobs"
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """What all apps have together; the workers take care of Django's connections."""
+    """The workers and periodic jobs of all apps; the workers manage Django's connections."""
 
     workers: Workers
     periodic_jobs: tuple[PeriodicJob, ...]
@@ -36,12 +36,12 @@ class Discovered:
 
 def discovered() -> Discovered:
     """
-    Import `jobs` of every installed app, and return what is there.
+    Import `jobs` of every installed app, and return its workers and periodic jobs.
 
-    Raises: ConfigError for a kind that two have; whatever such a module raises.
+    Raises: ConfigError for a kind that is registered twice; any error of such a module.
     """
     modules = list(_modules())
-    workers = Workers(skip_kind_validation=True)  # each was looked at where it was registered
+    workers = Workers(skip_kind_validation=True)  # each app has validated its own
     found = {id(one): one for module in modules for one in vars(module).values() if isinstance(one, Workers)}
     for each in (*found.values(), task_workers()):
         workers.include([with_connections(worker) for worker in each])
@@ -50,9 +50,9 @@ def discovered() -> Discovered:
 
 
 def whole_config() -> Config:
-    """Return the configuration of this project, with its workers and its periodic jobs. Raises: as `discovered`."""
+    """Return the project's configuration with its workers and periodic jobs. Raises: as `discovered`."""
     found, config = discovered(), project_config()
-    jobs = found.periodic_jobs if config.leader_election else ()  # else others lead, and insert
+    jobs = found.periodic_jobs if config.leader_election else ()  # otherwise the leader inserts them
     try:
         return replace(config, workers=found.workers, periodic_jobs=jobs)
     except ConfigError as error:

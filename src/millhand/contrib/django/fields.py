@@ -1,4 +1,4 @@
-"""A column that holds an array, for models that are only read."""
+"""An array column for read-only models."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ NEEDS_APP = "postgres.E005"
 
 
 class RowArray(ArrayField):
-    """An array, without `django.contrib.postgres` in INSTALLED_APPS: what that adds is for forms and for writing."""
+    """An array that works without `django.contrib.postgres` in INSTALLED_APPS, which only forms and writes need."""
 
     def check(self, **options: object) -> list[CheckMessage]:
-        """Return what is wrong with the field."""
+        """Return the errors of the field, except the missing app."""
         return [message for message in super().check(**options) if message.id != NEEDS_APP]

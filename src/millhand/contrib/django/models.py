@@ -1,8 +1,8 @@
 """
-Jobs and queues as models, to be read: in queries, in reports, in the admin.
+Read-only models of jobs and queues, for queries, reports and the admin.
 
-Django makes none of their tables and writes none of their rows. What is to be changed goes through `client()`, which
-tells those who work; an UPDATE tells nobody, and may write what River's clients refuse to read.
+Django neither creates the tables nor writes the rows. Change jobs through `client()`, which notifies the workers; an
+UPDATE does not, and may write values that River's clients cannot read.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from millhand.job import JobState
 
 
 class ReadOnlyRow(MillhandError):
-    """A row of River's tables was to be written by a model."""
+    """A model tried to write a row of River's tables."""
 
     def __init__(self, model: str) -> None:
         super().__init__(
-            f"{model} must be changed by its client, got a write by its model; "
-            "write millhand.contrib.django.client().jobs or .queues"
+            f"{model} must be changed by the client, got a write by the model; "
+            "use millhand.contrib.django.client().jobs or .queues"
         )
         self.model = model
 
 
 def table(name: str) -> str:
-    """Return how Django is to call one of River's tables, in the schema that MILLHAND says."""
+    """Return the name of a River table for Django, with the schema of MILLHAND."""
     schema = schema_name()
     return f'{schema}"."{name}' if schema else name
 
 
 class ReadOnlyQuerySet(models.QuerySet):
-    """Rows of the database that MILLHAND names."""
+    """A query set that refuses writes."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ReadOnlyRow(self.model.__name__)
@@ -44,7 +44,7 @@ class ReadOnlyQuerySet(models.QuerySet):
 
 
 class ReadOnlyManager(models.Manager):
-    """Reads from the database that MILLHAND names, unless another is said."""
+    """Reads from the database that MILLHAND names, unless `using` names another."""
 
     def get_queryset(self) -> ReadOnlyQuerySet:
         """Return all rows."""
@@ -52,12 +52,12 @@ class ReadOnlyManager(models.Manager):
 
 
 class ReadOnlyModel(models.Model):
-    """A row that only its client may change."""
+    """A row that only the client may change."""
 
     objects = ReadOnlyManager()
 
     class Meta:
-        """Django's word for what is said about a model."""
+        """Options of the model."""
 
         abstract = True
 
@@ -92,7 +92,7 @@ class Job(ReadOnlyModel):
     unique_key = models.BinaryField(null=True)
 
     class Meta:
-        """What Django is to know of the table."""
+        """Options of the model."""
 
         db_table = table("river_job")
         managed = False
@@ -102,7 +102,7 @@ class Job(ReadOnlyModel):
 
 
 class Queue(ReadOnlyModel):
-    """One row of `river_queue`: a queue that somebody works, or did within a day."""
+    """One row of `river_queue`: a queue that a client worked within the last day."""
 
     name = models.CharField(max_length=128, primary_key=True)
     created_at = models.DateTimeField()
@@ -111,7 +111,7 @@ class Queue(ReadOnlyModel):
     updated_at = models.DateTimeField()
 
     class Meta:
-        """What Django is to know of the table."""
+        """Options of the model."""
 
         db_table = table("river_queue")
         managed = False

@@ -1,9 +1,9 @@
 """
-`MILLHAND` in Django's settings: each key is a field of `Config` in capitals, decoded as strictly as millhand.toml is.
+`MILLHAND` in Django's settings: each key is a field of `Config` in capitals, decoded as strictly as millhand.toml.
 
-Durations are timedeltas, numbers of seconds or texts such as "30s"; None is "no limit" where there may be none. What is
-an object in `Config` is an object or a dotted path here, for most of them cannot be imported by a settings module; a
-class is called without arguments. Workers and periodic jobs are not settings: `<app>/jobs.py` has them.
+Durations are timedeltas, numbers of seconds or strings such as "30s"; None means no limit where that is allowed. An object
+may be given as a dotted path, because a settings module cannot import most of them; a class is called without arguments.
+Workers and periodic jobs belong into `<app>/jobs.py`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from millhand.worker import NO_TIMEOUT
 NAME = "MILLHAND"
 QUEUES = {"default": QueueConfig(max_workers=100)}
 
-# Fields of `Config` that hold one object, and those that hold several.
+# Fields of `Config` that hold one object or several.
 OBJECTS = ("job_stuck_handler", "reindexer_schedule", "retry_policy")
 LISTS_OF_OBJECTS = ("error_handlers", "hooks", "middleware")
 
 BUILT_INS = ("HEARTBEAT", "ORPHANS")  # `built_in` reads them
 
-_PLACES: Mapping[str, object] = {"DATABASE": str, "POOL_SIZE": int, "SCHEMA": str}
+_EARLY: Mapping[str, object] = {"DATABASE": str, "POOL_SIZE": int, "SCHEMA": str}
 
 
 def database_alias() -> str:
-    """Return which of Django's databases holds the jobs. Raises: ConfigError."""
-    alias = str(_place("DATABASE", "default"))
+    """Return the alias of Django's database that holds the jobs. Raises: ConfigError."""
+    alias = str(_early("DATABASE", "default"))
     if alias not in settings.DATABASES:
         known = ", ".join(map(repr, sorted(settings.DATABASES)))
         raise ConfigError(f"{_where('DATABASE')} must be one of DATABASES, {known}, got {alias!r}")
@@ -45,13 +45,13 @@ def database_alias() -> str:
 
 
 def schema_name() -> str:
-    """Return the schema of River's tables, empty for the search path. Raises: ConfigError."""
-    return str(_place("SCHEMA", ""))
+    """Return the schema of River's tables; empty means the search path. Raises: ConfigError."""
+    return str(_early("SCHEMA", ""))
 
 
 def pool_size() -> int:
-    """Return how many connections a worker has beside those of Django. Raises: ConfigError."""
-    size = _place("POOL_SIZE", POOL_SIZE)
+    """Return the size of a worker's own pool. Raises: ConfigError."""
+    size = _early("POOL_SIZE", POOL_SIZE)
     try:
         return checked_pool_size(size)  # type: ignore[arg-type]  # decoded as a number
     except ConfigError as error:
@@ -60,24 +60,24 @@ def pool_size() -> int:
 
 def project_config() -> Config:
     """
-    Return the configuration that `MILLHAND` says, without workers.
+    Return the configuration of `MILLHAND`, without workers.
 
-    Raises: ConfigError that begins with the key, or with MILLHAND.
+    Raises: ConfigError that begins with the key or with MILLHAND.
     """
     given = _given()
-    known = {*_PLACES, *BUILT_INS, *map(str.upper, (*WORKER_SETTINGS, *OBJECTS, *LISTS_OF_OBJECTS))}
+    known = {*_EARLY, *BUILT_INS, *map(str.upper, (*WORKER_SETTINGS, *OBJECTS, *LISTS_OF_OBJECTS))}
     check_keys(given, known, NAME)
     database_alias()
     pool_size()
     values = {"queues": QUEUES, "soft_stop_timeout": SOFT_STOP_TIMEOUT, **dict(_values(given))}
     try:
-        return Config(schema=schema_name(), **values)  # type: ignore[arg-type]  # each decoded by its field's type
+        return Config(schema=schema_name(), **values)  # type: ignore[arg-type]  # decoded as the field's type
     except ConfigError as error:
         raise ConfigError(f"{NAME}: {error}") from error
 
 
 def decoded_setting(key: str, hint: object) -> object:
-    """Return what is said of a key, None where nothing is. Raises: ConfigError."""
+    """Return the value of a key, or None. Raises: ConfigError."""
     return _decoded(_given().get(key), hint, _where(key))
 
 
@@ -104,9 +104,9 @@ def _given() -> Mapping[str, object]:
     return given
 
 
-def _place(key: str, default: object) -> object:
-    """Return one of the settings that models need before anything else can be imported."""
-    return _decoded(_given().get(key, default), _PLACES[key], _where(key))
+def _early(key: str, default: object) -> object:
+    """Return a setting that models need while Django still imports them."""
+    return _decoded(_given().get(key, default), _EARLY[key], _where(key))
 
 
 def _where(key: str) -> str:
@@ -120,7 +120,7 @@ def _decoded(value: object, hint: object, where: str) -> object:
 
 
 def _as_in_toml(value: object) -> object:
-    """Return what Python says in its own ways as a file would say it."""
+    """Return a Python value in the form that TOML would have."""
     if value is None:
         return NONE
     if isinstance(value, timedelta):

@@ -1,4 +1,4 @@
-"""`manage.py check`: settings that cannot be, said before anything is started."""
+"""`manage.py check`: report wrong settings before the start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from millhand.errors import ConfigError
 
 
 def check_settings(**_: object) -> list[CheckMessage]:
-    """Return what is wrong with MILLHAND, with the workers of the apps, or with the database that it names."""
+    """Return the errors of MILLHAND, of the apps' workers and of the database."""
     try:
         whole_config()
         built_ins()

@@ -1,8 +1,8 @@
 """
-River's tables and ours as migrations of Django's, made by our migrator.
+Django migrations that create River's tables and ours with our migrator.
 
-Each migration names the versions that it leads to, line by line; a release with a new version brings a new migration.
-They are not atomic: what one version of a line adds to an enum, a later one may use only when it is committed.
+Each migration names a version of each line; a release with a new version adds a migration. The migrations are not atomic:
+an enum value of one version must be committed before a later version can use it.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from millhand.schema.migrator import Migrator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
-    """Where a migration leads and whence; 0 is before the first version of a line."""
+    """The versions after and before a migration; 0 is before the first version of a line."""
 
     above: Mapping[str, int]
     below: Mapping[str, int]
 
     def up(self, apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
-        """Apply what is not applied yet; River's own migrator, or `millhand migrate up`, may have done so."""
+        """Apply the missing versions; River's migrator or `millhand migrate up` may have applied some."""
         if _is_ours(editor):
-            for line, version in self.above.items():  # main first, which the other needs
+            for line, version in self.above.items():  # main first, because the other line needs it
                 run_sync(_migrator(line).up(target=version))
 
     def down(self, apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
-        """Take back what this migration leads to."""
+        """Revert to the versions before this migration."""
         if _is_ours(editor):
             for line in reversed(tuple(self.above)):
                 run_sync(_migrator(line).down(target=self.below.get(line, 0)))
 
 
 def lead_to(above: Mapping[str, int], *, below: Mapping[str, int] | None = None) -> Operation:
-    """Return the operation that brings each line to its version in `above`, and back to that in `below`."""
+    """Return the operation that migrates each line to its version in `above`, and back to that in `below`."""
     versions = Versions(above=above, below=below or {})
     return RunPython(versions.up, versions.down)
 
@@ -52,5 +52,5 @@ def _migrator(line: str) -> Migrator:
 
 
 def _is_ours(editor: BaseDatabaseSchemaEditor) -> bool:
-    """Whether it is the database of the jobs that is migrated: a project may have others."""
+    """Return whether Django migrates the database of the jobs, and not another one of the project."""
     return bool(editor.connection.alias == database_alias())

@@ -1,7 +1,7 @@
 """
-Django's Tasks, of either origin: `django.tasks` since Django 6.0, and the package `django-tasks` before.
+Django's Tasks from either source: `django.tasks` since Django 6.0, or the package `django-tasks` before.
 
-Their classes are equal and not the same, so a result must be made of those that its task is of.
+Their classes look alike but differ, so a result must use the classes of its task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BACKPORT = "django_tasks"
 
 @dataclass(frozen=True, slots=True)
 class TaskApi:
-    """One of the two, by the names that both have."""
+    """The modules of one of the two, under the names that both have."""
 
     base: ModuleType
     exceptions: ModuleType
@@ -30,7 +30,7 @@ class TaskApi:
 
     @property
     def invalid_task(self) -> type[Exception]:
-        """What a task that cannot be is refused with."""
+        """The exception for an invalid task."""
         name = "InvalidTask" if hasattr(self.exceptions, "InvalidTask") else "InvalidTaskError"
         error: type[Exception] = getattr(self.exceptions, name)
         return error
@@ -38,21 +38,21 @@ class TaskApi:
 
 def task_api(name: str) -> TaskApi:
     """Return the API of `django.tasks` or `django_tasks`. Raises: ImportError."""
-    words = "django.utils.json" if name == DJANGO else f"{BACKPORT}.utils"
+    json_module = "django.utils.json" if name == DJANGO else f"{BACKPORT}.utils"
     return TaskApi(
         base=import_module(f"{name}.base"),
         exceptions=import_module(f"{name}.exceptions"),
         handler=import_module(name),
-        normalize_json=import_module(words).normalize_json,
+        normalize_json=import_module(json_module).normalize_json,
         signals=import_module(f"{name}.signals"),
     )
 
 
 def loaded_task(path: str) -> tuple[Any, TaskApi]:
     """
-    Return the task at a dotted path, and the API that it is of.
+    Return the task at a dotted path, and its API.
 
-    Raises: ImportError; ValueError for what is no task.
+    Raises: ImportError; ValueError for another object.
     """
     task = import_string(path)
     name = DJANGO if type(task).__module__.startswith(DJANGO) else BACKPORT

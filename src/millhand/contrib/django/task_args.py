@@ -1,4 +1,4 @@
-"""What a job of a task of Django's is told, and how its row is read as the result of the task."""
+"""The args of a Django task's job, and the conversion of its row to the task's result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from millhand.contrib.django.task_api import TaskApi, loaded_task
 from millhand.job import JobRow, JobState, Json
 
-# Where the dotted paths of what attempts raised are kept, by the number of the attempt; the row's errors have its name.
+# Metadata key of the exceptions' dotted paths by attempt; the row's errors have only their text.
 ERRORS = "django_task_errors"
 
 STATUSES: Mapping[JobState, str] = {
@@ -26,7 +26,7 @@ STATUSES: Mapping[JobState, str] = {
 
 
 class TaskArgs(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that is a plain function, by its dotted path, and what it is called with."""
+    """A task that is a plain function: its dotted path and its arguments."""
 
     kind: ClassVar[str] = "django_task"
 
@@ -38,7 +38,7 @@ class TaskArgs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AsyncTaskArgs(TaskArgs, frozen=True, kw_only=True):
-    """As `TaskArgs`, of a coroutine function; a kind of its own, because it is worked in another way."""
+    """A task that is a coroutine function, with a kind of its own because its worker differs."""
 
     kind: ClassVar[str] = "django_async_task"
 
@@ -50,7 +50,7 @@ def result_of(row: JobRow) -> Any:  # noqa: ANN401 - a TaskResult, of either API
     """
     Return the row of a task's job as Django's `TaskResult`.
 
-    Raises: ImportError and ValueError for a task that is not there any more.
+    Raises: ImportError or ValueError if the task does not exist any more.
     """
     args = msgspec.json.decode(row.encoded_args, type=TaskArgs)
     task, api = loaded_task(args.task)
@@ -60,7 +60,7 @@ def result_of(row: JobRow) -> Any:  # noqa: ANN401 - a TaskResult, of either API
 
 
 def task_result(row: JobRow, task: Any, api: TaskApi, args: TaskArgs) -> Any:  # noqa: ANN401 - as above
-    """Return the result of `task` as its row says."""
+    """Return the row of a job of `task` as a `TaskResult`."""
     result = api.base.TaskResult(
         task=task,
         id=str(row.id),

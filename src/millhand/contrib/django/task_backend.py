@@ -1,12 +1,12 @@
 """
-A backend of Django's Tasks on River's tables: what `tasks` and `backport` are made of.
+The common part of the backends `tasks` and `backport`: Django's Tasks on River's tables.
 
-    enqueue       inserts on Django's own connection: there when the `transaction.atomic` that is open is committed
-    priority      -100 … -51, -50 … -1, 0, 1 … 100 are River's 4, 3, 2, 1, of which 1 is first
-    run_after     the job's scheduled_at
-    queue_name    the job's queue; QUEUES of the backend says which there may be
-    a result      the job's row, by its id: ready until it runs or while it waits to be tried again, then successful, or
-                  failed when there are no attempts left or it was cancelled
+    enqueue       inserts on Django's connection, as part of the open `transaction.atomic`
+    priority      -100 … -51, -50 … -1, 0, 1 … 100 become River's 4, 3, 2, 1, of which 1 is first
+    run_after     becomes the job's scheduled_at
+    queue_name    becomes the job's queue; QUEUES of the backend lists the allowed names
+    a result      is the job's row: ready until the job runs or while it waits for a retry, then successful; failed when
+                  no attempts are left or the job was cancelled
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTIONS = ("MAX_ATTEMPTS",)
 
 
 class MillhandTasks:
-    """What both backends do; each is also a `BaseTaskBackend` of its own API."""
+    """The behaviour of both backends; each is also a `BaseTaskBackend` of its own API."""
 
     api_name: str
 
@@ -43,28 +43,28 @@ class MillhandTasks:
     supports_priority = True
 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
-        super().__init__(alias, params)  # type: ignore[call-arg]  # its API's base is behind this class
+        super().__init__(alias, params)  # type: ignore[call-arg]  # the API's base class is next in the MRO
         check_keys(self.options, OPTIONS, f"TASKS[{alias!r}]['OPTIONS']")
         self._opts = InsertOpts(max_attempts=self.options.get("MAX_ATTEMPTS"))
 
     @property
     def api(self) -> TaskApi:
-        """The API that this backend is of."""
+        """The API of this backend."""
         return task_api(self.api_name)
 
     def validate_task(self, task: Any) -> None:  # noqa: ANN401 - a Task, of either API
         """Raise InvalidTask for a task that cannot be inserted."""
-        super().validate_task(task)  # type: ignore[misc]  # its API's base is behind this class
+        super().validate_task(task)  # type: ignore[misc]  # as above
         fault = queue_name_error(task.queue_name)
         if fault is not None:
             raise self.api.invalid_task(f"queue_name {fault}")
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as above
-        """Insert a job for a task that is called with `args` and `kwargs`. Raises: InvalidTask; InvalidJob; DriverError."""
+        """Insert a job that calls the task with `args` and `kwargs`. Raises: InvalidTask; InvalidJob; DriverError."""
         self.validate_task(task)
         api = self.api
         args_type = AsyncTaskArgs if iscoroutinefunction(task.func) else TaskArgs
-        told = args_type(
+        task_args = args_type(
             task=task.module_path,
             args=api.normalize_json(list(args)),
             kwargs=api.normalize_json(dict(kwargs)),
@@ -77,13 +77,13 @@ class MillhandTasks:
             queue=task.queue_name,
             scheduled_at=None if task.run_after is None else _aware(task.run_after),
         )
-        row = client().insert(told, opts).job
-        result = task_result(row, task, api, told)
+        row = client().insert(task_args, opts).job
+        result = task_result(row, task, api, task_args)
         api.signals.task_enqueued.send(type(self), task_result=result)
         return result
 
     def get_result(self, result_id: str) -> Any:  # noqa: ANN401 - a TaskResult, of either API
-        """Return what is known of a task by its job's id. Raises: TaskResultDoesNotExist."""
+        """Return the result of a task by its job's id. Raises: TaskResultDoesNotExist."""
         missing = self.api.exceptions.TaskResultDoesNotExist(result_id)
         if not (result_id.isascii() and result_id.isdigit()):
             raise missing
@@ -100,7 +100,7 @@ class MillhandTasks:
 
 
 def river_priority(priority: int) -> int:
-    """Return River's priority, of which 1 is first, for one of Django's, of which 100 is."""
+    """Return River's priority, where 1 is first, for one of Django's, where 100 is first."""
     if priority > 0:
         return 1
     if priority == 0:
@@ -109,6 +109,6 @@ def river_priority(priority: int) -> int:
 
 
 def _aware(moment: datetime) -> datetime:
-    """Return an instant: without USE_TZ, one of the server's time zone is meant."""
+    """Return an aware datetime; without USE_TZ, a naive one is in the server's time zone."""
     aware: datetime = timezone.make_aware(moment) if timezone.is_naive(moment) else moment
     return aware

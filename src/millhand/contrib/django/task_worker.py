@@ -1,8 +1,9 @@
-"""The workers of Django's tasks: one for plain functions, in threads, and one for coroutine functions, on the event loop."""
+"""The workers of Django's tasks: one for plain functions, and one for coroutine functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ from millhand.worker import Worker, Workers
 
 
 def task_workers() -> Iterable[Worker]:
-    """Return the workers of tasks, if TASKS has a backend of ours."""
-    if not any(_is_ours(str(said.get("BACKEND", ""))) for said in _backends()):
+    """Return the workers of tasks if TASKS has a Millhand backend."""
+    if not any(_is_ours(str(backend.get("BACKEND", ""))) for backend in _backends()):
         return ()
     workers = Workers()
     workers.add()(work_task)
@@ -29,30 +30,24 @@ def task_workers() -> Iterable[Worker]:
 
 
 def work_task(job: Job[TaskArgs]) -> None:
-    """Call the task's function, in this thread."""
+    """Call the task's function in this thread."""
     call = _Call.of(job)
-    try:
+    with call.recording_errors():
         value = call.task.call(*call.args, **call.kwargs)
-    except BaseException as error:
-        call.fail(error)
-        raise
     call.succeed(value)
 
 
 async def work_async_task(job: Job[AsyncTaskArgs]) -> None:
     """Await the task's function."""
     call = _Call.of(job)
-    try:
+    with call.recording_errors():
         value = await call.task.acall(*call.args, **call.kwargs)
-    except BaseException as error:
-        call.fail(error)
-        raise
     call.succeed(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """One attempt of a task: what is called, and who is told."""
+    """One attempt of a task, which records its outcome and sends Django's signals."""
 
     api: TaskApi
     args: list[Any]
@@ -63,25 +58,33 @@ class _Call:
 
     @classmethod
     def of(cls, job: Job[Any]) -> _Call:
-        told: TaskArgs = job.args
-        task, api = loaded_task(told.task)
-        task = task.using(priority=told.priority, queue_name=job.queue, backend=told.backend)
-        result = task_result(job.row, task, api, told)
-        args = [api.base.TaskContext(task_result=result), *told.args] if task.takes_context else told.args
-        call = cls(api=api, args=args, job=job, kwargs=told.kwargs, result=result, task=task)
-        call._tell("task_started")
+        given: TaskArgs = job.args
+        task, api = loaded_task(given.task)
+        task = task.using(priority=given.priority, queue_name=job.queue, backend=given.backend)
+        result = task_result(job.row, task, api, given)
+        args = [api.base.TaskContext(task_result=result), *given.args] if task.takes_context else given.args
+        call = cls(api=api, args=args, job=job, kwargs=given.kwargs, result=result, task=task)
+        call._send("task_started")
         return call
 
     def succeed(self, value: object) -> None:
-        """Keep what the function returned."""
+        """Record the function's return value."""
         output = self.api.normalize_json(value)
         self.job.record_output(output)
         self._end("SUCCESSFUL")
         object.__setattr__(self.result, "_return_value", output)
-        self._tell("task_finished")
+        self._send("task_finished")
 
-    def fail(self, error: BaseException) -> None:
-        """Keep the class of what it raised; of the last attempt tell that the task has failed."""
+    @contextlib.contextmanager
+    def recording_errors(self) -> Iterator[None]:
+        """Record the class of an error; after the last attempt, also that the task has failed."""
+        try:
+            yield
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
         if isinstance(error, JobSignal) and not isinstance(error, JobCancel):
             return
         kind = type(error)
@@ -91,14 +94,14 @@ class _Call:
         self.job.set_metadata(ERRORS, kept)
         if self.job.attempt >= self.job.max_attempts or isinstance(error, JobCancel):
             self._end("FAILED")
-            self._tell("task_finished")
+            self._send("task_finished")
 
     def _end(self, status: str) -> None:
-        # A result is frozen; Django's own backends change theirs so.
+        # A result is frozen; Django's own backends change theirs the same way.
         object.__setattr__(self.result, "status", self.api.base.TaskResultStatus(status))
         object.__setattr__(self.result, "finished_at", timezone.now())
 
-    def _tell(self, signal: str) -> None:
+    def _send(self, signal: str) -> None:
         sender = type(self.task.get_backend())
         getattr(self.api.signals, signal).send(sender, task_result=self.result)
 
@@ -108,9 +111,9 @@ def _backends() -> Iterable[Mapping[str, Any]]:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a dotted path leads to a backend of ours, or to one that is made of it."""
+    """Return whether a dotted path names a Millhand backend or a subclass of one."""
     try:
         found = import_string(path)
-    except ImportError:  # which Django's own check tells of
+    except ImportError:  # Django's own check reports it
         return False
     return isinstance(found, type) and issubclass(found, MillhandTasks)

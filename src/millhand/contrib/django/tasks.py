@@ -1,4 +1,4 @@
-"""The backend of `django.tasks`, part of Django since 6.0: TASKS names `millhand.contrib.django.tasks.MillhandBackend`."""
+"""The backend for `django.tasks` of Django 6.0 and newer: set it in TASKS."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from millhand.contrib.django.task_backend import MillhandTasks
 
 
 class MillhandBackend(MillhandTasks, BaseTaskBackend):
-    """Tasks as jobs; see `task_backend` for what becomes of what."""
+    """Runs tasks as jobs; see `task_backend`."""
 
     api_name = DJANGO

@@ -1,4 +1,4 @@
-"""`manage.py millhand_worker`, from its settings to its exit code: `millhand worker` for the workers of a project's apps."""
+"""Run the worker of `manage.py millhand_worker`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a worker ended: in order or by a crash; and whether threads are left that nobody can interrupt."""
+    """The end of a worker: gracefully or by a crash, and whether all its threads have ended."""
 
     is_in_order: bool
     is_all_ended: bool
@@ -28,11 +28,11 @@ class Ended:
 
 def run_worker(config: Config, alias: str, *, until_empty: bool = False) -> Ended:
     """
-    Work the jobs in Django's database `alias` until a signal, a crash or, if wanted, until there is nothing to do.
+    Work the jobs in Django's database `alias` until a signal, a crash or, with `until_empty`, until the queues are empty.
 
-    Its connections are its own, made as Django would make them. Call it in the main thread.
+    It opens its own connections with Django's settings. Call it in the main thread.
 
-    Raises: ConfigError; SchemaError; DriverError, while it starts.
+    Raises: ConfigError; SchemaError; DriverError, during the start.
     """
     url, size, extra = django_url(alias), pool_size(), built_ins()
     with StopSignals() as signals:

@@ -1,4 +1,4 @@
-"""Work the jobs of this project until Ctrl-C."""
+"""`manage.py millhand_worker`."""
 
 from __future__ import annotations
 
@@ -25,21 +25,35 @@ NOT_DONE = 1
 
 
 class Command(BaseCommand):
-    """`millhand worker`, for the workers in `<app>/jobs.py`, on the database that MILLHAND names."""
+    """`millhand worker` for the workers in `<app>/jobs.py`, on the database that MILLHAND names."""
 
     help = (
-        "Works the jobs of this project until Ctrl-C, which stops it in order: running jobs are waited for, then "
-        "interrupted and given back. A second Ctrl-C interrupts them at once, a third ends the process."
+        "Work the jobs of this project until Ctrl-C, which stops the worker gracefully: it waits for running jobs, then "
+        "interrupts them and makes them available again. A second Ctrl-C interrupts them at once; a third kills the "
+        "process."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Say the flags, which are those of `millhand worker`."""
+        """Add the flags, which are those of `millhand worker`."""
         add = parser.add_argument
-        add("--queue", action="append", default=[], metavar="NAME:N", dest="queues")
-        add("--soft-stop-timeout", metavar="DURATION", help="How long a stop waits for running jobs.")
-        add("--until-empty", action="store_true", help="Stop when no job is running and none is due.")
-        add("--log-format", choices=["auto", "text", "json"], help="Instead of LOGGING.")
-        add("--log-level", choices=["debug", "info", "warning", "error"], help="Instead of LOGGING.")
+        add(
+            "--queue",
+            action="append",
+            default=[],
+            metavar="NAME:N",
+            dest="queues",
+            help="Work this queue with at most N jobs at a time; repeatable.",
+        )
+        add("--soft-stop-timeout", metavar="DURATION", help="Let a stop wait this long for running jobs.")
+        add("--until-empty", action="store_true", help="Stop once no job is running and none is due.")
+        add(
+            "--log-format", choices=["auto", "text", "json"], help="Configure logging here, not with LOGGING."
+        )
+        add(
+            "--log-level",
+            choices=["debug", "info", "warning", "error"],
+            help="Configure logging here, not with LOGGING.",
+        )
 
     def handle(
         self,
@@ -51,11 +65,11 @@ class Command(BaseCommand):
         log_level: str | None,
         **_: object,
     ) -> None:
-        """Run until the end; exit code 1 after a crash."""
+        """Run until the worker stops; exit with 1 after a crash."""
         if log_format or log_level or not logging.getLogger().handlers:
             configure_logging(log_format or "auto", log_level or "info")  # type: ignore[arg-type]  # of its choices
         try:
-            config = replace(whole_config(), **dict(_said(queues, soft_stop_timeout)))  # type: ignore[arg-type]
+            config = replace(whole_config(), **dict(_flags(queues, soft_stop_timeout)))  # type: ignore[arg-type]
             ended = run_worker(_startable(config), database_alias(), until_empty=until_empty)
         except SchemaError as error:
             reason = str(error).partition("; run:")[0]
@@ -68,7 +82,7 @@ class Command(BaseCommand):
         except MillhandError as error:
             raise CommandError(str(error)) from error
         code = 0 if ended.is_in_order else NOT_DONE
-        if not ended.is_all_ended:  # a thread that nobody can interrupt; its job is given back by others
+        if not ended.is_all_ended:  # a thread cannot be interrupted; another client rescues its job
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -76,7 +90,7 @@ class Command(BaseCommand):
             sys.exit(code)
 
 
-def _said(queues: list[str], soft_stop_timeout: str | None) -> Iterator[tuple[str, object]]:
+def _flags(queues: list[str], soft_stop_timeout: str | None) -> Iterator[tuple[str, object]]:
     if queues:
         yield "queues", decode_text(",".join(queues), Mapping[str, QueueConfig], "--queue")
     if soft_stop_timeout:
@@ -86,6 +100,6 @@ def _said(queues: list[str], soft_stop_timeout: str | None) -> Iterator[tuple[st
 def _startable(config: Config) -> Config:
     if not len(config.workers) and not built_ins().is_any:
         raise CommandError(
-            "apps must have workers, got none; write jobs.py in an app, with `workers = Workers()`"
+            "apps must have workers, got none; add a jobs.py with `workers = Workers()` to an app"
         )
     return config

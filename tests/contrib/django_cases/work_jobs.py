@@ -1,4 +1,4 @@
-"""What the cases share."""
+"""Work the jobs of a test, and delete them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from millhand.contrib.django.worker import run_worker
 
 
 def work() -> None:
-    """Work all that is due, as `manage.py millhand_worker --until-empty` does."""
+    """Work all due jobs, as `manage.py millhand_worker --until-empty` does."""
     ended = run_worker(whole_config(), "default", until_empty=True)
     asyncio.set_event_loop(None)
 
@@ -19,6 +19,6 @@ def work() -> None:
 
 
 def empty_tables() -> None:
-    """Take away what was committed: Django empties the tables that it has made, and not these."""
+    """Delete committed rows; Django empties only the tables that it has created."""
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE river_job, river_queue, river_leader")

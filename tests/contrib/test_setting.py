@@ -19,8 +19,8 @@ class Seen(Hook):
 
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns the function that says what MILLHAND is."""
-    if not settings.configured:  # by another room's tests
+    """Return a function that sets MILLHAND."""
+    if not settings.configured:  # another test may have configured Django
         settings.configure(DATABASES={}, USE_TZ=True)
         django.setup()
     monkeypatch.setattr(settings, "DATABASES", {"default": {}, "jobs": {}}, raising=False)
@@ -32,7 +32,7 @@ def say(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_settings_are_fields_of_config(say: Any) -> None:
-    """Every kind of value is taken in Python's own words: durations, queues, no limit, objects and their dotted paths."""
+    """Values may be Python objects: durations, queues, None for no limit, objects and their dotted paths."""
     here = __name__
     say(
         DATABASE="jobs",
@@ -68,8 +68,8 @@ def test_settings_are_fields_of_config(say: Any) -> None:
     assert (config.reindexer_index_names, config.max_attempts) == (("a", "b"), 4)
 
 
-def test_nothing_said_is_the_command_line_s_default(say: Any) -> None:
-    """Without a word a project's worker is what `millhand worker` is."""
+def test_defaults_are_those_of_the_command_line(say: Any) -> None:
+    """Without settings a project's worker has the defaults of `millhand worker`."""
     say()
     config = project_config()
 
@@ -105,8 +105,8 @@ def test_nothing_said_is_the_command_line_s_default(say: Any) -> None:
         ({"SCHEMA": "a b"}, "MILLHAND: schema must be at most 46 of the characters"),
     ],
 )
-def test_what_cannot_be_is_refused(say: Any, said: dict[str, object], words: str) -> None:
-    """An error says where it stands, what is allowed there, and what was found."""
+def test_wrong_values_are_refused(say: Any, said: dict[str, object], words: str) -> None:
+    """An error has its place, the rule and the value."""
     say(**said)
     with pytest.raises(ConfigError) as refused:
         project_config()
@@ -115,7 +115,7 @@ def test_what_cannot_be_is_refused(say: Any, said: dict[str, object], words: str
 
 
 def test_settings_that_are_no_dictionary_are_refused(say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MILLHAND itself must be one."""
+    """MILLHAND must be a dictionary."""
     monkeypatch.setattr(settings, "MILLHAND", ["QUEUES"], raising=False)
     with pytest.raises(ConfigError) as refused:
         project_config()

@@ -1,3 +1,5 @@
+"""Claims about the admin."""
+
 from __future__ import annotations
 
 from django.contrib.auth.models import Permission, User
@@ -26,8 +28,8 @@ class AdminCase(TestCase):
     def state(self, id: int) -> str:
         return client().jobs.get(id).state.value
 
-    def test_whoever_may_only_view_can_change_nothing(self) -> None:
-        """A user with the permission to view sees jobs, and no button or request of his changes one."""
+    def test_viewer_can_change_nothing(self) -> None:
+        """A user with only the view permission sees jobs, and can change none."""
         job = client().insert(Confirm(1)).job
         self.client.force_login(self.viewer)
         page = reverse("admin:millhand_job_change", args=[job.id])
@@ -39,8 +41,8 @@ class AdminCase(TestCase):
         assert ("_cancel" in shown, "confirm_order" in shown) == (False, True)
         assert (posted.status_code, deleted.status_code, self.state(job.id)) == (403, 403, "available")
 
-    def test_buttons_below_a_job_need_a_token_and_a_job(self) -> None:
-        """A button pressed from elsewhere is refused, one below a job that is gone does nothing, and others work."""
+    def test_buttons_need_a_csrf_token_and_a_job(self) -> None:
+        """A request without a CSRF token is refused, one for a missing job does nothing, and others work."""
         job = client().insert(Confirm(1)).job
         page = reverse("admin:millhand_job_change", args=[job.id])
         careful = Client(enforce_csrf_checks=True)
@@ -59,8 +61,8 @@ class AdminCase(TestCase):
         )  # as Django has it
         assert self.state(job.id) == "cancelled"
 
-    def test_what_cannot_be_done_leaves_the_rest_be(self) -> None:
-        """Of several jobs those are retried that can be; of the others the page says why not."""
+    def test_refused_change_does_not_stop_others(self) -> None:
+        """Jobs that can be retried are retried, and the page shows the outcome."""
         self.client.force_login(self.keeper)
         unique = InsertOpts(unique=UniqueOpts(by_args=True))
         first = client().insert(Confirm(1), unique).job
@@ -75,10 +77,10 @@ class AdminCase(TestCase):
         assert self.state(first.id) == "cancelled"
 
     def test_running_jobs_are_not_deleted(self) -> None:
-        """A job that runs is in the way of a deletion, of one or of several; the others go when it is left out."""
+        """A running job prevents a deletion; without it the others are deleted."""
         self.client.force_login(self.keeper)
         running, waiting = (client().insert(Confirm(number)).job.id for number in (1, 2))
-        from django.db import connection  # noqa: PLC0415 - what only a client does
+        from django.db import connection  # noqa: PLC0415 - simulates a client
 
         with connection.cursor() as cursor:
             cursor.execute(
@@ -88,11 +90,11 @@ class AdminCase(TestCase):
         refused = self.give("delete_selected", running, waiting)
         self.give("delete_selected", waiting, post="yes")
 
-        assert "which is running: cancel it first" in refused
+        assert "is running: cancel it first" in refused
         assert list(Job.objects.values_list("pk", flat=True)) == [running]
 
-    def test_search_and_filters_take_anything(self) -> None:
-        """Whatever is typed finds what it says or nothing, and is never an error."""
+    def test_search_and_filters_accept_any_text(self) -> None:
+        """Any text finds its jobs or nothing, and is never an error."""
         self.client.force_login(self.keeper)
         job = client().insert(Confirm(5)).job
         link = f"{LIST}{job.id}/change/"

@@ -1,0 +1,45 @@
+"""Claims about the built-in jobs of a project."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from django.conf import settings
+from django.test import TransactionTestCase, override_settings
+from shop.models import Order
+
+from django_cases.work_jobs import empty_tables, work
+from millhand.contrib.django.models import Job
+from millhand.contrib.django.system_check import check_settings
+
+
+class BuiltInCase(TransactionTestCase):
+    def setUp(self) -> None:
+        self.addCleanup(empty_tables)
+
+    def test_built_in_jobs_run(self) -> None:
+        """The heartbeat job runs, and the cleanup compares rows with stored files."""
+        for key in ("a.png", "b.png"):
+            Order.objects.create(customer=key)
+        self.addCleanup(Order.objects.all().delete)
+        with tempfile.TemporaryDirectory() as directory:
+            for name in ("a.png", "c.png"):
+                (Path(directory) / name).write_text(name)
+            orphans = {
+                "config": "django_cases.jobs.orphans",
+                "storage": f"file:{directory}",
+                "interval": "1h",
+            }
+            built_ins = {"HEARTBEAT": "1m", "ORPHANS": orphans}
+            with override_settings(MILLHAND={**settings.MILLHAND, **built_ins}):
+                found = [error.msg for error in check_settings()]
+                while (
+                    Job.objects.filter(kind__in=["heartbeat", "orphan_cleanup"], state="completed").count()
+                    < 2
+                ):
+                    work()
+
+        report = Job.objects.get(kind="orphan_cleanup").metadata["output"]
+        assert found == []
+        assert (report["objects"], report["rows"], report["missing"]) == (2, 2, 1), report
