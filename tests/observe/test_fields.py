@@ -161,9 +161,7 @@ def _functions() -> dict[str, list[tuple[str, Function]]]:
 @cache
 def _trees() -> dict[str, ast.Module]:
     """Return the syntax trees of the modules that write log lines or build their fields."""
-    return {
-        name: ast.parse(text) for name, text in _texts().items() if "logger" in text or "fields(" in text
-    }
+    return {name: ast.parse(text) for name, text in _texts().items() if "logger" in text or "fields(" in text}
 
 
 @cache
