@@ -1,7 +1,7 @@
 """
-What can be done to jobs and queues from outside, whoever works them: list, cancel, retry, delete, pause, resume.
+List, cancel, retry and delete jobs from outside.
 
-It works on the database alone: no worker need run, and those that do hear of it, in whatever language.
+No worker has to run. Running workers in any language receive the commands.
 
 Prints:
 
@@ -33,7 +33,7 @@ def after(days: int) -> InsertOpts:
 
 
 async def main() -> None:
-    async with Client(os.environ["DATABASE_URL"]) as client:  # without queues it works nothing
+    async with Client(os.environ["DATABASE_URL"]) as client:  # without queues it works no jobs
         jobs = [(Remind("tomorrow"), after(1)), (Remind("next year"), after(365))]
         tomorrow, next_year = [result.job for result in await client.insert_many(jobs)]
 
@@ -43,7 +43,7 @@ async def main() -> None:
         row = await client.jobs.cancel(next_year.id)
         print(f"{row.args['when']} is {row.state}")
 
-        row = await client.jobs.retry(tomorrow.id)  # now, and not tomorrow
+        row = await client.jobs.retry(tomorrow.id)  # now instead of tomorrow
         print(f"{row.args['when']} is {row.state}")
 
         deleted = await client.jobs.delete_many(JobFilters(kinds=["remind"]))

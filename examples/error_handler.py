@@ -1,7 +1,7 @@
 """
-Hear of every failed attempt, and say that a job is not worth another one.
+React to every failed attempt, and cancel a job that cannot succeed.
 
-The log tells of failures without it: `job errored`, and in the end `job discarded`.
+Without a handler, Millhand logs failures: `job errored`, and at the end `job discarded`.
 
 Prints:
 
@@ -24,7 +24,7 @@ SOON = timedelta(seconds=0.1)
 workers = Workers()
 
 
-class Patience:
+class RetrySoon:
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
         return now + SOON
 
@@ -34,7 +34,7 @@ class Charge:
     kind: ClassVar[str] = "charge"
 
 
-@workers.add(retry=Patience())  # without it: 1 s, 16 s, 81 s, 4 min, …
+@workers.add(retry=RetrySoon())  # the default is 1 s, 16 s, 81 s, 4 min, …
 async def charge(job: Job[Charge]) -> None:
     raise TimeoutError("bank is slow") if job.attempt < 3 else PermissionError("card is stolen")
 
@@ -44,7 +44,7 @@ class Watcher:
         job, error = failure.job, failure.error
         is_hopeless = isinstance(error, PermissionError)
         print(f"attempt {job.attempt} of {job.max_attempts}, {error!r}{', cancelled' * is_hopeless}")
-        return is_hopeless  # True cancels the job; anything else leaves it to its retries
+        return is_hopeless  # True cancels the job; otherwise it is retried
 
 
 async def main() -> None:

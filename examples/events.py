@@ -1,10 +1,10 @@
 """
-Watch what becomes of this client's jobs, told after it was written to the table.
+Subscribe to the events of this client's jobs and queues. An event is sent after its row was written.
 
 Prints:
 
     job_completed   double: 42
-    job_failed      sulk: RuntimeError: not today
+    job_failed      fail: RuntimeError: not today
     queue_paused    default
     queue_resumed   default
 """
@@ -33,26 +33,26 @@ async def double(job: Job[Double]) -> None:
 
 
 @workers.add()
-async def sulk() -> None:
+async def fail() -> None:
     raise RuntimeError("not today")
 
 
-def tell(event: Event) -> None:
+def show(event: Event) -> None:
     job = event.job
-    said = event.queue if job is None else f"{job.kind}: {job.errors[-1].error if job.errors else job.output}"
-    print(f"{event.kind:<15} {said}")
+    text = event.queue if job is None else f"{job.kind}: {job.errors[-1].error if job.errors else job.output}"
+    print(f"{event.kind:<15} {text}")
 
 
 async def main() -> None:
     config = Config(workers=workers, queues={"default": 10})
     async with Client(os.environ["DATABASE_URL"], config) as client:
-        with client.subscribe() as events:  # of all kinds, or of those that you name
-            for job in (Double(21), (sulk.args(), InsertOpts(max_attempts=1))):
+        with client.subscribe() as events:  # without arguments: every kind
+            for job in (Double(21), (fail.args(), InsertOpts(max_attempts=1))):
                 await client.insert_many([job])
-                tell(await anext(events))
+                show(await anext(events))
             for change in (client.queues.pause, client.queues.resume):
                 await change("default")
-                tell(await anext(events))
+                show(await anext(events))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """
-Stop in order: running jobs get some time, then they are interrupted and given back; that attempt does not count.
+Stop in order: running jobs get time to end, then they are interrupted and returned. That attempt does not count.
 
 Prints:
 
     first client: working on it, attempt 1
-    first client: told to stop, tidying up
+    first client: interrupted, cleaning up
     the job is available, attempt 0
     second client: working on it, attempt 1
 """
@@ -35,8 +35,8 @@ def config(name: str, seconds: float, begun: asyncio.Event) -> Config:
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
-            print(f"{name} client: told to stop, tidying up")
-            raise  # that is what makes it an interruption
+            print(f"{name} client: interrupted, cleaning up")
+            raise  # required: otherwise the attempt counts as completed
 
     return Config(workers=workers, queues={"default": 10}, soft_stop_timeout=timedelta(seconds=0.2))
 

@@ -1,11 +1,11 @@
 """
-Be there at the moments of a job's life: a hook looks or amends, a middleware goes around.
+Run code around inserts and attempts: a hook is called at one moment, a middleware wraps an attempt.
 
 Prints:
 
     begins: report for tenant acme
     works
-    ends: well
+    ends: success
     around: report took a second or less: True
 """
 
@@ -37,15 +37,15 @@ class Tenant(Hook):
         print(f"begins: {job.kind} for tenant {job.metadata['tenant']}")
 
     async def work_end(self, job: Job[Any], error: BaseException | None) -> BaseException | None:
-        print("ends: well" if error is None else f"ends: {error!r}")
-        return error  # or another one, or None to make it a success
+        print("ends: success" if error is None else f"ends: {error!r}")
+        return error  # or another error, or None for success
 
 
 class Stopwatch(Middleware):
     async def work(self, job: Job[Any], call_next: Callable[[], Awaitable[None]]) -> None:
-        begun = time.monotonic()
+        start = time.monotonic()
         await call_next()
-        print(f"around: {job.kind} took a second or less: {time.monotonic() - begun <= 1}")
+        print(f"around: {job.kind} took a second or less: {time.monotonic() - start <= 1}")
 
 
 async def main() -> None:

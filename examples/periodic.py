@@ -1,5 +1,5 @@
 """
-Jobs by schedule: whichever client leads inserts them, and any client that knows their kind works them.
+Run jobs on a schedule: the leader inserts them, and any client with their worker works them.
 
 Prints:
 

@@ -1,8 +1,8 @@
 """
-Plain functions as workers: a plain `def` runs in a thread, so it may block.
+Use plain functions as workers: a plain `def` runs in a thread, so it may block.
 
-With plain parameters, `function.args(…)` makes what is inserted, and type checkers see it. A function that takes the
-job can ask it whether it is to end, for nobody can interrupt a thread.
+With plain parameters, `function.args(…)` creates the args, and type checkers check them. Python cannot interrupt a
+thread, so a long function calls `job.check_cancel_requested()`.
 
 Prints:
 
@@ -37,7 +37,7 @@ class SumUp:
 def sum_up(job: Job[SumUp]) -> None:
     total = 0
     for number in range(1, job.args.up_to + 1):
-        job.check_cancel_requested()  # raises when the job was cancelled, its time is up, or the client stops
+        job.check_cancel_requested()  # raises if the attempt must end
         total += number
     print(f"1 + … + {job.args.up_to} = {total}")
 

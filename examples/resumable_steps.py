@@ -1,11 +1,11 @@
 """
-Go on where the last attempt left off.
+Resume a job where the last attempt stopped.
 
 Prints:
 
     downloaded
     row 1
-    attempt 1 failed, and kept {'rows': 1}
+    attempt 1 failed with progress {'rows': 1}
     row 2
     job_completed
 """
@@ -44,7 +44,7 @@ async def import_rows(cursor: Cursor, num_rows: int) -> None:
         print(f"row {number + 1}")
         cursor.set(number + 1)
         if number == 0:
-            raise ConnectionError("the line went dead")
+            raise ConnectionError("connection lost")
 
 
 async def main() -> None:
@@ -52,7 +52,7 @@ async def main() -> None:
         events = client.subscribe()
         await client.insert(ImportCatalog(2))
         failed = (await anext(events)).job
-        print(f"attempt {failed.attempt} failed, and kept {failed.metadata['river:resumable_cursor']}")
+        print(f"attempt {failed.attempt} failed with progress {failed.metadata['river:resumable_cursor']}")
         print((await anext(events)).kind)
 
 

@@ -1,13 +1,13 @@
 """
-What a worker may say of its job besides "done" and "failed".
+Postpone or cancel a job from its worker function.
 
-A snooze gives the attempt back, so a job may be snoozed for ever without running out of attempts.
+A snoozed attempt does not count, so a job can be postponed any number of times.
 
 Prints:
 
     a.csv is not there yet
     a.csv is there: attempt 1, snoozed 1 time
-    b.zip: cancelled, JobCancelError: a CSV file is what we import
+    b.zip: cancelled, JobCancelError: only CSV files can be imported
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ImportFile:
 async def import_file(job: Job[ImportFile]) -> None:
     name, snoozes = job.args.name, job.metadata.get("snoozes", 0)
     if not name.endswith(".csv"):
-        raise JobCancel("a CSV file is what we import")  # for good
+        raise JobCancel("only CSV files can be imported")  # for good
     if not snoozes:
         print(f"{name} is not there yet")
         raise JobSnooze(timedelta(seconds=0.1))  # later

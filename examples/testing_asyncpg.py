@@ -1,9 +1,9 @@
 """
-Tests in a transaction that is rolled back: what was inserted, what its worker did, and three days in a moment.
+Test jobs in a transaction that is rolled back, with time travel.
 
     pytest examples/testing_asyncpg.py
 
-needs pytest-asyncio; the database comes by itself, or is made beside that of DATABASE_URL.
+It needs pytest-asyncio. The fixtures create the database, on the server of DATABASE_URL if that is set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from millhand import Client, Config, InsertOpts, Job, JobState, Workers, cron
 from millhand.testing import Counts, drain, require_inserted, time_travel
 
-# What an application has.
+# The application.
 workers = Workers()
 
 
@@ -31,7 +31,7 @@ class Remind:
 @workers.add()
 async def remind(job: Job[Remind]) -> None:
     if job.attempt == 1:
-        raise ConnectionError("the mail server is away")
+        raise ConnectionError("the mail server is unreachable")
     job.record_output(f"dear {job.args.customer}")
 
 
@@ -40,13 +40,13 @@ async def sign_up(client: Client, tx: asyncpg.Connection, customer: str) -> None
     await client.insert(Remind(customer), InsertOpts(scheduled_at=in_two_days), tx=tx)
 
 
-# And how it is tested.
+# Its test.
 @pytest.mark.asyncio
 async def test_reminder_is_sent_after_two_days(
     millhand_database_url: str, millhand_tx: asyncpg.Connection
 ) -> None:
-    """The reminder is scheduled, sent when its time has come, and tried again when the mail server is away."""
-    nightly = cron("0 3 * * *", Remind("everybody"))
+    """The reminder is scheduled, sent when it is due, and retried while the mail server is unreachable."""
+    nightly = cron("0 3 * * *", Remind("everyone"))
     client = Client(millhand_database_url, Config(workers=workers, periodic_jobs=[nightly]))
 
     with time_travel(client, tx=millhand_tx, now=datetime(2026, 3, 2, 9, tzinfo=UTC)) as time:
@@ -54,7 +54,7 @@ async def test_reminder_is_sent_after_two_days(
         await require_inserted(client, Remind("ann"), state=JobState.SCHEDULED)
         assert (await drain(client)).counts == Counts()
 
-        lived = await time.work_for(days=2, minutes=1)
+        worked = await time.work_for(days=2, minutes=1)
 
-        assert lived.counts == Counts(completed=3, failed=3)  # two nights, and ann
-        assert lived.worked[-1].job.output == "dear ann"
+        assert worked.counts == Counts(completed=3, failed=3)  # two nights, and ann
+        assert worked.worked[-1].job.output == "dear ann"

@@ -1,5 +1,5 @@
 """
-Tests with pytest-django, of the shop beside this file: jobs are worked in the transaction that it rolls back.
+Test the shop in this directory with pytest-django, in the transaction that it rolls back.
 
     PYTHONPATH=examples/django_shop pytest --ds=config.settings examples/testing_django.py
 """
@@ -24,7 +24,7 @@ def order(client: django.test.Client, customer: str, card: str = "good") -> None
 
 
 def test_order_is_confirmed(client: django.test.Client) -> None:
-    """The job is inserted in the transaction of its order, and worked in that of the test."""
+    """The job is inserted in the order's transaction, and worked in the test's."""
     order(client, "ann@example.com")
     require_inserted(millhand.client(), Confirm, queue="mail")
 
@@ -35,17 +35,17 @@ def test_order_is_confirmed(client: django.test.Client) -> None:
 
 
 def test_declined_card_leaves_no_job(client: django.test.Client) -> None:
-    """The job is gone with its order."""
+    """A rollback removes the job with its order."""
     order(client, "ann@example.com", card="declined")
 
     require_not_inserted(millhand.client(), Confirm)
 
 
 def test_open_orders_are_counted_every_ten_minutes() -> None:
-    """A coroutine is worked in the test's transaction too, and an hour takes no time."""
+    """A coroutine runs in the test's transaction, six times in an hour of travelled time."""
     Order.objects.create(customer="ann@example.com")
 
     with time_travel(millhand.client()) as time:
-        lived = time.work_for(timedelta(hours=1), raise_failures=True)
+        worked = time.work_for(timedelta(hours=1), raise_failures=True)
 
-    assert [one.job.kind for one in lived.worked] == [count_open.kind] * 6
+    assert [one.job.kind for one in worked.worked] == [count_open.kind] * 6

@@ -1,5 +1,5 @@
 """
-Tests with SQLAlchemy: the session of test, application and worker commits to savepoints of one transaction.
+Test with SQLAlchemy: sessions of test, application and worker commit to savepoints of one transaction.
 
     pytest examples/testing_sqlalchemy.py
 """
@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from millhand import Config, SyncClient, Workers
 from millhand.testing.sync import Counts, drain
 
-# What an application has: a model, a worker, and sessions that are made where they are needed.
+# The application: a model, a worker, and a factory of sessions.
 new_session = sessionmaker()
 workers = Workers()
 
@@ -33,10 +33,10 @@ class Customer(Base):
 @workers.add()
 def greet(name: str) -> None:
     with new_session.begin() as session:
-        session.add(Customer(name=name))  # a name that is there already is refused by the database
+        session.add(Customer(name=name))  # the database refuses a second row with this name
 
 
-# And how it is tested.
+# Its test.
 @pytest.fixture
 def session(millhand_database_url: str) -> Iterator[Session]:
     engine = create_engine(millhand_database_url.replace("://", "+psycopg://", 1))
@@ -51,7 +51,7 @@ def session(millhand_database_url: str) -> Iterator[Session]:
 
 
 def test_customer_is_greeted_once(session: Session, millhand_database_url: str) -> None:
-    """The second job fails in the database, and what the first one did is there all the same."""
+    """The second job fails in the database, and the work of the first one remains."""
     client = SyncClient(millhand_database_url, Config(workers=workers))
     client.insert_many([greet.args("ann"), greet.args("ann")], tx=session)
     session.commit()

@@ -1,5 +1,5 @@
 """
-Insert a job in a transaction of your own: it is there exactly when the transaction is committed.
+Insert a job in your own transaction: the job exists if the transaction commits.
 
 Prints:
 
@@ -47,7 +47,7 @@ async def main() -> None:
         except CardDeclined:
             print("order 2 is rolled back, and so is its receipt")
         orders = await pool.fetchval("SELECT array_agg(id) FROM example_orders")
-        jobs = await client.jobs.delete_many(JobFilters(kinds=["send_receipt"]))  # leave nothing behind
+        jobs = await client.jobs.delete_many(JobFilters(kinds=["send_receipt"]))  # clean up
         print(f"{orders} orders, {[job.args['order_id'] for job in jobs]} receipts to be sent")
         await pool.execute("DROP TABLE example_orders")
 

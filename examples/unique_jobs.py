@@ -1,12 +1,12 @@
 """
-Jobs that are not to be there twice: by their args, or part of them, by period, by queue, by state.
+Insert a job only once: by its args or some of them, by period, by queue, by state.
 
-The keys are River's to the byte, so a Go process and a Python process hold each other's.
+Go and Python compute the same keys, so the rule holds between them.
 
 Prints:
 
     first:  inserted
-    second: there already, the same job
+    second: skipped, the same job
     other:  inserted
 """
 
@@ -24,27 +24,29 @@ from millhand import Client, InsertOpts, InsertResult, JobFilters, Unique, Uniqu
 @dataclass(frozen=True)
 class SyncCustomer:
     kind: ClassVar[str] = "sync_customer"
-    # One per customer and hour, as long as it is not cancelled or discarded.
+    # One job for each customer and hour, unless it was cancelled or discarded.
     insert_opts: ClassVar[InsertOpts] = InsertOpts(
         queue="sync", unique=UniqueOpts(by_args=True, by_period=timedelta(hours=1))
     )
-    customer_id: Annotated[int, Unique]  # counts
-    trace_id: str  # does not
+    customer_id: Annotated[int, Unique]  # part of the key
+    trace_id: str  # not part of it
 
 
-def told(result: InsertResult) -> str:
-    return "there already" if result.unique_skipped_as_duplicate else "inserted"
+def outcome_of(result: InsertResult) -> str:
+    return "skipped" if result.unique_skipped_as_duplicate else "inserted"
 
 
 async def main() -> None:
     async with Client(os.environ["DATABASE_URL"]) as client:
         first = await client.insert(SyncCustomer(1, "a"))
-        print(f"first:  {told(first)}")
+        print(f"first:  {outcome_of(first)}")
         second = await client.insert(SyncCustomer(1, "b"))
-        print(f"second: {told(second)}, {'the same job' if second.job.id == first.job.id else 'another job'}")
+        print(
+            f"second: {outcome_of(second)}, {'the same job' if second.job.id == first.job.id else 'another job'}"
+        )
         other = await client.insert(SyncCustomer(2, "c"))
-        print(f"other:  {told(other)}")
-        await client.jobs.delete_many(JobFilters(kinds=["sync_customer"]))  # leave nothing behind
+        print(f"other:  {outcome_of(other)}")
+        await client.jobs.delete_many(JobFilters(kinds=["sync_customer"]))  # clean up
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-Orders over HTTP with FastAPI: each takes its job along in its transaction, and the same process works it.
+Orders over HTTP with FastAPI: each is stored with its job in one transaction, and the same process works the job.
 
     uvicorn --app-dir examples/fastapi_app app:app
 """
@@ -34,13 +34,13 @@ class Confirm:
 @workers.add(timeout=timedelta(seconds=30))
 async def confirm(job: Job[Confirm]) -> None:
     """Write to the customer."""
-    await asyncio.sleep(0.01)  # which takes a while
+    await asyncio.sleep(0.01)  # stands for slow work
     job.record_output(f"order {job.args.order_id} of {job.args.customer} is confirmed")
 
 
 @contextlib.asynccontextmanager
 async def database(app: FastAPI) -> AsyncIterator[None]:
-    """Open a pool for as long as the application runs; the client works on it."""
+    """Open the pool that the application and the client share."""
     async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=1) as pool:
         await pool.execute(
             "CREATE TABLE IF NOT EXISTS fastapi_orders (id bigserial PRIMARY KEY, customer text)"
@@ -49,7 +49,7 @@ async def database(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-# Without `queues` it would insert only, and `millhand worker app:config` would work the jobs elsewhere.
+# Without `queues` the application only inserts, and `millhand worker app:config` works the jobs.
 config = Config(workers=workers, queues={"default": 10}, soft_stop_timeout=timedelta(seconds=8))
 app = FastAPI(lifespan=millhand_lifespan(lambda app: app.state.pool, config, around=database))
 
@@ -63,7 +63,7 @@ class Order(BaseModel):
 
 @app.post("/orders", status_code=201)
 async def take(order: Order, client: Millhand) -> dict[str, int]:
-    """Take an order: it is there together with its job, or neither is."""
+    """Store an order and its job in one transaction."""
     async with app.state.pool.acquire() as connection, connection.transaction():
         insert = "INSERT INTO fastapi_orders (customer) VALUES ($1) RETURNING id"
         order_id = await connection.fetchval(insert, order.customer)
@@ -75,13 +75,13 @@ async def take(order: Order, client: Millhand) -> dict[str, int]:
 
 @app.get("/orders")
 async def count() -> dict[str, int]:
-    """Say how many orders there are."""
+    """Return the number of orders."""
     return {"orders": await app.state.pool.fetchval("SELECT count(*) FROM fastapi_orders")}
 
 
 @app.get("/jobs/{job_id}")
 async def job(job_id: int, client: Millhand) -> dict[str, Any]:
-    """Say what has become of a job."""
+    """Return the state of a job."""
     try:
         row = await client.jobs.get(job_id)
     except NotFound as error:

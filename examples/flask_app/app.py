@@ -2,7 +2,7 @@
 Orders over HTTP with Flask and Flask-SQLAlchemy: a job is inserted in the session of the request.
 
     flask --app examples/flask_app/app.py run
-    cd examples/flask_app && millhand worker app:config      # works the jobs, in a process of its own
+    cd examples/flask_app && millhand worker app:config      # works the jobs, in a separate process
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Confirm:
 
 @workers.add(timeout=timedelta(seconds=30))
 def confirm(job: Job[Confirm]) -> None:
-    """Write to the customer; a plain function, in a thread of the worker's."""
+    """Write to the customer; a plain function runs in a thread."""
     job.record_output(f"order {job.args.order_id} of {job.args.customer} is confirmed")
 
 
@@ -44,7 +44,7 @@ config = Config(workers=workers, queues={"default": 10})
 millhand = MillhandFlask()
 
 
-class Order(db.Model):  # type: ignore[name-defined]  # Flask-SQLAlchemy makes it while it runs
+class Order(db.Model):  # type: ignore[name-defined]  # Flask-SQLAlchemy creates the class at run time
     __tablename__ = "flask_orders"
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -52,7 +52,7 @@ class Order(db.Model):  # type: ignore[name-defined]  # Flask-SQLAlchemy makes i
 
 
 def create_app() -> Flask:
-    """Return the application, as `flask run` and a server such as waitress ask for it."""
+    """Return the application for `flask run`, or for a server such as waitress."""
     app = Flask(__name__)
     url = os.environ["DATABASE_URL"].partition("://")[2]
     app.config["SQLALCHEMY_DATABASE_URI"] = f"postgresql+psycopg://{url}"
@@ -67,7 +67,7 @@ def create_app() -> Flask:
 
 
 def take() -> tuple[dict[str, Any], int]:
-    """Take an order: it is there together with its job, or neither is."""
+    """Store an order and its job in one transaction."""
     asked = request.get_json()
     order = Order(customer=asked["customer"])
     db.session.add(order)
@@ -81,12 +81,12 @@ def take() -> tuple[dict[str, Any], int]:
 
 
 def count() -> dict[str, int]:
-    """Say how many orders there are."""
+    """Return the number of orders."""
     return {"orders": db.session.query(Order).count()}
 
 
 def job(job_id: int) -> tuple[dict[str, Any], int]:
-    """Say what has become of a job."""
+    """Return the state of a job."""
     try:
         row = millhand.client.jobs.get(job_id)
     except NotFound as error:

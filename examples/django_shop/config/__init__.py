@@ -1,1 +1,1 @@
-"""The project: its settings and its addresses."""
+"""The project: its settings and its URLs."""

@@ -1,4 +1,4 @@
-"""Settings of a small shop. `DATABASE_URL` is taken apart, for that is what the other examples go by."""
+"""Settings of a small shop. They read `DATABASE_URL`, as the other examples do."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TEMPLATES = [
 TIME_ZONE = "UTC"
 USE_TZ = True
 
-# What `millhand.Config` is told, key for key. Workers and periodic jobs are in shop/jobs.py.
+# Fields of `millhand.Config`. Workers and periodic jobs are in shop/jobs.py.
 MILLHAND = {
     "QUEUES": {"default": 20, "mail": {"max_workers": 5}},
     "SOFT_STOP_TIMEOUT": "8s",

@@ -1,4 +1,4 @@
-"""What a server such as gunicorn or waitress is given."""
+"""The entry point for a server such as gunicorn or waitress."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The app: orders, and what is done about them."""
+"""The app: orders and their jobs."""

@@ -21,7 +21,7 @@ class Confirm:
 
 @workers.add(timeout=timedelta(seconds=30))
 def confirm(job: Job[Confirm]) -> None:
-    """Write to the customer; a plain function, in a thread, with the ORM as in a view."""
+    """Write to the customer; a plain function runs in a thread and uses the ORM as a view does."""
     order = Order.objects.get(pk=job.args.order_id)
     if "@" not in order.customer:
         raise ValueError(f"customer must have an address, got {order.customer!r}")
@@ -31,7 +31,7 @@ def confirm(job: Job[Confirm]) -> None:
 
 @workers.add()
 async def count_open(limit: int = 100) -> None:
-    """Look at what is open; a coroutine, on the event loop, with the ORM's own coroutines."""
+    """Count open orders; a coroutine runs on the event loop and uses the asynchronous ORM."""
     num_open = await Order.objects.filter(is_confirmed=False).acount()
     if num_open > limit:
         raise RuntimeError(f"{num_open} orders are open")

@@ -1,4 +1,4 @@
-"""What the shop keeps."""
+"""The models of the shop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Order(models.Model):
-    """Something that somebody has bought."""
+    """An order of a customer."""
 
     customer = models.CharField(max_length=200)
     is_confirmed = models.BooleanField(default=False)

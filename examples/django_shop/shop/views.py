@@ -22,7 +22,7 @@ class CardDeclined(Exception):
 @csrf_exempt
 @require_http_methods(["GET", "POST"])
 def orders(request: HttpRequest) -> HttpResponse:
-    """List the orders, or take one."""
+    """List the orders, or store one."""
     if request.method == "GET":
         return JsonResponse({"orders": list(Order.objects.order_by("pk").values())})
     asked = json.loads(request.body)
@@ -32,7 +32,7 @@ def orders(request: HttpRequest) -> HttpResponse:
             client().insert(Confirm(order.pk))
             if asked.get("card") == "declined":
                 raise CardDeclined
-    except CardDeclined:  # neither the order is there nor its job
+    except CardDeclined:  # the rollback removed the order and its job
         return JsonResponse({"error": "card declined"}, status=402)
     return JsonResponse({"id": order.pk}, status=201)
 
@@ -40,14 +40,14 @@ def orders(request: HttpRequest) -> HttpResponse:
 @csrf_exempt
 @require_POST
 def reports(request: HttpRequest) -> HttpResponse:
-    """Have a report made."""
+    """Request a report."""
     result = report_task.enqueue(json.loads(request.body)["customer"])
     return JsonResponse({"id": result.id}, status=202)
 
 
 @require_GET
 def report(_: HttpRequest, result_id: str) -> HttpResponse:
-    """Say what has become of a report."""
+    """Return the state of a report."""
     result = report_task.get_result(result_id)
     value = result.return_value if result.status == "SUCCESSFUL" else None
     return JsonResponse({"status": result.status, "value": value})
