@@ -1,9 +1,4 @@
-"""
-What programs write against PyPI's `riverqueue`: each case is run on the real package and on ours, unchanged.
-
-`library` is the one or the other; `client` is its client, and `engine` what it speaks on. A synchronous case returns
-what it was told; its asynchronous twin is `asynchronous` of the same name.
-"""
+"""Programs for PyPI's `riverqueue`, which run on the real package and on Millhand's without a change."""
 
 from __future__ import annotations
 
@@ -28,7 +23,7 @@ class SortArgs:
 
 @dataclass
 class OptsArgs:
-    """Args with options of their own, as `insert_opts` of the library at hand."""
+    """Args with options, as the library's `insert_opts`."""
 
     opts: Any
 
@@ -42,8 +37,8 @@ class OptsArgs:
 
 
 @dataclass
-class Told:
-    """What a program sees of what it did."""
+class Outcome:
+    """What a program can observe."""
 
     results: list[Any] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -53,10 +48,10 @@ class Told:
 # -- synchronous
 
 
-def insert(library: Any, client: Any, engine: Any) -> Told:
-    """Inserts with what the README of the package shows."""
+def insert(library: Any, client: Any, engine: Any) -> Outcome:
+    """Inserts as the README of the package shows."""
     opts = library.InsertOpts
-    return Told(
+    return Outcome(
         results=[
             client.insert(SortArgs(strings=["whale", "tiger", "bear"])),
             client.insert(SortArgs([]), insert_opts=opts(max_attempts=17, priority=3)),
@@ -69,11 +64,11 @@ def insert(library: Any, client: Any, engine: Any) -> Told:
     )
 
 
-def insert_with_opts_of_args(library: Any, client: Any, engine: Any) -> Told:
-    """Options that the args bring, and those of an insert over them, one by one."""
+def insert_with_opts_of_args(library: Any, client: Any, engine: Any) -> Outcome:
+    """The args have options, and an insert overrides them one by one."""
     opts = library.InsertOpts
     args = OptsArgs(opts(max_attempts=5, priority=2, queue="of_args", tags=["one", "two"]))
-    return Told(
+    return Outcome(
         results=[
             client.insert(args),
             client.insert(args, opts(max_attempts=6, tags=["three"])),
@@ -82,12 +77,12 @@ def insert_with_opts_of_args(library: Any, client: Any, engine: Any) -> Told:
     )
 
 
-def insert_many(library: Any, client: Any, engine: Any) -> Told:
-    """Several at once, bare and with options; none at all; and so on a connection."""
+def insert_many(library: Any, client: Any, engine: Any) -> Outcome:
+    """Several jobs at once, with and without options; none at all; and on a connection."""
     opts, params = library.InsertOpts, library.InsertManyParams
-    told = Told()
-    told.counts.append(client.insert_many([SortArgs(["a"]), SortArgs(["b"])]))
-    told.counts.append(
+    outcome = Outcome()
+    outcome.counts.append(client.insert_many([SortArgs(["a"]), SortArgs(["b"])]))
+    outcome.counts.append(
         client.insert_many(
             [
                 params(args=SortArgs(["c"]), insert_opts=opts(max_attempts=5, tags=["one", "two"])),
@@ -96,49 +91,49 @@ def insert_many(library: Any, client: Any, engine: Any) -> Told:
             ]
         )
     )
-    told.counts.append(client.insert_many([]))
+    outcome.counts.append(client.insert_many([]))
     with engine.begin() as tx:
-        told.counts.append(client.insert_many_tx(tx, [SortArgs(["e"]), SortArgs(["f"])]))
-    return told
+        outcome.counts.append(client.insert_many_tx(tx, [SortArgs(["e"]), SortArgs(["f"])]))
+    return outcome
 
 
-def insert_tx(library: Any, client: Any, engine: Any) -> Told:
-    """In a transaction of the program's own: committed with it, and gone with its rollback."""
+def insert_tx(library: Any, client: Any, engine: Any) -> Outcome:
+    """In a transaction of the program: committed with it and rolled back with it."""
     from sqlalchemy.orm import Session  # noqa: PLC0415 - beside what is asynchronous, as a program would have it
 
-    told = Told()
+    outcome = Outcome()
     with engine.begin() as tx:
-        told.results.append(client.insert_tx(tx, SortArgs(["kept"])))
-        told.results.append(client.insert_tx(tx, SortArgs(["too"]), library.InsertOpts(queue="other")))
+        outcome.results.append(client.insert_tx(tx, SortArgs(["kept"])))
+        outcome.results.append(client.insert_tx(tx, SortArgs(["too"]), library.InsertOpts(queue="other")))
     with engine.connect() as tx:
-        told.results.append(client.insert_tx(tx, SortArgs(["gone"])))
+        outcome.results.append(client.insert_tx(tx, SortArgs(["gone"])))
         tx.rollback()
     with Session(engine) as session:
-        told.results.append(client.insert_tx(session, SortArgs(["session"])))
+        outcome.results.append(client.insert_tx(session, SortArgs(["session"])))
         session.commit()
-    return told
+    return outcome
 
 
-def insert_on_a_connection(library: Any, client: Any, engine: Any) -> Told:
-    """A client on one connection inserts into what is open there."""
-    told = Told()
+def insert_on_a_connection(library: Any, client: Any, engine: Any) -> Outcome:
+    """A client on one connection inserts into its open transaction."""
+    outcome = Outcome()
     with engine.connect() as connection:
         on_it = type(client)(type(client.driver)(connection))
-        told.results.append(on_it.insert(SortArgs(["kept"])))
-        told.counts.append(on_it.insert_many([SortArgs(["kept too"])]))
+        outcome.results.append(on_it.insert(SortArgs(["kept"])))
+        outcome.counts.append(on_it.insert_many([SortArgs(["kept too"])]))
         connection.commit()
-        told.results.append(on_it.insert(SortArgs(["gone"])))
+        outcome.results.append(on_it.insert(SortArgs(["gone"])))
         connection.rollback()
-    return told
+    return outcome
 
 
 # -- asynchronous
 
 
-async def async_insert(library: Any, client: Any, engine: Any) -> Told:
+async def async_insert(library: Any, client: Any, engine: Any) -> Outcome:
     """As `insert`."""
     opts = library.InsertOpts
-    return Told(
+    return Outcome(
         results=[
             await client.insert(SortArgs(strings=["whale", "tiger", "bear"])),
             await client.insert(SortArgs([]), insert_opts=opts(max_attempts=17, priority=3)),
@@ -150,42 +145,42 @@ async def async_insert(library: Any, client: Any, engine: Any) -> Told:
     )
 
 
-async def async_insert_many(library: Any, client: Any, engine: Any) -> Told:
+async def async_insert_many(library: Any, client: Any, engine: Any) -> Outcome:
     """As `insert_many`."""
     opts, params = library.InsertOpts, library.InsertManyParams
-    told = Told()
-    told.counts.append(
+    outcome = Outcome()
+    outcome.counts.append(
         await client.insert_many([SortArgs(["a"]), params(SortArgs(["b"]), opts(queue="q", tags=["one"]))])
     )
-    told.counts.append(await client.insert_many([]))
+    outcome.counts.append(await client.insert_many([]))
     async with engine.begin() as tx:
-        told.counts.append(await client.insert_many_tx(tx, [SortArgs(["c"]), SortArgs(["d"])]))
-    return told
+        outcome.counts.append(await client.insert_many_tx(tx, [SortArgs(["c"]), SortArgs(["d"])]))
+    return outcome
 
 
-async def async_insert_tx(library: Any, client: Any, engine: Any) -> Told:
+async def async_insert_tx(library: Any, client: Any, engine: Any) -> Outcome:
     """As `insert_tx`, and on a connection."""
-    told = Told()
+    outcome = Outcome()
     async with engine.begin() as tx:
-        told.results.append(await client.insert_tx(tx, SortArgs(["kept"])))
+        outcome.results.append(await client.insert_tx(tx, SortArgs(["kept"])))
     async with engine.connect() as connection:
-        told.results.append(await client.insert_tx(connection, SortArgs(["gone"])))
+        outcome.results.append(await client.insert_tx(connection, SortArgs(["gone"])))
         await connection.rollback()
         on_it = type(client)(type(client.driver)(connection))
-        told.results.append(await on_it.insert(SortArgs(["kept too"])))
-        told.counts.append(await on_it.insert_many([SortArgs(["many"])]))
+        outcome.results.append(await on_it.insert(SortArgs(["kept too"])))
+        outcome.counts.append(await on_it.insert_many([SortArgs(["many"])]))
         await connection.commit()
-    return told
+    return outcome
 
 
-SYNC: tuple[Callable[[Any, Any, Any], Told], ...] = (
+SYNC: tuple[Callable[[Any, Any, Any], Outcome], ...] = (
     insert,
     insert_with_opts_of_args,
     insert_many,
     insert_tx,
     insert_on_a_connection,
 )
-ASYNC: tuple[Callable[[Any, Any, Any], Awaitable[Told]], ...] = (
+ASYNC: tuple[Callable[[Any, Any, Any], Awaitable[Outcome]], ...] = (
     async_insert,
     async_insert_many,
     async_insert_tx,

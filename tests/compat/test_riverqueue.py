@@ -1,4 +1,4 @@
-"""PyPI's `riverqueue` and ours under its name: the same programs, and the same rows."""
+"""PyPI's `riverqueue` and Millhand's module of that name run the same programs with the same rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import riverqueue as upstream
 import sqlalchemy.exc
 from riverqueue.driver import riversqlalchemy as upstream_driver
-from riverqueue_cases import ASYNC, SYNC, SortArgs, Told
+from riverqueue_cases import ASYNC, SYNC, Outcome, SortArgs
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -63,17 +63,17 @@ def client(engine: Engine) -> ours.Client:
     return ours.Client(our_driver.Driver(engine))
 
 
-async def taken(driver: AsyncpgDriver) -> list[dict[str, Any]]:
-    """Return all rows, and leave an empty table as it was at first."""
+async def rows_and_reset(driver: AsyncpgDriver) -> list[dict[str, Any]]:
+    """Return all rows, and empty the table."""
     rows = await driver.pool.fetch(_ROWS.format(schema=driver.schema))
     await driver.pool.execute_script("TRUNCATE /* schema */river_job RESTART IDENTITY")
     return rows
 
 
-def plain(told: Told) -> dict[str, Any]:
-    """Return what a program was told, without what is another in each library, or at each moment."""
+def comparable(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome without what differs in each library or at each moment."""
     return {
-        "counts": told.counts,
+        "counts": outcome.counts,
         "results": [
             {
                 "skipped": result.unique_skipped_as_duplicated,
@@ -81,20 +81,20 @@ def plain(told: Told) -> dict[str, Any]:
                 "created_at": result.job.created_at.tzinfo,
                 "scheduled_at": result.job.scheduled_at if result.job.state == "scheduled" else None,
             }
-            for result in told.results
+            for result in outcome.results
         ],
     }
 
 
 @pytest.mark.parametrize("case", SYNC)
 async def test_program_writes_the_rows_of_the_real_package(
-    case: Callable[[Any, Any, Any], Told], engine: Engine, schema_driver: AsyncpgDriver
+    case: Callable[[Any, Any, Any], Outcome], engine: Engine, schema_driver: AsyncpgDriver
 ) -> None:
-    """A synchronous program that changed its imports leaves the same rows, and is told the same."""
+    """A synchronous program with changed imports leaves the same rows and gets the same results."""
     seen = []
     for library, driver in (UPSTREAM, OURS):
-        told = await asyncio.to_thread(case, library, library.Client(driver.Driver(engine)), engine)
-        seen.append((plain(told), await taken(schema_driver)))
+        outcome = await asyncio.to_thread(case, library, library.Client(driver.Driver(engine)), engine)
+        seen.append((comparable(outcome), await rows_and_reset(schema_driver)))
 
     assert seen[1] == seen[0]
     assert len(seen[0][1]) >= 2
@@ -102,20 +102,22 @@ async def test_program_writes_the_rows_of_the_real_package(
 
 @pytest.mark.parametrize("case", ASYNC)
 async def test_asynchronous_program_writes_the_rows_of_the_real_package(
-    case: Callable[[Any, Any, Any], Awaitable[Told]], async_engine: AsyncEngine, schema_driver: AsyncpgDriver
+    case: Callable[[Any, Any, Any], Awaitable[Outcome]],
+    async_engine: AsyncEngine,
+    schema_driver: AsyncpgDriver,
 ) -> None:
-    """An asynchronous program that changed its imports leaves the same rows, and is told the same."""
+    """An asynchronous program with changed imports leaves the same rows and gets the same results."""
     seen = []
     for library, driver in (UPSTREAM, OURS):
-        told = await case(library, library.AsyncClient(driver.AsyncDriver(async_engine)), async_engine)
-        seen.append((plain(told), await taken(schema_driver)))
+        outcome = await case(library, library.AsyncClient(driver.AsyncDriver(async_engine)), async_engine)
+        seen.append((comparable(outcome), await rows_and_reset(schema_driver)))
 
     assert seen[1] == seen[0]
     assert len(seen[0][1]) >= 2
 
 
 def test_names_are_those_of_the_real_package() -> None:
-    """What can be imported from the one can be imported from the other, with the same fields in the same order."""
+    """Both packages export the same names, with the same fields in the same order."""
     names = {name for name in dir(upstream) if name[0].isupper()}
     values = ("InsertOpts", "UniqueOpts", "InsertManyParams", "InsertResult", "Job", "AttemptError")
 
@@ -128,7 +130,7 @@ def test_names_are_those_of_the_real_package() -> None:
 
 
 def test_error_of_an_attempt_is_written_and_read_as_by_the_real_package() -> None:
-    """An error that comes out of one library's JSON is that of the other."""
+    """An error from one library's JSON equals that of the other."""
     error = ours.AttemptError(at=datetime(2031, 1, 2, 3, tzinfo=UTC), attempt=2, error="boom", trace="t")
     theirs = upstream.AttemptError.from_dict(json.loads(error.to_json()))
 
@@ -139,8 +141,8 @@ def test_error_of_an_attempt_is_written_and_read_as_by_the_real_package() -> Non
 # What differs, as docs/how_to/migrate_from/riverqueue.md says.
 
 
-def test_unique_insert_of_the_real_package_is_refused_by_today_s_schema(engine: Engine) -> None:
-    """Of a unique job the real package asks for an index that River's migration 6 took away."""
+def test_unique_insert_of_the_real_package_fails_on_the_current_schema(engine: Engine) -> None:
+    """For a unique job, the real package needs an index that River's migration 6 dropped."""
     theirs = upstream.Client(upstream_driver.Driver(engine))
     opts = upstream.InsertOpts(unique_opts=upstream.UniqueOpts(by_args=True))
 
@@ -149,7 +151,7 @@ def test_unique_insert_of_the_real_package_is_refused_by_today_s_schema(engine: 
 
 
 def test_unique_states_of_the_real_package_are_looked_up_without_their_period(engine: Engine) -> None:
-    """With states named, the real package stores no key, and takes a job of any time for one of this period."""
+    """With states, the real package stores no key, and takes a job of any time for one of this period."""
     theirs = upstream.Client(upstream_driver.Driver(engine))
     states = [upstream.JobState.AVAILABLE]
     unique = upstream.UniqueOpts(by_period=1, by_state=states)
@@ -174,7 +176,7 @@ def test_unique_states_of_the_real_package_are_looked_up_without_their_period(en
 def test_unique_job_is_skipped_as_a_duplicate(
     client: ours.Client, asked: dict[str, Any], same: Any, other: Any
 ) -> None:
-    """Ours skips what is the same and inserts what is not, alone and among many, and says which."""
+    """Millhand skips duplicates, single and in bulk, and reports them."""
 
     def of(strings: list[str], queue: str) -> ours.InsertManyParams:
         return ours.InsertManyParams(
@@ -191,8 +193,8 @@ def test_unique_job_is_skipped_as_a_duplicate(
     assert (again.job, num_more) == (held.job, 2 if other else 1)
 
 
-def test_key_of_ours_is_that_of_go_s_text(client: ours.Client) -> None:
-    """A key is made of the args as Go writes them, however `to_json` wrote them; Python's own spelling is another."""
+def test_unique_key_is_made_from_the_text_that_go_writes(client: ours.Client) -> None:
+    """The key does not depend on how `to_json` writes the args; Python's own text would give another key."""
 
     @dataclass
     class Written:
@@ -219,8 +221,8 @@ def test_key_of_ours_is_that_of_go_s_text(client: ours.Client) -> None:
     assert job.unique_key == key
 
 
-async def test_insert_of_ours_wakes_workers(engine: Engine, schema_driver: AsyncpgDriver) -> None:
-    """Where the real package leaves a job to the next poll, ours announces its queue, at the commit."""
+async def test_insert_notifies_workers(engine: Engine, schema_driver: AsyncpgDriver) -> None:
+    """The real package leaves a job to the next poll; Millhand notifies at the commit."""
     heard: asyncio.Queue[str] = asyncio.Queue()
     listener = schema_driver.listener()
     await listener.connect()
@@ -252,18 +254,18 @@ async def test_insert_of_ours_wakes_workers(engine: Engine, schema_driver: Async
         ),
     ],
 )
-def test_what_river_refuses_is_refused_before_it_is_sent(
+def test_invalid_options_raise_before_anything_is_sent(
     client: ours.Client, opts: ours.InsertOpts, message: str
 ) -> None:
-    """Options that Go's client would not take are an InvalidJob, and no error of the database's."""
+    """Options that Go's client rejects raise InvalidJob and no database error."""
     with pytest.raises(InvalidJob) as refused:
         client.insert(SortArgs([]), opts)
 
     assert str(refused.value) == message
 
 
-def test_args_without_a_text_are_refused(client: ours.Client) -> None:
-    """What `to_json` returns must be JSON, and a text."""
+def test_args_without_a_text_are_rejected(client: ours.Client) -> None:
+    """`to_json` must return JSON, as a text."""
 
     class Wordless:
         kind = "sort"
@@ -277,8 +279,8 @@ def test_args_without_a_text_are_refused(client: ours.Client) -> None:
     assert str(refused.value) == ("to_json of args of kind 'sort' must return JSON as a text, got {'a': 1}")
 
 
-def test_database_of_another_kind_is_refused() -> None:
-    """An engine that Millhand has no driver for, or something that is none, is refused when the driver is made."""
+def test_database_of_another_kind_is_rejected() -> None:
+    """An engine without a Millhand driver, and another object, raise when the driver is made."""
     with pytest.raises(ConfigError) as other:
         our_driver.Driver(create_engine("sqlite://"))
     with pytest.raises(ConfigError) as nothing:
@@ -298,7 +300,7 @@ def test_database_of_another_kind_is_refused() -> None:
 
 @pytest.mark.parametrize("prefix", [-1, 1 << 32])
 def test_lock_prefix_is_checked_and_not_used(engine: Engine, prefix: int) -> None:
-    """A prefix that the real package takes is taken, and one that it would not is refused."""
+    """A prefix is accepted exactly if the real package accepts it."""
     assert ours.Client(our_driver.Driver(engine), advisory_lock_prefix=7).advisory_lock_prefix == 7
     with pytest.raises(ConfigError) as refused:
         ours.Client(our_driver.Driver(engine), prefix)

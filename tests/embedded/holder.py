@@ -1,7 +1,8 @@
 """
-A process that uses an embedded server: says what it got as one line of JSON, and leaves when its input ends.
+A process that uses an embedded server: `holder.py DIRECTORY [USER]`.
 
-`holder.py DIRECTORY [USER]`. As USER it runs after all imports, for an ordinary user may not reach root's Python.
+It prints the server as one line of JSON, and leaves at the end of its input. It becomes USER after all imports, because
+an ordinary user may not reach root's Python.
 """
 
 from __future__ import annotations

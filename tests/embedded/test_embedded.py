@@ -1,4 +1,4 @@
-"""A real server is started for every claim; only the making of the cluster is spared, by copying one."""
+"""Embedded servers. Each test starts a real server; its cluster is copied, because initdb is slow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BUSY = "INSERT INTO begun SELECT generate_series(1, 1000000)"
 
 @pytest.fixture(scope="module")
 def made_data() -> Iterator[Path]:
-    """A cluster's data, for copying."""
+    """The data of a cluster, for copying."""
     with open_directory() as directory:
         with embedded_postgres(directory, QUICK):
             pass
@@ -50,14 +50,14 @@ def empty() -> Iterator[Path]:
 
 @pytest.fixture
 def directory(empty: Path, made_data: Path) -> Path:
-    """A directory with a database, whose server is not running."""
+    """A directory with a database whose server is not running."""
     provide(empty, made_data)
     return empty
 
 
 @pytest.mark.slow
-async def test_embedded_postgres_starts_a_server_of_its_own_when_there_is_none(empty: Path) -> None:
-    """A directory with nothing in it becomes a PostgreSQL that answers."""
+async def test_embedded_postgres_starts_a_server(empty: Path) -> None:
+    """An empty directory becomes a PostgreSQL that answers."""
     with embedded_postgres(empty) as server:
         answer = await ask(server.url, "SELECT current_user || ' ' || current_database()")
         version = await ask(server.url, "SHOW server_version")
@@ -71,7 +71,7 @@ async def test_embedded_postgres_starts_a_server_of_its_own_when_there_is_none(e
 
 
 async def test_embedded_postgres_stops_the_server_when_the_last_user_leaves(directory: Path) -> None:
-    """Whoever comes second joins, and the server lives exactly as long as somebody uses it."""
+    """The second user joins the server, which runs until the last one leaves."""
     with embedded_postgres(directory) as first:
         with embedded_postgres(directory) as second:
             assert (first.is_joined, second.is_joined, first.url) == (False, True, second.url)
@@ -83,7 +83,7 @@ async def test_embedded_postgres_stops_the_server_when_the_last_user_leaves(dire
 
 @pytest.mark.slow
 async def test_embedded_postgres_keeps_what_was_written_when_started_again(directory: Path) -> None:
-    """Data outlives the server."""
+    """Data survives a restart of the server."""
     with embedded_postgres(directory) as server:
         await ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
 
@@ -93,7 +93,7 @@ async def test_embedded_postgres_keeps_what_was_written_when_started_again(direc
 
 @pytest.mark.slow
 async def test_embedded_postgres_applies_settings_when_it_starts_the_server(directory: Path) -> None:
-    """The starter's settings are in force, and no setting opens a network port."""
+    """The settings of the process that starts the server hold, and no setting opens a network port."""
     with embedded_postgres(directory, {"max_connections": "17", "listen_addresses": "*"}) as server:
         assert await ask(server.url, "SHOW max_connections") == "17"
         assert await ask(server.url, "SHOW listen_addresses") == ""
@@ -102,7 +102,7 @@ async def test_embedded_postgres_applies_settings_when_it_starts_the_server(dire
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ['it\'s a "100%" $HOME `x`, really', "latin-1-\udce9t\udce9"])
 async def test_embedded_postgres_copes_with_any_path(made_data: Path, name: str) -> None:
-    """Spaces, quotes, dollar and percent signs, bytes that are no UTF-8, are letters like others, to shell and URL."""
+    """Spaces, quotes, dollar and percent signs, and bytes that are no UTF-8, work in shell and URL."""
     with open_directory() as parent:
         odd = parent / name
         provide(odd, made_data)
@@ -113,7 +113,7 @@ async def test_embedded_postgres_copes_with_any_path(made_data: Path, name: str)
 
 @pytest.mark.slow
 async def test_embedded_postgres_puts_the_socket_elsewhere_when_the_path_is_too_long(made_data: Path) -> None:
-    """A path that no socket can have is no obstacle, be it moved there or not, and the other place is cleared away."""
+    """A path that is too long for a socket works, even after a move, and the other place is cleared."""
     with open_directory() as parent:
         near, deep = parent / "near", parent.joinpath(*["a-long-name-of-a-directory"] * 6)
         provide(near, made_data)
@@ -132,7 +132,7 @@ async def test_embedded_postgres_puts_the_socket_elsewhere_when_the_path_is_too_
 
 @pytest.mark.slow
 def test_embedded_postgres_starts_one_server_for_two_at_once(empty: Path) -> None:
-    """Of two first starts in one directory one makes the database, and both work on it."""
+    """Of two first starts in one directory, one makes the database, and both use it."""
     with holder(empty) as one, holder(empty) as other:
         greetings = [heard(one), heard(other)]
         farewells = [dismissed(one), dismissed(other)]
@@ -143,8 +143,8 @@ def test_embedded_postgres_starts_one_server_for_two_at_once(empty: Path) -> Non
     assert server_pid(empty) is None
 
 
-def test_embedded_postgres_joins_the_server_of_one_who_was_killed(directory: Path) -> None:
-    """`kill -9` of its only user leaves a server that the next start finds alive, and stops when it leaves."""
+def test_embedded_postgres_joins_the_server_of_a_killed_process(directory: Path) -> None:
+    """After `kill -9` of its only user, the server runs on, and the next start joins it and stops it at the end."""
     with holder(directory) as killed:
         heard(killed)
         before = server_pid(directory)
@@ -157,7 +157,7 @@ def test_embedded_postgres_joins_the_server_of_one_who_was_killed(directory: Pat
 
 
 async def test_embedded_postgres_recovers_when_the_server_was_killed(directory: Path) -> None:
-    """`kill -9` of the server loses nothing that was committed, and its pid file keeps nobody out."""
+    """`kill -9` of the server loses no committed data, and its pid file does not prevent a start."""
     with embedded_postgres(directory) as server:
         await ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
         kill_server(directory)
@@ -169,7 +169,7 @@ async def test_embedded_postgres_recovers_when_the_server_was_killed(directory: 
 
 @pytest.mark.slow
 async def test_embedded_postgres_waits_for_what_a_killed_server_left_running(directory: Path) -> None:
-    """A backend that is busy outlives its killed server for a while; the next start is patient and loses nothing."""
+    """A busy backend outlives its killed server for a while, and the next start waits for its end."""
     with embedded_postgres(directory) as server:
         connection = await asyncpg.connect(server.url)
         await connection.execute("CREATE TABLE begun (number int)")
@@ -190,7 +190,7 @@ async def test_embedded_postgres_waits_for_what_a_killed_server_left_running(dir
 )
 @pytest.mark.slow
 def test_embedded_postgres_starts_over_a_stale_pid_file(directory: Path, left: str) -> None:
-    """A pid file that was cut short, or names a process that is something else by now, is no server."""
+    """A pid file that is cut short, or names another program, does not prevent a start."""
     (directory / "data" / "postmaster.pid").write_text(left.format(ours=os.getpid()))
 
     with embedded_postgres(directory) as server:
@@ -200,7 +200,7 @@ def test_embedded_postgres_starts_over_a_stale_pid_file(directory: Path, left: s
 
 @pytest.mark.slow
 def test_embedded_postgres_makes_a_whole_cluster_after_one_was_cut_short(empty: Path) -> None:
-    """What a killed initdb left is cleared away and never taken for a database."""
+    """The files of a killed initdb are deleted and never used as a database."""
     empty.mkdir()
     (empty / "data.new-1").mkdir()
     (empty / "data.new-1" / "PG_VERSION").write_text("18\n")
@@ -210,7 +210,7 @@ def test_embedded_postgres_makes_a_whole_cluster_after_one_was_cut_short(empty: 
 
 
 def test_embedded_postgres_outlives_ctrl_c_until_its_user_is_done(directory: Path) -> None:
-    """A terminal sends Ctrl-C to every process of the foreground; the server is not one of them."""
+    """A terminal sends Ctrl-C to every foreground process, and the server is none."""
     with holder(directory) as user:
         heard(user)
         os.killpg(user.pid, signal.SIGINT)
@@ -220,8 +220,8 @@ def test_embedded_postgres_outlives_ctrl_c_until_its_user_is_done(directory: Pat
     assert server_pid(directory) is None
 
 
-def test_embedded_postgres_refuses_a_data_directory_of_another_major_version(directory: Path) -> None:
-    """It says which version made it and what to do, and leaves every file as it was."""
+def test_embedded_postgres_rejects_data_of_another_major_version(directory: Path) -> None:
+    """The error names the version that made it and a remedy, and every file stays as it was."""
     (directory / "data" / "PG_VERSION").write_text("14\n")
     before = listing(directory / "data")
 
@@ -236,8 +236,8 @@ def test_embedded_postgres_refuses_a_data_directory_of_another_major_version(dir
     assert listing(directory / "data") == before
 
 
-def test_embedded_postgres_refuses_a_directory_that_is_no_cluster(directory: Path) -> None:
-    """Somebody else's files are not taken for a database, nor replaced by one."""
+def test_embedded_postgres_rejects_a_directory_that_is_no_cluster(directory: Path) -> None:
+    """Other files are not used as a database, nor replaced by one."""
     (directory / "data" / "PG_VERSION").unlink()
 
     with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory):
@@ -250,8 +250,8 @@ def test_embedded_postgres_refuses_a_directory_that_is_no_cluster(directory: Pat
 
 
 @pytest.mark.slow
-def test_embedded_postgres_says_what_the_server_said_when_it_will_not_start(directory: Path) -> None:
-    """The server's own reason is in the message, and where to read more."""
+def test_embedded_postgres_shows_why_the_server_does_not_start(directory: Path) -> None:
+    """The error has the server's own reason, and the path of its log."""
     with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory, {"max_connections": "many"}):
         pass
 
@@ -261,7 +261,7 @@ def test_embedded_postgres_says_what_the_server_said_when_it_will_not_start(dire
 
 @pytest.mark.slow
 def test_embedded_postgres_leaves_another_server_on_its_socket_alone(directory: Path) -> None:
-    """Where somebody else listens already, nothing is started and nothing is swept away."""
+    """If another server listens at the socket, nothing is started and nothing is deleted."""
     taken = directory / "socket" / ".s.PGSQL.5432"
     taken.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as other:
@@ -278,8 +278,8 @@ def test_embedded_postgres_leaves_another_server_on_its_socket_alone(directory: 
     assert taken.exists()
 
 
-def test_embedded_postgres_says_so_when_the_directory_is_a_file(empty: Path) -> None:
-    """A path that cannot hold a database is named, with what the system said."""
+def test_embedded_postgres_rejects_a_file_as_directory(empty: Path) -> None:
+    """The error names the path, with the system's message."""
     empty.write_text("a file")
 
     with (
@@ -289,8 +289,8 @@ def test_embedded_postgres_says_so_when_the_directory_is_a_file(empty: Path) -> 
         pass
 
 
-def test_embedded_postgres_says_so_when_the_path_is_longer_than_postgres_allows(empty: Path) -> None:
-    """A path that PostgreSQL would cut in half is refused before anything is written."""
+def test_embedded_postgres_rejects_a_path_that_is_too_long(empty: Path) -> None:
+    """A path that PostgreSQL would cut is rejected before anything is written."""
     directory = empty.resolve().joinpath(*["x" * 100] * 9)
 
     with pytest.raises(EmbeddedError) as refused, embedded_postgres(directory):
@@ -305,8 +305,8 @@ def test_embedded_postgres_says_so_when_the_path_is_longer_than_postgres_allows(
 
 @needs_root
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
-def test_embedded_postgres_says_so_when_the_disk_is_too_small(empty: Path) -> None:
-    """A new database is not begun where it cannot fit, and nothing half-made stays behind."""
+def test_embedded_postgres_rejects_a_disk_that_is_too_small(empty: Path) -> None:
+    """A new database is not begun without enough free space, and nothing unfinished stays."""
     with mounted(empty, megabytes=20):
         with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
             pass
@@ -321,7 +321,7 @@ def test_embedded_postgres_says_so_when_the_disk_is_too_small(empty: Path) -> No
 @needs_root
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
 async def test_embedded_postgres_keeps_its_data_through_a_full_disk(empty: Path, made_data: Path) -> None:
-    """On a full disk a start fails and says why; with room again it has all that it had."""
+    """A start on a full disk fails with the reason; with free space, all data is there."""
     with mounted(empty, megabytes=120):
         provide(empty, made_data)
         with embedded_postgres(empty) as server:
@@ -345,7 +345,7 @@ async def test_embedded_postgres_keeps_its_data_through_a_full_disk(empty: Path,
 
 @needs_root
 def test_embedded_postgres_works_for_an_ordinary_user(empty: Path) -> None:
-    """Who is not root runs the server himself, and nobody else can look into its directory."""
+    """A user who is not root runs the server, and other users cannot read its directory."""
     home = empty.parent / "home"
     home.mkdir()
     shutil.chown(home, "nobody")
@@ -360,8 +360,8 @@ def test_embedded_postgres_works_for_an_ordinary_user(empty: Path) -> None:
 
 
 @needs_root
-def test_embedded_postgres_says_so_when_an_ordinary_user_may_not_write(empty: Path) -> None:
-    """A directory in a place that belongs to somebody else is refused by name."""
+def test_embedded_postgres_rejects_a_directory_that_is_not_writable(empty: Path) -> None:
+    """The error names the directory."""
     with holder(empty / "inside", "nobody") as user:
         said = heard(user)
 
@@ -372,8 +372,8 @@ def test_embedded_postgres_says_so_when_an_ordinary_user_may_not_write(empty: Pa
 
 
 @needs_root
-def test_embedded_postgres_refuses_what_another_user_made(directory: Path) -> None:
-    """Neither root nor anybody takes over a directory of somebody else's, for its rights would get mixed."""
+def test_embedded_postgres_rejects_a_directory_of_another_user(directory: Path) -> None:
+    """Neither root nor another user takes over a directory, because its owners would get mixed."""
     shutil.chown(directory, "nobody")
 
     with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory):
@@ -386,8 +386,8 @@ def test_embedded_postgres_refuses_what_another_user_made(directory: Path) -> No
 
 
 @needs_root
-def test_embedded_postgres_refuses_data_that_the_server_cannot_own(directory: Path) -> None:
-    """PostgreSQL itself refuses data of another owner; here it is said which."""
+def test_embedded_postgres_rejects_data_of_another_owner(directory: Path) -> None:
+    """The error names both users."""
     shutil.chown(directory / "data", "root")
 
     with pytest.raises(EmbeddedError) as raised, embedded_postgres(directory):
@@ -400,8 +400,8 @@ def test_embedded_postgres_refuses_data_that_the_server_cannot_own(directory: Pa
 
 
 @needs_root
-def test_embedded_postgres_refuses_root_a_directory_that_is_closed_to_others(empty: Path) -> None:
-    """For root the server runs as somebody else, who cannot enter root's own directories."""
+def test_embedded_postgres_rejects_a_closed_directory_for_root(empty: Path) -> None:
+    """For root, the server runs as another user, who cannot enter root's own directories."""
     empty.parent.chmod(0o700)
 
     with pytest.raises(EmbeddedError, match=f"must be open to user '{OWNER}'"), embedded_postgres(empty):
@@ -430,8 +430,8 @@ async def test_embedded_postgres_copies_programs_that_only_root_can_reach(
 
 
 @needs_root
-def test_embedded_postgres_lets_no_other_user_in(directory: Path) -> None:
-    """Who may connect is known by user, not by a password that somebody could read."""
+def test_embedded_postgres_accepts_no_other_user(directory: Path) -> None:
+    """Clients are identified by their user and not by a password."""
     with embedded_postgres(directory) as server:
         (directory / "socket").chmod(0o755)  # were it open, `peer` would still refuse
         refused = subprocess.run(
@@ -441,10 +441,10 @@ def test_embedded_postgres_lets_no_other_user_in(directory: Path) -> None:
     assert refused.stdout == 'Peer authentication failed for user "millhand"\n'
 
 
-def test_embedded_postgres_says_so_when_the_named_programs_are_not_there(
+def test_embedded_postgres_rejects_a_wrong_program_directory(
     empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong MILLHAND_POSTGRES_BIN is named rather than passed over."""
+    """A wrong MILLHAND_POSTGRES_BIN raises."""
     monkeypatch.setenv("MILLHAND_POSTGRES_BIN", "/nowhere")
 
     with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
@@ -455,10 +455,10 @@ def test_embedded_postgres_says_so_when_the_named_programs_are_not_there(
     )
 
 
-def test_embedded_postgres_says_what_to_install_when_there_is_no_postgres(
+def test_embedded_postgres_names_the_extra_without_postgres(
     empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the extra and without a `postgres` on the PATH the message says how to get one."""
+    """Without the extra and without `postgres` on the PATH, the error has an install command."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", "/nowhere")
 
@@ -472,7 +472,7 @@ def test_embedded_postgres_says_what_to_install_when_there_is_no_postgres(
 
 
 def test_default_directory_is_beside_the_project(empty: Path) -> None:
-    """The data is found in the project, in one hidden directory."""
+    """The data is in one hidden directory of the project."""
     empty.mkdir()
 
     assert default_directory(empty) == empty / ".millhand" / "postgres"
@@ -480,7 +480,7 @@ def test_default_directory_is_beside_the_project(empty: Path) -> None:
 
 @needs_root
 def test_default_directory_is_outside_when_roots_project_is_closed(empty: Path) -> None:
-    """A root who works in his own home gets a place that the server's user can enter, the same one every time."""
+    """Root in a closed home gets a directory that the server's user can enter, the same one each time."""
     empty.mkdir(mode=0o700)
 
     found = default_directory(empty)
@@ -490,8 +490,8 @@ def test_default_directory_is_outside_when_roots_project_is_closed(empty: Path) 
 
 
 @pytest.mark.slow
-def test_embedded_module_runs_a_server_that_is_thrown_away() -> None:
-    """`python -m millhand.embedded` prints a URL, lives until Ctrl-C and leaves nothing behind."""
+def test_embedded_module_runs_a_temporary_server() -> None:
+    """`python -m millhand.embedded` prints a URL, runs until Ctrl-C, and leaves nothing behind."""
     with subprocess.Popen(
         [sys.executable, "-m", "millhand.embedded"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -520,7 +520,7 @@ except Exception as error:
 
 @contextlib.contextmanager
 def open_directory() -> Iterator[Path]:
-    """A temporary directory that all may enter, as a root's server must; pytest's own is closed."""
+    """A temporary directory that all users may enter, as root's server needs; pytest's own is closed."""
     with tempfile.TemporaryDirectory(prefix="millhand-embedded-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -587,7 +587,7 @@ def server_pid(directory: Path) -> int | None:
 
 
 def kill_server(directory: Path) -> None:
-    """Kill the server, and return when it is dead: it listens for a moment longer than the signal takes to be sent."""
+    """Kill the server and wait until it is dead, because it listens for a moment longer than the signal takes."""
     pid = server_pid(directory)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Claims about the heartbeat."""
+"""The heartbeat job."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ LOGGER = "millhand.jobs.heartbeat"
 
 @pytest.fixture
 async def inserter(schema_driver: AsyncpgDriver) -> AsyncIterator[Client]:
-    """A client that works nothing, on an empty schema."""
+    """A client that works no jobs, on an empty schema."""
     config = Config(schema=schema_driver.schema, skip_unknown_job_check=True)
     async with Client(schema_driver, config) as client:
         yield client
 
 
 async def _insert(client: Client, periodic_job: PeriodicJob) -> InsertResult:
-    """Insert the job as the leader does."""
+    """Insert the heartbeat as the leader does."""
     args, opts = periodic_job.construct() or (None, None)
     assert isinstance(args, Heartbeat)
     assert isinstance(opts, InsertOpts)
     return await client.insert(args, opts)
 
 
-async def test_heartbeat_goes_the_whole_way_and_says_so(
+async def test_heartbeat_is_inserted_worked_and_logged(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client with the heartbeat inserts one when it leads, works it, and logs what it found in one line."""
+    """A leader with the heartbeat inserts one, works it, and logs its figures in one line."""
     workers = Workers()
     heartbeat = add_heartbeat(workers)
     config = Config(
@@ -76,7 +76,7 @@ async def test_heartbeat_goes_the_whole_way_and_says_so(
 
 
 async def test_heartbeat_is_due_every_minute_and_at_start() -> None:
-    """Unless told otherwise it beats once a minute, the first time as soon as a client leads, and once only."""
+    """By default it is due once a minute, and once when a client becomes leader."""
     periodic_job = add_heartbeat(Workers())
     first = periodic_job.schedule
 
@@ -87,7 +87,7 @@ async def test_heartbeat_is_due_every_minute_and_at_start() -> None:
 
 
 async def test_heartbeats_do_not_pile_up(inserter: Client) -> None:
-    """While one waits to be worked no second is inserted; once it was worked, the next one is."""
+    """While one waits, no second is inserted; after it was worked, the next one is."""
     periodic_job = add_heartbeat(Workers(), interval=timedelta(days=1_000))
 
     first, second = await _insert(inserter, periodic_job), await _insert(inserter, periodic_job)
@@ -101,7 +101,7 @@ async def test_heartbeats_do_not_pile_up(inserter: Client) -> None:
 async def test_heartbeat_does_not_wait_for_one_that_died(
     inserter: Client, schema_driver: AsyncpgDriver
 ) -> None:
-    """One whose worker was killed keeps its key, but only in its period: ten beats later the heart beats again."""
+    """A heartbeat whose worker was killed holds its key for ten intervals at most."""
     opts = add_heartbeat(Workers(), interval=timedelta(minutes=1)).opts
     assert opts is not None
     assert opts.unique is not None
@@ -119,7 +119,7 @@ async def test_heartbeat_does_not_wait_for_one_that_died(
 
 
 def test_heartbeat_is_registered_once() -> None:
-    """A kind `heartbeat` of the user's own is not replaced silently."""
+    """A user's own kind `heartbeat` is not replaced."""
     workers = Workers()
     add_heartbeat(workers)
 

@@ -1,4 +1,4 @@
-"""Transactions as tests of users' have them, each rolled back, on every driver."""
+"""Transactions as users' tests have them, each rolled back, on every driver."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from testing_room import new_client, stage
+from sample_jobs import new_client, open_transaction
 
 from millhand.client import Client
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -15,20 +15,20 @@ from millhand.driver.asyncpg import AsyncpgDriver
 
 @pytest.fixture
 def url(driver: AsyncpgDriver, postgres_url: str) -> str:
-    """The URL of the process's database, migrated."""
+    """The URL of the process's migrated database."""
     return postgres_url
 
 
 @pytest.fixture
 def client(url: str) -> Client:
-    """A client that was not started, on a migrated database."""
+    """A client that is not started, on a migrated database."""
     return new_client(url)
 
 
 @pytest.fixture
 async def tx(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A transaction of asyncpg's."""
-    async with stage("asyncpg", url) as connection:
+    """A transaction of asyncpg."""
+    async with open_transaction("asyncpg", url) as connection:
         yield connection
 
 
@@ -43,13 +43,13 @@ async def tx(url: str) -> AsyncIterator[asyncpg.Connection]:
 )
 async def any_tx(request: pytest.FixtureRequest, url: str) -> AsyncIterator[Any]:
     """A transaction of each kind that a `Client` takes."""
-    async with stage(request.param, url) as tx:
+    async with open_transaction(request.param, url) as tx:
         yield tx
 
 
 @pytest.fixture
-async def room_url(url: str, driver: AsyncpgDriver) -> AsyncIterator[str]:
-    """The URL of the process's database, for what is committed; emptied afterwards."""
+async def committed_url(url: str, driver: AsyncpgDriver) -> AsyncIterator[str]:
+    """The URL of the process's database, for tests that commit; emptied afterwards."""
     yield url
     tables = "river_job, river_leader, river_queue, millhand_client, millhand_leader"
     await driver.pool.fetch(f"TRUNCATE {tables}")

@@ -1,4 +1,4 @@
-"""Time that a test moves: what the fleet would have done meanwhile is done, and nobody waits."""
+"""Time travel: the test moves the clock, and maintenance runs as if time had passed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from testing_room import DAY, HOUR, START, Act, Nightly, new_client, rows_left, stage
+from sample_jobs import DAY, HOUR, START, Act, Nightly, new_client, open_transaction, rows_left
 
 from millhand.client import Client
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -31,7 +31,7 @@ from millhand.worker import Workers
 
 
 async def test_scheduled_and_retryable_jobs_become_due(client: Client, any_tx: Any) -> None:
-    """On every kind of transaction: not a moment too early, and every instant in the rows is the journey's."""
+    """On every kind of transaction, no job is due early, and every instant in the rows is the test clock's."""
     with time_travel(client, tx=any_tx, now=START) as travel:
         await client.insert(Act("fail once"))
         await client.insert(Act("later"), InsertOpts(scheduled_at=START + DAY))
@@ -50,10 +50,10 @@ async def test_scheduled_and_retryable_jobs_become_due(client: Client, any_tx: A
     assert job.errors[0].at == START
 
 
-async def test_nothing_of_a_journey_is_left_behind(
+async def test_time_travel_leaves_nothing_after_a_rollback(
     client: Client, driver: AsyncpgDriver, any_tx: Any
 ) -> None:
-    """All of it is in the transaction, and the client is afterwards as it was before."""
+    """All writes are part of the transaction, and the client is restored afterwards."""
     before = vars(client).copy()
     with time_travel(client, tx=any_tx) as travel:
         await client.insert(Act())
@@ -63,8 +63,8 @@ async def test_nothing_of_a_journey_is_left_behind(
     assert await rows_left(driver) == 0
 
 
-async def test_periodic_jobs_are_inserted_as_they_would_have_been(url: str, tx: asyncpg.Connection) -> None:
-    """One for each run, at its instant, by cron and by interval, in the order of time; hooks hear of the beginning."""
+async def test_periodic_jobs_are_inserted_at_their_instants(url: str, tx: asyncpg.Connection) -> None:
+    """Each run is inserted once, at its instant, by cron and by interval, in the order of time, after the start hook."""
     heard: list[datetime] = []
 
     class Hear(Hook):
@@ -89,7 +89,7 @@ async def test_periodic_jobs_are_inserted_as_they_would_have_been(url: str, tx: 
 async def test_periodic_jobs_that_run_on_start_are_inserted_by_the_first_move(
     url: str, tx: asyncpg.Connection
 ) -> None:
-    """The journey begins with the client as leader; every hour is counted from there."""
+    """The client begins as leader, and intervals are counted from there."""
     client = new_client(
         url,
         periodic_jobs=[
@@ -107,8 +107,8 @@ async def test_periodic_jobs_that_run_on_start_are_inserted_by_the_first_move(
     assert [job.scheduled_at for job in hourly] == [START, START + HOUR, START + 2 * HOUR]
 
 
-async def test_uniqueness_windows_move(client: Client, tx: asyncpg.Connection) -> None:
-    """A job that is unique by the hour is a duplicate until the hour is over, and not for a second longer."""
+async def test_unique_periods_follow_the_clock(client: Client, tx: asyncpg.Connection) -> None:
+    """A job that is unique by the hour is a duplicate until the hour has passed."""
     opts = InsertOpts(unique=UniqueOpts(by_period=HOUR))
     with time_travel(client, tx=tx, now=START) as travel:
         first = await client.insert(Act(), opts)
@@ -121,8 +121,8 @@ async def test_uniqueness_windows_move(client: Client, tx: asyncpg.Connection) -
     assert (anew.unique_skipped_as_duplicate, anew.job.created_at) == (False, START + HOUR)
 
 
-async def test_old_jobs_are_deleted_when_their_time_has_come(url: str, tx: asyncpg.Connection) -> None:
-    """Retention is the journey's: a completed job is there for as long as configured, and its unique key as well."""
+async def test_old_jobs_are_deleted_after_their_retention(url: str, tx: asyncpg.Connection) -> None:
+    """A completed job and its unique key exist for exactly the configured time."""
     client = new_client(url, completed_job_retention=DAY, periodic_jobs=[])
     opts = InsertOpts(unique=UniqueOpts(by_args=True))
     with time_travel(client, tx=tx, now=START) as travel:
@@ -135,7 +135,7 @@ async def test_old_jobs_are_deleted_when_their_time_has_come(url: str, tx: async
 
 
 async def test_jobs_are_worked_each_at_its_instant(client: Client, tx: asyncpg.Connection) -> None:
-    """To live through three days is to retry, to wake from a snooze, and to work nightly jobs, all when it is time."""
+    """In three days, jobs are retried, woken from snoozes, and inserted nightly, each when it is due."""
     with time_travel(client, tx=tx, now=START) as travel:
         await client.insert_many([(Act("fail"), InsertOpts(max_attempts=3)), Act("snooze")])
 
@@ -155,12 +155,12 @@ async def test_jobs_are_worked_each_at_its_instant(client: Client, tx: asyncpg.C
     ]
 
 
-async def test_same_journey_ends_the_same(url: str) -> None:
-    """Nothing depends on the machine's time: rows of two journeys differ in their ids and in who attempted them."""
+async def test_time_travel_is_deterministic(url: str) -> None:
+    """Two runs leave rows that differ only in their ids and clients, whatever the machine's time is."""
     told = []
     for _ in range(2):
         client = new_client(url, completed_job_retention=None)
-        async with stage("asyncpg", url) as tx:
+        async with open_transaction("asyncpg", url) as tx:
             with time_travel(client, tx=tx, now=START) as travel:
                 await client.insert_many_fast([Act("snooze"), Act("fail once"), Act("copied")])
                 await travel.work_for(days=2)
@@ -177,8 +177,8 @@ async def test_same_journey_ends_the_same(url: str) -> None:
     }
 
 
-async def test_worker_sees_the_time_of_its_journey(url: str, tx: asyncpg.Connection) -> None:
-    """What a worker inserts, cancels and asks by `job.client` is dated as everything else."""
+async def test_worker_sees_the_clock_of_the_test(url: str, tx: asyncpg.Connection) -> None:
+    """What a worker inserts, cancels and reads with `job.client` has the test clock's time."""
     seen: list[datetime] = []
     asking = Workers()
 
@@ -199,9 +199,9 @@ async def test_worker_sees_the_time_of_its_journey(url: str, tx: asyncpg.Connect
     assert (cancelled.created_at, cancelled.finalized_at) == (START + DAY, START + DAY)
 
 
-async def test_committed_database_is_travelled_as_well(room_url: str) -> None:
-    """Without a transaction, by a client that was started: time is the journey's there too."""
-    async with new_client(room_url) as client:
+async def test_time_travel_works_without_a_transaction(committed_url: str) -> None:
+    """A client that was started uses the test's clock, too."""
+    async with new_client(committed_url) as client:
         with time_travel(client, now=START) as travel:
             await client.insert(Act(), InsertOpts(scheduled_at=START + DAY))
             lived = await travel.work_for(days=2)
@@ -209,8 +209,10 @@ async def test_committed_database_is_travelled_as_well(room_url: str) -> None:
     assert lived.counts == Counts(completed=3)
 
 
-async def test_periodic_job_that_the_database_refuses_is_told(url: str, tx: asyncpg.Connection) -> None:
-    """Time does not stand still for a job that cannot be inserted for the moment: the test fails, and says where to look."""
+async def test_periodic_job_that_the_database_rejects_fails_the_test(
+    url: str, tx: asyncpg.Connection
+) -> None:
+    """The error says that a due job could not be inserted and refers to the log."""
     client = new_client(url)
     await tx.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
@@ -227,8 +229,8 @@ async def test_periodic_job_that_the_database_refuses_is_told(url: str, tx: asyn
         await travel.advance(days=1)
 
 
-async def test_journeys_that_cannot_be_are_told(client: Client, tx: asyncpg.Connection) -> None:
-    """Time goes forward, instants have zones, and a client does not work by itself meanwhile."""
+async def test_invalid_time_travel_raises(client: Client, tx: asyncpg.Connection) -> None:
+    """Time moves forwards, instants have zones, and the client does not work jobs itself."""
     with time_travel(client, tx=tx, now=START) as travel:
         with pytest.raises(ValueError, match=r"^time must not go back, got an advance of -60 s$"):
             await travel.advance(minutes=-1)
@@ -244,8 +246,8 @@ async def test_journeys_that_cannot_be_are_told(client: Client, tx: asyncpg.Conn
         ManualClock(datetime(2026, 3, 9))  # noqa: DTZ001 - what is refused
 
 
-async def test_journey_begins_at_the_clock_of_the_client(url: str, tx: asyncpg.Connection) -> None:
-    """Without `now` it is the instant that it is anyway."""
+async def test_time_travel_begins_at_the_clock_of_the_client(url: str, tx: asyncpg.Connection) -> None:
+    """Without `now`, the clock begins at the client's time."""
     clock = ManualClock(START)
     with time_travel(new_client(url, clock=clock), tx=tx) as travel:
         await travel.advance(HOUR)

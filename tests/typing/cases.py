@@ -1,4 +1,4 @@
-"""What a user's type checker sees of workers, args, steps and settings."""
+"""What a type checker sees of workers, args, steps and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user's type checker sees around jobs: hooks, middleware, handlers of errors, events, and control."""
+"""What a type checker sees of hooks, middleware, error handlers, events and control."""
 
 from __future__ import annotations
 

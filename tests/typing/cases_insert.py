@@ -1,4 +1,4 @@
-"""What a user's type checker sees of inserts: what may be inserted, by which client, and what comes of it."""
+"""What a type checker sees of inserts: what can be inserted, by which client, and the result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
-The cases beside this file are read by type checkers, and run by nobody.
+Type checkers read the cases beside this file; no test runs them.
 
-`assert_type` says what must be known; `type: ignore[…]` marks a line that must be an error, to mypy of just this sort.
+`assert_type` states an expected type. `type: ignore[…]` marks a line that must be an error of this kind to mypy.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def marked_lines() -> list[Place]:
 
 
 def written_as_modules(directory: Path) -> list[str]:
-    """Write what runs on each page as the body of a coroutine function, where `await` may stand; return the files."""
+    """Write the code of each page as the body of a coroutine function, which may contain `await`; return the files."""
     for page in PAGES:
         texts = [one.text for one in blocks(page) if one.language == "python" and one.title is None]
         body = textwrap.indent("".join(texts), "    ")
@@ -51,7 +51,7 @@ def written_as_modules(directory: Path) -> list[str]:
 
 
 def test_mypy_sees_args_and_jobs() -> None:
-    """What is right in the cases is accepted by mypy, and what they call an error is found to be one of that sort."""
+    """Mypy accepts the cases, and reports exactly the errors that they mark."""
     api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
 
     # With --strict a `type: ignore` that is not needed is an error itself.
@@ -63,7 +63,7 @@ def test_mypy_sees_args_and_jobs() -> None:
 
 
 def test_mypy_accepts_the_pages(tmp_path: Path) -> None:
-    """Whoever copies from the pages into a program that is checked with --strict has nothing to mend."""
+    """Code copied from the documentation passes `mypy --strict`."""
     api = pytest.importorskip("mypy.api", reason="mypy is a tool of development")
     pytest.importorskip("asyncpg-stubs", reason="asyncpg, which the pages use, has its types from elsewhere")
 
@@ -77,7 +77,7 @@ def test_mypy_accepts_the_pages(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_pyright_sees_the_same() -> None:
-    """Pyright finds an error on each line that is marked as one, and on no other."""
+    """Pyright reports an error on each marked line and on no other."""
     if importlib.util.find_spec("pyright") is None:
         missing("pyright", "pyright is a tool of development, and is not installed here")
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]

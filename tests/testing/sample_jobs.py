@@ -1,4 +1,4 @@
-"""Kinds of jobs that fail, wait and beget others, for the tests of what users test with."""
+"""Jobs that fail, wait and insert others, for the tests of the test kit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Base(DeclarativeBase): ...
 
 
 class Named(Base):
-    """Two of one name are refused by the database."""
+    """The database rejects a second row of the same name."""
 
     __tablename__ = "testing_named"
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -88,7 +88,7 @@ def new_client(url: Any, **more: Any) -> Client:
 
 
 def settings(**more: Any) -> dict[str, Any]:
-    """Return what most clients here are configured with."""
+    """Return the settings of most clients in these tests."""
     return {
         "workers": workers,
         "periodic_jobs": [cron("0 3 * * *", Nightly())],
@@ -98,19 +98,19 @@ def settings(**more: Any) -> dict[str, Any]:
 
 
 async def rows_left(driver: AsyncpgDriver) -> int:
-    """Count the jobs that everybody can see."""
+    """Return how many jobs other transactions can see."""
     [row] = await driver.pool.fetch("SELECT count(*) AS num FROM river_job")
     return int(row["num"])
 
 
-async def speak(tx: Any, sql: str) -> None:
-    """Say something on a connection or in a session, as an application does."""
+async def execute_sql(tx: Any, sql: str) -> None:
+    """Run SQL on a connection or in a session, as an application does."""
     await tx.execute(text(sql) if isinstance(tx, AsyncConnection | AsyncSession) else sql)
 
 
 @contextlib.asynccontextmanager
-async def stage(kind: str, url: str) -> AsyncIterator[Any]:
-    """Yield a connection, or a session, whose transaction is rolled back."""
+async def open_transaction(kind: str, url: str) -> AsyncIterator[Any]:
+    """Yield a connection or session whose transaction is rolled back."""
     library, _, dialect = kind.partition("+")
     match library:
         case "asyncpg":

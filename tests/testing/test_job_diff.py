@@ -1,0 +1,60 @@
+"""Differences between expected and existing jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from sample_jobs import Act
+
+from millhand.client import Client
+from millhand.config import Config
+from millhand.errors import JobCancel, JobSnooze
+from millhand.insert_opts import InsertOpts
+from millhand.job import Job
+from millhand.testing import (
+    require_inserted,
+)
+from millhand.worker import Workers
+
+workers = Workers()
+
+
+@workers.add(timeout=timedelta(milliseconds=50))
+async def act(job: Job[Act]) -> None:
+    match job.args.what:
+        case "fail":
+            raise LookupError("no such thing")
+        case "snooze":
+            raise JobSnooze(timedelta(hours=1))
+        case "cancel":
+            raise JobCancel("not wanted")
+        case "wait":
+            await asyncio.Event().wait()
+    job.record_output(job.args.what)
+
+
+@workers.add()
+def resize(key: str, width: int) -> None: ...
+
+
+@pytest.fixture
+def client(url: str) -> Client:
+    """A client that is not started."""
+    return Client(url, Config(workers=workers))
+
+
+async def test_diff_names_each_place_inside_of_values(client: Client, tx: asyncpg.Connection) -> None:
+    """A path leads to each difference; true is not 1, and a missing value is shown as nothing."""
+    await client.insert(Act("x"), InsertOpts(metadata={"a": [1, {"b": 1}], "more": [1]}), tx=tx)
+
+    with pytest.raises(AssertionError) as raised:
+        await require_inserted(client, Act, tx=tx, metadata={"a": [1, {"b": True}], "gone": None})
+
+    assert str(raised.value).splitlines()[2:] == [
+        "      metadata.a[1].b: wanted true, got 1",
+        "      metadata.gone: wanted null, got nothing",
+        "      metadata.more: wanted nothing, got [1]",
+    ]
