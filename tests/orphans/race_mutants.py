@@ -42,30 +42,30 @@ def overwrites_keep_their_age() -> None:
 
 def moves_whatever_is_there() -> None:
     """An object is moved although it is not the one that was seen."""
-    move_away = quarantine.move_away
+    quarantine_object = quarantine.quarantine_object
 
     async def move(store: Any, action: Any) -> Any:
         try:
             info = await store.head(action.key)
         except Exception:
-            return await move_away(store, action)
-        return await move_away(
+            return await quarantine_object(store, action)
+        return await quarantine_object(
             store, replace(action, size=info.size, etag=info.etag, modified_at=info.modified_at)
         )
 
-    quarantine.move_away = move
+    quarantine.quarantine_object = move
 
 
 def no_look_at_all() -> None:
     """References are not read again around a move."""
 
-    async def carry_out(context: Any, state: Any, actions: Any) -> Any:
-        moves = dict(await quarantine.move_many(context.store, actions))
-        await sweep.record(context, state, moves)
+    async def quarantine_unreferenced(context: Any, state: Any, actions: Any) -> Any:
+        moves = await quarantine.quarantine_objects(context.store, actions)
+        await sweep.record_moves(context, state, moves)
         return moves
 
-    sweep.carry_out = carry_out
-    recovery.carry_out = carry_out
+    sweep.quarantine_unreferenced = quarantine_unreferenced
+    recovery.quarantine_unreferenced = quarantine_unreferenced
 
 
 def no_look_after() -> None:
@@ -74,45 +74,45 @@ def no_look_after() -> None:
     async def nothing(context: Any, moved: Any) -> dict[int, Any]:
         return {}
 
-    sweep.put_back_needed = nothing
-    recovery.put_back_needed = nothing
+    sweep.restore_referenced = nothing
+    recovery.restore_referenced = nothing
 
 
 def nothing_is_healed() -> None:
     """What lies in quarantine and is referred to stays there."""
 
-    async def heal(context: Any, state: Any) -> None:
+    async def restore_recalled(context: Any, state: Any) -> None:
         return None
 
-    reconciler.heal = heal
+    reconciler.restore_recalled = restore_recalled
 
 
 def nothing_is_settled() -> None:
     """What a killed run had begun is left as it is."""
 
-    async def settle(context: Any, state: Any) -> None:
+    async def settle_interrupted(context: Any, state: Any) -> None:
         return None
 
-    reconciler.settle = settle
+    reconciler.settle_interrupted = settle_interrupted
 
 
 def purges_what_is_awaited() -> None:
     """What lies in quarantine ends in its time, whoever refers to it; and nothing is healed before."""
 
-    async def purge(context: Any, state: Any) -> None:
+    async def purge_expired(context: Any, state: Any) -> None:
         before = context.now - context.config.quarantine_for
-        async for actions in recovery._open(context, ActionState.QUARANTINED, before):
-            destroyed = await recovery.destroy_many(context.store, actions)
-            await context.executor.run(action_set_state_many(destroyed.ended, now=context.now))
+        async for actions in recovery._open_actions(context, ActionState.QUARANTINED, before):
+            purged = await recovery.purge_objects(context.store, actions)
+            await context.executor.run(action_set_state_many(purged.states, now=context.now))
 
-    reconciler.purge = purge
+    reconciler.purge_expired = purge_expired
 
 
 def purges_at_once() -> None:
     """What was moved is destroyed in the same run, as a delete without a quarantine."""
-    original = recovery.purge
+    original = recovery.purge_expired
 
-    async def purge(context: Any, state: Any) -> None:
+    async def purge_expired(context: Any, state: Any) -> None:
         now = context.now + timedelta(seconds=1)
         await original(
             replace(
@@ -123,12 +123,12 @@ def purges_at_once() -> None:
             state,
         )
 
-    reconciler.purge = purge
+    reconciler.purge_expired = purge_expired
 
 
 def no_floors() -> None:
     """A source that is suddenly empty is believed."""
-    guard._floors = always(())
+    guard._row_counts = always(())
 
 
 def no_shares() -> None:
@@ -213,7 +213,7 @@ def no_scope() -> None:
 
 def rows_go_unjudged() -> None:
     """A row that was due when it was seen is deleted, whatever it says when it is locked."""
-    sweep._is_going = always(True)
+    sweep._is_still_due = always(True)
 
 
 def uploads_of_rows_go() -> None:
@@ -235,9 +235,9 @@ def uploads_are_not_dated() -> None:
 def hides_whatever_is_there() -> None:
     """In a bucket with versions, what a delete marker hides is not compared with what was seen."""
 
-    async def hide(store: Any, seen: Any) -> str | None:
+    async def hide(store: Any, seen: Any) -> str:
         await store.delete(seen.key)
-        return None
+        return ""
 
     quarantine.hide = hide
 
@@ -245,12 +245,12 @@ def hides_whatever_is_there() -> None:
 def destroys_all_versions() -> None:
     """In a bucket with versions, the end of one version is the end of all."""
 
-    async def destroy(store: Any, action: Any, seen: Any) -> Any:
-        for version in await versions.versions_of(store, action.key):
-            await store.delete_version(action.key, version.version)
+    async def purge_version(store: Any, seen: Any) -> Any:
+        for version in await versions.versions_of(store, seen.key):
+            await store.delete_version(seen.key, version.version)
         return ActionState.PURGED, "gone"
 
-    quarantine.destroy = destroy
+    quarantine.purge_version = purge_version
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -1,4 +1,4 @@
-"""Somebody asks for what was taken away: it comes back if it can, and the alert rings, once."""
+"""Alerts for removed objects that are needed again, and the events of a run."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ HOUR = timedelta(hours=1)
 WEEK = timedelta(days=7)
 
 
-async def taken_away(world: World) -> None:
-    """A live pair, and an object that run 2 took into quarantine."""
+async def removed(world: World) -> None:
+    """Make a live pair, and an object that run 2 moved into quarantine."""
     await world.pair("live")
     await world.put("orphan", b"12345")
     assert (await world.runs(2 * HOUR, WEEK)).deleted == 1
 
 
-async def test_rule_18_a_quarantined_object_that_is_referred_to_again_comes_back_with_an_alarm(
+async def test_rule_18_a_quarantined_object_that_a_row_references_is_restored_with_an_alert(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next run puts it back, warns, sends an event, notes a finding and writes it into the key's story; once."""
-    await taken_away(world)
+    """The next run restores the object and raises one alert: a log line, an event, a finding and a line of `explain`."""
+    await removed(world)
     await world.row("orphan")
     events: list[OrphanEvent] = []
     world.now += HOUR
@@ -49,8 +49,8 @@ async def test_rule_18_a_quarantined_object_that_is_referred_to_again_comes_back
 
     (record,) = [one for one in caplog.records if one.getMessage() == "orphan cleanup alert"]
     (found,) = await list_findings(world.executor, kind="recalled")
-    story = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
-    reason = "a row refers to it again; it was put back"
+    explanation = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
+    reason = "a row references it again; it was restored"
     assert (report.restored, report.alerts, report.missing) == (1, 1, 0)
     assert await world.store.get("orphan") == b"12345"
     assert (record.levelname, vars(record)["key"], vars(record)["reason"], vars(record)["run_id"]) == (
@@ -66,18 +66,18 @@ async def test_rule_18_a_quarantined_object_that_is_referred_to_again_comes_back
     assert (found.key, found.rule, found.note) == (
         "orphan",
         18,
-        "run 2 took it away; a row refers to it again, and it was put back",
+        "run 2 removed it; a row references it again, and it was restored",
     )
-    assert f"  alert: {world.now:%Y-%m-%d %H:%M} UTC {reason}" in story.lines()
+    assert f"  alert: {world.now:%Y-%m-%d %H:%M} UTC {reason}" in explanation.lines()
     again = await world.run(after=HOUR)
     assert (again.alerts, await list_findings(world.executor, kind="recalled")) == (0, [])
 
 
-async def test_rule_18_a_destroyed_object_that_is_referred_to_is_an_error_that_names_the_run(
+async def test_rule_18_a_purged_object_that_a_row_references_is_an_error_that_names_the_run(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was purged cannot come back: the finding and the alert say which run took it and when its bytes ended."""
-    await taken_away(world)
+    """The finding and the alert of a purged object name the run that removed it and the time of its deletion."""
+    await removed(world)
     assert (await world.run(after=WEEK)).purged == 1
     purged_at = f"{world.now:%Y-%m-%d %H:%M} UTC"
     await world.row("orphan")
@@ -87,17 +87,17 @@ async def test_rule_18_a_destroyed_object_that_is_referred_to_is_an_error_that_n
 
     records = [one for one in caplog.records if one.getMessage() == "orphan cleanup alert"]
     (found,) = await list_findings(world.executor, kind="missing")
-    lost = f"run 2 took it away, and its bytes were destroyed at {purged_at}"
+    lost = f"run 2 removed it, and its bytes were deleted at {purged_at}"
     assert [(report.missing, report.alerts) for report in reports] == [(1, 1), (1, 0)]
     assert [(record.levelname, vars(record)["reason"]) for record in records] == [
-        ("ERROR", f"a row refers to it; {lost}")
+        ("ERROR", f"a row references it; {lost}")
     ]
     assert found.note == lost
 
 
-async def test_what_somebody_else_deleted_is_missing_without_an_alarm(world: World) -> None:
-    """A row without its object is a finding; the alert is for what we did."""
-    await taken_away(world)
+async def test_an_object_that_another_program_deleted_raises_no_alert(world: World) -> None:
+    """A row without its object is a finding; only an object that Millhand removed raises an alert."""
+    await removed(world)
     await world.row("never there")
 
     report = await world.run(after=HOUR)
@@ -106,9 +106,9 @@ async def test_what_somebody_else_deleted_is_missing_without_an_alarm(world: Wor
     assert (report.missing, report.alerts, found.note) == (1, 0, "")
 
 
-async def test_recall_brings_back_what_an_application_asks_for(world: World) -> None:
-    """Where a 404 would be answered, the object comes back at once, with an alert; of other keys nothing is said."""
-    await taken_away(world)
+async def test_recall_restores_a_requested_object(world: World) -> None:
+    """`recall` restores a removed object at once with an alert, and returns False for other keys."""
+    await removed(world)
     events: list[OrphanEvent] = []
 
     is_back = await recall(world.executor, world.store, "orphan", on_event=events.append)
@@ -118,26 +118,26 @@ async def test_recall_brings_back_what_an_application_asks_for(world: World) -> 
     assert (is_back, again, unknown) == (True, False, False)
     assert await world.store.get("orphan") == b"12345"
     assert [(event.kind, event.key, event.reason) for event in events] == [
-        (OrphanEventKind.ALERT, "orphan", "it was asked for; it was put back")
+        (OrphanEventKind.ALERT, "orphan", "an application requested it; it was restored")
     ]
 
 
-async def test_recall_says_when_there_is_nothing_left(world: World) -> None:
-    """A purged object does not come back, and whoever asked is answered with the alert."""
-    await taken_away(world)
+async def test_recall_of_a_purged_object_returns_false(world: World) -> None:
+    """`recall` of a purged object returns False and raises an alert."""
+    await removed(world)
     await world.run(after=WEEK)
     events: list[OrphanEvent] = []
 
     assert not await recall(world.executor, world.store, "orphan", on_event=events.append)
 
     assert [event.reason for event in events] == [
-        f"it was asked for; run 2 took it away, and its bytes were destroyed at {world.now:%Y-%m-%d %H:%M} UTC"
+        f"an application requested it; run 2 removed it, and its bytes were deleted at {world.now:%Y-%m-%d %H:%M} UTC"
     ]
 
 
-async def test_restore_tells_what_is_back_already_from_what_was_never_removed(world: World) -> None:
-    """Once more is no error and says so; a key, run or prefix of which nothing was removed is empty."""
-    await taken_away(world)
+async def test_restore_counts_objects_that_were_restored_before(world: World) -> None:
+    """A second restore counts the object in `already`; a selection without removed objects is empty."""
+    await removed(world)
 
     first, again = [await restore(world.executor, world.store, run=2, now=world.now) for _ in range(2)]
     wrong = [
@@ -151,18 +151,18 @@ async def test_restore_tells_what_is_back_already_from_what_was_never_removed(wo
 
 
 async def test_each_run_ends_with_an_event(world: World) -> None:
-    """A completed run, a refused one and a failed one are told to whoever listens, with figures or reason."""
+    """A completed, an aborted and a failed run each call `on_event`, with figures or a reason."""
     await world.pair("live")
     await world.put("orphan")
     events: list[OrphanEvent] = []
 
-    async def break_down(operation: str) -> None:
+    async def fail(operation: str) -> None:
         if operation == "list" and len(events) == 2:
             raise StoreError("list", "a cut cable")
 
     async def run(**changes: Any) -> None:
         world.now += WEEK
-        store, config = ChaosStore(world.store, break_down), replace(world.config, **changes)
+        store, config = ChaosStore(world.store, fail), replace(world.config, **changes)
         await reconcile(world.executor, store, config, now=world.now, on_event=events.append)
 
     await run()

@@ -1,4 +1,4 @@
-"""May a run act? Each guard refuses beyond its limit, with the number, the limit and the way to override it."""
+"""The guards of a run: each aborts beyond its limit, with the number, the limit and the setting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = OrphansConfig(sources=(UPLOADS,))
 
 
 def facts(*, config: OrphansConfig = CONFIG, **changes: Any) -> GuardFacts:
-    """Facts of a run that may act, and what a test changes about them; `totals` by field."""
+    """Return the facts of a run that may act, with the changes of a test; `totals` by field."""
     totals = Totals(objects=1_000, bytes=100_000, live=990, ready_rows=990, rows_of={"uploads": 990})
     totals = replace(totals, **changes.pop("totals", {}))
     plain = GuardFacts(
@@ -35,8 +35,8 @@ def facts(*, config: OrphansConfig = CONFIG, **changes: Any) -> GuardFacts:
     return replace(plain, **changes)
 
 
-def test_nothing_is_refused_within_all_limits() -> None:
-    """A run that stays within its limits, and exactly on them, may act."""
+def test_a_run_within_all_limits_may_act() -> None:
+    """A run within its limits, or exactly at them, may act."""
     on_the_limit = facts(
         totals={"due_objects": 10, "due_bytes": 1_000, "missing": 49, "rows_of": {"uploads": 500}},
         store_now=NOW + timedelta(minutes=5),
@@ -55,62 +55,63 @@ def test_nothing_is_refused_within_all_limits() -> None:
             {"totals": {"due_objects": 11}},
             (
                 "a run may remove at most 1.00% of 1,000 objects, got 11 (1.10%); "
-                "look at `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
+                "check `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
             ),
         ),
         (
             {"totals": {"due_objects": 1, "due_bytes": 50_000}},
             (
                 "a run may remove at most 1.00% of 100,000 bytes, got 50,000 (50.00%); "
-                "look at `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
+                "check `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
             ),
         ),
         (
             {"totals": {"due_rows": 10_001}},
             (
                 "a run may remove at most 10,000 objects, got 10,001; "
-                "look at `millhand orphans list`, then raise orphans.max_objects (once: --max-objects)"
+                "check `millhand orphans list`, then raise orphans.max_objects (once: --max-objects)"
             ),
         ),
         (
             {"totals": {"rows_of": {"uploads": 499}}},
             (
                 "source 'uploads' must have at least 500 rows, got 499 (1,000 in the last run); "
-                "if that is right, set min_rows of the source"
+                "if this is correct, set min_rows of the source"
             ),
         ),
         (
             {"totals": {"missing": 50}},
             (
                 "at least 95% of ready rows must have their object, got 940 of 990; "
-                "see whether this is the right bucket and prefix, or lower orphans.min_overlap (once: --min-overlap)"
+                "check that this is the right bucket and prefix, or lower orphans.min_overlap (once: --min-overlap)"
             ),
         ),
         (
             {"totals": {"live": 0}},
             (
                 "at least one object must be live, got none of 1,000; "
-                "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0 (once: --min-overlap 0)"
+                "check that the sources and the bucket write keys alike, "
+                "or set orphans.min_overlap = 0 (once: --min-overlap 0)"
             ),
         ),
         (
             {"store_now": NOW + timedelta(seconds=301)},
             (
                 "clocks of store and database must agree within 300 s, got 301 s; "
-                "set them right, or raise orphans.max_clock_skew (once: --max-clock-skew)"
+                "correct them, or raise orphans.max_clock_skew (once: --max-clock-skew)"
             ),
         ),
         (
             {"process_now": NOW - timedelta(hours=1)},
             (
                 "clocks of process and database must agree within 300 s, got 3600 s; "
-                "set them right, or raise orphans.max_clock_skew (once: --max-clock-skew)"
+                "correct them, or raise orphans.max_clock_skew (once: --max-clock-skew)"
             ),
         ),
         (
             {"is_writable": False},
             (
-                "the store must let us write under .millhand/ to keep what is removed, got permission denied; "
+                "the store must allow writes under .millhand/ for the quarantine, got permission denied; "
                 "grant put and delete, or set orphans.mode = 'report'"
             ),
         ),
@@ -119,7 +120,7 @@ def test_nothing_is_refused_within_all_limits() -> None:
         "objects",
         "bytes",
         "count",
-        "floor",
+        "row count",
         "overlap",
         "none live",
         "store clock",
@@ -127,30 +128,30 @@ def test_nothing_is_refused_within_all_limits() -> None:
         "permission",
     ],
 )
-def test_a_guard_refuses_beyond_its_limit(changes: dict[str, Any], sentence: str) -> None:
-    """Each guard has its one sentence, and a single one refuses the run."""
+def test_a_guard_aborts_beyond_its_limit(changes: dict[str, Any], sentence: str) -> None:
+    """Each guard has one sentence, and a single guard aborts the run."""
     found = facts(**changes)
 
     assert (*clock_abort_reasons(found), *abort_reasons(found)) == (sentence,)
 
 
-def test_an_empty_source_is_refused_unless_it_may_be_empty() -> None:
-    """The floor is never 0 by itself, not even on the first runs; a source that may be empty says so."""
+def test_an_empty_source_aborts_unless_it_may_be_empty() -> None:
+    """The least number of rows is 1 even in the first run; only `min_rows = 0` allows an empty source."""
     empty = {"totals": {"rows_of": {}}, "previous": None}
     may_be_empty = replace(CONFIG, sources=(replace(UPLOADS, min_rows=0),))
 
     assert abort_reasons(facts(**empty)) == (
         (
             "source 'uploads' must have at least 1 rows, got 0 (0 in the last run); "
-            "if that is right, set min_rows of the source"
+            "if this is correct, set min_rows of the source"
         ),
     )
     assert abort_reasons(facts(**empty, config=may_be_empty)) == ()
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 1))
-def test_no_share_above_the_limit_ever_passes(due: int, whole: int, limit: float) -> None:
-    """Whatever the figures, what would go is within the share of what there is, or the run is refused."""
+def test_no_share_above_the_limit_passes(due: int, whole: int, limit: float) -> None:
+    """For any numbers, a run removes at most its share of the objects, or it aborts."""
     config = replace(CONFIG, max_share=limit)
     found = abort_reasons(facts(config=config, totals={"due_objects": due, "objects": whole}))
 

@@ -1,4 +1,4 @@
-"""Guards that no figures show: a source that is late, a database that must not be asked, and the pace of a sweep."""
+"""Guards without numbers: a slow source, an unsuitable database, and the pace of a sweep."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WEEK = timedelta(days=7)
 
 
 async def nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
 async def has_due(world: World, number: int) -> None:
-    """A live pair, and so many orphans that the next run removes."""
+    """Make a live pair, and so many orphans that the next run removes."""
     await world.pair("live")
     for one in range(number):
         await world.put(f"orphan/{one:03}")
@@ -31,8 +31,8 @@ async def has_due(world: World, number: int) -> None:
     world.now += WEEK
 
 
-async def test_a_source_that_does_not_answer_in_its_time_deletes_nothing(world: World) -> None:
-    """A read of a source that is cut off is no answer; the run ends there and names the source."""
+async def test_a_source_that_times_out_deletes_nothing(world: World) -> None:
+    """A read that exceeds `source_timeout` ends the run, and the error names the source."""
     await has_due(world, 1)
     uploads, avatars = world.config.sources
     late = replace(avatars, select=f"SELECT a.key FROM pg_sleep(60), {world.schema}.avatars AS a")
@@ -61,26 +61,26 @@ async def test_a_source_that_does_not_answer_in_its_time_deletes_nothing(world: 
     ],
     ids=["standby", "encoding"],
 )
-async def test_a_database_that_may_not_know_all_rows_is_not_asked(
+async def test_a_standby_or_another_encoding_begins_no_run(
     world: World, changes: dict[str, Any], message: str
 ) -> None:
-    """A standby may lag behind its primary, and another encoding cannot write every key; neither begins a run."""
+    """A standby may lack rows, and another encoding cannot hold every key, so neither begins a run."""
     await has_due(world, 1)
 
-    class Odd(ChaosExecutor):
+    class Other(ChaosExecutor):
         async def run(self, query: Any) -> Any:
             answer = await super().run(query)
             return replace(answer, **changes) if query.name == "orphan_database_facts" else answer
 
-    with pytest.raises(ConfigError) as refused:
-        await reconcile(Odd(world.executor, nothing), world.store, world.config, now=world.now)
+    with pytest.raises(ConfigError) as invalid:
+        await reconcile(Other(world.executor, nothing), world.store, world.config, now=world.now)
 
-    assert str(refused.value) == message
+    assert str(invalid.value) == message
     assert len(await list_runs(world.executor)) == 1
 
 
-async def test_a_sweep_grows_in_waves_and_keeps_its_pace(world: World) -> None:
-    """First 10, then 100, then the rest; each wave is read again before it, and lasts as long as its keys may take."""
+async def test_a_sweep_moves_growing_waves_at_a_limited_pace(world: World) -> None:
+    """A sweep moves 10, then 100, then more objects, and never more a second than `max_keys_per_second`."""
     await has_due(world, 120)
     waves = [0]
 

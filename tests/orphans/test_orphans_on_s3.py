@@ -216,7 +216,7 @@ async def test_rule_23_a_locked_object_is_skipped_and_holds_nobody_up(
     assert await world.store.get("held before") == b"held before"
     assert (purged.state, purged.purged, lifted.purged) == ("completed", 1, 1)
     (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
-    assert warning.getMessage() == "orphan cleanup cannot destroy what is in quarantine"
+    assert warning.getMessage() == "orphan cleanup cannot purge objects"
     assert (warning.key, warning.objects) == ("held after", 1)  # type: ignore[attr-defined]
 
 
@@ -256,7 +256,7 @@ async def test_rules_22_and_25_an_upload_of_nobody_is_aborted_after_grace_and_tw
     assert await uploads(world) == []
     assert any("rule 22" in line and "aborted" in line for line in story.lines())
     gone = await restore(world.executor, world.store, key="dead", now=world.now)
-    assert gone.failed == (("dead", f"its upload in parts was aborted at {world.now:%Y-%m-%d %H:%M} UTC"),)
+    assert gone.failed == (("dead", f"its multipart upload was aborted at {world.now:%Y-%m-%d %H:%M} UTC"),)
     assert (await world.run(after=HOUR)).uploads == 0
 
 

@@ -383,7 +383,7 @@ async def test_restore_says_what_cannot_come_back(world: World) -> None:
     report = await restore(world.executor, world.store, prefix="", now=world.now)
 
     when = f"{world.now:%Y-%m-%d %H:%M}"
-    assert report.failed == (("orphan", f"its bytes were destroyed at {when} UTC"),)
+    assert report.failed == (("orphan", f"its bytes were deleted at {when} UTC"),)
 
 
 async def test_explain_tells_the_story_of_a_key(world: World) -> None:

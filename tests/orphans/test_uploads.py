@@ -1,4 +1,4 @@
-"""Uploads in parts where they cannot be listed, and whom an upload waits for; the rest is tried on a real server."""
+"""Multipart uploads that cannot be listed, and the rows that wait for one. Tests on a real server cover the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY = timedelta(days=1)
 
 
 class Closed(ChaosStore):
-    """A store that does not list uploads."""
+    """A store that denies the listing of uploads."""
 
     error = StoreError("list uploads", "AccessDenied: no", is_denied=True)
 
@@ -30,17 +30,17 @@ class Closed(ChaosStore):
 
 
 class Broken(Closed):
-    """A store that fails at it."""
+    """A store whose listing of uploads fails."""
 
     error = StoreError("list uploads", "InternalError: oh")
 
 
 async def nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
-async def test_uploads_that_may_not_be_listed_are_left_alone(world: World) -> None:
-    """Whoever may only list objects still gets everything else judged; an error that is none of permission ends the run."""
+async def test_a_denied_listing_of_uploads_does_not_end_the_run(world: World) -> None:
+    """A run without permission to list uploads evaluates all objects; another error ends the run."""
     await world.pair("live")
 
     report = await reconcile(world.executor, Closed(world.store, nothing), world.config, now=world.now)
@@ -65,10 +65,10 @@ async def test_uploads_that_may_not_be_listed_are_left_alone(world: World) -> No
         ("soft_deleted", 1 * DAY, "mine", False),
     ],
 )
-def test_rule_21_whom_an_upload_waits_for(
+def test_rule_21_a_row_waits_for_an_upload(
     state: str, age: timedelta | None, upload_id: str | None, is_waiting: bool
 ) -> None:
-    """A pending row in its grace waits for its own upload, or for any of its key if it knows none; past it, no more."""
+    """A pending row within its grace waits for its own upload, or for any upload of its key if it has no upload id."""
     row = ReferenceRow(
         created_at=None if age is None else NOW - age,
         deleted_at=None,

@@ -42,7 +42,7 @@ from millhand.orphans.ledger import (
 )
 from millhand.orphans.removal.alerts import raise_missing_alerts, record_recalled
 from millhand.orphans.removal.guard import GuardFacts, abort_reasons, clock_abort_reasons
-from millhand.orphans.removal.recovery import heal, purge, settle
+from millhand.orphans.removal.recovery import purge_expired, restore_recalled, settle_interrupted
 from millhand.orphans.removal.sweep import sweep
 from millhand.orphans.removal.undeclared import find_undeclared
 from millhand.orphans.removal.uploads import scan_uploads, sweep_uploads
@@ -146,8 +146,8 @@ async def _go(context: RunContext, state: RunState, guard: GuardFacts) -> RunRep
     if context.may_act and guard.is_writable:
         # With nothing to remove too: otherwise a clean bucket would not notice that its database was restored.
         await advance_binding(context.executor, context.store, binding)
-    await settle(context, state)
-    await heal(context, state)
+    await settle_interrupted(context, state)
+    await restore_recalled(context, state)
     if reasons := await _scan(context, state):
         # Nothing of it counts, neither as a sighting nor as a first run.
         return await _finish(context, state, reasons)
@@ -210,7 +210,7 @@ async def _act(context: RunContext, state: RunState) -> tuple[str, ...]:
         rule = "a wave must finish without a failure"
         return (f"{rule}, got {failed.reason}; fix the cause, and the next run continues",)
     if context.mode is Mode.DELETE:
-        await purge(context, state)
+        await purge_expired(context, state)
     return ()
 
 

@@ -1,1 +1,1 @@
-"""Remove and restore objects and rows, behind guards."""
+"""Remove orphans: guards, quarantine, recovery, restore, and alerts."""

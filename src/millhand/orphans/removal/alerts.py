@@ -1,10 +1,10 @@
 """
-The alert: somebody asks for what was taken away.
+Raise an alert if a removed object is needed again.
 
-It should never ring. When it does, a reference was not declared, a clock or a grace was wrong, or an application deleted a
-row too soon; what lies in quarantine is back in its place by then, and what was destroyed is named.
+Its causes are an undeclared reference, a wrong clock or grace, or an application that deleted a row too early. The run
+restores the object from quarantine first. If the object is purged, the alert names the run.
 
-    log (warning: put back, error: destroyed) + event + finding + the action in the ledger, once for each action
+    log (warning: restored, error: purged) + event + finding + the action in the ledger, once for each action
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from millhand.orphans.ledger import (
     finding_put_many,
     parse_actions,
 )
+from millhand.orphans.removal.batches import batches
 from millhand.orphans.rules import MISSING, Kind, Reference
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.store.query import Query
 
 BATCH = 1_000
-TAKEN = (ActionState.QUARANTINED, ActionState.PURGED)
+REMOVED = (ActionState.QUARANTINED, ActionState.PURGED)
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ async def raise_alerts(
     executor: Executor, reasons: Mapping[int, str], *, now: datetime, on_event: OnEvent | None = None
 ) -> list[Action]:
     """
-    Raise the alert about actions, by id, each once; return those for which it had not rung yet.
+    Raise an alert for actions, by id, once for each. Return the actions that had none before.
 
     Raises: DriverError.
     """
@@ -48,13 +49,13 @@ async def raise_alerts(
     params = {"ids": list(reasons), "alerts": list(reasons.values()), "now": now}
     raised = await executor.run(Query("orphan_action_raise_alert", params, parse_actions))
     for action in raised:
-        _tell(action, on_event)
+        _publish(action, on_event)
     return raised
 
 
 async def raise_recalled_alerts(context: RunContext, state: RunState, actions: Sequence[Action]) -> None:
-    """Raise the alert about objects that a row referred to again and that were put back by this run."""
-    reason = "a row refers to it again; it was put back"
+    """Raise alerts for objects that this run restored because a row references them again."""
+    reason = "a row references it again; it was restored"
     raised = await raise_alerts(
         context.executor,
         {action.id: reason for action in actions},
@@ -66,7 +67,7 @@ async def raise_recalled_alerts(context: RunContext, state: RunState, actions: S
 
 
 async def record_recalled(context: RunContext, state: RunState) -> None:
-    """Make findings of what was put back, after the scan, which strikes off what no longer is."""
+    """Write findings for restored objects. This follows the scan, which deletes findings that no longer hold."""
     findings = [
         Finding(
             key=action.key,
@@ -78,57 +79,60 @@ async def record_recalled(context: RunContext, state: RunState) -> None:
             etag=action.etag,
             first_seen_at=context.now,
             last_seen_at=context.now,
-            note=f"run {action.run_id} took it away; a row refers to it again, and it was put back",
+            note=f"run {action.run_id} removed it; a row references it again, and it was restored",
         )
         for action in {action.key: action for action in state.recalled}.values()
     ]
-    if findings:
-        await context.executor.run(
-            finding_put_many(context.run.bucket, context.run.id, findings, now=context.now)
-        )
+    await _put_findings(context, findings)
 
 
 async def raise_missing_alerts(context: RunContext, state: RunState) -> None:
-    """Look whether what is missing was taken away by us, say so in its finding, and raise the alert."""
-    after = 0
-    while True:
-        query = finding_get_due(context.run.id, rules=[MISSING.number], after=after, limit=BATCH)
-        findings = [one for one in await context.executor.run(query) if one.kind == Kind.MISSING]
-        if not findings:
-            return
-        after = findings[-1].id
-        gone = await _taken_away(context, [finding.key for finding in findings])
-        noted = [replace(one, note=how_lost(gone[one.key])) for one in findings if one.key in gone]
-        if noted:
-            await context.executor.run(
-                finding_put_many(context.run.bucket, context.run.id, noted, now=context.now)
-            )
-        reasons = {action.id: f"a row refers to it; {how_lost(action)}" for action in gone.values()}
+    """Raise alerts for missing objects that Millhand removed, and note the removal in their findings."""
+    run = context.run
+    async for batch in batches(
+        context.executor,
+        lambda after: finding_get_due(run.id, rules=[MISSING.number], after=after, limit=BATCH),
+    ):
+        missing = [finding for finding in batch if finding.kind == Kind.MISSING]
+        removals = await _last_removals(context, [finding.key for finding in missing])
+        noted = [replace(one, note=removal_text(removals[one.key])) for one in missing if one.key in removals]
+        await _put_findings(context, noted)
+        reasons = {action.id: f"a row references it; {removal_text(action)}" for action in removals.values()}
         raised = await raise_alerts(context.executor, reasons, now=context.now, on_event=context.on_event)
         state.count_alerts(len(raised))
 
 
-async def _taken_away(context: RunContext, keys: Sequence[str]) -> dict[str, Action]:
-    """Return the newest action that took the object of a key away, if it was the last word on it."""
+async def _put_findings(context: RunContext, findings: Sequence[Finding]) -> None:
+    if findings:
+        run = context.run
+        await context.executor.run(finding_put_many(run.bucket, run.id, findings, now=context.now))
+
+
+async def _last_removals(context: RunContext, keys: Sequence[str]) -> dict[str, Action]:
+    """Return the last action on each key, if that action removed the object."""
     actions = await context.executor.run(action_get_by_key(context.run.bucket, keys, limit=10 * len(keys)))
     newest: dict[str, Action] = {}
     for action in actions:
         newest.setdefault(action.key, action)
-    return {key: action for key, action in newest.items() if action.state in TAKEN}
+    return {key: action for key, action in newest.items() if action.state in REMOVED}
 
 
-def how_lost(action: Action) -> str:
-    """Say where the object of an action is, to somebody who misses it."""
-    when = f"{action.updated_at:%Y-%m-%d %H:%M} UTC" if action.updated_at else "?"
+def removal_text(action: Action) -> str:
+    """Return where the removed object of an action is."""
     if action.state == ActionState.PURGED:
-        return f"run {action.run_id} took it away, and its bytes were destroyed at {when}"
-    return f"run {action.run_id} took it away at {when}; it is kept as {action.quarantine_key}"
+        return f"run {action.run_id} removed it, and its bytes were deleted at {updated_text(action)}"
+    return f"run {action.run_id} removed it at {updated_text(action)}; it is in quarantine, {action.quarantine_key}"
 
 
-def _tell(action: Action, on_event: OnEvent | None) -> None:
-    is_lost = action.state == ActionState.PURGED
+def updated_text(action: Action) -> str:
+    """Return when an action last changed its state."""
+    return f"{action.updated_at:%Y-%m-%d %H:%M} UTC" if action.updated_at else "?"
+
+
+def _publish(action: Action, on_event: OnEvent | None) -> None:
+    is_purged = action.state == ActionState.PURGED
     logger.log(
-        logging.ERROR if is_lost else logging.WARNING,
+        logging.ERROR if is_purged else logging.WARNING,
         "orphan cleanup alert",
         extra={"bucket": action.bucket, "key": action.key, "reason": action.alert, "run_id": action.run_id},
     )

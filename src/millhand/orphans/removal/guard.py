@@ -1,8 +1,8 @@
 """
-May this run act at all? Pure: numbers in, refusals out.
+The guards: decide from the numbers of a run whether it may remove anything. They do no input or output.
 
-Each refusal is one sentence with the limit, the number and the way to override it. One is enough: then nothing is
-removed, and what was found stays in the ledger for a person to look at.
+Each reason is one sentence with the limit, the number and the setting that overrides it. One reason aborts the removal. The
+findings stay in the ledger for review.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from millhand.orphans.ledger import Totals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardFacts:
-    """What a complete run saw. `previous` is what the last complete one saw; None on the first."""
+    """The numbers of a complete run. `previous` holds those of the last complete run, None for the first."""
 
     config: OrphansConfig
     database_now: datetime
@@ -29,20 +29,20 @@ class GuardFacts:
 
 
 def abort_reasons(facts: GuardFacts) -> tuple[str, ...]:
-    """Return the reasons why nothing may be removed; none if it may."""
-    checks = (_permission, _floors, _overlap, _shares)
+    """Return the reasons to remove nothing; none if the run may act."""
+    checks = (_permission, _row_counts, _overlap, _shares)
     return tuple(sentence for check in checks for sentence in check(facts))
 
 
 def clock_abort_reasons(facts: GuardFacts) -> tuple[str, ...]:
-    """Return why no age may be reckoned by the database's clock, not even for a report; needs no totals."""
+    """Return the reasons to record no age, not even for a report. It needs no totals."""
     return tuple(_clocks(facts))
 
 
 def _permission(facts: GuardFacts) -> Iterator[str]:
     if not facts.is_writable:
         yield (
-            "the store must let us write under .millhand/ to keep what is removed, got permission denied; "
+            "the store must allow writes under .millhand/ for the quarantine, got permission denied; "
             "grant put and delete, or set orphans.mode = 'report'"
         )
 
@@ -54,19 +54,19 @@ def _clocks(facts: GuardFacts) -> Iterator[str]:
         if skew > limit:
             yield (
                 f"clocks of {name} and database must agree within {limit.total_seconds():g} s, "
-                f"got {skew.total_seconds():.0f} s; set them right, or raise orphans.max_clock_skew (once: --max-clock-skew)"
+                f"got {skew.total_seconds():.0f} s; correct them, or raise orphans.max_clock_skew (once: --max-clock-skew)"
             )
 
 
-def _floors(facts: GuardFacts) -> Iterator[str]:
+def _row_counts(facts: GuardFacts) -> Iterator[str]:
     for source in facts.config.sources:
         rows = facts.totals.rows_of.get(source.name, 0)
         before = facts.previous.rows_of.get(source.name, 0) if facts.previous is not None else 0
-        floor = max(1, before // 2) if source.min_rows is None else source.min_rows
-        if rows < floor:
+        least = max(1, before // 2) if source.min_rows is None else source.min_rows
+        if rows < least:
             yield (
-                f"source {source.name!r} must have at least {floor:,} rows, got {rows:,} ({before:,} in the last run); "
-                f"if that is right, set min_rows of the source"
+                f"source {source.name!r} must have at least {least:,} rows, got {rows:,} ({before:,} in the last run); "
+                f"if this is correct, set min_rows of the source"
             )
 
 
@@ -75,13 +75,13 @@ def _overlap(facts: GuardFacts) -> Iterator[str]:
     if totals.live == 0 and facts.config.min_overlap > 0:
         yield (
             f"at least one object must be live, got none of {totals.objects:,}; "
-            "see whether the sources spell keys like the bucket, or set orphans.min_overlap = 0 (once: --min-overlap 0)"
+            "check that the sources and the bucket write keys alike, or set orphans.min_overlap = 0 (once: --min-overlap 0)"
         )
     present = totals.ready_rows - totals.missing
     if totals.ready_rows and present / totals.ready_rows < facts.config.min_overlap:
         yield (
             f"at least {facts.config.min_overlap:.0%} of ready rows must have their object, got {present:,} of "
-            f"{totals.ready_rows:,}; see whether this is the right bucket and prefix, "
+            f"{totals.ready_rows:,}; check that this is the right bucket and prefix, "
             "or lower orphans.min_overlap (once: --min-overlap)"
         )
 
@@ -96,11 +96,11 @@ def _shares(facts: GuardFacts) -> Iterator[str]:
             share = due / whole if whole else 1.0
             yield (
                 f"a run may remove at most {config.max_share:.2%} of {whole:,} {unit}, got {due:,} ({share:.2%}); "
-                f"look at `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
+                f"check `millhand orphans list`, then raise orphans.max_share (once: --max-share)"
             )
     due = max(totals.due_objects, totals.due_rows, totals.due_uploads)
     if due > config.max_objects:
         yield (
             f"a run may remove at most {config.max_objects:,} objects, got {due:,}; "
-            "look at `millhand orphans list`, then raise orphans.max_objects (once: --max-objects)"
+            "check `millhand orphans list`, then raise orphans.max_objects (once: --max-objects)"
         )

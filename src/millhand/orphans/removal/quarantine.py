@@ -1,4 +1,4 @@
-"""The way of an object into quarantine and back; what it says of the store's answers, it says as an action's state."""
+"""Move objects into quarantine and back, and report each result as a state of the action."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from millhand.orphans.ledger import Action, ActionState
-from millhand.orphans.removal.versions import HIDDEN, destroy, hide, is_hidden, unhide
+from millhand.orphans.ledger import Action, ActionState, Finding
+from millhand.orphans.removal.versions import HIDDEN, hide, is_hidden, purge_version, unhide
 from millhand.orphans.scan.lookup import find_object, gather_all
 from millhand.storage import (
     ObjectChanged,
@@ -23,13 +23,14 @@ from millhand.storage import (
 from millhand.storage.protocol import RESERVED_PREFIX
 
 QUARANTINE = f"{RESERVED_PREFIX}quarantine/"
-MAX_READABLE_BYTES = 700  # of a key; a longer one would not fit into 1,024 with what comes in front of it
+MAX_READABLE_BYTES = 700  # a longer key does not fit into 1,024 bytes with the quarantine prefix
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+EXPIRED = (ActionState.PURGED, "its time in quarantine ended")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
-    """What became of one move. A failure is the store's, and says nothing of the object."""
+class MoveResult:
+    """The result of one move. With `is_failure`, the store failed, which says nothing about the object."""
 
     is_failure: bool = False
     reason: str
@@ -42,15 +43,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Destroyed:
-    """What became of what was to be destroyed, and why the rest is still there; both by action id."""
+class PurgeResult:
+    """The new state and reason of each action, and the reason for each object that could not be deleted, by action id."""
 
-    ended: Mapping[int, tuple[ActionState, str]]
-    refused: Mapping[int, str]
+    states: Mapping[int, tuple[ActionState, str]]
+    failed: Mapping[int, str]
 
 
-class Whereabouts(Enum):
-    """Where the object of an action is that was interrupted."""
+class ObjectLocation(Enum):
+    """Where the object of an interrupted action is."""
 
     IN_PLACE = "in_place"
     IN_QUARANTINE = "in_quarantine"
@@ -59,104 +60,112 @@ class Whereabouts(Enum):
 
 
 def quarantine_key(run_id: int, key: str) -> str:
-    """Return where an object of a run is kept; the key of a very long one is in the ledger alone."""
+    """Return the key of an object in quarantine. A very long key becomes its hash; the ledger holds the original."""
     data = key.encode()
     name = key if len(data) <= MAX_READABLE_BYTES else f"~{hashlib.sha256(data).hexdigest()}"
     return f"{QUARANTINE}{run_id}/{name}"
 
 
-def seen_object(action: Action) -> ObjectInfo:
-    """Return the object that an action is about, as the run saw it."""
-    modified_at = action.modified_at or LONG_AGO
-    return ObjectInfo(key=action.key, size=action.size, etag=action.etag, modified_at=modified_at)
+def recorded_object(record: Action | Finding) -> ObjectInfo:
+    """Return the object of an action or finding as the scan saw it."""
+    modified_at = record.modified_at or LONG_AGO
+    return ObjectInfo(key=record.key, size=record.size, etag=record.etag, modified_at=modified_at)
 
 
-async def move_many(store: ObjectStore, actions: Sequence[Action]) -> Mapping[int, Move]:
-    """Move the objects of actions into quarantine, each if it is still the one that was seen; answers by action id."""
-    return await _each(store, actions, move_away)
+def state_in_place(action: Action) -> ActionState:
+    """Return the state of an action whose object was not moved."""
+    return ActionState.KEPT if action.row_json is None else ActionState.ROW_DELETED
 
 
-async def put_back_many(store: ObjectStore, actions: Sequence[Action]) -> Mapping[int, Move]:
-    """Move objects out of quarantine, each unless another has taken its place; answers by action id."""
-    return await _each(store, actions, put_back)
+async def quarantine_objects(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
+    """Move objects into quarantine, each only if unchanged since the scan. Return the results by action id."""
+    return await _each(store, actions, quarantine_object)
 
 
-async def move_away(store: ObjectStore, action: Action) -> Move:
-    """Move one object into quarantine. Whatever keeps it in its place is a reason, not an error."""
-    spared = ActionState.ROW_DELETED if action.row_json is not None else ActionState.KEPT
+async def restore_objects(store: ObjectStore, actions: Sequence[Action]) -> dict[int, MoveResult]:
+    """Move objects out of quarantine, each only if its key is free. Return the results by action id."""
+    return await _each(store, actions, restore_object)
+
+
+async def quarantine_object(store: ObjectStore, action: Action) -> MoveResult:
+    """Move one object into quarantine. An object that stays in place has a reason, not an error."""
+    is_failure, seen = False, recorded_object(action)
     try:
         if action.quarantine_key == HIDDEN:
-            if (reason := await hide(store, seen_object(action))) is not None:
-                return Move(reason=reason, state=spared)
+            reason = await hide(store, seen)
         else:
-            await store.move(action.key, action.quarantine_key or "", if_same=seen_object(action))
+            await store.move(action.key, action.quarantine_key or "", if_same=seen)
+            reason = ""
     except ObjectNotFound:
-        return Move(reason="the object is gone", state=spared)
+        reason = "the object is gone"
     except ObjectChanged:
-        return Move(reason="the object is another one than was seen", state=spared)
+        reason = "the object changed since the scan"
     except ObjectLocked:
-        return Move(reason="the object is under legal hold or retention (rule 23)", state=spared)
+        reason = "the object is under legal hold or retention (rule 23)"
     except StoreError as error:
-        return Move(is_failure=True, reason=str(error), state=spared)
-    return Move(reason="", state=ActionState.QUARANTINED)
+        reason, is_failure = str(error), True
+    state = state_in_place(action) if reason else ActionState.QUARANTINED
+    return MoveResult(is_failure=is_failure, reason=reason, state=state)
 
 
-async def put_back(store: ObjectStore, action: Action) -> Move:
+async def restore_object(store: ObjectStore, action: Action) -> MoveResult:
     """Move one object back to its key."""
     try:
         if action.quarantine_key == HIDDEN:
-            state, reason = await unhide(store, seen_object(action))
-            return Move(reason=reason, state=state)
+            state, reason = await unhide(store, recorded_object(action))
+            return MoveResult(reason=reason, state=state)
         await store.move(action.quarantine_key or "", action.key, if_absent=True)
     except ObjectExists:
-        return Move(reason="a newer object has taken its place", state=ActionState.QUARANTINED)
+        return MoveResult(reason="a newer object has its key", state=ActionState.QUARANTINED)
     except ObjectNotFound:
-        return Move(reason="the object is no longer in quarantine", state=ActionState.KEPT)
+        return MoveResult(reason="the object is no longer in quarantine", state=ActionState.KEPT)
     except StoreError as error:
-        return Move(is_failure=True, reason=str(error), state=ActionState.QUARANTINED)
-    return Move(reason="a row refers to it", state=ActionState.RESTORED)
+        return MoveResult(is_failure=True, reason=str(error), state=ActionState.QUARANTINED)
+    return MoveResult(reason="a row references it", state=ActionState.RESTORED)
 
 
-async def find(store: ObjectStore, action: Action) -> Whereabouts:
-    """Find the object of an action that was interrupted."""
-    in_place = await find_object(store, action.key)
-    is_in_place = in_place is not None and in_place.is_same_as(seen_object(action))
+async def locate_object(store: ObjectStore, action: Action) -> ObjectLocation:
+    """Return where the object of an interrupted action is."""
+    seen = recorded_object(action)
+    found = await find_object(store, action.key)
+    is_in_place = found is not None and found.is_same_as(seen)
     if action.quarantine_key == HIDDEN:
-        is_hidden_there = not is_in_place and await is_hidden(store, seen_object(action))
-        found = Whereabouts.IN_QUARANTINE if is_hidden_there else Whereabouts.GONE
-        return Whereabouts.IN_PLACE if is_in_place else found
-    is_kept = (
-        action.quarantine_key is not None and await find_object(store, action.quarantine_key) is not None
-    )
+        is_quarantined = not is_in_place and await is_hidden(store, seen)
+    else:
+        key = action.quarantine_key
+        is_quarantined = key is not None and await find_object(store, key) is not None
     if is_in_place:
-        return Whereabouts.IN_BOTH if is_kept else Whereabouts.IN_PLACE
-    return Whereabouts.IN_QUARANTINE if is_kept else Whereabouts.GONE
+        return ObjectLocation.IN_BOTH if is_quarantined else ObjectLocation.IN_PLACE
+    return ObjectLocation.IN_QUARANTINE if is_quarantined else ObjectLocation.GONE
 
 
-async def destroy_many(store: ObjectStore, actions: Sequence[Action]) -> Destroyed:
+async def purge_objects(store: ObjectStore, actions: Sequence[Action]) -> PurgeResult:
     """
-    End the bytes of what is in quarantine. What the store refuses, such as a version under legal hold, stays there.
+    Delete objects in quarantine permanently. An object that the store denies, such as a locked version, stays there.
 
     Raises: StoreError.
     """
-    moved = [action for action in actions if action.quarantine_key != HIDDEN]
-    failed = await store.delete_many([action.quarantine_key or "" for action in moved])
-    over = (ActionState.PURGED, "its time in quarantine was over")
-    ended = {action.id: over for action in moved if action.quarantine_key not in failed}
-    refused = {action.id: failed[key] for action in moved if (key := action.quarantine_key or "") in failed}
+    moved = [
+        (action.id, action.quarantine_key or "") for action in actions if action.quarantine_key != HIDDEN
+    ]
+    denied = await store.delete_many([key for _, key in moved])
+    states = {id_: EXPIRED for id_, key in moved if key not in denied}
+    failed = {id_: denied[key] for id_, key in moved if key in denied}
     for action in actions:
         if action.quarantine_key == HIDDEN:
             try:
-                ended[action.id] = await destroy(store, action, seen_object(action))
+                states[action.id] = await purge_version(store, recorded_object(action))
             except StoreError as error:
                 if not error.is_denied:
                     raise
-                refused[action.id] = str(error)
-    return Destroyed(ended=ended, refused=refused)
+                failed[action.id] = str(error)
+    return PurgeResult(states=states, failed=failed)
 
 
 async def _each(
-    store: ObjectStore, actions: Sequence[Action], step: Callable[[ObjectStore, Action], Awaitable[Move]]
-) -> Mapping[int, Move]:
-    moves = await gather_all([step(store, action) for action in actions])
-    return {action.id: move for action, move in zip(actions, moves, strict=True)}
+    store: ObjectStore,
+    actions: Sequence[Action],
+    step: Callable[[ObjectStore, Action], Awaitable[MoveResult]],
+) -> dict[int, MoveResult]:
+    results = await gather_all([step(store, action) for action in actions])
+    return {action.id: result for action, result in zip(actions, results, strict=True)}

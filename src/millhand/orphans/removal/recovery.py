@@ -1,14 +1,14 @@
 """
-What earlier runs left behind: moves that were interrupted, and objects in quarantine.
+Finish what earlier runs left: interrupted moves, and objects in quarantine.
 
-An interrupted move is settled by what is found, never by what was meant: an object that is still in its place is judged
-anew, unless its own row was deleted with it within the last day; one that lies in quarantine is treated as moved.
+An interrupted move is settled by where the object is now. An object in quarantine counts as moved. An object in place is
+evaluated again, unless the run deleted its row with it less than a day ago: then the move is completed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 
 from millhand.orphans.ledger import (
@@ -19,17 +19,18 @@ from millhand.orphans.ledger import (
     database_facts,
 )
 from millhand.orphans.removal.alerts import raise_recalled_alerts
+from millhand.orphans.removal.batches import batches
 from millhand.orphans.removal.quarantine import (
-    Destroyed,
-    Move,
-    Whereabouts,
-    destroy_many,
-    find,
-    put_back_many,
-    seen_object,
+    MoveResult,
+    ObjectLocation,
+    locate_object,
+    purge_objects,
+    recorded_object,
+    restore_objects,
+    state_in_place,
 )
-from millhand.orphans.removal.sweep import carry_out, put_back_needed, record
-from millhand.orphans.removal.versions import HIDDEN, uncover
+from millhand.orphans.removal.sweep import quarantine_unreferenced, record_moves, restore_referenced
+from millhand.orphans.removal.versions import HIDDEN, unhide_newer
 from millhand.orphans.rules import Reference
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.lookup import gather_all, is_there
@@ -39,123 +40,100 @@ from millhand.orphans.sources.statements import ReferenceRow
 logger = logging.getLogger(__name__)
 
 BATCH = 1_000
-RESUME_WITHIN = timedelta(days=1)  # after that, too much may have happened to the key meanwhile
+RESUME_WITHIN = timedelta(days=1)  # later, the key may have changed too much
+INTERRUPTED = "interrupted before the object was moved; the next run evaluates it again"
+QUARANTINED = MoveResult(reason="", state=ActionState.QUARANTINED)
 
 
-async def settle(context: RunContext, state: RunState) -> None:
-    """Bring to an end what a run that was killed had begun. Raises: SourceFailed; StoreError; DriverError."""
-    async for actions in _open(context, ActionState.INTENDED):
-        found = await gather_all([find(context.store, action) for action in actions])
-        places = {action.id: place for action, place in zip(actions, found, strict=True)}
-        await _settle_moved(
-            context, state, [action for action in actions if places[action.id] is Whereabouts.IN_QUARANTINE]
-        )
-        unmoved = [action for action in actions if places[action.id] is not Whereabouts.IN_QUARANTINE]
+async def settle_interrupted(context: RunContext, state: RunState) -> None:
+    """Finish the moves of a run that was killed. Raises: SourceFailed; StoreError; DriverError."""
+    async for actions in _open_actions(context, ActionState.INTENDED):
+        found = await gather_all([locate_object(context.store, action) for action in actions])
+        locations = {action.id: location for action, location in zip(actions, found, strict=True)}
+        moved = [one for one in actions if locations[one.id] is ObjectLocation.IN_QUARANTINE]
+        moves = dict.fromkeys([action.id for action in moved], QUARANTINED)
+        await record_moves(context, state, {**moves, **await restore_referenced(context, moved)})
+        unmoved = [action for action in actions if action.id not in moves]
         for action in unmoved:
-            if places[action.id] is Whereabouts.IN_BOTH and action.quarantine_key is not None:
+            if locations[action.id] is ObjectLocation.IN_BOTH and action.quarantine_key is not None:
                 await context.store.delete(action.quarantine_key)
-            if places[action.id] is Whereabouts.GONE and action.quarantine_key == HIDDEN:
-                await uncover(context.store, seen_object(action))
+            if locations[action.id] is ObjectLocation.GONE and action.quarantine_key == HIDDEN:
+                await unhide_newer(context.store, recorded_object(action))
         resumed = [
             action
             for action in unmoved
-            if context.may_act and _is_resumable(context, action, places[action.id])
+            if context.may_act and _is_resumable(context, action, locations[action.id])
         ]
-        await carry_out(context, state, resumed)
-        resumed_ids = {action.id for action in resumed}
-        await record(
-            context,
-            state,
-            {action.id: _dropped(action) for action in unmoved if action.id not in resumed_ids},
-        )
+        done = await quarantine_unreferenced(context, state, resumed)
+        interrupted = {
+            action.id: MoveResult(reason=INTERRUPTED, state=state_in_place(action))
+            for action in unmoved
+            if action.id not in done
+        }
+        await record_moves(context, state, interrupted)
 
 
-async def heal(context: RunContext, state: RunState) -> None:
-    """Put back what lies in quarantine and is referred to. Raises: SourceFailed; StoreError; DriverError."""
-    async for actions in _open(context, ActionState.QUARANTINED):
-        naming = await context.holding([action.key for action in actions])
-        await _put_back(
-            context, state, [action for action in actions if _is_wanted(naming.get(action.key, ()))]
-        )
+async def restore_recalled(context: RunContext, state: RunState) -> None:
+    """Restore quarantined objects that a row references. Raises: SourceFailed; StoreError; DriverError."""
+    async for actions in _open_actions(context, ActionState.QUARANTINED):
+        rows = await context.holding([action.key for action in actions])
+        await _restore(context, state, [one for one in actions if _needs_object(rows.get(one.key, ()))])
 
 
-async def purge(context: RunContext, state: RunState) -> None:
+async def purge_expired(context: RunContext, state: RunState) -> None:
     """
-    Destroy what lay in quarantine for its time and is still referred to by nobody, or was replaced.
+    Delete quarantined objects permanently after their time, if no row references them or a newer object has their key.
 
-    What a row writes otherwise by then is put back: to ask for it each time for all that lies there would be dear.
+    Before that, it restores objects with a near match: checking all of the quarantine in each run would be too slow.
     """
     finder = NearMatchFinder.of(context.executor, context.references, context.config, context.store)
-    # By the clock of this moment, as the moves were dated; a run may take longer than its quarantine.
+    # The current time, because a run may take longer than the quarantine.
     now = context.ledger_now or (await context.executor.run(database_facts())).now
     before = now - context.config.quarantine_for
-    async for lying in _open(context, ActionState.QUARANTINED, before):
-        near = await finder.find([action.key for action in lying])
-        await _put_back(context, state, [action for action in lying if action.key in near])
-        actions = [action for action in lying if action.key not in near]
-        naming = await context.holding([action.key for action in actions])
-        named = [action for action in actions if action.key in naming]
-        are_there = await gather_all([is_there(context.store, action.key) for action in named])
-        awaited = {action.id for action, is_one in zip(named, are_there, strict=True) if not is_one}
-        going = [action for action in actions if action.id not in awaited]
-        destroyed = await destroy_many(context.store, going)
-        await context.executor.run(action_set_state_many(destroyed.ended, now=context.ledger_now))
-        state.count_purged(sum(ended is ActionState.PURGED for ended, _ in destroyed.ended.values()))
-        _tell_refused([action for action in going if action.id in destroyed.refused], destroyed)
+    async for expired in _open_actions(context, ActionState.QUARANTINED, before):
+        near = await finder.find([action.key for action in expired])
+        await _restore(context, state, [action for action in expired if action.key in near])
+        actions = [action for action in expired if action.key not in near]
+        rows = await context.holding([action.key for action in actions])
+        referenced = [action for action in actions if action.key in rows]
+        exist = await gather_all([is_there(context.store, action.key) for action in referenced])
+        needed = {action.id for action, exists in zip(referenced, exist, strict=True) if not exists}
+        purged = await purge_objects(context.store, [one for one in actions if one.id not in needed])
+        await context.executor.run(action_set_state_many(purged.states, now=context.ledger_now))
+        state.count_purged(sum(one is ActionState.PURGED for one, _ in purged.states.values()))
+        if failed := [action for action in actions if action.id in purged.failed]:
+            first = failed[0]
+            fields = {"bucket": first.bucket, "key": first.key, "reason": purged.failed[first.id]}
+            logger.warning("orphan cleanup cannot purge objects", extra={**fields, "objects": len(failed)})
 
 
-async def _put_back(context: RunContext, state: RunState, wanted: Sequence[Action]) -> None:
-    moves = await put_back_many(context.store, wanted)
+async def _restore(context: RunContext, state: RunState, actions: Sequence[Action]) -> None:
+    moves = await restore_objects(context.store, actions)
     changed = {id_: move for id_, move in moves.items() if move.state is not ActionState.QUARANTINED}
-    await record(context, state, changed)
-    restored = [one for one in wanted if moves[one.id].state is ActionState.RESTORED]
+    await record_moves(context, state, changed)
+    restored = [one for one in actions if moves[one.id].state is ActionState.RESTORED]
     await raise_recalled_alerts(context, state, restored)
 
 
-def _tell_refused(actions: Sequence[Action], destroyed: Destroyed) -> None:
-    if actions:
-        first = actions[0]
-        told = {"bucket": first.bucket, "key": first.key, "reason": destroyed.refused[first.id]}
-        logger.warning(
-            "orphan cleanup cannot destroy what is in quarantine", extra={**told, "objects": len(actions)}
-        )
-
-
-async def _settle_moved(context: RunContext, state: RunState, moved: Sequence[Action]) -> None:
-    moves: Mapping[int, Move] = {
-        action.id: Move(reason="", state=ActionState.QUARANTINED) for action in moved
-    }
-    await record(context, state, {**moves, **await put_back_needed(context, moved)})
-
-
-async def _open(
+async def _open_actions(
     context: RunContext, action_state: ActionState, updated_before: datetime | None = None
 ) -> AsyncIterator[list[Action]]:
-    """Yield all actions in a state that is not their last, batch by batch."""
-    after, bucket = 0, context.run.bucket
-    while True:
-        query = action_get_open(
-            bucket, state=action_state, after=after, limit=BATCH, updated_before=updated_before
-        )
-        actions = await context.executor.run(query)
-        if not actions:
-            return
+    async for actions in batches(
+        context.executor,
+        lambda after: action_get_open(
+            context.run.bucket, state=action_state, after=after, limit=BATCH, updated_before=updated_before
+        ),
+    ):
         await context.beat()
         yield actions
-        after = actions[-1].id
 
 
-def _is_resumable(context: RunContext, action: Action, place: Whereabouts) -> bool:
+def _is_resumable(context: RunContext, action: Action, location: ObjectLocation) -> bool:
     began_at = action.created_at
     is_recent = began_at is not None and context.now - began_at <= RESUME_WITHIN
-    return is_recent and action.row_json is not None and place is not Whereabouts.GONE
+    return is_recent and action.row_json is not None and location is not ObjectLocation.GONE
 
 
-def _dropped(action: Action) -> Move:
-    state = ActionState.ROW_DELETED if action.row_json is not None else ActionState.KEPT
-    return Move(reason="interrupted before the object was moved; it is judged anew", state=state)
-
-
-def _is_wanted(rows: Sequence[ReferenceRow]) -> bool:
-    # A pending row waits for an upload of its own; an old object under its key would only be in the way.
+def _needs_object(rows: Sequence[ReferenceRow]) -> bool:
+    # A pending row waits for its own upload, which must find its key free.
     return any(row.reference is not Reference.PENDING for row in rows)

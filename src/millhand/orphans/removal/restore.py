@@ -1,11 +1,10 @@
-"""Undo: bring objects back from quarantine, and rows back from the ledger."""
+"""Restore objects from quarantine and rows from the ledger."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError, DriverError
@@ -18,14 +17,15 @@ from millhand.orphans.ledger import (
     action_set_state_many,
     database_facts,
 )
-from millhand.orphans.removal.alerts import TAKEN, how_lost, raise_alerts
-from millhand.orphans.removal.quarantine import Move, Whereabouts, find, put_back
+from millhand.orphans.removal.alerts import REMOVED, raise_alerts, removal_text, updated_text
+from millhand.orphans.removal.batches import batches
+from millhand.orphans.removal.quarantine import MoveResult, ObjectLocation, locate_object, restore_object
 from millhand.orphans.sources.key_sql import quoted, quoted_table
 from millhand.storage import ObjectStore
 
 BATCH = 100
 
-COLUMNS = """
+INSERTABLE_COLUMNS = """
 SELECT attname AS name
 FROM pg_catalog.pg_attribute
 WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
@@ -36,10 +36,10 @@ ORDER BY attnum
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreReport:
     """
-    What came back, and what did not.
+    What was restored, and what was not.
 
-    `already` counts what was back before; `kept` objects stay in quarantine because a newer one has their key; `failed`
-    names keys of which something did not come back, each with the reason.
+    `already` counts objects that were restored before. `kept` objects stay in quarantine because a newer object has their
+    key. `failed` holds each key that could not be restored in full, with the reason.
     """
 
     already: int = 0
@@ -50,7 +50,7 @@ class RestoreReport:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was ever removed of what was chosen, so that there is nothing to bring back."""
+        """Whether the selection holds no removed object and no deleted row."""
         return not (self.already or self.failed or self.kept or self.restored or self.rows)
 
 
@@ -64,16 +64,21 @@ async def restore(
     now: datetime | None = None,
 ) -> RestoreReport:
     """
-    Undo what was done by one run, below one prefix or to one key: the object first, then its row.
+    Restore all that one run removed, or all below one prefix, or one key: the object first, then its row.
 
     Raises: ConfigError, unless exactly one of the three is given; StoreError; DriverError.
-    Concurrency: idempotent, and may be broken off and begun again.
+    Concurrency: idempotent; it may be interrupted and started again.
     """
     if sum(selector is not None for selector in (run, prefix, key)) != 1:
-        raise ConfigError(f"restore must be told a run, a prefix or a key, got {run!r}, {prefix!r}, {key!r}")
+        raise ConfigError(f"restore must get one run, prefix or key, got {run!r}, {prefix!r}, {key!r}")
     instant = now or (await executor.run(database_facts())).now
     report = RestoreReport()
-    async for actions in _restorable(executor, store.url, run, prefix, key):
+    async for actions in batches(
+        executor,
+        lambda after: action_get_restorable(
+            store.url, run_id=run, prefix=prefix, key=key, after=after, limit=BATCH
+        ),
+    ):
         for action in actions:
             report = _added(report, action, await _restore_one(executor, store, action, instant))
     return report
@@ -83,80 +88,68 @@ async def recall(
     executor: Executor, store: ObjectStore, key: str, *, on_event: OnEvent | None = None
 ) -> bool:
     """
-    Bring back one object that was asked for and is not there; for the place where an application would answer 404.
+    Restore one missing object, and return whether it is back. Call it where your application would respond with 404.
 
-    False says that it was not we who took it away, or that it is destroyed. If it was we, the alert rings.
+    False means that Millhand did not remove the object, or that its bytes are deleted. If Millhand removed it, this raises
+    an alert.
 
     Raises: StoreError; DriverError.
     """
-    taken = [one for one in await executor.run(action_get_by_key(store.url, [key])) if one.state in TAKEN]
-    if not taken:
+    actions = await executor.run(action_get_by_key(store.url, [key]))
+    removals = [action for action in actions if action.state in REMOVED]
+    if not removals:
         return False
     now = (await executor.run(database_facts())).now
     report = await restore(executor, store, key=key, now=now)
-    how = "it was put back" if report.restored else how_lost(taken[0])
-    await raise_alerts(executor, {taken[0].id: f"it was asked for; {how}"}, now=now, on_event=on_event)
+    result = "it was restored" if report.restored else removal_text(removals[0])
+    reasons = {removals[0].id: f"an application requested it; {result}"}
+    await raise_alerts(executor, reasons, now=now, on_event=on_event)
     return report.restored > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Restored:
-    """What became of one action: its object's way, whether its row is back, and what went wrong."""
+    """The result of one action: the move of its object, whether its row is back, and what failed."""
 
     has_row: bool = False
-    is_back: bool = False
-    move: Move | None = None
+    is_already: bool = False
+    move: MoveResult | None = None
     reason: str | None = None
 
 
-async def _restorable(
-    executor: Executor, bucket: str, run: int | None, prefix: str | None, key: str | None
-) -> AsyncIterator[list[Action]]:
-    after = 0
-    while True:
-        query = action_get_restorable(bucket, run_id=run, prefix=prefix, key=key, after=after, limit=BATCH)
-        actions = await executor.run(query)
-        if not actions:
-            return
-        yield actions
-        after = actions[-1].id
-
-
 async def _restore_one(executor: Executor, store: ObjectStore, action: Action, now: datetime) -> _Restored:
-    when = f"{action.updated_at or datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     if action.state == ActionState.PURGED:
-        return _Restored(reason=f"its bytes were destroyed at {when}")
+        return _Restored(reason=f"its bytes were deleted at {updated_text(action)}")
     if action.state == ActionState.ABORTED:
-        return _Restored(reason=f"its upload in parts was aborted at {when}")
+        return _Restored(reason=f"its multipart upload was aborted at {updated_text(action)}")
     if action.state == ActionState.RESTORED:
-        return _Restored(is_back=True)
+        return _Restored(is_already=True)
     is_moved = action.state == ActionState.QUARANTINED
     if action.state == ActionState.INTENDED:
-        # Of a run that was killed, or is at it: then its own look after the move finds the row that comes back here.
-        is_moved = await find(store, action) is Whereabouts.IN_QUARANTINE
+        # The run was killed, or is still moving: then its check after the move finds the row that we insert here.
+        is_moved = await locate_object(store, action) is ObjectLocation.IN_QUARANTINE
         if not is_moved and action.row_json is None:
             return _Restored()
-    move = await put_back(store, action) if is_moved else None
+    move = await restore_object(store, action) if is_moved else None
     if move is not None and move.state is not ActionState.RESTORED:
-        # A newer object in its place is no failure: whoever put it there has a row for it.
-        return _Restored(
-            move=move, reason=move.reason if move.is_failure or move.state is ActionState.KEPT else None
-        )
+        # A newer object at its key is no failure: the application has a row for that one.
+        is_failure = move.is_failure or move.state is ActionState.KEPT
+        return _Restored(move=move, reason=move.reason if is_failure else None)
     try:
         has_row = action.row_json is not None and await _insert_row(executor, action)
     except DriverError as error:
-        return _Restored(move=move, reason=f"its row did not come back, {error.reason}")
-    states = {action.id: (ActionState.RESTORED, "restored by hand")}
+        return _Restored(move=move, reason=f"its row could not be inserted, {error.reason}")
+    states = {action.id: (ActionState.RESTORED, "restored on request")}
     await executor.run(action_set_state_many(states, now=now))
     return _Restored(has_row=has_row, move=move)
 
 
 async def _insert_row(executor: Executor, action: Action) -> bool:
-    """Insert the row as it was; False if its key or id is taken, by itself or by another."""
+    """Insert the row as it was. Return False if a row with its key or id exists."""
     table = quoted_table(action.table_name or "")
-    kept = json.loads(action.row_json or "{}")
-    columns = [quoted(row["name"]) for row in await executor.fetch(COLUMNS, [table]) if row["name"] in kept]
-    names = ", ".join(columns)
+    values = json.loads(action.row_json or "{}")
+    columns = [row["name"] for row in await executor.fetch(INSERTABLE_COLUMNS, [table])]
+    names = ", ".join(quoted(column) for column in columns if column in values)
     inserted = await executor.fetch(
         f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE\n"
         f"SELECT {names} FROM jsonb_populate_record(NULL::{table}, $1::text::jsonb)\n"
@@ -172,7 +165,7 @@ def _added(report: RestoreReport, action: Action, restored: _Restored) -> Restor
     failed = report.failed if restored.reason is None else (*report.failed, (action.key, restored.reason))
     return replace(
         report,
-        already=report.already + restored.is_back,
+        already=report.already + restored.is_already,
         failed=failed,
         kept=report.kept + is_kept,
         restored=report.restored + is_back,

@@ -1,11 +1,11 @@
 """
-Multipart uploads that were never completed: bytes that no listing shows and that somebody pays for.
+Abort multipart uploads that were never completed. No listing of objects shows their bytes, but storage bills them.
 
-Rule 1: an upload that a row waits for is kept: one that has its upload id, or a pending one that names its key and no
-        id. A pending row past its grace waits no more.
-Rule 2: its age is that of its newest part, not of its beginning: a large file is uploaded for days. It is also the time
-        since we first saw it, and two complete runs must have seen it.
-Rule 3: before the abort both are asked for again, and after it the store is asked whether it is gone.
+Rule 1: an upload is kept while a row waits for it: a row with its upload id, or a pending row with its key and no upload id.
+        A pending row past its grace no longer waits.
+Rule 2: its age counts from its newest part, because a large file takes days, and from the first run that saw it. Two
+        complete runs must have seen it.
+Rule 3: row and newest part are read again before the abort, and the abort checks that the upload is gone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from millhand.orphans.ledger import (
     finding_put_many,
     run_beat,
 )
+from millhand.orphans.removal.batches import batches
 from millhand.orphans.rules import UPLOAD_DUE, Kind, Reference, Scope, Situation, find_rule
 from millhand.orphans.scan.compare import KeyScope
 from millhand.orphans.scan.context import RunContext, RunState
@@ -37,23 +38,24 @@ from millhand.storage import ObjectNotFound, StoreError, Upload
 
 logger = logging.getLogger(__name__)
 
-BATCH = 100  # each is asked for its parts, one word to the store
-UPLOADED = "an upload in parts"
+BATCH = 100  # each upload needs one request for its parts
+ABORTED = "a multipart upload"
 
 
 @dataclass(frozen=True, slots=True)
-class Uploads:
-    """How many uploads nobody waits for, and how many of them are due."""
+class UploadCounts:
+    """The number of uploads that no row waits for, and how many of them are due."""
 
     found: int = 0
     due: int = 0
 
 
-async def scan_uploads(context: RunContext) -> Uploads:
+async def scan_uploads(context: RunContext) -> UploadCounts:
     """
-    Judge the uploads that are not completed, write down those that nobody waits for, and count them.
+    Evaluate the open uploads, and write a finding for each that no row waits for.
 
-    It comes before the scan of objects, which strikes off what no longer is. Where they may not be listed there are none.
+    This precedes the scan of objects, which deletes findings that no longer hold. If the store denies the listing of
+    uploads, it counts none.
 
     Raises: SourceFailed; StoreError; DriverError.
     """
@@ -63,49 +65,45 @@ async def scan_uploads(context: RunContext) -> Uploads:
         if not error.is_denied and "NotImplemented" not in error.reason:
             raise
         logger.info(
-            "uploads in parts cannot be listed", extra={"bucket": context.run.bucket, "reason": error.reason}
+            "multipart uploads cannot be listed", extra={"bucket": context.run.bucket, "reason": error.reason}
         )
-        return Uploads()
+        return UploadCounts()
 
 
 async def sweep_uploads(context: RunContext, state: RunState) -> None:
-    """Abort what is due. Raises: SourceFailed; StoreError; DriverError."""
-    after = 0
-    while True:
-        query = finding_get_due(context.run.id, rules=[UPLOAD_DUE.number], after=after, limit=BATCH)
-        findings = await context.executor.run(query)
-        if not findings:
-            return
-        after = findings[-1].id
+    """Abort the uploads that are due. Raises: SourceFailed; StoreError; DriverError."""
+    run = context.run
+    async for findings in batches(
+        context.executor,
+        lambda after: finding_get_due(run.id, rules=[UPLOAD_DUE.number], after=after, limit=BATCH),
+    ):
         async with context.executor.begin() as tx:
-            await tx.run(run_beat(context.run, now=context.ledger_now))
+            await tx.run(run_beat(run, now=context.ledger_now))
             intended = [_action(finding) for finding in findings]
-            actions = await tx.run(
-                action_insert_many(context.run.bucket, context.run.id, intended, now=context.ledger_now)
-            )
+            actions = await tx.run(action_insert_many(run.bucket, run.id, intended, now=context.ledger_now))
         ended = {action.id: await _abort(context, action) for action in actions}
         await context.executor.run(action_set_state_many(ended, now=context.ledger_now))
         await context.executor.run(finding_delete_many([finding.id for finding in findings]))
         state.count_aborted_uploads(sum(one is ActionState.ABORTED for one, _ in ended.values()))
 
 
-async def _scan(context: RunContext) -> Uploads:
+async def _scan(context: RunContext) -> UploadCounts:
     scope_of = KeyScope.of(context.config)
     found = due = 0
     async for page in context.store.list_uploads(prefix=context.config.prefix):
-        judged = [
+        in_scope = [
             upload for upload in page if scope_of(upload.key) is Scope.IN_SCOPE and "\0" not in upload.key
         ]
-        for start in range(0, len(judged), BATCH):
-            findings = await _judge(context, judged[start : start + BATCH])
+        for start in range(0, len(in_scope), BATCH):
+            findings = await _evaluate_batch(context, in_scope[start : start + BATCH])
             found += len(findings)
             due += sum(finding.rule == UPLOAD_DUE.number for finding in findings)
         await context.beat()
-    return Uploads(found, due)
+    return UploadCounts(found, due)
 
 
-async def _judge(context: RunContext, uploads: Sequence[Upload]) -> list[Finding]:
-    naming = await context.references.rows_by_key(sorted({upload.key for upload in uploads}))
+async def _evaluate_batch(context: RunContext, uploads: Sequence[Upload]) -> list[Finding]:
+    rows = await context.references.rows_by_key(sorted({upload.key for upload in uploads}))
     touched = await gather_all([_touched_at(context, upload) for upload in uploads])
     known = await context.executor.run(
         finding_get_many(context.run.bucket, sorted({upload.key for upload in uploads}))
@@ -114,9 +112,9 @@ async def _judge(context: RunContext, uploads: Sequence[Upload]) -> list[Finding
     findings = []
     for upload, touched_at in zip(uploads, touched, strict=True):
         if touched_at is not None:
-            rows = naming.get(upload.key, ())
-            found = _evaluate(context, upload, touched_at, rows, priors.get(upload.upload_id))
-            findings += [found] if found is not None else []
+            named = rows.get(upload.key, ())
+            finding = _evaluate(context, upload, touched_at, named, priors.get(upload.upload_id))
+            findings += [finding] if finding is not None else []
     if findings:
         await context.executor.run(
             finding_put_many(context.run.bucket, context.run.id, findings, now=context.now)
@@ -132,11 +130,11 @@ def _evaluate(
     prior: Finding | None,
 ) -> Finding | None:
     first_seen_at, sightings = context.now, 0
-    # A part that came since makes it another upload, as an overwrite does with an object.
+    # A new part restarts its age, as an overwrite does for an object.
     if prior is not None and prior.modified_at == touched_at:
         first_seen_at = prior.first_seen_at
         sightings = prior.sightings + (prior.run_id == context.complete_run_id)
-    is_waited_for = any(waits_for(row, upload, context.config, context.now) for row in rows)
+    is_awaited = any(waits_for(row, upload, context.config, context.now) for row in rows)
     since = max(first_seen_at, touched_at)
     rule = find_rule(
         Situation(
@@ -144,7 +142,7 @@ def _evaluate(
             is_present=False,
             is_seen_twice=sightings >= 1,
             is_upload=True,
-            reference=Reference.READY if is_waited_for else Reference.NONE,
+            reference=Reference.READY if is_awaited else Reference.NONE,
         )
     )
     if rule.kind is None:
@@ -165,7 +163,7 @@ def _evaluate(
 
 
 def waits_for(row: ReferenceRow, upload: Upload, config: OrphansConfig, now: datetime) -> bool:
-    """Whether a row that names its key may still complete the upload; a pending one of which no id is known may."""
+    """Return whether a row may still complete an upload of its key. A pending row without an upload id may."""
     if row.upload_id not in (None, upload.upload_id):
         return False
     if row.reference is Reference.PENDING:
@@ -174,23 +172,23 @@ def waits_for(row: ReferenceRow, upload: Upload, config: OrphansConfig, now: dat
 
 
 async def _abort(context: RunContext, action: Action) -> tuple[ActionState, str]:
-    """Abort one upload unless a row has come to wait for it or a part has come since."""
+    """Abort one upload, unless a row waits for it or a part arrived since the scan."""
     upload = Upload(key=action.key, upload_id=action.row_id, initiated_at=action.modified_at or context.now)
     rows = (await context.references.rows_by_key([action.key])).get(action.key, ())
     if any(waits_for(row, upload, context.config, context.now) for row in rows):
         return ActionState.KEPT, "a row waits for it again"
     touched_at = await _touched_at(context, upload)
     if touched_at is not None and touched_at != action.modified_at:
-        return ActionState.KEPT, "a part has come since it was seen"
+        return ActionState.KEPT, "a part arrived since the scan"
     try:
         was_there = await context.store.abort_upload(upload)
     except StoreError as error:
         return ActionState.KEPT, str(error)
-    return ActionState.ABORTED, UPLOADED if was_there else f"{UPLOADED} that was gone before"
+    return ActionState.ABORTED, ABORTED if was_there else f"{ABORTED} that was gone before"
 
 
 async def _touched_at(context: RunContext, upload: Upload) -> datetime | None:
-    """Return when its newest part came; None if it is gone."""
+    """Return when its newest part arrived; None if the upload is gone."""
     try:
         return await context.store.upload_touched_at(upload)
     except ObjectNotFound:
