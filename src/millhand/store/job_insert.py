@@ -37,13 +37,13 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
     }
 )
 UNIQUE_COLUMNS = ("unique_key", "unique_states")
-# Columns that the server returns as they were sent, unless a trigger of the user's changes them.
-_SENT = ("kind", "max_attempts", "priority", "queue", "state", "tags")
+_INSTANTS = frozenset({"created_at", "scheduled_at"})
+# Columns that need not come back: the server stores them as sent, unless a trigger of the user's changes them.
+_SENT = tuple(column for column in COLUMNS if column not in {"args", "metadata", *_INSTANTS})
 # How an array's elements are sent. Tags are joined because unnest would flatten an array of arrays; no tag has a comma.
 _ENCODERS: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {"state": attrgetter("value"), "tags": ",".join}
 )
-_INSTANTS = frozenset({"created_at", "scheduled_at"})
 
 
 def job_insert_many(

@@ -15,6 +15,7 @@ from millhand.client import Client
 from millhand.control import JobControl
 from millhand.errors import ConfigError
 from millhand.job import JobRow
+from millhand.store.job_insert import COLUMNS as INSERT_COLUMNS
 from millhand.store.job_list import LIMIT_MAX, JobFilters
 from millhand.sync_client import SyncClient
 from millhand.testing.job_diff import (
@@ -28,9 +29,7 @@ from millhand.testing.job_diff import (
 from millhand.worker import JobFunction
 
 # The columns that a test can expect values of: those that an insert decides.
-COLUMNS = frozenset(
-    {"args", "max_attempts", "metadata", "priority", "queue", "scheduled_at", "state", "tags", "unique_key"}
-)
+COLUMNS = frozenset({*INSERT_COLUMNS, "unique_key"} - {"created_at", "kind"})
 
 
 async def require_inserted(
