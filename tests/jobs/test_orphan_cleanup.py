@@ -1,4 +1,4 @@
-"""Claims about the job around the reconciler; what is judged and deleted, and what never, stands in tests/orphans."""
+"""The job of the orphan cleanup. tests/orphans has the claims about what a run removes and keeps."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def work_once(driver: AsyncpgDriver, store: ObjectStore, config: OrphansCo
 async def test_orphan_cleanup_logs_what_it_found(
     schema_driver: AsyncpgDriver, store: ObjectStore, uploads: ReferenceSource, log: pytest.LogCaptureFixture
 ) -> None:
-    """A run is one line with its figures, and the same figures are the job's output."""
+    """A run logs one line with its figures, and the same figures are the output of the job."""
     event = await work_once(schema_driver, store, OrphansConfig(sources=(uploads,)))
 
     (record,) = told(log)
@@ -115,10 +115,10 @@ async def test_orphan_cleanup_without_sources_says_how_to_declare_one(
     )
 
 
-async def test_orphan_cleanup_warns_when_a_guard_refuses(
+async def test_orphan_cleanup_warns_when_a_guard_aborts_the_run(
     schema_driver: AsyncpgDriver, store: ObjectStore, uploads: ReferenceSource, log: pytest.LogCaptureFixture
 ) -> None:
-    """A run that a guard does not let act is a warning with the reason, and everything stays."""
+    """A run that a guard aborts logs a warning with the reason, and removes nothing."""
     config = OrphansConfig(
         allow_short_grace=True, grace=NO_GRACE, max_share=0.0, mode=Mode.DELETE, sources=(uploads,)
     )
@@ -135,7 +135,7 @@ async def test_orphan_cleanup_warns_when_a_guard_refuses(
 async def test_orphan_cleanup_that_fails_is_tried_again(
     schema_driver: AsyncpgDriver, store: ObjectStore, log: pytest.LogCaptureFixture
 ) -> None:
-    """A source that cannot be read fails the attempt, as any job fails; nothing is concluded from it."""
+    """A source that cannot be read fails the attempt, and nothing is removed."""
     broken = ReferenceSource(name="uploads", table="no_such_table")
 
     event = await work_once(schema_driver, store, OrphansConfig(sources=(broken,)))
@@ -146,10 +146,10 @@ async def test_orphan_cleanup_that_fails_is_tried_again(
     assert told(log) == []
 
 
-async def test_orphan_cleanup_comes_back_when_another_run_is_at_it(
+async def test_orphan_cleanup_snoozes_while_another_run_is_in_progress(
     schema_driver: AsyncpgDriver, store: ObjectStore, uploads: ReferenceSource, log: pytest.LogCaptureFixture
 ) -> None:
-    """While somebody else's run is alive, or its lease after a kill, the job says so and waits a minute."""
+    """While another run holds the bucket, or its lease after a kill, the job logs that and snoozes for a minute."""
     await schema_driver.pool.fetch(
         f"INSERT INTO {schema_driver.schema}.millhand_orphan_run "
         "(bucket, mode, fingerprint, started_at, heartbeat_at) VALUES ($1, 'report', '', now(), now())",
@@ -165,7 +165,7 @@ async def test_orphan_cleanup_comes_back_when_another_run_is_at_it(
 
 
 async def test_orphan_cleanups_do_not_pile_up(schema_driver: AsyncpgDriver, store: ObjectStore) -> None:
-    """While one waits or runs in an interval no second is inserted; the next interval may have its own."""
+    """While a cleanup job waits or runs, no second one is inserted in its interval; the next interval has its own."""
     cleanup = add_orphan_cleanup(
         Workers(), schema_driver.pool, store, OrphansConfig(), interval=timedelta(hours=1)
     )

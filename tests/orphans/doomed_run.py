@@ -1,4 +1,4 @@
-"""A run in a process of its own that says when it has come to its eighth page, and stays there until it is killed."""
+"""A run in its own process that prints a line at its eighth page and waits there until it is killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from millhand.storage import open_store
 
 
 class Elsewhere(ChaosStore):
-    """A directory that passes for a bucket on a server, for only such are listed in partitions."""
+    """A directory that has the URL of a bucket, because only buckets are listed in partitions."""
 
     @property
     def url(self) -> str:
@@ -24,7 +24,7 @@ class Elsewhere(ChaosStore):
 
 
 def doomed_config(schema: str) -> OrphansConfig:
-    """What the run goes by; whoever goes on with it must go by the same."""
+    """The configuration of the run. The run that continues it must have the same."""
     return OrphansConfig(
         sources=(uploads_source(schema),),
         partitions=2,

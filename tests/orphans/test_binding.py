@@ -1,4 +1,4 @@
-"""Whose bucket it is: one database judges it, and a copy or an older self of that database is found out."""
+"""The binding of a bucket to one database: runs of copies and of older states of that database abort."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REMEDY = "to bind the bucket to this database from now on, run: millhand orphans
 
 
 async def bound(world: World) -> None:
-    """A live pair, an orphan that is due, and a bucket that a run has bound."""
+    """Make a live pair and an orphan that is due, and bind the bucket by a run."""
     await world.pair("live")
     await world.put("first orphan")
     await world.run(after=2 * HOUR)
@@ -38,7 +38,7 @@ async def marker(world: World) -> dict[str, object]:
 
 
 async def test_a_report_binds_nothing(world: World) -> None:
-    """Whoever only looks leaves no trace in the bucket, and looks again."""
+    """A run in mode report leaves no marker in the bucket and no row in the ledger."""
     await world.pair("live")
     await world.put("orphan")
 
@@ -49,7 +49,7 @@ async def test_a_report_binds_nothing(world: World) -> None:
 
 
 async def test_the_first_run_that_may_remove_binds_the_bucket(world: World) -> None:
-    """Marker and row have one token and one generation, which grows when a run begins and before it removes."""
+    """Marker and row have one token and one generation, which increases when a run begins and before it removes."""
     await world.pair("live")
     await world.put("orphan")
     await world.runs(2 * HOUR, WEEK)
@@ -67,12 +67,12 @@ async def test_the_first_run_that_may_remove_binds_the_bucket(world: World) -> N
     assert second.abort_reasons() == ()
 
 
-async def test_another_database_never_judges_a_bound_bucket(world: World) -> None:
-    """A second database is refused, report or not, with the first one's name and what to do; it removes nothing."""
+async def test_runs_of_another_database_abort(world: World) -> None:
+    """Runs of a second database abort in every mode, with the first one's name and a remedy, and remove nothing."""
     await bound(world)
     await world.put("of the other")
     found = await marker(world)
-    # The ledger of another database knows nothing of the bond.
+    # The ledger of another database has no binding.
     await world.sql("DELETE FROM {schema}.millhand_orphan_binding")
 
     for mode in Mode:
@@ -88,8 +88,8 @@ async def test_another_database_never_judges_a_bound_bucket(world: World) -> Non
     assert await world.keys() == ["live", "of the other"]
 
 
-async def test_a_copy_of_the_database_is_refused(world: World) -> None:
-    """A dump restored elsewhere carries the row with it, and is not the database that wrote it."""
+async def test_runs_of_a_copied_database_abort(world: World) -> None:
+    """A dump that was restored elsewhere has the row, but not the identity of the database that wrote it."""
     await bound(world)
     await world.sql("UPDATE {schema}.millhand_orphan_binding SET database = '123/45'")
     here = (await read_binding(world.executor, world.store)).database
@@ -101,8 +101,8 @@ async def test_a_copy_of_the_database_is_refused(world: World) -> None:
     )
 
 
-async def test_a_database_restored_from_an_older_backup_is_refused_by_the_marker(world: World) -> None:
-    """A base backup brings the row back as it was; the bucket's marker has gone on since and gives it away."""
+async def test_runs_of_a_database_restored_from_an_older_backup_abort(world: World) -> None:
+    """A backup brings back an older row, and the bucket's marker is ahead of it."""
     await bound(world)
     backup = await world.sql("SELECT generation FROM {schema}.millhand_orphan_binding")
     await world.run(after=HOUR)
@@ -143,8 +143,8 @@ async def restore(world: World, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", [Mode.QUARANTINE, Mode.DELETE])
-async def test_a_run_with_nothing_to_remove_gives_a_restored_database_away(world: World, mode: Mode) -> None:
-    """A bucket in good order knows of its newest run too: a backup that is older than that run is refused."""
+async def test_a_run_with_nothing_to_remove_advances_the_marker(world: World, mode: Mode) -> None:
+    """A backup that is older than a run with nothing to remove is detected too."""
     await restore(world, mode=mode)
 
     reports = [await world.run(after=after) for after in (HOUR, WEEK, HOUR, WEEK + HOUR)]
@@ -155,10 +155,10 @@ async def test_a_run_with_nothing_to_remove_gives_a_restored_database_away(world
 
 
 @pytest.mark.parametrize("changes", [{}, {"mode": Mode.REPORT}], ids=["no run", "report"])
-async def test_a_backup_that_no_removing_run_has_followed_restores_unnoticed(
+async def test_a_backup_newer_than_the_last_removing_run_is_not_detected(
     world: World, changes: dict[str, Any]
 ) -> None:
-    """Then the marker is silent: what lost its row is an orphan, waits for its grace, and for its time in quarantine."""
+    """The marker is not ahead then: objects without rows are orphans that wait for their grace and their quarantine."""
     await restore(world, **changes)
 
     reports = [await world.run(after=after) for after in (HOUR, WEEK, HOUR, WEEK + HOUR)]
@@ -172,8 +172,8 @@ async def test_a_backup_that_no_removing_run_has_followed_restores_unnoticed(
     ]
 
 
-async def test_rows_that_are_brought_after_an_unnoticed_restore_have_their_objects_back(world: World) -> None:
-    """Until the end of the quarantine nothing is lost of such a restore: a row that is written again gets its object."""
+async def test_rows_added_after_an_undetected_restore_get_their_objects_back(world: World) -> None:
+    """Until the quarantine ends, a row that is inserted again gets its object back."""
     await restore(world)
     quarantined = await world.runs(HOUR, WEEK)
     await world.row("uploaded since")
@@ -184,7 +184,7 @@ async def test_rows_that_are_brought_after_an_unnoticed_restore_have_their_objec
     assert await world.keys() == ["live", "uploaded since"]
 
 
-async def test_a_bucket_that_lost_its_marker_is_refused(world: World) -> None:
+async def test_runs_over_a_bucket_without_its_marker_abort(world: World) -> None:
     """Another bucket under the same name, or an emptied one, has no marker."""
     await bound(world)
     bond = (await read_binding(world.executor, world.store)).bond
@@ -201,8 +201,8 @@ async def test_a_bucket_that_lost_its_marker_is_refused(world: World) -> None:
     )
 
 
-async def test_a_marker_that_is_none_ends_the_run(world: World) -> None:
-    """What somebody else put in the marker's place is neither believed nor overwritten."""
+async def test_an_unreadable_marker_ends_the_run(world: World) -> None:
+    """A file of another program in place of the marker is neither used nor overwritten."""
     await bound(world)
     await world.store.put(MARKER, b"{}")
 
@@ -214,27 +214,27 @@ async def test_a_marker_that_is_none_ends_the_run(world: World) -> None:
     assert (await world.run(after=HOUR)).state == "completed"
 
 
-async def test_bind_takes_a_bucket_over_and_unbind_lets_it_go(world: World) -> None:
-    """A person can say whose bucket it is, told what it was before; after that runs go on, or anybody may begin."""
+async def test_bind_takes_a_bucket_over_and_unbind_frees_it(world: World) -> None:
+    """`bind` returns the old binding and lets runs continue; `unbind` removes row and marker, if there are any."""
     await bound(world)
     await world.sql("DELETE FROM {schema}.millhand_orphan_binding")
 
     before = await bind(world.executor, world.store, now=world.now)
     after = await read_binding(world.executor, world.store)
     ran = await world.run(after=HOUR)
-    let_go = [await unbind(world.executor, world.store) for _ in range(2)]
+    freed = [await unbind(world.executor, world.store) for _ in range(2)]
 
     assert before.marker is not None
     assert before.bond is None
     assert after.marker is not None
-    assert (after.abort_reasons(), ran.state, let_go) == ((), "completed", [True, False])
+    assert (after.abort_reasons(), ran.state, freed) == ((), "completed", [True, False])
     assert after.marker.generation == before.marker.generation + 1
     assert await world.keys(".millhand/binding") == []
 
 
 @pytest.mark.slow
-async def test_a_kill_while_binding_is_put_right_by_the_next_run(world: World) -> None:
-    """Between any two words of the first bond, a kill leaves neither a refusal nor two markers behind."""
+async def test_a_kill_while_binding_is_repaired_by_the_next_run(world: World) -> None:
+    """A kill between any two steps of the first binding leaves no abort reason and no second marker."""
     for step in range(1, 20):
         await world.pair(f"{step:03}/live")
         await world.put(f"{step:03}/orphan")
@@ -256,7 +256,7 @@ async def test_a_kill_while_binding_is_put_right_by_the_next_run(world: World) -
 
 
 class _KilledInTheSweep:
-    """Kills a run at one of its words after it has seen the whole bucket; `step` is how far it came."""
+    """Kills a run at one of its steps after the scan; `step` counts them."""
 
     def __init__(self, world: World, last: int) -> None:
         self._world = world
@@ -270,8 +270,8 @@ class _KilledInTheSweep:
             raise Killed
 
 
-async def test_what_is_below_another_roots_own_prefix_is_nobodys_orphan(world: World) -> None:
-    """A store rooted higher up sees another one's quarantine and marker as ours, not as objects without rows."""
+async def test_files_of_a_store_with_another_root_are_no_orphans(world: World) -> None:
+    """A store with its root higher up sees another store's quarantine as out of scope."""
     await world.pair("live")
     await world.put("media/.millhand/quarantine/1/x")
 
@@ -281,7 +281,7 @@ async def test_what_is_below_another_roots_own_prefix_is_nobodys_orphan(world: W
 
 
 async def nested(world: World) -> tuple[World, World]:
-    """A whole bucket, and the world of a store that is rooted at `media/` in it, each with a pair and an orphan."""
+    """Return a whole bucket, and a store whose root is `media/` in it, each with a pair and an orphan."""
     await world.pair("live", "media/a")
     for key in ("orphan", "media/orphan"):
         await world.put(key)
@@ -291,7 +291,7 @@ async def nested(world: World) -> tuple[World, World]:
 
 
 async def forget(world: World) -> None:
-    """Be another database, that knows nothing of any bond."""
+    """Delete the binding, as in another database."""
     await world.sql("DELETE FROM {schema}.millhand_orphan_binding")
 
 
@@ -300,11 +300,13 @@ async def forget(world: World) -> None:
     ["DELETE FROM {}", "UPDATE {} SET database = '123/45'", "UPDATE {} SET generation = 0"],
     ids=["another", "copied", "older"],
 )
-async def test_a_part_of_a_bound_bucket_is_refused_to_another_database(world: World, change: str) -> None:
+async def test_runs_of_another_database_over_a_part_of_a_bound_bucket_abort(
+    world: World, change: str
+) -> None:
     """
-    A store that is rooted within a bound bucket has no marker of its own, and that above it speaks; the part lives.
+    A store whose root lies within a bound bucket has no marker of its own, and the marker above it counts.
 
-    A person may say that it is left alone there, and is believed; after that, both go on.
+    After `bind` for that part, the runs of both databases complete.
     """
     whole, part = await nested(world)
     await whole.runs(2 * HOUR, HOUR, exclude=("media/",), grace=HOUR, allow_short_grace=True)
@@ -329,19 +331,19 @@ async def test_a_part_of_a_bound_bucket_is_refused_to_another_database(world: Wo
     assert await part.keys() == ["a"]
 
 
-async def test_a_bucket_with_a_part_that_another_database_judges_is_refused(world: World) -> None:
-    """The marker that a listing shows below the root speaks for that part, until it is excluded."""
+async def test_a_bucket_with_a_part_of_another_database_needs_exclude(world: World) -> None:
+    """A marker below the root ends the run until its part is excluded."""
     whole, part = await nested(world)
     await part.runs(2 * HOUR, WEEK)
     found = await marker(part)
     await forget(world)
     whole.now = part.now
 
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as raised:
         await whole.run()
     apart = await whole.runs(HOUR, WEEK, exclude=("media/",))
 
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         f"orphans.exclude must have 'media/', which {found['name']!r} bound at {found['bound_at']} (database "
         f"{found['database']}), got no such prefix; add it, or run with that store: millhand orphans unbind"
     )
@@ -354,8 +356,8 @@ async def test_a_bucket_with_a_part_that_another_database_judges_is_refused(worl
     ]
 
 
-async def test_a_database_may_judge_a_bucket_and_a_part_of_it(world: World) -> None:
-    """Two stores of one ledger are no strangers to each other, whichever was bound first."""
+async def test_one_database_may_scan_a_bucket_and_a_part_of_it(world: World) -> None:
+    """Two stores with one ledger accept the marker of the other, whichever was bound first."""
     whole, part = await nested(world)
 
     reports = [await one.run(after=span) for span in (2 * HOUR, WEEK, HOUR) for one in (whole, part)]
@@ -364,7 +366,7 @@ async def test_a_database_may_judge_a_bucket_and_a_part_of_it(world: World) -> N
 
 
 async def test_a_bucket_is_bound_across_prefixes(world: World) -> None:
-    """Runs over two prefixes of one bucket share its bond."""
+    """Runs over two prefixes of one bucket share its binding."""
     await world.pair("a/live", "b/live")
     for prefix in ("a/", "b/"):
         await world.put(f"{prefix}orphan")

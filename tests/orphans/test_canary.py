@@ -1,4 +1,4 @@
-"""Objects whose verdict is known beforehand: a run that judges them otherwise refuses, and nothing it saw counts."""
+"""Canaries: a run that does not find them live aborts, and nothing that it saw counts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ WEEK = timedelta(days=7)
 
 
 async def nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
 class BrokenIndex(ChaosExecutor):
-    """A database whose index on the key has lost one, as after a collation's new version: ranges do not find it."""
+    """A database whose index on the key has lost an entry, as after a new version of a collation."""
 
     async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
         rows = await super().fetch(sql, params, **options)
         return [row for row in rows if "ORDER BY" not in sql or row.get("key") != "live/2"]
 
 
-class Gullible(ChaosExecutor):
-    """A database that names whatever it is asked for."""
+class NamesEverything(ChaosExecutor):
+    """A database that names any key that it is asked for."""
 
     async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
         rows = await super().fetch(sql, params, **options)
@@ -38,8 +38,8 @@ class Gullible(ChaosExecutor):
         return [{"key": params[0][0], "state": "ready"}]  # type: ignore[index]
 
 
-async def test_a_canary_that_is_not_judged_live_refuses_the_run(world: World) -> None:
-    """A live row that reads by range do not find refuses each run, and none of their sightings counts."""
+async def test_a_canary_that_the_scan_does_not_find_live_aborts_the_run(world: World) -> None:
+    """A live row that range reads miss aborts every run, and their sightings do not count."""
     await world.pair("live/1", "live/2", "live/3")
     world.now += 2 * HOUR
     broken = BrokenIndex(world.executor, nothing)
@@ -62,7 +62,7 @@ async def test_a_canary_that_is_not_judged_live_refuses_the_run(world: World) ->
 
 
 async def test_a_declared_canary_must_be_live(world: World) -> None:
-    """A key that was declared a canary, and has lost its row or its object, refuses each run until somebody looks."""
+    """A declared canary without its row or its object aborts every run."""
     await world.pair("live", "canary")
     await world.run(after=2 * HOUR, canaries=("canary",))
     await world.store.delete("canary")
@@ -80,11 +80,13 @@ async def test_a_declared_canary_must_be_live(world: World) -> None:
     assert [no_object.state, no_row.state] == ["aborted", "aborted"]
 
 
-async def test_a_source_that_names_everything_refuses_the_run(world: World) -> None:
-    """A key that was made up on the spot must be an orphan; whoever says yes to it says yes to everything."""
+async def test_a_source_that_names_any_key_aborts_the_run(world: World) -> None:
+    """If a source names a made-up key, it would name every key, so the run aborts."""
     await world.pair("live")
 
-    report = await reconcile(Gullible(world.executor, nothing), world.store, world.config, now=world.now)
+    report = await reconcile(
+        NamesEverything(world.executor, nothing), world.store, world.config, now=world.now
+    )
 
     assert report.state == "aborted"
     assert report.abort_reasons[0] == (
@@ -93,8 +95,8 @@ async def test_a_source_that_names_everything_refuses_the_run(world: World) -> N
     )
 
 
-async def test_an_owner_who_deletes_a_canary_meanwhile_is_excused(world: World) -> None:
-    """A canary whose row goes between the choice and the scan is no reason to refuse."""
+async def test_a_canary_that_the_application_deletes_meanwhile_is_ignored(world: World) -> None:
+    """A canary whose row is deleted between the choice and the scan does not abort the run."""
     await world.pair("live", "leaving")
     left = []
 

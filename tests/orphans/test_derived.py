@@ -10,7 +10,7 @@ from adversary import ChaosExecutor, ChaosStore
 from world import DAY, World
 
 from millhand.errors import ConfigError
-from millhand.orphans import OrphansConfig, explain, list_runs, reconcile
+from millhand.orphans import OrphansConfig, list_runs, reconcile
 from millhand.orphans.config import Derived
 
 HOUR = timedelta(hours=1)
@@ -19,7 +19,7 @@ DERIVED = ("variants/{key}/*", "{key}.thumb.webp")
 
 
 async def test_rule_14_a_derived_object_is_kept_while_a_row_names_its_parent(world: World) -> None:
-    """Variants have no rows of their own; one that names the parent keeps them all, even if it is soft-deleted."""
+    """Variants have no rows of their own; a row that names the parent keeps them all, even if it is soft-deleted."""
     await world.pair("up/a.png")
     await world.put("up/soft.png")
     await world.row("up/soft.png", deleted_at=world.now)
@@ -39,7 +39,7 @@ async def test_rule_14_a_derived_object_is_kept_while_a_row_names_its_parent(wor
 
 
 async def test_rule_15_a_derived_object_goes_as_its_parent_does(world: World) -> None:
-    """Without a row that names the parent, an orphan it is: two runs, a grace apart, and it goes by rule 15."""
+    """Without a row that names the parent, a derived object goes by rule 15, after two runs a grace apart."""
     await world.pair("live")
     for key in ("gone.png", "gone.png.thumb.webp", "variants/gone.png/1"):
         await world.put(key)
@@ -56,8 +56,8 @@ async def test_rule_15_a_derived_object_goes_as_its_parent_does(world: World) ->
     ]
 
 
-async def test_rule_24_a_parent_that_a_row_only_writes_otherwise_keeps_its_variants(world: World) -> None:
-    """What is no orphan but a question to a person takes nothing that is derived of it along."""
+async def test_rule_24_a_parent_that_is_a_near_match_keeps_its_variants(world: World) -> None:
+    """Nothing derived from a near match is removed."""
     await world.pair("live")
     kept = ["up/a.png", "up/a.png.thumb.webp", "variants/up/a.png/1"]
     for key in (*kept, "gone.png", "variants/gone.png/1"):
@@ -70,8 +70,8 @@ async def test_rule_24_a_parent_that_a_row_only_writes_otherwise_keeps_its_varia
     assert await world.keys() == sorted(["live", *kept])
 
 
-async def test_a_variant_is_put_back_for_its_parent_s_sake_before_it_is_destroyed(world: World) -> None:
-    """A row that comes while the variant is in quarantine, and writes the parent otherwise, saves it at the last moment."""
+async def test_a_variant_is_restored_if_a_row_names_its_parent_differently(world: World) -> None:
+    """A row that comes while the variant is in quarantine, and writes the parent differently, restores the variant."""
     await world.pair("live")
     await world.put("variants/a.png/1")
     await world.runs(2 * HOUR, WEEK, derived=DERIVED)
@@ -86,7 +86,7 @@ async def test_a_variant_is_put_back_for_its_parent_s_sake_before_it_is_destroye
 async def test_a_row_of_a_variant_goes_and_its_object_stays_where_a_row_names_the_parent(
     world: World,
 ) -> None:
-    """A parent that is named as it is written is no near match, which would keep the variant's own row for ever."""
+    """A parent's row does not keep the variant's own soft-deleted row: that row goes, and the object stays."""
     await world.pair("a.png")
     await world.put("variants/a.png/1")
     await world.row("variants/a.png/1", deleted_at=world.now - 9 * WEEK)
@@ -98,10 +98,8 @@ async def test_a_row_of_a_variant_goes_and_its_object_stays_where_a_row_names_th
 
 
 @pytest.mark.parametrize("step", ["begin", "move", "moved"])
-async def test_a_parent_that_gets_a_row_while_its_variant_is_removed_gets_it_back(
-    world: World, step: str
-) -> None:
-    """The references of the parent are read again before and after the move, as an object's own are."""
+async def test_a_variant_whose_parent_gets_a_row_during_its_removal_stays(world: World, step: str) -> None:
+    """The parent's references are read again before and after the move, as an object's own are."""
     await world.pair("live")
     await world.put("variants/a.png/1")
     await world.runs(2 * HOUR, derived=DERIVED)
@@ -122,8 +120,8 @@ async def test_a_parent_that_gets_a_row_while_its_variant_is_removed_gets_it_bac
     assert await world.keys() == ["live", "variants/a.png/1"]
 
 
-async def test_a_variant_in_quarantine_comes_back_when_its_parent_gets_a_row(world: World) -> None:
-    """What heals an object heals what was derived from it."""
+async def test_a_quarantined_variant_is_restored_when_its_parent_gets_a_row(world: World) -> None:
+    """A row that names the parent restores the variant in the next run."""
     await world.pair("live")
     await world.put("variants/a.png/1")
     await world.runs(2 * HOUR, WEEK, derived=DERIVED)
@@ -133,18 +131,6 @@ async def test_a_variant_in_quarantine_comes_back_when_its_parent_gets_a_row(wor
 
     assert (report.restored, report.alerts) == (1, 1)
     assert await world.keys("variants/") == ["variants/a.png/1"]
-
-
-async def test_explain_names_the_parent(world: World) -> None:
-    """A person reads which key keeps a derived object, or would."""
-    await world.pair("a.png")
-    await world.put("variants/a.png/1")
-    config = replace(world.config, derived=DERIVED)
-
-    kept = await explain(world.executor, world.store, config, "variants/a.png/1", now=world.now)
-
-    assert kept.lines()[0] == "variants/a.png/1: keep by rule 14: keep"
-    assert "  near: derived from 'a.png', which a row names" in kept.lines()
 
 
 @pytest.mark.parametrize(
@@ -160,16 +146,16 @@ async def test_explain_names_the_parent(world: World) -> None:
         ("t/{key}-*", "t/a-b-1", ["a", "a-b"]),
     ],
 )
-def test_a_pattern_says_which_keys_may_be_parents(pattern: str, key: str, parents: list[str]) -> None:
-    """Where it is not clear where the parent's key ends, all that it may be are."""
+def test_a_pattern_returns_all_possible_parents(pattern: str, key: str, parents: list[str]) -> None:
+    """If the end of the parent's key is ambiguous, every possible parent is returned."""
     assert Derived.of(pattern).parents(key) == parents
 
 
 @pytest.mark.parametrize(
     "pattern", ["", "{key}", "variants/{key}*", "variants/*", "a*/{key}/b", "{key}/{key}"]
 )
-def test_a_pattern_that_could_be_anything_is_refused(pattern: str) -> None:
-    """A pattern that fits every key, or says not where the parent's key ends, is a mistake."""
+def test_a_pattern_without_a_clear_parent_is_invalid(pattern: str) -> None:
+    """A pattern that fits every key, or that does not show where the parent's key ends, is a ConfigError."""
     with pytest.raises(ConfigError) as refused:
         OrphansConfig(derived=(pattern,))
 

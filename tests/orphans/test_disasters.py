@@ -1,4 +1,4 @@
-"""Each test is a disaster that has happened to somebody's tool; the name says whose. None may happen to ours."""
+"""Each test is a data loss that another tool had; its name has the issue. Millhand must not lose data that way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEEK = timedelta(days=7)
 
 
 async def seen_once(world: World) -> None:
-    """A live pair, and an orphan that was seen in a first run a week ago."""
+    """Make a live pair, and an orphan that a first run saw a week ago."""
     await world.pair("live")
     await world.put("orphan")
     await world.run(after=2 * HOUR)
@@ -28,7 +28,7 @@ async def seen_once(world: World) -> None:
 
 
 async def test_gitea_36227_a_reference_query_that_fails_deletes_nothing(world: World) -> None:
-    """A source that fails ends the run before anything is removed, and the run says why."""
+    """A source that fails ends the run before anything is removed, and the error names the source."""
     await seen_once(world)
     await world.sql("ALTER TABLE {schema}.avatars RENAME TO avatars_gone")
 
@@ -42,7 +42,7 @@ async def test_gitea_36227_a_reference_query_that_fails_deletes_nothing(world: W
 
 
 async def test_gitea_36227_a_reference_query_that_fails_midway_deletes_nothing(world: World) -> None:
-    """A source that breaks at any step of the run ends it, with every live object in its place."""
+    """A source that fails at any step of the run ends it, with every live object in its place."""
     failures = 0
     for step in range(1, 40, 2):
         await world.put(f"orphan/{step}")
@@ -68,7 +68,7 @@ async def _break(interrupter: Interrupter) -> None:
 
 
 async def test_gitea_36227_a_source_that_is_suddenly_empty_deletes_nothing(world: World) -> None:
-    """A table without rows, where there were some, refuses the run: empty must never mean unreferenced."""
+    """A table without rows, which had some in the last run, aborts the run."""
     await seen_once(world)
     await world.sql("DELETE FROM {schema}.uploads")
 
@@ -80,7 +80,7 @@ async def test_gitea_36227_a_source_that_is_suddenly_empty_deletes_nothing(world
 
 
 async def test_gitea_36227_a_source_filtered_by_row_level_security_deletes_nothing(world: World) -> None:
-    """A policy that hides rows from us is an error, where it would otherwise look like rows that are not there."""
+    """A policy that hides rows is an error, so hidden rows do not look like missing rows."""
     await seen_once(world)
     await world.sql("CREATE ROLE hidden_from")
     await world.sql("GRANT USAGE ON SCHEMA {schema} TO hidden_from")
@@ -106,7 +106,7 @@ async def test_gitea_36227_a_source_filtered_by_row_level_security_deletes_nothi
 
 
 async def _nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
 def _as_role(transaction: object) -> object:
@@ -122,7 +122,7 @@ def _as_role(transaction: object) -> object:
 
 
 async def test_supabase_storage_830_a_prefix_never_matches_its_sibling(world: World) -> None:
-    """`images/` judges nothing of `images2/`, and `images` without its slash is refused."""
+    """A run with `images/` sees nothing of `images2/`, and `images` without its slash is a ConfigError."""
     await world.pair("images/live", "images2/live")
     for key in ("images/orphan", "images2/orphan"):
         await world.put(key)
@@ -134,14 +134,14 @@ async def test_supabase_storage_830_a_prefix_never_matches_its_sibling(world: Wo
         replace(world.config, prefix="images")
 
 
-async def test_iceberg_4194_a_grace_shorter_than_an_upload_is_refused(world: World) -> None:
-    """A grace of minutes is no grace: it is refused unless it is asked for in so many words."""
+async def test_iceberg_4194_a_grace_shorter_than_an_upload_is_invalid(world: World) -> None:
+    """A grace of minutes is a ConfigError unless `allow_short_grace` is set."""
     with pytest.raises(ConfigError):
         replace(world.config, grace=timedelta(minutes=5))
 
 
 async def test_delta_1470_an_upload_in_flight_is_not_an_orphan(world: World) -> None:
-    """An object is put, and its row comes six days and several runs later: it lives."""
+    """An object whose row comes six days and several runs later stays."""
     await world.pair("live")
     await world.put("slow upload")
     await world.runs(2 * HOUR, DAY, DAY, DAY, DAY, DAY, DAY)
@@ -153,10 +153,10 @@ async def test_delta_1470_an_upload_in_flight_is_not_an_orphan(world: World) -> 
 
 
 @pytest.mark.parametrize("step", ["begin", "commit", "move", "moved"])
-async def test_docker_3045_and_rails_33438_an_object_that_is_referred_to_between_check_and_delete_lives(
+async def test_docker_3045_and_rails_33438_an_object_that_gets_a_row_between_check_and_delete_stays(
     world: World, step: str
 ) -> None:
-    """A row that comes at any moment of the removal, before or after the object's move, has its object in the end."""
+    """A row that comes at any moment of the removal, before or after the move, has its object in the end."""
     await seen_once(world)
     happened = []
 
@@ -177,8 +177,8 @@ async def _is_sweeping(world: World) -> bool:
     return (await list_runs(world.executor, limit=1))[0].state == "sweeping"
 
 
-async def test_restic_3126_what_was_paused_is_not_deleted_on_old_knowledge(world: World) -> None:
-    """A run that stops before its deletions and comes back days later judges all of it anew."""
+async def test_restic_3126_a_paused_removal_is_evaluated_again(world: World) -> None:
+    """A run that stops before its deletions and continues days later evaluates everything again."""
     await seen_once(world)
     hook = Interrupter(interventions={})
 
@@ -200,7 +200,7 @@ async def test_restic_3126_what_was_paused_is_not_deleted_on_old_knowledge(world
 
 
 async def test_a_database_restored_from_an_older_backup_deletes_nothing(world: World) -> None:
-    """Rows that a restore has lost look like orphans, all at once: share and floor refuse, and grace gives a week."""
+    """Rows that a restore has lost look like orphans all at once: the guards abort the run, and the grace leaves a week."""
     careful = replace(world.config, max_share=0.01, min_overlap=0.95)
     for number in range(40):
         await world.pair(f"live/{number:02}")
@@ -216,7 +216,7 @@ async def test_a_database_restored_from_an_older_backup_deletes_nothing(world: W
 
 
 async def test_django_cleanup_44_one_of_two_rows_of_an_object_may_go(world: World) -> None:
-    """Two rows name one object: deleting one of them, hard or soft, leaves the object to the other."""
+    """If two rows name one object, deleting one of them, hard or soft, leaves the object to the other."""
     await world.pair("shared/hard", "shared/soft")
     hard, soft = await world.row("shared/hard"), await world.row("shared/soft")
     await world.sql("DELETE FROM {schema}.uploads WHERE id = $1", hard)
@@ -227,15 +227,15 @@ async def test_django_cleanup_44_one_of_two_rows_of_an_object_may_go(world: Worl
     assert await world.keys() == ["shared/hard", "shared/soft"]
 
 
-def test_supabase_1032_a_cutoff_that_cannot_be_is_refused() -> None:
-    """Durations are durations: a negative or forgotten one can neither match everything nor nothing."""
+def test_supabase_1032_an_impossible_cutoff_is_invalid() -> None:
+    """A negative or zero duration is a ConfigError, so it matches neither everything nor nothing."""
     for wrong in (timedelta(days=-7), timedelta(0)):
         with pytest.raises(ConfigError):
             OrphansConfig(grace=wrong)
 
 
 async def test_mastodon_30281_a_new_source_makes_a_first_run_again(world: World) -> None:
-    """Whoever changes the declared sources gets a report first, whatever the mode, and what was due waits."""
+    """After a change of the declared sources the next run only reports, in any mode."""
     uploads, avatars = world.config.sources
     await world.pair("live")
     await world.put("avatar")
@@ -249,14 +249,14 @@ async def test_mastodon_30281_a_new_source_makes_a_first_run_again(world: World)
 
 
 @pytest.mark.parametrize("mode", ["report", "delete"])
-async def test_a_clock_that_was_wrong_for_one_run_dates_nothing(world: World, mode: str) -> None:
-    """A run whose clocks disagree notes no sighting, in any mode: the age would be wrong when the clock is right again."""
+async def test_a_run_with_a_wrong_clock_records_nothing(world: World, mode: str) -> None:
+    """A run whose clocks disagree records no sighting, in any mode, because its ages would be wrong later."""
     await world.pair("live")
     await world.runs(2 * HOUR, HOUR)
     await world.put("just put")
     right = datetime.now(UTC)
 
-    refused = await reconcile(
+    wrong = await reconcile(
         world.executor,
         world.store,
         replace(world.config, mode=Mode(mode)),
@@ -265,8 +265,8 @@ async def test_a_clock_that_was_wrong_for_one_run_dates_nothing(world: World, mo
     )
     after = await world.runs(HOUR, HOUR)
 
-    assert (refused.state, refused.objects) == ("aborted", 0)
-    assert refused.abort_reasons[0].startswith(
+    assert (wrong.state, wrong.objects) == ("aborted", 0)
+    assert wrong.abort_reasons[0].startswith(
         "clocks of process and database must agree within 300 s, got 864000 s"
     )
     assert (after.state, after.orphan_objects, after.deleted) == ("completed", 1, 0)
@@ -274,7 +274,7 @@ async def test_a_clock_that_was_wrong_for_one_run_dates_nothing(world: World, mo
 
 
 async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) -> None:
-    """Objects that vanish all at once are reported, and what is due besides is refused."""
+    """If many objects vanish at once, they are reported as missing and the run aborts."""
     for number in range(20):
         await world.pair(f"live/{number:02}")
     await world.row("abandoned", state="pending", created_at=world.now - 30 * DAY)
@@ -290,7 +290,7 @@ async def test_an_emptied_bucket_is_not_a_reason_to_delete_rows(world: World) ->
 
 
 async def test_a_bucket_that_is_not_mounted_deletes_nothing(world: World) -> None:
-    """An empty directory where the bucket was is no bucket without objects."""
+    """An empty directory in place of the bucket aborts the run."""
     await seen_once(world)
     await world.row("abandoned", state="pending", created_at=world.now - 30 * DAY)
     root = world.store.url.removeprefix("file://")

@@ -1,4 +1,4 @@
-"""S3 Inventory in place of a listing, in AWS's documented layout: candidates come from it, and the bucket decides."""
+"""S3 Inventory in place of a listing, in AWS's documented layout: it supplies candidates, and the bucket decides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PARQUET_SCHEMA = (
     "optional binary version_id (UTF8); optional boolean is_latest; optional boolean is_delete_marker; "
     "optional int64 size; optional int64 last_modified_date (TIMESTAMP(MILLIS,true)); optional binary e_tag (UTF8); }"
 )
-ODD_KEYS = [
+UNUSUAL_KEYS = [
     "a b+c.txt",
     "grün/ß.png",
     "per%25cent",
@@ -129,7 +129,7 @@ def write_parquet(path: Path, objects: Sequence[ObjectInfo]) -> None:
 
 @pytest.fixture
 def reports(tmp_path: Path) -> Reports:
-    """Where reports are written; none is there yet."""
+    """A folder without any report yet."""
     (tmp_path / FOLDER).mkdir(parents=True)
     return Reports(tmp_path)
 
@@ -148,8 +148,8 @@ async def listed(inventory: Inventory, **options: Any) -> list[ObjectInfo]:
 
 @pytest.mark.parametrize("format", ["CSV", "Parquet"])
 async def test_an_inventory_lists_as_the_store_does(world: World, reports: Reports, format: str) -> None:
-    """Keys, sizes, etags and times are those of HEAD, in the order of bytes, odd keys and several files included."""
-    keys = sorted({key.strip("/") for key in ODD_KEYS} | {f"n/{number:02}" for number in range(20)})
+    """Keys, sizes, etags and times are those of HEAD, in the order of bytes, with unusual keys and several files."""
+    keys = sorted({key.strip("/") for key in UNUSUAL_KEYS} | {f"n/{number:02}" for number in range(20)})
     for key in keys:
         await world.put(key)
     objects = [
@@ -170,7 +170,7 @@ async def test_an_inventory_lists_as_the_store_does(world: World, reports: Repor
 async def test_a_key_that_a_report_has_twice_is_listed_once(
     world: World, reports: Reports, page_size: int
 ) -> None:
-    """Wherever pages are cut between the rows of one key."""
+    """A key that a report has twice is listed once, wherever a page ends between its rows."""
     for key in "abc":
         await world.put(key)
     reports.write([*await objects_of(world.store)] * 2, format="CSV", now=world.now)
@@ -182,17 +182,17 @@ async def test_a_key_that_a_report_has_twice_is_listed_once(
 
 
 async def run(world: World, reports: Reports, *, after: timedelta = timedelta(0)) -> RunReport:
-    """Reconcile by the newest report."""
+    """Run with the newest report."""
     world.now += after
     config = replace(world.config, inventory=reports.url)
     return await reconcile(world.executor, world.store, config, now=world.now)
 
 
 @pytest.mark.parametrize("format", ["CSV", "Parquet"])
-async def test_orphans_of_an_inventory_go_after_a_look_at_the_bucket(
+async def test_orphans_of_an_inventory_are_looked_up_before_they_go(
     world: World, reports: Reports, format: str
 ) -> None:
-    """What two reports have and no row names goes, if it still is what the report says; what came since stays."""
+    """An object that two reports have and no row names goes if it is unchanged; newer and changed objects stay."""
     await world.pair("live.png")
     for key in ("orphan.png", "overwritten.png", "gone.png"):
         await world.put(key)
@@ -216,7 +216,7 @@ async def test_orphans_of_an_inventory_go_after_a_look_at_the_bucket(
 
 
 def touch(world: World, key: str, when: datetime) -> None:
-    """Let an object have been written at a time, in whole seconds, as S3 has them."""
+    """Set the time of an object, in whole seconds, as S3 has them."""
     seconds = int(when.timestamp())
     os.utime(Path(world.store.url.removeprefix("file://")) / key, (seconds, seconds))
 
@@ -260,10 +260,10 @@ async def whole_seconds(world: World) -> list[ObjectInfo]:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-async def test_an_inventory_that_says_too_little_is_refused(
+async def test_an_unusable_inventory_ends_the_run(
     world: World, reports: Reports, changes: dict[str, Any], message: str
 ) -> None:
-    """What cannot stand for a listing ends the run, with what is to be done about it."""
+    """A report that cannot replace a listing ends the run with a rule and a remedy."""
     await world.put("a")
     reports.write(await objects_of(world.store), format="CSV", now=world.now, **changes)
 
@@ -273,8 +273,8 @@ async def test_an_inventory_that_says_too_little_is_refused(
     assert str(refused.value) == f"inventory {reports.url} {message}"
 
 
-async def test_an_inventory_that_is_not_whole_is_refused(world: World, reports: Reports) -> None:
-    """A file that is not the one that the manifest speaks of ends the run: what is not in it would be missing."""
+async def test_an_incomplete_inventory_ends_the_run(world: World, reports: Reports) -> None:
+    """A file with another checksum than in the manifest ends the run: its objects would look missing."""
     await world.put("a")
     reports.write(await objects_of(world.store), format="CSV", now=world.now, num_files=1)
     [data] = (reports.directory / FOLDER / "data").iterdir()
@@ -286,8 +286,8 @@ async def test_an_inventory_that_is_not_whole_is_refused(world: World, reports: 
     assert re.search(r"must have a 'data/.*csv\.gz' with MD5 \w{32}, got '\w{32}'; ", str(refused.value))
 
 
-async def test_no_inventory_yet_is_refused(world: World, reports: Reports) -> None:
-    """A folder without a report is told apart from a bucket without objects."""
+async def test_a_folder_without_a_report_ends_the_run(world: World, reports: Reports) -> None:
+    """A folder without a report is not treated as a bucket without objects."""
     with pytest.raises(InventoryUnusable) as refused:
         await run(world, reports)
 

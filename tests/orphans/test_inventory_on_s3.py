@@ -1,4 +1,4 @@
-"""An S3 Inventory that lies in a bucket, of a bucket, on a real S3 server."""
+"""An S3 Inventory in one bucket about another one, on a real S3 server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from world import DAY, World
 from millhand.orphans import reconcile
 from millhand.storage import ObjectInfo, open_store
 
-sys.path.append(str(Path(__file__).parents[1] / "storage"))  # the servers are that room's
+sys.path.append(str(Path(__file__).parents[1] / "storage"))  # the servers are there
 from servers import CREDENTIALS, seaweed
 from stores import bucket_of, wait_until_ready
 
@@ -58,10 +58,8 @@ async def publish(world: World, objects: list[ObjectInfo], directory: Path) -> N
     await reports.aclose()
 
 
-async def test_a_bucket_is_judged_by_the_report_that_lies_in_another(
-    in_bucket: World, tmp_path: Path
-) -> None:
-    """Files are fetched from the bucket of the reports, keys below the store's own prefix are judged, and orphans go."""
+async def test_a_bucket_is_scanned_by_a_report_in_another_bucket(in_bucket: World, tmp_path: Path) -> None:
+    """The run reads the report's files from their bucket, sees the keys below the store's prefix, and removes orphans."""
     world = in_bucket
     await world.pair("live.png", "grün/a b.png")
     for number in range(50):

@@ -1,4 +1,4 @@
-"""What a run leaves behind when its process is killed, and nobody in it gets to say a word."""
+"""A run whose process is killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TIMEOUT_SECONDS = 30.0
 
 
 @pytest.mark.slow
-async def test_a_process_that_is_killed_redoes_one_page_a_partition(
+async def test_after_sigkill_the_next_run_repeats_one_page_per_partition(
     world: World, postgres_url: str, tmp_path: Path
 ) -> None:
-    """After SIGKILL in the middle of two partitions, the next run lists what was not judged and a page of each besides."""
+    """After SIGKILL in two partitions, the next run lists the remaining pages, and at most one page of each again."""
     await world.pair(*[f"{number:03}" for number in range(100)])
     await world.put("030.orphan")
     world.now += timedelta(hours=2)
@@ -33,7 +33,7 @@ async def test_a_process_that_is_killed_redoes_one_page_a_partition(
         assert await process.stdout.readline() == b"at the eighth page\n"
         process.send_signal(signal.SIGKILL)
         await process.wait()
-    judged = await world.sql(
+    scanned = await world.sql(
         "SELECT count(*) FROM {schema}.millhand_orphan_partition WHERE cursor_key > low OR is_done"
     )
     pages = []
@@ -49,7 +49,7 @@ async def test_a_process_that_is_killed_redoes_one_page_a_partition(
         now=world.now + timedelta(minutes=2),
     )
 
-    assert judged[0]["count"] >= 2
+    assert scanned[0]["count"] >= 2
     assert (report.is_resumed, report.state, report.objects, report.rows, report.orphan_objects) == (
         True,
         "completed",
@@ -57,5 +57,5 @@ async def test_a_process_that_is_killed_redoes_one_page_a_partition(
         100,
         1,
     )
-    # Of 11 pages 6 at least were judged: the eighth had come, and the other partition was perhaps not done with its own.
+    # At least 6 of 11 pages were scanned: the eighth had arrived, and the other partition may have been at its own page.
     assert len(pages) <= 11 - 6

@@ -1,4 +1,4 @@
-"""Two spellings of one key: what differs from a referenced key only in how it is written is a question, no orphan."""
+"""Near matches: an object whose key differs from a referenced key only in how it is written is kept and reported."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
     ],
     ids=[
         "case",
-        "normalisation",
+        "normalization",
         "row encoded",
         "object encoded",
         "plus",
@@ -72,7 +72,7 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
         "form encoded",
         "row encoded twice",
         "object encoded twice",
-        "normalised and encoded",
+        "normalized and encoded",
         "no escape",
         "not utf-8",
         "backslash",
@@ -91,10 +91,10 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
         "many folders",
     ],
 )
-async def test_rule_24_and_iceberg_2890_a_near_miss_is_kept_and_asks_a_person(
+async def test_rule_24_and_iceberg_2890_a_near_match_is_kept_and_reported(
     world: World, key: str, named: str
 ) -> None:
-    """An object whose key a row only writes otherwise is never removed, however often it is seen; a finding says why."""
+    """An object whose key a row writes differently is never removed, however often it is seen; a finding names the row."""
     await world.pair("live")
     await world.put(key)
     await world.put("orphan")
@@ -104,19 +104,19 @@ async def test_rule_24_and_iceberg_2890_a_near_miss_is_kept_and_asks_a_person(
     report = await world.runs(WEEK, WEEK)
 
     found = {finding.kind: finding for finding in await list_findings(world.executor)}
-    story = await explain(world.executor, world.store, world.config, key, now=world.now)
+    explanation = await explain(world.executor, world.store, world.config, key, now=world.now)
     assert (first.near_matches, first.orphan_objects) == (1, 1)
     assert (report.near_matches, report.deleted, report.state) == (1, 0, "completed")
     assert await world.keys() == sorted(["live", key])
     assert (found["near_match"].key, found["near_match"].rule) == (key, 24)
     assert found["near_match"].note == f"source 'uploads' names {named!r}"
-    assert f"source 'uploads' names {named!r}" in "\n".join(story.lines())
+    assert f"source 'uploads' names {named!r}" in "\n".join(explanation.lines())
 
 
-async def test_iceberg_4346_a_row_that_writes_the_prefix_too_or_not_at_all_is_a_near_miss(
+async def test_iceberg_4346_a_row_with_the_prefix_twice_or_without_it_is_a_near_match(
     world: World,
 ) -> None:
-    """With a prefix to judge, rows that leave it out or say it twice come near."""
+    """With a prefix, rows that leave it out or repeat it are near matches."""
     await world.pair("media/live")
     await world.put("media/a.jpg")
     await world.put("media/b.jpg")
@@ -137,10 +137,10 @@ async def test_iceberg_4346_a_row_that_writes_the_prefix_too_or_not_at_all_is_a_
         ("media/avatars/Ö 0.png", "/%C3%B6%200.png"),
     ],
 )
-async def test_an_object_whose_folders_a_row_leaves_out_that_names_no_object_is_a_near_miss(
+async def test_a_row_without_folders_that_names_no_object_is_a_near_match(
     world: World, key: str, named: str
 ) -> None:
-    """A small source with a `prepend` that was forgotten costs none of its objects; the finding says which row it is."""
+    """A source whose `prepend` is missing loses none of its objects; the finding names the row."""
     for n in range(30):
         await world.pair(f"live-{n}")
     await world.put(key)
@@ -154,8 +154,8 @@ async def test_an_object_whose_folders_a_row_leaves_out_that_names_no_object_is_
     assert found["near_match"].note == f"source 'uploads' names {named!r}, of which there is no object"
 
 
-async def test_an_object_is_no_near_miss_of_a_row_whose_own_is_there(world: World) -> None:
-    """Of two objects of one name in different folders, the one that a row names is live, and the other an orphan."""
+async def test_a_row_that_names_an_existing_object_is_no_near_match_of_another(world: World) -> None:
+    """Of two objects with one name in different folders, the one that a row names is live, and the other is an orphan."""
     await world.pair("0.png")
     await world.put("old/0.png")
 
@@ -165,8 +165,8 @@ async def test_an_object_is_no_near_miss_of_a_row_whose_own_is_there(world: Worl
     assert await world.keys() == ["0.png"]
 
 
-async def test_a_near_miss_is_an_orphan_once_nobody_writes_anything_like_it(world: World) -> None:
-    """When the row is gone, the object's time begins: as long as any orphan's, and from then on."""
+async def test_a_near_match_without_its_row_is_a_new_orphan(world: World) -> None:
+    """When the row is gone, the object's age as an orphan starts."""
     await world.pair("live")
     await world.put("A.jpg")
     await world.row("a.jpg")
@@ -183,8 +183,8 @@ async def test_a_near_miss_is_an_orphan_once_nobody_writes_anything_like_it(worl
     assert (early.deleted, report.deleted) == (0, 1)
 
 
-async def test_a_near_miss_stays_one_from_run_to_run(world: World) -> None:
-    """It is told of in each run, and its time does not begin while the row is there."""
+async def test_a_near_match_is_reported_in_every_run(world: World) -> None:
+    """Every run reports it, and its age as an orphan does not start while the row exists."""
     await world.pair("live")
     await world.put("A.jpg")
     await world.row("a.jpg")
@@ -194,8 +194,8 @@ async def test_a_near_miss_stays_one_from_run_to_run(world: World) -> None:
     assert [(one.near_matches, one.orphan_objects, one.deleted) for one in reports] == [(1, 0, 0)] * 5
 
 
-async def test_what_a_row_writes_otherwise_is_put_back_before_it_is_destroyed(world: World) -> None:
-    """A row that comes while the object is in quarantine, and names it in another spelling, saves it at the last moment."""
+async def test_a_near_match_in_quarantine_is_restored(world: World) -> None:
+    """A row that comes while the object is in quarantine, and writes its key differently, restores it in time."""
     await world.pair("live")
     await world.put("A.jpg")
     await world.runs(2 * HOUR, WEEK, HOUR)
@@ -212,10 +212,10 @@ async def test_what_a_row_writes_otherwise_is_put_back_before_it_is_destroyed(wo
     [{"deleted_at": LONG_AGO}, {"state": "pending", "created_at": LONG_AGO}],
     ids=["soft-deleted", "pending"],
 )
-async def test_rule_5_an_object_whose_key_another_row_writes_otherwise_does_not_go_with_its_row(
+async def test_rule_5_an_object_that_is_a_near_match_of_another_row_stays(
     world: World, columns: dict[str, Any]
 ) -> None:
-    """Neither the row nor the object is touched, for as long as the other one is there; a finding says which that is."""
+    """Neither the row nor the object is removed while the other row exists; a finding names that row."""
     await world.pair("live")
     for key in ("photo/a.jpg", "photo/b.jpg"):
         await world.put(key)
@@ -234,9 +234,9 @@ async def test_rule_5_an_object_whose_key_another_row_writes_otherwise_does_not_
     [found] = await list_findings(world.executor, kind="shared")
     assert (found.key, found.rule) == ("photo/a.jpg", 5)
     assert found.note == "source 'uploads' names '/media/photo/A.jpg'"
-    story = await explain(world.executor, world.store, world.config, "photo/a.jpg", now=world.now)
-    assert story.rule == 5
-    assert story.notes == (found.note,)
+    explanation = await explain(world.executor, world.store, world.config, "photo/a.jpg", now=world.now)
+    assert explanation.rule == 5
+    assert explanation.notes == (found.note,)
 
     await world.sql("DELETE FROM {schema}.uploads WHERE key = '/media/photo/A.jpg'")
     report = await world.run(after=HOUR)
@@ -245,10 +245,10 @@ async def test_rule_5_an_object_whose_key_another_row_writes_otherwise_does_not_
     assert await world.keys() == ["live"]
 
 
-async def test_a_row_that_is_past_its_time_goes_although_another_writes_a_key_without_an_object_otherwise(
+async def test_a_row_without_an_object_goes_although_it_is_a_near_match(
     world: World,
 ) -> None:
-    """Where there is no object, nothing can be lost with it."""
+    """Without an object, no object can be lost with the row, so the row goes."""
     await world.pair("live")
     await world.row("photo/a.jpg", deleted_at=LONG_AGO)
     await world.row("photo/A.jpg")
@@ -259,7 +259,7 @@ async def test_a_row_that_is_past_its_time_goes_although_another_writes_a_key_wi
 
 
 class Failing(ChaosExecutor):
-    """A database that gives no answer to the question whether a key comes near."""
+    """A database that fails the search for near matches."""
 
     async def fetch(self, sql: str, params: Sequence[Any] = (), **options: Any) -> list[dict[str, Any]]:
         if "asked.key" in sql:
@@ -267,8 +267,8 @@ class Failing(ChaosExecutor):
         return await super().fetch(sql, params, **options)
 
 
-async def test_the_search_for_other_spellings_compares_no_row_with_all_candidates(world: World) -> None:
-    """Whatever the planner believes of arrays, rows and names meet by hash or in order, and not each with each."""
+async def test_the_search_for_near_matches_compares_no_row_with_all_candidates(world: World) -> None:
+    """The plan joins rows and names by hash or merge, whatever the planner estimates for arrays."""
     await world.sql(
         "INSERT INTO {schema}.uploads (key) SELECT 'photo/' || md5(n::text) || '.jpg' FROM generate_series(1, 200000) AS n"
     )
@@ -289,14 +289,14 @@ async def test_the_search_for_other_spellings_compares_no_row_with_all_candidate
 
 
 def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a plan and all that is below it."""
+    """Yield a plan and all plans below it."""
     yield plan
     for below in plan.get("Plans", ()):
         yield from nodes_of(below)
 
 
-async def test_a_source_that_cannot_be_compared_ends_the_run(world: World) -> None:
-    """No answer to the question whether something comes near is not taken for a no."""
+async def test_a_failing_search_for_near_matches_ends_the_run(world: World) -> None:
+    """If a source does not answer the search for near matches, the run fails and removes nothing."""
     await world.pair("live")
     await world.put("orphan")
     await world.run(after=2 * HOUR)
@@ -311,11 +311,11 @@ async def test_a_source_that_cannot_be_compared_ends_the_run(world: World) -> No
 
 
 async def _nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
-def test_the_ways_to_write_a_key_hold_server_bucket_and_root() -> None:
-    """A row may say where the bucket is, and below which root."""
+def test_variants_include_bucket_and_root() -> None:
+    """A row may contain the bucket and the root of the store."""
     found = variants("a b.png", prefix="", url="s3://bucket/media/?endpoint_url=http://127.0.0.1:1")
 
     assert found[0] == "a b.png"
@@ -325,8 +325,8 @@ def test_the_ways_to_write_a_key_hold_server_bucket_and_root() -> None:
 @pytest.mark.parametrize(
     ("key", "without"), [("a/b/c", ["b/c", "c"]), ("c", []), ("a//c/", ["c/"]), ("a/" * 500 + "c", None)]
 )
-def test_folders_are_left_out_one_after_the_other(key: str, without: list[str] | None) -> None:
-    """Nothing but slashes is no name, and of very many folders the last hundred count."""
+def test_tails_leave_out_one_folder_after_the_other(key: str, without: list[str] | None) -> None:
+    """A name of slashes only is left out, and of very many folders the last hundred count."""
     found = tails(key)
 
     assert found == without if without is not None else (len(found), found[-1]) == (100, "c")

@@ -233,7 +233,7 @@ async def test_rule_21_an_upload_that_a_row_waits_for_is_kept(plain: World) -> N
         await world.row("by key", state="pending", created_at=world.now + span)
         report = await world.run(after=span)
 
-    assert (report.uploads, report.aborted) == (0, 0)
+    assert (report.uploads, report.aborted_uploads) == (0, 0)
     assert await uploads(world) == ["by id", "by key"]
 
 
@@ -251,8 +251,8 @@ async def test_rules_22_and_25_an_upload_of_nobody_is_aborted_after_grace_and_tw
     due = await world.run(after=HOUR)
 
     story = await explain(world.executor, world.store, world.config, "dead", now=world.now)
-    assert (first.uploads, first.aborted, candidate.rule) == (2, 0, 25)
-    assert (early.aborted, due.uploads, due.aborted) == (0, 2, 2)
+    assert (first.uploads, first.aborted_uploads, candidate.rule) == (2, 0, 25)
+    assert (early.aborted_uploads, due.uploads, due.aborted_uploads) == (0, 2, 2)
     assert await uploads(world) == []
     assert any("rule 22" in line and "aborted" in line for line in story.lines())
     gone = await restore(world.executor, world.store, key="dead", now=world.now)
@@ -281,7 +281,7 @@ async def test_freeframe_251_an_upload_that_still_gets_parts_is_not_aged_by_its_
 
     report = await world.runs(WEEK, WEEK - HOUR)
 
-    assert (report.uploads, report.aborted) == (1, 0)
+    assert (report.uploads, report.aborted_uploads) == (1, 0)
     assert await uploads(world) == ["slow"]
 
 
@@ -295,5 +295,5 @@ async def test_an_upload_that_gets_a_row_before_its_abort_is_kept(plain: World) 
 
     report = await world.run(after=HOUR)
 
-    assert (report.uploads, report.aborted) == (0, 0)
+    assert (report.uploads, report.aborted_uploads) == (0, 0)
     assert await uploads(world) == ["adopted"]

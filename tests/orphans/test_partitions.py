@@ -1,4 +1,4 @@
-"""A pass in partitions: the same verdicts whatever the cut, one page redone after a kill, and work shared with a fleet."""
+"""Runs in partitions: the same results wherever the bucket is cut, and one page repeated after a kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CUTS = ("010", "025", "025.orphan", "060", "zzz")
 
 
 class Elsewhere(ChaosStore):
-    """A directory that passes for a bucket on a server, for only such are listed in partitions."""
+    """A directory that has the URL of a bucket, because only buckets are listed in partitions."""
 
     @property
     def url(self) -> str:
@@ -33,7 +33,7 @@ class Elsewhere(ChaosStore):
 
 
 async def _nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
 def elsewhere(world: World, hook: Callable[[str], Awaitable[None]] = _nothing) -> Elsewhere:
@@ -41,7 +41,7 @@ def elsewhere(world: World, hook: Callable[[str], Awaitable[None]] = _nothing) -
 
 
 async def populate(world: World) -> None:
-    """One hundred live objects, five orphans, three rows whose object is missing; at the cuts and between them."""
+    """Make one hundred live objects, five orphans and three rows without object, at the cuts and between them."""
     await world.pair(*[f"{number:03}" for number in range(100)])
     for number in (0, 9, 25, 60, 99):
         await world.put(f"{number:03}.orphan")
@@ -58,7 +58,7 @@ def figures(report: RunReport) -> tuple[str, int, int, int, int, int]:
     return (report.state, report.objects, report.rows, report.orphan_objects, report.missing, report.bytes)
 
 
-async def chains_of(world: World) -> list[tuple[str, str | None, bool]]:
+async def partitions_of(world: World) -> list[tuple[str, str | None, bool]]:
     rows = await world.sql(
         "SELECT low, high, is_done FROM {schema}.millhand_orphan_partition ORDER BY number"
     )
@@ -66,8 +66,8 @@ async def chains_of(world: World) -> list[tuple[str, str | None, bool]]:
 
 
 @pytest.mark.parametrize("num_partitions", [1, 2, 4])
-async def test_chains_see_what_one_chain_sees(world: World, num_partitions: int) -> None:
-    """Cut anywhere, between keys, at a key or at an orphan, a pass counts every object and every row exactly once."""
+async def test_partitions_count_what_one_partition_counts(world: World, num_partitions: int) -> None:
+    """Cut between keys, at a key or at an orphan, a run counts every object and every row exactly once."""
     await populate(world)
 
     report = await reconcile(
@@ -79,13 +79,13 @@ async def test_chains_see_what_one_chain_sees(world: World, num_partitions: int)
         "SELECT key FROM {schema}.millhand_orphan_finding WHERE kind = 'orphan' ORDER BY key"
     )
     assert [row["key"] for row in found] == [f"{number:03}.orphan" for number in (0, 9, 25, 60, 99)]
-    assert await chains_of(world) == [
+    assert await partitions_of(world) == [
         (low, high, True) for low, high in zip(("", *CUTS), (*CUTS, None), strict=True)
     ]
 
 
-async def test_chains_are_listed_side_by_side(world: World) -> None:
-    """Four partitions are four listings at once, and each begins where it should."""
+async def test_partitions_are_listed_side_by_side(world: World) -> None:
+    """Four partitions are four listings at once."""
     await populate(world)
     listing = 0
     most = 0
@@ -109,7 +109,7 @@ async def test_chains_are_listed_side_by_side(world: World) -> None:
 
 
 async def test_a_store_that_is_not_ordered_is_one_partition(world: World) -> None:
-    """Where a listing does not start exactly after a key there are no cuts, and the verdicts are the same."""
+    """If a listing cannot start exactly after a key there is one partition, with the same results."""
     await populate(world)
 
     class Inexact(Elsewhere):
@@ -119,11 +119,11 @@ async def test_a_store_that_is_not_ordered_is_one_partition(world: World) -> Non
     report = await reconcile(world.executor, Inexact(world.store, _nothing), cut(world), now=world.now)
 
     assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
-    assert await chains_of(world) == [("", None, True)]
+    assert await partitions_of(world) == [("", None, True)]
 
 
-async def test_chains_that_were_killed_go_on_at_their_own_cursors(world: World) -> None:
-    """After a kill each partition redoes one page at most, and the figures are of the whole bucket, each thing once."""
+async def test_killed_partitions_continue_at_their_own_cursors(world: World) -> None:
+    """After a kill each partition repeats one page at most, and the totals count everything once."""
     await populate(world)
     pages = []
 
@@ -137,7 +137,7 @@ async def test_chains_that_were_killed_go_on_at_their_own_cursors(world: World) 
         await reconcile(
             world.executor, elsewhere(world, die_at_the_eighth_page), cut(world, partitions=2), now=world.now
         )
-    before = await chains_of(world)
+    before = await partitions_of(world)
     redone = []
 
     async def count(operation: str) -> None:
@@ -150,13 +150,15 @@ async def test_chains_that_were_killed_go_on_at_their_own_cursors(world: World) 
 
     assert report.is_resumed
     assert figures(report)[:5] == ("completed", 105, 103, 5, 3)
-    assert [partition[:2] for partition in before] == [partition[:2] for partition in await chains_of(world)]
-    # 16 pages in all, of which 7 were judged or on their way in two partitions.
+    assert [partition[:2] for partition in before] == [
+        partition[:2] for partition in await partitions_of(world)
+    ]
+    # 16 pages in all, of which 7 were scanned or requested in two partitions.
     assert len(redone) <= 16 - 7 + 2
 
 
-async def test_a_chain_that_fails_stops_the_others(world: World) -> None:
-    """The first error ends the run, once every partition has come to the end of its page; the ledger has its text."""
+async def test_a_partition_that_fails_stops_the_others(world: World) -> None:
+    """The first error ends the run after every partition has ended its page; the ledger has its text."""
     await populate(world)
     pages = []
 
@@ -176,8 +178,8 @@ async def test_a_chain_that_fails_stops_the_others(world: World) -> None:
     assert len(pages) <= 5
 
 
-async def test_chains_are_cut_where_the_table_says(world: World) -> None:
-    """Without points of one's own, a large table's statistics cut the bucket into stretches of about equal size."""
+async def test_partitions_are_cut_by_the_statistics_of_the_table(world: World) -> None:
+    """Without `split_at`, the statistics of a large table cut the bucket into stretches of about equal size."""
     await world.sql(
         "INSERT INTO {schema}.uploads (key) SELECT 'k' || lpad(n::text, 6, '0') FROM generate_series(1, 100000) AS n"
     )
@@ -186,7 +188,7 @@ async def test_chains_are_cut_where_the_table_says(world: World) -> None:
 
     await reconcile(world.executor, elsewhere(world), config, now=world.now)
 
-    partitions = await chains_of(world)
+    partitions = await partitions_of(world)
     cuts = [int(high.removeprefix("k")) for _, high, _ in partitions if high is not None]
     assert len(partitions) == 5
     assert all(
@@ -195,8 +197,8 @@ async def test_chains_are_cut_where_the_table_says(world: World) -> None:
     )
 
 
-def test_a_split_keeps_within_the_prefix_and_the_order_of_bytes() -> None:
-    """Points outside of the stretch, twice there, or that PostgreSQL cannot hold are no cuts; the rest is in order."""
+def test_split_ignores_points_outside_the_prefix() -> None:
+    """Points outside, repeated points, and those that PostgreSQL cannot store are no cuts; the rest is in order."""
     config = OrphansConfig(
         prefix="p/", partitions=4, split_at=("p/b", "q", "p/B", "p/b", "a", "p/\ud800", "p/é")
     )
@@ -209,8 +211,8 @@ def test_a_split_keeps_within_the_prefix_and_the_order_of_bytes() -> None:
     ]
 
 
-def test_a_small_table_is_not_cut() -> None:
-    """What is done in seconds is one partition; so is everything where one partition was asked for."""
+def test_split_keeps_a_small_table_whole() -> None:
+    """A table that is scanned in seconds is one partition, and so is any table if `partitions` is 1."""
     bounds = KeyBounds(tuple("abcdefghij"), 10_000)
 
     assert split([bounds], OrphansConfig(), "", None) == [("", None)]
@@ -218,8 +220,8 @@ def test_a_small_table_is_not_cut() -> None:
     assert len(split([KeyBounds(bounds.bounds, 10**9)], OrphansConfig(partitions=2), "", None)) == 8
 
 
-def test_totals_are_summed_number_by_number() -> None:
-    """A pass's totals are those of its partitions, sources each by itself, and what is summed is left as it was."""
+def test_total_of_sums_number_by_number() -> None:
+    """The sum adds every number and every source by itself, and leaves its arguments unchanged."""
     base = Totals(objects=1, rows_of={"a": 1})
     parts = [Totals(objects=2, live=3, rows_of={"a": 2, "b": 5}), Totals(live=4)]
 
@@ -228,16 +230,16 @@ def test_totals_are_summed_number_by_number() -> None:
 
 
 @pytest.mark.parametrize("partitions", [0, 65])
-def test_a_number_of_chains_that_cannot_be_is_refused(partitions: int) -> None:
-    """Between 1 and 64 listings at once."""
-    with pytest.raises(ConfigError) as refused:
+def test_partitions_must_be_between_1_and_64(partitions: int) -> None:
+    """A number of partitions outside 1 to 64 is a ConfigError."""
+    with pytest.raises(ConfigError) as raised:
         OrphansConfig(partitions=partitions)
 
-    assert str(refused.value) == f"orphans.partitions must be 1 to 64, got {partitions}"
+    assert str(raised.value) == f"orphans.partitions must be 1 to 64, got {partitions}"
 
 
-async def test_what_was_counted_is_not_counted_again_by_who_takes_over(world: World) -> None:
-    """A run that died when all of its partitions were done and counted, and no more, goes on with the same figures."""
+async def test_a_run_that_is_taken_over_counts_nothing_twice(world: World) -> None:
+    """A run that died after all of its partitions were counted continues with the same totals."""
     await populate(world)
     first = await reconcile(world.executor, elsewhere(world), cut(world), now=world.now)
     await world.sql(

@@ -1,4 +1,4 @@
-"""The table of verdicts: whole, without contradiction, and on the side of life."""
+"""The table of rules: it is complete, has no contradiction, and keeps what is in doubt."""
 
 from __future__ import annotations
 
@@ -46,31 +46,31 @@ def all_situations() -> Iterator[Situation]:
 
 
 @pytest.fixture(scope="module")
-def judged() -> list[tuple[Situation, list[Rule]]]:
-    """Every situation with all of the rules that fit it."""
+def fitting_rules() -> list[tuple[Situation, list[Rule]]]:
+    """Return every situation with all rules that fit it."""
     rules = (*RULES, NOTHING)
     return [(one, [rule for rule in rules if rule.fits(one)]) for one in all_situations()]
 
 
-def test_exactly_one_rule_fits_any_situation(judged: list[tuple[Situation, list[Rule]]]) -> None:
-    """No situation is left without a verdict, and none has two."""
-    assert [(situation, fitting) for situation, fitting in judged if len(fitting) != 1] == []
+def test_exactly_one_rule_fits_any_situation(fitting_rules: list[tuple[Situation, list[Rule]]]) -> None:
+    """No situation is without a rule, and none has two."""
+    assert [(situation, fitting) for situation, fitting in fitting_rules if len(fitting) != 1] == []
 
 
-def test_every_rule_has_its_situation(judged: list[tuple[Situation, list[Rule]]]) -> None:
-    """There is no rule that nothing can ever meet, and numbers are in order and unique."""
-    met = {rule.number for _, fitting in judged for rule in fitting}
+def test_every_rule_has_its_situation(fitting_rules: list[tuple[Situation, list[Rule]]]) -> None:
+    """Every rule fits some situation, and the numbers are unique and in order."""
+    met = {rule.number for _, fitting in fitting_rules for rule in fitting}
 
     assert met == {rule.number for rule in (*RULES, NOTHING)}
     assert [rule.number for rule in RULES] == list(range(1, 26))
 
 
-def test_no_removal_of_what_is_live_shared_young_locked_or_foreign(
-    judged: list[tuple[Situation, list[Rule]]],
+def test_no_rule_removes_what_is_live_shared_young_or_out_of_scope(
+    fitting_rules: list[tuple[Situation, list[Rule]]],
 ) -> None:
-    """Whatever else is true, these facts alone keep an object, its row and an upload."""
+    """Whatever else is true, any of these facts keeps an object, its row and an upload."""
     removing = {*REMOVING, Verdict.ABORT_UPLOAD}
-    for situation, fitting in judged:
+    for situation, fitting in fitting_rules:
         if _is_kept(situation):
             assert fitting[0].verdict not in removing, situation
 
@@ -90,7 +90,7 @@ def _is_kept(situation: Situation) -> bool:
     return situation.is_young or not situation.is_same or situation.tie in (Tie.PARENT, Tie.NEAR_MATCH)
 
 
-def test_a_row_is_never_removed_with_an_object_that_is_not_there() -> None:
+def test_a_pending_row_without_object_is_removed_alone() -> None:
     """A pending row without object loses the row only."""
     situation = Situation(is_present=False, reference=Reference.PENDING, is_due=True)
 
@@ -156,11 +156,11 @@ def test_a_row_is_never_removed_with_an_object_that_is_not_there() -> None:
     ],
     ids=lambda value: str(value) if isinstance(value, int) else "",
 )
-def test_each_rule_is_met_by_its_plain_situation(situation: Situation, number: int) -> None:
-    """The rules say what the design says, number by number."""
+def test_each_rule_fits_its_plain_situation(situation: Situation, number: int) -> None:
+    """The situation that a rule describes selects its number."""
     assert find_rule(situation).number == number
 
 
 def test_the_table_of_the_documentation_is_drawn_from_the_rules() -> None:
-    """docs/reference/orphan_rules.md shows the rules as they are in force."""
+    """docs/reference/orphan_rules.md shows the rules of the code."""
     assert draw_table() in (ROOT / "docs" / "reference" / "orphan_rules.md").read_text()

@@ -1,4 +1,4 @@
-"""Each rule of judge.py has a test that is named for it; here are those that need no room of their own."""
+"""Each rule has a test with its number in the name; these need no other module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOUR = timedelta(hours=1)
 
 
 def test_every_rule_has_a_test_that_is_named_for_it() -> None:
-    """Whoever adds a rule adds what shows it in a whole run; the table of situations alone is none."""
+    """Every rule has a test of a whole run with its number in the name; the table of situations alone does not count."""
     named: set[int] = set()
     for path in Path(__file__).parent.glob("test_*.py"):
         for first, second in re.findall(r"def test_rules?_(\d+)(?:_and_(\d+))?", path.read_text()):
@@ -25,37 +25,40 @@ def test_every_rule_has_a_test_that_is_named_for_it() -> None:
 
 
 async def runs(world: World) -> RunReport:
-    """Two runs within two hours, beside a live pair."""
+    """Run twice within two hours, beside a live pair."""
     await world.pair("live")
     return await world.runs(HOUR, HOUR)
 
 
 async def what_is_left(world: World) -> tuple[list[str], list[str], list[int]]:
-    """Return the keys of objects and of rows besides the live pair, and the rules of what was found."""
+    """Return the keys of objects and of rows besides the live pair, and the rules of all findings."""
     objects = [key for key in await world.keys() if key != "live"]
     rows = [key for key in await world.row_keys() if key != "live"]
     return objects, rows, [finding.rule for finding in await list_findings(world.executor)]
 
 
 async def test_rule_01_a_row_clears_a_candidate(world: World) -> None:
-    """An orphan that got a row is live; once the row is gone again its age begins anew, whatever was seen before."""
+    """An orphan that gets a row is live; when the row is gone again, its age starts again."""
     await world.pair("live")
     await world.put("key")
     await world.runs(2 * HOUR, 6 * DAY)
     row_id = await world.row("key")
     live = await world.run(after=HOUR)
-    told = await explain(world.executor, world.store, world.config, "key", now=world.now)
+    explanation = await explain(world.executor, world.store, world.config, "key", now=world.now)
     await world.sql("DELETE FROM {schema}.uploads WHERE id = $1", row_id)
 
     again = await world.runs(HOUR, 6 * DAY)
     due = await world.run(after=DAY)
 
-    assert (live.orphan_objects, told.lines()[0]) == (0, "key: live by rule 1: live; clears any candidate")
+    assert (live.orphan_objects, explanation.lines()[0]) == (
+        0,
+        "key: live by rule 1: live; clears any candidate",
+    )
     assert (again.orphan_objects, again.deleted, due.deleted) == (1, 0, 1)
 
 
 async def test_rule_03_a_pending_row_in_its_grace_is_in_flight(world: World) -> None:
-    """Neither the row nor the object that was put for it is a finding, and both stay."""
+    """Neither the row nor its object is a finding, and both stay."""
     await world.put("key")
     await world.row("key", state="pending", created_at=world.now - 6 * DAY)
 
@@ -65,7 +68,7 @@ async def test_rule_03_a_pending_row_in_its_grace_is_in_flight(world: World) -> 
 
 
 async def test_rule_04_a_pending_row_past_its_grace_goes_with_its_object(world: World) -> None:
-    """The row's own time counts, so the second run takes both: the row into the ledger, the object into quarantine."""
+    """The row's own time counts, so the second run removes both: the row to the ledger, the object to quarantine."""
     await world.put("key")
     await world.row("key", state="pending", created_at=world.now - 8 * DAY)
 
@@ -76,7 +79,7 @@ async def test_rule_04_a_pending_row_past_its_grace_goes_with_its_object(world: 
 
 
 async def test_rule_06_a_soft_deleted_row_in_its_retention_is_kept(world: World) -> None:
-    """A row that can still be undeleted keeps its object, older than any grace."""
+    """A row that can still be undeleted keeps its object, even if it is older than the grace."""
     await world.put("key")
     await world.row("key", deleted_at=world.now - 29 * DAY)
 
@@ -86,7 +89,7 @@ async def test_rule_06_a_soft_deleted_row_in_its_retention_is_kept(world: World)
 
 
 async def test_rule_07_a_soft_deleted_row_past_its_retention_goes_with_its_object(world: World) -> None:
-    """With the object or without one, a row that nobody can undelete any more goes."""
+    """A row that can no longer be undeleted goes, with or without an object."""
     await world.put("key")
     for key in ("bare", "key"):
         await world.row(key, deleted_at=world.now - 31 * DAY)
@@ -96,8 +99,8 @@ async def test_rule_07_a_soft_deleted_row_past_its_retention_goes_with_its_objec
     assert (report.deleted, report.deleted_rows, await what_is_left(world)) == (1, 2, ([], [], []))
 
 
-async def test_rules_04_and_07_a_young_object_is_left_alone_whatever_its_row_says(world: World) -> None:
-    """An object that was just put under the key of a row past its time, such as a backup brings back, stays for an hour."""
+async def test_rules_04_and_07_a_young_object_stays_whatever_its_row_is(world: World) -> None:
+    """An object that was just put under the key of a row past its time, for example from a backup, stays for an hour."""
     await world.pair("live")
     await world.run()
     for key, column in (("late", "created_at"), ("again", "deleted_at")):
@@ -114,7 +117,7 @@ async def test_rules_04_and_07_a_young_object_is_left_alone_whatever_its_row_say
 
 
 async def test_rule_20_a_pending_row_without_an_object_goes_alone(world: World) -> None:
-    """An upload that never came has a row to delete, and nothing to move."""
+    """A pending row without an object is deleted, and nothing is moved."""
     await world.row("key", state="pending", created_at=world.now - 8 * DAY)
 
     report = await runs(world)

@@ -1,4 +1,4 @@
-"""Whole runs over a small world: what is found, what goes, what stays, and how it comes back."""
+"""Whole runs over a small world: what a run finds, removes, keeps and restores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEEK = timedelta(days=7)
 
 
 async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
-    """Whatever the mode, the first run over a bucket only says what it found, figure by figure."""
+    """In any mode, the first run over a bucket reports every figure and changes nothing."""
     await world.pair("live/a", "live/b")
     await world.put("orphan", b"12345")
     await world.row("missing")
@@ -48,8 +48,8 @@ async def test_a_first_run_reports_and_touches_nothing(world: World) -> None:
     assert await world.row_keys() == ["abandoned", "live/a", "live/b", "missing"]
 
 
-async def test_runs_take_away_what_is_nobodys_and_leave_the_rest_byte_for_byte(world: World) -> None:
-    """After two runs a grace apart, the orphan and the abandoned pair are gone; the live ones are as they were."""
+async def test_runs_remove_orphans_and_leave_the_rest_unchanged(world: World) -> None:
+    """After two runs a grace apart, the orphan and the abandoned pair are gone, and the live objects are unchanged."""
     await world.pair("live/a", "live/b")
     await world.put("orphan", b"12345")
     await world.row("missing")
@@ -68,8 +68,8 @@ async def test_runs_take_away_what_is_nobodys_and_leave_the_rest_byte_for_byte(w
     ]
 
 
-async def test_quarantine_mode_keeps_what_it_takes_away_for_ever(world: World) -> None:
-    """In mode quarantine an orphan leaves its key and is never destroyed, however long it lies there."""
+async def test_quarantine_mode_never_destroys_an_object(world: World) -> None:
+    """In mode quarantine an orphan leaves its key and stays in quarantine, however long it lies there."""
     await world.pair("live")
     await world.put("orphan", b"12345")
 
@@ -81,8 +81,8 @@ async def test_quarantine_mode_keeps_what_it_takes_away_for_ever(world: World) -
     assert await world.store.get(".millhand/quarantine/2/orphan") == b"12345"
 
 
-async def test_delete_mode_destroys_what_it_took_away_after_its_time(world: World) -> None:
-    """In mode delete the bytes end after `quarantine_for`, not before, and no copy is left."""
+async def test_delete_mode_destroys_an_object_after_quarantine_for(world: World) -> None:
+    """In mode delete the bytes are destroyed after `quarantine_for`, not before, and no copy is left."""
     await world.pair("live")
     await world.put("orphan")
 
@@ -96,7 +96,7 @@ async def test_delete_mode_destroys_what_it_took_away_after_its_time(world: Worl
 
 
 async def test_the_time_in_quarantine_begins_with_the_move(world: World) -> None:
-    """However long a run has lasted by then, `quarantine_for` counts from the move of an object and not from its start."""
+    """`quarantine_for` counts from the move of an object, not from the start of its run."""
     config = replace(world.config, grace=timedelta(0), allow_short_grace=True)
     moved_after = []
 
@@ -116,7 +116,7 @@ async def test_the_time_in_quarantine_begins_with_the_move(world: World) -> None
 
 
 async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> None:
-    """With a grace of nothing, which has to be allowed, the second run removes and destroys at once."""
+    """With a grace of zero, which must be allowed, the second run removes and destroys at once."""
     short = {"grace": timedelta(0), "quarantine_for": timedelta(0), "allow_short_grace": True}
     await world.pair("live")
     await world.put("orphan")
@@ -129,7 +129,7 @@ async def test_a_short_grace_takes_two_runs_and_leaves_nothing(world: World) -> 
 
 
 async def test_rules_11_and_12_an_orphan_waits_for_grace_and_for_a_second_run(world: World) -> None:
-    """Neither many runs within the grace nor one long ago is enough: two complete runs, a grace apart."""
+    """Neither many runs within the grace nor one run long ago is enough: it takes two complete runs, a grace apart."""
     await world.pair("live")
     await world.put("orphan")
 
@@ -140,7 +140,7 @@ async def test_rules_11_and_12_an_orphan_waits_for_grace_and_for_a_second_run(wo
     assert due.deleted == 1
 
 
-async def test_rule_13_an_overwritten_orphan_begins_its_age_anew(world: World) -> None:
+async def test_rule_13_an_overwritten_orphan_has_a_new_age(world: World) -> None:
     """An object that was put again since it was first seen is another object, even with equal bytes."""
     await world.pair("live")
     await world.put("orphan", b"same")
@@ -153,8 +153,8 @@ async def test_rule_13_an_overwritten_orphan_begins_its_age_anew(world: World) -
     assert (report.deleted, due.deleted) == (0, 1)
 
 
-async def test_rule_10_a_young_object_is_not_even_noted(world: World) -> None:
-    """Within the first hour an object without a row is an upload on its way."""
+async def test_rule_10_a_young_object_is_no_finding(world: World) -> None:
+    """In its first hour an object without a row is an upload that is still in progress."""
     await world.pair("live")
     await world.put("upload")
 
@@ -164,7 +164,7 @@ async def test_rule_10_a_young_object_is_not_even_noted(world: World) -> None:
     assert await list_findings(world.executor) == []
 
 
-async def test_rules_08_and_09_a_row_that_nothing_refers_to_goes_after_grace_and_two_runs(
+async def test_rules_08_and_09_an_unattached_row_goes_after_grace_and_two_runs(
     world: World,
 ) -> None:
     """An upload that was never attached is a candidate first, and goes with its object a grace later."""
@@ -183,7 +183,7 @@ async def test_rules_08_and_09_a_row_that_nothing_refers_to_goes_after_grace_and
 
 
 async def test_rule_05_two_rows_of_one_object_keep_it(world: World) -> None:
-    """An old pending row whose key another row names as well is reported, and neither row nor object goes."""
+    """An old pending row whose key another row names too is reported, and row and object stay."""
     await world.pair("shared")
     await world.row("shared", state="pending", created_at=world.now - 30 * DAY)
     await world.row("both old", state="pending", created_at=world.now - 30 * DAY)
@@ -196,7 +196,7 @@ async def test_rule_05_two_rows_of_one_object_keep_it(world: World) -> None:
 
 
 async def test_rule_02_an_object_of_another_size_is_reported_and_stays(world: World) -> None:
-    """A row that says another size than the object has is a finding, never a reason to delete."""
+    """A row with another size than its object is a finding, never a reason to delete."""
     await world.put("good", b"12345")
     await world.row("good", size=5)
     await world.put("bad", b"12345")
@@ -212,7 +212,7 @@ async def test_rule_02_an_object_of_another_size_is_reported_and_stays(world: Wo
 
 
 async def test_rules_16_and_17_keys_out_of_scope_are_left_alone(world: World) -> None:
-    """Excluded prefixes are not looked at; keys of an undeclared shape are kept and counted."""
+    """Keys under excluded prefixes are not counted; keys that fit no declared pattern are counted and kept."""
     await world.pair("media/live")
     for key in ("media/orphan", "media/inventory/orphan", "media/odd name"):
         await world.put(key)
@@ -224,8 +224,8 @@ async def test_rules_16_and_17_keys_out_of_scope_are_left_alone(world: World) ->
     assert await world.keys() == ["media/inventory/orphan", "media/live", "media/odd name"]
 
 
-async def test_a_prefix_judges_its_own_keys_only(world: World) -> None:
-    """With a prefix, objects and rows before and behind it are neither counted nor touched."""
+async def test_a_run_with_a_prefix_sees_its_own_keys_only(world: World) -> None:
+    """With a prefix, objects and rows before and after it are neither counted nor changed."""
     keys = ["medi", "media", "media.x", "media/", "media/a", "media/\U0010ffff", "media0", "media2/a"]
     for key in keys:
         if key != "media":  # a file cannot be a directory too
@@ -241,7 +241,7 @@ async def test_a_prefix_judges_its_own_keys_only(world: World) -> None:
 
 
 async def test_a_row_of_a_select_is_never_deleted(world: World) -> None:
-    """What a SELECT of the user's calls abandoned is reported; there is no table to delete it from."""
+    """An abandoned row of a SELECT is reported; there is no table to delete it from."""
     uploads, _ = world.config.sources
     select = replace(uploads, table=None, select=f"SELECT * FROM {world.schema}.uploads;  ")
     await world.pair("live")
@@ -259,8 +259,8 @@ async def test_a_row_of_a_select_is_never_deleted(world: World) -> None:
     assert await world.row_keys() == ["live", "old"]
 
 
-async def test_a_row_that_a_constraint_holds_stays_and_holds_no_other(world: World) -> None:
-    """One row that a foreign key protects is kept with the database's reason; the others of its wave go."""
+async def test_a_row_that_a_constraint_protects_stays_and_the_others_go(world: World) -> None:
+    """A row that a foreign key protects is kept with the database's reason; the other rows of its wave go."""
     ids = [await world.row(f"old/{n}", state="pending", created_at=world.now - 30 * DAY) for n in range(3)]
     await world.pair("live")
     await world.sql("CREATE TABLE {schema}.posts (upload_id bigint REFERENCES {schema}.uploads (id))")
@@ -276,8 +276,8 @@ async def test_a_row_that_a_constraint_holds_stays_and_holds_no_other(world: Wor
     assert "violates foreign key constraint" in explanation.actions[0].reason
 
 
-async def test_rows_go_in_the_users_own_words(world: World) -> None:
-    """A `delete` of the user's runs in place of ours, and the object goes once the row names it no more."""
+async def test_a_delete_statement_of_the_source_replaces_ours(world: World) -> None:
+    """The `delete` of a source runs in place of the DELETE, and the object goes once no row names it."""
     uploads, _ = world.config.sources
     own = f"UPDATE {world.schema}.uploads SET note = to_jsonb(key), key = NULL WHERE id::text = ANY($1)"
     await world.pair("live")
@@ -294,8 +294,8 @@ async def test_rows_go_in_the_users_own_words(world: World) -> None:
     ]
 
 
-async def test_what_was_taken_comes_back_when_a_row_refers_to_it(world: World) -> None:
-    """An object in quarantine returns by itself with the next run once a row names it again."""
+async def test_a_quarantined_object_is_restored_when_a_row_names_it(world: World) -> None:
+    """The next run restores an object from quarantine once a row names it again."""
     await world.pair("live")
     await world.put("orphan", b"12345")
     await world.runs(2 * HOUR, WEEK)
@@ -309,8 +309,8 @@ async def test_what_was_taken_comes_back_when_a_row_refers_to_it(world: World) -
 
 
 @pytest.mark.parametrize("selector", ["run", "prefix", "key"])
-async def test_restore_undoes_what_was_done_and_does_no_harm_twice(world: World, selector: str) -> None:
-    """Objects and rows come back as they were, by run, prefix or key; once more changes nothing."""
+async def test_restore_undoes_a_removal_once(world: World, selector: str) -> None:
+    """Objects and rows come back unchanged, by run, prefix or key; a second restore changes nothing."""
     await world.pair("live")
     await world.put("up/old", b"12345")
     row_id = await world.row("up/old", state="pending", created_at=world.now - 30 * DAY, size=5)
@@ -330,8 +330,8 @@ async def test_restore_undoes_what_was_done_and_does_no_harm_twice(world: World,
 
 
 @pytest.mark.parametrize("step", ["commit", "committed", "move", "moved"])
-async def test_restore_undoes_what_a_killed_run_had_only_begun(world: World, step: str) -> None:
-    """Nobody has to wait for another run: what the ledger calls intended comes back too, from wherever it is by then."""
+async def test_restore_undoes_what_a_killed_run_began(world: World, step: str) -> None:
+    """Without another run, restore brings back intended actions too, wherever the object is by then."""
     await world.pair("live")
     for key in ("up/orphan", "up/row"):
         await world.put(key)
@@ -361,7 +361,7 @@ async def test_restore_undoes_what_a_killed_run_had_only_begun(world: World, ste
 
 
 async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
-    """What was put under the key since stays; the old object stays in quarantine."""
+    """An object that was put under the key since stays, and the old one stays in quarantine."""
     await world.pair("live")
     await world.put("orphan", b"old")
     await world.runs(2 * HOUR, WEEK)
@@ -374,8 +374,8 @@ async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
     assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/orphan"]
 
 
-async def test_restore_says_what_cannot_come_back(world: World) -> None:
-    """Bytes that were destroyed are named with the time of their end."""
+async def test_restore_reports_what_was_destroyed(world: World) -> None:
+    """Destroyed bytes are reported with the time of their destruction."""
     await world.pair("live")
     await world.put("orphan")
     await world.runs(2 * HOUR, WEEK, WEEK)
@@ -386,39 +386,37 @@ async def test_restore_says_what_cannot_come_back(world: World) -> None:
     assert report.failed == (("orphan", f"its bytes were deleted at {when} UTC"),)
 
 
-async def test_explain_tells_the_story_of_a_key(world: World) -> None:
-    """A person reads what is there, what was noted, what was done and which rule decides."""
+async def test_a_key_too_long_for_quarantine_is_kept_under_another_name(world: World) -> None:
+    """A key that leaves no room for the quarantine's prefix is quarantined under another name, and restored."""
+    key = "/".join(["x" * 100] * 10)
     await world.pair("live")
-    await world.put("orphan", b"12345")
-    await world.run(after=2 * HOUR)
+    await world.put(key, b"12345")
 
-    candidate = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
-    await world.run(after=WEEK)
-    gone = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
-    live = await explain(world.executor, world.store, world.config, "live", now=world.now)
+    report = await world.runs(2 * HOUR, WEEK)
+    kept = await world.keys(".millhand/quarantine/")
+    await restore(world.executor, world.store, key=key, now=world.now)
 
-    first_seen = f"{world.now - WEEK:%Y-%m-%d %H:%M} UTC"
-    assert candidate.lines()[0] == "orphan: candidate by rule 11: candidate"
-    assert candidate.lines()[2:] == [
-        "  row: none",
-        f"  found: orphan by rule 11, first seen {first_seen}, in 1 runs",
-    ]
-    assert gone.lines() == [
-        "orphan: ignore by rule 0: nothing to decide",
-        "  object: none",
-        "  row: none",
-        (
-            f"  done: {world.now:%Y-%m-%d %H:%M} UTC run 2, rule 12 (check again, then quarantine or delete), "
-            "quarantined"
-        ),
-        "  kept: .millhand/quarantine/2/orphan; millhand orphans restore --key restores it",
-    ]
-    assert live.lines()[0] == "live: live by rule 1: live; clears any candidate"
-    assert live.lines()[2] == "  row: uploads 1 is ready"
+    assert report.deleted == 1
+    assert [len(name) < 200 for name in kept] == [True]
+    assert await world.store.get(key) == b"12345"
 
 
-async def test_findings_follow_what_is(world: World) -> None:
-    """What is put right between two runs is no finding any more, whether by a row or by the object's end."""
+async def test_two_prefixes_of_a_bucket_have_runs_of_their_own(world: World) -> None:
+    """Runs with different prefixes take turns over one bucket; each prefix has its own first run and its own second."""
+    await world.pair("a/live", "b/live")
+    await world.put("a/orphan")
+    await world.put("b/orphan")
+
+    firsts = [await world.run(after=2 * HOUR, prefix=prefix) for prefix in ("a/", "b/")]
+    seconds = [await world.run(after=WEEK, prefix=prefix) for prefix in ("a/", "b/")]
+
+    assert [(report.is_first, report.deleted) for report in firsts] == [(True, 0), (True, 0)]
+    assert [(report.is_first, report.deleted) for report in seconds] == [(False, 1), (False, 1)]
+    assert await world.keys() == ["a/live", "b/live"]
+
+
+async def test_findings_that_no_longer_apply_are_deleted(world: World) -> None:
+    """A finding is gone after the next run if a row was added, the object was deleted, or the missing object was put."""
     await world.pair("live")
     for key in ("adopted", "deleted", "orphan"):
         await world.put(key)
@@ -435,32 +433,3 @@ async def test_findings_follow_what_is(world: World) -> None:
     found = await list_findings(world.executor, bucket=world.store.url, kind="orphan")
     assert [(finding.key, finding.sightings) for finding in found] == [("orphan", 1)]
     assert len(await list_findings(world.executor)) == 1
-
-
-async def test_a_key_too_long_for_quarantine_is_kept_under_another_name(world: World) -> None:
-    """A key that leaves no room for the quarantine's own prefix still goes there and comes back."""
-    key = "/".join(["x" * 100] * 10)
-    await world.pair("live")
-    await world.put(key, b"12345")
-
-    report = await world.runs(2 * HOUR, WEEK)
-    kept = await world.keys(".millhand/quarantine/")
-    await restore(world.executor, world.store, key=key, now=world.now)
-
-    assert report.deleted == 1
-    assert [len(name) < 200 for name in kept] == [True]
-    assert await world.store.get(key) == b"12345"
-
-
-async def test_two_prefixes_of_a_bucket_are_judged_side_by_side(world: World) -> None:
-    """Runs with different prefixes take turns over one bucket; each has its own first run, and its own second."""
-    await world.pair("a/live", "b/live")
-    await world.put("a/orphan")
-    await world.put("b/orphan")
-
-    firsts = [await world.run(after=2 * HOUR, prefix=prefix) for prefix in ("a/", "b/")]
-    seconds = [await world.run(after=WEEK, prefix=prefix) for prefix in ("a/", "b/")]
-
-    assert [(report.is_first, report.deleted) for report in firsts] == [(True, 0), (True, 0)]
-    assert [(report.is_first, report.deleted) for report in seconds] == [(False, 1), (False, 1)]
-    assert await world.keys() == ["a/live", "b/live"]

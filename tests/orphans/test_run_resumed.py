@@ -1,4 +1,4 @@
-"""Runs that are killed, taken over, doubled or late: what they leave behind, and who puts it right."""
+"""Runs that are killed, taken over, started twice or started late: what they leave behind and what the next run does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def _kill() -> None:
 
 
 async def killed_at(world: World, step: int) -> bool:
-    """Run, be killed at a step, and say whether the run was that long."""
+    """Run, get killed at a step, and return whether the run had that many steps."""
     interrupter = Interrupter(interventions={step: [_kill]})
     try:
         await reconcile(
@@ -39,8 +39,8 @@ async def killed_at(world: World, step: int) -> bool:
 
 
 @pytest.mark.slow
-async def test_a_kill_at_any_step_is_put_right_by_the_next_run(world: World) -> None:
-    """Whichever word to the database or the store was the last, the next run ends where an unbroken one would have."""
+async def test_a_kill_at_any_step_is_repaired_by_the_next_run(world: World) -> None:
+    """Whatever statement or request was the last one, the next run ends where an unbroken run would have ended."""
     step = 0
     while True:
         step += 1
@@ -57,7 +57,7 @@ async def test_a_kill_at_any_step_is_put_right_by_the_next_run(world: World) -> 
         await world.run(after=2 * MINUTE)
 
         left = await world.keys(name)
-        # An object whose run died between reading and moving is judged anew; one whose row is gone with it is gone too.
+        # If the run died before the move, its object is evaluated again. If the row is gone, its object goes too.
         assert left in ([f"{name}/live"], [f"{name}/live", f"{name}/orphan"]), step
         await world.run(after=WEEK)
         assert await world.keys(name) == [f"{name}/live"], step
@@ -70,8 +70,8 @@ async def test_a_kill_at_any_step_is_put_right_by_the_next_run(world: World) -> 
     assert open_actions == []
 
 
-async def test_a_killed_run_goes_on_at_its_last_page(world: World) -> None:
-    """The next run lists from the cursor on, redoes one page at most, and its figures are of the whole bucket."""
+async def test_a_killed_run_continues_at_its_last_page(world: World) -> None:
+    """The next run lists from the cursor on, repeats one page at most, and counts the whole bucket."""
     config = replace(world.config, page_size=10)
     await world.pair(*[f"{number:03}" for number in range(100)])
     for number in range(5):
@@ -101,7 +101,7 @@ async def test_a_killed_run_goes_on_at_its_last_page(world: World) -> None:
 
 
 async def test_a_second_run_over_a_bucket_is_busy(world: World) -> None:
-    """Two workers never judge one bucket at once; the second does nothing and says so."""
+    """Of two runs over one bucket at the same time, the second does nothing and reports `busy`."""
     await world.pair("live")
     reports = []
 
@@ -115,8 +115,8 @@ async def test_a_second_run_over_a_bucket_is_busy(world: World) -> None:
     assert len(await list_runs(world.executor)) == 1
 
 
-async def test_many_runs_begun_at_once_are_one(world: World) -> None:
-    """Of five workers that begin in the same moment, one runs."""
+async def test_of_many_runs_begun_at_once_one_runs(world: World) -> None:
+    """Of five runs that begin at the same moment, four report `busy`."""
     await world.pair("live")
 
     reports: list[RunReport] = []
@@ -138,8 +138,8 @@ async def test_many_runs_begun_at_once_are_one(world: World) -> None:
     assert [report.state for report in reports] == ["busy"] * 4 + ["completed"]
 
 
-async def test_a_run_that_was_thought_dead_stops_when_it_was_taken_over(world: World) -> None:
-    """A worker that was only asleep finds its run in other hands with its next word, and touches nothing more."""
+async def test_a_process_that_lost_its_run_stops(world: World) -> None:
+    """A process that was stalled while its run was taken over raises RunLost at its next statement, and removes nothing."""
     await world.pair("live")
     await world.put("orphan")
     await world.run(after=2 * HOUR)
@@ -162,8 +162,8 @@ async def test_a_run_that_was_thought_dead_stops_when_it_was_taken_over(world: W
     assert await world.keys() == ["live"]
 
 
-async def test_a_run_of_yesterday_is_begun_anew(world: World) -> None:
-    """What a run saw more than a day ago is not built upon."""
+async def test_a_run_older_than_a_day_is_not_continued(world: World) -> None:
+    """A run that began more than a day ago is closed, and a new one begins."""
     await world.pair("live")
 
     async def die(operation: str) -> None:
@@ -183,8 +183,8 @@ async def test_a_run_of_yesterday_is_begun_anew(world: World) -> None:
     ]
 
 
-async def test_a_run_that_fails_says_why_and_holds_nobody_up(world: World) -> None:
-    """An error ends the run at once: the ledger has its text, and the next run need not wait for a lease."""
+async def test_a_failed_run_records_its_error_and_blocks_no_other(world: World) -> None:
+    """An error ends the run at once: the ledger has its text, and the next run does not wait for a lease."""
     await world.pair("live")
 
     class Broken(ChaosStore):
@@ -202,11 +202,11 @@ async def test_a_run_that_fails_says_why_and_holds_nobody_up(world: World) -> No
 
 
 async def _nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
-async def test_sightings_of_broken_runs_do_not_count(world: World) -> None:
-    """A run that did not see the whole bucket proves nothing, however often it is made."""
+async def test_sightings_of_incomplete_runs_do_not_count(world: World) -> None:
+    """A run that did not scan the whole bucket counts as no sighting and as no first run."""
     await world.pair("a live")
     await world.put("b orphan")
     await world.run(after=2 * HOUR, grace=WEEK)
@@ -218,56 +218,8 @@ async def test_sightings_of_broken_runs_do_not_count(world: World) -> None:
     assert (first.is_first, first.deleted, second.deleted) == (True, 0, 1)
 
 
-async def test_a_listing_that_turns_out_unordered_is_sorted(world: World) -> None:
-    """A store that claims an order which it does not keep is found out at the first page, with no wrong verdict."""
-    await world.pair(*[f"{number:03}/a" for number in range(30)], *[f"{number:03}.b" for number in range(30)])
-    await world.put("999")
-
-    class Unordered(ChaosStore):
-        async def list_pages(self, **question: object) -> object:
-            async for page in super().list_pages(**question):
-                keys = list(page.keys)
-                order = sorted(range(len(keys)), key=lambda index: keys[index].split("/"))
-                yield replace(
-                    page,
-                    describe=lambda index, page=page, order=order: page.describe(order[index]),
-                    keys=[keys[index] for index in order],
-                    sizes=[page.sizes[index] for index in order],
-                )
-
-    store = Unordered(world.store, _nothing)
-    world.now += 2 * HOUR
-    report = await reconcile(world.executor, store, replace(world.config, page_size=7), now=world.now)
-
-    assert (report.objects, report.rows, report.orphan_objects, report.missing) == (61, 60, 1, 0)
-    assert [run.is_ordered for run in await list_runs(world.executor)] == [False]
-
-
-async def test_rule_19_an_object_that_is_there_and_not_listed_ends_the_run(world: World) -> None:
-    """Where HEAD finds what two listings do not show, nothing may be concluded from what is not shown."""
-    await world.pair("live", "hidden")
-
-    class Forgetful(ChaosStore):
-        async def list_pages(self, **question: object) -> object:
-            async for page in super().list_pages(**question):
-                kept = [index for index, key in enumerate(page.keys) if key != "hidden"]
-                yield replace(
-                    page,
-                    describe=lambda index, page=page, kept=kept: page.describe(kept[index]),
-                    keys=[page.keys[index] for index in kept],
-                    sizes=[page.sizes[index] for index in kept],
-                )
-
-    with pytest.raises(MillhandError) as ended:
-        await reconcile(world.executor, Forgetful(world.store, _nothing), world.config, now=world.now)
-
-    assert str(ended.value) == (
-        "list of 'hidden' must succeed, got an object that HEAD finds and two listings do not; nothing was removed"
-    )
-
-
 async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) -> None:
-    """A store that fails at one object is not tried with a thousand; what was moved stays moved, the rest waits."""
+    """After a failed move no further wave starts; moved objects stay moved, and the next run continues."""
     await world.pair("live")
     for number in range(25):
         await world.put(f"orphan/{number:02}")

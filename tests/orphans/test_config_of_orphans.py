@@ -1,4 +1,4 @@
-"""What may be configured: whole or not at all, and the error says what to do."""
+"""Settings of the orphan cleanup: an impossible value raises an error with field, rule, value and remedy."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ UPLOADS = ReferenceSource(name="uploads", table="uploads")
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """An impossible setting is refused when the configuration is made, with field, rule and value."""
-    with pytest.raises(ConfigError) as refused:
+def test_orphans_config_rejects_impossible_values(settings: dict[str, Any], message: str) -> None:
+    """An impossible setting raises ConfigError when the configuration is made."""
+    with pytest.raises(ConfigError) as raised:
         OrphansConfig(**settings)
 
-    assert str(refused.value) == message
+    assert str(raised.value) == message
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,16 @@ def test_config_refuses_what_cannot_be(settings: dict[str, Any], message: str) -
         ),
     ],
 )
-def test_source_refuses_what_cannot_be(settings: dict[str, Any], message: str) -> None:
-    """A source that could not be read as it is declared is refused when it is declared."""
-    with pytest.raises(ConfigError) as refused:
+def test_reference_source_rejects_impossible_values(settings: dict[str, Any], message: str) -> None:
+    """A source that could not be read as declared raises ConfigError when it is declared."""
+    with pytest.raises(ConfigError) as raised:
         ReferenceSource(**{"name": "uploads"} | settings)
 
-    assert str(refused.value) == message
+    assert str(raised.value) == message
 
 
-def test_config_allows_short_times_only_when_told_so() -> None:
-    """A grace of nothing needs its own switch, and lowers the least age of an object with it."""
+def test_short_grace_needs_allow_short_grace() -> None:
+    """A grace of zero needs its own setting, and lowers the least age of an object."""
     config = OrphansConfig(grace=timedelta(0), allow_short_grace=True)
 
     assert config.min_object_age == timedelta(0)
@@ -150,7 +150,7 @@ def test_config_allows_short_times_only_when_told_so() -> None:
     assert OrphansConfig().mode is Mode.REPORT
 
 
-def test_fingerprint_changes_with_what_the_judgement_rests_on_and_with_nothing_else() -> None:
+def test_fingerprint_changes_with_sources_and_scope_only() -> None:
     """Other sources, prefixes or patterns make a new first run; other limits and modes do not."""
     plain = OrphansConfig(sources=(UPLOADS,))
     others = [

@@ -1,0 +1,78 @@
+"""Explain one key: its object, rows, findings and actions, and the rule that applies now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from world import World
+
+from millhand.orphans import explain
+from millhand.orphans.rules import Verdict
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+async def test_explain_shows_object_rows_findings_and_actions(world: World) -> None:
+    """A person reads what is there, what was noted, what was done and which rule decides."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.run(after=2 * HOUR)
+
+    candidate = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
+    await world.run(after=WEEK)
+    gone = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
+    live = await explain(world.executor, world.store, world.config, "live", now=world.now)
+
+    first_seen = f"{world.now - WEEK:%Y-%m-%d %H:%M} UTC"
+    assert candidate.lines()[0] == "orphan: candidate by rule 11: candidate"
+    assert candidate.lines()[2:] == [
+        "  row: none",
+        f"  found: orphan by rule 11, first seen {first_seen}, in 1 runs",
+    ]
+    assert gone.lines() == [
+        "orphan: ignore by rule 0: nothing to decide",
+        "  object: none",
+        "  row: none",
+        (
+            f"  done: {world.now:%Y-%m-%d %H:%M} UTC run 2, rule 12 (check again, then quarantine or delete), "
+            "quarantined"
+        ),
+        "  kept: .millhand/quarantine/2/orphan; millhand orphans restore --key restores it",
+    ]
+    assert live.lines()[0] == "live: live by rule 1: live; clears any candidate"
+    assert live.lines()[2] == "  row: uploads 1 is ready"
+
+
+async def test_explain_names_the_parent(world: World) -> None:
+    """The explanation of a derived object names its parent, and whether a row names that."""
+    await world.pair("a.png")
+    await world.put("variants/a.png/1")
+    config = replace(world.config, derived=("variants/{key}/*",))
+
+    kept = await explain(world.executor, world.store, config, "variants/a.png/1", now=world.now)
+
+    assert kept.lines()[0] == "variants/a.png/1: keep by rule 14: keep"
+    assert "  near: derived from 'a.png', which a row names" in kept.lines()
+
+
+async def test_explain_lets_the_row_decide_that_keeps_the_object(world: World) -> None:
+    """If one of several rows is live and another one is past its time, the verdict is live."""
+    await world.pair("key")
+    await world.row("key", deleted_at=world.now - 60 * WEEK)
+
+    explanation = await explain(world.executor, world.store, world.config, "key", now=world.now)
+
+    assert (explanation.verdict, explanation.rule) == (Verdict.LIVE, 1)
+    assert [row.state for row in explanation.references] == ["ready", "soft_deleted"]
+
+
+async def test_explain_of_a_key_out_of_scope_names_rule_17(world: World) -> None:
+    """A key under an excluded prefix is out of scope, whatever its object and rows."""
+    await world.put("cache/a")
+    config = replace(world.config, exclude=("cache/",))
+
+    explanation = await explain(world.executor, world.store, config, "cache/a", now=world.now)
+
+    assert explanation.lines()[0] == "cache/a: ignore by rule 17: out of scope"
