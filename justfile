@@ -1,11 +1,11 @@
-# Millhand's commands; `./just` brings what they need, and where just and uv are installed plain `just` does the same.
+# Millhand's commands. `./just` installs just and uv first; with both installed, plain `just` does the same.
 
 set positional-arguments
 
 python := ".venv/bin/python"
 just := quote(just_executable())
 
-# The machine's own Python, in this checkout's environment, whatever other environment is active.
+# Use the machine's Python and this checkout's environment, even if another environment is active.
 export UV_PYTHON_DOWNLOADS := "never"
 export VIRTUAL_ENV := justfile_directory() / ".venv"
 # Compile a module once. Tests start hundreds of processes, and each would compile everything that it imports.
@@ -15,33 +15,33 @@ export PYTHONDONTWRITEBYTECODE := ""
 default:
     @{{ just }} --list --unsorted
 
-# Work jobs: on a real PostgreSQL and a directory as bucket, or on DATABASE_URL and millhand.toml's [storage] url
+# Run a worker: on an embedded PostgreSQL and a directory, or on DATABASE_URL and millhand.toml's [storage] url
 worker: (_install "run")
     @exec .venv/bin/millhand worker
 
-# Run the tests; arguments go to pytest: `just test -m slow` for what takes minutes, `-m interop` beside the real River
+# Run the tests; arguments go to pytest: `just test -m slow` for slow tests, `-m interop` for tests with the real River
 [no-exit-message]
 test *args: (_install "test")
     @exec {{ python }} -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"
 
-# What to run before a commit, answered in seconds: format, lint, layers, types, locks, quick tests
+# Check before a commit: format, lint, layers, types, locks, quick tests
 [parallel]
 check: lint types _layers _locks _quick
 
-# Any millhand command, such as `just millhand job list --state retryable`
+# Run any millhand command, such as `just millhand job list --state retryable`
 millhand *args: (_install "run")
     @exec .venv/bin/millhand "$@"
 
-# A throw-away PostgreSQL; prints a URL for psql and lives until Ctrl-C
+# Run a temporary PostgreSQL until Ctrl-C; prints a URL for psql
 [no-exit-message]
 db: (_install "run")
     @exec {{ python }} -m millhand.embedded
 
-# A worker with sample data: jobs that fail and are retried, an orphan to find
+# Run a worker with sample data: jobs that fail and are retried, an orphan to find
 demo: (_install "run")
     @exec {{ python }} -m examples.demo
 
-# Insert and work no-op jobs, in a schema of their own, and print how fast
+# Measure how fast no-op jobs are inserted and worked, in a temporary schema
 bench *args: (_install "run")
     @exec .venv/bin/millhand bench "$@"
 
@@ -50,32 +50,32 @@ bench *args: (_install "run")
 profile *args: (_install "run")
     @exec {{ python }} benchmarks/job_profile.py "$@"
 
-# Millhand, the floor, River in Go and Rust, and the Python peers in one run, in turns; each in an environment of its own; an hour
+# Measure Millhand, a baseline, River in Go and Rust, and other Python systems in one run; an hour
 [no-exit-message]
 bench-peers *args: (_install "test")
     @exec {{ python }} benchmarks/bench_peers.py "$@"
 
-# Workers under faults of all sorts: processes, network, clocks, the database; ten minutes, and an audit; prints its seed
+# Run workers under random faults for ten minutes, then audit; prints its seed
 [no-exit-message]
 chaos *args: (_install "test")
     @exec {{ python }} tests/chaos/chaos_run.py "$@"
 
-# How fast workers are again after a fault, and how soon a dead one's jobs run again; 13 minutes
+# Measure recovery times after each fault; 13 minutes
 [no-exit-message]
 chaos-recovery *args: (_install "test")
     @exec {{ python }} tests/chaos/chaos_recovery.py "$@"
 
-# River and Millhand under load together: six processes, 100,000 jobs, two kills every five seconds; needs Go
+# Run River and Millhand together: six processes, 100,000 jobs, two kills every five seconds; needs Go
 [no-exit-message]
 chaos-river *args: (_install "test")
     @exec {{ python }} tests/interop/chaos_river.py "$@"
 
-# The race test of the orphan cleanup: 100,000 steps, kills, wrong clocks, older backups; nothing live may be lost
+# Run the race test of the orphan cleanup: 100,000 steps with kills, wrong clocks and restored backups
 [no-exit-message]
 chaos-orphans *args: (_install "test")
     @exec nice {{ python }} tests/orphans/chaos_orphans.py "$@"
 
-# The tests of what touches dependencies, with the oldest of them that pyproject.toml allows, in an environment of their own
+# Run the tests that touch dependencies with the oldest versions that pyproject.toml allows
 [no-exit-message]
 test-oldest *args:
     @test "$(pwd; cksum pyproject.toml requirements/oldest.lock)" = "$(cat .venv-oldest/state 2>/dev/null)" || { \
@@ -86,7 +86,7 @@ test-oldest *args:
     @exec .venv-oldest/bin/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal \
         tests/args tests/cli tests/client tests/driver tests/jobs tests/language tests/storage tests/typing "$@"
 
-# An S3 emulator for the slow tests, in an environment of its own because it pins what Millhand does not
+# Install an S3 emulator for the slow tests, in an environment of its own
 emulator:
     @test "$(cksum requirements/emulator.lock)" = "$(cat .venv-emulator/state 2>/dev/null)" || { \
         rm -rf .venv-emulator; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-emulator; \
@@ -94,7 +94,7 @@ emulator:
             uv pip install --quiet --no-deps --requirement requirements/emulator.lock; \
         cksum requirements/emulator.lock >.venv-emulator/state; }
 
-# Django 6, for the slow tests of the Django app: in an environment of its own, of a Python that is new enough, $PYTHON
+# Install Django 6 for the slow tests of the Django app, with the Python of $PYTHON
 django6:
     @test "$(pwd; cksum pyproject.toml requirements/test.lock)" = "$(cat .venv-django6/state 2>/dev/null)" || { \
         rm -rf .venv-django6; uv venv --quiet --python "${PYTHON:->=3.12}" .venv-django6; \
@@ -102,7 +102,7 @@ django6:
             uv pip install --quiet --no-deps --requirement requirements/test.lock --editable .; \
         (pwd; cksum pyproject.toml requirements/test.lock) >.venv-django6/state; }
 
-# The other job systems, for the slow tests of docs/how_to/migrate_from, in an environment of their own
+# Install the other job systems for the slow tests of docs/how_to/migrate_from
 elsewhere:
     @test "$(pwd; cksum pyproject.toml requirements/elsewhere.lock)" = "$(cat .venv-elsewhere/state 2>/dev/null)" || { \
         rm -rf .venv-elsewhere; uv venv --quiet --python "${PYTHON:->=3.11}" .venv-elsewhere; \
@@ -128,7 +128,7 @@ lint: (_install "dev")
 types: (_install "dev")
     @{{ python }} -m mypy --no-error-summary
 
-# Pin the dependencies anew into requirements/*.lock; `just lock --upgrade` moves them to newer releases
+# Pin the dependencies in requirements/*.lock; `just lock --upgrade` takes newer releases
 lock *args:
     @{{ just }} _pin tools requirements/tools.in "$@"
     @{{ just }} _pin run pyproject.toml --extra embedded --extra s3 "$@"
@@ -140,8 +140,8 @@ lock *args:
         --constraint requirements/test.lock "$@"
     @{{ just }} _locks
 
-# Versions and hashes for every platform and Python, and no address: whoever installs brings an index of their own.
-# A week: long enough for a bad release to be withdrawn.
+# Locks hold versions and hashes for every platform and Python, and no address, so that any index can be used.
+# Bad releases are usually withdrawn within a week.
 _pin name *args:
     @shift; uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
         --exclude-newer "1 week" --output-file requirements/{{ name }}.lock "$@"
@@ -150,27 +150,27 @@ _layers: (_install "dev")
     @{{ python }} -c 'from importlinter.cli import lint_imports_command as run; run(["--no-cache"])' >.venv/layers 2>&1 \
         || { cat .venv/layers; exit 1; }
 
-# A lock names versions and hashes and no host.
+# Refuse an address in a lock.
 _locks:
     @! grep -n '://' requirements/*.in requirements/*.lock
 
 _quick: (_install "dev")
     @{{ python }} -m pytest -q -n 0 -m "not slow and not database" tests/args tests/language tests/project_rules
 
-# Bring what requirements/NAME.lock pins, unless it is there: then nobody is asked, and work goes on without a network.
-# The place is part of the state, for an editable installation names it.
+# Install requirements/NAME.lock, unless it is installed; then no network is needed.
+# The state includes the directory, because an editable installation contains it.
 _install name:
     @test -x {{ python }} \
         && test "$(pwd; cksum pyproject.toml requirements/{{ name }}.lock)" = "$(cat .venv/{{ name }}.state 2>/dev/null)" \
         || {{ just }} _bring {{ name }}
 
-# Nothing is taken out: the locks agree with each other, so what `test` needs does not disturb `worker`.
+# Remove no package: the locks agree, so the packages of `test` do not disturb `worker`.
 _bring name: _environment
     @echo "installing requirements/{{ name }}.lock into .venv" >&2
     @uv pip install --quiet --no-deps --requirement requirements/{{ name }}.lock --editable .
     @(pwd; cksum pyproject.toml requirements/{{ name }}.lock) >.venv/{{ name }}.state
 
-# Made beside its place and renamed when whole: of two first calls at once, one makes it and the other finds it.
+# Create it beside its final place and rename it, so that two simultaneous first calls do not conflict.
 _environment:
     @command -v uv >/dev/null || { echo "error: uv must be installed, found none; run ./just instead of just" >&2; exit 1; }
     @if test -e .venv/pyvenv.cfg && ! test -x {{ python }}; then rm -rf .venv; fi
