@@ -25,7 +25,9 @@ def test_every_public_name_has_one_entry(package: str) -> None:
     count = Counter(documented())
     names = [f"{package}.{name}" for name in importlib.import_module(package).__all__]
 
-    assert [name for name in names if count[name] != 1] == []
+    assert [name for name in names if count[name] != 1] == [], (
+        "add a line '::: NAME' to a page of docs/reference/api"
+    )
 
 
 def test_no_entry_is_repeated() -> None:
