@@ -84,7 +84,8 @@ test-oldest *args:
             uv pip install --quiet --no-deps --requirement requirements/oldest.lock --editable .; \
         (pwd; cksum pyproject.toml requirements/oldest.lock) >.venv-oldest/state; }
     @exec .venv-oldest/bin/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal \
-        tests/args tests/cli tests/client tests/driver tests/jobs tests/language tests/storage tests/typing "$@"
+        tests/args tests/cli tests/client tests/driver tests/jobs tests/language tests/process tests/settings tests/storage \
+        tests/typing "$@"
 
 # Install an S3 emulator for the slow tests, in an environment of its own
 emulator:
@@ -114,7 +115,7 @@ elsewhere:
 docs: (_install "dev")
     @{{ python }} -m zensical build --strict
 
-# Format, and fix what can be fixed
+# Format, and apply the linter's fixes
 fix: (_install "dev")
     @.venv/bin/ruff format
     @.venv/bin/ruff check --fix

@@ -1,4 +1,4 @@
-"""`./just` as a stranger meets it: the first call, the second, and the machines on which there can be none."""
+"""Claims about `./just`: its first call, its second call, and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEADLINE_SECONDS = 300  # a bootstrap from a slow index
 
 @pytest.fixture
 def checkout() -> Iterator[Path]:
-    """The script and its pins in a directory whose name has a space, as just cloned."""
+    """Copy the script and its pins into a directory whose name has a space, as in a fresh clone."""
     with tempfile.TemporaryDirectory(prefix="millhand just ") as name:
         path = Path(name, "a clone")
         Path(name).chmod(0o755)
@@ -37,7 +37,7 @@ def checkout() -> Iterator[Path]:
 
 @pytest.fixture
 def programs(checkout: Path) -> Path:
-    """A directory for PATH with the system's small programs and no Python; tests add one of their own."""
+    """A directory for PATH with the system's programs but no Python; tests add their own."""
     path = checkout.parent / "bin"
     path.mkdir()
     for name in COREUTILS:
@@ -47,7 +47,7 @@ def programs(checkout: Path) -> Path:
 
 @pytest.fixture
 def clone() -> Iterator[Path]:
-    """The whole project in a directory whose name has a space, with nothing brought yet, beside an empty home."""
+    """The whole project in a directory whose name has a space, with nothing installed and an empty home."""
     if not (PROJECT / ".git").exists():
         pytest.skip("only a clone knows which files belong to the project")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, check=True).stdout
@@ -62,8 +62,8 @@ def clone() -> Iterator[Path]:
         yield path
 
 
-def test_just_says_so_when_there_is_no_python(checkout: Path, programs: Path) -> None:
-    """Without any Python the message names what is needed and two ways to get it."""
+def test_just_fails_without_python(checkout: Path, programs: Path) -> None:
+    """Without Python the error names the requirement and two ways to meet it."""
     done = just(checkout, path=programs)
 
     assert (done.returncode, done.stderr) == (
@@ -76,8 +76,8 @@ def test_just_says_so_when_there_is_no_python(checkout: Path, programs: Path) ->
     )
 
 
-def test_just_says_so_when_python_is_too_old(checkout: Path, programs: Path) -> None:
-    """A Python that is too old is named with its version."""
+def test_just_fails_with_an_old_python(checkout: Path, programs: Path) -> None:
+    """The error names the version of a Python that is too old."""
     program(programs / "python3", '[ "$1" = --version ] && echo "Python 3.9.2" || exit 1')
 
     done = just(checkout, path=programs)
@@ -92,8 +92,8 @@ def test_just_says_so_when_python_is_too_old(checkout: Path, programs: Path) -> 
     )
 
 
-def test_just_says_so_when_python_has_neither_venv_nor_pip(checkout: Path, programs: Path) -> None:
-    """Debian's Python without its venv package is told by the name of that package."""
+def test_just_fails_without_venv_and_pip(checkout: Path, programs: Path) -> None:
+    """The error of Debian's Python without venv names the missing package."""
     program(
         programs / "python3",
         'case "$*" in --version) echo "Python 3.11.2" ;; *venv* | *pip*) exit 1 ;; esac',
@@ -104,7 +104,7 @@ def test_just_says_so_when_python_has_neither_venv_nor_pip(checkout: Path, progr
     assert (done.returncode, done.stderr) == (
         1,
         (
-            "bringing just and uv into .tools, this once\n"
+            "installing just and uv into .tools, once\n"
             "error: ./just needs Python's module venv (or pip), got neither with Python 3.11.2\n"
             "Install it: apt install python3-venv\n"
         ),
@@ -112,8 +112,8 @@ def test_just_says_so_when_python_has_neither_venv_nor_pip(checkout: Path, progr
 
 
 @pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
-def test_just_says_so_when_it_may_not_write(checkout: Path) -> None:
-    """A checkout of somebody else's is refused before anything is fetched."""
+def test_just_fails_in_a_read_only_checkout(checkout: Path) -> None:
+    """A checkout without write access is refused before any download."""
     checkout.chmod(0o555)
 
     done = just(checkout)
@@ -123,8 +123,8 @@ def test_just_says_so_when_it_may_not_write(checkout: Path) -> None:
 
 
 @pytest.mark.slow
-def test_just_says_so_when_there_is_no_index(checkout: Path) -> None:
-    """Without a network the first call says that it needs one, this once, and leaves nothing half-made."""
+def test_just_fails_without_an_index(checkout: Path) -> None:
+    """Without a network the first call fails, names the cause, and leaves nothing incomplete."""
     nowhere = {
         "PIP_FIND_LINKS": "",
         "PIP_INDEX_URL": "http://127.0.0.1:9/",
@@ -136,14 +136,14 @@ def test_just_says_so_when_there_is_no_index(checkout: Path) -> None:
 
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "error: ./just needs a package index this once, got the error above\n"
+        "error: ./just needs a package index for its first call, got the error above\n"
         "Behind a proxy or with a mirror, set HTTPS_PROXY or PIP_INDEX_URL as for pip.\n"
     )
     assert [path for path in (checkout / ".tools").rglob("*") if not path.is_dir()] == []
 
 
 def test_just_passes_its_arguments_on(checkout: Path, programs: Path) -> None:
-    """Arguments arrive as they were given, and the justfile is the checkout's, wherever one stands."""
+    """Arguments are passed unchanged, and the justfile is the checkout's in any working directory."""
     bring(checkout, just='printf "<%s>" "$@"')
 
     done = just(checkout, "test", "-k", "two words", path=programs)
@@ -151,8 +151,8 @@ def test_just_passes_its_arguments_on(checkout: Path, programs: Path) -> None:
     assert done.stdout == f"<--justfile><{checkout}/justfile><test><-k><two words>"
 
 
-def test_just_tells_uv_what_pip_was_told(checkout: Path, programs: Path) -> None:
-    """A mirror and a certificate that are set for pip hold for uv too, which reads neither setting."""
+def test_just_passes_pip_settings_to_uv(checkout: Path, programs: Path) -> None:
+    """A mirror and a certificate that are set for pip apply to uv too."""
     bring(checkout, just='echo "$UV_DEFAULT_INDEX $SSL_CERT_FILE"')
     told = {
         "PIP_INDEX_URL": "https://mirror.example/simple",
@@ -166,7 +166,7 @@ def test_just_tells_uv_what_pip_was_told(checkout: Path, programs: Path) -> None
 
 
 def test_just_keeps_caches_in_the_checkout_when_there_is_no_home(checkout: Path, programs: Path) -> None:
-    """A home that does not exist, as a service's user has it, is no obstacle."""
+    """`./just` works without a home directory, as for a service's user."""
     bring(checkout, just='echo "$UV_CACHE_DIR"')
 
     done = just(checkout, path=programs, environment={"HOME": str(checkout / "nobody")})
@@ -174,8 +174,8 @@ def test_just_keeps_caches_in_the_checkout_when_there_is_no_home(checkout: Path,
     assert done.stdout == f"{checkout}/.tools/cache\n"
 
 
-def test_just_worker_takes_the_place_of_the_shell(checkout: Path, programs: Path) -> None:
-    """Between a worker and its signals stands nobody: the process that was started is the worker."""
+def test_just_worker_replaces_the_shell(checkout: Path, programs: Path) -> None:
+    """The started process is the worker itself, so signals reach it."""
     bring(checkout, just='echo "just: $3 $4"')
     program(checkout / ".venv" / "bin" / "millhand", 'echo "$$ $PWD $*"')
     command = [str(checkout / "just"), "worker", "--queue", "mail:5"]
@@ -191,7 +191,7 @@ def test_just_worker_takes_the_place_of_the_shell(checkout: Path, programs: Path
 def test_just_adds_less_than_a_tenth_of_a_second_once_the_tools_are_there(
     checkout: Path, programs: Path
 ) -> None:
-    """The best of ten calls, by the CPU that they use, for the machine may be busy with other tests."""
+    """Compare the best of ten calls by CPU time, because other tests may keep the machine busy."""
     bring(checkout, just=":")
 
     seconds = []
@@ -204,14 +204,14 @@ def test_just_adds_less_than_a_tenth_of_a_second_once_the_tools_are_there(
 
 
 def test_justfile_has_one_worker_recipe() -> None:
-    """The line that the README's first command stands on begins with its name and a colon."""
+    """The recipe of the README's first command is a line with its name and a colon."""
     lines = (PROJECT / "justfile").read_text().splitlines()
 
     assert len([line for line in lines if line.startswith("worker:")]) == 1
 
 
-def test_locks_name_no_host() -> None:
-    """Whoever installs brings an index of their own; the locks hold names, versions and hashes."""
+def test_locks_contain_no_host() -> None:
+    """The locks hold names, versions and hashes, and no index address."""
     texts = {path.name: path.read_text() for path in sorted((PROJECT / "requirements").glob("*.lock"))}
 
     names = ["dev", "elsewhere", "emulator", "oldest", "run", "test", "tools"]
@@ -221,7 +221,7 @@ def test_locks_name_no_host() -> None:
 
 
 def test_locks_agree_on_every_version() -> None:
-    """What one command installs, no other moves: a package has the same version in each lock that has it."""
+    """A package has the same version in every lock, so no command changes what another installed."""
     locks = [pins(PROJECT / "requirements" / f"{name}.lock") for name in ("run", "test", "dev")]
 
     for smaller, larger in itertools.pairwise(locks):
@@ -230,7 +230,7 @@ def test_locks_agree_on_every_version() -> None:
 
 @pytest.mark.slow
 def test_just_works_in_a_fresh_clone_with_an_empty_home(clone: Path) -> None:
-    """The first call brings what it needs and the second asks nobody, not even for a network."""
+    """The first call installs everything, and the second needs no network."""
     home = {"HOME": str(clone.parent / "home")}
     offline = {**home, "PIP_INDEX_URL": "http://127.0.0.1:9/", "UV_OFFLINE": "1"}
 
@@ -239,7 +239,7 @@ def test_just_works_in_a_fresh_clone_with_an_empty_home(clone: Path) -> None:
 
     assert (first.returncode, first.stdout) == (0, second.stdout)
     assert first.stderr == (
-        "bringing just and uv into .tools, this once\ninstalling requirements/run.lock into .venv\n"
+        "installing just and uv into .tools, once\ninstalling requirements/run.lock into .venv\n"
     )
     assert (second.returncode, second.stderr) == (0, "")
     assert re.fullmatch(r"millhand,? (version )?\d+\.\d+\.\d+\n", first.stdout)
@@ -247,7 +247,7 @@ def test_just_works_in_a_fresh_clone_with_an_empty_home(clone: Path) -> None:
 
 @pytest.mark.slow
 def test_just_works_when_it_is_called_twice_at_once(clone: Path) -> None:
-    """Two first calls in one fresh clone do each other no harm, whatever they bring."""
+    """Two simultaneous first calls in one fresh clone both succeed."""
     commands = [[clone / "just", "_install", name] for name in ("run", "test")]
 
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
@@ -264,7 +264,7 @@ def test_just_works_when_it_is_called_twice_at_once(clone: Path) -> None:
     "user", [pytest.param("nobody", marks=needs_root), pwd.getpwuid(os.geteuid()).pw_name]
 )
 def test_just_worker_starts_and_stops_in_a_fresh_clone(clone: Path, user: str) -> None:
-    """The README's first command, by root and by an ordinary user: a heartbeat, Ctrl-C, in order, exit code 0."""
+    """The README's first command works for root and for an ordinary user: a heartbeat, then Ctrl-C, exit code 0."""
     entry = pwd.getpwnam(user)
     subprocess.run(["chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", clone.parent], check=True)
     environment = {
@@ -296,7 +296,7 @@ def test_just_worker_starts_and_stops_in_a_fresh_clone(clone: Path, user: str) -
 def just(
     checkout: Path, *arguments: str, path: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Call `./just` from elsewhere; with `path`, where nothing else can be found and nothing else is set."""
+    """Run `./just` from another directory; with `path`, with only that PATH and no other variables."""
     inherited = dict(os.environ) if path is None else {"PATH": str(path), "HOME": str(checkout)}
     inherited.pop("PYTHON", None)
     return subprocess.run(
@@ -316,7 +316,7 @@ def cpu_seconds_of_children() -> float:
 
 
 def bring(checkout: Path, *, just: str) -> None:
-    """Put tools where the script looks for its own; the just among them runs the given shell words."""
+    """Put tools where the script expects its own; `just` runs the given shell commands."""
     system = subprocess.run(["uname", "-sm"], capture_output=True, check=True, text=True).stdout
     lock = (checkout / "requirements" / "tools.lock").read_bytes()
     pinned = subprocess.run(["cksum"], input=lock, capture_output=True, check=True).stdout.decode()

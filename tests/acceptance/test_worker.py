@@ -1,4 +1,4 @@
-"""Proofs on the real process: what a person used to check by hand, with `millhand worker`, a shell and a stop watch."""
+"""Claims about the real process of `millhand worker`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def fail_once(mark: str) -> None:
 
 @workers.add(kind="hold")
 async def hold(until: str) -> None:
-    """Say that it began, and hold on until a file is there."""
+    """Log the start, and wait until a file exists."""
     logger.info("holding")
     while not Path(until).exists():
         await asyncio.sleep(0.01)
@@ -74,7 +74,7 @@ async def hold(until: str) -> None:
 
 @workers.add(kind="stubborn")
 def stubborn() -> None:
-    """Pay no heed to anything, in a thread, which nobody can interrupt."""
+    """Ignore cancellation in a thread, which Python cannot interrupt."""
     logger.info("holding")
     threading.Event().wait()
 
@@ -88,7 +88,7 @@ config = Config(workers=workers, queues={"default": 10}, fetch_poll_interval=tim
 
 
 class BreakingClock(SystemClock):
-    """Breaks when a file is there, and with it whatever goes by it."""
+    """A clock that raises once a file exists, and so crashes the services that use it."""
 
     def monotonic(self):
         if Path("break").exists():
@@ -102,7 +102,7 @@ breaking = Config(workers=workers, queues={"default": 10}, clock=BreakingClock()
 
 @pytest.fixture
 def project() -> Iterator[Path]:
-    """A project's directory, open to the user as whom a root's PostgreSQL runs, with a module of jobs."""
+    """A project's directory with a module of jobs, readable for the user of a server that root starts."""
     with tempfile.TemporaryDirectory(prefix="millhand-project-") as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -111,7 +111,7 @@ def project() -> Iterator[Path]:
 
 
 class Shop:
-    """A project with a database: starts workers, inserts jobs as an application does, and looks at rows."""
+    """A project with a database, which starts workers, inserts jobs and reads rows."""
 
     def __init__(self, directory: Path, driver: AsyncpgDriver, url: str) -> None:
         self.directory = directory
@@ -129,12 +129,12 @@ class Shop:
         return result.job
 
     async def hold(self) -> JobRow:
-        """Insert a job that logs `holding` and ends when it is let go."""
+        """Insert a job that logs `holding` and waits for `release`."""
         return await self.insert("hold", {"until": str(self.released)})
 
     @property
     def released(self) -> Path:
-        """The file that lets jobs go that hold."""
+        """The file that ends the waiting jobs."""
         return self.directory / "released"
 
     async def row(self, job: JobRow) -> JobRow:
@@ -147,12 +147,12 @@ def shop(project: Path, schema_driver: AsyncpgDriver, postgres_url: str) -> Shop
 
 
 def gaps(lines: Sequence[Line]) -> list[float]:
-    """Return the seconds between one line and the next."""
+    """Return the seconds between consecutive lines."""
     return [(at(later) - at(earlier)).total_seconds() for earlier, later in itertools.pairwise(lines)]
 
 
-async def test_worker_beats_every_second_when_told_to(shop: Shop) -> None:
-    """The heartbeat goes the whole way at start and then once an interval, and tells how the worker is."""
+async def test_worker_heartbeat_has_the_set_interval(shop: Shop) -> None:
+    """The heartbeat job runs at the start and once per interval, and its line describes the worker."""
     async with shop.worker(MILLHAND_HEARTBEAT_INTERVAL="1s") as worker:
         await worker.line("worker heartbeat", count=3)
         started = await worker.line("worker started")
@@ -162,7 +162,7 @@ async def test_worker_beats_every_second_when_told_to(shop: Shop) -> None:
     assert code == 0
     assert started["kinds"] == "heartbeat,orphan_cleanup"
     assert [0.5 < gap < 1.5 for gap in gaps(beats)] == [True, True]
-    # The second: at the first, the other job of the start may still be waiting.
+    # The second one: at the first, the other job of the start may still wait.
     assert {
         name: beats[1][name] for name in ("client_id", "attempt", "leader", "running", "available", "level")
     } == {
@@ -178,8 +178,8 @@ async def test_worker_beats_every_second_when_told_to(shop: Shop) -> None:
 
 
 @pytest.mark.slow
-async def test_worker_beats_every_minute_by_default(shop: Shop) -> None:
-    """Without any setting, two heartbeats are 60 s ± 2 s apart."""
+async def test_worker_heartbeat_runs_every_minute_by_default(shop: Shop) -> None:
+    """Without settings, two heartbeats are 60 s ± 2 s apart."""
     async with shop.worker() as worker:
         await worker.line("worker heartbeat", count=2, seconds=90)
         await worker.stop()
@@ -189,7 +189,7 @@ async def test_worker_beats_every_minute_by_default(shop: Shop) -> None:
 
 
 async def test_worker_logs_each_failed_attempt_until_it_discards(shop: Shop) -> None:
-    """A job that always fails is attempted `max_attempts` times, with gaps that grow, each a line; then discarded."""
+    """A failing job has `max_attempts` attempts with growing gaps, one line each, and is then discarded."""
     async with shop.worker("shop:config") as worker:
         job = await shop.insert("fail", max_attempts=4)
         last = await worker.line("job discarded", job_id=job.id)
@@ -209,7 +209,7 @@ async def test_worker_logs_each_failed_attempt_until_it_discards(shop: Shop) -> 
     )
     assert [round(line["seconds"], 1) for line in errored] == [0.1, 0.2, 0.4]
     row = await shop.row(job)
-    # From attempt to attempt it was at least as long as had been said; what it was longer is the machine's.
+    # Each gap is at least the logged one; a busy machine makes it longer.
     waits = [(later.at - error.at).total_seconds() for error, later in itertools.pairwise(row.errors)]
     assert [wait > 0.9 * line["seconds"] for wait, line in zip(waits, errored, strict=True)] == [True] * 3
     assert (row.state, row.attempt) == (JobState.DISCARDED, 4)
@@ -218,7 +218,7 @@ async def test_worker_logs_each_failed_attempt_until_it_discards(shop: Shop) -> 
 
 @pytest.mark.slow
 async def test_worker_backs_off_by_the_default_policy(shop: Shop) -> None:
-    """Without a policy of its own a job is tried again after 1 s, 16 s, 81 s …, ± 10 %, and no sooner."""
+    """By default a job is retried after 1 s, 16 s, 81 s …, ± 10 %, and never earlier."""
     async with shop.worker("shop:config") as worker:
         job = await shop.insert("fail_by_default", max_attempts=3)
         last = await worker.line("job discarded", job_id=job.id, seconds=60)
@@ -227,14 +227,14 @@ async def test_worker_backs_off_by_the_default_policy(shop: Shop) -> None:
     first, second = worker.all_lines("job errored", job_id=job.id)
     assert 0.9 <= first["seconds"] <= 1.1
     assert 14.4 <= second["seconds"] <= 17.6
-    # What it was longer is the machine's.
+    # A busy machine makes the gaps longer.
     waits = gaps([first, second, last])
     assert waits[0] >= 0.9
     assert waits[1] >= 14.4
 
 
 async def test_worker_completes_a_job_that_failed_once(shop: Shop) -> None:
-    """A job that fails and then succeeds ends completed, and keeps the one error."""
+    """A job that fails once and then succeeds is completed, and keeps its error."""
     job = await shop.insert("fail_once", {"mark": str(shop.directory / "once")})
 
     async with shop.worker("shop:config", "--until-empty") as worker:
@@ -248,8 +248,8 @@ async def test_worker_completes_a_job_that_failed_once(shop: Shop) -> None:
 
 
 @pytest.mark.slow
-async def test_worker_is_done_although_jobs_of_foreign_kinds_wait(shop: Shop) -> None:
-    """`--until-empty` does not wait for jobs that this worker would never fetch."""
+async def test_worker_until_empty_ignores_unknown_kinds(shop: Shop) -> None:
+    """`--until-empty` does not wait for jobs that this worker never fetches."""
     foreign = await shop.insert("of_another_program")
 
     async with shop.worker("shop:config", "--until-empty") as worker:
@@ -262,8 +262,8 @@ async def test_worker_is_done_although_jobs_of_foreign_kinds_wait(shop: Shop) ->
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
 )
-async def test_worker_stops_in_order_when_idle(shop: Shop, number: signal.Signals) -> None:
-    """Ctrl-C, `kill` or a closed terminal ends an idle worker at once: `worker stopped` comes last, the code is 0."""
+async def test_idle_worker_stops_gracefully(shop: Shop, number: signal.Signals) -> None:
+    """Ctrl-C, `kill` or a closed terminal stops an idle worker at once: the last line is `worker stopped`, the code 0."""
     async with shop.worker("shop:config") as worker:
         await worker.line("worker started")
         worker.signal(number)
@@ -278,7 +278,7 @@ async def test_worker_stops_in_order_when_idle(shop: Shop, number: signal.Signal
 
 
 async def test_worker_does_not_migrate_a_database_of_the_users(shop: Shop) -> None:
-    """On a DATABASE_URL without the schema the worker does not start: exit code 1, and what to run."""
+    """On a DATABASE_URL without the schema the worker does not start: exit code 1, and the error names the command."""
     async with shop.worker("shop:config", MILLHAND_DATABASE_SCHEMA="nowhere") as worker:
         code = await worker.wait()
 
@@ -290,7 +290,7 @@ async def test_worker_does_not_migrate_a_database_of_the_users(shop: Shop) -> No
 
 
 async def test_worker_waits_for_jobs_that_end_in_time(shop: Shop) -> None:
-    """After Ctrl-C a running job is waited for; it ends completed, and nothing new is fetched."""
+    """After Ctrl-C the worker waits for a running job, which completes, and fetches no new one."""
     async with shop.worker("shop:config") as worker:
         running = await shop.hold()
         await worker.line("holding")
@@ -307,8 +307,8 @@ async def test_worker_waits_for_jobs_that_end_in_time(shop: Shop) -> None:
     assert (await shop.row(waiting)).state is JobState.AVAILABLE
 
 
-async def test_worker_gives_back_jobs_that_do_not_end_in_time(shop: Shop) -> None:
-    """When the soft stop times out, running jobs are interrupted and given back, and the attempt does not count."""
+async def test_worker_interrupts_jobs_after_the_soft_stop_timeout(shop: Shop) -> None:
+    """After the soft stop timeout, running jobs are interrupted and available again, and the attempt does not count."""
     async with shop.worker("shop:config", "--soft-stop-timeout", "200ms") as worker:
         running = await shop.hold()
         await worker.line("holding")
@@ -322,7 +322,7 @@ async def test_worker_gives_back_jobs_that_do_not_end_in_time(shop: Shop) -> Non
 
 
 async def test_worker_stops_hard_on_the_second_signal(shop: Shop) -> None:
-    """A second Ctrl-C does not wait for the timeout: running jobs are interrupted now, and it still ends in order."""
+    """A second Ctrl-C interrupts running jobs at once, and the worker still stops gracefully."""
     async with shop.worker("shop:config", "--soft-stop-timeout", "none") as worker:
         running = await shop.hold()
         await worker.line("holding")
@@ -337,8 +337,8 @@ async def test_worker_stops_hard_on_the_second_signal(shop: Shop) -> None:
     assert (row.state, row.attempt) == (JobState.AVAILABLE, 0)
 
 
-async def test_worker_ends_at_once_on_the_third_signal(shop: Shop) -> None:
-    """A third Ctrl-C ends the process although a function pays no heed; its job is left to the rescuer."""
+async def test_worker_exits_at_once_on_the_third_signal(shop: Shop) -> None:
+    """A third Ctrl-C exits although a function ignores cancellation; its job is left to the rescuer."""
     async with shop.worker("shop:config") as worker:
         running = await shop.insert("stubborn")
         await worker.line("holding")
@@ -354,8 +354,8 @@ async def test_worker_ends_at_once_on_the_third_signal(shop: Shop) -> None:
 
 
 @pytest.mark.slow
-async def test_worker_ends_although_a_function_pays_no_heed(shop: Shop) -> None:
-    """A function that nobody can interrupt is abandoned in the end: the process ends in order without it."""
+async def test_worker_exits_although_a_function_ignores_cancellation(shop: Shop) -> None:
+    """A function in a thread is abandoned, and the process exits without it."""
     async with shop.worker("shop:config", "--soft-stop-timeout", "100ms") as worker:
         running = await shop.insert("stubborn")
         await worker.line("holding")
@@ -368,8 +368,8 @@ async def test_worker_ends_although_a_function_pays_no_heed(shop: Shop) -> None:
 
 
 @pytest.mark.slow
-async def test_worker_ends_when_a_part_of_it_crashes(shop: Shop) -> None:
-    """A part that crashes ends the process, with its reason and exit code 1: never a worker that is half alive."""
+async def test_worker_stops_when_a_service_crashes(shop: Shop) -> None:
+    """A crashed service stops the process with its reason and exit code 1."""
     async with shop.worker("shop:breaking") as worker:
         await worker.line("worker started")
         (shop.directory / "break").touch()
@@ -387,8 +387,8 @@ async def test_worker_ends_when_a_part_of_it_crashes(shop: Shop) -> None:
 
 @pytest.mark.slow
 async def test_worker_that_was_killed_loses_no_job(shop: Shop) -> None:
-    """After `kill -9` a new worker works what waits and rescues what ran: no job is lost, none runs for ever."""
-    # The dead worker's term must end first, and the new one must have listened for as long as a living one is silent.
+    """After `kill -9` a new worker works the waiting jobs and rescues the running ones."""
+    # First the dead worker's term must end, and the new worker must have waited for two missed heartbeats.
     async with shop.worker("shop:config") as killed:
         running = await shop.hold()
         await killed.line("holding")
@@ -408,8 +408,8 @@ async def test_worker_that_was_killed_loses_no_job(shop: Shop) -> None:
     assert (await shop.row(waiting)).state is JobState.COMPLETED
 
 
-async def test_worker_goes_on_when_its_database_was_restarted(project: Path) -> None:
-    """A worker whose database goes away for a while says so, connects again and works on."""
+async def test_worker_continues_after_a_restart_of_its_database(project: Path) -> None:
+    """A worker whose database restarts logs the loss, reconnects and continues."""
     directory = project / "server"
     with embedded_postgres(directory, {"fsync": "off"}) as server:
         environment = {"DATABASE_URL": server.url, "MILLHAND_WORKER_FETCH_POLL_INTERVAL": "200ms"}
@@ -460,7 +460,7 @@ async def test_worker_starts_with_nothing_but_a_directory(project: Path) -> None
 
 
 async def _one_of(*lines: Coroutine[None, None, Line]) -> None:
-    """Wait until one of several lines is there."""
+    """Wait for one of several lines."""
     tasks = [asyncio.ensure_future(line) for line in lines]
     done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in others:
@@ -474,6 +474,6 @@ def _files(directory: Path) -> set[str]:
 
 
 def _stop_server(directory: Path) -> None:
-    """Have a server stop as an administrator does; who starts it next waits for its end."""
+    """Stop a server as an administrator does; the next start waits for it."""
     pid_file = directory / "data" / "postmaster.pid"
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Workers as the fleet sees them: real processes, killed and stopped."""
+"""Claims about the client rows of real worker processes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
             pass
 
 
-async def test_worker_that_is_killed_falls_silent_and_is_back_when_it_is_restarted(
+async def test_killed_worker_stops_its_heartbeat_and_returns_after_a_restart(
     tmp_path: Path, schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
-    """`kill -9` is seen by what does not come; the next life of that name is another one, and its stop is marked."""
+    """A killed client misses heartbeats; a restarted client has a new row, and its stop is recorded."""
     environment = {
         "DATABASE_URL": postgres_url,
         "MILLHAND_DATABASE_SCHEMA": schema_driver.schema,

@@ -1,4 +1,4 @@
-"""Real processes that are killed, frozen, started again, and cut off: what becomes of the jobs that they were at."""
+"""Claims about the jobs of real processes that are killed, frozen, restarted or disconnected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from millhand.schema.migrator import Migrator
 pytestmark = pytest.mark.slow
 
 NUM_KILLS = 10
-# What is promised of the time from a kill to the job running again.
+# The guaranteed time from a kill until the job runs again.
 MAX_SECONDS = 20.0
 SERVER_SETTINGS = {"fsync": "off"}
 
@@ -56,7 +56,7 @@ class Hold:
 
 @workers.add(timeout=NO_TIMEOUT)
 async def hold(job: Job[Hold]) -> None:
-    """Say that it began, and hold on until a file is there."""
+    """Log the start, and wait until a file exists."""
     logger.info("holding", extra={"job_id": job.id, "attempt": job.attempt})
     while not Path(job.args.until).exists():
         await asyncio.sleep(0.01)
@@ -70,7 +70,7 @@ class Block:
 
 @workers.add(timeout=NO_TIMEOUT)
 async def block(job: Job[Block]) -> None:
-    """Hold the event loop up, as nobody should."""
+    """Block the event loop."""
     logger.info("blocking", extra={"job_id": job.id, "attempt": job.attempt})
     time.sleep(job.args.seconds)
 
@@ -80,7 +80,7 @@ config = Config(workers=workers, queues={"default": 10})
 
 
 class Place:
-    """A project with a database, and the workers that live there."""
+    """A project with a database and its workers."""
 
     def __init__(self, directory: Path, url: str, schema: str) -> None:
         self.directory = directory
@@ -103,7 +103,7 @@ class Place:
             yield client
 
     async def hold(self) -> JobId:
-        """Insert a job that says `holding` and ends when it is let go."""
+        """Insert a job that logs `holding` and waits for its release."""
         args = RawArgs("hold", json.dumps({"until": str(self.released)}))
         async with self.client() as client:
             return (await client.insert(args)).job.id
@@ -117,7 +117,7 @@ class Place:
             return await client.jobs.get(id)
 
     async def end_session(self, client_id: str) -> None:
-        """End the session that a client reports by, as the server does when it misses the client's host."""
+        """Terminate the session of a client's heartbeats, as the server does for an unreachable host."""
         driver = AsyncpgDriver(self.url)
         await driver.open()
         sql = f"SELECT pg_terminate_backend(session_pid) FROM {self.schema}.millhand_client WHERE id = $1"
@@ -128,7 +128,7 @@ class Place:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that is open to the user as whom a root's PostgreSQL runs."""
+    """A directory that is readable for the user of a server that root starts."""
     with tempfile.TemporaryDirectory(prefix="millhand-deaths-") as name:
         Path(name).chmod(0o755)
         (Path(name) / "jobs.py").write_text(JOBS)
@@ -143,7 +143,7 @@ async def place(directory: Path, schema_driver: AsyncpgDriver, postgres_url: str
 
 
 async def last_attempted_by(workers: dict[str, WorkerHarness], job_id: JobId, attempt: int) -> str:
-    """Return who says first that it holds a job."""
+    """Return the first client that logs that it holds a job."""
 
     async def holding(id: str) -> str:
         await workers[id].line("holding", job_id=job_id, attempt=attempt)
@@ -163,7 +163,7 @@ async def kill(worker: WorkerHarness) -> None:
 
 
 async def test_job_runs_again_seconds_after_its_worker_was_killed(place: Place, record_property: Any) -> None:
-    """Ten kills, of whoever is at it, leader or not: all within 20 s; one attempt each."""
+    """After each of ten kills, of the leader or not, the job runs again within 20 s with one more attempt."""
     workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
     names = (f"worker_{number}" for number in itertools.count())
     seconds, jobs = [], []
@@ -194,8 +194,8 @@ async def test_job_runs_again_seconds_after_its_worker_was_killed(place: Place, 
         ]
 
 
-async def test_worker_that_was_frozen_learns_that_it_lost_its_job(place: Place) -> None:
-    """Frozen, and its session ended: another one works the job; the first cancels its attempt, and changes nothing."""
+async def test_frozen_worker_detects_the_loss_of_its_job(place: Place) -> None:
+    """Another client works the job of a frozen client without a session; the frozen one then cancels its attempt."""
     workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
     job_id = await place.hold()
     frozen_id = await last_attempted_by(workers, job_id, 1)
@@ -223,8 +223,8 @@ async def test_worker_that_was_frozen_learns_that_it_lost_its_job(place: Place) 
     assert len(frozen.all_lines("outcome came too late")) == 1
 
 
-async def test_worker_that_is_held_up_keeps_its_job(place: Place) -> None:
-    """A coroutine blocks the event loop for half a minute: nobody is given up, and its one attempt is completed."""
+async def test_worker_with_a_blocked_loop_keeps_its_job(place: Place) -> None:
+    """A client whose event loop is blocked for half a minute is not declared dead, and its only attempt completes."""
     workers = [await place.worker(id) for id in ("worker_a", "worker_b")]
     async with place.client() as client:
         job_id = (await client.insert(RawArgs("block", json.dumps({"seconds": 30.0})))).job.id
@@ -235,8 +235,8 @@ async def test_worker_that_is_held_up_keeps_its_job(place: Place) -> None:
     assert [line for worker in workers for line in worker.all_lines("client declared dead")] == []
 
 
-async def test_worker_that_comes_back_under_its_name_goes_on_with_its_job(place: Place) -> None:
-    """Killed and started again at once, the only one of its fleet: it works the job that it left, within 20 s."""
+async def test_restarted_worker_with_the_same_id_works_its_job(place: Place) -> None:
+    """The only client, killed and restarted at once, works the job that it left within 20 s."""
     killed = await place.worker("only")
     job_id = await place.hold()
     await killed.line("holding", job_id=job_id)
@@ -252,8 +252,8 @@ async def test_worker_that_comes_back_under_its_name_goes_on_with_its_job(place:
     assert row.errors[0].error.startswith("Job rescued by ClientRescuer: client 'only' ")
 
 
-async def test_long_job_outlasts_a_database_that_is_away(directory: Path) -> None:
-    """Three lives' worth of silence, and a crash of the server: nobody is given up when it is over."""
+async def test_long_job_survives_a_database_outage(directory: Path) -> None:
+    """After an outage of many heartbeat intervals and a crash of the server, no client is declared dead."""
     async with placed(directory) as place:
         workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
         ids = [await place.hold() for _ in range(4)]
@@ -282,7 +282,7 @@ async def test_long_job_outlasts_a_database_that_is_away(directory: Path) -> Non
 
 
 async def test_job_of_a_worker_that_died_with_its_server_runs_again(directory: Path) -> None:
-    """A server that crashed knows who worked with it: who does not come back is given up, and not left to an hour."""
+    """After a crash of the server, a client that does not return is declared dead within the usual time."""
     async with placed(directory) as place:
         workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
         job_id = await place.hold()
@@ -305,7 +305,7 @@ async def test_job_of_a_worker_that_died_with_its_server_runs_again(directory: P
 
 @asynccontextmanager
 async def placed(directory: Path) -> AsyncIterator[Place]:
-    """A place with a server of its own, which may be crashed."""
+    """A project with a server of its own, which the test can crash."""
     with embedded_postgres(directory / "server", SERVER_SETTINGS) as server:
         driver = AsyncpgDriver(server.url)
         await driver.open()
@@ -319,12 +319,12 @@ async def placed(directory: Path) -> AsyncIterator[Place]:
 
 
 def _crash_server(directory: Path) -> None:
-    """Have a server stop as if its machine had lost its power."""
+    """Stop a server as a power failure would."""
     pid_file = directory / "server" / "data" / "postmaster.pid"
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
 
 
 def _wait_seconds(seconds: float) -> None:
-    """Let time pass in which nothing is to happen: that is what is claimed."""
+    """Let time pass, to check that nothing happens."""
     until = time.monotonic() + seconds
     signal.sigtimedwait([], max(until - time.monotonic(), 0.0))

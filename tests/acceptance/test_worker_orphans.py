@@ -1,4 +1,4 @@
-"""Proofs on the real process: rows and objects that belong to nobody go, what is live stays, and the log says so."""
+"""Claims about the orphan cleanup of a real worker process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pending = "state = 'pending'"
 
 
 class Bucket:
-    """A project with a directory as its bucket, and a table of uploads that does not quite agree with it."""
+    """A project with a directory as its bucket and a table of uploads that differs from it."""
 
     def __init__(self, directory: Path, driver: AsyncpgDriver, url: str) -> None:
         self.directory = directory
@@ -45,7 +45,7 @@ class Bucket:
         self.environment = {"DATABASE_URL": url, "MILLHAND_DATABASE_SCHEMA": driver.schema}
 
     async def fill(self) -> None:
-        """Put in live pairs, an abandoned row with its object, an orphan object, and a row without its object."""
+        """Add live pairs, an abandoned row with its object, an orphan object, and a row with a missing object."""
         for key, body in {**LIVE, "abandoned.bin": b"never finished", "orphan.bin": b"of nobody"}.items():
             path = self.directory / "bucket" / key
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,12 +71,12 @@ class Bucket:
         await self._driver.pool.execute_script(f"SET LOCAL search_path TO {self._driver.schema}; {sql}")
 
     async def keys(self) -> set[str]:
-        """The keys that rows name."""
+        """The keys that rows reference."""
         rows = await self._driver.pool.fetch(f'SELECT key FROM "{self._driver.schema}".uploads')
         return {row["key"] for row in rows}
 
     def objects(self) -> dict[str, bytes]:
-        """The objects, without what Millhand keeps for itself."""
+        """The objects, without Millhand's own."""
         root = self.directory / "bucket"
         files = [path for path in root.rglob("*") if path.is_file()]
         return {
@@ -94,8 +94,8 @@ async def bucket(tmp_path: Path, schema_driver: AsyncpgDriver, postgres_url: str
     await bucket.execute("DROP TABLE uploads")
 
 
-async def test_orphan_cleanup_deletes_what_belongs_to_nobody(bucket: Bucket) -> None:
-    """An abandoned row goes with its object, and so does an orphan object; what is live stays, byte for byte."""
+async def test_orphan_cleanup_deletes_orphans(bucket: Bucket) -> None:
+    """An abandoned row and its object are deleted, and so is an orphan object; live objects stay unchanged."""
     bucket.settings("delete")
 
     async with started_worker(bucket.directory, environment=bucket.environment) as worker:
@@ -122,7 +122,7 @@ async def test_orphan_cleanup_deletes_what_belongs_to_nobody(bucket: Bucket) -> 
 
 
 async def test_orphan_cleanup_only_reports_by_default(bucket: Bucket) -> None:
-    """In mode report the same findings are logged run after run, and nothing is touched."""
+    """In mode report each run logs the same findings and changes nothing."""
     bucket.settings("report")
     before = bucket.objects()
 

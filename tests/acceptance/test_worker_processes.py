@@ -1,4 +1,4 @@
-"""`millhand worker --processes N`: workers side by side, begun again when one ends, and stopped together."""
+"""Claims about `millhand worker --processes N`."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ config = Config(workers=workers, queues={"default": 10})
 
 @pytest.fixture
 async def directory(tmp_path: Path) -> Path:
-    """A project with a kind of its own, and the embedded database."""
+    """A project with its own kind and the embedded database."""
     (tmp_path / "jobs.py").write_text(JOBS)
     return tmp_path
 
 
 @pytest.fixture
 async def pair(directory: Path) -> AsyncIterator[WorkerHarness]:
-    """Two processes that work."""
+    """Two worker processes."""
     async with started_worker(directory, "jobs:config", "--processes", "2") as worker:
         await worker.line("worker started", count=2)
         yield worker
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that one has started, but for the server."""
+    """Return the child processes, without the server."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in found if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-async def test_signal_is_handed_on_and_all_stop_in_order(pair: WorkerHarness) -> None:
-    """One signal to the supervisor stops each process in order, by a worker's own ladder; exit code 0, its line is last."""
+async def test_signal_stops_all_processes_gracefully(pair: WorkerHarness) -> None:
+    """One signal to the supervisor stops each process gracefully; exit code 0, and its line is last."""
     assert len({line["client_id"] for line in pair.all_lines("worker started")}) == 2
 
     code = await pair.stop()
@@ -66,8 +66,8 @@ async def test_signal_is_handed_on_and_all_stop_in_order(pair: WorkerHarness) ->
     assert pair.all_lines(last)[0]["exit_code"] == 0
 
 
-async def test_process_that_is_killed_is_begun_again(pair: WorkerHarness) -> None:
-    """A process that ends before its time is said to have ended, and another takes its place after a second."""
+async def test_killed_process_is_restarted(pair: WorkerHarness) -> None:
+    """An unexpected exit is logged, and a new process starts after a second."""
     victim = children(pair.pid)[0]
 
     os.kill(victim, signal.SIGKILL)
@@ -79,8 +79,8 @@ async def test_process_that_is_killed_is_begun_again(pair: WorkerHarness) -> Non
     assert await pair.stop() == 0
 
 
-async def test_processes_stop_when_their_supervisor_is_gone(pair: WorkerHarness) -> None:
-    """A supervisor that is killed leaves nobody behind: its processes stop in order, as if they were told to."""
+async def test_processes_stop_when_their_supervisor_dies(pair: WorkerHarness) -> None:
+    """After a kill of the supervisor its processes stop gracefully."""
     pair.signal(signal.SIGKILL)
 
     await pair.line("worker stopped", count=2)
@@ -88,16 +88,16 @@ async def test_processes_stop_when_their_supervisor_is_gone(pair: WorkerHarness)
     assert len(pair.all_lines("worker stopping", signal="SIGTERM")) == 2
 
 
-async def test_processes_end_when_all_is_done(directory: Path) -> None:
-    """With --until-empty each process ends when nothing is left, and then the supervisor, with exit code 0."""
+async def test_processes_exit_when_queues_are_empty(directory: Path) -> None:
+    """With --until-empty each process exits once the queues are empty, and then the supervisor, with exit code 0."""
     arguments = ("jobs:config", "--processes", "2", "--until-empty")
     async with started_worker(directory, *arguments) as worker:
         assert await worker.wait() == 0
         assert worker.all_lines("worker process ended") == []
 
 
-async def test_process_that_is_used_wrongly_is_not_begun_again(directory: Path) -> None:
-    """Exit code 2 of a process ends all of them: it would say the same again and again."""
+async def test_process_with_wrong_use_is_not_restarted(directory: Path) -> None:
+    """Exit code 2 of one process stops all of them."""
     module = (
         "import os\nfrom jobs import config\nif 'MILLHAND_SUPERVISOR_FD' in os.environ:\n    config = None\n"
     )
@@ -108,8 +108,8 @@ async def test_process_that_is_used_wrongly_is_not_begun_again(directory: Path) 
         assert worker.all_lines("worker process ended") == []
 
 
-async def test_several_processes_have_no_id_in_common(directory: Path) -> None:
-    """An id that is set for one worker is refused for several, with the remedy."""
+async def test_several_processes_refuse_a_client_id(directory: Path) -> None:
+    """A `client_id` with several processes is an error with a remedy."""
     (directory / "named.py").write_text(
         "from dataclasses import replace\nfrom jobs import config as other\nconfig = replace(other, client_id='me')\n"
     )

@@ -1,4 +1,4 @@
-"""A worker that was given secrets, through its log, its process, its sessions and its rows."""
+"""Claims about the secrets of a worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ END_SESSIONS = f"SELECT pg_terminate_backend(pid) {OTHERS}"
 
 
 async def test_worker_keeps_its_secrets(postgres_server_url: str, tmp_path: Path) -> None:
-    """Password, keys and args are in no line, no command line, no session and no row, also after it lost its database."""
+    """Password, keys and args appear in no log line, command line, session or row, also after a lost database."""
     (tmp_path / "shop.py").write_text(SHOP)
     async with fresh_database(postgres_server_url) as url:
         environment = _secrets(url)
@@ -62,7 +62,7 @@ def _secrets(url: str) -> dict[str, str]:
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
     return {
-        # The server knows its clients by their user, and never asks for it.
+        # The server identifies its clients by their user and asks for no password.
         "DATABASE_URL": urlunsplit(parts._replace(netloc=f"{user}:{QUOTED}@{host}")),
         "AWS_SECRET_ACCESS_KEY": PLAIN,
         "AWS_SESSION_TOKEN": PLAIN,

@@ -17,14 +17,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-# How long anything may take; nothing takes this long unless it is broken.
+# A generous limit; only a broken test reaches it.
 GENEROUS_SECONDS = 30.0
 
 Line = dict[str, Any]
 
 
 class WorkerHarness:
-    """One worker process. `lines` are those of its log, decoded, in the order in which they came."""
+    """One worker process. `lines` are the decoded lines of its log, in order."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -35,7 +35,7 @@ class WorkerHarness:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
     async def read(self) -> None:
@@ -50,7 +50,7 @@ class WorkerHarness:
             self._changed.notify_all()
 
     async def read_errors(self) -> None:
-        """Read what it says on standard error."""
+        """Read its standard error."""
         assert self._process.stderr is not None
         async for raw in self._process.stderr:
             self._errors.append(raw.decode())
@@ -58,7 +58,7 @@ class WorkerHarness:
     async def line(
         self, message: str, *, count: int = 1, seconds: float = GENEROUS_SECONDS, **fields: object
     ) -> Line:
-        """Return the `count`-th line of this message and with these fields, as soon as it is there."""
+        """Wait for the `count`-th line with this message and these fields, and return it."""
 
         def found() -> Line | None:
             matching = self.all_lines(message, **fields)
@@ -67,7 +67,7 @@ class WorkerHarness:
         return await self._wait(found, f"line {count} of {message!r} with {fields}", seconds)
 
     def all_lines(self, message: str, **fields: object) -> list[Line]:
-        """Return the lines of a message so far."""
+        """Return the lines with a message so far."""
         return [
             line
             for line in self.lines
@@ -79,7 +79,7 @@ class WorkerHarness:
         self._process.send_signal(number)
 
     async def wait(self, seconds: float = GENEROUS_SECONDS) -> int:
-        """Return the exit code, when all of the log was read."""
+        """Wait until the whole log is read, and return the exit code."""
         await self._wait(lambda: True if self._is_at_end else None, "the end of the log", seconds)
         async with asyncio.timeout(seconds):
             return await self._process.wait()
@@ -91,7 +91,7 @@ class WorkerHarness:
 
     @property
     def errors(self) -> str:
-        """What it said on standard error so far."""
+        """Its standard error so far."""
         return "".join(self._errors)
 
     async def _wait(self, found: Callable[[], Any], what: str, seconds: float) -> Any:
@@ -113,7 +113,7 @@ class WorkerHarness:
 async def started_worker(
     directory: Path, *arguments: str, environment: Mapping[str, str | None] | None = None
 ) -> AsyncIterator[WorkerHarness]:
-    """Start a worker in `directory`, and kill it in the end if it still runs. None takes a variable away."""
+    """Start a worker in `directory`, and kill it at the end if it still runs. None removes a variable."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -140,7 +140,7 @@ async def started_worker(
 
 
 def child_environment(changes: Mapping[str, str | None]) -> dict[str, str]:
-    """Return this process's environment without what would configure Millhand, and with `changes`."""
+    """Return this process's environment without Millhand's variables and with `changes`."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -154,5 +154,5 @@ def child_environment(changes: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def at(line: Line) -> datetime:
-    """Return when a line was written."""
+    """Return the time of a line."""
     return datetime.fromisoformat(line["timestamp"])

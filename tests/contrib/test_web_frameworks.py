@@ -1,4 +1,4 @@
-"""A client that lives with an application: Starlette's and FastAPI's, and Flask's."""
+"""Claims about the clients of Starlette, FastAPI and Flask applications."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Note:
 
 @contextlib.asynccontextmanager
 async def running(app: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Run an application as its server would, in this event loop."""
+    """Run an application as a server does, in this event loop."""
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -40,7 +40,7 @@ async def running(app: Any) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_fastapi_s_dependency_is_the_client_of_the_lifespan(postgres_url: str, schema: str) -> None:
-    """A route is given the client that runs; what it inserts is in its own transaction, and the client ends with the app."""
+    """A route gets the running client and inserts in its own transaction; the client stops with the app."""
     seen: list[str] = []
 
     @contextlib.asynccontextmanager
@@ -78,7 +78,7 @@ async def test_fastapi_s_dependency_is_the_client_of_the_lifespan(postgres_url: 
 
 
 async def test_starlette_works_jobs_in_its_own_process(postgres_url: str, schema: str) -> None:
-    """With queues the client works as well, and a lifespan of the application's own keeps its state."""
+    """A client with queues works jobs, and the application's own lifespan keeps its state."""
     workers = Workers()
 
     @workers.add()
@@ -113,7 +113,7 @@ async def test_starlette_works_jobs_in_its_own_process(postgres_url: str, schema
 
 
 async def test_application_does_not_start_without_its_tables(postgres_url: str) -> None:
-    """A schema that is not migrated keeps the application from starting, and what was opened around it is closed."""
+    """Without a migrated schema the application does not start, and its own lifespan is closed."""
     closed: list[bool] = []
 
     @contextlib.asynccontextmanager
@@ -131,8 +131,8 @@ async def test_application_does_not_start_without_its_tables(postgres_url: str) 
     assert closed == [True]
 
 
-async def test_route_without_a_lifespan_says_what_is_missing() -> None:
-    """An application that was not started with a client is told so, and how."""
+async def test_route_without_a_lifespan_is_an_error() -> None:
+    """The error of an application without a client has the remedy."""
     app = FastAPI()
 
     @app.get("/")
@@ -150,7 +150,7 @@ async def test_route_without_a_lifespan_says_what_is_missing() -> None:
 
 
 def test_flask_s_session_holds_the_job(postgres_url: str, schema: str) -> None:
-    """One extension serves two applications, on an engine and on a URL; a session that is rolled back leaves no job."""
+    """One extension serves two applications, on an engine and on a URL; a rolled-back session leaves no job."""
     engine = sqlalchemy.create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
     on_engine, on_url = flask.Flask("on_engine"), flask.Flask("on_url")
     on_url.config["MILLHAND_DATABASE_URL"] = postgres_url
@@ -173,8 +173,8 @@ def test_flask_s_session_holds_the_job(postgres_url: str, schema: str) -> None:
     assert isinstance(client, SyncClient)
 
 
-def test_flask_says_what_is_missing() -> None:
-    """An application without a database, or without a client, is told so."""
+def test_flask_without_database_or_client_is_an_error() -> None:
+    """An application without a database or a client gets an error with a remedy."""
     app = flask.Flask("shop")
     with pytest.raises(ConfigError) as no_database:
         MillhandFlask(app)
@@ -188,7 +188,7 @@ def test_flask_says_what_is_missing() -> None:
 
 
 class WithState:
-    """Puts what a lifespan yields where a server puts it."""
+    """Stores the state of a lifespan as a server does."""
 
     def __init__(self, app: Any, state: Any) -> None:
         self._app = app

@@ -57,7 +57,7 @@ def resume(config_path: Path | None, *, names: tuple[str, ...]) -> None:
 
 
 def _for_each(
-    config_path: Path | None, names: Sequence[str], act: Callable[[Client, str], Awaitable[None]], done: str
+    config_path: Path | None, names: Sequence[str], act: Callable[[Client, str], Awaitable[object]], done: str
 ) -> None:
     async def go(client: Client) -> list[str]:
         missing = []
