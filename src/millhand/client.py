@@ -31,6 +31,8 @@ from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
 from millhand.job import ClientId
 from millhand.periodic import PeriodicJob
 from millhand.runtime.inserter import Inserter
+from millhand.runtime.outage import Outage
+from millhand.runtime.outage_driver import OutageDriver
 from millhand.runtime.subscription import BUFFER_SIZE, Subscription, Subscriptions
 from millhand.schema.migrator import require_schema
 from millhand.store.leader import LeaderRole, leader_request_resign
@@ -82,7 +84,9 @@ class Client:
         """Use `driver` for every statement. Tests call it again, with their transaction and clock."""
         self._config = config
         self._driver = driver
-        self._inserter = Inserter(driver.pool, config)
+        self._outage = Outage()
+        self._recorded_driver = OutageDriver(driver, self._outage)
+        self._inserter = Inserter(self._recorded_driver.pool, config)
         self.attempts = AttemptControl(driver, config.clock)
         self.clients = ClientControl(driver, config.clock)
         self.jobs = JobControl(driver, config.clock)
@@ -105,14 +109,12 @@ class Client:
     @property
     def is_leader(self) -> bool:
         """Whether this client is the leader and runs the maintenance services, as far as it knows."""
-        river = None if self._engine is None else self._engine.leadership.river
-        return river is not None and river.is_leader
+        return self._engine is not None and self._engine.leads(LeaderRole.RIVER)
 
     @property
     def is_periodic_leader(self) -> bool:
         """Whether this client holds Millhand's own leader role and inserts the periodic jobs, as far as it knows."""
-        periodic = None if self._engine is None else self._engine.leadership.periodic
-        return periodic is not None and periodic.is_leader
+        return self._engine is not None and self._engine.leads(LeaderRole.PERIODIC)
 
     @property
     def num_running(self) -> int:
@@ -348,15 +350,16 @@ class Client:
 
     def remove_periodic_job(self, job: PeriodicJob | str) -> None:
         """Stop inserting a periodic job, named by itself or its id. Raises: ConfigError if it is unknown."""
-        self._require_engine().leadership.enqueuer.remove(job)
+        self._require_engine().remove_periodic_job(job)
 
     def _build_engine(self) -> Engine:
         return Engine(
             self._config,
-            self._driver,
+            self._recorded_driver,
             client=self,
             client_id=self.id,
             inserter=self._inserter,
+            outage=self._outage,
             subscriptions=self._subscriptions,
         )
 

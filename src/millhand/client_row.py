@@ -1,4 +1,4 @@
-"""The clients of a fleet, as their rows in `millhand_client` tell, and those of other languages by what they leave."""
+"""The clients of a fleet: registered ones by their rows in `millhand_client`, others by the jobs they work."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import msgspec
 from millhand.job import ClientId
 
 LANGUAGE = "python"
-# A client that was silent for so many of its reports is taken for dead: one may be lost, one may be late.
+# The list of clients shows a client as unresponsive after so many intervals: one heartbeat may be lost, one may be late.
 NUM_MISSED_HEARTBEATS = 3
-# And its jobs are given to others a little sooner: two reports did not come, and the third is not in time either.
+# A client is a suspect a little sooner: two heartbeats did not come, and the third is not in time either.
 DEAD_AFTER_HEARTBEATS = 2
 DEAD_GRACE = timedelta(seconds=1)
-# A process that was killed has no session left. One that has is held up, or its host is gone and nobody said so.
+# A killed process has no session. If PostgreSQL still has one, the process is stalled, or its host died without a reset.
 SESSION_GRACE = timedelta(minutes=2)
 
 
 class ClientState(enum.StrEnum):
-    """What is known of a client."""
+    """The state of a client."""
 
-    WORKING = "working"  # it said so a moment ago
-    SILENT = "silent"  # it has said nothing for longer than it should, and not that it stops
+    WORKING = "working"  # its heartbeats arrive
+    UNRESPONSIVE = "unresponsive"  # it missed heartbeats or was declared dead, and did not stop in order
     STOPPED = "stopped"
-    FOREIGN = "foreign"  # it says nothing to us, and was recognised by what it did
+    UNREGISTERED = "unregistered"  # it sends no heartbeats, as clients in another language; seen by its work
 
 
 class ClientRow(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One client, living or of late.
+    One client that works, or did recently.
 
-    Of a foreign one nothing is known but its id, when it was seen last, and whether it leads. `queues` are the names
-    with how many jobs at once. Instants are aware.
+    For an unregistered one only the id, the time of its last work and whether it leads are known. `queues` maps names to
+    numbers of slots. Instants are aware.
     """
 
     id: ClientId
@@ -52,9 +52,9 @@ class ClientRow(msgspec.Struct, frozen=True, kw_only=True):
     stopped_at: datetime | None = None
 
 
-def state_of(*, is_stopped: bool, report_seconds: float, silent_seconds: float) -> ClientState:
-    """Return the state of a client that reports every `report_seconds` and did last `silent_seconds` ago."""
+def state_of(*, heartbeat_seconds: float, is_stopped: bool, unseen_seconds: float) -> ClientState:
+    """Return the state of a client with this heartbeat interval whose last heartbeat is `unseen_seconds` old."""
     if is_stopped:
         return ClientState.STOPPED
-    is_silent = silent_seconds > NUM_MISSED_HEARTBEATS * report_seconds
-    return ClientState.SILENT if is_silent else ClientState.WORKING
+    has_missed = unseen_seconds > NUM_MISSED_HEARTBEATS * heartbeat_seconds
+    return ClientState.UNRESPONSIVE if has_missed else ClientState.WORKING

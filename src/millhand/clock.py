@@ -1,4 +1,4 @@
-"""Time, as a value that is brought: instants for dates, monotonic seconds for waits."""
+"""Clocks: instants for dates, monotonic seconds for durations; and the lengths of pauses."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-# Whoever looks after a machine wants to know of that; less, one that is set by the network does not notice either.
-TELL_SECONDS = 60.0
-# More than two right clocks drift apart between two answers.
+# A difference of the machine's clock worth a warning; one that the network sets stays far below.
+WARN_SECONDS = 60.0
+# More than two good clocks drift apart between two answers.
 DRIFT = timedelta(seconds=1)
 REST_SHARE = 50.0
 REST_SECONDS_MAX = 300.0
 
 
 class Clock(Protocol):
-    """What tells the time; `ManualClock` of millhand.testing stands still until it is moved."""
+    """A source of time; `ManualClock` of millhand.testing stands still until a test moves it."""
 
     def now(self) -> datetime:
-        """The instant, aware, in UTC."""
+        """Return the instant, aware, in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never go back; only differences mean something."""
+        """Return seconds that never go back; only differences have a meaning."""
         ...
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The clocks of the machine."""
 
     __slots__ = ()
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    monotonic = staticmethod(time.monotonic)  # without a call in between: each attempt asks three times
+    monotonic = staticmethod(time.monotonic)  # no call in between: each attempt reads it three times
 
 
 class ServerClock:
     """
-    The database's clock, as far as its answers tell; until the first one it is `clock`.
+    The database's clock, estimated from its answers; `clock` before the first one.
 
-    When jobs are due is decided by the database. A machine whose clock is an hour ahead would have them tried again an
-    hour late, and one that leads would take every job of an hour for a stuck one. Between the answers the monotonic clock
-    goes on, so a date that is set meanwhile changes nothing.
+    The database decides when jobs are due. A machine whose clock is an hour ahead would retry its jobs an hour late, and as
+    leader it would rescue every job of the last hour. Between answers the monotonic clock counts, so setting the machine's
+    date has no effect.
 
-    Concurrency: belongs to one event loop; may be read from any thread.
+    Concurrency: belongs to one event loop; any thread may read it.
     """
 
     __slots__ = ("_began", "_clock", "_is_off", "monotonic")
 
     def __init__(self, clock: Clock) -> None:
-        # The instant, in seconds since 1970, at which the monotonic clock began. A float tells a quarter of a
-        # microsecond, and each attempt asks twice: an instant plus a timedelta takes half as long again.
+        # The instant at which the monotonic clock began, in seconds since 1970. A float is exact to a quarter of a
+        # microsecond, and faster than an instant plus a timedelta: each attempt reads the clock twice.
         self._began: float | None = None
         self._clock = clock
         self._is_off = False
@@ -69,22 +69,22 @@ class ServerClock:
 
     def record_sample(self, at: datetime, asked: float, answered: float) -> None:
         """
-        Take note that it was `at` by the database's clock, at some time between a question and its answer.
+        Correct this clock: the database's was `at` at some time between the question and the answer of a statement.
 
-        What this clock says is left as it is if that may be so, and else moved by as little as makes it so: a way that is
-        slow makes it no worse. One that is ahead by more than drift is set to the least that is possible, as if the answer
-        had taken no time: what comes a little late has come in time, and what comes early has not. Units: monotonic seconds.
+        The clock stays as it is if that is possible, and else moves by as little as needed, so a slow network makes it no
+        worse. A clock that is ahead by more than drift is set to the earliest possible time: acting a little late is safe,
+        acting early is not. Units: `asked` and `answered` are monotonic seconds.
         """
         now, seconds = self.now(), self.monotonic()
-        least = at + timedelta(seconds=seconds - answered)
-        most = at + timedelta(seconds=seconds - asked)
-        known = least if now - most > DRIFT else min(max(now, least), most)
+        earliest = at + timedelta(seconds=seconds - answered)
+        latest = at + timedelta(seconds=seconds - asked)
+        known = earliest if now - latest > DRIFT else min(max(now, earliest), latest)
         self._began = known.timestamp() - seconds
-        self._look((self._clock.now() - known).total_seconds())
+        self._warn((self._clock.now() - known).total_seconds())
 
-    def _look(self, seconds: float) -> None:
-        """Tell, once, if the machine's clock is far off."""
-        is_off = abs(seconds) > TELL_SECONDS
+    def _warn(self, seconds: float) -> None:
+        """Log, once, that the machine's clock is far off."""
+        is_off = abs(seconds) > WARN_SECONDS
         if is_off and not self._is_off:
             logger.warning("clock differs from the database's", extra={"seconds": round(seconds, 3)})
         self._is_off = is_off
@@ -92,26 +92,26 @@ class ServerClock:
 
 def jittered(seconds: float, fraction: float = 0.1) -> float:
     """
-    Return `seconds` lengthened by up to `fraction`, so that a fleet does not move in step.
+    Return `seconds` lengthened by up to `fraction`, so that the clients of a fleet do not act in step.
 
-    Units: seconds in, seconds out; never shorter than asked.
+    Units: seconds; never less than given.
     """
     return seconds + random.uniform(0.0, seconds * fraction)  # noqa: S311 - spreads load, guards nothing
 
 
 def rest_seconds(took_seconds: float, *, least: float = 0.0) -> float:
     """
-    Return how long to leave between a look that took so long and the next one, which would be `least` otherwise.
+    Return the pause after a statement that took so long: `least`, or fifty times as long.
 
-    For looks that read everything, dead index entries as well: they cost a fiftieth of the time at most, as long as the
-    next one is not put off for `REST_SECONDS_MAX`.
+    For statements that may read dead index entries: they take a fiftieth of the time at most, unless the pause reaches
+    `REST_SECONDS_MAX`.
     """
     return max(least, min(took_seconds * REST_SHARE, REST_SECONDS_MAX))
 
 
 def backoff_seconds(num_failures: int, *, first: float = 1.0, ceiling: float = 64.0) -> float:
     """
-    Return how long to wait after the n-th failure in a row: `first` doubled each time, ± 10 %.
+    Return the pause after the n-th failure in a row: `first` doubled each time, ± 10 %.
 
     Units: seconds. `num_failures` counts from 1; the wait never exceeds `ceiling` by more than the jitter.
     """

@@ -22,7 +22,7 @@ from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
 from millhand.job import ClientId, JobId, JobRow, JobState, Json, checked_output
 from millhand.queue import QueueRow
-from millhand.store.client import client_get_foreign, client_get_shape, client_list
+from millhand.store.client import client_get_unregistered, client_get_shape, client_list
 from millhand.store.job import (
     job_cancel,
     job_count_by_state,
@@ -252,7 +252,7 @@ class ClientControl(_Control):
         Return the clients of the last day by start time, then those that are known only by their work.
 
         Only Millhand's clients write rows about themselves. A client in another language is known, with state
-        `foreign`, if it leads or has worked jobs within the last minutes. Before migration 2 of line millhand, every
+        `unregistered`, if it leads or has worked jobs within the last minutes. Before migration 2 of line millhand, every
         client is known only so.
         """
         pool = self._driver.pool
@@ -261,12 +261,12 @@ class ClientControl(_Control):
             return _mark_leaders([], leader, None)
         periodic_leader = self._unexpired(await pool.run(leader_get(leader_role=LeaderRole.PERIODIC)))
         clients = await pool.run(client_list())
-        foreign = [
-            ClientRow(id=ClientId(one.name), state=ClientState.FOREIGN, last_seen_at=one.seen_at)
-            for one in await pool.run(client_get_foreign())
+        unregistered = [
+            ClientRow(id=ClientId(one.name), state=ClientState.UNREGISTERED, last_seen_at=one.seen_at)
+            for one in await pool.run(client_get_unregistered())
             if one.what == "client"
         ]
-        return _mark_leaders([*clients, *foreign], leader, periodic_leader)
+        return _mark_leaders([*clients, *unregistered], leader, periodic_leader)
 
     def _unexpired(self, leader: LeaderRow | None) -> LeaderRow | None:
         return leader if leader is not None and leader.expires_at > self._clock.now() else None
@@ -305,7 +305,7 @@ def _mark_leaders(
                 id=leader.leader_id,
                 is_leader=True,
                 last_seen_at=leader.expires_at - LEADERSHIP_TERM,
-                state=ClientState.FOREIGN,
+                state=ClientState.UNREGISTERED,
             )
         )
     return marked

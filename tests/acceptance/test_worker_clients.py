@@ -41,7 +41,7 @@ async def test_killed_worker_stops_its_heartbeat_and_returns_after_a_restart(
             return row
 
         async def is_silent() -> bool:
-            return (await mortal()).state is ClientState.SILENT
+            return (await mortal()).state is ClientState.UNRESPONSIVE
 
         async with started_worker(tmp_path, environment=environment) as worker:
             await worker.line("worker started")

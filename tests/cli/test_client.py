@@ -45,7 +45,7 @@ async def test_client_list_has_a_line_for_each(schema_driver: AsyncpgDriver) -> 
     assert (result.code, result.err) == (0, "")
     assert [line[:8] for line in result.lines] == [
         ["a", "working", "periodic", "python", "here", "42", "default:10,mail:5", "act,tick"],
-        ["go", "foreign", "river", "", "", "", "", ""],
+        ["go", "unregistered", "river", "", "", "", "", ""],
     ]
 
 
@@ -76,7 +76,7 @@ async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) ->
         "stopped_at": None,
     }
     assert {name for name, value in stranger.items() if value} == {"id", "state", "last_seen_at"}
-    assert (stranger["id"], stranger["state"]) == ("go", "foreign")
+    assert (stranger["id"], stranger["state"]) == ("go", "unregistered")
 
 
 async def test_client_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriver) -> None:
@@ -90,7 +90,7 @@ async def test_client_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriv
     finally:
         await Migrator(schema_driver, "millhand").up()
 
-    assert (result.code, [line[:3] for line in result.lines]) == (0, [["go", "foreign", "river"]])
+    assert (result.code, [line[:3] for line in result.lines]) == (0, [["go", "unregistered", "river"]])
 
 
 async def test_client_list_shows_no_leader_whose_term_is_over(schema_driver: AsyncpgDriver) -> None:

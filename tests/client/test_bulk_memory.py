@@ -13,7 +13,7 @@ import pytest
 
 from millhand import Client, Config, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.runtime.bulk import BATCH_SIZE
+from millhand.runtime.insert_batches import BATCH_SIZE
 from user_programs import run_python
 
 NUM_JOBS = 20 * BATCH_SIZE

@@ -24,7 +24,7 @@ FETCHES = ("job_get_available", "job_get_available_above")
 # All else that a client at rest, which leads, may say in the sixteen seconds of four reports: each of these is asked every
 # twenty seconds, or more seldom.
 SELDOM = {
-    "client_get_foreign",
+    "client_get_unregistered",
     "client_get_unknown_kinds",
     "job_delete_before",
     "job_get_stranded",

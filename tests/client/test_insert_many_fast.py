@@ -20,7 +20,7 @@ from millhand.event import EventKind
 from millhand.hooks import Hook, Middleware
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult
 from millhand.job import Job, JobId, JobRow, JobState
-from millhand.runtime.bulk import BATCH_SIZE
+from millhand.runtime.insert_batches import BATCH_SIZE
 from millhand.unique import UniqueOpts
 from millhand.worker import Workers
 

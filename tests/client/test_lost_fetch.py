@@ -15,7 +15,7 @@ from millhand.client import Client
 from millhand.errors import ConnectionLost, DriverError, OperationTimeout
 from millhand.event import EventKind
 from millhand.job import ClientId, Job, JobId, JobRow, JobState
-from millhand.runtime.lost_fetch import LATE_SECONDS, RESENT_SECONDS, LostFetches
+from millhand.runtime.lost_fetch_search import LATE_SECONDS, RESENT_SECONDS, LostFetchSearch
 from millhand.runtime.producer import Producer
 from millhand.store.job import job_get_available
 from millhand.store.job_fetch import START, job_get_available_above
@@ -141,7 +141,7 @@ async def _until_running(room: Room) -> None:
 class Lost:
     """A fetch was lost at 100 s, after one that was answered had brought job 1."""
 
-    fetches: LostFetches
+    fetches: LostFetchSearch
 
     def look(self, now: float, *seen: JobRow, took: float = 0.0) -> Sequence[JobId]:
         assert self.fetches.is_due(now)
@@ -150,7 +150,7 @@ class Lost:
 
 @pytest.fixture
 def lost() -> Lost:
-    fetches = LostFetches(BEGIN)
+    fetches = LostFetchSearch(BEGIN)
     fetches.record_answered([row(1, 1)])
     fetches.record_failed(ConnectionLost("job_get_available", "gone"), 100.0)
     return Lost(fetches)
@@ -183,7 +183,7 @@ def row(id: int, seconds: float) -> JobRow:
 
 def test_look_is_for_what_came_after_the_last_answer(lost: Lost) -> None:
     """Whatever an answered fetch has brought was fetched no later than it; before any there is the beginning."""
-    assert LostFetches(BEGIN).after == BEGIN
+    assert LostFetchSearch(BEGIN).after == BEGIN
     assert lost.fetches.after == BEGIN + timedelta(seconds=1)
 
 
@@ -264,7 +264,7 @@ def test_loss_after_a_loss_that_is_over_looks_no_further_back(lost: Lost) -> Non
 
 def test_fetch_that_the_database_refused_has_taken_nothing() -> None:
     """An error that the server answered with undid the statement."""
-    fetches = LostFetches(BEGIN)
+    fetches = LostFetchSearch(BEGIN)
 
     fetches.record_failed(DriverError("job_get_available", "deadlock", retryable=True), 100.0)
 

@@ -192,7 +192,7 @@ async def test_client_lists_who_works_with_it(room: Room) -> None:
         ("act", "tick"),
     )
     assert (own.is_leader, own.is_periodic_leader) == (True, True)
-    assert (stranger.id, stranger.state, stranger.language) == ("stranger", ClientState.FOREIGN, None)
+    assert (stranger.id, stranger.state, stranger.language) == ("stranger", ClientState.UNREGISTERED, None)
 
 
 async def test_stranger_that_leads_is_listed(room: Room) -> None:

@@ -15,7 +15,7 @@ from millhand.client import Client
 from millhand.config import Config
 from millhand.job import Job
 from millhand.retry import ConstantRetryPolicy
-from millhand.runtime.failure import ERROR_LENGTH_MAX
+from millhand.runtime.error_text import ERROR_LENGTH_MAX
 from millhand.worker import Workers
 
 NUM_JOBS = 10_000

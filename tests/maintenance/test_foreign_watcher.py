@@ -232,4 +232,4 @@ async def test_client_cleaner_deletes_the_rows_of_the_gone(tx: Executor) -> None
     await ClientCleaner(tx, clock=clock, is_wanted=lambda: True).run_once()
 
     assert before == 2
-    assert [(row.id, row.state) for row in await tx.run(client_list())] == [("fresh", ClientState.SILENT)]
+    assert [(row.id, row.state) for row in await tx.run(client_list())] == [("fresh", ClientState.UNRESPONSIVE)]

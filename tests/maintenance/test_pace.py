@@ -220,7 +220,7 @@ async def test_quick_look_for_jobs_of_the_dead_is_made_again(schema_driver: Asyn
 async def test_slow_look_around_is_rested_from(tx: Executor) -> None:
     """A leader looks around for others every twenty seconds, or more seldom where that takes long."""
     clock = ManualClock()
-    slow: Any = Slow(tx, clock, "client_get_foreign", 1.0)
+    slow: Any = Slow(tx, clock, "client_get_unregistered", 1.0)
     watcher = StepDownWatcher(
         slow, clock=clock, is_wanted=lambda: True, step_down=lambda: None, standing=lambda: None,
         term=lambda: None,

@@ -18,7 +18,7 @@ from millhand.sql import compile_statement
 from millhand.store.client import (
     ClientHeartbeatParams,
     client_delete_gone,
-    client_get_foreign,
+    client_get_unregistered,
     client_get_unknown_kinds,
 )
 from millhand.store.client_end import (
@@ -322,7 +322,7 @@ ERRAND = Errand(
 @pytest.mark.parametrize(
     ("query", "indexes"),
     [
-        (client_get_foreign(now=NOW), {FETCHING, FINALIZED}),
+        (client_get_unregistered(now=NOW), {FETCHING, FINALIZED}),
         (client_get_unknown_kinds(kinds=["kind_1"], queues=["queue_1"], now=NOW), {FETCHING}),
         (client_delete_gone(last_seen_horizon=NOW), {FETCHING}),
         (client_report_on_errands(REPORT, ERRAND, started_at=NOW, now=NOW), {FETCHING}),

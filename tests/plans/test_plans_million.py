@@ -26,7 +26,7 @@ from millhand.sql import compile_statement
 from millhand.store.client import (
     ClientHeartbeatParams,
     client_delete_gone,
-    client_get_foreign,
+    client_get_unregistered,
     client_get_unknown_kinds,
 )
 from millhand.store.client_end import (
@@ -268,7 +268,7 @@ def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
         "search for stuck jobs beside clients": job_get_stuck_beside_clients(**bounded),
         "search for stuck jobs of a client": job_get_stuck_of_client(client_id=ClientId("c"), **bounded),
         "search for jobs of who is gone": job_get_stranded(
-            after_id=JobId(0), limit=LIMIT, is_whole=False, now=NOW
+            after_id=JobId(0), limit=LIMIT, is_full=False, now=NOW
         ),
         "rescue": job_rescue_many(rescues, stuck_horizon=NOW + HOUR),
         "give back": give_back(ids),
@@ -295,7 +295,7 @@ def seldom_said() -> dict[str, Query[Any]]:
         "report of a leader that looks ahead": report(due_before=NOW),
         "search for all stuck jobs": job_get_stuck(**STUCK),
         "search for all jobs of who is gone": job_get_stranded(after_id=JobId(0), limit=LIMIT, now=NOW),
-        "search for others": client_get_foreign(now=NOW),
+        "search for others": client_get_unregistered(now=NOW),
         "search for kinds": client_get_unknown_kinds(kinds=["act"], queues=["queue_1"], now=NOW),
         "search for a lost fetch": job_get_lost(queue="queue_1", client_id=ClientId("c"), after=NOW),
         "clean everything": job_delete_before(**CLEAN),

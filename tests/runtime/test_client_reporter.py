@@ -121,7 +121,7 @@ async def test_killed_client_leaves_its_row_and_falls_silent(room: Room) -> None
     await room.execute("UPDATE /* schema */millhand_client SET last_seen_at = now() - interval '301 ms'")
     [row] = await room.rows()
 
-    assert (row.state, row.stopped_at) == (ClientState.SILENT, None)
+    assert (row.state, row.stopped_at) == (ClientState.UNRESPONSIVE, None)
 
 
 async def test_client_that_comes_back_under_its_name_begins_another_life(room: Room) -> None:

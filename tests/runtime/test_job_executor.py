@@ -14,7 +14,7 @@ from millhand.event import EventKind
 from millhand.hooks import AttemptFailure
 from millhand.job import Job, JobId, JobRow, JobState
 from millhand.runtime.attempt import Attempt, CancelReason
-from millhand.runtime.failure import error_text, trace_of
+from millhand.runtime.error_text import error_text, trace_of
 from millhand.runtime.job_executor import JobExecutor
 from millhand.transition import StateChange
 from millhand.worker import Workers

@@ -6,17 +6,17 @@ import pytest
 
 from millhand.job import ClientId
 from millhand.runtime.election_backoff import ElectionBackoff, after_resignation, after_sight, may_bid
-from millhand.store.leader import LeaderSight
+from millhand.store.leader import LeaderView
 
 GO, OURS = ClientId("go"), ClientId("ours")
 PATIENCE = 6.5
 
-VACANT = LeaderSight(None, is_running=False, is_known=False, has_made_way=False)
-WAY = LeaderSight(None, is_running=False, is_known=False, has_made_way=True)
-GO_LEADS = LeaderSight(GO, is_running=True, is_known=False, has_made_way=False)
-GO_LED = LeaderSight(GO, is_running=False, is_known=False, has_made_way=False, vacant_seconds=2.0)
-OURS_LEADS = LeaderSight(OURS, is_running=True, is_known=True, has_made_way=True)
-OURS_LED = LeaderSight(OURS, is_running=False, is_known=True, has_made_way=False)
+VACANT = LeaderView(None, is_running=False, is_registered=False, has_stepped_down=False)
+WAY = LeaderView(None, is_running=False, is_registered=False, has_stepped_down=True)
+GO_LEADS = LeaderView(GO, is_running=True, is_registered=False, has_stepped_down=False)
+GO_LED = LeaderView(GO, is_running=False, is_registered=False, has_stepped_down=False, vacant_seconds=2.0)
+OURS_LEADS = LeaderView(OURS, is_running=True, is_registered=True, has_stepped_down=True)
+OURS_LED = LeaderView(OURS, is_running=False, is_registered=True, has_stepped_down=False)
 
 HELD = ElectionBackoff(foreign_id=GO, vacant_since=None)
 ENDED = ElectionBackoff(foreign_id=GO, vacant_since=3.0)
@@ -45,7 +45,7 @@ OFFERED = ElectionBackoff(foreign_id=None, vacant_since=3.0)
     ],
 )
 def test_follower_stands_as_it_sees(
-    before: ElectionBackoff | None, sight: LeaderSight, after: ElectionBackoff | None
+    before: ElectionBackoff | None, sight: LeaderView, after: ElectionBackoff | None
 ) -> None:
     """Back while a stranger leads, and from when his term is over; a leader of ours ends it."""
     assert after_sight(before, sight, 5.0) == after
@@ -72,7 +72,7 @@ def test_follower_that_hears_of_an_end_begins_anew() -> None:
 )
 def test_follower_bids_in_its_turn(
     standing: ElectionBackoff | None,
-    sight: LeaderSight,
+    sight: LeaderView,
     now: float,
     expected: bool,
 ) -> None:

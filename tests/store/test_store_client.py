@@ -14,7 +14,7 @@ from millhand.store.client import (
     HeartbeatResult,
     Sighting,
     client_delete_gone,
-    client_get_foreign,
+    client_get_unregistered,
     client_get_shape,
     client_get_unknown_kinds,
     client_heartbeat,
@@ -22,7 +22,7 @@ from millhand.store.client import (
     client_step_down,
     client_stop,
 )
-from millhand.store.leader import LeaderSight, leader_attempt_elect, leader_get_sight
+from millhand.store.leader import LeaderView, leader_attempt_elect, leader_get_view
 from millhand.store.queue import queue_create_or_set_updated_at, queue_pause
 
 A, B, GO = ClientId("a"), ClientId("b"), ClientId("go")
@@ -103,7 +103,7 @@ async def test_client_is_silent_when_three_reports_are_missing(tx: Executor) -> 
         return [row.state for row in rows]
 
     assert await states(15) == [ClientState.WORKING, ClientState.STOPPED]
-    assert await states(15.1) == [ClientState.SILENT, ClientState.STOPPED]
+    assert await states(15.1) == [ClientState.UNRESPONSIVE, ClientState.STOPPED]
 
 
 async def test_stop_marks_no_other_life(tx: Executor) -> None:
@@ -136,7 +136,7 @@ async def test_attempt_of_nobody_of_ours_is_seen(tx: Executor) -> None:
     await attempt(JobState.COMPLETED, ["go_long_ago"], NOW - 12 * MINUTE)
     await attempt(JobState.RUNNING, ["go_for_hours"], NOW - 12 * MINUTE)
 
-    assert await tx.run(client_get_foreign(now=NOW)) == [
+    assert await tx.run(client_get_unregistered(now=NOW)) == [
         Sighting("client", f"go_{number}", NOW) for number in (1, 2, 3)
     ]
 
@@ -158,7 +158,7 @@ async def test_queue_that_nobody_of_ours_touched_is_seen(tx: Executor) -> None:
     owned = {"ours": touches["ours"], "ours_then_go": before}
     await tx.run(client_heartbeat(report(queue_updates=owned), started_at=None, now=NOW))
 
-    assert await tx.run(client_get_foreign(now=NOW)) == [
+    assert await tx.run(client_get_unregistered(now=NOW)) == [
         Sighting("queue", name, touches[name]) for name in ("go", "ours_then_go")
     ]
 
@@ -166,9 +166,9 @@ async def test_queue_that_nobody_of_ours_touched_is_seen(tx: Executor) -> None:
 async def test_follower_sees_whether_the_leader_is_ours(tx: Executor) -> None:
     """Ours is who has a row, and who asks; a term that is over and nobody at all are seen as such."""
 
-    async def sight(seconds: float) -> LeaderSight:
+    async def sight(seconds: float) -> LeaderView:
         now = NOW + timedelta(seconds=seconds)
-        return await tx.run(leader_get_sight(client_id=A, patience=6.5 * SECOND, now=now))
+        return await tx.run(leader_get_view(client_id=A, patience=6.5 * SECOND, now=now))
 
     nobody = await sight(0)
     await tx.run(leader_attempt_elect(leader_id=GO, ttl=15 * SECOND, now=NOW))
@@ -180,12 +180,12 @@ async def test_follower_sees_whether_the_leader_is_ours(tx: Executor) -> None:
     await tx.run(leader_attempt_elect(leader_id=A, ttl=15 * SECOND, now=NOW + 40 * SECOND))
     own = await sight(40)
 
-    assert nobody == LeaderSight(None, is_running=False, is_known=False, has_made_way=False)
-    assert stranger == LeaderSight(GO, is_running=True, is_known=False, has_made_way=False)
-    assert over == LeaderSight(GO, is_running=False, is_known=False, has_made_way=False, vacant_seconds=0.1)
-    assert unheard == LeaderSight(B, is_running=True, is_known=False, has_made_way=False)
-    assert ours == LeaderSight(B, is_running=True, is_known=True, has_made_way=False)
-    assert own == LeaderSight(A, is_running=True, is_known=True, has_made_way=False)
+    assert nobody == LeaderView(None, is_running=False, is_registered=False, has_stepped_down=False)
+    assert stranger == LeaderView(GO, is_running=True, is_registered=False, has_stepped_down=False)
+    assert over == LeaderView(GO, is_running=False, is_registered=False, has_stepped_down=False, vacant_seconds=0.1)
+    assert unheard == LeaderView(B, is_running=True, is_registered=False, has_stepped_down=False)
+    assert ours == LeaderView(B, is_running=True, is_registered=True, has_stepped_down=False)
+    assert own == LeaderView(A, is_running=True, is_registered=True, has_stepped_down=False)
 
 
 async def test_follower_sees_that_one_of_ours_made_way(tx: Executor) -> None:
@@ -194,11 +194,11 @@ async def test_follower_sees_that_one_of_ours_made_way(tx: Executor) -> None:
     await tx.run(client_step_down(id=B, now=NOW))
 
     sights = [
-        await tx.run(leader_get_sight(client_id=A, patience=6.5 * SECOND, now=NOW + timedelta(seconds=after)))
+        await tx.run(leader_get_view(client_id=A, patience=6.5 * SECOND, now=NOW + timedelta(seconds=after)))
         for after in (6.4, 6.5)
     ]
 
-    assert [sight.has_made_way for sight in sights] == [True, False]
+    assert [sight.has_stepped_down for sight in sights] == [True, False]
 
 
 async def test_unknown_kinds_are_those_of_due_jobs_in_ones_queues(tx: Executor) -> None:

@@ -117,7 +117,7 @@ async def test_client_that_was_given_up_is_listed_as_silent(tx: Executor) -> Non
     await report(tx, B, at, started_at=LONG_AGO)
 
     assert before == await states() == [ClientState.WORKING] * 2
-    assert given_up == [ClientState.WORKING, ClientState.SILENT]
+    assert given_up == [ClientState.WORKING, ClientState.UNRESPONSIVE]
 
 
 async def test_nobody_is_given_up_by_one_who_is_silent_himself(tx: Executor) -> None:

@@ -21,7 +21,7 @@ from millhand.runtime.fetch_start import (
     SLACK_SECONDS,
     SLACK_SECONDS_SHORT,
     FetchStarts,
-    risen,
+    advanced,
 )
 from millhand.store.job import job_get_available
 from millhand.store.job_fetch import START, FetchStart, Floors, job_get_available_above
@@ -104,21 +104,21 @@ def test_floors_rise_to_what_was_fetched() -> None:
     """A priority that was emptied rises to the instant of the fetch, one that was cut to its last job, and no other."""
     first, second = row(7, 1, NOW - HOUR), row(3, 2, NOW - 2 * HOUR)
 
-    assert risen(START, [first, second], is_cut=True, at=NOW) == (
+    assert advanced(START, [first, second], is_cut=True, at=NOW) == (
         FetchStart(NOW, 0),
         FetchStart(NOW - 2 * HOUR, 3),
         None,
         None,
     )
-    assert risen(START, [first], is_cut=False, at=NOW) == (FetchStart(NOW, 0),) * 4
-    assert risen(START, [], is_cut=True, at=NOW) == START
+    assert advanced(START, [first], is_cut=False, at=NOW) == (FetchStart(NOW, 0),) * 4
+    assert advanced(START, [], is_cut=True, at=NOW) == START
 
 
 def test_floor_sinks_to_what_was_found_late() -> None:
     """A fetch that was cut among jobs below a floor has left others there."""
     floors = (FetchStart(NOW, 0), FetchStart(NOW, 0), None, None)
 
-    assert risen(floors, [row(3, 1, NOW - SECOND)], is_cut=True, at=NOW) == (
+    assert advanced(floors, [row(3, 1, NOW - SECOND)], is_cut=True, at=NOW) == (
         FetchStart(NOW - SECOND, 3),
         *floors[1:],
     )
@@ -174,8 +174,8 @@ def test_floor_never_sinks_but_from_the_start() -> None:
     """A clock that was set back takes no floor down; a fetch from the start knows better."""
     high = FetchStart(NOW + HOUR, 9)
 
-    assert risen((high,) * 4, [], is_cut=False, at=NOW) == (high,) * 4
-    assert risen(START, [], is_cut=False, at=NOW) == (FetchStart(NOW, 0),) * 4
+    assert advanced((high,) * 4, [], is_cut=False, at=NOW) == (high,) * 4
+    assert advanced(START, [], is_cut=False, at=NOW) == (FetchStart(NOW, 0),) * 4
 
 
 def test_quick_fetches_are_made_from_the_start() -> None:

@@ -1,4 +1,4 @@
-"""Work in batches: as many rows at once as the database manages in time."""
+"""Services that change rows in batches, as large as the database can process in time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ NUM_ROWS_REDUCED = 1_000
 NUM_TIMEOUTS = 3
 TIMEOUTS_WITHIN_SECONDS = 600.0
 
-# Between full batches, so that a long backlog does not keep the database from its other work.
+# Between full batches, so that a long backlog leaves the database time for other work.
 PAUSE_SECONDS = (0.05, 1.0)
 
 
 class BatchSize:
     """
-    How many rows a service takes at once: many, until the database has shown that this is too many.
+    The number of rows in one batch of a service.
 
-    Three timeouts in a row within ten minutes reduce it, for as long as the process lives.
+    Three timeouts in a row within ten minutes reduce it for the life of the process.
     Source: River v0.51.2, rivershared/riversharedmaintenance `BatchSizes`; internal/maintenance, circuit breakers.
     """
 
@@ -37,11 +37,11 @@ class BatchSize:
         self.num_rows = num_rows
 
     def record_success(self) -> None:
-        """A batch was done in time."""
+        """Record that a batch ended in time."""
         self._timeouts.clear()
 
     def record_timeout(self) -> None:
-        """A batch was not done in time."""
+        """Record that a batch timed out, and reduce the size if that happens often."""
         now = self._clock.monotonic()
         self._timeouts.append(now)
         if len(self._timeouts) == NUM_TIMEOUTS and now - self._timeouts[0] <= TIMEOUTS_WITHIN_SECONDS:
@@ -49,7 +49,7 @@ class BatchSize:
 
 
 class BatchService(IntervalService):
-    """A service whose pass goes on, batch by batch, until a batch is not full or it is told to stop."""
+    """A service whose pass works batch by batch until a batch is not full or the service stops."""
 
     def __init__(self, batch_size: BatchSize, pause_seconds: tuple[float, float] = PAUSE_SECONDS) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class BatchService(IntervalService):
         self._pause_seconds = pause_seconds
 
     async def run_batch(self, num_rows: int) -> int:
-        """Take up to `num_rows` rows and return how many were found; as many as asked means there may be more."""
+        """Process up to `num_rows` rows and return how many were found; `num_rows` means that there may be more."""
         raise NotImplementedError(self.name)
 
     async def run_once(self) -> None:

@@ -9,22 +9,22 @@ from datetime import datetime, timedelta
 from millhand.clock import REST_SECONDS_MAX, Clock
 from millhand.driver.protocol import Executor
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
-from millhand.maintenance.pace import Behind
+from millhand.maintenance.scan_scope import ScanStart
 from millhand.store.job import job_delete_before
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 30.0
-# An outcome that is written, or committed, so much later than it is dated is seen at once all the same.
+# An outcome may be committed this much later than its `finalized_at`, and the next pass still finds it.
 LATE = timedelta(minutes=1)
 
 
 class JobCleaner(BatchService):
     """
-    Deletes each job that was finalized longer ago than its state's retention; None keeps that state for ever.
+    Deletes each job that was finalized longer ago than its state's retention; None keeps jobs of that state.
 
-    Nothing but finalized jobs is ever deleted. Where a look is slow, for dead entries of the index that an old snapshot
-    keeps, a pass looks from where the last one ended, and from the start again every few minutes.
+    Only finalized jobs are deleted. Where dead index entries make a statement slow, a pass scans from where the last one
+    ended, and scans everything again every few minutes.
     Source: River v0.51.2, internal/maintenance/job_cleaner.go.
     """
 
@@ -41,24 +41,25 @@ class JobCleaner(BatchService):
     ) -> None:
         super().__init__(batch_size or BatchSize(clock))
         self.interval_seconds = interval_seconds
-        self._behind = Behind(clock, slack=LATE, most_seconds=REST_SECONDS_MAX)
+
         self._cancelled_retention = cancelled_retention
         self._clock = clock
         self._completed_retention = completed_retention
         self._discarded_retention = discarded_retention
-        self._floor: datetime | None = None
         self._pool = pool
+        self._scan_from: datetime | None = None
+        self._scan_start = ScanStart(clock, slack=LATE, max_seconds=REST_SECONDS_MAX)
         self._took_seconds = 0.0
 
     async def run(self, started: Callable[[], None]) -> None:
-        self._behind.restart()
+        self._scan_start.restart()
         await super().run(started)
 
     async def run_once(self) -> None:
         if (self._cancelled_retention, self._completed_retention, self._discarded_retention) != (None,) * 3:
-            self._floor = self._behind.begin()
+            self._scan_from = self._scan_start.begin()
             await super().run_once()
-            self._behind.end(self._took_seconds)
+            self._scan_start.end(self._took_seconds)
 
     async def run_batch(self, num_rows: int) -> int:
         now = self._clock.now()
@@ -67,7 +68,7 @@ class JobCleaner(BatchService):
             completed_horizon=_before(now, self._completed_retention),
             discarded_horizon=_before(now, self._discarded_retention),
             limit=num_rows,
-            within=None if self._floor is None else now - self._floor,
+            within=None if self._scan_from is None else now - self._scan_from,
         )
         began = self._clock.monotonic()
         num_deleted = await self._pool.run(query.within(STATEMENT_SECONDS))

@@ -1,17 +1,16 @@
 """
-Gives back jobs whose worker died, or never returned.
+Rescues stuck jobs: those that have been running for longer than any worker should take.
 
-Which of the jobs that have been running for long are rescued, and what becomes of each, is decided by
-`decide_rescue`, in this order:
+`decide_rescue` decides about each such job, in this order:
 
-    cancellation was asked for ─────────────▶ cancelled
-    its worker may still be at it ──────────▶ left alone
-    attempts left ──────────────────────────▶ retryable, when the worker's policy or else the client's says
+    cancellation was requested ─────────────▶ cancelled
+    its worker may still run ───────────────▶ left alone
+    attempts left ──────────────────────────▶ retryable, by the retry policy of the worker, else of the client
     no attempts left ───────────────────────▶ discarded
 
-Unlike River's, this rescuer does not discard jobs of a kind that it does not know: in a fleet of several languages the
-leader need not know every kind. Such a job is retried by the client's policy, and the log says so. Nor does it stop
-over metadata that is no object, or over a mark of cancellation that is no instant.
+Two differences from River's rescuer. It retries jobs of an unknown kind by the client's policy and logs that, because in a
+fleet of several languages the leader need not know every kind; River discards them. And it accepts metadata that is no
+object and a cancel mark that is no timestamp.
 
 Source: River v0.51.2, internal/maintenance/job_rescuer.go.
 """
@@ -27,8 +26,9 @@ from millhand.clock import Clock
 from millhand.driver.protocol import Executor
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
-from millhand.maintenance.pace import WholeLooks
+from millhand.maintenance.scan_scope import FullScanTimer
 from millhand.retry import RetryPolicy, checked_retry_at
+from millhand.runtime.registration import Registration
 from millhand.store.client_end import job_get_stuck_beside_clients, job_get_stuck_of_client
 from millhand.store.job import Rescue, job_get_stuck, job_rescue_many
 from millhand.store.query import Query
@@ -44,10 +44,10 @@ ERROR = "Stuck job rescued by JobRescuer"
 
 class JobRescuer(BatchService):
     """
-    Rescues jobs that have been running for longer than `rescue_after` and, if their worker has a timeout, than that.
+    Rescues jobs that have been running for longer than both `rescue_after` and the timeout of their worker.
 
-    `job_timeout` is the client's, for workers that have none of their own; None or a negative one is none. While
-    `is_beside_clients`, jobs of clients that report are left to these, and to who gives them back when they are gone.
+    `job_timeout` applies to workers without a timeout of their own; None and negative values mean no timeout. While the
+    `registration` is active, jobs of registered clients are left to `OwnJobRescuer` and `ClientRescuer`.
     """
 
     def __init__(
@@ -61,28 +61,28 @@ class JobRescuer(BatchService):
         workers: Workers,
         batch_size: BatchSize | None = None,
         interval_seconds: float = INTERVAL_SECONDS,
-        is_beside_clients: Callable[[], bool] = lambda: False,
+        registration: Registration | None = None,
     ) -> None:
         super().__init__(batch_size or BatchSize(clock))
         self.interval_seconds = interval_seconds
         self._after_id = JobId(0)
         self._clock = clock
-        self._is_beside_clients = is_beside_clients
-        self._is_whole = True
+        self._full_scan_timer = FullScanTimer(clock)
+        self._is_full = True
         self._job_timeout = job_timeout
         self._pool = pool
+        self._registration = Registration() if registration is None else registration
         self._rescue_after = rescue_after
         self._retry_policy = retry_policy
-        self._whole_looks = WholeLooks(clock)
         self._workers = workers
 
     async def run(self, started: Callable[[], None]) -> None:
-        self._whole_looks.restart()
+        self._full_scan_timer.restart()
         await super().run(started)
 
     async def run_once(self) -> None:
         self._after_id = JobId(0)
-        self._is_whole = self._whole_looks.is_due()
+        self._is_full = self._full_scan_timer.take_due()
         await super().run_once()
 
     async def run_batch(self, num_rows: int) -> int:
@@ -97,15 +97,15 @@ class JobRescuer(BatchService):
             query = job_rescue_many([rescue for _, rescue in rescues.values()], stuck_horizon=horizon)
             ids = await self._pool.run(query.within(STATEMENT_SECONDS))
             for id in sorted(ids):
-                self._tell(*rescues[id])
+                self._log_rescued(*rescues[id])
             if ids:
                 logger.info("jobs rescued", extra={"num_jobs": len(ids)})
-        # Page by page by id, so that a page of jobs which are left alone does not hide those behind it.
+        # Pages by id: a page of jobs that are left alone must not hide the jobs behind it.
         self._after_id = jobs[-1].id
         return len(jobs)
 
     def _stuck(self, horizon: datetime, num_rows: int) -> Query[list[JobRow]]:
-        get = job_get_stuck_beside_clients if self._is_beside_clients() else job_get_stuck
+        get = job_get_stuck_beside_clients if self._registration.is_active else job_get_stuck
         return get(
             stuck_horizon=horizon,
             after_id=self._after_id,
@@ -114,8 +114,8 @@ class JobRescuer(BatchService):
         )
 
     def _due_before(self, horizon: datetime) -> datetime | None:
-        """Return when a job was due, at the latest, that has been running since before the horizon; None: at any time."""
-        return None if self._is_whole else horizon
+        """Return the latest `scheduled_at` of a job fetched before the horizon; None to scan everything."""
+        return None if self._is_full else horizon
 
     def _decide(self, job: JobRow, now: datetime) -> Rescue | None:
         return decide_rescue(
@@ -126,8 +126,8 @@ class JobRescuer(BatchService):
             retry_policy=self._retry_policy,
         )
 
-    def _tell(self, job: JobRow, rescue: Rescue) -> None:
-        """Log what became of the job; nobody else tells how this attempt ended."""
+    def _log_rescued(self, job: JobRow, rescue: Rescue) -> None:
+        """Log the rescue: no other line says how this attempt ended."""
         fields = {
             "attempt": job.attempt,
             "job_id": job.id,
@@ -145,10 +145,11 @@ class JobRescuer(BatchService):
 
 class OwnJobRescuer(JobRescuer):
     """
-    Rescues, in each client, those of its own jobs that run by their rows and that it does not work any more.
+    Rescues, in each client, the client's own jobs whose row says running though no attempt runs.
 
-    That is what is left of an outcome which the database refused. `is_held` says whether a job is still worked, or about
-    to be written; one that is not is rescued when the next pass finds it so again. While it is not wanted, it does nothing.
+    Such rows remain when the database refuses to store an outcome. `is_held` says whether a job runs here or its outcome is
+    about to be written. A job that is not held in two passes in a row is rescued. Without an active registration a pass
+    does nothing.
     """
 
     def __init__(
@@ -157,20 +158,18 @@ class OwnJobRescuer(JobRescuer):
         *,
         client_id: ClientId,
         is_held: Callable[[JobId], bool],
-        is_wanted: Callable[[], bool],
         interval_seconds: float = OWN_INTERVAL_SECONDS,
-        **settings: Any,  # noqa: ANN401 - those of the rescuer
+        **settings: Any,  # noqa: ANN401 - those of JobRescuer
     ) -> None:
         super().__init__(pool, interval_seconds=interval_seconds, **settings)
         self._client_id = client_id
-        self._idle: set[JobId] = set()
-        self._idle_before: set[JobId] = set()
         self._is_held = is_held
-        self._is_wanted = is_wanted
+        self._unheld: set[JobId] = set()
+        self._unheld_before: set[JobId] = set()
 
     async def run_once(self) -> None:
-        if self._is_wanted():
-            self._idle, self._idle_before = set(), self._idle
+        if self._registration.is_active:
+            self._unheld, self._unheld_before = set(), self._unheld
             await super().run_once()
 
     def _stuck(self, horizon: datetime, num_rows: int) -> Query[list[JobRow]]:
@@ -179,15 +178,15 @@ class OwnJobRescuer(JobRescuer):
             stuck_horizon=horizon,
             after_id=self._after_id,
             limit=num_rows,
-            # What was found once is to be found twice.
-            due_before=None if self._idle_before else self._due_before(horizon),
+            # A job that a full scan found must be found again by the next pass.
+            due_before=None if self._unheld_before else self._due_before(horizon),
         )
 
     def _decide(self, job: JobRow, now: datetime) -> Rescue | None:
         if self._is_held(job.id):
             return None
-        self._idle.add(job.id)
-        return super()._decide(job, now) if job.id in self._idle_before else None
+        self._unheld.add(job.id)
+        return super()._decide(job, now) if job.id in self._unheld_before else None
 
 
 def decide_rescue(
@@ -199,17 +198,17 @@ def decide_rescue(
     retry_policy: RetryPolicy,
 ) -> Rescue | None:
     """
-    Return what becomes of a `job` that has been running for long, or None if it is to be left alone.
+    Return the rescue of a `job` that has been running for long, or None to leave it alone.
 
-    `worker` is that of its kind, None if there is none here. `job_timeout` and `retry_policy` are the client's.
+    `worker` is that of its kind, None if this client has none. `job_timeout` and `retry_policy` are the client's.
     Source: River v0.51.2, internal/maintenance/job_rescuer.go `makeRetryDecision`, but for unknown kinds.
     """
     error = AttemptError(now, job.attempt, ERROR)
     if is_cancel_requested(job):
         return Rescue(job.id, JobState.CANCELLED, error, finalized_at=now)
     if worker is not None and not _is_readable(job, worker):
-        worker = None  # it cannot be at it, and has nothing to say about the job
-    if worker is not None and _may_be_at_it(job, worker, job_timeout, now):
+        worker = None  # it cannot run the job
+    if worker is not None and _may_still_run(job, worker, job_timeout, now):
         return None
     if job.attempt >= job.max_attempts:
         return Rescue(job.id, JobState.DISCARDED, error, finalized_at=now)
@@ -220,12 +219,12 @@ def decide_rescue(
 def _is_readable(job: JobRow, worker: Worker) -> bool:
     try:
         worker.decode(job.encoded_args)
-    except (Exception, SystemExit):  # noqa: BLE001 - InvalidJob, or whatever a user's args class raises
+    except (Exception, SystemExit):  # noqa: BLE001 - InvalidJob, or any exception of a user's args class
         return False
     return True
 
 
-def _may_be_at_it(job: JobRow, worker: Worker, job_timeout: timedelta | None, now: datetime) -> bool:
+def _may_still_run(job: JobRow, worker: Worker, job_timeout: timedelta | None, now: datetime) -> bool:
     timeout = job_timeout if worker.timeout is None else worker.timeout
     if timeout is None or timeout < timedelta(0):
         return True

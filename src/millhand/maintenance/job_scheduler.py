@@ -1,18 +1,16 @@
 """
-Makes jobs available whose time has come.
+Makes scheduled and retryable jobs available when they are due.
 
-Rule 1: a pass looks one interval ahead, so that no job waits for the next one. A job made available early keeps its
-        instant, and the fetch holds it until then.
-Rule 2: of jobs with one unique key one goes on and the others are discarded; the statement decides, for only the
-        database knows who holds a key.
-Rule 3: a row that cannot be written (a trigger of the user's refuses it, its page is damaged) must not keep all others
-        from being scheduled. It is searched for, logged, and left out for a while.
-Rule 4: where a look is slow, for dead entries of the index that an old snapshot keeps, passes look from the beginning of
-        the last one on. What comes to be due before that, by a hand or a clock that is slow, waits half a minute at most.
-Rule 5: a pass that would find nothing is left out. Others look ahead for it, as often as it would pass: what they have
-        not said, that nothing will be due in the time of a pass, it finds out itself, and so it does once a minute.
+Rule 1: a pass looks one interval ahead, so that no job waits for the next pass. A job made available early keeps its
+        `scheduled_at`, and fetches leave it alone until then.
+Rule 2: of jobs with one unique key one becomes available and the others are discarded. The statement decides that, because
+        only the database knows which job holds a key.
+Rule 3: a row that cannot be written (a user's trigger raises, its page is damaged) must not block all other jobs. The
+        scheduler finds it, logs it and leaves it out for a while.
+Rule 4: where dead index entries make a statement slow, passes scan from the beginning of the last one. A job that becomes
+        due before that, set by hand or by a slow clock, waits half a minute at most.
 
-Source: River v0.51.2, internal/maintenance/job_scheduler.go; rules 3 to 5 are ours.
+Source: River v0.51.2, internal/maintenance/job_scheduler.go; rules 3 and 4 are Millhand's.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
 from millhand.job import JobId
 from millhand.maintenance.batch import STATEMENT_SECONDS, BatchService, BatchSize
-from millhand.maintenance.pace import Behind
+from millhand.maintenance.scan_scope import ScanStart
 from millhand.runtime.inserter import Inserter
 from millhand.store.job import ScheduledJob, job_get_schedulable, job_schedule
 
@@ -34,18 +32,12 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
 ISOLATION_SECONDS = 300.0
-# A job that was written, or committed, so much later than it was due is seen at once all the same.
+# A job may be committed this much later than it is due, and the next pass still finds it.
 LATE = timedelta(seconds=10)
-WHOLE_SECONDS_MAX = 30.0
+FULL_SCAN_SECONDS_MAX = 30.0
 
-# How far others look ahead: beyond what a pass does, by the time between two of their looks, and by what these may take.
-AHEAD_SECONDS = INTERVAL_SECONDS + 6.0
-# They must not be held up by it.
-QUICK_SECONDS = 0.05
-LEFT_OUT_SECONDS_MAX = 60.0
-
-# A job that is due in a moment is worth announcing: the fetch takes as long.
-DUE = timedelta(milliseconds=5)
+# A job due this soon is announced already: the fetch takes as long.
+DUE_MARGIN = timedelta(milliseconds=5)
 
 
 class JobScheduler(BatchService):
@@ -63,8 +55,6 @@ class JobScheduler(BatchService):
     ) -> None:
         super().__init__(batch_size or BatchSize(clock))
         self.interval_seconds = interval_seconds
-        self._behind = Behind(clock, slack=LATE, most_seconds=WHOLE_SECONDS_MAX)
-        self._clear_until: datetime | None = None
         self._clock = clock
         self._due_after: datetime | None = None
         self._inserter = inserter
@@ -72,48 +62,25 @@ class JobScheduler(BatchService):
         self._isolation_seconds = isolation_seconds
         self._pass_began = 0.0
         self._pool = pool
+        self._scan_start = ScanStart(clock, slack=LATE, max_seconds=FULL_SCAN_SECONDS_MAX)
         self._took_seconds = 0.0
 
     async def run(self, started: Callable[[], None]) -> None:
-        self._behind.restart()
-        self._clear_until = None
+        self._scan_start.restart()
         await super().run(started)
 
-    def look_ahead(self) -> datetime | None:
-        """Return by when a job would have to be due for others to look for it; None where that is not quick."""
-        if self._due_after is not None or self._took_seconds > QUICK_SECONDS:
-            return None
-        return self._clock.now() + timedelta(seconds=AHEAD_SECONDS)
-
-    def on_looked(self, due_before: datetime, is_anything_due: bool) -> None:
-        """Hear from somebody who has looked; pass at once if there is anything."""
-        self._clear_until = None if is_anything_due else due_before
-        if is_anything_due:
-            self.wake_event.set()
-
-    def _clear_seconds(self) -> float:
-        """Return for how long no pass would find anything, as far as others have looked."""
-        if self._clear_until is None:
-            return 0.0
-        seconds = (self._clear_until - self._horizon()).total_seconds()
-        return min(seconds, self._pass_began + LEFT_OUT_SECONDS_MAX - self._clock.monotonic())
-
     async def run_once(self) -> None:
-        if self._clear_seconds() > 0:
-            self.probe("left out")
-            return
         self._pass_began = self._clock.monotonic()
         self._isolated_until = {
             id: until for id, until in self._isolated_until.items() if until > self._pass_began
         }
-        self._due_after = self._behind.begin()
+        self._due_after = self._scan_start.begin()
         await super().run_once()
-        self._behind.end(self._took_seconds)
+        self._scan_start.end(self._took_seconds)
 
     def next_pause_seconds(self) -> float:
-        """Keep the beat: rule 1 holds from the beginning of one pass to the beginning of the next."""
-        left = self.interval_seconds - (self._clock.monotonic() - self._pass_began)
-        return max(left, self._clear_seconds(), 0.0)
+        """Return the pause that begins passes `interval_seconds` apart, as rule 1 needs."""
+        return max(self.interval_seconds - (self._clock.monotonic() - self._pass_began), 0.0)
 
     async def run_batch(self, num_rows: int) -> int:
         try:
@@ -127,10 +94,10 @@ class JobScheduler(BatchService):
 
     async def _isolate(self, num_rows: int) -> None:
         """
-        Schedule the rows before the one that cannot be written, among the next `num_rows`, and leave that one out.
+        Schedule the jobs before the one that cannot be written, among the next `num_rows`, and leave that one out.
 
-        Halving: whatever succeeds lies before it, whatever fails has it inside. Rows change meanwhile, and what failed
-        may have been a race that is over by now; then nothing is found, and nothing is lost.
+        Bisection: a batch that fails contains it, a batch that succeeds lies before it. If the failure was a race that is
+        over by now, no job is left out.
         """
         num_left = num_rows
         while num_left and not self.wake_event.is_stopping:
@@ -177,7 +144,7 @@ class JobScheduler(BatchService):
     def _announce(self, jobs: Sequence[ScheduledJob]) -> None:
         if not jobs:
             return
-        due = self._clock.now() + DUE
+        due = self._clock.now() + DUE_MARGIN
         self._inserter.announce({job.queue for job in jobs if job.scheduled_at <= due})
         num_discarded = sum(job.is_discarded for job in jobs)
         logger.debug("jobs scheduled", extra={"num_jobs": len(jobs) - num_discarded})

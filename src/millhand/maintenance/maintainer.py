@@ -1,4 +1,4 @@
-"""Starts the services with a term, and stops them with it."""
+"""Starts the maintenance services when a term begins, and stops them when it ends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 from millhand.clock import backoff_seconds
 from millhand.runtime.elector import Term
-from millhand.runtime.failure import safe_str
+from millhand.runtime.error_text import safe_str
 from millhand.runtime.service import Service, WakeReason
 
 logger = logging.getLogger(__name__)
 
 NUM_START_ATTEMPTS = 3
-# A new leader's services all begin with a pass; one after another they are less of a burst.
+# Each service of a new leader begins with a pass. Pauses between the starts spread the load.
 STAGGER_SECONDS = 1.0
 
 
@@ -23,11 +23,10 @@ class Maintainer(Service):
     """
     Keeps `services` running while there is a term.
 
-    `set_term` is what the elector calls; the maintainer only takes note and rings itself. A service that cannot be
-    started is tried again, and when that fails too, this client is of no use as a leader: `request_resign(term)`.
-    A service that crashes is this service's crash.
+    Leadership calls `set_term`. A service that does not start is tried again, and if that fails too, the maintainer calls
+    `request_resign(term)`. A crash of a service crashes the maintainer.
 
-    Units: `stagger_seconds` is the longest pause before each service's start; 0 starts all at once.
+    Units: `stagger_seconds` is the longest pause before each start; 0 starts all at once.
     Source: River v0.51.2, internal/maintenance/queue_maintainer_leader.go.
     """
 
@@ -49,7 +48,7 @@ class Maintainer(Service):
             service.on_crash = self._on_crash
 
     def set_term(self, term: Term | None) -> None:
-        """Take note of the term that has begun, or of its end. Does not wait."""
+        """Follow a term that began, or None for its end. Does not wait."""
         self._term = term
         self.wake_event.set()
 
@@ -66,11 +65,11 @@ class Maintainer(Service):
                 else:
                     await self._serve(self._term)
         finally:
-            await self._stop_sweepers()
+            await self._stop_services()
 
     async def _serve(self, term: Term | None) -> None:
-        """Go over to `term`; it may be over before all services have started, and is then left as it is."""
-        await self._stop_sweepers()
+        """Stop the services, and start them again for `term`; return early if it ends meanwhile."""
+        await self._stop_services()
         self._served = term
         if term is None:
             return
@@ -79,7 +78,7 @@ class Maintainer(Service):
                 return
             if not await self._start(service, term):
                 return
-        self.probe("sweeping", term)
+        self.probe("serving", term)
 
     async def _start(self, service: Service, term: Term) -> bool:
         for attempt in range(1, NUM_START_ATTEMPTS + 1):
@@ -92,7 +91,7 @@ class Maintainer(Service):
                     return False
             else:
                 return True
-        await self._stop_sweepers()
+        await self._stop_services()
         self._request_resign(term)
         return False
 
@@ -103,11 +102,11 @@ class Maintainer(Service):
             wake is WakeReason.STOP or self._term != term or self._crash is not None
         )
 
-    async def _stop_sweepers(self) -> None:
+    async def _stop_services(self) -> None:
         async with asyncio.TaskGroup() as group:
             for service in self._services:
                 group.create_task(service.stop())
-        self.probe("swept")
+        self.probe("stopped")
 
     def _on_crash(self, service: Service, error: BaseException | None) -> None:
         self._crash = (service, error)

@@ -1,17 +1,17 @@
 """
-Inserts each periodic job when its schedule says so.
+Inserts each periodic job at the times of its schedule.
 
-Rule 1: what is due is kept in memory only. A client that becomes leader begins anew: jobs that run on start are due at
-        once, the others when their schedule says after now. What fell due while nobody led is not made up for.
-Rule 2: each job is inserted on its own. One that cannot be inserted costs the others nothing.
-Rule 3: a run that the database refused for the moment is tried again, ever more slowly, until it is in. Where only the
-        answer was lost it is in already: a job with an id is looked for first, one without may be in twice. A run that
-        cannot be inserted at all (its constructor failed, its args are impossible) is left out.
-Rule 4: the next run is counted from the one before, not from now, so a schedule does not drift. Of the runs that fell
-        due during a stall (the process stood still, the database was away) one is inserted, the others are left out.
+Rule 1: due times are kept in memory only. A new leader starts afresh: jobs with `run_on_start` are due at once, the others
+        at their next time after now. Runs that fell due while no client led are not inserted.
+Rule 2: each job is inserted on its own. A job that cannot be inserted does not affect the others.
+Rule 3: a run that fails for a transient reason is tried again with backoff until it is inserted. If only the answer was
+        lost, the run is in the table already: for a job with an id the enqueuer checks that first, and a job without one
+        may be inserted twice. A run that can never be inserted (its constructor raises, its args are invalid) is skipped.
+Rule 4: the next run is counted from the one before, not from now, so a schedule does not drift. Of the runs that fell due
+        during a stall (a stopped process, an outage) one is inserted and the others are skipped.
 
-River inserts all due jobs in one statement, loses the run of all of them when that fails, and makes up for every missed
-run of a stall; the rest is River's.
+River differs in this: it inserts all due jobs in one statement, skips the run of all of them if that fails, and inserts
+every run that a stall missed.
 
 Source: River v0.51.2, internal/maintenance/periodic_job_enqueuer.go.
 """
@@ -32,7 +32,7 @@ from millhand.errors import ConfigError, DriverError, OperationTimeout
 from millhand.hooks import Hook, overrides
 from millhand.insert_opts import InsertParams
 from millhand.periodic import PeriodicJob
-from millhand.runtime.failure import is_from_outside, safe_str
+from millhand.runtime.error_text import is_task_ending, safe_str
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
@@ -40,18 +40,19 @@ from millhand.store.periodic_run import periodic_run_exists
 
 logger = logging.getLogger(__name__)
 
-# Nothing need be due for so long; but the date may be set, or the machine may sleep, which no timer notices.
+# A timer does not notice that the date was set or that the machine slept.
 PAUSE_SECONDS_MAX = 60.0
 
-# A stall longer than this many runs is not gone through run by run.
+# After a stall of more runs than this the next one is computed from now.
 NUM_MISSED_MAX = 1_000
 
 
 class PeriodicJobEnqueuer(Service):
     """
-    The enqueuer of one client; `add` and `remove` work at any time, leader or not. `pool` is asked for runs that may be in.
+    Inserts the periodic jobs of one client; `add` and `remove` work at any time, leader or not.
 
-    Raises: ConfigError, when made or in `add`, for two jobs with one id. `start` raises what a hook's
+    `pool` finds runs that were inserted though the answer was lost.
+    Raises: ConfigError, in the constructor and in `add`, for two jobs with one id. `start` raises what a hook's
     `periodic_jobs_start` raises.
     """
 
@@ -88,7 +89,7 @@ class PeriodicJobEnqueuer(Service):
         self.wake_event.set()
 
     def remove(self, job: PeriodicJob | str) -> None:
-        """Insert `job`, itself or the one with this id, no more. Raises: ConfigError if there is none."""
+        """Stop inserting `job`, or the job with this id. Raises: ConfigError if there is none."""
         for agenda in self._agendas:
             if agenda.job is job or (isinstance(job, str) and agenda.job.id == job):
                 self._agendas.remove(agenda)
@@ -96,21 +97,20 @@ class PeriodicJobEnqueuer(Service):
         raise ConfigError(f"periodic job must be one that was added, or its id, got {job!r}")
 
     async def begin(self) -> None:
-        """Begin anew, as a client that becomes leader does. Raises: what a hook raises."""
+        """Start afresh, as a new leader does. Raises: what a hook raises."""
         for hook in self._hooks:
             try:
                 await hook.periodic_jobs_start()
             except BaseException as error:
-                if isinstance(error, Exception) or is_from_outside(error):
+                if isinstance(error, Exception) or is_task_ending(error):
                     raise
-                raise RuntimeError(
-                    f"periodic_jobs_start raised {error!r}"
-                ) from error  # which would end the process
+                # The exception itself, SystemExit for example, would end the process.
+                raise RuntimeError(f"periodic_jobs_start raised {error!r}") from error
         for agenda in self._agendas:
             agenda.begin(self._clock.now())
 
     def next_due_at(self) -> datetime | None:
-        """Return when the next run is due, for whoever moves the time; None for never."""
+        """Return when the next run is due, for tests that move the clock; None for never."""
         return min((agenda.due_at for agenda in self._agendas if agenda.due_at is not None), default=None)
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -130,11 +130,11 @@ class PeriodicJobEnqueuer(Service):
         ]
         for due_at, agenda in sorted(due, key=operator.itemgetter(0)):
             if not await self._insert(agenda, due_at) and self.wake_event.is_stopping:
-                break  # a database that is away must not hold up a stop for one deadline after the other
+                break  # during an outage each further job would delay the stop by its timeout
         self.probe("passed", len(due))
 
     async def _insert(self, agenda: _Agenda, due_at: datetime) -> bool:
-        """Insert the run that is due, or leave it out, and go on to the next; False if it was put off."""
+        """Insert or skip the due run and advance to the next one; return False if the run is tried again later."""
         fields: dict[str, object] = {"periodic_job_id": agenda.job.id}
         try:
             await self._insert_run(agenda.job, due_at, is_again=agenda.num_failures > 0)
@@ -147,11 +147,11 @@ class PeriodicJobEnqueuer(Service):
                     extra=fields | {"error": str(error), "sleep_seconds": pause},
                 )
                 return False
-            logger.error("periodic job not inserted", extra=fields | _fault(error))  # noqa: TRY400 - said in a line
+            logger.error("periodic job not inserted", extra=fields | _error_fields(error))  # noqa: TRY400 - one line is enough
         except BaseException as error:  # a user's constructor, hook or middleware
-            if is_from_outside(error):
+            if is_task_ending(error):
                 raise
-            logger.exception("periodic job not inserted", extra=fields | _fault(error))
+            logger.exception("periodic job not inserted", extra=fields | _error_fields(error))
         num_missed = agenda.advance(self._clock.now())
         if num_missed:
             logger.warning("periodic runs missed", extra=fields | {"num_jobs": num_missed})
@@ -172,7 +172,7 @@ class PeriodicJobEnqueuer(Service):
             self.probe("run", result)
 
     async def _is_in(self, params: InsertParams, id: str | None) -> bool:
-        """Say whether a run is known to be in, although it was not said so."""
+        """Return whether a run is in the table although its insert failed."""
         if id is None or self._pool is None:
             return False
         return await self._pool.run(periodic_run_exists(params, id))
@@ -189,9 +189,9 @@ class PeriodicJobEnqueuer(Service):
 
 class _Agenda(msgspec.Struct, eq=False):
     """
-    When one periodic job is due next.
+    The next run of one periodic job.
 
-    Units: `due_at` is an aware instant, None for never; `not_before` is in monotonic seconds and holds after a failure.
+    Units: `due_at` is an aware instant, None for never; `not_before` is in monotonic seconds and applies after a failure.
     """
 
     job: PeriodicJob
@@ -200,19 +200,19 @@ class _Agenda(msgspec.Struct, eq=False):
     num_failures: int = 0
 
     def begin(self, now: datetime) -> None:
-        """Begin anew, as a leader does."""
+        """Start afresh, as a new leader does."""
         self.due_at = now if self.job.run_on_start else _next_due(self.job, now)
         self._forget_failures()
 
     def put_off(self, now: float) -> float:
-        """Have the run that is due tried again later; return in how many seconds."""
+        """Delay the due run after a failure; return for how many seconds."""
         self.num_failures += 1
         pause = backoff_seconds(self.num_failures)
         self.not_before = now + pause
         return pause
 
     def advance(self, now: datetime) -> int:
-        """Go on to the next run that is still ahead, and return how many are left out."""
+        """Advance to the next run after now, and return how many runs are skipped."""
         num_missed = 0
         due_at = self.due_at
         while due_at is not None:
@@ -233,24 +233,24 @@ class _Agenda(msgspec.Struct, eq=False):
 
 
 def _next_due(job: PeriodicJob, after: datetime) -> datetime | None:
-    """Ask the schedule of `job`; one that fails is told of, and has no further run while this client leads."""
+    """Return the next run of `job`'s schedule; a schedule that raises is logged and has no further run in this term."""
     try:
         due_at = job.schedule.next(after)
         if due_at is None or due_at > after:
             return due_at
         raise ValueError(f"next run must be after {after!r}, got {due_at!r}")
-    except BaseException as error:  # a user's schedule, called beside everybody's sweeping
-        if is_from_outside(error):
+    except BaseException as error:  # a user's schedule must not stop the other periodic jobs
+        if is_task_ending(error):
             raise
-        logger.exception("periodic job not inserted", extra={"periodic_job_id": job.id} | _fault(error))
+        logger.exception("periodic job not inserted", extra={"periodic_job_id": job.id} | _error_fields(error))
         return None
 
 
 def periodic_params(params: InsertParams, periodic_job_id: str | None, due_at: datetime) -> InsertParams:
     """
-    Return `params` with the marks of a periodic job, scheduled for the instant at which it was due.
+    Return `params` with the metadata of a periodic job, scheduled for the instant at which it was due.
 
-    A schedule of the constructor's own is kept. The unique key is not computed again: by period it is that of now.
+    A `scheduled_at` set by the constructor is kept. The unique key is not computed again: by period it is that of now.
     """
     marks: dict[str, object] = {"periodic": True}
     if periodic_job_id is not None:
@@ -265,5 +265,5 @@ def _is_transient(error: DriverError | OperationTimeout) -> bool:
     return isinstance(error, OperationTimeout) or error.retryable
 
 
-def _fault(error: BaseException) -> dict[str, object]:
+def _error_fields(error: BaseException) -> dict[str, object]:
     return {"error": safe_str(error), "error_type": type(error).__name__}

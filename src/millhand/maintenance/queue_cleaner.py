@@ -1,4 +1,4 @@
-"""Deletes the rows of queues that nobody works any more."""
+"""Deletes the rows of queues that no client works any more."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from millhand.store.queue import queue_delete_expired
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 3600.0
-# Producers renew their queue's row every ten minutes.
+# Producers update their queue's row every ten minutes.
 RETENTION = timedelta(hours=24)
 
 
 class QueueCleaner(BatchService):
     """
-    Deletes the row of each queue that was not renewed for `retention`, paused or not; its jobs stay.
+    Deletes the row of each queue without an update for `retention`, paused or not. Its jobs stay.
 
     Source: River v0.51.2, internal/maintenance/queue_cleaner.go.
     """

@@ -1,12 +1,12 @@
 """
-Rebuilds the indexes of the job table, which swell from all that comes and goes, while the table is in use.
+Rebuilds the indexes of the job table, which grow with every job inserted and deleted, while the table is in use.
 
-Rule 1: an index is rebuilt only if nothing is left over from an earlier rebuild of it; somebody may be at it.
-Rule 2: a rebuild that is stopped or runs out of time leaves an invalid index behind, for which every write would go on
-        paying. What is left over from a rebuild of ours is dropped. (River leaves it after a timeout, and from then on
-        skips that index until somebody drops the rest by hand.)
-Rule 3: whose indexes they are not is told once, and tries no more until he leads again.
-Rule 4: this is the one statement of the engine that is cancelled when it is told to stop: it may take minutes.
+Rule 1: an index is rebuilt only if no artifact of an earlier rebuild is left: another rebuild may be running.
+Rule 2: a rebuild that is stopped or times out leaves an invalid index behind, and every write would pay for it. The
+        reindexer drops the artifacts of its own rebuilds. (River leaves them after a timeout, and then skips that index
+        until an operator drops them.)
+Rule 3: a role that does not own the indexes logs that once, and does not try again until it leads again.
+Rule 4: a stop cancels this statement, unlike all others of the engine: it may take minutes.
 
 Source: River v0.51.2, internal/maintenance/reindexer.go; PostgreSQL, "REINDEX", Rebuilding Indexes Concurrently.
 """
@@ -34,19 +34,19 @@ from millhand.store.index import (
 logger = logging.getLogger(__name__)
 
 DROP_SECONDS = 15.0
-NO_TIMEOUT_SECONDS = 7 * 86_400.0  # as good as none
+NO_TIMEOUT_SECONDS = 7 * 86_400.0
 INSUFFICIENT_PRIVILEGE = "42501"
 REFUSED = "; no index is rebuilt by this leader: see `millhand migrate sql --grants`, or set reindexer_index_names to []"
 
-# The date may be set, or the machine may sleep, which no timer notices.
+# A timer does not notice that the date was set or that the machine slept.
 PAUSE_SECONDS_MAX = 60.0
 
 
 class Reindexer(IntervalService):
     """
-    Rebuilds `index_names`, one after the other, whenever `schedule` says; a negative `timeout` is none.
+    Rebuilds `index_names`, one after the other, at the times of `schedule`; a negative `timeout` means none.
 
-    Raises: ConfigError, when made, for what cannot be the name of an index.
+    Raises: ConfigError in the constructor for an invalid index name.
     """
 
     def __init__(

@@ -1,22 +1,23 @@
 """
-Looks, while this client leads, for clients of another language, and offers them the term.
+Finds clients in another language while this client leads River's role, and steps down for them.
 
-Nobody tells us of them, so what they do must: an attempt of a client that is none of ours, a queue's row that none of
-ours has touched. `decide` says what follows:
+Such clients send no heartbeats, so they show only by what they do: an attempt by an unregistered client, or an update of a
+queue's row that no registered client declares. Each pass decides:
 
-    older than this term, and the term was offered before it began ──▶ settled: they could have taken it
-    nothing that is not settled ──▶ lead on
-    something ──▶ make way, once for it
+    the evidence is older than this term, and they could have taken it ──▶ handled
+    no evidence that is not handled ──▶ keep leading
+    other evidence ──▶ step down, once for it
 
-An offer that nobody takes up settles what it was made for, and the next one has to wait, longer each time: a fleet whose
-Go clients never lead has a leader nearly all of the time.
+A step-down without an answer handles the evidence it was made for, and the next one waits longer each time. A fleet whose
+Go clients never lead therefore has a leader nearly all of the time.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
@@ -25,39 +26,56 @@ from millhand.driver.protocol import Executor
 from millhand.maintenance.batch import STATEMENT_SECONDS
 from millhand.runtime.election_backoff import ElectionBackoff
 from millhand.runtime.elector import Term
+from millhand.runtime.registration import Registration
 from millhand.runtime.service import IntervalService
-from millhand.store.client import HEARTBEAT_GRACE, Sighting, client_get_foreign
+from millhand.store.client import HEARTBEAT_GRACE, Sighting, client_get_unregistered
 
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 20.0
-# A client touches its queue's row when it starts, and a moment later bids.
+# A client updates its queue's row when it starts, and bids a moment later.
 START_MARGIN = timedelta(seconds=2)
 FIRST_PAUSE_SECONDS = 60.0
-# River's clients touch the rows of their queues as often.
+# As often as River's clients update the rows of their queues.
 PAUSE_SECONDS_MAX = 600.0
-NUM_SETTLED_MAX = 1_000
-NUM_NAMED_MAX = 5
+NUM_HANDLED_MAX = 1_000
+NUM_FORMATTED_MAX = 5
 
-# What is settled is settled of this client, and of this touch of a queue: the next touch may be another client's.
-Clue = tuple[str, str, datetime | None]
+# The kind of a sighting, its name and its time. A client counts once; each update of a queue may be by another client.
+Evidence = tuple[str, str, datetime | None]
 
 
-class Suspicion(msgspec.Struct):
-    """What was seen of others and is settled, and from when on others may be offered a term again, monotonically."""
+class Leadership(Protocol):
+    """The elector of River's role, as far as the watcher uses it."""
 
-    num_unanswered: int = 0
+    @property
+    def term(self) -> Term | None: ...
+
+    @property
+    def backoff_before_term(self) -> ElectionBackoff | None: ...
+
+    def step_down(self) -> None: ...
+
+
+class EvidenceLog(msgspec.Struct):
+    """The evidence that is handled, and when the next step-down is allowed, in monotonic seconds."""
+
+    handled: dict[Evidence, None] = msgspec.field(default_factory=dict)
     not_before: float = 0.0
-    settled: dict[Clue, None] = msgspec.field(default_factory=dict)
+    num_unanswered: int = 0
 
-    def settle(self, clues: Sequence[Clue]) -> None:
-        """Take note that there was an offer for these; the oldest are forgotten."""
-        self.settled.update(dict.fromkeys(clues))
-        for clue in list(self.settled)[:-NUM_SETTLED_MAX]:
-            del self.settled[clue]
+    def unhandled(self, sightings: Sequence[Sighting]) -> list[Evidence]:
+        """Return the evidence that no step-down was made for."""
+        return [one for one in map(evidence_of, sightings) if one not in self.handled]
 
-    def put_off(self, now: float) -> float:
-        """Have the next offer wait, longer each time that nobody took one up; return how long."""
+    def handle(self, evidence: Sequence[Evidence]) -> None:
+        """Mark evidence as handled; forget the oldest."""
+        self.handled.update(dict.fromkeys(evidence))
+        for one in list(self.handled)[:-NUM_HANDLED_MAX]:
+            del self.handled[one]
+
+    def delay(self, now: float) -> float:
+        """Delay the next step-down, longer after each one without an answer; return for how many seconds."""
         self.num_unanswered += 1
         pause = backoff_seconds(self.num_unanswered, first=FIRST_PAUSE_SECONDS, ceiling=PAUSE_SECONDS_MAX)
         self.not_before = now + pause
@@ -66,104 +84,95 @@ class Suspicion(msgspec.Struct):
 
 class StepDownWatcher(IntervalService):
     """
-    A leader's look around, at once and every `interval_seconds`.
+    Looks for unregistered clients at the start of a term and every `interval_seconds`.
 
-    `term` is the one that is led, `standing` how this client stood back before it, and `step_down` gives it up for others.
-    What is settled outlasts the term. While it is not wanted, it does nothing.
+    The log of evidence outlasts a term. Without an active registration a pass does nothing.
     """
 
     def __init__(
         self,
         pool: Executor,
+        leadership: Leadership,
         *,
         clock: Clock,
-        is_wanted: Callable[[], bool],
-        step_down: Callable[[], None],
-        standing: Callable[[], ElectionBackoff | None],
-        term: Callable[[], Term | None],
+        registration: Registration,
+        heartbeat_grace: timedelta = HEARTBEAT_GRACE,
         interval_seconds: float = INTERVAL_SECONDS,
-        report_grace: timedelta = HEARTBEAT_GRACE,
     ) -> None:
         super().__init__()
         self.interval_seconds = interval_seconds
+        self._checked_term: Term | None = None
         self._clock = clock
-        self._is_wanted = is_wanted
-        self._make_way = step_down
-        self._offered: tuple[Clue, ...] = ()
+        self._evidence_log = EvidenceLog()
+        self._heartbeat_grace = heartbeat_grace
+        self._leadership = leadership
+        self._offered: tuple[Evidence, ...] = ()
         self._pool = pool
-        self._report_grace = report_grace
+        self._registration = registration
         self._rest_seconds = interval_seconds
-        self._seen: Term | None = None
-        self._election_backoff = standing
-        self._suspicion = Suspicion()
-        self._term = term
 
     def next_pause_seconds(self) -> float:
         return self._rest_seconds
 
     async def run_once(self) -> None:
-        if not self._is_wanted():
+        if not self._registration.is_active:
             return
-        sightings = await self._look()
-        term = self._term()
-        if term is None:  # it ended meanwhile
+        sightings = await self._find_unregistered()
+        term = self._leadership.term
+        if term is None:  # it ended during the query
             return
-        if term != self._seen:
-            self._seen = term
-            self._on_answer(sightings, term)
-        clues = suspicious(sightings, self._suspicion.settled)
-        if not clues or self._clock.monotonic() < self._suspicion.not_before:
-            self.probe("led on", clues)
+        if term != self._checked_term:
+            self._checked_term = term
+            self._check_answer(sightings, term)
+        evidence = self._evidence_log.unhandled(sightings)
+        if not evidence or self._clock.monotonic() < self._evidence_log.not_before:
+            self.probe("kept leading", evidence)
             return
-        self._offered = tuple(clues)
-        self._suspicion.settle(clues)
-        logger.info("clients in another language suspected", extra={"reason": named(clues)})
-        self._make_way()
-        self.probe("made way", clues)
+        self._offered = tuple(evidence)
+        self._evidence_log.handle(evidence)
+        logger.info("clients in another language suspected", extra={"reason": format_evidence(evidence)})
+        self._leadership.step_down()
+        self.probe("stepped down", evidence)
 
-    async def _look(self) -> list[Sighting]:
+    async def _find_unregistered(self) -> list[Sighting]:
         began = self._clock.monotonic()
-        query = client_get_foreign(report_grace=self._report_grace)
+        query = client_get_unregistered(heartbeat_grace=self._heartbeat_grace)
         sightings = await self._pool.run(query.within(STATEMENT_SECONDS))
         self._rest_seconds = rest_seconds(self._clock.monotonic() - began, least=self.interval_seconds)
         return sightings
 
-    def _on_answer(self, sightings: Sequence[Sighting], term: Term) -> None:
-        """Settle what was there before a term that others could have had, and wait longer for the next offer."""
-        standing, offered = self._election_backoff(), self._offered
+    def _check_answer(self, sightings: Sequence[Sighting], term: Term) -> None:
+        """At the start of a term that others could have taken: handle their evidence, and delay the next step-down."""
+        backoff, offered = self._leadership.backoff_before_term, self._offered
         self._offered = ()
-        if standing is None:
+        if backoff is None:
             return
-        self._suspicion.settle(before_term(sightings, term))
-        if standing.foreign_id is not None:  # somebody led in between, and has gone
-            self._suspicion.num_unanswered = 0
+        self._evidence_log.handle(before_term(sightings, term))
+        if backoff.other_leader_id is not None:  # another client led in between, and its term ended
+            self._evidence_log.num_unanswered = 0
         elif offered:
-            pause = self._suspicion.put_off(self._clock.monotonic())
-            fields = {"reason": named(offered), "sleep_seconds": round(pause, 1)}
+            pause = self._evidence_log.delay(self._clock.monotonic())
+            fields = {"reason": format_evidence(offered), "sleep_seconds": round(pause, 1)}
             logger.info("leadership not taken by others", extra=fields)
 
 
-def suspicious(sightings: Sequence[Sighting], settled: dict[Clue, None]) -> list[Clue]:
-    """Return what speaks of others and is not settled."""
-    return [clue for clue in map(clue_of, sightings) if clue not in settled]
-
-
-def before_term(sightings: Sequence[Sighting], term: Term) -> list[Clue]:
+def before_term(sightings: Sequence[Sighting], term: Term) -> list[Evidence]:
     """
-    Return what was seen, at the beginning of `term`, of those that could have bid for it.
+    Return the evidence of clients that could have bid before `term` began.
 
-    Who has begun in this very moment has also touched the row of its queue, later than the term began.
+    A client that starts at this very moment updates its queue's row after the beginning of the term.
     """
     horizon = term.elected_at - START_MARGIN
-    return [clue_of(one) for one in sightings if one.seen_at < horizon or one.what == "client"]
+    return [evidence_of(one) for one in sightings if one.seen_at < horizon or one.what == "client"]
 
 
-def clue_of(sighting: Sighting) -> Clue:
+def evidence_of(sighting: Sighting) -> Evidence:
+    """Return what identifies a sighting: a client by its id, an update of a queue by name and time."""
     return sighting.what, sighting.name, None if sighting.what == "client" else sighting.seen_at
 
 
-def named(clues: Sequence[Clue]) -> str:
-    """Return the clues as a text for the log."""
-    names = [f"{what} {name}" for what, name, _ in clues]
-    rest = len(names) - NUM_NAMED_MAX
-    return ", ".join([*names[:NUM_NAMED_MAX], *([f"{rest} more"] if rest > 0 else [])])
+def format_evidence(evidence: Sequence[Evidence]) -> str:
+    """Return evidence as a text for the log, at most `NUM_FORMATTED_MAX` items and the number of the others."""
+    names = [f"{what} {name}" for what, name, _ in evidence]
+    rest = len(names) - NUM_FORMATTED_MAX
+    return ", ".join([*names[:NUM_FORMATTED_MAX], *([f"{rest} more"] if rest > 0 else [])])

@@ -11,7 +11,7 @@ from millhand.clock import Clock, SystemClock
 from millhand.errors import MillhandError
 from millhand.hooks import AttemptFailure, ErrorHandler
 from millhand.job import JobState
-from millhand.runtime.failure import is_from_outside
+from millhand.runtime.error_text import is_task_ending
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ async def _cancels(handler: ErrorHandler, failure: AttemptFailure) -> bool:
     try:
         return await handler.handle_error(failure) is True
     except BaseException as broken:
-        if is_from_outside(broken):
+        if is_task_ending(broken):
             raise
         fields = {**_attempt_fields(failure), "handler": error_handler_name(handler)}
         fields |= {"error": error_text(broken), "error_type": error_type(broken)}

@@ -1,7 +1,7 @@
 """
-One execution of a job in this client: made by the producer, worked by the executor.
+One attempt of a job in this client: created by the producer, worked by the executor.
 
-Rule: an attempt is cancelled by its reason first and its task second; its meaning is the reason.
+Rule: a cancel sets the reason first and cancels the task second. The reason decides the outcome.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from millhand.job import JobRow
 
 
 class CancelReason(enum.Enum):
-    """Why an attempt is to end before its time."""
+    """Why an attempt was cancelled."""
 
     LOST = "the client was declared dead, and its jobs were given to others"
-    REMOTE = "somebody cancelled the job"
+    REMOTE = "the job was cancelled"
     STOPPING = "the client stops"
     TIMEOUT = "the worker's timeout passed"
 
 
 class Attempt(msgspec.Struct, eq=False):
     """
-    One execution of a job in this client: made by the producer, worked by the executor.
+    One attempt of a job in this client.
 
-    A struct, for it is made in C; it is no value, and two of them are never the same.
-    Units: `run_seconds` and `queue_wait_seconds` are seconds, known once it is settled.
+    A struct because its constructor is in C. Compared by identity.
+    Units: `run_seconds` and `queue_wait_seconds` are seconds, known once the attempt is settled.
     """
 
     row: JobRow
@@ -43,11 +43,11 @@ class Attempt(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
 
     def cancel(self, reason: CancelReason) -> None:
-        """Have the attempt end. The first reason counts, but for somebody's own wish, which always does."""
+        """Cancel the attempt. The first reason decides, except that REMOTE replaces every other one."""
         if self.is_settled or self.reason is reason:
-            return  # who was told so once may be cleaning up
+            return  # a second cancel would interrupt the worker's cleanup
         if self.reason is None or reason is CancelReason.REMOTE:
             self.reason = reason
-        # A task cancelled before its first step would end without having run at all: the executor looks at the reason.
+        # A task cancelled before its first step would end without running. The executor checks the reason then.
         if self.started_at is not None and self.task is not None:
             self.task.cancel()

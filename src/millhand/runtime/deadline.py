@@ -1,9 +1,9 @@
 """
-Deadlines of many attempts, for the price of one timer.
+Timeouts of many attempts with one timer for each length.
 
-Attempts of one worker have one timeout, so the first to start is the first to be due: per length of timeout one
-insertion-ordered dict and one timer for its head are enough. Most attempts end long before; taking one out of a dict is
-cheaper than cancelling a timer of its own (0.2 against 1.3 µs), and `asyncio.timeout` costs 4.
+Attempts with one timeout expire in the order in which they started, so a dict in insertion order and one timer for its head
+are enough. Most attempts end long before: removing one from a dict takes 0.2 µs, cancelling a timer of its own 1.3 µs, and
+`asyncio.timeout` takes 4 µs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 class Deadlines(Generic[T]):
     """
-    Calls `expire(item)` for each item that was not taken out in time.
+    Calls `expire(item)` for each item that was not discarded in time.
 
     Units: seconds, of the event loop's clock. Concurrency: belongs to one event loop.
     """
@@ -27,7 +27,7 @@ class Deadlines(Generic[T]):
         self._queues: dict[float, _Queue[T]] = {}
 
     def add(self, item: T, timeout_seconds: float) -> None:
-        """Begin to count; an item is in at most one time per length."""
+        """Start a timeout; an item may have one of each length."""
         queue = self._queues.get(timeout_seconds)
         if queue is None:
             queue = self._queues[timeout_seconds] = _Queue(self._expire)
@@ -36,13 +36,13 @@ class Deadlines(Generic[T]):
             queue.set_timer(due_at)
 
     def discard(self, item: T, timeout_seconds: float) -> None:
-        """Stop to count; an item that is not in is none the worse."""
+        """End a timeout; does nothing without one."""
         queue = self._queues.get(timeout_seconds)
         if queue is not None:
             queue.due_at.pop(item, None)
 
     def close(self) -> None:
-        """Forget everything; nothing expires any more."""
+        """End all timeouts."""
         for queue in self._queues.values():
             queue.close()
         self._queues.clear()
@@ -59,16 +59,16 @@ class _Queue(Generic[T]):
         self.timer: asyncio.TimerHandle | None = None
 
     def set_timer(self, due_at: float) -> None:
-        self.timer = self._loop.call_at(due_at, self._ring)
+        self.timer = self._loop.call_at(due_at, self._expire_due)
 
     def close(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
         self.due_at.clear()
 
-    def _ring(self) -> None:
+    def _expire_due(self) -> None:
         self.timer = None
-        # A timer may fire a hair early, by the clock's resolution.
+        # A timer may fire early by the clock's resolution.
         horizon = self.time() + 1e-3
         expired = []
         for item, due_at in self.due_at.items():

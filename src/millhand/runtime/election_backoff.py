@@ -1,16 +1,16 @@
 """
-Who lets others go first: the rules by which a follower stands back from River's term.
+Decides when a follower lets clients in another language bid for River's leader role first.
 
-A leader does for all what it knows of, so River's clients lose their periodic jobs, and some of their stuck ones, under
-a leader of another language; ours lose nothing under theirs. So ours are the last to bid.
+River's leader inserts only the periodic jobs that it has itself. Clients in another language therefore lose their periodic
+jobs while a client of Millhand leads; Millhand's clients insert theirs under a role of their own. So Millhand bids last.
 
-Rule 1: while a client that is none of ours leads, we stand back.
-Rule 2: when its term is over we go on standing back for as long as it takes each of its like to bid, `patience`: one
-        interval between two bids, and its jitter. Whoever lives has then bid. Another term in between begins it anew.
-Rule 3: when one of ours makes way, so do all of ours.
-Rule 4: what we see of a client of ours ends it: among ourselves nobody waits for anybody.
+Rule 1: while an unregistered client leads, followers back off.
+Rule 2: after the end of its term they back off for `patience`: the interval between two bids and its jitter. Every living
+        client has bid by then. Another term in between restarts the backoff.
+Rule 3: when a registered client steps down, all registered clients back off.
+Rule 4: a term of a registered client ends the backoff: registered clients never wait for each other.
 
-Times are monotonic seconds. Everything here decides and does nothing.
+Times are monotonic seconds. The functions here decide and have no effects.
 """
 
 from __future__ import annotations
@@ -18,49 +18,50 @@ from __future__ import annotations
 import msgspec
 
 from millhand.job import ClientId
-from millhand.store.leader import LeaderSight
+from millhand.store.leader import LeaderView
 
 
 class ElectionBackoff(msgspec.Struct, frozen=True, kw_only=True):
     """
-    A follower stands back.
+    The backoff of one follower.
 
-    `foreign_id` leads, or led last; None after one of ours made way. `vacant_since` is None while a term runs.
+    `other_leader_id` is the unregistered client that leads or led last; None after a registered one stepped down.
+    `vacant_since` is None while a term runs.
     """
 
-    foreign_id: ClientId | None
+    other_leader_id: ClientId | None
     vacant_since: float | None
 
     def seconds_left(self, patience: float, now: float) -> float:
-        """How long it goes on if nobody takes the term; of a term that runs nobody knows."""
+        """Return how long the backoff lasts if no client takes the term; `patience` while a term runs."""
         return patience if self.vacant_since is None else max(self.vacant_since + patience - now, 0.0)
 
 
-def after_sight(standing: ElectionBackoff | None, sight: LeaderSight, now: float) -> ElectionBackoff | None:
-    """Return how a follower stands that stood so and now sees `sight`; None does not stand back."""
-    if sight.is_running:
-        return None if sight.is_known else ElectionBackoff(foreign_id=sight.leader_id, vacant_since=None)
-    vacant_since = now - sight.vacant_seconds
-    if standing is not None:
-        return (
-            standing
-            if standing.vacant_since is not None
-            else msgspec.structs.replace(standing, vacant_since=vacant_since)
-        )
-    if sight.has_made_way:
-        return ElectionBackoff(foreign_id=None, vacant_since=now)
-    if sight.leader_id is not None and not sight.is_known:
-        return ElectionBackoff(foreign_id=sight.leader_id, vacant_since=vacant_since)
+def after_view(backoff: ElectionBackoff | None, view: LeaderView, now: float) -> ElectionBackoff | None:
+    """Return the backoff of a follower that had `backoff` and now sees `view`; None if it may bid at once."""
+    if view.is_running:
+        if view.is_registered:
+            return None
+        return ElectionBackoff(other_leader_id=view.leader_id, vacant_since=None)
+    vacant_since = now - view.vacant_seconds
+    if backoff is not None:
+        if backoff.vacant_since is not None:
+            return backoff
+        return msgspec.structs.replace(backoff, vacant_since=vacant_since)
+    if view.has_stepped_down:
+        return ElectionBackoff(other_leader_id=None, vacant_since=now)
+    if view.leader_id is not None and not view.is_registered:
+        return ElectionBackoff(other_leader_id=view.leader_id, vacant_since=vacant_since)
     return None
 
 
-def after_resignation(standing: ElectionBackoff | None, now: float) -> ElectionBackoff | None:
-    """Return how a follower stands that hears of a term's end: who ended it may have been seen by nobody."""
-    return None if standing is None else msgspec.structs.replace(standing, vacant_since=now)
+def after_resignation(backoff: ElectionBackoff | None, now: float) -> ElectionBackoff | None:
+    """Return the backoff after a notification that a term ended, perhaps one that this follower never saw."""
+    return None if backoff is None else msgspec.structs.replace(backoff, vacant_since=now)
 
 
-def may_bid(standing: ElectionBackoff | None, sight: LeaderSight, *, now: float, patience: float) -> bool:
-    """Return whether a follower that stands so, after `sight`, is to bid."""
-    if sight.is_running:
+def may_bid(backoff: ElectionBackoff | None, view: LeaderView, *, now: float, patience: float) -> bool:
+    """Return whether a follower with this backoff and this view may bid now."""
+    if view.is_running:
         return False
-    return standing is None or standing.seconds_left(patience, now) <= 0.0
+    return backoff is None or backoff.seconds_left(patience, now) <= 0.0

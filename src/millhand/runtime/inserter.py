@@ -1,14 +1,14 @@
 """
-From args to rows: options are resolved, hooks and middleware have their say, one statement inserts and notifies.
+Turns args into rows: resolves options, runs hooks and middleware, then inserts and notifies in one statement.
 
-The limiter: a notification wakes a fetch, and one wakes as well as ten, so each queue is announced at most once per
-window. Commits that announce wait for each other, on whatever connection of the server's, so with several inserts on
-their way the window is longer, and the next insert all the sooner there. Unlike River's, this limiter has a trailing
-edge: what it swallowed is announced with the next insert after the window, or, if there is none for as long again, by
-itself. (A notification is a transaction of its own unless an insert takes it along; a steady stream of inserts always
-does.)
-Inside a caller's transaction it is not asked at all: nobody knows when that will commit, PostgreSQL folds equal
-notifications of a transaction into one anyway, and none is sent if it rolls back.
+The limiter: a notification wakes a fetch, and one is as good as ten, so each queue is announced at most once per window.
+Commits that notify wait for each other, on every connection of the server, so while several inserts are in flight the
+window is longer. Unlike River's, this limiter has a trailing edge: a queue that it held back is announced by the next insert
+after the window, or, without one for as long again, by a notification of its own. That costs a transaction; a steady
+stream of inserts never needs it.
+
+Inside a caller's transaction the limiter is not used: the time of the commit is unknown, PostgreSQL merges equal
+notifications of one transaction, and a rollback sends none.
 
 Source: River v0.51.2, client.go `insertMany`; internal/notifylimiter/limiter.go.
 """
@@ -35,7 +35,7 @@ from millhand.errors import (
 from millhand.hooks import Hook, Middleware, overrides
 from millhand.insert_opts import InsertOpts, InsertParams, InsertResult, insert_params_many
 from millhand.job import JobState
-from millhand.runtime.bulk import BulkJobs, batched, begun
+from millhand.runtime.insert_batches import BulkJobs, batched, with_first_ready
 from millhand.runtime.service import Service, WakeReason
 from millhand.store.job_copy import job_copy
 from millhand.store.job_insert import job_insert_many, job_notify_insert
@@ -43,9 +43,9 @@ from millhand.store.query import Copy
 
 logger = logging.getLogger(__name__)
 
-# Names of queues may be made as they are needed, one a customer or one a day; this many are kept without looking.
+# Applications may create queues at will, one a customer or one a day. Beyond this many, old ones are forgotten.
 NUM_QUEUES_KEPT = 1_000
-# So many times as long is the window while as many inserts, or more, are on their way.
+# The window is as many times as long as inserts are in flight, up to this factor.
 NUM_INSERTING_MAX = 4
 NO_JOBS = "jobs to insert must be at least one, got none"
 
@@ -54,50 +54,51 @@ Insert = Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]]
 
 class InsertLimiter:
     """
-    Who was announced when, and who still has to be. Plain bookkeeping: time is brought, in monotonic seconds.
+    Records which queues were announced when, and which still have to be.
 
-    `window_seconds` is for one insert after the other; `num_inserting` says how many are on their way.
+    `window_seconds` applies to one insert after the other; `num_inserting` is how many are in flight.
+    Units: times are monotonic seconds.
     """
 
     def __init__(self, window_seconds: float) -> None:
         self._announced_at: dict[str, float] = {}
-        self._least_window_seconds = window_seconds
-        self._swallowed: set[str] = set()
+        self._held_back: set[str] = set()
+        self._window_seconds_min = window_seconds
         self.num_inserting = 0
 
     @property
     def _window_seconds(self) -> float:
-        return self._least_window_seconds * min(max(self.num_inserting, 1), NUM_INSERTING_MAX)
+        return self._window_seconds_min * min(max(self.num_inserting, 1), NUM_INSERTING_MAX)
 
     def admit(self, queues: Collection[str], at: float) -> list[str]:
-        """Return those of `queues` to announce now, and take them as announced."""
+        """Return those of `queues` to announce now, and record them as announced."""
         admitted = [queue for queue in queues if self._announced(queue) + self._window_seconds <= at]
         self._announced_at.update(dict.fromkeys(admitted, at))
         if len(self._announced_at) > NUM_QUEUES_KEPT:
             self._forget_old(at)
-        self._swallowed.difference_update(admitted)
+        self._held_back.difference_update(admitted)
         return admitted
 
-    def remember(self, queues: Collection[str]) -> None:
-        """Take note of queues that were not announced; not before what was inserted there can be seen."""
-        self._swallowed.update(queues)
+    def hold_back(self, queues: Collection[str]) -> None:
+        """Record queues to be announced later; call it after the commit of the insert."""
+        self._held_back.update(queues)
 
     def due(self, at: float) -> list[str]:
-        """Return the remembered queues that nobody took along, and take them as announced."""
-        return self.admit([queue for queue in self._swallowed if self._due_at(queue) <= at], at)
+        """Return the held back queues that no insert announced in time, and record them as announced."""
+        return self.admit([queue for queue in self._held_back if self._due_at(queue) <= at], at)
 
     def flush(self) -> list[str]:
-        """Return all remembered queues, whatever their window, and forget them."""
-        swallowed, self._swallowed = self._swallowed, set()
-        return list(swallowed)
+        """Return all held back queues, whatever their window, and forget them."""
+        held_back, self._held_back = self._held_back, set()
+        return list(held_back)
 
     def next_due_seconds(self, at: float) -> float | None:
-        """Return how long until something is due; None if nothing is remembered."""
-        return min((max(self._due_at(queue) - at, 0.0) for queue in self._swallowed), default=None)
+        """Return how long until a held back queue is due; None if there is none."""
+        return min((max(self._due_at(queue) - at, 0.0) for queue in self._held_back), default=None)
 
     def _forget_old(self, at: float) -> None:
-        """Forget what no answer depends on: after two of the longest windows a queue is as good as never announced."""
-        horizon = at - 2 * self._least_window_seconds * NUM_INSERTING_MAX
+        """Forget queues announced more than two of the longest windows ago: they count as never announced."""
+        horizon = at - 2 * self._window_seconds_min * NUM_INSERTING_MAX
         self._announced_at = {queue: then for queue, then in self._announced_at.items() if then > horizon}
 
     def _announced(self, queue: str) -> float:
@@ -109,7 +110,7 @@ class InsertLimiter:
 
 class Inserter(Service):
     """
-    Inserts for one client. As a service it runs only to announce what the limiter swallowed.
+    Inserts for one client. As a service it announces the queues that the limiter held back.
 
     Concurrency: any number of inserts at once.
     """
@@ -124,10 +125,6 @@ class Inserter(Service):
         }
         self._limiter = InsertLimiter(config.fetch_cooldown.total_seconds())
         self._middleware = [m for m in config.middleware if overrides(m, "insert")]
-        self._pool = pool
-
-    def speak_by(self, pool: Executor) -> None:
-        """Say everything through another pool of the same database from now on."""
         self._pool = pool
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -158,7 +155,7 @@ class Inserter(Service):
     async def insert_params(
         self, params: Sequence[InsertParams], executor: Executor | None = None
     ) -> list[InsertResult]:
-        """Insert rows that are resolved already: middleware, hooks, the statement, the notification."""
+        """Insert resolved rows: run middleware and hooks, then the statement, and notify."""
         if not self._middleware:
             return await self._insert(params, executor)
 
@@ -169,15 +166,15 @@ class Inserter(Service):
 
     async def insert_many_fast(self, jobs: BulkJobs, executor: Executor | None = None) -> int:
         """
-        Insert jobs by COPY as they come, all or none, and return how many there were; constant memory.
+        Insert jobs by COPY, all or none, in constant memory, and return how many there were.
 
         Shape: middleware gets batches of up to `BATCH_SIZE`, and no results of them.
-        Raises: as `insert_many`; UniqueConflict; whatever `jobs` raises. What is wrong with the first batch is found
-        before anything is said to the database.
+        Raises: as `insert_many`; UniqueConflict; any exception of `jobs`. Errors of the first batch are raised before the
+        database is used.
         """
         queues: set[str] = set()
         async with contextlib.aclosing(self._prepared(jobs, queues)) as prepared:
-            batches = await begun(prepared)
+            batches = await with_first_ready(prepared)
             if batches is None:
                 raise InvalidJob(NO_JOBS)
             try:
@@ -196,9 +193,9 @@ class Inserter(Service):
         return self._resolved([(args, opts)], self._clock.now())[0]
 
     def announce(self, queues: Collection[str]) -> None:
-        """Have queues announced, soon and through the limiter; never waits. Lost if the service does not run."""
+        """Announce queues soon, through the limiter; never waits. Does nothing unless the service runs."""
         if queues:
-            self._limiter.remember(queues)
+            self._limiter.hold_back(queues)
             self.wake_event.set()
 
     def _resolved(
@@ -242,7 +239,7 @@ class Inserter(Service):
     async def _prepared(
         self, jobs: BulkJobs, queues: set[str]
     ) -> AsyncGenerator[Sequence[InsertParams], None]:
-        """Give the rows of `jobs`, batch by batch, and add to `queues` those in which they are available."""
+        """Yield the rows of `jobs` batch by batch, and add the queues of available ones to `queues`."""
         now = self._clock.now()
         async for batch in batched(jobs):
             params = await self._amended(self._resolved(batch, now))
@@ -250,7 +247,7 @@ class Inserter(Service):
             yield params
 
     async def _amended(self, params: Sequence[InsertParams]) -> Sequence[InsertParams]:
-        """Return rows as middleware and hooks leave them."""
+        """Return rows as middleware and hooks change them."""
         amended: list[InsertParams] = []
 
         async def innermost(params: Sequence[InsertParams]) -> Sequence[InsertResult]:
@@ -273,7 +270,7 @@ class Inserter(Service):
     async def _begin(self, params: InsertParams) -> InsertParams:
         for hook in (*self._begin_hooks, *self._kind_begin_hooks.get(params.kind, ())):
             begun = await hook.insert_begin(params)
-            if not isinstance(begun, InsertParams):  # as of one that only looks, and returns nothing
+            if not isinstance(begun, InsertParams):  # None, from a hook that forgot to return them
                 raise TypeError(
                     f"insert_begin of {type(hook).__name__} must return the params of the insert, got {begun!r}"
                 )
@@ -283,13 +280,13 @@ class Inserter(Service):
     async def _notify(self, queues: Sequence[str]) -> None:
         try:
             await self._pool.run(job_notify_insert(queues=sorted(queues)))
-        except MillhandError as error:  # the poll finds what was not announced
+        except MillhandError as error:  # polls find jobs that were not announced
             logger.debug("insert not announced", extra={"num_queues": len(queues), "error": str(error)})
         self.probe("announced", queues)
 
 
 def _available_queues(params: Sequence[InsertParams]) -> set[str]:
-    available = JobState.AVAILABLE  # a member of an enum is looked up at length
+    available = JobState.AVAILABLE  # the lookup of an enum's member is slow
     return {one.queue for one in params if one.state is available}
 
 

@@ -1,5 +1,5 @@
 """
-Execute one attempt: middleware, hooks, decode, the worker; and say how it ended.
+Executes one attempt: middleware, hooks, decoding, the worker; then determines the outcome.
 
     Middleware.work( Hook.work_begin → decode args → [ worker → Hook.work_end ] )
                                                        the timeout covers this part
@@ -7,9 +7,9 @@ Execute one attempt: middleware, hooks, decode, the worker; and say how it ended
               cancelled because the client stops, or lost its jobs → Interrupted · JobCancel → Cancelled
               anything else → Failed
 
-Rule 1: a plain function runs in a thread, and nobody can interrupt a thread: its attempt lasts until the function
-        returns, however often it was cancelled. It may look at `job.is_cancel_requested`.
-Rule 2: once its outcome is known an attempt cannot be cancelled any more.
+Rule 1: a plain function runs in a thread, and Python cannot interrupt threads: the attempt lasts until the function
+        returns, however often it was cancelled. The function may check `job.is_cancel_requested`.
+Rule 2: once its outcome is known, an attempt cannot be cancelled any more.
 
 Source: River v0.51.2, internal/jobexecutor/job_executor.go.
 """
@@ -22,17 +22,18 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, assert_never, cast
 
 from millhand.clock import Clock
 from millhand.config import Config
 from millhand.errors import AttemptCancelled, JobCancel, JobSnooze, JobTimeout, UnknownKind
 from millhand.hooks import AttemptFailure, Hook, Middleware, overrides
-from millhand.job import Job, JobInternals
+from millhand.job import Job, JobInternals, Json
 from millhand.retry import RetryPolicy, checked_retry_at
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.deadline import Deadlines
-from millhand.runtime.failure import error_text, from_the_users_code, is_own, trace_of
+from millhand.runtime.error_text import error_text, is_own, trace_of, without_own_frames
 from millhand.transition import (
     Cancelled,
     Completed,
@@ -49,18 +50,19 @@ logger = logging.getLogger(__name__)
 
 CANCELLED_REMOTELY = "JobCancelError: job cancelled remotely"
 
-# How a coroutine and how a plain function gives way to whoever ends its attempt.
-_GAVE_WAY = (asyncio.CancelledError, AttemptCancelled)
+# What a cancelled coroutine raises, and what a cancelled plain function may raise.
+_CANCELLATIONS = (asyncio.CancelledError, AttemptCancelled)
 
 _COMPLETED = Completed()
 
 
 class JobExecutor:
     """
-    Works attempts for one client; holds no list of them, that is the producer's.
+    Executes attempts for one client; the producer keeps the list of them.
 
-    `hand_over` takes each state change with the attempt it came of; `handle_failure` says whether a failure cancels.
-    `threads` is where plain functions run; None for threads of its own.
+    `hand_over` takes each state change with its attempt. `handle_failure` returns whether a failure cancels the job.
+    `on_stuck` is called for an attempt that still runs long after its timeout. Plain functions run in `threads`, or in
+    threads of its own.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class JobExecutor:
         self._timeouts: Deadlines[Attempt] = Deadlines(self._expired)
 
     def close(self) -> None:
-        """Let go of timers and idle threads; a thread that still runs is left to end by itself."""
+        """End the timers and the idle threads; a thread that still runs ends by itself."""
         self._is_closed = True
         self._timeouts.close()
         self._stuck_deadlines.close()
@@ -98,7 +100,7 @@ class JobExecutor:
             self._threads = None
 
     async def execute(self, attempt: Attempt) -> None:
-        """Work one attempt and hand over what becomes of its job. Never raises."""
+        """Work one attempt and hand over the change of its job. Never raises."""
         row = attempt.row
         started_at = attempt.started_at = self._now()
         started = self._monotonic()
@@ -112,34 +114,33 @@ class JobExecutor:
             if plan is None:
                 raise UnknownKind(row.kind, self._plans)
             if plan.middleware:
-                await self._go_around(attempt, plan, job)
+                await self._work_in_middleware(attempt, plan, job)
             else:
                 await self._work(attempt, plan, job)
         except BaseException as raised:  # a worker may raise anything, SystemExit too
             if isinstance(raised, GeneratorExit) and not _is_loop_running():
-                raise  # it was closed under us; there is nobody left to tell
+                raise  # the event loop closed the task; no outcome can be written
             error = raised
         if row.metadata or job.has_steps:  # nearly always neither
             error = job.end_steps(error)
         attempt.is_settled = True
-        if (
-            self._is_closed
-        ):  # abandoned by a stop: the row stays running for the rescuer, and all has been told
+        if self._is_closed:  # abandoned by a stop, which logged it: the row stays running, to be rescued
             return
         if attempt.reason is not None:
-            self._settle_cancellation(attempt)
+            self._end_cancellation(attempt)
         attempt.run_seconds = self._monotonic() - started
-        outcome: Outcome = _COMPLETED
-        if error is not None:
-            outcome = await self._outcome_of(error, attempt, plan)
-        elif logger.isEnabledFor(logging.DEBUG):
-            _log("job completed", logging.DEBUG, attempt)
-        change = settle(row, outcome, now=self._now(), started_at=started_at, metadata_updates=job.staged)
+        if error is None:
+            if logger.isEnabledFor(logging.DEBUG):
+                _log("job completed", logging.DEBUG, attempt)
+            now = self._now()
+            change = settle(row, _COMPLETED, now=now, started_at=started_at, metadata_updates=job.staged)
+        else:
+            change = await self._change_after(error, attempt, plan, job.staged)
         waiting = self._hand_over(change, attempt)
         if waiting is not None:
             await waiting
 
-    async def _go_around(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
+    async def _work_in_middleware(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
         async def innermost() -> None:
             await self._work(attempt, plan, job)
 
@@ -162,7 +163,7 @@ class JobExecutor:
                 await plan.call(job)
             else:
                 await self._call_in_thread(attempt, plan, job)
-        except _GAVE_WAY as error:
+        except _CANCELLATIONS as error:
             if attempt.reason is CancelReason.TIMEOUT and timeout_seconds is not None:
                 raise JobTimeout(timeout_seconds) from error
             raise
@@ -170,15 +171,15 @@ class JobExecutor:
             if timeout_seconds is not None:
                 self._timeouts.discard(attempt, timeout_seconds)
             if attempt.reason is not None:
-                self._settle_cancellation(attempt)
+                self._end_cancellation(attempt)
 
     async def _call_with_end_hooks(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
         ended_with: BaseException | None = None
         try:
             await (plan.call(job) if plan.is_async else self._call_in_thread(attempt, plan, job))
-        except (Exception, *_GAVE_WAY) as error:  # noqa: BLE001 - handed to the hooks, raised after
+        except (Exception, *_CANCELLATIONS) as error:  # noqa: BLE001 - passed to the hooks, raised after
             ended_with = error
-            if isinstance(error, _GAVE_WAY) and attempt.reason is CancelReason.TIMEOUT:
+            if isinstance(error, _CANCELLATIONS) and attempt.reason is CancelReason.TIMEOUT:
                 ended_with = JobTimeout(plan.timeout_seconds or 0.0)
                 ended_with.__cause__ = error
         for hook in plan.end_hooks:
@@ -194,15 +195,13 @@ class JobExecutor:
             try:
                 await asyncio.wait([future])
             except asyncio.CancelledError:
-                if (
-                    self._is_closed
-                ):  # abandoned by a stop; the event loop ends, and must not wait for a thread
+                if self._is_closed:  # abandoned by a stop: the event loop must not wait for a thread
                     raise
-                # What still waits for a thread ends here, unless it has only waited for longer than its timeout: else
-                # it would lose attempt after attempt to those before it.
+                # A call that still waits for a free thread ends here. Not so after a timeout: the job would lose attempt
+                # after attempt to the jobs before it.
                 if attempt.reason is not CancelReason.TIMEOUT and call.cancel():
                     raise
-                # The thread goes on, and so does its attempt; it knows by is_cancel_requested.
+                # The thread continues, and so does its attempt. The function may check is_cancel_requested.
         error = future.result()
         if error is not None:
             raise error
@@ -218,41 +217,55 @@ class JobExecutor:
         attempt.cancel(CancelReason.TIMEOUT)
         self._stuck_deadlines.add(attempt, self._stuck_seconds)
 
-    def _settle_cancellation(self, attempt: Attempt) -> None:
-        """What was cancelled has ended; the task goes on, with middleware and the rest, uncancelled."""
+    def _end_cancellation(self, attempt: Attempt) -> None:
+        """Clear the task's cancellation once the worker has ended: middleware and the outcome must not be cancelled."""
         self._stuck_deadlines.discard(attempt, self._stuck_seconds)
         task = attempt.task
         while task is not None and task.cancelling():
             task.uncancel()
 
-    async def _outcome_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
+    async def _change_after(
+        self, error: BaseException, attempt: Attempt, plan: _Plan | None, updates: dict[str, Json] | None
+    ) -> StateChange:
+        """Return the change of a job whose attempt raised `error`."""
         try:
             outcome = _signalled(error, attempt)
-        except Exception:  # noqa: BLE001 - a signal of a user's class, which lacks what ours have
+        except Exception:  # noqa: BLE001 - a user's subclass of a signal that lacks its attributes
             outcome = None
         if outcome is None:
-            return await self._failure_of(error, attempt, plan)
+            return await self._change_after_failure(error, attempt, plan, updates)
         _log_outcome(outcome, attempt)
-        return outcome
+        return self._settled(attempt, outcome, self._now(), updates)
 
-    async def _failure_of(self, error: BaseException, attempt: Attempt, plan: _Plan | None) -> Outcome:
+    async def _change_after_failure(
+        self, error: BaseException, attempt: Attempt, plan: _Plan | None, updates: dict[str, Json] | None
+    ) -> StateChange:
         row, now = attempt.row, self._now()
-        error.__traceback__ = from_the_users_code(error.__traceback__)
+        error.__traceback__ = without_own_frames(error.__traceback__)
         policy = self._config.retry_policy if plan is None else plan.retry
         retry_at = checked_retry_at(policy, row, now=now)
         is_last = row.attempt >= row.max_attempts
         failed = Failed(error_text(error), retry_at, "" if is_own(error) else trace_of(error))
+        change = self._settled(attempt, failed, now, updates)
         is_cancelled = await self._handle_failure(
             AttemptFailure(
                 job=row,
                 error=error,
                 trace=failed.trace,
-                state=settle(row, failed, now=now, started_at=now).state,
+                state=change.state,
                 next_attempt_at=None if is_last else retry_at,
                 run_seconds=attempt.run_seconds,
             )
         )
-        return Cancelled(failed.error, failed.trace) if is_cancelled else failed
+        if not is_cancelled:
+            return change
+        return self._settled(attempt, Cancelled(failed.error, failed.trace), self._now(), updates)
+
+    def _settled(
+        self, attempt: Attempt, outcome: Outcome, now: datetime, updates: dict[str, Json] | None
+    ) -> StateChange:
+        started_at = attempt.started_at or now
+        return settle(attempt.row, outcome, now=now, started_at=started_at, metadata_updates=updates)
 
 
 class _EndSteps(Middleware):
@@ -260,7 +273,7 @@ class _EndSteps(Middleware):
         error: BaseException | None = None
         try:
             await call_next()
-        except BaseException as raised:  # noqa: BLE001 - told to the steps, and raised again
+        except BaseException as raised:  # noqa: BLE001 - passed to the steps, and raised again
             error = raised
         error = cast("JobInternals[Any]", job).end_steps(error)
         if error is not None:
@@ -271,7 +284,7 @@ _END_STEPS = _EndSteps()
 
 
 class _Plan:
-    """How a kind is worked: everything that can be known before the first job."""
+    """What the executor needs of a worker and the configuration, computed once for each kind."""
 
     __slots__ = (
         "begin_hooks",
@@ -293,7 +306,7 @@ class _Plan:
         self.is_async = worker.is_async
         own = tuple(m for m in worker.middleware if overrides(m, "work"))
         general = tuple(m for m in config.middleware if overrides(m, "work"))
-        # A worker's own middleware sees an attempt fail of its steps, and goes around what is stored of them, as in River.
+        # Steps end inside of the worker's own middleware, which therefore sees an error of the steps, as in River.
         self.middleware = (*own, _END_STEPS, *general) if own else general
         self.retry: RetryPolicy = worker.retry or config.retry_policy
         timeout = worker.timeout if worker.timeout is not None else config.job_timeout
@@ -301,12 +314,12 @@ class _Plan:
 
 
 def _signalled(error: BaseException, attempt: Attempt) -> Outcome | None:
-    """Return what an error means that is none; None for a failure. The order is River's."""
+    """Return the outcome of an error that is a signal or a cancellation; None for a failure. The order is River's."""
     if attempt.reason is CancelReason.REMOTE:
         return Cancelled(CANCELLED_REMOTELY)
     if isinstance(error, JobSnooze):
-        return Snoozed(JobSnooze(error.delay).delay)  # checked: a user's class may have made its own
-    # If the job is not given back yet, or never, this does it; otherwise it comes too late, and changes nothing.
+        return Snoozed(JobSnooze(error.delay).delay)  # checked again: a user's subclass may have set its own delay
+    # Writes the job back as available, unless another client rescued it already: then the change comes too late.
     if attempt.reason in (CancelReason.LOST, CancelReason.STOPPING) and _is_cancellation(error):
         return Interrupted()
     if isinstance(error, JobCancel):
@@ -323,17 +336,17 @@ def _is_loop_running() -> bool:
 
 def _is_cancellation(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, _GAVE_WAY):
+        if isinstance(error, _CANCELLATIONS):
             return True
         error = error.__cause__
     return False
 
 
 def _caught(call: Callable[[Job[Any]], object], job: Job[Any]) -> BaseException | None:
-    """Call, in a thread, and return what was raised: futures have views of their own on some exceptions."""
+    """Call a worker in a thread and return its exception: a future treats some exceptions in its own way."""
     try:
         returned = call(job)
-    except BaseException as error:  # noqa: BLE001 - told to the executor, which decides
+    except BaseException as error:  # noqa: BLE001 - the executor decides
         return error
     if not inspect.iscoroutine(returned):
         return None
@@ -354,7 +367,7 @@ def _around(
 
 
 def _log_outcome(outcome: Outcome, attempt: Attempt) -> None:
-    """One line for each attempt that ended by a signal; of those that failed, the error handler tells."""
+    """Log an attempt that ended by a signal; error handlers log failures."""
     match outcome:
         case Snoozed(delay):
             _log("job snoozed", logging.INFO, attempt, sleep_seconds=delay.total_seconds())

@@ -1,4 +1,4 @@
-"""Tells which kinds of jobs, in the queues that this client works, it leaves to others."""
+"""Logs which kinds of jobs wait in this client's queues for other clients."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from millhand.store.client import client_get_unknown_kinds
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 60.0
-NUM_TOLD_MAX = 1_000  # a queue with more kinds than this is somebody else's, and was told of
+NUM_LOGGED_MAX = 1_000  # a queue with more unknown kinds than this belongs to other clients, and the log says enough
 
 
 class KindWatcher(IntervalService):
     """
-    Looks at the start, and every `interval_seconds`, for due jobs of kinds other than `kinds`; tells of each kind once.
+    Searches, at the start and every `interval_seconds`, for due jobs of kinds other than `kinds`; logs each kind once.
 
-    Beside an old snapshot a look reads dead index entries, and one that took long is rested from.
-    For a client that fetches known kinds only: such jobs stay available, for whoever knows them.
+    For a client that fetches known kinds only: other jobs stay available for clients that know them. After a slow search,
+    which read dead index entries, the next one waits longer.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class KindWatcher(IntervalService):
         self._client_id = client_id
         self._clock = clock
         self._kinds = kinds
+        self._logged: set[str] = set()
         self._pool = pool
         self._queues = queues
         self._rest_seconds = interval_seconds
-        self._told: set[str] = set()
 
     def next_pause_seconds(self) -> float:
         return jittered(self._rest_seconds)
@@ -52,8 +52,8 @@ class KindWatcher(IntervalService):
         began = self._clock.monotonic()
         found = await self._pool.run(client_get_unknown_kinds(kinds=self._kinds, queues=self._queues()))
         self._rest_seconds = rest_seconds(self._clock.monotonic() - began, least=self.interval_seconds)
-        new = [kind for kind in found if kind not in self._told][: NUM_TOLD_MAX - len(self._told)]
+        new = [kind for kind in found if kind not in self._logged][: NUM_LOGGED_MAX - len(self._logged)]
         if new:
-            self._told.update(new)
+            self._logged.update(new)
             logger.info("kinds left to others", extra={"client_id": self._client_id, "kinds": ",".join(new)})
-        self.probe("looked", new)
+        self.probe("searched", new)

@@ -1,9 +1,9 @@
 """
-One connection that listens, and rings who is concerned.
+Listens for PostgreSQL notifications on one connection and calls the receiver of each topic.
 
-Rule 1: subscriptions are made before the notifier starts and last as long as it; what they do is not its business.
-Rule 2: a connection that is lost is made again, for ever, ever more slowly. That is told by whoever watches the driver.
-Rule 3: after each connect `on_connected` is called, for what was said in the meantime was said to nobody.
+Rule 1: the receivers are fixed before the start.
+Rule 2: a lost connection is opened again, with growing pauses and without an end. The outage detector logs the loss.
+Rule 3: `on_connected` is called after each connect, because notifications sent in between were missed.
 
 Source: River v0.51.2, internal/notifier/notifier.go.
 """
@@ -23,15 +23,15 @@ from millhand.runtime.service import Service, WakeReason
 
 logger = logging.getLogger(__name__)
 
-# A network path that swallows packets looks like silence; after this much of it the server is asked for a word.
+# A network that drops packets looks like a quiet server. A ping after this time tells the difference.
 PING_SECONDS = 20.0
 
 
 class Topic(enum.StrEnum):
     """
-    What is said on the wire; each is prefixed with the schema, `public.river_insert`.
+    The channels, without the prefix of the schema: `public.river_insert`.
 
-    The last is ours alone: who inserts our periodic jobs.
+    PERIODIC_LEADERSHIP is Millhand's own, for its leader role; the others are River's.
     """
 
     INSERT = "river_insert"
@@ -56,14 +56,13 @@ class Notifier(Service):
         self._receivers = receivers
 
     async def run(self, started: Callable[[], None]) -> None:
-        listener = (
-            await self._connect()
-        )  # the first must succeed: a worker that cannot connect does not start
+        # The first connect must succeed: a worker that cannot connect does not start.
+        listener = await self._connect()
         started()
         while True:
-            stopped = await self._attend(listener)
+            is_stopping = await self._wait_lost(listener)
             await listener.close()
-            if stopped:
+            if is_stopping:
                 return
             logger.debug("listener lost", extra={"operation": "listen"})
             reconnected = await self._reconnect()
@@ -101,8 +100,8 @@ class Notifier(Service):
                 break
         return None
 
-    async def _attend(self, listener: Listener) -> bool:
-        """Return True when told to stop, False when the connection is lost."""
+    async def _wait_lost(self, listener: Listener) -> bool:
+        """Wait until the connection is lost; return True if the notifier stops before that."""
         while not listener.is_lost:
             wake = await self.wake_event.wait(PING_SECONDS)
             if wake is WakeReason.STOP:
@@ -117,7 +116,7 @@ class Notifier(Service):
 
 
 def parse_payload(payload: str) -> dict[str, Json] | None:
-    """Return a notification's object; None, and a line in the log, for what is none."""
+    """Return a notification's JSON object; log anything else and return None."""
     try:
         parsed = json.loads(payload)
     except (ValueError, RecursionError):

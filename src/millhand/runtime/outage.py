@@ -1,14 +1,14 @@
 """
-Whether the database is there: one line in the log when it is gone, one when it is back, whatever number of parts notice.
+Detects database outages: one line in the log when the database is unreachable, one when it is back.
 
-    a statement finds no database ──▶ "database unreachable" ──▶ answers again, calm, and heard again ──▶ "database back"
+    a statement finds no database ──▶ "database unreachable" ──▶ it answers, no failure for a while ──▶ "database back"
 
-Rule 1: gone is what cannot be connected to, breaks a connection, or takes no writes; and what is silent to a statement for
-        the whole of its deadline, if nothing else was answered in the latter half of that: in the former the way may
-        still have been there. A statement that others hold up is no outage.
-Rule 2: what was told so is marked on the error, `is_away`; whoever catches it has its own to do, and nothing to tell.
-Rule 3: it is back when a statement is answered that was sent after the last failure, and none has failed in a while.
-        Where a client listens, it must be able to do that again, too. A database that comes and goes is told of more seldom.
+Rule 1: an outage is a failed or broken connection, a database that takes no writes, or a statement without an answer until
+        its timeout. For a timeout, no other statement may have been answered in the latter half of its wait: in the former
+        half the connection may still have been there. A statement that waits for a lock is no outage.
+Rule 2: errors covered by the outage message carry `is_away`; their callers log them at DEBUG.
+Rule 3: the database is back when it answers a statement that was sent after the last failure, and no other one fails for a
+        while. A client that listens must have its listener connected again. The while grows when outages repeat.
 
 Concurrency: belongs to one event loop.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from millhand.errors import ConnectionLost, MillhandError, OperationTimeout
@@ -25,94 +26,105 @@ logger = logging.getLogger(__name__)
 
 CALM_SECONDS = 1.0
 CALM_SECONDS_MAX = 30.0
-# One that begins so soon after another has to be over for twice as long before that is told.
+# An outage that begins this soon after another one must be over for twice as long before it is logged as over.
 AGAIN_SECONDS = 60.0
 
 
 def is_away(error: BaseException) -> bool:
-    """Return whether an error says that the database is gone, which was told already."""
+    """Return whether an error is covered by the message about an outage."""
     return isinstance(error, ConnectionLost | OperationTimeout) and error.is_away
 
 
 def level_of(error: BaseException) -> int:
-    """Return at what level a failure is to be logged by whoever suffers from it."""
+    """Return the log level for the caller of a statement that failed."""
     return logging.DEBUG if is_away(error) else logging.WARNING
 
 
 class Outage:
     """
-    Knows of one client whether its database is there; `num_kept` says how many outcomes wait to be written.
+    The outage state of one client's database.
 
-    Units: times are the event loop's.
+    It detects outages between `open` and `close`, while the client is started.
+    Units: times are monotonic seconds.
     """
 
-    def __init__(self, num_kept: Callable[[], int]) -> None:
+    def __init__(self) -> None:
+        self._is_open = False
+        self._reset()
+
+    def _reset(self) -> None:
         self._answered_at = float("-inf")
         self._began_at: float | None = None
         self._calm: asyncio.TimerHandle | None = None
-        self._calm_at = float("-inf")  # when the first answer came after an outage
+        self._calm_at = float("-inf")  # the first answer after an outage
         self._calm_seconds = CALM_SECONDS
+        self._count_kept: Callable[[], int] = int
         self._ended_at = float("-inf")
         self._failed_at = 0.0
-        self._is_deaf = False
+        self._is_listener_lost = False
         self._num_kept = 0
-        self._now = asyncio.get_running_loop().time
-        self._count_kept = num_kept
+        self.now = time.monotonic
+
+    def open(self, count_kept: Callable[[], int]) -> None:
+        """Detect outages from now on; `count_kept` returns how many outcomes wait to be written, for the log."""
+        self._reset()
+        self._count_kept = count_kept
+        self._is_open = True
+        self.now = asyncio.get_running_loop().time
+
+    def close(self) -> None:
+        """Stop detecting. An outage that is over by now is logged as over."""
+        if self._calm is not None:
+            self._end()
+        self._is_open = False
 
     @property
     def is_on(self) -> bool:
-        """Whether the database is gone, or was until just now."""
+        """Whether an outage lasts or ended only moments ago."""
         return self._began_at is not None
 
-    def now(self) -> float:
-        """Return the time that statements are sent at."""
-        return self._now()
-
     def record_answered(self, sent: float) -> None:
-        """Take note that a statement was answered; a refusal is an answer."""
-        self._answered_at = self._now()
+        """Record that the database answered a statement; an error of its own is an answer."""
+        self._answered_at = self.now()
         if self._began_at is None:
             return
-        self._num_kept = max(self._num_kept, self._count_kept())  # of what has just been written, too
-        if self._calm is None and sent > self._failed_at and not self._is_deaf:
+        self._record_kept()  # before the completer's first success reduces the number
+        if self._calm is None and sent > self._failed_at and not self._is_listener_lost:
             self._calm_down()
 
     def record_failed(self, error: MillhandError, sent: float) -> None:
-        """Take note of what became of a statement; mark the error if it says that the database is gone."""
+        """Record the failure of a statement; set `is_away` on the error if the outage message covers it."""
         if not isinstance(error, ConnectionLost | OperationTimeout):
             self.record_answered(sent)
             return
-        is_gone = isinstance(error, ConnectionLost) or self._answered_at < (sent + self._now()) / 2
-        is_late = (
-            sent < self._calm_at
-        )  # it was sent before an answer came again: of the outage that this ended
+        if not self._is_open:
+            return
+        is_gone = isinstance(error, ConnectionLost) or self._answered_at < (sent + self.now()) / 2
+        # Sent before an answer came again, it failed because of the outage that ended then.
+        is_late = sent < self._calm_at
         error.is_away = is_gone or is_late or self.is_on
         if is_gone and not is_late:
             self._record_gone(error)
 
     def record_listener_lost(self, error: MillhandError | None = None) -> None:
-        """Take note that the connection that listens is lost."""
-        self._is_deaf = True
-        self._record_gone(error or ConnectionLost("listen", "the end of its connection"))
+        """Record that the listener's connection is lost."""
+        if self._is_open:
+            self._is_listener_lost = True
+            self._record_gone(error or ConnectionLost("listen", "the end of its connection"))
 
     def record_listener_connected(self) -> None:
-        """Take note that notifications are heard again."""
-        self._is_deaf = False
-        self._answered_at = self._now()
+        """Record that the listener is connected again."""
+        self._is_listener_lost = False
+        self._answered_at = self.now()
         if self._began_at is not None and self._calm is None:
             self._calm_down()
 
-    def close(self) -> None:
-        """End it: what is over by now is told, and nothing later."""
-        if self._calm is not None:
-            self._end()
-
     def _record_gone(self, error: MillhandError) -> None:
-        now = self._failed_at = self._now()
+        now = self._failed_at = self.now()
         if self._calm is not None:
             self._calm.cancel()
             self._calm = None
-        self._num_kept = max(self._num_kept, self._count_kept())
+        self._record_kept()
         if self._began_at is not None:
             return
         is_again = now - self._ended_at < AGAIN_SECONDS
@@ -122,9 +134,12 @@ class Outage:
             "database unreachable", extra={"error_type": type(error).__name__, "error": str(error)}
         )
 
-    def _calm_down(self) -> None:
-        self._calm_at = self._now()
+    def _record_kept(self) -> None:
         self._num_kept = max(self._num_kept, self._count_kept())
+
+    def _calm_down(self) -> None:
+        self._calm_at = self.now()
+        self._record_kept()
         self._calm = asyncio.get_running_loop().call_later(self._calm_seconds, self._end)
 
     def _end(self) -> None:
@@ -133,4 +148,4 @@ class Outage:
         seconds = self._calm_at - (self._began_at or self._calm_at)
         logger.info("database back", extra={"seconds": round(seconds, 3), "num_kept": self._num_kept})
         self._began_at, self._calm, self._num_kept = None, None, 0
-        self._ended_at = self._now()
+        self._ended_at = self.now()

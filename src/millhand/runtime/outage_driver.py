@@ -1,4 +1,4 @@
-"""A driver whose every word tells whether the database is there."""
+"""Driver wrapper that reports every result to the outage detector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class OutageDriver:
-    """Another driver, with `outage` told of what becomes of its words; in a caller's transaction that is the caller's."""
+    """Wraps a driver; `outage` records the results of its pool and listeners, but not of a caller's transaction."""
 
     def __init__(self, driver: Driver, outage: Outage) -> None:
         self._driver = driver
@@ -34,7 +34,7 @@ class OutageDriver:
         return self._driver.executor(tx)
 
     def listener(self) -> Listener:
-        """Return a listener whose silence is told of."""
+        """Return a listener whose losses are recorded."""
         return OutageListener(self._driver.listener(), self._outage)
 
     async def open(self) -> None:
@@ -47,7 +47,7 @@ class OutageDriver:
 
 
 class OutagePool:
-    """Another pool, whose answers and failures are told."""
+    """Wraps a pool and records its answers and failures."""
 
     __slots__ = ("_outage", "_pool")
 
@@ -57,7 +57,7 @@ class OutagePool:
 
     async def run(self, query: Query[T]) -> T:
         """Run `query`."""
-        # Written out: it is on everybody's way.
+        # Not through `_recorded`: every statement comes this way.
         sent = self._outage.now()
         try:
             answer = await self._pool.run(query)
@@ -68,24 +68,24 @@ class OutagePool:
         return answer
 
     def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a transaction; its end is its answer."""
+        """Begin a transaction; its end counts as the answer."""
         return self._begin()
 
     async def copy(self, copy: Copy) -> int:
         """Copy rows into a table."""
-        return await self._watched(self._pool.copy(copy))
+        return await self._recorded(self._pool.copy(copy))
 
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL that is not ours."""
-        return await self._watched(self._pool.fetch(sql, params, timeout_seconds=timeout_seconds))
+        """Run SQL that is no named statement."""
+        return await self._recorded(self._pool.fetch(sql, params, timeout_seconds=timeout_seconds))
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
         """Run several statements."""
-        await self._watched(self._pool.execute_script(sql, timeout_seconds=timeout_seconds))
+        await self._recorded(self._pool.execute_script(sql, timeout_seconds=timeout_seconds))
 
-    async def _watched(self, answer: Awaitable[T]) -> T:
+    async def _recorded(self, answer: Awaitable[T]) -> T:
         sent = self._outage.now()
         try:
             given = await answer
@@ -108,7 +108,7 @@ class OutagePool:
 
 
 class OutageListener:
-    """Another listener, whose loss is told, and that it can listen again."""
+    """Wraps a listener and records its losses and connects."""
 
     def __init__(self, listener: Listener, outage: Outage) -> None:
         self._listener = listener
@@ -121,33 +121,33 @@ class OutageListener:
 
     async def connect(self) -> None:
         """Connect."""
-        await self._listened(self._listener.connect())
+        await self._recorded(self._listener.connect())
         self._outage.record_listener_connected()
 
     async def listen(self, topic: str, receive: Callable[[str], None]) -> None:
-        """Have `receive` called with each payload."""
-        await self._listened(self._listener.listen(topic, receive))
+        """Call `receive` with each payload of a channel."""
+        await self._recorded(self._listener.listen(topic, receive))
 
     async def ping(self) -> None:
         """Raise if the connection does not answer."""
-        await self._listened(self._listener.ping())
+        await self._recorded(self._listener.ping())
 
-    def on_lost(self, ring: Callable[[], None]) -> None:
-        """Have `ring` called once when the connection was lost."""
+    def on_lost(self, wake: Callable[[], None]) -> None:
+        """Call `wake` once when the connection is lost."""
 
-        def ring_lost() -> None:
+        def record_and_wake() -> None:
             self._outage.record_listener_lost()
-            ring()
+            wake()
 
-        self._listener.on_lost(ring_lost)
+        self._listener.on_lost(record_and_wake)
 
     async def close(self) -> None:
         """Close."""
         await self._listener.close()
 
-    async def _listened(self, word: Awaitable[None]) -> None:
+    async def _recorded(self, operation: Awaitable[None]) -> None:
         try:
-            await word
+            await operation
         except MillhandError as error:
             self._outage.record_listener_lost(error)
             raise

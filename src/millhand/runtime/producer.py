@@ -1,19 +1,19 @@
 """
-Fetch: free slots in, attempts out. One producer per queue of a client.
+Fetches jobs for the free slots of one queue, and starts an attempt for each. One producer for each queue of a client.
 
-Rule 1: a fetch asks for as many jobs as slots are free, up to what `FetchSize` has; nothing is fetched ahead of a slot.
-Rule 2: whoever rings only says "look": an insert, a resume, a freed slot after a fetch that was cut short by the slots.
-        Between two fetches lies the cooldown, unless half of the slots are free again and more jobs are known to wait.
-Rule 3: a fetch that was sent is finished, whatever happens meanwhile: its rows are marked running, and are worked.
-Rule 4: a cancel that arrives while its job is being fetched is kept until the fetch is back. So is one of a job that
-        runs here: an attempt that is only just ending, or was given up by a rescuer, may be followed by that fetch.
-Rule 5: the jobs of a fetch whose answer was lost are looked for, and worked, as soon as the database is there again, and
-        for a while after that.
-Rule 6: an attempt stays on the list until it has ended, although its job may have been fetched here again.
-Rule 7: where the start of a queue is full of dead entries, a fetch begins above them, and at the start now and then.
-Rule 8: nothing is fetched before `begin`: what is started beside a producer may fail, and then no job was touched.
+Rule 1: a fetch asks for as many jobs as there are free slots, up to `FetchSize.most`. No job is fetched without a slot.
+Rule 2: a wake-up carries no data: an insert, a resume, or a freed slot after a fetch that was cut short by the slots. The
+        cooldown lies between two fetches, unless half of the slots are free again and more jobs are known to wait.
+Rule 3: a fetch that was sent is finished, whatever happens meanwhile: its rows are marked running and must be worked.
+Rule 4: a cancel that arrives during a fetch is applied to the jobs of that fetch too, even if an attempt of the job runs
+        here: that attempt may be ending, or its job may have been rescued, and the fetch may bring the next attempt.
+Rule 5: the producer searches for the jobs of a fetch whose answer was lost, as soon as the database answers again and for a
+        while after that, and works them.
+Rule 6: an attempt stays on the list until it has ended, even if its job has been fetched here again.
+Rule 7: where dead index entries fill the start of a queue, a fetch begins behind them, and now and then at the start.
+Rule 8: no job is fetched before `begin`: the services started beside a producer may fail, and then no job was touched.
 
-        ring · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
+        wake · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
 Source: River v0.51.2, producer.go `fetchAndRunLoop, dispatchWork`.
 """
@@ -37,7 +37,7 @@ from millhand.queue import QueueRow
 from millhand.runtime.attempt import Attempt, CancelReason
 from millhand.runtime.fetch_size import FetchSize
 from millhand.runtime.fetch_start import FetchStarts
-from millhand.runtime.lost_fetch import LostFetches
+from millhand.runtime.lost_fetch_search import LostFetchSearch
 from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
 from millhand.runtime.subscription import Subscriptions
@@ -55,8 +55,8 @@ class Producer(Service):
     """
     Fetches for one queue and owns its running attempts.
 
-    `execute` works one attempt and hands over what becomes of it; `on_fetched` is told how many jobs a fetch took, in how
-    many seconds. Neither raises.
+    `execute` works one attempt and hands its outcome over; `on_fetched` is called with the number of jobs and the seconds
+    of a fetch. Neither raises.
     Concurrency: belongs to the client's event loop; at most one fetch at a time.
     """
 
@@ -81,19 +81,19 @@ class Producer(Service):
         self._due_ats: list[float] = []  # a heap
         self._cooldown_seconds = cooldown_seconds
         self._execute = execute
-        self._floors = FetchStarts(NEVER, 0.0)
+        self._fetch_starts = FetchStarts(NEVER, 0.0)
         self._has_begun = False
-        self._has_told = False  # of a failure
-        self._is_wanted = True  # whether somebody said "look" since the last fetch
+        self._has_logged_failure = False
+        self._is_wanted = True  # whether a fetch was requested since the last one
         self._kinds = kinds
         self._last_fetch = 0.0
-        self._lost = LostFetches(NEVER)
+        self._lost = LostFetchSearch(NEVER)
         self._max_workers = max_workers
         self._more_is_waiting = False  # whether the last fetch was cut short by its limit
         self._num_failures = 0
         self._num_slots_taken = 0
         self._on_fetched = on_fetched
-        self._overtaken: set[Attempt] = set()  # their jobs were fetched here again before they had ended
+        self._overtaken: set[Attempt] = set()  # attempts whose jobs were fetched here again before they ended
         self._poll_at = 0.0
         self._poll_seconds = poll_seconds
         self._pool = pool
@@ -102,9 +102,9 @@ class Producer(Service):
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self.is_paused = False
-        self.num_pauses_heard = 0
+        self.num_pauses = 0  # notifications of a pause or a resume
         self.queue = queue
-        self.touched_at: datetime | None = None
+        self.updated_at: datetime | None = None  # as this client last set it in the queue's row
 
     @property
     def name(self) -> str:
@@ -112,7 +112,7 @@ class Producer(Service):
 
     @property
     def max_workers(self) -> int:
-        """How many attempts run here at most."""
+        """The number of slots."""
         return self._max_workers
 
     @property
@@ -122,18 +122,18 @@ class Producer(Service):
 
     @property
     def running(self) -> Collection[Attempt]:
-        """A snapshot of the attempts that run here; of one job there may be several."""
+        """A snapshot of the attempts that run here; one job may have several."""
         return (*self._overtaken, *self._attempts.values())
 
     def holds(self, id: JobId) -> bool:
-        """Whether an attempt at the job runs here."""
+        """Return whether an attempt of the job runs here."""
         return id in self._attempts or any(attempt.row.id == id for attempt in self._overtaken)
 
     async def run(self, started: Callable[[], None]) -> None:
         row = await self._pool.run(queue_create_or_set_updated_at(self.queue))
-        self.see_touched(row)
-        self._lost = LostFetches(row.updated_at)
-        self._floors = FetchStarts(row.updated_at, asyncio.get_running_loop().time())
+        self.record_updated(row)
+        self._lost = LostFetchSearch(row.updated_at)
+        self._fetch_starts = FetchStarts(row.updated_at, asyncio.get_running_loop().time())
         self.is_paused = row.is_paused
         self._is_wanted = True
         started()
@@ -142,7 +142,7 @@ class Producer(Service):
         while await self.wake_event.wait(self._pause_seconds(loop.time())) is not WakeReason.STOP:
             if loop.time() >= self._poll_at:
                 self._is_wanted = True
-            # Again at once while that is allowed: the next fetch is on its way before the last one's jobs have their turn.
+            # In a loop: the next fetch is sent before the tasks of the last one's jobs run.
             while not self.wake_event.is_stopping and self._pause_seconds(loop.time()) <= 0.0:
                 await self._fetch_once()
 
@@ -150,7 +150,7 @@ class Producer(Service):
         """Return when no attempt runs here."""
         await self._is_idle.wait()
 
-    # What others say to a producer. None of it waits.
+    # Events and requests. None of them waits.
 
     def begin(self) -> None:
         """Fetch from now on."""
@@ -158,12 +158,12 @@ class Producer(Service):
         self.wake_event.set()
 
     def on_insert(self) -> None:
-        """Look: something was inserted here, or may have been."""
+        """Fetch soon: a job was inserted here, or may have been."""
         self._is_wanted = True
         self.wake_event.set()
 
     def on_due(self, seconds: float) -> None:
-        """Look in `seconds` at the latest: something of ours is due then, and nobody will announce it."""
+        """Fetch in `seconds` at the latest: a job of this client is due then, without a notification."""
         due_at = asyncio.get_running_loop().time() + seconds
         heapq.heappush(self._due_ats, due_at)
         if due_at < self._poll_at:
@@ -171,21 +171,21 @@ class Producer(Service):
             self.wake_event.set()
 
     def on_paused(self, *, is_paused: bool) -> None:
-        """Stop or go on fetching, as was announced; what runs is not touched."""
-        self.num_pauses_heard += 1
+        """Stop or resume fetching, by a notification; running attempts continue."""
+        self.num_pauses += 1
         self._set_paused(is_paused=is_paused)
 
-    def see_paused(self, *, is_paused: bool, num_pauses_heard: int) -> None:
-        """Do as the queue's row said, unless something was announced since it was asked: that is newer."""
-        if num_pauses_heard == self.num_pauses_heard:
+    def apply_polled_pause(self, *, is_paused: bool, num_pauses: int) -> None:
+        """Stop or resume fetching as the queue's row says, unless a notification came since `num_pauses`: it is newer."""
+        if num_pauses == self.num_pauses:
             self._set_paused(is_paused=is_paused)
 
-    def see_touched(self, row: QueueRow) -> None:
-        """Take note of when this client touched its queue's row, as the row says."""
-        self.touched_at = row.updated_at
+    def record_updated(self, row: QueueRow) -> None:
+        """Record when this client last updated its queue's row."""
+        self.updated_at = row.updated_at
 
     def cancel(self, id: int) -> None:
-        """Cancel all attempts of a job that run here or are on their way here."""
+        """Cancel all attempts of a job that run here or are being fetched."""
         attempt = self._attempts.get(JobId(id))
         if attempt is not None:
             attempt.cancel(CancelReason.REMOTE)
@@ -203,20 +203,20 @@ class Producer(Service):
         return len(lost)
 
     def cancel_all(self, reason: CancelReason) -> int:
-        """Cancel whatever runs; return how many attempts that were."""
+        """Cancel all attempts and return how many there were."""
         running = self.running
         for attempt in running:
             attempt.cancel(reason)
         return len(running)
 
     def release_slot(self, attempt: Attempt) -> None:
-        """Take the slot of an attempt as free although it runs: it is stuck, and others should not wait for it."""
+        """Free the slot of a stuck attempt that still runs, for other jobs."""
         if attempt.has_slot:
             attempt.has_slot = False
             self._num_slots_taken -= 1
             self.on_insert()
 
-    # The loop's own.
+    # Fetching.
 
     def _set_paused(self, *, is_paused: bool) -> None:
         if self.is_paused is is_paused:
@@ -231,7 +231,7 @@ class Producer(Service):
         return self._max_workers - self._num_slots_taken
 
     def _pause_seconds(self, now: float) -> float:
-        """How long to sleep before the next fetch, if nobody rings; zero: fetch now. Decides, does nothing."""
+        """Return how long to wait before the next fetch without a wake-up; 0: fetch now. Has no effects."""
         if not self._has_begun or self.is_paused or self._num_free() <= 0:
             return self._poll_seconds
         until_poll = max(self._poll_at - now, 0.0)
@@ -246,46 +246,50 @@ class Producer(Service):
         self._is_wanted = False
         self._last_fetch = loop.time()
         self._poll_at = self._next_poll_at(self._last_fetch)
-        self._cancelled_while_fetching = set()
+        cancelled: set[int] = set()
+        self._cancelled_while_fetching = cancelled
         lost, limit = self._lost, self._size.most
         try:
             if lost.is_due(loop.time()):
-                await self._find_lost(lost)
-            # What was found may be more than there are slots.
+                await self._find_lost(lost, cancelled)
+            # A search may have found more jobs than there are slots.
             limit = max(min(self._num_free(), limit), 0)
             sent = loop.time()
-            floors = self._floors.asked(sent)
-            rows = await self._pool.run(self._query(floors, limit, sent))
+            starts = self._fetch_starts.asked(sent)
+            rows = await self._pool.run(self._query(starts, limit, sent))
         except MillhandError as error:
             self._size.record_failed(error, limit)
             lost.record_failed(error, loop.time())
-            self._failed(error, loop.time())
+            self._record_failed(error, loop.time())
         else:
-            lost.record_answered(rows)
-            self._size.record_answered()
-            self._floors.record_fetched(floors, rows, limit=limit, sent=sent, answered=loop.time())
-            if self._floors.recheck_at is not None:
-                self._poll_at = min(self._poll_at, self._floors.recheck_at)
-            self._recovered()
-            if self._on_fetched is not None:
-                self._on_fetched(len(rows), loop.time() - self._last_fetch)
-            self._more_is_waiting = len(rows) == limit
-            self._is_wanted |= self._more_is_waiting
-            self._begin(rows, self._cancelled_while_fetching)
+            self._fetch_starts.record_fetched(starts, rows, limit=limit, sent=sent, answered=loop.time())
+            self._record_answered(rows, limit, loop.time())
+            self._begin(rows, cancelled)
             self.probe("fetched", len(rows))
         finally:
             self._cancelled_while_fetching = None
 
-    def _query(self, floors: Floors | None, limit: int, now: float) -> Query[list[JobRow]]:
+    def _record_answered(self, rows: Sequence[JobRow], limit: int, now: float) -> None:
+        self._lost.record_answered(rows)
+        self._size.record_answered()
+        if (recheck_at := self._fetch_starts.recheck_at) is not None:
+            self._poll_at = min(self._poll_at, recheck_at)
+        self._record_recovered()
+        if self._on_fetched is not None:
+            self._on_fetched(len(rows), now - self._last_fetch)
+        self._more_is_waiting = len(rows) == limit
+        self._is_wanted |= self._more_is_waiting
+
+    def _query(self, starts: Floors | None, limit: int, now: float) -> Query[list[JobRow]]:
         name, me, kinds = self.queue, self._client_id, self._kinds
-        if floors is None:
+        if starts is None:
             return job_get_available(queue=name, limit=limit, client_id=me, kinds=kinds)
-        slack = self._floors.slack_seconds(now)
+        slack = self._fetch_starts.slack_seconds(now)
         return job_get_available_above(
-            floors, queue=name, limit=limit, client_id=me, kinds=kinds, slack_seconds=slack
+            starts, queue=name, limit=limit, client_id=me, kinds=kinds, slack_seconds=slack
         )
 
-    async def _find_lost(self, lost: LostFetches) -> None:
+    async def _find_lost(self, lost: LostFetchSearch, cancelled: Collection[int]) -> None:
         query = job_get_lost(queue=self.queue, client_id=self._client_id, after=lost.after)
         loop = asyncio.get_running_loop()
         asked = loop.time()
@@ -295,7 +299,7 @@ class Producer(Service):
             self.on_due(seconds)
         if rows:
             logger.warning("lost fetch found", extra={"queue": self.queue, "num_jobs": len(rows)})
-            self._begin(rows, self._cancelled_while_fetching or ())
+            self._begin(rows, cancelled)
 
     def _begin(self, rows: Sequence[JobRow], cancelled: Collection[int]) -> None:
         attempts, create_task = self._attempts, asyncio.get_running_loop().create_task
@@ -320,7 +324,7 @@ class Producer(Service):
 
     def _finished(self, attempt: Attempt) -> None:
         attempts, id = self._attempts, attempt.row.id
-        # Only its own entry: a snoozed job may have been fetched here again before this line.
+        # The entry may be another attempt's: a snoozed job may have been fetched here again before this line.
         if attempts.get(id) is attempt:
             del attempts[id]
         else:
@@ -340,18 +344,18 @@ class Producer(Service):
         poll_at = now + self._poll_seconds + random.uniform(0.0, spread)  # noqa: S311 - spreads load, guards nothing
         return min(poll_at, self._due_ats[0]) if self._due_ats else poll_at
 
-    def _failed(self, error: MillhandError, now: float) -> None:
+    def _record_failed(self, error: MillhandError, now: float) -> None:
         self._num_failures += 1
-        level = logging.DEBUG if self._has_told else level_of(error)
-        self._has_told |= level == logging.WARNING
+        level = logging.DEBUG if self._has_logged_failure else level_of(error)
+        self._has_logged_failure |= level == logging.WARNING
         fields = {"queue": self.queue, "error_type": type(error).__name__, "error": str(error)}
         logger.log(level, "fetch failed", extra=fields)
         self._poll_at = now + min(
             backoff_seconds(self._num_failures, first=0.2, ceiling=5.0), max(self._poll_seconds, 0.2)
         )
 
-    def _recovered(self) -> None:
-        if self._has_told:
-            self._has_told = False
+    def _record_recovered(self) -> None:
+        if self._has_logged_failure:
+            self._has_logged_failure = False
             logger.info("fetch recovered", extra={"queue": self.queue, "num_failures": self._num_failures})
         self._num_failures = 0

@@ -1,12 +1,12 @@
 """
-What a producer asks the database now and then, because a notification may have been lost.
+Polls for what a lost notification would have said, and keeps a producer's queue in use.
 
-    every pass        which of my running jobs were cancelled?  is my queue paused?
-    every 10 minutes  my queue is in use (or the queue cleaner removes its row after a day); and when somebody else has
-                      touched the row, so that it does not look as if a client of another language had
+    every pass        cancel attempts whose jobs were cancelled; pause or resume as the queue's row says
+    every 10 minutes  update the queue's row, or the queue cleaner deletes it after a day; also after another program
+                      changed the row, so that the change does not look like the work of an unregistered client
 
-With a listening connection a pass a minute is enough; without one (poll-only mode) it is the only way to hear of a
-cancel or a pause, and comes every two seconds.
+With a listener one pass a minute is enough. In poll-only mode the poller is the only source of cancels and pauses, and
+passes every two seconds.
 
 Source: River v0.51.2, producer.go `pollForJobCancellations, pollForSettingChanges, reportQueueStatusLoop`.
 """
@@ -24,20 +24,21 @@ from millhand.runtime.service import IntervalService
 from millhand.store.job import job_get_cancel_requested
 from millhand.store.queue import queue_create_or_set_updated_at, queue_get
 
-HEARTBEAT_SECONDS = 600.0
+# As often as River's producers.
+TOUCH_SECONDS = 600.0
 PASS_SECONDS = 60.0
 PASS_SECONDS_POLL_ONLY = 2.0
 BATCH_SIZE = 1_000
 
 
 class QueuePoller(IntervalService):
-    """Looks after one producer's queue; says what it finds to the producer alone."""
+    """Polls the cancels and the settings of one producer's queue."""
 
     def __init__(self, producer: Producer, pool: Executor, *, is_poll_only: bool = False) -> None:
         super().__init__()
-        self._heartbeat_at = asyncio.get_running_loop().time() + jittered(HEARTBEAT_SECONDS, 0.01)
         self._pool = pool
         self._producer = producer
+        self._touch_at = asyncio.get_running_loop().time() + jittered(TOUCH_SECONDS, 0.01)
         self.interval_seconds = PASS_SECONDS_POLL_ONLY if is_poll_only else PASS_SECONDS
 
     async def run_once(self) -> None:
@@ -48,12 +49,12 @@ class QueuePoller(IntervalService):
         return jittered(self.interval_seconds)
 
     def touch_soon(self) -> None:
-        """Say now that the queue is in use: somebody has changed its row who may not use it himself."""
-        self._heartbeat_at = 0.0
+        """Update the queue's row now: a program that does not work the queue changed it."""
+        self._touch_at = 0.0
         self.wake_event.set()
 
     async def poll_cancellations(self) -> None:
-        """Cancel the attempts that run now and whose jobs were cancelled; an attempt begun meanwhile is not touched."""
+        """Cancel attempts whose jobs were cancelled, of those that run now; later attempts are not touched."""
         running = list(self._producer.running)
         for start in range(0, len(running), BATCH_SIZE):
             batch = running[start : start + BATCH_SIZE]
@@ -64,19 +65,19 @@ class QueuePoller(IntervalService):
                     attempt.cancel(CancelReason.REMOTE)
 
     async def poll_settings(self) -> None:
-        """Pause or resume the producer as the queue's row says; renew the row when it is time, or gone."""
+        """Pause or resume the producer as the queue's row says; update the row when that is due or the row is gone."""
         name, now = self._producer.queue, asyncio.get_running_loop().time()
-        is_heartbeat_due = now >= self._heartbeat_at
-        num_heard = self._producer.num_pauses_heard
+        is_touch_due = now >= self._touch_at
+        num_pauses = self._producer.num_pauses
         try:
-            query = queue_create_or_set_updated_at(name) if is_heartbeat_due else queue_get(name)
+            query = queue_create_or_set_updated_at(name) if is_touch_due else queue_get(name)
             row = await self._pool.run(query)
         except NotFound:
-            is_heartbeat_due = True
+            is_touch_due = True
             row = await self._pool.run(queue_create_or_set_updated_at(name))
-        if is_heartbeat_due:
-            self._heartbeat_at = now + jittered(HEARTBEAT_SECONDS, 0.01)
-            self._producer.see_touched(row)
+        if is_touch_due:
+            self._touch_at = now + jittered(TOUCH_SECONDS, 0.01)
+            self._producer.record_updated(row)
         elif self._producer.is_paused and not row.is_paused:
-            self._heartbeat_at = 0.0
-        self._producer.see_paused(is_paused=row.is_paused, num_pauses_heard=num_heard)
+            self._touch_at = 0.0
+        self._producer.apply_polled_pause(is_paused=row.is_paused, num_pauses=num_pauses)

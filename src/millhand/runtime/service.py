@@ -1,9 +1,9 @@
 """
-The lifecycle of everything that runs for long.
+The lifecycle of every long-running service.
 
-Rule 1: a service is one coroutine, `run`. It sleeps in one place only: `wake_event.wait()`, which returns why it woke.
-Rule 2: stopping is a question the loop asks, not an exception it suffers: a fetch or a write begun is finished.
-Rule 3: a service that ends without having been asked to is a crash, and whoever watches hears of it at once.
+Rule 1: a service is one coroutine, `run`. It sleeps only in `wake_event.wait()`, which returns why it woke.
+Rule 2: a stop does not cancel the coroutine. The loop sees it at its next wait, so a fetch or a write is finished first.
+Rule 3: a service that ends without a stop has crashed, and its owner is notified at once.
 
     start() ──▶ run ── started() ── wake_event.wait() ⟲ ── return ──▶ stopped
                                         ▲
@@ -20,7 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from millhand.clock import backoff_seconds
-from millhand.runtime.failure import safe_str
+from millhand.runtime.error_text import safe_str
 from millhand.runtime.outage import level_of
 
 logger = logging.getLogger(__name__)
@@ -29,41 +29,45 @@ logger = logging.getLogger(__name__)
 class WakeReason(enum.Enum):
     """Why a loop woke."""
 
-    SET = "ring"  # somebody has news; several rings are one
-    TIMEOUT = "timeout"  # nobody had, for as long as the loop was willing to wait
-    STOP = "stop"  # leave; for good
+    SET = "set"  # the event was set, once or several times
+    TIMEOUT = "timeout"  # it was not set within the loop's timeout
+    STOP = "stop"  # the loop must return
 
 
 class WakeEvent:
-    """A wake-up for one loop. Rings coalesce; none is lost, and none is answered."""
+    """
+    The wake-up of one loop.
 
-    __slots__ = ("_rung", "_waiter", "is_stopping")
+    A wake-up carries no data: the loop checks for itself. Several are merged into one, and none is lost.
+    """
+
+    __slots__ = ("_is_set", "_waiter", "is_stopping")
 
     def __init__(self) -> None:
-        self._rung = False
+        self._is_set = False
         self._waiter: asyncio.Future[None] | None = None
         self.is_stopping = False
 
     def set(self) -> None:
-        """WakeReason the loop now, or have its next wait return at once."""
-        self._rung = True
+        """Wake the loop now, or make its next wait return at once."""
+        self._is_set = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def stop(self) -> None:
-        """Tell the loop to leave; every wait from now on answers STOP."""
+        """Make this wait, and every later one, return STOP."""
         self.is_stopping = True
         self.set()
 
     async def wait(self, timeout_seconds: float | None = None) -> WakeReason:
-        """Sleep until rung, told to stop, or `timeout_seconds` have passed. STOP wins over SET."""
-        if not self._rung:
+        """Sleep until the event is set, a stop is requested, or `timeout_seconds` have passed. STOP precedes SET."""
+        if not self._is_set:
             await self._sleep(timeout_seconds)
         if self.is_stopping:
             return WakeReason.STOP
-        if not self._rung:
+        if not self._is_set:
             return WakeReason.TIMEOUT
-        self._rung = False
+        self._is_set = False
         return WakeReason.SET
 
     async def _sleep(self, timeout_seconds: float | None) -> None:
@@ -87,11 +91,11 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 class Service:
     """
-    Start, wait until up, stop, start again.
+    A service that can be started, stopped and started again.
 
-    A subclass writes `run(started)`, which calls `started()` once it is able to work, sleeps on `self.wake_event` and
-    returns when that answers STOP. Whoever owns the service may set `on_crash`, called with what `run` raised when it
-    ended unasked (None if it merely returned).
+    A subclass writes `run(started)`: it calls `started()` once it is ready, sleeps on `self.wake_event`, and returns when
+    that returns STOP. The owner may set `on_crash`, which is called if `run` ends without a stop, with the exception, or
+    None if `run` returned.
     """
 
     def __init__(self) -> None:
@@ -109,7 +113,7 @@ class Service:
         return self._task is not None and not self._task.done()
 
     async def run(self, started: Callable[[], None]) -> None:
-        """Work until the wake_event says STOP."""
+        """Work until `wake_event` returns STOP."""
         raise NotImplementedError(self.name)
 
     async def start(self) -> None:
@@ -128,16 +132,16 @@ class Service:
                 task.result()
 
     async def stop(self) -> None:
-        """Return once `run` has returned. Idempotent; what `run` raised was told to `on_crash`."""
-        self.wake_event.stop()  # outside the lock: a start that waits for `started` must hear of it too
+        """Return once `run` has returned. Idempotent; an exception of `run` went to `on_crash`."""
+        self.wake_event.stop()  # outside the lock: a start that waits for `started` must end too
         async with self._lock:
             if self._task is not None:
                 self.wake_event.stop()
                 await asyncio.wait([self._task])
-                self._task = None  # not before: whoever gives up waiting leaves it to the next to wait
+                self._task = None  # not earlier: if this wait is cancelled, the next `stop` waits
 
     def probe(self, moment: str, value: object = None) -> None:
-        """Tell a test that `moment` has come. Does nothing in production; a test replaces it."""
+        """Notify a test that `moment` has come. Does nothing in production; tests replace it."""
 
     def _ended(self, task: asyncio.Task[None], wake_event: WakeEvent, up: asyncio.Future[None]) -> None:
         was_up = up.done()
@@ -160,16 +164,16 @@ class Service:
 
 class IntervalService(Service):
     """
-    A service that makes the same pass again and again: at once, then every `interval_seconds`, or when rung.
+    A service that repeats a pass: at once, then every `interval_seconds`, and when woken.
 
-    A pass that raises is logged, and the next one waits longer each time: one bad pass must not end the sweeping, nor
-    hammer a database that is down.
+    A pass that raises is logged, and the next one comes after a growing pause: a failure must neither end the service nor
+    load a database that is down.
     """
 
     interval_seconds: float
 
     async def run_once(self) -> None:
-        """Make one pass; tests call it."""
+        """Make one pass."""
         raise NotImplementedError(self.name)
 
     async def run(self, started: Callable[[], None]) -> None:
@@ -185,11 +189,11 @@ class IntervalService(Service):
                 return
 
     def next_pause_seconds(self) -> float:
-        """How long to sleep after a good pass."""
+        """Return the pause after a successful pass."""
         return self.interval_seconds
 
     async def attempt(self, work: Callable[[], Awaitable[object]]) -> bool:
-        """Do `work`; log what it raises. Return whether it was well."""
+        """Await `work()` and log its exception; return whether it succeeded."""
         try:
             await work()
         except Exception as error:

@@ -1,7 +1,7 @@
 """
-Events, to whoever watches.
+Distributes events to subscriptions.
 
-A watcher that does not keep up loses events rather than holding up the engine; it is told how many.
+A subscription whose reader is too slow drops events, so that it cannot block the engine, and counts them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from millhand.event import Event, EventKind
 
 logger = logging.getLogger(__name__)
 
-# River's buffer; more than a second of events of a busy queue is not what a watcher needs.
+# River's.
 BUFFER_SIZE = 1000
 
 Event_co = TypeVar("Event_co", bound=Event, covariant=True)
@@ -26,9 +26,10 @@ Event_co = TypeVar("Event_co", bound=Event, covariant=True)
 
 class Subscription(Generic[Event_co]):
     """
-    One watcher's stream of events, in the order in which they were written: `async for event in subscription`.
+    A stream of events in the order in which outcomes were written: `async for event in subscription`.
 
-    The stream ends when the client has stopped and everything in the buffer was read, or after `close()`.
+    The stream ends when the client has stopped, or after `close()`, and the buffer is empty. `num_dropped` counts the
+    events that did not fit into the buffer.
     Concurrency: one reader; belongs to the client's event loop.
     """
 
@@ -50,8 +51,8 @@ class Subscription(Generic[Event_co]):
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        told: Event_co = self._buffer.popleft()  # of the kinds that were asked for, and no others
-        return told
+        event: Event_co = self._buffer.popleft()  # `offer` takes only the kinds subscribed to
+        return event
 
     def __enter__(self) -> Self:
         return self
@@ -62,25 +63,25 @@ class Subscription(Generic[Event_co]):
         self.close()
 
     def close(self) -> None:
-        """End the stream; idempotent. What is in the buffer can still be read."""
+        """End the stream; idempotent. Events in the buffer can still be read."""
         self._is_closed = True
         self._owner.forget(self)
         self._news.set()
 
     def offer(self, events: Sequence[Event]) -> None:
-        """Take those of `events` that are wanted, as far as there is room."""
+        """Buffer the events of the subscribed kinds; drop and count those that do not fit."""
         wanted = [event for event in events if event.kind in self._kinds]
-        room = self._buffer_size - len(self._buffer)
-        self._buffer.extend(wanted[:room])
-        if len(wanted) > room:
+        num_free = self._buffer_size - len(self._buffer)
+        self._buffer.extend(wanted[:num_free])
+        if len(wanted) > num_free:
             if not self.num_dropped:
-                logger.warning("event dropped", extra={"event_kind": wanted[room].kind.value})
-            self.num_dropped += len(wanted) - room
+                logger.warning("event dropped", extra={"event_kind": wanted[num_free].kind.value})
+            self.num_dropped += len(wanted) - num_free
         self._news.set()
 
 
 class Subscriptions:
-    """All watchers of one client."""
+    """The subscriptions of one client."""
 
     def __init__(self) -> None:
         self._subscriptions: list[Subscription[Event]] = []
@@ -90,9 +91,9 @@ class Subscriptions:
 
     def subscribe(self, kinds: Collection[EventKind], *, buffer_size: int = BUFFER_SIZE) -> Subscription[Any]:
         """
-        Return a new watcher of `kinds`; of all kinds if none is named.
+        Return a new subscription to `kinds`; to all kinds if none is named.
 
-        Raises: ConfigError for what is not a kind, or a buffer that holds nothing.
+        Raises: ConfigError for an unknown kind, and for a `buffer_size` below 1.
         """
         if buffer_size < 1:
             raise ConfigError(f"buffer_size must be at least 1, got {buffer_size!r}")
@@ -103,7 +104,7 @@ class Subscriptions:
         return subscription
 
     def distribute(self, events: Sequence[Event]) -> None:
-        """Offer events to those who want them; never waits."""
+        """Offer events to all subscriptions; never waits."""
         for subscription in self._subscriptions:
             subscription.offer(events)
 
@@ -113,7 +114,7 @@ class Subscriptions:
             subscription.close()
 
     def forget(self, subscription: Subscription[Any]) -> None:
-        """Offer nothing to `subscription` any more."""
+        """Remove `subscription`."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 

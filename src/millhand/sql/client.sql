@@ -1,16 +1,27 @@
 -- fragment: client_interval
-    -- Whatever stands there: nobody reports less often than daily, and PostgreSQL refuses to count beyond its calendar.
+    -- Bounded: any program may have written the row, and PostgreSQL raises for instants beyond its calendar.
     least(greatest(client.heartbeat_interval, interval '0'), interval '1 day')
 
 -- fragment: client_seen
     greatest(least(client.last_seen_at, '9999-12-31Z'), '0001-01-01Z')
 
 -- fragment: client_contested
-    -- No instant at all if it is none of this calendar.
+    -- Null for an instant that is not within the calendar.
     nullif(greatest(least(client.contested_at, '9999-12-31Z'), '0001-01-01Z'), '9999-12-31Z')
 
--- fragment: client_reported
--- A client that comes back under its name keeps what it, or its like, did before.
+-- name: client_get_shape
+-- Return whether the tables of clients are there, as migrations 2 and 5 of line millhand create them.
+SELECT
+    EXISTS (
+        SELECT
+        FROM pg_catalog.pg_attribute
+        WHERE attrelid = to_regclass('/* schema */millhand_client')
+        AND attname = 'lost_at'
+    )
+    AND to_regclass('/* schema */millhand_leader') IS NOT NULL AS is_there;
+
+-- name: client_heartbeat
+-- Write a client's heartbeat and return its row. A client that restarts with its id keeps the queue updates of its row.
 INSERT INTO /* schema */millhand_client AS client (
     id,
     language,
@@ -41,7 +52,7 @@ VALUES (
     @queues::text::jsonb,
     @queue_updates::text::jsonb,
     @heartbeat_interval::interval,
-    -- A life does not begin in the future, although the clock was set back.
+    -- Not in the future, even if the clock was set back.
     least(
         coalesce(@started_at::timestamptz, coalesce(@now::timestamptz, now()) - @age::interval),
         coalesce(@now::timestamptz, now())
@@ -71,7 +82,7 @@ ON CONFLICT (id) DO UPDATE SET
         AND client.started_at IS DISTINCT FROM @started_at::timestamptz
         AND client.stopped_at IS NULL
         AND (client.lost_at > client.last_seen_at) IS NOT TRUE
-        AND /* client_seen */ + (@num_reports::float8 * /* client_interval */ + @grace::interval)
+        AND /* client_seen */ + (@num_missed::float8 * /* client_interval */ + @grace::interval)
         > excluded.last_seen_at
             THEN excluded.last_seen_at
         ELSE client.contested_at
@@ -81,30 +92,26 @@ RETURNING
     client.last_seen_at,
     CASE WHEN client.lost_at IS NOT NULL THEN greatest(client.lost_at, '0001-01-01Z') END AS lost_at,
     client.queue_updates::text AS queue_updates,
-    -- Who wrote it before: the snapshot of this statement.
+    -- This and the next read the snapshot of the statement: the table as it was before.
     (
         SELECT greatest(least(before.started_at, '9999-12-31Z'), '0001-01-01Z')
         FROM /* schema */millhand_client AS before
         WHERE before.id = @id
-    ) AS before_at;
-
--- name: client_get_shape
--- Say whether the tables of clients are there, as migrations 2 and 5 of line millhand make them.
-SELECT
-    EXISTS (
+    ) AS previous_started_at,
+    NOT EXISTS (
         SELECT
-        FROM pg_catalog.pg_attribute
-        WHERE attrelid = to_regclass('/* schema */millhand_client')
-        AND attname = 'lost_at'
-    )
-    AND to_regclass('/* schema */millhand_leader') IS NOT NULL AS is_there;
-
--- name: client_heartbeat
--- Say that a client is there, and give what its row now says.
-/* client_reported */;
+        FROM /* schema */millhand_client AS other
+        WHERE greatest(other.started_at, other.lost_at, other.stopped_at, other.contested_at)
+        > coalesce(@now::timestamptz, now()) - @recently::interval
+        OR (
+            other.id <> @id
+            AND other.stopped_at IS NULL
+            AND (other.lost_at > other.last_seen_at) IS NOT TRUE
+        )
+    ) AS is_alone;
 
 -- name: client_stop
--- Say that a client has stopped, if the row is still its own.
+-- Mark a client as stopped, if the row belongs to this life of it.
 UPDATE /* schema */millhand_client
 SET
     stopped_at = coalesce(@now::timestamptz, now()),
@@ -114,24 +121,24 @@ AND started_at = @started_at
 RETURNING id;
 
 -- name: client_step_down
--- Say that a client is about to give up River's term for others.
+-- Record that a client is about to resign River's term for clients in another language.
 UPDATE /* schema */millhand_client
 SET stepped_down_at = coalesce(@now::timestamptz, now())
 WHERE id = @id
 RETURNING id;
 
 -- name: client_list
--- Give all clients that are known, by the time of their start.
+-- Return the registered clients by start time.
 SELECT
     client.id,
     client.language,
     client.version,
     client.hostname,
     client.pid,
-    -- Flat, whatever its dimensions.
+    -- One dimension, whatever another program wrote.
     ARRAY(SELECT kind FROM unnest(client.kinds) AS kind WHERE kind IS NOT NULL) AS kinds,
     client.queues::text AS queues,
-    extract(EPOCH FROM /* client_interval */)::float8 AS report_seconds,
+    extract(EPOCH FROM /* client_interval */)::float8 AS heartbeat_seconds,
     greatest(least(client.started_at, '9999-12-31Z'), '0001-01-01Z') AS started_at,
     /* client_seen */ AS last_seen_at,
     CASE
@@ -140,14 +147,14 @@ SELECT
     CASE
         WHEN client.lost_at > client.last_seen_at THEN 'infinity'
         ELSE extract(EPOCH FROM coalesce(@now::timestamptz, now()) - /* client_seen */)
-    END::float8 AS silent_seconds
+    END::float8 AS unseen_seconds
 FROM /* schema */millhand_client AS client
 ORDER BY client.started_at, client.id;
 
--- name: client_get_foreign
--- Give clients and queues that speak of somebody who is no client of ours, and when they were seen last.
--- A client is whoever began an attempt of late, as far as the newest of each state tell. A queue is one whose row was
--- touched by none of ours: River's clients do that when they start and every ten minutes. A pause touches it too.
+-- name: client_get_unregistered
+-- Return traces of clients that are not in millhand_client, with the time of each.
+-- A client: the id in one of the newest attempts of each state. A queue: an update of its row that no registered client
+-- declares. River's clients update the row at their start and every ten minutes; a pause updates it too, and is left out.
 WITH attempts AS (
     (
         SELECT
@@ -191,19 +198,19 @@ SELECT
     queue.updated_at AS seen_at
 FROM /* schema */river_queue AS queue
 WHERE queue.updated_at > coalesce(@now::timestamptz, now()) - @within::interval
-AND queue.updated_at < coalesce(@now::timestamptz, now()) - @report_grace::interval
+AND queue.updated_at < coalesce(@now::timestamptz, now()) - @heartbeat_grace::interval
 AND queue.updated_at IS DISTINCT FROM queue.paused_at
 AND NOT EXISTS (
     SELECT
     FROM /* schema */millhand_client AS client
-    -- As it is written there: what is no instant cannot be cast to one.
+    -- Compared as text: a value that is no instant cannot be cast to one.
     WHERE client.queue_updates ->> queue.name
     = to_char(queue.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US+00:00')
 )
 ORDER BY what, name;
 
 -- name: client_delete_gone
--- Delete clients that have been silent since the horizon and hold no job: their names mean nothing to anybody any more.
+-- Delete clients without a heartbeat since the horizon that hold no running job.
 WITH held AS MATERIALIZED (
     SELECT DISTINCT job.attempted_by[array_upper(job.attempted_by, 1)] AS id
     FROM /* schema */river_job AS job
@@ -216,7 +223,7 @@ AND client.id NOT IN (SELECT held.id FROM held WHERE held.id IS NOT NULL)
 RETURNING client.id;
 
 -- name: client_get_unknown_kinds
--- Give kinds, other than those a client knows, that jobs have which are due in its queues; of each queue the first.
+-- Return kinds that a client does not know, among the first due jobs of each of its queues.
 SELECT DISTINCT due.kind
 FROM unnest(@queues::text []) AS wanted (queue)
 CROSS JOIN LATERAL (
@@ -232,10 +239,10 @@ WHERE due.kind <> ALL(@kinds::text [])
 ORDER BY due.kind;
 
 -- name: client_declare_lost
--- Give up clients that have been silent for too long, of those that are suspected; say who is to be suspected next, how
--- many were given up of late, have ended or have begun another life, and how soon the next one may be due.
--- Silence counts from when the caller began to see the database answer, and only while he reports himself.
--- One whose session is still there may be alive, and only held up: it is waited for a good while longer.
+-- Declare those suspects dead that still miss heartbeats. Return the next suspects, how many clients started, stopped or
+-- were declared dead recently, and how soon the next client may become a suspect.
+-- Missed heartbeats count only from the instant since which the caller's own heartbeats arrive in time.
+-- A client whose session is still open may be alive and stalled, and gets the session grace.
 WITH clients AS MATERIALIZED (
     SELECT
         client.id,
@@ -244,26 +251,26 @@ WITH clients AS MATERIALIZED (
         AND (client.lost_at > client.last_seen_at) IS NOT TRUE
         AND client.id <> @id AS is_expected,
         greatest(/* client_seen */, CASE WHEN client.id <> @id THEN @steady_since::timestamptz END)
-        + (@num_reports::float8 * /* client_interval */ + @grace::interval)
+        + (@num_missed::float8 * /* client_interval */ + @grace::interval)
         + CASE
             WHEN client.id <> @id
-            AND /* client_seen */ + (@num_reports::float8 * /* client_interval */ + @grace::interval)
+            AND /* client_seen */ + (@num_missed::float8 * /* client_interval */ + @grace::interval)
             < coalesce(@now::timestamptz, now())
             AND EXISTS (
                 SELECT
                 FROM pg_catalog.pg_stat_get_activity(client.session_pid) AS session
-                -- Null for a role that may not see it. Of no pid the function gives all sessions.
+                -- backend_start is null for a role that may not see it. For a null pid the function returns all sessions.
                 WHERE client.session_pid IS NOT NULL
                 AND (session.backend_start = client.session_started_at) IS NOT FALSE
             )
                 THEN @session_grace::interval
             ELSE interval '0'
         END AS dies_at,
-        /* client_contested */ + (@num_reports::float8 * /* client_interval */ + @grace::interval) AS settled_at
+        /* client_contested */ + (@num_missed::float8 * /* client_interval */ + @grace::interval) AS settled_at
     FROM /* schema */millhand_client AS client
 ),
 
-judge AS MATERIALIZED (
+caller AS MATERIALIZED (
     SELECT coalesce(@now::timestamptz, now()) AS at
     FROM clients
     WHERE clients.id = @id
@@ -272,15 +279,15 @@ judge AS MATERIALIZED (
 
 lost AS (
     UPDATE /* schema */millhand_client AS client
-    SET lost_at = judge.at
-    FROM judge, clients
+    SET lost_at = caller.at
+    FROM caller, clients
     WHERE client.id = clients.id
     AND client.id = ANY(@suspect_ids::text [])
     AND clients.is_expected
-    AND clients.dies_at < judge.at
-    -- Again, of the row as it is by now: it may have been reported for.
+    AND clients.dies_at < caller.at
+    -- Checked again on the row that the UPDATE locks: a heartbeat may have come meanwhile.
     AND client.stopped_at IS NULL
-    AND /* client_seen */ + (@num_reports::float8 * /* client_interval */ + @grace::interval) < judge.at
+    AND /* client_seen */ + (@num_missed::float8 * /* client_interval */ + @grace::interval) < caller.at
     RETURNING client.id
 )
 
@@ -288,13 +295,13 @@ SELECT
     ARRAY(SELECT lost.id FROM lost ORDER BY lost.id) AS lost_ids,
     ARRAY(
         SELECT clients.id
-        FROM clients, judge
+        FROM clients, caller
         WHERE clients.is_expected
-        AND clients.dies_at < judge.at
+        AND clients.dies_at < caller.at
         AND clients.id NOT IN (SELECT lost.id FROM lost)
         ORDER BY clients.id
     ) AS suspect_ids,
-    (SELECT count(*) FROM clients, judge WHERE clients.changed_at > judge.at - @recently::interval) AS num_recent,
+    (SELECT count(*) FROM clients, caller WHERE clients.changed_at > caller.at - @recently::interval) AS num_recent,
     (
         SELECT extract(EPOCH FROM min(due.at) - coalesce(@now::timestamptz, now()))::float8
         FROM (
@@ -309,13 +316,13 @@ SELECT
     ) AS seconds_left;
 
 -- name: job_get_stranded
--- Give jobs that run for clients which are not at it any more: they were given up, have stopped, or have begun another
--- life since. Of a name that two living clients go by only what was given up is taken.
--- Of one that is still gone, what it fetched after its end is taken too, a while later: a statement that was on its way.
+-- Return running jobs whose client was declared dead, has stopped, or has restarted since it fetched them.
+-- For an id that two living clients use, only the jobs fetched before the declaration of death are returned.
+-- For a client that is still gone, jobs fetched after its end are returned a while later: the fetch was on its way.
 WITH clients AS MATERIALIZED (
     SELECT
         client.*,
-        @num_reports::float8 * /* client_interval */ + @grace::interval AS patience,
+        @num_missed::float8 * /* client_interval */ + @grace::interval AS patience,
         coalesce(@now::timestamptz, now()) AS at
     FROM /* schema */millhand_client AS client
 ),
@@ -325,11 +332,11 @@ ended AS MATERIALIZED (
         client.id,
         CASE
             WHEN client.lost_at > client.last_seen_at THEN greatest(client.lost_at, client.at - client.patience)
-            -- One that lies ahead is of a clock that was set back since, and comes after whatever is fetched by it.
+            -- A lost_at in the future was written before the clock was set back. Jobs fetched since would look lost.
             WHEN client.lost_at <= client.at THEN client.lost_at
         END AS lost_at,
         CASE
-            -- What paid no heed goes on in a thread until its process has ended, shortly after it has said that it stopped.
+            -- A thread that ignored its cancellation runs until its process ends, shortly after the client stopped.
             WHEN client.stopped_at > client.at - @leaving::interval AND client.stopped_at <= client.at THEN NULL
             WHEN client.stopped_at IS NOT NULL THEN greatest(client.stopped_at, client.at - client.patience)
         END AS stopped_at,
@@ -338,7 +345,7 @@ ended AS MATERIALIZED (
     FROM clients AS client
 ),
 
--- Found by state, and ordered afterwards, as stuck ones are.
+-- Found by state and sorted afterwards, as in job_get_stuck.
 stranded AS MATERIALIZED (
     SELECT
         job.id,
@@ -350,9 +357,9 @@ stranded AS MATERIALIZED (
     FROM /* schema */river_job AS job
     INNER JOIN ended ON ended.id = job.attempted_by[cardinality(job.attempted_by)]
     WHERE job.state = 'running'
-    -- As in job_get_stuck, of the last of them.
+    -- No job is fetched before it is due, so nothing due after the last end of a client can be stranded.
     AND job.scheduled_at <= CASE
-        WHEN @is_whole::boolean THEN 'infinity'
+        WHEN @is_full::boolean THEN 'infinity'
         ELSE (
             SELECT max(greatest(last.lost_at, last.stopped_at, last.started_at))
             FROM ended AS last
@@ -371,7 +378,7 @@ page AS MATERIALIZED (
     LIMIT @limit::integer
 ),
 
--- Arrays, not a join: the planner knows too little of how many there are.
+-- Arrays, not a join: the planner cannot estimate the number of rows.
 picked AS MATERIALIZED (
     SELECT
         array_agg(page.id ORDER BY page.id) AS ids,
@@ -389,7 +396,7 @@ AND (job.state = 'running') IS TRUE
 ORDER BY job.id;
 
 -- name: job_get_stuck_beside_clients
--- As job_get_stuck, but for jobs that run for a client of ours: while it lives it knows itself, and if not, others do.
+-- As job_get_stuck, without jobs of registered clients: these find their own stuck jobs, and others rescue them by death.
 WITH stuck AS MATERIALIZED (
     SELECT job.id
     FROM /* schema */river_job AS job
@@ -416,7 +423,7 @@ WHERE job.id = ANY(ARRAY(
 ORDER BY job.id;
 
 -- name: job_get_stuck_of_client
--- As job_get_stuck, of those that run for one client.
+-- As job_get_stuck, for the jobs of one client.
 WITH stuck AS MATERIALIZED (
     SELECT job.id
     FROM /* schema */river_job AS job

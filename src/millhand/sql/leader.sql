@@ -1,6 +1,6 @@
 -- name: leader_attempt_elect
 -- Begin a term if no other runs.
--- An expired row is overwritten rather than deleted and inserted: one round trip, and the row comes out the same.
+-- An expired row is overwritten, not deleted and inserted: one round trip with the same result.
 INSERT INTO /* schema *//* leader_table */ AS leader (leader_id, elected_at, expires_at)
 VALUES (
     @leader_id,
@@ -30,40 +30,40 @@ WHERE expires_at < coalesce(@now::timestamptz, now())
 RETURNING leader_id;
 
 -- name: leader_get
--- Give the term's row, expired or not.
+-- Return the term's row, expired or not.
 SELECT leader_id, elected_at, expires_at
 FROM /* schema *//* leader_table */;
 
 -- name: leader_get_seconds_left
--- Give how long the term has left, less than nothing if it has expired.
+-- Return the seconds until the term expires, negative for an expired one.
 SELECT extract(EPOCH FROM expires_at - coalesce(@now::timestamptz, now()))::float8 AS seconds_left
 FROM /* schema *//* leader_table */;
 
--- name: leader_get_sight
--- Give what a follower sees before it bids: who leads, whether that is a client of ours, and whether one made way.
+-- name: leader_get_view
+-- Return what a follower sees before it bids: the leader, whether it is registered, and whether a client has stepped down.
 SELECT
     leader.leader_id,
     leader.expires_at >= coalesce(@now::timestamptz, now()) AS is_running,
     leader.leader_id = @client_id
     OR EXISTS (
         SELECT FROM /* schema */millhand_client AS client WHERE client.id = leader.leader_id
-    ) AS is_known,
+    ) AS is_registered,
     EXISTS (
         SELECT
         FROM /* schema */millhand_client AS client
         WHERE client.stepped_down_at > coalesce(@now::timestamptz, now()) - @patience::interval
-    ) AS has_made_way,
+    ) AS has_stepped_down,
     greatest(extract(EPOCH FROM coalesce(@now::timestamptz, now()) - leader.expires_at), 0)::float8
         AS vacant_seconds
 FROM (SELECT) AS nothing
 LEFT JOIN /* schema *//* leader_table */ AS leader ON TRUE;
 
 -- name: leader_request_resign
--- Ask whoever leads to resign.
+-- Ask the leader to resign.
 SELECT pg_notify(/* schema_name */ || './* leader_topic */', @payload::text);
 
 -- name: leader_resign
--- End a term and announce it, if it is still this one.
+-- End a term and announce that, if it is still the current one.
 WITH locked AS MATERIALIZED (
     SELECT
         name,

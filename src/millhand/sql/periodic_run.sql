@@ -1,9 +1,9 @@
 -- name: periodic_run_exists
--- Say whether a run of a periodic job is there, as it was inserted: one that was tried again since is due at another time.
+-- Return whether a run of a periodic job was inserted and has not been retried, which would have moved its scheduled_at.
 SELECT EXISTS (
     SELECT
     FROM /* schema */river_job AS job
-    -- All states, so that the index by state, queue, priority and instant leads to it.
+    -- All states: the index begins with state, queue, priority and scheduled_at.
     WHERE job.state = ANY(enum_range(NULL::/* schema */river_job_state))
     AND job.queue = @queue
     AND job.priority = @priority::smallint

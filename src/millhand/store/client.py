@@ -1,4 +1,4 @@
-"""Statements about clients: that they are there, who they are, and who else is. Of their end: `client_end.py`."""
+"""Statements about clients: heartbeats, the list of clients, and traces of unregistered ones. For dead clients: `client_end.py`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from millhand.job import ClientId
 from millhand.store.job_row import parse_object
 from millhand.store.query import Query, Row
 
-# River's producers touch the row of their queue every ten minutes, and a little more.
-FOREIGN_WITHIN = timedelta(minutes=11)
-# A client of ours that has touched the row of a queue says so with its next report.
+# River's producers update the row of their queue every ten minutes, plus jitter.
+UNREGISTERED_WITHIN = timedelta(minutes=11)
+# A registered client that updated a queue's row declares that in its next heartbeat.
 HEARTBEAT_GRACE = timedelta(seconds=10)
-# Of each state the newest attempts: who works much is among them, and who works little is so where nobody works much.
+# A client that starts or ends changes the fleet for this long: others look for its jobs and are not alone.
+RECENTLY = timedelta(minutes=1)
+# The newest attempts of each state. A client that works little is among them where no client works much.
 NUM_ATTEMPTS = 500
 NUM_DUE = 1_000
 
 
 class ClientHeartbeatParams(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What a client says of itself.
+    The contents of a client's heartbeat.
 
-    `queues` are the names with how many jobs at once; `queue_updates` the names with the `updated_at` that this client
-    gave to the queue's row last. `has_session` says that the report comes by a session that ends with the client's process.
+    `queues` maps names to numbers of slots, `queue_updates` maps names to the `updated_at` that this client last gave to the
+    queue's row. `has_session` says that the heartbeat's session ends with the client's process.
     """
 
     id: ClientId
@@ -43,21 +45,23 @@ class ClientHeartbeatParams(msgspec.Struct, frozen=True, kw_only=True):
 
 class HeartbeatResult(msgspec.Struct, frozen=True):
     """
-    A report as it was written.
+    A client's row as its heartbeat wrote it.
 
-    `before_at` is the start of whoever wrote the row before, this client or another one of the name; None if nobody.
-    `seen_at` is when it was written, and `lost_at` when a client of the name was given up last; None if never.
+    `previous_started_at` is the start of the life that wrote the row before, None for a new row. `seen_at` is the time of
+    this heartbeat. `lost_at` is the last time that a client of this id was declared dead. `is_alone` says that no other
+    client is expected to send heartbeats and that none has started or ended `RECENTLY`.
     """
 
     started_at: datetime
     queue_updates: dict[str, datetime]
-    before_at: datetime | None
+    previous_started_at: datetime | None
     seen_at: datetime
     lost_at: datetime | None = None
+    is_alone: bool = False
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """A client, or the touch of a queue's row, that speaks of somebody who is no client of ours."""
+    """An attempt's client, or an update of a queue's row, that belongs to no client in `millhand_client`."""
 
     what: str  # client, queue
     name: str
@@ -65,97 +69,92 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 def client_get_shape() -> Query[bool]:
-    """Say whether the tables of clients are there."""
+    """Return whether the tables of clients are there."""
     return Query("client_get_shape", {}, lambda rows: bool(rows[0][0]))
 
 
 def client_heartbeat(
-    report: ClientHeartbeatParams,
+    heartbeat: ClientHeartbeatParams,
     *,
     started_at: datetime | None,
     age: timedelta = timedelta(0),
     now: datetime | None = None,
 ) -> Query[HeartbeatResult]:
     """
-    Say that a client is there; `started_at` is None for its first report, which begins its life, `age` ago.
+    Write a client's heartbeat; `started_at` is None for its first one, which dates the start of its life `age` before now.
 
-    The first report adds the queues that a client of that name touched before; nobody else would own up to them.
+    The first heartbeat keeps the queue updates of an earlier client with this id: no other row declares them.
     """
-    params = heartbeat_params(report, started_at=started_at, age=age, now=now)
-    return Query("client_heartbeat", params, parse_heartbeat_result)
-
-
-def heartbeat_params(
-    report: ClientHeartbeatParams, *, started_at: datetime | None, age: timedelta, now: datetime | None
-) -> dict[str, object]:
-    """Return what a report is written with."""
-    return {
+    params = {
         "age": age,
         "grace": DEAD_GRACE,
-        "has_session": report.has_session,
-        "hostname": report.hostname,
-        "id": report.id,
-        "kinds": list(report.kinds),
+        "has_session": heartbeat.has_session,
+        "hostname": heartbeat.hostname,
+        "id": heartbeat.id,
+        "kinds": list(heartbeat.kinds),
         "language": LANGUAGE,
         "now": now,
-        "num_reports": float(DEAD_AFTER_HEARTBEATS),
-        "pid": report.pid,
-        "queue_updates": _encode({name: _instant(at) for name, at in report.queue_updates.items()}),
-        "queues": _encode(dict(report.queues)),
-        "heartbeat_interval": report.heartbeat_interval,
+        "num_missed": float(DEAD_AFTER_HEARTBEATS),
+        "pid": heartbeat.pid,
+        "queue_updates": _encode({name: _instant(at) for name, at in heartbeat.queue_updates.items()}),
+        "queues": _encode(dict(heartbeat.queues)),
+        "heartbeat_interval": heartbeat.heartbeat_interval,
+        "recently": RECENTLY,
         "started_at": started_at,
-        "version": report.version,
+        "version": heartbeat.version,
     }
-
-
-def parse_heartbeat_result(rows: Sequence[Row]) -> HeartbeatResult:
-    """Return a report as its row says, whatever other columns come after it."""
-    started_at, seen_at, lost_at, queue_updates, before_at = rows[0][:5]
-    return HeartbeatResult(started_at, _parse_instants(queue_updates), before_at, seen_at, lost_at)
+    return Query("client_heartbeat", params, _parse_heartbeat_result)
 
 
 def client_stop(*, id: ClientId, started_at: datetime, now: datetime | None = None) -> Query[bool]:
-    """Say that a client has stopped; False if its row is gone, or that of another one of its name."""
+    """Mark a client as stopped; False if its row is gone or belongs to another life of the id."""
     return Query("client_stop", {"id": id, "started_at": started_at, "now": now}, bool)
 
 
 def client_step_down(*, id: ClientId, now: datetime | None = None) -> Query[bool]:
-    """Say that a client is about to give up River's term for clients of another language."""
+    """Record that a client is about to resign River's term for clients in another language."""
     return Query("client_step_down", {"id": id, "now": now}, bool)
 
 
 def client_list(*, now: datetime | None = None) -> Query[list[ClientRow]]:
-    """Give the clients of ours that are known, by the time of their start; who leads is not looked at."""
+    """Return the registered clients by start time; the fields about leadership keep their defaults."""
     return Query("client_list", {"now": now}, lambda rows: [_parse_row(row) for row in rows])
 
 
-def client_get_foreign(
+def client_get_unregistered(
     *,
-    within: timedelta = FOREIGN_WITHIN,
+    within: timedelta = UNREGISTERED_WITHIN,
     now: datetime | None = None,
-    report_grace: timedelta = HEARTBEAT_GRACE,
+    heartbeat_grace: timedelta = HEARTBEAT_GRACE,
 ) -> Query[list[Sighting]]:
     """
-    Give what was seen, `within` of now, of clients that are not ours.
+    Return traces of clients that are not in `millhand_client`, no older than `within`.
 
-    A touch of a queue's row that is not older than `report_grace` is left out: one of ours may be about to own up to it.
+    An update of a queue's row that is younger than `heartbeat_grace` is left out: a registered client may declare it in its
+    next heartbeat.
     """
-    params = {"limit": NUM_ATTEMPTS, "now": now, "report_grace": report_grace, "within": within}
-    return Query("client_get_foreign", params, lambda rows: [Sighting(*row) for row in rows])
+    params = {"heartbeat_grace": heartbeat_grace, "limit": NUM_ATTEMPTS, "now": now, "within": within}
+    return Query("client_get_unregistered", params, lambda rows: [Sighting(*row) for row in rows])
 
 
 def client_get_unknown_kinds(
     *, kinds: Sequence[str], queues: Sequence[str], now: datetime | None = None
 ) -> Query[list[str]]:
-    """Give kinds that are not among `kinds` and have jobs due in `queues`, as far as the first of each queue tell."""
+    """Return kinds other than `kinds` among the first `NUM_DUE` due jobs of each of `queues`."""
     params = {"kinds": list(kinds), "limit": NUM_DUE, "now": now, "queues": list(queues)}
     return Query("client_get_unknown_kinds", params, lambda rows: [row[0] for row in rows])
 
 
 def client_delete_gone(*, last_seen_horizon: datetime) -> Query[list[ClientId]]:
-    """Delete clients that have been silent since the horizon, but for those that hold jobs which run."""
+    """Delete the rows of clients without a heartbeat since the horizon, except of clients that hold running jobs."""
     params = {"last_seen_horizon": last_seen_horizon}
     return Query("client_delete_gone", params, lambda rows: [ClientId(row[0]) for row in rows])
+
+
+def _parse_heartbeat_result(rows: Sequence[Row]) -> HeartbeatResult:
+    started_at, seen_at, lost_at, queue_updates, previous_started_at, is_alone = rows[0]
+    updates = _parse_instants(queue_updates)
+    return HeartbeatResult(started_at, updates, previous_started_at, seen_at, lost_at, bool(is_alone))
 
 
 def _encode(value: object) -> str:
@@ -163,12 +162,12 @@ def _encode(value: object) -> str:
 
 
 def _instant(at: datetime) -> str:
-    """Return an instant as `client_get_foreign` writes the one that it looks for."""
+    """Return an instant in the form in which `client_get_unregistered` compares it."""
     return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _parse_instants(text: str) -> dict[str, datetime]:
-    """Return what are instants of an object; whose row it was before may have written anything."""
+    """Return the values of an object that are instants; an earlier writer of the row may have written anything."""
     instants = {}
     for name, value in parse_object(text).items():
         with contextlib.suppress(msgspec.ValidationError):
@@ -184,7 +183,7 @@ def _parse_queues(text: str) -> dict[str, int]:
 
 def _parse_row(row: Row) -> ClientRow:
     (id, language, version, hostname, pid, kinds, queues) = row[:7]
-    (report_seconds, started_at, last_seen_at, stopped_at, silent_seconds) = row[7:]
+    (heartbeat_seconds, started_at, last_seen_at, stopped_at, unseen_seconds) = row[7:]
     return ClientRow(
         id=id,
         hostname=hostname,
@@ -193,10 +192,12 @@ def _parse_row(row: Row) -> ClientRow:
         last_seen_at=last_seen_at,
         pid=pid,
         queues=_parse_queues(queues),
-        heartbeat_interval=timedelta(seconds=report_seconds),
+        heartbeat_interval=timedelta(seconds=heartbeat_seconds),
         started_at=started_at,
         state=state_of(
-            is_stopped=stopped_at is not None, report_seconds=report_seconds, silent_seconds=silent_seconds
+            heartbeat_seconds=heartbeat_seconds,
+            is_stopped=stopped_at is not None,
+            unseen_seconds=unseen_seconds,
         ),
         stopped_at=stopped_at,
         version=version,

@@ -1,4 +1,4 @@
-"""Statements about clients that are not there any more, and about the jobs that they held."""
+"""Statements about clients that died or stopped, and about the jobs they held."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from millhand.store.job import Rescue
 from millhand.store.job_row import encode_error, parse_job, parse_jobs
 from millhand.store.query import Query, Row
 
-# From when a client has said that it stopped until its process has ended: it waits half a second for threads.
+# Between a client's mark that it stopped and the end of its process, which waits half a second for threads.
 LEAVING = timedelta(seconds=2)
 
 
 class End(enum.StrEnum):
-    """How a client ended, as far as a job that it held is concerned."""
+    """How a client ended, with regard to a job that it held."""
 
-    LOST = "lost"  # it stopped reporting
-    RESTARTED = "restarted"  # another life goes by its name
-    STOPPED = "stopped"  # in order, and left the job behind
+    LOST = "lost"  # it missed heartbeats and was declared dead
+    RESTARTED = "restarted"  # another life uses its id
+    STOPPED = "stopped"  # it stopped in order and left the job running
 
 
 class Stranded(msgspec.Struct, frozen=True):
-    """A job that runs for a client which is not at it any more; `at` is when that was seen, by the database's clock."""
+    """A running job without a living client; `at` is when the database saw that."""
 
     job: JobRow
     end: End
@@ -36,11 +36,11 @@ class Stranded(msgspec.Struct, frozen=True):
 
 class Losses(msgspec.Struct, frozen=True):
     """
-    What a look at the fleet came to.
+    The result of one check of the fleet.
 
-    `lost_ids` are the clients that were given up by it, `suspect_ids` those that are to be given up by the next one, if
-    they are still silent then; `num_recent` counts all whose life has begun or ended of late.
-    Units: `seconds_left` is how soon the next one may have to be suspected; None if there is no other.
+    `lost_ids` were declared dead by it. `suspect_ids` are declared dead by the next check unless a heartbeat comes.
+    `num_recent` counts the clients that started or ended recently.
+    Units: `seconds_left` is how soon the next client may become a suspect; None if there is no other client.
     """
 
     lost_ids: tuple[ClientId, ...]
@@ -59,17 +59,17 @@ def client_declare_lost(
     now: datetime | None = None,
 ) -> Query[Losses]:
     """
-    Give up those of `suspect_ids` that are silent for too long, as client `id` sees it, which reports since `steady_since`.
+    Declare those of `suspect_ids` dead that still miss heartbeats, as client `id` sees it.
 
-    Silence counts from there at the earliest, and nobody is given up by one who is silent himself. Whose session is still
-    there has `SESSION_GRACE` more.
-    Concurrency: safe to race; a client that reports meanwhile is not given up.
+    Missed heartbeats count from `steady_since` at the earliest. A client that has missed its own heartbeats declares no
+    client dead. A client whose session is still open gets `SESSION_GRACE` more.
+    Concurrency: safe to race; a client whose heartbeat comes meanwhile is not declared dead.
     """
     params = {
         "grace": grace,
         "id": id,
         "now": now,
-        "num_reports": float(DEAD_AFTER_HEARTBEATS),
+        "num_missed": float(DEAD_AFTER_HEARTBEATS),
         "recently": recently,
         "session_grace": SESSION_GRACE,
         "steady_since": steady_since,
@@ -83,34 +83,33 @@ def job_get_stranded(
     after_id: JobId,
     limit: int,
     grace: timedelta = DEAD_GRACE,
-    is_whole: bool = True,
+    is_full: bool = True,
     now: datetime | None = None,
 ) -> Query[list[Stranded]]:
     """
-    Give jobs that run for clients of ours which were given up, have stopped or have begun another life since.
+    Return running jobs of registered clients that were declared dead, have stopped, or have restarted since the fetch.
 
-    Another life counts once it is certain that the one before is over: that no two clients go by one name.
-    One that stopped is given `LEAVING` to end.
-    Unless it `is_whole`, it takes for granted that no job was fetched before it was due, and so reads less.
+    A restart counts only if no two living clients use the id. A client that stopped gets `LEAVING` to end its process.
+    Unless `is_full`, the query relies on no job having been fetched before it was due, and reads fewer index entries.
     Shape: 0 … `limit` jobs with ids above `after_id`, by id.
     """
     params = {
         "after_id": after_id,
         "grace": grace,
-        "is_whole": is_whole,
+        "is_full": is_full,
         "leaving": LEAVING,
         "limit": limit,
         "now": now,
-        "num_reports": float(DEAD_AFTER_HEARTBEATS),
+        "num_missed": float(DEAD_AFTER_HEARTBEATS),
     }
     return Query("job_get_stranded", params, _parse_stranded)
 
 
 def job_give_back_many(jobs: Sequence[JobRow], rescues: Sequence[Rescue]) -> Query[list[JobId]]:
     """
-    Write what becomes of `jobs`, of those that still run for the attempt of which their row tells.
+    Write `rescues`, one for each of `jobs` in order, to the jobs whose row still shows the same attempt.
 
-    Shape: the ids that were written, in no order. `rescues` are those of `jobs`, in their order.
+    Shape: the ids that were written, in no order.
     """
     return Query(
         "job_give_back_many",
@@ -131,7 +130,7 @@ def job_give_back_many(jobs: Sequence[JobRow], rescues: Sequence[Rescue]) -> Que
 def job_get_stuck_beside_clients(
     *, stuck_horizon: datetime, after_id: JobId, limit: int, due_before: datetime | None = None
 ) -> Query[list[JobRow]]:
-    """Give what `job_get_stuck` gives, but for jobs that run for a client of ours, living or not."""
+    """Return what `job_get_stuck` returns, without jobs of registered clients, living or dead."""
     params = {"horizon": stuck_horizon, "after_id": after_id, "due_before": due_before, "limit": limit}
     return Query("job_get_stuck_beside_clients", params, parse_jobs)
 
@@ -144,7 +143,7 @@ def job_get_stuck_of_client(
     limit: int,
     due_before: datetime | None = None,
 ) -> Query[list[JobRow]]:
-    """Give what `job_get_stuck` gives, of the jobs that run for one client."""
+    """Return what `job_get_stuck` returns, for the jobs of one client."""
     params = {
         "after_id": after_id,
         "client_id": client_id,

@@ -1,7 +1,7 @@
 """
 Statements about a leader's term: a lease in one row, by the database's clock.
 
-There are two leadership, each with a row of its own: River's, for which clients of every language bid, and ours.
+There are two leader roles, each with a table of one row: River's, for which clients of every language bid, and Millhand's.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from millhand.store.query import Query, Row, parse_none
 
 class LeaderRole(enum.StrEnum):
     """
-    What one client does for all during its term; the value is what the log calls it.
+    What the elected client does for all clients; the value is the log's name of the role.
 
-    River's is to sweep its tables, as its clients do too. Ours is to insert the periodic jobs of Python's clients.
+    RIVER maintains River's tables, whatever the leader's language. PERIODIC inserts the periodic jobs of Python clients.
     """
 
     RIVER = "river"
@@ -28,26 +28,26 @@ class LeaderRole(enum.StrEnum):
 
 
 class LeaderRow(msgspec.Struct, frozen=True):
-    """The row of an leader_role: one term of one client. Instants are aware, to the microsecond."""
+    """The row of a leader role: one term of one client. Instants are aware, to the microsecond."""
 
     leader_id: ClientId
     elected_at: datetime
     expires_at: datetime
 
 
-class LeaderSight(msgspec.Struct, frozen=True):
+class LeaderView(msgspec.Struct, frozen=True):
     """
-    What a follower sees before it bids.
+    What a follower sees of River's leader role before it bids.
 
-    `is_known` says that the leader is, or was, a client of ours; `has_made_way` that one of ours gave up a term for
-    clients of another language, no longer ago than they are given time to take it. `leader_id` is None if there is no
-    row; one whose term is over is there until somebody else is elected, and `vacant_seconds` says since when.
+    `leader_id` is None if there is no row. The row of an expired term stays until the next election; `vacant_seconds` is
+    the time since it expired. `is_registered` says that the leader has a row in `millhand_client`. `has_stepped_down` says
+    that a registered client resigned its term for others, and that they still have time to take it.
     """
 
     leader_id: ClientId | None
     is_running: bool
-    is_known: bool
-    has_made_way: bool
+    is_registered: bool
+    has_stepped_down: bool
     vacant_seconds: float = 0.0
 
 
@@ -59,9 +59,9 @@ def leader_attempt_elect(
     leader_role: LeaderRole = LeaderRole.RIVER,
 ) -> Query[LeaderRow | None]:
     """
-    Begin a term of `ttl` if none runs, or only an expired one; None if another leads.
+    Begin a term of `ttl` unless another term runs; return None if one does.
 
-    Concurrency: safe to race; one wins.
+    Concurrency: safe to race; one client wins.
     Source: River v0.51.2, river_leader.sql `LeaderAttemptElect`, `LeaderDeleteExpired`.
     """
     params = {"leader_id": leader_id, "ttl": ttl, "now": now}
@@ -77,7 +77,7 @@ def leader_attempt_reelect(
     leader_role: LeaderRole = LeaderRole.RIVER,
 ) -> Query[LeaderRow | None]:
     """
-    Renew a term, which then ends `ttl` from now; None if it has expired or was taken.
+    Renew a term to end `ttl` from now; return None if it has expired or another client was elected.
 
     Source: River v0.51.2, river_leader.sql `LeaderAttemptReelect`.
     """
@@ -88,19 +88,19 @@ def leader_attempt_reelect(
 def leader_delete_expired(
     *, now: datetime | None = None, leader_role: LeaderRole = LeaderRole.RIVER
 ) -> Query[bool]:
-    """Delete a term that has expired, and say whether there was one; `leader_attempt_elect` does not need it."""
+    """Delete an expired term and return whether there was one; `leader_attempt_elect` does not need this."""
     return Query("leader_delete_expired", {"now": now}, bool, fragments=_FRAGMENTS[leader_role])
 
 
 def leader_get(*, leader_role: LeaderRole = LeaderRole.RIVER) -> Query[LeaderRow | None]:
-    """Give the term's row, expired or not; None if nobody leads."""
+    """Return the term's row, expired or not; None without one."""
     return Query("leader_get", {}, _parse, fragments=_FRAGMENTS[leader_role])
 
 
 def leader_get_seconds_left(
     *, now: datetime | None = None, leader_role: LeaderRole = LeaderRole.RIVER
 ) -> Query[float | None]:
-    """Give how long the term has left, less than nothing if it has expired; None if nobody leads."""
+    """Return the seconds until the term expires, negative for an expired one; None without a term."""
     return Query(
         "leader_get_seconds_left",
         {"now": now},
@@ -109,17 +109,17 @@ def leader_get_seconds_left(
     )
 
 
-def leader_get_sight(
+def leader_get_view(
     *, client_id: ClientId, patience: timedelta, now: datetime | None = None
-) -> Query[LeaderSight]:
-    """Give what a follower sees of River's leader_role; needs the tables of clients."""
+) -> Query[LeaderView]:
+    """Return what a follower sees of River's leader role; needs the tables of clients."""
     params = {"client_id": client_id, "patience": patience, "now": now}
-    return Query("leader_get_sight", params, _parse_sight, fragments=_FRAGMENTS[LeaderRole.RIVER])
+    return Query("leader_get_view", params, _parse_view, fragments=_FRAGMENTS[LeaderRole.RIVER])
 
 
 def leader_request_resign(*, leader_role: LeaderRole = LeaderRole.RIVER) -> Query[None]:
     """
-    Ask whoever leads to resign.
+    Ask the leader to resign.
 
     Source: River v0.51.2, client.go `requestResignTx`.
     """
@@ -131,7 +131,7 @@ def leader_resign(
     *, leader_id: ClientId, elected_at: datetime, leader_role: LeaderRole = LeaderRole.RIVER
 ) -> Query[bool]:
     """
-    End a term and announce it; False if it was no longer this one, and then nothing is announced.
+    End a term and announce that; return False, without an announcement, if it is not the current term.
 
     Source: River v0.51.2, river_leader.sql `LeaderResign`.
     """
@@ -139,7 +139,7 @@ def leader_resign(
     return Query("leader_resign", params, bool, fragments=_FRAGMENTS[leader_role])
 
 
-# Not `millhand_leadership`, as River's is called: behind the longest schema a channel's name would be too long.
+# Not `millhand_leadership`: with the longest schema the channel's name would be too long.
 _FRAGMENTS = {
     LeaderRole.RIVER: (("leader_table", "river_leader"), ("leader_topic", "river_leadership")),
     LeaderRole.PERIODIC: (("leader_table", "millhand_leader"), ("leader_topic", "millhand_leader")),
@@ -150,6 +150,8 @@ def _parse(rows: Sequence[Row]) -> LeaderRow | None:
     return LeaderRow(*rows[0]) if rows else None
 
 
-def _parse_sight(rows: Sequence[Row]) -> LeaderSight:
-    leader_id, is_running, is_known, has_made_way, vacant_seconds = rows[0]
-    return LeaderSight(leader_id, bool(is_running), bool(is_known), has_made_way, vacant_seconds or 0.0)
+def _parse_view(rows: Sequence[Row]) -> LeaderView:
+    leader_id, is_running, is_registered, has_stepped_down, vacant_seconds = rows[0]
+    return LeaderView(
+        leader_id, bool(is_running), bool(is_registered), has_stepped_down, vacant_seconds or 0.0
+    )

@@ -7,7 +7,7 @@ from millhand.store.query import Query
 
 
 def periodic_run_exists(params: InsertParams, periodic_job_id: str) -> Query[bool]:
-    """Say whether the run that `params` would insert is there already."""
+    """Return whether the run that `params` would insert is in the table."""
     values = {
         "kind": params.kind,
         "periodic_job_id": periodic_job_id,

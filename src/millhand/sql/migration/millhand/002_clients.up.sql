@@ -1,6 +1,6 @@
--- One row for each client that works: who it is, and that it was there a moment ago.
--- Unlogged, as River's table of leaders: a server that crashed has no clients, and those that live are back in seconds.
--- The pages are kept half empty, so that a row that is written again and again finds room where it is.
+-- One row for each client that works jobs, renewed by its heartbeats.
+-- Unlogged, as River's table of leaders: after a crash of the server the living clients write their rows again in seconds.
+-- Fill factor 50 keeps updates on the same page.
 CREATE UNLOGGED TABLE /* schema */millhand_client (
     id text PRIMARY KEY,
     language text NOT NULL,
@@ -8,20 +8,20 @@ CREATE UNLOGGED TABLE /* schema */millhand_client (
     hostname text NOT NULL,
     pid integer NOT NULL,
     kinds text [] NOT NULL,
-    -- Name: how many jobs at once.
+    -- Queue name: number of slots.
     queues jsonb NOT NULL,
-    -- Name: the updated_at that this client gave to the queue's row last, to the microsecond.
+    -- Queue name: the updated_at that this client last gave to the queue's row, to the microsecond.
     queue_updates jsonb NOT NULL,
     heartbeat_interval interval NOT NULL,
     started_at timestamptz NOT NULL,
     last_seen_at timestamptz NOT NULL,
     stopped_at timestamptz,
-    -- When it gave up River's term for clients of another language to take.
+    -- When it resigned River's term for clients in another language.
     stepped_down_at timestamptz,
     CONSTRAINT id_length CHECK (char_length(id) > 0 AND char_length(id) < 128)
 ) WITH (fillfactor = 50);
 
--- Who inserts our periodic jobs, as river_leader says who sweeps River's tables.
+-- The client that inserts the periodic jobs, as river_leader names the client that maintains River's tables.
 CREATE UNLOGGED TABLE /* schema */millhand_leader (
     elected_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,

@@ -1,9 +1,9 @@
--- What is known of a client's end: whether it was given up for dead, and whether another one goes by its name.
+-- How a client ended: whether it was declared dead, and whether another client uses its id.
 ALTER TABLE /* schema */millhand_client
-    -- When it was given up: jobs that it fetched before are not its own any more, although it may come back.
+    -- When it was declared dead. Jobs that it fetched before belong to others, even if it comes back.
     ADD COLUMN lost_at timestamptz,
-    -- When a report last found the life of another client in the row, one that had not ended.
+    -- When a heartbeat last found the life of another client in the row that had not ended.
     ADD COLUMN contested_at timestamptz,
-    -- The session that the last report came by, which ends with the client's process; null behind a pooler.
+    -- The session of the last heartbeat, which ends with the client's process; null behind a pooler.
     ADD COLUMN session_pid integer,
     ADD COLUMN session_started_at timestamptz;

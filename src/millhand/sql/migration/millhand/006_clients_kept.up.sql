@@ -1,3 +1,3 @@
--- Who held which job is what a crash of the server, or a standby that takes over, makes one ask: without the row of a
--- client that died with it, its jobs would be left to their age. Written once every few seconds a client, that costs little.
+-- Logged, so that the rows survive a crash of the server and a failover: without the row of a client that died with the
+-- server, its jobs would wait for the rescue by age. One small write a client every few seconds costs little.
 ALTER TABLE /* schema */millhand_client SET LOGGED;

@@ -1,4 +1,4 @@
-"""Many jobs on their way into one COPY: taken batch by batch, so that none but those of a batch are in memory."""
+"""Splits the jobs of one COPY into batches, so that only one batch is in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from millhand.insert_opts import InsertOpts
 
 T = TypeVar("T")
 
-# 500: a COPY is as fast as with more, and the other tasks of the loop wait for 10 ms (bench 2026-11).
+# With more a COPY is no faster, and with 500 other tasks of the event loop wait 10 ms (bench 2026-11).
 BATCH_SIZE = 500
 
 # Each is args, or a pair of args and options.
@@ -20,7 +20,7 @@ Pair = tuple[object, InsertOpts | None]
 
 
 async def batched(jobs: BulkJobs) -> AsyncIterator[list[Pair]]:
-    """Give up to `BATCH_SIZE` jobs at a time, and let others have their turn between batches."""
+    """Yield batches of up to `BATCH_SIZE` jobs; other tasks run between batches."""
     if isinstance(jobs, AsyncIterable):
         batch: list[Pair] = []
         async for job in jobs:
@@ -37,16 +37,16 @@ async def batched(jobs: BulkJobs) -> AsyncIterator[list[Pair]]:
         await asyncio.sleep(0)
 
 
-async def begun(source: AsyncIterator[T]) -> AsyncIterator[T] | None:
-    """Have the first of `source` made now, and return all of them; None if there is none."""
+async def with_first_ready(source: AsyncIterator[T]) -> AsyncIterator[T] | None:
+    """Fetch the first item of `source` now and return an iterator over all; None if there is none."""
     try:
         first = await anext(source)
     except StopAsyncIteration:
         return None
-    return _chained(first, source)
+    return _prepended(first, source)
 
 
-async def _chained(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
+async def _prepended(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
     yield first
     async for one in rest:
         yield one

@@ -1,0 +1,209 @@
+"""The queues that one client works: a producer and a poller for each, and what reaches them from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+
+from millhand.config import Config, QueueConfig
+from millhand.driver.protocol import Executor
+from millhand.errors import ConfigError
+from millhand.job import ClientId, JobId, JobRow, JobState
+from millhand.runtime.attempt import Attempt, CancelReason
+from millhand.runtime.client_heartbeat import STATEMENT_SECONDS, QueueUse
+from millhand.runtime.fetch_metrics import fetch_metric_emitter
+from millhand.runtime.notifier import parse_payload
+from millhand.runtime.producer import Producer
+from millhand.runtime.queue_poller import QueuePoller
+from millhand.runtime.subscription import Subscriptions
+from millhand.store.job import job_get_by_ids
+
+logger = logging.getLogger(__name__)
+
+# The database's clock decides what is due and may be a little behind this one: a fetch too early would find nothing.
+DUE_MARGIN_SECONDS = 0.002
+
+
+class WorkedQueues:
+    """
+    Producers and pollers by queue name; `execute` works one attempt.
+
+    The engine starts and stops them. No method but `wait_idle` and `cancel_taken` waits.
+    Concurrency: belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        pool: Executor,
+        *,
+        client_id: ClientId,
+        execute: Callable[[Attempt], Awaitable[None]],
+        subscriptions: Subscriptions,
+    ) -> None:
+        self._client_id = client_id
+        self._config = config
+        self._execute = execute
+        self._pool = pool
+        self._subscriptions = subscriptions
+        self.pollers: dict[str, QueuePoller] = {}
+        self.producers: dict[str, Producer] = {}
+
+    @property
+    def num_running(self) -> int:
+        """How many attempts run now."""
+        return sum(producer.num_running for producer in self.producers.values())
+
+    def running(self) -> list[Attempt]:
+        """Return the attempts that run now."""
+        return [attempt for producer in self.producers.values() for attempt in producer.running]
+
+    def is_held(self, id: JobId) -> bool:
+        """Return whether an attempt of the job runs here."""
+        return any(producer.holds(id) for producer in self.producers.values())
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the queues."""
+        return tuple(self.producers)
+
+    def uses(self) -> Mapping[str, QueueUse]:
+        """Return how this client uses its queues, for its heartbeat."""
+        return {
+            name: QueueUse(producer.max_workers, producer.updated_at)
+            for name, producer in self.producers.items()
+        }
+
+    def add(self, name: str, queue: QueueConfig) -> tuple[Producer, QueuePoller]:
+        """Return the producer and the poller of one more queue, not started yet."""
+        producer = self.producers[name] = self._new_producer(name, queue)
+        poller = QueuePoller(producer, self._pool, is_poll_only=self._config.poll_only)
+        self.pollers[name] = poller
+        return producer, poller
+
+    async def end(self, producer: Producer, poller: QueuePoller) -> None:
+        """Stop fetching from a queue, wait for its attempts, and remove it."""
+        await producer.stop()
+        await producer.wait_idle()
+        await poller.stop()
+        if self.producers.get(producer.queue) is producer:  # a concurrent call may have removed it
+            del self.producers[producer.queue], self.pollers[producer.queue]
+
+    def require_other_job(self, producer: Producer, deed: str) -> None:
+        """Raise ConfigError in an attempt of `producer`: waiting for the deed would wait for the attempt itself."""
+        task = asyncio.current_task()
+        for attempt in producer.running:
+            if attempt.task is task:
+                raise ConfigError(
+                    f"job must not {deed} and wait for that, which waits for the job, got {attempt.row.kind!r} "
+                    f"with id {attempt.row.id}; call it from the program that started the client"
+                )
+
+    # Events.
+
+    def on_insert(self, payload: str) -> None:
+        """Handle a notification of `river_insert`."""
+        parsed = parse_payload(payload)
+        producer = None if parsed is None else self.producers.get(str(parsed.get("queue")))
+        if producer is not None:
+            producer.on_insert()
+
+    def on_control(self, payload: str) -> None:
+        """Handle a notification of `river_control`: a cancel, a pause, a resume or a change of a queue's metadata."""
+        parsed = parse_payload(payload)
+        if parsed is None:
+            return
+        name, action, id = parsed.get("queue"), parsed.get("action"), parsed.get("job_id")
+        is_for_all = name == "*" and action in ("pause", "resume")
+        for producer in self.producers.values():
+            if producer.queue != name and not is_for_all:
+                continue
+            if action == "cancel" and isinstance(id, int):
+                producer.cancel(id)
+            elif action in ("pause", "resume"):
+                producer.on_paused(is_paused=action == "pause")
+            if action in ("resume", "metadata_changed") and producer.queue in self.pollers:
+                self.pollers[producer.queue].touch_soon()
+
+    def on_connected(self) -> None:
+        """Fetch and poll at once: notifications may have been missed before the listener connected."""
+        for producer in self.producers.values():
+            producer.on_insert()
+        for poller in self.pollers.values():
+            poller.wake_event.set()
+
+    def on_available(self, row: JobRow) -> None:
+        """Fetch when a job is due that this client made available again."""
+        producer = self.producers.get(row.queue)
+        if producer is not None:
+            due_in = (row.scheduled_at - self._config.clock.now()).total_seconds()
+            producer.on_due(max(due_in, 0.0) + DUE_MARGIN_SECONDS)
+
+    def on_lost(self, lost_at: datetime) -> None:
+        """Cancel attempts fetched before this client was declared dead: other clients have their jobs."""
+        self._log_lost(sum(producer.cancel_lost(lost_at) for producer in self.producers.values()))
+
+    async def cancel_taken(self) -> None:
+        """Cancel attempts whose jobs' rows show that another attempt has them, or that they wait for one."""
+        held = self.running()
+        if not held:
+            return
+        query = job_get_by_ids(sorted({attempt.row.id for attempt in held}))
+        rows = {row.id: row for row in await self._pool.run(query.within(STATEMENT_SECONDS))}
+        taken = [one for one in held if not one.is_settled and _is_taken(one.row, rows.get(one.row.id))]
+        for attempt in taken:
+            attempt.cancel(CancelReason.LOST)
+        self._log_lost(len(taken))
+
+    def cancel_all(self, reason: CancelReason) -> int:
+        """Cancel all attempts and return how many there were."""
+        return sum(producer.cancel_all(reason) for producer in self.producers.values())
+
+    async def wait_idle(self, timeout_seconds: float | None, until: asyncio.Event | None = None) -> bool:
+        """Return whether all attempts ended within `timeout_seconds` and before `until` was set."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
+        for producer in tuple(self.producers.values()):
+            left = None if deadline is None else max(deadline - loop.time(), 0.0)
+            if not await _wait_idle(producer, left, until):
+                return False
+        return True
+
+    def _log_lost(self, num_jobs: int) -> None:
+        if num_jobs:
+            logger.warning("attempts lost", extra={"client_id": self._client_id, "num_jobs": num_jobs})
+
+    def _new_producer(self, name: str, queue: QueueConfig) -> Producer:
+        config = self._config
+        cooldown, poll = queue.fetch_cooldown, queue.fetch_poll_interval
+        return Producer(
+            name,
+            self._pool,
+            client_id=self._client_id,
+            cooldown_seconds=(cooldown or config.fetch_cooldown).total_seconds(),
+            execute=self._execute,
+            kinds=config.workers.kinds if config.fetch_only_known_kinds else None,
+            max_workers=queue.max_workers,
+            poll_seconds=(poll or config.fetch_poll_interval).total_seconds(),
+            subscriptions=self._subscriptions,
+            on_fetched=fetch_metric_emitter(name, config.hooks),
+        )
+
+
+async def _wait_idle(producer: Producer, timeout_seconds: float | None, until: asyncio.Event | None) -> bool:
+    waits: list[asyncio.Future[object]] = [asyncio.ensure_future(producer.wait_idle())]
+    if until is not None:
+        waits.append(asyncio.ensure_future(until.wait()))
+    await asyncio.wait(waits, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    await asyncio.wait(waits)
+    return not producer.num_running
+
+
+def _is_taken(held: JobRow, found: JobRow | None) -> bool:
+    """Return whether a job waits or runs for another attempt; a finalized job may have been so by its own attempt."""
+    if found is None or found.state.is_finalized:
+        return False
+    return (found.state, found.attempted_at) != (JobState.RUNNING, held.attempted_at)

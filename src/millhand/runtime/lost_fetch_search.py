@@ -1,0 +1,82 @@
+"""
+Finds the jobs of a fetch whose answer was lost: their rows are marked running for this client, which knows nothing of them.
+
+    fetch sent ─ no answer ─▶ search, when the database answers again ─▶ search again for two minutes ─▶ forget
+
+Without a search these jobs would wait for the rescuer, an hour by default. A search finds jobs that are marked for this
+client and were fetched after the last fetch that was answered. It leaves out the jobs that later fetches brought, which are
+known by id and time of fetch: a job may have come, have failed, and have been marked again by a lost fetch.
+
+The later searches are for a server that stood still, and for a network that lost the statement. The kernel keeps sending
+the data of a closed connection, at growing intervals, so the server may run the fetch long after this client reconnected.
+
+Concurrency: belongs to one producer, whose fetches come one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from operator import attrgetter
+
+from millhand.clock import rest_seconds
+from millhand.errors import ConnectionLost, MillhandError, OperationTimeout
+from millhand.job import JobId, JobRow
+
+# A statement's timeout. A server that stood still has mostly recovered, or lost the statement, after as long again.
+LATE_SECONDS = 10.0
+# Linux sends unacknowledged data of a closed connection again eight times, for 102 s.
+RESENT_SECONDS = 120.0
+
+_ATTEMPTED_AT = attrgetter("attempted_at")
+
+
+class LostFetchSearch:
+    """
+    Decides when a producer searches for the jobs of lost fetches, and which of the jobs found are unknown.
+
+    `began_at` is the database's time before the first fetch. `after` is the time of the last fetch that was answered before
+    one was lost. Units: `now` is the event loop's time.
+    """
+
+    def __init__(self, began_at: datetime) -> None:
+        self.after = began_at
+        self._is_searching = False
+        self._known: set[tuple[JobId, datetime | None]] = set()  # since a fetch was lost
+        self._last_search_at = 0.0
+        self._newest = began_at
+        self._search_at = 0.0
+
+    def record_answered(self, jobs: Sequence[JobRow]) -> None:
+        """Record the jobs that a fetch brought."""
+        if jobs:
+            self._newest = max(self._newest, *filter(None, map(_ATTEMPTED_AT, jobs)))
+        if self._is_searching:
+            self._known.update((job.id, job.attempted_at) for job in jobs)
+
+    def record_failed(self, error: MillhandError, now: float) -> None:
+        """Record a fetch that failed; begin a search if it may have marked jobs."""
+        if not isinstance(error, OperationTimeout | ConnectionLost):
+            return
+        if not self._is_searching:
+            self.after = self._newest
+        self._is_searching, self._search_at, self._last_search_at = True, now, now + RESENT_SECONDS
+
+    def is_due(self, now: float) -> bool:
+        """Return whether a search is due."""
+        return self._is_searching and self._search_at <= now
+
+    def record_found(self, jobs: Sequence[JobRow], *, asked: float, now: float) -> list[JobRow]:
+        """Record the jobs that a search found, and return the unknown ones, to be worked."""
+        unknown = [job for job in jobs if (job.id, job.attempted_at) not in self._known]
+        self._known.clear()  # a job that ended cannot run again with the same time of fetch
+        self.record_answered(jobs)
+        self._search_at = min(now + rest_seconds(now - asked, least=LATE_SECONDS), self._last_search_at)
+        if asked >= self._last_search_at:
+            self._is_searching = False
+            self._known.clear()
+        return unknown
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return how soon the next search is due; None if none is."""
+        return max(self._search_at - now, 0.0) if self._is_searching else None
