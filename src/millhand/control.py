@@ -22,7 +22,7 @@ from millhand.driver.protocol import Driver, Executor
 from millhand.errors import UNIQUE_CONSTRAINT, DriverError, InvalidWhere, UniqueConflict
 from millhand.job import ClientId, JobId, JobRow, JobState, Json, checked_output
 from millhand.queue import QueueRow
-from millhand.store.client import client_get_unregistered, client_get_shape, client_list
+from millhand.store.client import client_get_shape, client_get_unregistered, client_list
 from millhand.store.job import (
     job_cancel,
     job_count_by_state,

@@ -51,7 +51,7 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 def _producers(client: Client) -> dict[str, Producer]:
     assert client._engine is not None
-    return client._engine.producers
+    return client._engine.queues.producers
 
 
 async def _is_stopping(client: Client) -> None:
@@ -122,7 +122,7 @@ async def test_job_that_would_wait_for_itself_is_told_so(room: Room, deed: str) 
     deed_told = {"stop": "stop its client", "remove_queue": "have its queue removed"}[deed]
     assert error.error == (
         f"ConfigError: job must not {deed_told} and wait for that, which waits for the job, got 'act' "
-        f"with id {event.job.id}; tell the program that started the client"
+        f"with id {event.job.id}; call it from the program that started the client"
     )
 
 

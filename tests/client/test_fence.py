@@ -193,7 +193,7 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
             given_back = await room.row(before.job.id)
             await client.insert(Act("after"))
             await asyncio.wait_for(begun.acquire(), GENEROUS)
-            client._engine.leadership.reporter.wake_event.set()
+            client._engine.heartbeat.wake_event.set()
             await probe.wait("written")
             go_on.set()
             event = await room.next(events)
@@ -247,7 +247,7 @@ async def test_client_whose_reports_are_refused_cancels_what_others_were_given(
             await room.execute(f"REVOKE ALL ON millhand_client FROM {role}")
             await room.execute(f"{LATER} WHERE id = {jobs[0].job.id}")
             given_back = await room.row(jobs[0].job.id)
-            client._engine.leadership.reporter.wake_event.set()
+            client._engine.heartbeat.wake_event.set()
             await probe.wait("written")
             go_on.set()
     finally:

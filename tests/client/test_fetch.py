@@ -173,7 +173,7 @@ async def test_cancel_that_arrives_while_the_job_is_fetched_reaches_it(room: Roo
                 async with blocker.transaction():
                     inserted = await client.insert(Act("x"), tx=blocker)
                     await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
-                    [producer] = client._engine.producers.values()
+                    [producer] = client._engine.queues.producers.values()
                     producer.on_insert()
                     await _wait_blocked(room)
                     producer.cancel(inserted.job.id)

@@ -34,7 +34,7 @@ async def test_job_below_the_floors_waits_for_no_poll(room: Room, monkeypatch: p
     async with room.client(workers, fetch_poll_interval=timedelta(hours=1)) as client:
         for n in range(3):
             await room.work(client, Act(str(n)))
-        [producer] = client._engine.producers.values()
+        [producer] = client._engine.queues.producers.values()
         assert producer._floors.recheck_at is not None
         with client.subscribe() as events:
             await room.execute(INSERT)

@@ -1,4 +1,4 @@
-"""What a client costs the database that has nothing to do: counted, so that a poll that is added shows here."""
+"""The statements of an idle client: counted by name, so that an added poll fails a test."""
 
 from __future__ import annotations
 
@@ -9,42 +9,46 @@ from typing import Any
 import pytest
 from client_room import Act, Room
 
-from millhand.driver.asyncpg import AsyncpgDriver, AsyncpgListener
+from millhand.driver.asyncpg import AsyncpgDriver
+from millhand.driver.asyncpg_listener import AsyncpgListener
 from millhand.driver.protocol import Executor
 from millhand.job import Job
-from millhand.runtime.client_heartbeat import ClientHeartbeat
 from millhand.testing import Probe
 from millhand.worker import Workers
 
 pytestmark = pytest.mark.slow
 
-NUM_REPORTS = 4
-# A fetch a second, and one or two more where a slow one has shown that something is in the way.
+# A fetch a second, with jitter; one or two more after a slow one.
 FETCHES = ("job_get_available", "job_get_available_above")
-# All else that a client at rest, which leads, may say in the sixteen seconds of four reports: each of these is asked every
-# twenty seconds, or more seldom.
-SELDOM = {
-    "client_get_unregistered",
-    "client_get_unknown_kinds",
-    "job_delete_before",
-    "job_get_stranded",
-    "job_get_stuck_beside_clients",
-    "job_get_stuck_of_client",
-    "job_schedule",
-    "ping",
-    "queue_get",
+FETCH_PERIOD = 1.05
+# The seconds between two statements of an idle client that holds both leader roles and is alone.
+PERIODS = {
+    "client_get_unregistered": 20.0,
+    "client_heartbeat": 5.0,
+    "job_delete_before": 30.0,
+    "job_get_stranded": 30.0,
+    "job_get_stuck_beside_clients": 30.0,
+    "job_get_stuck_of_client": 60.0,
+    "job_schedule": 5.0,
+    "leader_attempt_reelect river": 5.0,
+    "leader_attempt_reelect periodic": 5.0,
+    "ping": 20.0,
+    "queue_get": 60.0,
 }
+# River's own clients make 2.0 to 2.6 transactions a second when idle.
+TRANSACTIONS_A_SECOND = 2.0
+SECONDS = 22.0
 
 
 class CountingPool:
-    """A pool that counts statements by their names."""
+    """A pool that counts statements by name."""
 
     def __init__(self, pool: Executor) -> None:
         self._pool = pool
-        self.said: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
 
     async def run(self, query: Any) -> Any:
-        self.said[query.name] += 1
+        self.counts[_name(query)] += 1
         return await self._pool.run(query)
 
     def __getattr__(self, name: str) -> Any:
@@ -54,15 +58,15 @@ class CountingPool:
 class CountingListener(AsyncpgListener):
     """A listener whose pings are counted with the pool's statements."""
 
-    said: Counter[str]
+    counts: Counter[str]
 
     async def ping(self) -> None:
-        self.said["ping"] += 1
+        self.counts["ping"] += 1
         await super().ping()
 
 
 class CountingDriver(AsyncpgDriver):
-    """A driver of which one can see how often it was asked what."""
+    """A driver with a counting pool and a counting listener."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -73,17 +77,26 @@ class CountingDriver(AsyncpgDriver):
         return self.counting_pool  # type: ignore[return-value]  # it is one, by __getattr__
 
     def listener(self) -> AsyncpgListener:
-        listener = CountingListener(self._connect, self._give_back, self.schema)
-        listener.said = self.counting_pool.said
+        listener = CountingListener(self._connect, self._release, self.schema)
+        listener.counts = self.counting_pool.counts
         return listener
 
 
-async def test_client_at_rest_says_little(room: Room) -> None:
-    """
-    A worker that is alone, and leads, reports every four seconds, and says all that leaders say in these reports.
+def _name(query: Any) -> str:
+    if query.name != "leader_attempt_reelect":
+        return str(query.name)
+    return f"{query.name} {'river' if ('leader_table', 'river_leader') in query.fragments else 'periodic'}"
 
-    Beside a fetch a second nothing is asked more often than every twenty seconds.
-    """
+
+def test_periods_allow_two_transactions_a_second() -> None:
+    """An idle client that holds both leader roles makes at most as many transactions as an idle River client."""
+    rates = [1 / period for period in (FETCH_PERIOD, *PERIODS.values())]
+
+    assert sum(rates) <= TRANSACTIONS_A_SECOND
+
+
+async def test_idle_leader_makes_only_the_statements_of_the_table(room: Room) -> None:
+    """A client that is alone, leads and has no job to work makes no other statement, and none more often."""
     workers = Workers()
 
     @workers.add()
@@ -94,26 +107,24 @@ async def test_client_at_rest_says_little(room: Room) -> None:
     async with client:
         engine = client._engine
         assert engine is not None
-        reporter: ClientHeartbeat = engine.leadership.reporter
-        probe = Probe(reporter)
+        heartbeat = engine.heartbeat
+        probe = Probe(heartbeat)
         loop = asyncio.get_running_loop()
-        # What a leader does at first is done, and nobody has come in the last minute, as far as the rows tell.
-        await probe.wait("reported")
-        await probe.wait("reported")
+        await probe.wait("heartbeat")
+        # As if no client had started within the last minute.
         await room.execute("UPDATE millhand_client SET started_at = started_at - interval '1 hour'")
-        reporter._started_at = (await room.driver.pool.fetch("SELECT started_at FROM millhand_client"))[0][
-            "started_at"
-        ]
-        await probe.wait("reported")
-        driver.counting_pool.said.clear()
+        [row] = await room.driver.pool.fetch("SELECT started_at FROM millhand_client")
+        heartbeat._started_at = row["started_at"]
+        await probe.wait("heartbeat")
+        await probe.wait("heartbeat")
+        driver.counting_pool.counts.clear()
         began = loop.time()
-        for _ in range(NUM_REPORTS):
-            await probe.wait("reported")
-        seconds, said = loop.time() - began, dict(driver.counting_pool.said)
+        while loop.time() - began < SECONDS:
+            await probe.wait("heartbeat")
+        seconds, counts = loop.time() - began, dict(driver.counting_pool.counts)
 
-    num_fetches = sum(said.pop(name, 0) for name in FETCHES)
-    assert said.pop("client_report_on_errands") == NUM_REPORTS
-    assert seconds >= NUM_REPORTS * 4
+    num_fetches = sum(counts.pop(name, 0) for name in FETCHES)
     assert num_fetches <= 2 * seconds
-    assert set(said) <= SELDOM
-    assert all(number == 1 for number in said.values()), said
+    assert set(counts) <= set(PERIODS)
+    too_many = {name: count for name, count in counts.items() if count > seconds / PERIODS[name] + 1}
+    assert too_many == {}

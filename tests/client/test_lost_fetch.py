@@ -49,7 +49,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     ):
         before = await room.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
-            [producer] = client._engine.producers.values()
+            [producer] = client._engine.queues.producers.values()
             await _until_all_know_the_fetch(client)
             await _until_no_fetch(room, producer)
             proxy.stop_up([Direction.TO_CLIENT])
@@ -92,7 +92,7 @@ async def test_jobs_of_a_fetch_that_arrives_when_others_were_answered_are_worked
     ):
         await room.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
-            [producer] = client._engine.producers.values()
+            [producer] = client._engine.queues.producers.values()
             await _until_all_know_the_fetch(client)
             await _until_no_fetch(room, producer)
             proxy.hold()
@@ -220,7 +220,7 @@ def test_looks_remember_only_what_still_runs(lost: Lost) -> None:
     lost.fetches.record_answered([row(id, 4) for id in range(1_000, 2_000)])
 
     assert lost.look(110.0, row(1_500, 4)) == []
-    assert lost.fetches._begun == {(JobId(1_500), BEGIN + timedelta(seconds=4))}
+    assert lost.fetches._known == {(JobId(1_500), BEGIN + timedelta(seconds=4))}
     assert lost.look(120.0, row(1_500, 4), row(3, 3)) == [3]
 
 

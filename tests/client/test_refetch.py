@@ -83,7 +83,7 @@ async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
             inserted = await client.insert(Act("x"))
             await asyncio.wait_for(driver.held_pool.is_held.wait(), GENEROUS)
             assert client._engine is not None
-            [producer] = client._engine.producers.values()
+            [producer] = client._engine.queues.producers.values()
             heard = asyncio.Event()
             monkeypatch.setattr(producer, "cancel", _then(producer.cancel, heard))
             await client.jobs.cancel(inserted.job.id)

@@ -18,6 +18,7 @@ from millhand.maintenance.client_rescuer import ClientRescuer, decide_stranded
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
 from millhand.retry import ConstantRetryPolicy, DefaultRetryPolicy
 from millhand.runtime.inserter import Inserter
+from millhand.runtime.registration import Registration
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat, client_stop
 from millhand.store.client_end import LEAVING, End, Stranded
 from millhand.store.job import Rescue
@@ -49,9 +50,8 @@ class Fleet:
     def __init__(self, driver: AsyncpgDriver) -> None:
         self.announced: list[str] = []
         self.driver = driver
-        self.is_alone = False
         self.now = datetime.now(UTC)
-        self.steady_since: datetime | None = self.now - 60 * MINUTE
+        self.registration = Registration(is_active=True, steady_since=self.now - 60 * MINUTE)
 
     async def reported(self, id: ClientId, ago: timedelta = timedelta(0)) -> None:
         values: dict[str, Any] = {
@@ -74,9 +74,8 @@ class Fleet:
             inserter,
             client_id=ME,
             clock=SystemClock(),
-            is_alone=lambda: self.is_alone,
+            registration=self.registration,
             retry_policy=DefaultRetryPolicy(),
-            steady_since=lambda: self.steady_since,
             workers=workers(),
         )
 
@@ -124,7 +123,7 @@ async def test_nothing_is_done_while_the_own_reports_do_not_come_through(fleet: 
     await fleet.reported(ME)
     await fleet.reported(OTHER, MINUTE)
     job = await fleet.running(OTHER)
-    fleet.steady_since = None
+    fleet.registration.steady_since = None
     rescuer = fleet.rescuer()
 
     for _ in range(3):
@@ -138,13 +137,13 @@ async def test_everybody_is_heard_first_when_the_database_is_back(fleet: Fleet) 
     await fleet.reported(OTHER, MINUTE)
     job = await fleet.running(OTHER)
     await fleet.reported(ME)
-    fleet.steady_since = fleet.now - timedelta(seconds=5)
+    fleet.registration.steady_since = fleet.now - timedelta(seconds=5)
     rescuer = fleet.rescuer()
 
     for _ in range(3):
         await rescuer.run_once()
     early, pause = await fleet.row(job), rescuer.next_pause_seconds()
-    fleet.steady_since = fleet.now - timedelta(seconds=12)
+    fleet.registration.steady_since = fleet.now - timedelta(seconds=12)
     for _ in range(2):
         await rescuer.run_once()
 
@@ -212,9 +211,9 @@ async def test_cost_of_looking_is_one_statement(fleet: Fleet) -> None:
 
     assert (listening.said, rescuer.next_pause_seconds()) == (["client_declare_lost"] * 3, 5.0)
 
-    fleet.is_alone = True
+    fleet.registration.is_alone = True
     await rescuer.run_once()
-    rescuer._look_at = 0.0
+    rescuer._search_at = 0.0
     await rescuer.run_once()
 
     assert (listening.said[3:], rescuer.next_pause_seconds()) == (["job_get_stranded"], 5.0)
@@ -276,7 +275,7 @@ async def test_age_rescues_nobody_who_reports(fleet: Fleet) -> None:
     await fleet.reported(OTHER)
     ours, theirs = await fleet.running(OTHER), await fleet.running(GO)
 
-    await JobRescuer(fleet.driver.pool, is_beside_clients=lambda: True, **_settings()).run_once()
+    await JobRescuer(fleet.driver.pool, registration=fleet.registration, **_settings()).run_once()
     beside = [(await fleet.row(job)).state for job in (ours, theirs)]
     await JobRescuer(fleet.driver.pool, **_settings()).run_once()
 
@@ -292,7 +291,7 @@ async def test_client_rescues_what_it_does_not_work_itself(fleet: Fleet) -> None
         fleet.driver.pool,
         client_id=ME,
         is_held=lambda job_id: job_id == held.id,
-        is_wanted=lambda: True,
+        registration=fleet.registration,
         **_settings(),
     )
 

@@ -12,50 +12,46 @@ from millhand.client_row import ClientState
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobState
 from millhand.maintenance.client_cleaner import ClientCleaner
-from millhand.maintenance.step_down_watcher import StepDownWatcher, before_term, named, suspicious
+from millhand.maintenance.step_down_watcher import EvidenceLog, StepDownWatcher, before_term, format_evidence
 from millhand.runtime.election_backoff import ElectionBackoff
 from millhand.runtime.elector import Term
+from millhand.runtime.registration import Registration
 from millhand.store.client import ClientHeartbeatParams, Sighting, client_heartbeat, client_list
 from millhand.store.queue import queue_create_or_set_updated_at
 from millhand.testing import ManualClock, Probe
 
 A = ClientId("a")
-UNANSWERED = ElectionBackoff(foreign_id=None, vacant_since=0.0)
-TAKEN = ElectionBackoff(foreign_id=ClientId("go"), vacant_since=0.0)
+UNANSWERED = ElectionBackoff(other_leader_id=None, vacant_since=0.0)
+TAKEN = ElectionBackoff(other_leader_id=ClientId("go"), vacant_since=0.0)
 
 
 class Leader:
     """A watcher, and the term that it watches for."""
 
-    def __init__(self, tx: Executor, *, is_wanted: bool = True) -> None:
+    def __init__(self, tx: Executor, *, is_active: bool = True) -> None:
         self.clock = ManualClock()
-        self.num_ways_made = 0
-        self.standing: ElectionBackoff | None = None
+        self.num_steps_down = 0
+        self.backoff_before_term: ElectionBackoff | None = None
         self.term: Term | None = None
         self.tx = tx
         self.watcher = StepDownWatcher(
-            tx,
-            clock=self.clock,
-            is_wanted=lambda: is_wanted,
-            step_down=self._make_way,
-            standing=lambda: self.standing,
-            term=lambda: self.term,
+            tx, self, clock=self.clock, registration=Registration(is_active=is_active)
         )
         self.probe = Probe(self.watcher)
 
-    async def begin(self, standing: ElectionBackoff | None = None) -> None:
+    async def begin(self, backoff: ElectionBackoff | None = None) -> None:
         """Begin a term, having stood back so before it."""
         [row] = await self.tx.fetch("SELECT clock_timestamp() AS now")
-        self.standing, self.term = standing, Term(A, row["now"])
+        self.backoff_before_term, self.term = backoff, Term(A, row["now"])
 
     async def looks(self) -> bool:
         """Look around, and return whether that made way."""
-        before = self.num_ways_made
+        before = self.num_steps_down
         await self.watcher.run_once()
-        return self.num_ways_made > before
+        return self.num_steps_down > before
 
-    def _make_way(self) -> None:
-        self.num_ways_made += 1
+    def step_down(self) -> None:
+        self.num_steps_down += 1
 
 
 async def attempt(tx: Executor, by: str) -> None:
@@ -177,7 +173,7 @@ async def test_leader_that_stood_back_knows_who_could_have_led(tx: Executor) -> 
     later = datetime.fromisoformat("2024-01-01T00:00:00Z")
     await tx.fetch("UPDATE river_queue SET updated_at = clock_timestamp() - interval '10.5 s'")
     leader.term = Term(A, later)
-    leader.standing = None
+    leader.backoff_before_term = None
     after = await leader.looks()
 
     assert (before, after) == (False, True)
@@ -185,12 +181,12 @@ async def test_leader_that_stood_back_knows_who_could_have_led(tx: Executor) -> 
 
 async def test_watcher_that_is_not_wanted_asks_nothing(tx: Executor) -> None:
     """With making way switched off, strangers are nobody's business."""
-    leader = Leader(tx, is_wanted=False)
+    leader = Leader(tx, is_active=False)
     await attempt(tx, "go")
     await leader.begin()
 
     assert not await leader.looks()
-    assert leader.probe.num("led on") == 0
+    assert leader.probe.num("kept leading") == 0
 
 
 async def test_look_that_ends_after_the_term_says_nothing(tx: Executor) -> None:
@@ -211,14 +207,16 @@ def test_touch_of_the_moment_in_which_a_term_began_is_not_settled() -> None:
     settled = before_term([old, new, client], term)
 
     assert settled == [("queue", "old", old.seen_at), ("client", "go", None)]
-    assert suspicious([old, new, client], dict.fromkeys(settled)) == [("queue", "new", new.seen_at)]
+    log = EvidenceLog()
+    log.handle(settled)
+    assert log.unhandled([old, new, client]) == [("queue", "new", new.seen_at)]
 
 
 def test_many_strangers_are_told_in_a_line() -> None:
     """Five by name, the others by number."""
     clues = [("client", f"go_{number}", None) for number in range(7)]
 
-    assert named(clues) == "client go_0, client go_1, client go_2, client go_3, client go_4, 2 more"
+    assert format_evidence(clues) == "client go_0, client go_1, client go_2, client go_3, client go_4, 2 more"
 
 
 async def test_client_cleaner_deletes_the_rows_of_the_gone(tx: Executor) -> None:
@@ -227,9 +225,11 @@ async def test_client_cleaner_deletes_the_rows_of_the_gone(tx: Executor) -> None
     await report(tx, "fresh", seen_at=NOW - timedelta(hours=24))
     clock = ManualClock(NOW)
 
-    await ClientCleaner(tx, clock=clock, is_wanted=lambda: False).run_once()
+    await ClientCleaner(tx, clock=clock, registration=Registration()).run_once()
     before = len(await tx.run(client_list()))
-    await ClientCleaner(tx, clock=clock, is_wanted=lambda: True).run_once()
+    await ClientCleaner(tx, clock=clock, registration=Registration(is_active=True)).run_once()
 
     assert before == 2
-    assert [(row.id, row.state) for row in await tx.run(client_list())] == [("fresh", ClientState.UNRESPONSIVE)]
+    assert [(row.id, row.state) for row in await tx.run(client_list())] == [
+        ("fresh", ClientState.UNRESPONSIVE)
+    ]

@@ -76,11 +76,11 @@ async def test_maintainer_runs_sweepers_while_there_is_a_term(room: Room) -> Non
     before = [service.is_running for service in services]
 
     maintainer.set_term(FIRST)
-    term = await probe.wait("sweeping")
+    term = await probe.wait("serving")
     during = [service.is_running for service in services]
-    probe.forget("swept")
+    probe.forget("stopped")
     maintainer.set_term(None)
-    await probe.wait("swept")
+    await probe.wait("stopped")
     after = [service.is_running for service in services]
 
     assert (before, term, during, after) == ([False, False], FIRST, [True, True], [False, False])
@@ -91,11 +91,11 @@ async def test_maintainer_begins_anew_when_one_term_follows_another(room: Room) 
     service = Sweep()
     maintainer, probe = await room.maintainer([service])
     maintainer.set_term(FIRST)
-    await probe.wait("sweeping")
+    await probe.wait("serving")
 
     maintainer.set_term(None)
     maintainer.set_term(SECOND)
-    term = await probe.wait("sweeping")
+    term = await probe.wait("serving")
 
     assert (term, service.num_starts) == (SECOND, 2)
 
@@ -107,9 +107,9 @@ async def test_maintainer_leaves_off_starting_when_the_term_is_over(room: Room) 
     maintainer.set_term(FIRST)
     await asyncio.sleep(0)
 
-    probe.forget("swept")
+    probe.forget("stopped")
     maintainer.set_term(None)
-    await probe.wait("swept")
+    await probe.wait("stopped")
 
     assert [service.num_starts for service in services] == [0] * 5
 
@@ -121,7 +121,7 @@ async def test_maintainer_tries_a_bad_start_again(room: Room, error: Exception) 
     maintainer, probe = await room.maintainer([service])
 
     maintainer.set_term(FIRST)
-    await probe.wait("sweeping")
+    await probe.wait("serving")
 
     assert (service.num_starts, service.is_running, room.asked) == (3, True, [])
 
@@ -136,11 +136,11 @@ async def test_maintainer_asks_to_resign_the_term_in_which_it_cannot_work(
     maintainer.set_term(FIRST)
     async with asyncio.timeout(GENEROUS_SECONDS):
         while not room.asked:
-            await probe.wait("swept")
+            await probe.wait("stopped")
     in_vain = [good.is_running, bad.is_running]
     maintainer.set_term(None)
     maintainer.set_term(SECOND)
-    await probe.wait("sweeping")
+    await probe.wait("serving")
 
     assert (in_vain, room.asked) == ([False, False], [FIRST])
     assert [good.is_running, bad.is_running] == [True, True]
@@ -155,7 +155,7 @@ async def test_maintainer_crashes_with_its_sweepers(room: Room) -> None:
     crashed: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
     maintainer.on_crash = lambda _, error: crashed.set_result(error)
     maintainer.set_term(FIRST)
-    await probe.wait("sweeping")
+    await probe.wait("serving")
 
     bad.wake_event.set()
     error = await asyncio.wait_for(crashed, GENEROUS_SECONDS)
@@ -169,7 +169,7 @@ async def test_maintainer_stops_its_sweepers_when_stopped(room: Room) -> None:
     services = [Sweep(), Sweep()]
     maintainer, probe = await room.maintainer(services)
     maintainer.set_term(FIRST)
-    await probe.wait("sweeping")
+    await probe.wait("serving")
 
     await maintainer.stop()
 
@@ -216,13 +216,13 @@ async def test_sweepers_run_where_the_leader_is(schema_driver: AsyncpgDriver) ->
                 stack.push_async_callback(one.stop)
                 await one.start()
             if n == 0:
-                await probes[0].wait("sweeping")
+                await probes[0].wait("serving")
 
         before = [service.is_running for service in services]
-        probes[0].forget("swept")
+        probes[0].forget("stopped")
         await electors[0].stop()
-        await probes[1].wait("sweeping")
-        await probes[0].wait("swept")
+        await probes[1].wait("serving")
+        await probes[0].wait("stopped")
         after = [service.is_running for service in services]
 
     assert (before, after) == ([True, False], [False, True])

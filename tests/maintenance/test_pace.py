@@ -13,16 +13,18 @@ from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId, JobId, JobRow, JobState
-from millhand.maintenance.client_rescuer import LOOK_SECONDS, ClientRescuer
+from millhand.maintenance.client_rescuer import SEARCH_SECONDS, ClientRescuer
 from millhand.maintenance.job_cleaner import JobCleaner
 from millhand.maintenance.job_rescuer import JobRescuer, OwnJobRescuer
-from millhand.maintenance.job_scheduler import LATE, WHOLE_SECONDS_MAX, JobScheduler
-from millhand.maintenance.pace import WHOLE_SECONDS, Behind, WholeLooks
+from millhand.maintenance.job_scheduler import FULL_SCAN_SECONDS_MAX, LATE, JobScheduler
+from millhand.maintenance.scan_scope import FULL_SCAN_SECONDS, FullScanTimer, ScanStart
 from millhand.maintenance.step_down_watcher import INTERVAL_SECONDS, StepDownWatcher
 from millhand.retry import DefaultRetryPolicy
+from millhand.runtime.elector import Elector
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.kind_watcher import INTERVAL_SECONDS as KINDS_SECONDS
 from millhand.runtime.kind_watcher import KindWatcher
+from millhand.runtime.registration import Registration
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat, client_stop
 from millhand.store.client_end import job_get_stranded
 from millhand.store.job import job_get_stuck
@@ -82,13 +84,13 @@ def test_look_that_takes_long_is_followed_by_fifty_times_as_long(
 def test_one_look_an_hour_is_whole() -> None:
     """The first look is everywhere, the ones after it are not for an hour; whoever begins anew looks everywhere again."""
     clock = ManualClock()
-    looks = WholeLooks(clock)
+    looks = FullScanTimer(clock)
 
-    said = [looks.is_due(), looks.is_due()]
-    clock.advance(WHOLE_SECONDS)
-    said += [looks.is_due(), looks.is_due()]
+    said = [looks.take_due(), looks.take_due()]
+    clock.advance(FULL_SCAN_SECONDS)
+    said += [looks.take_due(), looks.take_due()]
     looks.restart()
-    said += [looks.is_due()]
+    said += [looks.take_due()]
 
     assert said == [True, False, True, False, True]
 
@@ -119,7 +121,7 @@ async def test_rescuer_looks_everywhere_once_an_hour(tx: Executor) -> None:
 
     await rescuer.run_once()
     before = (await get_job(tx, strange.id)).state
-    clock.advance(WHOLE_SECONDS - 1.0)  # it is due in an hour from NOW, and later than the horizon still
+    clock.advance(FULL_SCAN_SECONDS - 1.0)  # it is due in an hour from NOW, and later than the horizon still
     await rescuer.run_once()
     still = (await get_job(tx, strange.id)).state
     clock.advance(1.0)
@@ -133,7 +135,11 @@ async def test_client_looks_everywhere_again_for_what_it_has_found_once(tx: Exec
     """What a client does not work itself is rescued when it was found twice, and so is a row that a whole look found."""
     strange = await odd(tx, by=ME)
     rescuer = OwnJobRescuer(
-        tx, client_id=ME, is_held=lambda _: False, is_wanted=lambda: True, **rescue_settings(ManualClock(NOW))
+        tx,
+        client_id=ME,
+        is_held=lambda _: False,
+        registration=Registration(is_active=True),
+        **rescue_settings(ManualClock(NOW)),
     )
 
     await rescuer.run_once()
@@ -161,8 +167,8 @@ async def test_job_of_who_stopped_is_found_either_way(tx: Executor) -> None:
     await tx.run(client_stop(id=OTHER, started_at=started_at, now=NOW - HOUR))
 
     found = [
-        [one.job.id for one in await tx.run(job_get_stranded(after_id=JobId(0), limit=10, is_whole=is_whole, now=NOW))]
-        for is_whole in (False, True)
+        [one.job.id for one in await tx.run(job_get_stranded(after_id=JobId(0), limit=10, is_full=is_full, now=NOW))]
+        for is_full in (False, True)
     ]  # fmt: skip
 
     assert found == [[ordinary.id], [ordinary.id, strange.id]]
@@ -174,8 +180,8 @@ def client_rescuer(pool: Any, clock: ManualClock) -> ClientRescuer:
         Inserter(pool, Config()),
         client_id=ME,
         clock=clock,
+        registration=Registration(is_active=True, steady_since=SystemClock().now() - HOUR),
         retry_policy=DefaultRetryPolicy(),
-        steady_since=lambda: SystemClock().now() - HOUR,
         workers=Workers(),
     )
 
@@ -190,7 +196,7 @@ async def test_slow_look_for_jobs_of_the_dead_is_rested_from(schema_driver: Asyn
     nums = []
 
     await rescuer.run_once()
-    clock.advance(LOOK_SECONDS + 1.0)
+    clock.advance(SEARCH_SECONDS + 1.0)
     await rescuer.run_once()
     nums.append(slow.num_said)
     await pool.run(client_stop(id=OTHER, started_at=started_at))
@@ -222,9 +228,11 @@ async def test_slow_look_around_is_rested_from(tx: Executor) -> None:
     clock = ManualClock()
     slow: Any = Slow(tx, clock, "client_get_unregistered", 1.0)
     watcher = StepDownWatcher(
-        slow, clock=clock, is_wanted=lambda: True, step_down=lambda: None, standing=lambda: None,
-        term=lambda: None,
-    )  # fmt: skip
+        slow,
+        Elector(tx, ME, clock=clock, on_term=print),
+        clock=clock,
+        registration=Registration(is_active=True),
+    )
     pauses = [watcher.next_pause_seconds()]
 
     await watcher.run_once()
@@ -248,7 +256,7 @@ async def test_slow_look_for_unknown_kinds_is_rested_from(tx: Executor, took: fl
 def test_whole_look_that_took_long_is_not_made_again_soon() -> None:
     """After a slow look passes begin a little before the last one, and everywhere again when it has been rested from."""
     clock = ManualClock()
-    behind = Behind(clock, slack=MINUTE, most_seconds=30.0)
+    behind = ScanStart(clock, slack=MINUTE, max_seconds=30.0)
     began_at, said = clock.now(), []
 
     for took_seconds in (0.0, 0.5, 9.9, 9.9):  # the second is slow: 25 s without another
@@ -284,7 +292,7 @@ async def test_scheduler_that_is_slow_leaves_out_what_it_has_scheduled(tx: Execu
 
     await scheduler.run_once()
     states = [(await get_job(tx, job.id)).state for job in (late, old)]
-    clock.advance(WHOLE_SECONDS_MAX)
+    clock.advance(FULL_SCAN_SECONDS_MAX)
     await scheduler.run_once()
 
     assert states == [JobState.AVAILABLE, JobState.RETRYABLE]

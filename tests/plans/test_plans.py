@@ -16,10 +16,9 @@ from millhand.insert_opts import InsertParams
 from millhand.job import AttemptError, ClientId, JobId, JobRow, JobState
 from millhand.sql import compile_statement
 from millhand.store.client import (
-    ClientHeartbeatParams,
     client_delete_gone,
-    client_get_unregistered,
     client_get_unknown_kinds,
+    client_get_unregistered,
 )
 from millhand.store.client_end import (
     job_get_stranded,
@@ -27,7 +26,6 @@ from millhand.store.client_end import (
     job_get_stuck_of_client,
     job_give_back_many,
 )
-from millhand.store.client_errand import Errand, client_report_on_errands
 from millhand.store.job import (
     Rescue,
     job_cancel,
@@ -300,32 +298,12 @@ async def test_large_batch_has_no_loop_in_a_loop(
         assert not {"CTE Scan", "Function Scan", "Materialize"} & set(inner)
 
 
-REPORT = ClientHeartbeatParams(
-    id=ClientId("c"),
-    hostname="here",
-    kinds=[],
-    pid=1,
-    queue_updates={},
-    queues={},
-    heartbeat_interval=timedelta(seconds=5),
-    version="1",
-)
-ERRAND = Errand(
-    due_before=LONG_AGO,
-    periodic_elected_at=NOW,
-    periodic_ttl=timedelta(seconds=10),
-    river_elected_at=NOW,
-    river_ttl=timedelta(seconds=15),
-)
-
-
 @pytest.mark.parametrize(
     ("query", "indexes"),
     [
         (client_get_unregistered(now=NOW), {FETCHING, FINALIZED}),
         (client_get_unknown_kinds(kinds=["kind_1"], queues=["queue_1"], now=NOW), {FETCHING}),
         (client_delete_gone(last_seen_horizon=NOW), {FETCHING}),
-        (client_report_on_errands(REPORT, ERRAND, started_at=NOW, now=NOW), {FETCHING}),
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )

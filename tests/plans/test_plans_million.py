@@ -26,8 +26,9 @@ from millhand.sql import compile_statement
 from millhand.store.client import (
     ClientHeartbeatParams,
     client_delete_gone,
-    client_get_unregistered,
     client_get_unknown_kinds,
+    client_get_unregistered,
+    client_heartbeat,
 )
 from millhand.store.client_end import (
     client_declare_lost,
@@ -35,7 +36,6 @@ from millhand.store.client_end import (
     job_get_stuck_beside_clients,
     job_get_stuck_of_client,
 )
-from millhand.store.client_errand import Errand, client_report_on_errands
 from millhand.store.job import (
     Rescue,
     job_cancel,
@@ -222,21 +222,13 @@ CLEAN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def report(*, due_before: datetime | None) -> Query[Any]:
+def heartbeat() -> Query[Any]:
     values: dict[str, Any] = {
         "hostname": "here", "kinds": ["act"], "pid": 1, "queue_updates": {}, "queues": {}, "version": "1",
         "heartbeat_interval": timedelta(seconds=5),
     }  # fmt: skip
-    errand = Errand(
-        due_before=due_before,
-        periodic_elected_at=NOW,
-        periodic_ttl=HOUR,
-        river_elected_at=NOW,
-        river_ttl=HOUR,
-    )
-    return client_report_on_errands(
-        ClientHeartbeatParams(id=ClientId("c"), **values), errand, started_at=NOW - HOUR, now=NOW
-    )
+    params = ClientHeartbeatParams(id=ClientId("c"), **values)
+    return client_heartbeat(params, started_at=NOW - HOUR, now=NOW)
 
 
 def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
@@ -276,7 +268,7 @@ def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
             id=ClientId("c"), steady_since=NOW - HOUR, suspect_ids=(), recently=timedelta(minutes=1), now=NOW
         ),
         "clean clients while nobody is gone": client_delete_gone(last_seen_horizon=NOW - 24 * HOUR),
-        "report of a leader": report(due_before=None),
+        "heartbeat": heartbeat(),
         "clean": job_delete_before(**CLEAN, within=timedelta(minutes=2)),
         "clean what is older": job_delete_before(**{**CLEAN, "completed_horizon": NOW}, within=timedelta(minutes=10)),
     }  # fmt: skip
@@ -292,7 +284,6 @@ def seldom_said() -> dict[str, Query[Any]]:
         "fetch from the start": job_get_available(**FETCH),
         "fetch from the start, by priority": job_get_available_above(START, **FETCH),
         "schedule everything": job_schedule(now=NOW, limit=LIMIT),
-        "report of a leader that looks ahead": report(due_before=NOW),
         "search for all stuck jobs": job_get_stuck(**STUCK),
         "search for all jobs of who is gone": job_get_stranded(after_id=JobId(0), limit=LIMIT, now=NOW),
         "search for others": client_get_unregistered(now=NOW),

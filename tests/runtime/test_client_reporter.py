@@ -21,6 +21,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import MillhandError
 from millhand.job import ClientId
 from millhand.runtime.client_heartbeat import ClientHeartbeat, QueueUse
+from millhand.runtime.registration import Registration
 from millhand.schema.migrator import Migrator
 from millhand.store.client import client_list
 from millhand.testing import Probe
@@ -39,11 +40,13 @@ class Room:
 
     def reporter(self, id: str = "a", **settings: Any) -> tuple[ClientHeartbeat, Probe]:
         settings = {"clock": SystemClock(), "interval": timedelta(hours=1), "kinds": ("act",), **settings}
+        registration = Registration()
         reporter = ClientHeartbeat(
             self.driver.pool,
             ClientId(id),
-            on_known=lambda: self.known.append(reporter.is_known),
+            on_registration=lambda: self.known.append(registration.is_active),
             queues=lambda: dict(self.queues),
+            registration=registration,
             **settings,
         )
         self.stack.push_async_callback(reporter.stop)
@@ -98,12 +101,12 @@ async def test_client_reports_again_and_again(room: Room) -> None:
     [first] = await room.rows()
 
     for _ in range(3):
-        await probe.wait("reported")
+        await probe.wait("heartbeat")
     room.queues["mail"] = QueueUse(7, TOUCHED)
     reporter.wake_event.set()
-    await probe.wait("reported")
+    await probe.wait("heartbeat")
     while not (last := (await room.rows())[0]).queues:
-        await probe.wait("reported")
+        await probe.wait("heartbeat")
 
     assert (last.started_at, last.queues) == (first.started_at, {"mail": 7})
     assert last.last_seen_at > first.last_seen_at
@@ -135,7 +138,7 @@ async def test_client_that_comes_back_under_its_name_begins_another_life(room: R
 
     second, probe = room.reporter()
     await second.start()
-    reported = await probe.wait("reported")
+    reported = await probe.wait("heartbeat")
     [after] = await room.rows()
 
     assert reported.queue_updates == {"mail": TOUCHED}
@@ -166,9 +169,9 @@ async def test_two_clients_of_one_id_are_told(room: Room, caplog: pytest.LogCapt
 
     for _ in range(2):
         for reporter, probe in ((first, first_probe), (second, second_probe)):
-            probe.forget("reported")
+            probe.forget("heartbeat")
             reporter.wake_event.set()
-            await probe.wait("reported")
+            await probe.wait("heartbeat")
     await first.stop()
     [row] = await room.rows()
 
@@ -184,11 +187,11 @@ async def test_row_that_a_crash_of_the_server_emptied_is_back_with_the_next_repo
     reporter, probe = room.reporter()
     await reporter.start()
     [before] = await room.rows()
-    await probe.wait("reported")
+    await probe.wait("heartbeat")
 
     await room.execute("TRUNCATE /* schema */millhand_client")
     reporter.wake_event.set()
-    reported = await probe.wait("reported")
+    reported = await probe.wait("heartbeat")
     [after] = await room.rows()
 
     assert (after.started_at, reported.queue_updates) == (before.started_at, {"mail": TOUCHED})
@@ -204,12 +207,12 @@ async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_
         reporter, probe = room.reporter()
         await reporter.start()
         reporter.wake_event.set()
-        reasons = [await probe.wait("unknown") for _ in range(2)]
-        known_before = reporter.is_known
+        reasons = [await probe.wait("inactive") for _ in range(2)]
+        known_before = reporter._registration.is_active
     finally:
         await Migrator(room.driver, "millhand").up()
     reporter.wake_event.set()
-    await probe.wait("reported")
+    await probe.wait("heartbeat")
 
     assert (reasons, known_before, room.known) == (["the tables are not there"] * 2, False, [True])
     [warning, info] = caplog.records
@@ -236,7 +239,7 @@ async def test_client_whose_tables_are_taken_away_goes_on_without(
     await Migrator(room.driver, "millhand").down(target=1)
     try:
         reporter.wake_event.set()
-        await probe.wait("unknown")
+        await probe.wait("inactive")
     finally:
         await Migrator(room.driver, "millhand").up()
 
@@ -263,16 +266,16 @@ async def test_client_whose_rights_are_taken_away_learns_what_it_lost_when_it_ha
         await room.driver.open()
         reporter, probe = room.reporter(on_lost=lost.append)
         await reporter.start()
-        reported = await probe.wait("reported")
+        reported = await probe.wait("heartbeat")
 
         room.driver, refused = owned, room.driver
         await room.execute(f"REVOKE ALL ON {table} FROM {role}")
         reporter.wake_event.set()
-        reason = await probe.wait("unknown")
+        reason = await probe.wait("inactive")
         await room.execute("UPDATE /* schema */millhand_client SET lost_at = now()")
         await room.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
         reporter.wake_event.set()
-        again = await probe.wait("reported")
+        again = await probe.wait("heartbeat")
         await reporter.stop()
         await refused.close()
     finally:
@@ -301,7 +304,7 @@ async def test_report_that_fails_is_told_once_and_made_again(
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         "client heartbeat failed"
     ]
-    assert reporter.is_known
+    assert reporter._registration.is_active
 
 
 async def test_client_that_was_given_up_learns_of_it_once(
@@ -316,7 +319,7 @@ async def test_client_that_was_given_up_learns_of_it_once(
     await room.execute(give_up)
     for _ in range(2):
         reporter.wake_event.set()
-        await probe.wait("reported")
+        await probe.wait("heartbeat")
     [first] = lost
     await reporter.stop()
     another, _ = room.reporter(on_lost=lost.append)
@@ -324,8 +327,8 @@ async def test_client_that_was_given_up_learns_of_it_once(
 
     assert lost == [first]
     assert [record.message for record in caplog.records] == ["client was declared dead"]
-    assert another.steady_since is not None
-    assert first < another.steady_since
+    assert another._registration.steady_since is not None
+    assert first < another._registration.steady_since
 
 
 async def test_client_that_was_given_up_long_ago_has_lost_what_it_fetched_since(room: Room) -> None:
@@ -333,13 +336,13 @@ async def test_client_that_was_given_up_long_ago_has_lost_what_it_fetched_since(
     lost: list[datetime] = []
     reporter, probe = room.reporter(on_lost=lost.append, interval=timedelta(hours=1))
     await reporter.start()
-    await probe.wait("reported")
+    await probe.wait("heartbeat")
 
     reports = []
     for age in ("1 day", "1 hour"):
         await room.execute(f"UPDATE /* schema */millhand_client SET lost_at = now() - interval '{age}'")
         reporter.wake_event.set()
-        reports.append(await probe.wait("reported"))
+        reports.append(await probe.wait("heartbeat"))
 
     assert lost == [reports[0].seen_at - timedelta(hours=2, seconds=1), reports[1].lost_at]
 
@@ -348,17 +351,17 @@ async def test_reports_are_steady_from_the_first_one_that_is_in_time(room: Room)
     """One that failed, one that came late, and a clock that went back begin it anew."""
     reporter, probe = room.reporter(interval=timedelta(hours=1))
     await reporter.start()
-    since = [reporter.steady_since]
+    since = [reporter._registration.steady_since]
 
     async def after(change: str) -> None:
         await room.execute(change)
         await reporter.run_once()
-        await probe.wait("reported")
-        since.append(reporter.steady_since)
+        await probe.wait("heartbeat")
+        since.append(reporter._registration.steady_since)
 
     await after("SELECT 1")
-    reporter._failed(MillhandError("away"))
-    during = reporter.steady_since
+    reporter._record_failed(MillhandError("away"))
+    during = reporter._registration.steady_since
     await after("SELECT 1")
     assert reporter._seen_at is not None
     reporter._seen_at -= timedelta(hours=2, seconds=2)
@@ -377,7 +380,7 @@ async def test_report_that_failed_is_soon_made_again(room: Room) -> None:
     pauses = [reporter._pause_seconds()]
 
     for _ in range(9):
-        reporter._failed(MillhandError("away"))
+        reporter._record_failed(MillhandError("away"))
         pauses.append(reporter._pause_seconds())
 
     assert (pauses[0], round(max(pauses))) == (5.0, 5)

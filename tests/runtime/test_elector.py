@@ -215,7 +215,7 @@ async def test_request_to_resign_leaves_a_lone_client_leading_again(house: House
     """If nobody else is there, the one who resigned leads again, in a term of its own."""
     leader, probe, old = await house.leader("a")
 
-    leader.receive('{"action": "request_resign", "leader_id": ""}')
+    leader.on_notification('{"action": "request_resign", "leader_id": ""}')
     new = await probe.wait("gained")
 
     assert (new.leader_id, new.elected_at > old.elected_at) == ("a", True)
@@ -228,7 +228,7 @@ async def test_request_for_an_old_term_leaves_the_new_one(house: House) -> None:
     What is said of a term is said of that term: a late complaint does not end the one after it.
     """
     leader, probe, old = await house.leader("a")
-    leader.receive('{"action": "request_resign", "leader_id": ""}')
+    leader.on_notification('{"action": "request_resign", "leader_id": ""}')
     new = await probe.wait("gained")
 
     leader.request_resign(old)
@@ -267,7 +267,7 @@ async def test_elector_goes_on_when_it_hears_nonsense(house: House, payload: str
     """What is not understood on the wire changes nothing."""
     elector, probe, term = await house.leader("a")
 
-    elector.receive(payload)
+    elector.on_notification(payload)
     elector.wake_event.set()
     await probe.wait("renewed")
 
@@ -385,7 +385,7 @@ async def test_terms_never_overlap(house: House, num_clients: int) -> None:
     choice = random.Random(num_clients)  # noqa: S311 - the same story each time
     settings = {"interval_seconds": 0.02, "jitter_seconds": 0.02, "margin_seconds": 0.05, "ttl_seconds": 0.25}
     clients = [house.elector(f"client_{n}", **settings)[0] for n in range(num_clients)]
-    by_name = {str(client.client_id): client for client in clients}
+    by_name = {str(client._client_id): client for client in clients}
 
     async with asyncio.timeout(60), heard_by(house.driver, *clients):
         for client in clients:
@@ -460,7 +460,7 @@ class heard_by:  # noqa: N801 - used as a function
 
     def receive(self, payload: str) -> None:
         for elector in self.electors:
-            elector.receive(payload)
+            elector.on_notification(payload)
 
 
 async def kill(elector: Elector) -> None:

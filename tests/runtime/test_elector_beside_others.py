@@ -17,6 +17,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.job import ClientId
 from millhand.runtime.election_backoff import ElectionBackoff
 from millhand.runtime.elector import Elector, Term
+from millhand.runtime.registration import Registration
 from millhand.store.client import ClientHeartbeatParams, client_heartbeat
 from millhand.store.leader import LeaderRole, LeaderRow, leader_attempt_elect, leader_get, leader_resign
 from millhand.testing import ManualClock, Probe
@@ -45,7 +46,7 @@ class House:
             self.driver.pool,
             ClientId(name),
             clock=clock or SystemClock(),
-            is_last=lambda: is_last,
+            registration=Registration(is_active=is_last),
             on_term=lambda term: self.said.append((name, term)),
             **{"interval_seconds": INTERVAL, "jitter_seconds": 1.0, **settings},
         )
@@ -134,7 +135,7 @@ async def test_elector_waits_for_strangers_when_a_stranger_resigns(house: House)
     await probe.wait("bid")
 
     await house.go_resigns(row)
-    elector.receive(RESIGNED)
+    elector.on_notification(RESIGNED)
     at_once = await probe.wait("bid")
     clock.advance(PATIENCE - 0.1)
     elector.wake_event.set()
@@ -144,7 +145,9 @@ async def test_elector_waits_for_strangers_when_a_stranger_resigns(house: House)
     after = await probe.wait("bid")
 
     assert (at_once, before, after) == (False, False, True)
-    assert elector.stood == ElectionBackoff(foreign_id=GO, vacant_since=elector._clock.monotonic() - PATIENCE)
+    assert elector.backoff_before_term == ElectionBackoff(
+        other_leader_id=GO, vacant_since=elector._clock.monotonic() - PATIENCE
+    )
 
 
 async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(house: House) -> None:
@@ -154,11 +157,11 @@ async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(house: Ho
     elector, probe = await house.elector("a", clock=clock)
     await probe.wait("bid")
     await house.go_resigns(row)
-    elector.receive(RESIGNED)
+    elector.on_notification(RESIGNED)
     await probe.wait("bid")
 
     clock.advance(PATIENCE - 0.1)
-    elector.receive(RESIGNED)  # of a term that was over before anybody looked
+    elector.on_notification(RESIGNED)  # of a term that was over before anybody looked
     await probe.wait("bid")
     clock.advance(PATIENCE - 0.1)
     elector.wake_event.set()
@@ -193,7 +196,7 @@ async def test_elector_wakes_by_itself_when_its_time_has_come(house: House) -> N
     term = await probe.wait("gained")
 
     assert term.leader_id == "a"
-    assert elector.stood is not None
+    assert elector.backoff_before_term is not None
 
 
 async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(house: House) -> None:
@@ -205,7 +208,7 @@ async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(house: Hous
     await first_probe.wait("bid")
     await second_probe.wait("bid")
     await house.go_resigns(row)
-    first.receive(RESIGNED)
+    first.on_notification(RESIGNED)
     await first_probe.wait("bid")
     clock.advance(PATIENCE)
     first.wake_event.set()
@@ -214,10 +217,10 @@ async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(house: Hous
     await second_probe.wait("bid")
 
     await first.stop()
-    second.receive('{"leader_id": "a", "action": "resigned"}')
+    second.on_notification('{"leader_id": "a", "action": "resigned"}')
 
     assert (await second_probe.wait("gained")).leader_id == "b"
-    assert second.stood is None
+    assert second.backoff_before_term is None
 
 
 async def test_elector_that_is_not_last_takes_what_it_can(house: House) -> None:
@@ -227,7 +230,7 @@ async def test_elector_that_is_not_last_takes_what_it_can(house: House) -> None:
     await probe.wait("bid")
 
     await house.go_resigns(row)
-    elector.receive(RESIGNED)
+    elector.on_notification(RESIGNED)
 
     assert (await probe.wait("gained")).leader_id == "a"
 
@@ -247,7 +250,7 @@ async def test_leader_that_makes_way_holds_all_of_ours_back(
     leader.step_down()
     await leader_probe.wait("resigned")
     own = await leader_probe.wait("bid")
-    follower.receive('{"leader_id": "a", "action": "resigned"}')
+    follower.on_notification('{"leader_id": "a", "action": "resigned"}')
     others = await follower_probe.wait("bid")
     vacant = await house.leader()
 
@@ -261,8 +264,8 @@ async def test_leader_that_makes_way_holds_all_of_ours_back(
     clock.advance(PATIENCE)
     leader.wake_event.set()
     await leader_probe.wait("gained")
-    assert leader.stood is not None
-    assert leader.stood.foreign_id is None
+    assert leader.backoff_before_term is not None
+    assert leader.backoff_before_term.other_leader_id is None
 
 
 async def test_stranger_takes_what_is_offered(house: House) -> None:

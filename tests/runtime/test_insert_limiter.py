@@ -23,7 +23,7 @@ def _insert(limiter: InsertLimiter, queue: str, at: float) -> list[str]:
     """Do as the inserter: ask, insert, and have what was not announced remembered."""
     admitted = limiter.admit([queue], at)
     if not admitted:
-        limiter.remember([queue])
+        limiter.hold_back([queue])
     return admitted
 
 
@@ -54,7 +54,7 @@ def test_limiter_flushes_whatever_is_remembered() -> None:
     limiter = InsertLimiter(1.0)
     _insert(limiter, "a", 0.0)
     _insert(limiter, "a", 0.1)
-    limiter.remember(["b"])
+    limiter.hold_back(["b"])
 
     assert sorted(limiter.flush()) == ["a", "b"]
     assert limiter.flush() == []

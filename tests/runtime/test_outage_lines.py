@@ -19,10 +19,16 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records]
 
 
+def opened(count_kept: Callable[[], int]) -> Outage:
+    outage = Outage()
+    outage.open(count_kept)
+    return outage
+
+
 @pytest.fixture
 async def outage(caplog: pytest.LogCaptureFixture) -> Outage:
     caplog.set_level(logging.DEBUG, "millhand.runtime.outage")
-    return Outage(lambda: 7)
+    return opened(lambda: 7)
 
 
 async def test_outage_is_two_lines_whatever_number_notices(
@@ -113,7 +119,7 @@ async def test_what_was_written_before_notifications_are_heard_again_was_kept_to
     """An outcome that came while the database was away, and was written while nothing was heard yet, is counted."""
     caplog.set_level(logging.DEBUG, "millhand.runtime.outage")
     kept = [0]
-    outage = Outage(lambda: kept[0])
+    outage = opened(lambda: kept[0])
     outage.record_listener_lost()
     kept[0] = 1
     outage.record_answered(outage.now() + 1)
@@ -162,8 +168,8 @@ async def test_statement_that_others_hold_up_is_no_outage(outage: Outage) -> Non
 async def test_statement_that_was_on_its_way_when_the_database_went_is_of_the_outage() -> None:
     """An answer to another one, right after it was sent, and none since, says nothing for the database."""
     at = 100.0
-    outage = Outage(lambda: 0)
-    outage._now = lambda: at
+    outage = opened(lambda: 0)
+    outage.now = lambda: at
     outage.record_answered(at)
     at = 104.9
     error = OperationTimeout("client_heartbeat", 5.0)
@@ -180,6 +186,6 @@ async def test_database_that_comes_and_goes_is_told_of_more_seldom(outage: Outag
         outage.record_failed(lost(), outage.now())
         outage.record_answered(outage.now() + 1)
         waits.append(outage._calm_seconds)
-        outage.close()
+        outage._end()
 
     assert waits == [CALM_SECONDS, 2.0, 4.0, 8.0, 16.0, CALM_SECONDS_MAX, CALM_SECONDS_MAX]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millhand.job import ClientId
-from millhand.runtime.election_backoff import ElectionBackoff, after_resignation, after_sight, may_bid
+from millhand.runtime.election_backoff import ElectionBackoff, after_resignation, after_view, may_bid
 from millhand.store.leader import LeaderView
 
 GO, OURS = ClientId("go"), ClientId("ours")
@@ -18,9 +18,9 @@ GO_LED = LeaderView(GO, is_running=False, is_registered=False, has_stepped_down=
 OURS_LEADS = LeaderView(OURS, is_running=True, is_registered=True, has_stepped_down=True)
 OURS_LED = LeaderView(OURS, is_running=False, is_registered=True, has_stepped_down=False)
 
-HELD = ElectionBackoff(foreign_id=GO, vacant_since=None)
-ENDED = ElectionBackoff(foreign_id=GO, vacant_since=3.0)
-OFFERED = ElectionBackoff(foreign_id=None, vacant_since=3.0)
+HELD = ElectionBackoff(other_leader_id=GO, vacant_since=None)
+ENDED = ElectionBackoff(other_leader_id=GO, vacant_since=3.0)
+OFFERED = ElectionBackoff(other_leader_id=None, vacant_since=3.0)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ OFFERED = ElectionBackoff(foreign_id=None, vacant_since=3.0)
         (None, OURS_LEADS, None),
         (None, OURS_LED, None),
         (None, GO_LEADS, HELD),
-        (None, GO_LED, ElectionBackoff(foreign_id=GO, vacant_since=3.0)),
-        (None, WAY, ElectionBackoff(foreign_id=None, vacant_since=5.0)),
+        (None, GO_LED, ElectionBackoff(other_leader_id=GO, vacant_since=3.0)),
+        (None, WAY, ElectionBackoff(other_leader_id=None, vacant_since=5.0)),
         (HELD, GO_LEADS, HELD),
-        (HELD, VACANT, ElectionBackoff(foreign_id=GO, vacant_since=5.0)),
-        (HELD, GO_LED, ElectionBackoff(foreign_id=GO, vacant_since=3.0)),
+        (HELD, VACANT, ElectionBackoff(other_leader_id=GO, vacant_since=5.0)),
+        (HELD, GO_LED, ElectionBackoff(other_leader_id=GO, vacant_since=3.0)),
         (HELD, OURS_LEADS, None),
         (ENDED, VACANT, ENDED),
         (ENDED, GO_LEADS, HELD),
@@ -48,13 +48,13 @@ def test_follower_stands_as_it_sees(
     before: ElectionBackoff | None, sight: LeaderView, after: ElectionBackoff | None
 ) -> None:
     """Back while a stranger leads, and from when his term is over; a leader of ours ends it."""
-    assert after_sight(before, sight, 5.0) == after
+    assert after_view(before, sight, 5.0) == after
 
 
 def test_follower_that_hears_of_an_end_begins_anew() -> None:
     """A term that nobody saw is as good as one that was seen; who does not stand back goes on so."""
-    assert after_resignation(OFFERED, 7.0) == ElectionBackoff(foreign_id=None, vacant_since=7.0)
-    assert after_resignation(HELD, 7.0) == ElectionBackoff(foreign_id=GO, vacant_since=7.0)
+    assert after_resignation(OFFERED, 7.0) == ElectionBackoff(other_leader_id=None, vacant_since=7.0)
+    assert after_resignation(HELD, 7.0) == ElectionBackoff(other_leader_id=GO, vacant_since=7.0)
     assert after_resignation(None, 7.0) is None
 
 

@@ -14,9 +14,9 @@ from millhand.store.client import (
     HeartbeatResult,
     Sighting,
     client_delete_gone,
-    client_get_unregistered,
     client_get_shape,
     client_get_unknown_kinds,
+    client_get_unregistered,
     client_heartbeat,
     client_list,
     client_step_down,
@@ -55,7 +55,7 @@ async def test_report_begins_a_life_and_goes_on_with_it(tx: Executor) -> None:
     first = await tx.run(client_heartbeat(report(), started_at=None, now=NOW))
     later = await tx.run(client_heartbeat(report(), started_at=first.started_at, now=NOW + 5 * SECOND))
 
-    assert first == HeartbeatResult(NOW, {}, None, NOW)
+    assert first == HeartbeatResult(NOW, {}, None, NOW, is_alone=True)
     assert later == HeartbeatResult(NOW, {}, NOW, NOW + 5 * SECOND)
     assert await tx.run(client_list(now=NOW + 6 * SECOND)) == [
         ClientRow(
@@ -88,7 +88,9 @@ async def test_report_of_a_new_life_keeps_what_the_old_one_touched(tx: Executor)
         client_heartbeat(report(queue_updates={"mail": new}), started_at=again.started_at, now=NOW + MINUTE)
     )
 
-    assert again == HeartbeatResult(NOW + MINUTE, {"mail": new, "default": old}, NOW, NOW + MINUTE)
+    assert again == HeartbeatResult(
+        NOW + MINUTE, {"mail": new, "default": old}, NOW, NOW + MINUTE, is_alone=True
+    )
     assert after.queue_updates == {"mail": new}
 
 
@@ -182,7 +184,9 @@ async def test_follower_sees_whether_the_leader_is_ours(tx: Executor) -> None:
 
     assert nobody == LeaderView(None, is_running=False, is_registered=False, has_stepped_down=False)
     assert stranger == LeaderView(GO, is_running=True, is_registered=False, has_stepped_down=False)
-    assert over == LeaderView(GO, is_running=False, is_registered=False, has_stepped_down=False, vacant_seconds=0.1)
+    assert over == LeaderView(
+        GO, is_running=False, is_registered=False, has_stepped_down=False, vacant_seconds=0.1
+    )
     assert unheard == LeaderView(B, is_running=True, is_registered=False, has_stepped_down=False)
     assert ours == LeaderView(B, is_running=True, is_registered=True, has_stepped_down=False)
     assert own == LeaderView(A, is_running=True, is_registered=True, has_stepped_down=False)

@@ -37,7 +37,6 @@ from millhand.runtime.inserter import Inserter
 from millhand.runtime.job_executor import JobExecutor
 from millhand.runtime.notifier import Notifier, Topic
 from millhand.runtime.outage import Outage
-
 from millhand.runtime.registration import Registration
 from millhand.runtime.service import Service
 from millhand.runtime.subscription import Subscriptions
@@ -174,7 +173,7 @@ class Engine:
         await self._start_all(self._inserter, self.completer, self._notifier, self.heartbeat, *producers)
         for producer in producers:
             producer.begin()
-        # These start without a statement, so the first fetch is not delayed by theirs.
+        # These start without a statement, so they do not delay the first fetch.
         await self._start_all(*self.queues.pollers.values(), *self._background_services(), *self._electors())
         self.heartbeat.wake_event.set()
 

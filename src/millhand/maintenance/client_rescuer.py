@@ -15,7 +15,7 @@ Declares clients dead that miss their heartbeats, and rescues the jobs of client
 
 Rule 1: the database's clock alone decides. The UPDATE checks again what the SELECT found.
 Rule 2: a client that has missed its own heartbeats declares no other client dead. Missed heartbeats count from the instant
-        since which this client's own arrive in time, so that after an outage every living client is heard from first.
+        since which this client's own arrive in time, so that after an outage every living client first sends one.
 Rule 3: a job of a living client is never touched, whatever its age or kind. A client that returns after it was declared
         dead learns that from its heartbeat, and its outcomes for those jobs are not written.
 
@@ -45,7 +45,6 @@ from millhand.store.client_end import (
     job_get_stranded,
     job_give_back_many,
 )
-
 from millhand.store.job import Rescue
 from millhand.transition import is_cancel_requested
 from millhand.worker import Worker, Workers

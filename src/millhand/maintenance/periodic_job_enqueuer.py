@@ -242,7 +242,9 @@ def _next_due(job: PeriodicJob, after: datetime) -> datetime | None:
     except BaseException as error:  # a user's schedule must not stop the other periodic jobs
         if is_task_ending(error):
             raise
-        logger.exception("periodic job not inserted", extra={"periodic_job_id": job.id} | _error_fields(error))
+        logger.exception(
+            "periodic job not inserted", extra={"periodic_job_id": job.id} | _error_fields(error)
+        )
         return None
 
 

@@ -236,7 +236,7 @@ class ClientHeartbeat(Service):
         self._on_registration()
 
     def _deactivate(self, reason: str) -> None:
-        # `_started_at` stays: if the row is still there, others may declare this life dead, and a later heartbeat must see it.
+        # `_started_at` stays: others may declare this life dead if the row is still there, and a heartbeat must see that.
         was_active, self._registration.is_active = self._registration.is_active, False
         self._clear_observations()
         if not self._has_logged_unusable:

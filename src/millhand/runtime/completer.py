@@ -6,7 +6,7 @@ Rule 2: while one batch is written the next one gathers, so batches grow with th
 Rule 3: plain successes take a faster statement of their own. The jobs that it did not find go through the full statement.
 Rule 4: a batch that the database refuses because of its contents is written row by row, so one bad row blocks no other.
 Rule 5: a change counts for its own attempt only. If the job was rescued or has another attempt, the change is not written,
-        and the log says so.
+        and the completer logs that.
 Rule 6: after a failure, and during a stop, rows that other transactions have locked are left for later.
 
                  hand_over          ┌─ job_complete_many ──────────────┐

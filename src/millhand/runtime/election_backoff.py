@@ -2,7 +2,7 @@
 Decides when a follower lets clients in another language bid for River's leader role first.
 
 River's leader inserts only the periodic jobs that it has itself. Clients in another language therefore lose their periodic
-jobs while a client of Millhand leads; Millhand's clients insert theirs under a role of their own. So Millhand bids last.
+jobs while a client of Millhand leads; Millhand's clients insert them under a role of their own. So Millhand bids last.
 
 Rule 1: while an unregistered client leads, followers back off.
 Rule 2: after the end of its term they back off for `patience`: the interval between two bids and its jitter. Every living

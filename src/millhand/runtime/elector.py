@@ -43,7 +43,6 @@ from millhand.runtime.service import Service, WakeReason
 from millhand.store.client import client_step_down
 from millhand.store.leader import (
     LeaderRole,
-    LeaderView,
     leader_attempt_elect,
     leader_attempt_reelect,
     leader_get_seconds_left,
@@ -253,9 +252,7 @@ class Elector(Service):
 
     async def _bid(self) -> Term | None:
         begun = self._clock.monotonic()
-        query = leader_attempt_elect(
-            leader_id=self._client_id, ttl=self._ttl, leader_role=self._leader_role
-        )
+        query = leader_attempt_elect(leader_id=self._client_id, ttl=self._ttl, leader_role=self._leader_role)
         row = await self._pool.run(query.within(STATEMENT_SECONDS))
         self.probe("bid", row is not None)
         if row is None:
@@ -301,7 +298,9 @@ class Elector(Service):
                     self._log_lost(term, "the renewal was refused")
                     return False
                 num_failures, pause = 0, self._renew_seconds
-                if self._term is None:  # the trust timer ended the term during the renewal, and `on_term` was called
+                if (
+                    self._term is None
+                ):  # the trust timer ended the term during the renewal, and `on_term` was called
                     self._log_lost(term, "the renewal came too late")
                     return True
             except (DriverError, OperationTimeout) as error:

@@ -55,7 +55,9 @@ def trace_of(error: BaseException) -> str:
         text, ending = stack, ""
     if len(text) <= TRACE_LENGTH_MAX:
         return text
-    ending = ending[: TRACE_LENGTH_MAX // 4]  # the frames keep most of the space; the row has the error's text as well
+    ending = ending[
+        : TRACE_LENGTH_MAX // 4
+    ]  # the frames keep most of the space; the row has the error's text as well
     return f"…{stack[len(ending) - TRACE_LENGTH_MAX :]}{ending}"
 
 

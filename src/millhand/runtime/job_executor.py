@@ -109,10 +109,8 @@ class JobExecutor:
         plan = self._plans.get(row.kind)
         error: BaseException | None = None
         try:
-            if attempt.reason is not None:
-                raise asyncio.CancelledError
-            if plan is None:
-                raise UnknownKind(row.kind, self._plans)
+            if plan is None or attempt.reason is not None:
+                raise self._reason_not_to_work(attempt)
             if plan.middleware:
                 await self._work_in_middleware(attempt, plan, job)
             else:
@@ -129,16 +127,21 @@ class JobExecutor:
         if attempt.reason is not None:
             self._end_cancellation(attempt)
         attempt.run_seconds = self._monotonic() - started
-        if error is None:
-            if logger.isEnabledFor(logging.DEBUG):
-                _log("job completed", logging.DEBUG, attempt)
+        if error is not None:
+            change = await self._change_after(error, attempt, plan, job.staged)
+        else:
             now = self._now()
             change = settle(row, _COMPLETED, now=now, started_at=started_at, metadata_updates=job.staged)
-        else:
-            change = await self._change_after(error, attempt, plan, job.staged)
+            if logger.isEnabledFor(logging.DEBUG):
+                _log("job completed", logging.DEBUG, attempt)
         waiting = self._hand_over(change, attempt)
         if waiting is not None:
             await waiting
+
+    def _reason_not_to_work(self, attempt: Attempt) -> BaseException:
+        if attempt.reason is not None:
+            return asyncio.CancelledError()
+        return UnknownKind(attempt.row.kind, self._plans)
 
     async def _work_in_middleware(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
         async def innermost() -> None:
@@ -318,7 +321,9 @@ def _signalled(error: BaseException, attempt: Attempt) -> Outcome | None:
     if attempt.reason is CancelReason.REMOTE:
         return Cancelled(CANCELLED_REMOTELY)
     if isinstance(error, JobSnooze):
-        return Snoozed(JobSnooze(error.delay).delay)  # checked again: a user's subclass may have set its own delay
+        return Snoozed(
+            JobSnooze(error.delay).delay
+        )  # checked again: a user's subclass may have set its own delay
     # Writes the job back as available, unless another client rescued it already: then the change comes too late.
     if attempt.reason in (CancelReason.LOST, CancelReason.STOPPING) and _is_cancellation(error):
         return Interrupted()

@@ -14,7 +14,9 @@ from millhand.store.client import client_get_unknown_kinds
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 60.0
-NUM_LOGGED_MAX = 1_000  # a queue with more unknown kinds than this belongs to other clients, and the log says enough
+NUM_LOGGED_MAX = (
+    1_000  # a queue with more unknown kinds than this belongs to other clients, and the log says enough
+)
 
 
 class KindWatcher(IntervalService):

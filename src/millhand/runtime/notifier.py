@@ -23,7 +23,7 @@ from millhand.runtime.service import Service, WakeReason
 
 logger = logging.getLogger(__name__)
 
-# A network that drops packets looks like a quiet server. A ping after this time tells the difference.
+# A network that drops packets looks like a quiet server. A ping after this time shows which it is.
 PING_SECONDS = 20.0
 
 

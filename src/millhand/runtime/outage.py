@@ -97,13 +97,11 @@ class Outage:
         if not isinstance(error, ConnectionLost | OperationTimeout):
             self.record_answered(sent)
             return
-        if not self._is_open:
-            return
-        is_gone = isinstance(error, ConnectionLost) or self._answered_at < (sent + self.now()) / 2
         # Sent before an answer came again, it failed because of the outage that ended then.
         is_late = sent < self._calm_at
-        error.is_away = is_gone or is_late or self.is_on
-        if is_gone and not is_late:
+        is_gone = isinstance(error, ConnectionLost) or self._answered_at < (sent + self.now()) / 2
+        error.is_away = is_late or (self._is_open and (is_gone or self.is_on))
+        if self._is_open and is_gone and not is_late:
             self._record_gone(error)
 
     def record_listener_lost(self, error: MillhandError | None = None) -> None:

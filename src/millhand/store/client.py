@@ -1,4 +1,4 @@
-"""Statements about clients: heartbeats, the list of clients, and traces of unregistered ones. For dead clients: `client_end.py`."""
+"""Statements about clients: heartbeats, their list, and traces of unregistered ones. For dead ones: `client_end.py`."""
 
 from __future__ import annotations
 
