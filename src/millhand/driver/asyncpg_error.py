@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncpg
 
-from millhand.driver.sqlstate import is_lost_state, server_error
 from millhand.driver.tls import is_about_tls, with_remedy
-from millhand.driver.translation import ErrorTranslation
+from millhand.driver.translation import ErrorTranslation, is_lost_state, server_error
 from millhand.driver.url import fault_of_pgport, unreadable_url
 from millhand.errors import ConfigError, ConnectionLost, DriverError, MillhandError, PoolClosed
 

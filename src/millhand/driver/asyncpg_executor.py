@@ -19,7 +19,7 @@ from asyncpg.pool import PoolConnectionProxy
 from millhand.driver.asyncpg_copy import copy_rows
 from millhand.driver.asyncpg_error import translated, within
 from millhand.driver.asyncpg_lease import Leases
-from millhand.driver.executor import DelegatingExecutor, QueryRunner, StatementExecutor
+from millhand.driver.executor import Args, DelegatingExecutor, NamedRows, QueryRunner, Rows, StatementExecutor
 from millhand.driver.protocol import Executor
 from millhand.driver.translation import label_of
 from millhand.errors import MillhandError
@@ -57,9 +57,7 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
         async with self._leased(self._plain_leases(), label_of(sql), timeout_seconds) as executor:
             return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
 
-    async def _fetch(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> Sequence[Any]:
+    async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         with translated(operation, timeout_seconds):
             async with asyncio.timeout(timeout_seconds), self._leases().lease() as connection:
                 return await connection.fetch(sql, *args)
@@ -90,16 +88,12 @@ class ConnectionExecutor(StatementExecutor["AnyConnection"]):
     async def copy(self, copy: Copy) -> int:
         return await copy_rows(self._connection, self._schema, copy)
 
-    async def _fetch(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> Sequence[Any]:
+    async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         with translated(operation, timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
                 return await self._connection.fetch(sql, *args)
 
-    async def _fetch_by_name(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> list[dict[str, Any]]:
+    async def _fetch_by_name(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> NamedRows:
         return [dict(row) for row in await self._fetch(operation, sql, args, timeout_seconds)]
 
     async def _execute(self, operation: str, sql: str, timeout_seconds: float | None) -> None:

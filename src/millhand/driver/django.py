@@ -7,13 +7,14 @@ from typing import Any
 import django.db
 
 from millhand.driver.django_executor import DJANGO_CONNECTION, DjangoExecutor
-from millhand.driver.protocol import Executor, Listener
+from millhand.driver.driver import SchemaDriver
+from millhand.driver.protocol import Listener
 from millhand.driver.run_sync import reject_listener
 from millhand.driver.tx_executor import sync_executor_of
 from millhand.sql import checked_schema
 
 
-class DjangoDriver:
+class DjangoDriver(SchemaDriver):
     """
     One of Django's databases, by the calling thread's connection, which Django opens and closes.
 
@@ -23,23 +24,12 @@ class DjangoDriver:
     Raises: ConfigError for an invalid schema.
     """
 
+    _find_executor = staticmethod(sync_executor_of)
+
     def __init__(self, alias: str, schema: str = "") -> None:
         self.alias = alias
         self.schema = checked_schema(schema)
         self._executor = DjangoExecutor(lambda: django.db.connections[alias], self.schema)
-
-    @property
-    def pool(self) -> DjangoExecutor:
-        """The thread's connection as an executor."""
-        return self._executor
-
-    def executor(self, tx: object) -> Executor:
-        """
-        Return an executor inside the caller's own connection, in the transaction that is open on it, if any.
-
-        Raises: TypeError for what is not accepted.
-        """
-        return sync_executor_of(tx, self.schema)
 
     def listener(self) -> Listener:
         """Raise ConfigError: without an event loop there is no listener."""

@@ -15,6 +15,10 @@ from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
 T = TypeVar("T")
 Connection = TypeVar("Connection")
 
+Args = Sequence[Any]
+Rows = Sequence[Any]
+NamedRows = list[dict[str, Any]]
+
 
 class QueryRunner:
     """Run queries by `_fetch`, without a context manager for each: this is the hot path."""
@@ -30,9 +34,7 @@ class QueryRunner:
         args = [params[name] for name in names]
         return query.parse(await self._fetch(query.name, sql, args, query.timeout_seconds))
 
-    async def _fetch(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> Sequence[Any]:
+    async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         raise NotImplementedError
 
 
@@ -63,9 +65,7 @@ class StatementExecutor(QueryRunner, Generic[Connection]):
         """Run several statements."""
         await self._execute(label_of(sql), compile_script(sql, self._schema), timeout_seconds)
 
-    async def _fetch_by_name(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> list[dict[str, Any]]:
+    async def _fetch_by_name(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> NamedRows:
         raise NotImplementedError
 
     async def _execute(self, operation: str, sql: str, timeout_seconds: float | None) -> None:

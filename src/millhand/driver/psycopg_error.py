@@ -5,9 +5,8 @@ from __future__ import annotations
 import psycopg
 import psycopg_pool
 
-from millhand.driver.sqlstate import is_lost_state, server_error
 from millhand.driver.tls import with_remedy
-from millhand.driver.translation import ErrorTranslation
+from millhand.driver.translation import ErrorTranslation, is_lost_state, server_error
 from millhand.errors import ConnectionLost, DriverError, MillhandError, PoolClosed
 
 # TimeoutError and socket errors are OSErrors.

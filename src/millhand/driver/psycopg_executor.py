@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import psycopg
 
 from millhand.driver.copy_source import CopySource
-from millhand.driver.executor import DelegatingExecutor, QueryRunner, StatementExecutor
+from millhand.driver.executor import Args, DelegatingExecutor, NamedRows, QueryRunner, Rows, StatementExecutor
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_cursor import AsyncCursor, by_name, copy_statement, is_in_transaction
 from millhand.driver.psycopg_deadline import CutAfter, ServerDeadline
@@ -62,9 +62,7 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
             async with _default_planning(connection):
                 return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
 
-    async def _fetch(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> Sequence[Any]:
+    async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         with translated(operation, timeout_seconds):
             async with asyncio.timeout(timeout_seconds), _Lease(self._pool()) as connection:
                 return await _fetched(connection, sql, args, timeout_seconds)
@@ -141,15 +139,11 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
                     await target.write(chunk)
         return cursor.rowcount
 
-    async def _fetch(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> Sequence[Any]:
+    async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         fetched = _fetched(self._connection, sql, args, timeout_seconds)
         return await within(operation, fetched, timeout_seconds)
 
-    async def _fetch_by_name(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> list[dict[str, Any]]:
+    async def _fetch_by_name(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> NamedRows:
         cursor = AsyncCursor(self._connection)
         with CutAfter(self._connection, timeout_seconds):
             rows = _rows(cursor, cursor.execute(sql.encode(), args or None, prepare=False))
@@ -169,15 +163,13 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
             await within(operation, step())
 
 
-async def _fetched(
-    connection: AnyConnection, sql: str, args: Sequence[Any], timeout_seconds: float
-) -> Sequence[Any]:
+async def _fetched(connection: AnyConnection, sql: str, args: Args, timeout_seconds: float) -> Rows:
     cursor = AsyncCursor(connection)
     with CutAfter(connection, timeout_seconds):
         return await _rows(cursor, cursor.execute(sql.encode(), args, binary=True))
 
 
-async def _rows(cursor: AsyncCursor, execution: Any) -> Sequence[Any]:
+async def _rows(cursor: AsyncCursor, execution: Any) -> Rows:
     """Await an execution and return its rows; in the caller's pipeline there are none until the pipeline is synced."""
     await execution
     if cursor.connection.pgconn.pipeline_status:

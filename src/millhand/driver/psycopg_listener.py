@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -25,15 +25,8 @@ AnyConnection = psycopg.AsyncConnection[Any]
 class PsycopgListener(ConnectionListener[AnyConnection]):
     """One connection that only listens."""
 
-    def __init__(
-        self,
-        connect: Callable[[], Awaitable[AnyConnection]],
-        release: Callable[[AnyConnection], Awaitable[None]],
-        schema: str,
-    ) -> None:
-        super().__init__(connect, release, schema)
-        self._receivers: dict[str, Callable[[str], None]] = {}
-        self._watched: int | None = None
+    _receivers: dict[str, Callable[[str], None]]
+    _watched: int | None = None
 
     async def connect(self) -> None:
         """Connect; without a configured schema, ask the server for the current one."""

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import psycopg_pool
 
-from millhand.driver.pooled import PoolAdapter, PooledDriver, not_open
+from millhand.driver.driver import PoolAdapter, PooledDriver, not_open
 from millhand.driver.protocol import Listener
 from millhand.driver.psycopg_conninfo import conninfo
 from millhand.driver.psycopg_error import translated

@@ -8,13 +8,13 @@ them. This is how synchronous code uses everything that is built on a driver.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Protocol
 
 import psycopg
 
 from millhand.driver.copy_source import CopySource
-from millhand.driver.executor import DelegatingExecutor, StatementExecutor
+from millhand.driver.executor import Args, DelegatingExecutor, NamedRows, Rows, StatementExecutor
 from millhand.driver.protocol import Executor
 from millhand.driver.psycopg_cursor import Cursor, by_name, copy_statement, is_in_transaction
 from millhand.driver.psycopg_deadline import Deadline
@@ -80,15 +80,11 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
             await self._copy(cursor, source, copy)
         return cursor.rowcount
 
-    async def _fetch(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> Sequence[Any]:
+    async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         with self._guarded(operation, timeout_seconds):
             return _rows(Cursor(self._connection).execute(sql.encode(), args, binary=True))
 
-    async def _fetch_by_name(
-        self, operation: str, sql: str, args: Sequence[Any], timeout_seconds: float
-    ) -> list[dict[str, Any]]:
+    async def _fetch_by_name(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> NamedRows:
         with self._guarded(operation, timeout_seconds):
             cursor = Cursor(self._connection).execute(sql.encode(), args or None, prepare=False)
             return by_name(cursor, _rows(cursor))
@@ -125,7 +121,7 @@ class ConnectionExecutor(StatementExecutor[AnyConnection]):
             step()
 
 
-def _rows(cursor: psycopg.Cursor[Any]) -> Sequence[Any]:
+def _rows(cursor: psycopg.Cursor[Any]) -> Rows:
     """Return a cursor's rows; in the caller's pipeline there are none until the pipeline is synced."""
     if cursor.connection.pgconn.pipeline_status:
         with cursor.connection.pipeline():  # the end of an inner pipeline waits for all that was sent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import sqlalchemy.exc
 from sqlalchemy import Connection, Engine
 
-from millhand.driver.pooled import PoolAdapter
+from millhand.driver.driver import PoolAdapter
 from millhand.driver.protocol import Driver
 from millhand.driver.sqlalchemy_executor import (
     DRIVERS,

@@ -2,15 +2,17 @@
 Checks of a database URL that every driver makes.
 
 A URL may be SQLAlchemy's, such as `postgresql+psycopg://…`; its scheme then also names the client's driver.
+
+The syntax is checked before a library reads the URL, because a library's error may show a part of the password: an
+unescaped character ends the password early, and the rest is read as a host or a port.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from millhand.driver.url_syntax import syntax_fault
 from millhand.errors import ConfigError
 
 POOL_SIZE = 10
@@ -23,6 +25,12 @@ SCHEMES = ("postgresql", "postgres")
 _DRIVERS = dict.fromkeys(SCHEMES) | {"postgresql+asyncpg": ASYNCPG, "postgresql+psycopg": PSYCOPG}
 _PORT = re.compile(r"\s*\d{1,5}\s*", re.ASCII)
 _SSL = re.compile(r"([?&])ssl=")
+_PARTS = re.compile(
+    r"[\w+.-]+://(?P<authority>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?(?P<rest>#.*)?", re.DOTALL
+)
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[^\[\]:@]*)(?::(?P<port>[^:]*))?")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
+_SPACE = re.compile(r"[\s\x00-\x20\x7f]")
 ACCEPTED = "'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://'"
 
 
@@ -31,7 +39,7 @@ def checked_url(url: str) -> str:
     scheme = _scheme(url)
     if scheme not in _DRIVERS:
         raise ConfigError(f"database URL must begin with {ACCEPTED}, got scheme {scheme!r}")
-    if fault := syntax_fault(url):
+    if fault := _syntax_fault(url):
         raise unreadable_url(fault)
     if scheme in SCHEMES:
         return url
@@ -78,3 +86,36 @@ def checked_pool_size(pool_size: int) -> int:
     if not 1 <= pool_size <= POOL_SIZE_MAX:
         raise ConfigError(f"pool_size must be between 1 and {POOL_SIZE_MAX:,}, got {pool_size!r}")
     return pool_size
+
+
+def _syntax_fault(url: str) -> str | None:
+    """Return what is wrong with a URL, without showing any of it; None if it is valid."""
+    if _SPACE.search(url):
+        return "a space or a line break"
+    if _BAD_ESCAPE.search(url) or "\ufffd" in unquote(url):
+        return "a % that is not the start of %XX"
+    parts = _PARTS.fullmatch(url)
+    if parts is None:
+        return "no ://"
+    if parts["rest"]:
+        return "a #"
+    return _fault_of_authority(parts["authority"]) or _fault_of_query(parts["query"] or "")
+
+
+def _fault_of_authority(authority: str) -> str | None:
+    if authority.count("@") > 1:
+        return "more than one @ before the host"
+    for address in authority.rpartition("@")[2].split(","):
+        host = _HOST.fullmatch(address)
+        if host is None:
+            return "an invalid host"
+        if host["port"] and not (
+            host["port"].isascii() and host["port"].isdigit() and int(host["port"]) < 2**16
+        ):
+            return "a port that is not a number up to 65,535"
+    return None
+
+
+def _fault_of_query(query: str) -> str | None:
+    fields = query.split("&") if query else []
+    return None if all(field.partition("=")[1] for field in fields) else "an option without a value"

@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from millhand.client import Client
 from millhand.clock import Clock, SystemClock
+from millhand.driver.executor import DelegatingExecutor
 from millhand.driver.protocol import Driver, Executor, Listener
 from millhand.errors import ConfigError
-from millhand.store.query import TIMEOUT_SECONDS, Copy, Query
+from millhand.store.query import Copy, Query
 from millhand.sync_client import SyncClient
 from millhand.testing.clock import NotBeforeClock
 
@@ -71,7 +72,7 @@ class OverrideDriver:
         await self._driver.close()
 
 
-class ClockedExecutor:
+class ClockedExecutor(DelegatingExecutor):
     """Fills in `now` in every statement that would use the database's clock."""
 
     __slots__ = ("_executor", "_now")
@@ -86,23 +87,13 @@ class ClockedExecutor:
             query = msgspec.structs.replace(query, params={**query.params, "now": self._now()})
         return await self._executor.run(query)
 
-    def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a transaction, or a savepoint."""
-        return self._begin()
-
     async def copy(self, copy: Copy) -> int:
         """Copy rows into a table with the test's clock."""
         return await self._executor.copy(msgspec.structs.replace(copy, chunks=_set_now(copy, self._now())))
 
-    async def fetch(
-        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
-    ) -> list[dict[str, Any]]:
-        """Run SQL unchanged."""
-        return await self._executor.fetch(sql, params, timeout_seconds=timeout_seconds)
-
-    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
-        """Run several statements unchanged."""
-        await self._executor.execute_script(sql, timeout_seconds=timeout_seconds)
+    @contextlib.asynccontextmanager
+    async def _enter(self, operation: str, timeout_seconds: float | None) -> AsyncIterator[Executor]:
+        yield self._executor
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:
@@ -110,7 +101,7 @@ class ClockedExecutor:
             yield ClockedExecutor(executor, self._now)
 
 
-class SavepointPool:
+class SavepointPool(DelegatingExecutor):
     """
     Uses one transaction as a pool: each statement runs in a savepoint, so that its failure does not affect others.
 
@@ -123,31 +114,8 @@ class SavepointPool:
         self._executor = executor
         self._lock = asyncio.Lock()
 
-    async def run(self, query: Query[T]) -> T:
-        """Run `query` in a savepoint."""
-        async with self._begin() as executor:
-            return await executor.run(query)
-
-    def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a savepoint."""
+    def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
         return self._begin()
-
-    async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table, in a savepoint."""
-        async with self._begin() as executor:
-            return await executor.copy(copy)
-
-    async def fetch(
-        self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
-    ) -> list[dict[str, Any]]:
-        """Run SQL in a savepoint."""
-        async with self._begin() as executor:
-            return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
-
-    async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
-        """Run several statements, in a savepoint."""
-        async with self._begin() as executor:
-            await executor.execute_script(sql, timeout_seconds=timeout_seconds)
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:

@@ -1,4 +1,4 @@
-"""What the drivers with a connection pool have in common."""
+"""What the drivers have in common."""
 
 from __future__ import annotations
 
@@ -14,7 +14,28 @@ class PoolAdapter:
     """Another library's connections, with those methods of a driver's own pool that the driver calls."""
 
 
-class PooledDriver:
+class SchemaDriver:
+    """A driver with its schema and executors; subclasses open and close the connections."""
+
+    schema: str
+    _executor: Executor
+    _find_executor: staticmethod[[object, str], Executor]
+
+    @property
+    def pool(self) -> Executor:
+        """The pool as an executor; usable once the driver was opened."""
+        return self._executor
+
+    def executor(self, tx: object) -> Executor:
+        """
+        Return an executor inside the caller's own connection, in the transaction that is open on it, if any.
+
+        Raises: TypeError that lists what is accepted.
+        """
+        return self._find_executor(tx, self.schema)
+
+
+class PooledDriver(SchemaDriver):
     """
     A database by the caller's pool, which stays open, or by a URL, for which the driver makes its own pool.
 
@@ -23,8 +44,6 @@ class PooledDriver:
 
     _pool_type: type
     _pool_name: str
-    _executor: Executor
-    _find_executor: staticmethod[[object, str], Executor]
 
     def __init__(self, pool_or_url: object, schema: str, pool_size: int) -> None:
         self.schema = checked_schema(schema)
@@ -41,19 +60,6 @@ class PooledDriver:
                 f"database must be {self._pool_name} or a URL that begins with 'postgresql://', "
                 f"got {kind.__module__}.{kind.__qualname__}"
             )
-
-    @property
-    def pool(self) -> Executor:
-        """The pool as an executor; usable once the driver was opened."""
-        return self._executor
-
-    def executor(self, tx: object) -> Executor:
-        """
-        Return an executor inside the caller's own connection, in the transaction that is open on it, if any.
-
-        Raises: TypeError that lists what is accepted.
-        """
-        return self._find_executor(tx, self.schema)
 
 
 def not_open() -> PoolClosed:
