@@ -15,7 +15,7 @@ from millhand.args.codec import JobArgs, RawArgs, encode_args, encode_many, kind
 from millhand.args.go_json import encode_object
 from millhand.errors import InvalidJob
 from millhand.job import CANCEL_REQUESTED_KEY, RESERVED_METADATA_PREFIX, JobRow, JobState, Json
-from millhand.unique import UniqueOpts, states_mask, unique_key
+from millhand.unique import UniqueOpts, states_mask, unique_key, unique_text
 
 MAX_ATTEMPTS_DEFAULT = 25
 MAX_ATTEMPTS_MAX = 32_767  # the column is a smallint
@@ -231,7 +231,7 @@ def _resolve_opts(
 
 
 def _with_unique_key(params: InsertParams, unique: UniqueOpts, args: object, now: datetime) -> InsertParams:
-    key = unique_key(
+    text = unique_text(
         unique,
         kind=params.kind,
         encoded_args=params.encoded_args,
@@ -239,7 +239,7 @@ def _with_unique_key(params: InsertParams, unique: UniqueOpts, args: object, now
         scheduled_at=params.scheduled_at or now,
         args_type=type(args),
     )
-    return replace(params, unique_key=key)
+    return replace(params, unique_key=unique_key(text))
 
 
 def opts_of_class(args: object) -> InsertOpts | None:

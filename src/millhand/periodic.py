@@ -140,12 +140,8 @@ def every(
     Args:
         interval: At least 100 ms.
         args: An args value, or a function or args class that makes one for each run.
-        id: Identifies the job across restarts; see `PeriodicJob`.
-        run_on_start: Insert one run as soon as a client becomes leader.
-        opts: Options of every run.
 
-    Raises:
-        ConfigError: If a parameter is invalid.
+    The other parameters are those of `PeriodicJob`. Raises: ConfigError for an invalid parameter.
     """
     return _periodic_job(IntervalSchedule(interval), args, id=id, run_on_start=run_on_start, opts=opts)
 
@@ -169,12 +165,8 @@ def cron(
         expression: Five fields, or `@daily` and the like, or `@every 1h30m`. It may begin with `CRON_TZ=…`.
         args: An args value, or a function or args class that makes one for each run.
         timezone: The zone of the times; UTC by default, whatever the leader's own zone is.
-        id: Identifies the job across restarts; see `PeriodicJob`.
-        run_on_start: Insert one run as soon as a client becomes leader.
-        opts: Options of every run.
 
-    Raises:
-        ConfigError: If the expression, the zone or another parameter is invalid.
+    The other parameters are those of `PeriodicJob`. Raises: ConfigError for an invalid expression or zone.
     """
     return _periodic_job(parse_cron(expression, timezone), args, id=id, run_on_start=run_on_start, opts=opts)
 

@@ -40,20 +40,6 @@ class Steps:
     Concurrency: belongs to one attempt, on the event loop or in a thread; overlapping steps raise.
     """
 
-    __slots__ = (
-        "_completed",
-        "_cursors",
-        "_error",
-        "_failed_step",
-        "_is_changed",
-        "_is_ended",
-        "_is_resumed",
-        "_names",
-        "_resume_step",
-        "_unfinished",
-        "active",
-    )
-
     def __init__(self, metadata: Mapping[str, Json]) -> None:
         resumed, cursors = metadata.get(STEP_KEY), metadata.get(CURSOR_KEY)
         if isinstance(cursors, list):

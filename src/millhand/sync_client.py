@@ -93,20 +93,7 @@ class SyncClient:
     def insert(
         self, args: JobArgs, opts: InsertOpts | None = None, *, tx: object | None = None
     ) -> InsertResult:
-        """
-        Insert one job, as `Client.insert` does.
-
-        Args:
-            args: A dataclass, msgspec Struct, pydantic model or attrs class with a kind, or `function.args(…)`.
-            opts: Options of this insert. They take precedence over those of the args class.
-            tx: A connection of yours. The job is then part of its transaction. Millhand makes no savepoint, so after
-                an error of the database the transaction must be rolled back.
-
-        Raises:
-            InvalidJob, UnknownKind: Before anything is sent.
-            TypeError: If `tx` is no connection that the client's driver can use.
-            DriverError: If the database rejects the insert.
-        """
+        """Insert one job, with the parameters and errors of `Client.insert`."""
         return self.insert_many([(args, opts)], tx=tx)[0]
 
     def insert_many(self, jobs: Iterable[Insertable], *, tx: object | None = None) -> list[InsertResult]:

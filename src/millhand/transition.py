@@ -21,7 +21,7 @@ Source: River v0.51.2, internal/jobexecutor/job_executor.go `reportResult, repor
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Any, assert_never
 
 import msgspec
 
@@ -117,67 +117,45 @@ def settle(
 
     Source: River v0.51.2; the table of outcomes in docs/reference/river.md.
     """
-    at, by = job.attempted_at, last_attempted_by(job)
     match outcome:
         case Completed():
-            return StateChange(
-                job.id,
-                JobState.COMPLETED,
-                EventKind.JOB_COMPLETED,
-                finalized_at=now,
-                metadata=metadata_updates,
-                attempted_at=at,
-                attempted_by=by,
-            )
+            # Built directly, and by position, because this is nearly every attempt.
+            at, by = job.attempted_at, last_attempted_by(job)
+            state, event = JobState.COMPLETED, EventKind.JOB_COMPLETED
+            return StateChange(job.id, state, event, None, None, now, metadata_updates, None, at, by)
         case Cancelled(error, trace):
-            return StateChange(
-                job.id,
-                JobState.CANCELLED,
-                EventKind.JOB_CANCELLED,
-                error=AttemptError(started_at, job.attempt, error, trace),
-                finalized_at=now,
-                metadata=metadata_updates,
-                attempted_at=at,
-                attempted_by=by,
-            )
+            kept = AttemptError(started_at, job.attempt, error, trace)
+            state, event = JobState.CANCELLED, EventKind.JOB_CANCELLED
+            return _change(job, state, event, metadata_updates, error=kept, finalized_at=now)
         case Failed(error, retry_at, trace):
-            is_last = job.attempt >= job.max_attempts
-            is_soon = retry_at - now <= SCHEDULER_INTERVAL
-            return StateChange(
-                job.id,
-                JobState.DISCARDED if is_last else JobState.AVAILABLE if is_soon else JobState.RETRYABLE,
-                EventKind.JOB_FAILED,
-                error=AttemptError(started_at, job.attempt, error, trace),
-                finalized_at=now if is_last else None,
-                metadata=metadata_updates,
-                scheduled_at=None if is_last else retry_at,
-                attempted_at=at,
-                attempted_by=by,
-            )
+            kept, event = AttemptError(started_at, job.attempt, error, trace), EventKind.JOB_FAILED
+            if job.attempt >= job.max_attempts:
+                state = JobState.DISCARDED
+                return _change(job, state, event, metadata_updates, error=kept, finalized_at=now)
+            state = JobState.AVAILABLE if retry_at - now <= SCHEDULER_INTERVAL else JobState.RETRYABLE
+            return _change(job, state, event, metadata_updates, error=kept, scheduled_at=retry_at)
         case Snoozed(delay):
-            return StateChange(
-                job.id,
-                JobState.AVAILABLE if delay <= SCHEDULER_INTERVAL else JobState.SCHEDULED,
-                EventKind.JOB_SNOOZED,
-                attempt=job.attempt - 1,
-                metadata={**(metadata_updates or {}), "snoozes": num_snoozes(job.metadata) + 1},
-                scheduled_at=add_delay(now, delay),
-                attempted_at=at,
-                attempted_by=by,
-            )
+            attempt, due_at, event = job.attempt - 1, add_delay(now, delay), EventKind.JOB_SNOOZED
+            state = JobState.AVAILABLE if delay <= SCHEDULER_INTERVAL else JobState.SCHEDULED
+            metadata = {**(metadata_updates or {}), "snoozes": num_snoozes(job.metadata) + 1}
+            return _change(job, state, event, metadata, attempt=attempt, scheduled_at=due_at)
         case Interrupted():
-            return StateChange(
-                job.id,
-                JobState.AVAILABLE,
-                EventKind.JOB_INTERRUPTED,
-                attempt=max(job.attempt - 1, 0),
-                metadata=metadata_updates,
-                scheduled_at=now,
-                attempted_at=at,
-                attempted_by=by,
-            )
+            attempt = max(job.attempt - 1, 0)
+            state, event = JobState.AVAILABLE, EventKind.JOB_INTERRUPTED
+            return _change(job, state, event, metadata_updates, attempt=attempt, scheduled_at=now)
         case _:
             assert_never(outcome)
+
+
+def _change(
+    job: JobRow,
+    state: JobState,
+    event: EventKind,
+    metadata: dict[str, Json] | None,
+    **columns: Any,  # noqa: ANN401 - further fields of StateChange
+) -> StateChange:
+    at, by = job.attempted_at, last_attempted_by(job)
+    return StateChange(job.id, state, event, metadata=metadata, attempted_at=at, attempted_by=by, **columns)
 
 
 def last_attempted_by(job: JobRow) -> str | None:

@@ -103,36 +103,6 @@ class UniqueOpts:
         return frozenset(map(JobState, self.by_state)) if self.by_state else DEFAULT_STATES
 
 
-def unique_key(
-    opts: UniqueOpts,
-    *,
-    kind: str,
-    encoded_args: str,
-    queue: str,
-    scheduled_at: datetime,
-    args_type: ArgsType = None,
-) -> bytes:
-    """
-    Return the unique key of a job, 32 bytes.
-
-    Args:
-        encoded_args: JSON text as Go's encoder writes it.
-        scheduled_at: An aware instant; now for a job that is not scheduled.
-        args_type: The class whose marked fields count.
-
-    Raises: InvalidJob if the args count and are not an object.
-    """
-    text = unique_text(
-        opts,
-        kind=kind,
-        encoded_args=encoded_args,
-        queue=queue,
-        scheduled_at=scheduled_at,
-        args_type=args_type,
-    )
-    return hashlib.sha256(text.encode()).digest()
-
-
 def unique_text(
     opts: UniqueOpts,
     *,
@@ -142,7 +112,16 @@ def unique_text(
     scheduled_at: datetime,
     args_type: ArgsType = None,
 ) -> str:
-    """Return the text whose hash is the unique key. The parameters are those of `unique_key`."""
+    """
+    Return the text whose hash is the unique key of a job.
+
+    Args:
+        encoded_args: JSON text as Go's encoder writes it.
+        scheduled_at: An aware instant; now for a job that is not scheduled.
+        args_type: The class whose marked fields count.
+
+    Raises: InvalidJob if the args count and are not an object.
+    """
     parts = []
     if not opts.exclude_kind:
         parts.append(f"&kind={kind}")
@@ -153,6 +132,11 @@ def unique_text(
     if opts.by_queue:
         parts.append(f"&queue={queue}")
     return "".join(parts)
+
+
+def unique_key(text: str) -> bytes:
+    """Return the unique key, 32 bytes, of the text from `unique_text`."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def states_mask(states: Collection[JobState]) -> int:

@@ -24,7 +24,7 @@ from millhand.args.codec import RawArgs, encode_args
 from millhand.compat import riverqueue as ours
 from millhand.compat.riverqueue.driver import riversqlalchemy as our_driver
 from millhand.driver.asyncpg import AsyncpgDriver
-from millhand.unique import unique_key
+from millhand.unique import unique_key, unique_text
 
 UPSTREAM = (upstream, upstream_driver)
 OURS = (ours, our_driver)
@@ -212,11 +212,13 @@ def test_unique_key_is_made_from_the_text_that_go_writes(client: ours.Client) ->
     job = client.insert(Written(written), opts).job
 
     key = unique_key(
-        millhand_unique.UniqueOpts(by_args=True),
-        kind="sort",
-        encoded_args=encode_args(RawArgs("sort", expected)),
-        queue="default",
-        scheduled_at=job.created_at,
+        unique_text(
+            millhand_unique.UniqueOpts(by_args=True),
+            kind="sort",
+            encoded_args=encode_args(RawArgs("sort", expected)),
+            queue="default",
+            scheduled_at=job.created_at,
+        )
     )
     assert job.unique_key == key
 

@@ -17,7 +17,7 @@ from factory import golden
 from millhand.args.codec import RawArgs, encode_args
 from millhand.errors import DriverError, InvalidJob, UniqueConflict
 from millhand.testing import ManualClock
-from millhand.unique import UniqueOpts, unique_key
+from millhand.unique import UniqueOpts, unique_key, unique_text
 
 NUM_DOCUMENTS = 500
 NOW = ManualClock().now()
@@ -293,7 +293,9 @@ async def test_periods_begin_at_the_same_instant_wherever_one_is(room: Room) -> 
 
 
 def _key(opts: UniqueOpts, encoded_args: str, scheduled_at: datetime = NOW) -> str:
-    key = unique_key(opts, kind="k", encoded_args=encoded_args, queue="default", scheduled_at=scheduled_at)
+    key = unique_key(
+        unique_text(opts, kind="k", encoded_args=encoded_args, queue="default", scheduled_at=scheduled_at)
+    )
     return key.hex()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import msgspec.inspect
@@ -24,34 +24,21 @@ ArgsType = Any  # an args class, or any other type that `Job[…]` takes
 ArgsValue = Any  # a value of such a type
 
 
-class Adapter(Protocol):
-    """Encodes and decodes the values of one args class."""
-
-    def fast_encode(self, args: object) -> str | None:
-        """Return the JSON text of `args`, or None if it must be encoded from plain values."""
-        ...
-
-    def to_plain(self, args: object) -> Json:
-        """Return `args` as plain JSON values."""
-        ...
-
-    def decode(self, encoded: str, subject: str) -> ArgsValue:
-        """Return the value of a JSON text. Raises: InvalidJob; the message begins with `subject`."""
-        ...
-
-    def check_lines(self, lines: str) -> bool:
-        """Decode one value a line and return True; return False if each must be decoded by itself."""
-        ...
-
-
 @functools.lru_cache(maxsize=1024)
-def adapter_of(args_type: ArgsType) -> Adapter:
+def adapter_of(args_type: ArgsType) -> MsgspecAdapter | PydanticAdapter:
     """Return the adapter of an args class. Raises: TypeError if nothing can be decoded into it."""
     is_pydantic = hasattr(args_type, "__pydantic_validator__")
-    return _PydanticAdapter(args_type) if is_pydantic else _MsgspecAdapter(args_type)
+    return PydanticAdapter(args_type) if is_pydantic else MsgspecAdapter(args_type)
 
 
-class _MsgspecAdapter:
+class MsgspecAdapter:
+    """
+    Encodes and decodes the values of one args class.
+
+    `fast_encode` returns None for a value that must be encoded from `to_plain`. `decode` raises InvalidJob beginning
+    with `subject`. `check_lines` decodes one value a line, and returns False if each must be decoded by itself.
+    """
+
     __slots__ = ("_decode", "_decode_lines", "_type")
 
     def __init__(self, args_type: ArgsType) -> None:
@@ -80,7 +67,9 @@ class _MsgspecAdapter:
         return True
 
 
-class _PydanticAdapter:
+class PydanticAdapter:
+    """Encodes and decodes the values of one pydantic model, as `MsgspecAdapter` does."""
+
     __slots__ = ("_adapter", "_type")
 
     def __init__(self, args_type: ArgsType) -> None:

@@ -15,28 +15,11 @@ from typing import Any, Protocol
 import msgspec
 
 # The parts of a pydantic error's context that come from the class and not from the value.
-_CONTEXT_OF_CLASS = frozenset(
-    {
-        "actual_length",
-        "class",
-        "class_name",
-        "decimal_places",
-        "discriminator",
-        "expected",
-        "expected_schema",
-        "field_type",
-        "ge",
-        "gt",
-        "le",
-        "lt",
-        "max_digits",
-        "max_length",
-        "min_length",
-        "multiple_of",
-        "pattern",
-        "whole_digits",
-    }
-)
+_CONTEXT_OF_CLASS = frozenset({
+    "actual_length", "class", "class_name", "decimal_places", "discriminator", "expected", "expected_schema",
+    "field_type", "ge", "gt", "le", "lt", "max_digits", "max_length", "min_length", "multiple_of", "pattern",
+    "whole_digits",
+})  # fmt: skip
 # Pydantic's error types for what a user's own validator raised.
 _RAISED_BY_CLASS = frozenset({"assertion_error", "value_error"})
 # As in "Invalid enum value 'x' - at `$.color`", or "- at `key` in `$.by_color`".

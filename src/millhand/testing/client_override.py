@@ -91,9 +91,8 @@ class ClockedExecutor(DelegatingExecutor):
         """Copy rows into a table with the test's clock."""
         return await self._executor.copy(msgspec.structs.replace(copy, chunks=_set_now(copy, self._now())))
 
-    @contextlib.asynccontextmanager
-    async def _enter(self, operation: str, timeout_seconds: float | None) -> AsyncIterator[Executor]:
-        yield self._executor
+    def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
+        return contextlib.nullcontext(self._executor)
 
     @contextlib.asynccontextmanager
     async def _begin(self) -> AsyncIterator[Executor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from millhand.args.codec import RawArgs, TypedArgs
 from millhand.client import Client
@@ -138,20 +138,9 @@ class TimeTravel:
         """Return the instant of the client's clock, in UTC."""
         return self.clock.now()
 
-    def advance(
-        self,
-        duration: timedelta = timedelta(0),
-        /,
-        *,
-        weeks: float = 0,
-        days: float = 0,
-        hours: float = 0,
-        minutes: float = 0,
-        seconds: float = 0,
-    ) -> None:
+    def advance(self, duration: timedelta = timedelta(0), /, **units: Unpack[travel.TimeUnits]) -> None:
         """Let time pass without working jobs. Raises: ValueError for a negative duration."""
-        more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-        self._caller.run(lambda: self._travel.advance(duration + more))
+        self._caller.run(lambda: self._travel.advance(duration, **units))
 
     def advance_to(self, instant: datetime) -> None:
         """Let time pass until an instant, as `advance` does. Raises: ValueError for a past or naive one."""
@@ -162,17 +151,12 @@ class TimeTravel:
         duration: timedelta = timedelta(0),
         /,
         *queues: str,
-        weeks: float = 0,
-        days: float = 0,
-        hours: float = 0,
-        minutes: float = 0,
-        seconds: float = 0,
         raise_failures: bool = False,
+        **units: Unpack[travel.TimeUnits],
     ) -> Drained:
         """Let time pass while the client works each job when it is due. Raises: as `advance` and `drain`."""
-        more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
         return self._caller.run(
-            lambda: self._travel.work_for(duration + more, *queues, raise_failures=raise_failures)
+            lambda: self._travel.work_for(duration, *queues, raise_failures=raise_failures, **units)
         )
 
     def work_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import TypedDict, Unpack
 
 from millhand.client import Client
 from millhand.maintenance.job_cleaner import JobCleaner
@@ -24,6 +25,16 @@ from millhand.store.job_testing import job_next_instant
 from millhand.testing.client_override import override_client
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Drained, drain
+
+
+class TimeUnits(TypedDict, total=False):
+    """The parts of a duration, as `timedelta` takes them."""
+
+    weeks: float
+    days: float
+    hours: float
+    minutes: float
+    seconds: float
 
 
 class TimeTravel:
@@ -42,26 +53,15 @@ class TimeTravel:
         """Return the instant of the client's clock, in UTC."""
         return self.clock.now()
 
-    async def advance(
-        self,
-        duration: timedelta = timedelta(0),
-        /,
-        *,
-        weeks: float = 0,
-        days: float = 0,
-        hours: float = 0,
-        minutes: float = 0,
-        seconds: float = 0,
-    ) -> None:
+    async def advance(self, duration: timedelta = timedelta(0), /, **units: Unpack[TimeUnits]) -> None:
         """
         Let time pass without working jobs. Maintenance runs: jobs become available, periodic ones are inserted.
 
-        The duration is the sum of the parameters. A day is 24 hours, whatever daylight saving time does.
+        The duration is the sum of the parameters: `advance(days=1, hours=2)`. A day is 24 hours.
 
         Raises: ValueError if it is negative.
         """
-        more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-        await self._advance_until(_add_duration(self.now(), duration + more))
+        await self._advance_until(_add_duration(self.now(), duration + timedelta(**units)))
 
     async def advance_to(self, instant: datetime) -> None:
         """Let time pass until an instant, as `advance` does. Raises: ValueError for a past or naive one."""
@@ -72,12 +72,8 @@ class TimeTravel:
         duration: timedelta = timedelta(0),
         /,
         *queues: str,
-        weeks: float = 0,
-        days: float = 0,
-        hours: float = 0,
-        minutes: float = 0,
-        seconds: float = 0,
         raise_failures: bool = False,
+        **units: Unpack[TimeUnits],
     ) -> Drained:
         """
         Let time pass while the client works each job, and each retry, when it is due. Return the attempts.
@@ -90,8 +86,9 @@ class TimeTravel:
 
         Raises: as `advance` and `drain`.
         """
-        more = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-        return await self._work_until(_add_duration(self.now(), duration + more), queues, raise_failures)
+        return await self._work_until(
+            _add_duration(self.now(), duration + timedelta(**units)), queues, raise_failures
+        )
 
     async def work_until(self, instant: datetime, /, *queues: str, raise_failures: bool = False) -> Drained:
         """Let time pass until an instant, as `work_for` does. Raises: as `advance_to` and `drain`."""
