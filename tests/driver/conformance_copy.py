@@ -96,7 +96,7 @@ class CopyConformance:
         async def mortal() -> AsyncIterator[list[InsertParams]]:
             yield [params()]
             await wait_for(is_killed)
-            for _ in range(1000):
+            for _ in range(100):
                 yield [params()] * 1000
 
         with pytest.raises(ConnectionLost):

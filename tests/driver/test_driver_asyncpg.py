@@ -29,7 +29,7 @@ async def use_own_jsonb(connection: asyncpg.Connection) -> None:
 class TestAsyncpg(DriverConformance):
     ACCEPTED = ("asyncpg.Connection", "asyncpg.Pool", "AsyncConnection", "AsyncSession", "executor")
 
-    @pytest.fixture(params=["url", "pool", "pool with its own jsonb"])
+    @pytest.fixture(params=["url", pytest.param("pool", marks=pytest.mark.slow), "pool with its own jsonb"])
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
     ) -> AsyncIterator[AsyncpgDriver]:
@@ -46,7 +46,13 @@ class TestAsyncpg(DriverConformance):
             yield driver
             await driver.close()
 
-    @pytest.fixture(params=["connection with its own jsonb", "connection of a pool", "BEGIN by hand"])
+    @pytest.fixture(
+        params=[
+            "connection with its own jsonb",
+            pytest.param("connection of a pool", marks=pytest.mark.slow),
+            "BEGIN by hand",
+        ]
+    )
     def connected(self, request: pytest.FixtureRequest, postgres_url: str) -> Connected:
         @contextlib.asynccontextmanager
         async def connected() -> AsyncIterator[Any]:
