@@ -98,18 +98,18 @@ async def test_a_bucket_is_named_by_bucket_prefix_and_server(url: str, name: str
 )
 def test_an_invalid_url_raises_config_error(url: str, message: str) -> None:
     """Each error names the rule, the URL and the remedy."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as invalid:
         open_store(url)
 
-    assert str(refused.value) == message
+    assert str(invalid.value) == message
 
 
 def test_the_error_for_credentials_in_a_url_does_not_repeat_them() -> None:
     """The error for a secret in the URL does not hold the secret."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as invalid:
         open_store("s3://key:hush@bucket")
 
-    assert str(refused.value) == (
+    assert str(invalid.value) == (
         "storage url must hold no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )
 
@@ -122,9 +122,9 @@ def test_opening_a_bucket_without_the_extra_names_the_package(monkeypatch: pytes
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "botocore", None)
 
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as invalid:
         open_store("s3://bucket")
 
-    assert str(refused.value) == (
+    assert str(invalid.value) == (
         "storage url 's3://bucket' needs botocore, which is not installed; run: pip install 'millhand[s3]'"
     )

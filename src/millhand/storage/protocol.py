@@ -22,7 +22,7 @@ PAGE_SIZE = 1_000  # the largest page of S3
 
 
 class StoreError(MillhandError):
-    """The object store refused an operation or did not answer. `__cause__` is the original error."""
+    """The object store rejected an operation or did not respond. `__cause__` is the original error."""
 
     def __init__(
         self, operation: str, reason: str, *, key: str | None = None, is_denied: bool = False
