@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,12 @@ from world import TABLES, World, avatars_source, generous, uploads_source
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.storage import open_store
+
+sys.path.append(str(Path(__file__).parents[1] / "storage"))  # for the S3 servers
+from servers import CREDENTIALS, seaweed
+from stores import bucket_of, wait_until_ready
+
+LOCKED, PLAIN, VERSIONED = "orphans-locked", "orphans-plain", "orphans-versions"
 
 
 @pytest.fixture
@@ -31,3 +40,51 @@ async def posts(world: World) -> World:
     await world.sql(POSTS_TABLE)
     await world.sql("TRUNCATE {schema}.posts")
     return world
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server with a plain bucket, one with versions, and one with locks."""
+    with pytest.MonkeyPatch.context() as patch, seaweed() as address:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        bucket = bucket_of(open_store(f"s3://{PLAIN}?endpoint_url={address}"))
+        for name in (PLAIN, VERSIONED):
+            bucket.client.create_bucket(Bucket=name)
+        bucket.client.create_bucket(Bucket=LOCKED, ObjectLockEnabledForBucket=True)
+        bucket.client.put_bucket_versioning(Bucket=VERSIONED, VersioningConfiguration={"Status": "Enabled"})
+        wait_until_ready(bucket)
+        bucket.close()
+        yield address
+
+
+@pytest.fixture
+async def versioned(world: World, s3_endpoint: str, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """The application with its objects in a bucket with versions."""
+    name = request.node.name.replace("[", "-").rstrip("]")
+    store = open_store(f"s3://{VERSIONED}/{name}?endpoint_url={s3_endpoint}")
+    yield replace(world, store=store)
+    await store.aclose()
+
+
+@pytest.fixture
+async def locked(world: World, s3_endpoint: str, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """The application with its objects in a bucket with object locks."""
+    store = open_store(f"s3://{LOCKED}/{request.node.name}?endpoint_url={s3_endpoint}")
+    yield replace(world, store=store)
+    await store.aclose()
+
+
+@pytest.fixture
+async def plain(
+    world: World, s3_endpoint: str, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver
+) -> AsyncIterator[World]:
+    """The application with multipart uploads, whose ids its rows hold."""
+    await schema_driver.pool.fetch(
+        f"ALTER TABLE {world.schema}.uploads ADD COLUMN IF NOT EXISTS upload_id text"
+    )
+    name = request.node.name.replace("[", "-").rstrip("]")
+    store = open_store(f"s3://{PLAIN}/{name}?endpoint_url={s3_endpoint}")
+    source = uploads_source(world.schema, upload_id="upload_id")
+    yield replace(world, store=store, config=replace(world.config, sources=(source,)))
+    await store.aclose()

@@ -16,9 +16,7 @@ from millhand.orphans import (
     OrphanEventKind,
     explain,
     list_findings,
-    recall,
     reconcile,
-    restore,
 )
 from millhand.storage import StoreError
 
@@ -104,50 +102,6 @@ async def test_an_object_that_another_program_deleted_raises_no_alert(world: Wor
 
     (found,) = await list_findings(world.executor, kind="missing")
     assert (report.missing, report.alerts, found.note) == (1, 0, "")
-
-
-async def test_recall_restores_a_requested_object(world: World) -> None:
-    """`recall` restores a removed object at once with an alert, and returns False for other keys."""
-    await removed(world)
-    events: list[OrphanEvent] = []
-
-    is_back = await recall(world.executor, world.store, "orphan", on_event=events.append)
-    again = await recall(world.executor, world.store, "orphan", on_event=events.append)
-    unknown = await recall(world.executor, world.store, "live", on_event=events.append)
-
-    assert (is_back, again, unknown) == (True, False, False)
-    assert await world.store.get("orphan") == b"12345"
-    assert [(event.kind, event.key, event.reason) for event in events] == [
-        (OrphanEventKind.ALERT, "orphan", "an application requested it; it was restored")
-    ]
-
-
-async def test_recall_of_a_purged_object_returns_false(world: World) -> None:
-    """`recall` of a purged object returns False and raises an alert."""
-    await removed(world)
-    await world.run(after=WEEK)
-    events: list[OrphanEvent] = []
-
-    assert not await recall(world.executor, world.store, "orphan", on_event=events.append)
-
-    assert [event.reason for event in events] == [
-        f"an application requested it; run 2 removed it, and its bytes were deleted at {world.now:%Y-%m-%d %H:%M} UTC"
-    ]
-
-
-async def test_restore_counts_objects_that_were_restored_before(world: World) -> None:
-    """A second restore counts the object in `already`; a selection without removed objects is empty."""
-    await removed(world)
-
-    first, again = [await restore(world.executor, world.store, run=2, now=world.now) for _ in range(2)]
-    wrong = [
-        await restore(world.executor, world.store, now=world.now, **choice)  # type: ignore[arg-type]
-        for choice in ({"run": 99}, {"key": "live"}, {"prefix": "nowhere/"})
-    ]
-
-    assert (first.restored, first.already, first.is_empty) == (1, 0, False)
-    assert (again.restored, again.already, again.is_empty) == (0, 1, False)
-    assert [report.is_empty for report in wrong] == [True, True, True]
 
 
 async def test_each_run_ends_with_an_event(world: World) -> None:

@@ -15,7 +15,7 @@ from millhand.orphans.discovery.discover import (
     discover,
     sample_keys,
 )
-from millhand.orphans.sources.catalog import text_tables
+from millhand.orphans.sources.pg_catalog import text_tables
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from adversary import ChaosExecutor, ChaosStore
+from adversary import ChaosExecutor
 from world import World
 
 from millhand.errors import ConfigError
@@ -77,29 +76,3 @@ async def test_a_standby_or_another_encoding_begins_no_run(
 
     assert str(invalid.value) == message
     assert len(await list_runs(world.executor)) == 1
-
-
-async def test_a_sweep_moves_growing_waves_at_a_limited_pace(world: World) -> None:
-    """A sweep moves 10, then 100, then more objects, and never more a second than `max_keys_per_second`."""
-    await has_due(world, 120)
-    waves = [0]
-
-    async def count(operation: str) -> None:
-        if operation == "move":
-            waves[-1] += 1
-        elif operation == "committed" and waves[-1]:
-            waves.append(0)
-
-    report = await reconcile(
-        ChaosExecutor(world.executor, count),
-        ChaosStore(world.store, count),
-        replace(world.config, max_keys_per_second=300),
-        now=world.now,
-    )
-
-    assert (report.deleted, _full(waves)) == (120, [10, 100, 10])
-    assert report.seconds >= 120 / 300
-
-
-def _full(waves: Sequence[int]) -> list[int]:
-    return [number for number in waves if number]

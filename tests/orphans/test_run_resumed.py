@@ -7,67 +7,15 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from adversary import ChaosExecutor, ChaosStore, Interrupter, Killed
+from adversary import ChaosExecutor, ChaosStore, Killed
 from world import DAY, World
 
 from millhand.errors import MillhandError
 from millhand.orphans import RunLost, RunReport, list_runs, reconcile
-from millhand.storage import StoreError
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 WEEK = timedelta(days=7)
-
-
-async def _kill() -> None:
-    raise Killed
-
-
-async def killed_at(world: World, step: int) -> bool:
-    """Run, get killed at a step, and return whether the run had that many steps."""
-    interrupter = Interrupter(interventions={step: [_kill]})
-    try:
-        await reconcile(
-            ChaosExecutor(world.executor, interrupter),
-            ChaosStore(world.store, interrupter),
-            world.config,
-            now=world.now,
-        )
-    except Killed:
-        return True
-    return False
-
-
-@pytest.mark.slow
-async def test_a_kill_at_any_step_is_repaired_by_the_next_run(world: World) -> None:
-    """Whatever statement or request was the last one, the next run ends where an unbroken run would have ended."""
-    step = 0
-    while True:
-        step += 1
-        name = f"{step:03}"
-        await world.pair(f"{name}/live")
-        await world.put(f"{name}/orphan")
-        await world.run(after=2 * HOUR)
-        world.now += WEEK
-        await world.put(f"{name}/abandoned")
-        await world.row(f"{name}/abandoned", state="pending", created_at=world.now - 30 * DAY)
-        if not await killed_at(world, step):
-            break
-
-        await world.run(after=2 * MINUTE)
-
-        left = await world.keys(name)
-        # If the run died before the move, its object is evaluated again. If the row is gone, its object goes too.
-        assert left in ([f"{name}/live"], [f"{name}/live", f"{name}/orphan"]), step
-        await world.run(after=WEEK)
-        assert await world.keys(name) == [f"{name}/live"], step
-        assert await world.store.get(f"{name}/live") == f"{name}/live".encode()
-
-    assert step > 40
-    open_actions = await world.sql(
-        "SELECT key, state FROM {schema}.millhand_orphan_action WHERE state = 'intended'"
-    )
-    assert open_actions == []
 
 
 async def test_a_killed_run_continues_at_its_last_page(world: World) -> None:
@@ -216,32 +164,3 @@ async def test_sightings_of_incomplete_runs_do_not_count(world: World) -> None:
     second = await world.run(after=HOUR)
 
     assert (first.is_first, first.deleted, second.deleted) == (True, 0, 1)
-
-
-async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) -> None:
-    """After a failed move no further wave starts; moved objects stay moved, and the next run continues."""
-    await world.pair("live")
-    for number in range(25):
-        await world.put(f"orphan/{number:02}")
-    await world.run(after=2 * HOUR)
-    world.now += WEEK
-
-    async def break_at_the_third(operation: str) -> None:
-        if operation == "move":
-            moves.append(operation)
-            if len(moves) == 3:
-                raise StoreError("move", "a full disk", key="orphan")
-
-    moves: list[str] = []
-    report = await reconcile(
-        world.executor, ChaosStore(world.store, break_at_the_third), world.config, now=world.now
-    )
-
-    assert (report.state, report.deleted, report.not_removed, len(moves)) == ("aborted", 9, 16, 10)
-    assert report.abort_reasons == (
-        (
-            "a wave must finish without a failure, got move of 'orphan' must succeed, got a full disk; "
-            "fix the cause, and the next run continues"
-        ),
-    )
-    assert (await world.run(after=HOUR)).deleted == 16

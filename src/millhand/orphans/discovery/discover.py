@@ -22,8 +22,8 @@ from millhand.orphans.config import ReferenceSource, source_name
 from millhand.orphans.discovery.guess import Guess, KeyShapes, document_texts
 from millhand.orphans.scan.canary import ALPHABET
 from millhand.orphans.scan.lookup import gather_all, is_there
-from millhand.orphans.sources.catalog import ColumnKind, TableKind, TextTable, text_tables
 from millhand.orphans.sources.key_sql import index_sql, quoted
+from millhand.orphans.sources.pg_catalog import ColumnKind, TableKind, TextTable, text_tables
 from millhand.orphans.sources.query_plan import num_rows_scanned
 from millhand.orphans.sources.statements import SourceStatements
 from millhand.storage import ObjectStore

@@ -24,8 +24,8 @@ from millhand.orphans.binding import read_binding, record_search
 from millhand.orphans.ledger import finding_get_due
 from millhand.orphans.rules import BY_NUMBER, ORPHAN_NUMBERS, Verdict
 from millhand.orphans.scan.context import RunContext
-from millhand.orphans.sources.catalog import TableKind, TextTable, text_tables
 from millhand.orphans.sources.key_sql import quoted
+from millhand.orphans.sources.pg_catalog import TableKind, TextTable, text_tables
 
 NUM_CANDIDATES = 10_000  # from which the sample is drawn
 SAMPLE = 50

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.orphans.config import ReferenceSource
-from millhand.orphans.sources.catalog import Column, table_columns, table_names
 from millhand.orphans.sources.key_sql import non_text_json_sql, quoted, quoted_table
+from millhand.orphans.sources.pg_catalog import Column, table_columns, table_names
 
 HAS_FUNCTION = "SELECT to_regprocedure($1::text) IS NOT NULL AS is_there"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from world import World
 
-from millhand.orphans.sources.catalog import (
+from millhand.orphans.sources.pg_catalog import (
     ColumnKind,
     TableKind,
     TextTable,

@@ -1,0 +1,82 @@
+"""What a run does with interrupted moves and quarantined objects of earlier runs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from adversary import ChaosExecutor, ChaosStore, Interrupter, Killed
+from world import DAY, World
+
+from millhand.orphans import (
+    reconcile,
+)
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+WEEK = timedelta(days=7)
+
+
+async def _kill() -> None:
+    raise Killed
+
+
+async def killed_at(world: World, step: int) -> bool:
+    """Run, get killed at a step, and return whether the run had that many steps."""
+    interrupter = Interrupter(interventions={step: [_kill]})
+    try:
+        await reconcile(
+            ChaosExecutor(world.executor, interrupter),
+            ChaosStore(world.store, interrupter),
+            world.config,
+            now=world.now,
+        )
+    except Killed:
+        return True
+    return False
+
+
+async def test_a_quarantined_object_is_restored_when_a_row_names_it(world: World) -> None:
+    """The next run restores an object from quarantine once a row names it again."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.runs(2 * HOUR, WEEK)
+    await world.row("orphan")
+
+    report = await world.run(after=HOUR)
+
+    assert (report.restored, report.missing, report.deleted) == (1, 0, 0)
+    assert await world.store.get("orphan") == b"12345"
+    assert await world.keys(".millhand/quarantine/") == []
+
+
+@pytest.mark.slow
+async def test_a_kill_at_any_step_is_repaired_by_the_next_run(world: World) -> None:
+    """Whatever statement or request was the last one, the next run ends where an unbroken run would have ended."""
+    step = 0
+    while True:
+        step += 1
+        name = f"{step:03}"
+        await world.pair(f"{name}/live")
+        await world.put(f"{name}/orphan")
+        await world.run(after=2 * HOUR)
+        world.now += WEEK
+        await world.put(f"{name}/abandoned")
+        await world.row(f"{name}/abandoned", state="pending", created_at=world.now - 30 * DAY)
+        if not await killed_at(world, step):
+            break
+
+        await world.run(after=2 * MINUTE)
+
+        left = await world.keys(name)
+        # If the run died before the move, its object is evaluated again. If the row is gone, its object goes too.
+        assert left in ([f"{name}/live"], [f"{name}/live", f"{name}/orphan"]), step
+        await world.run(after=WEEK)
+        assert await world.keys(name) == [f"{name}/live"], step
+        assert await world.store.get(f"{name}/live") == f"{name}/live".encode()
+
+    assert step > 40
+    open_actions = await world.sql(
+        "SELECT key, state FROM {schema}.millhand_orphan_action WHERE state = 'intended'"
+    )
+    assert open_actions == []

@@ -1,0 +1,149 @@
+"""Restoring removed objects and rows, by request or because an application misses one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from adversary import ChaosExecutor, ChaosStore, Killed
+from world import DAY, World
+
+from millhand.orphans import (
+    OrphanEvent,
+    OrphanEventKind,
+    recall,
+    reconcile,
+    restore,
+)
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+async def removed(world: World) -> None:
+    """Make a live pair, and an object that run 2 moved into quarantine."""
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    assert (await world.runs(2 * HOUR, WEEK)).deleted == 1
+
+
+@pytest.mark.parametrize("selector", ["run", "prefix", "key"])
+async def test_restore_undoes_a_removal_once(world: World, selector: str) -> None:
+    """Objects and rows come back unchanged, by run, prefix or key; a second restore changes nothing."""
+    await world.pair("live")
+    await world.put("up/old", b"12345")
+    row_id = await world.row("up/old", state="pending", created_at=world.now - 30 * DAY, size=5)
+    before = await world.sql("SELECT * FROM {schema}.uploads ORDER BY id")
+    run_id = (await world.runs(HOUR, HOUR)).run_id
+    assert await world.row_keys() == ["live"]
+
+    chosen = {"run": run_id, "prefix": "up/", "key": "up/old"}[selector]
+    report = await restore(world.executor, world.store, **{selector: chosen}, now=world.now)
+    again = await restore(world.executor, world.store, **{selector: chosen}, now=world.now)
+
+    assert (report.restored, report.rows, report.kept, report.failed) == (1, 1, 0, ())
+    assert (again.restored, again.rows, again.kept, again.failed) == (0, 0, 0, ())
+    assert await world.sql("SELECT * FROM {schema}.uploads ORDER BY id") == before
+    assert before[1]["id"] == row_id
+    assert await world.store.get("up/old") == b"12345"
+
+
+@pytest.mark.parametrize("step", ["commit", "committed", "move", "moved"])
+async def test_restore_undoes_what_a_killed_run_began(world: World, step: str) -> None:
+    """Without another run, restore brings back intended actions too, wherever the object is by then."""
+    await world.pair("live")
+    for key in ("up/orphan", "up/row"):
+        await world.put(key)
+    await world.row("up/row", state="pending", created_at=world.now - 30 * DAY)
+    before = await world.sql("SELECT * FROM {schema}.uploads ORDER BY id")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def die(operation: str) -> None:
+        is_acting = await world.sql("SELECT FROM {schema}.millhand_orphan_action")
+        if operation == step and is_acting:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await reconcile(
+            ChaosExecutor(world.executor, die), ChaosStore(world.store, die), world.config, now=world.now
+        )
+    was_away = await world.keys() != ["live", "up/orphan", "up/row"] or len(await world.row_keys()) == 1
+
+    report = await restore(world.executor, world.store, prefix="up/", now=world.now)
+
+    assert was_away
+    assert (report.rows, report.kept, report.failed) == (1, 0, ())
+    assert await world.sql("SELECT * FROM {schema}.uploads ORDER BY id") == before
+    assert await world.keys() == ["live", "up/orphan", "up/row"]
+    assert await world.keys(".millhand/quarantine/") == []
+
+
+async def test_restore_leaves_a_newer_object_in_its_place(world: World) -> None:
+    """An object that was put under the key since stays, and the old one stays in quarantine."""
+    await world.pair("live")
+    await world.put("orphan", b"old")
+    await world.runs(2 * HOUR, WEEK)
+    await world.put("orphan", b"new")
+
+    report = await restore(world.executor, world.store, key="orphan", now=world.now)
+
+    assert (report.restored, report.kept, report.failed) == (0, 1, ())
+    assert await world.store.get("orphan") == b"new"
+    assert await world.keys(".millhand/quarantine/") == [".millhand/quarantine/2/orphan"]
+
+
+async def test_restore_reports_what_was_destroyed(world: World) -> None:
+    """Destroyed bytes are reported with the time of their destruction."""
+    await world.pair("live")
+    await world.put("orphan")
+    await world.runs(2 * HOUR, WEEK, WEEK)
+
+    report = await restore(world.executor, world.store, prefix="", now=world.now)
+
+    when = f"{world.now:%Y-%m-%d %H:%M}"
+    assert report.failed == (("orphan", f"its bytes were deleted at {when} UTC"),)
+
+
+async def test_restore_counts_objects_that_were_restored_before(world: World) -> None:
+    """A second restore counts the object in `already`; a selection without removed objects is empty."""
+    await removed(world)
+
+    first, again = [await restore(world.executor, world.store, run=2, now=world.now) for _ in range(2)]
+    wrong = [
+        await restore(world.executor, world.store, now=world.now, **choice)  # type: ignore[arg-type]
+        for choice in ({"run": 99}, {"key": "live"}, {"prefix": "nowhere/"})
+    ]
+
+    assert (first.restored, first.already, first.is_empty) == (1, 0, False)
+    assert (again.restored, again.already, again.is_empty) == (0, 1, False)
+    assert [report.is_empty for report in wrong] == [True, True, True]
+
+
+async def test_recall_restores_a_requested_object(world: World) -> None:
+    """`recall` restores a removed object at once with an alert, and returns False for other keys."""
+    await removed(world)
+    events: list[OrphanEvent] = []
+
+    is_back = await recall(world.executor, world.store, "orphan", on_event=events.append)
+    again = await recall(world.executor, world.store, "orphan", on_event=events.append)
+    unknown = await recall(world.executor, world.store, "live", on_event=events.append)
+
+    assert (is_back, again, unknown) == (True, False, False)
+    assert await world.store.get("orphan") == b"12345"
+    assert [(event.kind, event.key, event.reason) for event in events] == [
+        (OrphanEventKind.ALERT, "orphan", "an application requested it; it was restored")
+    ]
+
+
+async def test_recall_of_a_purged_object_returns_false(world: World) -> None:
+    """`recall` of a purged object returns False and raises an alert."""
+    await removed(world)
+    await world.run(after=WEEK)
+    events: list[OrphanEvent] = []
+
+    assert not await recall(world.executor, world.store, "orphan", on_event=events.append)
+
+    assert [event.reason for event in events] == [
+        f"an application requested it; run 2 removed it, and its bytes were deleted at {world.now:%Y-%m-%d %H:%M} UTC"
+    ]

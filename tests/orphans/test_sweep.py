@@ -1,0 +1,148 @@
+"""The sweep: which objects and rows it removes, in which waves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from adversary import ChaosExecutor, ChaosStore
+from world import DAY, World
+
+from millhand.orphans import (
+    Mode,
+    explain,
+    reconcile,
+)
+from millhand.storage import StoreError
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+async def test_runs_remove_orphans_and_leave_the_rest_unchanged(world: World) -> None:
+    """After two runs a grace apart, the orphan and the abandoned pair are gone, and the live objects are unchanged."""
+    await world.pair("live/a", "live/b")
+    await world.put("orphan", b"12345")
+    await world.row("missing")
+    await world.row("abandoned", state="pending", created_at=world.now - 30 * DAY)
+    await world.put("abandoned")
+
+    report = await world.runs(2 * HOUR, WEEK)
+
+    assert (report.mode, report.deleted, report.deleted_rows, report.not_removed) == (Mode.DELETE, 2, 1, 0)
+    assert await world.keys() == ["live/a", "live/b"]
+    assert await world.row_keys() == ["live/a", "live/b", "missing"]
+    assert [await world.store.get(key) for key in ("live/a", "live/b")] == [b"live/a", b"live/b"]
+    assert await world.keys(".millhand/quarantine/") == [
+        ".millhand/quarantine/2/abandoned",
+        ".millhand/quarantine/2/orphan",
+    ]
+
+
+async def test_a_row_of_a_select_is_never_deleted(world: World) -> None:
+    """An abandoned row of a SELECT is reported; there is no table to delete it from."""
+    uploads, _ = world.config.sources
+    select = replace(uploads, table=None, select=f"SELECT * FROM {world.schema}.uploads;  ")
+    await world.pair("live")
+    await world.row("old", state="pending", created_at=world.now - 30 * DAY)
+    await world.put("old")
+
+    report = await world.runs(HOUR, WEEK, sources=(select,))
+
+    assert (report.state, report.abandoned_rows, report.deleted, report.deleted_rows) == (
+        "completed",
+        1,
+        0,
+        0,
+    )
+    assert await world.row_keys() == ["live", "old"]
+
+
+async def test_a_row_that_a_constraint_protects_stays_and_the_others_go(world: World) -> None:
+    """A row that a foreign key protects is kept with the database's reason; the other rows of its wave go."""
+    ids = [await world.row(f"old/{n}", state="pending", created_at=world.now - 30 * DAY) for n in range(3)]
+    await world.pair("live")
+    await world.sql("CREATE TABLE {schema}.posts (upload_id bigint REFERENCES {schema}.uploads (id))")
+    await world.sql("INSERT INTO {schema}.posts VALUES ($1)", ids[1])
+
+    report = await world.runs(HOUR, HOUR)
+
+    explanation = await explain(world.executor, world.store, world.config, "old/1", now=world.now)
+    await world.sql("DROP TABLE {schema}.posts")
+    assert (report.deleted_rows, report.kept) == (2, 1)
+    assert await world.row_keys() == ["live", "old/1"]
+    assert [action.state for action in explanation.actions] == ["kept"]
+    assert "violates foreign key constraint" in explanation.actions[0].reason
+
+
+async def test_a_delete_statement_of_the_source_replaces_ours(world: World) -> None:
+    """The `delete` of a source runs in place of the DELETE, and the object goes once no row names it."""
+    uploads, _ = world.config.sources
+    own = f"UPDATE {world.schema}.uploads SET note = to_jsonb(key), key = NULL WHERE id::text = ANY($1)"
+    await world.pair("live")
+    await world.row("old", state="pending", created_at=world.now - 30 * DAY)
+    await world.put("old")
+
+    report = await world.runs(HOUR, HOUR, sources=(replace(uploads, delete=own),))
+
+    assert (report.deleted, report.deleted_rows) == (1, 1)
+    assert await world.keys() == ["live"]
+    assert await world.sql("SELECT note::text, key FROM {schema}.uploads ORDER BY id") == [
+        {"note": '{"from": "a phone"}', "key": "live"},
+        {"note": '"old"', "key": None},
+    ]
+
+
+async def test_a_failing_store_ends_the_sweep_with_its_first_wave(world: World) -> None:
+    """After a failed move no further wave starts; moved objects stay moved, and the next run continues."""
+    await world.pair("live")
+    for number in range(25):
+        await world.put(f"orphan/{number:02}")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    async def break_at_the_third(operation: str) -> None:
+        if operation == "move":
+            moves.append(operation)
+            if len(moves) == 3:
+                raise StoreError("move", "a full disk", key="orphan")
+
+    moves: list[str] = []
+    report = await reconcile(
+        world.executor, ChaosStore(world.store, break_at_the_third), world.config, now=world.now
+    )
+
+    assert (report.state, report.deleted, report.not_removed, len(moves)) == ("aborted", 9, 16, 10)
+    assert report.abort_reasons == (
+        (
+            "a wave must finish without a failure, got move of 'orphan' must succeed, got a full disk; "
+            "fix the cause, and the next run continues"
+        ),
+    )
+    assert (await world.run(after=HOUR)).deleted == 16
+
+
+async def test_a_sweep_moves_growing_waves_at_a_limited_pace(world: World) -> None:
+    """A sweep moves 10, then 100, then more objects, and never more a second than `max_keys_per_second`."""
+    await world.pair("live")
+    for number in range(120):
+        await world.put(f"orphan/{number:03}")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+    waves = [0]
+
+    async def count(operation: str) -> None:
+        if operation == "move":
+            waves[-1] += 1
+        elif operation == "committed" and waves[-1]:
+            waves.append(0)
+
+    report = await reconcile(
+        ChaosExecutor(world.executor, count),
+        ChaosStore(world.store, count),
+        replace(world.config, max_keys_per_second=300),
+        now=world.now,
+    )
+
+    assert (report.deleted, [number for number in waves if number]) == (120, [10, 100, 10])
+    assert report.seconds >= 120 / 300

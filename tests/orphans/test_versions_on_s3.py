@@ -1,0 +1,159 @@
+"""Runs over a bucket with versions on a real S3 server: delete markers as the quarantine, and locked objects."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from adversary import ChaosStore, Killed
+from stores import bucket_of
+from world import World
+
+from millhand.orphans import explain, reconcile, restore
+from millhand.storage import ObjectInfo, ObjectNotFound
+
+pytestmark = pytest.mark.slow
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+async def test_a_delete_marker_is_the_quarantine_of_a_bucket_with_versions(versioned: World) -> None:
+    """An orphan is hidden in place without a copy, restored unchanged, and purged after its time."""
+    world = versioned
+    await world.pair("live")
+    await world.put("orphan", b"12345")
+    await world.put("destroyed", b"bytes")
+
+    hidden = await world.runs(2 * HOUR, WEEK)
+    explanation = await explain(world.executor, world.store, world.config, "orphan", now=world.now)
+    with pytest.raises(ObjectNotFound):
+        await world.store.head("orphan")
+    back = await restore(world.executor, world.store, key="orphan", now=world.now)
+    again = await restore(world.executor, world.store, key="orphan", now=world.now)
+    bytes_back = await world.store.get("orphan")
+    await world.row("orphan")
+    purged = await world.run(after=WEEK)
+
+    kept = [one async for page in world.store.list_versions() for one in page if not one.key.startswith(".")]
+    assert (hidden.deleted, back.restored, again.already, bytes_back) == (2, 1, 1, b"12345")
+    assert any("behind its delete marker" in line for line in explanation.lines())
+    assert await world.keys(".millhand/quarantine/") == []
+    assert (purged.purged, purged.state) == (1, "completed")
+    assert sorted((one.key, one.is_delete_marker) for one in kept) == [("live", False), ("orphan", False)]
+
+
+async def test_a_hidden_object_is_unhidden_when_a_row_references_it(versioned: World) -> None:
+    """The next run deletes the marker of a referenced object, and leaves a newer object alone."""
+    world = versioned
+    await world.pair("live")
+    for key in ("wanted", "replaced"):
+        await world.put(key, b"old")
+    await world.runs(2 * HOUR, WEEK)
+    await world.row("wanted")
+    await world.put("replaced", b"new")
+    await world.row("replaced")
+
+    report = await world.run(after=HOUR)
+
+    assert (report.restored, report.alerts) == (1, 1)
+    assert [await world.store.get(key) for key in ("wanted", "replaced")] == [b"old", b"new"]
+
+
+async def test_an_upload_between_read_and_delete_is_unhidden_at_once(versioned: World) -> None:
+    """If a server ignores `If-Match` and the marker hides a new upload, the run deletes the marker at once."""
+    world = versioned
+
+    class Ignoring(ChaosStore):
+        """A server that ignores conditions, and an upload right before each delete."""
+
+        async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
+            if if_same is not None:
+                await world.put(key, b"just uploaded")
+            return await super().delete(key)
+
+    await world.pair("live")
+    await world.put("orphan", b"old")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+
+    report = await reconcile(world.executor, Ignoring(world.store, nothing), world.config, now=world.now)
+
+    assert (report.state, report.deleted, report.kept) == ("completed", 0, 1)
+    assert await world.store.get("orphan") == b"just uploaded"
+
+
+async def test_an_upload_that_a_killed_run_hid_is_unhidden_by_the_next_run(versioned: World) -> None:
+    """If the process dies before it deletes its marker, the next run unhides the upload."""
+    world = versioned
+
+    class Dying(ChaosStore):
+        """The same server, and a process that is killed after the delete."""
+
+        async def delete(self, key: str, *, if_same: ObjectInfo | None = None) -> bool:
+            if if_same is None:
+                return await super().delete(key)
+            await world.put(key, b"just uploaded")
+            await super().delete(key)
+            raise Killed
+
+    await world.pair("live")
+    await world.put("orphan", b"old")
+    await world.run(after=2 * HOUR)
+    world.now += WEEK
+    with pytest.raises(Killed):
+        await reconcile(world.executor, Dying(world.store, nothing), world.config, now=world.now)
+    with pytest.raises(ObjectNotFound):
+        await world.store.head("orphan")
+    await world.row("orphan")
+
+    report = await world.run(after=HOUR)
+
+    assert (report.state, report.deleted, report.missing) == ("completed", 0, 0)
+    assert await world.store.get("orphan") == b"just uploaded"
+
+
+async def nothing(operation: str) -> None:
+    """Do nothing."""
+
+
+async def test_rule_23_a_locked_object_is_skipped_and_delays_no_other(
+    locked: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    An object under legal hold stays in place, and `explain` shows why. One that is locked while hidden stays hidden.
+
+    The run removes the others and completes. Without the hold, the next run purges the hidden object.
+    """
+    world, bucket = locked, bucket_of(locked.store)
+
+    async def hold(status: str) -> None:
+        target = bucket.object_params("held after")
+        bucket.client.put_object_legal_hold(**target, LegalHold={"Status": status}, VersionId=str(hidden))
+        # Unlike S3, this server gives a held version a new date, so the ledger needs that date too.
+        versions = [one async for page in world.store.list_versions(prefix="held after") for one in page]
+        [held] = [one for one in versions if not one.is_delete_marker]
+        dated = "UPDATE {schema}.millhand_orphan_action SET modified_at = $1 WHERE key = 'held after'"
+        await world.sql(dated, held.modified_at)
+
+    await world.pair("live")
+    for key in ("held after", "free"):
+        await world.put(key)
+    hidden = (await world.store.head("held after")).version
+    target = bucket.object_params("held before")
+    bucket.client.put_object(**target, Body=b"held before", ObjectLockLegalHoldStatus="ON")
+
+    taken = await world.runs(2 * HOUR, WEEK)
+    explanation = await explain(world.executor, world.store, world.config, "held before", now=world.now)
+    await hold("ON")
+    purged = await world.run(after=WEEK)
+    await hold("OFF")
+    lifted = await world.run(after=HOUR)
+
+    assert (taken.deleted, taken.kept) == (2, 1)
+    assert "the object is under legal hold or retention (rule 23)" in "\n".join(explanation.lines())
+    assert await world.store.get("held before") == b"held before"
+    assert (purged.state, purged.purged, lifted.purged) == ("completed", 1, 1)
+    (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert warning.getMessage() == "orphan cleanup cannot purge objects"
+    assert (warning.key, warning.objects) == ("held after", 1)  # type: ignore[attr-defined]
