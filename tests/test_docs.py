@@ -27,6 +27,7 @@ QUICKSTART = DOCS / "tutorial/quickstart.md"
 README = PROJECT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 TEXTS = [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "CONTRIBUTING.md", PROJECT / "examples" / "README.md"]
+GUIDES = sorted([*(DOCS / "tutorial").rglob("*.md"), *(DOCS / "how_to").rglob("*.md")])
 RUNNABLE = [
     page
     for page in PAGES
@@ -213,6 +214,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     broken = [link for link in LINK.findall(_prose(page)) if "://" not in link and not _exists(page, link)]
 
     assert broken == []
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_guides_name_their_readers_and_stay_short(page: Path) -> None:
+    """A tutorial or how-to page starts with its title and its readers, and has at most 300 lines."""
+    lines = page.read_text().splitlines()
+
+    assert lines[0].startswith("# ")
+    assert lines[2].startswith("For ")
+    assert len(lines) <= 300
 
 
 def test_pages_are_in_the_navigation() -> None:

@@ -397,14 +397,14 @@ class Figures:
     def _about(self) -> Iterator[str]:
         rounds = len(next(iter(self.events.values())))
         worked = (
-            f"{self.offered:,} no-op jobs a second" if self.offered else "as many no-op jobs as they could"
+            f"{self.offered:,} no-op jobs per second" if self.offered else "as many no-op jobs as possible"
         )
-        yield f"Four workers on {os.cpu_count()} cores, {worked}; {rounds} rounds, each fault once in each."
+        yield f"Four workers on {os.cpu_count()} cores, {worked}; {rounds} rounds with every fault."
         yield (
-            "Shown is the median, and in brackets the least and the greatest; the median of ever so many rounds lies "
-            f"between these with {100 * (1 - 2 ** (1 - rounds)):.0f} %."
+            "Values are medians, with minimum and maximum in brackets; the true median lies between these with a "
+            f"probability of {100 * (1 - 2 ** (1 - rounds)):.0f} %."
         )
-        yield f"The load of the last minute was {min(self.loads):.1f} to {max(self.loads):.1f}, what was measured included."
+        yield f"The load average over one minute was {min(self.loads):.1f} to {max(self.loads):.1f}, workers included."
 
     def _table(self) -> str:
         rows = [
@@ -433,16 +433,16 @@ class Figures:
     def _others(self) -> Iterator[str]:
         windows = [event.before for events in self.events.values() for event in events]
         yield (
-            f"Before a fault they worked {statistics.median(one.rate for one in windows):,.0f} jobs a second, and "
-            f"{statistics.median(one.rate_by_cpu for one in windows):,.0f} in a second of CPU."
+            f"Before a fault the workers completed {statistics.median(one.rate for one in windows):,.0f} jobs per second, "
+            f"{statistics.median(one.rate_by_cpu for one in windows):,.0f} per second of CPU."
         )
         if self.kill_seconds:
             seconds = self.kill_seconds
             yield (
-                f"From `kill -9` to the job running again: half of {len(seconds)} times within "
+                f"From `kill -9` to the restart of the job: half of {len(seconds)} measurements within "
                 f"{statistics.median(seconds):.1f} s, none above {max(seconds):.1f} s."
             )
-        yield f"A client's reports are {self.reports_a_second:.2f} transactions a second."
+        yield f"Heartbeats of a client are {self.reports_a_second:.2f} transactions per second."
 
 
 def said(ratios: Sequence[float]) -> str:
