@@ -1,4 +1,4 @@
-"""An application, an adversary and a clumsy server: what a run must survive, between any two of its steps."""
+"""An application, an adversary and a clumsy server: what a run must survive between any two of its steps."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from millhand.storage import (
 )
 
 Hook = Callable[[str], Awaitable[None]]
-Moment = int | tuple[str, int]  # the n-th step of a run, or the n-th of a kind
+Moment = int | tuple[str, int]  # the n-th step of a run, or the n-th of one operation
 
 
 class Killed(BaseException):
-    """The process is gone, in the middle of whatever it was doing."""
+    """The process was killed at this point."""
 
 
 @dataclass(kw_only=True)
 class Interrupter:
-    """Counts a run's steps, one before each word to the database or the store, and lets others act in between."""
+    """Counts the steps of a run, one before each call of the database or the store, and lets others act in between."""
 
     interventions: dict[Moment, list[Callable[[], Awaitable[None]]]]
     steps: int = 0
@@ -63,12 +63,12 @@ class Interrupter:
 
 
 async def break_source(interrupter: Interrupter) -> None:
-    """Have a source break at the next question."""
+    """Let a source fail at the next query."""
     interrupter.is_source_broken = True
 
 
 class ChaosExecutor:
-    """An executor in whose words others come between."""
+    """An executor that calls a hook before each statement."""
 
     def __init__(self, executor: Executor, hook: Hook) -> None:
         self._executor = executor
@@ -95,7 +95,7 @@ class ChaosExecutor:
 
 
 class ChaosStore:
-    """A store in whose words others come between."""
+    """A store that calls a hook before each request."""
 
     def __init__(self, store: ObjectStore, hook: Hook) -> None:
         self._store = store
@@ -170,9 +170,9 @@ class ChaosStore:
 
 class ClumsyStore(ChaosStore):
     """
-    A server at its worst: lists in no order, forgets If-Match, etags are of the bytes alone and times of whole seconds.
+    The worst server: it lists in no order, ignores If-Match, and has etags of the bytes alone and times of whole seconds.
 
-    A move is a look, a copy and a delete, with others in between.
+    A move is a HEAD, a copy and a delete, and others may act in between.
     """
 
     async def probe(self) -> Capabilities:
@@ -208,7 +208,7 @@ class ClumsyStore(ChaosStore):
             raise ObjectNotFound("move", source) from None
         if not (await self.head(source)).is_same_as(seen):
             raise ObjectChanged("move", source)
-        # The one gap that nothing closes on such a server: an upload of equal bytes in the same second.
+        # The one gap that remains on such a server: an upload of equal bytes in the same second.
         await self._store.delete(source)
         await self._hook("moved")
         return await self.head(target)
@@ -230,11 +230,11 @@ class ClumsyStore(ChaosStore):
 @dataclass(kw_only=True)
 class App:
     """
-    An application with good manners: it relies on an object that it put itself, or that it saw after it wrote the row.
+    A well-behaved application: it relies on an object that it put itself, or that it saw after it wrote the row.
 
-    `live` is what it relies on: the bytes of each key. Whoever wants to break it has to lose one of these. It also relies
-    on what it put a moment ago, whose row is still to come (`put_at`), and it trusts that what lies in quarantine when it
-    writes a row is not destroyed (`awaited`).
+    `live` is what it relies on: the bytes of each key. A run must not lose any of them. The application also relies on
+    objects that it has just put and whose row comes later (`put_at`). If an object is in quarantine when the application
+    writes its row, the run must not destroy it (`awaited`).
     """
 
     world: World
@@ -252,7 +252,7 @@ class App:
         return f"{key} {self.num_puts}".encode()
 
     def is_quiet(self, key: str) -> bool:
-        """Whether no row that the application relies on, or is about to, names the key."""
+        """Return whether no row that the application relies on, or is about to write, names the key."""
         return not any(key in names for names in (self.live, self.kept_until, self.pending, self.referring))
 
     async def begin_upload(self, key: str) -> None:
@@ -269,11 +269,11 @@ class App:
 
     async def finish_upload(self, key: str) -> None:
         row_id, data = self.pending.get(key, (0, None))
-        # By its key too: a database that was restored gives ids again that it has given before.
+        # By its key too: a restored database assigns ids that it has assigned before.
         sql = """
             UPDATE {schema}.uploads SET state = 'ready' WHERE id = $1 AND key = $2 AND state = 'pending' RETURNING id
         """
-        # Where a run holds the row for too long this fails, and the row is as pending as before.
+        # This fails if a run holds the row too long, and the row stays pending.
         if data is not None and await self.world.sql(sql, row_id, key):
             self.live[key] = data
         self.pending.pop(key, None)
@@ -289,7 +289,7 @@ class App:
             await self.world.put(key, self.put_at[key][1])
 
     async def adopt(self, key: str) -> None:
-        """Write the row of an object that was put by itself, well within the grace."""
+        """Write the row of an object that was put before it, well within the grace."""
         put_at, data = self.put_at.pop(key, (self.world.now, b""))
         if data and self.is_quiet(key) and self.world.now - put_at < self.world.config.grace / 2:
             await self.world.row(key)
@@ -305,7 +305,7 @@ class App:
             await self.world.put(key, self.content(key))
 
     async def put_orphan_again(self, key: str) -> None:
-        """Put equal bytes once more, as a client that retries does."""
+        """Put equal bytes again, as a client that retries."""
         if self.is_quiet(key):
             with contextlib.suppress(ObjectNotFound):
                 await self.world.put(key, await self.world.store.get(key))
@@ -314,12 +314,12 @@ class App:
         if self.is_quiet(key):
             is_kept = await self.is_kept(key)
             self.referring[key] = await self.world.row(key)
-            # Once its bytes are about to be destroyed a row comes too late, and the application finds that out.
+            # If the bytes are about to be destroyed, the row comes too late, and the application sees that.
             if is_kept and await self.is_kept(key) and not self.is_purging:
                 self.awaited[key] = False
 
     async def look(self, key: str) -> None:
-        """Rely on an object that is there; give the row up if it is not."""
+        """Rely on an object if it exists; delete its row if it does not."""
         row_id = self.referring.pop(key, None)
         self.awaited.pop(key, None)
         if row_id is None:
@@ -363,7 +363,7 @@ class App:
             self.kept_until.pop(key, None)
 
     async def rename(self, key: str) -> None:
-        """Rename a live object as a store without rename does it: a copy, the row, then the old one goes."""
+        """Rename a live object in a store without rename: copy it, update the row, delete the old one."""
         target = f"{key}-renamed"
         if key in self.live and self.is_quiet(target):
             await self.world.put(target, self.live[key])
@@ -373,7 +373,7 @@ class App:
             await self.world.store.delete(key)
 
     async def where(self, key: str, data: bytes) -> str:
-        """Say where the bytes of a key are: in their place, in quarantine, or nowhere."""
+        """Return where the bytes of a key are: place, quarantine or nowhere."""
         with contextlib.suppress(ObjectNotFound):
             if await self.world.store.get(key) == data:
                 return "place"
@@ -386,7 +386,7 @@ class App:
         return "nowhere"
 
     async def is_kept(self, key: str) -> bool:
-        """Whether anything that once had the key lies in quarantine."""
+        """Return whether an object that had the key is in quarantine."""
         kept = await self.world.keys(".millhand/quarantine/")
         return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
 
@@ -401,7 +401,7 @@ class App:
         """
         Return what the application relies on and cannot find.
 
-        After a whole run it must be in its place; what it has just put must be there at any time.
+        After a complete run it must be in its place. An object that it has just put must exist at any time.
         """
         relied_on = dict(self.live)
         relied_on |= {key: data for key, (until, data) in self.kept_until.items() if self.world.now < until}
@@ -415,7 +415,7 @@ class App:
                 lost[key] = f"{found}, although just put"
         for key, is_due_back in self.awaited.items():
             if not await self.is_there(key) and ((after_run and is_due_back) or not await self.is_kept(key)):
-                lost[key] = "destroyed, or not put back, although a row awaited it"
+                lost[key] = "destroyed, or not restored, although a row names it"
         return lost
 
 

@@ -1,12 +1,12 @@
 """
-The race test of the orphan cleanup: everything at once, for long, and nothing live is lost.
+The race test of the orphan cleanup: many processes, faults and an application at once, and nothing live may be lost.
 
     python tests/orphans/chaos_orphans.py --steps 100000 --seconds 1800 --seed 1 --stores directory,seaweed
 
-An application, an operator and clocks act between any two words of reconcilers that are processes of their own and are
-killed; see `race.py`. Prints what happened; ends with 1 if anything live was lost, with its history. `--mutant` breaks
-one step of the reconcilers on purpose (`race_mutants.py`), which must be noticed; `--mutants` plays for each of them the
-scene (`race_scenes.py`) in which it must cost something, and without it must not, and ends with 1 if one does otherwise.
+An application, an operator and clocks act between any two calls of the runs, which are processes of their own and are
+killed; see `race.py`. The script prints what happened. It ends with 1 if anything live was lost, with its history.
+`--mutant` breaks one step of the runs on purpose (`race_mutants.py`); the race must notice it. `--mutants` plays a scene
+(`race_scenes.py`) for each of them: with the mutant something must be lost, without it nothing. Otherwise it ends with 1.
 """
 
 from __future__ import annotations
@@ -59,21 +59,21 @@ class Report:
         done = self.done
         states = {name.removeprefix("runs "): n for name, n in done.items() if name.startswith("runs ")}
         plays = {name.removeprefix("play "): n for name, n in done.items() if name.startswith("play ")}
-        num_steps = self.num_acts + done["words"]
+        num_steps = self.num_acts + done["calls"]
         figures = {
             "seed": str(self.seed),
             "steps": f"{num_steps:,}, {num_steps / self.seconds:,.0f} a second: {self.num_acts:,} of the application, "
-            f"{done['words']:,} words of reconcilers that anything might come before; "
-            f"{done['quiet words']:,} words in peace, not counted",
+            f"{done['calls']:,} calls of runs, with actions in between; "
+            f"{done['quiet calls']:,} calls of undisturbed runs, not counted",
             "worlds": f"{done['phases']:,} in {self.seconds:.0f} s",
             "runs": f"{sum(states.values()):,}: {_counts(states)}",
             "plays": _counts(plays),
-            "processes": f"{done['kills']:,} killed, {done['kills within a word']:,} of them within a word; "
+            "processes": f"{done['kills']:,} killed, {done['kills within a call']:,} of them within a call; "
             f"{done['zombies']:,} held up and continued",
             "backups": f"{done['restored, and the marker knew']:,} restored and found out, "
             f"{done['restored, and no run since']:,} restored with no run since",
             "objects": f"{done['deleted'] + done['quarantined']:,} moved, {done['purged']:,} destroyed, "
-            f"{done['restored']:,} put back, {done['kept']:,} spared, {done['aborted_uploads']:,} uploads aborted",
+            f"{done['restored']:,} restored, {done['kept']:,} kept, {done['aborted_uploads']:,} uploads aborted",
             "rows": f"{done['deleted_rows']:,} deleted",
             "audits": f"{done['audits']:,}",
             "violations": "0" if self.violation is None else f"1\n{self.violation}",
@@ -92,7 +92,7 @@ async def chaos(
     seed: int,
     mutant: str | None = None,
 ) -> Report:
-    """Race through the places in turn until so many steps are made, or the time is over, or something is lost."""
+    """Race through the places in turn, until the steps are made, the time is over, or something is lost."""
     began_at = time.monotonic()
     violation = None
     async with race_of(database_url, schema, seed=seed, mutant=mutant) as race:
@@ -119,18 +119,18 @@ async def chaos(
 
 @contextlib.contextmanager
 def places_of(stores: Sequence[str], directory: Path) -> Iterator[list[Place]]:
-    """Bring the stores to race on, each in the manners that it can be had in."""
+    """Yield the stores to race on, each in all its variants."""
     with contextlib.ExitStack() as stack:
         found = [
             directories(directory) if name == "directory" else stack.enter_context(buckets(name))
             for name in stores
         ]
-        # In turn, so that a short race sees something of each.
+        # In turn, so that a short race includes each store.
         yield [place for row in zip_longest(*found) for place in row if place is not None]
 
 
 def directories(directory: Path) -> list[Place]:
-    """A directory, as it is and with the manners of servers."""
+    """Return a directory, as it is and with the behaviour of several servers."""
     url = directory.as_uri()
     return [
         Place(name="directory", url=url),
@@ -171,7 +171,7 @@ def buckets(name: str) -> Iterator[list[Place]]:
 
 async def main(options: argparse.Namespace) -> int:
     """Race, and print the report. Returns the exit code."""
-    logging.disable(logging.CRITICAL)  # alerts ring all the time, and should
+    logging.disable(logging.CRITICAL)  # alerts are frequent here
     with cleared_away() as directory:
         print(f"seed {options.seed}, in {directory}", flush=True)
         with embedded_postgres(directory / "postgres", POSTGRES_SETTINGS) as server:
@@ -197,7 +197,7 @@ async def main(options: argparse.Namespace) -> int:
 async def show_all(
     database_url: str, schema: str, places: Sequence[Place], *, seed: int, only: Sequence[str] = ()
 ) -> int:
-    """Play the scene of each mutant without it and with it, and say what came of it. Returns the exit code."""
+    """Play the scene of each mutant without it and with it, and print the result. Returns the exit code."""
     stages = {
         "bucket": next((place for place in places if place.url.startswith("s3:")), None),
         "directory": next((place for place in places if place.wrapper == "plain"), None),
@@ -209,7 +209,7 @@ async def show_all(
             if only and name not in only:
                 continue
             if (place := stages[scene.where]) is None:
-                print(f"{name}: not played, for its scene needs a real server", flush=True)
+                print(f"{name}: not played, because its scene needs a real server", flush=True)
                 continue
             sound = await show(race, scene, place, mutant=None)
             broken = await show(race, scene, place, mutant=name)
@@ -241,17 +241,17 @@ def _options() -> argparse.Namespace:
         "--steps",
         type=int,
         default=100_000,
-        help="what the application did, and words of reconcilers that something might have come before",
+        help="actions of the application, and calls of runs with actions in between",
     )
-    parser.add_argument("--seconds", type=float, default=1_800.0, help="the longest that it may take")
-    seed = random.randrange(10**6)  # noqa: S311 - only another one each time
-    parser.add_argument("--seed", type=int, default=seed, help="the same seed, the same plays")
+    parser.add_argument("--seconds", type=float, default=1_800.0, help="the longest duration")
+    seed = random.randrange(10**6)  # noqa: S311 - a seed, not a secret
+    parser.add_argument("--seed", type=int, default=seed, help="the same seed plays the same race")
     parser.add_argument("--stores", default="directory,seaweed", help=f"of {', '.join(STORES)}")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="break this on purpose")
     parser.add_argument(
         "--mutants",
         action="store_true",
-        help="break each thing on purpose, or --mutant alone, in a scene that must notice",
+        help="break each step on purpose, or only --mutant, in a scene that must notice it",
     )
     return parser.parse_args()
 

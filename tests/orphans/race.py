@@ -1,11 +1,11 @@
 """
-The race: an application, an operator and a clock against reconcilers in processes of their own, one word at a time.
+The race: an application, an operator and a clock against runs in processes of their own, one call at a time.
 
     place ─▶ phase: an empty world ─▶ round: acts, then a play ─▶ audit … ─▶ two quiet runs ─▶ next place
 
-A reconciler asks before each word to the database or the store; here it is decided, by seed, who acts in between, who
-goes on, and who is killed (SIGKILL, at a word or in the middle of it). What is live is known from the application's
-history alone. The same seed gives the same plays; with several reconcilers at once, who is first is the machine's affair.
+A run asks before each call of the database or the store. The race decides by seed who acts in between, which process
+continues, and which is killed (SIGKILL, before a call or during it). What is live is known from the application's history
+alone. The same seed gives the same plays. With several processes at once, the machine decides which is first.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from multiprocessing import forkserver
 from typing import Any
 
 from adversary import Interrupter
-from race_app import DERIVED, FOREIGN, RaceApp, RaceWorld
-from race_chances import MAX_WORDS, SUDDEN, die, interrupter_of
+from race_app import DERIVED, OUT_OF_SCOPE, RaceApp, RaceWorld
+from race_chances import MAX_CALLS, SUDDEN, die, interrupter_of
 from race_child import Elsewhere, Seat, Task
 from race_game import STUCK_SECONDS, Game, Reconciler
 from race_plays import PLAYS, Violation
@@ -37,9 +37,8 @@ from millhand.orphans import OrphansConfig
 from millhand.storage import open_store
 
 KEYS = ("a.b", "a/b", "é", *(f"k/{number:02}" for number in range(20)))
-ANCHORS = tuple(
-    f"k/{number:02}.anchor" for number in range(12)
-)  # live from the first day, so that floors hold
+# Live from the first day, so that the guards on row counts hold.
+ANCHORS = tuple(f"k/{number:02}.anchor" for number in range(12))
 CUTS = ("a/b", "k/05", "k/11", "k/17")
 MINUTES = timedelta(minutes=2)
 PURGED_TABLES = (
@@ -51,7 +50,7 @@ PURGED_TABLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A store to race on: `url` is made anew for each phase by adding a name to it."""
+    """A store to race on. Each phase adds a name to `url`."""
 
     name: str
     url: str
@@ -67,7 +66,7 @@ class Place:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of one run: `state` is the report's, or killed, stalled, failed."""
+    """The result of one run: `state` is the report's, or killed, stalled, failed."""
 
     figures: Mapping[str, Any]
 
@@ -88,7 +87,7 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Race:
-    """One race: where it is, whose, and what has happened in it."""
+    """One race: its place, its processes, and what has happened in it."""
 
     chance: random.Random
     context: Any
@@ -104,25 +103,25 @@ class Race:
     place: Place = field(init=False)
     seat: Seat = field(init=False)
     world: World = field(init=False)
-    targets: Sequence[str] = ()  # what this run is about to take away
-    was_held_up: bool = False  # a reconciler, at any time since the last audit
+    targets: Sequence[str] = ()  # keys that this run is about to remove
+    was_held_up: bool = False  # whether a process was held up since the last audit
     zombie: Reconciler | None = None
     _alive: list[Reconciler] = field(default_factory=list)
     _idle: list[Reconciler] = field(default_factory=list)
 
     @property
     def keys(self) -> Sequence[str]:
-        """What the application puts objects under."""
+        """The keys of the application."""
         return KEYS
 
     @property
     def num_steps(self) -> int:
         """
-        What the application did, and words of reconcilers that something might have come before.
+        Actions of the application, and calls of runs with possible actions before them.
 
-        Neither what it would have done, had there been anything to do it to, nor words of a run that is left in peace.
+        Actions without effect, and calls of undisturbed runs, do not count.
         """
-        return self.num_acts + self.done["words"]
+        return self.num_acts + self.done["calls"]
 
     @property
     def is_over(self) -> bool:
@@ -147,7 +146,7 @@ class Race:
 
     @contextlib.asynccontextmanager
     async def founded(self, place: Place) -> AsyncIterator[None]:
-        """Begin in an empty world, and leave no process behind."""
+        """Begin in an empty world, and end all processes at the end."""
         await self._found(place)
         try:
             yield
@@ -160,7 +159,7 @@ class Race:
         await self.driver.pool.fetch(f"TRUNCATE {', '.join(f'{schema}.{one}' for one in PURGED_TABLES)}")
         url = place.store_url(uuid.uuid4().hex[:12])
         store = open_store(url, create=True) if not url.startswith("s3:") else open_store(url)
-        # A source in the test of its own: rows that wait for an upload in parts say which.
+        # Rows that wait for a multipart upload have its id.
         uploads = uploads_source(schema, upload_id="upload_id")
         self.config = generous(
             [uploads, avatars_source(schema)],
@@ -180,31 +179,31 @@ class Race:
         )
         known_as = Elsewhere(store, _nothing) if place.wrapper == "elsewhere" else store
         self.app = RaceApp(world=self.world, is_versioned=place.is_versioned, recon_store=known_as)
-        for key in FOREIGN:
-            self.app.foreign[key] = self.app.content(key)
-            await self.world.put(key, self.app.foreign[key])
+        for key in OUT_OF_SCOPE:
+            self.app.out_of_scope[key] = self.app.content(key)
+            await self.world.put(key, self.app.out_of_scope[key])
         for key in ANCHORS:
             await self.app.put_and_adopt(key)
 
     async def some_acts(self, number: int) -> None:
-        """Let the application do something."""
+        """Let the application act several times."""
         for _ in range(number):
             await self.act(self.chance.choice(self.app.actions))
 
     async def act(self, action: str) -> None:
-        """Let it do one thing, often to what is about to go."""
-        # Another object over an orphan would begin its age anew, and none would ever be old.
+        """Let it act once, often on a key that is about to be removed."""
+        # Another object over an orphan would restart its age, and no orphan would become old.
         is_orphan = action == "put_orphan"
         await self.act_on(self.chance.choice(KEYS) if is_orphan else self._some_key(), action)
 
     async def act_on(self, key: str, action: str) -> None:
-        """Let it do one thing to one key."""
+        """Let it act on one key."""
         if await self.app.act(action, key):
             self.num_acts += 1
             self.done[action] += 1
 
     async def sudden_act(self) -> None:
-        """Let it come to rely on something, most likely on some of what is about to go."""
+        """Let it start to rely on keys, most likely on keys that are about to be removed."""
         action = self.chance.choice(SUDDEN)
         number = self.chance.randrange(1, 4)
         keys = self._oldest()[:number] or [self._some_key()]
@@ -215,16 +214,16 @@ class Race:
 
     @property
     def has_due(self) -> bool:
-        """Whether a run may be about to take something away."""
+        """Whether a run may be about to remove something."""
         before = self.world.now - self.config.grace
         return any(since <= before for since, _ in self.app.orphans.values())
 
     def _oldest(self) -> list[str]:
-        """Return the keys of objects that nobody relies on, the oldest first."""
+        """Return the keys of orphans, oldest first."""
         return sorted(self.app.orphans, key=lambda key: (self.app.orphans[key][0], key))
 
     def _some_key(self) -> str:
-        """Return a key, often one of an object that nobody relies on, the oldest first."""
+        """Return a key, often that of an orphan, an old one first."""
         orphans, gone = self._oldest()[:4], self.app.gone[-6:]
         if orphans and self.chance.random() < 0.5:
             return self.chance.choice(orphans)
@@ -245,9 +244,9 @@ class Race:
         **changes: Any,
     ) -> Outcome:
         """
-        Let time pass, then reconcile, with interventions unless it is to be quiet; `interrupter` brings its own.
+        Let time pass, then run once, with interventions unless the run is quiet. `interrupter` has its own.
 
-        In a calm run the application acts, and nobody is killed, held up or lied to.
+        In a calm run the application acts, and no process is killed or held up, and no source fails.
 
         Raises: Violation.
         """
@@ -260,7 +259,7 @@ class Race:
         if fatal is not None:
             interrupter.interventions[fatal] = [die]
         may_stall = not (is_quiet or is_calm) and self.chance.random() < 0.1
-        stalls_at = self.chance.randrange(1, MAX_WORDS) if may_stall else 0
+        stalls_at = self.chance.randrange(1, MAX_CALLS) if may_stall else 0
         outcome = await self._played(task, interrupter, is_quiet=is_quiet, stalls_at=stalls_at)
         self.done[f"runs {outcome.state}"] += 1
         self.done.update({name: count for name, count in outcome.figures.items() if type(count) is int})
@@ -272,9 +271,9 @@ class Race:
         return outcome
 
     async def audit(self, *, after_run: bool) -> None:
-        """Raises: Violation, if anything is lost."""
+        """Check that nothing is lost. Raises: Violation."""
         self.done["audits"] += 1
-        # One that was held up for days dates what it moves by the day on which it began.
+        # A process that was held up for days dates its moves by the day on which it began.
         self.app.is_moved_today = not self.was_held_up
         self.was_held_up = self.zombie is not None
         lost = await self.app.losses(after_run=after_run)
@@ -282,7 +281,7 @@ class Race:
             raise Violation(self.story(lost))
 
     def story(self, lost: Mapping[str, str]) -> str:
-        """Say what is lost, and all that is known of it."""
+        """Return what is lost, with its history."""
         lines = [f"{len(lost)} lost on {self.place.name}:"]
         for key, how in list(lost.items())[:3]:
             past = sorted(
@@ -292,14 +291,17 @@ class Race:
         return "\n".join(lines)
 
     async def why_stuck(self) -> str:
-        """Say what the database is waiting for."""
+        """Return what the database is waiting for."""
         rows = await self.world.sql(
             "SELECT state, wait_event, pg_blocking_pids(pid)::text AS blocked_by, pid, query FROM pg_stat_activity "
             "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         )
-        told = [f"  {dict(row)}"[:300] for row in rows]
+        lines = [f"  {dict(row)}"[:300] for row in rows]
         return "\n".join(
-            [f"a run must go on, got one without a word for {STUCK_SECONDS:g} s on {self.place.name}", *told]
+            [
+                f"a run must continue, got none of its calls for {STUCK_SECONDS:g} s on {self.place.name}",
+                *lines,
+            ]
         )
 
     async def _played(
@@ -313,11 +315,11 @@ class Race:
         try:
             figures = await game.played()
         finally:
-            self.done["quiet words" if is_quiet else "words"] += game.num_words
+            self.done["quiet calls" if is_quiet else "calls"] += game.num_calls
         return Outcome(figures=figures)
 
     def reconciler(self) -> Reconciler:
-        """Return one that has nothing to do."""
+        """Return an idle process."""
         if self._idle:
             return self._idle.pop()
         one = Reconciler(self.context, self.seat)
@@ -325,7 +327,7 @@ class Race:
         return one
 
     def release(self, reconciler: Reconciler) -> None:
-        """Keep one that has nothing to do, or start another next time."""
+        """Keep an idle process, or end it, so that another starts next time."""
         reconciler.is_busy = False
         if self.chance.random() < 0.1:
             self.done["restarts"] += 1
@@ -334,7 +336,7 @@ class Race:
             self._idle.append(reconciler)
 
     async def end_zombie(self) -> None:
-        """Let a reconciler that was held up go on to its end, long after another has taken over. Raises: Violation."""
+        """Let a process that was held up continue to its end, after its run was taken over. Raises: Violation."""
         if self.zombie is None:
             return
         zombie, self.zombie = self.zombie, None
@@ -351,7 +353,7 @@ class Race:
         await self.audit(after_run=False)
 
     def _dismiss(self) -> None:
-        # All of them: one that was left in the middle of a run would hold what it has locked.
+        # All of them: a process in the middle of a run would keep its locks.
         for one in self._alive:
             if one.is_alive:
                 one.kill()
@@ -359,7 +361,7 @@ class Race:
 
 
 def _start_forkserver() -> None:
-    """Start what reconcilers are forked from; it is not told of our path, and would preload nothing without a word."""
+    """Start the server that forks the processes. It needs our path, or it preloads nothing and reports no error."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
@@ -371,18 +373,18 @@ def _start_forkserver() -> None:
 
 
 async def _nothing(operation: str) -> None:
-    """Come between nothing."""
+    """Do nothing."""
 
 
 @contextlib.asynccontextmanager
 async def race_of(
     database_url: str, schema: str, *, seed: int, mutant: str | None = None
 ) -> AsyncIterator[Race]:
-    """Make a race in a schema that is there and migrated."""
+    """Yield a race in a schema that exists and is migrated."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "race_child"])
     _start_forkserver()
-    # Whoever finds a row held gives up soon: the one that holds it may be waiting for leave.
+    # A short lock timeout: the process that holds the lock may wait for its permission.
     mark = "&" if "?" in database_url else "?"
     driver = AsyncpgDriver(f"{database_url}{mark}lock_timeout=50", schema)
     await driver.open()

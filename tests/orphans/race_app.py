@@ -1,7 +1,7 @@
 """
-The application of the race: what `adversary.App` does, and uploads in parts, derived keys, misspelt rows and an operator.
+The application of the race: `adversary.App` with multipart uploads, derived keys, rows with wrong keys, and an operator.
 
-What it relies on is known from what it did itself, in a history of its own; no table of the reconciler is asked.
+It knows what it relies on from its own history, and reads no table of the ledger.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from millhand.orphans import recall, restore
 from millhand.storage import ObjectNotFound, ObjectStore
 from millhand.storage.s3_bucket import S3Bucket
 
-FOREIGN = ("cache/kept", "cache/a.b")  # below an excluded prefix, with no row
+OUT_OF_SCOPE = ("cache/kept", "cache/a.b")  # below an excluded prefix, with no row
 DERIVED = "variants/{key}/*"
-MORE_ACTIONS = ("derive", "misspell", "misstate", "recall", "restore")
+MORE_ACTIONS = ("derive", "miswrite", "misstate", "recall", "restore")
 PARTS_ACTIONS = (
     "await_parts",
     "begin_loose_parts",
@@ -38,7 +38,7 @@ PARTS_ACTIONS = (
 
 @dataclass(kw_only=True)
 class Parts:
-    """An upload in parts: when its last part came, by the world's clock and by the server's."""
+    """A multipart upload: when its last part came, by the world's clock and by the server's."""
 
     at: datetime
     is_loose: bool
@@ -48,10 +48,10 @@ class Parts:
 
 @dataclass(kw_only=True)
 class RaceWorld(World):
-    """A world in which an upload may be hidden at once by a delete that was under way, until the marker goes again."""
+    """A world in which a delete in progress may hide an upload at once, until its marker is removed."""
 
     async def put(self, key: str, data: bytes | None = None) -> None:
-        # Our store looks at what it has put; an application need not, and an audit will.
+        # Our store checks what it has put. An application does not, and the audit will.
         with contextlib.suppress(ObjectNotFound):
             await super().put(key, data)
 
@@ -59,33 +59,37 @@ class RaceWorld(World):
 @dataclass(kw_only=True)
 class RaceApp(App):
     """
-    An application on a world that lives for long. `is_versioned` says where quarantine is.
+    An application in a world with a long history. `is_versioned` selects the kind of quarantine.
 
-    `orphans` are objects that nobody relies on: since when, and how many runs had seen the whole bucket by then; `gone`
-    are those that were taken away, and `taken` those that must be in quarantine still, since when.
+    `orphans` are objects that no row needs: since when, and after how many complete runs. `gone` are those that a run
+    removed, and `taken` those that must still be in quarantine, since when.
     """
 
     etags: dict[str, str] = field(default_factory=dict)
-    foreign: dict[str, bytes] = field(default_factory=dict)
+    out_of_scope: dict[str, bytes] = field(default_factory=dict)
     forgotten: frozenset[str] = frozenset()
     gone: list[str] = field(default_factory=list)
     history: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    is_moved_today: bool = True  # whether what is gone since the last audit was moved by its time
+    is_moved_today: bool = (
+        True  # whether objects that are gone since the last audit were moved by the clock of that day
+    )
     is_versioned: bool = False
-    misspelt: dict[str, bytes] = field(default_factory=dict)
-    muddled: set[str] = field(default_factory=set)
+    miswritten: dict[str, bytes] = field(default_factory=dict)
+    uncertain: set[str] = field(default_factory=set)
     num_scans: int = 0
     orphans: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     parts: dict[str, Parts] = field(default_factory=dict)
     pending_at: dict[str, datetime] = field(default_factory=dict)
-    thrown_away: set[str] = field(default_factory=set)  # by the application, whose marker is no quarantine
+    thrown_away: set[str] = field(
+        default_factory=set
+    )  # by the application: its delete marker is no quarantine
     taken: dict[str, datetime] = field(default_factory=dict)
-    recon_store: ObjectStore  # the store as the reconciler knows it, under its own name
+    recon_store: ObjectStore  # the store under the URL that runs know
     variants: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """What may be done here."""
+        """The actions that are possible here."""
         often = (
             "put_orphan",
             "put_orphan",
@@ -99,7 +103,7 @@ class RaceApp(App):
 
     @property
     def has_parts(self) -> bool:
-        """Whether the store takes uploads in parts."""
+        """Whether the store has multipart uploads."""
         return isinstance(getattr(self.store, "blocking", None), S3Bucket)
 
     @property
@@ -114,58 +118,58 @@ class RaceApp(App):
 
     async def act(self, action: str, key: str) -> bool:
         """
-        Do something to a key, and say whether there was anything to do.
+        Act on a key, and return whether that had an effect.
 
-        What the database is asked for while others hold it is given up.
+        An action that waits for a lock of a run is abandoned.
         """
-        before, num_words = self._election_backoff(key), self.world.num_words
+        before, num_calls = self._known_as(key), self.world.num_calls
         self.orphans.pop(key, None)
         self.taken.pop(key, None)
         try:
             await getattr(self, action)(key)
         except DriverError as error:
-            self.muddled.add(key)
-            self.note(key, f"{action} given up: {error.reason[:60]}")
+            self.uncertain.add(key)
+            self.record(key, f"{action} abandoned: {error.reason[:60]}")
             return True
-        after = self._election_backoff(key)
-        if action in ("put_orphan", "put_first") and self.is_quiet(key) and key not in self.muddled:
+        after = self._known_as(key)
+        if action in ("put_orphan", "put_first") and self.is_quiet(key) and key not in self.uncertain:
             self.orphans[key] = (self.world.now, self.num_scans)
         elif action not in ("put_orphan_again", "look", "put_and_adopt", "adopt") and "begin" in action:
-            self.muddled.add(key)
-        self.note(key, f"{action}: {before} → {after}")
-        return self.world.num_words > num_words
+            self.uncertain.add(key)
+        self.record(key, f"{action}: {before} → {after}")
+        return self.world.num_calls > num_calls
 
-    def note(self, key: str, text: str) -> None:
-        """Write something into the history of a key."""
+    def record(self, key: str, text: str) -> None:
+        """Add a line to the history of a key."""
         self.history[key].append(f"{self.world.now:%Y-%m-%d %H:%M} {text}")
 
     def record_all(self, text: str) -> None:
-        """Write something into the history of every key."""
+        """Add a line to the history of every key."""
         self.history[""].append(f"{self.world.now:%Y-%m-%d %H:%M} {text}")
 
-    def _election_backoff(self, key: str) -> str:
+    def _known_as(self, key: str) -> str:
         books = ("live", "kept_until", "pending", "put_at", "referring", "awaited", "orphans", "parts")
         return " ".join(name for name in books if key in getattr(self, name)) or "nothing"
 
-    # What else an application does.
+    # More actions of an application.
 
     async def derive(self, key: str) -> None:
-        """Put something that is made of a live object."""
+        """Put an object that is derived from a live one."""
         if key in self.live:
             variant = f"variants/{key}/small"
             self.variants[variant] = self.content(variant)
             await self.world.put(variant, self.variants[variant])
 
-    async def misspell(self, key: str) -> None:
+    async def miswrite(self, key: str) -> None:
         """Put an object whose row writes its key in another case."""
-        odd = f"Odd {key}.JPG"
-        if odd not in self.misspelt:
-            self.misspelt[odd] = self.content(odd)
-            await self.world.put(odd, self.misspelt[odd])
-            await self.world.row(odd.lower(), state="ready")
+        name = f"Photo {key}.JPG"
+        if name not in self.miswritten:
+            self.miswritten[name] = self.content(name)
+            await self.world.put(name, self.miswritten[name])
+            await self.world.row(name.lower(), state="ready")
 
     async def misstate(self, key: str) -> None:
-        """Let a row say another size than its object has."""
+        """Write another size into a row than its object has."""
         if key in self.live:
             await self.world.sql("UPDATE {schema}.uploads SET size = 1 WHERE key = $1", key)
 
@@ -176,44 +180,44 @@ class RaceApp(App):
             self.thrown_away.add(key)
 
     async def restore(self, key: str) -> None:
-        """Bring back by hand whatever was done to a key."""
-        self.world.num_words += 1
-        self.muddled.add(key)
+        """Restore whatever was done to a key."""
+        self.world.num_calls += 1
+        self.uncertain.add(key)
         await restore(self.world.executor, self.recon_store, key=key, now=self.world.now)
 
     async def recall(self, key: str) -> None:
-        """Ask for an object where an application would answer 404."""
+        """Ask for a missing object, where an application would return 404."""
         if not await self.is_there(key):
-            self.world.num_words += 1
+            self.world.num_calls += 1
             await recall(self.world.executor, self.recon_store, key)
 
-    # Uploads in parts.
+    # Multipart uploads.
 
     async def begin_upload(self, key: str) -> None:
         await super().begin_upload(key)
         self.pending_at[key] = self.world.now
 
     async def begin_parts(self, key: str) -> None:
-        """Begin to upload what a pending row waits for."""
+        """Begin the upload that a pending row waits for."""
         if key in self.pending and self.pending[key][1] is None and key not in self.parts:
             await self._begin_parts(key, is_loose=False)
             sql = "UPDATE {schema}.uploads SET upload_id = $3 WHERE id = $1 AND key = $2"
             await self.world.sql(sql, self.pending[key][0], key, self.parts[key].upload_id)
 
     async def begin_loose_parts(self, key: str) -> None:
-        """Begin an upload that no row knows of yet."""
+        """Begin an upload that no row has yet."""
         if key not in self.parts and self.is_quiet(key):
             await self._begin_parts(key, is_loose=True)
 
     async def await_parts(self, key: str) -> None:
-        """Write the row of an upload that was begun without one."""
+        """Insert the row of an upload that was begun without one."""
         parts = self.parts.get(key)
         if parts is not None and parts.is_loose and self.is_quiet(key):
             self.pending[key] = (await self.world.row(key, state="pending", upload_id=parts.upload_id), None)
             self.pending_at[key], parts.is_loose = self.world.now, False
 
     async def put_more_parts(self, key: str) -> None:
-        """Send one part more; to the server, whose clock is the real one, it is later only in another second."""
+        """Send one more part. The server's clock is real, so the part is newer only in another second."""
         parts = self.parts.get(key)
         if parts is None or int(time.time()) - parts.second < 2:
             return
@@ -254,7 +258,7 @@ class RaceApp(App):
         return str(answer["ETag"])
 
     async def _bucket(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
-        self.world.num_words += 1
+        self.world.num_calls += 1
         bucket: S3Bucket = self.store.blocking  # type: ignore[attr-defined]
         call = getattr(bucket.client, operation)
         return await asyncio.to_thread(call, **bucket.object_params(key), **arguments)  # type: ignore[no-any-return]
@@ -270,7 +274,7 @@ class RaceApp(App):
         return "quarantine" if await self._is_hidden(key, _etag(data)) else "nowhere"
 
     async def _is_hidden(self, key: str, etag: str) -> bool:
-        """Whether these contents are behind a marker; older ones lie below for ever, and are nobody's quarantine."""
+        """Return whether this content is behind a marker. Older versions stay below it for ever and are no quarantine."""
         found = [one async for page in self.store.list_versions(prefix=key) for one in page if one.key == key]
         below = [one for one in found if not one.is_delete_marker]
         return bool(below) and found[0].is_delete_marker and ("-" in below[0].etag or below[0].etag == etag)
@@ -283,16 +287,16 @@ class RaceApp(App):
         return any(one.partition("/quarantine/")[2].partition("/")[2] == key for one in kept)
 
     async def losses(self, *, after_run: bool) -> dict[str, str]:
-        """Return what the application relies on and cannot find, objects and rows."""
+        """Return the objects and rows that the application relies on and cannot find."""
         lost = await super().losses(after_run=after_run)
-        for key, data in (self.foreign | self.misspelt | self._variants_of_live()).items():
+        for key, data in (self.out_of_scope | self.miswritten | self._variants_of_live()).items():
             if (found := await self.where(key, data)) != "place":
-                lost[key] = f"{found}, although out of reach, misspelt or derived"
+                lost[key] = f"{found}, although out of scope, a near match or derived"
         early = await self._too_early() | await self._destroyed_early()
         return lost | await self._lost_rows() | await self._lost_parts() | early
 
     def _variants_of_live(self) -> dict[str, bytes]:
-        """Derived objects whose parent has been live without a break."""
+        """Return derived objects whose parent was live all the time."""
         gone = [one for one in self.variants if one.split("/", 1)[1].rsplit("/", 1)[0] not in self.live]
         for one in gone:
             del self.variants[one]
@@ -322,11 +326,11 @@ class RaceApp(App):
             is_awaited = not parts.is_loose and key in self.pending
             since = max(parts.at, self.pending_at.get(key, parts.at)) if is_awaited else parts.at
             if self.world.now - since < self.world.config.grace:
-                lost[key] = "its upload in parts is gone"
+                lost[key] = "its multipart upload is gone"
         return lost
 
     async def _too_early(self) -> dict[str, str]:
-        """What went although it was young, or although one run at most had seen it before."""
+        """Return objects that were removed although they were young, or seen by one complete run at most."""
         lost = {}
         for key, (since, num_scans) in list(self.orphans.items()):
             if await self.is_there(key):
@@ -342,12 +346,12 @@ class RaceApp(App):
         return lost
 
     async def _destroyed_early(self) -> dict[str, str]:
-        """What was taken away by right, and can no longer be brought back although its time in quarantine is not over."""
+        """Return removed objects that cannot be restored although their time in quarantine is not over."""
         until = self.world.config.quarantine_for
         self.taken = {key: at for key, at in self.taken.items() if self.world.now - at < until}
         missing = [key for key in self.taken if not (await self.is_there(key) or await self.is_kept(key))]
-        return {key: f"destroyed, although taken away on {self.taken[key]:%Y-%m-%d} only" for key in missing}
+        return {key: f"destroyed, although removed on {self.taken[key]:%Y-%m-%d} only" for key in missing}
 
 
 def _etag(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()  # noqa: S324 - what a server calls an etag
+    return hashlib.md5(data).hexdigest()  # noqa: S324 - a server's etag

@@ -1,4 +1,4 @@
-"""What is drawn for a run of a race: who acts before which word, who is killed at it, and what is broken then."""
+"""Random choices for one run of a race: who acts before which call, which process is killed, and what fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adversary import OPERATIONS, Interrupter, Killed, break_source
 if TYPE_CHECKING:
     from race import Race
 
-MAX_WORDS = 220
+MAX_CALLS = 220
 SWEEPING = ("begin", "commit", "committed", "fetch", "head", "move", "moved", "copy", "run")
 SUDDEN = (
     "adopt",
@@ -29,7 +29,7 @@ FATAL = ("move", "moved", "moved", "commit", "committed", "copy", "delete", "del
 
 
 def interrupter_of(race: Race, *, is_calm: bool) -> Interrupter:
-    """Draw what comes between the words of a run; in a calm one nobody is killed or lied to."""
+    """Choose what happens between the calls of a run. In a calm run no process is killed and no source fails."""
     interrupter = Interrupter(interventions={})
     chance = race.chance
     for _ in range(chance.choice((0, 2, 4, 6, 9, 12, 16))):
@@ -50,9 +50,9 @@ def interrupter_of(race: Race, *, is_calm: bool) -> Interrupter:
 
 def _moment(chance: random.Random) -> Any:
     operation = chance.choice((*SWEEPING, *OPERATIONS))
-    return chance.choice([chance.randrange(1, MAX_WORDS), (operation, chance.randrange(1, 9))])
+    return chance.choice([chance.randrange(1, MAX_CALLS), (operation, chance.randrange(1, 9))])
 
 
 async def die() -> None:
-    """Have whoever is about to say a word be killed."""
+    """Kill the process that is about to make a call."""
     raise Killed

@@ -1,7 +1,7 @@
 """
-A reconciler in a process of its own that asks before each word to the database or the store, and waits for leave.
+A run in its own process. It asks before each call of the database or the store, and waits for permission.
 
-Whoever holds the other end decides what happens in between, which of several goes on, and whether this one is killed.
+The other end of the pipe decides what happens in between, which process continues, and whether this one is killed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COUNTED = (
 
 
 class Elsewhere(ChaosStore):
-    """A directory that passes for a bucket on a server, for only such are listed in partitions."""
+    """A directory that has the URL of a bucket, because only buckets are listed in partitions."""
 
     @property
     def url(self) -> str:
@@ -46,7 +46,7 @@ class Elsewhere(ChaosStore):
 
 
 class Lying(ClumsyStore):
-    """A server that lists in no order and is taken for one that does."""
+    """A server that lists in no order and claims that it does."""
 
     async def probe(self) -> Capabilities:
         return replace(await super().probe(), is_ordered=True, has_exact_start_after=True)
@@ -66,7 +66,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """Where a reconciler works: a database, a schema, a store, and what is broken in it on purpose."""
+    """Where a process runs: its database, schema and store, and the step that is broken on purpose."""
 
     mutant: str | None
     schema: str
@@ -76,15 +76,15 @@ class Seat:
 
 
 @dataclass(kw_only=True)
-class Leave:
-    """Asks for leave, one word at a time; the whole process stands still meanwhile."""
+class Gate:
+    """Asks for permission, one call at a time. The whole process waits meanwhile."""
 
     connection: Connection
     broken: list[str] = field(default_factory=list)  # from then on, to the end of the run
     num_open: int = 0  # transactions, at least: one that was rolled back is never taken off
 
     async def __call__(self, operation: str) -> None:
-        self.connection.send(("word", (operation, self.num_open > 0)))
+        self.connection.send(("call", (operation, self.num_open > 0)))
         self.num_open += (operation == "begin") - (operation == "committed")
         answer = self.connection.recv()
         if answer == "break":
@@ -94,33 +94,33 @@ class Leave:
 
 
 def serve(connection: Connection, seat: Seat) -> None:
-    """Do one task after the other until the other end is closed."""
+    """Run one task after the other until the other end is closed."""
     logging.disable(logging.CRITICAL)
     race_mutants.apply(seat.mutant)
-    # Nobody's clock moves while everybody waits for leave.
+    # No clock moves while all processes wait for permission.
     partitions.RETRY_SECONDS = 0.001
     with contextlib.suppress(BrokenPipeError, EOFError):
         asyncio.run(_serve(connection, seat))
 
 
 async def _serve(connection: Connection, seat: Seat) -> None:
-    leave = Leave(connection=connection)
+    gate = Gate(connection=connection)
     driver = AsyncpgDriver(seat.url, seat.schema)
     await driver.open()
-    store = WRAPPERS[seat.wrapper](open_store(seat.store_url), leave)
-    executor = ChaosExecutor(driver.pool, leave)
+    store = WRAPPERS[seat.wrapper](open_store(seat.store_url), gate)
+    executor = ChaosExecutor(driver.pool, gate)
     while True:
         try:
             task = connection.recv()
         except EOFError:
             break
-        leave.broken.clear()
-        leave.num_open = 0
-        connection.send(("done", await _work(executor, store, task, leave)))
+        gate.broken.clear()
+        gate.num_open = 0
+        connection.send(("done", await _work(executor, store, task, gate)))
     await driver.close()
 
 
-async def _work(executor: ChaosExecutor, store: ObjectStore, task: Task, leave: Leave) -> Mapping[str, Any]:
+async def _work(executor: ChaosExecutor, store: ObjectStore, task: Task, gate: Gate) -> Mapping[str, Any]:
     try:
         clock = ManualClock((await driver_now(executor)) - task.skew)
         report = await reconcile(executor, store, task.config, now=task.now + task.skew, clock=clock)

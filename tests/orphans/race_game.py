@@ -1,4 +1,4 @@
-"""One run of a race, word by word: reconcilers ask before each, and here is decided who acts then, goes on or is killed."""
+"""One run of a race, call by call: processes ask before each call, and the game decides who acts, continues or is killed."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ EAGER = {
     "delete": 0.2,
     "delete_many": 0.1,
 }
-# In these a run may be about to destroy what it has asked about for the last time.
+# At these calls a run may have read the references for the last time before it destroys something.
 DESTROYING = frozenset(("fetch", "head", "delete", "delete_many", "delete version"))
 STUCK_SECONDS = 30.0
 # More than any run has.
-MOST_WORDS = 1_500
+MOST_CALLS = 1_500
 
 
 class Reconciler:
-    """A process, and what it waits for leave for; None while it is at work or has nothing to do."""
+    """A process, and the call that it waits to make; None while it works or is idle."""
 
     def __init__(self, context: Any, seat: Seat) -> None:
         ours, theirs = context.Pipe()
         self.connection: Connection = ours
         self.is_alive = True
         self.is_busy = False
-        self.is_holding = False  # a transaction, and what it has locked
-        self.word: str | None = None
+        self.is_holding = False  # a transaction with its locks
+        self.call: str | None = None
         self._process = context.Process(target=serve, args=(theirs, seat), daemon=True)
         self._process.start()
         theirs.close()
@@ -52,12 +52,12 @@ class Reconciler:
         self.is_busy = True
 
     def go(self, answer: str = "go") -> None:
-        self.word = None
+        self.call = None
         self.connection.send(answer)
 
     def kill(self) -> None:
-        """SIGKILL, and see it dead."""
-        self.is_alive, self.is_busy, self.word = False, False, None
+        """Send SIGKILL, and wait until the process has ended."""
+        self.is_alive, self.is_busy, self.call = False, False, None
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -65,64 +65,64 @@ class Reconciler:
 
 @dataclass(kw_only=True)
 class Game:
-    """One run, word by word: its owner, and perhaps a process that was held up in an earlier run."""
+    """One run, call by call: its process, and perhaps a process that was held up in an earlier run."""
 
     interrupter: Interrupter
     is_quiet: bool
     owner: Reconciler
     race: Race
     stalls_at: int
-    num_words: int = 0
+    num_calls: int = 0
     waiting: list[Reconciler] = field(default_factory=list)
     working: list[Reconciler] = field(default_factory=list)
 
     async def played(self) -> Mapping[str, Any]:
-        """Give leave, one after the other, until the owner is done, dead or held up; then to the rest."""
+        """Permit one call after the other, until the owner has ended or is held up; then let the rest end."""
         figures: Mapping[str, Any] | None = None
         if self.owner not in self.waiting:
             self.working.append(self.owner)
         while self.working or self._may_go():
             try:
-                heard = self._heard()
+                connections = self._received_from()
             except TimeoutError:
                 raise Violation(await self.race.why_stuck()) from None
-            for one in heard:
-                ended = self._told(one)
+            for connection in connections:
+                ended = self._receive(connection)
                 figures = ended if ended is not None else figures
             candidates = self._may_go()
             if candidates:
-                ended = await self._give_leave(self.race.chance.choice(candidates))
+                ended = await self._permit(self.race.chance.choice(candidates))
                 figures = ended if ended is not None else figures
         return figures or {"state": "stalled"}
 
     def _may_go(self) -> list[Reconciler]:
-        """Who waits for leave and may have it; one that is held up only beside others."""
+        """Return the processes that may continue. One that is held up continues only beside others."""
         others = [one for one in self.waiting if not self._is_held_up(one)]
         is_beside = bool(others or self.working) and self.race.chance.random() < 0.3
         return self.waiting if is_beside else others
 
     def _is_held_up(self, one: Reconciler) -> bool:
-        # Not within a transaction: all others may be waiting for what it has locked.
+        # Not within a transaction: all others may wait for its locks.
         return one is self.race.zombie and not one.is_holding
 
-    def _heard(self) -> list[Connection]:
+    def _received_from(self) -> list[Connection]:
         if not self.working:
             return []
         has_time = all(self._is_held_up(one) for one in self.waiting)
-        heard = wait([one.connection for one in self.working], timeout=STUCK_SECONDS if has_time else 0.0)
-        if not heard and has_time:
+        ready = wait([one.connection for one in self.working], timeout=STUCK_SECONDS if has_time else 0.0)
+        if not ready and has_time:
             raise TimeoutError
-        return heard  # type: ignore[return-value]
+        return ready  # type: ignore[return-value]
 
-    def _told(self, connection: Connection) -> Mapping[str, Any] | None:
+    def _receive(self, connection: Connection) -> Mapping[str, Any] | None:
         one = next(one for one in self.working if one.connection is connection)
         try:
             kind, what = connection.recv()
         except (EOFError, OSError):
-            raise Violation("a reconciler must end in words, got one that crashed; see above") from None
+            raise Violation("a process must report its end, got one that crashed; see above") from None
         self.working.remove(one)
-        if kind == "word":
-            one.word, one.is_holding = what
+        if kind == "call":
+            one.call, one.is_holding = what
             self.waiting.append(one)
             return None
         self.race.release(one)
@@ -132,35 +132,35 @@ class Game:
             return None
         return what if one is self.owner else None  # type: ignore[no-any-return]
 
-    async def _give_leave(self, one: Reconciler) -> Mapping[str, Any] | None:
-        self.num_words += 1
+    async def _permit(self, one: Reconciler) -> Mapping[str, Any] | None:
+        self.num_calls += 1
         if self._stalls(one):
             self.waiting.remove(one)
             self.race.zombie, self.race.was_held_up = one, True
             return {"state": "stalled"}
         app = self.race.app
-        app.is_purging = any(other.word in DESTROYING for other in (*self.waiting, self.race.zombie or one))
+        app.is_purging = any(other.call in DESTROYING for other in (*self.waiting, self.race.zombie or one))
         try:
-            if not self.is_quiet and self.race.chance.random() < self._eagerness(one.word or ""):
+            if not self.is_quiet and self.race.chance.random() < self._eagerness(one.call or ""):
                 await self.race.sudden_act()
-            await self.interrupter(one.word or "")
+            await self.interrupter(one.call or "")
         except Killed:
             return self._kill(one)
         except DriverError:
             return self._go(one, "break")
         finally:
             app.is_purging = False
-        if one is self.owner and self.num_words >= MOST_WORDS:
+        if one is self.owner and self.num_calls >= MOST_CALLS:
             return self._kill(one)
         return self._go(one, "go")
 
-    def _eagerness(self, word: str) -> float:
-        """Return how likely the application acts right before a word, besides the moments that are drawn for a run."""
-        return EAGER.get(word, 0.005) * (3.0 if self.race.targets or self.race.has_due else 1.0)
+    def _eagerness(self, call: str) -> float:
+        """Return the probability that the application acts before a call, besides the chosen moments."""
+        return EAGER.get(call, 0.005) * (3.0 if self.race.targets or self.race.has_due else 1.0)
 
     def _stalls(self, one: Reconciler) -> bool:
-        # Whoever is held up with rows locked holds up all others, until the server has enough of it.
-        is_time = 0 < self.stalls_at <= self.num_words and not one.is_holding and one.word != "committed"
+        # A process that is held up with rows locked holds up all others.
+        is_time = 0 < self.stalls_at <= self.num_calls and not one.is_holding and one.call != "committed"
         return is_time and one is self.owner and self.race.zombie is None
 
     def _go(self, one: Reconciler, answer: str) -> None:
@@ -172,7 +172,7 @@ class Game:
         self.race.done["kills"] += 1
         self.waiting.remove(one)
         if self.race.chance.random() < 0.3:
-            self.race.done["kills within a word"] += 1
+            self.race.done["kills within a call"] += 1
             one.go()
         one.kill()
         if one is self.race.zombie:

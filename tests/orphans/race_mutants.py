@@ -1,7 +1,7 @@
 """
-What a race must notice: one step of a run forgotten, in a process that is about to be thrown away.
+Mutants: each breaks one step of a run in the process that calls it. The race must notice every one of them.
 
-Each is a function that breaks the process that it is called in. Whoever adds a guard adds what forgets it.
+If you add a guard, add a function that removes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from millhand.orphans import binding, evaluate
-from millhand.orphans import run as reconciler
+from millhand.orphans import run as run_module
 from millhand.orphans.ledger import ActionState, action_set_state_many
 from millhand.orphans.removal import guard, quarantine, recovery, sweep, uploads, versions
 from millhand.orphans.rules import Scope, Situation
@@ -21,27 +21,27 @@ from millhand.orphans.sources.references import References
 
 
 def always(value: Any) -> Callable[..., Any]:
-    """A function that says the same to everything."""
+    """Return a function that returns `value` for any arguments."""
     return lambda *_, **__: value
 
 
 def no_grace() -> None:
-    """What nobody refers to is due at once."""
+    """An orphan is due at once."""
     evaluate._limit = always(timedelta(0))
 
 
 def one_sighting() -> None:
-    """What was seen by a run that never came to its end counts as seen."""
+    """One sighting is enough, even of an incomplete run."""
     Situation.is_past = property(lambda self: self.is_due)
 
 
 def overwrites_keep_their_age() -> None:
-    """Another object under the same key is as old as the one before."""
+    """An overwritten object keeps its age."""
     evaluate.is_same_object = always(True)
 
 
 def moves_whatever_is_there() -> None:
-    """An object is moved although it is not the one that was seen."""
+    """An object is moved although it is another one than was seen."""
     quarantine_object = quarantine.quarantine_object
 
     async def move(store: Any, action: Any) -> Any:
@@ -79,25 +79,25 @@ def no_look_after() -> None:
 
 
 def nothing_is_healed() -> None:
-    """What lies in quarantine and is referred to stays there."""
+    """An object in quarantine stays there although a row names it."""
 
     async def restore_recalled(context: Any, state: Any) -> None:
         return None
 
-    reconciler.restore_recalled = restore_recalled
+    run_module.restore_recalled = restore_recalled
 
 
 def nothing_is_settled() -> None:
-    """What a killed run had begun is left as it is."""
+    """Actions that a killed run began stay as they are."""
 
     async def settle_interrupted(context: Any, state: Any) -> None:
         return None
 
-    reconciler.settle_interrupted = settle_interrupted
+    run_module.settle_interrupted = settle_interrupted
 
 
 def purges_what_is_awaited() -> None:
-    """What lies in quarantine ends in its time, whoever refers to it; and nothing is healed before."""
+    """Objects in quarantine are destroyed in time, even if a row names them."""
 
     async def purge_expired(context: Any, state: Any) -> None:
         before = context.now - context.config.quarantine_for
@@ -105,11 +105,11 @@ def purges_what_is_awaited() -> None:
             purged = await recovery.purge_objects(context.store, actions)
             await context.executor.run(action_set_state_many(purged.states, now=context.now))
 
-    reconciler.purge_expired = purge_expired
+    run_module.purge_expired = purge_expired
 
 
 def purges_at_once() -> None:
-    """What was moved is destroyed in the same run, as a delete without a quarantine."""
+    """An object is destroyed in the run that moved it, as without a quarantine."""
     original = recovery.purge_expired
 
     async def purge_expired(context: Any, state: Any) -> None:
@@ -123,45 +123,45 @@ def purges_at_once() -> None:
             state,
         )
 
-    reconciler.purge_expired = purge_expired
+    run_module.purge_expired = purge_expired
 
 
-def no_floors() -> None:
-    """A source that is suddenly empty is believed."""
+def no_min_rows() -> None:
+    """A source that is suddenly empty does not abort the run."""
     guard._row_counts = always(())
 
 
 def no_shares() -> None:
-    """Any share of a bucket may go."""
+    """A run may remove any share of a bucket."""
     guard._shares = always(())
 
 
 def no_overlap() -> None:
-    """Rows that name other objects than there are may be those of this bucket."""
+    """Rows without their objects do not abort the run."""
     guard._overlap = always(())
 
 
 def no_search() -> None:
-    """Nobody looks for keys where no source was declared."""
+    """Undeclared references are not searched."""
 
     async def find(*_: Any) -> tuple[str, ...]:
         return ()
 
-    reconciler.find_undeclared = find
+    run_module.find_undeclared = find
 
 
 def no_clocks() -> None:
-    """Clocks that disagree are believed."""
-    reconciler.clock_abort_reasons = always(())
+    """Clocks that disagree do not abort the run."""
+    run_module.clock_abort_reasons = always(())
 
 
 def no_binding() -> None:
-    """Any database may judge the bucket."""
+    """Any database may scan the bucket."""
     binding.Binding.abort_reasons = always(())
 
 
 def judges_parts_of_others() -> None:
-    """A marker that lies below the root is nobody's."""
+    """A marker below the root is ignored."""
 
     async def check(*_: Any) -> None:
         return None
@@ -170,16 +170,16 @@ def judges_parts_of_others() -> None:
 
 
 def renews_only_what_it_removes() -> None:
-    """A run with nothing to remove leaves the marker as it is."""
+    """A run with nothing to remove does not advance the marker."""
 
     async def advance(*_: Any) -> None:
         return None
 
-    reconciler.advance_binding = advance
+    run_module.advance_binding = advance
 
 
 def no_failing_source() -> None:
-    """A source that fails is a source without rows."""
+    """A source that fails has no rows."""
     original = References._read
 
     async def read(self: Any, *args: Any, **options: Any) -> Any:
@@ -196,33 +196,33 @@ def no_parents() -> None:
     derived.DerivedFrom.parents = always([])
 
 
-def no_spelling() -> None:
-    """A key that is only written otherwise is another key."""
+def no_near_matches() -> None:
+    """A key that is written differently is another key."""
 
     async def find_near_matches(context: Any, state: Any) -> None:
         return None
 
-    reconciler.find_near_matches = find_near_matches
+    run_module.find_near_matches = find_near_matches
 
 
 def no_scope() -> None:
-    """Every key is ours to judge."""
+    """Every key is in scope."""
     compare.KeyScope.__call__ = always(Scope.IN_SCOPE)
     compare.KeyScope.is_all = property(always(True))
 
 
 def rows_go_unjudged() -> None:
-    """A row that was due when it was seen is deleted, whatever it says when it is locked."""
+    """A row that was due at the scan is deleted, whatever its state is when it is locked."""
     sweep._is_still_due = always(True)
 
 
 def uploads_of_rows_go() -> None:
-    """An upload in parts goes although a row waits for it."""
+    """A multipart upload is aborted although a row waits for it."""
     uploads.waits_for = always(False)
 
 
 def uploads_are_not_dated() -> None:
-    """An upload in parts goes although its newest part is young."""
+    """A multipart upload is aborted although its newest part is young."""
     original = uploads._evaluate
 
     def evaluate_upload(context: Any, upload: Any, touched_at: Any, rows: Any, prior: Any) -> Any:
@@ -233,7 +233,7 @@ def uploads_are_not_dated() -> None:
 
 
 def hides_whatever_is_there() -> None:
-    """In a bucket with versions, what a delete marker hides is not compared with what was seen."""
+    """In a bucket with versions, the hidden version is not compared with the object that was seen."""
 
     async def hide(store: Any, seen: Any) -> str:
         await store.delete(seen.key)
@@ -243,7 +243,7 @@ def hides_whatever_is_there() -> None:
 
 
 def destroys_all_versions() -> None:
-    """In a bucket with versions, the end of one version is the end of all."""
+    """In a bucket with versions, all versions are destroyed with one."""
 
     async def purge_version(store: Any, seen: Any) -> Any:
         for version in await versions.versions_of(store, seen.key):
@@ -266,7 +266,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         nothing_is_settled,
         purges_what_is_awaited,
         purges_at_once,
-        no_floors,
+        no_min_rows,
         no_shares,
         no_overlap,
         no_search,
@@ -276,7 +276,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         renews_only_what_it_removes,
         no_failing_source,
         no_parents,
-        no_spelling,
+        no_near_matches,
         no_scope,
         rows_go_unjudged,
         uploads_of_rows_go,
@@ -288,6 +288,6 @@ MUTANTS: dict[str, Callable[[], None]] = {
 
 
 def apply(name: str | None) -> None:
-    """Break this process, if a mutant is named."""
+    """Apply a mutant to this process, if one is named."""
     if name is not None:
         MUTANTS[name]()

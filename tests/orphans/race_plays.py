@@ -1,4 +1,4 @@
-"""What may happen in a race besides a run: a restored backup, a source that is suddenly empty, clocks that are wrong."""
+"""Plays of a race besides a usual run: a restored backup, a source that is suddenly empty, clocks that are wrong."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ OURS = ("run", "partition", "finding", "action", "binding")
 
 
 class Violation(AssertionError):
-    """Something live was lost, or something that must be refused was done."""
+    """Something live was lost, or a run that must abort did not."""
 
 
 @dataclass(frozen=True)
 class Play:
-    """Something that happens, and how often."""
+    """A play, and how often it is chosen."""
 
     of: Callable[[Race], Awaitable[None]]
     weight: int
 
 
 async def usual(race: Race) -> None:
-    """A run, with whatever comes between."""
+    """A run with random interventions."""
     await race.run(race.chance.choice(SPANS), mode=race.chance.choice(MODES))
 
 
 async def attack(race: Race) -> None:
-    """Orphans come of age, and much happens in the very run that removes them."""
+    """Orphans become due, and the application acts in the run that removes them."""
     keys = race.chance.sample(race.keys, race.chance.randrange(4, 12))
     for key in keys:
         await race.act_on(key, "put_orphan")
@@ -52,7 +52,7 @@ async def attack(race: Race) -> None:
 
 
 async def killed(race: Race) -> None:
-    """A run is killed around a move, and rows come for what it had begun to take away."""
+    """A run is killed around a move, and rows come for the objects that it was removing."""
     keys = race.chance.sample(race.keys, 6)
     for key in keys:
         await race.act_on(key, "put_orphan")
@@ -65,7 +65,7 @@ async def killed(race: Race) -> None:
 
 
 async def late(race: Race) -> None:
-    """Rows come for what lies in quarantine, in the run that would destroy it, after that run has healed."""
+    """Rows come for quarantined objects in the run that would destroy them, after that run has restored others."""
     await race.run(8 * DAY, is_calm=True)
     for _ in range(3):
         await race.act("refer")
@@ -76,19 +76,19 @@ async def late(race: Race) -> None:
 
 
 async def emptied(race: Race) -> None:
-    """Somebody empties the table, a run finds it so, and the rows come back."""
+    """The table is empty for several runs, and the rows come back."""
     await without_rows(race, "true", (8 * DAY, 8 * DAY), max_share=1.0)
 
 
 async def halved(race: Race) -> None:
-    """Somebody deletes nearly half of the rows; runs find it so, and the rows come back."""
+    """Nearly half of the rows are missing for several runs, and come back."""
     await without_rows(
         race, "id % 100 < 45 OR key LIKE 'k/0%.anchor'", (MINUTES, 8 * DAY, 8 * DAY), max_share=0.1
     )
 
 
 async def skewed(race: Race) -> None:
-    """The database's clock is wrong by days for a run, before others or behind them, and right again."""
+    """The database's clock is wrong by days for one run, ahead or behind, and right again."""
     if race.chance.random() < 0.7:
         await race.act("put_first")
     before = await _places(race)
@@ -101,7 +101,7 @@ async def skewed(race: Race) -> None:
 
 
 async def restored(race: Race) -> None:
-    """The database is restored from a backup that is older than the bucket; a person brings its rows up to date."""
+    """The database is restored from a backup that is older than the bucket; then its rows are brought up to date."""
     await race.end_zombie()
     if not (await race.run(8 * DAY, is_calm=True)).is_whole:
         return
@@ -117,7 +117,7 @@ async def restored(race: Race) -> None:
 
 async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool) -> None:
     """
-    Restore a backup of a database whose runs may remove; one that a run has followed must be found out.
+    Restore a backup of a database whose runs may remove. If a run came after the backup, runs must abort.
 
     Raises: Violation.
     """
@@ -138,7 +138,7 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
         if is_given_away:
             if outcome.state != "aborted":
                 raise Violation(
-                    f"a database that is older than its bucket must be refused, got {outcome.state}"
+                    f"a run of a database that is older than its bucket must abort, got {outcome.state}"
                 )
             await _must_be_as_before(race, before, "runs of a database that is older than its bucket")
     race.done["restored, and the marker knew" if is_given_away else "restored, and no run since"] += 1
@@ -148,7 +148,7 @@ async def bring_back(race: Race, backup: Mapping[str, str], *, is_followed: bool
 
 
 async def moved_elsewhere(race: Race) -> None:
-    """Another database, which has rows of its own and no ledger, is pointed at the bucket."""
+    """Another database, with its own rows and no ledger, runs over the bucket."""
     await race.end_zombie()
     ledger = await dump(race.world)
     if not await _generation(race.world):
@@ -161,7 +161,7 @@ async def moved_elsewhere(race: Race) -> None:
         outcome = await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE)
         if outcome.state != "aborted":
             raise Violation(
-                f"a database that the bucket is not bound to must be refused, got {outcome.state}"
+                f"a run of a database that the bucket is not bound to must abort, got {outcome.state}"
             )
     await _must_be_as_before(race, before, "runs of another database")
     await load(race.world, ledger)
@@ -169,7 +169,7 @@ async def moved_elsewhere(race: Race) -> None:
 
 
 async def without_rows(race: Race, condition: str, spans: tuple[timedelta, ...], *, max_share: float) -> None:
-    """Let runs find the table without some of its rows, and bring them back. Raises: Violation."""
+    """Run without some rows of the table, and bring them back. Raises: Violation."""
     await race.end_zombie()
     if not (await race.run(MINUTES, is_quiet=True)).is_whole:
         return
@@ -178,9 +178,9 @@ async def without_rows(race: Race, condition: str, spans: tuple[timedelta, ...],
     await race.world.sql(f"DELETE FROM {{schema}}.uploads WHERE {condition}")
     for span in spans:
         await race.run(span, is_quiet=True, is_audited=False, mode=Mode.DELETE, max_share=max_share)
-        await _must_be_as_before(race, before, f"runs that were told of too few rows ({condition})")
+        await _must_be_as_before(race, before, f"runs with too few rows ({condition})")
     await load(race.world, {"uploads": truth["uploads"]})
-    race.app.muddled.update(race.app.orphans)
+    race.app.uncertain.update(race.app.orphans)
     race.app.orphans.clear()
     race.app.taken.clear()
     race.app.awaited.clear()
@@ -194,7 +194,7 @@ def must_be_idle(race: Race, outcome: Any, when: str) -> None:
 
 
 async def _places(race: Race) -> dict[str, str]:
-    """Return where all is that the application relies on."""
+    """Return the place of each object that the application relies on."""
     return {key: await race.app.where(key, data) for key, data in race.app.live.items()}
 
 
@@ -214,7 +214,7 @@ def _tables(world: World) -> list[str]:
 
 
 async def dump(world: World) -> dict[str, str]:
-    """Return all rows of the application and of the reconciler, as a backup has them."""
+    """Return all rows of the application and of the ledger, as in a backup."""
     found = {}
     for table in _tables(world):
         rows = await world.sql(
@@ -225,7 +225,7 @@ async def dump(world: World) -> dict[str, str]:
 
 
 async def load(world: World, dump: Mapping[str, str]) -> None:
-    """Make tables what they were; ids that were given since are given again."""
+    """Restore tables, with their sequences: ids are assigned again."""
     for table, rows in dump.items():
         name = f"{world.schema}.{table}"
         await world.sql(f"DELETE FROM {name}")

@@ -1,7 +1,7 @@
 """
-One short scene for each mutant: what must happen for a forgotten step to cost something live, word for word.
+One short scene for each mutant: the events in which its missing step loses something live.
 
-Luck would find them too, some within seconds and some not in an hour. A scene that nothing is forgotten in must end well.
+A random race finds them too, some within seconds and some not in an hour. Without the mutant, a scene must lose nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from world import DAY
 if TYPE_CHECKING:
     from race import Place, Race
 
-HOURS = timedelta(hours=2)  # older than any object that is not even noted
+HOURS = timedelta(hours=2)  # older than any object that is too young for a finding
 KEY = "k/05"
 SEEN = "SELECT FROM {schema}.millhand_orphan_run WHERE state = 'sweeping'"
 INTENDED = "SELECT FROM {schema}.millhand_orphan_action WHERE state = 'intended'"
@@ -38,7 +38,7 @@ INTENDED = "SELECT FROM {schema}.millhand_orphan_action WHERE state = 'intended'
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What happens, and where: on a directory, in a bucket, or in one that keeps versions."""
+    """The events, and their place: a directory, a bucket, or a bucket that keeps versions."""
 
     of: Callable[[Race], Awaitable[None]]
     where: str = "directory"
@@ -46,7 +46,7 @@ class Scene:
 
 @dataclass(kw_only=True)
 class InTheSweep(Interrupter):
-    """Lets others act once: as soon as a run has seen the whole bucket, or has written down what it will take away."""
+    """Lets others act once: after the scan of a run, or after it has recorded what it will remove."""
 
     interventions: dict[object, list[Callable[[], Awaitable[None]]]] = field(default_factory=dict)  # type: ignore[assignment]
     acts: tuple[Callable[[], Awaitable[None]], ...]
@@ -54,7 +54,7 @@ class InTheSweep(Interrupter):
     when: str = SEEN
 
     async def __call__(self, operation: str) -> None:
-        # A question to a source may be the last before something is destroyed, and whoever comes then comes too late.
+        # Not before a query of a source: it may be the last one before something is destroyed.
         if operation != "fetch" and self.acts and await self.race.world.sql(self.when):
             acts, self.acts = self.acts, ()
             for act in acts:
@@ -63,14 +63,14 @@ class InTheSweep(Interrupter):
 
 
 async def _has_orphan(race: Race) -> None:
-    """Let an orphan come of age; the next run takes it away."""
+    """Make an orphan that the next run removes."""
     await race.act_on(KEY, "put_orphan")
     await race.run(HOURS, is_quiet=True)
     race.world.now += 8 * DAY
 
 
 async def _is_taken(race: Race) -> None:
-    """Let an orphan be taken away."""
+    """Let a run remove an orphan."""
     await _has_orphan(race)
     await race.run(MINUTES, is_quiet=True)
 
@@ -94,7 +94,7 @@ async def young(race: Race) -> None:
 
 
 async def seen_by_a_broken_run(race: Race) -> None:
-    """A run that notes an orphan is killed before its end, and the next one comes when the orphan is old."""
+    """A run that records an orphan is killed before its end, and the next one comes when the orphan is old."""
     for number in range(3, 6):
         key = f"k/{number:02}"
         await race.act_on(key, "put_orphan")
@@ -112,32 +112,32 @@ async def overwritten(race: Race) -> None:
 
 
 async def replaced_in_the_sweep(race: Race) -> None:
-    """Another object is put where a run is about to take one away."""
+    """Another object is put under a key that a run is about to remove."""
     await _has_orphan(race)
     await race.run(MINUTES, is_quiet=True, interrupter=_in_the_sweep(race, "put_first"))
 
 
 async def referred_to_before(race: Race) -> None:
-    """A row comes after the run has seen the whole bucket."""
+    """A row comes after the scan."""
     await _has_orphan(race)
     await race.run(MINUTES, is_quiet=True, interrupter=_in_the_sweep(race, "refer_and_look"))
 
 
 async def referred_to_at_the_move(race: Race) -> None:
-    """A row comes between the last look at the references and the move."""
+    """A row comes between the last read of the references and the move."""
     await _has_orphan(race)
     await race.run(MINUTES, is_quiet=True, interrupter=_at_the_move(race, "refer_and_look"))
 
 
 async def referred_to_after(race: Race) -> None:
-    """A row comes for what lies in quarantine."""
+    """A row comes for an object in quarantine."""
     await _is_taken(race)
     await race.act_on(KEY, "refer")
     await race.run(DAY, is_quiet=True)
 
 
 async def killed_at_the_move(race: Race) -> None:
-    """A run is killed when it has moved an object, and a row comes for it."""
+    """A run is killed after it has moved an object, and a row comes for that."""
     await _has_orphan(race)
     await race.run(MINUTES, is_quiet=True, fatal=("moved", 1))
     await race.act_on(KEY, "refer")
@@ -145,7 +145,7 @@ async def killed_at_the_move(race: Race) -> None:
 
 
 async def referred_to_at_the_end(race: Race) -> None:
-    """A row comes for what lies in quarantine, in the run that would destroy it, after that run has healed."""
+    """A row comes for a quarantined object in the run that would destroy it, after that run has restored others."""
     await _is_taken(race)
     await race.run(8 * DAY, is_quiet=True, interrupter=_in_the_sweep(race, "refer"))
     await race.run(DAY, is_quiet=True)
@@ -160,12 +160,12 @@ async def wrong_clock(race: Race) -> None:
 
 
 async def thinned(race: Race) -> None:
-    """Five of twelve rows are gone, which is no reason for the floor of their source."""
+    """Five of twelve rows are gone, which the guard on row counts allows."""
     await without_rows(race, "key < 'k/05'", (MINUTES, 8 * DAY, 8 * DAY), max_share=0.1)
 
 
 async def of_another_bucket(race: Race) -> None:
-    """All rows name objects of another bucket, as of one whose name was mistaken; then they are right again."""
+    """All rows name objects of another bucket, and then name their own again."""
     await race.run(HOURS, is_quiet=True)
     truth = await dump(race.world)
     await race.world.sql("UPDATE {schema}.uploads SET key = md5(key)")
@@ -176,9 +176,9 @@ async def of_another_bucket(race: Race) -> None:
 
 
 async def named_in_a_note(race: Race) -> None:
-    """An object has no row of its own, and its key stands in the JSON of another row."""
-    race.app.foreign[KEY] = race.app.content(KEY)
-    await race.world.put(KEY, race.app.foreign[KEY])
+    """An object has no row of its own, and its key is in the JSON of another row."""
+    race.app.out_of_scope[KEY] = race.app.content(KEY)
+    await race.world.put(KEY, race.app.out_of_scope[KEY])
     note = json.dumps({"cover": KEY})
     await race.world.sql("UPDATE {schema}.uploads SET note = $1::text::jsonb WHERE key = 'k/00.anchor'", note)
     for span in (HOURS, 8 * DAY):
@@ -186,7 +186,7 @@ async def named_in_a_note(race: Race) -> None:
 
 
 async def another_database(race: Race) -> None:
-    """The bucket is bound, and another database is pointed at it."""
+    """The bucket is bound, and another database runs over it."""
     await _is_taken(race)
     await moved_elsewhere(race)
 
@@ -195,13 +195,13 @@ async def part_of_another(race: Race) -> None:
     """Another database has bound a part of the bucket, and its objects have no rows here."""
     marker = {"bound_at": "a day", "database": "1/2", "generation": 1, "name": "other", "token": "another"}
     await race.world.put("part/.millhand/binding.json", json.dumps(marker).encode())
-    race.app.foreign["part/of another"] = race.app.content("part/of another")
-    await race.world.put("part/of another", race.app.foreign["part/of another"])
+    race.app.out_of_scope["part/of another"] = race.app.content("part/of another")
+    await race.world.put("part/of another", race.app.out_of_scope["part/of another"])
     await _runs_of_a_month(race)
 
 
 async def restored_in_good_order(race: Race) -> None:
-    """The database is restored from a backup that only a run with nothing to remove has followed."""
+    """The database is restored from a backup; the only run since then had nothing to remove."""
     await _is_taken(race)
     for _ in range(2):
         await race.run(8 * DAY, is_quiet=True)
@@ -212,7 +212,7 @@ async def restored_in_good_order(race: Race) -> None:
 
 
 async def broken_in_the_sweep(race: Race) -> None:
-    """A row comes, and from then on its source answers nothing to this run."""
+    """A row comes, and from then on its source fails in this run."""
     await _has_orphan(race)
     hook = _in_the_sweep(race, "refer_and_look")
     hook.when = INTENDED
@@ -227,9 +227,9 @@ async def derived(race: Race) -> None:
     await _runs_of_a_month(race)
 
 
-async def misspelt(race: Race) -> None:
+async def miswritten(race: Race) -> None:
     """A row writes the key of its object in another case."""
-    await race.act_on(KEY, "misspell")
+    await race.act_on(KEY, "miswrite")
     await _runs_of_a_month(race)
 
 
@@ -246,7 +246,7 @@ async def finished_in_the_sweep(race: Race) -> None:
 
 
 async def awaited_parts(race: Race) -> None:
-    """An upload in parts is old, and a young row waits for it."""
+    """A multipart upload is old, and a young row waits for it."""
     await race.act_on(KEY, "begin_loose_parts")
     await race.run(HOURS, is_quiet=True)
     await race.run(5 * DAY, is_quiet=True)
@@ -255,7 +255,7 @@ async def awaited_parts(race: Race) -> None:
 
 
 async def slow_parts(race: Race) -> None:
-    """An upload in parts was begun long ago, and still gets parts."""
+    """A multipart upload was begun long ago, and still gets parts."""
     await race.act_on(KEY, "begin_loose_parts")
     await race.run(HOURS, is_quiet=True)
     race.world.now += 5 * DAY
@@ -268,7 +268,7 @@ async def slow_parts(race: Race) -> None:
 
 
 async def replaced_behind_a_marker(race: Race) -> None:
-    """What was taken away has a new object on top of it when its time in quarantine is over."""
+    """A removed object has a new object on top of it when its time in quarantine is over."""
     await _is_taken(race)
     await race.act_on(KEY, "put_and_adopt")
     await race.run(8 * DAY, is_quiet=True)
@@ -283,7 +283,7 @@ SCENES = {
     "no_binding": Scene(of=another_database),
     "no_clocks": Scene(of=wrong_clock),
     "no_failing_source": Scene(of=broken_in_the_sweep),
-    "no_floors": Scene(of=emptied),
+    "no_min_rows": Scene(of=emptied),
     "no_grace": Scene(of=young),
     "no_look_after": Scene(of=referred_to_at_the_move),
     "no_look_at_all": Scene(of=referred_to_before),
@@ -292,7 +292,7 @@ SCENES = {
     "no_scope": Scene(of=_runs_of_a_month),
     "no_search": Scene(of=named_in_a_note),
     "no_shares": Scene(of=thinned),
-    "no_spelling": Scene(of=misspelt),
+    "no_near_matches": Scene(of=miswritten),
     "nothing_is_healed": Scene(of=referred_to_after),
     "nothing_is_settled": Scene(of=killed_at_the_move),
     "one_sighting": Scene(of=seen_by_a_broken_run),
@@ -308,7 +308,7 @@ SCENES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What became of a scene: `lost` is what the violation says, or None."""
+    """The result of a scene: `lost` is the text of the violation, or None."""
 
     lost: str | None
     seconds: float

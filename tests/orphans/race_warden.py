@@ -1,7 +1,7 @@
 """
-Clears away what a race leaves behind that was killed: its PostgreSQL, its servers and its directory.
+Clean up after a race that was killed: end its PostgreSQL and its servers, and delete its directory.
 
-A race cannot do so itself, so a process in a session of its own waits at a pipe until the race has let go of it.
+A killed race cannot do that itself, so a process in a session of its own waits at a pipe until the race has ended.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from millhand.embedded.process import is_gone, wait_until
 
 @contextlib.contextmanager
 def cleared_away() -> Iterator[Path]:
-    """Yield a directory for everything, temporary ones too; when this process ends, it goes with all that runs in it."""
+    """Yield a directory for everything, temporary files too. It is deleted when this process ends, however it ends."""
     directory = Path(tempfile.mkdtemp(prefix="millhand-race-"))
     directory.chmod(0o755)
-    theirs, _ours = os.pipe()  # ours stays open as long as this process lives, and no child of ours has it
+    theirs, _ours = os.pipe()  # ours stays open while this process lives, and no child has it
     os.posix_spawn(
         sys.executable,
         [sys.executable, __file__, str(directory)],
@@ -41,10 +41,10 @@ def cleared_away() -> Iterator[Path]:
 
 
 def clear_away(directory: Path) -> None:
-    """End what runs in a directory, and remove it."""
+    """End all processes in a directory, and delete it."""
     postgres = directory / "postgres"
     if (postgres / "data" / "postmaster.pid").exists():
-        with embedded_postgres(postgres):  # the last to leave stops it
+        with embedded_postgres(postgres):  # the last user stops it
             pass
     for pid in running_in(directory):
         with contextlib.suppress(ProcessLookupError):
@@ -54,7 +54,7 @@ def clear_away(directory: Path) -> None:
 
 
 def running_in(directory: Path) -> list[int]:
-    """Return the processes whose working directory is below a directory, where the system tells."""
+    """Return the processes whose working directory is below a directory, if /proc shows it."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -64,5 +64,5 @@ def running_in(directory: Path) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.stdin.buffer.read()  # to its end, which is that of the race
+    sys.stdin.buffer.read()  # returns when the race ends
     clear_away(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The one promise: over random worlds, interleavings and kills, nothing live is ever deleted."""
+"""Over random worlds, interleavings and kills, no run deletes anything live."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from millhand.storage import open_store
 KEYS = ("a.b", "a/b", "é")
 MAX_STEPS = 120
 LONG_PLAY = int(os.environ.get("MILLHAND_TEST_LONG_PLAY", "80"))  # plays; 500 take minutes
-# What brings about something to be deleted, and what comes to rely on it in the same moment.
+# Actions that make something due, and actions that start to rely on it at the same moment.
 OFTEN = (*ACTIONS, "put_orphan", "put_orphan", "upload", "refer_and_look", "finish_upload")
 
 
 @dataclass(frozen=True)
 class Act:
-    """The application does something to a key."""
+    """An action of the application on a key."""
 
     action: str
     key: str
@@ -49,7 +49,7 @@ class Act:
 
 @dataclass(frozen=True)
 class Run:
-    """Time passes, then a run; at some of its steps the application acts, a source breaks or the process is killed."""
+    """A run after some time. At some of its steps the application acts, a source fails, or the process is killed."""
 
     after: timedelta
     at_steps: tuple[tuple[Moment, Act | str], ...]
@@ -71,7 +71,7 @@ rounds = st.tuples(st.lists(acts, max_size=5), runs).map(lambda round_: [*round_
 
 
 def attack(key: str, first: tuple[Moment, str], second: tuple[Moment, str]) -> list[Act | Run]:
-    """Have an orphan come of age, and two things happen to it in the run that removes it."""
+    """Make an orphan that is due, and let the application act on it twice in the run that removes it."""
     at_steps = tuple((moment, Act(action, key)) for moment, action in (first, second))
     return [Act("put_orphan", key), Run(8 * DAY, ()), Run(8 * DAY, at_steps)]
 
@@ -86,24 +86,24 @@ attacks = st.builds(attack, st.sampled_from(KEYS), in_the_sweep, in_the_sweep)
 
 
 def young(key: str, spans: list[timedelta]) -> list[Act | Run]:
-    """Have an object wait for its row for less than half a grace, and runs see it in the meantime."""
+    """Let an object wait for its row for less than half a grace, with runs in between."""
     return [Act("put_first", key), *(Run(span, ()) for span in spans), Act("adopt", key), Run(DAY, ())]
 
 
 def late(key: str, moment: Moment) -> list[Act | Run]:
-    """Have a row come for what lies in quarantine, in the run that would destroy it, after that run has healed."""
-    # Something else is there, so that there is a page to be listed.
+    """Let a row come for a quarantined object in the run that would destroy it, after that run has restored others."""
+    # Another object, so that the listing has a page.
     going = [Act("put_and_adopt", f"{key}-live"), Act("put_orphan", key), Run(8 * DAY, ()), Run(8 * DAY, ())]
     return [*going, Run(8 * DAY, ((moment, Act("refer", key)),)), Run(DAY, ()), Act("look", key)]
 
 
 def finishing(key: str, moment: Moment) -> list[Act | Run]:
-    """Have a pending row come of age, and its upload be finished in the run that would remove it."""
+    """Let a pending row become due, and its upload end in the run that would remove it."""
     return [Run(MINUTES, ()), Act("upload", key), Run(8 * DAY, ((moment, Act("finish_upload", key)),))]
 
 
 def moved_and_killed(key: str, moment: Moment) -> list[Act | Run]:
-    """Have a run be killed around the move of an orphan, and a row come for it after."""
+    """Kill a run around the move of an orphan, and let a row come for it after that."""
     going = [Act("put_orphan", key), Run(8 * DAY, ()), Run(8 * DAY, ((moment, "kill"),))]
     return [*going, Act("refer", key), Run(DAY, ()), Act("look", key)]
 
@@ -132,7 +132,7 @@ scripts = st.lists(
 
 
 async def play(world: World, script: list[Act | Run], *, is_clumsy: bool) -> Counter[str]:
-    """Play a script, and after it two quiet runs; fail as soon as something live is lost. Return what was done."""
+    """Play a script and two quiet runs, and return what was done. Fails as soon as something live is lost."""
     app = App(world=world)
     done: Counter[str] = Counter()
     for event in [*script, Run(8 * DAY, ()), Run(8 * DAY, ())]:
@@ -143,12 +143,12 @@ async def play(world: World, script: list[Act | Run], *, is_clumsy: bool) -> Cou
         app.awaited = dict.fromkeys(app.awaited, True)
         is_whole = await run_once(world, app, event, done, is_clumsy=is_clumsy)
         losses = await app.losses(after_run=is_whole)
-        assert losses == {}, f"{losses} after a {'whole' if is_whole else 'broken'} run at {event}"
+        assert losses == {}, f"{losses} after a {'complete' if is_whole else 'broken'} run at {event}"
     return done
 
 
 async def run_once(world: World, app: App, event: Run, done: Counter[str], *, is_clumsy: bool) -> bool:
-    """Reconcile once, with what comes between; False if the run did not come to its end."""
+    """Run once with interventions, and return whether the run ended."""
     interrupter = Interrupter(interventions={})
     for step, what in event.at_steps:
         interrupter.interventions.setdefault(step, []).append(_intervention(app, interrupter, what))
@@ -183,7 +183,7 @@ def _intervention(app: App, interrupter: Interrupter, what: Act | str) -> Callab
 
 
 async def emptied(world: World, directory: Path) -> World:
-    """Return the same application with nothing in it."""
+    """Return the same application, empty."""
     uploads, avatars = world.config.sources
     config = replace(world.config, sources=(replace(uploads, min_rows=0), avatars))
     tables = (
@@ -199,14 +199,20 @@ async def emptied(world: World, directory: Path) -> World:
     return replace(world, config=config, store=store, now=datetime.now(UTC))
 
 
-# Each is lost by a run that leaves out one thing, which the name says; all of them were tried.
+# Each script loses something if a run leaves out the step in its name; all of them were tried.
 KNOWN = {
-    "the same object when it is moved": attack("a/b", (("move", 1), "put_first"), (("moved", 1), "look")),
-    "a look before a move": attack("a/b", (("begin", 1), "adopt"), (("begin", 4), "refer_and_look")),
-    "a look after a move": attack("a/b", (("move", 1), "refer_and_look"), (("moved", 1), "look")),
-    "a look before what is in quarantine ends": late("a/b", ("list", 1)),
+    "a comparison of the object at its move": attack(
+        "a/b", (("move", 1), "put_first"), (("moved", 1), "look")
+    ),
+    "a read of references before a move": attack(
+        "a/b", (("begin", 1), "adopt"), (("begin", 4), "refer_and_look")
+    ),
+    "a read of references after a move": attack(
+        "a/b", (("move", 1), "refer_and_look"), (("moved", 1), "look")
+    ),
+    "a read of references before a purge": late("a/b", ("list", 1)),
     "grace": young("a/b", [DAY, DAY]),
-    "the age of another object": [
+    "a new age for an overwritten object": [
         Act("put_orphan", "a/b"),
         Run(8 * DAY, ()),
         Run(6 * DAY, ()),
@@ -214,16 +220,14 @@ KNOWN = {
         Run(DAY, ()),
         Act("adopt", "a/b"),
     ],
-    "what was interrupted": moved_and_killed("a/b", ("moved", 1)),
-    "a look at a row that is locked": [
-        event for n in range(4, 8) for event in finishing("a/b", ("begin", n))
-    ],
+    "settling interrupted moves": moved_and_killed("a/b", ("moved", 1)),
+    "a second read of a locked row": [event for n in range(4, 8) for event in finishing("a/b", ("begin", n))],
 }
 
 
 @pytest.mark.parametrize("what", KNOWN)
-async def test_nothing_live_is_deleted_for_want_of_(world: World, tmp_path: Path, what: str) -> None:
-    """The plays that a run loses as soon as it forgets one of its steps are won by ours."""
+async def test_nothing_live_is_deleted_without_(world: World, tmp_path: Path, what: str) -> None:
+    """Scripts that lose something without one step of a run lose nothing with it."""
     await play(await emptied(world, tmp_path), KNOWN[what], is_clumsy=False)
 
 
@@ -234,10 +238,10 @@ async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
     world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
 ) -> None:
     """
-    What an application relies on is in its place after every whole run, and never further away than the quarantine.
+    What an application relies on is in its place after every complete run, and at worst in quarantine before.
 
-    It uploads, refers to what it finds, overwrites, renames, deletes and takes back, between any two words of a run to
-    the database and the store; runs are killed, sources break, days pass.
+    It uploads, adds rows for existing objects, overwrites, renames, deletes and undeletes between any two steps of a run;
+    runs are killed, sources fail, days pass.
     """
     await play(await emptied(world, tmp_path), script, is_clumsy=is_clumsy)
 
@@ -249,13 +253,13 @@ async def test_nothing_live_is_deleted_whatever_happens_between_any_two_steps(
 async def test_nothing_live_is_deleted_in_a_long_play(
     world: World, tmp_path: Path, is_clumsy: bool, script: list[Act | Run]
 ) -> None:
-    """The same, played for a minute; MILLHAND_TEST_LONG_PLAY says how often for longer."""
+    """The same holds in longer plays; MILLHAND_TEST_LONG_PLAY sets their number."""
     await play(await emptied(world, tmp_path), script, is_clumsy=is_clumsy)
 
 
 @pytest.mark.slow
 async def test_random_worlds_make_runs_act(world: World, tmp_path: Path) -> None:
-    """The plays are no idle ones: among a few dozen, runs delete, put back, purge, spare, fail and are killed."""
+    """Among a few dozen plays, runs delete, restore, purge, keep, fail and are killed."""
     done: Counter[str] = Counter()
     chance = random.Random(7)  # noqa: S311 - a play, not a secret
 

@@ -1,4 +1,4 @@
-"""The promise once more, as a machine that hypothesis drives: whatever comes after whatever, nothing live is lost."""
+"""Nothing live is lost in any order of events, with a state machine that hypothesis drives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANCHORS = ("anchor/1", "anchor/2", "anchor/3", "anchor/4")
 
 @dataclass(frozen=True)
 class Ground:
-    """Where machines run: the loop belongs to the test, hypothesis runs in a thread beside it."""
+    """Where machines run: the event loop belongs to the test, and hypothesis runs in a thread beside it."""
 
     directory: Path
     loop: asyncio.AbstractEventLoop
@@ -37,7 +37,7 @@ class Ground:
 
 
 class Machine(RuleBasedStateMachine):
-    """An application, its reconciler, and what befalls them."""
+    """An application, its runs, and what happens to them."""
 
     ground: Ground
 
@@ -48,7 +48,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _begin(self) -> None:
         self.world = await emptied(self.ground.world, self.ground.directory)
-        # Rows that are always there, so that the floors have something to stand on.
+        # Rows that always exist, for the guards on row counts.
         uploads, avatars = self.world.config.sources
         self.world.config = replace(self.world.config, sources=(replace(uploads, min_rows=None), avatars))
         self.app = App(world=self.world)
@@ -57,7 +57,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(doings=st.lists(acts, min_size=1, max_size=5))
     def act(self, doings: list[Act]) -> None:
-        """The application does something."""
+        """The application acts."""
         for one in doings:
             self.ground.do(getattr(self.app, one.action)(one.key))
 
@@ -65,7 +65,7 @@ class Machine(RuleBasedStateMachine):
         span=st.sampled_from([DAY / 100, DAY, 8 * DAY, 8 * DAY]), at_steps=st.lists(interventions, max_size=5)
     )
     def run(self, span: Any, at_steps: list[Any]) -> None:
-        """Time passes and a run begins; others come between, a source breaks, the process is killed."""
+        """A run after some time, with actions in between, a source that fails, or a kill."""
         self.ground.do(self._run(Run(span, tuple(at_steps))))
 
     async def _run(self, event: Run) -> None:
@@ -85,7 +85,7 @@ class Machine(RuleBasedStateMachine):
         report = await self._report(
             now=self.world.now + days * DAY, clock=ManualClock(datetime.now(UTC) - days * DAY)
         )
-        # Whoever was killed just now still counts as alive to a clock that is behind.
+        # To a clock that is behind, a run that was just killed is alive.
         assert report.state in ("aborted", "busy")
         assert (report.deleted, report.deleted_rows, report.purged, report.objects) == (0, 0, 0, 0)
         for _ in range(2):
@@ -93,7 +93,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(mode=st.sampled_from([Mode.QUARANTINE, Mode.DELETE]))
     def run_without_rows(self, mode: Mode) -> None:
-        """Somebody empties the table, runs find it so, and the rows come back."""
+        """The table is empty for several runs, and the rows come back."""
         self.ground.do(self._run_without_rows(mode))
 
     async def _run_without_rows(self, mode: Mode) -> None:
@@ -130,7 +130,7 @@ class Machine(RuleBasedStateMachine):
 
 
 async def drive(world: World, directory: Path, *, max_examples: int, steps: int) -> None:
-    """Let hypothesis drive machines on a world, in a thread of its own."""
+    """Let hypothesis drive machines in a world, in its own thread."""
     ground = Ground(directory=directory, loop=asyncio.get_running_loop(), world=world)
     machine = type("OrphanMachine", (Machine,), {"ground": ground})
     chosen = settings(
@@ -142,12 +142,12 @@ async def drive(world: World, directory: Path, *, max_examples: int, steps: int)
     await asyncio.to_thread(run_state_machine_as_test, machine, settings=chosen)
 
 
-async def test_nothing_live_is_lost_whatever_comes_after_whatever(world: World, tmp_path: Path) -> None:
-    """Acts, runs that are disturbed or killed, wrong clocks and emptied tables, in any order: all that is live stays."""
+async def test_nothing_live_is_lost_in_any_order_of_events(world: World, tmp_path: Path) -> None:
+    """Actions, disturbed and killed runs, wrong clocks and empty tables, in any order, lose nothing live."""
     await drive(world, tmp_path, max_examples=2, steps=8)
 
 
 @pytest.mark.slow
 async def test_nothing_live_is_lost_by_long_machines(world: World, tmp_path: Path) -> None:
-    """The same, for long."""
+    """Longer sequences of events lose nothing live."""
     await drive(world, tmp_path, max_examples=20, steps=20)

@@ -1,4 +1,4 @@
-"""The race for a minute, the proof that it would notice each forgotten step of a run, and what is left if it is killed."""
+"""The race for a minute, the mutants that it must notice, and the clean-up after a killed race."""
 
 from __future__ import annotations
 
@@ -18,66 +18,70 @@ from world import World
 
 from millhand.embedded.process import is_gone, wait_until
 
-sys.path.append(str(Path(__file__).parents[1] / "storage"))  # the servers are that room's
+sys.path.append(str(Path(__file__).parents[1] / "storage"))  # the servers are there
 from servers import seaweed
 
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("chaos_orphans.py")
-TIMEOUT_SECONDS = 900.0  # of a machine that is busy with other things
+TIMEOUT_SECONDS = 900.0  # on a busy machine
 
 
-async def race(*words: str) -> tuple[int, str]:
-    """Run the script of the race, and return its exit code and what it said."""
+async def race(*arguments: str) -> tuple[int, str]:
+    """Run the script of the race, and return its exit code and output."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        process = await _begun(*words)
-        said, _ = await process.communicate()
+        process = await _begun(*arguments)
+        output, _ = await process.communicate()
     assert process.returncode is not None
-    return process.returncode, said.decode(errors="replace")
+    return process.returncode, output.decode(errors="replace")
 
 
-async def _begun(*words: str) -> asyncio.subprocess.Process:
+async def _begun(*arguments: str) -> asyncio.subprocess.Process:
     with seaweed():  # or skip, where it is not installed
         pass
     return await asyncio.create_subprocess_exec(
-        sys.executable, str(PROGRAM), *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        sys.executable,
+        str(PROGRAM),
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
 
 
 async def test_nothing_live_is_lost_in_a_race_of_a_minute() -> None:
     """
-    On a directory in four manners and on a real server, with and without versions, all at once: 0 live objects lost.
+    On a directory in four variants and on a real server, with and without versions, no live object is lost.
 
-    Reconcilers in processes of their own are killed and held up; the application acts between any two words of
-    theirs; clocks are wrong, tables empty, the database is restored from an older backup.
+    Processes are killed and held up; the application acts between any two of their calls; clocks are wrong, tables are
+    empty, and the database is restored from an older backup.
     """
-    code, said = await race("--seconds", "60")
+    code, output = await race("--seconds", "60")
 
-    assert code == 0, said
-    assert re.search(r"^violations +0$", said, re.MULTILINE), said
+    assert code == 0, output
+    assert re.search(r"^violations +0$", output, re.MULTILINE), output
     for what in (
         r"[1-9]\d* moved, [1-9]\d* destroyed",
         r"processes +[1-9]\d* killed",
         r"[1-9][\d,]* aborted",
     ):
-        assert re.search(what, said), said
+        assert re.search(what, output), output
 
 
-async def test_a_race_notices_each_step_that_is_forgotten() -> None:
-    """Of each reconciler that is broken on purpose something live is lost in its scene; of the one that is not, nothing."""
-    code, said = await race("--mutants")
+async def test_a_race_notices_each_mutant() -> None:
+    """With each mutant its scene loses something live, and without it nothing."""
+    code, output = await race("--mutants")
 
-    noticed = re.findall(r"^(\w+): noticed in", said, re.MULTILINE)
-    assert (code, sorted(noticed)) == (0, sorted(MUTANTS)), said
+    noticed = re.findall(r"^(\w+): noticed in", output, re.MULTILINE)
+    assert (code, sorted(noticed)) == (0, sorted(MUTANTS)), output
 
 
-def test_each_mutant_has_its_scene() -> None:
-    """Whoever adds something to forget adds what must happen for it to cost something."""
+def test_each_mutant_has_a_scene() -> None:
+    """Every mutant has a scene in which it must lose something."""
     assert sorted(SCENES) == sorted(MUTANTS)
 
 
 async def test_a_race_that_is_killed_leaves_nothing_behind() -> None:
-    """After SIGKILL its PostgreSQL, its server and its reconcilers end by themselves, and its directory is gone."""
+    """After SIGKILL its PostgreSQL, its server and its processes end, and its directory is deleted."""
     process = await _begun("--seconds", "60")
     assert process.stdout is not None
     async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -93,7 +97,7 @@ async def test_a_race_that_is_killed_leaves_nothing_behind() -> None:
 
 
 async def test_the_application_finishes_no_upload_of_another_key(world: World) -> None:
-    """A table that was brought back gives ids again; who remembers a row that is gone must not take another's for it."""
+    """A restored table assigns ids again, so the application finds its row by id and key."""
     app = App(world=world)
     for key in ("k/01", "k/02", "k/03"):
         await app.upload(key)

@@ -1,4 +1,4 @@
-"""A small application with uploads: rows in PostgreSQL, objects in a directory, and a run that compares them."""
+"""A small application with uploads: rows in PostgreSQL, objects in a directory, and runs that compare them."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def uploads_source(schema: str, **changes: Any) -> ReferenceSource:
 
 
 def avatars_source(schema: str) -> ReferenceSource:
-    """A plain list of keys, which is never written to, and may be empty."""
+    """A plain list of keys, which is never changed and may be empty."""
     return ReferenceSource(name="avatars", select=f"SELECT key FROM {schema}.avatars", min_rows=0)
 
 
 @dataclass(kw_only=True)
 class World:
-    """Rows, objects and a clock that is moved by hand; it starts at the real time."""
+    """Rows, objects, and a clock that the test moves; it starts at the real time."""
 
     executor: Executor
     store: ObjectStore
     schema: str
     config: OrphansConfig
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    num_words: int = 0  # of the application, to the database and to the store
+    num_calls: int = 0  # calls of the application, to the database and to the store
 
     async def row(self, key: str, **columns: Any) -> int:
         """Insert a row and return its id."""
@@ -63,12 +63,12 @@ class World:
         names = ", ".join(columns)
         places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
         sql = f"INSERT INTO {self.schema}.uploads ({names}) VALUES ({places}) RETURNING id"
-        self.num_words += 1
+        self.num_calls += 1
         return int((await self.executor.fetch(sql, list(columns.values())))[0]["id"])
 
     async def put(self, key: str, data: bytes | None = None) -> None:
         """Put an object."""
-        self.num_words += 1
+        self.num_calls += 1
         await self.store.put(key, key.encode() if data is None else data)
 
     async def pair(self, *keys: str) -> None:
@@ -79,7 +79,7 @@ class World:
 
     async def sql(self, sql: str, *params: Any) -> list[dict[str, Any]]:
         """Run SQL as the application."""
-        self.num_words += 1
+        self.num_calls += 1
         return await self.executor.fetch(sql.replace("{schema}", self.schema), params)
 
     async def keys(self, prefix: str = "") -> list[str]:
@@ -92,13 +92,13 @@ class World:
         return [row["key"] for row in rows]
 
     async def run(self, *, after: timedelta = timedelta(0), **changes: Any) -> RunReport:
-        """Let time pass, then reconcile; `changes` are of the configuration."""
+        """Let time pass, then run once; `changes` apply to the configuration."""
         self.now += after
         config = replace(self.config, **changes)
         return await reconcile(self.executor, self.store, config, now=self.now)
 
     async def runs(self, *spans: timedelta, **changes: Any) -> RunReport:
-        """Reconcile once after each span and return the last report."""
+        """Run once after each span, and return the last report."""
         report = None
         for span in spans:
             report = await self.run(after=span, **changes)
@@ -107,5 +107,5 @@ class World:
 
 
 def generous(sources: Sequence[ReferenceSource], **changes: Any) -> OrphansConfig:
-    """A configuration for small worlds, where one object is a large share."""
+    """A configuration for small worlds, in which one object is a large share."""
     return OrphansConfig(sources=tuple(sources), mode=Mode.DELETE, max_share=1.0, min_overlap=0.0, **changes)
