@@ -35,6 +35,7 @@ RESCUE_AFTER_DEFAULT = timedelta(hours=1)
 FETCH_COOLDOWN_DEFAULT = timedelta(milliseconds=1)
 
 REINDEXER_SCHEDULE = parse_cron("@daily")  # midnight, UTC
+# Source: River v0.51.2, client.go `ReindexerIndexNamesDefault`.
 REINDEXER_INDEX_NAMES = (
     "river_job_args_index",
     "river_job_kind",

@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from factory import GENEROUS_SECONDS, NOW, qualified
-from millhand.config import Config
+from millhand.config import REINDEXER_INDEX_NAMES, Config
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError
 from millhand.maintenance.reindexer import Reindexer
 from millhand.periodic import NeverSchedule
-from millhand.store.index import JOB_INDEX_NAMES
 from millhand.testing import ManualClock, Probe
 from millhand.worker import NO_TIMEOUT
 
@@ -58,12 +57,12 @@ async def test_reindexer_rebuilds_every_index_of_the_job_table(
     caplog.set_level(logging.INFO)
     before = await filenodes(schema_driver)
 
-    await reindexer(schema_driver, *JOB_INDEX_NAMES).run_once()
+    await reindexer(schema_driver, *REINDEXER_INDEX_NAMES).run_once()
 
     after = await filenodes(schema_driver)
-    assert set(after) == set(before) == set(JOB_INDEX_NAMES)
+    assert set(after) == set(before) == set(REINDEXER_INDEX_NAMES)
     assert not set(after.values()) & set(before.values())
-    assert told(caplog) == [("index rebuilt", name, None) for name in JOB_INDEX_NAMES]
+    assert told(caplog) == [("index rebuilt", name, None) for name in REINDEXER_INDEX_NAMES]
 
 
 @pytest.mark.parametrize("suffix", ["_ccnew", "_ccold", "_ccnew12"])

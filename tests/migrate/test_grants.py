@@ -20,6 +20,7 @@ from factory import GENEROUS_SECONDS
 from millhand import Client, Config, Job, SyncClient, UniqueOpts, Workers, every
 from millhand import InsertOpts as Opts
 from millhand.clock import SystemClock
+from millhand.config import REINDEXER_INDEX_NAMES
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConfigError, DriverError, MigrationError
 from millhand.event import EventKind
@@ -28,7 +29,6 @@ from millhand.periodic import NeverSchedule
 from millhand.schema.grants import Roles, grants_sql
 from millhand.schema.migrator import Migrator
 from millhand.sql import bare, compile_statement, statements
-from millhand.store.index import JOB_INDEX_NAMES
 
 REFUSED_STATE = "42501"
 UNIQUE = Opts(unique=UniqueOpts(by_args=True))
@@ -296,7 +296,7 @@ async def test_leader_that_may_not_rebuild_indexes_says_so_once(
     reindexer = Reindexer(
         driver.pool,
         clock=SystemClock(),
-        index_names=JOB_INDEX_NAMES,
+        index_names=REINDEXER_INDEX_NAMES,
         schedule=NeverSchedule(),
         timeout=timedelta(seconds=GENEROUS_SECONDS),
     )

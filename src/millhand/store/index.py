@@ -8,17 +8,6 @@ from collections.abc import Sequence
 from millhand.errors import ConfigError
 from millhand.store.query import Query, Row, parse_none
 
-# Source: River v0.51.2, client.go `ReindexerIndexNamesDefault`.
-JOB_INDEX_NAMES = (
-    "river_job_args_index",
-    "river_job_kind",
-    "river_job_metadata_index",
-    "river_job_pkey",
-    "river_job_prioritized_fetching_index",
-    "river_job_state_and_finalized_at_index",
-    "river_job_unique_idx",
-)
-
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}")
 
 

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import TypeVar
 
@@ -154,20 +154,17 @@ def transaction_executor(client: Client) -> Executor:
     return driver.pool if tx is None else driver.executor(tx)
 
 
-@contextlib.asynccontextmanager
-async def ensure_override(client: Client, tx: object | None) -> AsyncIterator[None]:
-    """Override `client` with its own clock and `tx`, unless it is overridden with the same `tx` already."""
+async def ensure_override(client: AnyClient, tx: object | None) -> AbstractContextManager[None]:
+    """Return an override of `client` with its own clock and `tx`; none if it has one with the same `tx` already."""
     driver = client._driver  # noqa: SLF001 - as above
     if isinstance(driver, OverrideDriver) and (tx is None or tx is driver.tx):
-        yield
-        return
+        return contextlib.nullcontext()
     clock = client.config.clock
     if isinstance(clock, SystemClock):
         executor = driver.pool if tx is None else driver.executor(tx)
         [row] = await executor.fetch("SELECT clock_timestamp() AS now")
         clock = NotBeforeClock(clock, row["now"])
-    with override_client(client, clock, tx):
-        yield
+    return override_client(client, clock, tx)
 
 
 async def _set_now(copy: Copy, now: datetime) -> AsyncIterable[bytes]:

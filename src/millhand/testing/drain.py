@@ -67,7 +67,7 @@ async def work_one(
         AssertionError: If the job no longer exists after the attempt.
     """
     _require_workers(client)
-    async with ensure_override(client, tx):
+    with await ensure_override(client, tx):
         await _schedule(client)
         return await _work_next(client, queues or None, raise_failures=raise_failures)
 
@@ -101,7 +101,7 @@ async def drain(
     """
     _require_workers(client)
     worked: list[Worked] = []
-    async with ensure_override(client, tx):
+    with await ensure_override(client, tx):
         await _schedule(client)
         while True:
             one = await _work_next(client, queues or None, raise_failures=raise_failures)

@@ -14,7 +14,6 @@ from typing import Any, TypeVar, Unpack
 
 from millhand.args.codec import RawArgs, TypedArgs
 from millhand.client import Client
-from millhand.clock import SystemClock
 from millhand.driver.run_sync import run_sync
 from millhand.errors import ConfigError
 from millhand.insert_opts import InsertOpts
@@ -23,8 +22,8 @@ from millhand.sync_client import SyncClient
 from millhand.testing import inserted, travel
 from millhand.testing.attempt import Worked
 from millhand.testing.calling_thread import CallingThread, CallingThreadDriver, SyncTestClient
-from millhand.testing.client_override import OverrideDriver, override_client
-from millhand.testing.clock import ManualClock, NotBeforeClock
+from millhand.testing.client_override import OverrideDriver, ensure_override, override_client
+from millhand.testing.clock import ManualClock
 from millhand.testing.drain import MAX_JOBS, Counts, Drained
 from millhand.testing.drain import drain as drain_async
 from millhand.testing.drain import work_one as work_one_async
@@ -179,7 +178,7 @@ def time_travel(
 
 def _run(client: SyncClient, tx: object | None, call: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     tx = _open_transaction(client, tx)
-    with _kept_open(tx), _ensure_override(client, tx), CallingThread() as caller:
+    with _kept_open(tx), run_sync(ensure_override(client, tx)), CallingThread() as caller:
         job_client = _job_client(client, caller)
         return caller.run(lambda: call(job_client))
 
@@ -190,22 +189,6 @@ def _job_client(client: SyncClient, caller: CallingThread) -> Client:
     if not isinstance(driver, OverrideDriver):
         raise TypeError(f"client must be overridden, got {driver!r}")
     return SyncTestClient(CallingThreadDriver(driver, caller), client.config)
-
-
-@contextlib.contextmanager
-def _ensure_override(client: SyncClient, tx: object | None) -> Iterator[None]:
-    """Override `client` with its own clock and `tx`, unless it is overridden with the same `tx` already."""
-    driver = client._driver  # noqa: SLF001 - as above
-    if isinstance(driver, OverrideDriver) and (tx is None or tx is driver.tx):
-        yield
-        return
-    clock = client.config.clock
-    if isinstance(clock, SystemClock):
-        executor = driver.pool if tx is None else driver.executor(tx)
-        [row] = run_sync(executor.fetch("SELECT clock_timestamp() AS now"))
-        clock = NotBeforeClock(clock, row["now"])
-    with override_client(client, clock, tx):
-        yield
 
 
 def _open_transaction(client: SyncClient, tx: object | None) -> object | None:

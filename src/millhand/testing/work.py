@@ -47,7 +47,7 @@ async def work(
 
     Source: River v0.51.2, rivertest `ResumableStepAfter, ResumableStepAtCursor`, for the last two parameters.
     """
-    async with ensure_override(client, tx):
+    with await ensure_override(client, tx):
         inserted = await client.insert(args, opts)
         if inserted.unique_skipped_as_duplicate:
             raise AssertionError(
@@ -62,7 +62,7 @@ async def work_again(client: Client, job: JobRow, *, tx: object | None = None) -
 
     The parameters are those of `work`. Raises: AssertionError if the job no longer exists after the attempt.
     """
-    async with ensure_override(client, tx):
+    with await ensure_override(client, tx):
         return await _work(client, job, {})
 
 
