@@ -1,13 +1,13 @@
 """
-Millhand, River in Go and in Rust, and the Python peers, side by side on one server in one run.
+Measure Millhand, River in Go and Rust, and Python job systems on one server in one run.
 
     python benchmarks/bench_peers.py --write docs/reference/benchmark_results.md
 
-In each round every system is measured once, in turn, in a database of its own that was made for it; only what idles
-does so side by side, each in a database of its own, for its cost is counted by process and by database. `peers/plan.py`
-has the settings, `peers/harness.py` what is measured. Before the rounds that count each system works a few jobs.
-Results go to a file line by line, so that a run that was cut off can go on (`--go-on`), and the tables and the plot are
-made of that file.
+In each round every system is measured once, in turn, in a new database. Only idle systems run side by side, because
+their cost is counted by process and by database. `peers/plan.py` has the settings, `peers/harness.py` the
+measurements. Before the first round each system works a few jobs that do not count.
+Results are written to a file line by line, so that `--go-on` can continue an interrupted run; the tables and the plot
+come from that file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from report import write_report  # noqa: E402
 from millhand.embedded import embedded_postgres  # noqa: E402
 
 LIMIT_SECONDS = 1_200.0
-# A worker of each system, and the databases with a million rows.
+# The parts of the warm-up: a worker of each system, and the databases with a million rows.
 WARM_UP_PARTS = {"drain", "scenes"}
 PARTS = ("insert", "drain", "pickup", "imports", "idle", "scenes", "waiting", "long")
 DATABASE = "bench"
@@ -66,7 +66,7 @@ MOST_ROWS_QUICK = {"finished": 3_000, "waiting": 3_000}
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement of a round: of what, under which title its figures are kept, and what the harness is told."""
+    """One measurement: its system, the title of its figures, and the order for the harness."""
 
     variant: Variant
     title: str
@@ -74,7 +74,7 @@ class Task:
 
 
 def tasks(options: argparse.Namespace, number: int) -> Iterator[list[Task]]:
-    """Yield what a round measures; what comes together is measured side by side."""
+    """Yield the measurements of a round; those of one list run side by side."""
     only = set(options.only) & (WARM_UP_PARTS if number == 0 and options.rounds else set(PARTS))
     for variant in VARIANTS:
         for what in variant.what:
@@ -100,18 +100,18 @@ def _order(variant: Variant, what: str) -> dict[str, Any]:
 
 
 def shortened(order: dict[str, Any], *, with_rows: bool) -> dict[str, Any]:
-    """Make an order that is done at once, and whose figures mean nothing."""
+    """Return a small order for a trial run, whose figures mean nothing."""
     most = MOST_QUICK | (MOST_ROWS_QUICK if with_rows else {})
     return {name: min(value, most.get(name, value)) for name, value in order.items()}
 
 
 def what_of(title: str) -> str:
-    """Return what the harness calls it."""
+    """Return the harness's name of a measurement."""
     return next((what for what in ("insert", "pickup", "imports", "idle") if title.startswith(what)), "drain")
 
 
 class Bench:
-    """What is measured on this machine, where, and the file that keeps the results."""
+    """A run of measurements on this machine, and the file of its results."""
 
     def __init__(self, options: argparse.Namespace, found: Found, places: dict[str, str]) -> None:
         self._done = {(line["name"], line["title"], line["round"]) for line in read(options.results)}
@@ -120,21 +120,19 @@ class Bench:
         self._places = places
 
     def rounds(self) -> None:
-        """Measure round by round, the first for nothing; begin none that would not end in time."""
+        """Measure round by round after a warm-up; start only rounds that can end in time."""
         ends_at = time.monotonic() + self._options.minutes * 60.0
         longest = 0.0
         for number in range(self._options.rounds + 1):
             began = time.monotonic()
             if number and began + longest > ends_at:
-                tell(
-                    f"round {number} would not end within {self._options.minutes:g} minutes and is not begun"
-                )
+                log(f"round {number} cannot end within {self._options.minutes:g} minutes and is skipped")
                 return
             self.round(number)
             longest = max(longest, time.monotonic() - began if number else 0.0)
 
     def round(self, number: int) -> None:
-        """Measure everything once that has not been measured in this round."""
+        """Measure everything that this round still lacks."""
         began = time.monotonic()
         seconds: dict[str, float] = {}
         for together in tasks(self._options, number):
@@ -143,7 +141,7 @@ class Bench:
                 self._measure_all(number, [task for task in together if self._is_due(number, task)])
             seconds[part] = seconds.get(part, 0.0) + time.monotonic() - part_began
         parts = ", ".join(f"{part} {spent:.0f}" for part, spent in seconds.items())
-        tell(f"round {number} took {time.monotonic() - began:.0f} s: {parts}")
+        log(f"round {number} took {time.monotonic() - began:.0f} s: {parts}")
 
     def _is_due(self, number: int, task: Task) -> bool:
         name, wanted = task.variant.name, self._options.systems
@@ -165,7 +163,7 @@ class Bench:
     def _measure(
         self, number: int, task: Task, places: dict[str, str]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Measure once in a process of its own; a failure is a result as well."""
+        """Measure once in a process of its own; a failure is a result too."""
         is_quick = self._options.quick or number == 0
         order = shortened(task.order, with_rows=self._options.quick) if is_quick else task.order
         variant = task.variant
@@ -188,7 +186,7 @@ class Bench:
         except subprocess.TimeoutExpired:
             return order, {"error": f"no end within {LIMIT_SECONDS:g} s"}
         if done.returncode:
-            return order, {"error": done.stderr.strip()[-600:] or f"ended with {done.returncode}"}
+            return order, {"error": done.stderr.strip()[-600:] or f"exit code {done.returncode}"}
         figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return order, figures
 
@@ -207,11 +205,11 @@ class Bench:
             name: f"{value['rate_reached']:.0f}/s" if isinstance(value, dict) else value
             for name, value in figures.items()
         }
-        tell(f"round {number}: {task.variant.name}: {task.title}: {shown}")
+        log(f"round {number}: {task.variant.name}: {task.title}: {shown}")
 
 
 def _apart(places: dict[str, str], number: int) -> dict[str, str]:
-    """Return places of their own for one of several that are measured side by side."""
+    """Return separate databases for one of several systems that run side by side."""
     if not number:
         return places
     paths = {"BENCH_DATABASE": f"/{DATABASE}_{number}", "BENCH_REDIS": f"/{number}"}
@@ -220,10 +218,10 @@ def _apart(places: dict[str, str], number: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def servers(with_redis: bool) -> Iterator[dict[str, str]]:
-    """A PostgreSQL with its default settings, and a Redis that writes its log to the disk once a second."""
+    """Start a PostgreSQL with default settings, and a Redis that syncs its log once a second."""
     with tempfile.TemporaryDirectory(prefix="millhand-peers-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
-        directory.chmod(0o755)  # the user that a root's server runs as has to enter it
+        directory.chmod(0o755)  # a server that root starts runs as another user
         server = stack.enter_context(embedded_postgres(directory / "postgres"))
         places = {"BENCH_DATABASE": urlsplit(server.url)._replace(path=f"/{DATABASE}").geturl()}
         if with_redis:
@@ -257,7 +255,7 @@ def run(options: argparse.Namespace) -> None:
         else {}
     )
     for system, reason in found.missing.items():
-        tell(f"{system} is not measured: {reason}")
+        log(f"{system} is not measured: {reason}")
     with servers(has_redis) as places:
         known = {"versions": versions(found), "missing": found.missing, "servers": _servers_versions(places)}
         options.versions.write_text(json.dumps(known))
@@ -277,7 +275,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def tell(what: str) -> None:
+def log(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 

@@ -290,7 +290,7 @@ def section(results: Results) -> str:
 
 
 def spread(values: Sequence[float], written: str) -> str:
-    """Return the median, and from where to where the values went."""
+    """Return the median and the range."""
     middle, least, most = (
         written.format(one) for one in (statistics.median(values), min(values), max(values))
     )
@@ -334,7 +334,7 @@ def main() -> None:
     options = parsed_options()
     os.environ.update(CREDENTIALS)
     with tempfile.TemporaryDirectory(prefix="millhand-bench-") as directory:
-        Path(directory).chmod(0o755)  # the user that a root's server runs as has to enter it
+        Path(directory).chmod(0o755)  # a server that root starts runs as another user
         with embedded_postgres(Path(directory)) as server:
             results = []
             for place in scenes(options):

@@ -1,4 +1,4 @@
-"""The database of a measurement: new and empty, or a copy of one that holds a million rows and is made once a run."""
+"""Create the database of a measurement: empty, or a copy of one with a million rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def redis_url() -> str:
 
 
 async def make(system: System, order: Order) -> None:
-    """Make the database of a measurement, with tables and, where the order says so, with rows beside."""
+    """Create the database of a measurement with its tables and the ordered rows."""
     if system.is_on_redis:
         import redis  # noqa: PLC0415
 
@@ -44,7 +44,7 @@ def drop() -> None:
 
 
 def settle(system: System) -> None:
-    """Give every drain the same beginning: fresh statistics, and nothing to be flushed."""
+    """Refresh the statistics and flush everything, so that all drains start alike."""
     if not system.is_on_redis:
         _do("VACUUM (ANALYZE)", "CHECKPOINT", url=database_url())
 
@@ -54,7 +54,7 @@ def wal_bytes(system: System) -> int:
 
 
 def transactions(system: System) -> int:
-    """Return how many transactions ended in the database so far."""
+    """Return the number of finished transactions in the database."""
     if system.is_on_redis:
         return 0
     return int(ask(f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{_name()}'"))
@@ -62,7 +62,7 @@ def transactions(system: System) -> int:
 
 @contextlib.contextmanager
 def without_autovacuum() -> Iterator[None]:
-    """Have nobody but the systems that are measured make transactions in their databases."""
+    """Turn autovacuum off, so that only the measured systems make transactions."""
     try:
         _do("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
         yield
@@ -71,13 +71,13 @@ def without_autovacuum() -> Iterator[None]:
 
 
 def ask(sql: str) -> Any:  # noqa: ANN401 - one value
-    """Ask the server for one value, beside the database that is measured."""
+    """Query one value through another database."""
     with _connected(_beside()) as connection:
         return connection.execute(sql).fetchone()[0]
 
 
 async def _make_template(system: System, order: Order, template: str) -> None:
-    # Under another name until it is whole: a run that was cut off leaves none that is not.
+    # Under another name until it is complete, in case the run is interrupted.
     _make_empty(_name())
     await system.set_up()
     for num_rows, sql in ((order.finished, system.history_sql), (order.waiting, system.backlog_sql)):

@@ -1,4 +1,4 @@
-"""What peers need, each in an environment of its own under `.bench/`; made once, and again when its lock changes."""
+"""Create the environments of the peers under `.bench/`, and recreate them when their locks change."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 KEPT = PROJECT / ".bench"
 
-PYTHON_OF = {"arq": "arq", "oban": "oban"}  # whose environment is not the common one
+PYTHON_OF = {"arq": "arq", "oban": "oban"}  # systems with an environment of their own
 OURS = (
     "baseline",
     "millhand",
     "river",
     "river_rust",
-)  # which are asked by Millhand's own client what is left
+)  # systems whose queue Millhand's client reads
 VERSIONS = (
     "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
 )
@@ -31,7 +31,7 @@ VERSIONS = (
 
 @dataclass(frozen=True)
 class Found:
-    """What can be measured on this machine: a Python by system, other programs, and why the rest cannot."""
+    """The systems that this machine can measure: a Python for each, other programs, and the reasons for missing ones."""
 
     pythons: dict[str, str]
     programs: dict[str, str]
@@ -39,7 +39,7 @@ class Found:
 
 
 def prepared(systems: list[str]) -> Found:
-    """Make what is missing, and say what cannot be made and why."""
+    """Create missing environments, and collect the reasons for those that fail."""
     found = Found({}, {}, {})
     builders = {"river": _built_go, "river_rust": built_rust}
     for system in dict.fromkeys(systems):
@@ -59,7 +59,7 @@ def prepared(systems: list[str]) -> Found:
 
 
 def versions(found: Found) -> dict[str, dict[str, str]]:
-    """Return what is installed for each system, from Python or Go or Rust on."""
+    """Return the installed versions for each system."""
     said = {system: _installed(python) for system, python in found.pythons.items()}
     for system, ask in (("river", _go_versions), ("river_rust", rust_versions)):
         if system in found.programs:

@@ -1,12 +1,11 @@
 """
-One system, one measurement: what every `system_*.py` beside this file shares.
+Measure one system once; every `system_*.py` uses this module.
 
     PYTHON system_NAME.py measure '{"what": "drain", "jobs": 20000, …}'    # prints one line of JSON
     PYTHON system_NAME.py work                                             # the worker, until SIGTERM
 
-Each system lives in an environment of its own, so nothing is imported here but the standard library and psycopg. A job's
-only work is to note CLOCK_MONOTONIC in a file that is mapped into memory by all processes: when it was begun is known
-without sending anything through the queue that is measured.
+Each system has an environment of its own, so this module imports only the standard library and psycopg. A job only
+records CLOCK_MONOTONIC in a file that all processes map into memory, the board: the measured queue carries nothing extra.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Failed(Exception):
-    """A measurement that has no figure; the text says why."""
+    """A measurement failed; the text has the reason."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be measured."""
+    """The order of a measurement."""
 
     what: str
     jobs: int = 0
@@ -67,7 +66,7 @@ class Order:
 
 
 class Board:
-    """When each job was begun, in nanoseconds of the monotonic clock; 0 is for never."""
+    """The start of each job in nanoseconds of the monotonic clock; 0 means never."""
 
     def __init__(self, path: str) -> None:
         with open(path, "r+b") as file:  # noqa: PTH123 - a number of modes is all that is needed
@@ -76,7 +75,7 @@ class Board:
         self.slots = memoryview(self._map).cast("q")
 
     def begun(self, num: int) -> int:
-        """Count the jobs of the first `num` that were begun."""
+        """Count the started jobs among the first `num`."""
         return num - sum(1 for at in self.slots[:num] if not at)
 
 
@@ -91,7 +90,7 @@ _marks: list[memoryview] = []
 
 
 def mark(n: int) -> None:
-    """What each job does. A job that is begun twice shows in its slot's lowest bit."""
+    """Record a start; a second start sets the lowest bit of the slot."""
     if not _marks:
         _marks.append(Board(os.environ["BENCH_BOARD"]).slots)
     slots, now = _marks[0], time.monotonic_ns() & ~1
@@ -99,7 +98,7 @@ def mark(n: int) -> None:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run on uvloop where the settings say so and it is there, on asyncio otherwise."""
+    """Run on uvloop if the settings ask for it and it is installed, otherwise on asyncio."""
     if settings().get("uvloop"):
         import uvloop  # noqa: PLC0415 - not in each environment
 
@@ -115,7 +114,7 @@ def settings() -> dict[str, Any]:
 
 
 class System:
-    """A queue: how it is set up, filled and worked. Coroutines are called in one event loop."""
+    """A job system: how its queue is set up, filled and worked. Coroutines run in one event loop."""
 
     name = ""
     imports = ""
@@ -123,14 +122,14 @@ class System:
 
     @property
     def tables(self) -> str:
-        """Return whose tables these are: systems of one name may be given copies of one database."""
+        """Return the name of the tables; systems of one name may share a database."""
         return self.name
 
     async def set_up(self) -> None:
-        """Make tables in a database that is empty."""
+        """Create the tables in an empty database."""
 
     async def open(self) -> None:
-        """Open the side that inserts."""
+        """Open the inserter."""
 
     async def close(self) -> None:
         """Close it."""
@@ -141,15 +140,15 @@ class System:
     async def insert_many(self, numbers: range) -> None:
         raise NotImplementedError
 
-    insert_copy: Callable[[range], Awaitable[None]] | None = None  # where a system knows COPY as well
+    insert_copy: Callable[[range], Awaitable[None]] | None = None  # for systems with COPY
 
     async def insert_each(self, numbers: range) -> None:
-        """Insert one by one, each when the last has returned."""
+        """Insert jobs one after the other."""
         for n in numbers:
             await self.insert(n)
 
     async def insert_at_rate(self, numbers: range, rate: float) -> list[int]:
-        """Insert each at its instant, whether the last has returned or not; return when each had returned."""
+        """Insert each job at its own instant; return when each insert returned."""
         returned = [0] * len(numbers)
         began = time.perf_counter()
 
@@ -163,7 +162,7 @@ class System:
         return returned
 
     async def count_left(self) -> int:
-        """Return how many jobs are not durably finished, but for a backlog's; any number but 0 will do for some."""
+        """Return the number of unfinished jobs, without the backlog; a system may return any number above 0."""
         raise NotImplementedError
 
     async def audit(self, num_jobs: int) -> None:
@@ -174,11 +173,11 @@ class System:
         """
 
     def history_sql(self, num_rows: int) -> str | None:
-        """Return what makes rows of finished jobs."""
+        """Return the SQL that creates rows of finished jobs."""
         return None
 
     def backlog_sql(self, num_rows: int) -> str | None:
-        """Return what makes rows of waiting jobs that come after those that are measured."""
+        """Return the SQL that creates rows of jobs that wait behind the measured ones."""
         return None
 
     def work(self) -> None:
@@ -186,7 +185,7 @@ class System:
         raise NotImplementedError
 
     def command(self) -> list[str]:
-        """Return what starts a worker."""
+        """Return the command that starts a worker."""
         return [sys.executable, str(Path(sys.argv[0]).resolve()), "work"]
 
 
@@ -198,7 +197,7 @@ async def stopped() -> None:
 
 
 class Workers:
-    """So many processes of a system's worker."""
+    """The worker processes of a system."""
 
     def __init__(self, system: System, board: Board, order: Order) -> None:
         environment = {**os.environ, "BENCH_BOARD": board.path, "BENCH_SETTINGS": json.dumps(order.settings)}
@@ -212,7 +211,7 @@ class Workers:
         ]
 
     def check(self) -> None:
-        """Raise Failed if one has ended."""
+        """Raise Failed if a process has exited."""
         for process in self._processes:
             if process.poll() is not None:
                 raise Failed(f"worker ended with {process.returncode}: {self.said()}")
@@ -222,11 +221,11 @@ class Workers:
         return self._log.read().decode(errors="replace")[-2_000:]
 
     def cpu_seconds(self) -> float:
-        """User's and system's time of all of them and of what they have started."""
+        """The user and system time of all processes and their children."""
         return sum(_cpu_seconds(pid) for pid in self._pids())
 
     def memory_mib(self) -> float:
-        """The most that they had, each by itself, together, without what they have written on of the board."""
+        """The sum of the processes' peak memory, without the board."""
         return (
             sum(_status_kib(pid, "VmHWM") - _mapped_kib(pid, self._board.path) for pid in self._pids()) / 1024
         )
@@ -242,7 +241,7 @@ class Workers:
                 process.kill()
                 process.wait()
         for pid, at in begun.items():
-            # What has ended has left its number to others.
+            # The id of an exited process may belong to another one.
             if at is not None and _begun_at(pid) == at:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -259,7 +258,7 @@ class Workers:
 
 
 def _begun_at(pid: int) -> str | None:
-    """Return when a process was begun, as the system counts; None if it is gone."""
+    """Return the start time of a process as the system counts, or None."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -283,7 +282,7 @@ def _status_kib(pid: int, name: str) -> int:
 
 
 def _mapped_kib(pid: int, path: str) -> int:
-    """Return how much of a file, mapped into a process, is in memory: 8 MiB of the board after a million jobs."""
+    """Return how much of a mapped file is in memory: 8 MiB of the board after a million jobs."""
     try:
         lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
     except OSError:
@@ -306,7 +305,7 @@ async def _until(holds: Callable[[], Awaitable[bool]], seconds: float, workers: 
 
 
 async def _begun(board: Board, num: int, workers: Workers, seconds: float = DRAIN_SECONDS) -> None:
-    """Wait until each of `num` jobs was begun."""
+    """Wait until `num` jobs have started."""
     at = 0
 
     async def are_all() -> bool:
@@ -319,7 +318,7 @@ async def _begun(board: Board, num: int, workers: Workers, seconds: float = DRAI
 
 
 async def measure_insert(system: System, _board: Board, order: Order) -> dict[str, float]:
-    """One by one, each when the last has returned; then in batches."""
+    """Insert one by one, then in batches."""
     await system.insert_each(range(WARM_UP))
     began = time.perf_counter()
     await system.insert_each(range(order.jobs))
@@ -340,7 +339,7 @@ async def _insert_bulk(insert: Callable[[range], Awaitable[None]], num_jobs: int
 
 
 async def measure_imports(system: System, _board: Board, _order: Order) -> dict[str, float]:
-    """How long a new interpreter takes to import what a program of the system's imports."""
+    """Measure the import time of the system's programs in a new interpreter."""
     words = f"import time; began = time.perf_counter(); {system.imports}; print(time.perf_counter() - began)"
 
     def said() -> float:
@@ -352,13 +351,13 @@ async def measure_imports(system: System, _board: Board, _order: Order) -> dict[
 
 
 async def measure_drain(system: System, board: Board, order: Order) -> dict[str, float]:
-    """Insert in bulk, settle, start workers: from the first begin to the durable end of the last."""
+    """Insert in bulk, then start workers; measure from the first start to the last durable completion."""
     await _insert_bulk(system.insert_many, order.jobs)
     await asyncio.to_thread(databases.settle, system)
     wal = await asyncio.to_thread(databases.wal_bytes, system)
     workers = Workers(system, board, order)
     try:
-        # What the start of a process costs is not what a job costs.
+        # The cost of a process start is not part of a job's cost.
         await _begun(board, 1, workers, START_SECONDS)
         started_cpu_seconds = workers.cpu_seconds()
         await _begun(board, order.jobs, workers)
@@ -389,7 +388,7 @@ async def measure_drain(system: System, board: Board, order: Order) -> dict[str,
 
 
 async def measure_pickup(system: System, board: Board, order: Order) -> dict[str, Any]:
-    """Insert at one rate after the other, while a worker has nothing else to do."""
+    """Insert at one rate after the other for an idle worker."""
     workers = Workers(system, board, order)
     figures = {}
     try:
@@ -419,7 +418,7 @@ def _pickup(begun: list[int], returned: list[int]) -> dict[str, Any]:
 
 
 async def measure_idle(system: System, board: Board, order: Order) -> dict[str, float]:
-    """What a worker with nothing to do costs the database, and the machine."""
+    """Measure the cost of an idle worker for the database and the machine."""
     await system.insert(0)
     await system.close()
     workers = Workers(system, board, order)
@@ -452,7 +451,7 @@ MEASURES: dict[str, Callable[[System, Board, Order], Awaitable[dict[str, Any]]]]
 
 
 async def measure(system: System, order: Order) -> dict[str, Any]:
-    """Measure once, in a database that was made for it."""
+    """Measure once in a new database."""
     await databases.make(system, order)
     await system.open()
     try:
@@ -461,11 +460,11 @@ async def measure(system: System, order: Order) -> dict[str, Any]:
     finally:
         await system.close()
         if order.what == "idle" and not system.is_on_redis:
-            databases.drop()  # there is one for each system
+            databases.drop()  # each system has its own
 
 
 def main(system: System) -> None:
-    """Do as the command line says."""
+    """Run the command line."""
     if sys.argv[1] == "work":
         system.work()
         return

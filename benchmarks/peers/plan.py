@@ -1,8 +1,8 @@
 """
-What is measured of whom.
+The systems and their settings, fixed before the first measurement.
 
-Settings are fixed here, before anything is counted: each system with its defaults, and with what its own documentation
-recommends for throughput. SOURCES says where that stands; where it names no number, a few were tried once: PROBES.
+Each system runs with its defaults and with the settings that its documentation recommends for throughput. SOURCES has the
+links; where a documentation names no number, PROBES has the ones we tried.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FURTHER = "tuned further"
 
 @dataclass(frozen=True)
 class Variant:
-    """One system with one set of settings. `jobs` are those of a drain, some seconds' worth."""
+    """One system with one set of settings. `jobs` is the number of jobs of a drain, some seconds of work."""
 
     system: str
     kind: str
@@ -31,8 +31,8 @@ class Variant:
         return f"{self.system}, {self.kind}"
 
 
-# Inserts, pickup and idle cost are looked at with the settings that a system has by itself, but for those of which the
-# settings for throughput are said to matter for latency as well.
+# Inserts, pickup and idle cost are measured with default settings, except for systems whose throughput settings also
+# affect latency.
 ALL = ("insert", "drain", "pickup", "idle")
 EVENT_LOOP = {"uvloop": True}
 
@@ -89,7 +89,7 @@ VARIANTS = (
     ),
 )
 
-# Looked at once a round as well, of those that say most. The million rows are made once a run, in a database that is copied.
+# Also measured once a round, for selected systems. The million rows are created once per run, in a database that is copied.
 SCENES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one million finished rows beside", {"finished": 1_000_000}),
     ("one million waiting rows behind", {"waiting": 1_000_000}),
@@ -120,19 +120,19 @@ WAITING = (
     ),
 )
 
-# Looked at once, in the first round: what a long drain leaves in memory.
+# Measured once, in the first round: the memory after a long drain.
 LONG_TITLE = "one million jobs"
 LONG = Variant("millhand", DEFAULTS, 1_000_000)
 
 RATES = (50.0, 500.0)
 MORE_RATES = (10.0, 200.0, 1_000.0)
 PICKUP_SECONDS = 4.0
-# What a worker does in its first minute is not what it does at rest; and a backend that has nothing to do may keep what it
-# counted for itself for ten seconds. PostgreSQL, pgstat.c.
+# A worker is not at rest in its first minute, and an idle backend may hold back its
+# statistics for ten seconds. PostgreSQL, pgstat.c.
 IDLE_REST_SECONDS = 75.0
 NUM_INSERTS = 1_000
 
-# Whose versions are shown.
+# The packages whose versions are shown.
 PACKAGES = {
     "millhand": ("Python", "millhand", "asyncpg"),
     "baseline": ("Python", "asyncpg"),

@@ -1,4 +1,4 @@
-"""The drains as bars, on a ground of their own, so that they can be read on a page that is light or dark."""
+"""Draw the drains as bars on a background of their own, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INK, PALE = "#222", "#ddd"
 
 
 def write_plot(lines: Sequence[Line], path: Path) -> None:
-    """Draw the drains, each a bar to its median and a line from its least to its greatest."""
+    """Draw each drain as a bar to its median and a line from minimum to maximum."""
     results = Results(lines)
     found = [
         (variant.system, titled(variant.name), list(values))
@@ -29,7 +29,7 @@ def write_plot(lines: Sequence[Line], path: Path) -> None:
 
 
 def drawn(bars: Sequence[tuple[str, str, Sequence[float]]]) -> str:
-    """Return the picture of bars, each a system, a title and its values."""
+    """Return the picture of the bars; each has a system, a title and values."""
     most = max(max(values) for _, _, values in bars)
     width, height = LEFT + WIDTH + 80, STEP * len(bars) + 44
     parts = [

@@ -1,4 +1,4 @@
-"""The tables of a run's results. A ratio is taken round by round, and no one is called faster whose range overlaps."""
+"""Write the tables of a run's results. Ratios are taken round by round, and overlapping ranges make no claim."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ MINE = {kind: f"millhand, {kind}" for kind in (DEFAULTS, TUNED)}
 
 
 def titled(name: str) -> str:
-    """Mark what is less durable."""
+    """Mark a system that is less durable."""
     return f"{name} ¹" if name.partition(",")[0] in ON_REDIS else name
 
 
 def against(results: Results) -> str:
-    """Return what is asked first: the drains in proportion to Millhand's."""
+    """Return the summary: the drains relative to Millhand's."""
     rows = []
     for name in NAMES:
         for mine in _mine_beside(name):
@@ -58,7 +58,7 @@ def against(results: Results) -> str:
 
 
 def _mine_beside(name: str) -> list[str]:
-    """Return which of ours is to be compared with one of theirs: defaults with defaults, tuned with tuned."""
+    """Return our variant to compare with a peer's: defaults with defaults, tuned with tuned."""
     system, _, kind = name.partition(", ")
     if system == "millhand":
         return []
@@ -68,7 +68,7 @@ def _mine_beside(name: str) -> list[str]:
 
 
 def against_at_rest(results: Results) -> str:
-    """Return inserts and latencies in proportion to those of Millhand with its defaults."""
+    """Return inserts and latencies relative to Millhand with defaults."""
     mine, rows = MINE[DEFAULTS], []
     for name in NAMES:
         cells = [
@@ -202,7 +202,7 @@ def _failure(line: Line) -> str:
 
 
 def settings(known: dict[str, Any]) -> str:
-    """Return versions, settings and where these come from, system by system."""
+    """Return versions, settings and their sources by system."""
     rows = []
     for system, source in SOURCES.items():
         if system in known["versions"]:
@@ -243,7 +243,7 @@ def _processor() -> str:
 
 
 def write_report(lines: Sequence[Line], known: dict[str, Any], path: Path | None) -> str:
-    """Return all tables, and put them between the marks of a document."""
+    """Return all tables, and write them between the marks of a document."""
     results = Results(lines)
     tables = [
         targets(results),

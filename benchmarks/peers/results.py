@@ -1,4 +1,4 @@
-"""The figures of a run, and what may be said of them: ratios round by round, and nothing where ranges overlap."""
+"""The figures of a run, and their ratios; overlapping ranges make no claim."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Results:
         self.load = max((line["load"] for line in lines), default=0.0)
 
     def values(self, name: str, title: str, figure: str) -> ByRound:
-        """Return one figure by round; empty where there is none."""
+        """Return one figure by round."""
         found = self._by.get((name, title), {})
         return {number: figures[figure] for number, figures in sorted(found.items()) if figure in figures}
 
@@ -52,13 +52,13 @@ class Results:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that such a share of the others is not above."""
+    """Return the value that `share` of all values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def spread(values: Collection[float], written: str) -> str:
-    """Return the median, and from where to where the values went."""
+    """Return the median and the range."""
     if not values:
         return NONE
     middle, least, most = (
@@ -73,12 +73,12 @@ def ratios(mine: Mapping[int, float], theirs: Mapping[int, float]) -> list[float
 
 
 def are_apart(mine: Collection[float], theirs: Collection[float]) -> bool:
-    """Return whether each of the one is above each of the other, or below."""
+    """Return whether the two ranges do not overlap."""
     return min(mine) > max(theirs) or max(mine) < min(theirs)
 
 
 def compared(mine: ByRound, theirs: ByRound) -> str:
-    """Return the ratio with its range, and that it is no claim where the ranges of what was measured overlap."""
+    """Return the ratio with its range, marked if the measured ranges overlap."""
     if not (found := ratios(mine, theirs)):
         return NONE
     shown = spread(found, "{:.2f}")
@@ -86,6 +86,6 @@ def compared(mine: ByRound, theirs: ByRound) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, others: str = "--:") -> str:
-    """Return a table in Markdown, whose first column is text; the others are numbers unless said otherwise."""
+    """Return a Markdown table whose first column is text and whose others are numbers by default."""
     parts = [heads, ["---", *[others] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(part)} |" for part in parts)

@@ -1,4 +1,4 @@
-"""River's Rust port: `river_rust/`, built by cargo from the versions in its pins, and again when its sources change."""
+"""Build River's Rust port, `river_rust/`, with cargo from pinned versions; rebuild it when its sources change."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _digest() -> str:
 
 def _build(place: Path) -> None:
     shutil.copytree(SOURCES, place, dirs_exist_ok=True)
-    # cargo itself knows where crates come from on this machine; it writes that into each lock that it makes.
+    # cargo writes the index of this machine into each lock that it creates.
     _cargo(place, "generate-lockfile", "--quiet")
     lock = place / "Cargo.lock"
     [source] = set(re.findall(r"(?m)^source = .*$", lock.read_text()))

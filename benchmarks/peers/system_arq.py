@@ -1,4 +1,4 @@
-"""arq on Redis, which may lose a second of what it was told."""
+"""arq on Redis, which may lose the jobs of the last second."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from arq.worker import Worker, func
 
 
 async def noop(_context: dict[str, Any], n: int) -> None:
-    """What is worked."""
+    """The no-op job."""
     harness.mark(n)
     if milliseconds := harness.settings().get("wait_ms", 0):
         await asyncio.sleep(milliseconds / 1000)
 
 
 class OnArq(harness.System):
-    """Its worker with `max_jobs` and `poll_delay` as the settings say; results are not kept."""
+    """The worker with `max_jobs` and `poll_delay` of the settings; results are not kept."""
 
     name = "arq"
     is_on_redis = True

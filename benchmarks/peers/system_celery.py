@@ -1,4 +1,4 @@
-"""Celery on Redis, which may lose a second of what it was told."""
+"""Celery on Redis, which may lose the jobs of the last second."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if "prefetch" in SETTINGS:
 
 @app.task(name="noop", ignore_result=True)
 def noop(n: int) -> None:
-    """What is worked."""
+    """The no-op job."""
     if milliseconds := SETTINGS.get("wait_ms", 0):
         time.sleep(milliseconds / 1000)
     harness.mark(n)
 
 
 class OnCelery(harness.System):
-    """`celery worker` with the options that the settings say; results are not kept."""
+    """`celery worker` with the options of the settings; results are not kept."""
 
     name = "celery"
     is_on_redis = True
@@ -53,6 +53,6 @@ class OnCelery(harness.System):
 
 
 if __name__ == "__main__":
-    import system_celery  # by which name its worker imports it
+    import system_celery  # the name by which its worker imports this module
 
     harness.main(system_celery.OnCelery())

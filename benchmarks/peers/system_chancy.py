@@ -12,7 +12,7 @@ from chancy import Chancy, Queue, Worker, job
 
 @job(queue="default")
 async def noop(*, n: int) -> None:
-    """What is worked."""
+    """The no-op job."""
     harness.mark(n)
     if milliseconds := harness.settings().get("wait_ms", 0):
         await asyncio.sleep(milliseconds / 1000)
@@ -25,7 +25,7 @@ def _app() -> Chancy:
 
 
 class OnChancy(harness.System):
-    """A queue of coroutines; concurrency and polling as the settings say."""
+    """A queue of coroutines, with concurrency and polling of the settings."""
 
     name = "chancy"
 
@@ -97,6 +97,6 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    import system_chancy  # by which name jobs know their function
+    import system_chancy  # the name in the jobs' references
 
     harness.main(system_chancy.OnChancy())

@@ -1,4 +1,4 @@
-"""Dramatiq on Redis, which may lose a second of what it was told."""
+"""Dramatiq on Redis, which may lose the jobs of the last second."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ dramatiq.set_broker(RedisBroker(url=harness.redis_url()))
 
 @dramatiq.actor(actor_name="noop")
 def noop(n: int) -> None:
-    """What is worked."""
+    """The no-op job."""
     if milliseconds := harness.settings().get("wait_ms", 0):
         time.sleep(milliseconds / 1000)
     harness.mark(n)
 
 
 class OnDramatiq(harness.System):
-    """`dramatiq` with the options that the settings say, and its default middleware."""
+    """`dramatiq` with the options of the settings and its default middleware."""
 
     name = "dramatiq"
     is_on_redis = True
@@ -48,6 +48,6 @@ class OnDramatiq(harness.System):
 
 
 if __name__ == "__main__":
-    import system_dramatiq  # by which name its worker imports it
+    import system_dramatiq  # the name by which its worker imports this module
 
     harness.main(system_dramatiq.OnDramatiq())

@@ -1,4 +1,4 @@
-"""Millhand, by its public client, in the environment of the project itself."""
+"""Millhand through its public client, in the project's environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Noop:
 
 
 class OnRiver(harness.System):
-    """Whatever works River's tables."""
+    """A system that works River's tables."""
 
     @property
     def tables(self) -> str:
@@ -99,7 +99,7 @@ class Millhand(OnRiver):
     async def insert_many(self, numbers: range) -> None:
         await self._client.insert_many([Noop(n) for n in numbers])
 
-    async def insert_copy(self, numbers: range) -> None:  # type: ignore[override] # which others do not have
+    async def insert_copy(self, numbers: range) -> None:  # type: ignore[override] # only Millhand has it
         await self._client.insert_many_fast([Noop(n) for n in numbers])
 
     def work(self) -> None:

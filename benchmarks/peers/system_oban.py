@@ -14,7 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 @worker(queue="default")
 class Noop:
-    """What is worked."""
+    """The no-op job."""
 
     async def process(self, job: Any) -> None:  # noqa: ANN401 - Oban's
         harness.mark(job.args["n"])
@@ -27,7 +27,7 @@ def _pool() -> AsyncConnectionPool:
 
 
 class OnOban(harness.System):
-    """One queue, with the limit that the settings say."""
+    """One queue with the limit of the settings."""
 
     name = "oban"
 
@@ -93,6 +93,6 @@ async def _work() -> None:
 
 
 if __name__ == "__main__":
-    import system_oban  # by which name jobs know their worker
+    import system_oban  # the name in the jobs' references
 
     harness.main(system_oban.OnOban())

@@ -1,4 +1,4 @@
-"""PgQueuer on one connection of asyncpg's, durable tables."""
+"""PgQueuer on one asyncpg connection, with durable tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgqueuer.queries import Queries
 
 
 class Pgqueuer(harness.System):
-    """`pgq.run` with the batch size that the settings say."""
+    """`pgq.run` with the batch size of the settings."""
 
     name = "pgqueuer"
 

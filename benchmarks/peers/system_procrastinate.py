@@ -1,4 +1,4 @@
-"""Procrastinate, whose worker fetches one job a question."""
+"""Procrastinate, whose worker fetches one job per query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg
 
 
 class OnProcrastinate(harness.System):
-    """Its worker for coroutines; concurrency and pool as the settings say."""
+    """The worker for coroutines, with concurrency and pool of the settings."""
 
     name = "procrastinate"
 

@@ -1,4 +1,4 @@
-"""River itself, which is a Go program: `river_go` inserts and works, this file only tells it what to do."""
+"""River itself: the Go program `river_go` inserts and works; this file controls it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from system_millhand import OnRiver
 
 
 class River(OnRiver):
-    """The Go client with default settings, or with those of `river bench`."""
+    """The Go client with default settings or with those of `river bench`."""
 
     name = "river"
 
     async def open(self) -> None:
         await super().open()
-        # One of our own connections only asks; whatever inserts is Go.
+        # Our connection only reads; the Go program inserts.
         self._go = await asyncio.create_subprocess_exec(
             os.environ["BENCH_PROGRAM"], "insert", stdin=PIPE, stdout=PIPE, limit=2**26
         )

@@ -1,4 +1,4 @@
-"""River's Rust port: `river_rust` inserts and works, as the Go program does."""
+"""River's Rust port: `river_rust` inserts and works, like the Go program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RiverRust(River):
 
 
 def _tell_place(url: str) -> None:
-    """Say in libpq's variables where the database is: SQLx does not read a URL whose host is a directory."""
+    """Set libpq's variables: SQLx does not read a URL whose host is a directory."""
     parts = urlsplit(url)
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     said = {

@@ -1,4 +1,4 @@
-"""What Millhand is to reach, as far as this run can tell, and whether it did."""
+"""The targets of Millhand, and whether a run met them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_IDLE_PERCENT = 0.33
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted: no less than `least`, or no more than `most`; `found` are the figures of the rounds."""
+    """A target: at least `least` or at most `most`; `found` has the figures of the rounds."""
 
     what: str
     found: Collection[float]
@@ -34,7 +34,7 @@ class Target:
         return f"{sign} {bound:g}{self.unit}"
 
     def verdict(self) -> str:
-        """Say whether it is met in each round, by the median alone, or not."""
+        """Return whether it is met in each round, by the median only, or not."""
         met = [self._is_met(one) for one in self.found]
         if all(met):
             return "met"
@@ -48,7 +48,7 @@ class Target:
 
 
 def targets(results: Results) -> str:
-    """Return the table of all targets for which there are figures."""
+    """Return the table of all targets that have figures."""
     rows = [
         [target.what, target.wanted, spread(target.found, target.written), target.verdict()]
         for target in _all(results)
@@ -59,7 +59,7 @@ def targets(results: Results) -> str:
 
 
 def fastest_river(results: Results) -> str:
-    """Return the settings of River in Go whose drain has the greatest median."""
+    """Return the settings of River in Go with the greatest median of a drain."""
     by_median = {
         variant.name: statistics.median(found.values())
         for variant in VARIANTS
@@ -151,7 +151,7 @@ def _within_noise(results: Results) -> Iterator[list[str]]:
 
 
 def no_slower(mine: ByRound, plain: ByRound) -> str:
-    """Say whether one is slower than the other by more than their noise."""
+    """Return whether one is slower than the other by more than their noise."""
     if not are_apart(mine.values(), plain.values()):
         return f"met: {NOT_APART}"
     return "met" if min(mine.values()) > max(plain.values()) else "**not met**"

@@ -154,13 +154,13 @@ def test_just_passes_its_arguments_on(checkout: Path, programs: Path) -> None:
 def test_just_passes_pip_settings_to_uv(checkout: Path, programs: Path) -> None:
     """A mirror and a certificate that are set for pip apply to uv too."""
     bring(checkout, just='echo "$UV_DEFAULT_INDEX $SSL_CERT_FILE"')
-    told = {
+    variables = {
         "PIP_INDEX_URL": "https://mirror.example/simple",
         "PIP_CERT": "/etc/mirror.pem",
         "SSL_CERT_FILE": "",
     }
 
-    done = just(checkout, path=programs, environment=told)
+    done = just(checkout, path=programs, environment=variables)
 
     assert done.stdout == "https://mirror.example/simple /etc/mirror.pem\n"
 

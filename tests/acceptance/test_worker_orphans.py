@@ -46,7 +46,7 @@ class Bucket:
 
     async def fill(self) -> None:
         """Add live pairs, an abandoned row with its object, an orphan object, and a row with a missing object."""
-        for key, body in {**LIVE, "abandoned.bin": b"never finished", "orphan.bin": b"of nobody"}.items():
+        for key, body in {**LIVE, "abandoned.bin": b"never finished", "orphan.bin": b"an orphan"}.items():
             path = self.directory / "bucket" / key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(body)

@@ -1,7 +1,7 @@
 """
 `millhand worker` as a person starts it: a process in a project directory, real signals, its log read line by line.
 
-Nothing here sleeps: whoever waits for a line, or for the end of the process, is woken by it, under one deadline.
+Nothing here sleeps: a line or the exit of the process wakes the waiting test, under one deadline.
 """
 
 from __future__ import annotations

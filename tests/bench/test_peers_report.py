@@ -1,4 +1,4 @@
-"""What the benchmark beside other queues says of its figures, with figures that were made up."""
+"""Claims about the report of the peers' benchmark, with invented figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDS = (1, 2, 3)
 
 
 def drain(name: str, *values: float) -> list[dict[str, Any]]:
-    """Return the lines of a drain that went at these rates, round by round."""
+    """Return the lines of a drain with these rates by round."""
     return [line(name, "drain", number, jobs_per_second=one) for number, one in enumerate(values, 1)]
 
 
@@ -29,7 +29,7 @@ def line(name: str, title: str, number: int, **found: Any) -> dict[str, Any]:
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    """A ratio pairs what was measured in the same round, and a round that only one has makes none."""
+    """A ratio compares figures of the same round, and a round of only one system gives none."""
     assert figures.ratios({1: 10.0, 2: 30.0, 3: 5.0}, {2: 10.0, 1: 20.0, 4: 1.0}) == [0.5, 3.0]
 
 
@@ -43,14 +43,14 @@ def test_ratios_are_taken_round_by_round() -> None:
     ],
 )
 def test_nothing_is_claimed_where_ranges_overlap(mine: Sequence[float], shown: str) -> None:
-    """A ratio stands by itself only if each value of the one is above each of the other, or below."""
+    """A ratio is a claim only if the two ranges do not overlap."""
     theirs = dict.fromkeys(ROUNDS, 10.0)
 
     assert figures.compared(dict(zip(ROUNDS, mine, strict=True)), theirs) == shown
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
-    """The last percentiles of few samples are the greatest of them, and the order of samples does not matter."""
+    """A high percentile of few samples is the greatest, whatever their order."""
     found = [figures.percentile([3.0, 1.0, 2.0, 4.0], share) for share in (0.0, 0.5, 0.99, 1.0)]
 
     assert found == [1.0, 3.0, 4.0, 4.0]
@@ -66,13 +66,13 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     ],
 )
 def test_a_target_is_met_by_all_rounds_or_by_the_median(found: Sequence[float], verdict: str) -> None:
-    """Met without more words is what was met in each round; all else says how far."""
+    """A target is plainly met only if each round meets it."""
     assert targets.Target("a ratio", found, least=1.0).verdict() == verdict
     assert targets.Target("a time", [-one for one in found], most=-1.0).verdict() == verdict
 
 
 def test_targets_compare_with_river_at_its_fastest() -> None:
-    """Of River's settings the one with the greatest median counts, and what has no figures has no row."""
+    """River's fastest settings count, and a target without figures has no row."""
     lines = [*drain("millhand, tuned", 30.0, 33.0), *drain("river, tuned", 20.0, 50.0)]
     lines += drain("river, tuned further", 40.0, 41.0)
 
@@ -92,14 +92,14 @@ def test_targets_compare_with_river_at_its_fastest() -> None:
     ],
 )
 def test_a_million_rows_may_cost_no_more_than_noise(beside: Sequence[float], verdict: str) -> None:
-    """Slower is only what is below each of the plain drains."""
+    """A drain is slower only if it is below each plain drain."""
     mine, plain = dict(enumerate(beside)), dict(enumerate((10.0, 11.0)))
 
     assert targets.no_slower(mine, plain) == verdict
 
 
-def test_failures_are_told_and_leave_no_figures() -> None:
-    """A measurement that failed is a line of the report, with the last line of what it said."""
+def test_failures_are_listed_without_figures() -> None:
+    """A failed measurement is a line of the report with the last line of its error."""
     lines = [*drain("millhand, tuned", 30.0), line("river, tuned", "drain", 1, error="Traceback\nit broke")]
 
     text = report.write_report(
@@ -113,7 +113,7 @@ def test_failures_are_told_and_leave_no_figures() -> None:
 
 
 def test_latencies_are_of_the_rounds_that_had_the_rate() -> None:
-    """Percentiles are taken in each round, whichever measurement the rate was part of."""
+    """Percentiles are taken in each round, in whichever measurement the rate occurs."""
     lines = [
         line(
             "millhand, defaults",
@@ -138,7 +138,7 @@ def test_latencies_are_of_the_rounds_that_had_the_rate() -> None:
 
 
 def test_the_plot_shows_the_fastest_first(tmp_path: Path) -> None:
-    """Each system has a bar, in the order of the medians, and its number is beside it."""
+    """Each system has a bar in the order of the medians, with its number."""
     lines = [
         *drain("river, tuned", 10.0, 30.0, 20.0),
         *drain("millhand, tuned", 40.0),

@@ -57,7 +57,7 @@ async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) ->
         schema_driver.pool, JobState.RUNNING, attempted_at=row["now"], attempted_by=["go"], queue="theirs"
     )
 
-    ours, stranger = (await millhand("client", "list", "--json")).json
+    ours, other = (await millhand("client", "list", "--json")).json
 
     instants = {name: ours.pop(name) for name in ("started_at", "last_seen_at")}
     assert all(instants.values())
@@ -75,8 +75,8 @@ async def test_client_list_is_json_for_programs(schema_driver: AsyncpgDriver) ->
         "heartbeat_interval": 5.0,
         "stopped_at": None,
     }
-    assert {name for name, value in stranger.items() if value} == {"id", "state", "last_seen_at"}
-    assert (stranger["id"], stranger["state"]) == ("go", "unregistered")
+    assert {name for name, value in other.items() if value} == {"id", "state", "last_seen_at"}
+    assert (other["id"], other["state"]) == ("go", "unregistered")
 
 
 async def test_client_list_needs_no_migration_of_ours(schema_driver: AsyncpgDriver) -> None:

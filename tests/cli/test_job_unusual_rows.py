@@ -14,20 +14,22 @@ from odd_rows import HUGE, ODD, WORKABLE_ALONE
 
 pytestmark = pytest.mark.usefixtures("project")
 ROWS = [
-    *(pytest.param(odd, id=name) for name, odd in (ODD | WORKABLE_ALONE).items()),
+    *(pytest.param(unusual, id=name) for name, unusual in (ODD | WORKABLE_ALONE).items()),
     pytest.param(HUGE, id="an output of 40 MiB", marks=pytest.mark.slow),
 ]
 
 IDS = re.compile(r'"id": ?(\d+),\s*"state"')
 
 
-@pytest.mark.parametrize("odd", ROWS)
-async def test_unusual_row_is_listed_shown_and_changed(schema_driver: AsyncpgDriver, odd: str) -> None:
+@pytest.mark.parametrize("unusual", ROWS)
+async def test_unusual_row_is_listed_shown_and_changed(schema_driver: AsyncpgDriver, unusual: str) -> None:
     """`list` and `show` print an unusual row as lines and as JSON, and commands change it."""
     pool = schema_driver.pool
     good = await insert_job(pool, JobState.AVAILABLE, args='{"what": "good"}')
-    bad = await insert_job(pool, JobState.AVAILABLE, args='{"what": "odd"}')
-    await pool.fetch(qualified(f"UPDATE /* schema */river_job SET {odd} WHERE args ->> 'what' = 'odd'", pool))
+    bad = await insert_job(pool, JobState.AVAILABLE, args='{"what": "unusual"}')
+    await pool.fetch(
+        qualified(f"UPDATE /* schema */river_job SET {unusual} WHERE args ->> 'what' = 'unusual'", pool)
+    )
 
     listed = await millhand("job", "list")
     listed_json = await millhand("job", "list", "--json")

@@ -119,7 +119,7 @@ async def test_check_reads_page_by_page(
         "kinds", "check", kinds_target, "--json", "--queue", "queue_0", "--queue", "queue_2"
     )
     limited = await millhand("kinds", "check", kinds_target, "--json", "--limit", "7")
-    told = await millhand("kinds", "check", kinds_target, "--limit", "7")
+    output = await millhand("kinds", "check", kinds_target, "--limit", "7")
     exact = await millhand("kinds", "check", kinds_target, "--json", "--limit", "20")
 
     assert [(one.json["jobs"], one.json["is_cut"]) for one in (whole, some, limited, exact)] == [
@@ -128,7 +128,7 @@ async def test_check_reads_page_by_page(
         (14, True),
         (40, False),
     ]
-    assert "read 14 queued jobs of 1 kind; --limit left out more\n" in told.err
+    assert "read 14 queued jobs of 1 kind; --limit left out more\n" in output.err
 
 
 async def test_check_does_not_remember_every_fault(
@@ -152,13 +152,13 @@ async def test_check_reads_unusual_rows(
 ) -> None:
     """An unusual row is a finding only if its args do not decode."""
     pool = schema_driver.pool
-    for odd in ODD.values():
-        await insert_job(pool, kind="resize", args='{"keys": []}', metadata='{"odd": true}')
-        sql = f"UPDATE /* schema */river_job SET {odd} WHERE metadata ->> 'odd' = 'true'"
+    for unusual in ODD.values():
+        await insert_job(pool, kind="resize", args='{"keys": []}', metadata='{"unusual": true}')
+        sql = f"UPDATE /* schema */river_job SET {unusual} WHERE metadata ->> 'unusual' = 'true'"
         await pool.fetch(qualified(sql, pool))
         await pool.fetch(
             qualified(
-                "UPDATE /* schema */river_job SET metadata = '{}' WHERE metadata ->> 'odd' = 'true'", pool
+                "UPDATE /* schema */river_job SET metadata = '{}' WHERE metadata ->> 'unusual' = 'true'", pool
             )
         )
 

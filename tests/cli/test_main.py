@@ -83,18 +83,18 @@ async def test_main_reads_the_file_of_config_option(elsewhere: Path) -> None:
 
 def test_main_runs_as_a_module() -> None:
     """`python -m millhand` is the same command."""
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "millhand", "--version"], capture_output=True, text=True, check=True
     )
 
-    assert told.stdout == "millhand 0.1.0\n"
+    assert output.stdout == "millhand 0.1.0\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no file that is always full")
 def test_main_reports_a_full_disk_in_one_line() -> None:
     """A full disk under the output gives one line and exit code 1, not a traceback."""
     with Path("/dev/full").open("w") as full:
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-m", "millhand", "migrate", "sql"],
             stdout=full,
             stderr=subprocess.PIPE,
@@ -102,7 +102,7 @@ def test_main_reports_a_full_disk_in_one_line() -> None:
             check=False,
         )
 
-    assert (told.returncode, told.stderr) == (
+    assert (output.returncode, output.stderr) == (
         1,
         "error: the operating system reported: [Errno 28] No space left on device\n",
     )
@@ -124,9 +124,9 @@ async def test_main_works_with_closed_streams(project: Path, command: str, code:
     await millhand("job", "insert", "greet")
     shell = ["/bin/sh", "-c", f'exec "$0" -m millhand {command}', sys.executable]
 
-    told = await asyncio.to_thread(subprocess.run, shell, capture_output=True, check=False, text=True)
+    output = await asyncio.to_thread(subprocess.run, shell, capture_output=True, check=False, text=True)
 
-    assert (told.returncode, "Traceback" in told.stderr) == (code, False)
+    assert (output.returncode, "Traceback" in output.stderr) == (code, False)
     assert len((await millhand("job", "list", "--kind", "greet")).lines) == 1 + ("insert" in command)
 
 
@@ -145,9 +145,9 @@ async def test_main_ignores_libpq_variables_for_the_embedded_database(
     for name, value in others.items():
         monkeypatch.setenv(f"PG{name}", value)
 
-    told = await millhand("job", "insert", "greet")
+    output = await millhand("job", "insert", "greet")
 
-    assert (told.code, told.out, told.err) == (0, "1\n", "")
+    assert (output.code, output.out, output.err) == (0, "1\n", "")
 
 
 async def test_main_escapes_characters_that_the_output_lacks(project: Path) -> None:
@@ -156,9 +156,11 @@ async def test_main_escapes_characters_that_the_output_lacks(project: Path) -> N
     command = [sys.executable, "-m", "millhand", "job", "list"]
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
 
-    told = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=False, env=environment)
+    output = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, check=False, env=environment
+    )
 
-    assert (told.returncode, told.stdout.split(b"\t")[2], told.stderr) == (
+    assert (output.returncode, output.stdout.split(b"\t")[2], output.stderr) == (
         0,
         b"gr\xf6\xdfe_\\u65e5\\u672c",
         b"",
@@ -171,9 +173,11 @@ async def test_main_prints_json_in_any_encoding(project: Path) -> None:
     command = [sys.executable, "-m", "millhand", "job", "list", "--json"]
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
 
-    told = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, env=environment)
+    output = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, check=True, env=environment
+    )
 
-    [job] = json.loads(told.stdout.decode("latin-1"))
+    [job] = json.loads(output.stdout.decode("latin-1"))
     assert job["kind"] == "größe_日本_😀"
 
 
@@ -182,7 +186,7 @@ def test_main_finds_help_without_the_database() -> None:
     code = (
         "import sys; from millhand.cli.main import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert {"rich", "structlog", "millhand.embedded"}.isdisjoint(told.stderr.split())
+    assert {"rich", "structlog", "millhand.embedded"}.isdisjoint(output.stderr.split())
     assert isinstance(cli, click.Group)

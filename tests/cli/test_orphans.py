@@ -43,7 +43,7 @@ async def bucket(project: Path, schema_driver: AsyncpgDriver) -> AsyncIterator[P
     directory.mkdir()
     for number in range(1, 31):
         (directory / f"live{number}").write_bytes(b"live")
-    (directory / "orphan.bin").write_bytes(b"of nobody")
+    (directory / "orphan.bin").write_bytes(b"an orphan")
     (project / "millhand.toml").write_text(SETTINGS.format(mode="delete", schema=schema_driver.schema))
     yield directory
     await schema_driver.pool.execute_script(f"DROP TABLE {table}")
@@ -68,7 +68,7 @@ async def test_orphans_scan_finds_and_deletes_nothing(bucket: Path) -> None:
     assert ["orphan objects", "1"] in first.lines
     assert ["missing", "1"] in first.lines
     assert (second.json["mode"], second.json["orphan_objects"], second.json["deleted"]) == ("report", 1, 0)
-    assert (bucket / "orphan.bin").read_bytes() == b"of nobody"
+    assert (bucket / "orphan.bin").read_bytes() == b"an orphan"
 
 
 async def test_orphans_list_prints_findings_and_runs(bucket: Path) -> None:
@@ -101,12 +101,12 @@ async def test_orphans_explain_names_the_rule(bucket: Path) -> None:
 
 async def test_orphans_explain_keeps_its_lines(bucket: Path) -> None:
     """A key's control characters are escaped, so that it cannot imitate a line."""
-    (bucket / "a\n  object: none\x1b[2J\u202e").write_bytes(b"of nobody")
+    (bucket / "a\n  object: none\x1b[2J\u202e").write_bytes(b"an orphan")
 
-    told = await millhand("orphans", "explain", "a\n  object: none\x1b[2J\u202e")
+    output = await millhand("orphans", "explain", "a\n  object: none\x1b[2J\u202e")
 
-    assert [line.split(":")[0] for line in told.out.splitlines()] == ["a   object", "  object", "  row"]
-    assert all(line.isprintable() for line in told.out.splitlines())
+    assert [line.split(":")[0] for line in output.out.splitlines()] == ["a   object", "  object", "  row"]
+    assert all(line.isprintable() for line in output.out.splitlines())
 
 
 async def test_orphans_restore_restores_removed_objects(bucket: Path, schema_driver: AsyncpgDriver) -> None:
@@ -129,7 +129,7 @@ async def test_orphans_restore_restores_removed_objects(bucket: Path, schema_dri
         0,
         "restored 1 objects and 0 rows, kept 0 newer objects, 0 had been restored before\n",
     )
-    assert (bucket / "orphan.bin").read_bytes() == b"of nobody"
+    assert (bucket / "orphan.bin").read_bytes() == b"an orphan"
     again = await millhand("orphans", "restore", "--key", "orphan.bin", "--yes")
     assert (again.code, again.err) == (
         0,
@@ -153,13 +153,13 @@ async def test_orphans_scan_ends_with_examples_and_what_could_be_freed(bucket: P
     text = (bucket.parent / "millhand.toml").read_text()
     (bucket.parent / "millhand.toml").write_text(text.replace("[[", "price_per_gb = 1_000_000\n\n[[", 1))
 
-    told = await millhand("orphans", "scan")
+    output = await millhand("orphans", "scan")
     encoded = await millhand("orphans", "scan", "--json")
 
-    assert ["orphan", "2", "2009", "larger.bin, orphan.bin"] in told.lines
-    assert ["missing", "1", "0", "missing.bin"] in told.lines
-    assert ["bytes that could be freed", "2009"] in told.lines
-    assert ["cost per month", "2.01"] in told.lines
+    assert ["orphan", "2", "2009", "larger.bin, orphan.bin"] in output.lines
+    assert ["missing", "1", "0", "missing.bin"] in output.lines
+    assert ["bytes that could be freed", "2009"] in output.lines
+    assert ["cost per month", "2.01"] in output.lines
     assert (encoded.json["bytes_that_could_be_freed"], encoded.json["cost_per_month"]) == (2009, "2.01")
     assert [(one["kind"], one["examples"]) for one in encoded.json["findings"]] == [
         ("missing", ["missing.bin"]),
@@ -194,7 +194,7 @@ async def test_orphans_scan_that_fails_exits_with_2(bucket: Path, schema_driver:
 async def test_orphans_run_names_the_flag_of_a_guard(bucket: Path) -> None:
     """A refused run has exit code 2 and removes nothing; with the flag that it names, it completes."""
     for number in range(60):
-        (bucket / f"orphan{number}.bin").write_bytes(b"of nobody")
+        (bucket / f"orphan{number}.bin").write_bytes(b"an orphan")
     await millhand("orphans", "scan")
     await millhand("orphans", "scan")
 

@@ -56,7 +56,7 @@ async def shop(project: Path, schema_driver: AsyncpgDriver) -> AsyncIterator[str
             f"homes/h {n}.html",
         )
     ]
-    for key in [*keys, "posts/2026/nobody.png"]:
+    for key in [*keys, "posts/2026/orphan.png"]:
         place = project / "bucket" / key
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"object")
@@ -107,9 +107,9 @@ async def test_scan_runs_with_the_proposed_sources(shop: str) -> None:
 
 async def test_init_prints_evidence_for_each_column(shop: str) -> None:
     """The JSON has rows, values, looked-up and found objects, and the unreferenced objects."""
-    told = (await millhand("orphans", "init", "--json")).json
+    output = (await millhand("orphans", "init", "--json")).json
 
-    image = next(one for one in told["proposals"] if one["source"]["key"] == "image")
+    image = next(one for one in output["proposals"] if one["source"]["key"] == "image")
     assert {key: image[key] for key in ("num_sampled", "num_values", "num_found", "num_named")} == {
         "num_sampled": 30,
         "num_values": 30,
@@ -117,8 +117,8 @@ async def test_init_prints_evidence_for_each_column(shop: str) -> None:
         "num_named": 30,
     }
     assert image["deleted_at"] == "deleted_at"
-    assert sorted(told["new"]) == [one.name for one in expected(shop)]
-    assert (told["num_unnamed"], told["unnamed"]) == (1, ["posts/2026/nobody.png"])
+    assert sorted(output["new"]) == [one.name for one in expected(shop)]
+    assert (output["num_unnamed"], output["unnamed"]) == (1, ["posts/2026/orphan.png"])
 
 
 async def test_init_prints_sources_to_paste(shop: str) -> None:

@@ -71,10 +71,10 @@ async def test_tune_sets_and_resets_parameters(schema_name: str, postgres_url: s
 
 async def test_tune_requires_the_table(schema_name: str) -> None:
     """Without the table the error names the next step."""
-    told = await millhand("migrate", "tune", "--schema", schema_name)
+    output = await millhand("migrate", "tune", "--schema", schema_name)
 
-    assert told.code == 1
-    assert told.err == (
+    assert output.code == 1
+    assert output.err == (
         f"error: table river_job must exist to be tuned, found none in schema '{schema_name}'; "
         "run: millhand migrate up\n"
     )

@@ -138,18 +138,18 @@ async def test_oldest_entries_are_dropped(caplog: pytest.LogCaptureFixture) -> N
     new = {"attempt": 2, "log": "INFO new\n"}
     assert kept == [*earlier[3:], new]
     assert [one["attempt"] for one in alone] == [2]
-    told = [(r.message, r.num_attempts) for r in caplog.records if r.name == OURS.name]
-    assert told == [
+    messages = [(r.message, r.num_attempts) for r in caplog.records if r.name == OURS.name]
+    assert messages == [
         ("job log of earlier attempts dropped", 6 - len(kept)),
         ("job log of earlier attempts dropped", 5),
     ]
 
 
-@pytest.mark.parametrize("odd", [None, "text", {"attempt": 1}])
-async def test_value_that_is_no_array_is_kept(odd: Json, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("other", [None, "text", {"attempt": 1}])
+async def test_value_that_is_no_array_is_kept(other: Json, caplog: pytest.LogCaptureFixture) -> None:
     """A row with another value under the key keeps it, as with River, and an error is logged."""
     with caplog.at_level(logging.ERROR, "millhand.observe"):
-        kept = await _kept(JobLog(), lambda: log.info("x"), {LOG_KEY: odd})
+        kept = await _kept(JobLog(), lambda: log.info("x"), {LOG_KEY: other})
 
     assert kept is None
     assert [(r.message, r.reason) for r in caplog.records if r.name == OURS.name] == [
@@ -162,7 +162,7 @@ async def test_characters_that_no_row_can_hold_are_replaced() -> None:
     job_log = JobLog(formatter=PLAIN)
     record = log.makeRecord(log.name, logging.INFO, __file__, 1, "a\x00b\ud83ec", (), None)
 
-    # Not by the logger: half a character in what pytest reports is more than its workers can tell each other.
+    # Not through the logger: pytest cannot send a surrogate between its workers.
     kept = await _kept(job_log, lambda: job_log._handler.handle(record))
 
     assert kept == [{"attempt": 2, "log": "INFO a\ufffdb\ufffdc\n"}]
@@ -185,7 +185,7 @@ async def test_record_that_cannot_be_formatted_does_not_fail_the_job(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "messages"),
     [
         ({"max_bytes": 0}, "max_bytes of a job's log must be between 1 and 67,108,864, got 0"),
         (
@@ -195,12 +195,12 @@ async def test_record_that_cannot_be_formatted_does_not_fail_the_job(
         ({"max_bytes": True}, "max_bytes of a job's log must be between 1 and 67,108,864, got True"),
     ],
 )
-def test_impossible_limits_are_refused(settings: dict[str, Any], told: str) -> None:
+def test_impossible_limits_are_refused(settings: dict[str, Any], messages: str) -> None:
     """A limit must be between one byte and 64 MiB."""
     with pytest.raises(ConfigError) as refused:
         JobLog(**settings)
 
-    assert str(refused.value) == told
+    assert str(refused.value) == messages
 
 
 def test_entries_are_counted_as_river_counts_them() -> None:

@@ -96,7 +96,7 @@ def test_log_writes_values_that_json_cannot_hold() -> None:
     stream = io.StringIO()
     configure_logging("json", "info", stream)
 
-    logger.info("odd", extra={"found": "\udc80", "seconds": float("nan"), "reason": object})
+    logger.info("unusual", extra={"found": "\udc80", "seconds": float("nan"), "reason": object})
 
     line = json.loads(stream.getvalue(), parse_constant=pytest.fail)
     assert line["found"] == "\udc80"
@@ -129,12 +129,12 @@ def test_log_writes_a_value_that_contains_itself(format: LogFormat) -> None:
     """A recursive value is written as its repr, and the logging code gets no error."""
     stream = io.StringIO()
     configure_logging(format, stream=stream)
-    ring: list[object] = ["a"]
-    ring.append(ring)
+    recursive: list[object] = ["a"]
+    recursive.append(recursive)
 
-    logging.getLogger("shop").info("ring", extra={"ring": ring})
+    logging.getLogger("shop").info("recursive", extra={"recursive": recursive})
 
-    shown_as = "ring=\"['a', [...]]\"" if format == "text" else '"ring":"[\'a\', [...]]"'
+    shown_as = "recursive=\"['a', [...]]\"" if format == "text" else '"recursive":"[\'a\', [...]]"'
     assert shown_as in stream.getvalue()
 
 
@@ -143,7 +143,7 @@ def test_log_on_a_terminal_quotes_field_names() -> None:
     stream = io.StringIO()
     configure_logging("text", stream=stream)
 
-    logging.getLogger("shop").info("odd", extra={"a\n10:00:00 error": 1})
+    logging.getLogger("shop").info("unusual", extra={"a\n10:00:00 error": 1})
 
     assert stream.getvalue().endswith('"a\\n10:00:00 error"=1 logger=shop\n')
 

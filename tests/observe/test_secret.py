@@ -75,7 +75,7 @@ def test_masked_url_shows_the_user_and_no_password(text: str, shown_as: str) -> 
     [
         ("got 'postgresql://ann:ses ame@db'; empty is none", "got 'postgresql://ann:***@db'; empty is none"),
         ('got "postgresql://ann:ses\' ame@db"; a:b@c', 'got "postgresql://ann:***@db"; a:b@c'),
-        ("got 'postgresql://ann:60185'; mend it", "got 'postgresql://ann:***'; mend it"),
+        ("got 'postgresql://ann:60185'; fix it", "got 'postgresql://ann:***'; fix it"),
         (
             "must begin with 'postgresql://' or 's3://', got scheme 'x'",
             "must begin with 'postgresql://' or 's3://', got scheme 'x'",

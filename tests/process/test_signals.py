@@ -49,19 +49,19 @@ def test_signals_are_counted_for_the_listener() -> None:
     """The listener gets each signal with its count, until `end`."""
 
     async def listen(signals: StopSignals) -> list[tuple[str, int]]:
-        heard: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
-        signals.listen(lambda name, count: heard.put_nowait((name, count)))
+        received: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+        signals.listen(lambda name, count: received.put_nowait((name, count)))
         _interrupt()
-        first = await heard.get()
+        first = await received.get()
         signals.end()
         _interrupt()
         await asyncio.sleep(0)
-        return [first, *([] if heard.empty() else [heard.get_nowait()])]
+        return [first, *([] if received.empty() else [received.get_nowait()])]
 
     with StopSignals() as signals:
-        heard = asyncio.run(listen(signals))
+        received = asyncio.run(listen(signals))
 
-    assert heard == [("SIGINT", 1)]
+    assert received == [("SIGINT", 1)]
 
 
 def test_signals_leave_a_hangup_ignored_that_was_ignored() -> None:

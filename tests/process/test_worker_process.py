@@ -22,14 +22,14 @@ run_to_the_end(main)
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "messages"),
     [
         ("ConnectionError('unexpected connection_lost() call')", "DEBUG connection lost"),
         ("ConnectionResetError('reset')", "DEBUG connection lost"),
         ("ValueError('a mistake')", "ERROR Future exception was never retrieved"),
     ],
 )
-def test_lost_connection_of_an_abandoned_future_is_no_error(error: str, told: str) -> None:
+def test_lost_connection_of_an_abandoned_future_is_no_error(error: str, messages: str) -> None:
     """A connection error of an abandoned future is logged at DEBUG; other errors are logged as asyncio does."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(error=error)], capture_output=True, text=True, check=True
@@ -37,4 +37,4 @@ def test_lost_connection_of_an_abandoned_future_is_no_error(error: str, told: st
 
     levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     lines = [line for line in done.stderr.splitlines() if line.startswith(levels) and "selector" not in line]
-    assert lines == [told]
+    assert lines == [messages]

@@ -1,4 +1,4 @@
-// River's own Go client, told by system_river.py what to insert, or working until SIGTERM.
+// River's own Go client, which inserts as system_river.py orders, or works until SIGTERM.
 package main
 
 import (

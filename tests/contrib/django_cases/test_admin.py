@@ -111,11 +111,11 @@ class AdminCase(TestCase):
                 "%",
             )
         }
-        odd = self.client.get(LIST, {"state": "nonsense", "queue": "none", "kind": "confirm_order"})
+        wrong = self.client.get(LIST, {"state": "nonsense", "queue": "none", "kind": "confirm_order"})
 
         assert [term for term, is_found in found.items() if is_found] == [
             str(job.id),
             "confirm_order",
             '{"order_id": 5}',
         ]
-        assert odd.status_code == 200
+        assert wrong.status_code == 200

@@ -1,4 +1,4 @@
-//! River's Rust port, told by system_river_rust.py what to insert, or working until SIGTERM.
+//! River's Rust port, which inserts as system_river_rust.py orders, or works until SIGTERM.
 //!
 //! Where the database is it reads from PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE.
 
