@@ -10,13 +10,13 @@ from millhand.driver.asyncpg import AsyncpgDriver, AsyncpgListener
 GENEROUS_SECONDS = 20.0
 
 
-class Ears:
-    """Hears all topics of a schema."""
+class TopicRecorder:
+    """Records the notifications on all topics of a schema."""
 
     def __init__(self, driver: AsyncpgDriver, listener: AsyncpgListener) -> None:
         self._driver = driver
         self._listener = listener
-        self._heard: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._notifications: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
     async def open(self) -> None:
         await self._listener.connect()
@@ -24,23 +24,23 @@ class Ears:
             await self._listen(topic)
 
     async def _listen(self, topic: str) -> None:
-        await self._listener.listen(topic, lambda payload: self._heard.put_nowait((topic, payload)))
+        await self._listener.listen(topic, lambda payload: self._notifications.put_nowait((topic, payload)))
 
-    async def hear(self) -> list[tuple[str, str]]:
-        """Return what was said since the last time, in the order in which it was said."""
+    async def received(self) -> list[tuple[str, str]]:
+        """Return the notifications since the last call, in order."""
         await self._driver.pool.fetch("SELECT pg_notify($1 || '.end', '')", [self._driver.schema])
-        heard: list[tuple[str, str]] = []
+        notified: list[tuple[str, str]] = []
         async with asyncio.timeout(GENEROUS_SECONDS):
-            while (one := await self._heard.get())[0] != "end":
-                heard.append(one)
-        return heard
+            while (one := await self._notifications.get())[0] != "end":
+                notified.append(one)
+        return notified
 
 
 @pytest.fixture
-async def ears(schema_driver: AsyncpgDriver) -> AsyncIterator[Ears]:
-    """What is said on the topics of the test's own schema."""
+async def topics(schema_driver: AsyncpgDriver) -> AsyncIterator[TopicRecorder]:
+    """A recorder of the notifications on the topics of the test's own schema."""
     listener = schema_driver.listener()
-    ears = Ears(schema_driver, listener)
-    await ears.open()
-    yield ears
+    topics = TopicRecorder(schema_driver, listener)
+    await topics.open()
+    yield topics
     await listener.close()

@@ -15,11 +15,11 @@ from millhand.store.job import job_get_by_id
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "river"
 
-# Whole microseconds, as the database keeps them.
+# Whole microseconds, as in the database.
 NOW = datetime(2026, 11, 25, 12, 30, 15, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
-# How a column is written whose value is given as PostgreSQL prints it.
+# The SQL that writes a column from the text that PostgreSQL prints.
 COLUMN_TYPES = {
     "id": "bigint",
     "state": "river_job_state",
@@ -44,8 +44,8 @@ COLUMN_TYPES = {
 Columns = dict[str, str | None]
 
 
-def params(**said: Any) -> InsertParams:
-    """Return params of a job to be inserted; what is not said is as plain as it can be."""
+def params(**given: Any) -> InsertParams:
+    """Return the params of a job; fields that are not given have plain values."""
     plain = {
         "kind": "act",
         "encoded_args": "{}",
@@ -55,11 +55,11 @@ def params(**said: Any) -> InsertParams:
         "queue": "default",
         "state": JobState.AVAILABLE,
     }
-    return InsertParams(**{**plain, **said})
+    return InsertParams(**{**plain, **given})
 
 
 async def put_columns(executor: Executor, columns: Columns) -> JobId:
-    """Write a row as PostgreSQL prints it, past all rules but the table's own."""
+    """Write a row from texts as PostgreSQL prints them, with only the table's own checks."""
     names = list(columns)
     values = ", ".join(f"${n}::text::{COLUMN_TYPES[name]}" for n, name in enumerate(names, 1))
     sql = f"INSERT INTO river_job ({', '.join(names)}) VALUES ({values}) RETURNING id"
@@ -75,8 +75,8 @@ async def get_columns(executor: Executor, id: JobId) -> Columns:
     return dict(row)
 
 
-async def put_job(executor: Executor, state: JobState = JobState.AVAILABLE, **said: Any) -> JobRow:
-    """Write a job in a state, with what the table's checks and the state's meaning demand, and return its row."""
+async def put_job(executor: Executor, state: JobState = JobState.AVAILABLE, **given: Any) -> JobRow:
+    """Write a job in a state, with the columns that the state and the table's checks need, and return its row."""
     columns: dict[str, Any] = {
         "state": state.value,
         "kind": "act",
@@ -89,19 +89,19 @@ async def put_job(executor: Executor, state: JobState = JobState.AVAILABLE, **sa
         columns["finalized_at"] = NOW - HOUR
     if state is JobState.RUNNING:
         columns |= {"attempt": "1", "attempted_at": NOW - HOUR, "attempted_by": "{client_a}"}
-    written = {name: None if value is None else str(value) for name, value in {**columns, **said}.items()}
+    written = {name: None if value is None else str(value) for name, value in {**columns, **given}.items()}
     return await executor.run(job_get_by_id(await put_columns(executor, written)))
 
 
 @cache
 def stories() -> dict[str, dict[str, Any]]:
-    """Return the recorded life stories of jobs, by name."""
+    """Return River's recorded sequences of job rows, by name."""
     data = json.loads((FIXTURES / "jobs.json").read_text())["data"]
     return {story["scenario"]: story for story in data}
 
 
 def photo(scenario: str, when: str) -> Columns:
-    """Return a row as PostgreSQL printed it at one moment of a story."""
+    """Return a row as PostgreSQL printed it at one step of a recording."""
     for taken in stories()[scenario]["photos"]:
         if taken["when"] == when:
             return dict(taken["row"]["columns"])
@@ -109,8 +109,8 @@ def photo(scenario: str, when: str) -> Columns:
 
 
 @cache
-def heard(step: str) -> list[tuple[str, str]]:
-    """Return the topics and payloads that were heard at a step, in the order in which they came."""
+def notified(step: str) -> list[tuple[str, str]]:
+    """Return the topics and payloads of a step's notifications, in order."""
     data = json.loads((FIXTURES / "notifications.json").read_text())["data"]
     [recorded] = [one for one in data if one["step"] == step and one["schema"] == ""]
     return [(one["channel"].removeprefix("public."), one["payload"]) for one in recorded["notifications"]]

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from store_rows import NOW, heard
+from store_rows import NOW, notified
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
@@ -21,7 +21,7 @@ from millhand.store.leader import (
 )
 
 if TYPE_CHECKING:
-    from conftest import Ears
+    from conftest import TopicRecorder
 
 A, B = ClientId("leader_a"), ClientId("client_b")
 TTL = timedelta(seconds=15)
@@ -102,7 +102,9 @@ async def test_expired_term_can_be_cleared(tx: Executor) -> None:
     assert await tx.run(leader_get()) is None
 
 
-async def test_resignation_is_river_s_byte_for_byte(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+async def test_resignation_is_river_s_byte_for_byte(
+    schema_driver: AsyncpgDriver, topics: TopicRecorder
+) -> None:
     """Asking for a resignation, and resigning, are River's words on River's topic."""
     run = schema_driver.pool.run
     term = await run(leader_attempt_elect(leader_id=A, ttl=TTL))
@@ -112,11 +114,13 @@ async def test_resignation_is_river_s_byte_for_byte(schema_driver: AsyncpgDriver
     resigned = await run(leader_resign(leader_id=A, elected_at=term.elected_at))
 
     assert resigned
-    assert await ears.hear() == heard("resignation requested")
+    assert await topics.received() == notified("resignation requested")
     assert await run(leader_get()) is None
 
 
-async def test_resignation_of_another_s_term_is_nothing(schema_driver: AsyncpgDriver, ears: Ears) -> None:
+async def test_resignation_of_another_s_term_is_nothing(
+    schema_driver: AsyncpgDriver, topics: TopicRecorder
+) -> None:
     """Who no longer leads deletes nothing and tells nobody."""
     run = schema_driver.pool.run
     term = await run(leader_attempt_elect(leader_id=A, ttl=TTL))
@@ -124,7 +128,7 @@ async def test_resignation_of_another_s_term_is_nothing(schema_driver: AsyncpgDr
 
     assert not await run(leader_resign(leader_id=B, elected_at=term.elected_at))
     assert not await run(leader_resign(leader_id=A, elected_at=term.elected_at - MOMENT))
-    assert await ears.hear() == []
+    assert await topics.received() == []
     assert await run(leader_get()) == term
 
 

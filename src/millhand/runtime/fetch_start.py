@@ -29,7 +29,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 from millhand.job import JobRow
-from millhand.store.job_fetch import PRIORITIES, START, FetchStart, Floors
+from millhand.store.job_fetch import PRIORITIES, START, FetchStart, Starts
 
 # Longer than one insert waits for locks. At 10,000 jobs a second this reads 500 dead entries, which takes 0.04 ms.
 SLACK_SECONDS_SHORT = 0.05
@@ -79,7 +79,7 @@ class FetchStarts:
         pause = min(max(self._slow_seconds * RECHECK_SHARE, RECHECK_SECONDS_MIN), RECHECK_SECONDS_MAX)
         return self._checked_time + pause
 
-    def asked(self, now: float) -> Floors | None:
+    def asked(self, now: float) -> Starts | None:
         """Return the starts of the next fetch; None: it begins at the beginning of the queue."""
         return None if self._num_slow < SLOW_TIMES or now >= self._check_at() else self._starts
 
@@ -91,7 +91,7 @@ class FetchStarts:
         return now >= self._slack_time + SLACK_EVERY_SECONDS
 
     def record_fetched(
-        self, asked: Floors | None, jobs: Sequence[JobRow], *, limit: int, sent: float, answered: float
+        self, asked: Starts | None, jobs: Sequence[JobRow], *, limit: int, sent: float, answered: float
     ) -> None:
         """Record a fetch from the starts `asked` that was sent and answered at these times."""
         at = self._instant(jobs, sent)
@@ -123,12 +123,12 @@ class FetchStarts:
         return min(known) if known else self._at + timedelta(seconds=sent - self._at_time)
 
 
-def _was_read_from_beginning(asked: Floors, starts: Floors) -> bool:
+def _was_read_from_beginning(asked: Starts, starts: Starts) -> bool:
     """Return whether the fetch read some priority from its beginning."""
     return any(before is None and after is not None for before, after in zip(asked, starts, strict=True))
 
 
-def advanced(starts: Floors, jobs: Sequence[JobRow], *, is_cut: bool, at: datetime) -> Floors:
+def advanced(starts: Starts, jobs: Sequence[JobRow], *, is_cut: bool, at: datetime) -> Starts:
     """
     Return the starts after a fetch from `starts` at the instant `at` that brought `jobs`, in their order.
 

@@ -42,7 +42,7 @@ from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_get_available, job_get_lost
-from millhand.store.job_fetch import Floors, job_get_available_above
+from millhand.store.job_fetch import Starts, job_get_available_above
 from millhand.store.query import Query
 from millhand.store.queue import queue_create_or_set_updated_at
 
@@ -280,7 +280,7 @@ class Producer(Service):
         self._more_is_waiting = len(rows) == limit
         self._is_wanted |= self._more_is_waiting
 
-    def _query(self, starts: Floors | None, limit: int, now: float) -> Query[list[JobRow]]:
+    def _query(self, starts: Starts | None, limit: int, now: float) -> Query[list[JobRow]]:
         name, me, kinds = self.queue, self._client_id, self._kinds
         if starts is None:
             return job_get_available(queue=name, limit=limit, client_id=me, kinds=kinds)

@@ -21,12 +21,12 @@ class FetchStart(NamedTuple):
 
 
 # One for each of PRIORITIES; None is the beginning.
-Floors = tuple[FetchStart | None, FetchStart | None, FetchStart | None, FetchStart | None]
-START: Floors = (None, None, None, None)
+Starts = tuple[FetchStart | None, FetchStart | None, FetchStart | None, FetchStart | None]
+START: Starts = (None, None, None, None)
 
 
 def job_get_available_above(
-    starts: Floors,
+    starts: Starts,
     *,
     queue: str,
     slack_seconds: float = 0.0,

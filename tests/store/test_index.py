@@ -16,10 +16,8 @@ from millhand.store.index import (
 
 
 @pytest.mark.parametrize("name", JOB_INDEX_NAMES)
-async def test_every_index_of_ours_is_there_and_can_be_rebuilt(
-    schema_driver: AsyncpgDriver, name: str
-) -> None:
-    """The names that are rebuilt by default are those of the migrations, and a rebuild leaves nothing behind."""
+async def test_every_default_index_exists_and_can_be_rebuilt(schema_driver: AsyncpgDriver, name: str) -> None:
+    """The default names are those of the migrations, and a rebuild leaves no artifact."""
     before = await schema_driver.pool.run(index_get_names(name))
 
     await schema_driver.pool.run(index_reindex(name))
@@ -27,8 +25,8 @@ async def test_every_index_of_ours_is_there_and_can_be_rebuilt(
     assert before == await schema_driver.pool.run(index_get_names(name)) == [name]
 
 
-async def test_what_a_rebuild_left_behind_is_dropped(schema_driver: AsyncpgDriver) -> None:
-    """An artifact is found beside its index, and dropped; one that is gone already is no error."""
+async def test_artifact_of_a_rebuild_is_dropped(schema_driver: AsyncpgDriver) -> None:
+    """An artifact is found beside its index and dropped; dropping a missing one is no error."""
     run, name = schema_driver.pool.run, "river_job_kind"
     for made in ("river_job_kind_ccnew1", "river_job_kinds"):
         await schema_driver.pool.execute_script(f"CREATE INDEX {made} ON /* schema */river_job (kind)")
@@ -45,21 +43,21 @@ async def test_what_a_rebuild_left_behind_is_dropped(schema_driver: AsyncpgDrive
     assert left == ["river_job_kind", "river_job_kinds"]
 
 
-def test_artifacts_are_known_by_their_names() -> None:
-    """Only PostgreSQL's own names for what it builds and replaces are artifacts."""
+def test_artifacts_are_recognized_by_their_names() -> None:
+    """Only PostgreSQL's own names for artifacts match."""
     names = ["i", "i_ccnew", "i_ccnew2", "i_ccold", "i_ccold10", "i_ccnewer", "i_ccnew_x", "ii_ccnew"]
 
     assert artifact_names("i", names) == ["i_ccnew", "i_ccnew2", "i_ccold", "i_ccold10"]
 
 
-async def test_index_that_is_not_there_has_no_names(tx: Executor) -> None:
-    """A missing index is found missing."""
+async def test_missing_index_has_no_names(tx: Executor) -> None:
+    """A missing index is not found."""
     assert await tx.run(index_get_names("river_job_fly")) == []
 
 
 @pytest.mark.parametrize("name", ["", "a b", 'a"b', "a;b", "1a", "é", "x" * 64])
-def test_name_that_cannot_be_an_index_s_is_refused(name: str) -> None:
-    """Names go into SQL as they are, so they must be plain."""
+def test_invalid_index_name_is_an_error(name: str) -> None:
+    """A name becomes part of the SQL, so special characters are an error."""
     with pytest.raises(ConfigError) as refused:
         checked_index_name(name)
 

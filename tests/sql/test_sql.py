@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from millhand.errors import ConfigError
 from millhand.sql import Style, checked_schema, compile_params, compile_script, compile_statement, statements
 
-# Pieces of SQL that may hold an @ or a % which is not a parameter's, and end where they end.
+# Pieces of SQL that may contain an @ or a % that is not a parameter's.
 QUIET = st.sampled_from(
     [
         "'100% @home'",
@@ -26,7 +26,7 @@ QUIET = st.sampled_from(
         "e'\\n'",
     ]
 )
-# What stands for the fragments that `store/` makes.
+# Values for the fragments that `store/` makes.
 FRAGMENTS = (
     ("where", "TRUE"),
     ("order_by", "1"),
@@ -44,7 +44,7 @@ PIECES = st.lists(st.one_of(QUIET, NAMES.map(lambda name: f"@{name}")), max_size
 
 @given(PIECES)
 def test_compiler_numbers_params_by_first_mention(pieces: list[str]) -> None:
-    """Each parameter becomes the number of its first mention, and everything else stays as it was."""
+    """Each parameter becomes the number of its first mention; the rest does not change."""
     names = list(dict.fromkeys(piece[1:] for piece in pieces if re.fullmatch(r"@\w+", piece)))
 
     compiled = compile_params(" ".join(pieces), Style.NUMBERED)
@@ -58,16 +58,16 @@ def test_compiler_numbers_params_by_first_mention(pieces: list[str]) -> None:
 
 @given(PIECES)
 def test_compiler_doubles_every_percent_sign_for_pyformat(pieces: list[str]) -> None:
-    """What psycopg makes of the compiled text, by its own rule of %, is the SQL with the values in place."""
+    """Psycopg's own handling of % in the compiled text results in the original SQL."""
     compiled = compile_params(" ".join(pieces), Style.PYFORMAT)
 
-    said = compiled.sql % {name: f"<{name}>" for name in compiled.params}
+    given = compiled.sql % {name: f"<{name}>" for name in compiled.params}
     expected = [f"<{piece[1:]}>" if re.fullmatch(r"@\w+", piece) else piece for piece in pieces]
-    assert said == " ".join(expected)
+    assert given == " ".join(expected)
 
 
-def test_schema_is_put_in_quoted_and_named() -> None:
-    """A configured schema prefixes tables and is a literal where its name is asked for, inside literals too."""
+def test_schema_is_filled_in_quoted() -> None:
+    """A configured schema is a prefix of tables and a literal for `schema_name`, inside literals too."""
     sql = "SELECT /* schema_name */ || '.t', '/* schema */river_job'::regclass FROM /* schema */river_job"
 
     compiled = compile_script(sql, "Other")
@@ -76,21 +76,21 @@ def test_schema_is_put_in_quoted_and_named() -> None:
 
 
 def test_empty_schema_is_left_to_the_search_path() -> None:
-    """Without a schema nothing is prefixed, and its name is asked of the server."""
+    """Without a schema there is no prefix, and `schema_name` becomes `current_schema()`."""
     sql = "SELECT /* schema_name */ FROM /* schema */river_job"
 
     assert compile_script(sql) == "SELECT current_schema() FROM river_job"
 
 
-def test_other_comments_are_left_alone() -> None:
-    """A comment that looks like a placeholder but is none stays a comment."""
+def test_other_comments_do_not_change() -> None:
+    """A comment that only looks like a placeholder does not change."""
     assert compile_script("SELECT 1 /* note */") == "SELECT 1 /* note */"
 
 
 @pytest.mark.parametrize("name", sorted(statements()))
 @pytest.mark.parametrize("style", list(Style))
 def test_every_statement_compiles(name: str, style: Style) -> None:
-    """Every statement of the files compiles in every style, begins with its name, and keeps no @ of a parameter."""
+    """Every statement compiles in every style, begins with its name, and has no @ of a parameter left."""
     compiled = compile_statement(name, "other", style, FRAGMENTS)
 
     assert compiled.sql.startswith(f"-- name: {name}\n")
@@ -98,21 +98,21 @@ def test_every_statement_compiles(name: str, style: Style) -> None:
     assert not re.search(r"(?<![@<>])@\w", re.sub(r"--.*", "", compiled.sql))
 
 
-def test_unknown_statement_is_refused() -> None:
-    """A name that is in no file is an error that says it."""
+def test_unknown_statement_is_an_error() -> None:
+    """An unknown name is an error that contains it."""
     with pytest.raises(LookupError, match=r"^statement must be in one of the files of sql/, got 'job_fly'$"):
         compile_statement("job_fly")
 
 
 @pytest.mark.parametrize("schema", ["", "a", "_", "Public", "river_2", "x" * 46])
-def test_possible_schema_is_taken(schema: str) -> None:
-    """A schema that River would take is taken as it is."""
+def test_valid_schema_is_accepted(schema: str) -> None:
+    """A schema that River accepts is returned unchanged."""
     assert checked_schema(schema) == schema
 
 
 @pytest.mark.parametrize("schema", ["2x", "a b", 'a"b', "a.b", "é", "a\n", "x" * 47, "a;drop", " "])
-def test_impossible_schema_is_refused(schema: str) -> None:
-    """A schema that cannot be, or whose channels would be too long, is refused before any SQL is made of it."""
+def test_invalid_schema_is_an_error(schema: str) -> None:
+    """A schema with other characters, or with too long channel names, is an error."""
     with pytest.raises(ConfigError) as refused:
         checked_schema(schema)
 

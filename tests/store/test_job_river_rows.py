@@ -27,7 +27,7 @@ from millhand.transition import Completed, Failed, Interrupted, Outcome, Snoozed
     "state", ["available", "scheduled", "retryable", "pending", "completed", "discarded", "running"]
 )
 async def test_job_retry_leaves_the_row_that_river_leaves(tx: Executor, state: str) -> None:
-    """A retried job looks in every column as after River's retry at the same instant, whatever state it was in."""
+    """A retried job equals in every column the row after River's retry, from any state."""
     scenario = f"retried while {state}"
     before, after = photo(scenario, "before"), photo(scenario, "retried")
     id = await put_columns(tx, before)
@@ -41,8 +41,8 @@ async def test_job_retry_leaves_the_row_that_river_leaves(tx: Executor, state: s
     assert await get_columns(tx, id) == after
 
 
-async def test_job_retry_takes_the_cancel_mark_away(tx: Executor) -> None:
-    """A cancelled job that is retried forgets that it was cancelled, so that its next failure is an ordinary one."""
+async def test_job_retry_removes_the_cancel_mark(tx: Executor) -> None:
+    """A retried job has no cancel mark, so its next failure is retried."""
     after = photo("cancelled, then retried, then failed", "retried")
     id = await put_columns(tx, photo("cancelled, then retried, then failed", "cancelled"))
 
@@ -53,7 +53,7 @@ async def test_job_retry_takes_the_cancel_mark_away(tx: Executor) -> None:
 
 @pytest.mark.parametrize("state", ["available", "scheduled", "pending", "retryable"])
 async def test_job_cancel_leaves_the_row_that_river_leaves(tx: Executor, state: str) -> None:
-    """A cancelled job looks in every column as after River's cancel, but for the digits of the mark's instant."""
+    """A cancelled job equals the row after River's cancel, except for the digits of the mark's instant."""
     after = photo(f"cancelled remotely while {state}", "cancelled")
     before = {**after, "state": state, "metadata": "{}", "finalized_at": None}
     id = await put_columns(tx, before)
@@ -67,8 +67,8 @@ async def test_job_cancel_leaves_the_row_that_river_leaves(tx: Executor, state: 
 
 
 @pytest.mark.parametrize("state", ["completed", "discarded"])
-async def test_job_cancel_leaves_a_finalized_job_alone(tx: Executor, state: str) -> None:
-    """Cancelling a job that is over changes nothing, as in River."""
+async def test_job_cancel_does_not_change_a_finalized_job(tx: Executor, state: str) -> None:
+    """A cancel of a finalized job changes nothing, as in River."""
     after = photo(f"cancelled remotely while {state}", "cancelled")
     id = await put_columns(tx, after)
 
@@ -79,7 +79,7 @@ async def test_job_cancel_leaves_a_finalized_job_alone(tx: Executor, state: str)
 
 
 async def test_job_cancel_only_marks_a_running_job(tx: Executor) -> None:
-    """A running job stays running when it is cancelled, as in River: its client has to end it."""
+    """A cancelled running job stays running, as in River: its client ends it."""
     after = photo("cancelled remotely while running: wait", "cancel requested")
     id = await put_columns(tx, {**after, "metadata": "{}"})
 
@@ -91,7 +91,7 @@ async def test_job_cancel_only_marks_a_running_job(tx: Executor) -> None:
 
 
 async def test_job_update_output_merges_as_river_does(tx: Executor) -> None:
-    """Output stored from outside stands beside the other metadata, in whatever state the job is."""
+    """Output stored from outside is merged with other metadata, in any state."""
     after = photo("output updated from outside", "updated")
     id = await put_columns(tx, {**after, "metadata": '{"a": 1}'})
 
@@ -111,10 +111,8 @@ SETTLED = [
 
 
 @pytest.mark.parametrize(("scenario", "when", "outcome"), SETTLED)
-async def test_settled_job_looks_as_in_river(
-    tx: Executor, scenario: str, when: str, outcome: Outcome
-) -> None:
-    """A job fetched and settled by us has River's state, attempt, errors, metadata and instants, but for the dates."""
+async def test_settled_job_equals_river_s(tx: Executor, scenario: str, when: str, outcome: Outcome) -> None:
+    """A fetched and settled job has River's state, attempt, errors, metadata and instants, except for dates."""
     after = photo(scenario, when)
     due = instant(after["created_at"])
     before = {**after, "state": "available", "finalized_at": None, "errors": None, "attempted_at": None}
@@ -137,17 +135,17 @@ async def test_settled_job_looks_as_in_river(
     await tx.run(job_set_state_if_running_many([change]))
 
     actual = await get_columns(tx, job.id)
-    told = ("state", "attempt", "max_attempts", "attempted_by", "metadata", "args", "kind", "queue", "tags")
-    assert {name: actual[name] for name in told} == {name: after[name] for name in told}
+    names = ("state", "attempt", "max_attempts", "attempted_by", "metadata", "args", "kind", "queue", "tags")
+    assert {name: actual[name] for name in names} == {name: after[name] for name in names}
     for name in ("errors", "finalized_at", "attempted_at"):
         assert (actual[name] is None) == (after[name] is None), name
 
 
-async def test_inserted_job_looks_as_in_river(tx: Executor) -> None:
-    """A job inserted with all options has every column as River writes it."""
+async def test_inserted_job_equals_river_s(tx: Executor) -> None:
+    """A job with all options has every column as River writes it."""
     after = photo("inserted with all options", "inserted")
     at = instant(after["created_at"])
-    said = params(
+    given = params(
         kind="act",
         encoded_args='{"do":"complete"}',
         max_attempts=7,
@@ -161,14 +159,14 @@ async def test_inserted_job_looks_as_in_river(tx: Executor) -> None:
         unique_states=0xF5,
     )
 
-    [result] = await tx.run(job_insert_many([said]))
+    [result] = await tx.run(job_insert_many([given]))
 
     actual = await get_columns(tx, result.job.id)
     assert {**actual, "id": ""} == {**after, "id": ""}
 
 
-async def test_unique_job_inserted_twice_gives_river_s_results(tx: Executor) -> None:
-    """The second of two jobs with a key gives the first's row as it was, and says that it was skipped."""
+async def test_unique_job_inserted_twice_returns_river_s_results(tx: Executor) -> None:
+    """The second insert of a key returns the first one's row, marked as skipped."""
     recorded = stories()["inserted twice with a unique key"]["results"]
     key = b"k" * 32
 
@@ -188,8 +186,8 @@ async def test_unique_job_inserted_twice_gives_river_s_results(tx: Executor) -> 
     ] == recorded
 
 
-def test_odd_errors_are_read_as_river_reads_them() -> None:
-    """Elements of `errors` that others wrote oddly are read into what River reads of them."""
+def test_unusual_errors_are_read_as_river_reads_them() -> None:
+    """Unusual elements of `errors` are read into the same values as by River."""
     story = stories()["malformed stored errors are read leniently"]
     [taken] = story["photos"]
     stored = taken["row"]["errors"][: len(story["results"])]
@@ -210,8 +208,8 @@ def test_odd_errors_are_read_as_river_reads_them() -> None:
 SCHEDULED = [taken["when"] for taken in stories()["scheduled by the leader"]["photos"]]
 
 
-async def test_job_schedule_tells_river_s_story(tx: Executor) -> None:
-    """One pass over River's recorded rows makes available, discards and leaves exactly what River's did."""
+async def test_job_schedule_equals_river_s(tx: Executor) -> None:
+    """One pass over River's recorded rows makes available, discards and skips the same jobs."""
     scenario = "scheduled by the leader"
     after = {when: photo(scenario, when) for when in SCHEDULED}
     before = {
@@ -239,8 +237,8 @@ RESCUED = [
 
 
 @pytest.mark.parametrize(("when", "state"), RESCUED)
-async def test_rescued_job_looks_as_in_river(tx: Executor, when: str, state: str) -> None:
-    """A rescue leaves River's state, errors and rescue count, for a count that was absent, a number, or nonsense."""
+async def test_rescued_job_equals_river_s(tx: Executor, when: str, state: str) -> None:
+    """A rescue writes River's state, errors and rescue count, over a missing, numeric or invalid count."""
     after = photo("rescued", when)
     count_before = {"rescued before": "4", "rescue count isn't a number": '"x"'}.get(when)
     metadata = json.loads(after["metadata"] or "")

@@ -24,15 +24,15 @@ from millhand.store.job_list import (
 from millhand.store.job_row import GO_ZERO_TIME
 
 
-async def listed(tx: Executor, **said: Any) -> list[JobId]:
+async def listed(tx: Executor, **given: Any) -> list[JobId]:
     names = JobFilters.__dataclass_fields__
-    filters = JobFilters(**{name: value for name, value in said.items() if name in names})
-    rest = {name: value for name, value in said.items() if name not in names}
+    filters = JobFilters(**{name: value for name, value in given.items() if name in names})
+    rest = {name: value for name, value in given.items() if name not in names}
     return [job.id for job in await tx.run(job_list(JobListParams(filters=filters, **rest)))]
 
 
-async def test_list_without_filters_gives_all_by_id(tx: Executor) -> None:
-    """Every job in every state, by id, or the other way round."""
+async def test_list_without_filters_returns_all_by_id(tx: Executor) -> None:
+    """Jobs in every state come by id, in either direction."""
     jobs = [(await put_job(tx, state)).id for state in JobState]
 
     assert await listed(tx) == jobs
@@ -41,7 +41,7 @@ async def test_list_without_filters_gives_all_by_id(tx: Executor) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "given",
     [
         {"kinds": ["resize", "x"]},
         {"metadata": {"a": {"b": 1}}},
@@ -54,8 +54,8 @@ async def test_list_without_filters_gives_all_by_id(tx: Executor) -> None:
         {"kinds": ["resize"], "queues": ["images"], "priorities": [3], "states": [JobState.RUNNING]},
     ],
 )
-async def test_filter_gives_what_passes_it(tx: Executor, said: dict[str, Any]) -> None:
-    """Of two jobs that differ in everything, each filter and all together give the one that passes."""
+async def test_filter_returns_what_passes_it(tx: Executor, given: dict[str, Any]) -> None:
+    """Of two jobs that differ in everything, each filter and all together return the one that passes."""
     job = await put_job(
         tx,
         JobState.RUNNING,
@@ -67,21 +67,21 @@ async def test_filter_gives_what_passes_it(tx: Executor, said: dict[str, Any]) -
     )
     await put_job(tx, JobState.AVAILABLE, tags="{one}", metadata='{"a": {"c": 2}}')
 
-    assert await listed(tx, **said) == [job.id]
-    assert await listed(tx, **said, ids=[JobId(0), job.id]) == [job.id]
-    assert await listed(tx, **said, ids=[JobId(0)]) == []
+    assert await listed(tx, **given) == [job.id]
+    assert await listed(tx, **given, ids=[JobId(0), job.id]) == [job.id]
+    assert await listed(tx, **given, ids=[JobId(0)]) == []
 
 
 @pytest.mark.parametrize("name", ["ids", "kinds", "priorities", "queues", "states", "tags_any"])
 async def test_empty_filter_is_met_by_no_job(tx: Executor, name: str) -> None:
-    """None of nothing is nothing: a list of ids that came out empty does not mean all jobs."""
+    """An empty list of ids matches no job, not all jobs."""
     await put_job(tx)
 
     assert await listed(tx, **{name: []}) == []
 
 
 async def test_metadata_filter_holds_values_that_look_like_sql(tx: Executor) -> None:
-    """Filters are values, never text of a statement."""
+    """Filter values are never part of the statement."""
     job = await put_job(tx, metadata=json.dumps({"'; DROP TABLE river_job --": "$1 @x %"}))
 
     assert await listed(tx, metadata={"'; DROP TABLE river_job --": "$1 @x %"}) == [job.id]
@@ -100,8 +100,8 @@ TIMES = {
 
 
 @pytest.mark.parametrize("state", list(JobState))
-async def test_list_by_time_goes_by_the_instant_that_tells_most(tx: Executor, state: JobState) -> None:
-    """By time, each state's jobs are ordered by when they were finalized, attempted, or are due."""
+async def test_list_by_time_uses_the_instant_of_the_state(tx: Executor, state: JobState) -> None:
+    """By time, jobs are ordered by when they were finalized, attempted, or are due."""
     newest, oldest, middle = [
         (await put_job(tx, state, **{TIMES[state]: NOW - age * HOUR})).id for age in (1, 3, 2)
     ]
@@ -115,12 +115,12 @@ async def test_list_by_time_goes_by_the_instant_that_tells_most(tx: Executor, st
 
 
 async def pages(tx: Executor, params: JobListParams) -> list[list[JobRow]]:
-    """Return all pages of a list, each after the last one's cursor, handed on as text."""
+    """Return all pages of a list, each after the previous one's cursor as text."""
     result = [await tx.run(job_list(params))]
     while result[-1]:
         after = decode_cursor(params.cursor_of(result[-1][-1]).encode())
-        said = {name: getattr(params, name) for name in ("descending", "filters", "limit", "order_by")}
-        result.append(await tx.run(job_list(JobListParams(after=after, **said))))
+        given = {name: getattr(params, name) for name in ("descending", "filters", "limit", "order_by")}
+        result.append(await tx.run(job_list(JobListParams(after=after, **given))))
     return result[:-1]
 
 
@@ -139,27 +139,27 @@ async def pages(tx: Executor, params: JobListParams) -> list[list[JobRow]]:
 async def test_pages_hold_every_job_once_and_in_order(
     tx: Executor, order_by: SortField, states: list[JobState] | None, descending: bool
 ) -> None:
-    """Page by page comes what comes at once, with equal instants and null ones, in either direction."""
+    """The pages together equal the whole list, with equal and null instants, in either direction."""
     for state in JobState:
         for age in (1, 1, 2):
             attempted_at = NOW - age * HOUR if state in {JobState.RUNNING, JobState.COMPLETED} else None
             finalized = {"finalized_at": NOW - age * HOUR} if state.is_finalized else {}
             await put_job(tx, state, scheduled_at=NOW - age * HOUR, attempted_at=attempted_at, **finalized)
-    said: dict[str, Any] = {
+    given: dict[str, Any] = {
         "order_by": order_by,
         "descending": descending,
         "filters": JobFilters(states=states),
     }
-    at_once = await tx.run(job_list(JobListParams(limit=100, **said)))
+    at_once = await tx.run(job_list(JobListParams(limit=100, **given)))
 
-    paged = await pages(tx, JobListParams(limit=4, **said))
+    paged = await pages(tx, JobListParams(limit=4, **given))
 
     assert [job.id for page in paged for job in page] == [job.id for job in at_once]
     assert len({job.id for job in at_once}) == len(at_once) > 4
 
 
 def test_cursor_is_river_s() -> None:
-    """The text of a cursor is River's: compact JSON with its keys in order, in the URL's alphabet, padded."""
+    """A cursor is River's text: compact JSON with sorted keys, in padded URL-safe base64."""
     cursor = JobCursor(id=JobId(3), kind="a?>", queue="q~", sort_field="time", time=NOW)
 
     text = cursor.encode()
@@ -175,8 +175,8 @@ def test_cursor_is_river_s() -> None:
     st.sampled_from(SortField),
     st.datetimes(timezones=st.just(UTC)),
 )
-def test_cursor_comes_back_in_either_alphabet(id: int, kind: str, field: SortField, time: datetime) -> None:
-    """A cursor is read in the alphabet that older Rivers write as well as in the URL's."""
+def test_cursor_is_read_in_either_alphabet(id: int, kind: str, field: SortField, time: datetime) -> None:
+    """A cursor in the alphabet of older Rivers is read too."""
     cursor = JobCursor(id=JobId(id), kind=kind, queue="q", sort_field=field.value, time=time)
 
     text = cursor.encode()
@@ -186,7 +186,7 @@ def test_cursor_comes_back_in_either_alphabet(id: int, kind: str, field: SortFie
 
 
 def test_cursor_without_an_instant_has_go_s_zero_time() -> None:
-    """A list by id, and a job without the instant, have River's sign for none."""
+    """A list by id, and a job without the instant, have Go's zero time in the cursor."""
     text = JobCursor(id=JobId(3), kind="a", queue="q", sort_field="id", time=GO_ZERO_TIME).encode()
 
     assert json.loads(base64.urlsafe_b64decode(text))["time"] == "0001-01-01T00:00:00Z"
@@ -196,8 +196,8 @@ def test_cursor_without_an_instant_has_go_s_zero_time() -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "é", "eyJpZCI6MX0=", base64.urlsafe_b64encode(b'{"id":"1"}').decode()]
 )
-def test_cursor_of_nobody_s_is_refused(text: str) -> None:
-    """A text that no list gave is an error that shows it."""
+def test_invalid_cursor_is_an_error(text: str) -> None:
+    """A text that no list returned is an error that contains it."""
     with pytest.raises(ValueError) as refused:
         decode_cursor(text)
 
@@ -205,14 +205,14 @@ def test_cursor_of_nobody_s_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001])
-def test_limit_out_of_range_is_refused(limit: int) -> None:
-    """A page has between one and ten thousand jobs, as in River."""
+def test_limit_out_of_range_is_an_error(limit: int) -> None:
+    """A page has 1 to 10,000 jobs, as in River."""
     with pytest.raises(ValueError, match=r"^limit must be between 1 and 10,000, got "):
         JobListParams(limit=limit)
 
 
-def test_list_by_finalized_at_of_other_states_is_refused() -> None:
-    """A list by an instant that the jobs do not have is the caller's mistake."""
+def test_list_by_finalized_at_of_other_states_is_an_error() -> None:
+    """A list by an instant that the jobs do not have is an error."""
     with pytest.raises(ValueError) as refused:
         JobListParams(order_by=SortField.FINALIZED_AT, filters=JobFilters(states=[JobState.RUNNING]))
 
@@ -221,16 +221,16 @@ def test_list_by_finalized_at_of_other_states_is_refused() -> None:
     )
 
 
-def test_cursor_of_another_order_is_refused() -> None:
-    """A cursor goes on only with a list of its own order."""
+def test_cursor_of_another_order_is_an_error() -> None:
+    """A cursor continues only a list of its own order."""
     cursor = JobCursor(id=JobId(3), kind="a", queue="q", sort_field="id", time=GO_ZERO_TIME)
 
     with pytest.raises(ValueError, match=r"^cursor must be of a list by time, got one by id$"):
         JobListParams(order_by=SortField.TIME, after=cursor)
 
 
-async def test_delete_many_gives_what_it_deleted(tx: Executor) -> None:
-    """Jobs that pass the filters are deleted by id up to the limit, running ones never."""
+async def test_delete_many_returns_what_it_deleted(tx: Executor) -> None:
+    """Jobs that pass the filters are deleted by id up to the limit, except running ones."""
     old = [
         await put_job(tx, state, kind="old")
         for state in (JobState.COMPLETED, JobState.AVAILABLE, JobState.PENDING)
@@ -245,8 +245,8 @@ async def test_delete_many_gives_what_it_deleted(tx: Executor) -> None:
     assert await listed(tx) == [running.id, other.id]
 
 
-async def test_delete_many_without_filters_must_be_meant(tx: Executor) -> None:
-    """Nobody deletes all jobs by forgetting a filter."""
+async def test_delete_many_without_filters_needs_unsafe_all(tx: Executor) -> None:
+    """A delete without filters is an error without `unsafe_all`."""
     await put_job(tx)
 
     with pytest.raises(ValueError) as refused:
@@ -259,22 +259,22 @@ async def test_delete_many_without_filters_must_be_meant(tx: Executor) -> None:
 
 
 @pytest.mark.parametrize("name", ["kinds", "queues", "states", "tags_all", "tags_any"])
-def test_filters_refuse_a_text_in_place_of_a_list(name: str) -> None:
-    """A text is a sequence of its letters, and would be met by no job, or by others than were meant."""
+def test_text_in_place_of_a_list_is_an_error(name: str) -> None:
+    """A text would be a list of its letters, so it is an error."""
     with pytest.raises(TypeError, match=rf"^{name} must be a list, got 'mail'; write \['mail'\]$"):
         JobFilters(**{name: "mail"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
 async def test_delete_many_by_one_state(tx: Executor, state: JobState) -> None:
-    """One state alone is a filter like any other."""
+    """A single state is a filter like any other."""
     jobs = {one: await put_job(tx, one) for one in JobState}
 
     assert await tx.run(job_delete_many(JobFilters(states=[state]))) == [jobs[state]]
 
 
 async def test_delete_many_by_no_state_deletes_nothing(tx: Executor) -> None:
-    """An empty list of states is no job, not every job."""
+    """An empty list of states matches no job."""
     await put_job(tx)
 
     assert await tx.run(job_delete_many(JobFilters(states=[]))) == []

@@ -28,13 +28,13 @@ from millhand.store.query import Query
 
 FOUR_STATES = "11010001"
 WITH_RETRYABLE = "11110101"
-# The four that must be there, and discarded: River's scheduler can never write such a row.
+# The four states that River requires, and discarded: River's scheduler can never write such a row.
 WITH_DISCARDED = "11011001"
 KEY = "\\x6b6b"
 
 
-async def schedule(tx: Executor, **said: object) -> dict[JobId, bool]:
-    moved = await tx.run(job_schedule(**{"now": NOW, "limit": 100, **said}))  # type: ignore[arg-type]
+async def schedule(tx: Executor, **given: object) -> dict[JobId, bool]:
+    moved = await tx.run(job_schedule(**{"now": NOW, "limit": 100, **given}))  # type: ignore[arg-type]
     return {job.id: job.is_discarded for job in moved}
 
 
@@ -44,8 +44,8 @@ async def states(tx: Executor, *jobs: JobRow) -> list[JobState]:
 
 
 @pytest.mark.parametrize("state", list(JobState))
-async def test_only_what_waits_is_scheduled(tx: Executor, state: JobState) -> None:
-    """Scheduled and retryable jobs that are due become available with their instant as it was; nothing else does."""
+async def test_only_waiting_jobs_are_scheduled(tx: Executor, state: JobState) -> None:
+    """Due scheduled and retryable jobs become available with their instant unchanged; others do not."""
     job = await put_job(tx, state)
 
     moved = await schedule(tx)
@@ -57,7 +57,7 @@ async def test_only_what_waits_is_scheduled(tx: Executor, state: JobState) -> No
 
 
 async def test_job_is_scheduled_at_its_instant_and_not_before(tx: Executor) -> None:
-    """The horizon itself is due; what lies behind it waits."""
+    """A job at the horizon is due; a later one is not."""
     due = await put_job(tx, JobState.SCHEDULED, scheduled_at=NOW)
     await put_job(tx, JobState.SCHEDULED, scheduled_at=NOW + timedelta(microseconds=1))
 
@@ -65,7 +65,7 @@ async def test_job_is_scheduled_at_its_instant_and_not_before(tx: Executor) -> N
 
 
 async def test_scheduling_stops_at_its_limit(tx: Executor) -> None:
-    """A pass takes the most important first and leaves the rest for the next."""
+    """A pass schedules the first jobs by priority, and the next pass the rest."""
     late = await put_job(tx, JobState.SCHEDULED, priority=2)
     early = await put_job(tx, JobState.RETRYABLE, priority=1)
 
@@ -73,8 +73,8 @@ async def test_scheduling_stops_at_its_limit(tx: Executor) -> None:
     assert await schedule(tx, limit=1) == {late.id: False}
 
 
-async def test_job_left_out_is_not_scheduled(tx: Executor) -> None:
-    """An id that is excluded stays where it is, and does not use up the limit."""
+async def test_excluded_job_is_not_scheduled(tx: Executor) -> None:
+    """An excluded id does not change, and does not count for the limit."""
     first = await put_job(tx, JobState.SCHEDULED)
     second = await put_job(tx, JobState.SCHEDULED)
 
@@ -82,7 +82,7 @@ async def test_job_left_out_is_not_scheduled(tx: Executor) -> None:
 
 
 async def test_job_whose_key_is_taken_is_discarded(tx: Executor) -> None:
-    """Who waits without holding its key loses it to who holds it; the loser says why, at the pass's instant."""
+    """A waiting job whose key another job holds is discarded, with the reason, at the pass's instant."""
     waiting = await put_job(
         tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, metadata='{"a": 1}'
     )
@@ -97,31 +97,31 @@ async def test_job_whose_key_is_taken_is_discarded(tx: Executor) -> None:
     assert await states(tx, holder) == [JobState.RUNNING]
 
 
-async def test_of_two_that_wait_for_one_key_the_first_goes_on(tx: Executor) -> None:
-    """Nobody holds the key: the one that is worked first gets it, the other is discarded."""
+async def test_first_of_two_waiting_jobs_gets_the_key(tx: Executor) -> None:
+    """Of two waiting jobs with one key the first is made available, the other discarded."""
     second = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, priority=2)
     first = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=FOUR_STATES, priority=1)
 
     assert await schedule(tx) == {first.id: False, second.id: True}
 
 
-async def test_job_that_holds_its_own_key_goes_on(tx: Executor) -> None:
-    """A job is no rival of its own."""
+async def test_job_that_holds_its_own_key_is_scheduled(tx: Executor) -> None:
+    """A job does not conflict with itself."""
     job = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=WITH_RETRYABLE)
 
     assert await schedule(tx) == {job.id: False}
 
 
-async def test_key_without_mask_is_no_rival(tx: Executor) -> None:
-    """Rows of an old River with a key and no mask are all scheduled."""
+async def test_key_without_mask_never_conflicts(tx: Executor) -> None:
+    """Rows of an old River with a key but no mask are all scheduled."""
     one = await put_job(tx, JobState.RETRYABLE, unique_key=KEY)
     two = await put_job(tx, JobState.RETRYABLE, unique_key=KEY)
 
     assert await schedule(tx) == {one.id: False, two.id: False}
 
 
-async def test_loser_that_would_hold_the_key_when_discarded_gives_it_up(tx: Executor) -> None:
-    """A mask that counts discarded but not retryable jobs wedges River's scheduler; here the loser gives up its claim."""
+async def test_discarded_job_does_not_keep_the_key(tx: Executor) -> None:
+    """A mask with discarded but not retryable blocks River's scheduler; here the discarded job loses that bit."""
     waiting = await put_job(tx, JobState.RETRYABLE, unique_key=KEY, unique_states=WITH_DISCARDED)
     await put_job(tx, JobState.AVAILABLE, unique_key=KEY, unique_states=WITH_DISCARDED)
     bystander = await put_job(tx, JobState.SCHEDULED)
@@ -134,7 +134,7 @@ async def test_loser_that_would_hold_the_key_when_discarded_gives_it_up(tx: Exec
 
 
 async def test_stuck_jobs_come_page_by_page(tx: Executor) -> None:
-    """Running jobs attempted before the horizon are found, by id, each page behind the last."""
+    """Jobs running since before the horizon come by id, page by page."""
     stuck = [await put_job(tx, JobState.RUNNING, attempted_at=NOW - HOUR) for _ in range(3)]
     await put_job(tx, JobState.RUNNING, attempted_at=NOW)
     await put_job(tx, JobState.AVAILABLE, attempted_at=NOW - HOUR)
@@ -146,8 +146,8 @@ async def test_stuck_jobs_come_page_by_page(tx: Executor) -> None:
 
 
 @pytest.mark.parametrize("moved_on", ["completed", "fetched again"])
-async def test_job_that_moved_on_is_not_rescued(tx: Executor, moved_on: str) -> None:
-    """A job that finished, or was fetched again, between the search and the rescue is left alone."""
+async def test_job_that_changed_is_not_rescued(tx: Executor, moved_on: str) -> None:
+    """A job that finished or was fetched again since the search does not change."""
     job = (
         await put_job(tx, JobState.COMPLETED, attempted_at=NOW - HOUR)
         if moved_on == "completed"
@@ -160,18 +160,18 @@ async def test_job_that_moved_on_is_not_rescued(tx: Executor, moved_on: str) -> 
 
 
 async def test_rescue_keeps_metadata_that_is_no_object(tx: Executor) -> None:
-    """Metadata that cannot count rescues does not keep its job, or those beside it, from being rescued."""
-    odd = await put_job(tx, JobState.RUNNING, metadata="[1]")
+    """Metadata that cannot hold a count prevents no rescue of the batch."""
+    unusual = await put_job(tx, JobState.RUNNING, metadata="[1]")
     plain = await put_job(tx, JobState.RUNNING)
     rescues = [
         Rescue(job.id, JobState.DISCARDED, AttemptError(NOW, 1, "stuck"), finalized_at=NOW)
-        for job in (odd, plain)
+        for job in (unusual, plain)
     ]
 
     written = await tx.run(job_rescue_many(rescues, stuck_horizon=NOW))
 
-    assert sorted(written) == [odd.id, plain.id]
-    [stored] = await tx.fetch("SELECT metadata::text FROM river_job WHERE id = $1", [odd.id])
+    assert sorted(written) == [unusual.id, plain.id]
+    [stored] = await tx.fetch("SELECT metadata::text FROM river_job WHERE id = $1", [unusual.id])
     assert stored == {"metadata": "[1]"}
 
 
@@ -199,10 +199,10 @@ def _rescued(job: JobRow) -> Rescue:
         (JobState.RUNNING, _give_back),
     ],
 )
-async def test_job_that_somebody_has_locked_holds_up_no_others(
+async def test_locked_job_delays_no_others(
     schema_driver: AsyncpgDriver, state: JobState, sweep: Callable[..., Query[list[Any]]]
 ) -> None:
-    """What another transaction holds is left for the next pass; nobody waits for it, and the others go on."""
+    """A locked job waits for the next pass; the statement does not wait, and the others are written."""
     pool, search = schema_driver.pool, f"SET LOCAL search_path = {schema_driver.schema}"
     async with pool.begin() as tx:
         await tx.fetch(search)
@@ -218,7 +218,7 @@ async def test_job_that_somebody_has_locked_holds_up_no_others(
 
 @pytest.mark.parametrize("state", list(JobState))
 async def test_cleaner_deletes_each_state_by_its_own_horizon(tx: Executor, state: JobState) -> None:
-    """A finalized job goes when it is older than its own state's horizon; others never."""
+    """A finalized job is deleted if it is older than its state's horizon; others never are."""
     job = await put_job(tx, state)
     horizons = {
         "cancelled_horizon": None, "completed_horizon": None, "discarded_horizon": None,
@@ -239,7 +239,7 @@ async def test_cleaner_deletes_each_state_by_its_own_horizon(tx: Executor, state
 
 
 async def test_cleaner_keeps_what_is_at_the_horizon(tx: Executor) -> None:
-    """A job finalized at the horizon itself is not older than it."""
+    """A job finalized exactly at the horizon is kept."""
     await put_job(tx, JobState.COMPLETED, finalized_at=NOW)
 
     deleted = await tx.run(
@@ -250,7 +250,7 @@ async def test_cleaner_keeps_what_is_at_the_horizon(tx: Executor) -> None:
 
 
 async def test_cleaner_stops_at_its_limit(tx: Executor) -> None:
-    """A pass deletes no more than it was allowed, over all states."""
+    """A pass deletes at most `limit` jobs over all states."""
     for state in (JobState.COMPLETED, JobState.CANCELLED, JobState.DISCARDED):
         await put_job(tx, state)
         await put_job(tx, state)
@@ -259,8 +259,8 @@ async def test_cleaner_stops_at_its_limit(tx: Executor) -> None:
     assert [await tx.run(job_delete_before(**horizons, limit=4)) for _ in range(3)] == [4, 2, 0]
 
 
-async def test_retry_of_a_job_whose_key_is_taken_is_refused(tx: Executor) -> None:
-    """A retry that would claim another's key fails with River's constraint, which clients look for."""
+async def test_retry_of_a_job_whose_key_is_taken_is_an_error(tx: Executor) -> None:
+    """Such a retry fails with River's constraint, which clients check for."""
     lost = await put_job(tx, JobState.CANCELLED, unique_key=KEY, unique_states=FOUR_STATES)
     await put_job(tx, JobState.AVAILABLE, unique_key=KEY, unique_states=FOUR_STATES)
 
@@ -273,7 +273,7 @@ async def test_retry_of_a_job_whose_key_is_taken_is_refused(tx: Executor) -> Non
 
 
 async def test_cancel_makes_metadata_an_object(tx: Executor) -> None:
-    """A cancel writes an object of metadata whatever was there, so that no River stumbles over the mark."""
+    """A cancel replaces metadata that is no object by an object with the mark, which every River can read."""
     job = await put_job(tx, JobState.RUNNING, metadata="[1]")
 
     row = await tx.run(job_cancel(job.id, now=NOW))

@@ -5,7 +5,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
-from store_rows import HOUR, NOW, heard, params
+from store_rows import HOUR, NOW, notified, params
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
@@ -15,18 +15,18 @@ from millhand.store.job import job_get_by_ids
 from millhand.store.job_insert import job_insert_many, job_notify_insert
 
 if TYPE_CHECKING:
-    from conftest import Ears
+    from conftest import TopicRecorder
 
 FOUR_STATES = 0xD1
 SIX_STATES = 0xF5
 
 
-def unique(number: int, **said: object) -> object:
-    return params(unique_key=bytes([number]) * 32, unique_states=SIX_STATES, **said)
+def unique(number: int, **given: object) -> object:
+    return params(unique_key=bytes([number]) * 32, unique_states=SIX_STATES, **given)
 
 
-async def test_results_stand_in_the_order_of_the_params(tx: Executor) -> None:
-    """Fresh rows and duplicates come back one for one, in the order in which they were given, and say which they are."""
+async def test_results_have_the_order_of_the_params(tx: Executor) -> None:
+    """New rows and duplicates come in the order of the params, and are marked as such."""
     [old] = await tx.run(job_insert_many([unique(9, tags=("old",))]))
 
     many = [params(kind="a"), unique(1, kind="b"), unique(9, kind="c"), params(kind="d"), unique(2, kind="e")]
@@ -39,9 +39,9 @@ async def test_results_stand_in_the_order_of_the_params(tx: Executor) -> None:
 
 
 @pytest.mark.parametrize("how", ["alike", "unlike", "one by one"])
-async def test_rows_are_as_results_say_and_in_their_order(tx: Executor, how: str) -> None:
-    """Whether jobs without unique keys have a column in common or come alone, each result is the row that the table has."""
-    said = [
+async def test_results_equal_the_rows(tx: Executor, how: str) -> None:
+    """Results of jobs with equal and different columns equal the table's rows, in order."""
+    given = [
         params(
             encoded_args=f'{{"zz":{n}.50,"a":"é"}}',
             kind=f"kind_{n}",
@@ -57,18 +57,18 @@ async def test_rows_are_as_results_say_and_in_their_order(tx: Executor, how: str
         for n in ([4] * 50 if how == "alike" else range(50))
     ]
 
-    inserts = [said] if how != "one by one" else [[one] for one in said]
+    inserts = [given] if how != "one by one" else [[one] for one in given]
     results = [result for some in inserts for result in await tx.run(job_insert_many(some))]
 
     rows = await tx.run(job_get_by_ids([one.job.id for one in results]))
-    assert [one.job for one in results] == rows  # which come by id
+    assert [one.job for one in results] == rows  # sorted by id
     assert [(row.kind, row.queue, row.tags, row.state) for row in rows] == [
-        (one.kind, one.queue, one.tags, one.state) for one in said
+        (one.kind, one.queue, one.tags, one.state) for one in given
     ]
 
 
-async def test_trigger_that_leaves_out_a_row_is_told_of(tx: Executor) -> None:
-    """Results are never taken for those of other jobs: what has no row makes the insert fail, in words."""
+async def test_trigger_that_skips_a_row_is_an_error(tx: Executor) -> None:
+    """An insert fails if a row is missing, instead of returning another job's row."""
     await tx.execute_script(
         """
         CREATE FUNCTION pg_temp.leave_out() RETURNS trigger LANGUAGE plpgsql
@@ -86,9 +86,9 @@ async def test_trigger_that_leaves_out_a_row_is_told_of(tx: Executor) -> None:
 
 
 @pytest.mark.parametrize("num_jobs", [1, 2])
-async def test_inserted_row_is_what_was_said(tx: Executor, num_jobs: int) -> None:
-    """Each option of the params is in the row, whether one job is inserted or several."""
-    said = params(
+async def test_inserted_row_has_every_param(tx: Executor, num_jobs: int) -> None:
+    """Each param is in the row, of one job and of several."""
+    given = params(
         kind="resize",
         encoded_args='{"n":1}',
         max_attempts=3,
@@ -101,7 +101,7 @@ async def test_inserted_row_is_what_was_said(tx: Executor, num_jobs: int) -> Non
         tags=("one", "two"),
     )
 
-    results = await tx.run(job_insert_many([said] * num_jobs))
+    results = await tx.run(job_insert_many([given] * num_jobs))
 
     for one in results:
         job = one.job
@@ -122,10 +122,8 @@ async def test_inserted_row_is_what_was_said(tx: Executor, num_jobs: int) -> Non
 
 
 @pytest.mark.parametrize("num_jobs", [1, 2])
-async def test_instants_that_are_not_said_are_the_given_now_or_the_database_s(
-    tx: Executor, num_jobs: int
-) -> None:
-    """Without instants of their own, rows take `now`, and without that the database's clock."""
+async def test_unset_instants_are_now_or_the_database_s(tx: Executor, num_jobs: int) -> None:
+    """Without instants of its own a row has `now`, and without that the database's clock."""
     brought = await tx.run(job_insert_many([params()] * num_jobs, now=NOW))
     default = await tx.run(job_insert_many([params()] * num_jobs))
 
@@ -135,15 +133,15 @@ async def test_instants_that_are_not_said_are_the_given_now_or_the_database_s(
 
 
 async def test_row_without_tags_has_an_empty_array(tx: Executor) -> None:
-    """No tags are an empty array, not one empty tag."""
+    """No tags become an empty array, not one empty tag."""
     await tx.run(job_insert_many([params(), params()]))
     await tx.run(job_insert_many([params()]))
 
     assert await tx.fetch("SELECT DISTINCT tags::text FROM river_job") == [{"tags": "{}"}]
 
 
-async def test_same_key_twice_in_one_insert_is_refused(tx: Executor) -> None:
-    """Two jobs with one key in one statement fail it as in River, and nothing is inserted."""
+async def test_same_key_twice_in_one_insert_is_an_error(tx: Executor) -> None:
+    """Two jobs with one key fail the statement, as in River, and nothing is inserted."""
     with pytest.raises(DriverError) as refused:
         async with tx.begin() as savepoint:
             await savepoint.run(job_insert_many([unique(1), params(), unique(1)]))
@@ -154,7 +152,7 @@ async def test_same_key_twice_in_one_insert_is_refused(tx: Executor) -> None:
 
 @pytest.mark.parametrize("num_jobs", [1, 2])
 async def test_duplicate_of_another_kind_keeps_the_row_s_kind(tx: Executor, num_jobs: int) -> None:
-    """A job skipped as duplicate changes nothing of the row that is there, not even its kind."""
+    """A skipped duplicate does not change the existing row, not even its kind."""
     [old] = await tx.run(job_insert_many([unique(1)]))
 
     results = await tx.run(
@@ -167,7 +165,7 @@ async def test_duplicate_of_another_kind_keeps_the_row_s_kind(tx: Executor, num_
 
 @pytest.mark.parametrize("state", list(JobState))
 async def test_key_is_held_in_the_states_of_its_mask(tx: Executor, state: JobState) -> None:
-    """A job holds its key while its state is in its mask, and no longer: the index says so, not the insert."""
+    """A job holds its key while its state is in its mask; the index decides, not the insert."""
     [old] = await tx.run(job_insert_many([params(unique_key=b"k" * 32, unique_states=FOUR_STATES)]))
     finalized_at = NOW if state.is_finalized else None
     await tx.fetch(
@@ -183,7 +181,7 @@ async def test_key_is_held_in_the_states_of_its_mask(tx: Executor, state: JobSta
 
 
 async def test_key_without_mask_holds_nothing(tx: Executor) -> None:
-    """A row of an old River with a key and no mask of states takes no part in uniqueness."""
+    """A row of an old River with a key but no mask is not unique."""
     old = params(unique_key=b"k" * 32)
     await tx.run(job_insert_many([old]))
 
@@ -192,47 +190,53 @@ async def test_key_without_mask_holds_nothing(tx: Executor) -> None:
     assert not new.unique_skipped_as_duplicate
 
 
-async def test_announcement_is_river_s_byte_for_byte(schema_driver: AsyncpgDriver, ears: Ears) -> None:
-    """The queues are told on River's topic in River's words, each once, in the order given, by one job or several."""
+async def test_notification_is_river_s_byte_for_byte(
+    schema_driver: AsyncpgDriver, topics: TopicRecorder
+) -> None:
+    """Queues are notified on River's topic with River's payload, each once, in order."""
     run = schema_driver.pool.run
 
     await run(job_insert_many([params()], notify_queues=["default"]))
-    one = await ears.hear()
+    one = await topics.received()
     await run(
         job_insert_many([params(queue=name) for name in ("q1", "q2", "q3")], notify_queues=["q1", "q2", "q3"])
     )
-    many = await ears.hear()
+    many = await topics.received()
     await run(job_insert_many([params()], notify_queues=["q1", "q2", "q3"]))
-    one_for_many = await ears.hear()
+    one_for_many = await topics.received()
     await run(job_notify_insert(["a_b-c"]))
-    trailing = await ears.hear()
+    trailing = await topics.received()
 
-    assert one == heard("insert, default queue")
-    assert many == one_for_many == heard("insert many into three queues")
-    assert trailing == heard("insert into a queue")
+    assert one == notified("insert, default queue")
+    assert many == one_for_many == notified("insert many into three queues")
+    assert trailing == notified("insert into a queue")
 
 
-async def test_nothing_is_announced_that_was_not_asked_for(schema_driver: AsyncpgDriver, ears: Ears) -> None:
-    """An insert without queues to announce says nothing."""
+async def test_insert_without_queues_notifies_nothing(
+    schema_driver: AsyncpgDriver, topics: TopicRecorder
+) -> None:
+    """An insert without `notify_queues` sends no notification."""
     await schema_driver.pool.run(job_insert_many([params()]))
     await schema_driver.pool.run(job_insert_many([params(), params()]))
 
-    assert await ears.hear() == []
+    assert await topics.received() == []
 
 
-async def test_announcement_is_rolled_back_with_its_insert(schema_driver: AsyncpgDriver, ears: Ears) -> None:
-    """Who rolls back has announced nothing."""
+async def test_notification_is_rolled_back_with_its_insert(
+    schema_driver: AsyncpgDriver, topics: TopicRecorder
+) -> None:
+    """A rollback sends no notification."""
     with contextlib.suppress(ZeroDivisionError):
         async with schema_driver.pool.begin() as tx:
             await tx.run(job_insert_many([params()], notify_queues=["default"]))
             raise ZeroDivisionError
 
-    assert await ears.hear() == heard("insert in a rolled-back transaction") == []
+    assert await topics.received() == notified("insert in a rolled-back transaction") == []
 
 
 @pytest.mark.parametrize("commits", [True, False])
-async def test_duplicate_waits_for_the_one_who_inserts(schema_driver: AsyncpgDriver, commits: bool) -> None:
-    """The later of two with one key waits for the earlier's transaction: committed, it is skipped; rolled back, not."""
+async def test_duplicate_waits_for_the_first_insert(schema_driver: AsyncpgDriver, commits: bool) -> None:
+    """The second insert of a key waits for the first transaction: after its commit it is skipped, after a rollback not."""
     with contextlib.suppress(ZeroDivisionError):
         async with schema_driver.pool.begin() as tx:
             await tx.run(job_insert_many([unique(1, kind="first")]))
@@ -250,7 +254,7 @@ async def test_duplicate_waits_for_the_one_who_inserts(schema_driver: AsyncpgDri
 
 
 async def wait_blocked(driver: AsyncpgDriver) -> None:
-    """Return when somebody waits for another's lock in this database."""
+    """Return when a session waits for another's lock in this database."""
     sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
     async with asyncio.timeout(20.0):
         while not await driver.pool.fetch(sql):

@@ -36,20 +36,20 @@ CLIENT = ClientId("client_a")
 TICK = timedelta(microseconds=1)
 
 
-def change(job: JobRow, state: JobState, **said: Any) -> StateChange:
-    """Return a change that the attempt comes to which the row tells of, unless another one is said."""
-    its = {"attempted_at": job.attempted_at, "attempted_by": last_attempted_by(job)}
-    return StateChange(id=job.id, state=state, event_kind=EventKind.JOB_FAILED, **{**its, **said})
+def change(job: JobRow, state: JobState, **given: Any) -> StateChange:
+    """Return the change of an attempt of the row, completed unless other fields are given."""
+    defaults = {"attempted_at": job.attempted_at, "attempted_by": last_attempted_by(job)}
+    return StateChange(id=job.id, state=state, event_kind=EventKind.JOB_FAILED, **{**defaults, **given})
 
 
-def complete(*jobs: JobRow, at: Sequence[datetime] = (), **said: Any) -> Query[list[JobId]]:
+def complete(*jobs: JobRow, at: Sequence[datetime] = (), **given: Any) -> Query[list[JobId]]:
     its: dict[str, Any] = {
         "attempted_ats": [job.attempted_at or NOW for job in jobs],
         "client_id": CLIENT,
         "finalized_ats": at or [NOW] * len(jobs),
         "ids": [job.id for job in jobs],
     }
-    return job_complete_many(**{**its, **said})
+    return job_complete_many(**{**defaults, **given})
 
 
 async def write(tx: Executor, *changes: StateChange) -> list[JobRow]:
@@ -60,8 +60,8 @@ async def columns(tx: Executor, *jobs: JobRow) -> list[JobRow]:
     return await tx.run(job_get_by_ids([job.id for job in jobs]))
 
 
-async def test_completed_jobs_are_written_and_named(tx: Executor) -> None:
-    """Running jobs are completed at their own instants, in whatever order they come, and nothing else of them changes."""
+async def test_completed_jobs_are_written_and_returned(tx: Executor) -> None:
+    """Running jobs are completed at their own instants, in any order, and no other column changes."""
     one, two = await put_job(tx, JobState.RUNNING), await put_job(tx, JobState.RUNNING)
 
     written = await tx.run(complete(two, one, at=[NOW + HOUR, NOW]))
@@ -75,8 +75,8 @@ async def test_completed_jobs_are_written_and_named(tx: Executor) -> None:
     assert [(row.attempt, row.errors, row.metadata) for row in rows] == [(1, (), {})] * 2
 
 
-async def test_completion_of_a_large_batch_takes_no_longer_a_job(tx: Executor) -> None:
-    """However many jobs are completed at once, none is compared with all others: the plan has no loop in a loop."""
+async def test_completion_of_a_large_batch_has_no_nested_loop(tx: Executor) -> None:
+    """The plan for a large batch compares no job with all others."""
     sql = compile_statement("job_complete_many").sql
     await tx.execute_script(f"SET LOCAL plan_cache_mode = force_generic_plan; PREPARE complete AS {sql}")
 
@@ -88,7 +88,7 @@ async def test_completion_of_a_large_batch_takes_no_longer_a_job(tx: Executor) -
 
 @pytest.mark.parametrize("state", NOT_RUNNING)
 async def test_job_that_is_not_running_is_not_completed(tx: Executor, state: JobState) -> None:
-    """What somebody else has settled is left alone, and is missing from the answer."""
+    """A job that another statement finalized does not change, and is missing from the result."""
     job = await put_job(tx, state)
 
     written = await tx.run(complete(job, msgspec.structs.replace(job, id=JobId(0))))
@@ -98,7 +98,7 @@ async def test_job_that_is_not_running_is_not_completed(tx: Executor, state: Job
 
 
 async def test_cancelled_job_that_succeeds_is_completed(tx: Executor) -> None:
-    """Success is not replaced by a cancellation that was asked for meanwhile."""
+    """A cancel request does not replace success."""
     job = await put_job(tx, JobState.RUNNING, metadata=CANCELLED)
 
     await tx.run(complete(job))
@@ -108,8 +108,8 @@ async def test_cancelled_job_that_succeeds_is_completed(tx: Executor) -> None:
 
 
 @pytest.mark.parametrize("target", [JobState.AVAILABLE, JobState.RETRYABLE, JobState.SCHEDULED])
-async def test_cancelled_job_is_not_tried_again(tx: Executor, target: JobState) -> None:
-    """A job whose cancellation was asked for ends cancelled now, with its error, attempt and instant as they are."""
+async def test_cancelled_job_is_not_retried(tx: Executor, target: JobState) -> None:
+    """A job with a cancel request is cancelled now, with its error; attempt and instant do not change."""
     job = await put_job(tx, JobState.RUNNING, metadata=CANCELLED)
     error = AttemptError(NOW, 1, "boom")
 
@@ -120,8 +120,8 @@ async def test_cancelled_job_is_not_tried_again(tx: Executor, target: JobState) 
 
 
 @pytest.mark.parametrize("target", [JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED])
-async def test_cancelled_job_that_is_over_ends_as_it_ended(tx: Executor, target: JobState) -> None:
-    """An attempt that was the last one keeps its own end, cancelled or not."""
+async def test_cancelled_job_keeps_its_final_outcome(tx: Executor, target: JobState) -> None:
+    """A last attempt keeps its outcome, cancelled or not."""
     job = await put_job(tx, JobState.RUNNING, metadata=CANCELLED)
 
     [row] = await write(tx, change(job, target, finalized_at=NOW - timedelta(seconds=1)))
@@ -130,7 +130,7 @@ async def test_cancelled_job_that_is_over_ends_as_it_ended(tx: Executor, target:
 
 
 async def test_change_is_written_whole(tx: Executor) -> None:
-    """State, attempt, error, instant and metadata of a change are in the row; the metadata is merged at the top."""
+    """State, attempt, error, instant and metadata of a change are written; metadata is merged at the top level."""
     job = await put_job(
         tx,
         JobState.RUNNING,
@@ -139,7 +139,7 @@ async def test_change_is_written_whole(tx: Executor) -> None:
         errors='{"{\\"error\\": \\"old\\"}"}',
     )
     error = AttemptError(NOW, 2, "boom", "trace")
-    said = change(
+    given = change(
         job,
         JobState.RETRYABLE,
         attempt=1,
@@ -148,7 +148,7 @@ async def test_change_is_written_whole(tx: Executor) -> None:
         scheduled_at=NOW + HOUR,
     )
 
-    [row] = await write(tx, said)
+    [row] = await write(tx, given)
 
     assert (row.state, row.attempt, row.scheduled_at) == (JobState.RETRYABLE, 1, NOW + HOUR)
     assert row.errors[1:] == (error,)
@@ -157,7 +157,7 @@ async def test_change_is_written_whole(tx: Executor) -> None:
 
 @pytest.mark.parametrize("state", NOT_RUNNING)
 async def test_job_that_is_not_running_gets_only_the_metadata(tx: Executor, state: JobState) -> None:
-    """A late report changes nothing but metadata of what is finalized, and is answered with the row as it is."""
+    """A late change merges only metadata into a finalized job, and returns the row."""
     job = await put_job(tx, state, attempt=1)
     late = change(
         job,
@@ -184,11 +184,9 @@ FORMER: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("former", FORMER)
 @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.COMPLETED])
-async def test_attempt_whose_job_has_another_changes_nothing(
-    tx: Executor, state: JobState, former: str
-) -> None:
-    """Neither state nor metadata; not of the attempt that runs, nor of the one that has ended."""
-    its = {"attempt": 1, "attempted_at": NOW - HOUR, "attempted_by": "{client_a}"}
+async def test_attempt_that_lost_its_job_changes_nothing(tx: Executor, state: JobState, former: str) -> None:
+    """Neither state nor metadata changes if the job had a later attempt."""
+    defaults = {"attempt": 1, "attempted_at": NOW - HOUR, "attempted_by": "{client_a}"}
     job = await put_job(tx, state, **its)
     late = change(job, JobState.COMPLETED, finalized_at=NOW, metadata={"output": 1}, **FORMER[former])
 
@@ -201,8 +199,8 @@ async def test_attempt_whose_job_has_another_changes_nothing(
     assert await columns(tx, job) == [job]
 
 
-async def test_fetch_is_later_than_the_one_before_although_the_clock_was_set_back(tx: Executor) -> None:
-    """Attempts of a job never have one instant in common; an instant that nobody can have meant is not gone by."""
+async def test_fetch_instants_increase_although_the_clock_was_set_back(tx: Executor) -> None:
+    """No two attempts of a job have the same instant; a far future instant is ignored."""
     before = [NOW + HOUR, NOW, NOW - TICK, None, NOW + timedelta(days=2), "infinity"]
     jobs = [await put_job(tx, attempted_at=at) for at in before]
 
@@ -212,8 +210,8 @@ async def test_fetch_is_later_than_the_one_before_although_the_clock_was_set_bac
     assert [at[job.id] for job in jobs] == [NOW + HOUR + TICK, NOW + TICK, NOW, NOW, NOW, NOW]
 
 
-async def test_every_job_that_exists_is_answered_by_id(tx: Executor) -> None:
-    """The answer has one row for each job that exists, written or not, by id; a deleted one is missing."""
+async def test_every_existing_job_is_returned_by_id(tx: Executor) -> None:
+    """The result has one row for each existing job, changed or not, by id."""
     finalized = await put_job(tx, JobState.COMPLETED)
     running = await put_job(tx, JobState.RUNNING)
     gone = msgspec.structs.replace(running, id=JobId(0))
@@ -227,8 +225,8 @@ async def test_every_job_that_exists_is_answered_by_id(tx: Executor) -> None:
     ]
 
 
-async def test_error_that_postgresql_cannot_store_does_no_harm(tx: Executor) -> None:
-    """A NUL in one job's error keeps neither it nor the jobs beside it from being written."""
+async def test_error_that_postgresql_cannot_store_is_sanitized(tx: Executor) -> None:
+    """A NUL in one job's error prevents no job of the batch from being written."""
     bad, good = await put_job(tx, JobState.RUNNING), await put_job(tx, JobState.RUNNING)
 
     rows = await write(
@@ -247,8 +245,8 @@ async def test_error_that_postgresql_cannot_store_does_no_harm(tx: Executor) -> 
     assert (rows[0].errors[0].error, rows[0].metadata) == ("a\ufffdb", {"\ufffd": "\ufffd"})
 
 
-async def test_cancel_requested_names_running_jobs_with_the_mark(tx: Executor) -> None:
-    """Of the ids asked for, those are named that run and whose cancellation was asked for."""
+async def test_cancel_requested_returns_running_jobs_with_the_mark(tx: Executor) -> None:
+    """Only running jobs with a cancel request are returned."""
     marked = await put_job(tx, JobState.RUNNING, metadata=CANCELLED)
     plain = await put_job(tx, JobState.RUNNING)
     over = await put_job(tx, JobState.COMPLETED, metadata=CANCELLED)
@@ -258,7 +256,7 @@ async def test_cancel_requested_names_running_jobs_with_the_mark(tx: Executor) -
 
 
 async def test_states_are_counted(tx: Executor) -> None:
-    """Each state asked for has its number, also where it is none, and no other state is counted."""
+    """Each given state has its count, 0 included, and no other state is counted."""
     for state in (JobState.RUNNING, JobState.RUNNING, JobState.COMPLETED):
         await put_job(tx, state)
 
@@ -271,7 +269,7 @@ async def test_states_are_counted(tx: Executor) -> None:
 
 @pytest.mark.parametrize("state", NOT_RUNNING)
 async def test_job_that_is_not_running_is_deleted(tx: Executor, state: JobState) -> None:
-    """Deleting a job gives the row that it was, and then it is gone."""
+    """A delete returns the row and removes it."""
     job = await put_job(tx, state)
 
     assert await tx.run(job_delete(job.id)) == job
@@ -279,7 +277,7 @@ async def test_job_that_is_not_running_is_deleted(tx: Executor, state: JobState)
 
 
 async def test_running_job_is_not_deleted(tx: Executor) -> None:
-    """A running job stays, and the error says why."""
+    """A running job stays, and the error gives the reason."""
     job = await put_job(tx, JobState.RUNNING)
 
     with pytest.raises(JobRunning):
@@ -289,14 +287,14 @@ async def test_running_job_is_not_deleted(tx: Executor) -> None:
 
 
 @pytest.mark.parametrize("query", [job_get_by_id, job_delete, partial(job_update_output, output=1)])
-async def test_job_that_is_not_there_is_not_found(tx: Executor, query: Any) -> None:
-    """An id without a job is an error that names it."""
+async def test_missing_job_is_not_found(tx: Executor, query: Any) -> None:
+    """An id without a job is an error that contains it."""
     with pytest.raises(NotFound, match=r"^job must exist, found none with id 7$"):
         await tx.run(query(JobId(7)))
 
 
-async def test_jobs_are_given_by_id(tx: Executor) -> None:
-    """Those that exist of the ids asked for come by id, once each."""
+async def test_jobs_are_returned_by_id(tx: Executor) -> None:
+    """The existing jobs of the given ids are returned once each, by id."""
     one, two = await put_job(tx), await put_job(tx)
 
     assert await tx.run(job_get_by_ids([two.id, JobId(0), one.id, two.id])) == [one, two]

@@ -31,8 +31,8 @@ UNDERSTOOD: list[tuple[str, dict[str, Any]]] = [
     ("(priority = 2) = @is_second", {"is_second": True}),
     ("tags && @tags::varchar []", {"tags": ["one", "x"]}),
     ("metadata @> ANY(@any)", {"any": [{"a": 1}, {"b": 2}]}),
-    ("queue = 'a@b' -- @nobody, and ( nothing", {}),
-    ("/* @nobody ( */ kind = $$k@x)$$ OR priority = 2", {}),
+    ("queue = 'a@b' -- @nothing, and ( nothing", {}),
+    ("/* @nothing ( */ kind = $$k@x)$$ OR priority = 2", {}),
     ("priority = 1 OR priority = 2", {}),
     (
         "EXISTS (SELECT FROM /* schema */river_job AS other WHERE other.id = job.id AND other.priority = 2)",
@@ -43,7 +43,7 @@ UNDERSTOOD: list[tuple[str, dict[str, Any]]] = [
 
 
 async def put_two(tx: Executor) -> JobId:
-    """Put a job that every condition above means, and a running one that has no part in anything."""
+    """Insert a job that every condition above matches, and a running one."""
     job = await put_job(
         tx,
         JobState.COMPLETED,
@@ -61,10 +61,10 @@ async def put_two(tx: Executor) -> JobId:
 
 
 @pytest.mark.parametrize(("sql", "params"), UNDERSTOOD)
-async def test_condition_finds_and_deletes_what_it_means(
+async def test_condition_lists_and_deletes_what_matches(
     tx: Executor, sql: str, params: dict[str, Any]
 ) -> None:
-    """bulk_delete_safety; a condition, its parameters of whatever type, lists and deletes a job, beside other filters."""
+    """bulk_delete_safety; a condition with params of any type lists and deletes a job, beside other filters."""
     id = await put_two(tx)
     filters = JobFilters(states=[JobState.COMPLETED], ids=[JobId(7), JobId(8)], where=Where(sql, params))
 
@@ -74,8 +74,8 @@ async def test_condition_finds_and_deletes_what_it_means(
     assert [job.id for job in listed] == [job.id for job in deleted] == [id]
 
 
-async def test_condition_cannot_reach_what_runs(tx: Executor) -> None:
-    """bulk_delete_safety; an OR in a condition stays inside it: running jobs stay, and so do those of other queues."""
+async def test_condition_cannot_delete_running_jobs(tx: Executor) -> None:
+    """bulk_delete_safety; an OR stays inside its condition: running jobs and other queues' jobs stay."""
     await put_two(tx)
     filters = JobFilters(queues=["a@b"], where=Where("TRUE OR TRUE -- all of them"))
 
@@ -131,10 +131,8 @@ async def test_condition_cannot_reach_what_runs(tx: Executor) -> None:
         ),
     ],
 )
-def test_condition_that_cannot_be_is_refused_when_made(
-    sql: str, params: dict[str, Any], message: str
-) -> None:
-    """What would fail, or mean something else, in the database is refused before it gets there."""
+def test_invalid_condition_is_an_error_when_made(sql: str, params: dict[str, Any], message: str) -> None:
+    """A condition that would fail or change its meaning in the database is an error before."""
     with pytest.raises(ValueError) as refused:
         Where(sql, params)
 
@@ -142,7 +140,7 @@ def test_condition_that_cannot_be_is_refused_when_made(
 
 
 def test_values_of_a_condition_are_never_part_of_the_statement() -> None:
-    """A statement is one and the same whatever the values are; they travel beside it, apart from those of filters."""
+    """The statement is the same for all values; they are params, separate from those of filters."""
     texts = []
     for value in ("x", "'; DROP TABLE river_job; --"):
         query = job_list(
@@ -156,8 +154,8 @@ def test_values_of_a_condition_are_never_part_of_the_statement() -> None:
     assert texts[0] == texts[1]
 
 
-async def test_all_and_some_are_not_said_together(tx: Executor) -> None:
-    """bulk_delete_safety; whoever says that all are meant and names some has made a mistake, and nothing is deleted."""
+async def test_unsafe_all_with_filters_is_an_error(tx: Executor) -> None:
+    """bulk_delete_safety; `unsafe_all` together with filters is an error, and nothing is deleted."""
     with pytest.raises(
         ValueError, match=r"^unsafe_all must be used without filters, got JobFilters\(.*kinds=\['k'\]"
     ):

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from store_rows import HOUR, NOW, heard
+from store_rows import HOUR, NOW, notified
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
@@ -21,23 +21,23 @@ from millhand.store.queue import (
 )
 
 if TYPE_CHECKING:
-    from conftest import Ears
+    from conftest import TopicRecorder
 
 
-async def put_queue(executor: Executor, name: str = "work", **said: Any) -> QueueRow:
-    return await executor.run(queue_create_or_set_updated_at(name, **{"now": NOW, **said}))
+async def put_queue(executor: Executor, name: str = "work", **given: Any) -> QueueRow:
+    return await executor.run(queue_create_or_set_updated_at(name, **{"now": NOW, **given}))
 
 
-async def test_queue_is_made_known(tx: Executor) -> None:
-    """A queue that nobody knew is there, worked, without metadata."""
+async def test_unknown_queue_is_created(tx: Executor) -> None:
+    """A new queue is active and has no metadata."""
     queue = await put_queue(tx)
 
     assert queue == QueueRow("work", NOW, {}, None, NOW)
     assert await tx.run(queue_get("work")) == queue
 
 
-async def test_queue_that_is_known_keeps_its_pause_and_metadata(tx: Executor) -> None:
-    """A heartbeat renews a queue's instant and nothing else."""
+async def test_known_queue_keeps_its_pause_and_metadata(tx: Executor) -> None:
+    """Only the instant of a known queue is updated."""
     await put_queue(tx)
     await tx.run(queue_update("work", metadata={"a": 1}, now=NOW))
     await tx.run(queue_pause("work", now=NOW))
@@ -49,7 +49,7 @@ async def test_queue_that_is_known_keeps_its_pause_and_metadata(tx: Executor) ->
 
 
 async def test_queues_come_by_name_and_page(tx: Executor) -> None:
-    """Queues come by name, so many as asked for, after the last one seen."""
+    """Queues come by name, up to the limit, after the last one seen."""
     for name in ("b", "c", "a"):
         await put_queue(tx, name)
 
@@ -59,8 +59,8 @@ async def test_queues_come_by_name_and_page(tx: Executor) -> None:
     assert [[queue.name for queue in page] for page in (first, second)] == [["a", "b"], ["c"]]
 
 
-async def test_pause_that_is_there_keeps_its_instant(tx: Executor) -> None:
-    """Pausing a paused queue, or resuming a running one, changes nothing of its row."""
+async def test_paused_queue_keeps_its_instant(tx: Executor) -> None:
+    """Pausing a paused queue, or resuming an active one, does not change its row."""
     await put_queue(tx)
 
     await tx.run(queue_pause("work", now=NOW + HOUR))
@@ -78,7 +78,7 @@ async def test_pause_that_is_there_keeps_its_instant(tx: Executor) -> None:
 
 @pytest.mark.parametrize("query", [queue_pause, queue_resume])
 async def test_star_means_all_queues(tx: Executor, query: Any) -> None:
-    """`*` pauses or resumes every queue there is, and counts them; none is no error."""
+    """`*` pauses or resumes every queue and counts them; zero queues are no error."""
     none = await tx.run(query("*"))
     await put_queue(tx, "a")
     await put_queue(tx, "b")
@@ -88,17 +88,19 @@ async def test_star_means_all_queues(tx: Executor, query: Any) -> None:
 
 
 @pytest.mark.parametrize("query", [queue_get, queue_pause, queue_resume, queue_update])
-async def test_queue_that_is_not_there_is_not_found(tx: Executor, query: Any) -> None:
-    """A name without a queue is an error that says it."""
+async def test_missing_queue_is_not_found(tx: Executor, query: Any) -> None:
+    """A name without a queue is an error that contains it."""
     with pytest.raises(NotFound, match=r"^queue must exist, found none with name 'work'$"):
         await tx.run(query("work"))
 
 
-async def test_commands_are_river_s_byte_for_byte(schema_driver: AsyncpgDriver, ears: Ears) -> None:
-    """What is told of a queue are River's words on River's topic, once for each command, repeated or not."""
+async def test_control_notifications_are_river_s_byte_for_byte(
+    schema_driver: AsyncpgDriver, topics: TopicRecorder
+) -> None:
+    """Each command sends River's payload on River's topic once, repeated or not."""
     run = schema_driver.pool.run
     await put_queue(schema_driver.pool)
-    told = {}
+    sent = {}
     for step, query in {
         "pause a queue": queue_pause("work"),
         "pause it again": queue_pause("work"),
@@ -109,22 +111,28 @@ async def test_commands_are_river_s_byte_for_byte(schema_driver: AsyncpgDriver, 
         "queue updated without metadata": queue_update("work"),
     }.items():
         await run(query)
-        told[step] = await ears.hear()
+        sent[step] = await topics.received()
 
-    assert told == {step: heard(step) for step in told}
+    assert sent == {step: notified(step) for step in sent}
 
 
-async def test_command_to_no_queue_tells_nobody(schema_driver: AsyncpgDriver, ears: Ears) -> None:
-    """A name that is not there is not announced."""
-    for query in (queue_pause("nobody"), queue_resume("nobody"), queue_update("nobody", metadata={"a": 1})):
+async def test_command_for_a_missing_queue_notifies_nothing(
+    schema_driver: AsyncpgDriver, topics: TopicRecorder
+) -> None:
+    """A missing name sends no notification."""
+    for query in (
+        queue_pause("missing"),
+        queue_resume("missing"),
+        queue_update("missing", metadata={"a": 1}),
+    ):
         with pytest.raises(NotFound):
             await schema_driver.pool.run(query)
 
-    assert await ears.hear() == []
+    assert await topics.received() == []
 
 
-async def test_metadata_that_cannot_be_told_is_not_written(schema_driver: AsyncpgDriver) -> None:
-    """More than PostgreSQL lets a notification hold is refused as a whole."""
+async def test_metadata_too_large_to_notify_is_not_written(schema_driver: AsyncpgDriver) -> None:
+    """Metadata that exceeds PostgreSQL's limit for a notification is an error, and nothing is written."""
     await put_queue(schema_driver.pool)
 
     with pytest.raises(DriverError):
@@ -133,7 +141,7 @@ async def test_metadata_that_cannot_be_told_is_not_written(schema_driver: Asyncp
     assert (await schema_driver.pool.run(queue_get("work"))).metadata == {}
 
 
-async def test_metadata_is_stored_without_what_postgresql_refuses(tx: Executor) -> None:
+async def test_queue_metadata_is_sanitized(tx: Executor) -> None:
     """A NUL in a queue's metadata becomes U+FFFD."""
     await put_queue(tx)
 
@@ -143,7 +151,7 @@ async def test_metadata_is_stored_without_what_postgresql_refuses(tx: Executor) 
 
 
 async def test_expired_queues_are_deleted_by_name(tx: Executor) -> None:
-    """Queues older than the horizon go, paused or not, those first by name that the limit allows."""
+    """Queues older than the horizon are deleted, paused or not, up to the limit by name."""
     for name in ("c", "b", "a"):
         await put_queue(tx, name)
     await tx.run(queue_pause("a", now=NOW))

@@ -16,13 +16,13 @@ from millhand.store.job_insert import job_insert_many
 CLIENT = ClientId("client_b")
 
 
-async def fetch(executor: Executor, *, limit: int = 10, **said: object) -> list[JobRow]:
-    query = {"queue": "default", "limit": limit, "client_id": CLIENT, "now": NOW, **said}
+async def fetch(executor: Executor, *, limit: int = 10, **given: object) -> list[JobRow]:
+    query = {"queue": "default", "limit": limit, "client_id": CLIENT, "now": NOW, **given}
     return await executor.run(job_get_available(**query))  # type: ignore[arg-type]
 
 
 async def test_fetched_job_is_running(tx: Executor) -> None:
-    """A fetched job is running, by this client, from now on, with one attempt more."""
+    """A fetched job runs for this client, from now, with one more attempt."""
     before = await put_job(tx, JobState.AVAILABLE, attempt=1, attempted_by="{client_a}")
 
     [job] = await fetch(tx)
@@ -33,7 +33,7 @@ async def test_fetched_job_is_running(tx: Executor) -> None:
 
 
 async def test_fetch_goes_by_priority_then_age_then_id(tx: Executor) -> None:
-    """Jobs come in the order in which they are to be worked, and the limit cuts off the last."""
+    """Jobs come by priority, age and id, and the limit excludes the last."""
     late = await put_job(tx, priority=1, scheduled_at=NOW - timedelta(minutes=1))
     unimportant = await put_job(tx, priority=2, scheduled_at=NOW - HOUR)
     early = await put_job(tx, priority=1, scheduled_at=NOW - HOUR)
@@ -48,14 +48,14 @@ async def test_fetch_goes_by_priority_then_age_then_id(tx: Executor) -> None:
 
 @pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.AVAILABLE])
 async def test_fetch_takes_only_available_jobs(tx: Executor, state: JobState) -> None:
-    """A job in any other state is left alone."""
+    """A job in any other state is not fetched."""
     await put_job(tx, state)
 
     assert await fetch(tx) == []
 
 
-async def test_fetch_leaves_jobs_that_are_not_due(tx: Executor) -> None:
-    """A job made available early waits for its instant, and is due at it."""
+async def test_fetch_skips_jobs_that_are_not_due(tx: Executor) -> None:
+    """A job that was made available early is fetched at its instant."""
     job = await put_job(tx, scheduled_at=NOW)
 
     early = await fetch(tx, now=NOW - timedelta(microseconds=1))
@@ -64,8 +64,8 @@ async def test_fetch_leaves_jobs_that_are_not_due(tx: Executor) -> None:
     assert (early, [one.id for one in due]) == ([], [job.id])
 
 
-async def test_fetch_goes_by_the_database_s_clock_by_default(tx: Executor) -> None:
-    """Without an instant brought, the database says what is due and when the attempt began."""
+async def test_fetch_uses_the_database_s_clock_by_default(tx: Executor) -> None:
+    """Without `now`, the database's clock decides what is due and dates the attempt."""
     await tx.run(job_insert_many([params()]))
 
     [job] = await fetch(tx, now=None)
@@ -74,15 +74,15 @@ async def test_fetch_goes_by_the_database_s_clock_by_default(tx: Executor) -> No
     assert job.attempted_at == clock["now"]
 
 
-async def test_fetch_leaves_other_queues(tx: Executor) -> None:
-    """A job of another queue is left to it."""
+async def test_fetch_skips_other_queues(tx: Executor) -> None:
+    """A job of another queue is not fetched."""
     await put_job(tx, queue="other")
 
     assert await fetch(tx) == []
 
 
-async def test_fetch_of_known_kinds_leaves_the_others_their_attempt(tx: Executor) -> None:
-    """With kinds given, a job of another kind stays available with its attempts, even ahead of the rest; none is none."""
+async def test_fetch_of_known_kinds_skips_the_others(tx: Executor) -> None:
+    """With kinds, a job of another kind stays available, even if it is first; no kinds fetch nothing."""
     stranger = await put_job(tx, kind="stranger", priority=1)
     known = await put_job(tx, kind="known", priority=2)
 
@@ -101,10 +101,8 @@ async def test_fetch_of_known_kinds_leaves_the_others_their_attempt(tx: Executor
         ),
     ],
 )
-async def test_cancel_of_an_earlier_life_is_over_when_the_job_is_fetched(
-    tx: Executor, before: str, after: dict[str, object]
-) -> None:
-    """A mark on a job that waits is left of a cancel before a retry by an old River; a new attempt has none."""
+async def test_fetch_removes_an_old_cancel_mark(tx: Executor, before: str, after: dict[str, object]) -> None:
+    """A mark that an old River's retry left on a waiting job is removed by the fetch."""
     await put_job(tx, metadata=before)
 
     [job] = await fetch(tx)
@@ -113,8 +111,8 @@ async def test_cancel_of_an_earlier_life_is_over_when_the_job_is_fetched(
 
 
 @pytest.mark.parametrize("metadata", ['"cancel_attempted_at"', '["cancel_attempted_at"]', "null"])
-async def test_metadata_that_is_no_object_hinders_no_fetch(tx: Executor, metadata: str) -> None:
-    """What only looks like the mark is left as it is, and the job is fetched."""
+async def test_metadata_that_is_no_object_prevents_no_fetch(tx: Executor, metadata: str) -> None:
+    """Metadata that only looks like the mark does not change, and the job is fetched."""
     before = await put_job(tx, metadata=metadata)
 
     [job] = await fetch(tx)
@@ -124,7 +122,7 @@ async def test_metadata_that_is_no_object_hinders_no_fetch(tx: Executor, metadat
 
 @pytest.mark.parametrize("num_before", [0, 98, 99, 100, 101])
 async def test_attempted_by_keeps_its_newest_hundred(tx: Executor, num_before: int) -> None:
-    """Who attempted a job is kept for the last hundred attempts, however many came before."""
+    """The clients of the last hundred attempts are kept."""
     before = [f"c{n}" for n in range(num_before)]
     await put_job(tx, attempted_by=f"{{{','.join(before)}}}" if before else None)
 
@@ -134,7 +132,7 @@ async def test_attempted_by_keeps_its_newest_hundred(tx: Executor, num_before: i
 
 
 async def test_locked_job_is_skipped(schema_driver: AsyncpgDriver) -> None:
-    """A job that another transaction holds is skipped, not waited for."""
+    """A fetch skips a job that another transaction has locked, without waiting."""
     held, free = (one.job for one in await schema_driver.pool.run(job_insert_many([params(), params()])))
 
     async with schema_driver.pool.begin() as tx:
@@ -144,8 +142,8 @@ async def test_locked_job_is_skipped(schema_driver: AsyncpgDriver) -> None:
     assert [job.id for job in jobs] == [free.id]
 
 
-async def test_locked_jobs_are_told_from_others(schema_driver: AsyncpgDriver) -> None:
-    """Those that another transaction holds are given, and neither those that nobody holds nor such as are not there."""
+async def test_locked_jobs_are_found(schema_driver: AsyncpgDriver) -> None:
+    """Only jobs that another transaction has locked are returned."""
     held, free = (one.job for one in await schema_driver.pool.run(job_insert_many([params(), params()])))
     asked = job_get_locked([free.id, held.id, JobId(held.id + 1_000)])
 
@@ -158,7 +156,7 @@ async def test_locked_jobs_are_told_from_others(schema_driver: AsyncpgDriver) ->
 
 
 async def test_concurrent_fetches_share_no_job(schema_driver: AsyncpgDriver) -> None:
-    """However many fetch at once, each job is given to one of them, and all are given out."""
+    """Of concurrent fetches exactly one gets each job, and all jobs are fetched."""
     inserted = await schema_driver.pool.run(job_insert_many([params()] * 200))
 
     async def drain() -> list[int]:

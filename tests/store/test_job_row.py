@@ -28,12 +28,12 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
-# With the texts that PostgreSQL cannot store.
+# Includes texts that PostgreSQL cannot store.
 HOSTILE_TEXT = st.text(st.characters() | st.sampled_from("\x00\ud800\udfff\\u0000"))
 
 
 async def test_row_is_read_whole(tx: Executor) -> None:
-    """Every column of a row comes out as what it means."""
+    """Every column of a row is decoded into its field."""
     job = await put_job(
         tx,
         JobState.RUNNING,
@@ -74,8 +74,8 @@ async def test_row_is_read_whole(tx: Executor) -> None:
     )
 
 
-async def test_null_columns_are_read_as_nothing(tx: Executor) -> None:
-    """A fresh row has no errors, no attempts, no tags and no key."""
+async def test_null_columns_are_read_as_empty(tx: Executor) -> None:
+    """A new row has no errors, attempts, tags or key."""
     job = await put_job(tx, JobState.AVAILABLE)
 
     assert (job.attempted_by, job.errors, job.tags, job.unique_key, job.unique_states) == (
@@ -89,33 +89,33 @@ async def test_null_columns_are_read_as_nothing(tx: Executor) -> None:
 
 
 async def test_negative_attempt_is_read_as_zero(tx: Executor) -> None:
-    """An attempt below zero, which only a stranger can have written, counts as none, as in River."""
+    """A negative attempt, which only another program writes, is read as 0, as in River."""
     assert (await put_job(tx, JobState.AVAILABLE, attempt=-3)).attempt == 0
 
 
 @pytest.mark.parametrize("metadata", ["[]", "[1]", '"x"', "null", "5"])
 async def test_metadata_that_is_no_object_is_read_as_empty(tx: Executor, metadata: str) -> None:
-    """A row whose metadata is no object can be read; it counts as having none."""
+    """A row with other metadata than an object can be read, as one with none."""
     assert (await put_job(tx, JobState.AVAILABLE, metadata=metadata)).metadata == {}
 
 
 async def test_null_element_of_errors_is_read(tx: Executor) -> None:
-    """An element that is null in the array itself does not keep the row from being read."""
+    """A null element of the array does not prevent reading the row."""
     job = await put_job(tx, JobState.AVAILABLE, errors="{NULL}")
 
     assert job.errors == (AttemptError(GO_ZERO_TIME, 0, "", ""),)
 
 
-async def test_number_beyond_all_bounds_is_read(tx: Executor) -> None:
-    """A number with more digits than any machine's does not keep the row from being read."""
+async def test_huge_number_is_read(tx: Executor) -> None:
+    """A number with thousands of digits does not prevent reading the row."""
     job = await put_job(tx, JobState.AVAILABLE, metadata=f'{{"big": {"9" * 400}, "small": 1e-300}}')
 
     assert job.metadata["big"] == int("9" * 400)
 
 
 @given(ANY_JSON)
-def test_no_element_of_errors_is_unreadable(element: Any) -> None:
-    """Whatever JSON somebody put into `errors`, it is read as an error with an aware instant."""
+def test_every_element_of_errors_is_readable(element: Any) -> None:
+    """Any JSON in `errors` is read as an error with an aware instant."""
     error = parse_error(json.dumps(element))
 
     assert error.at.tzinfo is not None
@@ -126,9 +126,9 @@ def test_no_element_of_errors_is_unreadable(element: Any) -> None:
     st.one_of(st.text(), st.none(), st.just("2024-01-01T00:00:00")),
     st.one_of(st.text(), st.integers(), st.none()),
 )
-def test_no_odd_value_in_an_error_is_unreadable(odd: Any, at: Any, attempt: Any) -> None:
-    """An error with a value of a wrong type in it is read, with nothing in that value's place or its JSON text."""
-    error = parse_error(json.dumps({"at": at, "attempt": attempt, "error": odd, "trace": odd}))
+def test_every_value_in_an_error_is_readable(unusual: Any, at: Any, attempt: Any) -> None:
+    """A value of the wrong type in an error is read as empty or as its JSON text."""
+    error = parse_error(json.dumps({"at": at, "attempt": attempt, "error": unusual, "trace": unusual}))
 
     assert error.at.tzinfo is not None
     assert error.error == error.trace
@@ -141,7 +141,7 @@ def test_no_odd_value_in_an_error_is_unreadable(odd: Any, at: Any, attempt: Any)
     HOSTILE_TEXT,
 )
 def test_written_error_is_strict(at: datetime, attempt: int, error: str, trace: str) -> None:
-    """An error is written with all four keys, an instant with `T`, microseconds and `Z`, and nothing unstorable."""
+    """An error is written with all four keys, an instant with `T`, microseconds and `Z`, and only storable texts."""
     text = encode_error(AttemptError(at, attempt, error, trace))
 
     written = json.loads(text)
@@ -150,12 +150,12 @@ def test_written_error_is_strict(at: datetime, attempt: int, error: str, trace: 
     assert datetime.fromisoformat(written["at"]) == at
     assert written["attempt"] == attempt
     assert "\x00" not in written["error"] + written["trace"]
-    text.encode()  # no half of a surrogate pair is left
+    text.encode()  # no unpaired surrogate is left
 
 
 @given(HOSTILE_TEXT)
 def test_sanitized_text_differs_only_where_it_must(text: str) -> None:
-    """What PostgreSQL can store is stored as it is; the rest becomes U+FFFD, one for one."""
+    """Storable characters do not change; each other one becomes U+FFFD."""
     expected = ["\ufffd" if one == "\x00" or "\ud800" <= one <= "\udfff" else one for one in text]
 
     assert sanitized(text) == "".join(expected)
@@ -163,7 +163,7 @@ def test_sanitized_text_differs_only_where_it_must(text: str) -> None:
 
 @given(st.dictionaries(HOSTILE_TEXT, ANY_JSON, max_size=3))
 def test_sanitizing_twice_changes_nothing(value: dict[str, Any]) -> None:
-    """What was sanitized is clean."""
+    """A sanitized text does not change again."""
     assert sanitized(sanitized(value)) == sanitized(value)
 
 
@@ -171,7 +171,7 @@ def test_sanitizing_twice_changes_nothing(value: dict[str, Any]) -> None:
     "text", ["\x00", "a\x00b", "\ud800", "x\udfffy", "\\u0000", "\\\x00", "é😀", "\x1f\x7f\u2028"]
 )
 async def test_hostile_text_is_stored(tx: Executor, text: str) -> None:
-    """PostgreSQL takes whatever text an error may hold, and gives back what `sanitized` says."""
+    """PostgreSQL stores any sanitized error text, and returns it unchanged."""
     job = await put_job(tx, JobState.AVAILABLE)
     await tx.fetch(
         "UPDATE river_job SET metadata = $2::text::jsonb, errors = ARRAY[$3::text::jsonb] WHERE id = $1",
@@ -186,23 +186,23 @@ async def test_hostile_text_is_stored(tx: Executor, text: str) -> None:
 
 
 def test_not_a_number_is_written_as_null() -> None:
-    """JSON has no word for it, and nobody's completion may fail on it."""
+    """NaN, which JSON does not have, becomes null and fails no completion."""
     assert encode_json({"x": math.nan, "y": math.inf}) == '{"x":null,"y":null}'
 
 
-def test_value_that_is_no_json_is_refused() -> None:
-    """What cannot be said in JSON is the caller's error, not a silent loss."""
+def test_value_that_is_no_json_is_an_error() -> None:
+    """A value that JSON cannot express is an error of the caller."""
     with pytest.raises(TypeError):
         encode_json({"x": object()})
 
 
-def test_object_is_read_and_anything_else_is_empty() -> None:
-    """Only an object is metadata."""
+def test_only_an_object_is_metadata() -> None:
+    """An object is read; any other JSON value is read as an empty object."""
     assert [parse_object(text) for text in ('{"a":1}', "[]", "null", "1")] == [{"a": 1}, {}, {}, {}]
 
 
-def test_msgspec_reads_what_it_is_relied_on_for() -> None:
-    """An instant with nine digits, as Go writes it, is read to the microsecond."""
+def test_msgspec_reads_instants_as_go_writes_them() -> None:
+    """An instant with nine fractional digits is read to the microsecond."""
     error = parse_error('{"at":"2026-11-25T10:43:42.094421786Z","attempt":6,"error":"boom","trace":""}')
 
     assert error == AttemptError(datetime(2026, 11, 25, 10, 43, 42, 94422, UTC), 6, "boom", "")
