@@ -43,7 +43,7 @@ def change(job: JobRow, state: JobState, **given: Any) -> StateChange:
 
 
 def complete(*jobs: JobRow, at: Sequence[datetime] = (), **given: Any) -> Query[list[JobId]]:
-    its: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "attempted_ats": [job.attempted_at or NOW for job in jobs],
         "client_id": CLIENT,
         "finalized_ats": at or [NOW] * len(jobs),
@@ -187,7 +187,7 @@ FORMER: dict[str, dict[str, Any]] = {
 async def test_attempt_that_lost_its_job_changes_nothing(tx: Executor, state: JobState, former: str) -> None:
     """Neither state nor metadata changes if the job had a later attempt."""
     defaults = {"attempt": 1, "attempted_at": NOW - HOUR, "attempted_by": "{client_a}"}
-    job = await put_job(tx, state, **its)
+    job = await put_job(tx, state, **defaults)
     late = change(job, JobState.COMPLETED, finalized_at=NOW, metadata={"output": 1}, **FORMER[former])
 
     rows = await write(tx, late)
