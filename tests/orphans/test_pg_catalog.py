@@ -5,8 +5,6 @@ from __future__ import annotations
 from world import World
 
 from millhand.orphans.sources.pg_catalog import (
-    ColumnKind,
-    TableKind,
     TextTable,
     table_columns,
     table_names,
@@ -34,17 +32,18 @@ async def test_a_table_lists_the_columns_that_can_hold_text(world: World) -> Non
     assert table == TextTable(
         schema=world.schema,
         name="kinds",
-        kind=TableKind.TABLE,
+        is_foreign=False,
+        is_partitioned=False,
         is_partition=False,
         is_visible=False,
         num_rows=-1,
         id="number",
         deleted_at="removed_at",
         columns={
-            "title": ColumnKind.TEXT,
-            "tags": ColumnKind.ARRAY,
-            "body": ColumnKind.JSON,
-            "label": ColumnKind.OTHER,
+            "title": "text",
+            "tags": "array",
+            "body": "json",
+            "label": "other",
         },
     )
 
@@ -62,7 +61,7 @@ async def test_tables_without_text_and_our_own_tables_are_left_out(world: World)
     await world.sql("DROP TABLE {schema}.parent")
     names = {"numbers", "child", "parent", "uploads", "river_job", "millhand_orphan_run"}
     assert names & set(tables) == {"child", "parent", "uploads"}
-    assert tables["parent"].kind is TableKind.PARTITIONED
+    assert [name for name, table in tables.items() if table.is_partitioned] == ["parent"]
     assert [name for name, table in tables.items() if table.is_partition] == ["child"]
 
 

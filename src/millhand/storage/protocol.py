@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from millhand.errors import MillhandError
 
@@ -35,32 +35,37 @@ class StoreError(MillhandError):
         self.is_denied = is_denied
 
 
-class ObjectNotFound(StoreError):
+class ObjectError(StoreError):
+    """The object is not in the state that the operation needs; nothing was done."""
+
+    state: ClassVar[str]
+
+    def __init__(self, operation: str, key: str) -> None:
+        super().__init__(operation, self.state, key=key)
+
+
+class ObjectNotFound(ObjectError):
     """No object has this key."""
 
-    def __init__(self, operation: str, key: str) -> None:
-        super().__init__(operation, "no such object", key=key)
+    state = "no such object"
 
 
-class ObjectChanged(StoreError):
+class ObjectChanged(ObjectError):
     """The object changed since the caller read it; nothing was done."""
 
-    def __init__(self, operation: str, key: str) -> None:
-        super().__init__(operation, "an object that changed since it was read", key=key)
+    state = "an object that changed since it was read"
 
 
-class ObjectLocked(StoreError):
+class ObjectLocked(ObjectError):
     """A legal hold or a retention lock protects the object; nothing was done."""
 
-    def __init__(self, operation: str, key: str) -> None:
-        super().__init__(operation, "an object under legal hold or retention", key=key)
+    state = "an object under legal hold or retention"
 
 
-class ObjectExists(StoreError):
+class ObjectExists(ObjectError):
     """An object has this key and must not be overwritten; nothing was done."""
 
-    def __init__(self, operation: str, key: str) -> None:
-        super().__init__(operation, "an object that already exists", key=key)
+    state = "an object that already exists"
 
 
 class InvalidKey(StoreError, ValueError):

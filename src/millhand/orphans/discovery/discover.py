@@ -23,7 +23,7 @@ from millhand.orphans.discovery.guess import Guess, KeyShapes, document_texts
 from millhand.orphans.scan.canary import ALPHABET
 from millhand.orphans.scan.lookup import gather_all, is_there
 from millhand.orphans.sources.key_sql import index_sql, quoted
-from millhand.orphans.sources.pg_catalog import ColumnKind, TableKind, TextTable, text_tables
+from millhand.orphans.sources.pg_catalog import ColumnKind, TextTable, text_tables
 from millhand.orphans.sources.query_plan import num_rows_scanned
 from millhand.orphans.sources.statements import SourceStatements
 from millhand.storage import ObjectStore
@@ -181,10 +181,10 @@ def _random_starts(prefix: str) -> list[str]:
 
 def _without_other_columns(table: TextTable) -> TextTable | None:
     """Return a table with the columns that discovery can read; None for one that it does not read."""
-    if table.kind is TableKind.FOREIGN or table.is_partition or OURS.match(table.name):
+    if table.is_foreign or table.is_partition or OURS.match(table.name):
         return None
-    columns = {name: kind for name, kind in table.columns.items() if kind is not ColumnKind.OTHER}
-    num_rows = max(0, table.num_rows) if table.kind is TableKind.PARTITIONED else table.num_rows
+    columns = {name: kind for name, kind in table.columns.items() if kind != "other"}
+    num_rows = max(0, table.num_rows) if table.is_partitioned else table.num_rows
     return replace(table, columns=columns, num_rows=num_rows) if columns else None
 
 
@@ -199,7 +199,7 @@ async def _sample_table(
             for path, text in _texts(kind, value):
                 for guess in shapes.guesses(text):
                     identity = (column, path, guess.base, guess.prepend)
-                    is_array = kind is ColumnKind.ARRAY
+                    is_array = kind == "array"
                     new = _Reading(column=column, guess=guess, is_array=is_array, path=path)
                     readings.setdefault(identity, new).keys[guess.key] = None
     return _SampledTable(table, len(rows), list(readings.values()))
@@ -230,9 +230,9 @@ def _texts(kind: ColumnKind, value: str | None) -> Iterable[tuple[str | None, st
     """Return the texts in a value, each with its JSON path."""
     if not value:
         return ()
-    if kind is ColumnKind.TEXT:
+    if kind == "text":
         return ((None, value),)
-    if kind is ColumnKind.ARRAY:
+    if kind == "array":
         return [(None, element) for element in array_elements(value)]
     try:
         return list(document_texts(json.loads(value)))

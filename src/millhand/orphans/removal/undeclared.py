@@ -25,7 +25,7 @@ from millhand.orphans.ledger import finding_get_due
 from millhand.orphans.rules import BY_NUMBER, ORPHAN_NUMBERS, Verdict
 from millhand.orphans.scan.context import RunContext
 from millhand.orphans.sources.key_sql import quoted
-from millhand.orphans.sources.pg_catalog import TableKind, TextTable, text_tables
+from millhand.orphans.sources.pg_catalog import TextTable, text_tables
 
 NUM_CANDIDATES = 10_000  # from which the sample is drawn
 SAMPLE = 50
@@ -112,7 +112,7 @@ async def _tables(context: RunContext) -> list[TextTable]:
     for table in await text_tables(context.executor):
         names = (table.name, table.qualified_name)
         # The partitions of a partitioned table are searched one by one.
-        if table.kind is TableKind.PARTITIONED or excluded.intersection(names):
+        if table.is_partitioned or excluded.intersection(names):
             continue
         columns = {
             column: kind
@@ -127,7 +127,7 @@ async def _tables(context: RunContext) -> list[TextTable]:
 def _from_sql(table: TextTable) -> str:
     """Return the FROM item of a table, or of a sample of it. Foreign tables cannot be sampled."""
     from_sql = f"{quoted(table.schema)}.{quoted(table.name)}"
-    if table.kind is TableKind.FOREIGN or table.num_rows <= MAX_ROWS:
+    if table.is_foreign or table.num_rows <= MAX_ROWS:
         return from_sql
     return f"{from_sql} TABLESAMPLE SYSTEM ({100 * MAX_ROWS / table.num_rows:.4f})"
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import Literal
 
 from millhand.driver.protocol import Executor
+
+# `other` is a row type, XML, hstore, the type `name`, or an array of such.
+ColumnKind = Literal["text", "array", "json", "other"]
 
 JOINED = """
 FROM pg_catalog.pg_class AS class
@@ -43,7 +46,8 @@ TEXT_TABLES = f"""
 SELECT
     namespace.nspname::text AS schema,
     class.relname::text AS name,
-    class.relkind::text AS kind,
+    class.relkind = 'f' AS is_foreign,
+    class.relkind = 'p' AS is_partitioned,
     class.relispartition AS is_partition,
     class.reltuples::bigint AS num_rows,
     pg_table_is_visible(class.oid) AS is_visible,
@@ -94,30 +98,12 @@ WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND nspname NOT IN ('pg_catalog', 'in
 """
 
 
-class TableKind(StrEnum):
-    """A kind of table, by its letter in pg_class."""
-
-    TABLE = "r"
-    MATERIALIZED_VIEW = "m"
-    PARTITIONED = "p"
-    FOREIGN = "f"
-
-
-class ColumnKind(StrEnum):
-    """How a column can hold text. `OTHER` is a row type, XML, hstore, the type `name`, or an array of such."""
-
-    TEXT = "text"
-    ARRAY = "array"
-    JSON = "json"
-    OTHER = "other"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """
     A column of one table.
 
-    `type` is what a cast takes. `type_name` is the type below a domain. `is_unique` means a unique index of its own.
+    `type` is the name for a cast, `type_name` the type below a domain. `is_unique` means a unique index of its own.
     """
 
     name: str
@@ -139,7 +125,8 @@ class TextTable:
 
     schema: str
     name: str
-    kind: TableKind
+    is_foreign: bool
+    is_partitioned: bool
     is_partition: bool
     is_visible: bool
     num_rows: int
@@ -159,20 +146,11 @@ async def table_columns(executor: Executor, table_sql: str) -> dict[str, Column]
 
 async def text_tables(executor: Executor) -> list[TextTable]:
     """Return the application's tables that can hold text, in order of their names. Raises: DriverError."""
-    return [
-        TextTable(
-            schema=row["schema"],
-            name=row["name"],
-            kind=TableKind(row["kind"]),
-            is_partition=row["is_partition"],
-            is_visible=row["is_visible"],
-            num_rows=row["num_rows"],
-            id=row["id"],
-            deleted_at=row["deleted_at"],
-            columns=dict(zip(row["columns"], map(ColumnKind, row["column_kinds"]), strict=True)),
-        )
-        for row in await executor.fetch(TEXT_TABLES)
-    ]
+    tables = []
+    for row in await executor.fetch(TEXT_TABLES):
+        columns = dict(zip(row.pop("columns"), row.pop("column_kinds"), strict=True))
+        tables.append(TextTable(**row, columns=columns))
+    return tables
 
 
 async def table_names(executor: Executor) -> list[str]:

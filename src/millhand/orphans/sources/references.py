@@ -139,16 +139,7 @@ class References:
         """
         reads: list[_SourceRead] = []
         for statement in self._statements.values() if only is None else (self._statements[only],):
-            keys = (
-                await self._read_as_one_text(statement, low, high, limit + 1)
-                if statement.has_keys_only
-                else None
-            )
-            if keys is None:
-                found = await self._read(statement, statement.range_sql(low, high, limit + 1))
-                read = _SourceRead.of(statement, found)
-            else:
-                read = _SourceRead(statement, keys, [])
+            read = await self._read_source(statement, low, high, limit + 1)
             if len(read.keys) > limit:
                 read, high = await self._cut(read)
             reads.append(read)
@@ -203,13 +194,15 @@ class References:
         statement = self._statements[source]
         await tx.fetch(statement.delete_sql, [list(row_ids)], timeout_seconds=self._timeout_seconds)
 
-    async def _read_as_one_text(
+    async def _read_source(
         self, statement: SourceStatements, low: str, high: str | None, limit: int
-    ) -> list[str] | None:
-        """Read the keys of a source of keys only as one text. Return None if a key holds the separator."""
-        [found] = await self._read(statement, statement.range_sql(low, high, limit, as_one_text=True))
-        keys: list[str] = found["keys"].split(SEPARATOR) if found["num_keys"] else []
-        return keys if len(keys) == found["num_keys"] else None
+    ) -> _SourceRead:
+        if statement.has_keys_only:
+            [found] = await self._read(statement, statement.range_sql(low, high, limit, as_one_text=True))
+            keys = found["keys"].split(SEPARATOR) if found["num_keys"] else []
+            if len(keys) == found["num_keys"]:  # no key holds the separator
+                return _SourceRead(statement, keys, [])
+        return _SourceRead.of(statement, await self._read(statement, statement.range_sql(low, high, limit)))
 
     async def _read(
         self,

@@ -22,9 +22,7 @@ from millhand.orphans.sources.key_sql import (
 READY = Reference.READY.value
 ALL_READY = f"'{READY}'::text"
 SEPARATOR, SEPARATOR_SQL = "\x1f", "E'\\x1f'"  # rare in keys; `num_keys` reveals a key that has it
-OTHER = (
-    "other"  # meets no condition while `ready` is declared: keeps its object, and is never reported missing
-)
+OTHER = "other"  # meets no condition although `ready` is declared: keeps its object, is never missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +72,7 @@ class SourceStatements:
         self.key_sql = f"({literal(source.prepend)} || {self._key})" if source.prepend else self._key
         self._match_key = f'{self._key} COLLATE "C"' if is_c_indexed else self._key
         self._key_column = f"{self.key_sql}::text AS key"
-        optional = (
+        columns = (
             ("id", None if id_type is None else source.id, "text"),
             ("created_at", source.created_at, "timestamptz"),
             ("deleted_at", source.deleted_at, "timestamptz"),
@@ -82,17 +80,10 @@ class SourceStatements:
             ("etag", source.etag, "text"),
             ("upload_id", source.upload_id, "text"),
         )
-        self._all_columns = ",\n    ".join(
-            [
-                self._key_column,
-                f"{_state_sql(source)} AS state",
-                *(
-                    f"{quoted(column)}::{type_} AS {name}"
-                    for name, column, type_ in optional
-                    if column is not None
-                ),
-            ]
-        )
+        optional = [
+            f"{quoted(column)}::{type_} AS {name}" for name, column, type_ in columns if column is not None
+        ]
+        self._all_columns = ",\n    ".join([self._key_column, f"{_state_sql(source)} AS state", *optional])
 
     def range_sql(
         self, low: str, high: str | None, limit: int, *, as_one_text: bool = False
@@ -171,10 +162,9 @@ def value_range(prepend: str, low: str, high: str | None) -> tuple[str, str | No
         return "", ""
     if high is not None and not high.startswith(prepend) and high < prepend:
         return "", ""
-    is_within = high is not None and high.startswith(prepend)
-    return low[len(prepend) :] if low.startswith(prepend) else "", (
-        (high or "")[len(prepend) :] if is_within else None
-    )
+    start = low[len(prepend) :] if low.startswith(prepend) else ""
+    end = high[len(prepend) :] if high is not None and high.startswith(prepend) else None
+    return start, end
 
 
 def _state_sql(source: ReferenceSource) -> str:
