@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from client_room import Act, Room
 
+from client_harness import Act, ClientHarness
 from millhand.errors import JobSnooze
 from millhand.event import EventKind
 from millhand.job import Job, JobId
@@ -30,7 +30,7 @@ def _info() -> Iterator[None]:
     log.setLevel(logging.NOTSET)
 
 
-async def test_each_attempt_has_an_entry(room: Room) -> None:
+async def test_each_attempt_has_an_entry(harness: ClientHarness) -> None:
     """Each failed, snoozed or completed attempt has an entry with its lines, also from tasks and threads."""
     workers = Workers()
 
@@ -45,23 +45,23 @@ async def test_each_attempt_has_an_entry(room: Room) -> None:
         if "snoozes" not in job.metadata:
             raise JobSnooze(timedelta(0))
 
-    async with room.client(workers, middleware=[JobLog(formatter=PLAIN)]) as client:
+    async with harness.client(workers, middleware=[JobLog(formatter=PLAIN)]) as client:
         with client.subscribe() as events:
             await client.insert(Act("x"))
-            kinds = [(await room.next(events)).kind for _ in range(3)]
+            kinds = [(await harness.next(events)).kind for _ in range(3)]
         is_listening = any("PageHandler" in repr(handler) for handler in logging.getLogger().handlers)
 
     assert kinds == [EventKind.JOB_FAILED, EventKind.JOB_SNOOZED, EventKind.JOB_COMPLETED]
-    assert (await room.row(JobId(1))).metadata[LOG_KEY] == [
+    assert (await harness.row(JobId(1))).metadata[LOG_KEY] == [
         {"attempt": 1, "log": "INFO attempt 1, 0 entries\nWARNING from a thread\n"},
         {"attempt": 2, "log": "INFO attempt 2, 1 entries\n"},
         {"attempt": 2, "log": "INFO attempt 2, 2 entries\n"},
     ]
     assert not is_listening
-    assert "observe" not in (await room.row(JobId(1))).errors[0].trace
+    assert "observe" not in (await harness.row(JobId(1))).errors[0].trace
 
 
-async def test_jobs_side_by_side_keep_their_own_lines(room: Room) -> None:
+async def test_jobs_side_by_side_keep_their_own_lines(harness: ClientHarness) -> None:
     """Of twenty concurrent jobs, half of them in threads, each entry has only the job's own lines."""
     all_here = threading.Barrier(10)
     workers = Workers()
@@ -78,15 +78,17 @@ async def test_jobs_side_by_side_keep_their_own_lines(room: Room) -> None:
         await asyncio.sleep(0)
         log.info("end %s", job.args.what)
 
-    async with room.client(workers, middleware=[JobLog(formatter=PLAIN)], queues={"default": 20}) as client:
+    async with harness.client(
+        workers, middleware=[JobLog(formatter=PLAIN)], queues={"default": 20}
+    ) as client:
         with client.subscribe() as events:
             await client.insert_many([Act(str(n)) for n in range(10)])
             await client.insert_many([in_a_thread.args(str(n)) for n in range(10)])
             log.info("nobody's")
             for _ in range(20):
-                await room.next(events)
+                await harness.next(events)
 
-    rows = await room.rows()
+    rows = await harness.rows()
     assert [row.metadata[LOG_KEY] for row in rows] == [
         [{"attempt": 1, "log": f"INFO begin {row.args['what']}\nINFO end {row.args['what']}\n"}]
         for row in rows

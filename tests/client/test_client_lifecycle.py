@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.config import Config, QueueConfig
 from millhand.errors import ConfigError, DriverError
@@ -34,9 +34,9 @@ class Holder:
         await self.go_on.wait()
 
 
-async def _holding(room: Room, **settings: object) -> tuple[Client, Holder]:
+async def _holding(harness: ClientHarness, **settings: object) -> tuple[Client, Holder]:
     holder = Holder()
-    client = room.client(holder.workers, **settings)
+    client = harness.client(holder.workers, **settings)
     await client.start()
     await client.insert(Act("x"))
     await asyncio.wait_for(holder.started.wait(), GENEROUS)
@@ -60,9 +60,9 @@ async def _is_stopping(client: Client) -> None:
     await _until(lambda: not any(producer.is_running for producer in producers.values()))
 
 
-async def test_stop_that_is_cancelled_goes_on(room: Room) -> None:
+async def test_stop_that_is_cancelled_goes_on(harness: ClientHarness) -> None:
     """Who waits for a stop may lose patience; the stop does not, and the next one who asks waits for its end."""
-    client, holder = await _holding(room)
+    client, holder = await _holding(harness)
     impatient = asyncio.create_task(client.stop())
     await _is_stopping(client)
 
@@ -73,9 +73,9 @@ async def test_stop_that_is_cancelled_goes_on(room: Room) -> None:
     holder.go_on.set()
     await asyncio.wait_for(patient, GENEROUS)
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert row.state is JobState.COMPLETED
-    assert await room.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
+    assert await harness.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
 
 
 async def test_service_whose_stop_was_cancelled_can_be_waited_for() -> None:
@@ -105,7 +105,7 @@ async def test_service_whose_stop_was_cancelled_can_be_waited_for() -> None:
 
 
 @pytest.mark.parametrize("deed", ["stop", "remove_queue"])
-async def test_job_that_would_wait_for_itself_is_told_so(room: Room, deed: str) -> None:
+async def test_job_that_would_wait_for_itself_is_told_so(harness: ClientHarness, deed: str) -> None:
     """A job that stops its own client, or has its queue removed, fails at once instead of waiting for ever."""
     workers = Workers()
 
@@ -113,8 +113,8 @@ async def test_job_that_would_wait_for_itself_is_told_so(room: Room, deed: str) 
     async def act(job: Job[Act]) -> None:
         await (job.client.stop() if deed == "stop" else job.client.remove_queue("default"))
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("x"))
 
     assert event.kind is EventKind.JOB_FAILED
     assert event.job is not None
@@ -126,9 +126,9 @@ async def test_job_that_would_wait_for_itself_is_told_so(room: Room, deed: str) 
     )
 
 
-async def test_queue_cannot_be_added_while_the_client_stops(room: Room) -> None:
+async def test_queue_cannot_be_added_while_the_client_stops(harness: ClientHarness) -> None:
     """A queue that comes too late is refused, and is not worked behind the back of the stop."""
-    client, holder = await _holding(room)
+    client, holder = await _holding(harness)
     stopping = asyncio.create_task(client.stop())
     await _is_stopping(client)
 
@@ -137,12 +137,12 @@ async def test_queue_cannot_be_added_while_the_client_stops(room: Room) -> None:
 
     holder.go_on.set()
     await asyncio.wait_for(stopping, GENEROUS)
-    assert await room.driver.pool.fetch("SELECT name FROM river_queue WHERE name = 'late'") == []
+    assert await harness.driver.pool.fetch("SELECT name FROM river_queue WHERE name = 'late'") == []
 
 
-async def test_queue_that_is_being_removed_does_not_trip_a_stop(room: Room) -> None:
+async def test_queue_that_is_being_removed_does_not_trip_a_stop(harness: ClientHarness) -> None:
     """Removals, even two of one queue, and a stop may wait for the same job; all of them end, and it is completed."""
-    client, holder = await _holding(room, queues={"default": 10, "other": 10})
+    client, holder = await _holding(harness, queues={"default": 10, "other": 10})
     waiting = [asyncio.create_task(client.remove_queue("default")) for _ in range(2)]
     await _until(lambda: not _producers(client)["default"].is_running)
     waiting.append(asyncio.create_task(client.stop()))
@@ -151,23 +151,23 @@ async def test_queue_that_is_being_removed_does_not_trip_a_stop(room: Room) -> N
     holder.go_on.set()
     await asyncio.wait_for(asyncio.gather(*waiting), GENEROUS)
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert row.state is JobState.COMPLETED
-    assert await room.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
+    assert await harness.driver.pool.fetch("SELECT leader_id FROM river_leader") == []
 
 
-async def test_queue_cannot_be_added_to_a_client_that_only_inserts(room: Room) -> None:
+async def test_queue_cannot_be_added_to_a_client_that_only_inserts(harness: ClientHarness) -> None:
     """A client that was started without queues has nobody who would complete jobs, and so does not fetch any."""
-    async with room.client(Holder().workers, queues={}) as client:
+    async with harness.client(Holder().workers, queues={}) as client:
         with pytest.raises(ConfigError, match=r"started with queues and is not stopping, got 'default'"):
             await client.add_queue("default", 1)
 
 
-async def test_queue_that_is_added_has_the_clients_settings(room: Room) -> None:
+async def test_queue_that_is_added_has_the_clients_settings(harness: ClientHarness) -> None:
     """What a queue does not say is as the client says, for queues of the start and for those that come later."""
     settings = {"fetch_poll_interval": timedelta(seconds=50), "fetch_cooldown": timedelta(seconds=3)}
 
-    async with room.client(Holder().workers, **settings) as client:
+    async with harness.client(Holder().workers, **settings) as client:
         await client.add_queue("later", QueueConfig(max_workers=1))
         producers = _producers(client).values()
         told = {(producer._poll_seconds, producer._cooldown_seconds) for producer in producers}
@@ -175,15 +175,15 @@ async def test_queue_that_is_added_has_the_clients_settings(room: Room) -> None:
     assert told == {(50.0, 3.0)}
 
 
-async def test_queue_that_could_not_be_added_can_be_added_later(room: Room) -> None:
+async def test_queue_that_could_not_be_added_can_be_added_later(harness: ClientHarness) -> None:
     """A failure of the database leaves no half of a queue behind."""
-    async with room.client(Holder().workers) as client:
-        await room.execute("ALTER TABLE river_queue RENAME TO hidden")
+    async with harness.client(Holder().workers) as client:
+        await harness.execute("ALTER TABLE river_queue RENAME TO hidden")
         try:
             with pytest.raises(DriverError):
                 await client.add_queue("later", 1)
         finally:
-            await room.execute("ALTER TABLE hidden RENAME TO river_queue")
+            await harness.execute("ALTER TABLE hidden RENAME TO river_queue")
 
         await client.add_queue("later", 1)
 
@@ -194,10 +194,10 @@ async def test_queue_that_could_not_be_added_can_be_added_later(room: Room) -> N
     "settings", [{"queues": {}}, {"leader_election": False}], ids=["no queues", "no elections"]
 )
 async def test_periodic_job_is_refused_by_a_client_that_never_leads(
-    room: Room, settings: dict[str, object]
+    harness: ClientHarness, settings: dict[str, object]
 ) -> None:
     """A job that would never be inserted is refused when it is added."""
-    async with room.client(Holder().workers, client_id="me", **settings) as client:
+    async with harness.client(Holder().workers, client_id="me", **settings) as client:
         with pytest.raises(ConfigError) as refused:
             client.add_periodic_job(every(timedelta(hours=1), Act("x")))
 
@@ -206,9 +206,9 @@ async def test_periodic_job_is_refused_by_a_client_that_never_leads(
     )
 
 
-async def test_client_refuses_to_be_used_in_another_event_loop(room: Room) -> None:
+async def test_client_refuses_to_be_used_in_another_event_loop(harness: ClientHarness) -> None:
     """What belongs to one event loop says so in another, and says how to come back from there."""
-    async with room.client(Holder().workers, client_id="me") as client:
+    async with harness.client(Holder().workers, client_id="me") as client:
         for use in (lambda: client.insert(Act("x")), client.start, client.stop):
 
             def in_another_loop(use: Callable[[], object] = use) -> None:
@@ -222,7 +222,7 @@ async def test_client_refuses_to_be_used_in_another_event_loop(room: Room) -> No
             )
 
 
-async def test_function_in_a_thread_inserts_by_the_clients_loop(room: Room) -> None:
+async def test_function_in_a_thread_inserts_by_the_clients_loop(harness: ClientHarness) -> None:
     """A plain function inserts through the event loop of its client."""
     workers = Workers()
 
@@ -232,10 +232,10 @@ async def test_function_in_a_thread_inserts_by_the_clients_loop(room: Room) -> N
             insert = job.client.insert(Act("second"))
             asyncio.run_coroutine_threadsafe(insert, job.client.loop).result()
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert(Act("first"))
-            told = [(await room.next(events)).job for _ in range(2)]
+            told = [(await harness.next(events)).job for _ in range(2)]
 
     assert sorted(row.args["what"] for row in told if row is not None) == ["first", "second"]
 
@@ -248,25 +248,25 @@ def test_client_has_no_loop_before_it_is_started() -> None:
         _ = client.loop
 
 
-async def test_client_can_be_started_in_one_loop_after_another(room: Room) -> None:
+async def test_client_can_be_started_in_one_loop_after_another(harness: ClientHarness) -> None:
     """A client that was stopped may be started again in another event loop."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    client = room.client(workers)
+    client = harness.client(workers)
 
     async def once() -> EventKind:
         async with client:
-            return (await room.work(client, Act("x"))).kind
+            return (await harness.work(client, Act("x"))).kind
 
     told = [await asyncio.to_thread(asyncio.run, once()) for _ in range(2)]
 
     assert told == [EventKind.JOB_COMPLETED] * 2
 
 
-async def test_job_has_a_whole_client_from_the_first_one_on(room: Room) -> None:
+async def test_job_has_a_whole_client_from_the_first_one_on(harness: ClientHarness) -> None:
     """Jobs that waited for the start are worked when all queues are there, and may change them."""
     workers = Workers()
 
@@ -275,10 +275,10 @@ async def test_job_has_a_whole_client_from_the_first_one_on(room: Room) -> None:
         await job.client.remove_queue("queue_29")
         await job.client.add_queue("one_more", 1)
 
-    await room.insert_raw("act", '{"what": "x"}')
-    client = room.client(workers, queues={"default": 1, **{f"queue_{n}": 1 for n in range(30)}})
+    await harness.insert_raw("act", '{"what": "x"}')
+    client = harness.client(workers, queues={"default": 1, **{f"queue_{n}": 1 for n in range(30)}})
     with client.subscribe() as events:
         async with client:
-            event = await room.next(events)
+            event = await harness.next(events)
 
     assert event.kind is EventKind.JOB_COMPLETED

@@ -7,8 +7,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from client_room import Act, Room
 
+from client_harness import Act, ClientHarness
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.asyncpg_listener import AsyncpgListener
 from millhand.driver.protocol import Executor
@@ -95,15 +95,15 @@ def test_periods_allow_two_transactions_a_second() -> None:
     assert sum(rates) <= TRANSACTIONS_A_SECOND
 
 
-async def test_idle_leader_makes_only_the_statements_of_the_table(room: Room) -> None:
+async def test_idle_leader_makes_only_the_statements_of_the_table(harness: ClientHarness) -> None:
     """A client that is alone, leads and has no job to work makes no other statement, and none more often."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    driver = CountingDriver(room.url)
-    client = room.client(workers, database=driver)
+    driver = CountingDriver(harness.url)
+    client = harness.client(workers, database=driver)
     async with client:
         engine = client._engine
         assert engine is not None
@@ -112,8 +112,8 @@ async def test_idle_leader_makes_only_the_statements_of_the_table(room: Room) ->
         loop = asyncio.get_running_loop()
         await probe.wait("heartbeat")
         # As if no client had started within the last minute.
-        await room.execute("UPDATE millhand_client SET started_at = started_at - interval '1 hour'")
-        [row] = await room.driver.pool.fetch("SELECT started_at FROM millhand_client")
+        await harness.execute("UPDATE millhand_client SET started_at = started_at - interval '1 hour'")
+        [row] = await harness.driver.pool.fetch("SELECT started_at FROM millhand_client")
         heartbeat._started_at = row["started_at"]
         await probe.wait("heartbeat")
         await probe.wait("heartbeat")

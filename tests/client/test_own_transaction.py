@@ -10,8 +10,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.clock import SystemClock
 from millhand.control import AttemptControl
 from millhand.errors import ConfigError, JobCancel, JobNotRunning, JobSnooze, NotFound
@@ -29,31 +29,31 @@ class Rollback(Exception):
     """What a test raises to have its transaction rolled back."""
 
 
-async def _work(room: Room, script: Script, num_events: int = 1) -> list[Event]:
+async def _work(harness: ClientHarness, script: Script, num_events: int = 1) -> list[Event]:
     """Insert one job, and return what is told of it; the script gets a connection with a table of effects."""
     workers = Workers()
 
     @workers.add(retry=ConstantRetryPolicy(timedelta(0)))
     async def act(job: Job[Act]) -> None:
-        async with _connected(room) as connection:
+        async with _connected(harness) as connection:
             await script(job, connection)
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert(Act("x"))
-            return [await room.next(events) for _ in range(num_events)]
+            return [await harness.next(events) for _ in range(num_events)]
 
 
 @contextlib.asynccontextmanager
-async def _connected(room: Room) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(room.url)
+async def _connected(harness: ClientHarness) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(harness.url)
     try:
         yield connection
     finally:
         await connection.close()
 
 
-async def test_job_is_completed_with_the_transaction_of_its_worker(room: Room) -> None:
+async def test_job_is_completed_with_the_transaction_of_its_worker(harness: ClientHarness) -> None:
     """It is completed with what was staged by then, exactly when the worker commits; what is staged later is merged."""
     before: list[JobRow] = []
     returned: list[JobRow] = []
@@ -62,12 +62,12 @@ async def test_job_is_completed_with_the_transaction_of_its_worker(room: Room) -
         job.set_metadata("seen", 1)
         async with connection.transaction():
             returned.append(await job.complete(tx=connection))
-            before.append(await room.row(job.id))
-        before.append(await room.row(job.id))
+            before.append(await harness.row(job.id))
+        before.append(await harness.row(job.id))
         job.record_output("late")
 
-    [event] = await _work(room, script)
-    row = await room.row(JobId(1))
+    [event] = await _work(harness, script)
+    row = await harness.row(JobId(1))
 
     assert [(one.state, one.metadata) for one in before] == [
         (JobState.RUNNING, {}),
@@ -80,7 +80,9 @@ async def test_job_is_completed_with_the_transaction_of_its_worker(room: Room) -
 
 
 @pytest.mark.parametrize("ending", [ValueError("late"), JobSnooze(timedelta(hours=1)), JobCancel("late")])
-async def test_completion_wins_over_what_the_worker_raises_afterwards(room: Room, ending: Exception) -> None:
+async def test_completion_wins_over_what_the_worker_raises_afterwards(
+    harness: ClientHarness, ending: Exception
+) -> None:
     """The row stays completed without an error, and is told as completed, whatever the attempt ended with."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
@@ -88,14 +90,16 @@ async def test_completion_wins_over_what_the_worker_raises_afterwards(room: Room
             await job.complete(tx=connection)
         raise ending
 
-    [event] = await _work(room, script)
-    row = await room.row(JobId(1))
+    [event] = await _work(harness, script)
+    row = await harness.row(JobId(1))
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert (row.state, row.errors, row.attempt) == (JobState.COMPLETED, (), 1)
 
 
-async def test_completion_that_is_rolled_back_leaves_the_attempt_to_end_as_any(room: Room) -> None:
+async def test_completion_that_is_rolled_back_leaves_the_attempt_to_end_as_any(
+    harness: ClientHarness,
+) -> None:
     """The first attempt's rollback undoes its completion, and its error is kept; the second one completes."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
@@ -106,14 +110,14 @@ async def test_completion_that_is_rolled_back_leaves_the_attempt_to_end_as_any(r
         if job.attempt == 1:
             raise ValueError("once more")
 
-    told = await _work(room, script, 2)
-    row = await room.row(JobId(1))
+    told = await _work(harness, script, 2)
+    row = await harness.row(JobId(1))
 
     assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
     assert [error.error for error in row.errors] == ["ValueError: once more"]
 
 
-async def test_job_that_does_not_run_any_more_is_not_completed(room: Room) -> None:
+async def test_job_that_does_not_run_any_more_is_not_completed(harness: ClientHarness) -> None:
     """What was cancelled, rescued or fetched again meanwhile is refused, and what is gone is not found."""
     told: list[str] = []
     changes = {
@@ -143,12 +147,12 @@ async def test_job_that_does_not_run_any_more_is_not_completed(room: Room) -> No
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
-        async with _connected(room) as connection:
+        async with _connected(harness) as connection:
             await script(job, connection)
         done.set()
 
     done = asyncio.Event()
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         await client.insert(Act("x"))
         await asyncio.wait_for(done.wait(), GENEROUS)
 
@@ -165,16 +169,16 @@ async def _in_step(job: Job[Act], connection: asyncpg.Connection) -> None:
     await control.checkpoint(job.row, {STEP_KEY: "x"}, tx=connection)
 
 
-async def test_only_one_of_two_attempts_of_a_job_does_its_work(room: Room) -> None:
+async def test_only_one_of_two_attempts_of_a_job_does_its_work(harness: ClientHarness) -> None:
     """An attempt that was taken for dead cannot commit what its successor has done too: effects happen once."""
-    await room.insert_raw("act", "{}")
+    await harness.insert_raw("act", "{}")
     fetch = job_get_available(queue="default", limit=1, client_id=ClientId("me"))
-    [taken_for_dead] = await room.driver.pool.run(fetch)
-    await room.execute("UPDATE river_job SET state = 'available'")
-    [successor] = await room.driver.pool.run(fetch)
-    control = AttemptControl(room.driver, SystemClock())
+    [taken_for_dead] = await harness.driver.pool.run(fetch)
+    await harness.execute("UPDATE river_job SET state = 'available'")
+    [successor] = await harness.driver.pool.run(fetch)
+    control = AttemptControl(harness.driver, SystemClock())
 
-    async with _connected(room) as connection:
+    async with _connected(harness) as connection:
         with pytest.raises(JobNotRunning):
             async with connection.transaction():
                 await control.complete(taken_for_dead, {}, tx=connection)
@@ -184,7 +188,7 @@ async def test_only_one_of_two_attempts_of_a_job_does_its_work(room: Room) -> No
     assert (row.state, row.attempt, row.metadata) == (JobState.COMPLETED, 2, {"a": 1})
 
 
-async def test_job_without_a_client_cannot_write(room: Room) -> None:
+async def test_job_without_a_client_cannot_write(harness: ClientHarness) -> None:
     """A job that a test made by hand says so, instead of failing of what it lacks."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     row = JobRow(
@@ -200,13 +204,13 @@ async def test_job_without_a_client_cannot_write(room: Room) -> None:
     )
 
 
-async def test_checkpoint_is_there_with_the_transaction(room: Room) -> None:
+async def test_checkpoint_is_there_with_the_transaction(harness: ClientHarness) -> None:
     """A step and its cursor are in the row as soon as their transaction is committed, and not a moment sooner."""
     seen: list[dict[str, Json]] = []
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
         async def look() -> None:
-            seen.append((await room.row(job.id)).metadata)
+            seen.append((await harness.row(job.id)).metadata)
 
         async def plain() -> None:
             async with connection.transaction():
@@ -226,7 +230,7 @@ async def test_checkpoint_is_there_with_the_transaction(room: Room) -> None:
         await job.step("plain", plain)
         await job.step_cursor("counting", counting)
 
-    [event] = await _work(room, script)
+    [event] = await _work(harness, script)
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert seen == [
@@ -238,7 +242,9 @@ async def test_checkpoint_is_there_with_the_transaction(room: Room) -> None:
 
 
 @pytest.mark.parametrize("is_committed", [True, False])
-async def test_progress_that_a_transaction_owns_goes_with_it(room: Room, is_committed: bool) -> None:
+async def test_progress_that_a_transaction_owns_goes_with_it(
+    harness: ClientHarness, is_committed: bool
+) -> None:
     """What was rolled back is not stored by the attempt's outcome either, nor is what the checkpoint stood for."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
@@ -254,14 +260,14 @@ async def test_progress_that_a_transaction_owns_goes_with_it(room: Room, is_comm
             await job.step("first", _nothing)
             await job.step_cursor("counting", counting)
 
-    told = await _work(room, script)
+    told = await _work(harness, script)
 
     assert told[0].job is not None
     expected = {STEP_KEY: "counting", CURSOR_KEY: {"counting": 1}} if is_committed else {}
     assert (told[0].kind, told[0].job.metadata) == (EventKind.JOB_FAILED, expected)
 
 
-async def test_checkpoint_that_the_database_refuses_changes_no_progress(room: Room) -> None:
+async def test_checkpoint_that_the_database_refuses_changes_no_progress(harness: ClientHarness) -> None:
     """A cursor whose checkpoint failed was not set: what is stored in the end is what was set before."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
@@ -273,14 +279,14 @@ async def test_checkpoint_that_the_database_refuses_changes_no_progress(room: Ro
         if job.attempt == 1:
             await job.step_cursor("counting", counting)
 
-    told = await _work(room, script)
+    told = await _work(harness, script)
 
     assert told[0].job is not None
     assert told[0].job.metadata == {CURSOR_KEY: {"counting": 1}}
     assert told[0].job.errors[0].error.startswith("ConnectionLost: ")
 
 
-async def test_checkpoint_does_not_overtake_a_step_that_was_left_half_way(room: Room) -> None:
+async def test_checkpoint_does_not_overtake_a_step_that_was_left_half_way(harness: ClientHarness) -> None:
     """runtime: resumable_validation; with a cursor alone to go on from, its step comes first."""
     told: list[str] = []
 
@@ -300,7 +306,7 @@ async def test_checkpoint_does_not_overtake_a_step_that_was_left_half_way(room: 
             await job.step("early", early)
         await job.step_cursor("counting", counting)
 
-    events = await _work(room, script, 2)
+    events = await _work(harness, script, 2)
 
     assert events[-1].kind is EventKind.JOB_COMPLETED
     assert told == [
@@ -308,10 +314,10 @@ async def test_checkpoint_does_not_overtake_a_step_that_was_left_half_way(room: 
     ]
 
 
-async def test_thread_makes_a_checkpoint_by_the_loop(room: Room) -> None:
+async def test_thread_makes_a_checkpoint_by_the_loop(harness: ClientHarness) -> None:
     """A plain function has its coroutines run where the client lives, as with an insert."""
     workers = Workers()
-    connection = await asyncpg.connect(room.url)
+    connection = await asyncpg.connect(harness.url)
 
     @workers.add()
     def act(job: Job[Act]) -> None:
@@ -324,8 +330,8 @@ async def test_thread_makes_a_checkpoint_by_the_loop(room: Room) -> None:
 
         job.step_cursor_sync("counting", counting)
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("x"))
     await connection.close()
 
     assert event.job is not None

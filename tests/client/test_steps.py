@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.errors import InvalidStep, JobCancel, JobSnooze
 from millhand.event import Event, EventKind
 from millhand.hooks import Middleware
@@ -40,30 +40,30 @@ class Diary:
 
 
 async def _work(
-    room: Room, workers: Workers, metadata: str = "{}", *, until: EventKind | None = None
+    harness: ClientHarness, workers: Workers, metadata: str = "{}", *, until: EventKind | None = None
 ) -> list[Event]:
     """Work one job until it is finalized, or until an event; return all that was told."""
     told = []
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
-            await room.driver.pool.fetch(
+            await harness.driver.pool.fetch(
                 "INSERT INTO river_job (kind, args, metadata, max_attempts) "
                 "VALUES ('act', '{\"what\": \"x\"}', $1::text::jsonb, 5)",
                 [metadata],
             )
-            await room.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
+            await harness.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
             while not told or not (
                 told[-1].kind is until or (told[-1].job and told[-1].job.state.is_finalized)
             ):
-                told.append(await room.next(events))
+                told.append(await harness.next(events))
     return told
 
 
-async def _metadata(room: Room) -> dict[str, Json]:
-    return (await room.row(JobId(1))).metadata
+async def _metadata(harness: ClientHarness) -> dict[str, Json]:
+    return (await harness.row(JobId(1))).metadata
 
 
-async def test_completed_steps_are_left_out_by_the_next_attempt(room: Room) -> None:
+async def test_completed_steps_are_left_out_by_the_next_attempt(harness: ClientHarness) -> None:
     """runtime: resumable_retry; the step that failed is where the next attempt begins, with its cursor as it was."""
     diary: Diary
 
@@ -79,16 +79,19 @@ async def test_completed_steps_are_left_out_by_the_next_attempt(room: Room) -> N
         await job.step("tidy", diary.write, entry="tidied")
 
     diary = Diary(act)
-    told = await _work(room, diary.workers)
+    told = await _work(harness, diary.workers)
 
     assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
     assert told[0].job is not None
     assert told[0].job.metadata == {STEP_KEY: "download", CURSOR_KEY: {"rows": 7}}
     assert diary.entries == ["downloaded", ("rows from", None), ("rows from", 7), "tidied"]
-    assert await _metadata(room) == {STEP_KEY: "download", CURSOR_KEY: {"rows": 7}}  # success stores nothing
+    assert await _metadata(harness) == {
+        STEP_KEY: "download",
+        CURSOR_KEY: {"rows": 7},
+    }  # success stores nothing
 
 
-async def test_steps_of_a_plain_function_are_the_same(room: Room) -> None:
+async def test_steps_of_a_plain_function_are_the_same(harness: ClientHarness) -> None:
     """runtime: resumable_retry; in a thread too, with the other pair of methods."""
     diary: Diary
 
@@ -104,7 +107,7 @@ async def test_steps_of_a_plain_function_are_the_same(room: Room) -> None:
         job.step_sync("tidy", diary.note, entry="tidied")
 
     diary = Diary(act)  # type: ignore[arg-type]
-    told = await _work(room, diary.workers)
+    told = await _work(harness, diary.workers)
 
     assert told[-1].kind is EventKind.JOB_COMPLETED
     assert diary.entries == [
@@ -115,7 +118,7 @@ async def test_steps_of_a_plain_function_are_the_same(room: Room) -> None:
     ]
 
 
-async def test_cursor_that_was_used_up_is_taken_away(room: Room) -> None:
+async def test_cursor_that_was_used_up_is_taken_away(harness: ClientHarness) -> None:
     """When the step of a cursor is done and a later one fails, the row keeps no cursor, as River keeps none."""
 
     async def count(cursor: Cursor) -> None:
@@ -127,14 +130,16 @@ async def test_cursor_that_was_used_up_is_taken_away(room: Room) -> None:
         await job.step_cursor("count", count)
         await job.step("fail", _fail, job)
 
-    told = await _work(room, Diary(act).workers)
+    told = await _work(harness, Diary(act).workers)
 
     assert told[0].job is not None
     assert told[0].job.metadata == {STEP_KEY: "count", CURSOR_KEY: None}
 
 
 @pytest.mark.parametrize("ending", ["error", "snooze", "cancel", "stop"])
-async def test_cursor_of_the_first_step_survives_whatever_is_no_success(room: Room, ending: str) -> None:
+async def test_cursor_of_the_first_step_survives_whatever_is_no_success(
+    harness: ClientHarness, ending: str
+) -> None:
     """Without any step that is done, the cursor alone is kept: for errors, snoozes, cancels and interruptions."""
     is_waiting = asyncio.Event()
 
@@ -155,14 +160,14 @@ async def test_cursor_of_the_first_step_survives_whatever_is_no_success(room: Ro
     async def act(job: Job[Act]) -> None:
         await job.step_cursor("count", count)
 
-    client = room.client(workers)
+    client = harness.client(workers)
     await client.start()
     with client.subscribe() as events:
         await client.insert(Act("x"))
         if ending == "stop":
             await asyncio.wait_for(is_waiting.wait(), GENEROUS)
             await client.stop(soft_stop_timeout=timedelta(0))
-        kind = (await room.next(events)).kind
+        kind = (await harness.next(events)).kind
     await client.stop()
 
     expected = {
@@ -172,11 +177,11 @@ async def test_cursor_of_the_first_step_survives_whatever_is_no_success(room: Ro
         "stop": EventKind.JOB_INTERRUPTED,
     }
     assert kind is expected[ending]
-    metadata = await _metadata(room)
+    metadata = await _metadata(harness)
     assert (STEP_KEY in metadata, metadata[CURSOR_KEY]) == (False, {"count": 7})
 
 
-async def test_failed_step_is_not_to_be_outlived(room: Room) -> None:
+async def test_failed_step_is_not_to_be_outlived(harness: ClientHarness) -> None:
     """A worker that catches what a step raised begins no other step, and its attempt fails all the same."""
     diary: Diary
 
@@ -191,15 +196,17 @@ async def test_failed_step_is_not_to_be_outlived(room: Room) -> None:
             raise JobCancel
 
     diary = Diary(act)
-    told = await _work(room, diary.workers)
+    told = await _work(harness, diary.workers)
 
     assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_CANCELLED]
     assert diary.entries == [1, "caught", "caught", "caught", "caught"]
-    assert (await room.row(JobId(1))).errors[0].error == "ValueError: no"
+    assert (await harness.row(JobId(1))).errors[0].error == "ValueError: no"
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
-async def test_step_that_the_worker_has_cancelled_is_a_failed_one(room: Room, goes_on: bool) -> None:
+async def test_step_that_the_worker_has_cancelled_is_a_failed_one(
+    harness: ClientHarness, goes_on: bool
+) -> None:
     """A timeout of the worker's own around a step, caught, leaves no cancellation to wander into later steps."""
 
     async def act(job: Job[Act]) -> None:
@@ -210,7 +217,7 @@ async def test_step_that_the_worker_has_cancelled_is_a_failed_one(room: Room, go
             async with asyncio.TaskGroup() as group:
                 group.create_task(job.step("next", _nothing))
 
-    told = await _work(room, Diary(act).workers, until=EventKind.JOB_FAILED)
+    told = await _work(harness, Diary(act).workers, until=EventKind.JOB_FAILED)
 
     assert told[0].job is not None
     assert told[0].job.errors[0].error.startswith("ExceptionGroup: " if goes_on else "InvalidStep: ")
@@ -294,7 +301,7 @@ NESTED = "resumable step must not begin within another, got 'inner' within 'oute
     ],
 )
 async def test_step_that_cannot_be_is_refused(
-    room: Room, script: Callable[[Job[Act]], Any], told: str
+    harness: ClientHarness, script: Callable[[Job[Act]], Any], told: str
 ) -> None:
     """runtime: resumable_validation; the attempt fails, in words that say what to do, and stores no progress of it."""
 
@@ -303,7 +310,7 @@ async def test_step_that_cannot_be_is_refused(
 
     workers = Workers()
     workers.add(retry=ConstantRetryPolicy(timedelta(hours=1)))(act)
-    [event] = await _work(room, workers, until=EventKind.JOB_FAILED)
+    [event] = await _work(harness, workers, until=EventKind.JOB_FAILED)
 
     assert event.job is not None
     assert [error.error for error in event.job.errors] == [f"InvalidStep: {told}"]
@@ -332,7 +339,7 @@ MISSED = (
 )  # fmt: skip
 @pytest.mark.parametrize("has_steps", [True, False])
 async def test_progress_that_is_not_met_fails_the_attempt_and_is_kept(
-    room: Room, metadata: dict[str, Json], told: str, has_steps: bool
+    harness: ClientHarness, metadata: dict[str, Json], told: str, has_steps: bool
 ) -> None:
     """runtime: resumable_validation; work that was left half-way is not taken as done, nor is a word of it lost."""
 
@@ -345,7 +352,7 @@ async def test_progress_that_is_not_met_fails_the_attempt_and_is_kept(
         told = MISSED.format("second")
     workers = Workers()
     workers.add(retry=ConstantRetryPolicy(timedelta(hours=1)))(act)
-    [event] = await _work(room, workers, _json(metadata), until=EventKind.JOB_FAILED)
+    [event] = await _work(harness, workers, _json(metadata), until=EventKind.JOB_FAILED)
 
     assert event.job is not None
     assert [error.error for error in event.job.errors] == [f"InvalidStep: {told}"]
@@ -355,7 +362,7 @@ async def test_progress_that_is_not_met_fails_the_attempt_and_is_kept(
 @pytest.mark.parametrize(
     "metadata", [{}, {STEP_KEY: 7}, {STEP_KEY: ""}, {CURSOR_KEY: None}, {CURSOR_KEY: {}}]
 )
-async def test_what_is_no_progress_is_none(room: Room, metadata: dict[str, Json]) -> None:
+async def test_what_is_no_progress_is_none(harness: ClientHarness, metadata: dict[str, Json]) -> None:
     """Values that say nothing are read as River reads them, and the job succeeds."""
     diary: Diary
 
@@ -363,12 +370,12 @@ async def test_what_is_no_progress_is_none(room: Room, metadata: dict[str, Json]
         await job.step("first", diary.write, "first")
 
     diary = Diary(act)
-    [event] = await _work(room, diary.workers, _json(metadata))
+    [event] = await _work(harness, diary.workers, _json(metadata))
 
     assert (event.kind, diary.entries) == (EventKind.JOB_COMPLETED, ["first"])
 
 
-async def test_step_is_left_out_with_an_old_cursor_beside_it(room: Room) -> None:
+async def test_step_is_left_out_with_an_old_cursor_beside_it(harness: ClientHarness) -> None:
     """Cursors beside a step that is done bind nobody: the next steps run, and one of them gets its own."""
     diary: Diary
 
@@ -381,12 +388,12 @@ async def test_step_is_left_out_with_an_old_cursor_beside_it(room: Room) -> None
 
     diary = Diary(act)
     metadata = {STEP_KEY: "first", CURSOR_KEY: {"count": 3, "old": 1}}
-    [event] = await _work(room, diary.workers, _json(metadata))
+    [event] = await _work(harness, diary.workers, _json(metadata))
 
     assert (event.kind, diary.entries) == (EventKind.JOB_COMPLETED, [3])
 
 
-async def test_cursor_is_of_no_use_when_its_step_is_over(room: Room) -> None:
+async def test_cursor_is_of_no_use_when_its_step_is_over(harness: ClientHarness) -> None:
     """A cursor that was kept is refused, and a value that is no JSON too; what was set before stays."""
     errors: list[str] = []
     kept: list[Cursor] = []
@@ -407,7 +414,7 @@ async def test_cursor_is_of_no_use_when_its_step_is_over(room: Room) -> None:
             kept[0].set(2)
         errors.append(str(over.value))
 
-    [event] = await _work(room, Diary(act).workers)
+    [event] = await _work(harness, Diary(act).workers)
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert errors[1:] == [
@@ -415,7 +422,7 @@ async def test_cursor_is_of_no_use_when_its_step_is_over(room: Room) -> None:
     ]
 
 
-async def test_worker_s_own_middleware_sees_what_the_steps_say(room: Room) -> None:
+async def test_worker_s_own_middleware_sees_what_the_steps_say(harness: ClientHarness) -> None:
     """It goes around the steps, as in River: what they fail of comes to it, and what it raises later stores nothing."""
     seen: list[str] = []
 
@@ -435,14 +442,14 @@ async def test_worker_s_own_middleware_sees_what_the_steps_say(room: Room) -> No
             await job.step("other", _fail, job)
 
     diary = Diary(act, middleware=[Own()])
-    told = await _work(room, diary.workers, until=EventKind.JOB_FAILED)
-    await room.driver.pool.fetch(
+    told = await _work(harness, diary.workers, until=EventKind.JOB_FAILED)
+    await harness.driver.pool.fetch(
         "UPDATE river_job SET state = 'available', scheduled_at = now(), metadata = $1::text::jsonb",
         [_json({STEP_KEY: "gone"})],
     )
-    async with room.client(diary.workers) as client:
+    async with harness.client(diary.workers) as client:
         with client.subscribe() as events:
-            last = await room.next(events)
+            last = await harness.next(events)
 
     assert told[0].job is not None
     assert told[0].job.metadata == {}

@@ -33,7 +33,7 @@ NEVER = 3600.0
 
 
 @dataclass
-class House:
+class Electors:
     """Electors on one schema, and all that was said of terms, in order."""
 
     driver: AsyncpgDriver
@@ -70,9 +70,9 @@ class House:
 
 
 @pytest.fixture
-async def house(schema_driver: AsyncpgDriver) -> AsyncIterator[House]:
+async def electors(schema_driver: AsyncpgDriver) -> AsyncIterator[Electors]:
     async with AsyncExitStack() as stack:
-        yield House(schema_driver, stack)
+        yield Electors(schema_driver, stack)
 
 
 def test_defaults_are_those_of_river() -> None:
@@ -88,40 +88,40 @@ def test_defaults_are_those_of_river() -> None:
     }
 
 
-async def test_elector_leads_when_nobody_does(house: House, caplog: pytest.LogCaptureFixture) -> None:
+async def test_elector_leads_when_nobody_does(electors: Electors, caplog: pytest.LogCaptureFixture) -> None:
     """The first to bid gets a term of fifteen seconds, dated by the database, and says so."""
     caplog.set_level(logging.INFO)
 
-    elector, _, term = await house.leader("a")
+    elector, _, term = await electors.leader("a")
 
-    row = await house.row()
+    row = await electors.row()
     assert row is not None
     assert (term, elector.term, elector.is_leader) == (Term(ClientId("a"), row.elected_at), term, True)
     assert row.expires_at - row.elected_at == timedelta(seconds=15)
-    assert house.said == [("a", term)]
+    assert electors.said == [("a", term)]
     assert lines(caplog) == [("leadership gained", "a", term.elected_at.isoformat())]
 
 
-async def test_elector_follows_while_another_leads(house: House) -> None:
+async def test_elector_follows_while_another_leads(electors: Electors) -> None:
     """Who bids while a term runs gets nothing, and leads nothing."""
-    _, _, term = await house.leader("a")
-    follower, probe = house.elector("b")
+    _, _, term = await electors.leader("a")
+    follower, probe = electors.elector("b")
 
     await follower.start()
     won = await probe.wait("bid")
 
-    assert (won, follower.term, house.said) == (False, None, [("a", term)])
+    assert (won, follower.term, electors.said) == (False, None, [("a", term)])
 
 
-async def test_elector_renews_its_term(house: House) -> None:
+async def test_elector_renews_its_term(electors: Electors) -> None:
     """A renewal moves the end of the term and leaves its beginning."""
-    elector, probe, term = await house.leader("a")
-    before = await house.row()
+    elector, probe, term = await electors.leader("a")
+    before = await electors.row()
 
     elector.wake_event.set()
     await probe.wait("renewed")
 
-    after = await house.row()
+    after = await electors.row()
     assert before is not None
     assert after is not None
     assert after.elected_at == before.elected_at == term.elected_at
@@ -129,20 +129,20 @@ async def test_elector_renews_its_term(house: House) -> None:
 
 
 async def test_elector_resigns_when_stopped_and_followers_bid_at_once(
-    house: House, caplog: pytest.LogCaptureFixture
+    electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The term of a client that stops ends there and then; who hears of it need not wait for it to expire."""
     caplog.set_level(logging.INFO)
-    leader, _, old = await house.leader("a")
-    follower, probe = house.elector("b")
+    leader, _, old = await electors.leader("a")
+    follower, probe = electors.elector("b")
     await follower.start()
     await probe.wait("bid")
 
-    async with heard_by(house.driver, follower):
+    async with heard_by(electors.driver, follower):
         await leader.stop()
         new = await probe.wait("gained")
 
-    assert house.said == [("a", old), ("a", None), ("b", new)]
+    assert electors.said == [("a", old), ("a", None), ("b", new)]
     assert new.elected_at > old.elected_at
     assert lines(caplog) == [
         ("leadership gained", "a", old.elected_at.isoformat()),
@@ -151,41 +151,41 @@ async def test_elector_resigns_when_stopped_and_followers_bid_at_once(
     ]
 
 
-async def test_elector_leaves_no_row_when_stopped_alone(house: House) -> None:
+async def test_elector_leaves_no_row_when_stopped_alone(electors: Electors) -> None:
     """Nobody finds a term of a client that is gone in order."""
-    elector, _, _ = await house.leader("a")
+    elector, _, _ = await electors.leader("a")
 
     await elector.stop()
 
-    assert (await house.row(), elector.term) == (None, None)
+    assert (await electors.row(), elector.term) == (None, None)
 
 
-async def test_elector_takes_over_when_a_dead_leaders_term_expired(house: House) -> None:
+async def test_elector_takes_over_when_a_dead_leaders_term_expired(electors: Electors) -> None:
     """A leader that was killed cannot resign; its term is over when the database says so, and not before."""
-    killed, _, old = await house.leader("a", ttl_seconds=1.0, margin_seconds=0.1)
-    follower, probe = house.elector("b", interval_seconds=0.02)
+    killed, _, old = await electors.leader("a", ttl_seconds=1.0, margin_seconds=0.1)
+    follower, probe = electors.elector("b", interval_seconds=0.02)
     await follower.start()
     await probe.wait("bid")
-    last = await house.row()
+    last = await electors.row()
 
     await kill(killed)
     new = await probe.wait("gained")
 
     assert last is not None
     assert new.elected_at > last.expires_at
-    assert house.said == [("a", old), ("a", None), ("b", new)]
+    assert electors.said == [("a", old), ("a", None), ("b", new)]
 
 
-async def test_elector_with_a_dead_leaders_id_waits_for_the_term_to_expire(house: House) -> None:
+async def test_elector_with_a_dead_leaders_id_waits_for_the_term_to_expire(electors: Electors) -> None:
     """
     leadership_same_client_id_term_replacement.
 
     A client that starts again under its old name does not inherit the term.
     """
     id = ClientId("a")
-    await house.driver.pool.run(leader_attempt_elect(leader_id=id, ttl=timedelta(seconds=0.3)))
-    left = await house.row()
-    elector, probe = house.elector("a", interval_seconds=0.02)
+    await electors.driver.pool.run(leader_attempt_elect(leader_id=id, ttl=timedelta(seconds=0.3)))
+    left = await electors.row()
+    elector, probe = electors.elector("a", interval_seconds=0.02)
 
     await elector.start()
     first = await probe.wait("bid")
@@ -196,24 +196,24 @@ async def test_elector_with_a_dead_leaders_id_waits_for_the_term_to_expire(house
     assert term.elected_at > left.expires_at
 
 
-async def test_request_to_resign_makes_room_for_another(house: House) -> None:
+async def test_request_to_resign_makes_room_for_another(electors: Electors) -> None:
     """Whoever leads resigns when asked to, and lets the others go first."""
-    leader, leader_probe, old = await house.leader("a")
-    follower, probe = house.elector("b")
+    leader, leader_probe, old = await electors.leader("a")
+    follower, probe = electors.elector("b")
     await follower.start()
     await probe.wait("bid")
 
-    async with heard_by(house.driver, leader, follower):
-        await house.driver.pool.run(leader_request_resign())
+    async with heard_by(electors.driver, leader, follower):
+        await electors.driver.pool.run(leader_request_resign())
         new = await probe.wait("gained")
 
     assert await leader_probe.wait("resigned") is True
-    assert house.said == [("a", old), ("a", None), ("b", new)]
+    assert electors.said == [("a", old), ("a", None), ("b", new)]
 
 
-async def test_request_to_resign_leaves_a_lone_client_leading_again(house: House) -> None:
+async def test_request_to_resign_leaves_a_lone_client_leading_again(electors: Electors) -> None:
     """If nobody else is there, the one who resigned leads again, in a term of its own."""
-    leader, probe, old = await house.leader("a")
+    leader, probe, old = await electors.leader("a")
 
     leader.on_notification('{"action": "request_resign", "leader_id": ""}')
     new = await probe.wait("gained")
@@ -221,31 +221,33 @@ async def test_request_to_resign_leaves_a_lone_client_leading_again(house: House
     assert (new.leader_id, new.elected_at > old.elected_at) == ("a", True)
 
 
-async def test_request_for_an_old_term_leaves_the_new_one(house: House) -> None:
+async def test_request_for_an_old_term_leaves_the_new_one(electors: Electors) -> None:
     """
     leadership_same_client_id_term_replacement.
 
     What is said of a term is said of that term: a late complaint does not end the one after it.
     """
-    leader, probe, old = await house.leader("a")
+    leader, probe, old = await electors.leader("a")
     leader.on_notification('{"action": "request_resign", "leader_id": ""}')
     new = await probe.wait("gained")
 
     leader.request_resign(old)
-    resigned = await house.driver.pool.run(leader_resign(leader_id=old.leader_id, elected_at=old.elected_at))
+    resigned = await electors.driver.pool.run(
+        leader_resign(leader_id=old.leader_id, elected_at=old.elected_at)
+    )
     leader.wake_event.set()
     renewed = await probe.wait("renewed")
 
     assert (resigned, renewed, leader.term) == (False, True, new)
 
 
-async def test_client_that_resigns_for_cause_does_not_bid_at_once(house: House) -> None:
+async def test_client_that_resigns_for_cause_does_not_bid_at_once(electors: Electors) -> None:
     """Who found that he cannot do the work leaves it to others for an interval."""
-    leader, probe, term = await house.leader("a")
+    leader, probe, term = await electors.leader("a")
 
     leader.request_resign(term)
     await probe.wait("resigned")
-    follower, follower_probe = house.elector("b")
+    follower, follower_probe = electors.elector("b")
     await follower.start()
 
     assert (await follower_probe.wait("gained")).leader_id == "b"
@@ -263,9 +265,9 @@ async def test_client_that_resigns_for_cause_does_not_bid_at_once(house: House) 
         '{"action": "resigned", "leader_id": "a"}',
     ],
 )
-async def test_elector_goes_on_when_it_hears_nonsense(house: House, payload: str) -> None:
+async def test_elector_goes_on_when_it_hears_nonsense(electors: Electors, payload: str) -> None:
     """What is not understood on the wire changes nothing."""
-    elector, probe, term = await house.leader("a")
+    elector, probe, term = await electors.leader("a")
 
     elector.on_notification(payload)
     elector.wake_event.set()
@@ -275,17 +277,17 @@ async def test_elector_goes_on_when_it_hears_nonsense(house: House, payload: str
 
 
 async def test_elector_steps_down_when_its_row_is_gone(
-    house: House, caplog: pytest.LogCaptureFixture
+    electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A renewal that is refused ends the term at once, and nothing is resigned, for nothing is ours any more."""
     caplog.set_level(logging.INFO)
-    elector, probe, old = await house.leader("a")
-    await house.driver.pool.fetch(qualified("DELETE FROM /* schema */river_leader", house.driver.pool))
+    elector, probe, old = await electors.leader("a")
+    await electors.driver.pool.fetch(qualified("DELETE FROM /* schema */river_leader", electors.driver.pool))
 
     elector.wake_event.set()
     new = await probe.wait("gained")
 
-    assert house.said == [("a", old), ("a", None), ("a", new)]
+    assert electors.said == [("a", old), ("a", None), ("a", new)]
     assert [line[0] for line in lines(caplog)] == [
         "leadership gained",
         "leadership lost",
@@ -293,13 +295,13 @@ async def test_elector_steps_down_when_its_row_is_gone(
     ]
 
 
-async def test_elector_steps_down_in_time_when_the_database_does_not_answer(house: House) -> None:
+async def test_elector_steps_down_in_time_when_the_database_does_not_answer(electors: Electors) -> None:
     """A leader that cannot renew is none any more before the database would give the term to another."""
     settings = {"interval_seconds": 0.1, "ttl_seconds": 2.5, "margin_seconds": 2.0}
-    elector, probe, _ = await house.leader("a", **settings)
-    lock = qualified("LOCK TABLE /* schema */river_leader", house.driver.pool)
+    elector, probe, _ = await electors.leader("a", **settings)
+    lock = qualified("LOCK TABLE /* schema */river_leader", electors.driver.pool)
 
-    async with house.driver.pool.begin() as tx:
+    async with electors.driver.pool.begin() as tx:
         await tx.fetch(lock)
         probe.forget("ended")
         await probe.wait("ended")
@@ -312,10 +314,10 @@ async def test_elector_steps_down_in_time_when_the_database_does_not_answer(hous
     assert elector.is_leader
 
 
-async def test_elector_trusts_its_term_for_fourteen_seconds_of_its_own_clock(house: House) -> None:
+async def test_elector_trusts_its_term_for_fourteen_seconds_of_its_own_clock(electors: Electors) -> None:
     """However long a process stands still, it does not take itself for the leader when it wakes."""
     clock = ManualClock()
-    elector, probe = house.elector("a", clock=clock)
+    elector, probe = electors.elector("a", clock=clock)
     await elector.start()
     await probe.wait("gained")
 
@@ -330,14 +332,14 @@ async def test_elector_trusts_its_term_for_fourteen_seconds_of_its_own_clock(hou
     assert await probe.wait("resigned") is True
 
 
-async def test_elector_resigns_when_its_renewal_came_too_late(house: House) -> None:
+async def test_elector_resigns_when_its_renewal_came_too_late(electors: Electors) -> None:
     """A term whose end was told is over, whatever the database answers afterwards, and its row is given up."""
     clock = ManualClock()
-    elector, probe = house.elector("a", clock=clock)
+    elector, probe = electors.elector("a", clock=clock)
     await elector.start()
     old = await probe.wait("gained")
 
-    async with house.driver.pool.begin() as tx:
+    async with electors.driver.pool.begin() as tx:
         await tx.fetch(qualified("LOCK TABLE /* schema */river_leader", tx))
         clock.advance(5)
         elector.wake_event.set()
@@ -348,7 +350,7 @@ async def test_elector_resigns_when_its_renewal_came_too_late(house: House) -> N
     new = await probe.wait("gained")
 
     assert (renewed, resigned) == (True, True)
-    assert house.said == [("a", old), ("a", None), ("a", new)]
+    assert electors.said == [("a", old), ("a", None), ("a", new)]
 
 
 async def until_waiting(tx: Executor) -> None:
@@ -360,10 +362,10 @@ async def until_waiting(tx: Executor) -> None:
 
 
 async def test_elector_survives_a_database_that_is_away(
-    house: House, caplog: pytest.LogCaptureFixture
+    electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Bids that fail are told and repeated; they neither end the elector nor keep it from stopping."""
-    driver = AsyncpgDriver(house.driver._url or "", house.driver.schema)
+    driver = AsyncpgDriver(electors.driver._url or "", electors.driver.schema)
     said: list[Term | None] = []
     elector = Elector(driver.pool, ClientId("a"), clock=SystemClock(), on_term=said.append)
     crashes: list[object] = []
@@ -380,42 +382,42 @@ async def test_elector_survives_a_database_that_is_away(
 
 
 @pytest.mark.parametrize("num_clients", [2, pytest.param(5, marks=pytest.mark.slow)])
-async def test_terms_never_overlap(house: House, num_clients: int) -> None:
+async def test_terms_never_overlap(electors: Electors, num_clients: int) -> None:
     """Whatever clients do, stop, die or are asked to resign, a term begins only after the one before has ended."""
     choice = random.Random(num_clients)  # noqa: S311 - the same story each time
     settings = {"interval_seconds": 0.02, "jitter_seconds": 0.02, "margin_seconds": 0.05, "ttl_seconds": 0.25}
-    clients = [house.elector(f"client_{n}", **settings)[0] for n in range(num_clients)]
+    clients = [electors.elector(f"client_{n}", **settings)[0] for n in range(num_clients)]
     by_name = {str(client._client_id): client for client in clients}
 
-    async with asyncio.timeout(60), heard_by(house.driver, *clients):
+    async with asyncio.timeout(60), heard_by(electors.driver, *clients):
         for client in clients:
             await client.start()
         for _ in range(20):
-            leader = by_name[(await house.begun.get()).leader_id]
+            leader = by_name[(await electors.begun.get()).leader_id]
             match choice.choice(["stop", "kill", "ask"]):
                 case "stop":
                     await leader.stop()
                 case "kill":
                     await kill(leader)
                 case _:
-                    await house.driver.pool.run(leader_request_resign())
+                    await electors.driver.pool.run(leader_request_resign())
             await leader.start()
 
     # What is strict is the order in which it was said: between two beginnings there is the end of the first, said by
     # whoever led, and each term is another one. The dates need not be in order: a bid is dated when it is sent, and may
     # have to wait for the resignation before it, see the test below.
-    begun, ended = house.said[::2], house.said[1::2]
+    begun, ended = electors.said[::2], electors.said[1::2]
     assert [name for name, _ in begun][: len(ended)] == [name for name, _ in ended]
     assert {term for _, term in ended} == {None}
     assert all(term is not None and term.leader_id == name for name, term in begun)
     assert len({term for _, term in begun}) == len(begun) >= 20
 
 
-async def test_term_is_dated_when_its_bid_was_sent(house: House) -> None:
+async def test_term_is_dated_when_its_bid_was_sent(electors: Electors) -> None:
     """A bid that waits for a resignation begins after the former term has ended, with a date from before that end."""
-    leader, _, old = await house.leader("a")
-    follower, probe = house.elector("b")
-    async with house.driver.pool.begin() as tx:
+    leader, _, old = await electors.leader("a")
+    follower, probe = electors.elector("b")
+    async with electors.driver.pool.begin() as tx:
         await tx.run(leader_resign(leader_id=old.leader_id, elected_at=old.elected_at))
         await follower.start()
         await until_waiting(tx)
@@ -428,9 +430,9 @@ async def test_term_is_dated_when_its_bid_was_sent(house: House) -> None:
     await kill(leader)
 
 
-async def test_elector_withstands_starts_and_stops_at_once(house: House) -> None:
+async def test_elector_withstands_starts_and_stops_at_once(electors: Electors) -> None:
     """Whoever starts and stops an elector at the same time as others, in the end it is stopped and leads nothing."""
-    elector, _ = house.elector("a", interval_seconds=0.01)
+    elector, _ = electors.elector("a", interval_seconds=0.01)
 
     async def hammer() -> None:
         for _ in range(20):
@@ -441,7 +443,7 @@ async def test_elector_withstands_starts_and_stops_at_once(house: House) -> None
         for _ in range(5):
             group.create_task(hammer())
 
-    assert (elector.is_running, elector.term, await house.row()) == (False, None, None)
+    assert (elector.is_running, elector.term, await electors.row()) == (False, None, None)
 
 
 class heard_by:  # noqa: N801 - used as a function
@@ -479,11 +481,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     ]
 
 
-async def test_follower_that_looks_first_is_there_when_the_term_expires(house: House) -> None:
+async def test_follower_that_looks_first_is_there_when_the_term_expires(electors: Electors) -> None:
     """It bids for no term that runs, and need not wait for its next bid when one ends that nobody renews."""
     term = leader_attempt_elect(leader_id=ClientId("dead"), ttl=timedelta(seconds=0.4))
-    assert await house.driver.pool.run(term) is not None
-    elector, probe = house.elector("heir", looks_first=True)
+    assert await electors.driver.pool.run(term) is not None
+    elector, probe = electors.elector("heir", looks_first=True)
 
     await elector.start()
     bid = await probe.wait("bid")

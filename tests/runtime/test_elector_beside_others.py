@@ -30,7 +30,7 @@ PATIENCE = 5.0 + 1.0 + 0.5
 
 
 @dataclass
-class House:
+class Electors:
     """Electors of ours on one schema, all known, and somebody else."""
 
     driver: AsyncpgDriver
@@ -86,9 +86,9 @@ class House:
 
 
 @pytest.fixture
-async def house(schema_driver: AsyncpgDriver) -> AsyncIterator[House]:
+async def electors(schema_driver: AsyncpgDriver) -> AsyncIterator[Electors]:
     async with AsyncExitStack() as stack:
-        yield House(schema_driver, stack)
+        yield Electors(schema_driver, stack)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -102,9 +102,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 RESIGNED = '{"leader_id": "go", "action": "resigned"}'
 
 
-async def test_elector_of_ours_is_elected_at_once_among_ourselves(house: House) -> None:
+async def test_elector_of_ours_is_elected_at_once_among_ourselves(electors: Electors) -> None:
     """Nobody waits for strangers that nobody has seen: the first bid of a client that starts wins a vacant leader_role."""
-    _, probe = await house.elector("a")
+    _, probe = await electors.elector("a")
 
     term = await probe.wait("gained")
 
@@ -112,12 +112,12 @@ async def test_elector_of_ours_is_elected_at_once_among_ourselves(house: House) 
 
 
 async def test_elector_stands_back_while_a_stranger_leads(
-    house: House, caplog: pytest.LogCaptureFixture
+    electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says once to whom it leaves the term, however often it looks."""
     caplog.set_level(logging.INFO)
-    await house.go_leads()
-    elector, probe = await house.elector("a")
+    await electors.go_leads()
+    elector, probe = await electors.elector("a")
 
     bids = [await probe.wait("bid")]
     elector.wake_event.set()
@@ -127,14 +127,14 @@ async def test_elector_stands_back_while_a_stranger_leads(
     assert lines(caplog) == [("leadership left to others", "go")]
 
 
-async def test_elector_waits_for_strangers_when_a_stranger_resigns(house: House) -> None:
+async def test_elector_waits_for_strangers_when_a_stranger_resigns(electors: Electors) -> None:
     """Who hears that the stranger's term is over lets his like go first, for as long as they may take to bid."""
     clock = ManualClock()
-    row = await house.go_leads()
-    elector, probe = await house.elector("a", clock=clock)
+    row = await electors.go_leads()
+    elector, probe = await electors.elector("a", clock=clock)
     await probe.wait("bid")
 
-    await house.go_resigns(row)
+    await electors.go_resigns(row)
     elector.on_notification(RESIGNED)
     at_once = await probe.wait("bid")
     clock.advance(PATIENCE - 0.1)
@@ -150,13 +150,13 @@ async def test_elector_waits_for_strangers_when_a_stranger_resigns(house: House)
     )
 
 
-async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(house: House) -> None:
+async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(electors: Electors) -> None:
     """A living stranger always wins: each of his terms is followed by the whole time that his like may take."""
     clock = ManualClock()
-    row = await house.go_leads()
-    elector, probe = await house.elector("a", clock=clock)
+    row = await electors.go_leads()
+    elector, probe = await electors.elector("a", clock=clock)
     await probe.wait("bid")
-    await house.go_resigns(row)
+    await electors.go_resigns(row)
     elector.on_notification(RESIGNED)
     await probe.wait("bid")
 
@@ -172,26 +172,26 @@ async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(house: Ho
     assert (too_early, await probe.wait("bid")) == (False, True)
 
 
-async def test_elector_waits_when_a_strangers_term_has_expired(house: House) -> None:
+async def test_elector_waits_when_a_strangers_term_has_expired(electors: Electors) -> None:
     """A stranger that was killed leaves his row; who starts then leaves the term to his like, counted from its end."""
     clock = ManualClock()
-    await house.go_leads()
-    await house.execute("UPDATE /* schema */river_leader SET expires_at = now() - interval '3 s'")
-    elector, probe = await house.elector("a", clock=clock)
+    await electors.go_leads()
+    await electors.execute("UPDATE /* schema */river_leader SET expires_at = now() - interval '3 s'")
+    elector, probe = await electors.elector("a", clock=clock)
     before = await probe.wait("bid")
 
     clock.advance(PATIENCE - 3.0)
     elector.wake_event.set()
 
-    assert (before, await probe.wait("bid"), await house.leader()) == (False, True, "a")
+    assert (before, await probe.wait("bid"), await electors.leader()) == (False, True, "a")
 
 
-async def test_elector_wakes_by_itself_when_its_time_has_come(house: House) -> None:
+async def test_elector_wakes_by_itself_when_its_time_has_come(electors: Electors) -> None:
     """The wait has an end that nobody need ring for."""
-    row = await house.go_leads()
-    elector, probe = await house.elector("a", interval_seconds=0.05, jitter_seconds=0.05)
+    row = await electors.go_leads()
+    elector, probe = await electors.elector("a", interval_seconds=0.05, jitter_seconds=0.05)
     await probe.wait("bid")
-    await house.go_resigns(row)
+    await electors.go_resigns(row)
 
     term = await probe.wait("gained")
 
@@ -199,15 +199,15 @@ async def test_elector_wakes_by_itself_when_its_time_has_come(house: House) -> N
     assert elector.backoff_before_term is not None
 
 
-async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(house: House) -> None:
+async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(electors: Electors) -> None:
     """A hand-over among ourselves takes no longer for all that was seen of strangers before."""
     clock = ManualClock()
-    row = await house.go_leads()
-    first, first_probe = await house.elector("a", clock=clock)
-    second, second_probe = await house.elector("b", clock=clock)
+    row = await electors.go_leads()
+    first, first_probe = await electors.elector("a", clock=clock)
+    second, second_probe = await electors.elector("b", clock=clock)
     await first_probe.wait("bid")
     await second_probe.wait("bid")
-    await house.go_resigns(row)
+    await electors.go_resigns(row)
     first.on_notification(RESIGNED)
     await first_probe.wait("bid")
     clock.advance(PATIENCE)
@@ -223,27 +223,27 @@ async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(house: Hous
     assert second.backoff_before_term is None
 
 
-async def test_elector_that_is_not_last_takes_what_it_can(house: House) -> None:
+async def test_elector_that_is_not_last_takes_what_it_can(electors: Electors) -> None:
     """With making way switched off a stranger's term is followed by the quickest bid."""
-    row = await house.go_leads()
-    elector, probe = await house.elector("a", is_last=False)
+    row = await electors.go_leads()
+    elector, probe = await electors.elector("a", is_last=False)
     await probe.wait("bid")
 
-    await house.go_resigns(row)
+    await electors.go_resigns(row)
     elector.on_notification(RESIGNED)
 
     assert (await probe.wait("gained")).leader_id == "a"
 
 
 async def test_leader_that_makes_way_holds_all_of_ours_back(
-    house: House, caplog: pytest.LogCaptureFixture
+    electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The term is given up and announced, and neither the leader nor another of ours bids before others had their time."""
     caplog.set_level(logging.INFO)
     clock = ManualClock()
-    leader, leader_probe = await house.elector("a", clock=clock)
+    leader, leader_probe = await electors.elector("a", clock=clock)
     await leader_probe.wait("gained")
-    follower, follower_probe = await house.elector("b", clock=clock)
+    follower, follower_probe = await electors.elector("b", clock=clock)
     await follower_probe.wait("bid")
     leader_probe.forget("bid")
 
@@ -252,7 +252,7 @@ async def test_leader_that_makes_way_holds_all_of_ours_back(
     own = await leader_probe.wait("bid")
     follower.on_notification('{"leader_id": "a", "action": "resigned"}')
     others = await follower_probe.wait("bid")
-    vacant = await house.leader()
+    vacant = await electors.leader()
 
     assert (own, others, vacant) == (False, False, None)
     assert [line for line, _ in lines(caplog)] == [
@@ -260,7 +260,9 @@ async def test_leader_that_makes_way_holds_all_of_ours_back(
         "leadership offered to others",
         "leadership resigned",
     ]
-    await house.execute("UPDATE /* schema */millhand_client SET stepped_down_at = now() - interval '6.5 s'")
+    await electors.execute(
+        "UPDATE /* schema */millhand_client SET stepped_down_at = now() - interval '6.5 s'"
+    )
     clock.advance(PATIENCE)
     leader.wake_event.set()
     await leader_probe.wait("gained")
@@ -268,44 +270,46 @@ async def test_leader_that_makes_way_holds_all_of_ours_back(
     assert leader.backoff_before_term.other_leader_id is None
 
 
-async def test_stranger_takes_what_is_offered(house: House) -> None:
+async def test_stranger_takes_what_is_offered(electors: Electors) -> None:
     """What a leader of ours gives up, a living stranger has, and keeps."""
-    leader, probe = await house.elector("a")
+    leader, probe = await electors.elector("a")
     await probe.wait("gained")
     probe.forget("bid")
 
     leader.step_down()
     await probe.wait("resigned")
-    await house.go_leads()
+    await electors.go_leads()
     leader.wake_event.set()
     await probe.wait("left")
 
-    assert (leader.term, await house.leader()) == (None, "go")
+    assert (leader.term, await electors.leader()) == (None, "go")
 
 
-async def test_offices_are_led_apart(house: House) -> None:
+async def test_offices_are_led_apart(electors: Electors) -> None:
     """A client may lead either, both or none: a stranger in River's leader_role does not keep us from our own."""
-    await house.go_leads()
-    _, river = await house.elector("a")
-    _, ours = await house.elector("a", leader_role=LeaderRole.PERIODIC, is_last=False)
+    await electors.go_leads()
+    _, river = await electors.elector("a")
+    _, ours = await electors.elector("a", leader_role=LeaderRole.PERIODIC, is_last=False)
 
     await river.wait("bid")
     await ours.wait("gained")
 
-    assert (await house.leader(), await house.leader(LeaderRole.PERIODIC)) == ("go", "a")
+    assert (await electors.leader(), await electors.leader(LeaderRole.PERIODIC)) == ("go", "a")
 
 
-async def test_closed_elector_does_not_bid_and_gives_up_what_it_has(house: House) -> None:
+async def test_closed_elector_does_not_bid_and_gives_up_what_it_has(electors: Electors) -> None:
     """What an elector may not hold it resigns; opened again, it bids."""
-    elector, probe = await house.elector("a", leader_role=LeaderRole.PERIODIC, is_last=False, is_open=False)
+    elector, probe = await electors.elector(
+        "a", leader_role=LeaderRole.PERIODIC, is_last=False, is_open=False
+    )
     closed_at_first = probe.num("bid")
 
     elector.set_open(is_open=True)
     await probe.wait("gained")
     elector.set_open(is_open=False)
     await probe.wait("resigned")
-    held = await house.leader(LeaderRole.PERIODIC)
+    held = await electors.leader(LeaderRole.PERIODIC)
     elector.set_open(is_open=True)
     await probe.wait("gained")
 
-    assert (closed_at_first, held, await house.leader(LeaderRole.PERIODIC)) == (0, None, "a")
+    assert (closed_at_first, held, await electors.leader(LeaderRole.PERIODIC)) == (0, None, "a")

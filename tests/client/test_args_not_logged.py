@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal
 import msgspec
 import pydantic
 import pytest
-from client_room import GENEROUS, Room
 
+from client_harness import GENEROUS, ClientHarness
 from millhand.config import StuckJob
 from millhand.errors import DriverError, InvalidJob, JobCancel, JobSnooze, UniqueConflict
 from millhand.event import Event
@@ -90,7 +90,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> str:
     )
 
 
-async def test_args_are_never_logged(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+async def test_args_are_never_logged(harness: ClientHarness, caplog: pytest.LogCaptureFixture) -> None:
     """Jobs that fail, hang, stick, snooze, give up, are cancelled, rescued by a stop, of no kind or cannot be read."""
     caplog.set_level(logging.DEBUG)
     workers = Workers()
@@ -143,15 +143,15 @@ async def test_args_are_never_logged(room: Room, caplog: pytest.LogCaptureFixtur
     async def model(job: Job[Model]) -> None: ...
 
     for args in UNREADABLE:
-        await room.insert_raw("typed", args)
-    await room.insert_raw("model", f'{{"number": "{ARGS}", "color": "{ARGS}"}}')
-    await room.insert_raw("unknown", f'{{"what": "{ARGS}"}}')
+        await harness.insert_raw("typed", args)
+    await harness.insert_raw("model", f'{{"number": "{ARGS}", "color": "{ARGS}"}}')
+    await harness.insert_raw("unknown", f'{{"what": "{ARGS}"}}')
     settings = {
         "job_stuck_threshold": timedelta(milliseconds=1),
         "job_stuck_handler": stuck,
         "fetch_only_known_kinds": False,
     }
-    async with room.client(workers, **settings) as client:
+    async with harness.client(workers, **settings) as client:
         with client.subscribe() as events:
             ids = {what: (await client.insert(Play(what), METADATA)).job.id for what in plays}
             await asyncio.wait_for(is_running.wait(), GENEROUS)
@@ -178,17 +178,17 @@ async def _ended(events: Subscription[Event], count: int) -> None:
         assert event.kind is not None
 
 
-async def test_errors_of_inserts_show_no_args_of_other_jobs(room: Room) -> None:
+async def test_errors_of_inserts_show_no_args_of_other_jobs(harness: ClientHarness) -> None:
     """What PostgreSQL refuses is told by its message alone: its detail shows the row that failed, whole."""
     unique = InsertOpts(unique=UniqueOpts(by_args=True))
-    async with room.client(Workers(), queues={}) as client:
+    async with harness.client(Workers(), queues={}) as client:
         await client.insert(Play("once"), unique)
         errors = []
         for jobs in ([(Play("once"), unique)], [(Play("two"), unique), (Play("two"), unique)]):
             with pytest.raises(UniqueConflict) as conflict:
                 await client.insert_many_fast(jobs)
             errors.append(str(conflict.value))
-        await room.execute("ALTER TABLE river_job ADD CONSTRAINT no_four CHECK (priority < 4)")
+        await harness.execute("ALTER TABLE river_job ADD CONSTRAINT no_four CHECK (priority < 4)")
         try:
             four = Play("four"), InsertOpts(priority=4)
             for insert in (client.insert(*four), client.insert_many_fast([four])):
@@ -196,7 +196,7 @@ async def test_errors_of_inserts_show_no_args_of_other_jobs(room: Room) -> None:
                     await insert
                 errors.append(str(refused.value))
         finally:
-            await room.execute("ALTER TABLE river_job DROP CONSTRAINT no_four")
+            await harness.execute("ALTER TABLE river_job DROP CONSTRAINT no_four")
 
     assert found_in("\n".join(errors)) == []
 

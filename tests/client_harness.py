@@ -1,11 +1,13 @@
-"""A client on a database of its own, and what the tests of this folder ask of it."""
+"""Clients on a database of their own, for the tests of clients, engine and runtime."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import pytest
 
 from millhand.client import Client
 from millhand.config import Config
@@ -17,7 +19,7 @@ from millhand.store.job import job_get_by_id, job_get_by_ids
 from millhand.worker import Workers
 
 GENEROUS = 20.0
-APPLICATION = "millhand_room"
+APPLICATION = "millhand_harness"
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Act:
     what: str
 
 
-class Room:
-    """A migrated database, empty at the beginning of each test."""
+class ClientHarness:
+    """Builds clients on a migrated database, and works and reads its jobs."""
 
     def __init__(self, driver: AsyncpgDriver, url: str) -> None:
         self.driver = driver
@@ -43,11 +45,11 @@ class Room:
         )
 
     def url_as(self, application: str) -> str:
-        """Return the URL by which the server knows who comes: a test can see, and kill, its own connections alone."""
+        """Return the URL with an application name, by which a test finds and ends its own connections."""
         return f"{self.url}{'&' if '?' in self.url else '?'}application_name={application}"
 
     async def work(self, client: Client, args: object) -> Event:
-        """Insert a job and return the first event that is told."""
+        """Insert a job and return its first event."""
         with client.subscribe() as events:
             await client.insert(args)
             return await self.next(events)
@@ -79,3 +81,13 @@ class Room:
             kind: ClassVar[str] = name
 
         return Args()
+
+
+@pytest.fixture
+async def harness(driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[ClientHarness]:
+    """The default schema of this process's database, emptied afterwards; the first job has the id 1."""
+    # Sequences do not roll back.
+    await driver.pool.fetch("SELECT setval('river_job_id_seq', 1, false)")
+    yield ClientHarness(driver, postgres_url)
+    tables = "river_job, river_leader, river_queue, millhand_client, millhand_leader"
+    await driver.pool.fetch(f"TRUNCATE {tables} RESTART IDENTITY")

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any, TypeVar
 
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.errors import DriverError
@@ -67,43 +67,43 @@ def _workers() -> Workers:
     return workers
 
 
-async def test_start_that_fails_has_touched_no_job(room: Room) -> None:
+async def test_start_that_fails_has_touched_no_job(harness: ClientHarness) -> None:
     """What waits in one queue is as it was when another one turns out to be a queue that cannot be worked."""
-    await room.insert_raw("act", '{"what": "x"}')
-    client = room.client(_workers(), queues={"default": 10, **{f"queue_{n}": 1 for n in range(20)}})
-    await room.execute("ALTER TABLE river_queue ADD CONSTRAINT not_worked CHECK (name <> 'queue_19')")
+    await harness.insert_raw("act", '{"what": "x"}')
+    client = harness.client(_workers(), queues={"default": 10, **{f"queue_{n}": 1 for n in range(20)}})
+    await harness.execute("ALTER TABLE river_queue ADD CONSTRAINT not_worked CHECK (name <> 'queue_19')")
     try:
         with pytest.raises(DriverError, match="not_worked"):
             await client.start()
     finally:
-        await room.execute("ALTER TABLE river_queue DROP CONSTRAINT not_worked")
+        await harness.execute("ALTER TABLE river_queue DROP CONSTRAINT not_worked")
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert (row.state, row.attempt, list(row.attempted_by)) == (JobState.AVAILABLE, 0, [])
 
 
-async def test_start_fails_where_the_first_report_does(room: Room) -> None:
+async def test_start_fails_where_the_first_report_does(harness: ClientHarness) -> None:
     """Nobody works who is known to nobody: if he were killed, his jobs would wait for their age."""
-    await room.insert_raw("act", '{"what": "x"}')
-    client = room.client(_workers())
-    await room.execute("ALTER TABLE millhand_client ADD CONSTRAINT nobody CHECK (hostname = '')")
+    await harness.insert_raw("act", '{"what": "x"}')
+    client = harness.client(_workers())
+    await harness.execute("ALTER TABLE millhand_client ADD CONSTRAINT nobody CHECK (hostname = '')")
     try:
         with pytest.raises(DriverError, match="nobody"):
             await client.start()
     finally:
-        await room.execute("ALTER TABLE millhand_client DROP CONSTRAINT nobody")
+        await harness.execute("ALTER TABLE millhand_client DROP CONSTRAINT nobody")
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert (row.state, row.attempt, list(row.attempted_by)) == (JobState.AVAILABLE, 0, [])
 
 
 async def test_start_that_is_given_up_after_its_first_fetch_gives_the_jobs_back(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A start may be cancelled up to its last moment; what was fetched by then waits for others, as if never attempted."""
-    await room.insert_raw("act", '{"what": "for ever"}')
-    driver = NotingDriver(room.url)
-    client = room.client(_workers(), database=driver)
+    await harness.insert_raw("act", '{"what": "for ever"}')
+    driver = NotingDriver(harness.url)
+    client = harness.client(_workers(), database=driver)
     start = asyncio.ensure_future(client.start())
     begin = Producer.begin
 
@@ -116,15 +116,15 @@ async def test_start_that_is_given_up_after_its_first_fetch_gives_the_jobs_back(
         await start
 
     assert "job_get_available" in driver.noting_pool.asked
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert (row.state, row.attempt, list(row.errors)) == (JobState.AVAILABLE, 0, [])
 
 
-async def test_start_asks_nothing_before_the_first_fetch_that_could_wait(room: Room) -> None:
+async def test_start_asks_nothing_before_the_first_fetch_that_could_wait(harness: ClientHarness) -> None:
     """Who leads, what is stuck and what others left behind is asked when the first jobs are on their way."""
-    await room.insert_raw("act", '{"what": "x"}')
-    driver = NotingDriver(room.url)
-    client = room.client(_workers(), database=driver)
+    await harness.insert_raw("act", '{"what": "x"}')
+    driver = NotingDriver(harness.url)
+    client = harness.client(_workers(), database=driver)
     with client.subscribe(EventKind.JOB_COMPLETED) as events:
         async with client:
             await asyncio.wait_for(anext(events), GENEROUS)

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
-from client_room import Act, Room
 
+from client_harness import Act, ClientHarness
 from millhand.errors import JobTimeout
 from millhand.event import EventKind
 from millhand.hooks import FetchMetric, Hook, Middleware
@@ -48,7 +48,7 @@ class At(Hook):
         return error
 
 
-async def test_order_of_middleware_and_hooks(room: Room) -> None:
+async def test_order_of_middleware_and_hooks(harness: ClientHarness) -> None:
     """
     extension_hook_middleware_order.
 
@@ -62,8 +62,8 @@ async def test_order_of_middleware_and_hooks(room: Room) -> None:
         told.append(f"work {job.args.what}")
 
     settings = {"middleware": [Around("global", told)], "hooks": [At("global hook", told)]}
-    async with room.client(workers, **settings) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers, **settings) as client:
+        event = await harness.work(client, Act("x"))
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert told == [
@@ -79,7 +79,7 @@ async def test_order_of_middleware_and_hooks(room: Room) -> None:
     ]
 
 
-async def test_begin_hook_that_raises_fails_the_attempt_before_the_worker(room: Room) -> None:
+async def test_begin_hook_that_raises_fails_the_attempt_before_the_worker(harness: ClientHarness) -> None:
     """The worker is not called, the end hooks are not, and the attempt counts."""
     told: list[str] = []
 
@@ -93,14 +93,14 @@ async def test_begin_hook_that_raises_fails_the_attempt_before_the_worker(room: 
     async def act(job: Job[Act]) -> None:
         told.append("work")
 
-    async with room.client(workers, hooks=[Refuse("refuse", told)]) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers, hooks=[Refuse("refuse", told)]) as client:
+        event = await harness.work(client, Act("x"))
 
     assert event.job is not None
     assert (event.job.errors[0].error, told) == ("PermissionError: not today", [])
 
 
-async def test_end_hook_decides_how_the_attempt_ended(room: Room) -> None:
+async def test_end_hook_decides_how_the_attempt_ended(harness: ClientHarness) -> None:
     """An end hook may make a failure a success, and a success a failure."""
 
     class Turn(Hook):
@@ -114,13 +114,13 @@ async def test_end_hook_decides_how_the_attempt_ended(room: Room) -> None:
         if job.args.what == "fail":
             raise RuntimeError("x")
 
-    async with room.client(workers, hooks=[Turn()]) as client:
-        kinds = [(await room.work(client, Act(what))).kind for what in ("fail", "win")]
+    async with harness.client(workers, hooks=[Turn()]) as client:
+        kinds = [(await harness.work(client, Act(what))).kind for what in ("fail", "win")]
 
     assert kinds == [EventKind.JOB_COMPLETED, EventKind.JOB_FAILED]
 
 
-async def test_end_hook_sees_a_timeout_as_such(room: Room) -> None:
+async def test_end_hook_sees_a_timeout_as_such(harness: ClientHarness) -> None:
     """The timeout reaches the end hooks as JobTimeout, with the seconds on it."""
     seen: list[BaseException | None] = []
 
@@ -135,15 +135,15 @@ async def test_end_hook_sees_a_timeout_as_such(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         await asyncio.Event().wait()
 
-    async with room.client(workers, hooks=[See()]) as client:
-        await room.work(client, Act("x"))
+    async with harness.client(workers, hooks=[See()]) as client:
+        await harness.work(client, Act("x"))
 
     [error] = seen
     assert isinstance(error, JobTimeout)
     assert error.seconds == pytest.approx(0.01)
 
 
-async def test_middleware_may_use_task_groups_after_a_timeout(room: Room) -> None:
+async def test_middleware_may_use_task_groups_after_a_timeout(harness: ClientHarness) -> None:
     """Once a timed-out worker has ended, its task is not cancelled any more: a group's own failure is seen as such."""
 
     class Group(Middleware):
@@ -165,8 +165,8 @@ async def test_middleware_may_use_task_groups_after_a_timeout(room: Room) -> Non
         except asyncio.CancelledError:
             return
 
-    async with room.client(workers, middleware=[Group()]) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers, middleware=[Group()]) as client:
+        event = await harness.work(client, Act("x"))
 
     assert event.job is not None
     assert event.job.errors[0].error.startswith("ExceptionGroup: unhandled errors in a TaskGroup")
@@ -174,7 +174,7 @@ async def test_middleware_may_use_task_groups_after_a_timeout(room: Room) -> Non
 
 @pytest.mark.parametrize("error", [LookupError("no such counter"), Mute(), SystemExit(3)])
 async def test_metric_hooks_are_told_of_fetches_before_their_jobs_begin(
-    room: Room, caplog: pytest.LogCaptureFixture, error: BaseException
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     """Each fetch, those that find nothing too, is told with queue, number and seconds; a hook that breaks is survived."""
     told: list[str | FetchMetric] = []
@@ -192,8 +192,8 @@ async def test_metric_hooks_are_told_of_fetches_before_their_jobs_begin(
         told.append("work")
 
     with caplog.at_level(logging.ERROR):
-        async with room.client(workers, hooks=[Count()]) as client:
-            event = await room.work(client, Act("x"))
+        async with harness.client(workers, hooks=[Count()]) as client:
+            event = await harness.work(client, Act("x"))
 
     index = told.index("work")
     fetched = told[index - 1]

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import asyncpg
 import pytest
-from client_room import Act, Room
 
+from client_harness import Act, ClientHarness
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.errors import ConnectionLost, JobSnooze
 from millhand.event import EventKind
@@ -16,7 +16,7 @@ from millhand.job import Job
 from millhand.worker import Workers
 
 
-async def test_each_of_several_snoozes_is_fetched_when_it_is_due(room: Room) -> None:
+async def test_each_of_several_snoozes_is_fetched_when_it_is_due(harness: ClientHarness) -> None:
     """A job that is due later than another is not left for the next poll, however far away that is."""
     workers = Workers()
     worked: list[str] = []
@@ -27,18 +27,20 @@ async def test_each_of_several_snoozes_is_fetched_when_it_is_due(room: Room) -> 
         if worked.count(job.args.what) == 1:
             raise JobSnooze(timedelta(milliseconds=10 if job.args.what == "sooner" else 300))
 
-    async with room.client(workers, fetch_poll_interval=timedelta(minutes=1)) as client:
+    async with harness.client(workers, fetch_poll_interval=timedelta(minutes=1)) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.insert_many([Act("sooner"), Act("later")])
-            told = [(await room.next(events)).job for _ in range(2)]
+            told = [(await harness.next(events)).job for _ in range(2)]
 
     assert [row.args["what"] for row in told if row is not None] == ["sooner", "later"]
 
 
 @pytest.mark.parametrize("word", ["ping", "listen"])
-async def test_listener_says_lost_when_its_pools_connection_has_just_gone(room: Room, word: str) -> None:
+async def test_listener_says_lost_when_its_pools_connection_has_just_gone(
+    harness: ClientHarness, word: str
+) -> None:
     """Between the loss of a connection and the news of it, a word to it fails like any other."""
-    async with asyncpg.create_pool(room.url, min_size=0, max_size=1) as pool:
+    async with asyncpg.create_pool(harness.url, min_size=0, max_size=1) as pool:
         driver = AsyncpgDriver(pool)
         await driver.open()
         listener = driver.listener()

@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import TypeVar
 
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from held_driver import HeldDriver, HeldPool
 from millhand.errors import JobSnooze
 from millhand.event import EventKind
@@ -40,10 +40,10 @@ class Attempts:
         await end.wait()
 
 
-def _producer(room: Room, attempts: Attempts) -> Producer:
+def _producer(harness: ClientHarness, attempts: Attempts) -> Producer:
     return Producer(
         "default",
-        room.driver.pool,
+        harness.driver.pool,
         client_id=ClientId("me"),
         cooldown_seconds=0.0,
         execute=attempts.execute,
@@ -54,20 +54,20 @@ def _producer(room: Room, attempts: Attempts) -> Producer:
     )
 
 
-async def _fetched_twice(room: Room, producer: Producer) -> None:
+async def _fetched_twice(harness: ClientHarness, producer: Producer) -> None:
     """Return when the one job there is was fetched, given back behind the producer's back, and fetched again."""
     probe = Probe(producer)
-    await room.insert_raw("act", "{}")
+    await harness.insert_raw("act", "{}")
     await producer.start()
     producer.begin()
     assert await probe.wait("fetched") == 1
-    await room.execute(MAKE_AVAILABLE)
+    await harness.execute(MAKE_AVAILABLE)
     producer.on_insert()
     assert await probe.wait("fetched") == 1
 
 
 async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """runtime: claim_time_cancellation; it is heard before the fetch's answer is, and the worker is never called."""
     called = []
@@ -77,8 +77,8 @@ async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
     async def act(job: Job[Act]) -> None:
         called.append(job.id)
 
-    driver = HeldDriver(room.url)
-    async with room.client(workers, database=driver) as client:
+    driver = HeldDriver(harness.url)
+    async with harness.client(workers, database=driver) as client:
         with client.subscribe() as events:
             inserted = await client.insert(Act("x"))
             await asyncio.wait_for(driver.held_pool.is_held.wait(), GENEROUS)
@@ -89,14 +89,14 @@ async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
             await client.jobs.cancel(inserted.job.id)
             await asyncio.wait_for(heard.wait(), GENEROUS)
             driver.held_pool.let_go.set()
-            event = await room.next(events)
+            event = await harness.next(events)
 
     assert (event.kind, called) == (EventKind.JOB_CANCELLED, [])
-    row = await room.row(inserted.job.id)
+    row = await harness.row(inserted.job.id)
     assert [error.error for error in row.errors] == ["JobCancelError: job cancelled remotely"]
 
 
-async def test_cancel_reaches_the_attempt_that_followed_a_snooze(room: Room) -> None:
+async def test_cancel_reaches_the_attempt_that_followed_a_snooze(harness: ClientHarness) -> None:
     """runtime: refetched_attempt_cancellation; snoozed, fetched again at once, cancelled: the new attempt gets it."""
     is_waiting = asyncio.Event()
     workers = Workers()
@@ -108,25 +108,27 @@ async def test_cancel_reaches_the_attempt_that_followed_a_snooze(room: Room) -> 
         is_waiting.set()
         await asyncio.Event().wait()
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe(EventKind.JOB_CANCELLED) as events:
             inserted = await client.insert(Act("x"))
             await asyncio.wait_for(is_waiting.wait(), GENEROUS)
             await client.jobs.cancel(inserted.job.id)
-            event = await room.next(events)
+            event = await harness.next(events)
 
     assert event.job is not None
     assert (event.job.attempt, event.job.metadata["snoozes"]) == (1, 1)
 
 
-async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt(room: Room) -> None:
+async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt(
+    harness: ClientHarness,
+) -> None:
     """runtime: refetched_attempt_cancellation; the old attempt, over but still on the list, does not swallow it."""
     attempts = Attempts()
-    producer = _producer(room, attempts)
+    producer = _producer(harness, attempts)
     probe = Probe(producer)
-    held = producer._pool = HeldPool(room.driver.pool)  # type: ignore[assignment]
+    held = producer._pool = HeldPool(harness.driver.pool)  # type: ignore[assignment]
     held.let_go.set()
-    await room.insert_raw("act", "{}")
+    await harness.insert_raw("act", "{}")
     await producer.start()
     producer.begin()
     await probe.wait("fetched")
@@ -134,7 +136,7 @@ async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt
     old.is_settled = True
     held.is_held.clear()
     held.let_go.clear()
-    await room.execute(MAKE_AVAILABLE)
+    await harness.execute(MAKE_AVAILABLE)
     producer.on_insert()
     await asyncio.wait_for(held.is_held.wait(), GENEROUS)
 
@@ -147,11 +149,13 @@ async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt
     assert reasons == [None, CancelReason.REMOTE]
 
 
-async def test_attempt_whose_job_was_rescued_and_fetched_again_stays_on_the_list(room: Room) -> None:
+async def test_attempt_whose_job_was_rescued_and_fetched_again_stays_on_the_list(
+    harness: ClientHarness,
+) -> None:
     """Both attempts are counted, cancelled and waited for, in whatever order they end."""
     attempts = Attempts()
-    producer = _producer(room, attempts)
-    await _fetched_twice(room, producer)
+    producer = _producer(harness, attempts)
+    await _fetched_twice(harness, producer)
 
     nums = [producer.num_running]
     producer.cancel(1)
@@ -174,21 +178,23 @@ async def test_attempt_whose_job_was_rescued_and_fetched_again_stays_on_the_list
     assert (nums[0], producer.num_running) == (2, 0)
 
 
-async def test_poll_for_cancels_reaches_all_attempts_of_a_job(room: Room) -> None:
+async def test_poll_for_cancels_reaches_all_attempts_of_a_job(harness: ClientHarness) -> None:
     """What the row says holds for the attempt that was overtaken too."""
     attempts = Attempts()
-    producer = _producer(room, attempts)
-    await _fetched_twice(room, producer)
-    await room.execute('UPDATE river_job SET metadata = \'{"cancel_attempted_at": "2024-05-01T10:00:00Z"}\'')
+    producer = _producer(harness, attempts)
+    await _fetched_twice(harness, producer)
+    await harness.execute(
+        'UPDATE river_job SET metadata = \'{"cancel_attempted_at": "2024-05-01T10:00:00Z"}\''
+    )
 
-    await QueuePoller(producer, room.driver.pool).poll_cancellations()
+    await QueuePoller(producer, harness.driver.pool).poll_cancellations()
     reasons = [attempt.reason for attempt in attempts.made]
     await _end(producer, attempts)
 
     assert reasons == [CancelReason.REMOTE] * 2
 
 
-async def test_stop_waits_for_both_attempts_of_a_job(room: Room) -> None:
+async def test_stop_waits_for_both_attempts_of_a_job(harness: ClientHarness) -> None:
     """A client that stops while a job runs in it twice ends when both have ended; the row is what the first one said."""
     gate, begun = asyncio.Event(), asyncio.Semaphore(0)
     ended = []
@@ -200,12 +206,12 @@ async def test_stop_waits_for_both_attempts_of_a_job(room: Room) -> None:
         await gate.wait()
         ended.append(job.attempt)
 
-    client = room.client(workers)
+    client = harness.client(workers)
     await client.start()
     inserted = await client.insert(Act("x"))
     await asyncio.wait_for(begun.acquire(), GENEROUS)
-    await room.execute(MAKE_AVAILABLE)
-    await room.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
+    await harness.execute(MAKE_AVAILABLE)
+    await harness.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
     await asyncio.wait_for(begun.acquire(), GENEROUS)
     num_running = client.num_running
     stopping = asyncio.create_task(client.stop())
@@ -214,7 +220,7 @@ async def test_stop_waits_for_both_attempts_of_a_job(room: Room) -> None:
 
     assert num_running == 2
     assert sorted(ended) == [1, 2]
-    assert (await room.row(inserted.job.id)).state is JobState.COMPLETED
+    assert (await harness.row(inserted.job.id)).state is JobState.COMPLETED
 
 
 def _then(hear: Callable[[int], None], heard: asyncio.Event) -> Callable[[int], None]:

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import asyncpg
 import pytest
-from client_room import APPLICATION, GENEROUS, Act, Room
 
+from client_harness import APPLICATION, GENEROUS, Act, ClientHarness
 from millhand.config import QueueConfig, StuckJob
 from millhand.errors import ConfigError, JobSnooze
 from millhand.event import EventKind
@@ -50,53 +50,53 @@ class Gate:
                 await self.news.wait()
 
 
-async def test_fetch_respects_priority_then_age(room: Room) -> None:
+async def test_fetch_respects_priority_then_age(harness: ClientHarness) -> None:
     """One slot works the jobs by priority, and those of one priority in the order of their insertion."""
     gate = Gate()
     gate.go_on.set()
-    inserter = room.client(Workers(), queues={})
+    inserter = harness.client(Workers(), queues={})
     async with inserter:
         for what, priority in [("c", 2), ("e", 4), ("a", 1), ("d", 2), ("b", 1)]:
             await inserter.insert(Act(what), InsertOpts(priority=priority))
 
-    async with room.client(gate.workers, queues={"default": 1}) as client:
+    async with harness.client(gate.workers, queues={"default": 1}) as client:
         with client.subscribe() as events:
             while len(gate.begun) < 5:
-                await room.next(events)
+                await harness.next(events)
 
     assert gate.begun == ["a", "b", "c", "d", "e"]
 
 
-async def test_fetch_never_takes_more_than_there_are_slots(room: Room) -> None:
+async def test_fetch_never_takes_more_than_there_are_slots(harness: ClientHarness) -> None:
     """However many jobs wait, no more than max_workers run; the others stay available until a slot is free."""
     gate = Gate()
 
-    async with room.client(gate.workers, queues={"default": 3}) as client:
+    async with harness.client(gate.workers, queues={"default": 3}) as client:
         with client.subscribe() as events:
             await client.insert_many([Act(str(n)) for n in range(10)])
             await gate.wait_running(3)
-            waiting = [row for row in await room.rows() if row.state is JobState.AVAILABLE]
+            waiting = [row for row in await harness.rows() if row.state is JobState.AVAILABLE]
             gate.go_on.set()
             for _ in range(10):
-                await room.next(events)
+                await harness.next(events)
 
     assert len(waiting) == 7
     assert gate.num_running_max == 3
-    assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+    assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 
-async def test_fetch_is_woken_by_notification_alone(room: Room) -> None:
+async def test_fetch_is_woken_by_notification_alone(harness: ClientHarness) -> None:
     """notification_only_wakeups; with polling as good as off, each insert is worked at once."""
     gate = Gate()
     gate.go_on.set()
 
-    async with room.client(gate.workers, fetch_poll_interval=NEVER_POLL) as client:
-        kinds = [(await room.work(client, Act(str(n)))).kind for n in range(5)]
+    async with harness.client(gate.workers, fetch_poll_interval=NEVER_POLL) as client:
+        kinds = [(await harness.work(client, Act(str(n)))).kind for n in range(5)]
 
     assert kinds == [EventKind.JOB_COMPLETED] * 5
 
 
-async def test_fetch_polls_when_nobody_can_notify(room: Room) -> None:
+async def test_fetch_polls_when_nobody_can_notify(harness: ClientHarness) -> None:
     """
     lost_notification_poll_recovery.
 
@@ -105,22 +105,22 @@ async def test_fetch_polls_when_nobody_can_notify(room: Room) -> None:
     gate = Gate()
 
     settings = {
-        "database": room.url_as("poll_only"),
+        "database": harness.url_as("poll_only"),
         "poll_only": True,
         "fetch_poll_interval": timedelta(milliseconds=20),
     }
-    async with room.client(gate.workers, **settings) as client:
+    async with harness.client(gate.workers, **settings) as client:
         with client.subscribe() as events:
             inserted = await client.insert(Act("x"))
             await gate.wait_running(1)
-            listeners = await room.driver.pool.fetch(LISTENERS.replace(APPLICATION, "poll_only"))
+            listeners = await harness.driver.pool.fetch(LISTENERS.replace(APPLICATION, "poll_only"))
             await client.jobs.cancel(inserted.job.id)
-            event = await room.next(events)
+            event = await harness.next(events)
 
     assert (listeners, event.kind) == ([], EventKind.JOB_CANCELLED)
 
 
-async def test_fetch_stops_while_the_queue_is_paused(room: Room) -> None:
+async def test_fetch_stops_while_the_queue_is_paused(harness: ClientHarness) -> None:
     """
     pause_resume_notification.
 
@@ -129,23 +129,23 @@ async def test_fetch_stops_while_the_queue_is_paused(room: Room) -> None:
     gate = Gate()
     gate.go_on.set()
 
-    async with room.client(gate.workers) as client:
+    async with harness.client(gate.workers) as client:
         with client.subscribe() as events:
             await client.queues.pause("default")
-            paused = await room.next(events)
+            paused = await harness.next(events)
             await client.insert(Act("waits"))
-    async with room.client(gate.workers) as client:
+    async with harness.client(gate.workers) as client:
         with client.subscribe() as events:
             begun_while_paused = list(gate.begun)
             await client.queues.resume("*")
-            told = [await room.next(events), await room.next(events)]
+            told = [await harness.next(events), await harness.next(events)]
 
     assert (paused.kind, paused.queue) == (EventKind.QUEUE_PAUSED, "default")
     assert begun_while_paused == []
     assert [event.kind for event in told] == [EventKind.QUEUE_RESUMED, EventKind.JOB_COMPLETED]
 
 
-async def test_fetch_hears_of_a_pause_that_was_not_announced(room: Room) -> None:
+async def test_fetch_hears_of_a_pause_that_was_not_announced(harness: ClientHarness) -> None:
     """
     listener_backend_disconnect_reconnect.
 
@@ -153,49 +153,49 @@ async def test_fetch_hears_of_a_pause_that_was_not_announced(room: Room) -> None
     """
     gate = Gate()
 
-    async with room.client(gate.workers) as client:
+    async with harness.client(gate.workers) as client:
         with client.subscribe(EventKind.QUEUE_PAUSED) as events:
-            await room.execute("UPDATE river_queue SET paused_at = now()")
-            await room.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENERS}) AS listener")
-            event = await room.next(events)
+            await harness.execute("UPDATE river_queue SET paused_at = now()")
+            await harness.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENERS}) AS listener")
+            event = await harness.next(events)
 
     assert event.queue == "default"
 
 
-async def test_cancel_that_arrives_while_the_job_is_fetched_reaches_it(room: Room) -> None:
+async def test_cancel_that_arrives_while_the_job_is_fetched_reaches_it(harness: ClientHarness) -> None:
     """A cancel heard between the fetch and its answer is kept: the worker is never called."""
     gate = Gate()
 
-    async with room.client(gate.workers) as client:
+    async with harness.client(gate.workers) as client:
         with client.subscribe() as events:
-            blocker = await asyncpg.connect(room.url)
+            blocker = await asyncpg.connect(harness.url)
             try:
                 async with blocker.transaction():
                     inserted = await client.insert(Act("x"), tx=blocker)
                     await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
                     [producer] = client._engine.queues.producers.values()
                     producer.on_insert()
-                    await _wait_blocked(room)
+                    await _wait_blocked(harness)
                     producer.cancel(inserted.job.id)
             finally:
                 await blocker.close()
-            event = await room.next(events)
+            event = await harness.next(events)
 
     assert (event.kind, gate.begun) == (EventKind.JOB_CANCELLED, [])
 
 
-async def _wait_blocked(room: Room) -> None:
+async def _wait_blocked(harness: ClientHarness) -> None:
     """Return when a fetch waits for a lock on the jobs; so may others, who are no fetch."""
     sql = (
         "SELECT 1 AS one FROM pg_locks INNER JOIN pg_stat_activity USING (pid) WHERE NOT granted "
         "AND relation = 'river_job'::regclass AND query LIKE '-- name: job_get_available%'"
     )
     async with asyncio.timeout(GENEROUS):
-        while not await room.driver.pool.fetch(sql):
+        while not await harness.driver.pool.fetch(sql):
             pass
 
 
-async def test_queue_can_be_added_and_removed_while_the_client_runs(room: Room) -> None:
+async def test_queue_can_be_added_and_removed_while_the_client_runs(harness: ClientHarness) -> None:
     """
     dynamic_queue_add_reconfigure_remove.
 
@@ -204,11 +204,11 @@ async def test_queue_can_be_added_and_removed_while_the_client_runs(room: Room) 
     gate = Gate()
     gate.go_on.set()
 
-    async with room.client(gate.workers) as client:
+    async with harness.client(gate.workers) as client:
         with client.subscribe() as events:
             await client.insert(Act("x"), InsertOpts(queue="later"))
             await client.add_queue("later", 5)
-            event = await room.next(events)
+            event = await harness.next(events)
             with pytest.raises(ConfigError, match=r"^queue must not be worked yet to be added, got 'later'"):
                 await client.add_queue("later", QueueConfig(max_workers=1))
             await client.remove_queue("later")
@@ -216,13 +216,15 @@ async def test_queue_can_be_added_and_removed_while_the_client_runs(room: Room) 
                 await client.remove_queue("later")
             left = await client.insert(Act("y"), InsertOpts(queue="later"))
             await client.insert(Act("z"))
-            await room.next(events)
+            await harness.next(events)
 
     assert event.queue == "later"
-    assert (await room.row(left.job.id)).state is JobState.AVAILABLE
+    assert (await harness.row(left.job.id)).state is JobState.AVAILABLE
 
 
-async def test_stuck_job_is_told_and_may_free_its_slot(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+async def test_stuck_job_is_told_and_may_free_its_slot(
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     """
     stuck_job_detection.
 
@@ -247,14 +249,14 @@ async def test_stuck_job_is_told_and_may_free_its_slot(room: Room, caplog: pytes
 
     settings = {"job_stuck_threshold": timedelta(milliseconds=10), "job_stuck_handler": handler}
     with caplog.at_level(logging.WARNING, "millhand.engine.engine"):
-        async with room.client(workers, queues={"default": 1}, **settings) as client:
+        async with harness.client(workers, queues={"default": 1}, **settings) as client:
             with client.subscribe() as events:
                 deaf = await client.insert(Act("deaf"))
                 await asyncio.wait_for(ignored.wait(), GENEROUS)
                 await client.insert(Act("other"))
-                other = await room.next(events)
+                other = await harness.next(events)
                 end.set()
-                last = await room.next(events)
+                last = await harness.next(events)
 
     assert [(stuck.job.id, stuck.num_stuck) for stuck in told] == [(deaf.job.id, 1)]
     assert [record.message for record in caplog.records] == ["job stuck"]
@@ -264,7 +266,7 @@ async def test_stuck_job_is_told_and_may_free_its_slot(room: Room, caplog: pytes
     assert (last.job.id, last.kind) == (deaf.job.id, EventKind.JOB_COMPLETED)
 
 
-async def test_retry_that_is_due_soon_is_fetched_when_it_is_due(room: Room) -> None:
+async def test_retry_that_is_due_soon_is_fetched_when_it_is_due(harness: ClientHarness) -> None:
     """A job of this client that becomes available again is not left to the next poll."""
     workers = Workers()
 
@@ -273,9 +275,9 @@ async def test_retry_that_is_due_soon_is_fetched_when_it_is_due(room: Room) -> N
         if "snoozes" not in job.metadata:
             raise JobSnooze(timedelta(milliseconds=20))
 
-    async with room.client(workers, fetch_poll_interval=NEVER_POLL) as client:
+    async with harness.client(workers, fetch_poll_interval=NEVER_POLL) as client:
         with client.subscribe() as events:
             await client.insert(Act("x"))
-            kinds = [(await room.next(events)).kind for _ in range(2)]
+            kinds = [(await harness.next(events)).kind for _ in range(2)]
 
     assert kinds == [EventKind.JOB_SNOOZED, EventKind.JOB_COMPLETED]

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import pytest
-from client_room import Act, Room
 
+from client_harness import Act, ClientHarness
 from millhand.clock import ServerClock, SystemClock
 from millhand.event import EventKind
 from millhand.job import Job
@@ -43,11 +43,11 @@ class Tick:
 
 @pytest.mark.parametrize("off", [HOUR, -HOUR])
 async def test_client_whose_clock_is_wrong_is_in_time(
-    room: Room, off: timedelta, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, off: timedelta, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failed job is tried again when it is due, periodic jobs come when they are due, and the log tells of the clock."""
     caplog.set_level(logging.WARNING, "millhand.clock")
-    await Migrator(room.driver, "millhand").up()
+    await Migrator(harness.driver, "millhand").up()
     workers = Workers()
 
     @workers.add(retry=ConstantRetryPolicy(timedelta(milliseconds=10)))
@@ -60,10 +60,10 @@ async def test_client_whose_clock_is_wrong_is_in_time(
         """Come."""
 
     ticks = every(timedelta(milliseconds=200), Tick(), id="tick")
-    async with room.client(workers, clock=WrongClock(off), periodic_jobs=[ticks]) as client:
+    async with harness.client(workers, clock=WrongClock(off), periodic_jobs=[ticks]) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.insert(Act("now"))
-            told = [(await room.next(events)).job for _ in range(3)]
+            told = [(await harness.next(events)).job for _ in range(3)]
 
     assert {row.kind for row in told} == {"act", "tick"}
     for row in told:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import msgspec
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.errors import ConfigError, DriverError, InvalidJob, SchemaError, UnknownKind
 from millhand.hooks import Hook, Middleware
@@ -32,7 +32,7 @@ async def _insert_and_roll_back(client: Client, connection: asyncpg.Connection, 
     await transaction.rollback()
 
 
-async def test_insert_gives_the_row_with_the_options(room: Room) -> None:
+async def test_insert_gives_the_row_with_the_options(harness: ClientHarness) -> None:
     """The result is the row as the table has it."""
     at = datetime(2040, 1, 2, tzinfo=UTC)
     opts = InsertOpts(
@@ -44,11 +44,11 @@ async def test_insert_gives_the_row_with_the_options(room: Room) -> None:
         tags=["one-two", "three"],
     )
 
-    async with room.client(Workers(), **_inserter()) as client:
+    async with harness.client(Workers(), **_inserter()) as client:
         result = await client.insert(Act("x"), opts)
 
     row = result.job
-    assert await room.row(row.id) == row
+    assert await harness.row(row.id) == row
     assert not result.unique_skipped_as_duplicate
     assert (
         row.state,
@@ -69,26 +69,26 @@ async def test_insert_gives_the_row_with_the_options(room: Room) -> None:
     )
 
 
-async def test_insert_many_gives_results_in_order(room: Room) -> None:
+async def test_insert_many_gives_results_in_order(harness: ClientHarness) -> None:
     """A thousand jobs in one call come back in the order in which they were given."""
-    async with room.client(Workers(), **_inserter()) as client:
+    async with harness.client(Workers(), **_inserter()) as client:
         results = await client.insert_many((Act(str(n)), InsertOpts(priority=1 + n % 4)) for n in range(1000))
 
     assert [result.job.args["what"] for result in results] == [str(n) for n in range(1000)]
     assert [result.job.priority for result in results[:4]] == [1, 2, 3, 4]
 
 
-async def test_insert_many_refuses_none(room: Room) -> None:
+async def test_insert_many_refuses_none(harness: ClientHarness) -> None:
     """An empty list is a mistake."""
-    async with room.client(Workers(), **_inserter()) as client:
+    async with harness.client(Workers(), **_inserter()) as client:
         with pytest.raises(InvalidJob, match=r"^jobs to insert must be at least one, got none$"):
             await client.insert_many([])
 
 
-async def test_insert_in_a_transaction_is_gone_with_its_rollback(room: Room) -> None:
+async def test_insert_in_a_transaction_is_gone_with_its_rollback(harness: ClientHarness) -> None:
     """With `tx` the job is the caller's transaction's: committed with it, gone with it."""
-    async with room.client(Workers(), **_inserter()) as client:
-        connection = await asyncpg.connect(room.url)
+    async with harness.client(Workers(), **_inserter()) as client:
+        connection = await asyncpg.connect(harness.url)
         try:
             async with connection.transaction():
                 kept = await client.insert(Act("kept"), tx=connection)
@@ -96,28 +96,28 @@ async def test_insert_in_a_transaction_is_gone_with_its_rollback(room: Room) -> 
         finally:
             await connection.close()
 
-    assert [row.id for row in await room.rows()] == [kept.job.id]
+    assert [row.id for row in await harness.rows()] == [kept.job.id]
 
 
-async def test_insert_refuses_a_tx_that_is_none(room: Room) -> None:
+async def test_insert_refuses_a_tx_that_is_none(harness: ClientHarness) -> None:
     """The error lists what is accepted."""
-    async with room.client(Workers(), **_inserter()) as client:
+    async with harness.client(Workers(), **_inserter()) as client:
         with pytest.raises(TypeError, match=r"^tx must be an asyncpg\.Connection, .*, got builtins\.str$"):
             await client.insert(Act("x"), tx="session")
 
 
-async def test_insert_notifies_on_commit_only(room: Room) -> None:
+async def test_insert_notifies_on_commit_only(harness: ClientHarness) -> None:
     """
     transactional_insert_notification_commit_only.
 
     Listeners hear of a queue when the transaction commits, not when it rolls back, nor of scheduled jobs.
     """
     heard: asyncio.Queue[str] = asyncio.Queue()
-    listener = await asyncpg.connect(room.url)
-    connection = await asyncpg.connect(room.url)
+    listener = await asyncpg.connect(harness.url)
+    connection = await asyncpg.connect(harness.url)
     await listener.add_listener("public.river_insert", lambda *args: heard.put_nowait(args[-1]))
     try:
-        async with room.client(Workers(), **_inserter()) as client:
+        async with harness.client(Workers(), **_inserter()) as client:
             await _insert_and_roll_back(client, connection, "rolled_back")
             await client.insert(
                 Act("x"), InsertOpts(queue="scheduled", scheduled_at=datetime.now(UTC) + timedelta(days=1))
@@ -133,14 +133,16 @@ async def test_insert_notifies_on_commit_only(room: Room) -> None:
     assert payloads == [{"queue": "in_tx"}, {"queue": "alone"}]
 
 
-async def test_insert_swallowed_by_the_limiter_is_announced_when_the_window_closes(room: Room) -> None:
+async def test_insert_swallowed_by_the_limiter_is_announced_when_the_window_closes(
+    harness: ClientHarness,
+) -> None:
     """A burst gives one notification at once and one at the end of the window, and no more."""
     heard: asyncio.Queue[str] = asyncio.Queue()
-    listener = await asyncpg.connect(room.url)
+    listener = await asyncpg.connect(harness.url)
     await listener.add_listener("public.river_insert", lambda *args: heard.put_nowait(args[-1]))
     try:
         settings = _inserter(fetch_cooldown=timedelta(milliseconds=300))
-        async with room.client(Workers(), **settings) as client:
+        async with harness.client(Workers(), **settings) as client:
             for _ in range(20):
                 await client.insert(Act("x"))
             await asyncio.wait_for(heard.get(), GENEROUS)
@@ -151,11 +153,11 @@ async def test_insert_swallowed_by_the_limiter_is_announced_when_the_window_clos
     assert heard.empty()
 
 
-async def test_insert_unique_is_skipped_as_duplicate(room: Room) -> None:
+async def test_insert_unique_is_skipped_as_duplicate(harness: ClientHarness) -> None:
     """The second of two equal jobs gives the first one's row and says so."""
     opts = InsertOpts(unique=UniqueOpts(by_args=True))
 
-    async with room.client(Workers(), **_inserter()) as client:
+    async with harness.client(Workers(), **_inserter()) as client:
         first = await client.insert(Act("x"), opts)
         second = await client.insert(Act("x"), opts)
         other = await client.insert(Act("y"), opts)
@@ -164,23 +166,23 @@ async def test_insert_unique_is_skipped_as_duplicate(room: Room) -> None:
     assert not other.unique_skipped_as_duplicate
 
 
-async def test_insert_refuses_a_kind_without_worker(room: Room) -> None:
+async def test_insert_refuses_a_kind_without_worker(harness: ClientHarness) -> None:
     """A client with workers refuses kinds that it could not work, and names those it could."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with pytest.raises(
             UnknownKind, match=r"^no worker is registered for kind 'foreign'; known kinds: 'act'$"
         ):
-            await client.insert(room.args_of_kind("foreign"))
+            await client.insert(harness.args_of_kind("foreign"))
 
-    assert await room.rows() == []
+    assert await harness.rows() == []
 
 
-async def test_insert_hooks_and_middleware_amend_and_refuse(room: Room) -> None:
+async def test_insert_hooks_and_middleware_amend_and_refuse(harness: ClientHarness) -> None:
     """Middleware goes around, outermost first; a hook may change what is inserted, or refuse the whole of it."""
     told: list[str] = []
 
@@ -205,7 +207,7 @@ async def test_insert_hooks_and_middleware_amend_and_refuse(room: Room) -> None:
             return msgspec.structs.replace(params, tags=("tagged",))
 
     settings = _inserter(middleware=[Around("outer"), Around("inner")], hooks=[Tagger()])
-    async with room.client(Workers(), **settings) as client:
+    async with harness.client(Workers(), **settings) as client:
         result = await client.insert(Act("x"))
         with pytest.raises(ValueError, match=r"^refused$"):
             await client.insert_many([Act("good"), Act("refuse")])
@@ -219,47 +221,47 @@ async def test_insert_hooks_and_middleware_amend_and_refuse(room: Room) -> None:
         "outer before 2",
         "inner before 2",
     ]
-    assert len(await room.rows()) == 1
+    assert len(await harness.rows()) == 1
 
 
-async def test_insert_hook_that_returns_nothing_is_told_of_by_name(room: Room) -> None:
+async def test_insert_hook_that_returns_nothing_is_told_of_by_name(harness: ClientHarness) -> None:
     """A hook that only looks, and forgets to return what is to be inserted, is what the error speaks of."""
 
     class Look(Hook):
         async def insert_begin(self, params: InsertParams) -> InsertParams:
             return None  # type: ignore[return-value]
 
-    async with room.client(Workers(), **_inserter(hooks=[Look()])) as client:
+    async with harness.client(Workers(), **_inserter(hooks=[Look()])) as client:
         with pytest.raises(
             TypeError, match=r"^insert_begin of Look must return the params of the insert, got None$"
         ):
             await client.insert(Act("x"))
 
-    assert await room.rows() == []
+    assert await harness.rows() == []
 
 
-async def test_insert_of_two_equal_unique_jobs_in_one_call_is_refused(room: Room) -> None:
+async def test_insert_of_two_equal_unique_jobs_in_one_call_is_refused(harness: ClientHarness) -> None:
     """The database cannot decide between two new rows with one key, and inserts neither."""
     opts = InsertOpts(unique=UniqueOpts(by_args=True))
 
-    async with room.client(Workers(), **_inserter()) as client:
+    async with harness.client(Workers(), **_inserter()) as client:
         with pytest.raises(DriverError) as raised:
             await client.insert_many([(Act("x"), opts), (Act("x"), opts)])
 
     assert raised.value.sqlstate == "21000"
-    assert await room.rows() == []
+    assert await harness.rows() == []
 
 
-async def test_start_refuses_a_schema_without_migrations(room: Room) -> None:
+async def test_start_refuses_a_schema_without_migrations(harness: ClientHarness) -> None:
     """A schema that is not there says what to run, and leaves no connection."""
     with pytest.raises(SchemaError, match=r"run: millhand migrate up --schema nowhere$"):
-        await room.client(Workers(), **_inserter(schema="nowhere")).start()
+        await harness.client(Workers(), **_inserter(schema="nowhere")).start()
 
 
-async def test_start_refuses_queues_without_workers(room: Room) -> None:
+async def test_start_refuses_queues_without_workers(harness: ClientHarness) -> None:
     """A client with queues and nothing that could be worked is a mistake."""
     with pytest.raises(ConfigError, match=r"^workers must hold at least one worker, got none"):
-        await room.client(Workers()).start()
+        await harness.client(Workers()).start()
 
 
 def test_client_refuses_what_is_no_database() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from client_room import Room
-
+from client_harness import ClientHarness
 from millhand.driver.protocol import Executor
 from millhand.job import ClientId
 from millhand.runtime.producer import Producer
@@ -45,12 +44,12 @@ def _producer(executor: Executor) -> Producer:
     )
 
 
-async def test_poller_does_not_undo_what_was_announced_while_it_asked(room: Room) -> None:
+async def test_poller_does_not_undo_what_was_announced_while_it_asked(harness: ClientHarness) -> None:
     """An answer that was overtaken by a resume does not pause the queue again; the next one is heeded."""
-    producer = _producer(room.driver.pool)
-    late = Late(room.driver.pool, producer)
+    producer = _producer(harness.driver.pool)
+    late = Late(harness.driver.pool, producer)
     poller = QueuePoller(producer, late)  # type: ignore[arg-type]
-    await room.execute("INSERT INTO river_queue (name, paused_at) VALUES ('default', now())")
+    await harness.execute("INSERT INTO river_queue (name, paused_at) VALUES ('default', now())")
 
     await poller.poll_settings()
     is_paused_after_late = producer.is_paused
@@ -60,12 +59,12 @@ async def test_poller_does_not_undo_what_was_announced_while_it_asked(room: Room
     assert (is_paused_after_late, producer.is_paused) == (False, True)
 
 
-async def test_poller_makes_the_row_anew_when_it_is_gone(room: Room) -> None:
+async def test_poller_makes_the_row_anew_when_it_is_gone(harness: ClientHarness) -> None:
     """A queue whose row was cleaned away while it is worked gets one again."""
-    producer = _producer(room.driver.pool)
+    producer = _producer(harness.driver.pool)
 
-    await QueuePoller(producer, room.driver.pool).poll_settings()
+    await QueuePoller(producer, harness.driver.pool).poll_settings()
 
-    assert [row["name"] for row in await room.driver.pool.fetch("SELECT name FROM river_queue")] == [
+    assert [row["name"] for row in await harness.driver.pool.fetch("SELECT name FROM river_queue")] == [
         "default"
     ]

@@ -7,8 +7,8 @@ import logging
 
 import psycopg_pool
 import pytest
-from client_room import Act, Room
 
+from client_harness import Act, ClientHarness
 from millhand.event import EventKind
 from millhand.job import Job
 from millhand.worker import Workers
@@ -75,7 +75,7 @@ ODD = {
 @pytest.mark.parametrize(("wire", "name"), [("asyncpg", "odd"), ("psycopg", "other")])
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 async def test_client_lives_beside_an_odd_row(
-    room: Room, odd: str, wire: str, name: str, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, odd: str, wire: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It leads, works and lists clients and queues, and none of its passes fails; the row may be of its own name."""
     workers = Workers()
@@ -83,14 +83,14 @@ async def test_client_lives_beside_an_odd_row(
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    await room.execute(odd)
+    await harness.execute(odd)
     async with contextlib.AsyncExitStack() as stack:
         pool = None
         if wire == "psycopg":
-            pool = await stack.enter_async_context(psycopg_pool.AsyncConnectionPool(room.url, open=False))
-        client = room.client(workers, database=pool, client_id=name, prefer_other_leaders=False)
+            pool = await stack.enter_async_context(psycopg_pool.AsyncConnectionPool(harness.url, open=False))
+        client = harness.client(workers, database=pool, client_id=name, prefer_other_leaders=False)
         await stack.enter_async_context(client)
-        event = await room.work(client, Act("x"))
+        event = await harness.work(client, Act("x"))
         clients, queues = await client.clients.list(), await client.queues.list()
 
     assert event.kind is EventKind.JOB_COMPLETED

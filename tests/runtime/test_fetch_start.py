@@ -6,8 +6,8 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.event import EventKind
 from millhand.job import Job
 from millhand.runtime.fetch_start import RECHECK_SECONDS_MAX
@@ -20,7 +20,9 @@ VALUES ('act', '{"what": "old"}', 25, now() - interval '1 hour')
 
 
 @pytest.mark.slow
-async def test_job_below_the_floors_waits_for_no_poll(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_job_below_the_floors_waits_for_no_poll(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Inserted with an old instant and announced by nobody, it is worked by the next look, polls being an hour apart."""
     monkeypatch.setattr(
         "millhand.runtime.fetch_start.SLOW_SECONDS", -1.0
@@ -31,13 +33,13 @@ async def test_job_below_the_floors_waits_for_no_poll(room: Room, monkeypatch: p
     async def act(job: Job[Act]) -> None:
         pass
 
-    async with room.client(workers, fetch_poll_interval=timedelta(hours=1)) as client:
+    async with harness.client(workers, fetch_poll_interval=timedelta(hours=1)) as client:
         for n in range(3):
-            await room.work(client, Act(str(n)))
+            await harness.work(client, Act(str(n)))
         [producer] = client._engine.queues.producers.values()
         assert producer._floors.recheck_at is not None
         with client.subscribe() as events:
-            await room.execute(INSERT)
+            await harness.execute(INSERT)
             event = await asyncio.wait_for(anext(events), RECHECK_SECONDS_MAX + GENEROUS)
 
     assert event.kind is EventKind.JOB_COMPLETED

@@ -8,8 +8,8 @@ import threading
 from datetime import timedelta
 
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.event import EventKind
 from millhand.job import Job, JobState
@@ -43,24 +43,24 @@ class Blocker:
             raise
 
 
-async def _begin(room: Room, blocker: Blocker, what: str = "block") -> Client:
-    client = room.client(blocker.workers)
+async def _begin(harness: ClientHarness, blocker: Blocker, what: str = "block") -> Client:
+    client = harness.client(blocker.workers)
     await client.start()
     await client.insert(Act(what))
     await asyncio.wait_for(blocker.started.wait(), GENEROUS)
     return client
 
 
-async def test_stop_waits_for_running_attempts(room: Room) -> None:
+async def test_stop_waits_for_running_attempts(harness: ClientHarness) -> None:
     """Without a timeout a stop lets running attempts end, and they are completed."""
     blocker = Blocker()
-    client = await _begin(room, blocker)
+    client = await _begin(harness, blocker)
 
     stopping = asyncio.create_task(client.stop())
     blocker.go_on.set()
     await asyncio.wait_for(stopping, GENEROUS)
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert (row.state, row.attempt, blocker.cancelled) == (JobState.COMPLETED, 1, False)
 
 
@@ -75,7 +75,7 @@ async def test_stop_waits_for_running_attempts(room: Room) -> None:
     ],
 )
 async def test_stop_interrupts_attempts_that_outlast_the_timeout(
-    room: Room, what: str, state: JobState, attempt: int, num_errors: int
+    harness: ClientHarness, what: str, state: JobState, attempt: int, num_errors: int
 ) -> None:
     """
     hard_shutdown_soft_stop_classification.
@@ -83,47 +83,47 @@ async def test_stop_interrupts_attempts_that_outlast_the_timeout(
     After the timeout attempts are cancelled: those that give way are not counted, an error of their own is.
     """
     blocker = Blocker()
-    client = await _begin(room, blocker, what)
+    client = await _begin(harness, blocker, what)
 
     await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert blocker.cancelled
     assert (row.state, row.attempt, len(row.errors)) == (state, attempt, num_errors)
 
 
-async def test_stop_becomes_hard_when_told_so(room: Room) -> None:
+async def test_stop_becomes_hard_when_told_so(harness: ClientHarness) -> None:
     """A stop that waits without end cancels its attempts as soon as somebody loses patience."""
     blocker = Blocker()
-    client = await _begin(room, blocker)
+    client = await _begin(harness, blocker)
 
     stopping = asyncio.create_task(client.stop())
     client.cancel_attempts()
     await asyncio.wait_for(stopping, GENEROUS)
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert (row.state, row.attempt) == (JobState.AVAILABLE, 0)
 
 
-async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(room: Room) -> None:
+async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(harness: ClientHarness) -> None:
     """
     shutdown_after_cancel_attempt.
 
     An interrupted attempt of a job whose cancellation was asked for is not given back.
     """
     blocker = Blocker()
-    client = await _begin(room, blocker)
-    [row] = await room.rows()
-    await room.execute(
+    client = await _begin(harness, blocker)
+    [row] = await harness.rows()
+    await harness.execute(
         'UPDATE river_job SET metadata = metadata || \'{"cancel_attempted_at": "2026-01-01T00:00:00Z"}\''
     )
 
     await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
 
-    assert (await room.row(row.id)).state is JobState.CANCELLED
+    assert (await harness.row(row.id)).state is JobState.CANCELLED
 
 
-async def test_stop_gives_back_what_waits_for_a_thread(room: Room) -> None:
+async def test_stop_gives_back_what_waits_for_a_thread(harness: ClientHarness) -> None:
     """A plain function that has no thread yet does not begin in a stop: its attempt is interrupted, and not counted."""
     begun: list[int] = []
     started = threading.Event()
@@ -136,7 +136,7 @@ async def test_stop_gives_back_what_waits_for_a_thread(room: Room) -> None:
         while not job.is_cancel_requested:
             pass
 
-    client = room.client(workers, max_threads=1)
+    client = harness.client(workers, max_threads=1)
     await client.start()
     await client.insert_many([Act(str(n)) for n in range(3)])
     await asyncio.to_thread(started.wait, GENEROUS)
@@ -144,13 +144,13 @@ async def test_stop_gives_back_what_waits_for_a_thread(room: Room) -> None:
     await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
 
     [first] = begun
-    outcomes = {row.id: (row.state, row.attempt) for row in await room.rows()}
+    outcomes = {row.id: (row.state, row.attempt) for row in await harness.rows()}
     assert outcomes.pop(first) == (JobState.COMPLETED, 1)
     assert list(outcomes.values()) == [(JobState.AVAILABLE, 0)] * 2
 
 
 async def test_stop_abandons_a_thread_that_never_ends(
-    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     ignored_cancellation_hard_abort.
@@ -166,7 +166,7 @@ async def test_stop_abandons_a_thread_that_never_ends(
         started.set()
         end.wait()
 
-    client = room.client(workers)
+    client = harness.client(workers)
     await client.start()
     await client.insert(Act("deaf"))
     await asyncio.to_thread(started.wait, GENEROUS)
@@ -175,7 +175,7 @@ async def test_stop_abandons_a_thread_that_never_ends(
         await asyncio.wait_for(client.stop(soft_stop_timeout=timedelta(0)), GENEROUS)
     end.set()
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert row.state is JobState.RUNNING
     assert [
         record.message
@@ -189,16 +189,16 @@ async def test_stop_abandons_a_thread_that_never_ends(
     ]
 
 
-async def test_stop_logs_one_line_per_rung(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+async def test_stop_logs_one_line_per_rung(harness: ClientHarness, caplog: pytest.LogCaptureFixture) -> None:
     """From `worker stopping` to `worker stopped`, each rung is told once, in order."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    client = room.client(workers)
+    client = harness.client(workers)
     await client.start()
-    await room.work(client, Act("x"))
+    await harness.work(client, Act("x"))
 
     with caplog.at_level(logging.DEBUG, "millhand"):
         await asyncio.wait_for(client.stop(signal="SIGINT"), GENEROUS)
@@ -218,14 +218,14 @@ async def test_stop_logs_one_line_per_rung(room: Room, caplog: pytest.LogCapture
     assert (records[0].signal, records[-1].completed, records[-1].failed) == ("SIGINT", 1, 0)
 
 
-async def test_stop_ends_subscriptions_and_can_be_followed_by_a_start(room: Room) -> None:
+async def test_stop_ends_subscriptions_and_can_be_followed_by_a_start(harness: ClientHarness) -> None:
     """Streams end with the client; the same client starts again and works."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    client = room.client(workers)
+    client = harness.client(workers)
     await client.start()
     events = client.subscribe()
     await client.stop()
@@ -233,19 +233,19 @@ async def test_stop_ends_subscriptions_and_can_be_followed_by_a_start(room: Room
 
     assert [event async for event in events] == []
     async with client:
-        event = await room.work(client, Act("again"))
+        event = await harness.work(client, Act("again"))
     assert event.kind is EventKind.JOB_COMPLETED
 
 
-async def test_stop_leaves_no_leader_and_no_connection(room: Room) -> None:
+async def test_stop_leaves_no_leader_and_no_connection(harness: ClientHarness) -> None:
     """After a stop the term is resigned and nothing of the client is connected."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    async with room.client(workers) as client:
-        await room.work(client, Act("x"))
+    async with harness.client(workers) as client:
+        await harness.work(client, Act("x"))
 
-    [leaders] = await room.driver.pool.fetch("SELECT count(*) AS n FROM river_leader")
+    [leaders] = await harness.driver.pool.fetch("SELECT count(*) AS n FROM river_leader")
     assert leaders["n"] == 0

@@ -12,8 +12,8 @@ from typing import ClassVar
 import asyncpg
 import msgspec
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.errors import DriverError, InvalidJob, UniqueConflict, UnknownKind
 from millhand.event import EventKind
@@ -39,8 +39,8 @@ EVERYTHING: list[object | tuple[object, InsertOpts | None]] = [
 ]
 
 
-def _inserting(room: Room, **settings: object) -> Client:
-    return room.client(Workers(), queues={}, **settings)
+def _inserting(harness: ClientHarness, **settings: object) -> Client:
+    return harness.client(Workers(), queues={}, **settings)
 
 
 def _placeless(row: JobRow) -> JobRow:
@@ -50,20 +50,20 @@ def _placeless(row: JobRow) -> JobRow:
     return msgspec.structs.replace(row, id=JobId(0), created_at=AT, scheduled_at=at)
 
 
-async def test_rows_are_those_of_any_insert(room: Room) -> None:
+async def test_rows_are_those_of_any_insert(harness: ClientHarness) -> None:
     """Whatever the options, a row that was copied is the one that `insert_many` writes."""
-    async with _inserting(room) as client:
+    async with _inserting(harness) as client:
         await client.insert_many(EVERYTHING)
-        inserted = await room.rows()
-        await room.execute("TRUNCATE river_job")
+        inserted = await harness.rows()
+        await harness.execute("TRUNCATE river_job")
         num_copied = await client.insert_many_fast(EVERYTHING)
-        copied = await room.rows()
+        copied = await harness.rows()
 
     assert num_copied == len(EVERYTHING)
     assert [_placeless(row) for row in copied] == [_placeless(row) for row in inserted]
 
 
-async def test_only_a_batch_of_jobs_is_alive_at_once(room: Room) -> None:
+async def test_only_a_batch_of_jobs_is_alive_at_once(harness: ClientHarness) -> None:
     """However many jobs come out of an iterator, those that are not yet copied are a batch or two."""
 
     @dataclass(frozen=True, eq=False)
@@ -82,14 +82,14 @@ async def test_only_a_batch_of_jobs_is_alive_at_once(room: Room) -> None:
             most = max(most, len(living))
             yield job
 
-    async with _inserting(room) as client:
+    async with _inserting(harness) as client:
         num_copied = await client.insert_many_fast(jobs())
 
     assert num_copied == 10 * BATCH_SIZE
     assert BATCH_SIZE <= most <= 2 * BATCH_SIZE
 
 
-async def test_others_have_their_turn_while_jobs_are_copied(room: Room) -> None:
+async def test_others_have_their_turn_while_jobs_are_copied(harness: ClientHarness) -> None:
     """A plain iterator that never waits keeps nobody else waiting for longer than a batch."""
     turns, turns_at_batches = 0, []
 
@@ -105,7 +105,7 @@ async def test_others_have_their_turn_while_jobs_are_copied(room: Room) -> None:
                 turns_at_batches.append(turns)
             yield Act(str(n))
 
-    async with _inserting(room) as client, asyncio.TaskGroup() as group:
+    async with _inserting(harness) as client, asyncio.TaskGroup() as group:
         task = group.create_task(neighbour())
         await client.insert_many_fast(jobs())
         task.cancel()
@@ -113,7 +113,7 @@ async def test_others_have_their_turn_while_jobs_are_copied(room: Room) -> None:
     assert len(set(turns_at_batches)) == 10
 
 
-async def test_jobs_may_come_one_by_one_from_anywhere(room: Room) -> None:
+async def test_jobs_may_come_one_by_one_from_anywhere(harness: ClientHarness) -> None:
     """An asynchronous iterator is waited for, and what it gives is worked in no other order than it came."""
 
     async def jobs() -> AsyncIterator[object]:
@@ -121,34 +121,34 @@ async def test_jobs_may_come_one_by_one_from_anywhere(room: Room) -> None:
             await asyncio.sleep(0)
             yield Act(str(n)), InsertOpts(priority=2)
 
-    async with _inserting(room) as client:
+    async with _inserting(harness) as client:
         assert await client.insert_many_fast(jobs()) == BATCH_SIZE + 1
 
-    assert [row.args["what"] for row in await room.rows()] == [str(n) for n in range(BATCH_SIZE + 1)]
+    assert [row.args["what"] for row in await harness.rows()] == [str(n) for n in range(BATCH_SIZE + 1)]
 
 
-async def test_copied_job_wakes_a_worker(room: Room) -> None:
+async def test_copied_job_wakes_a_worker(harness: ClientHarness) -> None:
     """A queue is announced as by any insert: a worker that polls once a minute works the job at once."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    client = room.client(workers, fetch_poll_interval=timedelta(minutes=1))
+    client = harness.client(workers, fetch_poll_interval=timedelta(minutes=1))
     with client.subscribe() as events:
         async with client:
             await client.insert(Act("first"))  # the fetch with which it started is over
-            await room.next(events)
+            await harness.next(events)
             await client.insert_many_fast([Act("second")])
-            event = await room.next(events)
+            event = await harness.next(events)
 
     assert event.kind is EventKind.JOB_COMPLETED
 
 
-async def test_queues_are_announced_when_it_is_committed(room: Room) -> None:
+async def test_queues_are_announced_when_it_is_committed(harness: ClientHarness) -> None:
     """Each queue that got an available job is announced once, with the commit; a rollback announces nothing."""
     heard: asyncio.Queue[str] = asyncio.Queue()
-    listener = await asyncpg.connect(room.url)
+    listener = await asyncpg.connect(harness.url)
     await listener.add_listener("public.river_insert", lambda *words: heard.put_nowait(words[-1]))
     jobs = [
         *((Act(str(n)), InsertOpts(queue="one")) for n in range(3)),
@@ -157,15 +157,15 @@ async def test_queues_are_announced_when_it_is_committed(room: Room) -> None:
         (Act("pending"), InsertOpts(queue="four", pending=True)),
     ]
     try:
-        async with _inserting(room) as client:
-            connection = await asyncpg.connect(room.url)
+        async with _inserting(harness) as client:
+            connection = await asyncpg.connect(harness.url)
             transaction = connection.transaction()
             await transaction.start()
             await client.insert_many_fast(jobs, tx=connection)
             await transaction.rollback()
             async with connection.transaction():
                 await client.insert_many_fast(jobs, tx=connection)
-                unseen = await room.rows()
+                unseen = await harness.rows()
             await client.insert_many_fast([(Act("last"), InsertOpts(queue="last"))])
             payloads = [await asyncio.wait_for(heard.get(), GENEROUS) for _ in range(3)]
             await connection.close()
@@ -174,12 +174,20 @@ async def test_queues_are_announced_when_it_is_committed(room: Room) -> None:
 
     assert unseen == []
     assert payloads == ['{"queue": "one"}', '{"queue": "two"}', '{"queue": "last"}']
-    assert [row.queue for row in await room.rows()] == ["one", "one", "one", "two", "three", "four", "last"]
+    assert [row.queue for row in await harness.rows()] == [
+        "one",
+        "one",
+        "one",
+        "two",
+        "three",
+        "four",
+        "last",
+    ]
 
 
-async def test_key_that_is_taken_fails_all(room: Room) -> None:
+async def test_key_that_is_taken_fails_all(harness: ClientHarness) -> None:
     """13: A unique key of a job that is there, or of another of the same call, is an error, and nothing is inserted."""
-    async with _inserting(room) as client:
+    async with _inserting(harness) as client:
         taken = await client.insert(Act("taken"), UNIQUE)
         for jobs in ([Act("x"), (Act("taken"), UNIQUE)], [(Act("twice"), UNIQUE)] * 2):
             with pytest.raises(UniqueConflict) as conflict:
@@ -191,32 +199,32 @@ async def test_key_that_is_taken_fails_all(room: Room) -> None:
             assert isinstance(conflict.value.__cause__, DriverError)
             assert conflict.value.__cause__.sqlstate == "23505"
 
-    assert [row.id for row in await room.rows()] == [taken.job.id]
+    assert [row.id for row in await harness.rows()] == [taken.job.id]
 
 
-async def test_no_jobs_are_a_mistake(room: Room) -> None:
+async def test_no_jobs_are_a_mistake(harness: ClientHarness) -> None:
     """As with `insert_many`, also if they come out of an iterator that turns out to be empty."""
 
     async def nothing() -> AsyncIterator[object]:
         for job in ():
             yield job
 
-    async with _inserting(room) as client:
+    async with _inserting(harness) as client:
         for jobs in ([], iter([]), nothing()):
             with pytest.raises(InvalidJob, match=r"^jobs to insert must be at least one, got none$"):
                 await client.insert_many_fast(jobs)
 
 
-async def test_mistake_in_the_first_batch_leaves_the_transaction_as_it_was(room: Room) -> None:
+async def test_mistake_in_the_first_batch_leaves_the_transaction_as_it_was(harness: ClientHarness) -> None:
     """What is wrong with the first jobs is found before the database hears of any; later it is too late."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    wrong = room.args_of_kind("foreign")
-    async with room.client(workers) as client:
-        connection = await asyncpg.connect(room.url)
+    wrong = harness.args_of_kind("foreign")
+    async with harness.client(workers) as client:
+        connection = await asyncpg.connect(harness.url)
         transaction = connection.transaction()
         await transaction.start()
         with pytest.raises(UnknownKind):
@@ -230,10 +238,10 @@ async def test_mistake_in_the_first_batch_leaves_the_transaction_as_it_was(room:
         await connection.close()
 
     assert still_good == 1
-    assert await room.rows() == []
+    assert await harness.rows() == []
 
 
-async def test_error_of_the_iterator_comes_out_as_it_is(room: Room) -> None:
+async def test_error_of_the_iterator_comes_out_as_it_is(harness: ClientHarness) -> None:
     """Whoever makes the jobs gets his own error back, and nothing was inserted."""
     error = TimeoutError("the list of customers took too long")
 
@@ -242,16 +250,16 @@ async def test_error_of_the_iterator_comes_out_as_it_is(room: Room) -> None:
             yield Act(str(n))
         raise error
 
-    async with _inserting(room) as client:
+    async with _inserting(harness) as client:
         with pytest.raises(TimeoutError) as raised:
             await client.insert_many_fast(jobs())
         await client.insert(Act("after"))
 
     assert raised.value is error
-    assert [row.args for row in await room.rows()] == [{"what": "after"}]
+    assert [row.args for row in await harness.rows()] == [{"what": "after"}]
 
 
-async def test_cancelled_insert_inserts_nothing(room: Room) -> None:
+async def test_cancelled_insert_inserts_nothing(harness: ClientHarness) -> None:
     """A task that is cancelled while its jobs are on their way leaves none, and a connection that works."""
     waiting = asyncio.Event()
 
@@ -261,7 +269,7 @@ async def test_cancelled_insert_inserts_nothing(room: Room) -> None:
         waiting.set()
         await asyncio.get_running_loop().create_future()
 
-    async with _inserting(room) as client:
+    async with _inserting(harness) as client:
         task = asyncio.ensure_future(client.insert_many_fast(jobs()))
         await asyncio.wait_for(waiting.wait(), GENEROUS)
         task.cancel()
@@ -269,10 +277,10 @@ async def test_cancelled_insert_inserts_nothing(room: Room) -> None:
             await task
         await client.insert(Act("after"))
 
-    assert [row.args for row in await room.rows()] == [{"what": "after"}]
+    assert [row.args for row in await harness.rows()] == [{"what": "after"}]
 
 
-async def test_middleware_and_hooks_see_batches(room: Room) -> None:
+async def test_middleware_and_hooks_see_batches(harness: ClientHarness) -> None:
     """Middleware goes around each batch, outermost first, without results; a hook may amend or refuse."""
     told: list[str] = []
 
@@ -296,7 +304,7 @@ async def test_middleware_and_hooks_see_batches(room: Room) -> None:
                 raise ValueError("refused")
             return msgspec.structs.replace(params, tags=("tagged",))
 
-    async with _inserting(room, middleware=[Around("outer"), Around("inner")], hooks=[Tagger()]) as client:
+    async with _inserting(harness, middleware=[Around("outer"), Around("inner")], hooks=[Tagger()]) as client:
         await client.insert_many_fast(Act(str(n)) for n in range(BATCH_SIZE + 1))
         with pytest.raises(ValueError, match=r"^refused$"):
             await client.insert_many_fast([*[Act("x")] * BATCH_SIZE, Act("refuse")])
@@ -304,11 +312,11 @@ async def test_middleware_and_hooks_see_batches(room: Room) -> None:
     around = [["outer before {n}", "inner before {n}", "inner after 0", "outer after 0"]] * 2
     expected = [text.format(n=n) for texts, n in zip(around, (BATCH_SIZE, 1), strict=True) for text in texts]
     assert told[: len(expected)] == expected
-    rows = await room.rows()
+    rows = await harness.rows()
     assert (len(rows), {row.tags for row in rows}) == (BATCH_SIZE + 1, {("tagged",)})
 
 
-async def test_middleware_may_leave_out_batches(room: Room) -> None:
+async def test_middleware_may_leave_out_batches(harness: ClientHarness) -> None:
     """What middleware does not pass on is not inserted, and a batch of nothing is no end of the others."""
 
     class Picky(Middleware):
@@ -320,8 +328,8 @@ async def test_middleware_may_leave_out_batches(room: Room) -> None:
             return await call_next([one for one in params if "good" in one.encoded_args])
 
     jobs = [*[Act("bad")] * BATCH_SIZE, *[Act("bad")] * BATCH_SIZE, Act("good"), Act("bad")]
-    async with _inserting(room, middleware=[Picky()]) as client:
+    async with _inserting(harness, middleware=[Picky()]) as client:
         num_copied = await client.insert_many_fast(jobs)
 
     assert num_copied == 1
-    assert [row.args for row in await room.rows()] == [{"what": "good"}]
+    assert [row.args for row in await harness.rows()] == [{"what": "good"}]

@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from client_room import APPLICATION, GENEROUS, Act, Room
 
+from client_harness import APPLICATION, GENEROUS, Act, ClientHarness
 from factory import NOW
 from millhand.clock import SystemClock
 from millhand.errors import JobSnooze
@@ -36,7 +36,7 @@ TOLD = """SELECT pg_notify('public.river_insert', '{"queue": "default"}')"""
 
 
 async def test_attempt_whose_job_has_another_changes_nothing(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its error, its output and its state are dropped, and told of in one line; the other attempt's count."""
     ends = [asyncio.Event(), asyncio.Event()]
@@ -53,23 +53,23 @@ async def test_attempt_whose_job_has_another_changes_nothing(
             raise ValueError("too late")
 
     with caplog.at_level(logging.WARNING, "millhand.runtime.completer"):
-        async with room.client(workers) as client:
+        async with harness.client(workers) as client:
             with client.subscribe() as events:
                 inserted = await client.insert(Act("x"))
                 await asyncio.wait_for(begun.acquire(), GENEROUS)
-                await room.execute(AGAIN)
-                await room.execute(TOLD)
+                await harness.execute(AGAIN)
+                await harness.execute(TOLD)
                 await asyncio.wait_for(begun.acquire(), GENEROUS)
                 assert client._engine is not None
                 probe = Probe(client._engine.completer)
                 ends[0].set()
                 await probe.wait("written")
-                between = await room.row(inserted.job.id)
+                between = await harness.row(inserted.job.id)
                 ends[1].set()
-                event = await room.next(events)
+                event = await harness.next(events)
 
     assert (between.state, between.errors, between.metadata) == (JobState.RUNNING, (), {})
-    assert (event.kind, event.job) == (EventKind.JOB_COMPLETED, await room.row(inserted.job.id))
+    assert (event.kind, event.job) == (EventKind.JOB_COMPLETED, await harness.row(inserted.job.id))
     assert (event.job and event.job.output, event.job and event.job.attempt) == (1, 2)
     [record] = [record for record in caplog.records if record.name == "millhand.runtime.completer"]
     told = {name: getattr(record, name) for name in ("job_id", "kind", "queue", "attempt", "state")}
@@ -80,7 +80,7 @@ async def test_attempt_whose_job_has_another_changes_nothing(
 
 
 async def test_attempt_whose_job_was_given_back_changes_nothing(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What waits for another attempt keeps its state and its metadata, and nobody is told of an end."""
     go_on, started = asyncio.Event(), asyncio.Event()
@@ -93,37 +93,37 @@ async def test_attempt_whose_job_was_given_back_changes_nothing(
         await go_on.wait()
 
     with caplog.at_level(logging.WARNING, "millhand.runtime.completer"):
-        async with room.client(workers) as client:
+        async with harness.client(workers) as client:
             with client.subscribe() as events:
                 inserted = await client.insert(Act("x"))
                 await asyncio.wait_for(started.wait(), GENEROUS)
-                await room.execute(LATER)
-                given_back = await room.row(inserted.job.id)
+                await harness.execute(LATER)
+                given_back = await harness.row(inserted.job.id)
                 go_on.set()
                 await client.stop()
                 told = [event async for event in events]
 
-    assert await room.row(inserted.job.id) == given_back
+    assert await harness.row(inserted.job.id) == given_back
     assert told == []
     assert [record.message for record in caplog.records] == ["outcome came too late"]
 
 
 async def test_later_attempt_counts_in_whatever_order_they_are_handed_over(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of two attempts that wait to be written, the one that was given up does not take the place of the other."""
     completer = Completer(
-        room.driver.pool,
+        harness.driver.pool,
         ClientId("me"),
         clock=SystemClock(),
         on_available=lambda _: None,
         subscriptions=Subscriptions(),
     )
     fetch = job_get_available(queue="default", limit=1, client_id=ClientId("me"))
-    await room.insert_raw("act", "{}")
-    [old] = await room.driver.pool.run(fetch)
-    await room.execute(AGAIN)
-    [new] = await room.driver.pool.run(fetch)
+    await harness.insert_raw("act", "{}")
+    [old] = await harness.driver.pool.run(fetch)
+    await harness.execute(AGAIN)
+    [new] = await harness.driver.pool.run(fetch)
     success = settle(new, Completed(), now=NOW, started_at=NOW)
     failure = settle(old, Failed("late", NOW), now=NOW, started_at=NOW)
 
@@ -133,12 +133,12 @@ async def test_later_attempt_counts_in_whatever_order_they_are_handed_over(
         await completer.start()
         await completer.stop()
 
-    row = await room.row(new.id)
+    row = await harness.row(new.id)
     assert row == msgspec.structs.replace(new, state=JobState.COMPLETED, finalized_at=NOW)
     assert [record.message for record in caplog.records] == ["outcome came too late"] * 2
 
 
-async def test_token_is_larger_with_each_fetch(room: Room) -> None:
+async def test_token_is_larger_with_each_fetch(harness: ClientHarness) -> None:
     """A snooze gives the attempt back, and the next one has its number, but a token of its own."""
     seen: list[tuple[int, int]] = []
     workers = Workers()
@@ -149,12 +149,12 @@ async def test_token_is_larger_with_each_fetch(room: Room) -> None:
         if len(seen) < 3:
             raise JobSnooze(timedelta(0))
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             inserted = await client.insert(Act("x"))
-            await room.next(events)
+            await harness.next(events)
 
-    row = await room.row(inserted.job.id)
+    row = await harness.row(inserted.job.id)
     assert [attempt for attempt, _ in seen] == [1, 1, 1]
     assert seen[0][1] < seen[1][1] < seen[2][1]
     assert row.attempted_at is not None
@@ -162,7 +162,7 @@ async def test_token_is_larger_with_each_fetch(room: Room) -> None:
 
 
 async def test_client_that_was_given_up_cancels_what_it_lost(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Attempts at what was fetched before end as soon as its report says so; what was fetched after goes on."""
     caplog.set_level(logging.INFO)
@@ -182,24 +182,24 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
 
     # No report but the one that is rung for: an earlier one would cancel the attempt before its job is given back.
     seldom = {"client_heartbeat_interval": timedelta(minutes=5), "leader_election": False}
-    async with room.client(workers, client_id="lost", **seldom) as client:
+    async with harness.client(workers, client_id="lost", **seldom) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             before = await client.insert(Act("before"))
             await asyncio.wait_for(begun.acquire(), GENEROUS)
             assert client._engine is not None
             probe = Probe(client._engine.completer)
             # At once: a report between the two would find it given up, and its job still its own.
-            await room.execute(f"WITH lost AS (UPDATE millhand_client SET lost_at = now()) {LATER}")
-            given_back = await room.row(before.job.id)
+            await harness.execute(f"WITH lost AS (UPDATE millhand_client SET lost_at = now()) {LATER}")
+            given_back = await harness.row(before.job.id)
             await client.insert(Act("after"))
             await asyncio.wait_for(begun.acquire(), GENEROUS)
             client._engine.heartbeat.wake_event.set()
             await probe.wait("written")
             go_on.set()
-            event = await room.next(events)
+            event = await harness.next(events)
 
     assert ended == ["before"]
-    assert await room.row(before.job.id) == given_back
+    assert await harness.row(before.job.id) == given_back
     assert event.job is not None
     assert event.job.args == {"what": "after"}
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
@@ -207,7 +207,7 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
 
 
 async def test_client_whose_reports_are_refused_cancels_what_others_were_given(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     Nobody tells it that it was given up, but the rows of its jobs do; what is still its own goes on.
@@ -222,7 +222,7 @@ async def test_client_whose_reports_are_refused_cancels_what_others_were_given(
     @workers.add()
     async def act(job: Job[Act]) -> None:
         if job.args.what == "completed":
-            async with room.driver.pool.begin() as tx:
+            async with harness.driver.pool.begin() as tx:
                 await job.complete(tx=tx)
         begun.release()
         try:
@@ -233,29 +233,29 @@ async def test_client_whose_reports_are_refused_cancels_what_others_were_given(
             raise
 
     role = f"millhand_refused_{os.getpid()}"
-    await room.driver.pool.execute_script(GRANTED.format(role=role))
+    await harness.driver.pool.execute_script(GRANTED.format(role=role))
     try:
         # It leads nothing, for what a leader does would tell of the rights that it lacks as well.
-        database = f"{room.url_as(APPLICATION)}&role={role}"
-        client = room.client(workers, client_id="refused", database=database, leader_election=False)
+        database = f"{harness.url_as(APPLICATION)}&role={role}"
+        client = harness.client(workers, client_id="refused", database=database, leader_election=False)
         async with client:
             jobs = [await client.insert(Act(what)) for what in ("given", "kept", "completed")]
             for _ in jobs:
                 await asyncio.wait_for(begun.acquire(), GENEROUS)
             assert client._engine is not None
             probe = Probe(client._engine.completer)
-            await room.execute(f"REVOKE ALL ON millhand_client FROM {role}")
-            await room.execute(f"{LATER} WHERE id = {jobs[0].job.id}")
-            given_back = await room.row(jobs[0].job.id)
+            await harness.execute(f"REVOKE ALL ON millhand_client FROM {role}")
+            await harness.execute(f"{LATER} WHERE id = {jobs[0].job.id}")
+            given_back = await harness.row(jobs[0].job.id)
             client._engine.heartbeat.wake_event.set()
             await probe.wait("written")
             go_on.set()
     finally:
-        await room.driver.pool.execute_script(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        await harness.driver.pool.execute_script(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
     assert ended[0] == ("given", "cancelled")
     assert sorted(ended[1:]) == [("completed", "ended"), ("kept", "ended")]
-    assert await room.row(jobs[0].job.id) == given_back
-    assert (await room.row(jobs[1].job.id)).state is JobState.COMPLETED
+    assert await harness.row(jobs[0].job.id) == given_back
+    assert (await harness.row(jobs[1].job.id)).state is JobState.COMPLETED
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert told == ["periodic jobs depend on who leads", "attempts lost", "outcome came too late"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.errors import ConnectionLost, DriverError, OperationTimeout
 from millhand.event import EventKind
@@ -32,7 +32,7 @@ SELECT 'act', jsonb_build_object('what', n::text), 25 FROM generate_series(1, $1
 
 
 async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The database has marked them running, the connection is gone: they are found by the client's id, and worked once."""
     worked: list[str] = []
@@ -44,23 +44,23 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
 
     settings = {"fetch_poll_interval": timedelta(seconds=60)}
     async with (
-        proxied(room.url) as proxy,
-        room.client(workers, database=proxy.url, **settings) as client,
+        proxied(harness.url) as proxy,
+        harness.client(workers, database=proxy.url, **settings) as client,
     ):
-        before = await room.work(client, Act("before"))
+        before = await harness.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
             [producer] = client._engine.queues.producers.values()
             await _until_all_know_the_fetch(client)
-            await _until_no_fetch(room, producer)
+            await _until_no_fetch(harness, producer)
             proxy.stop_up([Direction.TO_CLIENT])
-            await room.driver.pool.fetch(INSERT, [NUM_JOBS])
+            await harness.driver.pool.fetch(INSERT, [NUM_JOBS])
             producer.on_insert()
-            await _until_running(room)
+            await _until_running(harness)
             proxy.cut()
             proxy.mend()
-            told = [(await room.next(events)).kind for _ in range(NUM_JOBS)]
+            told = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
 
-    rows = await room.rows()
+    rows = await harness.rows()
     assert before.kind is EventKind.JOB_COMPLETED
     assert told == [EventKind.JOB_COMPLETED] * NUM_JOBS
     assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
@@ -71,7 +71,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
 
 @pytest.mark.slow
 async def test_jobs_of_a_fetch_that_arrives_when_others_were_answered_are_worked(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     The network lost the statement, and the kernel sends it again when we are long connected anew: it takes jobs for nobody.
@@ -87,25 +87,25 @@ async def test_jobs_of_a_fetch_that_arrives_when_others_were_answered_are_worked
 
     settings = {"fetch_poll_interval": timedelta(seconds=60)}
     async with (
-        proxied(room.url) as proxy,
-        room.client(workers, database=proxy.url, **settings) as client,
+        proxied(harness.url) as proxy,
+        harness.client(workers, database=proxy.url, **settings) as client,
     ):
-        await room.work(client, Act("before"))
+        await harness.work(client, Act("before"))
         with client.subscribe() as events, caplog.at_level(logging.WARNING, "millhand.runtime.producer"):
             [producer] = client._engine.queues.producers.values()
             await _until_all_know_the_fetch(client)
-            await _until_no_fetch(room, producer)
+            await _until_no_fetch(harness, producer)
             proxy.hold()
             probe = Probe(producer)
             producer.on_insert()
             for _ in range(2):
                 await probe.wait("fetched", timeout_seconds=3 * GENEROUS)
-            await room.driver.pool.fetch(INSERT, [NUM_JOBS])
+            await harness.driver.pool.fetch(INSERT, [NUM_JOBS])
             proxy.mend()
-            await _until_running(room)
-            told = [(await room.next(events)).kind for _ in range(NUM_JOBS)]
+            await _until_running(harness)
+            told = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
 
-    rows = await room.rows()
+    rows = await harness.rows()
     assert told == [EventKind.JOB_COMPLETED] * NUM_JOBS
     assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
@@ -124,16 +124,16 @@ async def _until_all_know_the_fetch(client: Client) -> None:
         await asyncio.gather(*(client._driver.pool.run(fetch) for _ in range(10)))
 
 
-async def _until_no_fetch(room: Room, producer: Producer) -> None:
+async def _until_no_fetch(harness: ClientHarness, producer: Producer) -> None:
     """Return when no fetch is on its way: one that was sent before the jobs were there would take none."""
     while producer._cancelled_while_fetching is not None:
-        await room.driver.pool.fetch("SELECT 1")
+        await harness.driver.pool.fetch("SELECT 1")
 
 
-async def _until_running(room: Room) -> None:
+async def _until_running(harness: ClientHarness) -> None:
     sql = "SELECT count(*) AS num FROM river_job WHERE state = 'running'"
     async with asyncio.timeout(GENEROUS):
-        while (await room.driver.pool.fetch(sql))[0]["num"] < NUM_JOBS:
+        while (await harness.driver.pool.fetch(sql))[0]["num"] < NUM_JOBS:
             pass
 
 

@@ -6,8 +6,8 @@ import asyncio
 import json
 
 import pytest
-from client_room import Act, Room
 
+from client_harness import Act, ClientHarness
 from millhand.event import EventKind
 from millhand.job import Job
 from millhand.worker import Workers
@@ -20,7 +20,7 @@ BYTES_PER_SECOND = 500_000.0  # all of them take 12 s, and a fetch has ten
 
 
 @pytest.mark.slow
-async def test_rows_that_are_too_many_for_one_fetch_come_in_several(room: Room) -> None:
+async def test_rows_that_are_too_many_for_one_fetch_come_in_several(harness: ClientHarness) -> None:
     """After a fetch that took too long fewer are asked for, and all jobs are worked, each once."""
     seen: list[int] = []
     workers = Workers()
@@ -33,14 +33,14 @@ async def test_rows_that_are_too_many_for_one_fetch_come_in_several(room: Room) 
         "INSERT INTO river_job (kind, args, max_attempts) "
         "SELECT 'act', $1::text::jsonb, 25 FROM generate_series(1, $2::integer)"
     )
-    await room.driver.pool.fetch(sql, [json.dumps({"what": "x" * ARGS_BYTES}), NUM_JOBS])
-    async with proxied(room.url) as proxy:
+    await harness.driver.pool.fetch(sql, [json.dumps({"what": "x" * ARGS_BYTES}), NUM_JOBS])
+    async with proxied(harness.url) as proxy:
         proxy.narrow(BYTES_PER_SECOND)
-        client = room.client(workers, database=proxy.url, queues={"default": NUM_JOBS})
+        client = harness.client(workers, database=proxy.url, queues={"default": NUM_JOBS})
         with client.subscribe(EventKind.JOB_COMPLETED) as completions:
             async with client:
                 for _ in range(NUM_JOBS):
                     await asyncio.wait_for(anext(completions), SECONDS)
 
     assert len(seen) == len(set(seen)) == NUM_JOBS
-    assert {row.attempt for row in await room.rows()} == {1}
+    assert {row.attempt for row in await harness.rows()} == {1}

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from client_room import Act, Room
 
+from client_harness import Act, ClientHarness
 from millhand.errors import JobCancel, JobSnooze
 from millhand.event import EventKind
 from millhand.job import Job, JobState
@@ -42,7 +42,7 @@ NUM_NO_OBJECTS = 6
 @pytest.mark.parametrize(
     "odd", [*WORKABLE.values(), *WORKABLE_ALONE.values()], ids=[*WORKABLE, *WORKABLE_ALONE]
 )
-async def test_odd_row_is_worked_like_the_others(room: Room, odd: str) -> None:
+async def test_odd_row_is_worked_like_the_others(harness: ClientHarness, odd: str) -> None:
     """
     claimed_row_decode_isolation.
 
@@ -57,23 +57,23 @@ async def test_odd_row_is_worked_like_the_others(room: Room, odd: str) -> None:
             raise JobSnooze(timedelta(0))
 
     is_snoozed = asyncio.Event()
-    await room.insert_raw("act", '{"what": "good"}')
-    await room.insert_raw("act", '{"what": "odd"}')
-    await room.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+    await harness.insert_raw("act", '{"what": "good"}')
+    await harness.insert_raw("act", '{"what": "odd"}')
+    await harness.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
 
-    client = room.client(workers)
+    client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            told = [(await room.next(events)).kind for _ in range(3)]
+            told = [(await harness.next(events)).kind for _ in range(3)]
 
     assert sorted(told) == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_SNOOZED]
-    assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+    assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 
 @pytest.mark.parametrize(
     "odd", ["errors = ARRAY[['{}', '{}'], ['{}', '{}']]::jsonb []", "attempted_by = ARRAY[['a'], ['b']]"]
 )
-async def test_odd_row_fails_like_the_others(room: Room, odd: str) -> None:
+async def test_odd_row_fails_like_the_others(harness: ClientHarness, odd: str) -> None:
     """An error is added to whatever stands among the errors, and those of its neighbours are written with it."""
     workers = Workers()
 
@@ -82,38 +82,40 @@ async def test_odd_row_fails_like_the_others(room: Room, odd: str) -> None:
         raise ValueError("no card")
 
     for what in ("good", "odd", "good"):
-        await room.insert_raw("act", json.dumps({"what": what}))
-    await room.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+        await harness.insert_raw("act", json.dumps({"what": what}))
+    await harness.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
 
-    client = room.client(workers)
+    client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            told = [(await room.next(events)).kind for _ in range(3)]
+            told = [(await harness.next(events)).kind for _ in range(3)]
 
     assert told == [EventKind.JOB_FAILED] * 3
-    assert [row.errors[-1].error for row in await room.rows()] == ["ValueError: no card"] * 3
+    assert [row.errors[-1].error for row in await harness.rows()] == ["ValueError: no card"] * 3
 
 
 @pytest.mark.parametrize("odd", UNDECODABLE.values(), ids=UNDECODABLE)
-async def test_args_that_do_not_decode_fail_their_own_job(room: Room, odd: str) -> None:
+async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness, odd: str) -> None:
     """claimed_row_decode_isolation; the job fails as any other, says why, and its neighbour of the same fetch is worked."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    await room.insert_raw("act", '{"what": "good"}')
-    await room.insert_raw("act", '{"what": "odd"}')
-    await room.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+    await harness.insert_raw("act", '{"what": "good"}')
+    await harness.insert_raw("act", '{"what": "odd"}')
+    await harness.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
 
-    client = room.client(workers)
+    client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
             told = {
-                event.job.id: event.kind for event in [await room.next(events) for _ in range(2)] if event.job
+                event.job.id: event.kind
+                for event in [await harness.next(events) for _ in range(2)]
+                if event.job
             }
 
-    good, bad = await room.rows()
+    good, bad = await harness.rows()
     assert told == {good.id: EventKind.JOB_COMPLETED, bad.id: EventKind.JOB_FAILED}
     assert (good.state, bad.state, bad.attempt) == (JobState.COMPLETED, JobState.AVAILABLE, 1)
     [error] = bad.errors
@@ -121,47 +123,47 @@ async def test_args_that_do_not_decode_fail_their_own_job(room: Room, odd: str) 
 
 
 @pytest.mark.parametrize("odd", UNREACHABLE.values(), ids=UNREACHABLE)
-async def test_row_that_nobody_can_reach_waits_and_holds_up_nobody(room: Room, odd: str) -> None:
+async def test_row_that_nobody_can_reach_waits_and_holds_up_nobody(harness: ClientHarness, odd: str) -> None:
     """What is in a queue, or of a kind, that cannot be named stays available, also where all kinds are fetched."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    await room.insert_raw("act", '{"what": "odd"}')
-    await room.execute(f"UPDATE river_job SET {odd}")
-    await room.insert_raw("act", '{"what": "good"}')
+    await harness.insert_raw("act", '{"what": "odd"}')
+    await harness.execute(f"UPDATE river_job SET {odd}")
+    await harness.insert_raw("act", '{"what": "good"}')
 
-    client = room.client(workers)
+    client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            event = await room.next(events)
+            event = await harness.next(events)
 
-    bad, good = await room.rows()
+    bad, good = await harness.rows()
     assert event.job == good
     assert (bad.state, bad.attempt, good.state) == (JobState.AVAILABLE, 0, JobState.COMPLETED)
 
 
-async def test_queue_with_an_odd_row_is_worked_paused_and_listed(room: Room) -> None:
+async def test_queue_with_an_odd_row_is_worked_paused_and_listed(harness: ClientHarness) -> None:
     """Whatever stands in a queue's row, its client starts, works and is paused, and lists show it beside its neighbours."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    await room.execute(
+    await harness.execute(
         "INSERT INTO river_queue (name, metadata, created_at, updated_at, paused_at) VALUES "
         "('default', '[1]', '0044-03-15 BC', 'infinity', NULL), "
         r"""(E'default\n', ('{"n": ' || repeat('9', 5000) || '}')::jsonb, '-infinity', now(), '-infinity')"""
     )
 
-    client = room.client(workers)
+    client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            worked = await room.work(client, Act("x"))
+            worked = await harness.work(client, Act("x"))
             await client.queues.pause("default\n")
             await client.queues.pause("default")
-            while (paused := await room.next(events)).job is not None:
+            while (paused := await harness.next(events)).job is not None:
                 pass
             listed = await client.queues.list()
 
@@ -177,7 +179,7 @@ async def test_queue_with_an_odd_row_is_worked_paused_and_listed(room: Room) -> 
 
 
 @pytest.mark.slow
-async def test_row_with_an_output_of_40_mib_is_worked_like_the_others(room: Room) -> None:
+async def test_row_with_an_output_of_40_mib_is_worked_like_the_others(harness: ClientHarness) -> None:
     """A row that is larger than any output may be is fetched, worked, completed and told of, its neighbours with it."""
     workers = Workers()
 
@@ -186,16 +188,16 @@ async def test_row_with_an_output_of_40_mib_is_worked_like_the_others(room: Room
         job.set_metadata("seen", len(job.row.output or ""))
 
     for what in ("good", "odd", "good"):
-        await room.insert_raw("act", json.dumps({"what": what}))
-    await room.execute(f"UPDATE river_job SET {HUGE} WHERE args ->> 'what' = 'odd'")
+        await harness.insert_raw("act", json.dumps({"what": what}))
+    await harness.execute(f"UPDATE river_job SET {HUGE} WHERE args ->> 'what' = 'odd'")
 
-    client = room.client(workers)
+    client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            told = [await room.next(events) for _ in range(3)]
+            told = [await harness.next(events) for _ in range(3)]
 
     assert [event.kind for event in told] == [EventKind.JOB_COMPLETED] * 3
-    assert [row.metadata["seen"] for row in await room.rows()] == [0, 40 * 1024 * 1024, 0]
+    assert [row.metadata["seen"] for row in await harness.rows()] == [0, 40 * 1024 * 1024, 0]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ async def test_row_with_an_output_of_40_mib_is_worked_like_the_others(room: Room
     ],
 )
 async def test_output_that_cannot_be_is_refused_and_fails_its_own_job(
-    room: Room, output: object, message: str
+    harness: ClientHarness, output: object, message: str
 ) -> None:
     """A worker that records more than 32 MiB, or no number, is told so where it does, and its neighbour completes."""
     workers = Workers()
@@ -222,16 +224,16 @@ async def test_output_that_cannot_be_is_refused_and_fails_its_own_job(
         if job.args.what == "odd":
             job.record_output(output)
 
-    await room.insert_raw("act", '{"what": "odd"}')
-    await room.insert_raw("act", '{"what": "good"}')
+    await harness.insert_raw("act", '{"what": "odd"}')
+    await harness.insert_raw("act", '{"what": "good"}')
 
-    client = room.client(workers)
+    client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            await room.next(events)
-            await room.next(events)
+            await harness.next(events)
+            await harness.next(events)
 
-    bad, good = await room.rows()
+    bad, good = await harness.rows()
     assert good.state is JobState.COMPLETED
     [error] = bad.errors
     assert error.error.startswith(f"ValueError: {message}")
@@ -240,7 +242,7 @@ async def test_output_that_cannot_be_is_refused_and_fails_its_own_job(
 
 @pytest.mark.parametrize("topic", ["river_insert", "river_control", "river_leadership"])
 async def test_notification_that_is_none_is_told_and_changes_nothing(
-    room: Room, topic: str, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is no JSON, or says nothing that anybody knows, leaves a client working, leading, and listening."""
     workers = Workers()
@@ -248,33 +250,33 @@ async def test_notification_that_is_none_is_told_and_changes_nothing(
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    client = room.client(workers, fetch_poll_interval=timedelta(minutes=1))
+    client = harness.client(workers, fetch_poll_interval=timedelta(minutes=1))
     with client.subscribe() as events:
         async with client:
             await client.insert(Act("first"))  # the fetch with which it started is over
-            await room.next(events)
+            await harness.next(events)
             for payload in NOT_NOTIFICATIONS:
-                await room.driver.pool.fetch("SELECT pg_notify($1, $2)", [f"public.{topic}", payload])
+                await harness.driver.pool.fetch("SELECT pg_notify($1, $2)", [f"public.{topic}", payload])
             await client.insert(Act("second"))
-            event = await room.next(events)
+            event = await harness.next(events)
             warnings = [record for record in caplog.records if record.message == "notification ignored"]
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert len(warnings) >= NUM_NO_OBJECTS
 
 
-async def test_instants_beyond_pythons_are_read_as_its_first_and_last(room: Room) -> None:
+async def test_instants_beyond_pythons_are_read_as_its_first_and_last(harness: ClientHarness) -> None:
     """What lies before year 1 or after 9999, endlessly too, is read as the first or last instant of Python's."""
-    await room.insert_raw("act", "{}")
-    await room.execute("UPDATE river_job SET scheduled_at = '-infinity', created_at = '12000-01-01Z'")
+    await harness.insert_raw("act", "{}")
+    await harness.execute("UPDATE river_job SET scheduled_at = '-infinity', created_at = '12000-01-01Z'")
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
 
     assert row.scheduled_at == datetime.min.replace(tzinfo=UTC)
     assert row.created_at == datetime.max.replace(tzinfo=UTC)
 
 
-async def test_snooze_beyond_all_time_lasts_until_its_end(room: Room) -> None:
+async def test_snooze_beyond_all_time_lasts_until_its_end(harness: ClientHarness) -> None:
     """A snooze that no calendar can hold is kept until the last instant that it can."""
     workers = Workers()
 
@@ -282,16 +284,16 @@ async def test_snooze_beyond_all_time_lasts_until_its_end(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         raise JobSnooze(timedelta.max)
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("x"))
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert event.kind is EventKind.JOB_SNOOZED
     assert (row.state, row.scheduled_at) == (JobState.SCHEDULED, datetime.max.replace(tzinfo=UTC))
 
 
 @pytest.mark.parametrize("delay", [timedelta(seconds=-1), "soon"])
-async def test_snooze_of_a_users_class_that_is_none_is_a_failure(room: Room, delay: Any) -> None:
+async def test_snooze_of_a_users_class_that_is_none_is_a_failure(harness: ClientHarness, delay: Any) -> None:
     """A subclass of JobSnooze that says a delay which cannot be fails its attempt, and does not lose it."""
 
     class Backwards(JobSnooze):
@@ -304,15 +306,15 @@ async def test_snooze_of_a_users_class_that_is_none_is_a_failure(room: Room, del
     async def act(job: Job[Act]) -> None:
         raise Backwards
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("x"))
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert event.kind is EventKind.JOB_FAILED
     assert [error.error for error in row.errors] == ["Backwards"]
 
 
-async def test_signal_of_a_users_class_that_lacks_its_parts_is_a_failure(room: Room) -> None:
+async def test_signal_of_a_users_class_that_lacks_its_parts_is_a_failure(harness: ClientHarness) -> None:
     """A subclass of a signal that forgot to call its base says nothing that can be done: the attempt failed."""
 
     class Hopeless(JobCancel):
@@ -324,9 +326,9 @@ async def test_signal_of_a_users_class_that_lacks_its_parts_is_a_failure(room: R
     async def act(job: Job[Act]) -> None:
         raise Hopeless
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("x"))
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert event.kind is EventKind.JOB_FAILED
     assert [error.error for error in row.errors] == ["Hopeless"]

@@ -29,7 +29,7 @@ from millhand.testing import Probe
 TOUCHED = datetime(2024, 5, 1, 10, 34, 56, 789_123, UTC)
 
 
-class Room:
+class Heartbeats:
     """Reporters on one schema."""
 
     def __init__(self, driver: AsyncpgDriver, stack: AsyncExitStack) -> None:
@@ -38,10 +38,10 @@ class Room:
         self.queues: dict[str, QueueUse] = {}
         self.stack = stack
 
-    def reporter(self, id: str = "a", **settings: Any) -> tuple[ClientHeartbeat, Probe]:
+    def heartbeat(self, id: str = "a", **settings: Any) -> tuple[ClientHeartbeat, Probe]:
         settings = {"clock": SystemClock(), "interval": timedelta(hours=1), "kinds": ("act",), **settings}
         registration = Registration()
-        reporter = ClientHeartbeat(
+        heartbeat = ClientHeartbeat(
             self.driver.pool,
             ClientId(id),
             on_registration=lambda: self.known.append(registration.is_active),
@@ -49,8 +49,8 @@ class Room:
             registration=registration,
             **settings,
         )
-        self.stack.push_async_callback(reporter.stop)
-        return reporter, Probe(reporter)
+        self.stack.push_async_callback(heartbeat.stop)
+        return heartbeat, Probe(heartbeat)
 
     async def rows(self) -> list[ClientRow]:
         return await self.driver.pool.run(client_list())
@@ -60,20 +60,20 @@ class Room:
 
 
 @pytest.fixture
-async def room(schema_driver: AsyncpgDriver) -> AsyncIterator[Room]:
+async def heartbeats(schema_driver: AsyncpgDriver) -> AsyncIterator[Heartbeats]:
     async with AsyncExitStack() as stack:
-        yield Room(schema_driver, stack)
+        yield Heartbeats(schema_driver, stack)
 
 
-async def test_client_is_there_when_it_has_started_and_stopped_when_it_has(room: Room) -> None:
+async def test_client_is_there_when_it_has_started_and_stopped_when_it_has(heartbeats: Heartbeats) -> None:
     """One row, from the start on, that says who it is; a stop leaves it, with the time."""
-    room.queues["mail"] = QueueUse(7, TOUCHED)
-    reporter, _ = room.reporter(interval=timedelta(seconds=5))
+    heartbeats.queues["mail"] = QueueUse(7, TOUCHED)
+    heartbeat, _ = heartbeats.heartbeat(interval=timedelta(seconds=5))
 
-    await reporter.start()
-    [row] = await room.rows()
-    await reporter.stop()
-    [stopped] = await room.rows()
+    await heartbeat.start()
+    [row] = await heartbeats.rows()
+    await heartbeat.stop()
+    [stopped] = await heartbeats.rows()
 
     assert row == ClientRow(
         id=ClientId("a"),
@@ -91,55 +91,57 @@ async def test_client_is_there_when_it_has_started_and_stopped_when_it_has(room:
     assert row.started_at is not None
     assert timedelta(0) <= row.last_seen_at - row.started_at < timedelta(seconds=5)
     assert (stopped.state, stopped.stopped_at) == (ClientState.STOPPED, stopped.last_seen_at)
-    assert room.known == [True]
+    assert heartbeats.known == [True]
 
 
-async def test_client_reports_again_and_again(room: Room) -> None:
+async def test_client_reports_again_and_again(heartbeats: Heartbeats) -> None:
     """By its interval, without anybody's asking; and at once when it is rung, with what it does by then."""
-    reporter, probe = room.reporter(interval=timedelta(milliseconds=100))
-    await reporter.start()
-    [first] = await room.rows()
+    heartbeat, probe = heartbeats.heartbeat(interval=timedelta(milliseconds=100))
+    await heartbeat.start()
+    [first] = await heartbeats.rows()
 
     for _ in range(3):
         await probe.wait("heartbeat")
-    room.queues["mail"] = QueueUse(7, TOUCHED)
-    reporter.wake_event.set()
+    heartbeats.queues["mail"] = QueueUse(7, TOUCHED)
+    heartbeat.wake_event.set()
     await probe.wait("heartbeat")
-    while not (last := (await room.rows())[0]).queues:
+    while not (last := (await heartbeats.rows())[0]).queues:
         await probe.wait("heartbeat")
 
     assert (last.started_at, last.queues) == (first.started_at, {"mail": 7})
     assert last.last_seen_at > first.last_seen_at
 
 
-async def test_killed_client_leaves_its_row_and_falls_silent(room: Room) -> None:
+async def test_killed_client_leaves_its_row_and_falls_silent(heartbeats: Heartbeats) -> None:
     """`kill -9` marks nothing: what tells is that the next reports do not come."""
-    reporter, _ = room.reporter(interval=timedelta(milliseconds=100))
-    await reporter.start()
+    heartbeat, _ = heartbeats.heartbeat(interval=timedelta(milliseconds=100))
+    await heartbeat.start()
 
-    task = reporter._task
+    task = heartbeat._task
     assert task is not None
     task.cancel()
     await asyncio.wait([task])
-    await room.execute("UPDATE /* schema */millhand_client SET last_seen_at = now() - interval '301 ms'")
-    [row] = await room.rows()
+    await heartbeats.execute(
+        "UPDATE /* schema */millhand_client SET last_seen_at = now() - interval '301 ms'"
+    )
+    [row] = await heartbeats.rows()
 
     assert (row.state, row.stopped_at) == (ClientState.UNRESPONSIVE, None)
 
 
-async def test_client_that_comes_back_under_its_name_begins_another_life(room: Room) -> None:
+async def test_client_that_comes_back_under_its_name_begins_another_life(heartbeats: Heartbeats) -> None:
     """The row is the same one, alive again, and owns up to the queues of the life before."""
-    room.queues["mail"] = QueueUse(7, TOUCHED)
-    first, _ = room.reporter()
+    heartbeats.queues["mail"] = QueueUse(7, TOUCHED)
+    first, _ = heartbeats.heartbeat()
     await first.start()
-    [before] = await room.rows()
+    [before] = await heartbeats.rows()
     await first.stop()
-    room.queues.clear()
+    heartbeats.queues.clear()
 
-    second, probe = room.reporter()
+    second, probe = heartbeats.heartbeat()
     await second.start()
     reported = await probe.wait("heartbeat")
-    [after] = await room.rows()
+    [after] = await heartbeats.rows()
 
     assert reported.queue_updates == {"mail": TOUCHED}
     assert (after.state, after.queues, after.stopped_at) == (ClientState.WORKING, {}, None)
@@ -148,32 +150,34 @@ async def test_client_that_comes_back_under_its_name_begins_another_life(room: R
     assert after.started_at > before.started_at
 
 
-async def test_two_clients_have_two_rows(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+async def test_two_clients_have_two_rows(heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture) -> None:
     """And say nothing of each other."""
     caplog.set_level(logging.INFO)
     for id in ("a", "b"):
-        await room.reporter(id)[0].start()
+        await heartbeats.heartbeat(id)[0].start()
 
-    rows = await room.rows()
+    rows = await heartbeats.rows()
 
     assert [(row.id, row.state) for row in rows] == [("a", ClientState.WORKING), ("b", ClientState.WORKING)]
     assert caplog.messages == []
 
 
-async def test_two_clients_of_one_id_are_told(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+async def test_two_clients_of_one_id_are_told(
+    heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
+) -> None:
     """Each says once that its name is used twice; the stop of one leaves the row of the other."""
-    first, first_probe = room.reporter()
-    second, second_probe = room.reporter()
+    first, first_probe = heartbeats.heartbeat()
+    second, second_probe = heartbeats.heartbeat()
     await first.start()
     await second.start()
 
     for _ in range(2):
-        for reporter, probe in ((first, first_probe), (second, second_probe)):
+        for heartbeat, probe in ((first, first_probe), (second, second_probe)):
             probe.forget("heartbeat")
-            reporter.wake_event.set()
+            heartbeat.wake_event.set()
             await probe.wait("heartbeat")
     await first.stop()
-    [row] = await room.rows()
+    [row] = await heartbeats.rows()
 
     assert [(record.message, record.client_id) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("client id used twice", "a")
@@ -181,40 +185,42 @@ async def test_two_clients_of_one_id_are_told(room: Room, caplog: pytest.LogCapt
     assert row.state is ClientState.WORKING
 
 
-async def test_row_that_a_crash_of_the_server_emptied_is_back_with_the_next_report(room: Room) -> None:
+async def test_row_that_a_crash_of_the_server_emptied_is_back_with_the_next_report(
+    heartbeats: Heartbeats,
+) -> None:
     """The table is unlogged; the life goes on with all that it touched."""
-    room.queues["mail"] = QueueUse(7, TOUCHED)
-    reporter, probe = room.reporter()
-    await reporter.start()
-    [before] = await room.rows()
+    heartbeats.queues["mail"] = QueueUse(7, TOUCHED)
+    heartbeat, probe = heartbeats.heartbeat()
+    await heartbeat.start()
+    [before] = await heartbeats.rows()
     await probe.wait("heartbeat")
 
-    await room.execute("TRUNCATE /* schema */millhand_client")
-    reporter.wake_event.set()
+    await heartbeats.execute("TRUNCATE /* schema */millhand_client")
+    heartbeat.wake_event.set()
     reported = await probe.wait("heartbeat")
-    [after] = await room.rows()
+    [after] = await heartbeats.rows()
 
     assert (after.started_at, reported.queue_updates) == (before.started_at, {"mail": TOUCHED})
 
 
 async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_made(
-    room: Room, caplog: pytest.LogCaptureFixture
+    heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What follows and what to do are in one line; a migration while it runs is noticed without a restart."""
     caplog.set_level(logging.INFO)
-    await Migrator(room.driver, "millhand").down(target=1)
+    await Migrator(heartbeats.driver, "millhand").down(target=1)
     try:
-        reporter, probe = room.reporter()
-        await reporter.start()
-        reporter.wake_event.set()
+        heartbeat, probe = heartbeats.heartbeat()
+        await heartbeat.start()
+        heartbeat.wake_event.set()
         reasons = [await probe.wait("inactive") for _ in range(2)]
-        known_before = reporter._registration.is_active
+        known_before = heartbeat._registration.is_active
     finally:
-        await Migrator(room.driver, "millhand").up()
-    reporter.wake_event.set()
+        await Migrator(heartbeats.driver, "millhand").up()
+    heartbeat.wake_event.set()
     await probe.wait("heartbeat")
 
-    assert (reasons, known_before, room.known) == (["the tables are not there"] * 2, False, [True])
+    assert (reasons, known_before, heartbeats.known) == (["the tables are not there"] * 2, False, [True])
     [warning, info] = caplog.records
     assert (warning.message, warning.levelname) == ("periodic jobs depend on who leads", "WARNING")
     assert {
@@ -230,53 +236,53 @@ async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_
 
 
 async def test_client_whose_tables_are_taken_away_goes_on_without(
-    room: Room, caplog: pytest.LogCaptureFixture
+    heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A migration taken back is noticed with the next report, and told as one that was never made."""
-    reporter, probe = room.reporter()
-    await reporter.start()
+    heartbeat, probe = heartbeats.heartbeat()
+    await heartbeat.start()
 
-    await Migrator(room.driver, "millhand").down(target=1)
+    await Migrator(heartbeats.driver, "millhand").down(target=1)
     try:
-        reporter.wake_event.set()
+        heartbeat.wake_event.set()
         await probe.wait("inactive")
     finally:
-        await Migrator(room.driver, "millhand").up()
+        await Migrator(heartbeats.driver, "millhand").up()
 
-    assert room.known == [True, False]
+    assert heartbeats.known == [True, False]
     assert [record.message for record in caplog.records] == ["periodic jobs depend on who leads"]
     assert "millhand_client" in caplog.records[0].reason  # type: ignore[attr-defined]
 
 
 async def test_client_whose_rights_are_taken_away_learns_what_it_lost_when_it_has_them_again(
-    room: Room, postgres_url: str
+    heartbeats: Heartbeats, postgres_url: str
 ) -> None:
     """Its row falls silent meanwhile, so others may give it up; it is the same life, whose jobs are lost."""
     lost: list[datetime] = []
-    table = qualified("/* schema */millhand_client", room.driver.pool)
-    owned = room.driver
+    table = qualified("/* schema */millhand_client", heartbeats.driver.pool)
+    owned = heartbeats.driver
     role = f"millhand_refused_{os.getpid()}"
-    await room.execute(f"CREATE ROLE {role}")
+    await heartbeats.execute(f"CREATE ROLE {role}")
     try:
-        await room.execute(f"GRANT USAGE ON SCHEMA {table.partition('.')[0]} TO {role}")
-        await room.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
-        room.driver = AsyncpgDriver(
+        await heartbeats.execute(f"GRANT USAGE ON SCHEMA {table.partition('.')[0]} TO {role}")
+        await heartbeats.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
+        heartbeats.driver = AsyncpgDriver(
             f"{postgres_url}{'&' if '?' in postgres_url else '?'}role={role}", owned.schema
         )
-        await room.driver.open()
-        reporter, probe = room.reporter(on_lost=lost.append)
-        await reporter.start()
+        await heartbeats.driver.open()
+        heartbeat, probe = heartbeats.heartbeat(on_lost=lost.append)
+        await heartbeat.start()
         reported = await probe.wait("heartbeat")
 
-        room.driver, refused = owned, room.driver
-        await room.execute(f"REVOKE ALL ON {table} FROM {role}")
-        reporter.wake_event.set()
+        heartbeats.driver, refused = owned, heartbeats.driver
+        await heartbeats.execute(f"REVOKE ALL ON {table} FROM {role}")
+        heartbeat.wake_event.set()
         reason = await probe.wait("inactive")
-        await room.execute("UPDATE /* schema */millhand_client SET lost_at = now()")
-        await room.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
-        reporter.wake_event.set()
+        await heartbeats.execute("UPDATE /* schema */millhand_client SET lost_at = now()")
+        await heartbeats.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {role}")
+        heartbeat.wake_event.set()
         again = await probe.wait("heartbeat")
-        await reporter.stop()
+        await heartbeat.stop()
         await refused.close()
     finally:
         await owned.pool.execute_script(f"DROP OWNED BY {role}; DROP ROLE {role}")
@@ -286,43 +292,43 @@ async def test_client_whose_rights_are_taken_away_learns_what_it_lost_when_it_ha
 
 
 async def test_report_that_fails_is_told_once_and_made_again(
-    room: Room, caplog: pytest.LogCaptureFixture
+    heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A database that is away neither ends the reports nor fills the log."""
-    driver = AsyncpgDriver(room.driver._url or "", room.driver.schema)
+    driver = AsyncpgDriver(heartbeats.driver._url or "", heartbeats.driver.schema)
     await driver.open()
-    room.driver = driver
-    reporter, probe = room.reporter()
-    await reporter.start()
+    heartbeats.driver = driver
+    heartbeat, probe = heartbeats.heartbeat()
+    await heartbeat.start()
 
     await driver.close()
     for _ in range(2):
-        reporter.wake_event.set()
+        heartbeat.wake_event.set()
         await probe.wait("failed")
-    await reporter.stop()
+    await heartbeat.stop()
 
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         "client heartbeat failed"
     ]
-    assert reporter._registration.is_active
+    assert heartbeat._registration.is_active
 
 
 async def test_client_that_was_given_up_learns_of_it_once(
-    room: Room, caplog: pytest.LogCaptureFixture
+    heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next report tells from when back its jobs are lost; what a former life lost is not told."""
     lost: list[datetime] = []
-    reporter, probe = room.reporter(on_lost=lost.append)
-    await reporter.start()
+    heartbeat, probe = heartbeats.heartbeat(on_lost=lost.append)
+    await heartbeat.start()
     give_up = "UPDATE /* schema */millhand_client SET lost_at = now() RETURNING lost_at"
 
-    await room.execute(give_up)
+    await heartbeats.execute(give_up)
     for _ in range(2):
-        reporter.wake_event.set()
+        heartbeat.wake_event.set()
         await probe.wait("heartbeat")
     [first] = lost
-    await reporter.stop()
-    another, _ = room.reporter(on_lost=lost.append)
+    await heartbeat.stop()
+    another, _ = heartbeats.heartbeat(on_lost=lost.append)
     await another.start()
 
     assert lost == [first]
@@ -331,42 +337,44 @@ async def test_client_that_was_given_up_learns_of_it_once(
     assert first < another._registration.steady_since
 
 
-async def test_client_that_was_given_up_long_ago_has_lost_what_it_fetched_since(room: Room) -> None:
+async def test_client_that_was_given_up_long_ago_has_lost_what_it_fetched_since(
+    heartbeats: Heartbeats,
+) -> None:
     """While it is not heard others take that too, but for what is younger than their patience with a client."""
     lost: list[datetime] = []
-    reporter, probe = room.reporter(on_lost=lost.append, interval=timedelta(hours=1))
-    await reporter.start()
+    heartbeat, probe = heartbeats.heartbeat(on_lost=lost.append, interval=timedelta(hours=1))
+    await heartbeat.start()
     await probe.wait("heartbeat")
 
     reports = []
     for age in ("1 day", "1 hour"):
-        await room.execute(f"UPDATE /* schema */millhand_client SET lost_at = now() - interval '{age}'")
-        reporter.wake_event.set()
+        await heartbeats.execute(f"UPDATE /* schema */millhand_client SET lost_at = now() - interval '{age}'")
+        heartbeat.wake_event.set()
         reports.append(await probe.wait("heartbeat"))
 
     assert lost == [reports[0].seen_at - timedelta(hours=2, seconds=1), reports[1].lost_at]
 
 
-async def test_reports_are_steady_from_the_first_one_that_is_in_time(room: Room) -> None:
+async def test_reports_are_steady_from_the_first_one_that_is_in_time(heartbeats: Heartbeats) -> None:
     """One that failed, one that came late, and a clock that went back begin it anew."""
-    reporter, probe = room.reporter(interval=timedelta(hours=1))
-    await reporter.start()
-    since = [reporter._registration.steady_since]
+    heartbeat, probe = heartbeats.heartbeat(interval=timedelta(hours=1))
+    await heartbeat.start()
+    since = [heartbeat._registration.steady_since]
 
     async def after(change: str) -> None:
-        await room.execute(change)
-        await reporter.run_once()
+        await heartbeats.execute(change)
+        await heartbeat.run_once()
         await probe.wait("heartbeat")
-        since.append(reporter._registration.steady_since)
+        since.append(heartbeat._registration.steady_since)
 
     await after("SELECT 1")
-    reporter._record_failed(MillhandError("away"))
-    during = reporter._registration.steady_since
+    heartbeat._record_failed(MillhandError("away"))
+    during = heartbeat._registration.steady_since
     await after("SELECT 1")
-    assert reporter._seen_at is not None
-    reporter._seen_at -= timedelta(hours=2, seconds=2)
+    assert heartbeat._seen_at is not None
+    heartbeat._seen_at -= timedelta(hours=2, seconds=2)
     await after("SELECT 1")
-    reporter._seen_at += timedelta(seconds=10)
+    heartbeat._seen_at += timedelta(seconds=10)
     await after("SELECT 1")
 
     assert during is None
@@ -374,14 +382,14 @@ async def test_reports_are_steady_from_the_first_one_that_is_in_time(room: Room)
     assert since[1:] == sorted({one for one in since[1:] if one is not None})
 
 
-async def test_report_that_failed_is_soon_made_again(room: Room) -> None:
+async def test_report_that_failed_is_soon_made_again(heartbeats: Heartbeats) -> None:
     """Nobody is to be given up because one answer was lost."""
-    reporter, _ = room.reporter(interval=timedelta(seconds=5))
-    pauses = [reporter._pause_seconds()]
+    heartbeat, _ = heartbeats.heartbeat(interval=timedelta(seconds=5))
+    pauses = [heartbeat._pause_seconds()]
 
     for _ in range(9):
-        reporter._record_failed(MillhandError("away"))
-        pauses.append(reporter._pause_seconds())
+        heartbeat._record_failed(MillhandError("away"))
+        pauses.append(heartbeat._pause_seconds())
 
     assert (pauses[0], round(max(pauses))) == (5.0, 5)
     assert pauses[1] <= 1.0

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from client_room import APPLICATION, Act, Room
 
+from client_harness import APPLICATION, Act, ClientHarness
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -132,21 +132,23 @@ async def states(url: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("wire", ["asyncpg", "psycopg"])
-async def test_outage_is_told_in_two_lines_and_finished_work_is_kept(room: Room, log: Log, wire: str) -> None:
+async def test_outage_is_told_in_two_lines_and_finished_work_is_kept(
+    harness: ClientHarness, log: Log, wire: str
+) -> None:
     """A way that is cut: attempts end meanwhile, and are written when it is mended; nobody asks in a hurry."""
     holder = Holder()
     async with (
-        proxied(room.url) as proxy,
-        room.client(holder.workers, database=spoken(proxy.url, wire), queues={"default": 20}),
+        proxied(harness.url) as proxy,
+        harness.client(holder.workers, database=spoken(proxy.url, wire), queues={"default": 20}),
     ):
-        await hold(room.url, holder, num_jobs=20)
+        await hold(harness.url, holder, num_jobs=20)
         proxy.cut()
         await log.wait("database unreachable")
         holder.go_on.set()
         attempts_a_second = await _attempts_a_second(proxy, 12)
         proxy.mend()
         await log.wait("database back")
-        await until(lambda: _is(states(room.url), [("completed", 1)] * 20))
+        await until(lambda: _is(states(harness.url), [("completed", 1)] * 20))
 
     begin, end = log.records
     assert (begin.levelname, begin.message) == ("WARNING", "database unreachable")
@@ -168,24 +170,24 @@ async def _is(found: Awaitable[object], wanted: object) -> bool:
     return await found == wanted
 
 
-async def test_killed_backends_are_one_outage(room: Room, log: Log) -> None:
+async def test_killed_backends_are_one_outage(harness: ClientHarness, log: Log) -> None:
     """All backends of a worker are ended twice: each time one line at the beginning, one at the end, and work goes on."""
     holder = Holder()
-    async with room.client(holder.workers):
-        await hold(room.url, holder)
+    async with harness.client(holder.workers):
+        await hold(harness.url, holder)
         for num in (1, 2):
-            await room.execute(
+            await harness.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 f"WHERE application_name = '{APPLICATION}' AND datname = current_database()"
             )
             await log.wait("database back", num)
         holder.go_on.set()
-        await until(lambda: _is(states(room.url), [("completed", 1)]))
+        await until(lambda: _is(states(harness.url), [("completed", 1)]))
 
     assert log.told == ["database unreachable", "database back"] * 2
 
 
-async def test_network_that_swallows_packets_is_an_outage(room: Room, log: Log) -> None:
+async def test_network_that_swallows_packets_is_an_outage(harness: ClientHarness, log: Log) -> None:
     """
     Nothing hangs for ever where nobody answers: not a worker, one way or both, and not a stop.
 
@@ -194,14 +196,14 @@ async def test_network_that_swallows_packets_is_an_outage(room: Room, log: Log) 
     ways = {"both": BOTH, "answers": [Direction.TO_CLIENT], "stopped": BOTH}
     holders = {name: Holder() for name in ways}
     async with contextlib.AsyncExitStack() as stack:
-        proxies = {name: await stack.enter_async_context(proxied(room.url)) for name in ways}
+        proxies = {name: await stack.enter_async_context(proxied(harness.url)) for name in ways}
         clients = {
-            name: room.client(holders[name].workers, database=proxies[name].url, queues={name: 5})
+            name: harness.client(holders[name].workers, database=proxies[name].url, queues={name: 5})
             for name in ways
         }
         for name, client in clients.items():
             await stack.enter_async_context(client)
-            await hold(room.url, holders[name], queue=name)
+            await hold(harness.url, holders[name], queue=name)
         for name, directions in ways.items():
             proxies[name].stop_up(directions)
             holders[name].go_on.set()
@@ -215,7 +217,7 @@ async def test_network_that_swallows_packets_is_an_outage(room: Room, log: Log) 
         seconds = loop.time() - began
         await log.wait("database back", 2)
         finished = [("completed", 1), ("completed", 1), ("running", 1)]
-        await until(lambda: _is(states(room.url), finished))
+        await until(lambda: _is(states(harness.url), finished))
 
     [stranded] = holders["stopped"].running
     [lost] = [record for record in log.records if record.message == "completions lost"]

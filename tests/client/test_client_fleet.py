@@ -9,8 +9,8 @@ from collections import Counter
 from datetime import timedelta
 
 import asyncpg
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -31,7 +31,7 @@ class AtOnce:
         return now
 
 
-async def test_fleet_works_each_job_as_often_as_its_outcomes_say(room: Room) -> None:
+async def test_fleet_works_each_job_as_often_as_its_outcomes_say(harness: ClientHarness) -> None:
     """Three clients, thousands of jobs that succeed, fail, snooze and cancel: each attempt is executed exactly once."""
     executed: Counter[tuple[str, int]] = Counter()
     workers = Workers()
@@ -51,17 +51,17 @@ async def test_fleet_works_each_job_as_often_as_its_outcomes_say(room: Room) -> 
         if fate == "cancel":
             raise JobCancel(fate)
 
-    clients = [room.client(workers, queues={"default": 20}, client_id=f"client_{n}") for n in range(3)]
+    clients = [harness.client(workers, queues={"default": 20}, client_id=f"client_{n}") for n in range(3)]
     for client in clients:
         await client.start()
     jobs = [(Act(what), InsertOpts(max_attempts=2)) for what in fates]
     for start in range(0, NUM_JOBS, 500):
         await clients[start % 3].insert_many(jobs[start : start + 500])
-    await _wait_finalized(room)
+    await _wait_finalized(harness)
     for client in clients:
         await client.stop()
 
-    rows = await room.rows()
+    rows = await harness.rows()
     expected = {
         "ok": (JobState.COMPLETED, 1, 0),
         "once": (JobState.COMPLETED, 2, 1),
@@ -76,19 +76,19 @@ async def test_fleet_works_each_job_as_often_as_its_outcomes_say(room: Room) -> 
     assert len({row.attempted_by[-1] for row in rows}) > 1
 
 
-async def _wait_finalized(room: Room) -> None:
+async def _wait_finalized(harness: ClientHarness) -> None:
     async with asyncio.timeout(60):
         while True:
-            counts = await room.driver.pool.fetch("SELECT DISTINCT state::text AS state FROM river_job")
+            counts = await harness.driver.pool.fetch("SELECT DISTINCT state::text AS state FROM river_job")
             if {JobState(row["state"]) for row in counts} <= FINALIZED_STATES:
                 return
 
 
-async def test_two_schemas_of_one_database_do_not_hear_of_each_other(room: Room) -> None:
+async def test_two_schemas_of_one_database_do_not_hear_of_each_other(harness: ClientHarness) -> None:
     """Two clients in one process, each on its own schema, work their own jobs, woken by their own channels."""
-    connection = await asyncpg.connect(room.url)
+    connection = await asyncpg.connect(harness.url)
     await connection.execute("CREATE SCHEMA second")
-    driver = AsyncpgDriver(room.url, "second")
+    driver = AsyncpgDriver(harness.url, "second")
     await driver.open()
     try:
         await Migrator(driver).up()
@@ -104,11 +104,11 @@ async def test_two_schemas_of_one_database_do_not_hear_of_each_other(room: Room)
             return workers
 
         settings = {"fetch_poll_interval": timedelta(minutes=1)}
-        first = room.client(workers_of("first"), **settings)
-        second = room.client(workers_of("second"), schema="second", **settings)
+        first = harness.client(workers_of("first"), **settings)
+        second = harness.client(workers_of("second"), schema="second", **settings)
         async with first, second:
             told = [
-                (await room.work(client, Act(name))).kind for client, name in [(first, "a"), (second, "b")]
+                (await harness.work(client, Act(name))).kind for client, name in [(first, "a"), (second, "b")]
             ]
     finally:
         await driver.close()
@@ -119,7 +119,7 @@ async def test_two_schemas_of_one_database_do_not_hear_of_each_other(room: Room)
     assert seen == [("first", "a"), ("second", "b")]
 
 
-async def test_client_works_on_a_pool_of_the_application(room: Room) -> None:
+async def test_client_works_on_a_pool_of_the_application(harness: ClientHarness) -> None:
     """A pool with a jsonb codec of the application's own is used, is not disturbed, and stays open."""
 
     async def with_codec(connection: asyncpg.Connection) -> None:
@@ -131,9 +131,9 @@ async def test_client_works_on_a_pool_of_the_application(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         job.record_output({"said": job.args.what})
 
-    async with asyncpg.create_pool(room.url, min_size=1, max_size=4, init=with_codec) as pool:
+    async with asyncpg.create_pool(harness.url, min_size=1, max_size=4, init=with_codec) as pool:
         async with Client(pool, Config(workers=workers, queues={"default": 5})) as client:
-            event = await room.work(client, Act("hello"))
+            event = await harness.work(client, Act("hello"))
         value = await asyncio.wait_for(pool.fetchval("SELECT metadata FROM river_job"), GENEROUS)
 
     assert event.kind is EventKind.JOB_COMPLETED

@@ -8,8 +8,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from client_room import APPLICATION, GENEROUS, Act, Room
 
+from client_harness import APPLICATION, GENEROUS, Act, ClientHarness
 from millhand.client import Client
 from millhand.driver.protocol import Executor
 from millhand.event import EventKind
@@ -39,25 +39,25 @@ def _workers() -> Workers:
 
 
 async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One row that the database refuses is told of and stays running; those beside it are completed."""
-    await room.execute(POISON)
-    await room.execute(
+    await harness.execute(POISON)
+    await harness.execute(
         "CREATE TRIGGER poison BEFORE UPDATE ON river_job FOR EACH ROW EXECUTE FUNCTION poison()"
     )
     try:
         with caplog.at_level(logging.WARNING, "millhand.runtime"):
-            async with room.client(_workers()) as client:
+            async with harness.client(_workers()) as client:
                 with client.subscribe() as events:
                     await client.insert_many([Act("good"), Act("poison"), Act("good")])
-                    told = [await room.next(events) for _ in range(2)]
+                    told = [await harness.next(events) for _ in range(2)]
     finally:
-        await room.execute("DROP TRIGGER poison ON river_job")
-        await room.execute("DROP FUNCTION poison()")
+        await harness.execute("DROP TRIGGER poison ON river_job")
+        await harness.execute("DROP FUNCTION poison()")
 
     assert [event.kind for event in told] == [EventKind.JOB_COMPLETED] * 2
-    assert sorted((row.args["what"], row.state) for row in await room.rows()) == [
+    assert sorted((row.args["what"], row.state) for row in await harness.rows()) == [
         ("good", JobState.COMPLETED),
         ("good", JobState.COMPLETED),
         ("poison", JobState.RUNNING),
@@ -67,7 +67,7 @@ async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
 
 @pytest.mark.slow
 async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When nobody answers any more after a row was refused, a stop waits for no other one, and tells of all."""
     num_jobs = 20
@@ -87,15 +87,15 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
             refused.set()
         return True
 
-    await room.execute(POISON)
-    await room.execute(
+    await harness.execute(POISON)
+    await harness.execute(
         "CREATE TRIGGER poison BEFORE UPDATE ON river_job FOR EACH ROW EXECUTE FUNCTION poison()"
     )
     logger = logging.getLogger("millhand.runtime.completer")
     logger.addFilter(hear)
     try:
-        async with proxied(room.url) as proxy:
-            client = room.client(workers, database=proxy.url, queues={"default": num_jobs})
+        async with proxied(harness.url) as proxy:
+            client = harness.client(workers, database=proxy.url, queues={"default": num_jobs})
             await client.start()
             await client.insert_many([Act("poison") for _ in range(num_jobs)])
             for _ in range(num_jobs):
@@ -105,14 +105,14 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
             await asyncio.wait_for(client.stop(), 60)
     finally:
         logger.removeFilter(hear)
-        await room.execute("DROP TRIGGER poison ON river_job")
-        await room.execute("DROP FUNCTION poison()")
+        await harness.execute("DROP TRIGGER poison ON river_job")
+        await harness.execute("DROP FUNCTION poison()")
 
     told: dict[str, Any] = {record.message: record for record in caplog.records}
     assert told["completions lost"].num_jobs == num_jobs - 1
 
 
-async def test_job_is_held_while_its_outcome_is_on_its_way(room: Room) -> None:
+async def test_job_is_held_while_its_outcome_is_on_its_way(harness: ClientHarness) -> None:
     """Nobody takes it for one that its client has forgotten, however long the write has to wait."""
     waiting = "SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
     go_on = asyncio.Event()
@@ -124,25 +124,25 @@ async def test_job_is_held_while_its_outcome_is_on_its_way(room: Room) -> None:
         running.set()
         await go_on.wait()
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         id = (await client.insert(Act("x"))).job.id
         await asyncio.wait_for(running.wait(), GENEROUS)
         engine = client._engine
         assert engine is not None
-        async with room.driver.pool.begin() as tx:
+        async with harness.driver.pool.begin() as tx:
             await tx.fetch("SELECT FROM river_job FOR UPDATE")
             go_on.set()
             async with asyncio.timeout(GENEROUS):
-                while not await room.driver.pool.fetch(waiting, [APPLICATION]):
+                while not await harness.driver.pool.fetch(waiting, [APPLICATION]):
                     pass
             num_running, is_held = engine.num_running, engine._is_held(id)
 
     assert (num_running, is_held) == (0, True)
-    assert (await room.row(id)).state is JobState.COMPLETED
+    assert (await harness.row(id)).state is JobState.COMPLETED
 
 
 async def _work_beside_a_locked_row(
-    room: Room, tx: Executor, client: Client, go_on: asyncio.Event, running: asyncio.Semaphore
+    harness: ClientHarness, tx: Executor, client: Client, go_on: asyncio.Event, running: asyncio.Semaphore
 ) -> JobId:
     """Let three jobs end while another transaction has locked the row of one, which is returned."""
     locked, *_ = [one.job.id for one in await client.insert_many([Act(str(n)) for n in range(3)])]
@@ -167,22 +167,22 @@ def _held_workers() -> tuple[Workers, asyncio.Event, asyncio.Semaphore]:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [BATCH_SIZE, 1])
 async def test_row_that_somebody_has_locked_holds_up_no_others(
-    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch_size: int
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch_size: int
 ) -> None:
     """While one row is locked others are completed, be it in batches without it, and later ones too; it comes last."""
     monkeypatch.setattr("millhand.runtime.completer.BATCH_SIZE", batch_size)
     caplog.set_level(logging.INFO, "millhand.runtime")
     workers, go_on, running = _held_workers()
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
-            async with room.driver.pool.begin() as tx:
-                locked = await _work_beside_a_locked_row(room, tx, client, go_on, running)
-                meanwhile = {(await room.next(events)).job.id for _ in range(2)}
+            async with harness.driver.pool.begin() as tx:
+                locked = await _work_beside_a_locked_row(harness, tx, client, go_on, running)
+                meanwhile = {(await harness.next(events)).job.id for _ in range(2)}
                 await client.insert(Act("later"))
-                meanwhile.add((await room.next(events)).job.id)
-                state = (await room.row(locked)).state
-            afterwards = (await room.next(events)).job.id
+                meanwhile.add((await harness.next(events)).job.id)
+                state = (await harness.row(locked)).state
+            afterwards = (await harness.next(events)).job.id
 
     told = [record.message for record in caplog.records if record.message.startswith("completions")]
     assert (len(meanwhile), state, afterwards) == (3, JobState.RUNNING, locked)
@@ -191,17 +191,17 @@ async def test_row_that_somebody_has_locked_holds_up_no_others(
 
 @pytest.mark.slow
 async def test_row_that_somebody_has_locked_costs_a_stop_no_other_outcome(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A stop writes what it can, and tells of what is locked to its end, by its ids."""
     workers, go_on, running = _held_workers()
-    client = room.client(workers)
+    client = harness.client(workers)
     await client.start()
 
-    async with room.driver.pool.begin() as tx:
-        locked = await _work_beside_a_locked_row(room, tx, client, go_on, running)
+    async with harness.driver.pool.begin() as tx:
+        locked = await _work_beside_a_locked_row(harness, tx, client, go_on, running)
         await asyncio.wait_for(client.stop(), 3 * GENEROUS)
-        rows = await room.rows()
+        rows = await harness.rows()
 
     told: dict[str, Any] = {record.message: record for record in caplog.records}
     assert {row.state for row in rows if row.id != locked} == {JobState.COMPLETED}
@@ -212,25 +212,25 @@ async def test_row_that_somebody_has_locked_costs_a_stop_no_other_outcome(
 
 
 async def test_backlog_holds_up_attempts_until_there_is_room(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When completions cannot be written attempts keep their slots, so that no more is fetched than can be kept."""
     monkeypatch.setattr("millhand.runtime.completer.BACKLOG_FULL", 4)
     workers = _workers()
 
-    async with room.client(workers, queues={"default": 10}) as client:
+    async with harness.client(workers, queues={"default": 10}) as client:
         with client.subscribe() as events:
             await client.insert_many([Act(str(n)) for n in range(40)])
             for _ in range(40):
-                await room.next(events)
+                await harness.next(events)
             pending = client._engine.completer.num_pending
 
     assert pending == 0
-    assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+    assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 
 async def test_backlog_that_is_full_holds_up_no_stop(
-    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Attempts that wait for a database that is away, to write their outcomes, end with the stop, which tells of all."""
     monkeypatch.setattr("millhand.runtime.completer.BACKLOG_FULL", 2)
@@ -244,8 +244,8 @@ async def test_backlog_that_is_full_holds_up_no_stop(
         running.release()
         await go_on.wait()
 
-    async with proxied(room.url) as proxy:
-        client = room.client(workers, database=proxy.url)
+    async with proxied(harness.url) as proxy:
+        client = harness.client(workers, database=proxy.url)
         await client.start()
         await client.insert_many([Act(str(n)) for n in range(5)])
         for _ in range(5):
@@ -260,7 +260,7 @@ async def test_backlog_that_is_full_holds_up_no_stop(
 
 
 async def test_completion_survives_connections_that_are_killed(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While jobs are worked all connections are killed: each job is worked once; start and end are told."""
     worked: list[str] = []
@@ -275,14 +275,14 @@ async def test_completion_survives_connections_that_are_killed(
         await go_on.wait()
 
     with caplog.at_level(logging.INFO, "millhand.runtime"):
-        async with room.client(workers) as client:
+        async with harness.client(workers) as client:
             with client.subscribe() as events:
                 await client.insert_many([Act(str(n)) for n in range(5)])
                 await asyncio.wait_for(started.wait(), GENEROUS)
-                await _kill_all(room)
+                await _kill_all(harness)
                 go_on.set()
-                told = [await room.next(events) for _ in range(5)]
-                event = await room.work(client, Act("after"))
+                told = [await harness.next(events) for _ in range(5)]
+                event = await harness.work(client, Act("after"))
 
     assert [one.kind for one in told] == [EventKind.JOB_COMPLETED] * 5
     assert event.kind is EventKind.JOB_COMPLETED
@@ -291,8 +291,8 @@ async def test_completion_survives_connections_that_are_killed(
     assert told == ["database unreachable", "database back"]
 
 
-async def _kill_all(room: Room) -> None:
-    connection = await asyncpg.connect(room.url)
+async def _kill_all(harness: ClientHarness) -> None:
+    connection = await asyncpg.connect(harness.url)
     try:
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -303,7 +303,7 @@ async def _kill_all(room: Room) -> None:
         await connection.close()
 
 
-async def test_job_that_somebody_else_settled_keeps_his_state(room: Room) -> None:
+async def test_job_that_somebody_else_settled_keeps_his_state(harness: ClientHarness) -> None:
     """
     external_terminal_completion_race.
 
@@ -319,13 +319,13 @@ async def test_job_that_somebody_else_settled_keeps_his_state(room: Room) -> Non
         await go_on.wait()
         raise ValueError("too late")
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert(Act("x"))
             await asyncio.wait_for(started.wait(), GENEROUS)
-            await room.execute("UPDATE river_job SET state = 'completed', finalized_at = now()")
+            await harness.execute("UPDATE river_job SET state = 'completed', finalized_at = now()")
             go_on.set()
-            event = await room.next(events)
+            event = await harness.next(events)
 
     row = event.job
     assert row is not None
@@ -337,7 +337,9 @@ async def test_job_that_somebody_else_settled_keeps_his_state(room: Room) -> Non
     )
 
 
-async def test_success_that_somebody_else_settled_first_tells_what_he_made_of_it(room: Room) -> None:
+async def test_success_that_somebody_else_settled_first_tells_what_he_made_of_it(
+    harness: ClientHarness,
+) -> None:
     """
     external_terminal_completion_race.
 
@@ -351,20 +353,20 @@ async def test_success_that_somebody_else_settled_first_tells_what_he_made_of_it
         started.set()
         await go_on.wait()
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert(Act("x"))
             await asyncio.wait_for(started.wait(), GENEROUS)
-            await room.execute("UPDATE river_job SET state = 'cancelled', finalized_at = now()")
+            await harness.execute("UPDATE river_job SET state = 'cancelled', finalized_at = now()")
             go_on.set()
-            event = await room.next(events)
+            event = await harness.next(events)
 
-    [row] = await room.rows()
+    [row] = await harness.rows()
     assert (event.kind, event.job) == (EventKind.JOB_CANCELLED, row)
 
 
 async def test_completion_whose_connection_dies_is_written_later(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     completion_transient_failure_retry.
@@ -380,19 +382,19 @@ async def test_completion_whose_connection_dies_is_written_later(
         await go_on.wait()
 
     with caplog.at_level(logging.INFO, "millhand.runtime.outage"):
-        async with room.client(workers) as client:
+        async with harness.client(workers) as client:
             with client.subscribe() as events:
                 await client.insert(Act("x"))
                 await asyncio.wait_for(started.wait(), GENEROUS)
-                blocker = await asyncpg.connect(room.url)
+                blocker = await asyncpg.connect(harness.url)
                 try:
                     async with blocker.transaction():
                         await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
                         go_on.set()
-                        await _kill_blocked_completion(room)
+                        await _kill_blocked_completion(harness)
                 finally:
                     await blocker.close()
-                event = await room.next(events)
+                event = await harness.next(events)
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert [record.message for record in caplog.records] == ["database unreachable", "database back"]
@@ -401,7 +403,7 @@ async def test_completion_whose_connection_dies_is_written_later(
 
 @pytest.mark.slow
 async def test_completion_survives_a_stop_during_a_restart_of_the_database(
-    room: Room, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A stop holds out for a while: what is cut off four times, as in a restart, is written with the fifth."""
     started, go_on = asyncio.Event(), asyncio.Event()
@@ -412,12 +414,12 @@ async def test_completion_survives_a_stop_during_a_restart_of_the_database(
         started.set()
         await go_on.wait()
 
-    client = room.client(workers)
+    client = harness.client(workers)
     await client.start()
     await client.insert(Act("x"))
     await asyncio.wait_for(started.wait(), GENEROUS)
     with caplog.at_level(logging.ERROR, "millhand"):
-        blocker = await asyncpg.connect(room.url)
+        blocker = await asyncpg.connect(harness.url)
         try:
             async with blocker.transaction():
                 await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
@@ -425,37 +427,37 @@ async def test_completion_survives_a_stop_during_a_restart_of_the_database(
                 stopping = asyncio.create_task(client.stop())
                 killed: set[int] = set()
                 while len(killed) < 4:
-                    killed |= await _kill_blocked_completion(room)
+                    killed |= await _kill_blocked_completion(harness)
         finally:
             await blocker.close()
         await asyncio.wait_for(stopping, GENEROUS)
 
-    assert {row.state for row in await room.rows()} == {JobState.COMPLETED}
+    assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
     assert caplog.records == []
 
 
-async def test_completions_go_through_although_workers_keep_the_pool_busy(room: Room) -> None:
+async def test_completions_go_through_although_workers_keep_the_pool_busy(harness: ClientHarness) -> None:
     """pool_pressure_completion; ten workers at a time want the three connections that fetches and completions want too."""
     workers = Workers()
-    async with asyncpg.create_pool(room.url_as(APPLICATION), min_size=1, max_size=4) as pool:
+    async with asyncpg.create_pool(harness.url_as(APPLICATION), min_size=1, max_size=4) as pool:
 
         @workers.add()
         async def act(job: Job[Act]) -> None:
             async with pool.acquire() as connection, connection.transaction():
                 await connection.execute("SELECT pg_sleep(0.005)")
 
-        async with room.client(workers, database=pool) as client:
+        async with harness.client(workers, database=pool) as client:
             with client.subscribe() as events:
                 await client.insert_many([Act(str(n)) for n in range(60)])
-                told = [(await room.next(events)).kind for _ in range(60)]
+                told = [(await harness.next(events)).kind for _ in range(60)]
             num_connections = pool.get_size()
 
     assert told == [EventKind.JOB_COMPLETED] * 60
-    assert {(row.state, row.attempt) for row in await room.rows()} == {(JobState.COMPLETED, 1)}
+    assert {(row.state, row.attempt) for row in await harness.rows()} == {(JobState.COMPLETED, 1)}
     assert num_connections <= 4
 
 
-async def _kill_blocked_completion(room: Room) -> set[int]:
+async def _kill_blocked_completion(harness: ClientHarness) -> set[int]:
     """Return whose connections were killed, by the ids of their processes."""
     blocked = """
         SELECT pid, pg_terminate_backend(pid)
@@ -465,6 +467,6 @@ async def _kill_blocked_completion(room: Room) -> set[int]:
         AND query LIKE '%state = ''completed''%'
     """
     async with asyncio.timeout(GENEROUS):
-        while not (killed := await room.driver.pool.fetch(blocked)):
+        while not (killed := await harness.driver.pool.fetch(blocked)):
             pass
     return {row["pid"] for row in killed}

@@ -9,8 +9,8 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from client_room import GENEROUS, Act, Room
 
+from client_harness import GENEROUS, Act, ClientHarness
 from millhand.config import Config
 from millhand.errors import JobCancel, JobSnooze
 from millhand.event import EventKind
@@ -21,7 +21,7 @@ from millhand.retry import RetryPolicy
 from millhand.worker import Workers
 
 
-async def test_completed_when_the_worker_returns(room: Room) -> None:
+async def test_completed_when_the_worker_returns(harness: ClientHarness) -> None:
     """
     single_implementation_worker_outcomes.
 
@@ -33,17 +33,17 @@ async def test_completed_when_the_worker_returns(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         assert job.args == Act("ok")
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("ok"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("ok"))
 
     row = event.job
     assert event.kind is EventKind.JOB_COMPLETED
     assert row is not None
     assert (row.state, row.attempt, row.errors, row.attempted_by) == (JobState.COMPLETED, 1, (), (client.id,))
-    assert await room.row(row.id) == row
+    assert await harness.row(row.id) == row
 
 
-async def test_completed_by_a_plain_function_in_a_thread_with_its_context(room: Room) -> None:
+async def test_completed_by_a_plain_function_in_a_thread_with_its_context(harness: ClientHarness) -> None:
     """A plain function runs beside the event loop and sees the context variables of its attempt."""
     seen: list[object] = []
     variable = contextvars.ContextVar("variable", default="unset")
@@ -54,14 +54,14 @@ async def test_completed_by_a_plain_function_in_a_thread_with_its_context(room: 
         seen.extend([threading.current_thread() is threading.main_thread(), variable.get(), job.args.what])
 
     variable.set("set")
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("thread"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("thread"))
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert seen == [False, "set", "thread"]
 
 
-async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(room: Room) -> None:
+async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(harness: ClientHarness) -> None:
     """
     single_implementation_worker_outcomes.
 
@@ -75,8 +75,8 @@ async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(room: Ro
         raised_at.append(datetime.now(UTC))
         raise ValueError(f"cannot {job.args.what}")
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("sort"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("sort"))
 
     row = event.job
     assert row is not None
@@ -88,7 +88,7 @@ async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(room: Ro
     assert 0.8 < (row.scheduled_at - raised_at[0]).total_seconds() < 2.0
 
 
-async def test_errored_once_then_completed_keeps_one_error(room: Room) -> None:
+async def test_errored_once_then_completed_keeps_one_error(harness: ClientHarness) -> None:
     """A job that fails once and then succeeds ends completed at attempt 2, with the one error."""
     workers = Workers()
 
@@ -97,11 +97,11 @@ async def test_errored_once_then_completed_keeps_one_error(room: Room) -> None:
         if job.attempt == 1:
             raise ValueError("first")
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert(Act("twice"))
-            kinds = [(await room.next(events)).kind for _ in range(2)]
-        [row] = await room.rows()
+            kinds = [(await harness.next(events)).kind for _ in range(2)]
+        [row] = await harness.rows()
 
     assert kinds == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
     assert (row.state, row.attempt, [error.error for error in row.errors]) == (
@@ -111,7 +111,7 @@ async def test_errored_once_then_completed_keeps_one_error(room: Room) -> None:
     )
 
 
-async def test_discarded_after_the_last_attempt(room: Room) -> None:
+async def test_discarded_after_the_last_attempt(harness: ClientHarness) -> None:
     """
     single_implementation_worker_outcomes.
 
@@ -123,11 +123,11 @@ async def test_discarded_after_the_last_attempt(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         raise ValueError(job.attempt)
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert(Act("never"), InsertOpts(max_attempts=3))
             for _ in range(3):
-                event = await room.next(events)
+                event = await harness.next(events)
 
     row = event.job
     assert row is not None
@@ -139,7 +139,7 @@ async def test_discarded_after_the_last_attempt(room: Room) -> None:
     assert row.finalized_at is not None
 
 
-async def test_cancelled_when_the_worker_says_so(room: Room) -> None:
+async def test_cancelled_when_the_worker_says_so(harness: ClientHarness) -> None:
     """single_implementation_worker_outcomes; jobCancel ends the job for good and keeps the reason."""
     workers = Workers()
 
@@ -147,8 +147,8 @@ async def test_cancelled_when_the_worker_says_so(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         raise JobCancel("no such order")
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("cancel"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("cancel"))
 
     row = event.job
     assert row is not None
@@ -159,7 +159,7 @@ async def test_cancelled_when_the_worker_says_so(room: Room) -> None:
     )
 
 
-async def test_cancelled_when_an_error_handler_says_so(room: Room) -> None:
+async def test_cancelled_when_an_error_handler_says_so(harness: ClientHarness) -> None:
     """
     error_handler_cancel_override.
 
@@ -178,8 +178,8 @@ async def test_cancelled_when_an_error_handler_says_so(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         raise ValueError("hopeless")
 
-    async with room.client(workers, error_handlers=[Handler()]) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers, error_handlers=[Handler()]) as client:
+        event = await harness.work(client, Act("x"))
 
     [failure] = told
     assert (event.kind, event.job and event.job.state) == (EventKind.JOB_CANCELLED, JobState.CANCELLED)
@@ -187,7 +187,9 @@ async def test_cancelled_when_an_error_handler_says_so(room: Room) -> None:
     assert failure.next_attempt_at is not None
 
 
-async def test_error_handler_that_breaks_is_survived(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+async def test_error_handler_that_breaks_is_survived(
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     """A handler that raises is told of in the log, and the job is retried as if there were none."""
 
     class Broken:
@@ -201,14 +203,14 @@ async def test_error_handler_that_breaks_is_survived(room: Room, caplog: pytest.
         raise ValueError("oops")
 
     with caplog.at_level(logging.WARNING):
-        async with room.client(workers, error_handlers=[Broken()]) as client:
-            event = await room.work(client, Act("x"))
+        async with harness.client(workers, error_handlers=[Broken()]) as client:
+            event = await harness.work(client, Act("x"))
 
     assert event.kind is EventKind.JOB_FAILED
     assert [record.message for record in caplog.records] == ["error handler failed", "job errored"]
 
 
-async def test_snoozed_gives_the_attempt_back(room: Room) -> None:
+async def test_snoozed_gives_the_attempt_back(harness: ClientHarness) -> None:
     """
     snooze_once_metadata_transition.
 
@@ -220,8 +222,8 @@ async def test_snoozed_gives_the_attempt_back(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         raise JobSnooze(timedelta(minutes=1))
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("later"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("later"))
 
     row = event.job
     assert row is not None
@@ -234,7 +236,7 @@ async def test_snoozed_gives_the_attempt_back(room: Room) -> None:
     )
 
 
-async def test_timed_out_is_a_failure_that_says_so(room: Room) -> None:
+async def test_timed_out_is_a_failure_that_says_so(harness: ClientHarness) -> None:
     """
     timeout_cancellation.
 
@@ -246,8 +248,8 @@ async def test_timed_out_is_a_failure_that_says_so(room: Room) -> None:
     async def act(job: Job[Act]) -> None:
         await asyncio.Event().wait()
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("slow"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("slow"))
 
     row = event.job
     assert row is not None
@@ -257,7 +259,7 @@ async def test_timed_out_is_a_failure_that_says_so(room: Room) -> None:
     ]
 
 
-async def test_timed_out_worker_that_returns_all_the_same_is_completed(room: Room) -> None:
+async def test_timed_out_worker_that_returns_all_the_same_is_completed(harness: ClientHarness) -> None:
     """A timeout cancels; what the worker makes of it is the worker's: if it returns, the job is done."""
     workers = Workers()
 
@@ -268,13 +270,13 @@ async def test_timed_out_worker_that_returns_all_the_same_is_completed(room: Roo
         except asyncio.CancelledError:
             return
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("slow"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("slow"))
 
     assert event.kind is EventKind.JOB_COMPLETED
 
 
-async def test_timed_out_function_in_a_thread_can_ask(room: Room) -> None:
+async def test_timed_out_function_in_a_thread_can_ask(harness: ClientHarness) -> None:
     """A plain function cannot be interrupted; it hears of the timeout by check_cancel_requested, and has timed out."""
     workers = Workers()
     pause = threading.Event()
@@ -285,15 +287,15 @@ async def test_timed_out_function_in_a_thread_can_ask(room: Room) -> None:
             job.check_cancel_requested()
             pause.wait(0.005)
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("slow"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("slow"))
 
     assert event.kind is EventKind.JOB_FAILED
     assert event.job is not None
     assert event.job.errors[0].error.startswith("JobTimeout")
 
 
-async def test_cancelled_from_outside_while_running(room: Room) -> None:
+async def test_cancelled_from_outside_while_running(harness: ClientHarness) -> None:
     """
     cooperative_remote_cancellation.
 
@@ -307,12 +309,12 @@ async def test_cancelled_from_outside_while_running(room: Room) -> None:
         started.set()
         await asyncio.Event().wait()
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             inserted = await client.insert(Act("endless"))
             await asyncio.wait_for(started.wait(), GENEROUS)
             await client.jobs.cancel(inserted.job.id)
-            event = await room.next(events)
+            event = await harness.next(events)
 
     row = event.job
     assert row is not None
@@ -324,7 +326,7 @@ async def test_cancelled_from_outside_while_running(room: Room) -> None:
     assert "cancel_attempted_at" in row.metadata
 
 
-async def test_unknown_kind_fails_when_all_kinds_are_fetched(room: Room) -> None:
+async def test_unknown_kind_fails_when_all_kinds_are_fetched(harness: ClientHarness) -> None:
     """
     mixed_unknown_kind_error.
 
@@ -336,8 +338,8 @@ async def test_unknown_kind_fails_when_all_kinds_are_fetched(room: Room) -> None
     async def act(job: Job[Act]) -> None: ...
 
     config = {"fetch_only_known_kinds": False, "skip_unknown_job_check": True}
-    async with room.client(workers, **config) as client:
-        event = await room.work(client, room.args_of_kind("foreign"))
+    async with harness.client(workers, **config) as client:
+        event = await harness.work(client, harness.args_of_kind("foreign"))
 
     assert event.job is not None
     assert [(e.error, e.trace) for e in event.job.errors] == [
@@ -345,22 +347,22 @@ async def test_unknown_kind_fails_when_all_kinds_are_fetched(room: Room) -> None
     ]
 
 
-async def test_unknown_kind_is_left_alone_by_default(room: Room) -> None:
+async def test_unknown_kind_is_left_alone_by_default(harness: ClientHarness) -> None:
     """A kind without a worker stays available with attempt 0, while known kinds behind it are worked."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    async with room.client(workers, skip_unknown_job_check=True) as client:
-        foreign = await client.insert(room.args_of_kind("foreign"))
-        await room.work(client, Act("known"))
+    async with harness.client(workers, skip_unknown_job_check=True) as client:
+        foreign = await client.insert(harness.args_of_kind("foreign"))
+        await harness.work(client, Act("known"))
 
-    row = await room.row(foreign.job.id)
+    row = await harness.row(foreign.job.id)
     assert (row.state, row.attempt) == (JobState.AVAILABLE, 0)
 
 
-async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(room: Room) -> None:
+async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(harness: ClientHarness) -> None:
     """Args of another shape fail the attempt before the worker is called."""
     workers = Workers()
 
@@ -368,10 +370,10 @@ async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(room: 
     async def act(job: Job[Act]) -> None:
         raise AssertionError("must not be called")
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
-            await room.insert_raw("act", '{"what": 1}')
-            event = await room.next(events)
+            await harness.insert_raw("act", '{"what": 1}')
+            event = await harness.next(events)
 
     assert event.kind is EventKind.JOB_FAILED
     assert event.job is not None
@@ -380,7 +382,7 @@ async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(room: 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
 async def test_what_is_no_exception_is_a_failure_and_not_the_end(
-    room: Room, kind: type[BaseException]
+    harness: ClientHarness, kind: type[BaseException]
 ) -> None:
     """panic_attempt_trace; what is no Exception fails the attempt with its trace, and the client works on."""
     workers = Workers()
@@ -390,9 +392,9 @@ async def test_what_is_no_exception_is_a_failure_and_not_the_end(
         if job.args.what == "exit":
             raise kind("3")
 
-    async with room.client(workers) as client:
-        failed = await room.work(client, Act("exit"))
-        completed = await room.work(client, Act("go on"))
+    async with harness.client(workers) as client:
+        failed = await harness.work(client, Act("exit"))
+        completed = await harness.work(client, Act("go on"))
 
     assert failed.job is not None
     assert failed.job.errors[0].error == f"{kind.__name__}: 3"
@@ -400,7 +402,7 @@ async def test_what_is_no_exception_is_a_failure_and_not_the_end(
     assert completed.kind is EventKind.JOB_COMPLETED
 
 
-async def test_output_and_metadata_are_kept_with_any_outcome(room: Room) -> None:
+async def test_output_and_metadata_are_kept_with_any_outcome(harness: ClientHarness) -> None:
     """What was staged is merged into the metadata, with a success as with a failure."""
     workers = Workers()
 
@@ -411,9 +413,9 @@ async def test_output_and_metadata_are_kept_with_any_outcome(room: Room) -> None
         if job.args.what == "fail":
             raise ValueError("after all")
 
-    async with room.client(workers) as client:
-        completed = await room.work(client, Act("win"))
-        failed = await room.work(client, Act("fail"))
+    async with harness.client(workers) as client:
+        completed = await harness.work(client, Act("win"))
+        failed = await harness.work(client, Act("fail"))
 
     assert [event.job and event.job.metadata for event in (completed, failed)] == [
         {"output": {"n": 1}, "note": "win"},
@@ -423,7 +425,7 @@ async def test_output_and_metadata_are_kept_with_any_outcome(room: Room) -> None
     assert completed.job.output == {"n": 1}
 
 
-async def test_nul_in_an_error_holds_up_nobody(room: Room) -> None:
+async def test_nul_in_an_error_holds_up_nobody(harness: ClientHarness) -> None:
     """Texts that jsonb cannot hold are written with replacements, and the jobs of the same batch with them."""
     workers = Workers()
 
@@ -433,10 +435,10 @@ async def test_nul_in_an_error_holds_up_nobody(room: Room) -> None:
             job.set_metadata("bad", "\x00 and \ud800")
             raise ValueError("NUL \x00 here")
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert_many([Act("good"), Act("poison"), Act("good")])
-            told = [await room.next(events) for _ in range(3)]
+            told = [await harness.next(events) for _ in range(3)]
 
     kinds = sorted(event.kind for event in told)
     assert kinds == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_FAILED]
@@ -446,7 +448,7 @@ async def test_nul_in_an_error_holds_up_nobody(room: Room) -> None:
     assert poisoned.metadata["bad"] == "\ufffd and \ufffd"
 
 
-async def test_job_that_was_deleted_meanwhile_tells_nothing(room: Room) -> None:
+async def test_job_that_was_deleted_meanwhile_tells_nothing(harness: ClientHarness) -> None:
     """A row that is gone when its attempt ends is no error and no event."""
     workers = Workers()
     started, go_on = asyncio.Event(), asyncio.Event()
@@ -457,20 +459,20 @@ async def test_job_that_was_deleted_meanwhile_tells_nothing(room: Room) -> None:
             started.set()
             await go_on.wait()
 
-    async with room.client(workers) as client:
+    async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert(Act("gone"))
             await asyncio.wait_for(started.wait(), GENEROUS)
-            await room.execute("DELETE FROM river_job")
+            await harness.execute("DELETE FROM river_job")
             go_on.set()
             await client.insert(Act("next"))
-            event = await room.next(events)
+            event = await harness.next(events)
 
     assert event.job is not None
     assert event.job.args == {"what": "next"}
 
 
-async def test_worker_retry_that_lies_in_the_past_falls_back_to_the_default(room: Room) -> None:
+async def test_worker_retry_that_lies_in_the_past_falls_back_to_the_default(harness: ClientHarness) -> None:
     """A policy that names an instant before now is not followed."""
 
     class Past:
@@ -484,8 +486,8 @@ async def test_worker_retry_that_lies_in_the_past_falls_back_to_the_default(room
     async def act(job: Job[Act]) -> None:
         raise ValueError("x")
 
-    async with room.client(workers) as client:
-        event = await room.work(client, Act("x"))
+    async with harness.client(workers) as client:
+        event = await harness.work(client, Act("x"))
 
     assert event.job is not None
     assert event.job.attempted_at is not None

@@ -1,0 +1,5 @@
+"""Fixtures of the tests of the runtime."""
+
+from __future__ import annotations
+
+from client_harness import harness  # noqa: F401 - a fixture
