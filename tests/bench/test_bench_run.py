@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from millhand.bench.bench_run import Plan, run_bench
 from millhand.bench.bench_schema import AuditFailed, BenchSchema, bench_schema
 from millhand.bench.noop_client import noop_inserter
 from millhand.bench.rates import insert_at_rate, insert_singly, latencies_ms, percentile
-from millhand.bench.run import Plan, run_bench
 from millhand.bench.workload import Tally
 
 

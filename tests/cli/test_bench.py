@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from millhand.bench.bench_run import BenchResult, Figures, Plan
 from millhand.bench.bench_schema import SCHEMA_PREFIX
-from millhand.bench.run import BenchResult, Figures, Plan
 from millhand.cli import bench as command
 
 BENCH = [sys.executable, "-c", "from millhand.cli import main; main()", "bench"]

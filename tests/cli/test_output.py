@@ -9,7 +9,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from millhand.cli.output import NotDone, WrongUse, ago, confirm, print_fields, print_json, print_table, say
+from millhand.cli.output import (
+    NotDone,
+    WrongUse,
+    ago,
+    confirm,
+    print_fields,
+    print_json,
+    print_message,
+    print_table,
+)
 from millhand.job import JobState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -89,7 +98,7 @@ def test_print_json_writes_instants_in_utc(capsys: pytest.CaptureFixture[str]) -
 
 def test_say_prints_to_standard_error_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     """In a pipe a message for people goes to standard error."""
-    say("done")
+    print_message("done")
 
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "done\n")

@@ -8,7 +8,7 @@ import pytest
 from cli_runner import millhand
 from worker_module import WORKER_MODULE
 
-from millhand.cli.worked import BUILT_INS, args_of
+from millhand.cli.worked_kinds import BUILT_INS, args_of
 
 pytestmark = pytest.mark.usefixtures("worker_modules")
 

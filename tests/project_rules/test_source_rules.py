@@ -18,7 +18,7 @@ TASK_MAKERS = {"src/millhand/runtime/producer.py", "src/millhand/runtime/service
 # Modules that sleep, and the reason: what they wait for sends no event.
 SLEEPERS = {
     "src/millhand/bench/rates.py": "limits the rate of inserts",
-    "src/millhand/bench/run.py": "waits until a worker is idle",
+    "src/millhand/bench/bench_run.py": "waits until a worker is idle",
     "src/millhand/process/worker_process.py": "polls whether a queue is empty",
     "src/millhand/embedded/process.py": "polls a process that is not our child",
     "src/millhand/orphans/removal/sweep.py": "limits the rate of removals",

@@ -13,7 +13,7 @@ from millhand.bench import BenchResult, Plan, run_bench
 from millhand.cli.command import Command
 from millhand.cli.database import database
 from millhand.cli.options import json_option
-from millhand.cli.output import print_json, print_table, say
+from millhand.cli.output import print_json, print_message, print_table
 from millhand.config import MAX_WORKERS_MAX
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.settings.load import load_settings
@@ -68,7 +68,7 @@ def bench(config_path: Path | None, *, num_jobs: int, slots: int, is_json: bool)
         print_json(msgspec.to_builtins(result))
     else:
         print_table(COLUMNS, _rows(result), empty="")
-        say(_caption(result))
+        print_message(_caption(result))
 
 
 async def _measured(url: str, plan: Plan, signals: StopSignals) -> BenchResult:

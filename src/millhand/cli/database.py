@@ -36,7 +36,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True):
     def driver(self, settings: Settings) -> Driver:
         """Return the driver that the URL names, with the schema and pool size of the settings."""
         schema, pool_size = settings.get("database.schema"), settings.get("database.pool_size")
-        with settings.blamed("database"):
+        with settings.errors_with_origin("database"):
             return driver_at(self.url, schema, pool_size=pool_size)
 
 
@@ -97,7 +97,7 @@ def run_with_driver(
 def run_with_client(config_path: Path | None, work: Callable[[Client], Awaitable[T]]) -> T:
     """Run `work` with a client that works no jobs, on the database of the settings, and return its result."""
     settings = load_settings(config_path)
-    with settings.blamed("database"):
+    with settings.errors_with_origin("database"):
         config = Config(schema=settings.get("database.schema"), skip_unknown_job_check=True)
 
     async def go(driver: Driver) -> T:

@@ -24,9 +24,9 @@ from millhand.cli.output import (
     job_fields,
     job_line,
     print_json,
+    print_message,
     print_rows,
     print_table,
-    say,
 )
 from millhand.client import Client
 from millhand.errors import JobRunning, NotFound, UniqueConflict
@@ -244,7 +244,7 @@ def _act(config_path: Path | None, verb: _Verb, chosen: _Chosen, *, is_json: boo
     elif not is_terminal():
         for row in done:
             click.echo(row.id)
-    say(f"{verb.past} {_jobs(len(done))}")
+    print_message(f"{verb.past} {_jobs(len(done))}")
     if refusals:
         raise NotDone("; ".join(refusals))
 

@@ -13,9 +13,9 @@ from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued
 from millhand.cli.options import json_option, queues_option
-from millhand.cli.output import NotDone, WrongUse, is_terminal, print_json, print_table, say
+from millhand.cli.output import NotDone, WrongUse, is_terminal, print_json, print_message, print_table
 from millhand.cli.target import load_config
-from millhand.cli.worked import WorkedArgs, worked_args
+from millhand.cli.worked_kinds import WorkedArgs, worked_args
 from millhand.driver.protocol import Driver
 from millhand.job import Json
 from millhand.observe.terminal_text import one_line
@@ -122,7 +122,9 @@ def _print(report: Report, *, is_json: bool) -> None:
     else:
         print_table(FINDING_COLUMNS, map(_finding_line, report.findings), empty="")
     cut = "; --limit left out more" if report.is_cut else ""
-    say(f"read {_counted(report.num_jobs, 'queued job')} of {_counted(report.num_kinds, 'kind')}{cut}")
+    print_message(
+        f"read {_counted(report.num_jobs, 'queued job')} of {_counted(report.num_kinds, 'kind')}{cut}"
+    )
     if report.findings:
         raise NotDone(
             f"queued jobs must be workable, got {report.num_bad:,} that are not; keep their workers until the jobs are "

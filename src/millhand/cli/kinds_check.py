@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 import msgspec
 
 from millhand.args.schema import redacted_decode_error
-from millhand.cli.worked import WorkedArgs
+from millhand.cli.worked_kinds import WorkedArgs
 from millhand.driver.protocol import Executor
 from millhand.job import FINALIZED_STATES, JobId, JobState, Json
 from millhand.settings.decode import guess

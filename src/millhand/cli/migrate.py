@@ -11,7 +11,7 @@ from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.grants import grants_options, grants_text
 from millhand.cli.options import dry_run_option, json_option, options, schema_settings, yes_option
-from millhand.cli.output import NotDone, WrongUse, confirm, print_rows, say
+from millhand.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
 from millhand.cli.tune import tune_table
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
@@ -149,7 +149,7 @@ def validate(settings: Settings, *, line: str | None) -> None:
         raise NotDone(
             f"all versions must be applied, missing: {', '.join(missing)}; run: millhand migrate up{option}"
         )
-    say("all versions are applied")
+    print_message("all versions are applied")
 
 
 @migrate.command(example="millhand migrate sql --version 7 --version 8 > migration.sql")

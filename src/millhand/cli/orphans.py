@@ -15,8 +15,8 @@ from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option, limit_option, yes_option
 from millhand.cli.orphans_init import init_sources
-from millhand.cli.orphans_view import freed_fields, print_report, shown_progress
-from millhand.cli.output import NotDone, WrongUse, confirm, print_json, print_rows, say
+from millhand.cli.orphans_output import freed_fields, print_report, shown_progress
+from millhand.cli.output import NotDone, WrongUse, confirm, print_json, print_message, print_rows
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import MillhandError
 from millhand.job import Json
@@ -226,7 +226,7 @@ def restore_removed(
     report = _run(settings, go)
     if is_json:
         print_json(_plain(report))
-    say(
+    print_message(
         f"restored {report.restored:,} objects and {report.rows:,} rows, kept {report.kept:,} newer objects, "
         f"{report.already:,} had been restored before"
     )
@@ -256,7 +256,7 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
         if before.marker
         else "it was not bound"
     )
-    say(f"bound to {before.name!r}; {was}")
+    print_message(f"bound to {before.name!r}; {was}")
 
 
 @orphans.command(name="unbind", example="millhand orphans unbind")
@@ -266,7 +266,7 @@ def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """Unbind the bucket, so that the next run of any database binds it."""
     settings = load_settings(config_path)
     confirm(f"unbind {settings.get('storage.url')}", is_sure=is_sure)
-    say("unbound" if _run(settings, unbind) else "it was not bound")
+    print_message("unbound" if _run(settings, unbind) else "it was not bound")
 
 
 class Refused(NotDone):
@@ -303,7 +303,7 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
 
 
 def _run(settings: Settings, work: Callable[[Executor, ObjectStore], Awaitable[T]]) -> T:
-    with settings.blamed("storage"):
+    with settings.errors_with_origin("storage"):
         store = open_store(settings.get("storage.url"), create=settings.origin("storage.url") == DEFAULT)
 
     async def go(driver: Driver) -> T:

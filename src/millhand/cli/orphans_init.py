@@ -13,7 +13,7 @@ from millhand.cli.command import Command
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option
 from millhand.cli.orphans_toml import Written, sources_toml, write_sources
-from millhand.cli.output import NotDone, is_terminal, print_json, print_table, say
+from millhand.cli.output import NotDone, is_terminal, print_json, print_message, print_table
 from millhand.cli.target import load_sources
 from millhand.driver.protocol import Driver
 from millhand.orphans.config import ReferenceSource
@@ -80,7 +80,7 @@ def init_sources(
 
 
 def _discovered(settings: Settings, timeout: timedelta) -> Discovery:
-    with settings.blamed("storage"):
+    with settings.errors_with_origin("storage"):
         store = open_store(settings.get("storage.url"))
     prefix = settings.get("orphans.prefix")
 
@@ -108,7 +108,7 @@ def _print(found: Discovery, num_new: int) -> None:
     if is_terminal():
         click.echo()
     for line in _summary(found, num_new):
-        say(line)
+        print_message(line)
 
 
 def _paste(sources: Sequence[Written]) -> None:
@@ -122,9 +122,9 @@ def _keep(sources: Sequence[Written], config_path: Path | None, *, is_written: b
     if is_written and sources:
         path = config_path or Path(FILE_NAME)
         write_sources(path, sources)
-        say(f"added {len(sources)} sources to {path}; next: millhand orphans scan")
+        print_message(f"added {len(sources)} sources to {path}; next: millhand orphans scan")
     elif not is_json and sources and is_terminal():
-        say(f"paste this into {FILE_NAME}, or use --write")
+        print_message(f"paste this into {FILE_NAME}, or use --write")
 
 
 def _summary(found: Discovery, num_new: int) -> Iterator[str]:

@@ -54,7 +54,7 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a message for people; in a pipe on standard error, because standard output is for programs."""
     click.echo(text, err=not is_terminal())
 

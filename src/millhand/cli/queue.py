@@ -10,7 +10,7 @@ import click
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
 from millhand.cli.options import json_option
-from millhand.cli.output import QUEUE_COLUMNS, NotDone, print_rows, queue_fields, queue_line, say
+from millhand.cli.output import QUEUE_COLUMNS, NotDone, print_message, print_rows, queue_fields, queue_line
 from millhand.client import Client
 from millhand.errors import NotFound
 from millhand.queue import QueueRow
@@ -67,7 +67,7 @@ def _for_each(
             except NotFound:
                 missing.append(name)
             else:
-                say(f"{done} {'all queues' if name == '*' else f'queue {name}'}")
+                print_message(f"{done} {'all queues' if name == '*' else f'queue {name}'}")
         return missing
 
     if missing := run_with_client(config_path, go):

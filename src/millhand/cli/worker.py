@@ -18,7 +18,7 @@ from millhand.cli.command import Command
 from millhand.cli.database import Database, database, migrate_all_lines, opened
 from millhand.cli.output import WrongUse
 from millhand.cli.target import load_config
-from millhand.cli.worked import built_ins
+from millhand.cli.worked_kinds import built_ins
 from millhand.client import Client
 from millhand.config import Config
 from millhand.driver.protocol import Driver
@@ -153,7 +153,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             remedy = "register one with @workers.add()" if self.target else "enable [heartbeat] or [orphans]"
             raise WrongUse(f"{subject}, got none; {remedy}, or name a MODULE:CONFIG")
         if not config.queues:
-            with self.settings.blamed("worker"):
+            with self.settings.errors_with_origin("worker"):
                 raise ConfigError("queues must name at least one queue, got none; write {default = 100}")
         for section, kind in self._built_ins().items():
             if kind in config.workers:
@@ -233,15 +233,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         queue = "default" if "default" in queues else min(queues)
         if "heartbeat" in self._built_ins():
             interval = settings.get("heartbeat.interval")
-            with settings.blamed("heartbeat"):
+            with settings.errors_with_origin("heartbeat"):
                 periodic_jobs.append(jobs.add_heartbeat(workers, interval=interval, queue=queue))
         if "orphans" in self._built_ins():
             url = settings.get("storage.url")
-            with settings.blamed("storage"):
+            with settings.errors_with_origin("storage"):
                 store = storage.open_store(url, create=settings.origin("storage.url") == DEFAULT)
             stack.push_async_callback(store.aclose)
             config, interval = settings.orphans_config(), settings.get("orphans.interval")
-            with settings.blamed("orphans"):
+            with settings.errors_with_origin("orphans"):
                 added = jobs.add_orphan_cleanup(
                     workers, driver.pool, store, config, interval=interval, queue=queue
                 )

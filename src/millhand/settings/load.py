@@ -82,9 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if setting.section == "worker":
                 given[path] = Given(_of_config(config, setting.key), origin, origin, CODE)
         given["database.schema"] = Given(config.schema, origin, origin, CODE)
-        if (
-            config.soft_stop_timeout is None
-        ):  # no limit, which suits only programs that stop the client themselves
+        if config.soft_stop_timeout is None:  # no limit suits only programs that stop the client themselves
             del given["worker.soft_stop_timeout"]
         return msgspec.structs.replace(self, given=MappingProxyType(given | dict(self.given)))
 
@@ -100,24 +98,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for key in NO_TIMEOUT_SETTINGS:
             values[key] = NO_TIMEOUT if values[key] is None else values[key]
         values |= {"schema": self.get("database.schema"), **parts}
-        with self.blamed("database"):
+        with self.errors_with_origin("database"):
             checked_schema(values["schema"])
-        with self.blamed("worker"):
+        with self.errors_with_origin("worker"):
             return Config(**values) if base is None else dataclasses.replace(base, **values)
 
     def orphans_config(self) -> OrphansConfig:
         """Return the settings of the orphan cleanup. Raises: ConfigError that names the origin."""
         values = self.section("orphans")
         own = {key: value for key, value in values.items() if key not in ("enabled", "interval")}
-        with self.blamed("orphans"):
+        with self.errors_with_origin("orphans"):
             return OrphansConfig(**own)
 
-    def blamed(self, section: str) -> _Blamed:
+    def errors_with_origin(self, section: str) -> _ErrorsWithOrigin:
         """Return a context that adds the origin of the named setting to a ConfigError."""
-        return _Blamed(self, section)
+        return _ErrorsWithOrigin(self, section)
 
 
-class _Blamed:
+class _ErrorsWithOrigin:
     """Adds the origin of the setting that a ConfigError names; of several settings, the one in the highest layer."""
 
     def __init__(self, settings: Settings, section: str) -> None:
@@ -130,23 +128,23 @@ class _Blamed:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ConfigError):
             text = _TIMEDELTA.sub(_as_written, str(error)).removeprefix(f"{self._section}.")
-            raise ConfigError(masked_error(self._blame(text))) from error
+            raise ConfigError(masked_error(self._with_origin(text))) from error
 
-    def _blame(self, text: str) -> str:
+    def _with_origin(self, text: str) -> str:
+        # Without the plural, because an error about `queues` may name one queue.
         named = [
             (given.layer, -text.find(word), given)
             for path, given in self._settings.given.items()
             if self._settings.known[path].section == self._section
-            and (word := self._settings.known[path].key.removesuffix("s"))
-            in text  # an error may name one queue
+            and (word := self._settings.known[path].key.removesuffix("s")) in text
         ]
         if not named:
             return f"[{self._section}] {text}"
         # Of two settings that conflict, the one in the higher layer was set last.
-        culprit = max(named, key=lambda each: each[:2])[2]
-        if culprit.layer == FILE:
-            return f"{culprit.where.rpartition(' ')[0]} {text}"
-        return f"{culprit.where}: {text}"
+        source = max(named, key=lambda each: each[:2])[2]
+        if source.layer == FILE:
+            return f"{source.where.rpartition(' ')[0]} {text}"
+        return f"{source.where}: {text}"
 
 
 def load_settings(
