@@ -41,12 +41,14 @@ class System:
     """
     Another job system: the command of its worker, and the commands to run first.
 
-    A worker exits when no job is due. If `has_done` is set, SIGTERM stops the worker once it prints that text.
+    A worker exits when no job is due. If `has_done` is set, SIGTERM stops the worker once it prints that text and the
+    command `before_stop` has run, as the page says.
     """
 
     name: str
     worker: Sequence[str]
     has_done: str | None = None
+    before_stop: Sequence[str] = ()
     has_redis: bool = True
     first: Sequence[Sequence[str]] = field(default=())
 
@@ -67,6 +69,7 @@ SYSTEMS = (
             "INFO",
         ],
         has_done="succeeded",
+        before_stop=["celery", "--app", "old_shop", "inspect", "active"],
     ),
     System("rq", ["rq", "worker", "--with-scheduler", "--burst", "--url", "$REDIS_URL", "mail"]),
     System("arq", ["python", "-c", ARQ_WORKER]),
@@ -90,9 +93,11 @@ class Shop:
         )
         self._environment["PATH"] = f"{ELSEWHERE}{os.pathsep}{self._environment['PATH']}"
 
-    async def run(self, *command: str, until: str | None = None) -> str:
+    async def run(self, *command: str, until: str | None = None, before_stop: Sequence[str] = ()) -> str:
         """
-        Run a program to its end and return its output. With `until`, send SIGTERM once it prints that text.
+        Run a program to its end and return its output.
+
+        With `until`, wait until it prints that text, run the command `before_stop`, and send SIGTERM.
 
         Raises: AssertionError if the program fails or does not end.
         """
@@ -114,6 +119,8 @@ class Shop:
                     output += line
                     if until is not None and until in line:
                         until = None
+                        if before_stop:
+                            await self.run(*before_stop)
                         process.send_signal(signal.SIGTERM)
                 code = await process.wait()
         except TimeoutError:
@@ -192,7 +199,7 @@ async def test_drain_script_moves_what_the_old_workers_left(
 
         # The old system works one order; a second order waits there for three days.
         await shop.run(python, "old_sell.py")
-        output = await shop.run(*system.worker, until=system.has_done)
+        output = await shop.run(*system.worker, until=system.has_done, before_stop=system.before_stop)
         # Two more orders follow, and the script moves all that wait.
         await shop.run(python, "old_sell.py")
         moved = [(await shop.run(python, "drain.py")).splitlines()[-1] for _ in range(2)]
