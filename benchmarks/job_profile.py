@@ -191,7 +191,7 @@ async def run(url: str, num_jobs: int) -> tuple[list[Profile], str]:
         )
         about = [
             *about_machine(await schema.server_version()),
-            f"- One run of {num_jobs:,} jobs a setting; the load of its last minute was {os.getloadavg()[0]:.1f}.",
+            f"- One run of {num_jobs:,} jobs for each setting; the one-minute load was {os.getloadavg()[0]:.1f}.",
             f"- The baseline with tasks, in the same run: {baseline.cpu_us_per_job:.1f} µs.",
         ]
         return profiles, report(profiles, about)

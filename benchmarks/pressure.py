@@ -110,9 +110,9 @@ async def burst(schema: BenchSchema, num_jobs: int) -> float:
 
 SCENES = {
     "idle": Scene("an idle transaction", drained),
-    "readers": Scene("four readers of another table, each in a snapshot of its own", drained, OF_A_REPORT),
-    "lists": Scene("four readers that list jobs, each in a snapshot of its own", drained, OF_JOBS),
-    "sustained": Scene("sustained: inserted for as long as they are worked", sustained),
+    "readers": Scene("four readers of another table, each with its own snapshot", drained, OF_A_REPORT),
+    "lists": Scene("four readers that list jobs, each with its own snapshot", drained, OF_JOBS),
+    "sustained": Scene("sustained: inserts continue while jobs are worked", sustained),
     "burst": Scene("a burst", burst),
 }
 MINUTES = "minutes"
