@@ -1,7 +1,7 @@
 """
-What the workers of a chaos run work: `millhand worker chaos_app:config`, in processes that are killed, frozen and cut off.
+The jobs and settings of a chaos run's workers: `millhand worker chaos_app:config`.
 
-A journal and a clock of their own are named in the environment.
+The environment names a journal and a clock for each process. The processes are killed, frozen and disconnected.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ MAX_WORKERS = 20  # of each queue
 RETRY = timedelta(milliseconds=50)
 TICK_SECONDS = 5
 TICK_ID = "chaos_tick"
-NOOP_KIND = "chaos_noop"  # worked without a word, to see how fast
+NOOP_KIND = "chaos_noop"  # worked without a journal, to measure the rate
 
 
 @dataclass(frozen=True)
 class Tick:
-    """What the periodic job is told: nothing."""
+    """The args of the periodic job; it has none."""
 
     kind: ClassVar[str] = TICK_ID
 
 
 class EveryTick:
-    """Due when the seconds since 1970 can be divided by `TICK_SECONDS`, whoever leads."""
+    """Due when the seconds since 1970 are a multiple of `TICK_SECONDS`, whichever client leads."""
 
     def next(self, after: datetime) -> datetime:
         number = int(after.timestamp() // TICK_SECONDS) + 1
@@ -47,7 +47,7 @@ class EveryTick:
 
 
 class SteppedClock(SystemClock):
-    """The machine's clock, off by as many seconds as a file says."""
+    """The machine's clock plus the seconds in a file."""
 
     __slots__ = ("_file",)
 
@@ -59,7 +59,7 @@ class SteppedClock(SystemClock):
 
 
 def chaos_config(journal: Path, clock: Path) -> Config:
-    """Return what each worker of the run is made of."""
+    """Return the settings of each worker of the run."""
     worker = ChaosWorker(Journal(journal, time.monotonic, is_synced=True), RETRY)
     workers = Workers()
     for kind in KINDS:
@@ -68,11 +68,11 @@ def chaos_config(journal: Path, clock: Path) -> Config:
 
     @workers.add()
     async def tick(job: Job[Tick]) -> None:
-        """Do nothing: that it was inserted is what counts."""
+        """Do nothing; the insert is what counts."""
 
     @workers.add(kind=NOOP_KIND)
     async def noop() -> None:
-        """Do nothing, and write nothing down."""
+        """Do nothing, and write no journal."""
 
     return Config(
         clock=SteppedClock(clock),
@@ -83,5 +83,5 @@ def chaos_config(journal: Path, clock: Path) -> Config:
 
 
 def config() -> Config:
-    """Return the configuration of this process."""
+    """Return the settings of this process."""
     return chaos_config(Path(os.environ["CHAOS_JOURNAL"]), Path(os.environ["CHAOS_CLOCK"]))

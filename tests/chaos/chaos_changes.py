@@ -1,4 +1,4 @@
-"""A little world that is in order, for the tests of audits, and what can be changed in it to be noticed."""
+"""Evidence without violations, for the tests of audits, and the changes that an audit must notice."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from chaos_plan import ChaosJob
 from chaos_rows import Row
 
 
-class Judged(Protocol):
-    """What an audit judges by, whichever it is."""
+class AnyEvidence(Protocol):
+    """The evidence of either audit."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -23,16 +23,11 @@ class Judged(Protocol):
     def rows(self) -> Sequence[Row]: ...
 
 
-World = TypeVar("World", bound=Judged)
+World = TypeVar("World", bound=AnyEvidence)
 
 
 def rows_of(jobs: Sequence[ChaosJob], killed: str, other: str, rescued: str) -> tuple[Row, Row]:
-    """
-    Return what became of two jobs.
-
-    The first was killed at `killed`, `rescued`, and failed and was completed at `other`; the second is unique, and was
-    completed there at once.
-    """
+    """Return the rows of two jobs: one killed, rescued, failed and completed; one unique and completed at once."""
     first = Row(
         id=1,
         args=jobs[0].args(),

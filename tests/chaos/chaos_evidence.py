@@ -1,4 +1,4 @@
-"""What a chaos run is judged by: rows, journals, the lives of its processes, and what was done to them."""
+"""The evidence of a chaos run: rows, journals, the lives of its processes, and the faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SINCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """A run of the periodic job: when it was due, and when its row was made, in seconds since 1970."""
+    """A run of the periodic job: when it was due and when its row was inserted, in seconds since 1970."""
 
     due_at: float
     created_at: float
@@ -26,7 +26,7 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """What a completed job's row says: the token of its last fetch, and when that attempt ended."""
+    """The row of a completed job: the token of its last fetch, and when that attempt ended."""
 
     token: int
     ended_at: float
@@ -34,7 +34,7 @@ class Settled:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Everything that is judged. `epoch` is the instant since 1970 at which the monotonic clock was 0."""
+    """All evidence of a run. `epoch` is the instant since 1970 at which the monotonic clock was 0."""
 
     answers: Mapping[int, Sequence[str]]
     batches: Sequence[tuple[str, Sequence[int]]]
@@ -57,11 +57,11 @@ class Evidence:
         return next(life for life in self.lives if life.name == name)
 
     def troubles_of(self, who: int | None) -> list[Trouble]:
-        """Return what was wrong for a worker, or None for all, by when it began."""
+        """Return the faults that affected a worker, or all workers for None, by their beginning."""
         return [one for one in self.troubles if one.who in (who, None)]
 
     def spoiled(self, who: int, began_at: float, ended_at: float) -> bool:
-        """Whether something was wrong for a worker at any time of these; its clock has nothing to do with it."""
+        """Return whether a fault affected a worker at one of these times. Faults of its clock do not count."""
         return any(
             one.began_at <= ended_at and one.ended_at >= began_at and one.name != "clock"
             for one in self.troubles_of(who)
@@ -81,7 +81,7 @@ class Evidence:
 
 
 def settled(record: Mapping[str, Any], epoch: float) -> Settled | None:
-    """Return by what a row was completed; None if it was not."""
+    """Return the attempt that completed a row; None if it is not completed."""
     if record["state"] != "completed":
         return None
     token = (record["attempted_at"] - SINCE) // timedelta(microseconds=1)
@@ -89,7 +89,7 @@ def settled(record: Mapping[str, Any], epoch: float) -> Settled | None:
 
 
 def rescued_at(record: Mapping[str, Any], epoch: float) -> dict[tuple[int, int], float]:
-    """Return when which attempt of a row was given back, by the monotonic clock."""
+    """Return when each attempt of a row was rescued, by the monotonic clock."""
     errors = [json.loads(error) for error in record["errors"] or ()]
     return {
         (record["id"], error["attempt"]): datetime.fromisoformat(error["at"]).timestamp() - epoch

@@ -1,8 +1,8 @@
 """
-What goes wrong in a run, and when: all of it follows from a seed.
+The faults of a chaos run and their times, which follow from a seed.
 
-Three lanes go on at a time: processes, ways to the database, and the database itself. In each lane one fault follows
-the other, dealt from a shuffled pack, so that all of them come before any comes twice.
+Three lanes run at the same time: processes, connections, and the database. In each lane one fault follows the other, from
+a shuffled list, so that every fault comes before any is repeated.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 NUM_WORKERS = 4
-# The way of the process that inserts; the workers' are numbered from 0.
+# The connection of the process that inserts. Those of the workers are numbered from 0.
 INSERTER = NUM_WORKERS
 DRIVERS = ("asyncpg", "psycopg")
-# Between two faults of a lane: what was away is there for a while, so that something is done that can be lost.
+# The time between two faults of a lane, in which jobs are worked that the next fault can affect.
 PAUSE_SECONDS = {"process": (2.0, 6.0), "way": (2.0, 6.0), "database": (7.0, 14.0)}
-# A fault that takes longer than so much of a run is left out of it.
+# A fault that takes more than this share of a run is left out.
 SHARE_MAX = 0.3
-# What is silent for longer is given up, and its jobs go on elsewhere; two minutes later if its session is there.
+# A client without heartbeats for longer is declared dead; two minutes later if its session still exists.
 GIVEN_UP_SECONDS = 13.0
 SESSION_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A fault of a lane, and how long it lasts, in seconds."""
+    """A kind of fault and how long it lasts, in seconds."""
 
     lane: str
     shortest: float
@@ -63,7 +63,7 @@ LANES = tuple(PAUSE_SECONDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One fault: from when, for how long, at which worker, and how bad, from 0 to 1."""
+    """One fault: when, for how long, on which worker, and how severe, from 0 to 1."""
 
     at: float
     seconds: float
@@ -76,14 +76,14 @@ class Fault:
 
 
 def plan_drivers(seed: int) -> tuple[str, ...]:
-    """Return what each way is spoken on: asyncpg for half of the workers, psycopg for the others, either for inserts."""
+    """Return the driver of each connection: asyncpg for half of the workers, psycopg for the others, either for inserts."""
     chance = random.Random(f"{seed} drivers")  # noqa: S311 - a seed must give the same drivers again
     of_workers = chance.sample(DRIVERS, NUM_WORKERS, counts=[NUM_WORKERS // 2] * 2)
     return (*of_workers, chance.choice(DRIVERS))
 
 
 def plan_faults(seed: int, seconds: float, only: Sequence[str] = ()) -> list[Fault]:
-    """Return the faults of a seed, by the time at which they begin, the same at each call."""
+    """Return the faults of a seed, by their beginning; the same at each call."""
     faults = [fault for lane in LANES for fault in _lane(f"{seed} {lane}", lane, seconds, only)]
     return sorted(faults, key=lambda fault: (fault.at, fault.name))
 
@@ -103,7 +103,7 @@ def _lane(seed: str, lane: str, seconds: float, only: Sequence[str]) -> Iterator
                 at=at,
                 seconds=chance.uniform(kind.shortest, kind.longest),
                 name=name,
-                # The inserter has a way as the workers have, and no process of its own.
+                # The inserter has a connection as the workers have, and no separate process.
                 who=chance.randrange(NUM_WORKERS + (lane == "way")),
                 amount=chance.random(),
             )

@@ -1,8 +1,8 @@
 """
-The workers of a chaos run: processes that a supervisor starts again when they have died, each with a way of its own.
+The workers of a chaos run: processes that are restarted when they end, each behind a proxy.
 
-A worker has a number and, in each of its lives, a name; the name stays or changes from life to life. What a life writes,
-a log and a journal, is called after its number and the life's.
+A worker has a number, and a client id that stays or changes with each restart. One process of a worker is a life. Its log
+and journal are named after the numbers of the worker and the life.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from proxy import Proxy, proxied
 
 START_PAUSE_SECONDS = 0.5
 STOP_SECONDS = 60.0
-# Short enough for many an attempt to be interrupted by a stop, long enough for many to end before it.
+# Short enough that a stop interrupts many attempts, long enough that many end before it.
 SOFT_STOP_SECONDS = 3.0
 Line = dict[str, Any]
 
@@ -34,9 +34,9 @@ Line = dict[str, Any]
 @dataclass(kw_only=True, eq=False)
 class Life:
     """
-    One process of a worker. Units: monotonic seconds. `exit_code` is None while it lives.
+    One process of a worker. Times are monotonic seconds; `exit_code` is None while it runs.
 
-    `told_at` is when it was told to stop, None if it never was.
+    `stop_sent_at` is when it got a signal to stop, or None.
     """
 
     client_id: str
@@ -48,14 +48,14 @@ class Life:
     ended_at: float | None = None
     exit_code: int | None = None
     is_killed: bool = False
-    told_at: float | None = None
+    stop_sent_at: float | None = None
 
     @property
-    def is_told_to_stop(self) -> bool:
-        return self.told_at is not None
+    def is_stopping(self) -> bool:
+        return self.stop_sent_at is not None
 
     def lines(self) -> Iterator[Line]:
-        """Give its log, line by line; what is no JSON comes as the message of a line without a level."""
+        """Yield the lines of a life's log. Text that is no JSON becomes the message of a line without a level."""
         if not self.log.exists():
             return
         for text in self.log.read_text(errors="replace").splitlines():
@@ -70,7 +70,7 @@ class Life:
 
 @dataclass(kw_only=True)
 class Trouble:
-    """What was wrong, from when until when, with whom; None for all."""
+    """A fault: its time, and the worker that it affected; None for all."""
 
     name: str
     who: int | None
@@ -80,12 +80,12 @@ class Trouble:
 
 class Fleet:
     """
-    `NUM_WORKERS` workers on the database of `url`. `lives` are all there ever were; `troubles` is what they were put to.
+    `NUM_WORKERS` workers on the database of `url`. `lives` has all of their processes, `troubles` all faults.
 
-    With `is_direct` they take no way that could be spoiled. `settings` are of their environment, `drivers` what each of
-    them speaks to the database by: asyncpg, or psycopg.
+    With `is_direct` they connect without proxies. `settings` are environment variables; `drivers` has asyncpg or psycopg
+    for each worker.
 
-    Concurrency: belongs to one event loop; everything but `end` may be called while anything else is.
+    Concurrency: belongs to one event loop. All methods but `end` may run at the same time.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Fleet:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start all, keep them running, and in the end kill what is left of them."""
+        """Start all workers, keep them running, and kill the rest at the end."""
         for who in range(NUM_WORKERS):
             self.set_clock(who, 0.0)
         async with contextlib.AsyncExitStack() as stack:
@@ -138,7 +138,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def trouble(self, name: str, who: int | None) -> Iterator[None]:
-        """Take note of what is wrong inside."""
+        """Record a fault for the time of the block."""
         trouble = Trouble(name=name, who=who, began_at=time.monotonic())
         self.troubles.append(trouble)
         try:
@@ -147,7 +147,7 @@ class Fleet:
             trouble.ended_at = time.monotonic()
 
     def kill(self, who: int, *, keeps_name: bool) -> None:
-        """Kill a worker's process, if it has one; another is started, under the same name or a new one."""
+        """Kill a worker's process if it has one. Another is started, with the same client id or a new one."""
         life = self.of(who)
         self._keeps_name[who] = keeps_name
         if life is not None:
@@ -155,28 +155,28 @@ class Fleet:
             self.signal(life, signal.SIGKILL)
 
     def stop(self, who: int, *, keeps_name: bool) -> None:
-        """Tell a worker to stop, if one works; another is started when it has, under the same name or a new one."""
+        """Stop a running worker. Another is started after its end, with the same client id or a new one."""
         life = self.of(who)
-        if life is not None and life.says("worker started") and not life.is_told_to_stop:
+        if life is not None and life.says("worker started") and not life.is_stopping:
             self._keeps_name[who] = keeps_name
             self._tell_to_stop(life)
 
     def _tell_to_stop(self, life: Life) -> None:
-        life.told_at = time.monotonic()
+        life.stop_sent_at = time.monotonic()
         self.signal(life, signal.SIGTERM)
 
     def works(self, who: int) -> bool:
-        """Whether a worker works, and was not told to stop."""
+        """Return whether a worker runs and was not stopped."""
         life = self.of(who)
-        return life is not None and not life.is_told_to_stop and life.says("worker started")
+        return life is not None and not life.is_stopping and life.says("worker started")
 
     def signal(self, life: Life, number: signal.Signals) -> None:
-        """Send a signal past asyncio, which would reap a process that has just ended, and not know its exit code then."""
+        """Send a signal without asyncio, which could reap a process that has just ended and lose its exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(life.process.pid, number)
 
     def set_clock(self, who: int, seconds: float) -> None:
-        """Have a worker's clock be off by so much."""
+        """Set by how many seconds a worker's clock is wrong."""
         new = self._clocks[who].with_suffix(".new")
         new.write_text(f"{seconds:31.1f}")
         if not self._clocks[who].exists():
@@ -184,18 +184,18 @@ class Fleet:
             return
         self._clocks[who].write_text(
             f"{seconds:31.1f}"
-        )  # of the same length: whoever reads has the old or the new
+        )  # of the same length, so that a reader sees the old or the new value
 
     async def started(self) -> None:
-        """Return when all of them work."""
+        """Wait until all workers run."""
         while not self._is_whole():  # noqa: ASYNC110 - they say so in files
             await asyncio.sleep(0.2)
 
     async def end(self) -> None:
-        """Tell all to stop, and wait for it."""
+        """Stop all workers and wait for their end."""
         self._is_ending = True
         for life in self.living():
-            if not life.is_told_to_stop:
+            if not life.is_stopping:
                 self._tell_to_stop(life)
         living = self.living()
         with contextlib.suppress(TimeoutError):
@@ -212,17 +212,17 @@ class Fleet:
         return len(living) == NUM_WORKERS and all(life.says("worker started") for life in living)
 
     async def _keep(self, who: int) -> None:
-        """Start the process of a worker, and another one whenever it has died."""
+        """Start a worker's process, and another one whenever it has ended."""
         while not self._is_ending:
             life = await self._start(who)
             code = await life.process.wait()
             life.ended_at = time.monotonic()
             life.exit_code = code
-            if life.is_killed or life.is_told_to_stop:
+            if life.is_killed or life.is_stopping:
                 continue
             if life.says("worker started"):
                 self.faults.append(f"{life.name} must go on until it is told to stop, ended with code {code}")
-            await asyncio.sleep(START_PAUSE_SECONDS)  # as whoever looks after processes does
+            await asyncio.sleep(START_PAUSE_SECONDS)  # as a process manager does
 
     async def _start(self, who: int) -> Life:
         number = self._numbers[who] = self._numbers[who] + 1
@@ -264,10 +264,10 @@ class Fleet:
 
 
 def spoken_by(driver: str, url: str) -> str:
-    """Return a URL that says by which driver."""
+    """Return a URL that names the driver."""
     return url.replace("://", f"+{driver}://", 1)
 
 
 def written_bytes(life: Life) -> int:
-    """Return how much a life has logged."""
+    """Return the size of a life's log."""
     return life.log.stat().st_size if life.log.exists() else 0

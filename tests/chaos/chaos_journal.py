@@ -1,8 +1,8 @@
 """
-What the workers of a load test write down, a file for each process: when each attempt began, and when it ended.
+The journals of a load test: one file for each process, with the beginning and end of each attempt.
 
-A line is written by one call at the end of a file, so a process that is killed leaves whole lines only, and all that
-it wrote. Source: `note` in `river/chaos.go` writes the same, without the token.
+One call appends one line, so that a killed process leaves whole lines only. Source: `note` in `river/chaos.go` writes the
+same, without the token.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from pathlib import Path
 @dataclass(slots=True)
 class Execution:
     """
-    One attempt as its process saw it.
+    One attempt as its process recorded it.
 
-    `ended_at` is None if the process was killed before; `act` is how it was to end, and `ended_by` how it did, which is
-    `give_way` for one that was cancelled from outside. `token` is its fencing token, 0 where nobody wrote it.
+    Args:
+        ended_at: None if the process was killed before.
+        act: How the attempt was to end.
+        ended_by: How it ended; `give_way` if it was cancelled from outside.
+        token: Its fencing token; 0 if the journal has none.
     """
 
     client: str
@@ -36,7 +39,7 @@ class Execution:
 
 class Journal:
     """
-    Writes, with the instants of `clock`; `is_synced` has each line reach the disk before the work goes on.
+    Writes a journal with the instants of `clock`. With `is_synced`, each line is on disk before the attempt continues.
 
     Concurrency: from any thread.
     """
@@ -49,7 +52,7 @@ class Journal:
         self._is_synced = is_synced
 
     def note(self, what: str, job: int, attempt: int, snoozes: int, act: str, token: int = 0) -> None:
-        """Write that an attempt began, or ended."""
+        """Write that an attempt began or ended."""
         line = f"{what} {self._clock():.6f} {job} {attempt} {snoozes} {token} {act}\n"
         os.write(self._file, line.encode())
         if self._is_synced:
@@ -57,7 +60,7 @@ class Journal:
 
 
 def read_journals(directory: Path) -> list[Execution]:
-    """Return all that was written, by the instant at which it began."""
+    """Return all executions, by their beginning."""
     executions: list[Execution] = []
     for path in sorted(directory.glob("*.journal")):
         begun: dict[tuple[int, ...], Execution] = {}

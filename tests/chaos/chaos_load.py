@@ -1,7 +1,7 @@
 """
-What is inserted during a chaos run, at an even pace, by each way of inserting; and what the database said to it.
+Inserts jobs at an even rate during a chaos run, by each way of inserting, and records the answers.
 
-A batch whose answer did not come may be in or not, as a whole; it is not tried again.
+A batch without an answer is inserted as a whole or not at all. It is not retried.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ WAYS = ("one by one", "many", "bulk")
 
 class Load:
     """
-    Inserts the plan of a seed. `answers` says, by job of the plan, how each insert of it was answered.
+    Inserts the plan of a seed.
 
-    An answer is "inserted", "skipped", or "none". `errors` are what was told instead of an answer, and how often.
+    `answers` has, for each job of the plan, the answer to each of its inserts: "inserted", "skipped" or "none". `errors`
+    counts the errors in place of an answer.
     """
 
     def __init__(self, seed: int, seconds: float, rate: float) -> None:
@@ -50,14 +51,14 @@ class Load:
         self.plan = [_lengthened(job, seed) for job in plan(seed, int(rate * seconds))]
 
     async def insert_all(self, client: Client) -> None:
-        """Insert each batch when it is due, and its unique jobs once more with the next one."""
+        """Insert each batch when it is due, and its unique jobs again with the next batch."""
         batches = [self.plan[n : n + BATCH_SIZE] for n in range(0, len(self.plan), BATCH_SIZE)]
         began_at = time.monotonic()
         again: list[ChaosJob] = []
         for number, batch in enumerate(batches):
             await asyncio.sleep(max(0.0, began_at + number * BATCH_SIZE / self._rate - time.monotonic()))
             if time.monotonic() > began_at + self._seconds:
-                break  # those behind an outage are left out
+                break  # those that were due in an outage are left out
             await self._insert(client, WAYS[number % len(WAYS)], batch)
             if again:
                 await self._insert(client, "many", again)
@@ -89,7 +90,7 @@ class Load:
             self.batches.append((answers[0], [job.n for job in batch]))
 
     async def cancel_held(self, client: Client, url: str) -> None:
-        """Cancel what is held until it is cancelled, for as long as this is awaited."""
+        """Cancel the jobs that wait for a cancellation, until this coroutine is cancelled."""
         sql = "SELECT id FROM river_job WHERE kind = $1 AND finalized_at IS NULL AND NOT metadata ? 'cancel_attempted_at'"
         for _ in count():
             with contextlib.suppress(*WIRE_ERRORS):
@@ -114,7 +115,7 @@ class Load:
 
 
 def _lengthened(job: ChaosJob, seed: int) -> ChaosJob:
-    """Have some jobs work for long."""
+    """Return the plan with some long jobs."""
     chance = random.Random(f"{seed} {job.n}")  # noqa: S311 - a seed must give the same jobs again
     if job.kind == HELD_KIND or job.acts or job.snoozes or chance.random() >= SHARE_LONG:
         return job

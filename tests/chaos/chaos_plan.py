@@ -1,8 +1,8 @@
 """
-The jobs of the load test, and how each of their attempts is to end: all of it follows from a seed.
+The jobs of a load test and how each of their attempts ends, which follow from a seed.
 
-An attempt looks at nothing but its job's args, its number and how often the job was snoozed, and both languages look
-alike. So what must become of a job follows from its plan and from which of its attempts were killed.
+An attempt depends only on the args, its number and the number of snoozes, in both languages. The outcome of a job follows
+from its plan and from which of its attempts were killed.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# What a plain function works in a thread, what a coroutine works, and what is held until somebody cancels it.
+# The kinds of a plain function, of a coroutine, and of jobs that wait for a cancellation.
 THREAD_KIND, ASYNC_KIND, HELD_KIND = KINDS = ("chaos_thread", "chaos_async", "chaos_held")
 QUEUES = ("default", "chaos_one", "chaos_two")
 MAX_ATTEMPTS = 25
 
-# What becomes of jobs, in percent.
+# The shares of jobs by outcome, in percent.
 FATES = {"success": 79, "failures": 10, "snoozes": 5, "cancelled": 2, "discarded": 3, "held": 1}
 SHARE_SCHEDULED = 0.05
 SHARE_UNIQUE = 0.05
 SCHEDULED_SECONDS = (-2.0, 10.0)
-# Mostly nothing; now and then long enough to be running when its process is killed.
+# Mostly zero; sometimes long enough to be running when its process is killed.
 WORK_MS = (0, 1, 5, 20, 100, 300, 1_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosJob:
     """
-    One job. `acts` is how its attempts end, in order; those without an act succeed.
+    One job. `acts` has the end of each attempt; attempts without one succeed.
 
-    The first attempts from number `snooze_at` on are snoozed, `snoozes` times in all. A unique job is inserted twice.
+    From attempt `snooze_at` on, `snoozes` attempts are snoozed. A unique job is inserted twice.
     """
 
     n: int
@@ -47,7 +47,7 @@ class ChaosJob:
     work_ms: int = 0
 
     def inserted(self, now: datetime) -> dict[str, Any]:
-        """Return the job as either language's hand takes it."""
+        """Return the job as the inserters of both languages take it."""
         opts: dict[str, Any] = {
             "max_attempts": self.max_attempts,
             "priority": self.priority,
@@ -60,7 +60,7 @@ class ChaosJob:
         return {"kind": self.kind, "args": self.args(), "opts": opts}
 
     def args(self) -> dict[str, Any]:
-        """Return what the workers are told, and the audit finds the job by."""
+        """Return the args of the job, by which the audit finds it."""
         return {
             "n": self.n,
             "acts": list(self.acts),
@@ -71,7 +71,7 @@ class ChaosJob:
 
 
 def act_of(args: dict[str, Any], attempt: int, snoozes: int) -> str:
-    """Return how an attempt ends. Source: the same in `river/chaos.go`."""
+    """Return how an attempt ends. Source: `river/chaos.go` has the same function."""
     if snoozes < args["snoozes"] and attempt >= args["snooze_at"]:
         return "snooze"
     acts: list[str] = args["acts"]
@@ -79,7 +79,7 @@ def act_of(args: dict[str, Any], attempt: int, snoozes: int) -> str:
 
 
 def plan(seed: int, num_jobs: int) -> list[ChaosJob]:
-    """Return the jobs of a seed, the same at each call."""
+    """Return the jobs of a seed; the same at each call."""
     chance = random.Random(seed)  # noqa: S311 - a seed must give the same jobs again
     return [_job(chance, n) for n in range(num_jobs)]
 
@@ -89,23 +89,25 @@ def now() -> datetime:
 
 
 def _job(chance: random.Random, n: int) -> ChaosJob:
-    fate = _fate(chance)
-    is_held = fate.get("kind") == HELD_KIND
-    is_unique = not is_held and "cancel" not in fate.get("acts", ()) and fate.get("max_attempts") is None
+    special = _special_plan(chance)
+    is_held = special.get("kind") == HELD_KIND
+    is_unique = (
+        not is_held and "cancel" not in special.get("acts", ()) and special.get("max_attempts") is None
+    )
     return ChaosJob(
         n=n,
         delay_seconds=chance.uniform(*SCHEDULED_SECONDS) if chance.random() < SHARE_SCHEDULED else None,
-        # Whoever completes holds his key for good; the key of others would be free for the second insert.
+        # Only a completed job keeps its key. Otherwise the second insert would not be a duplicate.
         is_unique=chance.random() < SHARE_UNIQUE and is_unique,
         priority=chance.randint(1, 4),
         queue=chance.choice(QUEUES),
         work_ms=chance.choice(WORK_MS),
-        **{"kind": chance.choice((THREAD_KIND, ASYNC_KIND)), **fate},
+        **{"kind": chance.choice((THREAD_KIND, ASYNC_KIND)), **special},
     )
 
 
-def _fate(chance: random.Random) -> dict[str, Any]:
-    """Return what is particular about a job."""
+def _special_plan(chance: random.Random) -> dict[str, Any]:
+    """Return the special part of a job's plan."""
     failures = tuple(chance.choices(("fail", "panic"), k=chance.randint(1, 4)))
     match chance.choices(tuple(FATES), weights=tuple(FATES.values()))[0]:
         case "failures":

@@ -1,23 +1,22 @@
 """
-How fast workers are again after a fault, how soon a dead one's job runs again, and what its reports cost.
+Measures how fast workers recover after faults, when a dead client's job runs again, and what heartbeats cost.
 
     python tests/chaos/chaos_recovery.py --write docs/explanation/delivery_guarantees.md
-    python tests/chaos/chaos_recovery.py --rounds 2 --kills 0 --offered 1000    # a try
+    python tests/chaos/chaos_recovery.py --rounds 2 --kills 0 --offered 1000    # a short try
 
-Four workers, each a process, work no-op jobs, `--offered` a second, whatever happens: what could not be inserted in an
-outage is inserted behind it. Each round meets all faults and a while without one, in an order of its own, and between any
-two there is a window that is counted, which is the end of the one and the beginning of the other. It begins when all
-workers work again and nothing waits that was not inserted just now, and the table was vacuumed, and behind a checkpoint;
-no vacuum and no other checkpoint comes before it is over.
+Four worker processes work no-op jobs. `--offered` jobs a second are inserted in any case: those of an outage after it.
+Each round injects all faults, and none once, in a random order. Between two of them there is a measured window, which
+ends one and begins the other. A window begins when all workers run, no old job waits, the table is vacuumed, and a
+checkpoint has ended. No vacuum or checkpoint runs within it.
 
-Of two windows are compared:
+Two windows are compared by:
 
-    rate            jobs a second: whether they keep up with what is offered, as before
-    jobs by CPU     jobs a second of CPU, the workers' and the server's: where cores are the limit, that times their number
-                    is how many jobs a second they could have worked. What else the machine does touches it far less.
+    rate            jobs a second: whether the workers keep up with the load, as before
+    jobs by CPU     jobs a second of CPU, of workers and server. Other load on the machine affects it far less. Where
+                    cores are the limit, multiply it by their number for the possible rate.
 
-The workers must be able to work more than is offered, or what an outage leaves would never be worked off. With
-`--offered 0` they work as many as they can, for which the machine must be yours.
+The workers must be able to work more than is offered, or the backlog of an outage would never end. With `--offered 0`
+they work as many as they can, which needs an idle machine.
 
 Eight rounds and ten kills take about 13 minutes.
 """
@@ -61,21 +60,21 @@ MARK_BEGIN, MARK_END = (
     "<!-- recovery: written by tests/chaos/chaos_recovery.py -->",
     "<!-- end of recovery -->",
 )
-# No checkpoint and no vacuum comes of itself within a window.
+# No automatic checkpoint or vacuum runs within a window.
 SETTINGS = {
     "autovacuum": "off",
     "checkpoint_timeout": "30min",
     "max_wal_size": "4GB",
     "shared_buffers": "256MB",
 }
-# A third of what they work at most: it leaves room for what an outage has left.
+# A third of the possible rate, so that the backlog of an outage can be worked off.
 OFFERED = 5_000
-# What is there before: so a plan is the same at the beginning and at the end of a round.
+# Rows before the first round, so that query plans do not change within a round.
 NUM_DONE = 100_000
-BACKLOG = 6_000  # while as many are worked as can be
+BACKLOG = 6_000  # with `--offered 0`
 WARM_SECONDS = 3.0
 WINDOW_SECONDS = 4.0
-# A new process is there, and the pauses between tries are over.
+# Long enough for a new process to start and for backoff delays to end.
 SETTLE_SECONDS = 1.0
 NOTHING_SECONDS = 2.0
 EXHAUSTED_SECONDS = 5.0
@@ -83,11 +82,11 @@ BEHIND_SECONDS_MAX = 60.0
 QUIET_SECONDS = 45.0
 LONG_MS = 3_600_000
 OPTS = InsertOpts(max_attempts=25)
-# A window's edges cut a batch in two at most, which is a hundredth of it.
+# A window can cut a batch in two at each end, which is a hundredth of it.
 FEED_SECONDS = 0.05
 LOOK_SECONDS = 0.1
 STATEMENT_SECONDS = 20.0
-# By the server itself: the machine's cores are the workers'.
+# COPY within the server, because the machine's cores are for the workers.
 INSERT = """
     WITH inserted AS (
         INSERT INTO river_job (kind, args, max_attempts) SELECT $1, '{}', 25 FROM generate_series(1, $2)
@@ -100,7 +99,7 @@ INSERT_DONE = """
     FROM (SELECT now() - interval '1 hour' AS at FROM generate_series(1, $2)) AS done
 """
 NUM_WAITING = "SELECT count(*) FROM (SELECT FROM river_job WHERE state = 'available' LIMIT $1) AS waiting"
-# Who has not come back yet is at a pause between two tries, or is a process that begins.
+# A worker that has not reconnected waits for its next try, or its process starts.
 NUM_AT_WORK = """
     SELECT count(DISTINCT attempted_by[cardinality(attempted_by)]) FROM river_job
     WHERE state = 'completed' AND finalized_at > to_timestamp($1)
@@ -110,7 +109,7 @@ NUM_AT_WORK = """
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Jobs that were completed in one, each second of it, and each second of CPU."""
+    """The jobs that were completed in a window, in each second, and for each second of CPU."""
 
     rate: float
     rate_by_cpu: float
@@ -119,10 +118,10 @@ class Window:
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """
-    What came of a fault: the windows before and after it.
+    The effect of a fault: the windows before and after it.
 
-    `gap_seconds` is the longest time without a job that was completed, `behind_seconds` how long after the end of the fault
-    something waited that was not inserted just then.
+    `gap_seconds` is the longest time without a completed job; `behind_seconds` is how long after the fault a backlog
+    remained.
     """
 
     before: Window
@@ -140,7 +139,7 @@ class Event:
 
 
 class Feed:
-    """Inserts jobs: `offered` a second, or as many as are worked if that is 0."""
+    """Inserts `offered` jobs a second, or as many as are worked if that is 0."""
 
     def __init__(self, server: ChaosServer, offered: int) -> None:
         self._began_at = time.monotonic()
@@ -157,12 +156,12 @@ class Feed:
 
     @property
     def is_behind(self) -> bool:
-        """Whether jobs are not inserted yet that should have been."""
+        """Return whether jobs are due that are not inserted yet."""
         return self._num_due(-2 * FEED_SECONDS) > 0
 
     async def _run(self) -> None:
         while True:
-            with contextlib.suppress(Exception):  # whatever a server that goes away comes to
+            with contextlib.suppress(Exception):  # a stopping server may raise any error
                 async with connected(self._server) as connection:
                     while True:
                         num = await self._num_wanted(connection)
@@ -183,7 +182,7 @@ class Feed:
 
 
 class Bench:
-    """One fleet on one server, and faults for them."""
+    """One set of workers on one server, and their faults."""
 
     def __init__(self, server: ChaosServer, fleet: Fleet, offered: int) -> None:
         self._fleet = fleet
@@ -200,7 +199,7 @@ class Bench:
         }
 
     async def round(self, names: Sequence[str]) -> dict[str, Event]:
-        """Meet all of these, one after the other, and return what came of each."""
+        """Inject all faults, one after the other, and return their results."""
         events: dict[str, Event] = {}
         await self._fleet.started()
         await self._prepare()
@@ -222,7 +221,7 @@ class Bench:
         return events
 
     async def _window(self, feed: Feed) -> Window:
-        """Count for a while, from a state that is always the same."""
+        """Count for a while, from the same state each time."""
         async with connected(self._server) as connection:
             await connection.execute("VACUUM river_job")
             await connection.execute("CHECKPOINT")
@@ -240,7 +239,7 @@ class Bench:
         return Window(rate=num / (ended_at - began_at), rate_by_cpu=num / (cpu_ended - cpu_began))
 
     def _cpu_seconds(self) -> float:
-        """Return what workers and server have used: the server's first process has what its children used that are gone."""
+        """Return the CPU seconds of workers and server. The server's first process has those of its ended children."""
         server = self._server.pid
         return sum(
             [
@@ -251,15 +250,15 @@ class Bench:
         )
 
     async def _catch_up(self, feed: Feed) -> float:
-        """Return when what an outage has left is worked off, and say how long that took, and when all workers work again."""
+        """Return when the backlog of an outage is worked off and all workers run, and print how long it took."""
         began_at, over_at = time.monotonic(), time.time()
-        with contextlib.suppress(TimeoutError):  # it is told of as that long
+        with contextlib.suppress(TimeoutError):  # the figure shows it
             async with asyncio.timeout(BEHIND_SECONDS_MAX), connected(self._server) as connection:
                 while self._offered and (feed.is_behind or await self._is_much_waiting(connection)):  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_SECONDS)
         behind_seconds = time.monotonic() - began_at
         await self._fleet.started()
-        with contextlib.suppress(TimeoutError):  # it is told of by the rate
+        with contextlib.suppress(TimeoutError):  # the rate shows it
             async with asyncio.timeout(BEHIND_SECONDS_MAX), connected(self._server) as connection:
                 while await connection.fetchval(NUM_AT_WORK, over_at, self._client_ids) < NUM_WORKERS:  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_SECONDS)
@@ -270,7 +269,7 @@ class Bench:
         return [life.client_id for life in self._fleet.living()]
 
     async def _is_much_waiting(self, connection: asyncpg.Connection) -> bool:
-        """Return whether more waits than was inserted just now."""
+        """Return whether more jobs wait than were inserted just now."""
         num_fresh = round(2 * self._offered * FEED_SECONDS)
         return bool(await connection.fetchval(NUM_WAITING, num_fresh) == num_fresh)
 
@@ -304,7 +303,7 @@ class Bench:
             await asyncio.sleep(2.0)
 
     async def _prepare(self) -> None:
-        """Have the same table as ever, as if it had stood so for long."""
+        """Restore the table to the same state."""
         async with connected(self._server) as connection:
             await connection.execute("TRUNCATE river_job")
             await connection.execute(INSERT_DONE, NOOP_KIND, NUM_DONE)
@@ -332,7 +331,7 @@ async def connected(server: ChaosServer) -> AsyncIterator[asyncpg.Connection]:
 
 
 def cpu_seconds(pid: int, *, with_gone: bool = False) -> float:
-    """Return what a process has used, and with it what those of its children did that are gone; 0 if it is gone itself."""
+    """Return the CPU seconds of a process and its ended children; 0 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -345,7 +344,7 @@ def children_of(pid: int) -> list[int]:
 
 
 async def kills(server: ChaosServer, fleet: Fleet, directory: Path, num: int) -> list[float]:
-    """Return how long it took from each kill of a worker to its job running again elsewhere."""
+    """Return the seconds from each kill of a worker until its job runs again in another."""
     seconds: list[float] = []
     async with Client(server.url, Config(skip_unknown_job_check=True)) as client:
         for _ in range(num):
@@ -369,8 +368,8 @@ async def _begun(directory: Path, id: int, attempt: int) -> Execution:
         await asyncio.sleep(0.05)
 
 
-async def reports(server: ChaosServer) -> float:
-    """Return how often a second a client says that it is there; each time is a transaction of one statement."""
+async def heartbeats(server: ChaosServer) -> float:
+    """Return how many heartbeats a client sends a second; each is a transaction of one statement."""
     sql = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'millhand_client'"
     counts = []
     for seconds in (QUIET_SECONDS, 0.0):
@@ -383,7 +382,7 @@ async def reports(server: ChaosServer) -> float:
 
 @dataclass(kw_only=True)
 class Figures:
-    """All that was measured, fault by fault and round by round."""
+    """All figures, by fault and round."""
 
     events: dict[str, list[Event]]
     kill_seconds: Sequence[float] = ()
@@ -450,7 +449,7 @@ def said(ratios: Sequence[float]) -> str:
 
 
 async def measure(server: ChaosServer, directory: Path, given: Any) -> Figures:
-    """Measure all of it, and tell of each fault."""
+    """Measure all faults and print each result."""
     await migrate(server.url)
     fleet = Fleet(server.url, directory, is_direct=True)
     async with fleet.running():
@@ -464,7 +463,7 @@ async def measure(server: ChaosServer, directory: Path, given: Any) -> Figures:
                 figures.events[name].append(event)
             figures.loads.append(os.getloadavg()[0])
         figures.kill_seconds = await kills(server, fleet, directory, given.kills) if given.kills else ()
-        figures.reports_a_second = await reports(server)
+        figures.reports_a_second = await heartbeats(server)
         await fleet.end()
     print("from each kill, in seconds:", *(f"{one:.1f}" for one in figures.kill_seconds))
     print(*fleet.faults, sep="\n")
@@ -473,10 +472,10 @@ async def measure(server: ChaosServer, directory: Path, given: Any) -> Figures:
 
 @contextlib.contextmanager
 def place() -> Iterator[tuple[Path, ChaosServer]]:
-    """Make a directory, and a server that has all of the disk."""
+    """Make a directory and a server that may use the whole disk."""
     with tempfile.TemporaryDirectory(prefix="millhand-chaos-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        directory.chmod(0o755)  # the user that a root's server runs as has to enter it
+        directory.chmod(0o755)  # for root, the server runs as another user, who must enter
         (directory / "journals").mkdir()
         server = ChaosServer(directory / "server", None, SETTINGS)
         server.make()
@@ -500,7 +499,7 @@ def main() -> None:
         "--write", type=Path, metavar="FILE", help="put the figures between the marks of FILE"
     )
     given: Any = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would be left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise the server would keep running
     with place() as (directory, server):
         figures = asyncio.run(measure(server, directory, given))
     print(figures)

@@ -1,4 +1,4 @@
-"""What a load test says in the end: figures by name, and whatever is wrong."""
+"""The report of a load test: figures by name, and violations."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-MAX_TOLD = 60
+MAX_SHOWN = 60
 
 
 @dataclass(kw_only=True)
 class Report:
-    """What happened, and what is wrong with it."""
+    """The figures of a run and its violations."""
 
     figures: Mapping[str, str]
     violations: Sequence[str]
 
     def __str__(self) -> str:
         width = max(map(len, self.figures))
-        told = [f"{name:<{width}}  {value}" for name, value in self.figures.items()]
+        lines = [f"{name:<{width}}  {value}" for name, value in self.figures.items()]
         return "\n".join(
-            [*told, f"{'violations':<{width}}  {len(self.violations)}", *self.violations[:MAX_TOLD]]
+            [*lines, f"{'violations':<{width}}  {len(self.violations)}", *self.violations[:MAX_SHOWN]]
         )
 
 
 def counts(counter: Counter[str]) -> str:
-    """Return how many there are of each, the most first."""
+    """Return the counts of each name, the largest first."""
     return ", ".join(f"{number:,} {name}" for name, number in counter.most_common()) or "none"

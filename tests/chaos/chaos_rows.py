@@ -1,4 +1,4 @@
-"""What becomes of the jobs of a load test: what a row says, what a plan demands of it, and whether the two agree."""
+"""The rows of a load test: what a row has, what the plan demands, and whether they agree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FINAL_STATES = ("cancelled", "completed", "discarded")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What a job's row says in the end."""
+    """The final row of a job."""
 
     id: int
     args: dict[str, Any]
@@ -39,8 +39,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """What becomes of a job. `snoozes` is the most there can be; None where the plan alone does not say it."""
+class Expected:
+    """The outcome that a plan demands. `snoozes` is the most there can be; None where the plan does not decide."""
 
     state: str
     attempt: int
@@ -48,8 +48,8 @@ class Fate:
     snoozes: int
 
 
-def fate(job: ChaosJob, rescued: set[int]) -> Fate:
-    """Return what becomes of a job some of whose attempts were killed, if nobody cancels it."""
+def expected_outcome(job: ChaosJob, rescued: set[int]) -> Expected:
+    """Return the outcome of a job of which some attempts were killed and which is not cancelled."""
     errors: list[int] = []
     snoozes = 0
     for attempt in range(1, job.max_attempts + 1):
@@ -59,14 +59,14 @@ def fate(job: ChaosJob, rescued: set[int]) -> Fate:
         if attempt in rescued or act in ("fail", "panic"):
             errors.append(attempt)
         elif act == "cancel":
-            return Fate("cancelled", attempt, (*errors, attempt), snoozes)
+            return Expected("cancelled", attempt, (*errors, attempt), snoozes)
         else:
-            return Fate("completed", attempt, tuple(errors), snoozes)
-    return Fate("discarded", job.max_attempts, tuple(errors), snoozes)
+            return Expected("completed", attempt, tuple(errors), snoozes)
+    return Expected("discarded", job.max_attempts, tuple(errors), snoozes)
 
 
 def row_of(record: Mapping[str, Any]) -> Row:
-    """Return a row from what the database says of it."""
+    """Return a row from its columns."""
     errors = [json.loads(error) for error in record["errors"] or ()]
     return Row(
         id=record["id"],
@@ -81,7 +81,7 @@ def row_of(record: Mapping[str, Any]) -> Row:
 
 
 def shared_keys(rows: Sequence[Row]) -> Iterator[str]:
-    """Tell of rows that hold one unique key."""
+    """Yield the rows that hold the same unique key."""
     holders: dict[bytes, int] = {}
     for row in rows:
         if row.unique_key is None or row.state in ("cancelled", "discarded"):
@@ -92,33 +92,33 @@ def shared_keys(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def wrong_outcome(job: ChaosJob, row: Row, executions: Sequence[Execution]) -> Iterator[str]:
-    """Tell in what a job's row is not what its plan and its rescued attempts demand."""
+    """Yield how a job's row differs from what its plan and its rescued attempts demand."""
     if row.state not in FINAL_STATES:
         yield "must be finalized"
         return
     attempts = [attempt for attempt, _ in row.errors]
     if row.metadata.get("river:rescue_count", 0) != len(row.rescued):
         yield f"was rescued at {sorted(row.rescued)}, and counts {row.metadata.get('river:rescue_count')}"
-    # An attempt that gave way to a stop of its client is not counted, if that was written.
+    # An interrupted attempt is not counted, if the interruption was written.
     num_given_back = sum(one.ended_by == "give_way" for one in executions)
     if not 0 <= len(row.attempted_by) - row.attempt - row.snoozes <= num_given_back:
         yield f"was fetched {len(row.attempted_by)} times in {row.attempt} attempts and {row.snoozes} snoozes"
     if job.kind == HELD_KIND:
-        # An attempt that timed out before the cancel came failed; the last one has an error unless none ran.
+        # An attempt that timed out before the cancellation failed. The last attempt has an error unless none ran.
         if row.state != "cancelled" or attempts not in (
             [*range(1, row.attempt + 1)],
             [*range(1, row.attempt)],
         ):
             yield f"was held until it was cancelled, got attempt {row.attempt} and errors at {attempts}"
         return
-    expected = fate(job, row.rescued)
+    expected = expected_outcome(job, row.rescued)
     if (row.state, row.attempt, tuple(attempts)) != (
         expected.state,
         expected.attempt,
         expected.error_attempts,
     ):
         yield f"must be {expected}, got attempt {row.attempt} and errors {row.errors}"
-    # Whoever was discarded by rescues may have had no chance to be snoozed.
+    # A job that was discarded by rescues may not have reached its snoozes.
     least = expected.snoozes if expected.state != "discarded" or not row.rescued else 0
     if not least <= row.snoozes <= expected.snoozes:
         yield f"must have {least} to {expected.snoozes} snoozes, got {row.snoozes}"

@@ -1,13 +1,12 @@
 """
-Workers under faults of all sorts: processes, network, clocks and the database, for minutes; and then an audit.
+Runs workers under faults of processes, network, clocks and the database for minutes, and then audits the result.
 
     python tests/chaos/chaos_run.py --minutes 10 --seed 1
     python tests/chaos/chaos_run.py --seed 1 --only kill,partition --keep DIRECTORY
 
-Four workers, each a process with a way of its own to a PostgreSQL of this run, work jobs of all sorts that are inserted
-all the while. What goes wrong is drawn from the seed (`chaos_faults.py`) and told of as it is done, so that a run can be
-played again. When all jobs are finalized the workers are told to stop, and `chaos_verdict.py` judges. Ends with 1 if
-anything is wrong. What runs when is the machine's affair.
+Four worker processes, each behind a proxy, work jobs of all kinds that are inserted meanwhile. The faults follow from the
+seed (`chaos_faults.py`) and are printed, so that a run can be repeated; the scheduling of processes is not repeated. When
+all jobs are finalized, the workers are stopped and `chaos_verdict.py` audits. The exit code is 1 for violations.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from chaos_app import TICK_ID, TICK_SECONDS
 from chaos_evidence import Evidence, Tick, rescued_at, settled
 from chaos_faults import INSERTER, KINDS, NUM_WORKERS, Fault, plan_drivers, plan_faults
 from chaos_fleet import Fleet, spoken_by
-from chaos_hand import Hand
+from chaos_injector import FaultInjector
 from chaos_journal import read_journals
 from chaos_load import Load
 from chaos_report import Report, counts
 from chaos_rows import row_of
 from chaos_server import ChaosServer, small_disk
-from chaos_verdict import judge
+from chaos_verdict import find_violations
 
 from millhand.client import Client
 from millhand.config import Config
@@ -44,14 +43,14 @@ from millhand.driver.asyncpg_error import WIRE_ERRORS
 from new_schema import migrate
 
 RATE = 40.0
-# How long all may take behind the last insert: two minutes for a session that is still there, and then some.
+# The time from the last insert until all jobs are finalized: two minutes for a client whose session exists, and more.
 DRAIN_SECONDS = 300.0
 START_SECONDS = 60.0
 
 
 @dataclass(kw_only=True)
 class Options:
-    """How long, how much, which faults."""
+    """How long, how many jobs, and which faults."""
 
     seconds: float
     seed: int
@@ -60,7 +59,7 @@ class Options:
 
 
 async def run(options: Options, directory: Path, server: ChaosServer, say: Callable[[str], None]) -> Report:
-    """Insert, work, do what the plan of faults says, and judge."""
+    """Insert and work jobs, inject the planned faults, and audit the result."""
     faults = plan_faults(options.seed, options.seconds, options.only)
     drivers = plan_drivers(options.seed)
     say(f"drivers {' '.join(drivers)}")
@@ -68,7 +67,7 @@ async def run(options: Options, directory: Path, server: ChaosServer, say: Calla
     await _write_ticks_down(server.url)
     fleet = Fleet(server.url, directory, drivers=drivers[:NUM_WORKERS])
     load = Load(options.seed, options.seconds, options.rate)
-    hand = Hand(fleet, server, say)
+    injector = FaultInjector(fleet, server, say)
     epoch = time.time() - time.monotonic()
     async with fleet.running():
         async with asyncio.timeout(START_SECONDS):
@@ -79,7 +78,7 @@ async def run(options: Options, directory: Path, server: ChaosServer, say: Calla
         async with Client(url, config) as client, asyncio.TaskGroup() as others:
             cancelling = others.create_task(load.cancel_held(client, server.url))
             async with asyncio.TaskGroup() as both:
-                both.create_task(hand.do(faults))
+                both.create_task(injector.do(faults))
                 both.create_task(load.insert_all(client))
             ended_at = time.monotonic()
             say(f"{ended_at - began_at:7.1f} s  no more faults")
@@ -91,15 +90,15 @@ async def run(options: Options, directory: Path, server: ChaosServer, say: Calla
                 await fleet.started()
         await fleet.end()
     evidence = await _evidence(server.url, directory, fleet, load, epoch, began_at, ended_at)
-    violations = [*judge(evidence), *_unfaulted(hand, faults, options)]
+    violations = [*find_violations(evidence), *_missing_faults(injector, faults, options)]
     return Report(
         violations=violations,
-        figures=_figures(options, evidence, hand, load, ended_at - began_at, drained_at - ended_at),
+        figures=_figures(options, evidence, injector, load, ended_at - began_at, drained_at - ended_at),
     )
 
 
 async def _write_ticks_down(url: str) -> None:
-    """Have the database write down when each run of the periodic job was due, which a rescue takes from its row."""
+    """Have the database record when each run of the periodic job was due, because a rescue removes it from the row."""
     connection = await asyncpg.connect(url)
     await connection.execute(f"""
         CREATE TABLE chaos_tick (due_at timestamptz NOT NULL, created_at timestamptz NOT NULL);
@@ -115,7 +114,7 @@ async def _write_ticks_down(url: str) -> None:
 
 
 async def _drained(url: str) -> None:
-    """Return when all is finalized, or when it will never be."""
+    """Return when all jobs are finalized, or when the time for it is over."""
     sql = "SELECT EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)"
     until = time.monotonic() + DRAIN_SECONDS
     connection = await _recovered(url)
@@ -125,7 +124,7 @@ async def _drained(url: str) -> None:
 
 
 async def _recovered(url: str) -> asyncpg.Connection:
-    """Connect, once a server that was crashed lately has done with its recovery."""
+    """Connect when a server that was crashed has finished its recovery."""
     async with asyncio.timeout(START_SECONDS):
         while True:
             try:
@@ -166,18 +165,23 @@ async def _evidence(
     )
 
 
-def _unfaulted(hand: Hand, faults: Sequence[Fault], options: Options) -> list[str]:
-    """Tell of faults that were planned and not done."""
+def _missing_faults(injector: FaultInjector, faults: Sequence[Fault], options: Options) -> list[str]:
+    """Yield the planned faults that were not injected."""
     planned = Counter(fault.name for fault in faults)
     return [
-        f"{name} was planned {num} times, and done {hand.done.get(name, 0)} times"
+        f"{name} was planned {num} times, and done {injector.done.get(name, 0)} times"
         for name, num in planned.items()
-        if hand.done.get(name, 0) != num
+        if injector.done.get(name, 0) != num
     ]
 
 
 def _figures(
-    options: Options, evidence: Evidence, hand: Hand, load: Load, seconds: float, drain_seconds: float
+    options: Options,
+    evidence: Evidence,
+    injector: FaultInjector,
+    load: Load,
+    seconds: float,
+    drain_seconds: float,
 ) -> dict[str, str]:
     states = Counter(row.state for row in evidence.rows)
     answers = Counter(answer for one in evidence.answers.values() for answer in one)
@@ -185,8 +189,8 @@ def _figures(
     cut_short = sum(one.ended_at is None for one in evidence.executions)
     told = {
         "seed": str(options.seed),
-        "faults": f"{sum(hand.done.values())} in {seconds:.0f} s: {counts(Counter(hand.done))}",
-        "left out": "; ".join(sorted(hand.skipped)) or "nothing",
+        "faults": f"{sum(injector.done.values())} in {seconds:.0f} s: {counts(Counter(injector.done))}",
+        "left out": "; ".join(sorted(injector.skipped)) or "nothing",
         "jobs": f"{len(evidence.rows):,}: {counts(states)}",
         "inserts": f"{counts(answers)}; {counts(Counter(load.errors))}",
         "all finalized after": f"{drain_seconds:.0f} s more",
@@ -200,7 +204,7 @@ def _figures(
 
 @contextlib.contextmanager
 def place(keep: Path | None) -> Iterator[tuple[Path, ChaosServer]]:
-    """Make a directory that the user of a root's server may enter, with a small disk in it, and a server."""
+    """Make a directory that root's server user may enter, with a small disk in it, and a server."""
     with tempfile.TemporaryDirectory(prefix="millhand-chaos-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -231,11 +235,13 @@ def main() -> None:
     if unknown := set(only) - set(KINDS):
         parser.error(f"faults of --only must be some of {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
     if given.keep is not None and given.keep.exists() and any(given.keep.iterdir()):
-        # A journal is written on, and what another run did would be taken for this one's.
+        # Journals are appended to, so an earlier run's would be taken for this one's.
         parser.error(f"directory of --keep must be empty or not there yet, got {str(given.keep)!r}")
     options = Options(seconds=60 * given.minutes, seed=given.seed, only=only, rate=given.rate)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or servers and disks would be left behind
-    logging.disable(logging.CRITICAL)  # of the one that inserts: that it is cut off is what it is there for
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # otherwise servers and disks would be left behind
+    logging.disable(logging.CRITICAL)  # of the inserter, whose lost connections are part of the run
     print(f"seed {options.seed}", flush=True)
     with place(given.keep) as (journals, server):
         report = asyncio.run(run(options, journals, server, lambda line: print(line, flush=True)))

@@ -1,7 +1,7 @@
 """
-A PostgreSQL that can be stopped, crashed and starved of disk, as often as one likes.
+A PostgreSQL server that tests can stop, crash and starve of disk space repeatedly.
 
-What it writes ahead, and what it says, is on a disk of its own that is small, where this machine lets one be mounted.
+Its WAL and its log are on a small disk of their own where this machine allows a mount.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ SETTINGS = {
     "min_wal_size": "32MB",
     "restart_after_crash": "on",
     "shared_buffers": "64MB",
-    # New segments, so that a disk that is full is noticed.
+    # New segments, so that the server notices a full disk.
     "wal_recycle": "off",
 }
 BALLAST = "ballast"
-# Others come back as soon as their sessions are ended, and some of them are quicker.
+# Clients reconnect as soon as their sessions end, and some of them are faster.
 NUM_TRIES_TO_OCCUPY = 20
 
 
 class ChaosServer:
     """
-    The server of `directory`. `disk` is where its log is, None where nothing could be mounted. `settings` are beside ours.
+    The server of `directory`.
+
+    `disk` has its WAL and log; None where no disk could be mounted. `settings` are added to the defaults.
 
     Concurrency: one call at a time. Each blocks for as long as the server takes.
     """
@@ -59,18 +61,18 @@ class ChaosServer:
 
     @property
     def pid(self) -> int:
-        """Its first process, while it runs."""
+        """The server's first process while it runs."""
         pid = self._pid()
         assert pid is not None
         return pid
 
     def start(self) -> None:
-        """Start it, or join it where it runs."""
+        """Start the server, or join it if it runs."""
         server = self._stack.enter_context(embedded_postgres(self._directory, self._settings))
         self.url = server.url
 
     def make(self) -> None:
-        """Make the cluster, with its log on the small disk, and start it."""
+        """Make the cluster, with its WAL on the small disk, and start it."""
         self.start()
         if self._disk is not None:
             self.stop()
@@ -78,26 +80,26 @@ class ChaosServer:
             self.start()
 
     def stop(self) -> None:
-        """Stop it in order, at once: sessions are ended, nothing is lost."""
+        """Stop the server gracefully: sessions are ended, no data is lost."""
         try:
             self._stack.close()
-        except EmbeddedError:  # it may be at its recovery, and then not heed that for a long time
+        except EmbeddedError:  # during recovery, the server ignores a stop for a long time
             self._end(signal.SIGQUIT)
 
     def crash(self, number: signal.Signals = signal.SIGQUIT) -> None:
-        """Stop it as if its machine had lost its power; with SIGKILL its first process alone, and the others notice."""
+        """Stop the server as a power failure would; with SIGKILL only its first process, and the others notice."""
         self._end(number)
         self._stack.close()
 
     def revive(self) -> None:
-        """Have it run again, whatever became of it: it may be at its recovery by itself."""
+        """Start the server again, in whatever state it is."""
         before, self._stack = self._stack, contextlib.ExitStack()
         try:
             self.start()
         except EmbeddedError:
             self._end(signal.SIGQUIT)
             self.start()
-        before.close()  # it is in use, so it goes on
+        before.close()  # other users keep it running
 
     def _end(self, number: signal.Signals) -> None:
         pid = self._pid()
@@ -107,7 +109,7 @@ class ChaosServer:
             wait_until(lambda: is_gone(pid))
 
     def fill_disk(self) -> None:
-        """Leave nothing of the small disk."""
+        """Fill the small disk."""
         assert self._disk is not None
         with (self._disk / BALLAST).open("ab", buffering=0) as ballast:
             for size in (1 << 20, 1 << 12, 1):
@@ -121,14 +123,14 @@ class ChaosServer:
 
     @property
     def log_text(self) -> str:
-        """What it said, of all times."""
+        """Return the server's whole log."""
         texts = [self._directory / "server.log"]
         if self._disk is not None:
             texts += sorted((self._disk / "log").glob("*"))
         return "\n".join(path.read_text(errors="replace") for path in texts if path.exists())
 
     def _move_log(self, disk: Path) -> None:
-        """Put the log that it writes ahead, and the one that people read, on the small disk."""
+        """Move WAL and server log to the small disk."""
         data = self._directory / "data"
         owner = data.stat()
         for name in ("pg_wal", "log"):
@@ -149,13 +151,13 @@ class ChaosServer:
             pid = int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
         except (FileNotFoundError, IndexError):
             return None
-        # Of a server that was killed the file is still there, and the number may be another process's by now.
+        # A killed server leaves its pid file, and another process may have the pid by now.
         return pid if any(str(self._directory) in argument for argument in command_line(pid)) else None
 
 
 @contextlib.contextmanager
 def small_disk(directory: Path) -> Iterator[Path | None]:
-    """Mount a small disk there; None where nobody may."""
+    """Mount a small disk; None if this user may not."""
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m,mode=755", "tmpfs", str(directory)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -168,7 +170,7 @@ def small_disk(directory: Path) -> Iterator[Path | None]:
 
 
 async def use_disk_up(url: str) -> str:
-    """Write until the database cannot any more, and return what it says then."""
+    """Write until the database cannot, and return its error."""
     try:
         connection = await asyncpg.connect(url, timeout=5)
         try:
@@ -183,7 +185,7 @@ async def use_disk_up(url: str) -> str:
 
 
 async def occupy(url: str) -> list[asyncpg.Connection]:
-    """Take all connections that there are, of those that others have now too, and return them."""
+    """Take all free connections, and those that others release meanwhile, and return them."""
     taken: list[asyncpg.Connection] = []
     for _ in range(NUM_TRIES_TO_OCCUPY):
         while len(taken) < MAX_CONNECTIONS:
@@ -200,7 +202,7 @@ async def occupy(url: str) -> list[asyncpg.Connection]:
 
 
 async def end_sessions(connection: asyncpg.Connection, but: list[int]) -> int:
-    """End all sessions of clients, those of `but` excepted, and return how many there were."""
+    """End all sessions of clients except `but`, and return how many there were."""
     sql = """
         SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND pid <> ALL($1)

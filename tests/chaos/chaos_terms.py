@@ -1,12 +1,12 @@
 """
-Check the runs of the periodic job against docs/explanation/delivery_guarantees.md, from the terms that each process logs.
+Checks the runs of the periodic job against docs/explanation/delivery_guarantees.md, by the logged terms of each process.
 
-- A run that falls due while a worker holds the leader_role is there, at once, or as soon as what was wrong then is over. Of
-  those that fell due meanwhile the first is there, and the log counts the others. A term that ends before may lose them.
-- Once nobody holds the leader_role, somebody does within a term: whoever is well bids.
-- A run is there twice only if its insert may have got no answer, or if whoever inserted it stood still around it, or if
-  the leader_role passed on within a second of it.
-- None is inserted before it is due, nor by anybody who does not hold the leader_role.
+- A run that falls due while a worker holds the leader role is inserted at once, or after a fault has ended. Of the runs
+  that fell due during a fault, the first is inserted and the log counts the others. A term that ends before may lose them.
+- If no client holds the leader role, a client that is well takes it within one term.
+- A run is inserted twice only if its insert may have got no answer, if its process stood still meanwhile, or if the leader
+  role changed hands within a second of it.
+- No run is inserted early, or by a client without the leader role.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from chaos_fleet import Life, Line
 
 from millhand.engine.leadership import PERIODIC_RENEW_SECONDS, PERIODIC_TTL_SECONDS
 
-# From when a run is due until it is in, where nothing is wrong: an insert, on a machine that is busy.
+# From a run's time until its insert without faults, on a busy machine.
 INSERT_SECONDS = 6.0
-# From when what was wrong is over: a statement that was under way, and a pause between two tries.
+# From the end of a fault: a statement under way, and a backoff delay.
 AGAIN_SECONDS = 22.0
-# Within this time of a change of hands, clocks of clients that differ and a start of ours make a difference.
+# Around a change of the leader, different clocks and the start of a process matter for this time.
 PASSING_SECONDS = 1.0
-# A term, a renewal whose answer did not come, and a bid.
+# A term, a renewal without an answer, and a bid.
 FOLLOWED_SECONDS = PERIODIC_TTL_SECONDS + PERIODIC_RENEW_SECONDS + 3.0
-# What has nobody hold an leader_role any more, whatever it believes.
+# Faults in which no client holds the leader role, whatever it believes.
 BLOCKING = frozenset(("cut", "forget", "frozen", "partition", "partition_to_client", "partition_to_server"))
 INFINITY = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """When a life held the leader_role, as it believed; `left_out_at` is when it said that it left runs out."""
+    """When a life held the leader role, as it believed; `left_out_at` is when it logged that it skipped runs."""
 
     began_at: float
     ended_at: float
@@ -49,7 +49,7 @@ class Term:
 
 
 def terms_of(life: Life, epoch: float) -> Iterator[Term]:
-    """Give the terms of a life, from its log."""
+    """Yield the terms of a life from its log."""
     began_at: float | None = None
     left_out_at: list[float] = []
     for line in life.lines():
@@ -73,7 +73,7 @@ def _at(line: Line, epoch: float) -> float:
 
 
 def wrong_runs(evidence: Evidence) -> list[str]:
-    """Return what is wrong with the runs, in sentences."""
+    """Return the violations of the periodic runs."""
     terms = [term for life in evidence.lives for term in terms_of(life, evidence.epoch)]
     evidence.figures["periodic terms"] = len(terms)
     runs: dict[int, list[Tick]] = defaultdict(list)
@@ -97,7 +97,7 @@ def _doubled(evidence: Evidence, terms: list[Term], runs: dict[int, list[Tick]])
         has_passed = len({term.life.name for term in terms if _touches(term, first, first)}) > 1
         is_spoiled = any(evidence.spoiled(life.who, first - PASSING_SECONDS, last) for life in lives.values())
         if not has_passed and not is_spoiled:
-            yield f"the periodic run of {due_at} is there {len(ticks)} times, {', '.join(lives)} being well"
+            yield f"the periodic run of {due_at} exists {len(ticks)} times although {', '.join(lives)} was well"
 
 
 def _touches(term: Term, first: float, last: float) -> bool:
@@ -121,26 +121,26 @@ def _missing(evidence: Evidence, terms: list[Term], runs: dict[int, list[Tick]])
 
 
 def _holder(terms: list[Term], at: float) -> Term | None:
-    """Return the term whose run one is: of two that overlap, for one was not heard of, the later."""
+    """Return the term that a run belongs to; of two that overlap, the later one."""
     return max((term for term in terms if term.holds(at)), key=lambda one: one.began_at, default=None)
 
 
 def _missed(evidence: Evidence, term: Term, due_at: int, later: Sequence[Tick]) -> Iterator[str]:
-    """Tell of a run that fell due in a term, and is not there, if there is no reason; `later` are that term's."""
+    """Yield a missing run that fell due in a term, unless there is a reason; `later` are the term's later runs."""
     at, life = due_at - evidence.epoch, term.life
     next_at = min((tick.created_at - evidence.epoch for tick in later), default=None)
     until = evidence.done_until(life.who, at, seconds=INSERT_SECONDS, after=AGAIN_SECONDS)
     if next_at is None:
         if term.ended_at > until:
-            yield f"the periodic run of {due_at} is missing, {life.name} having held the leader_role throughout"
-    elif not any(at <= told_at <= next_at + PASSING_SECONDS for told_at in term.left_out_at):
-        yield f"the periodic run of {due_at} was left out by {life.name}, which must say so, and does not"
+            yield f"the periodic run of {due_at} is missing, {life.name} which held the leader role throughout"
+    elif not any(at <= stop_sent_at <= next_at + PASSING_SECONDS for stop_sent_at in term.left_out_at):
+        yield f"the periodic run of {due_at} was skipped by {life.name} without a log line"
     elif not evidence.spoiled(life.who, at - AGAIN_SECONDS, at):
-        yield f"the periodic run of {due_at} was left out by {life.name}, which was well"
+        yield f"the periodic run of {due_at} was skipped by {life.name}, which was well"
 
 
 def _untimely(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
-    """Tell of runs that were inserted early, late, or by nobody who held the leader_role."""
+    """Yield the runs that were inserted early, late, or outside of all terms."""
     for tick in evidence.ticks:
         at, created_at = tick.due_at - evidence.epoch, tick.created_at - evidence.epoch
         holders = [term for term in terms if term.holds(at, PASSING_SECONDS)]
@@ -148,7 +148,7 @@ def _untimely(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
         if created_at < at - PASSING_SECONDS:
             yield f"{named} was inserted {at - created_at:.1f} s before it"
         elif not holders:
-            yield f"{named} was inserted, and nobody held the leader_role"
+            yield f"{named} was inserted while no client held the leader role"
         elif created_at > (
             until := max(
                 evidence.done_until(term.life.who, at, seconds=INSERT_SECONDS, after=AGAIN_SECONDS)
@@ -159,7 +159,7 @@ def _untimely(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
 
 
 def _unfollowed(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
-    """Tell of a worker that was well for longer than a term, while nobody held the leader_role, and did not take it."""
+    """Yield a worker that was well for longer than a term without taking a free leader role."""
     for began_at, ended_at in _gaps(evidence, terms):
         longest = round(ended_at - began_at)
         evidence.figures["longest without the leader_role, s"] = max(
@@ -168,10 +168,10 @@ def _unfollowed(evidence: Evidence, terms: list[Term]) -> Iterator[str]:
         for life in evidence.lives:
             since = max(began_at, _works_since(life, evidence.epoch))
             until = evidence.done_until(life.who, since, seconds=FOLLOWED_SECONDS, after=FOLLOWED_SECONDS)
-            gone_at = min(life.ended_at or INFINITY, life.told_at or INFINITY)
+            gone_at = min(life.ended_at or INFINITY, life.stop_sent_at or INFINITY)
             if until < min(ended_at, gone_at):
                 yield (
-                    f"nobody inserted the periodic jobs for {ended_at - began_at:.1f} s from {began_at:.1f} on, and "
+                    f"no client inserted the periodic jobs for {ended_at - began_at:.1f} s from {began_at:.1f} on, and "
                     f"{life.name} was to do so {until - began_at:.1f} s after that at the latest"
                 )
 
@@ -182,7 +182,7 @@ def _works_since(life: Life, epoch: float) -> float:
 
 
 def _gaps(evidence: Evidence, terms: list[Term]) -> Iterator[tuple[float, float]]:
-    """Give the times at which nobody held the leader_role that could do anything with it."""
+    """Yield the times at which no client that could use it held the leader role."""
     held = sorted(
         (max(began_at, evidence.began_at), min(ended_at, evidence.ended_at))
         for term in terms

@@ -1,17 +1,17 @@
 """
-Check the workers of a chaos run against docs/explanation/delivery_guarantees.md, from rows, journals and logs.
+Checks the workers of a chaos run against docs/explanation/delivery_guarantees.md, from rows, journals and logs.
 
 Rules:
 
-- What was acknowledged as inserted is there once; a batch that was not is there as a whole or not at all.
-- Every job is finalized, in the state that its plan and its rescued attempts demand, and so are its attempts, errors
-  and snoozes; no two rows hold one unique key.
-- Whoever was given up was killed, or was silent for long enough.
-- Two attempts of a job are at work at a time only where the first one's process could not know: until it was back, and
-  had learned of it. Tokens grow from each to the next.
-- What ended well counts, unless its process was killed before the outcome was written, or had lost the job before.
-- The runs of the periodic job are there, once, in time: `chaos_terms.py`.
-- Workers go on until they are told to stop, and do that in order: `chaos_stops.py`. No trace of ours is in their logs.
+- An acknowledged insert exists once. An insert without an answer exists as a whole batch or not at all.
+- Every job is finalized, with the state, attempts, errors and snoozes that its plan and its rescued attempts demand. No two
+  rows hold one unique key.
+- A client that was declared dead was killed, or missed heartbeats for long enough.
+- Two attempts of a job run at the same time only if the first one's process could not know, until it was back and had
+  detected the loss. Tokens grow from each to the next.
+- A successful attempt counts, unless its process was killed before the write, or had lost the job before.
+- The runs of the periodic job are inserted once and in time: `chaos_terms.py`.
+- Workers run until they are stopped, and stop gracefully: `chaos_stops.py`. Their logs have no trace of Millhand's code.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from chaos_fleet import Life, written_bytes
 from chaos_journal import Execution
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import Row, shared_keys, wrong_outcome
-from chaos_stops import LEFT_BEHIND, wrong_leavings, wrong_repeats, wrong_stops
+from chaos_stops import LEFT_BEHIND, wrong_abandonments, wrong_repeats, wrong_stops
 from chaos_terms import wrong_runs
 
-# From when its way is there again, a client has reported within this time and has cancelled what it has lost.
+# From the return of its connection until a client has sent a heartbeat and cancelled its lost attempts.
 LEARNED_SECONDS = 20.0
-# From when the database is there for its client, an outcome is written within this time: a pause of 8 s, and a statement.
+# From the return of the database until an outcome is written: a backoff delay of 8 s, and a statement.
 WRITTEN_SECONDS = 22.0
-# Nobody is given up for less: two reports and two seconds of silence, of which the first five may have been before it.
+# The least time until a client is declared dead: two heartbeats and two seconds, of which the first five may have passed.
 PATIENCE_SECONDS = 5.0
-# What a life may log: eight times what it does where nothing is wrong, and a start.
+# The most that a life may log: eight times what it logs without faults, and its start.
 LOG_BYTES_A_SECOND = 20_000
 LOG_BYTES = 1_000_000
-# From the end of an attempt in its journal to the one in its row: a wrong clock that is put right, a busy machine.
+# The difference between an attempt's end in its journal and in its row: a clock that is corrected, a busy machine.
 APART_SECONDS = 10.0
 INFINITY = float("inf")
 
 
-def judge(evidence: Evidence) -> list[str]:
-    """Return what is wrong, in sentences; nothing if all is well."""
+def find_violations(evidence: Evidence) -> list[str]:
+    """Return the violations, in sentences."""
     by_job: dict[int, list[Execution]] = defaultdict(list)
     for execution in evidence.executions:
         by_job[execution.job].append(execution)
@@ -58,7 +58,7 @@ def judge(evidence: Evidence) -> list[str]:
             *_overlaps(evidence, job, executions),
             *_results(evidence, row, executions),
             *_settled(evidence, row, executions),
-            *wrong_leavings(evidence, job, row, executions),
+            *wrong_abandonments(evidence, job, row, executions),
             *wrong_repeats(executions),
         ]
         found += [f"job {row.id} ({row.state}): {fault}" for fault in faults]
@@ -72,20 +72,20 @@ def _inserts(evidence: Evidence) -> Iterator[str]:
         if answers["inserted"] > 1:
             yield f"job {job.n} of the plan was inserted twice: {dict(answers)}"
         if answers["inserted"] and num != 1:
-            yield f"job {job.n} of the plan was acknowledged, and is there {num} times"
-        # The second insert of a unique job finds the first one's row: whoever completes holds his key for good.
+            yield f"job {job.n} of the plan was acknowledged, and exists {num} times"
+        # The second insert of a unique job finds the first one's row, because a completed job keeps its key.
         if answers["skipped"] and num != 1:
-            yield f"job {job.n} of the plan was skipped as a duplicate, and is there {num} times"
+            yield f"job {job.n} of the plan was skipped as a duplicate, and exists {num} times"
         if num > 1:
-            yield f"job {job.n} of the plan is there {num} times: {dict(answers)}"
+            yield f"job {job.n} of the plan exists {num} times: {dict(answers)}"
     for answer, numbers in evidence.batches:
         num = sum(counts[n] for n in numbers)
         if num not in ((0, len(numbers)) if answer == "none" else (len(numbers),)):
-            yield f"of the batch {numbers}, answered {answer!r}, {num} are there"
+            yield f"of the batch {numbers}, answered {answer!r}, {num} exist"
 
 
 def _rescues(evidence: Evidence, row: Row) -> Iterator[str]:
-    """Tell of attempts that were given back although their client lived and was heard."""
+    """Yield the attempts that were rescued although their client lived and sent heartbeats."""
     for attempt, error in row.errors:
         if "ClientRescuer" not in error and attempt in row.rescued:
             yield f"attempt {attempt} was rescued for its age"
@@ -95,14 +95,16 @@ def _rescues(evidence: Evidence, row: Row) -> Iterator[str]:
         client_id = error.split("client '")[1].split("'")[0]
         at = evidence.rescued_at[row.id, attempt]
         lives = [life for life in evidence.lives if life.client_id == client_id]
-        if LEFT_BEHIND in error and any(life.told_at is not None and life.told_at < at for life in lives):
+        if LEFT_BEHIND in error and any(
+            life.stop_sent_at is not None and life.stop_sent_at < at for life in lives
+        ):
             continue
         if not any(_is_excuse(evidence, life, at) for life in lives):
-            yield f"attempt {attempt} was given back, {client_id} being well: {error!r} at {at:.1f}"
+            yield f"attempt {attempt} was rescued although {client_id} was well: {error!r} at {at:.1f}"
 
 
 def _is_excuse(evidence: Evidence, life: Life, at: float) -> bool:
-    """Whether a life was ended by then, or was held up for long enough for others to give it up."""
+    """Return whether a life had ended by then, or was held up for long enough to be declared dead."""
     if life.ended_at is not None and life.ended_at < at:
         return True
     longest = SESSION_SECONDS + 2 * GIVEN_UP_SECONDS
@@ -137,7 +139,7 @@ def _overlaps(evidence: Evidence, job: ChaosJob, executions: Sequence[Execution]
             default=0.0,
         )
         if job.kind == THREAD_KIND:
-            excused_until += job.work_ms / 1000  # nobody can interrupt a thread
+            excused_until += job.work_ms / 1000  # a thread cannot be interrupted
         if ended_at > excused_until:
             yield (
                 f"attempt {second.attempt} at {second.client} began {seconds:.3f} s before attempt {first.attempt} at "
@@ -147,13 +149,13 @@ def _overlaps(evidence: Evidence, job: ChaosJob, executions: Sequence[Execution]
 
 
 def _results(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> Iterator[str]:
-    """Tell of ends that came to nothing without a reason."""
+    """Yield the ended attempts whose outcome was lost without a reason."""
     for one in executions:
         life = evidence.life(one.client)
         if one.ended_at is None:
             if life.is_killed or life.exit_code is None or one.attempt in row.rescued:
-                continue  # what a stop leaves behind is another matter
-            yield f"attempt {one.attempt} at {one.client} has no end, and nobody killed that"
+                continue  # `chaos_stops` checks abandoned attempts
+            yield f"attempt {one.attempt} at {one.client} has no end, and its process was not killed"
             continue
         if one.ended_by == "give_way" and one.act != "hold":
             evidence.figures["gave way"] = evidence.figures.get("gave way", 0) + 1
@@ -167,13 +169,13 @@ def _results(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> I
         until = evidence.done_until(life.who, one.ended_at, seconds=WRITTEN_SECONDS, after=WRITTEN_SECONDS)
         if min(rescued_at, life.ended_at or INFINITY) > until:
             yield (
-                f"attempt {one.attempt} at {one.client} had ended {rescued_at - one.ended_at:.1f} s before it was given "
-                f"back, and was to be written {until - one.ended_at:.1f} s after its end"
+                f"attempt {one.attempt} at {one.client} had ended {rescued_at - one.ended_at:.1f} s before its "
+                f"rescue, and was to be written {until - one.ended_at:.1f} s after its end"
             )
 
 
 def _settled(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> Iterator[str]:
-    """Tell of a completed job that was completed by another attempt than its last one."""
+    """Yield a completed job that another attempt than its last one completed."""
     settled = evidence.settled.get(row.id)
     if settled is None:
         return
@@ -187,7 +189,7 @@ def _settled(evidence: Evidence, row: Row, executions: Sequence[Execution]) -> I
 
 
 def _frozen(evidence: Evidence, one: Execution) -> float:
-    """Return how long its process stood still from the end of an execution on."""
+    """Return how long a process stood still after the end of an execution."""
     return sum(
         trouble.ended_at - max(trouble.began_at, one.ended_at)
         for trouble in evidence.troubles_of(evidence.life(one.client).who)
@@ -203,17 +205,17 @@ def _lives(evidence: Evidence) -> Iterator[str]:
         seconds = (life.ended_at or evidence.ended_at) - life.began_at
         if (size := written_bytes(life)) > LOG_BYTES + LOG_BYTES_A_SECOND * seconds:
             yield f"{life.name} must not log more than a job's lines and its troubles', got {size:,} bytes"
-        if life.says("worker started") or life.is_told_to_stop:
+        if life.says("worker started") or life.is_stopping:
             yield from _log_faults(life)
 
 
 def _log_faults(life: Life) -> Iterator[str]:
-    """Tell of what a log must not hold: a trace other than of what the jobs raise, and what nobody caught."""
+    """Yield what a log must not have: a trace of anything but the jobs' own errors, and uncaught errors."""
     told: Counter[str] = Counter()
     for line in life.lines():
         text = str(line.get("exception", ""))
         if "level" not in line:
-            told[f"no line of the log: {line['message'][:200]!r}"] += 1
+            told[f"invalid log line: {line['message'][:200]!r}"] += 1
         elif text and "Boom" not in text:
             told[f"a trace below {line['message']!r}: {text[-300:]!r}"] += 1
         elif line["message"] in ("service crashed", "worker crashed", "completion refused"):

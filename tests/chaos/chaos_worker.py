@@ -1,4 +1,4 @@
-"""What the load tests' jobs are worked by: it does what a job's plan says, and writes down that it did."""
+"""The worker of the load tests: it does what a job's plan demands and writes a journal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ChaoticJob = Job[dict[str, Any]]
 
 
 class Boom(Exception):
-    """What a plan raises."""
+    """The error that a plan raises."""
 
 
 class ChaosWorker:
-    """Works in a thread or on the loop, and writes down when it began and when it ended."""
+    """Works in a thread or on the loop, and writes the beginning and end of each attempt."""
 
     def __init__(self, journal: Journal, retry: timedelta) -> None:
         self._journal = journal

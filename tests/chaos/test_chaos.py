@@ -1,4 +1,4 @@
-"""That a chaos run follows from its seed, and that its audit notices what it is there for; `just chaos` is the run."""
+"""The plan of a chaos run follows from its seed, and its audit finds violations. `just chaos` is the run."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from chaos_journal import Execution, Journal, read_journals
 from chaos_load import Load
 from chaos_plan import THREAD_KIND, ChaosJob
 from chaos_rows import RESCUED, RESCUED_BY_US
-from chaos_stops import wrong_leavings
+from chaos_stops import wrong_abandonments
 from chaos_terms import FOLLOWED_SECONDS
-from chaos_verdict import judge
+from chaos_verdict import find_violations
 
 TEN_MINUTES = 600.0
 
 
 def test_faults_follow_from_their_seed() -> None:
-    """A run can be played again: the same seed gives the same faults, another one others."""
+    """The same seed gives the same faults, another seed others."""
     assert plan_faults(7, TEN_MINUTES) == plan_faults(7, TEN_MINUTES)
     assert plan_faults(7, TEN_MINUTES) != plan_faults(8, TEN_MINUTES)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_ten_minutes_hold_all_faults(seed: int) -> None:
-    """Each fault comes, in its lane, which does one after the other, and at workers that there are."""
+def test_ten_minutes_have_all_faults(seed: int) -> None:
+    """Each fault comes, one after the other in its lane, on existing workers."""
     faults = plan_faults(seed, TEN_MINUTES)
 
     assert {fault.name for fault in faults} == set(KINDS)
@@ -48,20 +48,20 @@ def test_ten_minutes_hold_all_faults(seed: int) -> None:
         assert own[-1].at + own[-1].seconds <= TEN_MINUTES
 
 
-def test_two_minutes_hold_most_faults() -> None:
-    """A run that is short leaves out what takes longer than two minutes itself, and hardly anything else."""
+def test_two_minutes_have_most_faults() -> None:
+    """A short run leaves out faults of more than two minutes, and hardly any other."""
     names = {fault.name for seed in range(3) for fault in plan_faults(seed, 120.0)}
 
     assert names == set(KINDS) - {"freeze_longest"}
 
 
-def test_only_the_faults_that_were_asked_for_are_planned() -> None:
-    """What a run found can be looked for alone."""
+def test_only_the_requested_faults_are_planned() -> None:
+    """`--only` limits a run to some faults."""
     assert {fault.name for fault in plan_faults(1, TEN_MINUTES, ["kill", "cut"])} == {"kill", "cut"}
 
 
 def test_each_driver_meets_all_faults() -> None:
-    """Half of the workers speak by asyncpg and half by psycopg, which of them follows from the seed, and so what inserts."""
+    """Half of the workers use asyncpg and half psycopg; the seed decides which, and the driver of inserts."""
     plans = [plan_drivers(seed) for seed in range(20)]
 
     assert plan_drivers(7) == plans[7]
@@ -71,10 +71,10 @@ def test_each_driver_meets_all_faults() -> None:
     assert len({drivers[:NUM_WORKERS] for drivers in plans}) > 3
 
 
-def test_run_is_not_kept_beside_another(
+def test_run_rejects_a_directory_with_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Journals are written on, so what an earlier run did there would be taken for this one's."""
+    """Journals are appended to, so an earlier run's would be taken for this one's."""
     (tmp_path / "0.1.journal").touch()
     monkeypatch.setattr(sys, "argv", ["chaos_run.py", "--minutes", "0", "--keep", str(tmp_path)])
 
@@ -87,13 +87,13 @@ def test_run_is_not_kept_beside_another(
 
 
 def test_jobs_follow_from_their_seed_and_some_are_long() -> None:
-    """The load is the same at each run of a seed, and holds jobs that outlast a rescue."""
+    """The load of a seed is the same in each run, and has jobs that outlast a rescue."""
     assert Load(3, 60.0, 40.0).plan == Load(3, 60.0, 40.0).plan
     assert max(job.work_ms for job in Load(3, 60.0, 40.0).plan) > 15_000
 
 
-def test_journal_that_is_synced_tells_of_tokens(tmp_path: Path) -> None:
-    """Each execution has the token of its fetch, and how it ended."""
+def test_journal_has_the_tokens_of_executions(tmp_path: Path) -> None:
+    """Each execution has the token of its fetch and its end."""
     journal = Journal(tmp_path / "0.1.journal", lambda: 5.0, is_synced=True)
     journal.note("begin", 1, 1, 0, "complete", 77)
     journal.note("end", 1, 1, 0, "give_way", 77)
@@ -103,8 +103,8 @@ def test_journal_that_is_synced_tells_of_tokens(tmp_path: Path) -> None:
     ]
 
 
-# The world below is in order: job 1 was killed at its first attempt and given back, and failed at its second; job 2 is
-# unique; the answer to the batch of jobs 3 and 4 was lost, and it is not in.
+# Valid evidence: job 1 was killed in its first attempt and rescued, and failed in its second; job 2 is unique; the batch
+# of jobs 3 and 4 got no answer and was not inserted.
 
 PLAN = (
     ChaosJob(n=0, acts=("complete", "fail"), kind=THREAD_KIND, work_ms=1000),
@@ -125,11 +125,12 @@ TICKS = tuple(Tick(due_at=at, created_at=at + 0.1) for at in range(1005, 1100, 5
 @pytest.fixture
 def world(tmp_path: Path) -> Evidence:
     killed = _life(tmp_path, "0.1", "a", ended_at=1015.0, exit_code=-9, is_killed=True)
-    stopped = _life(tmp_path, "1.1", "b", ended_at=1120.0, exit_code=0, told_at=1110.0)
+    stopped = _life(tmp_path, "1.1", "b", ended_at=1120.0, exit_code=0, stop_sent_at=1110.0)
     with stopped.log.open("a") as log:
-        log.write(_said(996.0, "leadership gained", leader_role="periodic"))
+        log.write(_log_line(996.0, "leadership gained", leader_role="periodic"))
         log.write(
-            _said(1119.0, "leadership resigned", leader_role="periodic") + _said(1120.0, "worker stopped")
+            _log_line(1119.0, "leadership resigned", leader_role="periodic")
+            + _log_line(1120.0, "worker stopped")
         )
     return Evidence(
         answers={0: ["inserted"], 1: ["inserted", "skipped"], 2: ["none"], 3: ["none"]},
@@ -155,13 +156,13 @@ def world(tmp_path: Path) -> Evidence:
 
 def _life(directory: Path, name: str, client_id: str, **fields: Any) -> Life:
     log = directory / f"{name}.log"
-    log.write_text(_said(995.0, "worker started"))
+    log.write_text(_log_line(995.0, "worker started"))
     who = int(name.partition(".")[0])
-    # Nothing here asks the process anything.
+    # The audit does not use the process.
     return Life(client_id=client_id, log=log, name=name, process=None, began_at=990.0, who=who, **fields)  # type: ignore[arg-type]
 
 
-def _said(at: float, message: str, **fields: str) -> str:
+def _log_line(at: float, message: str, **fields: str) -> str:
     """Return a line of a log."""
     timestamp = datetime.fromtimestamp(at, UTC).isoformat()
     return json.dumps({"timestamp": timestamp, "level": "info", "message": message} | fields) + "\n"
@@ -183,7 +184,7 @@ def _logged(text: str) -> Change:
     def change(world: Evidence) -> Evidence:
         log = world.lives[1].log
         lines = [*log.read_text().splitlines(), *text.splitlines()]
-        log.write_text("\n".join(sorted(lines)) + "\n")  # by the instants with which they begin
+        log.write_text("\n".join(sorted(lines)) + "\n")  # by the instants at their beginning
         return world
 
     return change
@@ -196,17 +197,18 @@ def _without(*due_at: int) -> list[Tick]:
 def _without_office(began_at: float, ended_at: float) -> Change:
     lost, gained = "leadership lost", "leadership gained"
     return _logged(
-        _said(began_at, lost, leader_role="periodic") + _said(ended_at, gained, leader_role="periodic")
+        _log_line(began_at, lost, leader_role="periodic")
+        + _log_line(ended_at, gained, leader_role="periodic")
     )
 
 
 def rescued_late(world: Evidence) -> Evidence:
-    """Have the second attempt be rescued, too, before the third began."""
+    """Return evidence in which the second attempt was rescued too, before the third began."""
     return dataclasses.replace(world, rescued_at={(1, 1): 1027.0, (1, 2): 1031.9})
 
 
 def interrupted(world: Evidence) -> Evidence:
-    """Have the second attempt give way."""
+    """Return evidence in which the second attempt was interrupted."""
     return execution_with(2, ended_by="give_way")(world)  # type: ignore[return-value]
 
 
@@ -215,9 +217,9 @@ ALIVE = _life_of(0, ended_at=1120.0, exit_code=0, is_killed=False)
 AWAY = Trouble(name="partition", who=0, began_at=1012.0, ended_at=1026.0)
 
 
-def test_audit_has_nothing_to_say_of_a_world_in_order(world: Evidence) -> None:
-    """An attempt that was killed and given back is no violation, nor is an insert without an answer."""
-    assert judge(world) == []
+def test_audit_finds_nothing_in_valid_evidence(world: Evidence) -> None:
+    """A killed and rescued attempt is no violation, nor is an insert without an answer."""
+    assert find_violations(world) == []
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_audit_has_nothing_to_say_of_a_world_in_order(world: Evidence) -> None:
                     ticks=(*_without(1060, 1065), Tick(due_at=1060.0, created_at=1068.0)),
                     troubles=[dataclasses.replace(AWAY, who=1, began_at=1059.0, ended_at=1067.5)],
                 ),
-                _logged(_said(1068.1, "periodic runs missed")),
+                _logged(_log_line(1068.1, "periodic runs missed")),
             ),
             id="whoever inserts them was cut off, made up for one run, and counted the other",
         ),
@@ -267,17 +269,17 @@ def test_audit_has_nothing_to_say_of_a_world_in_order(world: Evidence) -> None:
         ),
     ],
 )
-def test_audit_excuses(change: Change, world: Evidence) -> None:
-    """What docs/explanation/delivery_guarantees.md does not promise is no violation."""
-    assert judge(change(world)) == []
+def test_audit_accepts_what_is_not_guaranteed(change: Change, world: Evidence) -> None:
+    """What docs/explanation/delivery_guarantees.md does not guarantee is no violation."""
+    assert find_violations(change(world)) == []
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (world_with(rows=ROWS[1:]), "job 0 of the plan was acknowledged, and is there 0 times"),
-        (world_with(rows=ROWS[:1]), "job 1 of the plan was skipped as a duplicate, and is there 0 times"),
-        (world_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan is there 2 times"),
+        (world_with(rows=ROWS[1:]), "job 0 of the plan was acknowledged, and exists 0 times"),
+        (world_with(rows=ROWS[:1]), "job 1 of the plan was skipped as a duplicate, and exists 0 times"),
+        (world_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan exists 2 times"),
         (
             world_with(
                 answers={0: ["inserted"], 1: ["inserted", "inserted"], 2: ["none"], 3: ["none"]},
@@ -288,18 +290,18 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
             world_with(
                 rows=(*ROWS, dataclasses.replace(ROWS[1], id=3, args=PLAN[2].args(), unique_key=None))
             ),
-            "of the batch [2, 3], answered 'none', 1 are there",
+            "of the batch [2, 3], answered 'none', 1 exist",
         ),
         (row_with(1, unique_key=b"k"), "jobs 1 and 2 hold one unique key"),
         (row_with(2, state="running"), "job 2 (running): must be finalized"),
-        (row_with(2, state="discarded"), "job 2 (discarded): must be Fate(state='completed'"),
+        (row_with(2, state="discarded"), "job 2 (discarded): must be Expected(state='completed'"),
         (row_with(1, errors=[(1, RESCUED), (2, "boom")]), "attempt 1 was rescued for its age"),
-        (ALIVE, "attempt 1 was given back, a being well"),
+        (ALIVE, "attempt 1 was rescued although a was well"),
         (
             changed(
                 ALIVE, world_with(troubles=[dataclasses.replace(AWAY, began_at=1024.0, ended_at=1025.0)])
             ),
-            "attempt 1 was given back, a being well",
+            "attempt 1 was rescued although a was well",
         ),
         (execution_with(2, token=1), "the fetch 1 was executed 2 times"),
         (
@@ -323,7 +325,7 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
                 execution_with(0, began_at=1001.0, ended_at=1002.0, ended_by="complete"),
                 world_with(rescued_at={(1, 1): 1029.0}),
             ),
-            "attempt 1 at 0.1 had ended 27.0 s before it was given back",
+            "attempt 1 at 0.1 had ended 27.0 s before its rescue",
         ),
         (
             world_with(settled={1: Settled(token=3, ended_at=1033.1)}),
@@ -333,22 +335,25 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
             world_with(settled={1: Settled(token=4, ended_at=1010.0)}),
             "is completed -23.0 s after the end of its last execution",
         ),
-        (execution_with(3, ended_at=None), "attempt 3 at 1.1 has no end, and nobody killed that"),
-        (world_with(ticks=(*TICKS, TICKS[10])), "the periodic run of 1055 is there 2 times, 1.1 being well"),
+        (execution_with(3, ended_at=None), "attempt 3 at 1.1 has no end, and its process was not killed"),
+        (
+            world_with(ticks=(*TICKS, TICKS[10])),
+            "the periodic run of 1055 exists 2 times although 1.1 was well",
+        ),
         (
             world_with(ticks=_without(1060)),
-            "the periodic run of 1060 was left out by 1.1, which must say so, and does not",
+            "the periodic run of 1060 was skipped by 1.1 without a log line",
         ),
         (
             changed(
                 world_with(ticks=_without(1060)),
-                _logged(_said(1065.1, "periodic runs missed")),
+                _logged(_log_line(1065.1, "periodic runs missed")),
             ),
-            "the periodic run of 1060 was left out by 1.1, which was well",
+            "the periodic run of 1060 was skipped by 1.1, which was well",
         ),
         (
             world_with(ticks=TICKS[:-2]),
-            "the periodic run of 1090 is missing, 1.1 having held the leader_role throughout",
+            "the periodic run of 1090 is missing, 1.1 which held the leader role throughout",
         ),
         (
             world_with(ticks=(*_without(1060), Tick(due_at=1060.0, created_at=1067.0))),
@@ -360,7 +365,7 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
         ),
         (
             _without_office(1040.0, 1060.0),
-            "the periodic run of 1045 was inserted, and nobody held the leader_role",
+            "the periodic run of 1045 was inserted while no client held the leader role",
         ),
         (
             changed(_without_office(1040.0, 1060.0), world_with(ticks=_without(1045, 1050, 1055))),
@@ -368,26 +373,26 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
         ),
         (
             _life_of(1, exit_code=1),
-            "1.1 must end with exit code 0 when it is told to stop, got 1",
+            "1.1 must end with exit code 0 when it is stopped, got 1",
         ),
-        (_life_of(1, log=Path("nothing")), "1.1 must say that it stopped, got no such line"),
+        (_life_of(1, log=Path("nothing")), "1.1 must log that it stopped, got no such line"),
         (_life_of(1, ended_at=1171.0), "1.1 must stop within 60 s, took 61.0 s"),
         (
-            changed(_life_of(1, told_at=1031.5), row_with(1, errors=LEFT), rescued_late),
-            "attempt 2 was rescued, and 1.1, which stopped in order, was to write its end",
+            changed(_life_of(1, stop_sent_at=1031.5), row_with(1, errors=LEFT), rescued_late),
+            "attempt 2 was rescued, and 1.1, which stopped gracefully, must write its end",
         ),
         (
-            changed(_life_of(1, told_at=1031.5), row_with(1, errors=LEFT), rescued_late, interrupted),
-            "attempt 2 was rescued, and 1.1, which stopped in order, was to write its end",
+            changed(_life_of(1, stop_sent_at=1031.5), row_with(1, errors=LEFT), rescued_late, interrupted),
+            "attempt 2 was rescued, and 1.1, which stopped gracefully, must write its end",
         ),
         (
             changed(
-                _life_of(1, told_at=1031.5),
+                _life_of(1, stop_sent_at=1031.5),
                 row_with(1, errors=LEFT),
                 rescued_late,
                 execution_with(2, ended_at=None),
             ),
-            "attempt 2 was left behind by 1.1, and could have ended",
+            "attempt 2 was abandoned by 1.1, and could have ended",
         ),
         (execution_with(3, attempt=2), "attempt 2 was executed again at 1.1, and had ended"),
         (
@@ -396,7 +401,7 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
         ),
         (
             _logged("Traceback (most recent call last):\n"),
-            "1.1 logged 1 times no line of the log: 'Traceback",
+            "1.1 logged 1 times invalid log line: 'Traceback",
         ),
         (
             _logged('{"level": "error", "message": "pass failed", "exception": "KeyError"}\n'),
@@ -406,28 +411,29 @@ def test_audit_excuses(change: Change, world: Evidence) -> None:
         (world_with(faults=["0.1 must go on"]), "0.1 must go on"),
     ],
 )
-def test_audit_of_chaos_notices(change: Change, fault: str, world: Evidence) -> None:
-    """Whatever is wrong with the world is said of what it is wrong with."""
-    found = judge(change(world))
+def test_audit_finds_each_violation(change: Change, fault: str, world: Evidence) -> None:
+    """Each change of valid evidence is reported as its violation."""
+    found = find_violations(change(world))
 
     assert any(fault in one for one in found), found
 
 
-def test_audit_knows_what_a_stop_must_leave_behind(world: Evidence) -> None:
-    """A thread that outlasts its client's stop is left behind, which must be said; what could have ended is not."""
+def test_audit_accepts_an_abandoned_thread(world: Evidence) -> None:
+    """A thread may outlast its client's stop if that is logged; another attempt may not."""
     left = Execution("1.1", 1, 2, 0, "fail", 1016.0, token=3)
     long = dataclasses.replace(PLAN[0], work_ms=17_000)
     change: Change = changed(
-        _life_of(1, told_at=1019.0, ended_at=1032.5), row_with(1, errors=LEFT), rescued_late
+        _life_of(1, stop_sent_at=1019.0, ended_at=1032.5), row_with(1, errors=LEFT), rescued_late
     )
     stopped = change(world)
     row = dataclasses.replace(ROWS[0], errors=LEFT)
 
-    assert list(wrong_leavings(stopped, long, row, [left])) == [
-        "attempt 2 was left behind by 1.1, which must say so, and does not"
+    assert list(wrong_abandonments(stopped, long, row, [left])) == [
+        "attempt 2 was abandoned by 1.1 without a log line"
     ]
     assert (
-        list(wrong_leavings(_logged(_said(1032.0, "attempts abandoned"))(stopped), long, row, [left])) == []
+        list(wrong_abandonments(_logged(_log_line(1032.0, "attempts abandoned"))(stopped), long, row, [left]))
+        == []
     )
-    found = list(wrong_leavings(stopped, dataclasses.replace(long, work_ms=10_000), row, [left]))
-    assert found == [f"attempt 2 was left behind by 1.1, and could have ended: {left}"]
+    found = list(wrong_abandonments(stopped, dataclasses.replace(long, work_ms=10_000), row, [left]))
+    assert found == [f"attempt 2 was abandoned by 1.1, and could have ended: {left}"]

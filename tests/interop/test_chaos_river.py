@@ -12,7 +12,7 @@ from chaos_changes import execution_with, row_with, rows_of, world_with
 from chaos_journal import Execution, Journal, read_journals
 from chaos_plan import ChaosJob, act_of, plan
 from chaos_river import Options, chaos
-from chaos_rows import RESCUED, fate
+from chaos_rows import RESCUED, expected_outcome
 
 SECONDS = 60.0
 NUM_JOBS = 15_000
@@ -42,7 +42,7 @@ def test_plan_holds_all_that_can_happen() -> None:
     """Among a thousand jobs there are all fates, kinds, queues and priorities."""
     jobs = plan(1, 1000)
 
-    assert {fate(job, set()).state for job in jobs} == {"cancelled", "completed", "discarded"}
+    assert {expected_outcome(job, set()).state for job in jobs} == {"cancelled", "completed", "discarded"}
     assert {act for job in jobs for act in job.acts} == {"fail", "panic", "cancel", "hold"}
     assert {job.priority for job in jobs} == {1, 2, 3, 4}
     assert len({job.queue for job in jobs}) == len({job.kind for job in jobs}) == 3
@@ -63,7 +63,7 @@ def test_attempts_end_as_the_audit_expects() -> None:
             if attempt == job.max_attempts:
                 break
             attempt += 1
-        expected = fate(job, set())
+        expected = expected_outcome(job, set())
         assert (expected.attempt, expected.snoozes) == (attempt, snoozes), job
         assert expected.error_attempts == tuple(errors if act != "cancel" else [*errors, attempt]), job
 
@@ -149,7 +149,7 @@ def test_audit_knows_a_fetch_that_never_began() -> None:
         ),
         (row_with(1, unique_key=b"k"), "jobs 1 and 2 hold one unique key"),
         (row_with(2, state="running"), "job 2 (running): must be finalized"),
-        (row_with(2, state="discarded"), "job 2 (discarded): must be Fate(state='completed'"),
+        (row_with(2, state="discarded"), "job 2 (discarded): must be Expected(state='completed'"),
         (row_with(1, errors=[(1, RESCUED)]), "and errors [(1, 'Stuck job rescued by JobRescuer')]"),
         (row_with(1, metadata={}), "was rescued at [1], and counts None"),
         (row_with(2, metadata={"snoozes": 1}), "must have 0 to 0 snoozes, got 1"),

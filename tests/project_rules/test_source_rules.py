@@ -25,7 +25,7 @@ SLEEPERS = {
     "tests/acceptance/test_worker.py": "polls a file that another process creates",
     "tests/interop/mixed_fleet.py": "moves leadership at a fixed interval",
     "tests/chaos/chaos_fleet.py": "delays the restart of processes",
-    "tests/chaos/chaos_hand.py": "limits the duration of a fault",
+    "tests/chaos/chaos_injector.py": "limits the duration of a fault",
     "tests/chaos/chaos_load.py": "limits the rate of a load",
     "tests/chaos/chaos_recovery.py": "measures time",
     "tests/chaos/chaos_run.py": "polls the jobs of other processes",

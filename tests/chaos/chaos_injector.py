@@ -1,4 +1,4 @@
-"""The hand that does the faults of a plan, each in its lane, one after the other."""
+"""Injects the faults of a plan, in each lane one after the other."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from millhand.driver.asyncpg_error import WIRE_ERRORS
 from proxy import Direction
 
 HOUR_SECONDS = 3600.0
-NUM_LOCKED_MAX = 20  # of the jobs that run, most of the time a few dozen
-# What is told of a fault that this machine has not the means for.
+NUM_LOCKED_MAX = 20  # of a few dozen running jobs
+# The message for a fault that this machine cannot inject.
 NO_DISK = "no small disk could be mounted here, so none was filled"
 
 
-class Hand:
-    """Does the faults to `fleet` and `server`. `skipped` says what could not be done, and why."""
+class FaultInjector:
+    """Injects faults into `fleet` and `server`. `skipped` has those that this machine cannot inject, with the reason."""
 
     def __init__(self, fleet: Fleet, server: ChaosServer, say: Callable[[str], None]) -> None:
         self.done: dict[str, int] = {}
@@ -35,7 +35,7 @@ class Hand:
         self._server = server
 
     async def do(self, faults: Sequence[Fault]) -> None:
-        """Do all of them, each when it is due."""
+        """Inject all faults, each when it is due."""
         self._began_at = time.monotonic()
         async with asyncio.TaskGroup() as lanes:
             for lane in LANES:
@@ -59,7 +59,7 @@ class Hand:
             await asyncio.sleep(fault.seconds / (2 * NUM_WORKERS))
 
     async def _kill_leaders(self, fault: Fault) -> None:
-        """Kill whoever leads, in either leader_role, and whoever follows, and again."""
+        """Kill the leaders of both roles, then their successors, and again."""
         until = time.monotonic() + fault.seconds
         while time.monotonic() < until:
             for who in await self._leaders():
@@ -78,7 +78,7 @@ class Hand:
         self._fleet.stop(fault.who, keeps_name=fault.amount < 0.5)
 
     async def _rolling_restart(self, fault: Fault) -> None:
-        """Tell one after the other to stop; the next when another works in its place, or has not for too long."""
+        """Stop the workers one after the other, each when the last one's successor runs or takes too long."""
         for number in range(NUM_WORKERS):
             who = (fault.who + number) % NUM_WORKERS
             self._fleet.stop(who, keeps_name=(number + fault.who) % 2 == 0)
@@ -91,7 +91,7 @@ class Hand:
         await self._freeze(fault, is_cut=False)
 
     async def _freeze_long(self, fault: Fault) -> None:
-        """Freeze a worker, and end its sessions, as if its machine were gone."""
+        """Freeze a worker and end its sessions, as if its machine were lost."""
         await self._freeze(fault, is_cut=True)
 
     async def _freeze_longest(self, fault: Fault) -> None:
@@ -114,7 +114,7 @@ class Hand:
             await asyncio.sleep(fault.seconds)
         self._fleet.set_clock(fault.who, 0.0)
 
-    # Ways to the database.
+    # Connections.
 
     async def _partition(self, fault: Fault) -> None:
         await self._way(fault, self._fleet.ways[fault.who].stop_up)
@@ -179,7 +179,7 @@ class Hand:
                 connection.terminate()
 
     async def _row_lock(self, fault: Fault) -> None:
-        """Lock rows of jobs that run, as a transaction does that somebody has left open."""
+        """Lock rows of running jobs, as an open transaction does."""
         sql = "SELECT id FROM river_job WHERE state = 'running' ORDER BY random() LIMIT $1 FOR UPDATE SKIP LOCKED"
         with self._fleet.trouble("database", None), contextlib.suppress(*WIRE_ERRORS):
             async with self._connected() as connection, connection.transaction():
