@@ -63,7 +63,7 @@ PRIMARY = "river_job_pkey"
 CLIENTS = "millhand_client_pkey"
 UNIQUE = "river_job_unique_idx"
 
-# Mostly completed, a backlog of one queue, some of everything else: as a busy database looks.
+# As in a busy database: mostly completed jobs, a backlog in one queue, some jobs in every other state.
 FILL = f"""
 INSERT INTO /* schema */river_job (
     args, kind, max_attempts, state, queue, priority, created_at, scheduled_at, attempted_at, finalized_at,
@@ -86,10 +86,10 @@ LATERAL (SELECT
 """
 
 
-def params(**said: Any) -> InsertParams:
+def params(**given: Any) -> InsertParams:
     return InsertParams(
         kind="act", encoded_args="{}", max_attempts=25, encoded_metadata="{}", priority=1, queue="queue_1",
-        state=JobState.AVAILABLE, **said,
+        state=JobState.AVAILABLE, **given,
     )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def row(id: JobId) -> JobRow:
 IDS = [JobId(id) for id in range(1, 101)]
 UNIQUE_PARAMS = params(unique_key=b"k" * 32, unique_states=0xF5)
 
-# What the engine says all the time, and the indexes that it must be said by. None of it may read the table.
+# The engine's frequent statements, and the indexes that each must use. None of them may scan the table.
 HOT: dict[str, tuple[Query[Any], set[str]]] = {
     "fetch": (
         job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), now=NOW),
@@ -134,7 +134,7 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
         job_get_available(queue="queue_1", limit=100, client_id=ClientId("c"), kinds=["kind_1"], now=NOW),
         {FETCHING, PRIMARY},
     ),
-    "fetch above floors": (
+    "fetch above starts": (
         job_get_available_above(
             (FetchStart(LONG_AGO, 1),) * 4, queue="queue_1", limit=100, client_id=ClientId("c"), now=NOW
         ),
@@ -218,7 +218,7 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
 
 @pytest.fixture(scope="module")
 async def filled(module_driver: AsyncpgDriver) -> AsyncpgDriver:
-    """A schema that looks like a busy one, vacuumed and analyzed."""
+    """A schema with the rows of a busy one, vacuumed and analyzed."""
     await module_driver.pool.execute_script(FILL)
     await module_driver.pool.fetch(f"VACUUM ANALYZE {module_driver.schema}.river_job")
     return module_driver
@@ -243,23 +243,23 @@ async def connection(
 
 
 @pytest.mark.parametrize("name", HOT)
-async def test_hot_statement_goes_by_its_indexes(
+async def test_hot_statement_uses_its_indexes(
     connection: asyncpg.Connection, filled: AsyncpgDriver, name: str
 ) -> None:
-    """On a full table, a statement that is said all the time reads by its indexes and never the whole table."""
+    """On a full table, a frequent statement uses its indexes and never scans the whole table."""
     query, indexes = HOT[name]
 
     plan = await explain(connection, query, filled.schema)
 
     assert {node["Index Name"] for node in plan if "Index Name" in node} <= indexes
-    # A list reads its index from the end until it has a page.
+    # A list reads its index backwards until it has a page.
     assert name.startswith("list") or [node["Node Type"] for node in plan if is_scan_of_all(node)] == []
 
 
-async def test_plan_made_on_an_empty_table_is_by_index(
+async def test_plan_made_on_an_empty_table_uses_indexes(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
-    """Our settings keep a plan from reading the whole table that was made when there was nothing in it."""
+    """With Millhand's settings, a plan made on an empty table does not scan the whole table later."""
     await schema_driver.pool.fetch(f"VACUUM ANALYZE {schema_driver.schema}.river_job")
     connection = await asyncpg.connect(postgres_url, server_settings=PLANNER_SETTINGS)
 
@@ -287,10 +287,10 @@ LARGE: dict[str, Query[Any]] = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-async def test_large_batch_has_no_loop_in_a_loop(
+async def test_large_batch_has_no_nested_loop(
     connection: asyncpg.Connection, filled: AsyncpgDriver, schema_driver: AsyncpgDriver, name: str
 ) -> None:
-    """However large a batch, no row of it is compared with all others, on a full table or an empty one."""
+    """No row of a large batch is compared with all others, on a full or an empty table."""
     for driver in (filled, schema_driver):
         plan = await explain(connection, LARGE[name], driver.schema)
 
@@ -307,10 +307,10 @@ async def test_large_batch_has_no_loop_in_a_loop(
     ],
     ids=lambda value: value.name if isinstance(value, Query) else "",
 )
-async def test_looks_for_clients_read_no_whole_table_of_jobs(
+async def test_statements_about_clients_never_scan_all_jobs(
     connection: asyncpg.Connection, filled: AsyncpgDriver, query: Query[Any], indexes: set[str]
 ) -> None:
-    """What a leader, and each client at times, asks of jobs for the fleet's sake has an end, however many there are."""
+    """What leader and clients query about jobs for other clients is bounded, however many jobs there are."""
     plan = await explain(connection, query, filled.schema)
 
     of_jobs = [node for node in plan if node.get("Relation Name") == "river_job" or "Index Name" in node]
@@ -325,7 +325,7 @@ async def test_looks_for_clients_read_no_whole_table_of_jobs(
 async def test_fetch_reads_no_more_than_it_takes(
     connection: asyncpg.Connection, filled: AsyncpgDriver
 ) -> None:
-    """A fetch of a hundred from a backlog of thousands looks at a hundred entries of its index."""
+    """A fetch of a hundred from a backlog of thousands reads a hundred index entries."""
     query = HOT["fetch"][0]
     sql, names = compile_statement(query.name, filled.schema)
     values = [query.params[name] for name in names]
@@ -337,7 +337,7 @@ async def test_fetch_reads_no_more_than_it_takes(
 
 
 def is_scan_of_all(node: Node) -> bool:
-    """Return whether a node reads all of a table, by itself or by an index from end to end; but for the few clients."""
+    """Return whether a node reads a whole table, directly or by a whole index; the few clients excepted."""
     if node.get("Relation Name") == "millhand_client":
         return False
     is_by_index = "Index Name" in node and "Scan" in node["Node Type"]
@@ -345,7 +345,7 @@ def is_scan_of_all(node: Node) -> bool:
 
 
 async def explain(connection: asyncpg.Connection, query: Query[Any], schema: str) -> list[Node]:
-    """Return the nodes of the plan that a connection makes for a query, for its params unless it plans once for all."""
+    """Return the plan's nodes for a query with its params, or for all params where the connection plans once."""
     sql, names = compile_statement(query.name, schema, fragments=query.fragments)
     if await connection.fetchval("SHOW plan_cache_mode") == "auto":
         return as_nodes(
@@ -353,13 +353,13 @@ async def explain(connection: asyncpg.Connection, query: Query[Any], schema: str
         )
     await connection.execute(f"PREPARE planned AS {sql}")
     values = f"({', '.join(['NULL'] * len(names))})" if names else ""
-    told = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned {values}")
+    plan_json = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE planned {values}")
     await connection.execute("DEALLOCATE planned")
-    return as_nodes(told)
+    return as_nodes(plan_json)
 
 
-def as_nodes(told: str) -> list[Node]:
-    [plan] = json.loads(told)
+def as_nodes(plan_json: str) -> list[Node]:
+    [plan] = json.loads(plan_json)
     return list(nodes(plan["Plan"]))
 
 
@@ -369,12 +369,12 @@ def nodes(plan: Node) -> Iterator[Node]:
         yield from nodes(inner)
 
 
-def test_every_hot_statement_is_here() -> None:
-    """What the producer, the completer and the services say is in the table above, whoever adds to it."""
-    said = {query.name for query, _ in HOT.values()}
+def test_every_hot_statement_is_listed() -> None:
+    """Each statement of producer, completer and services is in the table above."""
+    listed = {query.name for query, _ in HOT.values()}
 
-    assert {name for name in said if not re.match(r"job_", name)} == set()
-    assert said >= {
+    assert {name for name in listed if not re.match(r"job_", name)} == set()
+    assert listed >= {
         "job_get_available",
         "job_get_available_above",
         "job_complete_many",

@@ -1,4 +1,4 @@
-"""Plans among hundreds of thousands of dead rows, which an open transaction keeps from being taken away."""
+"""Plans among hundreds of thousands of dead rows, which an open transaction keeps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from millhand.store.query import Query
 
 pytestmark = pytest.mark.slow
 
-NUM_WORKED = 100_000  # each leaves three dead versions, and entries for them in each index
+NUM_WORKED = 100_000  # each leaves three dead versions with entries in each index
 NUM_AVAILABLE = 2_000
 LIMIT = 100
-FLOOR = FetchStart(NOW - timedelta(hours=1), 0)  # all that was worked stands below it
+START_AFTER = FetchStart(NOW - timedelta(hours=1), 0)  # after all worked jobs
 
 INSERT = """
 INSERT INTO /* schema */river_job (kind, args, max_attempts, queue, scheduled_at)
@@ -45,7 +45,7 @@ FROM generate_series(1, %d) AS n
 
 @pytest.fixture(scope="module")
 async def dead(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[AsyncpgDriver]:
-    """A schema whose dead rows outnumber the others by far, while a snapshot from before them is open."""
+    """A schema with far more dead rows than others, while an older snapshot is open."""
     pool, schema = module_driver.pool, module_driver.schema
     await pool.execute_script(INSERT % NUM_WORKED, timeout_seconds=120)
     idle = await asyncpg.connect(postgres_url)
@@ -70,10 +70,10 @@ async def connection(postgres_url: str, dead: AsyncpgDriver) -> AsyncIterator[as
     await connection.close()
 
 
-async def test_hot_statements_go_by_their_indexes_among_dead_rows(
+async def test_hot_statements_use_their_indexes_among_dead_rows(
     connection: asyncpg.Connection, dead: AsyncpgDriver
 ) -> None:
-    """Whatever the statistics make of so many dead rows, what is said all the time never reads the whole table."""
+    """Whatever the statistics, no frequent statement scans the whole table."""
     for name, (query, indexes) in HOT.items():
         plan = await explain(connection, query, dead.schema)
 
@@ -82,16 +82,16 @@ async def test_hot_statements_go_by_their_indexes_among_dead_rows(
         assert name.startswith("list") or scans == [], name
 
 
-async def test_fetch_above_floors_reads_no_dead_entries(
+async def test_fetch_after_starts_reads_no_dead_entries(
     connection: asyncpg.Connection, dead: AsyncpgDriver
 ) -> None:
-    """A fetch from the start reads the entries of all that was worked; one above the floors reads what it takes."""
+    """A fetch from the beginning reads the entries of all finished jobs; one after the starts only what it takes."""
     wanted: dict[str, Any] = {"queue": "queue_1", "limit": LIMIT, "client_id": ClientId("c"), "now": NOW}
 
     from_start = await measured(connection, job_get_available(**wanted), dead.schema)
-    above = await measured(connection, job_get_available_above((FLOOR,) * 4, **wanted), dead.schema)
+    above = await measured(connection, job_get_available_above((START_AFTER,) * 4, **wanted), dead.schema)
 
-    print("blocks of a fetch from the start, and above the floors:", from_start, above)
+    print("blocks of a fetch from the start, and above the starts:", from_start, above)
     assert from_start > NUM_WORKED / 100
     assert above < LIMIT / 10
 

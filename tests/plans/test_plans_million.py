@@ -1,8 +1,8 @@
 """
-Plans at a million rows, beside a million dead ones: how many blocks each statement reads that is said all the time.
+Plans at a million rows beside a million dead ones: how many blocks each frequent statement reads.
 
-The table is filled by statements of a million rows each, and its indexes are made afterwards, which takes a third of the
-time; a snapshot that is older is open meanwhile, so the indexes have the entries of the dead as well.
+Statements of a million rows fill the table, and its indexes are created afterwards, which takes a third of the time. An
+older snapshot is open meanwhile, so the indexes have entries for the dead rows too.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ SECONDS = 120.0
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 FLOORS = (FetchStart(NOW - timedelta(minutes=2), 0),) * 4
-# What a statement may read: to find its way, by a hundred ids at most, and for each row that it writes, in seven indexes.
+# The blocks that a statement may read: to find at most a hundred ids, and for each row that it writes, in seven indexes.
 BLOCKS = 250
 BLOCKS_PER_ROW = 30
 
-# All but the primary key: they are dropped, and made again once the rows are there.
+# All but the primary key: dropped, and created again when the table is filled.
 INDEXES = """
 SELECT index.indexrelid::regclass::text AS name, pg_get_indexdef(index.indexrelid) AS made_by
 FROM pg_index AS index
 WHERE index.indrelid = '/* schema */river_job'::regclass AND NOT index.indisprimary
 """
-# What was completed, in the last half an hour.
+# Jobs completed in the last half hour.
 INSERT_COMPLETED = f"""
 INSERT INTO /* schema */river_job (
     kind, args, max_attempts, queue, priority, state, attempt, attempted_at, attempted_by, scheduled_at, finalized_at
@@ -83,7 +83,7 @@ SELECT 'act', '{{}}', 25, 'queue_' || n % 2, 1 + n / 2 % 2, 'completed', 1, at, 
 FROM generate_series(1, {NUM_ROWS}) AS n,
 LATERAL (SELECT timestamptz '2026-11-25 11:30+00' + n * interval '1.5 milliseconds' AS at) AS its
 """
-# What is dead: versions of jobs in the states that they had before, and jobs that were deleted when their time was over.
+# Dead rows: old versions of jobs, and jobs that the cleaner deleted.
 INSERT_DEAD = f"""
 INSERT INTO /* schema */river_job (
     kind, args, max_attempts, queue, priority, state, attempt, attempted_at, attempted_by, scheduled_at, finalized_at
@@ -101,7 +101,7 @@ LATERAL (SELECT
     END AS state) AS its
 """
 DELETE_DEAD = f"DELETE FROM /* schema */river_job WHERE id > {NUM_ROWS}"
-# What waits, and what runs, a little of it for two hours.
+# Waiting and running jobs, a few of them running for two hours.
 INSERT_ALIVE = f"""
 INSERT INTO /* schema */river_job (
     kind, args, max_attempts, queue, priority, state, attempt, attempted_at, attempted_by, scheduled_at
@@ -124,8 +124,8 @@ VALUES ('c', 'python', '1', 'here', 1, '{}', '{}', '{}', '5 seconds', '2026-11-2
 GET_RUNNING = "SELECT id FROM /* schema */river_job WHERE state = 'running' AND attempted_at = $1 LIMIT $2"
 
 
-class Said(NamedTuple):
-    """What became of a statement: blocks read, rows that it wrote or gave, and whether it read a whole table."""
+class Measured(NamedTuple):
+    """What a statement did: blocks read, rows written or returned, and whether it scanned a whole table."""
 
     num_blocks: int
     num_rows: int
@@ -136,17 +136,17 @@ class Said(NamedTuple):
         return not self.is_of_all and self.num_blocks <= BLOCKS + BLOCKS_PER_ROW * self.num_rows
 
 
-class Found(NamedTuple):
-    """What was measured beside a million dead rows, and of a fetch from the start as the dead were taken away."""
+class Measurements(NamedTuple):
+    """What was measured beside a million dead rows, and for a fetch from the beginning as these were removed."""
 
-    beside: dict[str, Said]
-    seldom: dict[str, Said]
-    fetches: list[Said]
+    beside: dict[str, Measured]
+    seldom: dict[str, Measured]
+    fetches: list[Measured]
 
 
 @pytest.fixture
-async def found(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Found]:
-    """A million jobs that were completed and a million dead versions, all statements said once, and then vacuumed."""
+async def measurements(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Measurements]:
+    """A million completed jobs and a million dead versions, with all statements run once, and then vacuumed."""
     async with contextlib.AsyncExitStack() as stack:
         idle, filler, ours = [
             await asyncpg.connect(postgres_url, server_settings=settings) for settings in ({}, {}, PLANNER_SETTINGS)
@@ -157,22 +157,22 @@ async def found(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterato
         rows = await filler.fetch(qualified(GET_RUNNING, module_driver.pool), NOW, LIMIT)
         ids = [JobId(row["id"]) for row in rows]
 
-        async def said(query: Query[Any]) -> Said:
+        async def measure(query: Query[Any]) -> Measured:
             return await measured(ours, query, module_driver.schema)
 
-        beside = {name: await said(query) for name, query in hot(ids).items()}
-        seldom = {name: await said(query) for name, query in seldom_said().items()}
+        beside = {name: await measure(query) for name, query in hot(ids).items()}
+        seldom = {name: await measure(query) for name, query in rare().items()}
         from_start = job_get_available(**FETCH)
-        fetches = [await said(from_start)]
+        fetches = [await measure(from_start)]
         await idle.execute("ROLLBACK")
-        fetches += [await said(from_start), await said(from_start)]
+        fetches += [await measure(from_start), await measure(from_start)]
         await filler.execute(f"VACUUM {module_driver.schema}.river_job", timeout=SECONDS)
-        fetches += [await said(from_start)]
-        yield Found(beside, seldom, fetches)
+        fetches += [await measure(from_start)]
+        yield Measurements(beside, seldom, fetches)
 
 
 async def fill(filler: asyncpg.Connection, driver: AsyncpgDriver, *, snapshot: asyncpg.Connection) -> None:
-    """Fill a table, open a snapshot, and have a million of its rows die."""
+    """Fill a table, open a snapshot, and update a million of its rows."""
 
     async def say(sql: str) -> None:
         await filler.execute(qualified(sql, driver.pool), timeout=SECONDS)
@@ -190,27 +190,27 @@ async def fill(filler: asyncpg.Connection, driver: AsyncpgDriver, *, snapshot: a
     await say("VACUUM (ANALYZE) /* schema */river_job")
 
 
-async def measured(connection: asyncpg.Connection, query: Query[Any], schema: str) -> Said:
+async def measured(connection: asyncpg.Connection, query: Query[Any], schema: str) -> Measured:
     """Say a statement as a worker does, undo it, and return what it took."""
     sql, names = compile_statement(query.name, schema, fragments=query.fragments)
     transaction = connection.transaction()
     await transaction.start()
-    told = await connection.fetchval(
+    plan_json = await connection.fetchval(
         f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS, FORMAT JSON) {sql}",
         *(query.params[name] for name in names),
         timeout=SECONDS,
     )
     await transaction.rollback()
-    nodes = as_nodes(told)
+    nodes = as_nodes(plan_json)
     num_blocks = nodes[0]["Shared Hit Blocks"] + nodes[0]["Shared Read Blocks"]
     writes = [one for node in nodes if node["Node Type"] == "ModifyTable" for one in (node, *node["Plans"])]
     num_rows = max(int(node["Actual Rows"]) for node in (nodes[0], *writes))
     is_of_all = any(
         is_scan_of_all(node) for node in nodes if node.get("Relation Name") in (None, "river_job")
     )
-    milliseconds = json.loads(told)[0]["Execution Time"]
+    milliseconds = json.loads(plan_json)[0]["Execution Time"]
     print(f"{query.name:30}{num_blocks:>8,} blocks{num_rows:>5,} rows{milliseconds:>8.1f} ms")
-    return Said(num_blocks, num_rows, is_of_all)
+    return Measured(num_blocks, num_rows, is_of_all)
 
 
 FETCH: dict[str, Any] = {"queue": "queue_1", "limit": LIMIT, "client_id": ClientId("c"), "now": NOW}
@@ -232,7 +232,7 @@ def heartbeat() -> Query[Any]:
 
 
 def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
-    """Return what is said all the time, beside dead rows; `ids` are of jobs that run since NOW."""
+    """Return the frequent statements, beside dead rows; `ids` are of jobs that run since NOW."""
     changes = [
         StateChange(
             id=id, state=JobState.RETRYABLE, event_kind=EventKind.JOB_FAILED, scheduled_at=NOW, attempted_at=NOW,
@@ -243,8 +243,8 @@ def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
     rescues = [Rescue(id, JobState.RETRYABLE, AttemptError(NOW, 1, "stuck")) for id in ids]
     bounded = {**STUCK, "due_before": NOW - HOUR}
     return {
-        "fetch above floors": job_get_available_above(FLOORS, **FETCH),
-        "fetch above floors, of known kinds": job_get_available_above(FLOORS, kinds=["act"], **FETCH),
+        "fetch after starts": job_get_available_above(FLOORS, **FETCH),
+        "fetch above starts, of known kinds": job_get_available_above(FLOORS, kinds=["act"], **FETCH),
         "fetch of an idle queue": job_get_available(**IDLE),
         "fetch of an idle queue, by priority": job_get_available_above(START, **IDLE),
         "complete": complete(ids),
@@ -267,25 +267,25 @@ def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
         "search for who is gone": client_declare_lost(
             id=ClientId("c"), steady_since=NOW - HOUR, suspect_ids=(), recently=timedelta(minutes=1), now=NOW
         ),
-        "clean clients while nobody is gone": client_delete_gone(last_seen_horizon=NOW - 24 * HOUR),
+        "clean clients while no client is gone": client_delete_gone(last_seen_horizon=NOW - 24 * HOUR),
         "heartbeat": heartbeat(),
         "clean": job_delete_before(**CLEAN, within=timedelta(minutes=2)),
         "clean what is older": job_delete_before(**{**CLEAN, "completed_horizon": NOW}, within=timedelta(minutes=10)),
     }  # fmt: skip
 
 
-def seldom_said() -> dict[str, Query[Any]]:
+def rare() -> dict[str, Query[Any]]:
     """
-    Return what reads the entries of the dead, and is said seldom: a fiftieth of the time at most, or once an hour.
+    Return the rare statements, which read dead entries: they take at most a fiftieth of the time, or run once an hour.
 
-    What a lost fetch took is looked for when the database is back, and for two minutes more.
+    The search for lost fetches runs only after an outage, for two minutes.
     """
     return {
-        "fetch from the start": job_get_available(**FETCH),
-        "fetch from the start, by priority": job_get_available_above(START, **FETCH),
+        "fetch from the beginning": job_get_available(**FETCH),
+        "fetch from the beginning, by priority": job_get_available_above(START, **FETCH),
         "schedule everything": job_schedule(now=NOW, limit=LIMIT),
         "search for all stuck jobs": job_get_stuck(**STUCK),
-        "search for all jobs of who is gone": job_get_stranded(after_id=JobId(0), limit=LIMIT, now=NOW),
+        "search for all jobs of dead clients": job_get_stranded(after_id=JobId(0), limit=LIMIT, now=NOW),
         "search for others": client_get_unregistered(now=NOW),
         "search for kinds": client_get_unknown_kinds(kinds=["act"], queues=["queue_1"], now=NOW),
         "search for a lost fetch": job_get_lost(queue="queue_1", client_id=ClientId("c"), after=NOW),
@@ -293,17 +293,17 @@ def seldom_said() -> dict[str, Query[Any]]:
     }
 
 
-# One test: workers of a test run that share its cases out would each fill a table.
-async def test_hot_statements_read_few_blocks_beside_a_million_dead_rows(found: Found) -> None:
+# One test, because each worker of a parallel run would fill a table of its own.
+async def test_hot_statements_read_few_blocks_beside_a_million_dead_rows(measurements: Measurements) -> None:
     """
-    What is said all the time reads no whole table and no entries of the dead: some blocks, and some for each row.
+    Frequent statements scan no whole table and read no dead entries: a fixed number of blocks, and some for each row.
 
-    Each that writes has met the rows that it is for. What has to read the entries of the dead now and then goes by its
-    index, too, and dead there are. With the snapshot gone one fetch from the start reads the dead rows and marks them, the
-    next their entries alone, and none after a vacuum.
+    Each statement that writes finds rows to write. Rare statements read dead entries, but by an index. Without the
+    snapshot one fetch from the beginning reads and marks the dead rows, the next only their entries, and after a vacuum
+    a fetch reads neither.
     """
     whole = (
-        "fetch above floors",
+        "fetch after starts",
         "complete",
         "set state",
         "insert many",
@@ -311,11 +311,11 @@ async def test_hot_statements_read_few_blocks_beside_a_million_dead_rows(found: 
         "give back",
         "clean what is older",
     )
-    beside, marking, marked, vacuumed = [fetch.num_blocks for fetch in found.fetches]
+    beside, marking, marked, vacuumed = [fetch.num_blocks for fetch in measurements.fetches]
 
-    assert {name: said for name, said in found.beside.items() if not said.is_cheap} == {}
-    assert {name: found.beside[name].num_rows for name in whole} == dict.fromkeys(whole, LIMIT)
-    assert {name for name, said in found.seldom.items() if said.is_of_all} == set()
-    assert min(said.num_blocks for said in found.seldom.values()) > 10 * BLOCKS
-    assert found.fetches[-1].is_cheap
+    assert {name: one for name, one in measurements.beside.items() if not one.is_cheap} == {}
+    assert {name: measurements.beside[name].num_rows for name in whole} == dict.fromkeys(whole, LIMIT)
+    assert {name for name, one in measurements.seldom.items() if one.is_of_all} == set()
+    assert min(one.num_blocks for one in measurements.seldom.values()) > 10 * BLOCKS
+    assert measurements.fetches[-1].is_cheap
     assert vacuumed <= marked < beside / 5 < marking

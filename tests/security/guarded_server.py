@@ -1,7 +1,7 @@
 """
-A PostgreSQL that lets nobody in without TLS and a password, or a certificate, with an authority of its own.
+A PostgreSQL that accepts only TLS with a password or a certificate, from a certificate authority of its own.
 
-The wheel's programs know no TLS; Debian's do.
+The PostgreSQL of the wheel has no TLS; Debian's has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from required import missing
 HOST = "localhost"
 OWNER = "owner"
 CERTIFIED = "certified"
-# What has to be written as %XX in a URL, and what people take for its end.
+# Characters that a URL must escape as %XX, and that could end its password.
 PASSWORD = "pa:ss/w@rd?#%é"
 RULES = f"""\
 hostssl all {CERTIFIED} all cert
@@ -36,7 +36,7 @@ local all all trust
 
 @dataclass(frozen=True, kw_only=True)
 class GuardedServer:
-    """Where it listens, and where the certificates are: `ca`, `other_ca` (which signed nothing), `client`."""
+    """Its socket directory and port, and its certificates: `ca`, `other_ca` (which signed nothing), `client`."""
 
     directory: Path
     port: int
@@ -53,7 +53,7 @@ class GuardedServer:
 
 @contextlib.contextmanager
 def guarded_server() -> Iterator[GuardedServer]:
-    """Make a cluster and its certificates, and run it; whoever has no PostgreSQL with TLS is told to skip."""
+    """Make and run a cluster with certificates; skip where PostgreSQL with TLS is not installed."""
     found = _programs_with_tls()
     if found is None or shutil.which("openssl") is None:
         missing("tls", "there is no PostgreSQL with TLS; apt-get install postgresql openssl")

@@ -1,4 +1,4 @@
-"""TLS as the URL or the environment asks for it, on every connection, by every driver; and what is said where it fails."""
+"""TLS as the URL or the environment requests it, on every connection, by every driver; and its errors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def by_certificate(server: GuardedServer) -> str:
 
 
 def environment(server: GuardedServer) -> dict[str, str]:
-    """Return what stands for everything that a URL may say."""
+    """Return the environment variables for everything that a URL may have."""
     return {
         "PGHOST": HOST,
         "PGPORT": str(server.port),
@@ -85,7 +85,7 @@ def environment(server: GuardedServer) -> dict[str, str]:
 
 
 async def _works(database: Any) -> list[bool]:
-    """Have a client on `database` work a job, and return whether its listening connection has TLS."""
+    """Let a client on `database` work a job, and return whether its listening connection has TLS."""
     workers = Workers()
 
     @workers.add()
@@ -97,7 +97,7 @@ async def _works(database: Any) -> list[bool]:
             event = await asyncio.wait_for(anext(events), GENEROUS_SECONDS)
         pool = client._driver.pool
         async with asyncio.timeout(GENEROUS_SECONDS):
-            # A client's that was there before may be on its way out.
+            # A connection of a previous client may still be closing.
             while len(listening := [row["ssl"] for row in await pool.fetch(LISTENING)]) > 1:
                 pass
         [without] = await pool.fetch(WITHOUT_TLS)
@@ -107,7 +107,7 @@ async def _works(database: Any) -> list[bool]:
 
 @pytest.mark.parametrize("url", [in_url, by_certificate, lambda server: server.url(sslmode="require")])
 async def test_every_connection_has_tls_as_the_url_says(server: GuardedServer, url: Use) -> None:
-    """Pools and listeners of asyncpg and psycopg, and clients without async, with a password or a certificate."""
+    """Pools and listeners of asyncpg and psycopg, and blocking clients, with a password or a certificate."""
     assert await _works(url(server)) == [True]
     async with psycopg_pool.AsyncConnectionPool(url(server), open=False) as pool:
         assert await _works(pool) == [True]
@@ -119,10 +119,10 @@ async def test_every_connection_has_tls_as_the_url_says(server: GuardedServer, u
         assert client.insert(Act()).job.kind == "act"
 
 
-async def test_environment_stands_for_what_a_url_does_not_say(
+async def test_environment_variables_replace_options_of_the_url(
     server: GuardedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`postgresql://` and PG… variables are enough, certificates included, for either driver."""
+    """`postgresql://` and PG… variables suffice, certificates included, for either driver."""
     for name, value in environment(server).items():
         monkeypatch.setenv(name, value)
 
@@ -170,10 +170,10 @@ async def test_environment_stands_for_what_a_url_does_not_say(
         ),
     ],
 )
-async def test_error_names_the_option_that_mends_it(
+async def test_error_names_the_option_to_correct(
     server: GuardedServer, make: Any, url: Use, remedy: str
 ) -> None:
-    """Whichever driver, the error says in one line which option of TLS to look at, and never the password."""
+    """For every driver the error names in one line the TLS option to check, and never the password."""
     driver = make(url(server))
     with pytest.raises(MillhandError) as caught:
         await driver.open()
@@ -184,8 +184,8 @@ async def test_error_names_the_option_that_mends_it(
     assert quote(PASSWORD, safe="") not in str(caught.value)
 
 
-def test_command_line_takes_both_and_says_what_is_wrong(server: GuardedServer, tmp_path: Any) -> None:
-    """`millhand` connects by either, and where it cannot it ends with the option's name and without the password."""
+def test_command_line_connects_by_both_and_reports_errors(server: GuardedServer, tmp_path: Any) -> None:
+    """`millhand` connects by either, and otherwise exits with the option's name, without the password."""
 
     def millhand(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "millhand", *arguments]

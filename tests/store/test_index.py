@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from millhand.config import REINDEXER_INDEX_NAMES
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
 from millhand.store.index import (
-    JOB_INDEX_NAMES,
     artifact_names,
     checked_index_name,
     index_drop,
@@ -15,7 +15,7 @@ from millhand.store.index import (
 )
 
 
-@pytest.mark.parametrize("name", JOB_INDEX_NAMES)
+@pytest.mark.parametrize("name", REINDEXER_INDEX_NAMES)
 async def test_every_default_index_exists_and_can_be_rebuilt(schema_driver: AsyncpgDriver, name: str) -> None:
     """The default names are those of the migrations, and a rebuild leaves no artifact."""
     before = await schema_driver.pool.run(index_get_names(name))

@@ -32,7 +32,7 @@ from millhand.sql import bare, compile_statement, statements
 
 REFUSED_STATE = "42501"
 UNIQUE = Opts(unique=UniqueOpts(by_args=True))
-# Those that only the owner makes, and those of the tests' own.
+# Statements of the owner alone, and of the testing kit.
 OF_OWNER = re.compile(r"migration_(?!get)|index_(?!get)")
 FILLED = {
     "where": "true",
@@ -86,8 +86,8 @@ class Act:
     what: str
 
 
-class House:
-    """A schema with its roles, and the way in as each."""
+class RoleSchema:
+    """A schema with its roles, and a URL for each role."""
 
     def __init__(self, driver: AsyncpgDriver, url: str, roles: Roles) -> None:
         self.driver = driver
@@ -115,22 +115,22 @@ class House:
 
 
 @pytest.fixture
-async def house(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[House]:
-    """A migrated schema whose roles were made by what is printed; roles belong to the server, hence the number."""
+async def role_schema(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[RoleSchema]:
+    """A migrated schema with the roles of the printed SQL; roles belong to the server, so their names are unique."""
     pid = os.getpid()
     roles = Roles(
         worker=f"t{pid}-worker", inserter=f"t{pid}_in", feeder=f"t{pid}@feeder.iam", reader=f"t{pid}_Reader"
     )
     sql = grants_sql(roles, schema=schema_driver.schema)
-    for _ in range(2):  # the second time there is nothing new in it
+    for _ in range(2):  # the second run changes nothing
         await schema_driver.pool.execute_script(sql)
-    yield House(schema_driver, postgres_url, roles)
+    yield RoleSchema(schema_driver, postgres_url, roles)
     names = ", ".join(f'"{role}"' for role in astuple(roles))
     await schema_driver.pool.execute_script(f"DROP OWNED BY {names}; DROP ROLE {names}")
 
 
-async def refused(connection: asyncpg.Connection, statements: Iterable[str], schema: str) -> list[str]:
-    """Return those of the statements that were not refused for want of a privilege."""
+async def denied(connection: asyncpg.Connection, statements: Iterable[str], schema: str) -> list[str]:
+    """Return which of the statements need a missing privilege."""
     allowed = []
     for sql in statements:
         transaction = connection.transaction()
@@ -139,7 +139,7 @@ async def refused(connection: asyncpg.Connection, statements: Iterable[str], sch
             await connection.execute(sql.format(f'"{schema}"'))
             allowed.append(sql)
         except asyncpg.InsufficientPrivilegeError:
-            pass  # refused, so it is not among the allowed
+            pass  # denied
         finally:
             await transaction.rollback()
     return allowed
@@ -150,7 +150,7 @@ def is_of_owner(name: str) -> bool:
 
 
 async def explained(connection: asyncpg.Connection, schema: str) -> set[str]:
-    """Return the names of all statements of ours that a role may run, the owner's left out."""
+    """Return the names of all statements that a role may run, without the owner's."""
     allowed = set()
     for name, text in statements().items():
         if is_of_owner(name):
@@ -168,13 +168,13 @@ async def explained(connection: asyncpg.Connection, schema: str) -> set[str]:
     return allowed
 
 
-async def test_each_role_may_run_what_it_needs_of_all_statements(house: House) -> None:
-    """The worker runs every one, the inserter three that insert, the feeder none of a table, the reader none that writes."""
-    roles, may = house.roles, {}
+async def test_each_role_may_run_its_statements(role_schema: RoleSchema) -> None:
+    """The worker runs all, the inserter three inserts, the feeder none, the reader those that only read."""
+    roles, may = role_schema.roles, {}
     everything = {name for name in statements() if not is_of_owner(name)}
     for role in astuple(roles):
-        async with house.connected(role) as connection:
-            may[role] = await explained(connection, house.schema)
+        async with role_schema.connected(role) as connection:
+            may[role] = await explained(connection, role_schema.schema)
 
     assert may[roles.worker] == everything
     assert may[roles.inserter] & {name for name in everything if "insert" in name} == INSERTS
@@ -193,12 +193,12 @@ async def test_each_role_may_run_what_it_needs_of_all_statements(house: House) -
     assert {"job_list", "job_get_by_id", "queue_list", "client_list"} <= may[roles.reader]
 
 
-async def test_inserter_inserts_by_every_driver(house: House) -> None:
-    """One job, many with keys that are taken, by COPY, in a transaction: asyncpg, psycopg with and without async."""
-    url = house.url(house.roles.inserter)
-    config = Config(schema=house.schema)
+async def test_inserter_inserts_by_every_driver(role_schema: RoleSchema) -> None:
+    """One job, many with taken keys, and in a transaction: asyncpg, psycopg and blocking psycopg."""
+    url = role_schema.url(role_schema.roles.inserter)
+    config = Config(schema=role_schema.schema)
 
-    async with Client(url, config) as client, house.connected(house.roles.inserter) as connection:
+    async with Client(url, config) as client, role_schema.connected(role_schema.roles.inserter) as connection:
         first = await client.insert(Act("one"), UNIQUE)
         again = await client.insert(Act("one"), UNIQUE)
         many = await client.insert_many([(Act("one"), UNIQUE), (Act("two"), UNIQUE), Act("three")])
@@ -214,16 +214,16 @@ async def test_inserter_inserts_by_every_driver(house: House) -> None:
 
     assert (again.unique_skipped_as_duplicate, again.job.id) == (True, first.job.id)
     assert [result.unique_skipped_as_duplicate for result in many] == [True, False, False]
-    assert await house.num_jobs() == 10
+    assert await role_schema.num_jobs() == 10
 
 
-async def test_inserter_can_only_insert(house: House) -> None:
-    """It reads jobs, which is what an insert returns, and may touch one column of which nothing follows: no more."""
-    async with house.connected(house.roles.inserter) as connection:
-        assert await refused(connection, {**SABOTAGE, **CHANGES}.values(), house.schema) == []
+async def test_inserter_can_only_insert(role_schema: RoleSchema) -> None:
+    """It may read jobs, which an insert returns, and update one column on which nothing depends; nothing else."""
+    async with role_schema.connected(role_schema.roles.inserter) as connection:
+        assert await denied(connection, {**SABOTAGE, **CHANGES}.values(), role_schema.schema) == []
         unavoidable = ("SELECT args FROM {0}.river_job", "UPDATE {0}.river_job SET created_at = now()")
-        assert await refused(connection, unavoidable, house.schema) == list(unavoidable)
-    async with house.client(house.roles.inserter) as client:
+        assert await denied(connection, unavoidable, role_schema.schema) == list(unavoidable)
+    async with role_schema.client(role_schema.roles.inserter) as client:
         job = (await client.insert(Act("one"))).job
         for call in (client.jobs.cancel(job.id), client.jobs.delete(job.id), client.queues.pause("default")):
             with pytest.raises(DriverError) as caught:
@@ -231,9 +231,12 @@ async def test_inserter_can_only_insert(house: House) -> None:
             assert caught.value.sqlstate == REFUSED_STATE
 
 
-async def test_feeder_inserts_by_copy_and_reads_nothing(house: House) -> None:
-    """It feeds jobs by `insert_many_fast`, unique ones too, and cannot read a single one back."""
-    async with house.client(house.roles.feeder) as client, house.connected(house.roles.feeder) as connection:
+async def test_feeder_inserts_by_copy_and_reads_nothing(role_schema: RoleSchema) -> None:
+    """It inserts jobs, unique ones too, by `insert_many_fast`, and cannot read any."""
+    async with (
+        role_schema.client(role_schema.roles.feeder) as client,
+        role_schema.connected(role_schema.roles.feeder) as connection,
+    ):
         assert await client.insert_many_fast([Act("one"), (Act("two"), UNIQUE)]) == 2
         with pytest.raises(
             DriverError, match="job_insert must succeed, got permission denied for table river_job"
@@ -245,26 +248,26 @@ async def test_feeder_inserts_by_copy_and_reads_nothing(house: House) -> None:
             "read": "SELECT id FROM {0}.river_job",
             "touch": "UPDATE {0}.river_job SET created_at = now()",
         }
-        assert await refused(connection, nothing.values(), house.schema) == []
+        assert await denied(connection, nothing.values(), role_schema.schema) == []
 
-    assert await house.num_jobs() == 2
+    assert await role_schema.num_jobs() == 2
 
 
-async def test_reader_changes_nothing(house: House) -> None:
-    """It sees jobs, queues and clients, and every change is refused."""
+async def test_reader_changes_nothing(role_schema: RoleSchema) -> None:
+    """It reads jobs, queues and clients, and every change is denied."""
     changes = {name: sql for name, sql in {**SABOTAGE, **CHANGES}.items() if not name.startswith("read")}
-    async with house.connected(house.roles.reader) as connection:
-        assert await refused(connection, changes.values(), house.schema) == []
-    async with house.client(house.roles.worker) as client:
+    async with role_schema.connected(role_schema.roles.reader) as connection:
+        assert await denied(connection, changes.values(), role_schema.schema) == []
+    async with role_schema.client(role_schema.roles.worker) as client:
         await client.insert(Act("one"))
-    with SyncClient(house.url(house.roles.reader), Config(schema=house.schema)) as client:
+    with SyncClient(role_schema.url(role_schema.roles.reader), Config(schema=role_schema.schema)) as client:
         assert [job.kind for job in client.jobs.list().jobs] == ["act"]
 
 
 async def test_worker_leads_and_works_and_cannot_change_the_schema(
-    house: House, caplog: pytest.LogCaptureFixture
+    role_schema: RoleSchema, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A whole client as the worker: elected to both leadership, a periodic job worked, and no warning in its log."""
+    """A client in the worker's role has both leader roles and works a periodic job, without a warning."""
     workers = Workers()
 
     @workers.add()
@@ -276,22 +279,22 @@ async def test_worker_leads_and_works_and_cannot_change_the_schema(
         "prefer_other_leaders": False,
         "periodic_jobs": [every(timedelta(hours=1), Act("tick"), id="tick", run_on_start=True)],
     }
-    async with house.client(house.roles.worker, **settings) as client:
+    async with role_schema.client(role_schema.roles.worker, **settings) as client:
         with client.subscribe() as events:
             event = await anext(events)
         is_leader = client.is_periodic_leader
-        async with house.connected(house.roles.worker) as connection:
-            allowed = await refused(connection, CHANGES.values(), house.schema)
+        async with role_schema.connected(role_schema.roles.worker) as connection:
+            allowed = await denied(connection, CHANGES.values(), role_schema.schema)
 
     assert (event.kind, is_leader, allowed) == (EventKind.JOB_COMPLETED, True, [])
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_leader_that_may_not_rebuild_indexes_says_so_once(
-    house: House, caplog: pytest.LogCaptureFixture
+async def test_leader_that_may_not_rebuild_indexes_logs_it_once(
+    role_schema: RoleSchema, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many indexes and nights there are, one line tells why none is rebuilt, and how it could be."""
-    driver = AsyncpgDriver(house.url(house.roles.worker), house.schema)
+    """One log line for all indexes and runs gives the reason and the remedy."""
+    driver = AsyncpgDriver(role_schema.url(role_schema.roles.worker), role_schema.schema)
     await driver.open()
     reindexer = Reindexer(
         driver.pool,
@@ -311,9 +314,9 @@ async def test_leader_that_may_not_rebuild_indexes_says_so_once(
     )
 
 
-async def test_migrator_that_is_not_the_owner_is_told_who_must_be(house: House) -> None:
-    """Who may not change the tables is not sent to look for other tables or migrators."""
-    driver = AsyncpgDriver(house.url(house.roles.worker), house.schema)
+async def test_migrator_without_privileges_gets_the_right_remedy(role_schema: RoleSchema) -> None:
+    """The error names the owner, not other tables or migrators."""
+    driver = AsyncpgDriver(role_schema.url(role_schema.roles.worker), role_schema.schema)
     await driver.open()
     with pytest.raises(MigrationError) as refusal:
         await Migrator(driver).down()
@@ -325,21 +328,21 @@ async def test_migrator_that_is_not_the_owner_is_told_who_must_be(house: House) 
     )
 
 
-async def test_inserter_of_river_s_may_touch_kinds(house: House) -> None:
-    """What River's clients need besides is given where it is asked for, and taken back where it is not any more."""
+async def test_inserter_of_river_s_may_update_kinds(role_schema: RoleSchema) -> None:
+    """The option grants what River's clients need; without it the SQL revokes that again."""
     kinds = ["UPDATE {0}.river_job SET kind = kind"]
     for is_river in (True, False):
-        sql = grants_sql(house.roles, schema=house.schema, is_river_inserter=is_river)
-        await house.driver.pool.execute_script(sql)
-        async with house.connected(house.roles.inserter) as connection:
-            assert await refused(connection, kinds, house.schema) == (kinds if is_river else [])
+        sql = grants_sql(role_schema.roles, schema=role_schema.schema, is_river_inserter=is_river)
+        await role_schema.driver.pool.execute_script(sql)
+        async with role_schema.connected(role_schema.roles.inserter) as connection:
+            assert await denied(connection, kinds, role_schema.schema) == (kinds if is_river else [])
 
 
 @pytest.mark.parametrize(
     "name", ["", "pg_monitor", "public", "none", 'a"b', "1st", "a b", "a" * 64, "a;b", "$body$"]
 )
-def test_role_that_cannot_be_is_refused(name: str) -> None:
-    """A name that PostgreSQL refuses, or that would have to be quoted within a quotation, is told of at once."""
+def test_invalid_role_is_an_error(name: str) -> None:
+    """A name that PostgreSQL rejects, or that would need quotes inside quotes, is an error."""
     with pytest.raises(ConfigError) as caught:
         Roles(reader=name)
     assert str(caught.value) == (
@@ -348,7 +351,7 @@ def test_role_that_cannot_be_is_refused(name: str) -> None:
     )
 
 
-def test_two_roles_of_one_name_are_refused() -> None:
-    """Whoever is both gets what both may, which is not what was meant."""
+def test_two_roles_of_one_name_are_an_error() -> None:
+    """Two roles with one name would have both sets of privileges, so that is an error."""
     with pytest.raises(ConfigError, match="roles must have different names, got 'one', 'one', "):
         Roles(worker="one", inserter="one")

@@ -12,7 +12,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 
 @pytest.fixture(scope="session")
 async def bare_url(postgres_server_url: str) -> AsyncIterator[str]:
-    """The URL of a database of this room's own, where schemas come and go."""
+    """The URL of a database of these tests alone, in which they create and drop schemas."""
     name = f"millhand_migrate_{os.getpid()}"
     server = await asyncpg.connect(postgres_server_url)
     await server.execute(f"CREATE DATABASE {name}")
@@ -23,7 +23,7 @@ async def bare_url(postgres_server_url: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def bare(bare_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a database that has an empty schema `public` and no other."""
+    """A connection to a database with only an empty schema `public`."""
     connection = await asyncpg.connect(bare_url)
     await connection.execute(
         "DROP SCHEMA IF EXISTS public, other_schema CASCADE; CREATE SCHEMA public; SET search_path TO public"
@@ -34,7 +34,7 @@ async def bare(bare_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def bare_driver(bare: asyncpg.Connection, bare_url: str) -> AsyncIterator[AsyncpgDriver]:
-    """A driver, open, on the empty schema `public`."""
+    """An open driver on the empty schema `public`."""
     driver = AsyncpgDriver(bare_url)
     await driver.open()
     yield driver

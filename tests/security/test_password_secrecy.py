@@ -30,13 +30,13 @@ async def _opened(make: Callable[[str], Any], url: str, texts: list[str]) -> Non
 
 
 def shown(error: BaseException) -> str:
-    """Return everything that whoever prints an error may show."""
+    """Return everything that printing an error may show."""
     return "\n".join([*traceback.format_exception(error), repr(error), repr(vars(error))])
 
 
 @pytest.mark.parametrize("url", BAD_URLS.values(), ids=BAD_URLS)
 async def test_error_of_a_url_shows_no_password(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever driver, with the errors that led to it, and with the log of every library at its most talkative."""
+    """For every driver, with all causes, and with the log of every library at its most detailed level."""
     caplog.set_level(logging.DEBUG)
     texts = []
     for make in MAKERS.values():

@@ -24,7 +24,7 @@ def test_versions_and_names_are_river_s() -> None:
 async def test_every_version_makes_river_s_schema(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
-    """After each version up, and after each down, the catalog and the record are to the letter those of River."""
+    """After each version up and down, catalog and record equal River's exactly."""
     migrator = Migrator(bare_driver)
 
     for version, expected in AFTER_UP.items():
@@ -35,10 +35,10 @@ async def test_every_version_makes_river_s_schema(
         assert await catalog(bare, "public") == expected, f"down from {version}"
 
 
-async def test_way_up_after_a_way_down_ends_the_same(
+async def test_migrating_down_and_up_again_ends_the_same(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
-    """Whatever was migrated before, all the way up is the same schema, from the label that stays behind on."""
+    """From any version, a migration up makes the same schema, although an enum label stays after down."""
     migrator = Migrator(bare_driver)
     for version in AFTER_UP:
         await migrator.up()
@@ -50,7 +50,7 @@ async def test_way_up_after_a_way_down_ends_the_same(
 
 
 async def test_schema_of_another_name_is_river_s(bare: asyncpg.Connection, bare_url: str) -> None:
-    """In a schema that the search path does not name, everything is made there and nothing elsewhere."""
+    """In a schema outside the search path everything is created there, and nothing elsewhere."""
     await bare.execute("CREATE SCHEMA other_schema")
     driver = AsyncpgDriver(bare_url, "other_schema")
     await driver.open()
@@ -66,7 +66,7 @@ async def test_schema_of_another_name_is_river_s(bare: asyncpg.Connection, bare_
 
 @pytest.mark.parametrize("schema", ["", "other_schema"])
 async def test_emitted_sql_makes_the_same_schema(bare: asyncpg.Connection, schema: str) -> None:
-    """Run by hand, the SQL of all versions makes River's schema with its record, and takes it all away again."""
+    """The printed SQL of all versions makes River's schema with its record, and removes all of it again."""
     await bare.execute("CREATE SCHEMA other_schema")
 
     await bare.execute(migration_sql(schema=schema))
@@ -77,10 +77,8 @@ async def test_emitted_sql_makes_the_same_schema(bare: asyncpg.Connection, schem
     assert await catalog(bare, schema or "public") == AFTER_DOWN[1]
 
 
-async def test_bitmask_function_tells_river_s_truth(
-    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
-) -> None:
-    """For every bit and every state, the function says what River's says; no mask and no state say nothing true."""
+async def test_bitmask_function_equals_river_s(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """For every bit and state the function returns River's result; null arguments are never true."""
     await Migrator(bare_driver).up()
 
     rows = await bare.fetch("""
@@ -97,10 +95,10 @@ async def test_bitmask_function_tells_river_s_truth(
     assert True not in tuple(nothing or ())
 
 
-async def test_what_was_made_beforehand_is_taken(
+async def test_columns_and_indexes_made_beforehand_are_used(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
-    """Columns and indexes that an operator made before versions 5 and 6, without keeping anybody waiting, are used."""
+    """Columns and indexes that an operator made before versions 5 and 6 are kept and used."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=4)
     await bare.execute("ALTER TABLE river_job ADD COLUMN unique_key bytea")
@@ -121,8 +119,8 @@ VALUES (1, NULL, 'old', 3, '{"a": 1}', 'available', NULL, NULL), (2, '{"x": 1}',
 """
 
 
-async def test_old_rows_are_carried_up_and_down(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
-    """Rows of version 2 keep what they say, and get empty args and tags for those that they lack."""
+async def test_old_rows_survive_up_and_down(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """Rows of version 2 keep their values, and get empty args and tags where these were null."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=2)
     await bare.execute(OLD_JOB)
@@ -146,7 +144,7 @@ async def test_old_rows_are_carried_up_and_down(bare: asyncpg.Connection, bare_d
 
 
 async def test_record_keeps_its_instants(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
-    """When a version was applied is remembered through the rebuilding of the record, up and down."""
+    """The instant of each version survives when the migration table is rebuilt, up and down."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=4)
     sql = "SELECT version, created_at FROM river_migration WHERE version <= 4 ORDER BY version"
@@ -159,10 +157,10 @@ async def test_record_keeps_its_instants(bare: asyncpg.Connection, bare_driver: 
     assert before == up == await bare.fetch(sql)
 
 
-async def test_trigger_of_versions_2_and_3_announces(
+async def test_trigger_of_versions_2_and_3_notifies(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
-    """In the days of the trigger the database itself announced available jobs, and no others, to old clients."""
+    """In these versions a trigger notifies old clients of available jobs, and of no others."""
     heard: list[object] = []
     await bare.add_listener("river_insert", lambda *one: heard.append(one[-1]))
     await Migrator(bare_driver).up(target=3)

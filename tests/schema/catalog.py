@@ -1,4 +1,4 @@
-"""What a schema holds, told as tests/fixtures/river/schema.json tells it."""
+"""Read what a schema contains, in the form of tests/fixtures/river/schema.json."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ WHERE relnamespace = quote_ident($1)::regnamespace AND relkind IN ('v', 'm')
 
 
 async def catalog(connection: asyncpg.Connection, schema: str) -> Catalog:
-    """Return all that a schema holds, and the record of migrations if there is one."""
+    """Return everything in a schema, and the migration table if there is one."""
     queries = {
         "tables": TABLES,
         "sequences": SEQUENCES,
@@ -82,15 +82,15 @@ async def catalog(connection: asyncpg.Connection, schema: str) -> Catalog:
         "functions": FUNCTIONS,
         "views": VIEWS,
     }
-    told: Catalog = {
+    found: Catalog = {
         name: [json.loads(row[0]) for row in await connection.fetch(sql, schema)]
         for name, sql in queries.items()
     }
-    tables = {table["name"]: [column["name"] for column in table["columns"]] for table in told["tables"]}
+    tables = {table["name"]: [column["name"] for column in table["columns"]] for table in found["tables"]}
     if columns := tables.get("river_migration"):
         known = [name for name in ("line", "version") if name in columns]
         rows = await connection.fetch(
             f'SELECT {", ".join(known)} FROM "{schema}".river_migration ORDER BY {", ".join(known)}'
         )
-        told["river_migration"] = [dict(row) for row in rows]
-    return told
+        found["river_migration"] = [dict(row) for row in rows]
+    return found

@@ -27,13 +27,13 @@ def versions(steps: Iterable[MigrationStep]) -> list[int]:
 
 
 async def refusal(migrating: object) -> str:
-    with pytest.raises(MigrationError) as refused:
+    with pytest.raises(MigrationError) as denied:
         await migrating  # type: ignore[misc]
-    return str(refused.value)
+    return str(denied.value)
 
 
-async def test_up_and_down_say_what_they_did(bare_driver: AsyncpgDriver) -> None:
-    """A step tells its line, version, name, direction, time and SQL."""
+async def test_up_and_down_return_their_steps(bare_driver: AsyncpgDriver) -> None:
+    """A step has its line, version, name, direction, time and SQL."""
     [up] = await Migrator(bare_driver).up(target=1)
     [down] = await Migrator(bare_driver).down()
 
@@ -45,8 +45,8 @@ async def test_up_and_down_say_what_they_did(bare_driver: AsyncpgDriver) -> None
     assert up.sql.startswith("CREATE TABLE river_migration (")
 
 
-async def test_up_goes_as_far_as_it_is_told(bare_driver: AsyncpgDriver) -> None:
-    """Up goes to the target, by no more than max_steps, and without either to the top."""
+async def test_up_stops_at_target_and_max_steps(bare_driver: AsyncpgDriver) -> None:
+    """Up stops at the target or after max_steps, and otherwise at the last version."""
     migrator = Migrator(bare_driver)
 
     assert versions(await migrator.up(target=2)) == [1, 2]
@@ -57,16 +57,16 @@ async def test_up_goes_as_far_as_it_is_told(bare_driver: AsyncpgDriver) -> None:
     assert versions(await migrator.up()) == []
 
 
-async def test_up_to_what_is_applied_does_nothing(bare_driver: AsyncpgDriver) -> None:
-    """A target that is applied is reached, though there are versions above it."""
+async def test_up_to_an_applied_target_does_nothing(bare_driver: AsyncpgDriver) -> None:
+    """With an applied target nothing is done, even if later versions are missing."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=4)
 
     assert await migrator.up(target=4) == await migrator.up(target=2) == ()
 
 
-async def test_down_goes_one_step_unless_told_otherwise(bare_driver: AsyncpgDriver) -> None:
-    """Down takes one version back, or those above the target, or all above 0; with nothing applied it does nothing."""
+async def test_down_makes_one_step_by_default(bare_driver: AsyncpgDriver) -> None:
+    """Down undoes one version, or those above the target, or all above 0; with none applied it does nothing."""
     migrator = Migrator(bare_driver)
     await migrator.up()
 
@@ -78,8 +78,8 @@ async def test_down_goes_one_step_unless_told_otherwise(bare_driver: AsyncpgDriv
     assert versions(await migrator.down(target=0)) == versions(await migrator.down()) == []
 
 
-async def test_down_to_what_is_not_applied_is_refused(bare_driver: AsyncpgDriver) -> None:
-    """Down ends at a version that is applied, or it does not begin."""
+async def test_down_to_a_target_that_is_not_applied_is_an_error(bare_driver: AsyncpgDriver) -> None:
+    """The target of a migration down must be applied."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=4)
 
@@ -89,26 +89,24 @@ async def test_down_to_what_is_not_applied_is_refused(bare_driver: AsyncpgDriver
 
 
 @pytest.mark.parametrize("target", [9, -1])
-async def test_unknown_target_is_refused(bare_driver: AsyncpgDriver, target: int) -> None:
-    """A version that this release does not know is no target, up or down or for validation."""
+async def test_unknown_target_is_an_error(bare_driver: AsyncpgDriver, target: int) -> None:
+    """A version that this release does not have is an invalid target, up, down and for validation."""
     migrator = Migrator(bare_driver)
     expected = f"target must be a version of line 'main', 1 to 8, got {target}"
 
     for asked in (migrator.up, migrator.down, migrator.validate):
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises(ConfigError) as denied:
             await asked(target=target)
-        assert str(refused.value) == expected
+        assert str(denied.value) == expected
 
 
-async def test_negative_max_steps_is_refused(bare_driver: AsyncpgDriver) -> None:
-    """Fewer steps than none cannot be made."""
+async def test_negative_max_steps_is_an_error(bare_driver: AsyncpgDriver) -> None:
+    """A negative number of steps is an error."""
     assert await refusal(Migrator(bare_driver).up(max_steps=-1)) == "max_steps must not be negative, got -1"
 
 
-async def test_dry_run_only_says_what_it_would_do(
-    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
-) -> None:
-    """A dry run gives the steps with their SQL, and leaves the database as it is."""
+async def test_dry_run_changes_nothing(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """A dry run returns the steps with their SQL, and does not change the database."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=3)
     before = await catalog(bare, "public")
@@ -122,8 +120,8 @@ async def test_dry_run_only_says_what_it_would_do(
     assert versions(await migrator.up()) == versions(up)
 
 
-async def test_validate_names_what_is_missing(bare_driver: AsyncpgDriver) -> None:
-    """At every version, what is above it is missing, up to the target if there is one."""
+async def test_validate_returns_missing_versions(bare_driver: AsyncpgDriver) -> None:
+    """At every version the later ones are missing, up to the target if there is one."""
     migrator = Migrator(bare_driver)
 
     for version in range(9):
@@ -132,8 +130,8 @@ async def test_validate_names_what_is_missing(bare_driver: AsyncpgDriver) -> Non
         await migrator.up(max_steps=1)
 
 
-async def test_list_shows_all_versions(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
-    """Known versions are listed with their state; one that a newer release applied is listed without a name."""
+async def test_list_returns_all_versions(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """Known versions come with their state; one of a newer release has no name."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=7)
     await bare.execute("INSERT INTO river_migration (line, version) VALUES ('main', 42)")
@@ -146,8 +144,8 @@ async def test_list_shows_all_versions(bare: asyncpg.Connection, bare_driver: As
     assert listed[0] == MigrationStatus(version=1, name="create river migration", is_applied=True)
 
 
-async def test_unknown_versions_are_left_alone(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
-    """What a newer release applied hinders nothing, and is not taken back."""
+async def test_unknown_versions_are_ignored(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """A version of a newer release prevents nothing, and is not undone."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=7)
     await bare.execute("INSERT INTO river_migration (line, version) VALUES ('main', 42)")
@@ -159,8 +157,8 @@ async def test_unknown_versions_are_left_alone(bare: asyncpg.Connection, bare_dr
 
 
 @pytest.mark.parametrize("num_migrators", [2, 5])
-async def test_migrators_at_once_share_the_steps(bare_driver: AsyncpgDriver, num_migrators: int) -> None:
-    """However many migrate at once, every step is made once, by one of them, and none of them fails."""
+async def test_concurrent_migrators_share_the_steps(bare_driver: AsyncpgDriver, num_migrators: int) -> None:
+    """Of concurrent migrators exactly one makes each step, and none fails."""
     up = await asyncio.gather(*(Migrator(bare_driver).up() for _ in range(num_migrators)))
     down = await asyncio.gather(*(Migrator(bare_driver).down(target=0) for _ in range(num_migrators)))
 
@@ -168,15 +166,15 @@ async def test_migrators_at_once_share_the_steps(bare_driver: AsyncpgDriver, num
     assert sorted(version for steps in down for version in versions(steps)) == list(range(1, 9))
 
 
-async def test_step_that_fails_leaves_nothing(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
-    """A table of another's in the way fails its step as a whole; the steps before it stand, and it can be mended."""
+async def test_failed_step_is_rolled_back(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
+    """A conflicting table fails its step, which is rolled back; earlier steps stay, and a retry works."""
     migrator = Migrator(bare_driver)
     await migrator.up(target=1)
     await bare.execute("CREATE TABLE river_leader (mine int)")
 
-    said = await refusal(migrator.up())
+    message = await refusal(migrator.up())
 
-    assert said == (
+    assert message == (
         "version 2 (initial schema) of line 'main' must migrate up, got relation \"river_leader\" already exists; it was "
         "rolled back; check for other tables of these names and for another running migrator, and run it again"
     )
@@ -189,8 +187,10 @@ async def test_step_that_fails_leaves_nothing(bare: asyncpg.Connection, bare_dri
     assert versions(await migrator.up()) == [2, 3, 4, 5, 6, 7, 8]
 
 
-async def test_table_of_another_s_is_refused(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
-    """A river_migration that is not River's is not touched."""
+async def test_migration_table_of_another_program_is_an_error(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+) -> None:
+    """A river_migration that is not River's is an error and does not change."""
     await bare.execute("CREATE TABLE river_migration (mine int)")
 
     assert await refusal(Migrator(bare_driver).up()) == (
@@ -199,32 +199,32 @@ async def test_table_of_another_s_is_refused(bare: asyncpg.Connection, bare_driv
     )
 
 
-async def test_schema_that_is_not_there_is_refused(bare: asyncpg.Connection, bare_url: str) -> None:
-    """Nobody's schema is made for him; the error says how to make it."""
+async def test_missing_schema_is_an_error(bare: asyncpg.Connection, bare_url: str) -> None:
+    """The migrator creates no schema; the error shows how to."""
     driver = AsyncpgDriver(bare_url, "nowhere")
     await driver.open()
 
-    said = await refusal(Migrator(driver).up())
+    message = await refusal(Migrator(driver).up())
 
     await driver.close()
-    assert said == (
+    assert message == (
         "schema must exist before it is migrated, found none named 'nowhere'; run: CREATE SCHEMA \"nowhere\""
     )
 
 
-async def test_search_path_without_a_schema_is_refused(
+async def test_search_path_without_a_schema_is_an_error(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
-    """With nothing to say which schema is meant, nothing is migrated."""
+    """Without any schema nothing is migrated."""
     await bare.execute("SET search_path TO nowhere")
 
-    said = await refusal(Migrator(bare_driver.executor(bare)).up())
+    message = await refusal(Migrator(bare_driver.executor(bare)).up())
 
-    assert said == "search path must name an existing schema, found none; set it, or set the schema"
+    assert message == "search path must name an existing schema, found none; set it, or set the schema"
 
 
-async def test_line_of_ours_needs_river_s(bare_driver: AsyncpgDriver) -> None:
-    """The line millhand is recorded in a table that line main makes, at version 5."""
+async def test_line_millhand_needs_line_main(bare_driver: AsyncpgDriver) -> None:
+    """Line millhand is recorded in a table that version 5 of line main creates."""
     await Migrator(bare_driver).up(target=4)
 
     assert await refusal(Migrator(bare_driver, "millhand").up()) == (
@@ -232,8 +232,10 @@ async def test_line_of_ours_needs_river_s(bare_driver: AsyncpgDriver) -> None:
     )
 
 
-async def test_line_of_ours_goes_up_and_down(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
-    """Line millhand stands beside main, to be taken back whole, its first version's record too."""
+async def test_line_millhand_migrates_up_and_down(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+) -> None:
+    """Line millhand can be undone completely, with the record of its first version."""
     await Migrator(bare_driver).up()
     before = await catalog(bare, "public")
     ours = Migrator(bare_driver, "millhand")
@@ -247,10 +249,10 @@ async def test_line_of_ours_goes_up_and_down(bare: asyncpg.Connection, bare_driv
     assert await catalog(bare, "public") == before
 
 
-async def test_river_s_line_does_not_go_from_under_ours(
+async def test_line_main_stays_while_another_line_is_applied(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
-    """Below version 5 no other line could be recorded, so main does not begin to go there while one is."""
+    """Below version 5 no other line can be recorded, so main cannot go there while one is applied."""
     await Migrator(bare_driver).up()
     await Migrator(bare_driver, "millhand").up()
 
@@ -271,22 +273,24 @@ async def test_river_s_line_does_not_go_from_under_ours(
     assert [step.version for step in await Migrator(bare_driver).down(target=5)] == [8, 7, 6]
 
 
-async def test_unknown_line_is_refused(bare_driver: AsyncpgDriver) -> None:
-    """A line that there is not is a mistake of the one who named it."""
+async def test_unknown_line_is_an_error(bare_driver: AsyncpgDriver) -> None:
+    """A line that does not exist is an error."""
     with pytest.raises(ConfigError, match=r"^migration line must be one of 'main', 'millhand', got 'pro'$"):
         Migrator(bare_driver, "pro")
 
     assert lines() == ("main", "millhand")
 
 
-async def test_schema_other_than_the_driver_s_is_refused(bare_driver: AsyncpgDriver) -> None:
-    """What is migrated is the driver's schema; another name is a misunderstanding."""
+async def test_schema_other_than_the_driver_s_is_an_error(bare_driver: AsyncpgDriver) -> None:
+    """The driver's schema is migrated; another name is an error."""
     with pytest.raises(ConfigError, match=r"^schema must be the driver's '', got 'other'$"):
         Migrator(bare_driver, schema="other")
 
 
-async def test_caller_s_transaction_is_his(bare: asyncpg.Connection, bare_driver: AsyncpgDriver) -> None:
-    """Migrated in a transaction of the caller's, the schema comes and goes with it."""
+async def test_migration_is_part_of_the_caller_s_transaction(
+    bare: asyncpg.Connection, bare_driver: AsyncpgDriver
+) -> None:
+    """In a caller's transaction the schema is committed or rolled back with it."""
     transaction = bare.transaction()
     await transaction.start()
 
@@ -300,40 +304,40 @@ async def test_caller_s_transaction_is_his(bare: asyncpg.Connection, bare_driver
 async def test_schema_of_this_release_is_required(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
-    """A schema that lacks a version is refused with what it has, what is needed, and the command that helps."""
-    said = []
+    """A schema without a version is an error with the found and needed versions and the command."""
+    errors = []
     for target in (0, 4, 6):
         if target:
             await Migrator(bare_driver).up(target=target)
-        with pytest.raises(SchemaError) as refused:
+        with pytest.raises(SchemaError) as denied:
             await require_schema(bare_driver.pool)
-        said.append((refused.value.found, str(refused.value)))
+        errors.append((denied.value.found, str(denied.value)))
 
     await Migrator(bare_driver).up()
     await require_schema(bare_driver.pool)
 
     end = "of line 'main', this release needs 8; run: millhand migrate up"
-    assert said == [
+    assert errors == [
         (None, f"schema 'public' has no migrations {end}"),
         (4, f"schema 'public' is at migration 4 {end}"),
         (6, f"schema 'public' is at migration 6 {end}"),
     ]
 
 
-async def test_line_of_ours_is_required_by_whom_needs_it(bare_driver: AsyncpgDriver) -> None:
-    """Line millhand is missing until it is applied, also where no line could be recorded yet."""
+async def test_line_millhand_is_required_where_needed(bare_driver: AsyncpgDriver) -> None:
+    """Line millhand is missing until it is applied, even where no line can be recorded."""
     for target in (4, 8):
         await Migrator(bare_driver).up(target=target)
-        with pytest.raises(SchemaError) as refused:
+        with pytest.raises(SchemaError) as denied:
             await require_schema(bare_driver.pool, line="millhand")
-        assert (refused.value.found, refused.value.line) == (None, "millhand")
+        assert (denied.value.found, denied.value.line) == (None, "millhand")
 
     await Migrator(bare_driver, "millhand").up()
     await require_schema(bare_driver.pool, line="millhand")
 
 
-def test_emitted_sql_is_of_the_versions_asked_for() -> None:
-    """Versions come in the order of their direction, each in a transaction with its record."""
+def test_emitted_sql_has_the_given_versions() -> None:
+    """Versions come in the direction's order, each in a transaction with its record."""
     up = migration_sql(versions=[8, 5], schema="other")
     down = migration_sql(versions=[5, 8], direction=Direction.DOWN)
 
@@ -357,8 +361,8 @@ def test_emitted_sql_is_of_the_versions_asked_for() -> None:
     ]
 
 
-def test_emitted_sql_of_an_unknown_version_is_refused() -> None:
-    """A version that there is not has no SQL."""
+def test_emitted_sql_of_an_unknown_version_is_an_error() -> None:
+    """An unknown version has no SQL."""
     with pytest.raises(ConfigError, match=r"^version must be one of line 'main', 1 to 8, got 9$"):
         migration_sql(versions=[9])
 
@@ -370,10 +374,10 @@ def test_emitted_sql_of_an_unknown_version_is_refused() -> None:
         ("TYPE river_job_state AS ENUM ('mine')", "river_job_state"),
     ],
 )
-async def test_up_refuses_a_schema_with_somebody_elses_table_and_changes_nothing(
+async def test_conflicting_table_stops_up_before_the_first_step(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver, made: str, named: str
 ) -> None:
-    """A table or type of a name of River's is found before the first step, not in the middle of the way."""
+    """A table or type with one of River's names is found before the first step."""
     await bare.execute(f"CREATE {made}")
 
     with pytest.raises(MigrationError) as raised:
