@@ -49,17 +49,18 @@ ORPHAN_LANES = (
     Lane("Bucket", "bucket"),
 )
 ORPHAN_STEPS = (
-    Step("run", "bucket", "check that the bucket belongs to this database", "orphans/binding.py"),
     Step("run", "tables", "check the declared sources against the catalog", "orphans/sources/check.py"),
+    Step("run", "bucket", "check that the bucket belongs to this database", "orphans/binding.py"),
+    Step("run", "bucket", "restore quarantined objects that a row references", "orphans/removal/recovery.py"),
     Step("run", "bucket", "list the objects, page by page", "orphans/scan/listing.py"),
     Step("run", "tables", "read the rows that reference each page of keys", "orphans/sources/references.py"),
-    Step("run", "run", "compare both sides, evaluate the rules", "orphans/rules.py"),
+    Step("run", "run", "compare both sides, evaluate the rules", "orphans/evaluate.py"),
     Step("run", "run", "write findings to the ledger", "orphans/ledger.py"),
     Step("run", "tables", "search for near matches of the candidates", "orphans/scan/near_match.py"),
     Step("run", "run", "check the guards; abort the run if one fails", "orphans/removal/guard.py"),
     Step("run", "tables", "search undeclared columns for the candidates", "orphans/removal/undeclared.py"),
-    Step("run", "bucket", "read each object again, move it to quarantine", "orphans/removal/quarantine.py"),
-    Step("run", "bucket", "restore referenced objects, delete overdue ones", "orphans/removal/recovery.py"),
+    Step("run", "bucket", "read each object again, move it to quarantine", "orphans/removal/sweep.py"),
+    Step("run", "bucket", "delete objects whose quarantine has ended", "orphans/removal/recovery.py"),
 )
 
 

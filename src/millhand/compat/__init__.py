@@ -1,1 +1,1 @@
-"""What other libraries' calls find here, so that code moves over by its imports."""
+"""Other libraries' interfaces on Millhand, so that code moves over by its imports."""

@@ -1,1 +1,1 @@
-"""Millhand inside other people's frameworks: a package for each, which nothing else here imports."""
+"""Integrations with web frameworks, one package or module each; nothing else imports them."""

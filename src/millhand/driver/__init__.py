@@ -1,1 +1,1 @@
-"""The only rooms with a wire to PostgreSQL."""
+"""Drivers: run a statement on a database library's pool or connection. Only these modules import one."""

@@ -1,1 +1,1 @@
-"""What one leader does for all: it runs only for as long as this client leads."""
+"""Services that one elected leader runs for all clients."""

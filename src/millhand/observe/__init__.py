@@ -1,1 +1,1 @@
-"""What people see of a worker: its log."""
+"""Logging of a worker: formats, fields, secrets, job logs, and the handler of failed attempts."""

@@ -1,1 +1,1 @@
-"""The engine: insert, fetch, execute, complete."""
+"""Services of one client: insert, fetch, execute and complete jobs; elect a leader; send heartbeats."""

@@ -1,1 +1,1 @@
-"""What we say to the database, one function per statement, as values."""
+"""Statements as values: one function returns each statement with its parameters and parser."""
