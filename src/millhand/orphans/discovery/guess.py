@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from urllib.parse import unquote
 
 from millhand.job import Json
@@ -72,13 +73,8 @@ class KeyShapes:
 
 
 def document_texts(document: Json, path: str = "$") -> Iterator[tuple[str, str]]:
-    """Yield the texts in a document, each with its JSON path."""
-    left = MAX_TEXTS
-    for found in _walk(document, path):
-        yield found
-        left -= 1
-        if left == 0:
-            return
+    """Return the texts in a document, each with its JSON path."""
+    return islice(_walk(document, path), MAX_TEXTS)
 
 
 def _walk(document: Json, path: str) -> Iterator[tuple[str, str]]:

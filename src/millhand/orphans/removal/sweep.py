@@ -47,7 +47,6 @@ from millhand.orphans.removal.quarantine import (
 from millhand.orphans.removal.versions import HIDDEN
 from millhand.orphans.rules import REMOVING, REMOVING_NUMBERS
 from millhand.orphans.scan.context import RunContext, RunState
-from millhand.orphans.sources.references import LockedRow
 from millhand.orphans.sources.statements import ReferenceRow
 
 WAVES = (10, 100, 1_000)
@@ -184,14 +183,18 @@ async def _delete_rows_of(
         await tx.run(run_beat(context.run, now=context.ledger_now))
         await tx.fetch("SET LOCAL row_security = off")
         locked = await references.lock_rows(tx, source, list(by_id))
-        rows = await references.rows_by_key(sorted({one.row.key for one in locked}), executor=tx)
-        due = [one for one in locked if _is_still_due(context, one.row, by_id[one.row.row_id], rows)]
+        rows = await references.rows_by_key(sorted({row.key for row in locked}), executor=tx)
+        due = [row for row in locked if _is_still_due(context, row, by_id[row.row_id], rows)]
         if not due:
             return []
-        await references.delete_rows(tx, source, [one.row.row_id for one in due])
-        deleted = [_row_action(context, one, by_id[one.row.row_id]) for one in due]
+        await references.delete_rows(tx, source, [row.row_id for row in due])
+        table = references.source(source).table
+        deleted = [
+            replace(_action(context, by_id[row.row_id]), table_name=table, row_json=row.row_json)
+            for row in due
+        ]
         actions = await _insert_actions(tx, context, deleted)
-        await tx.run(finding_delete_many([by_id[one.row.row_id].id for one in due]))
+        await tx.run(finding_delete_many([by_id[row.row_id].id for row in due]))
     state.count_deleted_rows(len(due))
     return [action for action in actions if action.state == ActionState.INTENDED]
 
@@ -227,8 +230,3 @@ def _action(context: RunContext, finding: Finding) -> Action:
         source=finding.source,
         row_id=finding.row_id,
     )
-
-
-def _row_action(context: RunContext, locked: LockedRow, finding: Finding) -> Action:
-    table = context.references.source(locked.row.source).table
-    return replace(_action(context, finding), table_name=table, row_json=locked.row_json)

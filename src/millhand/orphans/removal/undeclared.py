@@ -24,7 +24,7 @@ from millhand.orphans.binding import read_binding, record_search
 from millhand.orphans.ledger import finding_get_due
 from millhand.orphans.rules import BY_NUMBER, ORPHAN_NUMBERS, Verdict
 from millhand.orphans.scan.context import RunContext
-from millhand.orphans.sources.key_sql import quoted
+from millhand.orphans.sources.key_sql import quoted, regex_literal
 from millhand.orphans.sources.pg_catalog import TextTable, text_tables
 
 NUM_CANDIDATES = 10_000  # from which the sample is drawn
@@ -81,13 +81,10 @@ def unescaped_part(key: str) -> str:
 
 def pattern_of(name: str) -> str:
     """Return a regular expression that finds `name` in a text, not as part of a longer name."""
+    literal = regex_literal(name)
     if len(name.encode()) < MIN_BYTES:
-        return f"^({_escaped(name)})$"
-    return f"(^|[^[:alnum:]_.-]){_escaped(name)}($|[^[:alnum:]_.-]|[.-]($|[^[:alnum:]]))"
-
-
-def _escaped(key: str) -> str:
-    return re.sub(r"([^\w/ ])", r"\\\1", key)
+        return f"^({literal})$"
+    return f"(^|[^[:alnum:]_.-]){literal}($|[^[:alnum:]_.-]|[.-]($|[^[:alnum:]]))"
 
 
 def _like(key: str) -> str:

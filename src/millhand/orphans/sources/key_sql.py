@@ -153,6 +153,11 @@ def literal(text: str) -> str:
     return f"E'{doubled.replace(chr(92), chr(92) * 2)}'" if "\\" in text else f"'{doubled}'"
 
 
+def regex_literal(text: str) -> str:
+    """Return a regular expression that matches a text literally."""
+    return re.sub(r"([^\w/ ])", r"\\\1", text)
+
+
 def _names_sql(path: str) -> str:
     names = [name.strip('"') for name in re.findall(r'\w+|"[^"]+"', path)]
     return f"ARRAY[{', '.join(literal(name) for name in names)}]"
@@ -160,5 +165,5 @@ def _names_sql(path: str) -> str:
 
 def _base_pattern(base: str) -> str:
     """Return a regular expression for a base. One that begins with // matches any scheme or none."""
-    escaped = re.sub(r"([^\w/ ])", r"\\\1", base)
+    escaped = regex_literal(base)
     return f"([A-Za-z][A-Za-z0-9+.-]*:)?{escaped}" if base.startswith("//") else escaped

@@ -92,14 +92,6 @@ class SizedRow(NamedTuple):
         return self.statements.row(self.found)
 
 
-@dataclass(frozen=True, slots=True)
-class LockedRow:
-    """A locked row as it is now, and all its columns as JSON."""
-
-    row: ReferenceRow
-    row_json: str
-
-
 class References:
     """The checked sources of one run, made by `open_references`."""
 
@@ -174,9 +166,9 @@ class References:
         sql = f"SELECT {key} AS key\nFROM {statement.from_sql}\nWHERE starts_with({key}, $1)\nLIMIT $2"
         return [row["key"] for row in await self._read(statement, (sql, [prefix, limit]))]
 
-    async def lock_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> list[LockedRow]:
+    async def lock_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> list[ReferenceRow]:
         """
-        Lock the rows and return them as they are then, without those that other transactions have locked.
+        Lock the rows and return them as they are then, with `row_json`, without rows that other transactions have locked.
 
         Concurrency: `tx` holds the locks until it ends. The call never waits for a lock.
         """
@@ -187,7 +179,7 @@ class References:
             )
             ids = [row["id"] for row in locked]
             rows = await tx.fetch(statement.locked_rows_sql, [ids], timeout_seconds=self._timeout_seconds)
-        return [LockedRow(statement.row(row), row["row_json"]) for row in rows]
+        return [statement.row(row) for row in rows]
 
     async def delete_rows(self, tx: Executor, source: str, row_ids: Sequence[str]) -> None:
         """Delete locked rows. Raises: DriverError, if a constraint of the table forbids it."""

@@ -27,13 +27,14 @@ OTHER = "other"  # meets no condition although `ready` is declared: keeps its ob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceRow:
-    """One row that names a key. `state` is a `Reference`'s value, or `other`."""
+    """One row that names a key. `state` is a `Reference`'s value, or `other`. A locked row has all columns in `row_json`."""
 
     created_at: datetime | None
     deleted_at: datetime | None
     etag: str | None
     key: str
     row_id: str
+    row_json: str | None = None
     size: int | None
     source: str
     state: str
@@ -145,6 +146,7 @@ class SourceStatements:
             etag=found.get("etag"),
             key=found["key"],
             row_id=found.get("id") or "",
+            row_json=found.get("row_json"),
             size=found.get("size"),
             source=self.source.name,
             state=found["state"],
