@@ -1,9 +1,9 @@
 """
-How fast a bucket is listed and compared with its rows, beside boto3, minio-py and a loop that one writes oneself.
+Measure how fast Millhand lists a bucket and compares it with its rows, beside boto3, minio-py and a hand-written loop.
 
     python benchmarks/orphans.py --peers .venv-peers/bin/python --write docs/reference/benchmark_results.md
 
-Contenders take turns on the same server in the same round, each in a process of its own. README.md says more.
+Contenders take turns on the same server in the same round, each in its own process. README.md has the details.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MARK_BEGIN = "<!-- orphan figures: written by benchmarks/orphans.py -->"
 MARK_END = "<!-- end of orphan figures -->"
 BUCKET = "replay"
 PER_DIRECTORY = 1_000
-ORPHAN_OF = 10_000  # one object of so many has no row
+ORPHAN_OF = 10_000  # one of this many objects has no row
 PEERS = ("boto3", "minio", "loop")
 TITLES = {
     "boto3": "boto3, listing alone",
@@ -69,7 +69,7 @@ FILL_SECONDS = 3_600.0
 
 @dataclass(frozen=True)
 class Scene:
-    """A place with objects, and who looks at them there."""
+    """A place with objects, and the contenders that are measured there."""
 
     name: str
     title: str
@@ -83,7 +83,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """What one contender took in one round."""
+    """The figures of one contender in one round."""
 
     objects: int
     seconds: float
@@ -113,13 +113,13 @@ def key_of(number: int) -> str:
 
 @contextlib.contextmanager
 def replayed(options: argparse.Namespace) -> Iterator[Scene]:
-    """A server that answers from memory: the client's own ceiling."""
+    """Yield a server that answers from memory, so that only the client is measured."""
     command = [sys.executable, Path(__file__).with_name("orphans_replay.py"), str(options.objects)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None  # noqa: S101 - of a pipe
         assert server.stdout is not None  # noqa: S101
         endpoint = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-        title = "replay server, which answers from memory: the client's own ceiling"
+        title = "replay server, which answers from memory, so that only the client is measured"
         yield Scene(
             "replay",
             title,
@@ -136,7 +136,7 @@ def replayed(options: argparse.Namespace) -> Iterator[Scene]:
 def served(
     name: str, title: str, server: Callable[[], contextlib.AbstractContextManager[str]], num_objects: int
 ) -> Iterator[Scene]:
-    """A real server, filled by ourselves."""
+    """Yield a real server with objects."""
     with server() as endpoint:
         bucket = S3Bucket(BUCKET, "", endpoint_url=endpoint, is_path_style=True)
         bucket.client.create_bucket(Bucket=BUCKET)
@@ -161,7 +161,7 @@ def _put(bucket: S3Bucket, key: str) -> None:
 
 @contextlib.contextmanager
 def in_directory(num_objects: int) -> Iterator[Scene]:
-    """A local directory."""
+    """Yield a local directory with files."""
     with tempfile.TemporaryDirectory(prefix="millhand-bench-") as root:
         for number in range(num_objects):
             path = Path(root, key_of(number))
@@ -187,23 +187,23 @@ def scenes(options: argparse.Namespace) -> Iterator[contextlib.AbstractContextMa
 
 
 def measure(scene: Scene, database: str, options: argparse.Namespace) -> Results:
-    """Make one round that is forgotten and then those that count."""
+    """Run one round that does not count, and then those that do."""
     results = Results(scene)
     asyncio.run(fill(database, scene.num_objects))
     for number in range(options.rounds + 1):
-        tell(f"{scene.name}: round {number} of {options.rounds}" if number else f"{scene.name}: warming up")
+        log(f"{scene.name}: round {number} of {options.rounds}" if number else f"{scene.name}: warming up")
         for contender in scene.contenders:
             if contender in PEERS and options.peers is None:
                 continue
             lap = run_contender(scene, contender, database, options)
-            tell(f"  {contender}: {lap.per_second:,.0f} objects/s, {lap.cpu_us:.1f} µs of CPU an object")
+            log(f"  {contender}: {lap.per_second:,.0f} objects/s, {lap.cpu_us:.1f} µs of CPU an object")
             if number:
                 results.laps[contender].append(lap)
     return results
 
 
 async def fill(database: str, num_objects: int) -> None:
-    """Make the rows of so many objects, and a ledger without any run."""
+    """Create the rows of this many objects, and a ledger without any run."""
     driver = AsyncpgDriver(database, SCHEMA)
     await driver.open()
     try:
@@ -245,7 +245,7 @@ def run_contender(scene: Scene, contender: str, database: str, options: argparse
         text=True,
     )
     if done.returncode:
-        sys.exit(f"error: {contender} on {scene.name} must come to an end, got {done.stderr[-2_000:]}")
+        sys.exit(f"error: {contender} on {scene.name} must succeed, got {done.stderr[-2_000:]}")
     return Lap(**json.loads(done.stdout))
 
 
@@ -299,10 +299,14 @@ def spread(values: Sequence[float], written: str) -> str:
 
 def about_run(server: str, options: argparse.Namespace) -> list[str]:
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    peers = "boto3, minio-py and the loop" if options.peers is not None else "no peers, for want of --peers"
+    peers = (
+        "boto3, minio-py and the loop"
+        if options.peers is not None
+        else "no peers, because --peers was not given"
+    )
     return [
         f"- Machine: {os.cpu_count()} cores, {platform.system()}; client, server and PostgreSQL share it.",
-        f"- Load averages when the run ended: {load}; what is above 2 was not our own work alone.",
+        f"- Load averages when the run ended: {load}; load above 2 came from other work too.",
         f"- PostgreSQL {server}, Python {platform.python_version()}, botocore {version('botocore')}; {peers}.",
         f"- {options.rounds} rounds in turn after one that does not count.",
         f"- Peers stop after {options.peer_objects:,} objects. Imports and creation of clients do not count.",
@@ -310,7 +314,7 @@ def about_run(server: str, options: argparse.Namespace) -> list[str]:
     ]
 
 
-def tell(what: str) -> None:
+def log(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
@@ -321,10 +325,10 @@ def parsed_options() -> argparse.Namespace:
     places = ("replay", "rgw", "seaweed", "directory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--objects", type=int, default=200_000, help="objects of the replay server")
-    parser.add_argument("--peer-objects", type=int, default=50_000, help="after how many the slow ones stop")
+    parser.add_argument("--peer-objects", type=int, default=50_000, help="objects after which the peers stop")
     parser.add_argument("--server-objects", type=int, default=10_000, help="objects of a real server")
     parser.add_argument("--files", type=int, default=100_000, help="files of the directory")
-    parser.add_argument("--only", choices=places, nargs="+", default=places, help="measure no more than this")
+    parser.add_argument("--only", choices=places, nargs="+", default=places, help="measure only these")
     parser.add_argument("--peers", help="a Python that has boto3, minio and asyncpg")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the marks of FILE")
     return parser.parse_args()

@@ -1,10 +1,10 @@
 """
-A server that answers ListObjectsV2 from memory, faster than any client can ask: what is measured is the client alone.
+A server that answers ListObjectsV2 from memory, faster than any client asks, so that only the client is measured.
 
     python benchmarks/orphans_replay.py NUM_OBJECTS    # prints its port, serves until its input ends
 
-Objects are called `0000000/0000.bin` and so on, 1,000 to a page and all in order; a page is one template in which the
-first number is put. Start-after is exact, tokens are page numbers, nothing can be written, nothing is checked.
+Keys are `0000000/0000.bin` and so on, in order, 1,000 per page. A page is a template with the first number filled in.
+Start-after is exact, tokens are page numbers, writes are denied, and nothing is checked.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DENIED = (
 
 
 class Replay:
-    """The pages of a bucket of so many objects."""
+    """The pages of a bucket with this many objects."""
 
     def __init__(self, num_objects: int) -> None:
         self.num_pages = -(-num_objects // PER_PAGE)
@@ -102,7 +102,7 @@ def _ok(body: bytes) -> bytes:
 
 
 def _date() -> str:
-    from email.utils import formatdate  # noqa: PLC0415 - by each request only that says the time
+    from email.utils import formatdate  # noqa: PLC0415 - only requests that return the time need it
 
     return formatdate(usegmt=True)
 
@@ -117,7 +117,7 @@ def _serve(connection: socket.socket, answer: Callable[[str, str], bytes]) -> No
             method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
             connection.sendall(answer(method, target))
             if method not in ("GET", "HEAD"):
-                connection.close()  # with its body, which nobody reads
+                connection.close()  # its body is not read
                 return
 
 

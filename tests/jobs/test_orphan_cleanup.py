@@ -27,7 +27,7 @@ NO_GRACE = timedelta(0)
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[ObjectStore]:
-    """A directory with one object that a row names, and one of nobody."""
+    """A directory with one object that a row names, and one orphan."""
     store = open_store(str(tmp_path / "bucket"), create=True)
     await store.put("live.bin", b"live")
     await store.put("orphan.bin", b"orphan")
@@ -53,7 +53,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def told(log: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+def logged(log: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in log.records if record.name == LOGGER]
 
 
@@ -77,7 +77,7 @@ async def test_orphan_cleanup_logs_what_it_found(
     """A run logs one line with its figures, and the same figures are the output of the job."""
     event = await work_once(schema_driver, store, OrphansConfig(sources=(uploads,)))
 
-    (record,) = told(log)
+    (record,) = logged(log)
     names = (
         "mode",
         "objects",
@@ -97,13 +97,13 @@ async def test_orphan_cleanup_logs_what_it_found(
     assert vars(record)["seconds"] >= 0
 
 
-async def test_orphan_cleanup_without_sources_says_how_to_declare_one(
+async def test_orphan_cleanup_without_sources_logs_how_to_declare_one(
     schema_driver: AsyncpgDriver, store: ObjectStore, log: pytest.LogCaptureFixture
 ) -> None:
-    """With nothing declared nothing is judged, which the line says in place of figures that would mean nothing."""
+    """Without sources nothing is scanned, and the log line has a reason that says how to declare one."""
     event = await work_once(schema_driver, store, OrphansConfig())
 
-    (record,) = told(log)
+    (record,) = logged(log)
     assert event.kind is EventKind.JOB_COMPLETED
     assert (record.getMessage(), vars(record)["objects"], vars(record)["deleted"]) == (
         "orphan cleanup completed",
@@ -126,7 +126,7 @@ async def test_orphan_cleanup_warns_when_a_guard_aborts_the_run(
     for _ in range(3):
         await work_once(schema_driver, store, config)
 
-    record = told(log)[-1]
+    record = logged(log)[-1]
     assert (record.levelname, record.getMessage()) == ("WARNING", "orphan cleanup aborted")
     assert "max_share" in vars(record)["reason"]
     assert await store.get("orphan.bin") == b"orphan"
@@ -143,7 +143,7 @@ async def test_orphan_cleanup_that_fails_is_tried_again(
     assert event.kind is EventKind.JOB_FAILED
     assert event.job is not None
     assert "no_such_table" in event.job.errors[-1].error
-    assert told(log) == []
+    assert logged(log) == []
 
 
 async def test_orphan_cleanup_snoozes_while_another_run_is_in_progress(
@@ -159,7 +159,7 @@ async def test_orphan_cleanup_snoozes_while_another_run_is_in_progress(
     event = await work_once(schema_driver, store, OrphansConfig(sources=(uploads,)))
 
     assert event.kind is EventKind.JOB_SNOOZED
-    assert [(record.getMessage(), vars(record)["reason"]) for record in told(log)] == [
+    assert [(record.getMessage(), vars(record)["reason"]) for record in logged(log)] == [
         ("orphan cleanup skipped", "another run is in progress")
     ]
 

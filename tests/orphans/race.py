@@ -28,7 +28,7 @@ from adversary import Interrupter
 from race_app import DERIVED, OUT_OF_SCOPE, RaceApp, RaceWorld
 from race_chances import MAX_CALLS, SUDDEN, die, interrupter_of
 from race_child import Elsewhere, Seat, Task
-from race_game import STUCK_SECONDS, Game, Reconciler
+from race_game import STUCK_SECONDS, Game, RunProcess
 from race_plays import PLAYS, Violation
 from world import DAY, TABLES, World, avatars_source, generous, uploads_source
 
@@ -105,9 +105,9 @@ class Race:
     world: World = field(init=False)
     targets: Sequence[str] = ()  # keys that this run is about to remove
     was_held_up: bool = False  # whether a process was held up since the last audit
-    zombie: Reconciler | None = None
-    _alive: list[Reconciler] = field(default_factory=list)
-    _idle: list[Reconciler] = field(default_factory=list)
+    zombie: RunProcess | None = None
+    _alive: list[RunProcess] = field(default_factory=list)
+    _idle: list[RunProcess] = field(default_factory=list)
 
     @property
     def keys(self) -> Sequence[str]:
@@ -307,7 +307,7 @@ class Race:
     async def _played(
         self, task: Task, interrupter: Interrupter, *, is_quiet: bool, stalls_at: int
     ) -> Outcome:
-        owner = self.reconciler()
+        owner = self.process()
         owner.begin(task)
         game = Game(race=self, interrupter=interrupter, is_quiet=is_quiet, owner=owner, stalls_at=stalls_at)
         if self.zombie is not None and not is_quiet:
@@ -318,22 +318,22 @@ class Race:
             self.done["quiet calls" if is_quiet else "calls"] += game.num_calls
         return Outcome(figures=figures)
 
-    def reconciler(self) -> Reconciler:
+    def process(self) -> RunProcess:
         """Return an idle process."""
         if self._idle:
             return self._idle.pop()
-        one = Reconciler(self.context, self.seat)
+        one = RunProcess(self.context, self.seat)
         self._alive = [*(other for other in self._alive if other.is_alive), one]
         return one
 
-    def release(self, reconciler: Reconciler) -> None:
+    def release(self, process: RunProcess) -> None:
         """Keep an idle process, or end it, so that another starts next time."""
-        reconciler.is_busy = False
+        process.is_busy = False
         if self.chance.random() < 0.1:
             self.done["restarts"] += 1
-            reconciler.kill()
+            process.kill()
         else:
-            self._idle.append(reconciler)
+            self._idle.append(process)
 
     async def end_zombie(self) -> None:
         """Let a process that was held up continue to its end, after its run was taken over. Raises: Violation."""

@@ -33,7 +33,7 @@ STUCK_SECONDS = 30.0
 MOST_CALLS = 1_500
 
 
-class Reconciler:
+class RunProcess:
     """A process, and the call that it waits to make; None while it works or is idle."""
 
     def __init__(self, context: Any, seat: Seat) -> None:
@@ -69,12 +69,12 @@ class Game:
 
     interrupter: Interrupter
     is_quiet: bool
-    owner: Reconciler
+    owner: RunProcess
     race: Race
     stalls_at: int
     num_calls: int = 0
-    waiting: list[Reconciler] = field(default_factory=list)
-    working: list[Reconciler] = field(default_factory=list)
+    waiting: list[RunProcess] = field(default_factory=list)
+    working: list[RunProcess] = field(default_factory=list)
 
     async def played(self) -> Mapping[str, Any]:
         """Permit one call after the other, until the owner has ended or is held up; then let the rest end."""
@@ -95,13 +95,13 @@ class Game:
                 figures = ended if ended is not None else figures
         return figures or {"state": "stalled"}
 
-    def _may_go(self) -> list[Reconciler]:
+    def _may_go(self) -> list[RunProcess]:
         """Return the processes that may continue. One that is held up continues only beside others."""
         others = [one for one in self.waiting if not self._is_held_up(one)]
         is_beside = bool(others or self.working) and self.race.chance.random() < 0.3
         return self.waiting if is_beside else others
 
-    def _is_held_up(self, one: Reconciler) -> bool:
+    def _is_held_up(self, one: RunProcess) -> bool:
         # Not within a transaction: all others may wait for its locks.
         return one is self.race.zombie and not one.is_holding
 
@@ -132,7 +132,7 @@ class Game:
             return None
         return what if one is self.owner else None  # type: ignore[no-any-return]
 
-    async def _permit(self, one: Reconciler) -> Mapping[str, Any] | None:
+    async def _permit(self, one: RunProcess) -> Mapping[str, Any] | None:
         self.num_calls += 1
         if self._stalls(one):
             self.waiting.remove(one)
@@ -158,17 +158,17 @@ class Game:
         """Return the probability that the application acts before a call, besides the chosen moments."""
         return EAGER.get(call, 0.005) * (3.0 if self.race.targets or self.race.has_due else 1.0)
 
-    def _stalls(self, one: Reconciler) -> bool:
+    def _stalls(self, one: RunProcess) -> bool:
         # A process that is held up with rows locked holds up all others.
         is_time = 0 < self.stalls_at <= self.num_calls and not one.is_holding and one.call != "committed"
         return is_time and one is self.owner and self.race.zombie is None
 
-    def _go(self, one: Reconciler, answer: str) -> None:
+    def _go(self, one: RunProcess, answer: str) -> None:
         self.waiting.remove(one)
         one.go(answer)
         self.working.append(one)
 
-    def _kill(self, one: Reconciler) -> Mapping[str, Any] | None:
+    def _kill(self, one: RunProcess) -> Mapping[str, Any] | None:
         self.race.done["kills"] += 1
         self.waiting.remove(one)
         if self.race.chance.random() < 0.3:

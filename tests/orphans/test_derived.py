@@ -156,9 +156,9 @@ def test_a_pattern_returns_all_possible_parents(pattern: str, key: str, parents:
 )
 def test_a_pattern_without_a_clear_parent_is_invalid(pattern: str) -> None:
     """A pattern that fits every key, or that does not show where the parent's key ends, is a ConfigError."""
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as raised:
         OrphansConfig(derived=(pattern,))
 
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         f"orphans.derived must hold patterns like variants/{{key}}/*, with one {{key}} and * at the end, got {pattern!r}"
     )

@@ -267,10 +267,10 @@ async def test_an_unusable_inventory_ends_the_run(
     await world.put("a")
     reports.write(await objects_of(world.store), format="CSV", now=world.now, **changes)
 
-    with pytest.raises(InventoryUnusable) as refused:
+    with pytest.raises(InventoryUnusable) as raised:
         await run(world, reports)
 
-    assert str(refused.value) == f"inventory {reports.url} {message}"
+    assert str(raised.value) == f"inventory {reports.url} {message}"
 
 
 async def test_an_incomplete_inventory_ends_the_run(world: World, reports: Reports) -> None:
@@ -280,18 +280,18 @@ async def test_an_incomplete_inventory_ends_the_run(world: World, reports: Repor
     [data] = (reports.directory / FOLDER / "data").iterdir()
     data.write_bytes(data.read_bytes()[:-1])
 
-    with pytest.raises(InventoryUnusable) as refused:
+    with pytest.raises(InventoryUnusable) as raised:
         await run(world, reports)
 
-    assert re.search(r"must have a 'data/.*csv\.gz' with MD5 \w{32}, got '\w{32}'; ", str(refused.value))
+    assert re.search(r"must have a 'data/.*csv\.gz' with MD5 \w{32}, got '\w{32}'; ", str(raised.value))
 
 
 async def test_a_folder_without_a_report_ends_the_run(world: World, reports: Reports) -> None:
     """A folder without a report is not treated as a bucket without objects."""
-    with pytest.raises(InventoryUnusable) as refused:
+    with pytest.raises(InventoryUnusable) as raised:
         await run(world, reports)
 
-    assert str(refused.value).endswith(
+    assert str(raised.value).endswith(
         "must have a report, got 'no manifest.json'; set the folder that contains data/ and a folder for each date, "
         "and wait for the first report"
     )

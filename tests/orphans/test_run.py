@@ -132,14 +132,14 @@ async def test_rule_02_an_object_of_another_size_is_reported_and_stays(world: Wo
 async def test_rules_16_and_17_keys_out_of_scope_are_left_alone(world: World) -> None:
     """Keys under excluded prefixes are not counted; keys that fit no declared pattern are counted and kept."""
     await world.pair("media/live")
-    for key in ("media/orphan", "media/inventory/orphan", "media/odd name"):
+    for key in ("media/orphan", "media/inventory/orphan", "media/other name"):
         await world.put(key)
     scope = {"exclude": ("media/inventory/",), "key_patterns": (r"media/[a-z]+",)}
 
     report = await world.runs(2 * HOUR, WEEK, **scope)
 
     assert (report.objects, report.unclassified, report.deleted) == (3, 1, 1)
-    assert await world.keys() == ["media/inventory/orphan", "media/live", "media/odd name"]
+    assert await world.keys() == ["media/inventory/orphan", "media/live", "media/other name"]
 
 
 async def test_a_run_with_a_prefix_sees_its_own_keys_only(world: World) -> None:
