@@ -6,6 +6,8 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
+from scripted_server import ERROR, scripted
+from servers import CREDENTIALS
 from stores import bucket_of
 
 from millhand.storage import ObjectStore, StoreError, open_store
@@ -50,25 +52,49 @@ async def test_a_large_object_is_copied_in_parts(seaweed_url: str, s3_store: Obj
     in_parts.close()
 
 
-async def test_wrong_credentials_fail_the_listing(seaweed_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With wrong credentials, a listing raises an error and never looks empty."""
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "SignatureDoesNotMatch"), (404, "NoSuchBucket")], ids=["credentials", "bucket"]
+)
+async def test_an_error_of_the_server_fails_listing_and_probe(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    """With wrong credentials or a missing bucket, listing and probe raise an error and the store never looks empty."""
+    with scripted(lambda _method, _query: (status, ERROR % code.encode()), monkeypatch) as (url, _):
+        await check_fails(url, code)
+
+
+@pytest.mark.slow
+async def test_wrong_credentials_fail_on_a_real_server(
+    seaweed_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real server rejects wrong credentials with an error, for listing and probe."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    store = open_store(seaweed_url)
 
-    with pytest.raises(StoreError) as denied:
-        _ = [page async for page in store.list_pages()]
+    await check_fails(seaweed_url, "SignatureDoesNotMatch")
 
-    assert str(denied.value).startswith("list must succeed, got SignatureDoesNotMatch: ")
+
+@pytest.mark.slow
+async def test_a_missing_bucket_fails_on_a_real_server(seaweed_url: str) -> None:
+    """A real server reports a missing bucket as an error, for listing and probe."""
+    await check_fails(seaweed_url.replace("s3://millhand-test", "s3://no-such-bucket"), "NoSuchBucket")
+
+
+async def check_fails(url: str, code: str) -> None:
+    """Check that listing and probe raise the server's error."""
+    store = open_store(url)
+    for call in (anext(aiter(store.list_pages())), store.probe()):
+        with pytest.raises(StoreError, match=f" must succeed, got {code}: "):
+            await call
     await store.aclose()
 
 
-async def test_missing_credentials_name_the_variables_to_set(
-    seaweed_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_missing_credentials_name_the_variables_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without credentials, the error names the two variables to set."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    store = open_store(seaweed_url)
+    store = open_store("s3://bucket?endpoint_url=http://127.0.0.1:1")
 
     with pytest.raises(StoreError) as missing:
         await store.head("key")
@@ -76,15 +102,4 @@ async def test_missing_credentials_name_the_variables_to_set(
     assert str(missing.value) == (
         "head of 'key' must succeed, got no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )
-    await store.aclose()
-
-
-async def test_a_missing_bucket_is_an_error(monkeypatch: pytest.MonkeyPatch, seaweed_url: str) -> None:
-    """Listing or probing a bucket that does not exist raises an error and never looks empty."""
-    store = open_store(seaweed_url.replace("s3://millhand-test", "s3://no-such-bucket"))
-
-    for work in (anext(aiter(store.list_pages())), store.probe()):
-        with pytest.raises(StoreError) as missing:
-            await work
-        assert "NoSuchBucket" in str(missing.value)
     await store.aclose()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.orphans import Mode, OrphansConfig, ReferenceSource, reconcile, restore
 from millhand.storage import ObjectStore
 
 
+@pytest.mark.slow
 async def test_a_run_over_an_unordered_bucket_removes_the_orphans_only(
     s3_store: ObjectStore, schema_driver: AsyncpgDriver
 ) -> None:
