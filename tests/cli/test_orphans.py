@@ -229,12 +229,12 @@ async def test_orphans_bind_and_unbind_print_the_previous_binding(bucket: Path) 
     asked = await millhand("orphans", "bind")
     bound = await millhand("orphans", "bind", "--yes")
     again = await millhand("orphans", "bind", "--yes")
-    let_go = [await millhand("orphans", "unbind", "--yes") for _ in range(2)]
+    unbound = [await millhand("orphans", "unbind", "--yes") for _ in range(2)]
 
     assert (asked.code, bound.code, again.code) == (2, 0, 0)
-    assert bound.err.endswith("; it was not bound\n")
-    assert "; it was bound by 'millhand_test_" in again.err
-    assert [result.err for result in let_go] == ["unbound\n", "it was not bound\n"]
+    assert bound.err.endswith("; it was not bound before\n")
+    assert "; it was bound to 'millhand_test_" in again.err
+    assert [result.err for result in unbound] == ["unbound the bucket\n", "the bucket was not bound\n"]
 
 
 async def test_orphans_scan_of_another_databases_bucket_is_refused(

@@ -19,7 +19,7 @@ from millhand.process.signals import StopRequested, StopSignals
 from millhand.settings.load import load_settings
 
 NUM_JOBS_MAX = 10_000_000
-COLUMNS = ("", "millhand")
+COLUMNS = ("figure", "value")
 
 # A field of `Figures`, its title and its format.
 _LINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (

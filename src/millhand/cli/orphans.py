@@ -252,11 +252,11 @@ def bind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     confirm(f"bind {settings.get('storage.url')} to this database", is_sure=is_sure)
     before = _run(settings, bind)
     was = (
-        f"it was bound by {before.marker.name!r} at {before.marker.bound_at}"
+        f"it was bound to {before.marker.name!r} since {before.marker.bound_at}"
         if before.marker
-        else "it was not bound"
+        else "it was not bound before"
     )
-    print_message(f"bound to {before.name!r}; {was}")
+    print_message(f"bound the bucket to {before.name!r}; {was}")
 
 
 @orphans.command(name="unbind", example="millhand orphans unbind")
@@ -266,7 +266,7 @@ def unbind_bucket(config_path: Path | None, *, is_sure: bool) -> None:
     """Unbind the bucket, so that the next run of any database binds it."""
     settings = load_settings(config_path)
     confirm(f"unbind {settings.get('storage.url')}", is_sure=is_sure)
-    print_message("unbound" if _run(settings, unbind) else "it was not bound")
+    print_message("unbound the bucket" if _run(settings, unbind) else "the bucket was not bound")
 
 
 class Refused(NotDone):

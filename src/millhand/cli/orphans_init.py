@@ -92,8 +92,9 @@ def _discovered(settings: Settings, timeout: timedelta) -> Discovery:
 
     found = run_with_driver(settings, go)
     if not found.num_keys:
+        within = f" under {prefix!r}" if prefix else ""
         raise NotDone(
-            f"the bucket must have objects, found none in {store.url} under {prefix!r}; "
+            f"the bucket must have objects, found none in {store.url}{within}; "
             "check storage.url and orphans.prefix"
         )
     return found

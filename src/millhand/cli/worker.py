@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import msgspec
 
 from millhand import jobs, storage
 from millhand.cli.command import Command
-from millhand.cli.database import Database, database, migrate_all_lines, opened
+from millhand.cli.database import database, migrate_all_lines, opened
 from millhand.cli.output import WrongUse
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import built_ins
@@ -25,10 +25,10 @@ from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
-from millhand.process.exit_code import DONE, NOT_DONE
+from millhand.process.exit_code import DONE
 from millhand.process.signals import StopRequested, StopSignals
-from millhand.process.supervisor import Supervisor, stop_with_supervisor
-from millhand.process.worker_process import WorkerProcess, run_to_the_end
+from millhand.process.supervisor import Supervisor
+from millhand.process.worker_process import Start, run_worker
 from millhand.schema.migrator import require_schema
 from millhand.settings.load import DEFAULT, Settings, load_settings, shown_settings
 from millhand.worker import Workers
@@ -164,18 +164,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> int:
         """Run until the worker stops, and return the exit code."""
-        with StopSignals() as signals:
-            try:
-                signals.unblock()
-                with database(self.settings) as base:
-                    is_in_order, is_all_ended = run_to_the_end(lambda: self._work(base, signals))
-            except StopRequested as stop:
-                logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
-                return DONE
-        code = DONE if is_in_order else NOT_DONE
-        if not is_all_ended:
-            _exit(code)
-        return code
+        ended = run_worker(self._opened, until_empty=self.until_empty, unblocks=True)
+        return ended.exit_code()
 
     def supervise(self, command: Sequence[str], num_processes: int) -> int:
         """Run `num_processes` processes of a command until they stop, and return the exit code."""
@@ -202,27 +192,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 logger.info("worker processes stopped", extra={"signal": stop.name, "num_processes": 0})
                 return DONE
 
-    async def _work(self, base: Database, signals: StopSignals) -> bool:
-        process = WorkerProcess(until_empty=self.until_empty)
-        signals.listen(process.on_signal)
-        stop_with_supervisor()
-        try:
-            async with AsyncExitStack() as stack:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Start]:
+        """Yield the function that starts the client, while the database runs."""
+        with database(self.settings) as base:
+
+            async def start(stack: AsyncExitStack) -> Client:
                 driver = base.driver(self.settings)
+                await stack.enter_async_context(opened(driver, base.url))
+                if base.is_embedded or self.should_migrate:
+                    await migrate_all_lines(driver)
+                if "orphans" in self._built_ins() and self.settings.get("orphans.sources"):
+                    await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
+                client = Client(driver, self._wired(driver, stack))
+                await client.start()
+                return client
 
-                async def start() -> Client:
-                    await stack.enter_async_context(opened(driver, base.url))
-                    if base.is_embedded or self.should_migrate:
-                        await migrate_all_lines(driver)
-                    if "orphans" in self._built_ins() and self.settings.get("orphans.sources"):
-                        await require_schema(driver.pool, driver.schema, LINE_MILLHAND)
-                    client = Client(driver, self._wired(driver, stack))
-                    await client.start()
-                    return client
-
-                return await process.run(start)
-        finally:
-            signals.end()
+            yield start
 
     def _wired(self, driver: Driver, stack: AsyncExitStack) -> Config:
         """Return the configuration with the built-in jobs."""
@@ -252,10 +238,3 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def _built_ins(self) -> dict[str, str]:
         return built_ins(self.settings, self.target)
-
-
-def _exit(code: int) -> None:
-    """Exit without waiting for threads that cannot be interrupted."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

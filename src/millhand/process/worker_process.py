@@ -14,17 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+
+import msgspec
 
 from millhand.client import Client
 from millhand.errors import MillhandError
 from millhand.job import JobState
 from millhand.observe.error_handler import error_text, error_type
+from millhand.process.exit_code import DONE, NOT_DONE
+from millhand.process.signals import StopRequested, StopSignals
+from millhand.process.supervisor import stop_with_supervisor
 from millhand.store.job_list import JobFilters, SortField
 from millhand.transition import SCHEDULER_INTERVAL
 
@@ -37,6 +45,8 @@ CURRENT_LIMIT = 1_000
 LEFTOVER_SECONDS = 0.5
 
 T = TypeVar("T")
+# Starts a client; resources that it pushes onto the stack are closed after the client.
+Start = Callable[[AsyncExitStack], Awaitable[Client]]
 
 
 class WorkerProcess:
@@ -132,6 +142,56 @@ class WorkerProcess:
         current = JobFilters(kinds=kinds, queues=queues, states=[JobState.AVAILABLE, JobState.RUNNING])
         jobs = (await client.jobs.list(current, limit=CURRENT_LIMIT)).jobs
         return any(job.state is JobState.AVAILABLE or job.attempted_by[-1:] == (client.id,) for job in jobs)
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a worker: gracefully or by a crash, and whether all its tasks and threads have ended."""
+
+    is_graceful: bool
+    has_all_ended: bool
+
+    def exit_code(self) -> int:
+        """Return the exit code; exit at once if a thread still runs, because Python cannot interrupt it."""
+        code = DONE if self.is_graceful else NOT_DONE
+        if not self.has_all_ended:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
+
+
+def run_worker(
+    open_start: Callable[[], AbstractContextManager[Start]], *, until_empty: bool, unblocks: bool = False
+) -> Ended:
+    """
+    Run a client as a worker until a signal, a crash or, with `until_empty`, until its queues are empty.
+
+    `open_start` yields the function that starts the client; what it pushes onto the stack is closed at the end.
+    `unblocks` takes the signals that a supervisor blocked for the start of this process. Call it in the main thread.
+
+    Raises: the errors of the start.
+    """
+    with StopSignals() as signals:
+        try:
+            if unblocks:
+                signals.unblock()
+            with open_start() as start:
+                is_graceful, has_all_ended = run_to_the_end(lambda: _work(start, signals, until_empty))
+        except StopRequested as stop:
+            logger.info("worker stopped", extra={"signal": stop.name, "completed": 0, "failed": 0})
+            return Ended(is_graceful=True, has_all_ended=True)
+    return Ended(is_graceful=is_graceful, has_all_ended=has_all_ended)
+
+
+async def _work(start: Start, signals: StopSignals, until_empty: bool) -> bool:
+    process = WorkerProcess(until_empty=until_empty)
+    signals.listen(process.on_signal)
+    stop_with_supervisor()
+    try:
+        async with AsyncExitStack() as stack:
+            return await process.run(lambda: start(stack))
+    finally:
+        signals.end()
 
 
 def run_to_the_end(main: Callable[[], Coroutine[object, object, T]]) -> tuple[T, bool]:

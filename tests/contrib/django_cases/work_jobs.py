@@ -7,15 +7,15 @@ import asyncio
 from django.db import connection
 
 from millhand.contrib.django.discovery import whole_config
-from millhand.contrib.django.worker import run_worker
+from millhand.contrib.django.worker import run_django_worker
 
 
 def work() -> None:
     """Work all due jobs, as `manage.py millhand_worker --until-empty` does."""
-    ended = run_worker(whole_config(), "default", until_empty=True)
+    ended = run_django_worker(whole_config(), "default", until_empty=True)
     asyncio.set_event_loop(None)
 
-    assert (ended.is_in_order, ended.is_all_ended) == (True, True)
+    assert (ended.is_graceful, ended.has_all_ended) == (True, True)
 
 
 def empty_tables() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
@@ -16,12 +15,10 @@ from millhand.config import Config, QueueConfig
 from millhand.contrib.django.built_in import built_ins
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import database_alias
-from millhand.contrib.django.worker import run_worker
+from millhand.contrib.django.worker import run_django_worker
 from millhand.errors import ConnectionLost, MillhandError, SchemaError
 from millhand.observe.log import configure_logging
 from millhand.settings.decode import decode_text
-
-NOT_DONE = 1
 
 
 class Command(BaseCommand):
@@ -70,7 +67,7 @@ class Command(BaseCommand):
             configure_logging(log_format or "auto", log_level or "info")  # type: ignore[arg-type]  # of its choices
         try:
             config = replace(whole_config(), **dict(_flags(queues, soft_stop_timeout)))  # type: ignore[arg-type]
-            ended = run_worker(_startable(config), database_alias(), until_empty=until_empty)
+            ended = run_django_worker(_startable(config), database_alias(), until_empty=until_empty)
         except SchemaError as error:
             reason = str(error).partition("; run:")[0]
             raise CommandError(f"{reason}; run: manage.py migrate millhand") from error
@@ -81,12 +78,7 @@ class Command(BaseCommand):
             ) from error
         except MillhandError as error:
             raise CommandError(str(error)) from error
-        code = 0 if ended.is_in_order else NOT_DONE
-        if not ended.is_all_ended:  # a thread cannot be interrupted; another client rescues its job
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        if code:
+        if code := ended.exit_code():
             sys.exit(code)
 
 
