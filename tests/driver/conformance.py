@@ -1,8 +1,8 @@
 """
-What a driver must do to be one; a driver's own tests inherit these and say how it is made.
+The conformance tests of a driver; each driver's own tests inherit them and provide the fixtures.
 
-`database` is a driver, open, on a migrated schema that is the test's alone, with a pool of at least two connections.
-`connected` makes what the driver's users have: a connection of their own, as `executor(tx)` takes it.
+`database` is an open driver on a migrated schema of the test's own, with a pool of at least two connections.
+`connected` makes a user's own connection, as `executor(tx)` accepts it, in an open transaction.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from conformance_caller import CallerConformance
 from conformance_copy import CopyConformance
 from conformance_listener import ListenerConformance
-from conformance_words import (
+from conformance_values import (
     KILL_ME,
     Connected,
     is_over,
@@ -47,14 +47,14 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
     # -- queries
 
     async def test_query_is_run_and_parsed(self, database: Driver) -> None:
-        """What a query's rows say is what `run` returns."""
+        """`run` returns what the query's parser makes of the rows."""
         [result] = await database.pool.run(job_insert_many([params(tags=("one", "two"))]))
 
         assert await database.pool.run(job_get_by_id(result.job.id)) == result.job
         assert (result.job.args, result.job.metadata, result.job.tags) == ({"n": 1}, {"m": 1}, ("one", "two"))
 
     async def test_json_is_stored_as_json(self, database: Driver) -> None:
-        """Args, metadata and errors are objects in the database, whatever the application does with jsonb itself."""
+        """Args, metadata and errors are objects in the database, whatever codecs the application has for jsonb."""
         await database.pool.run(job_insert_many([params(), params()]))
         await database.pool.run(job_insert_many([params()]))
         jobs = await database.pool.run(job_get_available(queue="default", limit=3, client_id=ClientId("me")))
@@ -72,7 +72,7 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
         ] * 3
 
     async def test_more_queries_than_connections_are_all_run(self, database: Driver) -> None:
-        """Whoever finds no connection free waits for one."""
+        """A query without a free connection waits for one."""
         results = await asyncio.gather(*(database.pool.run(job_insert_many([params()])) for _ in range(50)))
 
         assert len({one.job.id for [one] in results}) == 50
@@ -80,7 +80,7 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
     # -- deadlines
 
     async def test_late_answer_is_a_timeout_with_the_query_s_name(self, database: Driver) -> None:
-        """A query past its deadline raises, says which it was, and has not happened; the pool goes on working."""
+        """A late query raises with its name, changes nothing, and does not harm the pool."""
         async with database.pool.begin() as other:
             await other.fetch(f"LOCK TABLE {table(database)}")
             with pytest.raises(OperationTimeout) as late:
@@ -90,7 +90,7 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
         assert await num_jobs(database.pool) == 0
 
     async def test_late_answer_in_a_transaction_is_a_timeout(self, database: Driver) -> None:
-        """In a transaction, a deadline ends the query, and the transaction can be rolled back in order."""
+        """In a transaction a deadline ends the query, and the transaction is rolled back."""
         with pytest.raises(
             OperationTimeout, match=r"^SELECT pg_sleep\(30\) must answer within 0\.1 s, got no answer$"
         ):
@@ -99,8 +99,8 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
 
         assert await num_jobs(database.pool) == 0
 
-    async def test_cancelled_query_leaves_the_pool_whole(self, database: Driver) -> None:
-        """A task cancelled while it waits for the database takes nothing with it."""
+    async def test_cancelled_query_does_not_harm_the_pool(self, database: Driver) -> None:
+        """After a cancelled query all connections of the pool work."""
         sql = f"SELECT pg_sleep(30) /* {database.schema} */"
         waiting = asyncio.ensure_future(database.pool.fetch(sql))
         await wait_for(lambda: is_running(database.pool, sql))
@@ -121,23 +121,25 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
             ("57014", True), ("53100", True), ("28000", False),
         ],
     )  # fmt: skip
-    async def test_refusal_is_a_driver_error(self, database: Driver, sqlstate: str, retryable: bool) -> None:
-        """What the database refuses is raised with its state, its words, and whether it may go better another time."""
-        sql = f"DO $$ BEGIN RAISE EXCEPTION 'so there' USING ERRCODE = '{sqlstate}', DETAIL = 'secret args'; END $$"
+    async def test_server_error_is_a_driver_error(
+        self, database: Driver, sqlstate: str, retryable: bool
+    ) -> None:
+        """An error of the server is raised with its SQLSTATE, its message, and whether a retry may help."""
+        sql = f"DO $$ BEGIN RAISE EXCEPTION 'no way' USING ERRCODE = '{sqlstate}', DETAIL = 'secret args'; END $$"
 
         with pytest.raises(DriverError) as refused:
             await database.pool.execute_script(sql)
 
         error = refused.value
         assert (type(error), error.sqlstate, error.retryable) == (DriverError, sqlstate, retryable)
-        assert str(error) == f"{sql[:60]} must succeed, got so there"
+        assert str(error) == f"{sql[:60]} must succeed, got no way"
         assert error.__cause__ is not None
 
     @pytest.mark.parametrize("sqlstate", ["08006", "25006", "57P01", "57P03", "53300"])
-    async def test_refusal_that_ends_a_connection_is_a_lost_one(
+    async def test_server_error_that_ends_a_connection_is_connection_lost(
         self, database: Driver, sqlstate: str
     ) -> None:
-        """States that tell of a connection's end, of a server that only reads, or of none at all are connections lost."""
+        """An SQLSTATE of a closed connection, a read-only server or no free slot is a lost connection."""
         with pytest.raises(ConnectionLost) as lost:
             await database.pool.execute_script(
                 f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{sqlstate}'; END $$"
@@ -146,7 +148,7 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
         assert (lost.value.sqlstate, lost.value.retryable) == (sqlstate, True)
 
     async def test_constraint_is_named(self, database: Driver) -> None:
-        """Whose constraint was violated is on the error; the row, with its args, is not in its text."""
+        """The error has the violated constraint, and its text does not show the row."""
         with pytest.raises(DriverError) as refused:
             await database.pool.run(
                 job_insert_many([params(priority=5, encoded_args='{"password":"secret"}')])
@@ -155,16 +157,16 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
         assert (refused.value.operation, refused.value.constraint) == ("job_insert", "priority_in_range")
         assert "secret" not in str(refused.value)
 
-    async def test_broken_connection_is_lost_and_not_handed_out_again(self, database: Driver) -> None:
-        """A connection that the server ended raises once; after it, every query finds a good one."""
+    async def test_broken_connection_is_lost_and_not_used_again(self, database: Driver) -> None:
+        """A connection that the server ended raises once; later queries get working ones."""
         for _ in range(3):
             with pytest.raises(ConnectionLost):
                 await database.pool.fetch(KILL_ME)
 
         assert await asyncio.gather(*(num_jobs(database.pool) for _ in range(20))) == [0] * 20
 
-    async def test_connections_broken_while_idle_are_not_handed_out(self, database: Driver) -> None:
-        """Connections that died while nobody used them are replaced, at the latest when somebody has met them once."""
+    async def test_connections_broken_while_idle_are_replaced(self, database: Driver) -> None:
+        """Connections that were lost while idle raise at most once each, and are replaced."""
         await asyncio.gather(*(num_jobs(database.pool) for _ in range(20)))
         others = (
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -183,24 +185,24 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
     # -- transactions
 
     async def test_transaction_is_committed_at_its_end(self, database: Driver) -> None:
-        """What was done in a transaction is seen by others when it has ended, and not before."""
+        """Others see the changes of a transaction after its end, and not before."""
         async with database.pool.begin() as tx:
             await tx.run(job_insert_many([params()]))
             inside, outside = await num_jobs(tx), await num_jobs(database.pool)
 
         assert (inside, outside, await num_jobs(database.pool)) == (1, 0, 1)
 
-    async def test_transaction_is_rolled_back_by_what_is_raised(self, database: Driver) -> None:
-        """An exception goes through as it is, and nothing was done."""
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - what is raised inside is what comes out
+    async def test_transaction_is_rolled_back_by_an_exception(self, database: Driver) -> None:
+        """The exception is raised unchanged, and the transaction changes nothing."""
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block raises
             async with database.pool.begin() as tx:
                 await tx.run(job_insert_many([params()]))
                 raise ZeroDivisionError
 
         assert await num_jobs(database.pool) == 0
 
-    async def test_refused_statement_rolls_its_transaction_back(self, database: Driver) -> None:
-        """After a refusal that is not caught, nothing of the transaction is left, and its connection is fit again."""
+    async def test_failed_statement_rolls_its_transaction_back(self, database: Driver) -> None:
+        """After an error that is not caught nothing is changed, and the connection works again."""
         for _ in range(5):
             with pytest.raises(DriverError):  # noqa: PT012 - as above
                 async with database.pool.begin() as tx:
@@ -209,8 +211,8 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
 
         assert await num_jobs(database.pool) == 0
 
-    async def test_savepoint_is_undone_alone(self, database: Driver) -> None:
-        """Within a transaction, `begin` is a savepoint at any depth: undone, what was done before it stands."""
+    async def test_savepoint_is_rolled_back_alone(self, database: Driver) -> None:
+        """Inside a transaction `begin` makes a savepoint at any depth; its rollback keeps earlier changes."""
         async with database.pool.begin() as tx:
             await tx.run(job_insert_many([params(kind="first")]))
             async with tx.begin() as savepoint:
@@ -226,8 +228,8 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
 
         assert await kinds(database) == ["first", "second"]
 
-    async def test_commit_that_is_refused_is_a_driver_error(self, database: Driver) -> None:
-        """What the database refuses only at the end is raised at the end."""
+    async def test_failed_commit_is_a_driver_error(self, database: Driver) -> None:
+        """An error that the server raises at the commit is raised by the end of the block."""
         deferred = "CREATE TEMPORARY TABLE t (a int UNIQUE DEFERRABLE INITIALLY DEFERRED) ON COMMIT DROP"
 
         with pytest.raises(DriverError) as refused:
@@ -239,7 +241,7 @@ class DriverConformance(CallerConformance, CopyConformance, ListenerConformance)
     # -- life
 
     async def test_open_and_close_may_be_repeated(self, database: Driver) -> None:
-        """A driver may be opened twice, closed twice, and opened again; closed, it says so."""
+        """A driver may be opened and closed twice, and opened again; closed, it raises PoolClosed."""
         await database.open()
         await database.close()
         await database.close()

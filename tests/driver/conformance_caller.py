@@ -1,8 +1,8 @@
 """
-Of the conformance suite: the connections and transactions of the driver's users, which are as they are.
+Conformance tests: the connections and transactions of a driver's users, whatever their settings.
 
-`connected` makes one with a transaction open; `committing` one that commits each statement. `cursor` opens a cursor of
-the library's own, on the server, and gives what fetches from it.
+`connected` makes a connection with an open transaction, `committing` one with autocommit. `cursor` opens a server-side
+cursor of the library, and yields a function that fetches from it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-from conformance_words import Connected, batches, num_jobs, params, table
+from conformance_values import Connected, batches, num_jobs, params, table
 
 from millhand.driver.protocol import Driver
 from millhand.errors import DriverError
 from millhand.store.job_copy import job_copy
 from millhand.store.job_insert import job_insert_many
 
-# What counts from 1, a number at a time.
+# Numbers from 1, one row each.
 NUMBERS = "SELECT generate_series(1, 1000)"
 Fetched = Callable[[], Awaitable[int]]
 Cursor = Callable[[Any], AbstractAsyncContextManager[Fetched]]
 
 
 class CallerConformance:
-    # What a refusal must name, of what a user of this driver may have in hand.
+    # Objects that the error for an unknown one must name.
     ACCEPTED: tuple[str, ...] = ()
 
     @pytest.fixture
@@ -41,7 +41,7 @@ class CallerConformance:
     async def test_executor_works_in_the_caller_s_transaction(
         self, database: Driver, connected: Connected
     ) -> None:
-        """On the caller's connection everything is in his transaction, and is gone with it."""
+        """On the caller's connection everything is part of its transaction, and is rolled back with it."""
         async with connected() as tx:
             executor = database.executor(tx)
             await executor.run(job_insert_many([params()], notify_queues=["default"]))
@@ -54,16 +54,16 @@ class CallerConformance:
 
         assert (inside, after_savepoint, await num_jobs(database.pool)) == (1, 1, 0)
 
-    async def test_executor_takes_its_own_transactions(self, database: Driver) -> None:
-        """The executor of a transaction that this driver began is as good as a connection."""
+    async def test_executor_accepts_its_own_transactions(self, database: Driver) -> None:
+        """The executor of a transaction that this driver began is accepted like a connection."""
         async with database.pool.begin() as tx:
             await database.executor(tx).run(job_insert_many([params()]))
 
         assert await num_jobs(database.pool) == 1
 
     @pytest.mark.parametrize("tx", [None, "postgresql://", object()])
-    async def test_executor_refuses_what_it_does_not_know(self, database: Driver, tx: object) -> None:
-        """Anything else is an error that lists what is accepted and what was given."""
+    async def test_executor_rejects_unknown_objects(self, database: Driver, tx: object) -> None:
+        """Anything else is an error that lists what is accepted and names what was given."""
         with pytest.raises(TypeError) as refused:
             database.executor(tx)
 
@@ -75,7 +75,7 @@ class CallerConformance:
     async def test_json_is_json_on_the_caller_s_connection(
         self, database: Driver, connected: Connected
     ) -> None:
-        """Whatever the application makes of jsonb on its connection, args and metadata are objects, there and back."""
+        """Whatever codecs the connection has for jsonb, args and metadata are written and read as objects."""
         asked = (
             f"SELECT jsonb_typeof(args) AS args, jsonb_typeof(metadata) AS metadata FROM {table(database)}"
         )
@@ -89,11 +89,13 @@ class CallerConformance:
         assert types == [{"args": "object", "metadata": "object"}] * 2
         assert (result.job.args, result.job.metadata) == ({"n": 1}, {"m": 1})
 
-    async def test_read_only_transaction_refuses_a_job(self, database: Driver, connected: Connected) -> None:
-        """Where the transaction may only read, an insert says so with PostgreSQL's state; undone, the rest goes on."""
+    async def test_insert_in_a_read_only_transaction_is_an_error(
+        self, database: Driver, connected: Connected
+    ) -> None:
+        """The error has PostgreSQL's SQLSTATE; after a rollback to the savepoint the transaction continues."""
         async with connected() as tx:
             executor = database.executor(tx)
-            with pytest.raises(DriverError) as refused:  # noqa: PT012 - what is raised inside is what comes out
+            with pytest.raises(DriverError) as refused:  # noqa: PT012 - the block raises
                 async with executor.begin() as savepoint:
                     await savepoint.execute_script("SET TRANSACTION READ ONLY")
                     await savepoint.run(job_insert_many([params()]))
@@ -105,10 +107,10 @@ class CallerConformance:
             "job_insert must succeed, got cannot execute INSERT in a read-only transaction"
         )
 
-    async def test_cursor_of_the_caller_s_goes_on(
+    async def test_cursor_of_the_caller_s_continues(
         self, database: Driver, connected: Connected, cursor: Cursor
     ) -> None:
-        """A cursor that is open on the server, half read, is not lost by what is inserted and copied meanwhile."""
+        """An open server-side cursor continues after inserts and copies."""
         async with connected() as tx:
             executor = database.executor(tx)
             async with cursor(tx) as fetched:
@@ -122,10 +124,10 @@ class CallerConformance:
 
         assert (read, inside) == ([1, 2, 3, 4], 3)
 
-    async def test_connection_that_commits_each_word_is_taken_as_it_is(
+    async def test_autocommit_connection_stays_as_it_is(
         self, database: Driver, committing: Connected
     ) -> None:
-        """With autocommit a job is there at once; and there `begin` begins a transaction."""
+        """With autocommit a job is committed at once, and `begin` begins a transaction."""
         async with committing() as connection:
             executor = database.executor(connection)
             await executor.run(job_insert_many([params()]))
@@ -137,8 +139,10 @@ class CallerConformance:
 
         assert (at_once, await num_jobs(database.pool)) == (1, 1)
 
-    async def test_foreign_sql_gives_rows_by_name(self, database: Driver, connected: Connected) -> None:
-        """SQL of the user's is run with numbered parameters, on the pool and in a transaction."""
+    async def test_sql_from_outside_returns_rows_by_name(
+        self, database: Driver, connected: Connected
+    ) -> None:
+        """The user's SQL runs with numbered params, on the pool and in a transaction."""
         sql = "SELECT $1::int AS a, $2::text AS b UNION ALL SELECT 2, 'y' ORDER BY a"
         expected = [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
 
@@ -147,7 +151,7 @@ class CallerConformance:
         assert await database.pool.fetch(sql, [1, "x"]) == expected
 
     async def test_script_is_several_statements_in_one_transaction(self, database: Driver) -> None:
-        """A script is run whole or not at all, in the driver's schema."""
+        """A script runs completely or not at all, in the driver's schema."""
         insert = "INSERT INTO /* schema */river_job (kind, args) VALUES ('act', '{}')"
 
         with pytest.raises(DriverError):

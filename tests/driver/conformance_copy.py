@@ -1,4 +1,4 @@
-"""Of the conformance suite: rows that are copied."""
+"""Conformance tests: COPY."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from conformance_words import Connected, batches, num_jobs, params, plain, table, wait_for
+from conformance_values import Connected, batches, num_jobs, params, plain, table, wait_for
 
 from millhand.driver.protocol import Driver
 from millhand.errors import ConnectionLost, DriverError, OperationTimeout
@@ -19,7 +19,7 @@ from millhand.store.job_list import JobListParams, job_list
 
 class CopyConformance:
     async def test_copy_writes_the_rows_of_an_insert(self, database: Driver, connected: Connected) -> None:
-        """Rows that are copied, on the pool or in a transaction, are those that an insert would have written."""
+        """Copied rows, on the pool or in a transaction, equal those of an insert."""
         rows = [
             params(),
             params(kind="a\tb\\N\r\n", encoded_args='{"b":"\\\\ \\" é"}', tags=("null", 'a"\\b')),
@@ -37,7 +37,7 @@ class CopyConformance:
         assert jobs[2].created_at == jobs[2].scheduled_at == jobs[3].created_at > jobs[0].created_at
 
     async def test_copy_raises_what_its_source_raises(self, database: Driver, connected: Connected) -> None:
-        """An error of the source is no error of the wire, though it looks like one; nothing stays copied."""
+        """An OSError of the source is not a database error, and nothing stays copied."""
         error = OSError("the file is gone")
 
         async def broken() -> AsyncIterator[list[InsertParams]]:
@@ -55,8 +55,8 @@ class CopyConformance:
         assert (raised.value, aborted.value.sqlstate) == (error, "25P02")
         assert await asyncio.gather(*(num_jobs(database.pool) for _ in range(20))) == [0] * 20
 
-    async def test_copy_that_the_server_refuses_copies_nothing(self, database: Driver) -> None:
-        """One row that cannot be takes the others with it, and the pool goes on."""
+    async def test_copy_with_an_invalid_row_copies_nothing(self, database: Driver) -> None:
+        """One invalid row fails the whole copy, and the pool still works."""
         with pytest.raises(DriverError) as refused:
             await database.pool.copy(job_copy(batches([params()], [params(priority=7)], [params()] * 1000)))
 
@@ -64,7 +64,7 @@ class CopyConformance:
         assert await num_jobs(database.pool) == 0
 
     async def test_copy_waits_for_its_source_but_not_for_the_server(self, database: Driver) -> None:
-        """The deadline is the server's: a source may take longer, a lock that is held may not."""
+        """The deadline is for the server: a slow source does not exceed it, a held lock does."""
 
         async def slow() -> AsyncIterator[list[InsertParams]]:
             yield [params()]
@@ -83,8 +83,8 @@ class CopyConformance:
 
         assert (copied, await num_jobs(database.pool)) == (2, 2)
 
-    async def test_copy_whose_connection_is_lost_says_so(self, database: Driver) -> None:
-        """A server that goes away while rows are on their way is a connection lost, whatever the source still has."""
+    async def test_copy_whose_connection_is_lost_is_an_error(self, database: Driver) -> None:
+        """If the server closes the connection during a copy, the connection is lost, whatever rows are left."""
         asked = (
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE state = 'active' AND query LIKE 'COPY \"' || $1 || '\"%'"

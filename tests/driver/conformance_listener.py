@@ -1,4 +1,4 @@
-"""Of the conformance suite: a connection that listens."""
+"""Conformance tests: listeners."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import json
 
 import pytest
-from conformance_words import GENEROUS_SECONDS, num_jobs, pids_before
+from conformance_values import GENEROUS_SECONDS, num_jobs, pids_of
 
 from millhand.driver.protocol import Driver
 from millhand.errors import ConnectionLost, DriverError
@@ -16,12 +16,12 @@ from millhand.store.queue import queue_pause
 
 
 class ListenerConformance:
-    async def test_listener_hears_its_schema_s_topics(self, database: Driver) -> None:
-        """What is said on a topic of the driver's schema is heard, in order, and nothing of other topics."""
-        heard: asyncio.Queue[str] = asyncio.Queue()
+    async def test_listener_receives_its_schema_s_topics(self, database: Driver) -> None:
+        """Payloads on a topic of the driver's schema are received in order, and none of other topics."""
+        notified: asyncio.Queue[str] = asyncio.Queue()
         listener = database.listener()
         await listener.connect()
-        await listener.listen("river_insert", heard.put_nowait)
+        await listener.listen("river_insert", notified.put_nowait)
         await listener.ping()
 
         with contextlib.suppress(DriverError):
@@ -29,34 +29,34 @@ class ListenerConformance:
         await database.pool.run(job_notify_insert(["a", "b"]))
 
         async with asyncio.timeout(GENEROUS_SECONDS):
-            assert [json.loads(await heard.get()) for _ in range(2)] == [{"queue": "a"}, {"queue": "b"}]
+            assert [json.loads(await notified.get()) for _ in range(2)] == [{"queue": "a"}, {"queue": "b"}]
         await listener.close()
-        assert heard.empty()
+        assert notified.empty()
 
-    async def test_listener_tells_once_that_it_was_lost(self, database: Driver) -> None:
-        """A connection that the server ended is noticed without being asked; after it, nothing can be done with it."""
-        lost, rings = asyncio.Event(), []
+    async def test_listener_reports_once_that_it_was_lost(self, database: Driver) -> None:
+        """A connection that the server ended is detected without a statement, and cannot be used again."""
+        lost, wakes = asyncio.Event(), []
         listener = database.listener()
-        listener.on_lost(lambda: (rings.append(1), lost.set()))  # type: ignore[arg-type, return-value, func-returns-value]
+        listener.on_lost(lambda: (wakes.append(1), lost.set()))  # type: ignore[arg-type, return-value, func-returns-value]
         await listener.connect()
-        pids = await pids_before(database, listener)
+        pids = await pids_of(database, listener)
 
         await database.pool.fetch("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", [pids])
 
         async with asyncio.timeout(GENEROUS_SECONDS):
             await lost.wait()
-        assert (listener.is_lost, rings) == (True, [1])
+        assert (listener.is_lost, wakes) == (True, [1])
         with pytest.raises(ConnectionLost):
             await listener.ping()
         with pytest.raises(ConnectionLost):
             await listener.listen("river_insert", print)
         await listener.close()
 
-    async def test_listener_closed_by_us_was_not_lost(self, database: Driver) -> None:
-        """Closing is no loss; it may be done twice, and before connecting; the pool is whole afterwards."""
-        rings: list[int] = []
+    async def test_closed_listener_is_not_lost(self, database: Driver) -> None:
+        """`close` is no loss; it may be repeated, or come before `connect`, and the pool still works."""
+        wakes: list[int] = []
         listener = database.listener()
-        listener.on_lost(lambda: rings.append(1))
+        listener.on_lost(lambda: wakes.append(1))
         await listener.close()
         await listener.connect()
         await listener.listen("river_insert", print)
@@ -64,5 +64,5 @@ class ListenerConformance:
         await listener.close()
         await listener.close()
 
-        assert rings == []
+        assert wakes == []
         assert await asyncio.gather(*(num_jobs(database.pool) for _ in range(20))) == [0] * 20

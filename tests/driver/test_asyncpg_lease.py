@@ -1,4 +1,4 @@
-"""Which connections of a pool stay out after they came back, and for whom."""
+"""Claims about leases: which connections of a pool stay out, and for how long."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millhand.errors import DriverError
 
 @pytest.fixture
 async def leases(postgres_url: str) -> AsyncIterator[Leases]:
-    """Two connections at most, of a pool that is ours."""
+    """Leases of a pool of Millhand's own with at most two connections."""
     pool = await asyncpg.create_pool(postgres_url, min_size=0, max_size=2)
     leases = Leases(pool, keeps=True)
     yield leases
@@ -32,7 +32,7 @@ async def pid(leases: Leases) -> int:
 
 
 def ended(connection: asyncpg.Connection) -> asyncio.Event:
-    """Return what is set when a connection has ended."""
+    """Return an event that is set when a connection ends."""
     event = asyncio.Event()
     connection.add_termination_listener(lambda _: event.set())
     return event
@@ -42,15 +42,15 @@ def num_idle(leases: Leases) -> int:
     return leases.pool.get_idle_size()
 
 
-async def test_connection_that_comes_back_whole_stays_out(leases: Leases) -> None:
-    """The next one gets the same connection, and the pool never sees it."""
+async def test_connection_without_an_error_stays_out(leases: Leases) -> None:
+    """The next lease gets the same connection, without the pool."""
     pids = {await pid(leases) for _ in range(3)}
 
     assert (len(pids), num_idle(leases)) == (1, 0)
 
 
 async def test_connection_of_the_caller_s_pool_goes_back_at_once(postgres_url: str) -> None:
-    """Others may wait for a pool that is not ours alone."""
+    """The application may wait for its own pool, so nothing stays out of it."""
     async with asyncpg.create_pool(postgres_url, min_size=0, max_size=1) as pool:
         driver = AsyncpgDriver(pool)
         await driver.open()
@@ -59,19 +59,19 @@ async def test_connection_of_the_caller_s_pool_goes_back_at_once(postgres_url: s
         assert pool.get_idle_size() == 1
 
 
-async def test_waiter_is_served_before_anything_stays_out(leases: Leases) -> None:
-    """With all connections in use, whoever waits gets the first that comes back."""
+async def test_waiter_gets_the_first_connection(leases: Leases) -> None:
+    """With all connections in use, a waiter gets the first that comes back."""
     async with leases.lease(), leases.lease():
         waiter = asyncio.ensure_future(pid(leases))
-        while not leases._num_waiting:  # noqa: ASYNC110 - a turn of the loop, of which nobody tells
+        while not leases._num_waiting:  # noqa: ASYNC110 - no event is set
             await asyncio.sleep(0)
 
     async with asyncio.timeout(GENEROUS_SECONDS):
         assert await waiter > 0
 
 
-async def test_connection_that_something_was_raised_on_goes_the_long_way(leases: Leases) -> None:
-    """What a statement has left behind is for asyncpg to see to, also when it is cancelled."""
+async def test_connection_with_an_error_goes_back_to_the_pool(leases: Leases) -> None:
+    """After an error or a cancellation asyncpg's own release cleans the connection."""
     with pytest.raises(asyncpg.DivisionByZeroError):
         async with leases.lease() as connection:
             await connection.fetch("SELECT 1/0")
@@ -83,13 +83,13 @@ async def test_connection_that_something_was_raised_on_goes_the_long_way(leases:
     assert await pid(leases) > 0
 
 
-async def test_connection_comes_back_without_a_transaction_that_asyncpg_knows_nothing_of(
+async def test_connection_comes_back_without_a_hidden_transaction(
     driver: AsyncpgDriver, postgres_url: str
 ) -> None:
     """
-    A statement that was prepared and not executed leaves no locks, and no `now()`, to whoever is lent its connection.
+    A statement that was prepared but not executed leaves no transaction on its connection.
 
-    Its params were refused, or it was cancelled at any moment.
+    Its params were invalid, or it was cancelled at any moment.
     """
     name = "left_open"
     sql = "SELECT FROM pg_stat_activity WHERE application_name = $1 AND xact_start IS NOT NULL"
@@ -115,8 +115,8 @@ async def test_connection_comes_back_without_a_transaction_that_asyncpg_knows_no
     await ours.close()
 
 
-async def test_connection_in_a_transaction_is_thrown_away(leases: Leases) -> None:
-    """Nobody is lent somebody else's transaction."""
+async def test_connection_in_a_transaction_is_terminated(leases: Leases) -> None:
+    """A transaction that a lease left open is not given to the next one."""
     async with leases.lease() as connection:
         end = ended(connection)
         await connection.execute("BEGIN")
@@ -127,8 +127,8 @@ async def test_connection_in_a_transaction_is_thrown_away(leases: Leases) -> Non
         assert not connection.is_in_transaction()
 
 
-async def test_connection_that_is_lost_meanwhile_is_not_lent(leases: Leases, postgres_url: str) -> None:
-    """What ended while nobody used it is replaced, and its place in the pool is free."""
+async def test_connection_lost_while_unused_is_replaced(leases: Leases, postgres_url: str) -> None:
+    """Connections that ended while unused are replaced, and their slots in the pool are free."""
     async with leases.lease() as one, leases.lease() as two:
         ends = [ended(one), ended(two)]
         pids = [await connection.fetchval("SELECT pg_backend_pid()") for connection in (one, two)]
@@ -148,8 +148,10 @@ async def test_connection_that_is_lost_meanwhile_is_not_lent(leases: Leases, pos
 async def test_connection_that_stays_unused_is_closed(
     leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that nobody has needed for a while ends; one that was used in between stays."""
-    monkeypatch.setattr(asyncpg_lease, "UNUSED_SECONDS", GENEROUS_SECONDS)  # by hand below
+    """A connection that is not used for a while ends; one that was used in between stays."""
+    monkeypatch.setattr(
+        asyncpg_lease, "UNUSED_SECONDS", GENEROUS_SECONDS
+    )  # the test calls _close_unused itself
     async with leases.lease() as used, leases.lease() as unused:
         ends = [ended(used), ended(unused)]
 
@@ -163,8 +165,10 @@ async def test_connection_that_stays_unused_is_closed(
     assert not ends[0].is_set()
 
 
-async def test_clock_looks_for_what_stays_unused(leases: Leases, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without anybody's doing, what is not needed ends."""
+async def test_unused_connection_is_closed_by_a_timer(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any further lease an unused connection ends."""
     monkeypatch.setattr(asyncpg_lease, "UNUSED_SECONDS", 0.01)
     async with leases.lease() as connection:
         end = ended(connection)
@@ -178,7 +182,7 @@ async def test_clock_looks_for_what_stays_unused(leases: Leases, monkeypatch: py
 async def test_each_connection_goes_back_now_and_then(
     leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often a connection is used, asyncpg sees it, and may renew it."""
+    """Every so often a used connection goes back to asyncpg, which may replace it."""
     monkeypatch.setattr(asyncpg_lease, "NUM_LENT_MAX", 3)
 
     idle = []
@@ -189,8 +193,8 @@ async def test_each_connection_goes_back_now_and_then(
     assert idle == [0, 0, 1, 0]
 
 
-async def test_pool_closes_at_once_though_connections_are_out(leases: Leases) -> None:
-    """What nobody uses goes back before the pool closes, and what comes back later does not stay out."""
+async def test_pool_closes_although_connections_are_out(leases: Leases) -> None:
+    """Unused connections go back before the pool closes, and used ones do not stay out."""
     await pid(leases)
     async with leases.lease():
         await leases.close()

@@ -1,4 +1,4 @@
-"""Behind a real PgBouncer in transaction mode: each transaction may be on another server connection."""
+"""Claims about drivers behind PgBouncer in transaction mode, where each transaction may have another server connection."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import asyncpg
 import psycopg
 import psycopg_pool
 import pytest
-import test_driver_psycopg_sync
+import test_psycopg_sync_executor
 from conformance import DriverConformance
 from conformance_caller import Cursor
-from conformance_words import GENEROUS_SECONDS, Connected
+from conformance_values import GENEROUS_SECONDS, Connected
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from test_driver_psycopg import cursor_of_psycopg
-from threaded import ThreadedDriver
+from test_psycopg_executor import cursor_of_psycopg
+from threaded_driver import ThreadedDriver
 
 from millhand import Client, Config, SyncClient
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -46,15 +46,14 @@ class Act:
 
 @pytest.fixture(scope="module")
 async def bouncer_url(postgres_url: str) -> AsyncIterator[str]:
-    """The URL of the test's database through a pooler that has two connections for everybody."""
+    """The URL of the test's database through a pooler with two server connections."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         missing("pgbouncer", "there is no pgbouncer; apt-get install pgbouncer")
     directory = Path(tempfile.mkdtemp(prefix="millhand-bouncer-"))
     directory.chmod(0o777)
-    async with proxied(
-        postgres_url
-    ) as proxy:  # the server knows its clients by who they are, and PgBouncer is nobody
+    # By TCP: the server's Unix socket accepts only its own user, and PgBouncer runs as another.
+    async with proxied(postgres_url) as proxy:
         parts = urlsplit(proxy.url)
         (directory / "pgbouncer.ini").write_text(
             f"""
@@ -145,21 +144,21 @@ class TestPsycopgBehindPgBouncer(DriverConformance):
     def cursor(self) -> Cursor:
         return cursor_of_psycopg()
 
-    # A pooler in this mode gives the connection that listens to others, so nothing is heard; the poll finds jobs.
-    test_listener_hears_its_schema_s_topics = None  # type: ignore[assignment]
-    test_listener_tells_once_that_it_was_lost = None  # type: ignore[assignment]
+    # In this mode the listening connection serves other clients too, so no notification arrives; polls find jobs.
+    test_listener_receives_its_schema_s_topics = None  # type: ignore[assignment]
+    test_listener_reports_once_that_it_was_lost = None  # type: ignore[assignment]
 
 
 @contextlib.asynccontextmanager
 async def connected_in_a_thread(url: str, *, autocommit: bool = False) -> AsyncIterator[Any]:
-    """Yield a connection that blocks; never here, for the way to the server leads through this event loop."""
+    """Yield a blocking connection, used only in threads, because this event loop runs the proxy."""
     connection = await asyncio.to_thread(psycopg.connect, url, autocommit=autocommit, prepare_threshold=None)
     yield connection
     await asyncio.to_thread(connection.rollback)
     await asyncio.to_thread(connection.close)
 
 
-class TestPsycopgSyncBehindPgBouncer(test_driver_psycopg_sync.TestPsycopgSync):
+class TestPsycopgSyncBehindPgBouncer(test_psycopg_sync_executor.TestPsycopgSync):
     @pytest.fixture
     async def database(self, schema_driver: AsyncpgDriver, bouncer_url: str) -> AsyncIterator[ThreadedDriver]:
         driver = ThreadedDriver(PsycopgSyncDriver(bouncer_url, schema_driver.schema, pool_size=4))
@@ -187,9 +186,9 @@ class TestPsycopgSyncBehindPgBouncer(test_driver_psycopg_sync.TestPsycopgSync):
 
 
 async def test_jobs_are_inserted_through_a_pooler(schema_driver: AsyncpgDriver, bouncer_url: str) -> None:
-    """A caller's transaction, in every way that there is, holds behind PgBouncer too."""
+    """A caller's transaction works behind PgBouncer, whatever library it uses."""
     config = Config(schema=schema_driver.schema)
-    client = Client(bouncer_url, config)  # it is not started: it speaks on the connections of others
+    client = Client(bouncer_url, config)  # not started: it only uses the connections of others
     url = bouncer_url.replace("postgresql", "postgresql+psycopg", 1)
     engine = create_async_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None})
     for n in range(10):
@@ -212,10 +211,10 @@ async def test_jobs_are_inserted_through_a_pooler(schema_driver: AsyncpgDriver, 
     )
 
 
-async def test_asyncpg_s_own_transaction_holds_behind_a_pooler(
+async def test_asyncpg_s_own_transaction_works_behind_a_pooler(
     schema_driver: AsyncpgDriver, bouncer_url: str
 ) -> None:
-    """`tx=` takes a connection of asyncpg's that caches no statements, ten of them side by side, with rollback and COPY."""
+    """`tx=` accepts asyncpg connections without a statement cache, ten at once, with rollback and COPY."""
     client = Client(bouncer_url, Config(schema=schema_driver.schema))
 
     async def insert(n: int) -> None:
@@ -249,7 +248,7 @@ def _insert_in_a_thread(url: str, config: Config) -> int:
 async def test_more_callers_than_connections_of_the_pooler(
     schema_driver: AsyncpgDriver, bouncer_url: str
 ) -> None:
-    """Twenty clients' connections share the pooler's two, and every statement finds one."""
+    """Twenty connections share the pooler's two, and every statement is run."""
     driver = PsycopgDriver(bouncer_url, schema_driver.schema, pool_size=20)
     await driver.open()
     client = Client(driver, Config(schema=schema_driver.schema))

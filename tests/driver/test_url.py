@@ -1,4 +1,4 @@
-"""A URL says where the database is, and may say by which driver, as SQLAlchemy's do."""
+"""Claims about database URLs and the drivers that they name."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def by_scheme(url: str, scheme: str) -> str:
 
 @pytest.mark.parametrize("port", ["x", "5432,x"])
 @pytest.mark.parametrize("kind", [AsyncpgDriver, PsycopgDriver, PsycopgSyncDriver])
-async def test_port_of_the_environment_that_is_none_is_told_as_such(
+async def test_invalid_pgport_is_an_error(
     kind: type[AsyncpgDriver | PsycopgDriver | PsycopgSyncDriver], port: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A PGPORT that is no port is blamed itself, and not the URL that left the port to it, nor its host."""
+    """The error names an invalid PGPORT, not the URL or its host."""
     monkeypatch.setenv("PGPORT", port)
 
     with pytest.raises(ConfigError) as refused:
@@ -71,7 +71,7 @@ async def test_port_of_the_environment_that_is_none_is_told_as_such(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_url_names_the_driver(postgres_url: str, schema: str, scheme: str) -> None:
-    """Client and SyncClient take every kind of URL; a client speaks by the driver that it names."""
+    """Client and SyncClient accept every scheme, and a Client uses the driver that it names."""
     url = by_scheme(postgres_url, scheme)
     config = Config(schema=schema)
 
@@ -87,8 +87,8 @@ async def test_url_names_the_driver(postgres_url: str, schema: str, scheme: str)
     assert rows == (first.job,)
 
 
-def test_what_else_stands_in_a_url_is_kept() -> None:
-    """Of a URL only the scheme changes, and the one parameter that asyncpg calls another name in a URL."""
+def test_rest_of_a_url_is_kept() -> None:
+    """Only the scheme changes, and the parameter that has another name in a URL of asyncpg."""
     rest = "://ann:pa%40ss@db:6432/shop?sslmode=require&application_name=x"
 
     assert [checked_url(f"{scheme}{rest}") for scheme in SCHEMES] == [
@@ -100,15 +100,15 @@ def test_what_else_stands_in_a_url_is_kept() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg2", "postgresql+pg8000", "mysql+asyncpg"])
-def test_url_of_another_driver_is_refused(scheme: str) -> None:
-    """A driver that there is not is refused, with those that there are, and without a password."""
-    said = (
+def test_url_of_an_unknown_driver_is_an_error(scheme: str) -> None:
+    """An unknown driver is an error that lists the known ones, without the password."""
+    message = (
         "database URL must begin with 'postgresql://', 'postgresql+psycopg://' or 'postgresql+asyncpg://', "
         f"got scheme {scheme!r}"
     )
 
     for make in (driver_at, Client, SyncClient):
-        with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
             make(f"{scheme}://ann:secret@db/shop")
 
 
@@ -119,8 +119,8 @@ def test_url_of_another_driver_is_refused(scheme: str) -> None:
         ("SyncClient('postgresql://ann:secret@db/shop')", "postgresql"),
     ],
 )
-def test_driver_that_is_not_installed_is_told_with_what_to_install(made: str, scheme: str) -> None:
-    """Without the extra, a client that needs it says so when it is made, and how to get it."""
+def test_missing_driver_package_is_an_error(made: str, scheme: str) -> None:
+    """Without the extra, the error of a client that needs it has the command to install it."""
     program = (
         "import sys; sys.modules['psycopg'] = None; from millhand import Client, ConfigError, SyncClient\n"
         f"try: {made}\nexcept ConfigError as error: print(error, end='')"
@@ -136,10 +136,10 @@ def test_driver_that_is_not_installed_is_told_with_what_to_install(made: str, sc
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "driver"), [("postgresql+psycopg", "psycopg"), ("postgresql", "asyncpg")])
-async def test_worker_s_process_runs_on_the_driver_that_its_url_names(
+async def test_worker_process_uses_the_driver_that_its_url_names(
     tmp_path: Path, postgres_url: str, schema: str, scheme: str, driver: str
 ) -> None:
-    """`millhand worker` on a URL of psycopg's works its jobs without so much as importing asyncpg; and the other way."""
+    """`millhand worker` with a psycopg URL does not import asyncpg, and the other way round."""
     (tmp_path / "program.py").write_text(WORKER)
     (tmp_path / "millhand.toml").write_text(f'[database]\nschema = "{schema}"\n')
     with SyncClient(postgres_url, Config(schema=schema)) as client:
@@ -156,7 +156,7 @@ async def test_worker_s_process_runs_on_the_driver_that_its_url_names(
 
 
 async def test_client_on_a_url_of_psycopg_s_works(postgres_url: str, schema: str) -> None:
-    """A client that works jobs takes the URL of a SQLAlchemy application as it is."""
+    """A client works jobs with the URL of a SQLAlchemy application."""
     workers = Workers()
 
     @workers.add()

@@ -31,18 +31,18 @@ class Act:
 def connection(
     request: pytest.FixtureRequest, postgres_url: str, schema: str
 ) -> Iterator[BaseDatabaseWrapper]:
-    """One of Django's databases, of any alias."""
+    """A database of Django's."""
     if "pool" in request.param and django.VERSION < (5, 1):
         pytest.skip("Django has pools since 5.1")
-    if not settings.configured:  # by another room's tests
+    if not settings.configured:  # by other tests
         settings.configure(DATABASES={}, USE_TZ=True)
         django.setup()
     where = conninfo_to_dict(postgres_url)
     names = {"NAME": "dbname", "HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password"}
-    said = {name: where.get(key, "") for name, key in names.items()}
+    given = {name: where.get(key, "") for name, key in names.items()}
     options = {"pool": {"min_size": 1, "max_size": 4}} if "pool" in request.param else {}
     engine = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": options}
-    connections.settings[ALIAS] = connections.configure_settings({"default": {**said, **engine}})["default"]
+    connections.settings[ALIAS] = connections.configure_settings({"default": {**given, **engine}})["default"]
     wrapper = connections[ALIAS]
     yield wrapper
     wrapper.close()
@@ -58,26 +58,26 @@ def client(connection: BaseDatabaseWrapper, schema: str) -> SyncClient:
 
 
 @pytest.fixture
-def outside(postgres_url: str, schema: str) -> Iterator[Outside]:
+def observer(postgres_url: str, schema: str) -> Iterator[Observer]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        yield Outside(connection, schema)
+        yield Observer(connection, schema)
 
 
-class Outside:
-    """Somebody who sees what was committed, and hears what was told."""
+class Observer:
+    """Another connection that reads committed jobs and receives notifications."""
 
     def __init__(self, connection: psycopg.Connection[Any], schema: str) -> None:
         self._connection = connection
         self._heard: list[str] = []
         self._schema = schema
-        connection.add_notify_handler(lambda said: self._heard.append(json.loads(said.payload)["queue"]))
+        connection.add_notify_handler(lambda given: self._heard.append(json.loads(given.payload)["queue"]))
         connection.execute(f'LISTEN "{schema}.river_insert"')
 
     def names(self) -> list[str]:
         rows = self._connection.execute(f"SELECT args->>'name' FROM {self._schema}.river_job ORDER BY id")
         return [name for (name,) in rows]
 
-    def heard(self) -> list[str]:
+    def notified(self) -> list[str]:
         """Return the queues that were announced until now."""
         end = json.dumps({"queue": "end"})
         self._connection.execute("SELECT pg_notify(%s, %s)", [f"{self._schema}.river_insert", end])
@@ -92,26 +92,26 @@ def queue(name: str) -> InsertOpts:
     return InsertOpts(queue=name)
 
 
-def test_job_is_part_of_the_atomic_block(client: SyncClient, outside: Outside) -> None:
-    """Committed with the block, gone with what it raises, NOTIFY included; without a block, there at once."""
+def test_job_is_part_of_the_atomic_block(client: SyncClient, observer: Observer) -> None:
+    """A job and its notification are committed or rolled back with the block; without a block, committed at once."""
     client.insert(Act("alone"), queue("alone"))
-    at_once = outside.names()
+    at_once = observer.names()
     with contextlib.suppress(ZeroDivisionError), transaction.atomic(using=ALIAS):
         client.insert(Act("gone"), queue("gone"))
         raise ZeroDivisionError
     with transaction.atomic(using=ALIAS):
         client.insert_many([(Act("kept"), queue("kept"))])
-        before = outside.names()
+        before = observer.names()
 
     assert (at_once, before) == (["alone"], ["alone"])
-    assert outside.names() == ["alone", "kept"]
-    assert outside.heard() == ["alone", "kept"]
+    assert observer.names() == ["alone", "kept"]
+    assert observer.notified() == ["alone", "kept"]
 
 
 def test_nested_blocks_are_savepoints(
-    client: SyncClient, connection: BaseDatabaseWrapper, outside: Outside
+    client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer
 ) -> None:
-    """An inner block that is undone takes its jobs with it, and leaves those before it; so does a COPY that fails."""
+    """A rolled back inner block removes only its own jobs; so does a failed COPY."""
     unique = InsertOpts(unique=UniqueOpts(by_args=True))
     with transaction.atomic(using=ALIAS):
         client.insert(Act("first"), unique)
@@ -126,39 +126,39 @@ def test_nested_blocks_are_savepoints(
             cursor.execute("SELECT 1")
         client.insert_many_fast([Act("fifth")])
 
-    assert outside.names() == ["first", "fifth"]
+    assert observer.names() == ["first", "fifth"]
 
 
-def test_block_that_is_rolled_back_by_hand_takes_the_job(client: SyncClient, outside: Outside) -> None:
-    """Set to be rolled back, a block says no more, as for Django's own statements, and leaves nothing."""
+def test_block_marked_for_rollback_removes_the_job(client: SyncClient, observer: Observer) -> None:
+    """After `set_rollback` an insert is an error, as any statement of Django's, and nothing is committed."""
     with transaction.atomic(using=ALIAS):
         client.insert(Act("gone"))
         transaction.set_rollback(True, using=ALIAS)
         with pytest.raises(transaction.TransactionManagementError):
             client.insert(Act("never"))
 
-    assert (outside.names(), outside.heard()) == ([], [])
+    assert (observer.names(), observer.notified()) == ([], [])
 
 
-def test_django_s_own_commit_is_ours(
-    client: SyncClient, connection: BaseDatabaseWrapper, outside: Outside
+def test_django_s_own_commit_commits_the_job(
+    client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer
 ) -> None:
-    """Without autocommit a job is there when the caller commits."""
+    """Without autocommit a job is committed by the caller's commit."""
     transaction.set_autocommit(False, using=ALIAS)
     client.insert(Act("gone"))
     transaction.rollback(using=ALIAS)
     client.insert(Act("kept"))
-    before = outside.names()
+    before = observer.names()
     transaction.commit(using=ALIAS)
     transaction.set_autocommit(True, using=ALIAS)
 
-    assert (before, outside.names()) == ([], ["kept"])
+    assert (before, observer.names()) == ([], ["kept"])
 
 
-def test_cursor_of_django_s_goes_on(
-    client: SyncClient, connection: BaseDatabaseWrapper, outside: Outside
+def test_cursor_of_django_s_continues(
+    client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer
 ) -> None:
-    """What a block reads by `iterator()`, on the server, is not lost by the jobs that are inserted meanwhile."""
+    """A server-side cursor, as of `iterator()`, continues after inserts."""
     with transaction.atomic(using=ALIAS), connection.chunked_cursor() as cursor:
         cursor.execute("SELECT generate_series(1, 1000)")
         read = [cursor.fetchone(), cursor.fetchone()]
@@ -166,13 +166,13 @@ def test_cursor_of_django_s_goes_on(
         client.insert_many_fast([Act("two"), Act("three")])
         read += [cursor.fetchone()]
 
-    assert (read, outside.names()) == ([(1,), (2,), (3,)], ["one", "two", "three"])
+    assert (read, observer.names()) == ([(1,), (2,), (3,)], ["one", "two", "three"])
 
 
 def test_connection_of_django_s_is_a_tx(
-    connection: BaseDatabaseWrapper, outside: Outside, postgres_url: str, schema: str
+    connection: BaseDatabaseWrapper, observer: Observer, postgres_url: str, schema: str
 ) -> None:
-    """A client on anything takes Django's connection as tx, and as its database."""
+    """Any client accepts Django's connection as `tx`, and as its database."""
     client = SyncClient(postgres_url, Config(schema=schema))
     with contextlib.suppress(ZeroDivisionError), transaction.atomic(using=ALIAS):
         client.insert(Act("gone"), tx=connection)
@@ -180,13 +180,13 @@ def test_connection_of_django_s_is_a_tx(
     with transaction.atomic(using=ALIAS):
         job = client.insert(Act("kept"), tx=connection).job
         SyncClient(connection, Config(schema=schema)).jobs.cancel(job.id)
-        before = outside.names()
+        before = observer.names()
 
-    assert (before, outside.names()) == ([], ["kept"])
+    assert (before, observer.names()) == ([], ["kept"])
 
 
-def test_each_thread_has_its_connection(client: SyncClient, outside: Outside) -> None:
-    """In another thread it is that thread's connection, outside of this one's block."""
+def test_each_thread_has_its_connection(client: SyncClient, observer: Observer) -> None:
+    """An insert in another thread uses that thread's connection, outside of this one's block."""
 
     def insert() -> None:
         try:
@@ -200,13 +200,13 @@ def test_each_thread_has_its_connection(client: SyncClient, outside: Outside) ->
             threads.submit(insert).result()
         raise ZeroDivisionError
 
-    assert outside.names() == ["other"]
+    assert observer.names() == ["other"]
 
 
-def test_errors_are_ours_and_django_s_go_on(
-    client: SyncClient, connection: BaseDatabaseWrapper, outside: Outside, schema: str
+def test_errors_are_driver_errors_and_django_continues(
+    client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer, schema: str
 ) -> None:
-    """What the database refuses is a DriverError, what Django raises is its own, and the next block works."""
+    """A server error is a DriverError, Django's own errors are unchanged, and the next block works."""
 
     def read_only() -> None:
         with transaction.atomic(using=ALIAS), connection.cursor() as cursor:
@@ -226,13 +226,13 @@ def test_errors_are_ours_and_django_s_go_on(
     client.insert(Act("kept"))
 
     assert refused.value.sqlstate == "25006"
-    assert outside.names() == ["kept"]
+    assert observer.names() == ["kept"]
 
 
 def test_lost_connection_is_replaced_by_django(
-    client: SyncClient, connection: BaseDatabaseWrapper, outside: Outside
+    client: SyncClient, connection: BaseDatabaseWrapper, observer: Observer
 ) -> None:
-    """A connection that the server ended is an error once; Django notices it at the end of the request."""
+    """A connection that the server ended raises once; Django replaces it at the end of the request."""
     with contextlib.suppress(django.db.Error), connection.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
     connection.errors_occurred = False
@@ -241,16 +241,16 @@ def test_lost_connection_is_replaced_by_django(
     connection.close_if_unusable_or_obsolete()
     client.insert(Act("kept"))
 
-    assert outside.names() == ["kept"]
+    assert observer.names() == ["kept"]
 
 
-def test_migration_is_django_s_too(client: SyncClient, schema: str) -> None:
-    """A schema that is migrated stays so, and a start that looks at it is well."""
+def test_migrated_schema_is_accepted(client: SyncClient, schema: str) -> None:
+    """A client on Django finds nothing to migrate, and its start succeeds."""
     with client:
         assert client.migrate() == ()
 
 
-def test_using_is_one_name_alone(connection: BaseDatabaseWrapper) -> None:
+def test_using_with_a_database_is_an_error(connection: BaseDatabaseWrapper) -> None:
     """Two databases for one client are an error."""
     with pytest.raises(ConfigError) as refused:
         SyncClient("postgresql://x@/x", using=ALIAS)

@@ -1,4 +1,4 @@
-"""A blocking driver as the conformance suite sees one: each word in a thread, where nothing waits for an event loop."""
+"""Adapts a blocking driver to the conformance tests: each method runs in a thread, without an event loop."""
 
 from __future__ import annotations
 

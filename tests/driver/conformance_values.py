@@ -1,4 +1,4 @@
-"""What the conformance suite and the drivers' own tests say again and again."""
+"""Values, conditions and queries that the conformance tests and the drivers' own tests share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KILL_ME = "SELECT pg_terminate_backend(pg_backend_pid())"
 Connected = Callable[[], AbstractAsyncContextManager[Any]]
 
 
-def params(**said: Any) -> InsertParams:
+def params(**given: Any) -> InsertParams:
     plain = {
         "kind": "act",
         "encoded_args": '{"n":1}',
@@ -31,7 +31,7 @@ def params(**said: Any) -> InsertParams:
         "queue": "default",
         "state": JobState.AVAILABLE,
     }
-    return InsertParams(**{**plain, **said})
+    return InsertParams(**{**plain, **given})
 
 
 async def batches(*batches: list[InsertParams]) -> AsyncIterator[list[InsertParams]]:
@@ -40,7 +40,7 @@ async def batches(*batches: list[InsertParams]) -> AsyncIterator[list[InsertPara
 
 
 def plain(job: JobRow) -> JobRow:
-    """Return a row that does not know its place."""
+    """Return a row without its id and instants."""
     return msgspec.structs.replace(job, id=JobId(0), created_at=GO_ZERO_TIME, scheduled_at=GO_ZERO_TIME)
 
 
@@ -49,7 +49,7 @@ async def num_jobs(executor: Executor) -> int:
 
 
 async def wait_for(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return when the database says so."""
+    """Return when the condition is true."""
     async with asyncio.timeout(GENEROUS_SECONDS):
         while not await condition():
             pass
@@ -74,8 +74,8 @@ async def is_over(executor: Executor, sql: str) -> bool:
     return not await is_running(executor, sql)
 
 
-async def pids_before(driver: Driver, listener: Any) -> list[int]:
-    """Return the process that serves `listener`, known by what it said last."""
+async def pids_of(driver: Driver, listener: Any) -> list[int]:
+    """Return the process that serves `listener`, found by its last statement."""
     await listener.listen("a_topic_of_its_own", print)
     asked = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %a_topic_of_its_own%'"
     return [row["pid"] for row in await driver.pool.fetch(asked)]

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,39 +10,39 @@ import psycopg_pool
 import pytest
 from conformance import DriverConformance
 from conformance_caller import NUMBERS, Cursor, Fetched
-from conformance_words import GENEROUS_SECONDS, Connected, params
+from conformance_values import GENEROUS_SECONDS, Connected, params
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import set_json_dumps, set_json_loads
-from threaded import ThreadedDriver
+from threaded_driver import ThreadedDriver
 
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.protocol import Driver
 from millhand.driver.psycopg_sync import PsycopgSyncDriver
 from millhand.driver.run_sync import run_sync
-from millhand.errors import ConfigError, ConnectionLost, OperationTimeout, PoolClosed
+from millhand.errors import ConfigError, OperationTimeout, PoolClosed
 from millhand.store.job_insert import job_insert_many
 from proxy import proxied
 
 
-def use_own_ways(connection: psycopg.Connection[Any]) -> None:
-    """Do what applications do: JSON in other clothes, rows by name."""
+def customize(connection: psycopg.Connection[Any]) -> None:
+    """Set other JSON functions, another type for texts, and rows by name, as applications do."""
     set_json_loads(lambda text: {"loaded": text}, connection)
     set_json_dumps(lambda _: "null", connection)
     connection.row_factory = dict_row
 
 
 class BlockingConformance(DriverConformance):
-    """Of the suite, what a driver without an event loop can do."""
+    """The part of the suite that a driver without an event loop can pass."""
 
     ACCEPTED = ("psycopg.Connection", "SQLAlchemy Connection or Session", "a Django connection", "executor")
 
-    # A thread that waits for the database is not cancelled, its deadline ends it; and nobody could be rung.
-    test_cancelled_query_leaves_the_pool_whole = None  # type: ignore[assignment]
-    test_listener_tells_once_that_it_was_lost = None  # type: ignore[assignment]
-    test_listener_closed_by_us_was_not_lost = None  # type: ignore[assignment]
+    # A waiting thread cannot be cancelled, only its deadline ends it; and there are no listeners.
+    test_cancelled_query_does_not_harm_the_pool = None  # type: ignore[assignment]
+    test_listener_reports_once_that_it_was_lost = None  # type: ignore[assignment]
+    test_closed_listener_is_not_lost = None  # type: ignore[assignment]
 
-    async def test_listener_hears_its_schema_s_topics(self, database: Driver) -> None:
-        """There is none: nobody could be rung."""
+    async def test_listener_receives_its_schema_s_topics(self, database: Driver) -> None:
+        """Without an event loop there is no listener."""
         with pytest.raises(
             ConfigError, match=r"^a listener must have an event loop, got a blocking driver; "
         ):
@@ -63,7 +61,7 @@ class TestPsycopgSync(BlockingConformance):
             await driver.close()
             return
         with psycopg_pool.ConnectionPool(
-            postgres_url, min_size=1, max_size=4, open=True, configure=use_own_ways
+            postgres_url, min_size=1, max_size=4, open=True, configure=customize
         ) as pool:
             yield ThreadedDriver(PsycopgSyncDriver(pool, schema_driver.schema))
 
@@ -77,7 +75,7 @@ class TestPsycopgSync(BlockingConformance):
                     with connection.transaction(force_rollback=True):
                         yield connection
                 else:
-                    use_own_ways(connection)
+                    customize(connection)
                     yield connection
                     connection.rollback()
 
@@ -110,7 +108,7 @@ class TestPsycopgSync(BlockingConformance):
         return opened
 
     async def test_open_and_close_may_be_repeated(self, database: Driver) -> None:
-        """A driver with a pool of its own may be opened and closed twice; one with the caller's needs neither."""
+        """A driver with its own pool may be opened and closed twice; one with the caller's pool needs neither."""
         assert isinstance(database, ThreadedDriver)
         assert isinstance(database.driver, PsycopgSyncDriver)
         is_own = database.driver._url is not None
@@ -125,21 +123,11 @@ class TestPsycopgSync(BlockingConformance):
         assert await database.pool.fetch("SELECT 1 AS a") == [{"a": 1}]
 
 
-def test_server_that_the_blocking_driver_does_not_find_is_a_lost_connection(tmp_path: Path) -> None:
-    """Nobody listens: the driver does not open, and says at once that it may another time."""
-    driver = PsycopgSyncDriver(f"postgresql://nobody@/nothing?host={tmp_path}")
-
-    with pytest.raises(ConnectionLost) as lost:
-        run_sync(driver.open())
-
-    assert (lost.value.operation, lost.value.retryable) == ("connect", True)
-
-
 @pytest.mark.slow
-async def test_deadline_of_the_blocking_driver_holds_where_nobody_answers(
+async def test_deadline_of_the_blocking_driver_holds_without_a_network(
     schema_driver: AsyncpgDriver, postgres_url: str
 ) -> None:
-    """On a network that loses everything, a thread gets its answer all the same: that there was none."""
+    """On a network that drops everything a query in a thread is late."""
     async with proxied(postgres_url) as proxy, asyncio.timeout(GENEROUS_SECONDS):
         driver = ThreadedDriver(PsycopgSyncDriver(proxy.url, schema_driver.schema, pool_size=1))
         await driver.open()
@@ -151,79 +139,19 @@ async def test_deadline_of_the_blocking_driver_holds_where_nobody_answers(
         await driver.close()
 
 
-async def test_what_waits_for_an_event_loop_is_refused() -> None:
-    """Whatever would wait is an error at once, not a hang; what only lets others have their turn goes on."""
-    turns = []
-
-    async def waits() -> None:
-        await asyncio.sleep(0)
-        turns.append(1)
-        await asyncio.get_running_loop().create_future()
-
-    with pytest.raises(ConfigError) as refused:
-        run_sync(waits())
-
-    assert turns == [1]
-    assert str(refused.value) == (
-        "hooks and middleware of a SyncClient must not wait for an event loop, got one that awaits "
-        f"{type(asyncio.get_running_loop().create_future()).__module__}.Future; insert with Client, or do without"
-    )
-
-
-def test_pipeline_of_the_caller_without_async_gives_what_was_asked(
-    schema_driver: AsyncpgDriver, postgres_url: str
-) -> None:
-    """In a pipeline rows come when it is asked for them: ours have them at once, and his statements keep theirs."""
+def test_pipeline_of_a_blocking_caller_returns_rows(schema_driver: AsyncpgDriver, postgres_url: str) -> None:
+    """In a pipeline Millhand's statements return their rows at once, and the caller's statements keep theirs."""
     driver = PsycopgSyncDriver(postgres_url, schema_driver.schema)
     with (
         psycopg.connect(postgres_url) as connection,
         connection.pipeline(),
         connection.transaction(force_rollback=True),
     ):
-        his = connection.execute("SELECT 41")
+        theirs = connection.execute("SELECT 41")
         executor = driver.executor(connection)
         inserted = run_sync(executor.run(job_insert_many([params(), params()])))
-        foreign = run_sync(executor.fetch("SELECT 7 AS seven"))
+        outside = run_sync(executor.fetch("SELECT 7 AS seven"))
 
         assert len(inserted) == 2
-        assert foreign == [{"seven": 7}]
-        assert his.fetchone() == (41,)
-
-
-FORKING = """
-import os, sys
-from millhand.driver.run_sync import run_sync
-from millhand.driver.psycopg_sync import PsycopgSyncDriver
-from millhand.errors import PoolClosed
-
-driver = PsycopgSyncDriver(sys.argv[1])
-run_sync(driver.open())
-if os.fork() == 0:
-    try:
-        run_sync(driver.pool.fetch("SELECT 1"))
-    except PoolClosed as error:
-        print(error, flush=True)
-    run_sync(driver.open())
-    print(run_sync(driver.pool.fetch("SELECT 2 AS number")), flush=True)
-    run_sync(driver.close())
-    sys.exit()
-os.wait()
-print(run_sync(driver.pool.fetch("SELECT 3 AS number")), flush=True)
-run_sync(driver.close())
-"""
-
-
-async def test_pool_is_not_used_by_two_processes(postgres_url: str) -> None:
-    """After a fork a pool stays its process's: the other is refused until it opens one, and ends without harm."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", FORKING, postgres_url, stdout=asyncio.subprocess.PIPE
-    )
-    async with asyncio.timeout(GENEROUS_SECONDS):
-        out, _ = await process.communicate()
-
-    assert out.decode().splitlines() == [
-        "connect must succeed, got a pool of the process that this one is a fork of; start the client anew here",
-        "[{'number': 2}]",
-        "[{'number': 3}]",
-    ]
-    assert process.returncode == 0
+        assert outside == [{"seven": 7}]
+        assert theirs.fetchone() == (41,)

@@ -3,55 +3,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from conformance import DriverConformance
 from conformance_caller import NUMBERS, Cursor, Fetched
-from conformance_words import GENEROUS_SECONDS, Connected
+from conformance_values import GENEROUS_SECONDS, Connected
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import TimeoutError as SqlalchemyTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
     AsyncSession,
     async_scoped_session,
     async_sessionmaker,
-    create_async_engine,
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
-from sqlalchemy.pool import NullPool
-from test_driver_psycopg_sync import BlockingConformance
-from threaded import ThreadedDriver
+from sqlalchemy_engines import DIALECTS, OWN_JSON, Act, engine_of, url_for
+from test_psycopg_sync_executor import BlockingConformance
+from threaded_driver import ThreadedDriver
 
 from millhand import (
     Client,
     Config,
     ConfigError,
-    ConnectionLost,
-    EventKind,
-    OperationTimeout,
     SyncClient,
-    Workers,
 )
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.driver.detect import driver_of, sync_driver_of
 from millhand.driver.protocol import Driver
-from millhand.driver.run_sync import run_sync
 from millhand.store.job_list import JobListParams, job_list
 from user_programs import run_python
 
-DIALECTS = ("postgresql+psycopg", "postgresql+asyncpg")
-# JSON in other clothes, as applications have it.
-OWN_JSON: dict[str, Any] = {
-    "json_deserializer": lambda text: {"loaded": text},
-    "json_serializer": lambda _: "null",
-}
 COMMITTING = {"isolation_level": "AUTOCOMMIT"}
+
+
 WITHOUT_GREENLET = """
 import os, sys
 sys.modules["greenlet"] = None
@@ -71,51 +58,21 @@ with Session(engine) as session:
 """
 
 
-@dataclass(frozen=True)
-class Act:
-    kind: ClassVar[str] = "act"
-    name: str
-
-
-def url_for(url: str, dialect: str) -> str:
-    return url.replace("postgresql", dialect, 1)
-
-
-@contextlib.asynccontextmanager
-async def engine_of(url: str, dialect: str, **options: Any) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(url_for(url, dialect), **options)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture(params=DIALECTS)
-async def engine(request: pytest.FixtureRequest, postgres_url: str) -> AsyncIterator[AsyncEngine]:
-    async with engine_of(postgres_url, request.param) as engine:
-        yield engine
-
-
-@pytest.fixture
-def sync_engine(postgres_url: str) -> Iterator[Engine]:
-    engine = create_engine(url_for(postgres_url, "postgresql+psycopg"), **OWN_JSON)
-    yield engine
-    engine.dispose()
-
-
 @pytest.fixture
 async def client(schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Client]:
-    """A client on asyncpg, whatever its callers are on."""
+    """A client on asyncpg, whatever library its callers use."""
     async with Client(postgres_url, Config(schema=schema_driver.schema)) as client:
         yield client
 
 
 @pytest.fixture
-async def heard(schema_driver: AsyncpgDriver) -> AsyncIterator[asyncio.Queue[str]]:
+async def notified(schema_driver: AsyncpgDriver) -> AsyncIterator[asyncio.Queue[str]]:
     """The queues that are announced."""
-    heard: asyncio.Queue[str] = asyncio.Queue()
+    notified: asyncio.Queue[str] = asyncio.Queue()
     listener = schema_driver.listener()
     await listener.connect()
-    await listener.listen("river_insert", lambda payload: heard.put_nowait(json.loads(payload)["queue"]))
-    yield heard
+    await listener.listen("river_insert", lambda payload: notified.put_nowait(json.loads(payload)["queue"]))
+    yield notified
     await listener.close()
 
 
@@ -231,7 +188,7 @@ class TestSqlalchemySync(BlockingConformance):
         return opened
 
     async def test_open_and_close_may_be_repeated(self, database: Driver) -> None:
-        """An engine is the caller's: it needs no opening, and closing leaves it usable."""
+        """An engine is the caller's: it needs no `open`, and `close` leaves it usable."""
         await database.open()
         await database.close()
         await database.close()
@@ -254,10 +211,10 @@ WAYS: dict[str, Opened] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_job_comes_and_goes_with_the_transaction(
-    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, heard: asyncio.Queue[str], way: str
+async def test_job_is_part_of_sqlalchemy_s_transaction(
+    client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, notified: asyncio.Queue[str], way: str
 ) -> None:
-    """As the first statement or after others, a job is there and told of when SQLAlchemy commits, and not otherwise."""
+    """As the first statement or a later one, a job and its notification are committed by SQLAlchemy's commit alone."""
     async with WAYS[way](engine) as tx:
         await client.insert(Act("gone"), tx=tx)
         await tx.rollback()
@@ -268,21 +225,21 @@ async def test_job_comes_and_goes_with_the_transaction(
         nested = await tx.begin_nested()
         await client.insert(Act("undone"), tx=tx)
         await nested.rollback()
-        before, is_announced = await names(schema_driver), not heard.empty()
+        before, is_notified = await names(schema_driver), not notified.empty()
         await tx.commit()
         await client.insert_many_fast([Act("left")], tx=tx)
 
     async with asyncio.timeout(GENEROUS_SECONDS):
-        await heard.get()
-    assert (before, is_announced, await names(schema_driver)) == ([], False, ["kept"])
-    assert heard.empty()
+        await notified.get()
+    assert (before, is_notified, await names(schema_driver)) == ([], False, ["kept"])
+    assert notified.empty()
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_job_alone_is_committed(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver, way: str
 ) -> None:
-    """Where a job is all that a transaction does, SQLAlchemy knows that there is something to commit."""
+    """If the job is the only statement of a transaction, SQLAlchemy's commit commits it."""
     async with WAYS[way](engine) as tx:
         await client.insert(Act("kept"), tx=tx)
         await tx.commit()
@@ -293,7 +250,7 @@ async def test_job_alone_is_committed(
 async def test_block_of_an_executor_is_a_savepoint(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
 ) -> None:
-    """A block that is begun on SQLAlchemy's connection, first of all, ends without ending its transaction."""
+    """A block that is the first statement on SQLAlchemy's connection does not end its transaction."""
     async with engine.connect() as connection:
         async with schema_driver.executor(connection).begin() as savepoint:
             await client.insert(Act("gone"), tx=savepoint)
@@ -305,7 +262,7 @@ async def test_block_of_an_executor_is_a_savepoint(
 async def test_job_and_rows_are_one_transaction(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
 ) -> None:
-    """What the caller's own statements wrote, before and after, is committed with the job, or with it undone."""
+    """The caller's own statements, before and after, are committed or rolled back with the job."""
     await schema_driver.pool.execute_script("CREATE TABLE /* schema */shop (n int UNIQUE)")
     insert = text(f"INSERT INTO {schema_driver.schema}.shop VALUES (:n)")
 
@@ -327,7 +284,7 @@ async def test_job_and_rows_are_one_transaction(
 async def test_session_in_a_test_s_own_transaction_stays_in_it(
     client: Client, engine: AsyncEngine, schema_driver: AsyncpgDriver
 ) -> None:
-    """A session that was joined into an outer transaction commits a savepoint; the outer rollback takes the job."""
+    """A session inside an outer transaction commits a savepoint; the outer rollback removes the job."""
     async with engine.connect() as connection:
         outer = await connection.begin()
         session = AsyncSession(connection, join_transaction_mode="create_savepoint")
@@ -343,44 +300,6 @@ async def test_session_in_a_test_s_own_transaction_stays_in_it(
     assert await names(schema_driver) == []
 
 
-async def test_client_works_on_an_engine(schema_driver: AsyncpgDriver, engine: AsyncEngine) -> None:
-    """A whole client inserts, listens, fetches and completes on the connections of an engine, and gives them back."""
-    workers = Workers()
-
-    @workers.add()
-    async def greet(name: str) -> None: ...
-
-    config = Config(
-        fetch_poll_interval=timedelta(minutes=5),
-        queues={"default": 2},
-        schema=schema_driver.schema,
-        workers=workers,
-    )
-    async with Client(engine, config) as client, asyncio.timeout(GENEROUS_SECONDS):
-        completed = aiter(client.subscribe(EventKind.JOB_COMPLETED))
-        await client.insert(greet.args("one"))
-        one = await anext(completed)
-        async with AsyncSession(engine) as session, session.begin():
-            await client.insert(greet.args("two"), tx=session)
-        two = await anext(completed)
-
-    assert [event.job.args for event in (one, two) if event.job] == [{"name": "one"}, {"name": "two"}]
-    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-
-
-async def test_engine_whose_server_is_not_there_is_a_lost_connection(tmp_path: Any) -> None:
-    """What SQLAlchemy wraps is translated like what the driver beneath raises."""
-    for dialect in DIALECTS:
-        engine = create_async_engine(f"{dialect}://nobody@/nothing?host={tmp_path}", poolclass=NullPool)
-        driver = driver_of(engine, "")
-        await driver.open()
-        with pytest.raises(ConnectionLost):
-            await driver.pool.fetch("SELECT 1")
-
-
-# -- without an event loop
-
-
 SYNC_WAYS: dict[str, Callable[[Engine], AbstractContextManager[Any]]] = {
     "connection": lambda engine: engine.connect(),
     "session": Session,
@@ -392,7 +311,7 @@ SYNC_WAYS: dict[str, Callable[[Engine], AbstractContextManager[Any]]] = {
 async def test_job_alone_of_a_sync_client_is_committed(
     sync_engine: Engine, schema_driver: AsyncpgDriver, way: str
 ) -> None:
-    """Where a job is all that a transaction does, SQLAlchemy knows that there is something to commit."""
+    """If the job is the only statement of a transaction, SQLAlchemy's commit commits it."""
     client = SyncClient(sync_engine, Config(schema=schema_driver.schema))
     with SYNC_WAYS[way](sync_engine) as tx:
         client.insert(Act("kept"), tx=tx)
@@ -402,10 +321,10 @@ async def test_job_alone_of_a_sync_client_is_committed(
 
 
 @pytest.mark.parametrize("way", SYNC_WAYS)
-async def test_job_of_a_sync_client_comes_and_goes_with_the_transaction(
-    sync_engine: Engine, schema_driver: AsyncpgDriver, heard: asyncio.Queue[str], way: str
+async def test_job_of_a_sync_client_is_part_of_the_transaction(
+    sync_engine: Engine, schema_driver: AsyncpgDriver, notified: asyncio.Queue[str], way: str
 ) -> None:
-    """Connection, Session and scoped session: the job is there when SQLAlchemy commits, and not otherwise."""
+    """On a Connection, Session or scoped session only SQLAlchemy's commit commits the job."""
     client = SyncClient(sync_engine, Config(schema=schema_driver.schema))
     with SYNC_WAYS[way](sync_engine) as tx:
         client.insert(Act("gone"), tx=tx)
@@ -419,61 +338,15 @@ async def test_job_of_a_sync_client_comes_and_goes_with_the_transaction(
         client.insert_many_fast([Act("left")], tx=tx)
 
     async with asyncio.timeout(GENEROUS_SECONDS):
-        await heard.get()
+        await notified.get()
     assert (before, await names(schema_driver)) == ([], ["kept"])
-    assert heard.empty()
+    assert notified.empty()
 
 
-def test_sync_client_on_an_engine_inserts_and_migrates(schema: str, sync_engine: Engine) -> None:
-    """An engine is a client's database: inserts of its own are committed, and its connections come back."""
-    with SyncClient(sync_engine, Config(schema=schema)) as client:
-        inserted = client.insert(Act("one"))
-        copied = client.insert_many_fast([Act("two")])
-        found = client.jobs.get(inserted.job.id)
-        migrated = client.migrate()
-
-    assert (found, copied, migrated) == (inserted.job, 1, ())
-    assert sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-
-
-def test_exhausted_engine_is_late(schema: str, postgres_url: str) -> None:
-    """Who waits for a connection of the engine's longer than it allows is told that it was late."""
-    engine = create_engine(
-        url_for(postgres_url, "postgresql+psycopg"), pool_size=1, max_overflow=0, pool_timeout=0.05
-    )
-    client = SyncClient(engine, Config(schema=schema))
-
-    with engine.connect(), pytest.raises(OperationTimeout) as late:
-        client.insert(Act("one"))
-    engine.dispose()
-
-    assert late.value.operation == "job_insert"
-    assert isinstance(late.value.__cause__, TimeoutError)
-    assert isinstance(late.value.__cause__.__cause__, SqlalchemyTimeoutError)
-
-
-# -- what is not accepted
-
-
-def test_engine_of_another_database_is_refused(schema: str) -> None:
-    """An engine on a driver that nothing here speaks with is an error that says which do."""
-    engine = create_engine("sqlite://")
-
-    with pytest.raises(ConfigError) as refused:
-        SyncClient(engine)
-    with engine.connect() as connection, pytest.raises(TypeError) as refused_tx:
-        run_sync(sync_driver_of("postgresql://x@/x", schema).executor(connection).fetch("SELECT 1"))
-
-    assert str(refused.value) == (
-        "engine must be of psycopg, got sqlite+pysqlite; make it of a URL that begins with 'postgresql+psycopg://'"
-    )
-    assert str(refused_tx.value) == "tx must be on a connection of psycopg, got SQLAlchemy on sqlite+pysqlite"
-
-
-async def test_objects_of_the_other_colour_are_refused(
+async def test_objects_for_the_other_client_are_an_error(
     client: Client, schema: str, sync_engine: Engine, engine: AsyncEngine
 ) -> None:
-    """A blocking session is no transaction for a Client, nor an asynchronous one for a SyncClient."""
+    """A Client rejects a blocking session, and a SyncClient an asynchronous one."""
     with Session(sync_engine) as session, pytest.raises(TypeError) as refused:
         await client.insert(Act("x"), tx=session)
     async with AsyncSession(engine) as asynchronous:
@@ -494,7 +367,7 @@ async def test_objects_of_the_other_colour_are_refused(
 
 
 async def test_blocking_engines_and_sessions_need_no_greenlet(postgres_url: str) -> None:
-    """Who has SQLAlchemy 2.1 without its extra for asyncio has no greenlet, and no need of it without coroutines."""
+    """SQLAlchemy without its asyncio extra has no greenlet, and blocking code does not need it."""
     ended = await run_python(["-c", WITHOUT_GREENLET], database_url=url_for(postgres_url, DIALECTS[0]))
 
     assert (ended.code, ended.stdout.split()) == (0, ["Session", "refused"]), ended.stderr
