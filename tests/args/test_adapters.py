@@ -286,7 +286,7 @@ class Untagged(msgspec.Struct):
     a: int
 
 
-class Foreign:
+class Unsupported:
     pass
 
 
@@ -301,8 +301,8 @@ def _registered(annotation: Any) -> None:
     ("annotation", "said"),
     [
         (complex, "nothing can be decoded into complex"),
-        (Foreign | None, "nothing can be decoded into Foreign"),
-        (list[dict[str, Foreign]], "nothing can be decoded into Foreign"),
+        (Unsupported | None, "nothing can be decoded into Unsupported"),
+        (list[dict[str, Unsupported]], "nothing can be decoded into Unsupported"),
         (str | date, "Type unions may not contain more than one str-like type"),
         (Untagged | Card, "must be tagged"),
         (list[int] | set[int], "Type unions may not contain more than one array-like"),

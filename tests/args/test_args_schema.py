@@ -35,7 +35,7 @@ class Keeper(msgspec.Struct):
 
 def _even(number: int) -> int:
     if number % 2:
-        raise PydanticCustomError("odd", "{number} is odd", {"number": number})
+        raise PydanticCustomError("not_even", "{number} is not even", {"number": number})
     if number == 0:
         raise PydanticCustomError("zero", "secret")
     if number > 1000:
@@ -43,14 +43,14 @@ def _even(number: int) -> int:
     return number
 
 
-class Room(pydantic.BaseModel):
+class Suite(pydantic.BaseModel):
     beds: int = pydantic.Field(gt=0, alias="numBeds")
 
 
 class Stay(pydantic.BaseModel):
     kind: ClassVar[str] = "stay"
-    rooms: list[Room] = []
-    by_guest: dict[str, Room] = {}
+    suites: list[Suite] = []
+    by_guest: dict[str, Suite] = {}
     nights: Annotated[int, pydantic.AfterValidator(_even)] = 2
     board: Literal["full", "none"] = "none"
     link: pydantic.HttpUrl | None = None
@@ -63,24 +63,25 @@ def test_schema_has_the_json_names_of_fields() -> None:
 
     assert keeper["$ref"] == "#/$defs/Keeper"
     assert keeper["$defs"]["Keeper"]["properties"]["byName"]["default"] == {}
-    assert stay["$defs"]["Room"]["required"] == ["numBeds"]
+    assert stay["$defs"]["Suite"]["required"] == ["numBeds"]
     assert args_schema(Any) == {}
 
 
 def test_schema_of_an_undescribable_type_raises() -> None:
     """A type that only its own code understands has no schema."""
 
-    class Odd(pydantic.BaseModel):
-        kind: ClassVar[str] = "odd"
+    class Undescribable(pydantic.BaseModel):
+        kind: ClassVar[str] = "undescribable"
         value: Annotated[Any, pydantic.PlainValidator(len)]
         call: Annotated[object, pydantic.WithJsonSchema({})] = None
         model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-        thing: InvalidJob | None = None
+        error: InvalidJob | None = None
 
     with pytest.raises(
-        TypeError, match=r"^args class must have a JSON Schema, got <class '.*Odd'>: Cannot generate"
+        TypeError,
+        match=r"^args class must have a JSON Schema, got <class '.*Undescribable'>: Cannot generate",
     ):
-        args_schema(Odd)
+        args_schema(Undescribable)
 
 
 @dataclass

@@ -33,7 +33,7 @@ class Keeper(msgspec.Struct):
 
 def _even(number: int) -> int:
     if number % 2:
-        raise PydanticCustomError("odd", "{number} is odd", {"number": number})
+        raise PydanticCustomError("not_even", "{number} is not even", {"number": number})
     if number == 0:
         raise PydanticCustomError("zero", "secret")
     if number > 1000:
@@ -41,14 +41,14 @@ def _even(number: int) -> int:
     return number
 
 
-class Room(pydantic.BaseModel):
+class Suite(pydantic.BaseModel):
     beds: int = pydantic.Field(gt=0, alias="numBeds")
 
 
 class Stay(pydantic.BaseModel):
     kind: ClassVar[str] = "stay"
-    rooms: list[Room] = []
-    by_guest: dict[str, Room] = {}
+    suites: list[Suite] = []
+    by_guest: dict[str, Suite] = {}
     nights: Annotated[int, pydantic.AfterValidator(_even)] = 2
     board: Literal["full", "none"] = "none"
     link: pydantic.HttpUrl | None = None
@@ -85,14 +85,14 @@ class Stay(pydantic.BaseModel):
             "Object missing required field `lives` - at `$.byName[...]`",
         ),
         (Keeper, '{"pets": [], "size": "secret - at `$.secret`"}', "Invalid enum value - at `$.size`"),
-        (Stay, '{"rooms": [{"numBeds": 0}]}', "rooms[...].numBeds: Input should be greater than 0"),
+        (Stay, '{"suites": [{"numBeds": 0}]}', "suites[...].numBeds: Input should be greater than 0"),
         (Stay, '{"by_guest": {"secret": {}}}', "by_guest[...].numBeds: Field required"),
         (Stay, '{"board": "secret"}', "board: Input should be 'full' or 'none'"),
-        (Stay, '{"nights": 77}', "nights: refused as odd"),
+        (Stay, '{"nights": 77}', "nights: refused as not_even"),
         (Stay, '{"nights": 0}', "nights: refused as zero"),
         (Stay, '{"nights": 1002}', "nights: refused as assertion_error"),
         (Stay, '{"link": "secret"}', "link: refused as url_parsing"),
-        (Stay, '{"rooms": [{}, {}]}', "rooms[...].numBeds: Field required"),
+        (Stay, '{"suites": [{}, {}]}', "suites[...].numBeds: Field required"),
         (dict[str, Any], "[1]", "Expected `object`, got `array`"),
     ],
 )
@@ -110,20 +110,20 @@ def test_redacted_decode_error_of_another_error_is_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoded", "told"),
+    ("encoded", "reason"),
     [
         (
-            '{"by_guest": {"secret": {}}, "rooms": [{}]}',
-            "rooms.0.numBeds: Field required; by_guest[...].numBeds: Field required",
+            '{"by_guest": {"secret": {}}, "suites": [{}]}',
+            "suites.0.numBeds: Field required; by_guest[...].numBeds: Field required",
         ),
         ('{"link": "secret"}', "link: refused as url_parsing"),
-        ('{"nights": 77}', "nights: 77 is odd"),
+        ('{"nights": 77}', "nights: 77 is not even"),
         ('{"nights": 1002}', "nights: Assertion failed, got 1002"),
     ],
 )
-def test_error_of_a_model_has_no_value(encoded: str, told: str) -> None:
+def test_error_of_a_model_has_no_value(encoded: str, reason: str) -> None:
     """The error of an attempt has messages of the model's own validators, and no other part of the args."""
     with pytest.raises(InvalidJob) as refusal:
         decoder_of(Stay, "k")(encoded)
 
-    assert str(refusal.value) == f"args of kind 'k' must decode as Stay, got: {told}"
+    assert str(refusal.value) == f"args of kind 'k' must decode as Stay, got: {reason}"

@@ -23,7 +23,7 @@ class AnyEvidence(Protocol):
     def rows(self) -> Sequence[Row]: ...
 
 
-World = TypeVar("World", bound=AnyEvidence)
+AnyEvidenceT = TypeVar("AnyEvidenceT", bound=AnyEvidence)
 
 
 def rows_of(jobs: Sequence[ChaosJob], killed: str, other: str, rescued: str) -> tuple[Row, Row]:
@@ -50,31 +50,31 @@ def rows_of(jobs: Sequence[ChaosJob], killed: str, other: str, rescued: str) -> 
     return first, second
 
 
-def world_with(**fields: Any) -> Callable[[World], World]:
-    return lambda world: dataclasses.replace(world, **fields)
+def evidence_with(**fields: Any) -> Callable[[AnyEvidenceT], AnyEvidenceT]:
+    return lambda evidence: dataclasses.replace(evidence, **fields)
 
 
-def row_with(id: int, **fields: Any) -> Callable[[World], World]:
-    def change(world: World) -> World:
-        rows = [dataclasses.replace(row, **fields) if row.id == id else row for row in world.rows]
-        return dataclasses.replace(world, rows=rows)
+def row_with(id: int, **fields: Any) -> Callable[[AnyEvidenceT], AnyEvidenceT]:
+    def change(evidence: AnyEvidenceT) -> AnyEvidenceT:
+        rows = [dataclasses.replace(row, **fields) if row.id == id else row for row in evidence.rows]
+        return dataclasses.replace(evidence, rows=rows)
 
     return change
 
 
-def execution_with(index: int, **fields: Any) -> Callable[[World], World]:
-    def change(world: World) -> World:
-        executions = list(world.executions)
+def execution_with(index: int, **fields: Any) -> Callable[[AnyEvidenceT], AnyEvidenceT]:
+    def change(evidence: AnyEvidenceT) -> AnyEvidenceT:
+        executions = list(evidence.executions)
         executions[index] = dataclasses.replace(executions[index], **fields)
-        return dataclasses.replace(world, executions=executions)
+        return dataclasses.replace(evidence, executions=executions)
 
     return change
 
 
-def changed(*changes: Callable[[World], World]) -> Callable[[World], World]:
-    def change(world: World) -> World:
+def changed(*changes: Callable[[AnyEvidenceT], AnyEvidenceT]) -> Callable[[AnyEvidenceT], AnyEvidenceT]:
+    def change(evidence: AnyEvidenceT) -> AnyEvidenceT:
         for one in changes:
-            world = one(world)
-        return world
+            evidence = one(evidence)
+        return evidence
 
     return change

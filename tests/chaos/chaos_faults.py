@@ -16,7 +16,7 @@ NUM_WORKERS = 4
 INSERTER = NUM_WORKERS
 DRIVERS = ("asyncpg", "psycopg")
 # The time between two faults of a lane, in which jobs are worked that the next fault can affect.
-PAUSE_SECONDS = {"process": (2.0, 6.0), "way": (2.0, 6.0), "database": (7.0, 14.0)}
+PAUSE_SECONDS = {"process": (2.0, 6.0), "connection": (2.0, 6.0), "database": (7.0, 14.0)}
 # A fault that takes more than this share of a run is left out.
 SHARE_MAX = 0.3
 # A client without heartbeats for longer is declared dead; two minutes later if its session still exists.
@@ -43,13 +43,13 @@ KINDS = {
     "freeze_long": Kind("process", GIVEN_UP_SECONDS + 2.0, 22.0),
     "freeze_longest": Kind("process", SESSION_SECONDS + GIVEN_UP_SECONDS + 5.0, 145.0),
     "clock_step": Kind("process", 8.0, 16.0),
-    "partition": Kind("way", 4.0, 20.0),
-    "partition_to_server": Kind("way", 4.0, 20.0),
-    "partition_to_client": Kind("way", 4.0, 20.0),
-    "cut": Kind("way", 1.0, 16.0),
-    "forget": Kind("way", 4.0, 12.0),
-    "latency": Kind("way", 6.0, 12.0),
-    "bandwidth": Kind("way", 6.0, 12.0),
+    "partition": Kind("connection", 4.0, 20.0),
+    "partition_to_server": Kind("connection", 4.0, 20.0),
+    "partition_to_client": Kind("connection", 4.0, 20.0),
+    "cut": Kind("connection", 1.0, 16.0),
+    "forget": Kind("connection", 4.0, 12.0),
+    "latency": Kind("connection", 6.0, 12.0),
+    "bandwidth": Kind("connection", 6.0, 12.0),
     "database_restart": Kind("database", 0.0, 8.0),
     "database_crash": Kind("database", 0.0, 8.0),
     "database_killed": Kind("database", 0.0, 2.0),
@@ -104,7 +104,7 @@ def _lane(seed: str, lane: str, seconds: float, only: Sequence[str]) -> Iterator
                 seconds=chance.uniform(kind.shortest, kind.longest),
                 name=name,
                 # The inserter has a connection as the workers have, and no separate process.
-                who=chance.randrange(NUM_WORKERS + (lane == "way")),
+                who=chance.randrange(NUM_WORKERS + (lane == "connection")),
                 amount=chance.random(),
             )
             if fault.at + fault.seconds > seconds:

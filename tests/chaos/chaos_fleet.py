@@ -97,7 +97,7 @@ class Fleet:
         is_direct: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self.ways: list[Proxy] = []
+        self.proxies: list[Proxy] = []
         self.faults: list[str] = []
         self.lives: list[Life] = []
         self.troubles: list[Trouble] = []
@@ -118,7 +118,7 @@ class Fleet:
             self.set_clock(who, 0.0)
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(NUM_WORKERS + 1):
-                self.ways.append(await stack.enter_async_context(proxied(self._url)))
+                self.proxies.append(await stack.enter_async_context(proxied(self._url)))
             async with asyncio.TaskGroup() as keepers:
                 for who in range(NUM_WORKERS):
                     keepers.create_task(self._keep(who))
@@ -188,7 +188,7 @@ class Fleet:
 
     async def started(self) -> None:
         """Wait until all workers run."""
-        while not self._is_whole():  # noqa: ASYNC110 - they say so in files
+        while not self._is_whole():  # noqa: ASYNC110 - they write files
             await asyncio.sleep(0.2)
 
     async def end(self) -> None:
@@ -221,7 +221,7 @@ class Fleet:
             if life.is_killed or life.is_stopping:
                 continue
             if life.says("worker started"):
-                self.faults.append(f"{life.name} must go on until it is told to stop, ended with code {code}")
+                self.faults.append(f"{life.name} must run until it is stopped, ended with code {code}")
             await asyncio.sleep(START_PAUSE_SECONDS)  # as a process manager does
 
     async def _start(self, who: int) -> Life:
@@ -251,7 +251,7 @@ class Fleet:
             "CHAOS_CLOCK": str(self._clocks[who]),
             "CHAOS_JOURNAL": str(self._directory / f"{name}.journal"),
             "DATABASE_URL": spoken_by(
-                self._drivers[who], self._url if self._is_direct else self.ways[who].url
+                self._drivers[who], self._url if self._is_direct else self.proxies[who].url
             ),
             "MILLHAND_DATABASE_POOL_SIZE": "5",
             "MILLHAND_HEARTBEAT_ENABLED": "false",

@@ -26,12 +26,12 @@ NO_DISK = "no small disk could be mounted here, so none was filled"
 class FaultInjector:
     """Injects faults into `fleet` and `server`. `skipped` has those that this machine cannot inject, with the reason."""
 
-    def __init__(self, fleet: Fleet, server: ChaosServer, say: Callable[[str], None]) -> None:
+    def __init__(self, fleet: Fleet, server: ChaosServer, print_line: Callable[[str], None]) -> None:
         self.done: dict[str, int] = {}
         self.skipped: set[str] = set()
         self._began_at = time.monotonic()
         self._fleet = fleet
-        self._say = say
+        self._print = print_line
         self._server = server
 
     async def do(self, faults: Sequence[Fault]) -> None:
@@ -44,7 +44,7 @@ class FaultInjector:
     async def _do_lane(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
             await asyncio.sleep(max(0.0, self._began_at + fault.at - time.monotonic()))
-            self._say(str(fault))
+            self._print(str(fault))
             self.done[fault.name] = self.done.get(fault.name, 0) + 1
             await getattr(self, f"_{fault.name}")(fault)
 
@@ -84,7 +84,7 @@ class FaultInjector:
             self._fleet.stop(who, keeps_name=(number + fault.who) % 2 == 0)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(fault.seconds / NUM_WORKERS):
-                    while not self._fleet.works(who):  # noqa: ASYNC110 - it says so in a file
+                    while not self._fleet.works(who):  # noqa: ASYNC110 - it writes a file
                         await asyncio.sleep(0.2)
 
     async def _freeze_short(self, fault: Fault) -> None:
@@ -98,13 +98,13 @@ class FaultInjector:
         await self._freeze(fault, is_cut=False)
 
     async def _freeze(self, fault: Fault, *, is_cut: bool) -> None:
-        life, way = self._fleet.of(fault.who), self._fleet.ways[fault.who]
+        life, proxy = self._fleet.of(fault.who), self._fleet.proxies[fault.who]
         if life is None:
             return
         with self._fleet.trouble("frozen", fault.who):
             self._fleet.signal(life, signal.SIGSTOP)
             if is_cut:
-                way.break_off()
+                proxy.break_off()
             await asyncio.sleep(fault.seconds)
             self._fleet.signal(life, signal.SIGCONT)
 
@@ -117,31 +117,33 @@ class FaultInjector:
     # Connections.
 
     async def _partition(self, fault: Fault) -> None:
-        await self._way(fault, self._fleet.ways[fault.who].stop_up)
+        await self._disturb_connection(fault, self._fleet.proxies[fault.who].stop_up)
 
     async def _partition_to_server(self, fault: Fault) -> None:
-        await self._way(fault, self._fleet.ways[fault.who].stop_up, [Direction.TO_SERVER])
+        await self._disturb_connection(fault, self._fleet.proxies[fault.who].stop_up, [Direction.TO_SERVER])
 
     async def _partition_to_client(self, fault: Fault) -> None:
-        await self._way(fault, self._fleet.ways[fault.who].stop_up, [Direction.TO_CLIENT])
+        await self._disturb_connection(fault, self._fleet.proxies[fault.who].stop_up, [Direction.TO_CLIENT])
 
     async def _cut(self, fault: Fault) -> None:
-        await self._way(fault, self._fleet.ways[fault.who].cut)
+        await self._disturb_connection(fault, self._fleet.proxies[fault.who].cut)
 
     async def _forget(self, fault: Fault) -> None:
-        await self._way(fault, self._fleet.ways[fault.who].forget)
+        await self._disturb_connection(fault, self._fleet.proxies[fault.who].forget)
 
     async def _latency(self, fault: Fault) -> None:
-        await self._way(fault, self._fleet.ways[fault.who].slow, 0.02 + 0.2 * fault.amount)
+        await self._disturb_connection(fault, self._fleet.proxies[fault.who].slow, 0.02 + 0.2 * fault.amount)
 
     async def _bandwidth(self, fault: Fault) -> None:
-        await self._way(fault, self._fleet.ways[fault.who].narrow, 4_000 + 60_000 * fault.amount)
+        await self._disturb_connection(
+            fault, self._fleet.proxies[fault.who].narrow, 4_000 + 60_000 * fault.amount
+        )
 
-    async def _way(self, fault: Fault, spoil: Callable[..., None], *how: Any) -> None:
+    async def _disturb_connection(self, fault: Fault, spoil: Callable[..., None], *how: Any) -> None:
         with self._fleet.trouble(fault.name, fault.who if fault.who != INSERTER else -1):
             spoil(*how)
             await asyncio.sleep(fault.seconds)
-            self._fleet.ways[fault.who].mend()
+            self._fleet.proxies[fault.who].mend()
 
     # The database.
 
@@ -184,7 +186,7 @@ class FaultInjector:
         with self._fleet.trouble("database", None), contextlib.suppress(*WIRE_ERRORS):
             async with self._connected() as connection, connection.transaction():
                 locked = await connection.fetch(sql, 1 + round(fault.amount * NUM_LOCKED_MAX), timeout=5)
-                self._say(f"          {len(locked)} rows locked")
+                self._print(f"          {len(locked)} rows locked")
                 await asyncio.sleep(fault.seconds)
 
     async def _disk_full(self, fault: Fault) -> None:
@@ -193,7 +195,7 @@ class FaultInjector:
             return
         with self._fleet.trouble("database", None):
             self._server.fill_disk()
-            self._say(f"          full: {await use_disk_up(self._server.url)}")
+            self._print(f"          full: {await use_disk_up(self._server.url)}")
             await asyncio.sleep(fault.seconds)
             self._server.free_disk()
             await asyncio.to_thread(self._server.revive)

@@ -95,7 +95,7 @@ INSERT = """
 """
 INSERT_DONE = """
     INSERT INTO river_job (kind, args, max_attempts, state, attempt, attempted_at, attempted_by, finalized_at)
-    SELECT $1, '{}', 25, 'completed', 1, at, '{nobody}', at
+    SELECT $1, '{}', 25, 'completed', 1, at, '{client}', at
     FROM (SELECT now() - interval '1 hour' AS at FROM generate_series(1, $2)) AS done
 """
 NUM_WAITING = "SELECT count(*) FROM (SELECT FROM river_job WHERE state = 'available' LIMIT $1) AS waiting"
@@ -409,8 +409,8 @@ class Figures:
         rows = [
             (
                 name,
-                said([event.rate for event in events]),
-                said([event.rate_by_cpu for event in events]),
+                ratio_text([event.rate for event in events]),
+                ratio_text([event.rate_by_cpu for event in events]),
                 f"{statistics.median(event.gap_seconds for event in events):.1f} s",
                 *self._behind(events),
             )
@@ -444,7 +444,7 @@ class Figures:
         yield f"Heartbeats of a client are {self.reports_a_second:.2f} transactions per second."
 
 
-def said(ratios: Sequence[float]) -> str:
+def ratio_text(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.0%} ({min(ratios):.0%} to {max(ratios):.0%})".replace("%", " %")
 
 

@@ -58,30 +58,32 @@ class Options:
     rate: float = RATE
 
 
-async def run(options: Options, directory: Path, server: ChaosServer, say: Callable[[str], None]) -> Report:
+async def run(
+    options: Options, directory: Path, server: ChaosServer, print_line: Callable[[str], None]
+) -> Report:
     """Insert and work jobs, inject the planned faults, and audit the result."""
     faults = plan_faults(options.seed, options.seconds, options.only)
     drivers = plan_drivers(options.seed)
-    say(f"drivers {' '.join(drivers)}")
+    print_line(f"drivers {' '.join(drivers)}")
     await migrate(server.url)
     await _write_ticks_down(server.url)
     fleet = Fleet(server.url, directory, drivers=drivers[:NUM_WORKERS])
     load = Load(options.seed, options.seconds, options.rate)
-    injector = FaultInjector(fleet, server, say)
+    injector = FaultInjector(fleet, server, print_line)
     epoch = time.time() - time.monotonic()
     async with fleet.running():
         async with asyncio.timeout(START_SECONDS):
             await fleet.started()
         config = Config(client_id="inserter", skip_unknown_job_check=True)
         began_at = time.monotonic()
-        url = spoken_by(drivers[INSERTER], fleet.ways[INSERTER].url)
+        url = spoken_by(drivers[INSERTER], fleet.proxies[INSERTER].url)
         async with Client(url, config) as client, asyncio.TaskGroup() as others:
             cancelling = others.create_task(load.cancel_held(client, server.url))
             async with asyncio.TaskGroup() as both:
                 both.create_task(injector.do(faults))
                 both.create_task(load.insert_all(client))
             ended_at = time.monotonic()
-            say(f"{ended_at - began_at:7.1f} s  no more faults")
+            print_line(f"{ended_at - began_at:7.1f} s  no more faults")
             await _drained(server.url)
             cancelling.cancel()
         drained_at = time.monotonic()
@@ -118,7 +120,7 @@ async def _drained(url: str) -> None:
     sql = "SELECT EXISTS (SELECT FROM river_job WHERE finalized_at IS NULL AND kind <> $1)"
     until = time.monotonic() + DRAIN_SECONDS
     connection = await _recovered(url)
-    while time.monotonic() < until and await connection.fetchval(sql, TICK_ID):  # noqa: ASYNC110 - nobody rings
+    while time.monotonic() < until and await connection.fetchval(sql, TICK_ID):  # noqa: ASYNC110 - the database does not notify
         await asyncio.sleep(1.0)
     await connection.close()
 
@@ -187,7 +189,7 @@ def _figures(
     answers = Counter(answer for one in evidence.answers.values() for answer in one)
     num_killed = sum(life.is_killed for life in evidence.lives)
     cut_short = sum(one.ended_at is None for one in evidence.executions)
-    told = {
+    counted = {
         "seed": str(options.seed),
         "faults": f"{sum(injector.done.values())} in {seconds:.0f} s: {counts(Counter(injector.done))}",
         "left out": "; ".join(sorted(injector.skipped)) or "nothing",
@@ -199,7 +201,7 @@ def _figures(
         "rescued": f"{sum(len(row.rescued) for row in evidence.rows):,} attempts",
         "periodic runs": f"{len(evidence.ticks):,}",
     }
-    return told | {name: f"{num:,}" for name, num in sorted(evidence.figures.items())}
+    return counted | {name: f"{num:,}" for name, num in sorted(evidence.figures.items())}
 
 
 @contextlib.contextmanager

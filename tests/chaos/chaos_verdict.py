@@ -211,14 +211,14 @@ def _lives(evidence: Evidence) -> Iterator[str]:
 
 def _log_faults(life: Life) -> Iterator[str]:
     """Yield what a log must not have: a trace of anything but the jobs' own errors, and uncaught errors."""
-    told: Counter[str] = Counter()
+    counted: Counter[str] = Counter()
     for line in life.lines():
         text = str(line.get("exception", ""))
         if "level" not in line:
-            told[f"invalid log line: {line['message'][:200]!r}"] += 1
+            counted[f"invalid log line: {line['message'][:200]!r}"] += 1
         elif text and "Boom" not in text:
-            told[f"a trace below {line['message']!r}: {text[-300:]!r}"] += 1
+            counted[f"a trace below {line['message']!r}: {text[-300:]!r}"] += 1
         elif line["message"] in ("service crashed", "worker crashed", "completion refused"):
-            told[f"{line['message']!r}: {line}"] += 1
-    for what, num in told.items():
+            counted[f"{line['message']!r}: {line}"] += 1
+    for what, num in counted.items():
         yield f"{life.name} logged {num} times {what}"

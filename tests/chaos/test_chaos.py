@@ -13,7 +13,7 @@ from typing import Any
 
 import chaos_run
 import pytest
-from chaos_changes import changed, execution_with, row_with, rows_of, world_with
+from chaos_changes import changed, evidence_with, execution_with, row_with, rows_of
 from chaos_evidence import Evidence, Settled, Tick
 from chaos_faults import DRIVERS, INSERTER, KINDS, LANES, NUM_WORKERS, plan_drivers, plan_faults
 from chaos_fleet import Life, Trouble
@@ -41,7 +41,7 @@ def test_ten_minutes_have_all_faults(seed: int) -> None:
 
     assert {fault.name for fault in faults} == set(KINDS)
     assert {fault.who for fault in faults} == {*range(NUM_WORKERS), INSERTER}
-    assert all(fault.who < NUM_WORKERS for fault in faults if KINDS[fault.name].lane != "way")
+    assert all(fault.who < NUM_WORKERS for fault in faults if KINDS[fault.name].lane != "connection")
     for lane in LANES:
         own = [fault for fault in faults if KINDS[fault.name].lane == lane]
         assert all(before.at + before.seconds < after.at for before, after in pairwise(own))
@@ -123,7 +123,7 @@ TICKS = tuple(Tick(due_at=at, created_at=at + 0.1) for at in range(1005, 1100, 5
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Evidence:
+def evidence(tmp_path: Path) -> Evidence:
     killed = _life(tmp_path, "0.1", "a", ended_at=1015.0, exit_code=-9, is_killed=True)
     stopped = _life(tmp_path, "1.1", "b", ended_at=1120.0, exit_code=0, stop_sent_at=1110.0)
     with stopped.log.open("a") as log:
@@ -172,20 +172,20 @@ Change = Callable[[Evidence], Evidence]
 
 
 def _life_of(index: int, **fields: Any) -> Change:
-    def change(world: Evidence) -> Evidence:
-        lives = list(world.lives)
+    def change(evidence: Evidence) -> Evidence:
+        lives = list(evidence.lives)
         lives[index] = dataclasses.replace(lives[index], **fields)
-        return dataclasses.replace(world, lives=lives)
+        return dataclasses.replace(evidence, lives=lives)
 
     return change
 
 
 def _logged(text: str) -> Change:
-    def change(world: Evidence) -> Evidence:
-        log = world.lives[1].log
+    def change(evidence: Evidence) -> Evidence:
+        log = evidence.lives[1].log
         lines = [*log.read_text().splitlines(), *text.splitlines()]
         log.write_text("\n".join(sorted(lines)) + "\n")  # by the instants at their beginning
-        return world
+        return evidence
 
     return change
 
@@ -194,7 +194,7 @@ def _without(*due_at: int) -> list[Tick]:
     return [tick for tick in TICKS if tick.due_at not in due_at]
 
 
-def _without_office(began_at: float, ended_at: float) -> Change:
+def _without_leader(began_at: float, ended_at: float) -> Change:
     lost, gained = "leadership lost", "leadership gained"
     return _logged(
         _log_line(began_at, lost, leader_role="periodic")
@@ -202,14 +202,14 @@ def _without_office(began_at: float, ended_at: float) -> Change:
     )
 
 
-def rescued_late(world: Evidence) -> Evidence:
+def rescued_late(evidence: Evidence) -> Evidence:
     """Return evidence in which the second attempt was rescued too, before the third began."""
-    return dataclasses.replace(world, rescued_at={(1, 1): 1027.0, (1, 2): 1031.9})
+    return dataclasses.replace(evidence, rescued_at={(1, 1): 1027.0, (1, 2): 1031.9})
 
 
-def interrupted(world: Evidence) -> Evidence:
+def interrupted(evidence: Evidence) -> Evidence:
     """Return evidence in which the second attempt was interrupted."""
-    return execution_with(2, ended_by="give_way")(world)  # type: ignore[return-value]
+    return execution_with(2, ended_by="give_way")(evidence)  # type: ignore[return-value]
 
 
 LEFT = (*ROWS[0].errors[:1], (2, f"{RESCUED_BY_US}: client 'b' stopped, and left it behind"))
@@ -217,9 +217,9 @@ ALIVE = _life_of(0, ended_at=1120.0, exit_code=0, is_killed=False)
 AWAY = Trouble(name="partition", who=0, began_at=1012.0, ended_at=1026.0)
 
 
-def test_audit_finds_nothing_in_valid_evidence(world: Evidence) -> None:
+def test_audit_finds_nothing_in_valid_evidence(evidence: Evidence) -> None:
     """A killed and rescued attempt is no violation, nor is an insert without an answer."""
-    assert find_violations(world) == []
+    assert find_violations(evidence) == []
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_audit_finds_nothing_in_valid_evidence(world: Evidence) -> None:
     [
         pytest.param(
             changed(
-                ALIVE, execution_with(0, ended_at=1029.0, ended_by="give_way"), world_with(troubles=[AWAY])
+                ALIVE, execution_with(0, ended_at=1029.0, ended_by="give_way"), evidence_with(troubles=[AWAY])
             ),
             id="a client that was cut off lost its job, and learned of it",
         ),
@@ -235,33 +235,33 @@ def test_audit_finds_nothing_in_valid_evidence(world: Evidence) -> None:
             changed(
                 ALIVE,
                 execution_with(0, ended_at=1040.0, ended_by="complete"),
-                world_with(troubles=[dataclasses.replace(AWAY, ended_at=1039.0)]),
+                evidence_with(troubles=[dataclasses.replace(AWAY, ended_at=1039.0)]),
             ),
             id="it could not learn of it while it was cut off",
         ),
         pytest.param(
-            changed(_without_office(1040.0, 1052.0), world_with(ticks=_without(1045, 1050))),
-            id="nobody held the leader_role for a term",
+            changed(_without_leader(1040.0, 1052.0), evidence_with(ticks=_without(1045, 1050))),
+            id="no client held the leader role for a term",
         ),
         pytest.param(
             changed(
-                world_with(
+                evidence_with(
                     ticks=(*_without(1060, 1065), Tick(due_at=1060.0, created_at=1068.0)),
                     troubles=[dataclasses.replace(AWAY, who=1, began_at=1059.0, ended_at=1067.5)],
                 ),
                 _logged(_log_line(1068.1, "periodic runs missed")),
             ),
-            id="whoever inserts them was cut off, made up for one run, and counted the other",
+            id="the leader was disconnected, made up for one run, and logged the other",
         ),
         pytest.param(
-            world_with(
+            evidence_with(
                 ticks=(*TICKS, Tick(due_at=1060.0, created_at=1064.0)),
                 troubles=[dataclasses.replace(AWAY, who=1, began_at=1059.0, ended_at=1063.5)],
             ),
             id="the answer to the insert of a run was lost",
         ),
         pytest.param(
-            world_with(
+            evidence_with(
                 troubles=[Trouble(name="frozen", who=1, began_at=1033.2, ended_at=1053.2)],
                 settled={1: Settled(token=4, ended_at=1053.3)},
             ),
@@ -269,25 +269,25 @@ def test_audit_finds_nothing_in_valid_evidence(world: Evidence) -> None:
         ),
     ],
 )
-def test_audit_accepts_what_is_not_guaranteed(change: Change, world: Evidence) -> None:
+def test_audit_accepts_what_is_not_guaranteed(change: Change, evidence: Evidence) -> None:
     """What docs/explanation/delivery_guarantees.md does not guarantee is no violation."""
-    assert find_violations(change(world)) == []
+    assert find_violations(change(evidence)) == []
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (world_with(rows=ROWS[1:]), "job 0 of the plan was acknowledged, and exists 0 times"),
-        (world_with(rows=ROWS[:1]), "job 1 of the plan was skipped as a duplicate, and exists 0 times"),
-        (world_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan exists 2 times"),
+        (evidence_with(rows=ROWS[1:]), "job 0 of the plan was acknowledged, and exists 0 times"),
+        (evidence_with(rows=ROWS[:1]), "job 1 of the plan was skipped as a duplicate, and exists 0 times"),
+        (evidence_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan exists 2 times"),
         (
-            world_with(
+            evidence_with(
                 answers={0: ["inserted"], 1: ["inserted", "inserted"], 2: ["none"], 3: ["none"]},
             ),
             "job 1 of the plan was inserted twice",
         ),
         (
-            world_with(
+            evidence_with(
                 rows=(*ROWS, dataclasses.replace(ROWS[1], id=3, args=PLAN[2].args(), unique_key=None))
             ),
             "of the batch [2, 3], answered 'none', 1 exist",
@@ -299,7 +299,7 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, world: Evidence) -
         (ALIVE, "attempt 1 was rescued although a was well"),
         (
             changed(
-                ALIVE, world_with(troubles=[dataclasses.replace(AWAY, began_at=1024.0, ended_at=1025.0)])
+                ALIVE, evidence_with(troubles=[dataclasses.replace(AWAY, began_at=1024.0, ended_at=1025.0)])
             ),
             "attempt 1 was rescued although a was well",
         ),
@@ -308,14 +308,14 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, world: Evidence) -
             changed(
                 ALIVE,
                 execution_with(0, ended_at=1029.0),
-                world_with(troubles=[]),
+                evidence_with(troubles=[]),
                 execution_with(2, began_at=1025.0),
             ),
             "attempt 2 at 1.1 began 4.000 s before attempt 1 at 0.1 ended",
         ),
         (
             changed(
-                ALIVE, execution_with(0, ended_at=1090.0, ended_by="complete"), world_with(troubles=[AWAY])
+                ALIVE, execution_with(0, ended_at=1090.0, ended_by="complete"), evidence_with(troubles=[AWAY])
             ),
             "attempt 2 at 1.1 began 60.000 s before attempt 1 at 0.1 ended",
         ),
@@ -323,52 +323,52 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, world: Evidence) -
             changed(
                 _life_of(0, ended_at=1050.0),
                 execution_with(0, began_at=1001.0, ended_at=1002.0, ended_by="complete"),
-                world_with(rescued_at={(1, 1): 1029.0}),
+                evidence_with(rescued_at={(1, 1): 1029.0}),
             ),
             "attempt 1 at 0.1 had ended 27.0 s before its rescue",
         ),
         (
-            world_with(settled={1: Settled(token=3, ended_at=1033.1)}),
+            evidence_with(settled={1: Settled(token=3, ended_at=1033.1)}),
             "is completed by the fetch 3, and its last execution was Execution(client='1.1', job=1, attempt=3",
         ),
         (
-            world_with(settled={1: Settled(token=4, ended_at=1010.0)}),
+            evidence_with(settled={1: Settled(token=4, ended_at=1010.0)}),
             "is completed -23.0 s after the end of its last execution",
         ),
         (execution_with(3, ended_at=None), "attempt 3 at 1.1 has no end, and its process was not killed"),
         (
-            world_with(ticks=(*TICKS, TICKS[10])),
+            evidence_with(ticks=(*TICKS, TICKS[10])),
             "the periodic run of 1055 exists 2 times although 1.1 was well",
         ),
         (
-            world_with(ticks=_without(1060)),
+            evidence_with(ticks=_without(1060)),
             "the periodic run of 1060 was skipped by 1.1 without a log line",
         ),
         (
             changed(
-                world_with(ticks=_without(1060)),
+                evidence_with(ticks=_without(1060)),
                 _logged(_log_line(1065.1, "periodic runs missed")),
             ),
             "the periodic run of 1060 was skipped by 1.1, which was well",
         ),
         (
-            world_with(ticks=TICKS[:-2]),
+            evidence_with(ticks=TICKS[:-2]),
             "the periodic run of 1090 is missing, 1.1 which held the leader role throughout",
         ),
         (
-            world_with(ticks=(*_without(1060), Tick(due_at=1060.0, created_at=1067.0))),
+            evidence_with(ticks=(*_without(1060), Tick(due_at=1060.0, created_at=1067.0))),
             "the periodic run of 1060 was inserted 7.0 s after it, and was to be in 6.0 s",
         ),
         (
-            world_with(ticks=(*TICKS, Tick(due_at=4700.0, created_at=1099.0))),
+            evidence_with(ticks=(*TICKS, Tick(due_at=4700.0, created_at=1099.0))),
             "the periodic run of 4700 was inserted 3601.0 s before it",
         ),
         (
-            _without_office(1040.0, 1060.0),
+            _without_leader(1040.0, 1060.0),
             "the periodic run of 1045 was inserted while no client held the leader role",
         ),
         (
-            changed(_without_office(1040.0, 1060.0), world_with(ticks=_without(1045, 1050, 1055))),
+            changed(_without_leader(1040.0, 1060.0), evidence_with(ticks=_without(1045, 1050, 1055))),
             f"for 20.0 s from 1040.0 on, and 1.1 was to do so {FOLLOWED_SECONDS:.1f} s after that",
         ),
         (
@@ -408,24 +408,24 @@ def test_audit_accepts_what_is_not_guaranteed(change: Change, world: Evidence) -
             "1.1 logged 1 times a trace below 'pass failed'",
         ),
         (_logged("x" * 20_000_000), "1.1 must not log more than a job's lines and its troubles'"),
-        (world_with(faults=["0.1 must go on"]), "0.1 must go on"),
+        (evidence_with(faults=["0.1 must run on"]), "0.1 must run on"),
     ],
 )
-def test_audit_finds_each_violation(change: Change, fault: str, world: Evidence) -> None:
+def test_audit_finds_each_violation(change: Change, fault: str, evidence: Evidence) -> None:
     """Each change of valid evidence is reported as its violation."""
-    found = find_violations(change(world))
+    found = find_violations(change(evidence))
 
     assert any(fault in one for one in found), found
 
 
-def test_audit_accepts_an_abandoned_thread(world: Evidence) -> None:
+def test_audit_accepts_an_abandoned_thread(evidence: Evidence) -> None:
     """A thread may outlast its client's stop if that is logged; another attempt may not."""
     left = Execution("1.1", 1, 2, 0, "fail", 1016.0, token=3)
     long = dataclasses.replace(PLAN[0], work_ms=17_000)
     change: Change = changed(
         _life_of(1, stop_sent_at=1019.0, ended_at=1032.5), row_with(1, errors=LEFT), rescued_late
     )
-    stopped = change(world)
+    stopped = change(evidence)
     row = dataclasses.replace(ROWS[0], errors=LEFT)
 
     assert list(wrong_abandonments(stopped, long, row, [left])) == [

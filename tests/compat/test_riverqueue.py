@@ -225,10 +225,10 @@ def test_unique_key_is_made_from_the_text_that_go_writes(client: ours.Client) ->
 
 async def test_insert_notifies_workers(engine: Engine, schema_driver: AsyncpgDriver) -> None:
     """The real package leaves a job to the next poll; Millhand notifies at the commit."""
-    heard: asyncio.Queue[str] = asyncio.Queue()
+    received: asyncio.Queue[str] = asyncio.Queue()
     listener = schema_driver.listener()
     await listener.connect()
-    await listener.listen("river_insert", lambda payload: heard.put_nowait(json.loads(payload)["queue"]))
+    await listener.listen("river_insert", lambda payload: received.put_nowait(json.loads(payload)["queue"]))
 
     def program() -> None:
         for library, driver, queue in ((*UPSTREAM, "theirs"), (*OURS, "ours")):
@@ -239,7 +239,7 @@ async def test_insert_notifies_workers(engine: Engine, schema_driver: AsyncpgDri
     await asyncio.to_thread(program)
 
     async with asyncio.timeout(20):
-        assert await heard.get() == "ours"
+        assert await received.get() == "ours"
     await listener.close()
 
 

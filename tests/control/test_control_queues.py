@@ -115,12 +115,12 @@ async def test_commands_notify_as_rivers_do(schema_driver: AsyncpgDriver) -> Non
     }
     recorded = {step["step"]: step["notifications"] for step in golden("notifications") if not step["schema"]}
 
-    async with listening(schema_driver) as heard:
+    async with listening(schema_driver) as received:
         for name, command in steps.items():
             await command()
-            said = [without_id(payload) for payload in await heard()]
+            payloads = [without_id(payload) for payload in await received()]
 
-            assert said == [without_id(each["payload"]) for each in recorded[name]], name
+            assert payloads == [without_id(each["payload"]) for each in recorded[name]], name
 
 
 @asynccontextmanager
@@ -131,7 +131,7 @@ async def listening(driver: AsyncpgDriver) -> AsyncIterator[Callable[[], Awaitab
     payloads: asyncio.Queue[str] = asyncio.Queue()
     await listener.listen("river_control", payloads.put_nowait)
 
-    async def heard() -> list[str]:
+    async def received() -> list[str]:
         # What was sent before is delivered before.
         await driver.pool.fetch("SELECT pg_notify($1 || '.river_control', 'end')", [driver.schema])
         found = []
@@ -139,7 +139,7 @@ async def listening(driver: AsyncpgDriver) -> AsyncIterator[Callable[[], Awaitab
             found.append(payload)
         return found
 
-    yield heard
+    yield received
     await listener.close()
 
 

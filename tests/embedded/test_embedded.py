@@ -104,10 +104,10 @@ async def test_embedded_postgres_applies_settings_when_it_starts_the_server(dire
 async def test_embedded_postgres_copes_with_any_path(made_data: Path, name: str) -> None:
     """Spaces, quotes, dollar and percent signs, and bytes that are no UTF-8, work in shell and URL."""
     with open_directory() as parent:
-        odd = parent / name
-        provide(odd, made_data)
+        unusual = parent / name
+        provide(unusual, made_data)
 
-        with embedded_postgres(odd) as server:
+        with embedded_postgres(unusual) as server:
             assert await ask(server.url, "SELECT 1") == 1
 
 
@@ -134,7 +134,7 @@ async def test_embedded_postgres_puts_the_socket_elsewhere_when_the_path_is_too_
 def test_embedded_postgres_starts_one_server_for_two_at_once(empty: Path) -> None:
     """Of two first starts in one directory, one makes the database, and both use it."""
     with holder(empty) as one, holder(empty) as other:
-        greetings = [heard(one), heard(other)]
+        greetings = [answer_of(one), answer_of(other)]
         farewells = [dismissed(one), dismissed(other)]
 
     assert sorted(bool(greeting["is_joined"]) for greeting in greetings) == [False, True]
@@ -146,7 +146,7 @@ def test_embedded_postgres_starts_one_server_for_two_at_once(empty: Path) -> Non
 def test_embedded_postgres_joins_the_server_of_a_killed_process(directory: Path) -> None:
     """After `kill -9` of its only user, the server runs on, and the next start joins it and stops it at the end."""
     with holder(directory) as killed:
-        heard(killed)
+        answer_of(killed)
         before = server_pid(directory)
         killed.kill()
         killed.wait()
@@ -212,10 +212,10 @@ def test_embedded_postgres_makes_a_whole_cluster_after_one_was_cut_short(empty: 
 def test_embedded_postgres_outlives_ctrl_c_until_its_user_is_done(directory: Path) -> None:
     """A terminal sends Ctrl-C to every foreground process, and the server is none."""
     with holder(directory) as user:
-        heard(user)
+        answer_of(user)
         os.killpg(user.pid, signal.SIGINT)
 
-        assert heard(user) == {"answer": 42}
+        assert answer_of(user) == {"answer": 42}
         user.wait()
     assert server_pid(directory) is None
 
@@ -351,7 +351,7 @@ def test_embedded_postgres_works_for_an_ordinary_user(empty: Path) -> None:
     shutil.chown(home, "nobody")
 
     with holder(home / "postgres", "nobody") as user:
-        greeting = heard(user)
+        greeting = answer_of(user)
         farewell = dismissed(user)
 
     assert (greeting["is_joined"], greeting["uid"]) == (False, pwd.getpwnam("nobody").pw_uid)
@@ -363,9 +363,9 @@ def test_embedded_postgres_works_for_an_ordinary_user(empty: Path) -> None:
 def test_embedded_postgres_rejects_a_directory_that_is_not_writable(empty: Path) -> None:
     """The error names the directory."""
     with holder(empty / "inside", "nobody") as user:
-        said = heard(user)
+        answer = answer_of(user)
 
-    assert said == {
+    assert answer == {
         "error": f"directory {str(empty / 'inside')!r} must be writable for user 'nobody', got 'Permission denied' at "
         f"{str(empty)!r}; run as its owner, or set DATABASE_URL to another database"
     }
@@ -536,7 +536,7 @@ def mounted(directory: Path, *, megabytes: int) -> Iterator[None]:
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(directory)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody mount a small disk")
+        pytest.skip("this machine allows no mount of a small disk")
     try:
         yield
     finally:
@@ -569,16 +569,16 @@ def holder(directory: Path, user: str = "") -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def heard(process: subprocess.Popen[str]) -> dict[str, object]:
+def answer_of(process: subprocess.Popen[str]) -> dict[str, object]:
     assert process.stdout
-    said: dict[str, object] = json.loads(process.stdout.readline())
-    return said
+    answer: dict[str, object] = json.loads(process.stdout.readline())
+    return answer
 
 
 def dismissed(process: subprocess.Popen[str]) -> dict[str, object]:
     assert process.stdin
     process.stdin.close()
-    return heard(process)
+    return answer_of(process)
 
 
 def server_pid(directory: Path) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chaos_audit import Evidence, audit
-from chaos_changes import execution_with, row_with, rows_of, world_with
+from chaos_changes import evidence_with, execution_with, row_with, rows_of
 from chaos_journal import Execution, Journal, read_journals
 from chaos_plan import ChaosJob, act_of, plan
 from chaos_river import Options, chaos
@@ -83,7 +83,7 @@ def test_journal_of_a_killed_process_is_read(tmp_path: Path) -> None:
     ]
 
 
-# What the audit sees. The world below is in order: job 1 was killed once and then failed and completed, job 2 is unique.
+# What the audit sees. The evidence below is in order: job 1 was killed once and then failed and completed, job 2 is unique.
 
 PLAN = (ChaosJob(n=0, acts=("complete", "fail")), ChaosJob(n=1, is_unique=True))
 ROWS = rows_of(PLAN, killed="go_1", other="python_2", rescued=RESCUED)
@@ -104,7 +104,7 @@ WORLD = Evidence(
 
 def _executed(*more: Execution) -> Callable[[Evidence], Evidence]:
     executions = sorted((*EXECUTIONS, *more), key=lambda one: one.began_at)
-    return world_with(executions=executions)
+    return evidence_with(executions=executions)
 
 
 def test_audit_has_nothing_to_say_of_a_world_in_order() -> None:
@@ -141,10 +141,10 @@ def test_audit_knows_a_fetch_that_never_began() -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (world_with(rows=ROWS[1:]), "job 0 of the plan must be there once, got 0 rows"),
-        (world_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan must be there once, got 2 rows"),
+        (evidence_with(rows=ROWS[1:]), "job 0 of the plan must be there once, got 0 rows"),
+        (evidence_with(rows=(*ROWS, ROWS[1])), "job 1 of the plan must be there once, got 2 rows"),
         (
-            world_with(skipped={0: [False], 1: [False, False]}),
+            evidence_with(skipped={0: [False], 1: [False, False]}),
             "job 1 of the plan (unique: True) was inserted with skips",
         ),
         (row_with(1, unique_key=b"k"), "jobs 1 and 2 hold one unique key"),
@@ -167,10 +167,10 @@ def test_audit_knows_a_fetch_that_never_began() -> None:
             "attempt 1 at python_2 began 0.500 s before attempt 1 at python_2 ended",
         ),
         (
-            world_with(killed_at={"go_1": 30.5}),
+            evidence_with(killed_at={"go_1": 30.5}),
             "attempt 2 at python_2 began 0.500 s before attempt 1 at go_1 ended",
         ),
-        (world_with(killed_at={}), "attempt 1 was rescued, and go_1 lives"),
+        (evidence_with(killed_at={}), "attempt 1 was rescued, and go_1 lives"),
         (
             execution_with(0, began_at=5.0, ended_at=6.0),
             "attempt 1 was rescued, and had ended 9.0 s before go_1 was killed",
@@ -182,7 +182,7 @@ def test_audit_knows_a_fetch_that_never_began() -> None:
     ],
 )
 def test_audit_notices(change: Callable[[Evidence], Evidence], fault: str) -> None:
-    """Whatever is wrong with the world is said of the job that it is wrong with."""
+    """Whatever is wrong with the evidence is said of the job that it is wrong with."""
     found = audit(change(WORLD))
 
     assert any(fault in one for one in found), found

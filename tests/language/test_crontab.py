@@ -22,7 +22,7 @@ FOUND_BY_RIVER = [
 ]
 REFUSED_BY_RIVER = [recorded["spec"] for recorded in RECORDED["rows"] if recorded["error"] is not None]
 
-# Where River's parser loses its way around a half-hour change of the clock; ours does not.
+# River's parser is wrong around a half-hour change of the clock, and Millhand's is not.
 LORD_HOWE = "Australia/Lord_Howe"
 
 

@@ -21,21 +21,21 @@ class Around(Middleware):
 
 
 @pytest.mark.parametrize(
-    ("thing", "moments"),
+    ("part", "methods"),
     [
         (Hook(), []),
         (Watching(), ["work_begin"]),
         (Middleware(), []),
         (Around(), ["work"]),
     ],
-    ids=lambda thing: type(thing).__name__,
+    ids=lambda part: type(part).__name__,
 )
-def test_overrides_finds_overridden_methods(thing: Hook | Middleware, moments: list[str]) -> None:
+def test_overrides_finds_overridden_methods(part: Hook | Middleware, methods: list[str]) -> None:
     """Only a method that the subclass overrides is reported."""
-    base = Hook if isinstance(thing, Hook) else Middleware
+    base = Hook if isinstance(part, Hook) else Middleware
     names = [name for name in vars(base) if not name.startswith("_")]
 
-    assert [name for name in names if overrides(thing, name)] == moments
+    assert [name for name in names if overrides(part, name)] == methods
 
 
 async def test_base_hooks_and_middleware_change_nothing() -> None:

@@ -236,7 +236,7 @@ def test_num_snoozes_survives_what_only_looks_like_a_number(number: Any) -> None
     assert num_snoozes({"snoozes": number}) == 0
 
 
-TOLD = {
+EVENT_KINDS = {
     (JobState.COMPLETED, EventKind.JOB_FAILED): EventKind.JOB_COMPLETED,
     (JobState.CANCELLED, EventKind.JOB_SNOOZED): EventKind.JOB_CANCELLED,
     (JobState.DISCARDED, EventKind.JOB_FAILED): EventKind.JOB_FAILED,
@@ -252,12 +252,12 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize(("state", "reported"), TOLD)
+@pytest.mark.parametrize(("state", "reported"), EVENT_KINDS)
 def test_event_kind_follows_the_row_as_written(state: JobState, reported: EventKind) -> None:
     """The row decides the event; the outcome decides only where the state is ambiguous."""
     change = StateChange(row().id, state, reported)
 
-    assert event_kind_of(state, change) == TOLD[state, reported]
+    assert event_kind_of(state, change) == EVENT_KINDS[state, reported]
 
 
 WRITTEN: dict[str, tuple[dict[str, Any], Outcome]] = {

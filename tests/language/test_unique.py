@@ -35,7 +35,7 @@ CASES = {case["name"]: case for case in RECORDED["cases"]}
 REFUSED_BY_RIVER = [name for name, case in CASES.items() if case["error"] is not None]
 INSERTED_BY_RIVER = [name for name in CASES if name not in REFUSED_BY_RIVER]
 
-# Texts that are no objects: River takes them as args, and refuses them as unique args. Ours are always objects.
+# Texts that are no objects. River accepts them as args and rejects them as unique args; Millhand's args are objects.
 NO_OBJECTS = {"[]", "[1]", '"x"', "null"}
 
 

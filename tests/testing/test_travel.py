@@ -65,20 +65,20 @@ async def test_time_travel_leaves_nothing_after_a_rollback(
 
 async def test_periodic_jobs_are_inserted_at_their_instants(url: str, tx: asyncpg.Connection) -> None:
     """Each run is inserted once, at its instant, by cron and by interval, in the order of time, after the start hook."""
-    heard: list[datetime] = []
+    starts: list[datetime] = []
 
-    class Hear(Hook):
+    class RecordStart(Hook):
         async def periodic_jobs_start(self) -> None:
-            heard.append(client.config.clock.now())
+            starts.append(client.config.clock.now())
 
-    client = new_client(url, hooks=[Hear()])
+    client = new_client(url, hooks=[RecordStart()])
     with time_travel(client, tx=tx, now=START) as travel:
         await travel.advance(days=2, hours=18)
         await travel.advance(days=1)
 
         nights = await require_many_inserted(client, *[Nightly()] * 4)
 
-    assert heard == [START]
+    assert starts == [START]
     assert [job.scheduled_at for job in nights] == [
         datetime(2026, 3, day, 3, tzinfo=UTC) for day in (3, 4, 5, 6)
     ]
@@ -157,7 +157,7 @@ async def test_jobs_are_worked_each_at_its_instant(client: Client, tx: asyncpg.C
 
 async def test_time_travel_is_deterministic(url: str) -> None:
     """Two runs leave rows that differ only in their ids and clients, whatever the machine's time is."""
-    told = []
+    outcomes = []
     for _ in range(2):
         client = new_client(url, completed_job_retention=None)
         async with open_transaction("asyncpg", url) as tx:
@@ -165,12 +165,12 @@ async def test_time_travel_is_deterministic(url: str) -> None:
                 await client.insert_many_fast([Act("snooze"), Act("fail once"), Act("copied")])
                 await travel.work_for(days=2)
                 page = await client.jobs.list()
-        told.append(
+        outcomes.append(
             [(job.kind, job.args, job.created_at, job.scheduled_at, job.finalized_at) for job in page.jobs]
         )
 
-    assert told[0] == told[1]
-    assert {created_at for _, _, created_at, _, _ in told[0]} == {
+    assert outcomes[0] == outcomes[1]
+    assert {created_at for _, _, created_at, _, _ in outcomes[0]} == {
         START,
         datetime(2026, 3, 3, 3, tzinfo=UTC),
         datetime(2026, 3, 4, 3, tzinfo=UTC),

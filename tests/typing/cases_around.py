@@ -86,7 +86,7 @@ class Wrong(Hook, Middleware):
     async def metric_emit(self, metric: FetchMetric) -> None: ...  # type: ignore[override]
 
 
-# Who hears of failures, and says when there is another attempt.
+# Error handlers and retry policies.
 
 
 class Alert:
@@ -138,7 +138,7 @@ workers.add("pay")  # type: ignore[call-arg]
 workers.add(aliases=[1])  # type: ignore[list-item]
 
 
-# What a worker is told, and what it may say.
+# The job that a worker gets, and its signals.
 
 
 @workers.add(retry=Linear(), hooks=[Counting()])
@@ -162,10 +162,10 @@ def pay_again(job: Job[Pay]) -> str:
     return str(job.args.invoice_id)
 
 
-async def pay_somebody(somebody: Job[JobRow]) -> None:
-    await pay(somebody)  # type: ignore[arg-type]
+async def pay_row(row: Job[JobRow]) -> None:
+    await pay(row)  # type: ignore[arg-type]
     await pay(Pay(1))  # type: ignore[arg-type]
-    await pay_again(somebody)  # type: ignore[arg-type, misc]
+    await pay_again(row)  # type: ignore[arg-type, misc]
 
 
 # Events and control.
@@ -173,10 +173,10 @@ async def pay_somebody(somebody: Job[JobRow]) -> None:
 
 async def watch(client: Client) -> None:
     with client.subscribe(EventKind.JOB_FAILED, EventKind.JOB_SNOOZED, buffer_size=10) as of_jobs:
-        async for told in of_jobs:
-            assert_type(told, JobEvent)
-            assert_type(told.job, JobRow)
-            assert_type(told.statistics, JobStatistics)
+        async for job_event in of_jobs:
+            assert_type(job_event, JobEvent)
+            assert_type(job_event.job, JobRow)
+            assert_type(job_event.statistics, JobStatistics)
     with client.subscribe(EventKind.JOB_FAILED, EventKind.QUEUE_PAUSED, buffer_size=10) as mixed:
         assert_type(await anext(mixed), Event)
     with client.subscribe() as events:

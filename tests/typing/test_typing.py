@@ -22,7 +22,7 @@ from required import missing
 HERE = Path(__file__).parent
 CASES = sorted(HERE.glob("cases*.py"))
 ROOT = HERE.parents[1]
-# Their programs need a framework, which has no types of its own.
+# Their programs need a framework, which has no types.
 UNTYPED = {"django.md", "fastapi.md", "flask.md"}
 HOW_TO = sorted(path for path in (ROOT / "docs/how_to").glob("*.md") if path.name not in UNTYPED)
 PAGES = [page for page in (ROOT / "docs/reference/args.md", *HOW_TO) if "```python\n" in page.read_text()]
@@ -89,5 +89,5 @@ def test_pyright_sees_the_same() -> None:
     found = json.loads(done.stdout)["generalDiagnostics"]
 
     places = {(Path(one["file"]).name, one["range"]["start"]["line"] + 1): one["message"] for one in found}
-    assert {place: told for place, told in places.items() if place not in marked_lines()} == {}
+    assert {place: error for place, error in places.items() if place not in marked_lines()} == {}
     assert [place for place in marked_lines() if place not in places] == []
