@@ -112,16 +112,15 @@ async def context_of(world: World, config: OrphansConfig, **changes: Any) -> Run
     run = await world.executor.run(query)
     assert run is not None
     plain = RunContext(
-        complete_run_id=None,
+        capabilities=await world.store.probe(),
         config=config,
         derived=DerivedFrom.of(config),
         executor=world.executor,
-        has_versions=False,
-        is_exact=True,
         ledger_now=None,
         listing=world.store,
         now=facts.now,
         on_event=None,
+        previous=None,
         progress=None,
         references=await open_references(world.executor, config),
         run=run,
@@ -134,10 +133,11 @@ async def context_of(world: World, config: OrphansConfig, **changes: Any) -> Run
 async def test_a_first_run_may_not_act(world: World) -> None:
     """Without an earlier complete run the mode is report, whatever the configuration."""
     first = await context_of(world, world.config)
-    second = replace(first, complete_run_id=1)
+    second = replace(first, previous=first.run)
 
     assert (first.is_first, first.mode, first.may_act) == (True, Mode.REPORT, False)
     assert (second.is_first, second.mode, second.may_act) == (False, Mode.DELETE, True)
+    assert (first.complete_run_id, second.complete_run_id) == (None, first.run.id)
 
 
 async def test_events_and_progress_reach_their_functions(world: World) -> None:

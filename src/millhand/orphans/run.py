@@ -89,34 +89,24 @@ async def reconcile(
     begun = await _begin(executor, store.url, config, now or facts.now, is_ordered=capabilities.is_ordered)
     if begun is None:
         return RunReport(bucket=store.url, mode=config.mode, state="busy", seconds=time.monotonic() - started)
-    previous = await executor.run(run_get_scanned(store.url, config.fingerprint))
     context = RunContext(
-        complete_run_id=None if previous is None else previous.id,
+        capabilities=capabilities,
         config=config,
         derived=DerivedFrom.of(config),
         executor=executor,
-        has_versions=capabilities.has_versions,
-        is_exact=capabilities.has_exact_start_after,
         ledger_now=now,
         listing=store,
         now=now or facts.now,
         on_event=on_event,
+        previous=await executor.run(run_get_scanned(store.url, config.fingerprint)),
         progress=progress,
         references=references,
         run=begun.run,
         started=started,
         store=store,
     )
-    guard = GuardFacts(
-        config=config,
-        database_now=facts.now,
-        is_writable=capabilities.is_writable,
-        previous=None if previous is None else previous.totals,
-        process_now=process_now,
-        store_now=capabilities.store_now,
-        totals=begun.run.totals,
-    )
-    report = await _go_or_fail(context, RunState(totals=begun.run.totals), guard)
+    state = RunState(totals=begun.run.totals)
+    report = await _go_or_fail(context, state, _guard_facts(context, state, facts.now, process_now))
     return replace(report, is_resumed=begun.is_resumed, seconds=time.monotonic() - started)
 
 
@@ -126,6 +116,20 @@ class _Begun:
 
     is_resumed: bool = False
     run: Run
+
+
+def _guard_facts(
+    context: RunContext, state: RunState, database_now: datetime, process_now: datetime
+) -> GuardFacts:
+    return GuardFacts(
+        config=context.config,
+        database_now=database_now,
+        is_writable=context.capabilities.is_writable,
+        previous=None if context.previous is None else context.previous.totals,
+        process_now=process_now,
+        store_now=context.capabilities.store_now,
+        totals=state.totals,
+    )
 
 
 async def _go_or_fail(context: RunContext, state: RunState, guard: GuardFacts) -> RunReport:

@@ -218,7 +218,7 @@ def _is_still_due(
 
 
 def _action(context: RunContext, finding: Finding) -> Action:
-    key = HIDDEN if context.has_versions else quarantine_key(context.run.id, finding.key)
+    key = HIDDEN if context.capabilities.has_versions else quarantine_key(context.run.id, finding.key)
     return Action(
         key=finding.key,
         rule=finding.rule,

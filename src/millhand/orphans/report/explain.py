@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -71,23 +72,13 @@ async def explain(
     rows = (await references.rows_by_key([key])).get(key, [])
     findings = await executor.run(finding_get_many(store.url, [key]))
     actions = await executor.run(action_get_by_key(store.url, [key]))
-    instant = now or (await executor.run(database_facts())).now
-    scanned = await executor.run(run_get_scanned(store.url, config.fingerprint))
     scope = Scope.LOCKED if found is not None and found.is_locked else KeyScope.of(config)(key)
-    known = {finding.identity: finding for finding in findings}
     observations = await DerivedFrom.of(config).tied(references, _observations(key, found, rows, scope))
     observations, notes = await _near_matches(executor, references, store, config, observations)
-    rules = [
-        evaluate(
-            observation,
-            known.get(observation.identity),
-            complete_run_id=None if scanned is None else scanned.id,
-            config=config,
-            now=instant,
-        )[0]
-        for observation in observations
-    ]
-    rule = min(rules, key=_caution)
+    instant = now or (await executor.run(database_facts())).now
+    scanned = await executor.run(run_get_scanned(store.url, config.fingerprint))
+    complete_run_id = None if scanned is None else scanned.id
+    rule = _strongest_rule(observations, findings, complete_run_id, config, instant)
     return Explanation(
         actions=tuple(actions),
         findings=tuple(findings),
@@ -164,8 +155,23 @@ def _observations(
     ]
 
 
+def _strongest_rule(
+    observations: Sequence[Observation],
+    findings: Sequence[Finding],
+    complete_run_id: int | None,
+    config: OrphansConfig,
+    now: datetime,
+) -> Rule:
+    """Return the rule that decides. Of several rows, the one that keeps the object most certainly decides."""
+    known = {finding.identity: finding for finding in findings}
+    rules = [
+        evaluate(one, known.get(one.identity), complete_run_id=complete_run_id, config=config, now=now)[0]
+        for one in observations
+    ]
+    return min(rules, key=_caution)
+
+
 def _caution(rule: Rule) -> int:
-    """Of several rows, the one that keeps the object most certainly decides."""
     order = (Verdict.LIVE, Verdict.KEEP, Verdict.IGNORE, Verdict.SKIP, Verdict.REPORT, Verdict.CANDIDATE)
     return order.index(rule.verdict) if rule.verdict in order else len(order)
 

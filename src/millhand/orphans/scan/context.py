@@ -23,7 +23,7 @@ from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.listing import Lists
 from millhand.orphans.sources.references import RangeRead, References
 from millhand.orphans.sources.statements import ReferenceRow
-from millhand.storage import ObjectStore
+from millhand.storage import Capabilities, ObjectStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +44,19 @@ class RunContext:
     Everything that the steps of one run need to know.
 
     `now` is the instant that ages are measured from. `ledger_now` is the caller's `now`, or None: then the ledger's times
-    come from the database's clock. `listing` is the store itself, or an inventory of it.
+    come from the database's clock. `listing` is the store itself, or an inventory of it. `previous` is the last complete
+    run that evaluated the same sources.
     """
 
-    complete_run_id: int | None
+    capabilities: Capabilities
     config: OrphansConfig
     derived: DerivedFrom
     executor: Executor
-    has_versions: bool
-    is_exact: bool
     ledger_now: datetime | None
     listing: Lists
     now: datetime
     on_event: OnEvent | None
+    previous: Run | None
     progress: Callable[[Progress], None] | None
     references: References
     run: Run
@@ -65,8 +65,13 @@ class RunContext:
 
     @property
     def is_first(self) -> bool:
-        """Whether no complete run over this bucket evaluated the same sources."""
-        return self.complete_run_id is None
+        """Whether there was no complete run with the same sources."""
+        return self.previous is None
+
+    @property
+    def complete_run_id(self) -> int | None:
+        """The run whose sightings count."""
+        return None if self.previous is None else self.previous.id
 
     @property
     def mode(self) -> Mode:

@@ -85,7 +85,8 @@ class PartitionScan:
         context, partition = self.context, self.partition
         prefix, page_size, low = context.config.prefix, context.config.page_size, partition.cursor_key
         # A cursor helps only where starting after it is exact. Elsewhere the listing starts at its beginning.
-        if partition.is_ordered and (context.is_exact or partition.is_at_start):
+        is_exact = context.capabilities.has_exact_start_after
+        if partition.is_ordered and (is_exact or partition.is_at_start):
             start_after = "" if partition.is_at_start else low
             return ordered_pages(
                 context.listing,

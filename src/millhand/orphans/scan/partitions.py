@@ -171,7 +171,11 @@ async def _open_partitions(context: RunContext, state: RunState) -> list[Partiti
 async def _stretches(context: RunContext) -> list[Stretch]:
     config = context.config
     low, high = bounds(config.prefix)
-    is_divisible = context.run.is_ordered and context.is_exact and context.store.url.startswith("s3:")
+    is_divisible = (
+        context.run.is_ordered
+        and context.capabilities.has_exact_start_after
+        and context.store.url.startswith("s3:")
+    )
     if not is_divisible:
         return [(low, high)]
     found = [] if config.split_at else await _key_bounds(context.executor, config)
