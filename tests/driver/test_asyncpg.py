@@ -45,7 +45,7 @@ async def test_closing_leaves_the_caller_s_pool_open(postgres_url: str) -> None:
 
 async def test_missing_server_is_a_lost_connection(tmp_path: Path) -> None:
     """Without a server `open` raises an error that can be retried."""
-    driver = AsyncpgDriver(f"postgresql://nobody@/nothing?host={tmp_path}")
+    driver = AsyncpgDriver(f"postgresql://x@/nothing?host={tmp_path}")
 
     with pytest.raises(ConnectionLost) as lost:
         await driver.open()

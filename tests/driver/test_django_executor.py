@@ -68,9 +68,11 @@ class Observer:
 
     def __init__(self, connection: psycopg.Connection[Any], schema: str) -> None:
         self._connection = connection
-        self._heard: list[str] = []
+        self._queues: list[str] = []
         self._schema = schema
-        connection.add_notify_handler(lambda given: self._heard.append(json.loads(given.payload)["queue"]))
+        connection.add_notify_handler(
+            lambda notification: self._queues.append(json.loads(notification.payload)["queue"])
+        )
         connection.execute(f'LISTEN "{schema}.river_insert"')
 
     def names(self) -> list[str]:
@@ -82,10 +84,10 @@ class Observer:
         end = json.dumps({"queue": "end"})
         self._connection.execute("SELECT pg_notify(%s, %s)", [f"{self._schema}.river_insert", end])
         for _ in range(1000):
-            if "end" in self._heard:
+            if "end" in self._queues:
                 break
             self._connection.execute("SELECT 1")
-        return self._heard[:-1]
+        return self._queues[:-1]
 
 
 def queue(name: str) -> InsertOpts:

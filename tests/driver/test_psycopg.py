@@ -101,7 +101,7 @@ async def test_closing_leaves_the_caller_s_pool_of_psycopg_open(postgres_url: st
 
 async def test_missing_server_is_a_lost_connection_of_psycopg(tmp_path: Path) -> None:
     """Without a server `open` raises at once an error that can be retried."""
-    driver = PsycopgDriver(f"postgresql://nobody@/nothing?host={tmp_path}")
+    driver = PsycopgDriver(f"postgresql://x@/nothing?host={tmp_path}")
 
     with pytest.raises(ConnectionLost) as lost:
         await driver.open()

@@ -32,13 +32,13 @@ async def customize(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 # The others differ little, and only run in the slow tests.
-OFTEN = ("url", "pool with its own ways")
+OFTEN = ("url", "pool with its custom settings")
 
 
 POOLS: dict[str, dict[str, Any]] = {
     "pool": {},
     "pool with autocommit": {"kwargs": {"autocommit": True}},
-    "pool with its own ways": {"configure": customize},
+    "pool with its custom settings": {"configure": customize},
     "pool that prepares at once": {"kwargs": {"prepare_threshold": 0}},
     "pool that never prepares": {"kwargs": {"prepare_threshold": None}},
 }
@@ -94,7 +94,7 @@ class TestPsycopg(DriverConformance):
             yield driver
             await driver.close()
 
-    @pytest.fixture(params=["connection with its own ways", "transaction with autocommit"])
+    @pytest.fixture(params=["connection with its custom settings", "transaction with autocommit"])
     def connected(self, request: pytest.FixtureRequest, postgres_url: str) -> Connected:
         @contextlib.asynccontextmanager
         async def connected() -> AsyncIterator[Any]:

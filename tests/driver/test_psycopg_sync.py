@@ -14,7 +14,7 @@ from millhand.errors import ConnectionLost
 
 def test_missing_server_is_a_lost_connection_of_the_blocking_driver(tmp_path: Path) -> None:
     """Without a server `open` raises at once an error that can be retried."""
-    driver = PsycopgSyncDriver(f"postgresql://nobody@/nothing?host={tmp_path}")
+    driver = PsycopgSyncDriver(f"postgresql://x@/nothing?host={tmp_path}")
 
     with pytest.raises(ConnectionLost) as lost:
         run_sync(driver.open())

@@ -50,7 +50,7 @@ class BlockingConformance(DriverConformance):
 
 
 class TestPsycopgSync(BlockingConformance):
-    @pytest.fixture(params=[pytest.param("url", marks=pytest.mark.slow), "pool with its own ways"])
+    @pytest.fixture(params=[pytest.param("url", marks=pytest.mark.slow), "pool with its custom settings"])
     async def database(
         self, request: pytest.FixtureRequest, schema_driver: AsyncpgDriver, postgres_url: str
     ) -> AsyncIterator[ThreadedDriver]:
@@ -65,7 +65,7 @@ class TestPsycopgSync(BlockingConformance):
         ) as pool:
             yield ThreadedDriver(PsycopgSyncDriver(pool, schema_driver.schema))
 
-    @pytest.fixture(params=["connection with its own ways", "transaction with autocommit"])
+    @pytest.fixture(params=["connection with its custom settings", "transaction with autocommit"])
     def connected(self, request: pytest.FixtureRequest, postgres_url: str) -> Connected:
         @contextlib.asynccontextmanager
         async def connected() -> AsyncIterator[Any]:

@@ -59,7 +59,7 @@ async def test_client_works_on_an_engine(schema_driver: AsyncpgDriver, engine: A
 async def test_engine_with_a_missing_server_is_a_lost_connection(tmp_path: Any) -> None:
     """An error that SQLAlchemy wraps is translated like the driver's own."""
     for dialect in DIALECTS:
-        engine = create_async_engine(f"{dialect}://nobody@/nothing?host={tmp_path}", poolclass=NullPool)
+        engine = create_async_engine(f"{dialect}://x@/nothing?host={tmp_path}", poolclass=NullPool)
         driver = driver_of(engine, "")
         await driver.open()
         with pytest.raises(ConnectionLost):
