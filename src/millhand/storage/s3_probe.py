@@ -1,8 +1,8 @@
 """
 Find out what an S3-compatible server does, before a run relies on it.
 
-`Capabilities` records features that a run can do without. The probe raises an error if a listing lacks an object that was
-just put, shows one that was not, or loses keys between two pages: absence from such a listing proves nothing.
+`Capabilities` records features that a run can do without. The listing must work: the probe raises an error if it lacks an
+object that was just put, shows an unknown one, or loses keys between two pages.
 """
 
 from __future__ import annotations

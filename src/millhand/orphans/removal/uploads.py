@@ -1,8 +1,8 @@
 """
 Abort multipart uploads that were never completed. No listing of objects shows their bytes, but storage bills them.
 
-Rule 1: an upload is kept while a row waits for it: a row with its upload id, or a pending row with its key and no upload id.
-        A pending row past its grace no longer waits.
+Rule 1: an upload is kept while a row waits for it. That is a row with its upload id, or a pending row with its key and no
+        upload id. A pending row past its grace no longer waits.
 Rule 2: its age counts from its newest part, because a large file takes days, and from the first run that saw it. Two
         complete runs must have seen it.
 Rule 3: row and newest part are read again before the abort, and the abort checks that the upload is gone.

@@ -62,8 +62,8 @@ async def unhide_newer(store: ObjectStore, seen: ObjectInfo) -> bool:
     """
     Delete the marker on an object that was uploaded over the one that the scan saw. Return whether there was one.
 
-    The marker is most likely ours: some servers check the condition of a delete and delete in two steps, and an upload may
-    come between them. If the application wrote the marker, its object is back without a row, and waits for its grace again.
+    The marker is most likely ours. Some servers delete in a separate step after they check the condition, and an upload may
+    come in between. If the application wrote the marker, its object is back without a row, and waits for its grace again.
     """
     versions = await versions_of(store, seen.key)
     is_covered = bool(versions) and versions[0].is_delete_marker and _find(versions, seen) is not None

@@ -1,8 +1,8 @@
 """
 Build the SQL that reads keys from a column: plain keys, arrays, JSON, URLs, or values for a function of the user.
 
-The place of a value (column, array, JSON path) and its form (key, URL, input of a function) are independent, so an array of
-URLs needs no setting of its own.
+The place of a value (column, array, JSON path) and its form (key, URL, input of a function) are independent. An array of
+URLs combines both settings.
 
 Source: PostgreSQL, "JSON Functions and Operators" (jsonb_path_query, #>>), "String Functions" (unistr), "Pattern Matching".
 """
