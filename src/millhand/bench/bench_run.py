@@ -15,20 +15,17 @@ from millhand.bench.workload import Tally
 
 DRAIN_SECONDS = 900.0
 NUM_PICKUPS = 100
-NUM_ROUNDS = 3
 NUM_SINGLE_INSERTS = 1_000
 NUM_WARM_UPS = 10
 PICKUP_PER_SECOND = 50.0
 QUIET_SECONDS = 0.3
-
-Report = Callable[[str], None]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to measure: `num_jobs` in each round, worked by `slots` at a time."""
 
     num_jobs: int = 20_000
-    num_rounds: int = NUM_ROUNDS
+    num_rounds: int = 3
     slots: int = 100
 
 
@@ -61,7 +58,7 @@ class _Round(msgspec.Struct, frozen=True):
     latencies_ms: list[float]
 
 
-async def run_bench(url: str, plan: Plan, report: Report) -> BenchResult:
+async def run_bench(url: str, plan: Plan, report: Callable[[str], None]) -> BenchResult:
     """
     Measure in a schema that is created for the run and dropped after it; `report` gets a line for each round.
 
@@ -97,7 +94,7 @@ async def _measure_drain(schema: BenchSchema, plan: Plan) -> tuple[float, float]
     await schema.settle(with_checkpoint=False)
     tally = Tally(plan.num_jobs)
     async with noop_worker(schema.url, schema.name, plan.slots, tally):
-        await _wait_end(tally)
+        await tally.wait_end(DRAIN_SECONDS)
     await _audit(schema, tally)
     return bulk_per_second, plan.num_jobs / (tally.finished_ns - min(tally.started_ns)) * 1e9
 
@@ -114,14 +111,9 @@ async def _measure_pickup(schema: BenchSchema, num_jobs: int, slots: int) -> lis
         await insert_singly(inserter, range(NUM_WARM_UPS))
         await asyncio.sleep(QUIET_SECONDS)
         returned_ns = await insert_at_rate(inserter, range(NUM_WARM_UPS, tally.num_jobs), PICKUP_PER_SECOND)
-        await _wait_end(tally)
+        await tally.wait_end(DRAIN_SECONDS)
     await _audit(schema, tally)
     return latencies_ms(returned_ns, tally.started_ns[NUM_WARM_UPS:])
-
-
-async def _wait_end(tally: Tally) -> None:
-    async with asyncio.timeout(DRAIN_SECONDS):
-        await tally.wait_end()
 
 
 async def _audit(schema: BenchSchema, tally: Tally) -> None:

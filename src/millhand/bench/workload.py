@@ -52,6 +52,7 @@ class Tally:
         """End `wait_end`, even if jobs are left."""
         self._end.set()
 
-    async def wait_end(self) -> None:
-        """Return once all jobs are completed or `stop` was called."""
-        await self._end.wait()
+    async def wait_end(self, timeout_seconds: float | None = None) -> None:
+        """Return once all jobs are completed or `stop` was called. Raises: TimeoutError."""
+        async with asyncio.timeout(timeout_seconds):
+            await self._end.wait()
