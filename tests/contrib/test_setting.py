@@ -88,7 +88,7 @@ def test_defaults_are_those_of_the_command_line(say: Any) -> None:
             {"DATABASE": "other"},
             "MILLHAND['DATABASE'] must be one of DATABASES, 'default', 'jobs', got 'other'",
         ),
-        ({"DATABASE": None}, "MILLHAND['DATABASE'] must be a text, got None"),
+        ({"DATABASE": None}, "MILLHAND['DATABASE'] must be a string, got None"),
         ({"MAX_ATTEMPTS": "4"}, "MILLHAND['MAX_ATTEMPTS'] must be a whole number, got '4'"),
         ({"MAX_ATTEMPTS": 0}, "MILLHAND: max_attempts must be between 1 and 32,767, got 0"),
         ({"POOL_SIZE": 0}, "MILLHAND: pool_size must be between 1 and 1,000, got 0"),

@@ -121,7 +121,7 @@ _RULES: dict[object, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
-    str: "a text",
+    str: "a string",
     timedelta: "a duration such as '500ms', '30s', '5m', '1h' or '7d', or a number of seconds",
 }
 
