@@ -1,4 +1,4 @@
-"""Args, metadata and outputs of jobs are in no line of the log, whatever becomes of the jobs, at its most talkative."""
+"""No log line shows args, metadata or outputs of jobs, at any level."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Typed:
 
 @dataclass(frozen=True)
 class Play:
-    """What becomes of a job whose args hold a secret."""
+    """The outcome of a job whose args hold a secret."""
 
     kind: ClassVar[str] = "play"
     what: str
@@ -81,7 +81,7 @@ UNREADABLE = [
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> str:
-    """Return every record as both renderers show it, and as a handler that dumps everything would."""
+    """Return every record in both renderings and with all of its fields."""
     formats = [_Formatter(TextRenderer(is_coloured=False)), _Formatter(JsonRenderer())]
     return "\n".join(
         text
@@ -91,7 +91,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> str:
 
 
 async def test_args_are_never_logged(harness: ClientHarness, caplog: pytest.LogCaptureFixture) -> None:
-    """Jobs that fail, hang, stick, snooze, give up, are cancelled, rescued by a stop, of no kind or cannot be read."""
+    """Jobs that fail, time out, stick, snooze, end as cancelled or discarded, are interrupted, or cannot be decoded."""
     caplog.set_level(logging.DEBUG)
     workers = Workers()
     is_running, is_told = asyncio.Event(), asyncio.Event()
@@ -179,7 +179,7 @@ async def _ended(events: Subscription[Event], count: int) -> None:
 
 
 async def test_errors_of_inserts_show_no_args_of_other_jobs(harness: ClientHarness) -> None:
-    """What PostgreSQL refuses is told by its message alone: its detail shows the row that failed, whole."""
+    """Only PostgreSQL's message is shown: its detail contains the whole row that failed."""
     unique = InsertOpts(unique=UniqueOpts(by_args=True))
     async with harness.client(Workers(), queues={}) as client:
         await client.insert(Play("once"), unique)
@@ -209,8 +209,8 @@ async def test_errors_of_inserts_show_no_args_of_other_jobs(harness: ClientHarne
         (f'{{"tagged": {{"type": "{ARGS}"}}}}', "Invalid value - at `$.tagged.type`"),
     ],
 )
-def test_error_of_args_says_where_and_not_what(encoded: str, told: str) -> None:
-    """The place is enough to find it; the value, in the row, is for those who may read rows."""
+def test_error_of_args_shows_the_place_and_not_the_value(encoded: str, told: str) -> None:
+    """The place is enough to find the mistake; the value is in the row."""
     workers = Workers()
 
     @workers.add()

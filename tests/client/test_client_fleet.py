@@ -31,8 +31,8 @@ class AtOnce:
         return now
 
 
-async def test_fleet_works_each_job_as_often_as_its_outcomes_say(harness: ClientHarness) -> None:
-    """Three clients, thousands of jobs that succeed, fail, snooze and cancel: each attempt is executed exactly once."""
+async def test_fleet_executes_each_attempt_once(harness: ClientHarness) -> None:
+    """Three clients work thousands of jobs that succeed, fail, snooze and cancel, and execute each attempt exactly once."""
     executed: Counter[tuple[str, int]] = Counter()
     workers = Workers()
     chance = random.Random(7)  # noqa: S311 - the same fates in each run
@@ -84,8 +84,8 @@ async def _wait_finalized(harness: ClientHarness) -> None:
                 return
 
 
-async def test_two_schemas_of_one_database_do_not_hear_of_each_other(harness: ClientHarness) -> None:
-    """Two clients in one process, each on its own schema, work their own jobs, woken by their own channels."""
+async def test_two_schemas_of_one_database_are_separate(harness: ClientHarness) -> None:
+    """Two clients in one process, each on its own schema, work their own jobs by their own channels."""
     connection = await asyncpg.connect(harness.url)
     await connection.execute("CREATE SCHEMA second")
     driver = AsyncpgDriver(harness.url, "second")
@@ -120,7 +120,7 @@ async def test_two_schemas_of_one_database_do_not_hear_of_each_other(harness: Cl
 
 
 async def test_client_works_on_a_pool_of_the_application(harness: ClientHarness) -> None:
-    """A pool with a jsonb codec of the application's own is used, is not disturbed, and stays open."""
+    """The client uses a pool with the application's jsonb codec, leaves the codec as it is, and keeps the pool open."""
 
     async def with_codec(connection: asyncpg.Connection) -> None:
         await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")

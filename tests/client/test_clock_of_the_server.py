@@ -1,4 +1,4 @@
-"""A machine whose clock is wrong works as one whose clock is right: by the database's."""
+"""Clients follow the database's clock, however wrong the machine's is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Tick:
 async def test_client_whose_clock_is_wrong_is_in_time(
     harness: ClientHarness, off: timedelta, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failed job is tried again when it is due, periodic jobs come when they are due, and the log tells of the clock."""
+    """Retries and periodic jobs come when they are due, and the log warns of the clock."""
     caplog.set_level(logging.WARNING, "millhand.clock")
     await Migrator(harness.driver, "millhand").up()
     workers = Workers()
@@ -76,15 +76,15 @@ async def test_client_whose_clock_is_wrong_is_in_time(
     assert abs(timedelta(seconds=record.seconds) - off) < MACHINES  # type: ignore[attr-defined]
 
 
-def test_clock_is_the_machines_until_the_database_has_told() -> None:
-    """Without an answer there is nothing better."""
+def test_clock_is_the_machines_before_the_first_answer() -> None:
+    """Before the first answer the clock returns the machine's time."""
     clock = ManualClock(AT)
 
     assert ServerClock(clock).now() == AT
 
 
 def test_clock_that_may_be_right_is_left_alone() -> None:
-    """What lies between the question and the answer contradicts nothing, however slow the way."""
+    """A clock between question and answer stays as it is, however slow the network."""
     machine = ManualClock(AT)
     clock = ServerClock(machine)
     machine.advance(10)
@@ -102,8 +102,8 @@ def test_clock_that_may_be_right_is_left_alone() -> None:
         pytest.param(timedelta(seconds=-0.1), timedelta(seconds=1.9), id="drifted"),
     ],
 )
-def test_clock_is_never_set_ahead_by_an_answer_that_was_slow(told: timedelta, known: timedelta) -> None:
-    """Of the two seconds that an answer leaves open the first is taken, but for drift: a job may be late, never early."""
+def test_slow_answer_never_sets_the_clock_ahead(told: timedelta, known: timedelta) -> None:
+    """Of the two seconds that an answer allows the earliest is taken, unless the clock differs by less than drift."""
     machine = ManualClock(AT)
     clock = ServerClock(machine)
     machine.advance(2)
@@ -113,8 +113,8 @@ def test_clock_is_never_set_ahead_by_an_answer_that_was_slow(told: timedelta, kn
     assert clock.now() == AT + known
 
 
-def test_date_that_is_set_between_two_answers_is_not_heeded() -> None:
-    """From the first answer on the monotonic clock alone counts."""
+def test_setting_the_date_between_two_answers_changes_nothing() -> None:
+    """After the first answer only the monotonic clock counts."""
     machine = ManualClock(AT)
     clock = ServerClock(machine)
     clock.record_sample(AT, asked=0.0, answered=0.0)

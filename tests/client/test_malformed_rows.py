@@ -1,4 +1,4 @@
-"""Rows that nobody of ours would write hold up nobody: not the client, not the jobs fetched with them, not themselves."""
+"""Job rows that Millhand never writes block neither the client, nor other jobs, nor themselves."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ NUM_NO_OBJECTS = 6
 @pytest.mark.parametrize(
     "odd", [*WORKABLE.values(), *WORKABLE_ALONE.values()], ids=[*WORKABLE, *WORKABLE_ALONE]
 )
-async def test_odd_row_is_worked_like_the_others(harness: ClientHarness, odd: str) -> None:
+async def test_malformed_row_is_worked_like_others(harness: ClientHarness, odd: str) -> None:
     """
     claimed_row_decode_isolation.
 
-    A row with odd columns is fetched, snoozed and completed, and so is the one that was fetched with it.
+    A row with malformed columns is fetched, snoozed and completed, and so is the row fetched with it.
     """
     workers = Workers()
 
@@ -73,8 +73,8 @@ async def test_odd_row_is_worked_like_the_others(harness: ClientHarness, odd: st
 @pytest.mark.parametrize(
     "odd", ["errors = ARRAY[['{}', '{}'], ['{}', '{}']]::jsonb []", "attempted_by = ARRAY[['a'], ['b']]"]
 )
-async def test_odd_row_fails_like_the_others(harness: ClientHarness, odd: str) -> None:
-    """An error is added to whatever stands among the errors, and those of its neighbours are written with it."""
+async def test_malformed_row_fails_like_others(harness: ClientHarness, odd: str) -> None:
+    """The error is added to malformed errors, and the errors of other jobs are written in the same batch."""
     workers = Workers()
 
     @workers.add()
@@ -96,7 +96,7 @@ async def test_odd_row_fails_like_the_others(harness: ClientHarness, odd: str) -
 
 @pytest.mark.parametrize("odd", UNDECODABLE.values(), ids=UNDECODABLE)
 async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness, odd: str) -> None:
-    """claimed_row_decode_isolation; the job fails as any other, says why, and its neighbour of the same fetch is worked."""
+    """claimed_row_decode_isolation; its error names the reason, and the other job of the fetch is worked."""
     workers = Workers()
 
     @workers.add()
@@ -123,8 +123,8 @@ async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness
 
 
 @pytest.mark.parametrize("odd", UNREACHABLE.values(), ids=UNREACHABLE)
-async def test_row_that_nobody_can_reach_waits_and_holds_up_nobody(harness: ClientHarness, odd: str) -> None:
-    """What is in a queue, or of a kind, that cannot be named stays available, also where all kinds are fetched."""
+async def test_row_that_cannot_be_fetched_blocks_no_other(harness: ClientHarness, odd: str) -> None:
+    """A job with an impossible queue or kind stays available, also for clients that fetch all kinds."""
     workers = Workers()
 
     @workers.add()
@@ -144,8 +144,8 @@ async def test_row_that_nobody_can_reach_waits_and_holds_up_nobody(harness: Clie
     assert (bad.state, bad.attempt, good.state) == (JobState.AVAILABLE, 0, JobState.COMPLETED)
 
 
-async def test_queue_with_an_odd_row_is_worked_paused_and_listed(harness: ClientHarness) -> None:
-    """Whatever stands in a queue's row, its client starts, works and is paused, and lists show it beside its neighbours."""
+async def test_queue_with_a_malformed_row_is_worked_paused_and_listed(harness: ClientHarness) -> None:
+    """Its client starts, works and pauses, and lists show it beside other queues."""
     workers = Workers()
 
     @workers.add()
@@ -179,8 +179,8 @@ async def test_queue_with_an_odd_row_is_worked_paused_and_listed(harness: Client
 
 
 @pytest.mark.slow
-async def test_row_with_an_output_of_40_mib_is_worked_like_the_others(harness: ClientHarness) -> None:
-    """A row that is larger than any output may be is fetched, worked, completed and told of, its neighbours with it."""
+async def test_row_with_an_output_of_40_mib_is_worked_like_others(harness: ClientHarness) -> None:
+    """A row larger than any valid output is fetched, worked and completed, and its event is emitted, as for other jobs."""
     workers = Workers()
 
     @workers.add()
@@ -213,10 +213,8 @@ async def test_row_with_an_output_of_40_mib_is_worked_like_the_others(harness: C
         ),
     ],
 )
-async def test_output_that_cannot_be_is_refused_and_fails_its_own_job(
-    harness: ClientHarness, output: object, message: str
-) -> None:
-    """A worker that records more than 32 MiB, or no number, is told so where it does, and its neighbour completes."""
+async def test_invalid_output_fails_its_own_job(harness: ClientHarness, output: object, message: str) -> None:
+    """Recording more than 32 MiB, or an invalid number, raises in the worker, and the other job completes."""
     workers = Workers()
 
     @workers.add()
@@ -241,10 +239,10 @@ async def test_output_that_cannot_be_is_refused_and_fails_its_own_job(
 
 
 @pytest.mark.parametrize("topic", ["river_insert", "river_control", "river_leadership"])
-async def test_notification_that_is_none_is_told_and_changes_nothing(
+async def test_malformed_notification_is_logged_and_ignored(
     harness: ClientHarness, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is no JSON, or says nothing that anybody knows, leaves a client working, leading, and listening."""
+    """A payload that is no JSON, or has no known action, leaves the client working, leading and listening."""
     workers = Workers()
 
     @workers.add()
@@ -265,8 +263,8 @@ async def test_notification_that_is_none_is_told_and_changes_nothing(
     assert len(warnings) >= NUM_NO_OBJECTS
 
 
-async def test_instants_beyond_pythons_are_read_as_its_first_and_last(harness: ClientHarness) -> None:
-    """What lies before year 1 or after 9999, endlessly too, is read as the first or last instant of Python's."""
+async def test_instants_outside_pythons_calendar_are_clamped(harness: ClientHarness) -> None:
+    """Instants before year 1, after 9999, and infinite ones are read as Python's first or last instant."""
     await harness.insert_raw("act", "{}")
     await harness.execute("UPDATE river_job SET scheduled_at = '-infinity', created_at = '12000-01-01Z'")
 
@@ -276,8 +274,8 @@ async def test_instants_beyond_pythons_are_read_as_its_first_and_last(harness: C
     assert row.created_at == datetime.max.replace(tzinfo=UTC)
 
 
-async def test_snooze_beyond_all_time_lasts_until_its_end(harness: ClientHarness) -> None:
-    """A snooze that no calendar can hold is kept until the last instant that it can."""
+async def test_snooze_beyond_the_calendar_is_clamped(harness: ClientHarness) -> None:
+    """A snooze beyond the calendar lasts until its last instant."""
     workers = Workers()
 
     @workers.add()
@@ -293,8 +291,8 @@ async def test_snooze_beyond_all_time_lasts_until_its_end(harness: ClientHarness
 
 
 @pytest.mark.parametrize("delay", [timedelta(seconds=-1), "soon"])
-async def test_snooze_of_a_users_class_that_is_none_is_a_failure(harness: ClientHarness, delay: Any) -> None:
-    """A subclass of JobSnooze that says a delay which cannot be fails its attempt, and does not lose it."""
+async def test_subclass_of_snooze_with_an_invalid_delay_fails(harness: ClientHarness, delay: Any) -> None:
+    """The attempt fails with an error and is not lost."""
 
     class Backwards(JobSnooze):
         def __init__(self) -> None:
@@ -314,8 +312,8 @@ async def test_snooze_of_a_users_class_that_is_none_is_a_failure(harness: Client
     assert [error.error for error in row.errors] == ["Backwards"]
 
 
-async def test_signal_of_a_users_class_that_lacks_its_parts_is_a_failure(harness: ClientHarness) -> None:
-    """A subclass of a signal that forgot to call its base says nothing that can be done: the attempt failed."""
+async def test_subclass_of_a_signal_without_its_attributes_fails(harness: ClientHarness) -> None:
+    """A subclass that does not call its base's constructor fails the attempt."""
 
     class Hopeless(JobCancel):
         def __init__(self) -> None: ...

@@ -1,4 +1,4 @@
-"""What a worker writes of its own job inside a transaction of its own: that it is done, and how far it came."""
+"""A worker completes its job and stores checkpoints in its own transaction."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Script = Callable[[Job[Act], asyncpg.Connection], Awaitable[None]]
 
 
 class Rollback(Exception):
-    """What a test raises to have its transaction rolled back."""
+    """Raised by a test to roll its transaction back."""
 
 
 async def _work(harness: ClientHarness, script: Script, num_events: int = 1) -> list[Event]:
-    """Insert one job, and return what is told of it; the script gets a connection with a table of effects."""
+    """Insert one job and return its events; the script gets a connection with a table of effects."""
     workers = Workers()
 
     @workers.add(retry=ConstantRetryPolicy(timedelta(0)))
@@ -54,7 +54,7 @@ async def _connected(harness: ClientHarness) -> AsyncIterator[asyncpg.Connection
 
 
 async def test_job_is_completed_with_the_transaction_of_its_worker(harness: ClientHarness) -> None:
-    """It is completed with what was staged by then, exactly when the worker commits; what is staged later is merged."""
+    """The job is completed at the commit with the metadata staged by then; metadata staged later is merged."""
     before: list[JobRow] = []
     returned: list[JobRow] = []
 
@@ -80,10 +80,8 @@ async def test_job_is_completed_with_the_transaction_of_its_worker(harness: Clie
 
 
 @pytest.mark.parametrize("ending", [ValueError("late"), JobSnooze(timedelta(hours=1)), JobCancel("late")])
-async def test_completion_wins_over_what_the_worker_raises_afterwards(
-    harness: ClientHarness, ending: Exception
-) -> None:
-    """The row stays completed without an error, and is told as completed, whatever the attempt ended with."""
+async def test_completion_wins_over_a_later_error(harness: ClientHarness, ending: Exception) -> None:
+    """The row stays completed without an error, and so does its event, whatever the worker raises afterwards."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
         async with connection.transaction():
@@ -97,10 +95,10 @@ async def test_completion_wins_over_what_the_worker_raises_afterwards(
     assert (row.state, row.errors, row.attempt) == (JobState.COMPLETED, (), 1)
 
 
-async def test_completion_that_is_rolled_back_leaves_the_attempt_to_end_as_any(
+async def test_completion_that_is_rolled_back_has_no_effect(
     harness: ClientHarness,
 ) -> None:
-    """The first attempt's rollback undoes its completion, and its error is kept; the second one completes."""
+    """The first attempt's rollback undoes its completion and its error is stored; the second attempt completes."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
         with contextlib.suppress(Rollback):
@@ -118,7 +116,7 @@ async def test_completion_that_is_rolled_back_leaves_the_attempt_to_end_as_any(
 
 
 async def test_job_that_does_not_run_any_more_is_not_completed(harness: ClientHarness) -> None:
-    """What was cancelled, rescued or fetched again meanwhile is refused, and what is gone is not found."""
+    """A job that was cancelled, rescued or fetched again raises JobNotRunning, a deleted one NotFound."""
     told: list[str] = []
     changes = {
         "state = 'retryable'": "retryable",
@@ -170,7 +168,7 @@ async def _in_step(job: Job[Act], connection: asyncpg.Connection) -> None:
 
 
 async def test_only_one_of_two_attempts_of_a_job_does_its_work(harness: ClientHarness) -> None:
-    """An attempt that was taken for dead cannot commit what its successor has done too: effects happen once."""
+    """An attempt whose client was declared dead cannot commit: the effects happen once."""
     await harness.insert_raw("act", "{}")
     fetch = job_get_available(queue="default", limit=1, client_id=ClientId("me"))
     [taken_for_dead] = await harness.driver.pool.run(fetch)
@@ -189,7 +187,7 @@ async def test_only_one_of_two_attempts_of_a_job_does_its_work(harness: ClientHa
 
 
 async def test_job_without_a_client_cannot_write(harness: ClientHarness) -> None:
-    """A job that a test made by hand says so, instead of failing of what it lacks."""
+    """A job built by a test raises ConfigError."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     row = JobRow(
         JobId(1), JobState.RUNNING, 1, 25, now, now, None, now, 1, "{}", ("me",), (), "act", {}, "default", (), None, None
@@ -204,8 +202,8 @@ async def test_job_without_a_client_cannot_write(harness: ClientHarness) -> None
     )
 
 
-async def test_checkpoint_is_there_with_the_transaction(harness: ClientHarness) -> None:
-    """A step and its cursor are in the row as soon as their transaction is committed, and not a moment sooner."""
+async def test_checkpoint_is_visible_after_the_commit(harness: ClientHarness) -> None:
+    """A step and its cursor are in the row after the commit of their transaction and not before."""
     seen: list[dict[str, Json]] = []
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
@@ -242,10 +240,10 @@ async def test_checkpoint_is_there_with_the_transaction(harness: ClientHarness) 
 
 
 @pytest.mark.parametrize("is_committed", [True, False])
-async def test_progress_that_a_transaction_owns_goes_with_it(
+async def test_progress_of_a_transaction_is_rolled_back_with_it(
     harness: ClientHarness, is_committed: bool
 ) -> None:
-    """What was rolled back is not stored by the attempt's outcome either, nor is what the checkpoint stood for."""
+    """The attempt's outcome stores neither the checkpoint nor the cursor of a transaction that was rolled back."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
         async def counting(cursor: Cursor) -> None:
@@ -268,7 +266,7 @@ async def test_progress_that_a_transaction_owns_goes_with_it(
 
 
 async def test_checkpoint_that_the_database_refuses_changes_no_progress(harness: ClientHarness) -> None:
-    """A cursor whose checkpoint failed was not set: what is stored in the end is what was set before."""
+    """After a failed checkpoint the outcome stores the cursor that was set before."""
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
         async def counting(cursor: Cursor) -> None:
@@ -286,8 +284,8 @@ async def test_checkpoint_that_the_database_refuses_changes_no_progress(harness:
     assert told[0].job.errors[0].error.startswith("ConnectionLost: ")
 
 
-async def test_checkpoint_does_not_overtake_a_step_that_was_left_half_way(harness: ClientHarness) -> None:
-    """runtime: resumable_validation; with a cursor alone to go on from, its step comes first."""
+async def test_checkpoint_does_not_skip_an_interrupted_step(harness: ClientHarness) -> None:
+    """runtime: resumable_validation; with only a cursor in the row, the step of that cursor comes first."""
     told: list[str] = []
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
@@ -314,8 +312,8 @@ async def test_checkpoint_does_not_overtake_a_step_that_was_left_half_way(harnes
     ]
 
 
-async def test_thread_makes_a_checkpoint_by_the_loop(harness: ClientHarness) -> None:
-    """A plain function has its coroutines run where the client lives, as with an insert."""
+async def test_thread_makes_a_checkpoint_through_the_event_loop(harness: ClientHarness) -> None:
+    """A plain function runs the coroutine in the client's event loop, as for an insert."""
     workers = Workers()
     connection = await asyncpg.connect(harness.url)
 

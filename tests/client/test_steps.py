@@ -1,4 +1,4 @@
-"""Resumable steps: what one attempt has done the next one does not do again."""
+"""Resumable steps: an attempt skips the steps that an earlier one completed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Script = Callable[[Job[Act]], Awaitable[None]]
 
 
 class Diary:
-    """What steps have done, and a worker that does what a test says, attempt by attempt."""
+    """Records what steps did, and a worker that follows a test's script for each attempt."""
 
     def __init__(self, script: Script, *, middleware: list[Middleware] | None = None) -> None:
         self.entries: list[Any] = []
@@ -42,7 +42,7 @@ class Diary:
 async def _work(
     harness: ClientHarness, workers: Workers, metadata: str = "{}", *, until: EventKind | None = None
 ) -> list[Event]:
-    """Work one job until it is finalized, or until an event; return all that was told."""
+    """Work one job until it is finalized, or until an event; return all events."""
     told = []
     async with harness.client(workers) as client:
         with client.subscribe() as events:
@@ -63,8 +63,8 @@ async def _metadata(harness: ClientHarness) -> dict[str, Json]:
     return (await harness.row(JobId(1))).metadata
 
 
-async def test_completed_steps_are_left_out_by_the_next_attempt(harness: ClientHarness) -> None:
-    """runtime: resumable_retry; the step that failed is where the next attempt begins, with its cursor as it was."""
+async def test_next_attempt_skips_completed_steps(harness: ClientHarness) -> None:
+    """runtime: resumable_retry; the next attempt begins at the step that failed, with its cursor."""
     diary: Diary
 
     async def rows(cursor: Cursor, job: Job[Act]) -> None:
@@ -92,7 +92,7 @@ async def test_completed_steps_are_left_out_by_the_next_attempt(harness: ClientH
 
 
 async def test_steps_of_a_plain_function_are_the_same(harness: ClientHarness) -> None:
-    """runtime: resumable_retry; in a thread too, with the other pair of methods."""
+    """runtime: resumable_retry; a plain function in a thread has the same steps by the `_sync` methods."""
     diary: Diary
 
     def rows(cursor: Cursor, attempt: int) -> None:
@@ -118,8 +118,8 @@ async def test_steps_of_a_plain_function_are_the_same(harness: ClientHarness) ->
     ]
 
 
-async def test_cursor_that_was_used_up_is_taken_away(harness: ClientHarness) -> None:
-    """When the step of a cursor is done and a later one fails, the row keeps no cursor, as River keeps none."""
+async def test_cursor_of_a_completed_step_is_deleted(harness: ClientHarness) -> None:
+    """After a step with a cursor completes and a later one fails, the row keeps no cursor, as in River."""
 
     async def count(cursor: Cursor) -> None:
         cursor.set(1)
@@ -137,10 +137,10 @@ async def test_cursor_that_was_used_up_is_taken_away(harness: ClientHarness) -> 
 
 
 @pytest.mark.parametrize("ending", ["error", "snooze", "cancel", "stop"])
-async def test_cursor_of_the_first_step_survives_whatever_is_no_success(
+async def test_cursor_of_the_first_step_is_kept_unless_the_job_completes(
     harness: ClientHarness, ending: str
 ) -> None:
-    """Without any step that is done, the cursor alone is kept: for errors, snoozes, cancels and interruptions."""
+    """Errors, snoozes, cancels and interruptions keep a cursor even without a completed step."""
     is_waiting = asyncio.Event()
 
     async def count(cursor: Cursor) -> None:
@@ -181,8 +181,8 @@ async def test_cursor_of_the_first_step_survives_whatever_is_no_success(
     assert (STEP_KEY in metadata, metadata[CURSOR_KEY]) == (False, {"count": 7})
 
 
-async def test_failed_step_is_not_to_be_outlived(harness: ClientHarness) -> None:
-    """A worker that catches what a step raised begins no other step, and its attempt fails all the same."""
+async def test_failed_step_fails_the_attempt_even_if_caught(harness: ClientHarness) -> None:
+    """A worker that catches a step's error can run no other step, and its attempt fails."""
     diary: Diary
 
     async def act(job: Job[Act]) -> None:
@@ -204,10 +204,8 @@ async def test_failed_step_is_not_to_be_outlived(harness: ClientHarness) -> None
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
-async def test_step_that_the_worker_has_cancelled_is_a_failed_one(
-    harness: ClientHarness, goes_on: bool
-) -> None:
-    """A timeout of the worker's own around a step, caught, leaves no cancellation to wander into later steps."""
+async def test_step_that_its_worker_cancelled_has_failed(harness: ClientHarness, goes_on: bool) -> None:
+    """A caught timeout around a step leaves no cancellation for later steps."""
 
     async def act(job: Job[Act]) -> None:
         with contextlib.suppress(TimeoutError):
@@ -300,10 +298,10 @@ NESTED = "resumable step must not begin within another, got 'inner' within 'oute
         ),
     ],
 )
-async def test_step_that_cannot_be_is_refused(
+async def test_invalid_step_fails_the_attempt(
     harness: ClientHarness, script: Callable[[Job[Act]], Any], told: str
 ) -> None:
-    """runtime: resumable_validation; the attempt fails, in words that say what to do, and stores no progress of it."""
+    """runtime: resumable_validation; the error names the remedy, and no progress of the step is stored."""
 
     async def act(job: Job[Act]) -> None:
         await script(job)
@@ -338,10 +336,10 @@ MISSED = (
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("has_steps", [True, False])
-async def test_progress_that_is_not_met_fails_the_attempt_and_is_kept(
+async def test_progress_of_an_unknown_step_fails_the_attempt_and_is_kept(
     harness: ClientHarness, metadata: dict[str, Json], told: str, has_steps: bool
 ) -> None:
-    """runtime: resumable_validation; work that was left half-way is not taken as done, nor is a word of it lost."""
+    """runtime: resumable_validation; an interrupted step that the worker does not call fails the attempt."""
 
     async def act(job: Job[Act]) -> None:
         if has_steps:
@@ -362,8 +360,8 @@ async def test_progress_that_is_not_met_fails_the_attempt_and_is_kept(
 @pytest.mark.parametrize(
     "metadata", [{}, {STEP_KEY: 7}, {STEP_KEY: ""}, {CURSOR_KEY: None}, {CURSOR_KEY: {}}]
 )
-async def test_what_is_no_progress_is_none(harness: ClientHarness, metadata: dict[str, Json]) -> None:
-    """Values that say nothing are read as River reads them, and the job succeeds."""
+async def test_malformed_progress_counts_as_none(harness: ClientHarness, metadata: dict[str, Json]) -> None:
+    """Malformed values are read as River reads them, and the job succeeds."""
     diary: Diary
 
     async def act(job: Job[Act]) -> None:
@@ -375,8 +373,8 @@ async def test_what_is_no_progress_is_none(harness: ClientHarness, metadata: dic
     assert (event.kind, diary.entries) == (EventKind.JOB_COMPLETED, ["first"])
 
 
-async def test_step_is_left_out_with_an_old_cursor_beside_it(harness: ClientHarness) -> None:
-    """Cursors beside a step that is done bind nobody: the next steps run, and one of them gets its own."""
+async def test_old_cursor_beside_a_completed_step_is_ignored(harness: ClientHarness) -> None:
+    """The next steps run, and one of them gets its own cursor."""
     diary: Diary
 
     async def count(cursor: Cursor) -> None:
@@ -393,8 +391,8 @@ async def test_step_is_left_out_with_an_old_cursor_beside_it(harness: ClientHarn
     assert (event.kind, diary.entries) == (EventKind.JOB_COMPLETED, [3])
 
 
-async def test_cursor_is_of_no_use_when_its_step_is_over(harness: ClientHarness) -> None:
-    """A cursor that was kept is refused, and a value that is no JSON too; what was set before stays."""
+async def test_cursor_cannot_be_set_after_its_step(harness: ClientHarness) -> None:
+    """A cursor kept after its step raises, and so does a value that is no JSON; the earlier cursor stays."""
     errors: list[str] = []
     kept: list[Cursor] = []
 
@@ -422,8 +420,8 @@ async def test_cursor_is_of_no_use_when_its_step_is_over(harness: ClientHarness)
     ]
 
 
-async def test_worker_s_own_middleware_sees_what_the_steps_say(harness: ClientHarness) -> None:
-    """It goes around the steps, as in River: what they fail of comes to it, and what it raises later stores nothing."""
+async def test_workers_own_middleware_sees_errors_of_steps(harness: ClientHarness) -> None:
+    """It is outside of the steps, as in River: it sees their errors, and its own error stores no progress."""
     seen: list[str] = []
 
     class Own(Middleware):

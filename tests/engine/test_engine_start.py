@@ -1,4 +1,4 @@
-"""How a client starts: all or nothing, and with as few questions as can be before the first fetch."""
+"""A client starts completely or not at all, and fetches before it makes other statements."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BEFORE_THE_FIRST_FETCH = [
 
 
 class NotingPool:
-    """A pool that keeps the names of the statements in the order in which they were asked."""
+    """A pool that records the names of statements in order."""
 
     def __init__(self, pool: Executor) -> None:
         self._pool = pool
@@ -45,7 +45,7 @@ class NotingPool:
 
 
 class NotingDriver(AsyncpgDriver):
-    """A driver of which one can see what it was asked."""
+    """A driver that records its statements."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -68,7 +68,7 @@ def _workers() -> Workers:
 
 
 async def test_start_that_fails_has_touched_no_job(harness: ClientHarness) -> None:
-    """What waits in one queue is as it was when another one turns out to be a queue that cannot be worked."""
+    """Jobs of one queue stay untouched if another queue cannot be worked."""
     await harness.insert_raw("act", '{"what": "x"}')
     client = harness.client(_workers(), queues={"default": 10, **{f"queue_{n}": 1 for n in range(20)}})
     await harness.execute("ALTER TABLE river_queue ADD CONSTRAINT not_worked CHECK (name <> 'queue_19')")
@@ -82,8 +82,8 @@ async def test_start_that_fails_has_touched_no_job(harness: ClientHarness) -> No
     assert (row.state, row.attempt, list(row.attempted_by)) == (JobState.AVAILABLE, 0, [])
 
 
-async def test_start_fails_where_the_first_report_does(harness: ClientHarness) -> None:
-    """Nobody works who is known to nobody: if he were killed, his jobs would wait for their age."""
+async def test_start_fails_if_the_first_heartbeat_does(harness: ClientHarness) -> None:
+    """A client without a row could not be declared dead, so its jobs would wait for the rescue by age."""
     await harness.insert_raw("act", '{"what": "x"}')
     client = harness.client(_workers())
     await harness.execute("ALTER TABLE millhand_client ADD CONSTRAINT nobody CHECK (hostname = '')")
@@ -97,10 +97,10 @@ async def test_start_fails_where_the_first_report_does(harness: ClientHarness) -
     assert (row.state, row.attempt, list(row.attempted_by)) == (JobState.AVAILABLE, 0, [])
 
 
-async def test_start_that_is_given_up_after_its_first_fetch_gives_the_jobs_back(
+async def test_start_cancelled_after_its_first_fetch_returns_the_jobs(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A start may be cancelled up to its last moment; what was fetched by then waits for others, as if never attempted."""
+    """Jobs fetched by then become available again, with the attempt not counted."""
     await harness.insert_raw("act", '{"what": "for ever"}')
     driver = NotingDriver(harness.url)
     client = harness.client(_workers(), database=driver)
@@ -120,8 +120,8 @@ async def test_start_that_is_given_up_after_its_first_fetch_gives_the_jobs_back(
     assert (row.state, row.attempt, list(row.errors)) == (JobState.AVAILABLE, 0, [])
 
 
-async def test_start_asks_nothing_before_the_first_fetch_that_could_wait(harness: ClientHarness) -> None:
-    """Who leads, what is stuck and what others left behind is asked when the first jobs are on their way."""
+async def test_start_makes_no_needless_statement_before_the_first_fetch(harness: ClientHarness) -> None:
+    """Elections, rescues and searches begin after the first fetch was sent."""
     await harness.insert_raw("act", '{"what": "x"}')
     driver = NotingDriver(harness.url)
     client = harness.client(_workers(), database=driver)

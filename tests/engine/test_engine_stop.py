@@ -1,4 +1,4 @@
-"""The shutdown ladder, seen from inside: what becomes of running attempts, rows and the log."""
+"""The shutdown sequence: its effect on running attempts, rows and the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millhand.worker import Workers
 
 
 class Blocker:
-    """A worker that says when it runs, and goes on when told to or cancelled."""
+    """A worker that signals when it runs and waits until it is released or cancelled."""
 
     def __init__(self) -> None:
         self.started = asyncio.Event()
@@ -52,7 +52,7 @@ async def _begin(harness: ClientHarness, blocker: Blocker, what: str = "block") 
 
 
 async def test_stop_waits_for_running_attempts(harness: ClientHarness) -> None:
-    """Without a timeout a stop lets running attempts end, and they are completed."""
+    """Without a timeout a stop waits until running attempts complete."""
     blocker = Blocker()
     client = await _begin(harness, blocker)
 
@@ -80,7 +80,7 @@ async def test_stop_interrupts_attempts_that_outlast_the_timeout(
     """
     hard_shutdown_soft_stop_classification.
 
-    After the timeout attempts are cancelled: those that give way are not counted, an error of their own is.
+    After the timeout attempts are cancelled: interrupted ones are not counted, and one that raises its own error is.
     """
     blocker = Blocker()
     client = await _begin(harness, blocker, what)
@@ -92,8 +92,8 @@ async def test_stop_interrupts_attempts_that_outlast_the_timeout(
     assert (row.state, row.attempt, len(row.errors)) == (state, attempt, num_errors)
 
 
-async def test_stop_becomes_hard_when_told_so(harness: ClientHarness) -> None:
-    """A stop that waits without end cancels its attempts as soon as somebody loses patience."""
+async def test_cancel_attempts_makes_a_stop_hard(harness: ClientHarness) -> None:
+    """A stop that waits without a timeout cancels its attempts when `cancel_attempts` is called."""
     blocker = Blocker()
     client = await _begin(harness, blocker)
 
@@ -109,7 +109,7 @@ async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(harness: Clie
     """
     shutdown_after_cancel_attempt.
 
-    An interrupted attempt of a job whose cancellation was asked for is not given back.
+    An interrupted attempt of a job with a requested cancel does not become available again.
     """
     blocker = Blocker()
     client = await _begin(harness, blocker)
@@ -123,8 +123,8 @@ async def test_stop_of_a_job_cancelled_meanwhile_ends_it_cancelled(harness: Clie
     assert (await harness.row(row.id)).state is JobState.CANCELLED
 
 
-async def test_stop_gives_back_what_waits_for_a_thread(harness: ClientHarness) -> None:
-    """A plain function that has no thread yet does not begin in a stop: its attempt is interrupted, and not counted."""
+async def test_stop_interrupts_a_call_that_waits_for_a_thread(harness: ClientHarness) -> None:
+    """A plain function without a thread does not start during a stop; its attempt is interrupted and not counted."""
     begun: list[int] = []
     started = threading.Event()
     workers = Workers()
@@ -155,7 +155,7 @@ async def test_stop_abandons_a_thread_that_never_ends(
     """
     ignored_cancellation_hard_abort.
 
-    A plain function that does not look is left behind after a while; its job stays running, for the rescuer.
+    A plain function that ignores cancellation is abandoned after a while, and its job stays running for the rescuer.
     """
     monkeypatch.setattr("millhand.engine.engine.ABANDON_SECONDS", 0.05)
     started, end = threading.Event(), threading.Event()
@@ -189,8 +189,10 @@ async def test_stop_abandons_a_thread_that_never_ends(
     ]
 
 
-async def test_stop_logs_one_line_per_rung(harness: ClientHarness, caplog: pytest.LogCaptureFixture) -> None:
-    """From `worker stopping` to `worker stopped`, each rung is told once, in order."""
+async def test_stop_logs_one_line_for_each_step(
+    harness: ClientHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From `worker stopping` to `worker stopped` each step of the shutdown sequence is logged once, in order."""
     workers = Workers()
 
     @workers.add()
@@ -219,7 +221,7 @@ async def test_stop_logs_one_line_per_rung(harness: ClientHarness, caplog: pytes
 
 
 async def test_stop_ends_subscriptions_and_can_be_followed_by_a_start(harness: ClientHarness) -> None:
-    """Streams end with the client; the same client starts again and works."""
+    """Subscriptions end with the client, and the same client starts again and works."""
     workers = Workers()
 
     @workers.add()
@@ -238,7 +240,7 @@ async def test_stop_ends_subscriptions_and_can_be_followed_by_a_start(harness: C
 
 
 async def test_stop_leaves_no_leader_and_no_connection(harness: ClientHarness) -> None:
-    """After a stop the term is resigned and nothing of the client is connected."""
+    """After a stop the term is resigned and no connection of the client is open."""
     workers = Workers()
 
     @workers.add()

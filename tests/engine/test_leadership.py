@@ -1,4 +1,4 @@
-"""What clients of ours do for all: two leadership, and whoever holds them."""
+"""The two leader roles of clients, and what their leaders do."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def periodic() -> dict[str, Any]:
     return {"periodic_jobs": [every(timedelta(hours=1), Tick(), id="tick", run_on_start=True)]}
 
 
-async def test_client_alone_holds_both_offices(harness: ClientHarness) -> None:
-    """From its start to its stop, and it knows."""
+async def test_single_client_holds_both_leader_roles(harness: ClientHarness) -> None:
+    """From its start to its stop, and its properties show that."""
     async with client(harness, "a") as alone:
         await has_leaders(harness, "a", "a")
         held = alone.is_leader, alone.is_periodic_leader
@@ -88,8 +88,8 @@ async def test_client_alone_holds_both_offices(harness: ClientHarness) -> None:
     assert (alone.is_leader, alone.is_periodic_leader) == (False, False)
 
 
-async def test_periodic_jobs_go_on_whoever_leads(harness: ClientHarness) -> None:
-    """A stranger that holds River's leader_role does not keep ours from inserting their periodic jobs."""
+async def test_periodic_jobs_continue_under_any_leader(harness: ClientHarness) -> None:
+    """An unregistered client that holds River's role does not stop Millhand's periodic jobs."""
     await harness.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(hours=1)))
 
     async with client(harness, "a", **periodic()) as ours:
@@ -100,8 +100,8 @@ async def test_periodic_jobs_go_on_whoever_leads(harness: ClientHarness) -> None
     assert (held, who) == ((False, True), ("stranger", "a"))
 
 
-async def test_periodic_jobs_are_inserted_by_one(harness: ClientHarness) -> None:
-    """Of several clients one holds the leader_role; when it stops, another one takes over at once."""
+async def test_one_client_inserts_periodic_jobs(harness: ClientHarness) -> None:
+    """One of several clients holds the periodic role; when it stops, another one takes over at once."""
     async with client(harness, "a", **periodic()) as first:
         await ticks(harness, 1)
         async with client(harness, "b", **periodic()):
@@ -115,8 +115,8 @@ async def test_periodic_jobs_are_inserted_by_one(harness: ClientHarness) -> None
     assert before == 1
 
 
-async def test_client_without_election_holds_no_office(harness: ClientHarness) -> None:
-    """It works, is listed, and inserts nothing by schedule."""
+async def test_client_without_election_holds_no_leader_role(harness: ClientHarness) -> None:
+    """It works jobs, is listed, and inserts no periodic job."""
     async with client(harness, "a", leader_election=False) as follower:
         await harness.work(follower, Act("x"))
         [row] = await follower.clients.list()
@@ -131,8 +131,8 @@ async def test_client_without_election_holds_no_office(harness: ClientHarness) -
     )
 
 
-async def test_request_to_resign_is_for_both_offices(harness: ClientHarness) -> None:
-    """Whoever asks wants another one to lead, in whatever there is to lead."""
+async def test_request_to_resign_is_for_both_leader_roles(harness: ClientHarness) -> None:
+    """`request_resign` makes the leader of each role resign."""
     async with client(harness, "a") as first, client(harness, "b") as second:
         await has_leaders(harness, "a", "a")
 
@@ -144,7 +144,7 @@ async def test_request_to_resign_is_for_both_offices(harness: ClientHarness) -> 
 
 
 async def test_request_to_resign_is_part_of_a_transaction(harness: ClientHarness) -> None:
-    """What is rolled back was never asked; what is committed was."""
+    """A request that was rolled back has no effect; a committed one has."""
     async with client(harness, "a") as first, client(harness, "b"):
         await has_leaders(harness, "a", "a")
         asked: list[str] = []
@@ -169,8 +169,8 @@ async def test_request_to_resign_is_part_of_a_transaction(harness: ClientHarness
     assert asked[:2] == [f"river_leadership {request}", f"millhand_leader {request}"]
 
 
-async def test_client_lists_who_works_with_it(harness: ClientHarness) -> None:
-    """Its own queues with what they take, its kinds, who leads; and a stranger by the job that it works."""
+async def test_client_lists_the_clients_of_its_fleet(harness: ClientHarness) -> None:
+    """The list has its own queues with slots, its kinds, the leaders, and an unregistered client by the job it works."""
     async with client(harness, "a", queues={"default": 10, "mail": 5}) as ours:
         await has_leaders(harness, "a", "a")
         await harness.execute(
@@ -195,8 +195,8 @@ async def test_client_lists_who_works_with_it(harness: ClientHarness) -> None:
     assert (stranger.id, stranger.state, stranger.language) == ("stranger", ClientState.UNREGISTERED, None)
 
 
-async def test_stranger_that_leads_is_listed(harness: ClientHarness) -> None:
-    """A client that works nothing at the moment is known by its term."""
+async def test_unregistered_leader_is_listed(harness: ClientHarness) -> None:
+    """An unregistered client without jobs is listed by its term."""
     await harness.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(seconds=15)))
 
     async with client(harness, "a") as ours:
@@ -205,8 +205,8 @@ async def test_stranger_that_leads_is_listed(harness: ClientHarness) -> None:
     assert [(row.id, row.is_leader) for row in rows] == [("a", False), ("stranger", True)]
 
 
-async def test_queue_of_ours_is_never_taken_for_a_strangers(harness: ClientHarness) -> None:
-    """Whatever touches its row, a start, a pause, a resume by whomever: a client that works it owns up to it."""
+async def test_queue_of_a_registered_client_is_no_sighting(harness: ClientHarness) -> None:
+    """A client that works a queue declares every update of its row: by a start, a pause or a resume."""
     interval = timedelta(milliseconds=100)
     settings = {"client_heartbeat_interval": interval}
     async with client(harness, "a", **settings) as ours, client(harness, "b", **settings):
@@ -224,10 +224,10 @@ async def test_queue_of_ours_is_never_taken_for_a_strangers(harness: ClientHarne
         await until(is_owned)
 
 
-async def test_kinds_of_others_are_told_once(
+async def test_kinds_of_others_are_logged_once(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that meets due jobs which it cannot work says that it leaves them; and leaves them."""
+    """A client that finds due jobs of unknown kinds logs each kind once and leaves the jobs."""
     caplog.set_level(logging.INFO)
     for kind in ("theirs", "others", "theirs"):
         await harness.insert_raw(kind, "{}")
@@ -247,17 +247,17 @@ async def test_kinds_of_others_are_told_once(
 async def test_client_that_fetches_all_kinds_leaves_none(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who was told to take what it does not know does not claim to leave it."""
+    """A client that fetches all kinds does not log kinds as left to others."""
     async with client(harness, "a", fetch_only_known_kinds=False) as ours:
         engine = ours._engine
         assert engine is not None
         assert engine._kind_watcher is None
 
 
-async def test_periodic_jobs_run_under_rivers_office_without_the_migration(
+async def test_periodic_jobs_run_under_rivers_role_without_the_migration(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As in River: whoever leads inserts. When the migration is made, the client goes over to the leader_role for them."""
+    """As in River, the leader inserts them. After the migration the client changes to the periodic role."""
     caplog.set_level(logging.INFO)
     await Migrator(harness.driver, "millhand").down(target=1)
     try:
@@ -276,8 +276,8 @@ async def test_periodic_jobs_run_under_rivers_office_without_the_migration(
     assert warnings == ["periodic jobs depend on who leads"]
 
 
-async def test_periodic_jobs_wait_for_river_s_office_without_the_migration(harness: ClientHarness) -> None:
-    """A client that cannot have the leader_role of our own inserts nothing while a stranger leads."""
+async def test_periodic_jobs_wait_for_rivers_role_without_the_migration(harness: ClientHarness) -> None:
+    """Without the tables a client inserts no periodic job while an unregistered client leads."""
     await Migrator(harness.driver, "millhand").down(target=1)
     try:
         await harness.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(hours=1)))

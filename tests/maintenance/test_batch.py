@@ -1,4 +1,4 @@
-"""Passes that go batch by batch."""
+"""Services that work in batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from millhand.testing import ManualClock, Probe
 
 
 class Sweep(BatchService):
-    """Finds as many rows as it is told there are; a batch of None runs out of time."""
+    """Finds as many rows as given for each batch; None times out."""
 
     interval_seconds = 3600.0
 
@@ -25,8 +25,8 @@ class Sweep(BatchService):
         return found
 
 
-async def test_pass_goes_on_until_a_batch_is_not_full() -> None:
-    """A backlog is worked off in one pass, and a batch that is not full is the last."""
+async def test_pass_continues_until_a_batch_is_not_full() -> None:
+    """One pass works off a backlog, and the first batch that is not full is its last."""
     sweep = Sweep(BatchSize(ManualClock(), num_rows=10), [10, 10, 9, 10])
 
     await sweep.run_once()
@@ -35,7 +35,7 @@ async def test_pass_goes_on_until_a_batch_is_not_full() -> None:
 
 
 async def test_pass_ends_between_batches_when_stopped() -> None:
-    """A service with a long backlog does not hold up a stop."""
+    """A long backlog does not delay a stop."""
     sweep = Sweep(BatchSize(ManualClock(), num_rows=1), [1] * 1000)
     probe = Probe(sweep)
 
@@ -47,7 +47,7 @@ async def test_pass_ends_between_batches_when_stopped() -> None:
 
 
 def test_batch_size_is_reduced_after_three_timeouts_in_a_row() -> None:
-    """A database that cannot manage ten thousand rows in time is asked for a thousand, from then on."""
+    """After three timeouts of ten thousand rows, batches have a thousand."""
     size = BatchSize(ManualClock())
 
     sizes = []
@@ -60,7 +60,7 @@ def test_batch_size_is_reduced_after_three_timeouts_in_a_row() -> None:
 
 
 def test_batch_size_forgets_timeouts_after_a_success() -> None:
-    """Timeouts count only in a row."""
+    """Only timeouts in a row count."""
     size = BatchSize(ManualClock())
 
     for _ in range(3):
@@ -83,8 +83,8 @@ def test_batch_size_forgets_timeouts_of_long_ago() -> None:
     assert size.num_rows == 10_000
 
 
-async def test_sweeper_asks_for_less_after_its_batches_timed_out() -> None:
-    """The size is the service's own, kept from pass to pass."""
+async def test_service_keeps_its_reduced_batch_size() -> None:
+    """The reduced size applies to the service's later passes."""
     sweep = Sweep(BatchSize(ManualClock(), num_rows=10, num_rows_reduced=3), [None, None, None, 0])
 
     for _ in range(4):

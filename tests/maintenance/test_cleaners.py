@@ -1,4 +1,4 @@
-"""Cleaning: old finalized jobs and forgotten queues go, and nothing else does."""
+"""Cleaners delete old finalized jobs and unused queues, and nothing else."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ async def left(tx: Executor) -> list[int]:
     return [row["id"] for row in rows]
 
 
-async def test_job_cleaner_deletes_what_is_older_than_its_states_retention(tx: Executor) -> None:
-    """Each state has a retention of its own, and the last moment of it is not yet past."""
+async def test_job_cleaner_deletes_jobs_older_than_their_states_retention(tx: Executor) -> None:
+    """Each state has its own retention, and a job at its exact end stays."""
     kept = []
     for state, retention in {"cancelled": DAY, "completed": DAY, "discarded": 7 * DAY}.items():
         kept.append(await insert_job(tx, JobState(state), finalized_at=NOW - retention))
@@ -49,7 +49,7 @@ async def test_job_cleaner_deletes_what_is_older_than_its_states_retention(tx: E
 
 
 async def test_job_cleaner_never_deletes_a_job_that_is_not_finalized(tx: Executor) -> None:
-    """However old a job is, while something may still happen to it, it stays."""
+    """A job that is not finalized stays, however old it is."""
     old = NOW - 1000 * DAY
     jobs = [
         await insert_job(tx, state, created_at=old, scheduled_at=old, attempted_at=old)
@@ -64,7 +64,7 @@ async def test_job_cleaner_never_deletes_a_job_that_is_not_finalized(tx: Executo
 
 @pytest.mark.parametrize("state", sorted(FINALIZED_STATES))
 async def test_job_cleaner_keeps_a_state_without_retention_for_ever(tx: Executor, state: JobState) -> None:
-    """None means never, for one state as for all."""
+    """None keeps jobs of that state."""
     jobs = {each: await insert_job(tx, each, finalized_at=NOW - 1000 * DAY) for each in FINALIZED_STATES}
 
     await job_cleaner(tx, **{f"{state}_retention": None}).run_once()
@@ -72,8 +72,8 @@ async def test_job_cleaner_keeps_a_state_without_retention_for_ever(tx: Executor
     assert await left(tx) == [jobs[state].id]
 
 
-async def test_job_cleaner_asks_nothing_when_everything_is_kept(tx: Executor) -> None:
-    """With no retention at all there is not even a question."""
+async def test_job_cleaner_makes_no_statement_when_everything_is_kept(tx: Executor) -> None:
+    """Without any retention it makes no statement."""
     job = await insert_job(tx, JobState.COMPLETED, finalized_at=NOW - 1000 * DAY)
     nothing = dict.fromkeys(("cancelled_retention", "completed_retention", "discarded_retention"))
     cleaner = job_cleaner(tx, **nothing)
@@ -87,7 +87,7 @@ async def test_job_cleaner_asks_nothing_when_everything_is_kept(tx: Executor) ->
 async def test_job_cleaner_works_off_a_backlog_batch_by_batch(
     tx: Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All that is old goes in one pass, and is counted."""
+    """One pass deletes all old jobs, and the log counts them."""
     caplog.set_level(logging.DEBUG, "millhand.maintenance")
     for state in (
         JobState.COMPLETED,
@@ -108,10 +108,10 @@ async def test_job_cleaner_works_off_a_backlog_batch_by_batch(
     ]
 
 
-async def test_queue_cleaner_deletes_queues_that_nobody_renewed_for_a_day(
+async def test_queue_cleaner_deletes_queues_without_an_update_for_a_day(
     tx: Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A queue that is worked stays; one that is not goes, paused or not, and is named."""
+    """Worked queues stay; others are deleted, paused or not, and logged by name."""
     caplog.set_level(logging.INFO, "millhand.maintenance")
     ages = {"worked": DAY, "forgotten": DAY + MOMENT, "paused": 10 * DAY}
     for name, age in ages.items():

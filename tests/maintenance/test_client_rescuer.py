@@ -1,4 +1,4 @@
-"""Jobs of clients that are gone: who is given up, and what becomes of what he held."""
+"""Declaring clients dead, and rescuing the jobs of clients that are gone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def workers() -> Workers:
 
 
 class Fleet:
-    """Clients by their rows, at the instants of the database's clock."""
+    """Clients by their rows, at times of the database's clock."""
 
     def __init__(self, driver: AsyncpgDriver) -> None:
         self.announced: list[str] = []
@@ -88,8 +88,10 @@ def fleet(schema_driver: AsyncpgDriver) -> Fleet:
     return Fleet(schema_driver)
 
 
-async def test_jobs_of_a_silent_client_go_on_at_once(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
-    """It is suspected, given up, and its job is available, announced and told of; the living keep theirs."""
+async def test_jobs_of_a_client_that_misses_heartbeats_become_available(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is a suspect, then declared dead, and its job is announced; living clients keep their jobs."""
     await fleet.reported(ME)
     await fleet.reported(OTHER, MINUTE)
     theirs, mine, gos = [await fleet.running(id) for id in (OTHER, ME, GO)]
@@ -118,8 +120,8 @@ async def test_jobs_of_a_silent_client_go_on_at_once(fleet: Fleet, caplog: pytes
     }  # fmt: skip
 
 
-async def test_nothing_is_done_while_the_own_reports_do_not_come_through(fleet: Fleet) -> None:
-    """Whoever does not know that the database has heard the others does not judge them."""
+async def test_client_without_heartbeats_declares_no_other_dead(fleet: Fleet) -> None:
+    """Without a steady heartbeat of its own the rescuer does nothing."""
     await fleet.reported(ME)
     await fleet.reported(OTHER, MINUTE)
     job = await fleet.running(OTHER)
@@ -132,8 +134,8 @@ async def test_nothing_is_done_while_the_own_reports_do_not_come_through(fleet: 
     assert await fleet.row(job) == job
 
 
-async def test_everybody_is_heard_first_when_the_database_is_back(fleet: Fleet) -> None:
-    """A minute of nobody's reports kills nobody: who is still silent a while later is given up then."""
+async def test_outage_makes_no_client_dead(fleet: Fleet) -> None:
+    """After a minute without heartbeats of any client, only one that still misses them a while later is declared dead."""
     await fleet.reported(OTHER, MINUTE)
     job = await fleet.running(OTHER)
     await fleet.reported(ME)
@@ -151,8 +153,8 @@ async def test_everybody_is_heard_first_when_the_database_is_back(fleet: Fleet) 
     assert 4.0 < pause <= 5.0
 
 
-async def test_client_that_nobody_knows_is_left_to_its_age(fleet: Fleet) -> None:
-    """After a crash of the server the table is empty: what runs for a name without a row is not given back by us."""
+async def test_jobs_of_an_unregistered_client_are_left_to_the_rescue_by_age(fleet: Fleet) -> None:
+    """After the table was emptied, jobs of ids without a row are not rescued by death."""
     await fleet.reported(ME)
     await fleet.reported(OTHER)
     job = await fleet.running(OTHER)
@@ -169,8 +171,8 @@ async def test_client_that_nobody_knows_is_left_to_its_age(fleet: Fleet) -> None
     assert (before, await fleet.row(job)) == (job, job)
 
 
-async def test_job_that_a_stop_has_left_is_given_back(fleet: Fleet) -> None:
-    """An attempt that paid no heed was abandoned, its client has stopped, and its job goes on."""
+async def test_job_that_a_stop_abandoned_is_rescued(fleet: Fleet) -> None:
+    """After its client has stopped, the job of an abandoned attempt becomes available."""
     await fleet.reported(ME)
     await fleet.reported(OTHER)
     job = await fleet.running(OTHER)
@@ -187,7 +189,7 @@ async def test_job_that_a_stop_has_left_is_given_back(fleet: Fleet) -> None:
 
 
 class Listening:
-    """An executor that keeps the names of what it runs."""
+    """An executor that records the names of its statements."""
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
@@ -198,8 +200,8 @@ class Listening:
         return await self.pool.run(query)
 
 
-async def test_cost_of_looking_is_one_statement(fleet: Fleet) -> None:
-    """While nothing happens clients are looked at every five seconds, jobs every half minute; who is alone asks nothing."""
+async def test_pass_costs_one_statement(fleet: Fleet) -> None:
+    """Clients are checked every five seconds, unless alone, and jobs searched every half minute."""
     await fleet.reported(ME)
     await fleet.reported(OTHER)
     rescuer = fleet.rescuer()
@@ -247,10 +249,10 @@ NEVER = {"cancel_attempted_at": "0001-01-01T00:00:00Z"}
         ({"metadata": NEVER}, JobState.AVAILABLE, NOW),
     ],
 )
-def test_decision_is_by_cancel_attempts_and_rescues(
+def test_decision_depends_on_cancel_attempts_and_rescues(
     columns: dict[str, Any], state: JobState, scheduled_at: datetime | None
 ) -> None:
-    """A crash costs seconds; a job that was there at three of them waits as after a failure, and attempts run out."""
+    """After three rescues a job waits as after a failure, and a job without attempts left is discarded."""
     one = stranded(**columns)
 
     actual = decide_stranded(one, workers().get(one.job.kind), retry_policy=DefaultRetryPolicy())
@@ -269,8 +271,8 @@ def _settings() -> dict[str, Any]:
     }
 
 
-async def test_age_rescues_nobody_who_reports(fleet: Fleet) -> None:
-    """However long a living client's job takes; a job of River's client is rescued by its age, as ever."""
+async def test_jobs_of_registered_clients_are_not_rescued_by_age(fleet: Fleet) -> None:
+    """A living client's job is left alone, however long it takes; a job of River's client is rescued by its age."""
     await fleet.reported(ME)
     await fleet.reported(OTHER)
     ours, theirs = await fleet.running(OTHER), await fleet.running(GO)
@@ -283,8 +285,8 @@ async def test_age_rescues_nobody_who_reports(fleet: Fleet) -> None:
     assert (await fleet.row(ours)).state is JobState.RETRYABLE
 
 
-async def test_client_rescues_what_it_does_not_work_itself(fleet: Fleet) -> None:
-    """Its own job, running by its row and by nothing else, twice in a row; what it works or others hold stays."""
+async def test_client_rescues_its_own_job_that_no_attempt_works(fleet: Fleet) -> None:
+    """Its own job without an attempt is rescued after two passes; jobs that it works and jobs of others are not."""
     await fleet.reported(ME)
     held, idle, others = await fleet.running(ME), await fleet.running(ME), await fleet.running(OTHER)
     rescuer = OwnJobRescuer(

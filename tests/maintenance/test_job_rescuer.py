@@ -1,4 +1,4 @@
-"""Rescues: what becomes of jobs whose worker died or never returned."""
+"""Rescuing jobs whose worker died or never returned."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Endless:
 
 
 class OwnRetry:
-    """The retry time of River's story: ten minutes for one of its jobs, the default for the others."""
+    """The retry time of River's recorded run: ten minutes for one job, the default for the others."""
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
         if job.args["do"] == "fail, own retry in 10 min":
@@ -82,7 +82,7 @@ def rescuer(pool: Executor, *, num_rows: int = 10_000, **settings: Any) -> JobRe
 
 
 async def stuck(tx: Executor, *, hours: float = 2, **columns: Any) -> JobRow:
-    """Insert a job that has been running for some hours, as those of River's story."""
+    """Insert a job that has been running for some hours, as in River's recorded run."""
     columns = {
         "args": '{"do": "complete"}',
         "attempt": 2,
@@ -95,7 +95,7 @@ async def stuck(tx: Executor, *, hours: float = 2, **columns: Any) -> JobRow:
 
 
 async def test_rescuer_leaves_rows_as_rivers_does(tx: Executor) -> None:
-    """Each row of River's story ends as River left it, but for the kind that nobody knows: that one is retried."""
+    """Each row of River's recorded run ends as River left it, except that a job of an unknown kind is retried."""
     rows = {
         "attempts left": await stuck(tx),
         "rescued before": await stuck(tx, metadata='{"river:rescue_count": 4}'),
@@ -119,7 +119,7 @@ async def test_rescuer_leaves_rows_as_rivers_does(tx: Executor) -> None:
 
 
 def facts(row: JobRow, before: JobRow) -> dict[str, Any]:
-    """Return what is compared of a row: all but the instants, and of them whether they moved as they should."""
+    """Return what is compared of a row: all but the instants, and whether these moved as expected."""
     return {
         "state": row.state.value,
         "attempt": row.attempt,
@@ -144,7 +144,7 @@ def expected(name: str, recorded: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_rescuer_schedules_the_next_attempt_by_stored_errors(tx: Executor) -> None:
-    """The default policy counts the errors from before the rescue: one here, so about sixteen seconds."""
+    """The default policy counts the errors before the rescue: one here, so about sixteen seconds."""
     job = await stuck(tx)
 
     await rescuer(tx).run_once()
@@ -166,10 +166,10 @@ async def test_rescuer_schedules_the_next_attempt_by_stored_errors(tx: Executor)
         ("nobody_knows", 2, None, True),
     ],
 )
-async def test_rescuer_leaves_a_job_whose_worker_may_be_at_it(
+async def test_rescuer_leaves_a_job_whose_worker_may_still_run(
     tx: Executor, kind: str, hours: float, job_timeout: timedelta | None, *, is_rescued: bool
 ) -> None:
-    """A worker is given its timeout, or else the client's; without either it may take for ever."""
+    """A worker has its own timeout, or else the client's; without either its jobs are left alone."""
     job = await stuck(tx, kind=kind, hours=hours)
 
     await rescuer(tx, job_timeout=job_timeout).run_once()
@@ -178,7 +178,7 @@ async def test_rescuer_leaves_a_job_whose_worker_may_be_at_it(
 
 
 async def test_rescuer_discards_an_unknown_kind_only_without_attempts_left(tx: Executor) -> None:
-    """Whoever knows the kind gets all of its attempts, and not more."""
+    """A job of an unknown kind gets all of its attempts, and no more."""
     left = await stuck(tx, kind="nobody_knows", attempt=24)
     none_left = await stuck(tx, kind="nobody_knows", attempt=25)
 
@@ -204,8 +204,8 @@ async def test_rescuer_discards_an_unknown_kind_only_without_attempts_left(tx: E
         ("17", JobState.RETRYABLE),
     ],
 )
-async def test_rescuer_survives_odd_metadata(tx: Executor, metadata: str, state: JobState) -> None:
-    """Metadata that nobody should have written costs neither its job nor another the rescue. River's leader fails here."""
+async def test_rescuer_accepts_malformed_metadata(tx: Executor, metadata: str, state: JobState) -> None:
+    """Malformed metadata prevents neither its own job's rescue nor another's. River's leader fails here."""
     odd = await stuck(tx, metadata=metadata)
     other = await stuck(tx)
 
@@ -215,8 +215,8 @@ async def test_rescuer_survives_odd_metadata(tx: Executor, metadata: str, state:
     assert (await get_job(tx, other.id)).state is JobState.RETRYABLE
 
 
-async def test_rescuer_survives_odd_errors(tx: Executor) -> None:
-    """A stored error that cannot be read does not keep the job from being rescued."""
+async def test_rescuer_accepts_malformed_errors(tx: Executor) -> None:
+    """A stored error that cannot be read does not prevent the rescue of its job."""
     job = await stuck(tx, errors=["17", '{"at": "yesterday"}'])
 
     await rescuer(tx).run_once()
@@ -229,7 +229,7 @@ async def test_rescuer_sees_past_a_page_of_jobs_that_it_leaves_alone(tx: Executo
     """
     maintenance_rescuer_full_batch_of_unexpired_jobs.
 
-    A full batch of jobs that may still be worked does not hide a stuck one behind them.
+    A full batch of jobs that are left alone does not hide a stuck one behind them.
     """
     for _ in range(5):
         await stuck(tx, kind="endless")
@@ -241,7 +241,7 @@ async def test_rescuer_sees_past_a_page_of_jobs_that_it_leaves_alone(tx: Executo
 
 
 async def test_rescuer_begins_each_pass_at_the_first_job(tx: Executor) -> None:
-    """A job that was left alone in one pass is looked at again in the next."""
+    """A job that one pass left alone is checked again by the next."""
     job = await stuck(tx, kind="patient")
     service = rescuer(tx)
 
@@ -256,7 +256,7 @@ async def test_rescuer_leaves_a_job_that_moved_since_it_was_chosen(schema_driver
     """
     maintenance_rescuer_stale_selection.
 
-    A job that was completed, or fetched anew, between choice and rescue stays what it has become.
+    A job that was completed or fetched again between SELECT and UPDATE stays as it is.
     """
     pool = schema_driver.pool
     completed, refetched, rescued = [await stuck(pool) for _ in range(3)]
@@ -283,8 +283,8 @@ async def test_rescuer_leaves_a_job_that_moved_since_it_was_chosen(schema_driver
     assert [row.metadata for row in rows[:2]] == [{}, {}]
 
 
-async def test_rescuer_says_what_became_of_each(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:
-    """A rescue is how an attempt ended, and has a line as every attempt has; a kind that is not known is named as such."""
+async def test_rescuer_logs_each_rescue(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    """Each rescue has a log line, with another message for unknown kinds."""
     caplog.set_level(logging.INFO, "millhand.maintenance")
     known = await stuck(tx)
     unknown = await stuck(tx, kind="nobody_knows")

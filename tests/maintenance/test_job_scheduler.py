@@ -1,4 +1,4 @@
-"""Scheduling: jobs become available when due, duplicates are discarded, and no row holds up the others."""
+"""Scheduling: jobs become available when due, duplicates are discarded, and no row blocks the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scheduler(pool: Executor, *, num_rows: int = 10_000, clock: ManualClock | No
 
 
 async def test_scheduler_leaves_rows_as_rivers_does(tx: Executor) -> None:
-    """Each row of River's story ends in the state, and with the metadata, that River left it in."""
+    """Each row of River's recorded run ends in the state and with the metadata that River left."""
     unique = {"unique_key": KEY, "unique_states": REQUIRED}
     twice = {"unique_key": OTHER_KEY, "unique_states": REQUIRED, "scheduled_at": NOW - MINUTE}
     scheduled, retryable = JobState.SCHEDULED, JobState.RETRYABLE
@@ -79,7 +79,7 @@ async def test_scheduler_leaves_rows_as_rivers_does(tx: Executor) -> None:
 async def test_scheduler_discards_a_job_only_if_its_key_is_held(
     tx: Executor, holder: JobState, expected: JobState
 ) -> None:
-    """A key is held by a row whose own mask says so of its state, and by no other."""
+    """Only a row whose unique mask contains its state holds the key."""
     unique = {"unique_key": KEY, "unique_states": REQUIRED}
     # The other is due much later, or it would be ranked as well.
     await insert_job(tx, holder, **unique, scheduled_at=NOW + 60 * MINUTE)
@@ -91,7 +91,7 @@ async def test_scheduler_discards_a_job_only_if_its_key_is_held(
 
 
 async def test_scheduler_leaves_pending_and_future_jobs(tx: Executor) -> None:
-    """Nothing moves but what is scheduled or retryable, and due by the next pass."""
+    """Only scheduled and retryable jobs that are due by the next pass change."""
     late = NOW + timedelta(seconds=5, microseconds=1)
     jobs = [
         await insert_job(tx, JobState.PENDING, scheduled_at=NOW - MINUTE),
@@ -106,11 +106,7 @@ async def test_scheduler_leaves_pending_and_future_jobs(tx: Executor) -> None:
 
 
 async def test_scheduler_is_not_wedged_by_a_mask_that_holds_the_key_when_discarded(tx: Executor) -> None:
-    """
-    A duplicate that could not even be discarded is, and all others are scheduled: River's leader fails here for ever.
-
-    The row gives up what its mask says of discarded jobs, and nothing else of it.
-    """
+    """The duplicate is discarded and all others are scheduled; River's leader fails here for ever."""
     mask = REQUIRED | DISCARDED_BIT
     unique = {"unique_key": KEY, "unique_states": mask}
     await insert_job(tx, JobState.AVAILABLE, **unique)
@@ -125,7 +121,7 @@ async def test_scheduler_is_not_wedged_by_a_mask_that_holds_the_key_when_discard
 
 
 async def test_scheduler_works_off_a_backlog_batch_by_batch(tx: Executor) -> None:
-    """More jobs than fit into a batch are all scheduled in one pass."""
+    """One pass schedules more jobs than fit into a batch."""
     jobs = [await insert_job(tx, JobState.SCHEDULED, scheduled_at=NOW - MINUTE) for _ in range(5)]
 
     await scheduler(tx, num_rows=2).run_once()
@@ -138,7 +134,7 @@ async def test_scheduler_works_off_a_backlog_batch_by_batch(tx: Executor) -> Non
 async def test_scheduler_leaves_out_the_row_that_cannot_be_written(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture, num_jobs: int, place: str
 ) -> None:
-    """A row that the database refuses is found and named, and all others are scheduled in the same pass."""
+    """The row that the database refuses is logged, and the same pass schedules all others."""
     pool = schema_driver.pool
     jobs = [await insert_job(pool, JobState.SCHEDULED, scheduled_at=NOW - MINUTE) for _ in range(num_jobs)]
     bad = jobs[{"first": 0, "middle": num_jobs // 2, "last": -1}[place]]
@@ -157,7 +153,7 @@ async def test_scheduler_leaves_out_the_row_that_cannot_be_written(
 
 
 async def test_scheduler_tries_a_row_that_was_left_out_again(schema_driver: AsyncpgDriver) -> None:
-    """What could not be written may be mended; the row is scheduled within five minutes of that."""
+    """Once the row can be written again, it is scheduled within five minutes."""
     pool = schema_driver.pool
     clock = ManualClock(NOW)
     job = await insert_job(pool, JobState.SCHEDULED, scheduled_at=NOW - MINUTE)
@@ -175,7 +171,7 @@ async def test_scheduler_tries_a_row_that_was_left_out_again(schema_driver: Asyn
 
 
 async def test_scheduler_announces_the_queues_of_jobs_that_are_due(schema_driver: AsyncpgDriver) -> None:
-    """Clients are told of jobs that they can fetch now, and not of those that they cannot yet."""
+    """Queues are announced for jobs that can be fetched now, and not for later ones."""
     pool = schema_driver.pool
     for queue, due_in in {"now": 0.0, "soon": 0.004, "later": 1.0}.items():
         await insert_job(pool, JobState.SCHEDULED, queue=queue, scheduled_at=NOW + timedelta(seconds=due_in))
@@ -191,8 +187,8 @@ async def test_scheduler_announces_the_queues_of_jobs_that_are_due(schema_driver
     assert set(announced) == {"now", "soon"}
 
 
-async def test_scheduler_keeps_the_beat_of_its_passes(tx: Executor) -> None:
-    """A pass that took long is followed by a shorter pause, for each pass looks ahead to the next."""
+async def test_scheduler_begins_passes_at_a_fixed_interval(tx: Executor) -> None:
+    """A long pass is followed by a shorter pause, because each pass looks ahead to the next."""
     clock = ManualClock(NOW)
     service = scheduler(tx, clock=clock)
 
@@ -205,7 +201,7 @@ async def test_scheduler_keeps_the_beat_of_its_passes(tx: Executor) -> None:
 
 
 async def test_schedulers_of_two_leaders_do_no_harm(schema_driver: AsyncpgDriver) -> None:
-    """Two that sweep at once, as they may for a moment, schedule each job and keep each key once."""
+    """Two schedulers at once schedule each job and keep each key once."""
     pool = schema_driver.pool
     for n in range(40):
         unique = {"unique_key": bytes([n // 2]) * 32, "unique_states": REQUIRED}
@@ -220,8 +216,8 @@ async def test_schedulers_of_two_leaders_do_no_harm(schema_driver: AsyncpgDriver
     assert counts == {"available": 20, "discarded": 20}
 
 
-async def test_scheduler_says_how_many_it_moved(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:
-    """Jobs scheduled are told to who debugs, and discarded duplicates to everybody."""
+async def test_scheduler_logs_how_many_jobs_it_moved(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    """Scheduled jobs are logged at DEBUG, discarded duplicates at INFO."""
     caplog.set_level(logging.DEBUG, "millhand.maintenance")
     for _ in range(2):
         await insert_job(
@@ -235,7 +231,7 @@ async def test_scheduler_says_how_many_it_moved(tx: Executor, caplog: pytest.Log
 
 
 class _refusing:  # noqa: N801 - used as a function
-    """Have the database refuse every change of one row, as a user's trigger may."""
+    """Make the database refuse every change of one row, as a user's trigger may."""
 
     def __init__(self, pool: Executor, job: JobRow) -> None:
         self.job = job

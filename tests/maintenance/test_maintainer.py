@@ -1,4 +1,4 @@
-"""What a leader does begins and ends with its term."""
+"""The services of a leader start and stop with its term."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SECOND = Term(ClientId("a"), NOW)
 
 
 class Mute(Exception):
-    """An error whose text cannot be had."""
+    """An error whose text raises."""
 
     def __str__(self) -> str:
         raise LookupError
 
 
 class Sweep(Service):
-    """Waits until stopped; fails to start, or crashes, as often as it is told to."""
+    """Waits until stopped; fails to start, or crashes, as often as given."""
 
     def __init__(self, *, num_bad_starts: int = 0, error: Exception | None = None) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Sweep(Service):
 
 
 class Room:
-    """A maintainer that runs, and whom it asked to resign."""
+    """A running maintainer, and the terms that it asked to resign."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self.asked: list[Term] = []
@@ -69,8 +69,8 @@ async def room() -> AsyncIterator[Room]:
         yield Room(stack)
 
 
-async def test_maintainer_runs_sweepers_while_there_is_a_term(room: Room) -> None:
-    """Before a term nothing sweeps, during it everything, after it nothing."""
+async def test_maintainer_runs_services_during_a_term(room: Room) -> None:
+    """No service runs before a term, all run during it, and none after it."""
     services = [Sweep(), Sweep()]
     maintainer, probe = await room.maintainer(services)
     before = [service.is_running for service in services]
@@ -86,8 +86,8 @@ async def test_maintainer_runs_sweepers_while_there_is_a_term(room: Room) -> Non
     assert (before, term, during, after) == ([False, False], FIRST, [True, True], [False, False])
 
 
-async def test_maintainer_begins_anew_when_one_term_follows_another(room: Room) -> None:
-    """A term that ended and began again between two looks is a new term all the same."""
+async def test_maintainer_restarts_services_for_the_next_term(room: Room) -> None:
+    """Two terms that change between two checks still restart the services."""
     service = Sweep()
     maintainer, probe = await room.maintainer([service])
     maintainer.set_term(FIRST)
@@ -100,8 +100,8 @@ async def test_maintainer_begins_anew_when_one_term_follows_another(room: Room) 
     assert (term, service.num_starts) == (SECOND, 2)
 
 
-async def test_maintainer_leaves_off_starting_when_the_term_is_over(room: Room) -> None:
-    """Sweepers start one after the other; those whose turn has not come when the term ends do not start at all."""
+async def test_maintainer_stops_starting_when_the_term_ends(room: Room) -> None:
+    """Services start one after another; those not started when the term ends stay stopped."""
     services = [Sweep() for _ in range(5)]
     maintainer, probe = await room.maintainer(services, stagger_seconds=3600.0)
     maintainer.set_term(FIRST)
@@ -115,8 +115,8 @@ async def test_maintainer_leaves_off_starting_when_the_term_is_over(room: Room) 
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("bad start"), Mute()])
-async def test_maintainer_tries_a_bad_start_again(room: Room, error: Exception) -> None:
-    """A service that could not be started twice is started the third time, whatever a hook raised there."""
+async def test_maintainer_retries_a_failed_start(room: Room, error: Exception) -> None:
+    """A service that failed to start twice is started the third time."""
     service = Sweep(num_bad_starts=2, error=error)
     maintainer, probe = await room.maintainer([service])
 
@@ -126,10 +126,10 @@ async def test_maintainer_tries_a_bad_start_again(room: Room, error: Exception) 
     assert (service.num_starts, service.is_running, room.asked) == (3, True, [])
 
 
-async def test_maintainer_asks_to_resign_the_term_in_which_it_cannot_work(
+async def test_maintainer_resigns_a_term_after_three_failed_starts(
     room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After three bad starts the term is of no use: nothing sweeps in it, it is given up, and the next is tried."""
+    """No service runs in that term, and the next term is tried."""
     good, bad = Sweep(), Sweep(num_bad_starts=3)
     maintainer, probe = await room.maintainer([good, bad])
 
@@ -148,8 +148,8 @@ async def test_maintainer_asks_to_resign_the_term_in_which_it_cannot_work(
     assert told == [("maintenance service not started", attempt) for attempt in (1, 2, 3)]
 
 
-async def test_maintainer_crashes_with_its_sweepers(room: Room) -> None:
-    """A service that ends unasked is not left out in silence: the maintainer ends too, and with it whoever watches."""
+async def test_maintainer_crashes_with_its_services(room: Room) -> None:
+    """A service that ends unexpectedly crashes the maintainer."""
     bad, good = Sweep(), Sweep()
     maintainer, probe = await room.maintainer([bad, good])
     crashed: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
@@ -164,8 +164,8 @@ async def test_maintainer_crashes_with_its_sweepers(room: Room) -> None:
     assert not good.is_running
 
 
-async def test_maintainer_stops_its_sweepers_when_stopped(room: Room) -> None:
-    """A client that stops in the middle of its term leaves nothing sweeping."""
+async def test_maintainer_stops_its_services_when_stopped(room: Room) -> None:
+    """A client that stops during its term leaves no service running."""
     services = [Sweep(), Sweep()]
     maintainer, probe = await room.maintainer(services)
     maintainer.set_term(FIRST)
@@ -177,7 +177,7 @@ async def test_maintainer_stops_its_sweepers_when_stopped(room: Room) -> None:
 
 
 async def test_maintainer_withstands_terms_starts_and_stops_at_once(room: Room) -> None:
-    """However terms, starts and stops cross, in the end it is stopped, and so are its services."""
+    """However terms, starts and stops interleave, the maintainer and its services are stopped in the end."""
     services = [Sweep(), Sweep()]
     maintainer, _ = await room.maintainer(services)
 
@@ -197,8 +197,8 @@ async def test_maintainer_withstands_terms_starts_and_stops_at_once(room: Room) 
     assert not any(service.is_running for service in (maintainer, *services))
 
 
-async def test_sweepers_run_where_the_leader_is(schema_driver: AsyncpgDriver) -> None:
-    """Of two clients one sweeps; when it stops, the other does."""
+async def test_services_run_in_the_leader(schema_driver: AsyncpgDriver) -> None:
+    """One of two clients runs the services; when it stops, the other one does."""
     async with AsyncExitStack() as stack:
         services, electors, probes = [Sweep(), Sweep()], [], []
         for n, service in enumerate(services):

@@ -1,4 +1,4 @@
-"""A leader meets rows that nobody of ours would write: they are swept as well as can be, and their neighbours as ever."""
+"""Maintenance services process malformed rows like all others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Act:
 
 
 async def put(tx: Executor, what: str, state: JobState) -> int:
-    """Put a job that is due for the service of its state."""
+    """Insert a job that is due for the service of its state."""
     ago = NOW - DAYS
     instants = {"finalized_at": ago} if state.is_finalized else {}
     if state is JobState.RUNNING:
@@ -55,8 +55,8 @@ async def states(tx: Executor) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("odd", ROWS)
-async def test_odd_row_keeps_no_sweeper_from_its_neighbours(tx: Executor, odd: str) -> None:
-    """Scheduler, rescuer and cleaner, one pass each: odd rows go the way of the others, and nothing is raised."""
+async def test_malformed_row_blocks_no_maintenance_of_others(tx: Executor, odd: str) -> None:
+    """One pass each of scheduler, rescuer and cleaner processes malformed rows like the others and raises nothing."""
     ids = {
         state: [await put(tx, what, state) for what in ("good", "odd", "good")]
         for state in (JobState.SCHEDULED, JobState.RETRYABLE, JobState.RUNNING, *FINALIZED)

@@ -1,4 +1,4 @@
-"""Periodic jobs: inserted when due, each on its own, marked as River marks them."""
+"""Periodic jobs: inserted when due, each on its own, with River's metadata."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Report:
 
 @dataclass
 class Desk:
-    """Enqueuers by one clock, on one executor, and the jobs that they have inserted."""
+    """Enqueuers on one clock and one executor, and the jobs they inserted."""
 
     pool: Executor
     stack: AsyncExitStack
@@ -58,14 +58,14 @@ class Desk:
         return enqueuer, Probe(enqueuer)
 
     async def started(self, *jobs: PeriodicJob) -> tuple[PeriodicJobEnqueuer, Probe]:
-        """Return an enqueuer that runs and has made its first pass."""
+        """Return a running enqueuer after its first pass."""
         enqueuer, probe = self.enqueuer(*jobs)
         await enqueuer.start()
         await probe.wait("passed")
         return enqueuer, probe
 
     async def passes(self, enqueuer: PeriodicJobEnqueuer, probe: Probe, after: timedelta) -> None:
-        """Let time pass, and wait until the enqueuer has looked at the clock."""
+        """Advance the clock, and wait until the enqueuer has noticed."""
         self.clock.advance(after)
         enqueuer.wake_event.set()
         await probe.wait("passed")
@@ -75,7 +75,7 @@ class Desk:
         return [await get_job(self.pool, row["id"]) for row in rows]
 
     async def due(self) -> list[tuple[str, datetime]]:
-        """Return what was inserted, and the instant at which each was due."""
+        """Return the inserted jobs with the instant at which each was due."""
         return [(job.args["what"], job.scheduled_at) for job in await self.jobs()]
 
 
@@ -86,7 +86,7 @@ async def desk(tx: Executor) -> AsyncIterator[Desk]:
 
 
 async def test_enqueuer_marks_jobs_as_river_does(desk: Desk) -> None:
-    """A periodic job is known by its metadata, its id if it has one, and is scheduled for when it was due."""
+    """A periodic job has River's metadata, its id if there is one, and the instant at which it was due."""
     opts = InsertOpts(queue="elsewhere", metadata={"own": 1})
     enqueuer, probe = await desk.started(
         every(60 * MINUTE, Report(), id="hourly_report", run_on_start=True, opts=opts),
@@ -105,7 +105,7 @@ async def test_enqueuer_marks_jobs_as_river_does(desk: Desk) -> None:
 
 
 async def test_enqueuer_inserts_nothing_before_it_is_due(desk: Desk) -> None:
-    """The first run is one interval after the client became leader, and not before."""
+    """The first run comes one interval after the client became leader, and not before."""
     enqueuer, probe = await desk.started(every(MINUTE, Report("a")))
 
     await desk.passes(enqueuer, probe, MINUTE / 2)
@@ -116,7 +116,7 @@ async def test_enqueuer_inserts_nothing_before_it_is_due(desk: Desk) -> None:
 
 
 async def test_enqueuer_does_not_drift(desk: Desk) -> None:
-    """A run that was late does not make the next one late."""
+    """A late run does not delay the next one."""
     enqueuer, probe = await desk.started(every(MINUTE, Report("a")))
 
     for _ in range(3):
@@ -125,8 +125,8 @@ async def test_enqueuer_does_not_drift(desk: Desk) -> None:
     assert await desk.due() == [("a", NOW + n * MINUTE) for n in (1, 2, 3)]
 
 
-async def test_enqueuer_inserts_what_is_due_at_once_in_order(desk: Desk) -> None:
-    """Of several that are due, the one that was due first comes first, whatever the order of the configuration."""
+async def test_enqueuer_inserts_due_jobs_in_order(desk: Desk) -> None:
+    """Of several due jobs the one that was due first is inserted first, whatever the order of the configuration."""
     enqueuer, probe = await desk.started(every(2 * MINUTE, Report("late")), every(MINUTE, Report("early")))
 
     await desk.passes(enqueuer, probe, 1.5 * MINUTE)
@@ -142,7 +142,7 @@ async def test_enqueuer_inserts_what_is_due_at_once_in_order(desk: Desk) -> None
 async def test_enqueuer_inserts_one_of_the_runs_that_a_stall_has_missed(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After an hour's sleep there is one report a minute missed, not sixty at once; and the schedule keeps its beat."""
+    """After an hour's stall a job of every minute is inserted once, not sixty times, and its schedule does not drift."""
     enqueuer, probe = await desk.started(every(MINUTE, Report("a"), id="minutely"))
 
     await desk.passes(enqueuer, probe, 60 * MINUTE + timedelta(seconds=30))
@@ -154,7 +154,7 @@ async def test_enqueuer_inserts_one_of_the_runs_that_a_stall_has_missed(
 
 
 async def test_enqueuer_does_not_count_through_a_stall_of_years(desk: Desk) -> None:
-    """A date that was wrong by years costs no time: after a thousand runs the schedule is begun anew."""
+    """After a thousand missed runs the next one is computed from now."""
     enqueuer, probe = await desk.started(every(MINUTE, Report("a")))
 
     await desk.passes(enqueuer, probe, NUM_MISSED_MAX * 1000 * MINUTE)
@@ -163,8 +163,8 @@ async def test_enqueuer_does_not_count_through_a_stall_of_years(desk: Desk) -> N
     assert len(await desk.due()) == 2
 
 
-async def test_enqueuer_begins_anew_with_each_term(desk: Desk) -> None:
-    """Who becomes leader again runs what runs on start, and does not make up for what fell due while nobody led."""
+async def test_enqueuer_starts_afresh_with_each_term(desk: Desk) -> None:
+    """A new term inserts jobs that run on start, and skips runs that fell due without a leader."""
     enqueuer, probe = await desk.started(
         every(MINUTE, Report("minutely")), every(60 * MINUTE, Report("starting"), run_on_start=True)
     )
@@ -183,7 +183,7 @@ async def test_enqueuer_begins_anew_with_each_term(desk: Desk) -> None:
 
 
 async def test_enqueuer_follows_cron_and_never(desk: Desk) -> None:
-    """Any schedule will do; one without an end or without a beginning too."""
+    """Any schedule works, also one that never starts or ends."""
     enqueuer, probe = await desk.started(cron("36 * * * *", Report("cron")), never(Report("never")))
 
     await desk.passes(enqueuer, probe, MINUTE + timedelta(seconds=4))
@@ -193,10 +193,10 @@ async def test_enqueuer_follows_cron_and_never(desk: Desk) -> None:
     assert names == ["never", "cron", "cron"]
 
 
-async def test_enqueuer_inserts_the_others_when_one_cannot_be(
+async def test_enqueuer_inserts_the_others_when_one_cannot_be_inserted(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One job that cannot be inserted costs the others nothing, is told, and is tried again when it is due again."""
+    """A job that cannot be inserted is logged and tried at its next run; the others are inserted."""
 
     def broken() -> Report:
         raise ZeroDivisionError("no report today")
@@ -223,7 +223,7 @@ async def test_enqueuer_inserts_the_others_when_one_cannot_be(
 async def test_enqueuer_survives_what_would_end_its_task_or_the_process(
     desk: Desk, caplog: pytest.LogCaptureFixture, raised: BaseException
 ) -> None:
-    """A SystemExit of a constructor or a schedule, or a CancelledError that nobody told the service, costs its own run."""
+    """SystemExit of a constructor or schedule, or an unexpected CancelledError, skips only its own run."""
 
     class Schedule:
         def next(self, after: datetime) -> datetime | None:
@@ -249,10 +249,10 @@ async def test_enqueuer_survives_what_would_end_its_task_or_the_process(
     ]
 
 
-async def test_enqueuer_does_not_insert_a_kind_that_nobody_here_works(
+async def test_enqueuer_does_not_insert_a_kind_without_a_worker(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A periodic job whose kind has no worker is as wrong as any insert of it."""
+    """A periodic job of a kind without a worker fails as any insert of it."""
     workers = Workers()
 
     @workers.add()
@@ -266,10 +266,10 @@ async def test_enqueuer_does_not_insert_a_kind_that_nobody_here_works(
     assert (await desk.jobs(), [record.error_type for record in caplog.records]) == ([], ["UnknownKind"])  # type: ignore[attr-defined]
 
 
-async def test_enqueuer_tries_again_what_the_database_refused_for_the_moment(
+async def test_enqueuer_retries_after_a_transient_error(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run that could not be inserted because of the database is inserted when it can be, for when it was due."""
+    """The run is inserted later, for the instant at which it was due."""
     pool = schema_driver.pool
     async with AsyncExitStack() as stack:
         desk = Desk(pool, stack)
@@ -288,10 +288,10 @@ async def test_enqueuer_tries_again_what_the_database_refused_for_the_moment(
 
 
 @pytest.mark.parametrize(("id", "num"), [("hourly", 1), (None, 2)])
-async def test_enqueuer_looks_for_a_run_whose_answer_was_lost(
+async def test_enqueuer_finds_a_run_whose_answer_was_lost(
     schema_driver: AsyncpgDriver, id: str | None, num: int
 ) -> None:
-    """The database has it and did not say so: by its id the run is found, and not inserted again."""
+    """The run is found by its id and not inserted again."""
     pool = LosingOnce(schema_driver.pool)
     async with AsyncExitStack() as stack:
         desk = Desk(pool, stack)  # type: ignore[arg-type]
@@ -309,7 +309,7 @@ async def test_enqueuer_looks_for_a_run_whose_answer_was_lost(
 
 
 class LosingOnce:
-    """Runs what it is given, and loses the answer to the first insert."""
+    """Runs statements, and loses the answer of the first insert."""
 
     def __init__(self, pool: Executor) -> None:
         self._pool = pool
@@ -329,8 +329,8 @@ class LosingOnce:
         return getattr(self._pool, name)
 
 
-async def test_enqueuer_stops_at_the_first_refusal_when_told_to_stop(schema_driver: AsyncpgDriver) -> None:
-    """However many jobs are due, a stop does not wait for each to find out that the database is away."""
+async def test_enqueuer_stops_at_the_first_failure_during_a_stop(schema_driver: AsyncpgDriver) -> None:
+    """A stop does not wait for every due job to time out."""
     pool = schema_driver.pool
     async with AsyncExitStack() as stack, busy(pool):
         desk = Desk(pool, stack)
@@ -347,7 +347,7 @@ async def test_enqueuer_stops_at_the_first_refusal_when_told_to_stop(schema_driv
 
 @asynccontextmanager
 async def busy(pool: Executor) -> AsyncIterator[None]:
-    """Have the database refuse every insert, as one does that asks to be tried again."""
+    """Make the database refuse every insert with a transient error."""
     await pool.execute_script("""
         CREATE FUNCTION /* schema */busy() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END
@@ -362,8 +362,8 @@ async def busy(pool: Executor) -> AsyncIterator[None]:
     """)
 
 
-async def test_enqueuer_leaves_out_a_run_when_its_constructor_says_so(desk: Desk) -> None:
-    """A constructor is asked anew each time, and may answer with nothing."""
+async def test_enqueuer_skips_a_run_whose_constructor_returns_none(desk: Desk) -> None:
+    """The constructor is called for each run and may return None."""
     runs = iter([None, Report("second"), (Report("third"), InsertOpts(queue="elsewhere"))])
     enqueuer, probe = await desk.started(every(MINUTE, lambda: next(runs)))
 
@@ -376,8 +376,8 @@ async def test_enqueuer_leaves_out_a_run_when_its_constructor_says_so(desk: Desk
     ]
 
 
-async def test_enqueuer_keeps_a_schedule_that_the_constructor_brings(desk: Desk) -> None:
-    """A run for a time of its own is scheduled for that, and waits for it."""
+async def test_enqueuer_keeps_a_scheduled_at_of_the_constructor(desk: Desk) -> None:
+    """A run with its own `scheduled_at` is scheduled for that."""
     later = NOW + 10 * MINUTE
     await desk.started(never(lambda: (Report("a"), InsertOpts(scheduled_at=later))))
 
@@ -385,8 +385,8 @@ async def test_enqueuer_keeps_a_schedule_that_the_constructor_brings(desk: Desk)
     assert (job.state, job.scheduled_at, job.metadata) == (JobState.SCHEDULED, later, {"periodic": True})
 
 
-async def test_enqueuer_takes_and_gives_up_jobs_while_it_runs(desk: Desk) -> None:
-    """A job that is added is due from then on, and one that is removed is not due any more."""
+async def test_enqueuer_adds_and_removes_jobs_while_it_runs(desk: Desk) -> None:
+    """An added job is due from then on, and a removed one is not due any more."""
     enqueuer, probe = await desk.started()
     minutely = every(MINUTE, Report("minutely"))
 
@@ -403,7 +403,7 @@ async def test_enqueuer_takes_and_gives_up_jobs_while_it_runs(desk: Desk) -> Non
 
 
 async def test_enqueuer_refuses_two_jobs_with_one_id(desk: Desk) -> None:
-    """An id means one job; the second is refused, and the first stays."""
+    """The second job with an id raises, and the first stays."""
     enqueuer, _ = desk.enqueuer(never(Report(), id="report"))
 
     with pytest.raises(ConfigError) as raised:
@@ -413,8 +413,8 @@ async def test_enqueuer_refuses_two_jobs_with_one_id(desk: Desk) -> None:
     assert len(enqueuer.periodic_jobs) == 1
 
 
-async def test_enqueuer_refuses_to_remove_what_it_has_not(desk: Desk) -> None:
-    """A misspelt id is an error, not a removal of nothing."""
+async def test_enqueuer_refuses_to_remove_an_unknown_job(desk: Desk) -> None:
+    """An unknown id raises."""
     enqueuer, _ = desk.enqueuer()
 
     with pytest.raises(ConfigError) as raised:
@@ -423,8 +423,8 @@ async def test_enqueuer_refuses_to_remove_what_it_has_not(desk: Desk) -> None:
     assert str(raised.value) == "periodic job must be one that was added, or its id, got 'nothing'"
 
 
-async def test_enqueuer_does_not_start_when_a_hook_refuses(desk: Desk) -> None:
-    """Hooks are asked before anything is inserted, and what they raise is why the enqueuer did not start."""
+async def test_enqueuer_does_not_start_when_a_hook_raises(desk: Desk) -> None:
+    """Hooks run before the first insert, and `start` raises their error."""
 
     class Refuse(Hook):
         async def periodic_jobs_start(self) -> None:
@@ -442,7 +442,7 @@ async def test_enqueuer_does_not_start_when_a_hook_refuses(desk: Desk) -> None:
 async def test_enqueuer_does_not_start_when_a_hook_would_end_the_process(
     desk: Desk, raised: BaseException
 ) -> None:
-    """A hook's SystemExit, or its CancelledError, ends neither the process nor who starts the enqueuer."""
+    """A hook's SystemExit or CancelledError ends neither the process nor the task that starts the enqueuer."""
 
     class Leave(Hook):
         async def periodic_jobs_start(self) -> None:
@@ -457,7 +457,7 @@ async def test_enqueuer_does_not_start_when_a_hook_would_end_the_process(
 
 
 async def test_enqueuers_of_two_leaders_insert_a_unique_run_once(desk: Desk) -> None:
-    """Two that lead at once, as they may for a moment, insert one run of a period if the job says so."""
+    """Two leaders at once insert a unique run once."""
     opts = InsertOpts(unique=UniqueOpts(by_period=MINUTE))
     enqueuers = [await desk.started(every(MINUTE, Report("a"), opts=opts)) for _ in range(2)]
 
@@ -470,7 +470,7 @@ async def test_enqueuers_of_two_leaders_insert_a_unique_run_once(desk: Desk) -> 
 
 
 async def test_enqueuer_wakes_by_itself_when_a_job_is_due(schema_driver: AsyncpgDriver) -> None:
-    """Nobody need ring: the enqueuer sleeps until the next run, and is there in time."""
+    """The enqueuer sleeps until the next run without a wake-up."""
     clock = SystemClock()
     config = Config(clock=clock)
     job = every(timedelta(milliseconds=100), Report("a"))
@@ -484,8 +484,8 @@ async def test_enqueuer_wakes_by_itself_when_a_job_is_due(schema_driver: Asyncpg
     assert {second - first for first, second in itertools.pairwise(runs)} == {timedelta(milliseconds=100)}
 
 
-async def test_enqueuer_tells_each_run_to_who_debugs(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    """A run is no news; whoever looks for it finds it."""
+async def test_enqueuer_logs_each_run_at_debug(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Each inserted run has a line at DEBUG."""
     caplog.set_level(logging.DEBUG, "millhand.maintenance")
 
     await desk.started(never(Report("a"), id="once"))

@@ -1,4 +1,4 @@
-"""Reindexing: indexes are rebuilt in use, and nothing is left lying about."""
+"""Reindexing: indexes are rebuilt in use, and no artifact remains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reindexer(
 
 
 async def filenodes(driver: AsyncpgDriver) -> dict[str, int]:
-    """Return the file of each index of the schema: a new one means that it was rebuilt."""
+    """Return the file of each index: a new one shows a rebuild."""
     sql = """
         SELECT class.relname, class.relfilenode
         FROM pg_class AS class
@@ -53,7 +53,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str | None]]:
 async def test_reindexer_rebuilds_every_index_of_the_job_table(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each index is another file afterwards, under the same name, and the log names each."""
+    """Each index has a new file under the same name, and the log names each."""
     caplog.set_level(logging.INFO)
     before = await filenodes(schema_driver)
 
@@ -66,10 +66,10 @@ async def test_reindexer_rebuilds_every_index_of_the_job_table(
 
 
 @pytest.mark.parametrize("suffix", ["_ccnew", "_ccold", "_ccnew12"])
-async def test_reindexer_skips_an_index_with_something_left_over(
+async def test_reindexer_skips_an_index_with_an_artifact(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture, suffix: str
 ) -> None:
-    """What somebody else's rebuild has left may still be in use, so it is told of and not touched."""
+    """The artifact of another rebuild may be in use, so it is logged and not touched."""
     caplog.set_level(logging.INFO)
     name = NAME + suffix
     table = f'"{schema_driver.schema}".river_job'
@@ -88,7 +88,7 @@ async def test_reindexer_skips_an_index_with_something_left_over(
 async def test_reindexer_skips_an_index_that_does_not_exist(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A name that is wrong, or an index that somebody has dropped, does not keep the others from being rebuilt."""
+    """A wrong name, or a dropped index, does not prevent the rebuild of the others."""
     caplog.set_level(logging.INFO)
 
     await reindexer(schema_driver, "river_job_nowhere", NAME).run_once()
@@ -99,8 +99,8 @@ async def test_reindexer_skips_an_index_that_does_not_exist(
     ]
 
 
-async def test_reindexer_refuses_what_is_no_name(schema_driver: AsyncpgDriver) -> None:
-    """A name that could not be one is refused when the reindexer is made, before any SQL."""
+async def test_reindexer_refuses_an_invalid_name(schema_driver: AsyncpgDriver) -> None:
+    """The constructor raises before any SQL."""
     with pytest.raises(ConfigError) as raised:
         reindexer(schema_driver, 'x"; DROP TABLE river_job')
 
@@ -110,8 +110,8 @@ async def test_reindexer_refuses_what_is_no_name(schema_driver: AsyncpgDriver) -
     )
 
 
-async def test_reindexer_stops_in_the_middle_and_tidies_up(schema_driver: AsyncpgDriver) -> None:
-    """A rebuild may take minutes; a stop does not wait for it, and leaves no half-made index behind."""
+async def test_reindexer_cleans_up_after_a_stop(schema_driver: AsyncpgDriver) -> None:
+    """A stop does not wait for a rebuild, and the invalid index is dropped."""
     clock = ManualClock(NOW)
     service = reindexer(schema_driver, NAME, clock=clock, schedule=MIDNIGHT, timeout=NO_TIMEOUT)
     before = await filenodes(schema_driver)
@@ -127,10 +127,10 @@ async def test_reindexer_stops_in_the_middle_and_tidies_up(schema_driver: Asyncp
     assert await filenodes(schema_driver) == before
 
 
-async def test_reindexer_tidies_up_after_a_timeout(
+async def test_reindexer_cleans_up_after_a_timeout(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a rebuild that ran out of time has left is dropped, or the index would never be rebuilt again."""
+    """The artifact of a rebuild that timed out is dropped, so the index can be rebuilt again."""
     caplog.set_level(logging.INFO)
     before = await filenodes(schema_driver)
     service = reindexer(schema_driver, NAME, timeout=timedelta(seconds=0.3))
@@ -149,7 +149,7 @@ async def test_reindexer_tidies_up_after_a_timeout(
 
 @asynccontextmanager
 async def writer(driver: AsyncpgDriver) -> AsyncIterator[None]:
-    """Hold a transaction open that has written: a rebuild waits for it when it is half done."""
+    """Hold a transaction open that has written: a rebuild waits for it half way."""
     async with driver.pool.begin() as tx:
         await tx.fetch(qualified("LOCK TABLE /* schema */river_job IN ROW EXCLUSIVE MODE", tx))
         yield
@@ -169,8 +169,8 @@ async def until_rebuild_is_gone(driver: AsyncpgDriver) -> None:
         pass
 
 
-async def test_reindexer_runs_when_its_schedule_says(schema_driver: AsyncpgDriver) -> None:
-    """Nothing is rebuilt before midnight; it is at midnight; and then not before the next."""
+async def test_reindexer_follows_its_schedule(schema_driver: AsyncpgDriver) -> None:
+    """It rebuilds at midnight, and not before that midnight or the next."""
     clock = ManualClock(NOW)  # 10:34:56
     service = reindexer(schema_driver, clock=clock, schedule=MIDNIGHT)
     probe = Probe(service)

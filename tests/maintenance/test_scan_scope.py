@@ -1,4 +1,4 @@
-"""How often, and where, services look for rows that run, when that costs something."""
+"""How often maintenance services scan everything, and from where they scan otherwise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Slow:
-    """An executor whose statements take long by a clock, those of a name."""
+    """An executor whose statements of one name take long by a clock."""
 
     def __init__(self, pool: Executor, clock: ManualClock, name: str, seconds: float) -> None:
         self.num_said = 0
@@ -54,7 +54,7 @@ class Slow:
 
 
 async def odd(tx: Executor, by: str = "client_gone", at: datetime = NOW) -> JobRow:
-    """Insert a job that was fetched two hours before it is due, which nobody but a hand at the table can do."""
+    """Insert a job that was fetched two hours before it was due, as only a manual change makes one."""
     return await insert_job(
         tx, JobState.RUNNING, attempted_at=at - 2 * HOUR, attempted_by=[by], scheduled_at=at
     )
@@ -74,15 +74,13 @@ def rescue_settings(clock: ManualClock) -> dict[str, Any]:
     ("took", "least", "expected"),
     [(0.001, 30.0, 30.0), (1.0, 30.0, 50.0), (1.0, 0.0, 50.0), (30.0, 30.0, REST_SECONDS_MAX)],
 )
-def test_look_that_takes_long_is_followed_by_fifty_times_as_long(
-    took: float, least: float, expected: float
-) -> None:
-    """A look costs a fiftieth of the time at most, unless that is more than five minutes, and none comes sooner."""
+def test_pause_is_fifty_times_as_long_as_the_statement(took: float, least: float, expected: float) -> None:
+    """A statement takes a fiftieth of the time at most, and pauses are between `least` and five minutes."""
     assert rest_seconds(took, least=least) == expected
 
 
-def test_one_look_an_hour_is_whole() -> None:
-    """The first look is everywhere, the ones after it are not for an hour; whoever begins anew looks everywhere again."""
+def test_one_scan_an_hour_is_full() -> None:
+    """The first scan is full and then one an hour; a restart makes the next one full."""
     clock = ManualClock()
     looks = FullScanTimer(clock)
 
@@ -95,8 +93,8 @@ def test_one_look_an_hour_is_whole() -> None:
     assert said == [True, False, True, False, True]
 
 
-async def test_stuck_job_that_was_fetched_when_it_was_due_is_found_either_way(tx: Executor) -> None:
-    """Leaving out what became due since the horizon leaves out no job that was fetched before it, as fetches go."""
+async def test_bounded_scan_finds_jobs_fetched_when_due(tx: Executor) -> None:
+    """A bounded scan finds every stuck job that was not fetched before it was due."""
     ordinary = await insert_job(
         tx, JobState.RUNNING, attempted_at=NOW - 2 * HOUR, scheduled_at=NOW - 2 * HOUR
     )
@@ -112,8 +110,8 @@ async def test_stuck_job_that_was_fetched_when_it_was_due_is_found_either_way(tx
     assert (bounded, whole) == ([ordinary], [ordinary, strange, endless])
 
 
-async def test_rescuer_looks_everywhere_once_an_hour(tx: Executor) -> None:
-    """A row that somebody made due after it was fetched is rescued all the same, by the next whole look."""
+async def test_rescuer_scans_everything_once_an_hour(tx: Executor) -> None:
+    """A row changed by hand to be due after its fetch is rescued by the next full scan."""
     clock = ManualClock(NOW)
     rescuer = JobRescuer(tx, **rescue_settings(clock))
     await rescuer.run_once()
@@ -131,8 +129,8 @@ async def test_rescuer_looks_everywhere_once_an_hour(tx: Executor) -> None:
     assert (await get_job(tx, strange.id)).state is JobState.RETRYABLE
 
 
-async def test_client_looks_everywhere_again_for_what_it_has_found_once(tx: Executor) -> None:
-    """What a client does not work itself is rescued when it was found twice, and so is a row that a whole look found."""
+async def test_own_rescuer_finds_a_job_of_a_full_scan_again(tx: Executor) -> None:
+    """A job that a full scan found is found by the next pass too, and rescued."""
     strange = await odd(tx, by=ME)
     rescuer = OwnJobRescuer(
         tx,
@@ -150,7 +148,7 @@ async def test_client_looks_everywhere_again_for_what_it_has_found_once(tx: Exec
 
 
 async def reported(pool: Executor, id: ClientId, now: datetime) -> datetime:
-    """Report for a client, and return when its life began, by what was written."""
+    """Write a heartbeat, and return the start of the client's life."""
     report = ClientHeartbeatParams(
         id=id, hostname="here", kinds=[], pid=1, queue_updates={}, queues={}, heartbeat_interval=5 * MINUTE,
         version="1",
@@ -158,8 +156,8 @@ async def reported(pool: Executor, id: ClientId, now: datetime) -> datetime:
     return (await pool.run(client_heartbeat(report, started_at=now - 3 * HOUR, now=now))).started_at
 
 
-async def test_job_of_who_stopped_is_found_either_way(tx: Executor) -> None:
-    """Of a client that has stopped, what it fetched when due is found by either look, and an odd row by a whole one."""
+async def test_bounded_scan_finds_jobs_of_a_stopped_client(tx: Executor) -> None:
+    """A bounded scan finds the jobs fetched when due, and a full one also a job changed by hand."""
     started_at = await reported(tx, OTHER, NOW - HOUR)
     its = {"attempted_at": NOW - 2 * HOUR, "attempted_by": [OTHER], "scheduled_at": NOW - 2 * HOUR}
     ordinary = await insert_job(tx, JobState.RUNNING, **its)
@@ -186,8 +184,8 @@ def client_rescuer(pool: Any, clock: ManualClock) -> ClientRescuer:
     )
 
 
-async def test_slow_look_for_jobs_of_the_dead_is_rested_from(schema_driver: AsyncpgDriver) -> None:
-    """A second's look is followed by fifty without one; but whoever ends meanwhile has his jobs looked for at once."""
+async def test_slow_search_for_stranded_jobs_is_followed_by_a_pause(schema_driver: AsyncpgDriver) -> None:
+    """A search of one second is followed by fifty without one, unless another client ends meanwhile."""
     pool, now, clock = schema_driver.pool, SystemClock().now(), ManualClock()
     await reported(pool, ME, now)
     started_at = await reported(pool, OTHER, now)
@@ -209,8 +207,8 @@ async def test_slow_look_for_jobs_of_the_dead_is_rested_from(schema_driver: Asyn
     assert [*nums, slow.num_said] == [1, 2, 3]
 
 
-async def test_quick_look_for_jobs_of_the_dead_is_made_again(schema_driver: AsyncpgDriver) -> None:
-    """For a minute after somebody has ended jobs are looked for by each pass, as long as that is quick."""
+async def test_fast_search_for_stranded_jobs_is_repeated(schema_driver: AsyncpgDriver) -> None:
+    """For a minute after a client ended each pass searches for jobs, while that is fast."""
     pool, now, clock = schema_driver.pool, SystemClock().now(), ManualClock()
     await reported(pool, ME, now)
     await pool.run(client_stop(id=OTHER, started_at=await reported(pool, OTHER, now)))
@@ -223,8 +221,8 @@ async def test_quick_look_for_jobs_of_the_dead_is_made_again(schema_driver: Asyn
     assert slow.num_said == 3
 
 
-async def test_slow_look_around_is_rested_from(tx: Executor) -> None:
-    """A leader looks around for others every twenty seconds, or more seldom where that takes long."""
+async def test_slow_search_for_unregistered_clients_is_followed_by_a_pause(tx: Executor) -> None:
+    """A leader searches every twenty seconds, or less often where that is slow."""
     clock = ManualClock()
     slow: Any = Slow(tx, clock, "client_get_unregistered", 1.0)
     watcher = StepDownWatcher(
@@ -242,8 +240,10 @@ async def test_slow_look_around_is_rested_from(tx: Executor) -> None:
 
 
 @pytest.mark.parametrize(("took", "pause"), [(0.1, KINDS_SECONDS), (2.0, 100.0)])
-async def test_slow_look_for_unknown_kinds_is_rested_from(tx: Executor, took: float, pause: float) -> None:
-    """A client looks for kinds that it does not know once a minute, or more seldom where that takes long."""
+async def test_slow_search_for_unknown_kinds_is_followed_by_a_pause(
+    tx: Executor, took: float, pause: float
+) -> None:
+    """A client searches for unknown kinds once a minute, or less often where that is slow."""
     clock = ManualClock()
     slow: Any = Slow(tx, clock, "client_get_unknown_kinds", took)
     watcher = KindWatcher(slow, ME, clock=clock, kinds=["act"], queues=lambda: ["default"])
@@ -253,8 +253,8 @@ async def test_slow_look_for_unknown_kinds_is_rested_from(tx: Executor, took: fl
     assert pause <= watcher.next_pause_seconds() <= 1.1 * pause  # a fleet does not look in step
 
 
-def test_whole_look_that_took_long_is_not_made_again_soon() -> None:
-    """After a slow look passes begin a little before the last one, and everywhere again when it has been rested from."""
+def test_slow_full_scan_is_not_repeated_soon() -> None:
+    """After a slow full scan passes begin a little before the last one, until the pause is over."""
     clock = ManualClock()
     behind = ScanStart(clock, slack=MINUTE, max_seconds=30.0)
     began_at, said = clock.now(), []
@@ -281,8 +281,8 @@ def test_whole_look_that_took_long_is_not_made_again_soon() -> None:
     ]
 
 
-async def test_scheduler_that_is_slow_leaves_out_what_it_has_scheduled(tx: Executor) -> None:
-    """A job that comes to be due long ago is not seen by the next pass, but half a minute later; one a little late is."""
+async def test_slow_scheduler_starts_where_the_last_pass_began(tx: Executor) -> None:
+    """A slightly late job is found by the next pass; one that was due long ago half a minute later."""
     clock = ManualClock(NOW)
     slow: Any = Slow(tx, clock, "job_schedule", 1.0)
     scheduler = JobScheduler(slow, Inserter(tx, Config()), clock=clock)
@@ -299,8 +299,8 @@ async def test_scheduler_that_is_slow_leaves_out_what_it_has_scheduled(tx: Execu
     assert (await get_job(tx, old.id)).state is JobState.AVAILABLE
 
 
-async def test_cleaner_that_is_slow_leaves_out_what_it_has_deleted(tx: Executor) -> None:
-    """A job that was finalized long before what was deleted is deleted some minutes later; one a little late is at once."""
+async def test_slow_cleaner_starts_where_the_last_pass_began(tx: Executor) -> None:
+    """A slightly late job is deleted by the next pass; one finalized long before some minutes later."""
     clock = ManualClock(NOW)
     slow: Any = Slow(tx, clock, "job_delete_before", 10.0)
     cleaner = JobCleaner(

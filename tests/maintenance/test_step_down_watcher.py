@@ -1,4 +1,4 @@
-"""A leader's look around for clients of another language, and what it makes of them."""
+"""A leader finds clients in another language and steps down for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAKEN = ElectionBackoff(other_leader_id=ClientId("go"), vacant_since=0.0)
 
 
 class Leader:
-    """A watcher, and the term that it watches for."""
+    """A watcher with a leadership whose term the test sets."""
 
     def __init__(self, tx: Executor, *, is_active: bool = True) -> None:
         self.clock = ManualClock()
@@ -40,12 +40,12 @@ class Leader:
         self.probe = Probe(self.watcher)
 
     async def begin(self, backoff: ElectionBackoff | None = None) -> None:
-        """Begin a term, having stood back so before it."""
+        """Begin a term, after the given backoff."""
         [row] = await self.tx.fetch("SELECT clock_timestamp() AS now")
         self.backoff_before_term, self.term = backoff, Term(A, row["now"])
 
     async def looks(self) -> bool:
-        """Look around, and return whether that made way."""
+        """Run a pass, and return whether it stepped down."""
         before = self.num_steps_down
         await self.watcher.run_once()
         return self.num_steps_down > before
@@ -78,8 +78,8 @@ async def report(tx: Executor, id: str, *, seen_at: datetime | None = None) -> N
     await tx.run(client_heartbeat(values, started_at=None, now=seen_at))
 
 
-async def test_leader_among_ourselves_leads_on(tx: Executor) -> None:
-    """What clients of ours do is no reason to give up anything."""
+async def test_leader_among_registered_clients_keeps_leading(tx: Executor) -> None:
+    """The work of registered clients is no evidence."""
     leader = Leader(tx)
     await report(tx, "b")
     await attempt(tx, "b")
@@ -88,8 +88,10 @@ async def test_leader_among_ourselves_leads_on(tx: Executor) -> None:
     assert [await leader.looks() for _ in range(2)] == [False, False]
 
 
-async def test_leader_makes_way_for_whom_it_suspects(tx: Executor, caplog: pytest.LogCaptureFixture) -> None:
-    """An attempt of a stranger and a queue that none of ours touched are told, and the term is offered."""
+async def test_leader_steps_down_for_unregistered_clients(
+    tx: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It logs an attempt of an unregistered client and a queue that no client declares, and steps down."""
     caplog.set_level(logging.INFO)
     leader = Leader(tx)
     await attempt(tx, "go")
@@ -104,10 +106,10 @@ async def test_leader_makes_way_for_whom_it_suspects(tx: Executor, caplog: pytes
     ]
 
 
-async def test_offer_that_nobody_took_is_not_made_again(
+async def test_step_down_without_an_answer_is_not_repeated(
     tx: Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stranger that does not lead costs one pause: its next jobs are no news, and its silence is told."""
+    """An unregistered client that does not lead costs one step-down, and the log says that no other client led."""
     caplog.set_level(logging.INFO)
     leader = Leader(tx)
     await attempt(tx, "go")
@@ -127,8 +129,8 @@ async def test_offer_that_nobody_took_is_not_made_again(
     ]
 
 
-async def test_news_after_an_offer_that_nobody_took_waits(tx: Executor) -> None:
-    """Another stranger is offered the term, but not at once: a minute after the first in vain, two after the second."""
+async def test_next_step_down_waits_after_one_without_an_answer(tx: Executor) -> None:
+    """Evidence of another client leads to a step-down a minute after the first, two after the second."""
     leader = Leader(tx)
     await leader.begin()
     pauses = []
@@ -147,8 +149,8 @@ async def test_news_after_an_offer_that_nobody_took_waits(tx: Executor) -> None:
     assert pauses.count(0) == 0
 
 
-async def test_stranger_that_led_and_went_is_no_reason_to_wait(tx: Executor) -> None:
-    """Who took an offer up shows that offers are worth while: the next stranger is offered the term at once."""
+async def test_answered_step_down_ends_the_delay(tx: Executor) -> None:
+    """After another client led, evidence leads to a step-down at once."""
     leader = Leader(tx)
     await attempt(tx, "go_1")
     await leader.begin()
@@ -162,8 +164,8 @@ async def test_stranger_that_led_and_went_is_no_reason_to_wait(tx: Executor) -> 
     assert (first, after, second) == (True, False, True)
 
 
-async def test_leader_that_stood_back_knows_who_could_have_led(tx: Executor) -> None:
-    """What was there before its term had its time; who begins later is offered the term, by the row that he touches."""
+async def test_evidence_before_the_term_is_handled_after_a_backoff(tx: Executor) -> None:
+    """A client that starts later is evidence by the row that it updates."""
     leader = Leader(tx)
     await attempt(tx, "go")
     await touch(tx, "theirs", 30)
@@ -179,8 +181,8 @@ async def test_leader_that_stood_back_knows_who_could_have_led(tx: Executor) -> 
     assert (before, after) == (False, True)
 
 
-async def test_watcher_that_is_not_wanted_asks_nothing(tx: Executor) -> None:
-    """With making way switched off, strangers are nobody's business."""
+async def test_watcher_without_an_active_registration_makes_no_statement(tx: Executor) -> None:
+    """Without an active registration a pass does nothing."""
     leader = Leader(tx, is_active=False)
     await attempt(tx, "go")
     await leader.begin()
@@ -189,16 +191,16 @@ async def test_watcher_that_is_not_wanted_asks_nothing(tx: Executor) -> None:
     assert leader.probe.num("kept leading") == 0
 
 
-async def test_look_that_ends_after_the_term_says_nothing(tx: Executor) -> None:
-    """A term that ended while the database was asked cannot be given up."""
+async def test_pass_that_ends_after_the_term_does_nothing(tx: Executor) -> None:
+    """A term that ended during the query is not resigned."""
     leader = Leader(tx)
     await attempt(tx, "go")
 
     assert not await leader.looks()
 
 
-def test_touch_of_the_moment_in_which_a_term_began_is_not_settled() -> None:
-    """Who starts just then touches his queue, bids in vain, and has yet to be offered the term."""
+def test_update_at_the_beginning_of_a_term_is_not_handled() -> None:
+    """A client that starts at this moment could not bid before the term."""
     term = Term(A, NOW)
     old = Sighting("queue", "old", NOW - timedelta(seconds=2.1))
     new = Sighting("queue", "new", NOW - timedelta(seconds=1.9))
@@ -212,15 +214,15 @@ def test_touch_of_the_moment_in_which_a_term_began_is_not_settled() -> None:
     assert log.unhandled([old, new, client]) == [("queue", "new", new.seen_at)]
 
 
-def test_many_strangers_are_told_in_a_line() -> None:
-    """Five by name, the others by number."""
+def test_evidence_is_one_line() -> None:
+    """Five items by name, the others as a number."""
     clues = [("client", f"go_{number}", None) for number in range(7)]
 
     assert format_evidence(clues) == "client go_0, client go_1, client go_2, client go_3, client go_4, 2 more"
 
 
-async def test_client_cleaner_deletes_the_rows_of_the_gone(tx: Executor) -> None:
-    """After a day without a word, unless it is not wanted."""
+async def test_client_cleaner_deletes_rows_without_a_heartbeat_for_a_day(tx: Executor) -> None:
+    """Without an active registration it deletes nothing."""
     await report(tx, "gone", seen_at=NOW - timedelta(hours=24, seconds=1))
     await report(tx, "fresh", seen_at=NOW - timedelta(hours=24))
     clock = ManualClock(NOW)

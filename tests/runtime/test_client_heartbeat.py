@@ -1,4 +1,4 @@
-"""A client's row: what it says, for how long, and what happens where it cannot be."""
+"""A client's row: its contents, its lifetime, and a client without the table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOUCHED = datetime(2024, 5, 1, 10, 34, 56, 789_123, UTC)
 
 
 class Heartbeats:
-    """Reporters on one schema."""
+    """Heartbeats of clients on one schema."""
 
     def __init__(self, driver: AsyncpgDriver, stack: AsyncExitStack) -> None:
         self.driver = driver
@@ -65,8 +65,8 @@ async def heartbeats(schema_driver: AsyncpgDriver) -> AsyncIterator[Heartbeats]:
         yield Heartbeats(schema_driver, stack)
 
 
-async def test_client_is_there_when_it_has_started_and_stopped_when_it_has(heartbeats: Heartbeats) -> None:
-    """One row, from the start on, that says who it is; a stop leaves it, with the time."""
+async def test_start_writes_the_row_and_stop_marks_it(heartbeats: Heartbeats) -> None:
+    """A start writes the client's row; a stop keeps it, with the time."""
     heartbeats.queues["mail"] = QueueUse(7, TOUCHED)
     heartbeat, _ = heartbeats.heartbeat(interval=timedelta(seconds=5))
 
@@ -94,8 +94,8 @@ async def test_client_is_there_when_it_has_started_and_stopped_when_it_has(heart
     assert heartbeats.known == [True]
 
 
-async def test_client_reports_again_and_again(heartbeats: Heartbeats) -> None:
-    """By its interval, without anybody's asking; and at once when it is rung, with what it does by then."""
+async def test_heartbeats_come_at_the_interval_and_when_woken(heartbeats: Heartbeats) -> None:
+    """Each heartbeat has the queues at that time."""
     heartbeat, probe = heartbeats.heartbeat(interval=timedelta(milliseconds=100))
     await heartbeat.start()
     [first] = await heartbeats.rows()
@@ -112,8 +112,8 @@ async def test_client_reports_again_and_again(heartbeats: Heartbeats) -> None:
     assert last.last_seen_at > first.last_seen_at
 
 
-async def test_killed_client_leaves_its_row_and_falls_silent(heartbeats: Heartbeats) -> None:
-    """`kill -9` marks nothing: what tells is that the next reports do not come."""
+async def test_killed_client_leaves_its_row_unmarked(heartbeats: Heartbeats) -> None:
+    """After `kill -9` only missing heartbeats show the end."""
     heartbeat, _ = heartbeats.heartbeat(interval=timedelta(milliseconds=100))
     await heartbeat.start()
 
@@ -129,8 +129,8 @@ async def test_killed_client_leaves_its_row_and_falls_silent(heartbeats: Heartbe
     assert (row.state, row.stopped_at) == (ClientState.UNRESPONSIVE, None)
 
 
-async def test_client_that_comes_back_under_its_name_begins_another_life(heartbeats: Heartbeats) -> None:
-    """The row is the same one, alive again, and owns up to the queues of the life before."""
+async def test_client_that_restarts_with_its_id_begins_another_life(heartbeats: Heartbeats) -> None:
+    """The row is the same, and keeps the queue updates of the earlier life."""
     heartbeats.queues["mail"] = QueueUse(7, TOUCHED)
     first, _ = heartbeats.heartbeat()
     await first.start()
@@ -151,7 +151,7 @@ async def test_client_that_comes_back_under_its_name_begins_another_life(heartbe
 
 
 async def test_two_clients_have_two_rows(heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture) -> None:
-    """And say nothing of each other."""
+    """Two ids have two rows and no warning."""
     caplog.set_level(logging.INFO)
     for id in ("a", "b"):
         await heartbeats.heartbeat(id)[0].start()
@@ -162,10 +162,10 @@ async def test_two_clients_have_two_rows(heartbeats: Heartbeats, caplog: pytest.
     assert caplog.messages == []
 
 
-async def test_two_clients_of_one_id_are_told(
+async def test_id_that_is_used_twice_is_logged(
     heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each says once that its name is used twice; the stop of one leaves the row of the other."""
+    """Each client logs it once, and the stop of one leaves the row of the other."""
     first, first_probe = heartbeats.heartbeat()
     second, second_probe = heartbeats.heartbeat()
     await first.start()
@@ -185,10 +185,10 @@ async def test_two_clients_of_one_id_are_told(
     assert row.state is ClientState.WORKING
 
 
-async def test_row_that_a_crash_of_the_server_emptied_is_back_with_the_next_report(
+async def test_deleted_row_is_back_with_the_next_heartbeat(
     heartbeats: Heartbeats,
 ) -> None:
-    """The table is unlogged; the life goes on with all that it touched."""
+    """The life continues with all of its queue updates."""
     heartbeats.queues["mail"] = QueueUse(7, TOUCHED)
     heartbeat, probe = heartbeats.heartbeat()
     await heartbeat.start()
@@ -203,10 +203,10 @@ async def test_row_that_a_crash_of_the_server_emptied_is_back_with_the_next_repo
     assert (after.started_at, reported.queue_updates) == (before.started_at, {"mail": TOUCHED})
 
 
-async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_made(
+async def test_client_without_the_migration_logs_that_once_and_registers_later(
     heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What follows and what to do are in one line; a migration while it runs is noticed without a restart."""
+    """One line names the effect and the remedy; after the migration the client registers without a restart."""
     caplog.set_level(logging.INFO)
     await Migrator(heartbeats.driver, "millhand").down(target=1)
     try:
@@ -235,10 +235,10 @@ async def test_client_without_the_migration_says_so_once_and_reports_when_it_is_
     assert (info.message, info.levelname) == ("client heartbeat recovered", "INFO")
 
 
-async def test_client_whose_tables_are_taken_away_goes_on_without(
+async def test_client_continues_without_its_tables(
     heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A migration taken back is noticed with the next report, and told as one that was never made."""
+    """The next heartbeat after a downgrade logs the missing tables."""
     heartbeat, probe = heartbeats.heartbeat()
     await heartbeat.start()
 
@@ -254,10 +254,10 @@ async def test_client_whose_tables_are_taken_away_goes_on_without(
     assert "millhand_client" in caplog.records[0].reason  # type: ignore[attr-defined]
 
 
-async def test_client_whose_rights_are_taken_away_learns_what_it_lost_when_it_has_them_again(
+async def test_client_without_rights_learns_later_that_it_was_declared_dead(
     heartbeats: Heartbeats, postgres_url: str
 ) -> None:
-    """Its row falls silent meanwhile, so others may give it up; it is the same life, whose jobs are lost."""
+    """With its rights back the client continues the same life, whose jobs are lost."""
     lost: list[datetime] = []
     table = qualified("/* schema */millhand_client", heartbeats.driver.pool)
     owned = heartbeats.driver
@@ -291,10 +291,10 @@ async def test_client_whose_rights_are_taken_away_learns_what_it_lost_when_it_ha
     assert (again.started_at, lost) == (reported.started_at, [again.lost_at])
 
 
-async def test_report_that_fails_is_told_once_and_made_again(
+async def test_failed_heartbeat_is_logged_once_and_retried(
     heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A database that is away neither ends the reports nor fills the log."""
+    """A database that is unreachable neither ends the heartbeats nor fills the log."""
     driver = AsyncpgDriver(heartbeats.driver._url or "", heartbeats.driver.schema)
     await driver.open()
     heartbeats.driver = driver
@@ -313,10 +313,10 @@ async def test_report_that_fails_is_told_once_and_made_again(
     assert heartbeat._registration.is_active
 
 
-async def test_client_that_was_given_up_learns_of_it_once(
+async def test_client_that_was_declared_dead_learns_that_once(
     heartbeats: Heartbeats, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next report tells from when back its jobs are lost; what a former life lost is not told."""
+    """The next heartbeat calls `on_lost` with the time; losses of an earlier life are ignored."""
     lost: list[datetime] = []
     heartbeat, probe = heartbeats.heartbeat(on_lost=lost.append)
     await heartbeat.start()
@@ -337,10 +337,10 @@ async def test_client_that_was_given_up_learns_of_it_once(
     assert first < another._registration.steady_since
 
 
-async def test_client_that_was_given_up_long_ago_has_lost_what_it_fetched_since(
+async def test_client_that_was_declared_dead_long_ago_lost_later_fetches_too(
     heartbeats: Heartbeats,
 ) -> None:
-    """While it is not heard others take that too, but for what is younger than their patience with a client."""
+    """Jobs fetched without heartbeats are lost, except those younger than the time until a client counts as dead."""
     lost: list[datetime] = []
     heartbeat, probe = heartbeats.heartbeat(on_lost=lost.append, interval=timedelta(hours=1))
     await heartbeat.start()
@@ -355,8 +355,8 @@ async def test_client_that_was_given_up_long_ago_has_lost_what_it_fetched_since(
     assert lost == [reports[0].seen_at - timedelta(hours=2, seconds=1), reports[1].lost_at]
 
 
-async def test_reports_are_steady_from_the_first_one_that_is_in_time(heartbeats: Heartbeats) -> None:
-    """One that failed, one that came late, and a clock that went back begin it anew."""
+async def test_heartbeats_are_steady_since_the_first_one_in_time(heartbeats: Heartbeats) -> None:
+    """A failed heartbeat, a late one, and a clock that was set back restart it."""
     heartbeat, probe = heartbeats.heartbeat(interval=timedelta(hours=1))
     await heartbeat.start()
     since = [heartbeat._registration.steady_since]
@@ -382,8 +382,8 @@ async def test_reports_are_steady_from_the_first_one_that_is_in_time(heartbeats:
     assert since[1:] == sorted({one for one in since[1:] if one is not None})
 
 
-async def test_report_that_failed_is_soon_made_again(heartbeats: Heartbeats) -> None:
-    """Nobody is to be given up because one answer was lost."""
+async def test_failed_heartbeat_is_retried_soon(heartbeats: Heartbeats) -> None:
+    """One lost answer must not make a client a suspect."""
     heartbeat, _ = heartbeats.heartbeat(interval=timedelta(seconds=5))
     pauses = [heartbeat._pause_seconds()]
 

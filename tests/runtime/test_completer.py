@@ -1,4 +1,4 @@
-"""Completions are written once, in batches, whatever the database does meanwhile."""
+"""Completions are written once, in batches, through all failures of the database."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _workers() -> Workers:
 async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One row that the database refuses is told of and stays running; those beside it are completed."""
+    """The refused row is logged and stays running; the other jobs of the batch are completed."""
     await harness.execute(POISON)
     await harness.execute(
         "CREATE TRIGGER poison BEFORE UPDATE ON river_job FOR EACH ROW EXECUTE FUNCTION poison()"
@@ -69,7 +69,7 @@ async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
 async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When nobody answers any more after a row was refused, a stop waits for no other one, and tells of all."""
+    """If the database stops answering after a refused row, a stop waits for no other row and logs all."""
     num_jobs = 20
     go_on = asyncio.Event()
     refused = asyncio.Event()
@@ -112,8 +112,8 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
     assert told["completions lost"].num_jobs == num_jobs - 1
 
 
-async def test_job_is_held_while_its_outcome_is_on_its_way(harness: ClientHarness) -> None:
-    """Nobody takes it for one that its client has forgotten, however long the write has to wait."""
+async def test_job_is_held_until_its_outcome_is_written(harness: ClientHarness) -> None:
+    """The own rescuer leaves the job alone, however long the write waits."""
     waiting = "SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
     go_on = asyncio.Event()
     running = asyncio.Event()
@@ -144,7 +144,7 @@ async def test_job_is_held_while_its_outcome_is_on_its_way(harness: ClientHarnes
 async def _work_beside_a_locked_row(
     harness: ClientHarness, tx: Executor, client: Client, go_on: asyncio.Event, running: asyncio.Semaphore
 ) -> JobId:
-    """Let three jobs end while another transaction has locked the row of one, which is returned."""
+    """Let three jobs end while another transaction has locked the row of the one that is returned."""
     locked, *_ = [one.job.id for one in await client.insert_many([Act(str(n)) for n in range(3)])]
     for _ in range(3):
         await asyncio.wait_for(running.acquire(), GENEROUS)
@@ -166,10 +166,10 @@ def _held_workers() -> tuple[Workers, asyncio.Event, asyncio.Semaphore]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [BATCH_SIZE, 1])
-async def test_row_that_somebody_has_locked_holds_up_no_others(
+async def test_locked_row_delays_no_others(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, batch_size: int
 ) -> None:
-    """While one row is locked others are completed, be it in batches without it, and later ones too; it comes last."""
+    """While one row is locked the others are completed, in batches without it, and later ones too."""
     monkeypatch.setattr("millhand.runtime.completer.BATCH_SIZE", batch_size)
     caplog.set_level(logging.INFO, "millhand.runtime")
     workers, go_on, running = _held_workers()
@@ -190,10 +190,10 @@ async def test_row_that_somebody_has_locked_holds_up_no_others(
 
 
 @pytest.mark.slow
-async def test_row_that_somebody_has_locked_costs_a_stop_no_other_outcome(
+async def test_locked_row_costs_a_stop_no_other_outcome(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stop writes what it can, and tells of what is locked to its end, by its ids."""
+    """A stop writes all other outcomes and logs the ids of the locked ones."""
     workers, go_on, running = _held_workers()
     client = harness.client(workers)
     await client.start()
@@ -211,10 +211,10 @@ async def test_row_that_somebody_has_locked_costs_a_stop_no_other_outcome(
     )
 
 
-async def test_backlog_holds_up_attempts_until_there_is_room(
+async def test_full_backlog_keeps_slots_taken(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When completions cannot be written attempts keep their slots, so that no more is fetched than can be kept."""
+    """While outcomes cannot be written attempts keep their slots, so no more jobs are fetched."""
     monkeypatch.setattr("millhand.runtime.completer.BACKLOG_FULL", 4)
     workers = _workers()
 
@@ -229,10 +229,10 @@ async def test_backlog_holds_up_attempts_until_there_is_room(
     assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 
-async def test_backlog_that_is_full_holds_up_no_stop(
+async def test_full_backlog_does_not_block_a_stop(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Attempts that wait for a database that is away, to write their outcomes, end with the stop, which tells of all."""
+    """Attempts that wait for the full backlog end with the stop, which logs all outcomes."""
     monkeypatch.setattr("millhand.runtime.completer.BACKLOG_FULL", 2)
     monkeypatch.setattr("millhand.runtime.completer.FLUSH_SECONDS", 0.1)
     running = asyncio.Semaphore(0)
@@ -262,7 +262,7 @@ async def test_backlog_that_is_full_holds_up_no_stop(
 async def test_completion_survives_connections_that_are_killed(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While jobs are worked all connections are killed: each job is worked once; start and end are told."""
+    """All connections are ended while jobs are worked: each job is worked once, and the log has the start and the end."""
     worked: list[str] = []
     go_on = asyncio.Event()
     started = asyncio.Event()
@@ -303,11 +303,11 @@ async def _kill_all(harness: ClientHarness) -> None:
         await connection.close()
 
 
-async def test_job_that_somebody_else_settled_keeps_his_state(harness: ClientHarness) -> None:
+async def test_job_that_another_client_finalized_keeps_its_state(harness: ClientHarness) -> None:
     """
     external_terminal_completion_race.
 
-    A row that was completed by another hand while it ran keeps that, is told of as it is, and gets the metadata.
+    A row that was completed by another client while it ran keeps that, and its event and metadata show it.
     """
     started, go_on = asyncio.Event(), asyncio.Event()
     workers = Workers()
@@ -337,13 +337,13 @@ async def test_job_that_somebody_else_settled_keeps_his_state(harness: ClientHar
     )
 
 
-async def test_success_that_somebody_else_settled_first_tells_what_he_made_of_it(
+async def test_success_after_another_client_cancelled_emits_cancelled(
     harness: ClientHarness,
 ) -> None:
     """
     external_terminal_completion_race.
 
-    A worker that returns after its job was cancelled by another hand is told of as cancelled, row and all.
+    A worker that returns after its job was cancelled in the database emits the event of the cancelled row.
     """
     started, go_on = asyncio.Event(), asyncio.Event()
     workers = Workers()
@@ -371,7 +371,7 @@ async def test_completion_whose_connection_dies_is_written_later(
     """
     completion_transient_failure_retry.
 
-    A write that is cut off is kept and tried again; the log tells of its beginning and of its end, once each.
+    A write that is cut off is kept and retried; the log has one line at the beginning and one at the end.
     """
     started, go_on = asyncio.Event(), asyncio.Event()
     workers = Workers()
@@ -405,7 +405,7 @@ async def test_completion_whose_connection_dies_is_written_later(
 async def test_completion_survives_a_stop_during_a_restart_of_the_database(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stop holds out for a while: what is cut off four times, as in a restart, is written with the fifth."""
+    """A stop retries for a while: a write that is cut off four times succeeds with the fifth."""
     started, go_on = asyncio.Event(), asyncio.Event()
     workers = Workers()
 
@@ -436,8 +436,8 @@ async def test_completion_survives_a_stop_during_a_restart_of_the_database(
     assert caplog.records == []
 
 
-async def test_completions_go_through_although_workers_keep_the_pool_busy(harness: ClientHarness) -> None:
-    """pool_pressure_completion; ten workers at a time want the three connections that fetches and completions want too."""
+async def test_completions_continue_while_workers_keep_the_pool_busy(harness: ClientHarness) -> None:
+    """pool_pressure_completion; ten workers share the three connections that fetches and completions use."""
     workers = Workers()
     async with asyncpg.create_pool(harness.url_as(APPLICATION), min_size=1, max_size=4) as pool:
 
@@ -458,7 +458,7 @@ async def test_completions_go_through_although_workers_keep_the_pool_busy(harnes
 
 
 async def _kill_blocked_completion(harness: ClientHarness) -> set[int]:
-    """Return whose connections were killed, by the ids of their processes."""
+    """Return the ids of the server processes whose connections were ended."""
     blocked = """
         SELECT pid, pg_terminate_backend(pid)
         FROM pg_stat_activity

@@ -1,4 +1,4 @@
-"""An outcome counts for its own attempt: who was given up, and comes back, changes nothing."""
+"""An outcome counts for its own attempt only."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ LATER = "UPDATE river_job SET state = 'scheduled', scheduled_at = now() + interv
 TOLD = """SELECT pg_notify('public.river_insert', '{"queue": "default"}')"""
 
 
-async def test_attempt_whose_job_has_another_changes_nothing(
+async def test_attempt_whose_job_was_fetched_again_changes_nothing(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its error, its output and its state are dropped, and told of in one line; the other attempt's count."""
+    """Its error, output and state are dropped with one log line; those of the other attempt count."""
     ends = [asyncio.Event(), asyncio.Event()]
     begun = asyncio.Semaphore(0)
     workers = Workers()
@@ -79,10 +79,10 @@ async def test_attempt_whose_job_has_another_changes_nothing(
     }  # fmt: skip
 
 
-async def test_attempt_whose_job_was_given_back_changes_nothing(
+async def test_attempt_whose_job_was_rescued_changes_nothing(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What waits for another attempt keeps its state and its metadata, and nobody is told of an end."""
+    """A job that waits for another attempt keeps its state and metadata, and no event is emitted."""
     go_on, started = asyncio.Event(), asyncio.Event()
     workers = Workers()
 
@@ -111,7 +111,7 @@ async def test_attempt_whose_job_was_given_back_changes_nothing(
 async def test_later_attempt_counts_in_whatever_order_they_are_handed_over(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of two attempts that wait to be written, the one that was given up does not take the place of the other."""
+    """Of two attempts that wait to be written, the later fetched one counts."""
     completer = Completer(
         harness.driver.pool,
         ClientId("me"),
@@ -138,8 +138,8 @@ async def test_later_attempt_counts_in_whatever_order_they_are_handed_over(
     assert [record.message for record in caplog.records] == ["outcome came too late"] * 2
 
 
-async def test_token_is_larger_with_each_fetch(harness: ClientHarness) -> None:
-    """A snooze gives the attempt back, and the next one has its number, but a token of its own."""
+async def test_fencing_token_grows_with_each_fetch(harness: ClientHarness) -> None:
+    """After a snooze the next attempt has the same number and a larger token."""
     seen: list[tuple[int, int]] = []
     workers = Workers()
 
@@ -161,10 +161,10 @@ async def test_token_is_larger_with_each_fetch(harness: ClientHarness) -> None:
     assert seen[2][1] == round(row.attempted_at.timestamp() * 1_000_000)
 
 
-async def test_client_that_was_given_up_cancels_what_it_lost(
+async def test_client_that_was_declared_dead_cancels_lost_attempts(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Attempts at what was fetched before end as soon as its report says so; what was fetched after goes on."""
+    """Attempts fetched before the declaration are cancelled by the next heartbeat; later ones continue."""
     caplog.set_level(logging.INFO)
     begun = asyncio.Semaphore(0)
     ended: list[str] = []
@@ -206,14 +206,10 @@ async def test_client_that_was_given_up_cancels_what_it_lost(
     assert told == ["client was declared dead", "attempts lost", "outcome came too late"]
 
 
-async def test_client_whose_reports_are_refused_cancels_what_others_were_given(
+async def test_client_without_rights_cancels_attempts_that_others_have(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """
-    Nobody tells it that it was given up, but the rows of its jobs do; what is still its own goes on.
-
-    So does an attempt that has completed its job itself, and is not over.
-    """
+    """The rows of its jobs show which attempts are lost; the others continue, also one that completed its job itself."""
     begun = asyncio.Semaphore(0)
     ended: list[tuple[str, str]] = []
     go_on = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Deadlines of many attempts by one timer."""
+"""Timeouts of many attempts with one timer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from millhand.runtime.deadline import Deadlines
 GENEROUS = 10.0
 
 
-async def test_deadlines_expire_in_order_and_only_what_is_in() -> None:
-    """What was taken out in time does not expire; the others do, each one time."""
+async def test_deadlines_expire_in_order_unless_discarded() -> None:
+    """Each item that was not discarded expires once."""
     expired: list[str] = []
     done = asyncio.Event()
 
@@ -34,8 +34,8 @@ async def test_deadlines_expire_in_order_and_only_what_is_in() -> None:
     assert expired == ["first", "last"]
 
 
-async def test_deadlines_arm_again_after_they_ran_empty() -> None:
-    """An item added after the timer found nothing expires as well."""
+async def test_deadlines_restart_after_they_ran_empty() -> None:
+    """An item added after the timer found nothing expires too."""
     expired: asyncio.Queue[str] = asyncio.Queue()
     deadlines = Deadlines(expired.put_nowait)
 
@@ -50,7 +50,7 @@ async def test_deadlines_arm_again_after_they_ran_empty() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
 def test_deadlines_expire_exactly_what_was_not_discarded(steps: list[tuple[int, bool]]) -> None:
-    """Whatever is added and taken out, in whatever order, what is in at the end expires and nothing else does."""
+    """For any sequence of adds and discards, exactly the remaining items expire."""
 
     async def play() -> tuple[set[int], set[int]]:
         expired: set[int] = set()

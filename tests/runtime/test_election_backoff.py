@@ -1,4 +1,4 @@
-"""Who goes first: the rules by which a follower stands back."""
+"""The rules by which a follower lets clients in another language bid first."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ OFFERED = ElectionBackoff(other_leader_id=None, vacant_since=3.0)
         (OFFERED, GO_LEADS, HELD),
     ],
 )
-def test_follower_stands_as_it_sees(
+def test_backoff_follows_the_view(
     before: ElectionBackoff | None, sight: LeaderView, after: ElectionBackoff | None
 ) -> None:
-    """Back while a stranger leads, and from when his term is over; a leader of ours ends it."""
+    """It begins while an unregistered client leads, lasts after its term, and ends with a registered leader."""
     assert after_view(before, sight, 5.0) == after
 
 
-def test_follower_that_hears_of_an_end_begins_anew() -> None:
-    """A term that nobody saw is as good as one that was seen; who does not stand back goes on so."""
+def test_resignation_restarts_the_backoff() -> None:
+    """A follower without a backoff stays without one."""
     assert after_resignation(OFFERED, 7.0) == ElectionBackoff(other_leader_id=None, vacant_since=7.0)
     assert after_resignation(HELD, 7.0) == ElectionBackoff(other_leader_id=GO, vacant_since=7.0)
     assert after_resignation(None, 7.0) is None
@@ -70,11 +70,11 @@ def test_follower_that_hears_of_an_end_begins_anew() -> None:
         (OFFERED, WAY, 3.0, False),
     ],
 )
-def test_follower_bids_in_its_turn(
+def test_follower_bids_when_the_backoff_allows(
     standing: ElectionBackoff | None,
     sight: LeaderView,
     now: float,
     expected: bool,
 ) -> None:
-    """Among ourselves at once; beside others when they have had their time; never against a term that runs."""
+    """At once without a backoff, after the patience with one, and never during a term."""
     assert may_bid(standing, sight, now=now, patience=PATIENCE) is expected

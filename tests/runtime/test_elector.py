@@ -1,4 +1,4 @@
-"""Elections: one leader at a time, by term, on a real database."""
+"""Elections on a real database: one leader at a time, by term."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEVER = 3600.0
 
 @dataclass
 class Electors:
-    """Electors on one schema, and all that was said of terms, in order."""
+    """Electors on one schema, and their calls of `on_term` in order."""
 
     driver: AsyncpgDriver
     stack: AsyncExitStack
@@ -42,7 +42,7 @@ class Electors:
     begun: asyncio.Queue[Term] = field(default_factory=asyncio.Queue)
 
     def elector(self, name: str, *, clock: Clock | None = None, **settings: float) -> tuple[Elector, Probe]:
-        """Return an elector that bids and renews when woken, and what hears of it."""
+        """Return an elector that bids and renews when woken, and its probe."""
         settings = {"interval_seconds": NEVER, "jitter_seconds": 0.0, **settings}
         elector = Elector(
             self.driver.pool,
@@ -76,7 +76,7 @@ async def electors(schema_driver: AsyncpgDriver) -> AsyncIterator[Electors]:
 
 
 def test_defaults_are_those_of_river() -> None:
-    """A fleet agrees on when a term ends only if all clients count the same seconds."""
+    """All clients of a fleet must agree on the seconds of a term."""
     recorded = golden("leader")["constants_seconds"]
 
     assert recorded == {
@@ -88,8 +88,10 @@ def test_defaults_are_those_of_river() -> None:
     }
 
 
-async def test_elector_leads_when_nobody_does(electors: Electors, caplog: pytest.LogCaptureFixture) -> None:
-    """The first to bid gets a term of fifteen seconds, dated by the database, and says so."""
+async def test_elector_leads_without_another_leader(
+    electors: Electors, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first bid gets a term of fifteen seconds, dated by the database, and a log line."""
     caplog.set_level(logging.INFO)
 
     elector, _, term = await electors.leader("a")
@@ -103,7 +105,7 @@ async def test_elector_leads_when_nobody_does(electors: Electors, caplog: pytest
 
 
 async def test_elector_follows_while_another_leads(electors: Electors) -> None:
-    """Who bids while a term runs gets nothing, and leads nothing."""
+    """A bid during a term is lost."""
     _, _, term = await electors.leader("a")
     follower, probe = electors.elector("b")
 
@@ -114,7 +116,7 @@ async def test_elector_follows_while_another_leads(electors: Electors) -> None:
 
 
 async def test_elector_renews_its_term(electors: Electors) -> None:
-    """A renewal moves the end of the term and leaves its beginning."""
+    """A renewal moves the end of the term and keeps its beginning."""
     elector, probe, term = await electors.leader("a")
     before = await electors.row()
 
@@ -131,7 +133,7 @@ async def test_elector_renews_its_term(electors: Electors) -> None:
 async def test_elector_resigns_when_stopped_and_followers_bid_at_once(
     electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The term of a client that stops ends there and then; who hears of it need not wait for it to expire."""
+    """A stop ends the term at once, and notified followers need not wait for its expiry."""
     caplog.set_level(logging.INFO)
     leader, _, old = await electors.leader("a")
     follower, probe = electors.elector("b")
@@ -152,7 +154,7 @@ async def test_elector_resigns_when_stopped_and_followers_bid_at_once(
 
 
 async def test_elector_leaves_no_row_when_stopped_alone(electors: Electors) -> None:
-    """Nobody finds a term of a client that is gone in order."""
+    """After an orderly stop no row of a term remains."""
     elector, _, _ = await electors.leader("a")
 
     await elector.stop()
@@ -161,7 +163,7 @@ async def test_elector_leaves_no_row_when_stopped_alone(electors: Electors) -> N
 
 
 async def test_elector_takes_over_when_a_dead_leaders_term_expired(electors: Electors) -> None:
-    """A leader that was killed cannot resign; its term is over when the database says so, and not before."""
+    """The term of a killed leader ends when the database's clock says so, and not before."""
     killed, _, old = await electors.leader("a", ttl_seconds=1.0, margin_seconds=0.1)
     follower, probe = electors.elector("b", interval_seconds=0.02)
     await follower.start()
@@ -180,7 +182,7 @@ async def test_elector_with_a_dead_leaders_id_waits_for_the_term_to_expire(elect
     """
     leadership_same_client_id_term_replacement.
 
-    A client that starts again under its old name does not inherit the term.
+    A client that restarts with its id does not inherit the term.
     """
     id = ClientId("a")
     await electors.driver.pool.run(leader_attempt_elect(leader_id=id, ttl=timedelta(seconds=0.3)))
@@ -196,8 +198,8 @@ async def test_elector_with_a_dead_leaders_id_waits_for_the_term_to_expire(elect
     assert term.elected_at > left.expires_at
 
 
-async def test_request_to_resign_makes_room_for_another(electors: Electors) -> None:
-    """Whoever leads resigns when asked to, and lets the others go first."""
+async def test_request_to_resign_lets_another_client_lead(electors: Electors) -> None:
+    """The leader resigns on request and lets other clients bid first."""
     leader, leader_probe, old = await electors.leader("a")
     follower, probe = electors.elector("b")
     await follower.start()
@@ -212,7 +214,7 @@ async def test_request_to_resign_makes_room_for_another(electors: Electors) -> N
 
 
 async def test_request_to_resign_leaves_a_lone_client_leading_again(electors: Electors) -> None:
-    """If nobody else is there, the one who resigned leads again, in a term of its own."""
+    """Without another client the one that resigned leads again, in a new term."""
     leader, probe, old = await electors.leader("a")
 
     leader.on_notification('{"action": "request_resign", "leader_id": ""}')
@@ -225,7 +227,7 @@ async def test_request_for_an_old_term_leaves_the_new_one(electors: Electors) ->
     """
     leadership_same_client_id_term_replacement.
 
-    What is said of a term is said of that term: a late complaint does not end the one after it.
+    A late request for an earlier term does not end the current one.
     """
     leader, probe, old = await electors.leader("a")
     leader.on_notification('{"action": "request_resign", "leader_id": ""}')
@@ -242,7 +244,7 @@ async def test_request_for_an_old_term_leaves_the_new_one(electors: Electors) ->
 
 
 async def test_client_that_resigns_for_cause_does_not_bid_at_once(electors: Electors) -> None:
-    """Who found that he cannot do the work leaves it to others for an interval."""
+    """A leader that cannot work lets others bid for an interval."""
     leader, probe, term = await electors.leader("a")
 
     leader.request_resign(term)
@@ -265,8 +267,8 @@ async def test_client_that_resigns_for_cause_does_not_bid_at_once(electors: Elec
         '{"action": "resigned", "leader_id": "a"}',
     ],
 )
-async def test_elector_goes_on_when_it_hears_nonsense(electors: Electors, payload: str) -> None:
-    """What is not understood on the wire changes nothing."""
+async def test_elector_ignores_malformed_notifications(electors: Electors, payload: str) -> None:
+    """A malformed payload changes nothing."""
     elector, probe, term = await electors.leader("a")
 
     elector.on_notification(payload)
@@ -276,10 +278,10 @@ async def test_elector_goes_on_when_it_hears_nonsense(electors: Electors, payloa
     assert elector.term == term
 
 
-async def test_elector_steps_down_when_its_row_is_gone(
+async def test_elector_stops_leading_when_its_row_is_gone(
     electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A renewal that is refused ends the term at once, and nothing is resigned, for nothing is ours any more."""
+    """A refused renewal ends the term at once, and no resignation is sent."""
     caplog.set_level(logging.INFO)
     elector, probe, old = await electors.leader("a")
     await electors.driver.pool.fetch(qualified("DELETE FROM /* schema */river_leader", electors.driver.pool))
@@ -295,8 +297,8 @@ async def test_elector_steps_down_when_its_row_is_gone(
     ]
 
 
-async def test_elector_steps_down_in_time_when_the_database_does_not_answer(electors: Electors) -> None:
-    """A leader that cannot renew is none any more before the database would give the term to another."""
+async def test_elector_stops_leading_in_time_when_the_database_does_not_answer(electors: Electors) -> None:
+    """A leader that cannot renew ends its term before the database would give it to another."""
     settings = {"interval_seconds": 0.1, "ttl_seconds": 2.5, "margin_seconds": 2.0}
     elector, probe, _ = await electors.leader("a", **settings)
     lock = qualified("LOCK TABLE /* schema */river_leader", electors.driver.pool)
@@ -315,7 +317,7 @@ async def test_elector_steps_down_in_time_when_the_database_does_not_answer(elec
 
 
 async def test_elector_trusts_its_term_for_fourteen_seconds_of_its_own_clock(electors: Electors) -> None:
-    """However long a process stands still, it does not take itself for the leader when it wakes."""
+    """A process that was stalled longer does not act as leader when it continues."""
     clock = ManualClock()
     elector, probe = electors.elector("a", clock=clock)
     await elector.start()
@@ -333,7 +335,7 @@ async def test_elector_trusts_its_term_for_fourteen_seconds_of_its_own_clock(ele
 
 
 async def test_elector_resigns_when_its_renewal_came_too_late(electors: Electors) -> None:
-    """A term whose end was told is over, whatever the database answers afterwards, and its row is given up."""
+    """A term whose end was called stays over, whatever the database answers later, and its row is deleted."""
     clock = ManualClock()
     elector, probe = electors.elector("a", clock=clock)
     await elector.start()
@@ -361,10 +363,8 @@ async def until_waiting(tx: Executor) -> None:
             pass
 
 
-async def test_elector_survives_a_database_that_is_away(
-    electors: Electors, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Bids that fail are told and repeated; they neither end the elector nor keep it from stopping."""
+async def test_elector_survives_an_outage(electors: Electors, caplog: pytest.LogCaptureFixture) -> None:
+    """Failed bids are logged and repeated; they neither end the elector nor delay its stop."""
     driver = AsyncpgDriver(electors.driver._url or "", electors.driver.schema)
     said: list[Term | None] = []
     elector = Elector(driver.pool, ClientId("a"), clock=SystemClock(), on_term=said.append)
@@ -383,7 +383,7 @@ async def test_elector_survives_a_database_that_is_away(
 
 @pytest.mark.parametrize("num_clients", [2, pytest.param(5, marks=pytest.mark.slow)])
 async def test_terms_never_overlap(electors: Electors, num_clients: int) -> None:
-    """Whatever clients do, stop, die or are asked to resign, a term begins only after the one before has ended."""
+    """For any sequence of stops, deaths and requests, a term begins only after the one before has ended."""
     choice = random.Random(num_clients)  # noqa: S311 - the same story each time
     settings = {"interval_seconds": 0.02, "jitter_seconds": 0.02, "margin_seconds": 0.05, "ttl_seconds": 0.25}
     clients = [electors.elector(f"client_{n}", **settings)[0] for n in range(num_clients)]
@@ -414,7 +414,7 @@ async def test_terms_never_overlap(electors: Electors, num_clients: int) -> None
 
 
 async def test_term_is_dated_when_its_bid_was_sent(electors: Electors) -> None:
-    """A bid that waits for a resignation begins after the former term has ended, with a date from before that end."""
+    """A bid that waits for a resignation begins a term dated before the end of the former one."""
     leader, _, old = await electors.leader("a")
     follower, probe = electors.elector("b")
     async with electors.driver.pool.begin() as tx:
@@ -431,7 +431,7 @@ async def test_term_is_dated_when_its_bid_was_sent(electors: Electors) -> None:
 
 
 async def test_elector_withstands_starts_and_stops_at_once(electors: Electors) -> None:
-    """Whoever starts and stops an elector at the same time as others, in the end it is stopped and leads nothing."""
+    """However starts and stops interleave, the elector is stopped in the end and leads nothing."""
     elector, _ = electors.elector("a", interval_seconds=0.01)
 
     async def hammer() -> None:
@@ -447,7 +447,7 @@ async def test_elector_withstands_starts_and_stops_at_once(electors: Electors) -
 
 
 class heard_by:  # noqa: N801 - used as a function
-    """Have electors hear what is said of leadership, as their client's notifier would have them."""
+    """Pass notifications of leadership to electors, as a client's notifier does."""
 
     def __init__(self, driver: AsyncpgDriver, *electors: Elector) -> None:
         self.electors = electors
@@ -466,7 +466,7 @@ class heard_by:  # noqa: N801 - used as a function
 
 
 async def kill(elector: Elector) -> None:
-    """End an elector without giving it a chance to resign, as `kill -9` does."""
+    """End an elector without a resignation, as `kill -9` does."""
     task = elector._task
     if task is not None:
         task.cancel()
@@ -481,8 +481,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     ]
 
 
-async def test_follower_that_looks_first_is_there_when_the_term_expires(electors: Electors) -> None:
-    """It bids for no term that runs, and need not wait for its next bid when one ends that nobody renews."""
+async def test_follower_that_looks_first_bids_when_the_term_expires(electors: Electors) -> None:
+    """It makes no bid during a term, and bids at its expiry."""
     term = leader_attempt_elect(leader_id=ClientId("dead"), ttl=timedelta(seconds=0.4))
     assert await electors.driver.pool.run(term) is not None
     elector, probe = electors.elector("heir", looks_first=True)

@@ -1,4 +1,4 @@
-"""Elections for two leadership, and beside clients of another language."""
+"""Elections for two leader roles, and beside clients in another language."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE = 5.0 + 1.0 + 0.5
 
 @dataclass
 class Electors:
-    """Electors of ours on one schema, all known, and somebody else."""
+    """Electors of registered clients on one schema, and an unregistered client."""
 
     driver: AsyncpgDriver
     stack: AsyncExitStack
@@ -40,7 +40,7 @@ class Electors:
     async def elector(
         self, name: str, *, clock: Clock | None = None, is_last: bool = True, **settings: Any
     ) -> tuple[Elector, Probe]:
-        """Return an elector, started, of a client that has reported; its bids come when it is rung."""
+        """Return a started elector of a registered client; it bids when woken."""
         await self.report(name)
         elector = Elector(
             self.driver.pool,
@@ -69,7 +69,7 @@ class Electors:
         await self.driver.pool.run(client_heartbeat(report, started_at=None))
 
     async def go_leads(self) -> LeaderRow:
-        """Have a client that is none of ours lead, for a term."""
+        """Make an unregistered client lead for a term."""
         row = await self.driver.pool.run(leader_attempt_elect(leader_id=GO, ttl=TTL))
         assert row is not None
         return row
@@ -102,8 +102,8 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 RESIGNED = '{"leader_id": "go", "action": "resigned"}'
 
 
-async def test_elector_of_ours_is_elected_at_once_among_ourselves(electors: Electors) -> None:
-    """Nobody waits for strangers that nobody has seen: the first bid of a client that starts wins a vacant leader_role."""
+async def test_elector_is_elected_at_once_among_registered_clients(electors: Electors) -> None:
+    """The first bid wins a vacant role."""
     _, probe = await electors.elector("a")
 
     term = await probe.wait("gained")
@@ -111,10 +111,10 @@ async def test_elector_of_ours_is_elected_at_once_among_ourselves(electors: Elec
     assert (term.leader_id, probe.num("bid")) == ("a", 1)
 
 
-async def test_elector_stands_back_while_a_stranger_leads(
+async def test_elector_backs_off_while_an_unregistered_client_leads(
     electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It says once to whom it leaves the term, however often it looks."""
+    """It logs the leader once, however often it looks."""
     caplog.set_level(logging.INFO)
     await electors.go_leads()
     elector, probe = await electors.elector("a")
@@ -127,8 +127,8 @@ async def test_elector_stands_back_while_a_stranger_leads(
     assert lines(caplog) == [("leadership left to others", "go")]
 
 
-async def test_elector_waits_for_strangers_when_a_stranger_resigns(electors: Electors) -> None:
-    """Who hears that the stranger's term is over lets his like go first, for as long as they may take to bid."""
+async def test_elector_waits_after_an_unregistered_client_resigns(electors: Electors) -> None:
+    """It waits as long as other clients may take to bid."""
     clock = ManualClock()
     row = await electors.go_leads()
     elector, probe = await electors.elector("a", clock=clock)
@@ -150,8 +150,8 @@ async def test_elector_waits_for_strangers_when_a_stranger_resigns(electors: Ele
     )
 
 
-async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(electors: Electors) -> None:
-    """A living stranger always wins: each of his terms is followed by the whole time that his like may take."""
+async def test_elector_restarts_its_wait_when_an_unregistered_client_leads_again(electors: Electors) -> None:
+    """Each term of an unregistered client is followed by the whole wait."""
     clock = ManualClock()
     row = await electors.go_leads()
     elector, probe = await electors.elector("a", clock=clock)
@@ -172,8 +172,8 @@ async def test_elector_begins_to_wait_anew_when_a_stranger_leads_again(electors:
     assert (too_early, await probe.wait("bid")) == (False, True)
 
 
-async def test_elector_waits_when_a_strangers_term_has_expired(electors: Electors) -> None:
-    """A stranger that was killed leaves his row; who starts then leaves the term to his like, counted from its end."""
+async def test_elector_waits_after_the_term_of_an_unregistered_client_expired(electors: Electors) -> None:
+    """The wait counts from the end of the term, also for a client that starts later."""
     clock = ManualClock()
     await electors.go_leads()
     await electors.execute("UPDATE /* schema */river_leader SET expires_at = now() - interval '3 s'")
@@ -186,8 +186,8 @@ async def test_elector_waits_when_a_strangers_term_has_expired(electors: Elector
     assert (before, await probe.wait("bid"), await electors.leader()) == (False, True, "a")
 
 
-async def test_elector_wakes_by_itself_when_its_time_has_come(electors: Electors) -> None:
-    """The wait has an end that nobody need ring for."""
+async def test_elector_bids_at_the_end_of_its_wait(electors: Electors) -> None:
+    """It needs no wake-up."""
     row = await electors.go_leads()
     elector, probe = await electors.elector("a", interval_seconds=0.05, jitter_seconds=0.05)
     await probe.wait("bid")
@@ -199,8 +199,8 @@ async def test_elector_wakes_by_itself_when_its_time_has_come(electors: Electors
     assert elector.backoff_before_term is not None
 
 
-async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(electors: Electors) -> None:
-    """A hand-over among ourselves takes no longer for all that was seen of strangers before."""
+async def test_registered_clients_bid_at_once_when_one_resigns(electors: Electors) -> None:
+    """Earlier terms of unregistered clients do not delay that."""
     clock = ManualClock()
     row = await electors.go_leads()
     first, first_probe = await electors.elector("a", clock=clock)
@@ -223,8 +223,8 @@ async def test_electors_of_ours_bid_at_once_when_one_of_ours_resigns(electors: E
     assert second.backoff_before_term is None
 
 
-async def test_elector_that_is_not_last_takes_what_it_can(electors: Electors) -> None:
-    """With making way switched off a stranger's term is followed by the quickest bid."""
+async def test_elector_without_a_backoff_bids_at_once(electors: Electors) -> None:
+    """Without `prefer_other_leaders` the fastest bid follows the term of an unregistered client."""
     row = await electors.go_leads()
     elector, probe = await electors.elector("a", is_last=False)
     await probe.wait("bid")
@@ -235,10 +235,10 @@ async def test_elector_that_is_not_last_takes_what_it_can(electors: Electors) ->
     assert (await probe.wait("gained")).leader_id == "a"
 
 
-async def test_leader_that_makes_way_holds_all_of_ours_back(
+async def test_step_down_makes_all_registered_clients_back_off(
     electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The term is given up and announced, and neither the leader nor another of ours bids before others had their time."""
+    """The term is resigned and announced, and no registered client bids before the others had time."""
     caplog.set_level(logging.INFO)
     clock = ManualClock()
     leader, leader_probe = await electors.elector("a", clock=clock)
@@ -270,8 +270,8 @@ async def test_leader_that_makes_way_holds_all_of_ours_back(
     assert leader.backoff_before_term.other_leader_id is None
 
 
-async def test_stranger_takes_what_is_offered(electors: Electors) -> None:
-    """What a leader of ours gives up, a living stranger has, and keeps."""
+async def test_unregistered_client_takes_the_term_after_a_step_down(electors: Electors) -> None:
+    """It gets the term and keeps it."""
     leader, probe = await electors.elector("a")
     await probe.wait("gained")
     probe.forget("bid")
@@ -285,8 +285,8 @@ async def test_stranger_takes_what_is_offered(electors: Electors) -> None:
     assert (leader.term, await electors.leader()) == (None, "go")
 
 
-async def test_offices_are_led_apart(electors: Electors) -> None:
-    """A client may lead either, both or none: a stranger in River's leader_role does not keep us from our own."""
+async def test_leader_roles_are_separate(electors: Electors) -> None:
+    """An unregistered client in River's role does not prevent the periodic role."""
     await electors.go_leads()
     _, river = await electors.elector("a")
     _, ours = await electors.elector("a", leader_role=LeaderRole.PERIODIC, is_last=False)
@@ -297,8 +297,8 @@ async def test_offices_are_led_apart(electors: Electors) -> None:
     assert (await electors.leader(), await electors.leader(LeaderRole.PERIODIC)) == ("go", "a")
 
 
-async def test_closed_elector_does_not_bid_and_gives_up_what_it_has(electors: Electors) -> None:
-    """What an elector may not hold it resigns; opened again, it bids."""
+async def test_closed_elector_resigns_and_does_not_bid(electors: Electors) -> None:
+    """Opened again, it bids."""
     elector, probe = await electors.elector(
         "a", leader_role=LeaderRole.PERIODIC, is_last=False, is_open=False
     )

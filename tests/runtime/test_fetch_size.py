@@ -1,4 +1,4 @@
-"""How many jobs a fetch asks for after one that took too long."""
+"""The limit of a fetch after a timeout and after an answer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from millhand.errors import ConnectionLost, OperationTimeout
 from millhand.runtime.fetch_size import FETCH_SIZE_MAX, FetchSize
 
 
-def test_half_is_asked_for_after_a_timeout_and_twice_as_much_after_an_answer() -> None:
-    """Down to one job, up to the most there is; another failure than a timeout says nothing of how much it was."""
+def test_timeout_halves_the_limit_and_an_answer_doubles_it() -> None:
+    """It stays between one job and the maximum; other failures do not change it."""
     size, asked = FetchSize(), []
     for limit in (9, 4, 2, 1, 1):
         size.record_failed(OperationTimeout("job_get_available", 10.0), limit)

@@ -1,4 +1,4 @@
-"""A worker whose queue is full of dead entries: what comes to stand below its floors is found by itself."""
+"""Jobs before the start of a fetch, in a queue full of dead entries."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ VALUES ('act', '{"what": "old"}', 25, now() - interval '1 hour')
 
 
 @pytest.mark.slow
-async def test_job_below_the_floors_waits_for_no_poll(
+async def test_job_before_the_start_is_found_by_the_next_check(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Inserted with an old instant and announced by nobody, it is worked by the next look, polls being an hour apart."""
+    """A job with an old instant and without a notification is worked, though polls are an hour apart."""
     monkeypatch.setattr(
         "millhand.runtime.fetch_start.SLOW_SECONDS", -1.0
     )  # as if dead entries were in the way

@@ -1,4 +1,4 @@
-"""A million jobs out of an iterator need no more memory than a batch, on every driver."""
+"""A million jobs from an iterator need no more memory than a batch, on every driver."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Weak:
 
 
 class Living:
-    """Counts jobs that are alive, as they are taken."""
+    """Counts the jobs that are alive as they are taken."""
 
     def __init__(self) -> None:
         self.most = 0
@@ -70,7 +70,7 @@ class Living:
 async def test_only_a_batch_is_alive_on_psycopg_too(
     schema_driver: AsyncpgDriver, postgres_url: str, way: str
 ) -> None:
-    """On psycopg, with or without an event loop, jobs are taken as their rows go, and not before."""
+    """On psycopg, with and without an event loop, jobs are taken only as their rows are sent."""
     living, config = Living(), Config(schema=schema_driver.schema)
 
     def insert() -> int:
@@ -91,7 +91,7 @@ async def test_only_a_batch_is_alive_on_psycopg_too(
 async def test_million_jobs_are_inserted_in_constant_memory(
     schema_driver: AsyncpgDriver, postgres_url: str, tmp_path: Path
 ) -> None:
-    """A process that inserts a million jobs out of an iterator grows by a few megabytes, of which none are theirs."""
+    """The process grows by a few megabytes."""
     (tmp_path / "program.py").write_text(PROGRAM)
 
     ended = await run_python(

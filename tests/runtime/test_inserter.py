@@ -1,4 +1,4 @@
-"""Inserting: one or many, in the caller's transaction or not, refused or skipped."""
+"""Inserts: one or many, in the caller's transaction or not, refused or skipped."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ async def _insert_and_roll_back(client: Client, connection: asyncpg.Connection, 
     await transaction.rollback()
 
 
-async def test_insert_gives_the_row_with_the_options(harness: ClientHarness) -> None:
-    """The result is the row as the table has it."""
+async def test_insert_returns_the_row_with_the_options(harness: ClientHarness) -> None:
+    """The result has the row as it is in the table."""
     at = datetime(2040, 1, 2, tzinfo=UTC)
     opts = InsertOpts(
         max_attempts=3,
@@ -69,8 +69,8 @@ async def test_insert_gives_the_row_with_the_options(harness: ClientHarness) -> 
     )
 
 
-async def test_insert_many_gives_results_in_order(harness: ClientHarness) -> None:
-    """A thousand jobs in one call come back in the order in which they were given."""
+async def test_insert_many_returns_results_in_order(harness: ClientHarness) -> None:
+    """A thousand jobs of one call come back in their order."""
     async with harness.client(Workers(), **_inserter()) as client:
         results = await client.insert_many((Act(str(n)), InsertOpts(priority=1 + n % 4)) for n in range(1000))
 
@@ -78,15 +78,15 @@ async def test_insert_many_gives_results_in_order(harness: ClientHarness) -> Non
     assert [result.job.priority for result in results[:4]] == [1, 2, 3, 4]
 
 
-async def test_insert_many_refuses_none(harness: ClientHarness) -> None:
-    """An empty list is a mistake."""
+async def test_insert_many_refuses_an_empty_list(harness: ClientHarness) -> None:
+    """An empty list raises."""
     async with harness.client(Workers(), **_inserter()) as client:
         with pytest.raises(InvalidJob, match=r"^jobs to insert must be at least one, got none$"):
             await client.insert_many([])
 
 
 async def test_insert_in_a_transaction_is_gone_with_its_rollback(harness: ClientHarness) -> None:
-    """With `tx` the job is the caller's transaction's: committed with it, gone with it."""
+    """With `tx` the job is part of the caller's transaction."""
     async with harness.client(Workers(), **_inserter()) as client:
         connection = await asyncpg.connect(harness.url)
         try:
@@ -99,8 +99,8 @@ async def test_insert_in_a_transaction_is_gone_with_its_rollback(harness: Client
     assert [row.id for row in await harness.rows()] == [kept.job.id]
 
 
-async def test_insert_refuses_a_tx_that_is_none(harness: ClientHarness) -> None:
-    """The error lists what is accepted."""
+async def test_insert_refuses_an_unsupported_tx(harness: ClientHarness) -> None:
+    """The error lists the supported types."""
     async with harness.client(Workers(), **_inserter()) as client:
         with pytest.raises(TypeError, match=r"^tx must be an asyncpg\.Connection, .*, got builtins\.str$"):
             await client.insert(Act("x"), tx="session")
@@ -110,7 +110,7 @@ async def test_insert_notifies_on_commit_only(harness: ClientHarness) -> None:
     """
     transactional_insert_notification_commit_only.
 
-    Listeners hear of a queue when the transaction commits, not when it rolls back, nor of scheduled jobs.
+    A queue is announced at the commit, not after a rollback, and not for scheduled jobs.
     """
     heard: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(harness.url)
@@ -133,10 +133,10 @@ async def test_insert_notifies_on_commit_only(harness: ClientHarness) -> None:
     assert payloads == [{"queue": "in_tx"}, {"queue": "alone"}]
 
 
-async def test_insert_swallowed_by_the_limiter_is_announced_when_the_window_closes(
+async def test_insert_held_back_by_the_limiter_is_announced_after_the_window(
     harness: ClientHarness,
 ) -> None:
-    """A burst gives one notification at once and one at the end of the window, and no more."""
+    """A burst sends one notification at once, one at the end of the window, and no more."""
     heard: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(harness.url)
     await listener.add_listener("public.river_insert", lambda *args: heard.put_nowait(args[-1]))
@@ -154,7 +154,7 @@ async def test_insert_swallowed_by_the_limiter_is_announced_when_the_window_clos
 
 
 async def test_insert_unique_is_skipped_as_duplicate(harness: ClientHarness) -> None:
-    """The second of two equal jobs gives the first one's row and says so."""
+    """The second of two equal jobs returns the row of the first and is marked as a duplicate."""
     opts = InsertOpts(unique=UniqueOpts(by_args=True))
 
     async with harness.client(Workers(), **_inserter()) as client:
@@ -167,7 +167,7 @@ async def test_insert_unique_is_skipped_as_duplicate(harness: ClientHarness) -> 
 
 
 async def test_insert_refuses_a_kind_without_worker(harness: ClientHarness) -> None:
-    """A client with workers refuses kinds that it could not work, and names those it could."""
+    """A client with workers refuses other kinds, and the error names its own."""
     workers = Workers()
 
     @workers.add()
@@ -182,8 +182,8 @@ async def test_insert_refuses_a_kind_without_worker(harness: ClientHarness) -> N
     assert await harness.rows() == []
 
 
-async def test_insert_hooks_and_middleware_amend_and_refuse(harness: ClientHarness) -> None:
-    """Middleware goes around, outermost first; a hook may change what is inserted, or refuse the whole of it."""
+async def test_insert_hooks_and_middleware_change_and_refuse(harness: ClientHarness) -> None:
+    """Middleware runs outermost first; a hook may change a job or refuse the whole insert."""
     told: list[str] = []
 
     class Around(Middleware):
@@ -224,8 +224,8 @@ async def test_insert_hooks_and_middleware_amend_and_refuse(harness: ClientHarne
     assert len(await harness.rows()) == 1
 
 
-async def test_insert_hook_that_returns_nothing_is_told_of_by_name(harness: ClientHarness) -> None:
-    """A hook that only looks, and forgets to return what is to be inserted, is what the error speaks of."""
+async def test_insert_hook_that_returns_none_is_named_in_the_error(harness: ClientHarness) -> None:
+    """The error names the class of a hook that returns None."""
 
     class Look(Hook):
         async def insert_begin(self, params: InsertParams) -> InsertParams:
@@ -241,7 +241,7 @@ async def test_insert_hook_that_returns_nothing_is_told_of_by_name(harness: Clie
 
 
 async def test_insert_of_two_equal_unique_jobs_in_one_call_is_refused(harness: ClientHarness) -> None:
-    """The database cannot decide between two new rows with one key, and inserts neither."""
+    """The database inserts neither of two new jobs with one key."""
     opts = InsertOpts(unique=UniqueOpts(by_args=True))
 
     async with harness.client(Workers(), **_inserter()) as client:
@@ -253,19 +253,19 @@ async def test_insert_of_two_equal_unique_jobs_in_one_call_is_refused(harness: C
 
 
 async def test_start_refuses_a_schema_without_migrations(harness: ClientHarness) -> None:
-    """A schema that is not there says what to run, and leaves no connection."""
+    """The error names the command to run, and no connection stays open."""
     with pytest.raises(SchemaError, match=r"run: millhand migrate up --schema nowhere$"):
         await harness.client(Workers(), **_inserter(schema="nowhere")).start()
 
 
 async def test_start_refuses_queues_without_workers(harness: ClientHarness) -> None:
-    """A client with queues and nothing that could be worked is a mistake."""
+    """A client with queues and without workers raises."""
     with pytest.raises(ConfigError, match=r"^workers must hold at least one worker, got none"):
         await harness.client(Workers()).start()
 
 
-def test_client_refuses_what_is_no_database() -> None:
-    """The error says what a database may be."""
+def test_client_refuses_an_unsupported_database() -> None:
+    """The error lists the supported types."""
     databases: Sequence[object] = [None, 3, object()]
     for database in databases:
         with pytest.raises(ConfigError, match=r"^database must be a URL, an asyncpg\.Pool, .*, got "):

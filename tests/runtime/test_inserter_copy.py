@@ -1,4 +1,4 @@
-"""Inserting by COPY: the same rows as any other insert, all or none, as they come."""
+"""Inserts by COPY: the same rows as any other insert, all or none, from an iterator."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def _inserting(harness: ClientHarness, **settings: object) -> Client:
 
 
 def _placeless(row: JobRow) -> JobRow:
-    """Return a row that does not know its place; what is not scheduled is due when it was made."""
+    """Return a row without its id and times, which differ between inserts."""
     assert row.scheduled_at in (AT, row.created_at)
     at = AT if row.state is JobState.SCHEDULED else row.scheduled_at - row.created_at + AT
     return msgspec.structs.replace(row, id=JobId(0), created_at=AT, scheduled_at=at)
 
 
-async def test_rows_are_those_of_any_insert(harness: ClientHarness) -> None:
-    """Whatever the options, a row that was copied is the one that `insert_many` writes."""
+async def test_copied_rows_are_those_of_insert_many(harness: ClientHarness) -> None:
+    """For all options, a copied row is the one that `insert_many` writes."""
     async with _inserting(harness) as client:
         await client.insert_many(EVERYTHING)
         inserted = await harness.rows()
@@ -64,7 +64,7 @@ async def test_rows_are_those_of_any_insert(harness: ClientHarness) -> None:
 
 
 async def test_only_a_batch_of_jobs_is_alive_at_once(harness: ClientHarness) -> None:
-    """However many jobs come out of an iterator, those that are not yet copied are a batch or two."""
+    """Of all jobs of an iterator at most two batches are alive."""
 
     @dataclass(frozen=True, eq=False)
     class Weak:
@@ -89,8 +89,8 @@ async def test_only_a_batch_of_jobs_is_alive_at_once(harness: ClientHarness) -> 
     assert BATCH_SIZE <= most <= 2 * BATCH_SIZE
 
 
-async def test_others_have_their_turn_while_jobs_are_copied(harness: ClientHarness) -> None:
-    """A plain iterator that never waits keeps nobody else waiting for longer than a batch."""
+async def test_other_tasks_run_while_jobs_are_copied(harness: ClientHarness) -> None:
+    """A plain iterator blocks other tasks for one batch at most."""
     turns, turns_at_batches = 0, []
 
     async def neighbour() -> None:
@@ -113,8 +113,8 @@ async def test_others_have_their_turn_while_jobs_are_copied(harness: ClientHarne
     assert len(set(turns_at_batches)) == 10
 
 
-async def test_jobs_may_come_one_by_one_from_anywhere(harness: ClientHarness) -> None:
-    """An asynchronous iterator is waited for, and what it gives is worked in no other order than it came."""
+async def test_jobs_may_come_from_an_asynchronous_iterator(harness: ClientHarness) -> None:
+    """Its jobs are worked in their order."""
 
     async def jobs() -> AsyncIterator[object]:
         for n in range(BATCH_SIZE + 1):
@@ -128,7 +128,7 @@ async def test_jobs_may_come_one_by_one_from_anywhere(harness: ClientHarness) ->
 
 
 async def test_copied_job_wakes_a_worker(harness: ClientHarness) -> None:
-    """A queue is announced as by any insert: a worker that polls once a minute works the job at once."""
+    """A worker that polls once a minute works a copied job at once."""
     workers = Workers()
 
     @workers.add()
@@ -145,8 +145,8 @@ async def test_copied_job_wakes_a_worker(harness: ClientHarness) -> None:
     assert event.kind is EventKind.JOB_COMPLETED
 
 
-async def test_queues_are_announced_when_it_is_committed(harness: ClientHarness) -> None:
-    """Each queue that got an available job is announced once, with the commit; a rollback announces nothing."""
+async def test_queues_are_announced_at_the_commit(harness: ClientHarness) -> None:
+    """Each queue with an available job is announced once at the commit, and not after a rollback."""
     heard: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(harness.url)
     await listener.add_listener("public.river_insert", lambda *words: heard.put_nowait(words[-1]))
@@ -185,8 +185,8 @@ async def test_queues_are_announced_when_it_is_committed(harness: ClientHarness)
     ]
 
 
-async def test_key_that_is_taken_fails_all(harness: ClientHarness) -> None:
-    """13: A unique key of a job that is there, or of another of the same call, is an error, and nothing is inserted."""
+async def test_duplicate_key_fails_all(harness: ClientHarness) -> None:
+    """13: A unique key of an existing job, or of another job of the call, raises, and no job is inserted."""
     async with _inserting(harness) as client:
         taken = await client.insert(Act("taken"), UNIQUE)
         for jobs in ([Act("x"), (Act("taken"), UNIQUE)], [(Act("twice"), UNIQUE)] * 2):
@@ -202,8 +202,8 @@ async def test_key_that_is_taken_fails_all(harness: ClientHarness) -> None:
     assert [row.id for row in await harness.rows()] == [taken.job.id]
 
 
-async def test_no_jobs_are_a_mistake(harness: ClientHarness) -> None:
-    """As with `insert_many`, also if they come out of an iterator that turns out to be empty."""
+async def test_empty_iterator_raises(harness: ClientHarness) -> None:
+    """An empty list or iterator raises, as with `insert_many`."""
 
     async def nothing() -> AsyncIterator[object]:
         for job in ():
@@ -216,7 +216,7 @@ async def test_no_jobs_are_a_mistake(harness: ClientHarness) -> None:
 
 
 async def test_mistake_in_the_first_batch_leaves_the_transaction_as_it_was(harness: ClientHarness) -> None:
-    """What is wrong with the first jobs is found before the database hears of any; later it is too late."""
+    """An invalid job raises before the first statement; in a later batch the transaction must roll back."""
     workers = Workers()
 
     @workers.add()
@@ -241,8 +241,8 @@ async def test_mistake_in_the_first_batch_leaves_the_transaction_as_it_was(harne
     assert await harness.rows() == []
 
 
-async def test_error_of_the_iterator_comes_out_as_it_is(harness: ClientHarness) -> None:
-    """Whoever makes the jobs gets his own error back, and nothing was inserted."""
+async def test_error_of_the_iterator_is_raised_unchanged(harness: ClientHarness) -> None:
+    """No job is inserted."""
     error = TimeoutError("the list of customers took too long")
 
     async def jobs() -> AsyncIterator[object]:
@@ -260,7 +260,7 @@ async def test_error_of_the_iterator_comes_out_as_it_is(harness: ClientHarness) 
 
 
 async def test_cancelled_insert_inserts_nothing(harness: ClientHarness) -> None:
-    """A task that is cancelled while its jobs are on their way leaves none, and a connection that works."""
+    """A cancelled insert leaves no job, and its connection works."""
     waiting = asyncio.Event()
 
     async def jobs() -> AsyncIterator[object]:
@@ -281,7 +281,7 @@ async def test_cancelled_insert_inserts_nothing(harness: ClientHarness) -> None:
 
 
 async def test_middleware_and_hooks_see_batches(harness: ClientHarness) -> None:
-    """Middleware goes around each batch, outermost first, without results; a hook may amend or refuse."""
+    """Middleware runs around each batch, outermost first, without results; a hook may change or refuse a job."""
     told: list[str] = []
 
     class Around(Middleware):
@@ -316,8 +316,8 @@ async def test_middleware_and_hooks_see_batches(harness: ClientHarness) -> None:
     assert (len(rows), {row.tags for row in rows}) == (BATCH_SIZE + 1, {("tagged",)})
 
 
-async def test_middleware_may_leave_out_batches(harness: ClientHarness) -> None:
-    """What middleware does not pass on is not inserted, and a batch of nothing is no end of the others."""
+async def test_middleware_may_drop_batches(harness: ClientHarness) -> None:
+    """A dropped batch is not inserted, and the others are."""
 
     class Picky(Middleware):
         async def insert(

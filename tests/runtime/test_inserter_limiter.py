@@ -1,4 +1,4 @@
-"""The insert limiter: one announcement per window, and none forgotten."""
+"""The insert limiter: one announcement a window, and none lost."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from millhand.runtime.inserter import NUM_INSERTING_MAX, NUM_QUEUES_KEPT, InsertLimiter
 
 
-def test_limiter_admits_the_first_and_swallows_what_follows_in_its_window() -> None:
-    """Within a window a queue is announced once; another queue has a window of its own."""
+def test_limiter_admits_one_announcement_a_window() -> None:
+    """Another queue has its own window."""
     limiter = InsertLimiter(1.0)
 
     admitted = [limiter.admit(["a"], 0.0), limiter.admit(["a", "b"], 0.5), limiter.admit(["a"], 0.9)]
@@ -20,15 +20,15 @@ def test_limiter_admits_the_first_and_swallows_what_follows_in_its_window() -> N
 
 
 def _insert(limiter: InsertLimiter, queue: str, at: float) -> list[str]:
-    """Do as the inserter: ask, insert, and have what was not announced remembered."""
+    """Do as the inserter does: ask, insert, and hold back what was not announced."""
     admitted = limiter.admit([queue], at)
     if not admitted:
         limiter.hold_back([queue])
     return admitted
 
 
-def test_limiter_announces_what_it_swallowed_if_no_insert_takes_it_along() -> None:
-    """The trailing edge: a window after the window, one announcement for all that was swallowed, and no more."""
+def test_limiter_announces_held_back_queues_without_another_insert() -> None:
+    """One window after the window a held back queue is due once."""
     limiter = InsertLimiter(1.0)
     _insert(limiter, "a", 0.0)
     _insert(limiter, "a", 0.25)
@@ -39,8 +39,8 @@ def test_limiter_announces_what_it_swallowed_if_no_insert_takes_it_along() -> No
     assert limiter.next_due_seconds(2.0) is None
 
 
-def test_limiter_has_the_next_insert_announce_for_those_that_were_swallowed() -> None:
-    """An insert after the window closed takes them along, and nothing is due any more."""
+def test_next_insert_announces_a_held_back_queue() -> None:
+    """After that no queue is due."""
     limiter = InsertLimiter(1.0)
     _insert(limiter, "a", 0.0)
     _insert(limiter, "a", 0.5)
@@ -49,8 +49,8 @@ def test_limiter_has_the_next_insert_announce_for_those_that_were_swallowed() ->
     assert limiter.next_due_seconds(1.0) is None
 
 
-def test_limiter_flushes_whatever_is_remembered() -> None:
-    """At the end nothing waits for its window."""
+def test_limiter_flushes_all_held_back_queues() -> None:
+    """The flush returns queues within their window too."""
     limiter = InsertLimiter(1.0)
     _insert(limiter, "a", 0.0)
     _insert(limiter, "a", 0.1)
@@ -60,8 +60,8 @@ def test_limiter_flushes_whatever_is_remembered() -> None:
     assert limiter.flush() == []
 
 
-def test_limiter_announces_more_seldom_while_several_inserts_are_on_their_way() -> None:
-    """With three at once the window is three times as long, and with many four times; with one it is one again."""
+def test_limiter_lengthens_the_window_while_several_inserts_are_in_flight() -> None:
+    """Three at once make it three times as long, more make it four times, and one makes it one again."""
     limiter = InsertLimiter(1.0)
     limiter.num_inserting = 3
     limiter.admit(["a"], 0.0)
@@ -79,7 +79,7 @@ def test_limiter_announces_more_seldom_while_several_inserts_are_on_their_way() 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=50))
 def test_limiter_never_leaves_an_insert_unannounced_longer_than_two_windows(gaps: list[int]) -> None:
-    """Whenever inserts come, each is announced within two windows, and no two announcements are nearer than one."""
+    """For any sequence of inserts, each is announced within two windows, and announcements are at least one window apart."""
     window, at = 100, 0
     limiter = InsertLimiter(window)
     announced: list[float] = []
@@ -102,8 +102,8 @@ def test_limiter_never_leaves_an_insert_unannounced_longer_than_two_windows(gaps
     assert all(later - earlier >= window for earlier, later in itertools.pairwise(announced))
 
 
-def test_limiter_forgets_queues_that_are_used_no_more() -> None:
-    """However many queues were announced in a long life, about as many are remembered as are in use."""
+def test_limiter_forgets_unused_queues() -> None:
+    """It remembers about as many queues as are in use."""
     limiter = InsertLimiter(1.0)
 
     seconds_apart = 2.0 * NUM_INSERTING_MAX + 1.0

@@ -1,4 +1,4 @@
-"""Attempts that are cancelled at odd moments."""
+"""Cancels at unusual moments, and the text and trace of errors."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def _executor(workers: Workers, changes: list[StateChange]) -> JobExecutor:
         (CancelReason.STOPPING, EventKind.JOB_INTERRUPTED),
     ],
 )
-async def test_attempt_cancelled_before_its_first_step_is_settled_all_the_same(
+async def test_attempt_cancelled_before_its_first_step_is_settled(
     reason: CancelReason, told: EventKind
 ) -> None:
-    """A task that has not begun is not cancelled under its own feet: the worker is not called, and the job is settled."""
+    """The worker is not called, and the job gets its outcome."""
     called: list[object] = []
     workers = Workers()
 
@@ -76,7 +76,7 @@ async def test_attempt_cancelled_before_its_first_step_is_settled_all_the_same(
 
 
 async def test_attempt_cannot_be_cancelled_once_it_is_settled() -> None:
-    """A cancel that comes too late changes nothing."""
+    """A late cancel changes nothing."""
     workers = Workers()
 
     @workers.add()
@@ -93,8 +93,8 @@ async def test_attempt_cannot_be_cancelled_once_it_is_settled() -> None:
     assert (attempt.reason, [change.state for change in changes]) == (None, [JobState.COMPLETED])
 
 
-async def test_cancel_by_somebody_wins_over_a_stop() -> None:
-    """When the client stops and somebody cancels too, the job is cancelled for good."""
+async def test_remote_cancel_wins_over_a_stop() -> None:
+    """A job that is cancelled while the client stops ends cancelled."""
     started = asyncio.Event()
     workers = Workers()
 
@@ -123,8 +123,8 @@ class Unspeakable(Exception):
         raise RuntimeError("no words")
 
 
-def test_error_text_says_type_and_words_and_never_fails() -> None:
-    """The text of an error is its type and its words; one without words is its type; a broken one says so."""
+def test_error_text_has_type_and_text_and_never_raises() -> None:
+    """Without a text it is the type; a text that raises is replaced."""
     texts = [error_text(error) for error in (ValueError("bad"), KeyError("k"), TimeoutError(), Unspeakable())]
 
     assert texts == [
@@ -136,12 +136,12 @@ def test_error_text_says_type_and_words_and_never_fails() -> None:
 
 
 def test_error_text_is_bounded() -> None:
-    """An error that quotes its megabytes does not put them into the row."""
+    """A text of megabytes is cut."""
     assert error_text(ValueError("x" * 5_000_000)) == f"ValueError: {'x' * 16 * 1024}… (5,000,000 characters)"
 
 
 def test_trace_keeps_the_innermost_frames() -> None:
-    """A trace that is too long loses its beginning, not its end."""
+    """A trace that is too long loses its outermost frames."""
 
     def deep(n: int, text: str) -> None:
         if n % 2:

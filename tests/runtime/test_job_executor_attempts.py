@@ -1,4 +1,4 @@
-"""Attempts whose workers are slow to give way, or are not what they seem."""
+"""Workers that end late after a cancel, and workers of an unexpected type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Act:
 
 
 class Bench:
-    """An executor without producer and completer; what it hands over is kept."""
+    """An executor without producer and completer; it keeps the changes handed over."""
 
     def __init__(self, workers: Workers, **settings: object) -> None:
         self.changes: list[StateChange] = []
@@ -64,8 +64,8 @@ class Bench:
         return change
 
 
-async def test_cancel_that_is_heard_twice_does_not_disturb_the_cleaning_up() -> None:
-    """A notification and each later poll tell of one cancel; the worker is interrupted by the first alone."""
+async def test_second_cancel_does_not_interrupt_the_cleanup() -> None:
+    """A notification and later polls announce one cancel; only the first interrupts the worker."""
     workers = Workers()
     is_working, is_cleaning_up, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
     cleaned_up = []
@@ -93,8 +93,8 @@ async def test_cancel_that_is_heard_twice_does_not_disturb_the_cleaning_up() -> 
     assert cleaned_up == [1]
 
 
-async def test_cancel_after_a_timeout_that_was_ignored_is_heard() -> None:
-    """A worker that goes on after its timeout can still be stopped."""
+async def test_cancel_after_an_ignored_timeout_reaches_the_worker() -> None:
+    """A worker that continues after its timeout can still be cancelled."""
     workers = Workers()
     is_working = asyncio.Event()
 
@@ -116,7 +116,7 @@ async def test_cancel_after_a_timeout_that_was_ignored_is_heard() -> None:
 
 
 class LastWord(Hook):
-    """Keeps what it is told."""
+    """Keeps what `work_end` gets."""
 
     def __init__(self) -> None:
         self.ended_with: list[BaseException | None] = []
@@ -127,8 +127,8 @@ class LastWord(Hook):
 
 
 @pytest.mark.parametrize("hooks", [(), (LastWord(),)], ids=["without hooks", "with hooks"])
-async def test_function_that_gives_way_to_its_timeout_has_timed_out(hooks: tuple[LastWord, ...]) -> None:
-    """A plain function that looks whether it is to end, and ends, has failed by its timeout like a coroutine."""
+async def test_function_that_checks_its_timeout_has_timed_out(hooks: tuple[LastWord, ...]) -> None:
+    """A plain function that ends after its check fails with JobTimeout, like a coroutine."""
     workers = Workers()
 
     @workers.add(timeout=timedelta(milliseconds=1))
@@ -146,8 +146,8 @@ async def test_function_that_gives_way_to_its_timeout_has_timed_out(hooks: tuple
     ]
 
 
-async def test_end_hook_hears_of_a_function_that_gave_way() -> None:
-    """The hooks at the end are called for a plain function that was cancelled, as for a coroutine."""
+async def test_end_hooks_run_for_a_cancelled_function() -> None:
+    """They run for a plain function as for a coroutine."""
     workers = Workers()
     is_working, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -168,8 +168,8 @@ async def test_end_hook_hears_of_a_function_that_gave_way() -> None:
     assert [type(error).__name__ for error in hook.ended_with] == ["AttemptCancelled"]
 
 
-async def test_function_that_returns_a_coroutine_has_not_worked() -> None:
-    """A plain function around a coroutine function only makes a coroutine; its job failed, and the error says why."""
+async def test_function_that_returns_a_coroutine_fails() -> None:
+    """The error says to write `async def`."""
     workers = Workers()
 
     async def work(job: Job[Act]) -> None: ...
@@ -189,7 +189,7 @@ async def test_function_that_returns_a_coroutine_has_not_worked() -> None:
 
 
 class Replacing(Middleware):
-    """Raises another error than it was cancelled with."""
+    """Raises another error than its cancellation."""
 
     def __init__(self) -> None:
         self.is_around = asyncio.Event()
@@ -203,7 +203,7 @@ class Replacing(Middleware):
 
 
 async def test_failure_of_a_cancelled_middleware_is_handled_uncancelled() -> None:
-    """Whoever is told of a failure runs in a task that nobody wants to end."""
+    """Error handlers run in a task that is not cancelled."""
     workers = Workers()
 
     @workers.add()
@@ -221,8 +221,8 @@ async def test_failure_of_a_cancelled_middleware_is_handled_uncancelled() -> Non
     assert attempt.task.cancelling() == 0
 
 
-async def test_abandoned_function_does_not_hold_up_the_end_of_the_event_loop() -> None:
-    """While a client works nothing ends an attempt in a thread but the thread; after a stop its task may be cancelled."""
+async def test_abandoned_function_does_not_block_the_end_of_the_event_loop() -> None:
+    """Before a stop only the end of the thread ends its attempt; after it a cancel does."""
     workers = Workers()
     is_working, loop, go_on = asyncio.Event(), asyncio.get_running_loop(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Hooks and middleware at the moments of an attempt, in River's order."""
+"""Hooks and middleware around an attempt, in River's order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from millhand.worker import Workers
 
 
 class Mute(Exception):
-    """An error whose text cannot be had."""
+    """An error whose text raises."""
 
     def __str__(self) -> str:
         raise LookupError
@@ -52,7 +52,7 @@ async def test_order_of_middleware_and_hooks(harness: ClientHarness) -> None:
     """
     extension_hook_middleware_order.
 
-    The worker's middleware is outside the client's; hooks begin before the args are decoded, global ones first.
+    The worker's middleware is outside the client's; begin hooks run before the args are decoded, the client's first.
     """
     told: list[str] = []
     workers = Workers()
@@ -80,7 +80,7 @@ async def test_order_of_middleware_and_hooks(harness: ClientHarness) -> None:
 
 
 async def test_begin_hook_that_raises_fails_the_attempt_before_the_worker(harness: ClientHarness) -> None:
-    """The worker is not called, the end hooks are not, and the attempt counts."""
+    """Neither the worker nor the end hooks are called, and the attempt counts."""
     told: list[str] = []
 
     class Refuse(At):
@@ -100,8 +100,8 @@ async def test_begin_hook_that_raises_fails_the_attempt_before_the_worker(harnes
     assert (event.job.errors[0].error, told) == ("PermissionError: not today", [])
 
 
-async def test_end_hook_decides_how_the_attempt_ended(harness: ClientHarness) -> None:
-    """An end hook may make a failure a success, and a success a failure."""
+async def test_end_hook_decides_the_outcome(harness: ClientHarness) -> None:
+    """An end hook may turn a failure into a success and a success into a failure."""
 
     class Turn(Hook):
         async def work_end(self, job: Job[Json], error: BaseException | None) -> BaseException | None:
@@ -120,8 +120,8 @@ async def test_end_hook_decides_how_the_attempt_ended(harness: ClientHarness) ->
     assert kinds == [EventKind.JOB_COMPLETED, EventKind.JOB_FAILED]
 
 
-async def test_end_hook_sees_a_timeout_as_such(harness: ClientHarness) -> None:
-    """The timeout reaches the end hooks as JobTimeout, with the seconds on it."""
+async def test_end_hook_sees_a_timeout_as_job_timeout(harness: ClientHarness) -> None:
+    """The error has the seconds."""
     seen: list[BaseException | None] = []
 
     class See(Hook):
@@ -144,7 +144,7 @@ async def test_end_hook_sees_a_timeout_as_such(harness: ClientHarness) -> None:
 
 
 async def test_middleware_may_use_task_groups_after_a_timeout(harness: ClientHarness) -> None:
-    """Once a timed-out worker has ended, its task is not cancelled any more: a group's own failure is seen as such."""
+    """After a timeout the task is not cancelled any more, so a task group raises its own failure."""
 
     class Group(Middleware):
         async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
@@ -173,10 +173,10 @@ async def test_middleware_may_use_task_groups_after_a_timeout(harness: ClientHar
 
 
 @pytest.mark.parametrize("error", [LookupError("no such counter"), Mute(), SystemExit(3)])
-async def test_metric_hooks_are_told_of_fetches_before_their_jobs_begin(
+async def test_metric_hooks_get_fetches_before_their_jobs_begin(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    """Each fetch, those that find nothing too, is told with queue, number and seconds; a hook that breaks is survived."""
+    """Each fetch, also an empty one, gives queue, number and seconds; a hook that raises is logged."""
     told: list[str | FetchMetric] = []
 
     class Count(Hook):

@@ -1,4 +1,4 @@
-"""How attempts end: each outcome, as the row that is left and the event that is told."""
+"""The outcomes of attempts: the row and the event of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_completed_when_the_worker_returns(harness: ClientHarness) -> None
     """
     single_implementation_worker_outcomes.
 
-    A job whose worker returns is completed, attempted once, by this client, without errors.
+    The job is completed at attempt 1, by this client, without errors.
     """
     workers = Workers()
 
@@ -44,7 +44,7 @@ async def test_completed_when_the_worker_returns(harness: ClientHarness) -> None
 
 
 async def test_completed_by_a_plain_function_in_a_thread_with_its_context(harness: ClientHarness) -> None:
-    """A plain function runs beside the event loop and sees the context variables of its attempt."""
+    """A plain function runs in a thread with the context variables of its attempt."""
     seen: list[object] = []
     variable = contextvars.ContextVar("variable", default="unset")
     workers = Workers()
@@ -61,11 +61,11 @@ async def test_completed_by_a_plain_function_in_a_thread_with_its_context(harnes
     assert seen == [False, "set", "thread"]
 
 
-async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(harness: ClientHarness) -> None:
+async def test_failure_keeps_error_attempt_and_trace_and_is_retried(harness: ClientHarness) -> None:
     """
     single_implementation_worker_outcomes.
 
-    A failed attempt is kept in the row with its trace; the job is available again when the retry is near.
+    The row keeps the failed attempt with its trace, and a job with a near retry is available at once.
     """
     raised_at: list[datetime] = []
     workers = Workers()
@@ -88,8 +88,8 @@ async def test_errored_keeps_error_attempt_and_trace_and_is_tried_again(harness:
     assert 0.8 < (row.scheduled_at - raised_at[0]).total_seconds() < 2.0
 
 
-async def test_errored_once_then_completed_keeps_one_error(harness: ClientHarness) -> None:
-    """A job that fails once and then succeeds ends completed at attempt 2, with the one error."""
+async def test_failure_and_completion_keep_one_error(harness: ClientHarness) -> None:
+    """The job ends completed at attempt 2 with one error."""
     workers = Workers()
 
     @workers.add(retry=AtOnce())
@@ -115,7 +115,7 @@ async def test_discarded_after_the_last_attempt(harness: ClientHarness) -> None:
     """
     single_implementation_worker_outcomes.
 
-    Attempts are counted up to max_attempts, each leaves an error, and the last one discards the job.
+    Each attempt up to max_attempts leaves an error, and the last one discards the job.
     """
     workers = Workers()
 
@@ -139,8 +139,8 @@ async def test_discarded_after_the_last_attempt(harness: ClientHarness) -> None:
     assert row.finalized_at is not None
 
 
-async def test_cancelled_when_the_worker_says_so(harness: ClientHarness) -> None:
-    """single_implementation_worker_outcomes; jobCancel ends the job for good and keeps the reason."""
+async def test_job_cancel_ends_the_job(harness: ClientHarness) -> None:
+    """single_implementation_worker_outcomes; JobCancel ends the job and keeps the reason."""
     workers = Workers()
 
     @workers.add()
@@ -159,11 +159,11 @@ async def test_cancelled_when_the_worker_says_so(harness: ClientHarness) -> None
     )
 
 
-async def test_cancelled_when_an_error_handler_says_so(harness: ClientHarness) -> None:
+async def test_error_handler_that_returns_true_cancels_the_job(harness: ClientHarness) -> None:
     """
     error_handler_cancel_override.
 
-    A handler that returns True cancels; it is told of the attempt and of what would come otherwise.
+    The handler gets the attempt and the outcome without the cancel.
     """
     told: list[AttemptFailure] = []
 
@@ -187,10 +187,10 @@ async def test_cancelled_when_an_error_handler_says_so(harness: ClientHarness) -
     assert failure.next_attempt_at is not None
 
 
-async def test_error_handler_that_breaks_is_survived(
+async def test_error_handler_that_raises_is_logged(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A handler that raises is told of in the log, and the job is retried as if there were none."""
+    """The job is retried as without a handler."""
 
     class Broken:
         async def handle_error(self, failure: AttemptFailure) -> bool:
@@ -210,11 +210,11 @@ async def test_error_handler_that_breaks_is_survived(
     assert [record.message for record in caplog.records] == ["error handler failed", "job errored"]
 
 
-async def test_snoozed_gives_the_attempt_back(harness: ClientHarness) -> None:
+async def test_snooze_is_no_attempt(harness: ClientHarness) -> None:
     """
     snooze_once_metadata_transition.
 
-    A snooze is no attempt and no error; it is counted in the metadata, and waits for the scheduler if it is long.
+    A snooze is counted in the metadata and leaves no error; a long one waits for the scheduler.
     """
     workers = Workers()
 
@@ -236,11 +236,11 @@ async def test_snoozed_gives_the_attempt_back(harness: ClientHarness) -> None:
     )
 
 
-async def test_timed_out_is_a_failure_that_says_so(harness: ClientHarness) -> None:
+async def test_timeout_is_a_failure(harness: ClientHarness) -> None:
     """
     timeout_cancellation.
 
-    An attempt that outlasts its worker's timeout is cancelled and fails with a text of its own, without trace.
+    An attempt that outlasts its worker's timeout fails with JobTimeout, without a trace.
     """
     workers = Workers()
 
@@ -259,8 +259,8 @@ async def test_timed_out_is_a_failure_that_says_so(harness: ClientHarness) -> No
     ]
 
 
-async def test_timed_out_worker_that_returns_all_the_same_is_completed(harness: ClientHarness) -> None:
-    """A timeout cancels; what the worker makes of it is the worker's: if it returns, the job is done."""
+async def test_worker_that_returns_after_its_timeout_is_completed(harness: ClientHarness) -> None:
+    """A worker that catches the cancellation and returns completes the job."""
     workers = Workers()
 
     @workers.add(timeout=timedelta(milliseconds=20))
@@ -276,8 +276,8 @@ async def test_timed_out_worker_that_returns_all_the_same_is_completed(harness: 
     assert event.kind is EventKind.JOB_COMPLETED
 
 
-async def test_timed_out_function_in_a_thread_can_ask(harness: ClientHarness) -> None:
-    """A plain function cannot be interrupted; it hears of the timeout by check_cancel_requested, and has timed out."""
+async def test_function_in_a_thread_can_check_its_timeout(harness: ClientHarness) -> None:
+    """check_cancel_requested raises after the timeout, and the attempt has timed out."""
     workers = Workers()
     pause = threading.Event()
 
@@ -295,11 +295,11 @@ async def test_timed_out_function_in_a_thread_can_ask(harness: ClientHarness) ->
     assert event.job.errors[0].error.startswith("JobTimeout")
 
 
-async def test_cancelled_from_outside_while_running(harness: ClientHarness) -> None:
+async def test_remote_cancel_ends_a_running_job(harness: ClientHarness) -> None:
     """
     cooperative_remote_cancellation.
 
-    A cancel reaches the attempt through the database; the job ends cancelled with River's text.
+    The cancel reaches the attempt through the database, and the job ends cancelled with River's text.
     """
     workers = Workers()
     started = asyncio.Event()
@@ -330,7 +330,7 @@ async def test_unknown_kind_fails_when_all_kinds_are_fetched(harness: ClientHarn
     """
     mixed_unknown_kind_error.
 
-    A client that fetches every kind fails those it cannot work, with the kinds that it knows in the text.
+    The error names the kinds of the client.
     """
     workers = Workers()
 
@@ -348,7 +348,7 @@ async def test_unknown_kind_fails_when_all_kinds_are_fetched(harness: ClientHarn
 
 
 async def test_unknown_kind_is_left_alone_by_default(harness: ClientHarness) -> None:
-    """A kind without a worker stays available with attempt 0, while known kinds behind it are worked."""
+    """A job without a worker stays available with attempt 0, and known kinds behind it are worked."""
     workers = Workers()
 
     @workers.add()
@@ -362,8 +362,8 @@ async def test_unknown_kind_is_left_alone_by_default(harness: ClientHarness) -> 
     assert (row.state, row.attempt) == (JobState.AVAILABLE, 0)
 
 
-async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(harness: ClientHarness) -> None:
-    """Args of another shape fail the attempt before the worker is called."""
+async def test_args_that_do_not_decode_fail_with_the_field(harness: ClientHarness) -> None:
+    """The worker is not called."""
     workers = Workers()
 
     @workers.add()
@@ -381,10 +381,10 @@ async def test_args_that_do_not_decode_are_a_failure_that_names_the_field(harnes
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
-async def test_what_is_no_exception_is_a_failure_and_not_the_end(
+async def test_base_exception_of_a_worker_is_a_failure(
     harness: ClientHarness, kind: type[BaseException]
 ) -> None:
-    """panic_attempt_trace; what is no Exception fails the attempt with its trace, and the client works on."""
+    """panic_attempt_trace; SystemExit and others fail the attempt with a trace, and the client continues."""
     workers = Workers()
 
     @workers.add()
@@ -403,7 +403,7 @@ async def test_what_is_no_exception_is_a_failure_and_not_the_end(
 
 
 async def test_output_and_metadata_are_kept_with_any_outcome(harness: ClientHarness) -> None:
-    """What was staged is merged into the metadata, with a success as with a failure."""
+    """Staged metadata is merged after a success and after a failure."""
     workers = Workers()
 
     @workers.add()
@@ -425,8 +425,8 @@ async def test_output_and_metadata_are_kept_with_any_outcome(harness: ClientHarn
     assert completed.job.output == {"n": 1}
 
 
-async def test_nul_in_an_error_holds_up_nobody(harness: ClientHarness) -> None:
-    """Texts that jsonb cannot hold are written with replacements, and the jobs of the same batch with them."""
+async def test_nul_in_an_error_blocks_no_other_job(harness: ClientHarness) -> None:
+    """Characters that jsonb cannot store are replaced, and the jobs of the same batch are written."""
     workers = Workers()
 
     @workers.add()
@@ -448,8 +448,8 @@ async def test_nul_in_an_error_holds_up_nobody(harness: ClientHarness) -> None:
     assert poisoned.metadata["bad"] == "\ufffd and \ufffd"
 
 
-async def test_job_that_was_deleted_meanwhile_tells_nothing(harness: ClientHarness) -> None:
-    """A row that is gone when its attempt ends is no error and no event."""
+async def test_deleted_job_emits_no_event(harness: ClientHarness) -> None:
+    """A row that is gone at the end of its attempt causes neither an error nor an event."""
     workers = Workers()
     started, go_on = asyncio.Event(), asyncio.Event()
 
@@ -473,7 +473,7 @@ async def test_job_that_was_deleted_meanwhile_tells_nothing(harness: ClientHarne
 
 
 async def test_worker_retry_that_lies_in_the_past_falls_back_to_the_default(harness: ClientHarness) -> None:
-    """A policy that names an instant before now is not followed."""
+    """A retry policy that returns an instant before now is not used."""
 
     class Past:
         def next_retry_at(self, job: object, *, now: datetime) -> datetime:
@@ -501,8 +501,8 @@ class AtOnce:
         return now
 
 
-def test_config_is_whole() -> None:
-    """The settings that these tests build on are River's defaults where they matter."""
+def test_config_has_rivers_defaults() -> None:
+    """The settings that these tests rely on have River's defaults."""
     config = Config()
 
     assert (config.max_attempts, config.job_timeout) == (25, timedelta(minutes=1))

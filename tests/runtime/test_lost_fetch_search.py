@@ -1,4 +1,4 @@
-"""Fetches whose answer never came: what they took is worked all the same, and nothing twice."""
+"""Fetches without an answer: their jobs are worked, each once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SELECT 'act', jsonb_build_object('what', n::text), 25 FROM generate_series(1, $1
 async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The database has marked them running, the connection is gone: they are found by the client's id, and worked once."""
+    """They are marked running, found by the client's id, and worked once."""
     worked: list[str] = []
     workers = Workers()
 
@@ -70,14 +70,10 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
 
 
 @pytest.mark.slow
-async def test_jobs_of_a_fetch_that_arrives_when_others_were_answered_are_worked(
+async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """
-    The network lost the statement, and the kernel sends it again when we are long connected anew: it takes jobs for nobody.
-
-    They were looked for twice by then.
-    """
+    """The kernel sends the lost statement again after the client reconnected and has searched twice."""
     worked: list[str] = []
     workers = Workers()
 
@@ -114,7 +110,7 @@ async def test_jobs_of_a_fetch_that_arrives_when_others_were_answered_are_worked
 
 
 async def _until_all_know_the_fetch(client: Client) -> None:
-    """Return when each connection of a full pool has prepared it: else the server would have to answer before it fetches."""
+    """Return when each connection of a full pool has prepared the fetch, which else needs an answer first."""
     me = ClientId("nobody")
     for fetch in (
         job_get_available(queue="nobody", limit=1, client_id=me),
@@ -125,7 +121,7 @@ async def _until_all_know_the_fetch(client: Client) -> None:
 
 
 async def _until_no_fetch(harness: ClientHarness, producer: Producer) -> None:
-    """Return when no fetch is on its way: one that was sent before the jobs were there would take none."""
+    """Return when no fetch is in flight: one sent before the jobs were inserted would take none."""
     while producer._cancelled_while_fetching is not None:
         await harness.driver.pool.fetch("SELECT 1")
 
@@ -139,7 +135,7 @@ async def _until_running(harness: ClientHarness) -> None:
 
 @dataclass(frozen=True)
 class Lost:
-    """A fetch was lost at 100 s, after one that was answered had brought job 1."""
+    """A fetch was lost at 100 s, after an answered one that brought job 1."""
 
     fetches: LostFetchSearch
 
@@ -157,7 +153,7 @@ def lost() -> Lost:
 
 
 def row(id: int, seconds: float) -> JobRow:
-    """A job that was fetched so many seconds after the beginning."""
+    """Return a job that was fetched so many seconds after the beginning."""
     at = BEGIN + timedelta(seconds=seconds)
     return JobRow(
         id=JobId(id),
@@ -181,14 +177,14 @@ def row(id: int, seconds: float) -> JobRow:
     )
 
 
-def test_look_is_for_what_came_after_the_last_answer(lost: Lost) -> None:
-    """Whatever an answered fetch has brought was fetched no later than it; before any there is the beginning."""
+def test_search_covers_fetches_after_the_last_answer(lost: Lost) -> None:
+    """Jobs of an answered fetch were fetched no later than it; before the first answer the search covers everything."""
     assert LostFetchSearch(BEGIN).after == BEGIN
     assert lost.fetches.after == BEGIN + timedelta(seconds=1)
 
 
-def test_look_is_taken_again_as_long_as_the_statement_may_arrive(lost: Lost) -> None:
-    """At once, and every ten seconds for a server that was late, until the kernel has given up; then it is over."""
+def test_search_is_repeated_while_the_statement_may_arrive(lost: Lost) -> None:
+    """At once and every ten seconds, until the kernel stops sending."""
     last, n = 100.0 + RESENT_SECONDS, round(RESENT_SECONDS / LATE_SECONDS)
 
     found = [lost.look(100.0 + LATE_SECONDS * look) for look in range(n)]
@@ -199,8 +195,8 @@ def test_look_is_taken_again_as_long_as_the_statement_may_arrive(lost: Lost) -> 
     assert (lost.fetches.seconds_left(last), lost.fetches.is_due(1e9)) == (None, False)
 
 
-def test_look_that_takes_long_is_followed_by_a_longer_rest(lost: Lost) -> None:
-    """It reads what is dead as well, and costs a fiftieth of the time at most; the last one is taken when it must be."""
+def test_slow_search_is_followed_by_a_longer_pause(lost: Lost) -> None:
+    """It takes a fiftieth of the time at most, except for the last one."""
     lost.look(100.0, took=1.0)
     assert lost.fetches.seconds_left(101.0) == 50.0
 
@@ -208,14 +204,14 @@ def test_look_that_takes_long_is_followed_by_a_longer_rest(lost: Lost) -> None:
     assert lost.fetches.seconds_left(153.0) == 100.0 + RESENT_SECONDS - 153.0
 
 
-def test_look_that_comes_late_is_the_last_one(lost: Lost) -> None:
-    """A queue that was paused meanwhile is not looked through again and again."""
+def test_late_search_is_the_last_one(lost: Lost) -> None:
+    """After a paused queue one search is enough."""
     assert lost.look(1e6, row(3, 3)) == [3]
     assert not lost.fetches.is_due(1e9)
 
 
-def test_looks_remember_only_what_still_runs(lost: Lost) -> None:
-    """What ran here and has ended since is never marked with its instant again, and nothing is kept of it."""
+def test_search_forgets_jobs_that_ended(lost: Lost) -> None:
+    """A job that ended here is never marked with the same time of fetch again."""
     lost.look(100.0)
     lost.fetches.record_answered([row(id, 4) for id in range(1_000, 2_000)])
 
@@ -224,16 +220,16 @@ def test_looks_remember_only_what_still_runs(lost: Lost) -> None:
     assert lost.look(120.0, row(1_500, 4), row(3, 3)) == [3]
 
 
-def test_look_leaves_alone_what_later_fetches_have_brought(lost: Lost) -> None:
-    """What was begun here since, and may have ended here without being written yet, is not begun again."""
+def test_search_leaves_out_jobs_of_later_fetches(lost: Lost) -> None:
+    """A job that started here since, and may have ended unwritten, does not start again."""
     lost.look(100.0)
     lost.fetches.record_answered([row(4, 4)])
 
     assert lost.look(100.0 + LATE_SECONDS, row(3, 3), row(4, 4)) == [3]
 
 
-def test_look_finds_a_job_again_that_a_later_fetch_had_brought(lost: Lost) -> None:
-    """It came, failed and was due again at once, and the fetch that took it then was lost too."""
+def test_search_finds_a_job_that_was_fetched_again(lost: Lost) -> None:
+    """A job that came, failed, and was marked again by a lost fetch is found."""
     lost.look(100.0)
     lost.fetches.record_answered([row(4, 4)])
     lost.fetches.record_failed(ConnectionLost("job_get_available", "gone"), 105.0)
@@ -242,8 +238,8 @@ def test_look_finds_a_job_again_that_a_later_fetch_had_brought(lost: Lost) -> No
     assert lost.look(105.0 + LATE_SECONDS, row(4, 5)) == []
 
 
-def test_second_loss_looks_as_far_back_as_the_first(lost: Lost) -> None:
-    """While the first is not over, what it took may still come to light."""
+def test_second_loss_searches_as_far_back_as_the_first(lost: Lost) -> None:
+    """While the first search lasts, its jobs may still appear."""
     lost.look(100.0)
     lost.fetches.record_answered([row(5, 5)])
     lost.fetches.record_failed(OperationTimeout("job_get_available", 10.0), 105.0)
@@ -252,8 +248,8 @@ def test_second_loss_looks_as_far_back_as_the_first(lost: Lost) -> None:
     assert lost.look(105.0, row(3, 3), row(5, 5)) == [3]
 
 
-def test_loss_after_a_loss_that_is_over_looks_no_further_back(lost: Lost) -> None:
-    """What is known by then is not looked for again."""
+def test_loss_after_a_finished_search_starts_at_the_last_answer(lost: Lost) -> None:
+    """Jobs known by then are not searched for again."""
     lost.look(100.0, row(2, 2))
     lost.look(100.0 + RESENT_SECONDS)
 
@@ -262,8 +258,8 @@ def test_loss_after_a_loss_that_is_over_looks_no_further_back(lost: Lost) -> Non
     assert lost.fetches.after == BEGIN + timedelta(seconds=2)
 
 
-def test_fetch_that_the_database_refused_has_taken_nothing() -> None:
-    """An error that the server answered with undid the statement."""
+def test_fetch_that_the_database_refused_needs_no_search() -> None:
+    """The server rolled the statement back."""
     fetches = LostFetchSearch(BEGIN)
 
     fetches.record_failed(DriverError("job_get_available", "deadlock", retryable=True), 100.0)

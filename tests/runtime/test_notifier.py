@@ -1,4 +1,4 @@
-"""Nothing that a client was told of is forgotten."""
+"""Notifications and due times reach the producers, and lost listeners raise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from millhand.worker import Workers
 
 
 async def test_each_of_several_snoozes_is_fetched_when_it_is_due(harness: ClientHarness) -> None:
-    """A job that is due later than another is not left for the next poll, however far away that is."""
+    """A job that is due after another one does not wait for the next poll."""
     workers = Workers()
     worked: list[str] = []
 
@@ -36,10 +36,8 @@ async def test_each_of_several_snoozes_is_fetched_when_it_is_due(harness: Client
 
 
 @pytest.mark.parametrize("word", ["ping", "listen"])
-async def test_listener_says_lost_when_its_pools_connection_has_just_gone(
-    harness: ClientHarness, word: str
-) -> None:
-    """Between the loss of a connection and the news of it, a word to it fails like any other."""
+async def test_listener_on_a_closed_connection_raises(harness: ClientHarness, word: str) -> None:
+    """A statement between the loss of a connection and its event raises ConnectionLost."""
     async with asyncpg.create_pool(harness.url, min_size=0, max_size=1) as pool:
         driver = AsyncpgDriver(pool)
         await driver.open()

@@ -1,4 +1,4 @@
-"""What is told of a database that is away: its beginning and its end, whatever number of parts notice."""
+"""The outage detector: when an outage begins and ends, and its two log lines."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ async def outage(caplog: pytest.LogCaptureFixture) -> Outage:
     return opened(lambda: 7)
 
 
-async def test_outage_is_two_lines_whatever_number_notices(
-    outage: Outage, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Failures by the dozen are one line, and so are the answers that follow; the second says what was kept."""
+async def test_outage_has_two_log_lines(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
+    """Any number of failures logs one line, and any number of answers another, with the number of kept outcomes."""
     for _ in range(12):
         outage.record_failed(lost(), outage.now())
     for _ in range(12):
@@ -49,10 +47,10 @@ async def test_outage_is_two_lines_whatever_number_notices(
     assert not outage.is_on
 
 
-async def test_answer_to_what_was_sent_before_the_failure_ends_nothing(
+async def test_answer_to_an_earlier_statement_does_not_end_an_outage(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may have been given before the database went."""
+    """It may have been sent before the outage began."""
     sent = outage.now()
     outage.record_failed(lost(), sent)
     outage.record_answered(sent - 1)
@@ -61,8 +59,10 @@ async def test_answer_to_what_was_sent_before_the_failure_ends_nothing(
     assert told(caplog) == ["database unreachable"]
 
 
-async def test_failure_among_answers_goes_on(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
-    """A database that answers one and not the other is not back yet."""
+async def test_failure_among_answers_continues_the_outage(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database is not back while another statement fails."""
     outage.record_failed(lost(), outage.now())
     outage.record_answered(outage.now() + 1)
     outage.record_failed(lost(), outage.now() + 1)
@@ -71,10 +71,8 @@ async def test_failure_among_answers_goes_on(outage: Outage, caplog: pytest.LogC
     assert told(caplog) == ["database unreachable"]
 
 
-async def test_straggler_of_an_outage_begins_no_other(
-    outage: Outage, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What was sent before the first answer came again, and ends later, was told with the outage, however it ends."""
+async def test_late_failure_begins_no_other_outage(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
+    """A statement sent before the first answer belongs to the outage, even if it fails after its end."""
     sent = outage.now()
     outage.record_failed(lost(), sent)
     outage.record_answered(outage.now() + 1)
@@ -88,8 +86,8 @@ async def test_straggler_of_an_outage_begins_no_other(
     assert is_away(silent)
 
 
-async def test_deadline_that_passes_in_an_outage_is_of_it(outage: Outage) -> None:
-    """Something else may have come through meanwhile; while the database is not back, that is no other trouble."""
+async def test_timeout_during_an_outage_belongs_to_it(outage: Outage) -> None:
+    """Even if another statement was answered meanwhile."""
     sent = outage.now()
     outage.record_failed(lost(), sent)
     outage.record_answered(sent - 1)
@@ -99,10 +97,10 @@ async def test_deadline_that_passes_in_an_outage_is_of_it(outage: Outage) -> Non
     assert is_away(silent)
 
 
-async def test_client_that_cannot_listen_is_not_back(
+async def test_outage_lasts_while_the_listener_is_lost(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Statements that are answered do not end it while the connection that listens is missing."""
+    """Answers to statements do not end it before the listener is connected again."""
     outage.record_listener_lost()
     outage.record_answered(outage.now() + 1)
     outage.close()
@@ -113,10 +111,10 @@ async def test_client_that_cannot_listen_is_not_back(
     assert told(caplog) == ["database unreachable", "database back"]
 
 
-async def test_what_was_written_before_notifications_are_heard_again_was_kept_too(
+async def test_outcomes_written_before_the_listener_is_back_count_as_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An outcome that came while the database was away, and was written while nothing was heard yet, is counted."""
+    """The number is the largest during the outage."""
     caplog.set_level(logging.DEBUG, "millhand.runtime.outage")
     kept = [0]
     outage = opened(lambda: kept[0])
@@ -141,10 +139,10 @@ async def test_what_was_written_before_notifications_are_heard_again_was_kept_to
     ],
     ids=["lost", "read only", "silent", "deadlock", "not found"],
 )  # fmt: skip
-async def test_gone_is_what_does_not_answer_or_takes_no_writes(
+async def test_lost_connections_and_timeouts_begin_an_outage(
     outage: Outage, error: Callable[[], MillhandError], is_gone: bool
 ) -> None:
-    """A refusal is an answer. What is gone was told, so that others need not."""
+    """An error of the database is an answer; errors covered by the outage have `is_away`."""
     raised = error()
     assert not is_away(raised)
 
@@ -154,8 +152,8 @@ async def test_gone_is_what_does_not_answer_or_takes_no_writes(
     assert level_of(raised) == (logging.DEBUG if is_gone else logging.WARNING)
 
 
-async def test_statement_that_others_hold_up_is_no_outage(outage: Outage) -> None:
-    """A deadline that passes while others are answered is told of by whoever set it."""
+async def test_statement_that_waits_for_a_lock_is_no_outage(outage: Outage) -> None:
+    """A timeout while other statements are answered is logged by its caller."""
     error = OperationTimeout("job_complete_many", 10.0)
     sent = outage.now() - 10.0
     outage.record_answered(sent)
@@ -165,8 +163,8 @@ async def test_statement_that_others_hold_up_is_no_outage(outage: Outage) -> Non
     assert (outage.is_on, is_away(error)) == (False, False)
 
 
-async def test_statement_that_was_on_its_way_when_the_database_went_is_of_the_outage() -> None:
-    """An answer to another one, right after it was sent, and none since, says nothing for the database."""
+async def test_timeout_without_a_recent_answer_is_an_outage() -> None:
+    """An answer right after the statement was sent, and none since, does not count."""
     at = 100.0
     outage = opened(lambda: 0)
     outage.now = lambda: at
@@ -179,8 +177,8 @@ async def test_statement_that_was_on_its_way_when_the_database_went_is_of_the_ou
     assert (outage.is_on, is_away(error)) == (True, True)
 
 
-async def test_database_that_comes_and_goes_is_told_of_more_seldom(outage: Outage) -> None:
-    """Each time that it goes again so soon it must be back for longer, up to half a minute."""
+async def test_repeated_outages_are_logged_less_often(outage: Outage) -> None:
+    """After each outage that follows soon, the database must be back for longer, up to half a minute."""
     waits = []
     for _ in range(7):
         outage.record_failed(lost(), outage.now())

@@ -1,8 +1,4 @@
-"""
-A database that goes away while clients work: what is finished is kept, and the log has two lines of it.
-
-Through a proxy the way is cut, or swallows what is sent; the servers that fail over are real ones, of their own.
-"""
+"""Outages of clients at work: finished jobs are kept, and the log has two lines."""
 
 from __future__ import annotations
 
@@ -40,7 +36,7 @@ SETTINGS = {"fsync": "off", "max_connections": "40", "superuser_reserved_connect
 
 
 class Holder:
-    """A worker whose jobs end when they are told to."""
+    """A worker whose jobs end when released."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
@@ -54,7 +50,7 @@ class Holder:
 
 
 class Log(logging.Handler):
-    """What is told of outages and whatever goes with them, by all clients of this process, and their drivers."""
+    """The log lines of outages and of the statements that fail in them, of all clients and drivers of this process."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -71,7 +67,7 @@ class Log(logging.Handler):
         return [record.getMessage() for record in self.records]
 
     async def wait(self, message: str, num: int = 1) -> None:
-        """Return when a message was told so often."""
+        """Return when a message was logged so often."""
         async with asyncio.timeout(LONG):
             while self.told.count(message) < num:
                 self._news.clear()
@@ -99,7 +95,7 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def insert_raw(url: str, queue: str, num_jobs: int) -> None:
-    """Insert as another program would that needs no proxy."""
+    """Insert as another program would, without the proxy."""
     connection = await asyncpg.connect(url)
     sql = "INSERT INTO river_job (kind, args, max_attempts, queue) SELECT 'act', '{\"what\": \"x\"}', 25, $1 "
     await connection.execute(f"{sql} FROM generate_series(1, {num_jobs})", queue)
@@ -132,10 +128,10 @@ async def states(url: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("wire", ["asyncpg", "psycopg"])
-async def test_outage_is_told_in_two_lines_and_finished_work_is_kept(
+async def test_outage_has_two_lines_and_finished_jobs_are_kept(
     harness: ClientHarness, log: Log, wire: str
 ) -> None:
-    """A way that is cut: attempts end meanwhile, and are written when it is mended; nobody asks in a hurry."""
+    """Attempts that end during an outage are written after it, and clients reconnect with pauses."""
     holder = Holder()
     async with (
         proxied(harness.url) as proxy,
@@ -159,7 +155,7 @@ async def test_outage_is_told_in_two_lines_and_finished_work_is_kept(
 
 
 async def _attempts_a_second(proxy: Proxy, num: int) -> float:
-    """Return how often somebody tried to connect, a second."""
+    """Return the number of connects a second."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     await proxy.wait_connected(proxy.num_connected + num)
@@ -170,8 +166,8 @@ async def _is(found: Awaitable[object], wanted: object) -> bool:
     return await found == wanted
 
 
-async def test_killed_backends_are_one_outage(harness: ClientHarness, log: Log) -> None:
-    """All backends of a worker are ended twice: each time one line at the beginning, one at the end, and work goes on."""
+async def test_ended_sessions_are_one_outage(harness: ClientHarness, log: Log) -> None:
+    """All sessions of a worker are ended twice: each time the log has one line at the beginning and one at the end."""
     holder = Holder()
     async with harness.client(holder.workers):
         await hold(harness.url, holder)
@@ -187,12 +183,8 @@ async def test_killed_backends_are_one_outage(harness: ClientHarness, log: Log) 
     assert log.told == ["database unreachable", "database back"] * 2
 
 
-async def test_network_that_swallows_packets_is_an_outage(harness: ClientHarness, log: Log) -> None:
-    """
-    Nothing hangs for ever where nobody answers: not a worker, one way or both, and not a stop.
-
-    Two workers come back and have lost nothing; the one that is stopped meanwhile ends, and says what it could not write.
-    """
+async def test_network_that_drops_packets_is_an_outage(harness: ClientHarness, log: Log) -> None:
+    """Two workers continue without a loss; a stop ends, and logs what it could not write."""
     ways = {"both": BOTH, "answers": [Direction.TO_CLIENT], "stopped": BOTH}
     holders = {name: Holder() for name in ways}
     async with contextlib.AsyncExitStack() as stack:
@@ -230,7 +222,7 @@ async def test_network_that_swallows_packets_is_an_outage(harness: ClientHarness
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that a root's server, which runs as another user, can reach."""
+    """A directory that a server of another user can read."""
     path = Path(tempfile.mkdtemp(prefix="millhand-away-", dir="/tmp"))
     path.chmod(0o755)
     yield path
@@ -238,11 +230,7 @@ def directory() -> Iterator[Path]:
 
 
 async def test_workers_follow_a_failover(directory: Path, log: Log) -> None:
-    """
-    The primary is gone, and a standby takes over: workers with both in their URL find it, and finish what they had.
-
-    Until it is promoted it only reads, and counts as away: for who insists on a primary, and for who does not.
-    """
+    """Workers with both servers in their URL finish their jobs on the standby; one that only reads is an outage."""
     queries = {
         "primary": ("asyncpg", "?target_session_attrs=primary"),
         "writable": ("psycopg", "?target_session_attrs=read-write"),
@@ -297,12 +285,12 @@ async def _migrate(url: str) -> None:
 
 
 def _crash(directory: Path) -> None:
-    """Have a server stop as if its machine had lost its power."""
+    """Stop a server as a power failure does."""
     os.kill(int((directory / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
 
 
 def _clone(first: Path, second: Path) -> None:
-    """Make a standby of a server that has ended, with all that it had."""
+    """Make a standby from the data of a stopped server."""
     shutil.copytree(first, second, ignore=shutil.ignore_patterns("socket", "lock", "*.pid"))
     (second / "data" / "standby.signal").touch()
     owner = first.stat().st_uid if os.getuid() else (first / "data").stat().st_uid
@@ -312,7 +300,7 @@ def _clone(first: Path, second: Path) -> None:
 
 
 async def test_server_without_a_free_connection_is_an_outage(directory: Path, log: Log) -> None:
-    """While others have all connections a worker that lost its own waits, and goes on when there are some again."""
+    """A worker that lost its connections waits, and continues when connections are free again."""
     holder = Holder()
     with embedded_postgres(directory / "server", SETTINGS) as server:
         await _migrate(server.url)
@@ -341,7 +329,7 @@ async def _num_of_worker(connection: asyncpg.Connection) -> int:
 
 
 async def _take_all(url: str) -> list[asyncpg.Connection]:
-    """Take all connections of a server, the worker's too, and return when it can have none."""
+    """Take all connections of a server, and return when the worker can have none."""
     taken = [await asyncpg.connect(url)]
     async with asyncio.timeout(LONG):
         while True:

@@ -1,4 +1,4 @@
-"""What is fetched, when, in which order; and what is heard by those that fetch."""
+"""Fetching: which jobs, when, in which order, and on which notifications."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LISTENERS = (
 
 
 class Gate:
-    """A worker that counts how many run at once, and lets all of them go when told to."""
+    """A worker that counts how many run at once, and releases all of them."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -51,7 +51,7 @@ class Gate:
 
 
 async def test_fetch_respects_priority_then_age(harness: ClientHarness) -> None:
-    """One slot works the jobs by priority, and those of one priority in the order of their insertion."""
+    """One slot works jobs by priority, and those of one priority in the order of their insertion."""
     gate = Gate()
     gate.go_on.set()
     inserter = harness.client(Workers(), queues={})
@@ -67,8 +67,8 @@ async def test_fetch_respects_priority_then_age(harness: ClientHarness) -> None:
     assert gate.begun == ["a", "b", "c", "d", "e"]
 
 
-async def test_fetch_never_takes_more_than_there_are_slots(harness: ClientHarness) -> None:
-    """However many jobs wait, no more than max_workers run; the others stay available until a slot is free."""
+async def test_fetch_takes_no_more_jobs_than_slots(harness: ClientHarness) -> None:
+    """At most max_workers jobs run, and the others stay available until a slot is free."""
     gate = Gate()
 
     async with harness.client(gate.workers, queues={"default": 3}) as client:
@@ -85,8 +85,8 @@ async def test_fetch_never_takes_more_than_there_are_slots(harness: ClientHarnes
     assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 
-async def test_fetch_is_woken_by_notification_alone(harness: ClientHarness) -> None:
-    """notification_only_wakeups; with polling as good as off, each insert is worked at once."""
+async def test_notification_wakes_the_fetch(harness: ClientHarness) -> None:
+    """notification_only_wakeups; with polls an hour apart each insert is worked at once."""
     gate = Gate()
     gate.go_on.set()
 
@@ -96,11 +96,11 @@ async def test_fetch_is_woken_by_notification_alone(harness: ClientHarness) -> N
     assert kinds == [EventKind.JOB_COMPLETED] * 5
 
 
-async def test_fetch_polls_when_nobody_can_notify(harness: ClientHarness) -> None:
+async def test_fetch_polls_without_notifications(harness: ClientHarness) -> None:
     """
     lost_notification_poll_recovery.
 
-    In poll-only mode nothing is listened to, and jobs are found all the same; so is a cancel of a running one.
+    In poll-only mode a client finds jobs, and the cancel of a running one, without listening.
     """
     gate = Gate()
 
@@ -124,7 +124,7 @@ async def test_fetch_stops_while_the_queue_is_paused(harness: ClientHarness) -> 
     """
     pause_resume_notification.
 
-    A pause stops fetching, for clients that start later too; a resume goes on at once; each is told once.
+    A pause stops fetching, also for clients that start later; a resume continues at once; each emits one event.
     """
     gate = Gate()
     gate.go_on.set()
@@ -145,11 +145,11 @@ async def test_fetch_stops_while_the_queue_is_paused(harness: ClientHarness) -> 
     assert [event.kind for event in told] == [EventKind.QUEUE_RESUMED, EventKind.JOB_COMPLETED]
 
 
-async def test_fetch_hears_of_a_pause_that_was_not_announced(harness: ClientHarness) -> None:
+async def test_pause_without_a_notification_is_found_after_a_reconnect(harness: ClientHarness) -> None:
     """
     listener_backend_disconnect_reconnect.
 
-    A pause whose notification was lost is found when the listener connects again.
+    A pause whose notification was lost applies when the listener connects again.
     """
     gate = Gate()
 
@@ -162,8 +162,8 @@ async def test_fetch_hears_of_a_pause_that_was_not_announced(harness: ClientHarn
     assert event.queue == "default"
 
 
-async def test_cancel_that_arrives_while_the_job_is_fetched_reaches_it(harness: ClientHarness) -> None:
-    """A cancel heard between the fetch and its answer is kept: the worker is never called."""
+async def test_cancel_during_the_fetch_reaches_the_job(harness: ClientHarness) -> None:
+    """A cancel between the fetch and its answer applies, and the worker is never called."""
     gate = Gate()
 
     async with harness.client(gate.workers) as client:
@@ -185,7 +185,7 @@ async def test_cancel_that_arrives_while_the_job_is_fetched_reaches_it(harness: 
 
 
 async def _wait_blocked(harness: ClientHarness) -> None:
-    """Return when a fetch waits for a lock on the jobs; so may others, who are no fetch."""
+    """Return when a fetch waits for a lock on the jobs; other statements may wait too."""
     sql = (
         "SELECT 1 AS one FROM pg_locks INNER JOIN pg_stat_activity USING (pid) WHERE NOT granted "
         "AND relation = 'river_job'::regclass AND query LIKE '-- name: job_get_available%'"
@@ -199,7 +199,7 @@ async def test_queue_can_be_added_and_removed_while_the_client_runs(harness: Cli
     """
     dynamic_queue_add_reconfigure_remove.
 
-    A queue that is added is worked at once; one that is removed is not worked any more; mistakes are told.
+    An added queue is worked at once, a removed one is not worked any more, and mistakes raise.
     """
     gate = Gate()
     gate.go_on.set()
@@ -222,13 +222,13 @@ async def test_queue_can_be_added_and_removed_while_the_client_runs(harness: Cli
     assert (await harness.row(left.job.id)).state is JobState.AVAILABLE
 
 
-async def test_stuck_job_is_told_and_may_free_its_slot(
+async def test_stuck_job_is_logged_and_may_free_its_slot(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
     stuck_job_detection.
 
-    An attempt that ignores its timeout is told of once; the handler can have its slot given to another job.
+    An attempt that ignores its timeout is logged once, and the handler may free its slot.
     """
     told: list[StuckJob] = []
     ignored, end = asyncio.Event(), asyncio.Event()
@@ -267,7 +267,7 @@ async def test_stuck_job_is_told_and_may_free_its_slot(
 
 
 async def test_retry_that_is_due_soon_is_fetched_when_it_is_due(harness: ClientHarness) -> None:
-    """A job of this client that becomes available again is not left to the next poll."""
+    """A job that this client made available again does not wait for the next poll."""
     workers = Workers()
 
     @workers.add()

@@ -1,4 +1,4 @@
-"""Rows so large that many of them do not come through in one fetch."""
+"""Rows so large that many of them time out in one fetch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BYTES_PER_SECOND = 500_000.0  # all of them take 12 s, and a fetch has ten
 
 
 @pytest.mark.slow
-async def test_rows_that_are_too_many_for_one_fetch_come_in_several(harness: ClientHarness) -> None:
-    """After a fetch that took too long fewer are asked for, and all jobs are worked, each once."""
+async def test_rows_too_large_for_one_fetch_come_in_several(harness: ClientHarness) -> None:
+    """After a fetch that timed out the next ones ask for fewer, and each job is worked once."""
     seen: list[int] = []
     workers = Workers()
 

@@ -1,4 +1,4 @@
-"""One job, several attempts in one client: fetched again before the last one was off the list."""
+"""Several attempts of one job in one client: fetched again before the last one ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAKE_AVAILABLE = "UPDATE river_job SET state = 'available', scheduled_at = now()
 
 
 class Attempts:
-    """What a producer has executed: attempts that last until a test ends them."""
+    """The attempts that a producer executes; each lasts until the test ends it."""
 
     def __init__(self) -> None:
         self.ends: list[asyncio.Event] = []
@@ -55,7 +55,7 @@ def _producer(harness: ClientHarness, attempts: Attempts) -> Producer:
 
 
 async def _fetched_twice(harness: ClientHarness, producer: Producer) -> None:
-    """Return when the one job there is was fetched, given back behind the producer's back, and fetched again."""
+    """Return when the only job was fetched, made available in the database, and fetched again."""
     probe = Probe(producer)
     await harness.insert_raw("act", "{}")
     await producer.start()
@@ -66,10 +66,10 @@ async def _fetched_twice(harness: ClientHarness, producer: Producer) -> None:
     assert await probe.wait("fetched") == 1
 
 
-async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
+async def test_cancel_before_the_answer_of_the_fetch_reaches_the_job(
     harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """runtime: claim_time_cancellation; it is heard before the fetch's answer is, and the worker is never called."""
+    """runtime: claim_time_cancellation; it arrives before the fetch's answer, and the worker is never called."""
     called = []
     workers = Workers()
 
@@ -97,7 +97,7 @@ async def test_cancel_that_is_sent_while_the_job_is_fetched_reaches_it(
 
 
 async def test_cancel_reaches_the_attempt_that_followed_a_snooze(harness: ClientHarness) -> None:
-    """runtime: refetched_attempt_cancellation; snoozed, fetched again at once, cancelled: the new attempt gets it."""
+    """runtime: refetched_attempt_cancellation; a job that was snoozed and fetched again is cancelled in its new attempt."""
     is_waiting = asyncio.Event()
     workers = Workers()
 
@@ -119,10 +119,10 @@ async def test_cancel_reaches_the_attempt_that_followed_a_snooze(harness: Client
     assert (event.job.attempt, event.job.metadata["snoozes"]) == (1, 1)
 
 
-async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt(
+async def test_cancel_during_the_second_fetch_reaches_the_new_attempt(
     harness: ClientHarness,
 ) -> None:
-    """runtime: refetched_attempt_cancellation; the old attempt, over but still on the list, does not swallow it."""
+    """runtime: refetched_attempt_cancellation; the old attempt, ended but still listed, does not consume it."""
     attempts = Attempts()
     producer = _producer(harness, attempts)
     probe = Probe(producer)
@@ -152,7 +152,7 @@ async def test_cancel_while_the_job_is_fetched_again_is_kept_for_the_new_attempt
 async def test_attempt_whose_job_was_rescued_and_fetched_again_stays_on_the_list(
     harness: ClientHarness,
 ) -> None:
-    """Both attempts are counted, cancelled and waited for, in whatever order they end."""
+    """Both attempts are counted, cancelled and waited for, in any order of their ends."""
     attempts = Attempts()
     producer = _producer(harness, attempts)
     await _fetched_twice(harness, producer)
@@ -179,7 +179,7 @@ async def test_attempt_whose_job_was_rescued_and_fetched_again_stays_on_the_list
 
 
 async def test_poll_for_cancels_reaches_all_attempts_of_a_job(harness: ClientHarness) -> None:
-    """What the row says holds for the attempt that was overtaken too."""
+    """The cancel of a row applies to the overtaken attempt too."""
     attempts = Attempts()
     producer = _producer(harness, attempts)
     await _fetched_twice(harness, producer)
@@ -195,7 +195,7 @@ async def test_poll_for_cancels_reaches_all_attempts_of_a_job(harness: ClientHar
 
 
 async def test_stop_waits_for_both_attempts_of_a_job(harness: ClientHarness) -> None:
-    """A client that stops while a job runs in it twice ends when both have ended; the row is what the first one said."""
+    """A stop waits for both attempts, and the row has the outcome of the first one."""
     gate, begun = asyncio.Event(), asyncio.Semaphore(0)
     ended = []
     workers = Workers()

@@ -1,4 +1,4 @@
-"""What a queue's row says is heeded, unless something newer was announced."""
+"""Polled settings of a queue apply unless a newer notification came."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Late:
-    """An executor whose answers arrive after an announcement."""
+    """An executor whose answers arrive after a notification."""
 
     def __init__(self, executor: Executor, producer: Producer) -> None:
         self.executor = executor
@@ -44,8 +44,8 @@ def _producer(executor: Executor) -> Producer:
     )
 
 
-async def test_poller_does_not_undo_what_was_announced_while_it_asked(harness: ClientHarness) -> None:
-    """An answer that was overtaken by a resume does not pause the queue again; the next one is heeded."""
+async def test_poller_does_not_undo_a_newer_notification(harness: ClientHarness) -> None:
+    """An answer that is older than a resume does not pause the queue; the next one applies."""
     producer = _producer(harness.driver.pool)
     late = Late(harness.driver.pool, producer)
     poller = QueuePoller(producer, late)  # type: ignore[arg-type]
@@ -59,8 +59,8 @@ async def test_poller_does_not_undo_what_was_announced_while_it_asked(harness: C
     assert (is_paused_after_late, producer.is_paused) == (False, True)
 
 
-async def test_poller_makes_the_row_anew_when_it_is_gone(harness: ClientHarness) -> None:
-    """A queue whose row was cleaned away while it is worked gets one again."""
+async def test_poller_inserts_a_missing_row(harness: ClientHarness) -> None:
+    """A queue whose row was deleted while it is worked gets a new one."""
     producer = _producer(harness.driver.pool)
 
     await QueuePoller(producer, harness.driver.pool).poll_settings()

@@ -1,4 +1,4 @@
-"""The lifecycle of services: start, stop, crash, and the wake_event that they sleep on."""
+"""The lifecycle of services: start, stop, crash, and their wake event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GENEROUS = 10.0
 
 
 class Sleeper(Service):
-    """Sleeps until told to stop."""
+    """Sleeps until stopped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Sleeper(Service):
 
 
 class Breaker(Service):
-    """Raises when rung, or before it is up."""
+    """Raises when woken, or before it is ready."""
 
     def __init__(self, *, at_start: bool) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class Breaker(Service):
         raise RuntimeError("cannot go on")
 
 
-async def test_bell_answers_ring_when_rung_before_the_wait() -> None:
-    """A ring is not lost when nobody waits yet."""
+async def test_wake_event_set_before_the_wait_wakes() -> None:
+    """A wake-up before the wait is not lost."""
     wake_event = WakeEvent()
     wake_event.set()
 
@@ -55,8 +55,8 @@ async def test_bell_answers_ring_when_rung_before_the_wait() -> None:
     assert wake is WakeReason.SET
 
 
-async def test_bell_coalesces_rings() -> None:
-    """Several rings before a wait wake the loop one time."""
+async def test_wake_event_merges_wake_ups() -> None:
+    """Several wake-ups before a wait wake the loop once."""
     wake_event = WakeEvent()
     for _ in range(3):
         wake_event.set()
@@ -66,8 +66,8 @@ async def test_bell_coalesces_rings() -> None:
     assert wakes == [WakeReason.SET, WakeReason.TIMEOUT]
 
 
-async def test_bell_answers_stop_for_good() -> None:
-    """Once stopped a wake_event answers STOP to every wait, whoever rings."""
+async def test_stopped_wake_event_returns_stop_for_ever() -> None:
+    """After a stop every wait returns STOP, whatever sets the event."""
     wake_event = WakeEvent()
     wake_event.stop()
     wake_event.set()
@@ -78,7 +78,7 @@ async def test_bell_answers_stop_for_good() -> None:
 
 
 async def test_service_start_and_stop_are_idempotent() -> None:
-    """Two starts make one run; two stops are as good as one; it can be started again."""
+    """Two starts make one run, two stops equal one, and the service can start again."""
     service = Sleeper()
 
     await service.start()
@@ -93,8 +93,8 @@ async def test_service_start_and_stop_are_idempotent() -> None:
     await service.stop()
 
 
-async def test_service_start_raises_what_run_raised_before_it_was_up() -> None:
-    """A service that cannot start says why, and is not running."""
+async def test_start_raises_the_error_of_run_before_it_was_ready() -> None:
+    """The service does not run afterwards."""
     service = Breaker(at_start=True)
     crashes: list[BaseException | None] = []
     service.on_crash = lambda _, error: crashes.append(error)
@@ -106,8 +106,8 @@ async def test_service_start_raises_what_run_raised_before_it_was_up() -> None:
     assert crashes == []
 
 
-async def test_service_tells_of_a_crash_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A run that raises after it was up is told to `on_crash` and to the log; `stop` does not raise it again."""
+async def test_crash_is_reported_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of `run` goes to `on_crash` and to the log, and `stop` does not raise it again."""
     service = Breaker(at_start=False)
     crashed: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
     service.on_crash = lambda _, error: crashed.set_result(error)
@@ -155,8 +155,8 @@ class Counter(IntervalService):
         self.enough.set()
 
 
-async def test_sweeper_goes_on_after_a_pass_that_failed(caplog: pytest.LogCaptureFixture) -> None:
-    """One bad pass is logged and the next one is made."""
+async def test_interval_service_continues_after_a_failed_pass(caplog: pytest.LogCaptureFixture) -> None:
+    """The failure is logged, and the next pass comes."""
     service = Counter(num_failures=1)
 
     with caplog.at_level(logging.WARNING):

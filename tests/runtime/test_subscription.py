@@ -1,4 +1,4 @@
-"""Events reach those who watch, and nobody waits for them."""
+"""Subscriptions get events, and no publisher waits for them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PAUSED = Event(kind=EventKind.QUEUE_PAUSED, queue="default")
 RESUMED = Event(kind=EventKind.QUEUE_RESUMED, queue="default")
 
 
-async def test_subscription_gets_the_kinds_it_asked_for_in_order() -> None:
-    """A watcher of one kind sees that kind alone; a watcher of none in particular sees all; the end ends the stream."""
+async def test_subscription_gets_its_kinds_in_order() -> None:
+    """A subscription to one kind gets only that; one without kinds gets all; closing ends the stream."""
     subscriptions = Subscriptions()
     some = subscriptions.subscribe([EventKind.QUEUE_RESUMED])
     everything = subscriptions.subscribe([])
@@ -27,10 +27,10 @@ async def test_subscription_gets_the_kinds_it_asked_for_in_order() -> None:
     assert [event async for event in everything] == [PAUSED, RESUMED]
 
 
-async def test_subscription_drops_what_does_not_fit_and_says_so_once(
+async def test_full_subscription_drops_events_and_logs_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A watcher that does not read keeps the oldest events and counts the lost; the log has one line."""
+    """It keeps the oldest events and counts the dropped ones."""
     subscriptions = Subscriptions()
     slow = subscriptions.subscribe([], buffer_size=1)
 
@@ -43,8 +43,8 @@ async def test_subscription_drops_what_does_not_fit_and_says_so_once(
     assert [record.message for record in caplog.records] == ["event dropped"]
 
 
-async def test_subscription_that_was_closed_gets_nothing_more() -> None:
-    """After close nothing is offered, and the client keeps no reference."""
+async def test_closed_subscription_gets_no_more_events() -> None:
+    """The client keeps no reference to it."""
     subscriptions = Subscriptions()
     with subscriptions.subscribe([]) as closed:
         pass
@@ -55,8 +55,8 @@ async def test_subscription_that_was_closed_gets_nothing_more() -> None:
     assert not subscriptions
 
 
-def test_subscribe_refuses_what_is_no_kind() -> None:
-    """The error names the kinds that there are."""
+def test_subscribe_refuses_an_unknown_kind() -> None:
+    """The error names the kinds."""
     with pytest.raises(
         ConfigError, match=r"^event kind must be one of 'job_cancelled', .*, got 'job_started'$"
     ):

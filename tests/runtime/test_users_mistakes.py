@@ -1,4 +1,4 @@
-"""What users bring, and break: schedules, args classes, durations; none of it may end the work of the others."""
+"""Mistakes in schedules, args classes and durations do not affect other jobs."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Bad:
 
 
 class Mute(Exception):
-    """An error whose text cannot be had."""
+    """An error whose text raises."""
 
     def __str__(self) -> str:
         raise LookupError
 
 
 class Schedule:
-    """A schedule that answers with what it was given, or raises it."""
+    """A schedule that returns or raises what the test gives."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer
@@ -65,10 +65,10 @@ class Schedule:
     ],
 )
 @pytest.mark.parametrize("run_on_start", [False, True])
-async def test_schedule_that_fails_costs_the_other_periodic_jobs_nothing(
+async def test_schedule_that_fails_does_not_affect_other_periodic_jobs(
     schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture, answer: Any, told: str, run_on_start: bool
 ) -> None:
-    """A schedule that raises, or names no instant to come, is told of when it is asked; the others go on."""
+    """A schedule that raises, or returns an instant in the past, is logged, and the other jobs run."""
     clock = ManualClock()
     bad = PeriodicJob(schedule=Schedule(answer), args=Bad(), id="bad-one", run_on_start=run_on_start)
     good = every(timedelta(hours=1), Good())
@@ -93,8 +93,8 @@ async def test_schedule_that_fails_costs_the_other_periodic_jobs_nothing(
     assert vars(record)["error"].startswith(told)
 
 
-def test_args_class_that_raises_anything_does_not_keep_its_job_from_being_rescued() -> None:
-    """Args whose class raises what no decoder expects cannot be worked, and their stuck job is rescued."""
+def test_args_class_that_raises_does_not_prevent_the_rescue() -> None:
+    """A stuck job is rescued whatever its args class raises."""
 
     @dataclass(frozen=True)
     class Broken:
@@ -123,8 +123,8 @@ def test_args_class_that_raises_anything_does_not_keep_its_job_from_being_rescue
 @pytest.mark.parametrize(
     "name", ["completed_job_retention", "discarded_job_retention", "job_timeout", "rescue_stuck_jobs_after"]
 )
-def test_config_refuses_durations_that_no_date_survives(name: str) -> None:
-    """A duration of more than a hundred years is refused when it is said: no date can be counted back so far."""
+def test_config_refuses_durations_over_a_hundred_years(name: str) -> None:
+    """The constructor raises, because dates cannot be computed with them."""
     settings: dict[str, Any] = {name: timedelta.max}
 
     with pytest.raises(ConfigError) as refused:

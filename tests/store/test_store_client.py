@@ -1,4 +1,4 @@
-"""Claims about the statements that know who is there."""
+"""Statements about clients: heartbeats, lists and traces of unregistered clients."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def report(id: ClientId = A, **fields: Any) -> ClientHeartbeatParams:
 
 
 async def test_tables_are_there_after_the_migrations(tx: Executor) -> None:
-    """The shape is that of both tables, or none."""
+    """The check needs both tables."""
     before = await tx.run(client_get_shape())
     await tx.fetch("DROP TABLE millhand_leader")
 
     assert (before, await tx.run(client_get_shape())) == (True, False)
 
 
-async def test_report_begins_a_life_and_goes_on_with_it(tx: Executor) -> None:
-    """The first report dates the life by the database's clock; later ones name it, and only move what was seen last."""
+async def test_heartbeat_begins_a_life_and_continues_it(tx: Executor) -> None:
+    """The first heartbeat dates the life by the database's clock; later ones only change `last_seen_at`."""
     first = await tx.run(client_heartbeat(report(), started_at=None, now=NOW))
     later = await tx.run(client_heartbeat(report(), started_at=first.started_at, now=NOW + 5 * SECOND))
 
@@ -74,8 +74,8 @@ async def test_report_begins_a_life_and_goes_on_with_it(tx: Executor) -> None:
     ]
 
 
-async def test_report_of_a_new_life_keeps_what_the_old_one_touched(tx: Executor) -> None:
-    """Who comes back under his name owns up to the queues of before, exactly, until he says what he touches himself."""
+async def test_heartbeat_of_a_new_life_keeps_the_queue_updates_of_the_old(tx: Executor) -> None:
+    """The first heartbeat keeps them exactly, and later ones write their own."""
     old, new = NOW + timedelta(microseconds=1), NOW + timedelta(microseconds=2)
     await tx.run(
         client_heartbeat(report(queue_updates={"mail": old, "default": old}), started_at=None, now=NOW)
@@ -94,8 +94,8 @@ async def test_report_of_a_new_life_keeps_what_the_old_one_touched(tx: Executor)
     assert after.queue_updates == {"mail": new}
 
 
-async def test_client_is_silent_when_three_reports_are_missing(tx: Executor) -> None:
-    """A late report is no death; a stop is a state of its own."""
+async def test_client_is_unresponsive_after_three_missed_heartbeats(tx: Executor) -> None:
+    """A stopped client is listed as stopped."""
     await tx.run(client_heartbeat(report(), started_at=None, now=NOW))
     await tx.run(client_heartbeat(report(B), started_at=None, now=NOW))
     await tx.run(client_stop(id=B, started_at=NOW, now=NOW + SECOND))
@@ -108,8 +108,8 @@ async def test_client_is_silent_when_three_reports_are_missing(tx: Executor) -> 
     assert await states(15.1) == [ClientState.UNRESPONSIVE, ClientState.STOPPED]
 
 
-async def test_stop_marks_no_other_life(tx: Executor) -> None:
-    """A client that stops late leaves the row of the one that took its name; a report takes the mark away."""
+async def test_stop_does_not_mark_another_life(tx: Executor) -> None:
+    """A late stop leaves the row of a newer life; a heartbeat removes the mark."""
     await tx.run(client_heartbeat(report(), started_at=None, now=NOW))
     await tx.run(client_heartbeat(report(), started_at=None, now=NOW + SECOND))
 
@@ -122,8 +122,8 @@ async def test_stop_marks_no_other_life(tx: Executor) -> None:
     assert (late, own, stopped.stopped_at, back.stopped_at) == (False, True, NOW + 2 * SECOND, None)
 
 
-async def test_attempt_of_nobody_of_ours_is_seen(tx: Executor) -> None:
-    """Whoever fetched a job last, whether it still runs or ended a moment ago, is ours or foreign."""
+async def test_attempt_of_an_unregistered_client_is_found(tx: Executor) -> None:
+    """The last client of a running or just finished job is registered or a sighting."""
     await tx.run(client_heartbeat(report(), started_at=None))
 
     async def attempt(state: JobState, by: list[str], at: datetime = NOW) -> None:
@@ -143,8 +143,8 @@ async def test_attempt_of_nobody_of_ours_is_seen(tx: Executor) -> None:
     ]
 
 
-async def test_queue_that_nobody_of_ours_touched_is_seen(tx: Executor) -> None:
-    """A touch counts for eleven minutes, after the ten seconds in which one of ours may own up to it; a pause is none."""
+async def test_undeclared_update_of_a_queue_is_found(tx: Executor) -> None:
+    """An update counts from ten seconds to eleven minutes of age; a pause does not count."""
     touches = {
         "new": NOW - 9 * SECOND,
         "go": NOW - 11 * SECOND,
@@ -165,8 +165,8 @@ async def test_queue_that_nobody_of_ours_touched_is_seen(tx: Executor) -> None:
     ]
 
 
-async def test_follower_sees_whether_the_leader_is_ours(tx: Executor) -> None:
-    """Ours is who has a row, and who asks; a term that is over and nobody at all are seen as such."""
+async def test_follower_sees_whether_the_leader_is_registered(tx: Executor) -> None:
+    """The view shows a registered leader, the client itself, an expired term, and no term."""
 
     async def sight(seconds: float) -> LeaderView:
         now = NOW + timedelta(seconds=seconds)
@@ -192,8 +192,8 @@ async def test_follower_sees_whether_the_leader_is_ours(tx: Executor) -> None:
     assert own == LeaderView(A, is_running=True, is_registered=True, has_stepped_down=False)
 
 
-async def test_follower_sees_that_one_of_ours_made_way(tx: Executor) -> None:
-    """For as long as others are given, by the database's clock."""
+async def test_follower_sees_that_a_client_has_stepped_down(tx: Executor) -> None:
+    """It sees it for the length of the patience, by the database's clock."""
     await tx.run(client_heartbeat(report(B), started_at=None, now=NOW))
     await tx.run(client_step_down(id=B, now=NOW))
 
@@ -205,8 +205,8 @@ async def test_follower_sees_that_one_of_ours_made_way(tx: Executor) -> None:
     assert [sight.has_stepped_down for sight in sights] == [True, False]
 
 
-async def test_unknown_kinds_are_those_of_due_jobs_in_ones_queues(tx: Executor) -> None:
-    """Neither what is known, nor what is not due, nor what another queue holds."""
+async def test_unknown_kinds_are_those_of_due_jobs_in_own_queues(tx: Executor) -> None:
+    """Known kinds, jobs that are not due, and other queues are left out."""
     for kind, queue, at in (
         ("known", "default", NOW),
         ("theirs", "default", NOW),
@@ -222,8 +222,8 @@ async def test_unknown_kinds_are_those_of_due_jobs_in_ones_queues(tx: Executor) 
     assert await tx.run(query) == ["others", "theirs"]
 
 
-async def test_clients_that_are_gone_are_deleted_but_for_those_that_hold_jobs(tx: Executor) -> None:
-    """Whoever must give back the jobs of the dead can still tell that they were ours."""
+async def test_clients_without_heartbeats_are_deleted_unless_they_hold_jobs(tx: Executor) -> None:
+    """A row must stay until the jobs of its client are rescued."""
     for id in ("gone", "holds", "fresh"):
         seen = NOW if id == "fresh" else NOW - 25 * 60 * MINUTE
         await tx.run(client_heartbeat(report(ClientId(id)), started_at=None, now=seen))

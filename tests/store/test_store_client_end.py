@@ -1,4 +1,4 @@
-"""Claims about the statements that know who is gone, and what he left."""
+"""Statements about clients that died or stopped, and about their jobs."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ async def stranded(tx: Executor, at: datetime) -> list[Stranded]:
     return await tx.run(job_get_stranded(after_id=JobId(0), limit=10, now=at))
 
 
-async def test_client_is_given_up_when_it_is_silent_too_long(tx: Executor) -> None:
-    """Suspected first and given up with the next look, once; and not one that spoke in between."""
+async def test_client_that_misses_heartbeats_is_declared_dead(tx: Executor) -> None:
+    """It is a suspect first and declared dead by the next check, once, unless a heartbeat comes in between."""
     for id in (A, B):
         await report(tx, id, NOW, started_at=LONG_AGO)
     await report(tx, A, NOW + DEAD, started_at=LONG_AGO)
@@ -101,8 +101,8 @@ async def test_client_is_given_up_when_it_is_silent_too_long(tx: Executor) -> No
     assert (after.lost_ids, after.suspect_ids, after.seconds_left) == ((), (), 11.0)
 
 
-async def test_client_that_was_given_up_is_listed_as_silent(tx: Executor) -> None:
-    """At once, and until it reports again."""
+async def test_client_that_was_declared_dead_is_listed_as_unresponsive(tx: Executor) -> None:
+    """At once, and until its next heartbeat."""
     for id in (A, B):
         await report(tx, id, NOW, started_at=LONG_AGO)
     await report(tx, A, NOW + DEAD, started_at=LONG_AGO)
@@ -120,8 +120,8 @@ async def test_client_that_was_given_up_is_listed_as_silent(tx: Executor) -> Non
     assert given_up == [ClientState.WORKING, ClientState.UNRESPONSIVE]
 
 
-async def test_nobody_is_given_up_by_one_who_is_silent_himself(tx: Executor) -> None:
-    """A judge that was away as long as the others has heard nothing, and says nothing."""
+async def test_client_without_heartbeats_declares_no_client_dead(tx: Executor) -> None:
+    """A caller that has missed its own heartbeats has no suspects."""
     for id in (A, B):
         await report(tx, id, NOW, started_at=LONG_AGO)
 
@@ -130,8 +130,8 @@ async def test_nobody_is_given_up_by_one_who_is_silent_himself(tx: Executor) -> 
     assert (looked.lost_ids, looked.suspect_ids) == ((), ())
 
 
-async def test_silence_counts_from_when_the_judge_began_to_listen(tx: Executor) -> None:
-    """After a minute without the database everybody gets the time of a living client to say that he is there."""
+async def test_missed_heartbeats_count_from_the_callers_first_steady_one(tx: Executor) -> None:
+    """After a minute without the database every client gets the time of a living one."""
     await report(tx, B, NOW - MINUTE, started_at=LONG_AGO)
     for seconds in (0, 5, 10):
         await report(tx, A, NOW + seconds * SECOND, started_at=LONG_AGO)
@@ -142,8 +142,8 @@ async def test_silence_counts_from_when_the_judge_began_to_listen(tx: Executor) 
     assert (early.lost_ids, late.lost_ids) == ((), (B,))
 
 
-async def test_client_whose_session_is_there_is_waited_for(tx: Executor) -> None:
-    """It may be held up: two minutes more; and not at all when the session is another's, or over."""
+async def test_client_with_an_open_session_gets_two_more_minutes(tx: Executor) -> None:
+    """A session that ended, or is another client's, does not count."""
     await report(tx, B, NOW, started_at=LONG_AGO, has_session=True)
 
     async def suspects(at: datetime) -> tuple[ClientId, ...]:
@@ -161,8 +161,8 @@ async def test_client_whose_session_is_there_is_waited_for(tx: Executor) -> None
     assert reused == over == (B,)
 
 
-async def test_client_that_has_stopped_is_not_given_up(tx: Executor) -> None:
-    """It has said that it would be silent."""
+async def test_client_that_has_stopped_is_not_declared_dead(tx: Executor) -> None:
+    """A stopped client sends no heartbeats."""
     await report(tx, A, NOW, started_at=LONG_AGO)
     await report(tx, B, LONG_AGO)
     await tx.run(client_stop(id=B, started_at=LONG_AGO, now=LONG_AGO + MINUTE))
@@ -170,8 +170,8 @@ async def test_client_that_has_stopped_is_not_given_up(tx: Executor) -> None:
     assert await look(tx, NOW, B) == Losses((), (), 0, None)
 
 
-async def test_jobs_of_the_living_are_not_stranded(tx: Executor) -> None:
-    """Nor are those of clients that nobody has heard of, however old they are."""
+async def test_jobs_of_living_clients_are_not_stranded(tx: Executor) -> None:
+    """Nor are those of unregistered clients, whatever their age."""
     await report(tx, A, LONG_AGO)
     await report(tx, A, NOW, started_at=LONG_AGO)
     await running(tx, A, LONG_AGO)
@@ -180,8 +180,8 @@ async def test_jobs_of_the_living_are_not_stranded(tx: Executor) -> None:
     assert await stranded(tx, NOW) == []
 
 
-async def test_jobs_of_those_that_are_gone_are_stranded(tx: Executor) -> None:
-    """Those fetched before the end: of one given up, though it is back, one that stopped, and one in another life."""
+async def test_jobs_of_clients_that_are_gone_are_stranded(tx: Executor) -> None:
+    """Jobs fetched before a client was declared dead, stopped, or restarted are stranded."""
     for id in (A, B, ClientId("c")):
         await report(tx, id, LONG_AGO)
     await report(tx, GO, NOW - 1 * SECOND)
@@ -206,8 +206,8 @@ async def test_jobs_of_those_that_are_gone_are_stranded(tx: Executor) -> None:
     ]
 
 
-async def test_what_a_stop_has_left_is_stranded_when_its_process_has_ended(tx: Executor) -> None:
-    """A thread that pays no heed goes on for a moment after its client has said that it stopped; then its job is free."""
+async def test_job_that_a_stop_abandoned_is_stranded_when_its_process_has_ended(tx: Executor) -> None:
+    """A thread may run for a moment after its client has stopped."""
     await report(tx, A, LONG_AGO)
     job = await running(tx, A, LONG_AGO + TICK)
     await tx.run(client_stop(id=A, started_at=LONG_AGO, now=NOW))
@@ -218,8 +218,8 @@ async def test_what_a_stop_has_left_is_stranded_when_its_process_has_ended(tx: E
     assert [(one.job, one.end) for one in late] == [(job, End.STOPPED)]
 
 
-async def test_fetch_that_was_carried_out_after_the_end_is_stranded_later(tx: Executor) -> None:
-    """A statement of one who is gone, which the server came to too late; one who is just coming back has time to say so."""
+async def test_job_fetched_after_the_end_is_stranded_later(tx: Executor) -> None:
+    """The fetch of a dead client may run late; a client that returns has time for a heartbeat."""
     for id in (A, B):
         await report(tx, id, LONG_AGO)
     await report(tx, GO, NOW)
@@ -236,8 +236,8 @@ async def test_fetch_that_was_carried_out_after_the_end_is_stranded_later(tx: Ex
     assert [one.job for one in back] == [jobs[1]]
 
 
-async def test_another_life_counts_once_the_former_is_silent(tx: Executor) -> None:
-    """Of two living clients with one name neither loses a job to the other; when one is gone its jobs are stranded."""
+async def test_restart_counts_once_the_former_life_misses_heartbeats(tx: Executor) -> None:
+    """Of two living clients with one id neither loses jobs; after the end of one its jobs are stranded."""
     old = await report(tx, A, LONG_AGO)
     job = await running(tx, A, LONG_AGO + MINUTE)
     await report(tx, A, NOW - SECOND, started_at=old.started_at)
@@ -254,8 +254,8 @@ async def test_another_life_counts_once_the_former_is_silent(tx: Executor) -> No
     assert [(one.job, one.end) for one in settled] == [(job, End.RESTARTED)]
 
 
-async def test_life_that_ended_is_no_contest(tx: Executor) -> None:
-    """Who comes back after a stop, or after having been given up, has his old jobs given back at once."""
+async def test_ended_life_does_not_delay_a_restart(tx: Executor) -> None:
+    """After a stop or a declaration of death the old jobs are stranded at once."""
     first = await report(tx, A, LONG_AGO)
     job = await running(tx, A, LONG_AGO + TICK)
     await tx.run(client_stop(id=A, started_at=first.started_at, now=NOW))
@@ -264,8 +264,8 @@ async def test_life_that_ended_is_no_contest(tx: Executor) -> None:
     assert [one.job for one in await stranded(tx, NOW + SECOND)] == [job]
 
 
-async def test_life_that_fell_silent_long_ago_is_no_contest(tx: Executor) -> None:
-    """Nobody gave it up, for nobody was there; whoever comes under its name an hour later need not wait."""
+async def test_life_without_heartbeats_does_not_delay_a_restart(tx: Executor) -> None:
+    """A client that restarts an hour later need not wait, even if no client declared it dead."""
     await report(tx, A, LONG_AGO)
     job = await running(tx, A, LONG_AGO + TICK)
     await report(tx, A, NOW)
@@ -273,8 +273,8 @@ async def test_life_that_fell_silent_long_ago_is_no_contest(tx: Executor) -> Non
     assert [one.job for one in await stranded(tx, NOW)] == [job]
 
 
-async def test_life_is_as_old_as_it_says(tx: Executor) -> None:
-    """Whose first report comes late, for want of a table, has not begun with it, and keeps what it fetched before."""
+async def test_first_heartbeat_dates_the_start_of_the_life(tx: Executor) -> None:
+    """A client whose first heartbeat came late keeps the jobs it fetched before."""
     await report(tx, A, NOW, age=MINUTE)
     await running(tx, A, NOW - 59 * SECOND)
     older = await running(tx, A, NOW - 61 * SECOND)
@@ -283,7 +283,7 @@ async def test_life_is_as_old_as_it_says(tx: Executor) -> None:
 
 
 async def test_clock_that_was_set_back_strands_nothing(tx: Executor) -> None:
-    """What was lost an hour ahead was so by another clock; a life does not begin in the future either."""
+    """A `lost_at` an hour ahead does not count, and a life does not begin in the future."""
     await report(tx, A, NOW)
     await report(tx, B, NOW)
     await report(tx, A, NOW + MINUTE, started_at=NOW)
@@ -311,8 +311,8 @@ async def give_back(tx: Executor, job: JobRow, state: JobState) -> Sequence[JobI
 @pytest.mark.parametrize(
     "state", [JobState.AVAILABLE, JobState.RETRYABLE, JobState.CANCELLED, JobState.DISCARDED]
 )
-async def test_job_is_given_back_once_and_counted(tx: Executor, state: JobState) -> None:
-    """State, instant, error and the number of rescues are in the row, and a second hand finds nothing to do."""
+async def test_stranded_job_is_rescued_once_and_counted(tx: Executor, state: JobState) -> None:
+    """The row has state, instant, error and number of rescues, and a second rescue changes nothing."""
     job = await running(tx, A, NOW, metadata='{"a": 1, "river:rescue_count": 2}')
 
     written = [await give_back(tx, job, state) for _ in range(2)]
@@ -334,8 +334,8 @@ async def test_job_is_given_back_once_and_counted(tx: Executor, state: JobState)
         'metadata = \'{"cancel_attempted_at": "2026-11-25T10:43:42Z"}\'',
     ],
 )
-async def test_job_that_moved_since_it_was_seen_is_not_given_back(tx: Executor, since: str) -> None:
-    """Another attempt, another client, another state, or a wish to cancel it: the row is as it has become."""
+async def test_job_that_changed_since_the_search_is_not_rescued(tx: Executor, since: str) -> None:
+    """A row with another attempt, client or state, or with a requested cancel, stays as it is."""
     job = await running(tx, A, NOW)
     await tx.fetch(f"UPDATE river_job SET {since}")
     moved = await tx.run(job_get_by_id(job.id))
@@ -344,8 +344,8 @@ async def test_job_that_moved_since_it_was_seen_is_not_given_back(tx: Executor, 
     assert await tx.run(job_get_by_id(job.id)) == moved
 
 
-async def test_age_is_for_jobs_of_those_that_do_not_report(tx: Executor) -> None:
-    """Beside clients of ours, jobs of River's clients are stuck by their age; ours are left to ours."""
+async def test_rescue_by_age_is_for_jobs_of_unregistered_clients(tx: Executor) -> None:
+    """Jobs of registered clients are left to these and to the rescue by death."""
     await report(tx, A, LONG_AGO)
     ours, theirs = await running(tx, A, LONG_AGO), await running(tx, GO, LONG_AGO)
 

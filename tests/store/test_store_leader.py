@@ -1,3 +1,5 @@
+"""Statements about leadership terms."""
+
 from __future__ import annotations
 
 import asyncio
@@ -29,7 +31,7 @@ MOMENT = timedelta(microseconds=1)
 
 
 async def test_first_bid_begins_a_term(tx: Executor) -> None:
-    """Who bids while nobody leads, leads from now for the term's length."""
+    """A bid without a running term wins a term of the given length."""
     term = await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
 
     assert term == LeaderRow(A, NOW, NOW + TTL)
@@ -37,8 +39,8 @@ async def test_first_bid_begins_a_term(tx: Executor) -> None:
     assert await tx.fetch("SELECT name FROM river_leader") == [{"name": "default"}]
 
 
-async def test_bid_while_another_leads_is_lost(tx: Executor) -> None:
-    """A term that has not expired stands, to its last moment, even against its own client's bid."""
+async def test_bid_during_a_term_is_lost(tx: Executor) -> None:
+    """A term stands to its last moment, even against its own client's bid."""
     term = await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
 
     bids = [await tx.run(leader_attempt_elect(leader_id=who, ttl=TTL, now=NOW + TTL)) for who in (B, A)]
@@ -47,8 +49,8 @@ async def test_bid_while_another_leads_is_lost(tx: Executor) -> None:
     assert await tx.run(leader_get()) == term
 
 
-async def test_bid_takes_an_expired_term_over(tx: Executor) -> None:
-    """Who bids after a term has expired begins one of its own, in the only row there is."""
+async def test_bid_replaces_an_expired_term(tx: Executor) -> None:
+    """A bid after the expiry begins a new term in the only row."""
     await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
     later = NOW + TTL + MOMENT
 
@@ -59,7 +61,7 @@ async def test_bid_takes_an_expired_term_over(tx: Executor) -> None:
 
 
 async def test_of_many_bids_one_is_won(schema_driver: AsyncpgDriver) -> None:
-    """However many bid at once, one leads."""
+    """One of any number of simultaneous bids wins."""
     bids = [leader_attempt_elect(leader_id=ClientId(f"client_{n}"), ttl=TTL) for n in range(8)]
 
     won = [row for row in await asyncio.gather(*map(schema_driver.pool.run, bids)) if row]
@@ -69,7 +71,7 @@ async def test_of_many_bids_one_is_won(schema_driver: AsyncpgDriver) -> None:
 
 
 async def test_renewal_moves_only_the_end(tx: Executor) -> None:
-    """A renewed term keeps its beginning, by which it is known, and ends its length from now."""
+    """A renewed term keeps its beginning and ends one length from now."""
     await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
     later = NOW + timedelta(seconds=5)
 
@@ -78,8 +80,8 @@ async def test_renewal_moves_only_the_end(tx: Executor) -> None:
     assert renewed == LeaderRow(A, NOW, later + TTL)
 
 
-async def test_renewal_of_a_term_that_is_not_ours_is_lost(tx: Executor) -> None:
-    """Another's term, an earlier term of ours, and an expired one cannot be renewed; an expiring one can."""
+async def test_renewal_of_another_term_is_lost(tx: Executor) -> None:
+    """Another client's term, an earlier one and an expired one cannot be renewed; one in its last moment can."""
     await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
 
     async def renew(leader_id: ClientId, *, elected_at=NOW, now=NOW) -> LeaderRow | None:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -93,8 +95,8 @@ async def test_renewal_of_a_term_that_is_not_ours_is_lost(tx: Executor) -> None:
     assert await renew(A, now=NOW + TTL) is not None
 
 
-async def test_expired_term_can_be_cleared(tx: Executor) -> None:
-    """An expired row goes, a current one stays."""
+async def test_expired_term_can_be_deleted(tx: Executor) -> None:
+    """A current term stays."""
     await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
 
     assert not await tx.run(leader_delete_expired(now=NOW + TTL))
@@ -102,10 +104,10 @@ async def test_expired_term_can_be_cleared(tx: Executor) -> None:
     assert await tx.run(leader_get()) is None
 
 
-async def test_resignation_is_river_s_byte_for_byte(
+async def test_resignation_is_rivers_byte_for_byte(
     schema_driver: AsyncpgDriver, topics: TopicRecorder
 ) -> None:
-    """Asking for a resignation, and resigning, are River's words on River's topic."""
+    """A request to resign and a resignation send River's payloads on River's channel."""
     run = schema_driver.pool.run
     term = await run(leader_attempt_elect(leader_id=A, ttl=TTL))
     assert term is not None
@@ -118,10 +120,10 @@ async def test_resignation_is_river_s_byte_for_byte(
     assert await run(leader_get()) is None
 
 
-async def test_resignation_of_another_s_term_is_nothing(
+async def test_resignation_of_another_term_does_nothing(
     schema_driver: AsyncpgDriver, topics: TopicRecorder
 ) -> None:
-    """Who no longer leads deletes nothing and tells nobody."""
+    """It deletes no row and sends no notification."""
     run = schema_driver.pool.run
     term = await run(leader_attempt_elect(leader_id=A, ttl=TTL))
     assert term is not None
@@ -132,8 +134,8 @@ async def test_resignation_of_another_s_term_is_nothing(
     assert await run(leader_get()) == term
 
 
-async def test_time_that_is_left_of_a_term_is_told(tx: Executor) -> None:
-    """By the database's clock, less than nothing when it has expired, and nothing where nobody leads."""
+async def test_seconds_left_of_a_term_are_returned(tx: Executor) -> None:
+    """By the database's clock, negative after the expiry, and None without a term."""
     vacant = await tx.run(leader_get_seconds_left())
     await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
 
