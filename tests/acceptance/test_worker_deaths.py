@@ -190,7 +190,7 @@ async def test_job_runs_again_seconds_after_its_worker_was_killed(place: Place, 
         row = await place.row(job_id)
         assert (row.attempt, row.metadata["river:rescue_count"]) == (2, 1)
         assert [error.error for error in row.errors] == [
-            f"Job rescued by ClientRescuer: client {killed!r} stopped reporting"
+            f"Job rescued by ClientRescuer: client {killed!r} missed its heartbeats"
         ]
 
 
@@ -299,7 +299,7 @@ async def test_job_of_a_worker_that_died_with_its_server_runs_again(directory: P
             await other.stop()
 
     assert [error.error for error in row.errors] == [
-        f"Job rescued by ClientRescuer: client {killed_id!r} stopped reporting"
+        f"Job rescued by ClientRescuer: client {killed_id!r} missed its heartbeats"
     ]
 
 

@@ -20,9 +20,9 @@ from chaos_rows import Row
 
 from millhand.engine.engine import ABANDON_SECONDS
 
-LEFT_BEHIND = "stopped, and left it behind"
+LEFT_BEHIND = "stopped and left the job running"
 # The rescue errors of an abandoned job; the second if a new life had the client id before the rescue.
-LEFT = (LEFT_BEHIND, "ended, and was started again")
+LEFT = (LEFT_BEHIND, "restarted")
 # The least time from a signal to its effect, or from there to the log line.
 MARGIN_SECONDS = 1.0
 

@@ -112,7 +112,7 @@ PLAN = (
     ChaosJob(n=2),
     ChaosJob(n=3),
 )
-ROWS = rows_of(PLAN, killed="a", other="b", rescued=f"{RESCUED_BY_US}: client 'a' stopped reporting")
+ROWS = rows_of(PLAN, killed="a", other="b", rescued=f"{RESCUED_BY_US}: client 'a' missed its heartbeats")
 EXECUTIONS = (
     Execution("0.1", 1, 1, 0, "complete", 1010.0, token=1),
     Execution("1.1", 2, 1, 0, "complete", 1011.0, 1012.0, token=2, ended_by="complete"),
@@ -212,7 +212,7 @@ def interrupted(evidence: Evidence) -> Evidence:
     return execution_with(2, ended_by="give_way")(evidence)  # type: ignore[return-value]
 
 
-LEFT = (*ROWS[0].errors[:1], (2, f"{RESCUED_BY_US}: client 'b' stopped, and left it behind"))
+LEFT = (*ROWS[0].errors[:1], (2, f"{RESCUED_BY_US}: client 'b' stopped and left the job running"))
 ALIVE = _life_of(0, ended_at=1120.0, exit_code=0, is_killed=False)
 AWAY = Trouble(name="partition", who=0, began_at=1012.0, ended_at=1026.0)
 

@@ -159,7 +159,7 @@ async def test_args_are_never_logged(harness: ClientHarness, caplog: pytest.LogC
             await _ended(events, len(plays) + len(UNREADABLE) + 2)
 
     lines = lines_of(caplog)
-    for told in (
+    for emitted in (
         "job errored",
         "job discarded",
         "job stuck",
@@ -167,7 +167,7 @@ async def test_args_are_never_logged(harness: ClientHarness, caplog: pytest.LogC
         "job snoozed",
         "job completed",
     ):
-        assert told in lines, told
+        assert emitted in lines, emitted
     assert lines.count("must decode as") >= len(UNREADABLE)
     assert found_in(lines) == []
 
@@ -202,14 +202,14 @@ async def test_errors_of_inserts_show_no_args_of_other_jobs(harness: ClientHarne
 
 
 @pytest.mark.parametrize(
-    ("encoded", "told"),
+    ("encoded", "emitted"),
     [
         (f'{{"color": "{ARGS}"}}', "Invalid enum value - at `$.color`"),
         (f'{{"literal": "{ARGS} - at `$.x`"}}', "Invalid enum value - at `$.literal`"),
         (f'{{"tagged": {{"type": "{ARGS}"}}}}', "Invalid value - at `$.tagged.type`"),
     ],
 )
-def test_error_of_args_shows_the_place_and_not_the_value(encoded: str, told: str) -> None:
+def test_error_of_args_shows_the_place_and_not_the_value(encoded: str, emitted: str) -> None:
     """The place is enough to find the mistake; the value is in the row."""
     workers = Workers()
 
@@ -218,4 +218,4 @@ def test_error_of_args_shows_the_place_and_not_the_value(encoded: str, told: str
 
     with pytest.raises(InvalidJob) as caught:
         workers.get("typed").decode(encoded)
-    assert str(caught.value) == f"args of kind 'typed' must decode as Typed, got: {told}"
+    assert str(caught.value) == f"args of kind 'typed' must decode as Typed, got: {emitted}"

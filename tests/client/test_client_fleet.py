@@ -107,7 +107,7 @@ async def test_two_schemas_of_one_database_are_separate(harness: ClientHarness) 
         first = harness.client(workers_of("first"), **settings)
         second = harness.client(workers_of("second"), schema="second", **settings)
         async with first, second:
-            told = [
+            emitted = [
                 (await harness.work(client, Act(name))).kind for client, name in [(first, "a"), (second, "b")]
             ]
     finally:
@@ -115,7 +115,7 @@ async def test_two_schemas_of_one_database_are_separate(harness: ClientHarness) 
         await connection.execute("DROP SCHEMA second CASCADE")
         await connection.close()
 
-    assert told == [EventKind.JOB_COMPLETED] * 2
+    assert emitted == [EventKind.JOB_COMPLETED] * 2
     assert seen == [("first", "a"), ("second", "b")]
 
 

@@ -21,7 +21,7 @@ from millhand.worker import Workers
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-MACHINES = timedelta(minutes=1)  # what a busy machine may take; a clock that is heeded is off by an hour
+MACHINES = timedelta(minutes=1)  # a busy machine's delays; a clock that was used would be off by an hour
 
 
 class WrongClock(SystemClock):
@@ -63,10 +63,10 @@ async def test_client_whose_clock_is_wrong_is_in_time(
     async with harness.client(workers, clock=WrongClock(off), periodic_jobs=[ticks]) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.insert(Act("now"))
-            told = [(await harness.next(events)).job for _ in range(3)]
+            emitted = [(await harness.next(events)).job for _ in range(3)]
 
-    assert {row.kind for row in told} == {"act", "tick"}
-    for row in told:
+    assert {row.kind for row in emitted} == {"act", "tick"}
+    for row in emitted:
         assert row.attempted_at is not None
         assert row.finalized_at is not None
         assert abs(row.finalized_at - row.attempted_at) < MACHINES
@@ -95,20 +95,20 @@ def test_clock_that_may_be_right_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "known"),
+    ("emitted", "known"),
     [
         pytest.param(timedelta(hours=1), timedelta(hours=1), id="behind"),
         pytest.param(timedelta(hours=-1), timedelta(hours=-1), id="ahead"),
         pytest.param(timedelta(seconds=-0.1), timedelta(seconds=1.9), id="drifted"),
     ],
 )
-def test_slow_answer_never_sets_the_clock_ahead(told: timedelta, known: timedelta) -> None:
+def test_slow_answer_never_sets_the_clock_ahead(emitted: timedelta, known: timedelta) -> None:
     """Of the two seconds that an answer allows the earliest is taken, unless the clock differs by less than drift."""
     machine = ManualClock(AT)
     clock = ServerClock(machine)
     machine.advance(2)
 
-    clock.record_sample(AT + told, asked=0.0, answered=2.0)
+    clock.record_sample(AT + emitted, asked=0.0, answered=2.0)
 
     assert clock.now() == AT + known
 

@@ -22,10 +22,10 @@ CLIENT = """
     )
 """
 PLAIN = {
-    "id": "'odd'", "language": "'python'", "pid": "1", "kinds": "'{act}'", "queues": """'{"default": 1}'""",
+    "id": "'malformed'", "language": "'python'", "pid": "1", "kinds": "'{act}'", "queues": """'{"default": 1}'""",
     "updates": "'{}'", "interval": "'5 s'", "started": "now()", "seen": "now()", "lost": "NULL", "way": "NULL",
 }  # fmt: skip
-ODD_CLIENTS = {
+MALFORMED_CLIENTS = {
     "queues that are none": {"queues": "'[1]'"},
     "queues of any shape": {"queues": """('{"default": "many", "n": ' || repeat('9', 5000) || '}')::jsonb"""},
     "queues nested 1200 deep": {"queues": "(repeat('[', 1200) || repeat(']', 1200))::jsonb"},
@@ -45,37 +45,39 @@ ODD_CLIENTS = {
     "a name of control characters": {"id": r"E'a\n\t\x1b[2J\u009b\u2028'", "language": r"E'\x1b]0;x\x07'"},
     "a megabyte of language": {"language": "repeat('x', 1000000)"},
 }
-ODD_LEADERS = {
+MALFORMED_LEADERS = {
     "expired before all time": "'-infinity', '-infinity'",
     "expired before year one": "'0044-03-15 BC', '0044-03-15 BC'",
     "elected after all time": "'infinity', now() - interval '1 minute'",
 }
-ODD_QUEUES = {
+MALFORMED_QUEUES = {
     "a queue of two thousand characters": "repeat(md5('x'), 60), '{}', now(), now(), NULL",
     "a queue without a name": "'', '{}', now(), now(), NULL",
     "a queue touched after all time": "'q', '{}', now(), 'infinity', 'infinity'",
     "a queue touched before year one": "'q', '{}', '0044-03-15 BC', '0044-03-15 BC', '-infinity'",
     "a queue of control characters": r"E'a\n\x1b[2J\u009b', '{}', now(), now() - interval '1 minute', NULL",
 }
-ODD = {
-    **{name: CLIENT.format(**PLAIN | odd) for name, odd in ODD_CLIENTS.items()},
+MALFORMED = {
+    **{name: CLIENT.format(**PLAIN | malformed) for name, malformed in MALFORMED_CLIENTS.items()},
     **{
         name: f"INSERT INTO {table} (leader_id, elected_at, expires_at) VALUES (E'a\\n\\x1b', {instants})"
         for table in ("river_leader", "millhand_leader")
-        for name, instants in {f"{table} {name}": odd for name, odd in ODD_LEADERS.items()}.items()
+        for name, instants in {
+            f"{table} {name}": malformed for name, malformed in MALFORMED_LEADERS.items()
+        }.items()
     },
     **{
-        name: f"INSERT INTO river_queue (name, metadata, created_at, updated_at, paused_at) VALUES ({odd})"
-        for name, odd in ODD_QUEUES.items()
+        name: f"INSERT INTO river_queue (name, metadata, created_at, updated_at, paused_at) VALUES ({malformed})"
+        for name, malformed in MALFORMED_QUEUES.items()
     },
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("wire", "name"), [("asyncpg", "odd"), ("psycopg", "other")])
-@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize(("wire", "name"), [("asyncpg", "malformed"), ("psycopg", "other")])
+@pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
 async def test_client_works_beside_a_malformed_row(
-    harness: ClientHarness, odd: str, wire: str, name: str, caplog: pytest.LogCaptureFixture
+    harness: ClientHarness, malformed: str, wire: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It leads, works and lists clients and queues without a failed pass, even if the row has its own id."""
     workers = Workers()
@@ -83,7 +85,7 @@ async def test_client_works_beside_a_malformed_row(
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    await harness.execute(odd)
+    await harness.execute(malformed)
     async with contextlib.AsyncExitStack() as stack:
         pool = None
         if wire == "psycopg":

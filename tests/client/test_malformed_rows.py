@@ -40,9 +40,9 @@ NUM_NO_OBJECTS = 6
 
 
 @pytest.mark.parametrize(
-    "odd", [*WORKABLE.values(), *WORKABLE_ALONE.values()], ids=[*WORKABLE, *WORKABLE_ALONE]
+    "malformed", [*WORKABLE.values(), *WORKABLE_ALONE.values()], ids=[*WORKABLE, *WORKABLE_ALONE]
 )
-async def test_malformed_row_is_worked_like_others(harness: ClientHarness, odd: str) -> None:
+async def test_malformed_row_is_worked_like_others(harness: ClientHarness, malformed: str) -> None:
     """
     claimed_row_decode_isolation.
 
@@ -52,28 +52,29 @@ async def test_malformed_row_is_worked_like_others(harness: ClientHarness, odd: 
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
-        if job.args.what == "odd" and job.row.state is JobState.RUNNING and not is_snoozed.is_set():
+        if job.args.what == "malformed" and job.row.state is JobState.RUNNING and not is_snoozed.is_set():
             is_snoozed.set()
             raise JobSnooze(timedelta(0))
 
     is_snoozed = asyncio.Event()
     await harness.insert_raw("act", '{"what": "good"}')
-    await harness.insert_raw("act", '{"what": "odd"}')
-    await harness.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+    await harness.insert_raw("act", '{"what": "malformed"}')
+    await harness.execute(f"UPDATE river_job SET {malformed} WHERE args ->> 'what' = 'malformed'")
 
     client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            told = [(await harness.next(events)).kind for _ in range(3)]
+            actual = [(await harness.next(events)).kind for _ in range(3)]
 
-    assert sorted(told) == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_SNOOZED]
+    assert sorted(actual) == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_SNOOZED]
     assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 
 @pytest.mark.parametrize(
-    "odd", ["errors = ARRAY[['{}', '{}'], ['{}', '{}']]::jsonb []", "attempted_by = ARRAY[['a'], ['b']]"]
+    "malformed",
+    ["errors = ARRAY[['{}', '{}'], ['{}', '{}']]::jsonb []", "attempted_by = ARRAY[['a'], ['b']]"],
 )
-async def test_malformed_row_fails_like_others(harness: ClientHarness, odd: str) -> None:
+async def test_malformed_row_fails_like_others(harness: ClientHarness, malformed: str) -> None:
     """The error is added to malformed errors, and the errors of other jobs are written in the same batch."""
     workers = Workers()
 
@@ -81,21 +82,21 @@ async def test_malformed_row_fails_like_others(harness: ClientHarness, odd: str)
     async def act(job: Job[Act]) -> None:
         raise ValueError("no card")
 
-    for what in ("good", "odd", "good"):
+    for what in ("good", "malformed", "good"):
         await harness.insert_raw("act", json.dumps({"what": what}))
-    await harness.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+    await harness.execute(f"UPDATE river_job SET {malformed} WHERE args ->> 'what' = 'malformed'")
 
     client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            told = [(await harness.next(events)).kind for _ in range(3)]
+            actual = [(await harness.next(events)).kind for _ in range(3)]
 
-    assert told == [EventKind.JOB_FAILED] * 3
+    assert actual == [EventKind.JOB_FAILED] * 3
     assert [row.errors[-1].error for row in await harness.rows()] == ["ValueError: no card"] * 3
 
 
-@pytest.mark.parametrize("odd", UNDECODABLE.values(), ids=UNDECODABLE)
-async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness, odd: str) -> None:
+@pytest.mark.parametrize("malformed", UNDECODABLE.values(), ids=UNDECODABLE)
+async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness, malformed: str) -> None:
     """claimed_row_decode_isolation; its error names the reason, and the other job of the fetch is worked."""
     workers = Workers()
 
@@ -103,35 +104,35 @@ async def test_args_that_do_not_decode_fail_their_own_job(harness: ClientHarness
     async def act(job: Job[Act]) -> None: ...
 
     await harness.insert_raw("act", '{"what": "good"}')
-    await harness.insert_raw("act", '{"what": "odd"}')
-    await harness.execute(f"UPDATE river_job SET {odd} WHERE args ->> 'what' = 'odd'")
+    await harness.insert_raw("act", '{"what": "malformed"}')
+    await harness.execute(f"UPDATE river_job SET {malformed} WHERE args ->> 'what' = 'malformed'")
 
     client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            told = {
+            actual = {
                 event.job.id: event.kind
                 for event in [await harness.next(events) for _ in range(2)]
                 if event.job
             }
 
     good, bad = await harness.rows()
-    assert told == {good.id: EventKind.JOB_COMPLETED, bad.id: EventKind.JOB_FAILED}
+    assert actual == {good.id: EventKind.JOB_COMPLETED, bad.id: EventKind.JOB_FAILED}
     assert (good.state, bad.state, bad.attempt) == (JobState.COMPLETED, JobState.AVAILABLE, 1)
     [error] = bad.errors
     assert error.error.startswith("InvalidJob: args of kind 'act' must decode as Act, got: ")
 
 
-@pytest.mark.parametrize("odd", UNREACHABLE.values(), ids=UNREACHABLE)
-async def test_row_that_cannot_be_fetched_blocks_no_other(harness: ClientHarness, odd: str) -> None:
+@pytest.mark.parametrize("malformed", UNREACHABLE.values(), ids=UNREACHABLE)
+async def test_row_that_cannot_be_fetched_blocks_no_other(harness: ClientHarness, malformed: str) -> None:
     """A job with an impossible queue or kind stays available, also for clients that fetch all kinds."""
     workers = Workers()
 
     @workers.add()
     async def act(job: Job[Act]) -> None: ...
 
-    await harness.insert_raw("act", '{"what": "odd"}')
-    await harness.execute(f"UPDATE river_job SET {odd}")
+    await harness.insert_raw("act", '{"what": "malformed"}')
+    await harness.execute(f"UPDATE river_job SET {malformed}")
     await harness.insert_raw("act", '{"what": "good"}')
 
     client = harness.client(workers)
@@ -187,16 +188,16 @@ async def test_row_with_an_output_of_40_mib_is_worked_like_others(harness: Clien
     async def act(job: Job[Act]) -> None:
         job.set_metadata("seen", len(job.row.output or ""))
 
-    for what in ("good", "odd", "good"):
+    for what in ("good", "malformed", "good"):
         await harness.insert_raw("act", json.dumps({"what": what}))
-    await harness.execute(f"UPDATE river_job SET {HUGE} WHERE args ->> 'what' = 'odd'")
+    await harness.execute(f"UPDATE river_job SET {HUGE} WHERE args ->> 'what' = 'malformed'")
 
     client = harness.client(workers)
     with client.subscribe() as events:
         async with client:
-            told = [await harness.next(events) for _ in range(3)]
+            actual = [await harness.next(events) for _ in range(3)]
 
-    assert [event.kind for event in told] == [EventKind.JOB_COMPLETED] * 3
+    assert [event.kind for event in actual] == [EventKind.JOB_COMPLETED] * 3
     assert [row.metadata["seen"] for row in await harness.rows()] == [0, 40 * 1024 * 1024, 0]
 
 
@@ -219,10 +220,10 @@ async def test_invalid_output_fails_its_own_job(harness: ClientHarness, output: 
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
-        if job.args.what == "odd":
+        if job.args.what == "malformed":
             job.record_output(output)
 
-    await harness.insert_raw("act", '{"what": "odd"}')
+    await harness.insert_raw("act", '{"what": "malformed"}')
     await harness.insert_raw("act", '{"what": "good"}')
 
     client = harness.client(workers)

@@ -108,16 +108,16 @@ async def test_completion_that_is_rolled_back_has_no_effect(
         if job.attempt == 1:
             raise ValueError("once more")
 
-    told = await _work(harness, script, 2)
+    emitted = await _work(harness, script, 2)
     row = await harness.row(JobId(1))
 
-    assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
+    assert [event.kind for event in emitted] == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
     assert [error.error for error in row.errors] == ["ValueError: once more"]
 
 
 async def test_job_that_does_not_run_any_more_is_not_completed(harness: ClientHarness) -> None:
     """A job that was cancelled, rescued or fetched again raises JobNotRunning, a deleted one NotFound."""
-    told: list[str] = []
+    emitted: list[str] = []
     changes = {
         "state = 'retryable'": "retryable",
         "state = 'cancelled', finalized_at = now()": "cancelled",
@@ -131,7 +131,7 @@ async def test_job_that_does_not_run_any_more_is_not_completed(harness: ClientHa
                 for write in (job.complete(tx=connection), _in_step(job, connection)):
                     with pytest.raises(JobNotRunning) as refused:
                         await write
-                    told.append(str(refused.value))
+                    emitted.append(str(refused.value))
                 await connection.execute(
                     "UPDATE river_job SET state = 'running', finalized_at = NULL, attempted_at = $1",
                     job.row.attempted_at,
@@ -154,7 +154,7 @@ async def test_job_that_does_not_run_any_more_is_not_completed(harness: ClientHa
         await client.insert(Act("x"))
         await asyncio.wait_for(done.wait(), GENEROUS)
 
-    assert told == [
+    assert emitted == [
         "attempt must be running to write its job, got attempt 1 of job 1, which is "
         f"{state}; roll your transaction back"
         for state in changes.values()
@@ -207,23 +207,23 @@ async def test_checkpoint_is_visible_after_the_commit(harness: ClientHarness) ->
     seen: list[dict[str, Json]] = []
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
-        async def look() -> None:
+        async def check() -> None:
             seen.append((await harness.row(job.id)).metadata)
 
         async def plain() -> None:
             async with connection.transaction():
                 await job.checkpoint(tx=connection)
-                await look()
-            await look()
+                await check()
+            await check()
 
         async def counting(cursor: Cursor) -> None:
             async with connection.transaction():
                 await cursor.checkpoint({"line": 1}, tx=connection)
             assert cursor.value == {"line": 1}
-            await look()
+            await check()
             cursor.set({"line": 2})
             await job.checkpoint(tx=connection)
-            await look()
+            await check()
 
         await job.step("plain", plain)
         await job.step_cursor("counting", counting)
@@ -258,11 +258,11 @@ async def test_progress_of_a_transaction_is_rolled_back_with_it(
             await job.step("first", _nothing)
             await job.step_cursor("counting", counting)
 
-    told = await _work(harness, script)
+    emitted = await _work(harness, script)
 
-    assert told[0].job is not None
+    assert emitted[0].job is not None
     expected = {STEP_KEY: "counting", CURSOR_KEY: {"counting": 1}} if is_committed else {}
-    assert (told[0].kind, told[0].job.metadata) == (EventKind.JOB_FAILED, expected)
+    assert (emitted[0].kind, emitted[0].job.metadata) == (EventKind.JOB_FAILED, expected)
 
 
 async def test_checkpoint_that_the_database_refuses_changes_no_progress(harness: ClientHarness) -> None:
@@ -277,23 +277,23 @@ async def test_checkpoint_that_the_database_refuses_changes_no_progress(harness:
         if job.attempt == 1:
             await job.step_cursor("counting", counting)
 
-    told = await _work(harness, script)
+    emitted = await _work(harness, script)
 
-    assert told[0].job is not None
-    assert told[0].job.metadata == {CURSOR_KEY: {"counting": 1}}
-    assert told[0].job.errors[0].error.startswith("ConnectionLost: ")
+    assert emitted[0].job is not None
+    assert emitted[0].job.metadata == {CURSOR_KEY: {"counting": 1}}
+    assert emitted[0].job.errors[0].error.startswith("ConnectionLost: ")
 
 
 async def test_checkpoint_does_not_skip_an_interrupted_step(harness: ClientHarness) -> None:
     """runtime: resumable_validation; with only a cursor in the row, the step of that cursor comes first."""
-    told: list[str] = []
+    emitted: list[str] = []
 
     async def script(job: Job[Act], connection: asyncpg.Connection) -> None:
         async def early() -> None:
             try:
                 await job.checkpoint(tx=connection)
             except ValueError as error:
-                told.append(str(error))
+                emitted.append(str(error))
 
         async def counting(cursor: Cursor) -> None:
             cursor.set(1)
@@ -307,7 +307,7 @@ async def test_checkpoint_does_not_skip_an_interrupted_step(harness: ClientHarne
     events = await _work(harness, script, 2)
 
     assert events[-1].kind is EventKind.JOB_COMPLETED
-    assert told == [
+    assert emitted == [
         "checkpoint must come after the step that an earlier attempt has left half-way, got step 'early' before 'counting'"
     ]
 

@@ -43,7 +43,7 @@ async def _work(
     harness: ClientHarness, workers: Workers, metadata: str = "{}", *, until: EventKind | None = None
 ) -> list[Event]:
     """Work one job until it is finalized, or until an event; return all events."""
-    told = []
+    emitted = []
     async with harness.client(workers) as client:
         with client.subscribe() as events:
             await harness.driver.pool.fetch(
@@ -52,11 +52,11 @@ async def _work(
                 [metadata],
             )
             await harness.execute("""SELECT pg_notify('public.river_insert', '{"queue": "default"}')""")
-            while not told or not (
-                told[-1].kind is until or (told[-1].job and told[-1].job.state.is_finalized)
+            while not emitted or not (
+                emitted[-1].kind is until or (emitted[-1].job and emitted[-1].job.state.is_finalized)
             ):
-                told.append(await harness.next(events))
-    return told
+                emitted.append(await harness.next(events))
+    return emitted
 
 
 async def _metadata(harness: ClientHarness) -> dict[str, Json]:
@@ -79,11 +79,11 @@ async def test_next_attempt_skips_completed_steps(harness: ClientHarness) -> Non
         await job.step("tidy", diary.write, entry="tidied")
 
     diary = Diary(act)
-    told = await _work(harness, diary.workers)
+    emitted = await _work(harness, diary.workers)
 
-    assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
-    assert told[0].job is not None
-    assert told[0].job.metadata == {STEP_KEY: "download", CURSOR_KEY: {"rows": 7}}
+    assert [event.kind for event in emitted] == [EventKind.JOB_FAILED, EventKind.JOB_COMPLETED]
+    assert emitted[0].job is not None
+    assert emitted[0].job.metadata == {STEP_KEY: "download", CURSOR_KEY: {"rows": 7}}
     assert diary.entries == ["downloaded", ("rows from", None), ("rows from", 7), "tidied"]
     assert await _metadata(harness) == {
         STEP_KEY: "download",
@@ -107,9 +107,9 @@ async def test_steps_of_a_plain_function_are_the_same(harness: ClientHarness) ->
         job.step_sync("tidy", diary.note, entry="tidied")
 
     diary = Diary(act)  # type: ignore[arg-type]
-    told = await _work(harness, diary.workers)
+    emitted = await _work(harness, diary.workers)
 
-    assert told[-1].kind is EventKind.JOB_COMPLETED
+    assert emitted[-1].kind is EventKind.JOB_COMPLETED
     assert diary.entries == [
         "downloaded",
         ("rows from", None),
@@ -130,10 +130,10 @@ async def test_cursor_of_a_completed_step_is_deleted(harness: ClientHarness) -> 
         await job.step_cursor("count", count)
         await job.step("fail", _fail, job)
 
-    told = await _work(harness, Diary(act).workers)
+    emitted = await _work(harness, Diary(act).workers)
 
-    assert told[0].job is not None
-    assert told[0].job.metadata == {STEP_KEY: "count", CURSOR_KEY: None}
+    assert emitted[0].job is not None
+    assert emitted[0].job.metadata == {STEP_KEY: "count", CURSOR_KEY: None}
 
 
 @pytest.mark.parametrize("ending", ["error", "snooze", "cancel", "stop"])
@@ -196,9 +196,9 @@ async def test_failed_step_fails_the_attempt_even_if_caught(harness: ClientHarne
             raise JobCancel
 
     diary = Diary(act)
-    told = await _work(harness, diary.workers)
+    emitted = await _work(harness, diary.workers)
 
-    assert [event.kind for event in told] == [EventKind.JOB_FAILED, EventKind.JOB_CANCELLED]
+    assert [event.kind for event in emitted] == [EventKind.JOB_FAILED, EventKind.JOB_CANCELLED]
     assert diary.entries == [1, "caught", "caught", "caught", "caught"]
     assert (await harness.row(JobId(1))).errors[0].error == "ValueError: no"
 
@@ -215,13 +215,13 @@ async def test_step_that_its_worker_cancelled_has_failed(harness: ClientHarness,
             async with asyncio.TaskGroup() as group:
                 group.create_task(job.step("next", _nothing))
 
-    told = await _work(harness, Diary(act).workers, until=EventKind.JOB_FAILED)
+    emitted = await _work(harness, Diary(act).workers, until=EventKind.JOB_FAILED)
 
-    assert told[0].job is not None
-    assert told[0].job.errors[0].error.startswith("ExceptionGroup: " if goes_on else "InvalidStep: ")
+    assert emitted[0].job is not None
+    assert emitted[0].job.errors[0].error.startswith("ExceptionGroup: " if goes_on else "InvalidStep: ")
     assert (
         "resumable step 'slow' must be done before anything after it, got it cancelled and not raised again"
-        in told[0].job.errors[0].trace
+        in emitted[0].job.errors[0].trace
     )
 
 
@@ -270,7 +270,7 @@ NESTED = "resumable step must not begin within another, got 'inner' within 'oute
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "emitted"),
     [
         (lambda job: job.step("outer", _nested, job), NESTED),
         (lambda job: job.step("outer", _nested_and_hidden, job), NESTED),
@@ -299,7 +299,7 @@ NESTED = "resumable step must not begin within another, got 'inner' within 'oute
     ],
 )
 async def test_invalid_step_fails_the_attempt(
-    harness: ClientHarness, script: Callable[[Job[Act]], Any], told: str
+    harness: ClientHarness, script: Callable[[Job[Act]], Any], emitted: str
 ) -> None:
     """runtime: resumable_validation; the error names the remedy, and no progress of the step is stored."""
 
@@ -311,7 +311,7 @@ async def test_invalid_step_fails_the_attempt(
     [event] = await _work(harness, workers, until=EventKind.JOB_FAILED)
 
     assert event.job is not None
-    assert [error.error for error in event.job.errors] == [f"InvalidStep: {told}"]
+    assert [error.error for error in event.job.errors] == [f"InvalidStep: {emitted}"]
     assert event.job.metadata in ({}, {STEP_KEY: "outer"})
 
 
@@ -326,7 +326,7 @@ MISSED = (
 
 
 @pytest.mark.parametrize(
-    ("metadata", "told"),
+    ("metadata", "emitted"),
     [
         ({STEP_KEY: "gone"}, MISSED.format("gone")),
         ({STEP_KEY: "gone", CURSOR_KEY: {"a": 1}}, MISSED.format("gone")),
@@ -337,7 +337,7 @@ MISSED = (
 )  # fmt: skip
 @pytest.mark.parametrize("has_steps", [True, False])
 async def test_progress_of_an_unknown_step_fails_the_attempt_and_is_kept(
-    harness: ClientHarness, metadata: dict[str, Json], told: str, has_steps: bool
+    harness: ClientHarness, metadata: dict[str, Json], emitted: str, has_steps: bool
 ) -> None:
     """runtime: resumable_validation; an interrupted step that the worker does not call fails the attempt."""
 
@@ -347,13 +347,13 @@ async def test_progress_of_an_unknown_step_fails_the_attempt_and_is_kept(
             await job.step("second", _nothing)
 
     if not has_steps and "second" in metadata.get(CURSOR_KEY, ()):
-        told = MISSED.format("second")
+        emitted = MISSED.format("second")
     workers = Workers()
     workers.add(retry=ConstantRetryPolicy(timedelta(hours=1)))(act)
     [event] = await _work(harness, workers, _json(metadata), until=EventKind.JOB_FAILED)
 
     assert event.job is not None
-    assert [error.error for error in event.job.errors] == [f"InvalidStep: {told}"]
+    assert [error.error for error in event.job.errors] == [f"InvalidStep: {emitted}"]
     assert event.job.metadata == metadata
 
 
@@ -440,7 +440,7 @@ async def test_workers_own_middleware_sees_errors_of_steps(harness: ClientHarnes
             await job.step("other", _fail, job)
 
     diary = Diary(act, middleware=[Own()])
-    told = await _work(harness, diary.workers, until=EventKind.JOB_FAILED)
+    emitted = await _work(harness, diary.workers, until=EventKind.JOB_FAILED)
     await harness.driver.pool.fetch(
         "UPDATE river_job SET state = 'available', scheduled_at = now(), metadata = $1::text::jsonb",
         [_json({STEP_KEY: "gone"})],
@@ -449,8 +449,8 @@ async def test_workers_own_middleware_sees_errors_of_steps(harness: ClientHarnes
         with client.subscribe() as events:
             last = await harness.next(events)
 
-    assert told[0].job is not None
-    assert told[0].job.metadata == {}
+    assert emitted[0].job is not None
+    assert emitted[0].job.metadata == {}
     assert (seen, last.kind) == (["gone"], EventKind.JOB_COMPLETED)
 
 

@@ -19,7 +19,7 @@ from millhand.worker import Workers
 
 T = TypeVar("T")
 
-# All that is asked by a worker before its first fetch. What is added here, every start waits for.
+# All statements of a worker before its first fetch. Every start waits for each of them.
 BEFORE_THE_FIRST_FETCH = [
     "client_get_shape",
     "client_heartbeat",
@@ -86,12 +86,12 @@ async def test_start_fails_if_the_first_heartbeat_does(harness: ClientHarness) -
     """A client without a row could not be declared dead, so its jobs would wait for the rescue by age."""
     await harness.insert_raw("act", '{"what": "x"}')
     client = harness.client(_workers())
-    await harness.execute("ALTER TABLE millhand_client ADD CONSTRAINT nobody CHECK (hostname = '')")
+    await harness.execute("ALTER TABLE millhand_client ADD CONSTRAINT no_client CHECK (hostname = '')")
     try:
-        with pytest.raises(DriverError, match="nobody"):
+        with pytest.raises(DriverError, match="no_client"):
             await client.start()
     finally:
-        await harness.execute("ALTER TABLE millhand_client DROP CONSTRAINT nobody")
+        await harness.execute("ALTER TABLE millhand_client DROP CONSTRAINT no_client")
 
     [row] = await harness.rows()
     assert (row.state, row.attempt, list(row.attempted_by)) == (JobState.AVAILABLE, 0, [])

@@ -21,7 +21,7 @@ from millhand.schema.migrator import Migrator
 from millhand.store.leader import LeaderRole, leader_attempt_elect, leader_get
 from millhand.worker import Workers
 
-STRANGER = ClientId("stranger")
+UNREGISTERED = ClientId("unregistered")
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ async def test_single_client_holds_both_leader_roles(harness: ClientHarness) -> 
 
 async def test_periodic_jobs_continue_under_any_leader(harness: ClientHarness) -> None:
     """An unregistered client that holds River's role does not stop Millhand's periodic jobs."""
-    await harness.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(hours=1)))
+    await harness.driver.pool.run(leader_attempt_elect(leader_id=UNREGISTERED, ttl=timedelta(hours=1)))
 
-    async with client(harness, "a", **periodic()) as ours:
+    async with client(harness, "a", **periodic()) as registered:
         await ticks(harness, 1)
-        held = ours.is_leader, ours.is_periodic_leader
+        held = registered.is_leader, registered.is_periodic_leader
         who = await leaders(harness)
 
-    assert (held, who) == ((False, True), ("stranger", "a"))
+    assert (held, who) == ((False, True), ("unregistered", "a"))
 
 
 async def test_one_client_inserts_periodic_jobs(harness: ClientHarness) -> None:
@@ -107,7 +107,7 @@ async def test_one_client_inserts_periodic_jobs(harness: ClientHarness) -> None:
         async with client(harness, "b", **periodic()):
             await has_leaders(harness, "a", "a")
             before = len(await harness.rows())
-            async with asyncio.timeout(4):  # a bid is due after five seconds: who is faster was told
+            async with asyncio.timeout(4):  # a bid is due after five seconds, without a notification
                 await first.stop()
                 await has_leaders(harness, "b", "b")
             await ticks(harness, 2)
@@ -171,18 +171,18 @@ async def test_request_to_resign_is_part_of_a_transaction(harness: ClientHarness
 
 async def test_client_lists_the_clients_of_its_fleet(harness: ClientHarness) -> None:
     """The list has its own queues with slots, its kinds, the leaders, and an unregistered client by the job it works."""
-    async with client(harness, "a", queues={"default": 10, "mail": 5}) as ours:
+    async with client(harness, "a", queues={"default": 10, "mail": 5}) as registered:
         await has_leaders(harness, "a", "a")
         await harness.execute(
             "INSERT INTO river_job (kind, args, max_attempts, state, attempt, attempted_at, attempted_by) "
-            "VALUES ('theirs', '{}', 25, 'running', 1, now(), '{stranger}')"
+            "VALUES ('unknown', '{}', 25, 'running', 1, now(), '{unregistered}')"
         )
 
         async def has_queues() -> bool:
-            return bool((await ours.clients.list())[0].queues)
+            return bool((await registered.clients.list())[0].queues)
 
         await until(has_queues)
-        own, stranger = await ours.clients.list()
+        own, unregistered = await registered.clients.list()
         await harness.execute("DELETE FROM river_job")
 
     assert (own.id, own.state, own.queues, own.kinds) == (
@@ -192,26 +192,30 @@ async def test_client_lists_the_clients_of_its_fleet(harness: ClientHarness) -> 
         ("act", "tick"),
     )
     assert (own.is_leader, own.is_periodic_leader) == (True, True)
-    assert (stranger.id, stranger.state, stranger.language) == ("stranger", ClientState.UNREGISTERED, None)
+    assert (unregistered.id, unregistered.state, unregistered.language) == (
+        "unregistered",
+        ClientState.UNREGISTERED,
+        None,
+    )
 
 
 async def test_unregistered_leader_is_listed(harness: ClientHarness) -> None:
     """An unregistered client without jobs is listed by its term."""
-    await harness.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(seconds=15)))
+    await harness.driver.pool.run(leader_attempt_elect(leader_id=UNREGISTERED, ttl=timedelta(seconds=15)))
 
-    async with client(harness, "a") as ours:
-        rows = await ours.clients.list()
+    async with client(harness, "a") as registered:
+        rows = await registered.clients.list()
 
-    assert [(row.id, row.is_leader) for row in rows] == [("a", False), ("stranger", True)]
+    assert [(row.id, row.is_leader) for row in rows] == [("a", False), ("unregistered", True)]
 
 
 async def test_queue_of_a_registered_client_is_no_sighting(harness: ClientHarness) -> None:
     """A client that works a queue declares every update of its row: by a start, a pause or a resume."""
     interval = timedelta(milliseconds=100)
     settings = {"client_heartbeat_interval": interval}
-    async with client(harness, "a", **settings) as ours, client(harness, "b", **settings):
-        await ours.queues.pause("default")
-        await ours.queues.resume("default")
+    async with client(harness, "a", **settings) as registered, client(harness, "b", **settings):
+        await registered.queues.pause("default")
+        await registered.queues.resume("default")
 
         async def is_owned() -> bool:
             rows = await harness.driver.pool.fetch(
@@ -229,27 +233,27 @@ async def test_kinds_of_others_are_logged_once(
 ) -> None:
     """A client that finds due jobs of unknown kinds logs each kind once and leaves the jobs."""
     caplog.set_level(logging.INFO)
-    for kind in ("theirs", "others", "theirs"):
+    for kind in ("unknown", "others", "unknown"):
         await harness.insert_raw(kind, "{}")
 
-    async with client(harness, "a") as ours:
-        watcher = ours._engine._kind_watcher  # type: ignore[union-attr]
+    async with client(harness, "a") as registered:
+        watcher = registered._engine._kind_watcher  # type: ignore[union-attr]
         assert watcher is not None
         await watcher.run_once()
-        await harness.work(ours, Act("x"))
+        await harness.work(registered, Act("x"))
         rows = [(row.kind, row.attempt) for row in await harness.rows()]
 
-    told = [record for record in caplog.records if record.message == "kinds left to others"]
-    assert [(record.client_id, record.kinds) for record in told] == [("a", "others,theirs")]  # type: ignore[attr-defined]
-    assert rows == [("theirs", 0), ("others", 0), ("theirs", 0), ("act", 1)]
+    emitted = [record for record in caplog.records if record.message == "kinds left to others"]
+    assert [(record.client_id, record.kinds) for record in emitted] == [("a", "others,unknown")]  # type: ignore[attr-defined]
+    assert rows == [("unknown", 0), ("others", 0), ("unknown", 0), ("act", 1)]
 
 
 async def test_client_that_fetches_all_kinds_leaves_none(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A client that fetches all kinds does not log kinds as left to others."""
-    async with client(harness, "a", fetch_only_known_kinds=False) as ours:
-        engine = ours._engine
+    async with client(harness, "a", fetch_only_known_kinds=False) as registered:
+        engine = registered._engine
         assert engine is not None
         assert engine._kind_watcher is None
 
@@ -262,12 +266,12 @@ async def test_periodic_jobs_run_under_rivers_role_without_the_migration(
     await Migrator(harness.driver, "millhand").down(target=1)
     try:
         interval = timedelta(milliseconds=100)
-        async with client(harness, "a", client_heartbeat_interval=interval, **periodic()) as ours:
+        async with client(harness, "a", client_heartbeat_interval=interval, **periodic()) as registered:
             await ticks(harness, 1)
-            held = ours.is_leader, ours.is_periodic_leader
+            held = registered.is_leader, registered.is_periodic_leader
             await Migrator(harness.driver, "millhand").up()
             await has_leaders(harness, "a", "a")
-            await ticks(harness, 2)  # a term of its own begins anew
+            await ticks(harness, 2)  # a term of its own starts afresh
     finally:
         await Migrator(harness.driver, "millhand").up()
 
@@ -280,9 +284,9 @@ async def test_periodic_jobs_wait_for_rivers_role_without_the_migration(harness:
     """Without the tables a client inserts no periodic job while an unregistered client leads."""
     await Migrator(harness.driver, "millhand").down(target=1)
     try:
-        await harness.driver.pool.run(leader_attempt_elect(leader_id=STRANGER, ttl=timedelta(hours=1)))
-        async with client(harness, "a", **periodic()) as ours:
-            event = await harness.work(ours, Act("x"))
+        await harness.driver.pool.run(leader_attempt_elect(leader_id=UNREGISTERED, ttl=timedelta(hours=1)))
+        async with client(harness, "a", **periodic()) as registered:
+            event = await harness.work(registered, Act("x"))
             rows = [row.kind for row in await harness.rows()]
     finally:
         await Migrator(harness.driver, "millhand").up()

@@ -315,7 +315,7 @@ async def test_process_that_is_started_again_rescues_its_own_job(room: Room, lan
         row = await room.until_state(id, "completed")
 
     assert (row["attempt"], row["attempted_by"]) == (2, ["same", "same"])
-    ours = "Job rescued by ClientRescuer: client 'same' ended, and was started again"
+    ours = "Job rescued by ClientRescuer: client 'same' restarted"
     assert [one["error"] for one in row["errors"]] == [RESCUED if language == "go" else ours]
 
 

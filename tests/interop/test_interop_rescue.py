@@ -43,6 +43,6 @@ async def test_dead_of_ours_are_rescued_under_a_leader_of_river_s(room: Room) ->
         ("running", 1, ["go"]),
     ]
     assert [error["error"] for error in rows[0]["errors"]] == [
-        "Job rescued by ClientRescuer: client 'killed' stopped reporting"
+        "Job rescued by ClientRescuer: client 'killed' missed its heartbeats"
     ]
     assert [leader and leader.leader_id for leader in leaders] == ["go", "other"]

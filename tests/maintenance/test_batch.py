@@ -7,7 +7,7 @@ from millhand.maintenance.batch import BatchService, BatchSize
 from millhand.testing import ManualClock, Probe
 
 
-class Sweep(BatchService):
+class FakeService(BatchService):
     """Finds as many rows as given for each batch; None times out."""
 
     interval_seconds = 3600.0
@@ -21,29 +21,29 @@ class Sweep(BatchService):
         self.asked.append(num_rows)
         found = self.num_rows.pop(0)
         if found is None:
-            raise OperationTimeout("sweep", 30.0)
+            raise OperationTimeout("service", 30.0)
         return found
 
 
 async def test_pass_continues_until_a_batch_is_not_full() -> None:
     """One pass works off a backlog, and the first batch that is not full is its last."""
-    sweep = Sweep(BatchSize(ManualClock(), num_rows=10), [10, 10, 9, 10])
+    service = FakeService(BatchSize(ManualClock(), num_rows=10), [10, 10, 9, 10])
 
-    await sweep.run_once()
+    await service.run_once()
 
-    assert sweep.asked == [10, 10, 10]
+    assert service.asked == [10, 10, 10]
 
 
 async def test_pass_ends_between_batches_when_stopped() -> None:
     """A long backlog does not delay a stop."""
-    sweep = Sweep(BatchSize(ManualClock(), num_rows=1), [1] * 1000)
-    probe = Probe(sweep)
+    service = FakeService(BatchSize(ManualClock(), num_rows=1), [1] * 1000)
+    probe = Probe(service)
 
-    await sweep.start()
+    await service.start()
     await probe.wait("batch")
-    await sweep.stop()
+    await service.stop()
 
-    assert sweep.num_rows
+    assert service.num_rows
 
 
 def test_batch_size_is_reduced_after_three_timeouts_in_a_row() -> None:
@@ -85,9 +85,9 @@ def test_batch_size_forgets_timeouts_of_long_ago() -> None:
 
 async def test_service_keeps_its_reduced_batch_size() -> None:
     """The reduced size applies to the service's later passes."""
-    sweep = Sweep(BatchSize(ManualClock(), num_rows=10, num_rows_reduced=3), [None, None, None, 0])
+    service = FakeService(BatchSize(ManualClock(), num_rows=10, num_rows_reduced=3), [None, None, None, 0])
 
     for _ in range(4):
-        await sweep.attempt(sweep.run_once)
+        await service.attempt(service.run_once)
 
-    assert sweep.asked == [10, 10, 10, 3]
+    assert service.asked == [10, 10, 10, 3]

@@ -27,7 +27,7 @@ from millhand.worker import NO_TIMEOUT, Workers
 
 ME, OTHER, GO = ClientId("me"), ClientId("other"), ClientId("go")
 MINUTE = timedelta(minutes=1)
-LOST = "Job rescued by ClientRescuer: client 'other' stopped reporting"
+LOST = "Job rescued by ClientRescuer: client 'other' missed its heartbeats"
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ async def test_jobs_of_a_client_that_misses_heartbeats_become_available(
         "job rescued",
         "jobs rescued",
     ]
-    told = {name: getattr(caplog.records[1], name) for name in ("client_id", "reason", "state", "job_id")}
-    assert told == {
-        "client_id": OTHER, "reason": "stopped reporting", "state": "available", "job_id": theirs.id,
+    emitted = {name: getattr(caplog.records[1], name) for name in ("client_id", "reason", "state", "job_id")}
+    assert emitted == {
+        "client_id": OTHER, "reason": "missed its heartbeats", "state": "available", "job_id": theirs.id,
     }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ async def test_job_that_a_stop_abandoned_is_rescued(fleet: Fleet) -> None:
     row = await fleet.row(job)
     assert (row.state, row.errors[0].error) == (
         JobState.AVAILABLE,
-        "Job rescued by ClientRescuer: client 'other' stopped, and left it behind",
+        "Job rescued by ClientRescuer: client 'other' stopped and left the job running",
     )
 
 

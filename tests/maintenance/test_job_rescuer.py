@@ -206,12 +206,12 @@ async def test_rescuer_discards_an_unknown_kind_only_without_attempts_left(tx: E
 )
 async def test_rescuer_accepts_malformed_metadata(tx: Executor, metadata: str, state: JobState) -> None:
     """Malformed metadata prevents neither its own job's rescue nor another's. River's leader fails here."""
-    odd = await stuck(tx, metadata=metadata)
+    malformed = await stuck(tx, metadata=metadata)
     other = await stuck(tx)
 
     await rescuer(tx).run_once()
 
-    assert (await get_job(tx, odd.id)).state is state
+    assert (await get_job(tx, malformed.id)).state is state
     assert (await get_job(tx, other.id)).state is JobState.RETRYABLE
 
 
@@ -291,8 +291,8 @@ async def test_rescuer_logs_each_rescue(tx: Executor, caplog: pytest.LogCaptureF
 
     await rescuer(tx).run_once()
 
-    told = [(record.message, getattr(record, "job_id", None)) for record in caplog.records]
-    assert told == [
+    emitted = [(record.message, getattr(record, "job_id", None)) for record in caplog.records]
+    assert emitted == [
         ("job rescued", known.id),
         ("job of unknown kind rescued", unknown.id),
         ("jobs rescued", None),

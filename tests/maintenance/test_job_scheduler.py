@@ -58,7 +58,7 @@ async def test_scheduler_leaves_rows_as_rivers_does(tx: Executor) -> None:
         expected = recorded[name]
         assert (after.state, after.metadata) == (expected["columns"]["state"], expected["metadata"]), name
         assert after.scheduled_at == before.scheduled_at
-        # River dates what it discards five seconds ahead, as it does everything here.
+        # River dates discarded jobs five seconds ahead.
         is_discarded = after.state is JobState.DISCARDED
         assert after.finalized_at == (NOW + timedelta(seconds=5) if is_discarded else None), name
 
@@ -81,7 +81,7 @@ async def test_scheduler_discards_a_job_only_if_its_key_is_held(
 ) -> None:
     """Only a row whose unique mask contains its state holds the key."""
     unique = {"unique_key": KEY, "unique_states": REQUIRED}
-    # The other is due much later, or it would be ranked as well.
+    # The other job is due much later, or it would count as a duplicate too.
     await insert_job(tx, holder, **unique, scheduled_at=NOW + 60 * MINUTE)
     job = await insert_job(tx, JobState.RETRYABLE, **unique, scheduled_at=NOW - MINUTE)
 
@@ -149,7 +149,7 @@ async def test_scheduler_leaves_out_the_row_that_cannot_be_written(
     left = [job.id for job in jobs if (await get_job(pool, job.id)).state is JobState.SCHEDULED]
     assert left == [bad.id]
     assert await probe.wait("isolated") == bad.id
-    assert caplog.records == []  # it is left out of the next passes without a word
+    assert caplog.records == []  # the next passes leave it out without a log line
 
 
 async def test_scheduler_tries_a_row_that_was_left_out_again(schema_driver: AsyncpgDriver) -> None:
@@ -226,8 +226,8 @@ async def test_scheduler_logs_how_many_jobs_it_moved(tx: Executor, caplog: pytes
 
     await scheduler(tx).run_once()
 
-    told = [(record.levelname, record.message, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == [("DEBUG", "jobs scheduled", 1), ("INFO", "jobs discarded as duplicates", 1)]
+    emitted = [(record.levelname, record.message, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
+    assert emitted == [("DEBUG", "jobs scheduled", 1), ("INFO", "jobs discarded as duplicates", 1)]
 
 
 class _refusing:  # noqa: N801 - used as a function

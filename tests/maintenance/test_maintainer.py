@@ -29,7 +29,7 @@ class Mute(Exception):
         raise LookupError
 
 
-class Sweep(Service):
+class FakeService(Service):
     """Waits until stopped; fails to start, or crashes, as often as given."""
 
     def __init__(self, *, num_bad_starts: int = 0, error: Exception | None = None) -> None:
@@ -44,10 +44,10 @@ class Sweep(Service):
             raise self.error
         started()
         if await self.wake_event.wait() is not WakeReason.STOP:
-            raise ZeroDivisionError("bad sweep")
+            raise ZeroDivisionError("bad service")
 
 
-class Room:
+class MaintainerBench:
     """A running maintainer, and the terms that it asked to resign."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
@@ -64,15 +64,15 @@ class Room:
 
 
 @pytest.fixture
-async def room() -> AsyncIterator[Room]:
+async def bench() -> AsyncIterator[MaintainerBench]:
     async with AsyncExitStack() as stack:
-        yield Room(stack)
+        yield MaintainerBench(stack)
 
 
-async def test_maintainer_runs_services_during_a_term(room: Room) -> None:
+async def test_maintainer_runs_services_during_a_term(bench: MaintainerBench) -> None:
     """No service runs before a term, all run during it, and none after it."""
-    services = [Sweep(), Sweep()]
-    maintainer, probe = await room.maintainer(services)
+    services = [FakeService(), FakeService()]
+    maintainer, probe = await bench.maintainer(services)
     before = [service.is_running for service in services]
 
     maintainer.set_term(FIRST)
@@ -86,10 +86,10 @@ async def test_maintainer_runs_services_during_a_term(room: Room) -> None:
     assert (before, term, during, after) == ([False, False], FIRST, [True, True], [False, False])
 
 
-async def test_maintainer_restarts_services_for_the_next_term(room: Room) -> None:
+async def test_maintainer_restarts_services_for_the_next_term(bench: MaintainerBench) -> None:
     """Two terms that change between two checks still restart the services."""
-    service = Sweep()
-    maintainer, probe = await room.maintainer([service])
+    service = FakeService()
+    maintainer, probe = await bench.maintainer([service])
     maintainer.set_term(FIRST)
     await probe.wait("serving")
 
@@ -100,10 +100,10 @@ async def test_maintainer_restarts_services_for_the_next_term(room: Room) -> Non
     assert (term, service.num_starts) == (SECOND, 2)
 
 
-async def test_maintainer_stops_starting_when_the_term_ends(room: Room) -> None:
+async def test_maintainer_stops_starting_when_the_term_ends(bench: MaintainerBench) -> None:
     """Services start one after another; those not started when the term ends stay stopped."""
-    services = [Sweep() for _ in range(5)]
-    maintainer, probe = await room.maintainer(services, stagger_seconds=3600.0)
+    services = [FakeService() for _ in range(5)]
+    maintainer, probe = await bench.maintainer(services, stagger_seconds=3600.0)
     maintainer.set_term(FIRST)
     await asyncio.sleep(0)
 
@@ -115,43 +115,43 @@ async def test_maintainer_stops_starting_when_the_term_ends(room: Room) -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("bad start"), Mute()])
-async def test_maintainer_retries_a_failed_start(room: Room, error: Exception) -> None:
+async def test_maintainer_retries_a_failed_start(bench: MaintainerBench, error: Exception) -> None:
     """A service that failed to start twice is started the third time."""
-    service = Sweep(num_bad_starts=2, error=error)
-    maintainer, probe = await room.maintainer([service])
+    service = FakeService(num_bad_starts=2, error=error)
+    maintainer, probe = await bench.maintainer([service])
 
     maintainer.set_term(FIRST)
     await probe.wait("serving")
 
-    assert (service.num_starts, service.is_running, room.asked) == (3, True, [])
+    assert (service.num_starts, service.is_running, bench.asked) == (3, True, [])
 
 
 async def test_maintainer_resigns_a_term_after_three_failed_starts(
-    room: Room, caplog: pytest.LogCaptureFixture
+    bench: MaintainerBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No service runs in that term, and the next term is tried."""
-    good, bad = Sweep(), Sweep(num_bad_starts=3)
-    maintainer, probe = await room.maintainer([good, bad])
+    good, bad = FakeService(), FakeService(num_bad_starts=3)
+    maintainer, probe = await bench.maintainer([good, bad])
 
     maintainer.set_term(FIRST)
     async with asyncio.timeout(GENEROUS_SECONDS):
-        while not room.asked:
+        while not bench.asked:
             await probe.wait("stopped")
     in_vain = [good.is_running, bad.is_running]
     maintainer.set_term(None)
     maintainer.set_term(SECOND)
     await probe.wait("serving")
 
-    assert (in_vain, room.asked) == ([False, False], [FIRST])
+    assert (in_vain, bench.asked) == ([False, False], [FIRST])
     assert [good.is_running, bad.is_running] == [True, True]
-    told = [(record.message, record.attempt) for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == [("maintenance service not started", attempt) for attempt in (1, 2, 3)]
+    emitted = [(record.message, record.attempt) for record in caplog.records]  # type: ignore[attr-defined]
+    assert emitted == [("maintenance service not started", attempt) for attempt in (1, 2, 3)]
 
 
-async def test_maintainer_crashes_with_its_services(room: Room) -> None:
+async def test_maintainer_crashes_with_its_services(bench: MaintainerBench) -> None:
     """A service that ends unexpectedly crashes the maintainer."""
-    bad, good = Sweep(), Sweep()
-    maintainer, probe = await room.maintainer([bad, good])
+    bad, good = FakeService(), FakeService()
+    maintainer, probe = await bench.maintainer([bad, good])
     crashed: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
     maintainer.on_crash = lambda _, error: crashed.set_result(error)
     maintainer.set_term(FIRST)
@@ -160,14 +160,14 @@ async def test_maintainer_crashes_with_its_services(room: Room) -> None:
     bad.wake_event.set()
     error = await asyncio.wait_for(crashed, GENEROUS_SECONDS)
 
-    assert str(error) == "bad sweep"
+    assert str(error) == "bad service"
     assert not good.is_running
 
 
-async def test_maintainer_stops_its_services_when_stopped(room: Room) -> None:
+async def test_maintainer_stops_its_services_when_stopped(bench: MaintainerBench) -> None:
     """A client that stops during its term leaves no service running."""
-    services = [Sweep(), Sweep()]
-    maintainer, probe = await room.maintainer(services)
+    services = [FakeService(), FakeService()]
+    maintainer, probe = await bench.maintainer(services)
     maintainer.set_term(FIRST)
     await probe.wait("serving")
 
@@ -176,10 +176,10 @@ async def test_maintainer_stops_its_services_when_stopped(room: Room) -> None:
     assert not any(service.is_running for service in services)
 
 
-async def test_maintainer_withstands_terms_starts_and_stops_at_once(room: Room) -> None:
+async def test_maintainer_withstands_terms_starts_and_stops_at_once(bench: MaintainerBench) -> None:
     """However terms, starts and stops interleave, the maintainer and its services are stopped in the end."""
-    services = [Sweep(), Sweep()]
-    maintainer, _ = await room.maintainer(services)
+    services = [FakeService(), FakeService()]
+    maintainer, _ = await bench.maintainer(services)
 
     async def hammer(n: int) -> None:
         for turn in range(50):
@@ -200,7 +200,7 @@ async def test_maintainer_withstands_terms_starts_and_stops_at_once(room: Room) 
 async def test_services_run_in_the_leader(schema_driver: AsyncpgDriver) -> None:
     """One of two clients runs the services; when it stops, the other one does."""
     async with AsyncExitStack() as stack:
-        services, electors, probes = [Sweep(), Sweep()], [], []
+        services, electors, probes = [FakeService(), FakeService()], [], []
         for n, service in enumerate(services):
             maintainer = Maintainer([service], request_resign=[].append, stagger_seconds=0.0)
             elector = Elector(

@@ -20,12 +20,13 @@ from millhand.retry import DefaultRetryPolicy
 from millhand.runtime.inserter import Inserter
 from millhand.testing import ManualClock
 from millhand.worker import Workers
-from odd_rows import HUGE, ODD
+from odd_rows import HUGE
+from odd_rows import ODD as MALFORMED
 
 HOUR = timedelta(hours=1)
 DAYS = timedelta(days=30)
 ROWS = [
-    *(pytest.param(odd, id=name) for name, odd in ODD.items()),
+    *(pytest.param(malformed, id=name) for name, malformed in MALFORMED.items()),
     pytest.param(HUGE, id="an output of 40 MiB", marks=pytest.mark.slow),
 ]
 FINALIZED = (JobState.CANCELLED, JobState.COMPLETED, JobState.DISCARDED)
@@ -54,14 +55,16 @@ async def states(tx: Executor) -> dict[int, str]:
     return {row["id"]: row["state"] for row in rows}
 
 
-@pytest.mark.parametrize("odd", ROWS)
-async def test_malformed_row_blocks_no_maintenance_of_others(tx: Executor, odd: str) -> None:
+@pytest.mark.parametrize("malformed", ROWS)
+async def test_malformed_row_blocks_no_maintenance_of_others(tx: Executor, malformed: str) -> None:
     """One pass each of scheduler, rescuer and cleaner processes malformed rows like the others and raises nothing."""
     ids = {
-        state: [await put(tx, what, state) for what in ("good", "odd", "good")]
+        state: [await put(tx, what, state) for what in ("good", "malformed", "good")]
         for state in (JobState.SCHEDULED, JobState.RETRYABLE, JobState.RUNNING, *FINALIZED)
     }
-    await tx.fetch(qualified(f"UPDATE /* schema */river_job SET {odd} WHERE args ->> 'what' = 'odd'", tx))
+    await tx.fetch(
+        qualified(f"UPDATE /* schema */river_job SET {malformed} WHERE args ->> 'what' = 'malformed'", tx)
+    )
 
     await _sweep(tx)
 

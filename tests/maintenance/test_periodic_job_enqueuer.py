@@ -149,8 +149,8 @@ async def test_enqueuer_inserts_one_of_the_runs_that_a_stall_has_missed(
     await desk.passes(enqueuer, probe, timedelta(seconds=30))
 
     assert await desk.due() == [("a", NOW + MINUTE), ("a", NOW + 61 * MINUTE)]
-    told = [(record.message, record.periodic_job_id, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == [("periodic runs missed", "minutely", 59)]
+    emitted = [(record.message, record.periodic_job_id, record.num_jobs) for record in caplog.records]  # type: ignore[attr-defined]
+    assert emitted == [("periodic runs missed", "minutely", 59)]
 
 
 async def test_enqueuer_does_not_count_through_a_stall_of_years(desk: Desk) -> None:
@@ -212,8 +212,8 @@ async def test_enqueuer_inserts_the_others_when_one_cannot_be_inserted(
         await desk.passes(enqueuer, probe, MINUTE)
 
     assert [what for what, _ in await desk.due()] == ["first", "last", "first", "last"]
-    told = [(record.message, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == 2 * [
+    emitted = [(record.message, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
+    assert emitted == 2 * [
         ("periodic job not inserted", "broken", "ZeroDivisionError"),
         ("periodic job not inserted", "no_args", "InvalidJob"),
     ]
@@ -241,9 +241,9 @@ async def test_enqueuer_survives_what_would_end_its_task_or_the_process(
     await desk.passes(enqueuer, probe, MINUTE)
 
     assert ([what for what, _ in await desk.due()], enqueuer.is_running) == (["last"], True)
-    told = [(record.message, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
+    emitted = [(record.message, record.periodic_job_id, record.error_type) for record in caplog.records]  # type: ignore[attr-defined]
     name = type(raised).__name__
-    assert told == [
+    assert emitted == [
         ("periodic job not inserted", "schedule", name),
         ("periodic job not inserted", "constructor", name),
     ]
@@ -491,5 +491,5 @@ async def test_enqueuer_logs_each_run_at_debug(desk: Desk, caplog: pytest.LogCap
     await desk.started(never(Report("a"), id="once"))
 
     [job] = await desk.jobs()
-    told = [(record.levelname, record.message, record.job_id) for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == [("DEBUG", "periodic job inserted", job.id)]
+    emitted = [(record.levelname, record.message, record.job_id) for record in caplog.records]  # type: ignore[attr-defined]
+    assert emitted == [("DEBUG", "periodic job inserted", job.id)]

@@ -42,7 +42,7 @@ async def filenodes(driver: AsyncpgDriver) -> dict[str, int]:
     return {row["relname"]: row["relfilenode"] for row in await driver.pool.fetch(sql, [driver.schema])}
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str | None]]:
+def emitted(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str | None]]:
     return [
         (record.message, record.index, getattr(record, "reason", None))  # type: ignore[attr-defined]
         for record in caplog.records
@@ -62,7 +62,7 @@ async def test_reindexer_rebuilds_every_index_of_the_job_table(
     after = await filenodes(schema_driver)
     assert set(after) == set(before) == set(REINDEXER_INDEX_NAMES)
     assert not set(after.values()) & set(before.values())
-    assert told(caplog) == [("index rebuilt", name, None) for name in REINDEXER_INDEX_NAMES]
+    assert emitted(caplog) == [("index rebuilt", name, None) for name in REINDEXER_INDEX_NAMES]
 
 
 @pytest.mark.parametrize("suffix", ["_ccnew", "_ccold", "_ccnew12"])
@@ -82,7 +82,7 @@ async def test_reindexer_skips_an_index_with_an_artifact(
     await schema_driver.pool.fetch(f'DROP INDEX "{schema_driver.schema}".{name}')
     reason = f"{name} is left over from another rebuild; drop it if none is running"
     assert after == before
-    assert told(caplog) == [("index not rebuilt", NAME, reason)]
+    assert emitted(caplog) == [("index not rebuilt", NAME, reason)]
 
 
 async def test_reindexer_skips_an_index_that_does_not_exist(
@@ -93,7 +93,7 @@ async def test_reindexer_skips_an_index_that_does_not_exist(
 
     await reindexer(schema_driver, "river_job_nowhere", NAME).run_once()
 
-    assert told(caplog) == [
+    assert emitted(caplog) == [
         ("index not rebuilt", "river_job_nowhere", "index does not exist"),
         ("index rebuilt", NAME, None),
     ]
@@ -141,7 +141,7 @@ async def test_reindexer_cleans_up_after_a_timeout(
         await until_rebuild_is_gone(schema_driver)
 
     assert await filenodes(schema_driver) == before
-    assert told(caplog) == [
+    assert emitted(caplog) == [
         ("index not rebuilt", NAME, "index_reindex must answer within 0.3 s, got no answer"),
         ("index left over dropped", f"{NAME}_ccnew", None),
     ]

@@ -53,7 +53,7 @@ class Slow:
         return await self._pool.run(query)
 
 
-async def odd(tx: Executor, by: str = "client_gone", at: datetime = NOW) -> JobRow:
+async def changed_by_hand(tx: Executor, by: str = "client_gone", at: datetime = NOW) -> JobRow:
     """Insert a job that was fetched two hours before it was due, as only a manual change makes one."""
     return await insert_job(
         tx, JobState.RUNNING, attempted_at=at - 2 * HOUR, attempted_by=[by], scheduled_at=at
@@ -82,15 +82,15 @@ def test_pause_is_fifty_times_as_long_as_the_statement(took: float, least: float
 def test_one_scan_an_hour_is_full() -> None:
     """The first scan is full and then one an hour; a restart makes the next one full."""
     clock = ManualClock()
-    looks = FullScanTimer(clock)
+    timer = FullScanTimer(clock)
 
-    said = [looks.take_due(), looks.take_due()]
+    due = [timer.take_due(), timer.take_due()]
     clock.advance(FULL_SCAN_SECONDS)
-    said += [looks.take_due(), looks.take_due()]
-    looks.restart()
-    said += [looks.take_due()]
+    due += [timer.take_due(), timer.take_due()]
+    timer.restart()
+    due += [timer.take_due()]
 
-    assert said == [True, False, True, False, True]
+    assert due == [True, False, True, False, True]
 
 
 async def test_bounded_scan_finds_jobs_fetched_when_due(tx: Executor) -> None:
@@ -98,7 +98,7 @@ async def test_bounded_scan_finds_jobs_fetched_when_due(tx: Executor) -> None:
     ordinary = await insert_job(
         tx, JobState.RUNNING, attempted_at=NOW - 2 * HOUR, scheduled_at=NOW - 2 * HOUR
     )
-    strange = await odd(tx)
+    strange = await changed_by_hand(tx)
     endless = await insert_job(
         tx, JobState.RUNNING, attempted_at=NOW - 2 * HOUR, scheduled_at=datetime.max.replace(tzinfo=UTC)
     )
@@ -115,11 +115,11 @@ async def test_rescuer_scans_everything_once_an_hour(tx: Executor) -> None:
     clock = ManualClock(NOW)
     rescuer = JobRescuer(tx, **rescue_settings(clock))
     await rescuer.run_once()
-    strange = await odd(tx)
+    strange = await changed_by_hand(tx)
 
     await rescuer.run_once()
     before = (await get_job(tx, strange.id)).state
-    clock.advance(FULL_SCAN_SECONDS - 1.0)  # it is due in an hour from NOW, and later than the horizon still
+    clock.advance(FULL_SCAN_SECONDS - 1.0)  # it is due an hour after NOW, still later than the horizon
     await rescuer.run_once()
     still = (await get_job(tx, strange.id)).state
     clock.advance(1.0)
@@ -131,7 +131,7 @@ async def test_rescuer_scans_everything_once_an_hour(tx: Executor) -> None:
 
 async def test_own_rescuer_finds_a_job_of_a_full_scan_again(tx: Executor) -> None:
     """A job that a full scan found is found by the next pass too, and rescued."""
-    strange = await odd(tx, by=ME)
+    strange = await changed_by_hand(tx, by=ME)
     rescuer = OwnJobRescuer(
         tx,
         client_id=ME,
@@ -161,7 +161,7 @@ async def test_bounded_scan_finds_jobs_of_a_stopped_client(tx: Executor) -> None
     started_at = await reported(tx, OTHER, NOW - HOUR)
     its = {"attempted_at": NOW - 2 * HOUR, "attempted_by": [OTHER], "scheduled_at": NOW - 2 * HOUR}
     ordinary = await insert_job(tx, JobState.RUNNING, **its)
-    strange = await odd(tx, by=OTHER)
+    strange = await changed_by_hand(tx, by=OTHER)
     await tx.run(client_stop(id=OTHER, started_at=started_at, now=NOW - HOUR))
 
     found = [
@@ -198,8 +198,8 @@ async def test_slow_search_for_stranded_jobs_is_followed_by_a_pause(schema_drive
     await rescuer.run_once()
     nums.append(slow.num_said)
     await pool.run(client_stop(id=OTHER, started_at=started_at))
-    await rescuer.run_once()  # it is news
-    await rescuer.run_once()  # and is none any more
+    await rescuer.run_once()  # another client ended
+    await rescuer.run_once()  # no further change
     nums.append(slow.num_said)
     clock.advance(50.0)
     await rescuer.run_once()
@@ -250,27 +250,27 @@ async def test_slow_search_for_unknown_kinds_is_followed_by_a_pause(
 
     await watcher.run_once()
 
-    assert pause <= watcher.next_pause_seconds() <= 1.1 * pause  # a fleet does not look in step
+    assert pause <= watcher.next_pause_seconds() <= 1.1 * pause  # jitter
 
 
 def test_slow_full_scan_is_not_repeated_soon() -> None:
     """After a slow full scan passes begin a little before the last one, until the pause is over."""
     clock = ManualClock()
     behind = ScanStart(clock, slack=MINUTE, max_seconds=30.0)
-    began_at, said = clock.now(), []
+    began_at, due = clock.now(), []
 
     for took_seconds in (0.0, 0.5, 9.9, 9.9):  # the second is slow: 25 s without another
-        said.append(behind.begin())
+        due.append(behind.begin())
         clock.advance(10.0)
         behind.end(took_seconds)
-    said.append(behind.begin())
+    due.append(behind.begin())
     clock.advance(10.0)
-    said.append(behind.begin())
+    due.append(behind.begin())
     behind.restart()
-    said.append(behind.begin())
+    due.append(behind.begin())
 
     after = timedelta(seconds=10) - MINUTE
-    assert said == [
+    assert due == [
         None,
         None,
         began_at + after,

@@ -44,7 +44,7 @@ class Leader:
         [row] = await self.tx.fetch("SELECT clock_timestamp() AS now")
         self.backoff_before_term, self.term = backoff, Term(A, row["now"])
 
-    async def looks(self) -> bool:
+    async def steps_down(self) -> bool:
         """Run a pass, and return whether it stepped down."""
         before = self.num_steps_down
         await self.watcher.run_once()
@@ -85,7 +85,7 @@ async def test_leader_among_registered_clients_keeps_leading(tx: Executor) -> No
     await attempt(tx, "b")
     await leader.begin()
 
-    assert [await leader.looks() for _ in range(2)] == [False, False]
+    assert [await leader.steps_down() for _ in range(2)] == [False, False]
 
 
 async def test_leader_steps_down_for_unregistered_clients(
@@ -98,9 +98,9 @@ async def test_leader_steps_down_for_unregistered_clients(
     await touch(tx, "theirs", 30)
     await leader.begin()
 
-    made_way = await leader.looks()
+    stepped_down = await leader.steps_down()
 
-    assert made_way
+    assert stepped_down
     assert [(record.message, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("clients in another language suspected", "client go, queue theirs")
     ]
@@ -114,14 +114,14 @@ async def test_step_down_without_an_answer_is_not_repeated(
     leader = Leader(tx)
     await attempt(tx, "go")
     await leader.begin()
-    await leader.looks()
+    await leader.steps_down()
     caplog.clear()
 
     await leader.begin(UNANSWERED)
     await attempt(tx, "go")
-    again = await leader.looks()
+    again = await leader.steps_down()
     leader.clock.advance(3600)
-    later = await leader.looks()
+    later = await leader.steps_down()
 
     assert (again, later) == (False, False)
     assert [(record.message, record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
@@ -136,13 +136,13 @@ async def test_next_step_down_waits_after_one_without_an_answer(tx: Executor) ->
     pauses = []
     for number in range(3):
         await attempt(tx, f"go_{number}")
-        made_way = await leader.looks()
-        while not made_way:
+        stepped_down = await leader.steps_down()
+        while not stepped_down:
             leader.clock.advance(1)
             pauses.append(number)
-            made_way = await leader.looks()
+            stepped_down = await leader.steps_down()
         await leader.begin(UNANSWERED)
-        await leader.looks()
+        await leader.steps_down()
 
     assert 54 <= pauses.count(1) <= 67
     assert 108 <= pauses.count(2) <= 133
@@ -154,12 +154,12 @@ async def test_answered_step_down_ends_the_delay(tx: Executor) -> None:
     leader = Leader(tx)
     await attempt(tx, "go_1")
     await leader.begin()
-    first = await leader.looks()
+    first = await leader.steps_down()
 
     await leader.begin(TAKEN)
-    after = await leader.looks()
+    after = await leader.steps_down()
     await attempt(tx, "go_2")
-    second = await leader.looks()
+    second = await leader.steps_down()
 
     assert (first, after, second) == (True, False, True)
 
@@ -170,13 +170,13 @@ async def test_evidence_before_the_term_is_handled_after_a_backoff(tx: Executor)
     await attempt(tx, "go")
     await touch(tx, "theirs", 30)
     await leader.begin(TAKEN)
-    before = await leader.looks()
+    before = await leader.steps_down()
 
     later = datetime.fromisoformat("2024-01-01T00:00:00Z")
     await tx.fetch("UPDATE river_queue SET updated_at = clock_timestamp() - interval '10.5 s'")
     leader.term = Term(A, later)
     leader.backoff_before_term = None
-    after = await leader.looks()
+    after = await leader.steps_down()
 
     assert (before, after) == (False, True)
 
@@ -187,7 +187,7 @@ async def test_watcher_without_an_active_registration_makes_no_statement(tx: Exe
     await attempt(tx, "go")
     await leader.begin()
 
-    assert not await leader.looks()
+    assert not await leader.steps_down()
     assert leader.probe.num("kept leading") == 0
 
 
@@ -196,7 +196,7 @@ async def test_pass_that_ends_after_the_term_does_nothing(tx: Executor) -> None:
     leader = Leader(tx)
     await attempt(tx, "go")
 
-    assert not await leader.looks()
+    assert not await leader.steps_down()
 
 
 def test_update_at_the_beginning_of_a_term_is_not_handled() -> None:

@@ -51,12 +51,12 @@ async def test_batch_with_a_row_that_is_refused_is_written_row_by_row(
             async with harness.client(_workers()) as client:
                 with client.subscribe() as events:
                     await client.insert_many([Act("good"), Act("poison"), Act("good")])
-                    told = [await harness.next(events) for _ in range(2)]
+                    emitted = [await harness.next(events) for _ in range(2)]
     finally:
         await harness.execute("DROP TRIGGER poison ON river_job")
         await harness.execute("DROP FUNCTION poison()")
 
-    assert [event.kind for event in told] == [EventKind.JOB_COMPLETED] * 2
+    assert [event.kind for event in emitted] == [EventKind.JOB_COMPLETED] * 2
     assert sorted((row.args["what"], row.state) for row in await harness.rows()) == [
         ("good", JobState.COMPLETED),
         ("good", JobState.COMPLETED),
@@ -81,7 +81,7 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
         running.release()
         await go_on.wait()
 
-    def hear(record: logging.LogRecord) -> bool:
+    def keep(record: logging.LogRecord) -> bool:
         if record.getMessage() == "completion refused":
             proxy.stop_up()
             refused.set()
@@ -92,7 +92,7 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
         "CREATE TRIGGER poison BEFORE UPDATE ON river_job FOR EACH ROW EXECUTE FUNCTION poison()"
     )
     logger = logging.getLogger("millhand.runtime.completer")
-    logger.addFilter(hear)
+    logger.addFilter(keep)
     try:
         async with proxied(harness.url) as proxy:
             client = harness.client(workers, database=proxy.url, queues={"default": num_jobs})
@@ -104,12 +104,12 @@ async def test_rows_that_are_written_one_by_one_do_not_wait_one_by_one(
             await asyncio.wait_for(refused.wait(), GENEROUS)
             await asyncio.wait_for(client.stop(), 60)
     finally:
-        logger.removeFilter(hear)
+        logger.removeFilter(keep)
         await harness.execute("DROP TRIGGER poison ON river_job")
         await harness.execute("DROP FUNCTION poison()")
 
-    told: dict[str, Any] = {record.message: record for record in caplog.records}
-    assert told["completions lost"].num_jobs == num_jobs - 1
+    emitted: dict[str, Any] = {record.message: record for record in caplog.records}
+    assert emitted["completions lost"].num_jobs == num_jobs - 1
 
 
 async def test_job_is_held_until_its_outcome_is_written(harness: ClientHarness) -> None:
@@ -184,9 +184,9 @@ async def test_locked_row_delays_no_others(
                 state = (await harness.row(locked)).state
             afterwards = (await harness.next(events)).job.id
 
-    told = [record.message for record in caplog.records if record.message.startswith("completions")]
+    emitted = [record.message for record in caplog.records if record.message.startswith("completions")]
     assert (len(meanwhile), state, afterwards) == (3, JobState.RUNNING, locked)
-    assert told == ["completions waiting", "completions locked", "completions recovered"]
+    assert emitted == ["completions waiting", "completions locked", "completions recovered"]
 
 
 @pytest.mark.slow
@@ -203,9 +203,9 @@ async def test_locked_row_costs_a_stop_no_other_outcome(
         await asyncio.wait_for(client.stop(), 3 * GENEROUS)
         rows = await harness.rows()
 
-    told: dict[str, Any] = {record.message: record for record in caplog.records}
+    emitted: dict[str, Any] = {record.message: record for record in caplog.records}
     assert {row.state for row in rows if row.id != locked} == {JobState.COMPLETED}
-    assert (told["completions locked"].job_ids, told["completions lost"].outcomes) == (
+    assert (emitted["completions locked"].job_ids, emitted["completions lost"].outcomes) == (
         str(locked),
         f"completed: {locked}",
     )
@@ -254,9 +254,9 @@ async def test_full_backlog_does_not_block_a_stop(
         go_on.set()
         await asyncio.wait_for(client.stop(), GENEROUS)
 
-    told: dict[str, Any] = {record.message: record for record in caplog.records}
-    assert told["completions lost"].num_jobs == 5
-    assert "attempts abandoned" not in told
+    emitted: dict[str, Any] = {record.message: record for record in caplog.records}
+    assert emitted["completions lost"].num_jobs == 5
+    assert "attempts abandoned" not in emitted
 
 
 async def test_completion_survives_connections_that_are_killed(
@@ -281,14 +281,14 @@ async def test_completion_survives_connections_that_are_killed(
                 await asyncio.wait_for(started.wait(), GENEROUS)
                 await _kill_all(harness)
                 go_on.set()
-                told = [await harness.next(events) for _ in range(5)]
+                emitted = [await harness.next(events) for _ in range(5)]
                 event = await harness.work(client, Act("after"))
 
-    assert [one.kind for one in told] == [EventKind.JOB_COMPLETED] * 5
+    assert [one.kind for one in emitted] == [EventKind.JOB_COMPLETED] * 5
     assert event.kind is EventKind.JOB_COMPLETED
     assert sorted(worked) == ["0", "1", "2", "3", "4", "after"]
-    told = [record.message for record in caplog.records if not record.message.startswith("leadership")]
-    assert told == ["database unreachable", "database back"]
+    emitted = [record.message for record in caplog.records if not record.message.startswith("leadership")]
+    assert emitted == ["database unreachable", "database back"]
 
 
 async def _kill_all(harness: ClientHarness) -> None:
@@ -449,10 +449,10 @@ async def test_completions_continue_while_workers_keep_the_pool_busy(harness: Cl
         async with harness.client(workers, database=pool) as client:
             with client.subscribe() as events:
                 await client.insert_many([Act(str(n)) for n in range(60)])
-                told = [(await harness.next(events)).kind for _ in range(60)]
+                emitted = [(await harness.next(events)).kind for _ in range(60)]
             num_connections = pool.get_size()
 
-    assert told == [EventKind.JOB_COMPLETED] * 60
+    assert emitted == [EventKind.JOB_COMPLETED] * 60
     assert {(row.state, row.attempt) for row in await harness.rows()} == {(JobState.COMPLETED, 1)}
     assert num_connections <= 4
 

@@ -32,7 +32,7 @@ GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
 GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role};
 """
 LATER = "UPDATE river_job SET state = 'scheduled', scheduled_at = now() + interval '1 hour'"
-TOLD = """SELECT pg_notify('public.river_insert', '{"queue": "default"}')"""
+NOTIFY = """SELECT pg_notify('public.river_insert', '{"queue": "default"}')"""
 
 
 async def test_attempt_whose_job_was_fetched_again_changes_nothing(
@@ -58,7 +58,7 @@ async def test_attempt_whose_job_was_fetched_again_changes_nothing(
                 inserted = await client.insert(Act("x"))
                 await asyncio.wait_for(begun.acquire(), GENEROUS)
                 await harness.execute(AGAIN)
-                await harness.execute(TOLD)
+                await harness.execute(NOTIFY)
                 await asyncio.wait_for(begun.acquire(), GENEROUS)
                 assert client._engine is not None
                 probe = Probe(client._engine.completer)
@@ -72,9 +72,9 @@ async def test_attempt_whose_job_was_fetched_again_changes_nothing(
     assert (event.kind, event.job) == (EventKind.JOB_COMPLETED, await harness.row(inserted.job.id))
     assert (event.job and event.job.output, event.job and event.job.attempt) == (1, 2)
     [record] = [record for record in caplog.records if record.name == "millhand.runtime.completer"]
-    told = {name: getattr(record, name) for name in ("job_id", "kind", "queue", "attempt", "state")}
+    actual = {name: getattr(record, name) for name in ("job_id", "kind", "queue", "attempt", "state")}
     assert record.message == "outcome came too late"
-    assert told == {
+    assert actual == {
         "job_id": inserted.job.id, "kind": "act", "queue": "default", "attempt": 1, "state": "available",
     }  # fmt: skip
 
@@ -101,10 +101,10 @@ async def test_attempt_whose_job_was_rescued_changes_nothing(
                 given_back = await harness.row(inserted.job.id)
                 go_on.set()
                 await client.stop()
-                told = [event async for event in events]
+                actual = [event async for event in events]
 
     assert await harness.row(inserted.job.id) == given_back
-    assert told == []
+    assert actual == []
     assert [record.message for record in caplog.records] == ["outcome came too late"]
 
 
@@ -180,7 +180,7 @@ async def test_client_that_was_declared_dead_cancels_lost_attempts(
             ended.append(job.args.what)
             raise
 
-    # No report but the one that is rung for: an earlier one would cancel the attempt before its job is given back.
+    # Heartbeats come only when woken: an earlier one would cancel the attempt before its job is rescued.
     seldom = {"client_heartbeat_interval": timedelta(minutes=5), "leader_election": False}
     async with harness.client(workers, client_id="lost", **seldom) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
@@ -188,7 +188,7 @@ async def test_client_that_was_declared_dead_cancels_lost_attempts(
             await asyncio.wait_for(begun.acquire(), GENEROUS)
             assert client._engine is not None
             probe = Probe(client._engine.completer)
-            # At once: a report between the two would find it given up, and its job still its own.
+            # In one transaction: a heartbeat in between would see the declaration of death, and the job still running here.
             await harness.execute(f"WITH lost AS (UPDATE millhand_client SET lost_at = now()) {LATER}")
             given_back = await harness.row(before.job.id)
             await client.insert(Act("after"))
@@ -202,8 +202,8 @@ async def test_client_that_was_declared_dead_cancels_lost_attempts(
     assert await harness.row(before.job.id) == given_back
     assert event.job is not None
     assert event.job.args == {"what": "after"}
-    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == ["client was declared dead", "attempts lost", "outcome came too late"]
+    actual = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert actual == ["client was declared dead", "attempts lost", "outcome came too late"]
 
 
 async def test_client_without_rights_cancels_attempts_that_others_have(
@@ -231,7 +231,7 @@ async def test_client_without_rights_cancels_attempts_that_others_have(
     role = f"millhand_refused_{os.getpid()}"
     await harness.driver.pool.execute_script(GRANTED.format(role=role))
     try:
-        # It leads nothing, for what a leader does would tell of the rights that it lacks as well.
+        # Without leader election: a leader's services would log the missing rights as well.
         database = f"{harness.url_as(APPLICATION)}&role={role}"
         client = harness.client(workers, client_id="refused", database=database, leader_election=False)
         async with client:
@@ -253,5 +253,5 @@ async def test_client_without_rights_cancels_attempts_that_others_have(
     assert sorted(ended[1:]) == [("completed", "ended"), ("kept", "ended")]
     assert await harness.row(jobs[0].job.id) == given_back
     assert (await harness.row(jobs[1].job.id)).state is JobState.COMPLETED
-    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == ["periodic jobs depend on who leads", "attempts lost", "outcome came too late"]
+    actual = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert actual == ["periodic jobs depend on who leads", "attempts lost", "outcome came too late"]

@@ -48,7 +48,7 @@ class Electors:
             self.driver.pool,
             ClientId(name),
             clock=clock or SystemClock(),
-            on_term=lambda term: self.hear(name, term),
+            on_term=lambda term: self.keep(name, term),
             **settings,
         )
         self.stack.push_async_callback(elector.stop)
@@ -60,7 +60,7 @@ class Electors:
         await elector.start()
         return elector, probe, await probe.wait("gained")
 
-    def hear(self, name: str, term: Term | None) -> None:
+    def keep(self, name: str, term: Term | None) -> None:
         self.said.append((name, term))
         if term is not None:
             self.begun.put_nowait(term)
@@ -403,9 +403,8 @@ async def test_terms_never_overlap(electors: Electors, num_clients: int) -> None
                     await electors.driver.pool.run(leader_request_resign())
             await leader.start()
 
-    # What is strict is the order in which it was said: between two beginnings there is the end of the first, said by
-    # whoever led, and each term is another one. The dates need not be in order: a bid is dated when it is sent, and may
-    # have to wait for the resignation before it, see the test below.
+    # The calls are in strict order: the end of a term comes before the beginning of the next one, and all terms differ.
+    # The dates need not be in order: a bid is dated when it is sent, and may wait for a resignation; see the next test.
     begun, ended = electors.said[::2], electors.said[1::2]
     assert [name for name, _ in begun][: len(ended)] == [name for name, _ in ended]
     assert {term for _, term in ended} == {None}

@@ -114,7 +114,7 @@ async def test_elector_is_elected_at_once_among_registered_clients(electors: Ele
 async def test_elector_backs_off_while_an_unregistered_client_leads(
     electors: Electors, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It logs the leader once, however often it looks."""
+    """It logs the leader once, however often it checks."""
     caplog.set_level(logging.INFO)
     await electors.go_leads()
     elector, probe = await electors.elector("a")
@@ -161,7 +161,7 @@ async def test_elector_restarts_its_wait_when_an_unregistered_client_leads_again
     await probe.wait("bid")
 
     clock.advance(PATIENCE - 0.1)
-    elector.on_notification(RESIGNED)  # of a term that was over before anybody looked
+    elector.on_notification(RESIGNED)  # of a term that this follower never saw
     await probe.wait("bid")
     clock.advance(PATIENCE - 0.1)
     elector.wake_event.set()
@@ -289,10 +289,10 @@ async def test_leader_roles_are_separate(electors: Electors) -> None:
     """An unregistered client in River's role does not prevent the periodic role."""
     await electors.go_leads()
     _, river = await electors.elector("a")
-    _, ours = await electors.elector("a", leader_role=LeaderRole.PERIODIC, is_last=False)
+    _, periodic = await electors.elector("a", leader_role=LeaderRole.PERIODIC, is_last=False)
 
     await river.wait("bid")
-    await ours.wait("gained")
+    await periodic.wait("gained")
 
     assert (await electors.leader(), await electors.leader(LeaderRole.PERIODIC)) == ("go", "a")
 

@@ -17,9 +17,9 @@ from millhand.runtime.insert_batches import BATCH_SIZE
 from user_programs import run_python
 
 NUM_JOBS = 20 * BATCH_SIZE
-# What a process may grow by while it inserts a million jobs, after it has inserted some. Their rows are 70 MiB as text.
+# The growth allowed while a process inserts a million jobs, whose rows are 70 MiB as text.
 GROWN_MIB_MAX = 10
-MILLION_SECONDS = 300.0  # many times what it takes on a machine that has nothing else to do
+MILLION_SECONDS = 300.0  # many times what an idle machine needs
 PROGRAM = """
 import asyncio, os, resource, sys
 from dataclasses import dataclass

@@ -112,10 +112,10 @@ async def test_insert_notifies_on_commit_only(harness: ClientHarness) -> None:
 
     A queue is announced at the commit, not after a rollback, and not for scheduled jobs.
     """
-    heard: asyncio.Queue[str] = asyncio.Queue()
+    received: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(harness.url)
     connection = await asyncpg.connect(harness.url)
-    await listener.add_listener("public.river_insert", lambda *args: heard.put_nowait(args[-1]))
+    await listener.add_listener("public.river_insert", lambda *args: received.put_nowait(args[-1]))
     try:
         async with harness.client(Workers(), **_inserter()) as client:
             await _insert_and_roll_back(client, connection, "rolled_back")
@@ -125,7 +125,7 @@ async def test_insert_notifies_on_commit_only(harness: ClientHarness) -> None:
             async with connection.transaction():
                 await client.insert(Act("x"), InsertOpts(queue="in_tx"), tx=connection)
             await client.insert(Act("x"), InsertOpts(queue="alone"))
-            payloads = [json.loads(await asyncio.wait_for(heard.get(), GENEROUS)) for _ in range(2)]
+            payloads = [json.loads(await asyncio.wait_for(received.get(), GENEROUS)) for _ in range(2)]
     finally:
         await connection.close()
         await listener.close()
@@ -137,20 +137,20 @@ async def test_insert_held_back_by_the_limiter_is_announced_after_the_window(
     harness: ClientHarness,
 ) -> None:
     """A burst sends one notification at once, one at the end of the window, and no more."""
-    heard: asyncio.Queue[str] = asyncio.Queue()
+    received: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(harness.url)
-    await listener.add_listener("public.river_insert", lambda *args: heard.put_nowait(args[-1]))
+    await listener.add_listener("public.river_insert", lambda *args: received.put_nowait(args[-1]))
     try:
         settings = _inserter(fetch_cooldown=timedelta(milliseconds=300))
         async with harness.client(Workers(), **settings) as client:
             for _ in range(20):
                 await client.insert(Act("x"))
-            await asyncio.wait_for(heard.get(), GENEROUS)
-            await asyncio.wait_for(heard.get(), GENEROUS)
+            await asyncio.wait_for(received.get(), GENEROUS)
+            await asyncio.wait_for(received.get(), GENEROUS)
     finally:
         await listener.close()
 
-    assert heard.empty()
+    assert received.empty()
 
 
 async def test_insert_unique_is_skipped_as_duplicate(harness: ClientHarness) -> None:
@@ -184,7 +184,7 @@ async def test_insert_refuses_a_kind_without_worker(harness: ClientHarness) -> N
 
 async def test_insert_hooks_and_middleware_change_and_refuse(harness: ClientHarness) -> None:
     """Middleware runs outermost first; a hook may change a job or refuse the whole insert."""
-    told: list[str] = []
+    emitted: list[str] = []
 
     class Around(Middleware):
         def __init__(self, name: str) -> None:
@@ -195,9 +195,9 @@ async def test_insert_hooks_and_middleware_change_and_refuse(harness: ClientHarn
             params: Sequence[InsertParams],
             call_next: Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]],
         ) -> Sequence[InsertResult]:
-            told.append(f"{self.name} before {len(params)}")
+            emitted.append(f"{self.name} before {len(params)}")
             results = await call_next(params)
-            told.append(f"{self.name} after {len(results)}")
+            emitted.append(f"{self.name} after {len(results)}")
             return results
 
     class Tagger(Hook):
@@ -213,7 +213,7 @@ async def test_insert_hooks_and_middleware_change_and_refuse(harness: ClientHarn
             await client.insert_many([Act("good"), Act("refuse")])
 
     assert result.job.tags == ("tagged",)
-    assert told == [
+    assert emitted == [
         "outer before 1",
         "inner before 1",
         "inner after 1",

@@ -147,9 +147,9 @@ async def test_copied_job_wakes_a_worker(harness: ClientHarness) -> None:
 
 async def test_queues_are_announced_at_the_commit(harness: ClientHarness) -> None:
     """Each queue with an available job is announced once at the commit, and not after a rollback."""
-    heard: asyncio.Queue[str] = asyncio.Queue()
+    received: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(harness.url)
-    await listener.add_listener("public.river_insert", lambda *words: heard.put_nowait(words[-1]))
+    await listener.add_listener("public.river_insert", lambda *words: received.put_nowait(words[-1]))
     jobs = [
         *((Act(str(n)), InsertOpts(queue="one")) for n in range(3)),
         (Act("x"), InsertOpts(queue="two")),
@@ -167,7 +167,7 @@ async def test_queues_are_announced_at_the_commit(harness: ClientHarness) -> Non
                 await client.insert_many_fast(jobs, tx=connection)
                 unseen = await harness.rows()
             await client.insert_many_fast([(Act("last"), InsertOpts(queue="last"))])
-            payloads = [await asyncio.wait_for(heard.get(), GENEROUS) for _ in range(3)]
+            payloads = [await asyncio.wait_for(received.get(), GENEROUS) for _ in range(3)]
             await connection.close()
     finally:
         await listener.close()
@@ -282,7 +282,7 @@ async def test_cancelled_insert_inserts_nothing(harness: ClientHarness) -> None:
 
 async def test_middleware_and_hooks_see_batches(harness: ClientHarness) -> None:
     """Middleware runs around each batch, outermost first, without results; a hook may change or refuse a job."""
-    told: list[str] = []
+    emitted: list[str] = []
 
     class Around(Middleware):
         def __init__(self, name: str) -> None:
@@ -293,9 +293,9 @@ async def test_middleware_and_hooks_see_batches(harness: ClientHarness) -> None:
             params: Sequence[InsertParams],
             call_next: Callable[[Sequence[InsertParams]], Awaitable[Sequence[InsertResult]]],
         ) -> Sequence[InsertResult]:
-            told.append(f"{self.name} before {len(params)}")
+            emitted.append(f"{self.name} before {len(params)}")
             results = await call_next(params)
-            told.append(f"{self.name} after {len(results)}")
+            emitted.append(f"{self.name} after {len(results)}")
             return results
 
     class Tagger(Hook):
@@ -311,7 +311,7 @@ async def test_middleware_and_hooks_see_batches(harness: ClientHarness) -> None:
 
     around = [["outer before {n}", "inner before {n}", "inner after 0", "outer after 0"]] * 2
     expected = [text.format(n=n) for texts, n in zip(around, (BATCH_SIZE, 1), strict=True) for text in texts]
-    assert told[: len(expected)] == expected
+    assert emitted[: len(expected)] == expected
     rows = await harness.rows()
     assert (len(rows), {row.tags for row in rows}) == (BATCH_SIZE + 1, {("tagged",)})
 

@@ -46,14 +46,14 @@ def _executor(workers: Workers, changes: list[StateChange]) -> JobExecutor:
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "emitted"),
     [
         (CancelReason.REMOTE, EventKind.JOB_CANCELLED),
         (CancelReason.STOPPING, EventKind.JOB_INTERRUPTED),
     ],
 )
 async def test_attempt_cancelled_before_its_first_step_is_settled(
-    reason: CancelReason, told: EventKind
+    reason: CancelReason, emitted: EventKind
 ) -> None:
     """The worker is not called, and the job gets its outcome."""
     called: list[object] = []
@@ -71,7 +71,7 @@ async def test_attempt_cancelled_before_its_first_step_is_settled(
     await attempt.task
     executor.close()
 
-    assert [change.event_kind for change in changes] == [told]
+    assert [change.event_kind for change in changes] == [emitted]
     assert called == []
 
 

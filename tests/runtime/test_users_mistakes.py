@@ -56,7 +56,7 @@ class Schedule:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "emitted"),
     [
         (KeyError("no calendar"), "'no calendar'"),
         (Mute(), "<its text raised LookupError>"),
@@ -66,7 +66,11 @@ class Schedule:
 )
 @pytest.mark.parametrize("run_on_start", [False, True])
 async def test_schedule_that_fails_does_not_affect_other_periodic_jobs(
-    schema_driver: AsyncpgDriver, caplog: pytest.LogCaptureFixture, answer: Any, told: str, run_on_start: bool
+    schema_driver: AsyncpgDriver,
+    caplog: pytest.LogCaptureFixture,
+    answer: Any,
+    emitted: str,
+    run_on_start: bool,
 ) -> None:
     """A schedule that raises, or returns an instant in the past, is logged, and the other jobs run."""
     clock = ManualClock()
@@ -90,7 +94,7 @@ async def test_schedule_that_fails_does_not_affect_other_periodic_jobs(
     assert sorted(row.kind for row in rows) == (["bad", "good"] if run_on_start else ["good"])
     [record] = caplog.records
     assert (record.message, vars(record)["periodic_job_id"]) == ("periodic job not inserted", "bad-one")
-    assert vars(record)["error"].startswith(told)
+    assert vars(record)["error"].startswith(emitted)
 
 
 def test_args_class_that_raises_does_not_prevent_the_rescue() -> None:

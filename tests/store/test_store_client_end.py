@@ -35,7 +35,7 @@ from millhand.store.job import Rescue, job_get_by_id
 A, B, GO = ClientId("a"), ClientId("b"), ClientId("go")
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 LONG_AGO = NOW - 60 * MINUTE
-# Two reports at five seconds, and one second more.
+# Two heartbeats at five seconds, and one second more.
 DEAD = 11 * SECOND
 TICK = timedelta(microseconds=1)
 

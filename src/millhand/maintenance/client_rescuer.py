@@ -63,9 +63,9 @@ NUM_AT_ONCE = 3
 RESCUE_COUNT = "river:rescue_count"
 
 TEXTS = {
-    End.LOST: "stopped reporting",
-    End.RESTARTED: "ended, and was started again",
-    End.STOPPED: "stopped, and left it behind",
+    End.LOST: "missed its heartbeats",
+    End.RESTARTED: "restarted",
+    End.STOPPED: "stopped and left the job running",
 }
 
 

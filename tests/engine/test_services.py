@@ -1,0 +1,63 @@
+"""The services that leaders run, built from the configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from millhand.config import Config
+from millhand.driver.protocol import Executor
+from millhand.engine.services import kind_watcher, periodic_services, river_services
+from millhand.job import ClientId
+from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
+from millhand.runtime.elector import Elector
+from millhand.runtime.inserter import Inserter
+from millhand.runtime.registration import Registration
+
+ME = ClientId("me")
+ALWAYS = ["JobScheduler", "JobRescuer", "JobCleaner", "QueueCleaner"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        ({}, ["Reindexer", "StepDownWatcher"]),
+        ({"reindexer_schedule": None}, ["StepDownWatcher"]),
+        ({"prefer_other_leaders": False}, ["Reindexer"]),
+    ],
+    ids=["all", "no reindexer", "no step-down"],
+)
+async def test_leader_of_rivers_role_runs_the_services_of_the_configuration(
+    tx: Executor, settings: dict[str, Any], more: list[str]
+) -> None:
+    """The scheduler starts first, and optional services come last."""
+    config = Config(**settings)
+    elector = Elector(tx, ME, clock=config.clock, on_term=print)
+
+    services = river_services(
+        config, tx, elector=elector, inserter=Inserter(tx, config), registration=Registration()
+    )
+
+    assert [service.name for service in services] == [*ALWAYS, *more]
+
+
+async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Executor) -> None:
+    """The enqueuer starts first, so that a due job does not wait."""
+    config = Config()
+    inserter = Inserter(tx, config)
+    enqueuer = PeriodicJobEnqueuer(inserter, clock=config.clock)
+
+    services = periodic_services(
+        config, tx, client_id=ME, enqueuer=enqueuer, inserter=inserter, registration=Registration()
+    )
+
+    assert [service.name for service in services] == ["PeriodicJobEnqueuer", "ClientRescuer", "ClientCleaner"]
+
+
+@pytest.mark.parametrize("fetches_known", [True, False])
+async def test_only_a_client_of_known_kinds_watches_for_others(tx: Executor, *, fetches_known: bool) -> None:
+    """A client that fetches all kinds leaves none to others."""
+    config = Config(fetch_only_known_kinds=fetches_known)
+
+    assert (kind_watcher(config, tx, ME, list) is not None) is fetches_known
