@@ -147,3 +147,36 @@ async def test_recall_of_a_purged_object_returns_false(world: World) -> None:
     assert [event.reason for event in events] == [
         f"an application requested it; run 2 removed it, and its bytes were deleted at {world.now:%Y-%m-%d %H:%M} UTC"
     ]
+
+
+async def test_restore_leaves_generated_columns_to_the_database(world: World) -> None:
+    """A row with a generated column is inserted without that column, which PostgreSQL computes."""
+    await world.sql(
+        "ALTER TABLE {schema}.uploads ADD COLUMN name text GENERATED ALWAYS AS (upper(key)) STORED"
+    )
+    await world.pair("live")
+    await world.row("old", state="pending", created_at=world.now - 30 * DAY)
+    await world.runs(HOUR, HOUR)
+
+    report = await restore(world.executor, world.store, key="old", now=world.now)
+
+    names = await world.sql("SELECT name FROM {schema}.uploads WHERE key = 'old'")
+    await world.sql("ALTER TABLE {schema}.uploads DROP COLUMN name")
+    assert (report.rows, report.failed) == (1, ())
+    assert names == [{"name": "OLD"}]
+
+
+async def test_restore_reports_a_row_whose_table_is_gone(world: World) -> None:
+    """The object is restored although its row cannot be inserted, and the report has the reason."""
+    await world.pair("live")
+    await world.put("old")
+    await world.row("old", state="pending", created_at=world.now - 30 * DAY)
+    await world.runs(HOUR, HOUR)
+    await world.sql("ALTER TABLE {schema}.uploads RENAME TO renamed")
+
+    report = await restore(world.executor, world.store, key="old", now=world.now)
+
+    await world.sql("ALTER TABLE {schema}.renamed RENAME TO uploads")
+    reason = f"its row could not be inserted, no table '{world.schema}.uploads' with columns of the row"
+    assert (report.restored, report.rows, report.failed) == (1, 0, (("old", reason),))
+    assert await world.store.get("old") == b"old"

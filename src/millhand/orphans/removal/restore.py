@@ -19,18 +19,12 @@ from millhand.orphans.ledger import (
 )
 from millhand.orphans.removal.alerts import REMOVED, raise_alerts, removal_text, updated_text
 from millhand.orphans.removal.batches import batches
-from millhand.orphans.removal.quarantine import MoveResult, ObjectLocation, locate_object, restore_object
+from millhand.orphans.removal.quarantine import ObjectLocation, locate_object, restore_object
 from millhand.orphans.sources.key_sql import quoted, quoted_table
+from millhand.orphans.sources.pg_catalog import table_columns
 from millhand.storage import ObjectStore
 
 BATCH = 100
-
-INSERTABLE_COLUMNS = """
-SELECT attname AS name
-FROM pg_catalog.pg_attribute
-WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-ORDER BY attnum
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +45,16 @@ class RestoreReport:
     @property
     def is_empty(self) -> bool:
         """Whether the selection holds no removed object and no deleted row."""
-        return not (self.already or self.failed or self.kept or self.restored or self.rows)
+        return self == RestoreReport()
+
+    def __add__(self, other: RestoreReport) -> RestoreReport:
+        return RestoreReport(
+            already=self.already + other.already,
+            failed=self.failed + other.failed,
+            kept=self.kept + other.kept,
+            restored=self.restored + other.restored,
+            rows=self.rows + other.rows,
+        )
 
 
 async def restore(
@@ -80,7 +83,7 @@ async def restore(
         ),
     ):
         for action in actions:
-            report = _added(report, action, await _restore_one(executor, store, action, instant))
+            report += await _restore_one(executor, store, action, instant)
     return report
 
 
@@ -107,49 +110,49 @@ async def recall(
     return report.restored > 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Restored:
-    """The result of one action: the move of its object, whether its row is back, and what failed."""
-
-    has_row: bool = False
-    is_already: bool = False
-    move: MoveResult | None = None
-    reason: str | None = None
-
-
-async def _restore_one(executor: Executor, store: ObjectStore, action: Action, now: datetime) -> _Restored:
+async def _restore_one(
+    executor: Executor, store: ObjectStore, action: Action, now: datetime
+) -> RestoreReport:
     if action.state == ActionState.PURGED:
-        return _Restored(reason=f"its bytes were deleted at {updated_text(action)}")
+        return _failed(action, f"its bytes were deleted at {updated_text(action)}")
     if action.state == ActionState.ABORTED:
-        return _Restored(reason=f"its multipart upload was aborted at {updated_text(action)}")
+        return _failed(action, f"its multipart upload was aborted at {updated_text(action)}")
     if action.state == ActionState.RESTORED:
-        return _Restored(is_already=True)
+        return RestoreReport(already=1)
     is_moved = action.state == ActionState.QUARANTINED
     if action.state == ActionState.INTENDED:
         # The run was killed, or is still moving: then its check after the move finds the row that we insert here.
         is_moved = await locate_object(store, action) is ObjectLocation.IN_QUARANTINE
         if not is_moved and action.row_json is None:
-            return _Restored()
-    move = await restore_object(store, action) if is_moved else None
-    if move is not None and move.state is not ActionState.RESTORED:
-        # A newer object at its key is no failure: the application has a row for that one.
-        is_failure = move.is_failure or move.state is ActionState.KEPT
-        return _Restored(move=move, reason=move.reason if is_failure else None)
+            return RestoreReport()
+    if is_moved:
+        move = await restore_object(store, action)
+        if move.state is not ActionState.RESTORED:
+            # A newer object at its key is no failure: the application has a row for that one.
+            is_failure = move.is_failure or move.state is ActionState.KEPT
+            return _failed(action, move.reason) if is_failure else RestoreReport(kept=1)
     try:
         has_row = action.row_json is not None and await _insert_row(executor, action)
     except DriverError as error:
-        return _Restored(move=move, reason=f"its row could not be inserted, {error.reason}")
+        report = _failed(action, f"its row could not be inserted, {error.reason}")
+        return replace(report, restored=int(is_moved))
     states = {action.id: (ActionState.RESTORED, "restored on request")}
     await executor.run(action_set_state_many(states, now=now))
-    return _Restored(has_row=has_row, move=move)
+    return RestoreReport(restored=int(is_moved), rows=int(has_row))
+
+
+def _failed(action: Action, reason: str) -> RestoreReport:
+    return RestoreReport(failed=((action.key, reason),))
 
 
 async def _insert_row(executor: Executor, action: Action) -> bool:
     """Insert the row as it was. Return False if a row with its key or id exists."""
     table = quoted_table(action.table_name or "")
     values = json.loads(action.row_json or "{}")
-    columns = [row["name"] for row in await executor.fetch(INSERTABLE_COLUMNS, [table])]
-    names = ", ".join(quoted(column) for column in columns if column in values)
+    columns = (await table_columns(executor, table)).values()
+    names = ", ".join(quoted(one.name) for one in columns if one.name in values and not one.is_generated)
+    if not names:
+        raise DriverError("INSERT", f"no table {action.table_name!r} with columns of the row")
     inserted = await executor.fetch(
         f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE\n"
         f"SELECT {names} FROM jsonb_populate_record(NULL::{table}, $1::text::jsonb)\n"
@@ -157,17 +160,3 @@ async def _insert_row(executor: Executor, action: Action) -> bool:
         [action.row_json],
     )
     return bool(inserted)
-
-
-def _added(report: RestoreReport, action: Action, restored: _Restored) -> RestoreReport:
-    is_back = restored.move is not None and restored.move.state is ActionState.RESTORED
-    is_kept = restored.move is not None and not is_back and restored.reason is None
-    failed = report.failed if restored.reason is None else (*report.failed, (action.key, restored.reason))
-    return replace(
-        report,
-        already=report.already + restored.is_already,
-        failed=failed,
-        kept=report.kept + is_kept,
-        restored=report.restored + is_back,
-        rows=report.rows + restored.has_row,
-    )

@@ -38,7 +38,8 @@ SELECT
         WHERE
             index.indrelid = class.oid AND index.indisunique AND index.indpred IS NULL
             AND index.indnkeyatts = 1 AND index.indkey[0] = attribute.attnum
-    ) AS is_unique
+    ) AS is_unique,
+    attribute.attgenerated <> '' AS is_generated
 {JOINED}    AND class.oid = to_regclass($1::text)
 ORDER BY attribute.attnum
 """
@@ -112,6 +113,7 @@ class Column:
     category: str
     element_category: str
     is_unique: bool
+    is_generated: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
