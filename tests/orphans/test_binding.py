@@ -45,7 +45,7 @@ async def test_a_report_binds_nothing(world: World) -> None:
     report = await world.runs(2 * HOUR, WEEK, WEEK, mode=Mode.REPORT)
 
     assert (report.state, await world.keys(".millhand/")) == ("completed", [])
-    assert (await read_binding(world.executor, world.store)).bond is None
+    assert (await read_binding(world.executor, world.store)).row is None
 
 
 async def test_the_first_run_that_may_remove_binds_the_bucket(world: World) -> None:
@@ -58,10 +58,10 @@ async def test_the_first_run_that_may_remove_binds_the_bucket(world: World) -> N
 
     second = await read_binding(world.executor, world.store)
 
-    assert first.bond is not None
+    assert first.row is not None
     assert first.marker is not None
-    assert (first.bond.token, first.bond.database) == (first.marker.token, first.database)
-    assert (first.bond.generation, first.marker.generation) == (1, 1)
+    assert (first.row.token, first.row.database) == (first.marker.token, first.database)
+    assert (first.row.generation, first.marker.generation) == (1, 1)
     assert second.marker is not None
     assert second.marker.generation == 3
     assert second.abort_reasons() == ()
@@ -187,15 +187,15 @@ async def test_rows_added_after_an_undetected_restore_get_their_objects_back(wor
 async def test_runs_over_a_bucket_without_its_marker_abort(world: World) -> None:
     """Another bucket under the same name, or an emptied one, has no marker."""
     await bound(world)
-    bond = (await read_binding(world.executor, world.store)).bond
+    row = (await read_binding(world.executor, world.store)).row
     await world.store.delete(MARKER)
 
     report = await world.run(after=HOUR)
 
-    assert bond is not None
+    assert row is not None
     assert report.abort_reasons == (
         (
-            f"the bucket must have the marker .millhand/binding.json that it got at {bond.bound_at:%Y-%m-%d %H:%M} UTC, got "
+            f"the bucket must have the marker .millhand/binding.json that it got at {row.bound_at:%Y-%m-%d %H:%M} UTC, got "
             f"none; check that it is the right bucket, mounted and not emptied; {REMEDY}"
         ),
     )
@@ -225,7 +225,7 @@ async def test_bind_takes_a_bucket_over_and_unbind_frees_it(world: World) -> Non
     freed = [await unbind(world.executor, world.store) for _ in range(2)]
 
     assert before.marker is not None
-    assert before.bond is None
+    assert before.row is None
     assert after.marker is not None
     assert (after.abort_reasons(), ran.state, freed) == ((), "completed", [True, False])
     assert after.marker.generation == before.marker.generation + 1
@@ -375,7 +375,7 @@ async def test_a_bucket_is_bound_across_prefixes(world: World) -> None:
 
     states = [(await world.run(after=WEEK, prefix=prefix)).state for prefix in ("a/", "b/")]
 
-    bond = (await read_binding(world.executor, world.store)).bond
+    row = (await read_binding(world.executor, world.store)).row
     assert states == ["completed", "completed"]
-    assert bond is not None
-    assert bond.generation == 3
+    assert row is not None
+    assert row.generation == 3

@@ -50,7 +50,7 @@ class Marker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bond:
+class BindingRow:
     """The row in the ledger."""
 
     bucket: str
@@ -67,7 +67,7 @@ class Binding:
     """Row and marker, the identity of this database, and markers of other databases above the bucket's root."""
 
     above: tuple[Marker, ...] = ()
-    bond: Bond | None
+    row: BindingRow | None
     database: str
     marker: Marker | None
     name: str
@@ -78,27 +78,27 @@ class Binding:
         return tuple(sentence for sentence in found if sentence is not None)
 
     def _own_abort_reason(self) -> str | None:
-        bond, marker = self.bond, self.marker
+        row, marker = self.row, self.marker
         if marker is None:
-            if bond is None or not bond.generation:
+            if row is None or not row.generation:
                 return None
             return (
-                f"the bucket must have the marker {MARKER} that it got at {bond.bound_at:%Y-%m-%d %H:%M} UTC, got none; "
+                f"the bucket must have the marker {MARKER} that it got at {row.bound_at:%Y-%m-%d %H:%M} UTC, got none; "
                 f"check that it is the right bucket, mounted and not emptied; {REMEDY}"
             )
-        if bond is None or bond.token != marker.token:
+        if row is None or row.token != marker.token:
             return (
                 f"the bucket must be bound to this database, {self.name!r}, got one that {marker.name!r} bound at "
                 f"{marker.bound_at} (database {marker.database}); {REMEDY}"
             )
-        if bond.database != self.database:
+        if row.database != self.database:
             return (
                 f"the ledger must have been written in this database, {self.database}, got one copied from "
-                f"{bond.database}; {REMEDY}"
+                f"{row.database}; {REMEDY}"
             )
-        if marker.generation > bond.generation:
+        if marker.generation > row.generation:
             return (
-                f"the ledger must be as new as the bucket's marker, got generation {bond.generation:,} where the marker "
+                f"the ledger must be as new as the bucket's marker, got generation {row.generation:,} where the marker "
                 f"has {marker.generation:,}: this database is older than its bucket, so what was uploaded since looks "
                 f"like orphans; bring its rows up to date first; {REMEDY}"
             )
@@ -108,11 +108,11 @@ class Binding:
 async def read_binding(executor: Executor, store: ObjectStore, *, is_lenient: bool = False) -> Binding:
     """Return row and marker. `is_lenient` treats an unreadable marker as none. Raises: StoreError; DriverError."""
     database, name = await executor.run(_identity())
-    bond = await executor.run(_bond_get(store.url))
+    row = await executor.run(_row_get(store.url))
     marker = await _read_marker(store, is_lenient=is_lenient)
     above = [_parse_marker(text) for text in await store.get_from_parents(MARKER)]
     others = await _of_others(executor, above, database=database, known=marker.beside if marker else ())
-    return Binding(above=others, bond=bond, database=database, marker=marker, name=name)
+    return Binding(above=others, row=row, database=database, marker=marker, name=name)
 
 
 async def check_below(executor: Executor, store: ObjectStore, keys: Sequence[str]) -> None:
@@ -143,10 +143,10 @@ async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime
     if reasons := binding.abort_reasons():
         return reasons
     if binding.marker is None:
-        if binding.bond is None:
-            await executor.run(_bond_insert(store.url, binding.database, now=now))
-        bond = await executor.run(_bond_get(store.url))
-        if bond is not None and not await _put_first(store, bond, binding.name):
+        if binding.row is None:
+            await executor.run(_row_insert(store.url, binding.database, now=now))
+        row = await executor.run(_row_get(store.url))
+        if row is not None and not await _put_first(store, row, binding.name):
             return (await read_binding(executor, store)).abort_reasons()
         binding = await read_binding(executor, store)
         if reasons := binding.abort_reasons():
@@ -161,11 +161,11 @@ async def advance_binding(executor: Executor, store: ObjectStore, binding: Bindi
 
     Raises: StoreError; DriverError.
     """
-    if binding.bond is None or binding.marker is None:
+    if binding.row is None or binding.marker is None:
         return
-    bond = await executor.run(_bond_advance(binding.bond))
-    if bond is not None:
-        await store.put(MARKER, _marker(bond, binding.name, beside=binding.marker.beside))
+    row = await executor.run(_row_advance(binding.row))
+    if row is not None:
+        await store.put(MARKER, _marker(row, binding.name, beside=binding.marker.beside))
 
 
 async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None = None) -> Binding:
@@ -178,7 +178,7 @@ async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None =
     """
     before = await read_binding(executor, store, is_lenient=True)
     generation = max(
-        before.bond.generation if before.bond else 0, before.marker.generation if before.marker else 0
+        before.row.generation if before.row else 0, before.marker.generation if before.marker else 0
     )
     instant = now or (await executor.run(database_facts())).now
     params = {
@@ -188,11 +188,11 @@ async def bind(executor: Executor, store: ObjectStore, *, now: datetime | None =
         "now": instant,
         "token": uuid.uuid4().hex,
     }
-    bond = await executor.run(Query("orphan_binding_put", params, _parse_bond))
-    if bond is not None:
+    row = await executor.run(Query("orphan_binding_put", params, _parse_row))
+    if row is not None:
         known = before.marker.beside if before.marker else ()
         beside = dict.fromkeys((*known, *(marker.token for marker in before.above)))
-        await store.put(MARKER, _marker(bond, before.name, beside=tuple(beside)))
+        await store.put(MARKER, _marker(row, before.name, beside=tuple(beside)))
     return before
 
 
@@ -265,23 +265,23 @@ def _abort_reason_of(above: Marker) -> str:
     )
 
 
-async def _put_first(store: ObjectStore, bond: Bond, name: str) -> bool:
+async def _put_first(store: ObjectStore, row: BindingRow, name: str) -> bool:
     """Write the first marker; False if another database wrote one meanwhile."""
     try:
-        await store.put(MARKER, _marker(bond, name), if_absent=True)
+        await store.put(MARKER, _marker(row, name), if_absent=True)
     except ObjectExists:
         return False
     return True
 
 
-def _marker(bond: Bond, name: str, *, beside: tuple[str, ...] = ()) -> bytes:
+def _marker(row: BindingRow, name: str, *, beside: tuple[str, ...] = ()) -> bytes:
     marker = Marker(
         beside=beside,
-        bound_at=f"{bond.bound_at:%Y-%m-%d %H:%M} UTC",
-        database=bond.database,
-        generation=bond.generation,
+        bound_at=f"{row.bound_at:%Y-%m-%d %H:%M} UTC",
+        database=row.database,
+        generation=row.generation,
         name=name,
-        token=bond.token,
+        token=row.token,
     )
     return json.dumps(asdict(marker), indent=2).encode()
 
@@ -290,28 +290,28 @@ def _identity() -> Query[tuple[str, str]]:
     return Query("orphan_database_identity", {}, lambda rows: (str(rows[0][0]), str(rows[0][1])))
 
 
-def _bond_get(bucket: str) -> Query[Bond | None]:
-    return Query("orphan_binding_get", {"bucket": bucket}, _parse_bond)
+def _row_get(bucket: str) -> Query[BindingRow | None]:
+    return Query("orphan_binding_get", {"bucket": bucket}, _parse_row)
 
 
-def _bond_insert(bucket: str, database: str, *, now: datetime) -> Query[None]:
+def _row_insert(bucket: str, database: str, *, now: datetime) -> Query[None]:
     params = {"bucket": bucket, "database": database, "now": now, "token": uuid.uuid4().hex}
     return Query("orphan_binding_insert", params, parse_none)
 
 
-def _bond_advance(bond: Bond) -> Query[Bond | None]:
-    return Query("orphan_binding_advance", {"bucket": bond.bucket, "token": bond.token}, _parse_bond)
+def _row_advance(row: BindingRow) -> Query[BindingRow | None]:
+    return Query("orphan_binding_advance", {"bucket": row.bucket, "token": row.token}, _parse_row)
 
 
 def _parse_generations(rows: Sequence[Row]) -> dict[str, int]:
     return {str(token): int(generation) for token, generation in rows}
 
 
-def _parse_bond(rows: Sequence[Row]) -> Bond | None:
+def _parse_row(rows: Sequence[Row]) -> BindingRow | None:
     if not rows:
         return None
     bucket, token, database, generation, bound_at, searched_at, searched_fingerprint = rows[0]
-    return Bond(
+    return BindingRow(
         bucket=bucket,
         token=token,
         database=database,

@@ -30,7 +30,7 @@ class Verdict(StrEnum):
     REMOVE_ROW_AND_OBJECT = "remove_row_and_object"
     ABORT_UPLOAD = "abort_upload"
     SKIP = "skip"
-    ABORT = "abort"
+    FAIL_RUN = "fail_run"
 
 
 REMOVING = frozenset((Verdict.REMOVE_OBJECT, Verdict.REMOVE_ROW, Verdict.REMOVE_ROW_AND_OBJECT))
@@ -325,8 +325,8 @@ RULES = (
         about_object="absent",
         about_reference="ready",
         about_extra="a second check finds it, a second listing does not",
-        outcome="the listing cannot be trusted: abort the run",
-        verdict=Verdict.ABORT,
+        outcome="the listing cannot be trusted: the run fails",
+        verdict=Verdict.FAIL_RUN,
         when=ABSENT | {"reference": (Reference.READY,), "look": (Look.FOUND_UNLISTED,)},
     ),
     Rule(

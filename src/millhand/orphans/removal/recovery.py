@@ -76,7 +76,7 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
 async def restore_recalled(context: RunContext, state: RunState) -> None:
     """Restore quarantined objects that a row references. Raises: SourceFailed; StoreError; DriverError."""
     async for actions in _open_actions(context, ActionState.QUARANTINED):
-        rows = await context.holding([action.key for action in actions])
+        rows = await context.rows_keeping([action.key for action in actions])
         await _restore(context, state, [one for one in actions if _needs_object(rows.get(one.key, ()))])
 
 
@@ -94,7 +94,7 @@ async def purge_expired(context: RunContext, state: RunState) -> None:
         near = await finder.find([action.key for action in expired])
         await _restore(context, state, [action for action in expired if action.key in near])
         actions = [action for action in expired if action.key not in near]
-        rows = await context.holding([action.key for action in actions])
+        rows = await context.rows_keeping([action.key for action in actions])
         referenced = [action for action in actions if action.key in rows]
         exist = await gather_all([is_there(context.store, action.key) for action in referenced])
         needed = {action.id for action, exists in zip(referenced, exist, strict=True) if not exists}

@@ -91,7 +91,7 @@ async def quarantine_unreferenced(
 
     Return the results by action id. Raises: SourceFailed; DriverError. The ledger then still has moved objects as intended.
     """
-    rows = await context.holding([action.key for action in actions])
+    rows = await context.rows_keeping([action.key for action in actions])
     moves = await quarantine_objects(context.store, [action for action in actions if action.key not in rows])
     moves |= {
         action.id: MoveResult(reason="a row references it again", state=state_in_place(action))
@@ -106,7 +106,7 @@ async def quarantine_unreferenced(
 
 async def restore_referenced(context: RunContext, moved: Sequence[Action]) -> Mapping[int, MoveResult]:
     """Restore objects that a row references since their move. Return only their results, by action id."""
-    rows = await context.holding([action.key for action in moved])
+    rows = await context.rows_keeping([action.key for action in moved])
     return await restore_objects(context.store, [action for action in moved if action.key in rows])
 
 

@@ -45,9 +45,9 @@ async def find_undeclared(context: RunContext) -> tuple[str, ...]:
 
     Raises: DriverError.
     """
-    bond = (await read_binding(context.executor, context.store)).bond
-    is_known = bond is not None and bond.searched_fingerprint == context.config.fingerprint
-    if is_known and bond is not None and bond.searched_at and context.now - bond.searched_at < INTERVAL:
+    row = (await read_binding(context.executor, context.store)).row
+    is_known = row is not None and row.searched_fingerprint == context.config.fingerprint
+    if is_known and row is not None and row.searched_at and context.now - row.searched_at < INTERVAL:
         return ()
     keys = await _sample(context)
     if not keys:

@@ -73,7 +73,7 @@ async def explain(
     findings = await executor.run(finding_get_many(store.url, [key]))
     actions = await executor.run(action_get_by_key(store.url, [key]))
     scope = Scope.LOCKED if found is not None and found.is_locked else KeyScope.of(config)(key)
-    observations = await DerivedFrom.of(config).tied(references, _observations(key, found, rows, scope))
+    observations = await DerivedFrom.of(config).with_ties(references, _observations(key, found, rows, scope))
     observations, notes = await _near_matches(executor, references, store, config, observations)
     instant = now or (await executor.run(database_facts())).now
     scanned = await executor.run(run_get_scanned(store.url, config.fingerprint))

@@ -35,7 +35,7 @@ class Canaries:
     keys: list[str] = field(default_factory=list)
     seen_live: set[str] = field(default_factory=set)
 
-    def see(self, page: ObjectPage, start: int, end: int, found: Comparison) -> None:
+    def record(self, page: ObjectPage, start: int, end: int, found: Comparison) -> None:
         """Record the canaries of one stretch that exist and have a row. Shape: the page is in order."""
         if start == end or not self.keys:
             return
@@ -61,8 +61,8 @@ async def choose_canaries(
         for low in _places(config.prefix):
             read = await references.read_range(low, None, limit=NUM_PER_SOURCE, only=name)
             keys |= set(read.ready_keys[:NUM_PER_SOURCE]) | {one.key for one in read.sized[:NUM_PER_SOURCE]}
-    judged = [key for key in sorted(keys) if scope_of(key) is Scope.IN_SCOPE and key > after]
-    return [key for key in await _live(references, judged) if await is_there(store, key)]
+    in_scope = [key for key in sorted(keys) if scope_of(key) is Scope.IN_SCOPE and key > after]
+    return [key for key in await _live(references, in_scope) if await is_there(store, key)]
 
 
 async def find_dead(

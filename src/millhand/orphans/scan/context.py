@@ -23,7 +23,7 @@ from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.listing import Lists
 from millhand.orphans.sources.references import RangeRead, References
 from millhand.orphans.sources.statements import ReferenceRow
-from millhand.storage import Capabilities, ObjectStore
+from millhand.storage import Capabilities, ObjectPage, ObjectStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +87,9 @@ class RunContext:
         """Write the run's heartbeat. Raises: RunLost."""
         await self.executor.run(run_beat(self.run, now=self.ledger_now))
 
-    async def holding(self, keys: Sequence[str]) -> dict[str, list[ReferenceRow]]:
+    async def rows_keeping(self, keys: Sequence[str]) -> dict[str, list[ReferenceRow]]:
         """Return the rows that keep the object of any of `keys` alive at this moment, by key."""
-        return await self.derived.holding(self.references, keys)
+        return await self.derived.rows_keeping(self.references, keys)
 
     def is_removable(self, finding: Finding) -> bool:
         """Return whether Millhand may remove it: an object without a row, or a row of a table."""
@@ -206,6 +206,10 @@ class RunState:
     def expect_canaries(self, keys: Sequence[str]) -> None:
         """Set the keys that the scan must find live."""
         self.canaries.keys = list(keys)
+
+    def record_canaries(self, page: ObjectPage, start: int, end: int, found: Comparison) -> None:
+        """Record which canaries of one stretch of a page are live."""
+        self.canaries.record(page, start, end, found)
 
     def add_live_canaries(self, keys: Iterable[str]) -> None:
         """Add canaries that a partition found live."""

@@ -33,17 +33,17 @@ class DerivedFrom:
         found = [parent for pattern in self.patterns for parent in pattern.parents(key)]
         return list(dict.fromkeys(found))
 
-    async def holding(
+    async def rows_keeping(
         self, references: References, keys: Sequence[str], *, executor: Executor | None = None
     ) -> dict[str, list[ReferenceRow]]:
         """Return the rows that keep the object of any of `keys` alive, by key: rows that name it or a parent."""
         parents = {key: found for key in keys if (found := self.parents(key))}
         asked = dict.fromkeys([*keys, *(parent for found in parents.values() for parent in found)])
-        naming = await references.rows_by_key(list(asked), executor=executor)
-        held = {key: [*naming.get(key, ()), *_rows_of(naming, parents.get(key, ()))] for key in keys}
+        found_rows = await references.rows_by_key(list(asked), executor=executor)
+        held = {key: [*found_rows.get(key, ()), *_rows_of(found_rows, parents.get(key, ()))] for key in keys}
         return {key: rows for key, rows in held.items() if rows}
 
-    async def tied(self, references: References, observations: list[Observation]) -> list[Observation]:
+    async def with_ties(self, references: References, observations: list[Observation]) -> list[Observation]:
         """Return the observations, with `tie` set for derived objects that have no row of their own."""
         parents = {
             one.key: found
@@ -53,16 +53,18 @@ class DerivedFrom:
         if not parents:
             return observations
         asked = dict.fromkeys(parent for found in parents.values() for parent in found)
-        naming = await references.rows_by_key(list(asked))
+        found_rows = await references.rows_by_key(list(asked))
         return [
-            replace(one, tie=_tie(naming, parents[one.key])) if one.key in parents and one.is_rowless else one
+            replace(one, tie=_tie(found_rows, parents[one.key]))
+            if one.key in parents and one.is_rowless
+            else one
             for one in observations
         ]
 
 
-def _rows_of(naming: Mapping[str, list[ReferenceRow]], keys: Iterable[str]) -> list[ReferenceRow]:
-    return [row for key in keys for row in naming.get(key, ())]
+def _rows_of(found_rows: Mapping[str, list[ReferenceRow]], keys: Iterable[str]) -> list[ReferenceRow]:
+    return [row for key in keys for row in found_rows.get(key, ())]
 
 
-def _tie(naming: Mapping[str, list[ReferenceRow]], parents: Sequence[str]) -> Tie:
-    return Tie.PARENT if any(parent in naming for parent in parents) else Tie.PARENT_GONE
+def _tie(found_rows: Mapping[str, list[ReferenceRow]], parents: Sequence[str]) -> Tie:
+    return Tie.PARENT if any(parent in found_rows for parent in parents) else Tie.PARENT_GONE

@@ -108,7 +108,7 @@ class PartitionScan:
             found = compare(page, start, end, read, self.scope_of)
             if found.markers_below:
                 await check_below(context.executor, context.store, found.markers_below)
-            self.state.canaries.see(page, start, end, found)
+            self.state.record_canaries(page, start, end, found)
             await self._record(found, low, read)
             if read.high is None or read.high == high:
                 return high or low
@@ -118,7 +118,7 @@ class PartitionScan:
         context = self.context
         missing = await self._look_for(sorted(set(found.absent_keys)))
         self.state.count_stretch(found, read)
-        observations = await context.derived.tied(context.references, found.observations + missing)
+        observations = await context.derived.with_ties(context.references, found.observations + missing)
         if observations:
             async with context.executor.begin() as tx:
                 findings = await self._evaluate_all(tx, observations)
@@ -167,7 +167,7 @@ class PartitionScan:
                 config=context.config,
                 now=context.now,
             )
-            if rule.verdict is Verdict.ABORT:
+            if rule.verdict is Verdict.FAIL_RUN:
                 raise ListingUntrusted(observation.key)
             if finding is not None:
                 self.state.count_finding(finding, is_removable=context.is_removable(finding))
