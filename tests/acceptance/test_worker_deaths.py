@@ -79,7 +79,7 @@ config = Config(workers=workers, queues={"default": 10})
 '''
 
 
-class Place:
+class Project:
     """A project with a database and its workers."""
 
     def __init__(self, directory: Path, url: str, schema: str) -> None:
@@ -136,10 +136,10 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def place(directory: Path, schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Place]:
-    place = Place(directory, postgres_url, schema_driver.schema)
-    async with place.stack:
-        yield place
+async def project(directory: Path, schema_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator[Project]:
+    project = Project(directory, postgres_url, schema_driver.schema)
+    async with project.stack:
+        yield project
 
 
 async def last_attempted_by(workers: dict[str, WorkerHarness], job_id: JobId, attempt: int) -> str:
@@ -162,60 +162,62 @@ async def kill(worker: WorkerHarness) -> None:
     await worker.wait()
 
 
-async def test_job_runs_again_seconds_after_its_worker_was_killed(place: Place, record_property: Any) -> None:
+async def test_job_runs_again_seconds_after_its_worker_was_killed(
+    project: Project, record_property: Any
+) -> None:
     """After each of ten kills, of the leader or not, the job runs again within 20 s with one more attempt."""
-    workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
+    workers = {id: await project.worker(id) for id in ("worker_a", "worker_b")}
     names = (f"worker_{number}" for number in itertools.count())
     seconds, jobs = [], []
     for _ in range(NUM_KILLS):
-        job_id = await place.hold()
+        job_id = await project.hold()
         killed = await last_attempted_by(workers, job_id, 1)
         await kill(workers.pop(killed))
         began = time.monotonic()
         name = next(names)
-        workers[name] = await place.worker(name)
+        workers[name] = await project.worker(name)
         await last_attempted_by(workers, job_id, 2)
         seconds.append(round(time.monotonic() - began, 1))
         jobs.append((job_id, killed))
-        place.released.touch()
+        project.released.touch()
         async with asyncio.timeout(MAX_SECONDS):
-            while (await place.row(job_id)).state is not JobState.COMPLETED:
+            while (await project.row(job_id)).state is not JobState.COMPLETED:
                 pass
-        place.released.unlink()
+        project.released.unlink()
     print("seconds from kill to running again:", sorted(seconds))
     record_property("seconds", seconds)
 
     assert max(seconds) <= MAX_SECONDS, seconds
     for job_id, killed in jobs:
-        row = await place.row(job_id)
+        row = await project.row(job_id)
         assert (row.attempt, row.metadata["river:rescue_count"]) == (2, 1)
         assert [error.error for error in row.errors] == [
             f"Job rescued by ClientRescuer: client {killed!r} missed its heartbeats"
         ]
 
 
-async def test_frozen_worker_detects_the_loss_of_its_job(place: Place) -> None:
+async def test_frozen_worker_detects_the_loss_of_its_job(project: Project) -> None:
     """Another client works the job of a frozen client without a session; the frozen one then cancels its attempt."""
-    workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
-    job_id = await place.hold()
+    workers = {id: await project.worker(id) for id in ("worker_a", "worker_b")}
+    job_id = await project.hold()
     frozen_id = await last_attempted_by(workers, job_id, 1)
     frozen = workers.pop(frozen_id)
     [(other_id, other)] = workers.items()
 
     frozen.signal(signal.SIGSTOP)
     try:
-        await place.end_session(frozen_id)
+        await project.end_session(frozen_id)
         await other.line("holding", job_id=job_id, attempt=2)
-        row = await place.row(job_id)
+        row = await project.row(job_id)
     finally:
         frozen.signal(signal.SIGCONT)
     await frozen.line("client was declared dead", client_id=frozen_id)
     await frozen.line("attempts lost", num_jobs=1)
     await frozen.line("outcome came too late", job_id=job_id, attempt=1)
-    after = await place.row(job_id)
-    place.released.touch()
+    after = await project.row(job_id)
+    project.released.touch()
     await other.stop()
-    last = await place.row(job_id)
+    last = await project.row(job_id)
 
     assert (row.state, row.attempted_by) == (JobState.RUNNING, (frozen_id, other_id))
     assert after == row
@@ -223,10 +225,10 @@ async def test_frozen_worker_detects_the_loss_of_its_job(place: Place) -> None:
     assert len(frozen.all_lines("outcome came too late")) == 1
 
 
-async def test_worker_with_a_blocked_loop_keeps_its_job(place: Place) -> None:
+async def test_worker_with_a_blocked_loop_keeps_its_job(project: Project) -> None:
     """A client whose event loop is blocked for half a minute is not declared dead, and its only attempt completes."""
-    workers = [await place.worker(id) for id in ("worker_a", "worker_b")]
-    async with place.client() as client:
+    workers = [await project.worker(id) for id in ("worker_a", "worker_b")]
+    async with project.client() as client:
         job_id = (await client.insert(RawArgs("block", json.dumps({"seconds": 30.0})))).job.id
         while (row := await client.jobs.get(job_id)).state is not JobState.COMPLETED:
             assert not row.errors
@@ -235,17 +237,17 @@ async def test_worker_with_a_blocked_loop_keeps_its_job(place: Place) -> None:
     assert [line for worker in workers for line in worker.all_lines("client declared dead")] == []
 
 
-async def test_restarted_worker_with_the_same_id_works_its_job(place: Place) -> None:
+async def test_restarted_worker_with_the_same_id_works_its_job(project: Project) -> None:
     """The only client, killed and restarted at once, works the job that it left within 20 s."""
-    killed = await place.worker("only")
-    job_id = await place.hold()
+    killed = await project.worker("only")
+    job_id = await project.hold()
     await killed.line("holding", job_id=job_id)
     await kill(killed)
     began = time.monotonic()
-    again = await place.worker("only")
+    again = await project.worker("only")
     await again.line("holding", job_id=job_id, attempt=2)
     seconds = time.monotonic() - began
-    row = await place.row(job_id)
+    row = await project.row(job_id)
     print("seconds from kill to running again:", round(seconds, 1))
 
     assert seconds <= MAX_SECONDS
@@ -254,9 +256,9 @@ async def test_restarted_worker_with_the_same_id_works_its_job(place: Place) -> 
 
 async def test_long_job_survives_a_database_outage(directory: Path) -> None:
     """After an outage of many heartbeat intervals and a crash of the server, no client is declared dead."""
-    async with placed(directory) as place:
-        workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
-        ids = [await place.hold() for _ in range(4)]
+    async with project_with_server(directory) as project:
+        workers = {id: await project.worker(id) for id in ("worker_a", "worker_b")}
+        ids = [await project.hold() for _ in range(4)]
         for job_id in ids:
             await last_attempted_by(workers, job_id, 1)
         _crash_server(directory)
@@ -267,11 +269,11 @@ async def test_long_job_survives_a_database_outage(directory: Path) -> None:
             for worker in workers.values():
                 await worker.line("database back", seconds=60)
             await asyncio.to_thread(_wait_seconds, 30.0)
-            rows = [await place.row(job_id) for job_id in ids]
-            place.released.touch()
+            rows = [await project.row(job_id) for job_id in ids]
+            project.released.touch()
             for worker in workers.values():
                 await worker.stop()
-            last = [await place.row(job_id) for job_id in ids]
+            last = [await project.row(job_id) for job_id in ids]
 
     assert [(row.state, row.attempt) for row in rows] == [(JobState.RUNNING, 1)] * 4
     assert [(row.state, row.attempt, row.errors) for row in last] == [(JobState.COMPLETED, 1, ())] * 4
@@ -283,9 +285,9 @@ async def test_long_job_survives_a_database_outage(directory: Path) -> None:
 
 async def test_job_of_a_worker_that_died_with_its_server_runs_again(directory: Path) -> None:
     """After a crash of the server, a client that does not return is declared dead within the usual time."""
-    async with placed(directory) as place:
-        workers = {id: await place.worker(id) for id in ("worker_a", "worker_b")}
-        job_id = await place.hold()
+    async with project_with_server(directory) as project:
+        workers = {id: await project.worker(id) for id in ("worker_a", "worker_b")}
+        job_id = await project.hold()
         killed_id = await last_attempted_by(workers, job_id, 1)
         await kill(workers.pop(killed_id))
         _crash_server(directory)
@@ -294,8 +296,8 @@ async def test_job_of_a_worker_that_died_with_its_server_runs_again(directory: P
         with embedded_postgres(directory / "server", SERVER_SETTINGS):
             await other.line("database back", seconds=60)
             await other.line("holding", job_id=job_id, attempt=2, seconds=2 * MAX_SECONDS)
-            row = await place.row(job_id)
-            place.released.touch()
+            row = await project.row(job_id)
+            project.released.touch()
             await other.stop()
 
     assert [error.error for error in row.errors] == [
@@ -304,7 +306,7 @@ async def test_job_of_a_worker_that_died_with_its_server_runs_again(directory: P
 
 
 @asynccontextmanager
-async def placed(directory: Path) -> AsyncIterator[Place]:
+async def project_with_server(directory: Path) -> AsyncIterator[Project]:
     """A project with a server of its own, which the test can crash."""
     with embedded_postgres(directory / "server", SERVER_SETTINGS) as server:
         driver = AsyncpgDriver(server.url)
@@ -312,10 +314,10 @@ async def placed(directory: Path) -> AsyncIterator[Place]:
         for line in ("main", "millhand"):
             await Migrator(driver, line).up()
         await driver.close()
-        place = Place(directory, server.url, "")
-        del place.environment["MILLHAND_DATABASE_SCHEMA"]
-        async with place.stack:
-            yield place
+        project = Project(directory, server.url, "")
+        del project.environment["MILLHAND_DATABASE_SCHEMA"]
+        async with project.stack:
+            yield project
 
 
 def _crash_server(directory: Path) -> None:

@@ -14,7 +14,7 @@ from millhand.driver.asyncpg import AsyncpgDriver
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Change to an empty working directory and remove Millhand's variables from the environment."""
     for name in [name for name in os.environ if name.startswith("MILLHAND_") or name == "DATABASE_URL"]:
         monkeypatch.delenv(name)
@@ -24,30 +24,30 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def project(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, schema_driver: AsyncpgDriver, postgres_url: str
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch, schema_driver: AsyncpgDriver, postgres_url: str
 ) -> Path:
     """Change to a working directory whose DATABASE_URL and schema are migrated and belong to the test."""
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", schema_driver.schema)
-    return elsewhere
+    return empty_directory
 
 
 @pytest.fixture
-def kinds_target(elsewhere: Path) -> str:
+def kinds_target(empty_directory: Path) -> str:
     """Write a user's configuration, and return its MODULE:CONFIG."""
     name = f"shop_{secrets.token_hex(6)}"
-    (elsewhere / f"{name}.py").write_text(KINDS_MODULE)
+    (empty_directory / f"{name}.py").write_text(KINDS_MODULE)
     return f"{name}:config"
 
 
 @pytest.fixture
-def worker_modules(elsewhere: Path) -> Iterator[Path]:
+def worker_modules(empty_directory: Path) -> Iterator[Path]:
     """Write a user's modules, and remove them from `sys.modules` afterwards."""
-    (elsewhere / "shop.py").write_text(WORKER_MODULE)
-    (elsewhere / "broken.py").write_text("import shop\nvalue = {}['no such key']\n")
-    (elsewhere / "needy.py").write_text("import no_such\n")
+    (empty_directory / "shop.py").write_text(WORKER_MODULE)
+    (empty_directory / "broken.py").write_text("import shop\nvalue = {}['no such key']\n")
+    (empty_directory / "needy.py").write_text("import no_such\n")
     path = sys.path[:]
-    yield elsewhere
+    yield empty_directory
     sys.path[:] = path
     for name in ("shop", "broken", "needy"):
         sys.modules.pop(name, None)

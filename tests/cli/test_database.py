@@ -15,7 +15,7 @@ NO_PORT = (
 
 
 async def test_worker_without_its_schema_names_the_command(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> None:
     """The worker does not migrate the user's database: exit code 1, and the error names the command."""
     connection = await asyncpg.connect(postgres_url)
@@ -36,7 +36,7 @@ async def test_worker_without_its_schema_names_the_command(
 
 
 async def test_commands_report_an_unreachable_database(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unreachable database gives one line without the password."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann:sesame@127.0.0.1:1/shop")
@@ -64,7 +64,7 @@ async def test_commands_report_an_unreachable_database(
     ],
 )
 async def test_commands_refuse_a_url_that_cannot_be_read(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, rest: str, said: str
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch, rest: str, said: str
 ) -> None:
     """An invalid DATABASE_URL is a usage error without any part of the password."""
     monkeypatch.setenv("DATABASE_URL", f"postgresql://{rest}")

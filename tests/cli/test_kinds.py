@@ -47,9 +47,13 @@ async def test_kinds_are_listed_for_a_person(kinds_target: str, monkeypatch: pyt
     ]
 
 
-async def test_kinds_include_the_built_in_jobs_with_settings(kinds_target: str, elsewhere: Path) -> None:
+async def test_kinds_include_the_built_in_jobs_with_settings(
+    kinds_target: str, empty_directory: Path
+) -> None:
     """Like a worker, the command includes the built-in jobs whose section has a setting."""
-    (elsewhere / "millhand.toml").write_text('[heartbeat]\ninterval = "30s"\n[orphans]\nenabled = true\n')
+    (empty_directory / "millhand.toml").write_text(
+        '[heartbeat]\ninterval = "30s"\n[orphans]\nenabled = true\n'
+    )
 
     lines = (await millhand("kinds", kinds_target)).lines
 

@@ -67,9 +67,9 @@ async def test_main_without_a_command_shows_help() -> None:
     assert "Commands:" in result.err
 
 
-async def test_main_reads_the_file_of_config_option(elsewhere: Path) -> None:
+async def test_main_reads_the_file_of_config_option(empty_directory: Path) -> None:
     """`--config` selects the file; a missing file is a usage error."""
-    (elsewhere / "other.toml").write_text("[worker]\nmax_attempts = 7\n")
+    (empty_directory / "other.toml").write_text("[worker]\nmax_attempts = 7\n")
 
     shown = await millhand("--config", "other.toml", "worker", "--show-config")
     missing = await millhand("--config", "missing.toml", "worker", "--show-config")
@@ -132,7 +132,7 @@ async def test_main_works_with_closed_streams(project: Path, command: str, code:
 
 @pytest.mark.slow
 async def test_main_ignores_libpq_variables_for_the_embedded_database(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Libpq's variables, set for other servers, do not affect the embedded database."""
     others = {

@@ -13,7 +13,7 @@ from cli_runner import millhand
 
 @pytest.fixture
 async def schema_name(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> AsyncIterator[str]:
     """Yield an empty schema in the database of DATABASE_URL, and drop it."""
     name = f"migrate_{secrets.token_hex(4)}"
@@ -142,7 +142,7 @@ async def test_migrate_leaves_a_foreign_table_alone(schema_name: str, postgres_u
     assert [row["column_name"] for row in columns] == ["mine"]
 
 
-async def test_migrate_sql_needs_no_database(elsewhere: Path) -> None:
+async def test_migrate_sql_needs_no_database(empty_directory: Path) -> None:
     """`sql` prints one transaction per version, in the given schema, without a database."""
     result = await millhand("migrate", "sql", "--version", 1, "--schema", "engine")
     down = await millhand("migrate", "sql", "--version", 1, "--down")
@@ -151,11 +151,11 @@ async def test_migrate_sql_needs_no_database(elsewhere: Path) -> None:
     assert result.out.startswith("-- line main, version 001 create river migration, up\nBEGIN;\n")
     assert '"engine".river_migration' in result.out
     assert "DROP TABLE" in down.out
-    assert list(elsewhere.iterdir()) == []
+    assert list(empty_directory.iterdir()) == []
 
 
 async def test_migrate_sql_prints_grants_with_role_names(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--grants` prints one transaction with the settings' schema and the given names, without a database."""
     monkeypatch.setenv("MILLHAND_DATABASE_SCHEMA", "shop")
@@ -189,7 +189,7 @@ async def test_migrate_sql_prints_grants_with_role_names(
     ],
 )
 async def test_migrate_sql_refuses_wrong_grants(
-    elsewhere: Path, arguments: tuple[str, ...], message: str
+    empty_directory: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     """Conflicting options and unknown roles are errors with a remedy, and nothing is printed."""
     result = await millhand("migrate", "sql", *arguments)

@@ -12,7 +12,7 @@ from planted import BAD_URLS, PLAIN, found_in
 
 @pytest.mark.parametrize("url", BAD_URLS.values(), ids=BAD_URLS)
 async def test_command_of_a_url_shows_no_password(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, url: str
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     """Commands that connect, and `--show-config`, print the error without the password."""
     monkeypatch.setenv("DATABASE_URL", url)
@@ -41,9 +41,9 @@ SPACED = f"postgresql://ann:{PLAIN} x@db/shop"
         f'[orphans]\ncanaries = ["{SPACED}"]\nkey_patterns = ["{SPACED}("]',
     ],
 )
-async def test_settings_that_were_given_a_url_show_no_password(elsewhere: Path, text: str) -> None:
+async def test_settings_that_were_given_a_url_show_no_password(empty_directory: Path, text: str) -> None:
     """An error about a URL in another setting does not show its password."""
-    (elsewhere / "millhand.toml").write_text(text, encoding="utf-8")
+    (empty_directory / "millhand.toml").write_text(text, encoding="utf-8")
 
     result = await millhand("worker", "--show-config")
 

@@ -17,7 +17,7 @@ TUNED = {name: tuning.value for name, tuning in TUNINGS.items()}
 
 @pytest.fixture
 async def schema_name(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> AsyncIterator[str]:
     """Yield a schema with River's tables in the database of DATABASE_URL, and drop it."""
     name = f"tune_{secrets.token_hex(4)}"

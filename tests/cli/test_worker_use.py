@@ -41,9 +41,9 @@ async def test_worker_refuses_unknown_options_and_formats() -> None:
     assert (await millhand("wroker")).code == 2
 
 
-async def test_worker_refuses_a_file_before_anything_is_started(elsewhere: Path) -> None:
+async def test_worker_refuses_a_file_before_anything_is_started(empty_directory: Path) -> None:
     """An error in millhand.toml is reported before the start, with file and key."""
-    (elsewhere / "millhand.toml").write_text("[heartbeat]\nintervall = '5s'\n")
+    (empty_directory / "millhand.toml").write_text("[heartbeat]\nintervall = '5s'\n")
 
     result = await millhand("worker")
 
@@ -54,9 +54,11 @@ async def test_worker_refuses_a_file_before_anything_is_started(elsewhere: Path)
     )
 
 
-async def test_worker_requires_jobs(elsewhere: Path) -> None:
+async def test_worker_requires_jobs(empty_directory: Path) -> None:
     """Without a configuration and with both built-in jobs disabled, the worker does not start."""
-    (elsewhere / "millhand.toml").write_text("[heartbeat]\nenabled = false\n[orphans]\nenabled = false\n")
+    (empty_directory / "millhand.toml").write_text(
+        "[heartbeat]\nenabled = false\n[orphans]\nenabled = false\n"
+    )
 
     result = await millhand("worker")
 
@@ -67,10 +69,10 @@ async def test_worker_requires_jobs(elsewhere: Path) -> None:
 
 
 async def test_worker_shows_settings_with_their_origin(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    empty_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--show-config` prints the settings with their origin, starts nothing and shows no password."""
-    (elsewhere / "millhand.toml").write_text("[worker]\nmax_attempts = 3\n")
+    (empty_directory / "millhand.toml").write_text("[worker]\nmax_attempts = 3\n")
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann:sesame@nowhere/shop")
 
     result = await millhand("worker", "shop:make", "--show-config", "--queue", "mail:5")
@@ -84,10 +86,10 @@ async def test_worker_shows_settings_with_their_origin(
     assert 'soft_stop_timeout = "8s" # default' in lines
 
 
-async def test_worker_refuses_a_kind_that_is_built_in_twice(elsewhere: Path) -> None:
+async def test_worker_refuses_a_kind_that_is_built_in_twice(empty_directory: Path) -> None:
     """A user's kind `heartbeat` beside settings of the built-in job is an error with a remedy."""
-    (elsewhere / "millhand.toml").write_text("[heartbeat]\ninterval = '5s'\n")
-    (elsewhere / "shop.py").write_text(WORKER_MODULE.replace('kind="noop"', 'kind="heartbeat"'))
+    (empty_directory / "millhand.toml").write_text("[heartbeat]\ninterval = '5s'\n")
+    (empty_directory / "shop.py").write_text(WORKER_MODULE.replace('kind="noop"', 'kind="heartbeat"'))
 
     result = await millhand("worker", "shop:config")
 
