@@ -52,7 +52,7 @@ class StuckJob:
     """
     An attempt that continues although its timeout and `job_stuck_threshold` have passed.
 
-    Args:
+    Attributes:
         job: The row as fetched.
         num_stuck: How many attempts of this client are stuck, with this one.
     """

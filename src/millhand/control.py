@@ -56,7 +56,7 @@ class JobPage(msgspec.Struct, frozen=True):
     """
     One page of a list of jobs.
 
-    Args:
+    Attributes:
         jobs: The jobs in the order of the list.
         cursor: Pass it as `after` to get the next page; None after the last page.
     """

@@ -42,7 +42,7 @@ class JobStatistics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
     How long the parts of an attempt took, in seconds.
 
-    Args:
+    Attributes:
         complete_seconds: From the end of the attempt until its row was written.
         queue_wait_seconds: From `scheduled_at` until the attempt began.
         run_seconds: The attempt itself.
@@ -57,7 +57,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
     One event. Those of jobs are `JobEvent`s.
 
-    Args:
+    Attributes:
         queue: The queue, or the queue of the job.
         job: The job's row as written; None for an event of a queue.
         statistics: None for an event of a queue.

@@ -80,7 +80,7 @@ class FetchMetric(msgspec.Struct, frozen=True, kw_only=True):
     """
     The figures of a successful fetch.
 
-    Args:
+    Attributes:
         num_jobs: How many jobs were fetched; often 0.
         seconds: How long the statement took, with the wait for a connection.
     """
@@ -94,7 +94,7 @@ class AttemptFailure(msgspec.Struct, frozen=True, kw_only=True):
     """
     One failed attempt.
 
-    Args:
+    Attributes:
         job: The row as fetched.
         error: What the worker raised.
         trace: Its stack; empty where it shows nothing of the worker.

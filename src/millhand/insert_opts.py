@@ -90,7 +90,7 @@ class InsertParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """
     A row that is about to be inserted, with every option resolved and every rule checked.
 
-    Args:
+    Attributes:
         encoded_args: The JSON text of an object.
         encoded_metadata: The JSON text of an object.
         created_at: An aware instant, or None for the database's clock.
@@ -116,7 +116,7 @@ class InsertResult(msgspec.Struct, frozen=True, gc=False):
     """
     The result of one insert.
 
-    Args:
+    Attributes:
         job: The new row, or the existing row if the job was skipped.
         unique_skipped_as_duplicate: Whether the job was skipped because another job has its unique key.
     """

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
 ClientId = NewType("ClientId", str)
+"""The id of a client."""
+
 JobId = NewType("JobId", int)
+"""The id of a job."""
 
 Args = TypeVar("Args")
 P = ParamSpec("P")
@@ -60,7 +63,7 @@ class AttemptError(msgspec.Struct, frozen=True, gc=False):
     """
     One failed attempt in a job's `errors`.
 
-    Args:
+    Attributes:
         at: When the attempt began to execute; for a rescue, when the job was rescued.
         attempt: Counted from 1.
         trace: The stack of what the worker raised; empty where it shows nothing of the worker, as for a timeout.
@@ -78,7 +81,7 @@ class JobRow(msgspec.Struct, frozen=True, gc=False):
     """
     One row of `river_job`. Instants are aware.
 
-    Args:
+    Attributes:
         attempt: How many attempts have begun.
         encoded_args: The JSON text of the args as the database prints it.
         attempted_by: The ids of the clients that fetched the job, last one last.

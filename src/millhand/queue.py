@@ -13,7 +13,7 @@ class QueueRow(msgspec.Struct, frozen=True):
     """
     One row of `river_queue`. Instants are aware.
 
-    Args:
+    Attributes:
         paused_at: When the queue was paused; None while it is worked.
         updated_at: When the row last changed. Clients that work the queue update it every few minutes.
     """

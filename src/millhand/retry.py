@@ -48,6 +48,7 @@ class DefaultRetryPolicy:
         self._random = random
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
+        """Return the instant of the next attempt."""
         return add_delay(now, retry_delay(len(job.errors) + 1, self._random()))
 
 
@@ -62,6 +63,7 @@ class ConstantRetryPolicy:
         self.delay = delay
 
     def next_retry_at(self, job: JobRow, *, now: datetime) -> datetime:
+        """Return the instant of the next attempt."""
         return add_delay(now, self.delay)
 
 

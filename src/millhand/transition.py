@@ -43,7 +43,7 @@ class Failed(msgspec.Struct, frozen=True):
     """
     The worker raised, timed out, or could not be called.
 
-    Args:
+    Attributes:
         error: The error's text, kept in the row.
         retry_at: When the next attempt is due, if there is one.
         trace: The stack, kept in the row.
@@ -78,7 +78,7 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
     """
     What to write for a running job; None leaves a column as it is.
 
-    Args:
+    Attributes:
         event_kind: The event of the outcome alone. The event to emit depends on the row as written: `event_kind_of`.
         attempt: The new number of the attempt.
         error: Is appended to the row's errors.

@@ -37,7 +37,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """
     One registration: what the engine needs to work jobs of these kinds.
 
-    Args:
+    Attributes:
         kinds: The kind, then its aliases.
         call: Takes the job with its args decoded. Returns an awaitable if `is_async`; else it runs in a thread.
         decode: Returns the args, of `args_type`, from the row's JSON text, or raises InvalidJob.

@@ -16,7 +16,7 @@ class JsonField(msgspec.Struct, frozen=True):
     """
     One field of an args class.
 
-    Args:
+    Attributes:
         name: Its name in JSON.
         classes: The classes in its type that have fields themselves.
         annotations: The further arguments of `Annotated[…]`.

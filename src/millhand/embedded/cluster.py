@@ -72,7 +72,7 @@ class EmbeddedServer:
     """
     A running server.
 
-    Args:
+    Attributes:
         data: The data directory.
         is_joined: Whether it was running already, with the settings of the process that started it.
         url: Where to connect.

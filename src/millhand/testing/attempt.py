@@ -26,7 +26,7 @@ class Worked(msgspec.Struct, frozen=True, kw_only=True):
     """
     How an attempt ended.
 
-    Args:
+    Attributes:
         error: What the worker raised; None unless the attempt failed. Snoozes and cancels are no failures.
         event: The event that a subscriber would get.
         job: The row as written.
