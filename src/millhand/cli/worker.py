@@ -111,31 +111,32 @@ def worker(
     if target is not None:
         config = load_config(target, Path.cwd())
         settings = settings.with_config(config, target)
-    plan = Plan(
+    run = WorkerRun(
         config=config,
         settings=settings,
         should_migrate=should_migrate,
         target=target,
         until_empty=until_empty,
     )
-    plan.check()
+    run.check()
     if show_config:
         click.echo("\n".join(shown_settings(settings)))
         return DONE
     if num_processes == 1:
-        return plan.run()
-    options = [*(word for flag, text in given.values() if flag != "--queue" for word in (flag, text))]
-    options += [word for queue in queues for word in ("--queue", queue)]
-    options += [
-        flag for flag, is_on in (("--until-empty", until_empty), ("--migrate", should_migrate)) if is_on
-    ]
-    words = ["-m", "millhand", *(["--config", str(config_path)] if config_path is not None else []), "worker"]
-    return plan.supervise(
-        [sys.executable, *words, *options, *([target] if target is not None else [])], num_processes
-    )
+        return run.run()
+    command = [sys.executable, "-m", "millhand"]
+    if config_path is not None:
+        command += ["--config", str(config_path)]
+    command.append("worker")
+    for flag, text in given.values():
+        command += [flag, text] if flag != "--queue" else []
+    for queue in queues:
+        command += ["--queue", queue]
+    command += ["--until-empty"] * until_empty + ["--migrate"] * should_migrate
+    return run.supervise([*command, *([target] if target is not None else [])], num_processes)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a worker, from its settings to its exit code."""
 
     config: Config | None

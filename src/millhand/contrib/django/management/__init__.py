@@ -1,1 +1,1 @@
-"""What the app adds to manage.py."""
+"""The management commands of the app."""

@@ -1,4 +1,4 @@
-"""River's line `main` to version 8, ours to version 6; and what Django is to know of two of the tables."""
+"""Create River's tables, up to version 8, and ours, up to version 6; and the state of the two models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millhand.job import JobState
 
 
 class Migration(migrations.Migration):
-    """See `tables`."""
+    """The first migration; see `tables`."""
 
     atomic = False
     dependencies: ClassVar[list[tuple[str, str]]] = []

@@ -1,1 +1,1 @@
-"""What the app adds to `manage.py migrate`."""
+"""The migrations of the app."""

@@ -1,1 +1,1 @@
-"""The commands of manage.py."""
+"""One module per command."""
