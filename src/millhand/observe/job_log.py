@@ -160,12 +160,12 @@ def num_to_drop(earlier: list[Json], entry: dict[str, Json], max_total_bytes: in
     new = len(f'[{{"attempt":{entry["attempt"]},"log":{encode_string(entry["log"])}}}]'.encode())
     if new > max_total_bytes:
         return len(earlier)
-    room = max_total_bytes - new - len(",")
+    bytes_left = max_total_bytes - new - len(",")
     for num_kept, one in enumerate(reversed(earlier)):
-        room -= len(json.dumps(one, ensure_ascii=False).encode(errors="replace")) + (
+        bytes_left -= len(json.dumps(one, ensure_ascii=False).encode(errors="replace")) + (
             len(", ") if num_kept else 0
         )
-        if room < 0:
+        if bytes_left < 0:
             return len(earlier) - num_kept
     return 0
 

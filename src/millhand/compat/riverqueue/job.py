@@ -22,7 +22,6 @@ class AttemptError:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> AttemptError:
-        """Return an error from an element of a row's `errors`."""
         return AttemptError(
             at=datetime.fromisoformat(data["at"]),
             attempt=data["attempt"],

@@ -1,5 +1,5 @@
 -- One stretch of keys of a run, (low, high]. Its cursor and totals are written with every page of objects. The table's
--- pages stay half empty, so that an updated row finds room in its page.
+-- pages stay half empty, so that an updated row fits into its page.
 CREATE TABLE /* schema */millhand_orphan_partition (
     run_id bigint NOT NULL,
     number integer NOT NULL,
