@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -54,23 +53,19 @@ class PoolExecutor(QueryRunner, DelegatingExecutor):
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
         """Run SQL from outside `sql/`, with the server's default planning."""
-        async with self._leased(self._plain_leases(), label_of(sql), timeout_seconds) as executor:
-            return await executor.fetch(sql, params, timeout_seconds=timeout_seconds)
+        with translated(label_of(sql), timeout_seconds):
+            async with asyncio.timeout(timeout_seconds), self._plain_leases().lease() as connection:
+                return [dict(row) for row in await connection.fetch(sql, *params)]
 
     async def _fetch(self, operation: str, sql: str, args: Args, timeout_seconds: float) -> Rows:
         with translated(operation, timeout_seconds):
             async with asyncio.timeout(timeout_seconds), self._leases().lease() as connection:
                 return await connection.fetch(sql, *args)
 
-    def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:
-        return self._leased(self._leases(), operation, timeout_seconds)
-
     @contextlib.asynccontextmanager
-    async def _leased(
-        self, leases: Leases, operation: str, timeout_seconds: float | None
-    ) -> AsyncIterator[Executor]:
+    async def _enter(self, operation: str, timeout_seconds: float | None) -> AsyncIterator[Executor]:
         with translated(operation, timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), leases.lease() as connection:
+            async with asyncio.timeout(timeout_seconds), self._leases().lease() as connection:
                 yield ConnectionExecutor(connection, self._schema)
 
     @contextlib.asynccontextmanager

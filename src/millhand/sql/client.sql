@@ -400,10 +400,7 @@ ORDER BY job.id;
 WITH stuck AS MATERIALIZED (
     SELECT job.id
     FROM /* schema */river_job AS job
-    WHERE job.state = 'running'
-    AND job.attempted_at < @horizon
-    AND job.scheduled_at <= coalesce(@due_before::timestamptz, 'infinity')
-    AND (job.id > @after_id) IS TRUE
+    /* is_stuck */
     AND NOT EXISTS (
         SELECT
         FROM /* schema */millhand_client AS client
@@ -411,36 +408,15 @@ WITH stuck AS MATERIALIZED (
     )
 )
 
-SELECT
-    /* job_columns */
-FROM /* schema */river_job AS job
-WHERE job.id = ANY(ARRAY(
-    SELECT id
-    FROM stuck
-    ORDER BY id
-    LIMIT @limit::integer
-))
-ORDER BY job.id;
+/* stuck_page */;
 
 -- name: job_get_stuck_of_client
 -- As job_get_stuck, for the jobs of one client.
 WITH stuck AS MATERIALIZED (
     SELECT job.id
     FROM /* schema */river_job AS job
-    WHERE job.state = 'running'
-    AND job.attempted_at < @horizon
-    AND job.scheduled_at <= coalesce(@due_before::timestamptz, 'infinity')
-    AND (job.id > @after_id) IS TRUE
+    /* is_stuck */
     AND job.attempted_by[cardinality(job.attempted_by)] = @client_id
 )
 
-SELECT
-    /* job_columns */
-FROM /* schema */river_job AS job
-WHERE job.id = ANY(ARRAY(
-    SELECT id
-    FROM stuck
-    ORDER BY id
-    LIMIT @limit::integer
-))
-ORDER BY job.id;
+/* stuck_page */;

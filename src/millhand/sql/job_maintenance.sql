@@ -95,20 +95,15 @@ AND id <> ALL(@excluded_ids::bigint [])
 ORDER BY priority, scheduled_at, id
 LIMIT @limit::integer;
 
--- name: job_get_stuck
--- Return jobs that have been running since before the horizon, by id, after the last one seen.
--- They are found by state and then ordered: a scan by id would read all finished jobs.
-WITH stuck AS MATERIALIZED (
-    SELECT id
-    FROM /* schema */river_job
-    WHERE state = 'running'
-    AND attempted_at < @horizon
+-- fragment: is_stuck
+WHERE job.state = 'running'
+    AND job.attempted_at < @horizon
     -- No job is fetched before it is due, so this excludes none of them. It skips the index entries, mostly dead, of what
     -- became due later. NULL: no limit, for rows that were changed by hand.
-    AND scheduled_at <= coalesce(@due_before::timestamptz, 'infinity')
-    AND (id > @after_id) IS TRUE
-)
+    AND job.scheduled_at <= coalesce(@due_before::timestamptz, 'infinity')
+    AND (job.id > @after_id) IS TRUE
 
+-- fragment: stuck_page
 SELECT
     /* job_columns */
 FROM /* schema */river_job AS job
@@ -118,7 +113,18 @@ WHERE job.id = ANY(ARRAY(
     ORDER BY id
     LIMIT @limit::integer
 ))
-ORDER BY job.id;
+ORDER BY job.id
+
+-- name: job_get_stuck
+-- Return jobs that have been running since before the horizon, by id, after the last one seen.
+-- They are found by state and then ordered: a scan by id would read all finished jobs.
+WITH stuck AS MATERIALIZED (
+    SELECT job.id
+    FROM /* schema */river_job AS job
+    /* is_stuck */
+)
+
+/* stuck_page */;
 
 -- fragment: unlocked
 unlocked AS MATERIALIZED (
