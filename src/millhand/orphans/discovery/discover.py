@@ -21,7 +21,7 @@ from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import ReferenceSource, source_name
 from millhand.orphans.discovery.guess import Guess, KeyShapes, document_texts
 from millhand.orphans.scan.canary import ALPHABET
-from millhand.orphans.scan.lookup import gather_all, is_there
+from millhand.orphans.scan.lookup import existing_keys
 from millhand.orphans.sources.key_sql import index_sql, quoted
 from millhand.orphans.sources.pg_catalog import ColumnKind, TextTable, text_tables
 from millhand.orphans.sources.query_plan import num_rows_scanned
@@ -257,11 +257,9 @@ async def _check_objects(store: ObjectStore, shapes: KeyShapes, readings: Sequen
         known = [key for key in reading.keys if key in shapes.keys]
         checked = [key for key in reading.keys if key not in shapes.keys][: min(MAX_CHECKED, num_left)]
         num_left -= len(checked)
-        reading.found, reading.num_checked = known, len(known) + len(checked)
-        for first in range(0, len(checked), NUM_CONCURRENT):
-            batch = checked[first : first + NUM_CONCURRENT]
-            exist = await gather_all([is_there(store, key) for key in batch])
-            reading.found += [key for key, exists in zip(batch, exist, strict=True) if exists]
+        existing = await existing_keys(store, checked, at_once=NUM_CONCURRENT)
+        reading.found = known + [key for key in checked if key in existing]
+        reading.num_checked = len(known) + len(checked)
 
 
 async def _propose(

@@ -33,7 +33,7 @@ from millhand.orphans.removal.sweep import quarantine_unreferenced, record_moves
 from millhand.orphans.removal.versions import HIDDEN, unhide_newer
 from millhand.orphans.rules import Reference
 from millhand.orphans.scan.context import RunContext, RunState
-from millhand.orphans.scan.lookup import gather_all, is_there
+from millhand.orphans.scan.lookup import existing_keys, gather_all
 from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.statements import ReferenceRow
 
@@ -95,10 +95,9 @@ async def purge_expired(context: RunContext, state: RunState) -> None:
         await _restore(context, state, [action for action in expired if action.key in near])
         actions = [action for action in expired if action.key not in near]
         rows = await context.rows_keeping([action.key for action in actions])
-        referenced = [action for action in actions if action.key in rows]
-        exist = await gather_all([is_there(context.store, action.key) for action in referenced])
-        needed = {action.id for action, exists in zip(referenced, exist, strict=True) if not exists}
-        purged = await purge_objects(context.store, [one for one in actions if one.id not in needed])
+        referenced = [action.key for action in actions if action.key in rows]
+        needed = set(referenced) - await existing_keys(context.store, referenced, at_once=BATCH)
+        purged = await purge_objects(context.store, [one for one in actions if one.key not in needed])
         await context.executor.run(action_set_state_many(purged.states, now=context.ledger_now))
         state.count_purged(sum(one is ActionState.PURGED for one, _ in purged.states.values()))
         if failed := [action for action in actions if action.id in purged.failed]:

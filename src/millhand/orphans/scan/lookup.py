@@ -24,6 +24,16 @@ async def is_there(store: ObjectStore, key: str) -> bool:
     return await find_object(store, key) is not None
 
 
+async def existing_keys(store: ObjectStore, keys: Sequence[str], *, at_once: int) -> set[str]:
+    """Return which of `keys` have an object. Raises: StoreError."""
+    found: set[str] = set()
+    for start in range(0, len(keys), at_once):
+        batch = keys[start : start + at_once]
+        exist = await gather_all([is_there(store, key) for key in batch])
+        found.update(key for key, exists in zip(batch, exist, strict=True) if exists)
+    return found
+
+
 async def gather_all(coroutines: Sequence[Awaitable[T]]) -> list[T]:
     """Return the results of all. Waits until every one has ended, then raises the first error, if there was one."""
     results = await asyncio.gather(*coroutines, return_exceptions=True)

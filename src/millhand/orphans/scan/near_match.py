@@ -30,7 +30,7 @@ from millhand.orphans.rules import (
 )
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.derived import DerivedFrom
-from millhand.orphans.scan.lookup import gather_all, is_there
+from millhand.orphans.scan.lookup import existing_keys
 from millhand.orphans.sources.key_sql import decoded_sql
 from millhand.orphans.sources.references import References, SourceFailed
 from millhand.storage.protocol import ObjectStore
@@ -186,14 +186,11 @@ class NearMatchFinder:
     async def _without_object(self, shortened: Sequence[tuple[str, str, str]]) -> dict[str, str]:
         """Return notes for names that no object has. Such a row may mean an object with folders in front."""
         named = list({name for _, _, name in shortened})
-        absent: set[str] = set()
-        for some in (named[n : n + NUM_LOOKS] for n in range(0, len(named), NUM_LOOKS)):
-            are_there = await gather_all([is_there(self.store, name) for name in some])
-            absent.update(name for name, is_one in zip(some, are_there, strict=True) if not is_one)
+        existing = await existing_keys(self.store, named, at_once=NUM_LOOKS)
         return {
             candidate: f"source {source!r} names {name!r}, of which there is no object"
             for candidate, source, name in shortened
-            if name in absent
+            if name not in existing
         }
 
 
