@@ -8,12 +8,14 @@ import pytest
 
 from millhand.config import Config
 from millhand.driver.protocol import Executor
+from millhand.engine.queues import WorkedQueues
 from millhand.engine.services import kind_watcher, periodic_services, river_services
 from millhand.job import ClientId
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.runtime.elector import Elector
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.registration import Registration
+from millhand.runtime.subscription import Subscriptions
 
 ME = ClientId("me")
 ALWAYS = ["JobScheduler", "JobRescuer", "JobCleaner", "QueueCleaner"]
@@ -59,5 +61,12 @@ async def test_leader_of_the_periodic_role_inserts_rescues_and_cleans(tx: Execut
 async def test_only_a_client_of_known_kinds_watches_for_others(tx: Executor, *, fetches_known: bool) -> None:
     """A client that fetches all kinds leaves none to others."""
     config = Config(fetch_only_known_kinds=fetches_known)
+    queues = WorkedQueues(
+        config,
+        tx,
+        client_id=ME,
+        execute=lambda _: pytest.fail("no job is fetched"),
+        subscriptions=Subscriptions(),
+    )
 
-    assert (kind_watcher(config, tx, ME, list) is not None) is fetches_known
+    assert (kind_watcher(config, tx, ME, queues) is not None) is fetches_known

@@ -222,7 +222,7 @@ async def test_client_without_the_migration_logs_that_once_and_registers_later(
 
     assert (reasons, known_before, heartbeats.known) == (["the tables are not there"] * 2, False, [True])
     [warning, info] = caplog.records
-    assert (warning.message, warning.levelname) == ("periodic jobs depend on who leads", "WARNING")
+    assert (warning.message, warning.levelname) == ("client not registered", "WARNING")
     assert {
         name: getattr(warning, name) for name in ("client_id", "line", "expected", "reason", "remedy")
     } == {
@@ -250,7 +250,7 @@ async def test_client_continues_without_its_tables(
         await Migrator(heartbeats.driver, "millhand").up()
 
     assert heartbeats.known == [True, False]
-    assert [record.message for record in caplog.records] == ["periodic jobs depend on who leads"]
+    assert [record.message for record in caplog.records] == ["client not registered"]
     assert "millhand_client" in caplog.records[0].reason  # type: ignore[attr-defined]
 
 

@@ -254,4 +254,4 @@ async def test_client_without_rights_cancels_attempts_that_others_have(
     assert await harness.row(jobs[0].job.id) == given_back
     assert (await harness.row(jobs[1].job.id)).state is JobState.COMPLETED
     actual = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert actual == ["periodic jobs depend on who leads", "attempts lost", "outcome came too late"]
+    assert actual == ["client not registered", "attempts lost", "outcome came too late"]

@@ -23,14 +23,13 @@ from millhand.config import Config, QueueConfig, StuckJob
 from millhand.driver.protocol import Driver, Executor
 from millhand.engine.leadership import Leadership
 from millhand.engine.queues import WorkedQueues
-from millhand.engine.services import kind_watcher, own_rescuer
+from millhand.engine.services import heartbeat, kind_watcher, own_rescuer
 from millhand.errors import ConfigError
 from millhand.job import ClientId, JobId, JobRow
 from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.observe.error_handler import ErrorHandlers, LoggingErrorHandler
 from millhand.periodic import PeriodicJob
 from millhand.runtime.attempt import Attempt, CancelReason
-from millhand.runtime.client_heartbeat import ClientHeartbeat
 from millhand.runtime.completer import Completer
 from millhand.runtime.error_text import is_task_ending
 from millhand.runtime.inserter import Inserter
@@ -84,13 +83,7 @@ class Engine:
             on_available=self._on_available,
             subscriptions=subscriptions,
         )
-        self._executor = JobExecutor(
-            config,
-            client=client,
-            handle_failure=ErrorHandlers(config.error_handlers, LoggingErrorHandler(config.clock)).handle,
-            hand_over=self.completer.hand_over,
-            on_stuck=self._on_stuck,
-        )
+        self._executor = self._new_executor(client)
         self.queues = WorkedQueues(
             config,
             pool,
@@ -102,25 +95,22 @@ class Engine:
             inserter, config.periodic_jobs, clock=config.clock, hooks=config.hooks, pool=pool
         )
         self.leadership = self._new_leadership(pool)
-        self.heartbeat = ClientHeartbeat(
-            pool,
-            client_id,
-            clock=config.clock,
-            has_session=not config.poll_only,
-            interval=config.client_heartbeat_interval,
-            kinds=config.workers.kinds,
-            on_lost=self.queues.on_lost,
-            on_refused=self.queues.cancel_taken,
-            on_registration=self._on_registration,
-            on_time=config.clock.record_sample if isinstance(config.clock, ServerClock) else None,
-            queues=self.queues.uses,
-            registration=self._registration,
+        self.heartbeat = heartbeat(
+            config, pool, client_id, self.queues, self._registration, on_registration=self._on_registration
         )
-        self._own_rescuer = own_rescuer(
-            config, pool, client_id=client_id, is_held=self._is_held, registration=self._registration
-        )
-        self._kind_watcher = kind_watcher(config, pool, client_id, self.queues.names)
+        self._own_rescuer = own_rescuer(config, pool, client_id, self._registration, is_held=self._is_held)
+        self._kind_watcher = kind_watcher(config, pool, client_id, self.queues)
         self._notifier = self._new_notifier(driver)
+
+    def _new_executor(self, client: object) -> JobExecutor:
+        config = self._config
+        return JobExecutor(
+            config,
+            client=client,
+            handle_failure=ErrorHandlers(config.error_handlers, LoggingErrorHandler(config.clock)).handle,
+            hand_over=self.completer.hand_over,
+            on_stuck=self._on_stuck,
+        )
 
     def _new_leadership(self, pool: Executor) -> Leadership | None:
         if not self._config.leader_election:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from millhand.clock import ServerClock
 from millhand.config import Config
 from millhand.driver.protocol import Executor
+from millhand.engine.queues import WorkedQueues
 from millhand.job import ClientId, JobId
 from millhand.maintenance.client_cleaner import ClientCleaner
 from millhand.maintenance.client_rescuer import ClientRescuer
@@ -17,6 +19,7 @@ from millhand.maintenance.periodic_job_enqueuer import PeriodicJobEnqueuer
 from millhand.maintenance.queue_cleaner import QueueCleaner
 from millhand.maintenance.reindexer import Reindexer
 from millhand.maintenance.step_down_watcher import StepDownWatcher
+from millhand.runtime.client_heartbeat import ClientHeartbeat
 from millhand.runtime.elector import Elector
 from millhand.runtime.inserter import Inserter
 from millhand.runtime.kind_watcher import KindWatcher
@@ -25,13 +28,39 @@ from millhand.runtime.service import Service
 from millhand.worker import NO_TIMEOUT
 
 
+def heartbeat(
+    config: Config,
+    pool: Executor,
+    client_id: ClientId,
+    queues: WorkedQueues,
+    registration: Registration,
+    *,
+    on_registration: Callable[[], None],
+) -> ClientHeartbeat:
+    """Return the service that writes the client's row and follows the database's clock."""
+    return ClientHeartbeat(
+        pool,
+        client_id,
+        clock=config.clock,
+        has_session=not config.poll_only,
+        interval=config.client_heartbeat_interval,
+        kinds=config.workers.kinds,
+        on_lost=queues.on_lost,
+        on_refused=queues.cancel_taken,
+        on_registration=on_registration,
+        on_time=config.clock.record_sample if isinstance(config.clock, ServerClock) else None,
+        queues=queues.uses,
+        registration=registration,
+    )
+
+
 def own_rescuer(
     config: Config,
     pool: Executor,
-    *,
     client_id: ClientId,
-    is_held: Callable[[JobId], bool],
     registration: Registration,
+    *,
+    is_held: Callable[[JobId], bool],
 ) -> OwnJobRescuer:
     """Return the service with which a client rescues its own jobs that no attempt works."""
     settings = _rescue_settings(config, registration)
@@ -39,12 +68,12 @@ def own_rescuer(
 
 
 def kind_watcher(
-    config: Config, pool: Executor, client_id: ClientId, queues: Callable[[], Sequence[str]]
+    config: Config, pool: Executor, client_id: ClientId, queues: WorkedQueues
 ) -> KindWatcher | None:
     """Return the service that logs unknown kinds; None for a client that fetches all kinds."""
     if not config.fetch_only_known_kinds:
         return None
-    return KindWatcher(pool, client_id, clock=config.clock, kinds=config.workers.kinds, queues=queues)
+    return KindWatcher(pool, client_id, clock=config.clock, kinds=config.workers.kinds, queues=queues.names)
 
 
 def river_services(

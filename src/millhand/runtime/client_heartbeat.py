@@ -242,7 +242,7 @@ class ClientHeartbeat(Service):
         if not self._has_logged_unusable:
             self._has_logged_unusable = True
             logger.warning(
-                "periodic jobs depend on who leads",
+                "client not registered",
                 extra={
                     "client_id": self._client_id,
                     "line": "millhand",

@@ -192,7 +192,7 @@ class JobExecutor:
 
     async def _call_in_thread(self, attempt: Attempt, plan: _Plan, job: Job[Any]) -> None:
         context = contextvars.copy_context()
-        call = self._require_threads().submit(context.run, _caught, plan.call, job)
+        call = self._require_threads().submit(context.run, _caught, plan.call, job, attempt)
         future = asyncio.wrap_future(call)
         while not future.done():
             try:
@@ -347,8 +347,11 @@ def _is_cancellation(error: BaseException | None) -> bool:
     return False
 
 
-def _caught(call: Callable[[Job[Any]], object], job: Job[Any]) -> BaseException | None:
+def _caught(call: Callable[[Job[Any]], object], job: Job[Any], attempt: Attempt) -> BaseException | None:
     """Call a worker in a thread and return its exception: a future treats some exceptions in its own way."""
+    # A cancel frees the thread of one attempt before the event loop can cancel the calls that wait for it.
+    if attempt.reason not in (None, CancelReason.TIMEOUT):
+        return asyncio.CancelledError()
     try:
         returned = call(job)
     except BaseException as error:  # noqa: BLE001 - the executor decides
