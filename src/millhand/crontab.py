@@ -83,23 +83,23 @@ class CronSchedule(msgspec.Struct, frozen=True):
         """Return the first instant after `after`, in UTC; None if there is none within fifty years."""
         local = after.astimezone(self.zone)
         here = local.replace(tzinfo=None, fold=0)
-        found = self._next_reading(here)
+        found = self._next_local_time(here)
         if local.fold == 1 and found is not None and _is_same_overlap(here, found, self.zone):
             return _instant(found, self.zone, fold=1)
         if local.fold == 0 and _is_repeated(here, self.zone):
-            return self._next_from_first_reading(here, found)
+            return self._next_in_repeated_hour(here, found)
         return None if found is None else _instant(found, self.zone)
 
-    def _next_from_first_reading(self, here: datetime, found: datetime | None) -> datetime | None:
+    def _next_in_repeated_hour(self, here: datetime, found: datetime | None) -> datetime | None:
         """Return the next instant within an hour that will be repeated: its rest, then the repetition, then later."""
         if found is not None and _is_same_overlap(here, found, self.zone):
             return _instant(found, self.zone)
-        again = self._next_reading(_overlap_start(here, self.zone) - timedelta(seconds=1))
+        again = self._next_local_time(_overlap_start(here, self.zone) - timedelta(seconds=1))
         if again is not None and again <= here:
             return _instant(again, self.zone, fold=1)
         return None if found is None else _instant(found, self.zone)
 
-    def _next_reading(self, after: datetime) -> datetime | None:
+    def _next_local_time(self, after: datetime) -> datetime | None:
         """Return the first matching wall-clock time after `after` that exists in the zone."""
         try:
             for reading in CronSim(self.fields, after):
@@ -129,16 +129,18 @@ def parse_cron(expression: str, timezone: str | tzinfo | None = None) -> CronSch
     """
     named, spec = _split_zone(expression)
     if named is not None and timezone is not None:
-        _refuse(expression, "time zone must be given once", f"{named!r} and {timezone!r}")
+        _raise_invalid(expression, "time zone must be given once", f"{named!r} and {timezone!r}")
     if spec.startswith("@every "):
-        return EverySchedule(expression, _interval(spec.removeprefix("@every "), expression))
+        return EverySchedule(expression, _parse_interval(spec.removeprefix("@every "), expression))
     if spec.startswith("@") and spec not in _DESCRIPTORS:
         known = ", ".join(_DESCRIPTORS)
-        _refuse(expression, f"descriptor must be one of {known}, @every", repr(spec))
+        _raise_invalid(expression, f"descriptor must be one of {known}, @every", repr(spec))
     texts = _DESCRIPTORS.get(spec, spec).split()
     if len(texts) != len(_FIELDS):
-        _refuse(expression, "number of fields must be 5", f"{len(texts)}")
-    fields = " ".join(_field(field, text, expression) for field, text in zip(_FIELDS, texts, strict=True))
+        _raise_invalid(expression, "number of fields must be 5", f"{len(texts)}")
+    fields = " ".join(
+        _parse_field(field, text, expression) for field, text in zip(_FIELDS, texts, strict=True)
+    )
     zone = timezone if named is None else named
     return CronSchedule(expression, fields, zone_of(zone))
 
@@ -169,64 +171,64 @@ def _split_zone(expression: str) -> tuple[str | None, str]:
         if expression.startswith(prefix):
             name, blank, spec = expression.removeprefix(prefix).partition(" ")
             if not blank:
-                _refuse(expression, "number of fields must be 5", "0")
+                _raise_invalid(expression, "number of fields must be 5", "0")
             return name, spec.strip()
     return None, expression.strip()
 
 
-def _interval(text: str, expression: str) -> timedelta:
+def _parse_interval(text: str, expression: str) -> timedelta:
     if text not in ("0", "+0", "-0") and not _DURATION_RE.fullmatch(text):
-        _refuse(expression, "duration must be like '90s' or '1h30m'", repr(text))
+        _raise_invalid(expression, "duration must be like '90s' or '1h30m'", repr(text))
     parts = re.findall(_DURATION_PART, text, re.ASCII)
     total = int(sum(Decimal(number) * _UNIT_SECONDS[unit] for number, unit in parts))
     if total > _INTERVAL_SECONDS_MAX:
-        _refuse(expression, "duration must be at most 292 years", repr(text))
+        _raise_invalid(expression, "duration must be at most 292 years", repr(text))
     return timedelta(seconds=max(-total if text.startswith("-") else total, 1))
 
 
-def _field(field: Field, text: str, expression: str) -> str:
+def _parse_field(field: Field, text: str, expression: str) -> str:
     """Return a field in cronsim's grammar: a star, or a plain list of numbers."""
     numbers: set[int] = set()
     is_any = False
     for piece in filter(None, text.split(",")):
-        some, is_star = _piece(field, piece, expression)
+        some, is_star = _parse_piece(field, piece, expression)
         is_any |= is_star
         numbers.update(some)
     if is_any:
         return "*"
     if not numbers:
-        _refuse(expression, f"{field.name} must name a value", repr(text))
+        _raise_invalid(expression, f"{field.name} must name a value", repr(text))
     return ",".join(map(str, sorted(numbers)))
 
 
-def _piece(field: Field, piece: str, expression: str) -> tuple[range, bool]:
+def _parse_piece(field: Field, piece: str, expression: str) -> tuple[range, bool]:
     """Return the numbers of `*`, `a` or `a-b`, with or without `/step`, and whether they are all numbers of the field."""
     span, slash, step_text = piece.partition("/")
-    step = _number(field, step_text, piece, expression) if slash else 1
+    step = _parse_number(field, step_text, piece, expression) if slash else 1
     if step < 1:
-        _refuse(expression, f"step of {field.name} must be at least 1", repr(piece))
+        _raise_invalid(expression, f"step of {field.name} must be at least 1", repr(piece))
     if span in ("*", "?"):
         return range(field.first, field.last + 1, step), step == 1
     low_text, hyphen, high_text = span.partition("-")
-    low = _number(field, low_text, piece, expression)
-    high = _number(field, high_text, piece, expression) if hyphen else field.last if slash else low
+    low = _parse_number(field, low_text, piece, expression)
+    high = _parse_number(field, high_text, piece, expression) if hyphen else field.last if slash else low
     if not field.first <= low <= high <= field.last:
         hint = "; Sunday is 0" if field.names is _DAYS and "7" in piece else ""
         rule = f"{field.name} must be within {field.first}-{field.last}, in order"
-        _refuse(expression, rule, repr(piece), hint)
+        _raise_invalid(expression, rule, repr(piece), hint)
     return range(low, high + 1, step), False
 
 
-def _number(field: Field, text: str, piece: str, expression: str) -> int:
+def _parse_number(field: Field, text: str, piece: str, expression: str) -> int:
     if text.lower() in field.names:
         return field.names.index(text.lower()) + field.first
     if not re.fullmatch(r"\+?[0-9]+", text):
         names = f" or {field.names[0].upper()}-{field.names[-1].upper()}" if field.names else ""
-        _refuse(expression, f"{field.name} must be {field.first}-{field.last}{names}", repr(piece))
+        _raise_invalid(expression, f"{field.name} must be {field.first}-{field.last}{names}", repr(piece))
     return int(text)
 
 
-def _refuse(expression: str, rule: str, got: str, hint: str = "") -> NoReturn:
+def _raise_invalid(expression: str, rule: str, got: str, hint: str = "") -> NoReturn:
     raise ConfigError(f"cron expression's {rule}, got {got} in {expression!r}{hint}")
 
 
