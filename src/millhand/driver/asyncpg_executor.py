@@ -1,7 +1,7 @@
 """
 Statements by asyncpg, on a pool or on one connection.
 
-Millhand sends and reads only texts, numbers, instants, bytes and arrays of them, so an application's own codecs, such as
+Millhand sends and reads only texts, numbers, instants, bytes and arrays of them. So an application's own codecs, such as
 one for jsonb, do not matter.
 """
 

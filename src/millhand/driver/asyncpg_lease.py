@@ -6,8 +6,8 @@ statement that costs the client as much as everything else. So the connections o
 out after use, ready for the next statement:
 
 Rule 1: a connection stays out only if its last use raised nothing and left no transaction open. Any other goes back
-        through asyncpg's release, which waits for a cancelled statement, or is terminated. (A statement that was prepared
-        but not executed, because it was cancelled or its params were invalid, leaves a transaction open that asyncpg does
+        through asyncpg's release, which waits for a cancelled statement, or is terminated. (A cancelled statement, or
+        one with invalid params, may have been prepared but not executed. It leaves a transaction open that asyncpg does
         not know of, with its locks and its `now()`.)
 Rule 2: waiters of the pool come first: while there are any, every connection goes back to the pool.
 Rule 3: a connection that stays out unused is closed, as it would be in the pool. Each goes back now and then, because

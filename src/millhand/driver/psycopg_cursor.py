@@ -1,8 +1,8 @@
 """
 Cursors for Millhand's statements on any psycopg connection, blocking or asynchronous.
 
-They have numbered parameters and adapters of their own: the adapters and row factories that an application registers, for
-jsonb or anything else, apply to its own statements.
+They have numbered parameters and adapters of their own. The adapters and row factories of an application, for jsonb or
+anything else, apply only to its own statements.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ Checks of a database URL that every driver makes.
 
 A URL may be SQLAlchemy's, such as `postgresql+psycopg://…`; its scheme then also names the client's driver.
 
-The syntax is checked before a library reads the URL, because a library's error may show a part of the password: an
-unescaped character ends the password early, and the rest is read as a host or a port.
+The syntax is checked before a library reads the URL, because a library's error may show a part of the password. An
+unescaped character ends the password early, and the library reads the rest as a host or a port.
 """
 
 from __future__ import annotations

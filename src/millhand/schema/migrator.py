@@ -2,7 +2,7 @@
 Migrate a schema.
 
 Rule 1: a line is a numbered series of versions: `main` is River's, version for version; `millhand` is Millhand's own.
-Rule 2: a version and its record are one transaction, and each version has its own: version 6 uses an enum value that
+Rule 2: a version and its record are one transaction, and each version has its own. Version 6 uses an enum value that
         version 4 adds, which PostgreSQL allows only after a commit.
 Rule 3: before each version a migrator takes the schema's advisory lock, and then reads again which versions are applied.
         River's migrator takes no lock: if both run at once a version may fail, and is rolled back.

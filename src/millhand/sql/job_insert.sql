@@ -65,10 +65,9 @@ RETURNING
 
 -- name: job_insert_many_plain
 -- Insert jobs without unique keys in the order given, and notify queues.
--- A column in which all values are equal comes as an array of one, and an instant that no job has as an empty array:
--- unnest fills them up with nulls. The result is one row of arrays, in the order of the input: the client would need
--- longer to read a row for each job than for everything else. Instants are returned only where they are not the
--- statement's own.
+-- A column in which all values are equal comes as an array of one, and an instant that no job has as an empty array.
+-- unnest fills them up with nulls. The result is one row of arrays, in the order of the input: a row for each job would
+-- cost the client more than everything else. Instants are returned only where they are not the statement's own.
 WITH /* notified */,
 
 inserted AS (

@@ -1,7 +1,7 @@
 -- name: job_schedule
 -- Make due jobs available; discard those whose unique key another job holds.
 -- Rows with the same key are ranked, so that one of them becomes available. If the mask of a discarded row includes
--- `discarded`, that bit is removed: another job has the key, and the row could not be written otherwise.
+-- `discarded`, that bit is removed: the row could not be written otherwise, because another job has the key.
 WITH due AS MATERIALIZED (
     SELECT
         id,
@@ -207,7 +207,7 @@ RETURNING job.id;
 
 -- name: job_delete_before
 -- Delete finalized jobs that are older than their state's horizon; a state without a horizon keeps its jobs. With
--- @within, jobs older than the horizon by more than that are not searched: they are gone, and their index entries may be
+-- @within, jobs older than the horizon by more than that are not searched. They are gone, and their index entries may be
 -- dead and not yet removed.
 WITH old AS MATERIALIZED (
     (

@@ -325,7 +325,7 @@ def state_literals(states: Iterable[JobState]) -> str:
 
 def parse_fetched(rows: Sequence[Row]) -> list[JobRow]:
     """Read the jobs of a fetch, and sort them into the order in which they are worked."""
-    # Not in SQL: the rows are nearly always sorted, which a sort here finds in 0.3 µs a job; one in SQL takes 4 µs.
+    # Not in SQL, where it takes 4 µs a job. The rows are nearly always sorted, which costs 0.3 µs a job to find here.
     jobs = parse_jobs(rows)
     jobs.sort(key=_WORKING_ORDER)
     return jobs

@@ -1,8 +1,8 @@
 """
 Bulk inserts: jobs as rows of a COPY in PostgreSQL's text format.
 
-The rows are those of `job_insert_many`. Nothing is returned, and nothing is skipped: if a unique key is already held, by
-an existing job or by another row of the same COPY, all rows fail.
+The rows are those of `job_insert_many`. Nothing is returned, and nothing is skipped. If another job has a unique key, an
+existing one or one of the same COPY, all rows fail.
 """
 
 from __future__ import annotations

@@ -38,9 +38,11 @@ def job_get_available_above(
     """
     Fetch as `job_get_available`, but only jobs after the start of their priority.
 
-    While a transaction keeps an old snapshot, index entries of jobs that were fetched long ago stay, and a fetch from the
-    beginning reads them all. A start later than `slack_seconds` ago counts as that instant, because jobs may be committed
-    in another order than that of their instants.
+    While a transaction keeps an old snapshot, the index keeps the entries of jobs that were fetched long ago. A fetch from
+    the beginning reads them all.
+
+    A start later than `slack_seconds` ago counts as that instant: jobs may be committed in another order than that of
+    their instants.
 
     Shape, Units, Concurrency: as `job_get_available`.
     """

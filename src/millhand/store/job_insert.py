@@ -1,9 +1,9 @@
 """
 Statements that insert jobs.
 
-Jobs without unique keys are the common case, and cost half: a row that may conflict is written in two steps, and rows
-that cannot conflict need not come back from the server. Their columns are sent as arrays, an array of one where all jobs
-have the same value. What is done for each job is done in comprehensions and in C.
+Jobs without unique keys are the common case, and cost half. Only a row that may conflict is written in two steps and has
+to come back from the server. Columns are sent as arrays, an array of one where all jobs have the same value. The work for
+each job is done in comprehensions and in C.
 """
 
 from __future__ import annotations

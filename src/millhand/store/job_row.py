@@ -1,9 +1,9 @@
 """
 Rows of `river_job`, read and written.
 
-Rule 1: jsonb is exchanged as text. Reading never raises: an unexpected value from another program must not stop the other
-        jobs of its fetch, so it is read as the nearest valid value. (The fragment `job_columns` limits instants, infinite
-        ones included, to the years that Python has.)
+Rule 1: jsonb is exchanged as text. Reading never raises, because one unexpected value must not stop the other jobs of
+        its fetch. It is read as the nearest valid value. (The fragment `job_columns` limits instants, infinite ones
+        included, to the years that Python has.)
 Rule 2: writing is strict, and contains only what PostgreSQL can store: no U+0000, no unpaired surrogate.
 """
 
@@ -53,13 +53,8 @@ def parse_jobs(rows: Sequence[Row]) -> list[JobRow]:
 
 def new_jobs(**columns: Iterable[Any]) -> Iterator[JobRow]:
     """Build jobs from one iterable for each field; a field that is not given is as in `NEW_JOB`."""
-    return map(
-        JobRow,
-        *(
-            columns[field] if field in columns else repeat(NEW_JOB[field])
-            for field in JobRow.__struct_fields__
-        ),
-    )
+    fields = JobRow.__struct_fields__
+    return map(JobRow, *(columns[field] if field in columns else repeat(NEW_JOB[field]) for field in fields))
 
 
 def _texts(values: Sequence[Any]) -> tuple[str, ...]:

@@ -58,9 +58,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE
 TO /* worker */;
 GRANT USAGE ON SEQUENCE /* schema */river_job_id_seq TO /* worker */;
 
--- Only the owner can rebuild indexes: a leader in this role logs that once and skips them, so run
--- REINDEX TABLE CONCURRENTLY as the owner now and then. From PostgreSQL 17 on, GRANT MAINTAIN ON TABLE
--- /* schema */river_job TO /* worker */ lets the leader rebuild them; the owner must drop what an interrupted rebuild leaves.
+-- Only the owner can rebuild indexes. A leader in this role logs that once and skips them: run
+-- REINDEX TABLE CONCURRENTLY as the owner now and then. From PostgreSQL 17 on, the leader can rebuild them after
+-- GRANT MAINTAIN ON TABLE /* schema */river_job TO /* worker */. The owner must drop what an interrupted rebuild leaves.
 
 -- The inserter: inserts jobs and gets the row, the new one or that of the job with the same unique key. This needs SELECT,
 -- and UPDATE of one column, on which nothing depends.
