@@ -101,25 +101,10 @@ class ReferenceSource:
     prepend: str = ""
 
     def __post_init__(self) -> None:
-        if not SOURCE_NAME.fullmatch(self.name):
-            raise self._bad("name", "must be 1 to 64 letters, digits, dots, dashes or underscores", self.name)
-        if (self.table is None) == (self.select is None):
-            raise self._bad("table", "must be given, or select, and not both", self.table or self.select)
-        if self.table is not None and not 1 <= len([part for part in self.table.split(".") if part]) <= 2:  # noqa: PLR2004
-            raise self._bad("table", "must be a table's name, or schema.table", self.table)
-        if self.delete is not None and (self.table is None or "$1" not in self.delete):
-            raise self._bad("delete", "needs a table, and $1 for the ids of the rows", self.delete)
-        if self.min_rows is not None and self.min_rows < 0:
-            raise self._bad("min_rows", "must not be negative", self.min_rows)
-        for name in ("key", "id", "size", "etag", "created_at", "deleted_at", "upload_id"):
-            value = getattr(self, name)
-            if value is not None and (not value or "\0" in value):
-                raise self._bad(name, "must be the name of a column", value)
-        for name in ("select", "pending", "ready", "soft_deleted", "unattached"):
-            value = getattr(self, name)
-            if value is not None and not value.strip().rstrip(";").strip():
-                raise self._bad(name, "must be SQL", value)
+        self._check_place()
+        self._check_columns_and_conditions()
         self._check_form()
+        self._check_many()
 
     @property
     def is_deletable(self) -> bool:
@@ -136,6 +121,28 @@ class ReferenceSource:
         """Whether each value of the column is a whole key."""
         return not (self.has_many or self.url or self.function or self.prepend)
 
+    def _check_place(self) -> None:
+        if not SOURCE_NAME.fullmatch(self.name):
+            raise self._bad("name", "must be 1 to 64 letters, digits, dots, dashes or underscores", self.name)
+        if (self.table is None) == (self.select is None):
+            raise self._bad("table", "must be given, or select, and not both", self.table or self.select)
+        if self.table is not None and not 1 <= len([part for part in self.table.split(".") if part]) <= 2:  # noqa: PLR2004
+            raise self._bad("table", "must be a table's name, or schema.table", self.table)
+        if self.delete is not None and (self.table is None or "$1" not in self.delete):
+            raise self._bad("delete", "needs a table, and $1 for the ids of the rows", self.delete)
+        if self.min_rows is not None and self.min_rows < 0:
+            raise self._bad("min_rows", "must not be negative", self.min_rows)
+
+    def _check_columns_and_conditions(self) -> None:
+        for name in ("key", "id", "size", "etag", "created_at", "deleted_at", "upload_id"):
+            value = getattr(self, name)
+            if value is not None and (not value or "\0" in value):
+                raise self._bad(name, "must be the name of a column", value)
+        for name in ("select", "pending", "ready", "soft_deleted", "unattached"):
+            value = getattr(self, name)
+            if value is not None and not value.strip().rstrip(";").strip():
+                raise self._bad(name, "must be SQL", value)
+
     def _check_form(self) -> None:
         if self.array and self.json is not None:
             raise self._bad("json", "must not be given with array", self.json)
@@ -148,15 +155,14 @@ class ReferenceSource:
                 raise self._bad("url", "must hold the part before the key, and end with /", base)
         if "\0" in self.prepend + (self.json or ""):
             raise self._bad("prepend", "must be text without a null character", self.prepend)
-        leaving = [
-            name for name in ("pending", "soft_deleted", "unattached") if getattr(self, name) is not None
-        ]
-        if self.has_many and leaving:
-            raise self._bad(
-                leaving[0],
-                "must not be given if one row may name several keys, because all of them would be removed together",
-                getattr(self, leaving[0]),
-            )
+
+    def _check_many(self) -> None:
+        if not self.has_many:
+            return
+        rule = "must not be given if one row may name several keys, because all of them would be removed together"
+        for name in ("pending", "soft_deleted", "unattached"):
+            if (value := getattr(self, name)) is not None:
+                raise self._bad(name, rule, value)
 
     def _bad(self, field: str, rule: str, value: object) -> ConfigError:
         return ConfigError(f"{field} of orphans source {self.name!r} {rule}, got {value!r}")
@@ -201,25 +207,9 @@ class OrphansConfig:
             raise _bad("sources", "must have different names", twice)
         self._check_prefixes()
         self._check_durations()
+        self._check_numbers()
         for pattern in self.derived:
             Derived.of(pattern)
-        if self.price_per_gb < 0:
-            raise _bad("price_per_gb", "must not be negative", self.price_per_gb)
-        for name in ("max_share", "min_overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise _bad(name, "must be a share between 0 and 1", getattr(self, name))
-        limits = (
-            ("max_objects", None),
-            ("max_keys_per_second", None),
-            ("page_size", 1_000),
-            ("partitions", 64),
-        )
-        for name, highest in limits:
-            value = getattr(self, name)
-            if value < 1 or (highest is not None and value > highest):
-                raise _bad(
-                    name, "must be 1 or more" if highest is None else f"must be 1 to {highest:,}", value
-                )
 
     @property
     def min_object_age(self) -> timedelta:
@@ -246,6 +236,19 @@ class OrphansConfig:
                 re.compile(pattern)
             except re.error as error:
                 raise _bad("key_patterns", f"must be regular expressions ({error})", pattern) from error
+
+    def _check_numbers(self) -> None:
+        if self.price_per_gb < 0:
+            raise _bad("price_per_gb", "must not be negative", self.price_per_gb)
+        for name in ("max_share", "min_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise _bad(name, "must be a share between 0 and 1", getattr(self, name))
+        for name in ("max_objects", "max_keys_per_second"):
+            if getattr(self, name) < 1:
+                raise _bad(name, "must be 1 or more", getattr(self, name))
+        for name, highest in (("page_size", 1_000), ("partitions", 64)):
+            if not 1 <= getattr(self, name) <= highest:
+                raise _bad(name, f"must be 1 to {highest:,}", getattr(self, name))
 
     def _check_durations(self) -> None:
         least = timedelta(0) if self.allow_short_grace else MIN_GRACE
