@@ -12,7 +12,7 @@ import re
 from dataclasses import asdict, astuple, dataclass
 
 from millhand.errors import ConfigError
-from millhand.sql import compile_script, folder
+from millhand.sql import compile_script, sql_directory
 from millhand.store.job_insert import COLUMNS, UNIQUE_COLUMNS
 
 ROLE_BYTES_MAX = 63
@@ -56,7 +56,7 @@ def grants_sql(roles: Roles | None = None, *, schema: str = "", is_river_inserte
     Raises: ConfigError for an invalid schema.
     """
     roles = Roles() if roles is None else roles
-    template = (folder() / "grants" / "grants.sql").read_text("utf-8")
+    template = (sql_directory() / "grants" / "grants.sql").read_text("utf-8")
     names = tuple((name, f'"{role}"') for name, role in asdict(roles).items())
     fragments = (
         ("insert_columns", ", ".join((*COLUMNS, *UNIQUE_COLUMNS))),

@@ -25,7 +25,7 @@ import msgspec
 
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import ConfigError, ConnectionLost, DriverError, MigrationError, PoolClosed, SchemaError
-from millhand.sql import checked_schema, compile_script, folder
+from millhand.sql import checked_schema, compile_script, sql_directory
 from millhand.store.migration import (
     MigrationShape,
     migration_delete,
@@ -268,7 +268,7 @@ async def require_schema(executor: Executor, schema: str = "", line: str = LINE_
 @cache
 def lines() -> tuple[str, ...]:
     """Return the names of all lines."""
-    root = folder() / "migration"
+    root = sql_directory() / "migration"
     return tuple(sorted(directory.name for directory in root.iterdir() if directory.is_dir()))
 
 
@@ -276,7 +276,7 @@ def lines() -> tuple[str, ...]:
 def migrations(line: str = LINE_MAIN) -> tuple[Migration, ...]:
     """Return all versions of a line, in order."""
     texts: dict[tuple[int, str], dict[str, str]] = {}
-    for file in (folder() / "migration" / checked_line(line)).iterdir():
+    for file in (sql_directory() / "migration" / checked_line(line)).iterdir():
         if match := _FILE.fullmatch(file.name):
             key = int(match[1]), match[2].replace("_", " ")
             texts.setdefault(key, {})[match[3]] = file.read_text("utf-8")

@@ -126,17 +126,17 @@ def compile_params(sql: str, style: Style) -> Compiled:
     return Compiled(_TOKEN.sub(compiled, sql), tuple(order))
 
 
-def put_params(sql: str, texts: Mapping[str, str]) -> str:
+def replace_params(sql: str, texts: Mapping[str, str]) -> str:
     """Return `sql` with a text in place of each `@param`."""
     return _TOKEN.sub(lambda match: texts[match["param"]] if match["param"] else match[0], sql)
 
 
-def bare(sql: str) -> str:
+def without_literals(sql: str) -> str:
     """Return `sql` without literals, quoted names, comments and `@param`s."""
     return _TOKEN.sub(" ", sql)
 
 
-def folder() -> Traversable:
+def sql_directory() -> Traversable:
     """Return the directory of the SQL files."""
     here = Path(__file__).parent
     if here.is_dir():
@@ -148,7 +148,7 @@ def folder() -> Traversable:
 
 
 def _files() -> list[str]:
-    return [file.read_text("utf-8") for file in folder().iterdir() if file.name.endswith(".sql")]
+    return [file.read_text("utf-8") for file in sql_directory().iterdir() if file.name.endswith(".sql")]
 
 
 def _blocks(text: str) -> list[tuple[str, str, str]]:

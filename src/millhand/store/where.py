@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from millhand.job import JobState
-from millhand.sql import Style, bare, compile_params, put_params
+from millhand.sql import Style, compile_params, replace_params, without_literals
 from millhand.store.job_row import encode_json
 
 _PREFIX = "where_"  # distinct from the params of the filters
@@ -62,7 +62,7 @@ class Where:
         """The condition as SQL."""
         texts = {name: _placeholder(name, value) for name, value in self.params.items()}
         # On its own line, so that a comment at the end of the condition does not hide the parenthesis.
-        return f"({put_params(self.sql, texts)}\n)"
+        return f"({replace_params(self.sql, texts)}\n)"
 
     @property
     def values(self) -> dict[str, object]:
@@ -73,7 +73,7 @@ class Where:
 
 
 def _check_sql(sql: str) -> None:
-    code = bare(sql)
+    code = without_literals(sql)
     if not sql.strip():
         raise ValueError(f"where must be a condition in SQL, got {sql!r}")
     if re.search(r"\$[0-9]", code):
