@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
 import pytest
 from sample_jobs import new_client, open_transaction
+from sync_transactions import open_transaction as open_sync_transaction
 
 from millhand.client import Client
 from millhand.driver.asyncpg import AsyncpgDriver
@@ -53,3 +54,12 @@ async def committed_url(url: str, driver: AsyncpgDriver) -> AsyncIterator[str]:
     yield url
     tables = "river_job, river_leader, river_queue, millhand_client, millhand_leader"
     await driver.pool.fetch(f"TRUNCATE {tables}")
+
+
+@pytest.fixture(
+    params=["session", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("psycopg", "sqlalchemy"))]
+)
+def sync_tx(request: pytest.FixtureRequest, url: str) -> Iterator[Any]:
+    """A transaction of each kind that a `SyncClient` takes without Django."""
+    with open_sync_transaction(request.param, url) as tx:
+        yield tx

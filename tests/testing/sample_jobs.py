@@ -82,6 +82,10 @@ async def beget(job: Job[Beget]) -> None:
 async def nightly(job: Job[Nightly]) -> None: ...
 
 
+@workers.add()
+def resize(key: str, width: int) -> None: ...
+
+
 def new_client(url: Any, **more: Any) -> Client:
     """Return a client, not started, with a nightly job."""
     return Client(url, Config(**settings(**more)))

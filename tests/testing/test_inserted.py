@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from datetime import timedelta
-
 import asyncpg
 import pytest
-from sample_jobs import Act
+from sample_jobs import Act, resize, workers
 
 from millhand.client import Client
 from millhand.config import Config
-from millhand.errors import ConfigError, JobCancel, JobSnooze
+from millhand.errors import ConfigError
 from millhand.insert_opts import InsertOpts
-from millhand.job import Job, JobState
+from millhand.job import JobState
 from millhand.store.job_list import LIMIT_MAX
 from millhand.testing import (
     require_inserted,
     require_many_inserted,
     require_not_inserted,
 )
-from millhand.worker import Workers
-
-workers = Workers()
-
-
-@workers.add(timeout=timedelta(milliseconds=50))
-async def act(job: Job[Act]) -> None:
-    match job.args.what:
-        case "fail":
-            raise LookupError("no such thing")
-        case "snooze":
-            raise JobSnooze(timedelta(hours=1))
-        case "cancel":
-            raise JobCancel("not wanted")
-        case "wait":
-            await asyncio.Event().wait()
-    job.record_output(job.args.what)
-
-
-@workers.add()
-def resize(key: str, width: int) -> None: ...
-
-
-@pytest.fixture
-def client(url: str) -> Client:
-    """A client that is not started."""
-    return Client(url, Config(workers=workers))
 
 
 async def test_require_inserted_takes_kind_class_function_or_args(
