@@ -10,9 +10,9 @@ import asyncpg
 from interop_room import Language
 from river_program import RiverProgram
 
-from migrate.catalog import catalog
 from millhand.driver.asyncpg import AsyncpgDriver
 from millhand.schema.migrator import LINE_MAIN, Migrator
+from schema.catalog import catalog
 
 VERSIONS = tuple(range(1, 9))
 OTHER: dict[Language, Language] = {"go": "python", "python": "go"}
