@@ -34,7 +34,6 @@ class AsyncpgDriver(PooledDriver):
     One database by asyncpg: a pool of the caller's, or a URL.
 
     Concurrency: belongs to the event loop in which it was opened; may be opened again after it was closed.
-    Raises: ConfigError for an invalid URL, schema or `pool_size`; TypeError for another pool.
     """
 
     _pool_type = asyncpg.Pool

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from millhand.driver.asyncpg_error import translated
+from millhand.driver.copy_source import CopySource
 from millhand.errors import ConnectionLost
 from millhand.store.query import Copy
 
@@ -26,24 +27,24 @@ async def copy_rows(connection: AnyConnection, schema: str, copy: Copy) -> int:
     Raises: the error of the rows' source, unchanged; else as `Executor.run`.
     """
     feed = _Feed(copy)
-    status = ""
-    with translated(copy.name, copy.timeout_seconds), _on_termination(connection, feed):
+    with (
+        feed.raising_own_error(),
+        translated(copy.name, copy.timeout_seconds),
+        _on_termination(connection, feed),
+    ):
         try:
             async with asyncio.timeout(None) as feed.deadline:
-                with contextlib.suppress(_SourceFailed):
-                    status = await connection.copy_to_table(
-                        copy.table,
-                        columns=copy.columns,
-                        encoding="utf-8",
-                        schema_name=schema or None,
-                        source=feed.chunks(),
-                    )
+                status = await connection.copy_to_table(
+                    copy.table,
+                    columns=copy.columns,
+                    encoding="utf-8",
+                    schema_name=schema or None,
+                    source=feed.timed_chunks(),
+                )
         except TimeoutError as error:
             if feed.is_lost:
                 raise ConnectionLost(copy.name, "a connection that is closed") from error
             raise
-    if feed.error is not None:  # not translated: a file that cannot be read is not a database error
-        raise feed.error
     return int(status.split()[-1])
 
 
@@ -51,26 +52,25 @@ class _SourceFailed(Exception):
     """The source of the rows raised an error."""
 
 
-class _Feed:
+class _Feed(CopySource):
     """The rows of a COPY, with a deadline for the server alone: their source may take longer."""
 
     def __init__(self, copy: Copy) -> None:
-        self._copy = copy
+        super().__init__(copy)
+        self._timeout_seconds = copy.timeout_seconds
         self.deadline: asyncio.Timeout | None = None
-        self.error: Exception | None = None
         self.is_lost = False
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the source's chunks, and remember what reading them raised."""
+    async def timed_chunks(self) -> AsyncIterator[bytes]:
+        """Yield the chunks; the deadline runs while the server has one."""
         try:
-            async for chunk in self._copy.chunks:
+            async for chunk in self.chunks():
                 if self.is_lost:  # asyncpg raises at the end
                     break
                 self._expect_answer()
                 yield chunk
                 self._reschedule(None)
         except Exception as error:
-            self.error = error
             raise _SourceFailed from error  # asyncpg would handle a TimeoutError as its own
         self._expect_answer()
 
@@ -80,7 +80,7 @@ class _Feed:
         self._reschedule(asyncio.get_running_loop().time())
 
     def _expect_answer(self) -> None:
-        self._reschedule(asyncio.get_running_loop().time() + self._copy.timeout_seconds)
+        self._reschedule(asyncio.get_running_loop().time() + self._timeout_seconds)
 
     def _reschedule(self, when: float | None) -> None:
         if self.deadline is not None:

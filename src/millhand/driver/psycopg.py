@@ -25,7 +25,6 @@ class PsycopgDriver(PooledDriver):
     One database by psycopg: a pool of the caller's, or a URL.
 
     Concurrency: belongs to the event loop in which it was opened; may be opened again after it was closed.
-    Raises: ConfigError for an invalid URL, schema or `pool_size`; TypeError for another pool.
     """
 
     _pool_type = psycopg_pool.AsyncConnectionPool

@@ -26,7 +26,6 @@ class PsycopgSyncDriver(PooledDriver):
     One database by blocking psycopg: a pool of the caller's, or a URL.
 
     Concurrency: any number of threads.
-    Raises: ConfigError for an invalid URL, schema or `pool_size`; TypeError for another pool.
     """
 
     _pool_type = psycopg_pool.ConnectionPool
