@@ -88,6 +88,6 @@ async def test_service_keeps_its_reduced_batch_size() -> None:
     service = FakeService(BatchSize(ManualClock(), num_rows=10, num_rows_reduced=3), [None, None, None, 0])
 
     for _ in range(4):
-        await service.attempt(service.run_once)
+        await service.try_pass()
 
     assert service.asked == [10, 10, 10, 3]

@@ -393,3 +393,19 @@ async def test_failed_heartbeat_is_retried_soon(heartbeats: Heartbeats) -> None:
 
     assert (pauses[0], round(max(pauses))) == (5.0, 5)
     assert pauses[1] <= 1.0
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(5, [True, False]), (6, [False, False])])
+async def test_client_is_alone_until_another_one_starts(
+    heartbeats: Heartbeats, seconds: int, expected: list[bool]
+) -> None:
+    """A client with a long interval never counts as alone: it would learn of others too late."""
+    heartbeat, _ = heartbeats.heartbeat(interval=timedelta(seconds=seconds))
+    await heartbeat.start()
+    alone = [heartbeat._registration.is_alone]
+    other, _ = heartbeats.heartbeat("b")
+    await other.start()
+
+    await heartbeat.run_once()
+
+    assert [*alone, heartbeat._registration.is_alone] == expected

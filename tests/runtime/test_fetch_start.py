@@ -37,7 +37,7 @@ async def test_job_before_the_start_is_found_by_the_next_check(
         for n in range(3):
             await harness.work(client, Act(str(n)))
         [producer] = client._engine.queues.producers.values()
-        assert producer._floors.recheck_at is not None
+        assert producer._fetch_starts.recheck_at is not None
         with client.subscribe() as events:
             await harness.execute(INSERT)
             event = await asyncio.wait_for(anext(events), RECHECK_SECONDS_MAX + GENEROUS)

@@ -234,3 +234,19 @@ async def test_clients_without_heartbeats_are_deleted_unless_they_hold_jobs(tx: 
 
     assert deleted == ["gone"]
     assert {row.id for row in await tx.run(client_list())} == {"holds", "fresh"}
+
+
+async def test_heartbeat_shows_whether_its_client_is_alone(tx: Executor) -> None:
+    """Not while another client is expected, nor for a minute after any client started, stopped or was declared dead."""
+
+    async def is_alone(after: timedelta) -> bool:
+        heartbeat = client_heartbeat(report(), started_at=NOW - MINUTE, now=NOW + after)
+        return (await tx.run(heartbeat)).is_alone
+
+    before = [await is_alone(timedelta(0)), await is_alone(SECOND)]
+    other = await tx.run(client_heartbeat(report(B), started_at=None, now=NOW + 2 * SECOND))
+    beside = [await is_alone(after) for after in (2 * SECOND, 5 * MINUTE)]
+    await tx.run(client_stop(id=B, started_at=other.started_at, now=NOW + 6 * MINUTE))
+    after = [await is_alone(after) for after in (7 * MINUTE - SECOND, 7 * MINUTE)]
+
+    assert (before, beside, after) == ([True, True], [False, False], [False, True])

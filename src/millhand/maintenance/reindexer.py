@@ -74,7 +74,7 @@ class Reindexer(IntervalService):
         while await self.wake_event.wait(self.next_pause_seconds()) is not WakeReason.STOP:
             if self._due_at is not None and self._due_at <= self._clock.now():
                 self._due_at = self._schedule.next(max(self._due_at, self._clock.now()))
-                await self.attempt(self.run_once)
+                await self.try_pass()
 
     def next_pause_seconds(self) -> float:
         if self._due_at is None:

@@ -48,6 +48,8 @@ STATEMENT_SECONDS = 3.0
 FIRST_BACKOFF_SECONDS = 0.5
 # A stop must not wait longer. Without the mark the row shows missed heartbeats instead.
 STOP_SECONDS = 2.0
+# With a longer interval another client could start and die before the next heartbeat of this one.
+ALONE_INTERVAL_MAX = timedelta(seconds=5)
 MIGRATION_VERSION = 5
 # PostgreSQL's codes for: no such table, no such column, no such schema, no privilege.
 _UNUSABLE = frozenset({"42P01", "42703", "3F000", "42501"})
@@ -164,7 +166,7 @@ class ClientHeartbeat(Service):
         self._started_at = result.started_at
         self._queue_updates = result.queue_updates
         self._num_failures = 0
-        self._registration.is_alone = result.is_alone
+        self._registration.is_alone = result.is_alone and self._interval <= ALONE_INTERVAL_MAX
         self._activate()
         self.probe("heartbeat", result)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from millhand.clock import backoff_seconds
 from millhand.runtime.error_text import safe_str
@@ -180,7 +180,7 @@ class IntervalService(Service):
         started()
         num_failures = 0
         while True:
-            num_failures = 0 if await self.attempt(self.run_once) else num_failures + 1
+            num_failures = 0 if await self.try_pass() else num_failures + 1
             if num_failures and not self.wake_event.is_stopping:
                 pause = min(backoff_seconds(num_failures), max(self.interval_seconds, 1.0))
             else:
@@ -192,10 +192,10 @@ class IntervalService(Service):
         """Return the pause after a successful pass."""
         return self.interval_seconds
 
-    async def attempt(self, work: Callable[[], Awaitable[object]]) -> bool:
-        """Await `work()` and log its exception; return whether it succeeded."""
+    async def try_pass(self) -> bool:
+        """Make one pass and log its exception; return whether it succeeded."""
         try:
-            await work()
+            await self.run_once()
         except Exception as error:
             if not self.wake_event.is_stopping:
                 logger.log(
