@@ -123,13 +123,13 @@ async def test_own_connections_have_the_planner_settings(driver_of_two: AsyncpgD
     sql = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
 
     async with driver_of_two.pool.begin() as tx:
-        ours = {row["name"]: row["setting"] for row in await tx.fetch(sql, [names])}
+        settings = {row["name"]: row["setting"] for row in await tx.fetch(sql, [names])}
     outside = {row["name"]: row["setting"] for row in await driver_of_two.pool.fetch(sql, [names])}
     async with driver_of_two.pool.begin() as tx:
         again = {row["name"]: row["setting"] for row in await tx.fetch(sql, [names])}
 
-    assert ours == again == {"application_name": "millhand", **PLANNER_SETTINGS}
-    assert outside == {**ours, "enable_seqscan": "on", "plan_cache_mode": "auto"}
+    assert settings == again == {"application_name": "millhand", **PLANNER_SETTINGS}
+    assert outside == {**settings, "enable_seqscan": "on", "plan_cache_mode": "auto"}
 
 
 async def test_failed_sql_from_outside_leaves_no_setting(driver_of_two: AsyncpgDriver) -> None:

@@ -99,20 +99,20 @@ async def test_connection_comes_back_without_a_hidden_transaction(
         while await driver.pool.fetch(sql, [name]):
             pass
 
-    ours = AsyncpgDriver(url, pool_size=1)
-    await ours.open()
+    driver_of_one = AsyncpgDriver(url, pool_size=1)
+    await driver_of_one.open()
     async with asyncio.timeout(GENEROUS_SECONDS):
         with pytest.raises(DriverError):
-            await ours.pool.fetch("SELECT $1::integer FROM river_job", ["no number"])
+            await driver_of_one.pool.fetch("SELECT $1::integer FROM river_job", ["no number"])
         await until_none_is_open()
         for num_turns in range(80):
-            fetching = asyncio.ensure_future(ours.pool.fetch(f"SELECT {num_turns} FROM river_job"))
+            fetching = asyncio.ensure_future(driver_of_one.pool.fetch(f"SELECT {num_turns} FROM river_job"))
             for _ in range(num_turns):
                 await asyncio.sleep(0)
             fetching.cancel()
             await asyncio.wait([fetching])
             await until_none_is_open()
-    await ours.close()
+    await driver_of_one.close()
 
 
 async def test_connection_in_a_transaction_is_terminated(leases: Leases) -> None:

@@ -180,11 +180,11 @@ async def test_own_connections_of_psycopg_have_the_planner_settings(
     sql = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
 
     async with driver_of_two.pool.begin() as tx:
-        ours = {row["name"]: row["setting"] for row in await tx.fetch(sql, [names])}
+        settings = {row["name"]: row["setting"] for row in await tx.fetch(sql, [names])}
     outside = {row["name"]: row["setting"] for row in await driver_of_two.pool.fetch(sql, [names])}
 
-    assert ours == {"application_name": "millhand", **PLANNER_SETTINGS}
-    assert outside == {**ours, "enable_seqscan": "on", "plan_cache_mode": "auto"}
+    assert settings == {"application_name": "millhand", **PLANNER_SETTINGS}
+    assert outside == {**settings, "enable_seqscan": "on", "plan_cache_mode": "auto"}
 
 
 @pytest.mark.parametrize("is_autocommit", [False, True])

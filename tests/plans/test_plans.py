@@ -229,7 +229,7 @@ async def connection(
     request: pytest.FixtureRequest, postgres_url: str, filled: AsyncpgDriver, schema_driver: AsyncpgDriver
 ) -> AsyncIterator[asyncpg.Connection]:
     """
-    A connection as the caller's pool has it, and as ours has it, in a transaction that is rolled back.
+    A connection with the server's planner settings, and one with Millhand's, in a transaction that is rolled back.
 
     It is over before the schema of `schema_driver` is emptied.
     """

@@ -61,7 +61,7 @@ async def dead(module_driver: AsyncpgDriver, postgres_url: str) -> AsyncIterator
 
 @pytest.fixture
 async def connection(postgres_url: str, dead: AsyncpgDriver) -> AsyncIterator[asyncpg.Connection]:
-    """A connection as ours are, in a transaction that is rolled back."""
+    """A connection with Millhand's planner settings, in a transaction that is rolled back."""
     connection = await asyncpg.connect(postgres_url, server_settings=PLANNER_SETTINGS)
     transaction = connection.transaction()
     await transaction.start()

@@ -140,7 +140,7 @@ class Measurements(NamedTuple):
     """What was measured beside a million dead rows, and for a fetch from the beginning as these were removed."""
 
     beside: dict[str, Measured]
-    seldom: dict[str, Measured]
+    rare: dict[str, Measured]
     fetches: list[Measured]
 
 
@@ -161,14 +161,14 @@ async def measurements(module_driver: AsyncpgDriver, postgres_url: str) -> Async
             return await measured(ours, query, module_driver.schema)
 
         beside = {name: await measure(query) for name, query in hot(ids).items()}
-        seldom = {name: await measure(query) for name, query in rare().items()}
+        rare_ones = {name: await measure(query) for name, query in rare().items()}
         from_start = job_get_available(**FETCH)
         fetches = [await measure(from_start)]
         await idle.execute("ROLLBACK")
         fetches += [await measure(from_start), await measure(from_start)]
         await filler.execute(f"VACUUM {module_driver.schema}.river_job", timeout=SECONDS)
         fetches += [await measure(from_start)]
-        yield Measurements(beside, seldom, fetches)
+        yield Measurements(beside, rare_ones, fetches)
 
 
 async def fill(filler: asyncpg.Connection, driver: AsyncpgDriver, *, snapshot: asyncpg.Connection) -> None:
@@ -315,7 +315,7 @@ async def test_hot_statements_read_few_blocks_beside_a_million_dead_rows(measure
 
     assert {name: one for name, one in measurements.beside.items() if not one.is_cheap} == {}
     assert {name: measurements.beside[name].num_rows for name in whole} == dict.fromkeys(whole, LIMIT)
-    assert {name for name, one in measurements.seldom.items() if one.is_of_all} == set()
-    assert min(one.num_blocks for one in measurements.seldom.values()) > 10 * BLOCKS
+    assert {name for name, one in measurements.rare.items() if one.is_of_all} == set()
+    assert min(one.num_blocks for one in measurements.rare.values()) > 10 * BLOCKS
     assert measurements.fetches[-1].is_cheap
     assert vacuumed <= marked < beside / 5 < marking

@@ -238,11 +238,11 @@ async def test_line_millhand_migrates_up_and_down(
     """Line millhand can be undone completely, with the record of its first version."""
     await Migrator(bare_driver).up()
     before = await catalog(bare, "public")
-    ours = Migrator(bare_driver, "millhand")
+    millhand = Migrator(bare_driver, "millhand")
 
-    up = await ours.up()
-    missing = await ours.validate()
-    down = await ours.down(target=0)
+    up = await millhand.up()
+    missing = await millhand.validate()
+    down = await millhand.down(target=0)
 
     assert versions(up) == versions(down)[::-1] == [one.version for one in migrations("millhand")]
     assert missing == ()
@@ -257,7 +257,7 @@ async def test_line_main_stays_while_another_line_is_applied(
     await Migrator(bare_driver, "millhand").up()
 
     planned = await refusal(Migrator(bare_driver).down(target=0, dry_run=True))
-    ours = await refusal(Migrator(bare_driver).down(target=4))
+    millhand = await refusal(Migrator(bare_driver).down(target=4))
     await Migrator(bare_driver, "millhand").down(target=0)
     await bare.execute("INSERT INTO river_migration (line, version) VALUES ('pro', 1)")
     theirs = await refusal(Migrator(bare_driver).down(target=4))
@@ -265,7 +265,7 @@ async def test_line_main_stays_while_another_line_is_applied(
     end = "must be undone before line 'main' goes below version 5, got"
     assert (
         planned
-        == ours
+        == millhand
         == (f"other lines {end} 'millhand'; run: millhand migrate down --line millhand --target-version 0")
     )
     assert theirs == f"other lines {end} 'pro'; undo it with the program that applied it"

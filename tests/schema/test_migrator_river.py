@@ -161,8 +161,8 @@ async def test_trigger_of_versions_2_and_3_notifies(
     bare: asyncpg.Connection, bare_driver: AsyncpgDriver
 ) -> None:
     """In these versions a trigger notifies old clients of available jobs, and of no others."""
-    heard: list[object] = []
-    await bare.add_listener("river_insert", lambda *one: heard.append(one[-1]))
+    payloads: list[object] = []
+    await bare.add_listener("river_insert", lambda *one: payloads.append(one[-1]))
     await Migrator(bare_driver).up(target=3)
 
     await bare.execute("""
@@ -171,5 +171,5 @@ async def test_trigger_of_versions_2_and_3_notifies(
     """)
     await bare.fetch("SELECT 1")
 
-    assert [json.loads(str(payload)) for payload in heard] == [{"queue": "q1"}]
+    assert [json.loads(str(payload)) for payload in payloads] == [{"queue": "q1"}]
     await bare.reset()

@@ -83,12 +83,12 @@ async def test_fetch_skips_other_queues(tx: Executor) -> None:
 
 async def test_fetch_of_known_kinds_skips_the_others(tx: Executor) -> None:
     """With kinds, a job of another kind stays available, even if it is first; no kinds fetch nothing."""
-    stranger = await put_job(tx, kind="stranger", priority=1)
+    unknown = await put_job(tx, kind="unknown", priority=1)
     known = await put_job(tx, kind="known", priority=2)
 
     assert await fetch(tx, kinds=[]) == []
     assert [job.id for job in await fetch(tx, kinds=["known", "x"])] == [known.id]
-    assert [(job.id, job.attempt) for job in await fetch(tx, kinds=None)] == [(stranger.id, 1)]
+    assert [(job.id, job.attempt) for job in await fetch(tx, kinds=None)] == [(unknown.id, 1)]
 
 
 @pytest.mark.parametrize(
