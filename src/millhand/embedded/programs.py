@@ -1,8 +1,8 @@
 """
 PostgreSQL's programs: how to find and run them.
 
-PostgreSQL refuses to run as root. For root, it runs as another user, the *owner*: `postgres`, or `nobody` if there is no
-such user. If the owner cannot reach the programs, because they are in root's home, they are copied.
+PostgreSQL refuses to run as root. For root, it runs as another user, the *owner*: `postgres`, or the least privileged
+user. If the owner cannot reach the programs, because they are in root's home, they are copied.
 """
 
 from __future__ import annotations
