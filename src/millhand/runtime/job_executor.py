@@ -130,8 +130,9 @@ class JobExecutor:
         if error is not None:
             change = await self._change_after(error, attempt, plan, job.staged)
         else:
-            now = self._now()
-            change = settle(row, _COMPLETED, now=now, started_at=started_at, metadata_updates=job.staged)
+            change = settle(
+                row, _COMPLETED, now=self._now(), started_at=started_at, metadata_updates=job.staged
+            )
             if logger.isEnabledFor(logging.DEBUG):
                 _log("job completed", logging.DEBUG, attempt)
         waiting = self._hand_over(change, attempt)
