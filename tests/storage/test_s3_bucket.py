@@ -19,14 +19,8 @@ async def test_a_large_object_is_copied_in_parts(seaweed_url: str, s3_store: Obj
     """An object too large for one copy is moved in parts, with its bytes, headers and tags."""
     bucket = bucket_of(s3_store)
     part = 5 * 1024**2
-    in_parts = S3Bucket(
-        bucket.name,
-        bucket.root,
-        endpoint_url=bucket.endpoint_url,
-        is_path_style=True,
-        max_copy_bytes=part,
-        copy_part_bytes=part,
-    )
+    in_parts = S3Bucket(bucket.name, bucket.root, endpoint_url=bucket.endpoint_url, is_path_style=True)
+    in_parts.max_copy_bytes = in_parts.copy_part_bytes = part
     data = bytes(range(256)) * (part // 256) + b"and a rest"
     headers = {
         "CacheControl": "max-age=60",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from stores import Place
 
-from millhand.storage.read_ahead import read_ahead
+from millhand.storage.threaded_store import read_ahead
 
 
 async def pages_of(results: Iterator[int | None], submitted: list[int]) -> list[tuple[int, int]]:

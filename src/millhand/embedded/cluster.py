@@ -352,7 +352,6 @@ class _Cluster:
         return any(self.identifying_argument in argument for argument in command_line(pid))
 
     def _has_ended(self, pid: int) -> bool:
-        """Return whether the server's process has ended."""
         # A living process can have an empty command line, too: while the shell executes the program, and while the
         # process exits and still holds its files.
         return not self._is_ours(pid) and (is_gone(pid) or any(command_line(pid)))

@@ -43,7 +43,6 @@ def _explain(directory: Path, error: OSError) -> EmbeddedError:
 
 
 def disk_is_full(directory: Path) -> EmbeddedError:
-    """Return the error for a full disk."""
     return EmbeddedError(
         f"the disk of {str(directory)!r} must have free space for the database, got 'No space left on device'; "
         "free some space and start again, nothing was deleted"

@@ -105,7 +105,6 @@ class ProgramFailed(Exception):
 
 
 def is_open_to_all(path: Path) -> bool:
-    """Return whether every user may enter or run `path` and its parents."""
     return all(part.stat().st_mode & stat.S_IXOTH for part in (path, *path.parents))
 
 

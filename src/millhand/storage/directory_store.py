@@ -241,7 +241,6 @@ class BlockingDirectoryStore:
 
 @contextmanager
 def translate_errors(operation: str, key: str | None) -> Iterator[None]:
-    """Turn the operating system's errors into ours."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -28,7 +28,6 @@ class DirectoryWalk:
         self._num_skipped = 0
 
     def pages(self, page_size: int) -> Iterator[ObjectPage]:
-        """Yield full pages and the rest."""
         keys: list[str] = []
         stats: list[os.stat_result] = []
         for more_keys, more_stats in self._batches(page_size):

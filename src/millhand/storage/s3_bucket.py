@@ -36,8 +36,6 @@ from millhand.storage.s3_pages import PageRequests
 
 DOWNLOAD_CHUNK_BYTES = 1024**2
 MAX_DELETES = 1_000  # keys in one DeleteObjects
-MAX_COPY_BYTES = 5 * 1024**3  # larger objects are copied in parts, because CopyObject rejects them
-COPY_PART_BYTES = 512 * 1024**2
 # CopyObject copies these headers; a multipart upload must set them.
 COPIED_HEADERS = (
     "CacheControl",
@@ -53,6 +51,9 @@ COPIED_HEADERS = (
 class S3Bucket:
     """The objects of bucket `name` below `root`, a prefix that is empty or ends with a slash. Thread-safe."""
 
+    max_copy_bytes = 5 * 1024**3  # larger objects are copied in parts, because CopyObject rejects them
+    copy_part_bytes = 512 * 1024**2
+
     def __init__(
         self,
         name: str,
@@ -60,23 +61,18 @@ class S3Bucket:
         *,
         endpoint_url: str | None = None,
         is_path_style: bool = False,
-        max_copy_bytes: int = MAX_COPY_BYTES,
-        copy_part_bytes: int = COPY_PART_BYTES,
         region: str | None = None,
     ) -> None:
         self.endpoint_url = endpoint_url
         self.name = name
         self.root = root
         self._is_path_style = is_path_style
-        self._max_copy_bytes = max_copy_bytes
-        self._copy_part_bytes = copy_part_bytes
         self._region = region
         self._connection: tuple[Any, PageRequests] | None = None
         self._lock = threading.Lock()
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - botocore writes its methods at run time
-        """The botocore client."""
         return self._connect()[0]
 
     def _connect(self) -> tuple[Any, PageRequests]:
@@ -88,7 +84,6 @@ class S3Bucket:
             return self._connection
 
     def close(self) -> None:
-        """Close the connections."""
         if self._connection is not None:
             self._connection[0].close()
 
@@ -229,7 +224,7 @@ class S3Bucket:
             raise ObjectExists("move", key)
 
     def _copy(self, seen: ObjectInfo, target: str, if_absent: bool) -> None:
-        if seen.size > self._max_copy_bytes:
+        if seen.size > self.max_copy_bytes:
             self._copy_parts(seen, target)
             return
         # `_check_absent` covers servers that ignore this condition; the condition covers a put after that check.
@@ -252,8 +247,8 @@ class S3Bucket:
             upload = {**self.object_params(target), "UploadId": created["UploadId"]}
             try:
                 parts = []
-                for number, start in enumerate(range(0, seen.size, self._copy_part_bytes), 1):
-                    span = f"bytes={start}-{min(start + self._copy_part_bytes, seen.size) - 1}"
+                for number, start in enumerate(range(0, seen.size, self.copy_part_bytes), 1):
+                    span = f"bytes={start}-{min(start + self.copy_part_bytes, seen.size) - 1}"
                     part = client.upload_part_copy(
                         **upload, **source, PartNumber=number, CopySourceRange=span
                     )

@@ -22,7 +22,6 @@ CONFLICT = frozenset(("412", "409", "PreconditionFailed", "ConditionalRequestCon
 
 
 def make_client(endpoint_url: str | None, region: str | None, *, is_path_style: bool) -> BaseClient:
-    """Return a botocore client with our timeouts and retries."""
     style = {"s3": {"addressing_style": "path"}} if is_path_style else {}
     config = Config(
         connect_timeout=10,
@@ -72,5 +71,4 @@ def translate_errors(operation: str, key: str | None, conflict: StoreError | Non
 
 
 def code_of(error: ClientError) -> str:
-    """Return the server's error code."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))

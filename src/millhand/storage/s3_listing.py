@@ -58,7 +58,6 @@ def whole_seconds(instant: datetime) -> datetime:
 
 
 def bare_etag(text: str) -> str:
-    """Return an etag without quotes."""
     return text.removeprefix("W/").strip('"')
 
 

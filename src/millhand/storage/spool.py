@@ -29,7 +29,6 @@ class SortedSpool(Generic[T]):
         self._spans: list[tuple[int, int]] = []
 
     def add(self, values: Iterable[T]) -> None:
-        """Add values."""
         self._run += values
         if len(self._run) >= self._run_length:
             self._write()

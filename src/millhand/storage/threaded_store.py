@@ -17,7 +17,6 @@ from millhand.storage.protocol import (
     ObjectVersion,
     Upload,
 )
-from millhand.storage.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from millhand.storage.directory_store import BlockingDirectoryStore
@@ -112,3 +111,17 @@ class ThreadedStore:
     async def _each(self, pages: Iterator[T]) -> AsyncIterator[T]:
         while (page := await self._run(next, pages, None)) is not None:
             yield page
+
+
+async def read_ahead(submit: Callable[[], asyncio.Future[T | None]]) -> AsyncGenerator[T, None]:
+    """Yield what `submit` returns until it is None, and fetch the next page while the caller works on this one."""
+    coming = submit()
+    try:
+        while (page := await coming) is not None:
+            coming = submit()
+            yield page
+    finally:
+        # A caller that stops early must leave no running call and no unread exception behind.
+        await asyncio.wait((coming,))
+        if not coming.cancelled():
+            coming.exception()

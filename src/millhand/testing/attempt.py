@@ -70,7 +70,6 @@ def _as_if_started(client: Client) -> Iterator[None]:
 async def _execute(
     client: Client, row: JobRow, threads: Threads | None
 ) -> tuple[StateChange, BaseException | None]:
-    """Return the state change of the job, and the error if its attempt failed."""
     config = client.config
     changes: list[StateChange] = []
     failures: list[AttemptFailure] = []

@@ -74,7 +74,6 @@ class CallingThread(Threads):
         return ended.result()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call a function in the calling thread."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -139,7 +138,6 @@ class CallingThreadDriver(OverrideDriver):
             self.pool = SavepointPool(self.pool)
 
     def executor(self, tx: object) -> Executor:
-        """Return an executor in a transaction of the caller. Raises: as the driver's."""
         return CallingThreadExecutor(super().executor(tx), self.threads)
 
 
@@ -153,12 +151,7 @@ class CallingThreadExecutor:
         self._executor = executor
 
     async def run(self, query: Query[T]) -> T:
-        """Run `query` in the calling thread."""
         return await self._caller.run_here(lambda: self._executor.run(query))
-
-    def begin(self) -> AbstractAsyncContextManager[Executor]:
-        """Begin a transaction, or a savepoint, in the calling thread."""
-        return self._begin()
 
     async def copy(self, copy: Copy) -> int:
         """Copy rows into a table, after reading all of them from their source."""
@@ -169,19 +162,17 @@ class CallingThreadExecutor:
     async def fetch(
         self, sql: str, params: Sequence[Any] = (), *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> list[dict[str, Any]]:
-        """Run SQL in the calling thread."""
         return await self._caller.run_here(
             lambda: self._executor.fetch(sql, params, timeout_seconds=timeout_seconds)
         )
 
     async def execute_script(self, sql: str, *, timeout_seconds: float | None = None) -> None:
-        """Run several statements in the calling thread."""
         await self._caller.run_here(
             lambda: self._executor.execute_script(sql, timeout_seconds=timeout_seconds)
         )
 
     @contextlib.asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Executor]:
+    async def begin(self) -> AsyncIterator[Executor]:
         block = self._executor.begin()
         inside = await self._caller.run_here(lambda: _entered(block))
         try:

@@ -51,11 +51,9 @@ class OverrideDriver:
             self.pool = SavepointPool(self.executor(tx))
 
     def executor(self, tx: object) -> Executor:
-        """Return an executor in a transaction of the caller. Raises: as the driver's."""
         return ClockedExecutor(self._driver.executor(tx), self.now)
 
     def listener(self) -> Listener:
-        """Return a listener of the driver."""
         return self._driver.listener()
 
     async def open(self) -> None:
@@ -68,7 +66,6 @@ class OverrideDriver:
         await self._driver.open()
 
     async def close(self) -> None:
-        """Close the driver."""
         await self._driver.close()
 
 
@@ -82,13 +79,11 @@ class ClockedExecutor(DelegatingExecutor):
         self._now = now
 
     async def run(self, query: Query[T]) -> T:
-        """Run `query` with the test's clock."""
         if "now" in query.params and query.params["now"] is None:
             query = msgspec.structs.replace(query, params={**query.params, "now": self._now()})
         return await self._executor.run(query)
 
     async def copy(self, copy: Copy) -> int:
-        """Copy rows into a table with the test's clock."""
         return await self._executor.copy(msgspec.structs.replace(copy, chunks=_set_now(copy, self._now())))
 
     def _enter(self, operation: str, timeout_seconds: float | None) -> AbstractAsyncContextManager[Executor]:

@@ -58,7 +58,6 @@ def remove_server(directory: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def transaction(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """Yield a connection in a transaction that is rolled back."""
     connection = await asyncpg.connect(checked_url(url))
     try:
         begun = connection.transaction()
@@ -72,19 +71,10 @@ async def transaction(url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
 
 class Databases:
     """
-    The databases of one process of a run.
+    The databases of one process of a run. `prepare` is called once a run with the URL of the template.
 
-    Args:
-        url: The URL of the server.
-        run: The run's name.
-        process: The process's name.
-        prepare: Called once a run with the URL of the template.
-        schema: The schema of Millhand's tables.
-
-    Raises:
-        ConfigError: If the role may not create databases.
-
-    Concurrency: may be used inside an event loop, because it runs its own in a second thread.
+    Raises: ConfigError if the role may not create databases. Concurrency: may be used inside an event loop, because it
+    runs its own in a second thread.
     """
 
     def __init__(
@@ -106,7 +96,6 @@ class Databases:
 
     @property
     def template(self) -> str:
-        """The name of the run's template."""
         return f"{PREFIX}{self._run}_template"
 
     def __enter__(self) -> Self:
@@ -148,19 +137,16 @@ class Databases:
                 f"the role of the tests' database must be allowed to make databases, got {str(error)!r}; write ALTER "
                 "ROLE … CREATEDB, or unset DATABASE_URL for an embedded one"
             ) from error
+        url = self._url_of(unfinished)
         try:
-            await self._fill(self._url_of(unfinished))
+            await self._migrate(url)
+            prepared: Any = await asyncio.to_thread(self._prepare, url) if self._prepare else None
+            if inspect.isawaitable(prepared):
+                await prepared
         except BaseException:
             await connection.execute(f"DROP DATABASE {unfinished} WITH (FORCE)")
             raise
         await connection.execute(f"ALTER DATABASE {unfinished} RENAME TO {self.template}")
-
-    async def _fill(self, url: str) -> None:
-        await self._migrate(url)
-        if self._prepare is not None:
-            prepared: Any = await asyncio.to_thread(self._prepare, url)
-            if inspect.isawaitable(prepared):
-                await prepared
 
     async def _migrate(self, url: str) -> None:
         driver = AsyncpgDriver(checked_url(url), self._schema)

@@ -41,7 +41,6 @@ class Drained(msgspec.Struct, frozen=True):
 
     @property
     def counts(self) -> Counts:
-        """The numbers of attempts by outcome: `drained.counts == Counts(completed=2)`."""
         return Counts(**Counter(_ending(one) for one in self.worked))
 
     def __add__(self, later: Drained) -> Drained:

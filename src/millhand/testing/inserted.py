@@ -120,7 +120,6 @@ def _matching(jobs: Sequence[JobRow], wanted: ExpectedJob) -> list[JobRow]:
 
 
 async def _inserted(client: Client | SyncClient, kinds: Sequence[str], tx: object | None) -> Sequence[JobRow]:
-    """Return all jobs of these kinds, page by page."""
     filters = JobFilters(kinds=kinds)
     page = await _control(client).list(filters, limit=LIMIT_MAX, tx=tx)
     jobs = list(page.jobs)

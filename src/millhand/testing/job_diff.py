@@ -57,7 +57,6 @@ def format_nearest(found: Sequence[JobRow], wanted: Mapping[str, object]) -> str
 
 
 def format_jobs(found: Sequence[JobRow]) -> str:
-    """Return the jobs, one a line."""
     return "\n".join([*(f"  {format_job(job)}" for job in found[:NUM_SHOWN]), *_more(len(found))])
 
 
@@ -83,7 +82,6 @@ def format_sequence_diff(found: Sequence[JobRow], wanted: Sequence[ExpectedJob])
 
 
 def format_job(job: JobRow) -> str:
-    """Return a job in one line."""
     return f"job {job.id}, {job.kind!r} {_text(job.args)}, {job.state.value} in queue {job.queue!r}"
 
 

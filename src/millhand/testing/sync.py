@@ -214,7 +214,6 @@ def _open_transaction(client: SyncClient, tx: object | None) -> object | None:
 
 @contextlib.contextmanager
 def _kept_open(tx: object | None) -> Iterator[None]:
-    """Keep a connection of Django open for the jobs that are worked on it."""
     if type(tx).__module__.partition(".")[0] != "django":
         yield
         return

@@ -10,8 +10,8 @@ from django.test import TransactionTestCase, override_settings
 from shop.models import Order
 
 from django_cases.work_jobs import empty_tables, work
+from millhand.contrib.django.apps import check_settings
 from millhand.contrib.django.models import Job
-from millhand.contrib.django.system_check import check_settings
 
 
 class BuiltInCase(TransactionTestCase):

@@ -6,8 +6,8 @@ from django.test import SimpleTestCase, override_settings
 from shop import jobs as shop_jobs
 
 from millhand import Workers
+from millhand.contrib.django.apps import check_settings
 from millhand.contrib.django.discovery import whole_config
-from millhand.contrib.django.system_check import check_settings
 
 
 class DiscoveryCase(SimpleTestCase):

@@ -7,7 +7,7 @@ import asyncio
 from django.db import connection
 
 from millhand.contrib.django.discovery import whole_config
-from millhand.contrib.django.worker import run_django_worker
+from millhand.contrib.django.management.commands.millhand_worker import run_django_worker
 
 
 def work() -> None:

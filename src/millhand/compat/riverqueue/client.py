@@ -73,7 +73,6 @@ class AsyncClient:
         self.advisory_lock_prefix = _checked_prefix(advisory_lock_prefix)
 
     async def insert(self, args: JobArgs, insert_opts: InsertOpts | None = None) -> InsertResult:
-        """Insert one job. Raises: InvalidJob, before anything is sent; DriverError."""
         job = insertable(args, insert_opts)
         async with self.driver.executor() as tx:
             return await self._insert(tx, job)
@@ -88,7 +87,6 @@ class AsyncClient:
         return await self._insert(tx, insertable(args, insert_opts))
 
     async def insert_many(self, args: Sequence[JobArgs | InsertManyParams]) -> int:
-        """Insert jobs in one statement, all or none; return how many are new. Raises: as `insert`."""
         jobs = [insertable_of(one) for one in args]
         if not jobs:
             return 0
@@ -96,7 +94,6 @@ class AsyncClient:
             return num_inserted(await self.driver.client.insert_many(jobs, tx=tx))
 
     async def insert_many_tx(self, tx: Any, args: Sequence[JobArgs | InsertManyParams]) -> int:  # noqa: ANN401 - as above
-        """Insert jobs in `tx`, as `insert_many`. Raises: as `insert_tx`."""
         jobs = [insertable_of(one) for one in args]
         return num_inserted(await self.driver.client.insert_many(jobs, tx=tx)) if jobs else 0
 

@@ -70,11 +70,7 @@ class InsertManyParams:
 
 
 def insertable(args: JobArgs, opts: InsertOpts | None) -> Insertable:
-    """
-    Return a job as Millhand's clients take it.
-
-    Raises: InvalidJob if the job breaks a rule of River's.
-    """
+    """Return a job as Millhand's clients take it. Raises: InvalidJob if the job breaks a rule of River's."""
     first = InsertOpts() if opts is None else opts
     second = args.insert_opts() if isinstance(args, JobArgsWithInsertOpts) else InsertOpts()
     unique = first.unique_opts or second.unique_opts
@@ -92,7 +88,6 @@ def insertable(args: JobArgs, opts: InsertOpts | None) -> Insertable:
 
 
 def insertable_of(one: JobArgs | InsertManyParams) -> Insertable:
-    """Return a job of a bulk insert as Millhand's clients take it. Raises: InvalidJob."""
     if isinstance(one, InsertManyParams):
         return insertable(one.args, one.insert_opts)
     return insertable(one, None)

@@ -30,7 +30,6 @@ class AttemptError:
         )
 
     def to_json(self) -> str:
-        """Return the error as an element of a row's `errors`."""
         at = self.at.astimezone(UTC).isoformat().replace("+00:00", "Z")
         return json.dumps({"at": at, "attempt": self.attempt, "error": self.error, "trace": self.trace})
 
@@ -67,12 +66,10 @@ class InsertResult:
 
 
 def result_of(result: millhand_opts.InsertResult) -> InsertResult:
-    """Return a result of Millhand as one of `riverqueue`."""
     return InsertResult(_job(result.job), unique_skipped_as_duplicated=result.unique_skipped_as_duplicate)
 
 
 def num_inserted(results: list[millhand_opts.InsertResult]) -> int:
-    """Return how many jobs are new."""
     return sum(not result.unique_skipped_as_duplicate for result in results)
 
 

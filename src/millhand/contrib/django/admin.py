@@ -42,7 +42,6 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         return False
 
     def has_control_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may use the actions."""
         return bool(request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}"))
 
     def _apply(
@@ -88,11 +87,9 @@ class JobAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet, search_term: str
     ) -> tuple[QuerySet, bool]:
-        """Return the jobs that match; no row appears twice."""
         return search(queryset, search_term), False
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """Return whether the user has Django's delete permission."""
         return bool(request.user.has_perm(f"{self.opts.app_label}.delete_{self.opts.model_name}"))
 
     def get_deleted_objects(
@@ -103,7 +100,6 @@ class JobAdmin(ReadOnlyAdmin):
         return [str(job) for job in objs], {"jobs": len(objs)}, set(), running
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Delete the selected jobs."""
         for job in queryset:
             self.delete_model(request, job)
 
@@ -122,7 +118,6 @@ class JobAdmin(ReadOnlyAdmin):
         form_url: str = "",
         extra_context: dict[str, object] | None = None,
     ) -> HttpResponse:
-        """Show a job, or apply the button that the user pressed."""
         job = self.get_object(request, object_id) if request.method == "POST" else None
         if job is not None and self.has_control_permission(request):
             if "_retry" in request.POST:
@@ -136,57 +131,46 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Retry selected jobs now", permissions=["control"])
     def retry_jobs(self, request: HttpRequest, queryset: Iterable[Job]) -> None:
-        """Make the jobs available now."""
         self._apply(request, queryset, _retry, "made available")
 
     @admin.action(description="Cancel selected jobs", permissions=["control"])
     def cancel_jobs(self, request: HttpRequest, queryset: Iterable[Job]) -> None:
-        """Cancel the jobs; running jobs are asked to stop."""
         self._apply(request, queryset, _cancel, "cancelled, or asked to stop")
 
     @admin.display(description="state")
     def state_label(self, job: Job) -> str:
-        """Return the state in its colour."""
         return label(job.state)
 
     @admin.display(description="about")
     def subject(self, job: Job) -> str:
-        """Return the args in one line."""
         return subject(job.args)
 
     @admin.display(description="attempts")
     def attempts(self, job: Job) -> str:
-        """Return the number of attempts and the maximum."""
         return f"{job.attempt} of {job.max_attempts}"
 
     @admin.display(description="tags")
     def all_tags(self, job: Job) -> str:
-        """Return the tags."""
         return ", ".join(job.tags)
 
     @admin.display(description="args")
     def args_text(self, job: Job) -> str:
-        """Return the args as JSON."""
         return indented_json(job.args)
 
     @admin.display(description="worked by")
     def clients(self, job: Job) -> str:
-        """Return the clients of the attempts."""
         return ", ".join(job.attempted_by or ())
 
     @admin.display(description="output")
     def output_text(self, job: Job) -> str:
-        """Return the output that the worker recorded."""
         return indented_json(job.metadata["output"]) if "output" in job.metadata else ""
 
     @admin.display(description="failed attempts")
     def errors_table(self, job: Job) -> str:
-        """Return the errors of the attempts."""
         return errors_table(job.errors or ())
 
     @admin.display(description="metadata")
     def metadata_text(self, job: Job) -> str:
-        """Return the metadata without the output."""
         return indented_json({key: value for key, value in job.metadata.items() if key != "output"})
 
 
@@ -201,22 +185,18 @@ class QueueAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Pause selected queues", permissions=["control"])
     def pause_queues(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Pause the queues; running jobs continue."""
         self._apply(request, queryset, _pause, "paused")
 
     @admin.action(description="Resume selected queues", permissions=["control"])
     def resume_queues(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Resume the queues."""
         self._apply(request, queryset, _resume, "resumed")
 
     @admin.display(description="worked", boolean=True)
     def is_worked(self, queue: Queue) -> bool:
-        """Return whether clients fetch from the queue."""
         return queue.paused_at is None
 
     @admin.display(description="metadata")
     def metadata_text(self, queue: Queue) -> str:
-        """Return the metadata as JSON."""
         return indented_json(queue.metadata)
 
 

@@ -35,7 +35,6 @@ class BoundedPaginator(Paginator):
 
     @cached_property
     def count(self) -> int:
-        """The number of rows, at most `COUNT_MAX`."""
         return int(self.object_list[:COUNT_MAX].count())
 
 
@@ -43,7 +42,6 @@ class ColumnFilter(SimpleListFilter):
     """Filters by a column's value; `parameter_name` is the column."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        """Return the jobs with the chosen value."""
         return queryset.filter(**{self.parameter_name: self.value()}) if self.value() else queryset
 
 
@@ -53,7 +51,6 @@ class StateFilter(ColumnFilter):
     parameter_name = title = "state"
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        """Return all states."""
         return [(state.value, state.value) for state in JobState]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
@@ -67,7 +64,6 @@ class QueueFilter(ColumnFilter):
     parameter_name = title = "queue"
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        """Return the queues of `river_queue`."""
         return [(name, name) for name in Queue.objects.order_by("name").values_list("name", flat=True)]
 
 
@@ -77,7 +73,6 @@ class KindFilter(ColumnFilter):
     parameter_name = title = "kind"
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        """Return the kinds in the table."""
         connection = connections[Job.objects.db]
         quoted = connection.ops.quote_name(Job._meta.db_table)  # noqa: SLF001 - documented
         with connection.cursor() as cursor:

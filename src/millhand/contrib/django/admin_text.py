@@ -29,7 +29,6 @@ _COLOURS = {
 
 
 def label(state: str) -> str:
-    """Return a state in its colour."""
     html: str = format_html('<b style="color:{}">{}</b>', _COLOURS.get(state, "inherit"), state)
     return html
 
@@ -48,7 +47,6 @@ def subject(args: Json) -> str:
 
 
 def indented_json(value: Json) -> str:
-    """Return indented JSON."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     html: str = format_html('<pre style="margin:0;white-space:pre-wrap">{}</pre>', text)
     return html

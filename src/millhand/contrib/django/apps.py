@@ -8,11 +8,13 @@ from typing import ClassVar
 from django.apps import AppConfig
 from django.core import checks
 from django.core.signals import setting_changed
+from django.db import connections
 
 from millhand.contrib.django import LABEL
+from millhand.contrib.django.built_in import built_ins
 from millhand.contrib.django.discovery import whole_config
 from millhand.contrib.django.setting import NAME, database_alias
-from millhand.contrib.django.system_check import check_settings
+from millhand.errors import ConfigError
 from millhand.sync_client import SyncClient
 
 
@@ -32,7 +34,6 @@ class MillhandConfig(AppConfig):
         setting_changed.connect(self._forget, dispatch_uid=__name__)
 
     def client(self) -> SyncClient:
-        """Return the client of this project. Raises: ConfigError."""
         with self._lock:
             if self._client is None:
                 self._client = SyncClient(using=database_alias(), config=whole_config())
@@ -43,3 +44,17 @@ class MillhandConfig(AppConfig):
         if setting in (NAME, "DATABASES", "TASKS"):
             with self._lock:
                 self._client = None
+
+
+def check_settings(**_: object) -> list[checks.CheckMessage]:
+    """Return the errors of MILLHAND, of the apps' workers and of the database, for `manage.py check`."""
+    try:
+        whole_config()
+        built_ins()
+        alias = database_alias()
+    except ConfigError as error:
+        return [checks.Error(str(error), id="millhand.E001")]
+    if (vendor := connections[alias].vendor) == "postgresql":
+        return []
+    reason = f"MILLHAND['DATABASE'] must be PostgreSQL, got {alias!r}, which is {vendor}"
+    return [checks.Error(reason, id="millhand.E002")]

@@ -37,24 +37,14 @@ class OrphansTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orphans:
-    """The settings of the orphan cleanup."""
-
-    config: OrphansConfig
-    interval: timedelta
-    storage: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltIns:
     """The built-in jobs of a project and their settings."""
 
     heartbeat: timedelta | None
-    orphans: Orphans | None
+    orphans: tuple[OrphansTable, OrphansConfig] | None
 
     @property
     def is_any(self) -> bool:
-        """Whether the project has a built-in job."""
         return self.heartbeat is not None or self.orphans is not None
 
     def added(self, config: Config, driver: Driver, stack: AsyncExitStack) -> Config:
@@ -64,13 +54,13 @@ class BuiltIns:
         if self.heartbeat is not None:
             jobs.append(add_heartbeat(config.workers, interval=self.heartbeat, queue=queue))
         if self.orphans is not None:
-            store = _opened(self.orphans.storage)
+            table, orphans = self.orphans
+            store = _opened(table.storage)
             stack.push_async_callback(store.aclose)
-            interval = self.orphans.interval
-            added = add_orphan_cleanup(
-                config.workers, driver.pool, store, self.orphans.config, interval=interval, queue=queue
+            workers, interval = config.workers, table.interval
+            jobs.append(
+                add_orphan_cleanup(workers, driver.pool, store, orphans, interval=interval, queue=queue)
             )
-            jobs.append(added)
         return replace(config, periodic_jobs=jobs if config.leader_election else ())
 
 
@@ -78,11 +68,11 @@ def built_ins() -> BuiltIns:
     """Return the built-in jobs of `MILLHAND`, checked as far as possible. Raises: ConfigError."""
     heartbeat = decoded_setting("HEARTBEAT", timedelta | None)
     table = decoded_setting("ORPHANS", OrphansTable | None)
-    orphans = _orphans(table) if isinstance(table, OrphansTable) else None
+    orphans = (table, _orphans_config(table)) if isinstance(table, OrphansTable) else None
     return BuiltIns(heartbeat=heartbeat if isinstance(heartbeat, timedelta) else None, orphans=orphans)
 
 
-def _orphans(table: OrphansTable) -> Orphans:
+def _orphans_config(table: OrphansTable) -> OrphansConfig:
     where = f"{NAME}['ORPHANS']"
     try:
         config = import_string(table.config)
@@ -92,7 +82,7 @@ def _orphans(table: OrphansTable) -> Orphans:
         config = config()
     if not isinstance(config, OrphansConfig):
         raise ConfigError(f"{where}.config must name an OrphansConfig, got {type(config).__name__}")
-    return Orphans(config=config, interval=table.interval, storage=table.storage)
+    return config
 
 
 def _opened(url: str) -> ObjectStore:

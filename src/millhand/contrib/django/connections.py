@@ -29,11 +29,11 @@ def with_connections(worker: Worker) -> Worker:
 
 def _around_function(work: Call) -> Call:
     def call(job: Job[Any]) -> object:
-        _close_old()
+        _close("close_if_unusable_or_obsolete")
         try:
             return work(job)
         finally:
-            _close_old()
+            _close("close_if_unusable_or_obsolete")
 
     return call
 
@@ -43,25 +43,18 @@ def _around_coroutine(work: Call) -> Call:
         async with ThreadSensitiveContext() as context:
             ended_with = await _caught(work, job)  # asgiref would change the traceback in a `finally`
             if context in SyncToAsync.context_to_thread_executor:  # otherwise the job did not use the ORM
-                await sync_to_async(_close_all)()
+                await sync_to_async(_close)("close")
         if ended_with is not None:
             raise ended_with
 
     return call
 
 
-def _close_old() -> None:
-    """Close connections that are too old or broken, as Django does, except the one of a test."""
+def _close(method: str) -> None:
+    """Call a closing method of this thread's connections, except of the one of a test."""
     for connection in connections.all(initialized_only=True):
         if not is_kept_open(connection):
-            connection.close_if_unusable_or_obsolete()
-
-
-def _close_all() -> None:
-    """Close the connections of this thread, except the one of a test."""
-    for connection in connections.all(initialized_only=True):
-        if not is_kept_open(connection):
-            connection.close()
+            getattr(connection, method)()
 
 
 async def _caught(work: Call, job: Job[Any]) -> BaseException | None:

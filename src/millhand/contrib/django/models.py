@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from django.contrib.postgres.fields import ArrayField
+from django.core.checks import CheckMessage
 from django.db import models
 
-from millhand.contrib.django.fields import RowArray
 from millhand.contrib.django.setting import database_alias, schema_name
 from millhand.errors import MillhandError
 from millhand.job import JobState
+
+NEEDS_APP = "postgres.E005"
+
+
+class RowArray(ArrayField):
+    """An array that works without `django.contrib.postgres` in INSTALLED_APPS, which only forms and writes need."""
+
+    def check(self, **options: object) -> list[CheckMessage]:
+        return [message for message in super().check(**options) if message.id != NEEDS_APP]
 
 
 class ReadOnlyRow(MillhandError):
@@ -47,7 +57,6 @@ class ReadOnlyManager(models.Manager):
     """Reads from the database that MILLHAND names, unless `using` names another."""
 
     def get_queryset(self) -> ReadOnlyQuerySet:
-        """Return all rows."""
         return ReadOnlyQuerySet(self.model, using=self._db or database_alias())
 
 
@@ -61,13 +70,10 @@ class ReadOnlyModel(models.Model):
 
         abstract = True
 
-    def save(self, *_: object, **__: object) -> NoReturn:
-        """Refuse. Raises: ReadOnlyRow."""
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ReadOnlyRow(type(self).__name__)
 
-    def delete(self, *_: object, **__: object) -> NoReturn:
-        """Refuse. Raises: ReadOnlyRow."""
-        raise ReadOnlyRow(type(self).__name__)
+    save = delete = _refuse
 
 
 class Job(ReadOnlyModel):

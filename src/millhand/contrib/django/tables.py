@@ -35,7 +35,6 @@ class Versions:
                 run_sync(_migrator(line).up(target=version))
 
     def down(self, apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
-        """Revert to the versions before this migration."""
         if _is_ours(editor):
             for line in reversed(tuple(self.above)):
                 run_sync(_migrator(line).down(target=self.below.get(line, 0)))

@@ -30,7 +30,6 @@ class TaskApi:
 
     @property
     def invalid_task(self) -> type[Exception]:
-        """The exception for an invalid task."""
         name = "InvalidTask" if hasattr(self.exceptions, "InvalidTask") else "InvalidTaskError"
         error: type[Exception] = getattr(self.exceptions, name)
         return error
@@ -49,11 +48,7 @@ def task_api(name: str) -> TaskApi:
 
 
 def loaded_task(path: str) -> tuple[Any, TaskApi]:
-    """
-    Return the task at a dotted path, and its API.
-
-    Raises: ImportError; ValueError for another object.
-    """
+    """Return the task at a dotted path, and its API. Raises: ImportError; ValueError for another object."""
     task = import_string(path)
     name = DJANGO if type(task).__module__.startswith(DJANGO) else BACKPORT
     if not hasattr(task, "module_path") or not hasattr(task, "func"):

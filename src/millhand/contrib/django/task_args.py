@@ -60,7 +60,6 @@ def result_of(row: JobRow) -> Any:  # noqa: ANN401 - a TaskResult, of either API
 
 
 def task_result(row: JobRow, task: Any, api: TaskApi, args: TaskArgs) -> Any:  # noqa: ANN401 - as above
-    """Return the row of a job of `task` as a `TaskResult`."""
     result = api.base.TaskResult(
         task=task,
         id=str(row.id),

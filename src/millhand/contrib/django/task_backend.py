@@ -49,11 +49,9 @@ class MillhandTasks:
 
     @property
     def api(self) -> TaskApi:
-        """The API of this backend."""
         return task_api(self.api_name)
 
     def validate_task(self, task: Any) -> None:  # noqa: ANN401 - a Task, of either API
-        """Raise InvalidTask for a task that cannot be inserted."""
         super().validate_task(task)  # type: ignore[misc]  # as above
         fault = queue_name_error(task.queue_name)
         if fault is not None:

@@ -30,7 +30,6 @@ def task_workers() -> Iterable[Worker]:
 
 
 def work_task(job: Job[TaskArgs]) -> None:
-    """Call the task's function in this thread."""
     call = _Call.of(job)
     with call.recording_errors():
         value = call.task.call(*call.args, **call.kwargs)
@@ -38,7 +37,6 @@ def work_task(job: Job[TaskArgs]) -> None:
 
 
 async def work_async_task(job: Job[AsyncTaskArgs]) -> None:
-    """Await the task's function."""
     call = _Call.of(job)
     with call.recording_errors():
         value = await call.task.acall(*call.args, **call.kwargs)
@@ -68,7 +66,6 @@ class _Call:
         return call
 
     def succeed(self, value: object) -> None:
-        """Record the function's return value."""
         output = self.api.normalize_json(value)
         self.job.record_output(output)
         self._end("SUCCESSFUL")

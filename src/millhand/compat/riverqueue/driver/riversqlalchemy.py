@@ -6,8 +6,7 @@ On an engine, each call is its own transaction. On a connection, it is part of t
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -31,14 +30,9 @@ class Driver:
         self.conn = conn
         self.client = sync_client.SyncClient(conn.engine, config)
 
-    @contextlib.contextmanager
-    def executor(self) -> Iterator[Connection]:
-        """Yield a connection for one call."""
-        if isinstance(self.conn, Connection):
-            yield self.conn
-            return
-        with self.conn.begin() as connection:
-            yield connection
+    def executor(self) -> AbstractContextManager[Connection]:
+        """Return a connection for one call."""
+        return nullcontext(self.conn) if isinstance(self.conn, Connection) else self.conn.begin()
 
 
 class AsyncDriver:
@@ -53,11 +47,6 @@ class AsyncDriver:
         engine = conn.engine if isinstance(conn, AsyncConnection) else conn
         self.client = client.Client(engine, config)
 
-    @contextlib.asynccontextmanager
-    async def executor(self) -> AsyncIterator[AsyncConnection]:
-        """Yield a connection for one call."""
-        if isinstance(self.conn, AsyncConnection):
-            yield self.conn
-            return
-        async with self.conn.begin() as connection:
-            yield connection
+    def executor(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Return a connection for one call."""
+        return nullcontext(self.conn) if isinstance(self.conn, AsyncConnection) else self.conn.begin()

@@ -6,8 +6,7 @@ from typing import ClassVar
 
 from django.db import migrations, models
 
-from millhand.contrib.django.fields import RowArray
-from millhand.contrib.django.models import table
+from millhand.contrib.django.models import RowArray, table
 from millhand.contrib.django.tables import lead_to
 from millhand.job import JobState
 

@@ -6,18 +6,22 @@ import logging
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 
 from django.core.management.base import BaseCommand, CommandError
 
+from millhand.client import Client
 from millhand.config import Config, QueueConfig
 from millhand.contrib.django.built_in import built_ins
 from millhand.contrib.django.discovery import whole_config
-from millhand.contrib.django.setting import database_alias
-from millhand.contrib.django.worker import run_django_worker
+from millhand.contrib.django.setting import database_alias, pool_size
+from millhand.driver.django_url import django_url
+from millhand.driver.psycopg import PsycopgDriver
 from millhand.errors import ConnectionLost, MillhandError, SchemaError
 from millhand.observe.log import configure_logging
+from millhand.process.worker_process import Ended, run_worker
 from millhand.settings.decode import decode_text
 
 
@@ -31,7 +35,6 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add the flags, which are those of `millhand worker`."""
         add = parser.add_argument
         add(
             "--queue",
@@ -62,7 +65,6 @@ class Command(BaseCommand):
         log_level: str | None,
         **_: object,
     ) -> None:
-        """Run until the worker stops; exit with 1 after a crash."""
         if log_format or log_level or not logging.getLogger().handlers:
             configure_logging(log_format or "auto", log_level or "info")  # type: ignore[arg-type]  # of its choices
         try:
@@ -80,6 +82,23 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         if code := ended.exit_code():
             sys.exit(code)
+
+
+def run_django_worker(config: Config, alias: str, *, until_empty: bool = False) -> Ended:
+    """
+    Work the jobs in Django's database `alias` until a signal, a crash or, with `until_empty`, until the queues are empty.
+
+    It opens its own connections with Django's settings. Call it in the main thread.
+    """
+    url, size, extra = django_url(alias), pool_size(), built_ins()
+
+    async def start(stack: AsyncExitStack) -> Client:
+        driver = PsycopgDriver(url, config.schema, pool_size=size)
+        client = Client(driver, extra.added(config, driver, stack))
+        await client.start()
+        return client
+
+    return run_worker(lambda: nullcontext(start), until_empty=until_empty)
 
 
 def _flags(queues: list[str], soft_stop_timeout: str | None) -> Iterator[tuple[str, object]]:
