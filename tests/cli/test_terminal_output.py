@@ -45,7 +45,7 @@ async def test_nothing_in_a_row_reaches_the_terminal(
     """Lists, pages, JSON and errors of jobs, queues and clients have no control characters."""
     pool = schema_driver.pool
     monkeypatch.setenv("NO_COLOR", "1")
-    for module in ("output", "job", "job_page"):
+    for module in ("output", "job"):
         monkeypatch.setattr(f"millhand.cli.{module}.is_terminal", lambda: is_terminal)
     job = await insert_job(pool, JobState.RETRYABLE)
     for sql in (SPOIL, QUEUE, CLIENT):

@@ -102,4 +102,4 @@ async def test_worker_refuses_a_kind_that_is_built_in_twice(empty_directory: Pat
 
 def test_built_in_kinds_match_their_args() -> None:
     """The kinds that the command knows without importing the jobs are those of their args."""
-    assert {section: args_of(section)[0].kind for section in BUILT_INS} == BUILT_INS
+    assert {section: args_of(section).kind for section in BUILT_INS} == BUILT_INS

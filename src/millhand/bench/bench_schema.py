@@ -42,11 +42,7 @@ class AuditFailed(MillhandError):
 
 
 class BenchSchema:
-    """
-    An empty schema with River's tables.
-
-    Concurrency: one measurement at a time.
-    """
+    """An empty schema with River's tables. Concurrency: one measurement at a time."""
 
     def __init__(self, driver: AsyncpgDriver, url: str) -> None:
         self.pool = driver.pool
@@ -54,7 +50,6 @@ class BenchSchema:
         self.url = url
 
     async def empty(self) -> None:
-        """Delete all jobs and restart their ids."""
         await self.pool.execute_script(
             f'TRUNCATE "{self.name}".river_job, "{self.name}".river_queue RESTART IDENTITY'
         )
@@ -78,7 +73,6 @@ class BenchSchema:
             )
 
     async def server_version(self) -> str:
-        """Return the server's version, such as '18.6'."""
         return str((await self.pool.fetch("SHOW server_version"))[0]["server_version"]).partition(" ")[0]
 
 

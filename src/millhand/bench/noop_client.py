@@ -30,7 +30,6 @@ class NoopInserter:
 
 @contextlib.asynccontextmanager
 async def noop_inserter(url: str, schema: str) -> AsyncIterator[NoopInserter]:
-    """Open a client that only inserts."""
     async with Client(url, Config(schema=schema)) as client:
         yield NoopInserter(client)
 

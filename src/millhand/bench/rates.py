@@ -18,9 +18,7 @@ class Inserter(Protocol):
         """Insert the n-th job and wake the workers."""
         ...
 
-    async def insert_many(self, numbers: Sequence[int]) -> None:
-        """Insert jobs in one statement."""
-        ...
+    async def insert_many(self, numbers: Sequence[int]) -> None: ...
 
 
 async def insert_singly(inserter: Inserter, numbers: range) -> float:

@@ -36,7 +36,6 @@ class Tally:
         self.started_ns = array("q", bytes(8 * num_jobs))
 
     def begin(self, n: int) -> None:
-        """Record the start of the n-th job."""
         if self.started_ns[n]:
             self.num_repeated += 1
         self.started_ns[n] = time.monotonic_ns()

@@ -9,7 +9,7 @@ import click
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
 from millhand.cli.options import json_option
-from millhand.cli.output import print_rows
+from millhand.cli.output import picked, print_rows
 from millhand.client_row import ClientRow
 from millhand.job import Json
 
@@ -59,21 +59,9 @@ def _line(row: ClientRow) -> tuple[object, ...]:
 
 
 def _fields(row: ClientRow) -> dict[str, Json]:
+    seconds = None if row.heartbeat_interval is None else row.heartbeat_interval.total_seconds()
     return {
-        "id": row.id,
-        "state": row.state.value,
-        "is_leader": row.is_leader,
-        "is_periodic_leader": row.is_periodic_leader,
-        "language": row.language,
-        "version": row.version,
-        "hostname": row.hostname,
-        "pid": row.pid,
-        "queues": row.queues,
-        "kinds": list(row.kinds),
-        "heartbeat_interval": None
-        if row.heartbeat_interval is None
-        else row.heartbeat_interval.total_seconds(),
-        "started_at": row.started_at,
-        "last_seen_at": row.last_seen_at,
-        "stopped_at": row.stopped_at,
+        **picked(row, "id state is_leader is_periodic_leader language version hostname pid queues kinds"),
+        "heartbeat_interval": seconds,
+        **picked(row, "started_at last_seen_at stopped_at"),
     }

@@ -60,11 +60,7 @@ def database(settings: Settings) -> Iterator[Database]:
 
 @contextlib.asynccontextmanager
 async def opened(driver: Driver, url: str) -> AsyncIterator[Driver]:
-    """
-    Yield the driver of `url` with its pool open.
-
-    Raises: NotDone, with the masked URL, if it cannot connect.
-    """
+    """Yield the driver of `url` with its pool open. Raises: NotDone, with the masked URL, if it cannot connect."""
     try:
         await driver.open()
     except (DriverError, OperationTimeout) as error:

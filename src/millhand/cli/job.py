@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import msgspec
 
 from millhand.args.codec import RawArgs
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
-from millhand.cli.job_page import print_job
 from millhand.cli.options import job_filters, json_option, limit_option, yes_option
 from millhand.cli.output import (
     JOB_COLUMNS,
@@ -23,6 +23,7 @@ from millhand.cli.output import (
     is_terminal,
     job_fields,
     job_line,
+    print_fields,
     print_json,
     print_message,
     print_rows,
@@ -30,10 +31,13 @@ from millhand.cli.output import (
 )
 from millhand.client import Client
 from millhand.errors import JobRunning, NotFound, UniqueConflict
-from millhand.insert_opts import InsertOpts, InsertResult
-from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState
+from millhand.insert_opts import InsertOpts
+from millhand.job import FINALIZED_STATES, AttemptError, JobId, JobRow, JobState, Json
+from millhand.observe.job_log import LOG_KEY
+from millhand.observe.terminal_text import one_line
 from millhand.settings.decode import decode_text
 from millhand.store.job_list import JobFilters
+from millhand.unique import states_mask
 
 ID = click.IntRange(1, 2**63 - 1)  # PostgreSQL's bigint
 PAGE = 1_000
@@ -82,11 +86,7 @@ def insert(
         tags=tags or None,
     )
     raw = RawArgs(kind, sys.stdin.read() if args == "-" else args)
-
-    async def go(client: Client) -> InsertResult:
-        return await client.insert(raw, opts)
-
-    row = run_with_client(config_path, go).job
+    row = run_with_client(config_path, lambda client: client.insert(raw, opts)).job
     if is_json:
         print_json(job_fields(row))
     elif is_terminal():
@@ -105,12 +105,11 @@ def list_jobs(
     config_path: Path | None, *, filters: JobFilters, limit: int, oldest_first: bool, is_json: bool
 ) -> None:
     """List jobs, newest first."""
-
-    async def go(client: Client) -> Sequence[JobRow]:
-        return (await client.jobs.list(filters, descending=not oldest_first, limit=limit)).jobs
-
+    page = run_with_client(
+        config_path, lambda client: client.jobs.list(filters, descending=not oldest_first, limit=limit)
+    )
     print_rows(
-        run_with_client(config_path, go),
+        page.jobs,
         columns=JOB_COLUMNS,
         line=job_line,
         fields=job_fields,
@@ -125,15 +124,11 @@ def list_jobs(
 @click.pass_obj
 def show(config_path: Path | None, *, id: int, is_json: bool) -> None:
     """Show a job with its args, output, errors, tracebacks and logs."""
-
-    async def go(client: Client) -> JobRow:
-        return await client.jobs.get(id)
-
-    row = run_with_client(config_path, go)
+    row = run_with_client(config_path, lambda client: client.jobs.get(id))
     if is_json:
         print_json(job_fields(row))
     else:
-        print_job(row)
+        _print_job(row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,3 +269,56 @@ def _later(delay: str) -> datetime:
 
 def _jobs(count: int) -> str:
     return f"{count:,} job{'' if count == 1 else 's'}"
+
+
+def _print_job(job: JobRow) -> None:
+    print_fields([(name, value) for name, value in _page_fields(job) if value not in (None, "")])
+    for error in job.errors:
+        print_fields([(f"error of attempt {error.attempt}", _error_line(error))])
+        if is_terminal():
+            _print_lines(error.trace)
+    for attempt, text in _logs(job.metadata):
+        name = one_line(f"log of attempt {attempt}")
+        if is_terminal():
+            click.echo(name)
+            _print_lines(text)
+        else:
+            print_fields([(name, text.rstrip("\n"))])
+
+
+def _page_fields(job: JobRow) -> Iterator[tuple[str, object]]:
+    metadata = {key: value for key, value in job.metadata.items() if key not in (LOG_KEY, "output")}
+    mask = 0 if job.unique_key is None else job.unique_states or 0
+    shown = {
+        "args": job.encoded_args,
+        "metadata": _json(metadata) if metadata else None,
+        "tags": ", ".join(job.tags),
+        "errors": None,  # each has its own lines
+        "attempted_by": ", ".join(job.attempted_by),
+        "unique_states": ", ".join(state.value for state in JobState if states_mask([state]) & mask),
+    }
+    for name, value in (job_fields(job) | shown).items():
+        yield name, value
+        if name == "args" and "output" in job.metadata:
+            yield "output", _json(job.output)
+
+
+def _json(value: Json) -> str:
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=0).decode()
+
+
+def _error_line(error: AttemptError) -> str:
+    return f"{error.error} ({error.at.isoformat()})"
+
+
+def _logs(metadata: Mapping[str, Json]) -> Iterator[tuple[object, str]]:
+    """Yield attempt and text of each log in River's shape; others appear in the JSON of the metadata."""
+    logs = metadata.get(LOG_KEY)
+    for log in logs if isinstance(logs, list) else ():
+        if isinstance(log, dict) and isinstance(text := log.get("log"), str):
+            yield log.get("attempt", "?"), text
+
+
+def _print_lines(text: str) -> None:
+    for line in text.splitlines():
+        click.echo(f"    {one_line(line.expandtabs(4))}")

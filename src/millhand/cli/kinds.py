@@ -115,7 +115,7 @@ def _worked(settings: Settings, target: str) -> list[WorkedArgs]:
 def _print(report: Report, *, is_json: bool) -> None:
     """Print a report. Raises: NotDone if anything was found."""
     if is_json:
-        print_json(report.to_json())
+        print_json(report)
     elif is_terminal():
         for finding in report.findings:
             click.echo(_finding_text(finding))

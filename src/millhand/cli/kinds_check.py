@@ -15,7 +15,7 @@ import msgspec
 from millhand.args.schema import redacted_decode_error
 from millhand.cli.worked_kinds import WorkedArgs
 from millhand.driver.protocol import Executor
-from millhand.job import FINALIZED_STATES, JobId, JobState, Json
+from millhand.job import FINALIZED_STATES, JobId, JobState
 from millhand.settings.decode import guess
 from millhand.store.job_kinds import BEFORE_ALL, UnfinishedJob, before_queue, job_list_unfinished
 
@@ -33,41 +33,22 @@ class Finding(msgspec.Struct, kw_only=True):
 
     kind: str
     problem: str
-    message: str
+    num_jobs: int = msgspec.field(default=0, name="jobs")
     example_id: JobId
-    num_jobs: int = 0
+    message: str
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a check; `is_cut` if the limit left out jobs."""
+    """The result of a check, with the names of its JSON; `is_cut` if the limit left out jobs."""
 
-    findings: Sequence[Finding]
+    num_jobs: int = msgspec.field(name="jobs")
+    num_kinds: int = msgspec.field(name="kinds")
     is_cut: bool
-    num_jobs: int
-    num_kinds: int
+    findings: Sequence[Finding]
 
     @property
     def num_bad(self) -> int:
-        """The number of jobs that cannot be worked."""
         return sum(finding.num_jobs for finding in self.findings)
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the report for JSON output."""
-        return {
-            "jobs": self.num_jobs,
-            "kinds": self.num_kinds,
-            "is_cut": self.is_cut,
-            "findings": [
-                {
-                    "kind": finding.kind,
-                    "problem": finding.problem,
-                    "jobs": finding.num_jobs,
-                    "example_id": finding.example_id,
-                    "message": finding.message,
-                }
-                for finding in self.findings
-            ],
-        }
 
 
 async def check_queued(

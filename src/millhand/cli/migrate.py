@@ -1,21 +1,23 @@
-"""`millhand migrate`: migrate a schema, list its versions, and print the SQL."""
+"""`millhand migrate`: migrate a schema, list its versions, print the SQL, and tune autovacuum."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
 from typing import TypeVar
 
 import click
 
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
-from millhand.cli.grants import grants_options, grants_text
 from millhand.cli.options import dry_run_option, json_option, options, schema_settings, yes_option
 from millhand.cli.output import NotDone, WrongUse, confirm, print_message, print_rows
-from millhand.cli.tune import tune_table
 from millhand.driver.protocol import Driver
 from millhand.errors import MigrationError
 from millhand.job import Json
+from millhand.schema import autovacuum
+from millhand.schema.grants import Roles, grants_sql
 from millhand.schema.migrator import (
     Direction,
     MigrationStatus,
@@ -25,11 +27,13 @@ from millhand.schema.migrator import (
     migration_sql,
     migrations,
 )
+from millhand.settings.decode import guess
 from millhand.settings.load import Settings
 
 T = TypeVar("T")
 
 NOTHING = "nothing to do"
+ROLES = tuple(field.name for field in fields(Roles))
 
 _line_option = click.option(
     "--line", metavar="NAME", help="Use this migration line: main (River's) or millhand. The default is both."
@@ -102,13 +106,10 @@ def down(
     """
     name = _chosen(line, is_bounded=True)[0]
 
-    async def plan(driver: Driver) -> list[MigrationStep]:
-        return [*await Migrator(driver, name).down(target=target_version, max_steps=max_steps, dry_run=True)]
+    async def go(driver: Driver, *, is_dry: bool = False) -> Sequence[MigrationStep]:
+        return await Migrator(driver, name).down(target=target_version, max_steps=max_steps, dry_run=is_dry)
 
-    async def go(driver: Driver) -> list[MigrationStep]:
-        return [*await Migrator(driver, name).down(target=target_version, max_steps=max_steps)]
-
-    planned = _run(settings, plan)
+    planned = _run(settings, functools.partial(go, is_dry=True))
     if planned and not dry_run:
         versions = ", ".join(str(step.version) for step in planned)
         confirm(
@@ -162,7 +163,18 @@ def validate(settings: Settings, *, line: str | None) -> None:
     help="Print this version; repeatable. The default is all.",
 )
 @click.option("--down", "is_down", is_flag=True, help="Print the SQL that reverts the versions.")
-@grants_options
+@click.option(
+    "--grants", "is_grants", is_flag=True, help="Print the SQL that creates roles of least privilege."
+)
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    metavar="ROLE=NAME",
+    help=f"Name the role {', '.join(ROLES[:-1])} or {ROLES[-1]}; repeatable. "
+    f"The default is {Roles().worker} and so on.",
+)
+@click.option("--river-inserter", is_flag=True, help="Allow the inserter to use River's client, too.")
 @_line_option
 @schema_settings
 def sql(
@@ -180,23 +192,65 @@ def sql(
 
     With --grants, print the SQL of roles of least privilege instead. The owner of the tables must run it.
     """
+    schema = settings.get("database.schema")
     if is_grants:
         if versions or is_down or line is not None:
             raise WrongUse("--grants must be used without --version, --down and --line; leave them out")
-        chosen_schema = settings.get("database.schema")
-        click.echo(grants_text(roles, schema=chosen_schema, is_river_inserter=river_inserter))
+        named = Roles(**dict(map(_role, roles)))
+        click.echo(grants_sql(named, schema=schema, is_river_inserter=river_inserter))
         return
     if roles or river_inserter:
         raise WrongUse("--role and --river-inserter must be used with --grants, got none; add it")
     direction = Direction.DOWN if is_down else Direction.UP
     for name in _chosen(line, is_bounded=bool(versions) or is_down):
-        text = migration_sql(
-            name, versions=versions or None, direction=direction, schema=settings.get("database.schema")
+        click.echo(migration_sql(name, versions=versions or None, direction=direction, schema=schema))
+
+
+@migrate.command(example="millhand migrate tune --dry-run --show-sql")
+@click.option("--show-sql", is_flag=True, help="Print the SQL and the reason for each parameter.")
+@dry_run_option
+@click.option("--reset", "is_reset", is_flag=True, help="Remove the parameters, so that the server's apply.")
+@schema_settings
+def tune(settings: Settings, *, is_reset: bool, dry_run: bool, show_sql: bool) -> None:
+    """
+    Tune autovacuum for a busy table of jobs.
+
+    The command sets storage parameters of river_job. The role must own the table. No job waits for it.
+    """
+
+    async def go(driver: Driver) -> list[autovacuum.Change]:
+        planned = await autovacuum.plan(driver, is_reset=is_reset)
+        if not dry_run:
+            await autovacuum.apply(driver, planned)
+        return planned
+
+    planned = _run(settings, go)
+    for change in planned:
+        click.echo(_change_line(change, is_dry=dry_run, with_reason=show_sql))
+    if show_sql and planned:
+        click.echo(f"\n{autovacuum.sql(planned, settings.get('database.schema'))}")
+    if not planned:
+        click.echo(NOTHING)
+
+
+def _role(text: str) -> tuple[str, str]:
+    role, equals, name = text.partition("=")
+    if not equals or role not in ROLES:
+        raise WrongUse(
+            f"--role must be one of {', '.join(ROLES)} and its name, got {text!r}; "
+            f"write it like 'worker=shop_worker'{guess(role, ROLES) if equals else ''}"
         )
-        click.echo(text)
+    return role, name
 
 
-migrate.command(name="tune", example="millhand migrate tune --dry-run --show-sql")(tune_table)
+def _change_line(change: autovacuum.Change, *, is_dry: bool, with_reason: bool) -> str:
+    done = "would set" if is_dry else "set"
+    if change.after is None:
+        done = "would reset" if is_dry else "reset"
+    value = "" if change.after is None else f" = {change.after}"
+    before = "" if change.before is None else f" (was {change.before})"
+    reason = f": {autovacuum.TUNINGS[change.name].reason}" if with_reason and change.after is not None else ""
+    return f"{done} {autovacuum.TABLE} {change.name}{value}{before}{reason}"
 
 
 def _chosen(line: str | None, *, is_bounded: bool = False) -> tuple[str, ...]:

@@ -22,11 +22,9 @@ from millhand.errors import MillhandError
 from millhand.job import Json
 from millhand.observe.terminal_text import one_line
 from millhand.orphans import (
-    Explanation,
     Finding,
     Mode,
     OrphansConfig,
-    RestoreReport,
     Run,
     RunReport,
     bind,
@@ -174,11 +172,7 @@ def explain_key(config_path: Path | None, *, key: str, is_json: bool) -> None:
     """Explain what a run would do with the object KEY, and by which rule."""
     settings = load_settings(config_path)
     config = settings.orphans_config()
-
-    async def go(executor: Executor, store: ObjectStore) -> Explanation:
-        return await explain(executor, store, config, key)
-
-    explanation = _run(settings, go)
+    explanation = _run(settings, lambda executor, store: explain(executor, store, config, key))
     if is_json:
         print_json(_plain(explanation))
     else:
@@ -219,11 +213,9 @@ def restore_removed(
         raise WrongUse(f"exactly one of --run, --prefix and --key must be given, got {got}")
     confirm(f"restore the objects of {chosen[0]}", is_sure=is_sure)
     settings = load_settings(config_path)
-
-    async def go(executor: Executor, store: ObjectStore) -> RestoreReport:
-        return await restore(executor, store, run=run_id, prefix=prefix, key=key)
-
-    report = _run(settings, go)
+    report = _run(
+        settings, lambda executor, store: restore(executor, store, run=run_id, prefix=prefix, key=key)
+    )
     if is_json:
         print_json(_plain(report))
     print_message(
@@ -317,17 +309,9 @@ def _run(settings: Settings, work: Callable[[Executor, ObjectStore], Awaitable[T
 
 
 def _finding_line(finding: Finding) -> tuple[object, ...]:
-    row = f"{finding.source} {finding.row_id}".strip()
-    return (
-        finding.id,
-        str(finding.kind),
-        finding.key,
-        row,
-        finding.size,
-        finding.first_seen_at,
-        finding.sightings,
-        finding.note,
-    )
+    found, row = finding, f"{finding.source} {finding.row_id}".strip()
+    seen = found.first_seen_at, found.sightings
+    return found.id, str(found.kind), found.key, row, found.size, *seen, found.note
 
 
 def _run_line(run: Run) -> tuple[object, ...]:

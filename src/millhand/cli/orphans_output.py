@@ -68,7 +68,6 @@ def _bar(expected: int | None) -> Iterator[Show]:
 
 
 def progress_line(progress: Progress, pace: Pace) -> str:
-    """Return the progress of a run in one line."""
     counts = f"{progress.objects:,} objects, {progress.rows:,} rows, {pace.objects_per_second:,.0f} objects/s"
     left = "" if pace.remaining_seconds is None else f", {_span(pace.remaining_seconds)} left"
     return f"{progress.phase}: {counts}{left}"

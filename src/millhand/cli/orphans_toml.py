@@ -39,7 +39,6 @@ class Written:
 
 
 def sources_toml(sources: Sequence[Written]) -> str:
-    """Return sources as TOML."""
     return "\n".join("\n".join(one.lines()) + "\n" for one in sources)
 
 

@@ -18,7 +18,6 @@ import msgspec
 
 from millhand.job import JobRow, JobState, Json
 from millhand.observe.terminal_text import one_line, printable
-from millhand.queue import QueueRow
 
 Row = TypeVar("Row")
 
@@ -50,7 +49,6 @@ class WrongUse(NotDone):
 
 
 def is_terminal() -> bool:
-    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
@@ -60,7 +58,6 @@ def print_message(text: str) -> None:
 
 
 def print_json(value: Json) -> None:
-    """Print a value as indented JSON."""
     encoded = msgspec.json.encode(value, enc_hook=str)
     try:
         text = msgspec.json.format(encoded, indent=2)
@@ -123,26 +120,18 @@ def confirm(question: str, *, is_sure: bool) -> None:
         raise NotDone("not confirmed; nothing was done")
 
 
+def picked(row: object, names: str) -> dict[str, Json]:
+    """Return the named attributes of a row for JSON output."""
+    return {name: getattr(row, name) for name in names.split()}
+
+
 def job_fields(job: JobRow) -> dict[str, Json]:
     """Return a job for JSON output, column by column."""
     return {
-        "id": job.id,
-        "state": job.state.value,
-        "kind": job.kind,
-        "queue": job.queue,
-        "priority": job.priority,
-        "attempt": job.attempt,
-        "max_attempts": job.max_attempts,
+        **picked(job, "id state kind queue priority attempt max_attempts"),
         # The stored text, even where Python cannot decode it.
         "args": msgspec.Raw(job.encoded_args.encode()),
-        "metadata": job.metadata,
-        "tags": job.tags,
-        "errors": job.errors,
-        "attempted_by": job.attempted_by,
-        "attempted_at": job.attempted_at,
-        "created_at": job.created_at,
-        "finalized_at": job.finalized_at,
-        "scheduled_at": job.scheduled_at,
+        **picked(job, "metadata tags errors attempted_by attempted_at created_at finalized_at scheduled_at"),
         "unique_key": None if job.unique_key is None else job.unique_key.hex(),
         "unique_states": job.unique_states,
     }
@@ -156,26 +145,6 @@ def job_line(job: JobRow) -> tuple[object, ...]:
     attempt = f"{job.attempt}/{job.max_attempts}"
     error = job.errors[-1].error if job.errors else ""
     return job.id, job.state, job.kind, job.queue, attempt, job.scheduled_at, error
-
-
-QUEUE_COLUMNS = ("name", "state", "paused", "created", "updated")
-
-
-def queue_line(queue: QueueRow) -> tuple[object, ...]:
-    """Return a queue's `QUEUE_COLUMNS`."""
-    state = "paused" if queue.is_paused else "active"
-    return queue.name, state, queue.paused_at, queue.created_at, queue.updated_at
-
-
-def queue_fields(queue: QueueRow) -> dict[str, Json]:
-    """Return a queue for JSON output."""
-    return {
-        "name": queue.name,
-        "paused_at": queue.paused_at,
-        "created_at": queue.created_at,
-        "updated_at": queue.updated_at,
-        "metadata": queue.metadata,
-    }
 
 
 def ago(instant: datetime, now: datetime | None = None) -> str:

@@ -10,7 +10,7 @@ import click
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_client
 from millhand.cli.options import json_option
-from millhand.cli.output import QUEUE_COLUMNS, NotDone, print_message, print_rows, queue_fields, queue_line
+from millhand.cli.output import NotDone, picked, print_message, print_rows
 from millhand.client import Client
 from millhand.errors import NotFound
 from millhand.queue import QueueRow
@@ -32,9 +32,9 @@ def list_queues(config_path: Path | None, *, is_json: bool) -> None:
     """List the queues that clients worked within the last day."""
     print_rows(
         run_with_client(config_path, _all_queues),
-        columns=QUEUE_COLUMNS,
-        line=queue_line,
-        fields=queue_fields,
+        columns=("name", "state", "paused", "created", "updated"),
+        line=_line,
+        fields=lambda queue: picked(queue, "name paused_at created_at updated_at metadata"),
         is_json=is_json,
         empty="no queues; a queue is listed once a client works it",
     )
@@ -54,6 +54,11 @@ def pause(config_path: Path | None, *, names: tuple[str, ...]) -> None:
 def resume(config_path: Path | None, *, names: tuple[str, ...]) -> None:
     """Resume a queue, or every queue with '*'."""
     _for_each(config_path, names, lambda client, name: client.queues.resume(name), "resumed")
+
+
+def _line(queue: QueueRow) -> tuple[object, ...]:
+    state = "paused" if queue.is_paused else "active"
+    return queue.name, state, queue.paused_at, queue.created_at, queue.updated_at
 
 
 def _for_each(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -35,9 +35,8 @@ def built_ins(settings: Settings, target: str | None) -> dict[str, str]:
     }
 
 
-def args_of(section: str) -> tuple[ArgsType, ...]:
-    """Return the args of a section's job."""
-    return (jobs.Heartbeat,) if section == "heartbeat" else (jobs.OrphanCleanup,)
+def args_of(section: str) -> ArgsType:
+    return jobs.Heartbeat if section == "heartbeat" else jobs.OrphanCleanup
 
 
 def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedArgs]:
@@ -46,11 +45,9 @@ def worked_args(settings: Settings, config: Config, target: str) -> list[WorkedA
         WorkedArgs(args_type=worker.args_type, decode=worker.decode, kinds=worker.kinds, worker=worker.name)
         for worker in config.workers
     ]
-    return sorted([*own, *_built_in_args(settings, target)], key=lambda one: one.kinds)
-
-
-def _built_in_args(settings: Settings, target: str) -> Iterator[WorkedArgs]:
-    for section in built_ins(settings, target):
-        for args in args_of(section):
-            decode = decoder_of(args, args.kind)
-            yield WorkedArgs(args_type=args, decode=decode, kinds=(args.kind,), worker=f"[{section}]")
+    for section, kind in built_ins(settings, target).items():
+        args = args_of(section)
+        own.append(
+            WorkedArgs(args_type=args, decode=decoder_of(args, kind), kinds=(kind,), worker=f"[{section}]")
+        )
+    return sorted(own, key=lambda one: one.kinds)

@@ -165,8 +165,7 @@ class WorkerRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> int:
         """Run until the worker stops, and return the exit code."""
-        ended = run_worker(self._opened, until_empty=self.until_empty, unblocks=True)
-        return ended.exit_code()
+        return run_worker(self._opened, until_empty=self.until_empty, unblocks=True).exit_code()
 
     def supervise(self, command: Sequence[str], num_processes: int) -> int:
         """Run `num_processes` processes of a command until they stop, and return the exit code."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from millhand.clock import Clock, SystemClock
+from millhand.driver.tx_executor import class_name
 from millhand.errors import MillhandError
 from millhand.hooks import AttemptFailure, ErrorHandler
 from millhand.job import JobState
@@ -97,15 +98,10 @@ async def _cancels(handler: ErrorHandler, failure: AttemptFailure) -> bool:
     except BaseException as broken:
         if is_task_ending(broken):
             raise
-        fields = {**_attempt_fields(failure), "handler": error_handler_name(handler)}
+        fields = {**_attempt_fields(failure), "handler": class_name(handler)}
         fields |= {"error": error_text(broken), "error_type": error_type(broken)}
         logger.exception("error handler failed", extra=fields)
         return False
-
-
-def error_handler_name(handler: ErrorHandler) -> str:
-    """Return the name of a handler's class."""
-    return f"{type(handler).__module__}.{type(handler).__qualname__}"
 
 
 def _attempt_fields(failure: AttemptFailure) -> dict[str, object]:

@@ -221,7 +221,6 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _json_escape(match: re.Match[str]) -> str:
-    """Return a character as a JSON escape."""
     return f"\\u{ord(match[0]):04x}"
 
 

@@ -60,7 +60,6 @@ class WorkerProcess:
         self._until_empty = until_empty
 
     def on_signal(self, signal: str, num_signals: int) -> None:
-        """Abort the start, begin a soft stop, or turn it into a hard stop."""
         if self._ending.done():
             if self._client is not None:
                 self._client.cancel_attempts()

@@ -34,7 +34,6 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def path(self) -> str:
-        """The setting's name for programs: `worker.queues`."""
         return f"{self.section}.{self.key}"
 
     @property
@@ -44,12 +43,6 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         if parts and dataclasses.is_dataclass(parts[0]):
             return None
         return f"{PREFIX}{self.section}_{self.key}".upper()
-
-
-def all_settings() -> dict[str, Setting]:
-    """Return every setting by its path, section by section."""
-    sections = (_database(), _worker(), _heartbeat(), _orphans(), _storage(), _log())
-    return {setting.path: setting for section in sections for setting in section}
 
 
 # The meaning of each field of `Config` that millhand.toml can set. The other fields hold objects.
@@ -109,21 +102,31 @@ ORPHANS_SETTINGS: Mapping[str, str] = {
 NO_TIMEOUT_SETTINGS = frozenset({"job_timeout", "reindexer_timeout"})
 
 
-def _database() -> Iterator[Setting]:
-    yield Setting(
-        section="database",
-        key="schema",
-        hint=str,
-        default="",
-        about="the schema of River's tables; empty for the search path",
+def all_settings() -> dict[str, Setting]:
+    """Return every setting by its path, section by section."""
+    settings = (
+        _setting("database.schema", str, "", "the schema of River's tables; empty for the search path"),
+        _setting("database.pool_size", int, POOL_SIZE, "the maximum number of connections"),
+        *_worker(),
+        _setting("heartbeat.enabled", bool, default=True, about="run the built-in heartbeat"),
+        _setting("heartbeat.interval", timedelta, HEARTBEAT_INTERVAL, "the interval of the heartbeat job"),
+        _setting("orphans.enabled", bool, default=True, about="run the built-in orphan cleanup"),
+        _setting("orphans.interval", timedelta, ORPHANS_INTERVAL, "the interval of the cleanup job"),
+        *_of_dataclass("orphans", OrphansConfig, ORPHANS_SETTINGS),
+        _setting(
+            "storage.url", str, STORAGE_URL, "the object store: `file:./directory` or `s3://bucket/prefix`"
+        ),
+        _setting(
+            "log.format", LogFormat, "auto", "`text`, `json`, or `auto`: text on a terminal, JSON in a pipe"
+        ),
+        _setting("log.level", LogLevel, "info", "the lowest level that is logged"),
     )
-    yield Setting(
-        section="database",
-        key="pool_size",
-        hint=int,
-        default=POOL_SIZE,
-        about="the maximum number of connections",
-    )
+    return {setting.path: setting for setting in settings}
+
+
+def _setting(path: str, hint: object, default: object, about: str) -> Setting:
+    section, _, key = path.partition(".")
+    return Setting(section=section, key=key, hint=hint, default=default, about=about)
 
 
 def _worker() -> Iterator[Setting]:
@@ -133,48 +136,8 @@ def _worker() -> Iterator[Setting]:
     hints |= dict.fromkeys(NO_TIMEOUT_SETTINGS, timedelta | None)  # type: ignore[arg-type]
     for setting in _of_dataclass("worker", Config, WORKER_SETTINGS):
         key = setting.key
-        hint = hints.get(key, setting.hint)
-        yield msgspec.structs.replace(setting, default=defaults.get(key, setting.default), hint=hint)
-
-
-def _heartbeat() -> Iterator[Setting]:
-    section = "heartbeat"
-    yield Setting(section=section, key="enabled", hint=bool, default=True, about="run the built-in heartbeat")
-    yield Setting(
-        section=section,
-        key="interval",
-        hint=timedelta,
-        default=HEARTBEAT_INTERVAL,
-        about="the interval of the heartbeat job",
-    )
-
-
-def _orphans() -> Iterator[Setting]:
-    section = "orphans"
-    yield Setting(
-        section=section, key="enabled", hint=bool, default=True, about="run the built-in orphan cleanup"
-    )
-    yield Setting(
-        section=section,
-        key="interval",
-        hint=timedelta,
-        default=ORPHANS_INTERVAL,
-        about="the interval of the cleanup job",
-    )
-    yield from _of_dataclass(section, OrphansConfig, ORPHANS_SETTINGS)
-
-
-def _storage() -> Iterator[Setting]:
-    about = "the object store: `file:./directory` or `s3://bucket/prefix`"
-    yield Setting(section="storage", key="url", hint=str, default=STORAGE_URL, about=about)
-
-
-def _log() -> Iterator[Setting]:
-    about = "`text`, `json`, or `auto`: text on a terminal, JSON in a pipe"
-    yield Setting(section="log", key="format", hint=LogFormat, default="auto", about=about)
-    yield Setting(
-        section="log", key="level", hint=LogLevel, default="info", about="the lowest level that is logged"
-    )
+        default, hint = defaults.get(key, setting.default), hints.get(key, setting.hint)
+        yield msgspec.structs.replace(setting, default=default, hint=hint)
 
 
 def _of_dataclass(section: str, table: type, about: Mapping[str, str]) -> Iterator[Setting]:

@@ -26,11 +26,7 @@ NONE = "none"  # TOML has no null
 
 
 def decode(value: object, hint: object, where: str) -> object:
-    """
-    Return a TOML value as the type `hint`.
-
-    Raises: ConfigError that begins with `where`.
-    """
+    """Return a TOML value as the type `hint`. Raises: ConfigError that begins with `where`."""
     hint, is_optional = unwrapped(hint)
     if is_optional and value == NONE:
         return None
@@ -72,7 +68,6 @@ def decode_text(text: str, hint: object, where: str) -> object:
 
 
 def refusal(where: str, hint: object, value: object, *, is_optional: bool = False) -> ConfigError:
-    """Return the error for a wrong value."""
     rule = f"{rule_of(hint)}, or {NONE!r}" if is_optional else rule_of(hint)
     got = masked_url(repr(value)) if isinstance(value, str) else masked(repr(value))
     return ConfigError(f"{where} must be {rule}, got {got}{_guess_choice(value, hint)}")

@@ -6,6 +6,7 @@ Secrets come from the environment only (`DATABASE_URL`, `AWS_…`), and are neve
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -64,7 +65,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.given[path].value if path in self.given else self.known[path].default
 
     def origin(self, path: str) -> str:
-        """Return the origin of the value in force."""
         return self.given[path].origin if path in self.given else DEFAULT
 
     def section(self, section: str) -> dict[str, Any]:
@@ -110,36 +110,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         with self.errors_with_origin("orphans"):
             return OrphansConfig(**own)
 
-    def errors_with_origin(self, section: str) -> _ErrorsWithOrigin:
-        """Return a context that adds the origin of the named setting to a ConfigError."""
-        return _ErrorsWithOrigin(self, section)
+    @contextlib.contextmanager
+    def errors_with_origin(self, section: str) -> Iterator[None]:
+        """Add the origin of the setting that a ConfigError of the block names; of several, the highest layer's."""
+        try:
+            yield
+        except ConfigError as error:
+            text = _TIMEDELTA.sub(_as_written, str(error)).removeprefix(f"{section}.")
+            raise ConfigError(masked_error(self._with_origin(section, text))) from error
 
-
-class _ErrorsWithOrigin:
-    """Adds the origin of the setting that a ConfigError names; of several settings, the one in the highest layer."""
-
-    def __init__(self, settings: Settings, section: str) -> None:
-        self._settings = settings
-        self._section = section
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ConfigError):
-            text = _TIMEDELTA.sub(_as_written, str(error)).removeprefix(f"{self._section}.")
-            raise ConfigError(masked_error(self._with_origin(text))) from error
-
-    def _with_origin(self, text: str) -> str:
+    def _with_origin(self, section: str, text: str) -> str:
         # Without the plural, because an error about `queues` may name one queue.
         named = [
             (given.layer, -text.find(word), given)
-            for path, given in self._settings.given.items()
-            if self._settings.known[path].section == self._section
-            and (word := self._settings.known[path].key.removesuffix("s")) in text
+            for path, given in self.given.items()
+            if self.known[path].section == section
+            and (word := self.known[path].key.removesuffix("s")) in text
         ]
         if not named:
-            return f"[{self._section}] {text}"
+            return f"[{section}] {text}"
         # Of two settings that conflict, the one in the higher layer was set last.
         source = max(named, key=lambda each: each[:2])[2]
         if source.layer == FILE:
@@ -330,7 +319,6 @@ def shown_settings(settings: Settings) -> Iterator[str]:
 
 
 def toml(value: object) -> str:
-    """Return a setting's value as TOML."""
     match value:
         case None:
             return f'"{NONE}"'
