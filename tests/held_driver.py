@@ -12,7 +12,7 @@ from millhand.store.query import Query
 
 T = TypeVar("T")
 
-FETCHES = ("job_get_available", "job_get_available_above")
+FETCHES = ("job_get_available", "job_get_available_after")
 
 
 class HeldPool:

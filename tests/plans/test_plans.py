@@ -44,7 +44,7 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
-from millhand.store.job_fetch import START, FetchStart, job_get_available_above
+from millhand.store.job_fetch import START, FetchStart, job_get_available_after
 from millhand.store.job_insert import job_insert_many
 from millhand.store.job_kinds import UnfinishedJob, job_list_unfinished
 from millhand.store.job_list import JobFilters, JobListParams, SortField, job_list
@@ -135,13 +135,13 @@ HOT: dict[str, tuple[Query[Any], set[str]]] = {
         {FETCHING, PRIMARY},
     ),
     "fetch above starts": (
-        job_get_available_above(
+        job_get_available_after(
             (FetchStart(LONG_AGO, 1),) * 4, queue="queue_1", limit=100, client_id=ClientId("c"), now=NOW
         ),
         {FETCHING, PRIMARY},
     ),
     "fetch from the start, priority by priority": (
-        job_get_available_above(START, queue="nothing", limit=100, client_id=ClientId("c"), now=NOW),
+        job_get_available_after(START, queue="nothing", limit=100, client_id=ClientId("c"), now=NOW),
         {FETCHING, PRIMARY},
     ),
     "search for a lost fetch": (
@@ -376,7 +376,7 @@ def test_every_hot_statement_is_listed() -> None:
     assert {name for name in listed if not re.match(r"job_", name)} == set()
     assert listed >= {
         "job_get_available",
-        "job_get_available_above",
+        "job_get_available_after",
         "job_complete_many",
         "job_set_state_if_running_many",
         "job_insert",

@@ -16,7 +16,7 @@ from millhand.driver.planner import PLANNER_SETTINGS
 from millhand.job import ClientId
 from millhand.sql import compile_statement
 from millhand.store.job import job_get_available
-from millhand.store.job_fetch import FetchStart, job_get_available_above
+from millhand.store.job_fetch import FetchStart, job_get_available_after
 from millhand.store.query import Query
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ async def test_fetch_after_starts_reads_no_dead_entries(
     wanted: dict[str, Any] = {"queue": "queue_1", "limit": LIMIT, "client_id": ClientId("c"), "now": NOW}
 
     from_start = await measured(connection, job_get_available(**wanted), dead.schema)
-    above = await measured(connection, job_get_available_above((START_AFTER,) * 4, **wanted), dead.schema)
+    above = await measured(connection, job_get_available_after((START_AFTER,) * 4, **wanted), dead.schema)
 
     print("blocks of a fetch from the start, and above the starts:", from_start, above)
     assert from_start > NUM_WORKED / 100

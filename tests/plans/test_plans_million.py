@@ -50,7 +50,7 @@ from millhand.store.job import (
     job_schedule,
     job_set_state_if_running_many,
 )
-from millhand.store.job_fetch import START, FetchStart, job_get_available_above
+from millhand.store.job_fetch import START, FetchStart, job_get_available_after
 from millhand.store.job_insert import job_insert_many
 from millhand.store.query import Query
 from millhand.transition import StateChange
@@ -243,10 +243,10 @@ def hot(ids: list[JobId]) -> dict[str, Query[Any]]:
     rescues = [Rescue(id, JobState.RETRYABLE, AttemptError(NOW, 1, "stuck")) for id in ids]
     bounded = {**STUCK, "due_before": NOW - HOUR}
     return {
-        "fetch after starts": job_get_available_above(FLOORS, **FETCH),
-        "fetch above starts, of known kinds": job_get_available_above(FLOORS, kinds=["act"], **FETCH),
+        "fetch after starts": job_get_available_after(FLOORS, **FETCH),
+        "fetch above starts, of known kinds": job_get_available_after(FLOORS, kinds=["act"], **FETCH),
         "fetch of an idle queue": job_get_available(**IDLE),
-        "fetch of an idle queue, by priority": job_get_available_above(START, **IDLE),
+        "fetch of an idle queue, by priority": job_get_available_after(START, **IDLE),
         "complete": complete(ids),
         "set state": job_set_state_if_running_many(changes, now=NOW),
         "cancel requested": job_get_cancel_requested(ids),
@@ -282,7 +282,7 @@ def rare() -> dict[str, Query[Any]]:
     """
     return {
         "fetch from the beginning": job_get_available(**FETCH),
-        "fetch from the beginning, by priority": job_get_available_above(START, **FETCH),
+        "fetch from the beginning, by priority": job_get_available_after(START, **FETCH),
         "schedule everything": job_schedule(now=NOW, limit=LIMIT),
         "search for all stuck jobs": job_get_stuck(**STUCK),
         "search for all jobs of dead clients": job_get_stranded(after_id=JobId(0), limit=LIMIT, now=NOW),

@@ -18,7 +18,7 @@ from millhand.job import ClientId, Job, JobId, JobRow, JobState
 from millhand.runtime.lost_fetch_search import LATE_SECONDS, RESENT_SECONDS, LostFetchSearch
 from millhand.runtime.producer import Producer
 from millhand.store.job import job_get_available
-from millhand.store.job_fetch import START, job_get_available_above
+from millhand.store.job_fetch import START, job_get_available_after
 from millhand.testing.probe import Probe
 from millhand.worker import Workers
 from proxy import Direction, proxied
@@ -114,7 +114,7 @@ async def _until_all_know_the_fetch(client: Client) -> None:
     me = ClientId("nobody")
     for fetch in (
         job_get_available(queue="nobody", limit=1, client_id=me),
-        job_get_available_above(START, queue="nobody", limit=1, client_id=me),
+        job_get_available_after(START, queue="nobody", limit=1, client_id=me),
     ):
         await asyncio.gather(*(client._driver.pool.fetch("SELECT pg_sleep(0.1)") for _ in range(10)))
         await asyncio.gather(*(client._driver.pool.run(fetch) for _ in range(10)))

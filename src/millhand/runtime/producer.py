@@ -42,7 +42,7 @@ from millhand.runtime.outage import level_of
 from millhand.runtime.service import Service, WakeReason
 from millhand.runtime.subscription import Subscriptions
 from millhand.store.job import job_get_available, job_get_lost
-from millhand.store.job_fetch import Starts, job_get_available_above
+from millhand.store.job_fetch import Starts, job_get_available_after
 from millhand.store.query import Query
 from millhand.store.queue import queue_create_or_set_updated_at
 
@@ -285,7 +285,7 @@ class Producer(Service):
         if starts is None:
             return job_get_available(queue=name, limit=limit, client_id=me, kinds=kinds)
         slack = self._fetch_starts.slack_seconds(now)
-        return job_get_available_above(
+        return job_get_available_after(
             starts, queue=name, limit=limit, client_id=me, kinds=kinds, slack_seconds=slack
         )
 

@@ -26,7 +26,7 @@
         ELSE job.metadata
     END
 
--- name: job_get_available_above
+-- name: job_get_available_after
 -- As job_get_available, but each priority is read from a start on, so that dead index entries before it are not read.
 -- A start that is NULL is the beginning.
 WITH locked AS MATERIALIZED (

@@ -25,7 +25,7 @@ Starts = tuple[FetchStart | None, FetchStart | None, FetchStart | None, FetchSta
 START: Starts = (None, None, None, None)
 
 
-def job_get_available_above(
+def job_get_available_after(
     starts: Starts,
     *,
     queue: str,
@@ -57,4 +57,4 @@ def job_get_available_above(
         "queue": queue,
         "slack_seconds": slack_seconds,
     }
-    return Query("job_get_available_above", params, parse_fetched)
+    return Query("job_get_available_after", params, parse_fetched)

@@ -24,7 +24,7 @@ from millhand.runtime.fetch_start import (
     advanced,
 )
 from millhand.store.job import job_get_available
-from millhand.store.job_fetch import START, FetchStart, Starts, job_get_available_above
+from millhand.store.job_fetch import START, FetchStart, Starts, job_get_available_after
 
 ME = ClientId("me")
 SECOND = timedelta(seconds=1)
@@ -38,7 +38,7 @@ RETURNING id
 async def above(
     executor: Executor, starts: Starts, *, limit: int = 10, slack_seconds: float = 0.0
 ) -> list[JobId]:
-    query = job_get_available_above(
+    query = job_get_available_after(
         starts, queue="default", limit=limit, client_id=ME, now=NOW, slack_seconds=slack_seconds
     )
     return [job.id for job in await executor.run(query)]
@@ -64,7 +64,7 @@ async def test_fetch_after_starts_marks_jobs_as_any_fetch_does(tx: Executor) -> 
     )
 
     [one] = await tx.run(job_get_available(queue="default", limit=1, client_id=ME, now=NOW))
-    [other] = await tx.run(job_get_available_above(START, queue="default", limit=1, client_id=ME, now=NOW))
+    [other] = await tx.run(job_get_available_after(START, queue="default", limit=1, client_id=ME, now=NOW))
 
     assert replace_id(other, one.id) == one
 
@@ -147,7 +147,7 @@ async def test_commits_out_of_order_by_milliseconds_come_with_the_next_fetch(tx:
     assert asked == (FetchStart(NOW + 0.01 * SECOND, 0),) * 4
     late = await put_job(tx, scheduled_at=NOW - 0.01 * SECOND)
 
-    query = job_get_available_above(
+    query = job_get_available_after(
         asked, queue="default", limit=10, client_id=ME, now=NOW + 0.03 * SECOND, slack_seconds=slack
     )
     [found] = await tx.run(query)
@@ -262,7 +262,7 @@ class FetchModel:
         query = (
             job_get_available(**wanted)  # type: ignore[arg-type]
             if asked is None
-            else job_get_available_above(asked, slack_seconds=slack, **wanted)  # type: ignore[arg-type]
+            else job_get_available_after(asked, slack_seconds=slack, **wanted)  # type: ignore[arg-type]
         )
         jobs = await self.driver.pool.run(query)
         # Slow enough for starts, but a read of each priority from its beginning takes under a fiftieth of the least pause.
