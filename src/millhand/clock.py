@@ -117,8 +117,3 @@ def backoff_seconds(num_failures: int, *, first: float = 1.0, ceiling: float = 6
     """
     base = min(first * 2.0 ** (min(num_failures, 32) - 1), ceiling)
     return base * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, guards nothing
-
-
-def seconds(duration: timedelta) -> float:
-    """Return a duration in seconds."""
-    return duration.total_seconds()

@@ -223,9 +223,9 @@ async def test_full_backlog_keeps_slots_taken(
             await client.insert_many([Act(str(n)) for n in range(40)])
             for _ in range(40):
                 await harness.next(events)
-            pending = client._engine.completer.num_pending
+            num_pending = len(client._engine.completer._backlog)
 
-    assert pending == 0
+    assert num_pending == 0
     assert {row.state for row in await harness.rows()} == {JobState.COMPLETED}
 
 

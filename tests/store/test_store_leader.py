@@ -15,7 +15,6 @@ from millhand.store.leader import (
     LeaderRow,
     leader_attempt_elect,
     leader_attempt_reelect,
-    leader_delete_expired,
     leader_get,
     leader_get_seconds_left,
     leader_request_resign,
@@ -93,15 +92,6 @@ async def test_renewal_of_another_term_is_lost(tx: Executor) -> None:
     assert await renew(A, elected_at=NOW - MOMENT) is None
     assert await renew(A, now=NOW + TTL + MOMENT) is None
     assert await renew(A, now=NOW + TTL) is not None
-
-
-async def test_expired_term_can_be_deleted(tx: Executor) -> None:
-    """A current term stays."""
-    await tx.run(leader_attempt_elect(leader_id=A, ttl=TTL, now=NOW))
-
-    assert not await tx.run(leader_delete_expired(now=NOW + TTL))
-    assert await tx.run(leader_delete_expired(now=NOW + TTL + MOMENT))
-    assert await tx.run(leader_get()) is None
 
 
 async def test_resignation_is_rivers_byte_for_byte(

@@ -100,11 +100,6 @@ class Completer(Service):
         self._subscriptions = subscriptions
         self.num_by_kind = dict.fromkeys(EventKind, 0)
 
-    @property
-    def num_pending(self) -> int:
-        """How many changes wait."""
-        return len(self._backlog)
-
     def count_kept(self) -> int:
         """Return how many changes are not known to be written: those that wait, and those in flight."""
         return len(self._backlog) + len(self._in_flight)

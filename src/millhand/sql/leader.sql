@@ -23,12 +23,6 @@ AND elected_at = @elected_at
 AND expires_at >= coalesce(@now::timestamptz, now())
 RETURNING leader_id, elected_at, expires_at;
 
--- name: leader_delete_expired
--- Delete a term that has expired.
-DELETE FROM /* schema *//* leader_table */
-WHERE expires_at < coalesce(@now::timestamptz, now())
-RETURNING leader_id;
-
 -- name: leader_get
 -- Return the term's row, expired or not.
 SELECT leader_id, elected_at, expires_at

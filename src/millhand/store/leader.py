@@ -85,13 +85,6 @@ def leader_attempt_reelect(
     return Query("leader_attempt_reelect", params, _parse, fragments=_FRAGMENTS[leader_role])
 
 
-def leader_delete_expired(
-    *, now: datetime | None = None, leader_role: LeaderRole = LeaderRole.RIVER
-) -> Query[bool]:
-    """Delete an expired term and return whether there was one; `leader_attempt_elect` does not need this."""
-    return Query("leader_delete_expired", {"now": now}, bool, fragments=_FRAGMENTS[leader_role])
-
-
 def leader_get(*, leader_role: LeaderRole = LeaderRole.RIVER) -> Query[LeaderRow | None]:
     """Return the term's row, expired or not; None without one."""
     return Query("leader_get", {}, _parse, fragments=_FRAGMENTS[leader_role])
