@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from millhand.cli.orphans_toml import Written, sources_toml, write_sources
+from millhand.cli.orphans_init import Written, sources_toml, write_sources
 from millhand.cli.output import NotDone
 from millhand.orphans.config import ReferenceSource
 

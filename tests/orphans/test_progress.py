@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from world import World
 
-from millhand.cli.orphans_output import progress_line
+from millhand.cli.orphans import progress_line
 from millhand.orphans import Progress, reconcile
 from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
 

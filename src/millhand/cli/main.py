@@ -19,7 +19,7 @@ import click
 
 from millhand.cli.command import Group
 from millhand.errors import ConfigError, InvalidJob, MillhandError
-from millhand.process.exit_code import DONE, INTERRUPTED, NOT_DONE, WRONG_USE
+from millhand.process import DONE, INTERRUPTED, NOT_DONE, WRONG_USE
 
 # Name: the command's module and attribute, and the first line of its help; a test compares the two texts.
 COMMANDS = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +16,17 @@ from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.options import json_option, limit_option, yes_option
 from millhand.cli.orphans_init import init_sources
-from millhand.cli.orphans_output import freed_fields, print_report, shown_progress
-from millhand.cli.output import NotDone, WrongUse, confirm, print_json, print_message, print_rows
+from millhand.cli.output import (
+    NotDone,
+    WrongUse,
+    confirm,
+    is_terminal,
+    print_fields,
+    print_json,
+    print_message,
+    print_rows,
+    print_table,
+)
 from millhand.driver.protocol import Driver, Executor
 from millhand.errors import MillhandError
 from millhand.job import Json
@@ -25,6 +35,7 @@ from millhand.orphans import (
     Finding,
     Mode,
     OrphansConfig,
+    Progress,
     Run,
     RunReport,
     bind,
@@ -35,7 +46,7 @@ from millhand.orphans import (
     restore,
     unbind,
 )
-from millhand.orphans.report.progress import expected_objects
+from millhand.orphans.report.progress import Pace, ProgressLog, expected_objects
 from millhand.orphans.report.summary import Summary, summarize_findings
 from millhand.orphans.rules import Kind
 from millhand.schema.migrator import require_schema
@@ -49,6 +60,10 @@ LINE_MILLHAND = "millhand"
 KINDS = tuple(kind.value for kind in Kind)
 FINDING_COLUMNS = ("id", "kind", "key", "row", "size", "first seen", "seen", "note")
 RUN_COLUMNS = ("run", "state", "mode", "objects", "rows", "removed", "started")
+PRINT_EVERY = timedelta(seconds=10)
+SUMMARY_COLUMNS = ("found", "number", "bytes", "for example")
+GIGABYTE = 10**9
+Show = Callable[[Progress], None]
 
 
 @click.group(cls=Group, example="millhand orphans scan")
@@ -269,7 +284,7 @@ class Refused(NotDone):
 
 def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig, *, is_json: bool) -> None:
     async def go(executor: Executor, store: ObjectStore) -> tuple[RunReport, list[Summary]]:
-        with shown_progress(await expected_objects(executor, store.url)) as progress:
+        with _shown_progress(await expected_objects(executor, store.url)) as progress:
             report = await reconcile(executor, store, config, progress=progress)
         return report, await summarize_findings(executor, store.url)
 
@@ -282,11 +297,11 @@ def _reconcile(context: click.Context, settings: Settings, config: OrphansConfig
         raise Refused(masked_error(str(error))) from error
     price = config.price_per_gb
     if is_json:
-        freed = dict(freed_fields(report, summaries, price_per_gb=price))
+        freed = dict(_freed_fields(report, summaries, price_per_gb=price))
         named = {name.replace(" ", "_"): value for name, value in freed.items()}
         print_json({**_fields(report), "findings": _plain(summaries), **_fields(named)})
     else:
-        print_report(report, summaries, price_per_gb=price)
+        _print_report(report, summaries, price_per_gb=price)
     if report.abort_reasons:
         raise Refused("; ".join(report.abort_reasons))
     if report.state == "busy":
@@ -326,3 +341,67 @@ def _fields(value: object) -> dict[str, Json]:
 
 def _plain(value: object) -> Json:
     return msgspec.to_builtins(value, builtin_types=(datetime,), enc_hook=str)
+
+
+@contextlib.contextmanager
+def _shown_progress(expected: int | None) -> Iterator[Show]:
+    """Yield a function that shows the progress of a run on standard error: a bar on a terminal, otherwise lines."""
+    if is_terminal():
+        with _bar(expected) as show:
+            yield show
+    else:
+        yield ProgressLog(expected, every=PRINT_EVERY, write=_print)
+
+
+def _print_report(report: RunReport, summaries: Sequence[Summary], *, price_per_gb: float) -> None:
+    """Print the figures of a run, each kind of finding with examples, and their cost."""
+    print_fields([(name.replace("_", " "), value) for name, value in report.fields().items()])
+    lines = [(one.kind, one.number, one.bytes, ", ".join(one.examples)) for one in summaries]
+    print_table(SUMMARY_COLUMNS, lines, empty="nothing found")
+    if report.state == "completed":
+        print_fields(_freed_fields(report, summaries, price_per_gb=price_per_gb))
+
+
+def _freed_fields(
+    report: RunReport, summaries: Sequence[Summary], *, price_per_gb: float
+) -> list[tuple[str, object]]:
+    """Return how many bytes can be freed, and their cost per month."""
+    num_bytes = sum(one.bytes for one in summaries if one.is_freeable)
+    what = "that could be freed" if report.mode is Mode.REPORT else "still to be freed"
+    return [
+        (f"bytes {what}", num_bytes),
+        ("cost per month", f"{num_bytes / GIGABYTE * price_per_gb:.2f}"),
+    ]
+
+
+@contextlib.contextmanager
+def _bar(expected: int | None) -> Iterator[Show]:
+    from rich.console import Console  # noqa: PLC0415 - for terminals only
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn  # noqa: PLC0415
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("connecting", total=expected)
+
+        def show(progress: Progress) -> None:
+            text = progress_line(progress, Pace.of(progress, expected))
+            bar.update(task, completed=progress.objects, description=f"{text}, at {progress.key!r}")
+
+        yield show
+
+
+def progress_line(progress: Progress, pace: Pace) -> str:
+    counts = f"{progress.objects:,} objects, {progress.rows:,} rows, {pace.objects_per_second:,.0f} objects/s"
+    left = "" if pace.remaining_seconds is None else f", {_span(pace.remaining_seconds)} left"
+    return f"{progress.phase}: {counts}{left}"
+
+
+def _print(progress: Progress, pace: Pace) -> None:
+    click.echo(progress_line(progress, pace), err=True)
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

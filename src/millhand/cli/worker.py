@@ -25,7 +25,7 @@ from millhand.driver.protocol import Driver
 from millhand.errors import ConfigError
 from millhand.observe.log import configure_logging
 from millhand.periodic import PeriodicJob
-from millhand.process.exit_code import DONE
+from millhand.process import DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import Supervisor
 from millhand.process.worker_process import Start, run_worker

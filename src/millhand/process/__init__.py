@@ -1,1 +1,6 @@
-"""Run a worker as an operating system process: signals, exit codes, several processes."""
+"""Run workers as processes. The constants are the exit codes of the `millhand` command."""
+
+DONE = 0
+NOT_DONE = 1  # the reason is on standard error
+WRONG_USE = 2  # the remedy is on standard error
+INTERRUPTED = 130

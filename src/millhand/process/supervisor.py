@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from millhand.process.exit_code import DONE, NOT_DONE, WRONG_USE
+from millhand.process import DONE, NOT_DONE, WRONG_USE
 from millhand.process.signals import SIGNALS
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from millhand.client import Client
 from millhand.errors import MillhandError
 from millhand.job import JobState
 from millhand.observe.error_handler import error_text, error_type
-from millhand.process.exit_code import DONE, NOT_DONE
+from millhand.process import DONE, NOT_DONE
 from millhand.process.signals import StopRequested, StopSignals
 from millhand.process.supervisor import stop_with_supervisor
 from millhand.store.job_list import JobFilters, SortField

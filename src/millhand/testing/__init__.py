@@ -4,13 +4,12 @@ Test kit: assert which jobs were inserted, work jobs, and move time.
 The functions are asynchronous and take a `Client`. `millhand.testing.sync` has the same ones for a `SyncClient`.
 """
 
-from millhand.testing.attempt import Worked
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import Counts, Drained, drain, work_one
 from millhand.testing.inserted import require_inserted, require_many_inserted, require_not_inserted
 from millhand.testing.probe import Probe
 from millhand.testing.travel import TimeTravel, time_travel
-from millhand.testing.work import work, work_again
+from millhand.testing.work import Worked, work, work_again
 
 __all__ = [
     "Counts",

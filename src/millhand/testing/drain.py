@@ -18,8 +18,8 @@ from millhand.job import JobRow, JobState
 from millhand.maintenance.job_scheduler import JobScheduler
 from millhand.store.job import job_get_available
 from millhand.store.job_testing import job_get_next_queue, job_make_due
-from millhand.testing.attempt import Worked, work_row
 from millhand.testing.client_override import ensure_override, transaction_executor
+from millhand.testing.work import Worked, work_row
 
 MAX_JOBS = 10_000
 

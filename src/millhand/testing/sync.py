@@ -20,13 +20,13 @@ from millhand.insert_opts import InsertOpts
 from millhand.job import JobRow, Json
 from millhand.sync_client import SyncClient
 from millhand.testing import inserted, travel
-from millhand.testing.attempt import Worked
 from millhand.testing.calling_thread import CallingThread, CallingThreadDriver, SyncTestClient
 from millhand.testing.client_override import OverrideDriver, ensure_override, override_client
 from millhand.testing.clock import ManualClock
 from millhand.testing.drain import MAX_JOBS, Counts, Drained
 from millhand.testing.drain import drain as drain_async
 from millhand.testing.drain import work_one as work_one_async
+from millhand.testing.work import Worked
 from millhand.testing.work import work as work_async
 from millhand.testing.work import work_again as work_again_async
 

@@ -26,6 +26,48 @@ from millhand.job import JobState
 PAGE = 50
 
 
+def _retry(job: Job) -> str:
+    client().jobs.retry(job.pk)
+    return "Made available by retry."
+
+
+def _cancel(job: Job) -> str:
+    row = client().jobs.cancel(job.pk)
+    return "Asked to stop." if row.state is JobState.RUNNING else "Cancelled."
+
+
+def _pause(queue: Queue) -> str:
+    client().queues.pause(queue.pk)
+    return "Paused."
+
+
+def _resume(queue: Queue) -> str:
+    client().queues.resume(queue.pk)
+    return "Resumed."
+
+
+def _column(
+    title: str, cell: Callable[[Any], object], *, boolean: bool | None = None
+) -> Callable[..., object]:
+    """Return a column of the list or the page that shows `cell` of a row."""
+
+    def column(_: admin.ModelAdmin, row: object) -> object:
+        return cell(row)
+
+    shown: Callable[..., object] = admin.display(description=title, boolean=boolean)(column)
+    return shown
+
+
+def _action(title: str, command: Callable[[Any], str], done: str) -> Callable[..., None]:
+    """Return an action that applies a command to each row, logs the change and shows how many are `done`."""
+
+    def action(model_admin: ReadOnlyAdmin, request: HttpRequest, rows: Iterable[Any]) -> None:
+        model_admin.apply(request, rows, command, done)
+
+    shown: Callable[..., None] = admin.action(description=title, permissions=["control"])(action)
+    return shown
+
+
 class ReadOnlyAdmin(admin.ModelAdmin):
     """Shows rows; users with the change permission change them through actions."""
 
@@ -44,7 +86,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     def has_control_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}"))
 
-    def _apply(
+    def apply(
         self, request: HttpRequest, rows: Iterable[Any], command: Callable[[Any], str], done: str
     ) -> None:
         """Apply a command to each row, log the change and show the outcome; a refusal does not stop the others."""
@@ -129,49 +171,23 @@ class JobAdmin(ReadOnlyAdmin):
         response: HttpResponse = super().change_view(request, object_id, form_url, context)
         return response
 
-    @admin.action(description="Retry selected jobs now", permissions=["control"])
-    def retry_jobs(self, request: HttpRequest, queryset: Iterable[Job]) -> None:
-        self._apply(request, queryset, _retry, "made available")
+    retry_jobs = _action("Retry selected jobs now", _retry, "made available")
+    cancel_jobs = _action("Cancel selected jobs", _cancel, "cancelled, or asked to stop")
 
-    @admin.action(description="Cancel selected jobs", permissions=["control"])
-    def cancel_jobs(self, request: HttpRequest, queryset: Iterable[Job]) -> None:
-        self._apply(request, queryset, _cancel, "cancelled, or asked to stop")
-
-    @admin.display(description="state")
-    def state_label(self, job: Job) -> str:
-        return label(job.state)
-
-    @admin.display(description="about")
-    def subject(self, job: Job) -> str:
-        return subject(job.args)
-
-    @admin.display(description="attempts")
-    def attempts(self, job: Job) -> str:
-        return f"{job.attempt} of {job.max_attempts}"
-
-    @admin.display(description="tags")
-    def all_tags(self, job: Job) -> str:
-        return ", ".join(job.tags)
-
-    @admin.display(description="args")
-    def args_text(self, job: Job) -> str:
-        return indented_json(job.args)
-
-    @admin.display(description="worked by")
-    def clients(self, job: Job) -> str:
-        return ", ".join(job.attempted_by or ())
-
-    @admin.display(description="output")
-    def output_text(self, job: Job) -> str:
-        return indented_json(job.metadata["output"]) if "output" in job.metadata else ""
-
-    @admin.display(description="failed attempts")
-    def errors_table(self, job: Job) -> str:
-        return errors_table(job.errors or ())
-
-    @admin.display(description="metadata")
-    def metadata_text(self, job: Job) -> str:
-        return indented_json({key: value for key, value in job.metadata.items() if key != "output"})
+    state_label = _column("state", lambda job: label(job.state))
+    subject = _column("about", lambda job: subject(job.args))
+    attempts = _column("attempts", lambda job: f"{job.attempt} of {job.max_attempts}")
+    all_tags = _column("tags", lambda job: ", ".join(job.tags))
+    args_text = _column("args", lambda job: indented_json(job.args))
+    clients = _column("worked by", lambda job: ", ".join(job.attempted_by or ()))
+    output_text = _column(
+        "output", lambda job: indented_json(job.metadata["output"]) if "output" in job.metadata else ""
+    )
+    errors_table = _column("failed attempts", lambda job: errors_table(job.errors or ()))
+    metadata_text = _column(
+        "metadata",
+        lambda job: indented_json({key: value for key, value in job.metadata.items() if key != "output"}),
+    )
 
 
 @admin.register(Queue)
@@ -183,38 +199,8 @@ class QueueAdmin(ReadOnlyAdmin):
     list_display = ("name", "is_worked", "paused_at", "updated_at")
     ordering = ("name",)
 
-    @admin.action(description="Pause selected queues", permissions=["control"])
-    def pause_queues(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._apply(request, queryset, _pause, "paused")
+    pause_queues = _action("Pause selected queues", _pause, "paused")
+    resume_queues = _action("Resume selected queues", _resume, "resumed")
 
-    @admin.action(description="Resume selected queues", permissions=["control"])
-    def resume_queues(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._apply(request, queryset, _resume, "resumed")
-
-    @admin.display(description="worked", boolean=True)
-    def is_worked(self, queue: Queue) -> bool:
-        return queue.paused_at is None
-
-    @admin.display(description="metadata")
-    def metadata_text(self, queue: Queue) -> str:
-        return indented_json(queue.metadata)
-
-
-def _retry(job: Job) -> str:
-    client().jobs.retry(job.pk)
-    return "Made available by retry."
-
-
-def _cancel(job: Job) -> str:
-    row = client().jobs.cancel(job.pk)
-    return "Asked to stop." if row.state is JobState.RUNNING else "Cancelled."
-
-
-def _pause(queue: Queue) -> str:
-    client().queues.pause(queue.pk)
-    return "Paused."
-
-
-def _resume(queue: Queue) -> str:
-    client().queues.resume(queue.pk)
-    return "Resumed."
+    is_worked = _column("worked", lambda queue: queue.paused_at is None, boolean=True)
+    metadata_text = _column("metadata", lambda queue: indented_json(queue.metadata))

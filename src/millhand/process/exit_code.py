@@ -1,8 +1,0 @@
-"""Exit codes of the `millhand` command."""
-
-from __future__ import annotations
-
-DONE = 0
-NOT_DONE = 1  # the reason is on standard error
-WRONG_USE = 2  # the remedy is on standard error
-INTERRUPTED = 130
