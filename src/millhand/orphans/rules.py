@@ -7,13 +7,13 @@ Rule 3: "due" means older than its limit: `grace` for what nothing references an
         soft-deleted rows. Age counts from the first run that saw it so, by the database's clock, or from the row's own time.
 Rule 4: rule numbers never change, even if rules are reordered.
 
-`python -c "from millhand.orphans.rules import draw_table; print(draw_table())"` prints the table of the documentation.
+docs/reference/orphan_rules.md describes each rule in words; `python tests/orphans/orphan_rules_page.py` writes its table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -116,16 +116,13 @@ class Situation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """
-    One line of the table: four columns of text, what follows, and the situations that it fits.
+    One line of the table: what follows, and the situations that it fits.
 
     `kind` is the kind of finding that the rule records; None for a rule that records nothing. `when` maps attributes of
     `Situation` to the values that fit. Attributes that it does not name do not matter.
     """
 
     number: int
-    about_object: str
-    about_reference: str
-    about_extra: str
     outcome: str
     verdict: Verdict
     kind: Kind | None = None
@@ -149,18 +146,12 @@ ROW_PAST = (Reference.PENDING, Reference.SOFT_DELETED, Reference.UNATTACHED)
 RULES = (
     Rule(
         number=1,
-        about_object="present",
-        about_reference="ready",
-        about_extra="size and etag agree",
         outcome="live; clears any candidate",
         verdict=Verdict.LIVE,
         when=PRESENT | {"reference": (Reference.READY,), "agrees": YES},
     ),
     Rule(
         number=2,
-        about_object="present",
-        about_reference="ready",
-        about_extra="size or etag differs",
         outcome="report `size_mismatch`, never delete",
         verdict=Verdict.REPORT,
         kind=Kind.SIZE_MISMATCH,
@@ -168,18 +159,12 @@ RULES = (
     ),
     Rule(
         number=3,
-        about_object="any",
-        about_reference="pending, younger than grace",
-        about_extra="",
         outcome="in flight, ignore",
         verdict=Verdict.IGNORE,
         when=IN_SCOPE | {"reference": (Reference.PENDING,), "is_past": NO},
     ),
     Rule(
         number=4,
-        about_object="present",
-        about_reference="pending, older than grace",
-        about_extra="no other reference",
         outcome="claim the row, delete it, then remove the object",
         verdict=Verdict.REMOVE_ROW_AND_OBJECT,
         kind=Kind.ABANDONED,
@@ -187,9 +172,6 @@ RULES = (
     ),
     Rule(
         number=5,
-        about_object="any",
-        about_reference="pending, soft-deleted or unattached, past its time",
-        about_extra="another reference exists",
         outcome="report `shared`, delete nothing",
         verdict=Verdict.REPORT,
         kind=Kind.SHARED,
@@ -197,18 +179,12 @@ RULES = (
     ),
     Rule(
         number=6,
-        about_object="any",
-        about_reference="soft-deleted, younger than retention",
-        about_extra="",
         outcome="keep",
         verdict=Verdict.KEEP,
         when=IN_SCOPE | {"reference": (Reference.SOFT_DELETED,), "is_past": NO},
     ),
     Rule(
         number=7,
-        about_object="any",
-        about_reference="soft-deleted, older than retention",
-        about_extra="no other reference",
         outcome="claim the row, delete it, then remove the object",
         verdict=Verdict.REMOVE_ROW_AND_OBJECT,
         kind=Kind.ABANDONED,
@@ -216,9 +192,6 @@ RULES = (
     ),
     Rule(
         number=8,
-        about_object="any",
-        about_reference="a row that nothing references",
-        about_extra="younger than grace, or seen in one run only",
         outcome="candidate",
         verdict=Verdict.CANDIDATE,
         kind=Kind.ABANDONED,
@@ -226,9 +199,6 @@ RULES = (
     ),
     Rule(
         number=9,
-        about_object="any",
-        about_reference="a row that nothing references",
-        about_extra="older than grace, seen in two complete runs, no other reference",
         outcome="the row first, then the object",
         verdict=Verdict.REMOVE_ROW_AND_OBJECT,
         kind=Kind.ABANDONED,
@@ -236,18 +206,12 @@ RULES = (
     ),
     Rule(
         number=10,
-        about_object="present",
-        about_reference="none",
-        about_extra="younger than one hour",
         outcome="ignore",
         verdict=Verdict.IGNORE,
         when=ROWLESS | {"is_young": YES, "tie": (*UNTIED, Tie.NEAR_MATCH)},
     ),
     Rule(
         number=11,
-        about_object="present",
-        about_reference="none",
-        about_extra="younger than grace, or seen in one run only",
         outcome="candidate",
         verdict=Verdict.CANDIDATE,
         kind=Kind.ORPHAN,
@@ -255,9 +219,6 @@ RULES = (
     ),
     Rule(
         number=12,
-        about_object="present, unchanged",
-        about_reference="none",
-        about_extra="older than grace, seen in two complete runs",
         outcome="check again, then quarantine or delete",
         verdict=Verdict.REMOVE_OBJECT,
         kind=Kind.ORPHAN,
@@ -265,9 +226,6 @@ RULES = (
     ),
     Rule(
         number=13,
-        about_object="present, overwritten",
-        about_reference="none",
-        about_extra="",
         outcome="candidate; its age starts again",
         verdict=Verdict.CANDIDATE,
         kind=Kind.ORPHAN,
@@ -275,18 +233,12 @@ RULES = (
     ),
     Rule(
         number=14,
-        about_object="present, derived",
-        about_reference="a row names its parent",
-        about_extra="",
         outcome="keep",
         verdict=Verdict.KEEP,
         when=ROWLESS | {"tie": (Tie.PARENT,)},
     ),
     Rule(
         number=15,
-        about_object="present, derived, unchanged",
-        about_reference="none, and none of its parent",
-        about_extra="older than grace, seen in two complete runs",
         outcome="as for its parent: check again, then quarantine or delete",
         verdict=Verdict.REMOVE_OBJECT,
         kind=Kind.ORPHAN,
@@ -294,27 +246,18 @@ RULES = (
     ),
     Rule(
         number=16,
-        about_object="any",
-        about_reference="any",
-        about_extra="no declared pattern fits the key",
         outcome="keep, count as `unclassified`",
         verdict=Verdict.KEEP,
         when={"scope": (Scope.UNDECLARED,)},
     ),
     Rule(
         number=17,
-        about_object="any",
-        about_reference="any",
-        about_extra="under `.millhand/`, or an excluded or other prefix",
         outcome="out of scope",
         verdict=Verdict.IGNORE,
         when={"scope": (Scope.OUTSIDE,)},
     ),
     Rule(
         number=18,
-        about_object="absent",
-        about_reference="ready",
-        about_extra="a second check finds nothing",
         outcome="report `missing`; if it is in quarantine, restore it and raise an alert",
         verdict=Verdict.REPORT,
         kind=Kind.MISSING,
@@ -322,18 +265,12 @@ RULES = (
     ),
     Rule(
         number=19,
-        about_object="absent",
-        about_reference="ready",
-        about_extra="a second check finds it, a second listing does not",
         outcome="the listing cannot be trusted: the run fails",
         verdict=Verdict.FAIL_RUN,
         when=ABSENT | {"reference": (Reference.READY,), "look": (Look.FOUND_UNLISTED,)},
     ),
     Rule(
         number=20,
-        about_object="absent",
-        about_reference="pending, older than grace",
-        about_extra="no other reference",
         outcome="claim the row and delete it",
         verdict=Verdict.REMOVE_ROW,
         kind=Kind.ABANDONED,
@@ -341,18 +278,12 @@ RULES = (
     ),
     Rule(
         number=21,
-        about_object="multipart upload",
-        about_reference="a row waits for it",
-        about_extra="",
         outcome="keep",
         verdict=Verdict.KEEP,
         when=UPLOAD | {"reference": tuple(one for one in Reference if one is not Reference.NONE)},
     ),
     Rule(
         number=22,
-        about_object="multipart upload",
-        about_reference="none, or past its grace",
-        about_extra="newest part older than grace, seen in two complete runs",
         outcome="abort it and check that it is gone",
         verdict=Verdict.ABORT_UPLOAD,
         kind=Kind.UPLOAD,
@@ -360,18 +291,12 @@ RULES = (
     ),
     Rule(
         number=23,
-        about_object="any",
-        about_reference="any",
-        about_extra="legal hold or retention lock",
         outcome="skip and report why",
         verdict=Verdict.SKIP,
         when={"scope": (Scope.LOCKED,)},
     ),
     Rule(
         number=24,
-        about_object="present",
-        about_reference="none; a row names a key that differs only in how it is written",
-        about_extra="",
         outcome="report `near_match`, never delete",
         verdict=Verdict.REPORT,
         kind=Kind.NEAR_MATCH,
@@ -379,9 +304,6 @@ RULES = (
     ),
     Rule(
         number=25,
-        about_object="multipart upload",
-        about_reference="none, or past its grace",
-        about_extra="newest part younger than grace, or seen in one run only",
         outcome="candidate",
         verdict=Verdict.CANDIDATE,
         kind=Kind.UPLOAD,
@@ -399,9 +321,6 @@ NEAR_MATCH = BY_NUMBER[24]
 # No object and no row.
 NOTHING = Rule(
     number=0,
-    about_object="absent",
-    about_reference="none",
-    about_extra="",
     outcome="nothing to decide",
     verdict=Verdict.IGNORE,
     when=ABSENT | {"reference": (Reference.NONE,)},
@@ -411,11 +330,3 @@ NOTHING = Rule(
 def find_rule(situation: Situation) -> Rule:
     """Return the one rule that fits."""
     return next(rule for rule in (*RULES, NOTHING) if rule.fits(situation))
-
-
-def draw_table() -> str:
-    """Return the rules as the table of the documentation."""
-    lines = ["| # | object | reference | extra | verdict |", "|--:|---|---|---|---|"]
-    columns = [field.name for field in fields(Rule)][:5]
-    lines += ["| " + " | ".join(str(getattr(rule, name)) for name in columns) + " |" for rule in RULES]
-    return "\n".join(lines) + "\n"
