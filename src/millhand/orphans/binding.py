@@ -24,7 +24,7 @@ from datetime import datetime
 
 from millhand.driver.protocol import Executor
 from millhand.errors import ConfigError
-from millhand.orphans.ledger import database_facts
+from millhand.orphans.ledger import database_facts, named
 from millhand.storage import ObjectExists, ObjectNotFound, ObjectStore, StoreError
 from millhand.storage.protocol import RESERVED_PREFIX
 from millhand.store.query import Query, Row, parse_none
@@ -47,6 +47,14 @@ class Marker:
     generation: int
     name: str
     token: str
+
+    def abort_reason(self) -> str:
+        """Return why a marker above the root of a bucket keeps another database from it."""
+        return (
+            f"the bucket must not be part of a bucket of another database, got one that {self.name!r} bound above it at "
+            f"{self.bound_at} (database {self.database}); add this part to orphans.exclude there, then run: "
+            "millhand orphans bind"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +82,7 @@ class Binding:
 
     def abort_reasons(self) -> tuple[str, ...]:
         """Return why this database must not evaluate the bucket, one sentence each; empty if it may."""
-        found = (self._own_abort_reason(), *(_abort_reason_of(marker) for marker in self.above))
+        found = (self._own_abort_reason(), *(marker.abort_reason() for marker in self.above))
         return tuple(sentence for sentence in found if sentence is not None)
 
     def _own_abort_reason(self) -> str | None:
@@ -108,7 +116,7 @@ class Binding:
 async def read_binding(executor: Executor, store: ObjectStore, *, is_lenient: bool = False) -> Binding:
     """Return row and marker. `is_lenient` treats an unreadable marker as none. Raises: StoreError; DriverError."""
     database, name = await executor.run(_identity())
-    row = await executor.run(_row_get(store.url))
+    row = await _row(executor, store)
     marker = await _read_marker(store, is_lenient=is_lenient)
     above = [_parse_marker(text) for text in await store.get_from_parents(MARKER)]
     others = await _of_others(executor, above, database=database, known=marker.beside if marker else ())
@@ -116,11 +124,7 @@ async def read_binding(executor: Executor, store: ObjectStore, *, is_lenient: bo
 
 
 async def check_below(executor: Executor, store: ObjectStore, keys: Sequence[str]) -> None:
-    """
-    Check that the markers that a listing showed below the root belong to this database.
-
-    Raises: ConfigError, if another database wrote one; StoreError; DriverError.
-    """
+    """Check that the markers that a listing showed below the root belong to this database. Raises: ConfigError."""
     found = {key: _parse_marker(await store.get(key), key=key) for key in keys}
     database, _ = await executor.run(_identity())
     others = await _of_others(executor, list(found.values()), database=database, known=())
@@ -134,20 +138,25 @@ async def check_below(executor: Executor, store: ObjectStore, keys: Sequence[str
 
 
 async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime) -> tuple[str, ...]:
-    """
-    Bind the bucket if it is not bound, and increase its generation. Return why the run must abort; empty if it need not.
-
-    Raises: StoreError; DriverError.
-    """
+    """Bind the bucket if it is not bound, and increase its generation. Return why the run must abort, if it must."""
     binding = await read_binding(executor, store)
     if reasons := binding.abort_reasons():
         return reasons
     if binding.marker is None:
         if binding.row is None:
-            await executor.run(_row_insert(store.url, binding.database, now=now))
-        row = await executor.run(_row_get(store.url))
-        if row is not None and not await _put_first(store, row, binding.name):
-            return (await read_binding(executor, store)).abort_reasons()
+            params = {
+                "bucket": store.url,
+                "database": binding.database,
+                "now": now,
+                "token": uuid.uuid4().hex,
+            }
+            await executor.run(Query("orphan_binding_insert", params, parse_none))
+        row = await _row(executor, store)
+        if row is not None:
+            try:
+                await store.put(MARKER, _marker(row, binding.name), if_absent=True)
+            except ObjectExists:  # another database wrote one meanwhile
+                return (await read_binding(executor, store)).abort_reasons()
         binding = await read_binding(executor, store)
         if reasons := binding.abort_reasons():
             return reasons
@@ -156,14 +165,11 @@ async def renew_binding(executor: Executor, store: ObjectStore, *, now: datetime
 
 
 async def advance_binding(executor: Executor, store: ObjectStore, binding: Binding) -> None:
-    """
-    Increase the generation, if the bucket is bound. The caller has checked `abort_reasons`.
-
-    Raises: StoreError; DriverError.
-    """
+    """Increase the generation, if the bucket is bound. The caller has checked `abort_reasons`."""
     if binding.row is None or binding.marker is None:
         return
-    row = await executor.run(_row_advance(binding.row))
+    params = {"bucket": binding.row.bucket, "token": binding.row.token}
+    row = await executor.run(Query("orphan_binding_advance", params, _parse_row))
     if row is not None:
         await store.put(MARKER, _marker(row, binding.name, beside=binding.marker.beside))
 
@@ -257,23 +263,6 @@ async def _of_others(
     )
 
 
-def _abort_reason_of(above: Marker) -> str:
-    return (
-        f"the bucket must not be part of a bucket of another database, got one that {above.name!r} bound above it at "
-        f"{above.bound_at} (database {above.database}); add this part to orphans.exclude there, then run: "
-        "millhand orphans bind"
-    )
-
-
-async def _put_first(store: ObjectStore, row: BindingRow, name: str) -> bool:
-    """Write the first marker; False if another database wrote one meanwhile."""
-    try:
-        await store.put(MARKER, _marker(row, name), if_absent=True)
-    except ObjectExists:
-        return False
-    return True
-
-
 def _marker(row: BindingRow, name: str, *, beside: tuple[str, ...] = ()) -> bytes:
     marker = Marker(
         beside=beside,
@@ -290,33 +279,13 @@ def _identity() -> Query[tuple[str, str]]:
     return Query("orphan_database_identity", {}, lambda rows: (str(rows[0][0]), str(rows[0][1])))
 
 
-def _row_get(bucket: str) -> Query[BindingRow | None]:
-    return Query("orphan_binding_get", {"bucket": bucket}, _parse_row)
-
-
-def _row_insert(bucket: str, database: str, *, now: datetime) -> Query[None]:
-    params = {"bucket": bucket, "database": database, "now": now, "token": uuid.uuid4().hex}
-    return Query("orphan_binding_insert", params, parse_none)
-
-
-def _row_advance(row: BindingRow) -> Query[BindingRow | None]:
-    return Query("orphan_binding_advance", {"bucket": row.bucket, "token": row.token}, _parse_row)
-
-
 def _parse_generations(rows: Sequence[Row]) -> dict[str, int]:
     return {str(token): int(generation) for token, generation in rows}
 
 
+async def _row(executor: Executor, store: ObjectStore) -> BindingRow | None:
+    return await executor.run(Query("orphan_binding_get", {"bucket": store.url}, _parse_row))
+
+
 def _parse_row(rows: Sequence[Row]) -> BindingRow | None:
-    if not rows:
-        return None
-    bucket, token, database, generation, bound_at, searched_at, searched_fingerprint = rows[0]
-    return BindingRow(
-        bucket=bucket,
-        token=token,
-        database=database,
-        generation=generation,
-        bound_at=bound_at,
-        searched_at=searched_at,
-        searched_fingerprint=searched_fingerprint,
-    )
+    return BindingRow(**named(BindingRow, rows[0])) if rows else None

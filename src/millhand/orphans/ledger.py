@@ -17,6 +17,7 @@ from typing import Any
 from millhand.errors import MillhandError
 from millhand.store.query import Query, Row, parse_none
 
+FIRST_EPOCH = 1
 SWEEP_SECONDS = 60.0  # timeout of a statement over a whole wave, on a busy database
 
 
@@ -114,6 +115,11 @@ class Run:
     totals: Totals
     abort_reasons: tuple[str, ...]
     error: str | None
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether a process that died began it."""
+        return self.epoch > FIRST_EPOCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,18 +224,18 @@ def run_take_over(run: Run, *, now: datetime) -> Query[Run | None]:
 
 def run_beat(run: Run, *, now: datetime | None) -> Query[None]:
     """Write the run's heartbeat. Raises: RunLost."""
-    return Query("orphan_run_beat", {"id": run.id, "epoch": run.epoch, "now": now}, _OwnerCheck(run))
+    return Query("orphan_run_beat", {"id": run.id, "epoch": run.epoch, "now": now}, OwnerCheck(run))
 
 
 def run_restart(run: Run) -> Query[None]:
     """Start the scan again from the first key, for an unordered listing. Raises: RunLost."""
-    return Query("orphan_run_restart", {"id": run.id, "epoch": run.epoch}, _OwnerCheck(run))
+    return Query("orphan_run_restart", {"id": run.id, "epoch": run.epoch}, OwnerCheck(run))
 
 
 def run_scanned(run: Run, *, now: datetime, beat_at: datetime | None) -> Query[None]:
     """Record that the run has scanned the whole bucket. Raises: RunLost."""
     params = {"id": run.id, "epoch": run.epoch, "now": now, "beat_at": beat_at}
-    return Query("orphan_run_scanned", params, _OwnerCheck(run))
+    return Query("orphan_run_scanned", params, OwnerCheck(run))
 
 
 def run_finish(
@@ -251,7 +257,7 @@ def run_finish(
         "abort_reasons": list(abort_reasons),
         "error": error,
     }
-    return Query("orphan_run_finish", params, _OwnerCheck(run))
+    return Query("orphan_run_finish", params, OwnerCheck(run))
 
 
 def run_list(*, bucket: str | None, limit: int) -> Query[list[Run]]:
@@ -268,24 +274,7 @@ def finding_get_many(bucket: str, keys: Sequence[str]) -> Query[list[Finding]]:
 
 def finding_put_many(bucket: str, run_id: int, findings: Sequence[Finding], *, now: datetime) -> Query[None]:
     """Write findings of this run in place of those of earlier runs. Shape: no two of the same identity."""
-    params = {
-        "bucket": bucket,
-        "run_id": run_id,
-        "now": now,
-        "keys": [finding.key for finding in findings],
-        "sources": [finding.source for finding in findings],
-        "row_ids": [finding.row_id for finding in findings],
-        "kinds": [str(finding.kind) for finding in findings],
-        "references": [str(finding.reference) for finding in findings],
-        "rules": [finding.rule for finding in findings],
-        "are_present": [finding.is_present for finding in findings],
-        "sizes": [finding.size for finding in findings],
-        "etags": [finding.etag for finding in findings],
-        "modified_ats": [finding.modified_at for finding in findings],
-        "first_seen_ats": [finding.first_seen_at for finding in findings],
-        "sightings": [finding.sightings for finding in findings],
-        "notes": [finding.note for finding in findings],
-    }
+    params = {"bucket": bucket, "run_id": run_id, "now": now, **_columns(findings, FINDING_COLUMNS)}
     return Query("orphan_finding_put_many", params, parse_none, SWEEP_SECONDS)
 
 
@@ -307,36 +296,13 @@ def finding_list(*, bucket: str | None, kind: str | None, after: int, limit: int
 def action_insert_many(
     bucket: str, run_id: int, actions: Sequence[Action], *, now: datetime | None
 ) -> Query[list[Action]]:
-    """
-    Insert actions and return them as they are in the table. Shape: in the order given.
-
-    Units: `now` of None is the database's clock.
-    """
-    params = {
-        "bucket": bucket,
-        "run_id": run_id,
-        "now": now,
-        "keys": [action.key for action in actions],
-        "rules": [action.rule for action in actions],
-        "states": [str(action.state) for action in actions],
-        "sizes": [action.size for action in actions],
-        "etags": [action.etag for action in actions],
-        "modified_ats": [action.modified_at for action in actions],
-        "quarantine_keys": [action.quarantine_key for action in actions],
-        "sources": [action.source for action in actions],
-        "table_names": [action.table_name for action in actions],
-        "row_ids": [action.row_id for action in actions],
-        "row_jsons": [action.row_json for action in actions],
-    }
+    """Insert actions and return them, in the order given. `now` of None is the database's clock."""
+    params = {"bucket": bucket, "run_id": run_id, "now": now, **_columns(actions, ACTION_COLUMNS)}
     return Query("orphan_action_insert_many", params, _parse_actions_in_order, SWEEP_SECONDS)
 
 
 def action_set_state_many(states: Mapping[int, tuple[str, str]], *, now: datetime | None) -> Query[None]:
-    """
-    Write a state and its reason for each action, by id.
-
-    Units: `now` is when the state began, from which the time in quarantine counts; None is the database's clock.
-    """
+    """Write a state and its reason for each action, by id. The time in quarantine counts from `now`."""
     params = {
         "ids": list(states),
         "states": [str(state) for state, _ in states.values()],
@@ -379,7 +345,7 @@ def action_get_restorable(
 
 
 @dataclass(frozen=True, slots=True)
-class _OwnerCheck:
+class OwnerCheck:
     """Raise RunLost unless the statement returned a row: it does so only for the process that holds the run."""
 
     run: Run
@@ -389,22 +355,36 @@ class _OwnerCheck:
             raise RunLost(self.run.id, self.run.epoch)
 
 
-RUN_FIELDS = (
-    "id", "bucket", "mode", "fingerprint", "state", "epoch", "started_at", "heartbeat_at", "scanned_at",
-    "finished_at", "cursor_key", "is_ordered", "totals", "abort_reasons", "error",
-)  # fmt: skip
-FINDING_FIELDS = (
-    "id", "bucket", "key", "source", "row_id", "kind", "reference", "rule", "is_present", "size", "etag", "modified_at",
-    "first_seen_at", "last_seen_at", "sightings", "run_id", "note",
-)  # fmt: skip
-ACTION_FIELDS = (
-    "id", "run_id", "bucket", "key", "rule", "state", "reason", "size", "etag", "modified_at", "quarantine_key",
-    "source", "table_name", "row_id", "row_json", "created_at", "updated_at", "alert", "alerted_at",
-)  # fmt: skip
+FINDING_COLUMNS = {
+    "keys": "key", "sources": "source", "row_ids": "row_id", "kinds": "kind", "references": "reference", "rules": "rule",
+    "are_present": "is_present", "sizes": "size", "etags": "etag", "modified_ats": "modified_at",
+    "first_seen_ats": "first_seen_at", "sightings": "sightings", "notes": "note",
+}  # fmt: skip
+ACTION_COLUMNS = {
+    "keys": "key", "rules": "rule", "states": "state", "sizes": "size", "etags": "etag", "modified_ats": "modified_at",
+    "quarantine_keys": "quarantine_key", "sources": "source", "table_names": "table_name", "row_ids": "row_id",
+    "row_jsons": "row_json",
+}  # fmt: skip
+
+
+def _columns(records: Sequence[Finding | Action], attributes: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Return the values of the records, a column for each parameter. An enum becomes its text."""
+    values = {
+        name: [getattr(record, attribute) for record in records] for name, attribute in attributes.items()
+    }
+    return {
+        name: [str(value) if isinstance(value, StrEnum) else value for value in column]
+        for name, column in values.items()
+    }
+
+
+def named(cls: type[Any], row: Row) -> dict[str, Any]:
+    """Return the columns of a row by name. They are in the order of the class's fields."""
+    return dict(zip(cls.__dataclass_fields__, row, strict=True))
 
 
 def _parse_run(row: Row) -> Run:
-    values: dict[str, Any] = dict(zip(RUN_FIELDS, row, strict=True))
+    values = named(Run, row)
     values["totals"] = Totals.from_json(values["totals"])
     values["abort_reasons"] = tuple(values["abort_reasons"])
     return Run(**values)
@@ -415,12 +395,11 @@ def _parse_maybe_run(rows: Sequence[Row]) -> Run | None:
 
 
 def _parse_findings(rows: Sequence[Row]) -> list[Finding]:
-    return [Finding(**dict(zip(FINDING_FIELDS, row, strict=True))) for row in rows]
+    return [Finding(**named(Finding, row)) for row in rows]
 
 
 def parse_actions(rows: Sequence[Row]) -> list[Action]:
-    """Return the actions that a statement returned."""
-    return [Action(**dict(zip(ACTION_FIELDS, row, strict=True))) for row in rows]
+    return [Action(**named(Action, row)) for row in rows]
 
 
 def _parse_actions_in_order(rows: Sequence[Row]) -> list[Action]:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from millhand.clock import Clock, SystemClock
@@ -86,8 +86,8 @@ async def reconcile(
     _check_database(facts)
     capabilities = await store.probe()
     process_now = (clock or SystemClock()).now()
-    begun = await _begin(executor, store.url, config, now or facts.now, is_ordered=capabilities.is_ordered)
-    if begun is None:
+    run = await _begin(executor, store.url, config, now or facts.now, is_ordered=capabilities.is_ordered)
+    if run is None:
         return RunReport(bucket=store.url, mode=config.mode, state="busy", seconds=time.monotonic() - started)
     context = RunContext(
         capabilities=capabilities,
@@ -101,45 +101,28 @@ async def reconcile(
         previous=await executor.run(run_get_scanned(store.url, config.fingerprint)),
         progress=progress,
         references=references,
-        run=begun.run,
+        run=run,
         started=started,
         store=store,
     )
-    state = RunState(totals=begun.run.totals)
-    report = await _go_or_fail(context, state, _guard_facts(context, state, facts.now, process_now))
-    return replace(report, is_resumed=begun.is_resumed, seconds=time.monotonic() - started)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Begun:
-    """A run that this process holds, new or taken over."""
-
-    is_resumed: bool = False
-    run: Run
-
-
-def _guard_facts(
-    context: RunContext, state: RunState, database_now: datetime, process_now: datetime
-) -> GuardFacts:
-    return GuardFacts(
-        config=context.config,
-        database_now=database_now,
-        is_writable=context.capabilities.is_writable,
+    state = RunState(totals=run.totals)
+    guard = GuardFacts(
+        config=config,
+        database_now=facts.now,
+        is_writable=capabilities.is_writable,
         previous=None if context.previous is None else context.previous.totals,
         process_now=process_now,
-        store_now=context.capabilities.store_now,
+        store_now=capabilities.store_now,
         totals=state.totals,
     )
-
-
-async def _go_or_fail(context: RunContext, state: RunState, guard: GuardFacts) -> RunReport:
     try:
-        return await _go(context, state, guard)
+        report = await _go(context, state, guard)
     except RunLost:
         raise
     except Exception as error:
         await _fail(context, error)
         raise
+    return replace(report, is_resumed=run.is_taken_over, seconds=time.monotonic() - started)
 
 
 async def _go(context: RunContext, state: RunState, guard: GuardFacts) -> RunReport:
@@ -245,34 +228,24 @@ async def _fail(context: RunContext, error: Exception) -> None:
 
 async def _begin(
     executor: Executor, bucket: str, config: OrphansConfig, now: datetime, *, is_ordered: bool
-) -> _Begun | None:
+) -> Run | None:
     """Begin a run, or take over the run of a process that died; None if another process is at work."""
     unfinished = await executor.run(run_get_unfinished(bucket))
     if unfinished is not None:
         if now - unfinished.heartbeat_at < LEASE:
             return None
         if _is_resumable(unfinished, config, now):
-            taken = await executor.run(run_take_over(unfinished, now=now))
-            return None if taken is None else _Begun(run=taken, is_resumed=True)
-        if not await _close(executor, unfinished, now):
+            return await executor.run(run_take_over(unfinished, now=now))
+        died = run_finish(unfinished, state="failed", now=now, error="its process died; a new run began")
+        try:
+            await executor.run(died)
+        except RunLost:  # another process took it over first
             return None
-    run = await executor.run(
+    return await executor.run(
         run_insert(
             bucket=bucket, mode=config.mode, fingerprint=config.fingerprint, now=now, is_ordered=is_ordered
         )
     )
-    return None if run is None else _Begun(run=run)
-
-
-async def _close(executor: Executor, run: Run, now: datetime) -> bool:
-    """Mark the run of a process that died as failed; False if another process took it over first."""
-    try:
-        await executor.run(
-            run_finish(run, state="failed", now=now, error="its process died; a new run began")
-        )
-    except RunLost:
-        return False
-    return True
 
 
 def _is_resumable(run: Run, config: OrphansConfig, now: datetime) -> bool:

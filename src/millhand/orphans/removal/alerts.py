@@ -25,9 +25,9 @@ from millhand.orphans.ledger import (
     finding_put_many,
     parse_actions,
 )
-from millhand.orphans.removal.batches import batches
 from millhand.orphans.rules import MISSING, Kind, Reference
 from millhand.orphans.scan.context import RunContext, RunState
+from millhand.orphans.scan.lookup import batches
 from millhand.store.query import Query
 
 BATCH = 1_000

@@ -19,7 +19,6 @@ from millhand.orphans.ledger import (
     database_facts,
 )
 from millhand.orphans.removal.alerts import raise_recalled_alerts
-from millhand.orphans.removal.batches import batches
 from millhand.orphans.removal.quarantine import (
     MoveResult,
     ObjectLocation,
@@ -33,7 +32,7 @@ from millhand.orphans.removal.sweep import quarantine_unreferenced, record_moves
 from millhand.orphans.removal.versions import HIDDEN, unhide_newer
 from millhand.orphans.rules import Reference
 from millhand.orphans.scan.context import RunContext, RunState
-from millhand.orphans.scan.lookup import existing_keys, gather_all
+from millhand.orphans.scan.lookup import batches, existing_keys, gather_all
 from millhand.orphans.scan.near_match import NearMatchFinder
 from millhand.orphans.sources.statements import ReferenceRow
 

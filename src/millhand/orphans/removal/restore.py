@@ -18,8 +18,8 @@ from millhand.orphans.ledger import (
     database_facts,
 )
 from millhand.orphans.removal.alerts import REMOVED, raise_alerts, removal_text, updated_text
-from millhand.orphans.removal.batches import batches
 from millhand.orphans.removal.quarantine import ObjectLocation, locate_object, restore_object
+from millhand.orphans.scan.lookup import batches
 from millhand.orphans.sources.key_sql import quoted, quoted_table
 from millhand.orphans.sources.pg_catalog import table_columns
 from millhand.storage import ObjectStore

@@ -28,11 +28,10 @@ from millhand.orphans.ledger import (
     finding_put_many,
     run_beat,
 )
-from millhand.orphans.removal.batches import batches
 from millhand.orphans.rules import UPLOAD_DUE, Kind, Reference, Scope, Situation, find_rule
 from millhand.orphans.scan.compare import KeyScope
 from millhand.orphans.scan.context import RunContext, RunState
-from millhand.orphans.scan.lookup import gather_all
+from millhand.orphans.scan.lookup import batches, gather_all
 from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ObjectNotFound, StoreError, Upload
 

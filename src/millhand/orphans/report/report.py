@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from millhand.orphans.config import Mode
 from millhand.orphans.ledger import Run, Totals
 
+LOGGED = (
+    "objects", "rows", "orphan_objects", "abandoned_rows", "missing", "near_matches", "uploads", "deleted", "deleted_rows",
+    "quarantined", "aborted_uploads", "restored", "alerts", "not_removed",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
@@ -52,24 +57,8 @@ class RunReport:
 
     def fields(self) -> dict[str, str | int | float]:
         """Return the fields of the run's log line."""
-        return {
-            "mode": self.mode.value,
-            "objects": self.objects,
-            "rows": self.rows,
-            "orphan_objects": self.orphan_objects,
-            "abandoned_rows": self.abandoned_rows,
-            "missing": self.missing,
-            "near_matches": self.near_matches,
-            "uploads": self.uploads,
-            "deleted": self.deleted,
-            "deleted_rows": self.deleted_rows,
-            "quarantined": self.quarantined,
-            "aborted_uploads": self.aborted_uploads,
-            "restored": self.restored,
-            "alerts": self.alerts,
-            "not_removed": self.not_removed,
-            "seconds": round(self.seconds, 3),
-        }
+        numbers = {name: getattr(self, name) for name in LOGGED}
+        return {"mode": self.mode.value, **numbers, "seconds": round(self.seconds, 3)}
 
     @property
     def num_found(self) -> int:
@@ -81,33 +70,18 @@ class RunReport:
 def report_of(
     run: Run, totals: Totals, *, mode: Mode, state: str, reasons: tuple[str, ...], is_first: bool
 ) -> RunReport:
-    """Return the report of a run, from its totals."""
+    """Return the report of a run. It has the totals of the same name."""
+    names = RunReport.__dataclass_fields__.keys() & Totals.__dataclass_fields__.keys()
     return RunReport(
-        abandoned_rows=totals.abandoned_rows,
-        aborted_uploads=totals.aborted_uploads,
-        alerts=totals.alerts,
-        bucket=run.bucket,
-        bytes=totals.bytes,
-        deleted=totals.removed if mode is Mode.DELETE else 0,
-        deleted_rows=totals.deleted_rows,
-        is_first=is_first,
-        kept=totals.kept,
-        missing=totals.missing,
-        near_matches=totals.near_matches,
-        mode=mode,
-        objects=totals.objects,
-        orphan_bytes=totals.orphan_bytes,
-        orphan_objects=totals.orphan_objects,
-        purged=totals.purged,
-        quarantined=totals.removed if mode is Mode.QUARANTINE else 0,
+        **{name: getattr(totals, name) for name in names},
         abort_reasons=reasons,
+        bucket=run.bucket,
+        deleted=totals.removed if mode is Mode.DELETE else 0,
+        is_first=is_first,
+        mode=mode,
         not_removed=max(0, totals.due - totals.removed - totals.kept) if reasons else 0,
-        restored=totals.restored,
+        quarantined=totals.removed if mode is Mode.QUARANTINE else 0,
         rows=totals.rows,
         run_id=run.id,
-        shared=totals.shared,
-        size_mismatches=totals.size_mismatches,
         state=state,
-        unclassified=totals.unclassified,
-        uploads=totals.uploads,
     )

@@ -1,14 +1,18 @@
-"""Look up single objects by name, many at a time."""
+"""Look up single objects by name, many at a time, and read the ledger in batches."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from millhand.driver.protocol import Executor
+from millhand.orphans.ledger import Action, Finding
 from millhand.storage import InvalidKey, ObjectInfo, ObjectNotFound, ObjectStore
+from millhand.store.query import Query
 
 T = TypeVar("T")
+Record = TypeVar("Record", Action, Finding)
 
 
 async def find_object(store: ObjectStore, key: str) -> ObjectInfo | None:
@@ -41,3 +45,13 @@ async def gather_all(coroutines: Sequence[Awaitable[T]]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def batches(
+    executor: Executor, query: Callable[[int], Query[list[Record]]]
+) -> AsyncIterator[list[Record]]:
+    """Yield the results of `query` in order of their id, until there are none. It takes the id to start after."""
+    after = 0
+    while batch := await executor.run(query(after)):
+        yield batch
+        after = batch[-1].id

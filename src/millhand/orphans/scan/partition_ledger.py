@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from millhand.orphans.ledger import SWEEP_SECONDS, Run, RunLost, Totals
+from millhand.orphans.ledger import SWEEP_SECONDS, OwnerCheck, Run, Totals, named
 from millhand.store.query import Query, Row, parse_none
 
 
@@ -86,9 +85,7 @@ def partition_advance(
     """
     Move a partition's cursor to `high` (None: past the last key) and delete older findings between `low` and it.
 
-    Also writes the run's heartbeat.
-
-    Raises: RunLost.
+    Also writes the run's heartbeat. Raises: RunLost.
     """
     params = {
         "run_id": run.id,
@@ -101,7 +98,7 @@ def partition_advance(
         "live_canaries": list(live_canaries),
         "now": now,
     }
-    return Query("orphan_partition_advance", params, _ClaimCheck(run), SWEEP_SECONDS)
+    return Query("orphan_partition_advance", params, OwnerCheck(run), SWEEP_SECONDS)
 
 
 def partition_count(run: Run, totals: Totals, *, is_end: bool, now: datetime | None) -> Query[None]:
@@ -113,7 +110,7 @@ def partition_count(run: Run, totals: Totals, *, is_end: bool, now: datetime | N
         "is_end": is_end,
         "now": now,
     }
-    return Query("orphan_partition_count", params, _ClaimCheck(run))
+    return Query("orphan_partition_count", params, OwnerCheck(run))
 
 
 def key_bounds(table: str, column: str) -> Query[KeyBounds | None]:
@@ -121,25 +118,8 @@ def key_bounds(table: str, column: str) -> Query[KeyBounds | None]:
     return Query("orphan_key_bounds", {"table": table, "column": column}, _parse_bounds)
 
 
-@dataclass(frozen=True, slots=True)
-class _ClaimCheck:
-    """Raise RunLost unless the statement returned a row: it does so only for the process that holds the run."""
-
-    run: Run
-
-    def __call__(self, rows: Sequence[Row]) -> None:
-        if not rows:
-            raise RunLost(self.run.id, self.run.epoch)
-
-
-PARTITION_FIELDS = (
-    "run_id", "number", "low", "high", "cursor_key", "is_ordered", "is_done", "run_epoch", "totals", "canaries",
-     "live_canaries", "num_partitions",
-)  # fmt: skip
-
-
 def _parse_partition(row: Row) -> Partition:
-    values: dict[str, Any] = dict(zip(PARTITION_FIELDS, row, strict=True))
+    values = named(Partition, row)
     values["totals"] = Totals.from_json(values["totals"])
     for name in ("canaries", "live_canaries"):
         values[name] = tuple(values[name])
