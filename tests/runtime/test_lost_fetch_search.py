@@ -54,7 +54,7 @@ async def test_jobs_of_a_fetch_whose_answer_was_lost_are_worked(
             await _until_no_fetch(harness, producer)
             proxy.stop_up([Direction.TO_CLIENT])
             await harness.driver.pool.fetch(INSERT, [NUM_JOBS])
-            producer.on_insert()
+            producer.request_fetch()
             await _until_running(harness)
             proxy.cut()
             proxy.mend()
@@ -93,7 +93,7 @@ async def test_jobs_of_a_fetch_that_arrives_late_are_worked(
             await _until_no_fetch(harness, producer)
             proxy.hold()
             probe = Probe(producer)
-            producer.on_insert()
+            producer.request_fetch()
             for _ in range(2):
                 await probe.wait("fetched", timeout_seconds=3 * GENEROUS)
             await harness.driver.pool.fetch(INSERT, [NUM_JOBS])

@@ -174,7 +174,7 @@ async def test_cancel_during_the_fetch_reaches_the_job(harness: ClientHarness) -
                     inserted = await client.insert(Act("x"), tx=blocker)
                     await blocker.execute("LOCK TABLE river_job IN SHARE ROW EXCLUSIVE MODE")
                     [producer] = client._engine.queues.producers.values()
-                    producer.on_insert()
+                    producer.request_fetch()
                     await _wait_blocked(harness)
                     producer.cancel(inserted.job.id)
             finally:

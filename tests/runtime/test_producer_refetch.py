@@ -62,7 +62,7 @@ async def _fetched_twice(harness: ClientHarness, producer: Producer) -> None:
     producer.begin()
     assert await probe.wait("fetched") == 1
     await harness.execute(MAKE_AVAILABLE)
-    producer.on_insert()
+    producer.request_fetch()
     assert await probe.wait("fetched") == 1
 
 
@@ -137,7 +137,7 @@ async def test_cancel_during_the_second_fetch_reaches_the_new_attempt(
     held.is_held.clear()
     held.let_go.clear()
     await harness.execute(MAKE_AVAILABLE)
-    producer.on_insert()
+    producer.request_fetch()
     await asyncio.wait_for(held.is_held.wait(), GENEROUS)
 
     producer.cancel(old.row.id)

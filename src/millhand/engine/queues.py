@@ -107,7 +107,7 @@ class WorkedQueues:
         parsed = parse_payload(payload)
         producer = None if parsed is None else self.producers.get(str(parsed.get("queue")))
         if producer is not None:
-            producer.on_insert()
+            producer.request_fetch()
 
     def on_control(self, payload: str) -> None:
         """Handle a notification of `river_control`: a cancel, a pause, a resume or a change of a queue's metadata."""
@@ -129,7 +129,7 @@ class WorkedQueues:
     def on_connected(self) -> None:
         """Fetch and poll at once: notifications may have been missed before the listener connected."""
         for producer in self.producers.values():
-            producer.on_insert()
+            producer.request_fetch()
         for poller in self.pollers.values():
             poller.wake_event.set()
 

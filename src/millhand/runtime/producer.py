@@ -2,16 +2,15 @@
 Fetches jobs for the free slots of one queue, and starts an attempt for each. One producer for each queue of a client.
 
 Rule 1: a fetch asks for as many jobs as there are free slots, up to `FetchSize.most`. No job is fetched without a slot.
-Rule 2: a wake-up carries no data: an insert, a resume, or a freed slot after a fetch that was cut short by the slots. The
-        cooldown lies between two fetches, unless half of the slots are free again and more jobs are known to wait.
-Rule 3: a fetch that was sent is finished, whatever happens meanwhile: its rows are marked running and must be worked.
-Rule 4: a cancel that arrives during a fetch is applied to the jobs of that fetch too, even if an attempt of the job runs
-        here: that attempt may be ending, or its job may have been rescued, and the fetch may bring the next attempt.
-Rule 5: the producer searches for the jobs of a fetch whose answer was lost, as soon as the database answers again and for a
-        while after that, and works them.
-Rule 6: an attempt stays on the list until it has ended, even if its job has been fetched here again.
-Rule 7: where dead index entries fill the start of a queue, a fetch begins behind them, and now and then at the start.
-Rule 8: no job is fetched before `begin`: the services started beside a producer may fail, and then no job was touched.
+Rule 2: an insert, a resume, or a slot freed while more jobs wait wakes the producer. Fetches are a cooldown apart, except
+        when half of the slots are free and more jobs wait.
+Rule 3: a stop never interrupts a fetch that was sent: its rows are marked running, so the producer works them.
+Rule 4: a cancel that arrives during a fetch also cancels the attempts that the fetch starts. This holds for a job that
+        already runs here, because the fetch may return its next attempt.
+Rule 5: if the answer to a fetch is lost, the producer searches for its jobs once the database answers, and works them.
+Rule 6: an attempt counts as running until it ends, even if its job has been fetched here again.
+Rule 7: a fetch skips dead index entries at the start of a queue; `fetch_start.py` has the rules.
+Rule 8: no job is fetched before `begin`. The engine calls it when all services are up; if one fails, no job was touched.
 
         wake · poll · slot ──▶ due? ──▶ fetch ──▶ Attempt ──▶ executor ──▶ slot
 
@@ -55,8 +54,8 @@ class Producer(Service):
     """
     Fetches for one queue and owns its running attempts.
 
-    `execute` works one attempt and hands its outcome over; `on_fetched` is called with the number of jobs and the seconds
-    of a fetch. Neither raises.
+    `execute` works one attempt and gives its outcome to the completer. `on_fetched` gets the number of jobs and the
+    seconds of each fetch. Neither raises.
     Concurrency: belongs to the client's event loop; at most one fetch at a time.
     """
 
@@ -78,22 +77,22 @@ class Producer(Service):
         self._attempts: dict[JobId, Attempt] = {}
         self._cancelled_while_fetching: set[int] | None = None
         self._client_id = client_id
-        self._due_ats: list[float] = []  # a heap
+        self._due_ats: list[float] = []  # a heap: when this client's jobs are due
         self._cooldown_seconds = cooldown_seconds
         self._execute = execute
         self._fetch_starts = FetchStarts(NEVER, 0.0)
         self._has_begun = False
         self._has_logged_failure = False
-        self._is_wanted = True  # whether a fetch was requested since the last one
+        self._is_wanted = True  # whether something asked for a fetch since the last one
         self._kinds = kinds
         self._last_fetch = 0.0
         self._lost = LostFetchSearch(NEVER)
         self._max_workers = max_workers
-        self._more_is_waiting = False  # whether the last fetch was cut short by its limit
+        self._more_is_waiting = False  # whether the last fetch returned as many jobs as it asked for
         self._num_failures = 0
         self._num_slots_taken = 0
         self._on_fetched = on_fetched
-        self._overtaken: set[Attempt] = set()  # attempts whose jobs were fetched here again before they ended
+        self._overtaken: set[Attempt] = set()  # they still run, but their jobs were fetched here again
         self._poll_at = 0.0
         self._poll_seconds = poll_seconds
         self._pool = pool
@@ -102,9 +101,9 @@ class Producer(Service):
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self.is_paused = False
-        self.num_pauses = 0  # notifications of a pause or a resume
+        self.num_pause_notifications = 0  # of a pause or a resume
         self.queue = queue
-        self.updated_at: datetime | None = None  # as this client last set it in the queue's row
+        self.updated_at: datetime | None = None  # as this client last wrote it to the queue's row
 
     @property
     def name(self) -> str:
@@ -139,11 +138,11 @@ class Producer(Service):
         started()
         loop = asyncio.get_running_loop()
         self._poll_at = loop.time()
-        while await self.wake_event.wait(self._pause_seconds(loop.time())) is not WakeReason.STOP:
+        while await self.wake_event.wait(self._wait_seconds(loop.time())) is not WakeReason.STOP:
             if loop.time() >= self._poll_at:
                 self._is_wanted = True
-            # In a loop: the next fetch is sent before the tasks of the last one's jobs run.
-            while not self.wake_event.is_stopping and self._pause_seconds(loop.time()) <= 0.0:
+            # The next fetch is sent before the new attempts run.
+            while not self.wake_event.is_stopping and self._wait_seconds(loop.time()) <= 0.0:
                 await self._fetch_once()
 
     async def wait_idle(self) -> None:
@@ -157,13 +156,13 @@ class Producer(Service):
         self._has_begun = True
         self.wake_event.set()
 
-    def on_insert(self) -> None:
-        """Fetch soon: a job was inserted here, or may have been."""
+    def request_fetch(self) -> None:
+        """Fetch soon, because a job may be available or a slot free."""
         self._is_wanted = True
         self.wake_event.set()
 
     def on_due(self, seconds: float) -> None:
-        """Fetch in `seconds` at the latest: a job of this client is due then, without a notification."""
+        """Fetch in `seconds` at the latest: a job is due then, and no notification will come."""
         due_at = asyncio.get_running_loop().time() + seconds
         heapq.heappush(self._due_ats, due_at)
         if due_at < self._poll_at:
@@ -171,13 +170,13 @@ class Producer(Service):
             self.wake_event.set()
 
     def on_paused(self, *, is_paused: bool) -> None:
-        """Stop or resume fetching, by a notification; running attempts continue."""
-        self.num_pauses += 1
+        """Stop or resume fetching after a notification; running attempts continue."""
+        self.num_pause_notifications += 1
         self._set_paused(is_paused=is_paused)
 
-    def apply_polled_pause(self, *, is_paused: bool, num_pauses: int) -> None:
-        """Stop or resume fetching as the queue's row says, unless a notification came since `num_pauses`: it is newer."""
-        if num_pauses == self.num_pauses:
+    def apply_polled_pause(self, *, is_paused: bool, num_notifications: int) -> None:
+        """Stop or resume fetching by the queue's row, unless a notification came after the first `num_notifications`."""
+        if num_notifications == self.num_pause_notifications:
             self._set_paused(is_paused=is_paused)
 
     def record_updated(self, row: QueueRow) -> None:
@@ -185,7 +184,7 @@ class Producer(Service):
         self.updated_at = row.updated_at
 
     def cancel(self, id: int) -> None:
-        """Cancel all attempts of a job that run here or are being fetched."""
+        """Cancel all attempts of a job that run here or that the current fetch returns."""
         attempt = self._attempts.get(JobId(id))
         if attempt is not None:
             attempt.cancel(CancelReason.REMOTE)
@@ -196,7 +195,7 @@ class Producer(Service):
             self._cancelled_while_fetching.add(id)
 
     def cancel_lost(self, lost_at: datetime) -> int:
-        """Cancel attempts at jobs that were fetched before this client was declared dead; return how many."""
+        """Cancel attempts that were fetched before this client was declared dead, and return how many there were."""
         lost = [one for one in self.running if one.row.attempted_at is None or one.row.attempted_at < lost_at]
         for attempt in lost:
             attempt.cancel(CancelReason.LOST)
@@ -210,11 +209,11 @@ class Producer(Service):
         return len(running)
 
     def release_slot(self, attempt: Attempt) -> None:
-        """Free the slot of a stuck attempt that still runs, for other jobs."""
+        """Free the slot of a stuck attempt, although it still runs."""
         if attempt.has_slot:
             attempt.has_slot = False
             self._num_slots_taken -= 1
-            self.on_insert()
+            self.request_fetch()
 
     # Fetching.
 
@@ -225,19 +224,19 @@ class Producer(Service):
         kind = EventKind.QUEUE_PAUSED if is_paused else EventKind.QUEUE_RESUMED
         logger.info("queue paused" if is_paused else "queue resumed", extra={"queue": self.queue})
         self._subscriptions.distribute([Event(kind=kind, queue=self.queue)])
-        self.on_insert()
+        self.request_fetch()
 
-    def _num_free(self) -> int:
+    def _num_free_slots(self) -> int:
         return self._max_workers - self._num_slots_taken
 
-    def _pause_seconds(self, now: float) -> float:
-        """Return how long to wait before the next fetch without a wake-up; 0: fetch now. Has no effects."""
-        if not self._has_begun or self.is_paused or self._num_free() <= 0:
+    def _wait_seconds(self, now: float) -> float:
+        """Return how long to wait for the next fetch if nothing wakes the producer; 0 means now."""
+        if not self._has_begun or self.is_paused or self._num_free_slots() <= 0:
             return self._poll_seconds
         until_poll = max(self._poll_at - now, 0.0)
         if not self._is_wanted or self._num_failures:
             return until_poll
-        if self._more_is_waiting and self._num_free() * 2 >= self._max_workers:
+        if self._more_is_waiting and self._num_free_slots() * 2 >= self._max_workers:
             return 0.0
         return max(min(self._last_fetch + self._cooldown_seconds - now, until_poll), 0.0)
 
@@ -253,7 +252,7 @@ class Producer(Service):
             if lost.is_due(loop.time()):
                 await self._find_lost(lost, cancelled)
             # A search may have found more jobs than there are slots.
-            limit = max(min(self._num_free(), limit), 0)
+            limit = max(min(self._num_free_slots(), limit), 0)
             sent = loop.time()
             starts = self._fetch_starts.asked(sent)
             rows = await self._pool.run(self._query(starts, limit, sent))
@@ -264,7 +263,7 @@ class Producer(Service):
         else:
             self._fetch_starts.record_fetched(starts, rows, limit=limit, sent=sent, answered=loop.time())
             self._record_answered(rows, limit, loop.time())
-            self._begin(rows, cancelled)
+            self._start_attempts(rows, cancelled)
             self.probe("fetched", len(rows))
         finally:
             self._cancelled_while_fetching = None
@@ -281,36 +280,36 @@ class Producer(Service):
         self._is_wanted |= self._more_is_waiting
 
     def _query(self, starts: Starts | None, limit: int, now: float) -> Query[list[JobRow]]:
-        name, me, kinds = self.queue, self._client_id, self._kinds
+        queue, client_id, kinds = self.queue, self._client_id, self._kinds
         if starts is None:
-            return job_get_available(queue=name, limit=limit, client_id=me, kinds=kinds)
+            return job_get_available(queue=queue, limit=limit, client_id=client_id, kinds=kinds)
         slack = self._fetch_starts.slack_seconds(now)
         return job_get_available_after(
-            starts, queue=name, limit=limit, client_id=me, kinds=kinds, slack_seconds=slack
+            starts, queue=queue, limit=limit, client_id=client_id, kinds=kinds, slack_seconds=slack
         )
 
     async def _find_lost(self, lost: LostFetchSearch, cancelled: Collection[int]) -> None:
         query = job_get_lost(queue=self.queue, client_id=self._client_id, after=lost.after)
         loop = asyncio.get_running_loop()
         asked = loop.time()
-        marked = await self._pool.run(query)
-        rows = lost.record_found(marked, asked=asked, now=loop.time())
+        found = await self._pool.run(query)
+        rows = lost.record_found(found, asked=asked, now=loop.time())
         if (seconds := lost.seconds_left(loop.time())) is not None:
             self.on_due(seconds)
         if rows:
             logger.warning("lost fetch found", extra={"queue": self.queue, "num_jobs": len(rows)})
-            self._begin(rows, cancelled)
+            self._start_attempts(rows, cancelled)
 
-    def _begin(self, rows: Sequence[JobRow], cancelled: Collection[int]) -> None:
+    def _start_attempts(self, rows: Sequence[JobRow], cancelled: Collection[int]) -> None:
         attempts, create_task = self._attempts, asyncio.get_running_loop().create_task
         self._num_slots_taken += len(rows)
         if rows:
             self._is_idle.clear()
         for row in rows:
             attempt, id = Attempt(row), row.id
-            former = attempts.setdefault(id, attempt)
-            if former is not attempt:
-                self._overtaken.add(former)
+            earlier = attempts.setdefault(id, attempt)
+            if earlier is not attempt:
+                self._overtaken.add(earlier)
                 attempts[id] = attempt
             if id in cancelled:
                 attempt.cancel(CancelReason.REMOTE)
@@ -320,11 +319,11 @@ class Producer(Service):
         try:
             await self._execute(attempt)
         finally:
-            self._finished(attempt)
+            self._remove(attempt)
 
-    def _finished(self, attempt: Attempt) -> None:
+    def _remove(self, attempt: Attempt) -> None:
         attempts, id = self._attempts, attempt.row.id
-        # The entry may be another attempt's: a snoozed job may have been fetched here again before this line.
+        # A job that is available again may have been fetched before this line, so the entry may be its next attempt.
         if attempts.get(id) is attempt:
             del attempts[id]
         else:

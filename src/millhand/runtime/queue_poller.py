@@ -68,7 +68,7 @@ class QueuePoller(IntervalService):
         """Pause or resume the producer as the queue's row says; update the row when that is due or the row is gone."""
         name, now = self._producer.queue, asyncio.get_running_loop().time()
         is_touch_due = now >= self._touch_at
-        num_pauses = self._producer.num_pauses
+        num_notifications = self._producer.num_pause_notifications
         try:
             query = queue_create_or_set_updated_at(name) if is_touch_due else queue_get(name)
             row = await self._pool.run(query)
@@ -80,4 +80,4 @@ class QueuePoller(IntervalService):
             self._producer.record_updated(row)
         elif self._producer.is_paused and not row.is_paused:
             self._touch_at = 0.0
-        self._producer.apply_polled_pause(is_paused=row.is_paused, num_pauses=num_pauses)
+        self._producer.apply_polled_pause(is_paused=row.is_paused, num_notifications=num_notifications)
