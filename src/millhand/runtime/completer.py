@@ -1,13 +1,12 @@
 """
 Writes the state changes of jobs in batches.
 
-Rule 1: a change that was handed over is written or logged: it is kept through failures as long as the client lives.
-Rule 2: while one batch is written the next one gathers, so batches grow with the load and no change waits for a timer.
-Rule 3: plain successes take a faster statement of their own. The jobs that it did not find go through the full statement.
-Rule 4: a batch that the database refuses because of its contents is written row by row, so one bad row blocks no other.
-Rule 5: a change counts for its own attempt only. If the job was rescued or has another attempt, the change is not written,
-        and the completer logs that.
-Rule 6: after a failure, and during a stop, rows that other transactions have locked are left for later.
+Rule 1: the completer writes or logs every change that it takes. After a failure, it keeps the change and tries again.
+Rule 2: while one batch is written, the next one collects. So batches grow with the load, and no change waits for a timer.
+Rule 3: plain successes have a faster statement. If it does not find a job, the full statement writes that job's change.
+Rule 4: if the database refuses a batch for its contents, each row is written alone, so one bad row blocks no other.
+Rule 5: a change counts for its own attempt only. If the job was rescued or fetched again, the completer only logs it.
+Rule 6: after a failure, and during a stop, the completer first writes the rows that no other transaction has locked.
 
                  hand_over          ┌─ job_complete_many ──────────────┐
     executor ──▶ backlog ──▶ batch ─┤                                  ├──▶ events
@@ -47,10 +46,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BATCH_SIZE = 5_000  # River's
-BACKLOG_FULL = 10_000  # River's; from here on attempts keep their slots until half of it is written
-# A stop waits this long for an unreachable database: a restart of it takes as long, and supervisors wait little longer.
+BACKLOG_FULL = 10_000  # River's; at this size attempts keep their slots, until half of it is written
+# How long a stop waits for an unreachable database: long enough for its restart, short enough for most supervisors.
 FLUSH_SECONDS = 10.0
-LAST_SECONDS = 1.0  # the timeout of a write at the very end of that
+LAST_SECONDS = 1.0  # the least timeout of a write, at the end of that time
 NUM_IDS_MAX = 100  # of each state in one log line
 ZERO = datetime.min.replace(tzinfo=UTC)
 
@@ -58,18 +57,18 @@ _FINALIZED_AT = attrgetter("change.finalized_at")
 _ID = attrgetter("change.id")
 
 
-class Finished(msgspec.Struct, frozen=True, gc=False):
+class Pending(msgspec.Struct, frozen=True, gc=False):
     """A change to be written, and what its event and its log lines need."""
 
     change: StateChange
     attempt: Attempt
-    handed_over: float
-    is_plain: bool
+    handed_over_at: float
+    is_plain: bool  # completed, without metadata
 
 
 class Completer(Service):
     """
-    Writes the changes of one client; `on_available` is called with jobs that were made available again.
+    Writes the changes of one client, and calls `on_available` with each job that becomes available again.
 
     Concurrency: any attempt may call `hand_over`; one batch is written at a time.
     """
@@ -84,15 +83,15 @@ class Completer(Service):
         subscriptions: Subscriptions,
     ) -> None:
         super().__init__()
-        self._backlog: dict[JobId, Finished] = {}
+        self._backlog: dict[JobId, Pending] = {}
         self._backlog_limit: float = BACKLOG_FULL
         self._client_id = client_id
         self._flush_until: float | None = None  # set by a stop
         self._has_logged_failure = False
         self._has_logged_locked = False
         self._has_room = asyncio.Event()
-        self._in_flight: Sequence[Finished] = ()
-        self._locked_ids: set[JobId] = set()  # waiting because their rows were locked at the last check
+        self._in_flight: Sequence[Pending] = ()
+        self._locked_ids: set[JobId] = set()  # whose rows were locked at the last check
         self._monotonic = clock.monotonic
         self._num_failures = 0
         self._on_available = on_available
@@ -101,7 +100,7 @@ class Completer(Service):
         self.num_by_kind = dict.fromkeys(EventKind, 0)
 
     def count_kept(self) -> int:
-        """Return how many changes are not known to be written: those that wait, and those in flight."""
+        """Return how many changes wait or are in flight."""
         return len(self._backlog) + len(self._in_flight)
 
     def is_pending(self, id: JobId) -> bool:
@@ -110,14 +109,14 @@ class Completer(Service):
 
     def hand_over(self, change: StateChange, attempt: Attempt) -> Awaitable[object] | None:
         """
-        Take a change to be written soon. Return None, or an awaitable for the attempt to wait on if the backlog is full.
+        Take a change, to write it soon. If the backlog is full, return an awaitable for the attempt to wait on.
 
-        Of two attempts of one job the later fetched one counts.
+        Of two attempts of one job, the one fetched later counts.
         """
         is_plain = change.state is JobState.COMPLETED and not change.metadata
-        one, backlog = Finished(change, attempt, self._monotonic(), is_plain), self._backlog
+        one, backlog = Pending(change, attempt, self._monotonic(), is_plain), self._backlog
         if backlog.setdefault(change.id, one) is not one:
-            self._keep(one)
+            self._add(one)
         self.wake_event.set()
         if len(backlog) < self._backlog_limit:
             return None
@@ -125,7 +124,7 @@ class Completer(Service):
         return self._has_room.wait()
 
     def end_back_pressure(self) -> None:
-        """Take every change from now on: no more jobs are fetched, and a stop must not wait for the database."""
+        """Let no attempt wait from now on. A stop calls this after the last fetch."""
         self._backlog_limit = math.inf
         self._has_room.set()
 
@@ -137,7 +136,7 @@ class Completer(Service):
         await self._flush()
 
     async def _wait(self) -> WakeReason:
-        """Wait until there is a change to write; after a failure wait for the whole pause, whatever wakes the loop."""
+        """Wait for a change to write. After a failure, wait for the whole pause, which only a stop ends."""
         if not self._num_failures:
             return await self.wake_event.wait()
         loop = asyncio.get_running_loop()
@@ -148,7 +147,7 @@ class Completer(Service):
         return WakeReason.TIMEOUT
 
     async def _flush(self) -> None:
-        """Write the backlog; try failed writes again for `FLUSH_SECONDS`."""
+        """Write the backlog, and retry failed writes for `FLUSH_SECONDS`."""
         loop = asyncio.get_running_loop()
         flush_until = self._flush_until = loop.time() + FLUSH_SECONDS
         num_failures = 0
@@ -158,7 +157,7 @@ class Completer(Service):
             if loop.time() >= flush_until:
                 break
             num_failures += 1
-            # An event of its own: the service's only returns STOP by now.
+            # A new event, because the service's own returns STOP at once.
             await WakeEvent().wait(backoff_seconds(num_failures, first=0.25, ceiling=2.0))
         if self._backlog:
             outcomes = format_outcomes(one.change for one in self._backlog.values())
@@ -167,7 +166,7 @@ class Completer(Service):
         self._has_room.set()
 
     async def _write_batch(self) -> bool:
-        """Write up to a batch of the backlog; return whether the database took all of it."""
+        """Write one batch of the backlog. Return whether the database took all of it."""
         batch = self._in_flight = self._take()
         checks_locks = self._num_failures or self._flush_until is not None
         is_written = await (self._write_unlocked(batch) if checks_locks else self._write(batch))
@@ -185,16 +184,16 @@ class Completer(Service):
             logger.info("completions recovered", extra={"num_jobs": num_jobs})
         self._num_failures = 0
 
-    async def _write(self, batch: Sequence[Finished]) -> bool:
+    async def _write(self, batch: Sequence[Pending]) -> bool:
         others = [one for one in batch if not one.is_plain]
         plain = [one for one in batch if one.is_plain] if others else batch
-        if plain and not await self._try(plain, self._complete):
+        if plain and not await self._try_write(plain, self._complete):
             self._requeue(others)
             return False
-        return not others or await self._try(others, self._set_state)
+        return not others or await self._try_write(others, self._set_state)
 
-    async def _write_unlocked(self, batch: Sequence[Finished]) -> bool:
-        """Write the changes whose rows are not locked, and keep the others at the end of the backlog."""
+    async def _write_unlocked(self, batch: Sequence[Pending]) -> bool:
+        """Write the changes whose rows are not locked, and put the others at the end of the backlog."""
         locked = await self._get_locked(batch)
         if locked is None:
             return False
@@ -204,15 +203,15 @@ class Completer(Service):
         self._in_flight = free = [one for one in batch if one.change.id not in locked]
         for one in batch:
             if one.change.id in locked:
-                self._keep(one)
+                self._add(one)
         self._locked_ids.update(locked)
         self._log_locked(locked)
         if not free or await self._write(free):
             self._num_failures = 1  # a short pause before the locked rows are tried again
         return False
 
-    async def _get_locked(self, batch: Sequence[Finished]) -> Collection[JobId] | None:
-        """Return the jobs whose rows are locked by other transactions; None if the database does not answer."""
+    async def _get_locked(self, batch: Sequence[Pending]) -> Collection[JobId] | None:
+        """Return the jobs whose rows other transactions have locked, or None if the database does not answer."""
         try:
             locked = await self._pool.run(self._bounded(job_get_locked([*map(_ID, batch)])))
         except (DriverError, OperationTimeout) as error:
@@ -228,28 +227,28 @@ class Completer(Service):
             fields = {"num_jobs": len(ids), "job_ids": _format_ids(sorted(ids))}
             logger.warning("completions locked", extra=fields)
 
-    def _take(self) -> list[Finished]:
+    def _take(self) -> list[Pending]:
         if len(self._backlog) <= BATCH_SIZE:
             batch, self._backlog = list(self._backlog.values()), {}
             return batch
         ids = list(itertools.islice(self._backlog, BATCH_SIZE))
         return [self._backlog.pop(id) for id in ids]
 
-    def _requeue(self, batch: Iterable[Finished]) -> None:
-        """Put changes at the head of the backlog, before those handed over meanwhile."""
+    def _requeue(self, batch: Iterable[Pending]) -> None:
+        """Put changes back at the start of the backlog."""
         newer, self._backlog = self._backlog, {one.change.id: one for one in batch}
         for one in newer.values():
-            self._keep(one)
+            self._add(one)
 
-    def _keep(self, one: Finished) -> None:
-        former = self._backlog.setdefault(one.change.id, one)
-        if former is not one:
-            older, newer = sorted((former, one), key=_fetched_at)
+    def _add(self, one: Pending) -> None:
+        other = self._backlog.setdefault(one.change.id, one)
+        if other is not one:
+            older, newer = sorted((other, one), key=_fetched_at)
             self._backlog[one.change.id] = newer
             _log_too_late(older)
 
-    async def _try(
-        self, batch: Sequence[Finished], write: Callable[[Sequence[Finished]], Awaitable[None]]
+    async def _try_write(
+        self, batch: Sequence[Pending], write: Callable[[Sequence[Pending]], Awaitable[None]]
     ) -> bool:
         try:
             await write(batch)
@@ -260,7 +259,7 @@ class Completer(Service):
             return False
         return True
 
-    def _record_waiting(self, batch: Sequence[Finished], error: MillhandError) -> None:
+    def _record_waiting(self, batch: Sequence[Pending], error: MillhandError) -> None:
         self._requeue(batch)
         self._num_failures += 1
         level = logging.DEBUG if self._has_logged_failure else level_of(error)
@@ -269,24 +268,24 @@ class Completer(Service):
 
     async def _try_one_by_one(
         self,
-        batch: Sequence[Finished],
-        write: Callable[[Sequence[Finished]], Awaitable[None]],
+        batch: Sequence[Pending],
+        write: Callable[[Sequence[Pending]], Awaitable[None]],
         error: MillhandError,
     ) -> bool:
-        """Write a refused batch row by row; a row that is refused alone is logged and stays running, to be rescued."""
+        """Write each row of a refused batch alone. Log a refused row, and leave it running: a rescuer will rescue it."""
         if len(batch) == 1:
             row, state = batch[0].attempt.row, batch[0].change.state.value
             fields = {"job_id": row.id, "kind": row.kind, "state": state, **_error_fields(error)}
             logger.error("completion refused", extra=fields)
             return True
         for place, one in enumerate(batch, 1):
-            if not await self._try([one], write):  # the database does not answer
+            if not await self._try_write([one], write):  # the database does not answer
                 self._requeue(batch[place:])
                 return False
         return True
 
-    async def _complete(self, batch: Sequence[Finished]) -> None:
-        """Write plain successes; jobs that no longer run go through the full statement, which returns their rows."""
+    async def _complete(self, batch: Sequence[Pending]) -> None:
+        """Write plain successes. The full statement then takes the jobs that no longer run, because it returns rows."""
         query = job_complete_many(
             client_id=self._client_id,
             ids=[*map(_ID, batch)],
@@ -301,19 +300,19 @@ class Completer(Service):
             batch = [one for one in batch if one.change.id in found]
         self._emit_completed(batch)
 
-    async def _set_state(self, batch: Sequence[Finished]) -> None:
+    async def _set_state(self, batch: Sequence[Pending]) -> None:
         query = job_set_state_if_running_many([one.change for one in batch])
         rows = await self._pool.run(self._bounded(query))
         self._emit(batch, rows)
 
     def _bounded(self, query: Query[T]) -> Query[T]:
-        """Return a query that times out with the flush of a stop, or `LAST_SECONDS` after it."""
+        """During a stop, return a query that times out when the flush ends, but not before `LAST_SECONDS`."""
         if self._flush_until is None:
             return query
         left = self._flush_until - asyncio.get_running_loop().time()
         return query.within(min(query.timeout_seconds, max(left, LAST_SECONDS)))
 
-    def _emit_completed(self, batch: Sequence[Finished]) -> None:
+    def _emit_completed(self, batch: Sequence[Pending]) -> None:
         self.num_by_kind[EventKind.JOB_COMPLETED] += len(batch)
         if self._subscriptions:
             at = self._monotonic()
@@ -321,7 +320,7 @@ class Completer(Service):
                 [_event(EventKind.JOB_COMPLETED, one, _completed_row(one), at) for one in batch]
             )
 
-    def _emit(self, batch: Sequence[Finished], rows: Sequence[JobRow]) -> None:
+    def _emit(self, batch: Sequence[Pending], rows: Sequence[JobRow]) -> None:
         by_id = {row.id: row for row in rows}
         at = self._monotonic()
         events = []
@@ -344,7 +343,7 @@ class Completer(Service):
 
 
 def format_outcomes(changes: Iterable[StateChange]) -> str:
-    """Return changes as one line: states with the ids of their jobs, `NUM_IDS_MAX` of each."""
+    """Return one line with the job ids of each state, up to `NUM_IDS_MAX` of each."""
     by_state: dict[JobState, list[JobId]] = {}
     for change in changes:
         by_state.setdefault(change.state, []).append(change.id)
@@ -357,7 +356,7 @@ def _format_ids(ids: Sequence[JobId]) -> str:
 
 
 def _is_transient(error: MillhandError) -> bool:
-    """Return whether the same batch may succeed later: after a lost connection, a timeout or a deadlock, not bad data."""
+    """Return whether a retry may succeed: after a lost connection, a timeout or a deadlock, but not for bad data."""
     return isinstance(error, OperationTimeout) or (isinstance(error, DriverError) and error.retryable)
 
 
@@ -365,11 +364,11 @@ def _error_fields(error: MillhandError) -> dict[str, str]:
     return {"error_type": type(error).__name__, "error": str(error)}
 
 
-def _fetched_at(one: Finished) -> datetime:
+def _fetched_at(one: Pending) -> datetime:
     return one.change.attempted_at or ZERO  # None in rows that were not fetched by a client
 
 
-def _log_too_late(one: Finished) -> None:
+def _log_too_late(one: Pending) -> None:
     row, state = one.attempt.row, one.change.state.value
     logger.warning(
         "outcome came too late",
@@ -383,16 +382,16 @@ def _log_too_late(one: Finished) -> None:
     )
 
 
-def _completed_row(one: Finished) -> JobRow:
+def _completed_row(one: Pending) -> JobRow:
     return msgspec.structs.replace(
         one.attempt.row, state=JobState.COMPLETED, finalized_at=one.change.finalized_at
     )
 
 
-def _event(kind: EventKind, one: Finished, row: JobRow, at: float) -> JobEvent:
+def _event(kind: EventKind, one: Pending, row: JobRow, at: float) -> JobEvent:
     attempt = one.attempt
     statistics = JobStatistics(
-        complete_seconds=at - one.handed_over,
+        complete_seconds=at - one.handed_over_at,
         queue_wait_seconds=attempt.queue_wait_seconds,
         run_seconds=attempt.run_seconds,
     )
