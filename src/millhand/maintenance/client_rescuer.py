@@ -1,23 +1,23 @@
 """
 Declares clients dead that miss their heartbeats, and rescues the jobs of clients that are gone.
 
-    two heartbeats missed, and still none a second later ─────▶ declared dead ─▶ its jobs are rescued
-    the same, but PostgreSQL still has its session ─▶ two minutes later ─▶ the same
-    the client stopped and left jobs running ─────────────────────────────────▶ its jobs are rescued
-    the client restarted with the same id ────────────────────────────────────▶ the jobs of its earlier life are rescued
+    two heartbeats missed, and none for another second ─▶ declared dead ─▶ its jobs are rescued
+    the same, but PostgreSQL still has its session ─────▶ declared dead two minutes later
+    stopped, and left jobs running ─────────────────────▶ its jobs are rescued
+    restarted with the same id ─────────────────────────▶ its jobs from before the restart are rescued
 
 `decide_stranded` decides about each job, in this order:
 
     cancellation was requested ─────────────────────────▶ cancelled
     no attempts left ───────────────────────────────────▶ discarded
-    rescued `NUM_AT_ONCE` times already ────────────────▶ retryable, by the retry policy of the worker, else of the client
-    any other ──────────────────────────────────────────▶ available at once
+    rescued `NUM_IMMEDIATE_RESCUES` times already ──────▶ retryable, by the worker's retry policy, else the client's
+    otherwise ──────────────────────────────────────────▶ available at once
 
-Rule 1: the database's clock alone decides. The UPDATE checks again what the SELECT found.
-Rule 2: a client that has missed its own heartbeats declares no other client dead. Missed heartbeats count from the instant
-        since which this client's own arrive in time, so that after an outage every living client first sends one.
-Rule 3: a job of a living client is never touched, whatever its age or kind. A client that returns after it was declared
-        dead learns that from its heartbeat, and its outcomes for those jobs are not written.
+Rule 1: only the database's clock decides. The UPDATE checks again what the SELECT found.
+Rule 2: a client that has missed its own heartbeats declares no other client dead. It counts missed heartbeats only from
+        `steady_since`, when its own began to arrive in time. So after an outage, each living client can send one first.
+Rule 3: a living client's job is never rescued, whatever its age or kind. If a client returns after it was declared dead,
+        its next heartbeat finds that out, and its outcomes for the rescued jobs are not written.
 
 Two leaders may do this at once: each row is rescued once.
 """
@@ -51,15 +51,15 @@ from millhand.worker import Worker, Workers
 
 logger = logging.getLogger(__name__)
 
-# A client that starts now cannot be dead sooner than in eleven seconds, with the default interval of heartbeats.
+# With the default heartbeats, a client that starts now can be declared dead after eleven seconds at the earliest.
 PAUSE_SECONDS_MAX = 5.0
 MARGIN_SECONDS = 0.02
-# A database that stood still answers all waiting statements at once: heartbeats on their way get this long to arrive.
+# A database that was stalled answers all waiting statements at once. Heartbeats among them have this long to arrive.
 CONFIRM_SECONDS = 1.0
-# Jobs are searched for when clients ended recently, and otherwise this often.
+# How often to search for jobs when no client started or ended recently.
 SEARCH_SECONDS = 30.0
-# A job that was running at so many crashes may be their cause, and is retried with backoff from then on.
-NUM_AT_ONCE = 3
+# A job that ran during so many crashes may cause them. From then on it is retried with backoff.
+NUM_IMMEDIATE_RESCUES = 3
 RESCUE_COUNT = "river:rescue_count"
 
 TEXTS = {
@@ -71,7 +71,7 @@ TEXTS = {
 
 class ClientRescuer(BatchService):
     """
-    Declares clients dead and rescues their jobs; `inserter` announces these.
+    Declares clients dead and rescues their jobs; `inserter` announces the available ones.
 
     `registration.steady_since` is None while this client's own heartbeats fail; a pass then does nothing. While
     `registration.is_alone`, a pass only searches for jobs, every `SEARCH_SECONDS`.
@@ -97,7 +97,7 @@ class ClientRescuer(BatchService):
         self._full_scan_timer = FullScanTimer(clock)
         self._inserter = inserter
         self._is_full = True
-        self._num_changed = 0  # as the last pass found
+        self._num_changed = 0  # clients that started or ended recently, in the last pass
         self._pause_seconds_next = PAUSE_SECONDS_MAX
         self._pool = pool
         self._registration = registration
@@ -135,14 +135,14 @@ class ClientRescuer(BatchService):
         self.probe("checked", num_changed)
 
     def _is_search_due(self) -> bool:
-        """Return whether to search for jobs of dead clients now; sooner if clients ended recently."""
+        """Return whether a search for jobs is due: soon after clients started or ended, else every `SEARCH_SECONDS`."""
         return self._clock.monotonic() >= (self._rest_until if self._num_changed else self._search_at)
 
     async def _search(self) -> None:
         self._after_id = JobId(0)
         self._is_full = self._full_scan_timer.take_due()
         began = self._clock.monotonic()
-        # Set before the search too, in case it fails.
+        # Also set before the search, which may fail.
         self._search_at, self._rest_until = began + SEARCH_SECONDS, began
         await super().run_once()
         ended = self._clock.monotonic()
@@ -150,7 +150,7 @@ class ClientRescuer(BatchService):
         self._rest_until = ended + rest_seconds(ended - began)
 
     async def _declare(self, steady_since: datetime) -> Losses:
-        """Declare suspects dead that still miss heartbeats, and remember the next suspects."""
+        """Declare the suspects dead that still send no heartbeat, and remember new suspects."""
         query = client_declare_lost(
             id=self._client_id, recently=RECENTLY, steady_since=steady_since, suspect_ids=self._suspect_ids
         )
@@ -210,7 +210,7 @@ def _pause_seconds(seconds_left: float | None) -> float:
 
 
 def decide_stranded(one: Stranded, worker: Worker | None, *, retry_policy: RetryPolicy) -> Rescue:
-    """Return the rescue of a job whose client is gone; `worker` is that of its kind, None if this client has none."""
+    """Return the rescue of a job whose client is gone; `worker` is this client's for its kind, if any."""
     job, at = one.job, one.at
     text = f"Job rescued by ClientRescuer: client {job.attempted_by[-1]!r} {TEXTS[one.end]}"
     error = AttemptError(at, job.attempt, text)
@@ -218,12 +218,12 @@ def decide_stranded(one: Stranded, worker: Worker | None, *, retry_policy: Retry
         return Rescue(job.id, JobState.CANCELLED, error, finalized_at=at)
     if job.attempt >= job.max_attempts:
         return Rescue(job.id, JobState.DISCARDED, error, finalized_at=at)
-    if num_rescues(job.metadata.get(RESCUE_COUNT)) < NUM_AT_ONCE:
+    if num_rescues(job.metadata.get(RESCUE_COUNT)) < NUM_IMMEDIATE_RESCUES:
         return Rescue(job.id, JobState.AVAILABLE, error, scheduled_at=at)
     policy = retry_policy if worker is None or worker.retry is None else worker.retry
     return Rescue(job.id, JobState.RETRYABLE, error, scheduled_at=checked_retry_at(policy, job, at))
 
 
 def num_rescues(count: object) -> float:
-    """Return how often a job was rescued by its metadata; a value that is no number counts as 0, as in SQL."""
+    """Return the metadata's count of rescues; a value that is no number counts as 0, as in SQL."""
     return count if isinstance(count, int | float) and not isinstance(count, bool) else 0
