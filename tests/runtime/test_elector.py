@@ -480,11 +480,11 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     ]
 
 
-async def test_follower_that_looks_first_bids_when_the_term_expires(electors: Electors) -> None:
+async def test_follower_that_bids_on_expiry_bids_when_the_term_expires(electors: Electors) -> None:
     """It makes no bid during a term, and bids at its expiry."""
     term = leader_attempt_elect(leader_id=ClientId("dead"), ttl=timedelta(seconds=0.4))
     assert await electors.driver.pool.run(term) is not None
-    elector, probe = electors.elector("heir", looks_first=True)
+    elector, probe = electors.elector("heir", bids_on_expiry=True)
 
     await elector.start()
     bid = await probe.wait("bid")

@@ -300,16 +300,16 @@ async def test_leader_roles_are_separate(electors: Electors) -> None:
 async def test_closed_elector_resigns_and_does_not_bid(electors: Electors) -> None:
     """Opened again, it bids."""
     elector, probe = await electors.elector(
-        "a", leader_role=LeaderRole.PERIODIC, is_last=False, is_open=False
+        "a", leader_role=LeaderRole.PERIODIC, is_last=False, is_enabled=False
     )
     closed_at_first = probe.num("bid")
 
-    elector.set_open(is_open=True)
+    elector.set_enabled(is_enabled=True)
     await probe.wait("gained")
-    elector.set_open(is_open=False)
+    elector.set_enabled(is_enabled=False)
     await probe.wait("resigned")
     held = await electors.leader(LeaderRole.PERIODIC)
-    elector.set_open(is_open=True)
+    elector.set_enabled(is_enabled=True)
     await probe.wait("gained")
 
     assert (closed_at_first, held, await electors.leader(LeaderRole.PERIODIC)) == (0, None, "a")

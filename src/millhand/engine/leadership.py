@@ -96,7 +96,7 @@ class Leadership:
 
     def on_registration(self) -> None:
         """Bid for the periodic role while this client is registered; without it, periodic services need River's term."""
-        self.periodic.set_open(is_open=self._registration.is_active)
+        self.periodic.set_enabled(is_enabled=self._registration.is_active)
         self._assign_periodic()
 
     def _on_river_term(self, term: Term | None) -> None:
@@ -127,10 +127,10 @@ def _periodic_elector(
         client_id,
         clock=config.clock,
         interval_seconds=PERIODIC_INTERVAL_SECONDS,
-        is_open=False,  # until the first heartbeat found the tables
+        is_enabled=False,  # until the first heartbeat found the tables
         jitter_seconds=PERIODIC_JITTER_SECONDS,
         leader_role=LeaderRole.PERIODIC,
-        looks_first=True,
+        bids_on_expiry=True,
         on_term=on_term,
         renew_seconds=PERIODIC_RENEW_SECONDS,
         ttl_seconds=PERIODIC_TTL_SECONDS,

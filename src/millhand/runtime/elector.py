@@ -1,13 +1,12 @@
 """
 Elects one leader for one term; all other clients follow and bid again.
 
-Rule 1: a term is `(leader_id, elected_at)`, the row as the database dated it. Every statement about a term names both, so
-        that no client renews or resigns another term than it means, not even its own next one.
-Rule 2: expiry is decided in SQL, by the database's clock. The local monotonic clock only ends a term sooner: a client
-        trusts its term for the lifetime less a margin, from the moment at which its last bid or renewal was sent.
-Rule 3: leadership is a lease, not a lock. A stalled leader may act a moment too long, so everything that leaders do must
-        be safe when two do it.
-Rule 4: beside clients in another language Millhand bids last for River's role; `election_backoff.py` has the rules.
+Rule 1: a term is `(leader_id, elected_at)` as in its row. Every statement about a term names both, so no client renews or
+        resigns a different term, not even its own next one.
+Rule 2: the database's clock decides when a term expires. The leader stops sooner by its own monotonic clock: it trusts its
+        term from the moment it sent its last bid or renewal, for the lifetime less a margin.
+Rule 3: leadership is a lease, not a lock. A stalled leader may act a moment too long, so two leaders at work do no harm.
+Rule 4: for River's role, Millhand lets clients in another language bid first; `election_backoff.py` has the rules.
 
               bid won                      renewed
     follow ─────────────▶ lead ⟲ ────────────────────────────┐
@@ -57,21 +56,21 @@ INTERVAL_SECONDS = 5.0
 JITTER_SECONDS = 1.0
 # Two renewals may fail before the term expires.
 TTL_SECONDS = 15.0
-# A client gives its term up this much before the database would give it to another.
+# A leader stops this long before its term expires in the database.
 MARGIN_SECONDS = 1.0
 STATEMENT_SECONDS = 5.0
 RENEW_BACKOFF_CEILING_SECONDS = 4.0
-# All followers are notified of a resignation at once and must not bid at once.
+# A resignation notifies all followers at the same moment. Random waits up to this keep their bids apart.
 RESIGNED_SPREAD_SECONDS = 0.05
-# The last instant of a term still belongs to it.
+# A bid at the very instant of expiry would be lost, so it comes this much later.
 EXPIRED_SECONDS = 0.02
 RESIGN_TIMEOUTS_SECONDS = (1.0, 2.0, 3.0)
-# The time that a bid may take, beside interval and jitter, before other clients count as not bidding.
+# How long a bid may take. A client that has not bid after interval, jitter and this counts as not bidding.
 PATIENCE_MARGIN_SECONDS = 0.5
 
 
 class Term(msgspec.Struct, frozen=True):
-    """One client's leadership, from an election to its end. Units: `elected_at` is exact to the microsecond."""
+    """One client's leadership, from its election to its end."""
 
     leader_id: ClientId
     elected_at: datetime
@@ -81,12 +80,12 @@ class Elector(Service):
     """
     Follows until elected and leads until the term ends.
 
-    `on_term` is called on the event loop with the term when it begins and with None when it ends, always in turn; it must
-    not block. With a `registration` clients in another language bid first while that is active. An elector that is not
-    `is_open` does not bid; see `set_open`. With `looks_first` it bids only when no term runs, at the moment of expiry.
+    `on_term` gets the term when it begins, and None when it ends; it must not block.
+    While `registration` is active, clients in another language bid first.
+    The elector bids only while `is_enabled`; see `set_enabled`.
+    With `bids_on_expiry`, it bids only when no term runs, and as soon as one expires.
+    `renew_seconds` is `interval_seconds` by default. The other defaults are River's, and must be equal in a fleet.
     `backoff_before_term` is the backoff that ended with the last election.
-    Units: constructor parameters are seconds. The defaults are River's and must be equal in a fleet. A term is renewed every
-    `renew_seconds`, by default as often as bids are made.
     Concurrency: belongs to one event loop.
     """
 
@@ -98,10 +97,10 @@ class Elector(Service):
         clock: Clock,
         on_term: Callable[[Term | None], None],
         interval_seconds: float = INTERVAL_SECONDS,
-        is_open: bool = True,
+        is_enabled: bool = True,
         jitter_seconds: float = JITTER_SECONDS,
         leader_role: LeaderRole = LeaderRole.RIVER,
-        looks_first: bool = False,
+        bids_on_expiry: bool = False,
         margin_seconds: float = MARGIN_SECONDS,
         registration: Registration | None = None,
         renew_seconds: float | None = None,
@@ -113,12 +112,12 @@ class Elector(Service):
         self._client_id = client_id
         self._clock = clock
         self._interval_seconds = interval_seconds
-        self._is_open = is_open
+        self._is_enabled = is_enabled
         self._is_stepping_down = False
         self._jitter_seconds = jitter_seconds
         self._leader_role = leader_role
         self._logged_leader_id: ClientId | None = None
-        self._looks_first = looks_first
+        self._bids_on_expiry = bids_on_expiry
         self._on_term = on_term
         self._patience_seconds = interval_seconds + jitter_seconds + PATIENCE_MARGIN_SECONDS
         self._pool = pool
@@ -152,7 +151,7 @@ class Elector(Service):
         if parsed is None:
             return
         match parsed.get("action"):
-            case "request_resign" if self._term is not None:  # it asks any leader; its leader_id is not used
+            case "request_resign" if self._term is not None:  # of any leader; its leader_id is not used
                 self._request_resign(self._term, abstain_seconds=2 * RESIGNED_SPREAD_SECONDS)
             case "resigned" if self._term is None and parsed.get("leader_id") != self._client_id:
                 self._backoff = after_resignation(self._backoff, self._clock.monotonic())
@@ -162,7 +161,7 @@ class Elector(Service):
         """
         Resign `term`, if it is the current one, and let other clients bid first.
 
-        For a leader that cannot do a leader's work.
+        A leader calls this when it cannot do its work.
         """
         self._request_resign(term, abstain_seconds=self._interval_seconds + self._jitter_seconds)
 
@@ -172,10 +171,10 @@ class Elector(Service):
             self._is_stepping_down = True
             self._request_resign(self._term, abstain_seconds=0.0)
 
-    def set_open(self, *, is_open: bool) -> None:
-        """Bid from now on, or stop bidding and resign a term that runs."""
-        self._is_open = is_open
-        if not is_open and self._term is not None:
+    def set_enabled(self, *, is_enabled: bool) -> None:
+        """Bid from now on; or stop bidding, and resign the current term."""
+        self._is_enabled = is_enabled
+        if not is_enabled and self._term is not None:
             self._request_resign(self._term, abstain_seconds=0.0)
         self.wake_event.set()
 
@@ -197,7 +196,7 @@ class Elector(Service):
         """Bid until elected; return None when the elector stops."""
         num_failures = 0
         while not self.wake_event.is_stopping:
-            if not self._is_open:
+            if not self._is_enabled:
                 await self.wake_event.wait()
                 continue
             try:
@@ -210,18 +209,18 @@ class Elector(Service):
                 pause = backoff_seconds(num_failures)
                 self._log_failure(error, pause)
             if await self.wake_event.wait(pause) is WakeReason.SET:
-                await self.wake_event.wait(_spread(RESIGNED_SPREAD_SECONDS))
+                await self.wake_event.wait(_random_up_to(RESIGNED_SPREAD_SECONDS))
         return None
 
     def _pause_seconds(self) -> float:
-        """Return how long to wait after a lost or omitted bid."""
-        pause = self._interval_seconds + _spread(self._jitter_seconds)
+        """Return how long to wait before the next bid."""
+        pause = self._interval_seconds + _random_up_to(self._jitter_seconds)
         if self._seconds_left is not None and self._seconds_left > 0:
-            pause = min(pause, self._seconds_left + EXPIRED_SECONDS + _spread(RESIGNED_SPREAD_SECONDS))
+            pause = min(pause, self._seconds_left + EXPIRED_SECONDS + _random_up_to(RESIGNED_SPREAD_SECONDS))
         if self._backoff is None or self._backoff.vacant_since is None:
             return pause
         left = self._backoff.seconds_left(self._patience_seconds, self._clock.monotonic())
-        return left + _spread(RESIGNED_SPREAD_SECONDS)
+        return left + _random_up_to(RESIGNED_SPREAD_SECONDS)
 
     async def _bid_if_possible(self) -> Term | None:
         if await self._is_term_running() or not await self._is_our_turn():
@@ -230,15 +229,15 @@ class Elector(Service):
         return await self._bid()
 
     async def _is_term_running(self) -> bool:
-        """Return whether another term runs, if this elector looks before it bids."""
-        if not self._looks_first:
+        """Return whether a term runs; always False without `bids_on_expiry`."""
+        if not self._bids_on_expiry:
             return False
         query = leader_get_seconds_left(leader_role=self._leader_role)
         self._seconds_left = await self._pool.run(query.within(STATEMENT_SECONDS))
         return self._seconds_left is not None and self._seconds_left > 0
 
     async def _is_our_turn(self) -> bool:
-        """Return whether the backoff beside clients in another language allows a bid."""
+        """Return whether clients in another language have had the time to bid first."""
         if self._registration is None or not self._registration.is_active:
             self._backoff = None
             return True
@@ -276,7 +275,7 @@ class Elector(Service):
             self._backoff = ElectionBackoff(other_leader_id=None, vacant_since=self._clock.monotonic())
 
     async def _record_step_down(self, term: Term) -> None:
-        """Record that registered clients must not take this term."""
+        """Record in this client's row that it steps down, so that no registered client takes the next term."""
         logger.info("leadership offered to others", extra=self._fields(term))
         try:
             await self._pool.run(client_step_down(id=self._client_id).within(STATEMENT_SECONDS))
@@ -284,23 +283,21 @@ class Elector(Service):
             self._log_failure(error, 0.0)
 
     async def _renew_until_over(self, term: Term) -> bool:
-        """Renew until the term is over; return whether its row may still be there to delete."""
+        """Renew until the term ends. Return whether its row may still exist."""
         num_failures, pause = 0, self._renew_seconds
         while True:
             await self.wake_event.wait(min(pause, self._trust_left()))
             if self.wake_event.is_stopping or self._resign_requested:
                 return True
             if self._trust_left() <= 0:
-                self._log_lost(term, "no renewal within the time of trust")
+                self._log_lost(term, "it was not renewed in time")
                 return True
             try:
                 if not await self._renew(term):
                     self._log_lost(term, "the renewal was refused")
                     return False
                 num_failures, pause = 0, self._renew_seconds
-                if (
-                    self._term is None
-                ):  # the trust timer ended the term during the renewal, and `on_term` was called
+                if self._term is None:  # the trust timer ended it during the renewal
                     self._log_lost(term, "the renewal came too late")
                     return True
             except (DriverError, OperationTimeout) as error:
@@ -323,7 +320,7 @@ class Elector(Service):
         return True
 
     async def _resign(self, term: Term) -> None:
-        """Delete the term's row, so that followers need not wait for its expiry; if that fails, it expires."""
+        """Delete the term's row, so that followers can bid at once. If that fails, the term expires."""
         for timeout_seconds in RESIGN_TIMEOUTS_SECONDS:
             query = leader_resign(
                 leader_id=term.leader_id, elected_at=term.elected_at, leader_role=self._leader_role
@@ -360,9 +357,9 @@ class Elector(Service):
 
     def _set_trust_timer(self) -> None:
         """
-        End the term when its trust runs out, even while the loop waits for a database that does not answer.
+        End the term when its trust runs out, even while the database does not answer.
 
-        The loop notices that too, but only when its statement times out; it then resigns.
+        The loop sees that only when its statement times out. It then resigns.
         """
         if self._trust_timer is not None:
             self._trust_timer.cancel()
@@ -394,7 +391,7 @@ class Elector(Service):
         self.probe("failed", error)
 
     def _log_backoff(self) -> None:
-        """Log, once for each of them, that a client in another language leads."""
+        """Log each client in another language that leads, once."""
         leader_id = None if self._backoff is None else self._backoff.other_leader_id
         if leader_id is None or leader_id == self._logged_leader_id:
             return
@@ -410,5 +407,5 @@ class Elector(Service):
         return {"client_id": term.leader_id, "leader_role": self._leader_role.value, "elected_at": elected_at}
 
 
-def _spread(seconds: float) -> float:
+def _random_up_to(seconds: float) -> float:
     return random.uniform(0.0, seconds)  # noqa: S311 - spreads load, guards nothing
