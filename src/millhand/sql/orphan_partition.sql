@@ -60,7 +60,7 @@ WHERE partition.run_id = free.run_id AND partition.number = free.number
 RETURNING /* orphan_partition_columns */;
 
 -- name: orphan_partition_advance
--- Write that all keys of a partition up to the cursor were evaluated, and delete findings of earlier runs in that stretch.
+-- Write that all keys of a partition up to the cursor were evaluated, and delete findings of earlier runs in that range.
 -- The epoch is compared in the partition's own row too: a claim that commits while this statement waits must stop it.
 -- No wait for the disk: a server that crashes loses the cursor and the findings together.
 -- The run's heartbeat is written every ten seconds only, because all of its partitions write to that one row.
@@ -119,7 +119,7 @@ emptied AS (
 SELECT 1 FROM counted;
 
 -- name: orphan_key_bounds
--- Return keys that cut a table into stretches of equally many rows, and the number of rows, by the last ANALYZE.
+-- Return keys that cut a table into ranges of equally many rows, and the number of rows, by the last ANALYZE.
 SELECT
     coalesce((stats.histogram_bounds::text::text[]), '{}') AS bounds,
     greatest(class.reltuples, 0)::bigint AS rows

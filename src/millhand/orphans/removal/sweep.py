@@ -1,14 +1,14 @@
 """
-Remove what is due, in an order in which no referenced object is lost.
+Remove the objects and rows that are due, in an order that loses no referenced object.
 
-Rule 1: no object is deleted in place. It is moved to `.millhand/quarantine/<run>/<key>`, and purged there after
-        `quarantine_for`. The ledger keeps a deleted row as JSON.
+Rule 1: no object is deleted in place. The sweep moves it to `.millhand/quarantine/<run>/<key>`, or hides it behind a
+        delete marker if the bucket keeps versions. A later run purges it after `quarantine_for`.
 Rule 2: the ledger records each step before it is done, and its result afterwards.
-Rule 3: references are read right before the move and again right after it. If a row references an object during the move,
-        the object is restored. A row that comes later finds it gone, as after any deletion.
+Rule 3: references are read right before the move and right after it. If a row references the object by then, the object
+        is restored. A row that comes later finds it gone, as after any deletion.
 Rule 4: an object that changed since the scan (etag, size, time) stays.
-Rule 5: a row is removed before its object: locked, read again, recorded and deleted in one transaction.
-Rule 6: waves grow from 10 to 100 to 1,000 keys. The first failure of the store ends the sweep after its wave.
+Rule 5: a row is removed before its object. One transaction locks it, evaluates it again, records and deletes it.
+Rule 6: waves grow from 10 to 100 to 1,000 keys. If the store fails, the sweep ends after that wave.
 
     row: lock ─▶ evaluate ─▶ delete ┐
                                     ├▶ intended │ references ─▶ move ─▶ references ─▶ quarantined │ … ─▶ purged
@@ -89,7 +89,7 @@ async def quarantine_unreferenced(
     """
     Move the objects of actions into quarantine, unless a row references them before or after the move.
 
-    Return the results by action id. Raises: SourceFailed; DriverError. The ledger then still has moved objects as intended.
+    Return the results by action id. Raises: SourceFailed; DriverError. The ledger then still has the actions as intended.
     """
     rows = await context.rows_keeping([action.key for action in actions])
     moves = await quarantine_objects(context.store, [action for action in actions if action.key not in rows])
@@ -114,9 +114,9 @@ async def record_moves(context: RunContext, state: RunState, moves: Mapping[int,
     """Write the results of moves to the ledger. Raises: DriverError."""
     if not moves:
         return
-    # A failed move leaves its object in place. That is no decision to keep it.
+    # If a move failed and left its object in place, that is not a decision to keep the object.
     state.count_moves(move.state for move in moves.values() if not (move.is_failure and move.is_in_place))
-    states = {id_: (move.state, move.reason) for id_, move in moves.items()}
+    states = {id: (move.state, move.reason) for id, move in moves.items()}
     await context.executor.run(action_set_state_many(states, now=context.ledger_now))
 
 
@@ -128,18 +128,18 @@ async def _sweep_wave(
     object_actions = await _record_intended(context, objects)
     actions = [*row_actions, *object_actions]
     moves = await quarantine_unreferenced(context, state, actions)
-    done = [
+    done_ids = [
         finding.id
         for finding, action in zip(objects, object_actions, strict=True)
         if not moves[action.id].is_failure
     ]
-    await context.executor.run(finding_delete_many(done))
+    await context.executor.run(finding_delete_many(done_ids))
     failed = [action for action in actions if moves[action.id].is_failure]
     return SweepFailure(key=failed[0].key, reason=moves[failed[0].id].reason) if failed else None
 
 
 async def _record_intended(context: RunContext, findings: Sequence[Finding]) -> list[Action]:
-    """Write to the ledger which objects will be removed. Shape: one action for each finding, in order."""
+    """Write to the ledger which objects the sweep will remove. Shape: one action for each finding, in order."""
     if not findings:
         return []
     async with context.executor.begin() as tx:
@@ -155,7 +155,7 @@ async def _delete_rows(context: RunContext, state: RunState, findings: Sequence[
         try:
             actions += await _delete_rows_of(context, state, source, of_source)
         except DriverError:
-            # A constraint on one row must not keep the others, so delete each row by itself.
+            # One row may violate a constraint. Delete each row alone, so that the others go.
             for finding in of_source:
                 actions += await _delete_row(context, state, finding)
     return actions
@@ -207,7 +207,7 @@ async def _insert_actions(executor: Executor, context: RunContext, actions: Sequ
 def _is_still_due(
     context: RunContext, row: ReferenceRow, finding: Finding, rows: Mapping[str, Sequence[ReferenceRow]]
 ) -> bool:
-    """Evaluate a locked row again, now that no transaction can change it."""
+    """Evaluate again a row that is now locked, so that no transaction can change it."""
     is_shared = any(
         (other.source, other.row_id) != (row.source, row.row_id) for other in rows.get(row.key, ())
     )

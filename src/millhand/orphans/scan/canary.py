@@ -36,7 +36,7 @@ class Canaries:
     seen_live: set[str] = field(default_factory=set)
 
     def record(self, page: ObjectPage, start: int, end: int, found: Comparison) -> None:
-        """Record the canaries of one stretch that exist and have a row. Shape: the page is in order."""
+        """Record the canaries of one range that exist and have a row. Shape: the page is in order."""
         if start == end or not self.keys:
             return
         first, last = page.keys[start], page.keys[end - 1]

@@ -1,5 +1,5 @@
 """
-Compare the objects and the rows of one stretch of keys. Pure functions.
+Compare the objects and the rows of one range of keys. Pure functions.
 
 Most objects have one ready row, and most rows have an object: these are only counted. The rest becomes observations,
 which `evaluate` decides one by one.
@@ -25,7 +25,7 @@ MARKER_BELOW = f"/{RESERVED_PREFIX}binding.json"
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """The counts of one stretch, the observations to evaluate, and the ready keys that have no object."""
+    """The counts of one range, the observations to evaluate, and the ready keys that have no object."""
 
     absent_keys: list[str] = field(default_factory=list)
     live: int = 0
@@ -84,7 +84,7 @@ def cut_page(page: ObjectPage, start: int, high: str | None) -> int:
 
 
 def compare(page: ObjectPage, start: int, end: int, read: RangeRead, scope_of: KeyScope) -> Comparison:
-    """Compare the objects `start` to `end` of a page with all rows that name a key of the same stretch."""
+    """Compare the objects `start` to `end` of a page with all rows that name a key of the same range."""
     keys = page.keys[start:end]
     sizes = dict(zip(keys, page.sizes[start:end], strict=True)) if read.sized else {}
     ready_keys, by_key = _by_key(read, sizes)

@@ -129,8 +129,8 @@ class RunState:
     recalled: list[Action] = field(default_factory=list)
     totals: Totals
 
-    def count_stretch(self, found: Comparison, read: RangeRead) -> None:
-        """Add the objects and rows of one stretch of keys."""
+    def count_range(self, found: Comparison, read: RangeRead) -> None:
+        """Add the objects and rows of one range of keys."""
         totals = self.totals
         totals.bytes += found.num_bytes
         totals.live += found.live
@@ -208,7 +208,7 @@ class RunState:
         self.canaries.keys = list(keys)
 
     def record_canaries(self, page: ObjectPage, start: int, end: int, found: Comparison) -> None:
-        """Record which canaries of one stretch of a page are live."""
+        """Record which canaries of one range of a page are live."""
         self.canaries.record(page, start, end, found)
 
     def add_live_canaries(self, keys: Iterable[str]) -> None:

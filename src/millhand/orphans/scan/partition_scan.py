@@ -1,11 +1,11 @@
 """
-Scan one partition: list its objects and read its rows in the order of keys, stretch by stretch.
+Scan one partition: list its objects and read its rows in the order of keys, one range of keys after the other.
 
-Rule 1: a page of objects is listed first, and the rows of the same stretch of keys are read after it. A row that is
-        committed after its page was listed is seen. The other order would be a race.
-Rule 2: stretches follow each other without a gap, from the partition's first possible key to its last. Every row is read,
-        and every older finding is either seen again or dropped.
-Rule 3: findings and cursor are written in one transaction. After a crash, one stretch at most is done again.
+Rule 1: a page of objects is listed before the rows of its range are read. So the scan sees the row of each listed object,
+        even if it is committed after the listing. The other order would be a race.
+Rule 2: the ranges have no gap, from the partition's first possible key to its last. So the scan reads every row, and sees
+        every older finding again or drops it.
+Rule 3: one transaction writes the findings and the cursor. After a crash, at most one range is scanned again.
 
     page of keys ─▶ rows of (low, high] ─▶ compare ─▶ evaluate ─▶ findings + cursor ─▶ low = high
 """
@@ -33,12 +33,12 @@ from millhand.orphans.sources.statements import ReferenceRow
 from millhand.storage import ListingBroken, ObjectPage, ObjectStore
 from millhand.store.query import Query
 
-# Missing objects that one run looks up a second time and records. The rest are only counted, for the guards.
+# How many missing objects one run looks up again and records. It only counts the others, for the guards.
 MAX_LOOKS = 1_000
 
 
 class ListingUntrusted(ListingBroken):
-    """An existing object is not in the listing, so an object that is not listed may exist too."""
+    """The listing omits an existing object, so other objects that it omits may exist too."""
 
     def __init__(self, key: str) -> None:
         super().__init__(
@@ -59,32 +59,30 @@ class PartitionScan:
 
     async def run(self) -> None:
         """
-        Evaluate the objects and rows from the partition's cursor on, and write findings to the ledger.
+        Evaluate the objects and rows after the partition's cursor, and write findings to the ledger.
 
-        Ends after the current page if `stopped` is set.
-
-        Raises: as `partitions.scan_bucket`.
+        Ends after the current page if `stopped` is set. Raises: as `partitions.scan_bucket`.
         """
         low, high = self.partition.cursor_key, self.partition.high
         async with aclosing(self._pages()) as pages:
             async for listed in pages:
-                mine = cut_at(listed, high)
-                page = without_unstorable(mine)
+                in_partition = cut_at(listed, high)
+                page = without_unstorable(in_partition)
                 self.state.count_unclassified(page.num_skipped)
                 if page.keys:
-                    low = await self._scan_stretch(page, low, page.keys[-1])
+                    low = await self._scan_range(page, low, page.keys[-1])
                 if self.stopped.is_set():
                     return
-                if len(mine.keys) < len(listed.keys) or low == high:
+                if len(in_partition.keys) < len(listed.keys) or low == high:
                     break
         if low != high:
-            nothing = ObjectPage(describe=_no_object, keys=(), sizes=())
-            await self._scan_stretch(nothing, low, high)
+            no_objects = ObjectPage(describe=_no_object, keys=(), sizes=())
+            await self._scan_range(no_objects, low, high)
 
     def _pages(self) -> AsyncGenerator[ObjectPage, None]:
         context, partition = self.context, self.partition
         prefix, page_size, low = context.config.prefix, context.config.page_size, partition.cursor_key
-        # A cursor helps only where starting after it is exact. Elsewhere the listing starts at its beginning.
+        # Not every store starts a listing exactly after a key. Elsewhere the listing starts at its beginning.
         is_exact = context.capabilities.has_exact_start_after
         if partition.is_ordered and (is_exact or partition.is_at_start):
             start_after = "" if partition.is_at_start else low
@@ -99,8 +97,8 @@ class PartitionScan:
             context.listing, prefix=prefix, start_after=low, page_size=page_size, beat=context.beat
         )
 
-    async def _scan_stretch(self, page: ObjectPage, low: str, high: str | None) -> str:
-        """Scan the objects of a page and the rows up to `high`, in as many steps as there are batches of rows."""
+    async def _scan_range(self, page: ObjectPage, low: str, high: str | None) -> str:
+        """Scan the objects of a page and the rows up to `high`, one batch of rows at a time. Return the new cursor."""
         context, start = self.context, 0
         while True:
             read = await context.references.read_range(low, high)
@@ -117,7 +115,7 @@ class PartitionScan:
     async def _record(self, found: Comparison, low: str, read: RangeRead) -> None:
         context = self.context
         missing = await self._look_for(sorted(set(found.absent_keys)))
-        self.state.count_stretch(found, read)
+        self.state.count_range(found, read)
         observations = await context.derived.with_ties(context.references, found.observations + missing)
         if observations:
             async with context.executor.begin() as tx:
@@ -142,7 +140,7 @@ class PartitionScan:
         )
 
     async def _look_for(self, keys: list[str]) -> list[Observation]:
-        """Look once more for objects that are not in the listing. Keys beyond the limit are only counted."""
+        """Look up again the objects that the listing omits. Beyond the limit, only count them."""
         limit = MAX_LOOKS // self.partition.num_partitions
         looked_at = keys[: max(0, limit - self.state.totals.looks)]
         self.state.count_looks(taken=len(looked_at), omitted=len(keys) - len(looked_at))
@@ -176,7 +174,7 @@ class PartitionScan:
 
 
 async def _look(store: ObjectStore, key: str) -> Look | None:
-    """Look up one object by name and, if it exists, in a new listing; None if it has appeared since."""
+    """Look up one object by its key and, if it exists, in a new listing. Return None if it is listed now."""
     if not await is_there(store, key):
         return Look.NOT_FOUND
     async for page in store.list_pages(prefix=key):
@@ -185,14 +183,14 @@ async def _look(store: ObjectStore, key: str) -> Look | None:
     return Look.FOUND_UNLISTED
 
 
-def _ready_rows(naming: dict[str, list[ReferenceRow]]) -> dict[str, ReferenceRow]:
-    """Keep the keys that still have a row in state ready, with one such row each."""
-    ready = {key: [row for row in rows if row.state == Reference.READY] for key, rows in naming.items()}
+def _ready_rows(by_key: dict[str, list[ReferenceRow]]) -> dict[str, ReferenceRow]:
+    """Return one row in state ready for each key that has one."""
+    ready = {key: [row for row in rows if row.state == Reference.READY] for key, rows in by_key.items()}
     return {key: rows[0] for key, rows in ready.items() if rows}
 
 
 def _each_once(observations: Sequence[Observation]) -> Iterator[Observation]:
-    """Yield the first observation of each identity. A SELECT may name a key in many rows without id."""
+    """Yield the first observation of each identity: without row ids, many rows of a source may name one key."""
     seen: set[tuple[str, str, str]] = set()
     for observation in observations:
         if observation.identity not in seen:

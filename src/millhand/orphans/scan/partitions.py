@@ -1,5 +1,5 @@
 """
-Scan a bucket in partitions: stretches of keys that are listed side by side in one process.
+Scan a bucket in partitions: ranges of keys that are listed side by side in one process.
 
 Rule 1: a run cuts its bucket into partitions once, without a gap, and keeps them in the ledger. A process that takes the
         run over continues with the same partitions, each at its own cursor.
@@ -42,7 +42,7 @@ PARTITIONS_PER_TASK = 4  # no split is even; with several each, all tasks work u
 RETRY_SECONDS = 1.0  # between two attempts to claim a partition that another process holds locked
 MIN_ROWS = 20_000  # of a partition; a smaller one costs more than it saves
 
-Stretch = tuple[str, str | None]  # keys in (low, high]; None stands for the last key
+KeyRange = tuple[str, str | None]  # keys in (low, high]; None stands for the last key
 
 
 async def scan_bucket(context: RunContext, state: RunState) -> None:
@@ -78,8 +78,8 @@ def total_of(base: Totals, parts: Iterable[Totals]) -> Totals:
     return whole
 
 
-def split(found: Sequence[KeyBounds], config: OrphansConfig, low: str, high: str | None) -> list[Stretch]:
-    """Cut (low, high] into stretches with about as many rows each, by the statistics of the largest source."""
+def split(found: Sequence[KeyBounds], config: OrphansConfig, low: str, high: str | None) -> list[KeyRange]:
+    """Cut (low, high] into ranges with about as many rows each, by the statistics of the largest source."""
     points = list(config.split_at)
     if not points and found and config.partitions > 1:
         largest = max(found, key=lambda one: one.rows)
@@ -91,7 +91,7 @@ def split(found: Sequence[KeyBounds], config: OrphansConfig, low: str, high: str
     return list(zip([low, *cuts], [*cuts, high], strict=True))
 
 
-def bounds(prefix: str) -> Stretch:
+def bounds(prefix: str) -> KeyRange:
     """Return a key before all keys that start with `prefix`, which ends with a slash or is empty, and one after them."""
     # In the order of bytes `.` comes right before the slash, and `0` right after.
     return (f"{prefix[:-1]}.\U0010ffff", f"{prefix[:-1]}0") if prefix else ("", None)
@@ -158,17 +158,17 @@ async def _open_partitions(context: RunContext, state: RunState) -> list[Partiti
     run = context.run
     partitions = await context.executor.run(partition_list(run))
     if not partitions or any(partition.is_ordered != run.is_ordered for partition in partitions):
-        stretches = await _stretches(context)
+        ranges = await _ranges(context)
         async with context.executor.begin() as tx:
             await tx.run(partition_count(run, state.totals, is_end=False, now=context.ledger_now))
-            await tx.run(partition_replace(run, stretches, state.canaries.keys))
+            await tx.run(partition_replace(run, ranges, state.canaries.keys))
         partitions = await context.executor.run(partition_list(run))
-    # A run that was taken over keeps its canaries: new ones may lie in stretches that were scanned already.
+    # A run that was taken over keeps its canaries: new ones may lie in ranges that were scanned already.
     state.expect_canaries(sorted(key for partition in partitions for key in partition.canaries))
     return partitions
 
 
-async def _stretches(context: RunContext) -> list[Stretch]:
+async def _ranges(context: RunContext) -> list[KeyRange]:
     config = context.config
     low, high = bounds(config.prefix)
     is_divisible = (
