@@ -32,16 +32,16 @@ JOB_LANES = (
     Lane("Worker process", "worker"),
 )
 JOB_STEPS = (
-    Step("app", "app", "encode args, apply options, make the unique key", "insert_opts.py"),
+    Step("app", "app", "encode args, apply options", "insert_opts.py"),
     Step("app", "database", "INSERT the row; NOTIFY river_insert", "runtime/inserter.py"),
-    Step("database", "worker", "the notification wakes the producer of that queue", "runtime/notifier.py"),
-    Step("worker", "database", "fetch: UPDATE … SKIP LOCKED, available → running", "runtime/producer.py"),
-    Step("worker", "worker", "decode the args, call the worker function", "runtime/job_executor.py"),
-    Step("worker", "worker", "decide the next state from the outcome", "transition.py"),
-    Step("worker", "database", "UPDATE the jobs of ended attempts in one batch", "runtime/completer.py"),
+    Step("database", "worker", "the notification wakes the producer", "runtime/notifier.py"),
+    Step("worker", "database", "fetch with SKIP LOCKED: running", "runtime/producer.py"),
+    Step("worker", "worker", "decode args, call the worker", "runtime/job_executor.py"),
+    Step("worker", "worker", "decide the next state", "transition.py"),
+    Step("worker", "database", "UPDATE ended attempts in one batch", "runtime/completer.py"),
     Step("worker", "worker", "send events to subscribers", "runtime/subscription.py"),
-    Step("worker", "database", "leader: move due jobs to available, NOTIFY", "maintenance/job_scheduler.py"),
-    Step("worker", "database", "leader: return the jobs of dead clients", "maintenance/client_rescuer.py"),
+    Step("worker", "database", "leader: due jobs become available", "maintenance/job_scheduler.py"),
+    Step("worker", "database", "leader: jobs of dead clients return", "maintenance/client_rescuer.py"),
 )
 ORPHAN_LANES = (
     Lane("Your tables", "tables"),
@@ -49,19 +49,19 @@ ORPHAN_LANES = (
     Lane("Bucket", "bucket"),
 )
 ORPHAN_STEPS = (
-    Step("run", "tables", "check the declared sources against the catalog", "orphans/sources/check.py"),
-    Step("run", "bucket", "check that the bucket belongs to this database", "orphans/binding.py"),
-    Step("run", "bucket", "restore quarantined objects that a row references", "orphans/removal/recovery.py"),
+    Step("run", "tables", "check the sources against the catalog", "orphans/sources/check.py"),
+    Step("run", "bucket", "check the binding of the bucket", "orphans/binding.py"),
+    Step("run", "bucket", "restore objects that a row references", "orphans/removal/recovery.py"),
     Step("run", "bucket", "list the objects, page by page", "orphans/scan/listing.py"),
-    Step("run", "tables", "read the rows that reference each page of keys", "orphans/sources/references.py"),
-    Step("run", "run", "compare both sides, leave out excluded keys", "orphans/scan/compare.py"),
-    Step("run", "run", "find the rule that fits each object and row", "orphans/evaluate.py"),
+    Step("run", "tables", "read the rows that name the keys", "orphans/sources/references.py"),
+    Step("run", "run", "compare, leave out excluded keys", "orphans/scan/compare.py"),
+    Step("run", "run", "find the rule that fits", "orphans/evaluate.py"),
     Step("run", "run", "write findings to the ledger", "orphans/ledger.py"),
-    Step("run", "tables", "search for near matches of the candidates", "orphans/scan/near_match.py"),
-    Step("run", "run", "check the guards; abort the run if one fails", "orphans/removal/guard.py"),
-    Step("run", "tables", "search undeclared columns for the candidates", "orphans/removal/undeclared.py"),
-    Step("run", "bucket", "read each object again, move it to quarantine", "orphans/removal/sweep.py"),
-    Step("run", "bucket", "delete objects whose quarantine has ended", "orphans/removal/recovery.py"),
+    Step("run", "tables", "search for near matches", "orphans/scan/near_match.py"),
+    Step("run", "run", "check the guards, or abort the run", "orphans/removal/guard.py"),
+    Step("run", "tables", "search undeclared columns", "orphans/removal/undeclared.py"),
+    Step("run", "bucket", "check again, move to quarantine", "orphans/removal/sweep.py"),
+    Step("run", "bucket", "delete when the quarantine ends", "orphans/removal/recovery.py"),
 )
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 STYLE = """
 text { font: 14px system-ui, sans-serif; fill: #1f2328 }
-.small { font-size: 12.5px }
-.code { font: 12px ui-monospace, SFMono-Regular, Menlo, monospace; fill: #0550ae }
+.small { font-size: 14px }
+.code { font: 13px ui-monospace, SFMono-Regular, Menlo, monospace; fill: #0550ae }
 .title { font-weight: 600 }
 .box { fill: #f6f8fa; stroke: #8c959f }
 .lane { stroke: #8c959f; stroke-dasharray: 3 4 }
@@ -32,8 +32,8 @@ MARKER = (
     '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path class="head" d="M0 0 8 4 0 8z"/></marker></defs>'
 )
-LANE_WIDTH = 360
-STEP_HEIGHT = 54
+LANE_WIDTH = 290
+STEP_HEIGHT = 58
 HEADER = 64
 BOX_HEIGHT, BOX_GAP, LAYER_HEIGHT = 30, 18, 64
 CHARACTER_WIDTH = 8.4
@@ -121,13 +121,13 @@ def _step(index: int, step: Step, center: Mapping[str, int]) -> list[str]:
     middle = (start + end) // 2
     parts = []
     if start == end:
-        parts.append(f'<rect class="box" x="{start - 160}" y="{y - 20}" width="320" height="40" rx="6"/>')
-        text_y, code_y = y - 4, y + 12
+        parts.append(f'<rect class="box" x="{start - 136}" y="{y - 21}" width="272" height="42" rx="6"/>')
+        text_y, code_y = y - 4, y + 13
     else:
         tip = end - 3 if end > start else end + 3
         parts.append(f'<path class="line" d="M{start} {y}H{tip}" marker-end="url(#arrow)"/>')
-        text_y, code_y = y - 7, y + 16
-    number_x = start - 160 if start == end else start
+        text_y, code_y = y - 7, y + 17
+    number_x = start - 136 if start == end else start
     return [
         *parts,
         f'<text class="small" x="{middle}" y="{text_y}" text-anchor="middle">{escape(step.text)}</text>',
