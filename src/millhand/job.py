@@ -352,15 +352,9 @@ class JobInternals(Job[Args]):
 
     __slots__ = ()
 
-    @property
-    def has_steps(self) -> bool:
-        """Whether the worker has called a resumable step."""
-        return self._steps is not None
-
-    @property
-    def staged(self) -> dict[str, Json] | None:
-        """The staged metadata; None if there is none."""
-        return self._metadata_updates
+    # Further names of the slots, because a property is a call, and each attempt reads both. None if nothing is there.
+    steps: Steps | None = vars(Job)["_steps"]
+    staged: dict[str, Json] | None = vars(Job)["_metadata_updates"]
 
     def stage(self, key: str, value: Json) -> None:
         """Stage one metadata entry, whose key may be a reserved one."""

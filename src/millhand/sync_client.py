@@ -6,25 +6,23 @@ It runs the coroutines of `Client`'s parts on a driver that blocks, so names, er
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from millhand.args.codec import JobArgs
 from millhand.config import Config
-from millhand.control import ALL_JOBS, JobControl, JobPage, QueueControl
+from millhand.control import JobControl, QueueControl
 from millhand.driver.detect import django_driver, sync_driver_of
 from millhand.driver.protocol import Driver
 from millhand.driver.run_sync import run_sync
 from millhand.driver.tx_executor import class_name
 from millhand.errors import ConfigError
 from millhand.insert_opts import Insertable, InsertOpts, InsertResult, as_pairs
-from millhand.job import JobRow, JobState, Json
-from millhand.queue import QueueRow
 from millhand.runtime.inserter import Inserter
 from millhand.schema.migrator import MigrationStep, Migrator, lines, require_schema
-from millhand.store.job_list import LIMIT_DEFAULT, JobFilters, SortField
 
 if TYPE_CHECKING:
     import psycopg_pool
@@ -32,6 +30,10 @@ if TYPE_CHECKING:
 
     # Any is for Django's connections, which have no types.
     Database = str | psycopg_pool.ConnectionPool[Any] | sqlalchemy.Engine | Driver | Any
+
+C = TypeVar("C")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class SyncClient:
@@ -168,92 +170,41 @@ def _driver(database: object, using: str | None, schema: str) -> Driver:
     return django_driver(using, schema)
 
 
-class SyncJobControl:
+class _SyncControl(Generic[C]):
+    def __init__(self, control: C) -> None:
+        self.control = control
+
+
+def _sync(
+    method: Callable[Concatenate[C, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[_SyncControl[C], P], R]:
+    """Return a method that runs `method` to its end, with the same signature and docstring."""
+
+    @functools.wraps(method)
+    def run(sync: _SyncControl[C], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return run_sync(method(sync.control, *args, **kwargs))
+
+    return run
+
+
+class SyncJobControl(_SyncControl[JobControl]):
     """Reads and changes jobs of any client, as `JobControl` does; `client.jobs`."""
 
-    def __init__(self, control: JobControl) -> None:
-        self._control = control
-
-    def get(self, id: int, *, tx: object | None = None) -> JobRow:
-        """Return one job. Raises: NotFound."""
-        return run_sync(self._control.get(id, tx=tx))
-
-    def list(
-        self,
-        filters: JobFilters = ALL_JOBS,
-        *,
-        after: str | JobRow | None = None,
-        descending: bool = False,
-        limit: int = LIMIT_DEFAULT,
-        order_by: SortField | str = SortField.ID,
-        tx: object | None = None,
-    ) -> JobPage:
-        """Return a page of the jobs that match `filters`. Raises: ValueError for an invalid parameter; InvalidWhere."""
-        page = self._control.list(
-            filters, after=after, descending=descending, limit=limit, order_by=order_by, tx=tx
-        )
-        return run_sync(page)
-
-    def count_by_state(
-        self, states: Iterable[JobState] = JobState, *, tx: object | None = None
-    ) -> Mapping[JobState, int]:
-        """Return how many jobs are in each of `states`. It counts every row, so name only the states that you need."""
-        return run_sync(self._control.count_by_state(states, tx=tx))
-
-    def cancel(self, id: int, *, tx: object | None = None) -> JobRow:
-        """Cancel a job, or mark it while it runs, and return its new row. Raises: NotFound."""
-        return run_sync(self._control.cancel(id, tx=tx))
-
-    def retry(self, id: int, *, tx: object | None = None) -> JobRow:
-        """Make a job available at once and return its new row. Raises: NotFound; UniqueConflict."""
-        return run_sync(self._control.retry(id, tx=tx))
-
-    def delete(self, id: int, *, tx: object | None = None) -> JobRow:
-        """Delete a job that is not running and return its last row. Raises: NotFound, JobRunning."""
-        return run_sync(self._control.delete(id, tx=tx))
-
-    def delete_many(
-        self,
-        filters: JobFilters,
-        *,
-        limit: int = LIMIT_DEFAULT,
-        tx: object | None = None,
-        unsafe_all: bool = False,
-    ) -> Sequence[JobRow]:
-        """Delete the jobs that match `filters` and return their last rows. Raises: ValueError; InvalidWhere."""
-        return run_sync(self._control.delete_many(filters, limit=limit, tx=tx, unsafe_all=unsafe_all))
-
-    def update_output(self, id: int, output: Json, *, tx: object | None = None) -> JobRow:
-        """Store a job's output, any JSON value. Raises: NotFound; ValueError if it does not encode or is too large."""
-        return run_sync(self._control.update_output(id, output, tx=tx))
+    get = _sync(JobControl.get)
+    list = _sync(JobControl.list)
+    count_by_state = _sync(JobControl.count_by_state)
+    cancel = _sync(JobControl.cancel)
+    retry = _sync(JobControl.retry)
+    delete = _sync(JobControl.delete)
+    delete_many = _sync(JobControl.delete_many)
+    update_output = _sync(JobControl.update_output)
 
 
-class SyncQueueControl:
+class SyncQueueControl(_SyncControl[QueueControl]):
     """Reads and changes queues of any client, as `QueueControl` does; `client.queues`."""
 
-    def __init__(self, control: QueueControl) -> None:
-        self._control = control
-
-    def get(self, name: str, *, tx: object | None = None) -> QueueRow:
-        """Return one queue. Raises: NotFound."""
-        return run_sync(self._control.get(name, tx=tx))
-
-    def list(
-        self, *, after_name: str = "", limit: int = LIMIT_DEFAULT, tx: object | None = None
-    ) -> Sequence[QueueRow]:
-        """Return up to `limit` queues that follow `after_name`, by name."""
-        return run_sync(self._control.list(after_name=after_name, limit=limit, tx=tx))
-
-    def pause(self, name: str, *, tx: object | None = None) -> None:
-        """Pause a queue, or every queue with `*`. Running jobs continue. Raises: NotFound, except for `*`."""
-        run_sync(self._control.pause(name, tx=tx))
-
-    def resume(self, name: str, *, tx: object | None = None) -> None:
-        """Resume a paused queue, or every queue with `*`. Raises: NotFound, except for `*`."""
-        run_sync(self._control.resume(name, tx=tx))
-
-    def update(
-        self, name: str, *, metadata: Mapping[str, Json] | None = None, tx: object | None = None
-    ) -> QueueRow:
-        """Replace a queue's metadata, notify all clients, and return the queue. Raises: NotFound; DriverError."""
-        return run_sync(self._control.update(name, metadata=metadata, tx=tx))
+    get = _sync(QueueControl.get)
+    list = _sync(QueueControl.list)
+    pause = _sync(QueueControl.pause)
+    resume = _sync(QueueControl.resume)
+    update = _sync(QueueControl.update)

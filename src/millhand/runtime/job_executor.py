@@ -119,7 +119,7 @@ class JobExecutor:
             if isinstance(raised, GeneratorExit) and not _is_loop_running():
                 raise  # the event loop closed the task; no outcome can be written
             error = raised
-        if row.metadata or job.has_steps:  # nearly always neither
+        if row.metadata or job.steps is not None:  # nearly always neither
             error = job.end_steps(error)
         attempt.is_settled = True
         if self._is_closed:  # abandoned by a stop, which logged it: the row stays running, to be rescued

@@ -130,7 +130,7 @@ async def _inserted(client: Client | SyncClient, kinds: Sequence[str], tx: objec
 
 
 def _control(client: Client | SyncClient) -> JobControl:
-    return client.jobs._control if isinstance(client, SyncClient) else client.jobs  # noqa: SLF001 - the same
+    return client.jobs.control if isinstance(client, SyncClient) else client.jobs
 
 
 async def _others(client: Client | SyncClient, tx: object | None) -> str:
