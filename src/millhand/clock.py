@@ -91,11 +91,7 @@ class ServerClock:
 
 
 def jittered(seconds: float, fraction: float = 0.1) -> float:
-    """
-    Return `seconds` lengthened by up to `fraction`, so that the clients of a fleet do not act in step.
-
-    Units: seconds; never less than given.
-    """
+    """Return `seconds` lengthened by up to `fraction`, so that the clients of a fleet do not act in step."""
     return seconds + random.uniform(0.0, seconds * fraction)  # noqa: S311 - spreads load, guards nothing
 
 

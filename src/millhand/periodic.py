@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -74,9 +74,7 @@ class PeriodicJob:
         run_on_start: Insert one run as soon as a client becomes leader.
         opts: Options of every run.
 
-    Raises:
-        ConfigError: If the parameters do not fit each other.
-
+    Raises: ConfigError if the parameters do not fit each other.
     Source: River v0.51.2, periodic_job.go.
     """
 
@@ -94,14 +92,19 @@ class PeriodicJob:
             raise ConfigError(f"schedule of a periodic job must have a method next, got {self.schedule!r}")
         if self.opts is not None and not isinstance(self.opts, InsertOpts):
             raise ConfigError(f"opts of a periodic job must be InsertOpts, got {self.opts!r}")
-        if self.args is not None:
-            _check_args(self.args)
+        try:
+            if self.args is not None:
+                kind_of(self.args)
+        except InvalidJob as error:
+            raise ConfigError(f"args of a periodic job are unusable: {error}") from error
         if inspect.iscoroutinefunction(self.constructor):
             raise ConfigError(
                 f"constructor of a periodic job must be a plain function, got coroutine function {self.constructor!r}"
             )
-        if self.id is not None:
-            _check_id(self.id)
+        if self.id is not None and (not KIND_RE.fullmatch(self.id) or len(self.id.encode()) > ID_BYTES_MAX):
+            raise ConfigError(
+                f"id of a periodic job must be at most {ID_BYTES_MAX} bytes of {KIND_PATTERN}, got {self.id!r}"
+            )
 
     def construct(self) -> tuple[object, InsertOpts | None] | None:
         """
@@ -194,24 +197,6 @@ def _periodic_job(
     run_on_start: bool,
     opts: InsertOpts | None,
 ) -> PeriodicJob:
-    if isinstance(args, type) or (callable(args) and not hasattr(type(args), "kind")):
-        constructor = cast(Constructor, args)
-        return PeriodicJob(
-            schedule=schedule, constructor=constructor, id=id, run_on_start=run_on_start, opts=opts
-        )
-    args = cast(JobArgs, args)
-    return PeriodicJob(schedule=schedule, args=args, id=id, run_on_start=run_on_start, opts=opts)
-
-
-def _check_args(args: object) -> None:
-    try:
-        kind_of(args)
-    except InvalidJob as error:
-        raise ConfigError(f"args of a periodic job are unusable: {error}") from error
-
-
-def _check_id(id: str) -> None:
-    if not KIND_RE.fullmatch(id) or len(id.encode()) > ID_BYTES_MAX:
-        raise ConfigError(
-            f"id of a periodic job must be at most {ID_BYTES_MAX} bytes of {KIND_PATTERN}, got {id!r}"
-        )
+    is_constructor = isinstance(args, type) or (callable(args) and not hasattr(type(args), "kind"))
+    source: dict[str, Any] = {"constructor" if is_constructor else "args": args}
+    return PeriodicJob(schedule=schedule, id=id, run_on_start=run_on_start, opts=opts, **source)

@@ -185,27 +185,14 @@ class Workers:
             hooks: Called before and after its attempts.
             insert_opts: Options of all inserts of a function with plain parameters. An args class has its own.
 
-        Raises:
-            ConfigError: From the decorator if the worker is invalid. Nothing is registered then.
+        Raises: ConfigError, from the decorator if the worker is invalid. Nothing is registered then.
         """
-        if timeout is not None and not isinstance(timeout, timedelta):
-            raise ConfigError(
-                f"timeout of a worker must be a timedelta, got {timeout!r}; write timedelta(seconds=…)"
-            )
-        if timeout is not None and timeout <= timedelta(0) and timeout != NO_TIMEOUT:
-            raise ConfigError(
-                f"timeout of a worker must be positive, got {timeout!r}; NO_TIMEOUT is for none"
-            )
+        if isinstance(aliases, str):
+            raise ConfigError(f"aliases must be a list of texts, got {aliases!r}; write [{aliases!r}]")
+        _check_timeout(timeout)
         _check_parts(retry, middleware, hooks)
-        options = _Options(
-            kind,
-            tuple(_checked_list("aliases", aliases)),
-            timeout,
-            retry,
-            tuple(middleware),
-            tuple(hooks),
-            insert_opts,
-        )
+        parts = {"timeout": timeout, "retry": retry, "middleware": tuple(middleware), "hooks": tuple(hooks)}
+        options = _Options(kind, tuple(aliases), insert_opts, parts)
 
         def register(work: Work, /) -> Work:
             return self._register(work, options, sys._getframe(1).f_locals)  # noqa: SLF001
@@ -259,18 +246,8 @@ class Workers:
 class _Options(msgspec.Struct, frozen=True):
     kind: str | None
     aliases: tuple[str, ...]
-    timeout: timedelta | None
-    retry: RetryPolicy | None
-    middleware: tuple[Middleware, ...]
-    hooks: tuple[Hook, ...]
     insert_opts: InsertOpts | None
-
-
-class _Parameter(msgspec.Struct, frozen=True):
-    name: str
-    annotation: Any
-    default: Any
-    is_keyword: bool
+    parts: dict[str, Any]  # further fields of Worker
 
 
 def _callable_of(work: Work) -> Callable[..., Any]:
@@ -291,7 +268,8 @@ def _callable_of(work: Work) -> Callable[..., Any]:
 
 def _parameters(
     target: Callable[..., Any], local_names: Mapping[str, Any]
-) -> tuple[list[_Parameter], inspect.Signature]:
+) -> tuple[list[inspect.Parameter], inspect.Signature]:
+    """Return the parameters with their annotations resolved, and the signature as written."""
     signature = inspect.signature(target)
     hints = _hints(target, local_names)
     parameters = []
@@ -305,8 +283,7 @@ def _parameters(
                 f"parameters of worker {_qualified_name(target)} must be annotated, got {parameter.name!r} without; "
                 "write `job: Job[YourArgs]`, or the type of a plain parameter"
             )
-        is_keyword = parameter.kind is parameter.KEYWORD_ONLY
-        parameters.append(_Parameter(parameter.name, hints[parameter.name], parameter.default, is_keyword))
+        parameters.append(parameter.replace(annotation=hints[parameter.name]))
     return parameters, signature
 
 
@@ -323,12 +300,12 @@ def _hints(target: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[s
         ) from error
 
 
-def _args_type(parameters: Sequence[_Parameter], target: Callable[..., Any]) -> ArgsType | None:
+def _args_type(parameters: Sequence[inspect.Parameter], target: Callable[..., Any]) -> ArgsType | None:
     """Return the type in the brackets of `Job[…]`, or None for a function with plain parameters."""
     jobs = [one for one in parameters if (typing.get_origin(one.annotation) or one.annotation) is Job]
     if not jobs:
         return None
-    if len(parameters) > 1 or jobs[0].is_keyword:
+    if len(parameters) > 1 or jobs[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise ConfigError(
             f"worker {_qualified_name(target)} must take the job alone, or plain parameters alone, "
             f"got {', '.join(one.name for one in parameters)}"
@@ -337,7 +314,7 @@ def _args_type(parameters: Sequence[_Parameter], target: Callable[..., Any]) -> 
 
 
 def _args_class(
-    target: Callable[..., Any], parameters: Sequence[_Parameter], options: _Options
+    target: Callable[..., Any], parameters: Sequence[inspect.Parameter], options: _Options
 ) -> type[FunctionArgs]:
     """Return a new struct with the parameters of a function as fields, named as the function."""
     reserved = _RESERVED_PARAMETERS.intersection(one.name for one in parameters)
@@ -346,24 +323,15 @@ def _args_class(
             f"parameter of worker {_qualified_name(target)} must not be called {min(reserved)!r}; rename it"
         )
     fields: list[Any] = [
-        (
-            one.name,
-            one.annotation,
-            msgspec.NODEFAULT if one.default is inspect.Parameter.empty else one.default,
-        )
+        (one.name, one.annotation, msgspec.NODEFAULT if one.default is one.empty else one.default)
         for one in parameters
     ]
     name = getattr(target, "__name__", type(target).__name__)
     namespace = {"kind": options.kind or name, "insert_opts": options.insert_opts}
+    module = target.__module__
     try:
         made = msgspec.defstruct(
-            name,
-            fields,
-            bases=(FunctionArgs,),
-            namespace=namespace,
-            module=target.__module__,
-            frozen=True,
-            kw_only=True,
+            name, fields, bases=(FunctionArgs,), namespace=namespace, module=module, frozen=True, kw_only=True
         )
     except TypeError as error:
         raise ConfigError(
@@ -373,11 +341,11 @@ def _args_class(
 
 
 def _call_with_parameters(
-    target: Callable[..., Any], parameters: Sequence[_Parameter]
+    target: Callable[..., Any], parameters: Sequence[inspect.Parameter]
 ) -> Callable[[Job[Any]], Any]:
     """Return a function of the job that calls `target` with its args as parameters."""
-    positional = tuple(one.name for one in parameters if not one.is_keyword)
-    keyword = tuple(one.name for one in parameters if one.is_keyword)
+    positional = tuple(one.name for one in parameters if one.kind is not one.KEYWORD_ONLY)
+    keyword = tuple(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
 
     def call(job: Job[Any]) -> object:
         args = job.args
@@ -402,14 +370,11 @@ def _worker(
         kind=kind,
         kinds=(kind, *options.aliases),
         args_type=args_type,
-        is_async=_is_async(target),
+        is_async=inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__),
         call=call,
         decode=decode,
         name=_qualified_name(target),
-        timeout=options.timeout,
-        retry=options.retry,
-        middleware=options.middleware,
-        hooks=options.hooks,
+        **options.parts,
     )
 
 
@@ -428,8 +393,15 @@ def _kind(target: Callable[..., Any], args_type: ArgsType, given: str | None) ->
     return own
 
 
-def _is_async(target: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+def _check_timeout(timeout: timedelta | None) -> None:
+    if timeout is None:
+        return
+    if not isinstance(timeout, timedelta):
+        raise ConfigError(
+            f"timeout of a worker must be a timedelta, got {timeout!r}; write timedelta(seconds=…)"
+        )
+    if timeout <= timedelta(0) and timeout != NO_TIMEOUT:
+        raise ConfigError(f"timeout of a worker must be positive, got {timeout!r}; NO_TIMEOUT is for none")
 
 
 def _check_parts(retry: RetryPolicy | None, middleware: Sequence[Middleware], hooks: Sequence[Hook]) -> None:
@@ -439,12 +411,6 @@ def _check_parts(retry: RetryPolicy | None, middleware: Sequence[Middleware], ho
         for part in parts:
             if not isinstance(part, wanted):
                 raise ConfigError(f"{name} of a worker must be instances of {wanted.__name__}, got {part!r}")
-
-
-def _checked_list(subject: str, texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str):
-        raise ConfigError(f"{subject} must be a list of texts, got {texts!r}; write [{texts!r}]")
-    return texts
 
 
 def _qualified_name(target: object) -> str:

@@ -10,7 +10,7 @@ import pydantic
 import pytest
 from sample_args import Keeper, Stay
 
-from millhand.args.schema import args_schema
+from millhand.args.fields import args_schema
 from millhand.errors import InvalidJob
 
 

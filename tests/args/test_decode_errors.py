@@ -6,7 +6,7 @@ import pytest
 from sample_args import Keeper, Stay
 
 from millhand.args.codec import decoder_of
-from millhand.args.schema import redacted_decode_error
+from millhand.args.decode_errors import redacted_decode_error
 from millhand.errors import InvalidJob
 
 

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millhand.args.fast_json import fast_encode
-from millhand.args.go_json import encode_object
+from millhand.args.go_json import encode_object, fast_encode
 from millhand.errors import InvalidJob
 
 CIRCLE: list[Any] = []

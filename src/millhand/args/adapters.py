@@ -16,7 +16,7 @@ import msgspec
 import msgspec.inspect
 
 from millhand.args.decode_errors import describe_msgspec_error, describe_pydantic_error
-from millhand.args.fast_json import fast_encode
+from millhand.args.go_json import fast_encode
 from millhand.errors import InvalidJob
 from millhand.job import Json
 

@@ -23,8 +23,7 @@ from typing import ClassVar, Protocol, TypeAlias, cast
 import msgspec
 
 from millhand.args.adapters import ArgsType, ArgsValue, adapter_of
-from millhand.args.fast_json import fast_encode_lines
-from millhand.args.go_json import compact_object, encode_object
+from millhand.args.go_json import compact_object, encode_object, fast_encode_lines
 from millhand.errors import InvalidJob
 from millhand.job import Json
 

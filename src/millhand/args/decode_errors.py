@@ -2,7 +2,7 @@
 Messages of decode errors without the values of args, because errors are logged and args never are.
 
 `describe_*` is for the error of an attempt: it keeps messages that the args class itself raised.
-`redact_*` is for reports: it keeps only messages of msgspec and pydantic.
+`redacted_decode_error` is for reports: it keeps only messages of msgspec and pydantic.
 """
 
 from __future__ import annotations
@@ -40,23 +40,34 @@ def describe_msgspec_error(error: Exception) -> str:
     return _QUOTED_VALUE.sub(r"\1\2", text) if isinstance(error, msgspec.MsgspecError) else text
 
 
-def redact_msgspec_error(error: msgspec.ValidationError) -> str:
-    """Return msgspec's message without values, messages of the class, and indexes of lists."""
-    text = describe_msgspec_error(error)
-    if error.__cause__ is not None:
-        place = _PLACE.search(text)
-        text = f"refused by its class with {type(error.__cause__).__name__}" + (place[0] if place else "")
-    return _INDEX.sub("[...]", text)
-
-
 def describe_pydantic_error(error: Exception, adapter: SchemaSource) -> str:
     """Return pydantic's messages without values; those that the class itself raised are kept."""
     return "; ".join(_messages(error, adapter, is_redacted=False))
 
 
-def redact_pydantic_error(error: Exception, adapter: SchemaSource) -> str:
-    """Return pydantic's messages without values, messages of the class, and indexes of lists."""
-    return "; ".join(dict.fromkeys(_messages(error, adapter, is_redacted=True)))
+def redacted_decode_error(error: BaseException, args_type: Any) -> str:  # noqa: ANN401 - any args class
+    """
+    Return where decoding args failed and what was expected there, without any of their values.
+
+    Indexes of lists are left out, and messages that the args class itself raised, because they may quote a value.
+    `error` is what the decoder of `args_type` raised.
+    """
+    cause = error.__cause__ or error
+    if isinstance(cause, msgspec.ValidationError):
+        return _redact_msgspec_error(cause)
+    if isinstance(cause, ValueError) and hasattr(cause, "errors"):
+        from pydantic import TypeAdapter  # noqa: PLC0415 - pydantic is optional
+
+        return "; ".join(dict.fromkeys(_messages(cause, TypeAdapter(args_type), is_redacted=True)))
+    return f"refused with {type(cause).__name__}"
+
+
+def _redact_msgspec_error(error: msgspec.ValidationError) -> str:
+    text = describe_msgspec_error(error)
+    if error.__cause__ is not None:
+        place = _PLACE.search(text)
+        text = f"refused by its class with {type(error.__cause__).__name__}" + (place[0] if place else "")
+    return _INDEX.sub("[...]", text)
 
 
 def _messages(error: Exception, adapter: SchemaSource, *, is_redacted: bool) -> Iterator[str]:

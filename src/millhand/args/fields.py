@@ -1,4 +1,4 @@
-"""The fields of args classes, by their names in JSON."""
+"""The fields of args classes by their names in JSON, and the JSON Schema of a class."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from millhand.args.adapters import ArgsType
+from millhand.job import Json
 
 
 class JsonField(msgspec.Struct, frozen=True):
@@ -25,6 +26,18 @@ class JsonField(msgspec.Struct, frozen=True):
     name: str
     classes: tuple[Any, ...]
     annotations: tuple[Any, ...]
+
+
+def args_schema(args_type: ArgsType) -> dict[str, Json]:
+    """Return the JSON Schema, draft 2020-12, of an args class. Raises: TypeError if the type cannot be described."""
+    if not hasattr(args_type, "__pydantic_validator__"):
+        return msgspec.json.schema(args_type)
+    from pydantic import PydanticUserError, TypeAdapter  # noqa: PLC0415 - pydantic is optional
+
+    try:
+        return TypeAdapter(args_type).json_schema()
+    except PydanticUserError as error:
+        raise TypeError(f"args class must have a JSON Schema, got {args_type!r}: {error.message}") from error
 
 
 def json_fields(args_type: ArgsType) -> list[JsonField]:

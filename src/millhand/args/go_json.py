@@ -11,6 +11,7 @@ import json.encoder
 import math
 import re
 import reprlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import cast
@@ -26,6 +27,15 @@ FIXED_END = 1e21
 
 _ESCAPED_BY_GO = re.compile("[<>&\u2028\u2029]")
 _ESCAPES = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
+
+# What msgspec may write differently: a null may stand for a number that is not finite, and instants have microseconds.
+# Each branch begins with a literal character, so that `re` skips the rest of the text quickly.
+_UNLIKE_GO = re.compile(
+    r"null|T\d\d:\d\d:\d\d|:-?\d+[.eE]|,-?\d+[.eE]|\[-?\d+[.eE]|<|>|&|\\|" + "\u2028|\u2029"
+)
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_native_encode, _native_encode_lines = _encoder.encode, _encoder.encode_lines
 
 
 def encode_object(value: Json, subject: str) -> str:
@@ -70,6 +80,32 @@ def compact_object(encoded: str, subject: str) -> str:
         raise InvalidJob(f"{subject} must be JSON, got {reprlib.repr(encoded)}: {error}") from error
     encode_object(value, subject)
     return _ESCAPED_BY_GO.sub(_escape, text)
+
+
+def fast_encode(value: object) -> str | None:
+    """
+    Return the JSON text of an object, in a tenth of the time of `encode_object`, if msgspec writes it as Go does.
+
+    Return None if `encode_object` must write it, or if it is no object.
+    """
+    try:
+        text = _native_encode(value).decode()
+    except Exception:  # noqa: BLE001 - the slow encoder reports what is wrong
+        return None
+    return None if text[:1] != "{" or _UNLIKE_GO.search(text) else text
+
+
+def fast_encode_lines(values: Sequence[object]) -> str | None:
+    """Return the JSON texts of objects, one a line; None if each must be passed to `fast_encode`."""
+    try:
+        lines = _native_encode_lines(values).decode()
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    are_objects = lines.startswith("{") and lines.count("\n{") == len(values) - 1
+    # More lines than values: a `msgspec.Raw` in one of them contains a line break.
+    if not are_objects or lines.count("\n") != len(values) or _UNLIKE_GO.search(lines):
+        return None
+    return lines
 
 
 class _UnencodableValue(Exception):

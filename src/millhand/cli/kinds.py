@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from millhand.args.schema import args_schema
+from millhand.args.fields import args_schema
 from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 import msgspec
 
-from millhand.args.schema import redacted_decode_error
+from millhand.args.decode_errors import redacted_decode_error
 from millhand.cli.worked_kinds import WorkedArgs
 from millhand.driver.protocol import Executor
 from millhand.job import FINALIZED_STATES, JobId, JobState
