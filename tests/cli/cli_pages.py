@@ -6,6 +6,7 @@ cli.md has every help text, settings.md every setting, log.md every field, all i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +14,14 @@ from pathlib import Path
 import click
 
 from millhand.cli.main import cli
-from millhand.observe.fields import FIELDS
 from millhand.settings.catalog import Setting, all_settings
 from millhand.settings.decode import rule_of, unwrapped
 from millhand.settings.load import toml
+
+sys.path.append(str(Path(__file__).parents[1]))  # where the tables are, if this runs as a program
+
+from log_fields import FIELDS
+from setting_meanings import MEANINGS
 
 DOCS = Path(__file__).parents[2] / "docs"
 WRITTEN = "<!-- Written by tests/cli/cli_pages.py; a test compares. -->"
@@ -204,7 +209,7 @@ def _setting(setting: Setting) -> str:
         rule += ", or `none`"
     default = "" if setting.default is None and hint is str else f"`{toml(setting.default)}`"
     variable = f"`{setting.variable}`" if setting.variable else ""
-    return f"| `{setting.key}` | {setting.about} | {rule} | {default} | {variable} |\n"
+    return f"| `{setting.key}` | {MEANINGS[setting.path]} | {rule} | {default} | {variable} |\n"
 
 
 def _commands(

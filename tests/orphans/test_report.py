@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millhand.observe.fields import FIELDS
+from log_fields import FIELDS
 from millhand.orphans import RunReport
 from millhand.orphans.config import Mode
 from millhand.orphans.ledger import Run, Totals

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from millhand.config import Config
-from millhand.orphans.config import OrphansConfig
-from millhand.settings.catalog import ORPHANS_SETTINGS, WORKER_SETTINGS, all_settings
+from millhand.settings.catalog import WORKER_SETTINGS, all_settings
+from setting_meanings import MEANINGS
 
 # Fields that hold objects, which millhand.toml cannot express; and `schema`, which is `[database] schema`.
 FOR_CODE_ONLY = {
@@ -25,12 +25,15 @@ FOR_CODE_ONLY = {
 
 
 def test_settings_cover_the_configuration() -> None:
-    """Every field of `Config` and `OrphansConfig` is a setting or listed above as code only."""
+    """Every field of `Config` is a setting or listed above as code only."""
     config = {field.name for field in dataclasses.fields(Config)}
-    orphans = {field.name for field in dataclasses.fields(OrphansConfig)}
 
     assert config - set(WORKER_SETTINGS) == FOR_CODE_ONLY
-    assert orphans == set(ORPHANS_SETTINGS)
+
+
+def test_every_setting_has_a_meaning() -> None:
+    """The reference page explains every setting, and no other name."""
+    assert set(MEANINGS) == set(all_settings())
 
 
 def test_settings_have_the_defaults_of_the_configuration() -> None:

@@ -32,7 +32,7 @@ from millhand.cli.output import (
 from millhand.client import Client
 from millhand.errors import JobRunning, NotFound, UniqueConflict
 from millhand.insert_opts import InsertOpts
-from millhand.job import FINALIZED_STATES, AttemptError, JobId, JobRow, JobState, Json
+from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY
 from millhand.observe.terminal_text import one_line
 from millhand.settings.decode import decode_text
@@ -274,7 +274,8 @@ def _jobs(count: int) -> str:
 def _print_job(job: JobRow) -> None:
     print_fields([(name, value) for name, value in _page_fields(job) if value not in (None, "")])
     for error in job.errors:
-        print_fields([(f"error of attempt {error.attempt}", _error_line(error))])
+        text = f"{error.error} ({error.at.isoformat()})"
+        print_fields([(f"error of attempt {error.attempt}", text)])
         if is_terminal():
             _print_lines(error.trace)
     for attempt, text in _logs(job.metadata):
@@ -305,10 +306,6 @@ def _page_fields(job: JobRow) -> Iterator[tuple[str, object]]:
 
 def _json(value: Json) -> str:
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=0).decode()
-
-
-def _error_line(error: AttemptError) -> str:
-    return f"{error.error} ({error.at.isoformat()})"
 
 
 def _logs(metadata: Mapping[str, Json]) -> Iterator[tuple[object, str]]:

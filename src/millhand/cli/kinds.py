@@ -120,7 +120,10 @@ def _print(report: Report, *, is_json: bool) -> None:
         for finding in report.findings:
             click.echo(_finding_text(finding))
     else:
-        print_table(FINDING_COLUMNS, map(_finding_line, report.findings), empty="")
+        lines = [
+            (one.kind, one.problem, one.num_jobs, one.example_id, one.message) for one in report.findings
+        ]
+        print_table(FINDING_COLUMNS, lines, empty="")
     cut = "; --limit left out more" if report.is_cut else ""
     print_message(
         f"read {_counted(report.num_jobs, 'queued job')} of {_counted(report.num_kinds, 'kind')}{cut}"
@@ -130,10 +133,6 @@ def _print(report: Report, *, is_json: bool) -> None:
             f"queued jobs must be workable, got {report.num_bad:,} that are not; keep their workers until the jobs are "
             "done, add former kinds to aliases=[…], give new fields a default"
         )
-
-
-def _finding_line(finding: Finding) -> tuple[object, ...]:
-    return finding.kind, finding.problem, finding.num_jobs, finding.example_id, finding.message
 
 
 def _finding_text(finding: Finding) -> str:

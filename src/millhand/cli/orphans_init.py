@@ -70,13 +70,17 @@ def init_sources(
     timeout = decode_text(timeout_text, timedelta, "--timeout")
     found = _discovered(settings, timeout if isinstance(timeout, timedelta) else QUESTION_TIMEOUT)
     new = [one for one in found.proposals if _place(one.source) not in declared]
-    new_sources = [_written(one) for one in new]
+    new_sources = [
+        Written(source=one.source, above=tuple(_above(one)), below=tuple(_below(one))) for one in new
+    ]
     if is_json:
         plain = msgspec.to_builtins(found, enc_hook=str)
         print_json({**plain, "new": [one.source.name for one in new]})
     else:
         _print(found, len(new))
-        _paste(new_sources)
+        if new_sources:
+            click.echo("\n" if is_terminal() else "", nl=False)
+            click.echo(sources_toml(new_sources), nl=False, err=not is_terminal())
     if not found.proposals:
         raise NotDone(
             f"at least one column must reference objects of {settings.get('storage.url')}, found none among "
@@ -119,13 +123,6 @@ def _print(found: Discovery, num_new: int) -> None:
         print_message(line)
 
 
-def _paste(sources: Sequence[Written]) -> None:
-    if is_terminal() and sources:
-        click.echo()
-    if sources:
-        click.echo(sources_toml(sources), nl=False, err=not is_terminal())
-
-
 def _keep(sources: Sequence[Written], config_path: Path | None, *, is_written: bool, is_json: bool) -> None:
     if is_written and sources:
         path = config_path or Path(FILE_NAME)
@@ -164,10 +161,6 @@ def _line(one: Proposal) -> tuple[object, ...]:
         "?" if one.num_named is None else one.num_named,
         one.examples[0],
     )
-
-
-def _written(one: Proposal) -> Written:
-    return Written(source=one.source, above=tuple(_above(one)), below=tuple(_below(one)))
 
 
 def _above(one: Proposal) -> Iterator[str]:

@@ -180,12 +180,13 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         is_number = all(isinstance(row[columns.index(column)], int) for row in rows)
         table.add_column(column, justify="right" if is_number else "left", no_wrap=True, overflow="ellipsis")
     for row in rows:
-        table.add_row(*(Text(_shown(value), style=_style(value)) for value in row))
+        table.add_row(
+            *(
+                Text(_shown(value), style=STATE_STYLES[value] if isinstance(value, JobState) else "")
+                for value in row
+            )
+        )
     Console(highlight=False).print(table)
-
-
-def _style(value: object) -> str:
-    return STATE_STYLES[value] if isinstance(value, JobState) else ""
 
 
 def _shown(value: object) -> str:

@@ -107,15 +107,12 @@ def _broken(name: str, error: Exception) -> WrongUse:
 def _print_traceback(error: Exception) -> None:
     """Print the traceback of an error in the user's code, without the frames of the import."""
     trace = error.__traceback__
-    while (
-        trace is not None and trace.tb_next is not None and _is_machinery(trace.tb_frame.f_code.co_filename)
-    ):
+    while trace is not None and trace.tb_next is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        if filename != __file__ and "importlib" not in filename:
+            break
         trace = trace.tb_next
     click.echo("".join(traceback.format_exception(type(error), error, trace)), err=True, nl=False)
-
-
-def _is_machinery(filename: str) -> bool:
-    return filename == __file__ or "importlib" in filename
 
 
 def _configs(module: ModuleType) -> list[str]:

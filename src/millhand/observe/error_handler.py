@@ -59,7 +59,9 @@ class LoggingErrorHandler:
 
     async def handle_error(self, failure: AttemptFailure) -> None:
         """Log the failure; never cancel."""
-        trace = traceable(failure.error)
+        # The traceback of our own errors, such as a timeout, shows none of the user's code.
+        is_own = isinstance(failure.error, MillhandError) or failure.error.__traceback__ is None
+        trace = None if is_own else failure.error
         fields = {**_attempt_fields(failure), "run_seconds": round(failure.run_seconds, 6)}
         if failure.state is JobState.DISCARDED:
             logger.error("job discarded", extra=fields, exc_info=trace)
@@ -85,11 +87,6 @@ def error_type(error: BaseException) -> str:
     """Return the qualified name of the error's class, without `builtins`."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def traceable(error: BaseException) -> BaseException | None:
-    """Return `error` if its traceback shows the user's code; our own errors (a timeout) return None."""
-    return None if isinstance(error, MillhandError) or error.__traceback__ is None else error
 
 
 async def _cancels(handler: ErrorHandler, failure: AttemptFailure) -> bool:

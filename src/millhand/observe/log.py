@@ -151,7 +151,11 @@ def shown(value: object) -> str:
         case Enum():
             return shown(value.value)
         case str():
-            return _quoted(value) if _NEEDS_QUOTES.search(value) else value
+            return (
+                _CONTROL.sub(_escaped, json.dumps(value, ensure_ascii=False))
+                if _NEEDS_QUOTES.search(value)
+                else value
+            )
         case datetime():
             return value.isoformat()
         case timedelta():
@@ -162,10 +166,6 @@ def shown(value: object) -> str:
             return ",".join(shown(part) for part in value) or '""'
         case _:
             return shown(_repr(value)) if not isinstance(value, int | float) else str(value)
-
-
-def _quoted(value: str) -> str:
-    return _CONTROL.sub(_escaped, json.dumps(value, ensure_ascii=False))
 
 
 def _line(record: logging.LogRecord) -> Line:

@@ -198,8 +198,8 @@ class OrphansConfig:
     partitions: int = 4
     split_at: tuple[str, ...] = ()
     source_timeout: timedelta = timedelta(seconds=30)
-    price_per_gb: float = 0.023
     inventory: str | None = None
+    price_per_gb: float = 0.023
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]

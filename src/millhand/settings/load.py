@@ -155,9 +155,10 @@ def load_settings(
     for layer in (
         _from_file(known, *_read_file(config_path, directory)),
         _from_environment(known, environment),
-        _from_flags(known, flags or {}),
     ):
         given |= dict(layer)
+    for path, (flag, text) in (flags or {}).items():
+        given[path] = Given(decode_text(text, known[path].hint, flag), flag, flag, FLAG)
     return Settings(
         known=known,
         given=MappingProxyType(given),
@@ -259,13 +260,6 @@ def _from_environment(
         if text:
             setting = by_variable[name]
             yield setting.path, Given(decode_text(text, setting.hint, name), name, name, ENVIRONMENT)
-
-
-def _from_flags(
-    known: Mapping[str, Setting], flags: Mapping[str, tuple[str, str]]
-) -> Iterator[tuple[str, Given]]:
-    for path, (flag, text) in flags.items():
-        yield path, Given(decode_text(text, known[path].hint, flag), flag, flag, FLAG)
 
 
 def _database_url(text: str) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -32,32 +33,31 @@ def probe(bucket: S3Bucket) -> Capabilities:
     with translate_errors("probe", None):
         # An empty prefix: Ceph 16 responds with 500 to some whole buckets in pages of one.
         response = bucket.client.list_objects_v2(Bucket=bucket.name, MaxKeys=1, Prefix=bucket.root + base)
-    store_now = _server_time(response)
+    # Read-only credentials suffice for a report. The scan then checks the order of each page.
+    read_only = Capabilities(
+        has_conditional_delete=False,
+        has_exact_start_after=False,
+        has_versions=_has_versions(bucket),
+        is_ordered=True,
+        is_writable=False,
+        store_now=_server_time(response),
+    )
     keys = [base + name for name in NAMES]
     try:
         for key in keys:
             bucket.put(key, b"", if_absent=False)
         _check_listing(bucket, base, keys)
-        return Capabilities(
+        return replace(
+            read_only,
             has_conditional_delete=_supports_if_match(bucket, keys[0]),
             has_exact_start_after=_starts_after_exactly(bucket, base, keys),
-            has_versions=_has_versions(bucket),
             is_ordered=_listed(bucket, base) == keys,
             is_writable=True,
-            store_now=store_now,
         )
     except StoreError as error:
         if not error.is_denied:
             raise
-        # Read-only credentials suffice for a report. The scan then checks the order of each page.
-        return Capabilities(
-            has_conditional_delete=False,
-            has_exact_start_after=False,
-            has_versions=_has_versions(bucket),
-            is_ordered=True,
-            is_writable=False,
-            store_now=store_now,
-        )
+        return read_only
     finally:
         with suppress(StoreError):
             bucket.delete_many(keys)

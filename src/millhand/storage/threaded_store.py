@@ -36,11 +36,8 @@ class ThreadedStore:
         self, blocking: BlockingDirectoryStore | BlockingS3Store, *, num_threads: int | None = None
     ) -> None:
         self.blocking = blocking
-        self._threads = (
-            None
-            if num_threads is None
-            else ThreadPoolExecutor(num_threads, thread_name_prefix="millhand-store")
-        )
+        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="millhand-store") if num_threads else None
+        self._threads = pool
 
     @property
     def url(self) -> str:

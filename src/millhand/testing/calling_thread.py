@@ -15,7 +15,7 @@ import contextvars
 import functools
 import queue
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Executor as Threads
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -156,7 +156,12 @@ class CallingThreadExecutor:
     async def copy(self, copy: Copy) -> int:
         """Copy rows into a table, after reading all of them from their source."""
         chunks = [chunk async for chunk in copy.chunks]
-        whole = msgspec.structs.replace(copy, chunks=_iterate(chunks))
+
+        async def iterate() -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+
+        whole = msgspec.structs.replace(copy, chunks=iterate())
         return await self._caller.run_here(lambda: self._executor.copy(whole))
 
     async def fetch(
@@ -174,17 +179,17 @@ class CallingThreadExecutor:
     @contextlib.asynccontextmanager
     async def begin(self) -> AsyncIterator[Executor]:
         block = self._executor.begin()
-        inside = await self._caller.run_here(lambda: _entered(block))
+
+        async def enter() -> Executor:
+            return await block.__aenter__()
+
+        inside = await self._caller.run_here(enter)
         try:
             yield CallingThreadExecutor(inside, self._caller)
         except BaseException as error:
             await self._caller.run_here(functools.partial(_left, block, error))
             raise
         await self._caller.run_here(functools.partial(_left, block, None))
-
-
-async def _entered(block: AbstractAsyncContextManager[T]) -> T:
-    return await block.__aenter__()
 
 
 async def _left(block: AbstractAsyncContextManager[Any], error: BaseException | None) -> None:
@@ -196,8 +201,3 @@ async def _left(block: AbstractAsyncContextManager[Any], error: BaseException | 
     except BaseException as raised:
         if raised is not error:
             raise
-
-
-async def _iterate(chunks: Iterable[bytes]) -> AsyncIterable[bytes]:
-    for chunk in chunks:
-        yield chunk

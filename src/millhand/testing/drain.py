@@ -168,22 +168,19 @@ def _require_workers(client: Client) -> None:
 def _require_end(worked: Sequence[Worked], max_jobs: int) -> None:
     if len(worked) <= max_jobs:
         return
-    kinds = ", ".join(f"{kind!r} {count:,} times" for kind, count in _most(worked))
+    most = Counter(one.job.kind for one in worked).most_common(3)
+    kinds = ", ".join(f"{kind!r} {count:,} times" for kind, count in most)
     raise AssertionError(f"jobs must come to an end within {max_jobs:,} attempts, got {kinds}")
-
-
-def _most(worked: Sequence[Worked]) -> list[tuple[str, int]]:
-    return Counter(one.job.kind for one in worked).most_common(3)
 
 
 def _ending(worked: Worked) -> str:
     if worked.job.state is JobState.DISCARDED:
         return "discarded"
-    match worked.event:
-        case EventKind.JOB_COMPLETED:
-            return "completed"
-        case EventKind.JOB_CANCELLED:
-            return "cancelled"
-        case EventKind.JOB_SNOOZED:
-            return "snoozed"
-    return "failed"
+    return _ENDINGS.get(worked.event, "failed")
+
+
+_ENDINGS: dict[EventKind | None, str] = {
+    EventKind.JOB_COMPLETED: "completed",
+    EventKind.JOB_CANCELLED: "cancelled",
+    EventKind.JOB_SNOOZED: "snoozed",
+}

@@ -23,8 +23,6 @@ from millhand.contrib.django.models import Job, Queue
 from millhand.errors import MillhandError
 from millhand.job import JobState
 
-PAGE = 50
-
 
 def _retry(job: Job) -> str:
     client().jobs.retry(job.pk)
@@ -61,8 +59,20 @@ def _column(
 def _action(title: str, command: Callable[[Any], str], done: str) -> Callable[..., None]:
     """Return an action that applies a command to each row, logs the change and shows how many are `done`."""
 
-    def action(model_admin: ReadOnlyAdmin, request: HttpRequest, rows: Iterable[Any]) -> None:
-        model_admin.apply(request, rows, command, done)
+    def action(model_admin: admin.ModelAdmin, request: HttpRequest, rows: Iterable[Any]) -> None:
+        num_done = 0
+        for row in rows:
+            try:
+                change = command(row)
+            except MillhandError as error:  # a refusal does not stop the others
+                model_admin.message_user(request, f"{row}: {error}", messages.WARNING)
+                continue
+            num_done += 1
+            model_admin.log_change(request, row, change)
+        if num_done:
+            opts = model_admin.opts
+            noun = opts.verbose_name if num_done == 1 else opts.verbose_name_plural
+            model_admin.message_user(request, f"{num_done} {noun} {done}", messages.SUCCESS)
 
     shown: Callable[..., None] = admin.action(description=title, permissions=["control"])(action)
     return shown
@@ -71,37 +81,13 @@ def _action(title: str, command: Callable[[Any], str], done: str) -> Callable[..
 class ReadOnlyAdmin(admin.ModelAdmin):
     """Shows rows; users with the change permission change them through actions."""
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: code inserts jobs."""
+    def _is_refused(self, request: HttpRequest, obj: object = None) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """Return False: no form changes a row."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        """Return False: only jobs can be deleted."""
-        return False
+    has_add_permission = has_change_permission = has_delete_permission = _is_refused
 
     def has_control_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}"))
-
-    def apply(
-        self, request: HttpRequest, rows: Iterable[Any], command: Callable[[Any], str], done: str
-    ) -> None:
-        """Apply a command to each row, log the change and show the outcome; a refusal does not stop the others."""
-        num_done = 0
-        for row in rows:
-            try:
-                change = command(row)
-            except MillhandError as error:
-                self.message_user(request, f"{row}: {error}", messages.WARNING)
-                continue
-            num_done += 1
-            self.log_change(request, row, change)
-        if num_done:
-            noun = self.opts.verbose_name if num_done == 1 else self.opts.verbose_name_plural
-            self.message_user(request, f"{num_done} {noun} {done}", messages.SUCCESS)
 
 
 @admin.register(Job)
@@ -117,7 +103,7 @@ class JobAdmin(ReadOnlyAdmin):
     )
     list_display = ("id", "state_label", "kind", "subject", "queue", "attempts", "scheduled_at")
     list_filter = (StateFilter, QueueFilter, KindFilter)
-    list_per_page = PAGE
+    list_per_page = 50
     ordering = ("-id",)
     paginator = BoundedPaginator
     search_fields = ("kind",)  # enables the search box; `search` reads the text

@@ -73,7 +73,7 @@ class MillhandTasks:
             max_attempts=self._opts.max_attempts,
             priority=river_priority(task.priority),
             queue=task.queue_name,
-            scheduled_at=None if task.run_after is None else _aware(task.run_after),
+            scheduled_at=_aware(task.run_after),
         )
         row = client().insert(task_args, opts).job
         result = task_result(row, task, api, task_args)
@@ -106,7 +106,6 @@ def river_priority(priority: int) -> int:
     return 3 if priority >= -HALF else 4
 
 
-def _aware(moment: datetime) -> datetime:
+def _aware(moment: datetime | None) -> datetime | None:
     """Return an aware datetime; without USE_TZ, a naive one is in the server's time zone."""
-    aware: datetime = timezone.make_aware(moment) if timezone.is_naive(moment) else moment
-    return aware
+    return timezone.make_aware(moment) if moment and timezone.is_naive(moment) else moment

@@ -21,7 +21,9 @@ from millhand.worker import Worker, Workers
 
 def task_workers() -> Iterable[Worker]:
     """Return the workers of tasks if TASKS has a Millhand backend."""
-    if not any(_is_ours(str(backend.get("BACKEND", ""))) for backend in _backends()):
+    if not any(
+        _is_ours(str(backend.get("BACKEND", ""))) for backend in getattr(settings, "TASKS", {}).values()
+    ):
         return ()
     workers = Workers()
     workers.add()(work_task)
@@ -101,10 +103,6 @@ class _Call:
     def _send(self, signal: str) -> None:
         sender = type(self.task.get_backend())
         getattr(self.api.signals, signal).send(sender, task_result=self.result)
-
-
-def _backends() -> Iterable[Mapping[str, Any]]:
-    return getattr(settings, "TASKS", {}).values()
 
 
 def _is_ours(path: str) -> bool:

@@ -1,0 +1,69 @@
+"""What each setting means, for docs/reference/settings.md. A test compares the names with those of `settings.catalog`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MEANINGS: Mapping[str, str] = {
+    "database.schema": "the schema of River's tables; empty for the search path",
+    "database.pool_size": "the maximum number of connections",
+    "worker.queues": "the queues to work, each with its maximum of running jobs: a number, or a table with `max_workers`, "
+    "`fetch_cooldown` and `fetch_poll_interval`",
+    "worker.client_id": "the client's id; made from host name and time if empty",
+    "worker.job_timeout": "the maximum duration of an attempt, unless its worker sets one; `none` for no limit",
+    "worker.soft_stop_timeout": "how long a stop waits for running jobs before it interrupts them; `none` for no limit",
+    "worker.max_attempts": "the maximum number of attempts of a job, unless its insert sets one",
+    "worker.max_threads": "how many plain functions run at the same time, each in a thread",
+    "worker.fetch_poll_interval": "how often a queue is polled without a notification",
+    "worker.fetch_cooldown": "the shortest time between two fetches of a queue",
+    "worker.fetch_only_known_kinds": "leave jobs of kinds that this worker does not know to other workers",
+    "worker.poll_only": "never use LISTEN, for connection poolers without it",
+    "worker.leader_election": "take part in the election of the leader, which runs maintenance for all clients",
+    "worker.prefer_other_leaders": "let clients in other languages become leader first, so that their "
+    "periodic jobs continue",
+    "worker.client_heartbeat_interval": "how often this client writes its heartbeat; after two missed ones "
+    "it may be declared dead",
+    "worker.job_stuck_threshold": "how long past its timeout an attempt counts as stuck",
+    "worker.rescue_stuck_jobs_after": "how long an attempt of a client without heartbeats may run before "
+    "its rescue; `none` means "
+    "one hour, or one hour more than a changed `job_timeout`",
+    "worker.skip_unknown_job_check": "allow inserts of kinds that have no worker here",
+    "worker.completed_job_retention": "how long completed jobs are kept; `none` for no limit",
+    "worker.cancelled_job_retention": "how long cancelled jobs are kept; `none` for no limit",
+    "worker.discarded_job_retention": "how long discarded jobs are kept; `none` for no limit",
+    "worker.reindexer_index_names": "the indexes that are rebuilt every night",
+    "worker.reindexer_timeout": "the maximum duration of rebuilding one index; `none` for no limit",
+    "heartbeat.enabled": "run the built-in heartbeat",
+    "heartbeat.interval": "the interval of the heartbeat job",
+    "orphans.enabled": "run the built-in orphan cleanup",
+    "orphans.interval": "the interval of the cleanup job",
+    "orphans.sources": "the tables or queries whose rows reference objects, see below",
+    "orphans.mode": "`report` only reports, `quarantine` moves objects aside, `delete` removes them",
+    "orphans.prefix": "check only objects whose key starts with this; empty, or ending with `/`",
+    "orphans.exclude": "prefixes that are not checked, each ending with `/`",
+    "orphans.key_patterns": "regular expressions; an object whose key matches none is kept and counted as unclassified",
+    "orphans.derived": "patterns of derived keys, `variants/{key}/*`: a derived object lives as long as a "
+    "row references its parent",
+    "orphans.canaries": "keys that are known to be live; a run that does not find them aborts",
+    "orphans.not_references": "tables, or `table.column`, that may mention keys without being references, "
+    "such as audit logs",
+    "orphans.grace": "how long an object or a row must have been an orphan before anything is done",
+    "orphans.retention": "how long soft-deleted rows and their objects are kept",
+    "orphans.quarantine_for": "how long a removed object can be restored",
+    "orphans.allow_short_grace": "allow a grace of less than an hour",
+    "orphans.max_share": "the share of all objects, and of all bytes, that one run may remove",
+    "orphans.max_objects": "how many objects one run may remove",
+    "orphans.max_keys_per_second": "the maximum rate of removals",
+    "orphans.min_overlap": "the share of referenced objects that must exist; otherwise the run aborts",
+    "orphans.max_clock_skew": "how far the clocks of database, store and worker may differ",
+    "orphans.page_size": "how many objects are read at a time",
+    "orphans.partitions": "how many partitions of a bucket on a server are listed in parallel",
+    "orphans.split_at": "keys at which the bucket is divided, instead of those from the statistics of the largest table",
+    "orphans.source_timeout": "the maximum duration of a source's query",
+    "orphans.inventory": "the folder of an S3 Inventory configuration, `s3://reports/…`, to read instead of "
+    "listing the bucket",
+    "orphans.price_per_gb": "the price of a gigabyte per month, in your currency, for the cost in the report",
+    "storage.url": "the object store: `file:./directory` or `s3://bucket/prefix`",
+    "log.format": "`text`, `json`, or `auto`: text on a terminal, JSON in a pipe",
+    "log.level": "the lowest level that is logged",
+}
