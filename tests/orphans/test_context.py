@@ -70,7 +70,7 @@ def test_a_near_match_takes_its_orphan_back_out_of_the_counts() -> None:
 
     state.count_near_match(finding(12))
     as_near_match = counted(state)
-    state.count_orphan(finding(24))
+    state.add(orphan_objects=1, orphan_bytes=finding(24).size)
 
     assert as_near_match == {"near_matches": 1}
     assert counted(state) == {"near_matches": 1, "orphan_objects": 1, "orphan_bytes": 10}

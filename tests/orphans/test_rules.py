@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from tests.orphans.orphan_rules_page import DESCRIPTIONS, PAGE, draw_page, draw_table
+from orphan_rules_page import DESCRIPTIONS, PAGE, draw_page, draw_table
 
 from millhand.orphans.rules import (
     NOTHING,

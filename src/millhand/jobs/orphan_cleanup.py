@@ -62,7 +62,8 @@ def add_orphan_cleanup(
     @workers.add(timeout=TIMEOUT)
     async def clean_up(job: Job[OrphanCleanup]) -> None:
         if not config.sources:
-            _log_nothing_declared(config)
+            nothing = RunReport(bucket=store.url, mode=config.mode, state="completed").fields()
+            logger.info("orphan cleanup completed", extra={**nothing, "reason": NO_SOURCES})
             return
         progress = ProgressLog(await expected_objects(executor, store.url))
         report = await reconcile(executor, store, config, progress=progress, on_event=on_event)
@@ -91,21 +92,3 @@ def _log_report(report: RunReport) -> None:
         )
     else:
         logger.info("orphan cleanup completed", extra=fields)
-
-
-def _log_nothing_declared(config: OrphansConfig) -> None:
-    logger.info(
-        "orphan cleanup completed",
-        extra={
-            "mode": config.mode.value,
-            "objects": 0,
-            "rows": 0,
-            "orphan_objects": 0,
-            "abandoned_rows": 0,
-            "missing": 0,
-            "deleted": 0,
-            "not_removed": 0,
-            "seconds": 0.0,
-            "reason": NO_SOURCES,
-        },
-    )

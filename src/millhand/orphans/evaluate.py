@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Finding
@@ -56,20 +57,11 @@ class Observation:
         return Reference.NONE if self.row is None else self.row.reference
 
 
-@dataclass(frozen=True, slots=True)
-class _History:
+class _History(NamedTuple):
     """Since when an object or row has been as it is, and how many complete runs saw it so."""
 
     first_seen_at: datetime
     sightings: int
-
-    @classmethod
-    def of(
-        cls, observation: Observation, prior: Finding | None, complete_run_id: int | None, now: datetime
-    ) -> _History:
-        if prior is None or not _is_same(observation, prior) or prior.reference != observation.reference:
-            return cls(now, 0)
-        return cls(prior.first_seen_at, prior.sightings + (prior.run_id == complete_run_id))
 
 
 def evaluate(
@@ -85,7 +77,9 @@ def evaluate(
 
     `prior` is what the ledger has about the same object or row. `complete_run_id` is the last run that saw the whole bucket.
     """
-    history = _History.of(observation, prior, complete_run_id, now)
+    history = _History(now, 0)
+    if prior is not None and _is_same(observation, prior) and prior.reference == observation.reference:
+        history = _History(prior.first_seen_at, prior.sightings + (prior.run_id == complete_run_id))
     rule = find_rule(_situation(observation, prior, history, config, now))
     if prior is not None and prior.kind == Kind.NEAR_MATCH and rule.number in ORPHAN_NUMBERS:
         # It stays a near match until `near_match.find_near_matches` has asked the sources again.

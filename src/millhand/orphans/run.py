@@ -151,7 +151,7 @@ async def _scan(context: RunContext, state: RunState) -> tuple[str, ...]:
     """Scan the whole bucket, and return why the result cannot be trusted; empty if it can."""
     config, store = context.config, context.store
     keys = await choose_canaries(context.references, store, config, after=context.run.cursor_key)
-    uploads = await scan_uploads(context)
+    found, due = await scan_uploads(context)
     if config.inventory is None:
         state.expect_canaries(keys)
         await _scan_objects(context, state)
@@ -160,7 +160,7 @@ async def _scan(context: RunContext, state: RunState) -> tuple[str, ...]:
             state.expect_canaries(await inventory.expected(store, keys))
             await _scan_objects(replace(context, listing=inventory), state)
     # After the scan, which starts to count again if the listing is unordered.
-    state.count_uploads(found=uploads.found, due=uploads.due)
+    state.count_uploads(found=found, due=due)
     return await find_dead(context.references, store, config, state.canaries)
 
 
@@ -195,7 +195,7 @@ async def _act(context: RunContext, state: RunState) -> tuple[str, ...]:
     failed = await sweep(context, state)
     if failed is not None:
         rule = "a wave must finish without a failure"
-        return (f"{rule}, got {failed.reason}; fix the cause, and the next run continues",)
+        return (f"{rule}, got {failed}; fix the cause, and the next run continues",)
     if context.mode is Mode.DELETE:
         await purge_expired(context, state)
     return ()

@@ -39,11 +39,7 @@ logger = logging.getLogger(__name__)
 async def raise_alerts(
     executor: Executor, reasons: Mapping[int, str], *, now: datetime, on_event: OnEvent | None = None
 ) -> list[Action]:
-    """
-    Raise an alert for actions, by id, once for each. Return the actions that had none before.
-
-    Raises: DriverError.
-    """
+    """Raise an alert for actions, by id, once for each. Return the actions that had none before."""
     if not reasons:
         return []
     params = {"ids": list(reasons), "alerts": list(reasons.values()), "now": now}
@@ -62,7 +58,7 @@ async def raise_recalled_alerts(context: RunContext, state: RunState, actions: S
         now=context.now,
         on_event=context.on_event,
     )
-    state.count_alerts(len(raised))
+    state.add(alerts=len(raised))
     state.remember_recalled(raised)
 
 
@@ -99,7 +95,7 @@ async def raise_missing_alerts(context: RunContext, state: RunState) -> None:
         await _put_findings(context, noted)
         reasons = {action.id: f"a row references it; {removal_text(action)}" for action in removals.values()}
         raised = await raise_alerts(context.executor, reasons, now=context.now, on_event=context.on_event)
-        state.count_alerts(len(raised))
+        state.add(alerts=len(raised))
 
 
 async def _put_findings(context: RunContext, findings: Sequence[Finding]) -> None:

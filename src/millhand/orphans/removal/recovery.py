@@ -59,9 +59,7 @@ async def settle_interrupted(context: RunContext, state: RunState) -> None:
             if locations[action.id] is ObjectLocation.GONE and action.quarantine_key == HIDDEN:
                 await unhide_newer(context.store, recorded_object(action))
         resumed = [
-            action
-            for action in unmoved
-            if context.may_act and _is_resumable(context, action, locations[action.id])
+            one for one in unmoved if context.may_act and _is_resumable(context, one, locations[one.id])
         ]
         done = await quarantine_unreferenced(context, state, resumed)
         interrupted = {
@@ -98,7 +96,7 @@ async def purge_expired(context: RunContext, state: RunState) -> None:
         needed = set(referenced) - await existing_keys(context.store, referenced, at_once=BATCH)
         purged = await purge_objects(context.store, [one for one in actions if one.key not in needed])
         await context.executor.run(action_set_state_many(purged.states, now=context.ledger_now))
-        state.count_purged(sum(one is ActionState.PURGED for one, _ in purged.states.values()))
+        state.add(purged=sum(one is ActionState.PURGED for one, _ in purged.states.values()))
         if failed := [action for action in actions if action.id in purged.failed]:
             first = failed[0]
             fields = {"bucket": first.bucket, "key": first.key, "reason": purged.failed[first.id]}

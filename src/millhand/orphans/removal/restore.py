@@ -48,13 +48,8 @@ class RestoreReport:
         return self == RestoreReport()
 
     def __add__(self, other: RestoreReport) -> RestoreReport:
-        return RestoreReport(
-            already=self.already + other.already,
-            failed=self.failed + other.failed,
-            kept=self.kept + other.kept,
-            restored=self.restored + other.restored,
-            rows=self.rows + other.rows,
-        )
+        names = self.__dataclass_fields__
+        return RestoreReport(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 async def restore(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, repeat
 
 from millhand.driver.protocol import Executor
@@ -52,17 +52,9 @@ from millhand.orphans.sources.statements import ReferenceRow
 WAVES = (10, 100, 1_000)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepFailure:
-    """The first failed move of a sweep, which ended the sweep."""
-
-    key: str
-    reason: str
-
-
-async def sweep(context: RunContext, state: RunState) -> SweepFailure | None:
+async def sweep(context: RunContext, state: RunState) -> str | None:
     """
-    Remove all that is due, wave by wave. Return the failure that ended the sweep early, if any.
+    Remove all that is due, wave by wave. Return the reason of the first failed move, which ended the sweep, if any.
 
     Raises: SourceFailed; RunLost; DriverError. The next run then settles the interrupted actions.
     """
@@ -120,22 +112,16 @@ async def record_moves(context: RunContext, state: RunState, moves: Mapping[int,
     await context.executor.run(action_set_state_many(states, now=context.ledger_now))
 
 
-async def _sweep_wave(
-    context: RunContext, state: RunState, findings: Sequence[Finding]
-) -> SweepFailure | None:
+async def _sweep_wave(context: RunContext, state: RunState, findings: Sequence[Finding]) -> str | None:
     row_actions = await _delete_rows(context, state, [finding for finding in findings if finding.source])
     objects = [finding for finding in findings if not finding.source]
     object_actions = await _record_intended(context, objects)
     actions = [*row_actions, *object_actions]
     moves = await quarantine_unreferenced(context, state, actions)
-    done_ids = [
-        finding.id
-        for finding, action in zip(objects, object_actions, strict=True)
-        if not moves[action.id].is_failure
-    ]
+    pairs = zip(objects, object_actions, strict=True)
+    done_ids = [finding.id for finding, action in pairs if not moves[action.id].is_failure]
     await context.executor.run(finding_delete_many(done_ids))
-    failed = [action for action in actions if moves[action.id].is_failure]
-    return SweepFailure(key=failed[0].key, reason=moves[failed[0].id].reason) if failed else None
+    return next((moves[one.id].reason for one in actions if moves[one.id].is_failure), None)
 
 
 async def _record_intended(context: RunContext, findings: Sequence[Finding]) -> list[Action]:
@@ -195,7 +181,7 @@ async def _delete_rows_of(
         ]
         actions = await _insert_actions(tx, context, deleted)
         await tx.run(finding_delete_many([by_id[row.row_id].id for row in due]))
-    state.count_deleted_rows(len(due))
+    state.add(deleted_rows=len(due))
     return [action for action in actions if action.state == ActionState.INTENDED]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from millhand.orphans.config import OrphansConfig
@@ -41,22 +40,12 @@ BATCH = 100  # each upload needs one request for its parts
 ABORTED = "a multipart upload"
 
 
-@dataclass(frozen=True, slots=True)
-class UploadCounts:
-    """The number of uploads that no row waits for, and how many of them are due."""
-
-    found: int = 0
-    due: int = 0
-
-
-async def scan_uploads(context: RunContext) -> UploadCounts:
+async def scan_uploads(context: RunContext) -> tuple[int, int]:
     """
-    Evaluate the open uploads, and write a finding for each that no row waits for.
+    Write a finding for each open upload that no row waits for. Return their number, and how many of them are due.
 
     This precedes the scan of objects, which deletes findings that no longer hold. If the store denies the listing of
     uploads, it counts none.
-
-    Raises: SourceFailed; StoreError; DriverError.
     """
     try:
         return await _scan(context)
@@ -66,7 +55,7 @@ async def scan_uploads(context: RunContext) -> UploadCounts:
         logger.info(
             "multipart uploads cannot be listed", extra={"bucket": context.run.bucket, "reason": error.reason}
         )
-        return UploadCounts()
+        return 0, 0
 
 
 async def sweep_uploads(context: RunContext, state: RunState) -> None:
@@ -78,15 +67,18 @@ async def sweep_uploads(context: RunContext, state: RunState) -> None:
     ):
         async with context.executor.begin() as tx:
             await tx.run(run_beat(run, now=context.ledger_now))
-            intended = [_action(finding) for finding in findings]
+            intended = [
+                Action(key=one.key, rule=one.rule, row_id=one.row_id, modified_at=one.modified_at)
+                for one in findings
+            ]
             actions = await tx.run(action_insert_many(run.bucket, run.id, intended, now=context.ledger_now))
         ended = {action.id: await _abort(context, action) for action in actions}
         await context.executor.run(action_set_state_many(ended, now=context.ledger_now))
         await context.executor.run(finding_delete_many([finding.id for finding in findings]))
-        state.count_aborted_uploads(sum(one is ActionState.ABORTED for one, _ in ended.values()))
+        state.add(aborted_uploads=sum(one is ActionState.ABORTED for one, _ in ended.values()))
 
 
-async def _scan(context: RunContext) -> UploadCounts:
+async def _scan(context: RunContext) -> tuple[int, int]:
     scope_of = KeyScope.of(context.config)
     found = due = 0
     async for page in context.store.list_uploads(prefix=context.config.prefix):
@@ -98,15 +90,14 @@ async def _scan(context: RunContext) -> UploadCounts:
             found += len(findings)
             due += sum(finding.rule == UPLOAD_DUE.number for finding in findings)
         await context.beat()
-    return UploadCounts(found, due)
+    return found, due
 
 
 async def _evaluate_batch(context: RunContext, uploads: Sequence[Upload]) -> list[Finding]:
-    rows = await context.references.rows_by_key(sorted({upload.key for upload in uploads}))
+    run, keys = context.run, sorted({upload.key for upload in uploads})
+    rows = await context.references.rows_by_key(keys)
     touched = await gather_all([_touched_at(context, upload) for upload in uploads])
-    known = await context.executor.run(
-        finding_get_many(context.run.bucket, sorted({upload.key for upload in uploads}))
-    )
+    known = await context.executor.run(finding_get_many(run.bucket, keys))
     priors = {finding.row_id: finding for finding in known if finding.kind == Kind.UPLOAD}
     findings = []
     for upload, touched_at in zip(uploads, touched, strict=True):
@@ -115,9 +106,7 @@ async def _evaluate_batch(context: RunContext, uploads: Sequence[Upload]) -> lis
             finding = _evaluate(context, upload, touched_at, named, priors.get(upload.upload_id))
             findings += [finding] if finding is not None else []
     if findings:
-        await context.executor.run(
-            finding_put_many(context.run.bucket, context.run.id, findings, now=context.now)
-        )
+        await context.executor.run(finding_put_many(run.bucket, run.id, findings, now=context.now))
     return findings
 
 
@@ -192,7 +181,3 @@ async def _touched_at(context: RunContext, upload: Upload) -> datetime | None:
         return await context.store.upload_touched_at(upload)
     except ObjectNotFound:
         return None
-
-
-def _action(finding: Finding) -> Action:
-    return Action(key=finding.key, rule=finding.rule, row_id=finding.row_id, modified_at=finding.modified_at)

@@ -108,17 +108,8 @@ class RunContext:
     def report_progress(self, phase: str, key: str, totals: Totals) -> None:
         """Call `progress`, if there is one."""
         if self.progress is not None:
-            seconds = time.monotonic() - self.started
-            self.progress(
-                Progress(
-                    bytes=totals.bytes,
-                    key=key,
-                    objects=totals.objects,
-                    phase=phase,
-                    rows=totals.rows,
-                    seconds=seconds,
-                )
-            )
+            counts = {"bytes": totals.bytes, "objects": totals.objects, "rows": totals.rows}
+            self.progress(Progress(key=key, phase=phase, seconds=time.monotonic() - self.started, **counts))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,14 +131,10 @@ class RunState:
         for name, count in read.rows_of.items():
             totals.rows_of[name] = totals.rows_of.get(name, 0) + count
 
-    def count_unclassified(self, number: int) -> None:
-        """Add objects whose keys no row can name."""
-        self.totals.unclassified += number
-
-    def count_looks(self, *, taken: int, omitted: int) -> None:
-        """Add second looks at missing objects. Those beyond the limit count as missing without a look."""
-        self.totals.looks += taken
-        self.totals.missing += omitted
+    def add(self, **numbers: int) -> None:
+        """Add to the totals of these names."""
+        for name, number in numbers.items():
+            setattr(self.totals, name, getattr(self.totals, name) + number)
 
     def count_finding(self, finding: Finding, *, is_removable: bool) -> None:
         """Add a finding to the number of its kind and, if it is due, to what is due."""
@@ -164,11 +151,6 @@ class RunState:
         if BY_NUMBER[finding.rule].verdict is Verdict.REMOVE_OBJECT:
             self._count_due(finding, -1)
 
-    def count_orphan(self, finding: Finding) -> None:
-        """Count a former near match as an orphan."""
-        self.totals.orphan_objects += 1
-        self.totals.orphan_bytes += finding.size
-
     def count_shared(self, finding: Finding, *, is_removable: bool) -> None:
         """Count an abandoned row as shared instead."""
         self.totals.shared += 1
@@ -180,24 +162,12 @@ class RunState:
         """Set the number of incomplete multipart uploads that no row waits for."""
         self.totals.uploads, self.totals.due_uploads = found, due
 
-    def count_aborted_uploads(self, number: int) -> None:
-        self.totals.aborted_uploads += number
-
     def count_moves(self, states: Iterable[ActionState]) -> None:
         """Add objects that were moved to quarantine, restored, or left in place."""
         for state in states:
             self.totals.removed += state is ActionState.QUARANTINED
             self.totals.restored += state is ActionState.RESTORED
             self.totals.kept += state in (ActionState.KEPT, ActionState.ROW_DELETED)
-
-    def count_deleted_rows(self, number: int) -> None:
-        self.totals.deleted_rows += number
-
-    def count_purged(self, number: int) -> None:
-        self.totals.purged += number
-
-    def count_alerts(self, number: int) -> None:
-        self.totals.alerts += number
 
     def remember_recalled(self, actions: Sequence[Action]) -> None:
         """Keep actions whose objects this run restored; their findings are written after the scan."""

@@ -20,14 +20,7 @@ from millhand.driver.protocol import Executor
 from millhand.errors import DriverError, OperationTimeout
 from millhand.orphans.config import OrphansConfig
 from millhand.orphans.ledger import Finding, finding_get_due, finding_put_many
-from millhand.orphans.rules import (
-    CANDIDATE,
-    NEAR_MATCH,
-    ORPHAN_NUMBERS,
-    REMOVING_NUMBERS,
-    SHARED,
-    Kind,
-)
+from millhand.orphans.rules import CANDIDATE, NEAR_MATCH, ORPHAN_NUMBERS, REMOVING_NUMBERS, SHARED, Kind
 from millhand.orphans.scan.context import RunContext, RunState
 from millhand.orphans.scan.derived import DerivedFrom
 from millhand.orphans.scan.lookup import existing_keys
@@ -36,9 +29,7 @@ from millhand.orphans.sources.references import References, SourceFailed
 from millhand.storage.protocol import ObjectStore
 
 BATCH = 10_000  # keys of one query; each query reads every source from end to end once
-MAX_CHECKED = (
-    100_000  # candidates of a first run, which removes nothing; findings that are due are always all checked
-)
+MAX_CHECKED = 100_000  # candidates of a first run, which removes nothing; all that are due are checked
 NUM_LOOKS = 1_000  # lookups at a time, of objects that rows name
 NUM_TIMEOUTS = 10  # a query may take this many times `source_timeout`, because it reads the whole source
 
@@ -83,9 +74,7 @@ async def find_near_matches(context: RunContext, state: RunState) -> None:
 
     A former near match that is none any more becomes a candidate, as if seen for the first time. A first run checks its
     candidates too, so that you see near matches before anything is due. An object that would be removed with its row is
-    shared if another row names its key written differently.
-
-    Raises: SourceFailed; DriverError.
+    shared if another row names its key written differently. Raises: SourceFailed; DriverError.
     """
     rules = (*REMOVING_NUMBERS, *(ORPHAN_NUMBERS if context.is_first else ()), NEAR_MATCH.number)
     after = num_checked = 0
@@ -144,11 +133,7 @@ class NearMatchFinder:
         return cls(executor, references, DerivedFrom.of(config), config.prefix, store, seconds)
 
     async def find(self, keys: Sequence[str]) -> dict[str, str]:
-        """
-        Return the near matches among `keys`, each with a note on which source names it, or its parent, and how.
-
-        Raises: SourceFailed; StoreError.
-        """
+        """Return the near matches among `keys`, each with a note on which source names it, or its parent, and how."""
         params = self._params(keys)
         fold = await _fold(self.executor)
         notes: dict[str, str] = {}
@@ -185,8 +170,8 @@ class NearMatchFinder:
 
     async def _without_object(self, shortened: Sequence[tuple[str, str, str]]) -> dict[str, str]:
         """Return notes for names that no object has. Such a row may mean an object with folders in front."""
-        named = list({name for _, _, name in shortened})
-        existing = await existing_keys(self.store, named, at_once=NUM_LOOKS)
+        named = {name for _, _, name in shortened}
+        existing = await existing_keys(self.store, list(named), at_once=NUM_LOOKS)
         return {
             candidate: f"source {source!r} names {name!r}, of which there is no object"
             for candidate, source, name in shortened
@@ -259,6 +244,6 @@ def _changed(context: RunContext, state: RunState, finding: Finding, note: str |
         state.count_near_match(finding)
         return replace(fresh, kind=Kind.NEAR_MATCH, rule=NEAR_MATCH.number, note=note)
     if finding.kind == Kind.NEAR_MATCH:
-        state.count_orphan(finding)
+        state.add(orphan_objects=1, orphan_bytes=finding.size)
         return replace(fresh, kind=Kind.ORPHAN, rule=CANDIDATE.number, note="")
     return None

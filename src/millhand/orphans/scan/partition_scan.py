@@ -16,7 +16,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import NoReturn
 
 from millhand.driver.protocol import Executor
 from millhand.orphans.binding import check_below
@@ -35,6 +34,7 @@ from millhand.store.query import Query
 
 # How many missing objects one run looks up again and records. It only counts the others, for the guards.
 MAX_LOOKS = 1_000
+NO_OBJECTS = ObjectPage(describe=().__getitem__, keys=(), sizes=())
 
 
 class ListingUntrusted(ListingBroken):
@@ -58,17 +58,13 @@ class PartitionScan:
     stopped: asyncio.Event
 
     async def run(self) -> None:
-        """
-        Evaluate the objects and rows after the partition's cursor, and write findings to the ledger.
-
-        Ends after the current page if `stopped` is set. Raises: as `partitions.scan_bucket`.
-        """
+        """Evaluate what comes after the cursor, until `stopped` is set. Raises: as `partitions.scan_bucket`."""
         low, high = self.partition.cursor_key, self.partition.high
         async with aclosing(self._pages()) as pages:
             async for listed in pages:
                 in_partition = cut_at(listed, high)
                 page = without_unstorable(in_partition)
-                self.state.count_unclassified(page.num_skipped)
+                self.state.add(unclassified=page.num_skipped)
                 if page.keys:
                     low = await self._scan_range(page, low, page.keys[-1])
                 if self.stopped.is_set():
@@ -76,8 +72,7 @@ class PartitionScan:
                 if len(in_partition.keys) < len(listed.keys) or low == high:
                     break
         if low != high:
-            no_objects = ObjectPage(describe=_no_object, keys=(), sizes=())
-            await self._scan_range(no_objects, low, high)
+            await self._scan_range(NO_OBJECTS, low, high)
 
     def _pages(self) -> AsyncGenerator[ObjectPage, None]:
         context, partition = self.context, self.partition
@@ -85,13 +80,9 @@ class PartitionScan:
         # Not every store starts a listing exactly after a key. Elsewhere the listing starts at its beginning.
         is_exact = context.capabilities.has_exact_start_after
         if partition.is_ordered and (is_exact or partition.is_at_start):
-            start_after = "" if partition.is_at_start else low
+            after = "" if partition.is_at_start else low
             return ordered_pages(
-                context.listing,
-                prefix=prefix,
-                start_after=start_after,
-                up_to=partition.high,
-                page_size=page_size,
+                context.listing, prefix=prefix, start_after=after, up_to=partition.high, page_size=page_size
             )
         return sorted_pages(
             context.listing, prefix=prefix, start_after=low, page_size=page_size, beat=context.beat
@@ -119,8 +110,7 @@ class PartitionScan:
         observations = await context.derived.with_ties(context.references, found.observations + missing)
         if observations:
             async with context.executor.begin() as tx:
-                findings = await self._evaluate_all(tx, observations)
-                if findings:
+                if findings := await self._evaluate_all(tx, observations):
                     run = context.run
                     await tx.run(finding_put_many(run.bucket, run.id, findings, now=context.now))
                 await tx.run(self._advance(low, read.high))
@@ -143,7 +133,7 @@ class PartitionScan:
         """Look up again the objects that the listing omits. Beyond the limit, only count them."""
         limit = MAX_LOOKS // self.partition.num_partitions
         looked_at = keys[: max(0, limit - self.state.totals.looks)]
-        self.state.count_looks(taken=len(looked_at), omitted=len(keys) - len(looked_at))
+        self.state.add(looks=len(looked_at), missing=len(keys) - len(looked_at))
         rows = _ready_rows(await self.context.references.rows_by_key(looked_at))
         looks = await gather_all([_look(self.context.store, key) for key in rows])
         return [
@@ -196,7 +186,3 @@ def _each_once(observations: Sequence[Observation]) -> Iterator[Observation]:
         if observation.identity not in seen:
             seen.add(observation.identity)
             yield observation
-
-
-def _no_object(index: int) -> NoReturn:
-    raise IndexError(index)
