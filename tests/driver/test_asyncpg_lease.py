@@ -1,4 +1,4 @@
-"""Claims about leases: which connections of a pool stay out, and for how long."""
+"""Claims about leases: which connections of a pool are kept, and for how long."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def num_idle(leases: Leases) -> int:
     return leases.pool.get_idle_size()
 
 
-async def test_connection_without_an_error_stays_out(leases: Leases) -> None:
+async def test_connection_without_an_error_is_kept(leases: Leases) -> None:
     """The next lease gets the same connection, without the pool."""
     pids = {await pid(leases) for _ in range(3)}
 
     assert (len(pids), num_idle(leases)) == (1, 0)
 
 
-async def test_connection_of_the_caller_s_pool_goes_back_at_once(postgres_url: str) -> None:
-    """The application may wait for its own pool, so nothing stays out of it."""
+async def test_connection_of_the_caller_s_pool_is_released_at_once(postgres_url: str) -> None:
+    """The application may wait for its own pool, so Millhand keeps no connection of it."""
     async with asyncpg.create_pool(postgres_url, min_size=0, max_size=1) as pool:
         driver = AsyncpgDriver(pool)
         await driver.open()
@@ -70,7 +70,7 @@ async def test_waiter_gets_the_first_connection(leases: Leases) -> None:
         assert await waiter > 0
 
 
-async def test_connection_with_an_error_goes_back_to_the_pool(leases: Leases) -> None:
+async def test_connection_with_an_error_is_released(leases: Leases) -> None:
     """After an error or a cancellation asyncpg's own release cleans the connection."""
     with pytest.raises(asyncpg.DivisionByZeroError):
         async with leases.lease() as connection:
@@ -183,7 +183,7 @@ async def test_each_connection_goes_back_now_and_then(
     leases: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every so often a used connection goes back to asyncpg, which may replace it."""
-    monkeypatch.setattr(asyncpg_lease, "NUM_LENT_MAX", 3)
+    monkeypatch.setattr(asyncpg_lease, "NUM_LEASES_MAX", 3)
 
     idle = []
     for _ in range(4):
@@ -193,8 +193,8 @@ async def test_each_connection_goes_back_now_and_then(
     assert idle == [0, 0, 1, 0]
 
 
-async def test_pool_closes_although_connections_are_out(leases: Leases) -> None:
-    """Unused connections go back before the pool closes, and used ones do not stay out."""
+async def test_pool_closes_although_connections_are_in_use(leases: Leases) -> None:
+    """Unused connections are released before the pool closes, and used ones are not kept."""
     await pid(leases)
     async with leases.lease():
         await leases.close()
