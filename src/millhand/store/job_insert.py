@@ -1,9 +1,8 @@
 """
 Statements that insert jobs.
 
-Jobs without unique keys are the common case, and cost half. Only a row that may conflict is written in two steps and has
-to come back from the server. Columns are sent as arrays, an array of one where all jobs have the same value. The work for
-each job is done in comprehensions and in C.
+Most jobs have no unique key. Their statement costs half, because it need not check for conflicts or return whole rows.
+Columns are sent as arrays. If all jobs have the same value, the array has one element.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
 )
 UNIQUE_COLUMNS = ("unique_key", "unique_states")
 _INSTANTS = frozenset({"created_at", "scheduled_at"})
-# Columns that need not come back: the server stores them as sent, unless a trigger of the user's changes them.
-_SENT = tuple(column for column in COLUMNS if column not in {"args", "metadata", *_INSTANTS})
-# How an array's elements are sent. Tags are joined because unnest would flatten an array of arrays; no tag has a comma.
+# Columns that the statement need not return: unless a trigger changes them, the row has them as sent.
+_STORED_AS_SENT = tuple(column for column in COLUMNS if column not in {"args", "metadata", *_INSTANTS})
+# How to send an array's elements. Tags are joined, because unnest flattens an array of arrays; no tag has a comma.
 _ENCODERS: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {"state": attrgetter("value"), "tags": ",".join}
 )
@@ -52,14 +51,13 @@ def job_insert_many(
     """
     Insert jobs, and notify all clients of `notify_queues` at the commit.
 
-    A job whose unique key another job holds is not inserted; its result is that job's row, locked until the end of the
-    transaction. Two jobs with one key among `params` fail the statement (SQLSTATE 21000), and nothing is inserted.
-
-    Of jobs without unique keys a result has what was sent, and from the row its id, JSON and instants. What a trigger of
-    yours changes in other columns is not in it.
+    If another job has the unique key, the result is that job's row, locked until the end of the transaction. If two of
+    `params` have the same key, the statement fails (SQLSTATE 21000) and inserts nothing.
+    If no job has a unique key, a result has the row's id, JSON and instants; its other fields are as sent, even if a
+    trigger of yours changes these columns.
 
     Shape: one result for each of `params`, in their order.
-    Units: `now` is for rows without instants of their own; None means the database's clock.
+    Units: `now` is for jobs without instants; None means the database's clock.
     Concurrency: safe to race; the second insert of a key waits for the first one's transaction.
     Source: River v0.51.2, river_job.sql `JobInsertFastMany`, pg_misc.sql `PGNotifyMany`.
     """
@@ -68,11 +66,11 @@ def job_insert_many(
         return _insert_one(params[0], notify_queues, now, is_plain=is_plain and len(notify_queues) <= 1)
     sent = {column: [*map(attrgetter(field), params)] for column, field in COLUMNS.items()}
     if is_plain:
-        values = {column: _once(column, values) for column, values in sent.items()}
+        values = {column: _shortened(column, values) for column, values in sent.items()}
         return Query(
             "job_insert_many_plain",
             {**_encoded(values), "notify_queues": list(notify_queues), "now": now},
-            lambda rows: _parse_arrays(sent, rows),
+            lambda rows: _parse_plain_many(sent, rows),
         )
     unique = {column: [*map(attrgetter(column), params)] for column in UNIQUE_COLUMNS}
     return Query(
@@ -95,7 +93,7 @@ def _insert_one(
     values["state"] = params.state.value
     if is_plain:
         values["notify_queue"] = next(iter(notify_queues), None)
-        return Query("job_insert", values, lambda rows: [InsertResult(_parse_inserted(params, rows))])
+        return Query("job_insert", values, lambda rows: [InsertResult(_parse_plain(params, rows))])
     values["notify_queues"] = list(notify_queues)
     values |= {column: getattr(params, column) for column in UNIQUE_COLUMNS}
     return Query("job_insert_unique", values, _parse_rows)
@@ -107,17 +105,17 @@ def _encoded(values: Mapping[str, list[Any]]) -> dict[str, object]:
     return encoded
 
 
-def _once(column: str, values: list[T]) -> list[T]:
-    """Return one value if all jobs have the same, none for an instant that no job has; args differ."""
-    if column == "args" or values.count(values[0]) < len(values):
+def _shortened(column: str, values: list[T]) -> list[T]:
+    """Return one value if all jobs have the same, and no value for an instant that no job has."""
+    if column == "args" or values.count(values[0]) < len(values):  # args nearly always differ
         return values
     if column in _INSTANTS:
         return [] if values[0] is None else values
     return values[:1]
 
 
-def _parse_arrays(sent: Mapping[str, list[Any]], rows: Sequence[Row]) -> list[InsertResult]:
-    """Return jobs of columns that were sent, and of arrays that came back. Raises: ValueError if these are too short."""
+def _parse_plain_many(sent: Mapping[str, list[Any]], rows: Sequence[Row]) -> list[InsertResult]:
+    """Return the jobs of columns as sent and arrays as returned. Raises: ValueError if rows are missing."""
     [(statement_at, ids, args, metadata, created_ats, scheduled_ats)] = rows
     _check_count(len(ids or ()), len(sent["kind"]))
     jobs = new_jobs(
@@ -126,13 +124,13 @@ def _parse_arrays(sent: Mapping[str, list[Any]], rows: Sequence[Row]) -> list[In
         metadata=map(parse_metadata, metadata),
         created_at=[statement_at if at is None else at for at in created_ats],
         scheduled_at=[statement_at if at is None else at for at in scheduled_ats],
-        **{column: sent[column] for column in _SENT},
+        **{column: sent[column] for column in _STORED_AS_SENT},
     )
     return list(map(InsertResult, jobs))
 
 
-def _parse_inserted(params: InsertParams, rows: Sequence[Row]) -> JobRow:
-    """Return the job of a row without the columns that were sent. Raises: ValueError if there is no row."""
+def _parse_plain(params: InsertParams, rows: Sequence[Row]) -> JobRow:
+    """Return the job of the columns as sent and returned. Raises: ValueError if there is no row."""
     _check_count(len(rows), 1)
     id, args, metadata, created_at, scheduled_at, _ = rows[0]
     return JobRow(
@@ -141,7 +139,7 @@ def _parse_inserted(params: InsertParams, rows: Sequence[Row]) -> JobRow:
         metadata=parse_metadata(metadata),
         created_at=created_at,
         scheduled_at=scheduled_at,
-        **{column: getattr(params, column) for column in _SENT},
+        **{column: getattr(params, column) for column in _STORED_AS_SENT},
         **NEW_JOB,
     )
 
