@@ -1,11 +1,10 @@
 """
-Time travel: moves a client's clock and does what clients would have done meanwhile, without waiting.
+Time travel: moves a client's clock, and does what clients would have done meanwhile, without waiting.
 
-The clock moves from event to event: to each instant at which a periodic job is due and, if jobs are worked, to each at
-which a job is due. There, the leader's maintenance runs with the test's clock: it deletes old jobs, makes due jobs
-available, and inserts periodic jobs.
+The clock stops at each instant at which a periodic job is due and, if jobs are worked, at which any job is due. At each
+stop, the leader's maintenance runs: it deletes old jobs, makes due jobs available, and inserts periodic jobs.
 
-Maintenance that concerns other processes does not run: no client dies, no job is rescued, no index is rebuilt.
+Other maintenance does not run: no client is declared dead, no job is rescued, no index is rebuilt.
 
 Source: Rails, ActiveSupport::Testing::TimeHelpers `travel, travel_to`.
 """
@@ -41,7 +40,7 @@ class TimeTravel:
     """
     Moves the clock of one client; made by `time_travel`.
 
-    The client is the leader. The first move inserts periodic jobs that run on start.
+    The client does the leader's work. The first move inserts periodic jobs that run on start.
     """
 
     def __init__(self, client: Client, clock: ManualClock) -> None:
@@ -50,12 +49,12 @@ class TimeTravel:
         self.clock = clock
 
     def now(self) -> datetime:
-        """Return the instant of the client's clock, in UTC."""
+        """Return the time of the client's clock, in UTC."""
         return self.clock.now()
 
     async def advance(self, duration: timedelta = timedelta(0), /, **units: Unpack[TimeUnits]) -> None:
         """
-        Let time pass without working jobs. Maintenance runs: jobs become available, periodic ones are inserted.
+        Let time pass without working jobs. Maintenance runs: jobs become available, and periodic jobs are inserted.
 
         The duration is the sum of the parameters: `advance(days=1, hours=2)`. A day is 24 hours.
 
@@ -76,7 +75,7 @@ class TimeTravel:
         **units: Unpack[TimeUnits],
     ) -> Drained:
         """
-        Let time pass while the client works each job, and each retry, when it is due. Return the attempts.
+        Let time pass, and work each job and each retry when it is due. Return the attempts.
 
         The clock stands still during an attempt.
 
@@ -121,7 +120,7 @@ class TimeTravel:
         await self._run_maintenance(enqueuer)
 
     async def _run_maintenance(self, enqueuer: PeriodicJobEnqueuer) -> None:
-        """Run the leader's maintenance. Old jobs are deleted before their periodic successors are inserted."""
+        """Run the leader's maintenance. It deletes old jobs before it inserts the next periodic ones."""
         config = self._client.config
         pool = self._client._driver.pool  # noqa: SLF001 - as above
         inserter = self._client._inserter  # noqa: SLF001 - as above
@@ -159,13 +158,12 @@ def time_travel(
     client: Client, *, tx: object | None = None, now: datetime | None = None
 ) -> Iterator[TimeTravel]:
     """
-    Give a client a clock that stands still until the test moves it, until the block ends.
+    Within the block, give a client a clock that only the test moves.
 
     Args:
-        client: It need not be started if `tx` is given, and must not work jobs itself.
-        tx: A transaction of the test, for every statement of the client that names no other. Without it, the client's
-            statements commit.
-        now: The aware instant at which the clock begins; by default that of the client's own clock.
+        client: It must not work jobs itself. With `tx`, it need not be started.
+        tx: The test's transaction, for each statement that names no other. Without it, the client's statements commit.
+        now: The aware instant at which the clock begins; by default the time of the client's own clock.
 
     Raises:
         ConfigError: If the client works jobs itself.
