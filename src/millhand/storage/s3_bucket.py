@@ -1,11 +1,9 @@
 """
-The objects of one bucket on an S3-compatible server, by blocking calls.
+The objects of one bucket on an S3-compatible server, by blocking calls of botocore.
 
-botocore makes every call. Only the pages of a listing have a parser of ours (`s3_listing`).
-
-A conditional delete takes two steps: read the object, then delete it with `If-Match`. The read compares the modification
-time too, because some servers ignore the condition, and no etag distinguishes two uploads of equal bytes. An upload may
-still come between the two steps; that is why the orphan cleanup moves objects before it deletes them.
+`delete` with `if_same` reads the object first, then deletes it with `If-Match`. Some servers ignore the condition, and two
+uploads of equal bytes have the same etag, so the first step also compares the modification time. An upload can still come
+between the two steps. That is why the orphan cleanup moves objects before it deletes them.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from millhand.storage.protocol import (
     StoreError,
     check_key,
 )
-from millhand.storage.s3_client import call_if, make_client, translate_errors
+from millhand.storage.s3_client import call_with_condition, make_client, translate_errors
 from millhand.storage.s3_listing import Listing, bare_etag, parse_listing, whole_seconds
 from millhand.storage.s3_pages import PageRequests
 
@@ -49,7 +47,7 @@ COPIED_HEADERS = (
 
 
 class S3Bucket:
-    """The objects of bucket `name` below `root`, a prefix that is empty or ends with a slash. Thread-safe."""
+    """The calls of `ObjectStore` on bucket `name`. `root` is empty or a prefix that ends with a slash. Thread-safe."""
 
     max_copy_bytes = 5 * 1024**3  # larger objects are copied in parts, because CopyObject rejects them
     copy_part_bytes = 512 * 1024**2
@@ -76,7 +74,7 @@ class S3Bucket:
         return self._connect()[0]
 
     def _connect(self) -> tuple[Any, PageRequests]:
-        """Make the client at the first call, because reading botocore's service model takes a tenth of a second."""
+        """Make the client at the first call, because botocore takes a tenth of a second for that."""
         with self._lock:
             if self._connection is None:
                 client = make_client(self.endpoint_url, self._region, is_path_style=self._is_path_style)
@@ -108,7 +106,7 @@ class S3Bucket:
         check_key(operation, key, root=self.root)
         with translate_errors(operation, key):
             response = self.client.head_object(**self.object_params(key))
-        return _info(key, response)
+        return _object_info(key, response)
 
     def get(self, key: str) -> bytes:
         check_key("get", key, root=self.root)
@@ -156,11 +154,11 @@ class S3Bucket:
         return True
 
     def _delete_if_same(self, seen: ObjectInfo) -> bool:
-        """Delete the object if it is still the one that was read. Return False if it is gone."""
+        """Delete the object if it is still the same as `seen`. Return False if it is gone."""
         self._check_same("delete", seen)
         try:
             with translate_errors("delete", seen.key, ObjectChanged("delete", seen.key)):
-                call_if(
+                call_with_condition(
                     self.client.delete_object, self.object_params(seen.key), {"IfMatch": f'"{seen.etag}"'}
                 )
         except ObjectNotFound:
@@ -181,7 +179,7 @@ class S3Bucket:
         for key in keys:
             try:
                 check_key("delete", key, root=self.root)
-                # DeleteObjects takes XML, which cannot hold control characters.
+                # DeleteObjects sends keys in XML, which cannot hold control characters.
                 if key.isprintable():
                     plain.append(key)
                 else:
@@ -227,11 +225,11 @@ class S3Bucket:
         if seen.size > self.max_copy_bytes:
             self._copy_parts(seen, target)
             return
-        # `_check_absent` covers servers that ignore this condition; the condition covers a put after that check.
+        # Some servers ignore this condition, so `_check_absent` came first. The condition catches a put after it.
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         conflict = ObjectExists("move", target) if if_absent else ObjectChanged("move", seen.key)
         with translate_errors("move", seen.key, conflict):
-            call_if(
+            call_with_condition(
                 self.client.copy_object, {**self.object_params(target), **self._copy_source(seen)}, condition
             )
 
@@ -248,9 +246,9 @@ class S3Bucket:
             try:
                 parts = []
                 for number, start in enumerate(range(0, seen.size, self.copy_part_bytes), 1):
-                    span = f"bytes={start}-{min(start + self.copy_part_bytes, seen.size) - 1}"
+                    byte_range = f"bytes={start}-{min(start + self.copy_part_bytes, seen.size) - 1}"
                     part = client.upload_part_copy(
-                        **upload, **source, PartNumber=number, CopySourceRange=span
+                        **upload, **source, PartNumber=number, CopySourceRange=byte_range
                     )
                     parts.append({"ETag": part["CopyPartResult"]["ETag"], "PartNumber": number})
                 client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
@@ -263,7 +261,7 @@ class S3Bucket:
         return {"CopySource": self.object_params(seen.key), "CopySourceIfMatch": f'"{seen.etag}"'}
 
 
-def _info(key: str, response: Mapping[str, Any]) -> ObjectInfo:
+def _object_info(key: str, response: Mapping[str, Any]) -> ObjectInfo:
     until = response.get("ObjectLockRetainUntilDate")
     is_held = response.get("ObjectLockLegalHoldStatus") == "ON"
     return ObjectInfo(

@@ -38,10 +38,10 @@ def make_client(endpoint_url: str | None, region: str | None, *, is_path_style: 
     return session.create_client("s3", region_name=region, endpoint_url=endpoint_url, config=config)
 
 
-def call_if(
+def call_with_condition(
     call: Callable[..., object], params: Mapping[str, object], condition: Mapping[str, object]
 ) -> None:
-    """Call with a condition, or without it on a server that rejects conditions. The caller has checked before."""
+    """Call with a condition. If the server rejects conditions, call without: the caller has checked it before."""
     try:
         call(**params, **condition)
     except ClientError as error:
