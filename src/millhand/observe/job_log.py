@@ -1,11 +1,11 @@
 """
 Keep the log lines of a job in its row: `river:log`, an array of `{"attempt": 1, "log": "…"}`.
 
-    record ──▶ handler ──▶ the page of its attempt ──▶ appended to the row with the attempt's outcome
+    record ──▶ handler ──▶ log of its attempt ──▶ appended to the row with the attempt's outcome
 
-Rule 1: a record belongs to the attempt in whose context it was logged: in its coroutines and tasks, in the thread of a
-        plain function, in `asyncio.to_thread`. A record without an attempt is not kept.
-Rule 2: a page and all pages of a job have a maximum size: a long page is cut, then the oldest pages are dropped.
+Rule 1: a record belongs to the attempt that logged it: in its coroutines and tasks, in the thread of a plain function, or
+        in `asyncio.to_thread`. A record outside an attempt is not kept.
+Rule 2: the log of an attempt is cut at a maximum size. If a job's logs are too long together, the oldest are dropped.
 
 Source: River v0.51.2, riverlog/river_log.go `Middleware.Work, appendLogDataWithCap`.
 """
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOG_KEY = "river:log"
 
-# River's limits. A fetch reads the whole row, and a new page rewrites it.
+# River's limits. A fetch reads the whole row, and each attempt rewrites it.
 MAX_BYTES = 2 * 1024 * 1024
 MAX_TOTAL_BYTES = 8 * 1024 * 1024
 MAX_TOTAL_BYTES_MAX = 64 * 1024 * 1024
@@ -42,11 +42,10 @@ class JobLog(Middleware):
 
         Config(middleware=[JobLog(level=logging.INFO)])
 
-    The records also reach the other handlers, and the level of each logger applies. `formatter` renders a record; by
-    default with time, level, logger, message and traceback. `listens_to` is the logger whose records are kept, including
-    its children's; by default the root logger.
+    Other handlers still get the records, and the level of each logger applies. By default, `formatter` prints time, level,
+    logger, message and traceback. `listens_to` is the logger to keep records of, with its children; by default the root.
 
-    Units: `max_bytes` limits one attempt; `max_total_bytes` limits all pages of a job. The newest page is always kept.
+    Units: `max_bytes` limits one attempt; `max_total_bytes` limits all attempts of a job. The newest log is always kept.
     Raises: ConfigError. Concurrency: one instance may serve any number of clients.
     """
 
@@ -63,48 +62,48 @@ class JobLog(Middleware):
         self._max_total_bytes = _checked_size("max_total_bytes", max_total_bytes)
         self._lock = threading.Lock()
         self._logger = logging.getLogger() if listens_to is None else listens_to
-        self._num_open = 0
-        self._page: ContextVar[_Page | None] = ContextVar("millhand_job_log", default=None)
-        self._handler = _PageHandler(self._page)
+        self._num_attempts = 0
+        self._current_log: ContextVar[_AttemptLog | None] = ContextVar("millhand_job_log", default=None)
+        self._handler = _AttemptLogHandler(self._current_log)
         self._handler.setLevel(level)
         self._handler.setFormatter(_default_formatter() if formatter is None else formatter)
 
     async def work(self, job: Job[Json], call_next: Callable[[], Awaitable[None]]) -> None:
-        """Run the attempt and keep its log lines, also if it fails."""
-        page = _Page(self._max_bytes)
+        """Run the attempt, and keep its log lines even if it fails."""
+        log = _AttemptLog(self._max_bytes)
         self._listen()
-        before = self._page.set(page)
+        before = self._current_log.set(log)
         try:
             await call_next()
         finally:
-            self._page.reset(before)
+            self._current_log.reset(before)
             self._stop_listening()
-            if page.num_bytes:
-                self._keep(job, page)
+            if log.num_bytes:
+                self._stage(job, log)
 
     def _listen(self) -> None:
-        """Add the handler while attempts run, so that a process without attempts pays nothing per log line."""
+        """Add the handler before the first running attempt. Without attempts, log lines cost nothing more."""
         with self._lock:
-            self._num_open += 1
-            if self._num_open == 1:
+            self._num_attempts += 1
+            if self._num_attempts == 1:
                 self._logger.addHandler(self._handler)
 
     def _stop_listening(self) -> None:
         with self._lock:
-            self._num_open -= 1
-            if self._num_open == 0:
+            self._num_attempts -= 1
+            if self._num_attempts == 0:
                 self._logger.removeHandler(self._handler)
 
-    def _keep(self, job: Job[Json], page: _Page) -> None:
+    def _stage(self, job: Job[Json], log: _AttemptLog) -> None:
         fields = {"job_id": job.id, "kind": job.kind, "queue": job.queue, "attempt": job.attempt}
-        if page.num_bytes > self._max_bytes:
-            sizes = {"num_bytes": page.num_bytes, "max_bytes": self._max_bytes}
+        if log.num_bytes > self._max_bytes:
+            sizes = {"num_bytes": log.num_bytes, "max_bytes": self._max_bytes}
             logger.warning("job log cut", extra={**fields, **sizes})
         earlier = job.metadata.get(LOG_KEY, [])
         if not isinstance(earlier, list):
             logger.error("job log not kept", extra={**fields, "reason": f"{LOG_KEY} of the row is no array"})
             return
-        entry = {"attempt": job.attempt, "log": page.text()}
+        entry = {"attempt": job.attempt, "log": log.text()}
         num_dropped = num_to_drop(earlier, entry, self._max_total_bytes)
         if num_dropped:
             sizes = {"num_attempts": num_dropped, "max_bytes": self._max_total_bytes}
@@ -112,8 +111,8 @@ class JobLog(Middleware):
         cast("JobInternals[Json]", job).stage(LOG_KEY, [*earlier[num_dropped:], entry])
 
 
-class _Page:
-    """The log lines of one attempt, up to `max_bytes`; `num_bytes` counts all of them."""
+class _AttemptLog:
+    """The first `max_bytes` of one attempt's log lines; `num_bytes` counts all of them."""
 
     __slots__ = ("_lines", "_max_bytes", "num_bytes")
 
@@ -134,20 +133,20 @@ class _Page:
         return b"".join(self._lines).decode(errors="ignore")
 
 
-class _PageHandler(logging.Handler):
-    """Writes each record on the page of its context."""
+class _AttemptLogHandler(logging.Handler):
+    """Writes each record to the log of the attempt that logged it."""
 
-    def __init__(self, page: ContextVar[_Page | None]) -> None:
+    def __init__(self, current_log: ContextVar[_AttemptLog | None]) -> None:
         super().__init__()
-        self._current = page
+        self._current_log = current_log
 
     def emit(self, record: logging.LogRecord) -> None:
-        page = self._current.get()
-        if page is None:
+        log = self._current_log.get()
+        if log is None:
             return
         try:
-            page.write(self.format(record))
-        except Exception:  # noqa: BLE001 - reported as `logging` reports a record that cannot be formatted
+            log.write(self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler of `logging`
             self.handleError(record)
 
 
@@ -155,7 +154,7 @@ def num_to_drop(earlier: list[Json], entry: dict[str, Json], max_total_bytes: in
     """
     Return how many of the oldest entries must be dropped to fit the new one.
 
-    Sizes are River's: earlier entries as PostgreSQL prints them, the new one as Go's encoder writes it.
+    Sizes are counted as River does: earlier entries as PostgreSQL prints them, the new one as Go encodes it.
     """
     new = len(f'[{{"attempt":{entry["attempt"]},"log":{encode_string(entry["log"])}}}]'.encode())
     if new > max_total_bytes:
