@@ -5,11 +5,11 @@ Resumable steps: the parts of a job that are completed, over all of its attempts
     river:resumable_cursor   for each unfinished step, the cursor that it stored
 
 Rule 1: steps run one after the other, each with a unique name. After a failed step no other begins, and the attempt
-        fails whatever the worker does then.
-Rule 2: progress is stored with the outcome of an attempt that does not succeed: an error, a snooze, an interruption.
-Rule 3: an attempt that never reaches the step at which it should resume has not done the job, and fails.
-Rule 4: a checkpoint is part of the transaction that it is made in, and is rolled back with it. After it, only later
-        progress is stored with the outcome.
+        fails, even if the worker catches the error.
+Rule 2: progress is stored with the outcome, unless the attempt succeeds.
+Rule 3: an attempt fails if it never calls the step at which it should resume.
+Rule 4: a checkpoint is written in your transaction, and rolled back with it. After it, only later progress is stored with
+        the outcome.
 
 Source: River v0.51.2, resumable.go, resumable_step_tx.go, internal/riverplugin/plugin.go `ResumableMiddleware`.
 """
@@ -28,13 +28,13 @@ from millhand.json_value import Json, checked_json
 STEP_KEY = "river:resumable_step"
 CURSOR_KEY = "river:resumable_cursor"
 
-# PostgreSQL cannot store these characters. They would be replaced, and no step would have the stored name.
+# PostgreSQL cannot store these characters. They would be replaced, and the stored name would match no step.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Steps:
     """
-    The progress of one attempt, on top of what earlier attempts stored in the job's `metadata`.
+    The progress of one attempt, after the progress that earlier attempts stored in the job's `metadata`.
 
     Raises: InvalidStep if the stored progress is invalid.
     Concurrency: belongs to one attempt, on the event loop or in a thread; overlapping steps raise.
@@ -46,18 +46,16 @@ class Steps:
             raise InvalidStep(
                 f"stored cursors of a job must be an object, got {cursors!r}; make {CURSOR_KEY} null in its metadata"
             )
-        self._completed: str | None = (
-            None  # the last step that was completed or reached, and is not stored yet
-        )
+        self._completed: str | None = None  # the last completed step, if it is not stored yet
         self._cursors: dict[str, Json] = dict(cursors) if isinstance(cursors, dict) else {}
         self._error: BaseException | None = None
-        self._failed_step = ""  # the step that raised it
+        self._failed_step = ""  # the step that raised `_error`
         self._is_changed = False  # whether the cursors differ from the stored ones
-        self._is_ended = False
-        self._names: set[str] = set()
+        self._has_ended = False
+        self._begun_names: set[str] = set()
         self._resume_step = resumed if isinstance(resumed, str) else ""
         self._is_resumed = not self._resume_step
-        # If no step is completed, every stored cursor belongs to a step that must run. Otherwise it may be an old one.
+        # These must run. If a step is completed, a stored cursor may be that of an older step.
         self._unfinished = sorted(self._cursors) if self._is_resumed else []
         self.active: str | None = None
 
@@ -74,7 +72,7 @@ class Steps:
             raise
         finally:
             self.active = None
-        if self._error is not None:  # from a step that began within this one
+        if self._error is not None:  # of a step that began within this one
             raise self._error
         self._completed = name
         if has_cursor and name in self._cursors:
@@ -94,21 +92,21 @@ class Steps:
         """Return a copy of `value` as a cursor of the current step. Raises: InvalidStep, ValueError."""
         if self.active != name:
             raise InvalidStep(
-                f"cursor of a resumable step must be used within it, got that of {name!r}, which is over",
+                f"cursor of a resumable step must be used within it, got that of {name!r} after its end",
                 name,
             )
         return checked_json(f"cursor of step {name!r}", value)
 
     def checkpoint(self, cursors: Mapping[str, Json]) -> dict[str, Json]:
-        """Return the metadata of a checkpoint: the current step as completed, and all cursors with `cursors`."""
+        """Return the metadata of a checkpoint. It stores the current step as completed, and `cursors` with the others."""
         if self.active is None:
             raise InvalidStep(
-                "checkpoint must be made within a resumable step, got none that runs; "
+                "checkpoint must be made within a resumable step, got one outside; "
                 "make it in the function that job.step calls"
             )
         if self._unfinished:
             raise InvalidStep(
-                "checkpoint must come after the step that an earlier attempt has left half-way, "
+                "checkpoint must come after the step that an earlier attempt left unfinished, "
                 f"got step {self.active!r} before {self._unfinished[0]!r}",
                 self.active,
             )
@@ -121,10 +119,10 @@ class Steps:
         self._is_changed = False
 
     def end(self, error: BaseException | None) -> tuple[BaseException | None, dict[str, Json]]:
-        """Return the error of the attempt and the metadata to store. A second call returns no metadata."""
-        if self._is_ended:
+        """Return the error of the attempt, and the metadata to store. A second call returns no metadata."""
+        if self._has_ended:
             return error, {}
-        self._is_ended = True
+        self._has_ended = True
         attempt_error = error or self._failure() or self._skipped_step()
         self._error = None  # its traceback refers to the job, which refers to this object
         return attempt_error, {} if attempt_error is None else self._updates()
@@ -140,14 +138,14 @@ class Steps:
                 "end one before the next, and await each",
                 name,
             )
-        if name in self._names:
+        if name in self._begun_names:
             self._fail(f"resumable step must have a name of its own, got {name!r} again", name)
-        self._names.add(name)
+        self._begun_names.add(name)
         if name in self._unfinished:
             if not has_cursor:
                 self._fail(
-                    f"resumable step {name!r} must have a cursor, for an earlier attempt has left one, "
-                    "got a step without; use job.step_cursor",
+                    f"resumable step {name!r} must have a cursor, because an earlier attempt stored one, "
+                    "got a step without one; call job.step_cursor",
                     name,
                 )
             self._unfinished.remove(name)
@@ -165,12 +163,11 @@ class Steps:
         raise self._error
 
     def _failure(self) -> Exception | None:
-        """Return the error of a failed step; an InvalidStep for a cancellation that the worker has caught."""
+        """Return the error of a failed step, or an InvalidStep if the worker caught a step's cancellation."""
         if self._error is None or isinstance(self._error, Exception):
             return self._error
         failure = InvalidStep(
-            f"resumable step {self._failed_step!r} must be done before anything after it, got it cancelled and not raised "
-            "again",
+            f"cancellation of resumable step {self._failed_step!r} must be raised again, got a worker that caught it",
             self._failed_step,
         )
         failure.__cause__ = self._error
@@ -183,13 +180,13 @@ class Steps:
         if name is None:
             return None
         return InvalidStep(
-            f"resumable step {name!r} must be in the worker, where an earlier attempt has left off, "
-            "got a worker that never came to it; keep the names of steps while jobs are under way",
+            f"resumable step {name!r} must be called again, because an earlier attempt stopped there, "
+            "got a worker that never called it; do not rename steps while jobs use them",
             name,
         )
 
     def _updates(self) -> dict[str, Json]:
-        if self._unfinished:  # an attempt that resumed from here would never run them
+        if self._unfinished:  # a later attempt would skip them
             return {}
         updates: dict[str, Json] = {}
         if self._is_changed:
@@ -203,7 +200,7 @@ class Cursor:
     """
     How far a resumable step has come: any JSON value, such as the last id that it has processed.
 
-    Concurrency: belongs to its step, and cannot be used after it.
+    It can be used only within its step.
     """
 
     __slots__ = ("_name", "_save", "_steps")
@@ -233,7 +230,7 @@ class Cursor:
 
     async def checkpoint(self, value: Json, *, tx: object) -> None:
         """
-        Set how far the step has come, and store it in `tx`, your connection, together with the step's work.
+        Set how far the step has come, and store it through your connection `tx`, together with the step's work.
 
         Raises: as `set` and `Job.checkpoint`.
         Source: River v0.51.2, resumable_step_tx.go `ResumableSetStepCursorTx`.
@@ -252,7 +249,7 @@ def require_awaitable(name: str, returned: object) -> Awaitable[None]:
         return cast("Awaitable[None]", returned)
     raise InvalidStep(
         f"resumable step {name!r} must be a coroutine function, got a plain one; "
-        "in a worker that is a plain function call job.step_sync",
+        "in a worker that is a plain function, call job.step_sync",
         name,
     )
 
@@ -263,7 +260,7 @@ def require_not_coroutine(name: str, returned: object) -> None:
         returned.close()
         raise InvalidStep(
             f"resumable step {name!r} must be a plain function, got a coroutine function; "
-            "in a worker that is a coroutine function await job.step",
+            "in a worker that is a coroutine function, await job.step",
             name,
         )
 

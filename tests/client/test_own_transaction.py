@@ -308,7 +308,7 @@ async def test_checkpoint_does_not_skip_an_interrupted_step(harness: ClientHarne
 
     assert events[-1].kind is EventKind.JOB_COMPLETED
     assert emitted == [
-        "checkpoint must come after the step that an earlier attempt has left half-way, got step 'early' before 'counting'"
+        "checkpoint must come after the step that an earlier attempt left unfinished, got step 'early' before 'counting'"
     ]
 
 

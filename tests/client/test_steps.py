@@ -220,7 +220,7 @@ async def test_step_that_its_worker_cancelled_has_failed(harness: ClientHarness,
     assert emitted[0].job is not None
     assert emitted[0].job.errors[0].error.startswith("ExceptionGroup: " if goes_on else "InvalidStep: ")
     assert (
-        "resumable step 'slow' must be done before anything after it, got it cancelled and not raised again"
+        "cancellation of resumable step 'slow' must be raised again, got a worker that caught it"
         in emitted[0].job.errors[0].trace
     )
 
@@ -256,14 +256,14 @@ async def _twice(job: Job[Act]) -> None:
 
 PLAIN = (
     "resumable step 'plain' must be a coroutine function, got a plain one; "
-    "in a worker that is a plain function call job.step_sync"
+    "in a worker that is a plain function, call job.step_sync"
 )
 COROUTINE = (
     "resumable step 'async' must be a plain function, got a coroutine function; "
-    "in a worker that is a coroutine function await job.step"
+    "in a worker that is a coroutine function, await job.step"
 )
 OUTSIDE = (
-    "checkpoint must be made within a resumable step, got none that runs; "
+    "checkpoint must be made within a resumable step, got one outside; "
     "make it in the function that job.step calls"
 )
 NESTED = "resumable step must not begin within another, got 'inner' within 'outer'; end one before the next, and await each"
@@ -316,12 +316,12 @@ async def test_invalid_step_fails_the_attempt(
 
 
 WITHOUT_CURSOR = (
-    "resumable step 'second' must have a cursor, for an earlier attempt has left one, got a step without; "
-    "use job.step_cursor"
+    "resumable step 'second' must have a cursor, because an earlier attempt stored one, got a step without one; "
+    "call job.step_cursor"
 )
 MISSED = (
-    "resumable step '{}' must be in the worker, where an earlier attempt has left off, got a worker that never came to it; "
-    "keep the names of steps while jobs are under way"
+    "resumable step '{}' must be called again, because an earlier attempt stopped there, got a worker that never called it; "
+    "do not rename steps while jobs use them"
 )
 
 
@@ -416,7 +416,7 @@ async def test_cursor_cannot_be_set_after_its_step(harness: ClientHarness) -> No
 
     assert event.kind is EventKind.JOB_COMPLETED
     assert errors[1:] == [
-        "cursor of a resumable step must be used within it, got that of 'count', which is over"
+        "cursor of a resumable step must be used within it, got that of 'count' after its end"
     ]
 
 
