@@ -2,9 +2,9 @@
 The state transition of a job after an attempt.
 
 Rule 1: an attempt ends in one of five outcomes, and each outcome gives one state change. The table is `settle`.
-Rule 2: a job whose cancellation was requested meanwhile ends cancelled, whatever the outcome. Only the database knows,
-        so the statement that writes the change decides it (`job_set_state_if_running_many`).
-Rule 3: this module knows no clock, no database and no event loop: instants come in, a `StateChange` goes out.
+Rule 2: a job whose cancellation was requested meanwhile ends cancelled, whatever the outcome. Only the database knows of
+        the request, so the statement that writes the change decides that (`job_set_state_if_running_many`).
+Rule 3: this module reads no clock and no database: callers pass instants, and get a `StateChange`.
 
     running ─┬─ Completed ──────────────────────▶ completed
              ├─ Cancelled ──────────────────────▶ cancelled
@@ -29,8 +29,8 @@ from millhand.event import EventKind
 from millhand.job import CANCEL_REQUESTED_KEY, AttemptError, JobId, JobRow, JobState, Json
 from millhand.retry import add_delay
 
-# A job that is due sooner would wait for the scheduler's next run. It becomes available at once, with `scheduled_at` in
-# the future, and the fetch skips it until then.
+# A job that is due sooner would wait for the scheduler's next run. Instead it becomes available at once, and no fetch
+# returns it before its `scheduled_at`.
 SCHEDULER_INTERVAL = timedelta(seconds=5)
 GO_ZERO_TIME = "0001-01-01T00:00:00Z"
 
@@ -55,7 +55,7 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True):
-    """The worker, the error handler, or a command while it ran, cancelled the job."""
+    """The worker or the error handler cancelled the job, or a cancel command arrived while the worker ran."""
 
     error: str
     trace: str = ""
@@ -79,10 +79,10 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
     What to write for a running job; None leaves a column as it is.
 
     Attributes:
-        event_kind: The event of the outcome alone. The event to emit depends on the row as written: `event_kind_of`.
+        event_kind: The event of the outcome. The written row may require another one: see `event_kind_of`.
         attempt: The new number of the attempt.
-        error: Is appended to the row's errors.
-        metadata: Is merged into the row's at the top level.
+        error: To append to the row's errors.
+        metadata: To merge into the row's metadata, at the top level.
         attempted_at: When the attempt was fetched. The change applies to this attempt only.
         attempted_by: The client that fetched it.
     """
@@ -119,7 +119,7 @@ def settle(
     """
     match outcome:
         case Completed():
-            # Built directly, and by position, because this is nearly every attempt.
+            # Nearly every attempt completes, so this change is built the fastest way: by position.
             at, by = job.attempted_at, last_attempted_by(job)
             state, event = JobState.COMPLETED, EventKind.JOB_COMPLETED
             return StateChange(job.id, state, event, None, None, now, metadata_updates, None, at, by)
@@ -159,7 +159,7 @@ def _change(
 
 
 def last_attempted_by(job: JobRow) -> str | None:
-    """Return the client that fetched a job last. While the job runs, this client works it."""
+    """Return the client that fetched a job last. While the job runs, that client works it."""
     return job.attempted_by[-1] if job.attempted_by else None
 
 
@@ -170,7 +170,7 @@ def num_snoozes(metadata: dict[str, Json]) -> int:
         return 0
     try:
         return int(value)
-    except (ValueError, OverflowError):  # a text that is no number, or an infinite number
+    except (ValueError, OverflowError):  # not a number, or infinite
         return 0
 
 
@@ -178,7 +178,7 @@ def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:
     """
     Return the event of a row that was written as `state`, or None if `change` did not write it.
 
-    The written row decides. The outcome decides only where the state is ambiguous.
+    The written state decides; for an available job, the outcome decides.
     Source: River v0.51.2, internal/jobcompleter/job_completer.go `completerJobUpdatedFromStateAndReason`.
     """
     match state:
@@ -191,8 +191,8 @@ def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:
         case JobState.SCHEDULED:
             return EventKind.JOB_SNOOZED
         case JobState.AVAILABLE:
-            ended = change.event_kind in (EventKind.JOB_COMPLETED, EventKind.JOB_CANCELLED)
-            return EventKind.JOB_FAILED if ended else change.event_kind
+            is_final = change.event_kind in (EventKind.JOB_COMPLETED, EventKind.JOB_CANCELLED)
+            return EventKind.JOB_FAILED if is_final else change.event_kind
         case JobState.PENDING | JobState.RUNNING:
             return None
         case _:
@@ -200,7 +200,7 @@ def event_kind_of(state: JobState, change: StateChange) -> EventKind | None:
 
 
 def is_cancel_requested(job: JobRow) -> bool:
-    """Return whether a job is marked for cancellation. Any value is a mark but those that Go writes for "not cancelled"."""
+    """Return whether a job's cancellation was requested: the key has a value, other than Go's zero time."""
     return job.metadata.get(CANCEL_REQUESTED_KEY) not in (None, GO_ZERO_TIME)
 
 
@@ -211,14 +211,14 @@ def is_same_attempt(row: JobRow, change: StateChange) -> bool:
 
 def is_superseded(row: JobRow | None, change: StateChange) -> bool:
     """
-    Return whether `change` had no effect, given the row as the database has it after the write.
+    Return whether `change` had no effect, given the row after the write.
 
-    Then the job was deleted, rescued, fetched again, or finalized by another client. A job that its own worker
-    completed in a transaction is not superseded.
+    The job was then deleted, rescued, fetched again, or finalized by another client. A change is not superseded if its own
+    worker completed the job in a transaction.
     """
     if row is None or not is_same_attempt(row, change):
         return True
     if row.state.is_finalized:
-        is_forced = row.state is JobState.CANCELLED and change.finalized_at is None
-        return row.state is not change.state and not is_forced
+        by_request = row.state is JobState.CANCELLED and change.finalized_at is None  # rule 2
+        return row.state is not change.state and not by_request
     return (row.state, row.scheduled_at) != (change.state, change.scheduled_at)
