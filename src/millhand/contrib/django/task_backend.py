@@ -5,8 +5,8 @@ The common part of the backends `tasks` and `backport`: Django's Tasks on River'
     priority      -100 … -51, -50 … -1, 0, 1 … 100 become River's 4, 3, 2, 1, of which 1 is first
     run_after     becomes the job's scheduled_at
     queue_name    becomes the job's queue; QUEUES of the backend lists the allowed names
-    a result      is the job's row: ready until the job runs or while it waits for a retry, then successful; failed when
-                  no attempts are left or the job was cancelled
+    a result      shows the job's row: READY while the job waits, also for a retry; RUNNING; SUCCESSFUL; FAILED if no
+                  attempts are left or the job was cancelled
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from millhand.errors import NotFound
 from millhand.insert_opts import InsertOpts, queue_name_error
 from millhand.settings.decode import check_keys
 
-HALF = 50
+LOW_PRIORITY = -50
 OPTIONS = ("MAX_ATTEMPTS",)
 
 
@@ -53,9 +53,9 @@ class MillhandTasks:
 
     def validate_task(self, task: Any) -> None:  # noqa: ANN401 - a Task, of either API
         super().validate_task(task)  # type: ignore[misc]  # as above
-        fault = queue_name_error(task.queue_name)
-        if fault is not None:
-            raise self.api.invalid_task(f"queue_name {fault}")
+        error = queue_name_error(task.queue_name)
+        if error is not None:
+            raise self.api.invalid_task(f"queue_name {error}")
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as above
         """Insert a job that calls the task with `args` and `kwargs`. Raises: InvalidTask; InvalidJob; DriverError."""
@@ -103,7 +103,7 @@ def river_priority(priority: int) -> int:
         return 1
     if priority == 0:
         return 2
-    return 3 if priority >= -HALF else 4
+    return 3 if priority >= LOW_PRIORITY else 4
 
 
 def _aware(moment: datetime | None) -> datetime | None:
