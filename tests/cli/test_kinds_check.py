@@ -106,7 +106,7 @@ async def test_check_reads_page_by_page(
     kinds_target: str, project: Path, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every job is read once, also among equal sort keys, and with `--queue` and `--limit`."""
-    monkeypatch.setattr(kinds_check, "PAGE", 3)
+    monkeypatch.setattr(kinds_check, "PAGE_SIZE", 3)
     sql = """
         INSERT INTO /* schema */river_job (args, kind, max_attempts, state, queue, priority, scheduled_at)
         SELECT '{}', 'gone', 25, state::/* schema */river_job_state, 'queue_' || n % 3, 1 + n % 2, now()
@@ -135,7 +135,7 @@ async def test_check_does_not_remember_every_fault(
     kinds_target: str, project: Path, schema_driver: AsyncpgDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number of distinct messages per kind is limited; further errors are counted together."""
-    monkeypatch.setattr(kinds_check, "FAULTS_MAX", 1)
+    monkeypatch.setattr(kinds_check, "MESSAGES_MAX", 1)
     for args in ("{}", '{"number": "a"}', '{"number": 1, "day": 2}'):
         await insert_job(schema_driver.pool, kind="order", args=args)
 

@@ -19,17 +19,17 @@ from millhand.job import FINALIZED_STATES, JobId, JobState
 from millhand.settings.decode import guess
 from millhand.store.job_kinds import BEFORE_ALL, UnfinishedJob, before_queue, job_list_unfinished
 
-PAGE = 500
+PAGE_SIZE = 500
 STATES = tuple(state for state in JobState if state not in FINALIZED_STATES)
-# Distinct messages per kind; a message may contain a field name that the sender chose.
-FAULTS_MAX = 20
-MORE_FAULTS = "further errors"
+# Distinct messages of one kind. A message may contain a field name that a sender chose, so there may be many more.
+MESSAGES_MAX = 20
+MORE_MESSAGES = "further errors"
 
 _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class Finding(msgspec.Struct, kw_only=True):
-    """A problem of some jobs of a kind: `problem` is `no worker` or `args`, `example_id` the first such job."""
+    """One problem of jobs of one kind: `problem` is `no worker` or `args`, `example_id` the first job with it."""
 
     kind: str
     problem: str
@@ -39,7 +39,7 @@ class Finding(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a check, with the names of its JSON; `is_cut` if the limit left out jobs."""
+    """The result of a check, as the command prints it in JSON. `is_cut` means that the limit left out jobs."""
 
     num_jobs: int = msgspec.field(name="jobs")
     num_kinds: int = msgspec.field(name="kinds")
@@ -62,20 +62,20 @@ async def check_queued(
     """
     Read all unfinished jobs, or `limit` of each state, and report those that `workers` cannot work.
 
-    The kinds `elsewhere` are skipped, and so are all queues except `queues`, if it is not empty.
+    Skip the kinds in `elsewhere`, which other programs work. Read only `queues`, unless it is empty.
     """
     checker = _Checker(workers, elsewhere)
     is_cut = False
     async with executor.begin() as snapshot:
         await snapshot.execute_script(_SNAPSHOT)
         for state in STATES:
-            left = limit
+            num_left = limit
             async for job in _queued(snapshot, state, checker.known_kinds, sorted(queues)):
-                if left == 0:
+                if num_left == 0:
                     is_cut = True
                     break
-                if checker.check(job) and left is not None:
-                    left -= 1
+                if checker.check(job) and num_left is not None:
+                    num_left -= 1
     return Report(
         findings=checker.findings, is_cut=is_cut, num_jobs=checker.num_jobs, num_kinds=len(checker.seen_kinds)
     )
@@ -87,17 +87,17 @@ async def _queued(
     for queue in queues or (None,):
         after = BEFORE_ALL if queue is None else before_queue(queue)
         while True:
-            page = await executor.run(job_list_unfinished(state, after=after, kinds=kinds, limit=PAGE))
+            page = await executor.run(job_list_unfinished(state, after=after, kinds=kinds, limit=PAGE_SIZE))
             for job in page:
                 if queue is None or job.queue == queue:
                     yield job
-            if len(page) < PAGE or queue not in (None, page[-1].queue):
+            if len(page) < PAGE_SIZE or queue not in (None, page[-1].queue):
                 break
             after = page[-1]
 
 
 class _Checker:
-    """Checks one job after the other and counts the problems."""
+    """Checks one job after the other, and counts the jobs of each problem."""
 
     def __init__(self, workers: Sequence[WorkedArgs], elsewhere: Collection[str]) -> None:
         self._by_kind = {kind: worker for worker in workers for kind in worker.kinds}
@@ -125,22 +125,22 @@ class _Checker:
         worker = self._by_kind.get(job.kind)
         if worker is None:
             self._record(job, "no worker", f"no worker is registered{guess(job.kind, self.known_kinds)}")
-        elif (fault := _fault(worker, job.encoded_args or "")) is not None:
-            self._record(job, "args", fault)
+        elif (message := _decode_error(worker, job.encoded_args or "")) is not None:
+            self._record(job, "args", message)
         return True
 
     def _record(self, job: UnfinishedJob, problem: str, message: str) -> None:
         found = self._found.setdefault(job.kind, {})
-        if message not in found and len(found) >= FAULTS_MAX:
-            message = MORE_FAULTS
+        if message not in found and len(found) >= MESSAGES_MAX:
+            message = MORE_MESSAGES
         if message not in found:
             found[message] = Finding(kind=job.kind, problem=problem, message=message, example_id=job.id)
         found[message].num_jobs += 1
 
 
-def _fault(worker: WorkedArgs, encoded_args: str) -> str | None:
+def _decode_error(worker: WorkedArgs, encoded_args: str) -> str | None:
     try:
         worker.decode(encoded_args)
-    except Exception as error:  # noqa: BLE001 - any error of a user's class would fail the attempt
+    except Exception as error:  # noqa: BLE001 - an attempt would fail at any error
         return redacted_decode_error(error, worker.args_type)
     return None
