@@ -112,14 +112,13 @@ def scan(context: click.Context, *, is_json: bool) -> None:
 @click.pass_context
 def run_now(
     context: click.Context,
+    /,
     *,
     mode: str | None,
-    max_share: float | None,
-    max_objects: int | None,
-    min_overlap: float | None,
     max_clock_skew: str | None,
     is_sure: bool,
     is_json: bool,
+    **limits: float | None,
 ) -> None:
     """
     Run the orphan cleanup now, as the worker does. The flags change a guard for this run only.
@@ -128,10 +127,8 @@ def run_now(
     """
     settings = load_settings(context.obj)
     lifted = {
+        **limits,
         "mode": None if mode is None else Mode(mode),
-        "max_share": max_share,
-        "max_objects": max_objects,
-        "min_overlap": min_overlap,
         "max_clock_skew": decode_text(max_clock_skew, timedelta, "--max-clock-skew")
         if max_clock_skew
         else None,

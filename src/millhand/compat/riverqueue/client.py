@@ -7,7 +7,6 @@ from typing import Any
 
 from millhand.compat.riverqueue.driver.riversqlalchemy import AsyncDriver, Driver
 from millhand.compat.riverqueue.insert_opts import (
-    Insertable,
     InsertManyParams,
     InsertOpts,
     JobArgs,
@@ -37,7 +36,7 @@ class Client:
         """Insert one job. Raises: InvalidJob, before anything is sent; DriverError."""
         job = insertable(args, insert_opts)
         with self.driver.executor() as tx:
-            return self._insert(tx, job)
+            return result_of(self.driver.client.insert(*job, tx=tx))
 
     def insert_tx(
         self,
@@ -46,7 +45,7 @@ class Client:
         insert_opts: InsertOpts | None = None,
     ) -> InsertResult:
         """Insert one job in `tx`, a Connection or Session of yours. Raises: as `insert`; TypeError."""
-        return self._insert(tx, insertable(args, insert_opts))
+        return result_of(self.driver.client.insert(*insertable(args, insert_opts), tx=tx))
 
     def insert_many(self, args: Sequence[JobArgs | InsertManyParams]) -> int:
         """Insert jobs in one statement, all or none; return how many are new. Raises: as `insert`."""
@@ -61,9 +60,6 @@ class Client:
         jobs = [insertable_of(one) for one in args]
         return num_inserted(self.driver.client.insert_many(jobs, tx=tx)) if jobs else 0
 
-    def _insert(self, tx: object, job: Insertable) -> InsertResult:
-        return result_of(self.driver.client.insert(*job, tx=tx))
-
 
 class AsyncClient:
     """Inserts jobs from asynchronous code; otherwise as `Client`."""
@@ -75,7 +71,7 @@ class AsyncClient:
     async def insert(self, args: JobArgs, insert_opts: InsertOpts | None = None) -> InsertResult:
         job = insertable(args, insert_opts)
         async with self.driver.executor() as tx:
-            return await self._insert(tx, job)
+            return result_of(await self.driver.client.insert(*job, tx=tx))
 
     async def insert_tx(
         self,
@@ -84,7 +80,7 @@ class AsyncClient:
         insert_opts: InsertOpts | None = None,
     ) -> InsertResult:
         """Insert one job in `tx`, an AsyncConnection or AsyncSession of yours. Raises: as `insert`; TypeError."""
-        return await self._insert(tx, insertable(args, insert_opts))
+        return result_of(await self.driver.client.insert(*insertable(args, insert_opts), tx=tx))
 
     async def insert_many(self, args: Sequence[JobArgs | InsertManyParams]) -> int:
         jobs = [insertable_of(one) for one in args]
@@ -96,9 +92,6 @@ class AsyncClient:
     async def insert_many_tx(self, tx: Any, args: Sequence[JobArgs | InsertManyParams]) -> int:  # noqa: ANN401 - as above
         jobs = [insertable_of(one) for one in args]
         return num_inserted(await self.driver.client.insert_many(jobs, tx=tx)) if jobs else 0
-
-    async def _insert(self, tx: object, job: Insertable) -> InsertResult:
-        return result_of(await self.driver.client.insert(*job, tx=tx))
 
 
 def _checked_prefix(prefix: int | None) -> int | None:

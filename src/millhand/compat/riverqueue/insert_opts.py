@@ -99,17 +99,13 @@ def _raw_args(args: JobArgs, *, is_canonical: bool) -> RawArgs:
 
     Python's own `json` escapes non-ASCII characters and writes 1.0 where Go writes 1, which would change the key.
     """
-    raw = RawArgs(args.kind, _text(args))
-    if not is_canonical:
-        return raw
-    return RawArgs(args.kind, encode_object(json.loads(raw.encoded), f"args of kind {args.kind!r}"))
-
-
-def _text(args: JobArgs) -> str:
     encoded: object = args.to_json()
     if not isinstance(encoded, str):
         raise InvalidJob(f"to_json of args of kind {args.kind!r} must return JSON as a text, got {encoded!r}")
-    return encoded
+    raw = RawArgs(args.kind, encoded)
+    if not is_canonical:
+        return raw
+    return RawArgs(args.kind, encode_object(json.loads(raw.encoded), f"args of kind {args.kind!r}"))
 
 
 def _unique(opts: UniqueOpts) -> millhand_unique.UniqueOpts:

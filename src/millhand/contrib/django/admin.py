@@ -7,21 +7,101 @@ asked to stop. Models write nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import msgspec
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.dateparse import parse_datetime
 from django.utils.decorators import method_decorator
+from django.utils.html import format_html, format_html_join
+from django.utils.timezone import template_localtime
 from django.views.decorators.csrf import csrf_protect
 
 from millhand.contrib.django import client
 from millhand.contrib.django.admin_list import BoundedPaginator, KindFilter, QueueFilter, StateFilter, search
-from millhand.contrib.django.admin_text import errors_table, indented_json, label, subject
 from millhand.contrib.django.models import Job, Queue
 from millhand.errors import MillhandError
-from millhand.job import JobState
+from millhand.job import JobState, Json
+
+SUBJECT_LENGTH_MAX = 80
+
+_ERROR_ROW = '<tr><td>{}</td><td style="white-space:nowrap">{}</td><td>{}</td></tr>'
+
+# The admin's own colours where it has one; the others are legible on white and on black.
+_COLOURS = {
+    "available": "#2f7db0",
+    "cancelled": "#888",
+    "completed": "#3a9a3a",
+    "discarded": "#d04545",
+    "pending": "#888",
+    "retryable": "#c98500",
+    "running": "#7b5bd6",
+    "scheduled": "#2f7db0",
+}
+
+
+def _label(state: str) -> str:
+    html: str = format_html('<b style="color:{}">{}</b>', _COLOURS.get(state, "inherit"), state)
+    return html
+
+
+def _subject(args: Json) -> str:
+    """Return the args in one line: `to=a@example.com subject=hello`; for a Django task, its call."""
+    if not isinstance(args, Mapping):
+        return _short(_encoded(args))
+    if {"task", "args", "kwargs"} <= args.keys():
+        called = [
+            *map(_encoded, args["args"]),
+            *(f"{key}={_encoded(one)}" for key, one in args["kwargs"].items()),
+        ]
+        return _short(f"{args['task']}({', '.join(called)})")
+    return _short(" ".join(f"{key}={_encoded(value)}" for key, value in args.items()))
+
+
+def _indented_json(value: Json) -> str:
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    html: str = format_html('<pre style="margin:0;white-space:pre-wrap">{}</pre>', text)
+    return html
+
+
+def _errors_table(errors: Iterable[Mapping[str, Json]]) -> str:
+    """Return the errors of a job as a table, last attempt first, with foldable tracebacks."""
+    rows = [(one.get("attempt"), _when(one.get("at")), _error(one)) for one in reversed(list(errors))]
+    if not rows:
+        return ""
+    lines = format_html_join("", _ERROR_ROW, rows)
+    html: str = format_html(
+        "<table><thead><tr><th>attempt</th><th>at</th><th>error</th></tr></thead><tbody>{}</tbody></table>",
+        lines,
+    )
+    return html
+
+
+def _error(error: Mapping[str, Json]) -> str:
+    text = error.get("error") or ""
+    if not error.get("trace"):
+        return str(text)
+    html: str = format_html(
+        '<details><summary>{}</summary><pre style="overflow-x:auto">{}</pre></details>', text, error["trace"]
+    )
+    return html
+
+
+def _when(at: Json) -> str:
+    """Return a time in the user's time zone, without the nanoseconds of River's clients."""
+    moment = parse_datetime(str(at))
+    return str(at) if moment is None else f"{template_localtime(moment):%Y-%m-%d %H:%M:%S}"
+
+
+def _encoded(value: Json) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SUBJECT_LENGTH_MAX else f"{text[: SUBJECT_LENGTH_MAX - 1]}…"
 
 
 def _retry(job: Job) -> str:
@@ -160,19 +240,19 @@ class JobAdmin(ReadOnlyAdmin):
     retry_jobs = _action("Retry selected jobs now", _retry, "made available")
     cancel_jobs = _action("Cancel selected jobs", _cancel, "cancelled, or asked to stop")
 
-    state_label = _column("state", lambda job: label(job.state))
-    subject = _column("about", lambda job: subject(job.args))
+    state_label = _column("state", lambda job: _label(job.state))
+    subject = _column("about", lambda job: _subject(job.args))
     attempts = _column("attempts", lambda job: f"{job.attempt} of {job.max_attempts}")
     all_tags = _column("tags", lambda job: ", ".join(job.tags))
-    args_text = _column("args", lambda job: indented_json(job.args))
+    args_text = _column("args", lambda job: _indented_json(job.args))
     clients = _column("worked by", lambda job: ", ".join(job.attempted_by or ()))
     output_text = _column(
-        "output", lambda job: indented_json(job.metadata["output"]) if "output" in job.metadata else ""
+        "output", lambda job: _indented_json(job.metadata["output"]) if "output" in job.metadata else ""
     )
-    errors_table = _column("failed attempts", lambda job: errors_table(job.errors or ()))
+    errors_table = _column("failed attempts", lambda job: _errors_table(job.errors or ()))
     metadata_text = _column(
         "metadata",
-        lambda job: indented_json({key: value for key, value in job.metadata.items() if key != "output"}),
+        lambda job: _indented_json({key: value for key, value in job.metadata.items() if key != "output"}),
     )
 
 
@@ -189,4 +269,4 @@ class QueueAdmin(ReadOnlyAdmin):
     resume_queues = _action("Resume selected queues", _resume, "resumed")
 
     is_worked = _column("worked", lambda queue: queue.paused_at is None, boolean=True)
-    metadata_text = _column("metadata", lambda queue: indented_json(queue.metadata))
+    metadata_text = _column("metadata", lambda queue: _indented_json(queue.metadata))

@@ -1,29 +1,38 @@
 """
-Collect the `Workers` and `periodic_jobs` of each `<app>/jobs.py`.
+Collect the `Workers` and `periodic_jobs` of each `<app>/jobs.py`, and manage Django's connections around each job.
 
 A module may have several `Workers` under any names, and may import those of another module: each counts once.
+
+A plain function uses the connections of its thread, which later jobs of that thread reuse according to `CONN_MAX_AGE`.
+A coroutine has a thread of its own for the ORM, as under ASGI, and its connections are closed after the job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
+import msgspec
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.apps import apps
+from django.db import connections
 from django.utils.module_loading import module_has_submodule
 
 from millhand.config import Config
-from millhand.contrib.django.connections import with_connections
 from millhand.contrib.django.setting import NAME, project_config
 from millhand.contrib.django.task_worker import task_workers
+from millhand.driver.django_executor import is_kept_open
 from millhand.errors import ConfigError
+from millhand.job import Job
 from millhand.periodic import PeriodicJob
-from millhand.worker import Workers
+from millhand.worker import Worker, Workers
 
 MODULE = "jobs"
 PERIODIC_JOBS = "periodic_jobs"
+Call = Callable[[Job[Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +53,7 @@ def discovered() -> Discovered:
     workers = Workers(skip_kind_validation=True)  # each app has validated its own
     found = {id(one): one for module in modules for one in vars(module).values() if isinstance(one, Workers)}
     for each in (*found.values(), task_workers()):
-        workers.include([with_connections(worker) for worker in each])
+        workers.include([_with_connections(worker) for worker in each])
     jobs = {id(job): job for module in modules for job in _periodic_jobs(module)}
     return Discovered(workers, tuple(jobs.values()))
 
@@ -70,3 +79,47 @@ def _periodic_jobs(module: ModuleType) -> Iterator[PeriodicJob]:
     if not isinstance(jobs, list | tuple):
         raise ConfigError(f"{PERIODIC_JOBS} of {module.__name__} must be a list, got {jobs!r}")
     yield from jobs
+
+
+def _with_connections(worker: Worker) -> Worker:
+    """Return a worker that closes or reuses Django's connections after each job."""
+    around = _around_coroutine if worker.is_async else _around_function
+    return msgspec.structs.replace(worker, call=around(worker.call))
+
+
+def _around_function(work: Call) -> Call:
+    def call(job: Job[Any]) -> object:
+        _close("close_if_unusable_or_obsolete")
+        try:
+            return work(job)
+        finally:
+            _close("close_if_unusable_or_obsolete")
+
+    return call
+
+
+def _around_coroutine(work: Call) -> Call:
+    async def call(job: Job[Any]) -> None:
+        async with ThreadSensitiveContext() as context:
+            ended_with = await _caught(work, job)  # asgiref would change the traceback in a `finally`
+            if context in SyncToAsync.context_to_thread_executor:  # otherwise the job did not use the ORM
+                await sync_to_async(_close)("close")
+        if ended_with is not None:
+            raise ended_with
+
+    return call
+
+
+def _close(method: str) -> None:
+    """Call a closing method of this thread's connections, except of the one of a test."""
+    for connection in connections.all(initialized_only=True):
+        if not is_kept_open(connection):
+            getattr(connection, method)()
+
+
+async def _caught(work: Call, job: Job[Any]) -> BaseException | None:
+    try:
+        await work(job)
+    except BaseException as error:  # noqa: BLE001 - raised again once the connections are closed
+        return error
+    return None
