@@ -166,7 +166,7 @@ def judges_parts_of_others() -> None:
     async def check(*_: Any) -> None:
         return None
 
-    partition_scan.check_below = check
+    partition_scan.check_nested_markers = check
 
 
 def renews_only_what_it_removes() -> None:

@@ -102,7 +102,7 @@ def test_a_marker_below_the_root_is_returned() -> None:
     """The marker of a store with its root in scope is reported, and one under an excluded prefix is not."""
     page = page_of(".millhand/binding.json", "a/.millhand/binding.json", "b/.millhand/binding.json")
 
-    assert compared(page, exclude=("b/",)).markers_below == ["a/.millhand/binding.json"]
+    assert compared(page, exclude=("b/",)).nested_markers == ["a/.millhand/binding.json"]
 
 
 def test_key_scope_of_each_kind_of_key() -> None:

@@ -123,8 +123,8 @@ async def read_binding(executor: Executor, store: ObjectStore, *, is_lenient: bo
     return Binding(above=others, row=row, database=database, marker=marker, name=name)
 
 
-async def check_below(executor: Executor, store: ObjectStore, keys: Sequence[str]) -> None:
-    """Check that the markers that a listing showed below the root belong to this database. Raises: ConfigError."""
+async def check_nested_markers(executor: Executor, store: ObjectStore, keys: Sequence[str]) -> None:
+    """Check that the markers of stores below the root belong to this database. Raises: ConfigError."""
     found = {key: _parse_marker(await store.get(key), key=key) for key in keys}
     database, _ = await executor.run(_identity())
     others = await _of_others(executor, list(found.values()), database=database, known=())

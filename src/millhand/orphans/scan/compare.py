@@ -29,7 +29,7 @@ class Comparison:
 
     absent_keys: list[str] = field(default_factory=list)
     live: int = 0
-    markers_below: list[str] = field(default_factory=list)
+    nested_markers: list[str] = field(default_factory=list)
     num_bytes: int = 0
     num_objects: int = 0
     observations: list[Observation] = field(default_factory=list)
@@ -144,7 +144,7 @@ def _compare_object(
     scope = scope_of(key)
     if scope is Scope.OUTSIDE:
         if scope_of.is_marker_below(key):
-            found.markers_below.append(key)
+            found.nested_markers.append(key)
         return
     found.num_objects += 1
     found.num_bytes += page.sizes[index]

@@ -18,7 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from millhand.driver.protocol import Executor
-from millhand.orphans.binding import check_below
+from millhand.orphans.binding import check_nested_markers
 from millhand.orphans.evaluate import Observation, evaluate
 from millhand.orphans.ledger import Finding, finding_get_many, finding_put_many
 from millhand.orphans.rules import Look, Reference, Verdict
@@ -95,8 +95,8 @@ class PartitionScan:
             read = await context.references.read_range(low, high)
             end = cut_page(page, start, read.high)
             found = compare(page, start, end, read, self.scope_of)
-            if found.markers_below:
-                await check_below(context.executor, context.store, found.markers_below)
+            if found.nested_markers:
+                await check_nested_markers(context.executor, context.store, found.nested_markers)
             self.state.record_canaries(page, start, end, found)
             await self._record(found, low, read)
             if read.high is None or read.high == high:
