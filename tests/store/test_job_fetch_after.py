@@ -130,11 +130,11 @@ def test_late_commits_are_searched_four_times_a_second() -> None:
     for sent in (0.0, 1.0):
         starts.record_fetched(None, [], limit=1, sent=sent, answered=sent + 0.01)
     assert starts.slack_seconds(1.05) == SLACK_SECONDS_SHORT
-    starts.record_fetched(starts.asked(1.05), [], limit=1, sent=1.05, answered=1.06)
+    starts.record_fetched(starts.next_starts(1.05), [], limit=1, sent=1.05, answered=1.06)
     assert starts.recheck_at == pytest.approx(1.0 + SLACK_EVERY_SECONDS)
 
     assert starts.slack_seconds(1.3) == SLACK_SECONDS
-    starts.record_fetched(starts.asked(1.3), [], limit=1, sent=1.3, answered=1.31)
+    starts.record_fetched(starts.next_starts(1.3), [], limit=1, sent=1.3, answered=1.31)
     assert starts.recheck_at == pytest.approx(1.01 + RECHECK_SECONDS_MIN)
 
 
@@ -143,7 +143,7 @@ async def test_commits_out_of_order_by_milliseconds_come_with_the_next_fetch(tx:
     starts = FetchStarts(NOW, 0.0)
     for sent in (0.0, 0.01):
         starts.record_fetched(None, [], limit=10, sent=sent, answered=sent + 0.01)
-    asked, slack = starts.asked(0.03), starts.slack_seconds(0.03)
+    asked, slack = starts.next_starts(0.03), starts.slack_seconds(0.03)
     assert asked == (FetchStart(NOW + 0.01 * SECOND, 0),) * 4
     late = await put_job(tx, scheduled_at=NOW - 0.01 * SECOND)
 
@@ -161,13 +161,13 @@ def test_one_fetch_of_a_few_milliseconds_is_not_slow() -> None:
     jobs = [row(id, 1, NOW - HOUR) for id in range(1_000)]
 
     starts.record_fetched(None, [], limit=10, sent=0.0, answered=0.009)
-    assert (starts.asked(1.0), starts.recheck_at) == (None, None)
+    assert (starts.next_starts(1.0), starts.recheck_at) == (None, None)
     starts.record_fetched(None, jobs, limit=1_000, sent=1.0, answered=1.022)
-    assert (starts.asked(1.1), starts.recheck_at) == (None, None)
+    assert (starts.next_starts(1.1), starts.recheck_at) == (None, None)
 
     for sent in (2.0, 3.0):
         starts.record_fetched(None, [], limit=10, sent=sent, answered=sent + 0.009)
-    assert starts.asked(3.1) is not None
+    assert starts.next_starts(3.1) is not None
 
 
 def test_start_moves_back_only_by_a_fetch_from_the_beginning() -> None:
@@ -182,15 +182,15 @@ def test_quick_fetches_are_made_from_the_beginning() -> None:
     """One very slow fetch turns starts on; a quick fetch from the beginning turns them off."""
     starts = FetchStarts(NOW, 0.0)
     starts.record_fetched(None, [], limit=10, sent=0.0, answered=0.001)
-    assert (starts.asked(0.1), starts.recheck_at) == (None, None)
+    assert (starts.next_starts(0.1), starts.recheck_at) == (None, None)
 
     starts.record_fetched(None, [], limit=10, sent=1.0, answered=1.02)
-    assert starts.asked(1.1) == (FetchStart(NOW + SECOND, 0),) * 4
+    assert starts.next_starts(1.1) == (FetchStart(NOW + SECOND, 0),) * 4
     assert starts.recheck_at == pytest.approx(1.02 + RECHECK_SECONDS_MIN)
-    assert starts.asked(1.03 + RECHECK_SECONDS_MIN) is None
+    assert starts.next_starts(1.03 + RECHECK_SECONDS_MIN) is None
 
     starts.record_fetched(None, [], limit=10, sent=4.0, answered=4.001)
-    assert (starts.asked(4.1), starts.recheck_at) == (None, None)
+    assert (starts.next_starts(4.1), starts.recheck_at) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_priority_with_a_slow_beginning_is_not_read_each_time() -> None:
     starts = FetchStarts(NOW, 0.0)
     starts.record_fetched(None, [], limit=1, sent=-1.0, answered=-0.9)
     starts.record_fetched(None, [row(1, 1, NOW - HOUR)], limit=1, sent=0.0, answered=0.01)
-    asked = starts.asked(0.02)
+    asked = starts.next_starts(0.02)
     assert asked == (FetchStart(NOW - HOUR, 1), None, None, None)
 
     starts.record_fetched(asked, [], limit=1, sent=0.3, answered=0.5)
@@ -256,7 +256,7 @@ class FetchModel:
     async def fetch(self) -> None:
         """Fetch as a producer does, and check the result."""
         limit = self.rng.choice([1, 3, 3, 10])
-        asked = self.starts.asked(self.seconds)
+        asked = self.starts.next_starts(self.seconds)
         wanted = {"queue": "default", "limit": limit, "client_id": ME, "now": self.now}
         slack = self.starts.slack_seconds(self.seconds)
         query = (

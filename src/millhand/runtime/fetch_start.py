@@ -1,24 +1,23 @@
 """
 Remembers where the jobs of a queue begin that are not fetched yet.
 
-While a transaction keeps an old snapshot open, PostgreSQL cannot remove the index entries of fetched jobs, and a fetch from
-the beginning of the queue reads them all: 300,000 entries take 25 ms, where a fetch from a later start takes 1 ms.
+While a transaction keeps an old snapshot open, PostgreSQL cannot remove the index entries of fetched jobs. A fetch from the
+beginning of the queue reads all these dead entries: 300,000 take 25 ms, while a fetch from a later start takes 1 ms.
 
     from the beginning ──▶ slow? ──no──▶ from the beginning
-                             │ twice, or very
+                             │ twice, or very slow once
                              ▼
              from the starts, which advance with each fetch ──▶ from the beginning again, every second or less often
 
-Rule 1: while fetches from the beginning are fast, every fetch begins there and no start is used. One that is very slow is
-        enough to change that, so a worker pays for it once.
-Rule 2: a job may come to stand before a start: rescued, retried, inserted late or with an old instant. No start is older
-        than the last fetch from the beginning, so such a job waits no longer than until the next one.
-Rule 3: fetches from the beginning take a fiftieth of the time at most, unless the next one is due by `RECHECK_SECONDS_MAX`.
+Rule 1: while fetches from the beginning are fast, every fetch begins there, and no start is used.
+Rule 2: a job that is rescued, retried, inserted late or with an old instant may come before a start. It waits for the next
+        fetch from the beginning at most.
+Rule 3: fetches from the beginning take at most a fiftieth of the time, but one follows every `RECHECK_SECONDS_MAX`.
 Rule 4: the start of a priority is its last fetched job or, if the fetch left no due job there, the instant of the fetch.
-        Jobs inserted meanwhile may be committed later and stand before it. Each fetch therefore looks at the last 50 ms
-        again, wherever the starts are, and four times a second one looks at the last two seconds.
+        A job inserted before that instant may be committed after it. So each fetch also reads the last 50 ms before now,
+        wherever the starts are, and four times a second a fetch reads the last two seconds.
 
-Instants are the database's. The instant of a fetch that brought no job is computed from that of the last jobs. Times are
+Instants are the database's. If a fetch returned no job, its instant is computed from that of the last jobs. Times are
 monotonic seconds. Everything here decides and has no effects.
 """
 
@@ -35,16 +34,16 @@ from millhand.store.job_fetch import PRIORITIES, START, FetchStart, Starts
 SLACK_SECONDS_SHORT = 0.05
 SLACK_SECONDS = 2.0
 SLACK_EVERY_SECONDS = 0.25
-# As often as a queue is polled: what delayed two fetches in a row need not be dead entries, and may be over.
+# As often as a queue is polled: something else may have delayed the fetches, and may be over.
 RECHECK_SECONDS_MIN = 1.0
 RECHECK_SECONDS_MAX = 30.0
 RECHECK_SHARE = 50.0
-# More than an undisturbed fetch takes. A wrong guess does no harm: a fetch from the starts is as fast.
+# A normal fetch takes less. A wrong guess does no harm, because a fetch from the starts is as fast.
 SLOW_SECONDS = 0.003
 SLOW_SECONDS_PER_JOB = 20e-6
-# One slow fetch proves nothing: the first one on a connection is planned, and another one may wait for a lock.
+# One slow fetch proves nothing: PostgreSQL plans the first one on a connection, and another one may wait for a lock.
 SLOW_TIMES = 2
-# A fetch this slow has hardly another cause than dead entries, and the next one would be as slow.
+# Dead entries are nearly always the cause of so slow a fetch, and the next one would be as slow.
 VERY_SLOW_SECONDS = 0.01
 _ATTEMPTED_AT, _PRIORITY = attrgetter("attempted_at"), attrgetter("priority")
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -52,24 +51,24 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 class FetchStarts:
     """
-    The starts of one queue's fetches; `began_at` was the database's instant at the time `now`.
+    The starts of one queue's fetches. At the time `now`, the database's instant was `began_at`.
 
     Concurrency: belongs to one producer, whose fetches come one after the other.
     """
 
     def __init__(self, began_at: datetime, now: float) -> None:
-        self._at = began_at
-        self._at_time = now
+        self._last_instant = began_at
+        self._instant_time = now
         self._checked_time = now
-        self._has_short_slack = False  # whether the last fetch looked at the last 50 ms only
+        self._has_short_slack = False  # whether the last fetch also read the last 50 ms only
         self._num_slow = 0  # slow fetches from the beginning, in a row; a very slow one counts as SLOW_TIMES
-        self._slack_time = now  # of the last fetch that looked at the last two seconds
+        self._slack_time = now  # of the last fetch that also read the last two seconds
         self._slow_seconds = 0.0  # spent since the last check on reading priorities from their beginning
         self._starts = START
 
     @property
     def recheck_at(self) -> float | None:
-        """When to fetch from the beginning, or with the long slack, even without a wake-up; None: the poll is enough."""
+        """When to fetch from the beginning or with the long slack, even without a wake-up. None: at the next poll."""
         if self._num_slow < SLOW_TIMES:
             return None
         check_at = self._check_at()
@@ -79,12 +78,12 @@ class FetchStarts:
         pause = min(max(self._slow_seconds * RECHECK_SHARE, RECHECK_SECONDS_MIN), RECHECK_SECONDS_MAX)
         return self._checked_time + pause
 
-    def asked(self, now: float) -> Starts | None:
-        """Return the starts of the next fetch; None: it begins at the beginning of the queue."""
+    def next_starts(self, now: float) -> Starts | None:
+        """Return the starts of the next fetch, or None if it reads the queue from the beginning."""
         return None if self._num_slow < SLOW_TIMES or now >= self._check_at() else self._starts
 
     def slack_seconds(self, now: float) -> float:
-        """Return how far back the next fetch looks at least, whatever its starts are."""
+        """Return how far back the next fetch reads at least, whatever its starts are."""
         return SLACK_SECONDS if self._is_long_slack_due(now) else SLACK_SECONDS_SHORT
 
     def _is_long_slack_due(self, now: float) -> bool:
@@ -96,7 +95,7 @@ class FetchStarts:
         """Record a fetch from the starts `asked` that was sent and answered at these times."""
         at = self._instant(jobs, sent)
         if jobs:
-            self._at, self._at_time = at, answered
+            self._last_instant, self._instant_time = at, answered
         self._has_short_slack = asked is not None and not self._is_long_slack_due(sent)
         if not self._has_short_slack:
             self._slack_time = sent
@@ -118,9 +117,9 @@ class FetchStarts:
             self._num_slow = min(self._num_slow + 1, SLOW_TIMES) if seconds > SLOW_SECONDS else 0
 
     def _instant(self, jobs: Sequence[JobRow], sent: float) -> datetime:
-        """Return an instant of the database's that is no later than the fetch."""
+        """Return an instant of the database that is no later than the fetch."""
         known = [*filter(None, map(_ATTEMPTED_AT, jobs))]
-        return min(known) if known else self._at + timedelta(seconds=sent - self._at_time)
+        return min(known) if known else self._last_instant + timedelta(seconds=sent - self._instant_time)
 
 
 def _was_read_from_beginning(asked: Starts, starts: Starts) -> bool:
@@ -130,9 +129,9 @@ def _was_read_from_beginning(asked: Starts, starts: Starts) -> bool:
 
 def advanced(starts: Starts, jobs: Sequence[JobRow], *, is_cut: bool, at: datetime) -> Starts:
     """
-    Return the starts after a fetch from `starts` at the instant `at` that brought `jobs`, in their order.
+    Return the starts after a fetch from `starts` at the instant `at` that returned `jobs`, in this order.
 
-    `is_cut` says that there may be more jobs: the fetch did not reach the priorities after that of its last job.
+    `is_cut` means that there may be more jobs: the fetch did not reach the priorities after that of its last job.
     """
     last = {  # of each priority
         priority: FetchStart(job.scheduled_at, job.id)
@@ -154,5 +153,5 @@ def _advanced(start: FetchStart | None, last: FetchStart | None, at: datetime) -
 
 
 def _within_calendar(place: FetchStart | None) -> FetchStart | None:
-    """Return a place, or None for one at the beginning of Python's calendar: its instant was cut to that when read."""
+    """Return the place, or None if its instant is before Python's calendar, and was read as the first one in it."""
     return place if place is None or place.at > _BEGINNING else None

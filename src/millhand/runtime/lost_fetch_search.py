@@ -1,14 +1,14 @@
 """
-Finds the jobs of a fetch whose answer was lost: their rows are marked running for this client, which knows nothing of them.
+Finds the jobs of a fetch whose answer was lost: their rows are marked running for this client, but it has no attempt.
 
-    fetch sent ─ no answer ─▶ search, when the database answers again ─▶ search again for two minutes ─▶ forget
+    fetch sent ─ no answer ─▶ search when the database answers again ─▶ search again for two minutes ─▶ end
 
-Without a search these jobs would wait for the rescuer, an hour by default. A search finds jobs that are marked for this
-client and were fetched after the last fetch that was answered. It leaves out the jobs that later fetches brought, which are
-known by id and time of fetch: a job may have come, have failed, and have been marked again by a lost fetch.
+Without a search, these jobs would wait for the job rescuer, an hour by default. A search finds jobs that were fetched for
+this client after its last answered fetch. It omits the jobs that later fetches returned. These are known by id and time of
+fetch, because a lost fetch may have fetched the next attempt of the same job.
 
-The later searches are for a server that stood still, and for a network that lost the statement. The kernel keeps sending
-the data of a closed connection, at growing intervals, so the server may run the fetch long after this client reconnected.
+The server may run the fetch long after this client reconnected, if the server was stalled or the network lost packets: the
+kernel resends the data of a closed connection, at growing intervals. So the searches go on for two minutes.
 
 Concurrency: belongs to one producer, whose fetches come one after the other.
 """
@@ -23,9 +23,9 @@ from millhand.clock import rest_seconds
 from millhand.errors import ConnectionLost, MillhandError, OperationTimeout
 from millhand.job import JobId, JobRow
 
-# A statement's timeout. A server that stood still has mostly recovered, or lost the statement, after as long again.
+# A statement's timeout. After as long again, a stalled server has mostly recovered, or dropped the statement.
 LATE_SECONDS = 10.0
-# Linux sends unacknowledged data of a closed connection again eight times, for 102 s.
+# Linux resends the unacknowledged data of a closed connection eight times, for 102 s.
 RESENT_SECONDS = 120.0
 
 _ATTEMPTED_AT = attrgetter("attempted_at")
@@ -35,27 +35,27 @@ class LostFetchSearch:
     """
     Decides when a producer searches for the jobs of lost fetches, and which of the jobs found are unknown.
 
-    `began_at` is the database's time before the first fetch. `after` is the time of the last fetch that was answered before
-    one was lost. Units: `now` is the event loop's time.
+    `began_at` is the database's time before the first fetch. `after` is the time of the last answered fetch before a lost
+    one. Units: `now` is the event loop's time.
     """
 
     def __init__(self, began_at: datetime) -> None:
         self.after = began_at
         self._is_searching = False
-        self._known: set[tuple[JobId, datetime | None]] = set()  # since a fetch was lost
+        self._known: set[tuple[JobId, datetime | None]] = set()  # the jobs fetched since a fetch was lost
         self._last_search_at = 0.0
         self._newest = began_at
         self._search_at = 0.0
 
     def record_answered(self, jobs: Sequence[JobRow]) -> None:
-        """Record the jobs that a fetch brought."""
+        """Record the jobs that a fetch returned."""
         if jobs:
             self._newest = max(self._newest, *filter(None, map(_ATTEMPTED_AT, jobs)))
         if self._is_searching:
             self._known.update((job.id, job.attempted_at) for job in jobs)
 
     def record_failed(self, error: MillhandError, now: float) -> None:
-        """Record a fetch that failed; begin a search if it may have marked jobs."""
+        """Record a failed fetch, and begin to search if it may have marked jobs."""
         if not isinstance(error, OperationTimeout | ConnectionLost):
             return
         if not self._is_searching:
@@ -67,7 +67,7 @@ class LostFetchSearch:
         return self._is_searching and self._search_at <= now
 
     def record_found(self, jobs: Sequence[JobRow], *, asked: float, now: float) -> list[JobRow]:
-        """Record the jobs that a search found, and return the unknown ones, to be worked."""
+        """Record the jobs that a search found, and return the unknown ones, which the producer must work."""
         unknown = [job for job in jobs if (job.id, job.attempted_at) not in self._known]
         self._known.clear()  # a job that ended cannot run again with the same time of fetch
         self.record_answered(jobs)
@@ -78,5 +78,5 @@ class LostFetchSearch:
         return unknown
 
     def seconds_left(self, now: float) -> float | None:
-        """Return how soon the next search is due; None if none is."""
+        """Return how soon the next search is due, or None if there is none."""
         return max(self._search_at - now, 0.0) if self._is_searching else None

@@ -254,7 +254,7 @@ class Producer(Service):
             # A search may have found more jobs than there are slots.
             limit = max(min(self._num_free_slots(), limit), 0)
             sent = loop.time()
-            starts = self._fetch_starts.asked(sent)
+            starts = self._fetch_starts.next_starts(sent)
             rows = await self._pool.run(self._query(starts, limit, sent))
         except MillhandError as error:
             self._size.record_failed(error, limit)
