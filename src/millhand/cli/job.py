@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from millhand.cli.output import (
     NotDone,
     WrongUse,
     confirm,
+    counted,
     is_terminal,
     job_fields,
     job_line,
@@ -32,7 +33,7 @@ from millhand.cli.output import (
 from millhand.client import Client
 from millhand.errors import JobRunning, NotFound, UniqueConflict
 from millhand.insert_opts import InsertOpts
-from millhand.job import FINALIZED_STATES, JobId, JobRow, JobState, Json
+from millhand.job import FINALIZED_STATES, JobRow, JobState, Json
 from millhand.observe.job_log import LOG_KEY
 from millhand.observe.terminal_text import one_line
 from millhand.settings.decode import decode_text
@@ -140,7 +141,6 @@ class _Verb:
     about: str
     example: str
     states: tuple[JobState, ...]
-    act: Callable[[Client, int], Awaitable[JobRow]]
 
 
 _VERBS = (
@@ -151,7 +151,6 @@ _VERBS = (
         "Without --state, a filter selects all jobs that are not finalized.",
         example="millhand job cancel --kind send_email --queue mail",
         states=tuple(state for state in JobState if state not in FINALIZED_STATES),
-        act=lambda client, one: client.jobs.cancel(one),
     ),
     _Verb(
         name="retry",
@@ -161,7 +160,6 @@ _VERBS = (
         example="millhand job retry --state discarded --kind send_email --yes",
         # Completed jobs run again only if --state or an id selects them.
         states=(JobState.CANCELLED, JobState.DISCARDED, JobState.RETRYABLE, JobState.SCHEDULED),
-        act=lambda client, one: client.jobs.retry(one),
     ),
     _Verb(
         name="delete",
@@ -170,7 +168,6 @@ _VERBS = (
         "Without --state, a filter selects all jobs that are not running.",
         example="millhand job delete --state completed --queue mail",
         states=tuple(state for state in JobState if state is not JobState.RUNNING),
-        act=lambda client, one: client.jobs.delete(one),
     ),
 )
 
@@ -185,50 +182,41 @@ def _add(verb: _Verb) -> None:
     def command(
         config_path: Path | None, *, ids: tuple[int, ...], filters: JobFilters, is_sure: bool, is_json: bool
     ) -> None:
-        _act(config_path, verb, _Chosen(ids, filters, verb.states), is_json=is_json, is_sure=is_sure)
+        _act(config_path, verb, ids, filters, is_json=is_json, is_sure=is_sure)
 
 
 for _each in _VERBS:
     _add(_each)
 
 
-class _Chosen:
-    """The jobs that a command changes, chosen by ids or by a filter, but not by both."""
-
-    def __init__(self, ids: Sequence[int], filters: JobFilters, default_states: Sequence[JobState]) -> None:
-        if ids and not filters.is_empty:
-            raise WrongUse("jobs must be chosen by id or by filter, got both; use only one")
-        if not ids and filters.is_empty:
-            raise WrongUse(
-                "jobs must be chosen by id or by filter, got neither; add an id, --state, --kind, --queue or --tag"
-            )
-        self.ids = tuple(JobId(id) for id in dict.fromkeys(ids))
-        self._filters = filters if filters.states is not None else replace(filters, states=default_states)
-
-    async def find(self, client: Client) -> tuple[JobId, ...]:
-        """Return the ids of the jobs that the filter selects, and preview some on a terminal."""
-        rows = [row async for row in _all_jobs(client, self._filters)]
-        if is_terminal() and rows:
-            print_table(JOB_COLUMNS, [job_line(row) for row in rows[:PREVIEWED]], empty="")
-            if len(rows) > PREVIEWED:
-                click.echo(f"… and {len(rows) - PREVIEWED:,} more")
-        return tuple(row.id for row in rows)
-
-
-def _act(config_path: Path | None, verb: _Verb, chosen: _Chosen, *, is_json: bool, is_sure: bool) -> None:
+def _act(
+    config_path: Path | None,
+    verb: _Verb,
+    ids: Sequence[int],
+    filters: JobFilters,
+    *,
+    is_json: bool,
+    is_sure: bool,
+) -> None:
     """Apply a verb to the chosen jobs one by one. Raises: NotDone with the refusals, if any."""
+    if ids and not filters.is_empty:
+        raise WrongUse("jobs must be chosen by id or by filter, got both; use only one")
+    if not ids and filters.is_empty:
+        raise WrongUse(
+            "jobs must be chosen by id or by filter, got neither; add an id, --state, --kind, --queue or --tag"
+        )
+    if filters.states is None:
+        filters = replace(filters, states=verb.states)
 
     async def go(client: Client) -> tuple[list[JobRow], list[str]]:
-        ids = chosen.ids
-        if not ids:
-            ids = await chosen.find(client)
-            if ids:
-                confirm(f"{verb.name} {_jobs(len(ids))}", is_sure=is_sure)
+        chosen = list(dict.fromkeys(ids)) or await _find(client, filters)
+        if chosen and not ids:
+            confirm(f"{verb.name} {counted(len(chosen), 'job')}", is_sure=is_sure)
         done: list[JobRow] = []
         refusals: list[str] = []
-        for id in ids:
+        for id in chosen:
             try:
-                done.append(await verb.act(client, id))
+                done.append(await getattr(client.jobs, verb.name)(id))
             except (JobRunning, NotFound, UniqueConflict) as error:
                 refusals.append(str(error))
         return done, refusals
@@ -239,20 +227,23 @@ def _act(config_path: Path | None, verb: _Verb, chosen: _Chosen, *, is_json: boo
     elif not is_terminal():
         for row in done:
             click.echo(row.id)
-    print_message(f"{verb.past} {_jobs(len(done))}")
+    print_message(f"{verb.past} {counted(len(done), 'job')}")
     if refusals:
         raise NotDone("; ".join(refusals))
 
 
-async def _all_jobs(client: Client, filters: JobFilters) -> AsyncIterator[JobRow]:
-    after: str | None = None
-    while True:
-        page = await client.jobs.list(filters, after=after, limit=PAGE)
-        for row in page.jobs:
-            yield row
-        after = page.cursor
-        if after is None:
-            return
+async def _find(client: Client, filters: JobFilters) -> list[int]:
+    """Return the ids of the jobs that the filter selects, and preview some on a terminal."""
+    page = await client.jobs.list(filters, limit=PAGE)
+    rows = [*page.jobs]
+    while page.cursor is not None:
+        page = await client.jobs.list(filters, after=page.cursor, limit=PAGE)
+        rows += page.jobs
+    if is_terminal() and rows:
+        print_table(JOB_COLUMNS, [job_line(row) for row in rows[:PREVIEWED]], empty="")
+        if len(rows) > PREVIEWED:
+            click.echo(f"… and {len(rows) - PREVIEWED:,} more")
+    return [row.id for row in rows]
 
 
 def _later(delay: str) -> datetime:
@@ -265,10 +256,6 @@ def _later(delay: str) -> datetime:
         return datetime.now(UTC) + wait
     except OverflowError as error:
         raise WrongUse(f"--in must end before the year 10000, got {delay!r}") from error
-
-
-def _jobs(count: int) -> str:
-    return f"{count:,} job{'' if count == 1 else 's'}"
 
 
 def _print_job(job: JobRow) -> None:

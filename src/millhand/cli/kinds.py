@@ -13,7 +13,15 @@ from millhand.cli.command import Group
 from millhand.cli.database import run_with_driver
 from millhand.cli.kinds_check import Finding, Report, check_queued
 from millhand.cli.options import json_option, queues_option
-from millhand.cli.output import NotDone, WrongUse, is_terminal, print_json, print_message, print_table
+from millhand.cli.output import (
+    NotDone,
+    WrongUse,
+    counted,
+    is_terminal,
+    print_json,
+    print_message,
+    print_table,
+)
 from millhand.cli.target import load_config
 from millhand.cli.worked_kinds import WorkedArgs, worked_args
 from millhand.driver.protocol import Driver
@@ -126,22 +134,19 @@ def _print(report: Report, *, is_json: bool) -> None:
         print_table(FINDING_COLUMNS, lines, empty="")
     cut = "; --limit left out more" if report.is_cut else ""
     print_message(
-        f"read {_counted(report.num_jobs, 'queued job')} of {_counted(report.num_kinds, 'kind')}{cut}"
+        f"read {counted(report.num_jobs, 'queued job')} of {counted(report.num_kinds, 'kind')}{cut}"
     )
     if report.findings:
+        num_bad = sum(finding.num_jobs for finding in report.findings)
         raise NotDone(
-            f"queued jobs must be workable, got {report.num_bad:,} that are not; keep their workers until the jobs are "
+            f"queued jobs must be workable, got {num_bad:,} that are not; keep their workers until the jobs are "
             "done, add former kinds to aliases=[…], give new fields a default"
         )
 
 
 def _finding_text(finding: Finding) -> str:
-    jobs = _counted(finding.num_jobs, "job")
+    jobs = counted(finding.num_jobs, "job")
     return f"{one_line(finding.kind)}: {jobs}, such as {finding.example_id}: {one_line(finding.message)}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _schema(worker: WorkedArgs) -> dict[str, Json] | None:

@@ -46,10 +46,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     is_cut: bool
     findings: Sequence[Finding]
 
-    @property
-    def num_bad(self) -> int:
-        return sum(finding.num_jobs for finding in self.findings)
-
 
 async def check_queued(
     executor: Executor,

@@ -40,7 +40,11 @@ _line_option = click.option(
 )
 _step_options = options(
     click.option(
-        "--target-version", type=click.IntRange(min=0), metavar="N", help="Migrate to version N of a line."
+        "--target-version",
+        "target",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Migrate to version N of a line.",
     ),
     click.option("--max-steps", type=click.IntRange(min=1), metavar="N", help="Apply at most N versions."),
     dry_run_option,
@@ -59,25 +63,24 @@ def migrate() -> None:
 @_step_options
 def up(
     settings: Settings,
+    /,
     *,
     line: str | None,
-    target_version: int | None,
-    max_steps: int | None,
     dry_run: bool,
     show_sql: bool,
+    **bounds: int | None,
 ) -> None:
     """
     Apply the versions that are missing.
 
     The default is both lines, River's first. With --target-version or --max-steps it is River's line alone.
     """
-    chosen = _chosen(line, is_bounded=target_version is not None or max_steps is not None)
+    chosen = _chosen(line, is_bounded=any(bound is not None for bound in bounds.values()))
 
     async def go(driver: Driver) -> int:
         num_steps = 0
         for name in chosen:
-            migrator = Migrator(driver, name)
-            steps = await migrator.up(target=target_version, max_steps=max_steps, dry_run=dry_run)
+            steps = await Migrator(driver, name).up(**bounds, dry_run=dry_run)
             _print_steps(steps, is_dry=dry_run, should_show=show_sql)
             num_steps += len(steps)
         return num_steps
@@ -91,13 +94,13 @@ def up(
 @yes_option
 def down(
     settings: Settings,
+    /,
     *,
     line: str | None,
-    target_version: int | None,
-    max_steps: int | None,
     dry_run: bool,
     show_sql: bool,
     is_sure: bool,
+    **bounds: int | None,
 ) -> None:
     """
     Revert versions, and drop the data in their tables.
@@ -107,7 +110,7 @@ def down(
     name = _chosen(line, is_bounded=True)[0]
 
     async def go(driver: Driver, *, is_dry: bool = False) -> Sequence[MigrationStep]:
-        return await Migrator(driver, name).down(target=target_version, max_steps=max_steps, dry_run=is_dry)
+        return await Migrator(driver, name).down(**bounds, dry_run=is_dry)
 
     planned = _run(settings, functools.partial(go, is_dry=True))
     if planned and not dry_run:

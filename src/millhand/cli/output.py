@@ -147,6 +147,10 @@ def job_line(job: JobRow) -> tuple[object, ...]:
     return job.id, job.state, job.kind, job.queue, attempt, job.scheduled_at, error
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def ago(instant: datetime, now: datetime | None = None) -> str:
     """Return an instant relative to now: `3m ago`, `in 2h`."""
     seconds = ((now or datetime.now(UTC)) - instant).total_seconds()

@@ -99,10 +99,8 @@ def unwrapped(hint: object) -> tuple[Any, bool]:
 def rule_of(hint: object) -> str:
     """Return a description of the values that a type allows."""
     origin = get_origin(hint) or hint
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, get_args(hint)))}"
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return f"one of {', '.join(repr(member.value) for member in hint)}"
+    if choices := _choices(hint):
+        return f"one of {', '.join(map(repr, choices))}"
     if origin in (tuple, list):
         return "a list"
     if origin is Mapping:
@@ -121,26 +119,29 @@ _RULES: dict[object, str] = {
 }
 
 
-class _Refused(enum.Enum):
-    REFUSED = "refused"
+_REFUSED = object()
 
 
-_REFUSED = _Refused.REFUSED
+def _choices(hint: object) -> dict[str, object]:
+    """Return the values that a Literal of texts or an enum allows, by their text; none for other types."""
+    if get_origin(hint) is Literal:
+        return {choice: choice for choice in get_args(hint)}
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return {member.value: member for member in hint}
+    return {}
 
 
 def _decode_scalar(value: object, hint: object) -> object:
     if hint is timedelta:
         return _duration(value)
-    if get_origin(hint) is Literal:
-        return value if value in get_args(hint) else _REFUSED
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return next((member for member in hint if member.value == value), _REFUSED)
+    if choices := _choices(hint):
+        return next((member for text, member in choices.items() if text == value), _REFUSED)
     if hint is float and type(value) is int:
         return float(value)
     return value if type(value) is hint else _REFUSED
 
 
-def _duration(value: object) -> timedelta | _Refused:
+def _duration(value: object) -> object:
     seconds = value
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
@@ -208,10 +209,5 @@ def _number(text: str) -> object:
 
 
 def _guess_choice(value: object, hint: object) -> str:
-    choices: list[str] = []
-    if get_origin(hint) is Literal:
-        choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
-    elif isinstance(hint, type) and issubclass(hint, enum.Enum):
-        choices = [str(member.value) for member in hint]
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(value), _choices(hint), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
