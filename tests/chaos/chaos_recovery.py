@@ -193,7 +193,7 @@ class Bench:
             "restart of the server": self._restart,
             "crash of the server": self._crash,
             "all sessions ended": self._end_sessions,
-            "no connection to be had for 5 s": self._exhaust,
+            "no free connection for 5 s": self._exhaust,
             "kill -9 of a worker": self._kill,
             "kill -9 of a worker every 2 s, five times": self._kill_again,
         }

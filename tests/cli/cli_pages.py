@@ -43,23 +43,24 @@ heading, and messages go to standard error. `--json` prints JSON. `NO_COLOR` tur
 |---|---|
 | 0 | done |
 | 1 | failed, fully or in part; standard error has the reason. For `orphans scan`, `orphans run` and `kinds check`: \
-something was found |
-| 2 | wrong flag, setting or argument; standard error has the remedy. For `orphans scan` and `orphans run`: aborted |
+the command found something |
+| 2 | wrong flag, setting or argument; standard error has the remedy. For `orphans scan` and `orphans run`: a guard \
+aborted the run, or it failed |
 | 130 | interrupted by Ctrl-C, for commands other than `worker` |
 
 ## How a worker starts and stops
 
-- A worker migrates its embedded database. On the database of `DATABASE_URL` it does not start on an old schema, and
-  prints the command to run; `--migrate` migrates first.
-- `MODULE:CONFIG` is imported from the working directory or the installed packages.
+- A worker migrates its embedded database by itself. If the schema of `DATABASE_URL` is old, the worker does not start,
+  and prints the command to run. With `--migrate`, it migrates first.
+- The worker imports `MODULE:CONFIG` from the working directory or the installed packages.
 - With `MODULE:CONFIG`, a built-in job runs if its section, `[heartbeat]` or `[orphans]`, has a setting. Without it, both
   run. They use the queue `default`, or the first queue by name if the worker does not work `default`.
 - The first SIGINT (Ctrl-C), SIGTERM or SIGHUP stops the worker gracefully. It fetches no more jobs, waits for running
   jobs up to `soft_stop_timeout`, then interrupts them and makes them available again; that attempt does not count. The
   second signal interrupts them at once. The third kills the process.
 - The last line of the log is `worker stopped`. The exit code is 0 after a graceful stop, 1 after a crash.
-- `--until-empty` stops once no job of the worker's queues runs here and none is due within five seconds. It leaves jobs
-  that are due later, jobs of paused queues, and jobs of kinds that this worker does not work.
+- With `--until-empty`, the worker stops when it runs no job and no job of its queues is due within five seconds. It does
+  not wait for jobs that are due later, jobs of paused queues, and jobs of kinds that it does not work.
 """
 
 SETTINGS_HEAD = f"""\
@@ -74,7 +75,7 @@ of `--config`. A flag overrides the environment, and the environment overrides t
 `millhand worker --show-config` prints the settings in force and their origin.
 
 With `millhand worker MODULE:CONFIG`, the file, the environment and flags override the values of your `Config`.
-A `soft_stop_timeout` of None means no limit, which a process cannot honour: the default of this page then applies.
+If the `soft_stop_timeout` of your `Config` is None, `millhand worker` uses the default of this page.
 
 A duration is a string such as `"500ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"`, or a number of seconds.
 In environment variables, write lists as `a,b` and queues as `default:100,mail:5`.
@@ -140,7 +141,7 @@ Millhand logs through Python's `logging`, with one logger per module, and never 
 `--log-level`.
 
 A line has a constant phrase, which you can search for, and fields. In JSON the phrase is `message`, next to `timestamp`,
-`level`, `logger` and, after an error, `exception`; your own field with one of these names is written as `level_`.
+`level`, `logger` and, after an error, `exception`. If your own field has one of these names, its name gets a `_`: `level_`.
 Millhand never logs args or metadata of jobs, and masks passwords in URLs.
 
 | level | meaning |

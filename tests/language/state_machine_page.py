@@ -91,20 +91,19 @@ stateDiagram-v2
 
 ## How an attempt ends
 
-`millhand.transition.settle` takes the outcome of an attempt and returns what is written.
+`millhand.transition.settle` takes the outcome of an attempt and returns the change of the row. "Kept" means that the column does not change.
 
 | outcome | when | state | attempt | `errors` | `scheduled_at` | `finalized_at` | event |
 |---|---|---|---|---|---|---|---|
 {table}
 
 - A snoozed or interrupted attempt does not count towards `max_attempts`.
-- The scheduler runs every {soon} s. A job that is due sooner becomes available at once, and a fetch waits for its time.
+- The scheduler runs every {soon} s. A job that is due sooner becomes available at once, and clients fetch it when it is due.
 - If a cancel was requested while the job ran, the job ends as cancelled, unless it completed.
 - `job delete` deletes a job in any state except running.
-- A row changes only if it still runs this attempt.
-- A job of a dead client is cancelled if that was requested, discarded if no attempt is left,
-  retryable after three rescues, and otherwise available.
-  [Why](../decisions/0020-rescue-dead-clients.md).
+- An outcome changes the row only if the row still runs this attempt.
+- If a client dies, the leader rescues its jobs ([why](../decisions/0020-rescue-dead-clients.md)). The new state is:
+  cancelled if a cancel was requested, discarded if no attempt is left, retryable after three rescues, otherwise available.
 
 ## Other transitions
 
